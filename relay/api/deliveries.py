@@ -19,6 +19,8 @@ from relay.core import delivery as core
 from relay.errors import Conflict, NotFound
 
 GroupField = Literal["reason", "sink", "day"]
+GROUPED_BY: Mapping[GroupField, str] = {"reason": "reason", "sink": "subscription_id", "day": "day"}
+"""The values of `group_by`, and the column that each groups by."""
 
 
 class Timings(TypedDict):
@@ -192,10 +194,6 @@ def _headers_view(headers: tuple[tuple[str, str], ...]) -> dict[str, str]:
     return shown
 
 
-GROUPED_BY: Mapping[GroupField, str] = {"reason": "reason", "sink": "subscription_id", "day": "day"}
-"""The values of `group_by`, and the column that each groups by."""
-
-
 OPERATIONS: list[Operation] = []
 operation = partial(Operation, into=OPERATIONS, tag="Deliveries")
 
@@ -248,10 +246,7 @@ async def _sinks(call: Call, ids: Iterable[str]) -> dict[str, str]:
     return sinks
 
 
-@operation(
-    "GET /v1/deliveries/{id}",
-    answers={200: Answer("The delivery.", DeliveryWithAttempts)},
-)
+@operation("GET /v1/deliveries/{id}", answers={200: Answer("The delivery.", DeliveryWithAttempts)})
 async def get_delivery(call: Call) -> Response:
     """Read a delivery with its attempts."""
     return await _shown(call, await _find(call))

@@ -81,10 +81,7 @@ async def stream_events(call: Call) -> Response:
     return await of_all(call)
 
 
-@operation(
-    "GET /v1/events/{id}",
-    answers={200: Answer("The event.", CloudEvent)},
-)
+@operation("GET /v1/events/{id}", answers={200: Answer("The event.", CloudEvent)})
 async def get_event(call: Call) -> Response:
     """Read an event."""
     event = await call.ports.store.events.get(call.id)
@@ -104,7 +101,4 @@ EXAMPLE_EVENT = sample_event(
     ),
     dataschema_base="http://127.0.0.1:8080",
 ).document()
-EXAMPLES: dict[str, Any] = {
-    "CloudEvent": EXAMPLE_EVENT,
-    "EventPage": {"items": [EXAMPLE_EVENT], "next_cursor": "MTI"},
-}
+EXAMPLES: dict[str, Any] = {"CloudEvent": EXAMPLE_EVENT, "EventPage": {"items": [EXAMPLE_EVENT], "next_cursor": "MTI"}}

@@ -96,12 +96,7 @@ OPERATIONS: list[Operation] = []
 operation = partial(Operation, into=OPERATIONS, tag="Intents")
 
 
-@operation(
-    "GET /v1/intents",
-    scopes=READS_JOBS,
-    query=PAGE,
-    answers={200: Answer("A page.", IntentPage, headers=NEXT)},
-)
+@operation("GET /v1/intents", scopes=READS_JOBS, query=PAGE, answers={200: Answer("A page.", IntentPage, headers=NEXT)})
 async def list_intents(call: Call) -> Response:
     """List creates whose fate is unknown, newest first.
 
@@ -161,9 +156,7 @@ async def resolve_intent(call: Call) -> Response:
 
 
 @operation(
-    "DELETE /v1/intents/{id}",
-    scopes=WRITES_JOBS,
-    answers={200: Answer("The create before it was removed.", Intent)},
+    "DELETE /v1/intents/{id}", scopes=WRITES_JOBS, answers={200: Answer("The create before it was removed.", Intent)}
 )
 async def dismiss_intent(call: Call) -> Response:
     """Remove a create from the list.

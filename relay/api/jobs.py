@@ -11,28 +11,9 @@ from typing_extensions import TypedDict
 from relay.api import params, stream, waiting
 from relay.api.events import EventPage
 from relay.api.examples import JOB_ID, JOB_UID, TIME
-from relay.api.fields import (
-    Body,
-    JobRequest,
-    LastError,
-    NextCursor,
-    Nothing,
-    Time,
-    job_request_view,
-    last_error_view,
-)
+from relay.api.fields import Body, JobRequest, LastError, NextCursor, Nothing, Time, job_request_view, last_error_view
 from relay.api.limits import MAX_BATCH_BODY_BYTES
-from relay.api.operations import (
-    LAST_EVENT_ID,
-    LOCATION,
-    NEXT,
-    READS_JOBS,
-    STREAM,
-    WRITES_JOBS,
-    Answer,
-    Call,
-    Operation,
-)
+from relay.api.operations import LAST_EVENT_ID, LOCATION, NEXT, READS_JOBS, STREAM, WRITES_JOBS, Answer, Call, Operation
 from relay.api.params import PAGE, boolean, choice, text
 from relay.api.problems import did_you_mean, invalid_parameter
 from relay.api.registration import JobRegistration, Rejected, UpstreamAnswer, read_registration, rejection
@@ -40,7 +21,7 @@ from relay.api.resource import json_response, page_response
 from relay.api.validation import validate
 from relay.clock import optional_rfc3339, to_rfc3339
 from relay.core import job as core
-from relay.core import tracking as core_tracking
+from relay.core import tracking
 from relay.core.job import KNOWN_STATUSES, Priority
 from relay.core.records import Page
 from relay.errors import Conflict, InvalidRequest, NotFound, RequestError
@@ -166,7 +147,7 @@ def job_view(job: core.Job) -> Job:
     }
 
 
-def explanation_view(job: core.Job, explanation: core_tracking.Explanation) -> Explanation:
+def explanation_view(job: core.Job, explanation: tracking.Explanation) -> Explanation:
     """When a job is polled next, and why."""
     return {
         "uid": job.uid,
@@ -191,6 +172,7 @@ def _explained_error(error: Mapping[str, Any]) -> ExplainedError:
 
 OPERATIONS: list[Operation] = []
 operation = partial(Operation, into=OPERATIONS, tag="Jobs")
+
 _WHICH = (
     text("source", "Only jobs of this source. Also selects one of several jobs with the same id."),
     text("account", "Only jobs of this account. Also selects one of several jobs with the same id."),
@@ -206,10 +188,7 @@ _AMBIGUOUS = {409: "Several accounts have a job with this id: use `source` and `
     also_bodies=(UpstreamAnswer,),
     answers={
         201: Answer("The job is now tracked.", Job, headers=LOCATION),
-        200: Answer(
-            "The job was already tracked; the callback and metadata of the body were added.",
-            Job,
-        ),
+        200: Answer("The job was already tracked; the callback and metadata of the body were added.", Job),
     },
 )
 async def register_job(call: Call) -> Response:
@@ -252,17 +231,16 @@ async def register_jobs(call: Call) -> Response:
 async def _register_chunk(
     call: Call, first: int, entries: list[Any], counts: dict[bool, int], rejected: list[Rejected]
 ) -> None:
-    settings, tracking = call.ports.settings, call.ports.tracking
     indexes, requests = [], []
     refused: list[Rejected] = []
     for index, entry in enumerate(entries, first):
         try:
-            requests.append(read_registration(entry, settings, tracking.read_answer))
+            requests.append(read_registration(entry, call.ports.settings, call.ports.tracking.read_answer))
         except InvalidRequest as error:
             refused.append(rejection(index, error))
         else:
             indexes.append(index)
-    results = await tracking.register(requests) if requests else []
+    results = await call.ports.tracking.register(requests) if requests else []
     for index, result in zip(indexes, results, strict=True):
         if isinstance(result, RequestError):
             refused.append(rejection(index, result))
@@ -366,8 +344,8 @@ async def untrack_job(call: Call) -> Response:
     No event is sent, and pending deliveries continue. `purge=true` erases the job, its events and their attempts.
     """
     job = await find_job(call)
-    tracking = call.ports.tracking
-    return json_response(job_view(await (tracking.purge(job) if call.query["purge"] else tracking.untrack(job))))
+    end = call.ports.tracking.purge if call.query["purge"] else call.ports.tracking.untrack
+    return json_response(job_view(await end(job)))
 
 
 @operation(
@@ -376,12 +354,7 @@ async def untrack_job(call: Call) -> Response:
     query=(*_WHICH, *PAGE),
     request_headers=LAST_EVENT_ID,
     answers={
-        200: Answer(
-            "A page, or a stream.",
-            EventPage,
-            headers=NEXT,
-            also={STREAM.media_type: STREAM.description},
-        ),
+        200: Answer("A page, or a stream.", EventPage, headers=NEXT, also={STREAM.media_type: STREAM.description}),
         204: Answer("The job is closed, and there are no events after `Last-Event-ID`.", media_type=""),
     },
     problems={**_AMBIGUOUS, 429: "Too many streams are open."},
@@ -422,7 +395,7 @@ async def find_job(call: Call) -> core.Job:
     return found[0]
 
 
-_JOB_EXAMPLE: Job = {
+_EXAMPLE: Job = {
     "uid": JOB_UID,
     "id": JOB_ID,
     "source": "revor",
@@ -445,8 +418,8 @@ _JOB_EXAMPLE: Job = {
 }
 EXAMPLES: dict[str, Any] = {
     "JobBatch": {"jobs": [{"id": "job-1", "priority": "high"}, {"id": "job-2", "metadata": {"deal": 43}}]},
-    "Job": _JOB_EXAMPLE,
-    "JobPage": {"items": [_JOB_EXAMPLE], "next_cursor": None},
+    "Job": _EXAMPLE,
+    "JobPage": {"items": [_EXAMPLE], "next_cursor": None},
     "BatchResult": {
         "created": 9998,
         "existing": 1,

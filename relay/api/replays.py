@@ -106,11 +106,8 @@ def replay_view(replay: core.Replay) -> Replay:
 
 OPERATIONS: list[Operation] = []
 operation = partial(Operation, into=OPERATIONS, tag="Replays")
-_STARTED = Answer(
-    "The replay has started. `GET /v1/replays/{id}` has its progress.",
-    ReplayStarted,
-    headers=LOCATION,
-)
+
+_STARTED = Answer("The replay has started. `GET /v1/replays/{id}` has its progress.", ReplayStarted, headers=LOCATION)
 _TOO_MANY = {409: "A hundred replays are already running."}
 
 
@@ -187,10 +184,7 @@ async def retry_deliveries(call: Call) -> Response:
     return _started(await call.ports.store.replays.create(request))
 
 
-@operation(
-    "GET /v1/replays/{id}",
-    answers={200: Answer("The replay.", Replay)},
-)
+@operation("GET /v1/replays/{id}", answers={200: Answer("The replay.", Replay)})
 async def get_replay(call: Call) -> Response:
     """Read the progress of a replay."""
     found = await call.ports.store.replays.get(call.id)
@@ -199,11 +193,7 @@ async def get_replay(call: Call) -> Response:
     return json_response(replay_view(found))
 
 
-@operation(
-    "DELETE /v1/replays/{id}",
-    scopes=ADMINS,
-    answers={200: Answer("The stopped replay.", Replay)},
-)
+@operation("DELETE /v1/replays/{id}", scopes=ADMINS, answers={200: Answer("The stopped replay.", Replay)})
 async def stop_replay(call: Call) -> Response:
     """Stop a replay.
 

@@ -88,11 +88,7 @@ OPERATIONS: list[Operation] = []
 operation = partial(Operation, into=OPERATIONS, tag="System")
 
 
-@operation(
-    "GET /v1/sources",
-    query=params.PAGE,
-    answers={200: Answer("A page.", SourcePage, headers=NEXT)},
-)
+@operation("GET /v1/sources", query=params.PAGE, answers={200: Answer("A page.", SourcePage, headers=NEXT)})
 async def list_sources(call: Call) -> Response:
     """Read the polling state of each account."""
     reports = call.ports.tracking.reports()
@@ -123,6 +119,4 @@ _SOURCE: Source = {
     "paused_until": None,
     "last_completed_at": TIME,
 }
-EXAMPLES: dict[str, Any] = {
-    "SourcePage": {"items": [_SOURCE], "next_cursor": None},
-}
+EXAMPLES: dict[str, Any] = {"SourcePage": {"items": [_SOURCE], "next_cursor": None}}

@@ -37,7 +37,8 @@ from relay.errors import Conflict, NotFound
 from relay.ids import new_id
 
 MAX_OVERLAP_SECONDS = 30 * 86_400.0
-EXAMPLE_SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"  # noqa: S105 - the example of the Standard Webhooks specification
+SECRET_BYTES = 32
+DEFAULT_TEST_TYPE = "relay.test"
 
 
 class TestRequest(Body):
@@ -76,12 +77,9 @@ class RotatedSecret(Secret):
     old_secret_expires_at: Time
 
 
-SECRET_BYTES = 32
-DEFAULT_TEST_TYPE = "relay.test"
-
-
 OPERATIONS: list[Operation] = []
 operation = partial(Operation, into=OPERATIONS, tag="Subscriptions")
+
 _SUBSCRIPTION = Answer("The subscription.", Subscription)
 
 
@@ -93,15 +91,8 @@ _SUBSCRIPTION = Answer("The subscription.", Subscription)
         boolean("reuse", "If the sink already has a subscription, return it with 200 and create none.", default=False),
     ),
     answers={
-        200: Answer(
-            "With `reuse`: the existing subscription of this sink, unchanged.",
-            Subscription,
-        ),
-        201: Answer(
-            "The new subscription. `config.secret` is only in this response.",
-            Subscription,
-            headers=LOCATION,
-        ),
+        200: Answer("With `reuse`: the existing subscription of this sink, unchanged.", Subscription),
+        201: Answer("The new subscription. `config.secret` is only in this response.", Subscription, headers=LOCATION),
     },
 )
 async def create_subscription(call: Call) -> Response:
@@ -168,9 +159,7 @@ async def replace_subscription(call: Call) -> Response:
 
 
 @operation(
-    "DELETE /v1/subscriptions/{id}",
-    scopes=ADMINS,
-    answers={200: Answer("The removed subscription.", Subscription)},
+    "DELETE /v1/subscriptions/{id}", scopes=ADMINS, answers={200: Answer("The removed subscription.", Subscription)}
 )
 async def delete_subscription(call: Call) -> Response:
     """Remove a subscription.
@@ -245,11 +234,7 @@ async def pause_subscription(call: Call) -> Response:
 
 
 @operation(
-    "POST /v1/subscriptions/{id}/resume",
-    scopes=ADMINS,
-    body=Nothing,
-    body_optional=True,
-    answers={200: _SUBSCRIPTION},
+    "POST /v1/subscriptions/{id}/resume", scopes=ADMINS, body=Nothing, body_optional=True, answers={200: _SUBSCRIPTION}
 )
 async def resume_subscription(call: Call) -> Response:
     """Resume a paused or disabled subscription."""
@@ -281,11 +266,7 @@ async def rotate_secret(call: Call) -> Response:
     return json_response(rotated)
 
 
-@operation(
-    "GET /v1/signing-secret",
-    scopes=ADMINS,
-    answers={200: Answer("The secret.", Secret)},
-)
+@operation("GET /v1/signing-secret", scopes=ADMINS, answers={200: Answer("The secret.", Secret)})
 async def get_signing_secret(call: Call) -> Response:
     """Read the secret that signs requests to callback URLs."""
     secret: Secret = {"secret": await call.ports.node.callback_secret()}
@@ -334,6 +315,8 @@ def _origin_of(call: Call, event_type: str) -> tuple[str, Origin]:
     return found or next(iter(origins.items()))
 
 
+# The example of the Standard Webhooks specification.
+_EXAMPLE_SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"  # noqa: S105
 EXAMPLES: dict[str, Any] = {
     "TestRequest": {"type": "relay.test"},
     "SecretRotation": {"overlap_seconds": 86400},
@@ -344,6 +327,6 @@ EXAMPLES: dict[str, Any] = {
         "event": EXAMPLE_EVENT,
         "attempt": EXAMPLE_ATTEMPT,
     },
-    "Secret": {"secret": EXAMPLE_SECRET},
-    "RotatedSecret": {"secret": EXAMPLE_SECRET, "old_secret_expires_at": "2026-05-21T10:00:00.000Z"},
+    "Secret": {"secret": _EXAMPLE_SECRET},
+    "RotatedSecret": {"secret": _EXAMPLE_SECRET, "old_secret_expires_at": "2026-05-21T10:00:00.000Z"},
 }

@@ -10,6 +10,9 @@ from relay.api.operations import PUBLIC, Answer, Call, Operation
 from relay.api.resource import json_response
 from relay.errors import NotFound
 
+METRICS_MEDIA_TYPE = "text/plain; version=0.0.4"
+SCHEMA_MEDIA_TYPE = "application/schema+json"
+
 
 class Alive(TypedDict):
     """The process is running."""
@@ -26,19 +29,11 @@ class Ready(TypedDict):
     checks: dict[str, str]
 
 
-METRICS_MEDIA_TYPE = "text/plain; version=0.0.4"
-SCHEMA_MEDIA_TYPE = "application/schema+json"
-
-
 OPERATIONS: list[Operation] = []
 operation = partial(Operation, into=OPERATIONS, tag="System")
 
 
-@operation(
-    "GET /livez",
-    scopes=PUBLIC,
-    answers={200: Answer("The process is running.", Alive)},
-)
+@operation("GET /livez", scopes=PUBLIC, answers={200: Answer("The process is running.", Alive)})
 async def get_liveness(call: Call) -> Response:
     """Check that the process is running."""
     alive: Alive = {"status": "ok"}
@@ -65,29 +60,20 @@ async def get_readiness(call: Call) -> Response:
     return json_response(document, 503 if readiness.problems else 200)
 
 
-@operation(
-    "GET /metrics",
-    answers={200: Answer("The metrics.", media_type="text/plain")},
-)
+@operation("GET /metrics", answers={200: Answer("The metrics.", media_type="text/plain")})
 async def get_metrics(call: Call) -> Response:
     """Prometheus metrics."""
     return Response(call.ports.node.metrics(), media_type=METRICS_MEDIA_TYPE)
 
 
-@operation(
-    "GET /openapi.json",
-    scopes=PUBLIC,
-    answers={200: Answer("OpenAPI 3.1.")},
-)
+@operation("GET /openapi.json", scopes=PUBLIC, answers={200: Answer("OpenAPI 3.1.")})
 async def get_open_api(call: Call) -> Response:
     """Read this description."""
     return Response(call.context.openapi(), media_type="application/json")
 
 
 @operation(
-    "GET /schemas/{name}.json",
-    scopes=PUBLIC,
-    answers={200: Answer("The schema.", media_type=SCHEMA_MEDIA_TYPE)},
+    "GET /schemas/{name}.json", scopes=PUBLIC, answers={200: Answer("The schema.", media_type=SCHEMA_MEDIA_TYPE)}
 )
 async def get_schema(call: Call) -> Response:
     """Read the JSON Schema of an event."""
