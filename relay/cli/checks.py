@@ -190,8 +190,8 @@ async def _key(source: SourceSettings, account: AccountSettings) -> str:
 
 def _trouble(definition: SourceDefinition, source: SourceSettings, poll: PollResult, variable: str) -> str:
     """What is wrong with a key or an upstream and how to fix it, in one sentence."""
-    said = poll.error.code if poll.error is not None and poll.error.code else poll.kind
-    hint = definition.hint_for(Problem(code=said, message=""), POLL)
+    code = poll.error.code if poll.error is not None and poll.error.code else poll.kind
+    hint = definition.hint_for(Problem(code=code, message=""), POLL)
     meaning, fix = ("", "") if hint is None else (hint.meaning, hint.fix[:1].lower() + hint.fix[1:])
     where = f"sources.{source.name}.base_url"
     match poll.kind:

@@ -63,8 +63,8 @@ def infer(head: str, usual: Format | None = None) -> Format:
 
     Raises UsageError for a CSV with an unknown column.
     """
-    if said := _FORMAT.match(head):
-        return cast(Format, said[1])
+    if stated := _FORMAT.match(head):
+        return cast(Format, stated[1])
     if usual is not None:
         return usual
     lines = [line for line in head.split("\n") if line.strip() and not REMARK.match(line)]

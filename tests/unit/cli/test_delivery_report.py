@@ -82,7 +82,7 @@ def subscription(state: str = "enabled", reason: str | None = None, next_probe_a
 EVENT_SEEN = {"id": EVENT, "time": "2026-05-20T10:00:08.000Z", "subject": JOB, "sequence": "0000000003"}
 
 
-def told(of: dict[str, Any], to: dict[str, Any] | None = None, width: int | None = None) -> list[str]:
+def report_lines(of: dict[str, Any], to: dict[str, Any] | None = None, width: int | None = None) -> list[str]:
     return describe_delivery(of, EVENT_SEEN, subscription() if to is None else to, now=NOW, width=width)
 
 
@@ -91,7 +91,7 @@ def test_report_of_a_failing_delivery() -> None:
     last = {**without_answer("timeout: no answer within 15 s", first_byte_ms=15000.0), "number": 3}
     last["decision"] = "timeout (attempt 3 of 10): tried again in 30 min"
     last["next_attempt_at"] = "2026-05-20T10:35:13.000Z"
-    assert told(delivery(attempt(), second, last)) == [
+    assert report_lines(delivery(attempt(), second, last)) == [
         f"{DELIVERY} is 5 min old and not delivered yet: 3 attempts failed.",
         "",
         f"What  ai.revor.job.failed, event 3 of job {JOB}, at 2026-05-20 10:00:08 UTC: {EVENT}",
@@ -119,7 +119,7 @@ def test_report_of_a_failing_delivery() -> None:
 
 @pytest.mark.parametrize("width", [80, 100])
 def test_report_fits_a_narrow_terminal(width: int) -> None:
-    lines = told(delivery(*(attempt(number) for number in range(1, 15))), width=width)
+    lines = report_lines(delivery(*(attempt(number) for number in range(1, 15))), width=width)
     assert max(len(line) for line in lines) <= width
     assert sum(DELIVERY in line for line in lines) == 3, "ids stay on one line, and can be copied"
     assert sum(JOB in line for line in lines) == 1
@@ -242,7 +242,7 @@ def test_report_shows_state_next_step_and_commands(
     ],
 )
 def test_likely_cause_of_a_failure(last: dict[str, Any], behind: str | None) -> None:
-    said = [line for line in told(delivery(attempt(), last)) if line.startswith("Why")]
+    said = [line for line in report_lines(delivery(attempt(), last)) if line.startswith("Why")]
     assert said == ([] if behind is None else [f"Why   {LIKELY_CAUSES[behind]}"])
 
 

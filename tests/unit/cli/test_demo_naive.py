@@ -160,7 +160,7 @@ async def test_unexpected_answer_ends_the_second_run() -> None:
             await rerun.poller.run(1)
 
 
-def told(plan: Plan) -> Scenario:
+def dispatched(plan: Plan) -> Scenario:
     """A scenario whose jobs were dispatched in groups of three."""
     app = sandbox_of(plan).app()
     scenario = Scenario(plan=plan, sandbox_url="http://s", relay_url="http://r", receiver_url="http://h", sandbox=app)
@@ -172,7 +172,7 @@ def told(plan: Plan) -> Scenario:
 
 
 async def test_second_run_has_the_same_jobs() -> None:
-    scenario = told(Plan(jobs=6, speed=1000, seed=4))
+    scenario = dispatched(Plan(jobs=6, speed=1000, seed=4))
     lines = []
     async with open_rerun(scenario.plan) as rerun:
         naive = await run_again(rerun, scenario, lambda: lines.append(rerun_line(rerun)))
@@ -193,7 +193,7 @@ async def test_second_run_stops_at_the_time_limit(monkeypatch: pytest.MonkeyPatc
         return PollResult(status="running")
 
     monkeypatch.setattr(naive_poller, "patience_seconds", lambda plan: 0.0)
-    scenario = told(Plan(jobs=3, speed=1000))
+    scenario = dispatched(Plan(jobs=3, speed=1000))
     async with open_rerun(scenario.plan) as rerun:
         rerun.poller.poll = never
         naive = await run_again(rerun, scenario)
@@ -205,7 +205,7 @@ async def test_failure_of_the_poller_fails_the_demo() -> None:
     async def broken(job_id: str) -> PollResult:
         raise DemoError("broken")
 
-    scenario = told(Plan(jobs=3, speed=1000))
+    scenario = dispatched(Plan(jobs=3, speed=1000))
     async with open_rerun(scenario.plan) as rerun:
         rerun.poller.poll = broken
         with pytest.raises(DemoError, match="broken"):

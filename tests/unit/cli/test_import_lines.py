@@ -25,7 +25,7 @@ def pasted(text: str) -> tuple[list[Entry], int]:
     return list(answers(text, others.append)), sum(others)
 
 
-def told(entries: list[Entry]) -> list[tuple[int, str | None, str | None]]:
+def summary(entries: list[Entry]) -> list[tuple[int, str | None, str | None]]:
     """The line, id and code of each entry."""
     return [(entry.line, entry.id, entry.fault.code if entry.fault else None) for entry in entries]
 
@@ -94,7 +94,7 @@ def test_named_metadata_is_added_to_the_object() -> None:
 
 def test_unclosed_quote_rejects_only_its_line() -> None:
     text = 'id,source\n"a,x\nb,x\n"c\nd",x\n"e,x\nf,x\n'
-    assert told(rows(text)) == [
+    assert summary(rows(text)) == [
         (2, None, "not_csv"),
         (3, "b", None),
         (4, "c\nd", None),
@@ -105,12 +105,12 @@ def test_unclosed_quote_rejects_only_its_line() -> None:
 
 
 def test_documented_id_is_an_id() -> None:
-    assert told(rows("job_uuid\n")) == [(1, "job_uuid", None)]
+    assert summary(rows("job_uuid\n")) == [(1, "job_uuid", None)]
 
 
 def test_reason_for_a_rejected_row() -> None:
     text = "id,source,metadata,deadline_seconds\n,revor,,\na,,[1],\nb,,,true\nc,,,1e3\nd,e,,,\n , ,,\nf\ng\udcff,,,\n"
-    assert told(rows(text)) == [
+    assert summary(rows(text)) == [
         (2, None, "missing"),
         (3, "a", "wrong_type"),
         (4, "b", "wrong_type"),
@@ -122,7 +122,7 @@ def test_reason_for_a_rejected_row() -> None:
 
 
 def test_comments_are_skipped_but_similar_ids_are_not() -> None:
-    assert told(rows("# line 1: oh\n#1\n# line 2\n# line 3: no, not\n# format: csv\n")) == [
+    assert summary(rows("# line 1: oh\n#1\n# line 2\n# line 3: no, not\n# format: csv\n")) == [
         (2, "#1", None),
         (3, "# line 2", None),
     ]
@@ -147,7 +147,7 @@ log {"ok": true, "item": {"id": "d"}}
 ["e", "f", {"id": "g"} "h"]
 """
     found, others = pasted(text)
-    assert told(found) == [
+    assert summary(found) == [
         (1, "a", None),
         (2, None, "not_json"),
         (6, "c", None),
@@ -173,22 +173,22 @@ nel: {"max_age": 1}
 # line 4: {"ok": true, "item": {"id": "of-a-remark"}}
 """
     found, others = pasted(text)
-    assert told(found) == [(3, "a", None), (6, None, "no_job")]
+    assert summary(found) == [(3, "a", None), (6, None, "no_job")]
     assert others == 5
 
 
 def test_deeply_nested_input_is_rejected() -> None:
     found, _ = pasted('{"ok": ' * 100_000 + '\n{"ok": true, "item": {"id": "a"}}')
-    assert told(found) == [(1, None, "not_json"), (2, "a", None)]
+    assert summary(found) == [(1, None, "not_json"), (2, "a", None)]
     deep = '{"id": "a", "metadata": ' + '{"a": ' * 300 + "1" + "}" * 301
-    assert told(pasted(deep)[0]) == [(1, None, "too_deep")]
+    assert summary(pasted(deep)[0]) == [(1, None, "too_deep")]
 
 
 def test_overlong_lines_are_rejected() -> None:
     long = b'{"id": "' + b"x" * 3 * MAX_LINE_BYTES + b'"}\n'
     source = Source(io.BytesIO(b'{"id": "a"}\n' + long + b'{"id": "b"}'), "jobs.jsonl")
     entries = list(source.entries())
-    assert told(entries) == [(1, "a", None), (2, None, "too_large"), (3, "b", None)]
+    assert summary(entries) == [(1, "a", None), (2, None, "too_large"), (3, "b", None)]
     assert source.bytes_read == len(long) + 23
     assert len(entries[1].text) == MAX_LINE_BYTES + 1
 

@@ -542,8 +542,13 @@ def test_fault_endpoints(peer: Peer) -> None:
 
 def test_overview_endpoint(peer: Peer) -> None:
     peer.create()
-    told = peer.get("/_sandbox").json()
-    assert (told["seed"], told["speed"], told["jobs"], told["now"]) == (1, 1.0, 1, "2026-05-20T10:00:00.000Z")
+    overview = peer.get("/_sandbox").json()
+    assert (overview["seed"], overview["speed"], overview["jobs"], overview["now"]) == (
+        1,
+        1.0,
+        1,
+        "2026-05-20T10:00:00.000Z",
+    )
 
 
 def test_true_times_agree_with_every_read() -> None:

@@ -258,10 +258,10 @@ def test_same_seed_and_order_give_the_same_lifecycles() -> None:
 
 
 def test_fate_does_not_depend_on_other_jobs() -> None:
-    plain, told = World(seed=3), World(seed=3)
+    plain, scripted = World(seed=3), World(seed=3)
     make(plain)
-    make(told, script=Script(final="failed", attempt_failures=3))
-    assert make(plain, channel="whatsapp").fate == make(told, channel="linkedin", now=NOW + 9).fate
+    make(scripted, script=Script(final="failed", attempt_failures=3))
+    assert make(plain, channel="whatsapp").fate == make(scripted, channel="linkedin", now=NOW + 9).fate
 
 
 def test_the_shares_of_the_default_mix() -> None:
@@ -346,24 +346,24 @@ def test_lanes_are_bounded() -> None:
 def test_true_lifecycle_is_complete() -> None:
     world = World(seed=1)
     job = make(world, script=Script(final="succeeded", attempt_failures=1, waiting_status="queued"))
-    told = world.truth(job, NOW)
-    assert told["id"] == job.id
-    assert told["finished"] is False
+    lifecycle = world.truth(job, NOW)
+    assert lifecycle["id"] == job.id
+    assert lifecycle["finished"] is False
     assert world.truth(job, job.ended_at)["finished"] is True
-    assert told["final_item"] == world.item_at(job, math.inf)
-    assert told["failed_attempts"] == 1
-    assert [(t["status"], t["failed_attempt"]) for t in told["transitions"]] == [
+    assert lifecycle["final_item"] == world.item_at(job, math.inf)
+    assert lifecycle["failed_attempts"] == 1
+    assert [(t["status"], t["failed_attempt"]) for t in lifecycle["transitions"]] == [
         ("queued", None),
         ("running", None),
         ("queued", 1),
         ("running", None),
         ("succeeded", None),
     ]
-    assert from_rfc3339(told["created_at"]) == NOW
-    for transition in told["transitions"]:
+    assert from_rfc3339(lifecycle["created_at"]) == NOW
+    for transition in lifecycle["transitions"]:
         assert from_rfc3339(transition["at"]) == pytest.approx(transition["at_epoch_seconds"], abs=1e-6)
-    assert told["transitions"][-1]["at"] == told["final_item"]["finished_at"]
-    assert told["transitions"][-2]["at"] == told["final_item"]["started_at"]
+    assert lifecycle["transitions"][-1]["at"] == lifecycle["final_item"]["finished_at"]
+    assert lifecycle["transitions"][-2]["at"] == lifecycle["final_item"]["started_at"]
 
 
 def test_sandbox_imports_only_leaves_of_the_relay() -> None:
