@@ -6,9 +6,9 @@ Only the time since the last known state counts: jobs that had ended before thei
 from __future__ import annotations
 
 from relay.core.planner.items import Reading
-from relay.core.planner.jobs import PARKED, RUNNING, UNSEEN, WAITING, Job
+from relay.core.planner.jobs import PARKED, RUNNING, WAITING, Job
 from relay.core.planner.policy import RETRY, RUN, SCHEDULED
-from relay.core.planner.statistics import PlannerStatistics
+from relay.core.planner.statistics import ClassStatistics, PlannerStatistics
 
 
 def learn(statistics: PlannerStatistics, job: Job, reading: Reading, seen_at: float) -> None:
@@ -27,49 +27,42 @@ def learn(statistics: PlannerStatistics, job: Job, reading: Reading, seen_at: fl
         # Without a known start, a job that ended after its anchor has run in between.
         ended = reading.cancelled or (reading.terminal and until < job.anchor)
         statistics.record_wait(job_class, until - job.seen, changed=ended or moved)
+    since = job.seen if started is None else max(job.seen, started)
     if job.phase == WAITING:
-        since = job.seen - job.anchor
-        begun = started is not None and (job.kind != RETRY or started >= job.anchor)
-        if begun and started is not None:
-            statistics.record_event(job_class, job.kind, since, started - job.anchor)
-            _learn_run(statistics, job, reading, started, max(job.seen, started), seen_at, waits_again=waits_again)
-        elif reading.running:
-            statistics.record_event_between(job_class, job.kind, since, seen_at - job.anchor)
-        elif not reading.terminal and not (waits_again and reading.next_attempt_at != job.anchor):
-            statistics.record_survival(job_class, job.kind, since, seen_at - job.anchor)
+        waited = job.seen - job.anchor
+        if started is None or (job.kind == RETRY and started < job.anchor):
+            if reading.running:
+                statistics.record_event_between(job_class, job.kind, waited, seen_at - job.anchor)
+            elif not reading.terminal and not (waits_again and reading.next_attempt_at != job.anchor):
+                statistics.record_survival(job_class, job.kind, waited, seen_at - job.anchor)
+            return
+        statistics.record_event(job_class, job.kind, waited, started - job.anchor)
     elif job.phase == RUNNING:
-        if started is not None and started > job.anchor + statistics.unit:
-            if started > job.seen:
-                # A later run than the one seen last, which ended at an unknown time in between.
-                statistics.record_event_between(job_class, RUN, job.seen - job.anchor, started - job.anchor)
-            _learn_run(statistics, job, reading, started, max(job.seen, started), seen_at, waits_again=waits_again)
-        else:
-            _learn_run(statistics, job, reading, job.anchor, job.seen, seen_at, waits_again=waits_again)
-    elif job.phase == UNSEEN and started is not None:
-        _learn_run(statistics, job, reading, started, max(job.seen, started), seen_at, waits_again=waits_again)
+        if started is None or started <= job.anchor + statistics.unit:
+            started, since = job.anchor, job.seen
+        elif started > job.seen:
+            # A later run than the one seen last, which ended at an unknown time in between.
+            statistics.record_event_between(job_class, RUN, job.seen - job.anchor, started - job.anchor)
+    elif job.phase == PARKED or started is None:
+        return
+    _learn_run(statistics, job_class, reading, started, since, seen_at)
 
 
 def _learn_run(
     statistics: PlannerStatistics,
-    job: Job,
+    job_class: ClassStatistics,
     reading: Reading,
     started: float,
     since: float,
-    seen_at: float,
-    *,
-    waits_again: bool,
+    seen: float,
 ) -> None:
-    job_class = job.statistics
-    assert job_class is not None
-    if reading.terminal:
-        finished = reading.finished_at
-        if finished is None:
-            statistics.record_event_between(job_class, RUN, since - started, seen_at - started)
-        elif finished >= since:
-            statistics.record_event(job_class, RUN, since - started, min(finished, seen_at) - started)
-    elif waits_again and reading.next_attempt_at is not None:
-        statistics.record_event_between(
-            job_class, RUN, since - started, max(min(reading.next_attempt_at, seen_at), since) - started
-        )
+    finished, retry = reading.finished_at, reading.next_attempt_at
+    if reading.terminal and finished is not None:
+        if finished >= since:
+            statistics.record_event(job_class, RUN, since - started, min(finished, seen) - started)
+    elif reading.terminal:
+        statistics.record_event_between(job_class, RUN, since - started, seen - started)
+    elif retry is not None and not reading.running:
+        statistics.record_event_between(job_class, RUN, since - started, max(min(retry, seen), since) - started)
     else:
-        statistics.record_survival(job_class, RUN, since - started, seen_at - started)
+        statistics.record_survival(job_class, RUN, since - started, seen - started)

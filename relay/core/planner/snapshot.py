@@ -15,7 +15,7 @@ from relay.core.planner.jobs import Job
 from relay.core.planner.lanes import GAPS_REMEMBERED, Lanes
 from relay.core.planner.meter import Meter
 from relay.core.planner.policy import ClassPolicy
-from relay.core.planner.statistics import ClassStatistics, PlannerStatistics, dump_class, key_of, load_class, name_of
+from relay.core.planner.statistics import ClassStatistics, PlannerStatistics
 
 if TYPE_CHECKING:
     from relay.core.planner.planner import Planner
@@ -132,23 +132,22 @@ def _load_lanes(lanes: Lanes, saved: Any) -> None:
 
 def _dump_statistics(statistics: PlannerStatistics) -> list[Any]:
     """Per class: its statistics, and the policy in use, or the next one if that is being built."""
-    return [_dump_class(each, root=each is statistics.root) for each in (statistics.root, *statistics)]
+    return [_dump_class(each) for each in (statistics.root, *statistics)]
 
 
-def _dump_class(job_class: ClassStatistics, *, root: bool) -> list[Any]:
+def _dump_class(job_class: ClassStatistics) -> list[Any]:
     policy = job_class.policy if job_class.next_policy is None else job_class.next_policy[0]
     rates = [list(policy.rates(kind)) for kind in range(len(job_class.hazards))]
     tables = sorted({*policy.tables, *policy.once})
     # The number of used tables determines after how many steps the next policy is complete.
     kept = [[list(each) for each in some] for some in (tables, sorted(policy.used))]
-    return [name_of(job_class.key, root=root), dump_class(job_class), rates, *kept, list(policy.exploration)]
+    return [job_class.name, job_class.dump(), rates, *kept, list(policy.exploration)]
 
 
 def _load_statistics(statistics: PlannerStatistics, saved: Any) -> None:
     for name, learned, rates, tables, *more in saved:
-        key = key_of(name)
-        job_class = statistics.root if key is None else statistics.of_class(*key)
-        load_class(job_class, learned)
+        job_class = statistics.named(name)
+        job_class.load(learned)
         used, exploration = more or ((), ())
         job_class.policy = ClassPolicy([tuple(each) for each in rates], tuple(exploration))
         job_class.policy.once = {(kind, rung) for kind, rung in tables}

@@ -52,6 +52,11 @@ class ClassStatistics:
         """Total waiting time, in units."""
 
     @property
+    def name(self) -> str:
+        """The name it is stored under."""
+        return "*" if self.parent is None else json.dumps(self.key, ensure_ascii=False, separators=(",", ":"))
+
+    @property
     def change_rate(self) -> float:
         """Rate of such changes per unit of waiting time, with all classes as the prior."""
         before = PSEUDO_CHANGES / PSEUDO_WAITED if self.parent is None else self.parent.change_rate
@@ -95,6 +100,22 @@ class ClassStatistics:
         enough = max(LEAST_EVENTS, GREW * (hazard.effective_count - hazard.since))
         idle_polls = max(POLLS_A_REFIT, 2 * hazard.effective_count)
         return hazard.since >= enough or hazard.polls_since - hazard.since >= idle_polls
+
+    def dump(self) -> dict[str, Any]:
+        """The statistics as JSON values."""
+        hazards = {KINDS[kind]: hazard.dump() for kind, hazard in enumerate(self.hazards) if hazard is not None}
+        return {"hazards": hazards, "changes": self.changes, "waited": self.waited}
+
+    def load(self, saved: dict[str, Any]) -> None:
+        """Loads the values of `dump`. Raises ValueError, TypeError, KeyError or AttributeError for others."""
+        changes, waited = float(saved["changes"]), float(saved["waited"])
+        if not (0 <= changes < math.inf and 0 <= waited < math.inf):
+            raise ValueError("counts and waiting times must not be negative")
+        hazards = list(self.hazards)
+        for name, values in saved["hazards"].items():
+            hazard = hazards[KINDS.index(name)] = Hazard()
+            hazard.load(values)
+        self.changes, self.waited, self.hazards = changes, waited, hazards
 
 
 class PlannerStatistics:
@@ -201,60 +222,26 @@ class PlannerStatistics:
             if each.unsaved:
                 each.unsaved = False
                 count = sum(hazard.count for hazard in each.hazards if hazard is not None)
-                found.append(
-                    (
-                        name_of(each.key, root=each is self.root),
-                        count,
-                        json.dumps({"unit": self.unit, **dump_class(each)}),
-                    )
-                )
+                found.append((each.name, count, json.dumps({"unit": self.unit, **each.dump()})))
         return found
 
     def load_row(self, name: str, values: str) -> None:
         """Loads one row of `unsaved_rows`. A malformed row is ignored."""
         try:
             saved = json.loads(values)
-            key = key_of(name)
             if saved["unit"] != self.unit:
                 return
-            job_class = self.root if key is None else self.of_class(*key)
-            load_class(job_class, saved)
+            job_class = self.named(name)
+            job_class.load(saved)
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError):
             return
         job_class.policy = job_class.new_policy()
 
-
-def name_of(key: tuple[str, str], *, root: bool) -> str:
-    """Name of a class as text."""
-    return "*" if root else json.dumps(key, ensure_ascii=False, separators=(",", ":"))
-
-
-def key_of(name: str) -> tuple[str, str] | None:
-    """Key of a class name; None for all classes together. Raises ValueError for an invalid name."""
-    if name == "*":
-        return None
-    action, channel = json.loads(name)
-    if not isinstance(action, str) or not isinstance(channel, str):
-        raise ValueError("a class name is an action and a channel")
-    return action, channel
-
-
-def dump_class(job_class: ClassStatistics) -> dict[str, Any]:
-    """The statistics of a class as JSON values."""
-    hazards = {KINDS[kind]: hazard.dump() for kind, hazard in enumerate(job_class.hazards) if hazard is not None}
-    return {"hazards": hazards, "changes": job_class.changes, "waited": job_class.waited}
-
-
-def load_class(job_class: ClassStatistics, saved: dict[str, Any]) -> None:
-    """Loads the values of `dump_class`. Raises ValueError, TypeError, KeyError or AttributeError for others."""
-    found = []
-    changes, waited = float(saved["changes"]), float(saved["waited"])
-    if not (0 <= changes < math.inf and 0 <= waited < math.inf):
-        raise ValueError("counts and waiting times must not be negative")
-    for name, values in saved["hazards"].items():
-        hazard = Hazard()
-        hazard.load(values)
-        found.append((KINDS.index(name), hazard))
-    job_class.changes, job_class.waited = changes, waited
-    for kind, hazard in found:
-        job_class.hazards[kind] = hazard
+    def named(self, name: str) -> ClassStatistics:
+        """The class stored under a name. Raises ValueError or TypeError for an invalid name."""
+        if name == self.root.name:
+            return self.root
+        action, channel = json.loads(name)
+        if not isinstance(action, str) or not isinstance(channel, str):
+            raise ValueError("a class name is an action and a channel")
+        return self.of_class(action, channel)

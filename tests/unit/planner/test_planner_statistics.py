@@ -28,10 +28,6 @@ from relay.core.planner.statistics import (
     PSEUDO_WAITED,
     ClassStatistics,
     PlannerStatistics,
-    dump_class,
-    key_of,
-    load_class,
-    name_of,
 )
 
 
@@ -54,7 +50,7 @@ def teach(
 
 def what_counts(job_class: ClassStatistics) -> dict[str, list[object]]:
     """All but how much was learned since the last policy."""
-    return {kind: [values[0], *values[3:]] for kind, values in dump_class(job_class)["hazards"].items()}
+    return {kind: [values[0], *values[3:]] for kind, values in job_class.dump()["hazards"].items()}
 
 
 def work_off(statistics: PlannerStatistics) -> int:
@@ -367,14 +363,17 @@ names = st.text(max_size=20)
 
 @given(names, names)
 def test_a_name_stands_for_its_class(action: str, channel: str) -> None:
-    name = name_of((action, channel), root=False)
-    assert key_of(name) == (action, channel)
-    assert name != name_of((action, channel), root=True)
+    statistics = PlannerStatistics(1.0)
+    job_class = statistics.of_class(action, channel)
+    assert statistics.named(job_class.name) is job_class
+    assert job_class.name != statistics.root.name
 
 
 def test_root_has_its_own_name() -> None:
-    assert key_of(name_of(OTHER, root=True)) is None
-    assert key_of(name_of(OTHER, root=False)) == OTHER
+    statistics = PlannerStatistics(1.0)
+    other = statistics.of_class(*OTHER)
+    assert statistics.named(statistics.root.name) is statistics.root
+    assert statistics.named(other.name) is other is not statistics.root
 
 
 @settings(max_examples=20)
@@ -515,9 +514,9 @@ def test_a_class_of_which_one_kind_cannot_be_read_keeps_what_it_had() -> None:
     job_class, run = ClassStatistics(("a", ""), None), GOOD["hazards"]["run"]
     counts = {"changes": 2.0, "waited": 50.0}
     with pytest.raises(ValueError, match="not in tuple"):
-        load_class(job_class, {"hazards": {"run": run, "walk": run}, **counts})
+        job_class.load({"hazards": {"run": run, "walk": run}, **counts})
     assert job_class.hazards == [None] * len(KINDS)
     assert (job_class.changes, job_class.waited) == (0.0, 0.0)
-    load_class(job_class, {"hazards": {"run": run}, **counts})
-    assert dump_class(job_class) == {"hazards": {"run": run}, **counts}
+    job_class.load({"hazards": {"run": run}, **counts})
+    assert job_class.dump() == {"hazards": {"run": run}, **counts}
     assert len(job_class.fitted_rates()[RUN]) == BINS
