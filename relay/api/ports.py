@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from relay.delivery.dispatcher import Dispatcher
     from relay.node.node import Node
     from relay.polling.tracking import Tracking
-    from relay.proxy.gateway import Gateway
     from relay.signals import Signals
     from relay.store.store import Store
 
@@ -92,6 +91,5 @@ class Ports:
     signals: "Signals"
     dispatcher: "Dispatcher"
     node: "Node"
-    dropin: "Gateway"
     kinds: Kinds
     count_request: Callable[[str, int], None] = _count_nothing

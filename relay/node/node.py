@@ -16,6 +16,7 @@ from starlette.types import Receive, Scope, Send
 
 from relay import __version__
 from relay.api.app import create_api
+from relay.api.operations import Context
 from relay.api.ports import Ports, Readiness
 from relay.clock import Clock, wall_clock
 from relay.config.keyring import load_or_create_keyring, python_line_that_makes_a_key
@@ -154,7 +155,7 @@ class Node:
             answers=self._answers,
             signals=self.signals,
             metrics=self.metrics_registry,
-            node=self,
+            stopping=lambda: self.stopping,
             clock=clock,
             recorded=self._told,
             dataschema_base=self.base_url,
@@ -172,7 +173,7 @@ class Node:
                 holder=self._holder,
                 polls="scheduler" in roles,
             )
-        self._api = create_api(self._ports(), Proxy)
+        self._api = create_api(self._ports(), self._proxy)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers with the API as it is now: reading the settings again replaces it."""
@@ -266,7 +267,7 @@ class Node:
         """Takes over what SIGHUP may change: upstream keys, tokens, polling and delivery."""
         self._set_settings(settings)
         reconfigure(self._components, self.dispatcher, self.pollers)
-        self._api = create_api(self._ports(), Proxy)
+        self._api = create_api(self._ports(), self._proxy)
         self.dispatcher.wake()
         self.scheduler.upkeep_now("probes")  # a key that was refused may be another one now
 
@@ -342,7 +343,7 @@ class Node:
                 clock=self._clock,
                 holder=self._holder if self.store.database.shared else None,
             ),
-            polled=lambda job, poll: self.dropin.polled(job, poll),
+            polled=lambda job, result: self.dropin.reads.polled(job, result),
         )
         poller.holds = not self.store.database.shared  # else by a lease, which is still to be taken
         self.pollers[(source.name, account.name)] = poller
@@ -365,11 +366,14 @@ class Node:
             for source, name in new:
                 self._add_account(self.settings.sources[source], self.settings.sources[source].accounts[name])
                 log.info("account_adopted", source=source, account=name)
-            self._api = create_api(self._ports(), Proxy)
+            self._api = create_api(self._ports(), self._proxy)
 
     def _set_settings(self, settings: Settings) -> None:
         self.settings = with_adopted(settings, self._adopted)
         self._components = replace(self._components, settings=self.settings)
+
+    def _proxy(self, context: Context) -> Proxy:
+        return Proxy(context, self.dropin)
 
     def _ports(self) -> Ports:
         api = self._components.of_api(self.node_id)
@@ -381,7 +385,6 @@ class Node:
             signals=self.signals,
             dispatcher=self.dispatcher,
             node=self,
-            dropin=self.dropin,
             kinds=api_kinds([origin.type_prefix for origin in api.origins.values()]),
             count_request=self._count_request,
         )

@@ -8,6 +8,7 @@ import asyncio
 import hashlib
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 from starlette.datastructures import Headers
@@ -34,6 +35,7 @@ from relay.core.forwarding import (
 )
 from relay.core.jsontext import JSONDecodeError, loads
 from relay.errors import InvalidRequest, NoAnswer, RequestError, TooLarge, Unauthorized
+from relay.proxy.gateway import Gateway
 from relay.proxy.types import Caller, CreateBody, ForwardedRequest, ProxyResponse, TrackingOptions
 
 MEMORY_BYTES = 1 << 20
@@ -49,8 +51,9 @@ LEAVING_SECONDS = 0.05
 class Proxy:
     """The ASGI application."""
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, gateway: Gateway) -> None:
         self._context = context
+        self._gateway = gateway
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers; closes the connection if an answer that has begun breaks off."""
@@ -70,34 +73,34 @@ class Proxy:
         named = dict(headers)
         if len(named) < len(headers) or not named.keys().isdisjoint(_NOT_PLAIN):
             return None
-        dropin = self._context.ports.dropin
-        caller = dropin.caller_for(api_key_of(headers))
+        gateway = self._gateway
+        caller = gateway.caller_for(api_key_of(headers))
         query = scope["query_string"].decode("latin-1")
-        external_id = dropin.job_read(caller, scope["method"], scope["raw_path"].decode("ascii"), query)
+        external_id = gateway.job_read(caller, scope["method"], scope["raw_path"].decode("ascii"), query)
         if external_id is None:
             return None
         scope["relay.operation"] = "read"
-        return dropin.from_memory(caller, external_id, ended=False)
+        return gateway.reads.from_memory(caller, external_id, ended=False)
 
     async def answer(self, response: ProxyResponse, scope: Scope, receive: Receive, send: Send) -> None:
         """Sends and counts the answer."""
-        self._context.ports.dropin.count(scope.get("relay.operation", "other"), response)
+        self._gateway.count(scope.get("relay.operation", "other"), response)
         await _answer(response, scope, receive, send)
 
     async def _respond(self, scope: Scope, receive: Receive) -> ProxyResponse | None:
-        dropin = self._context.ports.dropin
+        gateway = self._gateway
         self._refuse(scope)
         caller, headers = self._caller(scope)
         method, path = scope["method"], scope["raw_path"].decode("ascii")
         query = scope["query_string"].decode("latin-1")
         has_body, fresh, prefers = _traits(scope["headers"])
-        external_id = None if has_body else dropin.job_read(caller, method, path, query)
+        external_id = None if has_body else gateway.job_read(caller, method, path, query)
         wait_seconds = 0.0
         if external_id is not None:
             scope["relay.operation"] = "read"
             if prefers:
                 wait_seconds = float(preferred_seconds(Headers(scope=scope)) or 0)
-            known = None if fresh else dropin.from_memory(caller, external_id, ended=wait_seconds > 0)
+            known = None if fresh else gateway.reads.from_memory(caller, external_id, ended=wait_seconds > 0)
             if known is not None:
                 return known
         request = ForwardedRequest(
@@ -109,20 +112,18 @@ class Proxy:
             request_id=request_id_of(scope, self._context.ports.clock),
         )
         if external_id is not None:
-            if not wait_seconds:
-                return await _unless_left(dropin.read(request, external_id, fresh=fresh, wait_seconds=0), receive)
-            with self._context.waits.held():
-                work = dropin.read(request, external_id, fresh=fresh, wait_seconds=wait_seconds)
+            with self._context.waits.held() if wait_seconds else nullcontext():
+                work = gateway.reads.read(request, external_id, fresh=fresh, wait_seconds=wait_seconds)
                 return await _unless_left(work, receive)
-        if dropin.is_create(caller, method, path):
+        if gateway.is_create(caller, method, path):
             scope["relay.operation"] = "create"
             options = _options(scope["headers"], caller.source, self._context)
             with _Spool() as spool:
                 body = await spool.read(_Upload(receive))
                 # A caller that disconnects now does not cancel it: the outcome must be recorded and the job tracked.
-                return await dropin.create(request, body, options)
+                return await gateway.creates.create(request, body, options)
         upload = scope["relay.upload"] = _Upload(receive) if has_body else None
-        return await _unless_left(dropin.forward(request, upload), receive, upload)
+        return await _unless_left(gateway.forwarding.forward(request, upload), receive, upload)
 
     def _refuse(self, scope: Scope) -> None:
         """Raises InvalidRequest for a request that could reach past the forwarded paths with the account's key."""
@@ -150,35 +151,35 @@ class Proxy:
 
         The caller's `Connection` header is applied before the key is added, so it cannot remove the key.
         """
-        dropin, settings = self._context.ports.dropin, self._context.ports.settings
+        gateway, settings = self._gateway, self._context.ports.settings
         raw: list[Header] = scope["headers"]
         passed = headers_to_forward(raw)
         key = api_key_of(raw)
-        caller = dropin.caller_for(key)
+        caller = gateway.caller_for(key)
         if caller.account is not None:
             return caller, passed
         identity = None if key is None else auth.find_token(key, settings.tokens)
         if identity is not None:
             scope["relay.identity"] = identity
             identity.require(READS_JOBS if scope["method"] in SAFE_METHODS else WRITES_JOBS)
-            standing = dropin.default_caller()
+            standing = gateway.default_caller()
             if standing is None:
                 raise Unauthorized(
                     "a relay token acts for the only account with a key, or for the account `default`. "
                     "There is neither: send the account's own key",
                     code="no_account_to_stand_for",
                 )
-            return standing, dropin.with_account_key(passed, standing)
-        if (key is not None and dropin.adopts_keys) or auth.is_local(scope, Headers(raw=raw), settings):
+            return standing, gateway.with_account_key(passed, standing)
+        if (key is not None and gateway.adopts_keys) or auth.is_local(scope, Headers(raw=raw), settings):
             return caller, passed
         raise Unauthorized(
             "the key belongs to no configured account and is not a token of this relay", code="key_unknown"
         )
 
     def _problem(self, scope: Scope, error: RequestError) -> ProxyResponse:
-        dropin = self._context.ports.dropin
+        gateway = self._gateway
         code, request_id = f"relay_{error.code}", request_id_of(scope, self._context.ports.clock)
-        response = dropin.problem(dropin.caller_for(None), error.status, code, str(error), request_id)
+        response = gateway.forwarding.problem(gateway.caller_for(None), error.status, code, str(error), request_id)
         added = [(name.lower().encode("ascii"), value.encode("latin-1")) for name, value in error.headers.items()]
         response.headers = [*response.headers, *added]
         return response
@@ -361,8 +362,8 @@ async def _answer(response: ProxyResponse, scope: Scope, receive: Receive, send:
         headers.append((b"age", b"%d" % response.age_seconds))  # only answers from the cache have one
     try:
         await send({"type": "http.response.start", "status": response.status, "headers": headers})
-        if response.whole is not None:
-            await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else response.whole})
+        if response.body is not None:
+            await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else response.body})
             return
         watch = _Watch(receive, scope.get("relay.upload"))  # an answer may begin before the request has ended
         try:

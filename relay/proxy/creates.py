@@ -7,7 +7,7 @@ answer. An interruption at any step leaves the intent, which marks a create of u
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
@@ -21,12 +21,15 @@ from relay.errors import Conflict, NoAnswer, NotSent, RequestError, StoreError
 from relay.ids import new_id
 from relay.polling.tracking import Tracking
 from relay.proxy.adopted_keys import MAX_ADOPTED, name_of
-from relay.proxy.forwarding import BufferedResponse, Definitions, Forwarding, Pollers, Stopping, StreamedResponse
+from relay.proxy.forwarding import Definitions, Forwarding, Pollers
 from relay.proxy.transport import MAX_ANSWER_BYTES, UpstreamResponse, plain
 from relay.proxy.types import CreateBody, ForwardedRequest, ProxyResponse, TrackingOptions
 from relay.proxy.unknown_creates import UnknownCreates
 from relay.sources.mapping import CreateRequest, read_create, read_error
 from relay.tasks import Tasks
+
+if TYPE_CHECKING:
+    from relay.store.intents import IntentStore
 
 CREATE_SECONDS = 330.0
 """Maximum wait for the answer to a create."""
@@ -41,14 +44,6 @@ Adopt = Callable[[str, str], Awaitable[None]]
 log = structlog.get_logger("relay.dropin")
 
 
-class Intents(Protocol):
-    """The store's intents."""
-
-    async def begin(self, intent: Intent) -> None: ...
-    async def end(self, id: str) -> None: ...
-    async def unknown(self, id: str, reason: str, status_code: int | None = None) -> None: ...
-
-
 class Creates:
     """Sends creates. `adopt` makes an account of an unknown key; None if `proxy.adopt_unknown_keys` is off."""
 
@@ -56,11 +51,11 @@ class Creates:
         self,
         forwarding: Forwarding,
         *,
-        intents: Intents,
+        intents: "IntentStore",
         tracking: Tracking,
         pollers: Pollers,
         definitions: Definitions,
-        node: Stopping,
+        stopping: Callable[[], bool],
         clock: Clock,
         adopt: Adopt | None,
         unknown: UnknownCreates,
@@ -70,7 +65,7 @@ class Creates:
         self._tracking = tracking
         self._pollers = pollers
         self._definitions = definitions
-        self._node = node
+        self._stopping = stopping
         self._clock = clock
         self._adopt = adopt
         self._unknown = unknown
@@ -127,10 +122,10 @@ class Creates:
         self._forwarding.count_request(request.caller, answer)
         if not is_whole:
             await self._settle(intent, "unreadable", answer.status)
-            return StreamedResponse(answer, "pass", content)
-        answer.close()
+            return ProxyResponse.of(answer, content, complete=False)
+        response = ProxyResponse.of(answer, content, complete=True)
         await self._settle_answer(request, asked, options, intent, answer, content)
-        return BufferedResponse(status=answer.status, headers=answer.headers, whole=content)
+        return response
 
     async def _settle_answer(
         self,
@@ -190,7 +185,7 @@ class Creates:
                 await self._settle(request.intent, "unreadable")
 
     async def _track_later(self, api_key: str | None, request: TrackRequest) -> None:
-        while not self._node.stopping:
+        while not self._stopping():
             await asyncio.sleep(AGAIN_SECONDS)
             try:
                 await self._register(request, api_key)

@@ -1,9 +1,8 @@
 """Forwards requests: sent once and counted in the account's budget. Also builds the relay's own answers."""
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Protocol, TypeVar
+from collections.abc import AsyncIterable, Awaitable, Callable, Mapping, Sequence
+from typing import TypeVar
 
 import structlog
 
@@ -25,55 +24,6 @@ Definitions = Mapping[str, SourceDefinition]
 log = structlog.get_logger("relay.dropin")
 
 
-class Stopping(Protocol):
-    """The node's shutdown state."""
-
-    @property
-    def stopping(self) -> bool: ...
-
-
-@dataclass(slots=True, kw_only=True)
-class BufferedResponse:
-    """A complete answer. Implements ProxyResponse."""
-
-    status: int
-    headers: list[Header]
-    whole: bytes | None = field(repr=False)
-    cache: Cache = "pass"
-    age_seconds: int | None = None
-
-    async def parts(self) -> AsyncIterator[bytes]:
-        """The body."""
-        yield self.whole or b""
-
-    def close(self) -> None:
-        """Does nothing."""
-
-
-class StreamedResponse:
-    """An answer still in transfer. `begun` is the part already read. Implements ProxyResponse."""
-
-    def __init__(self, answer: UpstreamResponse, cache: Cache, begun: bytes = b"") -> None:
-        self.whole: bytes | None = None
-        self.age_seconds: int | None = None
-        self.status = answer.status
-        self.headers = answer.headers
-        self.cache: Cache = cache
-        self._answer = answer
-        self._begun = begun
-
-    async def parts(self) -> AsyncIterator[bytes]:
-        """The body as it arrives."""
-        if self._begun:
-            yield self._begun
-        async for part in self._answer.body():
-            yield part
-
-    def close(self) -> None:
-        """Closes the upstream response."""
-        self._answer.close()
-
-
 class Forwarding:
     """Forwards callers' requests. `transports` by source."""
 
@@ -83,13 +33,13 @@ class Forwarding:
         pollers: Pollers,
         definitions: Definitions,
         transports: Mapping[str, UpstreamTransport],
-        node: Stopping,
+        stopping: Callable[[], bool],
         clock: Clock,
     ) -> None:
         self._pollers = pollers
         self._definitions = definitions
         self._transports = transports
-        self._node = node
+        self._stopping = stopping
         self._clock = clock
 
     async def forward(self, request: ForwardedRequest, body: AsyncIterable[bytes] | None) -> ProxyResponse:
@@ -99,11 +49,8 @@ class Forwarding:
         except (NotSent, NoAnswer) as error:
             return self.unreachable(request, error)
         self.count_request(request.caller, answer)
-        body_in_memory = answer.from_memory()
-        if body_in_memory is None:
-            return StreamedResponse(answer, "pass")
-        answer.close()
-        return BufferedResponse(status=answer.status, headers=answer.headers, whole=body_in_memory)
+        whole = answer.from_memory()
+        return ProxyResponse.of(answer, whole or b"", complete=whole is not None)
 
     async def send(self, request: ForwardedRequest, body: bytes | AsyncIterable[bytes] | None) -> UpstreamResponse:
         """Sends once. Raises NotSent, NoAnswer."""
@@ -116,7 +63,7 @@ class Forwarding:
         try:
             return await waiting
         except asyncio.CancelledError:
-            if not self._node.stopping:
+            if not self._stopping():
                 raise
             raise NoAnswer("no answer before the relay shut down") from None
 
@@ -128,22 +75,18 @@ class Forwarding:
                 return  # an account not yet adopted
             poller.passed(answer.status, texts(answer.headers), answer.sent_at)
 
-    def problem(self, caller: Caller, status: int, code: str, message: str, request_id: str) -> BufferedResponse:
+    def problem(self, caller: Caller, status: int, code: str, message: str, request_id: str) -> ProxyResponse:
         """A relay error in the upstream's shape."""
         body = self._definitions[caller.source].error_body(code, message, request_id)
         return self.own(status, body)
 
-    def own(
-        self, status: int, body: bytes, *, cache: Cache = "pass", age_seconds: int | None = None
-    ) -> BufferedResponse:
+    def own(self, status: int, body: bytes, *, cache: Cache = "pass", age_seconds: int | None = None) -> ProxyResponse:
         """An answer from the relay itself."""
         date = http_date(self._clock()).encode()
         headers = [(b"date", date), JSON_TYPE, (b"content-length", b"%d" % len(body))]
-        return BufferedResponse(status=status, headers=headers, whole=body, cache=cache, age_seconds=age_seconds)
+        return ProxyResponse(status=status, headers=headers, body=body, cache=cache, age_seconds=age_seconds)
 
-    def unreachable(
-        self, request: ForwardedRequest, error: RelayError, intent: Intent | None = None
-    ) -> BufferedResponse:
+    def unreachable(self, request: ForwardedRequest, error: RelayError, intent: Intent | None = None) -> ProxyResponse:
         """The error for a request that was not sent or got no answer."""
         if isinstance(error, NotSent):
             code, says = "relay_upstream_unreachable", f"{error}. Nothing was sent: it is safe to send it again"

@@ -1,22 +1,23 @@
-"""The proxy without its HTTP: identifies the caller, classifies the request and picks what answers it."""
+"""The proxy without its HTTP: identifies the caller and classifies the request.
 
-from collections.abc import AsyncIterable, Callable, Mapping, Sequence
+`reads.py`, `creates.py` and `forwarding.py` answer it.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from urllib.parse import unquote
 
 from relay.clock import Clock
 from relay.core.events import Event
 from relay.core.forwarding import Header, with_key
-from relay.core.job import Job
 from relay.metrics import Metrics
-from relay.polling.poll_result import PollResult
 from relay.polling.tracking import Tracking
 from relay.proxy.answer_cache import AnswerCache
 from relay.proxy.creates import Adopt, Creates
-from relay.proxy.forwarding import Definitions, Forwarding, Pollers, Stopping
+from relay.proxy.forwarding import Definitions, Forwarding, Pollers
 from relay.proxy.reads import Reads
 from relay.proxy.transport import UpstreamTransport
-from relay.proxy.types import Caller, CreateBody, ForwardedRequest, ProxyResponse, TrackingOptions
+from relay.proxy.types import Caller, ProxyResponse
 from relay.proxy.unknown_creates import UnknownCreates
 from relay.signals import Signals
 from relay.sources.client import UpstreamClient
@@ -24,7 +25,7 @@ from relay.store.store import Store
 
 
 class Gateway:
-    """Implements `relay.proxy.types.DropIn`."""
+    """Assembles the proxy of one node."""
 
     def __init__(
         self,
@@ -38,7 +39,7 @@ class Gateway:
         answers: AnswerCache,
         signals: Signals,
         metrics: Metrics,
-        node: Stopping,
+        stopping: Callable[[], bool],
         clock: Clock,
         recorded: Callable[[Event], None],
         dataschema_base: str,
@@ -47,35 +48,32 @@ class Gateway:
         """`adopt` makes an account of an unknown key; None if adoption is off. `recorded` is called with each event
         recorded here."""
         self.adopts_keys = adopt is not None
-        self._intents = store.intents
         self._pollers = pollers
         self._definitions = definitions
-        self._clock = clock
         self._counter = lru_cache(metrics.passed.labels)
         self._callers: dict[str, Caller] = {}  # str hashes are keyed: lookup time reveals no key
-        self._forwarding = Forwarding(
-            pollers=pollers, definitions=definitions, transports=transports, node=node, clock=clock
+        self.forwarding = Forwarding(
+            pollers=pollers, definitions=definitions, transports=transports, stopping=stopping, clock=clock
         )
-        self._reads = Reads(
-            self._forwarding,
+        self.reads = Reads(
+            self.forwarding,
             jobs=store.jobs,
             pollers=pollers,
             definitions=definitions,
             clients=clients,
             answers=answers,
             signals=signals,
-            node=node,
+            stopping=stopping,
             clock=clock,
         )
-        self._tracking = tracking
         self.unknown = UnknownCreates(store.intents, clock=clock, dataschema_base=dataschema_base, recorded=recorded)
-        self._creates = Creates(
-            self._forwarding,
+        self.creates = Creates(
+            self.forwarding,
             intents=store.intents,
             tracking=tracking,
             pollers=pollers,
             definitions=definitions,
-            node=node,
+            stopping=stopping,
             clock=clock,
             adopt=adopt,
             unknown=self.unknown,
@@ -128,37 +126,11 @@ class Gateway:
 
     # --- the answer
 
-    def from_memory(self, caller: Caller, external_id: str, *, ended: bool) -> ProxyResponse | None:
-        """The cached answer to a job read, if it is as current as the upstream's own."""
-        return self._reads.from_memory(caller, external_id, ended=ended)
-
-    async def read(
-        self, request: ForwardedRequest, external_id: str, *, fresh: bool, wait_seconds: float
-    ) -> ProxyResponse:
-        """Answers a job read."""
-        return await self._reads.read(request, external_id, fresh=fresh, wait_seconds=wait_seconds)
-
-    async def create(self, request: ForwardedRequest, body: CreateBody, options: TrackingOptions) -> ProxyResponse:
-        """Sends a create once and tracks the job it makes."""
-        return await self._creates.create(request, body, options)
-
-    async def forward(self, request: ForwardedRequest, body: AsyncIterable[bytes] | None) -> ProxyResponse:
-        """Forwards any other request."""
-        return await self._forwarding.forward(request, body)
-
-    def problem(self, caller: Caller, status: int, code: str, message: str, request_id: str) -> ProxyResponse:
-        """A relay error in the upstream's shape."""
-        return self._forwarding.problem(caller, status, code, message, request_id)
-
     def count(self, kind: str, response: ProxyResponse) -> None:
         """Counts the answer in the metrics."""
         self._counter(kind, response.cache, f"{response.status // 100}xx").inc()
 
-    def polled(self, job: Job, result: PollResult) -> None:
-        """A poll or a borrowed read showed the job."""
-        self._reads.polled(job, result)
-
     async def stop(self, timeout_seconds: float) -> None:
         """Lets borrowed polls settle and created jobs be recorded, within the time."""
-        await self._reads.settling.finish(timeout_seconds)
-        await self._creates.unrecorded.finish(timeout_seconds)
+        await self.reads.settling.finish(timeout_seconds)
+        await self.creates.unrecorded.finish(timeout_seconds)

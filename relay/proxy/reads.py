@@ -4,9 +4,9 @@ A read sent to the upstream counts as a poll where possible (`Poller.borrow`).
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -19,12 +19,15 @@ from relay.polling.poll_result import PollResult
 from relay.polling.poller import Poller, PollInFlight
 from relay.proxy.answer_cache import AnswerCache, CachedAnswer
 from relay.proxy.answer_cache import Key as JobKey
-from relay.proxy.forwarding import BufferedResponse, Definitions, Forwarding, Pollers, Stopping, StreamedResponse, texts
+from relay.proxy.forwarding import Definitions, Forwarding, Pollers, texts
 from relay.proxy.transport import MAX_ANSWER_BYTES, plain
 from relay.proxy.types import Cache, Caller, ForwardedRequest, ProxyResponse
 from relay.signals import Signals
 from relay.sources.client import UpstreamClient
 from relay.tasks import Tasks
+
+if TYPE_CHECKING:
+    from relay.store.jobs import JobStore
 
 BORROWED_SECONDS = 15.0
 """How long a caller's read may delay the relay's own poll of the job."""
@@ -36,12 +39,6 @@ ELSEWHERE_SLICE_SECONDS = 1.0
 log = structlog.get_logger("relay.dropin")
 
 
-class Jobs(Protocol):
-    """The store's jobs."""
-
-    async def find(self, external_id: str, source: str | None = None, account: str | None = None) -> list[Job]: ...
-
-
 class Reads:
     """Answers job reads. `clients` by source."""
 
@@ -49,13 +46,13 @@ class Reads:
         self,
         forwarding: Forwarding,
         *,
-        jobs: Jobs,
+        jobs: "JobStore",
         pollers: Pollers,
         definitions: Definitions,
         clients: Mapping[str, UpstreamClient],
         answers: AnswerCache,
         signals: Signals,
-        node: Stopping,
+        stopping: Callable[[], bool],
         clock: Clock,
     ) -> None:
         self._forwarding = forwarding
@@ -65,7 +62,7 @@ class Reads:
         self._clients = clients
         self._answers = answers
         self._signals = signals
-        self._node = node
+        self._stopping = stopping
         self._clock = clock
         self.settling = Tasks()
         """Borrowed polls whose results are being recorded."""
@@ -104,7 +101,7 @@ class Reads:
         cached = self._valid(place, poller)
         return None if cached is None or (ended and not cached.ended) else self._hit(cached, poller)
 
-    def _hit(self, cached: CachedAnswer, poller: Poller) -> BufferedResponse | None:
+    def _hit(self, cached: CachedAnswer, poller: Poller) -> ProxyResponse | None:
         now = self._clock()
         if cached.body is None or poller.paused_by_key or not (cached.ended or _is_fresh(cached, poller, now)):
             return None
@@ -161,7 +158,7 @@ class Reads:
             while True:
                 current = await self._load(place, poller)  # read after the watch began, so no change is missed
                 left = ends_at - loop.time()
-                if current is None or current.ended or left <= 0 or self._node.stopping:
+                if current is None or current.ended or left <= 0 or self._stopping():
                     return current
                 await watch.wait(min(left, WAIT_SLICE_SECONDS if poller.holds else ELSEWHERE_SLICE_SECONDS))
 
@@ -201,10 +198,7 @@ class Reads:
                     api_key=request.caller.key or "",
                     sent_at=answer.sent_at,
                 )
-            if not is_whole:
-                return StreamedResponse(answer, cache, body)
-            answer.close()
-            return BufferedResponse(status=answer.status, headers=answer.headers, whole=body, cache=cache)
+            return ProxyResponse.of(answer, body, complete=is_whole, cache=cache)
         finally:
             if borrowed is not None:
                 borrowed.settle(result)

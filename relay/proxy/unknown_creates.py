@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -12,16 +12,12 @@ from relay.core.events import CREATE_UNKNOWN, Event, relay_event
 from relay.core.records import Intent
 from relay.ids import new_id
 
+if TYPE_CHECKING:
+    from relay.store.intents import IntentStore
+
 COUNT = 100
 
 log = structlog.get_logger("relay.dropin")
-
-
-class Intents(Protocol):
-    """The store's intents, for announcing."""
-
-    async def unreported(self, now: float, count: int) -> list[Intent]: ...
-    async def report(self, id: str, event: Event) -> bool: ...
 
 
 class UnknownCreates:
@@ -32,7 +28,7 @@ class UnknownCreates:
     """
 
     def __init__(
-        self, intents: Intents, *, clock: Clock, dataschema_base: str, recorded: Callable[[Event], None]
+        self, intents: "IntentStore", *, clock: Clock, dataschema_base: str, recorded: Callable[[Event], None]
     ) -> None:
         """`recorded` is called with each recorded event."""
         self._intents = intents

@@ -4,7 +4,6 @@ import pytest
 from relay.api.app import create_api
 from relay.api.limits import MAX_BATCH_BODY_BYTES, MAX_BODY_BYTES
 from relay.api.registration import MAX_METADATA_BYTES
-from relay.proxy.asgi import Proxy
 
 JSON = {"Content-Type": "application/json"}
 
@@ -143,7 +142,7 @@ async def test_metadata_at_the_limit(client):
 
 async def post_raw(world, path, headers, receive):
     """The status of one POST sent directly to the app."""
-    api = create_api(world.ports(), Proxy)
+    api = create_api(world.ports(), world.proxy)
     statuses = []
 
     async def send(message):

@@ -8,7 +8,6 @@ from relay.api.app import create_api
 from relay.api.catalogue import EXAMPLES, OPERATIONS
 from relay.api.resource import routes_of
 from relay.core.records import Intent
-from relay.proxy.asgi import Proxy
 from tests.support.api_conformity import DOCUMENT, METHODS, pointer_to, validator, with_tokens
 from tests.support.api_world import HOOK
 from tests.support.store_kit import claim, result_of
@@ -124,7 +123,7 @@ def test_every_operation_has_a_call_and_an_id_of_its_own():
 
 
 def test_every_route_is_documented_and_every_documented_path_has_a_route(world):
-    api = create_api(world.ports(), Proxy)
+    api = create_api(world.ports(), world.proxy)
     assert [route.path for route in routes_of(api.context, OPERATIONS)] == list(DOCUMENT["paths"])
     assert set(DOCUMENTED) == {(operation.method, operation.path) for operation in OPERATIONS}
 

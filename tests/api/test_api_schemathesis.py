@@ -20,7 +20,6 @@ from schemathesis.specs.openapi import checks
 from relay.api.app import create_api
 from relay.core.replay import ReplayRequest
 from relay.core.subscription import Subscription
-from relay.proxy.asgi import Proxy
 from relay.store.store import open_store
 from tests.support.api_conformity import DOCUMENT
 from tests.support.api_world import HOOK, NOW, FakeNode, FakeSignals, World
@@ -107,7 +106,7 @@ def base_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         for id in (*IDS["Replays"], GONE["Replays"]):
             values = {"since": 0.0, "until": NOW + 1, "now": NOW, "subscription_id": IDS["Subscriptions"][0]}
             await store.replays.create(ReplayRequest(id=id, **values))
-        api = create_api(world.ports(guard=DEVELOPMENT), Proxy)
+        api = create_api(world.ports(guard=DEVELOPMENT), world.proxy)
         server = uvicorn.Server(uvicorn.Config(api, log_config=None, ws="none", lifespan="off"))
         servers.append(server)
         ready.set()

@@ -6,7 +6,6 @@ from starlette.requests import ClientDisconnect
 
 from relay.api import stream
 from relay.api.app import create_api
-from relay.proxy.asgi import Proxy
 from tests.support.api_world import scope_of
 
 SSE = {"Accept": "text/event-stream"}
@@ -173,7 +172,7 @@ async def test_head_of_a_stream_is_its_headers(client, world):
 
 
 async def test_streams_are_limited_and_a_client_that_leaves_frees_its_slot(client, world):
-    api = create_api(world.ports(), Proxy)
+    api = create_api(world.ports(), world.proxy)
     slots = api.context.streams
     slots.limit = 1
     waiting, gone = asyncio.Event(), asyncio.Event()
@@ -205,7 +204,7 @@ async def test_streams_are_limited_and_a_client_that_leaves_frees_its_slot(clien
 
 
 async def test_a_client_that_leaves_before_the_body_is_no_error(client, world):
-    api = create_api(world.ports(), Proxy)
+    api = create_api(world.ports(), world.proxy)
     scope = scope_of("/v1/jobs") | {"method": "POST"}
 
     async def receive():

@@ -11,7 +11,6 @@ import orjson
 import pytest
 
 from relay.api.app import create_api
-from relay.proxy.asgi import Proxy
 from relay.store.store import open_store
 from tests.support.api_conformity import check_answer
 from tests.support.api_world import HOOK, NOW, SLACK, World
@@ -36,7 +35,7 @@ async def world(database_url: str) -> AsyncIterator[World]:
 @pytest.fixture
 async def client(world: World) -> AsyncIterator[httpx2.AsyncClient]:
     transport = httpx2.ASGITransport(
-        app=create_api(world.ports(), Proxy), client=("127.0.0.1", 5000), raise_app_exceptions=False
+        app=create_api(world.ports(), world.proxy), client=("127.0.0.1", 5000), raise_app_exceptions=False
     )
     async with httpx2.AsyncClient(
         transport=transport, base_url="http://127.0.0.1:8080", event_hooks={"response": [check_answer]}

@@ -2,7 +2,6 @@ import pytest
 
 from relay.api import waiting
 from relay.api.app import create_api
-from relay.proxy.asgi import Proxy
 
 
 async def test_a_wait_ends_when_the_job_is_closed(client, world):
@@ -120,7 +119,7 @@ async def test_a_job_untracked_while_waiting_ends_the_wait(client, world):
 async def test_waits_are_limited(world, open_client):
     await world.job("a")
     client = open_client()
-    client._transport.app = api = create_api(world.ports(), Proxy)
+    client._transport.app = api = create_api(world.ports(), world.proxy)
     api.context.waits.limit = 0
     answer = await client.get("/v1/jobs/a", headers={"Prefer": "wait=5"})
     assert (answer.status_code, answer.json()["code"]) == (429, "too_many_streams")

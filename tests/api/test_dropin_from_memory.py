@@ -3,9 +3,8 @@
 import pytest
 
 from relay.api.app import create_api
-from relay.proxy.asgi import Proxy
 from relay.proxy.types import Caller
-from tests.support.api_world import FakeDropIn, FakeReply
+from tests.support.api_world import FakeGateway, answer_of
 
 PATH = "/api/v1/outreach/jobs/a"
 OPEN, ENDED = b'{"open":true}', b'{"open":false}'
@@ -19,11 +18,11 @@ def dropin(monkeypatch):
     def from_memory(self, caller, external_id, *, ended):
         assert (caller.account, external_id) == ("default", "a")
         body = memory["ended" if ended else "any"]
-        return None if body is None else FakeReply(200, body)
+        return None if body is None else answer_of(200, body)
 
-    monkeypatch.setattr(FakeDropIn, "caller_for", lambda self, key: Caller(source="revor", account="default", key=key))
-    monkeypatch.setattr(FakeDropIn, "job_read", lambda self, caller, method, path, query: "a")
-    monkeypatch.setattr(FakeDropIn, "from_memory", from_memory)
+    monkeypatch.setattr(FakeGateway, "caller_for", lambda self, key: Caller(source="revor", account="default", key=key))
+    monkeypatch.setattr(FakeGateway, "job_read", lambda self, caller, method, path, query: "a")
+    monkeypatch.setattr(FakeGateway, "from_memory", from_memory)
     return memory
 
 
@@ -50,7 +49,7 @@ async def test_an_ended_job_is_answered_despite_the_limit_on_waits(world, open_c
     dropin.update(any=ENDED, ended=ENDED)
     client = open_client()
     client.event_hooks = {}
-    client._transport.app = api = create_api(world.ports(passed_paths=("/api/v1/",)), Proxy)
+    client._transport.app = api = create_api(world.ports(passed_paths=("/api/v1/",)), world.proxy)
     api.context.waits.limit = 0
     answer = await client.get(PATH, headers={"Authorization": "Bearer sk-test", "Prefer": "wait=5"})
     assert answer.content == ENDED

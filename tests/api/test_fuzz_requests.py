@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from relay.api.app import create_api
 from relay.api.catalogue import EXAMPLES, OPERATIONS
-from relay.proxy.asgi import Proxy
 from relay.store.store import open_store
 from tests.support.api_world import HOOK, NOW, World
 from tests.support.fuzz_kit import JSON_VALUES, fuzzed, mutated, raw_json
@@ -35,7 +34,7 @@ def call(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[dict[st
         store = runner.run(open_store(url, ReversingCipher(), now=NOW))
         world = World(store=store)
         world.node.stop()  # a stream ends as soon as it waits
-        api = create_api(world.ports(), Proxy)
+        api = create_api(world.ports(), world.proxy)
 
         async def once(scope: dict[str, Any], body: bytes) -> Answer:
             sent: list[dict[str, Any]] = []

@@ -343,7 +343,6 @@ class WithoutStore:
 async def registrations(count: int, in_flight: int = 64) -> dict[str, Any]:
     """Registrations one at a time, beside the same endpoint that validates and answers without storing."""
     from relay.api.app import create_api
-    from relay.proxy.asgi import Proxy
 
     def bodies(prefix: str) -> list[bytes]:
         return [orjson.dumps({"id": f"{prefix}{index}", "metadata": {"deal": index}}) for index in range(count)]
@@ -351,7 +350,7 @@ async def registrations(count: int, in_flight: int = 64) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         async with node(Path(folder)) as opened:
             ports = opened._ports()
-            without = create_api(replace(ports, tracking=WithoutStore(ports.tracking)), Proxy)
+            without = create_api(replace(ports, tracking=WithoutStore(ports.tracking)), opened._proxy)
             async with serving(opened) as stored_port, serving(without) as bare_port:
                 await _post_all(stored_port, bodies("warm")[:200], in_flight)
                 await _post_all(bare_port, bodies("warm")[:200], in_flight)

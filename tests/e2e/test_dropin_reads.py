@@ -80,7 +80,7 @@ async def cache_of(world: World, job_id: str, **headers: str) -> str:
 
 async def at_rest(world: World) -> None:
     """Waits until results of answered reads are recorded."""
-    await world.node.dropin._reads.settling.drain()
+    await world.node.dropin.reads.settling.drain()
 
 
 async def reads_upstream(world: World) -> int:

@@ -1,12 +1,13 @@
 """The API's surroundings in tests: a real store on SQLite, and stand-ins for the rest of the relay."""
 
-from collections.abc import AsyncIterable, AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import orjson
 
+from relay.api.operations import Context
 from relay.api.ports import ApiSettings, Kinds, Ports, Readiness, Token
 from relay.core.delivery import Attempt, OutboundRequest, Outcome, Timings
 from relay.core.events import Event, Origin, from_transition
@@ -19,7 +20,8 @@ from relay.core.subscription import Subscription
 from relay.core.tracking import Explanation, SourceReport, TrackRequest
 from relay.errors import RequestError
 from relay.ids import new_id
-from relay.proxy.types import Cache, Caller, CreateBody, ForwardedRequest, ProxyResponse, TrackingOptions
+from relay.proxy.asgi import Proxy
+from relay.proxy.types import Caller, CreateBody, ForwardedRequest, ProxyResponse, TrackingOptions
 from relay.store.store import Store
 from subscribers.registry import infer_kind, kind_named, kinds
 
@@ -250,29 +252,18 @@ class FakeNode:
         return self.secret
 
 
-class FakeReply:
-    """A complete response."""
-
-    def __init__(self, status: int, body: bytes) -> None:
-        self.status = status
-        self.headers: list[Header] = [(b"content-type", b"application/json")]
-        self.cache: Cache = "pass"
-        self.age_seconds: int | None = None
-        self.whole: bytes | None = body
-
-    async def parts(self) -> AsyncIterator[bytes]:
-        yield self.whole or b""
-
-    def close(self) -> None:
-        """Nothing to close."""
+def answer_of(status: int, body: bytes) -> ProxyResponse:
+    """A complete answer."""
+    return ProxyResponse(status=status, headers=[(b"content-type", b"application/json")], body=body)
 
 
-class FakeDropIn:
+class FakeGateway:
     """An upstream that accepts every forwarded request, and knows no configured key."""
 
     def __init__(self, world: "World") -> None:
         self.world = world
         self.passed: list[ForwardedRequest] = []
+        self.reads = self.creates = self.forwarding = self
 
     adopts_keys = False
 
@@ -291,21 +282,21 @@ class FakeDropIn:
     def job_read(self, caller: Caller, method: str, path: str, query: str) -> str | None:
         return None
 
-    def from_memory(self, caller: Caller, external_id: str, *, ended: bool) -> FakeReply | None:
+    def from_memory(self, caller: Caller, external_id: str, *, ended: bool) -> ProxyResponse | None:
         return None
 
-    async def create(self, request: ForwardedRequest, body: CreateBody, options: TrackingOptions) -> FakeReply:
+    async def create(self, request: ForwardedRequest, body: CreateBody, options: TrackingOptions) -> ProxyResponse:
         return await self.forward(request, None)
 
-    async def read(self, request: ForwardedRequest, external_id: str, *, fresh: bool, wait_seconds: float) -> FakeReply:
+    async def read(self, request: ForwardedRequest, external_id: str, **_: object) -> ProxyResponse:
         return await self.forward(request, None)
 
-    async def forward(self, request: ForwardedRequest, body: AsyncIterable[bytes] | None) -> FakeReply:
+    async def forward(self, request: ForwardedRequest, body: AsyncIterable[bytes] | None) -> ProxyResponse:
         self.passed.append(request)
-        return FakeReply(200, b'{"ok":true}')
+        return answer_of(200, b'{"ok":true}')
 
-    def problem(self, caller: Caller, status: int, code: str, message: str, request_id: str) -> FakeReply:
-        return FakeReply(status, orjson.dumps({"ok": False, "error": {"code": code, "message": message}}))
+    def problem(self, caller: Caller, status: int, code: str, message: str, request_id: str) -> ProxyResponse:
+        return answer_of(status, orjson.dumps({"ok": False, "error": {"code": code, "message": message}}))
 
     def count(self, kind: str, response: ProxyResponse) -> None:
         """Metrics are not recorded."""
@@ -333,7 +324,11 @@ class World:
     def __post_init__(self) -> None:
         self.tracking = FakeTracking(self)
         self.signals = FakeSignals(self)
-        self.dropin = FakeDropIn(self)
+        self.gateway = FakeGateway(self)
+
+    def proxy(self, context: Context) -> Proxy:
+        """The HTTP half of the proxy over the fake gateway."""
+        return Proxy(context, self.gateway)  # type: ignore[arg-type]
 
     def ports(self, **settings: Any) -> Ports:
         """The ports of the API, with these settings changed."""
@@ -346,7 +341,6 @@ class World:
             dispatcher=self.dispatcher,
             node=self.node,
             kinds=KINDS,
-            dropin=self.dropin,
             count_request=lambda method, status_code: self.requests.append((method, status_code)),
         )
 
