@@ -242,9 +242,9 @@ class Cluster:
         if poller is None or not poller.holds:
             return
         if what == "look":
-            poller.refresh(uid)
+            poller.agenda.refresh(uid)
         elif what == "weight":
-            poller.set_weight(uid, float(weight))
+            poller.agenda.set_weight(uid, float(weight))
         else:
             self._new_jobs = True
 
@@ -273,7 +273,7 @@ class Cluster:
         closed = [uid for uid, job in zip(gone, jobs, strict=True) if job is None or not job.open]
         for uid in closed:
             for poller in self._pollers.values():
-                poller.forget(uid)
+                poller.agenda.forget(uid)
         # One may have been registered again after it was read, when it was still planned here.
         again = await asyncio.gather(*map(self._store.jobs.get, closed))
         self._find([job for job in again if job is not None and job.open])

@@ -184,7 +184,7 @@ class Node:
     async def start(self) -> None:
         """Plans the open jobs and begins to poll and to deliver."""
         for (source, account), poller in self.pollers.items():
-            if not poller.has_key:
+            if poller.key is None:
                 hint = f"nothing is polled until {readiness.setting_of_key(source, account)} is set"
                 log.warning("no_upstream_key", source=source, account=account, hint=hint)
         if self._cluster is not None:
@@ -213,7 +213,7 @@ class Node:
     async def _load(self, poller: Poller) -> None:
         while not self.stopping:
             try:
-                await poller.load_jobs()
+                await poller.agenda.load()
             except StoreError as error:
                 log.error("jobs_not_loaded", error=str(error), hint="it is tried again")
                 await asyncio.sleep(LOAD_AGAIN_SECONDS)
@@ -330,7 +330,7 @@ class Node:
             accounts=self.store.accounts,
             recorder=recorder,
             signals=self.signals,
-            delivering=self.dispatcher,
+            wake=self.dispatcher.wake,
             metrics=self.metrics_registry,
             clock=self._clock,
             planner_config=self._components.of_planner(source),

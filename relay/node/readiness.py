@@ -38,15 +38,15 @@ async def readiness(
             problems.append(f"the role {role} is not running: restart the node")
     for (source, account), poller in pollers.items():
         name = f"{source}/{account}"
-        checks[f"source:{name}"] = poller.state.state if poller.has_key else "no_key"
+        checks[f"source:{name}"] = poller.state.state if poller.key is not None else "no_key"
         if not poller.holds:
             checks[f"source:{name}"] = "polled by another node"
-        if not poller.has_key:
+        if poller.key is None:
             problems.append(f"{name} has no API key: set {setting_of_key(source, account)}")
         elif poller.state.state != "ok":
             since = optional_rfc3339(poller.state.since)
             notes.append(f"{name} is {poller.state.state} since {since}: see GET /v1/sources")
-        if poller.loading:
+        if poller.agenda.loading:
             notes.append(f"{name}: its open jobs are still being read from the database")
         if "scheduler" in roles and poller.stalled(now):
             notes.append(f"{name}: looks are due and none has completed for a minute")
@@ -72,7 +72,7 @@ def measured(metrics: Metrics, store: Store, pollers: Pollers, now: float) -> by
             metrics.expected_detection_delay_seconds.labels(source, account).set(stats.expected_delay_seconds)
         else:
             metrics.expected_detection_delay_seconds.remove(source, account)
-        metrics.source_up.labels(source, account).set(float(poller.state.state == "ok" and poller.has_key))
+        metrics.source_up.labels(source, account).set(float(poller.state.state == "ok" and poller.key is not None))
         metrics.polling_stalled.labels(source, account).set(float(poller.stalled(now)))
     metrics.commits.set(store.database.commit_count)
     metrics.writes.set(store.database.item_count)

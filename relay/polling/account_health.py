@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
@@ -15,6 +15,12 @@ from relay.core.records import AccountState
 from relay.errors import StoreError
 from relay.ids import new_id
 from relay.metrics import Metrics
+from relay.sources.client import problem_of
+
+if TYPE_CHECKING:
+    from relay.signals import Signals
+    from relay.sources.client import UpstreamClient
+    from relay.store.accounts import AccountStore
 
 DOWN_FAILURES = 5
 DOWN_SECONDS = 60.0
@@ -28,28 +34,11 @@ def fingerprint(key: str | None) -> str | None:
     return None if key is None else hashlib.sha256(b"relay api key " + key.encode(errors="replace")).hexdigest()[:16]
 
 
-class Accounts(Protocol):
-    """The store's accounts."""
-
-    async def set(self, state: AccountState, event: Event | None = None) -> None: ...
-
-
-class Delivering(Protocol):
-    """The dispatcher."""
-
-    def wake(self) -> None: ...
-
-
-class Signals(Protocol):
-    """Wake-ups for readers of events."""
-
-    def event_recorded(self) -> None: ...
-
-
 class AccountHealth:
     """Derives the account's state from poll results and records each change with an event.
 
-    `open_jobs` counts the affected jobs; `changed` is called when polling pauses or resumes.
+    `open_jobs` counts the affected jobs, `changed` is called when polling pauses or resumes, `wake` wakes the
+    dispatcher.
     """
 
     def __init__(
@@ -57,28 +46,30 @@ class AccountHealth:
         source: str,
         account: str,
         *,
-        accounts: Accounts,
-        signals: Signals,
-        delivering: Delivering,
+        accounts: "AccountStore",
+        signals: "Signals",
+        wake: Callable[[], None],
         metrics: Metrics,
         clock: Clock,
         dataschema_base: str,
         open_jobs: Callable[[], int],
         changed: Callable[[], None],
         hint: Callable[[Problem | None, str, str | None], Hint | None],
-        key: Callable[[], str | None],
+        read_key: Callable[[], str | None],
     ) -> None:
         self.state = AccountState(source=source, name=account)
         self._accounts = accounts
         self._signals = signals
-        self._delivering = delivering
+        self._wake = wake
         self._metrics = metrics
         self._clock = clock
         self._dataschema_base = dataschema_base
         self._open_jobs = open_jobs
         self._changed = changed
         self._hint = hint
-        self._key = key
+        self._read_key = read_key
+        self.key = read_key()
+        """The API key to poll with."""
         self._failures = 0
         self._failing_since: float | None = None
         self._forbidden: set[str] = set()
@@ -89,7 +80,39 @@ class AccountHealth:
         if self.state.state != "unauthorized":
             return False
         refused = (self.state.problem or {}).get("key")
-        return refused is None or refused == fingerprint(self._key())
+        return refused is None or refused == fingerprint(self.key)
+
+    @property
+    def paused(self) -> bool:
+        """True if the key is missing or refused."""
+        return self.key is None or self.key_refused
+
+    def read_key(self) -> None:
+        """Reads the key again."""
+        self.key = self._read_key()
+
+    async def probe(self, upstream: "UpstreamClient") -> bool:
+        """While the key is refused: reads it again and tries one cheap call. Returns True if polling continues.
+
+        A refusal of an earlier key does not pause polling; without any job to poll, the call shows that it is over.
+        """
+        if not self.paused and self.state.state != "unauthorized":
+            return True
+        self.read_key()
+        if self.key is None:
+            return False
+        if not self.key_refused:
+            self._changed()
+            if self.state.state != "unauthorized":
+                return True
+        result = await upstream.probe(self.key)
+        log.info("probe", source=self.state.source, account=self.state.name, result=result.kind)
+        if result.kind == "observed":
+            await self.recover(self._clock())
+            return True
+        if result.kind == "unauthorized":
+            await self.unauthorized(problem_of(result, self._clock()), self._clock())
+        return not self.paused
 
     @property
     def shown_state(self) -> AccountState:
@@ -127,7 +150,7 @@ class AccountHealth:
     async def unauthorized(self, problem: Mapping[str, Any], now: float) -> None:
         """The upstream refuses the key. Recorded once per key."""
         if not self.key_refused:
-            await self._set_state("unauthorized", {**problem, "key": fingerprint(self._key())}, now)
+            await self._set_state("unauthorized", {**problem, "key": fingerprint(self.key)}, now)
             self._changed()
 
     async def recover(self, now: float) -> None:
@@ -157,7 +180,7 @@ class AccountHealth:
         log.warning(event.type, source=self.state.source, account=self.state.name, event_id=event.id)
         self._metrics.events.labels(event.type).inc()
         self._signals.event_recorded()
-        self._delivering.wake()
+        self._wake()
 
     def _notice(self, type: str, problem: Mapping[str, Any], since: float) -> Event:
         now = self._clock()

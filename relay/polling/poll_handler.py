@@ -6,20 +6,23 @@
 import asyncio
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 import structlog
 
 from relay.clock import Clock
 from relay.core.job import Job, Observation, Transition, detect, mark_not_found, mark_overdue
-from relay.core.planner import Planner
 from relay.core.planner.views import Purpose
 from relay.core.records import PollNote
 from relay.errors import StaleSequence
 from relay.metrics import Metrics
 from relay.polling.account_health import AccountHealth
-from relay.polling.poll_result import PollResult, problem_of
+from relay.polling.agenda import Agenda
 from relay.polling.recorder import Recorder
+from relay.sources.client import PollResult, problem_of
+
+if TYPE_CHECKING:
+    from relay.store.jobs import JobStore
 
 NOT_FOUND_POLLS = 5
 NOT_FOUND_SECONDS = 120.0
@@ -27,22 +30,6 @@ MAX_DETECTIONS = 10
 KEPT_REQUEST_IDS = 10_000
 
 log = structlog.get_logger("relay.intake")
-
-
-class KnownJobs(Protocol):
-    """The store's jobs."""
-
-    async def get(self, uid: str) -> Job | None: ...
-    async def note(self, note: PollNote) -> None: ...
-
-
-class Agenda(Protocol):
-    """The account's plan. The planner may be replaced at any time."""
-
-    @property
-    def planner(self) -> Planner: ...
-    def forget(self, uid: str) -> None: ...
-    def poll_again(self, uid: str) -> None: ...
 
 
 class PollHandler:
@@ -57,7 +44,7 @@ class PollHandler:
         account: str,
         *,
         agenda: Agenda,
-        jobs: KnownJobs,
+        jobs: "JobStore",
         recorder: Recorder,
         health: AccountHealth,
         metrics: Metrics,

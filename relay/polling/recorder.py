@@ -2,48 +2,26 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
 from relay.clock import Clock
 from relay.core.events import Event, Hint, Origin, from_transition
 from relay.core.job import Job, Observation, Problem, Progress, Transition
-from relay.core.records import Lease, PollRecord, Recorded
+from relay.core.records import PollRecord, Recorded
 from relay.ids import new_id
 from relay.metrics import Metrics
+
+if TYPE_CHECKING:
+    from relay.delivery.dispatcher import Dispatcher
+    from relay.signals import Signals
+    from relay.store.jobs import JobStore
 
 log = structlog.get_logger("relay.recorder")
 
 Hints = Callable[[Problem | None, str, str | None], Hint | None]
 """(problem, kind of transition, channel) -> hint; None if nothing is wrong."""
-
-
-class Jobs(Protocol):
-    """The store's jobs."""
-
-    async def record(self, record: PollRecord) -> Recorded: ...
-
-
-class Reservation(Protocol):
-    """Delivery slots reserved for the events about to be recorded."""
-
-    @property
-    def lease(self) -> Lease: ...
-
-
-class Delivering(Protocol):
-    """The dispatcher."""
-
-    def reserve(self, events: Sequence[Event]) -> Reservation | None: ...
-    def settle(self, reservation: Any, recorded: Recorded) -> None: ...
-
-
-class Signals(Protocol):
-    """Wake-ups for readers of jobs and events."""
-
-    def job_changed(self, uid: str) -> None: ...
-    def event_recorded(self) -> None: ...
 
 
 class Recorder:
@@ -52,9 +30,9 @@ class Recorder:
     def __init__(
         self,
         *,
-        jobs: Jobs,
-        delivering: Delivering,
-        signals: Signals,
+        jobs: "JobStore",
+        delivering: "Dispatcher",
+        signals: "Signals",
         metrics: Metrics,
         clock: Clock,
         hint: Hints,

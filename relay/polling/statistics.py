@@ -5,58 +5,29 @@ rate-limit windows), written only by the node that polls the account.
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
 from relay.clock import Clock
+from relay.core.planner import Planner, PlannerStatistics
 from relay.core.records import SavedStatistics
 from relay.holder import Holder
+
+if TYPE_CHECKING:
+    from relay.store.accounts import AccountStore
+    from relay.store.learned import LearnedStore
 
 FRESH_SECONDS = 60.0
 """A source's statistics are not reloaded within this time, such as for its next account."""
 
 
-class Learner(Protocol):
-    """The statistics of one source in memory, shared by the planners of its accounts."""
-
-    def unsaved_rows(self) -> list[tuple[str, float, str]]:
-        """Name, number of events and JSON text of each class that has changed since the last call."""
-
-    def load_row(self, name: str, values: str) -> None:
-        """Restores a class. Ignores what it cannot read."""
-
-
-class Planning(Protocol):
-    """A planner's state besides its jobs."""
-
-    def durable_state(self) -> dict[str, Any]:
-        """The plan as JSON values; empty if there is nothing to save."""
-
-    def resume(self, plan: Mapping[str, Any], now: float) -> None:
-        """Restores a plan. Ignores what it cannot read."""
-
-
-class Rows(Protocol):
-    """The store's statistics."""
-
-    async def save(self, rows: Sequence[SavedStatistics], now: float) -> None: ...
-    async def load(self, source: str) -> list[SavedStatistics]: ...
-
-
-class Plans(Protocol):
-    """The store's plans."""
-
-    async def save_plan(self, source: str, name: str, plan: Mapping[str, Any], holder: str | None) -> bool: ...
-    async def plan(self, source: str, name: str) -> Mapping[str, Any] | None: ...
-
-
 class SourceStatistics:
     """Moves the statistics of one source between memory and database."""
 
-    def __init__(self, source: str, learner: Learner, *, rows: Rows, clock: Clock) -> None:
-        self.learner = learner
+    def __init__(self, source: str, statistics: PlannerStatistics, *, rows: "LearnedStore", clock: Clock) -> None:
+        self.statistics = statistics
         self._source = source
         self._rows = rows
         self._clock = clock
@@ -75,7 +46,7 @@ class SourceStatistics:
             self._collect()  # polls of other accounts may have ended meanwhile
             for row in found:
                 if row.name not in self._unsaved:
-                    self.learner.load_row(row.name, row.values)
+                    self.statistics.load_row(row.name, row.values)
             self._loaded_at = now
 
     async def save(self) -> None:
@@ -94,7 +65,7 @@ class SourceStatistics:
                 del self._unsaved[row.name]
 
     def _collect(self) -> None:
-        for name, event_count, values in self.learner.unsaved_rows():
+        for name, event_count, values in self.statistics.unsaved_rows():
             self._unsaved[name] = SavedStatistics(
                 source=self._source, name=name, event_count=event_count, values=values
             )
@@ -112,7 +83,7 @@ class AccountPlan:
         account: str,
         *,
         shared: SourceStatistics,
-        plans: Plans,
+        plans: "AccountStore",
         clock: Clock,
         holder: Holder | None = None,
     ) -> None:
@@ -125,7 +96,7 @@ class AccountPlan:
         self._restored = False
         self._kept = b""
 
-    async def restore(self, planner: Planning) -> None:
+    async def restore(self, planner: Planner) -> None:
         """Restores a new planner: the source's statistics and the account's last plan."""
         self._restored = False
         await self.shared.load()
@@ -135,7 +106,7 @@ class AccountPlan:
         self._kept = _json(plan)
         self._restored = True
 
-    async def save(self, planner: Planning) -> None:
+    async def save(self, planner: Planner) -> None:
         """Saves the planner's plan if it changed. Does nothing before `restore`: it would overwrite the last plan."""
         if not self._restored:
             return

@@ -173,7 +173,7 @@ class Tracking:
             raise Conflict(f"job {job.external_id} is closed ({job.outcome}): it will not change", code="job_closed")
         poller = self._poller(job)
         if poller.holds:
-            poller.refresh(job.uid)
+            poller.agenda.refresh(job.uid)
         else:
             await self._store.jobs.ask_for_poll(job)
 
@@ -192,7 +192,7 @@ class Tracking:
     def _stop_polling(self, job: Job) -> None:
         poller = self._pollers.get((job.source, job.account))
         if poller is not None:
-            poller.forget(job.uid)
+            poller.agenda.forget(job.uid)
         self._on_untracked(job)
         self._signals.job_changed(job.uid)
 
@@ -210,7 +210,7 @@ class Tracking:
             return
         if not poller.holds:
             self._asking.start(self._store.jobs.ask_for_poll(job))
-        with poller.prioritize(job.uid):
+        with poller.agenda.prioritize(job.uid):
             yield
 
     def explain(self, job: Job) -> Explanation:
@@ -222,7 +222,7 @@ class Tracking:
         definition = self._definitions.get(job.source)
         upstream = job.source if definition is None else definition.title
         reason, words = _why(job, poller, plan, upstream, error, now)
-        request_id = None if poller is None else poller.last_request_ids.get(job.uid)
+        request_id = None if poller is None else poller.poll_handler.last_request_ids.get(job.uid)
         if request_id is None and job.last_error is not None:
             request_id = job.last_error.get("request_id")
         planned = job.open and plan is not None
@@ -279,11 +279,11 @@ class Tracking:
 def _is_old_refusal(error: Mapping[str, Any], poller: Poller | None, definition: SourceDefinition) -> bool:
     """True if the error is the refusal of a key that has since been replaced."""
     of_the_key = error.get("code") in definition.codes.key_trouble or error.get("code") == "unauthorized"
-    return of_the_key and poller is not None and poller.has_key and not poller.health.key_refused
+    return of_the_key and poller is not None and poller.key is not None and not poller.health.key_refused
 
 
 def _state(poller: Poller) -> str:
-    if not poller.has_key:
+    if poller.key is None:
         return "no_key"
     if poller.state.state == "ok" and not poller.holds:
         return "elsewhere"
@@ -310,7 +310,7 @@ def _report(source: str, account: str, poller: Poller, now: float) -> SourceRepo
         expected_detection_delay_at_double_budget_seconds=stats.expected_delay_at_double_seconds,
         expected_detection_delay_at_half_budget_seconds=stats.expected_delay_at_half_seconds,
         paused_until=stats.paused_until,
-        last_completed_at=poller.last_completed_at,
+        last_completed_at=poller.poll_handler.last_completed_at,
     )
 
 
@@ -324,7 +324,7 @@ def _why(
         return "closed", f"The job is closed ({job.outcome}){because}. It is not polled any more."
     if poller is None:
         return "account_missing", f"The settings have no account {job.account} of {job.source}: it is not polled."
-    if not poller.has_key:
+    if poller.key is None:
         return "no_key", f"There is no API key for the account {job.account}: set one, and polling starts by itself."
     if poller.health.key_refused:
         refused = f"{upstream} refuses the API key of account {job.account}{because}."

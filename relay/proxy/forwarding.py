@@ -73,7 +73,7 @@ class Forwarding:
             poller = self._pollers.get((caller.source, caller.account))
             if poller is None:
                 return  # an account not yet adopted
-            poller.passed(answer.status, texts(answer.headers), answer.sent_at)
+            poller.forwarded(answer.status, texts(answer.headers), answer.sent_at)
 
     def problem(self, caller: Caller, status: int, code: str, message: str, request_id: str) -> ProxyResponse:
         """A relay error in the upstream's shape."""

@@ -15,7 +15,6 @@ from relay.core.forwarding import counts_as_poll, readable_only, without_wait
 from relay.core.job import TERMINAL, Job
 from relay.errors import NoAnswer, NotSent, StoreError
 from relay.ids import new_id
-from relay.polling.poll_result import PollResult
 from relay.polling.poller import Poller, PollInFlight
 from relay.proxy.answer_cache import AnswerCache, CachedAnswer
 from relay.proxy.answer_cache import Key as JobKey
@@ -23,7 +22,7 @@ from relay.proxy.forwarding import Definitions, Forwarding, Pollers, texts
 from relay.proxy.transport import MAX_ANSWER_BYTES, plain
 from relay.proxy.types import Cache, Caller, ForwardedRequest, ProxyResponse
 from relay.signals import Signals
-from relay.sources.client import UpstreamClient
+from relay.sources.client import PollResult, UpstreamClient
 from relay.tasks import Tasks
 
 if TYPE_CHECKING:
@@ -103,7 +102,7 @@ class Reads:
 
     def _hit(self, cached: CachedAnswer, poller: Poller) -> ProxyResponse | None:
         now = self._clock()
-        if cached.body is None or poller.paused_by_key or not (cached.ended or _is_fresh(cached, poller, now)):
+        if cached.body is None or poller.health.paused or not (cached.ended or _is_fresh(cached, poller, now)):
             return None
         return self._forwarding.own(200, cached.body, cache="hit", age_seconds=max(0, int(now - cached.polled_at)))
 
@@ -133,7 +132,7 @@ class Reads:
             status, closed = result.observation.status, result.observation.terminal
         body = None
         if item is not None and polled_at is not None:
-            request_id = poller.last_request_ids.get(job.uid) or new_id("req", polled_at)
+            request_id = poller.poll_handler.last_request_ids.get(job.uid) or new_id("req", polled_at)
             body = self._definitions[job.source].answer_body(item, request_id)
         return CachedAnswer(
             uid=job.uid,
@@ -154,7 +153,7 @@ class Reads:
         """The job's answer once it has ended, or its answer after `seconds`; None if it is no longer tracked."""
         loop = asyncio.get_running_loop()
         ends_at = loop.time() + seconds
-        with self._signals.watch_job(cached.uid) as watch, poller.prioritize(cached.uid):
+        with self._signals.watch_job(cached.uid) as watch, poller.agenda.prioritize(cached.uid):
             while True:
                 current = await self._load(place, poller)  # read after the watch began, so no change is missed
                 left = ends_at - loop.time()
@@ -224,5 +223,5 @@ class _BorrowedPoll:
 
 def _is_fresh(cached: CachedAnswer, poller: Poller, now: float) -> bool:
     if poller.holds:
-        return poller.is_fresh(cached.uid, now)
+        return poller.planner.is_fresh(cached.uid, now)
     return cached.due_at is not None and cached.due_at > now

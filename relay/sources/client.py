@@ -71,6 +71,17 @@ class PollResult:
     detail: str = ""
 
 
+def problem_of(result: PollResult, now: float) -> dict[str, Any]:
+    """A failed result as a job's `last_error`."""
+    error = result.error or UpstreamError()
+    return {
+        "code": error.code or result.kind,
+        "message": error.message or result.detail or result.kind,
+        "request_id": result.request_id,
+        "at": now,
+    }
+
+
 @value_class(frozen=True, slots=True, kw_only=True)
 class _Answer:
     status_code: int

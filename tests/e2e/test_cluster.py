@@ -98,7 +98,7 @@ async def test_one_node_polls_an_account_and_both_register_answer_and_deliver(fi
         jobs = [await world.job() for world in (first, second) for _ in range(5)]
         await until(ended(first, *jobs))
         once_and_in_order(first, *jobs)
-        assert second.poller.last_completed_at is None
+        assert second.poller.poll_handler.last_completed_at is None
         for world in (first, second):
             assert {(await world.shown(job_id))["outcome"] for job_id in jobs} == {"succeeded"}
             assert (await world.api.get("/readyz")).status_code == 200
@@ -125,7 +125,7 @@ async def test_priority_set_on_one_node_reaches_the_other(first: World) -> None:
     async with open_beside(first) as second:
         job_id = await first.job(**LONG)
         uid = (await first.shown(job_id))["uid"]
-        first.poller.set_weight = heard = Mock()  # type: ignore[method-assign]
+        first.poller.agenda.set_weight = heard = Mock()  # type: ignore[method-assign]
         answer = await second.api.post("/v1/jobs", json={"id": job_id, "priority": "high"})
         assert (answer.status_code, answer.json()["priority"]) == (200, "high")
         await until(lambda: call(uid, 4.0) in heard.mock_calls)

@@ -125,7 +125,7 @@ async def test_fresh_state_is_served_with_its_age(world: World, clock: FakeClock
         answered = await read(world, job_id)
         assert (answered.headers["relay-cache"], answered.headers["age"]) == ("hit", str(age))
         clock.advance(1)
-        if not world.poller.is_fresh((await job_of(world, job_id)).uid, clock()):
+        if not world.poller.planner.is_fresh((await job_of(world, job_id)).uid, clock()):
             break
     assert await reads_upstream(world) == before
 
@@ -540,11 +540,11 @@ async def test_nothing_is_served_while_the_key_is_refused(world: World, clock: F
     answered = await read(world, open_job, **NO_CACHE)
     assert (answered.status_code, answered.json()["error"]["code"]) == (401, "api_key_revoked")
     await at_rest(world)
-    assert not world.poller.paused_by_key
+    assert not world.poller.health.paused
     clock.advance(900)
     assert await world.poller.run_once()  # our own poll finds out
     await world.poller.drain()
-    assert world.poller.paused_by_key
+    assert world.poller.health.paused
     for job_id in (ended, open_job):
         answered = await read(world, job_id)
         assert (answered.status_code, answered.json()["error"]["code"]) == (401, "api_key_revoked")

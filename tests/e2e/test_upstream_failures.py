@@ -124,8 +124,8 @@ async def test_failing_polls_back_off(world: World) -> None:
 
     def nearly_the_longest() -> bool:
         planned = world.poller.planner.next_poll_at(uid)
-        if planned is not None and world.poller.last_completed_at is not None:
-            pauses.append(planned - world.poller.last_completed_at)
+        if planned is not None and world.poller.poll_handler.last_completed_at is not None:
+            pauses.append(planned - world.poller.poll_handler.last_completed_at)
         return bool(pauses) and pauses[-1] >= MAX_INTERVAL_SECONDS * 0.9
 
     await world.until(nearly_the_longest)

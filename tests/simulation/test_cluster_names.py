@@ -165,7 +165,7 @@ async def test_job_registered_again_during_the_check_stays_planned(world: World)
 
     asked: Any = SimpleNamespace(job=job)
     poller: Any = world.poller
-    poller.forget, poller.ensure_planned = planned.discard, lambda found: planned.add(found.uid)
+    poller.agenda, poller.ensure_planned = SimpleNamespace(forget=planned.discard), lambda found: planned.add(found.uid)
     jobs: Any = SimpleNamespace(get=get)
     world.cluster._store.jobs = jobs
     world.cluster.heard(f"gone {KEY[0]}/{KEY[1]} {job.uid} {job.external_id}")

@@ -12,11 +12,11 @@ from relay.holder import Holder
 from relay.node import upkeep
 from relay.polling.poller import Poller
 from relay.polling.statistics import FRESH_SECONDS, AccountPlan, SourceStatistics
-from tests.support.simulation_world import NoLearner, open_world, seen
+from tests.support.simulation_world import NoStatistics, open_world, seen
 
 
 @dataclass
-class FakeLearner:
+class FakeStatistics:
     """Counts events by class, and records what is loaded."""
 
     known: dict[str, tuple[float, str]] = field(default_factory=dict)
@@ -70,55 +70,55 @@ async def keep(world) -> None:
 
 async def test_restart_restores_statistics_and_plan(tmp_path, plans):
     async with open_world(tmp_path) as world:
-        learner = FakeLearner()
-        await world.restart_poller(learner=learner)
+        statistics = FakeStatistics()
+        await world.restart_poller(statistics=statistics)
         uid = await world.register("a", seen("queued"))
-        learner.see("dispatch", 3.0, '{"mean": 4}')
+        statistics.see("dispatch", 3.0, '{"mean": 4}')
         plans.plan = {"price": 0.5}
         await keep(world)
         plans.restored.clear()
-        again = FakeLearner()
-        await world.restart_poller(100.0, learner=again)
+        again = FakeStatistics()
+        await world.restart_poller(100.0, statistics=again)
         assert again.given == [("dispatch", '{"mean": 4}')]
         assert plans.restored == [({"price": 0.5}, world.clock()), uid]  # before any job is planned
 
 
 async def test_only_changes_are_saved(tmp_path, plans):
     async with open_world(tmp_path) as world:
-        learner = FakeLearner()
-        await world.restart_poller(learner=learner)
+        statistics = FakeStatistics()
+        await world.restart_poller(statistics=statistics)
         await keep(world)
         before = world.store.database.item_count
         await keep(world)
         assert world.store.database.item_count == before
-        learner.see("dispatch", 3.0, "{}")
+        statistics.see("dispatch", 3.0, "{}")
         plans.plan = {"price": 0.5}
         await keep(world)
         assert world.store.database.item_count == before + 2
         await keep(world)
         assert world.store.database.item_count == before + 2
-        await world.restart_poller(learner=FakeLearner())
+        await world.restart_poller(statistics=FakeStatistics())
         await keep(world)
         assert world.store.database.item_count == before + 2
 
 
 async def test_refused_save_is_repeated(tmp_path, plans, monkeypatch):
     async with open_world(tmp_path) as world:
-        learner = FakeLearner()
-        await world.restart_poller(learner=learner)
+        statistics = FakeStatistics()
+        await world.restart_poller(statistics=statistics)
         save = world.store.learned.save
 
         async def full(rows, now):
             raise StoreError("the disk is full")
 
         monkeypatch.setattr(world.store.learned, "save", full)
-        learner.see("a", 1.0, "1")
-        learner.see("b", 1.0, "1")
+        statistics.see("a", 1.0, "1")
+        statistics.see("b", 1.0, "1")
         plans.plan = {"price": 0.5}
         with pytest.raises(StoreError):
             await keep(world)
         assert await world.store.accounts.plan("revor", "default") == {"price": 0.5}  # independent of the statistics
-        learner.see("a", 2.0, "2")
+        statistics.see("a", 2.0, "2")
         monkeypatch.setattr(world.store.learned, "save", save)
         await keep(world)
         assert await world.store.learned.load("revor") == of_source(("a", 2.0, "2"), ("b", 1.0, "1"))
@@ -127,15 +127,15 @@ async def test_refused_save_is_repeated(tmp_path, plans, monkeypatch):
 
 async def test_change_during_a_save_is_saved_next(tmp_path, monkeypatch):
     async with open_world(tmp_path) as world:
-        learner = FakeLearner()
-        memory = SourceStatistics("revor", learner, rows=world.store.learned, clock=world.clock)
+        statistics = FakeStatistics()
+        memory = SourceStatistics("revor", statistics, rows=world.store.learned, clock=world.clock)
         save = world.store.learned.save
 
         async def slow(rows, now):
             await save(rows, now)
-            learner.see("a", 2.0, "2")
+            statistics.see("a", 2.0, "2")
 
-        learner.see("a", 1.0, "1")
+        statistics.see("a", 1.0, "1")
         monkeypatch.setattr(world.store.learned, "save", slow)
         await memory.save()
         monkeypatch.setattr(world.store.learned, "save", save)
@@ -171,7 +171,7 @@ async def test_plan_refused_by_its_holder_is_saved_again(plans):
             return self.mine
 
     held = Held()
-    shared = SourceStatistics("revor", NoLearner(), rows=Empty(), clock=lambda: 1.0)
+    shared = SourceStatistics("revor", NoStatistics(), rows=Empty(), clock=lambda: 1.0)
     memory = AccountPlan("revor", "default", shared=shared, plans=held, clock=lambda: 1.0, holder=Holder("node 1"))
     planner = Planner(PlannerConfig())
     await memory.restore(planner)
@@ -206,7 +206,7 @@ class Empty:
 async def test_accounts_starting_together_load_their_source_once(tmp_path):
     async with open_world(tmp_path) as world:
         rows = Empty()
-        memory = SourceStatistics("revor", FakeLearner(), rows=rows, clock=world.clock)
+        memory = SourceStatistics("revor", FakeStatistics(), rows=rows, clock=world.clock)
         await asyncio.gather(*(memory.load() for _ in range(10)))
         world.clock.advance(FRESH_SECONDS - 1)
         await memory.load()
@@ -221,13 +221,13 @@ async def test_accounts_starting_together_load_their_source_once(tmp_path):
 
 async def test_load_does_not_undo_concurrent_learning():
     rows = Empty(*of_source(("a", 5.0, "old"), ("b", 5.0, "theirs"), ("c", 5.0, "theirs")))
-    learner = FakeLearner()
-    memory = SourceStatistics("revor", learner, rows=rows, clock=lambda: 1.0)
-    learner.see("b", 6.0, "ours")
-    rows.during = lambda: learner.see("a", 6.0, "newer")
+    statistics = FakeStatistics()
+    memory = SourceStatistics("revor", statistics, rows=rows, clock=lambda: 1.0)
+    statistics.see("b", 6.0, "ours")
+    rows.during = lambda: statistics.see("a", 6.0, "newer")
     await memory.load()
     assert rows.saved == of_source(("b", 6.0, "ours"))  # before the load, which then returns the right rows
-    assert learner.given == [("b", "theirs"), ("c", "theirs")]
+    assert statistics.given == [("b", "theirs"), ("c", "theirs")]
     await memory.save()
     assert rows.saved[1:] == of_source(("a", 6.0, "newer"))
 
@@ -235,8 +235,8 @@ async def test_load_does_not_undo_concurrent_learning():
 async def test_planner_restores_its_plan_without_statistics():
     planner = Planner(PlannerConfig())
     planner.resume(planner.durable_state(), 1.0)
-    NoLearner().load_row("a", "{}")
-    assert NoLearner().unsaved_rows() == []
+    NoStatistics().load_row("a", "{}")
+    assert NoStatistics().unsaved_rows() == []
 
 
 async def test_poller_without_a_saved_plan_saves_nothing(tmp_path, monkeypatch):

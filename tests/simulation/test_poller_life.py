@@ -189,7 +189,7 @@ async def test_deadline_counts_from_the_observed_schedule(tmp_path, registered):
         world.clock.now = later - 1.0
         assert await call_overdue(world) == 0
         world.source.script("a", seen("scheduled", scheduled_at=sooner))
-        world.poller.refresh(uid)
+        world.poller.agenda.refresh(uid)
         await world.step()
         assert (await world.store.jobs.get(uid)).deadline_at == sooner + (600.0 if registered else 3600.0)
         assert await call_overdue(world) == 1
@@ -204,7 +204,7 @@ async def test_job_is_not_overdue_by_an_outdated_deadline(tmp_path):
         world.clock.advance(3700.0)
         late = await world.store.jobs.get(uid)
         world.source.script("a", seen("scheduled", scheduled_at=world.clock() + 7200.0))
-        world.poller.refresh(uid)
+        world.poller.agenda.refresh(uid)
         await world.step()
         await world.poller.overdue(late)
         assert await world.types() == ["scheduled"]
@@ -321,7 +321,7 @@ async def held(source):
 async def begin_poll(world, uid):
     """One poll of the job is in flight, and no other is due."""
     asked = len(world.source.polled)
-    world.poller.refresh(uid)
+    world.poller.agenda.refresh(uid)
     world.clock.advance(1.0)
     assert await world.poller.run_once()
     async with asyncio.timeout(10):
@@ -390,7 +390,7 @@ async def test_job_tracked_again_during_a_poll_stays_planned(tmp_path):
         async with held(world.source) as answer:
             await begin_poll(world, uid)
             await world.store.jobs.untrack(uid, world.clock())
-            world.poller.forget(uid)
+            world.poller.agenda.forget(uid)
             await world.register("a")
             answer.set()
             await world.poller.drain()
@@ -500,15 +500,15 @@ async def test_waiting_client_raises_the_weight_only_while_it_waits(tmp_path, ow
         uid = await world.register("a", seen("queued"), weight=own)
         assert weights[uid] == own
         await world.step()
-        with world.poller.prioritize(uid), world.poller.prioritize(uid):
+        with world.poller.agenda.prioritize(uid), world.poller.agenda.prioritize(uid):
             assert weights[uid] == 4 * own
-            world.poller.refresh(uid)
+            world.poller.agenda.refresh(uid)
             assert weights[uid] == 4 * own
             await world.step()
             assert weights[uid] == 4 * own
-        assert len(world.poller._weights) == (own != 1.0)
+        assert len(world.poller.agenda._weights) == (own != 1.0)
         assert weights[uid] == own
-        world.poller.refresh(uid)
+        world.poller.agenda.refresh(uid)
         assert weights[uid] == own
         assert world.poller.next_request_at() <= world.clock() + 1.0
         assert replace(world.poller.state) == world.poller.state
@@ -522,7 +522,7 @@ async def test_higher_weight_advances_the_next_poll_immediately(tmp_path, weight
         assert await world.register("a", weight=4.0) == uid
         assert weights[uid] == 4.0
         assert world.poller.planner.next_poll_at(uid) < planned
-        with world.poller.prioritize(uid):
+        with world.poller.agenda.prioritize(uid):
             await world.register("a", weight=0.25)
             assert weights[uid] == 1.0
         assert weights[uid] == 0.25
@@ -532,7 +532,7 @@ async def test_registering_again_keeps_the_plan(tmp_path, weights):
     async with open_world(tmp_path) as world:
         uid = await world.register("a", seen("running", started_at=world.clock()), weight=4.0)
         await world.run(50)
-        world.poller.refresh(uid)
+        world.poller.agenda.refresh(uid)
         await world.register("a")
         assert (world.poller.planner.next_poll_at(uid), weights[uid]) == (world.clock(), 4.0)
 
@@ -543,24 +543,24 @@ async def test_weights_survive_restart_and_take_over(tmp_path, weights):
         await world.restart_poller()
         assert weights[uid] == 4.0
         world.poller.release()
-        assert len(world.poller._weights) == 0
-        with world.poller.prioritize(uid):  # the client waits during the take-over
+        assert len(world.poller.agenda._weights) == 0
+        with world.poller.agenda.prioritize(uid):  # the client waits during the take-over
             await world.poller.take_over(None)
             assert weights[uid] == 16.0
-        world.poller.refresh(uid)
+        world.poller.agenda.refresh(uid)
         assert weights[uid] == 4.0
 
 
 async def test_weight_written_by_another_node_is_known_at_the_next_poll(tmp_path, weights):
     async with open_world(tmp_path) as world:
         uid = await world.register("a", seen("queued"))
-        world.poller.set_weight(uid, 0.25)  # as after a notice
+        world.poller.agenda.set_weight(uid, 0.25)  # as after a notice
         assert weights[uid] == 0.25
-        world.poller.refresh(uid)
+        world.poller.agenda.refresh(uid)
         await world.step()
-        assert (weights[uid], len(world.poller._weights)) == (1.0, 0)
-        world.poller.set_weight("job_of_nobody", 4.0)
-        assert len(world.poller._weights) == 0
+        assert (weights[uid], len(world.poller.agenda._weights)) == (1.0, 0)
+        world.poller.agenda.set_weight("job_of_nobody", 4.0)
+        assert len(world.poller.agenda._weights) == 0
 
 
 async def test_weight_changed_while_a_job_is_loaded_stays(tmp_path, weights):
@@ -570,7 +570,7 @@ async def test_weight_changed_while_a_job_is_loaded_stays(tmp_path, weights):
 
         async def slow(uid):
             job = await read(uid)
-            world.poller.set_weight(uid, 4.0)
+            world.poller.agenda.set_weight(uid, 4.0)
             return job
 
         world.store.jobs.get = slow
@@ -583,7 +583,7 @@ async def test_weights_of_ended_jobs_are_dropped(tmp_path):
         await world.register("a", seen("succeeded", finished_at=1.0), weight=4.0)
         await world.register("b", weight=0.25)
         await world.run(500)
-        assert len(world.poller._weights) == 0
+        assert len(world.poller.agenda._weights) == 0
 
 
 async def test_job_registered_during_loading_is_planned_once(tmp_path):
@@ -600,11 +600,11 @@ async def test_job_registered_during_loading_is_planned_once(tmp_path):
                 fresh.append(await world.register("new"))
             return jobs
 
-        world.poller.planner = Planner(world.poller._planner_config)
+        world.poller.agenda.planner = Planner(world.poller.agenda._planner_config)
         world.poller._jobs.open_jobs = and_meanwhile
-        assert not world.poller.loading
-        await world.poller.load_jobs()
-        assert not world.poller.loading
+        assert not world.poller.agenda.loading
+        await world.poller.agenda.load()
+        assert not world.poller.agenda.loading
         assert world.poller.planner.stats(world.clock()).open_jobs == 4
         assert world.poller.planner.next_poll_at(fresh[0]) is not None
 
@@ -617,5 +617,5 @@ async def test_interrupted_load_clears_the_loading_flag(tmp_path):
 
         world.poller._jobs.open_jobs = away
         with pytest.raises(StoreError):
-            await world.poller.load_jobs()
-        assert not world.poller.loading
+            await world.poller.agenda.load()
+        assert not world.poller.agenda.loading

@@ -126,7 +126,7 @@ async def test_new_key_is_probed_without_any_job(tmp_path):
         uid = await world.register("a", refused())
         await world.run(3)
         await world.store.jobs.untrack(uid, world.clock())
-        world.poller.forget(uid)
+        world.poller.agenda.forget(uid)
         world.key = "another"
         world.poller.configure(world.poller.settings, PlannerConfig())
         assert await world.poller.probe()

@@ -181,11 +181,11 @@ class Driver:
 
     async def somebody_refreshes_it(self) -> None:
         if self.holder.poller.planner.tracks(self.uid):
-            self.holder.poller.refresh(self.uid)
+            self.holder.poller.agenda.refresh(self.uid)
 
     async def it_is_tracked_anew(self) -> None:
         closed = await self.store.jobs.untrack(self.uid, self.holder.clock())
-        self.holder.poller.forget(self.uid)
+        self.holder.poller.agenda.forget(self.uid)
         if closed.outcome == "untracked":
             made = await self.store.jobs.register(registration(self.name))
             self.holder.poller.track(made.job)

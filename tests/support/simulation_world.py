@@ -18,7 +18,7 @@ from relay.ids import new_id
 from relay.metrics import Metrics
 from relay.polling.poller import AccountSettings, Poller
 from relay.polling.recorder import Recorder
-from relay.polling.statistics import AccountPlan, Learner, SourceStatistics
+from relay.polling.statistics import AccountPlan, SourceStatistics
 from relay.signals import Signals
 from relay.store.store import Store, open_store
 from relay.testing import FakeClock, RecordingSink, ScriptedPoll, ScriptedSource
@@ -33,7 +33,7 @@ ORIGIN = Origin(
 )
 
 
-class NoLearner:
+class NoStatistics:
     """Learns nothing."""
 
     def unsaved_rows(self) -> list[tuple[str, float, str]]:
@@ -67,7 +67,7 @@ class World:
         self.metrics = Metrics()
         self.holder = Holder("node")
         self.dispatcher = self._new_dispatcher()
-        self.learner: Learner = NoLearner()
+        self.statistics: Any = NoStatistics()
         self.poller = self._new_poller()
 
     def _new_poller(self) -> Poller:
@@ -89,7 +89,7 @@ class World:
             hint=_hint,
             origin=ORIGIN,
         )
-        self.memory = SourceStatistics("revor", self.learner, rows=self.store.learned, clock=self.clock)
+        self.memory = SourceStatistics("revor", self.statistics, rows=self.store.learned, clock=self.clock)
         return Poller(
             settings,
             upstream=self.source,
@@ -97,7 +97,7 @@ class World:
             accounts=self.store.accounts,
             recorder=recorder,
             signals=self.signals,
-            delivering=self.dispatcher,
+            wake=self.dispatcher.wake,
             metrics=self.metrics,
             clock=self.clock,
             planner_config=PlannerConfig(max_requests_per_second=1000.0),
@@ -124,10 +124,10 @@ class World:
         self.dispatcher = self._new_dispatcher()
         await self.restart_poller()
 
-    async def restart_poller(self, away_seconds: float = 0.0, learner: Learner | None = None) -> None:
+    async def restart_poller(self, away_seconds: float = 0.0, statistics: Any = None) -> None:
         """Replaces the poller, as a crash does."""
         self.clock.advance(away_seconds)
-        self.learner = learner or NoLearner()
+        self.statistics = statistics or NoStatistics()
         self.poller = self._new_poller()
         states = await self.store.accounts.all()
         await self.poller.load(states[0] if states else None)

@@ -15,8 +15,7 @@ from aiohttp import web
 from aiohttp.test_utils import RawTestServer
 
 from relay.clock import wall_clock
-from relay.polling.poll_result import problem_of
-from relay.sources.client import MAX_BODY_BYTES, NODE_HEADER, PollResult, UpstreamClient
+from relay.sources.client import MAX_BODY_BYTES, NODE_HEADER, PollResult, UpstreamClient, problem_of
 from relay.sources.definition import load_definition
 from relay.sources.mapping import UpstreamError
 

@@ -1,0 +1,143 @@
+"""Agenda of one account: its open jobs in the planner, their weights, and loading them from the store."""
+
+import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from relay.clock import Clock
+from relay.core.job import Job, PlannedJob
+from relay.core.planner import Planner, PlannerConfig, PlannerStatistics
+from relay.polling.weights import Weights
+
+if TYPE_CHECKING:
+    from relay.store.jobs import JobStore
+
+LOAD_COUNT = 5_000
+PLANNED_AT_ONCE = 200
+
+
+class Agenda:
+    """The account's open jobs and when each is polled next. `changed` is called when a poll may be due earlier."""
+
+    def __init__(
+        self,
+        source: str,
+        account: str,
+        *,
+        jobs: "JobStore",
+        clock: Clock,
+        planner_config: PlannerConfig,
+        statistics: PlannerStatistics | None,
+        changed: Callable[[], None],
+    ) -> None:
+        self.planner = Planner(planner_config, statistics)
+        self.own_next: set[str] = set()
+        """Jobs whose borrowed poll showed nothing: the relay makes the next one, so callers cannot prevent polling."""
+        self.loading = False
+        """True while open jobs are loaded from the store."""
+        self._source = source
+        self._account = account
+        self._jobs = jobs
+        self._clock = clock
+        self._planner_config = planner_config
+        self._statistics = statistics
+        self._changed = changed
+        self._weights = Weights()
+
+    def clear(self) -> None:
+        """Forgets all jobs."""
+        self._weights.forget_all()
+        self.own_next.clear()
+        self.planner = Planner(self._planner_config, self._statistics)
+
+    def configure(self, planner_config: PlannerConfig) -> None:
+        """Applies reloaded settings."""
+        self._planner_config = planner_config
+        self.planner = self.planner.reconfigured(planner_config)
+
+    async def load(self) -> int:
+        """Plans the open jobs in the store while others are registered. Returns their number."""
+        self.loading = True
+        count, reading = 0, self._read_after("")
+        try:
+            while jobs := await reading:
+                reading = self._read_after(jobs[-1].uid)  # read the next page while this one is planned
+                for number, job in enumerate(jobs):
+                    if not self.planner.tracks(job.uid):  # it may have been registered meanwhile
+                        self._plan(job)
+                    if number % PLANNED_AT_ONCE == 0:
+                        await asyncio.sleep(0)  # a million jobs must not block the API
+                count += len(jobs)
+        finally:
+            reading.cancel()
+            self.loading = False
+            self._changed()
+        return count
+
+    def _read_after(self, uid: str) -> asyncio.Task[list[PlannedJob]]:
+        page = self._jobs.open_jobs(self._source, self._account, after_uid=uid, count=LOAD_COUNT)
+        return asyncio.get_running_loop().create_task(page)
+
+    def track(self, job: Job | PlannedJob) -> None:
+        """Plans an open job. If it is already planned, only its weight can have changed."""
+        if self.planner.tracks(job.uid):
+            self.set_weight(job.uid, job.weight)
+        else:
+            self._plan(job)
+            self._changed()
+
+    def _plan(self, job: Job | PlannedJob) -> None:
+        self._weights.set_own(job.uid, job.weight)
+        # Scale of the upstream's durations: 1, or less in an accelerated simulation.
+        time_scale = min(1.0, self._planner_config.min_interval_seconds)
+        self.planner.track(
+            job.uid,
+            job.item(),
+            self._clock(),
+            weight=self._weights.effective(job.uid),
+            min_interval_seconds=None if job.spacing_seconds is None else job.spacing_seconds * time_scale,
+            next_poll_at=job.next_poll_at,
+            step=job.poll_step,
+            seen_at=job.seen_at,
+        )
+
+    def forget(self, uid: str) -> None:
+        """Stops polling the job."""
+        self.own_next.discard(uid)
+        self._weights.forget(uid)
+        self.planner.forget(uid)
+
+    def refresh(self, uid: str) -> None:
+        """Makes the job due now."""
+        now = self._clock()
+        self.planner.track(uid, None, now, weight=self._weights.effective(uid), next_poll_at=now)
+        self._changed()
+
+    def poll_again(self, uid: str) -> None:
+        """Makes the job due now, if it is planned here and no poll is in flight."""
+        if self.planner.next_poll_at(uid) is not None:
+            self.refresh(uid)
+
+    def own_weight(self, uid: str) -> float:
+        """The job's own weight, without waiting clients."""
+        return self._weights.own(uid)
+
+    def set_weight(self, uid: str, weight: float) -> None:
+        """Changes the own weight of a planned job."""
+        if self.planner.tracks(uid) and weight != self._weights.own(uid):
+            self._weights.set_own(uid, weight)
+            self.planner.set_weight(uid, self._weights.effective(uid), self._clock())
+            self._changed()
+
+    @contextmanager
+    def prioritize(self, uid: str) -> Iterator[None]:
+        """Raises the job's weight while a client waits for it."""
+        self._weights.add_client(uid)
+        self.planner.set_weight(uid, self._weights.effective(uid), self._clock())
+        self._changed()
+        try:
+            yield
+        finally:
+            self._weights.remove_client(uid)
+            self.planner.set_weight(uid, self._weights.effective(uid), self._clock())
