@@ -5,15 +5,14 @@ answer. An interruption at any step leaves the intent, which marks a create of u
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import structlog
 
 from relay.clock import Clock
 from relay.core.forwarding import Header, fate_of, readable_only
-from relay.core.jsontext import JSONDecodeError, loads
 from relay.core.planner.planner import DEFAULT_SPACING_SECONDS
 from relay.core.records import Intent
 from relay.core.tracking import TrackRequest
@@ -25,7 +24,7 @@ from relay.proxy.forwarding import Definitions, Forwarding, Pollers
 from relay.proxy.transport import MAX_ANSWER_BYTES, UpstreamResponse, plain
 from relay.proxy.types import CreateBody, ForwardedRequest, ProxyResponse, TrackingOptions
 from relay.proxy.unknown_creates import UnknownCreates
-from relay.sources.mapping import CreateRequest, read_create, read_error
+from relay.sources.mapping import CreateRequest, Malformed, read_create, read_error, read_object
 from relay.tasks import Tasks
 
 if TYPE_CHECKING:
@@ -146,7 +145,8 @@ class Creates:
         elif fate == "unknown":
             await self._settle(intent, "server_error", answer.status)
         else:
-            found = self._tracking.read_answer(intent.source, _object(readable))
+            document = read_object(readable)
+            found = None if isinstance(document, Malformed) else self._tracking.read_answer(intent.source, document)
             if found is None:
                 log.warning("create_not_understood", intent=intent.id, status_code=answer.status, path=intent.path)
                 await self._settle(intent, "unreadable", answer.status)
@@ -231,14 +231,6 @@ class Creates:
                 reason=reason,
                 status_code=status_code,
             )
-
-
-def _object(body: bytes) -> Mapping[str, Any]:
-    try:
-        document = loads(body, repair=True)
-    except JSONDecodeError:
-        return {}
-    return document if isinstance(document, dict) else {}
 
 
 def _spacing(asked: float | None) -> float | None:

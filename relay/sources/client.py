@@ -12,11 +12,10 @@ from yarl import URL
 
 from relay.clock import Clock
 from relay.core.job import Observation
-from relay.core.jsontext import JSONDecodeError, loads
 from relay.core.values import value_class
 from relay.http.exchange import Exchanges, Route
 from relay.sources.definition import SourceDefinition
-from relay.sources.mapping import Malformed, UpstreamError, observe, read_error
+from relay.sources.mapping import Malformed, UpstreamError, observe, read_answer, read_error
 
 PollKind = Literal[
     "observed",
@@ -42,8 +41,18 @@ _MAX_DETAIL_CHARACTERS = 300
 _KEY = re.compile(r"[!-~]+")  # valid in a header
 _UNFIT = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\ud800-\udfff]")
 """Characters no stored text may hold. aiohttp decodes invalid UTF-8 in headers to lone surrogates."""
-_LOOP_DETECTED = 508
 _MIN_KEY_CHARACTERS = 8  # redacting anything shorter would garble the text
+
+
+_KIND_BY_STATUS: Mapping[int, PollKind] = {
+    401: "unauthorized",
+    403: "forbidden",
+    404: "not_found",
+    408: "unavailable",
+    410: "not_found",
+    429: "rate_limited",
+    508: "loop",
+}
 
 
 @value_class(frozen=True, slots=True, kw_only=True)
@@ -214,7 +223,7 @@ class UpstreamClient:
             return result("oversized", detail=f"the answer is larger than {MAX_BODY_BYTES} bytes")
         if 200 <= answer.status_code < 300:
             seen = (
-                _read_probe(self._definition, answer.body)
+                read_answer(self._definition, answer.body)
                 if external_id is None
                 else observe(
                     self._definition,
@@ -226,7 +235,7 @@ class UpstreamClient:
             )
             if isinstance(seen, Observation):
                 return result("observed", observation=seen, request_id=seen.request_id)
-            if seen is None:
+            if not isinstance(seen, Malformed):
                 return result("observed")
             if seen.reason != "refused":
                 media_type = answer.headers.get("content-type", "no content type")
@@ -242,15 +251,6 @@ class UpstreamClient:
         )
 
     def _kind_of_error(self, status_code: int, code: str) -> PollKind:
-        by_status: dict[int, PollKind] = {
-            _LOOP_DETECTED: "loop",
-            401: "unauthorized",
-            403: "forbidden",
-            404: "not_found",
-            408: "unavailable",
-            410: "not_found",
-            429: "rate_limited",
-        }
         codes = self._definition.codes
         by_code: tuple[tuple[frozenset[str], PollKind], ...] = (
             (codes.key_trouble, "unauthorized"),
@@ -263,19 +263,9 @@ class UpstreamClient:
             for known, kind in by_code:
                 if code in known:
                     return kind
-        if status_code in by_status:
-            return by_status[status_code]
+        if status_code in _KIND_BY_STATUS:
+            return _KIND_BY_STATUS[status_code]
         return "unavailable" if status_code >= 500 or 300 <= status_code < 400 else "malformed"
-
-
-def _read_probe(definition: SourceDefinition, body: bytes) -> Malformed | None:
-    try:
-        answer = loads(body, repair=True)
-    except JSONDecodeError:
-        return Malformed(reason="not_json")
-    if not isinstance(answer, dict):
-        return Malformed(reason="not_an_object")
-    return Malformed(reason="refused") if answer.get(definition.envelope.ok) is False else None
 
 
 def _bounded_headers(headers: Mapping[str, str], api_key: str) -> Mapping[str, str]:

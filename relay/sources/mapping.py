@@ -80,14 +80,27 @@ class CreateRequest:
         return {"metadata": {}, **kept, "truncated": True} if self.is_truncated else kept or None
 
 
+def read_object(body: bytes) -> dict[str, Any] | Malformed:
+    """The JSON object in a body. Malformed: not_json, not_an_object."""
+    try:
+        document = loads(body, repair=True)
+    except JSONDecodeError:
+        return Malformed(reason="not_json")
+    return document if isinstance(document, dict) else Malformed(reason="not_an_object")
+
+
+def read_answer(definition: SourceDefinition, body: bytes) -> dict[str, Any] | Malformed:
+    """The envelope of a 2xx answer. Malformed: not_json, not_an_object, refused."""
+    answer = read_object(body)
+    refused = not isinstance(answer, Malformed) and answer.get(definition.envelope.ok) is False
+    return Malformed(reason="refused") if refused else answer
+
+
 def read_create(definition: SourceDefinition, body: bytes | None) -> CreateRequest:
     """Reads a create's body as far as it is JSON. `body` is None if it is too large to parse."""
     names = definition.request
-    try:
-        document = loads(body or b"", repair=True)
-    except JSONDecodeError:
-        return CreateRequest()
-    if not isinstance(document, dict):
+    document = read_object(body or b"")
+    if isinstance(document, Malformed):
         return CreateRequest()
     metadata = document.get(names.metadata)
     kept = _storable(metadata) if isinstance(metadata, dict) else None
@@ -114,15 +127,10 @@ def observe(
 
     `request_id_header` is the fallback for the body's request id. With `external_id`, the item has to be that job's.
     """
-    try:
-        answer = loads(body, repair=True)
-    except JSONDecodeError:
-        return Malformed(reason="not_json")
-    if not isinstance(answer, dict):
-        return Malformed(reason="not_an_object")
     names = definition.envelope
-    if answer.get(names.ok) is False:
-        return Malformed(reason="refused")
+    answer = read_answer(definition, body)
+    if isinstance(answer, Malformed):
+        return answer
     item = answer.get(names.item)
     if not isinstance(item, dict):
         return Malformed(reason="no_item")
@@ -166,11 +174,8 @@ def observe_item(
 
 def read_error(definition: SourceDefinition, body: bytes) -> UpstreamError:
     """Reads the code, message and request id of an error answer."""
-    try:
-        answer = loads(body, repair=True)
-    except JSONDecodeError:
-        return UpstreamError()
-    if not isinstance(answer, dict):
+    answer = read_object(body)
+    if isinstance(answer, Malformed):
         return UpstreamError()
     names = definition.error
     outer_request_id = _request_id(answer.get(definition.envelope.request_id))
