@@ -6,7 +6,7 @@
 import asyncio
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
@@ -74,14 +74,7 @@ class PollHandler:
         older: it is dropped, and the job is polled again.
         """
         uid, purpose, now = job.uid, self._agenda.planner.purpose(job.uid), self._clock()
-        self.last_completed_at = now
-        self._polls_of(self._source, self._account, result.kind, purpose).inc()
-        self._seconds_of(self._source, self._account).observe(result.duration_ms / 1000)
-        if result.request_id is not None:
-            self.last_request_ids.pop(uid, None)
-            self.last_request_ids[uid] = result.request_id
-            if len(self.last_request_ids) > KEPT_REQUEST_IDS:
-                del self.last_request_ids[next(iter(self.last_request_ids))]
+        self._count(uid, result, purpose, now)
         if result.kind == "observed" and result.observation is not None:
             observed = await self._observed(job, result, result.observation, purpose)
             if observed is not None:
@@ -103,6 +96,16 @@ class PollHandler:
             transitions=kinds,
             next_poll_at=self._agenda.planner.next_poll_at(uid),
         )
+
+    def _count(self, uid: str, result: PollResult, purpose: Purpose, now: float) -> None:
+        self.last_completed_at = now
+        self._polls_of(self._source, self._account, result.kind, purpose).inc()
+        self._seconds_of(self._source, self._account).observe(result.duration_ms / 1000)
+        if result.request_id is not None:
+            self.last_request_ids.pop(uid, None)
+            self.last_request_ids[uid] = result.request_id
+            if len(self.last_request_ids) > KEPT_REQUEST_IDS:
+                del self.last_request_ids[next(iter(self.last_request_ids))]
 
     async def _observed(self, job: Job, result: PollResult, seen: Observation, purpose: Purpose) -> list[str] | None:
         """Records an observation. Returns the kinds of recorded transitions; None if the result was dropped."""
@@ -141,16 +144,7 @@ class PollHandler:
                 label = self._metrics.class_of(seen.action or job.action, seen.channel or job.channel)
                 self._delays_of(job.source, job.account, label).observe(delay)
         else:
-            polled_at = None if recorded else now
-            await self._jobs.note(
-                PollNote(
-                    job_uid=job.uid,
-                    expected_poll_count=poll_count,
-                    next_poll_at=self._agenda.planner.next_poll_at(job.uid),
-                    poll_step=self._agenda.planner.step(job.uid),
-                    polled_at=polled_at,
-                )
-            )
+            await self._note(job.uid, poll_count, polled_at=None if recorded else now)
         return [transition.kind for transition in recorded]
 
     def _drop(self, job: Job, result: PollResult) -> None:
@@ -182,20 +176,29 @@ class PollHandler:
                 return []
             self._agenda.forget(job.uid)
             return ["not_found"]
-        await self._jobs.note(
-            PollNote(
-                job_uid=job.uid,
-                expected_poll_count=job.poll_count,
-                next_poll_at=self._agenda.planner.next_poll_at(job.uid),
-                poll_step=self._agenda.planner.step(job.uid),
-                polled_at=now,
-                failure_count=job.failure_count + 1,
-                missing_count=missing_count,
-                missing_since=missing_since,
-                last_error=problem,
-            )
+        await self._note(
+            job.uid,
+            job.poll_count,
+            polled_at=now,
+            failure_count=job.failure_count + 1,
+            missing_count=missing_count,
+            missing_since=missing_since,
+            last_error=problem,
         )
         return []
+
+    async def _note(self, uid: str, poll_count: int, **fields: Any) -> None:
+        """Stores the next poll's time, and `fields` of PollNote."""
+        planner = self._agenda.planner
+        await self._jobs.note(
+            PollNote(
+                job_uid=uid,
+                expected_poll_count=poll_count,
+                next_poll_at=planner.next_poll_at(uid),
+                poll_step=planner.step(uid),
+                **fields,
+            )
+        )
 
     async def overdue(self, job: Job) -> None:
         """Records once that a job has not ended by its deadline. Polling continues."""
