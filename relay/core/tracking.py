@@ -34,6 +34,21 @@ class TrackRequest(NamedTuple):
     connect_account_id: str | None = None
     resolves: Intent | None = None
 
+    @classmethod
+    def of_create(cls, create: Intent, external_id: str, **fields: Any) -> "TrackRequest":
+        """A request to track the job that a create made, with what the create attached."""
+        return cls(
+            external_id=external_id,
+            source=create.source,
+            account=create.account,
+            callback_url=create.callback_url,
+            callback_types=create.callback_types,
+            metadata=create.metadata,
+            request=create.request,
+            connect_account_id=create.connect_account_id,
+            **fields,
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Explanation:

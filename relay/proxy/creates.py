@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from relay.clock import Clock
 from relay.core.forwarding import Header, fate_of, readable_only
 from relay.core.planner.planner import DEFAULT_SPACING_SECONDS
 from relay.core.records import Intent
@@ -20,11 +19,11 @@ from relay.errors import Conflict, NoAnswer, NotSent, RequestError, StoreError
 from relay.ids import new_id
 from relay.polling.tracking import Tracking
 from relay.proxy.adopted_keys import MAX_ADOPTED, name_of
-from relay.proxy.forwarding import Definitions, Forwarding, Pollers
+from relay.proxy.forwarding import Forwarding
 from relay.proxy.transport import MAX_ANSWER_BYTES, UpstreamResponse, plain
 from relay.proxy.types import CreateBody, ForwardedRequest, ProxyResponse, TrackingOptions
 from relay.proxy.unknown_creates import UnknownCreates
-from relay.sources.mapping import CreateRequest, Malformed, read_create, read_error, read_object
+from relay.sources.mapping import Malformed, read_create, read_error, read_object
 from relay.tasks import Tasks
 
 if TYPE_CHECKING:
@@ -52,20 +51,12 @@ class Creates:
         *,
         intents: "IntentStore",
         tracking: Tracking,
-        pollers: Pollers,
-        definitions: Definitions,
-        stopping: Callable[[], bool],
-        clock: Clock,
         adopt: Adopt | None,
         unknown: UnknownCreates,
     ) -> None:
         self._forwarding = forwarding
         self._intents = intents
         self._tracking = tracking
-        self._pollers = pollers
-        self._definitions = definitions
-        self._stopping = stopping
-        self._clock = clock
         self._adopt = adopt
         self._unknown = unknown
         self.unrecorded = Tasks()
@@ -74,13 +65,14 @@ class Creates:
     async def create(self, request: ForwardedRequest, body: CreateBody, options: TrackingOptions) -> ProxyResponse:
         """Sends a create once and tracks the job it makes."""
         caller = request.caller
-        if caller.account is None and caller.key and self._adopt is not None and len(self._pollers) < MAX_ADOPTED:
+        may_adopt = self._adopt is not None and len(self._forwarding.pollers) < MAX_ADOPTED
+        if caller.account is None and caller.key and may_adopt:
             request = replace(request, caller=replace(caller, account=name_of(caller.key)))
         if request.caller.account is None:
             log.warning("untracked_create", path=request.path, request_id=request.request_id, hint="its key is unknown")
             return await self._forwarding.forward(request, body.parts)
-        now = self._clock()
-        asked = read_create(self._definitions[request.caller.source], body.whole)
+        now = self._forwarding.clock()
+        asked = read_create(self._forwarding.definitions[request.caller.source], body.whole)
         intent = Intent(
             id=new_id("int", now),
             source=request.caller.source,
@@ -123,20 +115,19 @@ class Creates:
             await self._settle(intent, "unreadable", answer.status)
             return ProxyResponse.of(answer, content, complete=False)
         response = ProxyResponse.of(answer, content, complete=True)
-        await self._settle_answer(request, asked, options, intent, answer, content)
+        await self._settle_answer(intent, request.caller.key, asked.spacing_seconds, answer, content)
         return response
 
     async def _settle_answer(
         self,
-        request: ForwardedRequest,
-        asked: CreateRequest,
-        options: TrackingOptions,
         intent: Intent,
+        api_key: str | None,
+        spacing_seconds: float | None,
         answer: UpstreamResponse,
         content: bytes,
     ) -> None:
         """Records what the answer proves about the create."""
-        definition = self._definitions[intent.source]
+        definition = self._forwarding.definitions[intent.source]
         readable = plain(content, answer.headers, MAX_ANSWER_BYTES) or b""
         code = read_error(definition, readable).code if answer.status >= 500 else ""
         fate = fate_of(answer.status, says_nothing_done=code in definition.codes.unavailable)
@@ -151,51 +142,38 @@ class Creates:
                 log.warning("create_not_understood", intent=intent.id, status_code=answer.status, path=intent.path)
                 await self._settle(intent, "unreadable", answer.status)
                 return
-            await self._track(
-                request.caller.key,
-                TrackRequest(
-                    external_id=found[0],
-                    source=intent.source,
-                    account=intent.account,
-                    callback_url=options.callback_url,
-                    callback_types=options.callback_types,
-                    metadata=options.metadata,
-                    seen=found[1],
-                    spacing_seconds=_spacing(asked.spacing_seconds),
-                    intent=intent,
-                    request=asked.document(),
-                    connect_account_id=asked.connect_account_id,
-                ),
-            )
+            spacing = _spacing(spacing_seconds)
+            job = TrackRequest.of_create(intent, found[0], seen=found[1], spacing_seconds=spacing, intent=intent)
+            await self._track(intent, api_key, job)
 
-    async def _track(self, api_key: str | None, request: TrackRequest) -> None:
+    async def _track(self, intent: Intent, api_key: str | None, request: TrackRequest) -> None:
         """Registers the job, and retries while the database refuses.
 
         Raises nothing: the create was carried out, and a caller that gets an error might send it again.
         """
         try:
-            await self._register(request, api_key)
+            await self._register(intent, api_key, request)
         except StoreError as error:
-            log.error("job_not_recorded", job=request.external_id, intent=_id_of(request), error=str(error))
+            log.error("job_not_recorded", job=request.external_id, intent=intent.id, error=str(error))
             if len(self.unrecorded) < MAX_UNRECORDED:
-                self.unrecorded.start(self._track_later(api_key, request))
+                self.unrecorded.start(self._track_later(intent, api_key, request))
         except Exception:
-            log.exception("job_not_tracked", job=request.external_id, intent=_id_of(request))
-            if request.intent is not None:
-                await self._settle(request.intent, "unreadable")
+            log.exception("job_not_tracked", job=request.external_id, intent=intent.id)
+            await self._settle(intent, "unreadable")
 
-    async def _track_later(self, api_key: str | None, request: TrackRequest) -> None:
-        while not self._stopping():
+    async def _track_later(self, intent: Intent, api_key: str | None, request: TrackRequest) -> None:
+        while not self._forwarding.stopping():
             await asyncio.sleep(AGAIN_SECONDS)
             try:
-                await self._register(request, api_key)
+                await self._register(intent, api_key, request)
             except StoreError:
                 continue
-            log.info("job_recorded_late", job=request.external_id, intent=_id_of(request))
+            log.info("job_recorded_late", job=request.external_id, intent=intent.id)
             return
 
-    async def _register(self, request: TrackRequest, api_key: str | None) -> None:
-        if self._adopt is not None and api_key is not None and (request.source, request.account) not in self._pollers:
+    async def _register(self, intent: Intent, api_key: str | None, request: TrackRequest) -> None:
+        known = (request.source, request.account) in self._forwarding.pollers
+        if self._adopt is not None and api_key is not None and not known:
             await self._adopt(request.source, api_key)
         for _ in range(REGISTER_TRIES):  # the callback's subscription may be removed concurrently
             try:
@@ -204,9 +182,8 @@ class Creates:
                 result = error
             if not isinstance(result, RequestError):
                 return
-        log.error("job_not_tracked", job=request.external_id, intent=_id_of(request), error=str(result))
-        if request.intent is not None:
-            await self._settle(request.intent, "unreadable")
+        log.error("job_not_tracked", job=request.external_id, intent=intent.id, error=str(result))
+        await self._settle(intent, "unreadable")
 
     async def _settle(self, intent: Intent, reason: str | None, status_code: int | None = None) -> None:
         """Ends the intent, or with a `reason` marks its outcome unknown.
@@ -240,7 +217,3 @@ def _spacing(asked: float | None) -> float | None:
 
 def _text_of(headers: Sequence[Header], name: bytes) -> str | None:
     return next((value.decode("latin-1") for one, value in headers if one == name), None)
-
-
-def _id_of(request: TrackRequest) -> str | None:
-    return None if request.intent is None else request.intent.id

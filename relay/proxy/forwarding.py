@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterable, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TypeVar
 
 import structlog
@@ -24,23 +25,15 @@ Definitions = Mapping[str, SourceDefinition]
 log = structlog.get_logger("relay.dropin")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Forwarding:
-    """Forwards callers' requests. `transports` by source."""
+    """Forwards callers' requests. `transports` by source; `stopping` is true once the node shuts down."""
 
-    def __init__(
-        self,
-        *,
-        pollers: Pollers,
-        definitions: Definitions,
-        transports: Mapping[str, UpstreamTransport],
-        stopping: Callable[[], bool],
-        clock: Clock,
-    ) -> None:
-        self._pollers = pollers
-        self._definitions = definitions
-        self._transports = transports
-        self._stopping = stopping
-        self._clock = clock
+    pollers: Pollers
+    definitions: Definitions
+    transports: Mapping[str, UpstreamTransport]
+    stopping: Callable[[], bool]
+    clock: Clock
 
     async def forward(self, request: ForwardedRequest, body: AsyncIterable[bytes] | None) -> ProxyResponse:
         """Forwards a request that is neither a job read nor a create."""
@@ -56,33 +49,33 @@ class Forwarding:
         """Sends once. Raises NotSent, NoAnswer."""
         target = f"{request.path}?{request.query}" if request.query else request.path
         sent = UpstreamRequest(method=request.method, target=target, headers=request.headers, body=body)
-        return await self.unless_stopping(self._transports[request.caller.source].send(sent))
+        return await self.unless_stopping(self.transports[request.caller.source].send(sent))
 
     async def unless_stopping(self, waiting: Awaitable[Value]) -> Value:
         """Waits for the upstream. Raises NoAnswer if shutdown cancels the wait, so the caller still gets an answer."""
         try:
             return await waiting
         except asyncio.CancelledError:
-            if not self._stopping():
+            if not self.stopping():
                 raise
             raise NoAnswer("no answer before the relay shut down") from None
 
     def count_request(self, caller: Caller, answer: UpstreamResponse) -> None:
         """Counts the request in the budget of the account whose key sent it."""
         if caller.account is not None:
-            poller = self._pollers.get((caller.source, caller.account))
+            poller = self.pollers.get((caller.source, caller.account))
             if poller is None:
                 return  # an account not yet adopted
             poller.forwarded(answer.status, texts(answer.headers), answer.sent_at)
 
     def problem(self, caller: Caller, status: int, code: str, message: str, request_id: str) -> ProxyResponse:
         """A relay error in the upstream's shape."""
-        body = self._definitions[caller.source].error_body(code, message, request_id)
+        body = self.definitions[caller.source].error_body(code, message, request_id)
         return self.own(status, body)
 
     def own(self, status: int, body: bytes, *, cache: Cache = "pass", age_seconds: int | None = None) -> ProxyResponse:
         """An answer from the relay itself."""
-        date = http_date(self._clock()).encode()
+        date = http_date(self.clock()).encode()
         headers = [(b"date", date), JSON_TYPE, (b"content-length", b"%d" % len(body))]
         return ProxyResponse(status=status, headers=headers, body=body, cache=cache, age_seconds=age_seconds)
 

@@ -55,28 +55,10 @@ class Gateway:
         self.forwarding = Forwarding(
             pollers=pollers, definitions=definitions, transports=transports, stopping=stopping, clock=clock
         )
-        self.reads = Reads(
-            self.forwarding,
-            jobs=store.jobs,
-            pollers=pollers,
-            definitions=definitions,
-            clients=clients,
-            answers=answers,
-            signals=signals,
-            stopping=stopping,
-            clock=clock,
-        )
+        self.reads = Reads(self.forwarding, jobs=store.jobs, clients=clients, answers=answers, signals=signals)
         self.unknown = UnknownCreates(store.intents, clock=clock, dataschema_base=dataschema_base, recorded=recorded)
         self.creates = Creates(
-            self.forwarding,
-            intents=store.intents,
-            tracking=tracking,
-            pollers=pollers,
-            definitions=definitions,
-            stopping=stopping,
-            clock=clock,
-            adopt=adopt,
-            unknown=self.unknown,
+            self.forwarding, intents=store.intents, tracking=tracking, adopt=adopt, unknown=self.unknown
         )
 
     # --- the caller

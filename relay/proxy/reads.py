@@ -4,13 +4,12 @@ A read sent to the upstream counts as a poll where possible (`Poller.borrow`).
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import structlog
 
-from relay.clock import Clock
 from relay.core.forwarding import counts_as_poll, readable_only, without_wait
 from relay.core.job import TERMINAL, Job
 from relay.errors import NoAnswer, NotSent, StoreError
@@ -18,7 +17,7 @@ from relay.ids import new_id
 from relay.polling.poller import Poller, PollInFlight
 from relay.proxy.answer_cache import AnswerCache, CachedAnswer
 from relay.proxy.answer_cache import Key as JobKey
-from relay.proxy.forwarding import Definitions, Forwarding, Pollers, texts
+from relay.proxy.forwarding import Forwarding, texts
 from relay.proxy.transport import MAX_ANSWER_BYTES, plain
 from relay.proxy.types import Cache, Caller, ForwardedRequest, ProxyResponse
 from relay.signals import Signals
@@ -46,23 +45,15 @@ class Reads:
         forwarding: Forwarding,
         *,
         jobs: "JobStore",
-        pollers: Pollers,
-        definitions: Definitions,
         clients: Mapping[str, UpstreamClient],
         answers: AnswerCache,
         signals: Signals,
-        stopping: Callable[[], bool],
-        clock: Clock,
     ) -> None:
         self._forwarding = forwarding
         self._jobs = jobs
-        self._pollers = pollers
-        self._definitions = definitions
         self._clients = clients
         self._answers = answers
         self._signals = signals
-        self._stopping = stopping
-        self._clock = clock
         self.settling = Tasks()
         """Borrowed polls whose results are being recorded."""
 
@@ -71,7 +62,7 @@ class Reads:
     ) -> ProxyResponse:
         """Answers a job read from recorded state if that is current, else from the upstream."""
         caller = request.caller
-        poller = self._pollers[(caller.source, caller.account or "")]
+        poller = self._forwarding.pollers[(caller.source, caller.account or "")]
         place = (caller.source, caller.account or "", external_id)
         try:
             cached = await self._load(place, poller)
@@ -96,19 +87,19 @@ class Reads:
     def from_memory(self, caller: Caller, external_id: str, *, ended: bool) -> ProxyResponse | None:
         """The cached answer, if current. Most reads end here, without waiting."""
         place = (caller.source, caller.account or "", external_id)
-        poller = self._pollers[place[:2]]
+        poller = self._forwarding.pollers[place[:2]]
         cached = self._valid(place, poller)
         return None if cached is None or (ended and not cached.ended) else self._hit(cached, poller)
 
     def _hit(self, cached: CachedAnswer, poller: Poller) -> ProxyResponse | None:
-        now = self._clock()
+        now = self._forwarding.clock()
         if cached.body is None or poller.health.paused or not (cached.ended or _is_fresh(cached, poller, now)):
             return None
         return self._forwarding.own(200, cached.body, cache="hit", age_seconds=max(0, int(now - cached.polled_at)))
 
     def _valid(self, place: JobKey, poller: Poller) -> CachedAnswer | None:
         cached = self._answers.get(place)
-        if cached is None or not 0 <= self._clock() - cached.known_at < KNOWN_SECONDS:
+        if cached is None or not 0 <= self._forwarding.clock() - cached.known_at < KNOWN_SECONDS:
             return None
         return cached if cached.ended or (poller.holds and cached.term == poller.term) else None
 
@@ -133,12 +124,12 @@ class Reads:
         body = None
         if item is not None and polled_at is not None:
             request_id = poller.poll_handler.last_request_ids.get(job.uid) or new_id("req", polled_at)
-            body = self._definitions[job.source].answer_body(item, request_id)
+            body = self._forwarding.definitions[job.source].answer_body(item, request_id)
         return CachedAnswer(
             uid=job.uid,
             body=body,
             polled_at=polled_at or 0.0,
-            known_at=self._clock(),
+            known_at=self._forwarding.clock(),
             ended=closed and status in TERMINAL,
             term=poller.term,
             due_at=None if job.failure_count else job.next_poll_at,
@@ -146,7 +137,7 @@ class Reads:
 
     def polled(self, job: Job, result: PollResult) -> None:
         """A poll or a borrowed read showed the job."""
-        poller = self._pollers[(job.source, job.account)]
+        poller = self._forwarding.pollers[(job.source, job.account)]
         self._answers.renew((job.source, job.account, job.external_id), lambda: self._answer_of(job, poller, result))
 
     async def _end_of(self, place: JobKey, cached: CachedAnswer, poller: Poller, seconds: float) -> CachedAnswer | None:
@@ -157,7 +148,7 @@ class Reads:
             while True:
                 current = await self._load(place, poller)  # read after the watch began, so no change is missed
                 left = ends_at - loop.time()
-                if current is None or current.ended or left <= 0 or self._stopping():
+                if current is None or current.ended or left <= 0 or self._forwarding.stopping():
                     return current
                 await watch.wait(min(left, WAIT_SLICE_SECONDS if poller.holds else ELSEWHERE_SLICE_SECONDS))
 
