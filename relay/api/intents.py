@@ -138,17 +138,7 @@ async def resolve_intent(call: Call) -> Response:
         if resolved is None:
             raise Conflict(f"{intent.id} was resolved meanwhile", code="intent_resolved")
         return json_response(intent_view(resolved))
-    request = TrackRequest(
-        external_id=body.job_id,
-        source=intent.source,
-        account=intent.account,
-        callback_url=intent.callback_url,
-        callback_types=intent.callback_types,
-        metadata=intent.metadata,
-        request=intent.request,
-        connect_account_id=intent.connect_account_id,
-        resolves=intent,
-    )
+    request = TrackRequest.of_create(intent, body.job_id, resolves=intent)
     (result,) = await ports.tracking.register((request,))
     if isinstance(result, RequestError):
         raise result

@@ -16,7 +16,7 @@ from relay.core.netguard import GuardPolicy
 from relay.core.planner import PlannerConfig
 from relay.core.planner.config import RateLimitHeaders
 from relay.delivery.settings import DeliverySettings
-from relay.polling.poller import AccountSettings
+from relay.polling.account_settings import AccountSettings
 from relay.polling.recorder import Hints
 from relay.sources.definition import SourceDefinition
 

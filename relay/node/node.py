@@ -16,7 +16,7 @@ from starlette.types import Receive, Scope, Send
 
 from relay import __version__
 from relay.api.app import create_api
-from relay.api.operations import Context
+from relay.api.operations import Context as ApiContext
 from relay.api.ports import Ports, Readiness
 from relay.clock import Clock, wall_clock
 from relay.config.keyring import load_or_create_keyring, python_line_that_makes_a_key
@@ -372,7 +372,7 @@ class Node:
         self.settings = with_adopted(settings, self._adopted)
         self._components = replace(self._components, settings=self.settings)
 
-    def _proxy(self, context: Context) -> Proxy:
+    def _proxy(self, context: ApiContext) -> Proxy:
         return Proxy(context, self.dropin)
 
     def _ports(self) -> Ports:

@@ -9,12 +9,13 @@ import structlog
 
 from relay.clock import Clock
 from relay.core import relay_events
-from relay.core.events import Event, Hint, relay_event
+from relay.core.events import Event, relay_event
 from relay.core.job import POLL, Problem
 from relay.core.records import AccountState
 from relay.errors import StoreError
 from relay.ids import new_id
 from relay.metrics import Metrics
+from relay.polling.account_settings import AccountSettings
 from relay.sources.client import problem_of
 
 if TYPE_CHECKING:
@@ -43,32 +44,26 @@ class AccountHealth:
 
     def __init__(
         self,
-        source: str,
-        account: str,
+        settings: AccountSettings,
         *,
         accounts: "AccountStore",
         signals: "Signals",
         wake: Callable[[], None],
         metrics: Metrics,
         clock: Clock,
-        dataschema_base: str,
         open_jobs: Callable[[], int],
         changed: Callable[[], None],
-        hint: Callable[[Problem | None, str, str | None], Hint | None],
-        read_key: Callable[[], str | None],
     ) -> None:
-        self.state = AccountState(source=source, name=account)
+        self.state = AccountState(source=settings.source, name=settings.account)
         self._accounts = accounts
         self._signals = signals
         self._wake = wake
         self._metrics = metrics
         self._clock = clock
-        self._dataschema_base = dataschema_base
         self._open_jobs = open_jobs
         self._changed = changed
-        self._hint = hint
-        self._read_key = read_key
-        self.key = read_key()
+        self._settings = settings
+        self.key = settings.read_key()
         """The API key to poll with."""
         self._failures = 0
         self._failing_since: float | None = None
@@ -87,9 +82,10 @@ class AccountHealth:
         """True if the key is missing or refused."""
         return self.key is None or self.key_refused
 
-    def read_key(self) -> None:
-        """Reads the key again."""
-        self.key = self._read_key()
+    def configure(self, settings: AccountSettings) -> None:
+        """Applies reloaded settings and reads the key again."""
+        self._settings = settings
+        self.key = settings.read_key()
 
     async def probe(self, upstream: "UpstreamClient") -> bool:
         """While the key is refused: reads it again and tries one cheap call. Returns True if polling continues.
@@ -98,7 +94,7 @@ class AccountHealth:
         """
         if not self.paused and self.state.state != "unauthorized":
             return True
-        self.read_key()
+        self.key = self._settings.read_key()
         if self.key is None:
             return False
         if not self.key_refused:
@@ -124,15 +120,17 @@ class AccountHealth:
     def reset(self) -> None:
         """Forgets the state: another node polls the account now."""
         self.state = AccountState(source=self.state.source, name=self.state.name)
-        self._failures, self._failing_since = 0, None
-        self._forbidden.clear()
+        self._forget_failures()
 
     async def succeeded(self, now: float) -> None:
         """A poll was answered properly."""
-        self._failures, self._failing_since = 0, None
-        self._forbidden.clear()
+        self._forget_failures()
         if self.state.state != "ok":
             await self.recover(now)
+
+    def _forget_failures(self) -> None:
+        self._failures, self._failing_since = 0, None
+        self._forbidden.clear()
 
     async def failed(self, problem: Mapping[str, Any], now: float) -> None:
         """A poll failed for a reason unrelated to its job. DOWN_FAILURES in a row over DOWN_SECONDS mean down."""
@@ -156,8 +154,7 @@ class AccountHealth:
     async def recover(self, now: float) -> None:
         """Records that polling works again."""
         before = self.state
-        self._failures, self._failing_since = 0, None
-        self._forbidden.clear()
+        self._forget_failures()
         event = self._notice("relay.source.recovered", before.problem or {}, before.since or now)
         await self._change(replace(before, state="ok", since=now, problem=None), event)
         self._changed()
@@ -194,7 +191,7 @@ class AccountHealth:
         }[type]
         hint = None
         if type != "relay.source.recovered":
-            hint = self._hint(Problem(code=str(problem.get("code")), message=""), POLL, None)
+            hint = self._settings.hint(Problem(code=str(problem.get("code")), message=""), POLL, None)
         data = relay_events.source_trouble_data(
             source=self.state.source,
             account=self.state.name,
@@ -206,6 +203,6 @@ class AccountHealth:
             open_jobs=self._open_jobs(),
             hint=hint,
         )
-        dataschema = relay_events.dataschema_for(type, self._dataschema_base)
+        dataschema = relay_events.dataschema_for(type, self._settings.dataschema_base)
         subject = f"{self.state.source}/{self.state.name}"
         return relay_event(new_id("evt", now), type, now, data, dataschema=dataschema, subject=subject)

@@ -40,8 +40,6 @@ class PollHandler:
 
     def __init__(
         self,
-        source: str,
-        account: str,
         *,
         agenda: Agenda,
         jobs: "JobStore",
@@ -54,8 +52,6 @@ class PollHandler:
         self.last_completed_at: float | None = None
         self.last_request_ids: dict[str, str] = {}
         """The upstream's request id of the last poll, by job uid."""
-        self._source = source
-        self._account = account
         self._agenda = agenda
         self._jobs = jobs
         self._recorder = recorder
@@ -74,7 +70,7 @@ class PollHandler:
         older: it is dropped, and the job is polled again.
         """
         uid, purpose, now = job.uid, self._agenda.planner.purpose(job.uid), self._clock()
-        self._count(uid, result, purpose, now)
+        self._count(job, result, purpose, now)
         if result.kind == "observed" and result.observation is not None:
             observed = await self._observed(job, result, result.observation, purpose)
             if observed is not None:
@@ -97,13 +93,13 @@ class PollHandler:
             next_poll_at=self._agenda.planner.next_poll_at(uid),
         )
 
-    def _count(self, uid: str, result: PollResult, purpose: Purpose, now: float) -> None:
+    def _count(self, job: Job, result: PollResult, purpose: Purpose, now: float) -> None:
         self.last_completed_at = now
-        self._polls_of(self._source, self._account, result.kind, purpose).inc()
-        self._seconds_of(self._source, self._account).observe(result.duration_ms / 1000)
+        self._polls_of(job.source, job.account, result.kind, purpose).inc()
+        self._seconds_of(job.source, job.account).observe(result.duration_ms / 1000)
         if result.request_id is not None:
-            self.last_request_ids.pop(uid, None)
-            self.last_request_ids[uid] = result.request_id
+            self.last_request_ids.pop(job.uid, None)
+            self.last_request_ids[job.uid] = result.request_id
             if len(self.last_request_ids) > KEPT_REQUEST_IDS:
                 del self.last_request_ids[next(iter(self.last_request_ids))]
 

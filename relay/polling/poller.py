@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING
 import structlog
 
 from relay.clock import Clock
-from relay.core.events import Origin
 from relay.core.job import Job, PlannedJob
 from relay.core.planner import Planner, PlannerConfig, PlannerStatistics
 from relay.core.records import AccountState
 from relay.errors import StoreError
 from relay.metrics import Metrics
 from relay.polling.account_health import AccountHealth
+from relay.polling.account_settings import AccountSettings
 from relay.polling.agenda import Agenda
 from relay.polling.poll_handler import PollHandler
-from relay.polling.recorder import Hints, Recorder
+from relay.polling.recorder import Recorder
 from relay.polling.statistics import AccountPlan
 from relay.tasks import Tasks
 
@@ -35,19 +35,6 @@ MAX_POLLS_IN_FLIGHT = 64
 OK = 200
 
 log = structlog.get_logger("relay.poller")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AccountSettings:
-    """Settings of one upstream account. `read_key` reads the API key again, from its file if it has one."""
-
-    source: str
-    account: str
-    origin: Origin
-    dataschema_base: str
-    deadline_seconds: float
-    read_key: Callable[[], str | None]
-    hint: Hints
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -114,22 +101,16 @@ class Poller:
             changed=lambda: self.changed(),
         )
         self.health = AccountHealth(
-            settings.source,
-            settings.account,
+            settings,
             accounts=accounts,
             signals=signals,
             wake=wake,
             metrics=metrics,
             clock=clock,
-            dataschema_base=settings.dataschema_base,
             open_jobs=lambda: self.planner.stats(self._clock()).open_jobs,
             changed=lambda: self.changed(),
-            hint=settings.hint,
-            read_key=lambda: self.settings.read_key(),
         )
         self.poll_handler = PollHandler(
-            settings.source,
-            settings.account,
             agenda=self.agenda,
             jobs=jobs,
             recorder=recorder,
@@ -212,7 +193,7 @@ class Poller:
         """Applies reloaded settings: keys and polling."""
         self.settings = settings
         self.agenda.configure(planner_config)
-        self.health.read_key()
+        self.health.configure(settings)
         self.changed()
 
     def track(self, job: Job | PlannedJob) -> None:
@@ -227,7 +208,7 @@ class Poller:
 
     async def probe(self) -> bool:
         """While the key is refused: tries it again with one cheap call. Returns True if polling continues."""
-        return self.holds and await self.health.probe(self._upstream)
+        return self.holds and await self.health.probe(self._upstream) and not self.paused
 
     async def overdue(self, job: Job) -> None:
         """Records once that a job has not ended by its deadline. Polling continues."""

@@ -16,7 +16,8 @@ from relay.delivery.settings import DeliverySettings
 from relay.holder import Holder
 from relay.ids import new_id
 from relay.metrics import Metrics
-from relay.polling.poller import AccountSettings, Poller
+from relay.polling.account_settings import AccountSettings
+from relay.polling.poller import Poller
 from relay.polling.recorder import Recorder
 from relay.polling.statistics import AccountPlan, SourceStatistics
 from relay.signals import Signals
