@@ -255,20 +255,5 @@ def _in_flight_since(now: float) -> str:
 
 def _intent_from(row: Row[Any], *, reason: str | None = CUT_OFF) -> Intent:
     """`reason`: used if the row has none."""
-    return Intent(
-        id=row.id,
-        source=row.source,
-        account=row.account,
-        path=row.path,
-        body_digest=row.body_digest,
-        idempotency_key=row.idempotency_key,
-        created_at=row.created_at,
-        reason=row.reason or reason,
-        status_code=row.status_code,
-        channel=row.channel,
-        connect_account_id=row.connect_account_id,
-        request=loads(row.request),
-        metadata=loads(row.metadata),
-        fate=row.fate,
-        job_id=row.job_id,
-    )
+    plain = {name: getattr(row, name) for name in (*_AS_GIVEN, "status_code", "fate", "job_id")}
+    return Intent(**plain, reason=row.reason or reason, request=loads(row.request), metadata=loads(row.metadata))

@@ -17,9 +17,8 @@ def loads(value: bytes | None) -> Any:
     return None if value is None else jsontext.loads(value)
 
 
-def job_from(row: Row[Any], *, whole: bool = True) -> Job:
-    """A job. `whole=False` leaves out metadata, request, last error and the upstream's last item, which start-up
-    does not need."""
+def job_from(row: Row[Any]) -> Job:
+    """A job."""
     return Job(
         uid=row.uid,
         external_id=row.external_id,
@@ -35,7 +34,7 @@ def job_from(row: Row[Any], *, whole: bool = True) -> Job:
             overdue=bool(row.overdue),
         ),
         outcome=row.outcome,
-        metadata=loads(row.metadata) if whole else {},
+        metadata=loads(row.metadata),
         action=row.action,
         channel=row.channel,
         scheduled_at=row.scheduled_at,
@@ -55,9 +54,9 @@ def job_from(row: Row[Any], *, whole: bool = True) -> Job:
         missing_since=row.missing_since,
         weight=row.weight,
         spacing_seconds=row.spacing_seconds,
-        last_error=row.last_error if whole else None,
-        upstream=loads(row.upstream) if whole else None,
-        request=loads(row.request) if whole else None,
+        last_error=row.last_error,
+        upstream=loads(row.upstream),
+        request=loads(row.request),
         connect_account_id=row.connect_account_id,
     )
 

@@ -66,7 +66,7 @@ class Writer:
     queued; further callers wait for a place.
     """
 
-    def __init__(self, database: "SqliteDatabase", *, name: str = "store-writer") -> None:
+    def __init__(self, database: "SqliteDatabase") -> None:
         self._database = database
         self._condition = threading.Condition()
         """Guards the queue and the turn."""
@@ -74,7 +74,7 @@ class Writer:
         self._places = asyncio.Semaphore(MAX_WAITING_ITEMS)
         self._open = False
         """Whether writes are accepted: from `start()` to `close()`."""
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread = threading.Thread(target=self._run, name="store-writer", daemon=True)
         self._turn = IDLE
         self._next_loop: asyncio.AbstractEventLoop | None = None
         """The loop that takes the next turn, in LOOP_NEXT."""

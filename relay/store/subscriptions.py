@@ -45,10 +45,11 @@ SELECT id, failing_since FROM subscriptions WHERE failing_since IS NOT NULL
 ORDER BY failing_since LIMIT {MAX_SUBSCRIPTIONS}
 """
 _OF_THE_SINK = ("failing_since", "failing_reason", "paused_until")
-_OF_ITS_LIFE = (
-    *_OF_THE_SINK,
-    *("id", "state", "state_since", "state_reason", "probe_at", "drain_since", "created_at", "callback", "start_at"),
-)
+_OF_ITS_STATE = ("state", "state_since", "state_reason", "probe_at", "drain_since")
+_FIXED = ("id", "created_at", "start_at")
+_PLAIN = (*_FIXED, *_OF_ITS_STATE, *_OF_THE_SINK, "kind", "source", "description")
+"""Columns that hold an attribute as it is."""
+_CONFIG = ("method", "ordering", "timeout_seconds", "retry_schedule_seconds", "rate_per_second", "concurrency")
 # Changes a subscription's state. Resuming an enabled subscription also changes `state_since`, so that every node drops
 # what it knows of the sink.
 SET_STATE = """
@@ -248,7 +249,7 @@ class SubscriptionStore:
                 results.append(_not_found(subscription.id))
                 continue
             values = self._values(subscription)
-            for name in _OF_ITS_LIFE:
+            for name in (*_FIXED, *_OF_ITS_STATE, *_OF_THE_SINK, "callback"):
                 del values[name]
             if subscription.reached_by != self._from_row(row, ()).reached_by:
                 values |= _tried_anew(row, now)
@@ -329,33 +330,15 @@ class SubscriptionStore:
     def _values(self, subscription: Subscription) -> dict[str, Any]:
         sealed = dumps({"sink": subscription.sink, "headers": subscription.headers})
         return {
-            "id": subscription.id,
-            "kind": subscription.kind,
+            **{name: getattr(subscription, name) for name in _PLAIN},
             "sink_digest": digest(subscription.sink),
             "sealed": self._cipher.encrypt(sealed, context=subscription.id),
             "types": None if subscription.types is None else list(subscription.types),
-            "source": subscription.source,
-            "state": subscription.state,
-            "state_since": subscription.state_since,
-            "state_reason": subscription.state_reason,
             "callback": int(subscription.callback),
             "config": {
-                "method": subscription.method,
-                "ordering": subscription.ordering,
-                "timeout_seconds": subscription.timeout_seconds,
-                "retry_schedule_seconds": subscription.retry_schedule_seconds,
-                "rate_per_second": subscription.rate_per_second,
-                "concurrency": subscription.concurrency,
+                **{name: getattr(subscription, name) for name in _CONFIG},
                 "options": dict(subscription.options),
             },
-            "description": subscription.description,
-            "created_at": subscription.created_at,
-            "start_at": subscription.start_at,
-            "failing_since": subscription.failing_since,
-            "failing_reason": subscription.failing_reason,
-            "paused_until": subscription.paused_until,
-            "probe_at": subscription.probe_at,
-            "drain_since": subscription.drain_since,
         }
 
     def _from_row(self, row: Row[Any], secrets: tuple[SigningSecret, ...]) -> Subscription:
@@ -365,32 +348,14 @@ class SubscriptionStore:
             config = {**config, "timeout_seconds": None, "retry_schedule_seconds": None}
         schedule = config["retry_schedule_seconds"]
         return Subscription(
-            id=row.id,
-            sink=sealed["sink"],
-            kind=row.kind,
-            types=None if row.types is None else tuple(row.types),
-            source=row.source,
-            state=row.state,
-            state_since=row.state_since,
-            state_reason=row.state_reason,
-            callback=bool(row.callback),
-            method=config["method"],
-            headers=tuple((name, value) for name, value in sealed["headers"]),
-            ordering=config["ordering"],
-            timeout_seconds=config["timeout_seconds"],
+            **{name: getattr(row, name) for name in _PLAIN},
+            **{name: config[name] for name in (*_CONFIG, "options") if name != "retry_schedule_seconds"},
             retry_schedule_seconds=None if schedule is None else tuple(schedule),
-            rate_per_second=config["rate_per_second"],
-            concurrency=config["concurrency"],
-            description=row.description,
-            options=config["options"],
+            sink=sealed["sink"],
+            headers=tuple((name, value) for name, value in sealed["headers"]),
+            types=None if row.types is None else tuple(row.types),
+            callback=bool(row.callback),
             secrets=secrets,
-            created_at=row.created_at,
-            start_at=row.start_at,
-            failing_since=row.failing_since,
-            failing_reason=row.failing_reason,
-            paused_until=row.paused_until,
-            probe_at=row.probe_at,
-            drain_since=row.drain_since,
         )
 
     def _secrets_of(self, connection: Connection, owner: str) -> tuple[SigningSecret, ...]:
