@@ -62,7 +62,7 @@ class JobRegistration(Body):
 class UpstreamItem(BaseModel):
     """A job as the upstream returns it. All fields are kept."""
 
-    model_config = ConfigDict(extra="allow", json_schema_extra={"additionalProperties": True})
+    model_config = ConfigDict(extra="allow", defer_build=True, json_schema_extra={"additionalProperties": True})
 
     id: str = Field(pattern=ID_PATTERN)
 
