@@ -1,0 +1,34 @@
+"""Track requests for jobs that forwarded creates made."""
+
+from relay.core.records import Intent
+from relay.core.tracking import TrackRequest
+
+CREATE = Intent(
+    id="int_1",
+    source="revor",
+    account="acme",
+    path="/api/v1/outreach/dispatches",
+    body_digest="0" * 64,
+    created_at=1.0,
+    metadata={"deal": 42},
+    callback_url="https://crm.example/hooks",
+    callback_types=("succeeded",),
+    request={"metadata": {"mine": 1}},
+    connect_account_id="acc_1",
+)
+
+
+def test_job_of_a_create_gets_what_the_create_attached() -> None:
+    request = TrackRequest.of_create(CREATE, "job", spacing_seconds=60.0, intent=CREATE)
+    assert request == TrackRequest(
+        external_id="job",
+        source="revor",
+        account="acme",
+        metadata={"deal": 42},
+        callback_url="https://crm.example/hooks",
+        callback_types=("succeeded",),
+        request={"metadata": {"mine": 1}},
+        connect_account_id="acc_1",
+        spacing_seconds=60.0,
+        intent=CREATE,
+    )
