@@ -1,6 +1,7 @@
 """The Prometheus metrics of a node. Each node has its own registry."""
 
 import re
+from functools import lru_cache
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
@@ -8,6 +9,7 @@ DELAY_BUCKETS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600)
 LATENCY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 15)
 MAX_CLASSES = 50
 OTHER = "other"
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"})
 _CLASS = re.compile(r"[A-Za-z0-9_.:-]{1,40}(/[A-Za-z0-9_.:-]{1,40})?")
 
 
@@ -117,6 +119,12 @@ class Metrics:
             ("method", "status"),
             registry=self.registry,
         )
+
+        self._requests_of = lru_cache(self.requests.labels)
+
+    def count_request(self, method: str, status: int) -> None:
+        """Counts an API request. Unknown methods share one label, so that callers cannot create time series."""
+        self._requests_of(method if method in METHODS else OTHER, f"{status // 100}xx").inc()
 
     def class_of(self, action: str | None, channel: str | None) -> str:
         """The `class` label of a job, `action/channel`; `other` once there are MAX_CLASSES different ones."""

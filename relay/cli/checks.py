@@ -25,7 +25,7 @@ from relay.core.subscription import Subscription
 from relay.errors import DatabaseHeld, RelayError, SchemaTooOld
 from relay.node.component_settings import guard_policy
 from relay.node.local_token import NO_TOKEN, local_token, local_token_path
-from relay.node.node import NO_KEY
+from relay.node.opening import NO_KEY
 from relay.private_files import default_state_dir
 from relay.redaction import redact_text
 from relay.sources.client import PollResult, UpstreamClient

@@ -48,7 +48,7 @@ def serve(
     with fast_imports():
         import uvloop
 
-        import relay.node.node  # noqa: F401 (what `run` needs)
+        import relay.node.opening  # noqa: F401 (what `run` needs)
         from relay import log
         from relay.server.sockets import listening_socket
 
@@ -111,7 +111,7 @@ class _Service:
     async def run(self) -> None:
         """Runs until `stop`."""
         from relay.node.local_token import local_token_path, uses_local_token
-        from relay.node.node import open_node
+        from relay.node.opening import open_node
         from relay.node.process import raise_file_limit, tune
         from relay.server.sockets import make_server, url_of
 

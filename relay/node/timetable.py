@@ -1,8 +1,6 @@
-"""How often each piece of upkeep is done on a node."""
+"""When each piece of a node's upkeep runs."""
 
-from collections.abc import Collection, Mapping
-
-import structlog
+from collections.abc import Awaitable, Callable, Collection
 
 from relay.clock import Clock
 from relay.config.settings import RetentionSettings
@@ -12,65 +10,52 @@ from relay.holder import Holder
 from relay.metrics import Metrics
 from relay.node import upkeep
 from relay.node.scheduler import Upkeep
-from relay.polling.poller import Poller
+from relay.polling.statistics import SourceStatistics
+from relay.proxy.gateway import Gateway
 from relay.store.store import Store
 
-PROBE_SECONDS = 30.0
 UPKEEP_SECONDS = 60.0
-DEADLINE_SECONDS = 5.0
+PROBE_SECONDS = 30.0
 STALL_SECONDS = 10.0
+DEADLINE_SECONDS = 5.0
+CREATES_SECONDS = 5.0
+"""How often creates with an unknown outcome, for example after a crash, are reported."""
+ADOPTED_SECONDS = 5.0
 REPLAY_SECONDS = 1.0
-
-log = structlog.get_logger("relay.timetable")
 
 
 def timetable(
     *,
     store: Store,
-    pollers: Mapping[tuple[str, str], Poller],
-    memories: Collection[upkeep.Memory],
+    pollers: upkeep.Pollers,
+    statistics: Collection[SourceStatistics],
     dispatcher: Dispatcher,
+    gateway: Gateway,
     metrics: Metrics,
     clock: Clock,
     retention: RetentionSettings,
     holder: Holder,
+    find_adopted: Callable[[], Awaitable[None]],
 ) -> list[Upkeep]:
-    """All upkeep of one node."""
-
-    replayer = Replayer(store.replays, clock=clock, holder=holder, wake=dispatcher.wake)
+    """All upkeep of a node. `find_adopted` adds the accounts that other nodes have adopted."""
 
     async def stalls() -> None:
-        now = clock()
-        for (source, account), poller in pollers.items():
-            if poller.stalled(now):
-                log.error("polling_stalled", source=source, account=account)
+        upkeep.log_stalls(pollers, clock)
 
-    return [
+    delete = upkeep.Retention(store.upkeep, metrics, clock, retention)
+    orphans = upkeep.Orphans(store.upkeep, clock, dispatcher.wake)
+    replayer = Replayer(store.replays, clock=clock, holder=holder, wake=dispatcher.wake)
+    works = [
+        Upkeep(name="retention", every_seconds=UPKEEP_SECONDS, run=delete.run_once),
+        Upkeep(name="orphans", every_seconds=UPKEEP_SECONDS, run=orphans.run_once),
         Upkeep(
-            name="retention",
+            name="deadlines", every_seconds=DEADLINE_SECONDS, run=lambda: upkeep.deadlines(store.jobs, pollers, clock)
+        ),
+        Upkeep(name="probes", every_seconds=PROBE_SECONDS, at_once=True, run=lambda: upkeep.probes(pollers)),
+        Upkeep(
+            name="statistics",
             every_seconds=UPKEEP_SECONDS,
-            run=upkeep.Retention(store.upkeep, metrics, clock, retention).run_once,
-        ),
-        Upkeep(
-            name="strays",
-            every_seconds=UPKEEP_SECONDS,
-            run=upkeep.Strays(store.upkeep, clock, dispatcher.wake).run_once,
-        ),
-        Upkeep(
-            name="deadlines",
-            every_seconds=DEADLINE_SECONDS,
-            run=lambda: upkeep.deadlines(store.jobs, pollers, clock),
-        ),
-        Upkeep(
-            name="probes",
-            every_seconds=PROBE_SECONDS,
-            at_once=True,
-            run=lambda: upkeep.probes(pollers),
-        ),
-        Upkeep(
-            name="learned",
-            every_seconds=UPKEEP_SECONDS,
-            run=lambda: upkeep.learned(memories, list(pollers.values())),
+            run=lambda: upkeep.save_statistics(statistics, list(pollers.values())),
         ),
         Upkeep(name="replays", every_seconds=REPLAY_SECONDS, at_once=True, run=replayer.run_once),
         Upkeep(
@@ -80,4 +65,8 @@ def timetable(
             run=lambda: upkeep.measure(store.database, store.deliveries, store.intents, metrics, clock),
         ),
         Upkeep(name="stalls", every_seconds=STALL_SECONDS, run=stalls),
+        Upkeep(name="creates", every_seconds=CREATES_SECONDS, at_once=True, run=gateway.unknown.announce),
     ]
+    if store.database.shared and gateway.adopts_keys:
+        works.append(Upkeep(name="adopted", every_seconds=ADOPTED_SECONDS, run=find_adopted))
+    return works

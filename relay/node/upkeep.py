@@ -1,129 +1,84 @@
-"""What has to be done from time to time: functions that scheduler.py times. Each does little and can be cut off."""
+"""Recurring work, timed by `timetable.py`: retention, repair of deliveries, deadlines, probes, gauges, statistics.
+
+Each function does a bounded amount and can be cancelled. A failure is logged and never stops the rest.
+"""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from typing import Any, Protocol, TypeVar
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Any, TypeVar
 
 import structlog
 
 from relay.clock import Clock
-from relay.core.job import Job
-from relay.core.records import Pending
+from relay.config.settings import RetentionSettings
 from relay.errors import StoreError
 from relay.metrics import Metrics
+from relay.polling.poller import Poller
+from relay.polling.statistics import SourceStatistics
+from relay.store.database import Database
+from relay.store.deliveries import DeliveryStore
+from relay.store.intents import IntentStore
+from relay.store.jobs import JobStore
+from relay.store.upkeep import UpkeepStore
 
 DAY_SECONDS = 86_400.0
 IDEMPOTENCY_SECONDS = 86_400.0
 MAX_BATCHES = 100
-"""Of each kind of row in one call: 20,000 events and jobs, 50,000 attempts."""
+"""Per kind of row and call: 20,000 events and jobs, 50,000 attempts."""
 DEADLINE_COUNT = 200
 
 Result = TypeVar("Result")
-Place = tuple[str, str]
-"""A source and the name of an account of it."""
+Pollers = Mapping[tuple[str, str], Poller]
+"""By source and account."""
+Step = Callable[..., Awaitable[tuple[int, Any]]]
+"""Handles the rows after a place (without one: from the start). Returns how many, and where to continue."""
 
 log = structlog.get_logger("relay.upkeep")
 
 
-class Rows(Protocol):
-    """What retention needs of the store."""
+class Sweeps:
+    """Sweeps over tables in bounded parts: each call continues where the last one of that name ended."""
 
-    async def delete_events(self, before: float, after: Any = ...) -> tuple[int, Any]: ...
-    async def delete_attempts(self, before: float) -> int: ...
-    async def delete_jobs(self, before: float, after: Any = ...) -> tuple[int, Any]: ...
-    async def delete_callbacks(self, before: float, after: Any = ...) -> tuple[int, Any]: ...
-    async def delete_idempotency_keys(self, before: float) -> int: ...
-    async def delete_intents(self, before: float) -> int: ...
-    async def delete_replays(self, before: float) -> int: ...
-    async def delete_secrets(self, now: float) -> int: ...
-    async def give_back(self) -> int: ...
-    async def promote_heads(self, now: float, after: Any = ...) -> tuple[int, Any]: ...
-    async def cancel_orphans(self, now: float, after: Any = ...) -> tuple[int, Any]: ...
+    def __init__(self) -> None:
+        self._places: dict[str, Any] = {}
 
-
-class Jobs(Protocol):
-    """What deadlines need of the store."""
-
-    async def accounts_past_deadline(self, accounts: Sequence[Place], now: float) -> list[Place]: ...
-    async def past_deadline(
-        self, source: str, account: str, now: float, *, after: tuple[float, str] = ..., count: int = ...
-    ) -> list[tuple[float, str]]: ...
-    async def get(self, uid: str) -> Job | None: ...
-
-
-class Deliveries(Protocol):
-    """What the gauges need of the store."""
-
-    async def pending(self) -> Pending: ...
-
-
-class Intents(Protocol):
-    """The same, of creates."""
-
-    async def count_unknown(self, now: float) -> int: ...
-
-
-class Sized(Protocol):
-    """The same, of the database itself."""
-
-    async def size_bytes(self) -> int: ...
-
-
-class Account(Protocol):
-    """One account's polling, as upkeep knows it."""
-
-    async def overdue(self, job: Job) -> None: ...
-    async def probe(self) -> bool: ...
-    async def save_plan(self) -> None: ...
-    def stalled(self, now: float) -> bool: ...
-
-
-class Memory(Protocol):
-    """What was learned of one source."""
-
-    async def save(self) -> None: ...
-
-
-class Kept(Protocol):
-    """How long rows are kept: docs/settings.md, `retention`."""
-
-    @property
-    def events_days(self) -> int: ...
-    @property
-    def attempts_days(self) -> int: ...
-    @property
-    def jobs_days(self) -> int: ...
+    async def advance(self, name: str, step: Step) -> int:
+        """Handles the next part and returns how many rows it handled."""
+        total, after = 0, self._places.get(name)
+        for _ in range(MAX_BATCHES):
+            count, after = await (step() if after is None else step(after))
+            total += count
+            if after is None:
+                break
+        self._places[name] = after
+        return total
 
 
 class Retention:
-    """Deletes what is older than it is to be kept. A call does a bounded number of small batches; the next goes on
-    where that ended, so what is owed and has to stay is not gone through again and again. A kind of row whose deletion
-    fails keeps no other from being deleted."""
+    """Deletes rows older than the settings keep them. Rows that must stay are not read again in every call."""
 
-    def __init__(self, rows: Rows, metrics: Metrics, clock: Clock, kept: Kept) -> None:
+    def __init__(self, rows: UpkeepStore, metrics: Metrics, clock: Clock, kept: RetentionSettings) -> None:
         self._rows = rows
         self._metrics = metrics
         self._clock = clock
-        self._events_seconds = kept.events_days * DAY_SECONDS
-        self._attempts_seconds = kept.attempts_days * DAY_SECONDS
-        self._jobs_seconds = kept.jobs_days * DAY_SECONDS
-        self._event: Any = None
-        self._job: Any = None
-        self._callback: Any = None
+        self._kept = kept
+        self._sweeps = Sweeps()
 
     async def run_once(self) -> int:
-        """Returns how many rows went."""
-        now, rows = self._clock(), self._rows
-        attempts, jobs = now - self._attempts_seconds, now - self._jobs_seconds
-        keys = now - IDEMPOTENCY_SECONDS
+        """Deletes a bounded number of rows, in small batches. Returns how many."""
+        now, rows, sweep = self._clock(), self._rows, self._sweeps.advance
+        events, attempts, jobs = (
+            now - days * DAY_SECONDS
+            for days in (self._kept.events_days, self._kept.attempts_days, self._kept.jobs_days)
+        )
         kinds: dict[str, Callable[[], Awaitable[int]]] = {
             "attempts": lambda: _batches(lambda: rows.delete_attempts(attempts)),
-            "events": lambda: self._delete_events(now - self._events_seconds),
-            "jobs": lambda: self._delete_jobs(jobs),
-            "callbacks": lambda: self._delete_callbacks(jobs),
+            "events": lambda: sweep("events", lambda *after: rows.delete_events(events, *after)),
+            "jobs": lambda: sweep("jobs", lambda *after: rows.delete_jobs(jobs, *after)),
+            "callbacks": lambda: sweep("callbacks", lambda *after: rows.delete_callbacks(jobs, *after)),
             "intents": lambda: _batches(lambda: rows.delete_intents(jobs)),
             "replays": lambda: _batches(lambda: rows.delete_replays(jobs)),
-            "idempotency_keys": lambda: _batches(lambda: rows.delete_idempotency_keys(keys)),
+            "idempotency_keys": lambda: _batches(lambda: rows.delete_idempotency_keys(now - IDEMPOTENCY_SECONDS)),
             "secrets": lambda: rows.delete_secrets(now),
         }
         total = 0
@@ -137,57 +92,42 @@ class Retention:
             log.info("retention", deleted=total)
         return total
 
-    async def _delete_events(self, before: float) -> int:
-        count, self._event = await _sweep(lambda *after: self._rows.delete_events(before, *after), self._event)
-        return count
 
-    async def _delete_jobs(self, before: float) -> int:
-        count, self._job = await _sweep(lambda *after: self._rows.delete_jobs(before, *after), self._job)
-        return count
+class Orphans:
+    """Ends deliveries that nothing else would: promotes followers without a head, and cancels what is pending for a
+    removed subscription. There should be none, so each is logged as an error."""
 
-    async def _delete_callbacks(self, before: float) -> int:
-        count, self._callback = await _sweep(lambda *after: self._rows.delete_callbacks(before, *after), self._callback)
-        return count
-
-
-class Strays:
-    """Brings home deliveries that nothing else ends: followers that nothing is in front of are promoted, and what is
-    for a subscription that is gone is cancelled. There should be none: they are logged."""
-
-    def __init__(self, rows: Rows, clock: Clock, wake: Callable[[], None]) -> None:
+    def __init__(self, rows: UpkeepStore, clock: Clock, wake: Callable[[], None]) -> None:
         self._rows = rows
         self._clock = clock
         self._wake = wake
-        self._pair: Any = None
-        self._subscription: Any = None
+        self._sweeps = Sweeps()
 
     async def run_once(self) -> int:
-        """Goes over a bounded part of what is pending; the next call goes on there. Returns how many there were."""
-        now = self._clock()
-        promoted, self._pair = await _sweep(lambda *after: self._rows.promote_heads(now, *after), self._pair)
+        """Searches the next part of the pending deliveries. Returns how many were promoted or cancelled."""
+        now, rows, sweep = self._clock(), self._rows, self._sweeps.advance
+        promoted = await sweep("heads", lambda *after: rows.promote_heads(now, *after))
         if promoted:
             log.error("strays_promoted", count=promoted)
             self._wake()
-        cancelled, self._subscription = await _sweep(
-            lambda *after: self._rows.cancel_orphans(now, *after), self._subscription
-        )
+        cancelled = await sweep("orphans", lambda *after: rows.cancel_orphans(now, *after))
         if cancelled:
             log.error("strays_cancelled", count=cancelled)
         return promoted + cancelled
 
 
-async def deadlines(jobs: Jobs, accounts: Mapping[Place, Account], clock: Clock) -> int:
-    """Says of jobs whose deadline has passed that they are overdue, once each. Returns how many there were.
+async def deadlines(jobs: JobStore, pollers: Pollers, clock: Clock) -> int:
+    """Reports jobs past their deadline as overdue, once each. Returns how many were past it.
 
-    A job for which that fails is logged and tried again the next time; it keeps no other from being called overdue.
+    A job for which this fails is logged and tried again next time.
     """
     now, count = clock(), 0
-    for source, name in await jobs.accounts_past_deadline(list(accounts), now):
-        account, after = accounts[source, name], (0.0, "")
+    for source, account in await jobs.accounts_past_deadline(list(pollers), now):
+        after = (0.0, "")
         for _ in range(MAX_BATCHES):
-            late = await jobs.past_deadline(source, name, now, after=after, count=DEADLINE_COUNT)
+            late = await jobs.past_deadline(source, account, now, after=after, count=DEADLINE_COUNT)
             for _, uid in late:
-                await _attempt("overdue", _overdue(jobs, account, uid, now), job_uid=uid)
+                await _attempt("overdue", _report_overdue(jobs, pollers[source, account], uid, now), job_uid=uid)
             count += len(late)
             if len(late) < DEADLINE_COUNT:
                 break
@@ -195,26 +135,17 @@ async def deadlines(jobs: Jobs, accounts: Mapping[Place, Account], clock: Clock)
     return count
 
 
-async def _overdue(jobs: Jobs, account: Account, uid: str, now: float) -> None:
+async def _report_overdue(jobs: JobStore, poller: Poller, uid: str, now: float) -> None:
     job = await jobs.get(uid)
-    # A poll may have shown a later schedule since the deadlines were read.
+    # A poll may have found a later schedule since the deadlines were read.
     if job is not None and job.open and job.deadline_at is not None and job.deadline_at <= now:
-        await account.overdue(job)
+        await poller.overdue(job)
 
 
-async def _attempt(upkeep: str, work: Awaitable[Result], **place: str) -> Result | None:
-    """Does it. A failure is logged, so that it keeps nothing else from being done: None."""
-    try:
-        return await work
-    except StoreError as error:
-        log.error("upkeep_failed", upkeep=upkeep, error=str(error), **place)
-    except Exception:
-        log.exception("upkeep_failed", upkeep=upkeep, **place)
-    return None
-
-
-async def measure(database: Sized, deliveries: Deliveries, intents: Intents, metrics: Metrics, clock: Clock) -> None:
-    """Sets the gauges that the database has to be asked for."""
+async def measure(
+    database: Database, deliveries: DeliveryStore, intents: IntentStore, metrics: Metrics, clock: Clock
+) -> None:
+    """Sets the gauges that need a database query."""
     pending, now = await deliveries.pending(), clock()
     metrics.deliveries_pending.set(pending.count)
     for by, count in pending.held.items():
@@ -224,19 +155,37 @@ async def measure(database: Sized, deliveries: Deliveries, intents: Intents, met
     metrics.database_bytes.set(await database.size_bytes())
 
 
-async def probes(accounts: Mapping[Place, Account]) -> None:
-    """Tries refused keys again, reading them anew."""
-    for (source, name), account in list(accounts.items()):
-        await _attempt("probe", account.probe(), source=source, account=name)
+async def probes(pollers: Pollers) -> None:
+    """Tests refused keys again, after reading them again."""
+    for (source, account), poller in list(pollers.items()):
+        await _attempt("probe", poller.probe(), source=source, account=account)
 
 
-async def learned(memories: Iterable[Memory], accounts: Iterable[Account]) -> None:
-    """Writes down what was learned of the sources and what the accounts' planners keep over a restart, where it
-    changed. What fails keeps nothing else from being written, and is raised then."""
-    saves = [*(memory.save() for memory in memories), *(account.save_plan() for account in accounts)]
+def log_stalls(pollers: Pollers, clock: Clock) -> None:
+    """Logs each account whose polls are due but do not complete."""
+    now = clock()
+    for (source, account), poller in pollers.items():
+        if poller.stalled(now):
+            log.error("polling_stalled", source=source, account=account)
+
+
+async def save_statistics(statistics: Iterable[SourceStatistics], pollers: Iterable[Poller]) -> None:
+    """Saves each source's statistics and each account's plan, if they changed. Saves all before raising an error."""
+    saves = [*(one.save() for one in statistics), *(poller.save_plan() for poller in pollers)]
     for result in await asyncio.gather(*saves, return_exceptions=True):
         if isinstance(result, BaseException):
             raise result
+
+
+async def _attempt(upkeep: str, work: Awaitable[Result], **place: str) -> Result | None:
+    """Awaits the work. Logs a failure and returns None."""
+    try:
+        return await work
+    except StoreError as error:
+        log.error("upkeep_failed", upkeep=upkeep, error=str(error), **place)
+    except Exception:
+        log.exception("upkeep_failed", upkeep=upkeep, **place)
+    return None
 
 
 async def _batches(delete: Callable[[], Awaitable[int]]) -> int:
@@ -247,14 +196,3 @@ async def _batches(delete: Callable[[], Awaitable[int]]) -> int:
         if not deleted:
             break
     return total
-
-
-async def _sweep(step: Callable[..., Awaitable[tuple[int, Any]]], after: Any) -> tuple[int, Any]:
-    """Goes on from a place (None: the beginning). Returns how much was done, and from where to go on next time."""
-    total = 0
-    for _ in range(MAX_BATCHES):
-        done, after = await (step() if after is None else step(after))
-        total += done
-        if after is None:
-            break
-    return total, after

@@ -96,7 +96,7 @@ async def node(
     """A node with its database in `folder` or at that URL, loopback sinks allowed, no polling."""
     from ipaddress import ip_network
 
-    from relay.node.node import open_node
+    from relay.node.opening import open_node
 
     settings = Settings()
     settings = settings.replace(

@@ -8,7 +8,8 @@ import httpx2
 import pytest
 
 from relay.errors import StoreError
-from relay.node.node import Node, open_node
+from relay.node.node import Node
+from relay.node.opening import open_node
 from relay.store.jobs import JobStore
 from tests.support.e2e_world import RELAY_URL, open_e2e_world
 
@@ -23,8 +24,8 @@ async def notes_of(node: Node) -> list[str]:
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("relay.node.node.LOAD_PATIENCE_SECONDS", 0.0)
-    monkeypatch.setattr("relay.node.node.LOAD_AGAIN_SECONDS", 0.0)
+    monkeypatch.setattr("relay.node.node.LOAD_WAIT_SECONDS", 0.0)
+    monkeypatch.setattr("relay.node.node.LOAD_RETRY_SECONDS", 0.0)
 
 
 @pytest.fixture

@@ -120,14 +120,14 @@ async def test_every_upkeep_task_reaches_the_live_rows(beside: Beside) -> None:
     assert job.progress.overdue, "a late job"
     assert await beside.count("jobs WHERE overdue = 1") == 3
 
-    await beside.upkeep("strays")
+    await beside.upkeep("orphans")
     pending = "deliveries WHERE state = 'pending' AND job_uid = :uid AND sequence = 1"
     assert await beside.count(pending, uid=beside.stray) == 1, "a follower that nothing is in front of"
 
     await beside.upkeep("replays", times=5)
     assert (await beside.store.replays.get("rpl_9")).queued > 0, "a replay"
 
-    for name in ("probes", "learned", "measure"):
+    for name in ("probes", "statistics", "measure"):
         await beside.upkeep(name)
     assert beside.world.metric("relay_deliveries_pending") > 0
 

@@ -31,7 +31,7 @@ class Passed:
     def __init__(self, world: World) -> None:
         self.requests: list[UpstreamRequest] = []
         self.intents: list[int] = []
-        transport = world.node._transports["revor"]
+        transport = world.node._accounts.transports["revor"]
         self._send = transport.send
         self._store = world.node.store
         transport.send = self.send  # type: ignore[method-assign]

@@ -8,7 +8,7 @@ import pytest
 
 from relay.core.planner import Planner
 from relay.errors import StoreError
-from relay.node.node import open_node
+from relay.node.opening import open_node
 from relay.node.timetable import UPKEEP_SECONDS
 from relay.polling.statistics import SourceStatistics
 from tests.support.e2e_world import RELAY_URL, World, open_e2e_world
@@ -17,7 +17,7 @@ PLAN = {"price": 0.25}
 
 
 async def work_once(world: World) -> None:
-    (work,) = (work for work in world.node._upkeep() if work.name == "learned")
+    (work,) = (work for work in world.node._upkeep() if work.name == "statistics")
     assert work.every_seconds == UPKEEP_SECONDS == 60
     await work.run()
 
@@ -36,7 +36,7 @@ async def test_node_passes_its_statistics_to_the_next(tmp_path: Path, monkeypatc
     def memory(source: str, _learner: object, **parts: Any) -> SourceStatistics:
         return SourceStatistics(source, Scripted(), **parts)
 
-    monkeypatch.setattr("relay.node.node.SourceStatistics", memory)
+    monkeypatch.setattr("relay.node.accounts.SourceStatistics", memory)
     monkeypatch.setattr(Planner, "durable_state", lambda self: dict(PLAN))
 
     def resume(self: Planner, plan: Mapping[str, Any], now: float) -> None:

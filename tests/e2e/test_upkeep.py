@@ -30,7 +30,7 @@ async def test_retention_deletes_delivered_events_after_a_month(tmp_path: Path) 
         assert (await world.api.get("/v1/events")).json()["items"] != []
 
         passed[0] = 31 * DAY_SECONDS
-        await upkeep(world, "strays")
+        await upkeep(world, "orphans")
         await upkeep(world, "retention")
         assert world.metric("relay_retention_deleted_total", what="jobs") == 1.0
         assert (await world.api.get("/v1/events")).json()["items"] == []

@@ -65,7 +65,7 @@ def of_source(*rows: tuple[str, float, str]) -> list[SavedStatistics]:
 
 
 async def keep(world) -> None:
-    await upkeep.learned([world.memory], [world.poller])
+    await upkeep.save_statistics([world.memory], [world.poller])
 
 
 async def test_restart_restores_statistics_and_plan(tmp_path, plans):

@@ -14,7 +14,7 @@ from relay.core.delivery import Claimed
 from relay.metrics import Metrics
 from relay.node import upkeep
 from relay.node.timetable import UPKEEP_SECONDS
-from relay.node.upkeep import DAY_SECONDS, Retention, Strays
+from relay.node.upkeep import DAY_SECONDS, Orphans, Retention
 from relay.store.store import Store
 from relay.store.upkeep import MAX_ROWS, SLICE
 from tests.support.postgres_server import shared_server
@@ -199,7 +199,7 @@ async def test_promoted_heads_are_logged_and_the_dispatcher_is_woken(
     uid = await track(store)
     await store.jobs.record(poll(uid, 0, "queued"))
     woken: list[bool] = []
-    search = Strays(store.upkeep, lambda: NOW, lambda: woken.append(True))
+    search = Orphans(store.upkeep, lambda: NOW, lambda: woken.append(True))
     assert await search.run_once() == 0
     assert woken == []
     await execute(store, "UPDATE deliveries SET state = 'blocked'")
@@ -217,7 +217,7 @@ async def test_pending_deliveries_are_searched_for_orphans_in_slices(
     await ended(store, 25)
     last = (await deliveries(store))[-1]["id"]
     await execute(store, "UPDATE deliveries SET state = 'blocked' WHERE id = :id", id=last)
-    search = Strays(store.upkeep, lambda: NOW, lambda: None)
+    search = Orphans(store.upkeep, lambda: NOW, lambda: None)
     assert [await search.run_once() for _ in range(3)] == [0, 0, 1]
 
 

@@ -30,7 +30,8 @@ from relay.config.settings import (
     SourceSettings,
     TokenSettings,
 )
-from relay.node.node import ROLES, Node, open_node
+from relay.node.node import ROLES, Node
+from relay.node.opening import open_node
 from relay.polling.poller import Poller
 from relay.sandbox.server import Sandbox
 
@@ -205,7 +206,7 @@ async def open_e2e_world(
         node = await stack.enter_async_context(
             open_node(settings, base_url=RELAY_URL, state_dir=folder, clock=clock, roles=roles)
         )
-        for client in node._clients.values():
+        for client in node._accounts.clients.values():
             client._timeout_seconds = timeout_seconds
         for poller in node.pollers.values():
             poller.changed = _both(poller.changed, node.signals.event_recorded)

@@ -24,7 +24,7 @@ from typing import Any
 
 IMPORTED = (
     *(
-        "relay.node.node",
+        "relay.node.opening",
         "relay.cli",
         "relay.cli.serve",
         "relay.server.sockets",

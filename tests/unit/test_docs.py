@@ -29,7 +29,7 @@ from relay.errors import RelayError
 from relay.metrics import Metrics
 from relay.node.cluster import LEASE_SECONDS, RENEW_SECONDS, WATCH_SECONDS
 from relay.node.local_token import NO_TOKEN
-from relay.node.node import NO_KEY
+from relay.node.opening import NO_KEY
 from relay.sandbox import admin, fate, faults
 from relay.sources.client import PollKind
 from relay.store.postgres_writer import PATIENCE_SECONDS

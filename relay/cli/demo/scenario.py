@@ -24,7 +24,7 @@ from relay.clock import from_rfc3339, wall_clock
 from relay.config.settings import PollingSettings
 from relay.errors import RelayError
 from relay.node.local_token import with_local_token
-from relay.node.node import open_node
+from relay.node.opening import open_node
 from relay.sandbox.example_requests import DISPATCH_PATH, dispatch_body
 from relay.sandbox.world import World
 

@@ -1,0 +1,91 @@
+"""Opens a node: its keys, its database and its HTTP client, in that order, and closes them again."""
+
+import os
+import secrets
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from relay.clock import Clock, wall_clock
+from relay.config.keyring import load_or_create_keyring, python_line_that_makes_a_key
+from relay.config.settings import Settings
+from relay.core.signing import new_secret
+from relay.errors import SettingsError
+from relay.http.sender import Sender
+from relay.node.accounts import adopted_accounts
+from relay.node.component_settings import guard_policy
+from relay.node.node import ROLES, Node
+from relay.private_files import default_state_dir
+from relay.sources.client import NODE_HEADER
+from relay.store.postgres_engine import is_postgres
+from relay.store.store import Store, open_store
+from relay.store.subscriptions import CALLBACK_OWNER
+
+NO_KEY = (
+    "with PostgreSQL every node needs the same encryption key: set RELAY_ENCRYPTION_KEY to the output of this command, "
+    f"and keep a copy: {python_line_that_makes_a_key()}"
+)
+
+
+@asynccontextmanager
+async def open_node(
+    settings: Settings,
+    *,
+    base_url: str,
+    environ: Mapping[str, str] | None = None,
+    clock: Clock = wall_clock,
+    roles: tuple[str, ...] = ROLES,
+    state_dir: Path | None = None,
+    seed: int = 0,
+    auto_migrate: bool = False,
+) -> AsyncIterator[Node]:
+    """A started node. On exit it is stopped and its database closed.
+
+    `base_url` is where the node listens: scheme, address and bound port. `auto_migrate` brings a PostgreSQL database to
+    the newest schema; a SQLite file always is. Raises SettingsError, DatabaseHeld, SchemaTooOld, SchemaTooNew,
+    StoreError.
+    """
+    directory = state_dir or default_state_dir(os.environ if environ is None else environ)
+    if is_postgres(settings.database.url) and not settings.encryption.keys:
+        raise SettingsError(NO_KEY)
+    keyring = load_or_create_keyring(settings.encryption.keys, state_dir=directory)
+    pool_size = settings.database.pool_size
+    store = await open_store(
+        settings.database.url, keyring, now=clock(), pool_size=pool_size, auto_migrate=auto_migrate
+    )
+    clock = store.clock(clock)
+    try:
+        callback_secret = await _stored_callback_secret(store, clock())
+        # Decrypts every secret: a missing key is reported now, not at the first delivery.
+        await store.subscriptions.all()
+        await store.subscriptions.page(limit=1, callbacks=True)
+        node_id = secrets.token_hex(8)
+        async with Sender(guard_policy(settings), clock=clock, node=(NODE_HEADER, node_id)) as sender:
+            node = Node(
+                settings,
+                store=store,
+                sender=sender,
+                base_url=base_url,
+                callback_secret=callback_secret,
+                clock=clock,
+                roles=roles,
+                seed=seed,
+                adopted=await adopted_accounts(store),
+                node_id=node_id,
+            )
+            await node.start()
+            try:
+                yield node
+            finally:
+                await node.stop()
+    finally:
+        await store.close()
+
+
+async def _stored_callback_secret(store: Store, now: float) -> str:
+    found = await store.subscriptions.secrets(CALLBACK_OWNER)
+    if found:
+        return found[0].value
+    made = new_secret(secrets.token_bytes(32))
+    await store.subscriptions.add_secret(CALLBACK_OWNER, made, now)
+    return made
