@@ -13,7 +13,7 @@ from pathlib import Path
 
 from relay.errors import SettingsError
 
-log = logging.getLogger("relay.files")
+log = logging.getLogger("relay.private_files")
 """The standard library's logger: it writes to stderr even if a command has not configured logging."""
 
 MAX_BYTES = 4096

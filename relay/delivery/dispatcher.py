@@ -58,7 +58,7 @@ DEMOTE_CHUNKS = 5
 CALLBACKS_PER_SCAN = 1_000
 """Maximum callback subscriptions that one scan loads."""
 
-log = structlog.get_logger("relay.dispatcher")
+log = structlog.get_logger("relay.delivery")
 
 
 @value_class(frozen=True, slots=True, kw_only=True)

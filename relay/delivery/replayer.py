@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 MAX_STEPS = 50
 """Maximum steps of one replay before the next one gets its turn."""
 
-log = structlog.get_logger("relay.replays")
+log = structlog.get_logger("relay.delivery")
 
 
 class Replayer:

@@ -41,7 +41,7 @@ DATABASE_RETRY_SECONDS = 1.0
 """Pause before another try after a database error."""
 REASON_CHARACTERS = 200
 
-log = structlog.get_logger("relay.deliverer")
+log = structlog.get_logger("relay.delivery")
 
 
 class Transport(Protocol):

@@ -36,7 +36,7 @@ LATE_COMMIT_SECONDS = 15.0
 RECONCILE_SECONDS = 60.0
 SCAN_COUNT = 5_000
 
-log = structlog.get_logger("relay.cluster")
+log = structlog.get_logger("relay.node")
 
 
 class Cluster:

@@ -48,7 +48,7 @@ SAVE_SECONDS = 5.0
 LOAD_WAIT_SECONDS = 1.0
 LOAD_RETRY_SECONDS = 1.0
 
-log = structlog.get_logger("relay.app")
+log = structlog.get_logger("relay.node")
 
 
 class Node:

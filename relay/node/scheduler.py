@@ -33,7 +33,7 @@ MAX_INSTANCES = 3
 """APScheduler still counts a run for a moment after it has ended, and would refuse the next one. Overlapping runs of an
 account are prevented here."""
 
-log = structlog.get_logger("relay.scheduler")
+log = structlog.get_logger("relay.node")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

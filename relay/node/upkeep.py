@@ -33,7 +33,7 @@ Pollers = Mapping[tuple[str, str], Poller]
 Step = Callable[..., Awaitable[tuple[int, Any]]]
 """Handles the rows after a place (without one: from the start). Returns how many, and where to continue."""
 
-log = structlog.get_logger("relay.upkeep")
+log = structlog.get_logger("relay.node")
 
 
 class Sweeps:

@@ -27,7 +27,7 @@ DOWN_FAILURES = 5
 DOWN_SECONDS = 60.0
 FORBIDDEN_JOBS = 5
 
-log = structlog.get_logger("relay.health")
+log = structlog.get_logger("relay.polling")
 
 
 def fingerprint(key: str | None) -> str | None:

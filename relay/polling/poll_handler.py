@@ -29,7 +29,7 @@ NOT_FOUND_SECONDS = 120.0
 MAX_DETECTIONS = 10
 KEPT_REQUEST_IDS = 10_000
 
-log = structlog.get_logger("relay.intake")
+log = structlog.get_logger("relay.polling")
 
 
 class PollHandler:

@@ -34,7 +34,7 @@ STALLED_SECONDS = 60.0
 MAX_POLLS_IN_FLIGHT = 64
 OK = 200
 
-log = structlog.get_logger("relay.poller")
+log = structlog.get_logger("relay.polling")
 
 
 @dataclass(frozen=True, slots=True, eq=False)

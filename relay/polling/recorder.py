@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from relay.signals import Signals
     from relay.store.jobs import JobStore
 
-log = structlog.get_logger("relay.recorder")
+log = structlog.get_logger("relay.polling")
 
 Hints = Callable[[Problem | None, str, str | None], Hint | None]
 """(problem, kind of transition, channel) -> hint; None if nothing is wrong."""

@@ -25,7 +25,7 @@ from relay.sources.mapping import registered as read_registered
 from relay.store.store import Store
 from relay.tasks import Tasks
 
-log = structlog.get_logger("relay.tracking")
+log = structlog.get_logger("relay.polling")
 
 
 class Tracking:

@@ -39,7 +39,7 @@ MAX_UNRECORDED = 1_000
 Adopt = Callable[[str, str], Awaitable[None]]
 """Adopts an account: (source, API key)."""
 
-log = structlog.get_logger("relay.dropin")
+log = structlog.get_logger("relay.proxy")
 
 
 class Creates:

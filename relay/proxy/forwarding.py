@@ -22,7 +22,7 @@ Value = TypeVar("Value")
 Pollers = Mapping[tuple[str, str], Poller]
 Definitions = Mapping[str, SourceDefinition]
 
-log = structlog.get_logger("relay.dropin")
+log = structlog.get_logger("relay.proxy")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -34,7 +34,7 @@ KNOWN_SECONDS = 60.0
 WAIT_SLICE_SECONDS = 15.0
 ELSEWHERE_SLICE_SECONDS = 1.0
 
-log = structlog.get_logger("relay.dropin")
+log = structlog.get_logger("relay.proxy")
 
 
 class Reads:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 COUNT = 100
 
-log = structlog.get_logger("relay.dropin")
+log = structlog.get_logger("relay.proxy")
 
 
 class UnknownCreates:

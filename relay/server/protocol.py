@@ -35,7 +35,7 @@ _FULL = (
     b"connection: close\r\n\r\ntoo many connections"
 )
 
-log = structlog.get_logger("relay.cli")
+log = structlog.get_logger("relay.server")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
