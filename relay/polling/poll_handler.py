@@ -80,7 +80,7 @@ class PollHandler:
         else:
             kinds = await self._failed(job, result, now)
         (log.debug if result.kind == "observed" else log.info)(
-            "look",
+            "poll",
             job_uid=uid,
             job=job.external_id,
             source=job.source,

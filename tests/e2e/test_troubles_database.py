@@ -102,7 +102,7 @@ async def test_a_full_disk(disk: Disk, tmp_path: Path) -> None:
         assert document["problems"][0].startswith("database: the database refused a write")
         assert (await world.get("/livez"))["status"] == "ok"
         assert (await world.get(f"/v1/jobs/{acknowledged[-1]}"))["open"]  # what is read is answered
-        await world.said("the database refused.*look_failed")
+        await world.said("the database refused.*poll_failed")
 
         make_room(world)
         await world.until_ready()

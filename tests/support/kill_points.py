@@ -6,7 +6,7 @@
 from collections.abc import Mapping
 
 POINTS: Mapping[str, str] = {
-    "look.answered": "the upstream's answer is read; nothing is recorded",
+    "poll.answered": "the upstream's answer is read; nothing is recorded",
     "record.called": "the transition is detected and slots are reserved; its transaction has not begun",
     "record.written": "state, events and deliveries are written; the transaction is not committed",
     "record.committed": "the transaction is committed; the deliveries that it leased are not started",

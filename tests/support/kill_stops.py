@@ -46,7 +46,7 @@ class Stop:
         from relay.store.replays import ReplayStore
         from relay.store.store import Store
 
-        self._around(UpstreamClient, "poll", after="look.answered")
+        self._around(UpstreamClient, "poll", after="poll.answered")
         self._around(JobStore, "record", before="record.called", after="record.committed", operation="record.written")
         self._around(JobStore, "note", before="note.called")
         self._around(JobStore, "register", "register.called", "register.committed", "register.written")
