@@ -1,8 +1,8 @@
-"""A node among others on one database: which accounts it polls, and what it hears from the others.
+"""A node among others on one database: which accounts it polls, and what it learns from the others.
 
-An account's polling belongs to one node at a time, by a lease; its rate limit is one budget anyway. The leases of a
-node that has died are free at once where the server knows of its death (see `relay.store.holders`), else when they have
-run out. What others write is heard at once by NOTIFY, and found by a scan when that fails.
+One node at a time polls an account, under a lease. The leases of a dead node are released at once if the server
+noticed its death (see `relay.store.holders`), otherwise when they expire. Changes by other nodes arrive by NOTIFY, and
+are found by a scan if a notification is lost.
 """
 
 import asyncio
@@ -26,11 +26,11 @@ LEASE_SECONDS = 10.0
 RENEW_SECONDS = 3.0
 SCAN_SECONDS = 1.0
 WATCH_SECONDS = 0.5
-"""How often it is asked which of the nodes that are known have died."""
+"""How often known nodes are checked for having died."""
 SURVEY_SECONDS = 5.0
-"""How often it is asked which nodes hold something: those that were not heard of."""
+"""How often nodes that hold leases are listed, to find those that were never announced."""
 INTRODUCE_SECONDS = 2.0
-"""A start waits so long for a name that others can tell from a dead node's."""
+"""How long a start waits for a name that is bound to its connection."""
 UNHEARD_SECONDS = 5.0
 LATE_COMMIT_SECONDS = 15.0
 RECONCILE_SECONDS = 60.0
@@ -40,7 +40,7 @@ log = structlog.get_logger("relay.node")
 
 
 class Cluster:
-    """`start()` and `stop()` once each; between them tasks of its own renew, watch, listen and scan."""
+    """Between `start()` and `stop()`, background tasks renew leases, watch other nodes, listen and scan."""
 
     def __init__(
         self,
@@ -64,11 +64,11 @@ class Cluster:
         self._polls = polls
         self._new_jobs = True
         self._gone: set[str] = set()
-        """Jobs that are said to be gone, and may have been registered again since."""
+        """Jobs announced as untracked or purged. They may have been registered again since."""
         self._scanned_at = 0.0
         self._surveyed_at = 0.0
         self._others: set[str] = set()
-        self._deaf = True
+        self._not_listening = True
         self._ends = False
         self._wake = asyncio.Event()
         self._renew_soon = asyncio.Event()
@@ -80,14 +80,14 @@ class Cluster:
             poller.holds = False
 
     async def introduce(self) -> None:
-        """Begins to listen, and gives this node its name. Call it before anything is leased."""
+        """Starts listening and gives this node its name. Call it before anything is leased."""
         self._tasks.append(asyncio.get_running_loop().create_task(self._listening()))
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(INTRODUCE_SECONDS):
                 await self._introduced.wait()
 
     async def start(self) -> None:
-        """Takes the accounts that are free."""
+        """Takes the accounts that no other node holds."""
         await self._attempt(self.release_dead)
         await self._attempt(self.renew)
         await asyncio.gather(*self._taking.values())
@@ -97,22 +97,22 @@ class Cluster:
             self._tasks.append(loop.create_task(work))
 
     async def give_up(self) -> None:
-        """Leaves the accounts and the replays to other nodes, and takes none any more."""
+        """Releases the accounts and replays to other nodes, and takes no more."""
         self._polls = False
         renewal = () if self._renewal is None else (self._renewal,)
         await _ended(*renewal, *self._taking.values())
         await self._attempt(lambda: self._store.holders.release_accounts(self._holder.names))
 
     async def stop(self) -> None:
-        """Ends its tasks, and gives the accounts up unless it has done so."""
+        """Releases the accounts, unless `give_up` has, and ends the background tasks."""
         self._ends = True
         if self._polls:
             await self.give_up()
         await _ended(*self._tasks)
 
     def named(self, name: str | None) -> None:
-        """A name was bound to this node's connection; None: that has ended, and others may take at once what the name
-        holds. Nothing more is polled or sent under it."""
+        """Called with the name bound to this node's connection, and with None when that connection ends. Then other
+        nodes may take what the name holds, so nothing more is polled or sent under it."""
         if self._ends:
             return
         if name is not None:
@@ -128,17 +128,17 @@ class Cluster:
     # --- polling leases
 
     async def renew(self) -> None:
-        """Keeps what it polls, and begins to take what nobody does. Raises TimeoutError when the database is slow."""
+        """Renews the leases of this node's accounts and takes free ones. Raises TimeoutError."""
         if not self._polls:
             return
         now, name, former = self._clock(), self._holder.name, self._holder.former
-        keys = list(self._pollers)  # one may be adopted meanwhile
+        keys = list(self._pollers)  # an account may be adopted meanwhile
         async with asyncio.timeout(RENEW_SECONDS):
             held = await asyncio.gather(
                 *(self._store.accounts.hold(*key, name, now, now + LEASE_SECONDS, former) for key in keys)
             )
         if self._holder.has_lost(name):
-            return  # meanwhile: it is taken again under the new one
+            return  # lost meanwhile: the account is taken again under the new name
         for mine, key in zip(held, keys, strict=True):
             if mine and not self._pollers[key].holds and key not in self._taking:
                 self._taking[key] = asyncio.get_running_loop().create_task(self._take(key))
@@ -146,7 +146,7 @@ class Cluster:
                 self._let_go(key)
 
     async def _take(self, key: tuple[str, str]) -> None:
-        """In a task of its own: many open jobs take longer to load than a lease lasts."""
+        """Runs in its own task: loading many open jobs takes longer than a lease lasts."""
         try:
             states = {(state.source, state.name): state for state in await self._store.accounts.all()}
             await self._pollers[key].take_over(states.get(key))
@@ -162,7 +162,7 @@ class Cluster:
             taking.cancel()
         if poller.holds:
             poller.release()
-            self._signals.wake_all()  # whoever waits for a job is not told any more, and has to look by himself
+            self._signals.wake_all()  # waiters get no more signals from this node and must read the store
             log.warning("polling_lost", source=key[0], account=key[1])
 
     async def _renewing(self) -> None:
@@ -176,14 +176,13 @@ class Cluster:
             if await self._attempt(self.renew):
                 renewed_at = began_at
             elif self._clock() + 2 * RENEW_SECONDS - renewed_at >= LEASE_SECONDS:
-                for key in self._pollers:  # another node may have them before the next try has ended
+                for key in self._pollers:  # another node may take them before the next attempt ends
                     self._let_go(key)
 
     # --- dead nodes
 
     async def release_dead(self) -> None:
-        """Frees what dead nodes hold. This node's own names are left out: what it still does under one it has lost, it
-        ends."""
+        """Releases what dead nodes hold. Skips this node's own former names: it finishes its work under them."""
         now = self._clock()
         if now - self._surveyed_at >= SURVEY_SECONDS:
             self._surveyed_at, self._others = now, set(await self._store.holders.bound())
@@ -199,17 +198,17 @@ class Cluster:
             await asyncio.sleep(WATCH_SECONDS)
             await self._attempt(self.release_dead)
 
-    # --- what others wrote
+    # --- changes by other nodes
 
     def heard(self, notice: str) -> None:
-        """One notice, see `relay.store.notices`."""
+        """Handles one notification, see `relay.store.notices`."""
         what, _, rest = notice.partition(" ")
         if what == ALL:
             self._store.subscriptions.changed()
             self._answers.clear()
             self._signals.wake_all()
             self._new_jobs = True
-            self._deaf = False
+            self._not_listening = False
             self._introduced.set()
         elif what == "event":
             self._signals.job_changed(rest)
@@ -249,16 +248,16 @@ class Cluster:
             self._new_jobs = True
 
     async def scan(self) -> None:
-        """Finds what was registered elsewhere, if there was or should be a notice; while nothing can be heard, wakes
-        everybody who waits for anything."""
-        if self._deaf:
+        """Finds jobs registered on other nodes, after a notification or from time to time. While the node cannot
+        listen, also wakes everything that waits."""
+        if self._not_listening:
             self._store.subscriptions.changed()
             self._answers.clear()
             self._signals.wake_all()
             self._dispatcher.wake()
         await self._forget_gone()
         now = self._clock()
-        if not (self._deaf or self._new_jobs or now - self._scanned_at >= UNHEARD_SECONDS):
+        if not (self._not_listening or self._new_jobs or now - self._scanned_at >= UNHEARD_SECONDS):
             return
         after, self._new_jobs, self._scanned_at = new_id("job", now - LATE_COMMIT_SECONDS), False, now
         while jobs := await self._store.jobs.opened_since(after, SCAN_COUNT):
@@ -266,7 +265,7 @@ class Cluster:
             after = jobs[-1].uid
 
     async def _forget_gone(self) -> None:
-        """Jobs that are not tracked any more are not polled: that would cost a request each to find out."""
+        """Removes untracked jobs from the plans, which saves a poll each."""
         gone = list(self._gone)
         jobs = await asyncio.gather(*map(self._store.jobs.get, gone))
         self._gone.difference_update(gone)
@@ -274,13 +273,13 @@ class Cluster:
         for uid in closed:
             for poller in self._pollers.values():
                 poller.agenda.forget(uid)
-        # One may have been registered again after it was read, when it was still planned here.
+        # A job may have been registered again after it was read, while it was still planned here.
         again = await asyncio.gather(*map(self._store.jobs.get, closed))
         self._find([job for job in again if job is not None and job.open])
 
     async def reconcile(self) -> None:
-        """Finds what other nodes changed where the notice of it was lost: subscriptions, and, where the database has
-        more open jobs of an account than are planned here, jobs that were taken up again."""
+        """Finds changes whose notification was lost: subscriptions, and jobs that are tracked again, if the database
+        has more open jobs of an account than are planned here."""
         if await self._store.subscriptions.find_changes():
             self._dispatcher.wake()
         counts = await self._store.jobs.open_counts()
@@ -302,7 +301,7 @@ class Cluster:
         while True:
             self._wake.clear()
             await self._attempt(self.scan)
-            await asyncio.sleep(SCAN_SECONDS / 20)  # notices come in crowds
+            await asyncio.sleep(SCAN_SECONDS / 20)  # notifications come in bursts
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(SCAN_SECONDS):
                     await self._wake.wait()
@@ -317,9 +316,9 @@ class Cluster:
             try:
                 await self._store.database.listen(self.heard, self.named)
             except Exception as error:
-                if not self._deaf:
+                if not self._not_listening:
                     log.warning("not_listening", error=str(error))
-                self._deaf = True
+                self._not_listening = True
             self._introduced.set()
             await asyncio.sleep(SCAN_SECONDS)
 

@@ -1,4 +1,4 @@
-"""What the settings mean to each room: nothing but translation, at the start and whenever they are read again."""
+"""Translates the settings for each component, at the start and after each reload."""
 
 import contextlib
 from collections.abc import Callable, Mapping
@@ -23,7 +23,7 @@ from relay.sources.definition import SourceDefinition
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ComponentSettings:
-    """The settings of one node. `base_url` is where it is reached, `seed` spreads its looks."""
+    """The settings of one node. `base_url` is its public URL; `seed` spreads its polls."""
 
     settings: Settings
     base_url: str

@@ -1,4 +1,4 @@
-"""How a node is: what /readyz and /metrics say of it."""
+"""The state of a node for /readyz and /metrics."""
 
 from collections.abc import Mapping
 
@@ -15,7 +15,7 @@ Pollers = Mapping[tuple[str, str], Poller]
 async def readiness(
     store: Store, probe: WriteProbe, pollers: Pollers, roles: Mapping[str, bool], now: float
 ) -> Readiness:
-    """Whether the node can do its work, in sentences. `roles`: what it is to do, and whether it does."""
+    """Whether the node can do its work. `roles`: its roles, and whether each is running."""
     problems: list[str] = []
     notes: list[str] = []
     checks: dict[str, str] = {}
@@ -49,17 +49,17 @@ async def readiness(
         if poller.agenda.loading:
             notes.append(f"{name}: its open jobs are still being read from the database")
         if "scheduler" in roles and poller.stalled(now):
-            notes.append(f"{name}: looks are due and none has completed for a minute")
+            notes.append(f"{name}: polls are due but none has completed for a minute")
     return Readiness(problems=tuple(problems), notes=tuple(notes), checks=checks)
 
 
 def setting_of_key(source: str, account: str) -> str:
-    """Where an account's key is set."""
+    """The setting of an account's key."""
     return "REVOR_API_KEY" if account == "default" else f"sources.{source}.accounts.{account}.api_key"
 
 
 def measured(metrics: Metrics, store: Store, pollers: Pollers, now: float) -> bytes:
-    """All metrics in Prometheus' text format, those that are measured only when asked for too."""
+    """All metrics in Prometheus' text format, after setting the gauges that are measured on demand."""
     for (source, account), poller in pollers.items():
         stats = poller.planner.stats(now)
         metrics.open_jobs.labels(source, account).set(stats.open_jobs)

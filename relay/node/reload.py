@@ -1,4 +1,4 @@
-"""Reading the settings again (SIGHUP): what a running node takes over of them, and what has to wait for a restart."""
+"""Reloading the settings (SIGHUP): what a running node applies, and what needs a restart."""
 
 from collections.abc import Mapping
 
@@ -9,7 +9,7 @@ from relay.polling.poller import Poller
 
 
 def takes_over(old: Settings, new: Settings) -> Settings:
-    """The old settings with what a running node can take over of the new ones: keys, tokens, polling, delivery."""
+    """The old settings with the new upstream keys, tokens, polling and delivery."""
     sources = {}
     for name, source in old.sources.items():
         after = new.sources.get(name)
@@ -21,14 +21,14 @@ def takes_over(old: Settings, new: Settings) -> Settings:
 
 
 def needs_restart(old: Settings, new: Settings) -> list[str]:
-    """The keys whose new values a running node does not take over, new and vanished sources and accounts too."""
+    """The changed keys that need a restart, including added and removed sources and accounts."""
     return [*changed_needs_restart(old, new), *sorted(_places(old) ^ _places(new))]
 
 
 def reconfigure(
     components: ComponentSettings, dispatcher: Dispatcher, pollers: Mapping[tuple[str, str], Poller]
 ) -> None:
-    """Gives the loops of a running node their new settings."""
+    """Applies the settings to a running dispatcher and pollers."""
     dispatcher.configure(components.of_dispatcher())
     for source in components.settings.sources.values():
         for account in source.accounts.values():
