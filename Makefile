@@ -119,7 +119,7 @@ $(READY): tests/requirements.lock pyproject.toml
 	echo "==> $$("$(PYTHON)" --version): making .venv (the first time takes a minute)"
 	rm -rf .venv
 	if ! "$(PYTHON)" -m venv .venv; then
-		echo "$(PYTHON) can not make virtual environments: on Debian and Ubuntu, install the package python3-venv" >&2
+		echo "$(PYTHON) cannot make virtual environments: on Debian and Ubuntu, install the package python3-venv" >&2
 		exit 1
 	fi
 	echo "==> installing the packages that tests/requirements.lock pins"

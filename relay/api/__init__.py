@@ -1,1 +1,1 @@
-"""The HTTP API: one file a resource. What it needs of the other rooms it declares in `ports`."""
+"""The HTTP API: one file per resource. `ports` lists what it needs from other packages."""

@@ -43,9 +43,8 @@ class Resource:
         identity: Identity | None = scope.get("relay.identity")
         if operation.scopes is not None:
             if identity is None:
-                raise Unauthorized(
-                    "a token is needed"
-                )  # the front has already checked; this guards against a gap there
+                # The front has already checked; this guards against a gap there.
+                raise Unauthorized("a token is needed")
             identity.require(operation.scopes)
         scope["relay.operation"] = operation.id
         query = params.read_query(scope["query_string"], operation.query)

@@ -1,7 +1,7 @@
 """A client of the relay's HTTP API for the commands.
 
-RELAY_URL is the relay's address and RELAY_TOKEN the API token. Without RELAY_TOKEN a relay on this machine, and only
-that, is sent the token that its first start stored here.
+RELAY_URL is the relay's address and RELAY_TOKEN the API token. Without RELAY_TOKEN, the token
+that a relay's first start stored on this machine is sent to a relay on this machine only.
 """
 
 import http.client

@@ -2,8 +2,7 @@
 
 Deliveries of a poll that was just recorded arrive in memory, already leased; the scan finds retries, recoveries and
 those that got no slot. A delivery is claimed only for a slot that is free, or soon will be, so a slow sink delays only
-its own.
-Slots are counted in `slots.py`; attempts run in `worker.py`.
+its own deliveries. Slots are counted in `slots.py`; attempts run in `worker.py`.
 """
 
 import asyncio

@@ -252,9 +252,8 @@ class Sender:
         trail.dialled_ip = ip
         if trail.dialled_at is None:
             trail.dialled_at = time.perf_counter()
-        trail.connected_at = trail.sent_at = trail.peer_ip = (
-            None  # drop those of an address or pooled connection that failed
-        )
+        # Drop what an address or pooled connection that failed has left.
+        trail.connected_at = trail.sent_at = trail.peer_ip = None
         return socket.socket(family=family, type=kind, proto=protocol)
 
     def _judged(self, url: str) -> tuple[Route | None, str | None]:

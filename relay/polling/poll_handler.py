@@ -129,7 +129,7 @@ class PollHandler:
                 continue
             recorded, poll_count = transitions, poll_count + 1
             self._polled(job, result)  # clients woken by the record ask immediately
-            await asyncio.sleep(0)  # its deliveries go first
+            await asyncio.sleep(0)  # let the new deliveries start first
             break
         now = self._clock()
         self._agenda.planner.observed(job.uid, seen.item(), result.headers, result.sent_at, now)

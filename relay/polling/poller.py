@@ -263,7 +263,7 @@ class Poller:
         except StoreError as error:
             self._not_written(uid, error)
         except Exception:
-            log.exception("poll_failed", job_uid=uid)
+            log.exception("job_poll_failed", job_uid=uid)
             self.planner.failed(uid, None, {}, self._clock())
         finally:
             self._free(uid, slot)
@@ -302,7 +302,7 @@ class Poller:
         return self.holds and self.term == term
 
     def _not_written(self, uid: str, error: StoreError) -> None:
-        log.error("poll_failed", job_uid=uid, error=str(error))
+        log.error("job_poll_failed", job_uid=uid, error=str(error))
         self._unwritten.add(uid)
         self.planner.failed(uid, OK, {}, self._clock())  # not the upstream's fault
 

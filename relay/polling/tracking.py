@@ -29,7 +29,7 @@ log = structlog.get_logger("relay.polling")
 
 
 class Tracking:
-    """Implements `relay.api.ports.Tracking`."""
+    """Registers, refreshes, explains and untracks jobs."""
 
     def __init__(
         self,

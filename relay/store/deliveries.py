@@ -227,11 +227,8 @@ def _retry_one(connection: Connection, cache: SubscriptionCache, delivery_id: st
         return Conflict(f"delivery {delivery_id} is being attempted", code="delivery_in_flight")
     if subscription is None:
         return Conflict(f"the subscription of delivery {delivery_id} was removed", code="subscription_removed")
-    values: dict[str, Any] = {
-        "due_at": now,
-        "lease_token": None,
-        "was": None,
-    }  # stopping a replay no longer restores it
+    # Without `was`, stopping a replay no longer restores it.
+    values: dict[str, Any] = {"due_at": now, "lease_token": None, "was": None}
     if row.state != "pending":
         state = "pending"
         if row.job_uid is not None and subscription.ordering == "job":

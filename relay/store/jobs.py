@@ -182,9 +182,8 @@ class JobStore:
 
     async def get(self, uid: str) -> Job | None:
         """A job by the relay's id."""
-        return (
-            None if "\0" in uid else await self._by_uid.get(uid)
-        )  # PostgreSQL refuses NUL, which would fail the whole group
+        # PostgreSQL refuses NUL, which would fail the whole group.
+        return None if "\0" in uid else await self._by_uid.get(uid)
 
     async def find(self, external_id: str, source: str | None = None, account: str | None = None) -> list[Job]:
         """Jobs by the upstream's id. Several accounts may have the same id."""

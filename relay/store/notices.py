@@ -2,7 +2,7 @@
 
 event UID                         recorded, of a job or of none
 jobs SOURCE/ACCOUNT               registered
-look SOURCE/ACCOUNT UID           poll this job soon
+look SOURCE/ACCOUNT UID           poll this job soon (a word that nodes of other versions know)
 weight SOURCE/ACCOUNT UID NUMBER  changed; a poll finds it too
 gone SOURCE/ACCOUNT UID ID        untracked or purged
 subscriptions                     changed

@@ -151,9 +151,9 @@ def delivery_values(
     lease: Lease | None = None,
     now: float | None = None,
 ) -> dict[str, Any]:
-    """The row of a new delivery. It is blocked behind an open one of its job and subscription, listed in `busy`,
-    which is extended; otherwise pending, and leased if `lease` covers the subscription. `now`: the creation time, if
-    later than the event's."""
+    """The row of a new delivery. It is blocked behind an open one of its job and subscription, listed in `busy`;
+    otherwise pending, and leased if `lease` covers the subscription. Adds its pair to `busy`. `now`: the creation time,
+    if later than the event's."""
     created_at = event.recorded_at if now is None else now
     pair = (event.job_uid, subscription.id)
     ordered = event.job_uid is not None and subscription.ordering == "job"

@@ -285,9 +285,8 @@ def make_engine(url: URL) -> Engine:
     def _configure(dbapi_connection: Any, _record: Any) -> None:
         dbapi_connection.isolation_level = None  # BEGIN IMMEDIATE is sent explicitly
         cursor = dbapi_connection.cursor()
-        if (
-            cursor.execute("PRAGMA page_count").fetchone()[0] == 0
-        ):  # only possible before the first page; see `upkeep.give_back`
+        # Only possible before the first page; see `upkeep.give_back`.
+        if cursor.execute("PRAGMA page_count").fetchone()[0] == 0:
             cursor.execute("PRAGMA auto_vacuum=INCREMENTAL")
         for pragma in (
             "journal_mode=WAL",

@@ -91,7 +91,7 @@ async def test_a_full_disk(disk: Disk, tmp_path: Path) -> None:
         under_way = await world.job()
         await at_the_sink.wait()
         fill(world)
-        go_on.set()  # it is delivered, and that can not be written down
+        go_on.set()  # it is delivered, and the result cannot be recorded
 
         refused, problem = await refusal(world, acknowledged)
         assert (problem["code"], problem["status"], problem["title"]) == ("store", 503, "Database unavailable")
@@ -102,7 +102,7 @@ async def test_a_full_disk(disk: Disk, tmp_path: Path) -> None:
         assert document["problems"][0].startswith("database: the database refused a write")
         assert (await world.get("/livez"))["status"] == "ok"
         assert (await world.get(f"/v1/jobs/{acknowledged[-1]}"))["open"]  # what is read is answered
-        await world.said("the database refused.*poll_failed")
+        await world.said("the database refused.*job_poll_failed")
 
         make_room(world)
         await world.until_ready()

@@ -76,7 +76,7 @@ def test_settings_and_key_of_another_owner(start: Start, tmp_path: Path) -> None
     assert "relay.yaml: the settings file cannot be read (Permission denied)" in process.lines[0]
     file.chmod(0o644)
     key.parent.mkdir(parents=True)
-    key.write_text("what it holds can not be read")
+    key.write_text("its content cannot be read")
     os.chown(key, SOMEBODY_ELSE, SOMEBODY_ELSE)
     key.chmod(0o600)
     process = start("serve", "--port", "0", limits="UNPRIVILEGED")
