@@ -180,7 +180,7 @@ class Node:
         loop = asyncio.get_running_loop()
         for (source, account), poller in self.pollers.items():
             if poller.key is None:
-                hint = f"set {readiness.setting_of_key(source, account)}; until then nothing is polled"
+                hint = f"nothing is polled until {readiness.setting_of_key(source, account)} is set"
                 log.warning("no_upstream_key", source=source, account=account, hint=hint)
         if self._cluster is not None:
             await self._cluster.introduce()
