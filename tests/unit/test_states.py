@@ -139,6 +139,7 @@ def references(module: str, tree: ast.Module) -> Iterator[tuple[Name, set[Name]]
             names = [node.name]
         elif isinstance(node, ast.Assign):
             names = [target.id for target in node.targets if isinstance(target, ast.Name)]
+            names += [target.attr for target in node.targets if isinstance(target, ast.Attribute)]
         else:
             continue
         found: set[Name] = set()
