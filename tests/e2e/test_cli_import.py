@@ -81,7 +81,7 @@ async def importer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> AsyncIterator[Importer]:
     (tmp_path / "node").mkdir()
-    # Without a key nothing is looked at, and what the node logs would stand between the lines of the command.
+    # Without a key nothing is polled, and no log line of the node mixes with the command's output.
     with capture_logs(), contextlib.closing(listen()) as listener:
         async with open_e2e_world(tmp_path / "node", api_key=None) as world, served(world.node, listener):
             monkeypatch.setenv("RELAY_URL", url_of(listener))
@@ -126,7 +126,7 @@ async def test_many_lines_are_imported(importer: Importer) -> None:
     found = await importer.json(file)
     assert importer.code == 0
     assert (found["entries"], found["created"], found["existing"], found["rejected_count"]) == (LINES, LINES, 0, 0)
-    assert importer.err == ""  # no bar where nobody looks
+    assert importer.err == ""  # no progress bar without a terminal
     assert not state_of(file).exists()
     for number in (0, LINES // 2, LINES - 1):
         job = await importer.world.shown(f"job-{number}")
@@ -291,7 +291,7 @@ async def test_json_lines_may_be_answers_and_ids(importer: Importer) -> None:
         answer["item"]["id"]: {"from": "file"},
         "b": {"from": "file"},
     }
-    assert tracked[answer["item"]["id"]]["status"] == "queued"  # the answer tells, so nobody has to look
+    assert tracked[answer["item"]["id"]]["status"] == "queued"  # the pasted answer has the status, so no poll is needed
     codes = [(one["line"], one["id"], one["code"]) for one in found["rejected"]]
     assert codes == [
         (5, None, "invalid_answer"),

@@ -57,7 +57,7 @@ class Here:
         return self.start(*arguments, **{**self.variables, **variables})
 
     def run(self, *arguments: str, **variables: str) -> tuple[int, list[str]]:
-        """Its exit code and lines, in which nobody finds the password or a traceback."""
+        """Its exit code and lines, which hold neither the password nor a traceback."""
         process = self.begin(*arguments, **variables)
         code = process.close()
         said = "\n".join(process.lines)

@@ -183,7 +183,7 @@ def _long_leases(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @contextlib.asynccontextmanager
 async def never_two_pollers(*worlds: World) -> AsyncIterator[None]:
-    """Looks at each turn of the loop."""
+    """Checks at each turn of the loop."""
     over = False
 
     async def watch() -> None:
@@ -246,7 +246,7 @@ async def test_deliveries_of_a_dead_node_are_sent_by_another_at_once(
 
 @pytest.mark.usefixtures("_long_leases")
 async def test_hanging_node_keeps_its_account_until_its_lease_expires(first: World, database_url: str) -> None:
-    """Also one that is cut off: the server has its connection, and nobody else can know how it is."""
+    """Also one that is cut off: only the server knows the state of its connection."""
     async with open_beside(first) as second:
         await dies(first, connected=True)
         other = second.node._cluster

@@ -17,7 +17,7 @@ STOP_SECONDS = 25.0
 NOT_MADE = {"create.called", "intent.written", "intent.committed"}
 """So far nothing has been sent."""
 UNWRITTEN = {"create.called", "intent.written"}
-"""So far nobody can know that there was a create."""
+"""Up to here no record of the create exists."""
 RECORDED = {"register.committed", "create.recorded"}
 """The job and the end of the intent are one transaction, and here it is committed."""
 

@@ -26,7 +26,7 @@ CONSTANTS = {
 
 
 async def recorded(world: World) -> None:
-    """Jobs whose events nobody was told of."""
+    """Jobs whose events were not delivered."""
     jobs = [await world.new_job() for _ in range(JOBS)]
     await asyncio.gather(*(world.register(job) for job in jobs))
     async with asyncio.timeout(STOP_SECONDS):
@@ -49,7 +49,7 @@ async def test_stop_at_any_point_of_a_replay_keeps_every_promise(tmp_path: Path,
         await world.relay.serve(stop=(point, 1))
         await world.relay.ready(world.session)
         path = f"{world.relay.url}/v1/subscriptions/{subscription['id']}/replay"
-        with contextlib.suppress(aiohttp.ClientError):  # it is committed before the first step, whoever hears of it
+        with contextlib.suppress(aiohttp.ClientError):  # committed before the first step, answered or not
             async with world.session.post(path, json={"since": "2020-01-01T00:00:00Z"}) as response:
                 assert response.status == 202
                 assert (await response.json())["matched"] > JOBS

@@ -144,7 +144,7 @@ async def steps_of_a_program(
     said = await run(world, program, directly, REVOR_BASE_URL=world.url)
     (job,) = (await world.get("/v1/jobs"))["items"]
     assert job["id"] == said.split()[0]
-    assert sink_of(world).requests == []  # nobody asked for events yet
+    assert sink_of(world).requests == []  # no subscription exists yet
 
     hook = {HOOK: world.sink_url}
     said = await run(world, program, head + with_places(event, hook), REVOR_BASE_URL=world.url)
@@ -449,7 +449,7 @@ async def test_n8n_code_verifies_signatures(world: RelayWorld) -> None:
 
     async def checked(headers: dict[str, str], body: bytes, code: str = code) -> Any:
         item = {"json": {"headers": headers, "body": {}}, "binary": {"data": {"data": base64.b64encode(body).decode()}}}
-        # An error ends the run of a workflow: it is caught here to be looked at. An arrow function keeps `this`.
+        # An error ends the run of a workflow: it is caught here to be inspected. An arrow function keeps `this`.
         code = f"try {{ return await (async () => {{ {code} }})(); }} catch (error) {{ return error.message; }}"
         return json.loads(await run(world, NODE, CODE_NODE, stdin=json.dumps({"code": code, "items": [item, item]})))
 

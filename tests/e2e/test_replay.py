@@ -123,7 +123,7 @@ async def test_killed_replay_continues_while_new_events_arrive(world: RelayWorld
     await world.until_delivered([later])
     assert came(world, events) == events
     counts = Counter(event["id"] for event in world.received)
-    # in flight when it was killed: taken by the sink, and nobody had written that down
+    # in flight when it was killed: accepted by the sink, and not yet recorded
     assert sum(count - 1 for count in counts.values()) <= 2 * CONCURRENCY
     assert max(counts.values()) <= 2
 

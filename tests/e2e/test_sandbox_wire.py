@@ -25,7 +25,7 @@ async def session() -> AsyncIterator[aiohttp.ClientSession]:
     # With the protocol named asyncio turns Nagle's algorithm off; without, every kept connection waits 40 ms a request.
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.bind(("127.0.0.1", 0))
-    listener.listen()  # before the server is up, so that nobody is turned away
+    listener.listen()  # before the server is up, so that no connection is refused
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
     async with aiohttp.ClientSession(url, timeout=aiohttp.ClientTimeout(total=10)) as session:

@@ -66,10 +66,10 @@ async def test_delivery_in_flight_is_not_repeated_when_the_clock_is_set(
 
 
 async def until_it_polls_again(world: World, polls: float) -> None:
-    """Nobody asks anything of the node meanwhile: it has to find out by itself."""
+    """No request reaches the node meanwhile: it has to notice by itself."""
     latest = time.monotonic() + 10
     while world.polls("observed") <= polls:
-        assert time.monotonic() < latest, "it does not look any more"
+        assert time.monotonic() < latest, "it no longer polls"
         await asyncio.sleep(0.02)
 
 

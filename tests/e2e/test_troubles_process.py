@@ -183,7 +183,7 @@ async def test_exhausted_file_descriptors(world: RelayWorld) -> None:
         return 'result="unavailable"' in await _metrics(world)
 
     await world.fault("truncated", count=3)  # the connection that there is breaks off, and there is no other
-    await world.until(polls_fail, "the looks do not fail")
+    await world.until(polls_fail, "the polls do not fail")
     status, _ = await world.call("GET", f"/v1/jobs/{lives[0]}")
     assert status in (200, 503)  # 503: the database has no file descriptor to spare for this read
     relay.limit(resource.RLIMIT_NOFILE, hard)

@@ -65,7 +65,7 @@ def test_unreadable_settings(start: Start, tmp_path: Path) -> None:
     assert "elsewhere.yaml: the settings file cannot be read (No such file or directory)" in process.lines[0]
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="ONLY ROOT CAN GIVE A FILE TO SOMEBODY ELSE")
+@pytest.mark.skipif(os.geteuid() != 0, reason="ONLY ROOT CAN CHANGE A FILE'S OWNER")
 def test_settings_and_key_of_another_owner(start: Start, tmp_path: Path) -> None:
     file, key = tmp_path / "relay.yaml", tmp_path / "state" / "revor-relay" / "key"
     file.write_text("")

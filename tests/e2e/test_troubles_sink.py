@@ -378,6 +378,6 @@ async def test_attempt_cancelled_by_shutdown_is_retried(world: RelayWorld) -> No
         await world.until(is_out)
         assert await world.end() == 0
     world.settings()
-    await world.serve()  # nobody is there now: the next attempt comes at once, and says so
+    await world.serve()  # no sink listens now: the next attempt is sent at once and reports it
     tried = await attempts(world, made["id"], "pending")
     assert tried[-1]["error"].partition(":")[0] == "connect"

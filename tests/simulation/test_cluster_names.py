@@ -19,7 +19,7 @@ KEY = ("revor", "default")
 
 
 class Accounts:
-    """One account, which is had by whoever the row names."""
+    """One account, held by the node that the row names."""
 
     def __init__(self) -> None:
         self.holder: str | None = None

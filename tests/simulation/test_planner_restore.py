@@ -50,7 +50,7 @@ def answer(planner: Planner, job_id: str, now: float, luck: random.Random, limit
 
 
 def restart_at(planner: Planner, now: float, decisions: int, seed: str, limit: int) -> list[tuple[float, str]]:
-    """Looks at jobs when they are due, and answers by luck that depends on the job and the turn alone."""
+    """Polls jobs when they are due; the answers depend on a seed, the job and the turn alone."""
     found: list[tuple[float, str]] = []
     while len(found) < decisions:
         at = planner.next_request_at(now)

@@ -51,7 +51,7 @@ class SandboxJob:
 
 
 class Alone(SharedLimit):
-    """A limit that nobody else uses."""
+    """A limit without other users."""
 
     steady_share = burst_share = 1e-9
 
@@ -64,7 +64,7 @@ def sandbox_world(count: int, seed: int, *, per_second: float = 1000.0, speed: f
 
 
 class Naive:
-    """Looks at every open job each five seconds, first in first out; waits out Retry-After, then asks again."""
+    """Polls every open job each five seconds, first in, first out; waits out Retry-After, then polls again."""
 
     def __init__(self) -> None:
         self._queue: deque[tuple[float, str]] = deque()
@@ -161,7 +161,7 @@ def polled_at(poller: Poller, seed: int) -> Outcome:
 
 @pytest.mark.parametrize("seed", [1, 2])
 def test_three_hundred_jobs_are_known_far_sooner_than_by_a_plain_poller(seed: int) -> None:
-    """The mean is that of the few that are cancelled while they wait, of which nobody can know when: hence two bars."""
+    """The mean is that of the few that are cancelled while they wait, at times that cannot be known: hence two bars."""
     ours, naive = polled_at(Planner(PlannerConfig(seed=seed)), seed), polled_at(Naive(), seed)
     assert ours.rejected == 0
     assert naive.p50_delay_seconds > 25 * ours.p50_delay_seconds

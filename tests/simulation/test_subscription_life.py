@@ -158,7 +158,7 @@ async def test_subscription_disabled_by_410_is_not_probed(tmp_path):
         await world.store.subscriptions.set_state(made.id, "enabled", world.clock())
         await world.step()
         assert len(world.sink.requests) == 2
-        assert RECOVERED not in await world.types()  # whoever resumes it knows
+        assert RECOVERED not in await world.types()  # the user who resumed it knows
 
 
 async def test_probe_answered_with_410_is_the_last(tmp_path):

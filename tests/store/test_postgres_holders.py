@@ -59,7 +59,7 @@ async def dead(store: Store) -> list[str]:
 async def found_dead(store: Store, *names: str) -> None:
     """Waits until the server has seen the connections end."""
     async with asyncio.timeout(30):
-        while sorted(await dead(store)) != sorted(names):  # noqa: ASYNC110 - the database tells nobody
+        while sorted(await dead(store)) != sorted(names):  # noqa: ASYNC110 - the database sends no notification
             await asyncio.sleep(0.002)
 
 
@@ -143,7 +143,7 @@ async def test_dead_node_records_no_result_for_a_released_delivery(store: Store)
 async def test_stopping_node_releases_its_accounts_and_replays_but_no_delivery(store: Store) -> None:
     await hold_everything(store, "one")
     await store.holders.release_accounts(["one"])
-    assert await store.replays.due("other", NOW) == []  # nothing to do, and nobody has it
+    assert await store.replays.due("other", NOW) == []  # nothing to do, and no node holds it
     assert await taken(store) == (0, True)
 
 

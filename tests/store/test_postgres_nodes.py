@@ -112,7 +112,7 @@ async def blocked(store: Store, count: int = 1) -> None:
     """Waits until this many backends of the database wait for a lock."""
     query = "SELECT COUNT(*) AS n FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
     async with asyncio.timeout(30):
-        while (await rows(store, query))[0]["n"] < count:  # noqa: ASYNC110 - the database tells nobody
+        while (await rows(store, query))[0]["n"] < count:  # noqa: ASYNC110 - the database sends no notification
             await asyncio.sleep(0.002)
 
 

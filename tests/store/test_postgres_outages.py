@@ -102,7 +102,7 @@ class Traffic:
             try:
                 await self.store.jobs.record(poll(uid, sequence, "running"))
             except StaleSequence:  # it was written, whatever was said of it
-                pytest.fail(f"{uid} is past {sequence}, and nobody was told")
+                pytest.fail(f"{uid} is past {sequence}, and no call returned that")
             except StoreError:
                 self.refused += 1
                 continue

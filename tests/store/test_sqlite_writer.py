@@ -318,7 +318,7 @@ def test_loop_closed_before_its_turn_does_not_stop_the_writer(transactions: Fake
 async def test_group_of_the_thread_runs_although_the_loop_keeps_writing(writer: Writer) -> None:
     long, others = asyncio.ensure_future(writer.write(echo, 1)), []
     while not long.done():
-        assert len(others) < MAX_WAITING_ITEMS - 1, "nobody began"
+        assert len(others) < MAX_WAITING_ITEMS - 1, "no other write began"
         others.append(asyncio.ensure_future(writer.write(where, None)))
         await asyncio.sleep(0)
         time.sleep(0.001)  # noqa: ASYNC251 - as long as a turn takes that does something

@@ -124,7 +124,7 @@ class Driver:
 
     async def rest(self) -> None:
         async with asyncio.timeout(30):
-            while (  # noqa: ASYNC110 - nobody tells when a task has come to the gate
+            while (  # noqa: ASYNC110 - no event signals that a task is at the gate
                 sum(len(node.poller._tasks) for node in self.nodes) + len(self.borrowed) != len(self.gate.waiting)
             ):
                 await asyncio.sleep(0)

@@ -166,7 +166,7 @@ class FakeTracking:
     def explain(self, job: Job) -> Explanation:
         return Explanation(
             reason="between_looks",
-            sentence="It was looked at a short while ago and had not changed.",
+            sentence="It was polled a short while ago and had not changed.",
             next_poll_at=self.world.now + 5,
             not_before=None,
             expected_delay_seconds=1.2,

@@ -237,7 +237,7 @@ async def check_the_ledgers(callers: Callers) -> CreateReport:
     # nothing was made that was not sent, and nothing twice
     assert set(books.made.values()) - set(by_digest) == set()
     assert {digest: n for digest, n in Counter(books.made.values()).items() if n > 1} == {}
-    assert books.received <= sum(order.sent for order in callers.orders), "the relay sent what nobody had sent it"
+    assert books.received <= sum(order.sent for order in callers.orders), "the relay sent a create of no caller"
 
     # each answer named the right job; with a key every create was answered in the end
     for order in callers.orders:

@@ -1,8 +1,8 @@
 """Starts the relay's commands again and again without the second that their imports take.
 
 A process of its own that imports the relay once and forks; the child runs the command as the shell would. Orders are
-lines of JSON on standard input, each with one line as answer; at the end of the input every child is killed. Until a
-child has been waited for its process id is nobody else's.
+lines of JSON on standard input, each with one line as answer; at the end of the input every child is killed. A
+child's process id is not reused before the child has been waited for.
 
     {"start": name, "arguments": […], "environ": {…}, "folder": …, "stdout": path, "stderr": path,
      "stop": [point, passage], "constants": {"module:NAME": value}}                       answers its process id

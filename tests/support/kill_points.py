@@ -10,7 +10,7 @@ POINTS: Mapping[str, str] = {
     "record.called": "the transition is detected and slots are reserved; its transaction has not begun",
     "record.written": "state, events and deliveries are written; the transaction is not committed",
     "record.committed": "the transaction is committed; the deliveries that it leased are not started",
-    "note.called": "the deliveries are started; when to look again is not written",
+    "note.called": "the deliveries are started; the time of the next poll is not written",
     "claim.called": "something is due; its claim has not begun",
     "claim.written": "the leases are written; the claim is not committed",
     "claim.committed": "the claim is committed; nothing is started",
@@ -56,7 +56,7 @@ CREATE_POINTS: Mapping[str, str] = {
 REPLAY_POINTS: Mapping[str, str] = {
     "replay.called": "there is something to send again; the step's transaction has not begun",
     "replay.written": "deliveries are on their way and counted; the transaction is not committed",
-    "replay.committed": "the step is committed; nobody was woken",
+    "replay.committed": "the step is committed; no loop was woken",
 }
 """Each step of a replay passes all of these, in this order."""
 
@@ -71,7 +71,7 @@ PROBE_POINTS: Mapping[str, str] = {
     "mark.written": "the attempt, the subscription's new state and its event are written, and not committed",
     "mark.committed": "the recovery is committed; what waits is not brought forward",
     "forward.written": "what waits for a later attempt is due; the transaction is not committed",
-    "forward.committed": "that is committed; nobody was woken",
+    "forward.committed": "that is committed; no loop was woken",
 }
 """The recovery of a subscription passes all of these, in this order."""
 

@@ -65,7 +65,7 @@ def postgres() -> PostgresServer:
 
 def new_postgres(folder: Path) -> str:
     name = f"kill_{secrets.token_hex(8)}"
-    with _cloning:  # nobody else may use the template meanwhile
+    with _cloning:  # no other process may use the template meanwhile
         postgres().clone(TEMPLATE, name)
         return postgres().url(name)
 

@@ -146,7 +146,7 @@ def _only_what_matches(world: World) -> Iterator[str]:
 
 
 def _in_order(world: World, events: Sequence[Recorded]) -> Iterator[str]:
-    """Where no one touched the deliveries by hand, an event comes only after those before it were accepted."""
+    """Without manual changes to deliveries, an event arrives only after those before it were accepted."""
     purged = {job.id for job in world.jobs if job.purged}
     by_job = _by_job(events)
     strict: dict[str, Subscribed | None] = {known.path: known for known in world.subscriptions if known.clean}

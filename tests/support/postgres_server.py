@@ -187,7 +187,7 @@ class PostgresServer:
                 assert self._guard.stdin is not None
                 self._guard.stdin.close()
                 self._guard.wait(DEADLINE_SECONDS)  # it removes the folder
-            shutil.rmtree(self._folder, ignore_errors=True)  # unless somebody ended it
+            shutil.rmtree(self._folder, ignore_errors=True)  # unless it was ended from outside
             self._folder = None
 
     def create_database(self, name: str) -> None:
@@ -320,7 +320,7 @@ class PostgresServer:
     def _tell_guard(self, line: str) -> None:
         assert self._guard is not None
         assert self._guard.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # somebody ended it: the server is none the worse
+        with contextlib.suppress(BrokenPipeError):  # it was ended from outside, which does the server no harm
             self._guard.stdin.write(f"{line}\n".encode())
 
     def _wait_for(self, condition: Callable[[], bool], what: str) -> None:

@@ -87,7 +87,7 @@ class Process:
             self._queue.put(line.rstrip("\n"))
 
     def until(self, pattern: str) -> str:
-        """The first group in the first line that matches, among those not looked at yet."""
+        """The first group in the first line that matches, among those not read yet."""
         ends_at = time.monotonic() + DEADLINE_SECONDS
         while (left := ends_at - time.monotonic()) > 0:
             try:

@@ -66,7 +66,7 @@ def test_wait_returns_at_the_end_of_a_replay(
     assert out == "rpl_1 is done: 1,200 of 1,200 delivered\n"
     if terminal:
         assert "1200/1200" in err
-    else:  # a line for each tenth, not for each look
+    else:  # a line for each tenth, not for each poll
         assert [line.partition(": ")[2] for line in err.splitlines()] == [
             "0 of 1,200 delivered, 1,200 left",
             "600 of 1,200 delivered, 600 left",

@@ -23,7 +23,7 @@ READY = {
     "checks": {"database": "failing", "api": "running"},
 }
 EXPLAINED = {
-    "sentence": "The job is closed (failed): nothing more is looked at.",
+    "sentence": "The job is closed (failed): it is no longer polled.",
     "reason": "closed",
     "waiting_for": None,
     "not_before": None,

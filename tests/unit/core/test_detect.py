@@ -101,12 +101,12 @@ CASES: list[tuple[str, list[Observation], list[str]]] = [
         ["retrying"],
     ),
     (
-        "several failed attempts between two looks, in the pause",
+        "several failed attempts between two polls, in the pause",
         [poll("queued"), poll("queued", attempt_count=3, **WAITS)],
         ["queued", "retrying*", "retrying*", "retrying"],
     ),
     (
-        "several failed attempts between two looks, in the next run",
+        "several failed attempts between two polls, in the next run",
         [poll("running", started_at=10.0, attempt_count=1), poll("running", started_at=90.0, attempt_count=3)],
         ["running", "retrying*", "retrying*", "running"],
     ),
@@ -399,7 +399,7 @@ def test_any_sequence_of_polls_yields_a_valid_life(case: tuple[Life, list[float]
         seen = life.seen_at(at)
         found, progress = detect(progress, seen)
         said += found
-        assert detect(progress, seen) == ((), progress), "the same look again says nothing"
+        assert detect(progress, seen) == ((), progress), "the same poll again proves nothing"
 
     kinds = [transition.kind for transition in said]
     end = life.end

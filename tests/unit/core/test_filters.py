@@ -1,4 +1,4 @@
-"""Which subscription gets which event, and which type somebody meant."""
+"""Which subscription gets which event, and which type a misspelt one means."""
 
 import pytest
 

@@ -248,7 +248,7 @@ async def test_addresses_are_not_cached_beyond_the_systems_resolver() -> None:
         request = OutboundRequest(url=sink.url(host="sink.example.com"))
         for _ in range(3):
             await sender.send(request, timeout_seconds=5)
-        assert len(resolver.asked) == 3, "a connection that is open asks nobody"
+        assert len(resolver.asked) == 3, "an open connection needs no resolver"
 
 
 async def test_plain_http_to_a_name_is_allowed_only_inside_the_allowed_networks() -> None:
@@ -566,7 +566,7 @@ async def test_first_request_of_a_connection_has_all_timings(tmp_path: Path) -> 
     assert sum(filter(None, failed)) <= wrong_name.duration_ms
 
     assert first.status_code == 200
-    assert first.timings.dns_ms is None, "an address is not looked up"
+    assert first.timings.dns_ms is None, "an address needs no DNS lookup"
     assert first.timings.connect_ms is not None
     assert first.timings.tls_ms is not None
     assert first.timings.first_byte_ms is not None
@@ -622,9 +622,7 @@ async def test_remote_ip_is_the_address_dialled_last() -> None:
 async def test_time_of_an_unresponsive_address_counts_as_connecting() -> None:
     async with peer() as sink:
         with socket.create_server(("127.0.0.2", sink.port), backlog=0) as full:
-            waiting = [
-                socket.socket() for _ in range(4)
-            ]  # nobody accepts them: what comes after is not answered at all
+            waiting = [socket.socket() for _ in range(4)]  # none is accepted: later requests get no answer at all
             for one in waiting:
                 one.setblocking(False)
                 one.connect_ex(full.getsockname())
@@ -659,7 +657,7 @@ async def test_closed_pooled_connection_is_replaced_in_the_timings() -> None:
         await reader.readuntil(b"\r\n\r\n")
         writer.write(OK.replace(b"ok", b"no"))
         await reader.readuntil(b"\r\n\r\n")
-        server[0].close()  # nobody takes the second connection
+        server[0].close()  # the second connection is not accepted
         writer.close()
 
     server.append(await asyncio.start_server(once, "127.0.0.1", 0))

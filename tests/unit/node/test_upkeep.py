@@ -36,7 +36,7 @@ class Jobs:
 
     async def get(self, uid: str) -> Job | None:
         if uid == self.unreadable:
-            raise ValueError("a row that nobody can read")
+            raise ValueError("an unreadable row")
         closed_at = NOW if "closed" in uid else None
         deadline_at = NOW + 1.0 if "moved" in uid else NOW
         job = Job(

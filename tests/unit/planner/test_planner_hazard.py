@@ -81,7 +81,7 @@ def bimodal(rng: random.Random) -> float:
 
 
 def live(law: Law, rng: random.Random, *, enters: bool, leaves: float | None) -> Iterator[tuple[float, float, float]]:
-    """Looks at one life: since when, until when, and when it ends. It may be known late, and be lost before its end."""
+    """Polls of one job: from when, until when, and when it ends. It may be registered late, or lost before it ends."""
     life = law(rng)
     age = rng.uniform(0.0, 10.0) if enters else 0.0
     gone = math.inf if leaves is None else rng.expovariate(1 / leaves)

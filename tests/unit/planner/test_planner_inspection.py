@@ -250,7 +250,7 @@ def poll_until(table: Table, event: float, age: float) -> tuple[int, float]:
 
 JOBS = 1_000
 POLLS, DELAY, COST = 0.08, 0.1, 0.035
-"""Looks and delay can be had for one another near the least cost: they differ more from what is foretold than that."""
+"""Near the least cost, polls and delay trade off: they differ more from the prediction than the cost does."""
 
 
 @pytest.mark.parametrize("price", PRICES)

@@ -64,7 +64,7 @@ def test_nothing_is_offered_where_nothing_is_tracked() -> None:
 
 
 def teach(planner: Planner, now: float, *, wait: float, run: float, jobs: int = 60) -> float:
-    """Looks at jobs, one after another, that start `wait` seconds after they were to and run `run` seconds."""
+    """Polls jobs, one after another, that start `wait` seconds after they were to and run `run` seconds."""
     for number in range(jobs):
         job_id, start = f"taught{number}", now + wait
         planner.track(job_id, {**QUEUED, "scheduled_at": now}, now, lane="")
@@ -295,7 +295,7 @@ def test_a_window_with_nothing_left_for_us_closes_the_account_until_it_ends() ->
 
 
 def test_a_job_that_becomes_heavier_when_it_is_overdue_goes_before_those_that_are_not() -> None:
-    """Somebody begins to wait for a job whose poll is overdue, since requests are short."""
+    """A client begins to wait for a job whose poll is overdue because requests are short."""
     planner, now = Planner(PlannerConfig(max_requests_per_second=0.5)), NOW
     running = {"status": "running", "started_at": NOW, "action": "outreach.dispatch", "channel": "email"}
     for number in range(200):
@@ -581,7 +581,7 @@ def test_each_poll_has_a_purpose() -> None:
         return purpose
 
     planner.track("job", None, now)
-    assert planner.purpose("job") == "expected", "where no look is under way"
+    assert planner.purpose("job") == "expected", "where no poll is in flight"
     later = {**QUEUED, "scheduled_at": now + 10_000}
     assert polled_at(later) == "first"
     assert polled_at(later) == "safety"

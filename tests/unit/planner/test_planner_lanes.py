@@ -285,11 +285,11 @@ def test_a_job_past_its_time_waits_for_a_predecessor_that_has_not_started(planne
     queue(planner, "a", scheduled_at=NOW + 1)
     queue(planner, "b", scheduled_at=NOW + 61)
     see(planner, "b", NOW + 67, scheduled_at=NOW + 61)
-    assert list(reasons(planner, NOW + 68, "b")) == ["between_looks"], "it may start at any moment: one more look"
+    assert list(reasons(planner, NOW + 68, "b")) == ["between_looks"], "it may start at any moment: one more poll"
     see(planner, "b", NOW + 69, scheduled_at=NOW + 61)
     assert list(reasons(planner, NOW + 70, "b")) == ["lane_parked"]
     see(planner, "b", NOW + 71, scheduled_at=NOW + 61)
-    assert list(reasons(planner, NOW + 72, "b")) == ["lane_parked"], "it was parked before that look"
+    assert list(reasons(planner, NOW + 72, "b")) == ["lane_parked"], "it was parked before that poll"
     see(planner, "a", NOW + 73, status="running", started_at=NOW + 72, scheduled_at=NOW + 1)
     assert anchor(planner, "b", NOW + 75) == NOW + 132
 

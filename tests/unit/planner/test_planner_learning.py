@@ -180,7 +180,7 @@ def test_a_start_that_differs_by_less_than_the_shortest_time_is_the_same() -> No
 
 
 def test_of_a_job_never_seen_only_what_came_after_its_registration_is_learned() -> None:
-    """One that had ended before anyone looked would make runs seem short, and one that was long under way long."""
+    """A job that ended before its first poll would make runs seem short, one that began long before it long."""
     assert taught(UNSEEN, reading("running", started_at=-20), at=9, seen=5) == [("survived", RUN, 25, 29)]
     found = reading("succeeded", started_at=-20, finished_at=7)
     assert taught(UNSEEN, found, at=9, seen=5) == [("happened", RUN, 25, 27)]

@@ -476,7 +476,7 @@ def test_no_job_stays_parked_without_a_predecessor_to_wait_for(run: list[tuple[f
         for job in planner.open_jobs.jobs.values():
             if job.phase == PARKED:
                 before = job.previous
-                assert before is not None, "it waits for nobody"
+                assert before is not None, "it waits for no other job"
                 assert before.started is None or before.phase == 1, "what it waits for has started"
     while planner.open_jobs.jobs:  # the lane's head goes, again and again
         head = next(iter(planner.open_jobs.lanes._lanes["email"])) if planner.open_jobs.lanes._lanes else None

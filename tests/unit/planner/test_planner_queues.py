@@ -1,4 +1,4 @@
-"""The three queues of polls: which goes first, whose turn it is, and that nobody waits for ever."""
+"""The three queues of polls: which goes first, which has its turn, and that none starves."""
 
 from itertools import pairwise
 
@@ -16,7 +16,7 @@ NAMES = {EXPECTED: "e", FIRST: "f", CHECK: "c", URGENT: "u"}
 
 
 def queues_of(*polls: tuple[int, float]) -> PollQueues:
-    """Looks by queue and moment; a job's id is the letter of its queue and its number in it."""
+    """Polls by queue and time; a job's id is the letter of its queue and its number in it."""
     queues, made = PollQueues(LATE, HEAD_START), dict.fromkeys(NAMES, 0)
     for queue, due in polls:
         queues.put(Job(f"{NAMES[queue]}{made[queue]}", 60.0, 0.0), due, queue)

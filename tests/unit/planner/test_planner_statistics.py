@@ -228,7 +228,7 @@ def test_where_few_runs_got_the_next_ones_are_polled_often() -> None:
         policy = job_class.new_policy()
         gaps[got_past] = policy.table(RUN, 2).next_poll(300.0) - 300.0
         statistics.record_survival(job_class, RUN, 0.0, 400.0)
-    assert gaps[0] < 12, "a look each 4 % of the age"
+    assert gaps[0] < 12, "a poll each 4 % of the age"
     assert gaps[39] > 5 * gaps[0], "it is known to be a valley"
     assert all(later >= 0.99 * sooner for sooner, later in pairwise(gaps.values()))
 

@@ -178,7 +178,7 @@ def test_retried_job_delays_its_lane() -> None:
     world = World(seed=1)
     first = make(world, script=Script(final="succeeded", attempt_failures=2))
     second = make(world, script=DONE)
-    assert second.scheduled_at == NOW + 60  # given at creation, when nobody knew
+    assert second.scheduled_at == NOW + 60  # set at creation, before the delay was known
     assert second.first_started_at == pytest.approx(first.ended_at + 0.2, abs=0.001)
     third = make(world, now=second.first_started_at, script=DONE)
     assert third.scheduled_at == pytest.approx(second.first_started_at + 60)
