@@ -131,7 +131,7 @@ class AccountSettings(Section):
     """One upstream account. `api_key_file` is the file that the key came from, to read it again."""
 
     name: str = internal(DEFAULT_ACCOUNT)
-    api_key: Annotated[ApiKey | None, BeforeValidator(lambda key: key or None)] = setting(
+    api_key: Annotated[ApiKey | None, BeforeValidator(lambda key: None if key == "" else key)] = setting(
         None,
         "the account's upstream key; without one the relay starts but is not ready",
         secret=True,

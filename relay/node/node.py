@@ -4,6 +4,7 @@
 """
 
 import asyncio
+from collections.abc import Coroutine
 from dataclasses import replace
 from typing import Any
 
@@ -218,7 +219,8 @@ class Node:
     def begin_stop(self) -> asyncio.Future[Any]:
         """Ends streams and waits, stops claiming, and gives what is in flight `server.shutdown_seconds`.
 
-        The result is done when all polls and deliveries are. Requests are still answered; `stop` does the rest.
+        The result is done when all polls and deliveries are. Requests are still answered, so accounts stay with this
+        node; `stop` does the rest.
         """
         if self._ending is None:
             self.stopping = True
@@ -227,13 +229,16 @@ class Node:
             for loading in self._loading:
                 loading.cancel()
             seconds = self.settings.server.shutdown_seconds
-            self._ending = asyncio.gather(self.dispatcher.stop(seconds), self._stop_polling(seconds))
+            self._ending = asyncio.gather(self.dispatcher.stop(seconds), *self._stopped_pollers(seconds))
         return self._ending
 
     async def stop(self) -> None:
-        """Stops the node: `begin_stop`, then forwarded requests, then every connection."""
+        """Stops the node: `begin_stop`, then what the last requests started, then every connection."""
         await self.begin_stop()
-        await self.dropin.stop(self.settings.server.shutdown_seconds)
+        seconds = self.settings.server.shutdown_seconds
+        # A claim or a record that committed since may have left deliveries to release.
+        await asyncio.gather(self.dispatcher.stop(seconds), self._stop_polling(seconds))
+        await self.dropin.stop(seconds)
         if self._dispatching is not None:
             await self._dispatching
         if self._cluster is not None:
@@ -244,7 +249,7 @@ class Node:
 
     async def _stop_polling(self, seconds: float) -> None:
         """Releases the accounts to other nodes, while deliveries may still be in flight here."""
-        await asyncio.gather(*(poller.stop(seconds) for poller in self.pollers.values()))
+        await asyncio.gather(*self._stopped_pollers(seconds))
         if "scheduler" in self._roles:
             try:
                 async with asyncio.timeout(SAVE_SECONDS):  # the database must not delay the stop
@@ -253,6 +258,9 @@ class Node:
                 log.warning("learned_not_kept", error=str(error) or type(error).__name__)
         if self._cluster is not None:
             await self._cluster.give_up()
+
+    def _stopped_pollers(self, seconds: float) -> list[Coroutine[Any, Any, None]]:
+        return [poller.stop(seconds) for poller in self.pollers.values()]
 
     def cut_off(self) -> None:
         """Cancels what is in flight, so that `stop` need not wait for it."""

@@ -6,7 +6,6 @@ long ago to be in flight, and later ones that have a reason. Both are read by in
 
 from collections.abc import Sequence
 from dataclasses import replace
-from operator import itemgetter
 from typing import Any
 
 from sqlalchemy import Select, bindparam, select, text
@@ -88,7 +87,6 @@ class IntentStore:
         self._database = database
         self._outbox = outbox
         self._cipher = cipher
-        self._report = in_order_of(itemgetter(0))(self._report_one)
 
     async def begin(self, intent: Intent) -> None:
         """Writes a create that is about to be sent."""
@@ -129,11 +127,12 @@ class IntentStore:
         """Records the event that reports an unknown fate. False if it was reported already or the fate is known."""
         return await self._database.write(self._report, (id, event))
 
-    def _report_one(self, connection: Connection, item: tuple[str, Event]) -> bool:
-        id, event = item
-        is_new = run(connection, MARK_REPORTED, id=id).rowcount > 0
-        self._outbox.insert(connection, [(event, None)] if is_new else [])
-        return is_new
+    def _report(self, connection: Connection, items: Sequence[tuple[str, Event]]) -> Sequence[bool | Exception]:
+        # All marks come before the events, whose insert locks subscriptions: a registration locks in this order too.
+        are_new = _mark_reported(connection, [id for id, _ in items])
+        reported = [(event, None) for (_, event), is_new in zip(items, are_new, strict=True) if is_new]
+        self._outbox.insert(connection, reported)
+        return are_new
 
     async def end(self, id: str) -> None:
         """Deletes the intent: its fate is known."""
@@ -188,6 +187,11 @@ def _begin(connection: Connection, items: Sequence[tuple[Intent, bytes | None]])
     ]
     run_many(connection, BEGIN, rows)
     return [None] * len(items)
+
+
+@in_order_of(str)
+def _mark_reported(connection: Connection, id: str) -> bool:
+    return run(connection, MARK_REPORTED, id=id).rowcount > 0
 
 
 @each
