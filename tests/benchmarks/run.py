@@ -213,7 +213,7 @@ async def drained(opened: Any, subscription_id: str) -> float:
     total = delivered._value.get() + (await opened.store.deliveries.pending()).count
     begun = time.perf_counter()
     await opened.store.subscriptions.set_state(subscription_id, "enabled", time.time())
-    opened.wake()
+    opened.dispatcher.wake()
     while delivered._value.get() < total:  # noqa: ASYNC110 - it has no event
         await asyncio.sleep(0.02)
     while (await opened.store.deliveries.pending()).count:  # noqa: ASYNC110 - nor has this
@@ -248,7 +248,7 @@ async def fanout(scale: float, subscriptions: int = 1_000) -> dict[str, Any]:
                         chunk = pairs[start : start + 500]
                         await opened.store.jobs.register_many([registration for registration, _ in chunk])
                         await asyncio.gather(*(opened.store.jobs.record(record) for _, record in chunk))
-                    opened.wake()
+                    opened.dispatcher.wake()
                     while (await opened.store.deliveries.pending()).count:  # noqa: ASYNC110 - it has no event
                         await asyncio.sleep(0.02)
                     total = opened.metrics_registry.attempts.labels("webhook", "delivered")._value.get()
