@@ -13,33 +13,13 @@ from relay.api import (
     system,
 )
 
-OPERATIONS = (
-    *jobs.OPERATIONS,
-    *subscriptions.OPERATIONS,
-    *replays.OPERATIONS,
-    *events.OPERATIONS,
-    *deliveries.OPERATIONS,
-    *intents.OPERATIONS,
-    *sources.OPERATIONS,
-    *system.OPERATIONS,
-)
+_RESOURCES = (jobs, subscriptions, replays, events, deliveries, intents, sources, system)
+
+OPERATIONS = tuple(operation for resource in _RESOURCES for operation in resource.OPERATIONS)
 
 EXAMPLES = {
     name: example
-    for module in (
-        *(
-            deliveries,
-            events,
-            intents,
-            jobs,
-            registration,
-            replays,
-            sources,
-            subscription_models,
-            subscriptions,
-            system,
-        ),
-    )
+    for module in (*_RESOURCES, registration, subscription_models)
     for name, example in module.EXAMPLES.items()
 }
 """One example of each body and answer, by the name of its model."""
