@@ -22,6 +22,7 @@ import pytest
 from relay.proxy.transport import MAX_ANSWER_BYTES
 from relay.sandbox.example_requests import DISPATCH_PATH, dispatch_body
 from tests.support.create_world import open_create_world
+from tests.support.peer import open_peer
 from tests.support.relay_world import API_KEY, SETTINGS, RelayWorld, open_relay_world
 
 LIMIT_BYTES = 16_384
@@ -158,26 +159,24 @@ async def between(world: RelayWorld, at: socket.socket | None = None) -> AsyncIt
     there_port = int(world.sandbox_url.rpartition(":")[2])
 
     async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, is_answer: bool) -> None:
-        with contextlib.suppress(ConnectionError):
+        with contextlib.closing(writer), contextlib.suppress(ConnectionError):
             while data := await reader.read(65_536):
                 if is_answer and found.holding:
                     found.came.set()
                     await found.go_on.wait()
                 writer.write(data)
-        writer.close()
 
     async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         there, back = await asyncio.open_connection("127.0.0.1", there_port)
         await asyncio.gather(copy(reader, back, False), copy(there, writer, True))
 
     listener = at or socket.create_server(("127.0.0.1", 0))
-    server = await asyncio.start_server(connected, sock=listener)
     found = Between(url=f"http://127.0.0.1:{listener.getsockname()[1]}")
-    try:
-        yield found
-    finally:
-        found.go_on.set()
-        server.close()
+    async with open_peer(connected, listener=listener):
+        try:
+            yield found
+        finally:
+            found.go_on.set()
 
 
 # --- nothing was sent

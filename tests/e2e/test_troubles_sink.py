@@ -14,6 +14,7 @@ import pytest
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
+from tests.support.peer import open_peer
 from tests.support.relay_world import SETTINGS, RelayWorld, open_relay_world
 
 Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -275,16 +276,15 @@ async def test_loop_through_another_host_is_detected(world: RelayWorld) -> None:
         there, back = await asyncio.open_connection("127.0.0.1", int(world.url.rpartition(":")[2]))
 
         async def pipe(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
-            with contextlib.suppress(ConnectionError):
+            with contextlib.closing(target), contextlib.suppress(ConnectionError):
                 while part := await source.read(65536):
                     target.write(part)
-            target.close()
 
         await asyncio.gather(pipe(reader, back), pipe(there, writer))
 
-    async with peer(pass_on) as detour:
+    async with open_peer(pass_on) as detour:
         await world.serve()
-        made = await world.subscribe("ai.revor.job.succeeded", sink=f"http://{detour}/v1/jobs")
+        made = await world.subscribe("ai.revor.job.succeeded", sink=f"http://127.0.0.1:{detour}/v1/jobs")
         await world.job()
         tried = await attempts(world, made["id"], "pending")
         assert tried[0]["status_code"] == 508
@@ -292,31 +292,17 @@ async def test_loop_through_another_host_is_detected(world: RelayWorld) -> None:
         assert await world.end() == 0
 
 
-@contextlib.asynccontextmanager
-async def peer(talk: Talk, tls: ssl.SSLContext | None = None) -> AsyncIterator[str]:
-    """A listening socket: its host and port."""
-    server = await asyncio.start_server(talk, "127.0.0.1", 0, ssl=tls)
-    try:
-        yield f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    finally:
-        server.close()
-
-
 async def _hangs_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     await reader.readline()
-    writer.close()
 
 
 async def _babbles(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     await reader.readline()
     writer.write(b"220 mail.example.com ESMTP\r\n\r\n")
-    writer.close()
 
 
 async def _is_silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    with contextlib.suppress(ConnectionError):
-        await reader.read()
-    writer.close()
+    await reader.read()
 
 
 def self_signed(folder: Path) -> ssl.SSLContext:
@@ -334,17 +320,17 @@ async def test_each_error_of_an_attempt(world: RelayWorld, tmp_path: Path) -> No
         with socket.create_server(("127.0.0.1", 0)) as free:
             nobody = f"127.0.0.1:{free.getsockname()[1]}"
         silent, rude, foreign = [
-            await stack.enter_async_context(peer(talk)) for talk in (_is_silent, _hangs_up, _babbles)
+            await stack.enter_async_context(open_peer(talk)) for talk in (_is_silent, _hangs_up, _babbles)
         ]
-        unvouched = await stack.enter_async_context(peer(_babbles, self_signed(tmp_path)))
+        unvouched = await stack.enter_async_context(open_peer(_babbles, tls=self_signed(tmp_path)))
         sinks = {
-            "timeout": f"http://{silent}/",
-            "tls": f"https://{unvouched}/",
+            "timeout": f"http://127.0.0.1:{silent}/",
+            "tls": f"https://127.0.0.1:{unvouched}/",
             "dns": "https://nowhere.invalid/",
             "connect": f"http://{nobody}/",
             "refused": "https://10.1.2.3/",
-            "read": f"http://{rude}/",
-            "protocol": f"http://{foreign}/",
+            "read": f"http://127.0.0.1:{rude}/",
+            "protocol": f"http://127.0.0.1:{foreign}/",
         }
         await world.serve()
         made = {}
@@ -367,9 +353,9 @@ async def test_each_error_of_an_attempt(world: RelayWorld, tmp_path: Path) -> No
 
 async def test_attempt_cancelled_by_shutdown_is_retried(world: RelayWorld) -> None:
     world.settings(more="server: {shutdown_seconds: 1}\n")
-    async with peer(_is_silent) as silent:
+    async with open_peer(_is_silent) as silent:
         await world.serve()
-        made = await world.subscribe("ai.revor.job.succeeded", sink=f"http://{silent}/")
+        made = await world.subscribe("ai.revor.job.succeeded", sink=f"http://127.0.0.1:{silent}/")
         await world.job()
 
         async def is_out() -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.peer import open_peer
 from tests.support.relay_world import SETTINGS, RelayWorld, open_relay_world
 
 
@@ -35,25 +36,20 @@ async def forwarder(target: list[int]) -> AsyncIterator[int]:
     """Forwards every connection to the port in `target`; answers with a redirect while there is none."""
 
     async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(ConnectionError):
+        with contextlib.closing(writer), contextlib.suppress(ConnectionError):
             while data := await reader.read(65_536):
                 writer.write(data)
-        writer.close()
 
     async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if not target:
             await reader.readuntil(b"\r\n\r\n")
             writer.write(b"HTTP/1.1 302 Found\r\nLocation: https://elsewhere.example.com/\r\nContent-Length: 0\r\n\r\n")
-            writer.close()
             return
         there, back = await asyncio.open_connection("127.0.0.1", target[0])
         await asyncio.gather(copy(reader, back), copy(there, writer))
 
-    server = await asyncio.start_server(connected, "127.0.0.1", 0)
-    try:
-        yield server.sockets[0].getsockname()[1]
-    finally:
-        server.close()
+    async with open_peer(connected) as port:
+        yield port
 
 
 async def test_upstream_refuses_connections(world: RelayWorld) -> None:

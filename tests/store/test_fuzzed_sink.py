@@ -27,6 +27,7 @@ from relay.http.sender import Sender
 from relay.store.store import Store
 from relay.testing import FakeClock
 from tests.support.fuzz_kit import INPUTS, SEED
+from tests.support.peer import open_peer
 from tests.support.simulation_world import SECRET, World
 from tests.support.store_kit import poll, rows, subscription, track
 
@@ -190,11 +191,8 @@ class RawSink:
 @contextlib.asynccontextmanager
 async def open_sink() -> AsyncIterator[tuple[RawSink, str]]:
     sink = RawSink()
-    server = await asyncio.start_server(sink.serve, "127.0.0.1", 0)
-    try:
-        yield sink, f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    finally:
-        server.close()
+    async with open_peer(sink.serve) as port:
+        yield sink, f"http://127.0.0.1:{port}"
 
 
 @pytest.fixture(autouse=True)

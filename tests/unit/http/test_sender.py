@@ -25,6 +25,7 @@ from relay.core.delivery import OutboundRequest, Response
 from relay.core.netguard import GuardPolicy
 from relay.http.sender import MAX_BODY_BYTES, Sender
 from tests.support.guard import DEVELOPMENT
+from tests.support.peer import open_peer
 
 SECRET_PATH = "/services/T000/B000/hush-hush"
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
@@ -49,36 +50,21 @@ class Peer:
 async def peer(handler: Handler | bytes = OK, *, tls: ssl.SSLContext | None = None) -> AsyncIterator[Peer]:
     """`handler` is called after each request; bytes are a response after which the connection stays open."""
     state = Peer()
-    writers: set[asyncio.StreamWriter] = set()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         state.connections += 1
-        writers.add(writer)
-        try:
-            while True:
-                head = await reader.readuntil(b"\r\n\r\n")
-                state.heads.append(head)
-                length = next((int(x.split(b":")[1]) for x in head.lower().split(b"\r\n") if b"content-length" in x), 0)
-                state.bodies.append(await reader.readexactly(length))
-                if isinstance(handler, bytes):
-                    writer.write(handler)
-                else:
-                    await handler(reader, writer)
-        except (asyncio.IncompleteReadError, ConnectionError, ssl.SSLError):
-            pass
-        finally:
-            writer.close()
+        while True:
+            head = await reader.readuntil(b"\r\n\r\n")
+            state.heads.append(head)
+            length = next((int(x.split(b":")[1]) for x in head.lower().split(b"\r\n") if b"content-length" in x), 0)
+            state.bodies.append(await reader.readexactly(length))
+            if isinstance(handler, bytes):
+                writer.write(handler)
+            else:
+                await handler(reader, writer)
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=tls)
-    state.port = server.sockets[0].getsockname()[1]
-    try:
+    async with open_peer(serve, tls=tls) as state.port:
         yield state
-    finally:
-        server.close()
-        for writer in writers:
-            writer.transport.abort()
-        await server.wait_closed()
-        await asyncio.sleep(0)
 
 
 class StubResolver(AbstractResolver):
@@ -484,11 +470,8 @@ async def test_untrusted_certificate_is_a_tls_error(tmp_path: Path) -> None:
 async def test_peer_without_tls_is_a_tls_error() -> None:
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 400 Bad\r\n\r\n")
-        writer.close()
 
-    server = await asyncio.start_server(talk, "127.0.0.1", 0)
-    async with server:
-        port = server.sockets[0].getsockname()[1]
+    async with open_peer(talk) as port:
         response = await send(f"https://127.0.0.1:{port}/")
     assert response.error == "tls"
 

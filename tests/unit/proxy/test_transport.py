@@ -3,12 +3,14 @@
 import asyncio
 import gc
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
 
 import aiohttp
 import pytest
 
 from relay.errors import NoAnswer
 from relay.proxy.transport import UpstreamRequest, UpstreamResponse, UpstreamTransport
+from tests.support.peer import open_peer
 
 BODY = b"".join(b"%08d" % n for n in range(300_000))
 Answering = Callable[[], Awaitable[UpstreamResponse]]
@@ -18,7 +20,7 @@ Answering = Callable[[], Awaitable[UpstreamResponse]]
 async def answering() -> AsyncIterator[Callable[[int], Answering]]:
     """Serves BODY, cut after the given number of bytes; yields a function that requests it once."""
     transports: list[UpstreamTransport] = []
-    servers: list[asyncio.Server] = []
+    servers = AsyncExitStack()
 
     def of(size_bytes: int) -> Answering:
         async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -26,12 +28,9 @@ async def answering() -> AsyncIterator[Callable[[int], Answering]]:
             writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(BODY))
             writer.write(BODY[:size_bytes])
             await writer.drain()
-            writer.close()
 
         async def ask() -> UpstreamResponse:
-            server = await asyncio.start_server(connected, "127.0.0.1", 0)
-            servers.append(server)
-            port = server.sockets[0].getsockname()[1]
+            port = await servers.enter_async_context(open_peer(connected))
             transport = UpstreamTransport(f"http://127.0.0.1:{port}", clock=lambda: 0.0, node_id="node")
             transports.append(transport)
             return await transport.send(UpstreamRequest(method="GET", target="/", headers=[]))
@@ -41,8 +40,7 @@ async def answering() -> AsyncIterator[Callable[[int], Answering]]:
     yield of
     for transport in transports:
         await transport.close()
-    for server in servers:
-        server.close()
+    await servers.aclose()
 
 
 async def test_complete_answer_is_read(answering: Callable[[int], Answering]) -> None:

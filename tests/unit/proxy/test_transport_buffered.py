@@ -9,6 +9,7 @@ import pytest
 from relay.clock import wall_clock
 from relay.errors import NoAnswer
 from relay.proxy.transport import MAX_KEPT_URL_CHARACTERS, UpstreamRequest, UpstreamTransport
+from tests.support.peer import open_peer
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n"
 
@@ -26,17 +27,13 @@ async def upstream(writes: Sequence[bytes], targets: list[bytes] | None = None) 
                 await asyncio.sleep(0.05)
             writer.write(part)
             await writer.drain()
-        writer.close()
 
-    server = await asyncio.start_server(answer, "127.0.0.1", 0)
-    port = server.sockets[0].getsockname()[1]
-    transport = UpstreamTransport(f"http://127.0.0.1:{port}", clock=wall_clock, node_id="node-1")
-    try:
-        yield transport
-    finally:
-        await transport.close()
-        server.close()
-        await server.wait_closed()
+    async with open_peer(answer) as port:
+        transport = UpstreamTransport(f"http://127.0.0.1:{port}", clock=wall_clock, node_id="node-1")
+        try:
+            yield transport
+        finally:
+            await transport.close()
 
 
 @pytest.mark.parametrize(

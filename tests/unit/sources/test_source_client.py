@@ -18,6 +18,7 @@ from relay.clock import wall_clock
 from relay.sources.client import MAX_BODY_BYTES, NODE_HEADER, PollResult, UpstreamClient, problem_of
 from relay.sources.definition import load_definition
 from relay.sources.mapping import UpstreamError
+from tests.support.peer import open_peer
 
 SAMPLES = json.loads((Path(__file__).parents[2] / "fixtures" / "revor-samples.json").read_text())
 REVOR = load_definition("revor")
@@ -53,21 +54,15 @@ async def raw_upstream(answer: Raw, **options: Any) -> AsyncIterator[UpstreamCli
     """A client of a server that reads a request's head and passes the connection to `answer`."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            await reader.readuntil(b"\r\n\r\n")
-            await answer(reader, writer)
-        except (ConnectionError, asyncio.IncompleteReadError):
-            pass
-        finally:
-            writer.close()
+        await reader.readuntil(b"\r\n\r\n")
+        await answer(reader, writer)
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    client = client_of(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", **options)
-    try:
-        yield client
-    finally:
-        await client.close()
-        server.close()
+    async with open_peer(serve) as port:
+        client = client_of(f"http://127.0.0.1:{port}", **options)
+        try:
+            yield client
+        finally:
+            await client.close()
 
 
 def answering(body: object, **options: Any) -> Handler:
