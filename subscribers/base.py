@@ -17,7 +17,7 @@ from relay.errors import FieldError, InvalidRequest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Context:
+class RenderContext:
     """What rendering may use besides the event and the subscription.
 
     account_names  display names of accounts, by their name in the settings
@@ -57,7 +57,7 @@ class Kind(Protocol):
         """Raises InvalidRequest, with a pointer to each field, for what this kind does not support."""
         ...
 
-    def render(self, event: Event, subscription: Subscription, context: Context) -> OutboundRequest:
+    def render(self, event: Event, subscription: Subscription, context: RenderContext) -> OutboundRequest:
         """The unsigned request for an event. The same arguments give the same bytes."""
         ...
 

@@ -59,7 +59,7 @@ class Slack:
             errors.append(FieldError(pointer="/sink", code="sink_unsuitable", detail=detail))
         base.refuse(errors)
 
-    def render(self, event: Event, subscription: Subscription, context: base.Context) -> OutboundRequest:
+    def render(self, event: Event, subscription: Subscription, context: base.RenderContext) -> OutboundRequest:
         """Text: the sentence. Blocks: a section with the sentence, link and fields (advice, metadata), then one context
         line with place and time and one with ids."""
         text = escape(sentence(event, context))

@@ -32,7 +32,7 @@ class Webhook:
             errors.append(FieldError(pointer="/protocolsettings/method", code="invalid_method", detail=detail))
         base.refuse(errors)
 
-    def render(self, event: Event, subscription: Subscription, context: base.Context) -> OutboundRequest:
+    def render(self, event: Event, subscription: Subscription, context: base.RenderContext) -> OutboundRequest:
         """The stored bytes, unchanged."""
         return OutboundRequest(
             url=subscription.sink,

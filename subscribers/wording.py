@@ -11,7 +11,7 @@ from typing import Any
 from relay.core.events import CREATE_UNKNOWN, RELAY_SOURCE, Event
 from relay.core.job import JOB_EVENTS
 from relay.redaction import redacted_url, split_url
-from subscribers.base import Context
+from subscribers.base import RenderContext
 
 Document = Mapping[str, Any]
 
@@ -52,7 +52,7 @@ _ACCOUNT_ID = re.compile(r"[A-Za-z0-9_.:-]{1,60}")
 _DIGITS = re.compile(r"\d{1,20}", re.ASCII)
 
 
-def sentence(event: Event, context: Context) -> str:
+def sentence(event: Event, context: RenderContext) -> str:
     """What happened, in one sentence without the full stop."""
     document = event.document()
     kind = job_event_kind(event.type)
@@ -118,7 +118,7 @@ def _has_user_metadata(event: Event) -> bool:
     return job_event_kind(event.type) is not None or (event.source == RELAY_SOURCE and event.type == CREATE_UNKNOWN)
 
 
-def facts(event: Event, context: Context) -> tuple[tuple[str, str], ...]:
+def facts(event: Event, context: RenderContext) -> tuple[tuple[str, str], ...]:
     """Where and when it happened, as (label, text)."""
     document = event.document()
     data = _data(document)
@@ -300,17 +300,17 @@ _JOB_SENTENCES: Mapping[str, Callable[[Document, str], str]] = {
 }
 
 
-def _unauthorized(data: Document, context: Context) -> str:
+def _unauthorized(data: Document, context: RenderContext) -> str:
     return f"{_source(data)} refuses the API key{_of_account(data, context)}{_why(data)}{_waiting(data)}"
 
 
-def _down(data: Document, context: Context) -> str:
+def _down(data: Document, context: RenderContext) -> str:
     said = f"{_source(data)} does not answer"
     why = "" if _mapping(data.get("hint")).get("meaning") == said else _why(data)
     return f"{said}{_for_account(data, context)}{why}{_waiting(data)}"
 
 
-def _source_recovered(data: Document, context: Context) -> str:
+def _source_recovered(data: Document, context: RenderContext) -> str:
     return f"{_source(data)} answers again{_for_account(data, context)}"
 
 
@@ -321,17 +321,17 @@ def _waiting(data: Document) -> str:
     return ". 1 open job waits" if waiting == 1 else f". {waiting} open jobs wait"
 
 
-def _disabled(data: Document, _: Context) -> str:
+def _disabled(data: Document, _: RenderContext) -> str:
     reason = without_addresses(data.get("reason")).rstrip(".! ")
     because = f": {reason}" if reason else ""
     return f"Subscription {_subscription(data)} was disabled{because}. Its events are kept until it is enabled again"
 
 
-def _recovered(data: Document, _: Context) -> str:
+def _recovered(data: Document, _: RenderContext) -> str:
     return f"Subscription {_subscription(data)} takes events again"
 
 
-def _expired(data: Document, _: Context) -> str:
+def _expired(data: Document, _: RenderContext) -> str:
     attempts = data.get("attempts")
     tries = f" after {attempts} attempt{'' if attempts == 1 else 's'}" if isinstance(attempts, int) else ""
     last = without_addresses(data.get("last_error")) or without_addresses(data.get("reason"))
@@ -348,18 +348,18 @@ _LOST = {
 }
 
 
-def _create_unknown(data: Document, context: Context) -> str:
+def _create_unknown(data: Document, context: RenderContext) -> str:
     channel = _pretty(one_line(data.get("channel"), _WORD_CHARACTERS))
     what = f"{channel} message" if channel else "request"
     why = _LOST.get(str(data.get("cause")), "").format(upstream=_source(data))
     return f"It is unknown whether a {what}{_for_account(data, context)} was sent" + (f": {why}" if why else "")
 
 
-def _test(data: Document, _: Context) -> str:
+def _test(data: Document, _: RenderContext) -> str:
     return without_addresses(data.get("message")).rstrip(".") or "This is a test of the relay"
 
 
-_RELAY_SENTENCES: Mapping[str, Callable[[Document, Context], str]] = {
+_RELAY_SENTENCES: Mapping[str, Callable[[Document, RenderContext], str]] = {
     "relay.source.unauthorized": _unauthorized,
     "relay.source.down": _down,
     "relay.source.recovered": _source_recovered,
@@ -395,15 +395,15 @@ def _source(data: Document) -> str:
     return _pretty(one_line(data.get("source"), _WORD_CHARACTERS)) or "The upstream"
 
 
-def _of_account(data: Document, context: Context) -> str:
+def _of_account(data: Document, context: RenderContext) -> str:
     return f" of account {_account(data.get('account'), context) or DEFAULT_ACCOUNT}"
 
 
-def _for_account(data: Document, context: Context) -> str:
+def _for_account(data: Document, context: RenderContext) -> str:
     return f" for account {_account(data.get('account'), context) or DEFAULT_ACCOUNT}"
 
 
-def _account(value: object, context: Context) -> str:
+def _account(value: object, context: RenderContext) -> str:
     name = one_line(value, NAME_CHARACTERS)
     return one_line(context.account_names.get(name), NAME_CHARACTERS) or name
 

@@ -91,7 +91,7 @@ def deeper_than(value: Any, max_depth: int) -> bool:
     return True
 
 
-class Slots:
+class ConcurrencyLimit:
     """A limit on how many requests of a kind may be open at once."""
 
     def __init__(self, what: str, limit: int) -> None:

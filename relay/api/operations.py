@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from relay.api.auth import JOBS_WRITE, READ, Identity
-from relay.api.limits import MAX_BODY_BYTES, MAX_STREAMS, MAX_WAITS, Slots
+from relay.api.limits import MAX_BODY_BYTES, MAX_STREAMS, MAX_WAITS, ConcurrencyLimit
 from relay.api.ports import ApiSettings, Ports
 from relay.core.filters import known_types
 from relay.errors import NotFound
@@ -28,8 +28,8 @@ class Context:
     """What all requests share: the rest of the relay, the limits, and the documents served as they are."""
 
     ports: Ports
-    streams: Slots = field(default_factory=lambda: Slots("event streams", MAX_STREAMS))
-    waits: Slots = field(default_factory=lambda: Slots("waiting requests", MAX_WAITS))
+    streams: ConcurrencyLimit = field(default_factory=lambda: ConcurrencyLimit("event streams", MAX_STREAMS))
+    waits: ConcurrencyLimit = field(default_factory=lambda: ConcurrencyLimit("waiting requests", MAX_WAITS))
     schemas: Mapping[str, bytes] = field(default_factory=dict)
     openapi: Callable[[], bytes] = lambda: b"{}"
 

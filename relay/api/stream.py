@@ -13,7 +13,7 @@ from starlette.datastructures import Headers
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from relay.api.limits import Slots
+from relay.api.limits import ConcurrencyLimit
 from relay.api.operations import Call
 from relay.api.problems import invalid_parameter
 from relay.core.events import Event
@@ -139,7 +139,7 @@ def _response(call: Call, frames: AsyncGenerator[bytes, None]) -> Response:
 class _Stream(StreamingResponse):
     """A response that always frees its slot and closes its frames."""
 
-    def __init__(self, frames: AsyncGenerator[bytes, None], slots: Slots, headers: dict[str, str]) -> None:
+    def __init__(self, frames: AsyncGenerator[bytes, None], slots: ConcurrencyLimit, headers: dict[str, str]) -> None:
         super().__init__(frames, headers=headers, media_type=MEDIA_TYPE)
         self._frames = frames
         self._slots = slots

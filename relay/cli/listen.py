@@ -46,7 +46,7 @@ def _target(url: str | None) -> SplitResult | None:
         _ = parts.port
     except ValueError:
         parts = urlsplit("")
-    from relay.core.urls import is_loopback_host
+    from relay.core.own_address import is_loopback_host
 
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise UsageError("--forward-to is not a URL. Write it like http://127.0.0.1:3000/hook")

@@ -83,7 +83,7 @@ def sandbox(
     ] = "start",
 ) -> None:
     """Run a faithful stand-in for Revor's API. It needs no account or key and sends no messages."""
-    from relay.core.urls import is_loopback_host
+    from relay.core.own_address import is_loopback_host
 
     if not is_loopback_host(host):
         raise UsageError(f"--host {host} is not a loopback address. The sandbox listens on loopback only")
@@ -92,7 +92,7 @@ def sandbox(
     import uvloop
 
     from relay.sandbox.server import Sandbox
-    from relay.server.sockets import listening_socket
+    from relay.server.http_server import listening_socket
 
     world = Sandbox(seed=seed, speed=speed, rate_limit=limit, count_attempts=count_attempts)
     try:
@@ -255,7 +255,7 @@ def relay_settings(url: str, speed: float) -> str:
 
 
 async def _serve_sandbox(world: "Sandbox", listener: socket.socket, host: str) -> None:
-    from relay.server.sockets import make_server, url_of
+    from relay.server.http_server import make_server, url_of
 
     server = make_server(world.app(), shutdown_seconds=1)
     loop = asyncio.get_running_loop()

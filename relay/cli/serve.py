@@ -17,7 +17,7 @@ from relay.errors import RelayError, UsageError
 if TYPE_CHECKING:
     from relay.config.settings import Settings
     from relay.node.node import Node
-    from relay.server.sockets import Server
+    from relay.server.http_server import Server
 
 ALL_ROLES = ("api", "scheduler", "dispatcher")
 DEFAULT_FILE = "relay.yaml"
@@ -43,14 +43,14 @@ def serve(
     chosen = read_roles(roles)
     settings = source.load()
 
-    from relay.node.process import fast_imports
+    from relay.node.interpreter import fast_imports
 
     with fast_imports():
         import uvloop
 
         import relay.node.opening  # noqa: F401 (what `run` needs)
         from relay import log
-        from relay.server.sockets import listening_socket
+        from relay.server.http_server import listening_socket
 
     log.configure(dev=dev)
     listener = listening_socket(settings.server.host, settings.server.port)
@@ -110,10 +110,10 @@ class _Service:
 
     async def run(self) -> None:
         """Runs until `stop`."""
+        from relay.node.interpreter import raise_file_limit, tune
         from relay.node.local_token import local_token_path, uses_local_token
         from relay.node.opening import open_node
-        from relay.node.process import raise_file_limit, tune
-        from relay.server.sockets import make_server, url_of
+        from relay.server.http_server import make_server, url_of
 
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -177,7 +177,7 @@ class _Service:
 
 
 async def _freeze_when_loaded(node: "Node") -> None:
-    from relay.node.process import freeze
+    from relay.node.interpreter import freeze
 
     await node.loaded()
     freeze()

@@ -35,7 +35,7 @@ from relay.config.fields import (
     setting,
 )
 from relay.config.loader import Value, overlay, overlay_environment, read_file, read_secret_file, resolve
-from relay.core import urls
+from relay.core import own_address
 from relay.errors import SettingsError
 
 MIN_EXPOSED_TOKEN_CHARS = 16
@@ -293,7 +293,7 @@ def _opened_for_development(settings: Settings) -> Settings:
 
 def require_token_beyond_loopback(settings: Settings) -> None:
     """Raises SettingsError if others can reach the relay with --dev, or with a token short enough to guess."""
-    if urls.is_loopback_host(settings.server.host):
+    if own_address.is_loopback_host(settings.server.host):
         return
     where = f"server.host is {settings.server.host}, which others can reach"
     if settings.dev:
@@ -384,9 +384,9 @@ def _refuse_ourselves(settings: Settings, tree: Value) -> None:
     server = settings.server
     for source in settings.sources.values():
         whose = None
-        if urls.is_bound_address(source.base_url, host=server.host, port=server.port):
+        if own_address.is_bound_address(source.base_url, host=server.host, port=server.port):
             whose = "the address that this relay listens on"
-        elif server.public_url is not None and urls.is_within(source.base_url, server.public_url):
+        elif server.public_url is not None and own_address.is_within(source.base_url, server.public_url):
             whose = "this relay's own server.public_url"
         if whose is not None:
             written = _find(tree, "sources", source.name, "base_url") or _find(tree, "server", "public_url") or tree

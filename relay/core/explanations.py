@@ -4,13 +4,13 @@ import math
 
 from relay.clock import in_words, short_time
 from relay.core.job import KNOWN_STATUSES, Job
-from relay.core.planner.views import Explanation
+from relay.core.planner.planner_views import PollExplanation
 
 NEARLY_SECONDS = 1.0
 OTHERS_NEED_THEM = "polling earlier would take requests from jobs that need them more"
 
 
-def sentence(job: Job, plan: Explanation, now: float, meaning: str | None = None) -> str:
+def sentence(job: Job, plan: PollExplanation, now: float, meaning: str | None = None) -> str:
     """The planner's explanation of an open job, for people. `meaning`: meaning of its last error."""
     said = [_waiting(job, plan, now, meaning)]
     planned, possible = plan.next_poll_at, plan.not_before
@@ -23,7 +23,7 @@ def sentence(job: Job, plan: Explanation, now: float, meaning: str | None = None
     return " ".join(said)
 
 
-def _waiting(job: Job, plan: Explanation, now: float, meaning: str | None) -> str:
+def _waiting(job: Job, plan: PollExplanation, now: float, meaning: str | None) -> str:
     when = _when(plan.next_poll_at, now)
     match plan.reason:
         case "in_flight":
@@ -49,14 +49,14 @@ def _waiting(job: Job, plan: Explanation, now: float, meaning: str | None) -> st
     return f"{_last_poll(job, now)}; the next poll comes {when}: {OTHERS_NEED_THEM}."
 
 
-def _parked(job: Job, plan: Explanation, when: str) -> str:
+def _parked(job: Job, plan: PollExplanation, when: str) -> str:
     ahead = plan.waiting_for_job_id
     lane = "its lane" if job.channel is None else f"the lane {job.channel}"
     before = f"the job ahead of it in {lane}" if ahead is None else f"{ahead}, the job ahead of it in {lane},"
     return f"It cannot start before {before} has; the next poll comes {when}, in case it was moved or cancelled."
 
 
-def _anchored(plan: Explanation, when: str, now: float) -> str:
+def _anchored(plan: PollExplanation, when: str, now: float) -> str:
     anchor, next_at = plan.anchor_at, plan.next_poll_at
     if anchor is None or next_at is None:
         return f"Nothing can happen to it yet; the next poll comes {when}."

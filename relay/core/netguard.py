@@ -14,7 +14,7 @@ from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import Literal
 
-from relay.core.urls import DEFAULT_PORTS, is_bound_address, is_within
+from relay.core.own_address import DEFAULT_PORTS, is_bound_address, is_within
 
 MAX_URL_LENGTH = 2048
 MAX_CUSTOM_HEADERS = 32

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from relay.store.claims import Backlog
     from relay.store.deliveries import DeliveryStore
     from relay.store.subscriptions import SubscriptionStore
-    from subscribers.base import Context, Kind
+    from subscribers.base import Kind, RenderContext
 
 LEASE_MARGIN_SECONDS = 30.0
 IDLE_SCAN_SECONDS = 30.0
@@ -85,7 +85,7 @@ class Dispatcher:
         deliveries: "DeliveryStore",
         subscriptions: "SubscriptionStore",
         kinds: Callable[[str], "Kind"],
-        context: "Context",
+        context: "RenderContext",
         transport: Transport,
         clock: Clock,
         settings: DeliverySettings,

@@ -32,7 +32,7 @@ from relay.tasks import Tasks
 if TYPE_CHECKING:
     from relay.store.deliveries import DeliveryStore
     from relay.store.subscriptions import SubscriptionStore
-    from subscribers.base import Context, Kind
+    from subscribers.base import Kind, RenderContext
 
 PROMPT_MS = 1000.0
 """If a sink responds within this time, deliveries are claimed before slots are free: they get one before the lease is
@@ -69,7 +69,7 @@ class Worker:
     deliveries: "DeliveryStore"
     subscriptions: "SubscriptionStore"
     transport: Transport
-    context: "Context"
+    context: "RenderContext"
     clock: Clock
     lease_clock: Clock
     policy: Callable[[], Policy]

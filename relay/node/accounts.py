@@ -79,7 +79,7 @@ class Accounts:
         settings, shared = components.of_account(source, account), self._store.database.shared
         recorder = Recorder(
             jobs=self._store.jobs,
-            delivering=self._dispatcher,
+            dispatcher=self._dispatcher,
             signals=self._signals,
             metrics=self._metrics,
             clock=self._clock,
@@ -111,7 +111,7 @@ class Accounts:
         poller.holds = not shared  # on a shared database only under a lease, which the cluster takes
         self.pollers[(source.name, account.name)] = poller
         if self._scheduler is not None:
-            poller.changed = self._scheduler.add_account(source.name, account.name, poller)
+            poller.reschedule = self._scheduler.add_account(source.name, account.name, poller)
 
     async def close(self) -> None:
         """Closes the connections to the upstreams."""

@@ -42,7 +42,7 @@ from relay.sources.definition import load_definition
 from relay.store.probe import WriteProbe
 from relay.store.store import Store
 from subscribers import registry
-from subscribers.base import Context as SinkContext
+from subscribers.base import RenderContext
 
 ROLES = ("api", "scheduler", "dispatcher")
 SAVE_SECONDS = 5.0
@@ -100,7 +100,7 @@ class Node:
             deliveries=store.deliveries,
             subscriptions=store.subscriptions,
             kinds=registry.kinds().__getitem__,
-            context=SinkContext(public_url=self.base_url),
+            context=RenderContext(public_url=self.base_url),
             transport=sender,
             clock=clock,
             settings=self._components.of_dispatcher(),

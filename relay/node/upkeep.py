@@ -108,11 +108,11 @@ class Orphans:
         now, rows, sweep = self._clock(), self._rows, self._sweeps.advance
         promoted = await sweep("heads", lambda *after: rows.promote_heads(now, *after))
         if promoted:
-            log.error("strays_promoted", count=promoted)
+            log.error("orphans_promoted", count=promoted)
             self._wake()
         cancelled = await sweep("orphans", lambda *after: rows.cancel_orphans(now, *after))
         if cancelled:
-            log.error("strays_cancelled", count=cancelled)
+            log.error("orphans_cancelled", count=cancelled)
         return promoted + cancelled
 
 

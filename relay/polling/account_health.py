@@ -38,7 +38,7 @@ def fingerprint(key: str | None) -> str | None:
 class AccountHealth:
     """Derives the account's state from poll results and records each change with an event.
 
-    `open_jobs` counts the affected jobs, `changed` is called when polling pauses or resumes, `wake` wakes the
+    `open_jobs` counts the affected jobs, `reschedule` is called when polling pauses or resumes, `wake` wakes the
     dispatcher.
     """
 
@@ -52,7 +52,7 @@ class AccountHealth:
         metrics: Metrics,
         clock: Clock,
         open_jobs: Callable[[], int],
-        changed: Callable[[], None],
+        reschedule: Callable[[], None],
     ) -> None:
         self.state = AccountState(source=settings.source, name=settings.account)
         self._accounts = accounts
@@ -61,7 +61,7 @@ class AccountHealth:
         self._metrics = metrics
         self._clock = clock
         self._open_jobs = open_jobs
-        self._changed = changed
+        self._reschedule = reschedule
         self._settings = settings
         self.key = settings.read_key()
         """The API key to poll with."""
@@ -98,7 +98,7 @@ class AccountHealth:
         if self.key is None:
             return False
         if not self.key_refused:
-            self._changed()
+            self._reschedule()
             if self.state.state != "unauthorized":
                 return True
         result = await upstream.probe(self.key)
@@ -149,7 +149,7 @@ class AccountHealth:
         """The upstream refuses the key. Recorded once per key."""
         if not self.key_refused:
             await self._set_state("unauthorized", {**problem, "key": fingerprint(self.key)}, now)
-            self._changed()
+            self._reschedule()
 
     async def recover(self, now: float) -> None:
         """Records that polling works again."""
@@ -157,7 +157,7 @@ class AccountHealth:
         self._forget_failures()
         event = self._notice("relay.source.recovered", before.problem or {}, before.since or now)
         await self._change(replace(before, state="ok", since=now, problem=None), event)
-        self._changed()
+        self._reschedule()
 
     async def _set_state(self, state: str, problem: Mapping[str, Any], since: float) -> None:
         event = self._notice(f"relay.source.{state}", problem, since)

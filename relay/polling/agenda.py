@@ -18,7 +18,7 @@ PLANNED_AT_ONCE = 200
 
 
 class Agenda:
-    """The account's open jobs and when each is polled next. `changed` is called when a poll may be due earlier."""
+    """The account's open jobs and when each is polled next. `reschedule` is called when a poll may be due earlier."""
 
     def __init__(
         self,
@@ -29,7 +29,7 @@ class Agenda:
         clock: Clock,
         planner_config: PlannerConfig,
         statistics: PlannerStatistics | None,
-        changed: Callable[[], None],
+        reschedule: Callable[[], None],
     ) -> None:
         self.planner = Planner(planner_config, statistics)
         self.own_next: set[str] = set()
@@ -42,7 +42,7 @@ class Agenda:
         self._clock = clock
         self._planner_config = planner_config
         self._statistics = statistics
-        self._changed = changed
+        self._reschedule = reschedule
         self._weights = Weights()
 
     def clear(self) -> None:
@@ -72,7 +72,7 @@ class Agenda:
         finally:
             reading.cancel()
             self.loading = False
-            self._changed()
+            self._reschedule()
         return count
 
     def _read_after(self, uid: str) -> asyncio.Task[list[PlannedJob]]:
@@ -85,7 +85,7 @@ class Agenda:
             self.set_weight(job.uid, job.weight)
         else:
             self._plan(job)
-            self._changed()
+            self._reschedule()
 
     def _plan(self, job: Job | PlannedJob) -> None:
         self._weights.set_own(job.uid, job.weight)
@@ -112,7 +112,7 @@ class Agenda:
         """Makes the job due now."""
         now = self._clock()
         self.planner.track(uid, None, now, weight=self._weights.effective(uid), next_poll_at=now)
-        self._changed()
+        self._reschedule()
 
     def poll_again(self, uid: str) -> None:
         """Makes the job due now, if it is planned here and no poll is in flight."""
@@ -128,14 +128,14 @@ class Agenda:
         if self.planner.tracks(uid) and weight != self._weights.own(uid):
             self._weights.set_own(uid, weight)
             self.planner.set_weight(uid, self._weights.effective(uid), self._clock())
-            self._changed()
+            self._reschedule()
 
     @contextmanager
     def prioritize(self, uid: str) -> Iterator[None]:
         """Raises the job's weight while a client waits for it."""
         self._weights.add_client(uid)
         self.planner.set_weight(uid, self._weights.effective(uid), self._clock())
-        self._changed()
+        self._reschedule()
         try:
             yield
         finally:

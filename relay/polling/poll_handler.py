@@ -12,7 +12,7 @@ import structlog
 
 from relay.clock import Clock
 from relay.core.job import Job, Observation, Transition, detect, mark_not_found, mark_overdue
-from relay.core.planner.views import Purpose
+from relay.core.planner.planner_views import Purpose
 from relay.core.records import PollNote
 from relay.errors import StaleSequence
 from relay.metrics import Metrics

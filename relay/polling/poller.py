@@ -79,14 +79,17 @@ class Poller:
         planner_config: PlannerConfig,
         saved_plan: AccountPlan | None = None,
         statistics: PlannerStatistics | None = None,
-        changed: Callable[[], None] = lambda: None,
+        reschedule: Callable[[], None] = lambda: None,
         polled: "Callable[[Job, PollResult], None]" = lambda job, result: None,
         steady: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`wake` wakes the dispatcher. `changed` is called when `next_request_at` may be earlier."""
+        """`wake` wakes the dispatcher.
+
+        `reschedule`, which the scheduler sets, is called when `next_request_at` may be earlier.
+        """
         self.settings = settings
         self.recorder = recorder
-        self.changed = changed
+        self.reschedule = reschedule
         self.holds = True
         """True while this node polls the account; always True with SQLite."""
         self.term = 0
@@ -98,7 +101,7 @@ class Poller:
             clock=clock,
             planner_config=planner_config,
             statistics=statistics,
-            changed=lambda: self.changed(),
+            reschedule=lambda: self.reschedule(),
         )
         self.health = AccountHealth(
             settings,
@@ -108,7 +111,7 @@ class Poller:
             metrics=metrics,
             clock=clock,
             open_jobs=lambda: self.planner.stats(self._clock()).open_jobs,
-            changed=lambda: self.changed(),
+            reschedule=lambda: self.reschedule(),
         )
         self.poll_handler = PollHandler(
             agenda=self.agenda,
@@ -157,7 +160,7 @@ class Poller:
         self.holds = False
         self._clear()
         self.health.reset()
-        self.changed()
+        self.reschedule()
 
     async def take_over(self, state: AccountState | None) -> None:
         """Takes the account over from another node."""
@@ -165,7 +168,7 @@ class Poller:
         await self.load(state or AccountState(source=self.settings.source, name=self.settings.account))
         self.holds = True
         self.term += 1
-        self.changed()
+        self.reschedule()
 
     def _clear(self) -> None:
         self.agenda.clear()
@@ -194,7 +197,7 @@ class Poller:
         self.settings = settings
         self.agenda.configure(planner_config)
         self.health.configure(settings)
-        self.changed()
+        self.reschedule()
 
     def track(self, job: Job | PlannedJob) -> None:
         """Plans a registered job. If it is already planned, only its weight can have changed."""
@@ -309,7 +312,7 @@ class Poller:
     def _free(self, uid: str, slot: object) -> None:
         if self._in_flight.get(uid) is slot:  # else the account was lost and taken over again meanwhile
             del self._in_flight[uid]
-        self.changed()
+        self.reschedule()
 
     # --- callers' reads through the proxy
 

@@ -31,7 +31,7 @@ class Recorder:
         self,
         *,
         jobs: "JobStore",
-        delivering: "Dispatcher",
+        dispatcher: "Dispatcher",
         signals: "Signals",
         metrics: Metrics,
         clock: Clock,
@@ -39,7 +39,7 @@ class Recorder:
         origin: Origin,
     ) -> None:
         self._jobs = jobs
-        self._delivering = delivering
+        self._dispatcher = dispatcher
         self._signals = signals
         self._events_of = lru_cache(maxsize=64)(metrics.events.labels)
         self._clock = clock
@@ -93,7 +93,7 @@ class Recorder:
         if last_error is not None:
             problem = Problem(code=str(last_error.get("code") or ""), message=str(last_error.get("message") or ""))
         events = self.events(job, transitions, seen, poll_problem=problem)
-        reservation = self._delivering.reserve(events)
+        reservation = self._dispatcher.reserve(events)
         recorded = Recorded(due=True)  # after a failure it is unknown what was written
         try:
             recorded = await self._jobs.record(
@@ -111,7 +111,7 @@ class Recorder:
                 )
             )
         finally:
-            self._delivering.settle(reservation, recorded)
+            self._dispatcher.settle(reservation, recorded)
         for transition in transitions:
             log.info(
                 "transition",

@@ -11,7 +11,7 @@ from relay.core.events import Event
 from relay.core.explanations import sentence
 from relay.core.forwarding import escapes_segment
 from relay.core.job import POLL, PRIORITY_WEIGHTS, Job, Observation, Problem, Progress, Transition, detect
-from relay.core.planner.views import Explanation as Plan
+from relay.core.planner.planner_views import PollExplanation
 from relay.core.records import Registered, Registration
 from relay.core.tracking import Explanation, SourceReport, TrackRequest
 from relay.errors import Conflict, FieldError, InvalidRequest, RequestError
@@ -315,7 +315,12 @@ def _report(source: str, account: str, poller: Poller, now: float) -> SourceRepo
 
 
 def _why(
-    job: Job, poller: Poller | None, plan: Plan | None, upstream: str, error: Mapping[str, Any] | None, now: float
+    job: Job,
+    poller: Poller | None,
+    plan: PollExplanation | None,
+    upstream: str,
+    error: Mapping[str, Any] | None,
+    now: float,
 ) -> tuple[str, str]:
     """The reason as a code and a sentence."""
     meaning = None if error is None else str(error["meaning"])

@@ -46,7 +46,7 @@ class Behaviour:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
+class SandboxJob:
     """One job and its complete lifecycle. `created_at` and `scheduled_at` are epoch seconds. `body_digest` is the hex
     SHA-256 of the body that created it, or None if it was created under /_sandbox."""
 
@@ -133,7 +133,7 @@ def _steps(fate: Fate, behaviour: Behaviour, created_at: float, scheduled_at: fl
         started_at = milliseconds(next_attempt_at + fate.start_delays_seconds[attempt] / speed)
 
 
-def accepted_item(job: Job) -> dict[str, Any]:
+def accepted_item(job: SandboxJob) -> dict[str, Any]:
     """The item in the answer to a create. As documented, it is always `queued`."""
     return {
         "id": job.id,
@@ -144,7 +144,7 @@ def accepted_item(job: Job) -> dict[str, Any]:
     }
 
 
-def step_item(job: Job, step: Step) -> dict[str, Any]:
+def step_item(job: SandboxJob, step: Step) -> dict[str, Any]:
     """The item of `GET /api/v1/outreach/jobs/{id}` during `step`, with fields in the documented order."""
     return {
         "id": job.id,
@@ -161,7 +161,7 @@ def step_item(job: Job, step: Step) -> dict[str, Any]:
     }
 
 
-def truth(job: Job, now: float) -> dict[str, Any]:
+def truth(job: SandboxJob, now: float) -> dict[str, Any]:
     """The whole life of a job, what lies ahead included: what a poller can be measured against."""
     return {
         "id": job.id,
@@ -187,7 +187,7 @@ def truth(job: Job, now: float) -> dict[str, Any]:
     }
 
 
-def _result(job: Job) -> dict[str, Any]:
+def _result(job: SandboxJob) -> dict[str, Any]:
     is_dispatch = job.action == "outreach.dispatch"
     resolved = ("direct_message" if job.channel == "linkedin" else "message") if is_dispatch else "post_like"
     return {

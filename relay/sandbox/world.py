@@ -14,7 +14,7 @@ from uuid import UUID
 
 from relay.sandbox.fate import LANE_GAP_SECONDS, Fate, Mix, Script, draw_fate
 from relay.sandbox.fields import Refused
-from relay.sandbox.lifecycle import Behaviour, Job, milliseconds, schedule_steps, step_item, truth
+from relay.sandbox.lifecycle import Behaviour, SandboxJob, milliseconds, schedule_steps, step_item, truth
 
 MIN_INTERVAL_SECONDS = 60
 MAX_INTERVAL_SECONDS = 86_400
@@ -49,7 +49,7 @@ class World:
     max_jobs: int = 200_000
     max_lanes: int = 100_000
     created_count: int = field(default=0, init=False)
-    _jobs: OrderedDict[str, Job] = field(default_factory=OrderedDict, init=False, repr=False)
+    _jobs: OrderedDict[str, SandboxJob] = field(default_factory=OrderedDict, init=False, repr=False)
     _lanes: OrderedDict[tuple[str, str], _Lane] = field(default_factory=OrderedDict, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -75,7 +75,7 @@ class World:
         interval_seconds: float = DEFAULT_INTERVAL_SECONDS,
         script: Script | None = None,
         body_digest: str | None = None,
-    ) -> Job:
+    ) -> SandboxJob:
         """Creates a job and its whole lifecycle. `interval_seconds` (at speed 1) is raised to at least 60.
 
         Raises Refused (503) if there are `max_jobs` jobs and the oldest is not finished.
@@ -89,7 +89,7 @@ class World:
         created_at = milliseconds(now)
         lane = self._lane(account, channel) if script.in_lane else _Lane()
         scheduled_at, start_at = self._place(lane, fate, interval_seconds, created_at)
-        job = Job(
+        job = SandboxJob(
             index=index,
             id=job_id,
             account=account,
@@ -139,20 +139,20 @@ class World:
             raise Refused(503, "task_unavailable")
         del self._jobs[oldest.id]
 
-    def job(self, job_id: str, *, account: str | None = None) -> Job | None:
+    def job(self, job_id: str, *, account: str | None = None) -> SandboxJob | None:
         """The job with this id. None if there is none, or if `account` is given and does not own it."""
         job = self._jobs.get(job_id)
         return None if job is None or (account is not None and job.account != account) else job
 
-    def jobs(self) -> Iterator[Job]:
+    def jobs(self) -> Iterator[SandboxJob]:
         """Every job, in order of creation."""
         return iter(self._jobs.values())
 
-    def item_at(self, job: Job, now: float, *, steps_back: int = 0) -> dict[str, Any]:
+    def item_at(self, job: SandboxJob, now: float, *, steps_back: int = 0) -> dict[str, Any]:
         """The item as Revor would return it at `now`, or as it was `steps_back` steps earlier."""
         index = max(0, job.step_index_at(now) - steps_back)
         return step_item(job, job.steps[index])
 
-    def truth(self, job: Job, now: float) -> dict[str, Any]:
+    def truth(self, job: SandboxJob, now: float) -> dict[str, Any]:
         """The complete lifecycle: id, creation, final item, true transitions, and whether it is finished at `now`."""
         return truth(job, now)

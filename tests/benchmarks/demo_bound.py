@@ -20,7 +20,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from relay.sandbox.example_requests import dispatch_body
-from relay.sandbox.lifecycle import Job
+from relay.sandbox.lifecycle import SandboxJob
 from relay.sandbox.world import World
 
 JOBS = 300
@@ -32,10 +32,10 @@ OTHER_END_SECONDS = 1.0  # what the planner needs for an end with four looks a j
 SEEDS = range(1, 6)
 
 
-def world(seed: int) -> tuple[list[Job], list[float]]:
+def world(seed: int) -> tuple[list[SandboxJob], list[float]]:
     """The demo's jobs, all made at once, and when each starts or would have."""
     made = World(seed=seed)
-    jobs: list[Job] = []
+    jobs: list[SandboxJob] = []
     for index in range(JOBS):
         body = dispatch_body(index)
         jobs.append(made.create(account="account", channel=body["channel"], now=0.0))
@@ -47,7 +47,7 @@ def world(seed: int) -> tuple[list[Job], list[float]]:
     return jobs, starts
 
 
-def naive(jobs: list[Job]) -> float:
+def naive(jobs: list[SandboxJob]) -> float:
     """The mean delay of the plain poller."""
     line = [(NAIVE_SECONDS, job.index) for job in jobs]
     heapq.heapify(line)
@@ -69,7 +69,7 @@ def naive(jobs: list[Job]) -> float:
     return statistics.fmean(delays)
 
 
-def oracle(jobs: list[Job], starts: list[float]) -> float:
+def oracle(jobs: list[SandboxJob], starts: list[float]) -> float:
     """The mean delay over all jobs, those that are not cancelled with none."""
     seen = [FIRST_SHARE * start for start in starts]
     open_jobs = set(range(JOBS))

@@ -157,8 +157,8 @@ async def bare() -> None:
     from starlette.responses import Response
     from starlette.routing import Route
 
-    from relay.node.process import tune
-    from relay.server.sockets import listening_socket, make_server
+    from relay.node.interpreter import tune
+    from relay.server.http_server import listening_socket, make_server
 
     body = job_body("done-1", ended=True)
 

@@ -20,7 +20,7 @@ import uvloop
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from relay.node.process import tune  # noqa: E402
+from relay.node.interpreter import tune  # noqa: E402
 from relay.store import migrations  # noqa: E402
 from relay.store.sqlite import url_of  # noqa: E402
 from relay.store.store import Store, open_store  # noqa: E402

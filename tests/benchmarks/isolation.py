@@ -26,7 +26,7 @@ import uvloop
 from relay.core.signing import ID_HEADER
 from relay.core.subscription import SigningSecret, Subscription
 from relay.ids import new_id
-from relay.node.process import tune
+from relay.node.interpreter import tune
 
 HEALTHY = 94
 ILL = ("dead", "slow", "dripping", "resetting", "busy", "huge")

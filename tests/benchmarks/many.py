@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from flat import databases
 
 from relay.config.settings import RetentionSettings
-from relay.node.process import tune
+from relay.node.interpreter import tune
 from relay.node.upkeep import DAY_SECONDS, Retention
 from tests.support.store_kit import execute
 

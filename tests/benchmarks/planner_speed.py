@@ -17,7 +17,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from relay.core.planner import Planner, PlannerConfig
-from relay.node.process import tune
+from relay.node.interpreter import tune
 
 SIZES = (1_000, 100_000, 1_000_000)
 DECISIONS = 20_000

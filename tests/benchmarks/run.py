@@ -35,7 +35,7 @@ from relay.core.records import PollRecord, Registration
 from relay.core.signing import signature_headers
 from relay.core.subscription import SigningSecret, Subscription
 from relay.ids import new_id
-from relay.node.process import tune
+from relay.node.interpreter import tune
 from relay.store.sqlite import make_engine, sqlite_url
 
 ORIGIN = Origin(

@@ -26,7 +26,7 @@ from dropin_world import cpu_seconds, relay
 from latency import SINKS_ALLOWED, End, end
 
 from relay.config.keyring import new_key
-from relay.node.process import tune
+from relay.node.interpreter import tune
 
 BAR = 0.75
 ROUNDS = 4

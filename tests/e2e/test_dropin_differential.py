@@ -16,7 +16,7 @@ import pytest
 
 from relay.core.forwarding import HOP_BY_HOP
 from relay.sandbox.server import Sandbox
-from relay.server.sockets import make_server
+from relay.server.http_server import make_server
 from relay.testing import FakeClock
 from tests.support.dropin_requests import KEY, Made, Requests
 from tests.support.process_world import Start, processes

@@ -18,7 +18,7 @@ import pytest
 import relay.proxy.creates
 import relay.proxy.transport
 from relay.proxy.asgi import LEAVING_SECONDS
-from relay.server.sockets import make_server
+from relay.server.http_server import make_server
 from tests.support.e2e_world import open_e2e_world
 from tests.support.process_world import API_TOKEN, keep_token, processes
 from tests.support.wire import Answer, Call, Client, Stub, answer, body_parts, listening, open_stub, request

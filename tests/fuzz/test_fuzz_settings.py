@@ -16,7 +16,7 @@ from relay.config.settings import Settings, describe_settings, load_settings
 from relay.core.durations import MAX_DURATION_SECONDS
 from relay.core.events import check_attribute
 from relay.core.job import JOB_EVENTS, Problem
-from relay.core.urls import is_bound_address, is_within
+from relay.core.own_address import is_bound_address, is_within
 from relay.errors import SettingsError
 from relay.sources import definition as definition_module
 from relay.sources.definition import SourceDefinition, load_definition

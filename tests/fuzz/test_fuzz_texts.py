@@ -17,7 +17,7 @@ from relay.core.job import JOB_EVENTS, Job, Observation, Problem, Transition
 from relay.core.samples import sample_event
 from relay.core.subscription import Subscription
 from subscribers import slack, wording
-from subscribers.base import Context
+from subscribers.base import RenderContext
 from subscribers.registry import kind_named
 from tests.support.fuzz_kit import JSON_VALUES, TEXTS, VALUES, fuzzed, whole, written
 
@@ -61,7 +61,7 @@ DATA = st.dictionaries(
     max_size=6,
 )
 CONTEXTS = st.builds(
-    Context,
+    RenderContext,
     account_names=st.dictionaries(st.just("default") | SENT, HOSTILE, max_size=2),
     public_url=st.none() | HOSTILE,
 )
@@ -70,7 +70,7 @@ CONTEXTS = st.builds(
 LINK = re.compile(r"\n<https?://(?:[!-%'-;=?-{}~]|&amp;)+\|Open in [^<>|\n]+>\Z", re.IGNORECASE)
 
 
-def check_message(event: Event, context: Context) -> None:
+def check_message(event: Event, context: RenderContext) -> None:
     """Slack's limits and models accept the message, and user text cannot add markup."""
     payload = orjson.loads(KIND.render(event, SUBSCRIPTION, context).body)
     assert 1 <= len(payload["text"]) <= slack.SECTION_CHARACTERS
@@ -113,7 +113,7 @@ def test_what_a_job_says(
     words: dict[str, str],
     metadata: dict[str, Any],
     hint: Hint | None,
-    context: Context,
+    context: RenderContext,
     item: dict[str, Any],
 ) -> None:
     job = Job(
@@ -134,7 +134,7 @@ def test_what_a_job_says(
 
 
 @fuzzed(type=st.sampled_from(TYPES[:-3]), data=DATA, context=CONTEXTS)
-def test_what_the_relay_says(type: str, data: dict[str, Any], context: Context) -> None:
+def test_what_the_relay_says(type: str, data: dict[str, Any], context: RenderContext) -> None:
     check_message(relay_event("evt_1", type, NOW, data, dataschema="http://x/s.json"), context)
 
 
@@ -149,7 +149,9 @@ def test_what_the_relay_says(type: str, data: dict[str, Any], context: Context) 
     ),
     context=CONTEXTS,
 )
-def test_what_any_event_says(type: str, document: dict[str, Any], attributes: dict[str, Any], context: Context) -> None:
+def test_what_any_event_says(
+    type: str, document: dict[str, Any], attributes: dict[str, Any], context: RenderContext
+) -> None:
     body = orjson.dumps({"type": type, **attributes, **document})
     check_message(Event(type=type, time=NOW, recorded_at=NOW, body=body, **attributes), context)
 

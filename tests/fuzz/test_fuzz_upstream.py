@@ -12,7 +12,7 @@ from relay.clock import MAX_EPOCH_SECONDS, from_rfc3339, to_rfc3339
 from relay.core.events import MAX_EVENT_BYTES, Origin, from_transition
 from relay.core.job import Job, Observation, Progress, detect
 from relay.core.planner.config import RateLimitHeaders
-from relay.core.planner.headers import MAX_WINDOW_SECONDS, HeaderReader
+from relay.core.planner.rate_limit_headers import MAX_WINDOW_SECONDS, HeaderReader
 from relay.core.retry_after import MAX_RETRY_AFTER_SECONDS, parse_retry_after
 from relay.sources.client import PollResult, UpstreamClient, _Answer
 from relay.sources.definition import load_definition

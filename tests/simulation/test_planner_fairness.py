@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from relay.core.planner import Planner, PlannerConfig
-from relay.core.planner.jobs import PARKED, Job, JobHeap
 from relay.core.planner.open_jobs import UNPARKED_AT_ONCE
 from relay.core.planner.pacer import BACKLOG_COUNTED
+from relay.core.planner.planned_job import PARKED, JobHeap, PlannedJob
 from relay.core.planner.planner import PLANNED_AGAIN_AT_ONCE
+from relay.core.planner.poll_schedule import MAX_PATIENCE
 from relay.core.planner.price import FLOOR
-from relay.core.planner.schedule import MAX_PATIENCE
 from tests.support.scale import scaled
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
@@ -126,23 +126,23 @@ class Counted:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.moves = self.comparisons = self.passed = 0
-        put, before, walk = JobHeap.put, Job.before, JobHeap._walk
+        put, before, walk = JobHeap.put, PlannedJob.before, JobHeap._walk
 
-        def counted_put(heap: JobHeap, job: Job, due: float) -> None:
+        def counted_put(heap: JobHeap, job: PlannedJob, due: float) -> None:
             self.moves += 1
             put(heap, job, due)
 
-        def counted_before(job: Job, other: Job) -> bool:
+        def counted_before(job: PlannedJob, other: PlannedJob) -> bool:
             self.comparisons += 1
             return before(job, other)
 
-        def counted_walk(heap: JobHeap, now: float) -> Iterator[Job]:
+        def counted_walk(heap: JobHeap, now: float) -> Iterator[PlannedJob]:
             for job in walk(heap, now):
                 self.passed += 1
                 yield job
 
         monkeypatch.setattr(JobHeap, "put", counted_put)
-        monkeypatch.setattr(Job, "before", counted_before)
+        monkeypatch.setattr(PlannedJob, "before", counted_before)
         monkeypatch.setattr(JobHeap, "_walk", counted_walk)
 
     def none(self) -> None:

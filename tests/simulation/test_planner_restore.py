@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relay.core.planner import Planner, PlannerConfig
-from relay.core.planner.bucket import Bucket
+from relay.core.planner.token_bucket import Bucket
 
 NOW = 1_779_271_200.0
 CHANNELS = ("email", "linkedin", "")

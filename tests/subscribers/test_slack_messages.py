@@ -21,7 +21,7 @@ from relay.core.samples import sample_event
 from relay.core.subscription import Subscription
 from relay.sources.definition import load_definition
 from subscribers import registry
-from subscribers.base import Context
+from subscribers.base import RenderContext
 
 FIXTURES = Path(__file__).resolve().parent.parent / "fixtures"
 MESSAGES = FIXTURES / "slack-messages.txt"
@@ -160,7 +160,7 @@ def stories() -> Iterator[tuple[str, Event]]:
 
 def shown(event: Event, subscription: Subscription = SUBSCRIPTION) -> str:
     """A message as text: its blocks from top to bottom, as Slack shows them."""
-    payload = orjson.loads(registry.kind_named("slack").render(event, subscription, Context()).body)
+    payload = orjson.loads(registry.kind_named("slack").render(event, subscription, RenderContext()).body)
     lines = []
     for block in payload["blocks"]:
         if block["type"] == "section":

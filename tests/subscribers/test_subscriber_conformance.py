@@ -17,7 +17,7 @@ from relay.core.job import JOB_EVENTS, Job, Observation, Transition
 from relay.core.samples import sample_event
 from relay.core.subscription import Subscription
 from subscribers import registry
-from subscribers.base import Context, Kind
+from subscribers.base import Kind, RenderContext
 from tests.support.schema_check import check_event
 
 NOW = 1779271208.0
@@ -25,7 +25,7 @@ ORIGIN = Origin(
     source="https://api.example/jobs", type_prefix="ai.revor.job", dataschema="http://x/schemas/job-status.v1.json"
 )
 TYPES = known_types([ORIGIN.type_prefix])
-CONTEXT = Context(account_names={"default": "Sales"}, public_url="https://relay.example")
+CONTEXT = RenderContext(account_names={"default": "Sales"}, public_url="https://relay.example")
 SINK_SECRET = "T0secret0path"
 SECRETS = ("alex@example.com", "+14155552671", "415 555 2671", "linkedin.com/in/alex", "Hi Alex, saw your", "s3cr3t")
 MAX_BODY_BYTES = 128 * 1024
@@ -110,7 +110,7 @@ def test_every_type_renders_to_the_same_bytes_twice(kind: Kind, type: str) -> No
     assert request.method == "POST"
     assert 0 < len(request.body) <= MAX_BODY_BYTES
     CHECKS[kind.name](request, event)
-    CHECKS[kind.name](kind.render(event, subscription, Context()), event)
+    CHECKS[kind.name](kind.render(event, subscription, RenderContext()), event)
 
 
 @every_kind
@@ -311,7 +311,7 @@ def test_no_text_of_a_job_breaks_the_message(
 ) -> None:
     metadata = {"recipient_name": name[:5000], name[:500]: name[:5000], "url": f"https://x.example/{name}"}
     event = job_event(job_kind, attributes=texts, metadata=metadata, hint=hint)
-    request = kind.render(event, subscription_of(kind), Context(account_names={texts["account"]: name}))
+    request = kind.render(event, subscription_of(kind), RenderContext(account_names={texts["account"]: name}))
     assert len(request.body) <= MAX_BODY_BYTES
     CHECKS[kind.name](request, event)
 

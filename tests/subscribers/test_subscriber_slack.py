@@ -15,7 +15,7 @@ from relay.core.samples import sample_event
 from relay.core.subscription import Subscription
 from relay.errors import InvalidRequest
 from subscribers import registry, slack, wording
-from subscribers.base import Context
+from subscribers.base import RenderContext
 
 NOW = 1779271208.0
 SINK = "https://hooks.slack.com/services/T0/B0/secret"
@@ -76,12 +76,12 @@ def job_event(
     return from_transition("evt_1", job, transition, ORIGIN, seen=seen, hint=hint)
 
 
-def message(event: Event, context: Context | None = None) -> dict[str, Any]:
-    payload: dict[str, Any] = orjson.loads(KIND.render(event, SUBSCRIPTION, context or Context()).body)
+def message(event: Event, context: RenderContext | None = None) -> dict[str, Any]:
+    payload: dict[str, Any] = orjson.loads(KIND.render(event, SUBSCRIPTION, context or RenderContext()).body)
     return payload
 
 
-def text(event: Event, context: Context | None = None) -> str:
+def text(event: Event, context: RenderContext | None = None) -> str:
     return str(message(event, context)["text"])
 
 
@@ -215,7 +215,7 @@ def test_without_a_hint_the_sentence_is_short() -> None:
 
 
 def test_blocks_hold_advice_and_ids() -> None:
-    payload = message(job_event(hint=RECONNECT, account="emea"), Context(account_names={"emea": "Sales team"}))
+    payload = message(job_event(hint=RECONNECT, account="emea"), RenderContext(account_names={"emea": "Sales team"}))
     section, footer, ids = payload["blocks"]
     assert (section["type"], footer["type"], ids["type"]) == ("section", "context", "context")
     assert section["text"]["text"] == payload["text"]
@@ -311,7 +311,7 @@ def trouble(**changes: Any) -> dict[str, Any]:
     ],
 )
 def test_each_event_about_the_relay_is_one_sentence(type: str, data: dict[str, Any], sentence: str) -> None:
-    assert text(about_the_relay(type, data), Context(account_names={"eu": "Europe"})) == sentence
+    assert text(about_the_relay(type, data), RenderContext(account_names={"eu": "Europe"})) == sentence
 
 
 def test_unknown_create_says_what_it_was_and_what_to_do() -> None:

@@ -151,7 +151,7 @@ async def open_beside(world: World) -> AsyncIterator[World]:
     """A second node on the same database, upstream and receiver."""
     async with open_node(world.settings, base_url=RELAY_URL) as node, client_of(node) as api:
         for poller in node.pollers.values():
-            poller.changed = _both(poller.changed, node.signals.event_recorded)
+            poller.reschedule = _both(poller.reschedule, node.signals.event_recorded)
         yield replace(world, node=node, api=api)
 
 
@@ -209,7 +209,7 @@ async def open_e2e_world(
         for client in node._accounts.clients.values():
             client._timeout_seconds = timeout_seconds
         for poller in node.pollers.values():
-            poller.changed = _both(poller.changed, node.signals.event_recorded)
+            poller.reschedule = _both(poller.reschedule, node.signals.event_recorded)
 
         async def take(request: Request) -> Response:
             body = await request.body()

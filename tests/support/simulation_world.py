@@ -23,7 +23,7 @@ from relay.polling.statistics import AccountPlan, SourceStatistics
 from relay.signals import Signals
 from relay.store.store import Store, open_store
 from relay.testing import FakeClock, RecordingSink, ScriptedPoll, ScriptedSource
-from subscribers.base import Context
+from subscribers.base import RenderContext
 from subscribers.registry import kinds
 
 SECRET = "whsec_" + "c2VjcmV0" * 4
@@ -83,7 +83,7 @@ class World:
         )
         recorder = Recorder(
             jobs=self.jobs,
-            delivering=self.dispatcher,
+            dispatcher=self.dispatcher,
             signals=self.signals,
             metrics=self.metrics,
             clock=self.clock,
@@ -111,7 +111,7 @@ class World:
             deliveries=self.store.deliveries,
             subscriptions=self.store.subscriptions,
             kinds=kinds().__getitem__,
-            context=Context(),
+            context=RenderContext(),
             transport=self.sink,
             clock=self.clock,
             settings=DeliverySettings(jitter=0.0, dataschema_base="https://relay.test"),

@@ -20,8 +20,8 @@ import pytest
 import relay.cli
 from relay.config.settings import VARIABLES, describe_settings
 from relay.core.events import RELAY_EVENTS, job_event_types
-from relay.core.planner.views import Purpose
-from relay.core.planner.views import Reason as PollReason
+from relay.core.planner.planner_views import Purpose
+from relay.core.planner.planner_views import Reason as PollReason
 from relay.core.signing import Reason as VerifyReason
 from relay.core.signing import new_secret, sign
 from relay.delivery.dispatcher import LEASE_MARGIN_SECONDS

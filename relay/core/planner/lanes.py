@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from relay.core.planner.jobs import PARKED, WAITING, Job
+from relay.core.planner.planned_job import PARKED, WAITING, PlannedJob
 from relay.core.planner.policy import SCHEDULED
 
 MAX_IDLE_LANES = 1_000
@@ -26,7 +26,7 @@ RHYTHM_UNITS = 4.0
 RHYTHM_EARLY_UNITS = 2.0
 
 
-def _comes_after(job: Job, scheduled_at: float) -> bool:
+def _comes_after(job: PlannedJob, scheduled_at: float) -> bool:
     return job.phase == WAITING and job.kind == SCHEDULED and job.anchor > scheduled_at
 
 
@@ -37,21 +37,21 @@ class Lane:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.head: Job | None = None
-        self.tail: Job | None = None
-        self.cursor: Job | None = None
+        self.head: PlannedJob | None = None
+        self.tail: PlannedJob | None = None
+        self.cursor: PlannedJob | None = None
         """The next job to unpark while the lane is being unparked."""
         self.disorder = 0
         self.last_start: float | None = None
         self._gaps: list[float] = []
 
-    def __iter__(self) -> Iterator[Job]:
+    def __iter__(self) -> Iterator[PlannedJob]:
         job = self.head
         while job is not None:
             yield job
             job = job.next
 
-    def append(self, job: Job, scheduled_at: float | None = None) -> None:
+    def append(self, job: PlannedJob, scheduled_at: float | None = None) -> None:
         """Adds a job at the end, or before the last jobs if these are scheduled for later."""
         before, passed = self.tail, 0
         if scheduled_at is not None:
@@ -68,7 +68,7 @@ class Lane:
         else:
             after.previous = job
 
-    def remove(self, job: Job) -> Job | None:
+    def remove(self, job: PlannedJob) -> PlannedJob | None:
         """Removes a job. Returns its parked successor if that has nothing left to wait for."""
         before, after = job.previous, job.next
         if before is None:
@@ -94,11 +94,11 @@ class Lane:
         shortest = min(gaps)
         return shortest if max(gaps) - shortest <= max(RHYTHM_UNITS * unit, RHYTHM_SPREAD * shortest) else None
 
-    def must_park(self, job: Job) -> bool:
+    def must_park(self, job: PlannedJob) -> bool:
         """True if a job without a scheduled time waits for a predecessor that has not started."""
         return self.disorder == 0 and job.previous is not None and job.previous.started is None
 
-    def anchor(self, job: Job, unit: float) -> tuple[float | None, bool]:
+    def anchor(self, job: PlannedJob, unit: float) -> tuple[float | None, bool]:
         """Earliest start of a job that is not parked (None if unknown), and whether the lane's rhythm determines it.
 
         Without a rhythm it is the predecessor's start, or the lane's last, plus the job's spacing.
@@ -111,7 +111,7 @@ class Lane:
             return before + rhythm - RHYTHM_EARLY_UNITS * unit, True
         return before + job.spacing, False
 
-    def started(self, job: Job, at: float) -> bool:
+    def started(self, job: PlannedJob, at: float) -> bool:
         """Records a job's first start. Returns True if it is out of order."""
         before = job.previous
         if before is None or PARKED not in (job.phase, before.phase):

@@ -5,13 +5,13 @@ Only the time since the last known state counts: jobs that had ended before thei
 
 from __future__ import annotations
 
-from relay.core.planner.items import Reading
-from relay.core.planner.jobs import PARKED, RUNNING, WAITING, Job
+from relay.core.planner.item_fields import Reading
+from relay.core.planner.planned_job import PARKED, RUNNING, WAITING, PlannedJob
 from relay.core.planner.policy import RETRY, RUN, SCHEDULED
 from relay.core.planner.statistics import ClassStatistics, PlannerStatistics
 
 
-def learn(statistics: PlannerStatistics, job: Job, reading: Reading, seen_at: float) -> None:
+def learn(statistics: PlannerStatistics, job: PlannedJob, reading: Reading, seen_at: float) -> None:
     """Records what a poll at `seen_at` found. Call it before the job takes over `reading`. Times are planner time."""
     job_class = job.statistics
     if job_class is None or seen_at <= job.seen:

@@ -11,11 +11,11 @@ from collections import deque
 from relay.core.planner import backoff, learning
 from relay.core.planner.config import PlannerConfig
 from relay.core.planner.forecast import Forecast
-from relay.core.planner.items import Reading
-from relay.core.planner.jobs import EXPECTED, PARKED, RUNNING, UNSEEN, URGENT, WAITING, Job
+from relay.core.planner.item_fields import Reading
 from relay.core.planner.lanes import Lane, Lanes
+from relay.core.planner.planned_job import EXPECTED, PARKED, RUNNING, UNSEEN, URGENT, WAITING, PlannedJob
 from relay.core.planner.policy import HEAD, LANE, NEW, RETRY, RHYTHM, RUN, SCHEDULED
-from relay.core.planner.schedule import PollSchedule
+from relay.core.planner.poll_schedule import PollSchedule
 from relay.core.planner.statistics import PlannerStatistics
 
 UNPARKED_AT_ONCE = 32
@@ -41,7 +41,7 @@ class OpenJobs:
         self._schedule = schedule
         self._statistics = statistics
         self._forecast = forecast
-        self.jobs: dict[str, Job] = {}
+        self.jobs: dict[str, PlannedJob] = {}
         self.lanes = Lanes()
         self.unparking: deque[Lane] = deque()
 
@@ -60,7 +60,7 @@ class OpenJobs:
     ) -> None:
         """Adds a new job. `planned`, `step` and `seen` continue an earlier plan."""
         spacing = spacing_seconds if 0 <= spacing_seconds <= MAX_SPACING_SECONDS else 0.0
-        job = self.jobs[job_id] = Job(job_id, spacing, min(seen, now))
+        job = self.jobs[job_id] = PlannedJob(job_id, spacing, min(seen, now))
         job.weight = _bounded_weight(weight, 1.0)
         job.joins_lane = lane is None
         if lane:
@@ -78,7 +78,7 @@ class OpenJobs:
         else:
             self._schedule.plan_at(job, now, now)
 
-    def observe(self, job: Job, reading: Reading, now: float, seen_at: float) -> None:
+    def observe(self, job: PlannedJob, reading: Reading, now: float, seen_at: float) -> None:
         """A poll found the state `reading` as of `seen_at`."""
         job.failures = 0
         if reading.known:
@@ -101,7 +101,7 @@ class OpenJobs:
             job.step = min(job.step + 1, backoff.MAX_STEP)
         self._schedule.plan(job, now)
 
-    def fail(self, job: Job, now: float, *, missing: bool, not_before: float) -> None:
+    def fail(self, job: PlannedJob, now: float, *, missing: bool, not_before: float) -> None:
         """A poll failed. `missing`: the upstream does not know the job."""
         job.failures = min(job.failures + 1, backoff.MAX_STEP)
         chance = backoff.spread(self._config.seed, job.id, job.failures)
@@ -113,7 +113,7 @@ class OpenJobs:
             due = max(due, self._schedule.next_poll_at(job, now))
         self._schedule.plan_at(job, max(due, not_before), now)
 
-    def set_weight(self, job: Job, weight: float, now: float) -> None:
+    def set_weight(self, job: PlannedJob, weight: float, now: float) -> None:
         """Sets the weight. A higher one expedites the next poll, but not before the anchor; an overdue poll becomes
         urgent."""
         before, job.weight = job.weight, _bounded_weight(weight, job.weight)
@@ -124,7 +124,7 @@ class OpenJobs:
             elif job.queue == EXPECTED and job.weight > 1:
                 self._schedule.queues.put(job, job.due, URGENT)
 
-    def remove(self, job: Job, now: float) -> None:
+    def remove(self, job: PlannedJob, now: float) -> None:
         """Removes a job, and unparks its successor."""
         del self.jobs[job.id]
         self._schedule.remove(job)
@@ -148,7 +148,7 @@ class OpenJobs:
 
     # --- what a job waits for
 
-    def _update_anchor(self, job: Job, reading: Reading, now: float, seen_at: float) -> None:
+    def _update_anchor(self, job: PlannedJob, reading: Reading, now: float, seen_at: float) -> None:
         """Determines the phase of an open job, and the anchor before which nothing can happen to it."""
         if job.statistics is None or (reading.action, reading.channel) != job.statistics.key:
             job.statistics = self._statistics.of_class(reading.action, reading.channel)
@@ -178,10 +178,10 @@ class OpenJobs:
         if new and job.phase != PARKED:
             self._forecast.began(job.statistics, job.kind)
 
-    def _wait(self, job: Job, kind: int, anchor: float) -> None:
+    def _wait(self, job: PlannedJob, kind: int, anchor: float) -> None:
         job.phase, job.kind, job.anchor = WAITING, kind, anchor
 
-    def _wait_for_schedule(self, job: Job, scheduled: float) -> None:
+    def _wait_for_schedule(self, job: PlannedJob, scheduled: float) -> None:
         lane, after = job.lane, job.next
         if job.phase == WAITING and job.kind == LANE and scheduled <= job.anchor:
             return  # its time has passed: it waits for its lane
@@ -191,7 +191,7 @@ class OpenJobs:
             self._unpark(lane)
         self._wait(job, SCHEDULED, scheduled)
 
-    def _wait_or_park(self, job: Job, now: float) -> None:
+    def _wait_or_park(self, job: PlannedJob, now: float) -> None:
         lane = job.lane
         if lane is None:
             self._wait(job, NEW, min(now, max(job.seen, 0.0)))
@@ -200,7 +200,7 @@ class OpenJobs:
         else:
             self._wait_for_lane(job, lane, now)
 
-    def _wait_for_lane(self, job: Job, lane: Lane, now: float) -> None:
+    def _wait_for_lane(self, job: PlannedJob, lane: Lane, now: float) -> None:
         """All jobs before it in its lane have started."""
         anchor, by_rhythm = lane.anchor(job, self._statistics.unit)
         if anchor is None or (anchor <= now and job.previous is None):
@@ -208,7 +208,7 @@ class OpenJobs:
         else:
             self._wait(job, RHYTHM if by_rhythm else LANE, anchor)
 
-    def _wait_for_delayed_lane(self, job: Job, now: float, *, was_parked: bool) -> None:
+    def _wait_for_delayed_lane(self, job: PlannedJob, now: float, *, was_parked: bool) -> None:
         """A job that has not started at its anchor is delayed by its lane: it waits for its predecessor."""
         lane, before = job.lane, job.previous
         if lane is None or lane.disorder or job.started is not None or job.phase != WAITING or now <= job.anchor:
@@ -224,7 +224,7 @@ class OpenJobs:
         elif was_parked or job.step >= OVERDUE_POLLS:
             job.phase = PARKED
 
-    def _mark_started(self, job: Job, started: float, now: float) -> None:
+    def _mark_started(self, job: PlannedJob, started: float, now: float) -> None:
         lane = job.lane
         if lane is None or job.started is not None:
             return
@@ -233,14 +233,14 @@ class OpenJobs:
         elif job.next is not None and job.next.phase == PARKED:
             self._unpark_next(job.next, lane, now)
 
-    def _unpark_next(self, job: Job, lane: Lane, now: float) -> None:
+    def _unpark_next(self, job: PlannedJob, lane: Lane, now: float) -> None:
         job.step = 0
         self._wait_for_lane(job, lane, now)
         assert job.statistics is not None, "only a job with a known item is parked"
         self._forecast.began(job.statistics, job.kind)
         self._plan_unless_in_flight(job, now)
 
-    def _plan_unless_in_flight(self, job: Job, now: float) -> None:
+    def _plan_unless_in_flight(self, job: PlannedJob, now: float) -> None:
         if not job.in_flight:
             self._schedule.plan(job, now)
 
@@ -249,7 +249,7 @@ class OpenJobs:
             self.unparking.append(lane)
         lane.unpark()
 
-    def _leave_lane(self, job: Job, now: float) -> None:
+    def _leave_lane(self, job: PlannedJob, now: float) -> None:
         lane = job.lane
         job.joins_lane = False
         if lane is None:

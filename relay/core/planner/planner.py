@@ -13,16 +13,16 @@ from typing import Any, Self
 from relay.core.planner import snapshot
 from relay.core.planner.config import PlannerConfig
 from relay.core.planner.forecast import Forecast
-from relay.core.planner.items import read_item, read_time
-from relay.core.planner.jobs import ASKED, CHECK, PARKED, RUNNING, UNSEEN, WAITING, Job
+from relay.core.planner.item_fields import read_item, read_time
 from relay.core.planner.open_jobs import OpenJobs
 from relay.core.planner.pacer import Pacer
+from relay.core.planner.planned_job import ASKED, CHECK, PARKED, RUNNING, UNSEEN, WAITING, PlannedJob
+from relay.core.planner.planner_views import DUE_JOBS_COUNTED, PollExplanation, Purpose, Reason, Stats
+from relay.core.planner.poll_queues import LIKELY_QUEUES
+from relay.core.planner.poll_schedule import MAX_PATIENCE, PollSchedule
 from relay.core.planner.price import Price
-from relay.core.planner.queues import LIKELY_QUEUES
-from relay.core.planner.schedule import MAX_PATIENCE, PollSchedule
 from relay.core.planner.statistics import PlannerStatistics
 from relay.core.planner.timeline import SLACK_SECONDS, Timeline
-from relay.core.planner.views import DUE_JOBS_COUNTED, Explanation, Purpose, Reason, Stats
 
 DEFAULT_SPACING_SECONDS = 60.0
 NOT_FOUND = 404
@@ -296,7 +296,7 @@ class Planner:
         """Purpose of the job's poll in flight."""
         return self._purposes.get(job_id, "expected")
 
-    def explain(self, job_id: str, now: float) -> Explanation | None:
+    def explain(self, job_id: str, now: float) -> PollExplanation | None:
         """Why the job is not polled now, and when it will be. None if it is not tracked."""
         job = self.open_jobs.jobs.get(job_id)
         if job is None:
@@ -305,7 +305,7 @@ class Planner:
         clock = self.timeline.clock
         opens = self.pacer.opens_at()
         parked = job.phase == PARKED and job.previous is not None
-        return Explanation(
+        return PollExplanation(
             reason=self._reason(job, t, opens),
             anchor_at=None if job.phase in (PARKED, UNSEEN) else clock(job.anchor),
             next_poll_at=None if job.in_flight else clock(job.due),
@@ -406,7 +406,7 @@ class Planner:
         if status_code == TOO_MANY_REQUESTS:
             self.pacer.budget.rejected(reading, t)
 
-    def _reason(self, job: Job, now: float, opens: float) -> Reason:
+    def _reason(self, job: PlannedJob, now: float, opens: float) -> Reason:
         if job.in_flight:
             return "in_flight"
         if job.due <= now + SLACK_SECONDS:
@@ -420,7 +420,7 @@ class Planner:
         return "before_anchor" if job.anchor > now else "between_looks"
 
 
-def _purpose(job: Job, now: float, *, ahead: bool) -> Purpose:
+def _purpose(job: PlannedJob, now: float, *, ahead: bool) -> Purpose:
     if job.failures:
         return "again"
     if job.rung == ASKED:

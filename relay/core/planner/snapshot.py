@@ -10,11 +10,11 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from relay.core.planner.budget import Budget
-from relay.core.planner.jobs import Job
 from relay.core.planner.lanes import GAPS_REMEMBERED, Lanes
-from relay.core.planner.meter import Meter
+from relay.core.planner.limit_meter import Meter
+from relay.core.planner.planned_job import PlannedJob
 from relay.core.planner.policy import ClassPolicy
+from relay.core.planner.request_budget import Budget
 from relay.core.planner.statistics import ClassStatistics, PlannerStatistics
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def load_durable(planner: Planner, saved: Mapping[str, Any]) -> bool:
     return True
 
 
-def _dump_job(job: Job) -> list[Any]:
+def _dump_job(job: PlannedJob) -> list[Any]:
     lane = None if job.lane is None else job.lane.name
     class_key = None if job.statistics is None else list(job.statistics.key)
     plan = (job.anchor, job.phase, job.kind, job.rung, job.step, job.failures)
@@ -107,7 +107,7 @@ def _dump_job(job: Job) -> list[Any]:
 
 def _load_job(planner: Planner, row: list[Any]) -> None:
     job_id, seen, spacing, lane, due, class_key, demand, *rest = row
-    job = planner.open_jobs.jobs[job_id] = Job(job_id, spacing, seen)
+    job = planner.open_jobs.jobs[job_id] = PlannedJob(job_id, spacing, seen)
     job.anchor, job.phase, job.kind, job.rung, job.step, job.failures, *rest = rest
     job.weight, job.started, job.joins_lane, job.queue, *rest = rest
     planner.schedule.set_at_risk(job, bool(rest and rest[0]))

@@ -7,7 +7,7 @@ import pytest
 from relay.clock import from_rfc3339, in_words, short_time
 from relay.core.explanations import OTHERS_NEED_THEM, sentence
 from relay.core.job import Job, Progress
-from relay.core.planner.views import Explanation, Reason
+from relay.core.planner.planner_views import PollExplanation, Reason
 
 NOW = from_rfc3339("2026-05-20T09:59:00Z")
 TEN = from_rfc3339("2026-05-20T10:00:00Z")
@@ -15,7 +15,7 @@ TEN = from_rfc3339("2026-05-20T10:00:00Z")
 
 def said(reason: Reason, job: dict[str, Any] | None = None, **changes: Any) -> str:
     values: dict[str, Any] = {"anchor_at": None, "next_poll_at": TEN, "not_before": TEN, "waiting_for_job_id": None}
-    plan = Explanation(reason=reason, **{**values, "step": 0, "failures": 0, **changes})
+    plan = PollExplanation(reason=reason, **{**values, "step": 0, "failures": 0, **changes})
     known = {"uid": "job_2", "external_id": "a", "source": "revor", "account": "default", **(job or {})}
     return sentence(Job(**known), plan, NOW)
 
@@ -100,7 +100,7 @@ def test_each_reason_has_an_explanation(reason: Reason) -> None:
 
 
 def test_reason_of_a_failed_poll_is_explained() -> None:
-    plan = Explanation(
+    plan = PollExplanation(
         reason="backing_off",
         anchor_at=None,
         next_poll_at=TEN,

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relay.core.planner import Planner, PlannerConfig, PlannerStatistics
-from relay.core.planner.schedule import MAX_PATIENCE
-from relay.core.planner.views import Explanation
+from relay.core.planner.planner_views import PollExplanation
+from relay.core.planner.poll_schedule import MAX_PATIENCE
 
 NOW = 1_779_271_200.0
 CONFIG = PlannerConfig(max_requests_per_second=20, min_interval_seconds=1, max_interval_seconds=300, seed=3)
@@ -23,7 +23,7 @@ def planner_of(**changes: Any) -> Planner:
     return Planner(PlannerConfig(**{"max_requests_per_second": 20, "seed": 3, **changes}))
 
 
-def explain(planner: Planner, job_id: str, now: float) -> Explanation:
+def explain(planner: Planner, job_id: str, now: float) -> PollExplanation:
     explanation = planner.explain(job_id, now)
     assert explanation is not None
     return explanation

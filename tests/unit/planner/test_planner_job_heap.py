@@ -3,14 +3,14 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.core.planner.jobs import Job, JobHeap
+from relay.core.planner.planned_job import JobHeap, PlannedJob
 
 operations = st.lists(st.tuples(st.integers(0, 12), st.one_of(st.none(), st.integers(0, 9))), max_size=120)
 
 
 @given(operations)
 def test_heap_returns_jobs_in_due_order(ops: list[tuple[int, int | None]]) -> None:
-    heap, jobs = JobHeap(), [Job(f"j{number:02}", 60.0, 0.0) for number in range(13)]
+    heap, jobs = JobHeap(), [PlannedJob(f"j{number:02}", 60.0, 0.0) for number in range(13)]
     expected: dict[str, float] = {}
     for number, due in ops:
         if due is None:
@@ -32,6 +32,6 @@ def test_heap_returns_jobs_in_due_order(ops: list[tuple[int, int | None]]) -> No
 def test_counting_stops_at_its_limit() -> None:
     heap = JobHeap()
     for number in range(50):
-        heap.put(Job(str(number), 60.0, 0.0), float(number))
+        heap.put(PlannedJob(str(number), 60.0, 0.0), float(number))
     assert heap.due(100.0, 7) == 7
     assert heap.due(10.0, 100) == 11

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 from relay.core.planner import Planner, PlannerConfig
-from relay.core.planner.jobs import PARKED, WAITING, Job
 from relay.core.planner.lanes import GAPS_NEEDED, IN_ORDER_STARTS, MAX_IDLE_LANES, MAX_PASSED, Lane, Lanes
 from relay.core.planner.open_jobs import OVERDUE_POLLS, UNPARKED_AT_ONCE
+from relay.core.planner.planned_job import PARKED, WAITING, PlannedJob
 from relay.core.planner.policy import SCHEDULED
-from relay.core.planner.schedule import MAX_PATIENCE
+from relay.core.planner.poll_schedule import MAX_PATIENCE
 
 NOW = 1_779_271_200.0
 QUEUED = {"status": "queued", "channel": "email"}
@@ -363,7 +363,7 @@ def lane_of(*scheduled: float | None) -> Lane:
     """A lane that jobs join one after another, each said to be scheduled for its moment."""
     lane = Lane("email")
     for number, at in enumerate(scheduled):
-        job = Job(f"j{number}", 60.0, NOW)
+        job = PlannedJob(f"j{number}", 60.0, NOW)
         lane.append(job, at)
         job.phase = PARKED if at is None else WAITING
         job.kind, job.anchor = SCHEDULED, at or 0.0

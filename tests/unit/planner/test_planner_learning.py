@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.core.planner.items import Reading
-from relay.core.planner.jobs import PARKED, RUNNING, UNSEEN, WAITING, Job
+from relay.core.planner.item_fields import Reading
 from relay.core.planner.learning import learn
+from relay.core.planner.planned_job import PARKED, RUNNING, UNSEEN, WAITING, PlannedJob
 from relay.core.planner.policy import NEW, RETRY, RUN, SCHEDULED
 from relay.core.planner.statistics import ClassStatistics, PlannerStatistics
 
@@ -35,8 +35,10 @@ class Told(PlannerStatistics):
         self.learning.append(("between", kind, since, age))
 
 
-def job_of(statistics: PlannerStatistics, phase: int, *, anchor: float, seen: float, kind: int = SCHEDULED) -> Job:
-    job = Job("a", 60.0, NOW + seen)
+def job_of(
+    statistics: PlannerStatistics, phase: int, *, anchor: float, seen: float, kind: int = SCHEDULED
+) -> PlannedJob:
+    job = PlannedJob("a", 60.0, NOW + seen)
     job.phase, job.kind, job.anchor, job.statistics = phase, kind, NOW + anchor, statistics.of_class("send", "email")
     return job
 

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from relay.core.planner import Planner, PlannerConfig, PlannerStatistics
 from relay.core.planner.hazard import Hazard, lomax
-from relay.core.planner.jobs import PARKED
 from relay.core.planner.open_jobs import UNPARKED_AT_ONCE
-from relay.core.planner.schedule import MAX_PATIENCE
+from relay.core.planner.planned_job import PARKED
+from relay.core.planner.poll_schedule import MAX_PATIENCE
 
 NOW = 1_779_271_200.0
 QUEUED = {"status": "queued", "action": "outreach.dispatch", "channel": "email"}

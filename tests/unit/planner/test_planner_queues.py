@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from relay.core.planner.jobs import CHECK, EXPECTED, FIRST, URGENT, Job
-from relay.core.planner.queues import PollQueues
+from relay.core.planner.planned_job import CHECK, EXPECTED, FIRST, URGENT, PlannedJob
+from relay.core.planner.poll_queues import PollQueues
 
 LATE = 60.0
 HEAD_START = 2.0
@@ -19,7 +19,7 @@ def queues_of(*polls: tuple[int, float]) -> PollQueues:
     """Polls by queue and time; a job's id is the letter of its queue and its number in it."""
     queues, made = PollQueues(LATE, HEAD_START), dict.fromkeys(NAMES, 0)
     for queue, due in polls:
-        queues.put(Job(f"{NAMES[queue]}{made[queue]}", 60.0, 0.0), due, queue)
+        queues.put(PlannedJob(f"{NAMES[queue]}{made[queue]}", 60.0, 0.0), due, queue)
         made[queue] += 1
     return queues
 
@@ -110,7 +110,7 @@ def test_an_overdue_check_has_its_turn_however_many_first_polls_come() -> None:
 
 
 def test_a_job_is_in_one_queue_only() -> None:
-    queues, job = PollQueues(LATE, HEAD_START), Job("a", 60.0, 0.0)
+    queues, job = PollQueues(LATE, HEAD_START), PlannedJob("a", 60.0, 0.0)
     for queue in (FIRST, EXPECTED, CHECK, CHECK, URGENT, EXPECTED):
         queues.put(job, NOW, queue)
         assert job.queue == queue
@@ -123,7 +123,7 @@ def test_a_job_is_in_one_queue_only() -> None:
 
 def test_overdue_are_expected_polls_and_beside_them_checks_that_are_late() -> None:
     queues = queues_of(*[(EXPECTED, NOW)] * 3, *[(FIRST, NOW)] * 5, (CHECK, NOW), *[(CHECK, NOW - LATE)] * 4)
-    queues.put(Job("u", 60.0, 0.0), NOW, URGENT)
+    queues.put(PlannedJob("u", 60.0, 0.0), NOW, URGENT)
     assert queues.due(NOW, 100) == 14
     assert (queues.overdue(NOW, 100), queues.overdue_checks(NOW, 100)) == (4, 4)
     assert (queues.overdue(NOW, 2), queues.overdue_checks(NOW, 2)) == (3, 2)
@@ -137,11 +137,11 @@ def test_overdue_are_expected_polls_and_beside_them_checks_that_are_late() -> No
 )
 def test_every_poll_is_sent_eventually(queue: int, others: list[int]) -> None:
     """However many polls come in each second, each due from then on, one that waits has its turn."""
-    queues, job = PollQueues(LATE, HEAD_START), Job("waits", 60.0, 0.0)
+    queues, job = PollQueues(LATE, HEAD_START), PlannedJob("waits", 60.0, 0.0)
     queues.put(job, NOW, queue)
     for number, other in enumerate(others):
         now = NOW + number
-        queues.put(Job(f"j{number}", 60.0, 0.0), now, other)
+        queues.put(PlannedJob(f"j{number}", 60.0, 0.0), now, other)
         # first polls have their turn before a late check: these must not be all there is of them
         found = queues.first(now)
         assert found is not None

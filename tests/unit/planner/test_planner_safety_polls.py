@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from relay.core.planner import Planner, PlannerConfig
-from relay.core.planner.jobs import CHECK, EXPECTED
-from relay.core.planner.schedule import MAX_PATIENCE
+from relay.core.planner.planned_job import CHECK, EXPECTED
+from relay.core.planner.poll_schedule import MAX_PATIENCE
 
 NOW = 1_779_271_200.0
 LONGEST = 900.0

@@ -20,7 +20,7 @@ def recorder() -> Recorder:
     absent = cast(Any, None)
     return Recorder(
         jobs=absent,
-        delivering=absent,
+        dispatcher=absent,
         signals=absent,
         metrics=Metrics(),
         clock=lambda: NOW,

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from relay.clock import from_rfc3339
 from relay.sandbox.fate import RETRYABLE_BY_CODE, Mix, Script
 from relay.sandbox.fields import Refused
-from relay.sandbox.lifecycle import Behaviour, Job, accepted_item
+from relay.sandbox.lifecycle import Behaviour, SandboxJob, accepted_item
 from relay.sandbox.world import World
 
 SAMPLES = json.loads((Path(__file__).parents[2] / "fixtures" / "revor-samples.json").read_text())
@@ -24,11 +24,11 @@ NOW = 1_779_271_200.0  # 2026-05-20T10:00:00Z
 DONE = Script(final="succeeded", attempt_failures=0, run_seconds=7, start_delay_seconds=1)
 
 
-def make(world: World, now: float = NOW, **more: Any) -> Job:
+def make(world: World, now: float = NOW, **more: Any) -> SandboxJob:
     return world.create(**{"account": "acme", "channel": "email", "now": now, **more})
 
 
-def statuses(job: Job) -> list[str]:
+def statuses(job: SandboxJob) -> list[str]:
     return [step.status for step in job.steps]
 
 

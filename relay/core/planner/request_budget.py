@@ -7,8 +7,8 @@ follows one count. An `AimdRate` finds a rate by trial if no count is reported. 
 import math
 
 from relay.core.planner.config import PlannerConfig
-from relay.core.planner.headers import LimitReading
-from relay.core.planner.meter import DEFAULT_WINDOW_SECONDS, Meter
+from relay.core.planner.limit_meter import DEFAULT_WINDOW_SECONDS, Meter
+from relay.core.planner.rate_limit_headers import LimitReading
 from relay.core.planner.timeline import SLACK_SECONDS
 from relay.core.retry_after import MAX_RETRY_AFTER_SECONDS
 

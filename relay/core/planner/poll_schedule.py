@@ -9,9 +9,21 @@ import math
 
 from relay.core.planner import backoff
 from relay.core.planner.config import PlannerConfig
-from relay.core.planner.jobs import ASKED, CHECK, EXPECTED, FIRST, FIXED, PARKED, RUNNING, UNSEEN, URGENT, WAITING, Job
+from relay.core.planner.planned_job import (
+    ASKED,
+    CHECK,
+    EXPECTED,
+    FIRST,
+    FIXED,
+    PARKED,
+    RUNNING,
+    UNSEEN,
+    URGENT,
+    WAITING,
+    PlannedJob,
+)
+from relay.core.planner.poll_queues import LIKELY_QUEUES, PollQueues
 from relay.core.planner.price import Price
-from relay.core.planner.queues import LIKELY_QUEUES, PollQueues
 from relay.core.planner.statistics import ClassStatistics, PlannerStatistics
 
 CHECK_BEFORE = 1.5
@@ -42,18 +54,18 @@ class PollSchedule:
         self.at_risk = 0
         """Number of jobs that were at risk when last planned."""
 
-    def plan(self, job: Job, now: float) -> None:
+    def plan(self, job: PlannedJob, now: float) -> None:
         """Plans the next poll at the current price."""
         due = self.next_poll_at(job, now)
         job.rung = self._price.rung(job.weight)
         self.put(job, due, now)
 
-    def plan_at(self, job: Job, due: float, now: float, *, asked: bool = False) -> None:
+    def plan_at(self, job: PlannedJob, due: float, now: float, *, asked: bool = False) -> None:
         """Plans a poll for a time that no price decides, at most one longest interval ahead. `asked`: on request."""
         job.rung = ASKED if asked else FIXED
         self.put(job, min(max(due, 0.0), now + self._config.max_interval_seconds), now)
 
-    def replan(self, job: Job, now: float) -> None:
+    def replan(self, job: PlannedJob, now: float) -> None:
         """Plans a stale poll again at the current price: never earlier, and never beyond the limit of any price.
 
         An overdue poll keeps its time, and so its place before polls due later: with a new time at each price it could
@@ -63,13 +75,13 @@ class PollSchedule:
         job.rung = self._price.rung(job.weight) if due > now else FIXED
         self.put(job, due, now)
 
-    def is_stale(self, job: Job) -> bool:
+    def is_stale(self, job: PlannedJob) -> bool:
         """True if the poll was planned at a lower price, or is a safety poll while requests are scarce."""
         if job.queue == CHECK and job.rung < FIXED and self._patience(job) > PATIENT:
             return True
         return job.rung < self._price.rung(job.weight)
 
-    def put(self, job: Job, due: float, now: float) -> None:
+    def put(self, job: PlannedJob, due: float, now: float) -> None:
         """Puts a poll in its queue, and counts its demand."""
         queue = URGENT if job.weight > 1 else EXPECTED
         if job.rung != ASKED:
@@ -84,18 +96,18 @@ class PollSchedule:
         self.set_at_risk(job, queue in LIKELY_QUEUES and job.anchor <= now)
         self.queues.put(job, due, queue)
 
-    def remove(self, job: Job) -> None:
+    def remove(self, job: PlannedJob) -> None:
         """Plans no more polls of a job."""
         self.queues.take_off(job)
         self._set_demand(job, 0.0)
         self.set_at_risk(job, False)
 
-    def set_at_risk(self, job: Job, at_risk: bool) -> None:
+    def set_at_risk(self, job: PlannedJob, at_risk: bool) -> None:
         """Marks whether an event can happen to the job at any time."""
         self.at_risk += at_risk - job.at_risk
         job.at_risk = at_risk
 
-    def next_poll_at(self, job: Job, now: float) -> float:
+    def next_poll_at(self, job: PlannedJob, now: float) -> float:
         """Time of the next poll at the current price, at most one longest interval after the last poll.
 
         If that has passed, and a safety poll is not worth a request, up to MAX_PATIENCE longest intervals.
@@ -122,7 +134,7 @@ class PollSchedule:
                 return due
         return min(due, max(job.seen + wait, now))
 
-    def expected_delay(self, job: Job) -> float | None:
+    def expected_delay(self, job: PlannedJob) -> float | None:
         """Mean seconds from the job's end to its detection at the current price; None if unknown.
 
         Unknown for a waiting job until such waits have been learned.
@@ -135,19 +147,19 @@ class PollSchedule:
         table = job.statistics.policy.table(job.kind, self._price.rung(job.weight))
         return table.at(table.delay, max(job.seen - job.anchor, 0.0) / unit) * unit
 
-    def _patience(self, job: Job) -> float:
+    def _patience(self, job: PlannedJob) -> float:
         """Longest intervals between safety polls: more than 1 if requests are scarce and changes of such jobs rare."""
         if not self._price.above_floor:
             return 1.0
         worth = self._safety_interval(job, job.statistics or self._statistics.root)
         return min(max(worth / self._config.max_interval_seconds, 1.0), MAX_PATIENCE)
 
-    def _safety_interval(self, job: Job, statistics: ClassStatistics) -> float:
+    def _safety_interval(self, job: PlannedJob, statistics: ClassStatistics) -> float:
         """Seconds after which a safety poll is worth a request."""
         unit = self._statistics.unit
         return max(math.sqrt(2 * self._price.value / job.weight / statistics.change_rate), 1.0) * unit
 
-    def _set_demand(self, job: Job, demand: float) -> None:
+    def _set_demand(self, job: PlannedJob, demand: float) -> None:
         if demand > 0:  # rounded to a twelfth, so that a million jobs share few float objects
             demand = DEMANDS[min(max(round(8 * math.log2(demand)) + MANY_DEMANDS, 0), 2 * MANY_DEMANDS)]
         self.demand = max(self.demand + demand - job.demand, 0.0)

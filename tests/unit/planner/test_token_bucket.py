@@ -6,8 +6,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from relay.core.planner.bucket import Bucket
 from relay.core.planner.timeline import SLACK_SECONDS, STEP_SECONDS, Timeline
+from relay.core.planner.token_bucket import Bucket
 
 NOW = 1_779_271_200.0
 pauses = st.floats(min_value=0, max_value=20)

@@ -4,7 +4,7 @@ import resource
 
 import pytest
 
-from relay.node import process
+from relay.node import interpreter
 
 NO_LIMIT = resource.RLIM_INFINITY
 
@@ -13,8 +13,8 @@ NO_LIMIT = resource.RLIM_INFINITY
     ("before", "after"),
     [
         ((1_024, 4_096), (4_096, 4_096)),
-        ((1_024, NO_LIMIT), (process.OPEN_FILES, NO_LIMIT)),
-        ((1_024, 1_000_000), (process.OPEN_FILES, 1_000_000)),
+        ((1_024, NO_LIMIT), (interpreter.OPEN_FILES, NO_LIMIT)),
+        ((1_024, 1_000_000), (interpreter.OPEN_FILES, 1_000_000)),
         ((100_000, 1_000_000), None),
         ((NO_LIMIT, NO_LIMIT), None),
         ((4_096, 4_096), None),
@@ -24,7 +24,7 @@ def test_low_limit_on_open_files_is_raised(monkeypatch, before, after):
     limits = []
     monkeypatch.setattr(resource, "getrlimit", lambda kind: before)
     monkeypatch.setattr(resource, "setrlimit", lambda kind, new: limits.append(new))
-    process.raise_file_limit()
+    interpreter.raise_file_limit()
     assert limits == ([] if after is None else [after])
 
 
@@ -34,4 +34,4 @@ def test_limit_is_kept_if_the_system_refuses(monkeypatch):
 
     monkeypatch.setattr(resource, "getrlimit", lambda kind: (256, NO_LIMIT))
     monkeypatch.setattr(resource, "setrlimit", refuse)
-    process.raise_file_limit()
+    interpreter.raise_file_limit()

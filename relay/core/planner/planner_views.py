@@ -33,7 +33,7 @@ Purpose = Literal["first", "expected", "ahead", "safety", "asked", "again", "pas
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Explanation:
+class PollExplanation:
     """Why a job is not polled now, and when it will be. Times are epoch seconds.
 
     anchor_at               nothing can happen to the job before this time; None if unknown

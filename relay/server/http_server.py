@@ -9,7 +9,7 @@ from typing import Any
 import uvicorn
 
 from relay.errors import UsageError
-from relay.server.protocol import Connections, Limits, Protocol
+from relay.server.http_protocol import Connections, Limits, Protocol
 
 BACKLOG = 2048
 

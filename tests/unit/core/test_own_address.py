@@ -3,7 +3,7 @@
 import pytest
 
 from relay.core.netguard import GuardPolicy, refusal_of_url
-from relay.core.urls import is_bound_address, is_loopback_host, is_within
+from relay.core.own_address import is_bound_address, is_loopback_host, is_within
 from tests.support.guard import DEVELOPMENT
 
 

@@ -2,7 +2,7 @@
 
 uvicorn accepts a request head of any size and waits for it forever. Here heads, bodies and idle connections have time
 limits, heads and body framing have size limits, and connections without a request are limited in number. Relies on
-private parts of uvicorn's `HttpToolsProtocol`: `tests/unit/server/test_protocol.py` runs over real sockets, and
+private parts of uvicorn's `HttpToolsProtocol`: `tests/unit/server/test_http_protocol.py` runs over real sockets, and
 `pyproject.toml` pins uvicorn to one minor version.
 """
 

@@ -7,7 +7,7 @@ themselves without bound. Other safety polls take the remaining turns.
 
 from __future__ import annotations
 
-from relay.core.planner.jobs import CHECK, EXPECTED, FIRST, URGENT, Job, JobHeap
+from relay.core.planner.planned_job import CHECK, EXPECTED, FIRST, URGENT, JobHeap, PlannedJob
 from relay.core.planner.timeline import SLACK_SECONDS
 
 LIKELY_QUEUES = (EXPECTED, URGENT)
@@ -29,23 +29,23 @@ class PollQueues:
         self.others_turn = False
         """True if the next turn belongs to first and overdue safety polls."""
 
-    def put(self, job: Job, due: float, queue: int) -> None:
+    def put(self, job: PlannedJob, due: float, queue: int) -> None:
         """Plans the job's next poll, and replaces an earlier plan."""
         if queue != job.queue:
             self.take_off(job)
             job.queue = queue
         self._heaps[queue].put(job, due)
 
-    def take_off(self, job: Job) -> None:
+    def take_off(self, job: PlannedJob) -> None:
         """Removes the job from its queue."""
         self._heaps[job.queue].remove(job)
 
-    def taken(self, job: Job) -> None:
+    def taken(self, job: PlannedJob) -> None:
         """Removes the job because its poll is being sent."""
         self.take_off(job)
         self.others_turn = job.queue in LIKELY_QUEUES
 
-    def next_expected(self) -> Job | None:
+    def next_expected(self) -> PlannedJob | None:
         """The job whose expected poll is due first, urgent or not."""
         return min(
             (job for queue in LIKELY_QUEUES if (job := self._heaps[queue].first()) is not None),
@@ -53,7 +53,7 @@ class PollQueues:
             default=None,
         )
 
-    def first(self, now: float) -> Job | None:
+    def first(self, now: float) -> PlannedJob | None:
         """The job polled next: among due jobs by turn, else the job due first."""
         jobs = [job for heap in self._heaps if (job := heap.first()) is not None]
         if len(jobs) < 2:
@@ -70,7 +70,7 @@ class PollQueues:
                 return min(waiting, key=_order)
         return due[CHECK] if expected is None else expected
 
-    def _likely(self, due: dict[int, Job]) -> Job | None:
+    def _likely(self, due: dict[int, PlannedJob]) -> PlannedJob | None:
         """The first expected poll among the heads of the queues that are due."""
         usual, urgent = due.get(EXPECTED), due.get(URGENT)
         if usual is None or urgent is None:
@@ -90,5 +90,5 @@ class PollQueues:
         return self._heaps[CHECK].due(now - self._late_seconds, at_most)
 
 
-def _order(job: Job) -> tuple[float, str]:
+def _order(job: PlannedJob) -> tuple[float, str]:
     return job.due, job.id

@@ -28,7 +28,7 @@ ASKED = 1_001
 """Rung of a poll made on request."""
 
 
-class Job:
+class PlannedJob:
     """State of a tracked job. Times are planner time, in seconds. There may be a million jobs: keep it small."""
 
     __slots__ = (
@@ -65,15 +65,15 @@ class Job:
         self.joins_lane = False
         """True if it joins the lane of its channel once the channel is known."""
         self.lane: Lane | None = None
-        self.previous: Job | None = None
-        self.next: Job | None = None
+        self.previous: PlannedJob | None = None
+        self.next: PlannedJob | None = None
 
     @property
     def in_flight(self) -> bool:
         """True if a request for it is in flight; it is in no heap then."""
         return self.pos < 0
 
-    def before(self, other: Job) -> bool:
+    def before(self, other: PlannedJob) -> bool:
         """True if this job is polled first. Ties are broken by id, so that every run decides the same."""
         return self.due < other.due or (self.due == other.due and self.id < other.id)
 
@@ -84,16 +84,16 @@ class JobHeap:
     __slots__ = ("_heap",)
 
     def __init__(self) -> None:
-        self._heap: list[Job] = []
+        self._heap: list[PlannedJob] = []
 
     def __len__(self) -> int:
         return len(self._heap)
 
-    def first(self) -> Job | None:
+    def first(self) -> PlannedJob | None:
         """The job polled first."""
         return self._heap[0] if self._heap else None
 
-    def put(self, job: Job, due: float) -> None:
+    def put(self, job: PlannedJob, due: float) -> None:
         """Inserts the job at `due`, or moves it there."""
         job.due = due
         if job.pos < 0:
@@ -104,7 +104,7 @@ class JobHeap:
             self._down(job)
             self._up(job)
 
-    def remove(self, job: Job) -> None:
+    def remove(self, job: PlannedJob) -> None:
         """Removes the job if it is in the heap."""
         pos = job.pos
         if pos < 0:
@@ -126,7 +126,7 @@ class JobHeap:
                 break
         return found
 
-    def _walk(self, now: float) -> Iterator[Job]:
+    def _walk(self, now: float) -> Iterator[PlannedJob]:
         places = [0]
         while places:
             pos = places.pop()
@@ -134,7 +134,7 @@ class JobHeap:
                 yield self._heap[pos]
                 places += (2 * pos + 1, 2 * pos + 2)
 
-    def _up(self, job: Job) -> None:
+    def _up(self, job: PlannedJob) -> None:
         heap, pos = self._heap, job.pos
         while pos > 0:
             above = heap[(pos - 1) >> 1]
@@ -145,7 +145,7 @@ class JobHeap:
         heap[pos] = job
         job.pos = pos
 
-    def _down(self, job: Job) -> None:
+    def _down(self, job: PlannedJob) -> None:
         heap, pos, size = self._heap, job.pos, len(self._heap)
         while (child := 2 * pos + 1) < size:
             below = heap[child]
