@@ -76,7 +76,7 @@ def headers_of(spec: dict[str, Any]) -> dict[str, str]:
     return {**usual, **({"Content-Type": "application/json"} if "body" in spec else {}), **spec.get("headers", {})}
 
 
-def told(answer: bytes) -> str:
+def reported(answer: bytes) -> str:
     """`200 hit`: the status and what the relay says of where the answer came from."""
     head = answer[: answer.index(b"\r\n\r\n")].lower()
     at = head.find(b"relay-cache:")
@@ -100,7 +100,7 @@ async def closed(spec: dict[str, Any]) -> dict[str, Any]:
     async def raw(connection: Connection) -> None:
         for _ in left:
             answer = await connection.send(requests[next(turns)])
-            seen[told(answer)] += 1
+            seen[reported(answer)] += 1
             if time.perf_counter() > ends_at:
                 return
 
@@ -139,7 +139,7 @@ async def paced(spec: dict[str, Any]) -> dict[str, Any]:
         connection = free.pop() if free else await connect(spec["port"])
         answer = await connection.send(next(requests))
         taken.append(time.perf_counter() - due)
-        seen[told(answer)] += 1
+        seen[reported(answer)] += 1
         free.append(connection)
 
     began = time.perf_counter()
@@ -168,7 +168,7 @@ async def wait(spec: dict[str, Any]) -> dict[str, Any]:
     print("ready", flush=True)
     async with asyncio.timeout(LONGEST_SECONDS):
         for answer in answers:
-            seen[told(await answer)] += 1
+            seen[reported(await answer)] += 1
     await asyncio.sleep(0)  # the last one's time is written down after it is seen
     return {"times": sorted(times), "answers": seen}
 

@@ -114,7 +114,7 @@ def load(way: str, port: int, **spec: Any) -> dict[str, Any]:
 
 def check(found: dict[str, Any], *expected: str) -> None:
     """Raises RuntimeError where an answer was another than it should be: the figure would mean nothing."""
-    odd = {told: count for told, count in found["answers"].items() if told not in expected}
+    odd = {reported: count for reported, count in found["answers"].items() if reported not in expected}
     if sum(odd.values()) > 0.02 * sum(found["answers"].values()):
         raise RuntimeError(f"expected {expected}: {found['answers']}")
 

@@ -132,10 +132,10 @@ async def measure(scale: float = 1.0) -> list[dict[str, Any]]:
             medians = await costs(urls, kind, sizes)
         for name, series in zip(("claim", "mark"), zip(*medians, strict=True), strict=True):
             shown = " / ".join(f"{seconds * 1e6 / AT_ONCE:.0f}" for seconds in series)
-            told = f"times a tenfold: {shown} us each"
+            reported = f"times a tenfold: {shown} us each"
             worst = max(after / before for before, after in itertools.pairwise(series))
             name = f"{name} beside 10k/100k/1M blocked, {kind}"
-            found.append({"name": name, "unit": told, "ours": worst, "at_most": 1.3})
+            found.append({"name": name, "unit": reported, "ours": worst, "at_most": 1.3})
     return found
 
 

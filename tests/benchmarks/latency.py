@@ -2,7 +2,7 @@
 are processes of their own that note the time of the one clock of the machine.
 
 read       from when the relay had read the answer (`recorded_at` of the event): what docs and bars are about
-written    from when the upstream wrote it, which is told beside: the way to the relay, and its turn of the loop
+written    from when the upstream wrote it, reported beside: the way to the relay, and its turn of the loop
 
 light      ten jobs a second start and end at moments of their own; all open ones are looked at again and again
 sustained  a relay is started that has many open jobs, all of which have ended: ends a second that reach the sink. Each
@@ -11,7 +11,7 @@ at 80 %    the same with looks paced at 0.8 of that rate; what is shown in the f
            jobs are read
 
 All are in turns, since the machine may be slower at one moment than at the next; each percentile is of all turns.
-Between the answer and the POST is a commit, so what the disk takes for one is told beside: TMPDIR chooses the disk.
+Between the answer and the POST is a commit, so the time of a commit is reported beside: TMPDIR chooses the disk.
 `python latency.py` prints what came of it; `run.py` has it in its table.
 """
 
@@ -208,12 +208,12 @@ def percentiles(late: list[float]) -> tuple[float, float]:
 def rows(name: str, turns: list[dict[str, Any]], bars: tuple[float, float]) -> list[dict[str, Any]]:
     """The percentiles of all turns together, for the table of run.py."""
     rate, polls, cpu = (statistics.median(found[what] for found in turns) for what in ("rate", "looks", "cpu"))
-    told = f"{rate:.0f} ends/s, {polls:.1f} looks each, {100 * cpu:.0f} % of a processor"
+    reported = f"{rate:.0f} ends/s, {polls:.1f} looks each, {100 * cpu:.0f} % of a processor"
     read, written = (percentiles([one for found in turns for one in found[since]]) for since in ("read", "written"))
     return [
         {
             **{"name": f"answer read to POST, {name}: p{which}", "ours": ours, "at_most": bar},
-            "unit": f"ms ({other:.1f} from when it was written; {told})",
+            "unit": f"ms ({other:.1f} from when it was written; {reported})",
         }
         for which, ours, other, bar in zip((50, 99), read, written, bars, strict=True)
     ]
@@ -234,8 +234,8 @@ def measure(scale: float = 1.0) -> list[dict[str, Any]]:
             print(f"it did {load['rate']:.0f} of the {rate:.0f} ends a second that were asked for", file=sys.stderr)
         for said, found in (("light", light), (f"of {most['rate']:.0f} ends a second", load)):
             p50, p99 = percentiles(found["read"])
-            told = f"{said}: {found['rate']:.0f}: p50 {p50:.1f}, p99 {p99:.1f} ms"
-            print(f"{told}, {100 * found['cpu']:.0f} % of a processor", file=sys.stderr)
+            reported = f"{said}: {found['rate']:.0f}: p50 {p50:.1f}, p99 {p99:.1f} ms"
+            print(f"{reported}, {100 * found['cpu']:.0f} % of a processor", file=sys.stderr)
         lights.append(light)
         loads.append(load)
     return [*rows("light load", lights, (2.0, 15.0)), *rows("80 % load", loads, (10.0, 40.0))]

@@ -129,13 +129,18 @@ async def beside(kind: str, count: int) -> list[dict[str, Any]]:
                         totals[name][1] += seconds
             rates = {name: delivered / seconds for name, (delivered, seconds) in totals.items()}
             deleted, rate, longest = await while_retention_deletes(opened["full"], ids["full"])
-    told = f"ms without a delivery ({deleted:.0f} events/s deleted, {rate:.0f} deliveries/s beside)"
+    reported = f"ms without a delivery ({deleted:.0f} events/s deleted, {rate:.0f} deliveries/s beside)"
     return [
         {
             **{"name": f"deliveries beside {count:,} events, {kind}", "unit": "deliveries/s, beside an empty database"},
             **{"bar": BAR, "ours": rates["full"], "baseline": rates["empty"]},
         },
-        {"name": f"the same, retention deleting, {kind}", "unit": told, "ours": longest * 1000, "at_most": PAUSE_MS},
+        {
+            "name": f"the same, retention deleting, {kind}",
+            "unit": reported,
+            "ours": longest * 1000,
+            "at_most": PAUSE_MS,
+        },
     ]
 
 

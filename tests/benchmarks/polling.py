@@ -137,8 +137,10 @@ def main() -> int:
         print(f"\n{must - len(missed)} of {must} bars are met")
     options.out.mkdir(parents=True, exist_ok=True)
     settings = {"jobs": jobs, "seeds": seeds, "k": options.k, "span": options.span}
-    told = [{**asdict(bar), "met": bar.met} for bar in judged]
-    (options.out / "polling.json").write_text(json.dumps({**settings, "bars": told, "runs": results}, indent=1) + "\n")
+    reported = [{**asdict(bar), "met": bar.met} for bar in judged]
+    (options.out / "polling.json").write_text(
+        json.dumps({**settings, "bars": reported, "runs": results}, indent=1) + "\n"
+    )
     span = "the arrivals' span" if arrivals else "the span to the last end"
     heading = (
         f"Mean delay in seconds from a job's end to our knowing it, the worst of {seeds} seeds, and in brackets the "

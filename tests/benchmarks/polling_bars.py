@@ -11,7 +11,7 @@ from polling_workloads import LANES, NAMES
 Results = list[dict[str, Any]]
 
 BAR, BEYOND, INFORMATION = "bar", "beyond", ""
-"""What has to be met; what would be good besides; what is only told."""
+"""What has to be met; what would be good besides; what is only reported."""
 
 OF_BOUND = dict.fromkeys(NAMES, 1.25) | {"lanes60": 1.30, "lanesU-nohint": 1.40, "mix": 1.40}
 OF_GOOGLE = dict.fromkeys(LANES, 0.05) | {"mix": 0.06, "bimodal": 0.12}

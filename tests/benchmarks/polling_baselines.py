@@ -81,7 +81,7 @@ class Queue:
             self.push(job_id, self.next_due(job_id, self.jobs[job_id], known, now))
 
     def failed(self, job_id: str, status_code: int | None, headers: Mapping[str, str], now: float) -> None:
-        """Waits as long as it is told."""
+        """Waits as long as the answer says."""
         self.push(job_id, now + float(headers.get("Retry-After", 1.0)))
 
     def push(self, job_id: str, due: float) -> None:

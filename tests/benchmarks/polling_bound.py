@@ -130,7 +130,7 @@ def _rates(action: str, uneven: bool) -> tuple[Rates, ...]:
     return tuple(found)
 
 
-def told(world: World) -> World:
+def reported(world: World) -> World:
     """The same world, but a job of the class that drifts says by its action which law its run has."""
     jobs = (replace(job, action=job.action + LATE) if job.action == "drift" and job.late else job for job in world.jobs)
     return replace(world, jobs=tuple(jobs))
@@ -208,7 +208,7 @@ class ExactPolicy(ClassPolicy):
 def known(world: World, requests_per_second: float, seed: int) -> Outcome:
     """The known-distribution controller: learns nothing, keeps the rate limit, moves its price."""
     config = PlannerConfig(max_requests_per_second=requests_per_second, seed=seed)
-    return simulate(told(world), Planner(config, TrueStatistics(world)), seed=seed)
+    return simulate(reported(world), Planner(config, TrueStatistics(world)), seed=seed)
 
 
 def at_price(world: World, price: float, seed: int) -> Outcome:
@@ -217,7 +217,7 @@ def at_price(world: World, price: float, seed: int) -> Outcome:
         max_requests_per_second=UNLIMITED_PER_SECOND, max_interval_seconds=UNLIMITED_SECONDS, seed=seed
     )
     statistics = TrueStatistics(world, lambda rates: ExactPolicy(rates, price))
-    return simulate(told(world), Planner(config, statistics, ConstantPrice(price)), seed=seed)
+    return simulate(reported(world), Planner(config, statistics, ConstantPrice(price)), seed=seed)
 
 
 @dataclass(frozen=True, slots=True)

@@ -205,7 +205,7 @@ LANES: dict[str, tuple[Draw, bool]] = {
     "lanesU": (lambda rng: rng.uniform(180.0, 360.0), True),
     "lanesU-nohint": (lambda rng: rng.uniform(180.0, 360.0), False),
 }
-"""Seconds between the scheduled moments of a lane's jobs, and whether these are told."""
+"""Seconds between the scheduled moments of a lane's jobs, and whether the job reports them."""
 UNEVEN_MIN_SPACING_SECONDS = 180.0
 RUNS: dict[str, Callable[[random.Random, bool], float]] = {
     "heavy": lambda rng, late: lognormal(rng, 20.0, 1.5),

@@ -79,7 +79,7 @@ class Outcome:
 
 
 class SharedLimit:
-    """A limit of requests a window, told by headers, that another client of the same key uses, too.
+    """A rate limit reported by headers; another client of the same key uses it too.
 
     The other one sends at .2 of the limit, and for 30 s in every 300 s at 1.5 times the limit, each a Poisson process.
     """

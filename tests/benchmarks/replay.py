@@ -94,13 +94,13 @@ def drained(port: int, subscription_id: str, sink: End, count: int) -> tuple[flo
     answered = time.perf_counter() - begun
     if made["matched"] != count:
         raise RuntimeError(f"{made['matched']} events are to be sent, not {count}")
-    moved, told = time.perf_counter(), 0
+    moved, reported = time.perf_counter(), 0
     while (found := progress(port, made["replay_id"]))["state"] == "running":
         time.sleep(ASK_SECONDS)
         ledger.read(sink.ask("take"))
-        if found["delivered"] > told:
-            moved, told = time.perf_counter(), found["delivered"]
-            print(f"\r{told:,} of {count:,}", end="", file=sys.stderr, flush=True)
+        if found["delivered"] > reported:
+            moved, reported = time.perf_counter(), found["delivered"]
+            print(f"\r{reported:,} of {count:,}", end="", file=sys.stderr, flush=True)
         if time.perf_counter() - moved > STUCK_SECONDS:
             raise RuntimeError(f"the replay does not go on: {found}")
     seconds = time.perf_counter() - begun
@@ -115,9 +115,9 @@ async def measure(count: int = COUNT) -> dict[str, Any]:
     """A row of the table of run.py."""
     _, few = await replayed(count // 10)
     answered, seconds = await replayed(count)
-    told = f"events/s, baseline {count // 10:,} (each once, in order within its job; asked for in {answered:.1f} s)"
+    reported = f"events/s, baseline {count // 10:,} (each once, in order within its job; asked for in {answered:.1f} s)"
     rates = {"ours": count / seconds, "baseline": count / 10 / few}
-    return {"name": f"a replay of {count:,} events", "unit": told, "bar": BAR, **rates}
+    return {"name": f"a replay of {count:,} events", "unit": reported, "bar": BAR, **rates}
 
 
 async def replayed(count: int) -> tuple[float, float]:

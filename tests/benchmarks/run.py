@@ -42,7 +42,7 @@ ORIGIN = Origin(
     source="https://upstream.test/jobs", type_prefix="ai.revor.job", dataschema="http://127.0.0.1/schemas/x"
 )
 NOBODY_PORT = 9
-"""An upstream's at which nobody answers."""
+"""The port of an upstream that does not answer."""
 STILL_LOADING = "still being read"
 LOADED_SECONDS = 120.0
 SECRET = "whsec_" + "c2VjcmV0" * 4
@@ -414,10 +414,15 @@ async def memory() -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for count, megabytes, seconds in ((100_000, 300.0, 5.0), (1_000_000, 1_000.0, 10.0)):
         found = await with_open_jobs(count)
-        told = f"s, the first answer after {found['answering']:.1f} s"
+        reported = f"s, the first answer after {found['answering']:.1f} s"
         rows += [
             {"name": f"{count:,} open jobs: resident", "unit": "MB", "ours": found["megabytes"], "at_most": megabytes},
-            {"name": f"{count:,} open jobs: planned after", "unit": told, "ours": found["planned"], "at_most": seconds},
+            {
+                "name": f"{count:,} open jobs: planned after",
+                "unit": reported,
+                "ours": found["planned"],
+                "at_most": seconds,
+            },
         ]
     return rows
 

@@ -2,7 +2,7 @@
 
 The nodes are `relay serve` without the role of the scheduler, each a process of its own, as is the sink. A backlog is
 recorded while the subscription is paused; the time goes from when it is enabled, for both at once, until no delivery is
-pending. What the sink got is counted: an event that is missing ends the run, one that came twice is told.
+pending. What the sink got is counted: a missing event ends the run; a duplicate is reported.
 
 `python two_nodes.py` prints what came of it; `run.py` has it in its table.
 """
@@ -82,7 +82,7 @@ async def drained(opened: Any, subscription_id: str, sink: End, bodies: list[byt
 
 
 async def measure(count: int, in_flight: int = 64, rounds: int = ROUNDS) -> dict[str, Any]:
-    """A row of the table of run.py; what one of the nodes alone does, in one round before, is told in it."""
+    """A row of the table of run.py; it also reports what one of the nodes does alone, in a round before."""
     from run import bare_client, node, owe, subscribed
 
     from tests.support.postgres_server import PostgresServer
@@ -118,12 +118,12 @@ async def measure(count: int, in_flight: int = 64, rounds: int = ROUNDS) -> dict
                     (both if turn else alone).used(used)
                     if not turn:
                         await start()
-    told = (
+    reported = (
         f"deliveries/s (none lost, {both.twice} of {both.count} twice; {both.shares} of a processor;"
         f" one node alone {alone.rate:.0f}/s with {alone.shares})"
     )
     return {
-        **{"name": "durable deliveries, PostgreSQL, 2 nodes", "unit": told, "bar": BAR},
+        **{"name": "durable deliveries, PostgreSQL, 2 nodes", "unit": reported, "bar": BAR},
         **{"ours": both.rate, "baseline": both.count / bare_seconds},
     }
 

@@ -74,15 +74,15 @@ async def test_report_of_a_delivery_with_two_attempts(world: RelayWorld) -> None
     assert first["next_attempt_at"] is not None
     assert first["started_at"] < first["next_attempt_at"] <= second["started_at"]
     code, lines = await world.run("deliveries", "show", delivery["id"])
-    told = "\n".join(lines)
+    reported = "\n".join(lines)
     assert code == 0
     assert lines[0].startswith(f"{delivery['id']} was delivered at ")
-    assert f"of job {job_id}" in told
-    assert "→ HTTP 503 (attempt 1 of 11): tried again in " in told
-    assert told.count("“restarting”") == 1
-    assert "answer: the same" in told
-    assert "(reused connection)" in told
-    assert "→ HTTP 200: delivered" in told
+    assert f"of job {job_id}" in reported
+    assert "→ HTTP 503 (attempt 1 of 11): tried again in " in reported
+    assert reported.count("“restarting”") == 1
+    assert "answer: the same" in reported
+    assert "(reused connection)" in reported
+    assert "→ HTTP 200: delivered" in reported
     code, lines = await world.run("deliveries", "show", delivery["id"], "--json")
     assert (code, json.loads(lines[0])) == (0, await world.get(f"/v1/deliveries/{delivery['id']}"))
 

@@ -327,10 +327,10 @@ async def test_stopping_node_releases_its_account_at_once(first: World) -> None:
 async def test_changes_are_found_without_notifications(
     first: World, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def deaf(self: postgres.PostgresDatabase, *told: Callable[..., None]) -> None:
+    async def without_notices(self: postgres.PostgresDatabase, *reported: Callable[..., None]) -> None:
         raise OSError("no ears")
 
-    monkeypatch.setattr(postgres.PostgresDatabase, "listen", deaf)
+    monkeypatch.setattr(postgres.PostgresDatabase, "listen", without_notices)
     await execute(database_url, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query = 'SELECT 1'")
     async with open_beside(first) as second:
         await second.subscribe()
@@ -380,14 +380,14 @@ async def test_nodes_keep_their_leases_when_their_clocks_are_set(
 # --- jobs that are given up on another node
 
 
-@pytest.fixture(params=["notices are heard", "notices are lost", "the node is deaf"])
+@pytest.fixture(params=["notices are heard", "notices are lost", "the node does not listen"])
 def notices(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """How the nodes hear of each other. What a notice does not say is found, after a bounded time."""
 
     async def mute(self: postgres.PostgresDatabase) -> None:
         await asyncio.Event().wait()
 
-    async def deaf(self: postgres.PostgresDatabase, heard: Callable[[str], None]) -> None:
+    async def without_notices(self: postgres.PostgresDatabase, heard: Callable[[str], None]) -> None:
         raise OSError("no ears")
 
     if request.param == "notices are lost":
@@ -395,8 +395,8 @@ def notices(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
         monkeypatch.setattr(reads, "KNOWN_SECONDS", 0.5)
         monkeypatch.setattr(waiting, "SLICE_SECONDS", 0.5)
         monkeypatch.setattr(stream, "HEARTBEAT_SECONDS", 1.0)
-    if request.param == "the node is deaf":
-        monkeypatch.setattr(postgres.PostgresDatabase, "listen", deaf)
+    if request.param == "the node does not listen":
+        monkeypatch.setattr(postgres.PostgresDatabase, "listen", without_notices)
     return str(request.param)
 
 

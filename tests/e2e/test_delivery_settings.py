@@ -39,12 +39,12 @@ async def pauses(world: World, subscription: str) -> list[float]:
 
 async def test_reload_applies_to_callbacks_and_subscriptions_without_own_settings(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
-        nobody = f"http://127.0.0.1:{free.getsockname()[1]}/hook"
+        unused = f"http://127.0.0.1:{free.getsockname()[1]}/hook"
     async with open_e2e_world(tmp_path) as world:
-        made = await world.subscribe(sink=nobody + "/default")
-        own = await world.subscribe(sink=nobody + "/own", config={"retry_schedule": [7], "timeout_seconds": 9})
+        made = await world.subscribe(sink=unused + "/default")
+        own = await world.subscribe(sink=unused + "/own", config={"retry_schedule": [7], "timeout_seconds": 9})
         assert (made["config"]["timeout_seconds"], made["config"]["retry_schedule"][0]) == (15, 5)
-        await world.api.post("/v1/jobs", json={"id": "other", "callback_url": nobody})  # made under the first settings
+        await world.api.post("/v1/jobs", json={"id": "other", "callback_url": unused})  # made under the first settings
 
         reload(world, retry_schedule=(HOUR,), jitter=0.0, timeout_seconds=2.0)
         shown = (await world.api.get(f"/v1/subscriptions/{made['id']}")).json()["config"]
@@ -53,9 +53,9 @@ async def test_reload_applies_to_callbacks_and_subscriptions_without_own_setting
         assert (shown["timeout_seconds"], shown["retry_schedule"]) == (9, [7])
 
         job = await world.job()
-        await world.api.post("/v1/jobs", json={"id": job, "callback_url": nobody})
+        await world.api.post("/v1/jobs", json={"id": job, "callback_url": unused})
         listed = (await world.api.get("/v1/subscriptions?callbacks=true")).json()["items"]
-        (callback,) = (one for one in listed if one["sink"] == nobody)
+        (callback,) = (one for one in listed if one["sink"] == unused)
         assert (callback["config"]["timeout_seconds"], callback["config"]["retry_schedule"]) == (2, [HOUR])
         for subscription, pause in ((callback, HOUR), (made, HOUR), (own, 7)):
 

@@ -115,8 +115,8 @@ async def test_python_libraries_accept_the_events(world: World) -> None:
         assert attributes["time"].timestamp() == from_rfc3339(document["time"])
         assert parsed.get_data() == document["data"]
     assert len({request.headers["webhook-id"] for request in requests}) == len(requests)
-    told = [request.event["data"]["metadata"] for request in requests if ".job." in request.event["type"]]
-    assert METADATA in told
+    reported = [request.event["data"]["metadata"] for request in requests if ".job." in request.event["type"]]
+    assert METADATA in reported
 
 
 def npm_folder(tmp_path: Path) -> Path:

@@ -47,4 +47,4 @@ async def test_stop_at_any_point_of_a_create_leaves_a_true_record(tmp_path: Path
         await callers.place(order)
         assert made in (set(), {order.job_id})
         report = await check_the_ledgers(callers)
-        assert (report.jobs, report.told, report.unknown) == (2, 2, 0)
+        assert (report.jobs, report.reported, report.unknown) == (2, 2, 0)

@@ -39,7 +39,7 @@ class Beside:
     then: float
     late: str = ""
     ended: str = ""
-    stray: str = ""
+    orphan: str = ""
 
     @property
     def store(self) -> Any:
@@ -85,13 +85,13 @@ class Beside:
         await store.subscriptions.create(subscription(LIVE, created_at=now))
         names = ("late", "ended", "stray", "again")
         made = await store.jobs.register_many([registration(n, tracked_at=now, deadline_seconds=1.0) for n in names])
-        self.late, self.ended, self.stray, again = (one.job.uid for one in made)
+        self.late, self.ended, self.orphan, again = (one.job.uid for one in made)
         await store.jobs.record(poll(self.ended, 0, "succeeded", outcome="succeeded", now=now))
         await store.jobs.record(poll(again, 0, "running", now=now))
         for one in await claim(store, LIVE, now=now):
             assert (await store.deliveries.record_attempt(result_of(one, now=now))).kept
-        await store.jobs.record(poll(self.stray, 0, "running", now=now))
-        await execute(store, "UPDATE deliveries SET state = 'blocked' WHERE job_uid = :uid", uid=self.stray)
+        await store.jobs.record(poll(self.orphan, 0, "running", now=now))
+        await execute(store, "UPDATE deliveries SET state = 'blocked' WHERE job_uid = :uid", uid=self.orphan)
         request = ReplayRequest(id="rpl_9", subscription_id=LIVE, since=0.0, until=now + 1, now=now, only="all")
         await store.replays.create(request)
 
@@ -122,7 +122,7 @@ async def test_every_upkeep_task_reaches_the_live_rows(beside: Beside) -> None:
 
     await beside.upkeep("orphans")
     pending = "deliveries WHERE state = 'pending' AND job_uid = :uid AND sequence = 1"
-    assert await beside.count(pending, uid=beside.stray) == 1, "a follower that nothing is in front of"
+    assert await beside.count(pending, uid=beside.orphan) == 1, "a follower that nothing is in front of"
 
     await beside.upkeep("replays", times=5)
     assert (await beside.store.replays.get("rpl_9")).queued > 0, "a replay"

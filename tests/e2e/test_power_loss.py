@@ -1,10 +1,10 @@
 """What a power cut leaves of a SQLite database keeps the promise.
 
-A power cut leaves what was synced, and of the rest any part: what was appended may be cut anywhere, be zeros, or have
-come in pieces. The database commits with `synchronous=FULL`: the log is synced before a commit returns, so whoever
-was told of a commit finds it again; before pages go from the log into the main file the log is synced, and before the
-log is begun anew the main file is. So these states are legitimate, and each is made here from copies that were read
-while the relay was frozen (SIGSTOP), so that a copy is of one moment:
+A power cut keeps what was synced, and any part of the rest: appended data may be cut anywhere, be zeros, or arrive in
+pieces. The database commits with `synchronous=FULL`: the log is synced before a commit returns, so an acknowledged
+commit is there afterwards. The log is synced before its pages go into the main file, and the main file before the log
+starts again. So these states can occur. Each is made here from copies that were read while the relay was frozen
+(SIGSTOP), so that a copy shows one moment:
 
 - **whole**: main file and log of one moment: all writes came to the disk.
 - **torn**: behind the last whole transaction of the log lies any part of another one.
@@ -177,7 +177,7 @@ def check_integrity(folder: Path) -> None:
 
 
 def check_what_was_promised(folder: Path, files: Files) -> None:
-    """Whatever was told to the outside before that moment is there: registrations, and events under their ids."""
+    """What was acknowledged before that moment is there: registrations, and events under their ids."""
     with opened(folder) as connection:
         jobs = {row[0] for row in connection.execute("SELECT external_id FROM jobs")}
         rows = connection.execute("SELECT subject, sequence, id FROM events WHERE job_uid IS NOT NULL").fetchall()

@@ -118,14 +118,14 @@ async def until_measured(world: RelayWorld, unknown: int) -> None:
     await world.until(is_measured, f"relay_intents_unknown does not become {unknown}")
 
 
-async def until_told(world: RelayWorld, intent: dict[str, Any]) -> dict[str, Any]:
+async def until_reported(world: RelayWorld, intent: dict[str, Any]) -> dict[str, Any]:
     """Waits for the event about the create and returns its data. There is never a second one."""
     path = f"/v1/events?type=relay.create.unknown&subject={intent['id']}"
 
-    async def told() -> bool:
+    async def reported() -> bool:
         return bool((await world.get(path))["items"])
 
-    await world.until(told, "no event reports it")
+    await world.until(reported, "no event reports it")
     (event,) = (await world.get(path))["items"]
     data: dict[str, Any] = event["data"]
     given = intent["idempotency_key"] is not None
@@ -199,24 +199,24 @@ async def test_upstream_refuses_the_connection_of_a_create(world: RelayWorld) ->
 
 async def test_database_cannot_be_written_before_a_create(world: RelayWorld) -> None:
     relay = await world.serve()
-    told = [(await send(world))[1]["item"]["id"]]
+    reported = [(await send(world))[1]["item"]["id"]]
     relay.limit(resource.RLIMIT_FSIZE, LIMIT_BYTES)
     for number in range(1, 50):  # there may be room for a few
         status, document = await send(world, number)
         if status != 202:
             break
-        told.append(document["item"]["id"])
+        reported.append(document["item"]["id"])
     assert (status, document["error"]["code"]) == (503, "relay_database_unavailable")
     assert "Nothing was sent" in document["error"]["message"]
-    assert await received(world) == len(told)
+    assert await received(world) == len(reported)
     assert (await world.call("GET", "/readyz"))[0] == 503
 
     relay.limit(resource.RLIMIT_FSIZE, resource.RLIM_INFINITY)
     await world.until_ready()
     status, document = await send(world, number)
     assert status == 202
-    told.append(document["item"]["id"])
-    assert sorted(await made(world)) == sorted(await tracked(world)) == sorted(told)
+    reported.append(document["item"]["id"])
+    assert sorted(await made(world)) == sorted(await tracked(world)) == sorted(reported)
     await suspects_none(world)
 
 
@@ -267,7 +267,7 @@ async def test_person_resolves_a_create(world: RelayWorld) -> None:
         await fault(world, "timeout", hold_seconds=0, after_effect=after_effect)
         assert (await send(world, number))[0] == 502
         intent = await suspects(world, "no_answer", number)
-        data = await until_told(world, intent)
+        data = await until_reported(world, intent)
         assert data["connect_account_id"] == dispatch_body(number)["account_id"]
         await world.until(lambda count=number: len(world.received) > count, "the event does not arrive")
         job_id = [*(await made(world)), ""][0 if number < 2 else 1] if options else ""
@@ -398,11 +398,11 @@ async def test_relay_killed_during_a_create(world: RelayWorld) -> None:
         await world.serve(REVOR_BASE_URL=upstream.url)
         intent = await suspects(world, "cut_off", idempotency_key="one")
         await until_measured(world, 1)
-        await until_told(world, intent)
+        await until_reported(world, intent)
         await world.end(signal.SIGKILL)
         await world.serve(REVOR_BASE_URL=upstream.url)
         await world.until_ready()
-        await until_told(world, intent)  # and not again
+        await until_reported(world, intent)  # and not again
         status, document = await send(world, key="one")
         assert status == 202
         assert await made(world) == await tracked(world) == [document["item"]["id"]]

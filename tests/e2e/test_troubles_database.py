@@ -135,7 +135,7 @@ async def test_a_disk_that_is_full_at_the_start(disk: Disk, tmp_path: Path) -> N
         await world.until_ready()
 
 
-async def test_a_folder_that_can_not_be_written(world: RelayWorld, tmp_path: Path) -> None:
+async def test_folder_that_cannot_be_written(world: RelayWorld, tmp_path: Path) -> None:
     folder = tmp_path / "theirs"
     folder.mkdir(mode=0o555)
     url = f"sqlite:///{folder / 'relay.db'}"
@@ -146,7 +146,7 @@ async def test_a_folder_that_can_not_be_written(world: RelayWorld, tmp_path: Pat
     await world.serve(limits="UNPRIVILEGED", DATABASE_URL=url)
 
 
-async def test_a_file_that_can_not_be_written(world: RelayWorld, tmp_path: Path) -> None:
+async def test_file_that_cannot_be_written(world: RelayWorld, tmp_path: Path) -> None:
     await world.serve()
     assert await world.end() == 0
     (tmp_path / "relay.db").chmod(0o400)

@@ -163,8 +163,8 @@ def test_missing_data_files(start: Start, tmp_path: Path) -> None:
 
 
 async def test_failing_commands(world: RelayWorld, tmp_path: Path) -> None:
-    nobody = {"RELAY_URL": "http://127.0.0.1:9"}
-    code, lines = await world.run("jobs", "list", **nobody)
+    unused = {"RELAY_URL": "http://127.0.0.1:9"}
+    code, lines = await world.run("jobs", "list", **unused)
     assert (code, len(lines)) == (1, 1)
     assert "Start one with `relay serve`, or set RELAY_URL" in lines[0]
     world.settings(

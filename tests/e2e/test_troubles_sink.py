@@ -147,8 +147,8 @@ async def test_recovered_sink_gets_its_backlog(world: RelayWorld) -> None:
     world.answering = ill
     await world.serve()
     made = await world.subscribe("ai.revor.job.running", "ai.revor.job.succeeded")
-    told = world.sink_url.replace("/hook", "/other")
-    await world.subscribe("relay.subscription.disabled", "relay.subscription.recovered", sink=told)
+    reported = world.sink_url.replace("/hook", "/other")
+    await world.subscribe("relay.subscription.disabled", "relay.subscription.recovered", sink=reported)
     job_ids = [await world.job() for _ in range(5)]
     await world.until(lambda: disabled(world, made["id"]))
     shown = await state_of(world, made["id"])
@@ -318,7 +318,7 @@ def self_signed(folder: Path) -> ssl.SSLContext:
 async def test_each_error_of_an_attempt(world: RelayWorld, tmp_path: Path) -> None:
     async with contextlib.AsyncExitStack() as stack:
         with socket.create_server(("127.0.0.1", 0)) as free:
-            nobody = f"127.0.0.1:{free.getsockname()[1]}"
+            unused = f"127.0.0.1:{free.getsockname()[1]}"
         silent, rude, foreign = [
             await stack.enter_async_context(open_peer(talk)) for talk in (_is_silent, _hangs_up, _babbles)
         ]
@@ -327,7 +327,7 @@ async def test_each_error_of_an_attempt(world: RelayWorld, tmp_path: Path) -> No
             "timeout": f"http://127.0.0.1:{silent}/",
             "tls": f"https://127.0.0.1:{unvouched}/",
             "dns": "https://nowhere.invalid/",
-            "connect": f"http://{nobody}/",
+            "connect": f"http://{unused}/",
             "refused": "https://10.1.2.3/",
             "read": f"http://127.0.0.1:{rude}/",
             "protocol": f"http://127.0.0.1:{foreign}/",

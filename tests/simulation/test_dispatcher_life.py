@@ -350,7 +350,7 @@ async def test_retry_after_pause_survives_a_restart(tmp_path):
         assert len(world.sink.requests) == 3
 
 
-@pytest.mark.parametrize("sends", [0, 1], ids=["the node that was told to wait", "another node"])
+@pytest.mark.parametrize("sends", [0, 1], ids=["the node that got the Retry-After", "another node"])
 @pytest.mark.parametrize("paused", [False, True], ids=["enabled", "paused"])
 async def test_resume_ends_a_retry_after_pause_on_every_node(tmp_path, sends, paused):
     async with open_world(tmp_path, 200) as world:

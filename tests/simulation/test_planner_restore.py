@@ -14,7 +14,7 @@ NOW = 1_779_271_200.0
 CHANNELS = ("email", "linkedin", "")
 
 
-def told(limit: int, remaining: int) -> dict[str, str]:
+def reported(limit: int, remaining: int) -> dict[str, str]:
     return {"X-RateLimit-Limit": str(limit), "X-RateLimit-Remaining": str(remaining), "X-RateLimit-Window-Ms": "60000"}
 
 
@@ -41,7 +41,7 @@ def learn_all(planner: Planner) -> None:
 
 def answer(planner: Planner, job_id: str, now: float, luck: random.Random, limit: int) -> None:
     draw = luck.random()
-    headers = told(limit, luck.randrange(limit // 2, limit)) if limit else {}
+    headers = reported(limit, luck.randrange(limit // 2, limit)) if limit else {}
     if draw < 0.06:
         planner.failed(job_id, luck.choice((404, 429, 500, 503, None)), {**headers, "Retry-After": "3"}, now)
     else:

@@ -70,7 +70,7 @@ def test_four_requests_a_job_are_enough(workload: str, mean_delay_seconds: float
 
 
 @pytest.mark.parametrize("seed", scaled([1, 3], [1, 2, 3]))
-def test_the_first_jobs_of_a_class_are_known_nearly_as_soon_as_if_its_law_were(seed: int) -> None:
+def test_first_jobs_of_a_class_are_polled_nearly_as_well_as_with_known_statistics(seed: int) -> None:
     """A fifth of them run for 900 s, and when the first get there nothing is known of 900 s: polls of them teach."""
     world = make("bimodal", seed, JOBS)
     rate = allowed(world, 4.0)
@@ -103,9 +103,9 @@ def test_with_enough_budget_ends_are_seen_soon(workload: str) -> None:
 
 def test_lane_order_alone_saves_most_of_the_delay() -> None:
     world = make("lanesU-nohint", 3, 600)
-    untold = replace(world, jobs=tuple(replace(job, lane="") for job in world.jobs))
+    unreported = replace(world, jobs=tuple(replace(job, lane="") for job in world.jobs))
     rate = allowed(world, 4.0)
-    assert run(world, rate).mean_delay_seconds <= 0.25 * run(untold, rate).mean_delay_seconds
+    assert run(world, rate).mean_delay_seconds <= 0.25 * run(unreported, rate).mean_delay_seconds
 
 
 class Faster(Planner):
@@ -156,7 +156,7 @@ class Faster(Planner):
 
 
 def test_a_world_that_runs_faster_needs_no_more_polls() -> None:
-    """The shortest interval scales everything that is not told by the upstream."""
+    """The shortest interval scales everything that the upstream does not report."""
     world = make("lanes60", 6, 300)
     rate = allowed(world, 4.0)
     usual, faster = (simulate(world, Faster(times, rate), seed=1) for times in (1.0, 120.0))
@@ -224,7 +224,7 @@ def test_what_others_leave_is_used(limit: int, others: float, ours: float) -> No
         {"status": "running", "started_at": "2027-01-15T07:00:00Z"},
     ],
 )
-def test_a_million_jobs_need_not_be_told_apart_to_be_kept_small(item: dict[str, Any]) -> None:
+def test_a_million_jobs_keep_little_state(item: dict[str, Any]) -> None:
     """Bytes a job, its id not counted, at as many jobs as fill the dictionary of jobs as far as a million do."""
     names = [f"job{number:06}" for number in range(15_600)]
     item = {**item, "action": "outreach.dispatch", "channel": "email"}

@@ -172,18 +172,18 @@ class RawSink:
                 await reader.readexactly(int(size[1]) if size else 0)
                 path = head.split(b" ")[1]
                 self.asked[path] = self.asked.get(path, 0) + 1
-                told = self.cases.pop(path, None)
-                if told is None:
+                reported = self.cases.pop(path, None)
+                if reported is None:
                     writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
                     continue
-                for piece in told.pieces:
+                for piece in reported.pieces:
                     writer.write(piece)
                     await asyncio.sleep(0)
-                if told.end == "abort":
+                if reported.end == "abort":
                     writer.transport.abort()
-                elif told.end == "eof":
+                elif reported.end == "eof":
                     writer.write_eof()
-                if told.end != "open":
+                if reported.end != "open":
                     break
         writer.close()
 

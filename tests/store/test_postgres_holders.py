@@ -177,7 +177,7 @@ async def test_the_leases_of_dead_nodes_are_found_along_their_index(store: Store
 # --- names
 
 
-class Told:
+class Reported:
     """What a node hears while it listens."""
 
     def __init__(self, store: Store) -> None:
@@ -194,25 +194,25 @@ class Told:
 
 
 async def test_listening_node_has_a_bound_name_until_its_connection_ends(store: Store, other: Store) -> None:
-    told = Told(store)
-    await told.listening()
-    (name,) = told.names
+    reported = Reported(store)
+    await reported.listening()
+    (name,) = reported.names
     assert name is not None
     assert await other.holders.dead([name]) == []
     assert await store.accounts.hold("revor", "default", name, NOW, NOW + 10)
     assert await dead(other) == []
-    await told.end()
-    assert told.names == [name, None]
+    await reported.end()
+    assert reported.names == [name, None]
     await found_dead(other, name)
 
 
 async def test_node_notices_at_once_that_the_server_ended_its_listening_connection(store: Store, other: Store) -> None:
-    told = Told(store)
-    await told.listening()
+    reported = Reported(store)
+    await reported.listening()
     await other.database.read(terminate_listeners)
-    await until(lambda: told.names[1:] == [None])
-    await told.end()
-    assert told.names[1:] == [None]
+    await until(lambda: reported.names[1:] == [None])
+    await reported.end()
+    assert reported.names[1:] == [None]
 
 
 def terminate_listeners(connection: Any) -> None:
@@ -227,10 +227,10 @@ async def test_node_behind_a_pooler_has_no_bound_name(store: Store, monkeypatch:
     import asyncpg
 
     monkeypatch.setattr(asyncpg.Connection, "get_server_pid", lambda self: 0)
-    told = Told(store)
-    await told.listening()
-    await told.end()
-    assert told.names == []
+    reported = Reported(store)
+    await reported.listening()
+    await reported.end()
+    assert reported.names == []
 
 
 def test_holder_remembers_its_lost_names() -> None:

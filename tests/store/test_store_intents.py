@@ -52,7 +52,7 @@ async def test_create_in_flight_is_stored_and_not_listed(store: Store) -> None:
     assert await store.intents.count_unknown(LATER) == 0
 
 
-async def test_one_whose_fate_is_known_is_gone(store: Store) -> None:
+async def test_intent_of_known_fate_is_removed(store: Store) -> None:
     one, other = intent(), intent()
     await begun(store, one, other)
     await store.intents.end(one.id)
@@ -67,7 +67,7 @@ async def test_ending_a_missing_intent_does_nothing(store: Store) -> None:
 
 @pytest.mark.parametrize("key", [None, "key", "k" * 255, "\u00e9\u00ff"])
 @pytest.mark.parametrize(("reason", "status_code"), [("no_answer", None), ("server_error", 502), ("unreadable", 202)])
-async def test_one_whose_fate_is_unknown_is_listed_as_it_was_with_the_reason(
+async def test_intent_of_unknown_fate_is_listed_with_its_reason(
     store: Store, key: str | None, reason: str, status_code: int | None
 ) -> None:
     one = intent(idempotency_key=key, body_digest="0f" * 32)
@@ -338,7 +338,7 @@ async def test_of_two_repeats_in_one_batch_each_settles_what_was_before_it(store
     assert await left(store) == set()
 
 
-# --- told once
+# --- reported once
 
 SAID = {
     "channel": "linkedin",
@@ -348,7 +348,7 @@ SAID = {
 }
 
 
-async def told(store: Store, now: float = LATER) -> list[str]:
+async def reported(store: Store, now: float = LATER) -> list[str]:
     """Records an event for each unreported create. Returns their ids."""
     found = await store.intents.unreported(now, 100)
     results = await together(store, *(store.intents.report(one.id, event_of(one)) for one in found * 2))
@@ -369,16 +369,16 @@ async def test_each_create_of_unknown_fate_is_reported_once(store: Store) -> Non
     await begun(store, lost, ended, flying, cut_off)
     await store.intents.unknown(lost.id, "no_answer")
     await store.intents.end(ended.id)
-    assert await told(store) == [cut_off.id, lost.id]
-    assert await told(store) == []
+    assert await reported(store) == [cut_off.id, lost.id]
+    assert await reported(store) == []
     assert not await store.intents.report(lost.id, event_of(lost))
     assert not await store.intents.report(ended.id, event_of(ended))
-    assert await told(store, LATER + IN_FLIGHT_SECONDS + 1) == [flying.id]
+    assert await reported(store, LATER + IN_FLIGHT_SECONDS + 1) == [flying.id]
     assert sorted(await event_subjects(store)) == sorted([cut_off.id, lost.id, flying.id])
     assert {one.reason for one in await listed(store)} == {"no_answer", CUT_OFF}
 
 
-async def test_one_whose_words_can_not_be_written_is_told_without_them_and_so_are_all_others(store: Store) -> None:
+async def test_unstorable_text_of_an_intent_is_dropped_and_the_others_are_reported(store: Store) -> None:
     deep: dict[str, object] = {}
     for _ in range(252):  # with the event around it, it is deeper than JSON is written
         deep = {"a": deep}
@@ -393,14 +393,14 @@ async def test_one_whose_words_can_not_be_written_is_told_without_them_and_so_ar
     assert len(recorded) == len(await event_subjects(store)) == 2
 
 
-async def test_what_a_start_finds_cut_off_is_told(store: Store) -> None:
+async def test_intents_cut_off_by_a_restart_are_reported(store: Store) -> None:
     one = intent(LATER)
     await begun(store, one)
-    assert await told(store) == []
+    assert await reported(store) == []
     await store.intents.all_cut_off()
-    assert await told(store) == [one.id]
+    assert await reported(store) == [one.id]
     await store.intents.all_cut_off()
-    assert await told(store) == []
+    assert await reported(store) == []
 
 
 async def test_what_a_create_says_is_kept(store: Store) -> None:
@@ -438,7 +438,7 @@ async def test_one_that_is_resolved_is_off_the_list_and_stays_so(store: Store) -
     assert await store.intents.dismiss(one.id, LATER) is None
     assert await listed(store) == []
     assert await store.intents.count_unknown(LATER) == 0
-    assert await told(store) == []
+    assert await reported(store) == []
     got = await store.intents.get(one.id)
     assert got is not None
     assert got.fate == "not_sent"

@@ -53,7 +53,7 @@ async def test_two_saves_in_one_group_and_a_class_twice_in_one_save(store: Store
     ]
 
 
-async def test_what_a_database_can_not_hold_is_passed_over(store: Store) -> None:
+async def test_statistics_that_the_database_cannot_store_are_skipped(store: Store) -> None:
     odd = [
         learned("x" * 201),
         learned("a\0b"),
@@ -119,7 +119,7 @@ async def test_plans_written_at_once_have_each_its_own_result(store: Store) -> N
 
 
 @pytest.mark.parametrize("broken", ["", "{", "[1]", "5", "null", '"x"', "{}}", '{"a": NaN}'])
-async def test_a_plan_that_can_not_be_read_is_none(store: Store, broken: Any) -> None:
+async def test_unreadable_plan_is_none(store: Store, broken: Any) -> None:
     await store.accounts.save_plan("revor", "default", PLAN, None)
     await execute(store, "UPDATE accounts SET plan = :broken", broken=broken)
     assert await store.accounts.plan("revor", "default") is None

@@ -74,7 +74,7 @@ class OutboxMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        ids._random.seed(0)  # what is claimed first of what is due at once is told by ids: the same ones again
+        ids._random.seed(0)  # what is claimed first of what is due at once depends on ids: the same ones again
         self.loop = asyncio.new_event_loop()
         self.folder = Path(tempfile.mkdtemp())
         self.now = NOW

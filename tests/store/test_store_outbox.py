@@ -126,7 +126,7 @@ async def test_the_version_rises_with_each_committed_change_and_only_then(store:
     assert rose()
 
 
-async def test_callbacks_are_read_when_they_are_needed_and_cost_nobody_else_anything(store: Store) -> None:
+async def test_callbacks_are_read_only_for_jobs_that_have_them(store: Store) -> None:
     await store.subscriptions.create(subscription("sub_listed", types=()))
     await store.subscriptions.callback_for("https://callback.example/first", "sub_first", NOW)
     uids = {}

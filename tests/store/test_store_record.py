@@ -145,7 +145,7 @@ async def test_only_the_failing_item_of_a_group_is_undone(store: Store) -> None:
     assert results[2].claimed[0].event.sequence == 1
 
 
-async def test_an_event_whose_sequence_is_taken_fails_alone(store: Store) -> None:
+async def test_event_with_a_used_sequence_fails_alone(store: Store) -> None:
     uid, other = await track(store), await track(store, "other")
     await store.jobs.record(poll(uid, 0, "queued"))
     twice = replace(poll(uid, 1, "running"), events=(job_event(uid, 1, "running"),))

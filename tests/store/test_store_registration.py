@@ -80,9 +80,9 @@ async def test_the_account_that_an_item_names_is_kept(store: Store) -> None:
     job = await store.jobs.get(uid)
     assert job is not None
     assert job.connect_account_id == "acc_2"
-    told = registration("b", seen=seen("queued", connect_account_id="acc_3"), connect_account_id="acc_1")
-    assert (await store.jobs.register(told)).job.connect_account_id == "acc_3"
-    assert (await store.jobs.get(told.uid)) is not None
+    reported = registration("b", seen=seen("queued", connect_account_id="acc_3"), connect_account_id="acc_1")
+    assert (await store.jobs.register(reported)).job.connect_account_id == "acc_3"
+    assert (await store.jobs.get(reported.uid)) is not None
 
 
 async def test_metadata_is_kept_unless_sent(store: Store) -> None:

@@ -251,7 +251,7 @@ async def test_open_delivery_keeps_its_place_and_becomes_due(store: Store) -> No
     assert [row["priority"] for row in await deliveries(store) if row["job_uid"] == uid] == [1, 1, 1]
 
 
-async def test_retry_of_what_is_pending_has_waiting_retries_come_now(store: Store) -> None:
+async def test_retry_of_a_pending_delivery_is_due_now(store: Store) -> None:
     uid = await job(store, "a", "queued", "running")
     await job(store, "b", "queued")
     first, other = sorted(await claim(store, "sub_1", 9), key=lambda one: one.job_uid != uid)

@@ -138,7 +138,7 @@ async def test_event_retried_between_check_and_deletion_stays(store: Store) -> N
     assert await store.deliveries.get(second.id) is None
 
 
-async def test_a_job_whose_events_went_goes_on_counting(store: Store) -> None:
+async def test_job_with_deleted_events_continues_its_sequence(store: Store) -> None:
     uid = await track(store)
     await store.jobs.record(poll(uid, 0, "queued"))
     await sweep(store, NOW + 9)

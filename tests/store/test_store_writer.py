@@ -59,7 +59,7 @@ async def test_five_hundred_concurrent_writes_need_far_fewer_commits(store: Stor
         before, after = counted[nth - 1], counted[nth]
         assert after.items - before.items == 500 + 1
         assert after.groups - before.groups <= 50
-        # what the database itself has counted: a few are those of the readers and of what others are told
+        # what the database itself has counted: a few are those of the readers and of notices
         assert after.seen - before.seen <= after.groups - before.groups + 20
 
 

@@ -194,7 +194,7 @@ class CreateReport:
 
     repeated      creates with a key that were sent more than once
     unanswered    creates without a key and without an answer
-    told, untold  tracked jobs, by whether their callers know them
+    reported, unreported  tracked jobs, by whether their callers got their ids
     unknown       listed creates; `unknown_made` of them were carried out"""
 
     kills: int
@@ -203,8 +203,8 @@ class CreateReport:
     sent: int
     received: int
     jobs: int
-    told: int
-    untold: int
+    reported: int
+    unreported: int
     unknown: int
     unknown_made: int
     repeated: int
@@ -214,8 +214,8 @@ class CreateReport:
         return (
             f"{self.kills} kills, {self.orders} creates, {self.keyed} with a key: sent {self.sent} times and received "
             f"{self.received} times, {self.repeated} repeated, {self.unanswered} not and unanswered; {self.jobs} jobs, "
-            f"{self.told} told and {self.untold} untold tracked; {self.unknown} creates of unknown fate are listed, "
-            f"{self.unknown_made} of them made one"
+            f"{self.reported} reported and {self.unreported} unreported jobs are tracked; {self.unknown} creates of "
+            f"unknown fate are listed, {self.unknown_made} of them made one"
         )
 
 
@@ -262,7 +262,7 @@ async def check_the_ledgers(callers: Callers) -> CreateReport:
         assert (intent["reason"], intent["status_code"], intent["idempotency_key"]) == ("cut_off", None, None)
         assert (intent["path"], intent["account"]) == (DISPATCH_PATH, "default")
 
-    told = {order.job_id for order in callers.orders if order.job_id is not None}
+    reported = {order.job_id for order in callers.orders if order.job_id is not None}
     return CreateReport(
         kills=len(world.relay.kills),
         orders=len(callers.orders),
@@ -270,8 +270,8 @@ async def check_the_ledgers(callers: Callers) -> CreateReport:
         sent=sum(order.sent for order in callers.orders),
         received=books.received,
         jobs=len(books.made),
-        told=len(told),
-        untold=len(set(books.tracked) - told),
+        reported=len(reported),
+        unreported=len(set(books.tracked) - reported),
         unknown=len(books.intents),
         unknown_made=len(books.unknown & set(books.made.values())),
         repeated=sum(order.key is not None and order.sent > 1 for order in callers.orders),

@@ -33,10 +33,10 @@ def fuzzed(**strategies: st.SearchStrategy[Any]) -> Callable[[Callable[..., None
 
     def decorate(test: Callable[..., None]) -> Callable[..., None]:
         @functools.wraps(test)
-        def told(*args: Any, **arguments: Any) -> None:
+        def reported(*args: Any, **arguments: Any) -> None:
             with_note(lambda: test(*args, **arguments))
 
-        return seeded(max_examples=INPUTS, phases=[Phase.generate, Phase.shrink])(given(**strategies)(told))
+        return seeded(max_examples=INPUTS, phases=[Phase.generate, Phase.shrink])(given(**strategies)(reported))
 
     return decorate
 

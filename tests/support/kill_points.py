@@ -25,14 +25,14 @@ POINTS: Mapping[str, str] = {
     "register.committed": "the job is committed; the caller has no answer",
     "start.migrated": "the database is open; the leases of the crash before are still there",
     "start.freed": "the leases are freed; nothing is planned",
-    "drain.begun": "it was told to end, with deliveries in flight; nothing is waited for",
+    "drain.begun": "it ends, with deliveries in flight; nothing is waited for",
     "drain.answered": "while it ends, an answer came; it is not marked",
     "drain.marked": "while it ends, a delivery was marked; the node is not closed",
     "stop.closing": "nothing is in flight any more; the database is still open",
 }
 
 DRAIN = frozenset(point for point in POINTS if point.startswith(("drain.", "stop.")))
-"""These are passed only by a relay that is told to end."""
+"""Only a relay that is ended passes these."""
 
 SQLITE = frozenset(point for point in POINTS if point.startswith("start."))
 """Passed with SQLite only: where nodes share a database, leases of a crash expire by themselves."""

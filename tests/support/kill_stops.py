@@ -9,7 +9,7 @@ from contextvars import ContextVar
 from typing import Any
 
 SENT_SECONDS = 0.03
-"""In this time the other side has read a request, and may have answered: nobody reads the answer."""
+"""In this time the upstream has read a request, and may have answered; the answer is not read."""
 
 
 class Stop:
@@ -65,7 +65,7 @@ class Stop:
         self._around(Store, "close", before="stop.closing")
         self._when_sent(exchange, "_answer", "send.sent")
         self._when_sent(ClientResponse, "start", "create.sent", operation="create.sent")
-        self._when_told_to_end(Dispatcher)
+        self._on_end(Dispatcher)
         self._before_commits(Store)
 
     def _around(
@@ -107,7 +107,7 @@ class Stop:
 
         setattr(owner, name, wait)
 
-    def _when_told_to_end(self, dispatcher: type) -> None:
+    def _on_end(self, dispatcher: type) -> None:
         original = dispatcher.stop  # type: ignore[attr-defined]
 
         async def stop(this: Any, timeout_seconds: float) -> None:

@@ -165,7 +165,7 @@ class Relay(Forked):
         assert await self.stopped(seconds), f"it ended without a stop:\n{self.log_tail()}"
 
     async def stopped(self, seconds: float) -> bool:
-        """Whether its injected stop ends it; else it ends as it was told to."""
+        """Whether its injected stop ends it; else it ends on request."""
         began_at = time.monotonic()
         code = await self.ended(seconds)
         assert code in (0, -signal.SIGKILL), f"it does not stop ({code}):\n{self.log_tail()}"

@@ -76,7 +76,7 @@ def _one_event_each(arrivals: Sequence[Arrival]) -> Iterator[str]:
 
 
 def _true_lives(world: World, events: Sequence[Recorded], truths: Mapping[str, Any]) -> Iterator[str]:
-    """Sequences without a gap; only what happened, in order; all that is owed where the job was tracked throughout."""
+    """Sequences without a gap; only what happened, in order; all that is due where the job was tracked throughout."""
     by_job = _by_job(events)
     for job in world.jobs:
         found = by_job.get(job.id, [])

@@ -100,7 +100,7 @@ class Sinks:
     arrivals: list[Arrival] = field(default_factory=list)
     unread: set[str] = field(default_factory=set)
     verifiers: dict[str, list[tuple[Window, Webhook]]] = field(default_factory=dict)
-    told: asyncio.Condition = field(default_factory=asyncio.Condition)
+    reported: asyncio.Condition = field(default_factory=asyncio.Condition)
     """Notified when the secret of a path becomes known."""
     healthy: bool = False
     """Takes everything at once, for the end of the run."""
@@ -147,14 +147,14 @@ class Sinks:
 
     async def tell(self, path: str, known: list[tuple[Window, Webhook]]) -> None:
         """The secrets of a path, oldest first; the list may grow."""
-        async with self.told:
+        async with self.reported:
             self.verifiers[path] = known
-            self.told.notify_all()
+            self.reported.notify_all()
 
     async def _verify(self, path: str, body: bytes, headers: Mapping[str, str], at: float) -> None:
         """The oldest secret signs through every overlap; the newest one has to, once its rotation was answered."""
-        async with asyncio.timeout(REQUEST_SECONDS), self.told:  # the answer that tells the secret may be on its way
-            await self.told.wait_for(lambda: path in self.verifiers)
+        async with asyncio.timeout(REQUEST_SECONDS), self.reported:  # the answer with the secret may be on its way
+            await self.reported.wait_for(lambda: path in self.verifiers)
         known = self.verifiers[path]
         needed = [known[0][1]] + [verifier for window, verifier in known[-1:] if window.surely_before(at)]
         for verifier in needed:
@@ -191,7 +191,7 @@ class World:
     """Kills: when each began, and when the process was gone."""
     following: asyncio.Event = field(default_factory=asyncio.Event)
     """Set once the stream's first connection stands."""
-    told: asyncio.Event = field(default_factory=asyncio.Event)
+    reported: asyncio.Event = field(default_factory=asyncio.Event)
     """Set once the stream has an id to go on from: no event after that may be missed."""
     _last_streamed: str | None = None
     _numbers: int = 0
@@ -444,7 +444,7 @@ class World:
                                 self.stream_repeats.append(event_id)
                             seen.add(event_id)
                             self.streamed.add(event_id)
-                            self.told.set()
+                            self.reported.set()
                             self._last_streamed = event_id
             await asyncio.sleep(0.05)
 
@@ -532,7 +532,7 @@ async def run_operations(world: World, seconds: float, pause_seconds: tuple[floa
     try:
         await asyncio.wait_for(world.following.wait(), START_SECONDS)
         await world.register()
-        await asyncio.wait_for(world.told.wait(), START_SECONDS)
+        await asyncio.wait_for(world.reported.wait(), START_SECONDS)
         for _ in range(2):
             await world.subscribe(clean=True)
         for _ in range(2):

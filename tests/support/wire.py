@@ -1,4 +1,4 @@
-"""HTTP/1.1 as bytes on real sockets: a client that sends what it is told, an upstream that tells what came."""
+"""HTTP/1.1 as bytes on real sockets: a client that sends given bytes, an upstream that reports what it received."""
 
 import asyncio
 import contextlib

@@ -26,7 +26,7 @@ def test_followed_clock_ignores_changes_of_the_machine_s_clock(seconds: float) -
 
 
 @pytest.mark.parametrize(
-    ("told", "before", "after", "ahead"),
+    ("reported", "before", "after", "ahead"),
     [
         (1_102.0, 100.0, 104.0, 1_000.0),  # what is known is possible: a slow answer moves nothing
         (1_104.0, 100.0, 104.0, 1_000.0),
@@ -37,13 +37,13 @@ def test_followed_clock_ignores_changes_of_the_machine_s_clock(seconds: float) -
     ],
 )
 def test_reading_changes_a_followed_clock_only_as_far_as_it_contradicts_it(
-    told: float, before: float, after: float, ahead: float
+    reported: float, before: float, after: float, ahead: float
 ) -> None:
     steady = Steady()
     followed = FollowedClock(steady)
     followed.read(1_100.0, 99.0, 101.0)
     assert followed.now() == 1_100.0
-    followed.read(told, before, after)
+    followed.read(reported, before, after)
     assert followed.now() == 100.0 + ahead
     steady.now += 7.0
     assert followed.now() == 107.0 + ahead

@@ -1,4 +1,4 @@
-"""Heads that a strict parser refuses: their status counts, and where the body ends is told only where that is sure."""
+"""Heads that a strict parser refuses: the status counts; the body's end is known only where it is certain."""
 
 import pytest
 from hypothesis import given

@@ -1,4 +1,4 @@
-"""The budget: what the headers allow, what others use, and what to do where nothing is told."""
+"""The budget: what the headers allow, what others use, and what to do without headers."""
 
 import math
 
@@ -16,26 +16,26 @@ def budget_of(**settings: float) -> Budget:
     return Budget(PlannerConfig(**settings))
 
 
-def poll(budget: Budget, now: float, told: LimitReading = SILENT, took: float = 0.1) -> None:
+def poll(budget: Budget, now: float, reported: LimitReading = SILENT, took: float = 0.1) -> None:
     budget.sent()
-    budget.answered(told, ours=True, sent_at=now - took, now=now)
+    budget.answered(reported, ours=True, sent_at=now - took, now=now)
     budget.succeeded()
 
 
-def told(remaining: float | None, limit: float | None = 100, window: float | None = 60) -> LimitReading:
+def reported(remaining: float | None, limit: float | None = 100, window: float | None = 60) -> LimitReading:
     return LimitReading(limit=limit, remaining=remaining, window_seconds=window)
 
 
 def test_the_limit_less_the_reserve_is_spread_over_the_window() -> None:
     budget = budget_of(reserve=0.3)
-    poll(budget, NOW, told(99))
+    poll(budget, NOW, reported(99))
     assert budget.rate(NOW) == pytest.approx(69 / 60)
 
 
 def test_the_configured_cap_holds_under_any_limit() -> None:
     budget = budget_of(max_requests_per_second=0.5)
     assert budget.rate(NOW) == 0.5
-    poll(budget, NOW, told(9999, 10_000))
+    poll(budget, NOW, reported(9999, 10_000))
     assert budget.rate(NOW) == 0.5
 
 
@@ -58,13 +58,13 @@ def test_an_account_alone_is_enough() -> None:
 def test_the_window_is_a_minute_where_nothing_is_said() -> None:
     budget = budget_of(reserve=0)
     assert budget.window_seconds() == 60
-    poll(budget, NOW, told(59, 60, None))
+    poll(budget, NOW, reported(59, 60, None))
     assert budget.rate(NOW) == pytest.approx(59 / 60)
 
 
 def test_nothing_is_sent_into_the_reserve() -> None:
     budget = budget_of(reserve=0.3)
-    poll(budget, NOW, told(30))
+    poll(budget, NOW, reported(30))
     assert budget.closed_until(NOW + 1) == NOW + 60
     assert budget.rate(NOW + 60) == pytest.approx(70 / 60)
     assert budget.closed_until(NOW + 60) is None
@@ -72,7 +72,7 @@ def test_nothing_is_sent_into_the_reserve() -> None:
 
 def test_requests_that_are_out_count_as_spent() -> None:
     budget = budget_of(reserve=0)
-    poll(budget, NOW, told(3, 10))
+    poll(budget, NOW, reported(3, 10))
     for _ in range(3):
         assert budget.closed_until(NOW) is None
         budget.sent()
@@ -82,8 +82,8 @@ def test_requests_that_are_out_count_as_spent() -> None:
 def test_others_use_shrinks_the_rate() -> None:
     alone, shared = budget_of(reserve=0.3), budget_of(reserve=0.3)
     for second in range(30):
-        poll(alone, NOW + second, told(100 - second))
-        poll(shared, NOW + second, told(100 - 2 * second))
+        poll(alone, NOW + second, reported(100 - second))
+        poll(shared, NOW + second, reported(100 - 2 * second))
     assert alone.key.others_rate == 0
     assert shared.key.others_rate == pytest.approx(0.88, abs=0.05)
     assert shared.rate(NOW + 30) < 0.5 * alone.rate(NOW + 30)
@@ -142,7 +142,7 @@ def test_a_response_of_the_window_before_says_nothing_of_this_one() -> None:
 
 def test_a_limit_without_a_remainder_is_counted_down_by_ourselves() -> None:
     budget = budget_of(reserve=0)
-    poll(budget, NOW, told(None, 2))
+    poll(budget, NOW, reported(None, 2))
     assert budget.closed_until(NOW) is None
     budget.sent()
     budget.sent()
@@ -151,25 +151,25 @@ def test_a_limit_without_a_remainder_is_counted_down_by_ourselves() -> None:
 
 def test_even_a_limit_that_others_use_up_is_probed_once_a_window() -> None:
     budget = budget_of(reserve=0.9)
-    poll(budget, NOW, told(0, 1))
+    poll(budget, NOW, reported(0, 1))
     assert budget.closed_until(NOW + 59) == NOW + 60
     assert budget.rate(NOW + 60) > 0
     assert budget.closed_until(NOW + 60) is None
-    poll(budget, NOW + 60, told(0, 1))
+    poll(budget, NOW + 60, reported(0, 1))
     assert budget.closed_until(NOW + 61) == NOW + 120
 
 
 def test_another_limit_is_met_anew() -> None:
     budget = budget_of(reserve=0)
-    poll(budget, NOW, told(10, 100))
-    poll(budget, NOW + 1, told(900, 1000))
+    poll(budget, NOW, reported(10, 100))
+    poll(budget, NOW + 1, reported(900, 1000))
     assert budget.key.others_rate == 0
     assert budget.rate(NOW + 1) == pytest.approx(900 / 59)
 
 
 def test_a_limit_that_vanishes_is_believed_for_a_while_and_then_left_from_its_rate() -> None:
     budget = budget_of(reserve=0)
-    poll(budget, NOW, told(59, 60))
+    poll(budget, NOW, reported(59, 60))
     poll(budget, NOW + 60)
     assert budget.rate(NOW + 60) == pytest.approx(1.0)
     poll(budget, NOW + 121)
@@ -215,8 +215,8 @@ def test_a_configured_rate_round_trips_after_a_rejection() -> None:
 def test_a_rejection_stops_until_retry_after_and_tells_when_the_window_ends() -> None:
     budget = budget_of(reserve=0)
     budget.sent()
-    budget.answered(told(0), ours=True, sent_at=NOW, now=NOW)
-    assert budget.rejected(told(0)._replace(retry_after_seconds=20), NOW) == NOW + 20
+    budget.answered(reported(0), ours=True, sent_at=NOW, now=NOW)
+    assert budget.rejected(reported(0)._replace(retry_after_seconds=20), NOW) == NOW + 20
     assert budget.closed_until(NOW + 19) == NOW + 20
     assert budget.rate(NOW + 20) == pytest.approx(100 / 60)
     assert budget.closed_until(NOW + 20) is None
@@ -224,14 +224,14 @@ def test_a_rejection_stops_until_retry_after_and_tells_when_the_window_ends() ->
 
 def test_a_rejection_without_retry_after_stops_until_the_window_ends() -> None:
     budget = budget_of()
-    poll(budget, NOW, told(50, 100, 30))
-    assert budget.rejected(told(50, 100, 30), NOW + 10) == NOW + 30
+    poll(budget, NOW, reported(50, 100, 30))
+    assert budget.rejected(reported(50, 100, 30), NOW + 10) == NOW + 30
 
 
 def test_a_rejection_while_some_remains_does_not_move_the_window() -> None:
     budget = budget_of()
-    poll(budget, NOW, told(50))
-    budget.rejected(told(50)._replace(retry_after_seconds=3), NOW + 1)
+    poll(budget, NOW, reported(50))
+    budget.rejected(reported(50)._replace(retry_after_seconds=3), NOW + 1)
     assert budget.key.ends_at() == NOW + 60
     budget.key.realign(NOW + 600, NOW)
     assert budget.key.ends_at() == NOW + 60

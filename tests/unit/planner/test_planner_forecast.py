@@ -158,7 +158,7 @@ def test_the_count_goes_on_for_ever() -> None:
     assert forecast.expected(1.0)[0] == pytest.approx(here, rel=0.02)
 
 
-def test_only_so_many_kinds_are_counted_and_the_rarest_goes() -> None:
+def test_number_of_kinds_is_bounded_and_the_rarest_is_dropped() -> None:
     forecast, statistics, _ = make()
     often = statistics.of_class("often", "")
     for _ in range(5):

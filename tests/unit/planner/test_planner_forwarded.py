@@ -145,8 +145,8 @@ def test_headers_of_forwarded_responses_report_the_limit() -> None:
 def test_forwarded_requests_count_as_use_by_others() -> None:
     planner = planner_of(max_requests_per_second=None)
     for number in range(20):
-        told = {**HEADERS, "X-RateLimit-Remaining": str(90 - number)}
-        planner.forwarded(200, told, NOW + number, NOW + number + 0.1)
+        reported = {**HEADERS, "X-RateLimit-Remaining": str(90 - number)}
+        planner.forwarded(200, reported, NOW + number, NOW + number + 0.1)
     assert planner.stats(NOW + 20).others_requests_per_second == pytest.approx(1, abs=0.4)
 
 

@@ -94,7 +94,7 @@ def live(law: Law, rng: random.Random, *, enters: bool, leaves: float | None) ->
 def learn_exactly(
     law: Law, seed: int, events: int, *, enters: bool = False, leaves: float | None = None, into: Hazard | None = None
 ) -> Hazard:
-    """Of lives whose end is told exactly by the poll that finds it."""
+    """Lives whose end is known exactly from the poll that finds it."""
     rng, hazard = random.Random(seed), into or Hazard()
     enough = hazard.count + events
     while hazard.count < enough:
@@ -354,7 +354,7 @@ def test_time_at_risk_without_an_event_lowers_a_hazard() -> None:
 
 @pytest.mark.parametrize("learn", [learn_exactly, learn_between])
 @pytest.mark.parametrize(("before", "after"), [(7.0, 21.0), (21.0, 7.0)])
-def test_a_change_of_the_law_is_followed_as_the_memory_fades(
+def test_changed_distribution_is_followed_as_old_counts_fade(
     learn: Callable[..., Hazard], before: float, after: float
 ) -> None:
     hazard = Hazard()
@@ -483,7 +483,7 @@ def test_what_cannot_have_been_learned_is_refused_and_nothing_is_taken_over(valu
     at=st.integers(0, BINS - 1),
     value=st.floats() | st.integers() | st.none() | st.text() | st.lists(st.floats()),
 )
-def test_what_is_taken_over_gives_hazards_that_are_positive_and_finite(place: int, at: int, value: Any) -> None:
+def test_restored_statistics_give_positive_finite_hazards(place: int, at: int, value: Any) -> None:
     hazard = Hazard()
     try:
         hazard.load(spoiled(place, value, at if place > 3 else None))

@@ -85,7 +85,7 @@ def read(headers: object) -> Any:
 
 
 def test_headers_are_read_in_any_case() -> None:
-    told = read(
+    reported = read(
         {
             "x-ratelimit-limit": "120",
             "X-RATELIMIT-REMAINING": "119",
@@ -96,7 +96,7 @@ def test_headers_are_read_in_any_case() -> None:
             "Content-Type": "application/json",
         }
     )
-    assert told == (120, 119, 600, 0, 30, 2.5)
+    assert reported == (120, 119, 600, 0, 30, 2.5)
 
 
 @pytest.mark.parametrize("headers", [{}, None, [], {"Content-Type": "x"}, {b"X-RateLimit-Limit": b"1"}])
@@ -111,8 +111,8 @@ def test_nonsense_in_headers_is_ignored(nonsense: str) -> None:
 
 
 def test_zero_is_no_limit_and_no_window_but_may_remain() -> None:
-    told = read({"X-RateLimit-Limit": "0", "X-RateLimit-Remaining": "0", "X-RateLimit-Window-Ms": "0"})
-    assert told == SILENT._replace(remaining=0)
+    reported = read({"X-RateLimit-Limit": "0", "X-RateLimit-Remaining": "0", "X-RateLimit-Window-Ms": "0"})
+    assert reported == SILENT._replace(remaining=0)
 
 
 @pytest.mark.parametrize(

@@ -381,7 +381,7 @@ def test_the_next_poll_always_comes_later(law: Rates, run_law: Rates, price: flo
             assert age < table.next_poll(age) < math.inf
 
 
-def test_between_two_edges_with_polls_far_apart_the_nearer_one_is_followed() -> None:
+def test_nearer_of_two_edges_between_distant_polls_is_followed() -> None:
     """Half way between a poll at the first mode and one at the second there is no event to be found."""
     table = Table()
     at = bin_of(11.0)

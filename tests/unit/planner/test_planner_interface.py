@@ -122,7 +122,7 @@ def test_reported_end_is_still_polled() -> None:
     assert next_take(planner, NOW)[1] < NOW + 1
 
 
-def test_what_is_not_tracked_is_ignored() -> None:
+def test_untracked_job_is_ignored() -> None:
     planner = planner_of()
     planner.observed("job", {"status": "running"}, HEADERS, NOW, NOW)
     planner.failed("job", 429, {"Retry-After": "9"}, NOW)
@@ -386,18 +386,18 @@ def test_every_open_job_is_offered_in_the_end_and_none_twice(run: list[tuple[flo
                     assert taken in tracked
                     assert taken not in out
                     out[taken] = now
-            case ("observed", [item, told]) if out:
+            case ("observed", [item, reported]) if out:
                 job_id, sent_at = out.popitem()
-                planner.observed(job_id, item, told, sent_at, now)
+                planner.observed(job_id, item, reported, sent_at, now)
                 if isinstance(item, dict) and item["status"] in ("succeeded", "cancelled"):
                     tracked.discard(job_id)
-            case "unasked", [job_id, item, told]:
-                planner.observed(job_id, item, told, now, now)
+            case "unasked", [job_id, item, reported]:
+                planner.observed(job_id, item, reported, now, now)
                 out.pop(job_id, None)
                 if isinstance(item, dict) and item["status"] in ("succeeded", "cancelled"):
                     tracked.discard(job_id)
-            case ("failed", [status_code, told]) if out:
-                planner.failed(out.popitem()[0], status_code, told, now)
+            case ("failed", [status_code, reported]) if out:
+                planner.failed(out.popitem()[0], status_code, reported, now)
             case "weight", [job_id, weight]:
                 planner.set_weight(job_id, weight, now)
             case "forget", [job_id]:

@@ -175,7 +175,7 @@ def test_the_next_job_to_be_unparked_may_go_before_it_is(planner: Planner) -> No
     assert "lane_parked" not in list(reasons(planner, NOW, *names))
 
 
-def test_a_job_whose_poll_is_out_keeps_the_anchor_that_it_is_given_meanwhile(planner: Planner) -> None:
+def test_job_in_flight_keeps_an_anchor_set_meanwhile(planner: Planner) -> None:
     queue(planner, "a", "b")
     planner.track("b", None, NOW, next_poll_at=0.0)
     assert planner.take(NOW + 1) == "b"
@@ -271,7 +271,7 @@ def test_the_spacing_of_a_lane_is_learned(planner: Planner) -> None:
     assert GAPS_NEEDED < 20
 
 
-def test_only_so_many_empty_lanes_are_remembered() -> None:
+def test_number_of_remembered_empty_lanes_is_bounded() -> None:
     lanes = Lanes()
     for number in range(MAX_IDLE_LANES + 10):
         lanes.close_if_empty(lanes.open(str(number)))
@@ -339,7 +339,7 @@ def test_a_job_that_passes_its_predecessors_retry_breaks_the_order(planner: Plan
     assert list(reasons(planner, NOW + 57, "c")) == ["between_looks"]
 
 
-def test_a_job_whose_poll_is_out_is_unparked_like_the_others(planner: Planner) -> None:
+def test_job_in_flight_is_unparked_like_the_others(planner: Planner) -> None:
     queue(planner, "a", "b", "c")
     planner.track("b", None, NOW, next_poll_at=0.0)
     assert planner.take(NOW + 1) == "b"
@@ -386,7 +386,7 @@ def test_a_job_passes_none_without_a_time_of_its_own() -> None:
     assert order(lane_of(30.0, None)) == ["j0", "j1"], "nor does one without a time pass anybody"
 
 
-def test_a_job_passes_so_many_only() -> None:
+def test_number_of_jobs_that_one_job_passes_is_bounded() -> None:
     lane = lane_of(*[1_000.0] * (MAX_PASSED + 5), 1.0)
     assert order(lane)[5] == f"j{MAX_PASSED + 5}"
 

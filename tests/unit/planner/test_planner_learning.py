@@ -15,8 +15,8 @@ from relay.core.planner.statistics import ClassStatistics, PlannerStatistics
 NOW = 1_779_271_200.0
 
 
-class Told(PlannerStatistics):
-    """A statistics that also keeps what it was told, ages as they are: what, of which kind, since when, at what age."""
+class Reported(PlannerStatistics):
+    """A statistics that also keeps its input, ages unrounded: what, of which kind, since when, at what age."""
 
     def __init__(self) -> None:
         super().__init__(1.0)
@@ -57,7 +57,7 @@ def reading(status: str, **times: float) -> Reading:
 def taught(
     phase: int, found: Reading, *, at: float, anchor: float = 0.0, seen: float = 0.0, kind: int = SCHEDULED
 ) -> list[tuple[str, int, float, float]]:
-    statistics = Told()
+    statistics = Reported()
     learn(statistics, job_of(statistics, phase, anchor=anchor, seen=seen, kind=kind), found, NOW + at)
     return statistics.learning
 
@@ -70,7 +70,7 @@ def test_a_job_that_still_waits_was_at_risk_since_the_last_poll() -> None:
 
 
 def test_before_its_anchor_a_job_is_at_no_risk() -> None:
-    statistics = Told()
+    statistics = Reported()
     job = job_of(statistics, WAITING, anchor=100.0, seen=5.0)
     learn(statistics, job, reading("queued"), NOW + 50)
     learn(statistics, job, reading("queued"), NOW + 103)
@@ -198,7 +198,7 @@ def test_a_parked_job_teaches_nothing() -> None:
     assert taught(PARKED, reading("running", started_at=7), at=9, seen=5) == []
 
 
-def test_a_run_whose_start_is_corrected_to_before_the_last_poll_has_not_ended_for_that() -> None:
+def test_run_does_not_end_because_its_start_is_corrected_to_before_the_last_poll() -> None:
     assert taught(RUNNING, reading("running", started_at=2), at=4, seen=3) == [("survived", RUN, 1, 2)]
     assert taught(RUNNING, reading("succeeded", started_at=2, finished_at=3.5), at=4, seen=3) == [
         ("happened", RUN, 1, 1.5)
@@ -214,8 +214,8 @@ def test_a_state_that_was_known_already_is_not_learned_again(phase: int, at: flo
     assert taught(phase, reading("succeeded", started_at=1, finished_at=2), at=at, seen=5) == []
 
 
-def test_a_job_whose_class_is_not_known_teaches_nothing() -> None:
-    statistics = Told()
+def test_job_of_unknown_class_teaches_nothing() -> None:
+    statistics = Reported()
     job = job_of(statistics, WAITING, anchor=0.0, seen=0.0)
     job.statistics = None
     learn(statistics, job, reading("running", started_at=7), NOW + 9)
@@ -234,10 +234,10 @@ times = st.none() | st.floats(-100, 200)
     status=st.sampled_from(["queued", "running", "succeeded"]),
     found=st.fixed_dictionaries(dict.fromkeys(("scheduled_at", "started_at", "finished_at", "next_attempt_at"), times)),
 )
-def test_no_poll_teaches_more_time_than_has_passed_nor_more_than_an_end_and_a_start(
+def test_a_poll_teaches_at_most_the_elapsed_time_one_end_and_one_start(
     phase: int, kind: int, anchor: float, seen: float, at: float, status: str, found: dict[str, Any]
 ) -> None:
-    statistics = Told()
+    statistics = Reported()
     job = job_of(statistics, phase, anchor=anchor, seen=seen, kind=kind)
     known = {name: value for name, value in found.items() if value is not None}
     learn(statistics, job, reading(status, **known), NOW + at)
@@ -267,7 +267,7 @@ def test_no_poll_teaches_more_time_than_has_passed_nor_more_than_an_end_and_a_st
 def test_a_cancellation_or_an_earlier_time_is_a_change_and_an_end_of_a_run_is_none(
     found: Reading, changes: int
 ) -> None:
-    statistics = Told()
+    statistics = Reported()
     job = job_of(statistics, WAITING, anchor=50.0, seen=20.0)
     learn(statistics, job, found, NOW + 80)
     job_class = statistics.of_class("send", "email")
@@ -280,6 +280,6 @@ def test_a_cancellation_or_an_earlier_time_is_a_change_and_an_end_of_a_run_is_no
     ("phase", "found"), [(RUNNING, reading("cancelled")), (WAITING, reading("running", started_at=30))]
 )
 def test_a_job_that_has_started_waits_no_more(phase: int, found: Reading) -> None:
-    statistics = Told()
+    statistics = Reported()
     learn(statistics, job_of(statistics, phase, anchor=25.0, seen=20.0), found, NOW + 80)
     assert statistics.of_class("send", "email").waited == 0

@@ -24,7 +24,7 @@ def planner_of(statistics: PlannerStatistics | None = None, **changes: Any) -> P
     return Planner(PlannerConfig(**{"max_requests_per_second": 20.0, "seed": 3, **changes}), statistics)
 
 
-def told(limit: float, remaining: float, window: float = 60.0) -> dict[str, str]:
+def reported(limit: float, remaining: float, window: float = 60.0) -> dict[str, str]:
     return {
         "X-RateLimit-Limit": str(limit),
         "X-RateLimit-Remaining": str(remaining),
@@ -75,7 +75,7 @@ def lived(statistics: PlannerStatistics, config: PlannerConfig) -> tuple[Planner
             if age >= 23:
                 item |= {"status": "succeeded", "finished_at": now + 22}
             planner.next_request_at(now + age)
-            planner.observed(job_id, item, told(600, 599 - age), now + age, now + age)
+            planner.observed(job_id, item, reported(600, 599 - age), now + age, now + age)
         now += 30
     for number in range(300):
         planner.track(f"k{number}", {**RUNNING, "started_at": now}, now, lane="")
@@ -133,7 +133,7 @@ def test_downtime_never_leads_to_a_burst(away: float, rate: float) -> None:
 def test_downtime_never_leads_to_a_burst_where_the_limit_alone_says_how_fast() -> None:
     planner = Planner(PlannerConfig(reserve=0.3))
     planner.track("a", QUEUED, NOW)
-    planner.observed("a", QUEUED, told(120, 119), NOW, NOW)
+    planner.observed("a", QUEUED, reported(120, 119), NOW, NOW)
     again = Planner(PlannerConfig(reserve=0.3))
     again.resume(planner.durable_state(), NOW + 7200)
     for number in range(1_000):
@@ -174,7 +174,7 @@ def test_a_plan_that_cannot_be_read_is_left_alone(plan: dict[str, Any]) -> None:
 def test_a_limit_without_a_rate_is_no_limit() -> None:
     planner = Planner(PlannerConfig())
     planner.track("a", QUEUED, NOW)
-    planner.observed("a", QUEUED, told(120, 119), NOW, NOW)
+    planner.observed("a", QUEUED, reported(120, 119), NOW, NOW)
     plan = planner.durable_state()
     plan["budget"]["key"]["rate"] = 0.0
     again = Planner(PlannerConfig())
@@ -212,7 +212,7 @@ def test_the_price_rises_as_fast_after_a_restore_as_it_would_have() -> None:
     assert second.stats(now + 10).price_seconds == first.stats(now + 10).price_seconds
 
 
-def test_the_price_rises_slowly_where_checks_are_what_is_late() -> None:
+def test_price_rises_slowly_if_only_safety_polls_are_late() -> None:
     """A higher price puts off checks only when they come up again. With 600 waiting jobs and a request each five
     seconds it would rise to double of what the few jobs at risk need, and these be seen two or three times as late."""
     planner = Planner(PlannerConfig(max_requests_per_second=0.2, seed=1))
@@ -281,7 +281,7 @@ def test_another_limit_is_kept_from_the_response_that_tells_it_on(factor: float)
             if job_id is None:
                 continue
             used += 1
-            planner.observed(job_id, RUNNING, told(limit, limit - used), now, now)
+            planner.observed(job_id, RUNNING, reported(limit, limit - used), now, now)
         now = begun + window
         most = 0.7 * (limit if turn != 3 else max(limit, 120.0))
         assert used <= most + 1
@@ -301,7 +301,7 @@ def test_others_on_the_key_are_left_their_share() -> None:
             elif (job_id := planner.take(now)) is not None:
                 ours += 1
                 theirs = math.floor((now - begun) * 0.5)  # 30 a window, evenly
-                planner.observed(job_id, RUNNING, told(120, 120 - ours - theirs), now, now)
+                planner.observed(job_id, RUNNING, reported(120, 120 - ours - theirs), now, now)
         now = begun + 60
     assert 0.85 * (0.7 * 120 - 30) <= ours <= 0.7 * 120 - 30 + 4
     assert planner.stats(now).others_requests_per_second == pytest.approx(0.5, abs=0.2)
@@ -312,7 +312,7 @@ def test_a_limit_that_vanishes_from_the_headers_leaves_its_rate() -> None:
     items = {f"j{number}": RUNNING for number in range(500)}
     for job_id in items:
         planner.track(job_id, None, NOW, lane="")
-    planner.observed("j0", RUNNING, told(60, 59), NOW, NOW)
+    planner.observed("j0", RUNNING, reported(60, 59), NOW, NOW)
     serve(planner, NOW, NOW + 119, items)
     assert planner.stats(NOW + 119).limit == 60
     serve(planner, NOW + 119, NOW + 125, items)
@@ -375,10 +375,10 @@ def test_a_job_that_contradicts_itself_is_still_polled(story: list[dict[str, Any
     planner.track("other", QUEUED, NOW)
     planner.track("job", QUEUED, NOW)
     now = NOW
-    for told_so in story * 3:
+    for item_part in story * 3:
         now += 7
-        planner.observed("job", {**QUEUED, **told_so}, {}, now - 0.2, now)
-        if told_so["status"] in ("succeeded", "failed"):
+        planner.observed("job", {**QUEUED, **item_part}, {}, now - 0.2, now)
+        if item_part["status"] in ("succeeded", "failed"):
             assert explained(planner, "job", now) == "gone"
             planner.track("job", QUEUED, now)
         planned = planner.next_poll_at("job")
@@ -401,7 +401,7 @@ odd_items = st.fixed_dictionaries(
 
 @settings(max_examples=30)
 @given(st.lists(st.tuples(st.integers(0, 5), odd_items, st.floats(0, 400), st.floats(0, 30)), max_size=25))
-def test_nothing_that_is_observed_spoils_what_is_learned(story: list[tuple[int, dict[str, Any], float, float]]) -> None:
+def test_no_observation_makes_statistics_invalid(story: list[tuple[int, dict[str, Any], float, float]]) -> None:
     planner, now = planner_of(max_interval_seconds=300.0), NOW
     for number, item, step, took in story:
         now += step

@@ -121,7 +121,7 @@ def test_a_load_that_steps_back_and_forth_leaves_no_swing_behind(open_jobs: int)
     assert all(ratio == pytest.approx(1, abs=0.02) for ratio in world.run(100))
 
 
-def test_what_is_overdue_makes_polls_dearer_until_it_is_made_up_for() -> None:
+def test_overdue_polls_raise_the_price_until_they_are_sent() -> None:
     calm, behind = World(Price(1.0), demand=5.0, rate=5.0), World(Price(1.0), demand=5.0, rate=5.0)
     for world in (calm, behind):
         world.run(300)
@@ -140,7 +140,7 @@ def moved(price: Price, **values: float) -> float:
     return price.value / before
 
 
-def test_requests_saved_up_that_nobody_asks_for_make_polls_cheaper() -> None:
+def test_unused_saved_requests_lower_the_price() -> None:
     assert moved(Price(1.0)) == pytest.approx(1.0)
     assert moved(Price(1.0), backlog=-10.0) < 0.99
     assert moved(Price(1.0), backlog=-1e6) == moved(Price(1.0), demand=0.0), "no faster than where nothing is asked for"

@@ -59,7 +59,7 @@ def test_equal_times_are_settled_by_the_id() -> None:
     assert first.id == "e0"
 
 
-def test_what_is_expected_and_first_polls_take_turns_and_checks_what_is_left() -> None:
+def test_expected_and_first_polls_take_turns_and_safety_polls_take_the_rest() -> None:
     queues = queues_of(*[(queue, NOW - 1) for queue in (EXPECTED, EXPECTED, EXPECTED, FIRST, FIRST, CHECK, CHECK)])
     assert taken(queues, NOW) == ["e0", "f0", "e1", "f1", "e2", "c0", "c1"]
 

@@ -127,7 +127,7 @@ def test_too_many_classes_are_one(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(list(statistics)) == 4 < MAX_CLASSES
 
 
-def test_ages_are_told_in_seconds_and_learned_in_units() -> None:
+def test_ages_are_given_in_seconds_and_learned_in_units() -> None:
     for unit in (1.0, 0.1):
         statistics = PlannerStatistics(unit)
         job_class = statistics.of_class("a", "")
@@ -195,10 +195,10 @@ def test_before_anything_was_seen_a_class_lives_by_the_usual_laws() -> None:
 
 
 def test_exploration_comes_with_the_ends_that_were_seen_and_goes_with_the_jobs_that_got_past() -> None:
-    prior, nobody, many = PRIORS[RUN], [0.0] * BINS, [100.0] * BINS
-    assert max(exploration(prior, nobody, 0.0)) == 0
+    prior, unused, many = PRIORS[RUN], [0.0] * BINS, [100.0] * BINS
+    assert max(exploration(prior, unused, 0.0)) == 0
     assert max(exploration(prior, many, 1e6)) < 1e-9
-    half = exploration(prior, nobody, EXPLORATION_EVENTS)
+    half = exploration(prior, unused, EXPLORATION_EVENTS)
     assert half == pytest.approx([EXPLORATION / 2 * rate for rate in prior])
     assert all(
         fewer < more for fewer, more in zip(exploration(prior, [1.0] * BINS, EXPLORATION_EVENTS), half, strict=True)

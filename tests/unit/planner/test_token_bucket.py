@@ -52,7 +52,7 @@ def test_a_bucket_without_a_rate_gives_nothing() -> None:
     assert not Bucket().take(NOW)
 
 
-def test_what_is_saved_survives_another_rate_as_a_number_of_requests() -> None:
+def test_saved_requests_survive_a_new_rate() -> None:
     bucket = bucket_of(10, 30)
     bucket.set_rate(2, 30, NOW + 1.0)  # nine saved, and the one that opened it
     taken = 0
@@ -63,7 +63,7 @@ def test_what_is_saved_survives_another_rate_as_a_number_of_requests() -> None:
     assert bucket.rate == 2
 
 
-def test_what_is_saved_is_cut_to_the_bank() -> None:
+def test_saved_requests_are_limited_to_the_bank() -> None:
     bucket = bucket_of(10, 30)
     bucket.set_rate(1, 2, NOW + 100)
     taken = 0

@@ -1,4 +1,4 @@
-"""The server that the database tests stand on: it starts, it crashes when told to, and nothing of it stays."""
+"""The server that the database tests stand on: it starts, it crashes on request, and leaves nothing behind."""
 
 import subprocess
 import sys
