@@ -19,9 +19,15 @@ from starlette.types import Scope
 from relay.api.ports import ApiSettings, Token
 from relay.errors import Forbidden, RequestError, Unauthorized
 
-ADMIN = "admin"
 READ = "read"
 JOBS_WRITE = "jobs:write"
+SUBSCRIPTIONS_WRITE = "subscriptions:write"
+EVENTS_WRITE = "events:write"
+PROXY = "proxy"
+"""The drop-in proxy only, and all of it."""
+ADMIN = "admin"
+SCOPES = (READ, JOBS_WRITE, SUBSCRIPTIONS_WRITE, EVENTS_WRITE, PROXY, ADMIN)
+"""Every scope of a token."""
 
 NODE_HEADER = b"relay-node"
 """Carries the id of the node that sent a request."""
@@ -35,10 +41,23 @@ _CHALLENGE = 'Bearer realm="revor-relay"'
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Identity:
-    """A caller: the name and scopes of the token."""
+    """A caller: the name and scopes of the token.
+
+    token_id  the id of a token of the database; None for one of the settings or a token file, and on loopback
+    account   the source and account that the token is bound to; None: it may use all of them
+    client    the caller's address, "" if it is unknown
+    """
 
     name: str
     scopes: frozenset[str]
+    token_id: str | None = None
+    account: tuple[str, str] | None = None
+    client: str = ""
+
+    @property
+    def key(self) -> str:
+        """What tells callers apart for good. A name may be given to another token of the database later."""
+        return self.name if self.token_id is None else f"token:{self.token_id}"
 
     def require(self, scopes: frozenset[str]) -> None:
         """Raises Forbidden unless the caller is admin or has one of these scopes."""
@@ -49,8 +68,8 @@ class Identity:
         raise Forbidden(detail, code="scope_missing")
 
 
-LOCAL = Identity(name="loopback", scopes=frozenset({ADMIN}))
-
+_LOCAL = "loopback"
+_ALL = frozenset({ADMIN})
 
 OPEN_PATHS = frozenset({"/livez", "/readyz", "/openapi.json"})
 OPEN_PREFIXES = ("/schemas/", "/.well-known/")
@@ -75,8 +94,14 @@ def identify(scope: Scope, headers: Headers, settings: ApiSettings) -> Identity:
     """The caller. Raises Unauthorized or Forbidden. With `--dev`, too, a token that is sent must be valid."""
     if settings.dev and "authorization" not in headers:
         require_local(scope, headers)
-        return LOCAL
-    return _bearer(headers, settings.tokens)
+        return Identity(name=_LOCAL, scopes=_ALL, client=client_of(scope))
+    return _bearer(headers, settings.tokens, client_of(scope))
+
+
+def client_of(scope: Scope) -> str:
+    """The address of the caller; "" if it is unknown, as over a unix socket."""
+    client = scope.get("client")
+    return "" if client is None else str(client[0])
 
 
 def require_local(scope: Scope, headers: Headers) -> None:
@@ -104,7 +129,7 @@ def is_local(scope: Scope, headers: Headers, settings: ApiSettings) -> bool:
     return settings.dev
 
 
-def _bearer(headers: Headers, tokens: Iterable[Token]) -> Identity:
+def _bearer(headers: Headers, tokens: Iterable[Token], client: str) -> Identity:
     given = headers.getlist("authorization")
     if not given:
         raise _unauthorized("a token is needed: send Authorization: Bearer <token>")
@@ -113,20 +138,20 @@ def _bearer(headers: Headers, tokens: Iterable[Token]) -> Identity:
     scheme, _, value = given[0].partition(" ")
     if scheme.lower() != "bearer" or not value.strip():
         raise _unauthorized("the Authorization header has no token: send Authorization: Bearer <token>")
-    found = find_token(value.strip(), tokens)
+    found = find_token(value.strip(), tokens, client)
     if found is None:
         raise _unauthorized("the token is not valid", error="invalid_token")
     return found
 
 
-def find_token(value: str, tokens: Iterable[Token]) -> Identity | None:
-    """The owner of a token; None if it is unknown."""
+def find_token(value: str, tokens: Iterable[Token], client: str = "") -> Identity | None:
+    """The owner of a token, calling from `client`; None if it is unknown."""
     digest = _digest(value)
     found: Token | None = None
     for token in tokens:  # compares with all of them, so that timing reveals nothing
         if hmac.compare_digest(digest, _digest(token.value)):
             found = token
-    return None if found is None else Identity(name=found.name, scopes=found.scopes)
+    return None if found is None else Identity(name=found.name, scopes=found.scopes, client=client)
 
 
 def _digest(value: str) -> bytes:

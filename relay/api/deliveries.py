@@ -10,7 +10,7 @@ from typing_extensions import TypedDict
 
 from relay.api.examples import DELIVERY_ID, EVENT_ID, JOB_UID, SUBSCRIPTION_ID, TIME
 from relay.api.fields import NextCursor, Nothing, Time, header_view
-from relay.api.operations import ADMINS, NEXT, Answer, Call, Operation
+from relay.api.operations import ADMINS, NEXT, READS_SUBSCRIPTIONS, WRITES_SUBSCRIPTIONS, Answer, Call, Operation
 from relay.api.params import PAGE, choice, choices, text
 from relay.api.problems import invalid_parameter
 from relay.api.resource import json_response, page_response
@@ -200,6 +200,7 @@ operation = partial(Operation, into=OPERATIONS, tag="Deliveries")
 
 @operation(
     "GET /v1/deliveries",
+    scopes=READS_SUBSCRIPTIONS,
     query=(
         choice("state", "The delivery's state.", "pending", "delivered", "dead", "cancelled"),
         text("subscription", "The subscription's id."),
@@ -246,7 +247,9 @@ async def _sinks(call: Call, ids: Iterable[str]) -> dict[str, str]:
     return sinks
 
 
-@operation("GET /v1/deliveries/{id}", answers={200: Answer("The delivery.", DeliveryWithAttempts)})
+@operation(
+    "GET /v1/deliveries/{id}", scopes=READS_SUBSCRIPTIONS, answers={200: Answer("The delivery.", DeliveryWithAttempts)}
+)
 async def get_delivery(call: Call) -> Response:
     """Read a delivery with its attempts."""
     return await _shown(call, await _find(call))
@@ -279,7 +282,7 @@ def is_signed_name(name: str) -> bool:
 
 @operation(
     "POST /v1/deliveries/{id}/retry",
-    scopes=ADMINS,
+    scopes=WRITES_SUBSCRIPTIONS,
     body=Nothing,
     body_optional=True,
     answers={202: Answer("The delivery is due now.", DeliveryWithAttempts)},

@@ -48,7 +48,7 @@ async def once(call: Call, key: str, run: Callable[[], Awaitable[Response]]) -> 
     InvalidRequest if the key was used with another body."""
     scope = call.request.scope
     store = call.ports.store.idempotency
-    caller = call.identity.name if call.identity is not None else ""
+    caller = call.identity.key if call.identity is not None else ""
     id = _digest(caller, scope["method"], scope["path"], key)
     body_digest = _digest(scope["query_string"].decode("latin-1"), hashlib.sha256(call.body).hexdigest())
     holder = token_hex(8)

@@ -25,8 +25,9 @@ _BY_PATH_ID = re.compile(r"\{(\w+)\}")
 _DESCRIPTION = """Tracks jobs of a pull-only API and sends an event for every status change.
 
 Errors are `application/problem+json` (RFC 9457) with a stable `code`. Times are RFC 3339 in UTC. Token scopes: `admin`
-allows everything, `read` allows reading everything but the signing secret, and `jobs:write` allows registering,
-refreshing, untracking and reading jobs. Only paths under `/v1` and `/metrics` need a token; with `relay serve --dev`,
+allows everything; `read` reading everything but secrets; `jobs:write` registering, refreshing, untracking and reading
+jobs; `subscriptions:write` subscriptions, their deliveries and replays; `events:write` publishing events; `proxy` the
+drop-in proxy only. Only paths under `/v1` and `/metrics` need a token; with `relay serve --dev`,
 callers on the same machine need none."""
 
 

@@ -9,7 +9,7 @@ from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 
-from relay.api.auth import JOBS_WRITE, READ, Identity
+from relay.api.auth import JOBS_WRITE, PROXY, READ, SUBSCRIPTIONS_WRITE, Identity
 from relay.api.limits import MAX_BODY_BYTES, MAX_STREAMS, MAX_WAITS, ConcurrencyLimit
 from relay.api.ports import ApiSettings, Ports
 from relay.core.filters import known_types
@@ -20,6 +20,10 @@ PUBLIC = None
 READS = frozenset({READ})
 READS_JOBS = frozenset({READ, JOBS_WRITE})
 WRITES_JOBS = frozenset({JOBS_WRITE})
+READS_SUBSCRIPTIONS = frozenset({READ, SUBSCRIPTIONS_WRITE})
+WRITES_SUBSCRIPTIONS = frozenset({SUBSCRIPTIONS_WRITE})
+READS_UPSTREAM = frozenset({READ, JOBS_WRITE, PROXY})
+WRITES_UPSTREAM = frozenset({JOBS_WRITE, PROXY})
 ADMINS: frozenset[str] = frozenset()
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Token:
-    """A token that may call the API. `scopes`: admin, read, jobs:write."""
+    """A token that may call the API. `scopes`: see `auth.SCOPES`."""
 
     name: str
     value: str = field(repr=False)

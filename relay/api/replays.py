@@ -10,7 +10,7 @@ from typing_extensions import TypedDict
 from relay.api.examples import REPLAY_ID, SUBSCRIPTION_ID, TIME
 from relay.api.fields import ID_PATTERN, MAX_TYPES, Body, Moment, Time
 from relay.api.names import event_type, event_types
-from relay.api.operations import ADMINS, LOCATION, Answer, Call, Operation
+from relay.api.operations import LOCATION, READS_SUBSCRIPTIONS, WRITES_SUBSCRIPTIONS, Answer, Call, Operation
 from relay.api.resource import json_response
 from relay.api.validation import invalid, pointer_of, validate
 from relay.clock import from_rfc3339, optional_rfc3339, to_rfc3339
@@ -113,7 +113,7 @@ _TOO_MANY = {409: "A hundred replays are already running."}
 
 @operation(
     "POST /v1/subscriptions/{id}/replay",
-    scopes=ADMINS,
+    scopes=WRITES_SUBSCRIPTIONS,
     body=ReplayCreate,
     answers={202: _STARTED},
     problems=_TOO_MANY,
@@ -153,7 +153,7 @@ async def replay_subscription(call: Call) -> Response:
 
 @operation(
     "POST /v1/deliveries/retry",
-    scopes=ADMINS,
+    scopes=WRITES_SUBSCRIPTIONS,
     body=DeliveriesRetry,
     answers={202: _STARTED},
     problems=_TOO_MANY,
@@ -184,7 +184,7 @@ async def retry_deliveries(call: Call) -> Response:
     return _started(await call.ports.store.replays.create(request))
 
 
-@operation("GET /v1/replays/{id}", answers={200: Answer("The replay.", Replay)})
+@operation("GET /v1/replays/{id}", scopes=READS_SUBSCRIPTIONS, answers={200: Answer("The replay.", Replay)})
 async def get_replay(call: Call) -> Response:
     """Read the progress of a replay."""
     found = await call.ports.store.replays.get(call.id)
@@ -193,7 +193,7 @@ async def get_replay(call: Call) -> Response:
     return json_response(replay_view(found))
 
 
-@operation("DELETE /v1/replays/{id}", scopes=ADMINS, answers={200: Answer("The stopped replay.", Replay)})
+@operation("DELETE /v1/replays/{id}", scopes=WRITES_SUBSCRIPTIONS, answers={200: Answer("The stopped replay.", Replay)})
 async def stop_replay(call: Call) -> Response:
     """Stop a replay.
 

@@ -14,7 +14,16 @@ from relay.api.deliveries import EXAMPLE_ATTEMPT, Attempt, attempt_view
 from relay.api.events import EXAMPLE_EVENT, CloudEvent
 from relay.api.fields import Body, Nothing, Time
 from relay.api.names import event_type
-from relay.api.operations import ADMINS, LOCATION, NEXT, Answer, Call, Operation
+from relay.api.operations import (
+    ADMINS,
+    LOCATION,
+    NEXT,
+    READS_SUBSCRIPTIONS,
+    WRITES_SUBSCRIPTIONS,
+    Answer,
+    Call,
+    Operation,
+)
 from relay.api.params import PAGE, boolean
 from relay.api.resource import json_response, page_response
 from relay.api.subscription_models import (
@@ -85,7 +94,7 @@ _SUBSCRIPTION = Answer("The subscription.", Subscription)
 
 @operation(
     "POST /v1/subscriptions",
-    scopes=ADMINS,
+    scopes=WRITES_SUBSCRIPTIONS,
     body=SubscriptionCreate,
     query=(
         boolean("reuse", "If the sink already has a subscription, return it with 200 and create none.", default=False),
@@ -123,6 +132,7 @@ def _made(call: Call, made: core.Subscription) -> Response:
 
 @operation(
     "GET /v1/subscriptions",
+    scopes=READS_SUBSCRIPTIONS,
     query=(boolean("callbacks", "Include subscriptions created by a `callback_url`.", default=False), *PAGE),
     answers={200: Answer("A page.", SubscriptionPage, headers=NEXT)},
 )
@@ -133,7 +143,7 @@ async def list_subscriptions(call: Call) -> Response:
     return page_response(call.request, page, lambda one: subscription_view(one, kinds.redacted_url, settings))
 
 
-@operation("GET /v1/subscriptions/{id}", answers={200: _SUBSCRIPTION})
+@operation("GET /v1/subscriptions/{id}", scopes=READS_SUBSCRIPTIONS, answers={200: _SUBSCRIPTION})
 async def get_subscription(call: Call) -> Response:
     """Read a subscription."""
     return _shown(call, await _find(call))
@@ -141,7 +151,7 @@ async def get_subscription(call: Call) -> Response:
 
 @operation(
     "PUT /v1/subscriptions/{id}",
-    scopes=ADMINS,
+    scopes=WRITES_SUBSCRIPTIONS,
     body=SubscriptionReplace,
     answers={200: _SUBSCRIPTION},
     problems={409: "The subscription was created by a `callback_url`."},
@@ -159,7 +169,9 @@ async def replace_subscription(call: Call) -> Response:
 
 
 @operation(
-    "DELETE /v1/subscriptions/{id}", scopes=ADMINS, answers={200: Answer("The removed subscription.", Subscription)}
+    "DELETE /v1/subscriptions/{id}",
+    scopes=WRITES_SUBSCRIPTIONS,
+    answers={200: Answer("The removed subscription.", Subscription)},
 )
 async def delete_subscription(call: Call) -> Response:
     """Remove a subscription.
@@ -174,7 +186,7 @@ async def delete_subscription(call: Call) -> Response:
 
 @operation(
     "POST /v1/subscriptions/{id}/test",
-    scopes=ADMINS,
+    scopes=WRITES_SUBSCRIPTIONS,
     body=TestRequest,
     body_optional=True,
     answers={200: Answer("The attempt, even if the sink refused it.", TestResult)},
@@ -215,7 +227,7 @@ async def test_subscription(call: Call) -> Response:
 
 @operation(
     "POST /v1/subscriptions/{id}/pause",
-    scopes=ADMINS,
+    scopes=WRITES_SUBSCRIPTIONS,
     body=Nothing,
     body_optional=True,
     answers={200: _SUBSCRIPTION},
@@ -234,7 +246,11 @@ async def pause_subscription(call: Call) -> Response:
 
 
 @operation(
-    "POST /v1/subscriptions/{id}/resume", scopes=ADMINS, body=Nothing, body_optional=True, answers={200: _SUBSCRIPTION}
+    "POST /v1/subscriptions/{id}/resume",
+    scopes=WRITES_SUBSCRIPTIONS,
+    body=Nothing,
+    body_optional=True,
+    answers={200: _SUBSCRIPTION},
 )
 async def resume_subscription(call: Call) -> Response:
     """Resume a paused or disabled subscription."""
@@ -243,7 +259,7 @@ async def resume_subscription(call: Call) -> Response:
 
 @operation(
     "POST /v1/subscriptions/{id}/rotate-secret",
-    scopes=ADMINS,
+    scopes=WRITES_SUBSCRIPTIONS,
     body=SecretRotation,
     body_optional=True,
     answers={200: Answer("The new secret. It is only in this response.", RotatedSecret)},

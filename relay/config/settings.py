@@ -8,7 +8,7 @@ import ipaddress
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
@@ -75,7 +75,8 @@ class DatabaseSettings(Section):
     )
 
 
-Scope = Literal["admin", "jobs:write", "read"]
+Scope = Literal["read", "jobs:write", "subscriptions:write", "events:write", "proxy", "admin"]
+SCOPES: tuple[Scope, ...] = get_args(Scope)
 
 
 class TokenSettings(Section):
@@ -84,13 +85,17 @@ class TokenSettings(Section):
     name: Name = setting(..., "name shown in logs", reloaded=True)
     token: Token = setting(..., "the secret that callers send", secret=True, reloaded=True)
     scopes: Annotated[
-        tuple[Scope, ...], Form("a list of admin, read, jobs:write", text=False), Field(max_length=MAX_LIST)
-    ] = setting(..., "permissions: admin (everything), read, jobs:write", reloaded=True)
+        tuple[Scope, ...], Form(f"a list of {', '.join(SCOPES)}", text=False), Field(max_length=MAX_LIST)
+    ] = setting(
+        ...,
+        "permissions; proxy is the drop-in only, admin everything",
+        reloaded=True,
+    )
 
     @model_validator(mode="after")
     def _check_scopes(self) -> "TokenSettings":
         if not self.scopes:
-            raise ValueError("has no scopes: give it admin, read or jobs:write")
+            raise ValueError(f"has no scopes: give it some of {', '.join(SCOPES)}")
         return self
 
 

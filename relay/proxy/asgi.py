@@ -17,7 +17,7 @@ from starlette.types import Receive, Scope, Send
 
 from relay.api import auth
 from relay.api.limits import MAX_DEPTH, deeper_than
-from relay.api.operations import READS_JOBS, WRITES_JOBS, Context
+from relay.api.operations import READS_UPSTREAM, WRITES_UPSTREAM, Context
 from relay.api.problems import request_id_of
 from relay.api.registration import MAX_METADATA_BYTES, callback_types, url_refusal
 from relay.api.waiting import preferred_seconds
@@ -158,10 +158,10 @@ class Proxy:
         caller = gateway.caller_for(key)
         if caller.account is not None:
             return caller, passed
-        identity = None if key is None else auth.find_token(key, settings.tokens)
+        identity = None if key is None else auth.find_token(key, settings.tokens, auth.client_of(scope))
         if identity is not None:
             scope["relay.identity"] = identity
-            identity.require(READS_JOBS if scope["method"] in SAFE_METHODS else WRITES_JOBS)
+            identity.require(READS_UPSTREAM if scope["method"] in SAFE_METHODS else WRITES_UPSTREAM)
             standing = gateway.default_caller()
             if standing is None:
                 raise Unauthorized(

@@ -1,9 +1,10 @@
 import pytest
 from starlette.datastructures import Headers
 
-from relay.api.auth import identify
+from relay.api.auth import SCOPES, identify
 from relay.api.catalogue import OPERATIONS
-from relay.api.operations import ADMINS, PUBLIC, READS_JOBS, WRITES_JOBS
+from relay.api.operations import ADMINS, PUBLIC, READS_JOBS, READS_SUBSCRIPTIONS, WRITES_JOBS, WRITES_SUBSCRIPTIONS
+from relay.config import settings
 from relay.errors import Forbidden
 from tests.support.api_world import TOKENS
 
@@ -21,6 +22,8 @@ def bearer(value):
     return {"Authorization": f"Bearer {value}"}
 
 
+OPEN = {operation.id for operation in OPERATIONS if operation.scopes is PUBLIC}
+TEAM = ("/v1/subscriptions", "/v1/deliveries", "/v1/replays")
 ALLOWED = {
     "ops": {operation.id for operation in OPERATIONS},
     "viewer": {
@@ -33,6 +36,10 @@ ALLOWED = {
         for operation in OPERATIONS
         if operation.scopes is PUBLIC or operation.path.startswith(("/v1/jobs", "/v1/intents"))
     },
+    "team": OPEN
+    | {operation.id for operation in OPERATIONS if operation.path.startswith(TEAM) and operation.scopes is not ADMINS},
+    "shop": OPEN,
+    "dropin": OPEN,
 }
 
 
@@ -40,6 +47,11 @@ def test_scopes_are_as_documented():
     assert len(ADMINS) == 0
     assert frozenset({"read", "jobs:write"}) == READS_JOBS
     assert frozenset({"jobs:write"}) == WRITES_JOBS
+    assert frozenset({"read", "subscriptions:write"}) == READS_SUBSCRIPTIONS
+    assert frozenset({"subscriptions:write"}) == WRITES_SUBSCRIPTIONS
+    admins = {operation.id for operation in OPERATIONS if operation.scopes is ADMINS}
+    assert {"getSigningSecret", "getDeliveryRequest"} <= admins
+    assert set(SCOPES) == set(settings.SCOPES)
 
 
 @pytest.mark.parametrize("token", TOKENS, ids=lambda token: token.name)

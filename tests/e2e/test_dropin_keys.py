@@ -20,10 +20,13 @@ from tests.support.wire import answer as said
 
 ACME, BETA, STRANGER = "sk-revor-acme-0123456789", "sk-revor-beta-0123456789", "sk-revor-stranger-0123456789"
 ADMIN, READER, CRM = "rl_admin_0123456789abcdef", "rl_reader_0123456789abcdef", "rl_crm_0123456789abcdef"
+DROPIN, TEAM = "rl_dropin_0123456789abcdef", "rl_team_0123456789abcdef"
 TOKENS = (
     TokenSettings(name="ops", token=ADMIN, scopes=("admin",)),
     TokenSettings(name="viewer", token=READER, scopes=("read",)),
     TokenSettings(name="crm", token=CRM, scopes=("jobs:write",)),
+    TokenSettings(name="dropin", token=DROPIN, scopes=("proxy",)),
+    TokenSettings(name="team", token=TEAM, scopes=("subscriptions:write", "events:write")),
 )
 TWO = {"acme": ACME, "beta": BETA}
 FROM_ELSEWHERE = {"X-Forwarded-For": "203.0.113.5"}
@@ -229,7 +232,7 @@ async def test_key_never_reads_another_account_s_job(world: World) -> None:
 
 @pytest.mark.parametrize("form", ["Authorization", "x-api-key"])
 async def test_token_stands_for_the_only_account(guarded: World, form: str) -> None:
-    for token, status in ((ADMIN, 202), (CRM, 202), (READER, 403)):
+    for token, status in ((ADMIN, 202), (CRM, 202), (DROPIN, 202), (READER, 403), (TEAM, 403)):
         headers = {form: f"Bearer {token}" if form == "Authorization" else token, **FROM_ELSEWHERE}
         before = await arrived(guarded)
         answer = await create(guarded, headers)
@@ -242,8 +245,10 @@ async def test_token_stands_for_the_only_account(guarded: World, form: str) -> N
         job = await shown(guarded, job_id, **bearer(ADMIN))
         assert job is not None
         assert job["account"] == (await truth(guarded, job_id))["account"] == "acme"
-        for reader in (READER, CRM, ADMIN):
+        for reader in (READER, CRM, DROPIN, ADMIN):
             assert (await read(guarded, job_id, bearer(reader))).status_code == 200
+        assert (await read(guarded, job_id, bearer(TEAM))).status_code == 403
+        assert (await guarded.api.get(f"/v1/jobs/{job_id}", headers=bearer(DROPIN))).status_code == 403
 
 
 @pytest.mark.parametrize("form", ["Authorization", "x-api-key"])

@@ -49,6 +49,9 @@ TOKENS = (
     Token(name="ops", value="rl_admin", scopes=frozenset({"admin"})),
     Token(name="viewer", value="rl_read", scopes=frozenset({"read"})),
     Token(name="crm", value="rl_jobs", scopes=frozenset({"jobs:write"})),
+    Token(name="team", value="rl_subs", scopes=frozenset({"subscriptions:write"})),
+    Token(name="shop", value="rl_events", scopes=frozenset({"events:write"})),
+    Token(name="dropin", value="rl_proxy", scopes=frozenset({"proxy"})),
 )
 HOOK = "https://receiver.example/hooks"
 SLACK = "https://hooks.slack.com/services/T000/B000/secretsecret"

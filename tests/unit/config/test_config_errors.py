@@ -97,7 +97,10 @@ def problem(tmp_path: Path, text: str | bytes | None = None, **environ: str) -> 
         ("sources: {revor: {accounts: {a: {api_key: []}}}}", "must be the upstream's key"),
         ("auth: {tokens: [{name: a, scopes: [read]}]}", "auth.tokens[0] has no token: it needs name, token, scopes"),
         ("auth: {tokens: [{name: a, token: hidden, scopes: []}]}", "auth.tokens[0] has no scopes"),
-        ("auth: {tokens: [{name: a, token: hidden, scopes: [root]}]}", "must be one of admin, jobs:write, read"),
+        (
+            "auth: {tokens: [{name: a, token: hidden, scopes: [root]}]}",
+            "must be one of read, jobs:write, subscriptions:write, events:write, proxy, admin",
+        ),
         ("auth: {tokens: [{name: a, token: '', scopes: [read]}]}", "auth.tokens[0].token is empty"),
         (
             "auth: {tokens: [{name: a, token: hidden, scopes: [read]}, {name: a, token: hidden2, scopes: [read]}]}",
