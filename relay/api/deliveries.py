@@ -282,6 +282,7 @@ def is_signed_name(name: str) -> bool:
 
 @operation(
     "POST /v1/deliveries/{id}/retry",
+    audited="deliveries.retry",
     scopes=WRITES_SUBSCRIPTIONS,
     body=Nothing,
     body_optional=True,

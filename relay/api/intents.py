@@ -109,6 +109,7 @@ async def list_intents(call: Call) -> Response:
 
 @operation(
     "POST /v1/intents/{id}/resolve",
+    audited="intents.resolve",
     scopes=WRITES_JOBS,
     body=IntentResolution,
     answers={200: Answer("The create, as recorded.", Intent)},
@@ -146,7 +147,10 @@ async def resolve_intent(call: Call) -> Response:
 
 
 @operation(
-    "DELETE /v1/intents/{id}", scopes=WRITES_JOBS, answers={200: Answer("The create before it was removed.", Intent)}
+    "DELETE /v1/intents/{id}",
+    audited="intents.remove",
+    scopes=WRITES_JOBS,
+    answers={200: Answer("The create before it was removed.", Intent)},
 )
 async def dismiss_intent(call: Call) -> Response:
     """Remove a create from the list.

@@ -183,6 +183,7 @@ _AMBIGUOUS = {409: "Several accounts have a job with this id: use `source` and `
 
 @operation(
     "POST /v1/jobs",
+    counted="jobs.register",
     scopes=WRITES_JOBS,
     body=JobRegistration,
     also_bodies=(UpstreamAnswer,),
@@ -206,6 +207,7 @@ async def register_job(call: Call) -> Response:
 
 @operation(
     "POST /v1/jobs/batch",
+    counted="jobs.register",
     scopes=WRITES_JOBS,
     body=JobBatch,
     max_body_bytes=MAX_BATCH_BODY_BYTES,
@@ -301,6 +303,7 @@ async def get_job(call: Call) -> Response:
 
 @operation(
     "POST /v1/jobs/{id}/refresh",
+    counted="jobs.refresh",
     scopes=WRITES_JOBS,
     query=_WHICH,
     body=Nothing,
@@ -333,6 +336,8 @@ async def explain_job(call: Call) -> Response:
 
 @operation(
     "DELETE /v1/jobs/{id}",
+    audited=lambda query: "jobs.purge" if query["purge"] else None,
+    counted="jobs.untrack",
     scopes=WRITES_JOBS,
     query=(boolean("purge", "Erase the job, its events and their attempts.", default=False), *_WHICH),
     answers={200: _JOB},

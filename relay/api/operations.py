@@ -141,6 +141,9 @@ class Operation:
 
     route     method and path, such as `GET /v1/jobs/{id}`
     scopes    any of them suffices, admin always does; PUBLIC: no token is needed
+    audited   the action that an administrative write is in the audit as, or a function of the query that gives it;
+              it is recorded before the operation runs, and again with its result
+    counted   the action that a frequent write is counted as in the audit, per token and hour
     body      the model of the body; None: no body
     problems  errors that only this operation has: status code to description
     """
@@ -151,6 +154,8 @@ class Operation:
     tag: str
     answers: Mapping[int, Answer]
     scopes: frozenset[str] | None = READS
+    audited: str | Callable[[Mapping[str, Any]], str | None] | None = None
+    counted: str | None = None
     query: tuple[Parameter, ...] = ()
     body: type[BaseModel] | None = None
     also_bodies: tuple[type[BaseModel], ...] = ()

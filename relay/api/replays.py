@@ -113,6 +113,7 @@ _TOO_MANY = {409: "A hundred replays are already running."}
 
 @operation(
     "POST /v1/subscriptions/{id}/replay",
+    audited="subscriptions.replay",
     scopes=WRITES_SUBSCRIPTIONS,
     body=ReplayCreate,
     answers={202: _STARTED},
@@ -153,6 +154,7 @@ async def replay_subscription(call: Call) -> Response:
 
 @operation(
     "POST /v1/deliveries/retry",
+    audited="deliveries.retry_many",
     scopes=WRITES_SUBSCRIPTIONS,
     body=DeliveriesRetry,
     answers={202: _STARTED},
@@ -193,7 +195,12 @@ async def get_replay(call: Call) -> Response:
     return json_response(replay_view(found))
 
 
-@operation("DELETE /v1/replays/{id}", scopes=WRITES_SUBSCRIPTIONS, answers={200: Answer("The stopped replay.", Replay)})
+@operation(
+    "DELETE /v1/replays/{id}",
+    audited="replays.stop",
+    scopes=WRITES_SUBSCRIPTIONS,
+    answers={200: Answer("The stopped replay.", Replay)},
+)
 async def stop_replay(call: Call) -> Response:
     """Stop a replay.
 

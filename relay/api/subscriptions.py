@@ -94,6 +94,7 @@ _SUBSCRIPTION = Answer("The subscription.", Subscription)
 
 @operation(
     "POST /v1/subscriptions",
+    audited="subscriptions.create",
     scopes=WRITES_SUBSCRIPTIONS,
     body=SubscriptionCreate,
     query=(
@@ -151,6 +152,7 @@ async def get_subscription(call: Call) -> Response:
 
 @operation(
     "PUT /v1/subscriptions/{id}",
+    audited="subscriptions.replace",
     scopes=WRITES_SUBSCRIPTIONS,
     body=SubscriptionReplace,
     answers={200: _SUBSCRIPTION},
@@ -170,6 +172,7 @@ async def replace_subscription(call: Call) -> Response:
 
 @operation(
     "DELETE /v1/subscriptions/{id}",
+    audited="subscriptions.remove",
     scopes=WRITES_SUBSCRIPTIONS,
     answers={200: Answer("The removed subscription.", Subscription)},
 )
@@ -186,6 +189,7 @@ async def delete_subscription(call: Call) -> Response:
 
 @operation(
     "POST /v1/subscriptions/{id}/test",
+    audited="subscriptions.test",
     scopes=WRITES_SUBSCRIPTIONS,
     body=TestRequest,
     body_optional=True,
@@ -227,6 +231,7 @@ async def test_subscription(call: Call) -> Response:
 
 @operation(
     "POST /v1/subscriptions/{id}/pause",
+    audited="subscriptions.pause",
     scopes=WRITES_SUBSCRIPTIONS,
     body=Nothing,
     body_optional=True,
@@ -247,6 +252,7 @@ async def pause_subscription(call: Call) -> Response:
 
 @operation(
     "POST /v1/subscriptions/{id}/resume",
+    audited="subscriptions.resume",
     scopes=WRITES_SUBSCRIPTIONS,
     body=Nothing,
     body_optional=True,
@@ -259,6 +265,7 @@ async def resume_subscription(call: Call) -> Response:
 
 @operation(
     "POST /v1/subscriptions/{id}/rotate-secret",
+    audited="subscriptions.rotate_secret",
     scopes=WRITES_SUBSCRIPTIONS,
     body=SecretRotation,
     body_optional=True,
@@ -282,7 +289,9 @@ async def rotate_secret(call: Call) -> Response:
     return json_response(rotated)
 
 
-@operation("GET /v1/signing-secret", scopes=ADMINS, answers={200: Answer("The secret.", Secret)})
+@operation(
+    "GET /v1/signing-secret", audited="signing_secret.read", scopes=ADMINS, answers={200: Answer("The secret.", Secret)}
+)
 async def get_signing_secret(call: Call) -> Response:
     """Read the secret that signs requests to callback URLs."""
     secret: Secret = {"secret": await call.ports.node.callback_secret()}
