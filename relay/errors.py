@@ -149,6 +149,14 @@ class TooMany(RequestError):
     title = "Too many requests"
 
 
+class Busy(RequestError):
+    """The node has too much to do. Nothing was done, so the request can be sent again."""
+
+    code = "busy"
+    status = 503
+    title = "Busy"
+
+
 class Unavailable(RequestError):
     """The database is unavailable."""
 

@@ -375,11 +375,11 @@ async def list_job_events(call: Call) -> Response:
     stream.last_event_id(call.request.headers)  # refuses a malformed id here too
     limit = call.query["limit"]
     after = params.decode_cursor(call.query["cursor"])
-    found = await call.ports.store.events.of_job(job.uid, after_sequence=after, count=limit + 1)
-    more = len(found) > limit
-    shown = found[:limit]
-    cursor = params.encode_cursor(shown[-1].sequence or 0) if more else None
-    return page_response(call.request, Page(items=tuple(shown), next_cursor=cursor), stream.fragment)
+    tail = await call.ports.store.events.tail_of_job(job.uid, after, limit + 1)
+    shown = tail.events[:limit]
+    cursor = params.encode_cursor(shown[-1][0]) if tail.more else None
+    page = Page(items=tuple(event for _, event in shown), next_cursor=cursor)
+    return page_response(call.request, page, stream.fragment)
 
 
 async def find_job(call: Call) -> core.Job:

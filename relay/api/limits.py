@@ -1,4 +1,4 @@
-"""Limits on requests: body size, nesting, open streams."""
+"""Limits on requests: body size, nesting, and what open requests hold, in total and for each caller."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,20 +9,25 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Receive
 
 from relay.core.jsontext import JSONDecodeError, loads
-from relay.errors import InvalidRequest, TooLarge, TooMany
+from relay.errors import Busy, InvalidRequest, TooLarge, TooMany
 
 MAX_BODY_BYTES = 1 << 20
 MAX_BATCH_BODY_BYTES = 48 << 20
 MAX_DEPTH = 64
 MAX_CONTAINERS = 1_000_000
 MAX_STREAMS = 1_000
+MAX_STREAMS_OF_CALLER = 100
 MAX_WAITS = 10_000
+MAX_WAITS_OF_CALLER = 5_000
+MAX_BODIES_BYTES = 256 << 20
+MAX_BODIES_BYTES_OF_CALLER = 128 << 20
 
 _DIGITS = frozenset("0123456789")
 
 
-async def read_body(headers: Headers, receive: Receive, max_bytes: int) -> bytes:
-    """The whole body of a request. Raises TooLarge as soon as it exceeds `max_bytes`."""
+async def read_body(headers: Headers, receive: Receive, max_bytes: int, held: "HeldBytes") -> bytes:
+    """The whole body of a request. Raises TooLarge as soon as it exceeds `max_bytes`, and Busy if all requests, or
+    those of this caller, hold too much already."""
     declared = headers.get("content-length", "")
     if declared and _DIGITS.issuperset(declared) and (len(declared) > 18 or int(declared) > max_bytes):
         raise _too_large(max_bytes)
@@ -39,6 +44,7 @@ async def read_body(headers: Headers, receive: Receive, max_bytes: int) -> bytes
         chunks.append(chunk)
         if not message.get("more_body", False):
             return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        held.add(len(chunk))
 
 
 def check_media_type(headers: Headers) -> None:
@@ -91,33 +97,96 @@ def deeper_than(value: Any, max_depth: int) -> bool:
     return True
 
 
-class ConcurrencyLimit:
+class Share:
+    """An amount of something that is limited in total and for each caller, so that one cannot take it all."""
+
+    def __init__(self, limit: int, limit_of_caller: int) -> None:
+        self.limit = limit
+        self.limit_of_caller = limit_of_caller
+        self.taken = 0
+        self._of_caller: dict[str, int] = {}
+
+    def reached(self, caller: str, amount: int = 1) -> int | None:
+        """The limit that `amount` more would exceed, None if it is free."""
+        if self._of_caller.get(caller, 0) + amount > self.limit_of_caller:
+            return self.limit_of_caller
+        return self.limit if self.taken + amount > self.limit else None
+
+    def add(self, caller: str, amount: int = 1) -> None:
+        """Adds to what the caller holds; takes away with a negative amount."""
+        self.taken += amount
+        left = self._of_caller.get(caller, 0) + amount
+        if left:
+            self._of_caller[caller] = left
+        else:
+            self._of_caller.pop(caller, None)
+
+
+class ConcurrencyLimit(Share):
     """A limit on how many requests of a kind may be open at once."""
 
-    def __init__(self, what: str, limit: int) -> None:
+    def __init__(self, what: str, limit: int, limit_of_caller: int) -> None:
+        super().__init__(limit, limit_of_caller)
         self._what = what
-        self.limit = limit
-        self.taken = 0
 
-    def take(self) -> None:
-        """Takes a slot. Raises TooMany if all are taken."""
-        if self.taken >= self.limit:
-            detail = f"{self.limit} {self._what} are open already: close some, or try again later"
+    def take(self, caller: str) -> None:
+        """Takes a slot. Raises TooMany if all are taken, or all that one caller gets."""
+        limit = self.reached(caller)
+        if limit is not None:
+            whose = " of this token" if limit == self.limit_of_caller else ""
+            detail = f"{limit} {self._what}{whose} are open already: close some, or try again later"
             raise TooMany(detail, code="too_many_streams", headers={"Retry-After": "5"})
-        self.taken += 1
+        self.add(caller)
 
-    def release(self) -> None:
+    def release(self, caller: str) -> None:
         """Gives a slot back."""
-        self.taken -= 1
+        self.add(caller, -1)
 
     @contextmanager
-    def held(self) -> Iterator[None]:
-        """Holds a slot while inside. Raises TooMany if all are taken."""
-        self.take()
+    def held(self, caller: str) -> Iterator[None]:
+        """Holds a slot while inside. Raises TooMany as `take`."""
+        self.take(caller)
         try:
             yield
         finally:
-            self.release()
+            self.release(caller)
+
+
+class HeldBytes:
+    """The body of one request in memory, counted while it arrives in several parts: most come in one."""
+
+    __slots__ = ("_caller", "_count", "_share")
+
+    def __init__(self, share: Share, caller: str) -> None:
+        self._share = share
+        self._caller = caller
+        self._count = 0
+
+    def add(self, count: int) -> None:
+        """Counts more bytes. Raises Busy if they are too many."""
+        limit = self._share.reached(self._caller, count)
+        if limit is not None:
+            whose = "of this token " if limit == self._share.limit_of_caller else ""
+            detail = f"the requests {whose}in progress hold {limit:,} bytes of bodies: send it again in a moment"
+            raise Busy(detail, headers={"Retry-After": "5", "Connection": "close"})
+        self._share.add(self._caller, count)
+        self._count += count
+
+    def release(self) -> None:
+        """The body is no longer in memory."""
+        if self._count:
+            self._share.add(self._caller, -self._count)
+            self._count = 0
+
+
+class Admission:
+    """What the open requests of a node hold. It outlives a reload of the settings, as they do."""
+
+    def __init__(self) -> None:
+        self.streams = ConcurrencyLimit("event streams", MAX_STREAMS, MAX_STREAMS_OF_CALLER)
+        self.waits = ConcurrencyLimit("waiting requests", MAX_WAITS, MAX_WAITS_OF_CALLER)
+        self.bodies = Share(MAX_BODIES_BYTES, MAX_BODIES_BYTES_OF_CALLER)
+        """Bytes of request bodies in memory."""
 
 
 def _too_large(max_bytes: int) -> TooLarge:

@@ -203,7 +203,7 @@ def _problems(operation: Operation) -> dict[int, str]:
     found = {
         422: "A parameter is unknown or invalid.",
         500: "An internal error. The relay's log has the reason.",
-        503: "The database is unavailable.",
+        503: "The database is unavailable, or the node has too much to do.",
         508: "The request was sent by this relay itself.",
     }
     if operation.scopes is not PUBLIC:

@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from relay.api.auth import JOBS_WRITE, PROXY, READ, SUBSCRIPTIONS_WRITE, Identity
-from relay.api.limits import MAX_BODY_BYTES, MAX_STREAMS, MAX_WAITS, ConcurrencyLimit
+from relay.api.limits import MAX_BODY_BYTES
 from relay.api.ports import ApiSettings, Ports
 from relay.core.filters import known_types
 from relay.errors import NotFound
@@ -29,11 +29,9 @@ ADMINS: frozenset[str] = frozenset()
 
 @dataclass(slots=True, kw_only=True)
 class Context:
-    """What all requests share: the rest of the relay, the limits, and the documents served as they are."""
+    """What all requests share: the rest of the relay, and the documents served as they are."""
 
     ports: Ports
-    streams: ConcurrencyLimit = field(default_factory=lambda: ConcurrencyLimit("event streams", MAX_STREAMS))
-    waits: ConcurrencyLimit = field(default_factory=lambda: ConcurrencyLimit("waiting requests", MAX_WAITS))
     schemas: Mapping[str, bytes] = field(default_factory=dict)
     openapi: Callable[[], bytes] = lambda: b"{}"
 
@@ -85,6 +83,16 @@ class Call:
     def ports(self) -> Ports:
         """The rest of the relay."""
         return self.context.ports
+
+    @property
+    def caller(self) -> str:
+        """What the limits of one caller count by."""
+        return "" if self.identity is None else self.identity.key
+
+    @property
+    def is_allowed(self) -> bool:
+        """Whether the caller's token is still valid: asked again and again while a request is open."""
+        return self.identity is None or self.ports.still_allows(self.identity)
 
     @property
     def id(self) -> str:

@@ -7,12 +7,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from relay.api.limits import Admission
 from relay.clock import Clock
 from relay.core.events import Origin
 from relay.core.netguard import GuardPolicy
 from relay.core.subscription import Subscription
 
 if TYPE_CHECKING:
+    from relay.api.auth import Identity
     from relay.delivery.dispatcher import Dispatcher
     from relay.node.node import Node
     from relay.polling.tracking import Tracking
@@ -82,7 +84,13 @@ def _count_nothing(_method: str, _status_code: int) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ports:
-    """Everything the API needs. `count_request` is called after each response with the method and status."""
+    """Everything the API needs.
+
+    count_request  is called after each response with the method and status
+    still_allows   whether a caller that was let in earlier still would be. Open streams and waits ask it after each
+                   signal, so `Signals.wake_all` after a change ends those that are not
+    admission      what open requests hold, of the node that outlives these ports
+    """
 
     settings: ApiSettings
     clock: Clock
@@ -93,3 +101,5 @@ class Ports:
     node: "Node"
     kinds: Kinds
     count_request: Callable[[str, int], None] = _count_nothing
+    still_allows: Callable[["Identity"], bool] = lambda _identity: True
+    admission: Admission = field(default_factory=Admission)

@@ -49,15 +49,18 @@ class Resource:
         scope["relay.operation"] = operation.id
         query = params.read_query(scope["query_string"], operation.query)
         call = Call(context=self._context, request=request, identity=identity, query=query)
-        if scope["method"] != "POST":
-            if operation.body is not None:
-                call.body = await limits.read_body(request.headers, request.receive, operation.max_body_bytes)
+        is_post = scope["method"] == "POST"
+        if not is_post and operation.body is None:
             return await _run(operation, call)
-        call.body = await limits.read_body(request.headers, request.receive, operation.max_body_bytes)
-        key = idempotency.key_of(request.headers)
-        if key is None:
-            return await _run(operation, call)
-        return await idempotency.once(call, key, lambda: _run(operation, call))
+        held = limits.HeldBytes(call.ports.admission.bodies, call.caller)
+        try:
+            call.body = await limits.read_body(request.headers, request.receive, operation.max_body_bytes, held)
+            key = idempotency.key_of(request.headers) if is_post else None
+            if key is None:
+                return await _run(operation, call)
+            return await idempotency.once(call, key, lambda: _run(operation, call))
+        finally:
+            held.release()
 
 
 async def _run(operation: Operation, call: Call) -> Response:

@@ -2,22 +2,26 @@
 
 A stream never skips an event: it reads the store from its position, and signals only trigger the next read. The watch
 starts before the first read. Signals can get lost, so each heartbeat also reads; while a committed event is still
-hidden (see `Tail`), the stream reads again after growing pauses. The stream of a purged job ends.
+hidden (see `Tail`), the stream reads again after growing pauses. The stream of a purged job ends, and so does that of a
+caller whose token is no longer valid.
+
+A stream holds one page of events, bounded in bytes, and reads the next one only once the client has taken it. The
+server ends the connection of a client that does not read (`relay/server/http_protocol.py`).
 """
 
 import re
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 
 import orjson
 from starlette.datastructures import Headers
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from relay.api.limits import ConcurrencyLimit
 from relay.api.operations import Call
 from relay.api.problems import invalid_parameter
 from relay.core.events import Event
 from relay.core.job import Job
+from relay.core.records import Tail
 from relay.signals import Watch
 
 MEDIA_TYPE = "text/event-stream"
@@ -25,7 +29,9 @@ HEARTBEAT_SECONDS = 15.0
 SLICE_SECONDS = 1.0
 HIDDEN_SECONDS = 0.05
 """The first pause while an event is hidden. Later pauses double, up to SLICE_SECONDS."""
-CHUNK = 200
+PAGE_COUNT = 200
+PAGE_BYTES = 64 << 10
+"""Bytes of the events that a stream reads at once. A larger event is read alone."""
 
 EVENT_ID_PATTERN = "^evt_[0-9a-z]{26}$"
 
@@ -57,13 +63,13 @@ async def of_all(call: Call) -> Response:
         at, pause_seconds = position, HIDDEN_SECONDS
         with call.ports.signals.watch_events() as watch:
             rest = _Rest(call, watch)
-            while not call.ports.node.stopping:
-                tail = await events.tail(at, CHUNK)
+            while rest.goes_on:
+                tail = await events.tail(at, PAGE_COUNT, PAGE_BYTES)
                 if tail.events:
                     at, pause_seconds = tail.events[-1][0], HIDDEN_SECONDS
-                    yield b"".join(_frame(event) for _, event in tail.events)
+                    yield _frames(tail)
                     rest.spoke()
-                if len(tail.events) < CHUNK:
+                if not tail.more:
                     async for beat in rest.until_signal(pause_seconds if tail.hidden else HEARTBEAT_SECONDS):
                         yield beat
                     pause_seconds = min(2 * pause_seconds, SLICE_SECONDS) if tail.hidden else HIDDEN_SECONDS
@@ -85,15 +91,15 @@ async def of_job(call: Call, job: Job) -> Response:
         at = sequence
         with call.ports.signals.watch_job(job.uid) as watch:
             rest = _Rest(call, watch)
-            while not call.ports.node.stopping:
+            while rest.goes_on:
                 # Read the job first: once it is closed, all its events can be read.
                 now = await jobs.get(job.uid)
-                found = await events.of_job(job.uid, after_sequence=at, count=CHUNK)
-                if found:
-                    at = found[-1].sequence or at
-                    yield b"".join(_frame(event) for event in found)
+                tail = await events.tail_of_job(job.uid, at, PAGE_COUNT, PAGE_BYTES)
+                if tail.events:
+                    at = tail.events[-1][0]
+                    yield _frames(tail)
                     rest.spoke()
-                if len(found) < CHUNK:
+                if not tail.more:
                     if now is None or not now.open:
                         return
                     async for beat in rest.until_signal(HEARTBEAT_SECONDS):
@@ -106,18 +112,24 @@ class _Rest:
     """Waits between two reads, with a heartbeat after each HEARTBEAT_SECONDS of silence."""
 
     def __init__(self, call: Call, watch: Watch) -> None:
-        self._node = call.ports.node
+        self._call = call
         self._watch = watch
         self._silent_seconds = 0.0
+
+    @property
+    def goes_on(self) -> bool:
+        """False once the node stops, or the caller may no longer read."""
+        return not self._call.ports.node.stopping and self._call.is_allowed
 
     def spoke(self) -> None:
         """Restarts the time until the next heartbeat."""
         self._silent_seconds = 0.0
 
     async def until_signal(self, timeout_seconds: float) -> AsyncIterator[bytes]:
-        """Yields heartbeats until a signal or the timeout; in slices, so that a stopping node does not wait."""
+        """Yields heartbeats until a signal or the timeout; in slices, so that a stopping node does not wait, and a
+        stream ends soon after its token."""
         left = timeout_seconds
-        while left > 0 and not self._node.stopping:
+        while left > 0 and self.goes_on:
             turn = min(left, SLICE_SECONDS)
             if await self._watch.wait(turn):
                 return
@@ -132,24 +144,31 @@ def _response(call: Call, frames: AsyncGenerator[bytes, None]) -> Response:
     headers = {"X-Accel-Buffering": "no"}
     if call.request.method == "HEAD":
         return Response(headers=headers, media_type=MEDIA_TYPE)
-    call.context.streams.take()
-    return _Stream(frames, call.context.streams, headers)
+    slots, caller = call.ports.admission.streams, call.caller
+    slots.take(caller)
+    return _Stream(frames, lambda: slots.release(caller), headers)
 
 
 class _Stream(StreamingResponse):
     """A response that always frees its slot and closes its frames."""
 
-    def __init__(self, frames: AsyncGenerator[bytes, None], slots: ConcurrencyLimit, headers: dict[str, str]) -> None:
+    def __init__(
+        self, frames: AsyncGenerator[bytes, None], release: Callable[[], None], headers: dict[str, str]
+    ) -> None:
         super().__init__(frames, headers=headers, media_type=MEDIA_TYPE)
         self._frames = frames
-        self._slots = slots
+        self._release = release
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await super().__call__(scope, receive, send)
         finally:
-            self._slots.release()
+            self._release()
             await self._frames.aclose()
+
+
+def _frames(tail: Tail) -> bytes:
+    return b"".join(_frame(event) for _, event in tail.events)
 
 
 def _frame(event: Event) -> bytes:

@@ -7,7 +7,7 @@ from starlette.datastructures import Headers
 
 from relay.api.operations import Call
 from relay.core.job import TERMINAL, Job
-from relay.errors import NotFound
+from relay.errors import NotFound, Unauthorized
 
 MAX_WAIT_SECONDS = 300
 SLICE_SECONDS = 15.0
@@ -44,9 +44,12 @@ async def wait_for(call: Call, job: Job, seconds: float, *, until_running: bool)
     loop = asyncio.get_running_loop()
     ends_at = loop.time() + seconds
     waited_seconds = 0.0
-    with call.context.waits.held(), ports.signals.watch_job(job.uid) as watch, ports.tracking.prioritize(job):
+    waits, signals = ports.admission.waits, ports.signals
+    with waits.held(call.caller), signals.watch_job(job.uid) as watch, ports.tracking.prioritize(job):
         while True:
             # Read after the watch began, so that what happened in between is seen.
+            if not call.is_allowed:
+                raise Unauthorized("the token is no longer valid")
             found = await ports.store.jobs.get(job.uid)
             if found is None:
                 raise NotFound(f"job {job.external_id} was purged while waiting", code="job_not_found")

@@ -268,11 +268,16 @@ class SavedStatistics:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tail:
-    """Events after a position, each with its own position. `hidden`: later events are committed but not visible yet.
-    They become visible, without notification, when a transaction that began before them ends."""
+    """Events after a position, each with its own position.
+
+    hidden  later events are committed but not visible yet. They become visible, without notification, when a
+            transaction that began before them ends
+    more    the page is full, so later events may be there already
+    """
 
     events: Sequence[tuple[int, Event]]
     hidden: bool = False
+    more: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,6 +13,7 @@ from starlette.types import Receive, Scope, Send
 
 from relay import __version__
 from relay.api.app import create_api
+from relay.api.limits import Admission
 from relay.api.operations import Context
 from relay.api.ports import Ports, Readiness
 from relay.clock import Clock, wall_clock
@@ -93,6 +94,7 @@ class Node:
         self.signals = Signals()
         self._holder = Holder()
         self._answers = AnswerCache()
+        self._admission = Admission()
         self._probe = WriteProbe(store.database)
 
         # Deliveries.
@@ -338,6 +340,7 @@ class Node:
             node=self,
             kinds=api_kinds([origin.type_prefix for origin in api.origins.values()]),
             count_request=self.metrics_registry.count_request,
+            admission=self._admission,
         )
 
     def _upkeep(self) -> list[Upkeep]:

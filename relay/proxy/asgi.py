@@ -112,7 +112,8 @@ class Proxy:
             request_id=request_id_of(scope, self._context.ports.clock),
         )
         if external_id is not None:
-            with self._context.waits.held() if wait_seconds else nullcontext():
+            waits = self._context.ports.admission.waits
+            with waits.held(_name_of(scope, caller)) if wait_seconds else nullcontext():
                 work = gateway.reads.read(request, external_id, fresh=fresh, wait_seconds=wait_seconds)
                 return await _unless_left(work, receive)
         if gateway.is_create(caller, method, path):
@@ -183,6 +184,12 @@ class Proxy:
         added = [(name.lower().encode("ascii"), value.encode("latin-1")) for name, value in error.headers.items()]
         response.headers = [*response.headers, *added]
         return response
+
+
+def _name_of(scope: Scope, caller: Caller) -> str:
+    """What the limits of one caller count by: the token, or the account whose key was sent."""
+    identity: auth.Identity | None = scope.get("relay.identity")
+    return f"{caller.source}/{caller.account}" if identity is None else identity.key
 
 
 def _traits(headers: Sequence[Header]) -> tuple[bool, bool, bool]:

@@ -1,7 +1,8 @@
 """The relay's HTTP/1.1 protocol: uvicorn's, with limits on what one client can use.
 
-uvicorn accepts a request head of any size and waits for it forever. Here heads, bodies and idle connections have time
-limits, heads and body framing have size limits, and connections without a request are limited in number. Relies on
+uvicorn accepts a request head of any size and waits for it forever. Here heads, bodies, answers and idle connections
+have time limits, heads and body framing have size limits, and connections without a request and the bytes of unread
+answers are limited in total. Relies on
 private parts of uvicorn's `HttpToolsProtocol`: `tests/unit/server/test_http_protocol.py` runs over real sockets, and
 `pyproject.toml` pins uvicorn to one minor version.
 """
@@ -26,6 +27,8 @@ HALF_CLOSE_SECONDS = 0.25
 """A client that closes its side within this time of its request still waits for the answer; a later one has left."""
 SWEEPS_PER_LIMIT = 8
 EVICTED_SHARE = 0.02
+GRACE_SECONDS = 1.0
+"""A client that has waited for less is not judged by how fast it reads."""
 
 _IDLE, _HEAD, _BODY = range(3)
 """What comes next: the first byte of a request, the rest of its head, or the rest of its body."""
@@ -48,6 +51,10 @@ class Limits:
     connections  in total, and at most a third of the process's open files, because a forwarded request needs two
                  more. Beyond it, connections that wait for no answer are closed, longest idle first; if there are
                  none, new ones are refused.
+    read_rate    bytes per second at which a client reads an answer at least, after `body_seconds`. One that reads
+                 slower, or nothing for `body_seconds`, is closed.
+    unread       bytes of answers in memory because their clients do not read them, in total. Beyond it, the
+                 connection whose client reads slowest is closed.
     """
 
     head_bytes: int = 32 * 1024
@@ -57,6 +64,8 @@ class Limits:
     silent: int = 1_000
     silent_per_address: int = 250
     connections: int = 20_000
+    read_rate: int = 4 * 1024
+    unread: int = 256 << 20
 
 
 class Connections:
@@ -67,6 +76,8 @@ class Connections:
         self._all: set[Protocol] = set()
         self._silent: dict[Protocol, None] = {}
         self._silent_by_address: dict[str, dict[Protocol, None]] = {}
+        self._unread: dict[Protocol, int] = {}
+        self._unread_bytes = 0
         self._sweeping: asyncio.TimerHandle | None = None
         self._full_until = 0.0
 
@@ -95,9 +106,22 @@ class Connections:
             if not of_address:
                 del self._silent_by_address[protocol.address]
 
+    def answer_unread(self, protocol: "Protocol", size: int, now: float) -> None:
+        """So many bytes of an answer wait in memory for the client to read them."""
+        self._unread[protocol] = size
+        self._unread_bytes += size
+        while self._unread_bytes > self.limits.unread:
+            waiting = [each for each in self._unread if now - each.unread_since >= GRACE_SECONDS] or self._unread
+            min(waiting, key=lambda each: each.read_rate(now)).end()
+
+    def answer_read(self, protocol: "Protocol") -> None:
+        """The client has read them."""
+        self._unread_bytes -= self._unread.pop(protocol, 0)
+
     def remove(self, protocol: "Protocol") -> None:
         """The connection is closed or about to be."""
         self.head_received(protocol)
+        self.answer_read(protocol)
         self._all.discard(protocol)
 
     def _make_room(self, now: float) -> bool:
@@ -151,6 +175,10 @@ class Protocol(HttpToolsProtocol):
         self._refused = False
         self._discarded_bytes = 0
         self._half_closed = False
+        self.unread_since = 0.0
+        """Loop time at which an answer began to wait for the client to read it."""
+        self._unread_bytes = 0
+        """The size of it then."""
         self._unsent_bytes = -1
         self._unsent_since = 0.0
         """Loop time at which the client last read some of them."""
@@ -200,7 +228,7 @@ class Protocol(HttpToolsProtocol):
             unsent_bytes = self.transport.get_write_buffer_size()
             if unsent_bytes != self._unsent_bytes:
                 self._unsent_bytes, self._unsent_since = unsent_bytes, now
-            if now - self._unsent_since > limits.body_seconds:
+            if now - self._unsent_since > limits.body_seconds or self._reads_too_slowly(now):
                 return True
         if self._expects == _BODY:
             if self.cycle is not None and self.cycle.response_complete:
@@ -214,20 +242,32 @@ class Protocol(HttpToolsProtocol):
             return False
         return (self._expects == _HEAD or self._heads == 0) and now - self.since > limits.head_seconds
 
+    def read_rate(self, now: float) -> float:
+        """Bytes per second at which the client has read the answer that waits for it."""
+        read_bytes = self._unread_bytes - self.transport.get_write_buffer_size()
+        return read_bytes / max(now - self.unread_since, GRACE_SECONDS)
+
+    def _reads_too_slowly(self, now: float) -> bool:
+        seconds = self._connections.limits.body_seconds + self._unread_bytes / self._connections.limits.read_rate
+        return self.flow.write_paused and now - self.unread_since > seconds
+
     @property
     def _has_unsent(self) -> bool:
         """Whether unsent answers block writing or closing."""
         return self.flow.write_paused or self.transport.is_closing()
 
     def pause_writing(self) -> None:
-        """The client reads its answers too slowly."""
+        """An answer waits for the client to read it."""
         super().pause_writing()
         self._unsent_bytes = -1
+        self.unread_since, self._unread_bytes = self.loop.time(), self.transport.get_write_buffer_size()
+        self._connections.answer_unread(self, self._unread_bytes, self.unread_since)
 
     def resume_writing(self) -> None:
         """The client has caught up."""
         super().resume_writing()
         self._unsent_bytes = -1
+        self._connections.answer_read(self)
 
     def time_out(self) -> None:
         """Ends an overdue connection, with 408 where the client can still read it."""

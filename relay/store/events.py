@@ -13,7 +13,7 @@ from relay.core.records import Page, Tail
 from relay.store.database import Database
 from relay.store.group_commit import each
 from relay.store.outbox import Outbox
-from relay.store.pages import decode_moment, moment_key, page_of
+from relay.store.pages import decode_moment, fitting, moment_key, page_of, size_of
 from relay.store.rows import event_from
 from relay.store.statements import SQLITE, run, table_of
 from relay.store.tables import EventRow
@@ -80,6 +80,8 @@ RESET_XIDS = "UPDATE events SET xid = '0' WHERE position > :after AND position <
 RESET_AT_ONCE = 5_000
 # The oldest transaction that is still open: the stream ends below it.
 NEWEST_XID = "SELECT CAST(pg_snapshot_xmin(pg_current_snapshot()) AS text)"
+# The bytes of an event's rendering.
+BODY_BYTES = size_of(EVENTS.c.body)
 POSITION_BITS = 64
 LAST_POSITION = (1 << 63) - 1
 
@@ -123,9 +125,13 @@ class EventStore:
         """The newest event's position; 0 if there is none."""
         return await self._database.read(_newest)
 
-    async def tail(self, position: int, count: int = 500) -> Tail:
-        """The events committed after a position, in order."""
-        return await self._database.read(_tail, position, count)
+    async def tail(self, position: int, count: int = 500, max_bytes: int | None = None) -> Tail:
+        """The events committed after a position, in order: up to `count`, and up to `max_bytes` or a single one."""
+        return await self._database.read(_tail, position, count, max_bytes)
+
+    async def tail_of_job(self, job_uid: str, after_sequence: int, count: int, max_bytes: int | None = None) -> Tail:
+        """The same of a job's events: their positions are their sequence numbers."""
+        return await self._database.read(_tail_of_job, job_uid, after_sequence, count, max_bytes)
 
     async def of_job(self, job_uid: str, *, after_sequence: int = 0, count: int = 500) -> list[Event]:
         """A job's events, in order."""
@@ -195,15 +201,27 @@ def _newest(connection: Connection) -> int:
     return int(connection.execute(NEWEST).scalar_one_or_none() or 0)
 
 
-def _tail(connection: Connection, position: int, count: int) -> Tail:
+def _tail(connection: Connection, position: int, count: int, max_bytes: int | None) -> Tail:
     if connection.dialect.name != SQLITE:
         xid, place = position >> POSITION_BITS, position & LAST_POSITION
-        found = connection.execute(AFTER_XID, {"xid": str(xid), "position": place, "count": count})
+        values: dict[str, Any] = {"xid": str(xid), "position": place, "count": count}
+        values["count"] = fits = fitting(connection, AFTER_XID, BODY_BYTES, count, values, max_bytes)
+        found = connection.execute(AFTER_XID, values)
         events = [(int(row.xid) << POSITION_BITS | row.position, event_from(row)) for row in found]
-        hidden = len(events) < count and run(connection, HIDDEN_AFTER_XID, xid=str(xid), position=place).scalar_one()
-        return Tail(events=events, hidden=bool(hidden))
-    rows = connection.execute(AFTER, {"position": position, "count": count})
-    return Tail(events=[(row.position, event_from(row)) for row in rows])
+        more = len(events) == fits
+        hidden = not more and run(connection, HIDDEN_AFTER_XID, xid=str(xid), position=place).scalar_one()
+        return Tail(events=events, hidden=bool(hidden), more=more)
+    values = {"position": position, "count": count}
+    values["count"] = fits = fitting(connection, AFTER, BODY_BYTES, count, values, max_bytes)
+    events = [(row.position, event_from(row)) for row in connection.execute(AFTER, values)]
+    return Tail(events=events, more=len(events) == fits)
+
+
+def _tail_of_job(connection: Connection, job_uid: str, sequence: int, count: int, max_bytes: int | None) -> Tail:
+    values = {"job_uid": job_uid, "sequence": sequence, "count": count}
+    values["count"] = fits = fitting(connection, OF_JOB_AFTER, BODY_BYTES, count, values, max_bytes)
+    events = [(row.sequence, event_from(row)) for row in connection.execute(OF_JOB_AFTER, values)]
+    return Tail(events=events, more=len(events) == fits)
 
 
 def _of_job(connection: Connection, job_uid: str, sequence: int, count: int) -> list[Event]:
@@ -237,5 +255,6 @@ def page_statement(
 
 
 def _page(connection: Connection, statement: Any, limit: int) -> Page[Event]:
-    rows = connection.execute(statement).all()
+    limit = fitting(connection, statement, BODY_BYTES, limit)
+    rows = connection.execute(statement.limit(limit + 1)).all()
     return page_of(rows, limit, event_from, lambda row: moment_key(row.recorded_at, row.position))

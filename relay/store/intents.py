@@ -19,9 +19,9 @@ from relay.ids import least_id
 from relay.store.database import Database
 from relay.store.group_commit import each, in_order_of
 from relay.store.outbox import Outbox
-from relay.store.pages import decode_cursor, page_of
+from relay.store.pages import decode_cursor, fitting, page_of, size_of
 from relay.store.rows import loads
-from relay.store.statements import insert_into, run, run_many
+from relay.store.statements import insert_into, run, run_many, table_of
 from relay.store.subscriptions import Cipher
 from relay.store.tables import IntentRow
 
@@ -69,6 +69,8 @@ NEWEST = (
 NEW_UNKNOWN = NEWEST.where(col(IntentRow.reason).is_not(None), col(IntentRow.id) >= bindparam("in_flight_since"))
 # Those sent too long ago to be in flight.
 OLD_UNKNOWN = NEWEST.where(col(IntentRow.id) < bindparam("in_flight_since"))
+# The bytes of a listed create.
+LISTED_BYTES = size_of(table_of(IntentRow).c.request, table_of(IntentRow).c.metadata)
 _UNREPORTED = select(IntentRow).where(text("told = 0")).limit(bindparam("count"))
 # Creates of unknown fate that no event has reported.
 UNREPORTED_LOST = _UNREPORTED.where(col(IntentRow.reason).is_not(None)).order_by(
@@ -241,9 +243,12 @@ def _count_unknown(connection: Connection, in_flight_since: str) -> int:
 def _page(connection: Connection, limit: int, before: str | None, in_flight_since: str) -> Page[Intent]:
     rows: list[Row[Any]] = []
     for unknown in (NEW_UNKNOWN, OLD_UNKNOWN):
-        if len(rows) <= limit:
-            values = {"count": limit + 1 - len(rows), "in_flight_since": in_flight_since}
-            rows += connection.execute(page_statement(unknown, before), values).all()
+        left = limit - len(rows)
+        if left >= 0:
+            statement, values = page_statement(unknown, before), {"in_flight_since": in_flight_since}
+            left = fitting(connection, statement, LISTED_BYTES, left, {**values, "count": left + 1})
+            limit = len(rows) + left
+            rows += connection.execute(statement, {**values, "count": left + 1}).all()
     return page_of(rows, limit, _intent_from, lambda row: row.id)
 
 

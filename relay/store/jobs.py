@@ -19,7 +19,7 @@ from relay.store.outbox import (
     Outbox,
     lock_jobs,
 )
-from relay.store.pages import decode_cursor, read_page
+from relay.store.pages import decode_cursor, read_page, size_of
 from relay.store.registrations import BY_UID, Registrar
 from relay.store.rows import job_from, observation_values, progress_values
 from relay.store.statements import (
@@ -43,6 +43,9 @@ _UIDS = sql("uid IN $json_values(uids)")
 BY_UIDS = {SQLITE: select(JOBS).where(text(_UIDS.sqlite)), "postgresql": select(JOBS).where(_UIDS.postgresql)}
 # Jobs by the upstream's id.
 BY_EXTERNAL_ID = select(JobRow).where(col(JobRow.external_id) == bindparam("external_id"))
+
+# The bytes of a listed job.
+LISTED_BYTES = size_of(JOBS.c.upstream, JOBS.c.metadata, JOBS.c.request)
 
 
 class _State(NamedTuple):
@@ -226,7 +229,7 @@ class JobStore:
     ) -> Page[Job]:
         """Newest first. Raises InvalidRequest for an invalid cursor."""
         statement = page_statement(limit, decode_cursor(cursor, prefix="job_"), status, open, source, account)
-        return await self._database.read(read_page, statement, limit, job_from, "uid")
+        return await self._database.read(read_page, statement, limit, job_from, "uid", LISTED_BYTES)
 
     # --- batches
 

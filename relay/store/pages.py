@@ -1,19 +1,25 @@
-"""Pages of lists. A cursor is the key of the last row shown, so every page costs the same."""
+"""Pages of lists. A cursor is the key of the last row shown, so every page costs the same.
+
+A page of rows with large values ends early: reading, rendering and keeping it for a slow reader have a bounded cost.
+"""
 
 import base64
 import binascii
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from operator import attrgetter
 from typing import Any, TypeVar
 
-from sqlalchemy import Select
+from sqlalchemy import ColumnElement, Select, func, literal_column
 from sqlalchemy.engine import Connection, Row
 
 from relay.core.records import Page
 from relay.errors import FieldError, InvalidRequest
 
 Value = TypeVar("Value")
+
+MAX_PAGE_BYTES = 4 << 20
+"""The most that the large columns of a page's rows hold together."""
 
 
 def encode_cursor(key: str | int) -> str:
@@ -66,10 +72,44 @@ def moment_key(time: float, position: int) -> str:
 
 
 def read_page(
-    connection: Connection, statement: Select[Any], limit: int, make: Callable[[Row[Any]], Value], key: str
+    connection: Connection,
+    statement: Select[Any],
+    limit: int,
+    make: Callable[[Row[Any]], Value],
+    key: str,
+    size: ColumnElement[int] | None = None,
 ) -> Page[Value]:
-    """The page that a statement of up to `limit` + 1 rows reads; `key`: the column that cursors hold."""
+    """The page that a statement of up to `limit` + 1 rows reads; `key`: the column that cursors hold; `size`: the
+    bytes of a row's large columns."""
+    if size is not None:
+        limit = fitting(connection, statement, size, limit)
+        statement = statement.limit(limit + 1)
     return page_of(connection.execute(statement).all(), limit, make, attrgetter(key))
+
+
+def fitting(
+    connection: Connection,
+    statement: Select[Any],
+    size: ColumnElement[int],
+    limit: int,
+    values: Mapping[str, Any] | None = None,
+    max_bytes: int | None = None,
+) -> int:
+    """How many of a statement's first rows to read: `limit`, or fewer if these are larger than `max_bytes` together
+    (default: MAX_PAGE_BYTES), and at least one."""
+    at_most = MAX_PAGE_BYTES if max_bytes is None else max_bytes
+    sizes = connection.execute(statement.with_only_columns(size), values or {}).scalars()
+    total = 0
+    for count, of_row in enumerate(sizes):
+        total += of_row
+        if total > at_most:
+            return min(limit, max(count, 1))
+    return limit
+
+
+def size_of(*columns: ColumnElement[Any]) -> ColumnElement[int]:
+    """The bytes in these blob columns. Neither database reads the blobs for that."""
+    return sum((func.coalesce(func.length(column), 0) for column in columns), start=literal_column("0"))
 
 
 def page_of(

@@ -1,3 +1,5 @@
+import asyncio
+
 import orjson
 import pytest
 
@@ -115,6 +117,45 @@ async def test_a_chunked_body_is_cut_off_at_the_limit(world, path, most):
     assert len(read) == most // len(chunk) + 1
 
 
+async def test_bodies_in_memory_are_limited_in_total_and_for_each_caller(world):
+    api = create_api(world.ports(), world.proxy)
+    bodies = api.context.ports.admission.bodies
+    bodies.limit, bodies.limit_of_caller = 5 << 20, 3 << 20
+
+    full = asyncio.Event()
+
+    async def never_ends():
+        if bodies.taken > 2 << 20:
+            full.set()
+            await asyncio.Event().wait()
+        return {"type": "http.request", "body": bytes(1 << 20), "more_body": True}
+
+    holding = asyncio.create_task(call_raw(api, "/v1/jobs/batch", [], never_ends))
+    await full.wait()
+    assert bodies.taken == 3 << 20
+    statuses = await call_raw(api, "/v1/jobs/batch", [], parts(1 << 20, 2))
+    assert statuses == [503]
+    bodies.limit_of_caller = 5 << 20
+    assert await call_raw(api, "/v1/jobs/batch", [], parts(1 << 20, 2)) == [400]  # not JSON
+    assert await call_raw(api, "/v1/jobs/batch", [], parts(1 << 20, 3)) == [400]
+    assert await call_raw(api, "/v1/jobs/batch", [], parts(1 << 20, 4)) == [503]
+    holding.cancel()
+    await asyncio.wait([holding])
+    assert (bodies.taken, bodies._of_caller) == (0, {})
+
+
+def parts(size, count):
+    """A body in so many parts."""
+    left = count
+
+    async def receive():
+        nonlocal left
+        left -= 1
+        return {"type": "http.request", "body": bytes(size), "more_body": left > 0}
+
+    return receive
+
+
 async def test_a_body_at_the_limit_is_read(client):
     body = orjson.dumps({"id": "a"}).ljust(MAX_BODY_BYTES)
     assert (await client.post("/v1/jobs", content=body, headers=JSON)).status_code == 201
@@ -142,7 +183,10 @@ async def test_metadata_at_the_limit(client):
 
 async def post_raw(world, path, headers, receive):
     """The status of one POST sent directly to the app."""
-    api = create_api(world.ports(), world.proxy)
+    return await call_raw(create_api(world.ports(), world.proxy), path, headers, receive)
+
+
+async def call_raw(api, path, headers, receive):
     statuses = []
 
     async def send(message):

@@ -48,7 +48,7 @@ async def test_a_stream_sends_events_recorded_while_it_is_open(client, world):
 
 
 async def test_a_stream_resumes_after_last_event_id_without_a_gap(client, world, monkeypatch):
-    monkeypatch.setattr(stream, "CHUNK", 2)
+    monkeypatch.setattr(stream, "PAGE_COUNT", 2)
     events = []
     for number in range(7):
         events += await world.poll(await world.job(f"job-{number}"), "queued")
@@ -173,7 +173,7 @@ async def test_head_of_a_stream_is_its_headers(client, world):
 
 async def test_streams_are_limited_and_a_client_that_leaves_frees_its_slot(client, world):
     api = create_api(world.ports(), world.proxy)
-    slots = api.context.streams
+    slots = api.context.ports.admission.streams
     slots.limit = 1
     waiting, gone = asyncio.Event(), asyncio.Event()
 

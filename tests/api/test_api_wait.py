@@ -120,7 +120,7 @@ async def test_waits_are_limited(world, open_client):
     await world.job("a")
     client = open_client()
     client._transport.app = api = create_api(world.ports(), world.proxy)
-    api.context.waits.limit = 0
+    api.context.ports.admission.waits.limit = 0
     answer = await client.get("/v1/jobs/a", headers={"Prefer": "wait=5"})
     assert (answer.status_code, answer.json()["code"]) == (429, "too_many_streams")
     assert (await client.get("/v1/jobs/a")).status_code == 200

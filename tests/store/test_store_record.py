@@ -2,6 +2,7 @@
 
 import asyncio
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
@@ -9,6 +10,7 @@ from relay.core.delivery import Timings
 from relay.core.job import Progress
 from relay.core.records import PollNote
 from relay.errors import NotFound, StaleSequence, StoreError
+from relay.store import pages
 from relay.store.store import Store
 from tests.support.store_kit import (
     NOW,
@@ -17,6 +19,7 @@ from tests.support.store_kit import (
     counts,
     deliveries,
     execute,
+    intent,
     job_event,
     lease,
     poll,
@@ -315,6 +318,47 @@ async def test_events_stream_in_the_order_of_their_commits(store: Store) -> None
     assert await store.events.position_of(middle[1].id) == positions[11]
     assert await store.events.get(middle[1].id) == middle[1]
     assert (await store.events.tail(positions[-1])).events == []
+
+
+async def test_a_page_of_events_ends_before_it_is_too_large(store: Store) -> None:
+    uid = await track(store, "job")
+    sizes = [100, 100, 500, 100, 300, 100, 100]
+    events = [job_event(uid, nth, body=b"x" * size) for nth, size in enumerate(sizes, 1)]
+    await store.jobs.record(poll(uid, 0, "queued", events=events))
+    beginning, found = 0, []
+    while (tail := await store.events.tail(beginning, 50, 300)).events:
+        found.append([len(event.body) for _, event in tail.events])
+        assert tail.more or not (await store.events.tail(tail.events[-1][0])).events
+        beginning = tail.events[-1][0]
+    assert found == [[100, 100], [500], [100], [300], [100, 100]]
+    first = await store.events.tail_of_job(uid, 0, 50, 300)
+    assert ([sequence for sequence, _ in first.events], first.more) == ([1, 2], True)
+    last = await store.events.tail_of_job(uid, 5, 50, 300)
+    assert ([sequence for sequence, _ in last.events], last.more) == ([6, 7], False)
+    assert (await store.events.tail_of_job(uid, 0, 2, 1_000)).more
+
+
+async def test_a_page_of_a_list_ends_before_it_is_too_large(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pages, "MAX_PAGE_BYTES", 1_000)
+    uids = []
+    for number, size in enumerate([100, 400, 2_000, 300, 300, 300]):
+        uids.append(await track(store, f"job-{number}"))
+        seen_of_it = seen(upstream={"of": "x" * size})
+        await store.jobs.record(poll(uids[-1], 0, "queued", seen=seen_of_it, events=[]))
+        await store.events.record(relay_event(now=NOW + number, body=b"x" * size))
+        sent = intent(NOW + number)
+        await store.intents.begin(replace(sent, metadata={"of": "x" * size}))
+        await store.intents.unknown(sent.id, "no_answer")
+    for page in (store.jobs.page, store.events.page, partial(store.intents.page, now=NOW)):
+        counts, cursor = [], None
+        while True:
+            found = await page(limit=4, cursor=cursor)
+            counts.append(len(found.items))
+            cursor = found.next_cursor
+            if cursor is None:
+                break
+        assert sum(counts) == 6
+        assert len(counts) >= 3  # two pages of four rows, without the limit
 
 
 async def test_positions_are_never_used_twice(store: Store) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import socket
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,6 +18,7 @@ SHORT = Limits(head_seconds=0.3, body_seconds=0.3, keep_alive_seconds=1)
 ROOMY = Limits(head_seconds=60, body_seconds=60)
 HEAD = 32 * 1024
 MEBIBYTE = 1 << 20
+LARGE = 16 * MEBIBYTE
 
 
 @pytest.fixture(autouse=True)
@@ -61,7 +63,7 @@ class App:
         if path == "/endless":
             await self._pour(path, receive, send)
             return
-        said = path.encode()
+        said = bytes(LARGE) if path == "/large" else path.encode()
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(said))]})
         await send({"type": "http.response.body", "body": said})
 
@@ -329,6 +331,49 @@ async def test_slowly_reading_client_has_no_time_limit() -> None:
         assert app.left == []
         writer.close()
         await app.until(lambda: app.left == ["/endless"])
+
+
+async def unread(app: App, path: str = "/large") -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """A request whose answer is not read, over a small receive buffer."""
+    client = socket.socket()
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    client.setblocking(False)
+    await asyncio.get_running_loop().sock_connect(client, ("127.0.0.1", int(app.url.rpartition(":")[2])))
+    reader, writer = await asyncio.open_connection(sock=client, limit=CHUNK_BYTES)
+    writer.write(request("GET", path))
+    return reader, writer
+
+
+async def test_client_that_reads_too_slowly_is_cut_off() -> None:
+    async with served(Limits(body_seconds=0.4, read_rate=32 * MEBIBYTE)) as app:
+        reader, writer = await unread(app)
+        count, began = 0, asyncio.get_running_loop().time()
+        with contextlib.suppress(ConnectionError):
+            while part := await reader.read(MEBIBYTE):
+                count += len(part)
+                await asyncio.sleep(0.02)
+        assert count < LARGE
+        assert 0.8 < asyncio.get_running_loop().time() - began < 10
+        writer.close()
+
+
+async def test_unread_answers_are_limited_in_total_and_the_slowest_reader_is_cut_off() -> None:
+    async with served(Limits(unread=2 * LARGE + MEBIBYTE)) as app:
+        idle = [await unread(app) for _ in range(2)]
+        await app.until(lambda: app.asked == ["/large", "/large"])
+        await asyncio.sleep(1.1)  # the grace of those that do not read
+        reader, writer = await connect(app)
+        writer.write(request("GET", "/large"))
+        await reader.readexactly(LARGE)
+        more, slow = await unread(app)
+        await app.until(lambda: len(app.asked) == 4)
+        ends = [asyncio.create_task(said(reader)) for reader, _ in idle]
+        done, _ = await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        assert len(done.pop().result()) < LARGE
+        for task in ends:
+            task.cancel()
+        for _, each in (*idle, (reader, writer), (more, slow)):
+            each.close()
 
 
 async def test_idle_connection_is_closed() -> None:
