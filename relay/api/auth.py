@@ -67,6 +67,12 @@ class Identity:
         detail = f"token {self.name!r} has the scopes {', '.join(sorted(self.scopes)) or 'none'}: this needs {needed}"
         raise Forbidden(detail, code="scope_missing")
 
+    def refuse_bound(self) -> None:
+        """Raises Forbidden if the token is bound to an account: the request concerns all of them."""
+        if self.account is not None:
+            bound = f"token {self.name!r} is bound to the account {'/'.join(self.account)}"
+            raise Forbidden(f"{bound}: this needs a token that is not", code="account_bound")
+
 
 _LOCAL = "loopback"
 _ALL = frozenset({ADMIN})

@@ -200,6 +200,7 @@ operation = partial(Operation, into=OPERATIONS, tag="Deliveries")
 
 @operation(
     "GET /v1/deliveries",
+    bound=True,
     scopes=READS_SUBSCRIPTIONS,
     query=(
         choice("state", "The delivery's state.", "pending", "delivered", "dead", "cancelled"),
@@ -248,7 +249,10 @@ async def _sinks(call: Call, ids: Iterable[str]) -> dict[str, str]:
 
 
 @operation(
-    "GET /v1/deliveries/{id}", scopes=READS_SUBSCRIPTIONS, answers={200: Answer("The delivery.", DeliveryWithAttempts)}
+    "GET /v1/deliveries/{id}",
+    bound=True,
+    scopes=READS_SUBSCRIPTIONS,
+    answers={200: Answer("The delivery.", DeliveryWithAttempts)},
 )
 async def get_delivery(call: Call) -> Response:
     """Read a delivery with its attempts."""
@@ -257,6 +261,7 @@ async def get_delivery(call: Call) -> Response:
 
 @operation(
     "GET /v1/deliveries/{id}/request",
+    bound=True,
     scopes=ADMINS,
     answers={200: Answer("The request. Nothing is sent.", SignedRequest)},
     problems={409: "The subscription was removed."},
@@ -282,6 +287,7 @@ def is_signed_name(name: str) -> bool:
 
 @operation(
     "POST /v1/deliveries/{id}/retry",
+    bound=True,
     audited="deliveries.retry",
     scopes=WRITES_SUBSCRIPTIONS,
     body=Nothing,

@@ -48,6 +48,7 @@ operation = partial(Operation, into=OPERATIONS, tag="Events")
 
 @operation(
     "GET /v1/events",
+    bound=True,
     query=(
         text("type", "The event's type, full or short (`failed`)."),
         text("subject", "The event's subject. For job events: the upstream's id of the job."),
@@ -69,6 +70,7 @@ async def list_events(call: Call) -> Response:
 # Before `get_event`: routes are matched in order.
 @operation(
     "GET /v1/events/stream",
+    bound=True,
     request_headers=LAST_EVENT_ID,
     answers={200: STREAM},
     problems={429: "Too many streams are open."},
@@ -81,7 +83,7 @@ async def stream_events(call: Call) -> Response:
     return await of_all(call)
 
 
-@operation("GET /v1/events/{id}", answers={200: Answer("The event.", CloudEvent)})
+@operation("GET /v1/events/{id}", bound=True, answers={200: Answer("The event.", CloudEvent)})
 async def get_event(call: Call) -> Response:
     """Read an event."""
     event = await call.ports.store.events.get(call.id)

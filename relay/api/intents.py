@@ -96,7 +96,13 @@ OPERATIONS: list[Operation] = []
 operation = partial(Operation, into=OPERATIONS, tag="Intents")
 
 
-@operation("GET /v1/intents", scopes=READS_JOBS, query=PAGE, answers={200: Answer("A page.", IntentPage, headers=NEXT)})
+@operation(
+    "GET /v1/intents",
+    bound=True,
+    scopes=READS_JOBS,
+    query=PAGE,
+    answers={200: Answer("A page.", IntentPage, headers=NEXT)},
+)
 async def list_intents(call: Call) -> Response:
     """List creates whose fate is unknown, newest first.
 
@@ -109,6 +115,7 @@ async def list_intents(call: Call) -> Response:
 
 @operation(
     "POST /v1/intents/{id}/resolve",
+    bound=True,
     audited="intents.resolve",
     scopes=WRITES_JOBS,
     body=IntentResolution,
@@ -148,6 +155,7 @@ async def resolve_intent(call: Call) -> Response:
 
 @operation(
     "DELETE /v1/intents/{id}",
+    bound=True,
     audited="intents.remove",
     scopes=WRITES_JOBS,
     answers={200: Answer("The create before it was removed.", Intent)},

@@ -183,6 +183,7 @@ _AMBIGUOUS = {409: "Several accounts have a job with this id: use `source` and `
 
 @operation(
     "POST /v1/jobs",
+    bound=True,
     counted="jobs.register",
     scopes=WRITES_JOBS,
     body=JobRegistration,
@@ -207,6 +208,7 @@ async def register_job(call: Call) -> Response:
 
 @operation(
     "POST /v1/jobs/batch",
+    bound=True,
     counted="jobs.register",
     scopes=WRITES_JOBS,
     body=JobBatch,
@@ -253,6 +255,7 @@ async def _register_chunk(
 
 @operation(
     "GET /v1/jobs",
+    bound=True,
     scopes=READS_JOBS,
     query=(
         text("status", "The last upstream status."),
@@ -275,6 +278,7 @@ async def list_jobs(call: Call) -> Response:
 
 @operation(
     "GET /v1/jobs/{id}",
+    bound=True,
     scopes=READS_JOBS,
     query=(choice("until", "What to wait for.", "closed", "running"), *_WHICH),
     request_headers={"Prefer": "`wait=N`: N seconds, at most 300."},
@@ -303,6 +307,7 @@ async def get_job(call: Call) -> Response:
 
 @operation(
     "POST /v1/jobs/{id}/refresh",
+    bound=True,
     counted="jobs.refresh",
     scopes=WRITES_JOBS,
     query=_WHICH,
@@ -323,6 +328,7 @@ async def refresh_job(call: Call) -> Response:
 
 @operation(
     "GET /v1/jobs/{id}/explain",
+    bound=True,
     scopes=READS_JOBS,
     query=_WHICH,
     answers={200: Answer("The explanation, as a sentence and as fields.", Explanation)},
@@ -336,6 +342,7 @@ async def explain_job(call: Call) -> Response:
 
 @operation(
     "DELETE /v1/jobs/{id}",
+    bound=True,
     audited=lambda query: "jobs.purge" if query["purge"] else None,
     counted="jobs.untrack",
     scopes=WRITES_JOBS,
@@ -355,6 +362,7 @@ async def untrack_job(call: Call) -> Response:
 
 @operation(
     "GET /v1/jobs/{id}/events",
+    bound=True,
     scopes=READS_JOBS,
     query=(*_WHICH, *PAGE),
     request_headers=LAST_EVENT_ID,

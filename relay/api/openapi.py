@@ -32,7 +32,8 @@ callers on the same machine need none."""
 
 
 def document_of(operations: Sequence[Operation], settings: ApiSettings, kinds: Sequence[str]) -> dict[str, Any]:
-    """The description as JSON. It lists the configured sources, accounts, event types and kinds."""
+    """The description as JSON. It lists the event types and kinds; with `--dev` also the configured sources and
+    accounts, whose names are nobody else's business."""
     models = _models(operations)
     names, definitions = TypeAdapter.json_schemas(
         [(model, "validation", TypeAdapter(model)) for model in models],
@@ -93,14 +94,15 @@ def _fill_in_names(
     """Adds the names that depend on the settings; handlers check them, not the models."""
     types = list(known_types(origin.type_prefix for origin in settings.origins.values()))
     sources = sorted({*(origin.source for origin in settings.origins.values()), RELAY_SOURCE})
-    for name in ("JobRegistration", "UpstreamAnswer"):
+    for name in ("JobRegistration", "UpstreamAnswer") if settings.dev else ():
         properties = schemas[name]["properties"]
         properties["source"]["enum"] = sorted(settings.accounts)
         properties["account"]["enum"] = sorted({account for names in settings.accounts.values() for account in names})
     for name in ("SubscriptionCreate", "SubscriptionReplace"):
         properties = schemas[name]["properties"]
         properties["types"]["anyOf"][0]["items"]["enum"] = types
-        properties["source"]["anyOf"][0]["enum"] = sources
+        if settings.dev:
+            properties["source"]["anyOf"][0]["enum"] = sources
         schemas["SubscriptionConfig"]["properties"]["kind"]["anyOf"][0]["enum"] = list(kinds)
     schemas["ReplayCreate"]["properties"]["types"]["anyOf"][0]["items"]["enum"] = types
     schemas["DeliveryFilter"]["properties"]["type"]["anyOf"][0]["enum"] = types

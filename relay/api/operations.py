@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import Any
 
 from pydantic import BaseModel
@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from relay.api.auth import JOBS_WRITE, PROXY, READ, SUBSCRIPTIONS_WRITE, Identity
 from relay.api.limits import MAX_BODY_BYTES
-from relay.api.ports import ApiSettings, Ports
+from relay.api.ports import Account, ApiSettings, Ports
 from relay.core.filters import known_types
 from relay.errors import NotFound
 from relay.ids import new_id, same_id
@@ -34,6 +34,14 @@ class Context:
     ports: Ports
     schemas: Mapping[str, bytes] = field(default_factory=dict)
     openapi: Callable[[], bytes] = lambda: b"{}"
+    _views: dict[Account, "Context"] = field(default_factory=dict)
+
+    def within(self, account: Account) -> "Context":
+        """This context as a token bound to the account sees it: its rows, its source, and nothing of other accounts."""
+        view = self._views.get(account)
+        if view is None:
+            view = self._views[account] = replace(self, ports=self.ports.within(account), _views={})
+        return view
 
     @property
     def settings(self) -> ApiSettings:
@@ -154,6 +162,8 @@ class Operation:
     counted   the action that a frequent write is counted as in the audit, per token and hour
     body      the model of the body; None: no body
     problems  errors that only this operation has: status code to description
+    bound     whether a token bound to an account may call it. The handler then sees that account only, through
+              `Context.within`: what it reads elsewhere must be as safe. Without a decision a bound token is refused
     """
 
     route: str
@@ -171,6 +181,7 @@ class Operation:
     max_body_bytes: int = MAX_BODY_BYTES
     request_headers: Mapping[str, str] = field(default_factory=dict)
     problems: Mapping[int, str] = field(default_factory=dict)
+    bound: bool = False
     handler: Handler = field(init=False)
     id: str = field(init=False)
     method: str = field(init=False)

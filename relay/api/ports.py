@@ -4,7 +4,7 @@
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from relay.api.limits import Admission
@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from relay.polling.tracking import Tracking
     from relay.signals import Signals
     from relay.store.store import Store
+
+
+Account = tuple[str, str]
+"""Its source and its name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +53,19 @@ class ApiSettings:
     node_id: str
     passed_paths: tuple[str, ...] = ()
     dev: bool = False
+    account: Account | None = None
+    """The account that the caller is bound to; `accounts` and `origins` then hold nothing else."""
+
+    def within(self, account: Account) -> "ApiSettings":
+        """The settings as a token bound to the account sees them."""
+        source, name = account
+        known = name in self.accounts.get(source, ())
+        return replace(
+            self,
+            account=account,
+            accounts={source: (name,)} if known else {},
+            origins={source: self.origins[source]} if source in self.origins else {},
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,3 +120,13 @@ class Ports:
     count_request: Callable[[str, int], None] = _count_nothing
     still_allows: Callable[["Identity"], bool] = lambda _identity: True
     admission: Admission = field(default_factory=Admission)
+
+    def within(self, account: Account) -> "Ports":
+        """Everything as a token bound to the account sees it. The node, the dispatcher and the signals know no account:
+        a handler passes them only what it has read through the others."""
+        return replace(
+            self,
+            settings=self.settings.within(account),
+            store=self.store.within(account),
+            tracking=self.tracking.within(account),
+        )

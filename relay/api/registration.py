@@ -112,10 +112,16 @@ class Rules(Protocol):
     @property
     def origins(self) -> Mapping[str, Origin]: ...
 
+    @property
+    def account(self) -> tuple[str, str] | None: ...
+
 
 def read_registration(document: Any, settings: Rules, read_answer: ReadAnswer) -> TrackRequest:
     """The job to track, from a request body. Raises InvalidRequest, or SinkRefused for its callback URL."""
     seen = None
+    if settings.account is not None and isinstance(document, dict):
+        source, account = settings.account
+        document = {"source": source, "account": account, **document}
     if isinstance(document, dict) and "id" not in document:
         document, seen = _from_upstream(document, settings, read_answer)
     job = validate(JobRegistration, document)

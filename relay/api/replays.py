@@ -113,6 +113,7 @@ _TOO_MANY = {409: "A hundred replays are already running."}
 
 @operation(
     "POST /v1/subscriptions/{id}/replay",
+    bound=True,
     audited="subscriptions.replay",
     scopes=WRITES_SUBSCRIPTIONS,
     body=ReplayCreate,
@@ -154,6 +155,7 @@ async def replay_subscription(call: Call) -> Response:
 
 @operation(
     "POST /v1/deliveries/retry",
+    bound=True,
     audited="deliveries.retry_many",
     scopes=WRITES_SUBSCRIPTIONS,
     body=DeliveriesRetry,
@@ -186,7 +188,7 @@ async def retry_deliveries(call: Call) -> Response:
     return _started(await call.ports.store.replays.create(request))
 
 
-@operation("GET /v1/replays/{id}", scopes=READS_SUBSCRIPTIONS, answers={200: Answer("The replay.", Replay)})
+@operation("GET /v1/replays/{id}", bound=True, scopes=READS_SUBSCRIPTIONS, answers={200: Answer("The replay.", Replay)})
 async def get_replay(call: Call) -> Response:
     """Read the progress of a replay."""
     found = await call.ports.store.replays.get(call.id)
@@ -197,6 +199,7 @@ async def get_replay(call: Call) -> Response:
 
 @operation(
     "DELETE /v1/replays/{id}",
+    bound=True,
     audited="replays.stop",
     scopes=WRITES_SUBSCRIPTIONS,
     answers={200: Answer("The stopped replay.", Replay)},
@@ -236,7 +239,11 @@ def _not_sent(call: Call, subscription: Subscription, name: str) -> str | None:
     """Why a subscription never gets events of this type; None if it does."""
     job_event = any(name.startswith(f"{origin.type_prefix}.") for origin in call.context.settings.origins.values())
     source = subscription.source or ""
-    if job_event if subscription.callback else matches(subscription, name, source, job_event=job_event):
+    if (
+        job_event
+        if subscription.callback
+        else matches(subscription, name, source, job_event=job_event, owner=subscription.owner)
+    ):
         return None
     return f"subscription {subscription.id} does not get events of the type {name!r}"
 

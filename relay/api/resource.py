@@ -39,16 +39,20 @@ class Resource:
         await response(scope, receive, send)
 
     async def _answer(self, operation: Operation, request: Request) -> Response:
-        scope = request.scope
+        scope, context = request.scope, self._context
         identity: Identity | None = scope.get("relay.identity")
         if operation.scopes is not None:
             if identity is None:
                 # The front has already checked; this guards against a gap there.
                 raise Unauthorized("a token is needed")
             identity.require(operation.scopes)
+            if identity.account is not None:
+                if not operation.bound:
+                    identity.refuse_bound()
+                context = context.within(identity.account)
         scope["relay.operation"] = operation.id
         query = params.read_query(scope["query_string"], operation.query)
-        call = Call(context=self._context, request=request, identity=identity, query=query)
+        call = Call(context=context, request=request, identity=identity, query=query)
         is_post = scope["method"] == "POST"
         if not is_post and operation.body is None:
             return await _run(operation, call)

@@ -88,7 +88,7 @@ OPERATIONS: list[Operation] = []
 operation = partial(Operation, into=OPERATIONS, tag="System")
 
 
-@operation("GET /v1/sources", query=params.PAGE, answers={200: Answer("A page.", SourcePage, headers=NEXT)})
+@operation("GET /v1/sources", bound=True, query=params.PAGE, answers={200: Answer("A page.", SourcePage, headers=NEXT)})
 async def list_sources(call: Call) -> Response:
     """Read the polling state of each account."""
     reports = call.ports.tracking.reports()

@@ -9,6 +9,7 @@ A stream holds one page of events, bounded in bytes, and reads the next one only
 server ends the connection of a client that does not read (`relay/server/http_protocol.py`).
 """
 
+import asyncio
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 
@@ -65,8 +66,9 @@ async def of_all(call: Call) -> Response:
             rest = _Rest(call, watch)
             while rest.goes_on:
                 tail = await events.tail(at, PAGE_COUNT, PAGE_BYTES)
+                if tail.last != at:
+                    at, pause_seconds = tail.last, HIDDEN_SECONDS
                 if tail.events:
-                    at, pause_seconds = tail.events[-1][0], HIDDEN_SECONDS
                     yield _frames(tail)
                     rest.spoke()
                 if not tail.more:
@@ -128,16 +130,18 @@ class _Rest:
     async def until_signal(self, timeout_seconds: float) -> AsyncIterator[bytes]:
         """Yields heartbeats until a signal or the timeout; in slices, so that a stopping node does not wait, and a
         stream ends soon after its token."""
-        left = timeout_seconds
+        left, loop = timeout_seconds, asyncio.get_running_loop()
         while left > 0 and self.goes_on:
-            turn = min(left, SLICE_SECONDS)
-            if await self._watch.wait(turn):
-                return
-            left -= turn
-            self._silent_seconds += turn
+            turn, began = min(left, SLICE_SECONDS), loop.time()
+            signalled = await self._watch.wait(turn)
+            # Also before a signal: those of events that this stream does not show must not silence the heartbeat.
+            self._silent_seconds += min(turn, loop.time() - began) if signalled else turn
             if self._silent_seconds >= HEARTBEAT_SECONDS:
                 self._silent_seconds = 0.0
                 yield _HEARTBEAT
+            if signalled:
+                return
+            left -= turn
 
 
 def _response(call: Call, frames: AsyncGenerator[bytes, None]) -> Response:

@@ -94,6 +94,7 @@ _SUBSCRIPTION = Answer("The subscription.", Subscription)
 
 @operation(
     "POST /v1/subscriptions",
+    bound=True,
     audited="subscriptions.create",
     scopes=WRITES_SUBSCRIPTIONS,
     body=SubscriptionCreate,
@@ -133,6 +134,7 @@ def _made(call: Call, made: core.Subscription) -> Response:
 
 @operation(
     "GET /v1/subscriptions",
+    bound=True,
     scopes=READS_SUBSCRIPTIONS,
     query=(boolean("callbacks", "Include subscriptions created by a `callback_url`.", default=False), *PAGE),
     answers={200: Answer("A page.", SubscriptionPage, headers=NEXT)},
@@ -144,7 +146,7 @@ async def list_subscriptions(call: Call) -> Response:
     return page_response(call.request, page, lambda one: subscription_view(one, kinds.redacted_url, settings))
 
 
-@operation("GET /v1/subscriptions/{id}", scopes=READS_SUBSCRIPTIONS, answers={200: _SUBSCRIPTION})
+@operation("GET /v1/subscriptions/{id}", bound=True, scopes=READS_SUBSCRIPTIONS, answers={200: _SUBSCRIPTION})
 async def get_subscription(call: Call) -> Response:
     """Read a subscription."""
     return _shown(call, await _find(call))
@@ -152,6 +154,7 @@ async def get_subscription(call: Call) -> Response:
 
 @operation(
     "PUT /v1/subscriptions/{id}",
+    bound=True,
     audited="subscriptions.replace",
     scopes=WRITES_SUBSCRIPTIONS,
     body=SubscriptionReplace,
@@ -172,6 +175,7 @@ async def replace_subscription(call: Call) -> Response:
 
 @operation(
     "DELETE /v1/subscriptions/{id}",
+    bound=True,
     audited="subscriptions.remove",
     scopes=WRITES_SUBSCRIPTIONS,
     answers={200: Answer("The removed subscription.", Subscription)},
@@ -189,11 +193,13 @@ async def delete_subscription(call: Call) -> Response:
 
 @operation(
     "POST /v1/subscriptions/{id}/test",
+    bound=True,
     audited="subscriptions.test",
     scopes=WRITES_SUBSCRIPTIONS,
     body=TestRequest,
     body_optional=True,
     answers={200: Answer("The attempt, even if the sink refused it.", TestResult)},
+    problems={409: "The subscription belongs to an account that has no events of this type."},
 )
 async def test_subscription(call: Call) -> Response:
     """Send a sample event now.
@@ -207,8 +213,7 @@ async def test_subscription(call: Call) -> Response:
         raise invalid(*errors)
     wanted = read or DEFAULT_TEST_TYPE
     now = call.ports.clock()
-    name, origin = _origin_of(call, wanted)
-    accounts = call.ports.settings.accounts.get(name) or ("default",)
+    name, origin, account = _origin_of(call, wanted, subscription.owner)
     event = sample_event(
         wanted,
         event_id=new_id("evt", now),
@@ -216,7 +221,7 @@ async def test_subscription(call: Call) -> Response:
         origin=origin,
         dataschema_base=call.context.base_url,
         source=name,
-        account=accounts[0],
+        account=account,
     )
     attempt, outcome = await call.ports.dispatcher.test(subscription, event)
     result: TestResult = {
@@ -231,6 +236,7 @@ async def test_subscription(call: Call) -> Response:
 
 @operation(
     "POST /v1/subscriptions/{id}/pause",
+    bound=True,
     audited="subscriptions.pause",
     scopes=WRITES_SUBSCRIPTIONS,
     body=Nothing,
@@ -252,6 +258,7 @@ async def pause_subscription(call: Call) -> Response:
 
 @operation(
     "POST /v1/subscriptions/{id}/resume",
+    bound=True,
     audited="subscriptions.resume",
     scopes=WRITES_SUBSCRIPTIONS,
     body=Nothing,
@@ -265,6 +272,7 @@ async def resume_subscription(call: Call) -> Response:
 
 @operation(
     "POST /v1/subscriptions/{id}/rotate-secret",
+    bound=True,
     audited="subscriptions.rotate_secret",
     scopes=WRITES_SUBSCRIPTIONS,
     body=SecretRotation,
@@ -333,11 +341,19 @@ def _refuse_callback(subscription: core.Subscription, why: str) -> None:
         )
 
 
-def _origin_of(call: Call, event_type: str) -> tuple[str, Origin]:
-    """The source of this event type; any source for events about the relay."""
-    origins = call.ports.settings.origins
-    found = next((pair for pair in origins.items() if event_type.startswith(f"{pair[1].type_prefix}.")), None)
-    return found or next(iter(origins.items()))
+def _origin_of(call: Call, event_type: str, owner: str | None) -> tuple[str, Origin, str]:
+    """The source of this event type, any source for events about the relay, and an account of it. Of a subscription
+    that belongs to an account, that one: its sink must not learn the names of others."""
+    origins, accounts = call.ports.settings.origins, call.ports.settings.accounts
+    source, _, account = (owner or "").partition("/")
+    of_type = (name for name in origins if event_type.startswith(f"{origins[name].type_prefix}."))
+    found = next(of_type, None) or (source if owner is not None else next(iter(origins)))
+    if owner is None:
+        return found, origins[found], (accounts.get(found) or ("default",))[0]
+    if found != source or source not in origins:
+        detail = f"it belongs to the account {owner}, which has no events of the type {event_type!r}"
+        raise Conflict(detail, code="type_not_sent")
+    return source, origins[source], account
 
 
 # The example of the Standard Webhooks specification.

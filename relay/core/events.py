@@ -88,11 +88,18 @@ class Event:
     body: bytes = field(repr=False)
     sequence: int | None = None
     job_uid: str | None = None
+    owner: str | None = None
+    """The account it is about, as `owner_of` writes it; None if it is about none."""
 
     def document(self) -> dict[str, Any]:
         """The event as a JSON object."""
         document: dict[str, Any] = loads(self.body)
         return document
+
+
+def owner_of(source: str, account: str) -> str:
+    """An account as one text. Names have no slash."""
+    return f"{source}/{account}"
 
 
 def job_event_types(prefix: str) -> tuple[str, ...]:
@@ -169,13 +176,21 @@ def from_transition(
         body=body,
         sequence=transition.sequence,
         job_uid=job.uid,
+        owner=owner_of(job.source, job.account),
     )
 
 
 def relay_event(
-    event_id: str, type: str, now: float, data: Mapping[str, Any], *, dataschema: str, subject: str | None = None
+    event_id: str,
+    type: str,
+    now: float,
+    data: Mapping[str, Any],
+    *,
+    dataschema: str,
+    subject: str | None = None,
+    owner: str | None = None,
 ) -> Event:
-    """An event about the relay itself: one of RELAY_EVENTS."""
+    """An event about the relay itself: one of RELAY_EVENTS. `owner`: the account whose bound tokens may see it."""
     body = render(
         event_id=event_id,
         source=RELAY_SOURCE,
@@ -186,7 +201,16 @@ def relay_event(
         extensions={},
         data=data,
     )
-    return Event(id=event_id, source=RELAY_SOURCE, type=type, subject=subject, time=now, recorded_at=now, body=body)
+    return Event(
+        id=event_id,
+        source=RELAY_SOURCE,
+        type=type,
+        subject=subject,
+        time=now,
+        recorded_at=now,
+        body=body,
+        owner=owner,
+    )
 
 
 def render(

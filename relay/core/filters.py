@@ -7,13 +7,16 @@ from relay.core.events import RELAY_EVENTS, job_event_types
 from relay.core.subscription import Subscription
 
 
-def matches(subscription: Subscription, event_type: str, event_source: str, *, job_event: bool) -> bool:
+def matches(
+    subscription: Subscription, event_type: str, event_source: str, *, job_event: bool, owner: str | None
+) -> bool:
     """True if a subscription gets an event. Types and source match exactly, case included.
 
+    One that belongs to an account gets only events about that account: `owner` is the event's.
     Without types it gets every job event and no event about the relay. Callbacks never match here: they get the events
     of the jobs registered with them, which only the store knows.
     """
-    if subscription.callback:
+    if subscription.callback or subscription.owner not in (None, owner):
         return False
     if subscription.source is not None and subscription.source != event_source:
         return False

@@ -270,12 +270,14 @@ class SavedStatistics:
 class Tail:
     """Events after a position, each with its own position.
 
+    last    where the next page begins: behind all events that were read, those of other accounts included
     hidden  later events are committed but not visible yet. They become visible, without notification, when a
             transaction that began before them ends
     more    the page is full, so later events may be there already
     """
 
     events: Sequence[tuple[int, Event]]
+    last: int
     hidden: bool = False
     more: bool = False
 

@@ -29,6 +29,7 @@ class ReplayRequest:
     types            only these event types; None: all that the subscription gets
     only             undelivered, all: include events without a delivery; a state: only deliveries in it
     reason           only deliveries that ended for this reason
+    owner            the account (`owner_of`) whose bound token asks: only its events, to its own subscriptions
     """
 
     id: str
@@ -39,6 +40,7 @@ class ReplayRequest:
     types: tuple[str, ...] | None = None
     only: Only = "undelivered"
     reason: str | None = None
+    owner: str | None = None
 
     @property
     def adds(self) -> bool:

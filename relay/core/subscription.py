@@ -23,6 +23,7 @@ class Subscription:
 
     types                   event types, matched exactly; None: all job events and none about the relay
     source                  a CloudEvents source, matched exactly; None: any
+    owner                   the account (`owner_of`) whose bound token made it: it gets only events about that account
     callback                created by a job's `callback_url`: gets only events of jobs registered with it
     ordering                "job": an event waits for earlier ones of its job; "none": it does not
     timeout_seconds         time-out of one attempt; None: the setting at that time
@@ -39,6 +40,7 @@ class Subscription:
     kind: str = "webhook"
     types: tuple[str, ...] | None = None
     source: str | None = None
+    owner: str | None = None
     state: State = "enabled"
     state_since: float | None = None
     state_reason: str | None = None

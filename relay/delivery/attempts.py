@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from relay.core import relay_events
 from relay.core.delivery import Attempt, Claimed, Response
 from relay.core.events import Event, relay_event
+from relay.core.subscription import Subscription
 from relay.ids import new_id
 from relay.redaction import REDACTED, is_credential, redact_text, without
 
@@ -64,10 +65,17 @@ def bare(attempt: Attempt) -> Attempt:
 
 
 def expired_event(
-    claimed: Claimed, attempt: Attempt, *, reason: str, exhausted: bool, now: float, dataschema_base: str
+    claimed: Claimed,
+    attempt: Attempt,
+    *,
+    reason: str,
+    exhausted: bool,
+    now: float,
+    dataschema_base: str,
+    owner: str | None,
 ) -> Event | None:
     """The event that a delivery is dead. None if its own event is about the relay: a dead sink subscribed to those
-    would cause new ones forever."""
+    would cause new ones forever. `owner`: the subscription's."""
     event = claimed.event
     if event.job_uid is None:
         return None
@@ -81,20 +89,22 @@ def expired_event(
         last_error=attempt.error or reason,
         reason="exhausted" if exhausted else "refused",
     )
-    return _notice("relay.delivery.expired", data, now, claimed.subscription_id, dataschema_base)
+    return _notice("relay.delivery.expired", data, now, claimed.subscription_id, dataschema_base, owner)
 
 
 def subscription_event(
-    type: str, subscription_id: str, shown_sink: str, *, reason: str, since: float | None, now: float, base: str
+    type: str, subscription: Subscription, shown_sink: str, *, reason: str, since: float | None, now: float, base: str
 ) -> Event:
     """The event `type`: a subscription was disabled, or is enabled again. `since`: start of the sink's failures."""
-    data = relay_events.subscription_data(subscription_id=subscription_id, sink=shown_sink, reason=reason, since=since)
-    return _notice(type, data, now, subscription_id, base)
+    data = relay_events.subscription_data(subscription_id=subscription.id, sink=shown_sink, reason=reason, since=since)
+    return _notice(type, data, now, subscription.id, base, subscription.owner)
 
 
-def _notice(type: str, data: Mapping[str, object], now: float, subject: str, dataschema_base: str) -> Event:
+def _notice(
+    type: str, data: Mapping[str, object], now: float, subject: str, dataschema_base: str, owner: str | None
+) -> Event:
     dataschema = relay_events.dataschema_for(type, dataschema_base)
-    return relay_event(new_id("evt", now), type, now, data, dataschema=dataschema, subject=subject)
+    return relay_event(new_id("evt", now), type, now, data, dataschema=dataschema, subject=subject, owner=owner)
 
 
 def _shown(headers: Headers, secrets: Sequence[str] = ()) -> tuple[tuple[str, str], ...]:

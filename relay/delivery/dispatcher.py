@@ -156,7 +156,13 @@ class Dispatcher:
         taken: list[Target] = []
         for target in self.slots:
             wanted = any(
-                matches(target.subscription, event.type, event.source, job_event=event.job_uid is not None)
+                matches(
+                    target.subscription,
+                    event.type,
+                    event.source,
+                    job_event=event.job_uid is not None,
+                    owner=event.owner,
+                )
                 for event in events
             )
             if wanted:

@@ -137,9 +137,16 @@ def _events(
 ) -> tuple[Event, ...]:
     events: list[Event | None] = []
     if isinstance(decision, retry.Dead):
-        exhausted, reason = decision.exhausted, decision.reason
         events.append(
-            expired_event(finished.claimed, attempt, reason=reason, exhausted=exhausted, now=now, dataschema_base=base)
+            expired_event(
+                finished.claimed,
+                attempt,
+                reason=decision.reason,
+                exhausted=decision.exhausted,
+                now=now,
+                dataschema_base=base,
+                owner=finished.subscription.owner,
+            )
         )
     changed: tuple[str, str] | None = None
     if disable is not None and finished.subscription.state == "enabled":
@@ -148,6 +155,6 @@ def _events(
         changed = "relay.subscription.recovered", decision.reason
     if changed is not None:
         type, reason = changed
-        about, since = (finished.subscription.id, finished.shown_sink), finished.failing_since
+        about, since = (finished.subscription, finished.shown_sink), finished.failing_since
         events.append(subscription_event(type, *about, reason=reason, since=since, now=now, base=base))
     return tuple(event for event in events if event is not None)

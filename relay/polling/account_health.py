@@ -9,7 +9,7 @@ import structlog
 
 from relay.clock import Clock
 from relay.core import relay_events
-from relay.core.events import Event, relay_event
+from relay.core.events import Event, owner_of, relay_event
 from relay.core.job import POLL, Problem
 from relay.core.records import AccountState
 from relay.errors import StoreError
@@ -204,5 +204,5 @@ class AccountHealth:
             hint=hint,
         )
         dataschema = relay_events.dataschema_for(type, self._settings.dataschema_base)
-        subject = f"{self.state.source}/{self.state.name}"
-        return relay_event(new_id("evt", now), type, now, data, dataschema=dataschema, subject=subject)
+        subject = owner_of(self.state.source, self.state.name)
+        return relay_event(new_id("evt", now), type, now, data, dataschema=dataschema, subject=subject, owner=subject)

@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import copy
 from typing import Any
 
 import structlog
 
 from relay.clock import Clock
-from relay.core.events import Event
+from relay.core.events import Event, owner_of
 from relay.core.explanations import sentence
 from relay.core.forwarding import escapes_segment
 from relay.core.job import POLL, PRIORITY_WEIGHTS, Job, Observation, Problem, Progress, Transition, detect
@@ -50,9 +51,15 @@ class Tracking:
         self._wake = wake
         self._signals = signals
         self._clock = clock
-        self._callbacks: dict[str, str] = {}
-        self._callbacks_version = -1
+        self._callbacks = _Callbacks()
         self._asking = Tasks()
+        self._account: tuple[str, str] | None = None
+
+    def within(self, account: tuple[str, str]) -> "Tracking":
+        """Tracking as a token bound to the account sees it: other accounts do not exist, and callbacks belong to it."""
+        view = copy(self)
+        view._account = account
+        return view
 
     def read_answer(self, source: str, body: Mapping[str, Any]) -> tuple[str, Observation | None] | None:
         """The id and state in an upstream's answer to a create; None if `body` is not one.
@@ -75,7 +82,7 @@ class Tracking:
         registrations: list[tuple[int, Registration]] = []
         for index, request in enumerate(requests):
             poller = self._pollers.get((request.source, request.account))
-            if poller is None:
+            if poller is None or self._account not in (None, (request.source, request.account)):
                 results[index] = InvalidRequest(f"there is no account {request.account} of a source {request.source}")
                 continue
             if escapes_segment(request.external_id):
@@ -91,7 +98,7 @@ class Tracking:
             try:
                 await self._write(registrations, results)
             except Conflict:
-                self._callbacks.clear()  # another node may have removed one
+                self._callbacks.ids.clear()  # another node may have removed one
                 raise
         return [result for result in results if result is not None]
 
@@ -156,15 +163,16 @@ class Tracking:
         )
 
     async def _callback(self, url: str, now: float) -> str:
-        version = self._store.subscriptions.version
-        if version != self._callbacks_version or len(self._callbacks) > 10_000:
-            self._callbacks.clear()
-            self._callbacks_version = version
-        found = self._callbacks.get(url)
+        known, version = self._callbacks, self._store.subscriptions.version
+        owner = None if self._account is None else owner_of(*self._account)
+        if version != known.version or len(known.ids) > 10_000:
+            known.ids.clear()
+            known.version = version
+        found = known.ids.get((url, owner))
         if found is None:
-            found = await self._store.subscriptions.callback_for(url, new_id("sub", now), now)
-            if self._callbacks_version == version:
-                self._callbacks[url] = found
+            found = await self._store.subscriptions.callback_for(url, new_id("sub", now), now, owner)
+            if known.version == version:
+                known.ids[url, owner] = found
         return found
 
     async def refresh(self, job: Job) -> None:
@@ -263,7 +271,11 @@ class Tracking:
     def reports(self) -> list[SourceReport]:
         """One report per account."""
         now = self._clock()
-        return [_report(source, account, poller, now) for (source, account), poller in self._pollers.items()]
+        return [
+            _report(source, account, poller, now)
+            for (source, account), poller in self._pollers.items()
+            if self._account in (None, (source, account))
+        ]
 
     def _poller(self, job: Job) -> Poller:
         poller = self._pollers.get((job.source, job.account))
@@ -274,6 +286,14 @@ class Tracking:
                 code="account_missing",
             )
         return poller
+
+
+class _Callbacks:
+    """The ids of callback subscriptions, by URL and owner, at one version of the subscriptions."""
+
+    def __init__(self) -> None:
+        self.ids: dict[tuple[str, str | None], str] = {}
+        self.version = -1
 
 
 def _is_old_refusal(error: Mapping[str, Any], poller: Poller | None, definition: SourceDefinition) -> bool:

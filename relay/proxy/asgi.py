@@ -163,13 +163,16 @@ class Proxy:
         if identity is not None:
             scope["relay.identity"] = identity
             identity.require(READS_UPSTREAM if scope["method"] in SAFE_METHODS else WRITES_UPSTREAM)
-            standing = gateway.default_caller()
-            if standing is None:
-                raise Unauthorized(
-                    "a relay token acts for the only account with a key, or for the account `default`. "
-                    "There is neither: send the account's own key",
-                    code="no_account_to_stand_for",
+            if identity.account is None:
+                standing = gateway.default_caller()
+                why = (
+                    "a relay token acts for the only account with a key, or for the account `default`. There is neither"
                 )
+            else:
+                standing = gateway.caller_bound_to(identity.account)
+                why = "this relay token acts for the account that it is bound to, which has no key"
+            if standing is None:
+                raise Unauthorized(f"{why}: send the account's own key", code="no_account_to_stand_for")
             return standing, gateway.with_account_key(passed, standing)
         if (key is not None and gateway.adopts_keys) or auth.is_local(scope, Headers(raw=raw), settings):
             return caller, passed

@@ -21,7 +21,7 @@ from relay.polling.tracking import Tracking
 from relay.proxy.adopted_keys import MAX_ADOPTED, name_of
 from relay.proxy.forwarding import Forwarding
 from relay.proxy.transport import MAX_ANSWER_BYTES, UpstreamResponse, plain
-from relay.proxy.types import CreateBody, ForwardedRequest, ProxyResponse, TrackingOptions
+from relay.proxy.types import Caller, CreateBody, ForwardedRequest, ProxyResponse, TrackingOptions
 from relay.proxy.unknown_creates import UnknownCreates
 from relay.sources.mapping import Malformed, read_create, read_error, read_object
 from relay.tasks import Tasks
@@ -115,13 +115,13 @@ class Creates:
             await self._settle(intent, "unreadable", answer.status)
             return ProxyResponse.of(answer, content, complete=False)
         response = ProxyResponse.of(answer, content, complete=True)
-        await self._settle_answer(intent, request.caller.key, asked.spacing_seconds, answer, content)
+        await self._settle_answer(intent, request.caller, asked.spacing_seconds, answer, content)
         return response
 
     async def _settle_answer(
         self,
         intent: Intent,
-        api_key: str | None,
+        caller: Caller,
         spacing_seconds: float | None,
         answer: UpstreamResponse,
         content: bytes,
@@ -144,40 +144,41 @@ class Creates:
                 return
             spacing = _spacing(spacing_seconds)
             job = TrackRequest.of_create(intent, found[0], seen=found[1], spacing_seconds=spacing, intent=intent)
-            await self._track(intent, api_key, job)
+            await self._track(intent, caller, job)
 
-    async def _track(self, intent: Intent, api_key: str | None, request: TrackRequest) -> None:
+    async def _track(self, intent: Intent, caller: Caller, request: TrackRequest) -> None:
         """Registers the job, and retries while the database refuses.
 
         Raises nothing: the create was carried out, and a caller that gets an error might send it again.
         """
         try:
-            await self._register(intent, api_key, request)
+            await self._register(intent, caller, request)
         except StoreError as error:
             log.error("job_not_recorded", job=request.external_id, intent=intent.id, error=str(error))
             if len(self.unrecorded) < MAX_UNRECORDED:
-                self.unrecorded.start(self._track_later(intent, api_key, request))
+                self.unrecorded.start(self._track_later(intent, caller, request))
         except Exception:
             log.exception("job_not_tracked", job=request.external_id, intent=intent.id)
             await self._settle(intent, "unreadable")
 
-    async def _track_later(self, intent: Intent, api_key: str | None, request: TrackRequest) -> None:
+    async def _track_later(self, intent: Intent, caller: Caller, request: TrackRequest) -> None:
         while not self._forwarding.stopping():
             await asyncio.sleep(AGAIN_SECONDS)
             try:
-                await self._register(intent, api_key, request)
+                await self._register(intent, caller, request)
             except StoreError:
                 continue
             log.info("job_recorded_late", job=request.external_id, intent=intent.id)
             return
 
-    async def _register(self, intent: Intent, api_key: str | None, request: TrackRequest) -> None:
-        known = (request.source, request.account) in self._forwarding.pollers
-        if self._adopt is not None and api_key is not None and not known:
-            await self._adopt(request.source, api_key)
+    async def _register(self, intent: Intent, caller: Caller, request: TrackRequest) -> None:
+        place = (request.source, request.account)
+        if self._adopt is not None and caller.key is not None and place not in self._forwarding.pollers:
+            await self._adopt(request.source, caller.key)
+        tracking = self._tracking.within(place) if caller.bound else self._tracking
         for _ in range(REGISTER_TRIES):  # the callback's subscription may be removed concurrently
             try:
-                result = (await self._tracking.register((request,)))[0]
+                result = (await tracking.register((request,)))[0]
             except Conflict as error:
                 result = error
             if not isinstance(result, RequestError):

@@ -79,8 +79,15 @@ class Gateway:
         }
         return self._callers
 
+    def caller_bound_to(self, account: tuple[str, str]) -> Caller | None:
+        """The account that a relay token is bound to; None without a key of it."""
+        poller = self._pollers.get(account)
+        if poller is None or poller.key is None:
+            return None
+        return Caller(source=account[0], account=account[1], bound=True, key=poller.key)
+
     def default_caller(self) -> Caller | None:
-        """The account a relay token acts for: the only one with a key, else `default`."""
+        """The account a relay token acts for that is bound to none: the only one with a key, else `default`."""
         having = [place for place, poller in self._pollers.items() if poller.key is not None]
         chosen = having if len(having) == 1 else [place for place in having if place[1] == "default"]
         if len(chosen) != 1:

@@ -12,10 +12,14 @@ Cache = Literal["hit", "miss", "pass"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Caller:
-    """The account a request acts for. `account` is None for an unknown key: its requests are not tracked."""
+    """The account a request acts for. `account` is None for an unknown key: its requests are not tracked.
+
+    bound  it came with a relay token that is bound to the account: what it attaches to a job belongs to the account
+    """
 
     source: str
     account: str | None
+    bound: bool = False
     key: str | None = field(default=None, repr=False)
 
 

@@ -8,7 +8,7 @@ import structlog
 
 from relay.clock import Clock
 from relay.core import relay_events
-from relay.core.events import CREATE_UNKNOWN, Event, relay_event
+from relay.core.events import CREATE_UNKNOWN, Event, owner_of, relay_event
 from relay.core.records import Intent
 from relay.ids import new_id
 
@@ -59,5 +59,11 @@ class UnknownCreates:
     def _event(self, intent: Intent) -> Event:
         now, data = self._clock(), relay_events.create_unknown_data(intent)
         return relay_event(
-            new_id("evt", now), CREATE_UNKNOWN, now, data, dataschema=self._dataschema, subject=intent.id
+            new_id("evt", now),
+            CREATE_UNKNOWN,
+            now,
+            data,
+            dataschema=self._dataschema,
+            subject=intent.id,
+            owner=owner_of(intent.source, intent.account),
         )

@@ -31,6 +31,7 @@ from relay.store.ordering import queue_manual_retry
 from relay.store.outbox import Outbox, lock_jobs
 from relay.store.pages import decode_cursor, read_page
 from relay.store.rows import attempt_from, delivery_from
+from relay.store.scoped import Scoped
 from relay.store.statements import json_list, run, run_many, sql
 from relay.store.subscription_cache import SubscriptionCache
 from relay.store.tables import LISTED_DELIVERY, AttemptRow, DeliveryRow, EventRow
@@ -78,7 +79,7 @@ ATTEMPTS_OF_DELIVERY = (
 )
 
 
-class DeliveryStore:
+class DeliveryStore(Scoped):
     """Reads and writes of deliveries."""
 
     def __init__(self, database: Database, outbox: Outbox) -> None:
@@ -141,6 +142,8 @@ class DeliveryStore:
         Raises NotFound. Raises Conflict if the delivery waits for an earlier event, is being attempted, or its
         subscription was removed.
         """
+        if self._account is not None and await self.get(delivery_id) is None:
+            raise NotFound(f"there is no delivery {delivery_id}")
         await self._database.write(self._retry, (delivery_id, now))
         found = await self.get(delivery_id)
         if found is None:
@@ -155,7 +158,7 @@ class DeliveryStore:
 
     async def get(self, delivery_id: str) -> Delivery | None:
         """One delivery with its attempts."""
-        return await self._database.read(_get, delivery_id)
+        return await self._database.read(_get, delivery_id, self._owner)
 
     async def page(
         self,
@@ -167,7 +170,8 @@ class DeliveryStore:
         event_id: str | None = None,
     ) -> Page[Delivery]:
         """Newest first, without attempts."""
-        statement = page_statement(limit, decode_cursor(cursor, prefix="dlv_"), state, subscription_id, event_id)
+        before = decode_cursor(cursor, prefix="dlv_")
+        statement = page_statement(limit, before, state, subscription_id, event_id, self._owner)
         return await self._database.read(read_page, statement, limit, delivery_from, "id")
 
     async def groups(
@@ -180,7 +184,7 @@ class DeliveryStore:
         event_id: str | None = None,
     ) -> Groups:
         """The newest deliveries, up to a limit, counted by `columns`: any of `reason`, `subscription_id` and `day`."""
-        return await self._database.read(grouped, columns, limit, state, subscription_id, event_id)
+        return await self._database.read(grouped, columns, limit, state, subscription_id, event_id, self._owner)
 
     async def pending(self) -> Pending:
         """The open deliveries. Reads as many rows as are open, plus the blocked subscriptions' rows that are older
@@ -244,9 +248,9 @@ _SHOWN: Any = select(DeliveryRow, col(EventRow.type), col(EventRow.subject)).joi
 )
 
 
-def _get(connection: Connection, delivery_id: str) -> Delivery | None:
+def _get(connection: Connection, delivery_id: str, owner: str | None) -> Delivery | None:
     row = connection.execute(_SHOWN.where(col(DeliveryRow.id) == delivery_id)).one_or_none()
-    if row is None:
+    if row is None or owner not in (None, row.owner):
         return None
     attempts = connection.execute(ATTEMPTS_OF_DELIVERY, {"delivery_id": delivery_id})
     waiting_for = None
@@ -257,7 +261,12 @@ def _get(connection: Connection, delivery_id: str) -> Delivery | None:
 
 
 def page_statement(
-    limit: int, before: str | None, state: str | None, subscription_id: str | None, event_id: str | None
+    limit: int,
+    before: str | None,
+    state: str | None,
+    subscription_id: str | None,
+    event_id: str | None,
+    owner: str | None = None,
 ) -> Any:
     """One page of deliveries, newest first."""
     statement = _SHOWN.order_by(col(DeliveryRow.id).desc()).limit(limit + 1)
@@ -271,6 +280,8 @@ def page_statement(
         statement = statement.where(col(DeliveryRow.subscription_id) == subscription_id)
     if event_id is not None:
         statement = statement.where(col(DeliveryRow.event_id) == event_id)
+    if owner is not None:
+        statement = statement.where(col(DeliveryRow.owner) == owner)
     return statement
 
 

@@ -19,11 +19,17 @@ _OF_STATE: Mapping[str, str] = {
     **{state: f"state = '{state}'" for state in ("delivered", "dead", "cancelled")},
 }
 _OF_SUBSCRIPTION = "subscription_id = :subscription_id"
+_OF_OWNER = "owner = :owner"
 _COLUMNS = ("reason", "subscription_id", "day")
 
 
-def _conditions(state: str | None, subscription_id: str | None, event_id: str | None) -> tuple[str, list[str]]:
+def _conditions(
+    state: str | None, subscription_id: str | None, event_id: str | None, owner: str | None = None
+) -> tuple[str, list[str]]:
     """The clause that selects the newest rows, and the conditions that they must meet to be counted."""
+    if owner is not None:  # before the limit: the number of rows scanned must not depend on those of others
+        newest, wanted = _conditions(state, subscription_id, event_id)
+        return f"WHERE {_OF_OWNER} {newest.replace('WHERE', 'AND')}", wanted
     of_state = [] if state is None else [_OF_STATE[state]]
     of_subscription = [] if subscription_id is None else [_OF_SUBSCRIPTION]
     if event_id is not None:
@@ -38,10 +44,14 @@ def _conditions(state: str | None, subscription_id: str | None, event_id: str | 
 
 
 def groups_statement(
-    columns: Sequence[str], state: str | None, subscription_id: str | None, event_id: str | None
+    columns: Sequence[str],
+    state: str | None,
+    subscription_id: str | None,
+    event_id: str | None,
+    owner: str | None = None,
 ) -> Sql:
     """The groups by these of `_COLUMNS`, largest first."""
-    newest, wanted = _conditions(state, subscription_id, event_id)
+    newest, wanted = _conditions(state, subscription_id, event_id, owner)
     shown = ", ".join(columns)
     return sql(
         f"""
@@ -56,9 +66,11 @@ GROUP BY {shown} ORDER BY COUNT(*) DESC, {shown} LIMIT :count
     )
 
 
-def scanned_statement(state: str | None, subscription_id: str | None, event_id: str | None) -> str:
+def scanned_statement(
+    state: str | None, subscription_id: str | None, event_id: str | None, owner: str | None = None
+) -> str:
     """The number of rows scanned; SCANNED + 1 if there are more."""
-    newest, _ = _conditions(state, subscription_id, event_id)
+    newest, _ = _conditions(state, subscription_id, event_id, owner)
     return f"SELECT COUNT(*) FROM (SELECT id FROM deliveries {newest} LIMIT {SCANNED + 1}) AS found"
 
 
@@ -69,13 +81,15 @@ def grouped(
     state: str | None,
     subscription_id: str | None,
     event_id: str | None,
+    owner: str | None = None,
 ) -> Groups:
     """The largest `limit` groups."""
     chosen = [name for name in _COLUMNS if name in columns]
-    given = {"subscription_id": subscription_id, "event_id": event_id}
+    given = {"subscription_id": subscription_id, "event_id": event_id, "owner": owner}
     values: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-    found = run(connection, groups_statement(chosen, state, subscription_id, event_id), count=limit + 1, **values).all()
-    counting = scanned_statement(state, subscription_id, event_id)
+    statement = groups_statement(chosen, state, subscription_id, event_id, owner)
+    found = run(connection, statement, count=limit + 1, **values).all()
+    counting = scanned_statement(state, subscription_id, event_id, owner)
     named = {name: value for name, value in values.items() if f":{name}" in counting}
     scanned = run(connection, counting, **named).scalar_one()
     items = tuple(

@@ -1,10 +1,11 @@
 """Events: recorded through the outbox, read in commit order."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import structlog
-from sqlalchemy import bindparam, literal_column, select, text, tuple_
+from sqlalchemy import bindparam, func, literal, literal_column, select, text, tuple_
 from sqlalchemy.engine import Connection
 from sqlmodel import col
 
@@ -15,6 +16,7 @@ from relay.store.group_commit import each
 from relay.store.outbox import Outbox
 from relay.store.pages import decode_moment, fitting, moment_key, page_of, size_of
 from relay.store.rows import event_from
+from relay.store.scoped import Scoped
 from relay.store.statements import SQLITE, run, table_of
 from relay.store.tables import EventRow
 
@@ -88,7 +90,7 @@ LAST_POSITION = (1 << 63) - 1
 log = structlog.get_logger("relay.store")
 
 
-class EventStore:
+class EventStore(Scoped):
     """Reads of events, and recording of events that belong to no job."""
 
     def __init__(self, database: Database, outbox: Outbox) -> None:
@@ -115,10 +117,13 @@ class EventStore:
 
     async def get(self, event_id: str) -> Event | None:
         """One event by id."""
-        return await self._database.read(_get, event_id)
+        event = await self._database.read(_get, event_id)
+        return event if event is not None and self._sees(event.owner) else None
 
     async def position_of(self, event_id: str) -> int | None:
         """The position after which a stream continues from this event."""
+        if self._account is not None and await self.get(event_id) is None:
+            return None
         return await self._database.read(_position_of, event_id)
 
     async def newest_position(self) -> int:
@@ -127,14 +132,17 @@ class EventStore:
 
     async def tail(self, position: int, count: int = 500, max_bytes: int | None = None) -> Tail:
         """The events committed after a position, in order: up to `count`, and up to `max_bytes` or a single one."""
-        return await self._database.read(_tail, position, count, max_bytes)
+        tail = await self._database.read(_tail, position, count, max_bytes)
+        if self._account is None:
+            return tail
+        return replace(tail, events=[pair for pair in tail.events if self._sees(pair[1].owner)])
 
     async def tail_of_job(self, job_uid: str, after_sequence: int, count: int, max_bytes: int | None = None) -> Tail:
-        """The same of a job's events: their positions are their sequence numbers."""
+        """The same of a job's events, by sequence. Whoever sees the job sees them all."""
         return await self._database.read(_tail_of_job, job_uid, after_sequence, count, max_bytes)
 
     async def of_job(self, job_uid: str, *, after_sequence: int = 0, count: int = 500) -> list[Event]:
-        """A job's events, in order."""
+        """A job's events, in order. Whoever sees the job sees them all."""
         return await self._database.read(_of_job, job_uid, after_sequence, count)
 
     async def page(
@@ -148,7 +156,9 @@ class EventStore:
         until: float | None = None,
     ) -> Page[Event]:
         """Newest first. `since` (inclusive) and `until` (exclusive) refer to the time of recording."""
-        statement = page_statement(limit, decode_moment(cursor), type, subject, since, until)
+        statement = page_statement(
+            limit, decode_moment(cursor, prefix="evt_"), type, subject, since, until, self._owner
+        )
         return await self._database.read(_page, statement, limit)
 
     def _record(self, connection: Connection, items: Sequence[Event]) -> Sequence[None]:
@@ -210,18 +220,22 @@ def _tail(connection: Connection, position: int, count: int, max_bytes: int | No
         events = [(int(row.xid) << POSITION_BITS | row.position, event_from(row)) for row in found]
         more = len(events) == fits
         hidden = not more and run(connection, HIDDEN_AFTER_XID, xid=str(xid), position=place).scalar_one()
-        return Tail(events=events, hidden=bool(hidden), more=more)
+        return _tail_from(position, events, more=more, hidden=bool(hidden))
     values = {"position": position, "count": count}
     values["count"] = fits = fitting(connection, AFTER, BODY_BYTES, count, values, max_bytes)
     events = [(row.position, event_from(row)) for row in connection.execute(AFTER, values)]
-    return Tail(events=events, more=len(events) == fits)
+    return _tail_from(position, events, more=len(events) == fits)
 
 
 def _tail_of_job(connection: Connection, job_uid: str, sequence: int, count: int, max_bytes: int | None) -> Tail:
     values = {"job_uid": job_uid, "sequence": sequence, "count": count}
     values["count"] = fits = fitting(connection, OF_JOB_AFTER, BODY_BYTES, count, values, max_bytes)
     events = [(row.sequence, event_from(row)) for row in connection.execute(OF_JOB_AFTER, values)]
-    return Tail(events=events, more=len(events) == fits)
+    return _tail_from(sequence, events, more=len(events) == fits)
+
+
+def _tail_from(position: int, events: Sequence[tuple[int, Event]], *, more: bool, hidden: bool = False) -> Tail:
+    return Tail(events=events, last=events[-1][0] if events else position, more=more, hidden=hidden)
 
 
 def _of_job(connection: Connection, job_uid: str, sequence: int, count: int) -> list[Event]:
@@ -231,18 +245,26 @@ def _of_job(connection: Connection, job_uid: str, sequence: int, count: int) -> 
 
 def page_statement(
     limit: int,
-    before: tuple[float, int] | None,
+    before: tuple[float, str] | None,
     type: str | None,
     subject: str | None,
     since: float | None,
     until: float | None,
+    owner: str | None = None,
 ) -> Any:
     """One page of events, newest first by time of recording, which every filter's index ends with."""
     statement = (
         select(EventRow).order_by(col(EventRow.recorded_at).desc(), col(EventRow.position).desc()).limit(limit + 1)
     )
     if before is not None:
-        statement = statement.where(tuple_(col(EventRow.recorded_at), col(EventRow.position)) < tuple_(*before))
+        moment, event_id = before
+        position = select(col(EventRow.position)).where(col(EventRow.id) == event_id).scalar_subquery()
+        place = tuple_(
+            literal(moment), func.coalesce(position, 0)
+        )  # erased meanwhile: on with what was recorded earlier
+        statement = statement.where(tuple_(col(EventRow.recorded_at), col(EventRow.position)) < place)
+    if owner is not None:
+        statement = statement.where(col(EventRow.owner) == owner)
     if type is not None:
         statement = statement.where(col(EventRow.type) == type)
     if subject is not None:
@@ -257,4 +279,4 @@ def page_statement(
 def _page(connection: Connection, statement: Any, limit: int) -> Page[Event]:
     limit = fitting(connection, statement, BODY_BYTES, limit)
     rows = connection.execute(statement.limit(limit + 1)).all()
-    return page_of(rows, limit, event_from, lambda row: moment_key(row.recorded_at, row.position))
+    return page_of(rows, limit, event_from, lambda row: moment_key(row.recorded_at, row.id))

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import Select, bindparam, select, text
+from sqlalchemy import Select, bindparam, select, text, tuple_
 from sqlalchemy.engine import Connection, Row
 from sqlmodel import col
 
@@ -21,6 +21,7 @@ from relay.store.group_commit import each, in_order_of
 from relay.store.outbox import Outbox
 from relay.store.pages import decode_cursor, fitting, page_of, size_of
 from relay.store.rows import loads
+from relay.store.scoped import Account, Scoped
 from relay.store.statements import insert_into, run, run_many, table_of
 from relay.store.subscriptions import Cipher
 from relay.store.tables import IntentRow
@@ -82,7 +83,7 @@ UNREPORTED_CUT_OFF = _UNREPORTED.where(
 ).order_by(col(IntentRow.id))
 
 
-class IntentStore:
+class IntentStore(Scoped):
     """Reads and writes of intents. Every write is durable when its call returns."""
 
     def __init__(self, database: Database, outbox: Outbox, cipher: Cipher) -> None:
@@ -104,6 +105,8 @@ class IntentStore:
         if found is None:
             return None
         intent, sealed = found
+        if self._account not in (None, (intent.source, intent.account)):
+            return None
         if sealed is None:
             return intent
         callback = loads(self._cipher.decrypt(sealed, context=id))
@@ -118,6 +121,8 @@ class IntentStore:
 
     async def resolve(self, id: str, fate: Resolution, now: float) -> Intent | None:
         """Records the fate that a person found out. None if the create is not listed as unknown."""
+        if await self._hides(id):
+            return None
         return await self._database.write(_resolve, (id, fate, _in_flight_since(now)))
 
     async def unreported(self, now: float, count: int) -> list[Intent]:
@@ -142,6 +147,8 @@ class IntentStore:
 
     async def dismiss(self, id: str, now: float) -> Intent | None:
         """Deletes a create of unknown fate. None if there is no such create."""
+        if await self._hides(id):
+            return None
         return await self._database.write(_dismiss, (id, _in_flight_since(now)))
 
     async def unknown(self, id: str, reason: str, status_code: int | None = None) -> None:
@@ -159,7 +166,10 @@ class IntentStore:
     async def page(self, *, limit: int, cursor: str | None = None, now: float) -> Page[Intent]:
         """Creates of unknown fate, newest first."""
         before = decode_cursor(cursor, prefix="int_")
-        return await self._database.read(_page, limit, before, _in_flight_since(now))
+        return await self._database.read(_page, limit, before, _in_flight_since(now), self._account)
+
+    async def _hides(self, id: str) -> bool:
+        return self._account is not None and await self.get(id) is None
 
 
 def settle(connection: Connection, intents: Sequence[Intent]) -> None:
@@ -240,21 +250,26 @@ def _count_unknown(connection: Connection, in_flight_since: str) -> int:
     return int(run(connection, COUNT_UNKNOWN, in_flight_since=in_flight_since).scalar_one())
 
 
-def _page(connection: Connection, limit: int, before: str | None, in_flight_since: str) -> Page[Intent]:
+def _page(
+    connection: Connection, limit: int, before: str | None, in_flight_since: str, account: Account | None
+) -> Page[Intent]:
     rows: list[Row[Any]] = []
     for unknown in (NEW_UNKNOWN, OLD_UNKNOWN):
         left = limit - len(rows)
         if left >= 0:
-            statement, values = page_statement(unknown, before), {"in_flight_since": in_flight_since}
+            statement, values = page_statement(unknown, before, account), {"in_flight_since": in_flight_since}
             left = fitting(connection, statement, LISTED_BYTES, left, {**values, "count": left + 1})
             limit = len(rows) + left
             rows += connection.execute(statement, {**values, "count": left + 1}).all()
     return page_of(rows, limit, _intent_from, lambda row: row.id)
 
 
-def page_statement(unknown: Select[Any], before: str | None) -> Select[Any]:
-    """One of the two ranges, newest first, from a cursor on."""
-    return unknown if before is None else unknown.where(col(IntentRow.id) < before)
+def page_statement(unknown: Select[Any], before: str | None, account: Account | None = None) -> Select[Any]:
+    """One of the two ranges, newest first, from a cursor on. `account`: only its creates."""
+    statement = unknown if before is None else unknown.where(col(IntentRow.id) < before)
+    if account is not None:
+        statement = statement.where(tuple_(col(IntentRow.source), col(IntentRow.account)) == account)
+    return statement
 
 
 def _in_flight_since(now: float) -> str:

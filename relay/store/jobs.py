@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from sqlalchemy import bindparam, delete, select, text, update
+from sqlalchemy import bindparam, delete, select, text, tuple_, update
 from sqlalchemy.engine import Connection, Row
 from sqlmodel import col
 
@@ -22,6 +22,7 @@ from relay.store.outbox import (
 from relay.store.pages import decode_cursor, read_page, size_of
 from relay.store.registrations import BY_UID, Registrar
 from relay.store.rows import job_from, observation_values, progress_values
+from relay.store.scoped import Account, Scoped
 from relay.store.statements import (
     SQLITE,
     TEXT,
@@ -132,14 +133,12 @@ WHERE uid = :job_uid AND closed_at IS NULL AND poll_count = COALESCE(:expected_p
 """
 
 
-Account = tuple[str, str]
-"""Its source and its name."""
 Deadline = tuple[float, str]
 """When a job becomes overdue, and its uid."""
 FIRST_DEADLINE: Deadline = (0.0, "")
 
 
-class JobStore:
+class JobStore(Scoped):
     """Reads and writes of jobs. Every write is durable when its call returns."""
 
     def __init__(self, database: Database, outbox: Outbox) -> None:
@@ -175,22 +174,30 @@ class JobStore:
 
     async def untrack(self, uid: str, now: float) -> Job:
         """Closes an open job without an event; a closed one is unchanged. Raises NotFound."""
+        await self._refuse_hidden(uid)
         return await self._database.write(_untrack, (uid, now))
 
     async def purge(self, uid: str) -> Job:
         """Deletes a job, its events, their deliveries and attempts. Raises NotFound."""
+        await self._refuse_hidden(uid)
         return await self._database.write(_purge, uid)
+
+    async def _refuse_hidden(self, uid: str) -> None:
+        if self._account is not None and await self.get(uid) is None:
+            raise NotFound(f"there is no job {uid}")
 
     # --- reads
 
     async def get(self, uid: str) -> Job | None:
         """A job by the relay's id."""
         # PostgreSQL refuses NUL, which would fail the whole group.
-        return None if "\0" in uid else await self._by_uid.get(uid)
+        job = None if "\0" in uid else await self._by_uid.get(uid)
+        return job if job is None or self._account in (None, (job.source, job.account)) else None
 
     async def find(self, external_id: str, source: str | None = None, account: str | None = None) -> list[Job]:
         """Jobs by the upstream's id. Several accounts may have the same id."""
-        return await self._database.read(_find, external_id, source, account)
+        found = await self._database.read(_find, external_id, source, account)
+        return [job for job in found if self._account in (None, (job.source, job.account))]
 
     async def open_jobs(
         self, source: str, account: str, *, after_uid: str = "", count: int = 5_000
@@ -229,6 +236,8 @@ class JobStore:
     ) -> Page[Job]:
         """Newest first. Raises InvalidRequest for an invalid cursor."""
         statement = page_statement(limit, decode_cursor(cursor, prefix="job_"), status, open, source, account)
+        if self._account is not None:
+            statement = statement.where(tuple_(col(JobRow.source), col(JobRow.account)) == self._account)
         return await self._database.read(read_page, statement, limit, job_from, "uid", LISTED_BYTES)
 
     # --- batches

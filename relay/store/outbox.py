@@ -21,10 +21,10 @@ from relay.store.statements import SQLITE, Sql, fetch, insert_into, json_list, r
 from relay.store.subscription_cache import MAX_CACHED, SubscriptionCache
 from relay.store.tables import OPEN_DELIVERY, DeliveryRow, EventRow
 
-_EVENT = ("id", "job_uid", "sequence", "type", "source", "subject", "time", "recorded_at", "body")
+_EVENT = ("id", "job_uid", "sequence", "type", "source", "subject", "time", "recorded_at", "body", "owner")
 _DELIVERY = (
     *("id", "event_id", "subscription_id", "job_uid", "sequence", "state"),
-    *("due_at", "lease_token", "created_at"),
+    *("due_at", "lease_token", "created_at", "owner"),
 )
 # Writes events.
 INSERT_EVENT = insert_into(EventRow, *_EVENT)
@@ -141,6 +141,7 @@ def event_values(event: Event) -> dict[str, Any]:
         "time": event.time,
         "recorded_at": event.recorded_at,
         "body": event.body,
+        "owner": event.owner,
     }
 
 
@@ -171,6 +172,7 @@ def delivery_values(
         "due_at": lease.until if leased and lease is not None else created_at,
         "lease_token": lease.token if leased and lease is not None else None,
         "created_at": created_at,
+        "owner": subscription.owner,
     }
 
 

@@ -49,26 +49,27 @@ def _not_ours() -> InvalidRequest:
     )
 
 
-def decode_moment(cursor: str | None) -> tuple[float, int] | None:
-    """Like `decode_cursor`, for the keys of `moment_key`: a time and a position."""
+def decode_moment(cursor: str | None, *, prefix: str) -> tuple[float, str] | None:
+    """Like `decode_cursor`, for the keys of `moment_key`: a time and an id."""
     key = decode_cursor(cursor)
     if key is None:
         return None
-    time, _, position = key.partition(" ")
+    time, _, row_id = key.partition(" ")
     try:
-        if not position.isdecimal() or len(position) > 18:
-            raise ValueError(position)
+        if not row_id.startswith(prefix):
+            raise ValueError(row_id)
         moment = float.fromhex(time)
         if not math.isfinite(moment):
             raise ValueError(time)
     except (ValueError, OverflowError) as error:
         raise _not_ours() from error
-    return moment, int(position)
+    return moment, row_id
 
 
-def moment_key(time: float, position: int) -> str:
-    """A row's key in a list ordered by time and position, exact to the last bit."""
-    return f"{time.hex()} {position}"
+def moment_key(time: float, row_id: str) -> str:
+    """A row's key in a list ordered by time and position, exact to the last bit. It names the row by its id, because a
+    position would tell how many rows of other accounts there are."""
+    return f"{time.hex()} {row_id}"
 
 
 def read_page(

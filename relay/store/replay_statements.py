@@ -22,6 +22,7 @@ _MATCHES = """
   AND (:every_type = 1 OR e.type IN $json_values(types))
   AND (:job_events = 0 OR e.job_uid IS NOT NULL)
   AND (:source = '' OR e.source = :source)
+  AND (:event_owner = '' OR e.owner = :event_owner)
   AND (:callback = 0 OR (
     SELECT COUNT(*) FROM job_callbacks c WHERE c.job_uid = e.job_uid AND c.subscription_id = :subscription_id
       AND (c.types IS NULL OR REPLACE(c.types, '"' || e.type || '"', '') <> c.types)
@@ -69,6 +70,7 @@ COUNT_DELIVERIES = _count(
     SELECT COUNT(*) FROM deliveries d
     WHERE d.event_id = e.id AND CASE d.state WHEN 'blocked' THEN 'pending' ELSE d.state END = :state
       AND (:subscription_id = '' OR d.subscription_id = :subscription_id) AND (:reason = '' OR d.reason = :reason)
+      AND (:owner = '' OR d.owner = :owner)
   )"""
 )
 # The next slice of events, and whether each is in scope; protects them from retention.
@@ -81,7 +83,7 @@ ORDER BY e.position LIMIT :count $for_key_share(e)
     ("position", "id", "job_uid", "sequence", "wanted"),
 )
 _FOUND = ("id", "event_id", "subscription_id", "state", "reason")
-_OF_ONE = "(:subscription_id = '' OR subscription_id = :subscription_id)"
+_OF_ONE = "(:subscription_id = '' OR subscription_id = :subscription_id) AND (:owner = '' OR owner = :owner)"
 # The deliveries of a slice's events.
 DELIVERIES_OF = json_query(
     f"SELECT * FROM deliveries WHERE event_id IN $json_values(event_ids) AND {_OF_ONE}",
@@ -106,7 +108,7 @@ WHERE deliveries.id = m.id AND deliveries.{ENDED}
 # Writes deliveries of events that had none for the subscription.
 ADD = insert_into(
     DeliveryRow,
-    *("id", "event_id", "subscription_id", "job_uid", "sequence", "state", "due_at", "created_at", "replay"),
+    *("id", "event_id", "subscription_id", "job_uid", "sequence", "state", "due_at", "created_at", "replay", "owner"),
     constants={"priority": "2", "attempt_count": "0", "made_count": "0", "was": "'cancelled'"},
 )
 # An open automatic delivery keeps its place and is counted; its retry becomes due now with a fresh schedule. A leased

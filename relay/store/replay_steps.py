@@ -51,6 +51,7 @@ def scope_of(replay: Any, subscription: Subscription | None) -> dict[str, Any]:
         "types": json_list(list(types or ())),
         "job_events": int(types is None and subscription is not None),
         "source": (subscription.source if subscription is not None else None) or "",
+        "event_owner": (replay.owner if subscription is None else subscription.owner) or "",
         "callback": int(subscription is not None and subscription.callback),
         "subscription_id": replay.subscription_id or "",
     }
@@ -71,6 +72,7 @@ def queue_slice(
         sql.DELIVERIES_OF,
         event_ids=json_list(list(wanted_events)),
         subscription_id=replay.subscription_id or "",
+        owner=replay.owner or "",
     )
     open_ids, wanted = _sort_out(replay, wanted_events, there, cache)
     reopened, added = _values(connection, replay.id, wanted, cache, now)
@@ -137,7 +139,7 @@ def _values(
             {
                 **{"id": new_id("dlv", now), "event_id": event_id, "subscription_id": one.subscription_id},
                 **{"job_uid": job_uid, "sequence": sequence, "state": state},
-                **{"due_at": now, "created_at": now, "replay": replay_id},
+                **{"due_at": now, "created_at": now, "replay": replay_id, "owner": subscription.owner},
             }
         )
     return reopened, added

@@ -5,6 +5,7 @@ continues when the lease expires.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import insert, select
@@ -20,6 +21,7 @@ from relay.store.database import Database
 from relay.store.group_commit import each
 from relay.store.outbox import Outbox, lock_jobs
 from relay.store.replay_steps import count_ended, queue_slice, scope_of
+from relay.store.scoped import Scoped
 from relay.store.statements import run
 from relay.store.subscription_cache import MATCHED_BY, matching_fields
 from relay.store.tables import ReplayRow, SubscriptionRow
@@ -31,7 +33,7 @@ MAX_OPEN = 4_000
 """Limits for one replay's open deliveries: untried ones, and all of them including those waiting for a retry."""
 
 
-class ReplayStore:
+class ReplayStore(Scoped):
     """Reads and writes of replays."""
 
     def __init__(self, database: Database, outbox: Outbox) -> None:
@@ -42,6 +44,7 @@ class ReplayStore:
     async def create(self, request: ReplayRequest) -> Replay:
         """Counts the deliveries to send, slice by slice, and starts the replay. Raises NotFound for the
         subscription, and Conflict if too many replays are running."""
+        request = replace(request, owner=self._owner)
         scope = await self._database.read(_scope, request)
         matched, first, last = 0, 0, 0
         after = (request.since, -1)
@@ -55,7 +58,7 @@ class ReplayStore:
         values = {
             **{"id": request.id, "subscription_id": request.subscription_id, "since": request.since},
             **{"until": request.until, "types": None if request.types is None else list(request.types)},
-            **{"which": request.only, "reason": request.reason, "created_at": request.now},
+            **{"which": request.only, "reason": request.reason, "created_at": request.now, "owner": request.owner},
             **{"state": "running" if matched else "done", "ended_at": None if matched else request.now},
             **{"position": first - 1 if matched else 0, "last_position": last, "matched": matched},
         }
@@ -67,11 +70,13 @@ class ReplayStore:
 
     async def get(self, replay_id: str) -> Replay | None:
         """One replay with its current progress."""
-        return await self._database.read(_get, replay_id)
+        return await self._database.read(_get, replay_id, self._owner)
 
     async def stop(self, replay_id: str, now: float) -> Replay:
         """Stops a replay and restores the deliveries it has not sent. One that has ended is unchanged. Raises
         NotFound."""
+        if self._account is not None and await self.get(replay_id) is None:
+            raise _not_found(replay_id)
         await self._database.write(_stop, (replay_id, now))
         found = await self.get(replay_id)
         if found is None:
@@ -122,7 +127,7 @@ def _scope(connection: Connection, request: ReplayRequest) -> dict[str, Any]:
     if not request.adds or request.subscription_id is None:
         return scope_of(request, None)
     found = connection.execute(MATCHED_BY.where(col(SubscriptionRow.id) == request.subscription_id)).one_or_none()
-    if found is None:
+    if found is None or request.owner not in (None, found.owner):
         detail = f"there is no subscription {request.subscription_id}"
         raise NotFound(detail, code="subscription_not_found")
     return scope_of(request, matching_fields(found))
@@ -140,7 +145,8 @@ def _count_slice(
         counted = run(connection, sql.COUNT_EVENTS, **within, again=int(request.only == "all")).one()
     else:
         reason = request.reason or ""
-        counted = run(connection, sql.COUNT_DELIVERIES, **within, state=request.only, reason=reason).one()
+        owner = request.owner or ""
+        counted = run(connection, sql.COUNT_DELIVERIES, **within, state=request.only, reason=reason, owner=owner).one()
     return None if end is None else (upto, last), int(counted.matched), counted.first or 0, counted.last or 0
 
 
@@ -158,9 +164,9 @@ def _insert(connection: Connection, items: Sequence[dict[str, Any]]) -> Sequence
     return results
 
 
-def _get(connection: Connection, replay_id: str) -> Replay | None:
+def _get(connection: Connection, replay_id: str, owner: str | None) -> Replay | None:
     row = connection.execute(select(ReplayRow).where(col(ReplayRow.id) == replay_id)).one_or_none()
-    if row is None:
+    if row is None or owner not in (None, row.owner):
         return None
     progress = _progress(connection, replay_id)
     ahead = max(0, row.matched - row.passed) if row.position < row.last_position or row.state == "stopped" else 0

@@ -108,6 +108,7 @@ def event_from(row: Row[Any]) -> Event:
         body=row.body,
         sequence=row.sequence,
         job_uid=row.job_uid,
+        owner=row.owner,
     )
 
 

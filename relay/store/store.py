@@ -1,6 +1,7 @@
 """The store as other packages see it: one object with one attribute per kind of record."""
 
 import asyncio
+from copy import copy
 
 from relay.clock import Clock
 from relay.store import migrations
@@ -18,6 +19,7 @@ from relay.store.outbox import Outbox
 from relay.store.postgres import PostgresDatabase
 from relay.store.postgres_engine import is_postgres
 from relay.store.replays import ReplayStore
+from relay.store.scoped import Account
 from relay.store.sqlite import SqliteDatabase
 from relay.store.subscription_cache import SubscriptionCache
 from relay.store.subscriptions import Cipher, SubscriptionStore
@@ -45,6 +47,17 @@ class Store:
         self.accounts = AccountStore(database, outbox, cipher)
         self.learned = LearnedStore(database)
         self.upkeep = UpkeepStore(database, cache)
+
+    def within(self, account: Account) -> "Store":
+        """This store as a token bound to the account sees it. What is about no account is left out."""
+        view = copy(self)
+        view.jobs, view.events = self.jobs.within(account), self.events.within(account)
+        view.deliveries, view.replays = self.deliveries.within(account), self.replays.within(account)
+        view.subscriptions, view.intents = self.subscriptions.within(account), self.intents.within(account)
+        kept = ("jobs", "events", "deliveries", "replays", "subscriptions", "intents", "idempotency")
+        for name in vars(self).keys() - set(kept):
+            delattr(view, name)
+        return view
 
     async def recover_from_crash(self, now: float) -> None:
         """Releases every lease and marks every create in flight as cut off. Only for a SQLite file at start-up,

@@ -17,7 +17,7 @@ from relay.store.tables import SubscriptionRow
 # The fields that events are matched by.
 MATCHED_BY = select(
     *(col(SubscriptionRow.id), col(SubscriptionRow.types), col(SubscriptionRow.source), col(SubscriptionRow.state)),
-    *(col(SubscriptionRow.callback), col(SubscriptionRow.config)),
+    *(col(SubscriptionRow.callback), col(SubscriptionRow.config), col(SubscriptionRow.owner)),
 )
 
 # Advisory locks, held to the end of the transaction: shared to match events, exclusive to change a subscription.
@@ -58,7 +58,7 @@ class SubscriptionCache:
         self._number: int | None = None
         self._checked = False
         self._all: dict[str, Subscription] | None = None
-        self._by_kind: dict[tuple[str, str, bool], tuple[Subscription, ...]] = {}
+        self._by_kind: dict[tuple[str, str, bool], dict[str | None, tuple[Subscription, ...]]] = {}
         self._callbacks: dict[str, Subscription] = {}
         self._has_callbacks = False
         self._changing = False
@@ -125,16 +125,21 @@ class SubscriptionCache:
         return self._has_callbacks
 
     def matching(self, connection: Connection, event: Event) -> tuple[Subscription, ...]:
-        """The subscriptions whose types and source match, without callbacks."""
+        """The subscriptions whose types, source and owner match, without callbacks."""
         known = self._load(connection)
         key = (event.type, event.source, event.job_uid is not None)
         found = self._by_kind.get(key)
         if found is None:
-            found = tuple(s for s in known.values() if matches(s, event.type, event.source, job_event=key[2]))
+            matching: dict[str | None, list[Subscription]] = {None: []}
+            for one in known.values():
+                if matches(one, event.type, event.source, job_event=key[2], owner=one.owner):
+                    matching.setdefault(one.owner, []).append(one)
+            found = {owner: tuple(of_owner) for owner, of_owner in matching.items()}
             if len(self._by_kind) >= MAX_CACHED:
                 self._by_kind.clear()
             self._by_kind[key] = found
-        return found
+        owned = found.get(event.owner, ()) if event.owner is not None and len(found) > 1 else ()
+        return (*found[None], *owned) if owned else found[None]
 
     def _check(self, connection: Connection) -> None:
         if self._checked or connection.dialect.name == SQLITE:
@@ -170,4 +175,5 @@ def matching_fields(row: Any) -> Subscription:
         state=row.state,
         callback=bool(row.callback),
         ordering=row.config.get("ordering", "job"),
+        owner=row.owner,
     )

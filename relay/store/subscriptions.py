@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from sqlalchemy import Select, delete, insert, select, text, update
@@ -28,6 +28,7 @@ from relay.store.outbox import (
 )
 from relay.store.pages import decode_cursor, read_page
 from relay.store.rows import event_from, loads
+from relay.store.scoped import Scoped
 from relay.store.statements import run, run_many
 from relay.store.subscription_cache import READ_AT_ONCE, VERSION
 from relay.store.tables import EventRow, SecretRow, SubscriptionRow
@@ -46,7 +47,7 @@ ORDER BY failing_since LIMIT {MAX_SUBSCRIPTIONS}
 """
 _OF_THE_SINK = ("failing_since", "failing_reason", "paused_until")
 _OF_ITS_STATE = ("state", "state_since", "state_reason", "probe_at", "drain_since")
-_FIXED = ("id", "created_at", "start_at")
+_FIXED = ("id", "created_at", "start_at", "owner")
 _PLAIN = (*_FIXED, *_OF_ITS_STATE, *_OF_THE_SINK, "kind", "source", "description")
 """Columns that hold an attribute as it is."""
 _CONFIG = ("method", "ordering", "timeout_seconds", "retry_schedule_seconds", "rate_per_second", "concurrency")
@@ -85,7 +86,7 @@ class _Change:
     now: float
 
 
-class SubscriptionStore:
+class SubscriptionStore(Scoped):
     """Reads and writes of subscriptions."""
 
     def __init__(self, database: Database, outbox: Outbox, cipher: Cipher) -> None:
@@ -103,7 +104,10 @@ class SubscriptionStore:
     # --- writes
 
     async def create(self, subscription: Subscription) -> Subscription:
-        """Stores a new subscription, with a delivery for each past event since its `start_at`."""
+        """Stores a new subscription, with a delivery for each past event since its `start_at`. Limited to an account,
+        it belongs to that account."""
+        if self._owner is not None:
+            subscription = replace(subscription, owner=self._owner)
         await self._database.write(self._create, subscription)
         return subscription
 
@@ -111,6 +115,7 @@ class SubscriptionStore:
         """Stores new settings; state and secrets stay. If the sink, its method or headers change, the failures of
         the old ones are forgotten and the backlog is tried soon. If `ordering` changes, open deliveries are
         reordered in chunks that do not delay other writes. Raises NotFound."""
+        await self._refuse_hidden(subscription.id)
         if not await self._database.write(self._replace, (subscription, now)):
             return
         after = ""
@@ -118,13 +123,15 @@ class SubscriptionStore:
             await self._database.write(self._reorder, (subscription.id, uids, now))
             after = uids[-1]
 
-    async def callback_for(self, sink: str, subscription_id: str, now: float, secret: str | None = None) -> str:
-        """The id of this URL's callback subscription, created as `subscription_id` if there is none."""
-        made = Subscription(id=subscription_id, sink=sink, callback=True, created_at=now)
+    async def callback_for(self, sink: str, subscription_id: str, now: float, owner: str | None = None) -> str:
+        """The id of this URL's callback subscription, created as `subscription_id` if there is none. An account whose
+        bound token names the URL has one of its own."""
+        made = Subscription(id=subscription_id, sink=sink, callback=True, created_at=now, owner=owner)
         return await self._database.write(self._callback_for, made)
 
     async def set_state(self, subscription_id: str, state: str, now: float, reason: str | None = None) -> None:
         """Enables, pauses or disables. Disabled this way, a subscription is not probed. Raises NotFound."""
+        await self._refuse_hidden(subscription_id)
         change = _Change(id=subscription_id, state=state, reason=reason, now=now)
         await self._database.write(self._set_state, change)
 
@@ -144,6 +151,7 @@ class SubscriptionStore:
     async def add_secret(self, owner: str, value: str, now: float, *, old_expire_at: float | None = None) -> None:
         """Adds a signing secret to a subscription (or CALLBACK_OWNER); older ones expire at `old_expire_at`. A
         disabled subscription that is being probed is probed again at once."""
+        await self._refuse_hidden(owner)
         await self._database.write(self._add_secret, (owner, value, now, old_expire_at))
 
     async def remove(self, subscription_id: str, now: float) -> None:
@@ -152,9 +160,14 @@ class SubscriptionStore:
 
         After the deletion no delivery of it is added or promoted. Upkeep cancels what a crash leaves open.
         """
+        await self._refuse_hidden(subscription_id)
         await self._database.write(self._remove, subscription_id)
         while await self._database.write(cancel_some, (subscription_id, now)) == CANCEL_CHUNK:
             pass
+
+    async def _refuse_hidden(self, subscription_id: str) -> None:
+        if self._account is not None and await self.get(subscription_id) is None:
+            raise _not_found(subscription_id)
 
     def changed(self) -> None:
         """Makes caches elsewhere reload."""
@@ -174,15 +187,17 @@ class SubscriptionStore:
 
     async def all(self) -> list[Subscription]:
         """All subscriptions with their secrets, without callbacks, of which there may be as many as jobs."""
-        return await self._database.read(self._all)
+        return await self._database.read(self._all, self._owner)
 
     async def some(self, ids: Sequence[str]) -> list[Subscription]:
         """The existing subscriptions of these ids, callbacks included, with their secrets."""
-        return await self._database.read(self._some, ids)
+        found = await self._database.read(self._some, ids)
+        return [one for one in found if self._sees(one.owner)]
 
     async def get(self, subscription_id: str) -> Subscription | None:
         """One subscription with its secrets."""
-        return await self._database.read(self._get, subscription_id)
+        found = await self._database.read(self._get, subscription_id)
+        return found if found is not None and self._sees(found.owner) else None
 
     async def failing(self) -> dict[str, float]:
         """Since when each failing sink has only failed, by subscription."""
@@ -196,6 +211,8 @@ class SubscriptionStore:
             statement = statement.where(col(SubscriptionRow.id) < before)
         if not callbacks:
             statement = statement.where(text("callback = 0"))
+        if self._owner is not None:
+            statement = statement.where(col(SubscriptionRow.owner) == self._owner)
         return await self._database.read(read_page, statement, limit, lambda row: self._from_row(row, ()), "id")
 
     async def secrets(self, owner: str) -> tuple[SigningSecret, ...]:
@@ -229,7 +246,13 @@ class SubscriptionStore:
             wanted = [
                 event
                 for event in map(event_from, rows)
-                if matches(subscription, event.type, event.source, job_event=event.job_uid is not None)
+                if matches(
+                    subscription,
+                    event.type,
+                    event.source,
+                    job_event=event.job_uid is not None,
+                    owner=event.owner,
+                )
             ]
             busy = open_pairs(connection, sorted({event.job_uid for event in wanted if event.job_uid is not None}))
             now = subscription.created_at
@@ -268,7 +291,7 @@ class SubscriptionStore:
         for made in items:
             found = connection.execute(
                 select(col(SubscriptionRow.id)).where(
-                    text("callback = 1"), col(SubscriptionRow.sink_digest) == digest(made.sink)
+                    text("callback = 1"), col(SubscriptionRow.sink_digest) == digest(made.sink, made.owner)
                 )
             ).scalar_one_or_none()
             if found is None:
@@ -331,7 +354,7 @@ class SubscriptionStore:
         sealed = dumps({"sink": subscription.sink, "headers": subscription.headers})
         return {
             **{name: getattr(subscription, name) for name in _PLAIN},
-            "sink_digest": digest(subscription.sink),
+            "sink_digest": digest(subscription.sink, subscription.owner),
             "sealed": self._cipher.encrypt(sealed, context=subscription.id),
             "types": None if subscription.types is None else list(subscription.types),
             "callback": int(subscription.callback),
@@ -366,14 +389,18 @@ class SubscriptionStore:
         value = self._cipher.decrypt(row.ciphertext, context=row.id).decode()
         return SigningSecret(value=value, expires_at=row.expires_at)
 
-    def _all(self, connection: Connection) -> list[Subscription]:
+    def _all(self, connection: Connection, owner: str | None) -> list[Subscription]:
         listed = (
             select(SubscriptionRow)
             .where(text("callback = 0"))
             .order_by(col(SubscriptionRow.id))
             .limit(MAX_SUBSCRIPTIONS)
         )
-        return self._with_secrets(connection, listed, select(SecretRow))
+        if owner is None:
+            return self._with_secrets(connection, listed, select(SecretRow))
+        listed = listed.where(col(SubscriptionRow.owner) == owner)
+        ids = select(col(SubscriptionRow.id)).where(col(SubscriptionRow.owner) == owner)
+        return self._with_secrets(connection, listed, select(SecretRow).where(col(SecretRow.owner).in_(ids)))
 
     def _some(self, connection: Connection, ids: Sequence[str]) -> list[Subscription]:
         found: list[Subscription] = []
@@ -396,9 +423,10 @@ class SubscriptionStore:
         return None if row is None else self._from_row(row, self._secrets_of(connection, subscription_id))
 
 
-def digest(sink: str) -> str:
-    """The key by which a sink is looked up."""
-    return hashlib.sha256(sink.encode()).hexdigest()
+def digest(sink: str, owner: str | None = None) -> str:
+    """The key by which a sink is looked up; an owner has its own."""
+    key = sink if owner is None else f"{sink}\n{owner}"
+    return hashlib.sha256(key.encode()).hexdigest()
 
 
 def _version(connection: Connection) -> int:

@@ -105,7 +105,7 @@ class JobRow(SQLModel, table=True):
 
 
 class EventRow(SQLModel, table=True):
-    """An event, rendered once. `position` is the commit order."""
+    """An event, rendered once. `position` is the commit order; `owner` the account it is about, as source/account."""
 
     __tablename__: ClassVar[str] = "events"
     __table_args__ = (
@@ -115,6 +115,8 @@ class EventRow(SQLModel, table=True):
         Index("ix_events_type", "type", "recorded_at", "position"),
         Index("ix_events_subject", "subject", "recorded_at", "position"),
         Index("ix_events_recorded_at", "recorded_at", "position"),
+        # list pages of a token bound to an account
+        Index("ix_events_owner", "owner", "recorded_at", "position"),
         {"sqlite_autoincrement": True},
     )
 
@@ -128,10 +130,12 @@ class EventRow(SQLModel, table=True):
     time: float
     recorded_at: float
     body: bytes
+    owner: OptionalText = None
 
 
 class SubscriptionRow(SQLModel, table=True):
-    """Where events go. `sealed` holds the sink and the custom headers, encrypted, because both can be credentials."""
+    """Where events go. `sealed` holds the sink and the custom headers, encrypted, because both can be credentials.
+    `owner`: the account it is limited to, as source/account; NULL: none."""
 
     __tablename__: ClassVar[str] = "subscriptions"
     __table_args__ = (
@@ -145,6 +149,8 @@ class SubscriptionRow(SQLModel, table=True):
         ),
         # list pages without callbacks
         _partial("ix_subscriptions_listed", "id", where="callback = 0"),
+        # all subscriptions, and list pages, of a token bound to an account
+        _partial("ix_subscriptions_owner", "owner", "id", where="owner IS NOT NULL"),
         # the failing sinks, which nodes read from each other
         _partial("ix_subscriptions_failing", "failing_since", where="failing_since IS NOT NULL"),
     )
@@ -155,6 +161,7 @@ class SubscriptionRow(SQLModel, table=True):
     sealed: bytes
     types: list[str] | None = Field(default=None, sa_type=Json)
     source: OptionalText = None
+    owner: OptionalText = None
     state: Text = "enabled"
     state_since: float | None = None
     state_reason: OptionalText = None
@@ -197,6 +204,7 @@ class DeliveryRow(SQLModel, table=True):
     due_at    when it may be claimed: the next attempt, or the end of its holder's lease
     replay    the replay that counts its end; NULL again once counted
     was       the state that stopping the replay restores; NULL if it was open without the replay
+    owner     the subscription's owner
     """
 
     __tablename__: ClassVar[str] = "deliveries"
@@ -215,6 +223,8 @@ class DeliveryRow(SQLModel, table=True):
         _partial("ix_deliveries_pending", "id", where=LISTED_DELIVERY),
         # list pages with subscription=
         Index("ix_deliveries_subscription_id_id", "subscription_id", "id"),
+        # list pages of a token bound to an account
+        _partial("ix_deliveries_owner", "owner", "id", where="owner IS NOT NULL"),
         # replays: open deliveries of each, and those that ended since its last step
         _partial("ix_deliveries_replay", "replay", where="replay IS NOT NULL"),
     )
@@ -235,6 +245,7 @@ class DeliveryRow(SQLModel, table=True):
     reason: OptionalText = None
     replay: OptionalText = None
     was: OptionalText = None
+    owner: OptionalText = None
 
 
 class AttemptRow(SQLModel, table=True):
@@ -370,6 +381,7 @@ class ReplayRow(SQLModel, table=True):
     passed           how many of them were processed; `queued` of those are open or have ended
     delivered, dead  outcomes counted so far
     holder           the node that advances it until `held_until`
+    owner            the account of the bound token that started it; NULL: it was not bound
     """
 
     __tablename__: ClassVar[str] = "replays"
@@ -382,6 +394,7 @@ class ReplayRow(SQLModel, table=True):
 
     id: TextKey
     subscription_id: OptionalText = None
+    owner: OptionalText = None
     state: Text
     since: float
     until: float

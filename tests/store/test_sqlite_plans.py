@@ -105,7 +105,8 @@ def exceptions() -> list[MayScan]:
         MayScan(r"FROM hazards\s+WHERE source = :source ORDER BY", "what was learned of one source, sorted"),
         MayScan(r"FROM secrets ORDER BY", "all secrets: with all subscriptions"),
         MayScan(
-            r"FROM secrets\s+WHERE secrets.owner (?:= \?|IN \(.*\)) ORDER BY", "the few secrets of some owners, sorted"
+            r"FROM secrets\s+WHERE secrets.owner (?:= \?|IN \([\s\S]*\)) ORDER BY",
+            "the few secrets of some owners, sorted",
         ),
         MayScan(r"FROM accounts$", "all accounts: one row for each that was ever in trouble"),
         MayScan(r"FROM accounts\s+WHERE accounts.key_ciphertext IS NOT NULL", "the adopted ones of the few accounts"),
@@ -437,6 +438,17 @@ async def run_everything(store: Store) -> None:
     await store.holders.release_accounts(["node 1"])
     await store.learned.save([SavedStatistics(source="revor", name="a", event_count=1.0, values="{}")], NOW)
     await store.learned.load("revor")
+
+    bound = store.within(("revor", "default"))
+    await bound.subscriptions.create(subscription("sub_own", start_at=0.0))
+    await bound.subscriptions.all()
+    for part in (bound.jobs, bound.events, bound.deliveries):
+        first = await part.page(limit=1)
+        await part.page(limit=1, cursor=first.next_cursor)
+    await bound.subscriptions.page(limit=1, cursor=None)
+    for options in ({}, {"state": "dead"}, {"state": "pending"}, {"subscription_id": "sub_own"}, {"event_id": "evt_1"}):
+        await bound.deliveries.groups(["reason"], limit=9, **options)
+    await bound.intents.page(limit=1, now=now)
 
     await store.jobs.untrack(uid, NOW)
     await store.jobs.register(registration("one"))

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -10,7 +11,7 @@ import orjson
 from relay.api.operations import Context
 from relay.api.ports import ApiSettings, Kinds, Ports, Readiness, Token
 from relay.core.delivery import Attempt, OutboundRequest, Outcome, Timings
-from relay.core.events import Event, Origin, from_transition
+from relay.core.events import Event, Origin, from_transition, owner_of
 from relay.core.forwarding import Header
 from relay.core.job import PRIORITY_WEIGHTS, Job, Observation, detect
 from relay.core.netguard import GuardPolicy
@@ -111,6 +112,12 @@ class FakeTracking:
         self.polling = True
         self.chunks: list[int] = []
         self.refusals: dict[str, RequestError] = {}
+        self.account: tuple[str, str] | None = None
+
+    def within(self, account: tuple[str, str]) -> "FakeTracking":
+        view = copy(self)
+        view.account = account
+        return view
 
     def read_answer(self, source: str, body: Mapping[str, Any]) -> tuple[str, Observation | None] | None:
         item = body.get("item")
@@ -132,7 +139,9 @@ class FakeTracking:
         now = self.world.now
         callback = None
         if request.callback_url is not None:
-            callback = await self.world.store.subscriptions.callback_for(request.callback_url, new_id("sub", now), now)
+            owner = None if self.account is None else owner_of(*self.account)
+            made = new_id("sub", now)
+            callback = await self.world.store.subscriptions.callback_for(request.callback_url, made, now, owner)
         return Registration(
             uid=new_id("job", now),
             external_id=request.external_id,
@@ -201,6 +210,7 @@ class FakeTracking:
                 last_completed_at=self.world.now,
             )
             for account in SETTINGS.accounts["revor"]
+            if self.account in (None, ("revor", account))
         ]
 
 
@@ -275,6 +285,10 @@ class FakeGateway:
 
     def default_caller(self) -> Caller | None:
         return Caller(source="revor", account="default", key="the account's own")
+
+    def caller_bound_to(self, account: tuple[str, str]) -> Caller | None:
+        source, name = account
+        return Caller(source=source, account=name, bound=True, key=f"the own key of {name}")
 
     def with_account_key(self, headers: Sequence[Header], caller: Caller) -> list[Header]:
         return [(b"authorization", f"Bearer {caller.key}".encode())]

@@ -29,6 +29,7 @@ class _Rules:
     accounts: Accounts
     origins: Mapping[str, Origin]
     guard: GuardPolicy = ANYWHERE
+    account: tuple[str, str] | None = None
 
 
 class Check:

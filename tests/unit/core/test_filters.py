@@ -38,12 +38,32 @@ def test_types_and_source_match_exactly(
     types: tuple[str, ...] | None, source: str | None, event_type: str, event_source: str, wanted: bool
 ) -> None:
     job_event = not event_type.startswith("relay.")
-    assert matches(subscription(types=types, source=source), event_type, event_source, job_event=job_event) is wanted
+    one = subscription(types=types, source=source)
+    assert matches(one, event_type, event_source, job_event=job_event, owner=None) is wanted
 
 
 def test_a_callback_matches_by_its_jobs_and_never_here() -> None:
-    assert not matches(subscription(callback=True), FAILED, SOURCE, job_event=True)
-    assert not matches(subscription(callback=True, types=(FAILED,)), FAILED, SOURCE, job_event=True)
+    assert not matches(subscription(callback=True), FAILED, SOURCE, job_event=True, owner=None)
+    assert not matches(subscription(callback=True, types=(FAILED,)), FAILED, SOURCE, job_event=True, owner=None)
+
+
+@pytest.mark.parametrize(
+    ("owner", "about", "wanted"),
+    [
+        (None, None, True),
+        (None, "revor/a", True),
+        ("revor/a", "revor/a", True),
+        ("revor/a", "revor/b", False),
+        ("revor/a", "other/a", False),
+        ("revor/a", None, False),
+    ],
+)
+def test_a_subscription_of_an_account_gets_only_events_about_that_account(
+    owner: str | None, about: str | None, wanted: bool
+) -> None:
+    for type, source, job_event in ((FAILED, SOURCE, True), ("relay.source.down", "/relay", False)):
+        one = subscription(types=(type,), owner=owner)
+        assert matches(one, type, source, job_event=job_event, owner=about) is wanted
 
 
 def test_known_types_are_those_of_each_prefix_and_the_relays_own() -> None:

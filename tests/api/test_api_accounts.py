@@ -1,0 +1,640 @@
+"""Tokens that are bound to an account: to them other accounts do not exist.
+
+Every operation has a case here. Two properties are checked: with the ids of another account each operation answers as
+with ids that nobody has, and nothing that another account does changes a single byte of any answer.
+"""
+
+import base64
+import re
+import shutil
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import parse_qsl, urlencode, urlsplit
+
+import httpx2
+import orjson
+import pytest
+
+from relay.api.app import create_api
+from relay.api.auth import ADMIN, Identity
+from relay.api.catalogue import OPERATIONS
+from relay.core.events import owner_of, relay_event
+from relay.core.job import Job
+from relay.core.records import Intent
+from relay.errors import Unauthorized
+from relay.ids import new_id
+from relay.store.store import open_store
+from tests.support.api_conformity import check_answer
+from tests.support.api_world import NOW, World
+from tests.support.store_kit import ReversingCipher, claim, result_of
+
+Client = httpx2.AsyncClient
+
+MINE, OTHERS = ("revor", "default"), ("revor", "second")
+SHARED = "an id that both accounts have"
+ID = re.compile(r"\b(job|sub|evt|dlv|int|rpl|req|att)_[0-9a-z]{26}")
+SECRET = re.compile(r"whsec_[\w+/=-]+|v1,[\w+/=]+")
+
+
+@pytest.fixture
+async def two(world: World, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator["Two"]:
+    def identify(scope: Any, headers: Any, settings: Any) -> Identity:
+        value = headers.get("authorization", "").removeprefix("Bearer ")
+        if value == "ops":
+            return Identity(name="ops", scopes=frozenset({ADMIN}))
+        if value in ("default", "second"):
+            return Identity(name=value, scopes=frozenset({ADMIN}), token_id=value, account=("revor", value))
+        raise Unauthorized("no")
+
+    monkeypatch.setattr("relay.api.front.identify", identify)
+    made = Two(world=world)
+    yield made
+    for client in made.clients:
+        await client.aclose()
+
+
+@dataclass
+class Two:
+    """A relay with two accounts, and what each of them has."""
+
+    world: World
+    clients: list[Client] = field(default_factory=list)
+
+    def client(self, token: str) -> Client:
+        api = create_api(self.world.ports(dev=False), self.world.proxy)
+        transport = httpx2.ASGITransport(app=api, client=("192.0.2.7", 5000), raise_app_exceptions=False)
+        self.clients.append(
+            Client(
+                transport=transport,
+                base_url="http://relay.example",
+                headers={"Authorization": f"Bearer {token}"},
+                event_hooks={"response": [check_answer]},
+            )
+        )
+        return self.clients[-1]
+
+    async def populate(self, account: tuple[str, str]) -> "Things":
+        """Everything that an account can have, some of it made by its token and some by the relay."""
+        world, name = self.world, account[1]
+        client = self.client(name)
+        hook = f"https://{name}.receiver.example"
+        sink = {"sink": f"{hook}/hooks", "types": ["failed", "relay.source.down"], "description": name}
+        subscription = (await client.post("/v1/subscriptions", json=sink)).json()["id"]
+        uids = []
+        for id in (SHARED, f"only in {name}"):
+            callback = {"callback_url": "https://callback.receiver.example/both", "callback_types": ["queued"]}
+            world.now += 1  # ids of one millisecond have no order
+            answer = await client.post("/v1/jobs", json={"id": id, "metadata": {"of": name}, **callback})
+            assert answer.status_code == 201, answer.text
+            uids.append(answer.json()["uid"])
+        jobs = [await self._job(uid) for uid in uids]
+        assert {(job.source, job.account) for job in jobs} == {account}
+        for job, status in ((jobs[0], "queued"), (jobs[1], "queued"), (jobs[1], "failed")):
+            await world.poll(job, status)
+            world.now += 1
+        trouble = relay_event(
+            new_id("evt", world.now), "relay.source.down", world.now, {"account": name}, dataschema="x:/y",
+            subject=f"revor/{name}", owner=owner_of(*account),
+        )  # fmt: skip
+        await world.store.events.record(trouble)
+        claimed = await claim(world.store, subscription, count=1, now=world.now)
+        await world.store.deliveries.record_attempt(
+            result_of(claimed[0], "dead", now=world.now, reason=f"refused by {name}")
+        )
+        intent = Intent(
+            id=new_id("int", world.now), source=account[0], account=name, path="/x", body_digest="0" * 64,
+            created_at=world.now, metadata={"of": name},
+        )  # fmt: skip
+        await world.store.intents.begin(intent)
+        await world.store.intents.unknown(intent.id, "no_answer")
+        found = {}
+        for kind in ("deliveries", "events"):
+            page = (await client.get(f"/v1/{kind}", params={"limit": 500})).json()
+            found[kind] = [item["id"] for item in page["items"]]
+        world.now += 1
+        replay = (await client.post("/v1/deliveries/retry", json={"filter": {"reason": "nobody"}})).json()["replay_id"]
+        return Things(
+            account=account,
+            jobs=uids,
+            own_id=f"only in {name}",
+            subscription=subscription,
+            callback=await self._callback(client),
+            events=found["events"],
+            deliveries=found["deliveries"],
+            intent=intent.id,
+            replay=replay,
+        )
+
+    async def _job(self, uid: str) -> Job:
+        job = await self.world.store.jobs.get(uid)
+        assert job is not None
+        return job
+
+    async def _callback(self, client: Client) -> str:
+        listed = (await client.get("/v1/subscriptions", params={"callbacks": "true"})).json()["items"]
+        (found,) = [one["id"] for one in listed if one["sink"].endswith("/both")]
+        return str(found)
+
+    async def rows(self, account: tuple[str, str]) -> dict[str, list[Any]]:
+        """Every row of an account."""
+        owner = {"owner": owner_of(*account)}
+        place = {"source": account[0], "account": account[1]}
+
+        def read(connection: Any) -> dict[str, list[Any]]:
+            queries = {
+                **{
+                    table: (f"SELECT * FROM {table} WHERE owner = :owner ORDER BY id", owner)
+                    for table in ("events", "deliveries", "subscriptions", "replays")
+                },
+                "jobs": ("SELECT * FROM jobs WHERE source = :source AND account = :account ORDER BY uid", place),
+                "intents": ("SELECT * FROM intents WHERE source = :source AND account = :account ORDER BY id", place),
+                "attempts": (
+                    "SELECT * FROM attempts WHERE delivery_id IN (SELECT id FROM deliveries WHERE owner = :owner)"
+                    " ORDER BY position",
+                    owner,
+                ),
+            }
+            return {
+                name: [tuple(row) for row in connection.exec_driver_sql(query, values)]
+                for name, (query, values) in queries.items()
+            }
+
+        return await self.world.store.database.read(read)  # type: ignore[no-any-return]
+
+
+@dataclass
+class Things:
+    """The ids of one account's things."""
+
+    account: tuple[str, str]
+    jobs: Sequence[str]
+    own_id: str
+    subscription: str
+    callback: str
+    events: Sequence[str]
+    deliveries: Sequence[str]
+    intent: str
+    replay: str
+
+    @property
+    def traces(self) -> set[str]:
+        """Texts that no other account may see."""
+        return {
+            *self.jobs, *self.events, *self.deliveries, self.own_id, self.subscription, self.callback, self.intent,
+            self.replay, self.account[1],
+        }  # fmt: skip
+
+
+def nobody_s(things: Things) -> Things:
+    """Ids of the same form that nobody has."""
+
+    def other(id: str) -> str:
+        return id[:20] + id[:19:-1] if len(set(id[20:])) > 1 else id[:-1] + "0"
+
+    return Things(
+        account=("revor", "nowhere"),
+        jobs=[other(uid) for uid in things.jobs],
+        own_id="only in nobody",
+        subscription=other(things.subscription),
+        callback=other(things.callback),
+        events=[other(id) for id in things.events],
+        deliveries=[other(id) for id in things.deliveries],
+        intent=other(things.intent),
+        replay=other(things.replay),
+    )
+
+
+@dataclass(frozen=True)
+class Request:
+    method: str
+    path: str
+    query: Mapping[str, str] = field(default_factory=dict)
+    body: Any = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+SINK = {"sink": "https://new.receiver.example/hooks"}
+SINCE = {"since": "2020-01-01T00:00:00Z"}
+
+
+def by_id(method: str, path: str, *ids: str, body: Any = None, **query: str) -> list[Request]:
+    return [Request(method, path.format(id=id), query, body) for id in ids]
+
+
+def job_requests(method: str, path: str = "", **query: str) -> Callable[[Things], list[Request]]:
+    """A job of another account, by uid and by its id upstream, alone and with the account named."""
+
+    def requests(of: Things) -> list[Request]:
+        where = "/v1/jobs/{id}" + path
+        named = {"source": of.account[0], "account": of.account[1]}
+        return [
+            *by_id(method, where, *of.jobs, of.own_id, **query),
+            *by_id(method, where, *of.jobs, of.own_id, SHARED, **{**query, **named}),
+        ]
+
+    return requests
+
+
+def on_subscription(method: str, path: str = "", body: Any = None) -> Callable[[Things], list[Request]]:
+    return lambda of: by_id(method, "/v1/subscriptions/{id}" + path, of.subscription, of.callback, body=body)
+
+
+def on_delivery(method: str, path: str = "") -> Callable[[Things], list[Request]]:
+    return lambda of: by_id(method, "/v1/deliveries/{id}" + path, *of.deliveries)
+
+
+def lists(path: str, *queries: Callable[[Things], Mapping[str, str]]) -> Callable[[Things], list[Request]]:
+    return lambda of: [Request("GET", path, query(of)) for query in queries]
+
+
+def named(of: Things) -> dict[str, str]:
+    return {"source": of.account[0], "account": of.account[1]}
+
+
+def cursor_of(key: str) -> str:
+    return base64.urlsafe_b64encode(key.encode()).decode().rstrip("=")
+
+
+# What a token of one account can ask with what it knows of another account, by operation.
+CASES: Mapping[str, Callable[[Things], list[Request]]] = {
+    "registerJob": lambda of: [
+        Request("POST", "/v1/jobs", body={"id": "new", "account": of.account[1]}),
+        Request("POST", "/v1/jobs", body={"ok": True, "item": {"id": "new"}, "account": of.account[1]}),
+    ],
+    "registerJobs": lambda of: [
+        Request("POST", "/v1/jobs/batch", body={"jobs": [{"id": "new", "account": of.account[1]}]})
+    ],
+    "listJobs": lists("/v1/jobs", named, lambda of: {"cursor": cursor_of(of.jobs[0])}),
+    "getJob": job_requests("GET"),
+    "refreshJob": job_requests("POST", "/refresh"),
+    "explainJob": job_requests("GET", "/explain"),
+    "untrackJob": lambda of: [*job_requests("DELETE")(of), *job_requests("DELETE", purge="true")(of)],
+    "listJobEvents": job_requests("GET", "/events"),
+    "createSubscription": lambda of: [
+        Request("POST", "/v1/subscriptions", {"reuse": "true"}, {"sink": f"https://{of.account[1]}.receiver.example/x"})
+    ],
+    "listSubscriptions": lists(
+        "/v1/subscriptions", lambda of: {"callbacks": "true", "cursor": cursor_of(of.subscription)}
+    ),
+    "getSubscription": on_subscription("GET"),
+    "replaceSubscription": on_subscription("PUT", body=SINK),
+    "deleteSubscription": on_subscription("DELETE"),
+    "testSubscription": on_subscription("POST", "/test", {}),
+    "pauseSubscription": on_subscription("POST", "/pause"),
+    "resumeSubscription": on_subscription("POST", "/resume"),
+    "rotateSecret": on_subscription("POST", "/rotate-secret", {}),
+    "replaySubscription": on_subscription("POST", "/replay", SINCE),
+    "getSigningSecret": lambda of: [Request("GET", "/v1/signing-secret")],
+    "listEvents": lists(
+        "/v1/events",
+        lambda of: {"subject": of.own_id},
+        lambda of: {"subject": "/".join(of.account)},
+        lambda of: {"cursor": cursor_of(f"{(1e10).hex()} {of.events[0]}")},
+    ),
+    "streamEvents": lambda of: [Request("GET", "/v1/events/stream", headers={"Last-Event-ID": id}) for id in of.events],
+    "getEvent": lambda of: by_id("GET", "/v1/events/{id}", *of.events),
+    "listDeliveries": lists(
+        "/v1/deliveries",
+        lambda of: {"subscription": of.subscription},
+        lambda of: {"subscription": of.callback},
+        lambda of: {"event": of.events[0]},
+        lambda of: {"event": of.events[0], "group_by": "reason,sink,day"},
+        lambda of: {"subscription": of.subscription, "group_by": "sink"},
+        lambda of: {"cursor": cursor_of(of.deliveries[0])},
+    ),
+    "getDelivery": on_delivery("GET"),
+    "getDeliveryRequest": on_delivery("GET", "/request"),
+    "retryDelivery": on_delivery("POST", "/retry"),
+    "retryDeliveries": lambda of: [
+        Request("POST", "/v1/deliveries/retry", body={"filter": {"subscription": of.subscription}}),
+        Request("POST", "/v1/deliveries/retry", body={"filter": {"reason": f"refused by {of.account[1]}"}}),
+    ],
+    "getReplay": lambda of: by_id("GET", "/v1/replays/{id}", of.replay),
+    "stopReplay": lambda of: by_id("DELETE", "/v1/replays/{id}", of.replay),
+    "listIntents": lists("/v1/intents", lambda of: {"cursor": cursor_of(of.intent)}),
+    "resolveIntent": lambda of: [
+        *by_id("POST", "/v1/intents/{id}/resolve", of.intent, body={"fate": "not_sent"}),
+        *by_id("POST", "/v1/intents/{id}/resolve", of.intent, body={"fate": "sent", "job_id": "new"}),
+    ],
+    "dismissIntent": lambda of: by_id("DELETE", "/v1/intents/{id}", of.intent),
+    "listSources": lists("/v1/sources", lambda of: {}),
+    "getMetrics": lambda of: [Request("GET", "/metrics")],
+    "getLiveness": lambda of: [Request("GET", "/livez")],
+    "getReadiness": lambda of: [Request("GET", "/readyz")],
+    "getOpenApi": lambda of: [Request("GET", "/openapi.json")],
+    "getSchema": lambda of: [Request("GET", "/schemas/job-status.v1.json")],
+}
+
+# What a token asks about its own account, in this order.
+OWN: Mapping[str, Callable[[Things], list[Request]]] = {
+    "listJobs": lists(
+        "/v1/jobs",
+        lambda of: {},
+        lambda of: {"limit": "1"},
+        lambda of: {"status": "failed"},
+        lambda of: {"open": "true", **named(of)},
+    ),
+    "getJob": lambda of: by_id("GET", "/v1/jobs/{id}", *of.jobs, of.own_id, SHARED),
+    "explainJob": lambda of: by_id("GET", "/v1/jobs/{id}/explain", SHARED),
+    "listJobEvents": lambda of: [
+        *by_id("GET", "/v1/jobs/{id}/events", of.own_id, limit="1"),
+        Request("GET", f"/v1/jobs/{of.own_id}/events", headers={"Accept": "text/event-stream"}),
+    ],
+    "listSubscriptions": lists("/v1/subscriptions", lambda of: {}, lambda of: {"callbacks": "true", "limit": "1"}),
+    "getSubscription": on_subscription("GET"),
+    "listEvents": lists(
+        "/v1/events",
+        lambda of: {},
+        lambda of: {"limit": "2"},
+        lambda of: {"type": "queued"},
+        lambda of: {"subject": SHARED},
+        lambda of: SINCE,
+    ),
+    "streamEvents": lambda of: [
+        Request("GET", "/v1/events/stream", headers={"Last-Event-ID": of.events[-1]}),
+        Request("GET", "/v1/events/stream"),
+    ],
+    "getEvent": lambda of: by_id("GET", "/v1/events/{id}", *of.events),
+    "listDeliveries": lists(
+        "/v1/deliveries",
+        lambda of: {},
+        lambda of: {"limit": "1"},
+        lambda of: {"state": "dead"},
+        lambda of: {"state": "pending"},
+        lambda of: {"group_by": "reason,sink,day"},
+        lambda of: {"group_by": "reason", "state": "dead"},
+        lambda of: {"event": of.events[-1], "group_by": "day"},
+        lambda of: {"subscription": of.subscription, "group_by": "reason"},
+    ),
+    "getDelivery": on_delivery("GET"),
+    "getDeliveryRequest": on_delivery("GET", "/request"),
+    "listIntents": lists("/v1/intents", lambda of: {}),
+    "listSources": lists("/v1/sources", lambda of: {}),
+    "registerJob": lambda of: [
+        Request("POST", "/v1/jobs", body={"id": SHARED}),
+        Request("POST", "/v1/jobs", body={"id": "only in second"}),
+        Request("POST", "/v1/jobs", body={"ok": True, "item": {"id": "made upstream"}}),
+    ],
+    "registerJobs": lambda of: [
+        Request("POST", "/v1/jobs/batch", body={"jobs": [{"id": SHARED}, {"id": "b"}, {"id": "c", "account": "x"}]})
+    ],
+    "refreshJob": lambda of: by_id("POST", "/v1/jobs/{id}/refresh", SHARED),
+    "createSubscription": lambda of: [
+        Request("POST", "/v1/subscriptions", {"reuse": "true"}, {"sink": "https://second.receiver.example/hooks"}),
+        Request("POST", "/v1/subscriptions", body={**SINK, "config": {"start": "earliest"}}),
+    ],
+    "replaceSubscription": lambda of: by_id("PUT", "/v1/subscriptions/{id}", of.subscription, of.callback, body=SINK),
+    "testSubscription": lambda of: [
+        *on_subscription("POST", "/test", {"type": "failed"})(of),
+        *on_subscription("POST", "/test", {"type": "relay.source.down"})(of),
+    ],
+    "pauseSubscription": on_subscription("POST", "/pause"),
+    "resumeSubscription": on_subscription("POST", "/resume"),
+    "rotateSecret": on_subscription("POST", "/rotate-secret", {}),
+    "retryDelivery": on_delivery("POST", "/retry"),
+    "replaySubscription": on_subscription("POST", "/replay", {**SINCE, "only": "all"}),
+    "retryDeliveries": lambda of: [
+        Request("POST", "/v1/deliveries/retry", body={"filter": {"state": state}})
+        for state in ("pending", "dead", "delivered", "cancelled")
+    ],
+    "getReplay": lambda of: by_id("GET", "/v1/replays/{id}", of.replay),
+    "stopReplay": lambda of: by_id("DELETE", "/v1/replays/{id}", of.replay),
+    "resolveIntent": lambda of: by_id(
+        "POST", "/v1/intents/{id}/resolve", of.intent, body={"fate": "sent", "job_id": SHARED}
+    ),
+    "dismissIntent": lambda of: by_id("DELETE", "/v1/intents/{id}", of.intent),
+    "untrackJob": lambda of: [
+        *by_id("DELETE", "/v1/jobs/{id}", SHARED),
+        *by_id("DELETE", "/v1/jobs/{id}", of.own_id, purge="true"),
+    ],
+    "deleteSubscription": on_subscription("DELETE"),
+}
+
+BOUND = {operation.id: operation for operation in OPERATIONS if operation.bound}
+
+
+async def send(client: Client, request: Request) -> httpx2.Response:
+    return await client.request(
+        request.method, request.path, params=request.query, json=request.body, headers=request.headers
+    )
+
+
+def shown(answer: httpx2.Response, *, ids: bool) -> tuple[int, str, list[tuple[str, str]]]:
+    """An answer for comparison. `ids`: with ids, which are random, replaced by their prefix, also inside cursors."""
+    text = answer.text
+
+    def cursor(found: re.Match[str]) -> str:
+        raw = found[1]
+        return "cursor:" + base64.urlsafe_b64decode(raw + "=" * (-len(raw) % 4)).decode()
+
+    text = re.sub(r'"next_cursor":"([\w-]+)"', cursor, text)
+    headers = []
+    for name, value in answer.headers.multi_items():
+        if name == "link":
+            url, _, rest = value[1:].partition(">")
+            parts = urlsplit(url)
+            pairs = [(key, cursor_text(one) if key == "cursor" else one) for key, one in parse_qsl(parts.query)]
+            value = f"{parts.path}?{urlencode(pairs)}{rest}"
+        if name not in ("x-request-id", "content-length"):
+            headers.append((name, SECRET.sub("secret", ID.sub(r"\1", value)) if ids else value))
+    text = SECRET.sub("secret", ID.sub(r"\1", text)) if ids else text
+    return answer.status_code, text, headers
+
+
+def cursor_text(raw: str) -> str:
+    return base64.urlsafe_b64decode(raw + "=" * (-len(raw) % 4)).decode()
+
+
+def test_every_operation_has_a_case() -> None:
+    """A new operation needs one here: what does a token get that is bound to another account?"""
+    assert CASES.keys() == {operation.id for operation in OPERATIONS}
+    assert OWN.keys() == BOUND.keys()
+
+
+@pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.id)
+async def test_what_belongs_to_another_account_does_not_exist(two: Two, operation: Any) -> None:
+    mine = await two.populate(MINE)
+    theirs = await two.populate(OTHERS)
+    before = await two.rows(OTHERS)
+    assert all(before.values())
+    client, absent = two.client("default"), nobody_s(theirs)
+    for real, invented in zip(CASES[operation.id](theirs), CASES[operation.id](absent), strict=True):
+        answer, expected = await send(client, real), await send(client, invented)
+        assert answer.status_code == expected.status_code
+        if operation.scopes is not None and not operation.bound:
+            assert (answer.status_code, answer.json()["code"]) == (403, "account_bound")
+        told, wanted = (
+            orjson.dumps(shown(answer, ids=False)).decode(),
+            orjson.dumps(shown(expected, ids=False)).decode(),
+        )
+        for known, unknown in zip(sorted_traces(theirs), sorted_traces(absent), strict=True):
+            if f'"{known}"' not in wanted:
+                told, wanted = told.replace(known, "?"), wanted.replace(unknown, "?")
+        if answer.status_code >= 400:
+            assert told == wanted
+        asked = orjson.dumps([real.path, real.query, real.body, real.headers]).decode()
+        for trace in theirs.traces - {trace for trace in theirs.traces if trace in asked}:
+            assert re.search(rf"(?<!\w){re.escape(trace)}(?!\w)", answer.text) is None
+    assert await two.rows(OTHERS) == before
+    assert mine.traces.isdisjoint(theirs.traces)
+
+
+def sorted_traces(things: Things) -> list[str]:
+    return [
+        *things.jobs, *things.events, *things.deliveries, things.own_id, things.subscription, things.callback,
+        things.intent, things.replay, things.account[1],
+    ]  # fmt: skip
+
+
+async def test_no_answer_depends_on_what_another_account_has(
+    two: Two, tmp_path: Any, empty_database: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same requests of one account, alone on a relay and with a busy neighbour, get the same answers."""
+    alone = await transcript(two, neighbour=False)
+    async with another(tmp_path, empty_database) as crowded:
+        beside = await transcript(crowded, neighbour=True)
+    for (request, one), (_, other) in zip(alone, beside, strict=True):
+        assert other == one, request
+
+
+@asynccontextmanager
+async def another(tmp_path: Any, empty_database: Any) -> AsyncIterator[Two]:
+    (tmp_path / "other").mkdir()
+    shutil.copy(empty_database, tmp_path / "other/relay.db")
+    store = await open_store(f"sqlite:///{tmp_path / 'other/relay.db'}", ReversingCipher(), now=NOW)
+    made = Two(world=World(store=store))
+    yield made
+    for client in made.clients:
+        await client.aclose()
+    await store.close()
+
+
+async def transcript(two: Two, *, neighbour: bool) -> list[tuple[Request, Any]]:
+    """The answers to every request of OWN. With a neighbour, it acts before, between and after."""
+    began = two.world.now
+    if neighbour:
+        await two.populate(OTHERS)
+    two.world.now = began
+    mine = await two.populate(MINE)
+    busy = two.client("second")
+    client = two.client("default")
+    found: list[tuple[Request, Any]] = []
+    for id, requests in OWN.items():
+        for request in requests(mine):
+            two.world.node.stopping = False
+            two.world.now += 1
+            if neighbour and id != "registerJob":
+                await busy.post("/v1/jobs", json={"id": f"busy {len(found)}", "callback_url": SINK["sink"]})
+                assert (await busy.post("/v1/subscriptions", json=SINK)).status_code == 201
+            answer = await send(client, request)
+            assert answer.status_code in (200, 201, 202, 409) or id == "dismissIntent", (request, answer.text)
+            found.append((request, shown(answer, ids=True)))
+    return found
+
+
+async def test_an_id_that_another_account_tracks_is_a_new_job(two: Two) -> None:
+    theirs = await two.populate(OTHERS)
+    client = two.client("default")
+    first = await client.post("/v1/jobs", json={"id": SHARED})
+    assert first.status_code == 201
+    assert first.json()["account"] == "default"
+    assert first.json()["uid"] not in theirs.traces
+    assert (await client.post("/v1/jobs", json={"id": SHARED})).status_code == 200
+    counted = (await client.post("/v1/jobs/batch", json={"jobs": [{"id": theirs.own_id}, {"id": SHARED}]})).json()
+    assert (counted["created"], counted["existing"]) == (1, 1)
+
+
+async def test_an_id_in_two_accounts_is_ambiguous_only_to_those_who_see_both(two: Two) -> None:
+    await two.populate(OTHERS)
+    mine = await two.populate(MINE)
+    assert (await two.client("ops").get(f"/v1/jobs/{SHARED}")).status_code == 409
+    assert (await two.client("default").get(f"/v1/jobs/{SHARED}")).json()["uid"] == mine.jobs[0]
+
+
+async def test_a_subscription_of_an_account_gets_only_its_events(two: Two) -> None:
+    await two.populate(OTHERS)
+    mine = await two.populate(MINE)
+    client, world = two.client("default"), two.world
+    body = {**SINK, "types": ["queued", "failed", "relay.source.down"], "config": {"start": "earliest"}}
+    late = (await client.post("/v1/subscriptions", json=body)).json()["id"]
+    for name in ("default", "second"):
+        await world.poll(await world.job(f"later {name}", account=name), "queued")
+    expected = {
+        *(event for event in mine.events),
+        *[item["id"] for item in (await client.get("/v1/events", params={"subject": "later default"})).json()["items"]],
+    }
+    listed = (await client.get("/v1/deliveries", params={"subscription": late, "limit": 500})).json()["items"]
+    assert {item["event_id"] for item in listed} == expected
+    world.now += 1
+    again = await client.post(f"/v1/subscriptions/{mine.subscription}/replay", json={**SINCE, "only": "all"})
+    own = (await client.get("/v1/events", params={"limit": 500})).json()["items"]
+    sent = [event for event in own if event["type"].rpartition(".")[2] in ("failed", "down")]
+    assert again.json()["matched"] == len(sent)
+
+
+async def test_a_callback_url_that_two_accounts_name_belongs_to_each_of_them(two: Two) -> None:
+    theirs, mine = await two.populate(OTHERS), await two.populate(MINE)
+    assert theirs.callback != mine.callback
+    await two.world.job("by hand", callback_url="https://callback.receiver.example/both")
+    everything = (await two.client("ops").get("/v1/subscriptions", params={"callbacks": "true"})).json()["items"]
+    assert len([one for one in everything if one["sink"].endswith("/both")]) == 3
+    await two.client("default").post(f"/v1/subscriptions/{mine.callback}/pause")
+    other = await two.client("second").get(f"/v1/subscriptions/{theirs.callback}")
+    assert other.json()["state"] == "enabled"
+
+
+async def test_a_retry_of_all_deliveries_is_one_of_the_own_deliveries(two: Two) -> None:
+    theirs, mine = await two.populate(OTHERS), await two.populate(MINE)
+    answer = await two.client("default").post("/v1/deliveries/retry", json={"filter": {}})
+    assert answer.json()["matched"] == 1
+    replay = answer.json()["replay_id"]
+    while not (await two.world.store.replays.advance(replay, "node", two.world.now + 1)).ended:
+        states = {one["id"]: one["state"] for one in (await two.client("ops").get("/v1/deliveries")).json()["items"]}
+        if all(states[id] != "dead" for id in mine.deliveries):
+            break
+    assert "dead" in {states[id] for id in theirs.deliveries}
+
+
+async def test_a_sample_names_only_the_own_account(two: Two) -> None:
+    theirs = await two.populate(OTHERS)
+    for token in ("second", "ops"):
+        answer = await two.client(token).post(f"/v1/subscriptions/{theirs.subscription}/test", json={"type": "failed"})
+        assert answer.json()["event"]["account"] == "second"
+
+
+async def test_a_token_of_an_account_that_the_settings_no_longer_have_reads_and_adds_nothing(two: Two) -> None:
+    world = two.world
+    mine = await two.populate(MINE)
+    api = create_api(world.ports(accounts={"revor": ("second",)}), world.proxy)
+    transport = httpx2.ASGITransport(app=api, client=("192.0.2.7", 5000))
+    async with Client(transport=transport, base_url="http://x", headers={"Authorization": "Bearer default"}) as client:
+        assert (await client.get(f"/v1/jobs/{SHARED}")).status_code == 200
+        refused = await client.post("/v1/jobs", json={"id": "new"})
+        assert (refused.status_code, "second" in refused.text) == (422, False)
+        answer = await client.post(f"/v1/subscriptions/{mine.subscription}/test", json={"type": "failed"})
+        assert answer.json()["event"]["account"] == "default"
+
+
+async def test_the_description_names_no_account_without_dev(two: Two) -> None:
+    api = create_api(two.world.ports(dev=False), two.world.proxy)
+    async with Client(transport=httpx2.ASGITransport(app=api), base_url="http://relay.example") as client:
+        described = (await client.get("/openapi.json")).text
+    assert '"second"' not in described
+    assert "https://revor.ai" not in described
+
+
+@pytest.mark.parametrize(("token", "stands_for"), [("default", "default"), ("second", "second"), ("ops", None)])
+async def test_in_the_drop_in_a_token_stands_for_its_account(
+    two: Two, monkeypatch: pytest.MonkeyPatch, token: str, stands_for: str | None
+) -> None:
+    account = None if stands_for is None else ("revor", stands_for)
+    found = Identity(name=token, scopes=frozenset({ADMIN}), account=account)
+    monkeypatch.setattr("relay.api.auth.find_token", lambda *_: found)
+    api = create_api(two.world.ports(passed_paths=("/api/v1/",)), two.world.proxy)
+    async with Client(transport=httpx2.ASGITransport(app=api), base_url="http://relay.example") as client:
+        await client.get("/api/v1/accounts", headers={"Authorization": f"Bearer {token}"})
+    (request,) = two.world.gateway.passed
+    assert (request.caller.account, request.caller.bound) == (stands_for or "default", stands_for is not None)
+    assert dict(request.headers)[b"authorization"] == f"Bearer {request.caller.key}".encode()
