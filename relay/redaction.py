@@ -141,10 +141,12 @@ def redacted_url(url: str) -> str:
 
 
 @functools.lru_cache(maxsize=4096)
-def secrets_of(sink: str, shown_sink: str, headers: tuple[tuple[str, str], ...]) -> tuple[str, ...]:
+def secrets_of(
+    sink: str, shown_sink: str, headers: tuple[tuple[str, str], ...], credentials: tuple[str, ...] = ()
+) -> tuple[str, ...]:
     """The credentials a sink could echo in its answer, longest first: the query of its URL, the path where
-    `shown_sink` hides it, and the values of its custom headers that are credentials."""
-    found = {value for name, value in headers if is_credential(name)}
+    `shown_sink` hides it, the values of its custom headers that are credentials, and `credentials`."""
+    found = {*credentials, *(value for name, value in headers if is_credential(name))}
     found |= {word for value in found for word in value.split()}  # `Bearer …`
     address, _, query = sink.partition("?")
     path = "/" + address.partition("://")[2].partition("/")[2].rstrip("/")

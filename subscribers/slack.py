@@ -45,7 +45,7 @@ class Slack:
         return (*(f"{prefix}.{kind}" for prefix in prefixes for kind in _JOB_TROUBLE), *SOURCE_TROUBLE, CREATE_UNKNOWN)
 
     def check(self, subscription: Subscription) -> None:
-        """Refuses headers, methods except POST, unknown options and the URLs of workflow triggers."""
+        """Refuses headers, methods except POST, unknown options, credentials and the URLs of workflow triggers."""
         errors = base.option_errors(subscription, (METADATA_KEYS,))
         if subscription.headers:
             detail = "Slack does not support custom headers"
@@ -53,6 +53,9 @@ class Slack:
         if subscription.method != "POST":
             detail = "Slack supports only POST"
             errors.append(FieldError(pointer="/protocolsettings/method", code="invalid_method", detail=detail))
+        if subscription.credential is not None:
+            detail = "Slack reads no credential: the URL of the webhook is the credential"
+            errors.append(FieldError(pointer="/sinkcredential", code="credential_unsuitable", detail=detail))
         parts = split_url(subscription.sink)
         if parts is not None and parts.path.startswith(("/triggers/", "/workflows/")):
             detail = "this is a workflow trigger, which accepts no messages: use the URL of an incoming webhook"

@@ -23,13 +23,24 @@ from relay.api.operations import Context
 from relay.api.ports import ApiSettings
 from relay.api.problems import did_you_mean
 from relay.api.registration import check_sink
+from relay.api.sink_credentials import (
+    ShownCredential,
+    SinkCredentialBody,
+    credential_errors,
+    credential_view,
+    is_shown,
+    kept_credential,
+    made_credential,
+)
 from relay.api.validation import invalid, pointer_of, validate
 from relay.clock import from_rfc3339, optional_rfc3339, to_rfc3339
 from relay.core import subscription as core
+from relay.core.credentials import SinkCredential
 from relay.core.events import RELAY_SOURCE
 from relay.core.netguard import check_custom_headers, origin_of
 from relay.core.signing import parse_secret
 from relay.errors import FieldError
+from relay.ids import new_id
 from relay.redaction import REDACTED
 
 MAX_RETRIES = 50
@@ -102,6 +113,7 @@ class Subscription(TypedDict):
     source: str | None
     protocol: Literal["HTTP"]
     protocolsettings: ShownProtocolSettings
+    sinkcredential: ShownCredential | None
     config: ShownConfig
     description: str | None
     state: Literal["enabled", "paused", "disabled", "pending"]
@@ -178,6 +190,11 @@ class SubscriptionCreate(Body):
     source: str | None = Field(default=None, description="Send only events with this CloudEvents `source`.")
     protocol: Literal["HTTP"] = "HTTP"
     protocolsettings: ProtocolSettings | None = None
+    sinkcredential: SinkCredentialBody | None = Field(
+        default=None,
+        description="What the sink asks for besides the signature. Sent only to the sink's scheme, host and port, and "
+        "never shown again. `PUT` keeps it if it is absent, and removes it if it is null.",
+    )
     config: SubscriptionConfig | None = None
     description: str | None = Field(default=None, max_length=1_000)
 
@@ -228,6 +245,7 @@ def subscription_view(
             "headers": {name: header_view(name, value) for name, value in subscription.headers},
             "method": cast("Method", subscription.method),
         },
+        "sinkcredential": credential_view(subscription.credential),
         "config": config,
         "description": subscription.description,
         "state": subscription.state,
@@ -259,6 +277,8 @@ def read_create(document: Any, context: Context, *, id: str, now: float) -> tupl
 
 def read_replace(document: Any, context: Context, before: core.Subscription) -> core.Subscription:
     """The subscription with new settings; state, secrets and start are kept. Raises InvalidRequest."""
+    if is_shown(document, before.credential):
+        document = {name: value for name, value in document.items() if name != "sinkcredential"}
     body = validate(SubscriptionReplace, document)
     config = body.config or SubscriptionConfig()
     errors = []
@@ -305,6 +325,10 @@ def _subscription(
     if errors:
         raise invalid(*errors)
     check_sink(body.sink, settings, "/sink")
+    credential = _credential(body, context, before)
+    errors = credential_errors(credential, headers)
+    if errors:
+        raise invalid(*errors)
     types = kinds.default_types(kind) if body.types is None else given_types
     schedule = config.retry_schedule
     subscription = replace(
@@ -315,6 +339,7 @@ def _subscription(
         source=body.source,
         method="POST" if body.protocolsettings is None else body.protocolsettings.method,
         headers=headers,
+        credential=credential,
         ordering=config.ordering,
         timeout_seconds=config.timeout_seconds,
         retry_schedule_seconds=None if schedule is None else tuple(schedule),
@@ -325,6 +350,17 @@ def _subscription(
     )
     kinds.check(subscription)
     return subscription
+
+
+def _credential(body: SubscriptionCreate, context: Context, before: core.Subscription) -> SinkCredential | None:
+    """The credential that was given or, if none was, the stored one. Raises InvalidRequest."""
+    given = body.sinkcredential
+    if given is not None:
+        now = context.ports.clock()
+        return made_credential(given, body.sink, context.settings, id=new_id("crd", now), now=now)
+    if before.credential is None or "sinkcredential" in body.model_fields_set:
+        return None
+    return kept_credential(before.credential, body.sink)
 
 
 def _name_errors(body: SubscriptionCreate, kind: str, context: Context) -> list[FieldError]:
@@ -378,6 +414,7 @@ _EXAMPLE: Subscription = {
     "source": None,
     "protocol": "HTTP",
     "protocolsettings": {"headers": {}, "method": "POST"},
+    "sinkcredential": None,
     "config": {
         "kind": "webhook",
         "content_mode": "structured",
@@ -403,6 +440,7 @@ _EXAMPLE: Subscription = {
 EXAMPLES: dict[str, Any] = {
     "SubscriptionCreate": {
         "sink": "https://receiver.example/hooks",
+        "sinkcredential": {"credentialtype": "PLAIN", "identifier": "relay", "secret": "a password"},
         "config": {"retry_schedule": ["5s", "5m", 1800]},
         "description": "The CRM",
     },

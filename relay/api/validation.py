@@ -31,11 +31,15 @@ _CODES = {
     "less_than_equal": "out_of_range",
     "finite_number": "out_of_range",
     "string_pattern_mismatch": "invalid_text",
+    "union_tag_invalid": "unknown_value",
+    "union_tag_not_found": "missing",
 }
-_OWN_CODES = frozenset({"invalid_duration", "invalid_secret", "invalid_start", "invalid_time", "too_large"})
+_OWN_CODES = frozenset(
+    {"invalid_credential", "invalid_duration", "invalid_secret", "invalid_start", "invalid_time", "too_large"}
+)
 _KEPT_AS_JSON = frozenset({"metadata"})
 """Fields with the caller's own JSON, which may contain NUL."""
-_HIDDEN = ("secret", "headers", "sink", "callback_url", "metadata")
+_HIDDEN = ("secret", "headers", "sink", "sinkcredential", "callback_url", "metadata")
 
 
 def validate(model: type[Model], document: Any) -> Model:
@@ -81,10 +85,14 @@ def pointer_of(*path: str | int) -> str:
 
 def _field_error(model: type[Body], found: ErrorDetails) -> FieldError:
     location = tuple(part for part in found["loc"] if part != "[key]")
+    if "discriminator" in found.get("ctx", {}):
+        location = (*location, str(found["ctx"]["discriminator"]).strip("'"))
+    elif location[:1] == ("sinkcredential",):
+        location = (location[0], *location[2:])  # pydantic names the chosen model too
     kind = found["type"]
     code = kind if kind in _OWN_CODES else _CODES.get(kind) or ("wrong_type" if kind.endswith("_type") else "invalid")
     detail = found["msg"][:1].lower() + found["msg"][1:]
-    if kind == "missing":
+    if kind in ("missing", "union_tag_not_found"):
         detail = "it is missing"
     elif kind == "extra_forbidden":
         detail = _unknown_field(model, location)
@@ -92,7 +100,9 @@ def _field_error(model: type[Body], found: ErrorDetails) -> FieldError:
         detail = _unknown_value(found)
     elif kind == "string_pattern_mismatch":
         detail = "1 to 200 printable characters are expected"
-    elif kind == "model_type":
+    elif kind == "union_tag_invalid":
+        detail = _unknown(str(found["ctx"]["tag"]), str(found["ctx"]["expected_tags"]))
+    elif kind in ("model_type", "model_attributes_type"):
         detail = "an object is expected"
     return FieldError(pointer=pointer_of(*location), code=code, detail=detail + _given(location, found))
 
@@ -106,11 +116,18 @@ def _unknown_field(model: type[Body], location: tuple[str | int, ...]) -> str:
 
 
 def _unknown_value(found: ErrorDetails) -> str:
-    expected = re.findall(r"'([^']*)'", str(found.get("ctx", {}).get("expected", "")))
-    given = found["input"]
+    given, expected = found["input"], str(found.get("ctx", {}).get("expected", ""))
     if not isinstance(given, str):
-        return f"one of {', '.join(expected)} is expected"
-    return f"{given[:100]!r} is unknown{did_you_mean(given, expected)}"
+        return f"one of {', '.join(_quoted(expected))} is expected"
+    return _unknown(given, expected)
+
+
+def _unknown(given: str, expected: str) -> str:
+    return f"{given[:100]!r} is unknown{did_you_mean(given, _quoted(expected))}"
+
+
+def _quoted(text: str) -> list[str]:
+    return re.findall(r"'([^']*)'", text)
 
 
 def _given(location: tuple[str | int, ...], found: ErrorDetails) -> str:

@@ -2,17 +2,23 @@
 
 import functools
 import inspect
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import typer
 
 from relay.cli.options import full_types, given, split_names
+from relay.core.jsontext import loads
 from relay.errors import UsageError
 
 Body = dict[str, Any]
 PARTS = ("protocolsettings", "config")
+MAX_CREDENTIAL_BYTES = 65_536
+KEPT = ("sinkcredential",)
+"""Fields that the API keeps where a body does not have them; null removes them."""
 
 
 def _headers(lines: list[str] | None) -> dict[str, str] | None:
@@ -25,6 +31,20 @@ def _headers(lines: list[str] | None) -> dict[str, str] | None:
             raise UsageError("--header has no colon. Write it like 'X-Team: sales'")
         headers[name.strip()] = value.strip()
     return headers
+
+
+def _credential(path: str | None) -> Any:
+    """From a file, because others can read the arguments of a process."""
+    if path is None:
+        return None
+    try:
+        with sys.stdin.buffer if path == "-" else Path(path).open("rb") as file:
+            return loads(file.read(MAX_CREDENTIAL_BYTES))
+    except OSError as error:
+        raise UsageError(f"--credential {path}: {error.strerror}") from None
+    except ValueError:
+        example = '{"credentialtype": "ACCESSTOKEN", "accesstoken": "…"}'
+        raise UsageError(f"--credential {path} is not JSON. Write it like {example}") from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +85,15 @@ SETTINGS = (
         read=_headers,
     ),
     Setting("method", str, "POST or PUT.", part="protocolsettings"),
+    Setting(
+        "credential",
+        str,
+        "A file with the sink's sinkcredential as JSON. - reads it from the input.",
+        part="",
+        field="sinkcredential",
+        metavar="FILE",
+        read=_credential,
+    ),
     Setting("ordering", str, "job: in order within a job. none: in any order."),
     Setting("timeout", float, "Maximum seconds per attempt.", field="timeout_seconds"),
     Setting(

@@ -9,7 +9,7 @@ from relay.cli.client import api, path_of
 from relay.cli.options import SINCE, Json, Limit, Type, Types, Until, Wait, full_type, full_types, given, time_or_age
 from relay.cli.output import clean, note, print_json, print_list, print_object, print_result, say, working
 from relay.cli.replays import COUNT_TIMEOUT_SECONDS, follow_up
-from relay.cli.subscription_settings import PARTS, Body, place_of, with_settings, without_empty
+from relay.cli.subscription_settings import KEPT, PARTS, Body, place_of, with_settings, without_empty
 from relay.errors import RelayError, UsageError
 
 app = typer.Typer(help="Choose which sink gets which events.", no_args_is_help=True)
@@ -134,6 +134,8 @@ def edit(
     body |= changes
     for part, name in removed:
         (body[part] if part else body).pop(name, None)
+        if name in KEPT:
+            body[name] = None
     changed = client.send("PUT", path, body=body).document
     kind = (changed.get("config") or {}).get("kind", "webhook")
     print_result(changed, f"{id} is changed", json=json)

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, TypeVar
 
+from relay.core.credentials import SinkCredential
 from relay.core.delivery import Attempt, Claimed, DeliveryGroup
 from relay.core.events import Event
 from relay.core.job import Job, Observation, Progress
@@ -220,6 +221,19 @@ class Probe:
 
     claimed: Claimed | None
     next_at: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RefreshTurn:
+    """The turn to trade a refresh token, which only one node at a time may do.
+
+    credential  as it is stored now; None if it was replaced or removed
+    until       end of this node's turn or, if `mine` is False, of another node's turn or pause
+    """
+
+    credential: SinkCredential | None
+    mine: bool = False
+    until: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -122,9 +122,8 @@ def sentence(
         return f"{why}: {disabled}is disabled; this event waits"
     assert isinstance(decision, Retry)
     asked = decision.pause_until is not None and decision.at <= decision.pause_until
-    return f"{why}: tried again in {in_words(decision.at - now)}" + (
-        ", the pause that the sink asked for" if asked else ""
-    )
+    pause = "when a new token may be asked for" if reason == "credential" else "the pause that the sink asked for"
+    return f"{why}: tried again in {in_words(decision.at - now)}" + (f", {pause}" if asked else "")
 
 
 def next_probe_at(

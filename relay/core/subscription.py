@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from relay.core.credentials import SinkCredential
+
 State = Literal["enabled", "paused", "disabled", "pending"]
 
 DEFAULT_RETRY_SCHEDULE_SECONDS = (5.0, 300.0, 1800.0, 7200.0, 18000.0, 36000.0, 50400.0, 72000.0, 86400.0)
@@ -55,6 +57,7 @@ class Subscription:
     description: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     secrets: tuple[SigningSecret, ...] = field(default=(), repr=False)
+    credential: SinkCredential | None = field(default=None, repr=False)
     created_at: float = 0.0
     start_at: float | None = None
     failing_since: float | None = None
@@ -65,8 +68,8 @@ class Subscription:
 
     @property
     def reached_by(self) -> tuple[object, ...]:
-        """What determines the sink's response besides the event: URL, method and headers."""
-        return self.sink, self.method, self.headers
+        """What determines the sink's response besides the event: URL, method, headers and credential."""
+        return self.sink, self.method, self.headers, None if self.credential is None else self.credential.id
 
     @property
     def enabled_since(self) -> float | None:

@@ -21,10 +21,11 @@ from relay.core.records import Lease, Recorded
 from relay.core.subscription import Subscription
 from relay.core.values import value_class
 from relay.delivery.attempts import attempt_of
+from relay.delivery.credentials import Credentials, Transport
 from relay.delivery.outcomes import Policy
 from relay.delivery.settings import DeliverySettings
 from relay.delivery.slots import Slots, Target
-from relay.delivery.worker import DATABASE_RETRY_SECONDS, Transport, Worker
+from relay.delivery.worker import DATABASE_RETRY_SECONDS, Worker
 from relay.errors import StoreError
 from relay.holder import Holder
 from relay.metrics import Metrics
@@ -119,6 +120,7 @@ class Dispatcher:
             deliveries=deliveries,
             subscriptions=subscriptions,
             transport=transport,
+            credentials=Credentials(transport=transport, subscriptions=subscriptions, clock=clock, tasks=self._tasks),
             context=context,
             clock=clock,
             lease_clock=self._lease_clock,
@@ -194,9 +196,10 @@ class Dispatcher:
     async def test(self, subscription: Subscription, event: Event) -> tuple[Attempt, Outcome]:
         """Sends one event now, without limits. Nothing is stored."""
         kind = self._kinds(subscription.kind)
-        headers, response, outcome = await self._worker.exchange(subscription, kind, event)
-        secrets = secrets_of(subscription.sink, kind.redacted_url(subscription.sink), subscription.headers)
-        return attempt_of(1, headers, response, secrets=secrets), outcome
+        sent, outcome = await self._worker.exchange(subscription, kind, event)
+        shown_sink = kind.redacted_url(subscription.sink)
+        secrets = secrets_of(subscription.sink, shown_sink, subscription.headers, sent.secrets)
+        return attempt_of(1, sent.headers, sent.response, secrets=secrets), outcome
 
     def request_of(self, subscription: Subscription, event: Event) -> OutboundRequest:
         """The request as it would be sent now. Raises what the kind of sink raises."""

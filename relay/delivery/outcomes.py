@@ -3,26 +3,26 @@
 from collections.abc import Callable
 
 from relay.core import retry
-from relay.core.delivery import Attempt, Claimed, Outcome, Response
+from relay.core.delivery import Attempt, Claimed, Outcome
 from relay.core.events import Event
 from relay.core.records import AttemptResult, Lease
 from relay.core.subscription import Subscription
 from relay.core.values import value_class
-from relay.delivery.attempts import Headers, attempt_of, expired_event, subscription_event
+from relay.delivery.attempts import attempt_of, expired_event, subscription_event
+from relay.delivery.credentials import Sent
 from relay.delivery.settings import DeliverySettings
 from relay.redaction import secrets_of
 
 
 @value_class(frozen=True, slots=True, kw_only=True)
 class FinishedAttempt:
-    """An attempt and its outcome. `headers` are those sent; `failing_since`: start of the sink's failures."""
+    """An attempt and its outcome. `failing_since`: start of the sink's failures."""
 
     claimed: Claimed
     subscription: Subscription
     shown_sink: str
     failing_since: float | None
-    headers: Headers
-    response: Response
+    sent: Sent
     outcome: Outcome
 
 
@@ -102,13 +102,14 @@ def attempt_result(
         failing_seconds=failed_long,
         probe=probe,
     )
-    if finished.response.error is None and finished.response.detail is not None:
-        sentence = f"{sentence}; {finished.response.detail}"
+    sent = finished.sent
+    if sent.response.error is None and sent.response.detail is not None:
+        sentence = f"{sentence}; {sent.response.detail}"
     attempt = attempt_of(
         claimed.made_count + 1,
-        finished.headers,
-        finished.response,
-        secrets=secrets_of(subscription.sink, finished.shown_sink, subscription.headers),
+        sent.headers,
+        sent.response,
+        secrets=secrets_of(subscription.sink, finished.shown_sink, subscription.headers, sent.secrets),
         decision=sentence,
         next_attempt_at=due_at if disable is None and not probe else None,
     )

@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -20,7 +20,8 @@ from relay.core.events import Event
 from relay.core.records import AttemptRecorded, AttemptResult, Lease
 from relay.core.subscription import SigningSecret, Subscription
 from relay.core.text import storable
-from relay.delivery.attempts import Headers, bare
+from relay.delivery.attempts import bare
+from relay.delivery.credentials import Credentials, Sent, Transport
 from relay.delivery.outcomes import FinishedAttempt, NextClaim, Policy, attempt_result
 from relay.delivery.slots import Slots, Target
 from relay.errors import StoreError, ValueRefused
@@ -44,12 +45,6 @@ REASON_CHARACTERS = 200
 log = structlog.get_logger("relay.delivery")
 
 
-class Transport(Protocol):
-    """Sends a request. Raises only when cancelled."""
-
-    async def send(self, request: OutboundRequest, *, timeout_seconds: float) -> Response: ...
-
-
 @dataclass(kw_only=True, eq=False)
 class Worker:
     """Attempts claimed deliveries. `start()` returns at once; the attempt runs in its own task.
@@ -69,6 +64,7 @@ class Worker:
     deliveries: "DeliveryStore"
     subscriptions: "SubscriptionStore"
     transport: Transport
+    credentials: Credentials
     context: "RenderContext"
     clock: Clock
     lease_clock: Clock
@@ -86,27 +82,28 @@ class Worker:
         """Starts a task that attempts a delivery: in its slot if it has one, otherwise as soon as one is free."""
         self.tasks.start(self._work(target, claimed, has_slot=has_slot))
 
-    async def exchange(
-        self, subscription: Subscription, kind: "Kind", event: Event
-    ) -> tuple[Headers, Response, Outcome]:
-        """Renders, signs and sends an event. Returns the headers sent, the response and its outcome. An exception in
-        the kind of sink counts as a failed attempt."""
+    async def exchange(self, subscription: Subscription, kind: "Kind", event: Event) -> tuple[Sent, Outcome]:
+        """Renders, signs and sends an event, and classifies the response. An exception in the kind of sink counts as a
+        failed attempt."""
         try:
             request = self.signed(subscription, kind, event)
         except Exception as error:
             log.exception("render_failed", subscription=subscription.id, event_id=event.id)
-            headers: Headers = ()
             detail = f"the event cannot be rendered for this sink ({type(error).__name__}): the relay's log says more"
             response = Response(started_at=self.clock(), duration_ms=0.0, error="render", detail=detail)
+            sent = Sent(headers=(), response=response)
         else:
-            headers = request.headers
-            response = await self.transport.send(
-                request, timeout_seconds=self.policy().settings.timeout_of(subscription)
-            )
-        outcome = self._outcome(subscription, kind, response)
+            sent = await self._send(subscription, request)
+        outcome = sent.outcome or self._outcome(subscription, kind, sent.response)
         self._attempts_of(kind.name, outcome.verdict).inc()
-        self._seconds_of(kind.name).observe(response.duration_ms / 1000)
-        return headers, response, outcome
+        self._seconds_of(kind.name).observe(sent.response.duration_ms / 1000)
+        return sent, outcome
+
+    async def _send(self, subscription: Subscription, request: OutboundRequest) -> Sent:
+        seconds = self.policy().settings.timeout_of(subscription)
+        if subscription.credential is not None:
+            return await self.credentials.send(subscription.id, subscription.credential, request, seconds)
+        return Sent(headers=request.headers, response=await self.transport.send(request, timeout_seconds=seconds))
 
     def signed(self, subscription: Subscription, kind: "Kind", event: Event) -> OutboundRequest:
         """The request as it would be sent now."""
@@ -182,16 +179,16 @@ class Worker:
             if not target.sink.take_turn(now):
                 return await self._release(claimed, target.sink.next_send_at)
             in_flight, fills = target.slots.in_flight, target.slots.fills - target.full
-            headers, response, outcome = await self.exchange(subscription, target.kind, claimed.event)
-            target.answered(response, outcome, in_flight=in_flight, fills=fills)
+            sent, outcome = await self.exchange(subscription, target.kind, claimed.event)
+            target.answered(sent.response, outcome, in_flight=in_flight, fills=fills)
         finally:
             self.slots.vacate(target)
         try:
-            result = self._result(target, claimed, headers, response, outcome)
+            result = self._result(target, claimed, sent, outcome)
         except Exception:
             log.exception("attempt_not_shown", delivery=claimed.id)
-            plain = replace(response, headers=(), excerpt=b"", detail=None, remote_ip=None)
-            result = self._result(target, claimed, (), plain, outcome)
+            plain = replace(sent.response, headers=(), excerpt=b"", detail=None, remote_ip=None)
+            result = self._result(target, claimed, Sent(headers=(), response=plain), outcome)
         next_count = result.next_count
         self.slots.count_committing(target, next_count)
         try:
@@ -244,9 +241,7 @@ class Worker:
 
     # --- what follows from an attempt
 
-    def _result(
-        self, target: Target, claimed: Claimed, headers: Headers, response: Response, outcome: Outcome
-    ) -> AttemptResult:
+    def _result(self, target: Target, claimed: Claimed, sent: Sent, outcome: Outcome) -> AttemptResult:
         """Decides what follows from an attempt, and pauses the sink if that is needed before the commit."""
         now = self.clock()
         finished = FinishedAttempt(
@@ -254,11 +249,10 @@ class Worker:
             subscription=target.subscription,
             shown_sink=target.shown_sink,
             failing_since=target.sink.failing_since,
-            headers=headers,
-            response=response,
+            sent=sent,
             outcome=outcome,
         )
-        prompt = outcome.verdict == "delivered" and response.duration_ms <= PROMPT_MS
+        prompt = outcome.verdict == "delivered" and sent.response.duration_ms <= PROMPT_MS
         next_claim = self._next_claim(target, claimed, now, prompt=prompt)
         result, pause_until = attempt_result(finished, self.policy(), now, next_claim)
         target.sink.pause(pause_until)

@@ -1,4 +1,5 @@
-"""Subscriptions and their secrets. Whatever can be a credential (sink, custom headers, secrets) is encrypted."""
+"""Subscriptions and their secrets. Whatever can be a credential (sink, custom headers, sinkcredential, secrets) is
+encrypted."""
 
 import hashlib
 from collections.abc import Sequence
@@ -9,15 +10,16 @@ from sqlalchemy import Select, delete, insert, select, text, update
 from sqlalchemy.engine import Connection, Row
 from sqlmodel import col
 
+from relay.core.credentials import SinkCredential, stored_token
 from relay.core.filters import matches
 from relay.core.jsontext import dumps
-from relay.core.records import Page
+from relay.core.records import Page, RefreshTurn
 from relay.core.subscription import SigningSecret, Subscription
 from relay.errors import NotFound
 from relay.ids import new_id
 from relay.store.cancellation import CANCEL_CHUNK, cancel_some
 from relay.store.database import Database
-from relay.store.group_commit import each
+from relay.store.group_commit import each, in_order_of
 from relay.store.notices import notify
 from relay.store.ordering import jobs_of_subscription, reorder
 from relay.store.outbox import (
@@ -65,6 +67,8 @@ WHERE id = :id
 FORGET_FAILURES = f"UPDATE subscriptions SET {', '.join(f'{name} = NULL' for name in _OF_THE_SINK)} WHERE id = :id"
 # Probes a disabled subscription at once.
 PROBE_NOW = "UPDATE subscriptions SET probe_at = :now WHERE id = :id AND probe_at IS NOT NULL"
+# Begins or ends the turn to trade a refresh token, or the pause after a failure.
+SET_REFRESH_UNTIL = "UPDATE subscriptions SET refresh_until = :until WHERE id = :id"
 _NEWEST_SECRET = (col(SecretRow.expires_at).is_not(None), col(SecretRow.created_at).desc(), col(SecretRow.id).desc())
 
 
@@ -76,6 +80,15 @@ class Cipher(Protocol):
 
     def decrypt(self, blob: bytes, *, context: str) -> bytes:
         """The plaintext."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Refresh:
+    subscription_id: str
+    credential_id: str
+    used: str | None
+    now: float
+    until: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,6 +106,8 @@ class SubscriptionStore(Scoped):
         self._database = database
         self._outbox = outbox
         self._cipher = cipher
+        self._turns = in_order_of(lambda item: item.subscription_id)(self._turn)
+        self._keeps = in_order_of(lambda item: item[0])(self._keep)
         self._others_changes = 0
         self._found_version: int | None = None
 
@@ -153,6 +168,22 @@ class SubscriptionStore(Scoped):
         disabled subscription that is being probed is probed again at once."""
         await self._refuse_hidden(owner)
         await self._database.write(self._add_secret, (owner, value, now, old_expire_at))
+
+    async def refresh_turn(
+        self, subscription_id: str, credential_id: str, *, used: str | None, now: float, until: float
+    ) -> RefreshTurn:
+        """Takes the turn to trade a refresh token, until `until`. No turn is needed, and none taken, if another node
+        has stored another access token than `used`."""
+        item = _Refresh(subscription_id=subscription_id, credential_id=credential_id, used=used, now=now, until=until)
+        return await self._database.write(self._turns, item)
+
+    async def keep_credential(self, subscription_id: str, credential: SinkCredential) -> bool:
+        """Stores the new tokens of a credential and ends the turn. Returns False if it was replaced or removed."""
+        return await self._database.write(self._keeps, (subscription_id, credential))
+
+    async def pause_refresh(self, subscription_id: str, until: float) -> None:
+        """Nobody trades the refresh token before then."""
+        await self._database.write(_pause_refresh, (subscription_id, until))
 
     async def remove(self, subscription_id: str, now: float) -> None:
         """Deletes a subscription and cancels its open deliveries, in chunks that do not delay other writes. Raises
@@ -266,20 +297,53 @@ class SubscriptionStore(Scoped):
         """For each item, whether its ordering changed."""
         results: list[bool | Exception] = []
         for subscription, now in items:
-            of_it = col(SubscriptionRow.id) == subscription.id
-            row = connection.execute(select(SubscriptionRow).where(of_it).with_for_update()).one_or_none()
+            row = self._locked(connection, subscription.id)
             if row is None:
                 results.append(_not_found(subscription.id))
                 continue
+            before = self._from_row(row, ())
+            if _same(subscription.credential, before.credential):  # its tokens may have been renewed meanwhile
+                subscription = replace(subscription, credential=before.credential)
             values = self._values(subscription)
             for name in (*_FIXED, *_OF_ITS_STATE, *_OF_THE_SINK, "callback"):
                 del values[name]
-            if subscription.reached_by != self._from_row(row, ()).reached_by:
-                values |= _tried_anew(row, now)
-            connection.execute(update(SubscriptionRow).where(of_it).values(**values))
+            if subscription.reached_by != before.reached_by:
+                values |= {**_tried_anew(row, now), "refresh_until": None}
+            connection.execute(
+                update(SubscriptionRow).where(col(SubscriptionRow.id) == subscription.id).values(**values)
+            )
             results.append(subscription.ordering != row.config["ordering"])
         self._outbox.subscriptions.changed(connection)
         return results
+
+    def _turn(self, connection: Connection, item: _Refresh) -> RefreshTurn:
+        row = self._locked(connection, item.subscription_id)
+        credential = None if row is None else self._from_row(row, ()).credential
+        if row is None or credential is None or credential.id != item.credential_id:
+            return RefreshTurn(credential=None)
+        token = stored_token(credential)
+        if token is not None and token.value != item.used and token.stale_at > item.now:
+            return RefreshTurn(credential=credential)
+        if row.refresh_until is not None and row.refresh_until > item.now:
+            return RefreshTurn(credential=credential, until=row.refresh_until)
+        run(connection, SET_REFRESH_UNTIL, id=item.subscription_id, until=item.until)
+        return RefreshTurn(credential=credential, mine=True, until=item.until)
+
+    def _keep(self, connection: Connection, item: tuple[str, SinkCredential]) -> bool:
+        subscription_id, credential = item
+        row = self._locked(connection, subscription_id)
+        subscription = None if row is None else self._from_row(row, ())
+        if subscription is None or not _same(credential, subscription.credential):
+            return False
+        sealed = self._values(replace(subscription, credential=credential))["sealed"]
+        changed = update(SubscriptionRow).where(col(SubscriptionRow.id) == subscription_id)
+        connection.execute(changed.values(sealed=sealed, refresh_until=None))
+        return True
+
+    @staticmethod
+    def _locked(connection: Connection, subscription_id: str) -> Row[Any] | None:
+        of_it = select(SubscriptionRow).where(col(SubscriptionRow.id) == subscription_id)
+        return connection.execute(of_it.with_for_update()).one_or_none()
 
     def _reorder(self, connection: Connection, items: Sequence[tuple[str, Sequence[str], float]]) -> Sequence[None]:
         for subscription_id, uids, now in items:
@@ -351,11 +415,14 @@ class SubscriptionStore(Scoped):
     # --- queries
 
     def _values(self, subscription: Subscription) -> dict[str, Any]:
-        sealed = dumps({"sink": subscription.sink, "headers": subscription.headers})
+        sealed: dict[str, Any] = {"sink": subscription.sink, "headers": subscription.headers}
+        credential = subscription.credential
+        if credential is not None:
+            sealed["credential"] = [credential.id, credential.origin, credential.fields]
         return {
             **{name: getattr(subscription, name) for name in _PLAIN},
             "sink_digest": digest(subscription.sink, subscription.owner),
-            "sealed": self._cipher.encrypt(sealed, context=subscription.id),
+            "sealed": self._cipher.encrypt(dumps(sealed), context=subscription.id),
             "types": None if subscription.types is None else list(subscription.types),
             "callback": int(subscription.callback),
             "config": {
@@ -370,12 +437,14 @@ class SubscriptionStore(Scoped):
         if row.callback:  # callbacks use the relay's own settings; old rows hold those of the day they were created
             config = {**config, "timeout_seconds": None, "retry_schedule_seconds": None}
         schedule = config["retry_schedule_seconds"]
+        given = sealed.get("credential")
         return Subscription(
             **{name: getattr(row, name) for name in _PLAIN},
             **{name: config[name] for name in (*_CONFIG, "options") if name != "retry_schedule_seconds"},
             retry_schedule_seconds=None if schedule is None else tuple(schedule),
             sink=sealed["sink"],
             headers=tuple((name, value) for name, value in sealed["headers"]),
+            credential=None if given is None else SinkCredential(id=given[0], origin=given[1], fields=given[2]),
             types=None if row.types is None else tuple(row.types),
             callback=bool(row.callback),
             secrets=secrets,
@@ -427,6 +496,16 @@ def digest(sink: str, owner: str | None = None) -> str:
     """The key by which a sink is looked up; an owner has its own."""
     key = sink if owner is None else f"{sink}\n{owner}"
     return hashlib.sha256(key.encode()).hexdigest()
+
+
+def _same(one: SinkCredential | None, other: SinkCredential | None) -> bool:
+    """Whether both are one credential, perhaps with other tokens."""
+    return one is not None and other is not None and one.id == other.id
+
+
+@each
+def _pause_refresh(connection: Connection, item: tuple[str, float]) -> None:
+    run(connection, SET_REFRESH_UNTIL, id=item[0], until=item[1])
 
 
 def _version(connection: Connection) -> int:

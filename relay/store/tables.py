@@ -134,8 +134,11 @@ class EventRow(SQLModel, table=True):
 
 
 class SubscriptionRow(SQLModel, table=True):
-    """Where events go. `sealed` holds the sink and the custom headers, encrypted, because both can be credentials.
-    `owner`: the account it is limited to, as source/account; NULL: none."""
+    """Where events go. `sealed` holds the sink, the custom headers and the sink's credential, encrypted.
+
+    owner          the account it is limited to, as source/account; NULL: none
+    refresh_until  until then one node trades the credential's refresh token or, after a failure, no node does
+    """
 
     __tablename__: ClassVar[str] = "subscriptions"
     __table_args__ = (
@@ -175,6 +178,7 @@ class SubscriptionRow(SQLModel, table=True):
     paused_until: float | None = None
     probe_at: float | None = None
     drain_since: float | None = None
+    refresh_until: float | None = None
 
 
 class SecretRow(SQLModel, table=True):

@@ -32,6 +32,7 @@ async def test_a_subscription_has_every_field_and_shows_its_secret_once(client, 
         "source": None,
         "protocol": "HTTP",
         "protocolsettings": {"headers": {}, "method": "POST"},
+        "sinkcredential": None,
         "config": {
             "kind": "webhook",
             "content_mode": "structured",

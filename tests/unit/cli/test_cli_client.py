@@ -1,5 +1,6 @@
 """The commands and their API client against a stub server."""
 
+import io
 import json
 import threading
 from collections.abc import Iterator
@@ -490,6 +491,46 @@ def test_subscription_is_added_with_every_setting(stub: Stub) -> None:
     }
 
 
+CREDENTIAL = {"credentialtype": "ACCESSTOKEN", "accesstoken": "an-access-token"}
+
+
+@pytest.mark.parametrize("place", ["a file", "the input"])
+def test_credential_comes_from_a_file_or_the_input(
+    stub: Stub, tmp_path: Path, place: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stub.says("POST /v1/subscriptions", {"id": "sub_1", "sink": "https://a.example/", "config": {}}, status=201)
+    raw = json.dumps(CREDENTIAL).encode()
+    (tmp_path / "credential.json").write_bytes(raw)
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(raw)))
+    source = str(tmp_path / "credential.json") if place == "a file" else "-"
+    assert run(["subscriptions", "add", "https://a.example/", "--no-test", "--credential", source]) == 0
+    assert json.loads(stub.seen[-1][2]) == {"sink": "https://a.example/", "sinkcredential": CREDENTIAL}
+    assert "an-access-token" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("content", "words"), [(None, "No such file"), (b"an-access-token", "is not JSON"), (b"\xff", "is not JSON")]
+)
+def test_file_without_a_credential_is_one_line(
+    stub: Stub, tmp_path: Path, content: bytes | None, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "credential.json"
+    if content is not None:
+        path.write_bytes(content)
+    assert run(["subscriptions", "add", "https://a.example/", "--credential", str(path)]) == 2
+    error = capsys.readouterr().err
+    assert words in error
+    assert "an-access-token" not in error
+    assert not stub.seen
+
+
+def test_credential_is_removed_by_unset(stub: Stub) -> None:
+    stub.says("GET /v1/subscriptions/sub_1", {**SHOWN, "sinkcredential": {"credentialtype": "ACCESSTOKEN"}})
+    stub.says("PUT /v1/subscriptions/sub_1", SHOWN)
+    assert run(["subscriptions", "edit", "sub_1", "--unset", "credential"]) == 0
+    assert json.loads(stub.seen[-1][2])["sinkcredential"] is None
+
+
 SHOWN = {
     "id": "sub_1",
     "sink": "https://a.example/",
@@ -517,7 +558,7 @@ def test_edit_changes_only_the_given_settings(stub: Stub) -> None:
     ("arguments", "words"),
     [
         ((), "nothing to change"),
-        (("--unset", "colour"), "It takes concurrency, description"),
+        (("--unset", "colour"), "It takes concurrency, credential, description"),
         (("--header", "no colon"), "--header has no colon"),
         (("--retry-schedule", ","), "--retry-schedule is empty"),
     ],

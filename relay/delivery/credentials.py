@@ -1,0 +1,300 @@
+"""Sends requests with their subscription's credential, and fetches the tokens that this needs.
+
+A token is fetched once for all attempts of a subscription on this node, and kept until shortly before it expires. A
+refresh token, which a token endpoint may replace at each use, is traded by one node at a time. A token endpoint that
+fails is left alone for growing pauses, in which attempts fail without a request. Secrets go to the sink's own origin
+and to the token endpoint only.
+"""
+
+import asyncio
+import math
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Protocol
+
+import structlog
+
+from relay.clock import Clock
+from relay.core import credentials
+from relay.core.credentials import Header, NoToken, SinkCredential, Token
+from relay.core.delivery import OutboundRequest, Outcome, Response
+from relay.core.values import value_class
+from relay.errors import StoreError
+from relay.redaction import REDACTED
+from relay.tasks import Tasks
+
+if TYPE_CHECKING:
+    from relay.core.records import RefreshTurn
+    from relay.store.subscriptions import SubscriptionStore
+
+TOKEN_SECONDS = 10.0
+"""Time limit of one request to a token endpoint."""
+TURN_SECONDS = 2 * TOKEN_SECONDS + 10.0
+"""A node has this long to trade a refresh token: two requests, and storing the answer."""
+TURN_WAIT_SECONDS = 5.0
+TURN_POLL_SECONDS = 0.25
+STORE_RETRY_SECONDS = 1.0
+REFUSED_SECONDS = 60.0
+"""After a sink has refused a new token too, a 401 causes no more renewals for this time."""
+MAX_KEPT = 10_000
+REASON = "credential"
+
+log = structlog.get_logger("relay.delivery")
+
+
+class Transport(Protocol):
+    """Sends a request. Raises only when cancelled."""
+
+    async def send(self, request: OutboundRequest, *, timeout_seconds: float) -> Response: ...
+
+
+@value_class(frozen=True, slots=True, kw_only=True)
+class Sent:
+    """A request that was sent, and its response.
+
+    headers  those sent; the credential's value is redacted
+    outcome  if there was nothing to send with; otherwise the kind of sink decides
+    secrets  texts that the sink could echo
+    """
+
+    headers: tuple[Header, ...]
+    response: Response
+    outcome: Outcome | None = None
+    secrets: tuple[str, ...] = ()
+
+
+@dataclass(slots=True, eq=False)
+class _Kept:
+    """What this node knows of one subscription's token.
+
+    fetching        the request for a token that is under way
+    no_token        why the last request failed; there is no other one before `not_before`
+    refused_until   a 401 causes no renewal before then
+    secret_in_body  how the token endpoint wants the client's secret
+    """
+
+    credential_id: str
+    token: Token | None = None
+    fetching: "asyncio.Future[Token | NoToken] | None" = None
+    no_token: NoToken | None = None
+    failures: int = 0
+    not_before: float = 0.0
+    refused_until: float = 0.0
+    secret_in_body: bool = False
+
+
+class Credentials:
+    """The tokens of this node."""
+
+    def __init__(self, *, transport: Transport, subscriptions: "SubscriptionStore", clock: Clock, tasks: Tasks) -> None:
+        self._transport = transport
+        self._subscriptions = subscriptions
+        self._clock = clock
+        self._tasks = tasks
+        self._kept: dict[str, _Kept] = {}
+
+    async def send(
+        self, subscription_id: str, credential: SinkCredential, request: OutboundRequest, timeout_seconds: float
+    ) -> Sent:
+        """Sends a request with the credential, all within the timeout. A 401 renews a fetched token once, and the
+        request is then sent once more: the sink has not accepted the first one."""
+        loop = asyncio.get_running_loop()
+        ends_at = loop.time() + timeout_seconds
+        if credentials.origin_text(request.url) != credential.origin:
+            return self._unsent(NoToken(detail="it was given for another origin than this request's"), credential)
+        if credential.token_url is None:
+            header = credentials.fixed_header(credential, self._clock())
+            if isinstance(header, NoToken):
+                return self._unsent(header, credential)
+            response = await self._transport.send(_with(request, header), timeout_seconds=timeout_seconds)
+            return _sent(request, header[0], response, credential.secrets)
+
+        kept = self._kept_of(subscription_id, credential)
+        token = await self._token(subscription_id, credential, kept, ends_at)
+        if isinstance(token, NoToken):
+            return self._unsent(token, credential)
+        response = await self._send(request, token, ends_at - loop.time())
+        secrets = (*credential.secrets, token.value)
+        if response.status_code == 401 and self._clock() >= kept.refused_until:
+            again = partial(self._token, subscription_id, credential, kept, ends_at, refused=token.value)
+            response, used = await self._send_again(kept, request, token, response, ends_at, again)
+            secrets = (*secrets, used.value)
+        return _sent(request, "Authorization", response, secrets)
+
+    async def _send_again(
+        self,
+        kept: _Kept,
+        request: OutboundRequest,
+        token: Token,
+        first: Response,
+        ends_at: float,
+        renew: Callable[[], Awaitable[Token | NoToken]],
+    ) -> tuple[Response, Token]:
+        """The response to a second request with a new token, and that token; if there is none, the first response."""
+        renewed = await renew()
+        if isinstance(renewed, NoToken):
+            return _noted(first, f"no new token: {renewed.detail}"), token
+        seconds = ends_at - asyncio.get_running_loop().time()
+        if renewed.value == token.value or seconds <= 0:
+            kept.refused_until = self._clock() + REFUSED_SECONDS
+            why = "the token endpoint gave the same token again" if seconds > 0 else "no time was left to send it again"
+            return _noted(first, why), token
+        second = await self._send(request, renewed, seconds)
+        if second.status_code == 401:
+            kept.refused_until = self._clock() + REFUSED_SECONDS
+        both = replace(second, started_at=first.started_at, duration_ms=first.duration_ms + second.duration_ms)
+        return _noted(both, "sent twice: the first answer was 401, the second request had a new token"), renewed
+
+    async def _send(self, request: OutboundRequest, token: Token, seconds: float) -> Response:
+        tenths = max(math.ceil(seconds * 10), 1)  # the sender keeps a timer per length
+        return await self._transport.send(_with(request, credentials.bearer(token.value)), timeout_seconds=tenths / 10)
+
+    def _unsent(self, why: NoToken, credential: SinkCredential) -> Sent:
+        response = Response(started_at=self._clock(), duration_ms=0.0, error=REASON, detail=why.detail)
+        pause = credentials.pause_seconds(1, why.retry_after_seconds)
+        outcome = Outcome(verdict="retry", reason=REASON, retry_after_seconds=pause)
+        return Sent(headers=(), response=response, outcome=outcome, secrets=credential.secrets)
+
+    # --- tokens
+
+    def _kept_of(self, subscription_id: str, credential: SinkCredential) -> _Kept:
+        kept = self._kept.get(subscription_id)
+        if kept is None or kept.credential_id != credential.id:
+            if len(self._kept) >= MAX_KEPT:
+                self._kept.pop(next(iter(self._kept)))
+            kept = _Kept(credential.id, token=credentials.stored_token(credential))
+            self._kept[subscription_id] = kept
+        return kept
+
+    async def _token(
+        self,
+        subscription_id: str,
+        credential: SinkCredential,
+        kept: _Kept,
+        ends_at: float,
+        refused: str | None = None,
+    ) -> Token | NoToken:
+        """A token that is valid and not `refused`. Waits for a request that another attempt has started."""
+        now = self._clock()
+        if kept.token is not None and kept.token.stale_at > now and kept.token.value != refused:
+            return kept.token
+        if kept.fetching is None:
+            if kept.no_token is not None and now < kept.not_before:
+                return replace(kept.no_token, retry_after_seconds=kept.not_before - now)
+            kept.fetching = asyncio.get_running_loop().create_future()
+            self._tasks.start(self._fetch(subscription_id, credential, kept, kept.fetching))
+        try:
+            async with asyncio.timeout_at(ends_at):
+                return await asyncio.shield(kept.fetching)
+        except TimeoutError:
+            return NoToken(detail="no token came within the time limit of the attempt")
+
+    async def _fetch(
+        self,
+        subscription_id: str,
+        credential: SinkCredential,
+        kept: _Kept,
+        fetched: "asyncio.Future[Token | NoToken]",
+    ) -> None:
+        """Fetches a token for all attempts that wait for it."""
+        result: Token | NoToken = NoToken(detail="no token was fetched, because the relay is stopping")
+        try:
+            if credential.type == "REFRESHTOKEN":
+                result = await self._trade(subscription_id, credential, kept)
+            else:
+                result = await self._ask(credential, kept)
+        except Exception as error:
+            log.exception("token_failed", subscription=subscription_id)
+            result = NoToken(detail=f"no token could be fetched ({type(error).__name__}): the relay's log says more")
+        finally:
+            kept.fetching = None
+            if isinstance(result, Token):
+                kept.token, kept.no_token, kept.failures = result, None, 0
+            else:
+                kept.failures += 1
+                pause = credentials.pause_seconds(kept.failures, result.retry_after_seconds)
+                result = replace(result, retry_after_seconds=pause)
+                kept.no_token, kept.not_before = result, self._clock() + pause
+                log.warning("no_token", subscription=subscription_id, why=result.detail, pause_seconds=round(pause, 1))
+            fetched.set_result(result)
+
+    async def _ask(self, credential: SinkCredential, kept: _Kept) -> Token | NoToken:
+        """Asks the token endpoint. If it refuses the client, the secret is sent once more in the other way."""
+        result = await self._ask_once(credential, secret_in_body=kept.secret_in_body)
+        if isinstance(result, NoToken) and result.other_method and "client_secret" in credential.fields:
+            other = not kept.secret_in_body
+            again = await self._ask_once(credential, secret_in_body=other)
+            if isinstance(again, Token):
+                kept.secret_in_body = other
+                return again
+        return result
+
+    async def _ask_once(self, credential: SinkCredential, *, secret_in_body: bool) -> Token | NoToken:
+        request = credentials.token_request(credential, secret_in_body=secret_in_body)
+        response = await self._transport.send(request, timeout_seconds=TOKEN_SECONDS)
+        return credentials.read_token(response, self._clock())
+
+    # --- refresh tokens
+
+    async def _trade(self, subscription_id: str, credential: SinkCredential, kept: _Kept) -> Token | NoToken:
+        """Trades the stored refresh token in this node's turn, or takes the token that another node got.
+
+        The new tokens are stored before they are used. Killed between the answer and that, a node loses them; then
+        only an endpoint that accepts the old refresh token once more can help.
+        """
+        used = None if kept.token is None else kept.token.value
+        turn = await self._turn(subscription_id, credential, used)
+        if turn.credential is None:
+            return NoToken(detail="the sinkcredential was replaced meanwhile")
+        stored = credentials.stored_token(turn.credential)
+        if not turn.mine:
+            if turn.until == 0.0 and stored is not None:
+                return stored
+            seconds = max(turn.until - self._clock(), 0.0)
+            return NoToken(detail="another node has not got a new token yet", retry_after_seconds=seconds)
+        result = await self._ask(turn.credential, kept)
+        if isinstance(result, NoToken):
+            pause = credentials.pause_seconds(kept.failures + 1, result.retry_after_seconds)
+            await self._subscriptions.pause_refresh(subscription_id, self._clock() + pause)
+            return result
+        while True:
+            try:
+                kept_it = await self._subscriptions.keep_credential(
+                    subscription_id, credentials.renewed(turn.credential, result)
+                )
+                break
+            except StoreError as error:
+                log.error("token_not_stored", subscription=subscription_id, error=str(error))
+                await asyncio.sleep(STORE_RETRY_SECONDS)
+        return result if kept_it else NoToken(detail="the sinkcredential was replaced meanwhile")
+
+    async def _turn(self, subscription_id: str, credential: SinkCredential, used: str | None) -> "RefreshTurn":
+        """Takes the turn, or waits a little for the node that has it."""
+        tries = int(TURN_WAIT_SECONDS / TURN_POLL_SECONDS)
+        while True:
+            now = self._clock()
+            turn = await self._subscriptions.refresh_turn(
+                subscription_id, credential.id, used=used, now=now, until=now + TURN_SECONDS
+            )
+            tries -= 1
+            if turn.mine or turn.until == 0.0 or not tries:
+                return turn
+            await asyncio.sleep(TURN_POLL_SECONDS)
+
+
+def _with(request: OutboundRequest, header: Header) -> OutboundRequest:
+    """The request with the credential's header, instead of another one of that name."""
+    return replace(request, headers=(*_others(request, header[0]), header))
+
+
+def _others(request: OutboundRequest, name: str) -> tuple[Header, ...]:
+    return tuple(header for header in request.headers if header[0].lower() != name.lower())
+
+
+def _sent(request: OutboundRequest, name: str, response: Response, secrets: tuple[str, ...]) -> Sent:
+    return Sent(headers=(*_others(request, name), (name, REDACTED)), response=response, secrets=secrets)
+
+
+def _noted(response: Response, note: str) -> Response:
+    return replace(response, detail=note if response.detail is None else f"{note}; {response.detail}")
