@@ -8,6 +8,7 @@ import re
 from base64 import b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import TypeGuard
 from urllib.parse import quote_plus, urlencode
 
 from relay.clock import from_rfc3339, to_rfc3339
@@ -163,7 +164,7 @@ def token_request(credential: SinkCredential, *, secret_in_body: bool = False) -
     else:
         form = {"grant_type": "client_credentials"}
     form |= {name: fields[name] for name in ("scope", "audience") if name in fields}
-    headers = (_FORM, ("Accept", "application/json"))
+    headers: tuple[Header, ...] = (_FORM, ("Accept", "application/json"))
     if "client_secret" in fields and not secret_in_body:
         headers = (*headers, ("Authorization", "Basic " + _basic(*_client(credential))))
     else:
@@ -221,7 +222,7 @@ def _object(body: bytes) -> Mapping[str, object] | None:
     return value if isinstance(value, dict) else None
 
 
-def _is_token(value: object) -> bool:
+def _is_token(value: object) -> TypeGuard[str]:
     return isinstance(value, str) and len(value) <= MAX_TOKEN_CHARACTERS and _TOKEN.fullmatch(value) is not None
 
 
