@@ -154,7 +154,7 @@ async def test_a_chat_kind_is_inferred_redacted_and_gets_only_trouble(client):
         ({"types": []}, "/types", "too_short", "at least 1"),
         ({"type": ["x"]}, "/type", "unknown_field", "did you mean types?"),
         ({"filters": []}, "/filters", "unknown_field", ""),
-        ({"sinkcredential": {}}, "/sinkcredential", "unknown_field", ""),
+        ({"sinkcredential": {}}, "/sinkcredential/credentialtype", "missing", ""),
         ({"id": "sub_1"}, "/id", "unknown_field", "read-only"),
         ({"protocol": "KAFKA"}, "/protocol", "unknown_value", "known are HTTP"),
         ({"protocolsettings": {"methd": "PUT"}}, "/protocolsettings/methd", "unknown_field", "did you mean method?"),
