@@ -9,41 +9,26 @@ from starlette.responses import Response
 from typing_extensions import TypedDict
 
 from relay.api import params, stream, waiting
+from relay.api.batches import JobBatch, read_batch
 from relay.api.events import EventPage
 from relay.api.examples import JOB_ID, JOB_UID, TIME
-from relay.api.fields import Body, JobRequest, LastError, NextCursor, Nothing, Time, job_request_view, last_error_view
+from relay.api.fields import JobRequest, LastError, NextCursor, Nothing, Time, job_request_view, last_error_view
 from relay.api.limits import MAX_BATCH_BODY_BYTES
 from relay.api.operations import LAST_EVENT_ID, LOCATION, NEXT, READS_JOBS, STREAM, WRITES_JOBS, Answer, Call, Operation
 from relay.api.params import PAGE, boolean, choice, text
 from relay.api.problems import did_you_mean, invalid_parameter
 from relay.api.registration import JobRegistration, Rejected, UpstreamAnswer, read_registration, rejection
 from relay.api.resource import json_response, page_response
-from relay.api.validation import validate
 from relay.clock import optional_rfc3339, to_rfc3339
 from relay.core import job as core
 from relay.core import tracking
 from relay.core.job import KNOWN_STATUSES, Priority
 from relay.core.records import Page
-from relay.errors import Conflict, InvalidRequest, NotFound, RequestError
+from relay.errors import Conflict, NotFound, RequestError
 
-MAX_BATCH_JOBS = 10_000
 BATCH_CHUNK = 1_000
 
 Outcome = Literal["succeeded", "failed", "cancelled", "not_found", "untracked"]
-
-
-class JobBatch(Body):
-    """Jobs to track, each as for `POST /v1/jobs`. An invalid job does not affect the others."""
-
-    jobs: list[Any] = Field(
-        max_length=MAX_BATCH_JOBS,
-        json_schema_extra={
-            "items": {
-                "description": "A body of `POST /v1/jobs`. Invalid ones are listed in `rejected`.",
-                "anyOf": [{"$ref": "#/components/schemas/JobRegistration"}, {}],
-            }
-        },
-    )
 
 
 class Job(TypedDict):
@@ -212,45 +197,25 @@ async def register_job(call: Call) -> Response:
     counted="jobs.register",
     scopes=WRITES_JOBS,
     body=JobBatch,
+    reads_body=True,
     max_body_bytes=MAX_BATCH_BODY_BYTES,
     answers={200: Answer("The number of jobs created, and the rejected ones.", BatchResult)},
 )
 async def register_jobs(call: Call) -> Response:
     """Track up to 10,000 jobs."""
-    document = call.document
-    entries = document.get("jobs") if type(document) is dict and len(document) == 1 else None
-    if type(entries) is list and len(entries) > MAX_BATCH_JOBS:
-        detail = f"a batch can have at most {MAX_BATCH_JOBS:,} jobs, this one has {len(entries):,}: send several"
-        raise invalid_parameter("/jobs", detail, code="batch_too_long", field_code="too_long")
-    if type(entries) is not list:
-        entries = validate(JobBatch, document).jobs
+    requests, rejected = await read_batch(call.body, call.ports.settings, call.ports.tracking.read_answer)
     counts = {True: 0, False: 0}
-    rejected: list[Rejected] = []
-    for first in range(0, len(entries), BATCH_CHUNK):
-        await _register_chunk(call, first, entries[first : first + BATCH_CHUNK], counts, rejected)
+    for first in range(0, len(requests), BATCH_CHUNK):
+        chunk = requests[first : first + BATCH_CHUNK]
+        outcomes = await call.ports.tracking.register([request for _, request in chunk])
+        for (index, _), outcome in zip(chunk, outcomes, strict=True):
+            if isinstance(outcome, RequestError):
+                rejected.append(rejection(index, outcome))
+            else:
+                counts[outcome.created] += 1
+    rejected.sort(key=lambda one: one["index"])
     result: BatchResult = {"created": counts[True], "existing": counts[False], "rejected": rejected}
     return json_response(result)
-
-
-async def _register_chunk(
-    call: Call, first: int, entries: list[Any], counts: dict[bool, int], rejected: list[Rejected]
-) -> None:
-    indexes, requests = [], []
-    refused: list[Rejected] = []
-    for index, entry in enumerate(entries, first):
-        try:
-            requests.append(read_registration(entry, call.ports.settings, call.ports.tracking.read_answer))
-        except InvalidRequest as error:
-            refused.append(rejection(index, error))
-        else:
-            indexes.append(index)
-    results = await call.ports.tracking.register(requests) if requests else []
-    for index, result in zip(indexes, results, strict=True):
-        if isinstance(result, RequestError):
-            refused.append(rejection(index, result))
-        else:
-            counts[result.created] += 1
-    rejected.extend(sorted(refused, key=lambda one: one["index"]))
 
 
 @operation(

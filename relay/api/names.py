@@ -1,8 +1,9 @@
 """Names in a request that must exist: sources, accounts, event types. Each error suggests the nearest known name."""
 
 from collections.abc import Mapping, Sequence
+from itertools import islice
 
-from relay.api.problems import did_you_mean
+from relay.api.problems import MAX_ERRORS, MAX_WORD, did_you_mean, known_are, suggested
 from relay.core.filters import full_type, nearest_type
 from relay.errors import FieldError
 
@@ -27,8 +28,7 @@ def event_types(names: Sequence[str], known: Sequence[str], pointer: str) -> tup
     found = [full_type(name, known) for name in names]
     errors = [
         FieldError(pointer=f"{pointer}/{index}", code="unknown_type", detail=_unknown_type(name, known))
-        for index, name in enumerate(names)
-        if found[index] is None
+        for index, name in islice(((at, one) for at, one in enumerate(names) if found[at] is None), MAX_ERRORS)
     ]
     return tuple(dict.fromkeys(one for one in found if one is not None)), errors
 
@@ -43,6 +43,6 @@ def event_type(name: str | None, known: Sequence[str], pointer: str) -> tuple[st
 
 
 def _unknown_type(name: str, known: Sequence[str]) -> str:
-    near = nearest_type(name, known)
-    hint = f": did you mean {near}?" if near else f": known are {', '.join(known)}"
-    return f"{name[:200]!r} is no event type{hint}"
+    near = suggested(nearest_type, name[:MAX_WORD], tuple(known))
+    hint = f": did you mean {near}?" if near else known_are(known)
+    return f"{name[:MAX_WORD]!r} is no event type{hint}"

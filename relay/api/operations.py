@@ -161,6 +161,7 @@ class Operation:
               it is recorded before the operation runs, and again with its result
     counted   the action that a frequent write is counted as in the audit, per token and hour
     body      the model of the body; None: no body
+    reads_body  the handler parses the body itself
     problems  errors that only this operation has: status code to description
     bound     whether a token bound to an account may call it. The handler then sees that account only, through
               `Context.within`: what it reads elsewhere must be as safe. Without a decision a bound token is refused
@@ -179,6 +180,7 @@ class Operation:
     also_bodies: tuple[type[BaseModel], ...] = ()
     body_optional: bool = False
     max_body_bytes: int = MAX_BODY_BYTES
+    reads_body: bool = False
     request_headers: Mapping[str, str] = field(default_factory=dict)
     problems: Mapping[int, str] = field(default_factory=dict)
     bound: bool = False

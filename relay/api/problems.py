@@ -2,7 +2,10 @@
 
 import difflib
 import http
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import lru_cache
 from typing import Annotated, NotRequired
 
 from pydantic import Field
@@ -22,6 +25,15 @@ TYPE_PREFIX = "urn:revor-relay:problem:"
 
 RETRY_AFTER = "5"
 
+MAX_ERRORS = 20
+"""Mistakes named in one answer."""
+MAX_SUGGESTIONS = 500
+"""Mistakes of a batch for which the nearest known word is looked up."""
+MAX_WORD = 100
+"""Characters of a word that are compared with known ones, which are shorter."""
+
+_suggestions_left: ContextVar[list[int] | None] = ContextVar("suggestions_left", default=None)
+_KNOWN_SHOWN = 50
 _SHOWN_IN_DETAIL = 3
 _HTTP_ERRORS = {
     404: ("not_found", "there is nothing at this path: see /openapi.json"),
@@ -124,8 +136,38 @@ def invalid_parameter(name: str, detail: str, *, code: str, field_code: str | No
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """`: did you mean x?` with the nearest known word, else `: known are …`; empty if no words are known."""
-    words = sorted(known)
-    near = difflib.get_close_matches(word[:200].lower(), words, n=1, cutoff=0.6)
-    if near:
-        return f": did you mean {near[0]}?"
-    return f": known are {', '.join(words)}" if words else ""
+    words = tuple(sorted(known))
+    near = suggested(_nearest, word[:MAX_WORD].lower(), words)
+    return f": did you mean {near}?" if near else known_are(words)
+
+
+def known_are(words: Sequence[str]) -> str:
+    """`: known are …` with the first of these words; empty without any."""
+    more = f" and {len(words) - _KNOWN_SHOWN} more" if len(words) > _KNOWN_SHOWN else ""
+    return f": known are {', '.join(words[:_KNOWN_SHOWN])}{more}" if words else ""
+
+
+def suggested(nearest: Callable[[str, tuple[str, ...]], str | None], word: str, known: tuple[str, ...]) -> str | None:
+    """What `nearest` finds, None once a batch has had MAX_SUGGESTIONS of them: each takes up to milliseconds."""
+    left = _suggestions_left.get()
+    if left is not None:
+        if left[0] == 0:
+            return None
+        left[0] -= 1
+    return nearest(word, known)
+
+
+@contextmanager
+def few_suggestions() -> Iterator[None]:
+    """For what is checked inside, at most MAX_SUGGESTIONS mistakes get the nearest known word."""
+    token = _suggestions_left.set([MAX_SUGGESTIONS])
+    try:
+        yield
+    finally:
+        _suggestions_left.reset(token)
+
+
+@lru_cache(maxsize=1024)
+def _nearest(word: str, words: tuple[str, ...]) -> str | None:
+    near = difflib.get_close_matches(word, words, n=1, cutoff=0.6)
+    return near[0] if near else None

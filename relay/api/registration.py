@@ -11,6 +11,7 @@ from typing_extensions import TypedDict
 from relay.api.examples import JOB_ID
 from relay.api.fields import ID_PATTERN, MAX_ID_CHARACTERS, MAX_TYPES, MAX_URL_CHARACTERS, PRINTABLE, Body
 from relay.api.names import account_errors, event_types
+from relay.api.problems import MAX_ERRORS
 from relay.api.validation import invalid, validate
 from relay.core.durations import MAX_DURATION_SECONDS
 from relay.core.events import Origin, job_event_types
@@ -116,7 +117,9 @@ class Rules(Protocol):
     def account(self) -> tuple[str, str] | None: ...
 
 
-def read_registration(document: Any, settings: Rules, read_answer: ReadAnswer) -> TrackRequest:
+def read_registration(
+    document: Any, settings: Rules, read_answer: ReadAnswer, max_errors: int = MAX_ERRORS
+) -> TrackRequest:
     """The job to track, from a request body. Raises InvalidRequest, or SinkRefused for its callback URL."""
     seen = None
     if settings.account is not None and isinstance(document, dict):
@@ -124,7 +127,7 @@ def read_registration(document: Any, settings: Rules, read_answer: ReadAnswer) -
         document = {"source": source, "account": account, **document}
     if isinstance(document, dict) and "id" not in document:
         document, seen = _from_upstream(document, settings, read_answer)
-    job = validate(JobRegistration, document)
+    job = validate(JobRegistration, document, max_errors)
     errors = account_errors(job.source, job.account, settings.accounts)
     if job.metadata is not None and len(dumps(job.metadata)) > MAX_METADATA_BYTES:
         detail = f"it is larger than {MAX_METADATA_BYTES:,} bytes of JSON: keep it in your own system, by the job's id"

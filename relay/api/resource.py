@@ -70,7 +70,7 @@ class Resource:
 async def _run(operation: Operation, call: Call) -> Response:
     if call.body:
         limits.check_media_type(call.request.headers)
-        call.document = limits.parse_json(call.body)
+        call.document = None if operation.reads_body else limits.parse_json(call.body)
     elif operation.body_optional:
         call.document = {}
     elif operation.body is not None:

@@ -2,6 +2,8 @@
 
 import re
 from collections.abc import Iterator, Mapping
+from functools import cache
+from itertools import islice
 from types import UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin
 
@@ -9,13 +11,14 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from relay.api.fields import Body
-from relay.api.problems import did_you_mean, invalid_detail
+from relay.api.problems import MAX_ERRORS, did_you_mean, invalid_detail
 from relay.core.jsontext import dumps
 from relay.errors import FieldError, InvalidRequest
 
 Model = TypeVar("Model", bound=Body)
 
-MAX_ERRORS = 20
+MAX_FIELDS = 100
+"""Fields of an object in a body, and names in a mapping such as headers. Each mistake among them costs time."""
 
 _CODES = {
     "missing": "missing",
@@ -42,18 +45,53 @@ _KEPT_AS_JSON = frozenset({"metadata"})
 _HIDDEN = ("secret", "headers", "sink", "sinkcredential", "callback_url", "metadata")
 
 
-def validate(model: type[Model], document: Any) -> Model:
-    """The document as this model. Raises InvalidRequest with every mistake, up to MAX_ERRORS."""
+def validate(model: type[Model], document: Any, max_errors: int = MAX_ERRORS) -> Model:
+    """The document as this model. Raises InvalidRequest with every mistake, up to `max_errors`."""
     try:
-        made = model.model_validate(document)
+        made = model.model_validate(_without_most_unknown(model, document))
     except ValidationError as error:
-        found = error.errors(include_url=False)[:MAX_ERRORS]
+        found = error.errors(include_url=False)[:max_errors]
         raise invalid(*(_field_error(model, one) for one in found)) from None
     if b"\\u0000" in dumps(document):  # checked first because the walk costs more than the rest
         errors = list(_nul_errors(made, ()))[:MAX_ERRORS]
         if errors:
             raise invalid(*errors)
     return made
+
+
+def _without_most_unknown(model: type[BaseModel], document: Any) -> Any:
+    """The document, and of an object with very many fields only the known ones and some of the others, which are
+    mistakes. Raises InvalidRequest for a mapping with too many names."""
+    if type(document) is list:
+        return [_without_most_unknown(model, one) for one in document]
+    if type(document) is not dict:
+        return document
+    if len(document) > MAX_FIELDS and model.model_config.get("extra") == "forbid":
+        known = {name: document[name] for name in model.model_fields if name in document}
+        unknown = islice((name for name in document if name not in known), MAX_ERRORS)
+        document = {**known, **{name: document[name] for name in unknown}}
+    for name in _objects_in(model):
+        value, inner = document.get(name), _model_in(model.model_fields[name].annotation)
+        if inner is not None and type(value) in (dict, list):
+            document = {**document, name: _without_most_unknown(inner, value)}
+        elif type(value) is dict and len(value) > MAX_FIELDS:
+            detail = f"it has more than {MAX_FIELDS} names"
+            raise invalid(FieldError(pointer=pointer_of(name), code="too_long", detail=detail))
+    return document
+
+
+@cache
+def _objects_in(model: type[BaseModel]) -> tuple[str, ...]:
+    """The fields that hold objects with a mistake in each name, and no JSON of the caller's own."""
+    return tuple(
+        name
+        for name, field in model.model_fields.items()
+        if name not in _KEPT_AS_JSON and (_model_in(field.annotation) is not None or _is_mapping(field.annotation))
+    )
+
+
+def _is_mapping(annotation: Any) -> bool:
+    return get_origin(annotation) is dict or any(map(_is_mapping, get_args(annotation)))
 
 
 def _nul_errors(value: object, path: tuple[str | int, ...]) -> Iterator[FieldError]:

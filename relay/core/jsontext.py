@@ -17,6 +17,8 @@ MAX_INTEGER_DIGITS = 308
 
 _LONG_RUN = b"0" * 19
 """Integers over 64 bits have at least 19 digits."""
+_TOO_LONG_RUN = b"0" * (MAX_INTEGER_DIGITS + 1)
+"""Some integers are read as text, and some fractions are infinite."""
 _SHAPE = bytes.maketrans(b"123456789[,- \t\r\nE", b"000000000:::::::e")
 """Maps digits to 0 and anything that may precede a number to a colon, to find long numbers at memory speed."""
 _LONE_HIGH = re.compile(rb"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F][0-9a-fA-F]{2})")
@@ -94,12 +96,16 @@ def _repaired(body: bytes, *, repair: bool) -> bytes | None:
 
 
 def _exactly(body: bytes) -> Any:
-    if not _has_long_number(body.translate(_SHAPE)):
+    shape = body.translate(_SHAPE)
+    if not _has_long_number(shape):
         try:
             return orjson.loads(body)  # it takes four times as many levels
         except orjson.JSONDecodeError:
             pass
-    return json.loads(body.decode(), parse_int=_integer, parse_float=_float, parse_constant=_refused)
+    text = body.decode()
+    if _TOO_LONG_RUN in shape or b"e0" in shape or b"e+0" in shape:
+        return json.loads(text, parse_int=_integer, parse_float=_float, parse_constant=_refused)
+    return json.loads(text, parse_constant=_refused)  # no number needs a call each: ten times as fast
 
 
 def _integer(text: str) -> int | str:

@@ -6,6 +6,7 @@ import pytest
 from relay.api.app import create_api
 from relay.api.limits import MAX_BATCH_BODY_BYTES, MAX_BODY_BYTES
 from relay.api.registration import MAX_METADATA_BYTES
+from relay.core.jsontext import dumps
 
 JSON = {"Content-Type": "application/json"}
 
@@ -166,10 +167,92 @@ async def test_a_body_at_the_limit_is_read(client):
     assert (await client.post("/v1/jobs/batch", content=batch, headers=JSON)).status_code == 200
 
 
+def batch_of(*entries):
+    return b'{"jobs":[' + b",".join(entries) + b"]}"
+
+
 async def test_a_body_of_too_many_objects_is_refused(client):
-    body = b'{"jobs":[' + b"{}," * 1_000_000 + b"{}]}"
+    for path, body in (
+        ("/v1/jobs/batch", batch_of(*[b"[" + b"[]," * 200 + b"[]]"] * 9_000)),
+        ("/v1/jobs", b'{"id":"a","metadata":{"a":[' + b"{}," * 20_000 + b"{}]}}"),
+    ):
+        answer = await client.post(path, content=body, headers=JSON)
+        assert (answer.status_code, answer.json()["code"]) == (400, "too_complex")
+    answer = await client.post("/v1/jobs/batch", content=batch_of(*[b"{}"] * 10_001), headers=JSON)
+    assert (answer.status_code, answer.json()["code"]) == (422, "batch_too_long")
+
+
+async def test_brackets_in_texts_are_no_objects(client):
+    text = orjson.dumps({"id": "a", "metadata": {"a": '[{"' * 2_000, "b": '\\"' * 500}})
+    filling = b'{"x":"' + b"[" * 1_000_000 + b'"}'
+    assert (await client.post("/v1/jobs", content=text, headers=JSON)).status_code == 201
+    answer = await client.post("/v1/jobs/batch", content=batch_of(filling, text, filling), headers=JSON)
+    assert (answer.status_code, answer.json()["existing"]) == (200, 1)
+    assert [one["index"] for one in answer.json()["rejected"]] == [0, 2]
+
+
+async def test_an_entry_of_a_batch_has_the_limits_of_a_body(client):
+    large = b'{"id":"' + b"x" * MAX_BODY_BYTES + b'"}'
+    complex = b'{"id":"a","metadata":{"a":[' + b"[]," * 100_000 + b"[]]}}"
+    wide = orjson.dumps({"id": "b", **{f"k{n}": 1 for n in range(50_000)}})
+    entries = [b'{"id":"first"}', large, b'{"id":"second"}', complex, wide, b'{"id":"third"}']
+    answer = await client.post("/v1/jobs/batch", content=batch_of(*entries), headers=JSON)
+    assert (answer.status_code, answer.json()["created"]) == (200, 3)
+    rejected = [(one["index"], one["code"]) for one in answer.json()["rejected"]]
+    assert rejected == [(1, "too_large"), (3, "too_complex"), (4, "unknown_field")]
+
+
+@pytest.mark.parametrize(
+    "inside",
+    [b"{},,{}", b",{}", b"{},", b"{}]", b"[", b"{}],[{}", b'"', b"{} {}", b'{}],"jobs":[{}'],
+)
+async def test_a_large_batch_that_is_not_json_is_400(client, inside):
+    filling = b",".join(b'{"id":"job-%d"}' % number for number in range(5_000))
+    for body in (b'{"jobs":[' + filling + b"," + inside + b"]}", b'{"jobs":[' + inside + b"," + filling + b"]}"):
+        answer = await client.post("/v1/jobs/batch", content=body, headers=JSON)
+        assert (answer.status_code, answer.json()["code"]) == (400, "not_json")
+    assert (await client.get("/v1/jobs")).json()["items"] == []
+
+
+async def test_a_large_batch_is_registered_like_a_small_one(client):
+    entries = [
+        dumps({"id": f'job "{number}', "metadata": {"text": "]},{[" * 50, "n": 2**70 if number % 7 else [[]]}})
+        for number in range(2_000)
+    ]
+    body = b' {\n"jobs" : [' + b" ,\n".join(entries) + b"\n]\t} \n"
     answer = await client.post("/v1/jobs/batch", content=body, headers=JSON)
-    assert (answer.status_code, answer.json()["code"]) == (400, "too_complex")
+    assert answer.json() == {"created": 2_000, "existing": 0, "rejected": []}
+    page = (await client.get("/v1/jobs", params={"limit": 500})).json()["items"]
+    assert {job["metadata"]["text"] for job in page} == {"]},{[" * 50}
+    deep = batch_of(*entries, nested(65))
+    answer = await client.post("/v1/jobs/batch", content=deep, headers=JSON)
+    assert (answer.status_code, answer.json()["code"]) == (400, "too_deep")
+    named_twice = body.strip().removesuffix(b"}") + b',"more":1}'
+    answer = await client.post("/v1/jobs/batch", content=named_twice, headers=JSON)
+    assert (answer.status_code, answer.json()["errors"][0]["code"]) == (422, "unknown_field")
+    answer = await client.post("/v1/jobs/batch", content=named_twice.ljust(MAX_BODY_BYTES) + b" ", headers=JSON)
+    assert answer.status_code == 422
+    answer = await client.post("/v1/jobs/batch", content=b'{"job":"' + b"x" * MAX_BODY_BYTES + b'"}', headers=JSON)
+    assert (answer.status_code, answer.json()["code"]) == (400, "not_json")
+
+
+async def test_few_of_many_mistakes_are_named(client):
+    body = {"id": "a", **{f"metadatum{n}": 1 for n in range(10_000)}}
+    answer = await client.post("/v1/jobs", json=body)
+    assert (answer.status_code, len(answer.json()["errors"])) == (422, 20)
+    assert {one["code"] for one in answer.json()["errors"]} == {"unknown_field"}
+    sink = {"sink": "https://hooks.example/x", "config": body, "protocolsettings": body}
+    answer = await client.post("/v1/subscriptions", json=sink)
+    assert (answer.status_code, len(answer.json()["errors"])) == (422, 20)
+    sink = {"sink": "https://hooks.example/x", "protocolsettings": {"headers": body}}
+    answer = await client.post("/v1/subscriptions", json=sink)
+    assert [one["code"] for one in answer.json()["errors"]] == ["too_long"]
+    entries = [{"id": "a", **{f"{n}metadat{at}": 1 for at in range(590)}} for n in range(1_000)]
+    answer = await client.post("/v1/jobs/batch", json={"jobs": entries})
+    details = [one["detail"] for one in answer.json()["rejected"]]
+    assert len(details) == 1_000
+    assert sum("did you mean metadata?" in detail for detail in details) < 500
+    assert all("there is no field" in detail for detail in details)
 
 
 async def test_metadata_at_the_limit(client):
