@@ -11,6 +11,11 @@ _PAIRS = [first + second for first in _CROCKFORD for second in _CROCKFORD]
 _SHIFTS = range(120, -10, -10)
 
 
+def new_token() -> str:
+    """A secret of 256 random bits, with the prefix by which redaction recognises a token."""
+    return f"rl_{secrets.token_urlsafe(32)}"
+
+
 def new_id(prefix: str, epoch_seconds: float) -> str:
     """A new id such as `job_01jvq3…`: 48 bits of time in milliseconds, then 80 random bits. Ids from different
     milliseconds sort by time."""

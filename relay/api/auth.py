@@ -5,19 +5,20 @@ on loopback is admin. Web pages in a local browser come from loopback too, so `H
 (which stops DNS rebinding), `Origin` must be the relay's own, and headers added by proxies are refused.
 """
 
-import hashlib
-import hmac
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
-from ipaddress import IPv6Address, ip_address
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from starlette.datastructures import Headers
 from starlette.types import Scope
 
-from relay.api.ports import ApiSettings, Token
+from relay.api.ports import ApiSettings
+from relay.core.client_address import address_of
 from relay.errors import Forbidden, RequestError, Unauthorized
+
+if TYPE_CHECKING:
+    from relay.api.access import Access
 
 READ = "read"
 JOBS_WRITE = "jobs:write"
@@ -46,6 +47,7 @@ class Identity:
     token_id  the id of a token of the database; None for one of the settings or a token file, and on loopback
     account   the source and account that the token is bound to; None: it may use all of them
     client    the caller's address, "" if it is unknown
+    digest    what the token is known by; None on loopback
     """
 
     name: str
@@ -53,6 +55,7 @@ class Identity:
     token_id: str | None = None
     account: tuple[str, str] | None = None
     client: str = ""
+    digest: bytes | None = field(default=None, repr=False)
 
     @property
     def key(self) -> str:
@@ -74,7 +77,22 @@ class Identity:
             raise Forbidden(f"{bound}: this needs a token that is not", code="account_bound")
 
 
-_LOCAL = "loopback"
+class WrongToken(Unauthorized):
+    """A token was sent, and is not accepted."""
+
+    def __init__(self, detail: str, client: str, *, code: str | None = None, challenge: str | None = None) -> None:
+        """`client`: the caller's address. `challenge`: the value of `WWW-Authenticate`."""
+        super().__init__(detail, code=code, headers={} if challenge is None else {"WWW-Authenticate": challenge})
+        self.client = client
+
+
+NOT_ACCEPTED = (
+    "the token is not valid: it is unknown, revoked or expired, or must not be used from this address. The relay's log "
+    "says which"
+)
+TOKEN_GONE = "the token is no longer valid: it was revoked or has expired while the request waited"  # noqa: S105 (a sentence)
+LOCAL = "loopback"
+"""The name of callers on this machine, with `--dev`."""
 _ALL = frozenset({ADMIN})
 
 OPEN_PATHS = frozenset({"/livez", "/readyz", "/openapi.json"})
@@ -96,12 +114,12 @@ def refuse_loop(headers: Sequence[tuple[bytes, bytes]], node_id: str) -> None:
         raise error
 
 
-def identify(scope: Scope, headers: Headers, settings: ApiSettings) -> Identity:
-    """The caller. Raises Unauthorized or Forbidden. With `--dev`, too, a token that is sent must be valid."""
+def identify(scope: Scope, headers: Headers, settings: ApiSettings, access: "Access") -> Identity:
+    """The caller. Raises Unauthorized, Forbidden or TooMany. With `--dev`, too, a token that is sent must be valid."""
     if settings.dev and "authorization" not in headers:
         require_local(scope, headers)
-        return Identity(name=_LOCAL, scopes=_ALL, client=client_of(scope))
-    return _bearer(headers, settings.tokens, client_of(scope))
+        return Identity(name=LOCAL, scopes=_ALL, client=client_of(scope))
+    return _bearer(scope, headers, access)
 
 
 def client_of(scope: Scope) -> str:
@@ -135,53 +153,34 @@ def is_local(scope: Scope, headers: Headers, settings: ApiSettings) -> bool:
     return settings.dev
 
 
-def _bearer(headers: Headers, tokens: Iterable[Token], client: str) -> Identity:
+def _bearer(scope: Scope, headers: Headers, access: "Access") -> Identity:
     given = headers.getlist("authorization")
     if not given:
-        raise _unauthorized("a token is needed: send Authorization: Bearer <token>")
+        detail = "a token is needed: send Authorization: Bearer <token>"
+        raise Unauthorized(detail, headers={"WWW-Authenticate": _CHALLENGE})
     if len(given) > 1:
-        raise _unauthorized("there are several Authorization headers: send one, with Bearer <token>")
+        raise _wrong(scope, "there are several Authorization headers: send one, with Bearer <token>")
     scheme, _, value = given[0].partition(" ")
     if scheme.lower() != "bearer" or not value.strip():
-        raise _unauthorized("the Authorization header has no token: send Authorization: Bearer <token>")
-    found = find_token(value.strip(), tokens, client)
+        raise _wrong(scope, "the Authorization header has no token: send Authorization: Bearer <token>")
+    found = access.identify(value.strip(), scope)
     if found is None:
-        raise _unauthorized("the token is not valid", error="invalid_token")
+        raise _wrong(scope, NOT_ACCEPTED, error="invalid_token")
     return found
 
 
-def find_token(value: str, tokens: Iterable[Token], client: str = "") -> Identity | None:
-    """The owner of a token, calling from `client`; None if it is unknown."""
-    digest = _digest(value)
-    found: Token | None = None
-    for token in tokens:  # compares with all of them, so that timing reveals nothing
-        if hmac.compare_digest(digest, _digest(token.value)):
-            found = token
-    return None if found is None else Identity(name=found.name, scopes=found.scopes, client=client)
-
-
-def _digest(value: str) -> bytes:
-    return hashlib.sha256(value.encode("utf-8", "surrogateescape")).digest()
-
-
-def _unauthorized(detail: str, error: str | None = None) -> Unauthorized:
+def _wrong(scope: Scope, detail: str, *, error: str | None = None) -> WrongToken:
     challenge = _CHALLENGE if error is None else f'{_CHALLENGE}, error="{error}"'
-    return Unauthorized(detail, headers={"WWW-Authenticate": challenge})
+    return WrongToken(detail, client_of(scope), challenge=challenge)
 
 
 def _is_of_a_proxy(name: str) -> bool:
     return name in _PROXY_HEADERS or name.startswith(_PROXY_PREFIXES) or name.endswith(_PROXY_SUFFIX)
 
 
-@lru_cache(maxsize=1024)
 def _is_loopback(host: str) -> bool:
-    try:
-        address = ip_address(host)
-    except ValueError:
-        return False
-    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
-        return address.ipv4_mapped.is_loopback
-    return address.is_loopback
+    address = address_of(host)
+    return address is not None and address.is_loopback
 
 
 def _authority_of(origin: str) -> tuple[str, int] | None:

@@ -11,9 +11,10 @@ from relay.api import (
     subscription_models,
     subscriptions,
     system,
+    tokens,
 )
 
-_RESOURCES = (jobs, subscriptions, replays, events, deliveries, intents, sources, system)
+_RESOURCES = (jobs, subscriptions, replays, events, deliveries, intents, sources, tokens, system)
 
 OPERATIONS = tuple(operation for resource in _RESOURCES for operation in resource.OPERATIONS)
 

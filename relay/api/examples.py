@@ -12,6 +12,7 @@ EVENT_ID = "evt_01jvpq3m8n0000000000000003"
 DELIVERY_ID = "dlv_01jvpq3m8n0000000000000004"
 INTENT_ID = "int_01jvpq3m8n0000000000000005"
 REPLAY_ID = "rpl_01jvpq3m8n0000000000000006"
+TOKEN_ID = "tok_01jvpq3m8n0000000000000007"  # noqa: S105 (an id)
 TIME = "2026-05-20T10:00:00.000Z"
 
 PATHS = {
@@ -21,6 +22,7 @@ PATHS = {
     "Events": EVENT_ID,
     "Deliveries": DELIVERY_ID,
     "Replays": REPLAY_ID,
+    "Tokens": TOKEN_ID,
     "System": "job-status.v1",
 }
 """The example of `{id}`, by tag."""

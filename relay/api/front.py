@@ -10,7 +10,8 @@ from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from relay.api.auth import identify, needs_identity, refuse_loop
+from relay.api.access import limits_of
+from relay.api.auth import WrongToken, client_of, identify, needs_identity, refuse_loop
 from relay.api.operations import Context
 from relay.api.problems import internal_error, problem_response, request_id_of, store_problem
 from relay.clock import http_date
@@ -40,6 +41,7 @@ class Front:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        self.context.ports.access.address(scope)
         if scope["path"].startswith(self._passed_paths):
             reply = None if self._log_all else self._proxy.from_memory(scope)
             if reply is not None:
@@ -80,6 +82,9 @@ class _Exchange:
         try:
             self._admit()
             await self._app(scope, receive, self._answer)
+        except WrongToken as error:
+            refusal = await self._context.ports.access.slowed(error)
+            await problem_response(refusal)(scope, receive, self._answer)
         except RequestError as error:
             await problem_response(error)(scope, receive, self._answer)
         except ClientDisconnect:
@@ -109,7 +114,7 @@ class _Exchange:
             raise InvalidRequest(detail, code="invalid_path", status=400)
         headers = Headers(scope=self._scope)
         if needs_identity(self._scope["path"]):
-            self._scope["relay.identity"] = identify(self._scope, headers, settings)
+            self._scope["relay.identity"] = identify(self._scope, headers, settings, self._context.ports.access)
         if b"%2f" in self._scope.get("raw_path", b"").lower():
             # Decoded, it would act as a separator and select another path.
             detail = "the path contains an encoded slash: use the uid (job_…) of a job whose id has one"
@@ -118,6 +123,8 @@ class _Exchange:
     async def _answer(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self._status = message["status"]
+            if limits := limits_of(self._scope):
+                message["headers"] = [*message["headers"], *limits]
             if not self._unchanged:
                 message["headers"] = [
                     *message["headers"],
@@ -139,7 +146,6 @@ class _Exchange:
             return  # early, because building the line costs more than the rest of an answer from memory
         write = log.debug if quiet else log.info
         identity = self._scope.get("relay.identity")
-        client = self._scope.get("client")
         write(
             "api_request",
             request_id=self._request_id,
@@ -148,6 +154,7 @@ class _Exchange:
             operation=self._scope.get("relay.operation"),
             status=self._status,
             caller=None if identity is None else identity.name,
-            client=None if client is None else client[0],
+            client=client_of(self._scope) or None,
+            **({"refused": refused} if (refused := self._scope.get("relay.refused")) else {}),
             duration_ms=round((time.perf_counter() - self._began) * 1000, 3),
         )

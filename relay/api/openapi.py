@@ -20,6 +20,10 @@ _REF = "#/components/schemas/{model}"
 _PROBLEM_REF = {"$ref": "#/components/schemas/Problem"}
 _REQUEST_ID = {"X-Request-Id": {"$ref": "#/components/headers/RequestId"}}
 _REPLAYED = {"Idempotency-Replayed": {"$ref": "#/components/headers/IdempotencyReplayed"}}
+_LIMITS = {
+    "RateLimit": {"$ref": "#/components/headers/RateLimit"},
+    "RateLimit-Policy": {"$ref": "#/components/headers/RateLimitPolicy"},
+}
 _BY_PATH_ID = re.compile(r"\{(\w+)\}")
 
 _DESCRIPTION = """Tracks jobs of a pull-only API and sends an event for every status change.
@@ -54,9 +58,13 @@ def document_of(operations: Sequence[Operation], settings: ApiSettings, kinds: S
         "paths": paths,
         "components": {"schemas": schemas, "headers": _HEADERS},
     }
-    if settings.tokens:
+    if _asks_for_tokens(settings):
         document["components"]["securitySchemes"] = {"bearer": {"type": "http", "scheme": "bearer"}}
     return document
+
+
+def _asks_for_tokens(settings: ApiSettings) -> bool:
+    return bool(settings.tokens) or not settings.dev
 
 
 _HEADERS = {
@@ -68,6 +76,15 @@ _HEADERS = {
     "IdempotencyReplayed": {
         "description": "`true` if this is the stored first response.",
         "schema": {"type": "string", "enum": ["true"]},
+    },
+    "RateLimit": {
+        "description": "What is left of the token's requests, and the seconds until all are there again, if it has a "
+        'limit: `"token";r=599;t=60`.',
+        "schema": {"type": "string"},
+    },
+    "RateLimitPolicy": {
+        "description": 'The limit of the token, if it has one: `"token";q=600;w=60`.',
+        "schema": {"type": "string"},
     },
 }
 
@@ -130,7 +147,7 @@ def _operation(operation: Operation, refs: Mapping[type, Mapping[str, Any]], set
     document["responses"] = {
         str(code): _answer(operation, answer, refs) for code, answer in sorted(operation.answers.items())
     } | {str(code): _problem(code, when) for code, when in sorted(_problems(operation).items())}
-    if operation.scopes is not PUBLIC and settings.tokens:
+    if operation.scopes is not PUBLIC and _asks_for_tokens(settings):
         document["security"] = [{"bearer": sorted({*operation.scopes, "admin"})}]
     return document
 
@@ -176,7 +193,11 @@ def _answer(operation: Operation, answer: Answer, refs: Mapping[type, Mapping[st
         name: {"description": description, "schema": {"type": "string"}} for name, description in answer.headers.items()
     }
     replayed = _REPLAYED if operation.method == "POST" else {}
-    document: dict[str, Any] = {"description": answer.description, "headers": {**headers, **replayed, **_REQUEST_ID}}
+    limits = {} if operation.scopes is PUBLIC else _LIMITS
+    document: dict[str, Any] = {
+        "description": answer.description,
+        "headers": {**headers, **replayed, **limits, **_REQUEST_ID},
+    }
     content: dict[str, Any] = {}
     if answer.media_type:
         schema: Mapping[str, Any]
@@ -195,6 +216,8 @@ def _problem(code: int, when: str) -> dict[str, Any]:
     headers: dict[str, Any] = dict(_REQUEST_ID)
     if code == 401:
         headers["WWW-Authenticate"] = {"description": "How to send a token.", "schema": {"type": "string"}}
+    if code == 429:
+        headers |= _LIMITS
     if code in (429, 503):
         headers["Retry-After"] = {"description": "Seconds.", "schema": {"type": "string"}}
     return {"description": when, "headers": headers, "content": {MEDIA_TYPE: {"schema": _PROBLEM_REF}}}
@@ -210,6 +233,7 @@ def _problems(operation: Operation) -> dict[int, str]:
     }
     if operation.scopes is not PUBLIC:
         found[401] = "The request has no valid token."
+        found[429] = "The token's requests are used up, or too many wrong tokens came from the caller's address."
         found[403] = "The token lacks a scope. With --dev and without a token: the caller is on another machine."
     if "{" in operation.path:
         found[404] = "There is no resource with this id."
@@ -224,5 +248,5 @@ def _problems(operation: Operation) -> dict[int, str]:
     for code in operation.answers:
         found.pop(code, None)
     for code, when in operation.problems.items():
-        found[code] = f"{when} {found[code]}" if code == 409 and code in found else when
+        found[code] = f"{when} {found[code]}" if code in (409, 429) and code in found else when
     return found

@@ -100,7 +100,7 @@ class Call:
     @property
     def is_allowed(self) -> bool:
         """Whether the caller's token is still valid: asked again and again while a request is open."""
-        return self.identity is None or self.ports.still_allows(self.identity)
+        return self.ports.access.holds(self.identity)
 
     @property
     def id(self) -> str:

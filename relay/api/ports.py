@@ -14,7 +14,7 @@ from relay.core.netguard import GuardPolicy
 from relay.core.subscription import Subscription
 
 if TYPE_CHECKING:
-    from relay.api.auth import Identity
+    from relay.api.access import Access
     from relay.delivery.dispatcher import Dispatcher
     from relay.node.node import Node
     from relay.polling.tracking import Tracking
@@ -104,12 +104,13 @@ class Ports:
     """Everything the API needs.
 
     count_request  is called after each response with the method and status
-    still_allows   whether a caller that was let in earlier still would be. Open streams and waits ask it after each
-                   signal, so `Signals.wake_all` after a change ends those that are not
+    access         the tokens, of the node that outlives these ports. Open streams and waits ask it after each signal
+                   whether it still holds their caller's, so `Signals.wake_all` after a change ends those it does not
     admission      what open requests hold, of the node that outlives these ports
     """
 
     settings: ApiSettings
+    access: "Access"
     clock: Clock
     store: "Store"
     tracking: "Tracking"
@@ -118,7 +119,6 @@ class Ports:
     node: "Node"
     kinds: Kinds
     count_request: Callable[[str, int], None] = _count_nothing
-    still_allows: Callable[["Identity"], bool] = lambda _identity: True
     admission: Admission = field(default_factory=Admission)
 
     def within(self, account: Account) -> "Ports":

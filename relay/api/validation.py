@@ -38,7 +38,16 @@ _CODES = {
     "union_tag_not_found": "missing",
 }
 _OWN_CODES = frozenset(
-    {"invalid_credential", "invalid_duration", "invalid_secret", "invalid_start", "invalid_time", "too_large"}
+    {
+        "invalid_credential",
+        "invalid_duration",
+        "invalid_name",
+        "invalid_network",
+        "invalid_secret",
+        "invalid_start",
+        "invalid_time",
+        "too_large",
+    }
 )
 _KEPT_AS_JSON = frozenset({"metadata"})
 """Fields with the caller's own JSON, which may contain NUL."""

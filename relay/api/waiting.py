@@ -5,6 +5,7 @@ import re
 
 from starlette.datastructures import Headers
 
+from relay.api.auth import TOKEN_GONE
 from relay.api.operations import Call
 from relay.core.job import TERMINAL, Job
 from relay.errors import NotFound, Unauthorized
@@ -37,7 +38,8 @@ def is_reached(job: Job, *, until_running: bool) -> bool:
 
 
 async def wait_for(call: Call, job: Job, seconds: float, *, until_running: bool) -> Job:
-    """The job once it is closed (or has run), or after `seconds`. Raises NotFound if it is purged."""
+    """The job once it is closed (or has run), or after `seconds`. Raises NotFound if it is purged, and
+    Unauthorized if the caller's token is gone."""
     ports = call.ports
     if seconds <= 0 or is_reached(job, until_running=until_running):
         return job
@@ -49,7 +51,7 @@ async def wait_for(call: Call, job: Job, seconds: float, *, until_running: bool)
         while True:
             # Read after the watch began, so that what happened in between is seen.
             if not call.is_allowed:
-                raise Unauthorized("the token is no longer valid")
+                raise Unauthorized(TOKEN_GONE)
             found = await ports.store.jobs.get(job.uid)
             if found is None:
                 raise NotFound(f"job {job.external_id} was purged while waiting", code="job_not_found")

@@ -21,6 +21,7 @@ from relay.cli.sources import sources as sources_command
 from relay.cli.subscriptions import app as subscriptions_app
 from relay.cli.subscriptions import signing_secret
 from relay.cli.support import support as support_command
+from relay.cli.tokens import app as tokens_app
 from relay.errors import RelayError
 
 DEBUG_VARIABLE = "RELAY_DEBUG"
@@ -45,6 +46,7 @@ app.add_typer(events_app, name="events")
 app.add_typer(deliveries_app, name="deliveries")
 app.add_typer(replays_app, name="replays")
 app.add_typer(intents_app, name="intents")
+app.add_typer(tokens_app, name="tokens")
 app.command("sources")(sources_command)
 app.command("support")(support_command)
 app.command("signing-secret")(signing_secret)

@@ -1,7 +1,9 @@
 """The checks of `relay check`. They change nothing: no database is created or migrated, no message is sent."""
 
 import asyncio
+import sqlite3
 from collections.abc import Awaitable, Mapping
+from contextlib import closing
 from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 from typing import Literal
@@ -22,9 +24,9 @@ from relay.config.settings import (
 from relay.core.job import POLL, Problem
 from relay.core.netguard import GuardPolicy, refusal_of_url
 from relay.core.subscription import Subscription
-from relay.errors import DatabaseHeld, RelayError, SchemaTooOld
+from relay.errors import DatabaseHeld, RelayError, SchemaTooOld, StoreError
 from relay.node.component_settings import guard_policy
-from relay.node.local_token import NO_TOKEN, local_token, local_token_path
+from relay.node.local_token import NO_ACCESS, local_token, local_token_path
 from relay.node.opening import NO_KEY
 from relay.private_files import default_state_dir
 from relay.redaction import redact_text
@@ -102,14 +104,44 @@ def print_findings(findings: list[Finding], *, json: bool) -> None:
 
 
 async def _token(settings: Settings, environ: Mapping[str, str]) -> str:
-    if settings.auth.tokens:
-        return f"{len(settings.auth.tokens)} configured"
+    found = [f"{len(settings.auth.tokens)} configured"] if settings.auth.tokens else []
+    if stored := await _stored_tokens(settings):
+        found.append(f"{stored} in the database")
+    if found:
+        return ", ".join(found)
     if is_postgres(settings.database.url):
-        raise _Found(NO_TOKEN)
+        raise _Found(NO_ACCESS)
     path = local_token_path(environ)
     if local_token(environ) is None:
         raise _Skipped(f"none yet. `relay serve` creates one in {path}")
     return f"stored in {path}"
+
+
+async def _stored_tokens(settings: Settings) -> int:
+    """Number of tokens in the database; 0 if it cannot be read, which the next check reports."""
+    if not is_postgres(settings.database.url):
+        return await asyncio.to_thread(_tokens_of_file, str(sqlite_url(settings.database.url).database))
+    database = PostgresDatabase(settings.database.url, pool_size=1)
+    try:
+        await database.open()
+        try:
+            return await database.read(_count_tokens)
+        finally:
+            await database.close()
+    except StoreError:
+        return 0
+
+
+def _count_tokens(connection: Connection) -> int:
+    return int(connection.execute(text("SELECT COUNT(*) FROM tokens")).scalar_one())
+
+
+def _tokens_of_file(path: str) -> int:
+    try:  # read-only, also beside the node that holds the file
+        with closing(sqlite3.connect(f"{Path(path).absolute().as_uri()}?mode=ro", uri=True)) as connection:
+            return int(connection.execute("SELECT COUNT(*) FROM tokens").fetchone()[0])
+    except sqlite3.Error:
+        return 0
 
 
 def _sqlite(settings: Settings) -> str:

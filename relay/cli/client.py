@@ -61,6 +61,11 @@ class Api:
                 raise UsageError("RELAY_TOKEN contains invalid characters. Copy it again")
             self._headers["Authorization"] = f"Bearer {token}"
 
+    @property
+    def host(self) -> str:
+        """The host of the relay."""
+        return self._parts.hostname or ""
+
     def get(self, path: str, query: Mapping[str, Any] | None = None, **options: Any) -> Any:
         """The document at `path`. Raises and takes options like `send`, as do `post` and `delete`."""
         return self.send("GET", path, query=query, **options).document
@@ -147,9 +152,9 @@ class Api:
         return Unreachable(f"no relay answers at {self.url} ({reason}). Start one with `relay serve`, or set RELAY_URL")
 
 
-def api() -> Api:
+def api(default_url: str = DEFAULT_URL) -> Api:
     """The client for RELAY_URL and RELAY_TOKEN."""
-    url = os.environ.get("RELAY_URL") or DEFAULT_URL
+    url = os.environ.get("RELAY_URL") or default_url
     return Api(url, os.environ.get("RELAY_TOKEN") or _local_token(url))
 
 

@@ -86,13 +86,13 @@ class SettingsSource:
     port: int | None = None
 
     def load(self) -> "Settings":
-        """The current settings, with a token. Raises SettingsError."""
+        """The current settings. With `--dev` they have this machine's token, if it exists. Raises SettingsError."""
         from relay.config.settings import load_settings, require_token_beyond_loopback
         from relay.node.local_token import with_local_token
 
         settings = load_settings(self.path, os.environ, dev=self.dev, host=self.host, port=self.port)
         require_token_beyond_loopback(settings)
-        return with_local_token(settings, os.environ)
+        return with_local_token(settings, os.environ) if self.dev else settings
 
 
 @dataclass(slots=True)
@@ -131,7 +131,7 @@ class _Service:
                 _print_examples(url, await node.callback_secret())
             else:
                 note(f"relay: serving {url}")
-                if uses_local_token(bound):
+                if uses_local_token(node.settings):
                     path = local_token_path(os.environ)
                     note(f"relay: the API accepts the token in {path}. Commands on this machine send it automatically")
             raise_file_limit()
@@ -158,6 +158,7 @@ class _Service:
         """Applies the settings that may change at run time. Wrong settings are logged, and the old ones stay."""
         import structlog
 
+        from relay.node.local_token import with_local_token
         from relay.node.reload import needs_restart, takes_over
 
         log = structlog.get_logger("relay.cli")
@@ -165,6 +166,8 @@ class _Service:
             return
         try:
             new = self.source.load()
+            if not new.dev:
+                new = with_local_token(new, os.environ, has_stored=self.node.access.has_stored)
         except RelayError as error:
             log.error("settings_refused", error=str(error), hint="the previous settings stay in use")
             return

@@ -18,6 +18,8 @@ from urllib.parse import SplitResult, parse_qsl, urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
+from relay.core.access import NAME_FORM, NAME_PATTERN, is_token_name
+from relay.core.client_address import network_of
 from relay.core.durations import MAX_DURATION_SECONDS, duration_seconds
 from relay.core.signing import SECRET_FORMAT, parse_secret
 
@@ -28,7 +30,6 @@ URL_PARAMETERS = ("host", "port", "user", "password", "passfile", "sslmode", "ss
 
 KEY_FORMAT = "32 random bytes as URL-safe base64 (44 characters)"
 
-_NAME = "[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 _UNPRINTABLE = re.compile(r"[\x00-\x20\x7f-\xa0\\\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]")
 _API_SUFFIX = re.compile(r"/api/v[0-9]+\Z")
 
@@ -78,7 +79,7 @@ def internal(default: Any) -> Any:
 
 def is_name(text: str) -> bool:
     """Whether this can name a source, an account or a token."""
-    return re.fullmatch(_NAME, text) is not None
+    return is_token_name(text)
 
 
 def parse_duration(written: object) -> float:
@@ -182,12 +183,9 @@ def _network(written: object) -> object:
     if not isinstance(written, str):
         return written
     try:
-        given = ipaddress.ip_network(written, strict=False)
-    except ValueError:
-        raise ValueError("must be {expected}") from None
-    with suppress(ValueError):
-        return ipaddress.ip_network(written)
-    raise ValueError(f"must be {{expected}} without host bits, like {given}")
+        return network_of(written)
+    except ValueError as error:
+        raise ValueError(f"must be {{expected}}{error}") from None
 
 
 def _yaml(default: object) -> str:
@@ -198,11 +196,11 @@ def _yaml(default: object) -> str:
     return json.dumps(default)
 
 
-NAME = Form("a name of up to 64 letters, digits, dots, dashes and underscores")
+NAME = Form(NAME_FORM)
 DURATION = Form("a duration such as 5s, 5m, 2h or 1d, or a number of seconds", text=False)
 
 Text = Annotated[str, Field(min_length=1, max_length=MAX_TEXT)]
-Name = Annotated[str, NAME, Field(pattern=f"^{_NAME}$")]
+Name = Annotated[str, NAME, Field(pattern=f"^{NAME_PATTERN}$")]
 Host = Annotated[Text, Form("a host name or an address"), _checked(_check_host)]
 Url = Annotated[Text, Form("a URL such as https://host.example", shown=False), AfterValidator(_normal_url)]
 UpstreamUrl = Annotated[

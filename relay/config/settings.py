@@ -59,6 +59,9 @@ class ServerSettings(Section):
     host: Host = setting("127.0.0.1", "address to listen on")
     port: Annotated[int, Field(ge=0, le=65535)] = setting(8080, "port to listen on; 0 chooses a free one")
     public_url: Url | None = setting(None, "URL at which others reach the relay, used in links and event schemas")
+    trusted_proxies: Annotated[tuple[Network, ...], Field(max_length=MAX_LIST)] = setting(
+        (), "networks of the proxies in front, whose X-Forwarded-For or Forwarded names the caller's address"
+    )
     shutdown_seconds: Annotated[float, Field(ge=0, le=3600)] = setting(
         20.0, "time to finish requests and deliveries in flight after SIGTERM"
     )

@@ -53,6 +53,7 @@ class Cluster:
         clock: Clock,
         holder: Holder,
         polls: bool,
+        tokens_changed: Callable[[], None],
     ) -> None:
         self._store = store
         self._pollers = pollers
@@ -62,6 +63,7 @@ class Cluster:
         self._clock = clock
         self._holder = holder
         self._polls = polls
+        self._tokens_changed = tokens_changed
         self._new_jobs = True
         self._gone: set[str] = set()
         """Jobs announced as untracked or purged. They may have been registered again since."""
@@ -205,6 +207,7 @@ class Cluster:
         what, _, rest = notice.partition(" ")
         if what == ALL:
             self._store.subscriptions.changed()
+            self._tokens_changed()
             self._answers.clear()
             self._signals.wake_all()
             self._new_jobs = True
@@ -217,6 +220,8 @@ class Cluster:
         elif what == "subscriptions":
             self._store.subscriptions.changed()
             self._dispatcher.wake()
+        elif what == "tokens":
+            self._tokens_changed()
         elif what == "deliveries":
             self._dispatcher.wake()
         elif what == "polling":

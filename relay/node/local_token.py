@@ -1,15 +1,15 @@
-"""The API token of a node whose settings have none: created at the first start, in a file readable only by its owner.
+"""The API token of a node that has none: created at the first start, in a file readable only by its owner.
 
-`serve` adds it to the settings (`with_local_token`), and commands on this machine send it (`token_here`). Nodes that
-share PostgreSQL must be given a token, because one node's file is unknown to the others.
+It is added to the settings (`with_local_token`), and commands on this machine send it (`token_here`). Nodes that share
+PostgreSQL must be given a token, because one node's file is unknown to the others.
 """
 
-import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from relay.errors import SettingsError
+from relay.ids import new_token
 from relay.private_files import create, default_state_dir, read
 
 if TYPE_CHECKING:
@@ -17,16 +17,10 @@ if TYPE_CHECKING:
 
 LOCAL_NAME = "token file"
 """Cannot clash with a token of the settings, whose names have no spaces."""
-MAKE_TOKEN = "python3 -c \"import secrets; print('rl_' + secrets.token_urlsafe(32))\""  # noqa: S105 (a command)
-NO_TOKEN = (
-    "set RELAY_TOKEN_FILE to a file with an API token, the same for every node: with PostgreSQL none is created. "
-    f"Create one with: (umask 077; {MAKE_TOKEN} > relay.token)"
+NO_ACCESS = (
+    "there is no API token: create one with `relay tokens create NAME --scopes admin`, or set RELAY_TOKEN_FILE to a "
+    "file with an API token, the same for every node. With PostgreSQL none is created at the first start"
 )
-
-
-def new_token() -> str:
-    """256 random bits with the prefix by which redaction recognises a token."""
-    return f"rl_{secrets.token_urlsafe(32)}"
 
 
 def local_token_path(environ: Mapping[str, str]) -> Path:
@@ -89,8 +83,9 @@ def make_local_token(environ: Mapping[str, str]) -> str:
     return found
 
 
-def with_local_token(settings: "Settings", environ: Mapping[str, str]) -> "Settings":
-    """The settings, with this machine's token if they have none. With `dev` it is added if it exists.
+def with_local_token(settings: "Settings", environ: Mapping[str, str], *, has_stored: bool = False) -> "Settings":
+    """The settings, with this machine's token if they have none. With `dev`, or with `has_stored`, it is added if it
+    exists. `has_stored`: the database has a token.
 
     Raises SettingsError if a token is needed and cannot be created.
     """
@@ -106,9 +101,11 @@ def with_local_token(settings: "Settings", environ: Mapping[str, str]) -> "Setti
     elif given:
         return settings
     elif is_postgres(settings.database.url):
-        raise SettingsError(NO_TOKEN)
+        if not has_stored:
+            raise SettingsError(NO_ACCESS)
+        token = None
     else:
-        token = make_local_token(environ)
+        token = local_token(environ) if has_stored else make_local_token(environ)
     if token is None or any(token == one.token for one in given):
         return settings
     return with_token(settings, TokenSettings.model_construct(name=LOCAL_NAME, token=token, scopes=("admin",)))

@@ -12,6 +12,7 @@ import structlog
 from starlette.types import Receive, Scope, Send
 
 from relay import __version__
+from relay.api.access import Access
 from relay.api.app import create_api
 from relay.api.limits import Admission
 from relay.api.operations import Context
@@ -32,6 +33,7 @@ from relay.node.reload import reconfigure
 from relay.node.scheduler import Scheduler, Upkeep
 from relay.node.sink_kinds import api_kinds
 from relay.node.timetable import timetable
+from relay.node.token_watch import TokenWatch
 from relay.polling.poller import Poller
 from relay.polling.tracking import Tracking
 from relay.proxy.adopted_keys import Adopted, name_of, with_adopted
@@ -82,6 +84,7 @@ class Node:
         self._adopted = dict(adopted)
         self._callback_secret = callback_secret
         self._dispatching: asyncio.Task[None] | None = None
+        self._watching: asyncio.Task[None] | None = None
         self._loading: list[asyncio.Task[None]] = []
         self._ending: asyncio.Future[Any] | None = None
 
@@ -139,6 +142,11 @@ class Node:
             on_untracked=lambda job: self._answers.drop((job.source, job.account, job.external_id)),
         )
 
+        # Who may call.
+        self.access = Access(clock=clock, trusted_proxies=settings.server.trusted_proxies)
+        self.access.configure(self._components.of_api(node_id).tokens)
+        self._tokens = TokenWatch(store.tokens, self.access, wake_all=self.signals.wake_all)
+
         # The proxy and the API.
         self.dropin = Gateway(
             store=store,
@@ -170,6 +178,7 @@ class Node:
                 clock=clock,
                 holder=self._holder,
                 polls="scheduler" in roles,
+                tokens_changed=self._tokens.heard,
             )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -181,6 +190,8 @@ class Node:
     async def start(self) -> None:
         """Loads the open jobs and starts polling and delivering."""
         loop = asyncio.get_running_loop()
+        await self._tokens.refresh()
+        self._watching = loop.create_task(self._tokens.run())
         for (source, account), poller in self.pollers.items():
             if poller.key is None:
                 hint = f"nothing is polled until {readiness.setting_of_key(source, account)} is set"
@@ -245,9 +256,16 @@ class Node:
             await self._dispatching
         if self._cluster is not None:
             await self._cluster.stop()
+        await self._stop_watching()
         self.scheduler.shutdown()
         await self._accounts.close()
         log.info("stopped")
+
+    async def _stop_watching(self) -> None:
+        if self._watching is not None:
+            self._watching.cancel()
+            await asyncio.gather(self._watching, return_exceptions=True)
+            await self._tokens.close()
 
     async def _stop_polling(self, seconds: float) -> None:
         """Releases the accounts to other nodes, while deliveries may still be in flight here."""
@@ -275,6 +293,8 @@ class Node:
     def reload(self, settings: Settings) -> None:
         """Applies the settings that SIGHUP can change: upstream keys, tokens, polling and delivery."""
         self._set_settings(settings)
+        if self.access.configure(self._components.of_api(self.node_id).tokens):
+            self.signals.wake_all()  # what waits under a token that is gone ends
         reconfigure(self._components, self.dispatcher, self.pollers)
         self._api = create_api(self._ports(), self._proxy)
         self.dispatcher.wake()
@@ -319,6 +339,10 @@ class Node:
         """All metrics in Prometheus' text format."""
         return readiness.measured(self.metrics_registry, self.store, self.pollers, self._clock())
 
+    async def tokens_changed(self) -> None:
+        """Takes over a change of the tokens in the database."""
+        await self._tokens.changed()
+
     async def callback_secret(self) -> str:
         """The secret that signs requests to callback URLs."""
         return self._current_callback_secret()
@@ -332,6 +356,7 @@ class Node:
         api = self._components.of_api(self.node_id)
         return Ports(
             settings=api,
+            access=self.access,
             clock=self._clock,
             store=self.store,
             tracking=self.tracking,

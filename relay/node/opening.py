@@ -14,6 +14,7 @@ from relay.errors import SettingsError
 from relay.http.sender import Sender
 from relay.node.accounts import adopted_accounts
 from relay.node.component_settings import guard_policy
+from relay.node.local_token import with_local_token
 from relay.node.node import ROLES, Node
 from relay.private_files import default_state_dir
 from relay.sources.client import NODE_HEADER
@@ -55,6 +56,9 @@ async def open_node(
     )
     clock = store.clock(clock)
     try:
+        if not settings.dev:  # now that the database can say whether it has a token
+            given = os.environ if environ is None else environ
+            settings = with_local_token(settings, given, has_stored=bool((await store.tokens.page(limit=1)).items))
         callback_secret = await _stored_callback_secret(store, clock())
         # Decrypts every secret: a missing key is reported now, not at the first delivery.
         await store.subscriptions.all()

@@ -9,6 +9,7 @@ import hashlib
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 from starlette.datastructures import Headers
@@ -16,6 +17,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
 from relay.api import auth
+from relay.api.access import limits_of
 from relay.api.limits import MAX_DEPTH, deeper_than
 from relay.api.operations import READS_UPSTREAM, WRITES_UPSTREAM, Context
 from relay.api.problems import request_id_of
@@ -59,6 +61,8 @@ class Proxy:
         """Answers; closes the connection if an answer that has begun breaks off."""
         try:
             response = await self._respond(scope, receive)
+        except auth.WrongToken as error:
+            response = self._problem(scope, await self._context.ports.access.slowed(error))
         except RequestError as error:
             response = self._problem(scope, error)
         if response is not None:
@@ -74,7 +78,12 @@ class Proxy:
         if len(named) < len(headers) or not named.keys().isdisjoint(_NOT_PLAIN):
             return None
         gateway = self._gateway
-        caller = gateway.caller_for(api_key_of(headers))
+        try:
+            caller = self._who(scope, api_key_of(headers))
+        except RequestError:
+            return None  # answered by `__call__`
+        if limits_of(scope):
+            return None  # the answer needs more headers
         query = scope["query_string"].decode("latin-1")
         external_id = gateway.job_read(caller, scope["method"], scope["raw_path"].decode("ascii"), query)
         if external_id is None:
@@ -114,7 +123,9 @@ class Proxy:
         if external_id is not None:
             waits = self._context.ports.admission.waits
             with waits.held(_name_of(scope, caller)) if wait_seconds else nullcontext():
-                work = gateway.reads.read(request, external_id, fresh=fresh, wait_seconds=wait_seconds)
+                work = gateway.reads.read(
+                    request, external_id, fresh=fresh, wait_seconds=wait_seconds, check=partial(self._check, scope)
+                )
                 return await _unless_left(work, receive)
         if gateway.is_create(caller, method, path):
             scope["relay.operation"] = "create"
@@ -156,29 +167,44 @@ class Proxy:
         raw: list[Header] = scope["headers"]
         passed = headers_to_forward(raw)
         key = api_key_of(raw)
-        caller = gateway.caller_for(key)
+        caller = self._who(scope, key)
         if caller.account is not None:
-            return caller, passed
-        identity = None if key is None else auth.find_token(key, settings.tokens, auth.client_of(scope))
-        if identity is not None:
-            scope["relay.identity"] = identity
-            identity.require(READS_UPSTREAM if scope["method"] in SAFE_METHODS else WRITES_UPSTREAM)
-            if identity.account is None:
-                standing = gateway.default_caller()
-                why = (
-                    "a relay token acts for the only account with a key, or for the account `default`. There is neither"
-                )
-            else:
-                standing = gateway.caller_bound_to(identity.account)
-                why = "this relay token acts for the account that it is bound to, which has no key"
-            if standing is None:
-                raise Unauthorized(f"{why}: send the account's own key", code="no_account_to_stand_for")
-            return standing, gateway.with_account_key(passed, standing)
+            by_token = "relay.identity" in scope
+            return caller, gateway.with_account_key(passed, caller) if by_token else passed
         if (key is not None and gateway.adopts_keys) or auth.is_local(scope, Headers(raw=raw), settings):
             return caller, passed
-        raise Unauthorized(
-            "the key belongs to no configured account and is not a token of this relay", code="key_unknown"
-        )
+        detail = "the key belongs to no configured account and is not a valid token of this relay"
+        if key is None:
+            raise Unauthorized(detail, code="key_unknown")
+        raise auth.WrongToken(detail, auth.client_of(scope), code="key_unknown")
+
+    def _who(self, scope: Scope, key: str | None) -> Caller:
+        """Whom a request acts for: the account of its key, or the account that its token stands for. Without either,
+        a caller without an account. Raises RequestError if the token does not allow the request."""
+        gateway = self._gateway
+        caller = gateway.account_of(key)
+        if caller is not None or key is None:
+            return caller or gateway.caller_for(key)
+        # A token is looked up and counted once for each request.
+        identity: auth.Identity | None = scope.get("relay.identity") or self._context.ports.access.identify(key, scope)
+        if identity is None:
+            return gateway.caller_for(key)
+        scope["relay.identity"] = identity
+        identity.require(READS_UPSTREAM if scope["method"] in SAFE_METHODS else WRITES_UPSTREAM)
+        if identity.account is None:
+            standing = gateway.default_caller()
+            why = "a relay token acts for the only account with a key, or for the account `default`. There is neither"
+        else:
+            standing = gateway.caller_bound_to(identity.account)
+            why = "this relay token acts for the account that it is bound to, which has no key"
+        if standing is None:
+            raise Unauthorized(f"{why}: send the account's own key", code="no_account_to_stand_for")
+        return standing
+
+    def _check(self, scope: Scope) -> None:
+        """Raises Unauthorized if the caller's token is gone."""
+        if not self._context.ports.access.holds(scope.get("relay.identity")):
+            raise Unauthorized(auth.TOKEN_GONE)
 
     def _problem(self, scope: Scope, error: RequestError) -> ProxyResponse:
         gateway = self._gateway

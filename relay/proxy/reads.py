@@ -4,7 +4,7 @@ A read sent to the upstream counts as a poll where possible (`Poller.borrow`).
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -58,9 +58,16 @@ class Reads:
         """Borrowed polls whose results are being recorded."""
 
     async def read(
-        self, request: ForwardedRequest, external_id: str, *, fresh: bool, wait_seconds: float
+        self,
+        request: ForwardedRequest,
+        external_id: str,
+        *,
+        fresh: bool,
+        wait_seconds: float,
+        check: Callable[[], None],
     ) -> ProxyResponse:
-        """Answers a job read from recorded state if that is current, else from the upstream."""
+        """Answers a job read from recorded state if that is current, else from the upstream. `check` is called while
+        the request waits, and may raise."""
         caller = request.caller
         poller = self._forwarding.pollers[(caller.source, caller.account or "")]
         place = (caller.source, caller.account or "", external_id)
@@ -76,7 +83,7 @@ class Reads:
         if wait_seconds:
             request = replace(request, headers=without_wait(request.headers))
             if not cached.ended:
-                cached = await self._end_of(place, cached, poller, wait_seconds)
+                cached = await self._end_of(place, cached, poller, wait_seconds, check)
                 if cached is None:  # no longer tracked
                     return await self._forwarding.forward(request, None)
         hit = self._hit(cached, poller)
@@ -140,13 +147,16 @@ class Reads:
         poller = self._forwarding.pollers[(job.source, job.account)]
         self._answers.renew((job.source, job.account, job.external_id), lambda: self._answer_of(job, poller, result))
 
-    async def _end_of(self, place: JobKey, cached: CachedAnswer, poller: Poller, seconds: float) -> CachedAnswer | None:
+    async def _end_of(
+        self, place: JobKey, cached: CachedAnswer, poller: Poller, seconds: float, check: Callable[[], None]
+    ) -> CachedAnswer | None:
         """The job's answer once it has ended, or its answer after `seconds`; None if it is no longer tracked."""
         loop = asyncio.get_running_loop()
         ends_at = loop.time() + seconds
         with self._signals.watch_job(cached.uid) as watch, poller.agenda.prioritize(cached.uid):
             while True:
                 current = await self._load(place, poller)  # read after the watch began, so no change is missed
+                check()
                 left = ends_at - loop.time()
                 if current is None or current.ended or left <= 0 or self._forwarding.stopping():
                     return current

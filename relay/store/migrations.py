@@ -53,6 +53,13 @@ def upgrade(url: str) -> str:
     return _with_connection(url, _upgrade, "migrate")
 
 
+def create(url: str) -> None:
+    """Creates the schema in an empty database; like `check` for any other. Do not call it in a running event loop."""
+    if _with_connection(url, current_revision, "read") is None:
+        upgrade(url)
+    check(url)
+
+
 def _let_shrink(url: str) -> None:
     engine = make_engine(sqlite_url(url))
     try:

@@ -6,6 +6,7 @@ look SOURCE/ACCOUNT UID           poll this job soon (a word that nodes of other
 weight SOURCE/ACCOUNT UID NUMBER  changed; a poll finds it too
 gone SOURCE/ACCOUNT UID ID        untracked or purged
 subscriptions                     changed
+tokens                            changed
 deliveries                        some are due that no event made
 polling                           an account's lease is free
 node NAME                         a name is bound

@@ -1,6 +1,8 @@
 """The store as other packages see it: one object with one attribute per kind of record."""
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from copy import copy
 
 from relay.clock import Clock
@@ -23,6 +25,7 @@ from relay.store.scoped import Account
 from relay.store.sqlite import SqliteDatabase
 from relay.store.subscription_cache import SubscriptionCache
 from relay.store.subscriptions import Cipher, SubscriptionStore
+from relay.store.tokens import TokenStore
 from relay.store.upkeep import UpkeepStore
 
 PROCEDURES = (END_ATTEMPTS,)
@@ -46,6 +49,7 @@ class Store:
         self.holders = HolderStore(database)
         self.accounts = AccountStore(database, outbox, cipher)
         self.learned = LearnedStore(database)
+        self.tokens = TokenStore(database)
         self.upkeep = UpkeepStore(database, cache)
 
     def within(self, account: Account) -> "Store":
@@ -104,3 +108,29 @@ async def open_store(url: str, cipher: Cipher, *, now: float, pool_size: int = 1
         await database.close()
         raise
     return store
+
+
+@asynccontextmanager
+async def open_tokens(url: str) -> AsyncIterator[TokenStore]:
+    """The tokens of a database that no node needs to run on; its schema is created if there is none. Of the rest of
+    the database nothing changes, so no encryption key is needed.
+
+    Raises DatabaseHeld, SchemaTooOld, SchemaTooNew, StoreError, SettingsError.
+    """
+    loop = asyncio.get_running_loop()
+    if is_postgres(url):
+        await loop.run_in_executor(None, migrations.create, url)
+        postgres = PostgresDatabase(url, PROCEDURES, pool_size=1)
+        await postgres.open()
+        try:
+            yield TokenStore(postgres)
+        finally:
+            await postgres.close()
+        return
+    database = SqliteDatabase(url)
+    database.open()
+    try:
+        await loop.run_in_executor(None, migrations.upgrade, url)
+        yield TokenStore(database)
+    finally:
+        await database.close()

@@ -418,8 +418,33 @@ class ReplayRow(SQLModel, table=True):
     ended_at: float | None = None
 
 
+class TokenRow(SQLModel, table=True):
+    """An API token. A revoked one has no row.
+
+    digest           the SHA-256 of the secret, in hex. The secret itself is stored nowhere
+    source, account  the account that it is bound to; NULL: all of them
+    networks         where callers may come from; empty: anywhere
+    """
+
+    __tablename__: ClassVar[str] = "tokens"
+    __table_args__ = (UniqueConstraint("name"), UniqueConstraint("digest"))
+
+    id: TextKey
+    name: Text
+    digest: Text
+    scopes: list[str] = Field(default_factory=list, sa_type=Json)
+    created_at: float
+    created_by: Text
+    expires_at: float | None = None
+    last_used_at: float | None = None
+    source: OptionalText = None
+    account: OptionalText = None
+    networks: list[str] = Field(default_factory=list, sa_type=Json)
+    requests_per_minute: int | None = None
+
+
 class VersionRow(SQLModel, table=True):
-    """Counters that invalidate the caches of other nodes: `subscriptions`, `callbacks`."""
+    """Counters that invalidate the caches of other nodes: `subscriptions`, `callbacks`, `tokens`."""
 
     __tablename__: ClassVar[str] = "versions"
 

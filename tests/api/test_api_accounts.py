@@ -40,7 +40,7 @@ SECRET = re.compile(r"whsec_[\w+/=-]+|v1,[\w+/=]+")
 
 @pytest.fixture
 async def two(world: World, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator["Two"]:
-    def identify(scope: Any, headers: Any, settings: Any) -> Identity:
+    def identify(scope: Any, headers: Any, *_: Any) -> Identity:
         value = headers.get("authorization", "").removeprefix("Bearer ")
         if value == "ops":
             return Identity(name="ops", scopes=frozenset({ADMIN}))
@@ -320,6 +320,10 @@ CASES: Mapping[str, Callable[[Things], list[Request]]] = {
     ],
     "dismissIntent": lambda of: by_id("DELETE", "/v1/intents/{id}", of.intent),
     "listSources": lists("/v1/sources", lambda of: {}),
+    "createToken": lambda of: [Request("POST", "/v1/tokens", body={"name": "new", "scopes": ["read"], **named(of)})],
+    "listTokens": lists("/v1/tokens", lambda of: {}),
+    "getToken": lambda of: by_id("GET", "/v1/tokens/{id}", "tok_1"),
+    "revokeToken": lambda of: by_id("DELETE", "/v1/tokens/{id}", "tok_1"),
     "getMetrics": lambda of: [Request("GET", "/metrics")],
     "getLiveness": lambda of: [Request("GET", "/livez")],
     "getReadiness": lambda of: [Request("GET", "/readyz")],
@@ -631,7 +635,7 @@ async def test_in_the_drop_in_a_token_stands_for_its_account(
 ) -> None:
     account = None if stands_for is None else ("revor", stands_for)
     found = Identity(name=token, scopes=frozenset({ADMIN}), account=account)
-    monkeypatch.setattr("relay.api.auth.find_token", lambda *_: found)
+    monkeypatch.setattr("relay.api.access.Access.identify", lambda *_: found)
     api = create_api(two.world.ports(passed_paths=("/api/v1/",)), two.world.proxy)
     async with Client(transport=httpx2.ASGITransport(app=api), base_url="http://relay.example") as client:
         await client.get("/api/v1/accounts", headers={"Authorization": f"Bearer {token}"})

@@ -217,9 +217,9 @@ async def test_with_dev_a_host_that_is_sent_twice_is_refused(open_client):
 @pytest.mark.parametrize("client", [None, ("", 0)])
 async def test_with_dev_a_caller_without_an_address_is_refused(world, client):
     """A caller without an address, as over a unix socket behind a proxy."""
-    scope = {"client": client}
+    scope, ports = {"client": client}, world.ports(dev=True)
     with pytest.raises(Forbidden, match="send a token"):
-        identify(scope, Headers(raw=[(b"host", b"localhost")]), world.ports(dev=True).settings)
+        identify(scope, Headers(raw=[(b"host", b"localhost")]), ports.settings, ports.access)
 
 
 @pytest.mark.parametrize(

@@ -62,6 +62,11 @@ async def an_event(world, client):
     return (await world.poll(await world.job("a"), "queued"))[0].id
 
 
+async def a_token(world, client):
+    body = {"name": "crm", "scopes": ["read"], "networks": ["203.0.113.0/24"], "requests_per_minute": 5}
+    return (await client.post("/v1/tokens", json=body)).json()["id"]
+
+
 async def a_schema(world, client):
     return "job-status.v1"
 
@@ -99,6 +104,10 @@ CALLS = {
     "listIntents": (an_intent, None, 200),
     "dismissIntent": (an_intent, None, 200),
     "resolveIntent": (an_intent, {"fate": "not_sent"}, 200),
+    "createToken": (None, {"name": "crm", "scopes": ["read"], "expires_at": "2100-01-01T00:00:00Z"}, 201),
+    "listTokens": (a_token, None, 200),
+    "getToken": (a_token, None, 200),
+    "revokeToken": (a_token, None, 200),
     "listSources": (None, None, 200),
     "getMetrics": (None, None, 200),
     "getLiveness": (None, None, 200),

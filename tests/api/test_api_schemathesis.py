@@ -26,15 +26,17 @@ from tests.support.api_world import HOOK, NOW, FakeNode, FakeSignals, World
 from tests.support.fuzz_kit import COUNT, seeded, with_note
 from tests.support.guard import DEVELOPMENT
 from tests.support.schema_check import check_event
-from tests.support.store_kit import ReversingCipher, intent
+from tests.support.store_kit import ReversingCipher, access_token, intent
 
 IDS = {"Jobs": ["a"], "Subscriptions": ["sub_01jvpq3m8n0000000000000002"], "System": ["job-status.v1"]}
+IDS |= {"Tokens": ["tok_01jvpq3m8n0000000000000007"]}
 IDS |= {"Intents": ["int_01jvpq3m8n0000000000000005"], "Replays": ["rpl_01jvpq3m8n0000000000000006"]}
 GONE = {
     "Jobs": "gone",
     "Subscriptions": "sub_01jvpq3m8n0000000000000003",
     "Intents": "int_01jvpq3m8n0000000000000006",
     "Replays": "rpl_01jvpq3m8n0000000000000007",
+    "Tokens": "tok_01jvpq3m8n0000000000000008",
 }
 """The resources that exist, and those that may be deleted."""
 MEDIA_TYPES = st.sampled_from(
@@ -99,6 +101,8 @@ def base_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         for id in (*IDS["Intents"], GONE["Intents"]):
             await store.intents.begin(intent(id=id))
             await store.intents.unknown(id, "no_answer")
+        for id in (*IDS["Tokens"], GONE["Tokens"]):
+            await store.tokens.create(access_token(id), NOW)
         await world.job(GONE["Jobs"])
         events = await world.poll(await world.job(IDS["Jobs"][0]), "queued")
         IDS["Events"] = [events[0].id]

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from relay.api import stream
+from relay.api.access import Access
 from relay.api.app import create_api
 from relay.api.limits import MAX_STREAMS_OF_CALLER
 from relay.server.http_protocol import Limits
@@ -148,8 +149,7 @@ async def test_stream_ends_once_its_token_is_no_longer_valid(world: Any, monkeyp
     monkeypatch.setattr(stream, "SLICE_SECONDS", 0.05)
     (last,) = await large_events(world, 1)
     valid = True
-    ports = world.ports
-    world.ports = lambda **settings: replace(ports(**settings), still_allows=lambda identity: valid)
+    monkeypatch.setattr(Access, "holds", lambda self, identity: valid)
     async with served(world, Limits()) as port:
         reader, writer = await asyncio.open_connection(sock=await connect(port, last))
         assert b"200 OK" in await reader.readuntil(b": connected\n\n")

@@ -3,6 +3,7 @@
 import io
 import math
 from dataclasses import replace
+from ipaddress import ip_network
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from starlette.datastructures import Headers
 
 from relay.api import auth, idempotency, limits, params, stream, waiting
+from relay.api.access import Access
 from relay.api.catalogue import EXAMPLES, OPERATIONS
 from relay.api.operations import Context
 from relay.api.registration import read_registration
@@ -19,6 +21,7 @@ from relay.api.validation import validate
 from relay.cli import client, event_stream, listen, local, options
 from relay.cli.events import one_line
 from relay.core import netguard, signing
+from relay.core.client_address import address_of
 from relay.core.job import Observation
 from relay.core.subscription import Subscription
 from relay.core.tracking import TrackRequest
@@ -33,6 +36,7 @@ from tests.support.fuzz_kit import JSON_VALUES, TEXTS, fuzzed, mutated, mutated_
 from tests.support.guard import DEVELOPMENT
 
 NOW = 1_800_000_000.0
+ANYONE = (ip_network("0.0.0.0/0"), ip_network("::/0"))
 WITH_TOKENS = replace(SETTINGS, tokens=TOKENS)
 REVOR = load_definition("revor")
 
@@ -110,7 +114,12 @@ def test_headers_of_a_request(headers: list[tuple[bytes, bytes]], peer: tuple[st
     value_or_refusal(lambda: limits.check_media_type(given))
     value_or_refusal(lambda: auth.refuse_loop(headers, "node-1"))
     settings = WITH_TOKENS if tokens else SETTINGS
-    who = value_or_refusal(lambda: auth.identify({"client": peer}, given, settings))
+    access = Access(clock=lambda: NOW, trusted_proxies=ANYONE)
+    access.configure(settings.tokens)
+    scope: dict[str, Any] = {"type": "http", "client": peer, "headers": headers}
+    access.address(scope)
+    assert auth.client_of(scope) == ("" if peer is None else peer[0]) or address_of(auth.client_of(scope)) is not None
+    who = value_or_refusal(lambda: auth.identify(scope, given, settings, access))
     assert who is None or who.scopes
 
 

@@ -64,6 +64,7 @@ class World:
             clock=lambda: 1_000.0,
             holder=self.holder,
             polls=True,
+            tokens_changed=lambda: None,
         )
 
     def _store(self) -> Store:

@@ -8,8 +8,10 @@ from typing import Any
 
 import orjson
 
+from relay.api.access import Access
 from relay.api.operations import Context
 from relay.api.ports import ApiSettings, Kinds, Ports, Readiness, Token
+from relay.core.client_address import Network
 from relay.core.delivery import Attempt, OutboundRequest, Outcome, Timings
 from relay.core.events import Event, Origin, from_transition, owner_of
 from relay.core.forwarding import Header
@@ -251,6 +253,8 @@ class FakeNode:
         self.answer = Readiness(notes=("all is well",), checks={"database": "ok"})
         self.stopping = False
         self.secret = new_secret(b"c" * 32)
+        self.access: list[Access] = []
+        self.store: Store | None = None
 
     def stop(self) -> None:
         self.stopping = True
@@ -260,6 +264,12 @@ class FakeNode:
 
     def metrics(self) -> bytes:
         return b"relay_up 1\n"
+
+    async def tokens_changed(self) -> None:
+        assert self.store is not None
+        _, tokens = await self.store.tokens.all()
+        for access in self.access:
+            access.load(tokens)
 
     async def callback_secret(self) -> str:
         return self.secret
@@ -279,6 +289,9 @@ class FakeGateway:
         self.reads = self.creates = self.forwarding = self
 
     adopts_keys = False
+
+    def account_of(self, key: str | None) -> Caller | None:
+        return None
 
     def caller_for(self, key: str | None) -> Caller:
         return Caller(source="revor", account=None, key=key)
@@ -339,6 +352,7 @@ class World:
     dispatcher: FakeDispatcher = field(default_factory=FakeDispatcher)
 
     def __post_init__(self) -> None:
+        self.node.store = self.store
         self.tracking = FakeTracking(self)
         self.signals = FakeSignals(self)
         self.gateway = FakeGateway(self)
@@ -347,10 +361,17 @@ class World:
         """The HTTP half of the proxy over the fake gateway."""
         return Proxy(context, self.gateway)  # type: ignore[arg-type]
 
-    def ports(self, **settings: Any) -> Ports:
-        """The ports of the API, with these settings changed."""
+    def ports(self, *, trusted_proxies: Sequence[Network] = (), **settings: Any) -> Ports:
+        """The ports of the API, with these settings changed. Each has tokens of its own, as the database has them."""
+        given = replace(SETTINGS, **settings)
+        access = Access(
+            clock=lambda: self.now, trusted_proxies=trusted_proxies, steady=lambda: self.now, hold_seconds=0.0
+        )
+        access.configure(given.tokens)
+        self.node.access.append(access)
         return Ports(
-            settings=replace(SETTINGS, **settings),
+            settings=given,
+            access=access,
             clock=lambda: self.now,
             store=self.store,
             tracking=self.tracking,

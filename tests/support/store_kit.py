@@ -5,12 +5,14 @@ import itertools
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from hashlib import sha256
 from typing import Any
 
 import orjson
 from sqlalchemy import text
 from sqlalchemy.engine import Connection
 
+from relay.core.access import AccessToken
 from relay.core.delivery import Attempt, Claimed
 from relay.core.events import Event
 from relay.core.job import Observation, Progress
@@ -48,6 +50,13 @@ def registration(external_id: str, **fields: Any) -> Registration:
         "deadline_seconds": 604_800.0,
     }
     return Registration(external_id=external_id, tracked_at=now, **{**values, **fields})
+
+
+def access_token(id: str, secret: str | None = None, **fields: Any) -> AccessToken:
+    """A token of the database; its secret and name are made from its id unless given."""
+    digest = sha256((secret or f"rl_{id}").encode()).hexdigest()
+    values: dict[str, Any] = {"name": id, "scopes": frozenset({"read"}), "created_at": NOW, "created_by": "ops"}
+    return AccessToken(id=id, digest=digest, **{**values, **fields})
 
 
 def intent(sent_at: float = NOW, **fields: Any) -> Intent:

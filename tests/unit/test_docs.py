@@ -28,7 +28,7 @@ from relay.delivery.dispatcher import LEASE_MARGIN_SECONDS
 from relay.errors import RelayError
 from relay.metrics import Metrics
 from relay.node.cluster import LEASE_SECONDS, RENEW_SECONDS, WATCH_SECONDS
-from relay.node.local_token import NO_TOKEN
+from relay.node.local_token import NO_ACCESS
 from relay.node.opening import NO_KEY
 from relay.sandbox import admin, fate, faults
 from relay.sources.client import PollKind
@@ -197,7 +197,7 @@ def test_every_documented_command_line_is_valid(document: Path) -> None:
 def test_numbers_and_messages_about_postgresql() -> None:
     text = (DOCS / "postgresql.md").read_text(encoding="utf-8")
     assert f"relay: {NO_KEY}\n" in text
-    assert f"relay: {NO_TOKEN}\n" in text
+    assert f"relay: {NO_ACCESS}\n" in text
     assert f"after at most {LEASE_SECONDS + RENEW_SECONDS:g} s (a lease of {LEASE_SECONDS:g} s" in text
     assert WATCH_SECONDS < 1
     assert "take over within a second" in text

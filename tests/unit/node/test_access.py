@@ -142,6 +142,16 @@ def test_accepted_tokens(
         assert settings.auth.tokens[-1].token == path.read_text().strip()
 
 
+@pytest.mark.parametrize("kept", [False, True])
+def test_none_is_created_beside_tokens_of_the_database(environ: dict[str, str], path: Path, kept: bool) -> None:
+    """One that an earlier start has created goes on working: it may be the only admin."""
+    if kept:
+        put(path, "rl_kept_0123456789\n")
+    settings = local_token.with_local_token(Settings(), environ, has_stored=True)
+    assert [token.token for token in settings.auth.tokens] == (["rl_kept_0123456789"] if kept else [])
+    assert path.exists() == kept
+
+
 def test_configured_token_equal_to_the_file_s_is_listed_once(environ: dict[str, str], path: Path) -> None:
     put(path, GIVEN.token)
     settings = local_token.with_local_token(Settings(auth=AuthSettings(tokens=(GIVEN,)), dev=True), environ)
@@ -159,6 +169,7 @@ def test_postgresql_needs_a_configured_token(environ: dict[str, str], path: Path
     shared = Settings(database=DatabaseSettings(url="postgresql://relay@db/relay"))
     with pytest.raises(SettingsError, match="RELAY_TOKEN_FILE to a file with an API token, the same for every node"):
         local_token.with_local_token(shared, environ)
+    assert local_token.with_local_token(shared, environ, has_stored=True) is shared
     given = shared.replace(auth=AuthSettings(tokens=(GIVEN,)))
     assert local_token.with_local_token(given, environ) is given
     assert local_token.with_local_token(shared.replace(dev=True), {}).auth.tokens == ()

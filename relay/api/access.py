@@ -1,0 +1,240 @@
+"""Every token that this node accepts, in memory: those of the settings and those of the database.
+
+A request is one look-up by the digest of its token. Who does not know a token cannot choose its digest, so the time of
+the look-up tells nothing. One `Access` lives as long as its node; a reload and a change in the database replace its
+tokens, and what waits under a token that is gone is woken to end (`holds`).
+"""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass, field
+from hashlib import sha256
+from typing import Any
+
+from starlette.datastructures import Headers
+from starlette.types import Scope
+
+from relay.api.auth import Identity, WrongToken, client_of
+from relay.api.ports import Token
+from relay.clock import Clock, steady_clock
+from relay.core.access import AccessToken, Mistakes, Quota, mistake, refusal_of, spend
+from relay.core.client_address import Network, client_address, group_of
+from relay.errors import RequestError, TooMany
+
+MAX_ADDRESSES = 10_000
+"""Addresses whose wrong tokens are remembered; the one whose last is oldest is forgotten first."""
+MAX_HELD = 100
+MAX_HELD_OF_AN_ADDRESS = 4
+HOLD_SECONDS = 1.0
+"""How long the answer to a wrong token is held back once its address has sent too many."""
+QUOTA_NAME = "token"
+
+Limits = list[tuple[bytes, bytes]]
+
+
+@dataclass(slots=True, kw_only=True)
+class _Entry:
+    """An accepted token. `last`: its last caller, so that one from the same address is not made again."""
+
+    name: str
+    scopes: frozenset[str]
+    stored: AccessToken | None = None
+    last: Identity | None = None
+    used_at: float | None = None
+    quota: Quota | None = None
+
+
+@dataclass(slots=True)
+class _Address:
+    mistakes: Mistakes
+    held: int = field(default=0)
+
+
+class Access:
+    """The tokens, their quotas and uses, and the wrong tokens of each address."""
+
+    def __init__(
+        self,
+        *,
+        clock: Clock,
+        trusted_proxies: Sequence[Network] = (),
+        steady: Clock = steady_clock,
+        hold_seconds: float = HOLD_SECONDS,
+    ) -> None:
+        """`clock`: for expiry and uses. `steady`: for quotas and wrong tokens."""
+        self.trusted_proxies = tuple(trusted_proxies)
+        self._clock = clock
+        self._steady = steady
+        self._hold_seconds = hold_seconds
+        self._of_settings: Mapping[bytes, _Entry] = {}
+        self._of_database: Mapping[bytes, _Entry] = {}
+        self._entries: Mapping[bytes, _Entry] = {}
+        self._next_expiry_at: float | None = None
+        self._addresses: OrderedDict[str, _Address] = OrderedDict()
+        self._held = 0
+
+    # --- the tokens
+
+    def configure(self, tokens: Iterable[Token]) -> bool:
+        """Takes the tokens of the settings, in place of those before. True if one of them is gone or has changed."""
+        self._of_settings = {_digest(one.value): _Entry(name=one.name, scopes=one.scopes) for one in tokens}
+        return self._join()
+
+    def load(self, tokens: Iterable[AccessToken]) -> bool:
+        """Takes the tokens of the database, in place of those before, which keep their quotas and uses. True if one of
+        them is gone."""
+        before = self._of_database
+        self._of_database = {
+            (digest := bytes.fromhex(one.digest)): before.get(digest)
+            or _Entry(name=one.name, scopes=one.scopes, stored=one)
+            for one in tokens
+        }
+        return self._join()
+
+    def _join(self) -> bool:
+        before, self._entries = self._entries, {**self._of_database, **self._of_settings}
+        self._plan_expiry()
+        return any(
+            (now := self._entries.get(digest)) is None or (now.name, now.scopes) != (entry.name, entry.scopes)
+            for digest, entry in before.items()
+        )
+
+    def _plan_expiry(self) -> None:
+        now = self._clock()
+        times = (entry.stored.expires_at for entry in self._of_database.values() if entry.stored is not None)
+        self._next_expiry_at = min((at for at in times if at is not None and at > now), default=None)
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The names of the tokens of the settings."""
+        return frozenset(entry.name for entry in self._of_settings.values())
+
+    @property
+    def has_stored(self) -> bool:
+        """Whether the database has a token."""
+        return bool(self._of_database)
+
+    def some_expired(self) -> bool:
+        """Whether a token has expired since the last call that returned True."""
+        if self._next_expiry_at is None or self._clock() < self._next_expiry_at:
+            return False
+        self._plan_expiry()
+        return True
+
+    def used_at(self, token: AccessToken) -> float | None:
+        """When the token was last used, if that is not stored yet."""
+        entry = self._of_database.get(bytes.fromhex(token.digest))
+        return None if entry is None else entry.used_at
+
+    def take_uses(self) -> dict[str, float]:
+        """When tokens of the database were last used, by id, since the last call."""
+        uses: dict[str, float] = {}
+        for entry in self._of_database.values():
+            if entry.used_at is not None and entry.stored is not None:
+                uses[entry.stored.id], entry.used_at = entry.used_at, None
+        return uses
+
+    # --- a request
+
+    def address(self, scope: Scope) -> None:
+        """Puts the caller's address into the scope, where a trusted proxy names it."""
+        if self.trusted_proxies:
+            headers = Headers(scope=scope)
+            believed = client_address(
+                client_of(scope),
+                forwarded_for=headers.getlist("x-forwarded-for"),
+                forwarded=headers.getlist("forwarded"),
+                trusted=self.trusted_proxies,
+            )
+            scope["client"] = (believed, 0)
+
+    def identify(self, value: str, scope: MutableMapping[str, Any]) -> Identity | None:
+        """The caller that sent this token; None if it is not accepted, or not from this address. Raises TooMany if its
+        quota is used up. Puts what is left of it into the scope, for `limits_of`."""
+        entry = self._entries.get(_digest(value))
+        if entry is None:
+            return None
+        client = client_of(scope)
+        stored = entry.stored
+        if stored is not None:
+            now = self._clock()
+            refusal = refusal_of(stored.expires_at, stored.networks, client, now)
+            if refusal is not None:
+                scope["relay.refused"] = f"{entry.name}: {refusal}"  # for the log only: the caller may be a thief
+                return None
+            entry.used_at = now
+        identity = entry.last
+        if identity is None or identity.client != client:
+            identity = entry.last = Identity(
+                name=entry.name,
+                scopes=entry.scopes,
+                token_id=None if stored is None else stored.id,
+                account=None if stored is None else stored.account,
+                client=client,
+                digest=_digest(value),
+            )
+        if stored is not None and stored.requests_per_minute is not None:
+            self._spend(entry, stored.requests_per_minute, scope)
+        return identity
+
+    def holds(self, identity: Identity | None) -> bool:
+        """Whether the caller's token is still accepted, with the same permissions."""
+        if identity is None or identity.digest is None:
+            return True
+        entry = self._entries.get(identity.digest)
+        if entry is None or entry.name != identity.name or entry.scopes != identity.scopes:
+            return False
+        stored = entry.stored
+        return stored is None or stored.expires_at is None or self._clock() < stored.expires_at
+
+    def _spend(self, entry: _Entry, limit: int, scope: MutableMapping[str, Any]) -> None:
+        spent = spend(entry.quota, limit, self._steady())
+        entry.quota = spent.quota
+        scope["relay.limits"] = [
+            (b"ratelimit-policy", b'"%s";q=%d;w=60' % (QUOTA_NAME.encode(), limit)),
+            (b"ratelimit", b'"%s";r=%d;t=%d' % (QUOTA_NAME.encode(), spent.remaining, spent.resets_in_seconds)),
+        ]
+        if not spent.allowed:
+            scope["relay.refused"] = f"{entry.name}: rate limit"
+            detail = f"the token {entry.name} may send {limit:,} requests a minute: wait {spent.resets_in_seconds} s"
+            raise TooMany(detail, code="rate_limited", headers={"Retry-After": str(spent.resets_in_seconds)})
+
+    # --- wrong tokens
+
+    async def slowed(self, error: WrongToken) -> RequestError:
+        """The answer to a wrong token. From an address that has sent too many it is a 429, and held back. Valid tokens
+        never wait, also from that address."""
+        key = group_of(error.client)
+        address = self._addresses.get(key)
+        mistakes, wait_seconds = mistake(None if address is None else address.mistakes, self._steady())
+        if address is None:
+            address = self._addresses[key] = _Address(mistakes)
+        address.mistakes = mistakes
+        self._addresses.move_to_end(key)
+        if len(self._addresses) > MAX_ADDRESSES:
+            self._addresses.popitem(last=False)
+        if wait_seconds == 0:
+            return error
+        headers = {"Retry-After": str(wait_seconds)}
+        if self._held < MAX_HELD and address.held < MAX_HELD_OF_AN_ADDRESS:
+            self._held, address.held = self._held + 1, address.held + 1
+            try:
+                await asyncio.sleep(self._hold_seconds)
+            finally:
+                self._held, address.held = self._held - 1, address.held - 1
+        else:
+            headers["Connection"] = "close"
+        detail = f"too many wrong tokens came from this address: {error}; try again in {wait_seconds} s"
+        return TooMany(detail, code="too_many_wrong_tokens", headers=headers)
+
+
+def limits_of(scope: Mapping[str, Any]) -> Limits:
+    """The headers `RateLimit` and `RateLimit-Policy` (draft-ietf-httpapi-ratelimit-headers) of an answer; none if the
+    caller's requests are not limited."""
+    found: Limits = scope.get("relay.limits", [])
+    return found
+
+
+def _digest(value: str) -> bytes:
+    return sha256(value.encode("utf-8", "surrogateescape")).digest()

@@ -1,0 +1,187 @@
+"""`relay tokens`: creates, lists and revokes API tokens.
+
+Through the relay where RELAY_URL names another machine or a node holds the SQLite file, else directly in the database,
+so that the first token can be made before the first start.
+"""
+
+import asyncio
+import os
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from relay.cli.client import DEFAULT_URL, Api, api, path_of
+from relay.cli.options import Json, Limit, given, one_of, split_names
+from relay.cli.output import note, print_json, print_list, print_result, say
+from relay.cli.serve import ConfigFile, settings_file
+from relay.errors import DatabaseHeld, InvalidRequest, UsageError
+
+if TYPE_CHECKING:
+    from relay.config.settings import Settings
+    from relay.store.tokens import TokenStore
+
+app = typer.Typer(help="Create, list and revoke API tokens.", no_args_is_help=True)
+
+COLUMNS = ("id", "name", "scopes", "account", "expires_at", "last_used_at")
+COMMAND_LINE = "command line"
+"""Who created a token that no other token has created."""
+
+
+@app.command()
+def create(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="What the token is called in lists and logs.")],
+    scopes: Annotated[
+        str, typer.Option(help="Some of read, jobs:write, subscriptions:write, events:write, proxy, admin.")
+    ],
+    expires: Annotated[str | None, typer.Option(help="When it ends: a duration (90d) or a time.")] = None,
+    account: Annotated[
+        str | None, typer.Option(metavar="[SOURCE/]ACCOUNT", help="The only account that it reaches. Default: all.")
+    ] = None,
+    network: Annotated[
+        list[str] | None, typer.Option(help="Where its callers may come from. May be repeated. Default: anywhere.")
+    ] = None,
+    requests_per_minute: Annotated[int | None, typer.Option(help="Requests a minute. Default: no limit.")] = None,
+    config: ConfigFile = None,
+    json: Json = False,
+) -> None:
+    """Create a token. It is printed this once; the database keeps only a digest of it."""
+    from relay.api.auth import SCOPES
+
+    named = split_names(scopes, "--scopes", "read,jobs:write") or []
+    source, _, of_source = (account or "").rpartition("/")
+    body = given(
+        {
+            "name": name,
+            "scopes": [one_of(scope, SCOPES, "scope") for scope in named],
+            "expires_at": _expiry(expires),
+            "source": source or None,
+            "account": of_source or None,
+            "networks": network,
+            "requests_per_minute": requests_per_minute,
+        }
+    )
+    made = _done(config, lambda relay: relay.post("/v1/tokens", body), partial(_create, body))
+    if json:
+        print_json(made)
+        return
+    note(f"{made['id']} is the token {made['name']} ({', '.join(made['scopes'])}). It is shown only now:")
+    say(made["token"])
+
+
+@app.command("list")
+def list_tokens(limit: Limit = 50, config: ConfigFile = None, json: Json = False) -> None:
+    """List the tokens of the database, newest first. Those of the settings are not listed."""
+    found = _done(config, lambda relay: relay.items("/v1/tokens", {}, limit), partial(_list, limit))
+    print_list(found, COLUMNS, _row, empty="no tokens: `relay tokens create` makes one", json=json)
+
+
+@app.command()
+def revoke(
+    token: Annotated[str, typer.Argument(metavar="ID|NAME", help="The token's id (tok_…) or name.")],
+    config: ConfigFile = None,
+    json: Json = False,
+) -> None:
+    """Revoke a token. Every node refuses it within a second, and ends its open streams."""
+
+    def through(relay: Api) -> Any:
+        return relay.delete(path_of("tokens", _id_of(token, relay.items("/v1/tokens", {}, limit=100_000))))
+
+    gone = _done(config, through, partial(_revoke, token))
+    print_result(gone, f"{gone['id']} ({gone['name']}) is revoked", json=json)
+
+
+def _row(token: Mapping[str, Any]) -> list[Any]:
+    shown = {**token, "scopes": ", ".join(token["scopes"]), "expires_at": token["expires_at"] or "never"}
+    return [shown[name] for name in COLUMNS]
+
+
+def _expiry(text: str | None) -> str | None:
+    from relay.clock import from_rfc3339, to_rfc3339
+    from relay.core.durations import duration_seconds
+
+    if text is None:
+        return None
+    try:
+        return to_rfc3339(time.time() + duration_seconds(text))
+    except (ValueError, OverflowError):
+        pass
+    try:
+        from_rfc3339(text)
+    except ValueError:
+        example = "a duration such as 90d, or an ISO 8601 time such as 2027-05-20T10:00:00Z"
+        raise UsageError(f"invalid --expires {text!r:.40}. Use {example}") from None
+    return text
+
+
+def _id_of(token: str, tokens: list[Any]) -> str:
+    """The id of the token with this name; else the text itself, which is then an id."""
+    return next((str(one["id"]) for one in tokens if one["name"] == token), token)
+
+
+def _done(
+    config: Any, through: Callable[[Api], Any], directly: "Callable[[TokenStore, Settings], Awaitable[Any]]"
+) -> Any:
+    """The result of `through` a relay, or of `directly` on the database."""
+    from relay.config.settings import load_settings
+    from relay.core.own_address import is_loopback_host
+    from relay.store.store import open_tokens
+
+    relay = api()
+    if not is_loopback_host(relay.host):
+        return through(relay)
+    settings = load_settings(settings_file(config), os.environ)
+
+    async def work() -> Any:
+        async with open_tokens(settings.database.url) as tokens:
+            return await directly(tokens, settings)
+
+    try:
+        return asyncio.run(work())
+    except DatabaseHeld:
+        return through(relay if os.environ.get("RELAY_URL") else api(_own_url(settings)))
+    except InvalidRequest as error:
+        raise UsageError(str(error)) from None
+
+
+def _own_url(settings: "Settings") -> str:
+    """Where the node with these settings answers."""
+    host, port = settings.server.host.strip("[]"), settings.server.port
+    if not port:
+        return DEFAULT_URL
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 (compared, not bound)
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+async def _create(body: dict[str, Any], tokens: "TokenStore", settings: "Settings") -> Any:
+    from relay.api.auth import LOCAL
+    from relay.api.tokens import token_of, token_view
+    from relay.ids import new_id, new_token
+
+    now, secret = time.time(), new_token()
+    token = token_of(
+        body,
+        secret,
+        id=new_id("tok", now),
+        now=now,
+        created_by=COMMAND_LINE,
+        accounts={name: tuple(source.accounts) for name, source in settings.sources.items()},
+        taken=frozenset({LOCAL, *(one.name for one in settings.auth.tokens)}),
+    )
+    await tokens.create(token, now)
+    return {**token_view(token), "token": secret}
+
+
+async def _list(limit: int, tokens: "TokenStore", _settings: "Settings") -> Any:
+    from relay.api.tokens import token_view
+
+    return [token_view(token) for token in (await tokens.page(limit=limit)).items]
+
+
+async def _revoke(token: str, tokens: "TokenStore", _settings: "Settings") -> Any:
+    from relay.api.tokens import token_view
+
+    found = [token_view(one) for one in (await tokens.all())[1]]
+    return token_view(await tokens.revoke(_id_of(token, found)))

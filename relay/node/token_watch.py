@@ -1,0 +1,96 @@
+"""Keeps a node's tokens as the database has them, and stores when they were last used.
+
+A change on another node arrives by NOTIFY; a lost one is found by comparing versions each CHECK_SECONDS. What waits
+under a token that is revoked or has expired is woken, and ends.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+
+import structlog
+
+from relay.api.access import Access
+from relay.clock import Clock, steady_clock
+from relay.errors import StoreError
+from relay.store.tokens import TokenStore
+
+CHECK_SECONDS = 0.5
+USES_SECONDS = 60.0
+"""How often uses are stored. A request never waits for it."""
+CLOSE_SECONDS = 2.0
+
+log = structlog.get_logger("relay.node")
+
+
+class TokenWatch:
+    """`run` it in the background; `heard` and `refresh` when tokens have changed."""
+
+    def __init__(
+        self, tokens: TokenStore, access: Access, *, wake_all: Callable[[], None], steady: Clock = steady_clock
+    ) -> None:
+        """`wake_all` wakes everything that waits."""
+        self._tokens = tokens
+        self._access = access
+        self._wake_all = wake_all
+        self._steady = steady
+        self._version = -1
+        self._stored_at = steady()
+        self._refreshing = asyncio.Lock()
+        self._wake = asyncio.Event()
+        self._failing = False
+
+    def heard(self) -> None:
+        """Another node has changed tokens, or may have."""
+        self._wake.set()
+
+    async def refresh(self) -> None:
+        """Reads the tokens. Raises StoreError."""
+        async with self._refreshing:  # an older answer must not replace a newer one
+            self._version, tokens = await self._tokens.all()
+            if self._access.load(tokens):
+                self._wake_all()
+
+    async def changed(self) -> None:
+        """This node has changed tokens. If they cannot be read now, `run` tries again."""
+        try:
+            await self.refresh()
+        except StoreError:
+            self.heard()
+
+    async def run_once(self) -> None:
+        """Compares versions, ends what waits under expired tokens, and stores uses if they are due."""
+        if self._access.some_expired():
+            self._wake_all()
+        if await self._tokens.version() != self._version:
+            await self.refresh()
+        if self._steady() - self._stored_at >= USES_SECONDS:
+            await self.store_uses()
+
+    async def store_uses(self) -> None:
+        """Stores when tokens were last used."""
+        self._stored_at = self._steady()
+        uses = self._access.take_uses()
+        if uses:
+            await self._tokens.used(uses)
+
+    async def run(self) -> None:
+        """Runs `run_once` again and again."""
+        while True:
+            self._wake.clear()
+            try:
+                await self.run_once()
+                self._failing = False
+            except Exception as error:
+                if not self._failing:
+                    log.warning("tokens_not_read", error=str(error) or type(error).__name__)
+                self._failing = True
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(CHECK_SECONDS):
+                    await self._wake.wait()
+
+    async def close(self) -> None:
+        """Stores the last uses. The database must not delay the stop."""
+        with contextlib.suppress(StoreError, TimeoutError):
+            async with asyncio.timeout(CLOSE_SECONDS):
+                await self.store_uses()
