@@ -96,13 +96,13 @@ async def _entries(body: bytes) -> AsyncIterator[Any]:
         for entry in _plain(body):
             yield entry
         return
-    turns, containers = Turns(), 0
+    turns = Turns()
     try:
         for piece in array_pieces(body, before.end(), after.start()):
-            containers += piece.containers
-            if containers > MAX_CONTAINERS:
-                raise limits.too_complex(MAX_CONTAINERS)
-            if piece.is_long and piece.end - piece.start > limits.MAX_BODY_BYTES:
+            if isinstance(piece, int):
+                if piece > MAX_CONTAINERS:
+                    raise limits.too_complex(MAX_CONTAINERS)
+            elif piece.is_long and piece.end - piece.start > limits.MAX_BODY_BYTES:
                 detail = f"it is larger than {limits.MAX_BODY_BYTES:,} bytes"
                 yield InvalidRequest(detail, code="too_large")
             elif piece.is_long and piece.containers > limits.MAX_CONTAINERS:

@@ -15,6 +15,7 @@ import structlog
 from starlette.datastructures import Headers
 from starlette.responses import Response
 
+from relay.api.limits import MAX_BODY_BYTES
 from relay.api.operations import Call, FirstSent
 from relay.api.problems import invalid_parameter, problem_response
 from relay.core.records import StoredAnswer
@@ -50,7 +51,7 @@ async def once(call: Call, key: str, run: Callable[[], Awaitable[Response]]) -> 
     store = call.ports.store.idempotency
     caller = call.identity.key if call.identity is not None else ""
     id = _digest(caller, scope["method"], scope["path"], key)
-    body_digest = _digest(scope["query_string"].decode("latin-1"), hashlib.sha256(call.body).hexdigest())
+    body_digest = _digest(scope["query_string"].decode("latin-1"), await _sha256(call.body))
     holder = token_hex(8)
     now = call.ports.clock()
     begun = await store.begin(id, body_digest, holder, now, now - KEPT_SECONDS)
@@ -116,6 +117,13 @@ def _replayed(kept: StoredAnswer, body_digest: str) -> Response:
         raise Conflict(detail, code="idempotency_in_flight", headers={"Retry-After": "1"})
     headers = {**kept.headers, "Idempotency-Replayed": "true"}
     return Response(kept.body, status_code=kept.status_code, headers=headers)
+
+
+async def _sha256(body: bytes) -> str:
+    """In a thread if the body is large: it would hold up all other requests."""
+    if len(body) <= MAX_BODY_BYTES:
+        return hashlib.sha256(body).hexdigest()
+    return (await asyncio.to_thread(hashlib.sha256, body)).hexdigest()
 
 
 def _digest(*parts: str) -> str:

@@ -14,6 +14,9 @@ SLICE_BYTES = 64 * 1024
 _ESCAPED_BACKSLASH = b"\\\\"
 _ESCAPED_QUOTE = b'\\"'
 _MASK = b"\0\0"
+_WINDOW_BYTES = 512
+_NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+_ROUNDS = 3
 _STRUCTURE = re.compile(rb"[\[\]{},]")
 
 
@@ -45,32 +48,36 @@ def has_more_containers(body: bytes, count: int) -> bool:
     return _opened(b"".join(_masked(body).split(b'"')[::2])) > count
 
 
-def array_pieces(body: bytes, start: int, end: int) -> Iterator[Piece]:
+def array_pieces(body: bytes, start: int, end: int) -> Iterator[Piece | int]:
     """Cuts the inside of an array, from `start` to `end`, between elements. Raises Unbalanced.
 
-    A piece may be no JSON, or empty; elements that are not cut apart correctly then fail to parse too.
+    Between the pieces come numbers, one for each slice: the containers found so far. A piece may be no JSON, or empty;
+    elements that are not cut apart correctly then fail to parse too.
     """
     begin = at = start
-    depth = containers = 0
+    depth = containers = total = 0
     inside = is_long = False
     while at < end:
         to = _end_of_slice(body, at, min(at + SLICE_BYTES, end), end)
         parts = _masked(body[at:to]).split(b'"')
         outside = b"".join(parts[inside::2])
-        before, depth = depth, depth + _opened(outside) - outside.count(b"]") - outside.count(b"}")
+        opened = _opened(outside)
+        before, depth = depth, depth + opened - outside.count(b"]") - outside.count(b"}")
         if depth < 0:
             raise Unbalanced(to)
-        if is_long:  # its end comes first, so that it is alone
+        if is_long and _may_reach_top(outside, before):  # its end comes first, so that it is alone
             found = _first_comma(parts, inside, before)
             if found is not None:
                 yield Piece(begin, at + found[0], containers + found[1], True)
                 begin, containers, is_long = at + found[0] + 1, -found[1], False
-        containers += _opened(outside)
+        containers += opened
+        total += opened
         inside ^= len(parts) % 2 == 0
-        last = _last_comma(parts, inside, depth)
+        last = None if is_long else _last_comma(parts, inside, depth)
         if last is not None and at + last[0] >= begin:
             yield Piece(begin, at + last[0], containers - last[1], False)
             begin, containers = at + last[0] + 1, last[1]
+        yield total
         is_long = begin <= at
         at = to
     if depth or inside:
@@ -93,6 +100,14 @@ def _opened(outside: bytes) -> int:
     return outside.count(b"[") + outside.count(b"{")
 
 
+def _may_reach_top(outside: bytes, depth: int) -> bool:
+    """False if the text surely stays below the array's own level: then it has no comma between elements."""
+    brackets = outside.translate(None, _NO_BRACKETS)
+    for _ in range(_ROUNDS):
+        brackets = brackets.replace(b"[]", b"").replace(b"{}", b"")
+    return brackets.count(b"]") + brackets.count(b"}") >= depth
+
+
 def _first_comma(parts: list[bytes], inside: bool, depth: int) -> tuple[int, int] | None:
     """The first comma between elements: its offset, and how many containers open before it."""
     at = opened = 0
@@ -110,6 +125,11 @@ def _first_comma(parts: list[bytes], inside: bool, depth: int) -> tuple[int, int
     return None
 
 
+def _from_its_end(part: bytes) -> Iterator[re.Match[bytes]]:
+    for end in range(len(part), 0, -_WINDOW_BYTES):
+        yield from reversed(list(_STRUCTURE.finditer(part, max(end - _WINDOW_BYTES, 0), end)))
+
+
 def _last_comma(parts: list[bytes], inside: bool, depth: int) -> tuple[int, int] | None:
     """The last comma between elements: its offset, and how many containers open after it. `inside` and `depth` are
     those at the end."""
@@ -117,7 +137,7 @@ def _last_comma(parts: list[bytes], inside: bool, depth: int) -> tuple[int, int]
     for number, part in enumerate(reversed(parts)):
         at -= len(part) + 1
         if number % 2 == inside:
-            for found in reversed(list(_STRUCTURE.finditer(part))):
+            for found in _from_its_end(part):
                 mark = found[0]
                 if mark in b"[{":
                     depth, opened = depth - 1, opened + 1

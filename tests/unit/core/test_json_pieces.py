@@ -27,10 +27,14 @@ def test_containers_are_counted_outside_of_strings(body, count):
     assert not has_more_containers(body, count)
 
 
+def pieces_of(body):
+    return [piece for piece in array_pieces(body, 1, len(body) - 1) if not isinstance(piece, int)]
+
+
 def cut(elements, end=b""):
     """The pieces of an array with these elements as text, and what they parse to."""
     body = b"[" + b",".join(elements) + end + b"]"
-    pieces = list(array_pieces(body, 1, len(body) - 1))
+    pieces = pieces_of(body)
     assert b",".join(body[piece.start : piece.end] for piece in pieces) == body[1:-1]
     for piece in pieces:
         text = b"[" + body[piece.start : piece.end] + b"]"
@@ -83,8 +87,7 @@ def test_an_empty_array_is_one_empty_piece():
 
 
 def parsed(body):
-    pieces = list(array_pieces(body, 1, len(body) - 1))
-    return [orjson.loads(b"[" + body[piece.start : piece.end] + b"]") for piece in pieces]
+    return [orjson.loads(b"[" + body[piece.start : piece.end] + b"]") for piece in pieces_of(body)]
 
 
 @pytest.mark.parametrize("inside", [b"]", b"1]", b"[", b"{}}", b'"', b'"\\"', b"1],[2"])
@@ -95,5 +98,13 @@ def test_text_that_is_no_array_is_noticed(inside):
 
 def test_empty_elements_are_pieces_that_do_not_parse():
     body = b"[,{},]"
-    texts = [body[piece.start : piece.end] for piece in array_pieces(body, 1, len(body) - 1)]
+    texts = [body[piece.start : piece.end] for piece in pieces_of(body)]
     assert texts == [b",{}", b""]
+
+
+def test_containers_are_counted_as_the_text_is_read():
+    body = b"[" + b",".join([b'[{"[":[]}]'] * 20_000) + b"]"
+    counts = [one for one in array_pieces(body, 1, len(body) - 1) if isinstance(one, int)]
+    assert len(counts) == len(body) // SLICE_BYTES + 1
+    assert counts == sorted(counts)
+    assert counts[-1] == 60_000

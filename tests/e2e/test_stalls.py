@@ -1,0 +1,307 @@
+"""No single request holds the event loop for long: the worst legal bodies, one at a time, at a whole relay.
+
+The process measures itself (`tests/support/stall_host.py`), in processor time, so that a busy machine does not fail
+this. `make soak` also watches `/livez` from outside.
+"""
+
+import asyncio
+import contextlib
+import os
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import orjson
+import pytest
+
+from tests.support import wire
+from tests.support.process_world import API_TOKEN, processes
+from tests.support.stall_host import PATH
+from tests.support.wire import Answer, Call, Client, answer, open_stub, request
+
+MEBIBYTE = 1 << 20
+SOAKS = bool(os.environ.get("SOAK"))
+LARGEST = (48 if SOAKS else 4) * MEBIBYTE
+"""A body as large as one may be; `make test` sends smaller ones of the same kinds."""
+MANY = 10_000 if SOAKS else 2_000
+MOST_MS = 250
+JSON = [("Authorization", f"Bearer {API_TOKEN}"), ("Content-Type", "application/json")]
+HOOK = "https://hooks.example/x"
+SETTINGS = f"""
+auth: {{tokens: [{{name: tests, token: {API_TOKEN}, scopes: [admin]}}]}}
+sources:
+  revor: {{polling: {{max_requests_per_second: 2, min_interval_seconds: 60}}}}
+"""
+
+
+def batch(*entries: bytes) -> bytes:
+    return b'{"jobs":[' + b",".join(entries) + b"]}"
+
+
+def filled(unit: bytes, size: int = LARGEST, *, before: bytes = b'{"jobs":[', after: bytes = b"]}") -> bytes:
+    """A body of `size` with one unit again and again."""
+    count = (size - len(before) - len(after) - 8) // (len(unit) + 1)
+    return before + b",".join([unit] * count) + after
+
+
+def keys(count: int, name: bytes = b"k") -> bytes:
+    """The inside of an object with so many fields."""
+    return b",".join(b'"%b%d":1' % (name, number) for number in range(count))
+
+
+def honest(prefix: str, count: int, size: int) -> bytes:
+    """A batch of valid jobs with metadata of this size."""
+    filling = {f"field_{number}": "text, with [marks] and {others}" for number in range(size // 45)}
+    return batch(*(orjson.dumps({"id": f"{prefix}-{number}", "metadata": filling}) for number in range(count)))
+
+
+def jobs(make: Callable[[int], object], count: int = MANY) -> bytes:
+    return batch(*(orjson.dumps(make(number)) for number in range(count)))
+
+
+def large_answers() -> bytes:
+    """A batch of upstream answers with large items: the jobs and events that list pages show."""
+    item = {"status": "scheduled", "text": "x" * 45_000, "list": [{"n": n} for n in range(500)]}
+    return jobs(lambda n: {"ok": True, "item": {"id": f"large-{n}", **item}}, 500)
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A request, and the statuses that it may be answered with."""
+
+    raw: Callable[[], bytes]
+    statuses: tuple[int, ...] = (200,)
+
+
+def post(path: str, body: Callable[[], bytes], *statuses: int, **headers: str) -> Case:
+    given = [*JSON, *((name.replace("_", "-"), value) for name, value in headers.items())]
+    return Case(lambda: request("POST", path, given, body()), statuses or (200,))
+
+
+def get(target: str, *statuses: int, headers: Sequence[tuple[str, str]] = ()) -> Case:
+    return Case(lambda: request("GET", target, [*JSON, *headers]), statuses or (200,))
+
+
+CASES = {
+    # batches
+    "honest batch, as large as one may be": post("/v1/jobs/batch", lambda: honest("big", LARGEST // 4_800, 4_300)),
+    "batch of many small jobs": post("/v1/jobs/batch", lambda: jobs(lambda n: {"id": f"small-{n}"})),
+    "large items, for the lists": post("/v1/jobs/batch", large_answers),
+    "the same batch again": post("/v1/jobs/batch", lambda: honest("big", LARGEST // 4_800, 4_300)),
+    "lists in lists": post("/v1/jobs/batch", lambda: filled(b"[]", before=b'{"jobs":[[', after=b"]]}"), 400),
+    "lists as entries": post("/v1/jobs/batch", lambda: filled(b"[]"), 422),
+    "entries of lists": post("/v1/jobs/batch", lambda: filled(b"[" + b",".join([b"[]"] * 90) + b"]"), 400, 422),
+    "590 unknown fields in many entries": post(
+        "/v1/jobs/batch", lambda: batch(*[b'{"id":"a",' + keys(450, b"i") + b"}"] * MANY)
+    ),
+    "as many that look like known ones": post(
+        "/v1/jobs/batch", lambda: batch(*(b'{"id":"a",' + keys(60, b"%dmetadataa" % n) + b"}" for n in range(MANY)))
+    ),
+    "100 unknown types in many entries": post(
+        "/v1/jobs/batch",
+        lambda: jobs(
+            lambda n: {"id": "a", "callback_url": HOOK, "callback_types": [f"job.faild{n}x{t}" for t in range(100)]},
+            9_000,
+        ),
+    ),
+    "one large entry": post("/v1/jobs/batch", lambda: b'{"jobs":[{' + keys(LARGEST // 14) + b"}]}"),
+    "numbers": post("/v1/jobs/batch", lambda: filled(b"1"), 422),
+    "entries of numbers": post("/v1/jobs/batch", lambda: filled(b"[" + b",".join([b"1"] * 2_400) + b"]")),
+    "long numbers": post("/v1/jobs/batch", lambda: filled(b"[" + b"1" * 4_000 + b",1" * 400 + b"]")),
+    "infinite numbers": post("/v1/jobs/batch", lambda: filled(b"[" + b",".join([b"1e400"] * 800) + b"]")),
+    "texts of escapes": post("/v1/jobs/batch", lambda: filled(b'"' + b"\\u00e9" * 800 + b'"')),
+    "texts of half pairs": post("/v1/jobs/batch", lambda: filled(b'"' + b"\\ud83d" * 800 + b'"')),
+    "one text": post("/v1/jobs/batch", lambda: filled(b'"' + b"x" * (LARGEST - MEBIBYTE) + b'"')),
+    "one text of brackets and quotes": post("/v1/jobs/batch", lambda: filled(b'"' + b'[\\"{' * (LARGEST // 5) + b'"')),
+    "quotes": post("/v1/jobs/batch", lambda: filled(b'""'), 422),
+    "a long name": post("/v1/jobs/batch", lambda: batch(b'{"' + b"k" * (LARGEST - MEBIBYTE) + b'":1}')),
+    "a name again and again": post("/v1/jobs/batch", lambda: filled(b'{"id":"a"' + b',"id":"a"' * 500 + b"}")),
+    "deep": post(
+        "/v1/jobs/batch",
+        lambda: b'{"jobs":[' + b"[" * (LARGEST // 2 - MEBIBYTE) + b"]" * (LARGEST // 2 - MEBIBYTE) + b"]}",
+        400,
+    ),
+    "metadata of 64 KiB": post(
+        "/v1/jobs/batch",
+        lambda: jobs(lambda n: {"id": f"m-{n}", "metadata": {f"k{i}": i for i in range(6_000)}}, MANY // 20),
+    ),
+    "spaces": post("/v1/jobs/batch", lambda: b'{"jobs":[' + b" " * (LARGEST - MEBIBYTE) + b"]}"),
+    "nothing that is JSON": post("/v1/jobs/batch", lambda: b"\xff" * LARGEST, 400),
+    "a batch with a key": post("/v1/jobs/batch", lambda: filled(b"{}" + b" " * 4_900), Idempotency_Key="batch"),
+    "its answer again": post("/v1/jobs/batch", lambda: filled(b"{}" + b" " * 4_900), Idempotency_Key="batch"),
+    "many refused callbacks": post(
+        "/v1/jobs/batch", lambda: jobs(lambda n: {"id": "a", "callback_url": f"http://{n}.internal/{'x' * 2_000}"})
+    ),
+    "many callbacks": post("/v1/jobs/batch", lambda: jobs(lambda n: {"id": f"c-{n}", "callback_url": f"{HOOK}{n}"})),
+    # single bodies
+    "a job of lists": post("/v1/jobs", lambda: filled(b"[]", MEBIBYTE, before=b'{"id":[', after=b"]}"), 400),
+    "a job with 100,000 fields": post("/v1/jobs", lambda: b"{" + keys(95_000) + b"}", 422),
+    "a job of long numbers": post(
+        "/v1/jobs", lambda: filled(b"1", MEBIBYTE, before=b'{"id":[' + b"9" * 30 + b",", after=b"]}"), 422
+    ),
+    "a job of half pairs": post("/v1/jobs", lambda: b'{"id":"' + b"\\ud83d" * 170_000 + b'"}', 422),
+    "a large answer as a job": post(
+        "/v1/jobs", lambda: b'{"ok":true,"item":{"id":"wide","status":"queued",' + keys(90_000) + b"}}", 201
+    ),
+    "a subscription with 100,000 headers": post(
+        "/v1/subscriptions",
+        lambda: b'{"sink":"https://a.example","protocolsettings":{"headers":{' + keys(90_000) + b"}}}",
+        422,
+    ),
+    "a subscription with 100,000 fields": post(
+        "/v1/subscriptions", lambda: b'{"sink":"https://a.example","config":{' + keys(90_000) + b"}}", 422
+    ),
+    "a subscription with many types": post(
+        "/v1/subscriptions",
+        lambda: orjson.dumps({"sink": HOOK, "types": [f"job.{'faild' * 30}{n}" for n in range(6_000)]}),
+        422,
+    ),
+    "a subscription with 100 unknown types": post(
+        "/v1/subscriptions", lambda: orjson.dumps({"sink": HOOK, "types": [f"job.faild{n}" for n in range(100)]}), 422
+    ),
+    "a replacement with long lists": Case(
+        lambda: request(
+            "PUT",
+            "/v1/subscriptions/sub_01jvpq3m8n0000000000000002",
+            JSON,
+            orjson.dumps(
+                {"sink": HOOK, "config": {"retry_schedule": ["5 s"] * 100_000, "metadata_keys": [""] * 9_000}}
+            ),
+        ),
+        (404, 422),
+    ),
+    "a replay with many types": post(
+        "/v1/subscriptions/sub_01jvpq3m8n0000000000000002/replay",
+        lambda: orjson.dumps({"since": "2026-01-01T00:00:00Z", "types": [f"job.faild{n}" for n in range(50_000)]}),
+        404,
+        422,
+    ),
+    "retries with a wide filter": post("/v1/deliveries/retry", lambda: b'{"filter":{' + keys(90_000) + b"}}", 422),
+    "retries with long values": post(
+        "/v1/deliveries/retry",
+        lambda: orjson.dumps({"filter": {"reason": "x" * 500_000, "type": "y" * 400_000}}),
+        422,
+    ),
+    # heads
+    "a long query": get("/v1/jobs?" + "&".join(f"statu{n}=x" for n in range(2_500)), 422),
+    "50 unknown parameters": get("/v1/jobs?" + "&".join(f"statu{'s' * 500}{n}=x" for n in range(50)), 422),
+    "many headers": get("/v1/jobs", headers=[("X", "y")] * 4_000),
+    "a long id": get("/v1/jobs/" + "%41" * 10_000, 404),
+    # lists
+    "a list of large jobs": get("/v1/jobs?limit=500"),
+    "a list of large events": get("/v1/events?limit=500"),
+    "deliveries in groups": get("/v1/deliveries?group_by=reason,sink,day&limit=500"),
+    "a list of callbacks": get("/v1/subscriptions?callbacks=true&limit=500"),
+    "metrics": get("/metrics"),
+    # the drop-in
+    "a create of 64 MiB": post("/api/v1/outreach/dispatches", lambda: bytes(64 * MEBIBYTE), 200),
+    "a create of lists": post("/api/v1/outreach/dispatches", lambda: b"[" + b"[]," * 340_000 + b"[]]", 200),
+    "a create with deep metadata": post(
+        "/api/v1/outreach/dispatches", lambda: b"{}", 400, Relay_Metadata='{"a":' * 2_500 + "1" + "}" * 2_500
+    ),
+    "a create with wide metadata": post(
+        "/api/v1/outreach/dispatches", lambda: b"{}", 200, Relay_Metadata='{"a":[' + "{}," * 5_000 + "{}]}"
+    ),
+    "a create with many types": post(
+        "/api/v1/outreach/dispatches",
+        lambda: b"{}",
+        400,
+        Relay_Callback=HOOK,
+        Relay_Callback_Types=",".join(f"faild{n}" for n in range(3_000)),
+    ),
+    "a read of an odd job": get("/api/v1/outreach/jobs/" + "x" * 8_000, 200),
+    # connections
+    "2,000 pipelined requests": Case(lambda: request("GET", "/v1/jobs?limit=1", JSON) * 2_000),
+}
+"""Run in this order at one relay."""
+
+
+async def upstream(call: Call) -> None:
+    """Creates and reads succeed, with an answer of lists."""
+    await call.body()
+    item = {"id": "made", "status": "scheduled", "list": [[] for _ in range(20_000)]}
+    await call.send(answer(200, [("Content-Type", "application/json")], orjson.dumps({"ok": True, "item": item})))
+
+
+@contextlib.asynccontextmanager
+async def relay(folder: Path, *, database: str = "sqlite:///relay.db") -> AsyncIterator[str]:
+    """The URL of a relay that measures itself."""
+    (folder / "relay.yaml").write_text(SETTINGS)
+    async with open_stub(upstream) as stub:
+        with processes(folder) as start:
+            process = start(
+                *("serve", "--port", "0", "--auto-migrate"),
+                program=(sys.executable, "-m", "tests.support.stall_host"),
+                REVOR_API_KEY="sk-test",
+                REVOR_BASE_URL=stub.url,
+                DATABASE_URL=database,
+            )
+            yield await asyncio.to_thread(process.until, r"serving (http://\S+)")
+
+
+async def send(url: str, case: Case) -> tuple[list[Answer], float]:
+    """All answers to the case's requests, and the seconds that they took."""
+    raw = case.raw()
+    async with Client(url) as client, asyncio.timeout(120):
+        begins_at = time.monotonic()
+        sending = asyncio.create_task(_write(client, raw))
+        count = raw.count(b" HTTP/1.1\r\n") if len(raw) < MEBIBYTE else 1
+        answers = [await client.answer() for _ in range(count)]
+        sending.cancel()
+        return answers, time.monotonic() - begins_at
+
+
+async def _write(client: Client, raw: bytes) -> None:
+    with contextlib.suppress(ConnectionError):
+        for at in range(0, len(raw), MEBIBYTE):
+            client.writer.write(raw[at : at + MEBIBYTE])
+            await client.writer.drain()
+
+
+async def stalled_ms(url: str) -> int:
+    """The longest stall since the last call."""
+    async with Client(url) as client:
+        return int((await client.exchange(request("GET", PATH))).body)
+
+
+@contextlib.asynccontextmanager
+async def watched(url: str) -> AsyncIterator[list[float]]:
+    """The seconds that `/livez` took, one after the other."""
+    taken: list[float] = []
+
+    async def watch() -> None:
+        async with Client(url) as client:
+            while True:
+                begins_at = time.monotonic()
+                assert (await client.exchange(request("GET", "/livez"))).status == 200
+                taken.append(time.monotonic() - begins_at)
+                await asyncio.sleep(0.005)
+
+    task = asyncio.create_task(watch())
+    yield taken
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+
+
+@pytest.mark.slow
+async def test_no_request_stalls_the_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wire, "PATIENCE_SECONDS", 120.0)
+    failed = []
+    async with relay(tmp_path) as url, watched(url) as taken:
+        await stalled_ms(url)
+        await asyncio.sleep(1.0)
+        idle_ms = round(max(taken) * 1000)
+        for name, case in CASES.items():
+            taken.clear()
+            answers, seconds = await send(url, case)
+            stalled, alive_ms = await stalled_ms(url), round(max(taken, default=0.0) * 1000)
+            statuses = {answer.status for answer in answers}
+            line = f"{stalled:5d} ms, /livez {alive_ms:5d} ms, {seconds:6.2f} s  {sorted(statuses)}  {name}"
+            print(line)
+            late = SOAKS and alive_ms > MOST_MS + idle_ms  # from outside only where nothing else runs
+            if stalled > MOST_MS or late or not statuses <= set(case.statuses):
+                failed.append(line)
+    assert not failed, "\n".join(failed)
