@@ -63,8 +63,8 @@ def write_over(path: Path, text: str, *, mode: int = PRIVATE) -> None:
     _sync_folder(path)
 
 
-def read(path: Path, what: str) -> bytes:
-    """The first 4 KiB of a file. `what` names it in messages, such as "key file".
+def read(path: Path, what: str, *, most: int = MAX_BYTES) -> bytes:
+    """The first 4 KiB of a file, or as many bytes as `most`. `what` names it in messages, such as "key file".
 
     Raises SettingsError if it is a link, not a regular file, or readable by others; FileNotFoundError; OSError.
     """
@@ -81,7 +81,7 @@ def read(path: Path, what: str) -> bytes:
             raise SettingsError(f"the {what} {path} is not a regular file: move it away")
         if mode & 0o077:
             raise SettingsError(f"others may read the {what} {path} ({stat.S_IMODE(mode):04o}): chmod 600 '{path}'")
-        return stream.read(MAX_BYTES)
+        return stream.read(most)
 
 
 def make_empty(path: Path) -> None:

@@ -5,6 +5,7 @@ from relay.api import (
     events,
     intents,
     jobs,
+    keys,
     registration,
     replays,
     sources,
@@ -14,7 +15,7 @@ from relay.api import (
     tokens,
 )
 
-_RESOURCES = (jobs, subscriptions, replays, events, deliveries, intents, sources, tokens, system)
+_RESOURCES = (jobs, subscriptions, replays, events, deliveries, intents, keys, sources, tokens, system)
 
 OPERATIONS = tuple(operation for resource in _RESOURCES for operation in resource.OPERATIONS)
 

@@ -273,7 +273,7 @@ async def get_delivery_request(call: Call) -> Response:
     event = await call.ports.store.events.get(found.event_id)
     if subscription is None or event is None:
         raise Conflict(f"the subscription of delivery {found.id} was removed", code="subscription_removed")
-    sent = call.ports.dispatcher.request_of(subscription, event)
+    sent = await call.ports.dispatcher.request_of(subscription, event)
     headers = {name: value if is_signed_name(name) else header_view(name, value) for name, value in sent.headers}
     sink = call.ports.kinds.redacted_url(subscription.kind, subscription.sink)
     signed: SignedRequest = {"method": sent.method, "url": sink, "headers": headers, "body": sent.body.decode()}

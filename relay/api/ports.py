@@ -53,6 +53,7 @@ class ApiSettings:
     node_id: str
     passed_paths: tuple[str, ...] = ()
     dev: bool = False
+    callback_secret_given: bool = False
     account: Account | None = None
     """The account that the caller is bound to; `accounts` and `origins` then hold nothing else."""
 

@@ -90,6 +90,7 @@ class ShownConfig(TypedDict):
     kind: str
     content_mode: Literal["structured"]
     ordering: Literal["job", "none"]
+    signature: core.Signature
     start: str
     timeout_seconds: float
     retry_schedule: list[float]
@@ -149,6 +150,11 @@ class SubscriptionConfig(Body):
     ordering: Literal["job", "none"] = Field(
         default="job",
         description="`job`: an event waits until the earlier events of its job are delivered, dead or cancelled.",
+    )
+    signature: core.Signature = Field(
+        default="v1",
+        description="`v1`: HMAC-SHA256 with the subscription's secret. `v1a`: ed25519 with the relay's key pair, whose "
+        "public keys are at `/.well-known/webhook-keys.json`. `both`: a signature of each.",
     )
     start: Annotated[str, AfterValidator(_start)] = Field(
         default="now",
@@ -226,6 +232,7 @@ def subscription_view(
         "kind": subscription.kind,
         "content_mode": "structured",
         "ordering": subscription.ordering,
+        "signature": "both" if subscription.callback else subscription.signature,
         "start": start_view(subscription.start_at),
         "timeout_seconds": settings.default_timeout_seconds if own_timeout is None else own_timeout,
         "retry_schedule": list(settings.default_retry_schedule_seconds if own_schedule is None else own_schedule),
@@ -341,6 +348,7 @@ def _subscription(
         headers=headers,
         credential=credential,
         ordering=config.ordering,
+        signature=config.signature,
         timeout_seconds=config.timeout_seconds,
         retry_schedule_seconds=None if schedule is None else tuple(schedule),
         rate_per_second=config.rate_per_second,
@@ -419,6 +427,7 @@ _EXAMPLE: Subscription = {
         "kind": "webhook",
         "content_mode": "structured",
         "ordering": "job",
+        "signature": "v1",
         "start": "now",
         "timeout_seconds": 15.0,
         "retry_schedule": [5.0, 300.0, 1800.0],

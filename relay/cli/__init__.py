@@ -13,6 +13,7 @@ from relay.cli.demo.command import demo as demo_command
 from relay.cli.events import app as events_app
 from relay.cli.intents import app as intents_app
 from relay.cli.jobs import app as jobs_app
+from relay.cli.keys import app as keys_app
 from relay.cli.listen import listen as listen_command
 from relay.cli.local import check, init, migrate, sandbox, verify
 from relay.cli.replays import app as replays_app
@@ -47,6 +48,7 @@ app.add_typer(deliveries_app, name="deliveries")
 app.add_typer(replays_app, name="replays")
 app.add_typer(intents_app, name="intents")
 app.add_typer(tokens_app, name="tokens")
+app.add_typer(keys_app, name="keys")
 app.command("sources")(sources_command)
 app.command("support")(support_command)
 app.command("signing-secret")(signing_secret)

@@ -21,6 +21,7 @@ from relay.config.settings import (
     load_settings,
     require_token_beyond_loopback,
 )
+from relay.core.encryption import refusal_of
 from relay.core.job import POLL, Problem
 from relay.core.netguard import GuardPolicy, refusal_of_url
 from relay.core.subscription import Subscription
@@ -253,6 +254,8 @@ async def _sinks(settings: Settings, environ: Mapping[str, str], database: Findi
     keyring = load_or_create_keyring(settings.encryption.keys, state_dir=default_state_dir(environ))
     store = await open_store(settings.database.url, keyring, now=wall_clock(), pool_size=1)
     try:
+        if (problem := refusal_of(keyring.ids, await store.ciphertexts.used(), ())) is not None:
+            raise _Found(problem)
         await store.subscriptions.all()  # fails with a wrong encryption key, like `relay serve`
         if settings.delivery.callback_secret is None:
             await store.subscriptions.secrets(CALLBACK_OWNER)

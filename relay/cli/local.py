@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 KEY_FILE = "revor.key"
 SECRET_VARIABLE = "WEBHOOK_SECRET"  # noqa: S105 (a name)
 """Also read by the receivers in the README."""
+KEYS_PATH = "/.well-known/webhook-keys.json"
 MAX_REQUEST_BYTES = 64 << 20
 SANDBOX_KEY = "sk-revor-default"
 """A key of the account in which `POST /_sandbox/jobs` creates jobs."""
@@ -109,7 +110,14 @@ def sandbox(
 def verify(
     secret: Annotated[
         str | None,
-        typer.Option(help=f"The signing secret, whsec_…. Default: {SECRET_VARIABLE}, or a prompt on a terminal."),
+        typer.Option(
+            help=f"The signing secret, whsec_…, or a public key, whpk_…. Default: {SECRET_VARIABLE}, or a prompt on a "
+            "terminal."
+        ),
+    ] = None,
+    relay: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="Verify the v1a signature with the public keys of the relay at this URL."),
     ] = None,
     file: Annotated[
         Path | None, typer.Argument(metavar="FILE", help="The raw request. Default: standard input.")
@@ -121,12 +129,17 @@ def verify(
     """Verify the signature of a raw HTTP request. Explains a failure. Exit code 1: it does not verify."""
     from relay.core import signing
 
-    signing_secret = _signing_secret(secret, file)
+    if relay is not None and secret is not None:
+        raise UsageError("--relay and --secret exclude each other. Give the one to verify with")
+    secrets = [_signing_secret(secret, file)] if relay is None else _public_keys(relay)
     headers, body = parse_request(_read_request(file))
+    at = _read_time(now)
     try:
-        result = signing.verify(signing_secret, headers, body, now=_read_time(now), tolerance_seconds=tolerance)
+        results = [signing.verify(one, headers, body, now=at, tolerance_seconds=tolerance) for one in secrets]
     except ValueError as error:
         raise UsageError(f"invalid signing secret: {error}") from error
+    # Of several keys one signs. The others only say that it is not theirs.
+    result = min(results, key=lambda one: (not one.ok, one.reason == "wrong_key" or "also," in one.detail))
     document = {"ok": result.ok, "reason": result.reason, "detail": result.detail}
     verdict = "ok" if result.ok else f"does not verify ({result.reason})"
     print_result(document, f"{verdict}: {result.detail}", json=json)
@@ -171,6 +184,18 @@ def _signing_secret(given: str | None, file: Path | None) -> str:
         raise UsageError(f"no signing secret. Set {SECRET_VARIABLE}, or use --secret")
     prompted: str = typer.prompt("Signing secret (whsec_…)", hide_input=True)
     return prompted.strip()
+
+
+def _public_keys(url: str) -> list[str]:
+    """The public keys of the relay at this URL. Raises UsageError if it lists none."""
+    from relay.cli.client import Api
+
+    document = Api(url.removesuffix(KEYS_PATH), None).get(KEYS_PATH)
+    listed = document.get("keys") if isinstance(document, dict) else None
+    keys = [str(key.get("public_key")) for key in listed if isinstance(key, dict)] if isinstance(listed, list) else []
+    if not keys:
+        raise UsageError(f"{url} lists no public keys. Give the URL of a relay, such as https://relay.example.com")
+    return keys
 
 
 def _read_request(file: Path | None) -> bytes:

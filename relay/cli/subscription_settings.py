@@ -95,6 +95,7 @@ SETTINGS = (
         read=_credential,
     ),
     Setting("ordering", str, "job: in order within a job. none: in any order."),
+    Setting("signature", str, "v1: with the subscription's secret. v1a: with the relay's key pair. Or both."),
     Setting("timeout", float, "Maximum seconds per attempt.", field="timeout_seconds"),
     Setting(
         "retry_schedule",

@@ -141,12 +141,12 @@ def _done(
     try:
         return asyncio.run(work())
     except DatabaseHeld:
-        return through(relay if os.environ.get("RELAY_URL") else api(_own_url(settings)))
+        return through(relay if os.environ.get("RELAY_URL") else api(own_url(settings)))
     except InvalidRequest as error:
         raise UsageError(str(error)) from None
 
 
-def _own_url(settings: "Settings") -> str:
+def own_url(settings: "Settings") -> str:
     """Where the node with these settings answers."""
     host, port = settings.server.host.strip("[]"), settings.server.port
     if not port:

@@ -25,6 +25,7 @@ from relay.core.signing import SECRET_FORMAT, parse_secret
 
 MAX_LIST = 1000
 MAX_TEXT = 4096
+MAX_SIGNING_SECRETS = 10
 URL_PARAMETERS = ("host", "port", "user", "password", "passfile", "sslmode", "sslrootcert", "sslcert", "sslkey")
 """Parameters of a PostgreSQL URL that both of the driver's ways to connect understand."""
 
@@ -144,11 +145,17 @@ def _check_header_text(text: str) -> None:
         raise ValueError("has white space or other characters that no header can carry: it must be {expected}")
 
 
-def _check_signing_secret(text: str) -> None:
-    with suppress(ValueError):
-        parse_secret(text)
-        return
-    raise ValueError("must be {expected}")
+def _signing_secrets(written: object) -> tuple[object, ...]:
+    """One secret, or a list of them, as a tuple."""
+    secrets = written if isinstance(written, tuple) else (written,)
+    if not 0 < len(secrets) <= MAX_SIGNING_SECRETS:
+        raise ValueError("must be {expected}")
+    for secret in secrets:
+        try:
+            parse_secret(secret if isinstance(secret, str) else "")
+        except ValueError:
+            raise ValueError("must be {expected}") from None
+    return secrets
 
 
 def _check_database_url(text: str) -> None:
@@ -214,7 +221,11 @@ DatabaseUrl = Annotated[
 Token = Annotated[Text, Form("a random token", shown=False), _checked(_check_header_text)]
 ApiKey = Annotated[Text, Form("the upstream's key", shown=False), _checked(_check_header_text)]
 EncryptionKey = Annotated[Text, Form(KEY_FORMAT, shown=False), _checked(decode_encryption_key)]
-SigningSecret = Annotated[Text, Form(SECRET_FORMAT, shown=False), _checked(_check_signing_secret)]
+SigningSecrets = Annotated[
+    tuple[str, ...],
+    Form(f"{SECRET_FORMAT}, or a list of up to {MAX_SIGNING_SECRETS} of these", shown=False, text=False),
+    BeforeValidator(_signing_secrets),
+]
 Duration = Annotated[float, DURATION, BeforeValidator(parse_duration)]
 Seconds = Annotated[
     float, Form("a number above 0 and at most 31622400 (a year)", text=False), Field(gt=0, le=MAX_DURATION_SECONDS)

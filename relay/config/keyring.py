@@ -1,5 +1,7 @@
 """Encryption of the secrets in the database: AES-256-GCM, bound to the row that holds them.
 
+Keys come from `encryption.keys`, or from a file with one key a line, the one that encrypts first.
+
 A blob is `version (1 byte) | key id (4) | nonce (12) | ciphertext and tag`. The key id is the start of the key's
 SHA-256, so a blob names the key it needs. The row's id is authenticated as associated data, so a blob copied into
 another row does not decrypt.
@@ -7,9 +9,11 @@ another row does not decrypt.
 
 import hashlib
 import secrets
+import time
 from base64 import urlsafe_b64encode
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -24,6 +28,8 @@ _NONCE_BYTES = 12
 _TAG_BYTES = 16
 _HEADER_BYTES = len(_VERSION) + _KEY_ID_BYTES + _NONCE_BYTES
 
+MAX_KEYS = 20
+MAX_FILE_BYTES = 16_384
 _MAKE_KEY = 'python3 -c "import base64, os; print(base64.urlsafe_b64encode(os.urandom(32)).decode())"'
 
 
@@ -34,30 +40,43 @@ class DecryptError(RelayError):
     exit_code = 2
 
 
+class _Keys(NamedTuple):
+    """One state of a keyring, replaced as a whole because threads decrypt meanwhile."""
+
+    first: bytes
+    ciphers: dict[bytes, AESGCM]
+
+
 class Keyring:
     """The encryption keys: the first encrypts, all decrypt. The repr shows none of them."""
 
     def __init__(self, keys: Sequence[str]) -> None:
         """Keys are 32 bytes as URL-safe base64. Raises SettingsError if there is none or one is malformed."""
-        if not keys:
-            raise SettingsError(f"encryption.keys is empty: create a key with {_MAKE_KEY}")
-        self._ciphers: dict[bytes, AESGCM] = {}
-        for index, key in enumerate(keys):
-            try:
-                raw = decode_encryption_key(key)
-            except ValueError as error:
-                raise SettingsError(f"encryption.keys[{index}] {error}: create one with {_MAKE_KEY}") from None
-            self._ciphers.setdefault(_key_id(raw), AESGCM(raw))
-        self._first = next(iter(self._ciphers))
+        self._keys = _read_keys(keys)
 
     def __repr__(self) -> str:
-        return f"Keyring({len(self._ciphers)} keys)"
+        return f"Keyring({len(self._keys.ciphers)} keys)"
+
+    def replace(self, keys: Sequence[str]) -> None:
+        """Uses these keys from now on. Raises SettingsError, and then keeps the old ones."""
+        self._keys = _read_keys(keys)
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """The ids of the keys in hex, the one that encrypts first."""
+        return tuple(id.hex() for id in self._keys.ciphers)
+
+    @property
+    def header(self) -> bytes:
+        """How every blob begins that the first key encrypts."""
+        return _VERSION + self._keys.first
 
     def encrypt(self, plaintext: bytes, *, context: str) -> bytes:
         """Encrypts with the first key. `context`, the row's id, is needed again to decrypt."""
+        first, ciphers = self._keys
         nonce = secrets.token_bytes(_NONCE_BYTES)
-        header = _VERSION + self._first
-        sealed = self._ciphers[self._first].encrypt(nonce, plaintext, header + context.encode())
+        header = _VERSION + first
+        sealed = ciphers[first].encrypt(nonce, plaintext, header + context.encode())
         return header + nonce + sealed
 
     def decrypt(self, blob: bytes, *, context: str) -> bytes:
@@ -65,11 +84,12 @@ class Keyring:
         if len(blob) < _HEADER_BYTES + _TAG_BYTES or blob[:1] != _VERSION:
             raise DecryptError(f"the secret of {context} is not a ciphertext of this program: restore it from a backup")
         key_id = self._id_of(blob)
-        cipher = self._ciphers.get(key_id)
+        ciphers = self._keys.ciphers
+        cipher = ciphers.get(key_id)
         if cipher is None:
             raise DecryptError(
                 f"the secret of {context} was encrypted with the key {key_id.hex()}, which is not one of the "
-                f"{len(self._ciphers)} configured: add it to encryption.keys, or restore the key file"
+                f"{len(ciphers)} configured: add it to encryption.keys, or restore the key file"
             )
         header, nonce, sealed = blob[:5], blob[5:_HEADER_BYTES], blob[_HEADER_BYTES:]
         try:
@@ -81,7 +101,7 @@ class Keyring:
 
     def is_current(self, blob: bytes) -> bool:
         """Whether the first key encrypted this blob. Rotation encrypts the others again."""
-        return blob[:1] == _VERSION and self._id_of(blob) == self._first
+        return blob.startswith(self.header)
 
     @staticmethod
     def _id_of(blob: bytes) -> bytes:
@@ -103,29 +123,82 @@ def load_or_create_keyring(keys: Sequence[str], *, state_dir: Path) -> Keyring:
 
     Raises SettingsError if the file cannot be created or read, is malformed, or others may read it.
     """
-    if keys:
-        return Keyring(keys)
-    path = state_dir / "key"
-    try:
-        if not path.exists():
-            private_files.create(path, f"{new_key()}\n")
-        return _read(path)
-    except OSError as error:
-        raise SettingsError(
-            f"{path}: the key file cannot be created or read ({error.strerror}): set RELAY_ENCRYPTION_KEY instead"
-        ) from None
+    return Keyring(keys or KeyFile(state_dir).read_or_create())
 
 
-def _read(path: Path) -> Keyring:
-    try:
-        key = private_files.read(path, "key file").decode("ascii").strip()
-        decode_encryption_key(key)
-    except ValueError:
-        raise SettingsError(
-            f"{path}: the key file does not contain 32 bytes as URL-safe base64: restore a copy of it "
-            "(secrets encrypted with it are lost otherwise)"
-        ) from None
-    return Keyring([key])
+class KeyFile:
+    """The keys of a node whose settings have none: one a line, the one that encrypts first; `#` begins a comment. Only
+    its owner may read it. It is replaced as a whole, so a crash leaves the old or the new file."""
+
+    def __init__(self, state_dir: Path) -> None:
+        self.path = state_dir / "key"
+
+    def read_or_create(self) -> tuple[str, ...]:
+        """The keys. Raises SettingsError."""
+        try:
+            if not self.path.exists():
+                private_files.create(self.path, f"{new_key()}\n")
+            return self.read()
+        except OSError as error:
+            raise self._unusable("created or read", error) from None
+
+    def read(self) -> tuple[str, ...]:
+        """The keys of an existing file. Raises SettingsError; OSError."""
+        try:
+            text = private_files.read(self.path, "key file", most=MAX_FILE_BYTES).decode("ascii")
+            lines = [line.strip() for line in text.splitlines()]
+            keys = tuple(line for line in lines if line and not line.startswith("#"))
+            for key in keys:
+                decode_encryption_key(key)
+            if not keys:
+                raise ValueError("there is no key")
+        except ValueError:
+            raise SettingsError(
+                f"{self.path}: the key file does not contain 32 bytes as URL-safe base64: restore a copy of it "
+                "(secrets encrypted with it are lost otherwise)"
+            ) from None
+        return keys
+
+    def add(self, now: float) -> tuple[str, ...]:
+        """Adds a new key that encrypts from now on, and keeps the others, which still decrypt. Returns all keys. Raises
+        SettingsError."""
+        keys = self.read_or_create()
+        if len(keys) >= MAX_KEYS:
+            raise SettingsError(f"{self.path} has {len(keys)} keys: remove those that are no longer used")
+        made = (new_key(), *keys)
+        day = time.strftime("%Y-%m-%d", time.gmtime(now))
+        lines = [
+            f"# Encryption keys: the first line encrypts, all decrypt. Rotated on {day}. Keep a copy.",
+            *(line for key in made for line in (f"# {key_id(key)}", key)),
+        ]
+        try:
+            private_files.write_over(self.path, "\n".join(lines) + "\n")
+        except OSError as error:
+            raise self._unusable("replaced", error) from None
+        return made
+
+    def _unusable(self, what: str, error: OSError) -> SettingsError:
+        return SettingsError(
+            f"{self.path}: the key file cannot be {what} ({error.strerror}): set RELAY_ENCRYPTION_KEY instead"
+        )
+
+
+def key_id(key: str) -> str:
+    """The id of a key, in hex. Raises ValueError if it is malformed."""
+    return _key_id(decode_encryption_key(key)).hex()
+
+
+def _read_keys(keys: Sequence[str]) -> _Keys:
+    if not keys:
+        raise SettingsError(f"encryption.keys is empty: create a key with {_MAKE_KEY}")
+    ciphers: dict[bytes, AESGCM] = {}
+    for index, key in enumerate(keys):
+        try:
+            raw = decode_encryption_key(key)
+        except ValueError as error:
+            raise SettingsError(f"encryption.keys[{index}] {error}: create one with {_MAKE_KEY}") from None
+        ciphers.setdefault(_key_id(raw), AESGCM(raw))
+    return _Keys(next(iter(ciphers)), ciphers)
 
 
 def _key_id(raw: bytes) -> bytes:

@@ -27,7 +27,7 @@ from relay.config.fields import (
     Port,
     Seconds,
     Section,
-    SigningSecret,
+    SigningSecrets,
     Token,
     UpstreamUrl,
     Url,
@@ -131,6 +131,7 @@ class EncryptionSettings(Section):
         "keys that encrypt the secrets in the database: the first encrypts, all decrypt; without any, SQLite nodes "
         "create one in a file and PostgreSQL nodes do not start",
         secret=True,
+        reloaded=True,
         shown_default='["${RELAY_ENCRYPTION_KEY}"]',
     )
 
@@ -212,9 +213,10 @@ class DeliverySettings(Section):
     disable_after_seconds: Seconds = setting(
         432000.0, "a subscription that has only failed for this long is disabled", reloaded=True
     )
-    callback_secret: SigningSecret | None = setting(
+    callback_secret: SigningSecrets | None = setting(
         None,
-        "secret that signs events for callback_url; null: one is created and stored in the database",
+        "secret that signs events for callback_url, or several during a rotation, the newest first; null: one is "
+        "created and stored in the database",
         secret=True,
         reloaded=True,
     )

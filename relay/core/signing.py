@@ -1,19 +1,24 @@
-"""Standard Webhooks signatures, scheme `v1`: HMAC-SHA256 over `id.timestamp.body` (github.com/standard-webhooks).
+"""Standard Webhooks signatures over `id.timestamp.body` (github.com/standard-webhooks).
 
-Signs the exact bytes of the body, at a time passed in. The `standardwebhooks` package reads the machine's clock and
-signs text only, so it serves as the independent checker in the tests.
+Scheme `v1` is HMAC-SHA256 with a shared secret `whsec_…`. Scheme `v1a` is ed25519: the private key `whsk_…` signs, the
+public key `whpk_…` verifies. A secret's prefix decides the scheme. Signs the exact bytes of the body, at a time passed
+in. The `standardwebhooks` package reads the machine's clock and signs text only, so it serves as the independent
+checker in the tests.
 """
 
 import base64
 import binascii
+import hashlib
 import hmac
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal
 
 import orjson
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from relay.core.subscription import SigningSecret
 
@@ -21,6 +26,13 @@ SECRET_PREFIX = "whsec_"  # noqa: S105 - the public prefix of the format
 MIN_KEY_BYTES = 24
 MAX_KEY_BYTES = 64
 SECRET_FORMAT = f"{SECRET_PREFIX} and the base64 of {MIN_KEY_BYTES} to {MAX_KEY_BYTES} bytes"
+PRIVATE_PREFIX = "whsk_"
+PUBLIC_PREFIX = "whpk_"
+ED25519_BYTES = 32
+"""Bytes of a private seed, and of a public key."""
+KEY_ID_CHARACTERS = 16
+MAX_SIGNATURES = 100
+"""Signatures of a request that are tried: a sender has a few during a rotation."""
 TOLERANCE_SECONDS = 300.0
 
 ID_HEADER = "webhook-id"
@@ -32,10 +44,12 @@ Reason = Literal[
     "missing_header",
     "malformed_timestamp",
     "no_v1_signature",
+    "no_v1a_signature",
     "old_timestamp",
     "future_timestamp",
     "reserialised_body",
     "wrong_secret",
+    "wrong_key",
 ]
 
 
@@ -74,15 +88,63 @@ def parse_secret(text: str) -> bytes:
     return key
 
 
+def new_signing_key(seed: bytes) -> str:
+    """The ed25519 private key `whsk_…` of 32 random bytes: the base64 of the seed and the public key, as other
+    implementations write it. Raises ValueError on another length."""
+    if len(seed) != ED25519_BYTES:
+        raise ValueError(f"the seed of a signing key has {ED25519_BYTES} bytes")
+    public = Ed25519PrivateKey.from_private_bytes(seed).public_key().public_bytes_raw()
+    return PRIVATE_PREFIX + base64.b64encode(seed + public).decode()
+
+
+def public_key_of(private: str) -> str:
+    """The public key `whpk_…` of a private key `whsk_…`. Raises ValueError, whose message does not quote it."""
+    raw = _private_key(private).public_key().public_bytes_raw()
+    return PUBLIC_PREFIX + base64.b64encode(raw).decode()
+
+
+def key_id_of(public: str) -> str:
+    """The id of a public key: the beginning of its SHA-256 in hex. Raises ValueError if the key is malformed."""
+    return hashlib.sha256(parse_public_key(public)).hexdigest()[:KEY_ID_CHARACTERS]
+
+
+def parse_public_key(text: str) -> bytes:
+    """The 32 bytes of a public key `whpk_…`. Raises ValueError."""
+    return _decoded(text, PUBLIC_PREFIX, "a public key", (ED25519_BYTES,))
+
+
+@lru_cache(maxsize=64)
+def _private_key(text: str) -> Ed25519PrivateKey:
+    seed = _decoded(text, PRIVATE_PREFIX, "a private key", (ED25519_BYTES, 2 * ED25519_BYTES))[:ED25519_BYTES]
+    return Ed25519PrivateKey.from_private_bytes(seed)
+
+
+def _decoded(text: str, prefix: str, what: str, lengths: tuple[int, ...]) -> bytes:
+    try:
+        raw = base64.b64decode(text.removeprefix(prefix), validate=True)
+    except ValueError:
+        raw = b""
+    if not text.startswith(prefix) or len(raw) not in lengths:
+        raise ValueError(f"{what} is {prefix} and the base64 of {lengths[0]} bytes")
+    return raw
+
+
 def sign(secrets: Iterable[str], message_id: str, timestamp: int, body: bytes) -> str:
-    """The value of `webhook-signature`: one `v1,…` per secret in the order given, separated by a space.
+    """The value of `webhook-signature`: one signature per secret in the order given, separated by one space. A secret
+    `whsec_…` makes a `v1,…`, a private key `whsk_…` a `v1a,…`.
 
     timestamp  of this attempt, in whole epoch seconds
 
     Raises ValueError on a malformed secret.
     """
     content = f"{message_id}.{timestamp}.".encode() + body
-    return " ".join(["v1," + _signature(parse_secret(secret), content) for secret in secrets])
+    return " ".join([_signed(secret, content) for secret in secrets])
+
+
+def _signed(secret: str, content: bytes) -> str:
+    if secret.startswith(PRIVATE_PREFIX):
+        return "v1a," + base64.b64encode(_private_key(secret).sign(content)).decode()
+    return "v1," + _signature(parse_secret(secret), content)
 
 
 def signature_headers(
@@ -110,10 +172,12 @@ def verify(
 ) -> Verification:
     """Verifies a received request at `now`; if that fails, gives the most likely reason.
 
+    secret  a shared secret `whsec_…`, or a public key `whpk_…`
+
     Header names are case-insensitive. Recognises a body that was parsed and serialised again, by trying the usual ways
     of writing the same JSON. Raises ValueError on a malformed secret.
     """
-    key = parse_secret(secret)
+    scheme, verifies = _verifier(secret)
     given = {name.lower(): value.strip() for name, value in headers.items()}
     missing = [name for name in (ID_HEADER, TIMESTAMP_HEADER, SIGNATURE_HEADER) if not given.get(name)]
     if missing:
@@ -123,18 +187,24 @@ def verify(
         return Verification(
             reason="malformed_timestamp", detail=f"{TIMESTAMP_HEADER} is {written[:32]!r}, not whole seconds"
         )
-    signatures = [
-        text[3:].encode(errors="replace") for text in given[SIGNATURE_HEADER].split() if text.startswith("v1,")
-    ]
+    signatures = _of_scheme(scheme, given[SIGNATURE_HEADER])
     if not signatures:
-        return Verification(reason="no_v1_signature", detail=f"{SIGNATURE_HEADER} holds no v1 signature")
+        other = "v1a" if scheme == "v1" else "v1"
+        hint = ""
+        if _of_scheme(other, given[SIGNATURE_HEADER]):
+            needed = f"a public key ({PUBLIC_PREFIX}…)" if other == "v1a" else f"the secret ({SECRET_PREFIX}…)"
+            hint = f", only {other}: verify it with {needed}"
+        return Verification(
+            reason="no_v1_signature" if scheme == "v1" else "no_v1a_signature",
+            detail=f"{SIGNATURE_HEADER} holds no {scheme} signature{hint}",
+        )
 
     prefix = f"{given[ID_HEADER]}.{written}.".encode(errors="replace")
 
     def matches(candidate: bytes) -> bool:
-        expected = _signature(key, prefix + candidate).encode()
-        return any(hmac.compare_digest(expected, signature) for signature in signatures)
+        return any(verifies(signature, prefix + candidate) for signature in signatures)
 
+    what = "secret" if scheme == "v1" else "key"
     age_seconds = now - int(written)
     if matches(body):
         return _judged_by_time(age_seconds, tolerance_seconds)
@@ -142,14 +212,41 @@ def verify(
     if how is not None:
         return Verification(
             reason="reserialised_body",
-            detail=f"the secret is right, but the body was re-serialised before verification: it verifies {how}. "
+            detail=f"the {what} is right, but the body was re-serialised before verification: it verifies {how}. "
             "Verify the raw bytes of the request, before any JSON parser",
         )
-    wrong = "no signature matches: the secret is another one, or the id, timestamp or body was changed"
+    wrong = f"no signature matches: the {what} is another one, or the id, timestamp or body was changed"
     timely = _judged_by_time(age_seconds, tolerance_seconds)
     if not timely.ok:
         return Verification(reason=timely.reason, detail=f"{timely.detail}; also, {wrong}")
-    return Verification(reason="wrong_secret", detail=wrong)
+    return Verification(reason="wrong_secret" if scheme == "v1" else "wrong_key", detail=wrong)
+
+
+def _of_scheme(scheme: str, header: str) -> list[bytes]:
+    """The base64 of each signature of one scheme."""
+    start = f"{scheme},"
+    found = [text.removeprefix(start) for text in header.split() if text.startswith(start)]
+    return [text.encode(errors="replace") for text in found][:MAX_SIGNATURES]
+
+
+def _verifier(secret: str) -> tuple[str, Callable[[bytes, bytes], bool]]:
+    """The scheme of a secret or public key, and a function of a signature's base64 and the signed content. Raises
+    ValueError."""
+    if secret.startswith(PRIVATE_PREFIX):
+        raise ValueError(f"{PRIVATE_PREFIX}… is a private key: verify with the public key {PUBLIC_PREFIX}…")
+    if not secret.startswith(PUBLIC_PREFIX):
+        key = parse_secret(secret)
+        return "v1", lambda signature, content: hmac.compare_digest(_signature(key, content).encode(), signature)
+    public = Ed25519PublicKey.from_public_bytes(parse_public_key(secret))
+
+    def verifies(signature: bytes, content: bytes) -> bool:
+        try:
+            public.verify(base64.b64decode(signature, validate=True), content)
+        except (ValueError, InvalidSignature):
+            return False
+        return True
+
+    return "v1a", verifies
 
 
 def _signature(key: bytes, content: bytes) -> str:

@@ -7,16 +7,19 @@ from typing import Any, Literal
 from relay.core.credentials import SinkCredential
 
 State = Literal["enabled", "paused", "disabled", "pending"]
+Signature = Literal["v1", "v1a", "both"]
 
 DEFAULT_RETRY_SCHEDULE_SECONDS = (5.0, 300.0, 1800.0, 7200.0, 18000.0, 36000.0, 50400.0, 72000.0, 86400.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SigningSecret:
-    """A Standard Webhooks secret (`whsec_…`). `expires_at` (epoch seconds) is set once it has been rotated."""
+    """A Standard Webhooks secret (`whsec_…`) or private key (`whsk_…`). `expires_at` (epoch seconds) is set once it has
+    been rotated."""
 
     value: str = field(repr=False)
     expires_at: float | None = None
+    created_at: float = field(default=0.0, compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +31,7 @@ class Subscription:
     owner                   the account (`owner_of`) whose bound token made it: it gets only events about that account
     callback                created by a job's `callback_url`: gets only events of jobs registered with it
     ordering                "job": an event waits for earlier ones of its job; "none": it does not
+    signature               the scheme that signs its requests; callbacks always get both
     timeout_seconds         time-out of one attempt; None: the setting at that time
     retry_schedule_seconds  pauses between attempts; None: the setting at that time
     state_since             when `state` began; None: at creation
@@ -50,6 +54,7 @@ class Subscription:
     method: str = "POST"
     headers: tuple[tuple[str, str], ...] = ()
     ordering: Literal["job", "none"] = "job"
+    signature: Signature = "v1"
     timeout_seconds: float | None = None
     retry_schedule_seconds: tuple[float, ...] | None = None
     rate_per_second: float | None = None

@@ -24,6 +24,7 @@ from relay.delivery.attempts import attempt_of
 from relay.delivery.credentials import Credentials, Transport
 from relay.delivery.outcomes import Policy
 from relay.delivery.settings import DeliverySettings
+from relay.delivery.signer import Signer
 from relay.delivery.slots import Slots, Target
 from relay.delivery.worker import DATABASE_RETRY_SECONDS, Worker
 from relay.errors import StoreError
@@ -93,7 +94,7 @@ class Dispatcher:
         metrics: Metrics,
         holder: Holder,
         lease_clock: Clock | None = None,
-        callback_secret: Callable[[], str],
+        signer: Signer,
         recorded: Callable[[Event], None] = lambda event: None,
         seed: int | None = None,
     ) -> None:
@@ -103,6 +104,7 @@ class Dispatcher:
         self._clock = clock
         self._policy = Policy(settings=settings, chance=random.Random(seed).random)  # noqa: S311 - jitter, not secrets
         self._holder = holder
+        self._signer = signer
         self._lease_clock = lease_clock or clock
         self._version = -1
         self._gone: set[str] = set()
@@ -127,7 +129,7 @@ class Dispatcher:
             policy=lambda: self._policy,
             metrics=metrics,
             lease=self._lease,
-            callback_secret=callback_secret,
+            signer=signer,
             recorded=recorded,
         )
 
@@ -196,13 +198,15 @@ class Dispatcher:
     async def test(self, subscription: Subscription, event: Event) -> tuple[Attempt, Outcome]:
         """Sends one event now, without limits. Nothing is stored."""
         kind = self._kinds(subscription.kind)
+        await self._signer.refresh()
         sent, outcome = await self._worker.exchange(subscription, kind, event)
         shown_sink = kind.redacted_url(subscription.sink)
         secrets = secrets_of(subscription.sink, shown_sink, subscription.headers, sent.secrets)
         return attempt_of(1, sent.headers, sent.response, secrets=secrets), outcome
 
-    def request_of(self, subscription: Subscription, event: Event) -> OutboundRequest:
+    async def request_of(self, subscription: Subscription, event: Event) -> OutboundRequest:
         """The request as it would be sent now. Raises what the kind of sink raises."""
+        await self._signer.refresh()
         return self._worker.signed(subscription, self._kinds(subscription.kind), event)
 
     # --- the loop
@@ -272,12 +276,13 @@ class Dispatcher:
     # --- 1. refresh
 
     async def _refresh(self) -> None:
-        """Loads the subscriptions again if one has changed."""
+        """Loads the subscriptions and the relay's own secrets again if one has changed."""
         version = self._subscriptions.version
         if version == self._version:
             return
         callbacks = [target.subscription.id for target in self.slots if target.subscription.callback]
         found = [*await self._subscriptions.all(), *(await self._subscriptions.some(callbacks) if callbacks else ())]
+        await self._signer.refresh()
         self.slots.adopt({one.id: (one, kind) for one in found if (kind := self._kind_of(one)) is not None})
         self._gone.clear()
         self._version = version

@@ -14,15 +14,16 @@ from typing import TYPE_CHECKING
 import structlog
 
 from relay.clock import Clock
-from relay.core import retry, signing
+from relay.core import retry
 from relay.core.delivery import Claimed, OutboundRequest, Outcome, Response
 from relay.core.events import Event
 from relay.core.records import AttemptRecorded, AttemptResult, Lease
-from relay.core.subscription import SigningSecret, Subscription
+from relay.core.subscription import Subscription
 from relay.core.text import storable
 from relay.delivery.attempts import bare
 from relay.delivery.credentials import Credentials, Sent, Transport
 from relay.delivery.outcomes import FinishedAttempt, NextClaim, Policy, attempt_result
+from relay.delivery.signer import Signer
 from relay.delivery.slots import Slots, Target
 from relay.errors import StoreError, ValueRefused
 from relay.holder import Holder
@@ -71,7 +72,7 @@ class Worker:
     policy: Callable[[], Policy]
     metrics: Metrics
     lease: Callable[[float], Lease]
-    callback_secret: Callable[[], str]
+    signer: Signer
     recorded: Callable[[Event], None]
 
     def __post_init__(self) -> None:
@@ -110,10 +111,7 @@ class Worker:
         request = kind.render(event, subscription, self.context)
         if not kind.signed:
             return request
-        secrets = subscription.secrets
-        if subscription.callback:
-            secrets = (SigningSecret(value=self.callback_secret()),)
-        signature = signing.signature_headers(secrets, message_id=event.id, now=self.clock(), body=request.body)
+        signature = self.signer.headers(subscription, message_id=event.id, now=self.clock(), body=request.body)
         return OutboundRequest(
             url=request.url, method=request.method, headers=request.headers + signature, body=request.body
         )

@@ -100,6 +100,7 @@ class ComponentSettings:
             node_id=node_id,
             passed_paths=self._passed_paths(),
             dev=settings.dev,
+            callback_secret_given=settings.delivery.callback_secret is not None,
         )
 
     def _passed_paths(self) -> tuple[str, ...]:

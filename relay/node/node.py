@@ -4,7 +4,7 @@
 """
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -20,8 +20,10 @@ from relay.api.ports import Ports, Readiness
 from relay.clock import Clock, wall_clock
 from relay.config.settings import Settings
 from relay.core.events import Event
+from relay.core.subscription import SigningSecret
 from relay.delivery.dispatcher import Dispatcher
-from relay.errors import StoreError
+from relay.delivery.signer import Signer
+from relay.errors import RelayError, StoreError
 from relay.holder import Holder
 from relay.http.sender import Sender
 from relay.metrics import Metrics
@@ -29,6 +31,7 @@ from relay.node import readiness, upkeep
 from relay.node.accounts import Accounts, adopted_accounts
 from relay.node.cluster import Cluster
 from relay.node.component_settings import ComponentSettings
+from relay.node.encryption_keys import EncryptionKeys
 from relay.node.reload import reconfigure
 from relay.node.scheduler import Scheduler, Upkeep
 from relay.node.sink_kinds import api_kinds
@@ -44,6 +47,7 @@ from relay.signals import Signals
 from relay.sources.definition import load_definition
 from relay.store.probe import WriteProbe
 from relay.store.store import Store
+from relay.tasks import Tasks
 from subscribers import registry
 from subscribers.base import RenderContext
 
@@ -65,15 +69,14 @@ class Node:
         store: Store,
         sender: Sender,
         base_url: str,
-        callback_secret: str,
+        keys: EncryptionKeys,
         clock: Clock = wall_clock,
         roles: tuple[str, ...] = ROLES,
         seed: int = 0,
         adopted: Adopted,
         node_id: str,
     ) -> None:
-        """`callback_secret` is the stored one, used if the settings have none; `adopted` are the accounts in the
-        database."""
+        """`keys` are those that the store encrypts with; `adopted` are the accounts in the database."""
         self.settings = settings = with_adopted(settings, adopted)
         self.base_url = (settings.server.public_url or base_url).rstrip("/")
         self.store = store
@@ -82,7 +85,8 @@ class Node:
         self._clock = clock
         self._roles = roles
         self._adopted = dict(adopted)
-        self._callback_secret = callback_secret
+        self.keys = keys
+        self._reloads = Tasks()
         self._dispatching: asyncio.Task[None] | None = None
         self._watching: asyncio.Task[None] | None = None
         self._loading: list[asyncio.Task[None]] = []
@@ -101,6 +105,7 @@ class Node:
         self._probe = WriteProbe(store.database)
 
         # Deliveries.
+        self._signer = Signer(store.subscriptions, self._configured_secrets)
         self.dispatcher = Dispatcher(
             deliveries=store.deliveries,
             subscriptions=store.subscriptions,
@@ -112,7 +117,7 @@ class Node:
             metrics=self.metrics_registry,
             holder=self._holder,
             lease_clock=store.database.lease_clock(clock),
-            callback_secret=self._current_callback_secret,
+            signer=self._signer,
             recorded=self._on_recorded,
         )
 
@@ -257,6 +262,7 @@ class Node:
         if self._cluster is not None:
             await self._cluster.stop()
         await self._stop_watching()
+        await self._reloads.finish(seconds)
         self.scheduler.shutdown()
         await self._accounts.close()
         log.info("stopped")
@@ -291,7 +297,8 @@ class Node:
     # --- changes while it runs
 
     def reload(self, settings: Settings) -> None:
-        """Applies the settings that SIGHUP can change: upstream keys, tokens, polling and delivery."""
+        """Applies the settings that SIGHUP can change: upstream and encryption keys, tokens, polling and delivery."""
+        self._reloads.start(self._reload_keys(settings.encryption.keys))
         self._set_settings(settings)
         if self.access.configure(self._components.of_api(self.node_id).tokens):
             self.signals.wake_all()  # what waits under a token that is gone ends
@@ -299,6 +306,12 @@ class Node:
         self._api = create_api(self._ports(), self._proxy)
         self.dispatcher.wake()
         self.scheduler.upkeep_now("probes")  # a refused key may have been replaced
+
+    async def _reload_keys(self, keys: Sequence[str]) -> None:
+        try:
+            await self.keys.reload(keys)
+        except RelayError as error:
+            log.error("encryption_keys_refused", error=str(error), hint="the previous keys stay in use")
 
     async def _adopt(self, source: str, api_key: str) -> None:
         """Adds an account for a caller's key that the upstream has accepted."""
@@ -333,7 +346,9 @@ class Node:
         delivers = self._dispatching is not None and not self._dispatching.done()
         running = {"api": True, "scheduler": self.scheduler.running, "dispatcher": delivers}
         roles = {role: running[role] for role in self._roles}
-        return await readiness.readiness(self.store, self._probe, self.pollers, roles, self._clock())
+        return await readiness.readiness(
+            self.store, self._probe, self.pollers, roles, self._clock(), keys=self.keys.problem
+        )
 
     def metrics(self) -> bytes:
         """All metrics in Prometheus' text format."""
@@ -345,7 +360,13 @@ class Node:
 
     async def callback_secret(self) -> str:
         """The secret that signs requests to callback URLs."""
-        return self._current_callback_secret()
+        await self._signer.refresh()
+        return self._signer.callback_secrets[0].value
+
+    async def signing_keys(self) -> tuple[SigningSecret, ...]:
+        """The private keys of `v1a` signatures, the newest first, with those that have just expired."""
+        await self._signer.refresh()
+        return self._signer.keys
 
     # --- wiring
 
@@ -382,8 +403,8 @@ class Node:
             find_adopted=self._find_adopted,
         )
 
-    def _current_callback_secret(self) -> str:
-        return self.settings.delivery.callback_secret or self._callback_secret
+    def _configured_secrets(self) -> tuple[SigningSecret, ...]:
+        return tuple(SigningSecret(value=secret) for secret in self.settings.delivery.callback_secret or ())
 
     def _on_recorded(self, event: Event) -> None:
         self.metrics_registry.events.labels(event.type).inc()

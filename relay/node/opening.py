@@ -7,20 +7,21 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from relay.clock import Clock, wall_clock
-from relay.config.keyring import load_or_create_keyring, python_line_that_makes_a_key
+from relay.config.keyring import KeyFile, Keyring, python_line_that_makes_a_key
 from relay.config.settings import Settings
-from relay.core.signing import new_secret
+from relay.core.signing import ED25519_BYTES, new_secret, new_signing_key
 from relay.errors import SettingsError
 from relay.http.sender import Sender
 from relay.node.accounts import adopted_accounts
 from relay.node.component_settings import guard_policy
+from relay.node.encryption_keys import EncryptionKeys
 from relay.node.local_token import with_local_token
 from relay.node.node import ROLES, Node
 from relay.private_files import default_state_dir
 from relay.sources.client import NODE_HEADER
 from relay.store.postgres_engine import is_postgres
 from relay.store.store import Store, open_store
-from relay.store.subscriptions import CALLBACK_OWNER
+from relay.store.subscriptions import CALLBACK_OWNER, SIGNING_OWNER
 
 NO_KEY = (
     "with PostgreSQL every node needs the same encryption key: set RELAY_ENCRYPTION_KEY to the output of this command, "
@@ -49,17 +50,20 @@ async def open_node(
     directory = state_dir or default_state_dir(os.environ if environ is None else environ)
     if is_postgres(settings.database.url) and not settings.encryption.keys:
         raise SettingsError(NO_KEY)
-    keyring = load_or_create_keyring(settings.encryption.keys, state_dir=directory)
+    file = None if settings.encryption.keys else KeyFile(directory)
+    keyring = Keyring(settings.encryption.keys if file is None else file.read_or_create())
     pool_size = settings.database.pool_size
     store = await open_store(
         settings.database.url, keyring, now=clock(), pool_size=pool_size, auto_migrate=auto_migrate
     )
     clock = store.clock(clock)
+    keys = EncryptionKeys(keyring, store.ciphertexts, clock=clock, file=file)
     try:
         if not settings.dev:  # now that the database can say whether it has a token
             given = os.environ if environ is None else environ
             settings = with_local_token(settings, given, has_stored=bool((await store.tokens.page(limit=1)).items))
-        callback_secret = await _stored_callback_secret(store, clock())
+        await keys.start()
+        await ensure_secrets(store, clock())
         # Decrypts every secret: a missing key is reported now, not at the first delivery.
         await store.subscriptions.all()
         await store.subscriptions.page(limit=1, callbacks=True)
@@ -70,7 +74,7 @@ async def open_node(
                 store=store,
                 sender=sender,
                 base_url=base_url,
-                callback_secret=callback_secret,
+                keys=keys,
                 clock=clock,
                 roles=roles,
                 seed=seed,
@@ -83,13 +87,12 @@ async def open_node(
             finally:
                 await node.stop()
     finally:
+        await keys.close()
         await store.close()
 
 
-async def _stored_callback_secret(store: Store, now: float) -> str:
-    found = await store.subscriptions.secrets(CALLBACK_OWNER)
-    if found:
-        return found[0].value
-    made = new_secret(secrets.token_bytes(32))
-    await store.subscriptions.add_secret(CALLBACK_OWNER, made, now)
-    return made
+async def ensure_secrets(store: Store, now: float) -> None:
+    """Creates the callback secret and the signing key, once for all nodes."""
+    await store.subscriptions.ensure_secret(CALLBACK_OWNER, new_secret(secrets.token_bytes(32)), now)
+    made = new_signing_key(secrets.token_bytes(ED25519_BYTES))
+    await store.subscriptions.ensure_secret(SIGNING_OWNER, made, now)

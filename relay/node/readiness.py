@@ -13,10 +13,17 @@ Pollers = Mapping[tuple[str, str], Poller]
 
 
 async def readiness(
-    store: Store, probe: WriteProbe, pollers: Pollers, roles: Mapping[str, bool], now: float
+    store: Store,
+    probe: WriteProbe,
+    pollers: Pollers,
+    roles: Mapping[str, bool],
+    now: float,
+    *,
+    keys: str | None = None,
 ) -> Readiness:
-    """Whether the node can do its work. `roles`: its roles, and whether each is running."""
-    problems: list[str] = []
+    """Whether the node can do its work. `roles`: its roles, and whether each is running; `keys`: what is wrong with its
+    encryption keys."""
+    problems: list[str] = [] if keys is None else [f"encryption keys: {keys}"]
     notes: list[str] = []
     checks: dict[str, str] = {}
     try:

@@ -11,6 +11,7 @@ import structlog
 
 from relay.clock import Clock
 from relay.config.settings import RetentionSettings
+from relay.core.signing import TOLERANCE_SECONDS
 from relay.errors import StoreError
 from relay.metrics import Metrics
 from relay.polling.poller import Poller
@@ -79,7 +80,8 @@ class Retention:
             "intents": lambda: _batches(lambda: rows.delete_intents(jobs)),
             "replays": lambda: _batches(lambda: rows.delete_replays(jobs)),
             "idempotency_keys": lambda: _batches(lambda: rows.delete_idempotency_keys(now - IDEMPOTENCY_SECONDS)),
-            "secrets": lambda: rows.delete_secrets(now),
+            # A receiver may still look for the public key of a request that is on its way.
+            "secrets": lambda: rows.delete_secrets(now - TOLERANCE_SECONDS),
         }
         total = 0
         for kind, delete in kinds.items():

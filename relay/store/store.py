@@ -9,6 +9,7 @@ from relay.clock import Clock
 from relay.store import migrations
 from relay.store.accounts import AccountStore
 from relay.store.attempt_results import END_ATTEMPTS
+from relay.store.ciphertexts import CiphertextStore
 from relay.store.database import Database
 from relay.store.deliveries import DeliveryStore
 from relay.store.events import EventStore
@@ -48,6 +49,7 @@ class Store:
         self.intents = IntentStore(database, outbox, cipher)
         self.holders = HolderStore(database)
         self.accounts = AccountStore(database, outbox, cipher)
+        self.ciphertexts = CiphertextStore(database)
         self.learned = LearnedStore(database)
         self.tokens = TokenStore(database)
         self.upkeep = UpkeepStore(database, cache)

@@ -15,7 +15,7 @@ from relay.core.filters import matches
 from relay.core.jsontext import dumps
 from relay.core.records import Page, RefreshTurn
 from relay.core.subscription import SigningSecret, Subscription
-from relay.errors import NotFound
+from relay.errors import Conflict, NotFound
 from relay.ids import new_id
 from relay.store.cancellation import CANCEL_CHUNK, cancel_some
 from relay.store.database import Database
@@ -36,6 +36,9 @@ from relay.store.subscription_cache import READ_AT_ONCE, VERSION
 from relay.store.tables import EventRow, SecretRow, SubscriptionRow
 
 CALLBACK_OWNER = "callbacks"
+SIGNING_OWNER = "signing"
+MAX_SECRETS = 10
+"""Valid secrets of an owner: each adds a signature to every request."""
 BACKFILL_CHUNK = 1_000
 # The first event since a time. `+ 0` keeps PostgreSQL from walking the positions from the oldest event on.
 FIRST_POSITION = "SELECT MIN(position + 0) FROM events WHERE recorded_at >= :since"
@@ -52,7 +55,15 @@ _OF_ITS_STATE = ("state", "state_since", "state_reason", "probe_at", "drain_sinc
 _FIXED = ("id", "created_at", "start_at", "owner")
 _PLAIN = (*_FIXED, *_OF_ITS_STATE, *_OF_THE_SINK, "kind", "source", "description")
 """Columns that hold an attribute as it is."""
-_CONFIG = ("method", "ordering", "timeout_seconds", "retry_schedule_seconds", "rate_per_second", "concurrency")
+_CONFIG = (
+    "method",
+    "ordering",
+    "signature",
+    "timeout_seconds",
+    "retry_schedule_seconds",
+    "rate_per_second",
+    "concurrency",
+)
 # Changes a subscription's state. Resuming an enabled subscription also changes `state_since`, so that every node drops
 # what it knows of the sink.
 SET_STATE = """
@@ -69,6 +80,8 @@ FORGET_FAILURES = f"UPDATE subscriptions SET {', '.join(f'{name} = NULL' for nam
 PROBE_NOW = "UPDATE subscriptions SET probe_at = :now WHERE id = :id AND probe_at IS NOT NULL"
 # Begins or ends the turn to trade a refresh token, or the pause after a failure.
 SET_REFRESH_UNTIL = "UPDATE subscriptions SET refresh_until = :until WHERE id = :id"
+# Counts an owner's valid secrets.
+COUNT_SECRETS = "SELECT COUNT(*) FROM secrets WHERE owner = :owner AND (expires_at IS NULL OR expires_at > :now)"
 _NEWEST_SECRET = (col(SecretRow.expires_at).is_not(None), col(SecretRow.created_at).desc(), col(SecretRow.id).desc())
 
 
@@ -164,8 +177,9 @@ class SubscriptionStore(Scoped):
         await self._database.write(_set_sink_health, health)
 
     async def add_secret(self, owner: str, value: str, now: float, *, old_expire_at: float | None = None) -> None:
-        """Adds a signing secret to a subscription (or CALLBACK_OWNER); older ones expire at `old_expire_at`. A
-        disabled subscription that is being probed is probed again at once."""
+        """Adds a signing secret to a subscription (or CALLBACK_OWNER, SIGNING_OWNER); older ones expire at
+        `old_expire_at`. A disabled subscription that is being probed is probed again at once. Raises Conflict if
+        MAX_SECRETS are valid."""
         await self._refuse_hidden(owner)
         await self._database.write(self._add_secret, (owner, value, now, old_expire_at))
 
@@ -184,6 +198,11 @@ class SubscriptionStore(Scoped):
     async def pause_refresh(self, subscription_id: str, until: float) -> None:
         """Nobody trades the refresh token before then."""
         await self._database.write(_pause_refresh, (subscription_id, until))
+
+    async def ensure_secret(self, owner: str, value: str, now: float) -> None:
+        """Adds the secret unless the owner has one. Of nodes that start together, one adds its own."""
+        if not await self.secrets(owner):
+            await self._database.write(self._ensure_secret, (owner, value, now))
 
     async def remove(self, subscription_id: str, now: float) -> None:
         """Deletes a subscription and cancels its open deliveries, in chunks that do not delay other writes. Raises
@@ -249,6 +268,10 @@ class SubscriptionStore(Scoped):
     async def secrets(self, owner: str) -> tuple[SigningSecret, ...]:
         """An owner's signing secrets: those that do not expire first, then newest first."""
         return await self._database.read(self._secrets_of, owner)
+
+    async def own_secrets(self) -> tuple[tuple[SigningSecret, ...], tuple[SigningSecret, ...]]:
+        """The relay's own: the callback secrets, and the private keys. Sorted like `secrets`."""
+        return await self._database.read(self._own_secrets)
 
     # --- batches
 
@@ -378,8 +401,14 @@ class SubscriptionStore(Scoped):
 
     def _add_secret(
         self, connection: Connection, items: Sequence[tuple[str, str, float, float | None]]
-    ) -> Sequence[None]:
+    ) -> Sequence[None | Exception]:
+        self._outbox.subscriptions.changed(connection)  # first, so that two rotations come one after the other
+        results: list[None | Exception] = []
         for owner, value, now, old_expire_at in items:
+            if run(connection, COUNT_SECRETS, owner=owner, now=now).scalar_one() >= MAX_SECRETS:
+                problem = f"{MAX_SECRETS} secrets are valid: wait until an old one expires"
+                results.append(Conflict(problem, code="too_many_secrets"))
+                continue
             if old_expire_at is not None:
                 connection.execute(
                     update(SecretRow)
@@ -388,7 +417,14 @@ class SubscriptionStore(Scoped):
                 )
             self._insert_secret(connection, owner, value, now)
             run(connection, PROBE_NOW, id=owner, now=now)
-        self._outbox.subscriptions.changed(connection)
+            results.append(None)
+        return results
+
+    def _ensure_secret(self, connection: Connection, items: Sequence[tuple[str, str, float]]) -> Sequence[None]:
+        self._outbox.subscriptions.changed(connection)  # first: it waits for a node that adds one
+        for owner, value, now in items:
+            if not self._secrets_of(connection, owner):
+                self._insert_secret(connection, owner, value, now)
         return [None] * len(items)
 
     def _remove(self, connection: Connection, items: Sequence[str]) -> Sequence[None | Exception]:
@@ -433,7 +469,7 @@ class SubscriptionStore(Scoped):
 
     def _from_row(self, row: Row[Any], secrets: tuple[SigningSecret, ...]) -> Subscription:
         sealed = loads(self._cipher.decrypt(row.sealed, context=row.id))
-        config = row.config
+        config = {"signature": "v1", **row.config}
         if row.callback:  # callbacks use the relay's own settings; old rows hold those of the day they were created
             config = {**config, "timeout_seconds": None, "retry_schedule_seconds": None}
         schedule = config["retry_schedule_seconds"]
@@ -456,7 +492,10 @@ class SubscriptionStore(Scoped):
 
     def _secret(self, row: Row[Any]) -> SigningSecret:
         value = self._cipher.decrypt(row.ciphertext, context=row.id).decode()
-        return SigningSecret(value=value, expires_at=row.expires_at)
+        return SigningSecret(value=value, expires_at=row.expires_at, created_at=row.created_at)
+
+    def _own_secrets(self, connection: Connection) -> tuple[tuple[SigningSecret, ...], tuple[SigningSecret, ...]]:
+        return self._secrets_of(connection, CALLBACK_OWNER), self._secrets_of(connection, SIGNING_OWNER)
 
     def _all(self, connection: Connection, owner: str | None) -> list[Subscription]:
         listed = (

@@ -32,6 +32,10 @@ TextKey = Annotated[str, Field(sa_type=SqlText, primary_key=True)]
 Json = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
 LargeInteger = BigInteger().with_variant(Integer, "sqlite")
 Position = Annotated[int | None, Field(sa_type=LargeInteger, primary_key=True)]
+Sealed = Annotated[bytes, Field(sa_column_kwargs={"info": {"sealed": True}})]
+"""A ciphertext, bound to the row's primary key (its columns joined by slashes). Rotation of the encryption keys finds
+such columns by this type: see `relay.store.ciphertexts`."""
+OptionalSealed = Annotated[bytes | None, Field(sa_column_kwargs={"info": {"sealed": True}})]
 LargeCount = Annotated[int, Field(sa_type=LargeInteger)]
 
 
@@ -161,7 +165,7 @@ class SubscriptionRow(SQLModel, table=True):
     id: TextKey
     kind: Text
     sink_digest: Text
-    sealed: bytes
+    sealed: Sealed
     types: list[str] | None = Field(default=None, sa_type=Json)
     source: OptionalText = None
     owner: OptionalText = None
@@ -182,7 +186,8 @@ class SubscriptionRow(SQLModel, table=True):
 
 
 class SecretRow(SQLModel, table=True):
-    """A signing secret, encrypted. `owner`: a subscription's id, or `callbacks` for the relay's default."""
+    """A signing secret, encrypted. `owner`: a subscription's id, `callbacks` for the relay's default, `signing` for its
+    ed25519 private keys."""
 
     __tablename__: ClassVar[str] = "secrets"
     __table_args__ = (
@@ -194,7 +199,7 @@ class SecretRow(SQLModel, table=True):
 
     id: TextKey
     owner: Text
-    ciphertext: bytes
+    ciphertext: Sealed
     created_at: float
     expires_at: float | None = None
 
@@ -287,7 +292,7 @@ class AccountRow(SQLModel, table=True):
     state: Text = "ok"
     since: float | None = None
     problem: dict[str, Any] | None = Field(default=None, sa_type=Json)
-    key_ciphertext: bytes | None = None
+    key_ciphertext: OptionalSealed = None
     holder: OptionalText = None
     held_until: float | None = None
     plan: OptionalText = None
@@ -330,7 +335,7 @@ class IdempotencyRow(SQLModel, table=True):
     id: TextKey
     body_digest: Text
     status_code: int | None = None
-    ciphertext: bytes | None = None
+    ciphertext: OptionalSealed = None
     created_at: float
     holder: OptionalText = None
     held_until: float | None = None
@@ -370,7 +375,7 @@ class IntentRow(SQLModel, table=True):
     connect_account_id: OptionalText = None
     request: bytes | None = None
     intent_metadata: bytes | None = Field(default=None, sa_column_kwargs={"name": "metadata"})
-    sealed: bytes | None = None
+    sealed: OptionalSealed = None
     told: int = Field(default=0, sa_type=SmallInteger, sa_column_kwargs={"server_default": "0"})
     fate: OptionalText = None
     job_id: OptionalText = None
@@ -441,6 +446,31 @@ class TokenRow(SQLModel, table=True):
     account: OptionalText = None
     networks: list[str] = Field(default_factory=list, sa_type=Json)
     requests_per_minute: int | None = None
+
+
+class EncryptionKeyRow(SQLModel, table=True):
+    """A key that ciphertexts may need. `id`: the beginning of the key's SHA-256 in hex."""
+
+    __tablename__: ClassVar[str] = "encryption_keys"
+
+    id: TextKey
+    created_at: float
+
+
+class NodeKeysRow(SQLModel, table=True):
+    """The encryption keys of a running node, if several share the database.
+
+    keys     their ids, a JSON list, the one that encrypts first
+    since    when the node took them
+    seen_at  when it last said so
+    """
+
+    __tablename__: ClassVar[str] = "node_keys"
+
+    node: TextKey
+    keys: Text
+    since: float
+    seen_at: float
 
 
 class VersionRow(SQLModel, table=True):

@@ -8,6 +8,8 @@ from relay.api.app import create_api
 from relay.api.catalogue import EXAMPLES, OPERATIONS
 from relay.api.resource import routes_of
 from relay.core.records import Intent
+from relay.core.signing import new_signing_key
+from relay.store.subscriptions import SIGNING_OWNER
 from tests.support.api_conformity import DOCUMENT, METHODS, pointer_to, validator, with_tokens
 from tests.support.api_world import HOOK
 from tests.support.store_kit import claim, result_of
@@ -67,6 +69,11 @@ async def a_token(world, client):
     return (await client.post("/v1/tokens", json=body)).json()["id"]
 
 
+async def a_signing_key(world, client):
+    await world.store.subscriptions.ensure_secret(SIGNING_OWNER, new_signing_key(bytes(32)), world.now)
+    return ""
+
+
 async def a_schema(world, client):
     return "job-status.v1"
 
@@ -108,6 +115,11 @@ CALLS = {
     "listTokens": (a_token, None, 200),
     "getToken": (a_token, None, 200),
     "revokeToken": (a_token, None, 200),
+    "getPublicKeys": (a_signing_key, None, 200),
+    "getKeys": (a_signing_key, None, 200),
+    "rotateEncryptionKey": (None, None, 202),
+    "rotateSigningKey": (None, {}, 200),
+    "rotateCallbackSecret": (None, {}, 200),
     "listSources": (None, None, 200),
     "getMetrics": (None, None, 200),
     "getLiveness": (None, None, 200),

@@ -92,7 +92,7 @@ async def test_callbacks_are_signed_with_the_secret_in_the_settings(tmp_path: Pa
             return str((await world.api.get("/v1/signing-secret")).json()["secret"])
 
         first, given = await secret(), "whsec_" + "A" * 32
-        reload(world, callback_secret=given)
+        reload(world, callback_secret=(given, first))
         assert await secret() == given
         reload(world)
         assert await secret() == first

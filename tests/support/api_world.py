@@ -13,13 +13,14 @@ from relay.api.operations import Context
 from relay.api.ports import ApiSettings, Kinds, Ports, Readiness, Token
 from relay.core.client_address import Network
 from relay.core.delivery import Attempt, OutboundRequest, Outcome, Timings
+from relay.core.encryption import Rotation
 from relay.core.events import Event, Origin, from_transition, owner_of
 from relay.core.forwarding import Header
 from relay.core.job import PRIORITY_WEIGHTS, Job, Observation, detect
 from relay.core.netguard import GuardPolicy
 from relay.core.records import PollRecord, Registered, Registration
 from relay.core.signing import new_secret, signature_headers
-from relay.core.subscription import Subscription
+from relay.core.subscription import SigningSecret, Subscription
 from relay.core.tracking import Explanation, SourceReport, TrackRequest
 from relay.errors import RequestError
 from relay.ids import new_id
@@ -238,7 +239,7 @@ class FakeDispatcher:
         )
         return attempt, Outcome(verdict="delivered", reason="200 OK")
 
-    def request_of(self, subscription: Subscription, event: Event) -> OutboundRequest:
+    async def request_of(self, subscription: Subscription, event: Event) -> OutboundRequest:
         signature = signature_headers(subscription.secrets, message_id=event.id, now=NOW, body=event.body)
         return OutboundRequest(url=subscription.sink, headers=(*subscription.headers, *signature), body=event.body)
 
@@ -246,10 +247,31 @@ class FakeDispatcher:
         self.woken += 1
 
 
+class FakeKeys:
+    """Encryption keys whose rotation never ends."""
+
+    ids = ("0c1d2e3f", "8a9b0c1d")
+    place = "encryption.keys"
+
+    def __init__(self) -> None:
+        self.rotation: Rotation | None = None
+        self.refusal: RequestError | None = None
+
+    async def rotate(self) -> Rotation:
+        if self.refusal is not None:
+            raise self.refusal
+        self.rotation = Rotation(state="running", key=self.ids[0], started_at=NOW, total=3, done=1)
+        return self.rotation
+
+
 class FakeNode:
     """A node that is well, until a test says otherwise."""
 
+    store: Store
+    """Set by the world."""
+
     def __init__(self) -> None:
+        self.keys = FakeKeys()
         self.answer = Readiness(notes=("all is well",), checks={"database": "ok"})
         self.stopping = False
         self.secret = new_secret(b"c" * 32)
@@ -273,6 +295,9 @@ class FakeNode:
 
     async def callback_secret(self) -> str:
         return self.secret
+
+    async def signing_keys(self) -> tuple[SigningSecret, ...]:
+        return (await self.store.subscriptions.own_secrets())[1]
 
 
 def answer_of(status: int, body: bytes) -> ProxyResponse:

@@ -60,6 +60,17 @@ REPLAY_POINTS: Mapping[str, str] = {
 }
 """Each step of a replay passes all of these, in this order."""
 
+ROTATION_POINTS: Mapping[str, str] = {
+    "rotation.filed": "the key file has the new key; no transaction has begun (SQLite)",
+    "again.called": "some secrets are encrypted again; their transaction has not begun",
+    "again.written": "they are written; the transaction is not committed",
+    "again.committed": "that is committed; the rest is encrypted with the old key",
+    "retire.called": "everything is encrypted again; the old key is still noted as used",
+    "retire.written": "the old key is retired; the transaction is not committed",
+    "retire.committed": "that is committed; nobody was told",
+}
+"""A rotation of the encryption keys passes all of these, in this order."""
+
 PROBE_POINTS: Mapping[str, str] = {
     "probe.called": "it is time to try the disabled subscription; the turn's transaction has not begun",
     "probe.written": "the turn and the lease are written; the transaction is not committed",

@@ -35,11 +35,13 @@ class Stop:
         """Wraps the calls between which the points lie."""
         from aiohttp import ClientResponse
 
+        from relay.config.keyring import KeyFile
         from relay.delivery.dispatcher import Dispatcher
         from relay.http import exchange, sender
         from relay.proxy.creates import Creates
         from relay.proxy.transport import UpstreamTransport
         from relay.sources.client import UpstreamClient
+        from relay.store.ciphertexts import CiphertextStore
         from relay.store.deliveries import DeliveryStore
         from relay.store.intents import IntentStore
         from relay.store.jobs import JobStore
@@ -59,6 +61,9 @@ class Stop:
         self._around(sender.Sender, "send", after="drain.answered", draining=True)
         self._around(IntentStore, "begin", "create.called", "intent.committed", "intent.written")
         self._around(ReplayStore, "advance", "replay.called", "replay.committed", "replay.written")
+        self._around(CiphertextStore, "replace", "again.called", "again.committed", "again.written")
+        self._around(CiphertextStore, "retire", "retire.called", "retire.committed", "retire.written")
+        self._after(KeyFile, "add", "rotation.filed")
         self._around(UpstreamTransport, "send", operation="create.sent")
         self._around(Creates, "_settle_answer", "create.answered", "create.recorded")
         self._around(Store, "recover_from_crash", "start.migrated", "start.freed")
@@ -91,6 +96,18 @@ class Stop:
                     self._operation.reset(token)
             if self._draining or not draining:
                 self.at(after)
+            return result
+
+        setattr(owner, name, wrapped)
+
+    def _after(self, owner: type, name: str, point: str) -> None:
+        """For a function that does not wait."""
+        original = getattr(owner, name)
+
+        @functools.wraps(original)
+        def wrapped(*arguments: Any) -> Any:
+            result = original(*arguments)
+            self.at(point)
             return result
 
         setattr(owner, name, wrapped)

@@ -13,6 +13,7 @@ from relay.core.records import Registration
 from relay.core.subscription import SigningSecret, Subscription
 from relay.delivery.dispatcher import Dispatcher
 from relay.delivery.settings import DeliverySettings
+from relay.delivery.signer import Signer
 from relay.holder import Holder
 from relay.ids import new_id
 from relay.metrics import Metrics
@@ -117,7 +118,7 @@ class World:
             settings=DeliverySettings(jitter=0.0, dataschema_base="https://relay.test"),
             metrics=self.metrics,
             holder=self.holder,
-            callback_secret=lambda: SECRET,
+            signer=Signer(self.store.subscriptions, lambda: (SigningSecret(value=SECRET),)),
         )
 
     async def restart(self) -> None:

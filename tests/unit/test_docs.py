@@ -2,9 +2,12 @@
 
 import importlib
 import inspect
+import json
 import pkgutil
 import re
 import shlex
+import shutil
+import subprocess
 import threading
 import time
 import urllib.error
@@ -23,7 +26,7 @@ from relay.core.events import RELAY_EVENTS, job_event_types
 from relay.core.planner.planner_views import Purpose
 from relay.core.planner.planner_views import Reason as PollReason
 from relay.core.signing import Reason as VerifyReason
-from relay.core.signing import new_secret, sign
+from relay.core.signing import new_secret, new_signing_key, public_key_of, sign
 from relay.delivery.dispatcher import LEASE_MARGIN_SECONDS
 from relay.errors import RelayError
 from relay.metrics import Metrics
@@ -373,3 +376,44 @@ def test_the_receiver_in_the_readme_verifies(
 
     assert statuses == [204, 204, 401]
     assert capsys.readouterr().out == "j-1 0000000001 ai.revor.job.failed\n"
+
+
+V1A_CASES = [(0, b"", True), (280, b"", True), (320, b"", False), (-330, b"", False), (0, b" ", False)]
+"""Age of the request in seconds, what is added to its body, and whether it verifies."""
+
+
+def v1a_request(age_seconds: int, added: bytes) -> tuple[list[str], dict[str, str], bytes]:
+    """Public keys, headers and body of a request whose first signatures are of another scheme and another key."""
+    private, other = (new_signing_key(bytes([number]) * 32) for number in (1, 2))
+    timestamp, body = int(time.time()) - age_seconds, b'{"id": "evt_1"}'
+    signature = sign([new_secret(bytes(32)), new_signing_key(bytes(32)), private], "evt_1", timestamp, body)
+    headers = {"webhook-id": "evt_1", "webhook-timestamp": str(timestamp), "webhook-signature": signature}
+    return [public_key_of(other), public_key_of(private)], headers, body + added
+
+
+def v1a_code(language: str) -> str:
+    (code,) = re.findall(rf"```{language}\n(.*?)```", (DOCS / "events.md").read_text(encoding="utf-8"), flags=re.DOTALL)
+    return str(code)
+
+
+@pytest.mark.parametrize(("age_seconds", "added", "expected"), V1A_CASES)
+def test_the_python_code_in_events_verifies_v1a(age_seconds: int, added: bytes, expected: bool) -> None:
+    scope: dict[str, Any] = {}
+    exec(compile(v1a_code("python"), "events.md", "exec"), scope)
+    keys, headers, body = v1a_request(age_seconds, added)
+    assert scope["verify_v1a"](keys, headers, body) is expected
+    assert scope["verify_v1a"](keys[:1], headers, body) is False
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="NOT CHECKED: there is no node to run the code of events.md")
+def test_the_node_code_in_events_verifies_v1a(tmp_path: Path) -> None:
+    requests = [v1a_request(age_seconds, added) for age_seconds, added, _ in V1A_CASES]
+    calls = [
+        f"verifyV1a({json.dumps(some)}, {json.dumps(headers)}, Buffer.from({json.dumps(body.decode())}))"
+        for keys, headers, body in requests
+        for some in (keys, keys[:1])
+    ]
+    script = f"{v1a_code('js')}\nconsole.log(JSON.stringify([{', '.join(calls)}]));\n"
+    (tmp_path / "receiver.mjs").write_text(script, encoding="utf-8")
+    ran = subprocess.run(["node", str(tmp_path / "receiver.mjs")], capture_output=True, text=True, check=True)
+    assert json.loads(ran.stdout) == [value for _, _, expected in V1A_CASES for value in (expected, False)]

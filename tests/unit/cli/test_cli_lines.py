@@ -26,7 +26,7 @@ def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (["jobs", "import", "nope.csv"], 2, "cannot read nope.csv"),
         (["sources", "revor"], 2, "unexpected extra argument"),
         (["support"], 2, "Missing argument"),
-        (["tokens"], 2, "No such command"),
+        (["ui"], 2, "No such command"),
         (["jobs", "add"], 2, "Missing argument"),
         (["jobs", "add", "a", "--metadata", "[1]"], 2, "--metadata is not a JSON object"),
         (["jobs", "wait", "a", "--until", "never"], 2, "'running'"),
@@ -117,7 +117,7 @@ def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert listed == [
         *("demo", "serve", "init", "migrate", "check", "sandbox", "sources", "support"),
         *("signing-secret", "listen", "verify"),
-        *("jobs", "subscriptions", "events", "deliveries", "replays", "intents"),
+        *("jobs", "subscriptions", "events", "deliveries", "replays", "intents", "tokens", "keys"),
     ]
     assert run(["--version"]) == 0
     assert capsys.readouterr().out.startswith("relay ")

@@ -9,8 +9,11 @@ import pytest
 
 from relay.cli import run
 from relay.cli.local import parse_request
-from relay.core.signing import sign
+from relay.core.signing import new_signing_key, public_key_of, sign
 from relay.errors import UsageError
+from tests.unit.cli.test_cli_client import Stub, stub
+
+__all__ = ["stub"]
 
 SECRET = "whsec_MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE="
 OTHER = "whsec_OTk5OTk5OTk5OTk5OTk5OTk5OTk5OTk5OTk5OTk5OTk="
@@ -119,3 +122,62 @@ def test_secret_is_prompted_for_on_a_terminal(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr("relay.cli.local._is_terminal", lambda: True)
     monkeypatch.setattr("typer.prompt", lambda *_, **__: f" {SECRET}\n")
     assert run(["verify", str(tmp_path / "request.txt"), "--now", str(AT)]) == 0
+
+
+# --- public keys
+
+PRIVATE, OTHER_PRIVATE = new_signing_key(bytes(32)), new_signing_key(bytes(range(32)))
+
+
+@pytest.mark.parametrize(
+    ("private", "now", "reason"),
+    [(PRIVATE, AT, "ok"), (OTHER_PRIVATE, AT, "wrong_key"), (PRIVATE, AT + 301, "old_timestamp")],
+)
+def test_a_public_key_verifies_v1a(
+    private: str, now: int, reason: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "request.http"
+    file.write_bytes(request(signature=sign([SECRET, private], "evt_1", AT, BODY)))
+    public = public_key_of(PRIVATE)
+    assert run(["verify", "--secret", public, "--now", str(now), "--json", str(file)]) == (0 if reason == "ok" else 1)
+    assert json.loads(capsys.readouterr().out)["reason"] == reason
+    assert run(["verify", "--secret", PRIVATE, str(file)]) == 2
+    err = capsys.readouterr().err
+    assert "is a private key" in err
+    assert PRIVATE.removeprefix("whsk_") not in err
+
+
+@pytest.mark.parametrize("end", ["", "/", "/.well-known/webhook-keys.json"])
+@pytest.mark.parametrize(
+    ("signature", "now", "reason"),
+    [
+        (sign([PRIVATE], "evt_1", AT, BODY), AT, "ok"),
+        (sign([OTHER_PRIVATE], "evt_1", AT, BODY), AT, "ok"),
+        (sign([OTHER_PRIVATE], "evt_1", AT, BODY), AT + 301, "old_timestamp"),
+        (sign([OTHER_PRIVATE], "evt_1", AT, BODY + b" "), AT, "wrong_key"),
+        (sign([SECRET], "evt_1", AT, BODY), AT, "no_v1a_signature"),
+    ],
+)
+def test_public_keys_are_fetched_from_a_relay(
+    stub: Stub, end: str, signature: str, now: int, reason: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    keys = [{"public_key": public_key_of(private)} for private in (PRIVATE, OTHER_PRIVATE)]
+    stub.says("GET /.well-known/webhook-keys.json", {"keys": keys})
+    file = tmp_path / "request.http"
+    file.write_bytes(request(signature=signature))
+    arguments = ["verify", "--relay", stub.url + end, "--now", str(now), "--json", str(file)]
+    assert run(arguments) == (0 if reason == "ok" else 1)
+    assert json.loads(capsys.readouterr().out)["reason"] == reason
+    assert "authorization" not in stub.seen[0][1]
+
+
+@pytest.mark.parametrize("document", [{}, [], {"keys": []}, {"keys": [5]}, {"keys": {}}])
+def test_a_server_without_public_keys_is_named(
+    stub: Stub, document: object, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stub.says("GET /.well-known/webhook-keys.json", document)
+    (tmp_path / "request.http").write_bytes(request())
+    assert run(["verify", "--relay", stub.url, str(tmp_path / "request.http")]) == 2
+    assert "lists no public keys" in capsys.readouterr().err
+    assert run(["verify", "--relay", stub.url, "--secret", SECRET, str(tmp_path / "request.http")]) == 2
+    assert "exclude each other" in capsys.readouterr().err

@@ -214,6 +214,27 @@ def test_dev_allows_loopback_sinks_only(tmp_path: Path) -> None:
     assert settings.security.allow_ports == (443,)
 
 
+def test_callback_secrets_are_one_or_several(tmp_path: Path) -> None:
+    other = "whsec_" + "B" * 32
+    assert load(tmp_path).delivery.callback_secret is None
+    for written in (f'"{WHSEC}"', f'["{WHSEC}"]'):
+        settings = load(tmp_path, f"delivery: {{callback_secret: {written}}}")
+        assert settings.delivery.callback_secret == (WHSEC,)
+    assert load(tmp_path, f'delivery: {{callback_secret: ["{WHSEC}", "{other}"]}}').delivery.callback_secret == (
+        WHSEC,
+        other,
+    )
+    for variable in (f'["{WHSEC}", "{other}"]', f"[{WHSEC}, {other}]"):
+        found = load(tmp_path, RELAY_DELIVERY__CALLBACK_SECRET=variable).delivery.callback_secret
+        assert found == (WHSEC, other)
+    assert load(tmp_path, RELAY_DELIVERY__CALLBACK_SECRET=WHSEC).delivery.callback_secret == (WHSEC,)
+    for wrong in ("[]", "5", "[5]", "{a: b}", f'["{WHSEC}", hidden]', f"[{', '.join([WHSEC] * 11)}]"):
+        with pytest.raises(SettingsError, match="24 to 64 bytes, or a list of up to 10 of these") as caught:
+            load(tmp_path, f"delivery: {{callback_secret: {wrong}}}")
+        assert "hidden" not in str(caught.value)
+        assert WHSEC not in str(caught.value)
+
+
 def test_no_repr_shows_a_secret(tmp_path: Path) -> None:
     secrets = {"K": "sk-revor-hidden", "T": "token-hidden-0123456789", "D": "sqlite:////hidden-db"}
     text = f"""
@@ -223,7 +244,7 @@ def test_no_repr_shows_a_secret(tmp_path: Path) -> None:
         delivery: {{callback_secret: "{WHSEC}"}}
     """
     settings = load(tmp_path, text, REVOR_API_KEY="sk-revor-hidden", **secrets)
-    assert settings.delivery.callback_secret == WHSEC
+    assert settings.delivery.callback_secret == (WHSEC,)
     for secret in (*secrets.values(), KEY, WHSEC):
         assert secret not in repr(settings)
 
@@ -245,7 +266,6 @@ def test_settings_applied_by_sighup_need_no_restart(tmp_path: Path) -> None:
     )
     assert changed_needs_restart(old, rest) == [
         "server.port",
-        "encryption.keys",
         "sources",
         "sources.revor.base_url",
         "sources.revor.accounts",

@@ -12,8 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relay.config.keyring import (
+    MAX_KEYS,
     DecryptError,
+    KeyFile,
     Keyring,
+    key_id,
     load_or_create_keyring,
     new_key,
     python_line_that_makes_a_key,
@@ -165,3 +168,69 @@ def test_key_file_is_private_whatever_the_umask(tmp_path: Path) -> None:
     finally:
         os.umask(before)
     assert (tmp_path / "s" / "key").stat().st_mode & 0o777 == 0o600
+
+
+def test_replaced_keys_are_used_from_then_on() -> None:
+    ring = Keyring([OLD])
+    blob = ring.encrypt(b"x", context="c")
+    ring.replace([NEW, OLD])
+    assert ring.ids == (key_id(NEW), key_id(OLD))
+    assert ring.decrypt(blob, context="c") == b"x"
+    assert not ring.is_current(blob)
+    assert ring.encrypt(b"x", context="c").startswith(ring.header)
+    with pytest.raises(SettingsError):
+        ring.replace([])
+    assert ring.ids == (key_id(NEW), key_id(OLD))
+
+
+def test_a_key_file_holds_several_keys_the_newest_first(tmp_path: Path) -> None:
+    file = KeyFile(tmp_path / "state")
+    (first,) = file.read_or_create()
+    file.path.chmod(0o400)
+    second, kept = file.add(1_800_000_000.0)
+    assert (kept, file.read()) == (first, (second, first))
+    assert file.path.stat().st_mode & 0o777 == 0o600
+    text = file.path.read_text()
+    assert f"# {key_id(second)}\n{second}\n# {key_id(first)}\n{first}\n" in text
+    assert "Rotated on 2027-01-15" in text
+    assert [path.name for path in file.path.parent.iterdir()] == ["key"]
+    blob = Keyring([first]).encrypt(b"x", context="c")
+    assert load_or_create_keyring([], state_dir=tmp_path / "state").decrypt(blob, context="c") == b"x"
+
+
+def test_a_key_file_that_cannot_be_replaced_stays_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = KeyFile(tmp_path / "state")
+    before = file.read_or_create()
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(SettingsError, match=r"the key file cannot be replaced \(No space left on device\)"):
+        file.add(0.0)
+    assert file.read() == before
+    assert [path.name for path in file.path.parent.iterdir()] == ["key"]
+
+
+def test_a_key_file_has_a_bounded_number_of_keys(tmp_path: Path) -> None:
+    file = KeyFile(tmp_path / "state")
+    file.read_or_create()
+    for _ in range(MAX_KEYS - 1):
+        file.add(0.0)
+    with pytest.raises(SettingsError, match="has 20 keys: remove those that are no longer used"):
+        file.add(0.0)
+    assert len(file.read()) == MAX_KEYS
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["# only a comment\n", "\n\n", f"{NEW}\nhidden\n", f"{NEW} {OLD}\n"],
+    ids=["comment", "empty", "word", "one line"],  # NEW differs in each test process
+)
+def test_a_key_file_with_anything_else_is_refused(tmp_path: Path, text: str) -> None:
+    file = KeyFile(tmp_path)
+    file.path.write_text(text)
+    file.path.chmod(0o600)
+    with pytest.raises(SettingsError, match="does not contain 32 bytes") as caught:
+        file.read_or_create()
+    assert "hidden" not in str(caught.value)

@@ -1,17 +1,33 @@
-"""Standard Webhooks v1, checked against the published vector and the `standardwebhooks` package."""
+"""Standard Webhooks v1 and v1a, checked against published vectors, `standardwebhooks`, cryptography and Node."""
 
 import base64
 import json
+import re
+import shutil
+import subprocess
 from datetime import UTC, datetime
 from typing import Any
 
 import orjson
 import pytest
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from hypothesis import given
 from hypothesis import strategies as st
 from standardwebhooks import Webhook
 
-from relay.core.signing import Reason, new_secret, parse_secret, sign, signature_headers, verify
+from relay.core.signing import (
+    Reason,
+    key_id_of,
+    new_secret,
+    new_signing_key,
+    parse_public_key,
+    parse_secret,
+    public_key_of,
+    sign,
+    signature_headers,
+    verify,
+)
 from relay.core.subscription import SigningSecret
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
@@ -212,3 +228,128 @@ def test_no_header_makes_verify_raise(extra: dict[str, str], body: bytes) -> Non
     for name in ("webhook-id", "webhook-timestamp", "webhook-signature"):
         for value in extra.values():
             verify(SECRET, signed(body) | {name: value}, body, now=NOW)
+
+
+# --- v1a
+
+# The test of the Svix server for asymmetric keys; its signature is the example of the Standard Webhooks specification.
+PRIVATE = "whsk_6Xb/dCcHpPea21PS1N9VY/NZW723CEc77N4rJCubMbfVKIDij2HKpMKkioLlX0dRqSKJp4AJ6p9lMicMFs6Kvg=="
+PUBLIC = "whpk_1SiA4o9hyqTCpIqC5V9HUakiiaeACeqfZTInDBbOir4="
+OTHER_PRIVATE = new_signing_key(bytes(range(32)))
+
+
+def test_the_published_v1a_vector() -> None:
+    body = b'{"test": 2432232314}'
+    expected = "v1a,hnO3f9T8Ytu9HwrXslvumlUpqtNVqkhqw/enGzPCXe5BdqzCInXqYXFymVJaA7AZdpXwVLPo3mNl8EM+m7TBAg=="
+    assert sign([PRIVATE], MESSAGE_ID, int(NOW), body) == expected
+    assert public_key_of(PRIVATE) == PUBLIC
+    assert reason(signed(body, webhook_signature=expected), body, secret=PUBLIC) == "ok"
+    seed = base64.b64decode(PRIVATE.removeprefix("whsk_"))[:32]
+    assert new_signing_key(seed) == PRIVATE
+    short = "whsk_" + base64.b64encode(seed).decode()
+    assert sign([short], MESSAGE_ID, int(NOW), body) == expected
+
+
+@given(st.binary(min_size=32, max_size=32), st.binary(max_size=200), st.integers(0, 2**33))
+def test_cryptography_verifies_what_a_private_key_signs(seed: bytes, body: bytes, timestamp: int) -> None:
+    private = new_signing_key(seed)
+    scheme, _, encoded = sign([private], MESSAGE_ID, timestamp, body).partition(",")
+    assert scheme == "v1a"
+    public = Ed25519PublicKey.from_public_bytes(parse_public_key(public_key_of(private)))
+    public.verify(base64.b64decode(encoded), f"{MESSAGE_ID}.{timestamp}.".encode() + body)
+    with pytest.raises(InvalidSignature):
+        public.verify(base64.b64decode(encoded), f"{MESSAGE_ID}.{timestamp}.".encode() + body + b"x")
+
+
+def test_a_public_key_has_an_id_of_its_own() -> None:
+    assert len(key_id_of(PUBLIC)) == 16
+    assert key_id_of(PUBLIC) != key_id_of(public_key_of(OTHER_PRIVATE))
+
+
+def test_several_schemes_are_separated_by_one_space() -> None:
+    secrets = [SigningSecret(value=SECRET), SigningSecret(value=PRIVATE), SigningSecret(value=OTHER_PRIVATE)]
+    headers = dict(signature_headers(secrets, message_id=MESSAGE_ID, now=NOW, body=EVENT))
+    parts = headers["webhook-signature"].split(" ")
+    assert [part.partition(",")[0] for part in parts] == ["v1", "v1a", "v1a"]
+    for secret in (SECRET, PUBLIC, public_key_of(OTHER_PRIVATE)):
+        assert reason(headers, EVENT, secret=secret) == "ok"
+
+
+def test_an_expired_key_signs_no_more() -> None:
+    keys = [SigningSecret(value=OTHER_PRIVATE), SigningSecret(value=PRIVATE, expires_at=NOW + 60)]
+    during = dict(signature_headers(keys, message_id=MESSAGE_ID, now=NOW + 59, body=EVENT))
+    after = dict(signature_headers(keys, message_id=MESSAGE_ID, now=NOW + 60, body=EVENT))
+    assert reason(during, EVENT, secret=PUBLIC, now=NOW + 59) == "ok"
+    assert reason(after, EVENT, secret=PUBLIC, now=NOW + 60) == "wrong_key"
+    assert reason(after, EVENT, secret=public_key_of(OTHER_PRIVATE), now=NOW + 60) == "ok"
+
+
+@pytest.mark.parametrize(
+    ("secret", "signature", "expected", "words"),
+    [
+        (PUBLIC, "v1,AAAA", "no_v1a_signature", r"only v1: verify it with the secret \(whsec_…\)"),
+        (PUBLIC, "v2,AAAA", "no_v1a_signature", "holds no v1a signature$"),
+        (SECRET, "v1a,AAAA", "no_v1_signature", r"only v1a: verify it with a public key \(whpk_…\)"),
+        (PUBLIC, "v1a,AAAA v1a,!!! v1a,é v1a,", "wrong_key", "the key is another one"),
+    ],
+)
+def test_a_signature_of_another_scheme_or_key(secret: str, signature: str, expected: str, words: str) -> None:
+    found = verify(secret, signed(EVENT, webhook_signature=signature), EVENT, now=NOW)
+    assert found.reason == expected
+    assert re.search(words, found.detail)
+
+
+def test_reserialised_body_and_old_timestamp_are_detected_with_a_public_key() -> None:
+    headers = signed(orjson.dumps({"a": 1}), secret=PRIVATE)
+    assert reason(headers, b'{"a": 1}', secret=PUBLIC) == "reserialised_body"
+    assert "the key is right" in verify(PUBLIC, headers, b'{"a": 1}', now=NOW).detail
+    assert reason(headers, b'{"a":1}', secret=PUBLIC, now=NOW + 301) == "old_timestamp"
+    assert reason(headers, b'{"a":1}', secret=PUBLIC, now=NOW - 301) == "future_timestamp"
+
+
+@pytest.mark.parametrize("text", ["", "whpk_", "whpk_AAAA", "whpk_!", "whpk_é", PUBLIC.removeprefix("whpk_")])
+def test_malformed_public_keys(text: str) -> None:
+    with pytest.raises(ValueError, match="a public key is whpk_ and the base64 of 32 bytes"):
+        parse_public_key(text)
+
+
+@pytest.mark.parametrize("text", ["whsk_", "whsk_AAAA", "whsk_é", PRIVATE.removesuffix("Kvg==")])
+def test_malformed_private_keys_are_not_quoted(text: str) -> None:
+    with pytest.raises(ValueError, match=r"a private key is whsk_ and the base64 of 32 bytes$"):
+        sign([text], MESSAGE_ID, 0, b"")
+
+
+def test_a_seed_of_a_wrong_length() -> None:
+    with pytest.raises(ValueError, match="32 bytes"):
+        new_signing_key(bytes(31))
+
+
+def test_a_private_key_is_refused_for_verification() -> None:
+    with pytest.raises(ValueError, match="verify with the public key whpk_…") as caught:
+        verify(PRIVATE, signed(EVENT), EVENT, now=NOW)
+    assert PRIVATE.removeprefix("whsk_") not in str(caught.value)
+
+
+NODE = """
+const crypto = require('crypto');
+const {publicKey, headers, body} = JSON.parse(require('fs').readFileSync(0, 'utf8'));
+const x = Buffer.from(publicKey.slice('whpk_'.length), 'base64').toString('base64url');
+const key = crypto.createPublicKey({key: {kty: 'OKP', crv: 'Ed25519', x}, format: 'jwk'});
+const content = Buffer.concat([
+  Buffer.from(`${headers['webhook-id']}.${headers['webhook-timestamp']}.`), Buffer.from(body, 'base64')]);
+const signatures = headers['webhook-signature'].split(' ').filter((part) => part.startsWith('v1a,'));
+const verifies = (part) => crypto.verify(null, content, key, Buffer.from(part.slice(4), 'base64'));
+process.stdout.write(JSON.stringify(signatures.map(verifies)));
+"""
+
+
+@pytest.mark.skipif(
+    shutil.which("node") is None, reason="NOT CHECKED: there is no node, so its crypto verifies nothing"
+)
+def test_nodes_crypto_verifies_what_a_private_key_signs() -> None:
+    keys = [SigningSecret(value=OTHER_PRIVATE), SigningSecret(value=PRIVATE), SigningSecret(value=SECRET)]
+    headers = dict(signature_headers(keys, message_id=MESSAGE_ID, now=NOW, body=EVENT))
+    for body, expected in ((EVENT, [False, True]), (EVENT + b" ", [False, False])):
+        given = {"publicKey": PUBLIC, "headers": headers, "body": base64.b64encode(body).decode()}
+        ran = subprocess.run(["node", "-e", NODE], input=json.dumps(given), capture_output=True, text=True, check=True)
+        assert json.loads(ran.stdout) == expected

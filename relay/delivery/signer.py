@@ -1,0 +1,59 @@
+"""Which secrets and keys sign a request.
+
+A subscription's own secrets make `v1` signatures, the relay's key pair makes `v1a` signatures. Callbacks share the
+relay's default secret, so they get both: who knows that secret can forge a `v1`, but never a `v1a`.
+"""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from relay.core import signing
+from relay.core.subscription import SigningSecret, Subscription
+
+if TYPE_CHECKING:
+    from relay.store.subscriptions import SubscriptionStore
+
+Headers = tuple[tuple[str, str], ...]
+
+
+class Signer:
+    """Signs requests. Rotated secrets sign until they expire."""
+
+    def __init__(
+        self, subscriptions: "SubscriptionStore", configured: Callable[[], tuple[SigningSecret, ...]] = tuple
+    ) -> None:
+        """`configured`: the callback secrets of the settings; without any the stored ones sign."""
+        self._subscriptions = subscriptions
+        self._configured = configured
+        self._stored: tuple[SigningSecret, ...] = ()
+        self._keys: tuple[SigningSecret, ...] = ()
+        self._version = -1
+
+    async def refresh(self) -> None:
+        """Loads the relay's secrets and keys again if they, or a subscription, have changed."""
+        version = self._subscriptions.version
+        if version != self._version:
+            self._stored, self._keys = await self._subscriptions.own_secrets()
+            self._version = version
+
+    @property
+    def callback_secrets(self) -> tuple[SigningSecret, ...]:
+        """The secrets of requests to callback URLs, the newest first."""
+        return self._configured() or self._stored
+
+    @property
+    def keys(self) -> tuple[SigningSecret, ...]:
+        """The private keys `whsk_…`, the newest first. Some may have expired."""
+        return self._keys
+
+    def headers(self, subscription: Subscription, *, message_id: str, now: float, body: bytes) -> Headers:
+        """The signature headers of a request."""
+        if subscription.callback:
+            secrets = self.callback_secrets + self._keys
+        elif subscription.signature == "v1":
+            secrets = subscription.secrets
+        elif subscription.signature == "v1a":
+            secrets = self._keys
+        else:
+            secrets = subscription.secrets + self._keys
+        return signing.signature_headers(secrets, message_id=message_id, now=now, body=body)

@@ -1,0 +1,146 @@
+"""`/v1/keys` and the public keys: what is shown, and what rotation changes."""
+
+import base64
+
+import pytest
+
+from relay.core.encryption import Rotation
+from relay.core.signing import new_secret, new_signing_key, public_key_of, signature_headers, verify
+from relay.errors import Conflict
+from relay.store.subscriptions import CALLBACK_OWNER, MAX_SECRETS, SIGNING_OWNER
+from tests.support.api_world import HOOK, NOW, TOKENS
+
+PRIVATE = new_signing_key(bytes(range(32)))
+
+
+@pytest.fixture
+async def signing_key(world):
+    await world.store.subscriptions.ensure_secret(SIGNING_OWNER, PRIVATE, NOW - 60)
+
+
+@pytest.mark.usefixtures("signing_key")
+async def test_public_keys_are_readable_without_a_token(open_client):
+    stranger = open_client(peer="203.0.113.9", dev=False, tokens=TOKENS)
+    answer = await stranger.get("/.well-known/webhook-keys.json")
+    assert answer.status_code == 200
+    (key,) = answer.json()["keys"]
+    assert key == {
+        "id": key["id"],
+        "scheme": "v1a",
+        "algorithm": "ed25519",
+        "public_key": public_key_of(PRIVATE),
+        "valid_from": "2027-01-15T07:59:00.000Z",
+        "valid_until": None,
+    }
+    assert PRIVATE.removeprefix("whsk_") not in answer.text
+    seed = base64.b64encode(base64.b64decode(PRIVATE.removeprefix("whsk_"))[:32]).decode()
+    assert seed.rstrip("=") not in answer.text
+
+
+@pytest.mark.usefixtures("signing_key")
+async def test_rotation_of_the_signing_key_lists_and_signs_with_both(client, world):
+    answer = await client.post("/v1/keys/signing/rotate", json={"overlap_seconds": 3600})
+    assert answer.status_code == 200
+    assert answer.json()["old_key_expires_at"] == "2027-01-15T09:00:00.000Z"
+    assert "whsk_" not in answer.text
+    listed = (await client.get("/.well-known/webhook-keys.json")).json()["keys"]
+    assert listed[0] == answer.json()["key"]
+    assert [key["valid_until"] for key in listed] == [None, "2027-01-15T09:00:00.000Z"]
+    assert (await client.get("/v1/keys")).json()["signing"] == listed
+    stored = await world.store.subscriptions.secrets(SIGNING_OWNER)
+    during = dict(signature_headers(stored, message_id="evt_1", now=NOW + 3599, body=b"{}"))
+    after = dict(signature_headers(stored, message_id="evt_1", now=NOW + 3600, body=b"{}"))
+    new, old = (key["public_key"] for key in listed)
+    assert verify(new, during, b"{}", now=NOW + 3599).ok
+    assert verify(old, during, b"{}", now=NOW + 3599).ok
+    assert verify(new, after, b"{}", now=NOW + 3600).ok
+    assert verify(old, after, b"{}", now=NOW + 3600).reason == "wrong_key"
+    assert world.dispatcher.woken
+
+
+async def test_rotation_of_the_callback_secret_keeps_the_old_one_for_a_while(client, world):
+    old = new_secret(b"o" * 32)
+    await world.store.subscriptions.ensure_secret(CALLBACK_OWNER, old, NOW - 60)
+    answer = (await client.post("/v1/keys/callback-secret/rotate")).json()
+    assert answer["old_secret_expires_at"] == "2027-01-16T08:00:00.000Z"
+    stored = await world.store.subscriptions.secrets(CALLBACK_OWNER)
+    assert {one.value: one.expires_at for one in stored} == {answer["secret"]: None, old: NOW + 86_400}
+
+
+async def test_a_callback_secret_of_the_settings_is_rotated_there(open_client, world):
+    client = open_client(callback_secret_given=True)
+    answer = await client.post("/v1/keys/callback-secret/rotate")
+    assert (answer.status_code, answer.json()["code"]) == (409, "callback_secret_configured")
+    assert "give it a list" in answer.json()["detail"]
+    assert await world.store.subscriptions.secrets(CALLBACK_OWNER) == ()
+
+
+@pytest.mark.parametrize("what", ["signing", "callback-secret"])
+async def test_an_overlap_is_limited_and_rotations_are_bounded(client, what):
+    path = f"/v1/keys/{what}/rotate"
+    for overlap in (-1, 31 * 86_400, "1h"):
+        assert (await client.post(path, json={"overlap_seconds": overlap})).status_code == 422
+    for _ in range(MAX_SECRETS):
+        assert (await client.post(path)).status_code == 200
+    answer = await client.post(path)
+    assert (answer.status_code, answer.json()["code"]) == (409, "too_many_secrets")
+
+
+async def test_a_rotation_of_the_encryption_key_is_followed(client, world):
+    shown = (await client.get("/v1/keys")).json()
+    assert shown["encryption"] == {"ids": ["0c1d2e3f", "8a9b0c1d"], "place": "encryption.keys", "rotation": None}
+    answer = await client.post("/v1/keys/encryption/rotate")
+    assert answer.status_code == 202
+    assert (await client.get("/v1/keys")).json()["encryption"]["rotation"] == answer.json()
+    world.node.keys.rotation = Rotation(
+        state="failed", key="0c1d2e3f", started_at=NOW, done=9, total=3, failed=2, problem="why", ended_at=NOW + 1
+    )
+    rotation = (await client.get("/v1/keys")).json()["encryption"]["rotation"]
+    assert (rotation["state"], rotation["problem"], rotation["total"]) == ("failed", "why", 9)
+
+
+async def test_a_rotation_that_another_node_forbids_is_a_conflict(client, world):
+    world.node.keys.refusal = Conflict("the node web-2 still encrypts with the key 8a9b0c1d", code="keys_differ")
+    answer = await client.post("/v1/keys/encryption/rotate")
+    assert (answer.status_code, answer.json()["code"]) == (409, "keys_differ")
+
+
+@pytest.mark.parametrize("token", ["rl_read", "rl_jobs"])
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "/v1/keys"),
+        ("POST", "/v1/keys/encryption/rotate"),
+        ("POST", "/v1/keys/signing/rotate"),
+        ("POST", "/v1/keys/callback-secret/rotate"),
+    ],
+)
+async def test_only_admins_see_and_rotate_keys(open_client, token, method, path):
+    client = open_client(dev=False, tokens=TOKENS)
+    answer = await client.request(method, path, headers={"Authorization": f"Bearer {token}"})
+    assert (answer.status_code, answer.json()["code"]) == (403, "scope_missing")
+
+
+@pytest.mark.parametrize("signature", ["v1", "v1a", "both"])
+async def test_a_subscription_names_its_signature(client, world, signature):
+    made = (await client.post("/v1/subscriptions", json={"sink": HOOK, "config": {"signature": signature}})).json()
+    assert made["config"]["signature"] == signature
+    stored = await world.store.subscriptions.get(made["id"])
+    assert stored.signature == signature
+    del made["config"]["secret"]
+    changed = (await client.put(f"/v1/subscriptions/{made['id']}", json=made)).json()
+    assert changed["config"]["signature"] == signature
+    changed = (await client.put(f"/v1/subscriptions/{made['id']}", json={"sink": HOOK})).json()
+    assert changed["config"]["signature"] == "v1"
+
+
+async def test_an_unknown_signature_is_refused(client):
+    answer = await client.post("/v1/subscriptions", json={"sink": HOOK, "config": {"signature": "v2"}})
+    assert answer.status_code == 422
+    assert answer.json()["errors"][0]["pointer"] == "/config/signature"
+
+
+async def test_a_callback_gets_both_signatures(client, world):
+    await world.job("a", callback_url=HOOK)
+    (shown,) = (await client.get("/v1/subscriptions?callbacks=true")).json()["items"]
+    assert shown["config"]["signature"] == "both"

@@ -1,0 +1,95 @@
+"""The relay is stopped between any two steps of a rotation of the encryption keys, while it delivers.
+
+Then every promise is checked, every secret can be read, and the old key is not used any more.
+"""
+
+import asyncio
+import contextlib
+import json
+import signal
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from relay.config.keyring import KeyFile, key_id, new_key
+from tests.support.kill_points import ROTATION_POINTS
+from tests.support.kill_world import SEED, World, check_the_promise, in_turns, open_world
+
+JOBS = 16
+LATER = 3
+STOP_SECONDS = 25.0
+ROTATE = "/v1/keys/encryption/rotate"
+CONSTANTS = {
+    "relay.node.encryption_keys:STEP_ROWS": 2,
+    "relay.node.encryption_keys:SETTLE_SECONDS": 0.1,
+    "relay.store.ciphertexts:SLICE": 5,
+}
+
+
+def points() -> list[tuple[str, str]]:
+    """A key file is SQLite's."""
+    return [("sqlite", "rotation.filed"), *in_turns(point for point in ROTATION_POINTS if point != "rotation.filed")]
+
+
+async def started(world: World) -> None:
+    with contextlib.suppress(aiohttp.ClientError):
+        async with world.session.post(f"{world.relay.url}{ROTATE}") as response:
+            assert response.status == 202, await response.text()
+
+
+async def rotated(world: World) -> Any:
+    """Rotates to the end. Returns the rotation."""
+    await started(world)
+    async with asyncio.timeout(STOP_SECONDS):
+        while True:
+            rotation = (await world.get("/v1/keys"))["encryption"]["rotation"]
+            if rotation["state"] != "running":
+                return rotation
+            await asyncio.sleep(0.02)
+
+
+@pytest.mark.parametrize(("database", "point"), points())
+async def test_stop_at_any_point_of_a_rotation_keeps_every_promise(tmp_path: Path, database: str, point: str) -> None:
+    async with open_world(tmp_path, f"{SEED}:{point}", database=database) as world:
+        relay = world.relay
+        relay.constants |= CONSTANTS
+        await relay.serve()
+        await relay.ready(world.session)
+        await world.subscribe()
+        for number in range(JOBS):
+            body = {"sink": f"https://sink.example/{number}", "types": ["relay.test"]}
+            async with world.session.post(f"{relay.url}/v1/subscriptions", json=body) as response:
+                assert response.status == 201
+        (old,) = (await world.get("/v1/keys"))["encryption"]["ids"]
+        await relay.signal(signal.SIGTERM)
+        assert await relay.ended(STOP_SECONDS) == 0
+        if database != "sqlite":
+            before = relay.environ.pop("RELAY_ENCRYPTION_KEY")
+            relay.environ["RELAY_ENCRYPTION__KEYS"] = json.dumps([new_key(), before])
+
+        await relay.serve(stop=(point, 1))
+        await relay.ready(world.session)
+        await asyncio.gather(*[world.register(await world.new_job()) for _ in range(JOBS)])
+        await started(world)
+        await relay.killed_itself(STOP_SECONDS)
+        if point.startswith("again"):
+            await relay.serve(stop=(point, LATER))
+            await relay.ready(world.session)
+            await started(world)
+            await relay.killed_itself(STOP_SECONDS)
+
+        await relay.serve()
+        await relay.ready(world.session)
+        ended = await rotated(world)
+        ids = (await world.get("/v1/keys"))["encryption"]["ids"]
+        assert ended["state"] == "done"
+        assert ended["key"] == ids[0]
+        assert old in ids[1:]
+        if database == "sqlite":
+            assert [key_id(key) for key in KeyFile(tmp_path / "revor-relay").read()] == ids
+            # It had ended before the last kill: the next one was another rotation.
+            assert len(ids) == (3 if point == "retire.committed" else 2)
+        report = await check_the_promise(world)
+        assert report.jobs == JOBS

@@ -1,0 +1,151 @@
+"""Keys are rotated in a running relay, by the commands a person types, while it delivers."""
+
+import json
+import sqlite3
+from collections.abc import AsyncIterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from standardwebhooks import Webhook
+from starlette.requests import Request
+from starlette.responses import Response
+
+from relay.clock import wall_clock
+from relay.config.keyring import KeyFile, key_id
+from relay.core.signing import verify
+from tests.support.relay_world import RelayWorld, open_relay_world
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[RelayWorld]:
+    async with open_relay_world(tmp_path) as opened:
+        yield opened
+
+
+class Receiver:
+    """Keeps what arrives, unread."""
+
+    def __init__(self, world: RelayWorld) -> None:
+        self.requests: list[tuple[dict[str, str], bytes]] = []
+        world.answering = self.take
+
+    async def take(self, request: Request) -> Response:
+        self.requests.append((dict(request.headers), await request.body()))
+        return Response(status_code=204)
+
+    def verifying(self, secret: str) -> int:
+        """How many of the requests verify."""
+        return sum(verify(secret, headers, body, now=wall_clock()).ok for headers, body in self.requests)
+
+
+async def test_the_key_file_is_rotated_while_the_relay_delivers(world: RelayWorld, tmp_path: Path) -> None:
+    file = KeyFile(tmp_path / "state" / "revor-relay")
+    await world.serve()
+    made = await world.subscribe()
+    jobs = [await world.job() for _ in range(5)]
+    (old,) = file.read()
+    code, lines = await world.run("keys", "rotate", "--json")
+    assert code == 0, lines
+    ended = json.loads(lines[-1])
+    assert (ended["state"], ended["unused"]) == ("done", [key_id(old)])
+    jobs += [await world.job() for _ in range(5)]
+    await world.until_delivered(jobs)
+    assert await world.end() == 0
+    with closing(sqlite3.connect(tmp_path / "relay.db")) as connection:
+        sealed = "SELECT sealed FROM subscriptions UNION ALL SELECT ciphertext FROM secrets"
+        assert {row[0][1:5].hex() for row in connection.execute(sealed)} == {ended["key"]}
+
+    await world.serve()
+    file.path.write_text(file.read()[0] + "\n")  # the old key is removed by hand
+    world.hang_up()
+    await world.said("settings_read_again")
+    await world.until_delivered([await world.job()])
+    assert (await world.get("/v1/keys"))["encryption"]["ids"] == [ended["key"]]
+    assert (await world.get(f"/v1/subscriptions/{made['id']}"))["state"] == "enabled"
+
+
+async def test_a_key_removed_too_early_is_refused_at_run_time_and_at_the_start(
+    world: RelayWorld, tmp_path: Path
+) -> None:
+    file = KeyFile(tmp_path / "state" / "revor-relay")
+    await world.serve()
+    await world.subscribe()
+    old = file.path.read_text()
+    file.path.unlink()
+    file.read_or_create()
+    world.hang_up()
+    refused = await world.said("encryption_keys_refused.*")
+    assert "which is not one of the 1 configured" in refused
+    await world.until_delivered([await world.job()])  # with the previous keys
+    assert await world.end() == 0
+    assert "add it to encryption.keys, or restore the key file" in await world.refused()
+    file.path.write_text(old)
+    await world.serve()
+    await world.until_delivered([await world.job()])
+
+
+async def test_callbacks_and_subscriptions_verify_through_both_rotations(world: RelayWorld, tmp_path: Path) -> None:
+    receiver = Receiver(world)
+    await world.serve()
+    assert (await world.subscribe(config={"signature": "v1a"}))["config"]["signature"] == "v1a"
+    keys = await world.get("/.well-known/webhook-keys.json")
+    (first,) = keys["keys"]
+    secret = (await world.get("/v1/signing-secret"))["secret"]
+
+    async def callback() -> None:
+        """A job whose events are delivered to its callback, and to the subscription."""
+        seen = len(receiver.requests)
+        job_id = await world.upstream_job()
+        body = {"id": job_id, "callback_url": f"{world.sink_url}/callback", "callback_types": ["succeeded"]}
+        status, _ = await world.call("POST", "/v1/jobs", body)
+        assert status == 201
+        await world.until(lambda: len(receiver.requests) >= seen + 2)
+
+    await callback()
+    assert receiver.verifying(first["public_key"]) == len(receiver.requests)
+    assert 0 < receiver.verifying(secret) < len(receiver.requests), "the subscription asked for v1a only"
+
+    code, lines = await world.run("keys", "rotate", "signing", "--json")
+    assert code == 0, lines
+    second = json.loads(lines[-1])["key"]
+    code, lines = await world.run("keys", "rotate", "callback-secret", "--json")
+    assert code == 0, lines
+    new_secret = json.loads(lines[-1])["secret"]
+    assert (await world.get("/v1/signing-secret"))["secret"] == new_secret
+    receiver.requests.clear()
+    await callback()
+    for key in (first, second):
+        assert receiver.verifying(key["public_key"]) == len(receiver.requests)
+    signed_with_both = [one for one in receiver.requests if verify(secret, *one, now=wall_clock()).ok]
+    assert signed_with_both
+    for headers, body in signed_with_both:
+        assert headers["webhook-signature"].count("v1,") == headers["webhook-signature"].count("v1a,") == 2
+        Webhook(new_secret).verify(body, headers)
+        Webhook(secret).verify(body, headers)
+
+    headers, body = receiver.requests[-1]
+    raw = "POST / HTTP/1.1\r\n" + "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    (tmp_path / "request.http").write_bytes(raw.encode() + b"\r\n" + body)
+    code, lines = await world.run("verify", "--relay", world.url, "request.http")
+    assert (code, lines[-1].partition(":")[0]) == (0, "ok")
+
+
+async def test_a_forger_who_knows_the_callback_secret_cannot_make_a_v1a(world: RelayWorld) -> None:
+    receiver = Receiver(world)
+    await world.serve()
+    (key,) = (await world.get("/.well-known/webhook-keys.json"))["keys"]
+    secret = (await world.get("/v1/signing-secret"))["secret"]
+    forged = _signed(secret, b'{"type":"ai.revor.job.succeeded"}')
+    assert verify(secret, *forged, now=wall_clock()).ok
+    assert verify(key["public_key"], *forged, now=wall_clock()).reason == "no_v1a_signature"
+    assert receiver.requests == []
+
+
+def _signed(secret: str, body: bytes) -> tuple[dict[str, Any], bytes]:
+    from relay.core.signing import signature_headers
+    from relay.core.subscription import SigningSecret
+
+    made = signature_headers([SigningSecret(value=secret)], message_id="evt_1", now=wall_clock(), body=body)
+    return dict(made), body

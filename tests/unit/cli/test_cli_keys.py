@@ -1,0 +1,234 @@
+"""`relay keys`: against a stub server, and on a SQLite file of its own."""
+
+import asyncio
+import json
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from relay.cli import keys, run
+from relay.clock import wall_clock
+from relay.config.keyring import KeyFile, Keyring, key_id, new_key
+from relay.core.signing import parse_public_key, parse_secret
+from relay.node.opening import ensure_secrets
+from relay.store.sqlite import SqliteDatabase
+from relay.store.store import Store, open_store
+from tests.support.store_kit import subscription
+from tests.unit.cli.test_cli_client import Stub, stub
+
+__all__ = ["stub"]
+
+PATH = "POST /v1/keys/encryption/rotate"
+
+
+@pytest.fixture(autouse=True)
+def _at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """In a folder without a database."""
+    monkeypatch.setattr(keys, "POLL_SECONDS", 0.001)
+    monkeypatch.chdir(tmp_path)
+
+
+def rotation(state: str = "running", done: int = 0, **changes: Any) -> dict[str, Any]:
+    fixed = {"key": "0c1d2e3f", "total": 1200, "failed": 0, "unused": [], "problem": None}
+    return {"state": state, "done": done, **fixed, "started_at": "t", "ended_at": None, **changes}
+
+
+def shown(rotation: dict[str, Any] | None) -> dict[str, Any]:
+    return {"encryption": {"ids": ["0c1d2e3f"], "place": "encryption.keys", "rotation": rotation}, "signing": []}
+
+
+def test_generate_prints_a_key_alone_on_stdout(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["keys", "generate"]) == 0
+    out, err = capsys.readouterr()
+    key = out.removesuffix("\n")
+    Keyring([key])
+    assert f"Its id is {key_id(key)}" in err
+    assert "encrypts the secrets in the database" in err
+    assert key not in err
+    assert run(["keys", "generate", "--json"]) == 0
+    made = json.loads(capsys.readouterr().out)
+    assert made["id"] == key_id(made["key"])
+    assert made["key"] != key
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_rotation_shows_its_progress_and_the_unused_keys(
+    stub: Stub, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, terminal: bool
+) -> None:
+    monkeypatch.setattr("sys.stderr.isatty", lambda: terminal)
+    stub.says(PATH, rotation(), status=202)
+    for one in (rotation(), rotation(done=600), rotation(done=610), rotation("done", done=1200, unused=["8a9b0c1d"])):
+        stub.says("GET /v1/keys", shown(one))
+    assert run(["keys", "rotate"]) == 0
+    out, err = capsys.readouterr()
+    assert out == (
+        "1,200 secrets encrypted again with the key 0c1d2e3f. No longer used: 8a9b0c1d. Remove it from encryption.keys "
+        "once you need no backup from before\n"
+    )
+    if terminal:
+        assert "1200/1200" in err
+    else:
+        assert err.splitlines() == [
+            "600 of 1,200 secrets encrypted again",
+            "1,200 of 1,200 secrets encrypted again",
+        ]
+
+
+def test_rotation_that_fails_exits_with_1(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
+    stub.says(PATH, rotation(), status=202)
+    failed = rotation("failed", done=7, problem="2 secrets cannot be decrypted")
+    stub.says("GET /v1/keys", shown(failed))
+    assert run(["keys", "rotate", "encryption"]) == 1
+    assert "but not all: 2 secrets cannot be decrypted" in capsys.readouterr().out
+    assert run(["keys", "rotate", "--json"]) == 1
+    assert json.loads(capsys.readouterr().out) == failed
+
+
+def test_rotation_goes_on_after_a_restart_of_the_relay(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
+    stub.says(PATH, rotation(), status=202)
+    for one in (rotation(), None, rotation("done", done=5)):
+        stub.says("GET /v1/keys", shown(one))
+    assert run(["keys", "rotate"]) == 0
+    assert [what for what, _, _ in stub.seen].count(PATH) == 2
+    assert "No other key is left in encryption.keys" in capsys.readouterr().out
+
+
+def test_rotation_without_a_new_key_says_how_to_get_one(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
+    stub.says(PATH, rotation("done"), status=202)
+    stub.says("GET /v1/keys", shown(None))
+    assert run(["keys", "rotate"]) == 0
+    assert "already. For a new one: `relay keys generate`, then make it the first of" in capsys.readouterr().out
+
+
+def test_other_secrets_are_rotated_by_the_relay(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
+    stub.says("POST /v1/keys/signing/rotate", {"key": {"public_key": "whpk_x"}, "old_key_expires_at": "2026-05-21"})
+    stub.says("POST /v1/keys/callback-secret/rotate", {"secret": "whsec_x", "old_secret_expires_at": "2026-05-21"})
+    assert run(["keys", "rotate", "signing", "--overlap", "60"]) == 0
+    assert json.loads(stub.seen[-1][2]) == {"overlap_seconds": 60}
+    assert "whpk_x. The old key still signs until 2026-05-21" in capsys.readouterr().out
+    assert run(["keys", "rotate", "callback-secret"]) == 0
+    assert json.loads(stub.seen[-1][2]) == {}
+    assert "whsec_x. The old one still signs until 2026-05-21" in capsys.readouterr().out
+
+
+def test_an_overlap_of_encryption_keys_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["keys", "rotate", "--overlap", "60"]) == 2
+    assert "--overlap is for signing and callback-secret" in capsys.readouterr().err
+    assert run(["keys", "rotate", "tokens"]) == 2
+    assert "Traceback" not in capsys.readouterr().err
+
+
+# --- on the database
+
+
+@pytest.fixture
+def database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A SQLite file with a subscription; its key is in a key file."""
+    for name in ("RELAY_URL", "RELAY_TOKEN", "RELAY_ENCRYPTION_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DATABASE_URL", f"sqlite:///{tmp_path / 'relay.db'}")
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    asyncio.run(on(tmp_path, fill))
+    return tmp_path
+
+
+def key_file(folder: Path) -> KeyFile:
+    return KeyFile(folder / "state" / "revor-relay")
+
+
+async def on(folder: Path, work: Any) -> Any:
+    keyring = Keyring(key_file(folder).read_or_create())
+    store = await open_store(f"sqlite:///{folder / 'relay.db'}", keyring, now=wall_clock())
+    try:
+        return await work(store)
+    finally:
+        await store.close()
+
+
+async def fill(store: Store) -> None:
+    await ensure_secrets(store, wall_clock())
+    await store.subscriptions.create(subscription("sub_1"))
+
+
+async def read(store: Store) -> Any:
+    return await store.subscriptions.all(), await store.subscriptions.own_secrets()
+
+
+def test_without_a_running_relay_the_file_is_rotated(database: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = asyncio.run(on(database, read))
+    (old,) = key_file(database).read()
+    assert run(["keys", "rotate", "--json"]) == 0
+    ended = json.loads(capsys.readouterr().out)
+    assert (ended["state"], ended["done"], ended["unused"]) == ("done", 3, [key_id(old)])
+    new, kept = key_file(database).read()
+    assert (key_id(new), kept) == (ended["key"], old)
+    assert asyncio.run(on(database, read)) == before
+    with closing(sqlite3.connect(database / "relay.db")) as connection:
+        sealed = connection.execute("SELECT sealed FROM subscriptions UNION ALL SELECT ciphertext FROM secrets")
+        assert {row[0][1:5].hex() for row in sealed} == {key_id(new)}
+
+
+def test_configured_keys_are_rotated_without_the_file(
+    database: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (old,), new = key_file(database).read(), new_key()
+    monkeypatch.setenv("RELAY_ENCRYPTION__KEYS", json.dumps([new, old]))
+    assert run(["keys", "rotate"]) == 0
+    out = capsys.readouterr().out
+    assert f"encrypted again with the key {key_id(new)}. No longer used: {key_id(old)}." in out
+    assert "from encryption.keys" in out
+    assert key_file(database).read() == (old,)
+    monkeypatch.setenv("RELAY_ENCRYPTION__KEYS", json.dumps([old]))
+    assert run(["keys", "rotate"]) == 2
+    assert f"encrypted with the key {key_id(new)}, which is not one of the 1" in capsys.readouterr().err
+
+
+def test_signing_keys_and_callback_secrets_are_rotated_in_the_file(
+    database: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["keys", "rotate", "signing", "--overlap", "60", "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    parse_public_key(answer["key"]["public_key"])
+    assert "whsk_" not in json.dumps(answer)
+    assert run(["keys", "rotate", "callback-secret", "--json"]) == 0
+    secret = json.loads(capsys.readouterr().out)["secret"]
+    parse_secret(secret)
+    callback_secrets, signing = asyncio.run(on(database, lambda store: store.subscriptions.own_secrets()))
+    assert callback_secrets[0].value == secret
+    assert (len(callback_secrets), len(signing)) == (2, 2)
+    assert [one.expires_at is None for one in signing] == [True, False]
+    monkeypatch.setenv("RELAY_DELIVERY__CALLBACK_SECRET", secret)
+    assert run(["keys", "rotate", "callback-secret"]) == 2
+    assert "Give it a list with the new secret and the old one" in capsys.readouterr().err
+
+
+def test_a_missing_database_is_not_created(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("RELAY_URL", raising=False)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DATABASE_URL", f"sqlite:///{tmp_path / 'none.db'}")
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    assert run(["keys", "rotate"]) == 2
+    assert "there is no database at" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_held_file_is_rotated_through_its_node(
+    database: Path, stub: Stub, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    port = stub.server_address[1]
+    monkeypatch.delenv("RELAY_URL")
+    monkeypatch.setenv("RELAY_SERVER__PORT", str(port))
+    stub.says("POST /v1/keys/signing/rotate", {"key": {"public_key": "whpk_x"}, "old_key_expires_at": "2026-05-21"})
+    holder = SqliteDatabase(f"sqlite:///{database / 'relay.db'}")
+    holder._lock.acquire()
+    try:
+        assert run(["keys", "rotate", "signing"]) == 0
+    finally:
+        holder._lock.release()
+    assert "whpk_x" in capsys.readouterr().out
