@@ -1,8 +1,9 @@
 """Takes secrets and recipients out of what is logged, stored or shown.
 
-`redact` is the structlog processor that every log line passes last. `redact_text`, `redacted_url`, `secrets_of` and
-`without` serve attempt rows, lists, messages, errors and CLI tables. Redacting twice changes nothing; every function
-is bounded in time and output.
+`redact` is the structlog processor that every log line passes last. It also hides path and query of every URL, which
+any receiver may use as a credential, and escapes what could control a terminal. `redact_text`, `redacted_url`,
+`secrets_of` and `without` serve attempt rows, lists, messages, errors and CLI tables. Redacting twice changes nothing;
+every function is bounded in time and output.
 """
 
 import functools
@@ -21,6 +22,8 @@ MAX_ITEMS = 50
 MAX_PASSES = 5
 MIN_SECRET_CHARACTERS = 8
 """Shorter credentials are not searched for in answers: they occur in ordinary text by chance."""
+LONG_SEGMENT_CHARACTERS = 16
+"""Part of a sink's path that may be a credential although the path is shown: longer than most words."""
 
 _TRUNCATED = "…[truncated]"
 _MARGIN_CHARS = 512  # read beyond the cut, so that a secret that straddles it is recognised
@@ -63,6 +66,8 @@ _SECRETS = re.compile(
     re.IGNORECASE,
 )
 
+_URL_PATH = re.compile(r"(https?://[^\s/?#\"'<>]+)[/?][^\s\"'<>]+", re.IGNORECASE)
+
 # Most strings of a line are ids, words and times. Each alternative above needs one of these, in lower case, and looking
 # for them is twenty times cheaper.
 _MARKS = (
@@ -93,6 +98,16 @@ def redact_text(text: str) -> str:
             break
         text = redacted
     return text
+
+
+def printable(text: str, kept: str = "") -> str:
+    """The text with every character that could control a terminal, or that nobody sees, as an escape (`\\x1b`).
+
+    kept  characters that stay as they are
+    """
+    if text.isprintable():
+        return text
+    return "".join(one if one.isprintable() or one in kept else one.encode("unicode_escape").decode() for one in text)
 
 
 @functools.lru_cache(maxsize=2048)
@@ -144,16 +159,17 @@ def redacted_url(url: str) -> str:
 def secrets_of(
     sink: str, shown_sink: str, headers: tuple[tuple[str, str], ...], credentials: tuple[str, ...] = ()
 ) -> tuple[str, ...]:
-    """The credentials a sink could echo in its answer, longest first: the query of its URL, the path where
-    `shown_sink` hides it, the values of its custom headers that are credentials, and `credentials`."""
+    """The credentials a sink could echo in its answer, longest first: the query of its URL, the path with its long
+    parts (with all parts where `shown_sink` hides it), the values of its custom headers that are credentials, and
+    `credentials`."""
     found = {*credentials, *(value for name, value in headers if is_credential(name))}
     found |= {word for value in found for word in value.split()}  # `Bearer …`
     address, _, query = sink.partition("?")
     path = "/" + address.partition("://")[2].partition("/")[2].rstrip("/")
     if query:
         found |= {query, *(pair.partition("=")[2] or pair for pair in query.split("&"))}
-    if path not in shown_sink:
-        found |= {path, *path.split("/")}
+    shortest = MIN_SECRET_CHARACTERS if path not in shown_sink else LONG_SEGMENT_CHARACTERS
+    found |= {path, *(segment for segment in path.split("/") if len(segment) >= shortest)}
     found |= {unquote_plus(value) for value in found}
     return tuple(sorted((one for one in found if len(one) >= MIN_SECRET_CHARACTERS), key=len, reverse=True))
 
@@ -169,7 +185,8 @@ def without(text: str, secrets: Sequence[str], *, cut: bool = False) -> str:
 
 
 def redact(_logger: WrappedLogger, _method: str, event_dict: EventDict) -> EventDict:
-    """The structlog processor: redacts keys and values at any depth, and bounds depth, lengths and text."""
+    """The structlog processor: redacts keys and values at any depth, bounds depth, lengths and text, and leaves only
+    printable characters (and line breaks of tracebacks)."""
     return _mapping(event_dict, 0)
 
 
@@ -243,19 +260,25 @@ def _stringified(value: Any) -> str:
         return f"<{type(value).__name__}>"
 
 
-def _bounded(text: str) -> str:
+def _loggable(text: str, kept: str = "") -> str:
+    text = redact_text(printable(text, kept))
+    return _URL_PATH.sub(r"\1/…", text) if "://" in text else text
+
+
+def _bounded(text: str, kept: str = "") -> str:
     if len(text) <= MAX_TEXT_CHARS:
-        text = redact_text(text)
+        text = _loggable(text, kept)
     else:
-        text = redact_text(text[: MAX_TEXT_CHARS + _MARGIN_CHARS])[:-_MARGIN_CHARS] + _TRUNCATED
+        text = _loggable(text[: MAX_TEXT_CHARS + _MARGIN_CHARS], kept)[:-_MARGIN_CHARS] + _TRUNCATED
     if len(text) > MAX_TEXT_CHARS:
-        text = redact_text(text[: MAX_TEXT_CHARS - len(_TRUNCATED)] + _TRUNCATED)[:MAX_TEXT_CHARS]
+        text = _loggable(text[: MAX_TEXT_CHARS - len(_TRUNCATED)] + _TRUNCATED, kept)[:MAX_TEXT_CHARS]
     return text
 
 
 def _tail(text: str) -> str:
     """The end of a traceback, which has the reason."""
+    kept = "\n\t"
     if len(text) <= MAX_TEXT_CHARS:
-        return _bounded(text)
-    end = redact_text(text[-4 * MAX_TEXT_CHARS :])[_MARGIN_CHARS:]
+        return _bounded(text, kept)
+    end = _loggable(text[-4 * MAX_TEXT_CHARS :], kept)[_MARGIN_CHARS:]
     return _TRUNCATED + end[-(MAX_TEXT_CHARS - len(_TRUNCATED)) :]

@@ -244,7 +244,7 @@ async def _sinks(call: Call, ids: Iterable[str]) -> dict[str, str]:
     for id in set(ids):
         subscription = await call.ports.store.subscriptions.get(id)
         if subscription is not None:
-            sinks[id] = call.ports.kinds.redacted_url(subscription.kind, subscription.sink)
+            sinks[id] = call.shown_sink(subscription.kind, subscription.sink)
     return sinks
 
 
@@ -275,7 +275,7 @@ async def get_delivery_request(call: Call) -> Response:
         raise Conflict(f"the subscription of delivery {found.id} was removed", code="subscription_removed")
     sent = await call.ports.dispatcher.request_of(subscription, event)
     headers = {name: value if is_signed_name(name) else header_view(name, value) for name, value in sent.headers}
-    sink = call.ports.kinds.redacted_url(subscription.kind, subscription.sink)
+    sink = call.shown_sink(subscription.kind, subscription.sink)
     signed: SignedRequest = {"method": sent.method, "url": sink, "headers": headers, "body": sent.body.decode()}
     return json_response(signed)
 

@@ -9,12 +9,13 @@ from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 
-from relay.api.auth import JOBS_WRITE, PROXY, READ, SUBSCRIPTIONS_WRITE, Identity
+from relay.api.auth import ADMIN, JOBS_WRITE, PROXY, READ, SUBSCRIPTIONS_WRITE, Identity
 from relay.api.limits import MAX_BODY_BYTES
 from relay.api.ports import Account, ApiSettings, Ports
 from relay.core.filters import known_types
 from relay.errors import NotFound
 from relay.ids import new_id, same_id
+from relay.redaction import url_without_path
 
 PUBLIC = None
 READS = frozenset({READ})
@@ -91,6 +92,11 @@ class Call:
     def ports(self) -> Ports:
         """The rest of the relay."""
         return self.context.ports
+
+    def shown_sink(self, kind: str, url: str) -> str:
+        """A sink's URL as this caller may see it: the path, which may be a credential, only who may set it."""
+        may_set = self.identity is not None and not self.identity.scopes.isdisjoint({ADMIN, SUBSCRIPTIONS_WRITE})
+        return self.ports.kinds.redacted_url(kind, url) if may_set else url_without_path(url)
 
     @property
     def caller(self) -> str:

@@ -221,7 +221,7 @@ SubscriptionReplace = create_model(
 
 def subscription_view(
     subscription: core.Subscription,
-    redacted_url: Callable[[str, str], str],
+    shown_sink: Callable[[str, str], str],
     settings: ApiSettings,
     *,
     secret: str | None = None,
@@ -244,7 +244,7 @@ def subscription_view(
         config["secret"] = secret
     return {
         "id": subscription.id,
-        "sink": redacted_url(subscription.kind, subscription.sink),
+        "sink": shown_sink(subscription.kind, subscription.sink),
         "types": None if subscription.types is None else list(subscription.types),
         "source": subscription.source,
         "protocol": "HTTP",

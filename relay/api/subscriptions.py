@@ -128,7 +128,7 @@ async def create_subscription(call: Call) -> Response:
 
 def _made(call: Call, made: core.Subscription) -> Response:
     secret = made.secrets[0].value
-    view = subscription_view(made, call.ports.kinds.redacted_url, call.ports.settings, secret=secret)
+    view = subscription_view(made, call.shown_sink, call.ports.settings, secret=secret)
     return json_response(view, 201, {"Location": f"/v1/subscriptions/{made.id}"})
 
 
@@ -142,8 +142,8 @@ def _made(call: Call, made: core.Subscription) -> Response:
 async def list_subscriptions(call: Call) -> Response:
     """List subscriptions, newest first."""
     page = await call.ports.store.subscriptions.page(**call.query)
-    kinds, settings = call.ports.kinds, call.ports.settings
-    return page_response(call.request, page, lambda one: subscription_view(one, kinds.redacted_url, settings))
+    settings = call.ports.settings
+    return page_response(call.request, page, lambda one: subscription_view(one, call.shown_sink, settings))
 
 
 @operation("GET /v1/subscriptions/{id}", bound=True, scopes=READS_SUBSCRIPTIONS, answers={200: _SUBSCRIPTION})
@@ -317,7 +317,7 @@ def _comparable(url: str) -> tuple[str, ...]:
 
 
 def _shown(call: Call, subscription: core.Subscription) -> Response:
-    return json_response(subscription_view(subscription, call.ports.kinds.redacted_url, call.ports.settings))
+    return json_response(subscription_view(subscription, call.shown_sink, call.ports.settings))
 
 
 async def _find(call: Call) -> core.Subscription:

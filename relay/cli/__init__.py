@@ -106,7 +106,7 @@ def _misused(error: TyperException) -> int:
 
 
 def _failed(text: str, code: int) -> int:
-    from relay.redaction import redact_text
+    from relay.redaction import printable, redact_text
 
-    typer.echo(f"relay: {redact_text(' '.join(text.split()))}", err=True)
+    typer.echo(f"relay: {redact_text(printable(' '.join(text.split())))}", err=True)
     return code

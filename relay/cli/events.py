@@ -8,7 +8,7 @@ import typer
 from relay.cli.client import api, path_of
 from relay.cli.event_stream import ServerEvent, follow
 from relay.cli.options import Json, Limit, Since, Type, Types, Until, full_type, full_types, time_or_age
-from relay.cli.output import print_json, print_list, say
+from relay.cli.output import inert_json, print_json, print_list, say
 from relay.core.jsontext import JSONDecodeError, dumps, loads
 
 COLUMNS = ("time", "type", "subject", "sequence", "id")
@@ -51,7 +51,7 @@ def show(
         print_json(event)
         return
     say(one_line(event))
-    typer.echo(dumps(event, option=orjson.OPT_INDENT_2).decode())
+    typer.echo(inert_json(dumps(event, option=orjson.OPT_INDENT_2).decode()))
 
 
 @app.command()
@@ -71,7 +71,7 @@ def show_event(event: ServerEvent, wanted: list[str] | None, *, json: bool) -> b
     if not isinstance(document, dict) or (wanted is not None and document.get("type") not in wanted):
         return False
     if json:
-        typer.echo(event.data.decode(errors="replace"))
+        typer.echo(inert_json(event.data.decode(errors="replace")))
     else:
         say(one_line(document))
     return True

@@ -17,6 +17,7 @@ from relay.core.jsontext import dumps
 
 _TIME = re.compile(r"\b(\d{4}-\d\d-\d\d)T(\d\d:\d\d:\d\d)\.\d{3}Z")
 _JOB_TYPE = re.compile(r"\bai\.revor\.job\.(?=[a-z_]+\b)")
+_CONTROL = re.compile("[\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]")
 MAX_UNBROKEN_ID_WIDTH = 40
 SHORTENED_WIDTHS = {"job": 9, "sink": 16}
 """Columns that only help to recognise a row, and the width they are cut to on a narrow terminal."""
@@ -25,7 +26,12 @@ COLUMN_GAP = 2
 
 def print_json(value: Any) -> None:
     """Prints one JSON value on one line."""
-    typer.echo(dumps(value).decode())
+    typer.echo(inert_json(dumps(value).decode()))
+
+
+def inert_json(text: str) -> str:
+    """The same JSON with the characters that could control a terminal escaped; JSON itself asks that only of some."""
+    return _CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def print_result(document: Any, sentence: str, *, json: bool) -> None:

@@ -38,12 +38,16 @@ class Timings(NamedTuple):
 
 NO_TIMINGS = Timings()
 
+PROXY_ERROR = "proxy"
+"""The `error` that says nothing about the sink: it never disables a subscription."""
+
 
 @value_class(frozen=True, slots=True, kw_only=True)
 class Response:
     """The result of a request: a status code, or `error` if there is none.
 
-    error    None, or one word: timeout, dns, connect, tls, refused (by the egress guard), protocol, read, cancelled
+    error    None, or one word: timeout, dns, connect, tls, refused (by the egress guard), proxy (the egress proxy made
+             no connection), protocol, read, cancelled
     detail   one line without secrets about `error`, or about what was wrong with the response behind its status
     excerpt  the first bytes of the body, at most 64 KiB
     late     the timeout passed before the end of the response

@@ -83,7 +83,7 @@ def source_trouble_data(
 def subscription_data(*, subscription_id: str, sink: str, reason: str, since: float | None) -> dict[str, Any]:
     """For `relay.subscription.disabled` and `.recovered`.
 
-    `sink` is redacted by the subscription's kind; `since` is when it began to fail, None if it never did (410).
+    `sink` is without its path; `since` is when it began to fail, None if it never did (410).
     """
     return {"subscription": subscription_id, "sink": sink, "reason": reason, "since": optional_rfc3339(since)}
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from relay.core import retry
-from relay.core.delivery import Attempt, Claimed, Outcome
+from relay.core.delivery import PROXY_ERROR, Attempt, Claimed, Outcome
 from relay.core.events import Event
 from relay.core.records import AttemptResult, Lease
 from relay.core.subscription import Subscription
@@ -11,16 +11,20 @@ from relay.core.values import value_class
 from relay.delivery.attempts import attempt_of, expired_event, subscription_event
 from relay.delivery.credentials import Sent
 from relay.delivery.settings import DeliverySettings
-from relay.redaction import secrets_of
+from relay.redaction import secrets_of, url_without_path
 
 
 @value_class(frozen=True, slots=True, kw_only=True)
 class FinishedAttempt:
-    """An attempt and its outcome. `failing_since`: start of the sink's failures."""
+    """An attempt and its outcome.
+
+    redacted_sink  the sink as its owner sees it
+    failing_since  start of the sink's failures
+    """
 
     claimed: Claimed
     subscription: Subscription
-    shown_sink: str
+    redacted_sink: str
     failing_since: float | None
     sent: Sent
     outcome: Outcome
@@ -89,7 +93,7 @@ def attempt_result(
             state, pause_until = "dead", decision.pause_until or 0.0
         case retry.Disable():
             disable = decision.reason
-    since = finished.failing_since
+    since = finished.failing_since if finished.sent.response.error != PROXY_ERROR else None
     failing_seconds = now - since if since is not None and state != "delivered" and not probe else 0.0
     failed_long = None
     if disable is None and failing_seconds > 0 and failing_seconds >= settings.disable_after_seconds:
@@ -109,7 +113,7 @@ def attempt_result(
         claimed.made_count + 1,
         sent.headers,
         sent.response,
-        secrets=secrets_of(subscription.sink, finished.shown_sink, subscription.headers, sent.secrets),
+        secrets=secrets_of(subscription.sink, finished.redacted_sink, subscription.headers, sent.secrets),
         decision=sentence,
         next_attempt_at=due_at if disable is None and not probe else None,
     )
@@ -156,6 +160,7 @@ def _events(
         changed = "relay.subscription.recovered", decision.reason
     if changed is not None:
         type, reason = changed
-        about, since = (finished.subscription, finished.shown_sink), finished.failing_since
+        about = (finished.subscription, url_without_path(finished.subscription.sink))
+        since = finished.failing_since
         events.append(subscription_event(type, *about, reason=reason, since=since, now=now, base=base))
     return tuple(event for event in events if event is not None)

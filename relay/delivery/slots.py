@@ -16,6 +16,7 @@ from relay.core.concurrency import PROMPT_SECONDS, Concurrency
 from relay.core.delivery import Outcome, Response
 from relay.core.subscription import Subscription
 from relay.delivery.sink_state import SinkState
+from relay.redaction import url_without_path
 
 if TYPE_CHECKING:
     from subscribers.base import Kind
@@ -62,13 +63,16 @@ class SlotCount:
 class Target:
     """A subscription, the state of its sink and its slots.
 
-    known  False once the subscription is removed; deliveries in flight outlive it
+    shown_sink     the sink in logs: without its path
+    redacted_sink  the sink as its owner sees it
+    known          False once the subscription is removed; deliveries in flight outlive it
     """
 
     subscription: Subscription
     kind: "Kind"
     host: "_Host"
     shown_sink: str
+    redacted_sink: str
     sink: SinkState
     slots: SlotCount = field(default_factory=SlotCount)
     known: bool = True
@@ -159,14 +163,16 @@ class Slots:
     def _adopt(self, subscription: Subscription, kind: "Kind") -> None:
         name = _host_of(subscription.sink)
         host = self._hosts.setdefault(name, _Host(name))
-        shown_sink = kind.redacted_url(subscription.sink)
+        shown_sink, redacted_sink = url_without_path(subscription.sink), kind.redacted_url(subscription.sink)
         ceiling = subscription.concurrency or self.per_host
         target = self._targets.get(subscription.id)
         before = None if target is None else target.subscription
         if target is None:
-            target = Target(subscription, kind, host, shown_sink, SinkState(Concurrency(ceiling=ceiling)))
+            sink = SinkState(Concurrency(ceiling=ceiling))
+            target = Target(subscription, kind, host, shown_sink, redacted_sink, sink)
             self._targets[subscription.id] = target
-        target.subscription, target.kind, target.host, target.shown_sink = subscription, kind, host, shown_sink
+        target.subscription, target.kind, target.host = subscription, kind, host
+        target.shown_sink, target.redacted_sink = shown_sink, redacted_sink
         target.sink.adopt(
             subscription, before, ceiling=ceiling, rate=subscription.rate_per_second or kind.rate_per_second
         )

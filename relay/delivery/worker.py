@@ -245,7 +245,7 @@ class Worker:
         finished = FinishedAttempt(
             claimed=claimed,
             subscription=target.subscription,
-            shown_sink=target.shown_sink,
+            redacted_sink=target.redacted_sink,
             failing_since=target.sink.failing_since,
             sent=sent,
             outcome=outcome,
