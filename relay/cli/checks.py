@@ -2,6 +2,7 @@
 
 import asyncio
 import sqlite3
+import ssl
 from collections.abc import Awaitable, Mapping
 from contextlib import closing
 from dataclasses import asdict, astuple, dataclass
@@ -26,6 +27,8 @@ from relay.core.job import POLL, Problem
 from relay.core.netguard import GuardPolicy, refusal_of_url
 from relay.core.subscription import Subscription
 from relay.errors import DatabaseHeld, RelayError, SchemaTooOld, StoreError
+from relay.http.egress_proxy import EgressProxy, ProxyFailed
+from relay.http.sender import USER_AGENT
 from relay.node.component_settings import guard_policy
 from relay.node.local_token import NO_ACCESS, local_token, local_token_path
 from relay.node.opening import NO_KEY
@@ -42,6 +45,7 @@ from relay.store.subscriptions import CALLBACK_OWNER, SubscriptionStore
 from subscribers import registry
 
 PAGE = 500
+PROXY_TIMEOUT_SECONDS = 5.0
 ABOUT_THE_SERVER = text(
     "SELECT current_setting('server_version'), pg_is_in_recovery(),"
     " current_setting('default_transaction_read_only')::boolean, has_table_privilege('deliveries', 'INSERT')"
@@ -82,6 +86,8 @@ async def run_checks(path: Path | None, environ: Mapping[str, str]) -> list[Find
     for source in settings.sources.values():
         for account in source.accounts.values():
             found += await _checked(f"key {source.name}/{account.name}", _key(source, account))
+    if settings.security.egress_proxy is not None:
+        found += await _checked("egress proxy", _proxy(EgressProxy.at(settings.security.egress_proxy)))
     return found + await _checked("sinks", _sinks(settings, environ, database[0]))
 
 
@@ -242,6 +248,33 @@ def _trouble(definition: SourceDefinition, source: SourceSettings, poll: PollRes
         case "not_found":
             return f"there is no such API at {source.base_url}: it {poll.detail}; check {where}"
     return f"{meaning}: {source.base_url}: {poll.detail}; {fix}"
+
+
+async def _proxy(proxy: EgressProxy) -> str:
+    """Asks the proxy for a tunnel to itself, and to the metadata service of most clouds. It must refuse both."""
+    tls = ssl.create_default_context()
+    places = ("127.0.0.1", proxy.port), ("169.254.169.254", 80)
+    tunnels = [
+        proxy.open_tunnel(*place, timeout_seconds=PROXY_TIMEOUT_SECONDS, user_agent=USER_AGENT, tls=tls)
+        for place in places
+    ]
+    answers = await asyncio.gather(*tunnels, return_exceptions=True)
+    opened = []
+    for place, answer in zip(places, answers, strict=True):
+        if not isinstance(answer, BaseException):
+            answer.abort()
+            opened.append(f"{place[0]}:{place[1]}")
+    if opened:
+        raise _Found(
+            f"it connects to {' and '.join(opened)}, so a sink's name can lead into its network. Let it refuse "
+            "addresses that are not public"
+        )
+    first = answers[0]
+    if not isinstance(first, ProxyFailed):
+        raise _Found(f"it cannot be asked ({type(first).__name__})")
+    if first.status is None or first.status == 407:
+        raise _Found(f"{first}. Check security.egress_proxy")
+    return "it answers, and does not connect to its own loopback address"
 
 
 async def _sinks(settings: Settings, environ: Mapping[str, str], database: Finding) -> str | list[Finding]:

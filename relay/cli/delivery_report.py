@@ -21,6 +21,7 @@ LIKELY_CAUSES = {
     "tls": "the sink's certificate does not verify. Renew it, or send its whole chain. Verification is always on.",
     "timeout": "the sink is too slow. Let it answer 2xx before it works, or raise config.timeout_seconds.",
     "refused": "the relay may not send there. The error names the rule, and the setting that allows it.",
+    "proxy": "the relay's egress proxy made no connection. Check security.egress_proxy, and the proxy's log and rules.",
     "read": "the connection was lost. Check the log of the sink, or of a proxy in front of it.",
     "protocol": "the answer is not valid HTTP. Check the port.",
     "render": "this event cannot be rendered for this kind of sink. Please report it, with the reason in the log.",

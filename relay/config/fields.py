@@ -14,7 +14,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Annotated, Any, Self
-from urllib.parse import SplitResult, parse_qsl, urlsplit
+from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -32,6 +32,7 @@ URL_PARAMETERS = ("host", "port", "user", "password", "passfile", "sslmode", "ss
 KEY_FORMAT = "32 random bytes as URL-safe base64 (44 characters)"
 
 _UNPRINTABLE = re.compile(r"[\x00-\x20\x7f-\xa0\\\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]")
+_HOST_PATTERN = re.compile(r"[a-z0-9_*.:-]{1,253}")
 _API_SUFFIX = re.compile(r"/api/v[0-9]+\Z")
 
 
@@ -195,6 +196,28 @@ def _network(written: object) -> object:
         raise ValueError(f"must be {{expected}}{error}") from None
 
 
+def _host_pattern(text: str) -> str:
+    pattern = text.lower().removesuffix(".")
+    if not _HOST_PATTERN.fullmatch(pattern):
+        raise ValueError("must be {expected}; write an international name in ASCII (xn--…)")
+    return pattern
+
+
+def _check_proxy_url(text: str) -> None:
+    """Raises ValueError without quoting the URL, which may contain a password."""
+    try:
+        parts = urlsplit(text)
+        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:
+        usable = False
+    if _UNPRINTABLE.search(text) or not text.isascii() or not usable:
+        raise ValueError("must be {expected}")
+    if parts.path not in ("", "/") or "?" in text or "#" in text:
+        raise ValueError("must end behind the port: {expected}")
+    if parts.username is not None and ":" in unquote(parts.username):
+        raise ValueError("has a colon in its user name, which Basic authentication cannot send")
+
+
 def _yaml(default: object) -> str:
     if isinstance(default, tuple):
         return f"[{', '.join(_yaml(item) for item in default)}]"
@@ -236,4 +259,14 @@ Network = Annotated[
     ipaddress.IPv4Network | ipaddress.IPv6Network,
     Form("a network such as 10.0.0.0/8 or fd00::/8"),
     BeforeValidator(_network),
+]
+HostPattern = Annotated[
+    Text,
+    Form("a host name or an address, in which * stands for any characters, such as *.example.com"),
+    AfterValidator(_host_pattern),
+]
+ProxyUrl = Annotated[
+    Text,
+    Form("the URL of a proxy that takes CONNECT, such as http://user:password@proxy.example:3128", shown=False),
+    _checked(_check_proxy_url),
 ]

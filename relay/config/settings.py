@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal, get_args
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
@@ -22,9 +23,11 @@ from relay.config.fields import (
     EncryptionKey,
     Form,
     Host,
+    HostPattern,
     Name,
     Network,
     Port,
+    ProxyUrl,
     Seconds,
     Section,
     SigningSecrets,
@@ -182,6 +185,9 @@ class SourceSettings(Section):
     name: str = internal(DEFAULT_SOURCE)
     preset: Name = setting("revor", "definition of the upstream, shipped in relay/sources/")
     base_url: UpstreamUrl = setting(REVOR_BASE_URL, "base URL of the upstream")
+    allow_http: bool = setting(
+        False, "allow a base_url with plain http beyond this machine; the upstream key then travels unencrypted"
+    )
     accounts: Mapping[str, AccountSettings] = Field(default_factory=lambda: {DEFAULT_ACCOUNT: AccountSettings()})
     polling: PollingSettings = PollingSettings()
 
@@ -229,6 +235,17 @@ class SecuritySettings(Section):
     )
     allow_ports: Annotated[tuple[Port, ...], Field(max_length=MAX_LIST)] = setting(
         (443,), "ports that public sinks may use"
+    )
+    allow_hosts: Annotated[tuple[HostPattern, ...], Field(max_length=MAX_LIST)] = setting(
+        (), "the only hosts that sinks, callbacks and token URLs may have; empty: all"
+    )
+    deny_hosts: Annotated[tuple[HostPattern, ...], Field(max_length=MAX_LIST)] = setting(
+        (), "hosts and addresses that they may not have, also if allow_hosts contains them"
+    )
+    egress_proxy: ProxyUrl | None = setting(
+        None,
+        "proxy (CONNECT) for all requests to sinks, callbacks and token URLs; it resolves and filters their names",
+        secret=True,  # it may contain a password
     )
 
 
@@ -283,6 +300,7 @@ def load_settings(
     settings = bind(Settings, tree, dev=dev)
     _require_upstream(settings, tree)
     _refuse_ourselves(settings, tree)
+    _refuse_plain_http(settings, tree)
     settings = _with_token_file(settings, environ)
     return _opened_for_development(settings) if dev else settings
 
@@ -404,3 +422,16 @@ def _refuse_ourselves(settings: Settings, tree: Value) -> None:
                 f"{written.where}: sources.{source.name}.base_url ({source.base_url}) is {whose}: "
                 "it must be the upstream's, such as https://revor.ai"
             )
+
+
+def _refuse_plain_http(settings: Settings, tree: Value) -> None:
+    """The upstream key would travel unencrypted to any other machine."""
+    for source in settings.sources.values():
+        parts = urlsplit(source.base_url)
+        if parts.scheme == "https" or source.allow_http or own_address.is_loopback_host(parts.hostname or ""):
+            continue
+        written = _find(tree, "sources", source.name, "base_url") or tree
+        raise SettingsError(
+            f"{written.where}: sources.{source.name}.base_url ({source.base_url}) is plain http, which would send the "
+            f"upstream key unencrypted: use https, or allow it with sources.{source.name}.allow_http: true"
+        )

@@ -3,7 +3,8 @@
 `refusal_of_url` judges a URL's text when a sink is registered and before each request. `refusal_of_address` judges the
 address actually dialled, so a name that resolves to a private address (DNS rebinding, a CNAME) is refused too.
 
-Every refusal is one line that names the rule, and the setting that lifts it if there is one.
+Every refusal is one line that names the rule, and the setting that lifts it if there is one. What a name resolves to is
+for the operator only: whoever may register a sink could otherwise map the internal network (`AddressRefusal`).
 """
 
 import re
@@ -85,9 +86,19 @@ _REFUSED_HEADERS = frozenset(
 )
 _REFUSED_HEADER_PREFIXES = ("content-", "proxy-", "webhook-", "ce-")
 
+# Names that only a local network resolves: RFC 6761, RFC 6762 (section 3 and appendix G), RFC 8375, ICANN's `internal`,
+# and what /etc/hosts of many systems gives to loopback.
+INTERNAL_SUFFIXES = (
+    *("local", "internal", "intranet", "private", "corp", "home", "lan", "home.arpa"),
+    *("localdomain", "localdomain4", "localdomain6"),
+)
+
+_INTERNAL_ENDS = tuple(f".{suffix}" for suffix in INTERNAL_SUFFIXES)
 _HTTP_HINT = "security.allow_http with security.allow_networks permits it for development"
 _NETWORK_HINT = "security.allow_networks permits it for development"
 _PORT_HINT = "security.allow_ports permits more"
+_DENIED = "in security.deny_hosts"
+_NO_ADDRESS = "the host has an address that cannot be used"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,18 +108,37 @@ class GuardPolicy:
     allow_http      plain http to addresses inside `allow_networks`
     allow_networks  private networks that are allowed, on any port
     allow_ports     allowed ports of all other addresses
+    allow_hosts     the only allowed hosts, `*` stands for any characters; empty: all
+    deny_hosts      refused hosts, and refused addresses of a name; wins over `allow_hosts`
     own_address     host and port that this relay listens on: refused as a sink
     own_url         this relay's public URL: refused as a sink
+    by_proxy        the egress proxy resolves names: their addresses are its filter's to judge, so a name gets none of
+                    what `allow_networks` permits
     """
 
     allow_http: bool = False
     allow_networks: tuple[Network, ...] = ()
     allow_ports: frozenset[int] = frozenset({443})
+    allow_hosts: tuple[str, ...] = ()
+    deny_hosts: tuple[str, ...] = ()
     own_address: tuple[str, int] | None = None
     own_url: str | None = None
+    by_proxy: bool = False
 
 
-def refusal_of_address(address: str, *, port: int, scheme: str, policy: GuardPolicy) -> str | None:
+@dataclass(frozen=True, slots=True)
+class AddressRefusal:
+    """Why an address is refused.
+
+    shown   for whoever registered the sink, if a name resolves to the address: does not tell it
+    detail  for the operator, or whoever wrote the address into the URL
+    """
+
+    shown: str
+    detail: str
+
+
+def refusal_of_address(address: str, *, port: int, scheme: str, policy: GuardPolicy) -> AddressRefusal | None:
     """Why a connection to this address is refused, or None if it is allowed. Never raises.
 
     address  an IPv4 or IPv6 address as text, as passed to connect(); anything else is refused
@@ -117,16 +147,22 @@ def refusal_of_address(address: str, *, port: int, scheme: str, policy: GuardPol
     try:
         written = ip_address(address)
     except ValueError:
-        return f"{address[:64]!r} is not an IP address"
+        return AddressRefusal(_NO_ADDRESS, f"{address[:64]!r} is not an IP address")
     if isinstance(written, IPv6Address) and written.scope_id is not None:
-        return "addresses with a zone id are not allowed"
+        return AddressRefusal(_NO_ADDRESS, "addresses with a zone id are not allowed")
     actual = _unwrapped(written)
+    if any(_matches(str(one), policy.deny_hosts) for one in {written, actual}):
+        return AddressRefusal(f"the host's address is {_DENIED}", f"address {written} is {_DENIED}")
+    general: str | None
     if any(actual in network for network in policy.allow_networks):
-        return _refusal_of_scheme(scheme, http_allowed=policy.allow_http)
-    rule = _blocked_by(actual)
-    if rule is not None:
-        return f"address {written} is {rule}; {_NETWORK_HINT}"
-    return _refusal_of_scheme(scheme, http_allowed=False) or _refusal_of_port(port, policy)
+        general = _refusal_of_scheme(scheme, http_allowed=policy.allow_http)
+    elif (rule := _blocked_by(actual)) is not None:
+        return AddressRefusal(
+            f"the host's address is not public; {_NETWORK_HINT}", f"address {written} is {rule}; {_NETWORK_HINT}"
+        )
+    else:
+        general = _refusal_of_scheme(scheme, http_allowed=False) or _refusal_of_port(port, policy)
+    return None if general is None else AddressRefusal(general, general)
 
 
 def refusal_of_url(url: str, policy: GuardPolicy) -> str | None:
@@ -159,12 +195,28 @@ def refusal_of_url(url: str, policy: GuardPolicy) -> str | None:
     port = int(pieces[3] or DEFAULT_PORTS[scheme])
     if not 1 <= port <= 65535:
         return f"port {port} does not exist"
+    literal = None
+    if pieces[1] is not None:
+        try:
+            literal = IPv6Address(pieces[1])
+        except ValueError:
+            return f"[{pieces[1][:64]}] is not an IPv6 address"
     whose = _whose_own(url, policy)
     if whose is not None:
         return f"this is {whose}: the relay would send its events to itself"
-    if pieces[1] is not None:
-        return _refusal_of_ipv6_literal(pieces[1], port, scheme, policy)
+    if literal is not None:
+        return _refusal_of_literal(literal, port, scheme, policy)
     return _refusal_of_host(pieces[2], port, scheme, policy)
+
+
+def with_judged_host(url: str) -> str:
+    """A URL that passes `refusal_of_url`, with its host in the ASCII form that was judged: other encoders of
+    international names (IDNA 2008) can turn the same text into another name. An ASCII URL is returned as written."""
+    parts = None if url.isascii() else _URL.match(url)
+    if parts is None or parts[2].isascii():
+        return url
+    host, colon, port = parts[2].partition(":")
+    return f"{parts[1]}://{_ascii_name(host)}{colon}{port}{url[parts.end(2) :]}"
 
 
 def origin_of(url: str) -> tuple[str, str, int] | None:
@@ -174,7 +226,7 @@ def origin_of(url: str) -> tuple[str, str, int] | None:
     pieces = _AUTHORITY.fullmatch(parts[2]) if parts is not None and scheme in DEFAULT_PORTS else None
     if pieces is None:
         return None
-    return scheme, (pieces[1] or pieces[2]).lower(), int(pieces[3] or DEFAULT_PORTS[scheme])
+    return scheme, (pieces[1] or pieces[2] or "").lower(), int(pieces[3] or DEFAULT_PORTS[scheme])
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,30 +301,61 @@ def _refusal_of_port(port: int, policy: GuardPolicy) -> str | None:
     return None if port in policy.allow_ports else f"port {port} is not allowed; {_PORT_HINT}"
 
 
-def _refusal_of_ipv6_literal(host: str, port: int, scheme: str, policy: GuardPolicy) -> str | None:
-    try:
-        address = IPv6Address(host)
-    except ValueError:
-        return f"[{host[:64]}] is not an IPv6 address"
-    return refusal_of_address(str(address), port=port, scheme=scheme, policy=policy)
+def _refusal_of_literal(address: Address, port: int, scheme: str, policy: GuardPolicy) -> str | None:
+    refusal = refusal_of_address(str(address), port=port, scheme=scheme, policy=policy)
+    return _refusal_by_name(str(address), policy) if refusal is None else refusal.detail
+
+
+def _refusal_by_name(name: str, policy: GuardPolicy) -> str | None:
+    """`name`: in lower case, without a final dot; or an address."""
+    if _matches(name, policy.deny_hosts):
+        return f"the host is {_DENIED}"
+    if policy.allow_hosts and not _matches(name, policy.allow_hosts):
+        return "the host is not in security.allow_hosts"
+    return None
+
+
+def _matches(name: str, patterns: tuple[str, ...]) -> bool:
+    return bool(patterns) and _glob(patterns).fullmatch(name) is not None
+
+
+@lru_cache(maxsize=64)
+def _glob(patterns: tuple[str, ...]) -> re.Pattern[str]:
+    """Matches any of these patterns, in which `*` stands for any characters."""
+    return re.compile("|".join(map(_expression, patterns)), re.DOTALL)
+
+
+def _expression(pattern: str) -> str:
+    """Each inner part is taken at its first place for good (atomic): ten `*` take no longer than one."""
+    first, *others = map(re.escape, pattern.split("*"))
+    if not others:
+        return first
+    return first + "".join(f"(?>.*?{part})" for part in others[:-1]) + f".*{others[-1]}"
 
 
 def _refusal_of_host(host: str, port: int, scheme: str, policy: GuardPolicy) -> str | None:
     name = _ascii_name(host)
     if name is None:
         return "the host is not a valid name, or hides another one behind look-alike characters: write it in ASCII"
-    labels = name.removesuffix(".").split(".")
+    bare = name.removesuffix(".")
+    labels = bare.split(".")
     if len(name) > 253 or not all(_LABEL.fullmatch(label) for label in labels):
         return "the host is not a valid name"
     if _NUMBER_LABEL.fullmatch(labels[-1]):
         return _refusal_of_number(name, port, scheme, policy)
+    by_name = _refusal_by_name(bare, policy)
+    if by_name is not None:
+        return by_name
     networks = policy.allow_networks
     if labels[-1] == "localhost":
         if not any(_overlaps_loopback(network) for network in networks):
             return f"localhost is not allowed; a loopback network in {_NETWORK_HINT}"
-    elif labels[-1] in ("local", "internal") and all(network.is_loopback for network in networks):
-        return f"names under .{labels[-1]} are not allowed; a private network in {_NETWORK_HINT}"
-    if networks:
+    elif bare.endswith(_INTERNAL_ENDS) and all(network.is_loopback for network in networks):
+        suffix = next(end for end in _INTERNAL_ENDS if bare.endswith(end))
+        return f"names under {suffix} are not allowed; a private network in {_NETWORK_HINT}"
+    elif len(labels) == 1 and not networks:
+        return f"a host name without a dot is not allowed: public names have one; {_NETWORK_HINT}"
+    if networks and not policy.by_proxy:
         return _refusal_of_scheme(scheme, http_allowed=policy.allow_http)
     return _refusal_of_scheme(scheme, http_allowed=False) or _refusal_of_port(port, policy)
 
@@ -315,4 +398,4 @@ def _refusal_of_number(name: str, port: int, scheme: str, policy: GuardPolicy) -
         address = IPv4Address(name)
     except ValueError:
         return "the host is an unusual notation of an IPv4 address: write it as four decimal numbers"
-    return refusal_of_address(str(address), port=port, scheme=scheme, policy=policy)
+    return _refusal_of_literal(address, port, scheme, policy)

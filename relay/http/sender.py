@@ -2,10 +2,12 @@
 
 Guarantees: only addresses that the policy allows, judged on the address actually dialled; no redirects, cookies,
 decompression or proxies from the environment; TLS always verified; one timeout over name look-up, connection, response
-and body; at most 64 KiB of the body read.
+and body; at most 64 KiB of the body read. With an egress proxy every request goes through it, and it judges the
+addresses of names.
 """
 
 import asyncio
+import os
 import re
 import socket
 import ssl
@@ -18,6 +20,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import aiohttp
+import structlog
 from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.connector import AddrInfoType, Connection
@@ -25,9 +28,10 @@ from yarl import URL
 
 from relay import __version__
 from relay.clock import Clock
-from relay.core.delivery import OutboundRequest, Response, Timings
-from relay.core.netguard import GuardPolicy, refusal_of_address, refusal_of_url
+from relay.core.delivery import PROXY_ERROR, OutboundRequest, Response, Timings
+from relay.core.netguard import GuardPolicy, refusal_of_address, refusal_of_url, with_judged_host
 from relay.core.text import storable
+from relay.http.egress_proxy import EgressProxy, ProxyFailed
 from relay.http.exchange import Exchanges, Garbled, Header, Route, head_so_far
 
 MAX_BODY_BYTES = 64 * 1024
@@ -52,6 +56,7 @@ class _Refused(OSError):
 class _Trail:
     """Progress of one request (times by `perf_counter`). A ContextVar passes it to aiohttp's callbacks.
 
+    is_tunnelled  through the egress proxy: the connection's peer is not the sink
     dialled_at    the first address of a new connection was dialled
     connected_at  TCP is connected; TLS follows, if any
     sent_at       the request is written on a connection, new or pooled
@@ -59,6 +64,8 @@ class _Trail:
     """
 
     scheme: str
+    host: str = ""
+    is_tunnelled: bool = False
     dialled_ip: str | None = None
     peer_ip: str | None = None
     refusal: str | None = None
@@ -77,7 +84,7 @@ class _Trail:
         """Called before the request is written on this connection."""
         self.sent_at = time.perf_counter()
         self.protocol = connection.protocol
-        transport = connection.transport
+        transport = None if self.is_tunnelled else connection.transport
         peer = None if transport is None else transport.get_extra_info("peername")
         self.peer_ip = peer[0] if peer else None
 
@@ -109,6 +116,8 @@ def _ms(begun_at: float, ended_at: float) -> float:
     return int((ended_at - begun_at) * 1e6) / 1e3
 
 
+log = structlog.get_logger("relay.http")
+
 _CLOSED = "the sender is closed: the relay is shutting down"
 
 _trail: ContextVar[_Trail] = ContextVar("relay_sender_trail")
@@ -122,6 +131,7 @@ class Sender:
     node                     header that names this relay: sent with every request, replaces a custom one of its name
     tls                      trusts other authorities than the system's; must verify certificates and host names
     resolver                 replaces the system's resolver (tests); its addresses are guarded too
+    proxy                    carries every request; the policy must be one for a proxy (`by_proxy`)
     """
 
     def __init__(
@@ -134,7 +144,10 @@ class Sender:
         node: Header | None = None,
         tls: ssl.SSLContext | None = None,
         resolver: AbstractResolver | None = None,
+        proxy: EgressProxy | None = None,
     ) -> None:
+        if policy.by_proxy is not (proxy is not None):
+            raise ValueError("the policy judges addresses where there is no proxy, and only there")
         if tls is not None and not (tls.verify_mode == ssl.CERT_REQUIRED and tls.check_hostname):
             raise ValueError("TLS verification cannot be turned off")
         self._policy = policy
@@ -143,6 +156,7 @@ class Sender:
         self._connect_timeout_seconds = connect_timeout_seconds
         self._node = node
         self._tls = tls
+        self._proxy = proxy
         self._own_resolver = _Resolver()
         self._resolver = resolver or self._own_resolver
         self._exchanges: Exchanges | None = None
@@ -150,6 +164,7 @@ class Sender:
 
     async def __aenter__(self) -> Self:
         connector = _Connector(
+            self._proxy,
             ssl=self._tls if self._tls is not None else True,
             limit=self._limit_connections,
             limit_per_host=0,
@@ -186,7 +201,9 @@ class Sender:
         started_at = self._clock()
         start = time.perf_counter()
         route, refusal = self._route(request.url)
-        trail = _Trail(scheme="" if route is None else route.url.scheme)
+        trail = _Trail(scheme="", is_tunnelled=self._proxy is not None)
+        if route is not None:
+            trail.scheme, trail.host = route.url.scheme, route.host
         error: str | None = None
         detail: str | None = None
         late = False
@@ -247,8 +264,10 @@ class Sender:
         ip = str(address[0])
         refusal = refusal_of_address(ip, port=int(address[1]), scheme=trail.scheme, policy=self._policy)
         if refusal is not None:
-            trail.refusal = refusal
-            raise _Refused(refusal)
+            if trail.refusal is None:  # one line an attempt: a name may have many such addresses
+                log.info("egress_refused", host=trail.host, ip=ip, reason=refusal.detail)
+            trail.refusal = refusal.shown
+            raise _Refused(refusal.shown)
         trail.dialled_ip = ip
         if trail.dialled_at is None:
             trail.dialled_at = time.perf_counter()
@@ -262,6 +281,7 @@ class Sender:
         if refusal is not None:
             return None, refusal
         try:
+            url = with_judged_host(url)
             return Route.to(URL(url, encoded=_SENDABLE_AS_WRITTEN.fullmatch(url) is not None)), None
         except ValueError:
             return None, "not a valid URL"
@@ -271,10 +291,16 @@ class _Connector(aiohttp.TCPConnector):
     """Records when TCP is connected, which is when aiohttp makes the protocol. TLS begins after that.
 
     aiohttp has no hook for this moment. Without its `_factory`, TLS is counted as part of connecting.
+
+    With a proxy, every connection is a tunnel through it: one pool never mixes both.
     """
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, proxy: EgressProxy | None, **options: Any) -> None:
         super().__init__(**options)
+        self._proxy = proxy
+        if proxy is not None:
+            given = options["ssl"]
+            self._proxy_tls = given if isinstance(given, ssl.SSLContext) else ssl.create_default_context()
         make_protocol: Any = getattr(self, "_factory", None)
 
         def noting() -> Any:
@@ -283,6 +309,26 @@ class _Connector(aiohttp.TCPConnector):
 
         if make_protocol is not None:
             self._factory = noting  # type: ignore[assignment]
+
+    async def _create_connection(self, req: Any, traces: Any, timeout: aiohttp.ClientTimeout) -> ResponseHandler:
+        """Called by aiohttp for a connection that its pool does not have."""
+        if self._proxy is None:
+            return await super()._create_connection(req, traces, timeout)
+        trail, host = _trail.get(), str(req.host)
+        trail.connected_at = trail.sent_at = None
+        trail.dialled_at = trail.dialled_at or time.perf_counter()
+        tunnel = await self._proxy.open_tunnel(
+            host, req.port, timeout_seconds=timeout.sock_connect, user_agent=USER_AGENT, tls=self._proxy_tls
+        )
+        protocol: ResponseHandler
+        if req.is_ssl():
+            req.server_hostname = host.rstrip(".")
+            _, protocol = await self._start_tls_connection(tunnel, req, timeout)
+        else:
+            protocol = self._factory()
+            tunnel.set_protocol(protocol)
+            protocol.connection_made(tunnel)
+        return protocol
 
 
 class _TimedResolver(AbstractResolver):
@@ -343,7 +389,10 @@ def _headers(request: OutboundRequest, node: Header | None) -> list[Header]:
 
 def _named(exception: Exception, trail: _Trail, timeout_seconds: float) -> tuple[str, str]:
     """The error word and its detail. aiohttp's own messages contain the URL, so they are not used."""
+    through = " through the egress proxy" if trail.is_tunnelled else ""
     match exception:
+        case ProxyFailed():
+            return PROXY_ERROR, str(exception)
         case TimeoutError():
             return "timeout", _timeout_detail(trail, timeout_seconds)
         case aiohttp.ClientConnectorCertificateError(certificate_error=ssl.SSLCertVerificationError() as cause):
@@ -357,7 +406,7 @@ def _named(exception: Exception, trail: _Trail, timeout_seconds: float) -> tuple
         case aiohttp.ClientConnectorError() if trail.refusal is not None and trail.dialled_ip is None:
             return "refused", trail.refusal
         case aiohttp.ClientConnectorError(os_error=cause):
-            return "connect", f"no connection: {cause.strerror or 'no reason given'}"
+            return "connect", f"no connection{through}: {_reason_of(cause)}"
         case aiohttp.InvalidURL():
             return "refused", "the URL is not one that can be requested"
         case aiohttp.ClientPayloadError() | aiohttp.ServerDisconnectedError() | OSError():
@@ -368,10 +417,16 @@ def _named(exception: Exception, trail: _Trail, timeout_seconds: float) -> tuple
             return "protocol", f"the request cannot be sent, or the answer not be read ({type(exception).__name__})"
 
 
+def _reason_of(error: OSError) -> str:
+    """Why a connection failed. The error's own text may name several addresses, refused ones too."""
+    return os.strerror(error.errno) if error.errno is not None and error.errno > 0 else "no reason given"
+
+
 def _timeout_detail(trail: _Trail, timeout_seconds: float) -> str:
-    if trail.peer_ip is not None:
+    if trail.sent_at is not None:
         return f"no answer within {timeout_seconds:g} s"
-    return f"no connection in time (of {timeout_seconds:g} s in all)"
+    through = " through the egress proxy" if trail.is_tunnelled else ""
+    return f"no connection{through} in time (of {timeout_seconds:g} s in all)"
 
 
 def _detail_after_status(exception: Exception, trail: _Trail, timeout_seconds: float) -> str:

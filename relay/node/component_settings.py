@@ -16,6 +16,7 @@ from relay.core.netguard import GuardPolicy
 from relay.core.planner import PlannerConfig
 from relay.core.planner.config import RateLimitHeaders
 from relay.delivery.settings import DeliverySettings
+from relay.http.egress_proxy import EgressProxy
 from relay.polling.account_settings import AccountSettings
 from relay.polling.recorder import Hints
 from relay.sources.definition import SourceDefinition
@@ -116,9 +117,18 @@ def guard_policy(settings: Settings) -> GuardPolicy:
         allow_http=security.allow_http,
         allow_networks=tuple(security.allow_networks),
         allow_ports=frozenset(security.allow_ports),
+        allow_hosts=security.allow_hosts,
+        deny_hosts=security.deny_hosts,
         own_address=(settings.server.host, settings.server.port),
         own_url=settings.server.public_url,
+        by_proxy=security.egress_proxy is not None,
     )
+
+
+def egress_proxy(settings: Settings) -> EgressProxy | None:
+    """The proxy that requests to sinks go through, if there is one."""
+    url = settings.security.egress_proxy
+    return None if url is None else EgressProxy.at(url)
 
 
 def _key_reader(account: AccountConfig) -> Callable[[], str | None]:

@@ -13,7 +13,7 @@ from relay.core.signing import ED25519_BYTES, new_secret, new_signing_key
 from relay.errors import SettingsError
 from relay.http.sender import Sender
 from relay.node.accounts import adopted_accounts
-from relay.node.component_settings import guard_policy
+from relay.node.component_settings import egress_proxy, guard_policy
 from relay.node.encryption_keys import EncryptionKeys
 from relay.node.local_token import with_local_token
 from relay.node.node import ROLES, Node
@@ -68,7 +68,9 @@ async def open_node(
         await store.subscriptions.all()
         await store.subscriptions.page(limit=1, callbacks=True)
         node_id = secrets.token_hex(8)
-        async with Sender(guard_policy(settings), clock=clock, node=(NODE_HEADER, node_id)) as sender:
+        async with Sender(
+            guard_policy(settings), clock=clock, node=(NODE_HEADER, node_id), proxy=egress_proxy(settings)
+        ) as sender:
             node = Node(
                 settings,
                 store=store,

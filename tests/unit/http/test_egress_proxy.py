@@ -1,0 +1,323 @@
+"""Requests through an egress proxy, with real sockets: tunnels, TLS end to end, and whose failure is whose."""
+
+import asyncio
+import inspect
+import ipaddress
+import socket
+import ssl
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvloop
+
+from relay.core.delivery import OutboundRequest, Response
+from relay.core.netguard import GuardPolicy
+from relay.http.egress_proxy import MAX_HEAD_BYTES, EgressProxy
+from relay.http.sender import Sender
+from tests.support.certificates import self_signed
+from tests.support.connect_proxy import ConnectProxy, open_connect_proxy
+from tests.support.guard import DEVELOPMENT
+from tests.support.hostile import POLICY, URLS, HostileResolver
+from tests.support.peer import open_peer
+
+NAME = "sink.example.com"
+BEHIND = replace(DEVELOPMENT, by_proxy=True)
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+
+
+class Sink:
+    """Answers every request with 200, and keeps the heads and the number of connections."""
+
+    def __init__(self) -> None:
+        self.heads: list[str] = []
+        self.connections = 0
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        while True:
+            head = (await reader.readuntil(b"\r\n\r\n")).decode()
+            length = next((int(line.split(":")[1]) for line in head.lower().split("\r\n") if "content-l" in line), 0)
+            await reader.readexactly(length)
+            self.heads.append(head)
+            writer.write(OK)
+
+
+@asynccontextmanager
+async def open_sink(tls: ssl.SSLContext | None = None) -> AsyncIterator[tuple[Sink, int]]:
+    sink = Sink()
+    async with open_peer(sink.serve, tls=tls) as port:
+        yield sink, port
+
+
+def sender_through(url: str, policy: GuardPolicy = BEHIND, **options: Any) -> Sender:
+    """A sender that may not look up any name itself."""
+    return Sender(policy, clock=time.time, proxy=EgressProxy.at(url), resolver=HostileResolver(), **options)
+
+
+async def send(sender: Sender, url: str, timeout_seconds: float = 5, method: str = "POST") -> Response:
+    request = OutboundRequest(url=url, method=method, body=b'{"secret":"event"}')
+    return await sender.send(request, timeout_seconds=timeout_seconds)
+
+
+async def send_once(proxy_url: str, url: str, **options: Any) -> Response:
+    async with sender_through(proxy_url, connect_timeout_seconds=options.pop("connect_timeout_seconds", 5)) as sender:
+        return await send(sender, url, **options)
+
+
+async def test_request_goes_through_a_tunnel_and_arrives_unchanged() -> None:
+    async with open_sink() as (sink, port), open_connect_proxy() as proxy, sender_through(proxy.url()) as sender:
+        response = await send(sender, f"http://127.0.0.1:{port}/hook?a=b")
+    assert (response.status_code, response.excerpt, response.error) == (200, b"ok", None)
+    assert response.remote_ip is None, "the connection's peer is the proxy"
+    assert response.timings.connect_ms is not None
+    assert proxy.places == [f"127.0.0.1:{port}"]
+    assert sink.heads[0].startswith("POST /hook?a=b HTTP/1.1\r\nHost: 127.0.0.1")
+    assert "proxy" not in sink.heads[0].lower()
+
+
+async def test_proxy_resolves_names_and_sees_only_them(tmp_path: Path) -> None:
+    path, context = self_signed(tmp_path, NAME)
+    async with open_sink(context) as (sink, port), open_connect_proxy(ConnectProxy(names={NAME: "127.0.0.1"})) as proxy:
+        policy = GuardPolicy(allow_ports=frozenset({port}), by_proxy=True)
+        async with sender_through(proxy.url(), policy, tls=ssl.create_default_context(cafile=path)) as sender:
+            response = await send(sender, f"https://{NAME}:{port}/secret-path")
+            dotted = await send(sender, f"https://{NAME}.:{port}/")
+    assert (response.status_code, response.excerpt) == (200, b"ok")
+    assert response.timings.tls_ms is not None
+    assert proxy.places[0] == f"{NAME}:{port}"
+    assert len(sink.heads) >= 1
+    assert b"secret" not in proxy.relayed, "only ciphertext passes the proxy"
+    assert dotted.error == "proxy", "the name is handed over as written; this proxy does not know it with a dot"
+
+
+async def test_tls_is_verified_against_the_sink(tmp_path: Path) -> None:
+    _, untrusted = self_signed(tmp_path, NAME)
+    path, other = self_signed(tmp_path, "other.example.com")
+    names = {NAME: "127.0.0.1"}
+    for context, verify in (
+        (untrusted, ssl.create_default_context()),
+        (other, ssl.create_default_context(cafile=path)),
+    ):
+        async with open_sink(context) as (sink, port), open_connect_proxy(ConnectProxy(names=names)) as proxy:
+            policy = GuardPolicy(allow_ports=frozenset({port}), by_proxy=True)
+            async with sender_through(proxy.url(), policy, tls=verify) as sender:
+                response = await send(sender, f"https://{NAME}:{port}/")
+        assert response.error == "tls"
+        assert "certificate does not verify" in (response.detail or "")
+        assert not sink.heads
+
+
+async def test_credentials_are_sent_to_the_proxy_only() -> None:
+    proxy = ConnectProxy(credentials="Team A:p@ss:wörd")
+    async with open_sink() as (sink, port), open_connect_proxy(proxy):
+        response = await send_once(proxy.url("Team%20A:p%40ss%3Aw%C3%B6rd"), f"http://127.0.0.1:{port}/")
+    assert response.status_code == 200
+    assert "authorization" not in sink.heads[0].lower()
+
+
+def test_credentials_are_in_no_repr() -> None:
+    proxy = EgressProxy.at("http://user:hush-hush@proxy.example:3128")
+    assert (proxy.host, proxy.port, proxy.tls) == ("proxy.example", 3128, False)
+    assert "Basic" not in repr(proxy)
+    assert EgressProxy.at("https://proxy.example").port == 443
+    assert EgressProxy.at("http://[::1]:3128/").host == "::1"
+
+
+@pytest.mark.parametrize(
+    ("proxy", "detail"),
+    [
+        (ConnectProxy(credentials="a:b"), "asks for a user name and password (407)"),
+        (ConnectProxy(answer=b"HTTP/1.1 403 Forbidden\r\n\r\n"), "refuses this sink (403)"),
+        (ConnectProxy(answer=b"HTTP/1.0 302 Found\r\nLocation: http://10.0.0.1/\r\n\r\n"), "refuses this sink (302)"),
+        (ConnectProxy(answer=b"HTTP/1.1 502 Bad\r\nX: 10.0.0.7\r\n\r\n"), "could not connect to the sink (502)"),
+        (ConnectProxy(answer=b"HTTP/1.1 100 Continue\r\n\r\n"), "(100)"),
+        (ConnectProxy(answer=b""), "closed the connection without an answer"),
+        (ConnectProxy(answer=b"SSH-2.0-OpenSSH\r\n\r\n"), "is not HTTP"),
+        (ConnectProxy(answer=b"HTTP/1.1 200\xff OK\r\n\r\n"), "is not HTTP"),
+        (ConnectProxy(answer=b"HTTP/1.1 200 OK\r\nX: " + b"y" * MAX_HEAD_BYTES), "too long"),
+        (ConnectProxy(answer=b"HTTP/1.1 200 OK\r\n\r\nHTTP/1.1 200 OK\r\n\r\n"), "more than an answer"),
+        (ConnectProxy(silent=True), "no answer of the egress proxy within 0.1 s"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+async def test_each_failure_of_the_proxy_is_its_own(proxy: ConnectProxy, detail: str) -> None:
+    async with open_sink() as (sink, port), open_connect_proxy(proxy):
+        url = f"http://127.0.0.1:{port}/"
+        response = await send_once(proxy.url(), url, method="PUT", connect_timeout_seconds=0.1 if proxy.silent else 5)
+    assert (response.error, response.status_code, response.remote_ip) == ("proxy", None, None)
+    assert detail in (response.detail or "")
+    assert "10.0.0" not in (response.detail or "")
+    assert sink.connections == 0
+    assert len(proxy.heads) == 1, "no second try in one attempt, not even of a method that may be repeated"
+
+
+async def test_wrong_credentials_are_named() -> None:
+    async with open_connect_proxy(ConnectProxy(credentials="a:right")) as proxy:
+        response = await send_once(proxy.url("a:wrong-one"), "http://127.0.0.1:9/")
+    assert response.detail == "the egress proxy refuses the credentials (407): correct security.egress_proxy"
+
+
+async def test_proxy_that_is_not_there_is_named_without_its_address() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    async with sender_through(f"http://localhost:{port}") as sender:
+        response = await send(sender, "http://127.0.0.1:9/")
+    assert (response.error, response.detail) == ("proxy", "the egress proxy cannot be reached: Connection refused")
+
+
+async def test_proxy_whose_name_does_not_resolve_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def unknown(*_: Any, **__: Any) -> Any:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    async with sender_through("http://proxy.example.com:3128") as sender:
+        monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", unknown)
+        response = await send(sender, "http://127.0.0.1:9/")
+    assert (response.error, response.detail) == ("proxy", "the egress proxy cannot be reached")
+
+
+async def test_timeout_in_the_tunnel_is_the_sinks() -> None:
+    async def hang(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+
+    async with open_peer(hang) as port, open_connect_proxy() as proxy, sender_through(proxy.url()) as sender:
+        response = await send(sender, f"http://127.0.0.1:{port}/", timeout_seconds=0.1)
+    assert (response.error, response.detail) == ("timeout", "no answer within 0.1 s")
+
+
+async def test_timeout_of_the_attempt_ends_a_tunnel_that_is_being_opened() -> None:
+    async with open_connect_proxy(ConnectProxy(silent=True)) as proxy, sender_through(proxy.url()) as sender:
+        response = await send(sender, "http://127.0.0.1:9/", timeout_seconds=0.1)
+    assert response.error == "timeout"
+    assert response.detail == "no connection through the egress proxy in time (of 0.1 s in all)"
+
+
+async def test_sink_behind_the_proxy_that_refuses_is_not_misread() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    async with open_connect_proxy() as proxy, sender_through(proxy.url()) as sender:
+        response = await send(sender, f"http://127.0.0.1:{port}/")
+    assert (response.error, response.detail) == ("proxy", "the egress proxy could not connect to the sink (502)")
+
+
+async def test_the_way_to_the_proxy_may_be_encrypted(tmp_path: Path) -> None:
+    path, context = self_signed(tmp_path, NAME)
+    proxy = ConnectProxy(names={NAME: "127.0.0.1"}, credentials="a:b")
+    async with open_sink(context) as (sink, port), open_connect_proxy(proxy, tls=context):
+        policy = GuardPolicy(allow_ports=frozenset({port}), by_proxy=True)
+        url = proxy.url("a:b", scheme="https")
+        async with sender_through(url, policy, tls=ssl.create_default_context(cafile=path)) as sender:
+            responses = [await send(sender, f"https://{NAME}:{port}/") for _ in range(2)]
+        async with sender_through(url, policy) as sender:
+            untrusted = await send(sender, f"https://{NAME}:{port}/")
+        async with sender_through(proxy.url("a:b"), policy) as sender:
+            plain = await send(sender, f"https://{NAME}:{port}/")
+    assert [response.status_code for response in responses] == [200, 200]
+    assert (untrusted.error, plain.error) == ("proxy", "proxy")
+    assert "certificate does not verify" in (untrusted.detail or "")
+    assert len(sink.heads) == 2
+
+
+async def test_tunnel_is_kept_and_never_shared_with_direct_requests() -> None:
+    async with open_sink() as (sink, port), open_connect_proxy() as proxy:
+        url = f"http://127.0.0.1:{port}/"
+        async with sender_through(proxy.url()) as through, Sender(DEVELOPMENT, clock=time.time) as direct:
+            for sender in (through, direct) * 3:
+                assert (await send(sender, url)).status_code == 200
+    assert (len(proxy.heads), sink.connections) == (1, 2)
+
+
+async def test_guard_judges_what_a_url_says_before_the_proxy_is_asked() -> None:
+    async with open_connect_proxy() as proxy, sender_through(proxy.url(), replace(POLICY, by_proxy=True)) as sender:
+        for row in URLS:
+            assert (await send(sender, row.url)).error == "refused", row
+    assert not proxy.heads
+
+
+async def test_names_get_neither_http_nor_other_ports_through_the_proxy() -> None:
+    """Their addresses are unknown here, so no rule about networks can hold."""
+    everywhere = (ipaddress.ip_network("0.0.0.0/0"), ipaddress.ip_network("::/0"))
+    policy = GuardPolicy(allow_http=True, allow_networks=everywhere, by_proxy=True)
+    async with open_connect_proxy() as proxy, sender_through(proxy.url(), policy) as sender:
+        for url in (f"http://{NAME}/", f"https://{NAME}:8443/"):
+            assert (await send(sender, url)).error == "refused"
+    assert not proxy.heads
+
+
+def test_policy_and_proxy_belong_together() -> None:
+    for policy, proxy in ((DEVELOPMENT, EgressProxy.at("http://p:1")), (BEHIND, None)):
+        with pytest.raises(ValueError, match="where there is no proxy"):
+            Sender(policy, clock=time.time, proxy=proxy)
+
+
+async def test_no_connection_is_left_open() -> None:
+    """Whichever way an attempt ends: the proxy sees the end of its connection."""
+    ended: list[str] = []
+
+    def watched(name: str, serve: Callable[..., Any]) -> Callable[..., Any]:
+        async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            try:
+                await serve(reader, writer)
+            finally:
+                ended.append(name)
+
+        return talk
+
+    for proxy in (ConnectProxy(silent=True), ConnectProxy(answer=b"HTTP/1.1 200 OK\r\n\r\nmore")):
+        over = asyncio.Event()
+
+        async def talk(
+            reader: asyncio.StreamReader,
+            writer: asyncio.StreamWriter,
+            proxy: ConnectProxy = proxy,
+            over: asyncio.Event = over,
+        ) -> None:
+            await proxy.serve(reader, writer)
+            await reader.read()
+            over.set()
+
+        async with open_peer(talk) as proxy.port, sender_through(proxy.url()) as sender:
+            await send(sender, "http://127.0.0.1:9/", timeout_seconds=0.1)
+            await asyncio.wait_for(over.wait(), 5)
+
+
+async def test_a_proxy_that_someone_else_wrote() -> None:
+    pytest.importorskip("pproxy")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "pproxy", "-l", f"http://127.0.0.1:{port}#user:hush"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        try:
+            async with asyncio.timeout(20), open_sink() as (sink, sink_port):
+                url = f"http://127.0.0.1:{sink_port}/"
+                async with sender_through(f"http://user:hush@127.0.0.1:{port}") as sender:
+                    while "reached" in ((response := await send(sender, url)).detail or ""):  # noqa: ASYNC110
+                        await asyncio.sleep(0.05)
+                    assert (response.status_code, response.excerpt) == (200, b"ok")
+                async with sender_through(f"http://127.0.0.1:{port}") as sender:
+                    assert "(407)" in ((await send(sender, url)).detail or "")
+            assert len(sink.heads) == 1
+        finally:
+            process.terminate()
+
+
+@pytest.mark.parametrize(
+    "scenario",
+    [
+        test_request_goes_through_a_tunnel_and_arrives_unchanged,
+        test_proxy_resolves_names_and_sees_only_them,
+        test_tls_is_verified_against_the_sink,
+        test_the_way_to_the_proxy_may_be_encrypted,
+        test_no_connection_is_left_open,
+        test_proxy_that_is_not_there_is_named_without_its_address,
+    ],
+)
+def test_it_holds_on_the_event_loop_of_a_node(scenario: Callable[..., Any], tmp_path: Path) -> None:
+    """Whose TLS and `start_tls` are its own."""
+    uvloop.run(scenario(*(tmp_path for _ in inspect.signature(scenario).parameters)))

@@ -1,0 +1,124 @@
+"""The client sends to no hostile URL and dials no hostile address, whatever the name servers answer."""
+
+import asyncio
+import ipaddress
+import socket
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from relay.core.delivery import OutboundRequest, Response
+from relay.core.netguard import GuardPolicy
+from relay.http import sender as sender_module
+from relay.http.sender import MAX_ADDRESSES, Sender
+from tests.support.hostile import NAMES, POLICY, URLS, HostileName, HostileResolver
+from tests.support.peer import open_peer
+
+SINK = ipaddress.IPv4Network("127.0.0.1/32")
+ANSWER = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok"
+
+
+class WatchedSender(Sender):
+    """Keeps the addresses that were dialled."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.dialled: list[str] = []
+
+    def _open_socket(self, address_info: Any) -> socket.socket:
+        opened = super()._open_socket(address_info)
+        self.dialled.append(address_info[4][0])
+        return opened
+
+
+async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await reader.readuntil(b"\r\n\r\n")
+    writer.write(ANSWER)
+
+
+def outcome(response: Response) -> str:
+    return "delivered" if response.status_code == 200 else str(response.error)
+
+
+async def test_no_hostile_url_is_looked_up_or_dialled() -> None:
+    async with WatchedSender(POLICY, clock=lambda: 0.0, resolver=HostileResolver()) as sender:
+        for row in URLS:
+            response = await sender.send(OutboundRequest(url=row.url), timeout_seconds=5)
+            assert response.error == "refused", (row.url, row.why)
+            assert row.rule in (response.detail or ""), (row.url, row.why)
+    assert not sender.dialled
+
+
+@pytest.mark.parametrize("row", NAMES, ids=[row.name for row in NAMES])
+async def test_hostile_name_is_judged_by_each_address_dialled(row: HostileName) -> None:
+    policy = GuardPolicy(allow_http=True, allow_networks=(SINK,))
+    resolver = HostileResolver(row)
+    async with open_peer(answer) as port, WatchedSender(policy, clock=lambda: 0.0, resolver=resolver) as sender:
+        request = OutboundRequest(url=f"http://{row.name}:{port}/hook")
+        patience = 0.05 if "hang" in row.answers else 5
+        with capture_logs() as logs:
+            responses = [await sender.send(request, timeout_seconds=patience) for _ in row.answers]
+    assert [outcome(response) for response in responses] == row.outcomes, row.why
+    assert set(sender.dialled) <= {"127.0.0.1"}, row.why
+    refusals = [response.detail or "" for response in responses if response.error == "refused"]
+    told = [line for line in logs if line["event"] == "egress_refused"]
+    internal = {address for answers in row.answers if isinstance(answers, list) for address in answers} - {"127.0.0.1"}
+    for refusal in refusals:
+        assert "/" not in refusal, "the network that it is in would tell the address"
+        assert not any(address and address in refusal for address in internal), "the caller learns no internal address"
+    if refusals:
+        assert {line["host"] for line in told} == {f"{row.name}:{port}"}
+        assert {line["ip"] for line in told} <= internal, "the operator's log tells the address"
+
+
+async def test_mixed_failures_name_no_address() -> None:
+    """aiohttp joins the texts of all failures of a name's addresses."""
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    policy = GuardPolicy(allow_http=True, allow_networks=(SINK,))
+    answers = ["10.0.0.1", "127.0.0.1", "fd00::7"]
+    row = HostileName(name="mixed.example.com", why="", answers=[answers], outcomes=[])  # type: ignore[list-item]
+    async with Sender(policy, clock=lambda: 0.0, resolver=HostileResolver(row)) as sender:
+        response = await sender.send(OutboundRequest(url=f"http://mixed.example.com:{port}/"), timeout_seconds=5)
+    assert (response.error, response.detail) == ("connect", "no connection: Connection refused")
+
+
+async def test_thousands_of_records_cost_no_more_than_a_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def many(host: str, port: int, **_: Any) -> list[Any]:
+        asked.append(host)
+        return [
+            (socket.AF_INET, socket.SOCK_STREAM, 6, "", (f"10.{one >> 8}.{one & 255}.1", port)) for one in range(5000)
+        ]
+
+    monkeypatch.setattr(sender_module.socket, "getaddrinfo", many)
+    judged: list[str] = []
+
+    class Counting(Sender):
+        def _open_socket(self, address_info: Any) -> socket.socket:
+            judged.append(address_info[4][0])
+            return super()._open_socket(address_info)
+
+    async with Counting(GuardPolicy(), clock=lambda: 0.0) as sender:
+        name = f"{'a' * 60}.{'b' * 60}.{'c' * 60}.{'d' * 55}.example.com"
+        response = await sender.send(OutboundRequest(url=f"https://{name}/"), timeout_seconds=5)
+    assert (response.error, asked) == ("refused", [name])
+    assert len(set(judged)) <= MAX_ADDRESSES
+
+
+@pytest.mark.parametrize(
+    ("url", "host"),
+    [
+        ("https://bücher.example/a?b=c", "xn--bcher-kva.example"),
+        ("https://ü.straße.example/", "xn--tda.strasse.example"),
+        ("https://ü.example:443/ü", "xn--tda.example"),
+    ],
+)
+async def test_name_that_is_dialled_is_the_name_that_was_judged(url: str, host: str) -> None:
+    """Python's IDNA 2003 and the HTTP library's IDNA 2008 disagree on some names."""
+    row = HostileName(name=host, why="", answers=[["10.0.0.1"]], outcomes=[])
+    async with Sender(GuardPolicy(), clock=lambda: 0.0, resolver=HostileResolver(row)) as sender:
+        response = await sender.send(OutboundRequest(url=url), timeout_seconds=5)
+    assert response.error == "refused", "any other name would be unknown to this resolver"
