@@ -4,7 +4,7 @@ import pytest
 
 from relay.core.netguard import GuardPolicy
 from relay.core.signing import new_secret, parse_secret
-from tests.support.api_world import HOOK, SLACK
+from tests.support.api_world import HOOK, SLACK, TOKENS
 from tests.support.guard import DEVELOPMENT
 
 OPEN_GUARD = GuardPolicy(
@@ -461,3 +461,29 @@ async def test_a_slack_message_shows_the_chosen_metadata(client):
     body = {"sink": "https://receiver.example/hooks", "config": {"metadata_keys": ["deal"]}}
     refused = await client.post("/v1/subscriptions", json=body)
     assert (refused.status_code, refused.json()["errors"][0]["pointer"]) == (422, "/config/metadata_keys")
+
+
+@pytest.mark.parametrize(
+    ("token", "shown"),
+    [
+        ("rl_admin", "https://receiver.example/in/secret-path?…"),
+        ("rl_subs", "https://receiver.example/in/secret-path?…"),
+        ("rl_read", "https://receiver.example/…"),
+    ],
+)
+async def test_path_of_a_sink_is_shown_to_those_who_may_set_it(open_client, world, token, shown):
+    client = open_client(tokens=TOKENS, dev=False)
+    admin, caller = ({"Authorization": f"Bearer {value}"} for value in ("rl_admin", token))
+    sink = "https://receiver.example/in/secret-path?key=secret-key"
+    made = (await client.post("/v1/subscriptions", json={"sink": sink}, headers=admin)).json()
+    assert made["sink"] == "https://receiver.example/in/secret-path?…"
+    await world.poll(await world.job("a"), "queued")
+    for path in (f"/v1/subscriptions/{made['id']}", "/v1/subscriptions"):
+        answer = (await client.get(path, headers=caller)).json()
+        assert answer.get("items", [answer])[0]["sink"] == shown
+    if token == "rl_subs":
+        return
+    for path in ("/v1/deliveries", "/v1/deliveries?group_by=sink"):
+        answer = await client.get(path, headers=caller)
+        assert answer.json()["items"][0]["sink"] == shown
+        assert "secret-key" not in answer.text

@@ -50,6 +50,19 @@ def test_wrong_settings(start: Start, tmp_path: Path, what: str) -> None:
     assert not list(tmp_path.glob("relay.db*"))  # nothing was begun
 
 
+async def test_plain_http_upstream_elsewhere(world: RelayWorld) -> None:
+    world.settings()
+    elsewhere = {"REVOR_BASE_URL": "http://upstream.invalid:9000"}
+    line = await world.refused(**elsewhere)
+    assert "REVOR_BASE_URL: sources.revor.base_url (http://upstream.invalid:9000) is plain http" in line
+    assert "allow it with sources.revor.allow_http: true" in line
+    code, lines = await world.run("check", **elsewhere)
+    assert code == 2
+    assert any("settings" in one and "is plain http" in one for one in lines), lines
+    await world.serve(RELAY_SOURCES__REVOR__ALLOW_HTTP="true", **elsewhere)
+    assert await world.end() == 0
+
+
 def test_unreadable_settings(start: Start, tmp_path: Path) -> None:
     file = tmp_path / "relay.yaml"
     file.write_text(SETTINGS)

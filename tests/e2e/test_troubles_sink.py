@@ -14,8 +14,9 @@ import pytest
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
+from tests.support.connect_proxy import ConnectProxy, open_connect_proxy
 from tests.support.peer import open_peer
-from tests.support.relay_world import SETTINGS, RelayWorld, open_relay_world
+from tests.support.relay_world import API_KEY, SETTINGS, RelayWorld, open_relay_world
 
 Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -349,6 +350,49 @@ async def test_each_error_of_an_attempt(world: RelayWorld, tmp_path: Path) -> No
             assert tried[0]["error"].partition(":")[0] == word, tried[0]
             assert tried[0]["status_code"] is None
         assert len(await attempts(world, healthy["id"], "delivered")) == 1
+
+
+async def test_egress_proxy_that_fails_is_named_and_disables_nothing(world: RelayWorld) -> None:
+    async with open_connect_proxy(ConnectProxy(credentials="relay:hush-hush")) as proxy:
+        proxy.answer = b"HTTP/1.1 503 Down\r\nContent-Length: 0\r\n\r\n"
+        settings = SETTINGS.replace("delivery:\n", "delivery:\n  disable_after_seconds: 0.5\n")
+        world.settings(settings.replace("127.0.0.0/8]", f"127.0.0.0/8], egress_proxy: '{proxy.url('relay:hush-hush')}'"))
+        await world.serve()
+        made = await world.subscribe("ai.revor.job.succeeded")
+        job_id = await world.job()
+
+        async def failed_for_long() -> bool:
+            return len(await attempts(world, made["id"], "pending")) >= 5
+
+        await world.until(failed_for_long, "not tried five times")
+        tried = await attempts(world, made["id"], "pending")
+        assert tried[0]["error"] == "proxy: the egress proxy could not connect to the sink (503)"
+        assert tried[0]["remote_ip"] is None
+        assert (await state_of(world, made["id"]))["state"] == "enabled"
+        assert world.received == []
+        proxy.answer = None
+        await world.until_delivered([job_id])
+        code, lines = await world.run("deliveries", "list", "--json")
+        assert code == 0
+        assert await world.end() == 0
+        assert set(proxy.places) == {world.sink_url.split("/")[2]}
+    assert "hush-hush" not in "\n".join([*world.lines, *lines])
+
+
+async def test_check_names_an_egress_proxy_that_does_not_filter(world: RelayWorld) -> None:
+    async with open_connect_proxy() as proxy:
+        world.settings(SETTINGS.replace("127.0.0.0/8]", f"127.0.0.0/8], egress_proxy: '{proxy.url('relay:hush-hush')}'"))
+        for answer, code, told in (
+            (None, 2, f"it connects to 127.0.0.1:{proxy.port}"),
+            (b"HTTP/1.1 403 Forbidden\r\n\r\n", 0, "does not connect to its own loopback address"),
+            (b"HTTP/1.1 407 Who\r\n\r\n", 2, "refuses the credentials (407)"),
+        ):
+            proxy.answer = answer
+            known = {"REVOR_API_KEY": API_KEY, "REVOR_BASE_URL": world.sandbox_url}
+            found, lines = await world.run("check", **known)
+            assert found == code, lines
+            assert any("egress proxy" in line and told in line for line in lines), lines
+            assert "hush-hush" not in "\n".join(lines)
 
 
 async def test_attempt_cancelled_by_shutdown_is_retried(world: RelayWorld) -> None:

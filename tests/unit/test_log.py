@@ -26,6 +26,21 @@ def logging_restored() -> Iterator[None]:
     structlog.reset_defaults()
 
 
+CONTROLS = (
+    "\x00",
+    "\x07",
+    "\x08",
+    "\x1b",
+    "\x7f",
+    "\x85",
+    "\x9b",
+    "\x9d",
+    "\u200f",
+    "\u2028",
+    "\u202e",
+    "\u2066",
+    "\ufeff",
+)
 SENT = {"sink": "http://127.0.0.1/", "type": "ai.revor.job.failed", "job": "7d9f"}
 
 
@@ -47,8 +62,52 @@ class TestConfigure:
         log.configure(dev=False, stream=out)
         structlog.get_logger().info("odd \ud800", big=1 << 80, thing=object(), nan=float("nan"), key={1: 2})
         line = json.loads(out.getvalue())
-        assert line["event"] == "odd \ud800"
+        assert line["event"] == "odd \\ud800"
         assert line["big"] == str(1 << 80)
+
+    @pytest.mark.parametrize("dev", [True, False])
+    def test_nothing_in_a_line_controls_a_terminal(self, dev: bool) -> None:
+        """From a sink, an upstream, a token's name: in values, keys, events, tracebacks and libraries' lines."""
+        out = io.StringIO()
+        log.configure(dev=dev, stream=out)
+        for one in CONTROLS:
+            odd = f"a{one}[2J"
+            structlog.get_logger().info(odd, **{odd: odd}, error=odd, headers=[("X", odd)], deep={odd: [odd.encode()]})
+            logging.getLogger(odd).warning("%s", odd)
+            try:
+                raise ValueError(odd)
+            except ValueError:
+                structlog.get_logger().exception(odd)
+        text = out.getvalue()
+        assert not set(text) & set(CONTROLS)
+        assert all(one.isprintable() or one == "\n" for one in text)
+        assert "a\\x1b[2J" in text.replace("\\\\", "\\"), "it can still be read"
+
+    @pytest.mark.parametrize("dev", [True, False])
+    def test_value_cannot_add_a_line(self, dev: bool) -> None:
+        out = io.StringIO()
+        log.configure(dev=dev, stream=out)
+        for end in ("\n", "\r", "\u2028", "\x85", "\x0b"):
+            structlog.get_logger().info(f"first{end}12:00:00 [info] forged", error=f"x{end}y", plain=f"x{end}y")
+        assert len(out.getvalue().splitlines()) == 5
+
+    @pytest.mark.parametrize("dev", [True, False])
+    def test_urls_show_neither_path_nor_query(self, dev: bool) -> None:
+        """Any receiver may use them as a credential, not only the known hooks."""
+        out = io.StringIO()
+        log.configure(dev=dev, stream=out)
+        url = "https://receiver.example:8443/in/hidden/?a=hidden"
+        structlog.get_logger().info(
+            f"to {url}", sink=url, error=f"POST {url}: 404", deep={"a": [url]}, quoted=f'"{url}"'
+        )
+        logging.getLogger("asyncio").warning("unclosed %s", "HTTPS://receiver.example?hidden=1")
+        try:
+            raise ValueError(f"cannot send to {url}")
+        except ValueError:
+            structlog.get_logger().exception("failed")
+        text = out.getvalue()
+        assert "hidden" not in text
+        assert "https://receiver.example:8443/…" in text
 
     @pytest.mark.parametrize("dev", [True, False])
     def test_libraries_and_tracebacks_are_redacted(self, dev: bool) -> None:

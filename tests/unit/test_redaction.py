@@ -150,6 +150,30 @@ def test_urls(url: str, shown: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("plain", "plain"),
+        ("a\x1b[31m\u009b\u202e", "a\\x1b[31m\\x9b\\u202e"),
+        ("\ud800", "\\ud800"),
+        ("é ü 日本", "é ü 日本"),
+    ],
+)
+def test_unprintable_characters_are_escaped(text: str, shown: str) -> None:
+    assert redaction.printable(text) == shown
+    assert redaction.printable(shown) == shown
+
+
+def test_sink_s_path_is_searched_for_in_its_answers() -> None:
+    sink = "https://receiver.example/hooks/in/0123456789abcdef?key=hush-hush"
+    assert redaction.secrets_of(sink, redacted_url(sink), ()) == (
+        "/hooks/in/0123456789abcdef",
+        "0123456789abcdef",
+        "key=hush-hush",
+        "hush-hush",
+    )
+
+
+@pytest.mark.parametrize(
     "key",
     [
         "Authorization",

@@ -178,7 +178,7 @@ def test_refused_key_is_explained_in_one_sentence(
     [
         ("http://127.0.0.1:1", "127.0.0.1 refuses connections at port 1"),
         ("https://127.0.0.1:1", "127.0.0.1 refuses connections at port 1"),
-        ("http://host.invalid", "the host name host.invalid does not resolve"),
+        ("https://host.invalid", "the host name host.invalid does not resolve"),
     ],
 )
 def test_unreachable_host_is_explained_in_one_sentence(

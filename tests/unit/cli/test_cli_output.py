@@ -1,8 +1,14 @@
 """Tables on terminals of different widths."""
 
+import json
+
+import orjson
 import pytest
 
-from relay.cli.output import print_table
+from relay.cli import run
+from relay.cli.event_stream import ServerEvent
+from relay.cli.events import show_event
+from relay.cli.output import note, print_fields, print_json, print_table, say
 from tests.unit.cli.test_cli_sources import Terminal
 
 ID = "int_01m8agvk3zph7995dmd4868kza"
@@ -121,3 +127,34 @@ def test_long_values_are_not_cut_on_a_wide_terminal(monkeypatch: pytest.MonkeyPa
     print_table(columns, [row], empty="none", now=NOW)
     assert "crm.example.com/hooks/relay" in shown.getvalue()
     assert str(row[2]) in shown.getvalue()
+
+
+CONTROLS = "\x00\x07\x1b\x7f\x85\x9b\u200f\u2028\u202e\u2066\ufeff"
+
+
+def test_nothing_that_a_command_prints_controls_the_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    document = {f"k{CONTROLS}": [CONTROLS, {"é": "日本"}]}
+    print_json(document)
+    printed = capsys.readouterr().out
+    assert json.loads(printed) == document, "a script reads what the API said"
+    assert "日本" in printed
+    print_table(("id",), [(CONTROLS,)], empty="none")
+    print_fields(document)
+    say(CONTROLS)
+    note(CONTROLS)
+    assert run(["jobs", "show", "--no\x1b[31m"]) == 2
+    monkeypatch.setenv("RELAY_URL", f"http://127.0.0.1:1/{CONTROLS[1:]}")
+    assert run(["jobs", "list"]) in (1, 2)
+
+    def broken() -> None:
+        raise KeyError(CONTROLS)
+
+    monkeypatch.setattr("relay.cli.jobs.api", broken)
+    assert run(["jobs", "list"]) == 1
+    event = ServerEvent(id="1", data=orjson.dumps({"type": "a", "id": CONTROLS}))
+    show_event(event, None, json=True)
+    show_event(event, None, json=False)
+    shown = capsys.readouterr()
+    assert not set(printed + shown.out + shown.err) & set(CONTROLS)

@@ -17,6 +17,7 @@ from relay.config.settings import (
     require_token_beyond_loopback,
 )
 from relay.errors import SettingsError
+from relay.node.component_settings import egress_proxy, guard_policy
 from relay.resources import default_settings_file
 
 KEY = "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE="
@@ -64,6 +65,7 @@ def test_defaults_match_the_contract(tmp_path: Path) -> None:
     assert (delivery.jitter, delivery.disable_after_seconds, delivery.callback_secret) == (0.2, 432000, None)
     security = settings.security
     assert (security.allow_http, security.allow_networks, security.allow_ports) == (False, (), (443,))
+    assert (security.allow_hosts, security.deny_hosts, security.egress_proxy) == ((), (), None)
     assert tuple(settings.retention.model_dump().values()) == (30, 14, 30)
 
 
@@ -311,3 +313,16 @@ def test_durations(written: object, seconds: float) -> None:
 def test_invalid_durations(written: object) -> None:
     with pytest.raises(ValueError, match="must be a duration such as 5s"):
         parse_duration(written)
+
+
+def test_egress_settings_reach_the_guard_and_the_client(tmp_path: Path) -> None:
+    written = "security: {allow_hosts: [Hooks.Slack.com., '*.example.com'], deny_hosts: ['10.*'], egress_proxy: '${P}'}"
+    settings = load(tmp_path, written, P="http://user:hush-hush@proxy.example:3128")
+    guard, proxy = guard_policy(settings), egress_proxy(settings)
+    assert (guard.allow_hosts, guard.deny_hosts) == (("hooks.slack.com", "*.example.com"), ("10.*",))
+    assert guard.by_proxy
+    assert proxy is not None
+    assert (proxy.host, proxy.port) == ("proxy.example", 3128)
+    assert "hush-hush" not in f"{settings!r}{settings}{proxy!r}"
+    assert egress_proxy(Settings()) is None
+    assert not guard_policy(Settings()).by_proxy

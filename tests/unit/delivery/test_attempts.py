@@ -95,6 +95,7 @@ def test_secrets_a_sink_may_echo() -> None:
         "lonely-credential",
         f"Bearer {SECRET}9",
         f"{SECRET}9",
+        "/hook/open-path",
     }
     assert list(found) == sorted(found, key=len, reverse=True), "a part is taken out after the whole"
     assert all(len(each) >= MIN_SECRET_CHARACTERS for each in found)
