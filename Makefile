@@ -99,9 +99,11 @@ soak: $(READY)
 	FUZZ_TEST_COUNT=$(SOAK_CASES) FUZZ_TEST_SEED=$(SOAK_SEED) $(BIN)/python -m pytest -q -n auto --durations=10 \
 		--hypothesis-show-statistics tests/api/test_api_schemathesis.py tests/api/test_fuzz_*.py tests/fuzz/ \
 		tests/store/test_fuzzed_sink.py tests/store/test_two_pollers.py tests/e2e/test_fuzzed_upstream.py
+	echo "==> a hostile sink: $$(($(SOAK_CASES) / 10)) answers, and what they cost"
+	FUZZ_TEST_COUNT=$(SOAK_CASES) FUZZ_TEST_SEED=$(SOAK_SEED) $(BIN)/python -m pytest -q -rP tests/simulation/test_hostile_sink.py
 	echo "==> simulations, stores and installs: what make test runs smaller"
 	$(BIN)/python -m pytest $(AT_ONCE) -n auto --durations=10 tests/simulation tests/packaging tests/unit/planner \
-		tests/store --ignore=tests/store/test_fuzzed_sink.py --ignore=tests/store/test_two_pollers.py
+		tests/store --ignore=tests/simulation/test_hostile_sink.py --ignore=tests/store/test_fuzzed_sink.py --ignore=tests/store/test_two_pollers.py
 	echo "==> kills: $(SOAK_KILLS) at random moments, and one at each chosen one, from the same seed"
 	KILL_TEST_COUNT=$(SOAK_KILLS) KILL_TEST_SEED=$(SOAK_SEED) $(BIN)/python -m pytest -q -rP --durations=10 tests/e2e/test_kill*.py tests/e2e/test_power_loss.py
 	echo "==> operations: $(SOAK_SECONDS) s of random ones from outside on each database, from the same seed"

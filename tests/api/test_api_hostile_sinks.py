@@ -61,6 +61,25 @@ async def test_registration_refuses_every_hostile_callback(client: Client) -> No
     assert (await client.get("/v1/jobs")).json()["items"] == []
 
 
+@pytest.mark.parametrize(
+    ("field", "credential"),
+    [
+        ("token_url", {"credentialtype": "CLIENTCREDENTIALS", "client_id": "a", "client_secret": "b"}),
+        ("refreshtokenendpoint", {"credentialtype": "REFRESHTOKEN", "accesstoken": "a", "refreshtoken": "b"}),
+    ],
+)
+async def test_credential_refuses_every_hostile_token_url(client: Client, field: str, credential: Any) -> None:
+    made = (await client.post("/v1/subscriptions", json={"sink": HOOK})).json()
+
+    def body(url: str) -> dict[str, Any]:
+        return {"sink": HOOK, "sinkcredential": {**credential, field: url}}
+
+    assert (await client.post("/v1/subscriptions", json=body("https://id.example.com/token"))).status_code == 201
+    await refused_everywhere(lambda url: client.post("/v1/subscriptions", json=body(url)))
+    await refused_everywhere(lambda url: client.put(f"/v1/subscriptions/{made['id']}", json=body(url)))
+    assert len(await subscriptions(client)) == 2
+
+
 async def test_batch_rejects_every_hostile_callback(client: Client) -> None:
     jobs = [{"id": str(number), "callback_url": row.url} for number, row in enumerate(URLS)]
     answer = (await client.post("/v1/jobs/batch", json={"jobs": jobs})).json()
@@ -85,6 +104,6 @@ async def test_create_through_the_drop_in_refuses_every_hostile_callback(
             answer = await client.post("/api/v1/outreach/dispatch", content=b"{}", headers=headers)
             assert answer.status_code == 400, (row.url, row.why)
             error = orjson.loads(answer.content)["error"]
-            assert error["code"] == "invalid_callback"
+            assert error["code"] == "relay_invalid_callback"
             assert row.rule in error["message"], (row.url, row.why)
     assert not world.gateway.passed, "nothing was sent"

@@ -352,11 +352,18 @@ async def test_each_error_of_an_attempt(world: RelayWorld, tmp_path: Path) -> No
         assert len(await attempts(world, healthy["id"], "delivered")) == 1
 
 
+def behind(proxy: ConnectProxy, settings: str) -> str:
+    """The settings with this egress proxy."""
+    return settings.replace("127.0.0.0/8]", f"127.0.0.0/8], egress_proxy: '{proxy.url('relay:hush-hush')}'")
+
+
 async def test_egress_proxy_that_fails_is_named_and_disables_nothing(world: RelayWorld) -> None:
     async with open_connect_proxy(ConnectProxy(credentials="relay:hush-hush")) as proxy:
         proxy.answer = b"HTTP/1.1 503 Down\r\nContent-Length: 0\r\n\r\n"
         settings = SETTINGS.replace("delivery:\n", "delivery:\n  disable_after_seconds: 0.5\n")
-        world.settings(settings.replace("127.0.0.0/8]", f"127.0.0.0/8], egress_proxy: '{proxy.url('relay:hush-hush')}'"))
+        world.settings(
+            settings.replace("127.0.0.0/8]", f"127.0.0.0/8], egress_proxy: '{proxy.url('relay:hush-hush')}'")
+        )
         await world.serve()
         made = await world.subscribe("ai.revor.job.succeeded")
         job_id = await world.job()
@@ -381,7 +388,9 @@ async def test_egress_proxy_that_fails_is_named_and_disables_nothing(world: Rela
 
 async def test_check_names_an_egress_proxy_that_does_not_filter(world: RelayWorld) -> None:
     async with open_connect_proxy() as proxy:
-        world.settings(SETTINGS.replace("127.0.0.0/8]", f"127.0.0.0/8], egress_proxy: '{proxy.url('relay:hush-hush')}'"))
+        world.settings(
+            SETTINGS.replace("127.0.0.0/8]", f"127.0.0.0/8], egress_proxy: '{proxy.url('relay:hush-hush')}'")
+        )
         for answer, code, told in (
             (None, 2, f"it connects to 127.0.0.1:{proxy.port}"),
             (b"HTTP/1.1 403 Forbidden\r\n\r\n", 0, "does not connect to its own loopback address"),
