@@ -2,6 +2,7 @@
 
 from relay.api import (
     deliveries,
+    erasures,
     events,
     intents,
     jobs,
@@ -15,7 +16,7 @@ from relay.api import (
     tokens,
 )
 
-_RESOURCES = (jobs, subscriptions, replays, events, deliveries, intents, keys, sources, tokens, system)
+_RESOURCES = (jobs, subscriptions, replays, events, deliveries, intents, erasures, keys, sources, tokens, system)
 
 OPERATIONS = tuple(operation for resource in _RESOURCES for operation in resource.OPERATIONS)
 

@@ -1,6 +1,6 @@
 """`/v1/jobs`: register, read, wait, refresh, explain, untrack."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Annotated, Any, Literal, cast
 
@@ -366,11 +366,16 @@ async def find_job(call: Call) -> core.Job:
     found = await jobs.find(id, source, account)
     if not found:
         raise NotFound(f"no job {id[:200]!r} is tracked here", code="job_not_found")
+    refuse_ambiguous(id, found)
+    return found[0]
+
+
+def refuse_ambiguous(id: str, found: Sequence[core.Job]) -> None:
+    """Raises Conflict if several accounts have a job with this id."""
     if len(found) > 1:
         where = ", ".join(f"?source={job.source}&account={job.account}" for job in found[:5])
         detail = f"{len(found)} accounts have a job {id!r}: choose one with {where}, or use its uid"
         raise Conflict(detail, code="ambiguous_job")
-    return found[0]
 
 
 _EXAMPLE: Job = {

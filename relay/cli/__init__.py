@@ -10,6 +10,7 @@ from typer.exceptions import TyperException
 
 from relay.cli.deliveries import app as deliveries_app
 from relay.cli.demo.command import demo as demo_command
+from relay.cli.erase import erase as erase_command
 from relay.cli.events import app as events_app
 from relay.cli.intents import app as intents_app
 from relay.cli.jobs import app as jobs_app
@@ -50,6 +51,7 @@ app.add_typer(intents_app, name="intents")
 app.add_typer(tokens_app, name="tokens")
 app.add_typer(keys_app, name="keys")
 app.command("sources")(sources_command)
+app.command("erase")(erase_command)
 app.command("support")(support_command)
 app.command("signing-secret")(signing_secret)
 app.command("listen")(listen_command)

@@ -26,10 +26,11 @@ MAX_EVENT_BYTES = 65_536
 
 RELAY_SOURCE = "/relay"
 CREATE_UNKNOWN = "relay.create.unknown"
+DELIVERY_EXPIRED = "relay.delivery.expired"
 RELAY_EVENTS = (
     *("relay.subscription.disabled", "relay.subscription.recovered"),
     *("relay.source.unauthorized", "relay.source.down", "relay.source.recovered"),
-    *("relay.delivery.expired", CREATE_UNKNOWN, "relay.test"),
+    *(DELIVERY_EXPIRED, CREATE_UNKNOWN, "relay.test"),
 )
 SOURCE_TROUBLE = ("relay.source.unauthorized", "relay.source.down", "relay.source.recovered")
 

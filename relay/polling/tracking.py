@@ -8,6 +8,7 @@ from typing import Any
 import structlog
 
 from relay.clock import Clock
+from relay.core.erasure import ErasureRequest, ErasureStep
 from relay.core.events import Event, owner_of
 from relay.core.explanations import sentence
 from relay.core.forwarding import escapes_segment
@@ -196,6 +197,13 @@ class Tracking:
         erased = await self._store.jobs.purge(job.uid)
         self._stop_polling(job)
         return erased
+
+    async def erase(self, request: ErasureRequest, cursor: str | None) -> ErasureStep:
+        """The next step of an erasure. Erased jobs are not polled any more. Raises InvalidRequest for the cursor."""
+        step = await self._store.erasure.step(request, cursor, self._clock())
+        for job in step.jobs:
+            self._stop_polling(job)
+        return step
 
     def _stop_polling(self, job: Job) -> None:
         poller = self._pollers.get((job.source, job.account))

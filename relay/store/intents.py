@@ -117,18 +117,18 @@ class IntentStore(Scoped):
 
     def in_flight(self, intent: Intent, now: float) -> bool:
         """Whether a caller may still be waiting for its response."""
-        return intent.reason is None and intent.id >= _in_flight_since(now)
+        return intent.reason is None and intent.id >= in_flight_since(now)
 
     async def resolve(self, id: str, fate: Resolution, now: float) -> Intent | None:
         """Records the fate that a person found out. None if the create is not listed as unknown."""
         if await self._hides(id):
             return None
-        return await self._database.write(_resolve, (id, fate, _in_flight_since(now)))
+        return await self._database.write(_resolve, (id, fate, in_flight_since(now)))
 
     async def unreported(self, now: float, count: int) -> list[Intent]:
         """Creates of unknown fate that no event has reported, oldest first; at most `count` with a reason and
         `count` without."""
-        return await self._database.read(_unreported, _in_flight_since(now), count)
+        return await self._database.read(_unreported, in_flight_since(now), count)
 
     async def report(self, id: str, event: Event) -> bool:
         """Records the event that reports an unknown fate. False if it was reported already or the fate is known."""
@@ -149,7 +149,7 @@ class IntentStore(Scoped):
         """Deletes a create of unknown fate. None if there is no such create."""
         if await self._hides(id):
             return None
-        return await self._database.write(_dismiss, (id, _in_flight_since(now)))
+        return await self._database.write(_dismiss, (id, in_flight_since(now)))
 
     async def unknown(self, id: str, reason: str, status_code: int | None = None) -> None:
         """Marks the fate as unknown, with the reason."""
@@ -161,12 +161,12 @@ class IntentStore(Scoped):
 
     async def count_unknown(self, now: float) -> int:
         """Number of creates of unknown fate."""
-        return await self._database.read(_count_unknown, _in_flight_since(now))
+        return await self._database.read(_count_unknown, in_flight_since(now))
 
     async def page(self, *, limit: int, cursor: str | None = None, now: float) -> Page[Intent]:
         """Creates of unknown fate, newest first."""
         before = decode_cursor(cursor, prefix="int_")
-        return await self._database.read(_page, limit, before, _in_flight_since(now), self._account)
+        return await self._database.read(_page, limit, before, in_flight_since(now), self._account)
 
     async def _hides(self, id: str) -> bool:
         return self._account is not None and await self.get(id) is None
@@ -183,7 +183,7 @@ def settle(connection: Connection, intents: Sequence[Intent]) -> None:
 
 def resolve_sent(connection: Connection, intent: Intent, job_id: str, now: float) -> bool:
     """Marks an intent as sent, in the transaction that registers its job. False if it is not listed as unknown."""
-    values = {"id": intent.id, "fate": "sent", "job_id": job_id, "in_flight_since": _in_flight_since(now)}
+    values = {"id": intent.id, "fate": "sent", "job_id": job_id, "in_flight_since": in_flight_since(now)}
     return run(connection, RESOLVE, **values).one_or_none() is not None
 
 
@@ -272,7 +272,7 @@ def page_statement(unknown: Select[Any], before: str | None, account: Account | 
     return statement
 
 
-def _in_flight_since(now: float) -> str:
+def in_flight_since(now: float) -> str:
     """The least id of creates that can still be in flight."""
     return least_id("int", now - IN_FLIGHT_SECONDS)
 

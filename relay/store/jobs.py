@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from sqlalchemy import bindparam, delete, select, text, tuple_, update
+from sqlalchemy import bindparam, select, text, tuple_, update
 from sqlalchemy.engine import Connection, Row
 from sqlmodel import col
 
@@ -12,12 +12,12 @@ from relay.core.jsontext import dumps
 from relay.core.records import Page, PollNote, PollRecord, Recorded, Registered, Registration
 from relay.errors import NotFound, StaleSequence
 from relay.store.database import Database
+from relay.store.erasure import erase_job
 from relay.store.group_commit import each, quick
 from relay.store.lookup import Lookup
 from relay.store.notices import notify
 from relay.store.outbox import (
     Outbox,
-    lock_jobs,
 )
 from relay.store.pages import decode_cursor, read_page, size_of
 from relay.store.registrations import BY_UID, Registrar
@@ -36,7 +36,7 @@ from relay.store.statements import (
     sql,
     table_of,
 )
-from relay.store.tables import AttemptRow, DeliveryRow, EventRow, JobCallbackRow, JobRow
+from relay.store.tables import JobRow
 
 JOBS = table_of(JobRow)
 _UIDS = sql("uid IN $json_values(uids)")
@@ -357,24 +357,8 @@ def _untrack(connection: Connection, item: tuple[str, float]) -> Job | Exception
 
 @each
 def _purge(connection: Connection, uid: str) -> Job | Exception:
-    lock_jobs(connection, [uid])  # or another node could record an event that is left behind
-    row = connection.execute(BY_UID, {"uid": uid}).one_or_none()
-    if row is None:
-        return NotFound(f"there is no job {uid}")
-    events = select(col(EventRow.id)).where(col(EventRow.job_uid) == uid)
-    # waits for a new subscription's backfill of these events, whose deliveries are deleted too
-    connection.execute(events.order_by(col(EventRow.sequence)).with_for_update())
-    deliveries = select(col(DeliveryRow.id)).where(col(DeliveryRow.event_id).in_(events))
-    for deletion in (
-        delete(AttemptRow).where(col(AttemptRow.delivery_id).in_(deliveries)),
-        delete(DeliveryRow).where(col(DeliveryRow.event_id).in_(events)),
-        delete(EventRow).where(col(EventRow.job_uid) == uid),
-        delete(JobCallbackRow).where(col(JobCallbackRow.job_uid) == uid),
-        delete(JobRow).where(col(JobRow.uid) == uid),
-    ):
-        connection.execute(deletion)
-    _notify_gone(connection, row)
-    return job_from(row)
+    _, job = erase_job(connection, uid)
+    return NotFound(f"there is no job {uid}") if job is None else job
 
 
 def _notify_gone(connection: Connection, row: Row[Any]) -> None:

@@ -189,6 +189,9 @@ class PostgresDatabase:
 
         return await self.read(query)
 
+    async def compact(self) -> None:
+        """Nothing: autovacuum reuses the space of deleted rows."""
+
     async def listen(self, on_notice: Callable[[str], None], on_name: Callable[[str | None], None]) -> None:
         """Calls `on_notice` with each notice of other nodes until cancelled, and with `all` after connecting,
         because notices may have been missed. Raises if the connection cannot be made or is lost.

@@ -211,6 +211,16 @@ class SqliteDatabase:
         """Bytes on disk, with the log."""
         return sum(_size(f"{self.path}{end}") for end in ("", "-wal", "-shm"))
 
+    async def compact(self) -> None:
+        """Moves the log into the file, so that deleted rows are in neither. A reader can prevent it: the next
+        checkpoint then does it."""
+        await asyncio.get_running_loop().run_in_executor(None, self._checkpoint)
+
+    def _checkpoint(self) -> None:
+        assert self._engine is not None
+        with contextlib.suppress(SQLAlchemyError), self._engine.connect() as connection:
+            connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").close()
+
     # --- for the writer
 
     def begin(self, *, patient: bool = True) -> Connection:
@@ -296,6 +306,7 @@ def make_engine(url: URL) -> Engine:
             f"journal_size_limit={WAL_BYTES}",
             "foreign_keys=OFF",
             "temp_store=MEMORY",
+            "secure_delete=ON",  # what is erased is overwritten; some builds of SQLite do so by themselves
             "cache_size=-32768",
         ):
             cursor.execute(f"PRAGMA {pragma}")

@@ -50,6 +50,10 @@ class Dialect:
         """A time in epoch seconds as whole days since the epoch."""
         return f"CAST({column} / 86400 AS INTEGER)"
 
+    def contains(self, column: str) -> str:
+        """Whether the bytes of a column contain those of the parameter `needle`."""
+        return f"instr({column}, :needle) > 0"
+
     def for_update(self, alias: str) -> str:
         """The end of a SELECT that locks its rows, in key order, until the transaction ends."""
         return ""
@@ -81,6 +85,9 @@ class _Postgresql(Dialect):
 
     def epoch_days(self, column: str) -> str:
         return f"CAST(FLOOR({column} / 86400) AS bigint)"
+
+    def contains(self, column: str) -> str:
+        return f"position(CAST(:needle AS bytea) IN {column}) > 0"
 
     def for_update(self, alias: str) -> str:
         key = {"jobs": "uid"}.get(alias, "id")

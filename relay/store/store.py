@@ -12,6 +12,7 @@ from relay.store.attempt_results import END_ATTEMPTS
 from relay.store.ciphertexts import CiphertextStore
 from relay.store.database import Database
 from relay.store.deliveries import DeliveryStore
+from relay.store.erasure import ErasureStore
 from relay.store.events import EventStore
 from relay.store.holders import HolderStore
 from relay.store.idempotency import IdempotencyStore
@@ -53,6 +54,7 @@ class Store:
         self.learned = LearnedStore(database)
         self.tokens = TokenStore(database)
         self.upkeep = UpkeepStore(database, cache)
+        self.erasure = ErasureStore(database, cipher)
 
     def within(self, account: Account) -> "Store":
         """This store as a token bound to the account sees it. What is about no account is left out."""

@@ -121,6 +121,7 @@ CALLS = {
     "rotateSigningKey": (None, {}, 200),
     "rotateCallbackSecret": (None, {}, 200),
     "listSources": (None, None, 200),
+    "eraseData": (a_job, {"job": "a"}, 200),
     "getMetrics": (None, None, 200),
     "getLiveness": (None, None, 200),
     "getReadiness": (None, None, 200),

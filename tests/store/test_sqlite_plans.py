@@ -23,6 +23,8 @@ from sqlalchemy import text
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.engine import Connection
 
+from relay.core.credentials import SinkCredential
+from relay.core.erasure import ErasureRequest
 from relay.core.job import Progress
 from relay.core.records import AccountState, PollNote, SavedStatistics
 from relay.core.replay import ReplayRequest
@@ -102,6 +104,8 @@ def exceptions() -> list[MayScan]:
         MayScan(r"FROM subscriptions\s+WHERE callback = 0$", "the book, without callbacks: once after each change"),
         MayScan(r"^\s*SELECT EXISTS \(SELECT 1 FROM versions", "whether there is any callback: the first row that is"),
         MayScan(r"FROM subscriptions ORDER BY .* DESC\n? LIMIT", "a page with callbacks: the table in its order"),
+        MayScan(r"SELECT DISTINCT subscription_id FROM deliveries WHERE event_id", "where one job's events went"),
+        MayScan(r"job_uid IS NOT NULL\) OR job_uid = :job", "the events of one job by two indexes, sorted"),
         MayScan(r"FROM hazards\s+WHERE source = :source ORDER BY", "what was learned of one source, sorted"),
         MayScan(r"FROM secrets ORDER BY", "all secrets: with all subscriptions"),
         MayScan(
@@ -439,6 +443,21 @@ async def run_everything(store: Store) -> None:
     await store.learned.save([SavedStatistics(source="revor", name="a", event_count=1.0, values="{}")], NOW)
     await store.learned.load("revor")
 
+    while await store.upkeep.delete_idempotency_keys(NOW + 1e6):  # the file was filled with some that nobody can read
+        pass
+    await store.jobs.register(registration("erased", metadata={"email": "a@b.c"}))
+    for request in (ErasureRequest(name="email", value="a@b.c"), ErasureRequest(job="two")):
+        cursor, steps = None, 0
+        while steps == 0 or cursor is not None:
+            cursor, steps = (await store.erasure.step(request, cursor, now)).next_cursor, steps + 1
+
+    await store.events.tail_of_job(uid, 0, 10)
+    await store.subscriptions.own_secrets()
+    await store.subscriptions.ensure_secret("signing", "a key", now)
+    await store.subscriptions.refresh_turn("sub_1", "crd_1", used=None, now=now, until=now + 1)
+    await store.subscriptions.keep_credential("sub_1", SinkCredential(id="crd_1", origin="https://x", fields={}))
+    await store.subscriptions.pause_refresh("sub_1", now)
+
     bound = store.within(("revor", "default"))
     await bound.subscriptions.create(subscription("sub_own", start_at=0.0))
     await bound.subscriptions.all()
@@ -473,7 +492,7 @@ async def run_everything(store: Store) -> None:
 
 PARTS = (
     *("jobs", "events", "deliveries", "replays", "subscriptions", "idempotency", "intents", "accounts", "learned"),
-    "upkeep",
+    *("upkeep", "erasure"),
 )
 
 
@@ -571,6 +590,7 @@ def test_every_index_serves_a_statement(explaining: sqlite3.Connection) -> None:
     elsewhere: Mapping[str, str] = {
         "ix_secrets_owner": "the secrets of an owner",
         "ix_subscriptions_listed": "a page of subscriptions",
+        "ix_subscriptions_owner": "a page of an account's subscriptions",
         "uq_subscriptions_callback": "the callback subscription of a URL",
     }
     unused = {name for name in made if name.startswith(("ix_", "uq_"))} - named - set(elsewhere)

@@ -14,6 +14,7 @@ from relay.api.ports import ApiSettings, Kinds, Ports, Readiness, Token
 from relay.core.client_address import Network
 from relay.core.delivery import Attempt, OutboundRequest, Outcome, Timings
 from relay.core.encryption import Rotation
+from relay.core.erasure import ErasureRequest, ErasureStep
 from relay.core.events import Event, Origin, from_transition, owner_of
 from relay.core.forwarding import Header
 from relay.core.job import PRIORITY_WEIGHTS, Job, Observation, detect
@@ -156,6 +157,7 @@ class FakeTracking:
             weight=None if request.priority is None else PRIORITY_WEIGHTS[request.priority],
             metadata=request.metadata,
             callback_subscription_id=callback,
+            callback_types=request.callback_types,
             request=request.request,
             connect_account_id=request.connect_account_id,
             resolves=request.resolves,
@@ -169,6 +171,9 @@ class FakeTracking:
 
     async def purge(self, job: Job) -> Job:
         return await self.world.store.jobs.purge(job.uid)
+
+    async def erase(self, request: ErasureRequest, cursor: str | None) -> ErasureStep:
+        return await self.world.store.erasure.step(request, cursor, self.world.now)
 
     def polls(self, job: Job) -> bool:
         return self.polling

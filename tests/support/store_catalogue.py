@@ -72,9 +72,11 @@ def event_pages() -> Iterator[Case]:
         "since and until": {"since": NOW, "until": NOW},
         "type and since": {"type": "ai.revor.job.failed", "since": NOW},
         "subject, type and until": {"subject": "a", "type": "ai.revor.job.failed", "until": NOW},
+        "owner": {"owner": "revor/a"},
+        "owner and since": {"owner": "revor/a", "since": NOW},
     }
     for name, given in filters.items():
-        for before in (None, (NOW, 5)):
+        for before in (None, (NOW, "evt_1")):
             values = {"type": None, "subject": None, "since": None, "until": None, **given}
             made = events.page_statement(51, before, **values)
             yield Case(f"events by {name}, {'first page' if before is None else 'cursor'}", made, walks=not given)
@@ -91,6 +93,7 @@ def delivery_pages() -> Iterator[Case]:
         "subscription and pending": {"subscription_id": "sub_1", "state": "pending"},
         "delivered": {"state": "delivered"},
         "event": {"event_id": "evt_1"},
+        "owner": {"owner": "revor/a"},
     }
     for name, given in filters.items():
         for before in (None, "dlv_01"):
@@ -117,6 +120,9 @@ def groups_of_deliveries() -> Iterator[Case]:
         "subscription and dead": {"subscription_id": "sub_1", "state": "dead"},
         "subscription and pending": {"subscription_id": "sub_1", "state": "pending"},
         "event": {"event_id": "evt_1"},
+        "owner": {"owner": "revor/a"},
+        "owner and dead": {"owner": "revor/a", "state": "dead"},
+        "owner and event": {"owner": "revor/a", "event_id": "evt_1"},
     }
     for name, given in filters.items():
         values = {"state": None, "subscription_id": None, "event_id": None, **given}

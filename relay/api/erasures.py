@@ -1,0 +1,135 @@
+"""`/v1/erasures`: removes what is stored about a person, a group or a job."""
+
+import asyncio
+from functools import partial
+from typing import Annotated, Any
+
+from pydantic import Field
+from starlette.responses import Response
+from typing_extensions import TypedDict
+
+from relay.api.fields import ID_PATTERN, Body
+from relay.api.jobs import refuse_ambiguous
+from relay.api.operations import ADMINS, Answer, Call, Operation
+from relay.api.params import CURSOR_PATTERN
+from relay.api.resource import json_response
+from relay.api.validation import invalid, validate
+from relay.core.erasure import Erased, ErasureRequest
+from relay.errors import FieldError
+
+WORK_SECONDS = 5.0
+"""A request that is not done by then answers with a cursor."""
+GROUP_FIELD = "group"
+MAX_VALUE_CHARACTERS = 1_000
+
+Value = Annotated[str, Field(min_length=1, max_length=MAX_VALUE_CHARACTERS)]
+
+
+class ErasureCreate(Body):
+    """What to erase: exactly one of `metadata`, `group` and `job`."""
+
+    metadata: dict[str, Value] | None = Field(
+        default=None,
+        min_length=1,
+        max_length=1,
+        description="One field of the metadata, at any depth, and its exact value as text. A list matches with any of "
+        "its members.",
+    )
+    group: Value | None = Field(default=None, description="The same as `metadata: {group: …}`.")
+    job: str | None = Field(default=None, pattern=ID_PATTERN, description="The upstream's id of a job, or its uid.")
+    source: str | None = Field(default=None, pattern=ID_PATTERN, description="Only what is about this source.")
+    account: str | None = Field(default=None, pattern=ID_PATTERN, description="Only what is about this account.")
+    cursor: str | None = Field(
+        default=None, pattern=CURSOR_PATTERN, description="The `next_cursor` of the previous answer, to go on."
+    )
+
+
+class Erasure(TypedDict):
+    """What this request removed."""
+
+    jobs: int
+    events: int
+    deliveries: int
+    attempts: int
+    intents: Annotated[int, Field(description="Creates of unknown or recorded fate.")]
+    answers: Annotated[
+        int, Field(description="Answers stored for an `Idempotency-Key` that show what no longer exists.")
+    ]
+    in_flight: Annotated[
+        int, Field(description="Creates that match and stay, because their answer is awaited: erase again later.")
+    ]
+    next_cursor: Annotated[str | None, Field(description="Send it as `cursor` to go on; null: all is erased.")]
+
+
+def erasure_view(erased: Erased, next_cursor: str | None) -> Erasure:
+    """What a request removed."""
+    return {
+        "jobs": erased.jobs,
+        "events": erased.events,
+        "deliveries": erased.deliveries,
+        "attempts": erased.attempts,
+        "intents": erased.creates,
+        "answers": erased.answers,
+        "in_flight": erased.in_flight,
+        "next_cursor": next_cursor,
+    }
+
+
+OPERATIONS: list[Operation] = []
+operation = partial(Operation, into=OPERATIONS, tag="Erasures")
+
+
+@operation(
+    "POST /v1/erasures",
+    audited="erasures.create",
+    scopes=ADMINS,
+    body=ErasureCreate,
+    answers={200: Answer("What was removed. Repeat the request with `next_cursor` until that is null.", Erasure)},
+    problems={409: "Several accounts have a job with this id: use `source` and `account`, or the uid."},
+)
+async def erase_data(call: Call) -> Response:
+    """Erase a person, a group or a job.
+
+    Removes jobs with the metadata, their events, deliveries and attempts, creates with it, and stored answers about
+    them. What is pending is not sent any more. It cannot be undone. A request that was cut off can be sent again.
+    """
+    body = validate(ErasureCreate, call.document)
+    request, cursor = await _request(call, body), body.cursor
+    erased, loop = Erased(), asyncio.get_running_loop()
+    ends_at = loop.time() + WORK_SECONDS
+    while True:
+        step = await call.ports.tracking.erase(request, cursor)
+        erased, cursor = erased + step.erased, step.next_cursor
+        if cursor is None or loop.time() >= ends_at:
+            return json_response(erasure_view(erased, cursor))
+
+
+async def _request(call: Call, body: ErasureCreate) -> ErasureRequest:
+    if [body.metadata, body.group, body.job].count(None) != 2:
+        detail = "send exactly one of metadata, group and job"
+        raise invalid(FieldError(pointer="", code="one_of", detail=detail))
+    source, account, jobs = body.source, body.account, call.ports.store.jobs
+    if body.job is None:
+        ((name, value),) = (body.metadata or {GROUP_FIELD: body.group or ""}).items()
+        return ErasureRequest(name=name, value=value, source=source, account=account)
+    by_uid = await jobs.get(body.job) if body.job.startswith("job_") else None
+    found = [by_uid] if by_uid is not None else await jobs.find(body.job, source, account)
+    refuse_ambiguous(body.job, found)
+    if found:  # its creates know only the upstream's id
+        return ErasureRequest(job=found[0].external_id, source=found[0].source, account=found[0].account)
+    return ErasureRequest(job=body.job, source=source, account=account)
+
+
+EXAMPLES: dict[str, Any] = {
+    "ErasureCreate": {"metadata": {"email": "kim@example.com"}},
+    "Erasure": {
+        "jobs": 2,
+        "events": 9,
+        "deliveries": 18,
+        "attempts": 19,
+        "intents": 0,
+        "answers": 2,
+        "in_flight": 0,
+        "next_cursor": None,
+    },
+}

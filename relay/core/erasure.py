@@ -1,0 +1,104 @@
+"""Erasure: which rows are about a person, a group or a job, and what was removed. Pure."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+from relay.core.job import Job
+from relay.core.jsontext import dumps
+
+_JOB_UID = re.compile(r"job_[0-9a-z]{26}")
+_OTHER_ID = re.compile(r"(?:int|dlv)_[0-9a-z]{26}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ErasureRequest:
+    """What to erase: everything whose metadata has a field `name` with this value, or one job.
+
+    name, value      a field of the metadata, at any depth, and its exact text; a list matches with any member
+    job              the upstream's id of a job, or its uid
+    source, account  only rows of these; None: of all
+    """
+
+    name: str | None = None
+    value: str = ""
+    job: str | None = None
+    source: str | None = None
+    account: str | None = None
+
+    @property
+    def needle(self) -> bytes:
+        """Bytes that are in every stored JSON text that matches: `jsontext.dumps` writes a text in one way only."""
+        return dumps(self.value)[1:-1]
+
+    def selects(self, *metadata: Any) -> bool:
+        """Whether one of these JSON values has the field."""
+        return self.name is not None and any(
+            name == self.name and _is(value, self.value) for document in metadata for name, value in _fields(document)
+        )
+
+    def covers(self, source: str, account: str) -> bool:
+        """Whether rows of this account may be erased."""
+        return self.source in (None, source) and self.account in (None, account)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Erased:
+    """What was removed. `creates`: intents; `answers`: answers stored for an Idempotency-Key; `in_flight`: creates that
+    match and stay, because their answer is still awaited."""
+
+    jobs: int = 0
+    events: int = 0
+    deliveries: int = 0
+    attempts: int = 0
+    creates: int = 0
+    answers: int = 0
+    in_flight: int = 0
+
+    def __add__(self, other: "Erased") -> "Erased":
+        return Erased(**{one.name: getattr(self, one.name) + getattr(other, one.name) for one in fields(self)})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ErasureStep:
+    """What a step removed, the jobs among it, and where the next one begins; None: nothing is left to do."""
+
+    erased: Erased
+    jobs: Sequence[Job]
+    next_cursor: str | None
+
+
+def metadata_of_event(document: Mapping[str, Any]) -> tuple[Any, ...]:
+    """The metadata in an event: the job's own, and what was captured of its create."""
+    data = document.get("data")
+    return (data.get("metadata"), data.get("request")) if isinstance(data, Mapping) else ()
+
+
+def id_in_answer(document: Any) -> str | None:
+    """The job, delivery or create that a stored answer shows; None if it shows none."""
+    if not isinstance(document, Mapping):
+        return None
+    uid, other = document.get("uid"), document.get("id")
+    if isinstance(uid, str) and _JOB_UID.fullmatch(uid):
+        return uid
+    return other if isinstance(other, str) and _OTHER_ID.fullmatch(other) else None
+
+
+def _fields(document: Any) -> Iterator[tuple[str, Any]]:
+    left = [document]
+    while left:
+        one = left.pop()
+        if isinstance(one, Mapping):
+            yield from one.items()
+            left.extend(one.values())
+        elif isinstance(one, list):
+            left.extend(one)
+
+
+def _is(found: Any, value: str) -> bool:
+    if isinstance(found, list):
+        return any(not isinstance(one, list) and _is(one, value) for one in found)
+    if isinstance(found, str | Mapping):
+        return found == value
+    return dumps(found).decode() == value

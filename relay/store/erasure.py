@@ -1,0 +1,304 @@
+"""Erasure: removes what is stored about a person, a group or a job, in steps that each do a little.
+
+A step reads one slice of one table and erases what it selects there, a job at a time, each in a transaction of its own.
+A run that was cut off is run again: what it erased is gone, and it finds the rest. Jobs go first, so that no event of
+theirs can follow.
+"""
+
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from sqlalchemy.engine import Connection, Row
+
+from relay.core.erasure import Erased, ErasureRequest, ErasureStep, id_in_answer, metadata_of_event
+from relay.core.events import CREATE_UNKNOWN, DELIVERY_EXPIRED
+from relay.core.job import Job
+from relay.core.jsontext import JSONDecodeError
+from relay.errors import InvalidRequest, RelayError
+from relay.store.database import Database
+from relay.store.group_commit import each
+from relay.store.intents import in_flight_since
+from relay.store.notices import notify
+from relay.store.outbox import lock_jobs
+from relay.store.pages import decode_cursor, encode_cursor
+from relay.store.registrations import BY_UID
+from relay.store.rows import job_from, loads
+from relay.store.statements import SQLITE, Sql, json_list, run, sql
+from relay.store.subscriptions import Cipher
+
+SLICE = 1_000
+"""Rows read by a step."""
+STAGES = ("jobs", "creates", "events", "answers")
+
+
+def _slice(table: str, key: str, columns: str, selected: str) -> Sql:
+    """The rows of a slice, `:after` to `:upto`, that a condition selects."""
+    within = f"SELECT * FROM {table} WHERE {key} > :after AND {key} <= :upto"
+    return sql(f"SELECT {columns} FROM ({within}) AS slice WHERE {selected} ORDER BY {key}")
+
+
+def _end(table: str, key: str) -> str:
+    """The last key of the next slice; no row if the table ends before that."""
+    return f"SELECT {key} FROM {table} WHERE {key} > :after ORDER BY {key} LIMIT 1 OFFSET :count"
+
+
+# The bytes are searched in the database, so only rows that may match are read.
+_MAY_MATCH = "$contains(metadata) OR $contains(request)"
+# Jobs whose metadata may match.
+JOBS_SLICE = _slice("jobs", "uid", "uid, source, account, metadata, request", _MAY_MATCH)
+JOBS_END = _end("jobs", "uid")
+_CREATE = "id, source, account, reason, metadata, request"
+# Creates whose metadata may match.
+CREATES_SLICE = _slice("intents", "id", _CREATE, _MAY_MATCH)
+# Creates that a person found to have made a job.
+CREATES_OF_JOB = _slice("intents", "id", _CREATE, "job_id = :job")
+CREATES_END = _end("intents", "id")
+# Events whose metadata may match.
+EVENTS_SLICE = _slice("events", "position", "id, owner, body", "$contains(body)")
+EVENTS_END = _end("events", "position")
+# Stored answers.
+ANSWERS_SLICE = _slice("idempotency_keys", "id", "id, ciphertext", "ciphertext IS NOT NULL")
+ANSWERS_END = _end("idempotency_keys", "id")
+LAST_ID = "~"
+"""After every id: they have lower-case letters, digits and underscores."""
+LAST_POSITION = (1 << 63) - 1
+
+# The jobs with an id upstream, or a uid.
+JOBS_NAMED = "SELECT uid, source, account FROM jobs WHERE external_id = :job OR uid = :job"
+# A job's events, also those that outlived it. The subject of an event without a job is no id of a job.
+EVENTS_NAMED = """
+SELECT position, id, owner FROM events
+WHERE ((subject = :job AND job_uid IS NOT NULL) OR job_uid = :job) AND position > :after
+ORDER BY position LIMIT :count
+"""
+
+# The events of a job.
+EVENTS_OF_JOB = "SELECT id, recorded_at FROM events WHERE job_uid = :uid ORDER BY sequence"
+# The subscriptions that some events went to.
+SUBSCRIPTIONS_OF = sql("SELECT DISTINCT subscription_id FROM deliveries WHERE event_id IN $json_values(ids)")
+# The next events about a subscription, by time, with the bodies of those that may report an expired delivery.
+REPORTS_SLICE = sql(
+    """
+SELECT id, recorded_at, position, CASE WHEN $contains(body) THEN body END AS body FROM (
+  SELECT id, recorded_at, position, body FROM events
+  WHERE subject = :subscription_id
+    AND (recorded_at, position) > (CAST(:after AS double precision), CAST(:position AS bigint))
+  ORDER BY recorded_at, position LIMIT :count
+) AS slice
+ORDER BY recorded_at, position
+"""
+)
+REPORTS_EVENT = b'"event":"evt_'
+"""In every report of an expired delivery."""
+# The reports that a create's fate is unknown.
+REPORTS_OF_CREATE = "SELECT id FROM events WHERE subject = :id AND type = :type"
+
+# Locks events: a new subscription's backfill of them, whose deliveries are deleted too, is waited for.
+LOCK_EVENTS = sql("SELECT id FROM events e WHERE id IN $json_values(ids) $for_update(e)")
+# Deletes what belongs to some events, and the events.
+DELETE_ATTEMPTS = sql(
+    "DELETE FROM attempts WHERE delivery_id IN (SELECT id FROM deliveries WHERE event_id IN $json_values(ids))"
+)
+DELETE_DELIVERIES = sql("DELETE FROM deliveries WHERE event_id IN $json_values(ids)")
+DELETE_EVENTS = sql("DELETE FROM events WHERE id IN $json_values(ids)")
+# Deletes a job and its links to callbacks.
+DELETE_CALLBACKS = "DELETE FROM job_callbacks WHERE job_uid = :uid"
+DELETE_JOB = "DELETE FROM jobs WHERE uid = :uid"
+# Deletes a create.
+DELETE_CREATE = "DELETE FROM intents WHERE id = :id"
+# Deletes stored answers.
+DELETE_ANSWERS = sql("DELETE FROM idempotency_keys WHERE id IN $json_values(ids)")
+# Which of some jobs, creates and deliveries exist.
+EXISTING = sql(
+    """
+SELECT uid AS id FROM jobs WHERE uid IN $json_values(ids) UNION ALL
+SELECT id FROM intents WHERE id IN $json_values(ids) UNION ALL
+SELECT id FROM deliveries WHERE id IN $json_values(ids)
+"""
+)
+
+Found = tuple[Erased, Sequence[Job], str | None]
+"""What a step erased, the jobs among it, and the last key of its slice; None at the end of the table."""
+
+
+class ErasureStore:
+    """Erases, step by step."""
+
+    def __init__(self, database: Database, cipher: Cipher) -> None:
+        self._database = database
+        self._cipher = cipher
+        self._steps: Mapping[str, Callable[[ErasureRequest, str, float], Awaitable[Found]]] = {
+            "jobs": self._jobs,
+            "creates": self._creates,
+            "events": self._events,
+            "answers": self._answers,
+        }
+
+    async def step(self, request: ErasureRequest, cursor: str | None, now: float) -> ErasureStep:
+        """The next step after the one that gave the cursor; None: the first. Raises InvalidRequest for a cursor that
+        is none of an erasure."""
+        stage, after = _place_of(cursor)
+        erased, jobs, last = await self._steps[stage](request, after, now)
+        if last is None:
+            following = STAGES[STAGES.index(stage) + 1 :]
+            if not following:
+                await self._database.compact()
+                return ErasureStep(erased=erased, jobs=jobs, next_cursor=None)
+            stage, last = following[0], ""
+        return ErasureStep(erased=erased, jobs=jobs, next_cursor=encode_cursor(f"{stage} {last}"))
+
+    async def _jobs(self, request: ErasureRequest, after: str, _now: float) -> Found:
+        last = None
+        if request.job is not None:
+            rows = await self._read(JOBS_NAMED, job=request.job)
+        else:
+            rows, last = await self._slice(JOBS_SLICE, JOBS_END, after, LAST_ID, needle=request.needle)
+            rows = [row for row in rows if request.selects(loads(row.metadata), loads(row.request))]
+        erased, jobs = Erased(), []
+        for row in rows:
+            if request.covers(row.source, row.account):
+                removed, job = await self._database.write(_erase_job, (row.uid, await self._reports(row.uid)))
+                erased += removed
+                jobs += [] if job is None else [job]
+        return erased, jobs, last
+
+    async def _reports(self, uid: str) -> list[str]:
+        """The reports of a job's expired deliveries, which name the job."""
+        events = {row.id: row.recorded_at for row in await self._read(EVENTS_OF_JOB, uid=uid)}
+        found: list[str] = []
+        for subscription in await self._read(SUBSCRIPTIONS_OF, ids=json_list(list(events))):
+            after, position = min(events.values()), 0
+            while True:
+                place = {"subscription_id": subscription.subscription_id, "after": after, "position": position}
+                rows = await self._read(REPORTS_SLICE, **place, needle=REPORTS_EVENT, count=SLICE)
+                found += [row.id for row in rows if row.body is not None and _reported(row.body) in events]
+                if len(rows) < SLICE:
+                    break
+                after, position = rows[-1].recorded_at, rows[-1].position
+        return found
+
+    async def _creates(self, request: ErasureRequest, after: str, now: float) -> Found:
+        if request.job is not None:
+            rows, last = await self._slice(CREATES_OF_JOB, CREATES_END, after, LAST_ID, job=request.job)
+        else:
+            rows, last = await self._slice(CREATES_SLICE, CREATES_END, after, LAST_ID, needle=request.needle)
+            rows = [row for row in rows if request.selects(loads(row.metadata), loads(row.request))]
+        erased, least = Erased(), in_flight_since(now)
+        for row in rows:
+            if not request.covers(row.source, row.account):
+                continue
+            if row.reason is None and row.id >= least:  # its row is what tells, should no answer come
+                erased += Erased(in_flight=1)
+            else:
+                erased += await self._database.write(_erase_create, row.id)
+        return erased, (), last
+
+    async def _events(self, request: ErasureRequest, after: str, _now: float) -> Found:
+        position = int(after or 0)
+        if request.job is not None:
+            rows = await self._read(EVENTS_NAMED, job=request.job, after=position, count=SLICE)
+            last = str(rows[-1].position) if len(rows) == SLICE else None
+        else:
+            rows, last = await self._slice(EVENTS_SLICE, EVENTS_END, position, LAST_POSITION, needle=request.needle)
+            rows = [row for row in rows if request.selects(*metadata_of_event(loads(row.body)))]
+        ids = [row.id for row in rows if request.covers(*_account_of(row.owner))]
+        return await self._database.write(_erase_events, ids) if ids else Erased(), (), last
+
+    async def _answers(self, _request: ErasureRequest, after: str, _now: float) -> Found:
+        """Answers that show a job, a create or a delivery that no longer exists."""
+        rows, last = await self._slice(ANSWERS_SLICE, ANSWERS_END, after, LAST_ID)
+        shown = {row.id: self._id_in_answer(row) for row in rows}
+        asked = json_list([id for id in shown.values() if id is not None])
+        existing = {None, *(row.id for row in await self._read(EXISTING, ids=asked))}
+        ids = [key for key, id in shown.items() if id not in existing]
+        return await self._database.write(_erase_answers, ids) if ids else Erased(), (), last
+
+    def _id_in_answer(self, row: Row[Any]) -> str | None:
+        try:
+            sealed = loads(self._cipher.decrypt(row.ciphertext, context=row.id))
+            return id_in_answer(loads(sealed["body"].encode("latin-1")))
+        except (RelayError, JSONDecodeError):  # its encryption key is lost, so nobody can read it; or it is not JSON
+            return None
+
+    async def _slice(
+        self, rows: Sql, end: str, after: str | int, greatest: str | int, **values: Any
+    ) -> tuple[Sequence[Row[Any]], str | None]:
+        """The selected rows of the next slice, and its last key; None at the end of the table."""
+        ended = await self._read(end, after=after, count=SLICE - 1)
+        upto = ended[0][0] if ended else greatest
+        return await self._read(rows, after=after, upto=upto, **values), str(upto) if ended else None
+
+    async def _read(self, statement: Sql | str, **values: Any) -> Sequence[Row[Any]]:
+        return await self._database.read(_all, statement, values)
+
+
+def _all(connection: Connection, statement: Sql | str, values: Mapping[str, Any]) -> Sequence[Row[Any]]:
+    return run(connection, statement, **values).all()
+
+
+def _place_of(cursor: str | None) -> tuple[str, str]:
+    """The stage and the last key."""
+    if cursor is None:
+        return STAGES[0], ""
+    stage, _, after = (decode_cursor(cursor) or "").partition(" ")
+    if stage not in STAGES or (stage == "events" and not (after or "0").isdecimal()):
+        raise InvalidRequest("cursor: not a cursor of an erasure; use next_cursor unchanged", code="invalid_cursor")
+    return stage, after
+
+
+def _account_of(owner: str | None) -> tuple[str, str]:
+    source, _, account = (owner or "").partition("/")
+    return source, account
+
+
+def _reported(body: bytes) -> str | None:
+    """The event whose delivery expired; None for another event."""
+    document = loads(body)
+    return document["data"]["event"] if document["type"] == DELIVERY_EXPIRED else None
+
+
+def erase_job(connection: Connection, uid: str, reports: Iterable[str] = ()) -> tuple[Erased, Job | None]:
+    """Deletes a job, its events, these reports about its deliveries, and all their deliveries and attempts."""
+    lock_jobs(connection, [uid])  # or another node could record an event that is left behind
+    row = connection.execute(BY_UID, {"uid": uid}).one_or_none()
+    if row is None:
+        return Erased(), None
+    events = [event.id for event in run(connection, EVENTS_OF_JOB, uid=uid)]
+    erased = _delete_events(connection, [*events, *reports])
+    run(connection, DELETE_CALLBACKS, uid=uid)
+    run(connection, DELETE_JOB, uid=uid)
+    notify(connection, f"gone {row.source}/{row.account} {row.uid} {row.external_id}")
+    return erased + Erased(jobs=1), job_from(row)
+
+
+def _delete_events(connection: Connection, ids: Sequence[str]) -> Erased:
+    """Deletes events with their deliveries, pending ones included, and attempts."""
+    values = {"ids": json_list(ids)}
+    if connection.dialect.name != SQLITE:
+        run(connection, LOCK_EVENTS, **values)
+    return Erased(
+        attempts=run(connection, DELETE_ATTEMPTS, **values).rowcount,
+        deliveries=run(connection, DELETE_DELIVERIES, **values).rowcount,
+        events=run(connection, DELETE_EVENTS, **values).rowcount,
+    )
+
+
+@each
+def _erase_job(connection: Connection, item: tuple[str, Sequence[str]]) -> tuple[Erased, Job | None]:
+    return erase_job(connection, *item)
+
+
+@each
+def _erase_create(connection: Connection, id: str) -> Erased:
+    reports = [row.id for row in run(connection, REPORTS_OF_CREATE, id=id, type=CREATE_UNKNOWN)]
+    return _delete_events(connection, reports) + Erased(creates=run(connection, DELETE_CREATE, id=id).rowcount)
+
+
+@each
+def _erase_events(connection: Connection, ids: Sequence[str]) -> Erased:
+    return _delete_events(connection, ids)
+
+
+@each
+def _erase_answers(connection: Connection, ids: Sequence[str]) -> Erased:
+    return Erased(answers=run(connection, DELETE_ANSWERS, ids=json_list(ids)).rowcount)

@@ -1,0 +1,104 @@
+"""`POST /v1/erasures`."""
+
+import httpx2
+import pytest
+
+from relay.api import erasures
+from relay.store import erasure
+from tests.support.api_world import HOOK, TOKENS, World
+
+Client = httpx2.AsyncClient
+
+NOTHING = dict.fromkeys(("jobs", "events", "deliveries", "attempts", "intents", "answers", "in_flight"), 0)
+
+
+async def a_job(client: Client, world: World, id: str, **fields: object) -> str:
+    headers = {"Idempotency-Key": f"{id} of {fields.get('account')}"}
+    answer = await client.post("/v1/jobs", json={"id": id, **fields}, headers=headers)
+    assert answer.status_code == 201
+    uid = str(answer.json()["uid"])
+    job = await world.store.jobs.get(uid)
+    assert job is not None
+    await world.poll(job, "queued")
+    return uid
+
+
+async def test_what_is_known_of_a_person_is_erased(client: Client, world: World) -> None:
+    await client.post("/v1/subscriptions", json={"sink": HOOK})
+    await a_job(client, world, "a", metadata={"contact": {"email": "kim@example.com"}}, callback_url=HOOK)
+    await a_job(client, world, "b", metadata={"email": "other@example.com"})
+    answer = await client.post("/v1/erasures", json={"metadata": {"email": "kim@example.com"}})
+    assert answer.json() == {**NOTHING, "jobs": 1, "events": 1, "deliveries": 2, "answers": 1, "next_cursor": None}
+    assert (await client.get("/v1/jobs/a")).status_code == 404
+    assert len((await client.get("/v1/events")).json()["items"]) == 1
+    assert len((await client.get("/v1/deliveries")).json()["items"]) == 1
+    again = await client.post("/v1/erasures", json={"metadata": {"email": "kim@example.com"}})
+    assert again.json() == {**NOTHING, "next_cursor": None}
+
+
+async def test_a_group_is_the_metadata_field_of_that_name(client: Client, world: World) -> None:
+    await a_job(client, world, "a", metadata={"group": "spring"})
+    assert (await client.post("/v1/erasures", json={"group": "spring"})).json()["jobs"] == 1
+
+
+@pytest.mark.parametrize("by_uid", [False, True])
+async def test_a_job_is_erased_by_either_id(client: Client, world: World, by_uid: bool) -> None:
+    uid = await a_job(client, world, "a")
+    answer = await client.post("/v1/erasures", json={"job": uid if by_uid else "a"})
+    assert (answer.json()["jobs"], answer.json()["events"]) == (1, 1)
+
+
+async def test_an_id_in_two_accounts_has_to_be_chosen(client: Client, world: World) -> None:
+    for account in ("default", "second"):
+        await a_job(client, world, "a", account=account)
+        world.now += 100
+    answer = await client.post("/v1/erasures", json={"job": "a"})
+    assert (answer.status_code, answer.json()["code"]) == (409, "ambiguous_job")
+    chosen = await client.post("/v1/erasures", json={"job": "a", "source": "revor", "account": "second"})
+    assert chosen.json()["jobs"] == 1
+    assert (await client.get("/v1/jobs/a")).json()["account"] == "default"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {},
+        {"metadata": {"a": "b"}, "job": "a"},
+        {"group": "a", "job": "a"},
+        {"metadata": {}},
+        {"metadata": {"a": "b", "c": "d"}},
+        {"metadata": {"a": ""}},
+        {"metadata": {"a": "x" * 1001}},
+        {"metadata": {"a": 1}},
+        {"job": "a", "cursor": "am9i"},
+        {"job": "a", "cursor": "!"},
+        {"jobs": "a"},
+    ],
+)
+async def test_anything_but_one_selection_is_refused(client: Client, body: object) -> None:
+    assert (await client.post("/v1/erasures", json=body)).status_code == 422
+
+
+async def test_a_long_erasure_goes_on_from_its_cursor(
+    client: Client, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(erasures, "WORK_SECONDS", 0.0)
+    monkeypatch.setattr(erasure, "SLICE", 2)
+    for nth in range(5):
+        await a_job(client, world, str(nth), metadata={"email": "kim@example.com"})
+    body, total, requests = {"metadata": {"email": "kim@example.com"}}, 0, 0
+    while True:
+        answer = (await client.post("/v1/erasures", json=body)).json()
+        total, requests = total + answer["jobs"] + answer["answers"], requests + 1
+        if answer["next_cursor"] is None:
+            break
+        body["cursor"] = answer["next_cursor"]
+    assert total == 10
+    assert requests > 4
+
+
+async def test_only_an_admin_erases(open_client: object, world: World) -> None:
+    client = open_client(dev=False, tokens=TOKENS)  # type: ignore[operator]
+    for token in ("rl_read", "rl_jobs"):
+        headers = {"Authorization": f"Bearer {token}"}
+        assert (await client.post("/v1/erasures", json={"job": "a"}, headers=headers)).status_code == 403

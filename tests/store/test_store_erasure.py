@@ -1,0 +1,236 @@
+"""Erasure on both databases: nothing of the person is left, everything else is, and a run that was cut off goes on."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from relay.config.keyring import DecryptError
+from relay.core.erasure import Erased, ErasureRequest
+from relay.core.events import CREATE_UNKNOWN, DELIVERY_EXPIRED
+from relay.errors import InvalidRequest
+from relay.store import erasure
+from relay.store.intents import IN_FLIGHT_SECONDS
+from relay.store.sqlite import SqliteDatabase
+from relay.store.store import Store
+from tests.support.store_kit import (
+    NOW,
+    attempt,
+    claim,
+    counts,
+    execute,
+    intent,
+    job_event,
+    poll,
+    registration,
+    relay_event,
+    result_of,
+    rows,
+    subscription,
+)
+
+CANARY = "kim.canary@example.com"
+PERSON = {"contact": {"email": CANARY}, "deal": 42}
+BY_EMAIL = ErasureRequest(name="email", value=CANARY)
+LATER = NOW + 2 * IN_FLIGHT_SECONDS
+TABLES = ("jobs", "events", "deliveries", "attempts", "intents", "idempotency_keys", "job_callbacks", "subscriptions")
+
+
+async def erase(store: Store, request: ErasureRequest, now: float = LATER) -> Erased:
+    total, cursor = Erased(), None
+    while True:
+        step = await store.erasure.step(request, cursor, now)
+        total, cursor = total + step.erased, step.next_cursor
+        if cursor is None:
+            return total
+
+
+async def happen(store: Store, uid: str, sequence: int, kind: str, metadata: Any, job: str) -> str:
+    body = orjson.dumps({"type": f"ai.revor.job.{kind}", "data": {"metadata": metadata, "request": {"metadata": {}}}})
+    event = job_event(uid, sequence, kind, now=NOW + sequence, body=body, subject=job, owner="revor/default")
+    await store.jobs.record(poll(uid, sequence - 1, kind, now=NOW + sequence, events=[event]))
+    return event.id
+
+
+async def a_life(store: Store, job: str, metadata: Any, **fields: Any) -> str:
+    """A job with a delivered, a dead and a pending event, a report of the dead one, and an answer. Returns its uid."""
+    made = await store.jobs.register(registration(job, metadata=metadata, **fields))
+    uid = made.job.uid
+    first = await happen(store, uid, 1, "queued", metadata, job)
+    (one,) = await claim(store, "sub_all", now=NOW + 1)
+    echo = attempt(response_excerpt=f"thank you for {metadata}", status_code=200)
+    await store.deliveries.record_attempt(result_of(one, now=NOW + 1, attempt=echo))
+    second = await happen(store, uid, 2, "running", metadata, job)
+    (one,) = await claim(store, "sub_all", now=NOW + 2)
+    report = orjson.dumps(
+        {"type": DELIVERY_EXPIRED, "data": {"delivery": one.id, "event": second, "job": job, "subscription": "sub_all"}}
+    )
+    await store.deliveries.record_attempt(
+        result_of(
+            one,
+            "dead",
+            now=NOW + 2,
+            events=(relay_event(DELIVERY_EXPIRED, subject="sub_all", body=report, now=NOW + 2),),
+        )
+    )
+    await happen(store, uid, 3, "failed", metadata, job)
+    await store.idempotency.begin(f"key of {job}", "digest", "holder", NOW, 0.0)
+    answer = orjson.dumps({"uid": uid, "id": job, "metadata": metadata})
+    await store.idempotency.end(f"key of {job}", "holder", 201, answer, {})
+    assert first
+    return uid
+
+
+async def a_create(store: Store, metadata: Any, **fields: Any) -> str:
+    made = intent(metadata=metadata, **fields)
+    await store.intents.begin(made)
+    await store.intents.unknown(made.id, "no_answer")
+    body = orjson.dumps({"type": CREATE_UNKNOWN, "data": {"metadata": metadata, "request": {"metadata": {}}}})
+    await store.intents.report(made.id, relay_event(CREATE_UNKNOWN, subject=made.id, body=body))
+    return made.id
+
+
+async def everything(store: Store) -> dict[str, list[dict[str, Any]]]:
+    keys = {"jobs": "uid", "attempts": "position", "events": "position", "job_callbacks": "job_uid"}
+    return {table: await rows(store, f"SELECT * FROM {table} ORDER BY {keys.get(table, 'id')}") for table in TABLES}
+
+
+@pytest.fixture
+async def filled(store: Store) -> Store:
+    await store.subscriptions.create(subscription("sub_all"))
+    await store.subscriptions.create(subscription("sub_relay", types=(DELIVERY_EXPIRED, CREATE_UNKNOWN)))
+    await a_life(store, "other", {"email": "someone@example.com"})
+    await a_create(store, {"email": "someone@example.com"})
+    return store
+
+
+async def test_nothing_of_a_person_is_left_and_everything_else_is(filled: Store) -> None:
+    before = await everything(filled)
+    uid = await a_life(filled, "the job", PERSON)
+    await a_life(filled, "captured", {}, request={"metadata": {"email": [CANARY]}})
+    await a_create(filled, PERSON)
+    found = await erase(filled, BY_EMAIL)
+    assert found == Erased(jobs=2, events=9, deliveries=9, attempts=4, creates=1, answers=2)
+    assert await everything(filled) == before
+    assert await filled.jobs.get(uid) is None
+    assert await erase(filled, BY_EMAIL) == Erased()
+
+
+async def test_events_that_outlived_their_job_are_erased(filled: Store) -> None:
+    before = await everything(filled)
+    uid = await a_life(filled, "the job", PERSON)
+    id = await a_create(filled, PERSON)
+    await execute(filled, "DELETE FROM jobs WHERE uid = :uid", uid=uid)
+    await execute(filled, "DELETE FROM intents WHERE id = :id", id=id)
+    found = await erase(filled, BY_EMAIL)
+    assert (found.jobs, found.creates, found.events, found.answers) == (0, 0, 4, 1)
+    # What reported the dead delivery names the job by its id only, and retention removes it.
+    left = await everything(filled)
+    assert [row["type"] for row in left["events"] if row not in before["events"]] == [DELIVERY_EXPIRED]
+    assert CANARY.encode() not in b"".join(bytes(row["body"]) for row in left["events"])
+
+
+@pytest.mark.parametrize("by_uid", [False, True])
+async def test_a_job_is_erased_with_the_create_that_made_it(filled: Store, by_uid: bool) -> None:
+    before = await everything(filled)
+    uid = await a_life(filled, "the job", {})
+    id = await a_create(filled, {})
+    await execute(filled, "UPDATE intents SET job_id = 'the job', fate = 'sent' WHERE id = :id", id=id)
+    found = await erase(filled, ErasureRequest(job=uid if by_uid else "the job"))
+    assert (found.jobs, found.events, found.creates) == (1, 4 if by_uid else 5, 0 if by_uid else 1)
+    if not by_uid:
+        assert await everything(filled) == before
+
+
+async def test_a_job_of_another_account_stays(filled: Store) -> None:
+    await a_life(filled, "the job", PERSON)
+    before = await everything(filled)
+    for request in (
+        ErasureRequest(job="the job", source="revor", account="b"),
+        ErasureRequest(name="email", value=CANARY, account="b"),
+    ):
+        assert await erase(filled, request) == Erased()
+    assert await everything(filled) == before
+
+
+async def test_a_create_in_flight_stays_and_is_counted(filled: Store) -> None:
+    waiting = intent(metadata=PERSON, sent_at=LATER - 1)
+    await filled.intents.begin(waiting)
+    assert await erase(filled, BY_EMAIL) == Erased(in_flight=1)
+    assert await erase(filled, BY_EMAIL, now=LATER + IN_FLIGHT_SECONDS) == Erased(creates=1)
+
+
+async def test_a_run_that_was_cut_off_is_run_again(filled: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(erasure, "SLICE", 3)
+    before = await everything(filled)
+    for nth in range(8):
+        await a_life(filled, f"job {nth}", PERSON)
+        await a_create(filled, PERSON)
+    full = await filled.erasure.step(BY_EMAIL, None, LATER)
+    assert full.erased.jobs in (2, 3)  # a slice of three rows, one of which may be another person's
+    cursor, seen = full.next_cursor, 1
+    while cursor is not None and seen < 5:
+        cursor, seen = (await filled.erasure.step(BY_EMAIL, cursor, LATER)).next_cursor, seen + 1
+    found = await erase(filled, BY_EMAIL)
+    assert found.jobs + found.creates + found.events > 0
+    assert await everything(filled) == before
+
+
+@pytest.mark.parametrize("cursor", ["amo", "eA", "ZXZlbnRzIHg", "bWFnaWMgam9i", ""])
+async def test_a_cursor_of_something_else_is_refused(store: Store, cursor: str) -> None:
+    with pytest.raises(InvalidRequest):
+        await store.erasure.step(BY_EMAIL, cursor, NOW)
+
+
+async def test_answers_that_show_what_exists_stay(filled: Store) -> None:
+    before = await counts(filled)
+    for key, body in (("text", b"not json"), ("list", b"[1]"), ("other", b'{"replay_id":"rpl_1"}')):
+        await filled.idempotency.begin(key, "digest", "holder", NOW, 0.0)
+        await filled.idempotency.end(key, "holder", 200, body, {})
+    await filled.idempotency.begin("in flight", "digest", "holder", NOW, 0.0)
+    assert (await erase(filled, BY_EMAIL)).answers == 0
+    assert await counts(filled) == before
+
+
+async def test_an_answer_whose_encryption_key_is_lost_does_not_stop_an_erasure(
+    filled: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await a_life(filled, "the job", PERSON)
+
+    def lost(_blob: bytes, *, context: str) -> bytes:
+        raise DecryptError(f"no key for {context}")
+
+    monkeypatch.setattr(filled.erasure._cipher, "decrypt", lost)
+    found = await erase(filled, BY_EMAIL)
+    assert (found.jobs, found.answers) == (1, 0)
+
+
+async def test_a_purged_job_leaves_no_answer_behind_an_erasure(filled: Store) -> None:
+    uid = await a_life(filled, "the job", PERSON)
+    await filled.jobs.purge(uid)
+    assert (await erase(filled, ErasureRequest(job="the job"))).answers == 1
+
+
+async def test_no_byte_of_the_person_stays_in_the_files_of_sqlite(
+    filled: Store, scattered: Callable[[], bytes] | None
+) -> None:
+    if scattered is None:
+        pytest.skip("PostgreSQL keeps dead rows until it vacuums")
+    await a_life(filled, "the job", PERSON)
+    await a_create(filled, PERSON)
+    assert CANARY.encode() in scattered()
+    await erase(filled, BY_EMAIL)
+    assert CANARY.encode() not in scattered()
+    assert CANARY[::-1].encode() not in scattered()  # the tests' cipher turns it round
+
+
+@pytest.fixture
+def scattered(filled: Store) -> Callable[[], bytes] | None:
+    """Every byte of the database's files."""
+    database = filled.database
+    if not isinstance(database, SqliteDatabase):
+        return None
+    files = [Path(f"{database.path}{end}") for end in ("", "-wal")]
+    return lambda: b"".join(file.read_bytes() for file in files if file.exists())
