@@ -15,7 +15,7 @@ from relay.clock import Clock, steady_clock
 from relay.errors import StoreError
 from relay.store.tokens import TokenStore
 
-CHECK_SECONDS = 0.5
+CHECK_SECONDS = 0.3
 USES_SECONDS = 60.0
 """How often uses are stored. A request never waits for it."""
 CLOSE_SECONDS = 2.0

@@ -1,12 +1,15 @@
 """`relay serve` and `relay migrate` with a PostgreSQL URL, as processes: the error for each missing part."""
 
+import json
 import os
 import re
 import secrets
-import stat
-import subprocess
+import time
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -39,6 +42,16 @@ def here(start: Start, database: str, tmp_path: Path) -> "Here":
     return Here(start, database)
 
 
+def ask(url: str, token: str) -> int:
+    """The status of a request with this token."""
+    request = urllib.request.Request(f"{url}/v1/jobs", headers={"Authorization": f"Bearer {token}"})
+    try:
+        with urllib.request.urlopen(request, timeout=5) as response:
+            return int(response.status)
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
 class Here:
     """Runs commands on the database."""
 
@@ -65,6 +78,12 @@ class Here:
         assert "Traceback" not in said
         assert "unexpected error" not in said
         return code, process.lines
+
+    def json(self, *arguments: str, **variables: str) -> Any:
+        """The JSON that it prints."""
+        code, lines = self.run(*arguments, "--json", **variables)
+        assert code == 0, lines
+        return json.loads(lines[0])
 
     def refused(self, *arguments: str, **variables: str) -> str:
         """The one line with which it ends at once."""
@@ -113,15 +132,28 @@ def test_serve_requires_a_token_and_says_how_to_create_one(here: Here, tmp_path:
     line = here.refused(*SERVE, RELAY_TOKEN_FILE="")
     assert "RELAY_TOKEN_FILE" in line
     assert not (tmp_path / "state").exists()  # no token of this machine, of which another node would not know
-    (tmp_path / "relay.token").unlink()
-    command = line.partition("Create one with: ")[2]
-    subprocess.run(["bash", "-c", command], cwd=tmp_path, env=os.environ, check=True)
-    assert stat.S_IMODE((tmp_path / "relay.token").stat().st_mode) == 0o600
-    node = here.begin(*SERVE)
+    assert "`relay tokens create NAME --scopes admin`" in line
+    made = here.json("tokens", "create", "ops", "--scopes", "admin", RELAY_TOKEN_FILE="")
+    assert not (tmp_path / "state").exists()
+    node = here.begin(*SERVE, RELAY_TOKEN_FILE="")
     url = node.until(r"serving (http://\S+)")
-    assert here.run("jobs", "list", RELAY_URL=url)[0] == 0
+    assert here.run("jobs", "list", RELAY_URL=url, RELAY_TOKEN=made["token"])[0] == 0
     assert here.run("jobs", "list", RELAY_URL=url, RELAY_TOKEN="rl_another")[0] == 1
+    # directly on the database, beside the node
+    assert here.run("tokens", "revoke", "ops", RELAY_TOKEN_FILE="")[0] == 0
+    deadline = time.monotonic() + 1
+    while ask(url, made["token"]) != 401:
+        assert time.monotonic() < deadline
     assert node.end() == 0
+    assert made["token"] not in "\n".join(node.lines)
+
+
+def test_first_token_creates_the_schema(here: Here) -> None:
+    made = here.json("tokens", "create", "ops", "--scopes", "admin")
+    assert [token["name"] for token in here.json("tokens", "list")] == ["ops"]
+    assert here.run("migrate")[1] == [f"the database has the newest schema, {newest_revision()}"]
+    assert made["token"] not in str(here.json("tokens", "list"))
+    assert made["token"].encode() not in shared_server().dump(here.database).read_bytes()
 
 
 def test_dev_requires_no_token(here: Here, tmp_path: Path) -> None:

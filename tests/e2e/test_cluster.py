@@ -13,6 +13,7 @@ import pytest
 import time_machine
 
 from relay.api import stream, waiting
+from relay.clock import to_rfc3339
 from relay.delivery import dispatcher
 from relay.node import cluster
 from relay.proxy import reads
@@ -526,3 +527,90 @@ def _ready(world: World) -> Callable[[], Awaitable[bool]]:
         return (await world.api.get("/readyz")).status_code == 200
 
     return asked
+
+
+# --- tokens
+
+
+async def a_token(world: World, **fields: Any) -> tuple[str, dict[str, str]]:
+    """A new token: its id and the header to send it in."""
+    answer = await world.api.post("/v1/tokens", json={"name": "crm", "scopes": ["read"], **fields})
+    assert answer.status_code == 201, answer.text
+    return answer.json()["id"], {"Authorization": f"Bearer {answer.json()['token']}"}
+
+
+def accepts(world: World, headers: dict[str, str]) -> Callable[[], Awaitable[bool]]:
+    world.node.access._hold_seconds = 0.0  # the questions before it is known are not held back
+
+    async def ask() -> bool:
+        return (await world.api.get("/v1/jobs", headers=headers)).status_code == 200
+
+    return ask
+
+
+def refuses(world: World, headers: dict[str, str]) -> Callable[[], Awaitable[bool]]:
+    async def ask() -> bool:
+        return not await accepts(world, headers)()
+
+    return ask
+
+
+@pytest.mark.parametrize("notified", [True, False])
+async def test_revoked_token_is_refused_by_every_node_within_a_second(
+    first: World, monkeypatch: pytest.MonkeyPatch, notified: bool
+) -> None:
+    if not notified:
+        monkeypatch.setattr(cluster.Cluster, "heard", lambda self, notice: None)
+    seconds = []
+    async with open_beside(first) as second:
+        for by, other in ((first, second), (second, first)):
+            id, headers = await a_token(by)
+            await until(accepts(other, headers))
+            streams = [
+                asyncio.ensure_future(world.api.get("/v1/events/stream", headers=headers)) for world in (by, other)
+            ]
+            job_id = await by.job(**LONG)
+            wait = asyncio.ensure_future(other.api.get(f"/v1/jobs/{job_id}", headers={"Prefer": "wait=60", **headers}))
+            await until(lambda: len(by.node.signals._watches) + len(other.node.signals._watches) >= 3)  # noqa: B023
+            assert (await by.api.delete(f"/v1/tokens/{id}")).status_code == 200
+            began_at = time.monotonic()
+            assert await refuses(by, headers)()
+            await until(refuses(other, headers))
+            ended = [await stream for stream in streams]
+            waited = await wait
+            seconds.append(time.monotonic() - began_at)
+            assert all(answer.text.startswith(": connected\n\n") for answer in ended)
+            assert waited.status_code == 401
+    assert min(seconds) < 1  # on a busy machine one of them may be late
+
+
+async def test_expired_token_ends_what_is_open_on_every_node(first: World) -> None:
+    async with open_beside(first) as second:
+        expires_at = time.time() + 2
+        _, headers = await a_token(first, expires_at=to_rfc3339(expires_at))
+        await until(accepts(second, headers))
+        answers = await asyncio.gather(
+            *(world.api.get("/v1/events/stream", headers=headers) for world in (first, second))
+        )
+        assert time.time() - expires_at < 5  # a stream's next heartbeat is later
+        assert {answer.text for answer in answers} == {": connected\n\n"}
+
+
+async def test_token_of_another_node_keeps_its_limits(first: World) -> None:
+    async with open_beside(first) as second:
+        _, headers = await a_token(first, requests_per_minute=3)
+        await until(accepts(second, headers))
+        statuses = [(await second.api.get("/v1/jobs", headers=headers)).status_code for _ in range(3)]
+        assert statuses == [200, 200, 429]
+
+
+async def test_uses_on_two_nodes_are_one_time(first: World) -> None:
+    async with open_beside(first) as second:
+        id, headers = await a_token(first)
+        await until(accepts(second, headers))
+        for world in (second, first):
+            await world.node._tokens.store_uses()
+        token = await first.node.store.tokens.get(id)
+        assert token is not None
+        assert token.last_used_at is not None
+        assert abs(token.last_used_at - time.time()) < 5

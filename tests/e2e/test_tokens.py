@@ -89,3 +89,95 @@ async def test_sighup_reloads_the_token_file(start: Start, tmp_path: Path) -> No
     assert await ask(world.url, Authorization="Bearer rl_first_0123456789abcdef") == 401
     assert await ask(world.url, Authorization="Bearer rl_second_0123456789abcdef") == 200
     assert not (tmp_path / "state" / "revor-relay" / "token").exists()
+
+
+def secret_of(lines: list[str]) -> str:
+    (secret,) = [line for line in lines if line.startswith("rl_")]
+    return secret
+
+
+async def test_first_token_is_created_before_the_first_start(start: Start, tmp_path: Path) -> None:
+    created = start("tokens", "create", "ops", "--scopes", "admin", "--json")
+    assert created.close() == 0
+    made = json.loads(created.lines[0])
+    world = World(start)
+    assert await ask(world.url, Authorization=f"Bearer {made['token']}") == 200
+    assert await ask(world.url) == 401
+    assert not (tmp_path / "state" / "revor-relay" / "token").exists()  # the relay has a token, and makes no other
+    assert world.relay.end() == 0
+    assert made["token"] not in "\n".join(world.relay.lines)
+    for path in tmp_path.glob("relay.db*"):
+        assert made["token"].encode() not in path.read_bytes()
+
+
+async def test_tokens_of_a_running_relay(start: Start, tmp_path: Path) -> None:
+    """The node holds the SQLite file: the commands ask it, with this machine's token."""
+    world = World(start)
+    code, lines = world.run("tokens", "create", "crm", "--scopes", "read", "--requests-per-minute", "5")
+    assert code == 0, lines
+    bearer = {"Authorization": f"Bearer {secret_of(lines)}"}
+    assert await ask(world.url, **bearer) == 200
+    assert await ask(world.url, "/v1/tokens", **bearer) == 403
+    (listed,) = world.json("tokens", "list")
+    assert (listed["name"], listed["created_by"], listed["requests_per_minute"]) == ("crm", "token file", 5)
+    assert listed["last_used_at"] is not None
+    code, lines = world.run("tokens", "create", "crm", "--scopes", "read")
+    assert (code, lines) == (1, ["relay: there is a token named crm already: choose another name, or revoke it"])
+
+    async with (
+        aiohttp.ClientSession(world.url, headers=bearer) as session,
+        session.get("/v1/events/stream") as stream,
+    ):
+        assert (await stream.content.readline()) == b": connected\n"
+        assert world.run("tokens", "revoke", "crm")[0] == 0
+        async with asyncio.timeout(1):
+            await stream.content.read()  # to its end
+    assert await ask(world.url, **bearer) == 401
+    assert world.json("tokens", "list") == []
+
+    code, lines = world.run("tokens", "create", "later", "--scopes", "read")
+    later = secret_of(lines)
+    world.relay.popen.send_signal(signal.SIGHUP)
+    world.relay.until("settings_read_again")
+    assert await ask(world.url, Authorization=f"Bearer {later}") == 200
+    assert world.relay.end() == 0
+    again = World(start)  # this machine's token goes on working: it is the only admin
+    assert await ask(again.url, Authorization=f"Bearer {later}") == 200
+    assert [token["name"] for token in again.json("tokens", "list")] == ["later"]
+    assert again.json("tokens", "list")[0]["last_used_at"] is not None  # stored at the stop
+    assert later not in "\n".join([*world.relay.lines, *again.relay.lines])
+
+
+async def test_reload_ends_streams_of_a_removed_token(start: Start, tmp_path: Path) -> None:
+    settings = tmp_path / "relay.yaml"
+    one = "{name: a, token: rl_a_0123456789abcdef, scopes: [read]}"
+    other = "{name: b, token: rl_b_0123456789abcdef, scopes: [read]}"
+    settings.write_text(f"auth: {{tokens: [{one}, {other}]}}\n")
+    world = World(start)
+    async with aiohttp.ClientSession(world.url) as session:
+        streams = [
+            await session.get("/v1/events/stream", headers={"Authorization": f"Bearer rl_{name}_0123456789abcdef"})
+            for name in "ab"
+        ]
+        for stream in streams:
+            assert (await stream.content.readline()) == b": connected\n"
+        changed = other.replace("[read]", "[admin]")  # other permissions: it has to ask again
+        settings.write_text(f"auth: {{tokens: [{one}, {changed}]}}\n")
+        world.relay.popen.send_signal(signal.SIGHUP)
+        async with asyncio.timeout(5):
+            await streams[1].content.read()
+        settings.write_text(f"auth: {{tokens: [{other}]}}\n")
+        world.relay.popen.send_signal(signal.SIGHUP)
+        async with asyncio.timeout(5):
+            await streams[0].content.read()
+
+
+async def test_wrong_tokens_of_a_proxys_clients_are_slowed_down_one_by_one(start: Start) -> None:
+    world = World(start, RELAY_SERVER__TRUSTED_PROXIES="[127.0.0.1/32]")
+    token = Path(world.relay.until(r"accepts the token in (\S+)\. ")).read_text().strip()
+    stranger = {"Authorization": "Bearer rl_wrong", "X-Forwarded-For": "198.51.100.66, 203.0.113.9"}
+    statuses = [await ask(world.url, **stranger) for _ in range(11)]
+    assert statuses == [401] * 10 + [429]
+    assert await ask(world.url, **{**stranger, "X-Forwarded-For": "203.0.113.9, 198.51.100.66"}) == 401
+    world.relay.until(r"203\.0\.113\.9.*\b429\b|\b429\b.*203\.0\.113\.9")
+    assert await ask(world.url, **{**stranger, "Authorization": f"Bearer {token}"}) == 200

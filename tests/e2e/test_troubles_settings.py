@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from relay.config.keyring import new_key
 from tests.support.process_world import API_TOKEN, Start
 from tests.support.relay_world import SETTINGS, RelayWorld, open_relay_world
 
@@ -136,12 +137,11 @@ async def test_no_place_for_a_token_or_a_key_file(world: RelayWorld, tmp_path: P
     shutil.rmtree(folder)
     folder.mkdir(mode=0o555)
     line = await world.refused(limits="UNPRIVILEGED")
-    assert "the API token cannot be stored in" in line
-    assert line.endswith("(Permission denied): set RELAY_TOKEN_FILE or auth.tokens")
-    (tmp_path / "relay.token").write_text(API_TOKEN)
-    line = await world.refused(limits="UNPRIVILEGED", RELAY_TOKEN_FILE="relay.token")
     assert "key: the key file cannot be created or read (Permission denied): set RELAY_ENCRYPTION_KEY instead" in line
     assert not list(tmp_path.glob("relay.db*"))
+    line = await world.refused(limits="UNPRIVILEGED", RELAY_ENCRYPTION_KEY=new_key())
+    assert "the API token cannot be stored in" in line
+    assert line.endswith("(Permission denied): set RELAY_TOKEN_FILE or auth.tokens")
 
 
 async def test_wrong_settings_at_sighup_change_nothing(world: RelayWorld, tmp_path: Path) -> None:

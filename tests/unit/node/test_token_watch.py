@@ -1,0 +1,229 @@
+"""The watch over a node's tokens, step by step, on a stand-in for the database."""
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pytest
+
+from relay.api.access import Access
+from relay.api.auth import Identity
+from relay.api.ports import Token
+from relay.core.access import AccessToken
+from relay.errors import StoreError
+from relay.node import token_watch
+from relay.node.token_watch import CHECK_SECONDS, USES_SECONDS, TokenWatch
+from tests.support.store_kit import NOW, access_token
+
+SCOPE: dict[str, Any] = {"type": "http", "client": ("203.0.113.9", 1), "headers": []}
+
+
+@dataclass
+class Database:
+    """Tokens as another node changes them."""
+
+    tokens: dict[str, AccessToken] = field(default_factory=dict)
+    number: int = 0
+    reads: int = 0
+    stored: list[dict[str, float]] = field(default_factory=list)
+    down: bool = False
+
+    def put(self, *tokens: AccessToken) -> None:
+        self.tokens |= {token.id: token for token in tokens}
+        self.number += 1
+
+    def remove(self, id: str) -> None:
+        del self.tokens[id]
+        self.number += 1
+
+    async def all(self) -> tuple[int, list[AccessToken]]:
+        await self._answer()
+        self.reads += 1
+        return self.number, list(self.tokens.values())
+
+    async def version(self) -> int:
+        await self._answer()
+        return self.number
+
+    async def used(self, at: Mapping[str, float]) -> None:
+        await self._answer()
+        self.stored.append(dict(at))
+
+    async def _answer(self) -> None:
+        if self.down:
+            raise StoreError("the database is down")
+        await asyncio.sleep(0)
+
+
+class World:
+    def __init__(self) -> None:
+        self.now, self.steady, self.wakes = NOW, 0.0, 0
+        self.database = Database()
+        self.access = Access(clock=lambda: self.now, steady=lambda: self.steady)
+        self.watch = TokenWatch(
+            self.database,  # type: ignore[arg-type]
+            self.access,
+            wake_all=self._wake,
+            steady=lambda: self.steady,
+        )
+
+    def _wake(self) -> None:
+        self.wakes += 1
+
+    async def loaded(self) -> None:
+        """Returns once the tokens were read again."""
+        done, load = asyncio.Event(), self.access.load
+
+        def loading(tokens: Any) -> bool:
+            gone = load(tokens)
+            done.set()
+            return gone
+
+        self.access.load = loading  # type: ignore[method-assign]
+        async with asyncio.timeout(5):
+            await done.wait()
+        self.access.load = load  # type: ignore[method-assign]
+
+    def identify(self, id: str) -> Identity | None:
+        return self.access.identify(f"rl_{id}", dict(SCOPE))
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+async def test_change_of_another_node_is_found_by_its_version(world: World) -> None:
+    world.database.put(access_token("tok_1"), access_token("tok_2"))
+    await world.watch.run_once()
+    identity = world.identify("tok_1")
+    assert world.access.holds(identity)
+    assert world.wakes == 0  # a new token ends nothing
+    for _ in range(3):
+        await world.watch.run_once()
+    assert world.database.reads == 1  # read only after a change
+    world.database.remove("tok_1")
+    await world.watch.run_once()
+    assert world.identify("tok_1") is None
+    assert not world.access.holds(identity)
+    assert world.wakes == 1
+    assert world.identify("tok_2") is not None
+
+
+async def test_expiry_wakes_what_waits_once(world: World) -> None:
+    world.database.put(access_token("tok_1", expires_at=NOW + 10), access_token("tok_2", expires_at=NOW + 20))
+    await world.watch.run_once()
+    identities = [world.identify("tok_1"), world.identify("tok_2")]
+    for now, wakes, held in (
+        (NOW + 9.99, 0, [True, True]),
+        (NOW + 10.0, 1, [False, True]),
+        (NOW + 10.1, 1, [False, True]),
+        (NOW + 25.0, 2, [False, False]),
+        (NOW + 99.0, 2, [False, False]),
+    ):
+        world.now = now
+        await world.watch.run_once()
+        assert (world.wakes, [world.access.holds(one) for one in identities]) == (wakes, held)
+
+
+async def test_clock_that_is_set_back_makes_a_token_valid_again(world: World) -> None:
+    world.database.put(access_token("tok_1", expires_at=NOW + 10))
+    await world.watch.run_once()
+    world.now = NOW + 1_000
+    assert world.identify("tok_1") is None
+    await world.watch.run_once()
+    world.now = NOW
+    assert world.identify("tok_1") is not None
+    world.now = NOW + 10
+    assert world.identify("tok_1") is None
+
+
+async def test_uses_are_stored_once_a_minute_in_one_write(world: World) -> None:
+    world.database.put(access_token("tok_1"), access_token("tok_2"), access_token("tok_3"))
+    await world.watch.run_once()
+    for _ in range(100):
+        world.now += 0.1
+        world.identify("tok_1")
+    world.identify("tok_2")
+    await world.watch.run_once()
+    assert world.database.stored == []
+    world.steady = USES_SECONDS
+    await world.watch.run_once()
+    assert world.database.stored == [{"tok_1": world.now, "tok_2": world.now}]
+    world.steady = 2 * USES_SECONDS
+    await world.watch.run_once()
+    assert len(world.database.stored) == 1  # no use, no write
+    world.identify("tok_3")
+    await world.watch.close()
+    assert world.database.stored[1] == {"tok_3": world.now}
+
+
+async def test_tokens_stay_known_while_the_database_is_down(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.database.put(access_token("tok_1"))
+    await world.watch.refresh()
+    world.database.down = True
+    world.database.remove("tok_1")
+    with pytest.raises(StoreError):
+        await world.watch.run_once()
+    assert world.identify("tok_1") is not None
+    await world.watch.changed()  # a change of this node's own: answered, and read as soon as possible
+    await world.watch.close()
+    world.database.down = False
+    monkeypatch.setattr(token_watch, "CHECK_SECONDS", 60.0)
+    running = asyncio.ensure_future(world.watch.run())
+    await world.loaded()
+    assert world.identify("tok_1") is None
+    running.cancel()
+
+
+async def test_notice_is_read_at_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(token_watch, "CHECK_SECONDS", 60.0)
+    running = asyncio.ensure_future(world.watch.run())
+    await world.loaded()
+    for number in range(3):
+        world.database.put(access_token(f"tok_{number}"))
+        world.watch.heard()
+        await world.loaded()
+        assert world.identify(f"tok_{number}") is not None
+    running.cancel()
+    assert CHECK_SECONDS < 0.5  # a lost notice is made up for within the second
+
+
+async def test_failure_is_tried_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(token_watch, "CHECK_SECONDS", 0.001)
+    world.database.down = True
+    running = asyncio.ensure_future(world.watch.run())
+    for _ in range(5):
+        await asyncio.sleep(0.002)
+    world.database.down = False
+    world.database.put(access_token("tok_1"))
+    await world.loaded()
+    assert world.identify("tok_1") is not None
+    running.cancel()
+
+
+async def test_older_answer_never_replaces_a_newer_one(world: World) -> None:
+    world.database.put(access_token("tok_1"))
+    reading = asyncio.ensure_future(world.watch.refresh())
+    await asyncio.sleep(0)
+    world.database.remove("tok_1")
+    await asyncio.gather(reading, world.watch.refresh())
+    assert world.identify("tok_1") is None
+
+
+def test_settings_win_over_the_database_and_a_changed_token_is_gone(world: World) -> None:
+    stored = replace(access_token("tok_1"), name="stored")
+    assert not world.access.load([stored])
+    one = Token(name="written", value="rl_tok_1", scopes=frozenset({"admin"}))
+    before = world.identify("tok_1")
+    assert world.access.configure([one])  # another name and other scopes: whoever has it must ask again
+    identity = world.identify("tok_1")
+    assert identity is not None
+    assert (identity.name, identity.token_id, world.access.holds(before)) == ("written", None, False)
+    assert not world.access.configure([one])
+    assert world.access.configure([replace(one, scopes=frozenset({"read"}))])
+    assert not world.access.holds(identity)
+    assert world.access.configure([])
+    assert world.identify("tok_1") is not None
+    assert world.access.has_stored
