@@ -1,6 +1,7 @@
 """Every operation of the API. Routes, checks and the OpenAPI description are built from this list."""
 
 from relay.api import (
+    audit,
     deliveries,
     erasures,
     events,
@@ -16,7 +17,7 @@ from relay.api import (
     tokens,
 )
 
-_RESOURCES = (jobs, subscriptions, replays, events, deliveries, intents, erasures, keys, sources, tokens, system)
+_RESOURCES = (jobs, subscriptions, replays, events, deliveries, intents, erasures, keys, sources, tokens, audit, system)
 
 OPERATIONS = tuple(operation for resource in _RESOURCES for operation in resource.OPERATIONS)
 

@@ -100,8 +100,10 @@ async def erase_data(call: Call) -> Response:
     while True:
         step = await call.ports.tracking.erase(request, cursor)
         erased, cursor = erased + step.erased, step.next_cursor
+        shown = erasure_view(erased, cursor)
+        call.note(**{name: count for name, count in shown.items() if name != "next_cursor"}, done=cursor is None)
         if cursor is None or loop.time() >= ends_at:
-            return json_response(erasure_view(erased, cursor))
+            return json_response(shown)
 
 
 async def _request(call: Call, body: ErasureCreate) -> ErasureRequest:

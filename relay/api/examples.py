@@ -23,6 +23,7 @@ PATHS = {
     "Deliveries": DELIVERY_ID,
     "Replays": REPLAY_ID,
     "Tokens": TOKEN_ID,
+    "Audit": "aud_01jvpq3m8n0000000000000007",
     "System": "job-status.v1",
 }
 """The example of `{id}`, by tag."""

@@ -15,7 +15,7 @@ from relay.api.auth import WrongToken, client_of, identify, needs_identity, refu
 from relay.api.operations import Context
 from relay.api.problems import internal_error, problem_response, request_id_of, store_problem
 from relay.clock import http_date
-from relay.errors import InvalidRequest, NotFound, RequestError, StoreError
+from relay.errors import InvalidRequest, NotFound, RequestError, StoreError, Unauthorized
 
 if TYPE_CHECKING:
     from relay.proxy.asgi import Proxy
@@ -83,9 +83,12 @@ class _Exchange:
             self._admit()
             await self._app(scope, receive, self._answer)
         except WrongToken as error:
+            self._context.ports.audit.login_refused(client_of(scope))
             refusal = await self._context.ports.access.slowed(error)
             await problem_response(refusal)(scope, receive, self._answer)
         except RequestError as error:
+            if isinstance(error, Unauthorized):
+                self._context.ports.audit.login_refused(client_of(scope))
             await problem_response(error)(scope, receive, self._answer)
         except ClientDisconnect:
             pass  # the client has left

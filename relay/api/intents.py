@@ -156,7 +156,7 @@ async def resolve_intent(call: Call) -> Response:
 @operation(
     "DELETE /v1/intents/{id}",
     bound=True,
-    audited="intents.remove",
+    audited="intents.dismiss",
     scopes=WRITES_JOBS,
     answers={200: Answer("The create before it was removed.", Intent)},
 )

@@ -214,6 +214,7 @@ async def register_jobs(call: Call) -> Response:
             else:
                 counts[outcome.created] += 1
     rejected.sort(key=lambda one: one["index"])
+    call.count = counts[True] + counts[False]
     result: BatchResult = {"created": counts[True], "existing": counts[False], "rejected": rejected}
     return json_response(result)
 

@@ -218,6 +218,7 @@ class Admission:
     def __init__(self) -> None:
         self.streams = ConcurrencyLimit("event streams", MAX_STREAMS, MAX_STREAMS_OF_CALLER)
         self.waits = ConcurrencyLimit("waiting requests", MAX_WAITS, MAX_WAITS_OF_CALLER)
+        self.verifications = ConcurrencyLimit("verifications of the audit", 1, 1)
         self.bodies = Share(MAX_BODIES_BYTES, MAX_BODIES_BYTES_OF_CALLER)
         """Bytes of request bodies in memory."""
 

@@ -74,7 +74,13 @@ class FirstSent:
 
 @dataclass(slots=True, kw_only=True)
 class Call:
-    """One request. `query` holds the checked parameters; `document` is the parsed body, None without one."""
+    """One request.
+
+    query     the checked parameters
+    document  the parsed body, None without one
+    notes     what the audit's entry says beside the rest, without secrets and recipients
+    count     how many a `counted` operation has handled
+    """
 
     context: Context
     request: Request
@@ -83,6 +89,12 @@ class Call:
     body: bytes = b""
     document: Any = None
     first: FirstSent | None = None
+    notes: dict[str, Any] | None = None
+    count: int = 1
+
+    def note(self, **notes: Any) -> None:
+        """Adds to what the audit's entry says. Never a secret, never a recipient."""
+        self.notes = {**(self.notes or {}), **notes}
 
     def new_id(self, prefix: str, now: float) -> str:
         """A new id. A call that is repeated with its Idempotency-Key after a crash gets the same one."""
@@ -196,6 +208,15 @@ class Operation:
     path: str = field(init=False)
     summary: str = field(init=False)
     description: str = field(init=False)
+
+    def action(self, query: Mapping[str, Any]) -> str | None:
+        """The action that a request with this query is in the audit as; None: it has no entry of its own."""
+        return self.audited(query) if callable(self.audited) else self.audited
+
+    @property
+    def is_plain_read(self) -> bool:
+        """Whether it has no body, and no place in the audit."""
+        return self.method == "GET" and self.audited is None
 
     def __call__(self, handler: Handler) -> Handler:
         """Adds the operation with this handler. Returns the handler."""

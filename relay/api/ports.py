@@ -16,6 +16,7 @@ from relay.core.subscription import Subscription
 if TYPE_CHECKING:
     from relay.api.access import Access
     from relay.delivery.dispatcher import Dispatcher
+    from relay.node.audit import AuditLog
     from relay.node.node import Node
     from relay.polling.tracking import Tracking
     from relay.signals import Signals
@@ -118,6 +119,7 @@ class Ports:
     signals: "Signals"
     dispatcher: "Dispatcher"
     node: "Node"
+    audit: "AuditLog"
     kinds: Kinds
     count_request: Callable[[str, int], None] = _count_nothing
     admission: Admission = field(default_factory=Admission)

@@ -13,10 +13,11 @@ from relay.api import idempotency, limits, params
 from relay.api.auth import Identity
 from relay.api.fields import Nothing
 from relay.api.operations import Call, Context, Operation
+from relay.api.problems import request_id_of, store_problem
 from relay.api.validation import validate
 from relay.core.jsontext import dumps
 from relay.core.records import Page
-from relay.errors import Unauthorized
+from relay.errors import Forbidden, RequestError, StoreError, Unauthorized
 
 Item = TypeVar("Item")
 
@@ -45,26 +46,77 @@ class Resource:
             if identity is None:
                 # The front has already checked; this guards against a gap there.
                 raise Unauthorized("a token is needed")
-            identity.require(operation.scopes)
+            _require(operation, identity, context)
             if identity.account is not None:
-                if not operation.bound:
-                    identity.refuse_bound()
                 context = context.within(identity.account)
         scope["relay.operation"] = operation.id
         query = params.read_query(scope["query_string"], operation.query)
         call = Call(context=context, request=request, identity=identity, query=query)
-        is_post = scope["method"] == "POST"
-        if not is_post and operation.body is None:
+        if operation.is_plain_read:
             return await _run(operation, call)
-        held = limits.HeldBytes(call.ports.admission.bodies, call.caller)
+        is_post, held = scope["method"] == "POST", limits.HeldBytes(call.ports.admission.bodies, call.caller)
         try:
-            call.body = await limits.read_body(request.headers, request.receive, operation.max_body_bytes, held)
+            if is_post or operation.body is not None:
+                call.body = await limits.read_body(request.headers, request.receive, operation.max_body_bytes, held)
             key = idempotency.key_of(request.headers) if is_post else None
-            if key is None:
-                return await _run(operation, call)
-            return await idempotency.once(call, key, lambda: _run(operation, call))
+            action = operation.action(query)
+            if action is not None and identity is not None:
+                return await _audited(action, identity, operation, call, key)
+            response = await _perform(operation, call, key)
         finally:
             held.release()
+        if operation.counted is not None and identity is not None and response.status_code < 400:
+            self._context.ports.audit.count(operation.counted, identity, call.count)
+        return response
+
+
+def _require(operation: Operation, identity: Identity, context: Context) -> None:
+    """Raises Forbidden unless the caller has one of the operation's scopes, and is not bound if that needs it."""
+    assert operation.scopes is not None
+    try:
+        identity.require(operation.scopes)
+        if identity.account is not None and not operation.bound:
+            identity.refuse_bound()
+    except Forbidden:
+        if operation.audited is not None:
+            context.ports.audit.denied(
+                operation.audited if isinstance(operation.audited, str) else operation.id, identity
+            )
+        raise
+
+
+async def _audited(action: str, identity: Identity, operation: Operation, call: Call, key: str | None) -> Response:
+    """Runs an administrative write between two entries of the audit. If the first cannot be written, nothing is done.
+    A request that is cut off has no second entry."""
+    audit, scope = call.ports.audit, call.request.scope
+    target = next(iter(call.request.path_params.values()), None)
+    request_id = request_id_of(scope, call.ports.clock)
+    record = audit.request(action, identity, target=target, request_id=request_id)
+    number = await audit.begin(record)
+
+    async def end(status: int, target: str | None = target) -> None:
+        await audit.end(number, record, status=status, target=target, notes=call.notes)
+
+    try:
+        response = await _perform(operation, call, key)
+    except RequestError as error:
+        await end(error.status)
+        raise
+    except StoreError as error:
+        await end(store_problem(error).status)
+        raise
+    except Exception:
+        await end(500)
+        raise
+    _, _, made = response.headers.get("location", "").rpartition("/")
+    await end(response.status_code, target or made or None)
+    return response
+
+
+async def _perform(operation: Operation, call: Call, key: str | None) -> Response:
+    if key is None:
+        return await _run(operation, call)
+    return await idempotency.once(call, key, lambda: _run(operation, call))
 
 
 async def _run(operation: Operation, call: Call) -> Response:

@@ -4,7 +4,7 @@ import asyncio
 import os
 import signal
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -107,6 +107,8 @@ class _Service:
     node: "Node | None" = None
     server: "Server | None" = None
     asked_to_stop: bool = False
+    reload_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    reloads: set[asyncio.Task[None]] = field(default_factory=set)
 
     async def run(self) -> None:
         """Runs until `stop`."""
@@ -156,24 +158,39 @@ class _Service:
 
     def reload(self) -> None:
         """Applies the settings that may change at run time. Wrong settings are logged, and the old ones stay."""
+        reloading = asyncio.get_running_loop().create_task(self._reload())
+        self.reloads.add(reloading)
+        reloading.add_done_callback(self.reloads.discard)
+
+    async def _reload(self) -> None:
         import structlog
 
         from relay.node.local_token import with_local_token
-        from relay.node.reload import needs_restart, takes_over
 
         log = structlog.get_logger("relay.cli")
         if self.node is None:
             return
         try:
-            new = self.source.load()
-            if not new.dev:
-                new = with_local_token(new, os.environ, has_stored=self.node.access.has_stored)
+            async with self.reload_lock, self.node.audit.writing("settings.reload", actor="SIGHUP") as notes:
+                new = self.source.load()
+                if not new.dev:
+                    new = with_local_token(new, os.environ, has_stored=self.node.access.has_stored)
+                self._apply(self.node, new, notes)
         except RelayError as error:
             log.error("settings_refused", error=str(error), hint="the previous settings stay in use")
-            return
+
+    def _apply(self, node: "Node", new: "Settings", notes: dict[str, Any]) -> None:
+        import structlog
+
+        from relay.config.settings import changed_keys
+        from relay.node.reload import needs_restart, takes_over
+
+        log = structlog.get_logger("relay.cli")
         restart = needs_restart(self.settings, new)
-        self.settings = takes_over(self.settings, new)
-        self.node.reload(with_port(self.settings, self.listener.getsockname()[1]))
+        taken = takes_over(self.settings, new)
+        notes["changed"] = changed_keys(self.settings, taken)
+        self.settings = taken
+        node.reload(with_port(self.settings, self.listener.getsockname()[1]))
         log.info("settings_read_again")
         if restart:
             log.warning("settings_need_a_restart", settings=restart)

@@ -253,6 +253,7 @@ class RetentionSettings(Section):
     events_days: Days = setting(30, "days that events are kept")
     attempts_days: Days = setting(14, "days that delivery attempts are kept")
     jobs_days: Days = setting(30, "days that closed jobs are kept")
+    audit_days: Days = setting(365, "days that entries of the audit are kept")
 
 
 DEV_RETRY_SCHEDULE = (1.0, 2.0, 3.0, 5.0, 5.0, 10.0, 10.0, 30.0, 60.0)
@@ -332,6 +333,12 @@ def require_token_beyond_loopback(settings: Settings) -> None:
                 f"{where}, and the token {token.name} in auth.tokens is shorter than {MIN_EXPOSED_TOKEN_CHARS} "
                 "characters: create one with `openssl rand -hex 32`"
             )
+
+
+def changed_keys(old: Settings, new: Settings) -> list[str]:
+    """The keys whose values differ. Their values may be secrets."""
+    before = {key: value for key, value, _ in settings_in(old)}
+    return sorted(key for key, value, _ in settings_in(new) if key not in before or before[key] != value)
 
 
 def changed_needs_restart(old: Settings, new: Settings) -> list[str]:

@@ -29,6 +29,7 @@ from relay.http.sender import Sender
 from relay.metrics import Metrics
 from relay.node import readiness, upkeep
 from relay.node.accounts import Accounts, adopted_accounts
+from relay.node.audit import AuditLog
 from relay.node.cluster import Cluster
 from relay.node.component_settings import ComponentSettings
 from relay.node.encryption_keys import EncryptionKeys
@@ -75,12 +76,14 @@ class Node:
         seed: int = 0,
         adopted: Adopted,
         node_id: str,
+        audit: AuditLog,
     ) -> None:
         """`keys` are those that the store encrypts with; `adopted` are the accounts in the database."""
         self.settings = settings = with_adopted(settings, adopted)
         self.base_url = (settings.server.public_url or base_url).rstrip("/")
         self.store = store
         self.node_id = node_id
+        self.audit = audit
         self.stopping = False
         self._clock = clock
         self._roles = roles
@@ -89,6 +92,7 @@ class Node:
         self._reloads = Tasks()
         self._dispatching: asyncio.Task[None] | None = None
         self._watching: asyncio.Task[None] | None = None
+        self._auditing: asyncio.Task[None] | None = None
         self._loading: list[asyncio.Task[None]] = []
         self._ending: asyncio.Future[Any] | None = None
 
@@ -201,6 +205,9 @@ class Node:
             if poller.key is None:
                 hint = f"nothing is polled until {readiness.setting_of_key(source, account)} is set"
                 log.warning("no_upstream_key", source=source, account=account, hint=hint)
+        await self.audit.record("node.start", actor="relay", version=__version__, roles=list(self._roles))
+        await self.audit.run_once()
+        self._auditing = loop.create_task(self.audit.run())
         if self._cluster is not None:
             await self._cluster.introduce()
         if "scheduler" in self._roles:
@@ -265,6 +272,7 @@ class Node:
         await self._reloads.finish(seconds)
         self.scheduler.shutdown()
         await self._accounts.close()
+        await self._end_audit()
         log.info("stopped")
 
     async def _stop_watching(self) -> None:
@@ -272,6 +280,17 @@ class Node:
             self._watching.cancel()
             await asyncio.gather(self._watching, return_exceptions=True)
             await self._tokens.close()
+
+    async def _end_audit(self) -> None:
+        if self._auditing is not None:
+            self._auditing.cancel()
+            await asyncio.wait([self._auditing])
+        try:
+            async with asyncio.timeout(SAVE_SECONDS):
+                await self.audit.flush(everything=True)
+                await self.audit.record("node.stop", actor="relay")
+        except (StoreError, TimeoutError) as error:
+            log.warning("audit_not_ended", action="node.stop", error=str(error) or type(error).__name__)
 
     async def _stop_polling(self, seconds: float) -> None:
         """Releases the accounts to other nodes, while deliveries may still be in flight here."""
@@ -384,6 +403,7 @@ class Node:
             signals=self.signals,
             dispatcher=self.dispatcher,
             node=self,
+            audit=self.audit,
             kinds=api_kinds([origin.type_prefix for origin in api.origins.values()]),
             count_request=self.metrics_registry.count_request,
             admission=self._admission,

@@ -13,6 +13,7 @@ from relay.core.signing import ED25519_BYTES, new_secret, new_signing_key
 from relay.errors import SettingsError
 from relay.http.sender import Sender
 from relay.node.accounts import adopted_accounts
+from relay.node.audit import AuditLog
 from relay.node.component_settings import egress_proxy, guard_policy
 from relay.node.encryption_keys import EncryptionKeys
 from relay.node.local_token import with_local_token
@@ -68,6 +69,8 @@ async def open_node(
         await store.subscriptions.all()
         await store.subscriptions.page(limit=1, callbacks=True)
         node_id = secrets.token_hex(8)
+        audit = AuditLog(store, keyring, clock=clock, kept_days=settings.retention.audit_days)
+        await audit.open(node_id)
         async with Sender(
             guard_policy(settings), clock=clock, node=(NODE_HEADER, node_id), proxy=egress_proxy(settings)
         ) as sender:
@@ -82,6 +85,7 @@ async def open_node(
                 seed=seed,
                 adopted=await adopted_accounts(store),
                 node_id=node_id,
+                audit=audit,
             )
             await node.start()
             try:

@@ -46,6 +46,7 @@ MAX_CREATE_BYTES = 1 << 30
 PART_BYTES = 64 * 1024
 _NOT_PLAIN = frozenset({b"content-length", b"transfer-encoding", b"cache-control", b"prefer", auth.NODE_HEADER})
 """A request with any of these may need more than the cached answer, or may have to be refused."""
+KEY_UNKNOWN = "key_unknown"
 LEAVING_SECONDS = 0.05
 """Delay before a disconnecting caller is watched for. Most requests are over by then."""
 
@@ -62,8 +63,11 @@ class Proxy:
         try:
             response = await self._respond(scope, receive)
         except auth.WrongToken as error:
+            self._context.ports.audit.login_refused(auth.client_of(scope))
             response = self._problem(scope, await self._context.ports.access.slowed(error))
         except RequestError as error:
+            if error.code == KEY_UNKNOWN:  # no key was sent
+                self._context.ports.audit.login_refused(auth.client_of(scope))
             response = self._problem(scope, error)
         if response is not None:
             await self.answer(response, scope, receive, send)
@@ -133,7 +137,10 @@ class Proxy:
             with _Spool() as spool:
                 body = await spool.read(_Upload(receive))
                 # A caller that disconnects now does not cancel it: the outcome must be recorded and the job tracked.
-                return await gateway.creates.create(request, body, options)
+                created = await gateway.creates.create(request, body, options)
+            if created.status < 400:
+                self._context.ports.audit.count("proxy.create", _identity(scope, caller))
+            return created
         upload = scope["relay.upload"] = _Upload(receive) if has_body else None
         return await _unless_left(gateway.forwarding.forward(request, upload), receive, upload)
 
@@ -175,8 +182,8 @@ class Proxy:
             return caller, passed
         detail = "the key belongs to no configured account and is not a valid token of this relay"
         if key is None:
-            raise Unauthorized(detail, code="key_unknown")
-        raise auth.WrongToken(detail, auth.client_of(scope), code="key_unknown")
+            raise Unauthorized(detail, code=KEY_UNKNOWN)
+        raise auth.WrongToken(detail, auth.client_of(scope), code=KEY_UNKNOWN)
 
     def _who(self, scope: Scope, key: str | None) -> Caller:
         """Whom a request acts for: the account of its key, or the account that its token stands for. Without either,
@@ -219,6 +226,13 @@ def _name_of(scope: Scope, caller: Caller) -> str:
     """What the limits of one caller count by: the token, or the account whose key was sent."""
     identity: auth.Identity | None = scope.get("relay.identity")
     return f"{caller.source}/{caller.account}" if identity is None else identity.key
+
+
+def _identity(scope: Scope, caller: Caller) -> auth.Identity:
+    """Who calls: a token, or the holder of an upstream key."""
+    found: auth.Identity | None = scope.get("relay.identity")
+    name = f"key of {caller.source}/{caller.account or 'another account'}"
+    return found or auth.Identity(name=name, scopes=frozenset())
 
 
 def _traits(headers: Sequence[Header]) -> tuple[bool, bool, bool]:

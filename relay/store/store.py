@@ -9,6 +9,7 @@ from relay.clock import Clock
 from relay.store import migrations
 from relay.store.accounts import AccountStore
 from relay.store.attempt_results import END_ATTEMPTS
+from relay.store.audit import AuditStore
 from relay.store.ciphertexts import CiphertextStore
 from relay.store.database import Database
 from relay.store.deliveries import DeliveryStore
@@ -40,6 +41,8 @@ class Store:
         self.database = database
         cache = SubscriptionCache()
         database.on_end(commit=cache.committed, rollback=cache.rolled_back)
+        self.audit = AuditStore(database)
+        database.on_end(commit=self.audit.committed, rollback=self.audit.rolled_back)
         outbox = Outbox(cache)
         self.jobs = JobStore(database, outbox)
         self.events = EventStore(database, outbox)

@@ -473,6 +473,58 @@ class NodeKeysRow(SQLModel, table=True):
     seen_at: float
 
 
+class AuditRow(SQLModel, table=True):
+    """One entry of the audit, see `AuditRecord` and `AuditEntry` in `relay/core/audit.py`. Rows are never updated, and
+    deleted only below a cut: triggers refuse anything else.
+
+    id     begins with the time of `at`
+    times  how many requests, of an aggregated entry
+    """
+
+    __tablename__: ClassVar[str] = "audit"
+    __table_args__ = (
+        # list pages, newest first; retention: entries before a time; anchors: chains that moved since a time
+        Index("ix_audit_id", "id", unique=True),
+        # list pages with action=, and with actor=
+        Index("ix_audit_action_id", "action", "id"),
+        Index("ix_audit_actor_id", "actor", "id"),
+        # list pages: whether a started entry has ended
+        _partial("ix_audit_ends", "chain", "ends", where="ends IS NOT NULL"),
+    )
+
+    chain: TextKey
+    number: Annotated[int, Field(sa_type=LargeInteger, primary_key=True, sa_column_kwargs={"autoincrement": False})]
+    id: Text
+    at: float
+    action: Text
+    actor: OptionalText = None
+    token_id: OptionalText = None
+    target: OptionalText = None
+    address: OptionalText = None
+    result: Text
+    status: int | None = None
+    times: LargeCount = 1
+    request_id: OptionalText = None
+    ends: int | None = Field(default=None, sa_type=LargeInteger)
+    detail: bytes
+    key_id: Text
+    previous: bytes
+    mac: bytes
+
+
+class AuditCutRow(SQLModel, table=True):
+    """Up to which entry retention has removed a chain of the audit, see `Cut` in `relay/core/audit.py`."""
+
+    __tablename__: ClassVar[str] = "audit_cuts"
+
+    chain: TextKey
+    number: LargeCount
+    mac: bytes
+    at: float
+    key_id: Text
+    signature: bytes
+
+
 class VersionRow(SQLModel, table=True):
     """Counters that invalidate the caches of other nodes: `subscriptions`, `callbacks`, `tokens`."""
 
@@ -492,3 +544,27 @@ EVENT_TRANSACTIONS = (
 for _statement in EVENT_TRANSACTIONS:
     _after_create = DDL(_statement).execute_if(dialect="postgresql")  # type: ignore[no-untyped-call]
     listen(EventRow.__table__, "after_create", _after_create)  # type: ignore[attr-defined]
+
+_CUT = "SELECT 1 FROM audit_cuts WHERE chain = OLD.chain AND number >= OLD.number"
+AUDIT_IS_APPEND_ONLY = {
+    "sqlite": (
+        "CREATE TRIGGER audit_never_changes BEFORE UPDATE ON audit "
+        "BEGIN SELECT RAISE(ABORT, 'the audit is append-only'); END",
+        f"CREATE TRIGGER audit_is_kept BEFORE DELETE ON audit WHEN NOT EXISTS ({_CUT}) "
+        "BEGIN SELECT RAISE(ABORT, 'the audit is append-only'); END",
+    ),
+    "postgresql": (
+        "CREATE FUNCTION audit_append_only() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
+        f"IF TG_OP = 'DELETE' AND EXISTS ({_CUT}) THEN RETURN OLD; END IF; "
+        "RAISE EXCEPTION 'the audit is append-only'; END $$",
+        "CREATE TRIGGER audit_is_kept BEFORE UPDATE OR DELETE ON audit "
+        "FOR EACH ROW EXECUTE FUNCTION audit_append_only()",
+        "CREATE TRIGGER audit_is_not_emptied BEFORE TRUNCATE ON audit "
+        "FOR EACH STATEMENT EXECUTE FUNCTION audit_append_only()",
+    ),
+}
+"""Refuses changes by the program's own mistakes and by hand. Whoever may drop a trigger is found by verification."""
+for _database, _statements in AUDIT_IS_APPEND_ONLY.items():
+    for _statement in _statements:
+        _after_create = DDL(_statement).execute_if(dialect=_database)  # type: ignore[no-untyped-call]
+        listen(AuditRow.__table__, "after_create", _after_create)  # type: ignore[attr-defined]

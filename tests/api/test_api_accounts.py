@@ -326,6 +326,8 @@ CASES: Mapping[str, Callable[[Things], list[Request]]] = {
     "rotateCallbackSecret": lambda of: [Request("POST", "/v1/keys/callback-secret/rotate", body={})],
     "getPublicKeys": lambda of: [Request("GET", "/.well-known/webhook-keys.json")],
     "createToken": lambda of: [Request("POST", "/v1/tokens", body={"name": "new", "scopes": ["read"], **named(of)})],
+    "listAudit": lists("/v1/audit", lambda of: {}),
+    "verifyAudit": lambda of: [Request("GET", "/v1/audit/verify")],
     "listTokens": lists("/v1/tokens", lambda of: {}),
     "getToken": lambda of: by_id("GET", "/v1/tokens/{id}", "tok_1"),
     "revokeToken": lambda of: by_id("DELETE", "/v1/tokens/{id}", "tok_1"),

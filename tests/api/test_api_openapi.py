@@ -120,6 +120,8 @@ CALLS = {
     "rotateEncryptionKey": (None, None, 202),
     "rotateSigningKey": (None, {}, 200),
     "rotateCallbackSecret": (None, {}, 200),
+    "listAudit": (None, None, 200),
+    "verifyAudit": (None, None, 200),
     "listSources": (None, None, 200),
     "eraseData": (a_job, {"job": "a"}, 200),
     "getMetrics": (None, None, 200),

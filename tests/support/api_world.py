@@ -1,5 +1,6 @@
 """The API's surroundings in tests: a real store on SQLite, and stand-ins for the rest of the relay."""
 
+from base64 import urlsafe_b64encode
 from collections.abc import AsyncIterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
@@ -11,6 +12,7 @@ import orjson
 from relay.api.access import Access
 from relay.api.operations import Context
 from relay.api.ports import ApiSettings, Kinds, Ports, Readiness, Token
+from relay.config.keyring import Keyring
 from relay.core.client_address import Network
 from relay.core.delivery import Attempt, OutboundRequest, Outcome, Timings
 from relay.core.encryption import Rotation
@@ -25,6 +27,7 @@ from relay.core.subscription import SigningSecret, Subscription
 from relay.core.tracking import Explanation, SourceReport, TrackRequest
 from relay.errors import RequestError
 from relay.ids import new_id
+from relay.node.audit import AuditLog
 from relay.proxy.asgi import Proxy
 from relay.proxy.types import Caller, CreateBody, ForwardedRequest, ProxyResponse, TrackingOptions
 from relay.store.store import Store
@@ -58,6 +61,7 @@ TOKENS = (
     Token(name="shop", value="rl_events", scopes=frozenset({"events:write"})),
     Token(name="dropin", value="rl_proxy", scopes=frozenset({"proxy"})),
 )
+KEYRING = Keyring([urlsafe_b64encode(b"k" * 32).decode()])
 HOOK = "https://receiver.example/hooks"
 SLACK = "https://hooks.slack.com/services/T000/B000/secretsecret"
 
@@ -386,6 +390,9 @@ class World:
         self.tracking = FakeTracking(self)
         self.signals = FakeSignals(self)
         self.gateway = FakeGateway(self)
+        self.audit = AuditLog(self.store, KEYRING, clock=lambda: self.now, kept_days=365)
+        self.store.audit.begin_chain("chain-1")
+        self.store.audit.use_key(KEYRING.audit_keys[0])
 
     def proxy(self, context: Context) -> Proxy:
         """The HTTP half of the proxy over the fake gateway."""
@@ -408,6 +415,7 @@ class World:
             signals=self.signals,
             dispatcher=self.dispatcher,
             node=self.node,
+            audit=self.audit,
             kinds=KINDS,
             count_request=lambda method, status_code: self.requests.append((method, status_code)),
         )

@@ -148,7 +148,7 @@ def commands_with_options() -> dict[str, list[str]]:
 
     def walk(command: Any, words: tuple[str, ...]) -> Iterator[tuple[str, list[str]]]:
         children = getattr(command, "commands", {})
-        if not children:
+        if not children or (words != ("relay",) and command.invoke_without_command):
             options = [option for param in command.params for option in param.opts if option.startswith("--")]
             yield " ".join(words), options
         for name, child in children.items():

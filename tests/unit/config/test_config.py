@@ -66,7 +66,7 @@ def test_defaults_match_the_contract(tmp_path: Path) -> None:
     security = settings.security
     assert (security.allow_http, security.allow_networks, security.allow_ports) == (False, (), (443,))
     assert (security.allow_hosts, security.deny_hosts, security.egress_proxy) == ((), (), None)
-    assert tuple(settings.retention.model_dump().values()) == (30, 14, 30)
+    assert tuple(settings.retention.model_dump().values()) == (30, 14, 30, 365)
 
 
 def test_shipped_file_has_every_setting_at_its_default() -> None:
