@@ -62,7 +62,7 @@ class Turns:
 
 
 async def read_batch(
-    body: bytes, settings: Rules, read_answer: ReadAnswer
+    body: bytes, settings: Rules, read_answer: ReadAnswer, caller: str
 ) -> tuple[list[tuple[int, TrackRequest]], list[Rejected]]:
     """The valid jobs of a batch with their indexes, and the others. Raises InvalidRequest if the body is no batch.
 
@@ -79,7 +79,8 @@ async def read_batch(
             try:
                 if isinstance(entry, RequestError):
                     raise entry
-                requests.append((index, read_registration(entry, settings, read_answer, MOST_MISTAKES)))
+                request = read_registration(entry, settings, read_answer, MOST_MISTAKES)
+                requests.append((index, request if request.callback_url is None else request._replace(caller=caller)))
             except RequestError as error:
                 rejected.append(rejection(index, error))
             index += 1

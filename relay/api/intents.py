@@ -146,7 +146,7 @@ async def resolve_intent(call: Call) -> Response:
         if resolved is None:
             raise Conflict(f"{intent.id} was resolved meanwhile", code="intent_resolved")
         return json_response(intent_view(resolved))
-    request = TrackRequest.of_create(intent, body.job_id, resolves=intent)
+    request = TrackRequest.of_create(intent, body.job_id, resolves=intent, caller=call.caller)
     (result,) = await ports.tracking.register((request,))
     if isinstance(result, RequestError):
         raise result

@@ -184,7 +184,7 @@ async def register_job(call: Call) -> Response:
     The upstream's answer to a create is also a valid body.
     """
     request = read_registration(call.document, call.ports.settings, call.ports.tracking.read_answer)
-    result = (await call.ports.tracking.register((request,)))[0]
+    result = (await call.ports.tracking.register((request._replace(caller=call.caller),)))[0]
     if isinstance(result, RequestError):
         raise result
     headers = {"Location": f"/v1/jobs/{result.job.uid}"}
@@ -203,11 +203,12 @@ async def register_job(call: Call) -> Response:
 )
 async def register_jobs(call: Call) -> Response:
     """Track up to 10,000 jobs."""
-    requests, rejected = await read_batch(call.body, call.ports.settings, call.ports.tracking.read_answer)
+    tracking = call.ports.tracking
+    requests, rejected = await read_batch(call.body, call.ports.settings, tracking.read_answer, call.caller)
     counts = {True: 0, False: 0}
     for first in range(0, len(requests), BATCH_CHUNK):
         chunk = requests[first : first + BATCH_CHUNK]
-        outcomes = await call.ports.tracking.register([request for _, request in chunk])
+        outcomes = await tracking.register([request for _, request in chunk])
         for (index, _), outcome in zip(chunk, outcomes, strict=True):
             if isinstance(outcome, RequestError):
                 rejected.append(rejection(index, outcome))

@@ -126,6 +126,9 @@ class AuthSettings(Section):
         "who may use the API; without any, and without RELAY_TOKEN_FILE, SQLite nodes create an admin token in a file",
         reloaded=True,
     )
+    max_callback_hosts_per_token: Annotated[int, Field(ge=1, le=10_000)] = setting(
+        20, "maximum hosts that the callbacks of one token, or of one account's key, go to", reloaded=True
+    )
 
 
 class EncryptionSettings(Section):
@@ -218,6 +221,9 @@ class DeliverySettings(Section):
     )
     disable_after_seconds: Seconds = setting(
         432000.0, "a subscription that has only failed for this long is disabled", reloaded=True
+    )
+    max_callbacks_per_job: Annotated[int, Field(ge=1, le=1_000)] = setting(
+        8, "maximum callbacks of one job", reloaded=True
     )
     callback_secret: SigningSecrets | None = setting(
         None,

@@ -20,6 +20,8 @@ METADATA_HEADER = b"relay-metadata"
 CALLBACK_HEADER = b"relay-callback"
 CALLBACK_TYPES_HEADER = b"relay-callback-types"
 CACHE_HEADER = b"relay-cache"
+CALLBACK_REFUSED_HEADER = b"relay-callback-refused"
+"""In the answer to a create whose callback was one too many for its job."""
 
 HOP_BY_HOP = frozenset(
     {

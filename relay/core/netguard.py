@@ -229,6 +229,12 @@ def origin_of(url: str) -> tuple[str, str, int] | None:
     return scheme, (pieces[1] or pieces[2] or "").lower(), int(pieces[3] or DEFAULT_PORTS[scheme])
 
 
+def host_of(url: str) -> str:
+    """The host that requests to a URL go to, whatever the scheme and port; "" if the URL is malformed."""
+    origin = origin_of(url)
+    return "" if origin is None else origin[1].rstrip(".")
+
+
 @dataclass(frozen=True, slots=True)
 class HeaderProblem:
     """Why a custom header may not be sent. `code` is the API's error code."""

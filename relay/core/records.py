@@ -69,6 +69,7 @@ class Registration:
     weight           None: normal for a new job, unchanged for a known one
     callback_types   event types for the callback; None: all, or as registered before
     spacing_seconds  minimum time to its predecessor in the lane, if the create set one
+    max_callbacks    callbacks that the job may have; None: any number
     intent           the create that made the job: settled in the same transaction, as are earlier ones with its
                      Idempotency-Key
     request, connect_account_id  see `Job`; None changes nothing of a known job
@@ -95,16 +96,21 @@ class Registration:
     request: Mapping[str, Any] | None = None
     connect_account_id: str | None = None
     resolves: Intent | None = None
+    max_callbacks: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Registered:
-    """Result of a Registration. `created`: the job is new; `resumed`: a closed job is tracked again."""
+    """Result of a Registration. `created`: the job is new; `resumed`: a closed job is tracked again.
+
+    callback_refused  why it is tracked without the callback of the create that made it
+    """
 
     job: Job
     created: bool
     resumed: bool = False
     claimed: tuple[Claimed, ...] = ()
+    callback_refused: str | None = None
 
 
 @value_class(frozen=True, slots=True, kw_only=True)

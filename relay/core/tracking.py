@@ -8,6 +8,14 @@ from relay.core.job import Observation, Priority
 from relay.core.records import Intent
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallbackLimits:
+    """How many callbacks a job may have, and to how many hosts those of one caller may go."""
+
+    per_job: int = 8
+    hosts_per_caller: int = 20
+
+
 class TrackRequest(NamedTuple):
     """A validated request to track a job. A NamedTuple because a batch creates thousands.
 
@@ -17,6 +25,7 @@ class TrackRequest(NamedTuple):
     intent           the forwarded create that made the job
     request, connect_account_id  from a forwarded create: see `relay.core.job.Job`
     resolves         the create of unknown fate that a user found to have made the job
+    caller           whose limit the callback's host counts for; None: it has none
     """
 
     external_id: str
@@ -33,6 +42,12 @@ class TrackRequest(NamedTuple):
     request: Mapping[str, Any] | None = None
     connect_account_id: str | None = None
     resolves: Intent | None = None
+    caller: str | None = None
+
+    @property
+    def follows_create(self) -> bool:
+        """Whether a create has been carried out, so that its job is tracked even without its callback."""
+        return self.intent is not None or self.resolves is not None
 
     @classmethod
     def of_create(cls, create: Intent, external_id: str, **fields: Any) -> "TrackRequest":

@@ -15,6 +15,7 @@ from relay.core.job import Problem
 from relay.core.netguard import GuardPolicy
 from relay.core.planner import PlannerConfig
 from relay.core.planner.config import RateLimitHeaders
+from relay.core.tracking import CallbackLimits
 from relay.delivery.settings import DeliverySettings
 from relay.http.egress_proxy import EgressProxy
 from relay.polling.account_settings import AccountSettings
@@ -76,6 +77,13 @@ class ComponentSettings:
             jitter=delivery.jitter,
             disable_after_seconds=delivery.disable_after_seconds,
             dataschema_base=self.base_url,
+        )
+
+    def of_tracking(self) -> CallbackLimits:
+        """For the registration of jobs."""
+        return CallbackLimits(
+            per_job=self.settings.delivery.max_callbacks_per_job,
+            hosts_per_caller=self.settings.auth.max_callback_hosts_per_token,
         )
 
     def of_api(self, node_id: str) -> ApiSettings:

@@ -149,6 +149,7 @@ class Node:
             signals=self.signals,
             clock=clock,
             on_untracked=lambda job: self._answers.drop((job.source, job.account, job.external_id)),
+            callback_limits=self._components.of_tracking(),
         )
 
         # Who may call.
@@ -322,6 +323,7 @@ class Node:
         if self.access.configure(self._components.of_api(self.node_id).tokens):
             self.signals.wake_all()  # what waits under a token that is gone ends
         reconfigure(self._components, self.dispatcher, self.pollers)
+        self.tracking.configure(self._components.of_tracking())
         self._api = create_api(self._ports(), self._proxy)
         self.dispatcher.wake()
         self.scheduler.upkeep_now("probes")  # a refused key may have been replaced

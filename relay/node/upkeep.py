@@ -77,6 +77,7 @@ class Retention:
             "events": lambda: sweep("events", lambda *after: rows.delete_events(events, *after)),
             "jobs": lambda: sweep("jobs", lambda *after: rows.delete_jobs(jobs, *after)),
             "callbacks": lambda: sweep("callbacks", lambda *after: rows.delete_callbacks(jobs, *after)),
+            "callback_hosts": lambda: _batches(lambda: rows.delete_callback_hosts(jobs)),
             "intents": lambda: _batches(lambda: rows.delete_intents(jobs)),
             "replays": lambda: _batches(lambda: rows.delete_replays(jobs)),
             "idempotency_keys": lambda: _batches(lambda: rows.delete_idempotency_keys(now - IDEMPOTENCY_SECONDS)),

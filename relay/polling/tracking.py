@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
+from dataclasses import replace
 from typing import Any
 
 import structlog
@@ -13,9 +14,10 @@ from relay.core.events import Event, owner_of
 from relay.core.explanations import sentence
 from relay.core.forwarding import escapes_segment
 from relay.core.job import POLL, PRIORITY_WEIGHTS, Job, Observation, Problem, Progress, Transition, detect
+from relay.core.netguard import host_of
 from relay.core.planner.planner_views import PollExplanation
 from relay.core.records import Registered, Registration
-from relay.core.tracking import Explanation, SourceReport, TrackRequest
+from relay.core.tracking import CallbackLimits, Explanation, SourceReport, TrackRequest
 from relay.errors import Conflict, FieldError, InvalidRequest, RequestError
 from relay.ids import new_id
 from relay.log import shows_deliveries
@@ -26,6 +28,11 @@ from relay.sources.mapping import observe_item
 from relay.sources.mapping import registered as read_registered
 from relay.store.store import Store
 from relay.tasks import Tasks
+
+CLAIM_AGAIN_SECONDS = 6 * 3600.0
+"""A host is noted as used this often. Notes are kept for a day at least."""
+MAX_KNOWN_HOSTS = 10_000
+DEFAULT_LIMITS = CallbackLimits()
 
 log = structlog.get_logger("relay.polling")
 
@@ -43,6 +50,7 @@ class Tracking:
         signals: Signals,
         clock: Clock,
         on_untracked: Callable[[Job], None] = lambda job: None,
+        callback_limits: CallbackLimits = DEFAULT_LIMITS,
     ) -> None:
         """`on_untracked` is called with each job that is no longer tracked."""
         self._on_untracked = on_untracked
@@ -53,6 +61,9 @@ class Tracking:
         self._signals = signals
         self._clock = clock
         self._callbacks = _Callbacks()
+        self._callback_limits = callback_limits
+        self._hosts: dict[tuple[str, str], float] = {}
+        """Until when a caller's host need not be counted again."""
         self._asking = Tasks()
         self._account: tuple[str, str] | None = None
 
@@ -61,6 +72,10 @@ class Tracking:
         view = copy(self)
         view._account = account
         return view
+
+    def configure(self, callback_limits: CallbackLimits) -> None:
+        """Applies new limits to what is registered from now on."""
+        self._callback_limits = callback_limits
 
     def read_answer(self, source: str, body: Mapping[str, Any]) -> tuple[str, Observation | None] | None:
         """The id and state in an upstream's answer to a create; None if `body` is not one.
@@ -79,6 +94,8 @@ class Tracking:
     async def register(self, requests: Sequence[TrackRequest]) -> list[Registered | RequestError]:
         """Tracks jobs; durable on return. One result per request, in order."""
         now = self._clock()
+        refused = await self._claim_hosts(requests, now)
+        without: dict[int, str] = {}
         results: list[Registered | RequestError | None] = [None] * len(requests)
         registrations: list[tuple[int, Registration]] = []
         for index, request in enumerate(requests):
@@ -93,26 +110,68 @@ class Tracking:
                 continue
             callback = None
             if request.callback_url is not None:
-                callback = await self._callback(request.callback_url, now)
+                error = refused.get((request.caller, host_of(request.callback_url)))
+                if error is None:
+                    callback = await self._callback(request.callback_url, now)
+                elif request.follows_create:
+                    without[index] = str(error)
+                else:
+                    results[index] = error
+                    continue
             registrations.append((index, self._registration(request, poller, callback, now)))
         if registrations:
             try:
-                await self._write(registrations, results)
+                await self._write(registrations, results, without)
             except Conflict:
                 self._callbacks.ids.clear()  # another node may have removed one
                 raise
         return [result for result in results if result is not None]
 
+    async def claim_host(self, url: str, caller: str) -> None:
+        """Counts the callback's host for the caller: call it before something is done that cannot be undone. Raises
+        InvalidRequest if that is one host too many."""
+        request = TrackRequest(external_id="", source="", account="", callback_url=url, caller=caller)
+        for error in (await self._claim_hosts((request,), self._clock())).values():
+            raise error
+
+    async def _claim_hosts(
+        self, requests: Sequence[TrackRequest], now: float
+    ) -> dict[tuple[str | None, str], InvalidRequest]:
+        """Counts the hosts of callbacks for their callers, before anything is written for them. Returns an error for
+        each caller and host that is one too many."""
+        wanted: dict[str, dict[str, None]] = {}
+        for request in requests:
+            if request.callback_url is not None and request.caller is not None:
+                host = host_of(request.callback_url)
+                if self._hosts.get((request.caller, host), 0.0) <= now:
+                    wanted.setdefault(request.caller, {})[host] = None
+        refused: dict[tuple[str | None, str], InvalidRequest] = {}
+        limit = self._callback_limits.hosts_per_caller
+        for caller, hosts in wanted.items():
+            over = await self._store.callback_hosts.claim(caller, list(hosts), now, limit)
+            refused |= {(caller, host): _too_many_hosts(host, limit) for host in over}
+            if len(self._hosts) > MAX_KNOWN_HOSTS:
+                self._hosts.clear()
+            self._hosts.update({(caller, host): now + CLAIM_AGAIN_SECONDS for host in hosts if host not in over})
+        return refused
+
     async def _write(
-        self, registrations: Sequence[tuple[int, Registration]], results: list[Registered | RequestError | None]
+        self,
+        registrations: Sequence[tuple[int, Registration]],
+        results: list[Registered | RequestError | None],
+        without: Mapping[int, str],
     ) -> None:
-        if len(registrations) == 1:
-            written: Sequence[Registered] = [await self._store.jobs.register(registrations[0][1])]
-        else:
-            written = await self._store.jobs.register_many([registration for _, registration in registrations])
+        """`without`: why a job is tracked without its create's callback, by index."""
+        written = await self._store.jobs.register_many([registration for _, registration in registrations])
         due = False
         for (index, registration), result in zip(registrations, written, strict=True):
+            if index in without and isinstance(result, Registered):
+                result = replace(result, callback_refused=without[index])
             results[index] = result
+            if isinstance(result, RequestError):
+                continue
+            if result.callback_refused is not None:
+                log.warning("callback_refused", job=result.job.external_id, reason=result.callback_refused)
             self._pollers[(result.job.source, result.job.account)].track(result.job)
             due = due or bool(registration.events) or (registration.callback_subscription_id is not None)
             if result.resumed or (result.created and registration.events):
@@ -161,6 +220,7 @@ class Tracking:
             request=request.request,
             connect_account_id=request.connect_account_id,
             resolves=request.resolves,
+            max_callbacks=self._callback_limits.per_job,
         )
 
     async def _callback(self, url: str, now: float) -> str:
@@ -294,6 +354,15 @@ class Tracking:
                 code="account_missing",
             )
         return poller
+
+
+def _too_many_hosts(host: str, limit: int) -> InvalidRequest:
+    detail = (
+        f"callbacks of this token go to {limit} hosts already (auth.max_callback_hosts_per_token), "
+        f"and {host[:100]!r} is none of them"
+    )
+    errors = [FieldError(pointer="/callback_url", code="too_many_callback_hosts", detail=detail)]
+    return InvalidRequest(f"/callback_url: {detail}", code="too_many_callback_hosts", errors=errors)
 
 
 class _Callbacks:

@@ -9,6 +9,7 @@ import hashlib
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -134,6 +135,7 @@ class Proxy:
         if gateway.is_create(caller, method, path):
             scope["relay.operation"] = "create"
             options = _options(scope["headers"], caller.source, self._context)
+            options = replace(options, caller=_name_of(scope, caller))
             with _Spool() as spool:
                 body = await spool.read(_Upload(receive))
                 # A caller that disconnects now does not cancel it: the outcome must be recorded and the job tracked.

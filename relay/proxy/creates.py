@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from relay.core.forwarding import Header, fate_of, readable_only
+from relay.core.forwarding import CALLBACK_REFUSED_HEADER, Header, fate_of, readable_only
 from relay.core.planner.planner import DEFAULT_SPACING_SECONDS
 from relay.core.records import Intent
 from relay.core.tracking import TrackRequest
-from relay.errors import Conflict, NoAnswer, NotSent, RequestError, StoreError
+from relay.errors import Conflict, InvalidRequest, NoAnswer, NotSent, RequestError, StoreError
 from relay.ids import new_id
 from relay.polling.tracking import Tracking
 from relay.proxy.adopted_keys import MAX_ADOPTED, name_of
@@ -89,7 +89,15 @@ class Creates:
             callback_types=options.callback_types,
         )
         try:
+            if options.callback_url is not None and options.caller is not None and caller.account is not None:
+                # Now: a create that was sent is answered as the upstream did.
+                await self._tracking.claim_host(options.callback_url, options.caller)
             await self._intents.begin(intent)
+        except InvalidRequest as error:
+            detail = f"Relay-Callback: {error.errors[0].detail}. Nothing was sent"
+            return self._forwarding.problem(
+                request.caller, error.status, f"relay_{error.code}", detail, request.request_id
+            )
         except StoreError as error:
             return self._forwarding.problem(
                 request.caller,
@@ -115,18 +123,23 @@ class Creates:
             await self._settle(intent, "unreadable", answer.status)
             return ProxyResponse.of(answer, content, complete=False)
         response = ProxyResponse.of(answer, content, complete=True)
-        await self._settle_answer(intent, request.caller, asked.spacing_seconds, answer, content)
+        refused = await self._settle_answer(
+            intent, request.caller, options.caller, asked.spacing_seconds, answer, content
+        )
+        if refused is not None:
+            response.headers = [*response.headers, (CALLBACK_REFUSED_HEADER, refused.encode("ascii", "replace"))]
         return response
 
     async def _settle_answer(
         self,
         intent: Intent,
         caller: Caller,
+        named: str | None,
         spacing_seconds: float | None,
         answer: UpstreamResponse,
         content: bytes,
-    ) -> None:
-        """Records what the answer proves about the create."""
+    ) -> str | None:
+        """Records what the answer proves about the create. Returns why its callback is not attached, if it is not."""
         definition = self._forwarding.definitions[intent.source]
         readable = plain(content, answer.headers, MAX_ANSWER_BYTES) or b""
         code = read_error(definition, readable).code if answer.status >= 500 else ""
@@ -141,18 +154,21 @@ class Creates:
             if found is None:
                 log.warning("create_not_understood", intent=intent.id, status_code=answer.status, path=intent.path)
                 await self._settle(intent, "unreadable", answer.status)
-                return
+                return None
             spacing = _spacing(spacing_seconds)
-            job = TrackRequest.of_create(intent, found[0], seen=found[1], spacing_seconds=spacing, intent=intent)
-            await self._track(intent, caller, job)
+            job = TrackRequest.of_create(
+                intent, found[0], seen=found[1], spacing_seconds=spacing, intent=intent, caller=named
+            )
+            return await self._track(intent, caller, job)
+        return None
 
-    async def _track(self, intent: Intent, caller: Caller, request: TrackRequest) -> None:
+    async def _track(self, intent: Intent, caller: Caller, request: TrackRequest) -> str | None:
         """Registers the job, and retries while the database refuses.
 
         Raises nothing: the create was carried out, and a caller that gets an error might send it again.
         """
         try:
-            await self._register(intent, caller, request)
+            return await self._register(intent, caller, request)
         except StoreError as error:
             log.error("job_not_recorded", job=request.external_id, intent=intent.id, error=str(error))
             if len(self.unrecorded) < MAX_UNRECORDED:
@@ -160,6 +176,7 @@ class Creates:
         except Exception:
             log.exception("job_not_tracked", job=request.external_id, intent=intent.id)
             await self._settle(intent, "unreadable")
+        return None
 
     async def _track_later(self, intent: Intent, caller: Caller, request: TrackRequest) -> None:
         while not self._forwarding.stopping():
@@ -171,7 +188,8 @@ class Creates:
             log.info("job_recorded_late", job=request.external_id, intent=intent.id)
             return
 
-    async def _register(self, intent: Intent, caller: Caller, request: TrackRequest) -> None:
+    async def _register(self, intent: Intent, caller: Caller, request: TrackRequest) -> str | None:
+        """Returns why the callback is not attached, if it is not."""
         place = (request.source, request.account)
         if self._adopt is not None and caller.key is not None and place not in self._forwarding.pollers:
             await self._adopt(request.source, caller.key)
@@ -182,9 +200,10 @@ class Creates:
             except Conflict as error:
                 result = error
             if not isinstance(result, RequestError):
-                return
+                return result.callback_refused
         log.error("job_not_tracked", job=request.external_id, intent=intent.id, error=str(result))
         await self._settle(intent, "unreadable")
+        return None
 
     async def _settle(self, intent: Intent, reason: str | None, status_code: int | None = None) -> None:
         """Ends the intent, or with a `reason` marks its outcome unknown.

@@ -46,11 +46,15 @@ class CreateBody:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrackingOptions:
-    """What the `Relay-*` headers of a create attach to its job."""
+    """What the `Relay-*` headers of a create attach to its job.
+
+    caller  whose limit the callback's host counts for
+    """
 
     metadata: Mapping[str, Any] | None = None
     callback_url: str | None = None
     callback_types: tuple[str, ...] | None = None
+    caller: str | None = None
 
 
 @dataclass(slots=True, kw_only=True)

@@ -10,7 +10,7 @@ from sqlmodel import col
 from relay.core.job import Job, Observation, PlannedJob, deadline_after
 from relay.core.jsontext import dumps
 from relay.core.records import Page, PollNote, PollRecord, Recorded, Registered, Registration
-from relay.errors import NotFound, StaleSequence
+from relay.errors import NotFound, RequestError, StaleSequence
 from relay.store.database import Database
 from relay.store.erasure import erase_job
 from relay.store.group_commit import each, quick
@@ -150,11 +150,14 @@ class JobStore(Scoped):
     # --- writes
 
     async def register(self, registration: Registration) -> Registered:
-        """Tracks a job, or returns the one that is tracked already."""
-        return (await self._database.write(self._registrar.register, (registration,)))[0]
+        """Tracks a job, or returns the one that is tracked already. Raises InvalidRequest for a callback too many."""
+        result = (await self.register_many((registration,)))[0]
+        if isinstance(result, RequestError):
+            raise result
+        return result
 
-    async def register_many(self, registrations: Sequence[Registration]) -> Sequence[Registered]:
-        """Tracks jobs in one transaction. Returns one result each, in order."""
+    async def register_many(self, registrations: Sequence[Registration]) -> Sequence[Registered | RequestError]:
+        """Tracks jobs in one transaction. Returns one result each, in order: an error for a callback too many."""
         return await self._database.write(self._registrar.register, tuple(registrations))
 
     async def record(self, record: PollRecord) -> Recorded:

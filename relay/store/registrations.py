@@ -9,7 +9,7 @@ from sqlalchemy.engine import Connection
 from relay.core.job import NORMAL_WEIGHT, Job, deadline_of
 from relay.core.jsontext import dumps
 from relay.core.records import Registered, Registration
-from relay.errors import Conflict
+from relay.errors import Conflict, FieldError, InvalidRequest, RequestError
 from relay.store.intents import resolve_sent, settle
 from relay.store.notices import notify
 from relay.store.outbox import (
@@ -51,12 +51,21 @@ INSERT_JOB = insert_into(
     *("action", "channel", "scheduled_at", "started_at", "next_attempt_at", "attempt_count", "upstream"),
     constants={"poll_count": "0", "failure_count": "0", "missing_count": "0"},
 )
-# Links a callback subscription to a job.
+# Links another callback subscription to a job that may have only so many. The job's row is locked.
+ADD_CALLBACK = """
+INSERT INTO job_callbacks (job_uid, subscription_id, types) SELECT :job_uid, :subscription_id, :types
+WHERE (SELECT COUNT(*) FROM job_callbacks WHERE job_uid = :job_uid) < :max_callbacks
+ON CONFLICT DO NOTHING
+"""
+# Whether a callback subscription is linked to a job.
+IS_LINKED = "SELECT 1 FROM job_callbacks WHERE job_uid = :job_uid AND subscription_id = :subscription_id"
+# Links a callback subscription to a new job.
 INSERT_CALLBACK = f"{insert_into(JobCallbackRow, 'job_uid', 'subscription_id', 'types')} ON CONFLICT DO NOTHING"
 # Changes the event types of a job's callback.
 CHANGE_CALLBACK = """
 UPDATE job_callbacks SET types = :types WHERE job_uid = :job_uid AND subscription_id = :subscription_id
 """
+UNLIMITED = 1 << 30
 RESUMABLE = ("untracked", "not_found")
 
 Key = tuple[str, str, str]
@@ -70,8 +79,9 @@ class Registrar:
 
     def register(
         self, connection: Connection, items: Sequence[Sequence[Registration]]
-    ) -> Sequence[Sequence[Registered]]:
-        """Tracks the jobs of all items. Raises Conflict if a callback was removed meanwhile."""
+    ) -> Sequence[Sequence[Registered | RequestError]]:
+        """Tracks the jobs of all items. A registration with a callback too many changes nothing, unless a create has
+        made the job. Raises Conflict if a callback was removed meanwhile."""
         registrations = [registration for item in items for registration in item]
         known = _known(connection, registrations)
         new: dict[Key, Registration] = {}
@@ -121,17 +131,24 @@ class Registrar:
 
     def _one(
         self, connection: Connection, registration: Registration, known: dict[Key, Job], made: dict[Key, Registered]
-    ) -> Registered:
+    ) -> Registered | RequestError:
         key = _key(registration)
         first = made.pop(key, None)
         if first is not None:
             known[key] = first.job
             return first
         found = self._again(connection, registration, known[key])
-        known[key] = found.job
+        if isinstance(found, Registered):
+            known[key] = found.job
         return found
 
-    def _again(self, connection: Connection, registration: Registration, job: Job) -> Registered:
+    def _again(self, connection: Connection, registration: Registration, job: Job) -> Registered | RequestError:
+        refused = None
+        if registration.callback_subscription_id is not None:
+            subscription_id = registration.callback_subscription_id
+            refused = self._add_callback(connection, job.uid, registration, subscription_id)
+            if refused is not None and registration.intent is None and registration.resolves is None:
+                return refused
         resumed = job.outcome in RESUMABLE
         changes: dict[str, Any] = {}
         if registration.metadata is not None:
@@ -152,32 +169,42 @@ class Registrar:
                 **dict.fromkeys(("closed_at", "outcome", "missing_since", "next_poll_at")),
                 **dict.fromkeys(("overdue", "missing_count", "failure_count", "poll_step"), 0),
             }
-        if registration.callback_subscription_id is not None:
-            self._add_callback(connection, job.uid, registration, registration.callback_subscription_id)
         if resumed:
             notify(connection, f"look {job.source}/{job.account} {job.uid}")
         if changes:
             connection.execute(update(JOBS).where(JOBS.c.uid == job.uid).values(**changes))
             job = job_from(connection.execute(BY_UID, {"uid": job.uid}).one())
-        return Registered(job=job, created=False, resumed=resumed)
+        why = None if refused is None else str(refused)
+        return Registered(job=job, created=False, resumed=resumed, callback_refused=why)
 
     def _add_callback(
         self, connection: Connection, job_uid: str, registration: Registration, subscription_id: str
-    ) -> None:
+    ) -> InvalidRequest | None:
         """A new callback receives the job's past events of its types, in order. An existing one only changes its
-        types, if any are given."""
+        types, if any are given. Returns the error for a callback too many, which changes nothing."""
         link = _callback_values(job_uid, registration)
         subscription = self._outbox.subscriptions.get(connection, subscription_id)
-        if run(connection, INSERT_CALLBACK, **link).rowcount == 0 or subscription is None:
+        most = UNLIMITED if registration.max_callbacks is None else registration.max_callbacks
+        if run(connection, ADD_CALLBACK, **link, max_callbacks=most).rowcount == 0 or subscription is None:
+            plain = {name: link[name] for name in ("job_uid", "subscription_id")}
+            if run(connection, IS_LINKED, **plain).one_or_none() is None:
+                return _too_many(most)
             if registration.callback_types is not None:
                 run(connection, CHANGE_CALLBACK, **link)
-            return
+            return None
         lock_jobs(connection, [job_uid])
         types, now = registration.callback_types, registration.tracked_at
         rows = connection.execute(EVENTS_OF_JOB, {"job_uid": job_uid}).all()
         events = [event_from(row) for row in rows if types is None or row.type in types]
         busy = open_pairs(connection, [job_uid])
         run_many(connection, INSERT_DELIVERY, [delivery_values(event, subscription, busy, now=now) for event in events])
+        return None
+
+
+def _too_many(most: int) -> InvalidRequest:
+    detail = f"the job has {most} callbacks already (delivery.max_callbacks_per_job)"
+    errors = [FieldError(pointer="/callback_url", code="too_many_callbacks", detail=detail)]
+    return InvalidRequest(f"/callback_url: {detail}", code="too_many_callbacks", errors=errors)
 
 
 def job_of(registration: Registration) -> Job:

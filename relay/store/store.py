@@ -10,6 +10,7 @@ from relay.store import migrations
 from relay.store.accounts import AccountStore
 from relay.store.attempt_results import END_ATTEMPTS
 from relay.store.audit import AuditStore
+from relay.store.callback_hosts import CallbackHostStore
 from relay.store.ciphertexts import CiphertextStore
 from relay.store.database import Database
 from relay.store.deliveries import DeliveryStore
@@ -56,6 +57,7 @@ class Store:
         self.ciphertexts = CiphertextStore(database)
         self.learned = LearnedStore(database)
         self.tokens = TokenStore(database)
+        self.callback_hosts = CallbackHostStore(database)
         self.upkeep = UpkeepStore(database, cache)
         self.erasure = ErasureStore(database, cipher)
 

@@ -525,6 +525,18 @@ class AuditCutRow(SQLModel, table=True):
     signature: bytes
 
 
+class CallbackHostRow(SQLModel, table=True):
+    """A host that a caller's callbacks go to. `caller`: a token, or an account whose key was sent."""
+
+    __tablename__: ClassVar[str] = "callback_hosts"
+    # retention: hosts that their callers have not named since a time
+    __table_args__ = (Index("ix_callback_hosts_used_at", "used_at"),)
+
+    caller: TextKey
+    host: TextKey
+    used_at: float
+
+
 class VersionRow(SQLModel, table=True):
     """Counters that invalidate the caches of other nodes: `subscriptions`, `callbacks`, `tokens`."""
 

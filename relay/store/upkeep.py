@@ -100,6 +100,12 @@ DELETE FROM idempotency_keys WHERE id IN (
   SELECT id FROM idempotency_keys WHERE created_at < :before ORDER BY created_at LIMIT {MAX_ROWS}
 )
 """
+# Deletes a batch of hosts that their callers no longer name.
+DELETE_OLD_HOSTS = f"""
+DELETE FROM callback_hosts WHERE (caller, host) IN (
+  SELECT caller, host FROM callback_hosts WHERE used_at < :before ORDER BY used_at LIMIT {MAX_ROWS}
+)
+"""
 # Deletes a batch of old creates.
 DELETE_OLD_INTENTS = f"""
 DELETE FROM intents WHERE id IN (
@@ -184,6 +190,10 @@ class UpkeepStore:
     async def delete_idempotency_keys(self, before: float) -> int:
         """Deletes a batch of responses stored before a time."""
         return await self._database.write(_on_one_node(_delete_keys), (before,))
+
+    async def delete_callback_hosts(self, before: float) -> int:
+        """Deletes a batch of hosts that their callers have not named since a time."""
+        return await self._database.write(_on_one_node(_delete_hosts), (before,))
 
     async def delete_intents(self, before: float) -> int:
         """Deletes a batch of creates sent before a time whose fate never became known."""
@@ -302,6 +312,10 @@ def _delete_callbacks(connection: Connection, cache: SubscriptionCache, ids: Seq
 
 def _delete_keys(connection: Connection, before: float) -> int:
     return run(connection, DELETE_OLD_KEYS, before=before).rowcount
+
+
+def _delete_hosts(connection: Connection, before: float) -> int:
+    return run(connection, DELETE_OLD_HOSTS, before=before).rowcount
 
 
 def _delete_intents(connection: Connection, before: float) -> int:

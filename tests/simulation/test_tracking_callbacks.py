@@ -17,9 +17,9 @@ class Asked:
         self._callback_for = subscriptions.callback_for
         subscriptions.callback_for = self
 
-    async def __call__(self, url: str, new_id: str, now: float) -> str:
+    async def __call__(self, url: str, new_id: str, now: float, *owner: str | None) -> str:
         self.urls.append(url)
-        found: str = await self._callback_for(url, new_id, now)
+        found: str = await self._callback_for(url, new_id, now, *owner)
         await self.free.wait()
         return found
 

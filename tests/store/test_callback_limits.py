@@ -1,0 +1,120 @@
+"""How many callbacks a job may have, and to how many hosts those of one caller may go: also at once, and on two
+nodes."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+
+import pytest
+
+from relay.core.records import Registered
+from relay.errors import InvalidRequest, RequestError
+from relay.store.store import Store
+from tests.support.store_kit import NOW, intent, registration, rows
+
+MOST = 3
+
+
+async def callback(store: Store, number: int) -> str:
+    """The id of a callback subscription."""
+    sink = f"https://hooks.example/{number}"
+    return await store.subscriptions.callback_for(sink, f"sub_{number}", NOW)
+
+
+async def links(store: Store) -> int:
+    return await count(store, "job_callbacks")
+
+
+async def count(store: Store, table: str) -> int:
+    (row,) = await rows(store, f"SELECT COUNT(*) AS n FROM {table}")
+    return int(row["n"])
+
+
+@pytest.fixture
+async def both(store: Store, open_again: Callable[..., Awaitable[Store]]) -> list[Store]:
+    """Two nodes; on SQLite, which has one, the same node twice."""
+    return [store, await open_again() if store.database.shared else store]
+
+
+async def test_a_job_has_only_so_many_callbacks(store: Store) -> None:
+    ids = [await callback(store, number) for number in range(MOST + 1)]
+    job = registration("job", max_callbacks=MOST)
+    for id in ids[:MOST]:
+        await store.jobs.register(replace(job, callback_subscription_id=id))
+    refused = replace(job, callback_subscription_id=ids[MOST], metadata={"deal": 43}, weight=4.0)
+    with pytest.raises(InvalidRequest, match="has 3 callbacks already") as raised:
+        await store.jobs.register(refused)
+    assert [error.code for error in raised.value.errors] == ["too_many_callbacks"]
+    (found,) = await store.jobs.find("job")
+    assert (found.metadata, found.weight, await links(store)) == ({}, 1.0, MOST)
+    again = replace(job, callback_subscription_id=ids[0], callback_types=("ai.revor.job.failed",))
+    assert not (await store.jobs.register(again)).created
+    (row,) = await rows(store, "SELECT types FROM job_callbacks WHERE types IS NOT NULL")
+    assert "failed" in row["types"]
+
+
+async def test_entries_of_one_batch_count_together(store: Store) -> None:
+    ids = [await callback(store, number) for number in range(MOST + 2)]
+    job = registration("job", max_callbacks=MOST)
+    other = registration("other", max_callbacks=MOST)
+    batch = [
+        *(replace(job, callback_subscription_id=id) for id in ids),
+        replace(other, callback_subscription_id=ids[0]),
+    ]
+    results = await store.jobs.register_many(batch)
+    assert [isinstance(result, RequestError) for result in results] == [False] * MOST + [True, True, False]
+    assert await links(store) == MOST + 1
+
+
+async def test_a_create_that_was_sent_is_tracked_without_a_callback_too_many(store: Store) -> None:
+    ids = [await callback(store, number) for number in range(MOST + 1)]
+    sent = intent()
+    await store.intents.begin(sent)
+    job = registration("job", max_callbacks=MOST)
+    for id in ids[:MOST]:
+        await store.jobs.register(replace(job, callback_subscription_id=id))
+    made = replace(job, callback_subscription_id=ids[MOST], intent=sent, metadata={"deal": 43})
+    result = await store.jobs.register(made)
+    assert "has 3 callbacks already" in (result.callback_refused or "")
+    assert result.job.metadata == {"deal": 43}
+    assert await count(store, "intents") == 0
+    assert await links(store) == MOST
+
+
+async def test_callbacks_that_are_added_at_once_do_not_exceed_the_limit(both: list[Store]) -> None:
+    ids = [await callback(both[0], number) for number in range(24)]
+    job = registration("job", max_callbacks=MOST)
+
+    async def add(number: int) -> Registered | RequestError:
+        one = replace(job, uid=f"job_{number}", callback_subscription_id=ids[number])
+        (result,) = await both[number % 2].jobs.register_many([one])
+        return result
+
+    results = await asyncio.gather(*(add(number) for number in range(len(ids))))
+    assert sum(isinstance(result, Registered) for result in results) == MOST
+    assert await links(both[0]) == MOST
+
+
+async def test_a_caller_names_only_so_many_hosts(store: Store) -> None:
+    claim = store.callback_hosts.claim
+    assert await claim("crm", ["a", "b"], NOW, MOST) == set()
+    assert await claim("crm", ["b", "c", "d", "a", "e", "d"], NOW, MOST) == {"d", "e"}
+    assert await claim("other", ["d"], NOW, MOST) == set()
+    assert await claim("crm", ["d"], NOW, MOST) == {"d"}
+    assert await claim("crm", ["a", "b", "c"], NOW, 1) == set()  # a lower limit takes nothing away
+    assert await claim("crm", ["d"], NOW, MOST + 1) == set()
+
+
+async def test_hosts_that_are_named_at_once_do_not_exceed_the_limit(both: list[Store]) -> None:
+    claims = [both[number % 2].callback_hosts.claim("crm", [f"host-{number}"], NOW, MOST) for number in range(24)]
+    refused = await asyncio.gather(*claims)
+    assert sum(map(len, refused)) == 24 - MOST
+    assert await count(both[0], "callback_hosts") == MOST
+
+
+async def test_a_host_is_free_again_once_it_was_not_named_for_long(store: Store) -> None:
+    claim, day = store.callback_hosts.claim, 86_400.0
+    await claim("crm", ["a", "b", "c"], NOW, MOST)
+    await claim("crm", ["b"], NOW + 2 * day, MOST)
+    assert await store.upkeep.delete_callback_hosts(NOW + day) == 2
+    assert await claim("crm", ["d", "e", "f"], NOW + 2 * day, MOST) == {"f"}
