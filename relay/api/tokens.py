@@ -192,6 +192,7 @@ async def create_token(call: Call) -> Response:
         accounts=call.ports.settings.accounts,
         taken=call.ports.access.names | {LOCAL},
     )
+    call.note(name=token.name, scopes=sorted(token.scopes))
     await call.ports.store.tokens.create(token, now)
     await call.ports.node.tokens_changed()
     made: NewToken = {**token_view(token), "token": secret}
@@ -223,6 +224,7 @@ async def revoke_token(call: Call) -> Response:
     This node refuses it from now on, other nodes within 1 s. Its open streams and waits end.
     """
     token = await call.ports.store.tokens.revoke(call.id)
+    call.note(name=token.name)
     shown = _shown(call, token)
     await call.ports.node.tokens_changed()
     return json_response(shown)

@@ -4,18 +4,23 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, TypeVar
+from secrets import token_hex
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from relay.cli.client import Api, api
+from relay.cli.client import DEFAULT_URL, Api, api
 from relay.cli.serve import ConfigFile, settings_file
-from relay.cli.tokens import own_url
 from relay.errors import DatabaseHeld, UsageError
 
 if TYPE_CHECKING:
+    from relay.config.keyring import Keyring
     from relay.config.settings import Settings
     from relay.node.audit import AuditLog
+    from relay.store.database import Database
 
 Result = TypeVar("Result")
+
+COMMAND_LINE = "command line"
+"""The actor of what a command does on the database itself."""
 
 
 def through_or_directly(
@@ -39,24 +44,30 @@ def through_or_directly(
         return through(api(own_url(settings)))
 
 
+def own_url(settings: "Settings") -> str:
+    """Where the node with these settings answers."""
+    host, port = settings.server.host.strip("[]"), settings.server.port
+    if not port:
+        return DEFAULT_URL
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 (compared, not bound)
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
 @asynccontextmanager
 async def open_audit(settings: "Settings") -> "AsyncIterator[AuditLog]":
     """The audit in the database of these settings. Raises DatabaseHeld, UsageError, StoreError."""
+    from relay import log
     from relay.clock import wall_clock
-    from relay.config.keyring import load_or_create_keyring
     from relay.node.audit import AuditLog
-    from relay.node.opening import NO_KEY
-    from relay.private_files import default_state_dir
     from relay.store.postgres_engine import is_postgres
     from relay.store.sqlite import real_path, sqlite_url
     from relay.store.store import open_store
 
+    log.configure(dev=False, level="critical")  # what goes wrong is printed as the result
     url = settings.database.url
-    if is_postgres(url) and not settings.encryption.keys:
-        raise UsageError(NO_KEY)
     if not is_postgres(url) and not real_path(sqlite_url(url)).exists():
         raise UsageError(f"there is no database at {real_path(sqlite_url(url))} yet. `relay serve` creates it")
-    keyring = load_or_create_keyring(settings.encryption.keys, state_dir=default_state_dir(os.environ))
+    keyring = _keyring(settings)
     store = await open_store(url, keyring, now=wall_clock(), pool_size=2)
     try:
         audit = AuditLog(store, keyring, clock=store.clock(wall_clock), kept_days=settings.retention.audit_days)
@@ -64,3 +75,34 @@ async def open_audit(settings: "Settings") -> "AsyncIterator[AuditLog]":
         yield audit
     finally:
         await store.close()
+
+
+@asynccontextmanager
+async def recorded(
+    database: "Database", settings: "Settings", action: str, target: str | None = None
+) -> AsyncIterator[dict[str, Any]]:
+    """Records an administrative write on the database, before it begins and after it, in a chain of this process. What
+    it puts into the dictionary is in the entry. Raises UsageError without an encryption key, StoreError."""
+    from relay.clock import wall_clock
+    from relay.node.audit import AuditLog
+    from relay.store.store import Store
+
+    keyring = _keyring(settings)
+    clock = database.clock(wall_clock)
+    audit = AuditLog(Store(database, keyring), keyring, clock=clock, kept_days=settings.retention.audit_days)
+    await audit.open(token_hex(8))
+    async with audit.writing(action, actor=COMMAND_LINE, target=target) as notes:
+        yield notes
+
+
+def _keyring(settings: "Settings") -> "Keyring":
+    from relay.config.keyring import KeyFile, Keyring
+    from relay.node.opening import NO_KEY
+    from relay.private_files import default_state_dir
+    from relay.store.postgres_engine import is_postgres
+
+    if settings.encryption.keys:
+        return Keyring(settings.encryption.keys)
+    if is_postgres(settings.database.url):
+        raise UsageError(NO_KEY)
+    return Keyring(KeyFile(default_state_dir(os.environ)).read_or_create())

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from relay.cli.client import Api, Unreachable, api
+from relay.cli.direct import own_url, recorded
 from relay.cli.options import Json, given
 from relay.cli.output import note, print_json, print_result, say
 from relay.cli.serve import ConfigFile, settings_file
-from relay.cli.tokens import own_url
 from relay.errors import DatabaseHeld, RelayError, UsageError
 
 if TYPE_CHECKING:
@@ -147,10 +147,11 @@ async def _direct(settings: "Settings", what: What, overlap: int, json: bool) ->
     keys = EncryptionKeys(keyring, store.ciphertexts, clock=store.clock(wall_clock), file=file)
     try:
         await keys.start()
-        if what == "encryption":
-            await _rotate_encryption(keys, json)
-        else:
-            _print(what, await _rotate_secret(store, settings, what, store.clock(wall_clock)(), overlap), json)
+        async with recorded(store.database, settings, f"keys.rotate_{what.replace('-', '_')}"):
+            if what == "encryption":
+                await _rotate_encryption(keys, json)
+            else:
+                _print(what, await _rotate_secret(store, settings, what, store.clock(wall_clock)(), overlap), json)
     finally:
         await keys.close()
         await store.close()

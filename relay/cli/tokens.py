@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from relay.cli.client import DEFAULT_URL, Api, api, path_of
+from relay.cli.client import Api, api, path_of
+from relay.cli.direct import COMMAND_LINE, own_url, recorded
 from relay.cli.options import Json, Limit, given, one_of, split_names
 from relay.cli.output import note, print_json, print_list, print_result, say
 from relay.cli.serve import ConfigFile, settings_file
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Create, list and revoke API tokens.", no_args_is_help=True)
 
 COLUMNS = ("id", "name", "scopes", "account", "expires_at", "last_used_at")
-COMMAND_LINE = "command line"
-"""Who created a token that no other token has created."""
 
 
 @app.command()
@@ -146,15 +145,6 @@ def _done(
         raise UsageError(str(error)) from None
 
 
-def own_url(settings: "Settings") -> str:
-    """Where the node with these settings answers."""
-    host, port = settings.server.host.strip("[]"), settings.server.port
-    if not port:
-        return DEFAULT_URL
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 (compared, not bound)
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-
-
 async def _create(body: dict[str, Any], tokens: "TokenStore", settings: "Settings") -> Any:
     from relay.api.auth import LOCAL
     from relay.api.tokens import token_of, token_view
@@ -170,7 +160,9 @@ async def _create(body: dict[str, Any], tokens: "TokenStore", settings: "Setting
         accounts={name: tuple(source.accounts) for name, source in settings.sources.items()},
         taken=frozenset({LOCAL, *(one.name for one in settings.auth.tokens)}),
     )
-    await tokens.create(token, now)
+    async with recorded(tokens.database, settings, "tokens.create", token.id) as notes:
+        notes |= {"name": token.name, "scopes": sorted(token.scopes)}
+        await tokens.create(token, now)
     return {**token_view(token), "token": secret}
 
 
@@ -180,8 +172,10 @@ async def _list(limit: int, tokens: "TokenStore", _settings: "Settings") -> Any:
     return [token_view(token) for token in (await tokens.page(limit=limit)).items]
 
 
-async def _revoke(token: str, tokens: "TokenStore", _settings: "Settings") -> Any:
+async def _revoke(token: str, tokens: "TokenStore", settings: "Settings") -> Any:
     from relay.api.tokens import token_view
 
     found = [token_view(one) for one in (await tokens.all())[1]]
-    return token_view(await tokens.revoke(_id_of(token, found)))
+    id = _id_of(token, found)
+    async with recorded(tokens.database, settings, "tokens.revoke", id):
+        return token_view(await tokens.revoke(id))

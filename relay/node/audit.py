@@ -75,7 +75,7 @@ class _Counted(NamedTuple):
 class AuditLog:
     """Writes this process's chain, from `open` on."""
 
-    def __init__(self, store: "Store", keyring: Keyring, *, clock: Clock, kept_days: float) -> None:
+    def __init__(self, store: "Store", keyring: Keyring, *, clock: Clock, kept_days: float = 365.0) -> None:
         self._store = store.audit
         self._secrets = store.subscriptions
         self._keyring = keyring

@@ -48,6 +48,11 @@ class TokenStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
+    @property
+    def database(self) -> Database:
+        """The database that holds them."""
+        return self._database
+
     async def create(self, token: AccessToken, now: float) -> None:
         """Stores a new token. If one of this id is there, its request was cut off before its answer: it gets the new
         secret. Raises Conflict if a token that has not expired has the name, or there are MAX_TOKENS."""

@@ -88,3 +88,12 @@ PROBE_POINTS: Mapping[str, str] = {
 
 RECOVERED = frozenset({"mark.committed", "forward.written", "forward.committed"})
 """At these it has recovered: it does so no second time."""
+
+AUDIT_POINTS: Mapping[str, str] = {
+    "audit.called": "an administrative request is read; the transaction of its entry has not begun",
+    "audit.written": "the entry is written; the transaction is not committed",
+    "audit.committed": "the entry is committed; the work has not begun",
+    "subscription.committed": "the work is committed; its result is not written",
+    "audit.ended": "the result is committed; the caller has no answer",
+}
+"""An administrative request passes all of these, in this order."""

@@ -38,6 +38,7 @@ class Stop:
         from relay.config.keyring import KeyFile
         from relay.delivery.dispatcher import Dispatcher
         from relay.http import exchange, sender
+        from relay.node.audit import AuditLog
         from relay.proxy.creates import Creates
         from relay.proxy.transport import UpstreamTransport
         from relay.sources.client import UpstreamClient
@@ -47,6 +48,7 @@ class Stop:
         from relay.store.jobs import JobStore
         from relay.store.replays import ReplayStore
         from relay.store.store import Store
+        from relay.store.subscriptions import SubscriptionStore
 
         self._around(UpstreamClient, "poll", after="poll.answered")
         self._around(JobStore, "record", before="record.called", after="record.committed", operation="record.written")
@@ -66,6 +68,9 @@ class Stop:
         self._after(KeyFile, "add", "rotation.filed")
         self._around(UpstreamTransport, "send", operation="create.sent")
         self._around(Creates, "_settle_answer", "create.answered", "create.recorded")
+        self._around(AuditLog, "begin", "audit.called", "audit.committed", "audit.written")
+        self._around(SubscriptionStore, "create", after="subscription.committed")
+        self._around(AuditLog, "end", after="audit.ended")
         self._around(Store, "recover_from_crash", "start.migrated", "start.freed")
         self._around(Store, "close", before="stop.closing")
         self._when_sent(exchange, "_answer", "send.sent")

@@ -163,7 +163,7 @@ def test_without_a_running_relay_the_file_is_rotated(database: Path, capsys: pyt
     (old,) = key_file(database).read()
     assert run(["keys", "rotate", "--json"]) == 0
     ended = json.loads(capsys.readouterr().out)
-    assert (ended["state"], ended["done"], ended["unused"]) == ("done", 3, [key_id(old)])
+    assert (ended["state"], ended["done"], ended["unused"]) == ("done", 4, [key_id(old)])  # with the audit's key
     new, kept = key_file(database).read()
     assert (key_id(new), kept) == (ended["key"], old)
     assert asyncio.run(on(database, read)) == before
