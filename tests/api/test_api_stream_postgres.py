@@ -108,8 +108,8 @@ async def test_a_hidden_event_is_sent_when_the_transaction_that_hides_it_ends(wo
         reads = world.store.events.tail
         read_hidden = asyncio.Event()
 
-        async def reading(position: int, count: int):
-            tail = await reads(position, count)
+        async def reading(position: int, count: int, max_bytes: int):
+            tail = await reads(position, count, max_bytes)
             if tail.hidden:
                 read_hidden.set()
             return tail
@@ -135,10 +135,10 @@ async def test_pauses_between_reads_grow_while_an_event_is_hidden(world, monkeyp
     tails = world.store.events.tail
     enough = asyncio.Event()
 
-    async def hiding(position: int, count: int):
-        tail = await tails(position, count)
+    async def hiding(position: int, count: int, max_bytes: int):
+        tail = await tails(position, count, max_bytes)
         if len(pauses) < 8:
-            return type(tail)(events=[], hidden=True)
+            return type(tail)(events=[], last=position, hidden=True)
         if len(pauses) > 9:
             enough.set()
             await asyncio.Event().wait()
@@ -193,7 +193,7 @@ async def restored(
 async def test_no_stream_misses_an_event_after_a_restore_on_another_server(
     restored: tuple[str, list[str], list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stream, "CHUNK", 4)
+    monkeypatch.setattr(stream, "PAGE_COUNT", 4)
     monkeypatch.setattr(events, "RESET_AT_ONCE", 3)
     url, sent, now_ordered = restored
     async with opened(url) as world:
