@@ -76,7 +76,7 @@ class Metrics:
         )
         self.deliveries_held = Gauge(
             "relay_deliveries_held",
-            "Pending deliveries whose subscription is failing, paused or disabled",
+            "Pending deliveries whose subscription is failing, paused, disabled or pending",
             ("by",),
             registry=self.registry,
         )

@@ -56,6 +56,11 @@ class Slack:
         if subscription.credential is not None:
             detail = "Slack reads no credential: the URL of the webhook is the credential"
             errors.append(FieldError(pointer="/sinkcredential", code="credential_unsuitable", detail=detail))
+        if subscription.handshake != "off":
+            detail = (
+                "Slack answers no handshake, and needs none: only the owner of a channel has the URL of its webhook"
+            )
+            errors.append(FieldError(pointer="/config/handshake", code="handshake_unsuitable", detail=detail))
         parts = split_url(subscription.sink)
         if parts is not None and parts.path.startswith(("/triggers/", "/workflows/")):
             detail = "this is a workflow trigger, which accepts no messages: use the URL of an incoming webhook"

@@ -2,6 +2,7 @@
 
 from relay.api import (
     audit,
+    consents,
     deliveries,
     erasures,
     events,
@@ -17,7 +18,21 @@ from relay.api import (
     tokens,
 )
 
-_RESOURCES = (jobs, subscriptions, replays, events, deliveries, intents, erasures, keys, sources, tokens, audit, system)
+_RESOURCES = (
+    jobs,
+    subscriptions,
+    replays,
+    events,
+    deliveries,
+    intents,
+    erasures,
+    keys,
+    sources,
+    tokens,
+    audit,
+    consents,
+    system,
+)
 
 OPERATIONS = tuple(operation for resource in _RESOURCES for operation in resource.OPERATIONS)
 

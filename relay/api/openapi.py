@@ -168,7 +168,7 @@ def _parameters(operation: Operation) -> list[dict[str, Any]]:
     ]
     found += [_query(parameter) for parameter in operation.query]
     headers = dict(operation.request_headers)
-    if operation.method == "POST":
+    if operation.repeatable:
         headers["Idempotency-Key"] = (
             "1 to 255 printable ASCII characters. A request repeated within 24 hours with the same key and body gets "
             "the first response again; nothing is done twice."
@@ -192,7 +192,7 @@ def _answer(operation: Operation, answer: Answer, refs: Mapping[type, Mapping[st
     headers = {
         name: {"description": description, "schema": {"type": "string"}} for name, description in answer.headers.items()
     }
-    replayed = _REPLAYED if operation.method == "POST" else {}
+    replayed = _REPLAYED if operation.repeatable else {}
     limits = {} if operation.scopes is PUBLIC else _LIMITS
     document: dict[str, Any] = {
         "description": answer.description,
@@ -243,7 +243,7 @@ def _problems(operation: Operation) -> dict[int, str]:
         found[413] = f"The body is larger than {operation.max_body_bytes >> 20} MiB."
         found[415] = "The body is not `application/json`."
         found[422] = "The body, a parameter or a header is invalid: see `errors`."
-    if operation.method == "POST":
+    if operation.repeatable:
         found[409] = "A request with this `Idempotency-Key` is still in progress."
     for code in operation.answers:
         found.pop(code, None)

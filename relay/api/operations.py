@@ -218,6 +218,11 @@ class Operation:
         """Whether it has no body, and no place in the audit."""
         return self.method == "GET" and self.audited is None
 
+    @property
+    def repeatable(self) -> bool:
+        """Whether it takes an Idempotency-Key."""
+        return self.method == "POST" and self.scopes is not PUBLIC
+
     def __call__(self, handler: Handler) -> Handler:
         """Adds the operation with this handler. Returns the handler."""
         self.handler = handler

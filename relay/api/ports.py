@@ -11,7 +11,7 @@ from relay.api.limits import Admission
 from relay.clock import Clock
 from relay.core.events import Origin
 from relay.core.netguard import GuardPolicy
-from relay.core.subscription import Subscription
+from relay.core.subscription import Handshake, Subscription
 
 if TYPE_CHECKING:
     from relay.api.access import Access
@@ -53,6 +53,7 @@ class ApiSettings:
     version: str
     node_id: str
     passed_paths: tuple[str, ...] = ()
+    handshake: Handshake = "off"
     dev: bool = False
     callback_secret_given: bool = False
     account: Account | None = None

@@ -12,7 +12,7 @@ from starlette.types import Receive, Scope, Send
 from relay.api import idempotency, limits, params
 from relay.api.auth import Identity
 from relay.api.fields import Nothing
-from relay.api.operations import Call, Context, Operation
+from relay.api.operations import PUBLIC, Call, Context, Operation
 from relay.api.problems import request_id_of, store_problem
 from relay.api.validation import validate
 from relay.core.jsontext import dumps
@@ -52,7 +52,7 @@ class Resource:
         scope["relay.operation"] = operation.id
         query = params.read_query(scope["query_string"], operation.query)
         call = Call(context=context, request=request, identity=identity, query=query)
-        if operation.is_plain_read:
+        if operation.is_plain_read or operation.scopes is PUBLIC:  # strangers' bodies are not read
             return await _run(operation, call)
         is_post, held = scope["method"] == "POST", limits.HeldBytes(call.ports.admission.bodies, call.caller)
         try:

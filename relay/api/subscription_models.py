@@ -34,11 +34,13 @@ from relay.api.sink_credentials import (
 )
 from relay.api.validation import invalid, pointer_of, validate
 from relay.clock import from_rfc3339, optional_rfc3339, to_rfc3339
+from relay.core import handshake
 from relay.core import subscription as core
 from relay.core.credentials import SinkCredential
 from relay.core.events import RELAY_SOURCE
 from relay.core.netguard import check_custom_headers, origin_of
 from relay.core.signing import parse_secret
+from relay.core.subscription import Handshake
 from relay.errors import FieldError
 from relay.ids import new_id
 from relay.redaction import REDACTED
@@ -97,12 +99,22 @@ class ShownConfig(TypedDict):
     rate_per_second: float | None
     concurrency: int | None
     metadata_keys: list[str] | None
+    handshake: Handshake
     secret: NotRequired[
         Annotated[
             str,
             Field(description="Only in the answer to the request that created it.", json_schema_extra={"default": ""}),
         ]
     ]
+
+
+class ShownConsent(TypedDict):
+    """The result of the handshake with the sink."""
+
+    granted: bool
+    origin: str
+    rate_per_minute: int | None
+    at: Time
 
 
 class Subscription(TypedDict):
@@ -125,6 +137,8 @@ class Subscription(TypedDict):
     failing_reason: str | None
     paused_until: Time | None
     next_probe_at: Time | None
+    next_handshake_at: Time | None
+    consent: ShownConsent | None
     created_at: Time
 
 
@@ -174,6 +188,11 @@ class SubscriptionConfig(Body):
         max_length=MAX_METADATA_KEYS,
         description="For kind `slack`: the metadata fields to show in a message. Default: the first five that contain "
         "no personal data.",
+    )
+    handshake: Handshake = Field(
+        default="off",
+        description="Whether the sink must agree before the first event: `required`, or `optional` (it is asked, and "
+        "gets its events in any case). The setting `security.handshake` is the minimum.",
     )
     secret: Annotated[str, AfterValidator(_signing_secret)] | None = Field(
         default=None, description="Your own signing secret, `whsec_…`. Default: a generated one."
@@ -239,6 +258,7 @@ def subscription_view(
         "rate_per_second": subscription.rate_per_second,
         "concurrency": subscription.concurrency,
         "metadata_keys": subscription.options.get("metadata_keys"),
+        "handshake": subscription.handshake,
     }
     if secret is not None:
         config["secret"] = secret
@@ -263,8 +283,26 @@ def subscription_view(
         "failing_reason": subscription.failing_reason,
         "paused_until": optional_rfc3339(subscription.paused_until),
         "next_probe_at": optional_rfc3339(subscription.probe_at),
+        "next_handshake_at": optional_rfc3339(subscription.handshake_at),
+        "consent": _consent_view(subscription.consent),
         "created_at": to_rfc3339(subscription.created_at),
     }
+
+
+def _consent_view(consent: core.Consent | None) -> ShownConsent | None:
+    if consent is None:
+        return None
+    return {
+        "granted": consent.granted,
+        "origin": consent.origin,
+        "rate_per_minute": consent.rate_per_minute,
+        "at": to_rfc3339(consent.at),
+    }
+
+
+def awaits_consent(subscription: core.Subscription, context: Context) -> bool:
+    """Whether nothing may be sent to the sink before a handshake."""
+    return handshake.awaits_consent(subscription, context.settings.handshake, context.ports.kinds.infer)
 
 
 def start_view(start_at: float | None) -> str:
@@ -353,6 +391,7 @@ def _subscription(
         retry_schedule_seconds=None if schedule is None else tuple(schedule),
         rate_per_second=config.rate_per_second,
         concurrency=config.concurrency,
+        handshake=config.handshake,
         description=body.description,
         options={} if config.metadata_keys is None else {"metadata_keys": config.metadata_keys},
     )
@@ -434,6 +473,7 @@ _EXAMPLE: Subscription = {
         "rate_per_second": None,
         "concurrency": None,
         "metadata_keys": None,
+        "handshake": "off",
     },
     "description": "The CRM",
     "state": "enabled",
@@ -444,6 +484,8 @@ _EXAMPLE: Subscription = {
     "failing_reason": None,
     "paused_until": None,
     "next_probe_at": None,
+    "next_handshake_at": None,
+    "consent": None,
     "created_at": TIME,
 }
 EXAMPLES: dict[str, Any] = {

@@ -31,6 +31,7 @@ from relay.api.subscription_models import (
     SubscriptionCreate,
     SubscriptionPage,
     SubscriptionReplace,
+    awaits_consent,
     read_create,
     read_replace,
     subscription_view,
@@ -39,6 +40,7 @@ from relay.api.validation import invalid, validate
 from relay.clock import to_rfc3339
 from relay.core import subscription as core
 from relay.core.events import Origin
+from relay.core.handshake import WAITS
 from relay.core.samples import sample_event
 from relay.core.signing import new_secret
 from relay.core.subscription import SigningSecret
@@ -121,6 +123,8 @@ async def create_subscription(call: Call) -> Response:
         return _made(call, known)  # the first request was cut off after its commit
     secret = given or new_secret(secrets.token_bytes(SECRET_BYTES))
     made = replace(subscription, secrets=(SigningSecret(value=secret),))
+    if awaits_consent(made, call.context):
+        made = replace(made, state="pending", state_reason=WAITS, handshake_at=now)
     await call.ports.store.subscriptions.create(made)
     call.ports.dispatcher.wake()
     return _made(call, made)
@@ -168,7 +172,8 @@ async def replace_subscription(call: Call) -> Response:
     """
     before = await _find(call)
     _refuse_callback(before, "its settings cannot be changed")
-    await call.ports.store.subscriptions.replace(read_replace(call.document, call.context, before), call.ports.clock())
+    after, awaits = read_replace(call.document, call.context, before), partial(awaits_consent, context=call.context)
+    await call.ports.store.subscriptions.replace(after, call.ports.clock(), awaits)
     call.ports.dispatcher.wake()
     return _shown(call, await _find(call))
 
@@ -199,7 +204,7 @@ async def delete_subscription(call: Call) -> Response:
     body=TestRequest,
     body_optional=True,
     answers={200: Answer("The attempt, even if the sink refused it.", TestResult)},
-    problems={409: "The subscription belongs to an account that has no events of this type."},
+    problems={409: "The sink has not consented, or the subscription's account has no events of this type."},
 )
 async def test_subscription(call: Call) -> Response:
     """Send a sample event now.
@@ -207,6 +212,9 @@ async def test_subscription(call: Call) -> Response:
     Works while the subscription is paused. Nothing is stored.
     """
     subscription = await _find(call)
+    if awaits_consent(subscription, call.context):
+        detail = f"nothing is sent before the sink consents ({subscription.state_reason}): resume asks it again"
+        raise Conflict(detail, code="no_consent")
     given = validate(TestRequest, call.document).type
     read, errors = event_type(given, call.context.known_types, "/type")
     if errors:
@@ -266,8 +274,12 @@ async def pause_subscription(call: Call) -> Response:
     answers={200: _SUBSCRIPTION},
 )
 async def resume_subscription(call: Call) -> Response:
-    """Resume a paused or disabled subscription."""
-    return await _set_state(call, await _find(call), "enabled")
+    """Resume a paused or disabled subscription.
+
+    One whose sink has not consented is pending, and the sink is asked again.
+    """
+    subscription = await _find(call)
+    return await _set_state(call, subscription, "pending" if awaits_consent(subscription, call.context) else "enabled")
 
 
 @operation(
@@ -328,7 +340,7 @@ async def _find(call: Call) -> core.Subscription:
 
 
 async def _set_state(call: Call, subscription: core.Subscription, state: str) -> Response:
-    reason = "paused by hand" if state == "paused" else "resumed by hand"
+    reason = {"paused": "paused by hand", "enabled": "resumed by hand", "pending": WAITS}[state]
     await call.ports.store.subscriptions.set_state(subscription.id, state, call.ports.clock(), reason)
     call.ports.dispatcher.wake()
     return _shown(call, await _find(call))

@@ -46,6 +46,8 @@ def add(
     subscription = answer.document
     if answer.status != 201:
         _confirm_reuse(subscription, json=json)
+    pending = subscription.get("state") == "pending"
+    test = test and not pending
     tested = _send_sample(subscription["id"], _sample_type(subscription.get("types"))) if test else None
     if json:
         print_json({**subscription, "test": tested} if test else subscription)
@@ -53,6 +55,8 @@ def add(
         _introduce(subscription, types_given=settings["types"] is not None)
         if tested is not None:
             say(_verdict(subscription["id"], tested))
+        if pending:
+            say(f"The sink is asked for its consent first: relay subscriptions show {subscription['id']}")
     if test and (tested is None or not tested["delivered"]):
         raise typer.Exit(1)
 
@@ -161,7 +165,8 @@ def pause(id: SubscriptionId, json: Json = False) -> None:
 @app.command()
 def resume(id: SubscriptionId, json: Json = False) -> None:
     """Deliver again, starting with the backlog."""
-    print_result(api().post(path_of("subscriptions", id, "resume")), f"{id} is enabled", json=json)
+    answer = api().post(path_of("subscriptions", id, "resume"))
+    print_result(answer, f"{id} is {answer.get('state', 'enabled')}", json=json)
 
 
 @app.command("rotate-secret")

@@ -234,6 +234,9 @@ class DeliverySettings(Section):
     )
 
 
+Handshake = Literal["off", "optional", "required"]
+
+
 class SecuritySettings(Section):
     allow_http: bool = setting(False, "allow plain http to sinks inside allow_networks")
     allow_networks: Annotated[tuple[Network, ...], Field(max_length=MAX_LIST)] = setting(
@@ -252,6 +255,9 @@ class SecuritySettings(Section):
         None,
         "proxy (CONNECT) for all requests to sinks, callbacks and token URLs; it resolves and filters their names",
         secret=True,  # it may contain a password
+    )
+    handshake: Handshake = setting(
+        "off", "whether a sink must agree before the first event, at least: see config.handshake of a subscription"
     )
 
 

@@ -200,8 +200,8 @@ class Pending:
     """The backlog.
 
     count      pending deliveries
-    held       pending deliveries by what holds them up: failing, paused, disabled
-    oldest_at  when the oldest that is neither paused nor disabled was recorded
+    held       pending deliveries by what holds them up: failing, paused, disabled, pending
+    oldest_at  when the oldest whose subscription is enabled was recorded
     """
 
     count: int

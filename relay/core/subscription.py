@@ -9,6 +9,10 @@ from relay.core.credentials import SinkCredential
 State = Literal["enabled", "paused", "disabled", "pending"]
 Signature = Literal["v1", "v1a", "both"]
 
+Handshake = Literal["off", "optional", "required"]
+HANDSHAKES: tuple[Handshake, ...] = ("off", "optional", "required")
+"""From the laxest to the strictest."""
+
 DEFAULT_RETRY_SCHEDULE_SECONDS = (5.0, 300.0, 1800.0, 7200.0, 18000.0, 36000.0, 50400.0, 72000.0, 86400.0)
 
 
@@ -20,6 +24,21 @@ class SigningSecret:
     value: str = field(repr=False)
     expires_at: float | None = None
     created_at: float = field(default=0.0, compare=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Consent:
+    """The result of a handshake with the sink of a subscription.
+
+    granted          False: the sink was asked, did not agree, and does not have to
+    origin           the name that this relay used, and uses in every request since
+    rate_per_minute  maximum requests per minute that the sink permits; None: no limit
+    """
+
+    granted: bool
+    origin: str
+    at: float
+    rate_per_minute: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +57,9 @@ class Subscription:
     failing_since           start of uninterrupted failures, the first for `failing_reason`
     paused_until            end of a pause the sink requested
     probe_at                while disabled: when its oldest event is tried; None: only `resume` enables it again
+    handshake               whether its sink must agree before the first event; the settings have a minimum
+    consent                 of its present sink; None: none yet
+    handshake_at            while pending: when the sink is asked; None: only `resume` asks it again
     drain_since             when it was enabled after being disabled: its backlog is sent slowly at first
     """
 
@@ -63,6 +85,9 @@ class Subscription:
     options: Mapping[str, Any] = field(default_factory=dict)
     secrets: tuple[SigningSecret, ...] = field(default=(), repr=False)
     credential: SinkCredential | None = field(default=None, repr=False)
+    handshake: Handshake = "off"
+    consent: Consent | None = None
+    handshake_at: float | None = None
     created_at: float = 0.0
     start_at: float | None = None
     failing_since: float | None = None
@@ -75,6 +100,13 @@ class Subscription:
     def reached_by(self) -> tuple[object, ...]:
         """What determines the sink's response besides the event: URL, method, headers and credential."""
         return self.sink, self.method, self.headers, None if self.credential is None else self.credential.id
+
+    @property
+    def allowed_per_second(self) -> float | None:
+        """The lower one of `rate_per_second` and the rate that the sink permits; None: no limit."""
+        permitted = None if self.consent is None else self.consent.rate_per_minute
+        rates = [rate for rate in (self.rate_per_second, permitted and permitted / 60) if rate is not None]
+        return min(rates, default=None)
 
     @property
     def enabled_since(self) -> float | None:

@@ -22,6 +22,7 @@ from relay.core.subscription import Subscription
 from relay.core.values import value_class
 from relay.delivery.attempts import attempt_of
 from relay.delivery.credentials import Credentials, Transport
+from relay.delivery.handshakes import Handshakes
 from relay.delivery.outcomes import Policy
 from relay.delivery.settings import DeliverySettings
 from relay.delivery.signer import Signer
@@ -95,6 +96,7 @@ class Dispatcher:
         holder: Holder,
         lease_clock: Clock | None = None,
         signer: Signer,
+        infer: Callable[[str], str] = lambda sink: "webhook",
         recorded: Callable[[Event], None] = lambda event: None,
         seed: int | None = None,
     ) -> None:
@@ -131,6 +133,15 @@ class Dispatcher:
             lease=self._lease,
             signer=signer,
             recorded=recorded,
+        )
+        self.handshakes = Handshakes(
+            subscriptions=subscriptions,
+            transport=transport,
+            clock=clock,
+            settings=lambda: self._policy.settings,
+            infer=infer,
+            signer=signer,
+            wake=self._wake.set,
         )
 
     @property
@@ -212,7 +223,14 @@ class Dispatcher:
     # --- the loop
 
     async def run(self) -> None:
-        """Repeats `run_once()` until `stop()`."""
+        """Repeats `run_once()` until `stop()`, and the handshakes beside it."""
+        asking = asyncio.get_running_loop().create_task(self.handshakes.run())
+        try:
+            await self._scan()
+        finally:
+            await asyncio.gather(asking, return_exceptions=True)
+
+    async def _scan(self) -> None:
         while not self.slots.closed:
             self._wake.clear()
             try:
@@ -265,13 +283,14 @@ class Dispatcher:
     def cut_off(self) -> None:
         """Cancels what is in flight."""
         self._tasks.cancel()
+        self.handshakes.tasks.cancel()
 
     async def stop(self, timeout_seconds: float) -> None:
         """Stops claiming, releases unsent deliveries at once, and finishes those in flight within `timeout_seconds`.
         The rest keep their leases: they may have arrived."""
         self.slots.close()
         self._wake.set()
-        await self._tasks.finish(timeout_seconds)
+        await asyncio.gather(self._tasks.finish(timeout_seconds), self.handshakes.stop(timeout_seconds))
 
     # --- 1. refresh
 
@@ -283,6 +302,7 @@ class Dispatcher:
         callbacks = [target.subscription.id for target in self.slots if target.subscription.callback]
         found = [*await self._subscriptions.all(), *(await self._subscriptions.some(callbacks) if callbacks else ())]
         await self._signer.refresh()
+        found = await self.handshakes.gate(found)
         self.slots.adopt({one.id: (one, kind) for one in found if (kind := self._kind_of(one)) is not None})
         self._gone.clear()
         self._version = version
@@ -309,7 +329,7 @@ class Dispatcher:
         due = [entry.subscription_id for entry in backlog if _due_at(entry) <= now]
         missing = [one for one in due if self.slots.get(one) is None and one not in self._gone]
         page = missing[:CALLBACKS_PER_SCAN]
-        for one in await self._subscriptions.some(page) if page else ():
+        for one in await self.handshakes.gate(await self._subscriptions.some(page)) if page else ():
             if (kind := self._kind_of(one)) is not None:
                 self.slots.join(one, kind)
         self._gone.update(one for one in page if self.slots.get(one) is None)

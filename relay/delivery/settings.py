@@ -2,12 +2,16 @@
 
 from dataclasses import dataclass
 
-from relay.core.subscription import DEFAULT_RETRY_SCHEDULE_SECONDS, Subscription
+from relay.core.subscription import DEFAULT_RETRY_SCHEDULE_SECONDS, Handshake, Subscription
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeliverySettings:
-    """Limits, timeout and retry policy. A subscription's own timeout and schedule take precedence."""
+    """Limits, timeout and retry policy. A subscription's own timeout and schedule take precedence.
+
+    handshake  the least that every sink must have agreed to
+    base_url   of this relay; `reachable`: sinks can call it
+    """
 
     concurrency: int = 256
     per_host: int = 64
@@ -16,6 +20,9 @@ class DeliverySettings:
     jitter: float = 0.2
     disable_after_seconds: float = 432_000.0
     dataschema_base: str = ""
+    handshake: Handshake = "off"
+    base_url: str = ""
+    reachable: bool = False
 
     def timeout_of(self, subscription: Subscription) -> float:
         """The timeout of one attempt, in seconds."""

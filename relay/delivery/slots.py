@@ -173,9 +173,8 @@ class Slots:
             self._targets[subscription.id] = target
         target.subscription, target.kind, target.host = subscription, kind, host
         target.shown_sink, target.redacted_sink = shown_sink, redacted_sink
-        target.sink.adopt(
-            subscription, before, ceiling=ceiling, rate=subscription.rate_per_second or kind.rate_per_second
-        )
+        rate = subscription.allowed_per_second or kind.rate_per_second
+        target.sink.adopt(subscription, before, ceiling=ceiling, rate=rate)
         host.targets.add(target)
         host.in_flight += target.slots.in_flight
 

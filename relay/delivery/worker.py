@@ -17,6 +17,7 @@ from relay.clock import Clock
 from relay.core import retry
 from relay.core.delivery import Claimed, OutboundRequest, Outcome, Response
 from relay.core.events import Event
+from relay.core.handshake import REQUEST_ORIGIN
 from relay.core.records import AttemptRecorded, AttemptResult, Lease
 from relay.core.subscription import Subscription
 from relay.core.text import storable
@@ -109,12 +110,12 @@ class Worker:
     def signed(self, subscription: Subscription, kind: "Kind", event: Event) -> OutboundRequest:
         """The request as it would be sent now."""
         request = kind.render(event, subscription, self.context)
-        if not kind.signed:
-            return request
-        signature = self.signer.headers(subscription, message_id=event.id, now=self.clock(), body=request.body)
-        return OutboundRequest(
-            url=request.url, method=request.method, headers=request.headers + signature, body=request.body
-        )
+        headers = request.headers
+        if subscription.consent is not None and subscription.consent.granted:
+            headers += ((REQUEST_ORIGIN, subscription.consent.origin),)
+        if kind.signed:
+            headers += self.signer.headers(subscription, message_id=event.id, now=self.clock(), body=request.body)
+        return OutboundRequest(url=request.url, method=request.method, headers=headers, body=request.body)
 
     def _outcome(self, subscription: Subscription, kind: "Kind", response: Response) -> Outcome:
         try:
@@ -173,6 +174,8 @@ class Worker:
             now = self.clock()
             if claimed.lease_until - self.lease_clock() < self.policy().settings.timeout_of(subscription):
                 log.warning("lease_too_old", delivery=claimed.id)
+                return await self._release(claimed, now)
+            if subscription.state == "pending":  # since it was claimed: its sink has not consented
                 return await self._release(claimed, now)
             if not target.sink.take_turn(now):
                 return await self._release(claimed, target.sink.next_send_at)

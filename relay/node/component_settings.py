@@ -77,6 +77,9 @@ class ComponentSettings:
             jitter=delivery.jitter,
             disable_after_seconds=delivery.disable_after_seconds,
             dataschema_base=self.base_url,
+            handshake=self.settings.security.handshake,
+            base_url=self.base_url,
+            reachable=self.settings.server.public_url is not None or self.settings.dev,
         )
 
     def of_tracking(self) -> CallbackLimits:
@@ -103,6 +106,7 @@ class ComponentSettings:
                 for name, source in settings.sources.items()
             },
             guard=guard_policy(settings),
+            handshake=settings.security.handshake,
             default_timeout_seconds=settings.delivery.timeout_seconds,
             default_retry_schedule_seconds=settings.delivery.retry_schedule,
             version=__version__,

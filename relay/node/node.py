@@ -122,6 +122,7 @@ class Node:
             holder=self._holder,
             lease_clock=store.database.lease_clock(clock),
             signer=self._signer,
+            infer=registry.infer_kind,
             recorded=self._on_recorded,
         )
 

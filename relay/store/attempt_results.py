@@ -135,10 +135,10 @@ ORDER BY sequence LIMIT 1
 """
     for chain in (FRESH, MANUAL)
 )
-# Disables a subscription.
+# Disables a subscription. One that is pending has another sink by now than the one that failed.
 DISABLE = """
 UPDATE subscriptions SET state = 'disabled', state_reason = :reason, state_since = :now, probe_at = :probe_at
-WHERE id = :id AND state <> 'disabled'
+WHERE id = :id AND state NOT IN ('disabled', 'pending')
 """
 # Plans the next probe of a disabled subscription, or ends its probes. After a probe, unless the subscription was
 # enabled meanwhile or its sink has answered 410 Gone.

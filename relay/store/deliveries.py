@@ -47,7 +47,7 @@ HELD_UP = """
 SELECT id, CASE WHEN state = 'enabled' THEN 'failing' ELSE state END AS held_by FROM subscriptions
 WHERE state <> 'enabled' OR failing_since IS NOT NULL
 """
-HELD_BY = ("failing", "paused", "disabled")
+HELD_BY = ("failing", "paused", "disabled", "pending")
 
 
 _HELD = ", ".join(
@@ -58,7 +58,7 @@ _HELD = ", ".join(
 # Counts open deliveries, and those of blocked subscriptions by reason.
 PENDING = sql(
     f"""
-SELECT COUNT(*) AS pending, {_HELD}
+SELECT COUNT(*) AS total, {_HELD}
 FROM (SELECT subscription_id FROM deliveries WHERE {LISTED_DELIVERY} ORDER BY id LIMIT {COUNTED}) AS counted
 """
 )
@@ -293,10 +293,10 @@ def _pending(connection: Connection) -> Pending:
     for row in run(connection, HELD_UP):
         ids[row.held_by].append(row.id)
     found = run(connection, PENDING, **{by: json_list(held) for by, held in ids.items()}).one()
-    stopped = json_list([*ids["paused"], *ids["disabled"]])
+    stopped = json_list([*ids["paused"], *ids["disabled"], *ids["pending"]])
     oldest = run(connection, OLDEST_PENDING, ids=stopped).first()
     return Pending(
-        count=int(found.pending),
+        count=int(found.total),
         held={by: int(getattr(found, by)) for by in HELD_BY},
         oldest_at=None if oldest is None else oldest.created_at,
     )

@@ -38,6 +38,10 @@ class Dialect:
         # materialized, because json_each renders a member again for each column read from it
         return f"(WITH member AS MATERIALIZED (SELECT value FROM json_each(:{parameter})) SELECT {shown} FROM member)"
 
+    def json(self, parameter: str) -> str:
+        """A JSON text as the value of a JSON column."""
+        return f":{parameter}"
+
     def as_text(self, column: str) -> str:
         """UTF-8 bytes as text."""
         return f"CAST({column} AS TEXT)"
@@ -76,6 +80,9 @@ class _Postgresql(Dialect):
             f"CAST(member ->> {place} AS {kind}) AS {name}" for place, (name, kind) in enumerate(columns.items())
         )
         return f"(SELECT {shown} FROM jsonb_array_elements(CAST(:{parameter} AS jsonb)) AS member)"
+
+    def json(self, parameter: str) -> str:
+        return f"CAST(:{parameter} AS jsonb)"
 
     def as_text(self, column: str) -> str:
         return f"convert_from({column}, 'UTF8')"

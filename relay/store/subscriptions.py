@@ -1,9 +1,11 @@
 """Subscriptions and their secrets. Whatever can be a credential (sink, custom headers, sinkcredential, secrets) is
 encrypted."""
 
+import asyncio
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
 from sqlalchemy import Select, delete, insert, select, text, update
@@ -12,9 +14,10 @@ from sqlmodel import col
 
 from relay.core.credentials import SinkCredential, stored_token
 from relay.core.filters import matches
+from relay.core.handshake import WAITS
 from relay.core.jsontext import dumps
 from relay.core.records import Page, RefreshTurn
-from relay.core.subscription import SigningSecret, Subscription
+from relay.core.subscription import Consent, SigningSecret, Subscription
 from relay.errors import Conflict, NotFound
 from relay.ids import new_id
 from relay.store.cancellation import CANCEL_CHUNK, cancel_some
@@ -31,7 +34,7 @@ from relay.store.outbox import (
 from relay.store.pages import decode_cursor, read_page
 from relay.store.rows import event_from, loads
 from relay.store.scoped import Scoped
-from relay.store.statements import run, run_many
+from relay.store.statements import run, run_many, sql
 from relay.store.subscription_cache import READ_AT_ONCE, VERSION
 from relay.store.tables import EventRow, SecretRow, SubscriptionRow
 
@@ -51,29 +54,62 @@ SELECT id, failing_since FROM subscriptions WHERE failing_since IS NOT NULL
 ORDER BY failing_since LIMIT {MAX_SUBSCRIPTIONS}
 """
 _OF_THE_SINK = ("failing_since", "failing_reason", "paused_until")
-_OF_ITS_STATE = ("state", "state_since", "state_reason", "probe_at", "drain_since")
+_OF_ITS_STATE = ("state", "state_since", "state_reason", "probe_at", "drain_since", "handshake_at")
 _FIXED = ("id", "created_at", "start_at", "owner")
 _PLAIN = (*_FIXED, *_OF_ITS_STATE, *_OF_THE_SINK, "kind", "source", "description")
 """Columns that hold an attribute as it is."""
 _CONFIG = (
-    "method",
-    "ordering",
-    "signature",
-    "timeout_seconds",
-    "retry_schedule_seconds",
-    "rate_per_second",
+    *("method", "ordering", "signature", "handshake", "timeout_seconds", "retry_schedule_seconds", "rate_per_second"),
     "concurrency",
 )
 # Changes a subscription's state. Resuming an enabled subscription also changes `state_since`, so that every node drops
-# what it knows of the sink.
+# what it knows of the sink; resuming a pending one begins another handshake.
 SET_STATE = """
 UPDATE subscriptions SET
-  state_since = CASE WHEN state = :state AND state <> 'enabled' THEN state_since ELSE :now END,
-  state_reason = CASE WHEN state = :state AND state <> 'enabled' THEN state_reason ELSE :reason END,
+  state_since = CASE WHEN state = :state AND state NOT IN ('enabled', 'pending') THEN state_since ELSE :now END,
+  state_reason = CASE WHEN state = :state AND state NOT IN ('enabled', 'pending') THEN state_reason ELSE :reason END,
   drain_since = CASE WHEN state = 'disabled' AND :state = 'enabled' THEN :now ELSE drain_since END,
+  handshake_at = CASE WHEN :state = 'pending' THEN :now END,
   probe_at = NULL, state = :state
 WHERE id = :id
 """
+# Makes a subscription pending that was sent to without a handshake, unless it has changed since it was read.
+AWAIT_CONSENT = """
+UPDATE subscriptions SET state = 'pending', state_since = :now, state_reason = :reason, probe_at = NULL,
+  handshake_at = :now
+WHERE id = :id AND (state = 'enabled' OR (state = 'disabled' AND probe_at IS NOT NULL))
+  AND COALESCE(state_since, -1) = COALESCE(CAST(:state_since AS double precision), -1)
+"""
+# The pending subscriptions whose sink is to be asked now.
+DUE_HANDSHAKES = """
+SELECT id FROM subscriptions WHERE state = 'pending' AND handshake_at <= :now AND id > :after ORDER BY id LIMIT :count
+"""
+# When the next sink is asked.
+NEXT_HANDSHAKE = "SELECT MIN(handshake_at) FROM subscriptions WHERE state = 'pending' AND handshake_at > :now"
+# Takes the turn to ask a sink. A node keeps it until it reports, or until then if it dies.
+HANDSHAKE_TURN = """
+UPDATE subscriptions SET handshake_at = :until WHERE id = :id AND state = 'pending' AND handshake_at <= :now
+"""
+# Ends a turn without consent: the sink is asked again later, or only after `resume`.
+POSTPONE_HANDSHAKE = """
+UPDATE subscriptions SET handshake_at = :at, state_reason = :reason
+WHERE id = :id AND state = 'pending' AND handshake_at = :until
+"""
+# Records the result of a handshake with the present sink, and enables the subscription if it waits for that.
+END_HANDSHAKE = sql(
+    """
+UPDATE subscriptions SET consent = $json(consent), handshake_at = NULL,
+  state_since = CASE WHEN state = 'pending' THEN :now ELSE state_since END,
+  state_reason = CASE WHEN state = 'pending' THEN :reason ELSE state_reason END,
+  drain_since = CASE WHEN state = 'pending' THEN :now ELSE drain_since END,
+  state = CASE WHEN state = 'pending' THEN 'enabled' ELSE state END
+WHERE id = :id AND sink_digest = :digest AND (:granted = 1 OR state = 'pending')
+"""
+)
+GRANT_CONTEXT = "webhook-consent"
+"""What binds the key of a consent URL to its purpose."""
+MAX_GRANT_CHARACTERS = 1_024
+GRANT_SECONDS = 7 * 86_400.0
 # Forgets a sink's failures and pause.
 FORGET_FAILURES = f"UPDATE subscriptions SET {', '.join(f'{name} = NULL' for name in _OF_THE_SINK)} WHERE id = :id"
 # Probes a disabled subscription at once.
@@ -121,6 +157,8 @@ class SubscriptionStore(Scoped):
         self._cipher = cipher
         self._turns = in_order_of(lambda item: item.subscription_id)(self._turn)
         self._keeps = in_order_of(lambda item: item[0])(self._keep)
+        self._awaits = in_order_of(lambda item: item[0])(self._await_consent)
+        self._ends = in_order_of(lambda item: item[0])(self._end_handshake)
         self._others_changes = 0
         self._found_version: int | None = None
 
@@ -139,12 +177,18 @@ class SubscriptionStore(Scoped):
         await self._database.write(self._create, subscription)
         return subscription
 
-    async def replace(self, subscription: Subscription, now: float) -> None:
-        """Stores new settings; state and secrets stay. If the sink, its method or headers change, the failures of
-        the old ones are forgotten and the backlog is tried soon. If `ordering` changes, open deliveries are
-        reordered in chunks that do not delay other writes. Raises NotFound."""
+    async def replace(
+        self, subscription: Subscription, now: float, awaits_consent: Callable[[Subscription], bool] = lambda _: False
+    ) -> None:
+        """Stores new settings; state and secrets stay. If the sink, its method, headers or credential change, the
+        failures of the old ones are forgotten and the backlog is tried soon. If `ordering` changes, open deliveries
+        are reordered in chunks that do not delay other writes. Raises NotFound.
+
+        awaits_consent  whether the sink must be asked, given the new settings and the consent to them: the
+                        subscription is then pending. If it is pending already, the sink is asked once more.
+        """
         await self._refuse_hidden(subscription.id)
-        if not await self._database.write(self._replace, (subscription, now)):
+        if not await self._database.write(self._replace, (subscription, now, awaits_consent)):
             return
         after = ""
         while uids := await self._database.read(jobs_of_subscription, subscription.id, after):
@@ -158,7 +202,8 @@ class SubscriptionStore(Scoped):
         return await self._database.write(self._callback_for, made)
 
     async def set_state(self, subscription_id: str, state: str, now: float, reason: str | None = None) -> None:
-        """Enables, pauses or disables. Disabled this way, a subscription is not probed. Raises NotFound."""
+        """Enables, pauses or disables, or makes it pending. Disabled this way, a subscription is not probed. Raises
+        NotFound."""
         await self._refuse_hidden(subscription_id)
         change = _Change(id=subscription_id, state=state, reason=reason, now=now)
         await self._database.write(self._set_state, change)
@@ -182,6 +227,60 @@ class SubscriptionStore(Scoped):
         MAX_SECRETS are valid."""
         await self._refuse_hidden(owner)
         await self._database.write(self._add_secret, (owner, value, now, old_expire_at))
+
+    # --- handshakes
+
+    async def await_consent(self, subscriptions: Sequence[Subscription], now: float) -> None:
+        """Makes subscriptions pending that are sent to without a handshake."""
+        for start in range(0, len(subscriptions), READ_AT_ONCE):
+            part = [(one.id, one.state_since, now) for one in subscriptions[start : start + READ_AT_ONCE]]
+            await asyncio.gather(*(self._database.write(self._awaits, item) for item in part))
+
+    async def due_handshakes(self, now: float, *, after: str, count: int) -> list[str]:
+        """The pending subscriptions behind `after` whose sink is to be asked, in the order of their ids."""
+        return await self._database.read(_due_handshakes, now, after, count)
+
+    async def next_handshake_at(self, now: float) -> float | None:
+        """When the next sink is asked; None if none waits."""
+        return await self._database.read(_next_handshake_at, now)
+
+    async def handshake_turn(self, subscription_id: str, now: float, until: float) -> bool:
+        """Takes the turn to ask a sink, until `until`. Returns whether it was this node's turn."""
+        return await self._database.write(_handshake_turn, (subscription_id, now, until))
+
+    async def postpone_handshake(self, subscription_id: str, until: float, at: float | None, reason: str) -> None:
+        """Ends the turn `until` without consent. The sink is asked again at `at`; None: only after `resume`."""
+        await self._database.write(_postpone_handshake, (subscription_id, until, at, reason))
+
+    async def end_handshake(self, subscription: Subscription, consent: Consent, reason: str) -> bool:
+        """Records a result, and enables the subscription if it is pending. Returns False if it has another sink by
+        now, or was removed."""
+        found = digest(subscription.sink, subscription.owner)
+        return await self._database.write(self._ends, (subscription.id, found, consent, reason))
+
+    def grant_key(self, subscription: Subscription, origin: str, now: float) -> str:
+        """A key with which the sink can consent later: encrypted, so nobody else can make one."""
+        granted = dumps([subscription.id, digest(subscription.sink, subscription.owner), origin, now])
+        sealed = self._cipher.encrypt(granted, context=GRANT_CONTEXT)
+        return urlsafe_b64encode(sealed).decode().rstrip("=")
+
+    async def grant(self, key: str, now: float, rate_per_minute: int | None, reason: str) -> str | None:
+        """Records the consent that a key stands for. Returns the subscription's id; None if the key is malformed or
+        old, or if the subscription has another sink by now."""
+        try:
+            if len(key) > MAX_GRANT_CHARACTERS:
+                return None
+            sealed = urlsafe_b64decode(key + "=" * (-len(key) % 4))
+            subscription_id, found, origin, made_at = loads(self._cipher.decrypt(sealed, context=GRANT_CONTEXT))
+        except Exception:  # a stranger sends what he likes, and a cipher says so in its own way
+            return None
+        if not 0 <= now - made_at <= GRANT_SECONDS:
+            return None
+        consent = Consent(granted=True, origin=origin, at=now, rate_per_minute=rate_per_minute)
+        recorded = await self._database.write(self._ends, (subscription_id, found, consent, reason))
+        return subscription_id if recorded else None
+
+    # --- credentials
 
     async def refresh_turn(
         self, subscription_id: str, credential_id: str, *, used: str | None, now: float, until: float
@@ -315,11 +414,11 @@ class SubscriptionStore(Scoped):
             )
 
     def _replace(
-        self, connection: Connection, items: Sequence[tuple[Subscription, float]]
+        self, connection: Connection, items: Sequence[tuple[Subscription, float, Callable[[Subscription], bool]]]
     ) -> Sequence[bool | Exception]:
         """For each item, whether its ordering changed."""
         results: list[bool | Exception] = []
-        for subscription, now in items:
+        for subscription, now, awaits_consent in items:
             row = self._locked(connection, subscription.id)
             if row is None:
                 results.append(_not_found(subscription.id))
@@ -332,12 +431,38 @@ class SubscriptionStore(Scoped):
                 del values[name]
             if subscription.reached_by != before.reached_by:
                 values |= {**_tried_anew(row, now), "refresh_until": None}
+            consent = before.consent if values["sink_digest"] == row.sink_digest else None
+            if consent is None:
+                values["consent"] = None
+            values |= _asked_anew(row, now, awaits=awaits_consent(replace(subscription, consent=consent)))
             connection.execute(
                 update(SubscriptionRow).where(col(SubscriptionRow.id) == subscription.id).values(**values)
             )
             results.append(subscription.ordering != row.config["ordering"])
         self._outbox.subscriptions.changed(connection)
         return results
+
+    def _await_consent(self, connection: Connection, item: tuple[str, float | None, float]) -> None:
+        subscription_id, state_since, now = item
+        if run(connection, AWAIT_CONSENT, id=subscription_id, state_since=state_since, now=now, reason=WAITS).rowcount:
+            self._outbox.subscriptions.changed(connection)
+
+    def _end_handshake(self, connection: Connection, item: tuple[str, str, Consent, str]) -> bool:
+        subscription_id, found, consent, reason = item
+        stored = {"sink": found, **asdict(consent)}
+        recorded = run(
+            connection,
+            END_HANDSHAKE,
+            id=subscription_id,
+            digest=found,
+            consent=dumps(stored).decode(),
+            granted=int(consent.granted),
+            now=consent.at,
+            reason=reason,
+        ).rowcount
+        if recorded:
+            self._outbox.subscriptions.changed(connection)
+        return bool(recorded)
 
     def _turn(self, connection: Connection, item: _Refresh) -> RefreshTurn:
         row = self._locked(connection, item.subscription_id)
@@ -393,7 +518,7 @@ class SubscriptionStore(Scoped):
         for change in items:
             values = {"id": change.id, "state": change.state, "reason": change.reason, "now": change.now}
             changed = run(connection, SET_STATE, **values).rowcount
-            if change.state == "enabled":
+            if change.state in ("enabled", "pending"):
                 run(connection, FORGET_FAILURES, id=change.id)
             results.append(None if changed else _not_found(change.id))
         self._outbox.subscriptions.changed(connection)
@@ -469,7 +594,7 @@ class SubscriptionStore(Scoped):
 
     def _from_row(self, row: Row[Any], secrets: tuple[SigningSecret, ...]) -> Subscription:
         sealed = loads(self._cipher.decrypt(row.sealed, context=row.id))
-        config = {"signature": "v1", **row.config}
+        config = {"signature": "v1", "handshake": "off", **row.config}
         if row.callback:  # callbacks use the relay's own settings; old rows hold those of the day they were created
             config = {**config, "timeout_seconds": None, "retry_schedule_seconds": None}
         schedule = config["retry_schedule_seconds"]
@@ -483,6 +608,7 @@ class SubscriptionStore(Scoped):
             credential=None if given is None else SinkCredential(id=given[0], origin=given[1], fields=given[2]),
             types=None if row.types is None else tuple(row.types),
             callback=bool(row.callback),
+            consent=_consent(row),
             secrets=secrets,
         )
 
@@ -535,6 +661,46 @@ def digest(sink: str, owner: str | None = None) -> str:
     """The key by which a sink is looked up; an owner has its own."""
     key = sink if owner is None else f"{sink}\n{owner}"
     return hashlib.sha256(key.encode()).hexdigest()
+
+
+def _consent(row: Row[Any]) -> Consent | None:
+    """The consent of the present sink."""
+    stored = row.consent
+    if stored is None or stored["sink"] != row.sink_digest:
+        return None
+    return Consent(**{name: value for name, value in stored.items() if name != "sink"})
+
+
+def _asked_anew(row: Row[Any], now: float, *, awaits: bool) -> dict[str, Any]:
+    """The columns that change if the sink must be asked from `now` on, or need not be. A paused subscription, and one
+    whose sink is gone, stay as they are: `resume` asks."""
+    if awaits and (row.state in ("enabled", "pending") or row.probe_at is not None):
+        asked = {"state_since": now, "state_reason": WAITS, "handshake_at": now}
+        return {**asked, "state": "pending", "probe_at": None}
+    if row.state == "pending" and not awaits:
+        free = {"state_since": now, "state_reason": "needs no consent", "handshake_at": None, "drain_since": now}
+        return {**free, "state": "enabled"}
+    return {}
+
+
+@each
+def _handshake_turn(connection: Connection, item: tuple[str, float, float]) -> bool:
+    return bool(run(connection, HANDSHAKE_TURN, id=item[0], now=item[1], until=item[2]).rowcount)
+
+
+@each
+def _postpone_handshake(connection: Connection, item: tuple[str, float, float | None, str]) -> None:
+    subscription_id, until, at, reason = item
+    run(connection, POSTPONE_HANDSHAKE, id=subscription_id, until=until, at=at, reason=reason)
+
+
+def _due_handshakes(connection: Connection, now: float, after: str, count: int) -> list[str]:
+    return [row.id for row in run(connection, DUE_HANDSHAKES, now=now, after=after, count=count)]
+
+
+def _next_handshake_at(connection: Connection, now: float) -> float | None:
+    found: float | None = run(connection, NEXT_HANDSHAKE, now=now).scalar_one()
+    return found
 
 
 def _same(one: SinkCredential | None, other: SinkCredential | None) -> bool:

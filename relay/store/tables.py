@@ -141,6 +141,8 @@ class SubscriptionRow(SQLModel, table=True):
     """Where events go. `sealed` holds the sink, the custom headers and the sink's credential, encrypted.
 
     owner          the account it is limited to, as source/account; NULL: none
+    consent        the result of the handshake with the sink of its digest, see `core.subscription.Consent`
+    handshake_at   while pending: when its sink is asked, or the end of the turn of the node that asks
     refresh_until  until then one node trades the credential's refresh token or, after a failure, no node does
     """
 
@@ -158,6 +160,8 @@ class SubscriptionRow(SQLModel, table=True):
         _partial("ix_subscriptions_listed", "id", where="callback = 0"),
         # all subscriptions, and list pages, of a token bound to an account
         _partial("ix_subscriptions_owner", "owner", "id", where="owner IS NOT NULL"),
+        # handshakes: the pending subscriptions whose sink is asked next
+        _partial("ix_subscriptions_handshake", "handshake_at", where="state = 'pending'"),
         # the failing sinks, which nodes read from each other
         _partial("ix_subscriptions_failing", "failing_since", where="failing_since IS NOT NULL"),
     )
@@ -183,6 +187,8 @@ class SubscriptionRow(SQLModel, table=True):
     probe_at: float | None = None
     drain_since: float | None = None
     refresh_until: float | None = None
+    consent: dict[str, Any] | None = Field(default=None, sa_type=Json)
+    handshake_at: float | None = None
 
 
 class SecretRow(SQLModel, table=True):

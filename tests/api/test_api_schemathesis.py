@@ -31,6 +31,7 @@ from tests.support.store_kit import ReversingCipher, access_token, intent
 IDS = {"Jobs": ["a"], "Subscriptions": ["sub_01jvpq3m8n0000000000000002"], "System": ["job-status.v1"]}
 IDS |= {"Tokens": ["tok_01jvpq3m8n0000000000000007"]}
 IDS |= {"Intents": ["int_01jvpq3m8n0000000000000005"], "Replays": ["rpl_01jvpq3m8n0000000000000006"]}
+IDS |= {"Consents": ["AQoXGQ"]}
 GONE = {
     "Jobs": "gone",
     "Subscriptions": "sub_01jvpq3m8n0000000000000003",

@@ -44,6 +44,7 @@ async def test_a_subscription_has_every_field_and_shows_its_secret_once(client, 
             "rate_per_second": None,
             "concurrency": None,
             "metadata_keys": None,
+            "handshake": "off",
         },
         "description": "the CRM",
         "state": "enabled",
@@ -54,6 +55,8 @@ async def test_a_subscription_has_every_field_and_shows_its_secret_once(client, 
         "failing_reason": None,
         "paused_until": None,
         "next_probe_at": None,
+        "next_handshake_at": None,
+        "consent": None,
         "created_at": "2027-01-15T08:00:00.000Z",
     }
     assert (await client.get(answer.headers["location"])).json() == made
@@ -97,6 +100,7 @@ async def test_every_setting_is_accepted(client, world):
         "retry_schedule": ["5s", "5m", "2h", "1d", "500ms", 7, 0.5],
         "rate_per_second": 2.5,
         "concurrency": 4,
+        "handshake": "required",
         "secret": SECRET,
     }
     made = await create(

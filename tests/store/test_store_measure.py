@@ -20,17 +20,18 @@ async def subscribe(store: Store, *names: str) -> None:
 
 async def test_nothing_is_pending_in_an_empty_store(store: Store) -> None:
     assert await store.deliveries.pending() == Pending(
-        count=0, held={"failing": 0, "paused": 0, "disabled": 0}, oldest_at=None
+        count=0, held={"failing": 0, "paused": 0, "disabled": 0, "pending": 0}, oldest_at=None
     )
 
 
 async def test_pending_deliveries_are_counted_by_what_blocks_them(store: Store) -> None:
-    await subscribe(store, "sub_1", "sub_2", "sub_3", "sub_4")
+    await subscribe(store, "sub_1", "sub_2", "sub_3", "sub_4", "sub_5")
     await store.jobs.record(poll(await track(store), 0, "queued", "running"))
     await store.subscriptions.set_state("sub_1", "paused", NOW)
     await store.subscriptions.set_state("sub_2", "disabled", NOW)
     await store.subscriptions.set_sink_health("sub_3", failing_since=NOW, paused_until=None)
-    expected = Pending(count=8, held={"paused": 2, "disabled": 2, "failing": 2}, oldest_at=NOW)
+    await store.subscriptions.set_state("sub_5", "pending", NOW)
+    expected = Pending(count=10, held={"paused": 2, "disabled": 2, "failing": 2, "pending": 2}, oldest_at=NOW)
     assert await store.deliveries.pending() == expected
 
 

@@ -24,7 +24,7 @@ STATES = {
     "Job": {*JOB_EVENTS, "tracked", "untracked"} - {"overdue"},
     "Delivery": {*get_args(DeliveryState), "blocked"},
     "Lease of a delivery": {"free", "held"},
-    "Subscription": {*get_args(SubscriptionState)} - {"pending"},  # no subscription is ever pending so far
+    "Subscription": {*get_args(SubscriptionState)},
     "Intent": {*get_args(Resolution), "in_flight", "unknown"},
     "Replay": {*get_args(ReplayState)},
     "Lease of a polling account": {"free", "held"},

@@ -558,7 +558,7 @@ def test_edit_changes_only_the_given_settings(stub: Stub) -> None:
     ("arguments", "words"),
     [
         ((), "nothing to change"),
-        (("--unset", "colour"), "It takes concurrency, credential, description"),
+        (("--unset", "colour"), "It takes concurrency, credential, description, handshake"),
         (("--header", "no colon"), "--header has no colon"),
         (("--retry-schedule", ","), "--retry-schedule is empty"),
     ],

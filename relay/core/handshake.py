@@ -1,0 +1,154 @@
+"""The ownership handshake: a sink agrees to get events before the first one is sent. No I/O.
+
+First the validation request of the CloudEvents HTTP 1.1 Web Hooks specification (1.0.2, section 4): `OPTIONS`, answered
+with the header `WebHook-Allowed-Origin`, whatever the status. Without consent, a signed `GET` with a challenge follows,
+as in WebSub, which the sink repeats in its body. A sink may also agree later, by a call of the URL in
+`WebHook-Request-Callback`. Answers are untrusted.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from relay.core.delivery import OutboundRequest, Response
+from relay.core.retry_after import parse_retry_after
+from relay.core.subscription import HANDSHAKES, Consent, Handshake, Subscription
+
+PERIOD_SECONDS = 86_400.0
+"""How long a sink is asked again; then the subscription stays pending until someone resumes it."""
+FIRST_PAUSE_SECONDS = 5.0
+MAX_PAUSE_SECONDS = 3600.0
+MAX_RATE_PER_MINUTE = 600_000
+"""A higher rate is no limit: `rate_per_second` goes up to 10,000."""
+MAX_RATE_DIGITS = 100
+CHALLENGE_DIGITS = 40
+"""133 random bits. Digits, because verifiers of Standard Webhooks parse what is signed as JSON."""
+SHOWN_CHARACTERS = 80
+
+ALLOWED_ORIGIN, ALLOWED_RATE = "WebHook-Allowed-Origin", "WebHook-Allowed-Rate"
+REQUEST_ORIGIN = "WebHook-Request-Origin"
+CONSENT_PATH = "/.well-known/webhook-consent/"
+"""Where a sink consents by a call; a key follows."""
+WAITS = "waits for the sink's consent"
+
+_DIGITS = re.compile(r"[0-9]+", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """No consent, and why. `retry_after_seconds`: a pause that the sink asked for."""
+
+    why: str
+    retry_after_seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Agreement:
+    """Consent. `rate_per_minute`: the permitted rate; None: no limit."""
+
+    rate_per_minute: int | None = None
+
+
+def effective(own: Handshake, minimum: Handshake) -> Handshake:
+    """The stricter one of a subscription's own handshake and the minimum of the settings."""
+    return max(own, minimum, key=HANDSHAKES.index)
+
+
+def awaits_consent(subscription: Subscription, minimum: Handshake, infer: Callable[[str], str]) -> bool:
+    """Whether nothing may be sent to the sink before a handshake.
+
+    infer  the kind that a sink's host implies. A chat service answers no handshake, and gives the secret URL of a
+           channel to its owner only, so none is needed.
+    """
+    mode = effective(subscription.handshake, minimum)
+    if mode == "off" or infer(subscription.sink) != "webhook":
+        return False
+    consent = subscription.consent
+    return consent is None or (mode == "required" and not consent.granted)
+
+
+def origin_name(base_url: str) -> str:
+    """The name that identifies this relay to sinks: the host of its URL."""
+    host = urlsplit(base_url).hostname or "localhost"
+    return host if host.isascii() else host.encode("idna").decode()
+
+
+def validation_request(subscription: Subscription, origin: str, callback_url: str | None) -> OutboundRequest:
+    """The request for consent. It carries neither credentials nor custom headers: the sink may be anybody's."""
+    headers = [(REQUEST_ORIGIN, origin)]
+    if callback_url is not None:
+        headers.append(("WebHook-Request-Callback", callback_url))
+    if subscription.rate_per_second is not None:
+        headers.append(("WebHook-Request-Rate", str(max(1, round(subscription.rate_per_second * 60)))))
+    return OutboundRequest(url=subscription.sink, method="OPTIONS", headers=tuple(headers))
+
+
+def read_validation(response: Response, origin: str, now: float) -> Agreement | Refusal:
+    """The answer to a validation request. The status means nothing."""
+    if response.error is not None:
+        return _unanswered(response)
+    allowed = _values(response, ALLOWED_ORIGIN)
+    if not allowed:
+        pause = parse_retry_after(response.header("retry-after"), now=now, received_date=response.header("date"))
+        return Refusal(f"it answered {response.status_code} to OPTIONS, without {ALLOWED_ORIGIN}", pause)
+    if len(allowed) > 1 or (allowed[0] != "*" and allowed[0].lower() != origin.lower()):
+        shown = ", ".join(allowed)[:SHOWN_CHARACTERS]
+        return Refusal(f"its {ALLOWED_ORIGIN} is {shown!r}, neither {origin!r} nor '*'")
+    return read_rate(_values(response, ALLOWED_RATE))
+
+
+def challenge_request(
+    subscription: Subscription, challenge: str, signature: tuple[tuple[str, str], ...]
+) -> OutboundRequest:
+    """The request with a challenge. `signature` are the headers of Standard Webhooks, with the challenge as body."""
+    joint = "&" if "?" in subscription.sink else "?"
+    return OutboundRequest(url=f"{subscription.sink}{joint}challenge={challenge}", method="GET", headers=signature)
+
+
+def read_challenge(response: Response, challenge: str) -> Agreement | Refusal:
+    """The answer to a challenge: 2xx, and the challenge as the body."""
+    if response.error is not None:
+        return _unanswered(response)
+    if response.status_code is None or not 200 <= response.status_code <= 299:
+        return Refusal(f"it answered {response.status_code} to the challenge")
+    if response.excerpt.strip() != challenge.encode():
+        return Refusal("its answer to the challenge is not the challenge")
+    return read_rate(_values(response, ALLOWED_RATE))
+
+
+def read_rate(values: tuple[str, ...]) -> Agreement | Refusal:
+    """The permitted rate in `WebHook-Allowed-Rate`. A rate that makes no sense is no consent: whoever sends it means
+    some limit."""
+    if not values or values == ("*",):
+        return Agreement()
+    (value, *others) = values
+    rate = int(value) if not others and len(value) <= MAX_RATE_DIGITS and _DIGITS.fullmatch(value) else 0
+    if rate == 0:
+        shown = ", ".join(values)[:SHOWN_CHARACTERS]
+        return Refusal(f"its {ALLOWED_RATE} is {shown!r}, neither a number of requests per minute nor '*'")
+    return Agreement(rate_per_minute=rate if rate < MAX_RATE_PER_MINUTE else None)
+
+
+def next_try_at(*, since: float, now: float, refusal: Refusal) -> float | None:
+    """When a sink that was asked since `since` is asked again: after 5 s, at intervals that double up to an hour. None
+    after a day. A pause that the sink asked for is a floor."""
+    if now - since >= PERIOD_SECONDS:
+        return None
+    own = min(max(now - since, FIRST_PAUSE_SECONDS), MAX_PAUSE_SECONDS)
+    return now + max(own, refusal.retry_after_seconds or 0.0)
+
+
+def consent_of(agreement: Agreement, origin: str, now: float) -> Consent:
+    """The consent to record."""
+    return Consent(granted=True, origin=origin, at=now, rate_per_minute=agreement.rate_per_minute)
+
+
+def _values(response: Response, name: str) -> tuple[str, ...]:
+    """The different values of a header."""
+    wanted = name.lower()
+    return tuple(dict.fromkeys(value.strip() for key, value in response.headers if key.lower() == wanted))
+
+
+def _unanswered(response: Response) -> Refusal:
+    return Refusal(f"it gave no answer ({response.error}{f': {response.detail}' if response.detail else ''})")

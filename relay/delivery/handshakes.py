@@ -1,0 +1,198 @@
+"""Asks the sinks of pending subscriptions for their consent, and enables those that agree.
+
+One node at a time asks a sink, under a turn that ends by itself if the node dies: then the sink is asked again. Consent
+and the new state are one write. A sink is asked at growing intervals for a day; after that only `resume` asks again.
+"""
+
+import asyncio
+import secrets
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+import structlog
+
+from relay.clock import Clock
+from relay.core import handshake
+from relay.core.delivery import OutboundRequest, Response
+from relay.core.handshake import Agreement, Refusal
+from relay.core.subscription import Consent, Subscription
+from relay.core.text import storable
+from relay.delivery.credentials import Transport
+from relay.delivery.settings import DeliverySettings
+from relay.delivery.signer import Signer
+from relay.errors import StoreError
+from relay.ids import new_id
+from relay.redaction import host_of, redact_text
+from relay.tasks import Tasks
+
+if TYPE_CHECKING:
+    from relay.store.subscriptions import SubscriptionStore
+
+MAX_ASKING = 16
+"""Sinks asked at once, each of another host: whoever names a thousand URLs of one host uses one of these places."""
+SWEEP_COUNT = 200
+MARGIN_SECONDS = 30.0
+IDLE_SECONDS = 30.0
+RETRY_SECONDS = 1.0
+REASON_CHARACTERS = 200
+NOT_REACHED = ("refused", "proxy", "dns", "connect", "tls", "cancelled")
+"""Errors after which a second request would fail as well."""
+
+log = structlog.get_logger("relay.delivery")
+
+
+@dataclass(kw_only=True, eq=False)
+class Handshakes:
+    """Handshakes of one node. `run_once()` starts those that are due; each runs in its own task.
+
+    settings  returns the current settings
+    infer     the kind that a sink's host implies
+    signer    signs challenges
+    wake      makes the dispatcher load the subscriptions that were enabled
+    """
+
+    subscriptions: "SubscriptionStore"
+    transport: Transport
+    clock: Clock
+    settings: Callable[[], DeliverySettings]
+    infer: Callable[[str], str]
+    signer: Signer
+    wake: Callable[[], None]
+    tasks: Tasks = field(default_factory=Tasks)
+
+    def __post_init__(self) -> None:
+        self._soon = asyncio.Event()
+        self._stopped = False
+        self._after = ""
+        self._asking: dict[str, str] = {}
+        """Hosts of the sinks that are being asked, by subscription."""
+
+    # --- called by the dispatcher
+
+    async def gate(self, subscriptions: Iterable[Subscription]) -> list[Subscription]:
+        """The subscriptions, those that await consent as pending: nothing may be sent to them."""
+        found = list(subscriptions)
+        awaiting = [
+            one
+            for one in found
+            if (one.state == "enabled" or one.probe_at is not None)
+            and handshake.awaits_consent(one, self.settings().handshake, self.infer)
+        ]
+        if awaiting:
+            await self.subscriptions.await_consent(awaiting, self.clock())
+            held = {one.id for one in awaiting}
+            found = [replace(one, state="pending", probe_at=None) if one.id in held else one for one in found]
+        if any(one.state == "pending" for one in found):
+            self._soon.set()
+        return found
+
+    # --- the loop
+
+    async def run(self) -> None:
+        """Repeats `run_once()` until `stop()`."""
+        while not self._stopped:
+            self._soon.clear()
+            try:
+                wait_seconds = await self.run_once()
+            except Exception as error:
+                if not isinstance(error, StoreError):
+                    log.exception("handshakes_failed")
+                log.error("handshakes_failed", error=str(error))
+                wait_seconds = RETRY_SECONDS
+            try:
+                async with asyncio.timeout(wait_seconds):
+                    await self._soon.wait()
+            except TimeoutError:
+                pass
+
+    async def run_once(self) -> float:
+        """Starts the handshakes that are due, as far as there are places. Returns the seconds until the next one."""
+        now = self.clock()
+        due = await self.subscriptions.due_handshakes(now, after=self._after, count=SWEEP_COUNT)
+        self._after = due[-1] if len(due) == SWEEP_COUNT else ""
+        for one in await self.subscriptions.some(due) if due else ():
+            host = host_of(one.sink)
+            if len(self._asking) < MAX_ASKING and one.id not in self._asking and host not in self._asking.values():
+                self._asking[one.id] = host
+                self.tasks.start(self._handshake(one))
+        if self._after:
+            return 0.0 if len(self._asking) < MAX_ASKING else IDLE_SECONDS
+        at = await self.subscriptions.next_handshake_at(now)
+        return IDLE_SECONDS if at is None else min(max(at - now, 0.0), IDLE_SECONDS)
+
+    async def stop(self, timeout_seconds: float) -> None:
+        """Starts no more handshakes, and finishes those under way within the timeout."""
+        self._stopped = True
+        self._soon.set()
+        await self.tasks.finish(timeout_seconds)
+
+    # --- one handshake
+
+    async def _handshake(self, subscription: Subscription) -> None:
+        try:
+            await self._ask_in_turn(subscription)
+        except StoreError as error:
+            log.error("handshake_failed", subscription=subscription.id, error=str(error))
+        except Exception:
+            log.exception("handshake_failed", subscription=subscription.id)
+        finally:
+            del self._asking[subscription.id]
+            self._soon.set()  # there is a free place
+
+    async def _ask_in_turn(self, subscription: Subscription) -> None:
+        settings = self.settings()
+        now = self.clock()
+        if not handshake.awaits_consent(subscription, settings.handshake, self.infer):  # the minimum was lowered
+            await self.subscriptions.set_state(subscription.id, "enabled", now, "needs no consent")
+            self.wake()
+            return
+        until = now + 2 * settings.timeout_of(subscription) + MARGIN_SECONDS
+        if not await self.subscriptions.handshake_turn(subscription.id, now, until):
+            return
+        origin = handshake.origin_name(settings.base_url)
+        result = await self._ask(subscription, origin, settings)
+        now = self.clock()
+        if isinstance(result, Agreement):
+            await self._end(subscription, handshake.consent_of(result, origin, now), "the sink has consented")
+            return
+        why = redact_text(storable(result.why))[:REASON_CHARACTERS]
+        log.warning("no_consent", subscription=subscription.id, host=host_of(subscription.sink), why=why)
+        if handshake.effective(subscription.handshake, settings.handshake) == "optional":
+            consent = Consent(granted=False, origin=origin, at=now)
+            await self._end(subscription, consent, f"goes on without consent: {why}")
+            return
+        since = subscription.state_since or subscription.created_at
+        at = handshake.next_try_at(since=since, now=now, refusal=result)
+        reason = f"{handshake.WAITS}: {why}" if at is not None else f"no consent within a day: {why}; resume asks again"
+        await self.subscriptions.postpone_handshake(subscription.id, until, at, reason)
+
+    async def _ask(self, subscription: Subscription, origin: str, settings: DeliverySettings) -> Agreement | Refusal:
+        """Both ways to ask. The reason of a refusal is that of the first one, unless the sink knows the second."""
+        seconds = settings.timeout_of(subscription)
+        callback_url = None
+        if settings.reachable:
+            key = self.subscriptions.grant_key(subscription, origin, self.clock())
+            callback_url = f"{settings.base_url}{handshake.CONSENT_PATH}{key}"
+        response = await self._send(handshake.validation_request(subscription, origin, callback_url), seconds)
+        first = handshake.read_validation(response, origin, self.clock())
+        if isinstance(first, Agreement) or response.error in NOT_REACHED:
+            return first
+        least = 10 ** (handshake.CHALLENGE_DIGITS - 1)
+        challenge = str(least + secrets.randbelow(9 * least))
+        now = self.clock()
+        message_id = new_id("hsk", now)
+        signature = self.signer.headers(subscription, message_id=message_id, now=now, body=challenge.encode())
+        answer = await self._send(handshake.challenge_request(subscription, challenge, signature), seconds)
+        second = handshake.read_challenge(answer, challenge)
+        if isinstance(second, Agreement):
+            return second
+        return replace(first, why=f"{first.why}; {second.why}")
+
+    def _send(self, request: OutboundRequest, seconds: float) -> Awaitable[Response]:
+        return self.transport.send(request, timeout_seconds=seconds)
+
+    async def _end(self, subscription: Subscription, consent: Consent, reason: str) -> None:
+        kept = await self.subscriptions.end_handshake(subscription, consent, reason)
+        log.info("handshake", subscription=subscription.id, host=host_of(subscription.sink), reason=reason, kept=kept)
+        self.wake()

@@ -1,0 +1,217 @@
+"""`config.handshake` and the state `pending`; and the open endpoint at which a sink consents by a call."""
+
+from dataclasses import replace
+
+import pytest
+
+from relay.core.subscription import Consent
+from tests.support.api_world import HOOK, NOW, SLACK, TOKENS
+
+CONSENT = "/.well-known/webhook-consent/"
+WAITS = "waits for the sink's consent"
+
+
+async def create(client, **body):
+    answer = await client.post("/v1/subscriptions", json={"sink": HOOK, **body})
+    assert answer.status_code == 201, answer.text
+    return answer.json()
+
+
+async def stored(world, made):
+    return await world.store.subscriptions.get(made["id"])
+
+
+async def granted(world, made, rate=None):
+    consent = Consent(granted=True, origin="relay.example", at=world.now, rate_per_minute=rate)
+    assert await world.store.subscriptions.end_handshake(await stored(world, made), consent, "the sink has consented")
+
+
+def state(document):
+    return {name: document[name] for name in ("state", "state_reason", "disabled_reason", "next_handshake_at")}
+
+
+@pytest.mark.parametrize("mode", ["optional", "required"])
+async def test_subscription_is_pending_until_its_sink_was_asked(client, world, mode):
+    made = await create(client, config={"handshake": mode})
+    assert made["config"]["handshake"] == mode
+    assert state(made) == {
+        "state": "pending",
+        "state_reason": WAITS,
+        "disabled_reason": None,
+        "next_handshake_at": "2027-01-15T08:00:00.000Z",
+    }
+    assert world.dispatcher.woken == 1
+    await granted(world, made, rate=120)
+    shown = (await client.get(f"/v1/subscriptions/{made['id']}")).json()
+    assert (shown["state"], shown["next_handshake_at"]) == ("enabled", None)
+    assert shown["consent"] == {
+        "granted": True,
+        "origin": "relay.example",
+        "rate_per_minute": 120,
+        "at": "2027-01-15T08:00:00.000Z",
+    }
+
+
+async def test_without_a_handshake_nothing_changes(client):
+    made = await create(client)
+    assert (made["state"], made["consent"], made["config"]["handshake"]) == ("enabled", None, "off")
+
+
+@pytest.mark.parametrize("mode", [True, "yes", "Required", None, 1])
+async def test_unknown_mode_is_refused(client, mode):
+    answer = await client.post("/v1/subscriptions", json={"sink": HOOK, "config": {"handshake": mode}})
+    assert answer.status_code == 422
+    assert answer.json()["errors"][0]["pointer"] == "/config/handshake"
+
+
+async def test_setting_is_a_minimum(open_client):
+    client = open_client(handshake="required")
+    assert (await create(client))["state"] == "pending"
+    assert (await create(client, config={"handshake": "off"}))["state"] == "pending"
+    assert (await create(client, config={"handshake": "optional"}))["state"] == "pending"
+    assert (await create(client, sink=SLACK))["state"] == "enabled", "Slack answers no handshake"
+    fake = await create(client, sink="https://victim.example/", config={"kind": "slack"})
+    assert fake["state"] == "pending", "the kind alone proves nothing"
+
+
+async def test_slack_refuses_a_handshake_with_a_sentence(client):
+    answer = await client.post("/v1/subscriptions", json={"sink": SLACK, "config": {"handshake": "required"}})
+    assert answer.status_code == 422
+    assert answer.json()["errors"][0]["code"] == "handshake_unsuitable"
+    assert "needs none" in answer.text
+
+
+async def test_nothing_is_sent_before_consent_and_not_by_a_test_either(client, world):
+    made = await create(client, config={"handshake": "required"})
+    path = f"/v1/subscriptions/{made['id']}"
+    for action in ("", "/pause"):
+        if action:
+            assert (await client.post(path + action)).json()["state"] == "paused"
+        refused = await client.post(f"{path}/test")
+        assert (refused.status_code, refused.json()["code"]) == (409, "no_consent")
+    assert world.dispatcher.tested == []
+    await granted(world, made)
+    assert (await client.post(f"{path}/test")).status_code == 200
+
+
+async def test_resume_asks_again_and_enables_only_with_consent(client, world):
+    made = await create(client, config={"handshake": "required"})
+    path = f"/v1/subscriptions/{made['id']}"
+    found = await stored(world, made)
+    assert await world.store.subscriptions.handshake_turn(made["id"], NOW, NOW + 60)
+    await world.store.subscriptions.postpone_handshake(made["id"], NOW + 60, None, "no consent within a day: …")
+    shown = (await client.get(path)).json()
+    assert (shown["state"], shown["state_reason"], shown["next_handshake_at"]) == (
+        "pending",
+        "no consent within a day: …",
+        None,
+    )
+    world.now += 90_000
+    again = (await client.post(f"{path}/resume")).json()
+    assert (again["state"], again["state_reason"]) == ("pending", WAITS)
+    assert again["next_handshake_at"] == again["state_since"] == "2027-01-16T09:00:00.000Z"
+    await client.post(f"{path}/pause")
+    assert (await client.post(f"{path}/resume")).json()["state"] == "pending"
+    await world.store.subscriptions.end_handshake(
+        found, Consent(granted=True, origin="x", at=world.now), "the sink has consented"
+    )
+    await client.post(f"{path}/pause")
+    resumed = (await client.post(f"{path}/resume")).json()
+    assert (resumed["state"], resumed["state_reason"]) == ("enabled", "resumed by hand")
+
+
+async def test_put_with_another_sink_needs_another_consent(client, world):
+    made = await create(client, config={"handshake": "required"})
+    path = f"/v1/subscriptions/{made['id']}"
+    await granted(world, made)
+    shown = (await client.get(path)).json()
+    kept = (await client.put(path, json={**shown, "description": "new"})).json()
+    assert (kept["state"], kept["consent"]) == ("enabled", shown["consent"])
+    moved = (await client.put(path, json={**shown, "sink": HOOK + "/other"})).json()
+    assert (moved["state"], moved["consent"], moved["state_reason"]) == ("pending", None, WAITS)
+
+
+async def test_put_asks_a_pending_sink_again(client, world):
+    made = await create(client, config={"handshake": "required"})
+    assert await world.store.subscriptions.handshake_turn(made["id"], NOW, NOW + 60)
+    await world.store.subscriptions.postpone_handshake(made["id"], NOW + 60, None, "no consent within a day: …")
+    world.now += 5
+    body = {"sink": HOOK, "config": {"handshake": "required"}}
+    again = (await client.put(f"/v1/subscriptions/{made['id']}", json=body)).json()
+    assert (again["state_reason"], again["next_handshake_at"]) == (WAITS, "2027-01-15T08:00:05.000Z")
+
+
+async def test_put_that_lowers_or_raises_the_handshake_acts_at_once(client, world):
+    made = await create(client)
+    path = f"/v1/subscriptions/{made['id']}"
+    raised = (await client.put(path, json={"sink": HOOK, "config": {"handshake": "required"}})).json()
+    assert raised["state"] == "pending"
+    lowered = (await client.put(path, json={"sink": HOOK})).json()
+    assert (lowered["state"], lowered["state_reason"]) == ("enabled", "needs no consent")
+
+
+async def test_consent_that_came_before_the_put_was_written_counts(client, world):
+    made = await create(client, config={"handshake": "required"})
+    before = await stored(world, made)
+    await granted(world, made)
+    await world.store.subscriptions.replace(
+        replace(before, description="new"), world.now, lambda one: one.consent is None
+    )
+    assert (await stored(world, made)).state == "enabled"
+
+
+# --- the endpoint for strangers
+
+
+async def key_of(world, made):
+    return world.store.subscriptions.grant_key(await stored(world, made), "relay.example", world.now)
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_sink_consents_by_a_call_without_a_token(client, open_client, world, method):
+    made = await create(client, config={"handshake": "required"})
+    stranger = open_client(dev=False, tokens=TOKENS, peer="203.0.113.9")
+    body = {"content": b"<anything>", "headers": {"Content-Type": "text/html", "WebHook-Allowed-Rate": "60"}}
+    if method == "GET":
+        del body["content"]
+    answer = await stranger.request(method, CONSENT + await key_of(world, made), **body)
+    assert (answer.status_code, answer.json()) == (202, {"status": "received"})
+    found = await stored(world, made)
+    assert (found.state, found.state_reason, found.allowed_per_second) == ("enabled", "the sink has consented", 1.0)
+    assert found.consent.origin == "relay.example"
+
+
+async def test_every_key_gets_the_same_answer(client, open_client, world):
+    made = await create(client, config={"handshake": "required"})
+    stranger = open_client(dev=False, tokens=TOKENS)
+    valid, answers = await key_of(world, made), set()
+    for key in (valid, valid, valid[:-1], "x", "%FF", "A" * 2000, made["id"], "%C3%BC"):
+        answer = await stranger.post(CONSENT + key)
+        shown = {name: value for name, value in answer.headers.items() if name not in ("x-request-id", "date")}
+        answers.add((answer.status_code, answer.text, str(sorted(shown.items()))))
+    assert len(answers) == 1
+
+
+async def test_prefetching_a_consent_url_consents_to_nothing(client, world):
+    made = await create(client, config={"handshake": "required"})
+    assert (await client.head(CONSENT + await key_of(world, made))).status_code == 202
+    assert (await stored(world, made)).state == "pending"
+
+
+@pytest.mark.parametrize("rate", ["0", "-1", "1e99", "ten", "1, 2"])
+async def test_rate_that_makes_no_sense_is_refused_whatever_the_key(client, world, rate):
+    made = await create(client, config={"handshake": "required"})
+    for key in (await key_of(world, made), "x"):
+        answer = await client.post(CONSENT + key, headers={"WebHook-Allowed-Rate": rate})
+        assert (answer.status_code, answer.json()["code"]) == (422, "invalid_parameter")
+    assert (await stored(world, made)).state == "pending"
+
+
+async def test_key_is_kept_out_of_the_log(client, world, capsys):
+    made = await create(client, config={"handshake": "required"})
+    key = await key_of(world, made)
+    await client.post(CONSENT + key)
+    await client.post(CONSENT + key, headers={"WebHook-Allowed-Rate": "0"})
+    out = capsys.readouterr().out
+    assert "/.well-known/webhook-consent/[redacted]" in out
+    assert key not in out

@@ -1,0 +1,594 @@
+"""The ownership handshake with a fake clock: nothing is sent before a sink consents, and what happened meanwhile is
+not lost. The receiver follows the text of the CloudEvents specification."""
+
+import asyncio
+import base64
+import re
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import time_machine
+from standardwebhooks import Webhook
+
+from relay.core.delivery import OutboundRequest, Response
+from relay.core.subscription import Subscription
+from relay.delivery.dispatcher import Dispatcher
+from relay.delivery.handshakes import MAX_ASKING, Handshakes
+from relay.errors import StoreError
+from relay.testing import FakeClock
+from tests.support.simulation_world import SECRET, World, open_world, seen
+from tests.support.store_kit import rows
+
+SINK = "https://sink.test/hook"
+BASE = "https://relay.test"
+ORIGIN = "relay.test"
+Answer = Callable[[OutboundRequest], Response]
+
+
+class Receivers:
+    """Sinks. Each answers OPTIONS and GET as its URL's entry says, and accepts events."""
+
+    def __init__(self, clock: FakeClock) -> None:
+        self.clock = clock
+        self.requests: list[OutboundRequest] = []
+        self.options: Answer = self.says(405)
+        self.get: Answer = self.says(404)
+        self.gate: asyncio.Event | None = None
+        self.asked = asyncio.Event()
+
+    async def send(self, request: OutboundRequest, *, timeout_seconds: float) -> Response:
+        assert timeout_seconds > 0
+        self.requests.append(request)
+        if request.method in ("OPTIONS", "GET"):
+            self.asked.set()
+            if self.gate is not None:
+                await self.gate.wait()
+            return (self.options if request.method == "OPTIONS" else self.get)(request)
+        return self.response(200)
+
+    def response(self, status: int, *headers: tuple[str, str], body: bytes = b"") -> Response:
+        return Response(
+            started_at=self.clock(), duration_ms=1.0, status_code=status, headers=tuple(headers), excerpt=body
+        )
+
+    def says(self, status: int, *headers: tuple[str, str], body: bytes = b"") -> Answer:
+        return lambda request: self.response(status, *headers, body=body)
+
+    def consents(self, rate: str | None = None, origin: str = "*") -> None:
+        rates = () if rate is None else (("WebHook-Allowed-Rate", rate),)
+        self.options = self.says(200, ("Allow", "POST"), ("WebHook-Allowed-Origin", origin), *rates)
+
+    def echoes(self) -> None:
+        def answer(request: OutboundRequest) -> Response:
+            return self.response(200, body=request.url.rpartition("challenge=")[2].encode())
+
+        self.get = answer
+
+    def methods(self) -> list[str]:
+        return [request.method for request in self.requests]
+
+    @property
+    def events(self) -> list[OutboundRequest]:
+        return [request for request in self.requests if request.method == "POST"]
+
+    def callback_key(self) -> str:
+        found = dict(self.requests[-2].headers)["WebHook-Request-Callback"]
+        assert found.startswith(f"{BASE}/.well-known/webhook-consent/")
+        return found.rpartition("/")[2]
+
+
+@asynccontextmanager
+async def open_receivers(tmp_path: Path, **settings: Any) -> AsyncIterator[tuple[World, Receivers]]:
+    async with open_world(tmp_path) as world:
+        receivers = Receivers(world.clock)
+        world.sink = receivers  # type: ignore[assignment]
+        make = world._new_dispatcher
+
+        def dispatcher() -> Dispatcher:
+            made = make()
+            made.configure(replace(made.settings, base_url=BASE, reachable=True, **settings))
+            return made
+
+        world._new_dispatcher = dispatcher  # type: ignore[method-assign]
+        await world.restart()
+        yield world, receivers
+
+
+async def subscribe(world: World, **settings: Any) -> Subscription:
+    """As the API does."""
+    pending = {"state": "pending", "handshake_at": world.clock(), "handshake": "required"}
+    return await world.subscribe(**{"sink": SINK, **pending, **settings})
+
+
+async def ask(world: World, node: Handshakes | None = None) -> float:
+    """One round of handshakes, to its end. Returns the seconds until the next one."""
+    node = node or world.dispatcher.handshakes
+    await node.run_once()
+    await node.tasks.drain()
+    return await node.run_once()
+
+
+async def standing(world: World, made: Subscription) -> Subscription:
+    found = await world.store.subscriptions.get(made.id)
+    assert found is not None
+    return found
+
+
+async def event(world: World, name: str) -> None:
+    await world.register(name, seen("queued"))
+    await world.step()
+
+
+async def test_events_wait_until_the_sink_has_consented(tmp_path):
+    async with open_receivers(tmp_path) as (world, receivers):
+        made = await subscribe(world)
+        await event(world, "before")
+        assert receivers.requests == []
+        receivers.consents()
+        await ask(world)
+        found = await standing(world, made)
+        assert (found.state, found.state_reason) == ("enabled", "the sink has consented")
+        assert found.consent is not None
+        assert (found.consent.granted, found.consent.origin, found.consent.at) == (True, ORIGIN, world.clock())
+        assert receivers.methods() == ["OPTIONS"]
+        await world.deliver()
+        await event(world, "after")
+        assert receivers.methods() == ["OPTIONS", "POST", "POST"]
+
+
+async def test_origin_of_the_handshake_is_in_every_request_since(tmp_path):
+    async with open_receivers(tmp_path) as (world, receivers):
+        await subscribe(world)
+        await world.subscribe(sink="https://other.test/")
+        receivers.consents(origin=ORIGIN)
+        await ask(world)
+        world.dispatcher.configure(replace(world.dispatcher.settings, base_url="https://renamed.test"))
+        await event(world, "job")
+        origins = {
+            request.url: dict(request.headers).get("WebHook-Request-Origin")
+            for request in receivers.requests
+            if request.method == "POST"
+        }
+        assert origins == {SINK: ORIGIN, "https://other.test/": None}
+
+
+async def test_validation_request_carries_no_credential(tmp_path):
+    async with open_receivers(tmp_path) as (world, receivers):
+        await subscribe(world, headers=(("X-Api-Key", "a-key"),), rate_per_second=2.0)
+        await ask(world)
+        options, get = receivers.requests
+        assert (options.url, options.body) == (SINK, b"")
+        headers = dict(options.headers)
+        assert headers.pop("WebHook-Request-Callback").startswith(BASE)
+        assert headers == {"WebHook-Request-Origin": ORIGIN, "WebHook-Request-Rate": "120"}
+        assert not {"X-Api-Key", "Authorization"} & set(dict(get.headers))
+
+
+async def test_relay_that_no_sink_can_call_names_no_callback(tmp_path):
+    async with open_receivers(tmp_path) as (world, receivers):
+        world.dispatcher.configure(replace(world.dispatcher.settings, reachable=False))
+        await subscribe(world)
+        await ask(world)
+        assert "WebHook-Request-Callback" not in dict(receivers.requests[0].headers)
+
+
+async def test_signed_challenge_is_the_second_way(tmp_path):
+    async with open_receivers(tmp_path) as (world, receivers):
+        made = await subscribe(world)
+        receivers.echoes()
+        await ask(world)
+        assert receivers.methods() == ["OPTIONS", "GET"]
+        challenge = receivers.requests[1].url.removeprefix(f"{SINK}?challenge=")
+        assert re.fullmatch("[1-9][0-9]{39}", challenge)
+        assert (await standing(world, made)).state == "enabled"
+        headers = {name: value for name, value in receivers.requests[1].headers if name.startswith("webhook-")}
+        with time_machine.travel(world.clock(), tick=False):
+            assert Webhook(SECRET).verify(challenge, headers) == int(challenge)
+
+
+async def test_status_alone_is_no_consent(tmp_path):
+    async with open_receivers(tmp_path) as (world, receivers):
+        made = await subscribe(world)
+        receivers.options, receivers.get = receivers.says(200), receivers.says(200, body=b"OK")
+        await event(world, "job")
+        await ask(world)
+        found = await standing(world, made)
+        assert found.state == "pending"
+        assert found.state_reason == (
+            "waits for the sink's consent: it answered 200 to OPTIONS, without WebHook-Allowed-Origin; "
+            "its answer to the challenge is not the challenge"
+        )
+        assert found.handshake_at == world.clock() + 5
+        assert receivers.events == []
+
+
+async def test_sink_that_is_not_reached_is_asked_once_a_round(tmp_path):
+    async with open_receivers(tmp_path) as (world, receivers):
+        made = await subscribe(world)
+        receivers.options = lambda request: Response(
+            started_at=world.clock(), duration_ms=1.0, error="refused", detail="address 10.0.0.1 is not public"
+        )
+        await ask(world)
+        assert receivers.methods() == ["OPTIONS"]
+        assert "no answer (refused" in str((await standing(world, made)).state_reason)
+
+
+async def test_sink_is_asked_for_a_day_and_then_only_when_resumed(tmp_path):
+    async with open_receivers(tmp_path) as (world, receivers):
+        made = await subscribe(world)
+        await event(world, "job")
+        rounds = 0
+        while (await standing(world, made)).handshake_at is not None:
+            world.clock.advance(max((await standing(world, made)).handshake_at - world.clock(), 0))
+            await ask(world)
+            rounds += 1
+        assert 30 <= rounds <= 40
+        found = await standing(world, made)
+        assert found.state == "pending"
+        assert str(found.state_reason).startswith("no consent within a day: it answered 405")
+        assert "resume asks again" in str(found.state_reason)
+        before = len(receivers.requests)
+        world.clock.advance(7 * 86_400)
+        await ask(world)
+        assert len(receivers.requests) == before
+        assert receivers.events == []
+        receivers.consents()
+        await world.store.subscriptions.set_state(made.id, "pending", world.clock(), "waits for the sink's consent")
+        await ask(world)
+        await world.deliver()
+        assert len(receivers.events) == 1
+
+
+async def test_pause_that_a_sink_asks_for_is_obeyed(tmp_path):
+    async with open_receivers(tmp_path) as (world, receivers):
+        made = await subscribe(world)
+        receivers.options = receivers.says(429, ("Retry-After", "600"))
+        await ask(world)
+        assert (await standing(world, made)).handshake_at == world.clock() + 600
+
+
+async def test_permitted_rate_is_the_rate_of_the_subscription(tmp_path):
+    async with open_receivers(tmp_path) as (world, receivers):
+        await subscribe(world)
+        receivers.consents(rate="6")
+        for nth in range(4):
+            await world.register(f"job {nth}", seen("queued"))
+        await world.step()
+        await ask(world)
+        await world.deliver()
+        assert len(receivers.events) == 1
+        for count in (2, 3, 4):
+            await world.step(9.5)
+            assert len(receivers.events) == count - 1
+            await world.step(0.6)
+            assert len(receivers.events) == count
+
+
+@pytest.mark.parametrize("rate", ["0", "-1", "1e99", ""])
+async def test_rate_that_makes_no_sense_is_no_consent(tmp_path, rate):
+    async with open_receivers(tmp_path) as (world, receivers):
+        made = await subscribe(world)
+        receivers.consents(rate=rate)
+        await ask(world)
+        assert (await standing(world, made)).state == "pending"
+
+
+async def test_optional_handshake_asks_once_and_goes_on(tmp_path):
+    async with open_receivers(tmp_path) as (world, receivers):
+        made = await subscribe(world, handshake="optional")
+        await event(world, "job")
+        assert receivers.events == []
+        await ask(world)
+        found = await standing(world, made)
+        assert found.state == "enabled"
+        assert str(found.state_reason).startswith("goes on without consent: it answered 405")
+        assert found.consent is not None
+        assert not found.consent.granted
+        await world.deliver()
+        await world.restart()
+        await event(world, "another")
+        assert receivers.methods() == ["OPTIONS", "GET", "POST", "POST"]
+        assert "WebHook-Request-Origin" not in dict(receivers.events[0].headers)
+
+
+async def test_optional_handshake_obeys_a_rate(tmp_path):
+    async with open_receivers(tmp_path) as (world, receivers):
+        made = await subscribe(world, handshake="optional")
+        receivers.consents(rate="60")
+        await ask(world)
+        assert (await standing(world, made)).allowed_per_second == 1.0
+
+
+# --- consent by a call
+
+
+async def test_sink_consents_later_by_the_callback(tmp_path):
+    async with open_receivers(tmp_path) as (world, receivers):
+        made = await subscribe(world)
+        await event(world, "job")
+        await ask(world)
+        key = receivers.callback_key()
+        world.clock.advance(6 * 86_400)
+        assert await world.store.subscriptions.grant(key, world.clock(), 120, "the sink has consented") == made.id
+        found = await standing(world, made)
+        assert (found.state, found.allowed_per_second, found.handshake_at) == ("enabled", 2.0, None)
+        assert found.consent is not None
+        assert found.consent.origin == ORIGIN
+        await world.deliver()
+        assert len(receivers.events) == 1
+
+
+async def test_key_of_the_callback_is_for_one_sink_one_purpose_and_a_week(tmp_path):
+    async with open_receivers(tmp_path) as (world, receivers):
+        made, other = await subscribe(world), await subscribe(world, sink="https://other.test/")
+        await ask(world)
+        keys = [
+            dict(one.headers)["WebHook-Request-Callback"].rpartition("/")[2]
+            for one in receivers.requests
+            if one.method == "OPTIONS" and one.url == SINK
+        ]
+        grant = world.store.subscriptions.grant
+        sealed = (await sealed_of(world, made)).rstrip("=")
+        for key in ("", "x", "ü", "A" * 5000, keys[0][:-2], keys[0].swapcase(), keys[0] + "A", sealed, made.id):
+            assert await grant(key, world.clock(), None, "") is None
+        assert await grant(keys[0], world.clock() + 7 * 86_400 + 1, None, "") is None
+        assert await grant(keys[0], world.clock() - 1, None, "") is None
+        assert (await standing(world, made)).state == (await standing(world, other)).state == "pending"
+        await world.store.subscriptions.replace(
+            replace(await standing(world, made), sink="https://moved.test/"), world.clock(), lambda one: True
+        )
+        assert await grant(keys[0], world.clock(), None, "") is None, "the consent of another sink"
+        assert (await standing(world, made)).state == "pending"
+        await world.store.subscriptions.remove(made.id, world.clock())
+        assert await grant(keys[0], world.clock(), None, "") is None
+
+
+async def sealed_of(world: World, made: Subscription) -> str:
+    (row,) = await rows(world.store, f"SELECT sealed FROM subscriptions WHERE id = '{made.id}'")
+    return base64.urlsafe_b64encode(row["sealed"]).decode()
+
+
+# --- changes
+
+
+async def test_changed_sink_needs_a_new_handshake(tmp_path):
+    async with open_receivers(tmp_path) as (world, receivers):
+        made = await subscribe(world)
+        receivers.consents()
+        await ask(world)
+        receivers.options = receivers.says(405)
+        moved = replace(await standing(world, made), sink="https://moved.test/")
+        await world.store.subscriptions.replace(moved, world.clock(), lambda one: one.consent is None)
+        await event(world, "job")
+        assert receivers.events == []
+        found = await standing(world, made)
+        assert (found.state, found.consent) == ("pending", None)
+        back = replace(found, sink=SINK)
+        await world.store.subscriptions.replace(back, world.clock(), lambda one: one.consent is None)
+        assert (await standing(world, made)).state == "pending", "an old consent does not come back"
+
+
+async def test_change_of_other_settings_keeps_the_consent(tmp_path):
+    async with open_receivers(tmp_path) as (world, receivers):
+        made = await subscribe(world)
+        receivers.consents()
+        await ask(world)
+        found = await standing(world, made)
+        after = replace(found, description="new", consent=None)
+        await world.store.subscriptions.replace(after, world.clock(), lambda one: one.consent is None)
+        assert (await standing(world, made)).consent == found.consent
+        assert (await standing(world, made)).state == "enabled"
+
+
+async def test_delivery_that_was_claimed_before_its_sink_changed_is_not_sent_to_the_new_one(tmp_path):
+    async with open_receivers(tmp_path) as (world, receivers):
+        made = await world.subscribe(sink=SINK)
+        await world.dispatcher.run_once()
+        target = world.dispatcher.slots.get(made.id)
+        assert target is not None
+        await world.register("job", seen("queued"))
+        world.clock.advance(1)
+        real = world.dispatcher._worker.start
+
+        def late(*arguments: Any, **options: Any) -> None:
+            moved = replace(target.subscription, sink="https://moved.test/", state="pending")
+            world.dispatcher.slots.adopt({made.id: (moved, target.kind)})
+            real(*arguments, **options)
+
+        world.dispatcher._worker.start = late  # type: ignore[method-assign]
+        await world.poller.run_once()
+        await world.poller.drain()
+        await world.dispatcher.drain()
+        assert receivers.requests == []
+
+
+async def test_disabled_subscription_with_a_new_sink_is_asked_and_not_probed(tmp_path):
+    async with open_receivers(tmp_path) as (world, receivers):
+        made = await subscribe(world, state="disabled", probe_at=world.clock() + 60, handshake_at=None)
+        moved = replace(await standing(world, made), sink="https://moved.test/")
+        await world.store.subscriptions.replace(moved, world.clock(), lambda one: one.consent is None)
+        found = await standing(world, made)
+        assert (found.state, found.probe_at, found.handshake_at) == ("pending", None, world.clock())
+        assert receivers.requests == []
+
+
+async def test_answer_that_comes_after_the_sink_was_changed_is_no_consent_to_the_new_one(tmp_path):
+    async with open_receivers(tmp_path) as (world, receivers):
+        made = await subscribe(world)
+        receivers.consents()
+        receivers.gate = asyncio.Event()
+        await world.dispatcher.handshakes.run_once()
+        await receivers.asked.wait()
+        moved = replace(await standing(world, made), sink="https://moved.test/")
+        await world.store.subscriptions.replace(moved, world.clock(), lambda one: one.consent is None)
+        receivers.gate.set()
+        await world.dispatcher.handshakes.tasks.drain()
+        found = await standing(world, made)
+        assert (found.state, found.consent) == ("pending", None)
+
+
+async def test_subscription_that_is_paused_meanwhile_stays_paused_and_keeps_the_consent(tmp_path):
+    async with open_receivers(tmp_path) as (world, receivers):
+        made = await subscribe(world)
+        receivers.consents()
+        receivers.gate = asyncio.Event()
+        await world.dispatcher.handshakes.run_once()
+        await receivers.asked.wait()
+        await world.store.subscriptions.set_state(made.id, "paused", world.clock(), "paused by hand")
+        receivers.gate.set()
+        await world.dispatcher.handshakes.tasks.drain()
+        found = await standing(world, made)
+        assert (found.state, found.state_reason) == ("paused", "paused by hand")
+        assert found.consent is not None
+
+
+async def test_result_of_a_handshake_does_not_undo_a_resume(tmp_path):
+    async with open_receivers(tmp_path) as (world, receivers):
+        made = await subscribe(world)
+        receivers.gate = asyncio.Event()
+        await world.dispatcher.handshakes.run_once()
+        await receivers.asked.wait()
+        world.clock.advance(3)
+        await world.store.subscriptions.set_state(made.id, "pending", world.clock(), "waits for the sink's consent")
+        receivers.gate.set()
+        await world.dispatcher.handshakes.tasks.drain()
+        assert (await standing(world, made)).handshake_at == world.clock()
+
+
+async def test_minimum_of_the_settings_holds_for_subscriptions_that_were_enabled_before(tmp_path):
+    async with open_receivers(tmp_path) as (world, receivers):
+        made = await world.subscribe(sink=SINK)
+        failing = await world.subscribe(sink="https://failing.test/", state="disabled", probe_at=world.clock())
+        gone = await world.subscribe(sink="https://gone.test/", state="disabled")
+        world.dispatcher.configure(replace(world.dispatcher.settings, handshake="required"))
+        await event(world, "job")
+        assert receivers.events == []
+        assert [(await standing(world, one)).state for one in (made, failing, gone)] == [
+            "pending",
+            "pending",
+            "disabled",
+        ]
+        receivers.consents()
+        await ask(world)
+        await world.deliver()
+        assert {request.url for request in receivers.events} == {SINK, "https://failing.test/"}
+
+
+async def test_lowered_minimum_enables_what_waits(tmp_path):
+    async with open_receivers(tmp_path) as (world, receivers):
+        made = await subscribe(world, handshake="off")
+        await ask(world)
+        found = await standing(world, made)
+        assert (found.state, found.state_reason, receivers.requests) == ("enabled", "needs no consent", [])
+
+
+async def test_callback_is_asked_once_before_its_first_event(tmp_path):
+    async with open_receivers(tmp_path, handshake="required") as (world, receivers):
+        now = world.clock()
+        callback = await world.store.subscriptions.callback_for("https://callback.test/", "sub_callback", now)
+        await world.register("a job", seen("queued"), callback=callback)
+        await world.register("another", seen("queued"), callback=callback)
+        await world.step()
+        assert receivers.requests == []
+        receivers.consents()
+        await ask(world)
+        await world.deliver()
+        assert receivers.methods() == ["OPTIONS", "POST", "POST"]
+
+
+async def test_chat_service_needs_no_handshake_whatever_the_minimum(tmp_path):
+    async with open_receivers(tmp_path, handshake="required") as (world, receivers):
+        world.dispatcher.handshakes.infer = lambda sink: "slack"
+        await world.subscribe(sink="https://hooks.slack.com/services/T/B/x", kind="slack")
+        await event(world, "job")
+        assert receivers.methods() == ["POST"]
+
+
+# --- several nodes, crashes
+
+
+async def test_one_node_at_a_time_asks_a_sink(tmp_path):
+    async with open_receivers(tmp_path) as (world, receivers):
+        await subscribe(world)
+        nodes = [world.dispatcher.handshakes, world._new_dispatcher().handshakes, world._new_dispatcher().handshakes]
+        await asyncio.gather(*(node.run_once() for node in nodes))
+        await asyncio.gather(*(node.tasks.drain() for node in nodes))
+        assert receivers.methods() == ["OPTIONS", "GET"]
+
+
+async def test_node_that_dies_between_consent_and_state_loses_nothing(tmp_path, monkeypatch):
+    async with open_receivers(tmp_path) as (world, receivers):
+        made = await subscribe(world)
+        await event(world, "job")
+        receivers.consents()
+
+        async def dies(*arguments: Any) -> bool:
+            raise RuntimeError("killed")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(world.store.subscriptions, "end_handshake", dies)
+            await ask(world)
+        assert (await standing(world, made)).state == "pending"
+        await world.restart()
+        await ask(world)
+        assert receivers.methods() == ["OPTIONS"], "the turn of the dead node has not ended"
+        world.clock.advance(61)
+        await ask(world)
+        await world.deliver()
+        assert receivers.methods() == ["OPTIONS", "OPTIONS", "POST"]
+        assert (await standing(world, made)).state == "enabled"
+
+
+async def test_database_error_is_tried_again(tmp_path, monkeypatch):
+    async with open_receivers(tmp_path) as (world, receivers):
+        await subscribe(world)
+        node, failures = world.dispatcher.handshakes, [StoreError("locked"), ValueError("odd")]
+        real = world.store.subscriptions.due_handshakes
+
+        async def failing(*arguments: Any, **options: Any) -> list[str]:
+            if failures:
+                raise failures.pop()
+            return await real(*arguments, **options)
+
+        monkeypatch.setattr(world.store.subscriptions, "due_handshakes", failing)
+        monkeypatch.setattr("relay.delivery.handshakes.RETRY_SECONDS", 0.0)
+        running = asyncio.ensure_future(node.run())
+        await receivers.asked.wait()
+        await node.stop(1.0)
+        await running
+
+
+async def test_database_error_during_a_handshake_ends_only_that_one(tmp_path, monkeypatch):
+    async with open_receivers(tmp_path) as (world, _):
+        made = await subscribe(world)
+
+        async def failing(*arguments: Any) -> None:
+            raise StoreError("locked")
+
+        monkeypatch.setattr(world.store.subscriptions, "postpone_handshake", failing)
+        assert await ask(world) > 0
+        assert not world.dispatcher.handshakes._asking
+        assert (await standing(world, made)).state == "pending"
+
+
+async def test_many_urls_of_one_host_use_one_place_and_do_not_keep_others_waiting(tmp_path):
+    async with open_receivers(tmp_path) as (world, receivers):
+        for nth in range(250):
+            await subscribe(world, sink=f"https://flooded.test/{nth}")
+        await subscribe(world, sink="https://other.test/")
+        receivers.gate = asyncio.Event()
+        node = world.dispatcher.handshakes
+        while await node.run_once() == 0:
+            pass
+        assert len(node._asking) == 2
+        for nth in range(2 * MAX_ASKING):
+            await subscribe(world, sink=f"https://host-{nth}.test/")
+        await node.run_once()
+        await node.run_once()
+        assert len(node._asking) == MAX_ASKING
+        receivers.gate.set()
+        await node.tasks.drain()
