@@ -17,7 +17,11 @@ def upgrade() -> None:
     op.add_column('subscriptions', sa.Column('consent', JSON, nullable=True))
     op.add_column('subscriptions', sa.Column('handshake_at', sa.Float(precision=53), nullable=True))
     op.create_index(
-        'ix_subscriptions_handshake', 'subscriptions', ['handshake_at'], sqlite_where=WHERE, postgresql_where=WHERE
+        'ix_subscriptions_handshake',
+        'subscriptions',
+        ['handshake_at', 'id'],
+        sqlite_where=WHERE,
+        postgresql_where=WHERE,
     )
 
 

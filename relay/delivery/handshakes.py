@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 MAX_ASKING = 16
 """Sinks asked at once, each of another host: whoever names a thousand URLs of one host uses one of these places."""
 SWEEP_COUNT = 200
+FIRST = (0.0, "")
 MARGIN_SECONDS = 30.0
 IDLE_SECONDS = 30.0
 RETRY_SECONDS = 1.0
@@ -64,7 +65,7 @@ class Handshakes:
     def __post_init__(self) -> None:
         self._soon = asyncio.Event()
         self._stopped = False
-        self._after = ""
+        self._after = FIRST
         self._asking: dict[str, str] = {}
         """Hosts of the sinks that are being asked, by subscription."""
 
@@ -110,13 +111,13 @@ class Handshakes:
         """Starts the handshakes that are due, as far as there are places. Returns the seconds until the next one."""
         now = self.clock()
         due = await self.subscriptions.due_handshakes(now, after=self._after, count=SWEEP_COUNT)
-        self._after = due[-1] if len(due) == SWEEP_COUNT else ""
-        for one in await self.subscriptions.some(due) if due else ():
+        self._after = due[-1] if len(due) == SWEEP_COUNT else FIRST
+        for one in await self.subscriptions.some([id for _, id in due]) if due else ():
             host = host_of(one.sink)
             if len(self._asking) < MAX_ASKING and one.id not in self._asking and host not in self._asking.values():
                 self._asking[one.id] = host
                 self.tasks.start(self._handshake(one))
-        if self._after:
+        if self._after != FIRST:
             return 0.0 if len(self._asking) < MAX_ASKING else IDLE_SECONDS
         at = await self.subscriptions.next_handshake_at(now)
         return IDLE_SECONDS if at is None else min(max(at - now, 0.0), IDLE_SECONDS)

@@ -82,7 +82,9 @@ WHERE id = :id AND (state = 'enabled' OR (state = 'disabled' AND probe_at IS NOT
 """
 # The pending subscriptions whose sink is to be asked now.
 DUE_HANDSHAKES = """
-SELECT id FROM subscriptions WHERE state = 'pending' AND handshake_at <= :now AND id > :after ORDER BY id LIMIT :count
+SELECT handshake_at, id FROM subscriptions
+WHERE state = 'pending' AND handshake_at <= :now AND (handshake_at, id) > (:after_at, :after_id)
+ORDER BY handshake_at, id LIMIT :count
 """
 # When the next sink is asked.
 NEXT_HANDSHAKE = "SELECT MIN(handshake_at) FROM subscriptions WHERE state = 'pending' AND handshake_at > :now"
@@ -236,8 +238,9 @@ class SubscriptionStore(Scoped):
             part = [(one.id, one.state_since, now) for one in subscriptions[start : start + READ_AT_ONCE]]
             await asyncio.gather(*(self._database.write(self._awaits, item) for item in part))
 
-    async def due_handshakes(self, now: float, *, after: str, count: int) -> list[str]:
-        """The pending subscriptions behind `after` whose sink is to be asked, in the order of their ids."""
+    async def due_handshakes(self, now: float, *, after: tuple[float, str], count: int) -> list[tuple[float, str]]:
+        """The pending subscriptions whose sink is to be asked, each with the time since when, in this order, behind
+        one of them."""
         return await self._database.read(_due_handshakes, now, after, count)
 
     async def next_handshake_at(self, now: float) -> float | None:
@@ -694,8 +697,11 @@ def _postpone_handshake(connection: Connection, item: tuple[str, float, float | 
     run(connection, POSTPONE_HANDSHAKE, id=subscription_id, until=until, at=at, reason=reason)
 
 
-def _due_handshakes(connection: Connection, now: float, after: str, count: int) -> list[str]:
-    return [row.id for row in run(connection, DUE_HANDSHAKES, now=now, after=after, count=count)]
+def _due_handshakes(
+    connection: Connection, now: float, after: tuple[float, str], count: int
+) -> list[tuple[float, str]]:
+    found = run(connection, DUE_HANDSHAKES, now=now, after_at=after[0], after_id=after[1], count=count)
+    return [(row.handshake_at, row.id) for row in found]
 
 
 def _next_handshake_at(connection: Connection, now: float) -> float | None:

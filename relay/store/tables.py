@@ -161,7 +161,7 @@ class SubscriptionRow(SQLModel, table=True):
         # all subscriptions, and list pages, of a token bound to an account
         _partial("ix_subscriptions_owner", "owner", "id", where="owner IS NOT NULL"),
         # handshakes: the pending subscriptions whose sink is asked next
-        _partial("ix_subscriptions_handshake", "handshake_at", where="state = 'pending'"),
+        _partial("ix_subscriptions_handshake", "handshake_at", "id", where="state = 'pending'"),
         # the failing sinks, which nodes read from each other
         _partial("ix_subscriptions_failing", "failing_since", where="failing_since IS NOT NULL"),
     )

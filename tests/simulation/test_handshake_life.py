@@ -549,7 +549,7 @@ async def test_database_error_is_tried_again(tmp_path, monkeypatch):
         node, failures = world.dispatcher.handshakes, [StoreError("locked"), ValueError("odd")]
         real = world.store.subscriptions.due_handshakes
 
-        async def failing(*arguments: Any, **options: Any) -> list[str]:
+        async def failing(*arguments: Any, **options: Any) -> Any:
             if failures:
                 raise failures.pop()
             return await real(*arguments, **options)

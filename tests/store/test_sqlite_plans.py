@@ -28,6 +28,7 @@ from relay.core.erasure import ErasureRequest
 from relay.core.job import Progress
 from relay.core.records import AccountState, PollNote, SavedStatistics
 from relay.core.replay import ReplayRequest
+from relay.core.subscription import Consent
 from relay.store import statements
 from relay.store.intents import IN_FLIGHT_SECONDS
 from relay.store.sqlite import url_of
@@ -305,6 +306,26 @@ class Recorder:
         self.seen.setdefault(statement, parameters[0] if executemany else parameters)
 
 
+async def use_handshakes(store: Store) -> None:
+    made = await store.subscriptions.create(subscription("sub_6"))
+    await store.subscriptions.await_consent([made], NOW)
+    await store.subscriptions.due_handshakes(NOW, after=(0.0, ""), count=10)
+    await store.subscriptions.next_handshake_at(NOW)
+    await store.subscriptions.handshake_turn(made.id, NOW, NOW + 60)
+    await store.subscriptions.postpone_handshake(made.id, NOW + 60, NOW, "waits")
+    await store.subscriptions.end_handshake(made, Consent(granted=True, origin="relay.example", at=NOW), "agreed")
+    await store.subscriptions.grant(store.subscriptions.grant_key(made, "relay.example", NOW), NOW, None, "agreed")
+
+
+async def use_credentials(store: Store) -> None:
+    fields = {"credentialtype": "REFRESHTOKEN", "refreshtoken": "r", "refreshtokenendpoint": "https://login.example/"}
+    given = SinkCredential(id="crd_1", origin="https://sub-7.example:443", fields=fields)
+    made = await store.subscriptions.create(subscription("sub_7", credential=given))
+    await store.subscriptions.refresh_turn(made.id, given.id, used=None, now=NOW, until=NOW + 30)
+    await store.subscriptions.keep_credential(made.id, given)
+    await store.subscriptions.pause_refresh(made.id, NOW)
+
+
 async def run_everything(store: Store) -> None:
     """Calls every method of the store."""
     uid = await track(store, "one")
@@ -383,6 +404,8 @@ async def run_everything(store: Store) -> None:
     for callbacks in (False, True):
         shown = await store.subscriptions.page(limit=1, callbacks=callbacks)
         await store.subscriptions.page(limit=1, cursor=shown.next_cursor, callbacks=callbacks)
+    await use_handshakes(store)
+    await use_credentials(store)
     await store.subscriptions.remove("sub_5", NOW)
 
     for only, subscription_id, reason in (("all", "sub_1", None), ("dead", None, "x"), ("undelivered", sub, None)):

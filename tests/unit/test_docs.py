@@ -392,7 +392,8 @@ def v1a_request(age_seconds: int, added: bytes) -> tuple[list[str], dict[str, st
 
 
 def v1a_code(language: str) -> str:
-    (code,) = re.findall(rf"```{language}\n(.*?)```", (DOCS / "events.md").read_text(encoding="utf-8"), flags=re.DOTALL)
+    blocks = re.findall(rf"```{language}\n(.*?)```", (DOCS / "events.md").read_text(encoding="utf-8"), flags=re.DOTALL)
+    (code,) = (block for block in blocks if "v1a" in block)
     return str(code)
 
 

@@ -1,0 +1,172 @@
+"""Handshakes: turns that end by themselves, consent that belongs to a sink, and the states they lead to."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from relay.core.subscription import Consent, Subscription
+from relay.store.store import Store
+from tests.support.store_kit import NOW, subscription
+
+CONSENT = Consent(granted=True, origin="relay.example", at=NOW + 1, rate_per_minute=60)
+FIRST = (0.0, "")
+
+
+async def made(store: Store, id: str = "sub_1", **fields: Any) -> Subscription:
+    values = {"state": "pending", "handshake_at": NOW, "handshake": "required", **fields}
+    return await store.subscriptions.create(subscription(id, **values))
+
+
+async def found(store: Store, id: str = "sub_1") -> Subscription:
+    one = await store.subscriptions.get(id)
+    assert one is not None
+    return one
+
+
+async def test_consent_is_recorded_with_the_state(store: Store) -> None:
+    await made(store)
+    version = store.subscriptions.version
+    assert await store.subscriptions.end_handshake(await found(store), CONSENT, "agreed")
+    after = await found(store)
+    assert (after.state, after.state_reason, after.state_since, after.handshake_at) == (
+        "enabled",
+        "agreed",
+        NOW + 1,
+        None,
+    )
+    assert after.consent == CONSENT
+    assert after.drain_since == NOW + 1, "what waits is sent slowly at first"
+    assert store.subscriptions.version > version, "every node loads it again"
+
+
+async def test_consent_of_another_sink_is_not_recorded(store: Store) -> None:
+    await made(store)
+    elsewhere = subscription("sub_1", sink="https://elsewhere.example/")
+    assert not await store.subscriptions.end_handshake(elsewhere, CONSENT, "agreed")
+    assert not await store.subscriptions.end_handshake(subscription("sub_9"), CONSENT, "agreed")
+    assert (await found(store)).consent is None
+
+
+async def test_handshake_without_consent_does_not_undo_consent(store: Store) -> None:
+    await made(store)
+    refused = Consent(granted=False, origin="relay.example", at=NOW)
+    assert await store.subscriptions.end_handshake(await found(store), CONSENT, "agreed by a call")
+    assert not await store.subscriptions.end_handshake(await found(store), refused, "goes on without consent")
+    assert (await found(store)).consent == CONSENT
+
+
+async def test_one_node_at_a_time_has_the_turn(
+    store: Store, open_again: Callable[..., Awaitable[Store]], database_url: str
+) -> None:
+    await made(store)
+    other = store if database_url.startswith("sqlite") else await open_again()
+    turns = await asyncio.gather(
+        *(node.subscriptions.handshake_turn("sub_1", NOW, NOW + 60) for node in (store, other, store, other))
+    )
+    assert turns.count(True) == 1
+    assert not await store.subscriptions.handshake_turn("sub_1", NOW + 59, NOW + 120)
+    assert await store.subscriptions.handshake_turn("sub_1", NOW + 60, NOW + 120), "its holder has died"
+
+
+async def test_late_result_does_not_end_another_turn(store: Store) -> None:
+    await made(store)
+    assert await store.subscriptions.handshake_turn("sub_1", NOW, NOW + 60)
+    assert await store.subscriptions.handshake_turn("sub_1", NOW + 60, NOW + 120)
+    await store.subscriptions.postpone_handshake("sub_1", NOW + 60, None, "too late")
+    assert (await found(store)).handshake_at == NOW + 120
+    await store.subscriptions.postpone_handshake("sub_1", NOW + 120, NOW + 300, "no")
+    after = await found(store)
+    assert (after.handshake_at, after.state_reason, after.state) == (NOW + 300, "no", "pending")
+
+
+async def test_due_handshakes_come_in_order_and_in_pages(store: Store) -> None:
+    for nth in range(5):
+        await made(store, f"sub_{nth}", handshake_at=NOW + nth % 2)
+    await made(store, "sub_later", handshake_at=NOW + 100)
+    await made(store, "sub_given_up", handshake_at=None)
+    await made(store, "sub_enabled", state="enabled", handshake_at=None)
+    due = await store.subscriptions.due_handshakes(NOW + 1, after=FIRST, count=3)
+    assert due == [(NOW, "sub_0"), (NOW, "sub_2"), (NOW, "sub_4")]
+    assert await store.subscriptions.due_handshakes(NOW + 1, after=due[-1], count=3) == [
+        (NOW + 1, "sub_1"),
+        (NOW + 1, "sub_3"),
+    ]
+    assert await store.subscriptions.next_handshake_at(NOW + 1) == NOW + 100
+    assert await store.subscriptions.next_handshake_at(NOW + 100) is None
+
+
+@pytest.mark.parametrize(
+    ("fields", "state"),
+    [
+        ({"state": "enabled"}, "pending"),
+        ({"state": "enabled", "state_since": NOW - 5}, "pending"),
+        ({"state": "disabled", "probe_at": NOW}, "pending"),
+        ({"state": "disabled"}, "disabled"),
+        ({"state": "paused"}, "paused"),
+    ],
+)
+async def test_subscription_that_was_sent_to_without_a_handshake_becomes_pending(
+    store: Store, fields: dict[str, Any], state: str
+) -> None:
+    one = await made(store, handshake_at=None, **fields)
+    await store.subscriptions.await_consent([one], NOW)
+    after = await found(store)
+    assert after.state == state
+    assert after.handshake_at == (NOW if state == "pending" else None)
+    assert after.probe_at is None
+
+
+async def test_subscription_that_changed_meanwhile_stays_as_it_is(store: Store) -> None:
+    one = await made(store, state="enabled", handshake_at=None)
+    await store.subscriptions.set_state("sub_1", "paused", NOW + 1)
+    await store.subscriptions.set_state("sub_1", "enabled", NOW + 2)
+    await store.subscriptions.await_consent([one], NOW + 3)
+    assert (await found(store)).state == "enabled"
+
+
+async def test_put_decides_by_the_consent_that_is_stored(store: Store) -> None:
+    before = await made(store)
+    await store.subscriptions.end_handshake(before, CONSENT, "agreed")
+
+    def awaits(one: Subscription) -> bool:
+        return one.consent is None
+
+    await store.subscriptions.replace(replace(before, description="new"), NOW + 2, awaits)
+    assert ((await found(store)).state, (await found(store)).consent) == ("enabled", CONSENT)
+    await store.subscriptions.replace(replace(before, sink="https://moved.example/"), NOW + 3, awaits)
+    after = await found(store)
+    assert (after.state, after.state_since, after.handshake_at, after.consent) == ("pending", NOW + 3, NOW + 3, None)
+    await store.subscriptions.replace(after, NOW + 4)
+    assert ((await found(store)).state, (await found(store)).handshake_at) == ("enabled", None)
+
+
+@pytest.mark.parametrize("state", ["paused", "disabled"])
+async def test_put_leaves_a_subscription_that_is_not_sent_to_in_its_state(store: Store, state: str) -> None:
+    before = await made(store, state=state, handshake_at=None)
+    await store.subscriptions.replace(replace(before, sink="https://moved.example/"), NOW, lambda one: True)
+    assert (await found(store)).state == state
+
+
+async def test_resume_begins_anew_and_forgets_failures(store: Store) -> None:
+    await made(store, state="disabled", handshake_at=None)
+    await store.subscriptions.set_sink_health("sub_1", failing_since=NOW, paused_until=NOW + 60)
+    for at in (NOW + 1, NOW + 2):
+        await store.subscriptions.set_state("sub_1", "pending", at, "waits")
+        after = await found(store)
+        assert (after.state, after.state_since, after.handshake_at, after.failing_since) == ("pending", at, at, None)
+    await store.subscriptions.set_state("sub_1", "paused", NOW + 3)
+    assert (await found(store)).handshake_at is None
+
+
+async def test_key_of_a_consent_is_unlike_any_other(store: Store) -> None:
+    one = await made(store)
+    keys = {store.subscriptions.grant_key(one, "relay.example", NOW + nth) for nth in range(3)}
+    assert len(keys) == 3
+    assert all(key.isascii() and len(key) < 512 and "/" not in key and "=" not in key for key in keys)
+    assert await store.subscriptions.grant(keys.pop(), NOW + 2, 30, "agreed") == "sub_1"
+    after = await found(store)
+    assert after.consent is not None
+    assert (after.consent.rate_per_minute, after.consent.origin, after.state) == (30, "relay.example", "enabled")
