@@ -317,15 +317,6 @@ async def use_handshakes(store: Store) -> None:
     await store.subscriptions.grant(store.subscriptions.grant_key(made, "relay.example", NOW), NOW, None, "agreed")
 
 
-async def use_credentials(store: Store) -> None:
-    fields = {"credentialtype": "REFRESHTOKEN", "refreshtoken": "r", "refreshtokenendpoint": "https://login.example/"}
-    given = SinkCredential(id="crd_1", origin="https://sub-7.example:443", fields=fields)
-    made = await store.subscriptions.create(subscription("sub_7", credential=given))
-    await store.subscriptions.refresh_turn(made.id, given.id, used=None, now=NOW, until=NOW + 30)
-    await store.subscriptions.keep_credential(made.id, given)
-    await store.subscriptions.pause_refresh(made.id, NOW)
-
-
 async def run_everything(store: Store) -> None:
     """Calls every method of the store."""
     uid = await track(store, "one")
@@ -405,7 +396,6 @@ async def run_everything(store: Store) -> None:
         shown = await store.subscriptions.page(limit=1, callbacks=callbacks)
         await store.subscriptions.page(limit=1, cursor=shown.next_cursor, callbacks=callbacks)
     await use_handshakes(store)
-    await use_credentials(store)
     await store.subscriptions.remove("sub_5", NOW)
 
     for only, subscription_id, reason in (("all", "sub_1", None), ("dead", None, "x"), ("undelivered", sub, None)):
