@@ -30,9 +30,9 @@ MAX_HEADER_BYTES = 8190
 MAX_HEADERS = 128
 MAX_HEAD_BYTES = 64 * 1024
 """Maximum length of a head that aiohttp's parser has rejected. Of a longer one only the status counts."""
-MAX_KEPT_BYTES = 4 * 1024 * 1024
-"""Maximum length of a head and the 1xx responses before it: more than all headers that the parser accepts. Otherwise a
-sink that sends 1xx responses forever would exhaust memory."""
+MAX_KEPT_BYTES = 256 * 1024
+"""Maximum length of a head and the 1xx responses before it. Of a longer one only the status counts, if it came already.
+Every delivery in flight can hold so much: 64 MiB with `delivery.concurrency` 256."""
 BUFFER_BYTES = 64 * 1024
 """Read buffer of a response; up to twice as much may be buffered."""
 
@@ -228,11 +228,10 @@ class _HeadParser:
         if self._ended:
             return (), False, b""
         self._left_bytes -= len(data)
-        if self._left_bytes < 0:
-            self._came.clear()
-            raise BadHttpMessage("the head is too long")
         self._came.append(data)
-        if self._refused is None:
+        if self._left_bytes < 0:
+            self._refused = self._refused or BadHttpMessage("the head is too long")
+        elif self._refused is None:
             try:
                 parsed: tuple[Any, bool, bytes] = self._strict.feed_data(data)
             except Exception as error:
@@ -246,6 +245,7 @@ class _HeadParser:
             return (), False, b""  # parse again only at its end: after each byte would be quadratic
         head = self.head()
         if head is None:
+            self._came.clear()
             raise self._refused
         if head.complete or MAX_KEPT_BYTES - self._left_bytes > MAX_HEAD_BYTES:
             self._ended = True

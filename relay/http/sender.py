@@ -15,7 +15,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from functools import lru_cache, partial
+from functools import lru_cache
 from types import TracebackType
 from typing import Any, Self
 
@@ -37,7 +37,10 @@ from relay.http.exchange import Exchanges, Garbled, Header, Route, head_so_far
 MAX_BODY_BYTES = 64 * 1024
 MAX_ADDRESSES = 8  # per name; a hostile DNS response may hold thousands
 DNS_CACHE_SECONDS = 0  # the system's resolver knows the TTLs; concurrent look-ups share one answer
-DNS_THREADS = 32
+DNS_THREADS = 256  # at most as many as there are deliveries in flight; made when needed
+SLOW_DNS_THREADS = 16
+SLOW_DNS_SECONDS = 2.0
+MAX_SLOW_NAMES = 4096
 # Just under the 5 s after which Node.js and others close an idle connection: a request sent into the close is lost.
 KEEP_ALIVE_SECONDS = 4.0
 
@@ -354,17 +357,29 @@ class _TimedResolver(AbstractResolver):
 class _Resolver(AbstractResolver):
     """The system's resolver on its own threads: dead name servers must not starve the event loop's shared threads.
 
+    A thread waits for a name server for half a minute. Names that were slow use few other threads, so that a hostile
+    zone cannot delay the names of others.
+
     Without AI_ADDRCONFIG, which hides `localhost` on a machine without other networks.
     """
 
     def __init__(self) -> None:
         self._threads = ThreadPoolExecutor(max_workers=DNS_THREADS, thread_name_prefix="relay-dns")
+        self._slow_threads = ThreadPoolExecutor(max_workers=SLOW_DNS_THREADS, thread_name_prefix="relay-slow-dns")
+        self._slow_names: dict[str, None] = {}
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
     ) -> list[ResolveResult]:
-        look_up = partial(socket.getaddrinfo, host, port, family=family, type=socket.SOCK_STREAM)
-        found = await asyncio.get_running_loop().run_in_executor(self._threads, look_up)
+        threads = self._slow_threads if host in self._slow_names else self._threads
+        found, seconds = await asyncio.get_running_loop().run_in_executor(threads, _look_up, host, port, family)
+        self._slow_names.pop(host, None)
+        if seconds > SLOW_DNS_SECONDS:
+            self._slow_names[host] = None
+            if len(self._slow_names) > MAX_SLOW_NAMES:
+                del self._slow_names[next(iter(self._slow_names))]
+        if isinstance(found, OSError):
+            raise found
         return [
             ResolveResult(
                 hostname=host, host=str(address[0]), port=port, family=kind, proto=protocol, flags=socket.AI_NUMERICHOST
@@ -373,7 +388,19 @@ class _Resolver(AbstractResolver):
         ]
 
     async def close(self) -> None:
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        for threads in (self._threads, self._slow_threads):
+            threads.shutdown(wait=False, cancel_futures=True)
+
+
+def _look_up(host: str, port: int, family: socket.AddressFamily) -> tuple[list[Any] | OSError, float]:
+    """The system's answer and how many seconds it took."""
+    began = time.monotonic()
+    found: list[Any] | OSError
+    try:
+        found = socket.getaddrinfo(host, port, family=family, type=socket.SOCK_STREAM)
+    except OSError as error:
+        found = error
+    return found, time.monotonic() - began
 
 
 def _headers(request: OutboundRequest, node: Header | None) -> list[Header]:

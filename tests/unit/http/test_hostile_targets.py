@@ -3,6 +3,9 @@
 import asyncio
 import ipaddress
 import socket
+import threading
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -106,6 +109,54 @@ async def test_thousands_of_records_cost_no_more_than_a_few(monkeypatch: pytest.
         response = await sender.send(OutboundRequest(url=f"https://{name}/"), timeout_seconds=5)
     assert (response.error, asked) == ("refused", [name])
     assert len(set(judged)) <= MAX_ADDRESSES
+
+
+async def test_names_whose_servers_never_answer_delay_no_other_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    release = threading.Event()
+
+    def look_up(host: str, port: int, **_: Any) -> list[Any]:
+        asked.append(host)
+        if "tarpit" in host:
+            release.wait(30)
+            raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port))]
+
+    monkeypatch.setattr(sender_module.socket, "getaddrinfo", look_up)
+    monkeypatch.setattr(sender_module, "SLOW_DNS_SECONDS", 0.05)
+    policy = GuardPolicy(allow_http=True, allow_networks=(SINK,))
+    try:
+        async with open_peer(answer) as port, Sender(policy, clock=lambda: 0.0) as sender:
+
+            async def send(name: str, patience: float = 5) -> str:
+                request = OutboundRequest(url=f"http://{name}.example.com:{port}/")
+                return outcome(await sender.send(request, timeout_seconds=patience))
+
+            async def until(true: Callable[[], bool]) -> None:
+                async with asyncio.timeout(20):
+                    while not true():  # noqa: ASYNC110 (threads signal nothing)
+                        await asyncio.sleep(0.01)
+
+            def many(least: int) -> bool:
+                return len(asked) >= least
+
+            def known() -> bool:
+                return sender._own_resolver._slow_names.keys() >= {one for one in asked if "tarpit" in one}
+
+            for threads in (100, sender_module.SLOW_DNS_THREADS):
+                before = len(asked)
+                stuck = [asyncio.create_task(send(f"{one}.tarpit", 0.5)) for one in range(100)]
+                await until(partial(many, before + min(threads, 60)))
+                assert await send(f"healthy-{threads}") == "delivered"
+                assert set(await asyncio.gather(*stuck)) == {"timeout"}
+                slow = [one for one in threading.enumerate() if one.name.startswith("relay-slow-dns")]
+                release.set()
+                await until(known)
+                release.clear()
+            release.set()
+    finally:
+        release.set()
+    assert len(slow) == sender_module.SLOW_DNS_THREADS, "names known to be slow use these threads only"
 
 
 @pytest.mark.parametrize(
