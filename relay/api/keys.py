@@ -16,7 +16,7 @@ from relay.clock import optional_rfc3339, to_rfc3339
 from relay.core import encryption
 from relay.core.signing import ED25519_BYTES, key_id_of, new_secret, new_signing_key, public_key_of
 from relay.core.subscription import SigningSecret
-from relay.errors import Conflict
+from relay.errors import Conflict, SettingsError
 from relay.store.subscriptions import CALLBACK_OWNER, SIGNING_OWNER
 
 
@@ -107,14 +107,18 @@ async def get_keys(call: Call) -> Response:
     body=Nothing,
     body_optional=True,
     answers={202: Answer("The rotation runs, or is joined. `GET /v1/keys` shows its progress.", Rotation)},
-    problems={409: "Another node encrypts with another key."},
+    problems={409: "Another node encrypts with another key, or the key file cannot be replaced."},
 )
 async def rotate_encryption_key(call: Call) -> Response:
     """Encrypt every stored secret again with the first key.
 
     Started again after a crash, it continues.
     """
-    return json_response(rotation_view(await call.ports.node.keys.rotate()), 202)
+    try:
+        rotation = await call.ports.node.keys.rotate()
+    except SettingsError as error:
+        raise Conflict(str(error), code="keys_refused") from None
+    return json_response(rotation_view(rotation), 202)
 
 
 @operation(

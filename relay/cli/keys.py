@@ -144,14 +144,15 @@ async def _direct(settings: "Settings", what: What, overlap: int, json: bool) ->
     file = None if settings.encryption.keys else KeyFile(default_state_dir(os.environ))
     keyring = Keyring(settings.encryption.keys if file is None else file.read_or_create())
     store = await open_store(url, keyring, now=wall_clock(), pool_size=2)
-    keys = EncryptionKeys(keyring, store.ciphertexts, clock=store.clock(wall_clock), file=file)
+    clock = store.clock(wall_clock)
+    keys = EncryptionKeys(keyring, store.ciphertexts, clock=clock, file=file)
     try:
         await keys.start()
         async with recorded(store.database, settings, f"keys.rotate_{what.replace('-', '_')}"):
             if what == "encryption":
                 await _rotate_encryption(keys, json)
             else:
-                _print(what, await _rotate_secret(store, settings, what, store.clock(wall_clock)(), overlap), json)
+                _print(what, await _rotate_secret(store, settings, what, clock(), overlap), json)
     finally:
         await keys.close()
         await store.close()

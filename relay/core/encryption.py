@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+KILLED = "(a node that was killed counts for 20 s)"
 ORDER = (
     "the order is: add the new key as the last of encryption.keys on every node, then make it the first, then run "
     "`relay keys rotate`, then remove the old one"
@@ -58,12 +59,12 @@ def refusal_of(keys: Sequence[str], used: Iterable[str], others: Iterable[NodeKe
         if keys[0] not in other.keys:
             return (
                 f"the node {other.node} could not decrypt what this node encrypts with the key {keys[0]}, the first of "
-                f"encryption.keys: {ORDER}"
+                f"encryption.keys: {ORDER} {KILLED}"
             )
         if other.keys[0] not in keys:
             return (
                 f"this node could not decrypt what the node {other.node} encrypts with the key {other.keys[0]}: add it "
-                "to encryption.keys here"
+                f"to encryption.keys here {KILLED}"
             )
     return None
 
@@ -74,7 +75,7 @@ def divided(key: str, others: Iterable[NodeKeys]) -> str | None:
         if other.keys[0] != key:
             return (
                 f"the node {other.node} still encrypts with the key {other.keys[0]}: make {key} the first of "
-                "encryption.keys there, and restart that node or send it SIGHUP (a node that was killed counts "
-                "for 20 s)"
+                "encryption.keys there, and restart that node or send it SIGHUP "
+                f"{KILLED}"
             )
     return None

@@ -31,6 +31,8 @@ STEP_BYTES = 256 * 1024
 PAUSE_SECONDS = 0.002
 """Between two transactions: other writes come first."""
 MAX_PASSES = 100
+CLOSE_SECONDS = 5.0
+"""The database must not delay the end of the node."""
 SHOWN_FAILURES = 3
 
 log = structlog.get_logger("relay.node")
@@ -86,9 +88,10 @@ class EncryptionKeys:
                 task.cancel()
                 await asyncio.wait([task])
         try:
-            await self._ciphertexts.withdraw(self.node, self._clock())
-        except StoreError as error:
-            log.warning("keys_not_withdrawn", error=str(error))
+            async with asyncio.timeout(CLOSE_SECONDS):
+                await self._ciphertexts.withdraw(self.node, self._clock())
+        except (StoreError, TimeoutError) as error:
+            log.warning("keys_not_withdrawn", error=str(error) or type(error).__name__)
 
     async def reload(self, keys: Sequence[str]) -> None:
         """Uses these keys of the settings, or without any those of the file. Raises SettingsError, and then keeps the
@@ -195,11 +198,14 @@ class EncryptionKeys:
         key = self.rotation.key
         await self._take(self._keyring.ids)  # a write: those before it, perhaps with the old key, are committed
         self._note(total=await self._sweep(_count))
+        settled: set[tuple[str, float]] = set()
         for _ in range(MAX_PASSES):
             others = await self._ciphertexts.others(self.node, self._clock())
             if (problem := divided(key, others)) is not None:
                 return problem
-            settled_at = max((other.since for other in others), default=0.0) + SETTLE_SECONDS
+            # By the time passed, not only by the clock, which may be set meanwhile.
+            unsettled = {(other.node, other.since) for other in others} - settled
+            settled_at = max((since for _, since in unsettled), default=0.0) + SETTLE_SECONDS
             failures: list[str] = []
             found = await self._sweep(partial(self._encrypt_again, failures))
             self._note(failed=len(failures))
@@ -210,8 +216,9 @@ class EncryptionKeys:
             if failures:
                 shown = "; ".join(failures[:SHOWN_FAILURES])
                 return f"{len(failures)} secrets cannot be decrypted, so no key was retired: {shown}"
-            if (wait := settled_at - self._clock()) > 0:
+            if (wait := min(settled_at - self._clock(), SETTLE_SECONDS)) > 0:
                 await self._sleep(wait)
+                settled |= unsettled
                 continue
             return await self._ciphertexts.retire(key, self.node, self._clock(), lambda used, now: divided(key, now))
         return "other nodes write faster than this one encrypts again: run it again"

@@ -24,7 +24,8 @@ SLICE = 500
 MAX_INLINE_BYTES = 8_192
 """A longer ciphertext is read by itself: a stored response can have megabytes."""
 LAPSE_SECONDS = 20.0
-"""A node that has not announced its keys for so long does not run."""
+"""A node that has not announced its keys for so long does not run. Nor does one that announced them in the future: the
+clock was set back since."""
 
 # One writer at a time announces or retires keys: what it has read stays true until its commit.
 LOCK_KEYS = "SELECT pg_advisory_xact_lock(7212603)"
@@ -35,7 +36,9 @@ USE = "INSERT INTO encryption_keys (id, created_at) VALUES (:id, :now) ON CONFLI
 # Forgets a key that no ciphertext needs.
 RETIRE = "DELETE FROM encryption_keys WHERE id = :id"
 # The keys of the other running nodes.
-OTHERS = "SELECT node, keys, since FROM node_keys WHERE node <> :node AND seen_at > :after ORDER BY node"
+OTHERS = """
+SELECT node, keys, since FROM node_keys WHERE node <> :node AND seen_at > :after AND seen_at < :before ORDER BY node
+"""
 # Says that this node runs, and with which keys.
 ANNOUNCE = """
 INSERT INTO node_keys (node, keys, since, seen_at) VALUES (:node, :keys, :since, :now)
@@ -193,7 +196,7 @@ def _used(connection: Connection) -> list[str]:
 
 
 def _others(connection: Connection, node: str, now: float) -> list[NodeKeys]:
-    rows = run(connection, OTHERS, node=node, after=now - LAPSE_SECONDS)
+    rows = run(connection, OTHERS, node=node, after=now - LAPSE_SECONDS, before=now + LAPSE_SECONDS)
     return [NodeKeys(node=row.node, keys=tuple(orjson.loads(row.keys)), since=row.since) for row in rows]
 
 

@@ -225,8 +225,8 @@ class SubscriptionStore(Scoped):
 
     async def add_secret(self, owner: str, value: str, now: float, *, old_expire_at: float | None = None) -> None:
         """Adds a signing secret to a subscription (or CALLBACK_OWNER, SIGNING_OWNER); older ones expire at
-        `old_expire_at`. A disabled subscription that is being probed is probed again at once. Raises Conflict if
-        MAX_SECRETS are valid."""
+        `old_expire_at`. A disabled subscription that is being probed is probed again at once. Raises Conflict for a
+        rotation while MAX_SECRETS are valid."""
         await self._refuse_hidden(owner)
         await self._database.write(self._add_secret, (owner, value, now, old_expire_at))
 
@@ -533,11 +533,12 @@ class SubscriptionStore(Scoped):
         self._outbox.subscriptions.changed(connection)  # first, so that two rotations come one after the other
         results: list[None | Exception] = []
         for owner, value, now, old_expire_at in items:
-            if run(connection, COUNT_SECRETS, owner=owner, now=now).scalar_one() >= MAX_SECRETS:
+            rotates = old_expire_at is not None
+            if rotates and run(connection, COUNT_SECRETS, owner=owner, now=now).scalar_one() >= MAX_SECRETS:
                 problem = f"{MAX_SECRETS} secrets are valid: wait until an old one expires"
                 results.append(Conflict(problem, code="too_many_secrets"))
                 continue
-            if old_expire_at is not None:
+            if rotates:
                 connection.execute(
                     update(SecretRow)
                     .where(col(SecretRow.owner) == owner, col(SecretRow.expires_at).is_(None))

@@ -6,7 +6,7 @@ import pytest
 
 from relay.core.encryption import Rotation
 from relay.core.signing import new_secret, new_signing_key, public_key_of, signature_headers, verify
-from relay.errors import Conflict
+from relay.errors import Conflict, SettingsError
 from relay.store.subscriptions import CALLBACK_OWNER, MAX_SECRETS, SIGNING_OWNER
 from tests.support.api_world import HOOK, NOW, TOKENS
 
@@ -97,6 +97,13 @@ async def test_a_rotation_of_the_encryption_key_is_followed(client, world):
     )
     rotation = (await client.get("/v1/keys")).json()["encryption"]["rotation"]
     assert (rotation["state"], rotation["problem"], rotation["total"]) == ("failed", "why", 9)
+
+
+async def test_a_key_file_that_cannot_be_replaced_is_a_conflict(client, world):
+    world.node.keys.refusal = SettingsError("/state/key: the key file cannot be replaced (Read-only file system)")
+    answer = await client.post("/v1/keys/encryption/rotate")
+    assert (answer.status_code, answer.json()["code"]) == (409, "keys_refused")
+    assert "Read-only file system" in answer.json()["detail"]
 
 
 async def test_a_rotation_that_another_node_forbids_is_a_conflict(client, world):

@@ -65,6 +65,10 @@ async def test_the_key_file_is_rotated_while_the_relay_delivers(world: RelayWorl
     await world.said("settings_read_again")
     await world.until_delivered([await world.job()])
     assert (await world.get("/v1/keys"))["encryption"]["ids"] == [ended["key"]]
+    code, lines = await world.run("audit", "verify")  # also what was sealed under the old key
+    assert code == 0, lines
+    listed = await world.get("/v1/audit?action=keys.rotate_encryption")
+    assert {(entry["action"], entry["result"]) for entry in listed["items"]} >= {("keys.rotate_encryption", "ok")}
     assert (await world.get(f"/v1/subscriptions/{made['id']}"))["state"] == "enabled"
 
 

@@ -29,6 +29,7 @@ OLD_ID, NEW_ID = key_id(OLD), key_id(NEW)
 PLAIN = {
     *("jobs.metadata", "jobs.upstream", "jobs.request", "events.body", "attempts.details"),
     *("intents.request", "intents.metadata"),
+    *("audit.detail", "audit.mac", "audit.previous", "audit_cuts.mac", "audit_cuts.signature"),
 }
 """Columns of bytes that hold no ciphertext."""
 
@@ -367,6 +368,25 @@ async def test_a_node_that_was_killed_counts_for_a_while(world: World) -> None:
 
 
 @pytest.mark.usefixtures("shared")
+@pytest.mark.parametrize("step", [3600.0, -3600.0])
+async def test_a_clock_that_is_set_neither_blocks_a_rotation_nor_hastens_it(world: World, step: float) -> None:
+    store, one = await world.node(OLD, NEW)
+    await fill(store)
+    _, dead = await world.node(OLD, NEW)
+    await one.reload([NEW, OLD])
+    await dead.reload([NEW, OLD])
+    world.now += step
+    await one.announce()
+    _, two = await world.node(NEW, OLD)
+    if step < 0:
+        two._since -= step  # as if it had taken its keys before the clock was set back
+        await two.announce()
+    ended = await rotated(one)
+    assert (ended.state, ended.unused) == ("done", (OLD_ID,))
+    assert sum(world.slept) == pytest.approx(encryption_keys.SETTLE_SECONDS, abs=1.0)
+
+
+@pytest.mark.usefixtures("shared")
 async def test_a_node_that_stops_is_forgotten_at_once(world: World) -> None:
     store, one = await world.node(OLD)
     _, two = await world.node(OLD)
@@ -475,3 +495,5 @@ async def test_an_owner_has_a_bounded_number_of_valid_secrets(store: Store) -> N
     newest, *others = await store.subscriptions.secrets("sub_1")
     assert newest == replace(newest, value="one more", expires_at=None)
     assert len(others) == MAX_SECRETS
+    for number in range(MAX_SECRETS + 1):  # what is not a rotation makes no request longer
+        await store.subscriptions.add_secret("audit", f"key {number}", NOW)

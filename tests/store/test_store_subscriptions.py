@@ -12,7 +12,7 @@ from relay.errors import RelayError, StoreError
 from relay.store.cancellation import CANCEL_CHUNK
 from relay.store.sqlite import SqliteDatabase
 from relay.store.store import Store
-from relay.store.subscriptions import CALLBACK_OWNER
+from relay.store.subscriptions import CALLBACK_OWNER, SIGNING_OWNER
 from tests.support.store_kit import (
     NOW,
     counts,
@@ -200,6 +200,7 @@ async def test_nothing_that_can_be_a_credential_is_stored_as_it_is(
     await store.subscriptions.create(FULL)
     await store.subscriptions.callback_for("https://callback.example/callback-token", "sub_1", NOW)
     await store.subscriptions.add_secret(CALLBACK_OWNER, "whsec_callback-secret", NOW)
+    await store.subscriptions.add_secret(SIGNING_OWNER, "whsk_private-key", NOW)
     await store.subscriptions.add_secret("sub_full", "whsec_rotated", NOW, old_expire_at=NOW + 5)
     await store.idempotency.begin("key", "digest", "holder", NOW, 0.0)
     await store.idempotency.end(
@@ -210,6 +211,7 @@ async def test_nothing_that_can_be_a_credential_is_stored_as_it_is(
     words = (
         *("sink-password", "sink-token", "sink-query", "hooks.example", "header-token", "X-Twice", "Authorization"),
         *("very-secret", "callback-token", "callback.example", "callback-secret", "rotated", "whsec_"),
+        *("private-key", "whsk_"),
         *("whsec_answer", "header-of-answer"),
     )
 

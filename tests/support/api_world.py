@@ -25,7 +25,7 @@ from relay.core.records import PollRecord, Registered, Registration
 from relay.core.signing import new_secret, signature_headers
 from relay.core.subscription import SigningSecret, Subscription
 from relay.core.tracking import Explanation, SourceReport, TrackRequest
-from relay.errors import RequestError
+from relay.errors import RelayError, RequestError
 from relay.ids import new_id
 from relay.node.audit import AuditLog
 from relay.proxy.asgi import Proxy
@@ -264,7 +264,7 @@ class FakeKeys:
 
     def __init__(self) -> None:
         self.rotation: Rotation | None = None
-        self.refusal: RequestError | None = None
+        self.refusal: RelayError | None = None
 
     async def rotate(self) -> Rotation:
         if self.refusal is not None:

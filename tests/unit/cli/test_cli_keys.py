@@ -13,9 +13,11 @@ from relay.cli import keys, run
 from relay.clock import wall_clock
 from relay.config.keyring import KeyFile, Keyring, key_id, new_key
 from relay.core.signing import parse_public_key, parse_secret
+from relay.node.encryption_keys import EncryptionKeys
 from relay.node.opening import ensure_secrets
 from relay.store.sqlite import SqliteDatabase
 from relay.store.store import Store, open_store
+from tests.support.store_databases import emptied_postgres
 from tests.support.store_kit import subscription
 from tests.unit.cli.test_cli_client import Stub, stub
 
@@ -204,6 +206,31 @@ def test_signing_keys_and_callback_secrets_are_rotated_in_the_file(
     monkeypatch.setenv("RELAY_DELIVERY__CALLBACK_SECRET", secret)
     assert run(["keys", "rotate", "callback-secret"]) == 2
     assert "Give it a list with the new secret and the old one" in capsys.readouterr().err
+
+
+def test_with_postgresql_the_command_works_beside_a_node(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old, new, url = new_key(), new_key(), emptied_postgres()
+    monkeypatch.setattr("relay.node.encryption_keys.SETTLE_SECONDS", 0.1)
+    monkeypatch.setenv("DATABASE_URL", url)
+    monkeypatch.setenv("RELAY_URL", "http://127.0.0.1:1")  # on PostgreSQL this machine's node need not be asked
+
+    async def begin(*given: str) -> None:
+        """A node that has announced its keys, and runs on."""
+        keyring = Keyring(given)
+        store = await open_store(url, keyring, now=wall_clock())
+        await EncryptionKeys(keyring, store.ciphertexts, clock=store.clock(wall_clock), file=None).start()
+        await fill(store)
+        await store.close()
+
+    asyncio.run(begin(old, new))
+    monkeypatch.setenv("RELAY_ENCRYPTION__KEYS", json.dumps([new, old]))
+    assert run(["keys", "rotate"]) == 1
+    assert f"still encrypts with the key {key_id(old)}: make {key_id(new)} the first" in capsys.readouterr().err
+    monkeypatch.setattr("relay.store.ciphertexts.LAPSE_SECONDS", 0.001)
+    assert run(["keys", "rotate"]) == 0
+    assert f"No longer used: {key_id(old)}. Remove it from encryption.keys" in capsys.readouterr().out
 
 
 def test_a_missing_database_is_not_created(
