@@ -96,6 +96,8 @@ LOCAL = "loopback"
 _ALL = frozenset({ADMIN})
 
 OPEN_PATHS = frozenset({"/livez", "/readyz", "/openapi.json"})
+TELLS_MORE_PATHS = frozenset({"/readyz"})
+"""Open paths that tell a known caller more."""
 OPEN_PREFIXES = ("/schemas/", "/.well-known/")
 
 
@@ -120,6 +122,14 @@ def identify(scope: Scope, headers: Headers, settings: ApiSettings, access: "Acc
         require_local(scope, headers)
         return Identity(name=LOCAL, scopes=_ALL, client=client_of(scope))
     return _bearer(scope, headers, access)
+
+
+def identify_if_named(scope: Scope, headers: Headers, settings: ApiSettings, access: "Access") -> Identity | None:
+    """The caller of an open path; None without a token. Raises Unauthorized for a wrong one, as anywhere: otherwise
+    tokens could be tried here."""
+    if "authorization" in headers or is_local(scope, headers, settings):
+        return identify(scope, headers, settings, access)
+    return None
 
 
 def client_of(scope: Scope) -> str:

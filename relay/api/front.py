@@ -11,7 +11,15 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from relay.api.access import limits_of
-from relay.api.auth import WrongToken, client_of, identify, needs_identity, refuse_loop
+from relay.api.auth import (
+    TELLS_MORE_PATHS,
+    WrongToken,
+    client_of,
+    identify,
+    identify_if_named,
+    needs_identity,
+    refuse_loop,
+)
 from relay.api.operations import Context
 from relay.api.problems import internal_error, problem_response, request_id_of, store_problem
 from relay.clock import http_date
@@ -118,6 +126,10 @@ class _Exchange:
         headers = Headers(scope=self._scope)
         if needs_identity(self._scope["path"]):
             self._scope["relay.identity"] = identify(self._scope, headers, settings, self._context.ports.access)
+        elif self._scope["path"] in TELLS_MORE_PATHS:
+            self._scope["relay.identity"] = identify_if_named(
+                self._scope, headers, settings, self._context.ports.access
+            )
         if b"%2f" in self._scope.get("raw_path", b"").lower():
             # Decoded, it would act as a separator and select another path.
             detail = "the path contains an encoded slash: use the uid (job_…) of a job whose id has one"

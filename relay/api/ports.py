@@ -73,9 +73,11 @@ class ApiSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Readiness:
-    """`problems` make `/readyz` answer 503; `notes` do not. Each is a sentence that says what to do."""
+    """`problems` make `/readyz` answer 503; `notes` do not. Each is a sentence that says what to do. `components` are
+    the names of what has problems, which is all that callers without a token learn."""
 
     problems: tuple[str, ...] = ()
+    components: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     checks: Mapping[str, str] = field(default_factory=dict)
 

@@ -6,6 +6,7 @@ from typing import Any, Literal
 from starlette.responses import Response
 from typing_extensions import TypedDict
 
+from relay.api.auth import ADMIN, READ
 from relay.api.operations import PUBLIC, Answer, Call, Operation
 from relay.api.resource import json_response
 from relay.errors import NotFound
@@ -21,7 +22,7 @@ class Alive(TypedDict):
 
 
 class Ready(TypedDict):
-    """Whether the node is ready."""
+    """Whether the node is ready. Without a token, `problems` only names components, and the rest is empty."""
 
     status: Literal["ok", "unavailable"]
     problems: list[str]
@@ -43,20 +44,30 @@ async def get_liveness(call: Call) -> Response:
 @operation(
     "GET /readyz",
     scopes=PUBLIC,
+    problems={401: "The token is not valid. None is needed."},
     answers={
         200: Answer("The node is ready; `notes` list minor problems.", Ready),
         503: Answer("The node is not ready; `problems` list the reasons.", Ready),
     },
 )
 async def get_readiness(call: Call) -> Response:
-    """Check that the node is ready."""
-    readiness = await call.ports.node.readiness()
+    """Check that the node is ready.
+
+    Without a token that may read everything, the answer has the status and the names of what has problems.
+    """
+    readiness, identity = await call.ports.node.readiness(), call.identity
     document: Ready = {
         "status": "unavailable" if readiness.problems else "ok",
-        "problems": list(readiness.problems),
-        "notes": list(readiness.notes),
-        "checks": dict(readiness.checks),
+        "problems": list(readiness.components),
+        "notes": [],
+        "checks": {},
     }
+    if identity is not None and identity.account is None and not identity.scopes.isdisjoint((ADMIN, READ)):
+        document |= {
+            "problems": list(readiness.problems),
+            "notes": list(readiness.notes),
+            "checks": dict(readiness.checks),
+        }
     return json_response(document, 503 if readiness.problems else 200)
 
 

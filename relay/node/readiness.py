@@ -23,7 +23,8 @@ async def readiness(
 ) -> Readiness:
     """Whether the node can do its work. `roles`: its roles, and whether each is running; `keys`: what is wrong with its
     encryption keys."""
-    problems: list[str] = [] if keys is None else [f"encryption keys: {keys}"]
+    problems: list[tuple[str, str]] = [] if keys is None else [("encryption", f"encryption keys: {keys}")]
+    """Of which component, and a sentence."""
     notes: list[str] = []
     checks: dict[str, str] = {}
     try:
@@ -35,21 +36,21 @@ async def readiness(
         checks["database"] = "ok"
         if store.database.trouble is not None:
             checks["database"] = "failing"
-            problems.append(f"database: nothing can be written: {store.database.trouble}")
+            problems.append(("database", f"database: nothing can be written: {store.database.trouble}"))
     except Exception as error:
         checks["database"] = "failing"
-        problems.append(f"database: {str(error).splitlines()[0]}")
+        problems.append(("database", f"database: {str(error).splitlines()[0]}"))
     for role, running in roles.items():
         checks[role] = "running" if running else "stopped"
         if not running:
-            problems.append(f"the role {role} is not running: restart the node")
+            problems.append((role, f"the role {role} is not running: restart the node"))
     for (source, account), poller in pollers.items():
         name = f"{source}/{account}"
         checks[f"source:{name}"] = poller.state.state if poller.key is not None else "no_key"
         if not poller.holds:
             checks[f"source:{name}"] = "polled by another node"
         if poller.key is None:
-            problems.append(f"{name} has no API key: set {setting_of_key(source, account)}")
+            problems.append(("sources", f"{name} has no API key: set {setting_of_key(source, account)}"))
         elif poller.state.state != "ok":
             since = optional_rfc3339(poller.state.since)
             notes.append(f"{name} is {poller.state.state} since {since}: see GET /v1/sources")
@@ -57,7 +58,12 @@ async def readiness(
             notes.append(f"{name}: its open jobs are still being read from the database")
         if "scheduler" in roles and poller.stalled(now):
             notes.append(f"{name}: polls are due but none has completed for a minute")
-    return Readiness(problems=tuple(problems), notes=tuple(notes), checks=checks)
+    return Readiness(
+        problems=tuple(sentence for _, sentence in problems),
+        components=tuple(dict.fromkeys(component for component, _ in problems)),
+        notes=tuple(notes),
+        checks=checks,
+    )
 
 
 def setting_of_key(source: str, account: str) -> str:

@@ -1,6 +1,7 @@
 import pytest
 
 from relay.api.ports import Readiness
+from tests.support.api_world import TOKENS
 
 
 async def test_sources_are_listed_and_paged(client):
@@ -41,6 +42,28 @@ async def test_readiness_is_503_only_for_problems(client, world):
     world.node.answer = Readiness(problems=("no key",), checks={"key": "missing"})
     answer = await client.get("/readyz")
     assert (answer.status_code, answer.json()["problems"]) == (503, ["no key"])
+
+
+async def test_readiness_tells_strangers_the_status_and_names_of_components(open_client, world):
+    client = open_client(dev=False, tokens=TOKENS, peer="203.0.113.9")
+    sentence = "database: /srv/secret/relay.db is full"
+    world.node.answer = Readiness(
+        problems=(sentence,), components=("database",), notes=("acme is down",), checks={"source:revor/acme": "down"}
+    )
+    told = {"status": "unavailable", "problems": ["database"], "notes": [], "checks": {}}
+    for token in (None, "rl_jobs"):
+        headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+        answer = await client.get("/readyz", headers=headers)
+        assert (answer.status_code, answer.json()) == (503, told)
+    for token in ("rl_read", "rl_admin"):
+        answer = await client.get("/readyz", headers={"Authorization": f"Bearer {token}"})
+        assert (answer.status_code, answer.json()["problems"]) == (503, [sentence])
+        assert answer.json()["checks"] == {"source:revor/acme": "down"}
+    answer = await client.get("/readyz", headers={"Authorization": "Bearer rl_wrong"})
+    assert (answer.status_code, answer.json()["code"]) == (401, "unauthorized")
+    world.node.answer = Readiness(notes=("acme is down",))
+    answer = await client.get("/readyz")
+    assert (answer.status_code, answer.json()) == (200, {**told, "status": "ok", "problems": []})
 
 
 async def test_health_metrics_and_schemas(client):
