@@ -418,3 +418,35 @@ def test_the_node_code_in_events_verifies_v1a(tmp_path: Path) -> None:
     (tmp_path / "receiver.mjs").write_text(script, encoding="utf-8")
     ran = subprocess.run(["node", str(tmp_path / "receiver.mjs")], capture_output=True, text=True, check=True)
     assert json.loads(ran.stdout) == [value for _, _, expected in V1A_CASES for value in (expected, False)]
+
+
+def rows_of_threats() -> list[tuple[str, ...]]:
+    page = (ROOT / "SECURITY.md").read_text(encoding="utf-8").partition("## Threats")[2]
+    rows = [
+        tuple(cell.strip() for cell in row.strip("|").split(" | ")) for row in page.splitlines() if row.startswith("|")
+    ]
+    return [row for row in rows[2:] if not row[0].startswith("**")]
+
+
+def test_every_threat_has_a_measure_and_a_test_that_exists() -> None:
+    rows = rows_of_threats()
+    assert len(rows) >= 38
+    for row in rows:
+        assert len(row) == 3, row
+        assert all(row), row
+        tests = re.findall(r"`(tests/[\w/]+\.py)::(test_\w+)`", row[2])
+        assert tests, f"no test of: {row[0]}"
+        for path, name in tests:
+            source = (ROOT / path).read_text(encoding="utf-8") if (ROOT / path).exists() else ""
+            assert re.search(rf"^(async )?def {name}\(", source, re.MULTILINE), f"{path} has no {name}"
+
+
+def test_every_action_of_the_audit() -> None:
+    """The page lists `subscriptions.create`, and the rest of a row as `.replace`."""
+    from relay.api.catalogue import OPERATIONS
+
+    page = quoted("audit.md")
+    for operation in OPERATIONS:
+        named = {operation.audited, operation.counted, operation.action({"purge": True})}
+        for action in {name for name in named if isinstance(name, str)}:
+            assert action in page or f".{action.partition('.')[2]}" in page, f"docs/audit.md does not have {action}"

@@ -1,0 +1,426 @@
+"""Every kind of secret is given once, things go right and wrong, and then all that the relay wrote is searched.
+
+The relay is a process that logs everything (debug level). It is reloaded, killed, started again with a proxy in front
+of its sinks, and ended. Sinks repeat every header that they get in their answers.
+"""
+
+import asyncio
+import base64
+import contextlib
+import json
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from relay.cli.demo.environment import listen, served, url_of
+from relay.config.keyring import new_key
+from relay.sandbox.example_requests import DISPATCH_PATH, dispatch_body
+from tests.support.canaries import Canaries, forms, leaks, of_files, of_postgres, word
+from tests.support.connect_proxy import ConnectProxy, open_connect_proxy
+from tests.support.postgres_server import shared_server
+from tests.support.process_world import Process, Start
+
+AT_DEBUG_LEVEL = """
+import functools
+from relay import log
+log.configure = functools.partial(log.configure, level="debug")
+from relay.cli import main
+main()
+"""
+PATIENCE_SECONDS = 60.0
+SETTINGS = """\
+server: {{host: 127.0.0.1, port: 0}}
+auth: {{tokens: [{{name: ops, token: "${{CANARY_OPS}}", scopes: [admin]}}{more_tokens}]}}
+sources:
+  revor:
+    accounts: {{default: {{api_key: "${{CANARY_UPSTREAM}}"}}, refused: {{api_key: "{refused_key}"}}}}
+    polling: {{min_interval_seconds: 0.05, max_interval_seconds: 0.5}}
+delivery: {{retry_schedule: [0.1s, 0.1s], callback_secret: "{callback_secret}", timeout_seconds: 5}}
+security: {{allow_http: true, allow_networks: [127.0.0.0/8]{proxy}}}
+"""
+
+
+class Sink:
+    """Repeats what it gets. By path: accepts, fails, is gone, redirects, or issues tokens."""
+
+    def __init__(self, canaries: Canaries) -> None:
+        self.canaries = canaries
+        self.got: list[bytes] = []
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        body, more = b"", True
+        while more:
+            message = await receive()
+            body += message.get("body", b"")
+            more = message.get("more_body", False)
+        path = scope["path"]
+        echo = b"\n".join([scope["raw_path"], scope["query_string"], *(b": ".join(pair) for pair in scope["headers"])])
+        self.got += [echo, body]
+        status, headers = 500, [(b"x-echo", value) for _, value in scope["headers"]]
+        if path.startswith("/token"):
+            issued = self.canaries.new(f"issued token {len(self.got)}")
+            answer = json.dumps({"access_token": issued, "token_type": "Bearer", "expires_in": 3600}).encode()
+            status = 401 if path.endswith("refused") else 200
+            await _respond(send, status, [(b"content-type", b"application/json")], answer)
+            return
+        if path.startswith("/ok"):
+            status = 200
+        elif path.startswith("/gone"):
+            status = 410
+        elif path.startswith("/redirect"):
+            status, headers = 307, [(b"location", b"/ok?" + scope["query_string"])]
+        elif path.startswith("/drop"):
+            headers = [(b"retry-after", b"0"), *headers]
+            status = 503
+        await _respond(send, status, headers, echo)
+
+
+async def _respond(send: Any, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
+    headers = [*headers, (b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+@dataclass(kw_only=True)
+class World:
+    """The relay and what surrounds it, and everything that it has written or shown."""
+
+    start: Start
+    folder: Path
+    environ: dict[str, str]
+    canaries: Canaries
+    sink: Sink
+    sink_url: str
+    sandbox_url: str
+    proxy: ConnectProxy
+    database_url: str | None
+    materials: dict[str, bytes] = field(default_factory=dict)
+    subscriptions: list[str] = field(default_factory=list)
+    relay: Process | None = None
+    url: str = ""
+    token: str = ""
+
+    def settings(self, *, more_tokens: str = "", proxy: str = "") -> None:
+        refused = f"sk-revor-revoked-{self.canaries.new('refused upstream key') if not self.url else word()}"
+        secret = self.environ["CANARY_CALLBACK"]
+        text = SETTINGS.format(more_tokens=more_tokens, proxy=proxy, refused_key=refused, callback_secret=secret)
+        (self.folder / "relay.yaml").write_text(text)
+
+    def serve(self, *, debug: bool) -> None:
+        """Starts the relay and waits until it serves."""
+        program = [sys.executable, "-c", AT_DEBUG_LEVEL] if debug else [sys.executable, "-m", "relay"]
+        self.relay = self.start("serve", "--auto-migrate", program=program, **self.environ)
+        self.url = self.relay.until(r"serving (http://\S+)")
+        self.keep("arguments of the process", Path(f"/proc/{self.relay.popen.pid}/cmdline").read_bytes())
+
+    def keep(self, name: str, material: bytes) -> None:
+        self.materials[f"{len(self.materials):03} {name}"] = material
+
+    def run(self, *arguments: str) -> list[str]:
+        """A command, and what it printed."""
+        process = self.start(*arguments, **{**self.environ, "RELAY_URL": self.url, "RELAY_TOKEN": self.token})
+        process.close()
+        self.keep(f"relay {' '.join(arguments)}", "\n".join(process.lines).encode())
+        return process.lines
+
+    async def call(
+        self, method: str, path: str, body: Any = None, *, shows: bool = False, token: str | None = None, **headers: str
+    ) -> Any:
+        """A request. What it answers is searched later, unless it `shows` a secret this once."""
+        named = {
+            "Authorization": f"Bearer {token or self.token}",
+            **{k.replace("_", "-"): v for k, v in headers.items()},
+        }
+        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=30)) as session:
+            try:
+                async with session.request(method, f"{self.url}{path}", json=body, headers=named) as response:
+                    raw = await response.read()
+                    if not shows or response.status >= 400:
+                        self.keep(f"{method} {path} {response.status}", raw + str(response.headers).encode())
+                    with contextlib.suppress(ValueError):
+                        return json.loads(raw)
+                    return raw
+            except aiohttp.ClientError as error:  # the relay was killed
+                return error
+
+    async def subscribe(self, path: str, *, key: str | None = None, **body: Any) -> str:
+        headers = {} if key is None else {"Idempotency-Key": key}
+        sink = path if "://" in path else f"{self.sink_url}{path}"
+        made = await self.call("POST", "/v1/subscriptions", {"sink": sink, **body}, shows=True, **headers)
+        assert "id" in made, made
+        if "secret" in made["config"] and made["config"]["secret"]:
+            self.canaries.add_signing(
+                f"signing secret of {path[:12]} {len(self.subscriptions)}", made["config"]["secret"]
+            )
+            made["config"]["secret"] = None
+        self.keep("POST /v1/subscriptions", json.dumps(made).encode())
+        self.subscriptions.append(made["id"])
+        return str(made["id"])
+
+
+@asynccontextmanager
+async def open_world(start: Start, folder: Path, database: str) -> AsyncIterator[World]:
+    canaries = Canaries()
+    sink = Sink(canaries)
+    environ = {
+        "RELAY_ENCRYPTION_KEY": new_key(),
+        "CANARY_OPS": canaries.new("token of the settings"),
+        "CANARY_UPSTREAM": f"sk-revor-acme-{canaries.new('upstream key')}",
+        "CANARY_CALLBACK": canaries.add_signing(
+            "callback secret", f"whsec_{base64.b64encode(os.urandom(24)).decode()}"
+        ),
+    }
+    canaries.add("encryption key", environ["RELAY_ENCRYPTION_KEY"])
+    canaries.add("encryption key (raw)", base64.urlsafe_b64decode(environ["RELAY_ENCRYPTION_KEY"]))
+    url = None
+    if database == "postgresql":
+        name = f"canary_{word(8).lower()}"
+        shared_server().create_database(name)
+        url = shared_server().url(name)
+        password = canaries.new("database password")
+        environ["DATABASE_URL"] = url.replace("//postgres@", f"//postgres:{password}@")
+    sandbox = start("sandbox", "--port", "0", "--speed", "200", "--rate-limit", "100000/60")
+    environ["REVOR_BASE_URL"] = sandbox_url = sandbox.until(r"serving (http://[^ ]+)")
+    async with contextlib.AsyncExitStack() as stack:
+        listener = stack.enter_context(contextlib.closing(listen()))
+        await stack.enter_async_context(served(sink, listener))
+        proxy = await stack.enter_async_context(open_connect_proxy(ConnectProxy(credentials="nobody:nothing")))
+        yield World(
+            start=start,
+            folder=folder,
+            environ=environ,
+            canaries=canaries,
+            sink=sink,
+            sink_url=url_of(listener),
+            sandbox_url=sandbox_url,
+            proxy=proxy,
+            database_url=url,
+            token=environ["CANARY_OPS"],
+        )
+        if url is not None:
+            shared_server().drop_database(name)
+
+
+async def give_secrets(world: World) -> None:
+    """Subscriptions with every kind of secret, tokens, and requests that are refused."""
+    new = world.canaries.new
+    await world.subscribe("/ok/plain", key="once")
+    again = await world.call(
+        "POST", "/v1/subscriptions", {"sink": f"{world.sink_url}/ok/plain"}, shows=True, Idempotency_Key="once"
+    )
+    assert again["id"] == world.subscriptions[0]
+    given = base64.b64encode(os.urandom(24)).decode()
+    secret = world.canaries.add_signing("given signing secret", f"whsec_{given}")
+    chosen = await world.subscribe("/fail/chosen", config={"secret": secret})
+    rotated = await world.call("POST", f"/v1/subscriptions/{chosen}/rotate-secret", {}, shows=True)
+    world.canaries.add_signing("rotated signing secret", rotated["secret"])
+    await world.subscribe(f"/webhook/{new('n8n path')}")
+    await world.subscribe(f"/fail/query?token={new('query of a sink')}&a=b")
+    await world.subscribe(f"/redirect/query?{new('redirected query')}")
+    await world.subscribe(f"https://hooks.slack.com/services/T00000000/B00000000/{new('slack path')}")
+    header = {"Authorization": f"Bearer {new('custom header')}", "X-Api-Key": new("custom api key")}
+    await world.subscribe("/fail/header", protocolsettings={"headers": header})
+    token_url = f"{world.sink_url}/token"
+    for credential in (
+        {"credentialtype": "PLAIN", "identifier": "relay", "secret": new("sink password")},
+        {"credentialtype": "ACCESSTOKEN", "accesstoken": new("access token")},
+        {"credentialtype": "HEADER", "name": "X-Their-Key", "value": new("credential header")},
+        {
+            "credentialtype": "CLIENTCREDENTIALS",
+            "token_url": token_url,
+            "client_id": "relay",
+            "client_secret": new("client secret"),
+        },
+        {
+            "credentialtype": "CLIENTCREDENTIALS",
+            "token_url": f"{token_url}/refused",
+            "client_id": "relay",
+            "client_secret": new("refused client secret"),
+        },
+        {
+            "credentialtype": "REFRESHTOKEN",
+            "accesstoken": new("old access token"),
+            "accesstokenexpiresutc": "2020-01-01T00:00:00Z",
+            "refreshtoken": new("refresh token"),
+            "refreshtokenendpoint": token_url,
+        },
+    ):
+        await world.subscribe(f"/fail/{credential['credentialtype'].lower()}", sinkcredential=credential)
+    await world.subscribe("/gone")
+    for name in ("crm", "gone"):
+        made = await world.call("POST", "/v1/tokens", {"name": name, "scopes": ["read"]}, shows=True)
+        world.canaries.add(f"token {name} of the database", made["token"])
+        await world.call("GET", "/v1/jobs", token=made["token"])
+        await world.call("POST", "/v1/subscriptions", {"sink": world.sink_url}, token=made["token"])
+        if name == "gone":
+            await world.call("DELETE", f"/v1/tokens/{made['id']}")
+            await world.call("GET", "/v1/jobs", token=made["token"])
+    lines = world.start(
+        "tokens", "create", "by-command", "--scopes", "read",
+        **{**world.environ, "RELAY_URL": world.url, "RELAY_TOKEN": world.token},
+    )  # fmt: skip
+    assert lines.close() == 0
+    world.canaries.add("token of the command", next(line for line in lines.lines if line.startswith("rl_")))
+
+    # refused
+    await world.call("GET", "/v1/jobs", token=new("wrong token"))
+    bad = {"sink": f"{world.sink_url}/fail"}
+    await world.call("POST", "/v1/subscriptions", {**bad, "config": {"secret": f"whsec_{new('malformed secret')}!"}})
+    await world.call("POST", "/v1/subscriptions", {"sink": f"https://user:{new('userinfo')}@receiver.example/x"})
+    await world.call(
+        "POST", "/v1/subscriptions", {**bad, "protocolsettings": {"headers": {"X-Key": f"{new('bad header')}\n"}}}
+    )
+    await world.call(
+        "POST",
+        "/v1/subscriptions",
+        {
+            **bad,
+            "sinkcredential": {"credentialtype": "HEADER", "name": "X-Key", "value": f"{new('bad credential')}\r\n"},
+        },
+    )
+    await world.call(
+        "POST",
+        "/v1/subscriptions",
+        {**bad, "sinkcredential": {"credentialtype": "PLAIN", "identifier": "x", "passwrd": new("misspelt password")}},
+    )
+    await world.call("POST", "/v1/subscriptions", {"sink": f"http://127.0.0.2:9/webhook/{new('unreachable path')}"})
+    await world.call(
+        "POST", "/v1/jobs", {"id": "x", "callback_url": f"http://10.0.0.1/webhook/{new('refused callback')}"}
+    )
+
+
+async def use_drop_in(world: World, number: int) -> None:
+    """Creates through the relay: with its token, with the account's key, and with keys of nobody."""
+    callback = f"{world.sink_url}/webhook/{world.canaries.new(f'callback path {number}')}"
+    for key, extra in (
+        (world.token, {"Relay_Callback": callback}),
+        (world.environ["CANARY_UPSTREAM"], {}),
+        (f"sk-revor-other-{world.canaries.new(f'unknown key {number}')}", {}),
+        (world.canaries.new(f"unknown token {number}"), {"Relay_Metadata": "no json"}),
+    ):
+        await world.call("POST", DISPATCH_PATH, dispatch_body(number), token=key, **extra)
+        await world.call("GET", f"{DISPATCH_PATH}/nothing", token=key)
+
+
+async def let_events_flow(world: World) -> None:
+    """Waits until deliveries have succeeded and failed for good."""
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while True:
+            dead = await world.call("GET", "/v1/deliveries?state=dead&limit=500")
+            done = await world.call("GET", "/v1/deliveries?state=delivered")
+            if len({one["subscription_id"] for one in dead["items"]}) >= 6 and done["items"]:
+                return
+            await asyncio.sleep(0.3)
+
+
+async def look_everywhere(world: World) -> None:
+    """Reads every page, and runs the commands that print about one thing."""
+    paths = ["/metrics", "/readyz", "/livez", "/openapi.json", "/.well-known/webhook-keys.json"]
+    paths += ["/v1/jobs", "/v1/events?limit=500", "/v1/sources", "/v1/tokens", "/v1/keys", "/v1/audit?limit=500"]
+    paths += ["/v1/audit/verify", "/v1/intents", "/v1/subscriptions?callbacks=true&limit=500"]
+    for path in paths:
+        await world.call("GET", path)
+    for id in world.subscriptions:
+        await world.call("GET", f"/v1/subscriptions/{id}")
+        await world.call("POST", f"/v1/subscriptions/{id}/test", {})
+    deliveries = (await world.call("GET", "/v1/deliveries?limit=500"))["items"]
+    failed = {one["subscription_id"]: one["id"] for one in deliveries if one["state"] != "delivered"}
+    for id in failed.values():
+        await world.call("GET", f"/v1/deliveries/{id}")
+        await world.call("GET", f"/v1/deliveries/{id}/request")
+    some = next(iter(failed.values()))
+    for arguments in (
+        ("support", world.subscriptions[2]),
+        ("support", some),
+        ("deliveries", "show", some, "--raw"),
+        ("subscriptions", "list", "--callbacks", "--json"),
+        ("audit", "--json"),
+        ("check",),
+    ):
+        await asyncio.to_thread(world.run, *arguments)
+
+
+async def search(world: World, name: str) -> list[tuple[str, str]]:
+    """The leaks so far. The database is searched as it is at this moment, with its log."""
+    for where, material in of_files(world.folder, "relay.db*").items():
+        world.keep(f"{name} {where}", material)
+    if world.database_url is not None:
+        for table, material in (await of_postgres(world.database_url)).items():
+            world.keep(f"{name} table {table}", material)
+    return leaks(world.canaries, world.materials)
+
+
+@pytest.mark.parametrize("database", ["sqlite", "postgresql"])
+async def test_no_secret_is_anywhere_but_where_it_is_needed(start: Start, tmp_path: Path, database: str) -> None:
+    async with open_world(start, tmp_path, database) as world:
+        world.settings()
+        await asyncio.to_thread(world.serve, debug=True)
+        assert world.relay is not None
+        await give_secrets(world)
+        await use_drop_in(world, 1)
+        await let_events_flow(world)
+        await look_everywhere(world)
+
+        # a reload, right and wrong
+        reloaded = world.canaries.new("reloaded token")
+        world.settings(more_tokens=f", {{name: new, token: {reloaded}, scopes: [read]}}")
+        world.relay.popen.send_signal(signal.SIGHUP)
+        await asyncio.to_thread(world.relay.until, "settings_read_again")
+        await world.call("GET", "/v1/jobs", token=reloaded)
+        wrong = world.canaries.new("wrong token of the settings")
+        world.settings(more_tokens=f", {{name: new, token: {wrong}, scopes: [none]}}")
+        world.relay.popen.send_signal(signal.SIGHUP)
+        await asyncio.to_thread(world.relay.until, "settings_refused")
+        await use_drop_in(world, 2)
+        assert world.relay.end(signal.SIGKILL) == -signal.SIGKILL
+        world.keep("log at debug level", "\n".join(world.relay.lines).encode())
+        assert await search(world, "killed") == []
+
+        # again, with a proxy that refuses the credentials
+        credentials = f"relay:{world.canaries.new('proxy password')}"
+        world.settings(proxy=f', egress_proxy: "{world.proxy.url(credentials)}"')
+        await asyncio.to_thread(world.serve, debug=False)
+        await use_drop_in(world, 3)
+        await look_everywhere(world)
+        world.run("check")
+        assert world.relay.end() == 0
+        world.keep("log at info level", "\n".join(world.relay.lines).encode())
+        assert await search(world, "ended") == []
+
+        check_that_it_was_a_test(world)
+
+
+def check_that_it_was_a_test(world: World) -> None:
+    """The secrets were used, and a leak would have been found."""
+    got = b"\n".join(world.sink.got) + "\n".join(world.proxy.heads).encode()
+    for name in (
+        *("n8n path", "query of a sink", "custom header", "custom api key", "sink password", "access token"),
+        *("credential header", "client secret", "refused client secret", "refresh token", "callback path 1"),
+        "proxy password",
+    ):
+        assert name in world.canaries.found_in(got), f"{name} was not used"
+    assert any(name.startswith("issued token") for name in world.canaries.found_in(got))
+    logs = b"".join(material for name, material in world.materials.items() if "log at debug level" in name)
+    for event in (b"api_request", b"settings_refused", b'"debug"'):
+        assert event in logs
+    answers = b"".join(world.materials.values())
+    for code in (b"scope_missing", b"unauthorized", b"sink_refused", b"credential:", b"[redacted]"):
+        assert code in answers, code
+
+
+def test_a_secret_is_found_in_any_form() -> None:
+    canaries = Canaries()
+    secret = canaries.new("it")
+    for form in forms(secret.encode()):
+        assert canaries.found_in(b"x" + form + b"y") == {"it"}
+    for offset in range(5):
+        assert canaries.found_in(base64.b64encode(b"r" * offset + secret.encode() + b"!?")) == {"it"}
+    assert canaries.found_in(b"nothing") == set()

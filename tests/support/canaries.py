@@ -1,0 +1,94 @@
+"""Recognisable secrets, and the search for them in everything that the relay writes or shows."""
+
+import base64
+import secrets
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import asyncpg
+
+ALPHABET = "bcdfghjkmnpqrstvwxzBCDFGHJKMNPQRSTVWXZ23456789"
+LEAST_CHARACTERS = 12
+"""A shorter text could occur by chance."""
+
+
+def word(length: int = 24) -> str:
+    """Random letters and digits, which no pattern recognises as a secret."""
+    return "".join(secrets.choice(ALPHABET) for _ in range(length))
+
+
+def forms(secret: bytes) -> Iterator[bytes]:
+    """How a secret may look: plain, percent-encoded, hexadecimal, base64 at any offset, and as a bytes literal."""
+    yield secret
+    yield quote(secret, safe="").encode()
+    yield "".join(f"%{byte:02X}" for byte in secret).encode()
+    yield secret.hex().encode()
+    yield secret.hex().upper().encode()
+    yield secret[::-1]
+    for offset in range(3):
+        # the characters that the text around it decides are left out
+        length = len(secret) + offset
+        whole = length - length % 3
+        text = base64.b64encode((b"\0" * offset + secret)[:whole])[4 if offset else 0 :]
+        yield text
+        yield text.replace(b"+", b"-").replace(b"/", b"_")
+
+
+@dataclass
+class Canaries:
+    """The secrets of one world, by what they are."""
+
+    secrets: dict[str, bytes] = field(default_factory=dict)
+
+    def add(self, name: str, secret: str | bytes) -> str:
+        """Remembers a secret, and returns it as text."""
+        raw = secret.encode() if isinstance(secret, str) else secret
+        assert len(raw) >= LEAST_CHARACTERS, name
+        self.secrets[name] = raw
+        return raw.decode("latin-1")
+
+    def new(self, name: str) -> str:
+        """A new secret."""
+        return self.add(name, word())
+
+    def add_signing(self, name: str, secret: str) -> str:
+        """Remembers a signing secret: its text, and the key in it."""
+        text = secret.partition("_")[2]
+        self.add(name, text)
+        self.add(f"{name} (raw)", base64.b64decode(text))
+        return secret
+
+    def found_in(self, material: bytes) -> set[str]:
+        """The names of the secrets that occur in some form."""
+        return {name for name, raw in self.secrets.items() if any(form in material for form in forms(raw))}
+
+
+def of_files(folder: Path, pattern: str) -> dict[str, bytes]:
+    """The bytes of the files of a folder."""
+    return {path.name: path.read_bytes() for path in sorted(folder.glob(pattern)) if path.is_file()}
+
+
+async def of_postgres(url: str) -> dict[str, bytes]:
+    """Every value of every table, by table."""
+    connection = await asyncpg.connect(url)
+    try:
+        tables = await connection.fetch("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
+        found: dict[str, bytes] = {}
+        for row in tables:
+            rows = await connection.fetch(f'SELECT * FROM "{row[0]}"')
+            found[row[0]] = b"\n".join(_bytes(value) for one in rows for value in one.values())
+        return found
+    finally:
+        await connection.close()
+
+
+def _bytes(value: Any) -> bytes:
+    return value if isinstance(value, bytes) else str(value).encode()
+
+
+def leaks(canaries: Canaries, materials: Mapping[str, bytes]) -> list[tuple[str, str]]:
+    """Where which secret occurs."""
+    return sorted((where, name) for where, material in materials.items() for name in canaries.found_in(material))
