@@ -24,6 +24,8 @@ MAX_WAITS = 10_000
 MAX_WAITS_OF_CALLER = 5_000
 MAX_BODIES_BYTES = 256 << 20
 MAX_BODIES_BYTES_OF_CALLER = 128 << 20
+MAX_SPOOLED_BYTES = 4 << 30
+MAX_SPOOLED_BYTES_OF_CALLER = 2 << 30
 
 _DIGITS = frozenset("0123456789")
 
@@ -186,7 +188,7 @@ class ConcurrencyLimit(Share):
 
 
 class HeldBytes:
-    """The body of one request in memory, counted while it arrives in several parts: most come in one."""
+    """The bytes of one request's body, counted as they arrive."""
 
     __slots__ = ("_caller", "_count", "_share")
 
@@ -200,7 +202,8 @@ class HeldBytes:
         limit = self._share.reached(self._caller, count)
         if limit is not None:
             whose = "of this token " if limit == self._share.limit_of_caller else ""
-            detail = f"the requests {whose}in progress hold {limit:,} bytes of bodies: send it again in a moment"
+            held = f"the requests {whose}in progress hold {limit:,} bytes already"
+            detail = f"{held}. Nothing was done or sent: try again later"
             raise Busy(detail, headers={"Retry-After": "5", "Connection": "close"})
         self._share.add(self._caller, count)
         self._count += count
@@ -221,6 +224,8 @@ class Admission:
         self.verifications = ConcurrencyLimit("verifications of the audit", 1, 1)
         self.bodies = Share(MAX_BODIES_BYTES, MAX_BODIES_BYTES_OF_CALLER)
         """Bytes of request bodies in memory."""
+        self.spooled = Share(MAX_SPOOLED_BYTES, MAX_SPOOLED_BYTES_OF_CALLER)
+        """Bytes of creates on disk, until they have been sent."""
 
 
 def _too_large(max_bytes: int) -> TooLarge:

@@ -5,10 +5,8 @@ A request passes through: refusals -> the caller's account -> a job read, a crea
 """
 
 import asyncio
-import hashlib
-import tempfile
 from collections.abc import AsyncIterator, Awaitable, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -37,14 +35,11 @@ from relay.core.forwarding import (
     path_refusal,
 )
 from relay.core.jsontext import JSONDecodeError, loads
-from relay.errors import InvalidRequest, NoAnswer, RequestError, TooLarge, Unauthorized
+from relay.errors import InvalidRequest, NoAnswer, RequestError, Unauthorized
 from relay.proxy.gateway import Gateway
-from relay.proxy.types import Caller, CreateBody, ForwardedRequest, ProxyResponse, TrackingOptions
+from relay.proxy.spool import Spool
+from relay.proxy.types import Caller, ForwardedRequest, ProxyResponse, TrackingOptions
 
-MEMORY_BYTES = 1 << 20
-"""A larger create body is spooled to a file."""
-MAX_CREATE_BYTES = 1 << 30
-PART_BYTES = 64 * 1024
 _NOT_PLAIN = frozenset({b"content-length", b"transfer-encoding", b"cache-control", b"prefer", auth.NODE_HEADER})
 """A request with any of these may need more than the cached answer, or may have to be refused."""
 KEY_UNKNOWN = "key_unknown"
@@ -136,8 +131,13 @@ class Proxy:
             scope["relay.operation"] = "create"
             options = _options(scope["headers"], caller.source, self._context)
             options = replace(options, caller=_name_of(scope, caller))
-            with _Spool() as spool:
-                body = await spool.read(_Upload(receive))
+            with Spool(self._context.ports.admission, _name_of(scope, caller)) as spool:
+                arriving = _Upload(receive)
+                try:
+                    body = await spool.read(arriving)
+                except RequestError:
+                    await arriving.discard()
+                    raise
                 # A caller that disconnects now does not cancel it: the outcome must be recorded and the job tracked.
                 created = await gateway.creates.create(request, body, options)
             if created.status < 400:
@@ -295,6 +295,10 @@ def _bad(header: str, why: str) -> InvalidRequest:
 # --- bodies
 
 
+DISCARD_SECONDS = 2.0
+DISCARD_BYTES = 64 << 20
+
+
 class _Upload:
     """A request body as it arrives. `ended`: complete. `left`: the caller disconnected before that."""
 
@@ -316,39 +320,16 @@ class _Upload:
             if not more:
                 return
 
-
-class _Spool:
-    """A create's body and its digest, in memory if small, else in a temporary file."""
-
-    def __init__(self) -> None:
-        self._file = tempfile.SpooledTemporaryFile(max_size=MEMORY_BYTES)  # noqa: SIM115 (closed at the end of `with`)
-        self._digest = hashlib.sha256()
-        self._size_bytes = 0
-
-    def __enter__(self) -> "_Spool":
-        return self
-
-    def __exit__(self, *_exception: object) -> None:
-        self._file.close()
-
-    async def read(self, upload: _Upload) -> CreateBody:
-        """Reads the whole body. Raises TooLarge, ClientDisconnect."""
-        async for part in upload:
-            self._size_bytes += len(part)
-            if self._size_bytes > MAX_CREATE_BYTES:
-                raise TooLarge(f"a create is larger than {MAX_CREATE_BYTES:,} bytes. Nothing was sent")
-            self._digest.update(part)
-            self._file.write(part)
-        whole = None
-        if self._size_bytes <= MEMORY_BYTES:
-            self._file.seek(0)
-            whole = self._file.read()
-        return CreateBody(digest=self._digest.hexdigest(), parts=self, whole=whole)
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        self._file.seek(0)
-        while part := self._file.read(PART_BYTES):
-            yield part
+    async def discard(self) -> None:
+        """Reads on for a while, and drops it: a client whose connection is closed in the middle of its request may not
+        see the answer."""
+        count = 0
+        with suppress(ClientDisconnect, TimeoutError):
+            async with asyncio.timeout(DISCARD_SECONDS):
+                async for part in self:
+                    count += len(part)
+                    if count > DISCARD_BYTES:
+                        return
 
 
 # --- callers that leave
