@@ -11,6 +11,7 @@ import structlog
 from starlette.responses import Response
 from typing_extensions import TypedDict
 
+from relay.api.auth import client_of
 from relay.api.operations import PUBLIC, Answer, Call, Operation
 from relay.api.problems import invalid_parameter
 from relay.api.resource import json_response
@@ -66,6 +67,8 @@ async def _consent(call: Call) -> Response:
         if granted is not None:
             log.info("handshake", subscription=granted, reason="the sink has consented by a call")
             call.ports.dispatcher.wake()
+            address = client_of(call.request.scope)
+            await call.ports.audit.record("subscriptions.consent", actor="sink", target=granted, address=address)
     noted: ConsentNoted = {"status": "received"}
     return json_response(noted, 202)
 

@@ -173,9 +173,26 @@ class AuditLog:
             request_id=request_id,
         )
 
-    async def record(self, action: str, *, actor: str, result: Result = "ok", **notes: Any) -> None:
+    async def record(
+        self,
+        action: str,
+        *,
+        actor: str,
+        result: Result = "ok",
+        target: str | None = None,
+        address: str | None = None,
+        **notes: Any,
+    ) -> None:
         """Records something that has no result of its own. Raises StoreError."""
-        record = AuditRecord(at=self._clock(), action=action, actor=plain(actor), result=result, detail=_detail(notes))
+        record = AuditRecord(
+            at=self._clock(),
+            action=action,
+            actor=plain(actor),
+            target=None if target is None else _target(target),
+            address=plain(address) if address else None,
+            result=result,
+            detail=_detail(notes),
+        )
         await self._store.append(record)
 
     @asynccontextmanager
@@ -294,9 +311,17 @@ class AuditLog:
         """Writes counts and, each hour, anchors the other chains and removes entries that are too old."""
         await self.use_newest_key()
         await self.flush()
-        if self._anchored_at is None or not 0 <= self._clock() - self._anchored_at < HOUR_SECONDS:
+        if self._anchored_at is None:
+            await self.anchor()
+        elif not 0 <= self._clock() - self._anchored_at < HOUR_SECONDS:
             await self.anchor()
             await self.remove_old()
+            self.log_head()
+
+    def log_head(self) -> None:
+        """Logs how far this chain has come, for whoever keeps the log elsewhere."""
+        head = self._store.head
+        log.info("audit_head", chain=head.chain, entry=head.number, mac=head.mac.hex())
 
     async def anchor(self) -> int:
         """Records how far other chains have come: those that have grown since the last anchor. Returns how many."""
@@ -317,8 +342,6 @@ class AuditLog:
                 break
         self._anchored = grown
         self._anchored_at = now
-        head = self._store.head
-        log.info("audit_head", chain=head.chain, entry=head.number, mac=head.mac.hex())
         return len(grown)
 
     async def remove_old(self) -> int:

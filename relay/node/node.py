@@ -291,6 +291,7 @@ class Node:
             async with asyncio.timeout(SAVE_SECONDS):
                 await self.audit.flush(everything=True)
                 await self.audit.record("node.stop", actor="relay")
+            self.audit.log_head()
         except (StoreError, TimeoutError) as error:
             log.warning("audit_not_ended", action="node.stop", error=str(error) or type(error).__name__)
 
@@ -339,7 +340,8 @@ class Node:
         """Adds an account for a caller's key that the upstream has accepted."""
         place = (source, name_of(api_key))
         if place not in self.pollers:
-            await self.store.accounts.adopt(*place, api_key)
+            async with self.audit.writing("accounts.adopt", actor="relay", target="/".join(place)):
+                await self.store.accounts.adopt(*place, api_key)
             self._add_adopted({place: api_key})
 
     async def _find_adopted(self) -> None:

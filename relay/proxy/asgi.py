@@ -144,7 +144,10 @@ class Proxy:
                 self._context.ports.audit.count("proxy.create", _identity(scope, caller))
             return created
         upload = scope["relay.upload"] = _Upload(receive) if has_body else None
-        return await _unless_left(gateway.forwarding.forward(request, upload), receive, upload)
+        response = await _unless_left(gateway.forwarding.forward(request, upload), receive, upload)
+        if method not in SAFE_METHODS and response is not None and response.status < 400:
+            self._context.ports.audit.count("proxy.write", _identity(scope, caller))
+        return response
 
     def _refuse(self, scope: Scope) -> None:
         """Raises InvalidRequest for a request that could reach past the forwarded paths with the account's key."""

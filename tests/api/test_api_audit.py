@@ -5,6 +5,7 @@ import contextlib
 import re
 import sqlite3
 from contextlib import closing
+from ipaddress import ip_network
 
 import pytest
 
@@ -19,9 +20,15 @@ SECRETS_READ = {"GET /v1/signing-secret"}
 """Reads that are recorded, because their answer is a secret."""
 
 
+WITHOUT_A_TOKEN = {"POST /.well-known/webhook-consent/{key}"}
+"""Has an entry only if it changed something, because anybody may call it."""
+
+
 @pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.id)
 def test_every_write_is_in_the_audit(operation):
     reads = operation.method == "GET" and operation.route not in SECRETS_READ
+    if operation.route in WITHOUT_A_TOKEN:
+        return
     assert reads == (operation.audited is None and operation.counted is None), (
         "a write needs `audited` (one entry each) or `counted` (a number per token and hour)"
     )
@@ -194,6 +201,21 @@ async def test_refused_logins_are_counted_per_address_and_minute(open_client, wo
         ("2027-01-15T08:01:00.000Z", "203.0.113.2", 2),
     ]
     assert {(entry["result"], entry["status"]) for entry in entries} == {("refused", 401)}
+
+
+async def test_the_address_is_the_one_that_a_trusted_proxy_names(open_client, world):
+    behind = open_client(dev=False, tokens=TOKENS, peer="10.0.0.1", trusted_proxies=[ip_network("10.0.0.0/8")])
+    forwarded = {"X-Forwarded-For": "198.51.100.7"}
+    await behind.get("/v1/jobs", headers={**forwarded, "Authorization": "Bearer wrong"})
+    await behind.delete("/v1/subscriptions/sub_1", headers={**forwarded, **OPS})
+    direct = open_client(dev=False, tokens=TOKENS, peer="192.0.2.1")
+    await direct.delete("/v1/subscriptions/sub_2", headers={**forwarded, **OPS})
+    addresses = {(entry["action"], entry["target"]): entry["address"] for entry in await audit_of(direct)}
+    assert addresses == {
+        ("login.refused", None): "198.51.100.7",
+        ("subscriptions.remove", "sub_1"): "198.51.100.7",
+        ("subscriptions.remove", "sub_2"): "192.0.2.1",
+    }
 
 
 async def test_many_addresses_fill_neither_memory_nor_the_table(client, world):

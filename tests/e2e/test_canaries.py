@@ -9,6 +9,7 @@ import base64
 import contextlib
 import json
 import os
+import re
 import signal
 import sys
 from collections.abc import AsyncIterator
@@ -37,7 +38,7 @@ main()
 """
 PATIENCE_SECONDS = 60.0
 SETTINGS = """\
-server: {{host: 127.0.0.1, port: 0}}
+server: {{host: 127.0.0.1, port: 0, public_url: "https://relay.example"}}
 auth: {{tokens: [{{name: ops, token: "${{CANARY_OPS}}", scopes: [admin]}}{more_tokens}]}}
 sources:
   revor:
@@ -64,6 +65,9 @@ class Sink:
         path = scope["path"]
         echo = b"\n".join([scope["raw_path"], scope["query_string"], *(b": ".join(pair) for pair in scope["headers"])])
         self.got += [echo, body]
+        for name, value in scope["headers"]:
+            if name == b"webhook-request-callback":
+                self.canaries.add(f"handshake {len(self.got)}", re.split(r"[/=?&]", value.decode())[-1])
         status, headers = 500, [(b"x-echo", value) for _, value in scope["headers"]]
         if path.startswith("/token"):
             issued = self.canaries.new(f"issued token {len(self.got)}")
@@ -255,6 +259,7 @@ async def give_secrets(world: World) -> None:
     ):
         await world.subscribe(f"/fail/{credential['credentialtype'].lower()}", sinkcredential=credential)
     await world.subscribe("/gone")
+    await world.subscribe("/fail/handshake", config={"handshake": "optional"})
     for name in ("crm", "gone"):
         made = await world.call("POST", "/v1/tokens", {"name": name, "scopes": ["read"]}, shows=True)
         world.canaries.add(f"token {name} of the database", made["token"])

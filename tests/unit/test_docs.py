@@ -438,7 +438,7 @@ def test_every_threat_has_a_measure_and_a_test_that_exists() -> None:
         assert tests, f"no test of: {row[0]}"
         for path, name in tests:
             source = (ROOT / path).read_text(encoding="utf-8") if (ROOT / path).exists() else ""
-            assert re.search(rf"^(async )?def {name}\(", source, re.MULTILINE), f"{path} has no {name}"
+            assert re.search(rf"^ *(async )?def {name}\(", source, re.MULTILINE), f"{path} has no {name}"
 
 
 def test_every_action_of_the_audit() -> None:
