@@ -28,6 +28,8 @@ from relay.store.subscriptions import Cipher
 
 SLICE = 1_000
 """Rows read by a step."""
+AT_ONCE = 100
+"""Events without a job that one transaction erases, with their deliveries and attempts."""
 STAGES = ("jobs", "creates", "events", "answers")
 
 
@@ -202,7 +204,10 @@ class ErasureStore:
             rows, last = await self._slice(EVENTS_SLICE, EVENTS_END, position, LAST_POSITION, needle=request.needle)
             rows = [row for row in rows if request.selects(*metadata_of_event(loads(row.body)))]
         ids = [row.id for row in rows if request.covers(*_account_of(row.owner))]
-        return await self._database.write(_erase_events, ids) if ids else Erased(), (), last
+        erased = Erased()
+        for first in range(0, len(ids), AT_ONCE):
+            erased += await self._database.write(_erase_events, ids[first : first + AT_ONCE])
+        return erased, (), last
 
     async def _answers(self, _request: ErasureRequest, after: str, _now: float) -> Found:
         """Answers that show a job, a create or a delivery that no longer exists."""
