@@ -95,6 +95,7 @@ async def erase_data(call: Call) -> Response:
     """
     body = validate(ErasureCreate, call.document)
     request, cursor = await _request(call, body), body.cursor
+    call.note(by="job" if request.name is None else f"metadata.{request.name[:100]}")
     erased, loop = Erased(), asyncio.get_running_loop()
     ends_at = loop.time() + WORK_SECONDS
     while True:

@@ -497,6 +497,7 @@ async def run_everything(store: Store) -> None:
     await store.upkeep.delete_callbacks(NOW + 1)
     await store.upkeep.delete_callbacks(NOW + 1, "sub_01")
     await store.upkeep.delete_idempotency_keys(NOW)
+    await store.upkeep.delete_callback_hosts(NOW)
     await store.upkeep.delete_replays(NOW + 1)
     await store.upkeep.delete_intents(NOW + 1)
     await store.upkeep.delete_secrets(NOW + 1)
@@ -601,6 +602,11 @@ def test_every_index_serves_a_statement(explaining: sqlite3.Connection) -> None:
     }
     made = [row[0] for row in explaining.execute("SELECT name FROM sqlite_master WHERE type = 'index'")]
     elsewhere: Mapping[str, str] = {
+        "ix_audit_action_id": "a page of the audit",
+        "ix_audit_actor_id": "a page of the audit",
+        "ix_audit_ends": "whether what the audit says has begun has ended",
+        "ix_audit_id": "a page of the audit",
+        "ix_callback_hosts_used_at": "deletes old hosts, see the run through the store",
         "ix_secrets_owner": "the secrets of an owner",
         "ix_subscriptions_listed": "a page of subscriptions",
         "ix_subscriptions_owner": "a page of an account's subscriptions",
