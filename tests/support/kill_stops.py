@@ -53,7 +53,7 @@ class Stop:
         self._around(UpstreamClient, "poll", after="poll.answered")
         self._around(JobStore, "record", before="record.called", after="record.committed", operation="record.written")
         self._around(JobStore, "note", before="note.called")
-        self._around(JobStore, "register", "register.called", "register.committed", "register.written")
+        self._around(JobStore, "register_many", "register.called", "register.committed", "register.written")
         self._around(DeliveryStore, "claim_due", "claim.called", "claim.committed", "claim.written")
         self._around(DeliveryStore, "claim_probe", "probe.called", "probe.committed", "probe.written")
         self._around(DeliveryStore, "expedite", after="forward.committed", operation="forward.written")
