@@ -35,7 +35,7 @@ Limits = list[tuple[bytes, bytes]]
 
 @dataclass(slots=True, kw_only=True)
 class _Entry:
-    """An accepted token. `last`: its last caller, so that one from the same address is not made again."""
+    """An accepted token. `last`: its last caller, so that one from the same address is not checked and made again."""
 
     name: str
     scopes: frozenset[str]
@@ -152,27 +152,27 @@ class Access:
     def identify(self, value: str, scope: MutableMapping[str, Any]) -> Identity | None:
         """The caller that sent this token; None if it is not accepted, or not from this address. Raises TooMany if its
         quota is used up. Puts what is left of it into the scope, for `limits_of`."""
-        entry = self._entries.get(_digest(value))
+        digest = _digest(value)
+        entry = self._entries.get(digest)
         if entry is None:
             return None
-        client = client_of(scope)
-        stored = entry.stored
+        client, identity, stored = client_of(scope), entry.last, entry.stored
+        same = identity is not None and identity.client == client
         if stored is not None:
             now = self._clock()
-            refusal = refusal_of(stored.expires_at, stored.networks, client, now)
+            refusal = refusal_of(stored.expires_at, () if same else stored.networks, client, now)
             if refusal is not None:
                 scope["relay.refused"] = f"{entry.name}: {refusal}"  # for the log only: the caller may be a thief
                 return None
             entry.used_at = now
-        identity = entry.last
-        if identity is None or identity.client != client:
+        if identity is None or not same:
             identity = entry.last = Identity(
                 name=entry.name,
                 scopes=entry.scopes,
                 token_id=None if stored is None else stored.id,
                 account=None if stored is None else stored.account,
                 client=client,
-                digest=_digest(value),
+                digest=digest,
             )
         if stored is not None and stored.requests_per_minute is not None:
             self._spend(entry, stored.requests_per_minute, scope)

@@ -138,8 +138,6 @@ class _Exchange:
     async def _answer(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self._status = message["status"]
-            if limits := limits_of(self._scope):
-                message["headers"] = [*message["headers"], *limits]
             if not self._unchanged:
                 message["headers"] = [
                     *message["headers"],
@@ -147,6 +145,7 @@ class _Exchange:
                     (b"x-request-id", self._request_id.encode()),
                     (b"x-content-type-options", b"nosniff"),
                     (b"cache-control", b"no-store"),
+                    *limits_of(self._scope),
                 ]
         elif self._scope["method"] == "HEAD":
             if message.get("more_body", False):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from relay.core.client_address import Network, is_within
+from relay.core.values import value_class
 
 QUOTA_SECONDS = 60.0
 FREE_MISTAKES = 10
@@ -57,7 +58,7 @@ def refusal_of(expires_at: float | None, networks: Sequence[Network], client: st
     return None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value_class(frozen=True, slots=True, kw_only=True)
 class Quota:
     """The requests of a token since `began_at`, by a steady clock."""
 
@@ -65,7 +66,7 @@ class Quota:
     count: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value_class(frozen=True, slots=True, kw_only=True)
 class Spent:
     """What is left after a request, and the whole seconds until the quota is full again."""
 

@@ -82,8 +82,6 @@ class Proxy:
             caller = self._who(scope, api_key_of(headers))
         except RequestError:
             return None  # answered by `__call__`
-        if limits_of(scope):
-            return None  # the answer needs more headers
         query = scope["query_string"].decode("latin-1")
         external_id = gateway.job_read(caller, scope["method"], scope["raw_path"].decode("ascii"), query)
         if external_id is None:
@@ -393,7 +391,7 @@ class _Watch:
 
 
 async def _answer(response: ProxyResponse, scope: Scope, receive: Receive, send: Send) -> None:
-    headers = [*response.headers, (CACHE_HEADER, response.cache.encode())]
+    headers = [*response.headers, (CACHE_HEADER, response.cache.encode()), *limits_of(scope)]
     if response.age_seconds is not None:
         headers.append((b"age", b"%d" % response.age_seconds))  # only answers from the cache have one
     try:

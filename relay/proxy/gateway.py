@@ -98,7 +98,11 @@ class Gateway:
         if len(chosen) != 1:
             return None
         source, account = chosen[0]
-        return Caller(source=source, account=account, key=self._pollers[chosen[0]].key)
+        key = self._pollers[chosen[0]].key
+        known = self._callers.get(key or "")
+        if known is not None and (known.source, known.account) == chosen[0]:
+            return known
+        return Caller(source=source, account=account, key=key)
 
     def with_account_key(self, headers: Sequence[Header], caller: Caller) -> list[Header]:
         """The headers with the relay token replaced by the account's own key."""
