@@ -50,6 +50,6 @@ async def test_an_ended_job_is_answered_despite_the_limit_on_waits(world, open_c
     client = open_client()
     client.event_hooks = {}
     client._transport.app = api = create_api(world.ports(passed_paths=("/api/v1/",)), world.proxy)
-    api.context.waits.limit = 0
+    api.context.ports.admission.waits.limit = 0
     answer = await client.get(PATH, headers={"Authorization": "Bearer sk-test", "Prefer": "wait=5"})
     assert answer.content == ENDED
