@@ -112,8 +112,8 @@ class GuardPolicy:
     deny_hosts      refused hosts, and refused addresses of a name; wins over `allow_hosts`
     own_address     host and port that this relay listens on: refused as a sink
     own_url         this relay's public URL: refused as a sink
-    by_proxy        the egress proxy resolves names: their addresses are its filter's to judge, so a name gets none of
-                    what `allow_networks` permits
+    by_proxy        the egress proxy resolves names: its filter judges their addresses, and a name gets neither plain
+                    http nor the ports that `allow_networks` opens
     """
 
     allow_http: bool = False

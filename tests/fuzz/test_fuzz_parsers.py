@@ -2,14 +2,16 @@
 
 import io
 import math
+from contextlib import suppress
 from dataclasses import replace
-from ipaddress import ip_network
+from ipaddress import ip_address, ip_network
 from types import SimpleNamespace
 from typing import Any
 
 import orjson
 from hypothesis import strategies as st
 from starlette.datastructures import Headers
+from yarl import URL
 
 from relay.api import auth, idempotency, limits, params, stream, waiting
 from relay.api.access import Access
@@ -26,6 +28,7 @@ from relay.core.job import Observation
 from relay.core.subscription import Subscription
 from relay.core.tracking import TrackRequest
 from relay.errors import InvalidRequest, RelayError, UsageError
+from relay.http.sender import _SENDABLE_AS_WRITTEN
 from relay.redaction import host_of, redacted_url
 from relay.sources.definition import load_definition
 from relay.sources.mapping import registered
@@ -269,6 +272,26 @@ def test_urls_of_sinks(url: str, policy: netguard.GuardPolicy, port: int) -> Non
         assert isinstance(kind.redacted_url(url), str)
         value_or_refusal(lambda kind=kind: kind.check(Subscription(id="s", sink=url, kind=kind.name)))  # type: ignore[misc]
     assert isinstance(redacted_url(url), str)
+
+
+ANYWHERE = netguard.GuardPolicy(allow_http=True, allow_networks=ANYONE)
+
+
+@fuzzed(url=URLS)
+def test_host_that_is_dialled_is_the_one_that_was_judged(url: str) -> None:
+    if netguard.refusal_of_url(url, ANYWHERE) is not None:
+        return
+    judged = netguard.with_judged_host(url)
+    origin = netguard.origin_of(judged)
+    try:
+        dialled = URL(judged, encoded=_SENDABLE_AS_WRITTEN.fullmatch(judged) is not None)
+    except ValueError:
+        return  # the sender refuses it
+    assert origin is not None
+    assert dialled.raw_host is not None
+    with suppress(ValueError):
+        origin = (origin[0], str(ip_address(origin[1])), origin[2])
+    assert (dialled.scheme, dialled.raw_host.lower(), dialled.port) == origin
 
 
 @fuzzed(headers=st.lists(st.tuples(mutated_text(["X-A", "ce-id"], ["\r\n"]), TEXTS), max_size=40))

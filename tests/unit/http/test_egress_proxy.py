@@ -291,17 +291,20 @@ async def test_a_proxy_that_someone_else_wrote() -> None:
     pytest.importorskip("pproxy")
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "pproxy", "-l", f"http://127.0.0.1:{port}#user:hush"]
+    arguments = ["-l", f"http://127.0.0.1:{port}#user:hush"]
+    start = "import asyncio, sys; sys.modules['uvloop'] = None; asyncio.set_event_loop(asyncio.new_event_loop()); "
+    command = [sys.executable, "-c", f"{start}from pproxy.server import main; main({arguments})"]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         try:
             async with asyncio.timeout(20), open_sink() as (sink, sink_port):
                 url = f"http://127.0.0.1:{sink_port}/"
-                async with sender_through(f"http://user:hush@127.0.0.1:{port}") as sender:
+                async with sender_through(f"http://127.0.0.1:{port}") as sender:
                     while "reached" in ((response := await send(sender, url)).detail or ""):  # noqa: ASYNC110
                         await asyncio.sleep(0.05)
+                    assert "(407)" in (response.detail or "")
+                async with sender_through(f"http://user:hush@127.0.0.1:{port}") as sender:
+                    response = await send(sender, url)
                     assert (response.status_code, response.excerpt) == (200, b"ok")
-                async with sender_through(f"http://127.0.0.1:{port}") as sender:
-                    assert "(407)" in ((await send(sender, url)).detail or "")
             assert len(sink.heads) == 1
         finally:
             process.terminate()
