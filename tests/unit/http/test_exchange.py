@@ -54,6 +54,20 @@ async def test_request_is_head_and_body() -> None:
     assert got.body == BODY
 
 
+async def test_trailers_of_a_response_are_no_headers_of_it_or_of_the_next() -> None:
+    async def chunked(call: Call) -> None:
+        await call.body()
+        head = b"HTTP/1.1 503 Busy\r\nTransfer-Encoding: chunked\r\n\r\n"
+        await call.send(head + b"2\r\nok\r\n0\r\nRetry-After: 9999\r\nX-Other: y\r\n\r\n")
+
+    async with open_stub(chunked) as stub, opened() as exchanges:
+        for _ in range(3):
+            got = await exchanges.begin(Route.to(URL(stub.url)), "POST", [], BODY)
+            assert (got.status, await got.content.read()) == (503, b"ok")
+            assert [name.lower() for name in got.headers] == ["transfer-encoding"]
+            got.close()
+
+
 @pytest.mark.parametrize(
     ("method", "length"), [("GET", None), ("OPTIONS", None), ("DELETE", None), ("POST", 0), ("PUT", 0), ("PATCH", 0)]
 )

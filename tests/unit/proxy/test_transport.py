@@ -49,6 +49,30 @@ async def test_complete_answer_is_read(answering: Callable[[int], Answering]) ->
     answer.close()
 
 
+async def test_trailers_of_an_answer_are_no_headers_of_it_or_of_the_next() -> None:
+    trailers = b"Retry-After: 99\r\nX-RateLimit-Remaining: 0\r\nSet-Cookie: a=b\r\n\r\n"
+    chunked = (
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: Retry-After\r\n\r\n2\r\nok\r\n0\r\n" + trailers
+    )
+
+    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for _ in range(3):
+            await reader.readuntil(b"\r\n\r\n")
+            for at in range(0, len(chunked), 40):
+                writer.write(chunked[at : at + 40])
+                await writer.drain()
+        writer.close()
+
+    async with open_peer(connected) as port:
+        transport = UpstreamTransport(f"http://127.0.0.1:{port}", clock=lambda: 0.0, node_id="node")
+        for _ in range(3):
+            answer = await transport.send(UpstreamRequest(method="GET", target="/", headers=[]))
+            assert await answer.read(100) == (b"ok", True)
+            assert answer.headers == []
+            answer.close()
+        await transport.close()
+
+
 @pytest.mark.parametrize("max_bytes", [0, 1, 1 << 20, len(BODY) - 1])
 async def test_unread_rest_of_a_long_answer_can_be_streamed(
     answering: Callable[[int], Answering], max_bytes: int

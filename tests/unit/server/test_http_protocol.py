@@ -223,6 +223,30 @@ async def test_trailers_never_become_headers() -> None:
         assert [name for name, _ in app.headers[0]] == [b"host", b"transfer-encoding"]
 
 
+@pytest.mark.parametrize("size", [1, 7, 64, 1_000])
+async def test_trailers_reach_neither_their_request_nor_the_next_one(size: int) -> None:
+    trailers = b"Authorization: Bearer x\r\nX-Long: " + b"y" * 100 + b"\r\n\r\n"
+    chunked = request("POST", "/one", chunks=[b"ok"]).removesuffix(b"\r\n") + trailers
+    upgraded = request("POST", "/two", [("Connection", "Upgrade"), ("Upgrade", "h2c")], chunks=[b"ok"])
+    raw = chunked + upgraded.removesuffix(b"\r\n") + trailers + request("GET", "/three") + chunked
+    async with served(ROOMY) as app, Client(app.url) as client:
+        for at in range(0, len(raw), size):
+            client.writer.write(raw[at : at + size])
+            await client.writer.drain()
+        assert [(await client.answer()).body for _ in range(4)] == [b"/one", b"/two", b"/three", b"/one"]
+    names = {name for headers in app.headers for name, _ in headers}
+    assert names <= {b"host", b"transfer-encoding", b"connection"}
+    assert app.bodies == [b"ok", b"ok", b"", b"ok"]
+
+
+async def test_length_as_a_trailer_is_400() -> None:
+    async with served(ROOMY) as app:
+        reader, writer = await connect(app)
+        writer.write(request("POST", "/x", chunks=[b"ok"]).removesuffix(b"\r\n") + b"Content-Length: 9\r\n\r\n")
+        assert (await said(reader)).startswith(b"HTTP/1.1 400 ")
+        writer.close()
+
+
 async def test_large_body_arrives_whole_in_any_framing() -> None:
     body = os.urandom(3 * MEBIBYTE)
     async with served(ROOMY) as app, Client(app.url) as client:
