@@ -307,18 +307,23 @@ async def _check_sinks(subscriptions: SubscriptionStore, settings: Settings) -> 
         problems += [
             Finding(f"sink {one.id}", "problem", problem)
             for one in page.items
-            if (problem := _sink_problem(one, policy)) is not None
+            if (problem := sink_problem(one, policy)) is not None
         ]
         cursor = page.next_cursor
         is_last = cursor is None
     return problems or f"{count} subscriptions, all allowed"
 
 
-def _sink_problem(subscription: Subscription, policy: GuardPolicy) -> str | None:
+def sink_problem(subscription: Subscription, policy: GuardPolicy) -> str | None:
+    """What is wrong with a sink or its token endpoint by these rules, or with its state. None: nothing."""
     shown = registry.kind_named(subscription.kind).redacted_url(subscription.sink)
     refusal = refusal_of_url(subscription.sink, policy)
     if refusal is not None:
         return f"{shown}: {refusal}"
+    token_url = None if subscription.credential is None else subscription.credential.token_url
+    refusal = None if token_url is None else refusal_of_url(token_url, policy)
+    if refusal is not None:
+        return f"{shown}: its token endpoint: {refusal}"
     if subscription.state != "disabled":
         return None
     fix = "Fix it, then run `relay subscriptions resume`"

@@ -146,12 +146,14 @@ async def test_later_event_of_a_job_waits_only_for_the_earlier_one(tmp_path):
 
 async def test_410_disables_the_subscription_and_holds_its_pending_deliveries(tmp_path):
     async with open_world(tmp_path, 410, 200) as world:
-        subscription = await world.subscribe()
+        subscription = await world.subscribe(sink="https://sink.test/in/secret-path?key=secret-key")
         await world.register("a", *life("queued", "running"))
         await world.run(20)
         stored = await world.store.subscriptions.get(subscription.id)
         assert (stored.state, stored.disabled_reason) == ("disabled", "http_410")
-        assert "relay.subscription.disabled" in await world.types()
+        (told,) = [event for _, event in (await world.store.events.tail(0)).events if event.type.startswith("relay.")]
+        assert told.type == "relay.subscription.disabled"
+        assert orjson.loads(told.body)["data"]["sink"] == "https://sink.test/…", "any subscriber may get this event"
         assert set(await states(world)) == {"pending"}
         assert len(world.sink.requests) == 1
         await world.store.subscriptions.set_state(subscription.id, "enabled", world.clock())

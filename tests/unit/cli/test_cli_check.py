@@ -11,6 +11,10 @@ from typing import Any
 import pytest
 
 from relay.cli import run
+from relay.cli.checks import sink_problem
+from relay.core.credentials import SinkCredential
+from relay.core.netguard import GuardPolicy
+from relay.core.subscription import Subscription
 from relay.sources.client import PollResult, UpstreamClient
 from relay.store.sqlite import HolderLock
 
@@ -223,3 +227,24 @@ def answering(status: int, body: bytes) -> Iterator[str]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+@pytest.mark.parametrize(
+    ("policy", "problem"),
+    [
+        (GuardPolicy(), None),
+        (GuardPolicy(allow_hosts=("receiver.example",)), "its token endpoint: the host is not in security.allow_hosts"),
+        (GuardPolicy(deny_hosts=("id.*",)), "its token endpoint: the host is in security.deny_hosts"),
+        (
+            GuardPolicy(deny_hosts=("receiver.example",)),
+            "https://receiver.example/hook: the host is in security.deny_h",
+        ),
+    ],
+)
+def test_sinks_and_token_endpoints_that_the_lists_no_longer_allow_are_named(
+    policy: GuardPolicy, problem: str | None
+) -> None:
+    fields = {"credentialtype": "CLIENTCREDENTIALS", "token_url": "https://id.example/token"}
+    credential = SinkCredential(id="cred_1", origin="https://receiver.example:443", fields=fields)
+    found = sink_problem(Subscription(id="sub_1", sink="https://receiver.example/hook", credential=credential), policy)
+    assert (found or "") == "" if problem is None else problem in (found or "")
