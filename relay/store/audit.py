@@ -206,18 +206,8 @@ class AuditStore:
         action: str | None = None,
     ) -> Page[AuditEntry]:
         """Newest first. A started entry that has ended is left out: its end is listed."""
-        statement = select(AuditRow).where(text(_NOT_ENDED)).order_by(col(AuditRow.id).desc()).limit(limit + 1)
         before = decode_cursor(cursor, prefix=f"{PREFIX}_")
-        if before is not None:
-            statement = statement.where(col(AuditRow.id) < before)
-        if since is not None:
-            statement = statement.where(col(AuditRow.id) >= least_id(PREFIX, since))
-        if until is not None:
-            statement = statement.where(col(AuditRow.id) < least_id(PREFIX, until))
-        if actor is not None:
-            statement = statement.where(col(AuditRow.actor) == actor)
-        if action is not None:
-            statement = statement.where(col(AuditRow.action) == action)
+        statement = page_statement(limit + 1, before, since=since, until=until, actor=actor, action=action)
         return await self._database.read(_page, statement, limit)
 
     async def chains(self) -> list[str]:
@@ -255,6 +245,24 @@ class AuditStore:
     async def last_at(self, action: str) -> float | None:
         """When an entry of this action was last written, by any node."""
         return await self._database.read(_last_at, action)
+
+
+def page_statement(
+    limit: int, before: str | None, *, since: float | None, until: float | None, actor: str | None, action: str | None
+) -> Select[Any]:
+    """A page of entries, newest first."""
+    statement = select(AuditRow).where(text(_NOT_ENDED)).order_by(col(AuditRow.id).desc()).limit(limit)
+    if before is not None:
+        statement = statement.where(col(AuditRow.id) < before)
+    if since is not None:
+        statement = statement.where(col(AuditRow.id) >= least_id(PREFIX, since))
+    if until is not None:
+        statement = statement.where(col(AuditRow.id) < least_id(PREFIX, until))
+    if actor is not None:
+        statement = statement.where(col(AuditRow.actor) == actor)
+    if action is not None:
+        statement = statement.where(col(AuditRow.action) == action)
+    return statement
 
 
 def _values(entry: AuditEntry) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from sqlalchemy import text
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.engine import Connection
 
+from relay.core.audit import AuditRecord, derived_key
 from relay.core.credentials import SinkCredential
 from relay.core.erasure import ErasureRequest
 from relay.core.job import Progress
@@ -70,6 +71,7 @@ FILTERED_WALK = re.compile(
     r"(?:ix_jobs_(?:open|closed)_uid|ix_deliveries_(?:pending|dead|cancelled)|ix_replays_running|ix_subscriptions_listed|"
     r"ix_subscriptions_failing)$"
 )
+AUDIT_KEY = derived_key("00000000", b"k" * 32)
 
 
 def problems(plan: Iterable[str], *, page: bool = False, walks: bool = False, sorts: bool = False) -> list[str]:
@@ -128,6 +130,11 @@ def exceptions() -> list[MayScan]:
         MayScan(r"FROM events ORDER BY events.position DESC", "the newest position"),
         MayScan(r"ON events.id = deliveries.event_id ORDER BY", "a page of deliveries without a filter"),
         MayScan(r"COUNT\(\*\) AS number, MIN\(created_at\)", "groups of the newest deliveries, so many at most"),
+        MayScan(r"FROM audit WHERE NOT", "a page of the audit without a filter"),
+        MayScan(r"SELECT chain FROM audit UNION", "all chains, to verify them"),
+        MayScan(r"SELECT chain, MAX\(number\) AS number FROM audit", "the chains that have grown, once an hour"),
+        MayScan(r"SELECT DISTINCT chain FROM audit WHERE id", "the chains with old entries, once an hour"),
+        MayScan(r"FROM audit_cuts WHERE at", "one row for each chain that was cut, once an hour"),
         MayScan(r"FROM \(SELECT id FROM deliveries ORDER BY id DESC LIMIT", "how many there are of those, at most"),
     ]
 
@@ -317,8 +324,26 @@ async def use_handshakes(store: Store) -> None:
     await store.subscriptions.grant(store.subscriptions.grant_key(made, "relay.example", NOW), NOW, None, "agreed")
 
 
+async def use_audit(store: Store) -> None:
+    for chain in ("first", "second"):
+        store.audit.begin_chain(chain)
+        store.audit.use_key(AUDIT_KEY)
+        number = await store.audit.append(AuditRecord(at=NOW, action="x.y", result="started"))
+        await store.audit.append(AuditRecord(at=NOW, action="x.y", ends=number))
+    await store.audit.page(limit=1)
+    await store.audit.chains()
+    await store.audit.old_chains(NOW + 1)
+    await store.audit.heads(NOW, 0)
+    await store.audit.last_at("x.y")
+    await store.audit.cut("first", NOW + 1, {AUDIT_KEY.id: AUDIT_KEY.secret})
+    await store.audit.cut_of("first")
+    await store.audit.entries("second", 0)
+    await store.audit.delete_cuts(NOW - 1)
+
+
 async def run_everything(store: Store) -> None:
     """Calls every method of the store."""
+    await use_audit(store)
     uid = await track(store, "one")
     sub = await store.subscriptions.callback_for("https://callback.example/2", "sub_9", NOW)
     with_event = registration("two", callback_subscription_id=sub)
@@ -506,7 +531,7 @@ async def run_everything(store: Store) -> None:
 
 PARTS = (
     *("jobs", "events", "deliveries", "replays", "subscriptions", "idempotency", "intents", "accounts", "learned"),
-    *("upkeep", "erasure"),
+    *("upkeep", "erasure", "audit"),
 )
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from relay.store import (
     accounts,
     attempt_results,
+    audit,
     cancellation,
     claims,
     deliveries,
@@ -80,6 +81,22 @@ def event_pages() -> Iterator[Case]:
             values = {"type": None, "subject": None, "since": None, "until": None, **given}
             made = events.page_statement(51, before, **values)
             yield Case(f"events by {name}, {'first page' if before is None else 'cursor'}", made, walks=not given)
+
+
+def audit_pages() -> Iterator[Case]:
+    filters: dict[str, dict[str, Any]] = {
+        "nothing": {},
+        "time": {"since": NOW, "until": NOW + 1},
+        "actor": {"actor": "ops"},
+        "action": {"action": "tokens.create"},
+    }
+    for name, given in filters.items():
+        for before in (None, "aud_01"):
+            values = {"since": None, "until": None, "actor": None, "action": None, **given}
+            made = audit.page_statement(51, before, **values)
+            yield Case(
+                f"audit by {name}, {'first page' if before is None else 'cursor'}", made, walks=name == "nothing"
+            )
 
 
 def delivery_pages() -> Iterator[Case]:
@@ -275,6 +292,7 @@ CATALOGUE = (
     *job_pages(),
     *event_pages(),
     *delivery_pages(),
+    *audit_pages(),
     *groups_of_deliveries(),
 )
 
