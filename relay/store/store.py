@@ -79,6 +79,7 @@ class Store:
         await self.replays.free_all()
         await self.idempotency.free_all()
         await self.intents.all_cut_off()
+        await self.subscriptions.free_all(now)
 
     def clock(self, clock: Clock) -> Clock:
         """The clock for leases: the database's if several nodes share it, else `clock`."""

@@ -108,6 +108,11 @@ UPDATE subscriptions SET consent = $json(consent), handshake_at = NULL,
 WHERE id = :id AND sink_digest = :digest AND (:granted = 1 OR state = 'pending')
 """
 )
+# Ends every turn: no other node has this database.
+FREE_TURNS = (
+    "UPDATE subscriptions SET handshake_at = :now WHERE state = 'pending' AND handshake_at > :now",
+    "UPDATE subscriptions SET refresh_until = NULL WHERE refresh_until IS NOT NULL",
+)
 GRANT_CONTEXT = "webhook-consent"
 """What binds the key of a consent URL to its purpose."""
 MAX_GRANT_CHARACTERS = 1_024
@@ -229,6 +234,10 @@ class SubscriptionStore(Scoped):
         rotation while MAX_SECRETS are valid."""
         await self._refuse_hidden(owner)
         await self._database.write(self._add_secret, (owner, value, now, old_expire_at))
+
+    async def free_all(self, now: float) -> None:
+        """Ends the turns of a node that was killed. Only for a database that no other node has."""
+        await self._database.write(_free_all, now)
 
     # --- handshakes
 
@@ -685,6 +694,12 @@ def _asked_anew(row: Row[Any], now: float, *, awaits: bool) -> dict[str, Any]:
         free = {"state_since": now, "state_reason": "needs no consent", "handshake_at": None, "drain_since": now}
         return {**free, "state": "enabled"}
     return {}
+
+
+@each
+def _free_all(connection: Connection, now: float) -> None:
+    for statement in FREE_TURNS:
+        run(connection, statement, **({"now": now} if ":now" in statement else {}))
 
 
 @each

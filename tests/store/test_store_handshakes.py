@@ -9,7 +9,7 @@ import pytest
 
 from relay.core.subscription import Consent, Subscription
 from relay.store.store import Store
-from tests.support.store_kit import NOW, subscription
+from tests.support.store_kit import NOW, rows, subscription
 
 CONSENT = Consent(granted=True, origin="relay.example", at=NOW + 1, rate_per_minute=60)
 FIRST = (0.0, "")
@@ -80,6 +80,17 @@ async def test_late_result_does_not_end_another_turn(store: Store) -> None:
     await store.subscriptions.postpone_handshake("sub_1", NOW + 120, NOW + 300, "no")
     after = await found(store)
     assert (after.handshake_at, after.state_reason, after.state) == (NOW + 300, "no", "pending")
+
+
+async def test_turns_of_a_killed_node_end_when_nobody_else_has_the_database(store: Store) -> None:
+    await made(store)
+    await made(store, "sub_given_up", handshake_at=None)
+    assert await store.subscriptions.handshake_turn("sub_1", NOW, NOW + 60)
+    await store.subscriptions.pause_refresh("sub_1", NOW + 60)
+    await store.subscriptions.free_all(NOW + 1)
+    assert (await found(store)).handshake_at == NOW + 1
+    assert (await found(store, "sub_given_up")).handshake_at is None
+    assert await rows(store, "SELECT id FROM subscriptions WHERE refresh_until IS NOT NULL") == []
 
 
 async def test_due_handshakes_come_in_order_and_in_pages(store: Store) -> None:

@@ -491,6 +491,17 @@ def test_subscription_is_added_with_every_setting(stub: Stub) -> None:
     }
 
 
+def test_subscription_that_waits_for_consent_is_not_tested(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
+    pending = {"id": "sub_1", "sink": "https://a.example/", "config": {}, "state": "pending"}
+    stub.says("POST /v1/subscriptions", pending, status=201)
+    stub.says("POST /v1/subscriptions/sub_1/resume", pending)
+    assert run(["subscriptions", "add", "https://a.example/", "--handshake", "required"]) == 0
+    assert json.loads(stub.seen[-1][2]) == {"sink": "https://a.example/", "config": {"handshake": "required"}}
+    assert "The sink is asked for its consent first: relay subscriptions show sub_1" in capsys.readouterr().out
+    assert run(["subscriptions", "resume", "sub_1"]) == 0
+    assert "sub_1 is pending" in capsys.readouterr().out
+
+
 CREDENTIAL = {"credentialtype": "ACCESSTOKEN", "accesstoken": "an-access-token"}
 
 
