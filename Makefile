@@ -101,6 +101,8 @@ soak: $(READY)
 		tests/store/test_fuzzed_sink.py tests/store/test_two_pollers.py tests/e2e/test_fuzzed_upstream.py
 	echo "==> a hostile sink: $$(($(SOAK_CASES) / 10)) answers, and what they cost"
 	FUZZ_TEST_COUNT=$(SOAK_CASES) FUZZ_TEST_SEED=$(SOAK_SEED) $(BIN)/python -m pytest -q -rP tests/simulation/test_hostile_sink.py
+	echo "==> the worst legal requests, one at a time, at a relay whose /livez is watched: alone on the machine"
+	$(BIN)/python -m pytest -q -rP -n 0 tests/e2e/test_stalls.py
 	echo "==> simulations, stores and installs: what make test runs smaller"
 	$(BIN)/python -m pytest $(AT_ONCE) -n auto --durations=10 tests/simulation tests/packaging tests/unit/planner \
 		tests/store --ignore=tests/simulation/test_hostile_sink.py --ignore=tests/store/test_fuzzed_sink.py --ignore=tests/store/test_two_pollers.py

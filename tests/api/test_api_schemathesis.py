@@ -1,10 +1,12 @@
 """A seeded run of schemathesis against a real server: every generated request is answered as documented."""
 
 import asyncio
+import http.client
 import math
 import re
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextvars import ContextVar
 
@@ -52,6 +54,7 @@ CHECKS = [
     checks.negative_data_rejection,
 ]
 SILENT_WAITS = 40
+MAX_STALL_SECONDS = 0.25
 STREAMED = re.compile(rb"id: (?P<id>[^\n]+)\nevent: (?P<type>[^\n]+)\ndata: (?P<data>[^\n]+)")
 
 waits_left: ContextVar[int] = ContextVar("waits_left", default=SILENT_WAITS)
@@ -87,7 +90,11 @@ class PatientNode(FakeNode):
 
 @pytest.fixture(scope="module")
 def base_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A server in its own thread, with a job, an event, a subscription and a delivery."""
+    """A server in its own thread, with a job, an event, a subscription and a delivery.
+
+    `/livez` is watched while it serves. At the end, no request has held its loop for long.
+    """
+    stalls = [0.0]
     url = f"sqlite:///{tmp_path_factory.mktemp('served') / 'relay.db'}"
     listener = socket.create_server(("127.0.0.1", 0))
     ready = threading.Event()
@@ -115,16 +122,46 @@ def base_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         server = uvicorn.Server(uvicorn.Config(api, log_config=None, ws="none", lifespan="off"))
         servers.append(server)
         ready.set()
+        pacing = asyncio.create_task(pace(stalls))
         await server.serve(sockets=[listener])
+        pacing.cancel()
         await store.close()
 
     thread = threading.Thread(target=lambda: asyncio.run(serve()), daemon=True)
     thread.start()
     assert ready.wait(20)
-    yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    port, over, answers = listener.getsockname()[1], threading.Event(), []
+    watching = threading.Thread(target=watch, args=(port, over, answers), daemon=True)
+    watching.start()
+    yield f"http://127.0.0.1:{port}"
+    over.set()
+    watching.join(20)
     servers[0].should_exit = True
     thread.join(20)
     listener.close()
+    assert answers
+    assert set(answers) == {200}
+    assert stalls[0] < MAX_STALL_SECONDS
+
+
+async def pace(stalls: list[float]) -> None:
+    """Keeps the longest time that the loop was held: processor time of its thread, so that a busy machine and the
+    requests' generation in the same process do not count."""
+    while True:
+        before = time.thread_time()
+        await asyncio.sleep(0.002)
+        stalls[0] = max(stalls[0], time.thread_time() - before)
+
+
+def watch(port: int, over: threading.Event, answers: list[int]) -> None:
+    """Asks for `/livez` until it is over."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    while not over.wait(0.05):
+        connection.request("GET", "/livez")
+        with connection.getresponse() as answer:
+            answer.read()
+            answers.append(answer.status)
+    connection.close()
 
 
 def cases():
