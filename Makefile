@@ -4,6 +4,8 @@
 # make test       every check that a change has to pass: 8 minutes on two cores
 # make bench      the measurements: 15 minutes
 # make soak       the long tests, whole: 20,000 generated requests, 500 kills, an hour of operations: 3 hours
+# make audit      asks whether a pinned package has a known vulnerability: 30 s
+# make lock       pins the packages again, with their hashes, after a change in pyproject.toml: needs uv
 # make clean      removes what the others made
 #
 # Needs git, make and Python 3.11 or newer. Set PYTHON to choose one: make test PYTHON=/opt/python/bin/python3.12
@@ -47,7 +49,7 @@ $(shell [ "$$(cat .venv/.made-at 2>/dev/null)" = "$$PWD" ] || rm -f $(READY))
 NO_POSTGRES := -k "not postgres and not Postgres" $(patsubst %,--ignore=%,$(wildcard tests/*/test_*postgres*.py)) \
 	--ignore=tests/api/test_api_schemathesis.py --ignore=tests/unit/support/test_postgres_server.py
 
-.PHONY: help demo test test-fast lint bench soak clean
+.PHONY: help demo test test-fast lint bench soak audit lock clean
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
 
@@ -112,8 +114,22 @@ soak: $(READY)
 	OPERATIONS_TEST_SECONDS=$(SOAK_SECONDS) OPERATIONS_TEST_SEED=$(SOAK_SEED) $(BIN)/python -m pytest -q -rP -n 2 tests/e2e/test_random_operations.py
 	echo "==> soaked: all held"
 
+audit: $(READY)
+	@echo "==> pip-audit: known vulnerabilities of pinned packages"
+	PYTHON="$(BIN)/python" bash .ci/audit
+
+# Existing pins stay. UPGRADE="--upgrade-package NAME" raises one, UPGRADE=--upgrade all of them.
+UPGRADE ?=
+LOCKED := --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --quiet $(UPGRADE)
+lock:
+	@command -v uv > /dev/null || { echo "make lock needs uv: pip install uv" >&2; exit 1; }
+	uv pip compile $(LOCKED) --all-extras --group dev --output-file tests/requirements.lock pyproject.toml
+	echo hatchling | uv pip compile $(LOCKED) --all-extras -c tests/requirements.lock --output-file deploy/requirements.lock \
+		pyproject.toml -
+	echo pip-audit | uv pip compile $(LOCKED) --output-file .ci/audit.lock -
+
 clean:
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage .coverage.* .lint.log dist build
+	rm -rf .venv .venv-audit .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage .coverage.* .lint.log dist build
 
 $(READY): tests/requirements.lock pyproject.toml
 	@if ! "$(PYTHON)" -c '$(NEW_ENOUGH)' >/dev/null 2>&1; then
@@ -127,7 +143,8 @@ $(READY): tests/requirements.lock pyproject.toml
 		exit 1
 	fi
 	echo "==> installing the packages that tests/requirements.lock pins"
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -r tests/requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile \
+		--require-hashes --no-deps -r tests/requirements.lock
 	echo "==> installing revor-relay from this folder"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	echo "$$PWD" > .venv/.made-at

@@ -18,6 +18,8 @@ import pytest
 from packaging.requirements import Requirement
 
 import relay
+from tests.support import lock
+from tests.support.lock import LOCK
 from tests.support.scale import SOAK
 from tests.support.typed import blocks, prompts
 
@@ -76,6 +78,13 @@ def link(distributions: Iterable[Distribution], site: Path) -> None:
                 (site / top).symlink_to(source)
 
 
+def constraints(folder: Path) -> Path:
+    """The pinned versions without their hashes: with them pip would want one for the wheel that was built here."""
+    path = folder / "constraints.txt"
+    path.write_text("".join(f"{pin}\n" for pin in lock.pins(LOCK)))
+    return path
+
+
 def requirements_of(wheel: Path) -> list[str]:
     with zipfile.ZipFile(wheel) as archive:
         (name,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
@@ -90,8 +99,7 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run(sys.executable, "-m", "venv", "--without-pip", venv)
     pip = (sys.executable, "-m", "pip", "--python", venv / "bin" / "python", "--disable-pip-version-check")
     if SOAK:
-        lock = ROOT / "tests" / "requirements.lock"
-        run(*pip, "install", "--quiet", "--no-compile", "-c", lock, wheel)
+        run(*pip, "install", "--quiet", "--no-compile", "-c", constraints(venv.parent), wheel)
     else:
         link(closure(requirements_of(wheel)).values(), site_packages(venv))
         run(*pip, "install", "--quiet", "--no-compile", "--no-index", wheel)
@@ -108,7 +116,7 @@ def test_the_ways_to_install_work_as_they_are_written(wheel: Path, tmp_path: Pat
             (clone / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, clone / name)
     first, second = blocks((ROOT / "docs" / "install.md").read_text(encoding="utf-8"), "console")
-    pins = shutil.copy(ROOT / "tests" / "requirements.lock", home)  # pip splits the variable at spaces
+    pins = constraints(home)  # pip splits the variable at spaces
     make, *rest = prompts(first)
     between = []
     if not SOAK:
