@@ -12,7 +12,9 @@ import typer
 
 from relay.cli.options import one_of
 from relay.cli.output import note
+from relay.core.own_address import is_loopback_host
 from relay.errors import RelayError, UsageError
+from relay.server import systemd
 
 if TYPE_CHECKING:
     from relay.config.settings import Settings
@@ -39,6 +41,10 @@ def serve(
     ] = False,
 ) -> None:
     """Run the relay. It polls tracked jobs, delivers their events and serves the API."""
+    passed = systemd.passed_sockets(os.environ, os.getpid())
+    if passed:
+        passed.sort(key=lambda one: is_loopback_host(one.getsockname()[0]))  # what others can reach decides
+        host, port = passed[0].getsockname()[:2]
     source = SettingsSource(path=settings_file(config), dev=dev, host=host, port=port)
     chosen = read_roles(roles)
     settings = source.load()
@@ -53,11 +59,12 @@ def serve(
         from relay.server.http_server import listening_socket
 
     log.configure(dev=dev)
-    listener = listening_socket(settings.server.host, settings.server.port)
+    listeners = passed or [listening_socket(settings.server.host, settings.server.port)]
     try:
-        uvloop.run(_Service(source, settings, listener, chosen, auto_migrate).run())
+        uvloop.run(_Service(source, settings, listeners, chosen, auto_migrate, shares_sockets=bool(passed)).run())
     finally:
-        listener.close()
+        for listener in listeners:
+            listener.close()
 
 
 def settings_file(given: Path | None) -> Path | None:
@@ -97,36 +104,39 @@ class SettingsSource:
 
 @dataclass(slots=True)
 class _Service:
-    """One run of `relay serve`."""
+    """One run of `relay serve`. `shares_sockets`: another program holds the listening sockets too (`systemd.py`)."""
 
     source: SettingsSource
     settings: "Settings"
-    listener: socket.socket
+    listeners: list[socket.socket]
     roles: tuple[str, ...]
     auto_migrate: bool
+    shares_sockets: bool
     node: "Node | None" = None
     server: "Server | None" = None
     asked_to_stop: bool = False
     reload_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     reloads: set[asyncio.Task[None]] = field(default_factory=set)
+    leaving: "asyncio.Task[None] | None" = None
 
     async def run(self) -> None:
         """Runs until `stop`."""
         from relay.node.interpreter import raise_file_limit, tune
         from relay.node.local_token import local_token_path, uses_local_token
         from relay.node.opening import open_node
-        from relay.server.http_server import make_server, url_of
+        from relay.server.http_server import KEPT_SECONDS, make_server, url_of
 
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stop)
         loop.add_signal_handler(signal.SIGHUP, self.reload)
-        bound = with_port(self.settings, self.listener.getsockname()[1])
-        url = url_of(self.listener, bound.server.host)
+        bound = self._bound()
+        url = url_of(self.listeners[0], bound.server.host)
         async with open_node(bound, base_url=url, roles=self.roles, auto_migrate=self.auto_migrate) as node:
             self.node = node
             app: Any = node if "api" in self.roles else _ProbesOnly(node)
-            self.server = make_server(app, shutdown_seconds=bound.server.shutdown_seconds, dates=False)
+            seconds = bound.server.shutdown_seconds
+            self.server = make_server(app, shutdown_seconds=seconds, dates=False, kept_seconds=KEPT_SECONDS)
             if self.asked_to_stop:
                 return
             if self.source.dev:
@@ -139,22 +149,53 @@ class _Service:
             raise_file_limit()
             tune()
             loaded = loop.create_task(_freeze_when_loaded(node))
-            await self.server.serve(sockets=[self.listener])
+            systemd.notify(os.environ, systemd.READY)
+            watching = loop.create_task(self._report_alive())
+            await self.server.serve(sockets=self.listeners)
+            watching.cancel()
+            if self.leaving is not None:
+                await self.leaving
             await loaded
 
     def stop(self) -> None:
         """The first signal begins an orderly stop; the second cuts off what is in flight."""
         if self.asked_to_stop:
             if self.server is not None:
-                self.server.force_exit = True
+                self.server.force_exit = self.server.should_exit = True
             if self.node is not None:
                 self.node.cut_off()
             return
         self.asked_to_stop = True
+        systemd.notify(os.environ, systemd.STOPPING)
         if self.node is None or self.server is None:
             return
-        self.node.begin_stop()  # while the server ends its requests: both have the same time
-        self.server.should_exit = True
+        ending = self.node.begin_stop()  # while the server ends its requests: both have the same time
+        seconds = self.settings.server.shutdown_seconds
+        if self.shares_sockets:
+            self.leaving = asyncio.get_running_loop().create_task(self._answer_until(ending, seconds))
+        else:
+            self.server.stop(seconds)
+
+    async def _answer_until(self, ending: "asyncio.Future[Any]", seconds: float) -> None:
+        """Keeps answering while deliveries end, for half of the time at most: connections that come later wait for the
+        next process."""
+        loop = asyncio.get_running_loop()
+        began_at = loop.time()
+        await asyncio.wait([ending], timeout=seconds / 2)
+        if self.server is not None:
+            self.server.stop(seconds - (loop.time() - began_at))
+
+    async def _report_alive(self) -> None:
+        """Tells systemd's watchdog that the event loop turns."""
+        seconds = systemd.watchdog_seconds(os.environ, os.getpid())
+        while seconds is not None:
+            systemd.notify(os.environ, systemd.ALIVE)
+            await asyncio.sleep(seconds)
+
+    def _bound(self) -> "Settings":
+        """The settings with the bound port, which differs for port 0."""
+        server = self.settings.server.replace(port=self.listeners[0].getsockname()[1])
+        return self.settings.replace(server=server)
 
     def reload(self) -> None:
         """Applies the settings that may change at run time. Wrong settings are logged, and the old ones stay."""
@@ -190,7 +231,7 @@ class _Service:
         taken = takes_over(self.settings, new)
         notes["changed"] = changed_keys(self.settings, taken)
         self.settings = taken
-        node.reload(with_port(self.settings, self.listener.getsockname()[1]))
+        node.reload(self._bound())
         log.info("settings_read_again")
         if restart:
             log.warning("settings_need_a_restart", settings=restart)
@@ -201,11 +242,6 @@ async def _freeze_when_loaded(node: "Node") -> None:
 
     await node.loaded()
     freeze()
-
-
-def with_port(settings: "Settings", port: int) -> "Settings":
-    """The settings with the bound port, which differs for port 0."""
-    return settings.replace(server=settings.server.replace(port=port))
 
 
 class _ProbesOnly:

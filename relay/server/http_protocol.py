@@ -8,7 +8,11 @@ private parts of uvicorn's `HttpToolsProtocol`: `tests/unit/server/test_http_pro
 """
 
 import asyncio
+import contextlib
+import fcntl
 import resource
+import socket
+import termios
 from dataclasses import dataclass
 from ipaddress import IPv6Address, ip_address
 from typing import Any
@@ -29,6 +33,12 @@ SWEEPS_PER_LIMIT = 8
 EVICTED_SHARE = 0.02
 GRACE_SECONDS = 1.0
 """A client that has waited for less is not judged by how fast it reads."""
+DRAIN_SECONDS = 0.02
+"""How often a stopping server looks at its connections."""
+UNREAD_SECONDS = 0.1
+"""An idle connection stays open for at least this time after the server has stopped listening."""
+LATE_SECONDS = 0.25
+"""How long input is read after an idle connection was closed on our side, so that a late request meets no reset."""
 
 _IDLE, _HEAD, _BODY = range(3)
 """What comes next: the first byte of a request, the rest of its head, or the rest of its body."""
@@ -80,6 +90,27 @@ class Connections:
         self._unread_bytes = 0
         self._sweeping: asyncio.TimerHandle | None = None
         self._full_until = 0.0
+        self.draining = False
+        """True once the server has stopped listening: each connection gets one more answer."""
+
+    async def drain(self, kept_seconds: float) -> None:
+        """Returns once all connections have ended. Cancel it to wait no longer.
+
+        Each connection's next answer has `Connection: close`, so its client knows that it was the last. A connection
+        that has been idle for `kept_seconds` is closed without: closing one that is in use would lose the request that
+        its client is just sending.
+        """
+        self.draining = True
+        for each in self._all:
+            each.begin_drain()
+        await asyncio.sleep(DRAIN_SECONDS / 2)  # connections that were accepted a moment ago appear
+        loop = asyncio.get_running_loop()
+        idle_at = loop.time() + min(UNREAD_SECONDS, kept_seconds)
+        while self._all:
+            now = loop.time()
+            for each in list(self._all):
+                each.drain(now, idle_at, kept_seconds)
+            await asyncio.sleep(DRAIN_SECONDS)
 
     def admit(self, protocol: "Protocol", now: float) -> bool:
         """Counts a new connection. Returns False if the limit is reached."""
@@ -91,12 +122,20 @@ class Connections:
         of_address = self._silent_by_address.setdefault(protocol.address, {})
         of_address[protocol] = None
         if len(of_address) > self.limits.silent_per_address:
-            next(iter(of_address)).end()
+            self._end_silent(of_address)
         elif len(self._silent) > self.limits.silent:
-            next(iter(self._silent)).end()
+            self._end_silent(self._silent)
         if self._sweeping is None:
             self._sweep_later(protocol.loop)
         return True
+
+    @staticmethod
+    def _end_silent(silent: "dict[Protocol, None]") -> None:
+        """Ends the oldest connection, unless it has sent something that was not read yet: a started node accepts all
+        that wait in the queue of its socket before it reads any."""
+        oldest = next(iter(silent))
+        if not oldest.has_unread_input:
+            oldest.end()
 
     def head_received(self, protocol: "Protocol") -> None:
         """The connection has sent a complete request head."""
@@ -173,6 +212,8 @@ class Protocol(HttpToolsProtocol):
         self._discarding = False
         """Whether input is discarded."""
         self._refused = False
+        """Whether our side is closed, and the client is given time to read the answer and close its own."""
+        self._closed_idle_at: float | None = None
         self._discarded_bytes = 0
         self._half_closed = False
         self.unread_since = 0.0
@@ -214,6 +255,62 @@ class Protocol(HttpToolsProtocol):
         self._discarding = True
         self.transport.abort()
 
+    def begin_drain(self) -> None:
+        """The server has stopped listening: makes the answer that is due the last one, unless its head was sent."""
+        if self.is_busy and not self.cycle.response_started:
+            self._answer_last()
+
+    def drain(self, now: float, idle_at: float, kept_seconds: float) -> None:
+        """Closes our side of an idle connection, and the connection when the client had time to close its own."""
+        if self._closed_idle_at is not None:
+            if now - self._closed_idle_at > min(LATE_SECONDS, kept_seconds):
+                self.end()
+        elif self.is_busy or self._discarding or self.transport.is_closing():
+            return
+        elif self._expects == _IDLE or not kept_seconds:
+            if now >= max(idle_at, self.since + kept_seconds) and not self.has_unread_input:
+                self._closed_idle_at = now
+                self.close_gently()
+        elif self._expects == _HEAD and now - self.since > DISCARD_SECONDS:
+            self.time_out()
+
+    @property
+    def has_unread_input(self) -> bool:
+        """Whether the client has sent something that the event loop has not read yet."""
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # closed meanwhile
+            descriptor = self.transport.get_extra_info("socket").fileno()
+            return fcntl.ioctl(descriptor, termios.FIONREAD, bytes(4)) != bytes(4)
+        return False
+
+    def _answer_last(self) -> None:
+        self.cycle.keep_alive = False
+        self.cycle.transport = _Last(self)  # type: ignore[assignment]  # has all that a cycle uses
+
+    def close_gently(self) -> None:
+        """Closes our side once everything is sent, and reads on until the client has closed its own.
+
+        Closing both at once resets the connection where the client has just sent something, and the reset can
+        overtake an answer that it has not read yet.
+        """
+        self.pipeline.clear()
+        self.pipelined = b""
+        if self._half_closed or self.transport.is_closing():
+            self.transport.close()
+            return
+        self._discarding = self._refused = True
+        self.since = self.loop.time()
+        self.flow.resume_reading()
+        if self.transport.get_write_buffer_size():
+            self.transport.write_eof()
+            return
+        # At once: the loop would do it in its next turn, and a request that comes before would be discarded.
+        connection = socket.socket(fileno=self.transport.get_extra_info("socket").fileno())
+        try:
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_WR)
+        finally:
+            connection.detach()
+
     @property
     def is_busy(self) -> bool:
         """Whether a request has a complete head and no complete answer."""
@@ -222,14 +319,17 @@ class Protocol(HttpToolsProtocol):
     def is_overdue(self, now: float) -> bool:
         """Whether the client has exceeded a time limit. Time spent not reading or not answering does not count."""
         limits = self._connections.limits
-        if self._refused:
+        if self._refused and not self.transport.get_write_buffer_size():
             return now - self.since > min(DISCARD_SECONDS, limits.head_seconds)
-        if self._has_unsent:
+        if self._refused or self._has_unsent:
             unsent_bytes = self.transport.get_write_buffer_size()
             if unsent_bytes != self._unsent_bytes:
                 self._unsent_bytes, self._unsent_since = unsent_bytes, now
             if now - self._unsent_since > limits.body_seconds or self._reads_too_slowly(now):
                 return True
+            if self._refused:
+                self.since = now
+                return False
         if self._expects == _BODY:
             if self.cycle is not None and self.cycle.response_complete:
                 return now - self.since > limits.head_seconds  # answered: the rest of the body is not needed
@@ -364,6 +464,8 @@ class Protocol(HttpToolsProtocol):
             except Exception:  # not a request, so it has no body; the previous one may still be running
                 self._expects = _HEAD
                 raise
+            if self._connections.draining:
+                self._answer_last()
             return
         line = b"%s %s HTTP/%s" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())
         self._upgrade_head = b"\r\n".join([line, *(b"%s: %s" % header for header in headers), b"", b""])
@@ -390,14 +492,14 @@ class Protocol(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         """An answer is complete: continues with pipelined requests."""
         super().on_response_complete()
-        if self._expects == _BODY:
+        if self._expects == _BODY or not self.is_busy:
             self.since = self.loop.time()
         if self.pipelined and not self.pipeline and not self.transport.is_closing():
             self._unset_keepalive_if_required()
             pipelined, self.pipelined = self.pipelined, b""
             self._parse(pipelined)
             self.flow.resume_reading()
-        if (self._half_closed or self._discarding) and not self.is_busy:
+        if (self._half_closed or self._discarding) and not (self.is_busy or self._refused):
             self.transport.close()
 
     def _refuse(self, status: str, why: str) -> None:
@@ -423,6 +525,16 @@ class Protocol(HttpToolsProtocol):
         self.transport.write(f"{head}connection: close\r\n\r\n{why}".encode("ascii"))
         if self.transport.can_write_eof():
             self.transport.write_eof()
+
+
+class _Last:
+    """The transport of a connection's last answer: `close` closes gently."""
+
+    def __init__(self, protocol: Protocol) -> None:
+        self._protocol = protocol
+        self.write = protocol.transport.write
+        self.is_closing = protocol.transport.is_closing
+        self.close = protocol.close_gently
 
 
 class _Flow(FlowControl):

@@ -39,7 +39,7 @@ class Process:
     """A command that runs; its lines of stdout and stderr are read as they come.
 
     `limits`: `RLIMIT_NOFILE=64` and the like, soft limits; `UNPRIVILEGED`: file permissions hold for root too.
-    `program`: another one than `relay`, such as a shell in which `relay` is called.
+    `program`: another one than `relay`, such as a shell in which `relay` is called; it inherits `pass_fds`.
 
     Without one, without limits and without variables that imports read, it is forked by `fork_server`.
     """
@@ -51,6 +51,7 @@ class Process:
         *,
         limits: str = "",
         program: Sequence[str] | None = None,
+        pass_fds: Sequence[int] = (),
         **variables: str,
     ) -> None:
         environ = {name: value for name, value in os.environ.items() if not name.startswith(("RELAY_", "REVOR_"))}
@@ -68,6 +69,7 @@ class Process:
                     stdin=subprocess.DEVNULL,
                     stdout=writing[0],
                     stderr=writing[1],
+                    pass_fds=pass_fds,
                 )
             else:
                 stdout, stderr = (f"/proc/{os.getpid()}/fd/{number}" for number in writing)
@@ -145,8 +147,14 @@ def processes(folder: Path) -> Iterator[Start]:
     """What starts commands in a folder; all of them are ended at the end."""
     started: list[Process] = []
 
-    def begin(*arguments: str, limits: str = "", program: Sequence[str] | None = None, **variables: str) -> Process:
-        process = Process(arguments, folder, limits=limits, program=program, **variables)
+    def begin(
+        *arguments: str,
+        limits: str = "",
+        program: Sequence[str] | None = None,
+        pass_fds: Sequence[int] = (),
+        **variables: str,
+    ) -> Process:
+        process = Process(arguments, folder, limits=limits, program=program, pass_fds=pass_fds, **variables)
         started.append(process)
         return process
 

@@ -60,6 +60,12 @@ class App:
             await self._hold(path, receive)
         if path in self.left:
             return
+        if path == "/begun":
+            head = {"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(path))]}
+            await send(head)
+            await self.holding.wait()
+            await send({"type": "http.response.body", "body": path.encode()})
+            return
         if path == "/endless":
             await self._pour(path, receive, send)
             return

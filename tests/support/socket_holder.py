@@ -1,0 +1,33 @@
+"""A stand-in for systemd with a socket unit: holds a listening socket, and passes it to each relay that it starts."""
+
+import contextlib
+import socket
+import sys
+from collections.abc import Iterator
+
+from relay.server.http_server import listening_socket
+from tests.support.process_world import Process, Start
+
+AS_SYSTEMD = 'exec 3<&"$0"; export LISTEN_FDS=1 LISTEN_PID=$$; exec "$@"'
+
+
+class SocketHolder:
+    """Holds the socket of a relay; `url` is where it is."""
+
+    def __init__(self, start: Start, held: socket.socket) -> None:
+        self.url = f"http://127.0.0.1:{held.getsockname()[1]}"
+        self._start = start
+        self._held = held
+
+    def serve(self, *arguments: str, **variables: str) -> Process:
+        """Starts `relay serve` with the socket as file descriptor 3."""
+        number = self._held.fileno()
+        program = ("bash", "-c", AS_SYSTEMD, str(number), sys.executable, "-m", "relay", "serve")
+        return self._start(*arguments, program=program, pass_fds=(number,), **variables)
+
+
+@contextlib.contextmanager
+def socket_holder(start: Start) -> Iterator[SocketHolder]:
+    """A socket on a free port of loopback, and what starts relays with it."""
+    with contextlib.closing(listening_socket("127.0.0.1", 0)) as held:
+        yield SocketHolder(start, held)
