@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any, Self
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
@@ -108,7 +109,7 @@ def decode_encryption_key(text: str) -> bytes:
     return raw
 
 
-def split_url(text: str) -> SplitResult:
+def split_url(text: str, *, allow_query: bool = False) -> SplitResult:
     """The parts of an http or https URL. Raises ValueError without quoting the URL: it may contain a password."""
     if _UNPRINTABLE.search(text):
         raise ValueError("has white space, a backslash or a control character in it")
@@ -121,8 +122,8 @@ def split_url(text: str) -> SplitResult:
         raise ValueError("must be an absolute URL such as https://host.example")
     if "@" in parts.netloc:
         raise ValueError("must not have a user name or password in it")
-    if "?" in text or "#" in text:
-        raise ValueError("must not have a query or a fragment")
+    if "#" in text or ("?" in text and not allow_query):
+        raise ValueError(f"must not have a {'' if allow_query else 'query or a '}fragment")
     return parts
 
 
@@ -233,6 +234,11 @@ Text = Annotated[str, Field(min_length=1, max_length=MAX_TEXT)]
 Name = Annotated[str, NAME, Field(pattern=f"^{NAME_PATTERN}$")]
 Host = Annotated[Text, Form("a host name or an address"), _checked(_check_host)]
 Url = Annotated[Text, Form("a URL such as https://host.example", shown=False), AfterValidator(_normal_url)]
+PingUrl = Annotated[
+    Text,
+    Form("a URL such as https://hc.example/ping/your-id", shown=False),
+    _checked(partial(split_url, allow_query=True)),
+]
 UpstreamUrl = Annotated[
     Text,
     Form("a URL such as https://host.example (a trailing /api/v1 is removed)", shown=False),

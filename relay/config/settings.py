@@ -26,6 +26,7 @@ from relay.config.fields import (
     HostPattern,
     Name,
     Network,
+    PingUrl,
     Port,
     ProxyUrl,
     Seconds,
@@ -268,6 +269,14 @@ class RetentionSettings(Section):
     audit_days: Days = setting(365, "days that entries of the audit are kept")
 
 
+class HeartbeatSettings(Section):
+    url: PingUrl | None = setting(
+        None,
+        "URL that gets a GET every minute while polling and delivery move and the database answers; null: none does",
+        secret=True,
+    )
+
+
 DEV_RETRY_SCHEDULE = (1.0, 2.0, 3.0, 5.0, 5.0, 10.0, 10.0, 30.0, 60.0)
 """The default with --dev, so that trying out a receiver does not take five minutes."""
 
@@ -284,6 +293,7 @@ class Settings(Section):
     delivery: DeliverySettings = DeliverySettings()
     security: SecuritySettings = SecuritySettings()
     retention: RetentionSettings = RetentionSettings()
+    heartbeat: HeartbeatSettings = HeartbeatSettings()
     dev: bool = internal(False)
 
 

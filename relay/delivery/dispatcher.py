@@ -17,6 +17,7 @@ from relay.clock import Clock
 from relay.core.delivery import Attempt, OutboundRequest, Outcome
 from relay.core.events import Event
 from relay.core.filters import matches
+from relay.core.heartbeat import Progress
 from relay.core.records import Lease, Recorded
 from relay.core.subscription import Subscription
 from relay.core.values import value_class
@@ -116,6 +117,7 @@ class Dispatcher:
         self._wake = asyncio.Event()
         self.slots = Slots(concurrency=settings.concurrency, per_host=settings.per_host, freed=self._wake.set)
         self._leases = 0
+        self._scans = 0
         self._worker = Worker(
             slots=self.slots,
             tasks=self._tasks,
@@ -274,7 +276,12 @@ class Dispatcher:
         if shares:  # deliveries behind the claimed ones may be due soon: scan again
             next_due = min(next_due, self._clock() + (0.0 if started else self._rescan_seconds))
             self._rescan_seconds = RESCAN_SECONDS if started else min(2 * self._rescan_seconds, MAX_RESCAN_SECONDS)
+        self._scans += 1
         return max(0.0, next_due - self._clock())
+
+    def progress(self) -> Progress:
+        """What it has done so far."""
+        return Progress(turns=self._scans, ended=self._worker.answered, in_flight=self.slots.in_flight)
 
     async def drain(self) -> None:
         """Waits until nothing is in flight (tests, shutdown)."""

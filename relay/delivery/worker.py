@@ -77,6 +77,8 @@ class Worker:
     recorded: Callable[[Event], None]
 
     def __post_init__(self) -> None:
+        self.answered = 0
+        """Number of attempts that have ended."""
         self._attempts_of = lru_cache(maxsize=64)(self.metrics.attempts.labels)
         self._seconds_of = lru_cache(maxsize=64)(self.metrics.attempt_seconds.labels)
 
@@ -96,6 +98,7 @@ class Worker:
             sent = Sent(headers=(), response=response)
         else:
             sent = await self._send(subscription, request)
+        self.answered += 1
         outcome = sent.outcome or self._outcome(subscription, kind, sent.response)
         self._attempts_of(kind.name, outcome.verdict).inc()
         self._seconds_of(kind.name).observe(sent.response.duration_ms / 1000)

@@ -20,6 +20,7 @@ from relay.api.ports import Ports, Readiness
 from relay.clock import Clock, wall_clock
 from relay.config.settings import Settings
 from relay.core.events import Event
+from relay.core.heartbeat import Progress
 from relay.core.subscription import SigningSecret
 from relay.delivery.dispatcher import Dispatcher
 from relay.delivery.signer import Signer
@@ -33,6 +34,7 @@ from relay.node.audit import AuditLog
 from relay.node.cluster import Cluster
 from relay.node.component_settings import ComponentSettings
 from relay.node.encryption_keys import EncryptionKeys
+from relay.node.heartbeat import Heartbeat
 from relay.node.reload import reconfigure
 from relay.node.scheduler import Scheduler, Upkeep
 from relay.node.sink_kinds import api_kinds
@@ -94,6 +96,7 @@ class Node:
         self._watching: asyncio.Task[None] | None = None
         self._auditing: asyncio.Task[None] | None = None
         self._loading: list[asyncio.Task[None]] = []
+        self._beating: asyncio.Task[None] | None = None
         self._ending: asyncio.Future[Any] | None = None
 
         # What the components share.
@@ -192,6 +195,15 @@ class Node:
                 tokens_changed=self._tokens.heard,
             )
 
+        self.heartbeat: Heartbeat | None = None
+        if settings.heartbeat.url is not None:
+            self.heartbeat = Heartbeat(
+                settings.heartbeat.url,
+                loops=self._progress,
+                database_problem=lambda: readiness.database_problem(self.store, self._probe, self._clock()),
+                clock=clock,
+            )
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers a request with the current API, which a reload replaces."""
         await self._api(scope, receive, send)
@@ -227,6 +239,8 @@ class Node:
             self._dispatching = loop.create_task(self.dispatcher.run())
         if self._cluster is not None:
             await self._cluster.start()
+        if self.heartbeat is not None:
+            self._beating = loop.create_task(self.heartbeat.run())
         log.info("started", url=self.base_url, roles=list(self._roles), version=__version__)
 
     async def _load(self, poller: Poller) -> None:
@@ -251,6 +265,8 @@ class Node:
         """
         if self._ending is None:
             self.stopping = True
+            if self._beating is not None:
+                self._beating.cancel()
             self.signals.wake_all()
             self.scheduler.stop()
             for loading in self._loading:
@@ -272,6 +288,8 @@ class Node:
             await self._cluster.stop()
         await self._stop_watching()
         await self._reloads.finish(seconds)
+        if self._beating is not None:
+            await asyncio.wait([self._beating])
         self.scheduler.shutdown()
         await self._accounts.close()
         await self._end_audit()
@@ -430,6 +448,15 @@ class Node:
 
     def _configured_secrets(self) -> tuple[SigningSecret, ...]:
         return tuple(SigningSecret(value=secret) for secret in self.settings.delivery.callback_secret or ())
+
+    def _progress(self) -> dict[str, Progress]:
+        """The loops that this node's roles run."""
+        loops: dict[str, Progress] = {}
+        if "scheduler" in self._roles:
+            loops |= {f"the poller of {source}/{name}": one.progress() for (source, name), one in self.pollers.items()}
+        if "dispatcher" in self._roles:
+            loops["the dispatcher"] = self.dispatcher.progress()
+        return loops
 
     def _on_recorded(self, event: Event) -> None:
         self.metrics_registry.events.labels(event.type).inc()

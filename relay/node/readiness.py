@@ -27,19 +27,18 @@ async def readiness(
     """Of which component, and a sentence."""
     notes: list[str] = []
     checks: dict[str, str] = {}
-    try:
-        await store.events.newest_position()
-        await probe.check(now)
-        unknown = await store.intents.count_unknown(now)
-        if unknown:
-            notes.append(f"what came of {unknown} create{'s' if unknown > 1 else ''} is unknown: see GET /v1/intents")
-        checks["database"] = "ok"
-        if store.database.trouble is not None:
-            checks["database"] = "failing"
-            problems.append(("database", f"database: nothing can be written: {store.database.trouble}"))
-    except Exception as error:
-        checks["database"] = "failing"
-        problems.append(("database", f"database: {str(error).splitlines()[0]}"))
+    trouble = await database_problem(store, probe, now)
+    if trouble is None:
+        try:
+            unknown = await store.intents.count_unknown(now)
+            if unknown:
+                creates = f"{unknown} create{'s' if unknown > 1 else ''}"
+                notes.append(f"what came of {creates} is unknown: see GET /v1/intents")
+        except Exception as error:
+            trouble = _first_line(error)
+    checks["database"] = "ok" if trouble is None else "failing"
+    if trouble is not None:
+        problems.append(("database", f"database: {trouble}"))
     for role, running in roles.items():
         checks[role] = "running" if running else "stopped"
         if not running:
@@ -64,6 +63,21 @@ async def readiness(
         notes=tuple(notes),
         checks=checks,
     )
+
+
+async def database_problem(store: Store, probe: WriteProbe, now: float) -> str | None:
+    """What is wrong with the database: None if it can be read and written."""
+    try:
+        await store.events.newest_position()
+        await probe.check(now)
+    except Exception as error:
+        return _first_line(error)
+    trouble = store.database.trouble
+    return None if trouble is None else f"nothing can be written: {trouble}"
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 def setting_of_key(source: str, account: str) -> str:

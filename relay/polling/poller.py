@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from relay.clock import Clock
+from relay.core.heartbeat import Progress
 from relay.core.job import Job, PlannedJob
 from relay.core.planner import Planner, PlannerConfig, PlannerStatistics
 from relay.core.records import AccountState
@@ -131,6 +132,9 @@ class Poller:
         self._in_flight: dict[str, object] = {}
         self._unwritten: set[str] = set()
         self._waits_since: float | None = None
+        self._turns = 0
+        self._ended = 0
+        """Number of polls that ended, borrowed ones included."""
         self._stopping = False
 
     # --- the account
@@ -225,6 +229,10 @@ class Poller:
             self._waits_since = self._steady()
         return self._waits_since is not None and self._steady() - self._waits_since >= STALLED_SECONDS
 
+    def progress(self) -> Progress:
+        """What it has done so far."""
+        return Progress(turns=self._turns, ended=self._ended, in_flight=len(self._in_flight))
+
     async def drain(self) -> None:
         """Waits until no poll is in flight."""
         await self._tasks.drain()
@@ -256,6 +264,7 @@ class Poller:
             self._in_flight[uid] = slot = object()
             self._tasks.start(self._run(uid, slot))
             started = True
+        self._turns += 1
         return started
 
     async def _run(self, uid: str, slot: object) -> None:
@@ -310,6 +319,7 @@ class Poller:
         self.planner.failed(uid, OK, {}, self._clock())  # not the upstream's fault
 
     def _free(self, uid: str, slot: object) -> None:
+        self._ended += 1
         if self._in_flight.get(uid) is slot:  # else the account was lost and taken over again meanwhile
             del self._in_flight[uid]
         self.reschedule()

@@ -1,0 +1,103 @@
+"""Tells a monitoring service that this node is alive: the alert comes from there when it stops.
+
+`heartbeat.url` gets a GET every minute while the loops of this node move and its database answers. Everything else that
+reports trouble is part of the relay, and is silent when the relay is dead.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from ipaddress import IPv4Network, IPv6Network
+from typing import Protocol
+from urllib.parse import urlsplit
+
+import structlog
+
+from relay.clock import Clock
+from relay.core.delivery import OutboundRequest, Response
+from relay.core.heartbeat import Movement, Progress
+from relay.core.netguard import GuardPolicy
+from relay.http.sender import Sender
+
+EVERY_SECONDS = 60.0
+PING_SECONDS = 10.0
+DATABASE_SECONDS = 10.0
+ANYWHERE = GuardPolicy(allow_http=True, allow_networks=(IPv4Network("0.0.0.0/0"), IPv6Network("::/0")))
+"""The operator's own URL, like that of an upstream: their monitoring may be on the same machine or network."""
+
+log = structlog.get_logger("relay.node")
+
+
+class Transport(Protocol):
+    """Sends requests: a Sender, or a test double."""
+
+    async def send(self, request: OutboundRequest, *, timeout_seconds: float) -> Response:
+        """Sends a request once. Failures are part of the Response."""
+        ...
+
+
+class Heartbeat:
+    """Pings one URL. Its path is a credential, so only its host is logged."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        loops: Callable[[], Mapping[str, Progress]],
+        database_problem: Callable[[], Awaitable[str | None]],
+        clock: Clock,
+        steady: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`database_problem` returns what is wrong with the database, or None."""
+        self._url = url
+        self._host = urlsplit(url).hostname
+        self._loops = loops
+        self._database_problem = database_problem
+        self._clock = clock
+        self._steady = steady
+        self._movement = Movement()
+        self._trouble: str | None = None
+
+    async def run(self) -> None:
+        """Repeats `run_once` until it is cancelled."""
+        async with Sender(ANYWHERE, clock=self._clock) as sender:
+            while True:
+                try:
+                    await self.run_once(sender)
+                except Exception:
+                    log.exception("heartbeat_failed", host=self._host)
+                await asyncio.sleep(EVERY_SECONDS)
+
+    async def run_once(self, transport: Transport) -> bool:
+        """Pings if this node moves. Returns whether the service took it. Logs trouble once, and its end."""
+        problem = await self._problem()
+        if problem is not None:
+            self._note("heartbeat_withheld", problem)
+            return False
+        response = await transport.send(OutboundRequest(url=self._url, method="GET"), timeout_seconds=PING_SECONDS)
+        if response.status_code is not None and 200 <= response.status_code < 300:
+            self._note("heartbeat_sent_again", None)
+            return True
+        answer = f"status {response.status_code}" if response.error is None else f"{response.error}: {response.detail}"
+        self._note("heartbeat_failed", answer)
+        return False
+
+    async def _problem(self) -> str | None:
+        stuck = self._movement.stuck(self._loops(), self._steady())
+        if stuck is not None:
+            return stuck
+        try:
+            async with asyncio.timeout(DATABASE_SECONDS):
+                return await self._database_problem()
+        except TimeoutError:
+            return f"the database has not answered for {DATABASE_SECONDS:g} s"
+
+    def _note(self, event: str, problem: str | None) -> None:
+        if problem is None:
+            if self._trouble is not None:
+                log.info(event, host=self._host)
+            self._trouble = None
+        else:
+            if self._trouble != event:
+                log.error(event, host=self._host, error=problem)
+            self._trouble = event
