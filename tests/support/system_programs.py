@@ -1,0 +1,62 @@
+"""Programs that only a system package brings, such as nginx: the installed one, else one unpacked for the tests.
+
+Where the machine has no such program, its package is downloaded with apt-get and unpacked into the virtual environment.
+Nothing is installed, no service starts, and `make clean` removes it. Where that is not possible either, the test is
+skipped with a loud line.
+"""
+
+import fcntl
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+DOWNLOAD_SECONDS = 120.0
+SYSTEM_FOLDERS = "/usr/local/sbin:/usr/sbin:/sbin"
+QUICKLY = ("-o", "Acquire::Retries=0", "-o", "Acquire::http::Timeout=20", "-o", "Acquire::https::Timeout=20")
+
+
+def system_program(name: str, package: str) -> str:
+    """The path of the program. Skips the test where there is none and none can be had."""
+    installed = shutil.which(name) or shutil.which(name, path=SYSTEM_FOLDERS)
+    if installed is not None:
+        return installed
+    unpacked = Path(sys.prefix) / "system" / package
+    unpacked.mkdir(parents=True, exist_ok=True)
+    with open(unpacked / ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # the tests run in several processes
+        problem = None if _found(name, unpacked) else _unpack(package, unpacked)
+    found = _found(name, unpacked)
+    if found is None:
+        pytest.skip(f"{name.upper()} IS NOT HERE, NOT CHECKED: install the package {package} ({problem})")
+    return str(found)
+
+
+def _found(name: str, unpacked: Path) -> Path | None:
+    places = (unpacked / folder / name for folder in ("usr/sbin", "usr/bin"))
+    return next((place for place in places if place.exists()), None)
+
+
+def _unpack(package: str, folder: Path) -> str | None:
+    """Downloads and unpacks the package. Returns why it did not work."""
+    if not (shutil.which("apt-get") and shutil.which("dpkg")):
+        return "there is no apt-get here"
+    problem = _run("apt-get", *QUICKLY, "download", package, cwd=folder)
+    if problem is not None and os.geteuid() == 0:
+        _run("apt-get", *QUICKLY, "update", cwd=folder)
+        problem = _run("apt-get", *QUICKLY, "download", package, cwd=folder)
+    for archive in folder.glob("*.deb"):
+        problem = _run("dpkg", "-x", str(archive), str(folder), cwd=folder)
+        archive.unlink()
+    return problem
+
+
+def _run(*command: str, cwd: Path) -> str | None:
+    try:
+        ran = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=DOWNLOAD_SECONDS)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return str(error)
+    return None if ran.returncode == 0 else (ran.stderr.strip().splitlines() or ["it failed"])[-1]
