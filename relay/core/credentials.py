@@ -13,7 +13,7 @@ from urllib.parse import quote_plus, urlencode
 
 from relay.clock import from_rfc3339, to_rfc3339
 from relay.core import jsontext
-from relay.core.delivery import OutboundRequest, Response
+from relay.core.delivery import PROXY_ERROR, OutboundRequest, Response
 from relay.core.netguard import origin_of
 from relay.core.retry_after import parse_retry_after
 
@@ -101,11 +101,13 @@ class NoToken:
     detail               a sentence without secrets
     retry_after_seconds  pause that the endpoint asked for
     other_method         the endpoint may accept another way to send the client's secret
+    by_proxy             the egress proxy made no connection
     """
 
     detail: str
     retry_after_seconds: float | None = None
     other_method: bool = False
+    by_proxy: bool = False
 
 
 def origin_text(url: str) -> str:
@@ -176,7 +178,7 @@ def read_token(response: Response, now: float) -> Token | NoToken:
     """The token in an answer of a token endpoint."""
     if response.error is not None or response.status_code is None:
         why = f"{response.error}: {response.detail}" if response.detail else str(response.error)
-        return NoToken(detail=f"the token endpoint gave no answer ({why})")
+        return NoToken(detail=f"the token endpoint gave no answer ({why})", by_proxy=response.error == PROXY_ERROR)
     answer = _object(response.excerpt)
     if response.status_code != 200:
         return _refusal(response, answer, now)

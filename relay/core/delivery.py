@@ -40,6 +40,8 @@ NO_TIMINGS = Timings()
 
 PROXY_ERROR = "proxy"
 """The `error` that says nothing about the sink: it never disables a subscription."""
+CREDENTIAL_ERROR = "credential"
+"""The `error` if there is no token or no valid credential to send with."""
 
 
 @value_class(frozen=True, slots=True, kw_only=True)
@@ -47,7 +49,7 @@ class Response:
     """The result of a request: a status code, or `error` if there is none.
 
     error    None, or one word: timeout, dns, connect, tls, refused (by the egress guard), proxy (the egress proxy made
-             no connection), protocol, read, cancelled
+             no connection), credential (there was nothing to send with), protocol, read, cancelled
     detail   one line without secrets about `error`, or about what was wrong with the response behind its status
     excerpt  the first bytes of the body, at most 64 KiB
     late     the timeout passed before the end of the response

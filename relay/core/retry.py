@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from relay.clock import in_words
-from relay.core.delivery import Outcome, Response
+from relay.core.delivery import CREDENTIAL_ERROR, Outcome, Response
 from relay.core.retry_after import MAX_RETRY_AFTER_SECONDS, parse_retry_after
 from relay.core.values import value_class
 
@@ -122,7 +122,7 @@ def sentence(
         return f"{why}: {disabled}is disabled; this event waits"
     assert isinstance(decision, Retry)
     asked = decision.pause_until is not None and decision.at <= decision.pause_until
-    pause = "when a new token may be asked for" if reason == "credential" else "the pause that the sink asked for"
+    pause = "when a new token may be asked for" if reason == CREDENTIAL_ERROR else "the pause that the sink asked for"
     return f"{why}: tried again in {in_words(decision.at - now)}" + (f", {pause}" if asked else "")
 
 

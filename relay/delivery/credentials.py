@@ -18,7 +18,7 @@ import structlog
 from relay.clock import Clock
 from relay.core import credentials
 from relay.core.credentials import Header, NoToken, SinkCredential, Token
-from relay.core.delivery import OutboundRequest, Outcome, Response
+from relay.core.delivery import CREDENTIAL_ERROR, PROXY_ERROR, OutboundRequest, Outcome, Response
 from relay.core.values import value_class
 from relay.errors import StoreError
 from relay.redaction import REDACTED
@@ -38,7 +38,6 @@ STORE_RETRY_SECONDS = 1.0
 REFUSED_SECONDS = 60.0
 """After a sink has refused a new token too, a 401 causes no more renewals for this time."""
 MAX_KEPT = 10_000
-REASON = "credential"
 
 log = structlog.get_logger("relay.delivery")
 
@@ -151,9 +150,10 @@ class Credentials:
         return await self._transport.send(_with(request, credentials.bearer(token.value)), timeout_seconds=tenths / 10)
 
     def _unsent(self, why: NoToken, credential: SinkCredential) -> Sent:
-        response = Response(started_at=self._clock(), duration_ms=0.0, error=REASON, detail=why.detail)
+        error = PROXY_ERROR if why.by_proxy else CREDENTIAL_ERROR
+        response = Response(started_at=self._clock(), duration_ms=0.0, error=error, detail=why.detail)
         pause = credentials.pause_seconds(1, why.retry_after_seconds)
-        outcome = Outcome(verdict="retry", reason=REASON, retry_after_seconds=pause)
+        outcome = Outcome(verdict="retry", reason=error, retry_after_seconds=pause)
         return Sent(headers=(), response=response, outcome=outcome, secrets=credential.secrets)
 
     # --- tokens

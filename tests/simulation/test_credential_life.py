@@ -280,6 +280,17 @@ async def test_subscription_whose_token_endpoint_only_fails_is_disabled(tmp_path
         assert (await standing(world, made)).state == "enabled", "a new credential is tried at once"
 
 
+async def test_egress_proxy_that_fails_on_the_way_to_the_token_endpoint_disables_nothing(tmp_path):
+    async with open_network(tmp_path) as (world, network):
+        network.token_answers = [Response(started_at=0.0, duration_ms=1.0, error="proxy", detail="no tunnel")] * 1000
+        made = await world.subscribe(credential=credential(), retry_schedule_seconds=(86_400.0,) * 20)
+        await event(world, "job")
+        for _ in range(7):
+            await world.step(86_401)
+        assert (await standing(world, made)).state == "enabled"
+        assert str((await attempts(world))[0].error).startswith("proxy: the token endpoint gave no answer (proxy")
+
+
 async def test_credential_is_never_recorded_or_logged(tmp_path, caplog, capsys):
     async with open_network(tmp_path) as (world, network):
         await world.subscribe(credential=credential())

@@ -269,6 +269,8 @@ def test_endpoint_that_gives_no_answer_is_named_with_the_reason():
     assert refusal_of(b"", None, error="dns", detail="no such name").detail == (
         "the token endpoint gave no answer (dns: no such name)"
     )
+    assert refusal_of(b"", None, error="proxy").by_proxy
+    assert not refusal_of(b"", None, error="timeout").by_proxy
     assert refusal_of(b"", None, error="timeout").detail == "the token endpoint gave no answer (timeout)"
 
 
