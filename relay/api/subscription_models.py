@@ -43,7 +43,7 @@ from relay.core.signing import parse_secret
 from relay.core.subscription import Handshake
 from relay.errors import FieldError
 from relay.ids import new_id
-from relay.redaction import REDACTED
+from relay.redaction import REDACTED, url_without_path
 
 MAX_RETRIES = 50
 MAX_METADATA_KEYS = 5
@@ -315,6 +315,7 @@ def start_view(start_at: float | None) -> str:
 def read_create(document: Any, context: Context, *, id: str, now: float) -> tuple[core.Subscription, str | None]:
     """A new subscription without secrets, and the secret in the body. Raises InvalidRequest."""
     body = validate(SubscriptionCreate, document)
+    _refuse_placeholder(body.sink)
     config = body.config or SubscriptionConfig()
     subscription = _subscription(body, config, context, core.Subscription(id=id, sink=body.sink, created_at=now))
     return replace(subscription, start_at=start_seconds(config.start)), config.secret
@@ -335,9 +336,11 @@ def read_replace(document: Any, context: Context, before: core.Subscription) -> 
         errors.append(FieldError(pointer="/config/start", code="not_replaceable", detail=detail))
     if errors:
         raise invalid(*errors)
-    if body.sink == context.ports.kinds.redacted_url(before.kind, before.sink):
+    if body.sink in (context.ports.kinds.redacted_url(before.kind, before.sink), url_without_path(before.sink)):
         body = body.model_copy(update={"sink": before.sink})
         _refuse_showing_more(config, context, before)
+    else:
+        _refuse_placeholder(body.sink)
     # A default that is sent back as shown keeps following the settings.
     settings = context.settings
     if before.timeout_seconds is None and config.timeout_seconds == settings.default_timeout_seconds:
@@ -354,6 +357,13 @@ def _refuse_showing_more(config: SubscriptionConfig, context: Context, before: c
     if kind in kinds.names and kinds.redacted_url(kind, before.sink) != kinds.redacted_url(before.kind, before.sink):
         shows = f"kind {kind} shows another part of the stored URL than {before.kind} does"
         detail = f"{shows}: send the whole sink, or config.kind {before.kind}"
+        raise invalid(FieldError(pointer="/sink", code="redacted", detail=detail))
+
+
+def _refuse_placeholder(sink: str) -> None:
+    """Raises InvalidRequest for a shortened sink (`https://host/…`): events sent to it would be lost."""
+    if sink.endswith("…"):
+        detail = "this is a shortened sink, which no stored one is shown as: send the whole URL"
         raise invalid(FieldError(pointer="/sink", code="redacted", detail=detail))
 
 

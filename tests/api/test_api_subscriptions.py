@@ -491,3 +491,20 @@ async def test_path_of_a_sink_is_shown_to_those_who_may_set_it(open_client, worl
         answer = await client.get(path, headers=caller)
         assert answer.json()["items"][0]["sink"] == shown
         assert "secret-key" not in answer.text
+
+
+async def test_sink_as_a_reader_sees_it_keeps_the_stored_one_and_is_no_sink_of_its_own(client, world):
+    sink = "https://receiver.example/in/secret-path?key=secret-key"
+    made = await create(client, sink=sink)
+    for shown in (made["sink"], "https://receiver.example/…"):
+        answer = await client.put(f"/v1/subscriptions/{made['id']}", json={"sink": shown})
+        assert answer.status_code == 200
+        assert (await world.store.subscriptions.get(made["id"])).sink == sink
+    elsewhere = {"sink": "https://other.example/…"}
+    for answer in (
+        await client.put(f"/v1/subscriptions/{made['id']}", json=elsewhere),
+        await client.post("/v1/subscriptions", json=elsewhere),
+        await client.post("/v1/subscriptions", json={"sink": made["sink"]}),
+    ):
+        assert answer.status_code == 422
+        assert [(one["pointer"], one["code"]) for one in answer.json()["errors"]] == [("/sink", "redacted")]
