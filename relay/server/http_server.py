@@ -41,6 +41,7 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stops listening and answers what was accepted; what is not answered in time is cancelled."""
+        log.info("Shutting down")
         for server in self.servers:
             server.close()
         for listener in sockets or ():
