@@ -137,6 +137,13 @@ class Subscription(TypedDict):
     failing_reason: str | None
     paused_until: Time | None
     next_probe_at: Time | None
+    owner: Annotated[
+        str | None,
+        Field(
+            description="The account that it is limited to, as source/account: a token bound to that account made it. "
+            "null: it is not limited."
+        ),
+    ]
     next_handshake_at: Time | None
     consent: ShownConsent | None
     created_at: Time
@@ -283,6 +290,7 @@ def subscription_view(
         "failing_reason": subscription.failing_reason,
         "paused_until": optional_rfc3339(subscription.paused_until),
         "next_probe_at": optional_rfc3339(subscription.probe_at),
+        "owner": subscription.owner,
         "next_handshake_at": optional_rfc3339(subscription.handshake_at),
         "consent": _consent_view(subscription.consent),
         "created_at": to_rfc3339(subscription.created_at),
@@ -494,6 +502,7 @@ _EXAMPLE: Subscription = {
     "failing_reason": None,
     "paused_until": None,
     "next_probe_at": None,
+    "owner": None,
     "next_handshake_at": None,
     "consent": None,
     "created_at": TIME,

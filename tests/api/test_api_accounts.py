@@ -591,6 +591,19 @@ async def test_a_subscription_of_an_account_gets_only_its_events(two: Two) -> No
     assert again.json()["matched"] == len(sent)
 
 
+async def test_an_admin_sees_what_a_subscription_is_limited_to(two: Two) -> None:
+    mine = await two.populate(MINE)
+    admin = two.client("ops")
+    assert (await admin.get(f"/v1/subscriptions/{mine.subscription}")).json()["owner"] == "revor/default"
+    everything = (await admin.post("/v1/subscriptions", json=SINK)).json()
+    assert everything["owner"] is None
+    refused = await two.client("second").post("/v1/subscriptions", json={**SINK, "owner": "revor/default"})
+    assert (refused.status_code, refused.json()["errors"][0]["pointer"]) == (422, "/owner")
+    shown = (await two.client("default").get(f"/v1/subscriptions/{mine.subscription}")).json()
+    kept = await admin.put(f"/v1/subscriptions/{mine.subscription}", json={**shown, "owner": "revor/second"})
+    assert kept.json()["owner"] == "revor/default"
+
+
 async def test_a_callback_url_that_two_accounts_name_belongs_to_each_of_them(two: Two) -> None:
     theirs, mine = await two.populate(OTHERS), await two.populate(MINE)
     assert theirs.callback != mine.callback
