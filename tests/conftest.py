@@ -2,8 +2,10 @@
 
 import gc
 import signal
+from collections.abc import Iterator
 
 import pytest
+import structlog
 from hypothesis import settings
 
 # A shell starts what runs in the background with Ctrl-C ignored, and the programs that we start would inherit that.
@@ -17,6 +19,14 @@ gc.disable()
 def pytest_collection_finish() -> None:
     gc.freeze()
     gc.enable()
+
+
+@pytest.fixture(autouse=True)
+def _log_settings() -> Iterator[None]:
+    """A command that runs inside a test sets the level and form of the log: not for the tests after it."""
+    before = structlog.get_config()
+    yield
+    structlog.configure(**before)
 
 
 # The time that one example takes says more about the machine's load than about the code: tests run in parallel.
