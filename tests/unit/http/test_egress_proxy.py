@@ -131,6 +131,14 @@ def test_credentials_are_in_no_repr() -> None:
 
 
 @pytest.mark.parametrize(
+    ("host", "place"), [("sink.example.com", b"sink.example.com:443"), ("2606:4700::1111", b"[2606:4700::1111]:443")]
+)
+def test_place_of_a_tunnel_is_host_and_port(host: str, place: bytes) -> None:
+    request = EgressProxy.at("http://proxy.example:3128")._request(host, 443, "relay")
+    assert request == b"CONNECT %b HTTP/1.1\r\nHost: %b\r\nUser-Agent: relay\r\n\r\n" % (place, place)
+
+
+@pytest.mark.parametrize(
     ("proxy", "detail"),
     [
         (ConnectProxy(credentials="a:b"), "asks for a user name and password (407)"),
