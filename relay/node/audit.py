@@ -6,7 +6,6 @@ written per token and hour, or per address and minute. A crash loses the numbers
 """
 
 import asyncio
-from base64 import b64decode, b64encode
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -37,8 +36,6 @@ if TYPE_CHECKING:
     from relay.api.auth import Identity
     from relay.store.store import Store
 
-OWNER = "audit"
-"""The owner, among the stored secrets, of the audit's keys. They outlive the encryption keys that they come from."""
 TICK_SECONDS = 15.0
 DAY_SECONDS = 86_400.0
 HOUR_SECONDS = 3_600.0
@@ -77,7 +74,6 @@ class AuditLog:
 
     def __init__(self, store: "Store", keyring: Keyring, *, clock: Clock, kept_days: float = 365.0) -> None:
         self._store = store.audit
-        self._secrets = store.subscriptions
         self._keyring = keyring
         self._keys = {key.id: key.secret for key in keyring.audit_keys}
         self._stored: set[str] = set()
@@ -110,10 +106,9 @@ class AuditLog:
 
     async def read_keys(self) -> None:
         """Reads the stored keys, to verify without a chain of one's own. Raises StoreError."""
-        for stored in await self._secrets.secrets(OWNER):
-            id, _, secret = stored.value.partition(":")
-            self._keys[id] = b64decode(secret)
-            self._stored.add(id)
+        stored = await self._store.keys()
+        self._stored = set(stored)
+        self._keys = {**stored, **self._keys}
 
     async def use_newest_key(self) -> None:
         """Seals with the key of the first encryption key. It is stored, encrypted, so that its entries still verify
@@ -122,8 +117,7 @@ class AuditLog:
         if first.id == self._key_id:
             return
         if first.id not in self._stored:
-            value = f"{first.id}:{b64encode(first.secret).decode()}"
-            await self._secrets.add_secret(OWNER, value, self._clock())
+            await self._store.keep_key(first, self._clock())
         self._keys |= {key.id: key.secret for key in (first, *others)}
         self._key_id = first.id
         self._store.use_key(first)

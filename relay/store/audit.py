@@ -26,18 +26,24 @@ from relay.core.audit import (
     signed_cut,
 )
 from relay.core.records import Page
-from relay.errors import StoreError
+from relay.errors import RelayError, StoreError
 from relay.ids import least_id, new_id
 from relay.store.database import Database
 from relay.store.group_commit import quick
 from relay.store.pages import decode_cursor, read_page
 from relay.store.statements import insert_into, run, run_many
-from relay.store.tables import AuditRow
+from relay.store.subscriptions import Cipher
+from relay.store.tables import AuditRow, SecretRow
 
 PREFIX = "aud"
 READ_AT_ONCE = 500
 MAX_HEADS = 200
 """Per anchor entry."""
+
+OWNER = "audit"
+"""The owner, among the stored secrets, of the audit's keys."""
+KEY_PREFIX = "audit_key_"
+"""How the ids of these rows begin."""
 
 _COLUMNS = (
     *("chain", "number", "id", "at", "action", "actor", "token_id", "target", "address", "result", "status", "times"),
@@ -71,6 +77,10 @@ NEXT = f"SELECT {_ALL} FROM audit WHERE chain = :chain AND number > :after ORDER
 # The same, if one of them cannot be read: their numbers, then each alone.
 NEXT_NUMBERS = f"SELECT number FROM audit WHERE chain = :chain AND number > :after ORDER BY number LIMIT {READ_AT_ONCE}"
 ONE = f"SELECT {_ALL} FROM audit WHERE chain = :chain AND number = :number"
+# The stored keys.
+KEYS = "SELECT id, ciphertext FROM secrets WHERE owner = :owner"
+# Stores a key.
+KEEP_KEY = f"{insert_into(SecretRow, 'id', 'owner', 'ciphertext', 'created_at')} ON CONFLICT (id) DO NOTHING"
 # Every chain, also those whose entries are all gone.
 CHAINS = "SELECT chain FROM audit UNION SELECT chain FROM audit_cuts ORDER BY chain"
 # The heads of the chains that have grown since an id.
@@ -107,8 +117,9 @@ log = structlog.get_logger("relay.store")
 class AuditStore:
     """Reads and writes of the audit."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, cipher: Cipher) -> None:
         self._database = database
+        self._cipher = cipher
         self._key: AuditKey | None = None
         self._committed = Head(chain="", number=0, mac=START)
         self._open: Head | None = None
@@ -134,6 +145,12 @@ class AuditStore:
     def use_key(self, key: AuditKey) -> None:
         """What is appended from now on is sealed with this key."""
         self._key = key
+
+    async def keep_key(self, key: AuditKey, now: float) -> None:
+        """Stores a key, encrypted, so that its entries still verify without the encryption key that it comes from."""
+        id = f"{KEY_PREFIX}{key.id}"
+        sealed_key = self._cipher.encrypt(key.secret.hex().encode(), context=id)  # secrets are texts
+        await self._database.write(_keep_key, {"id": id, "owner": OWNER, "ciphertext": sealed_key, "created_at": now})
 
     async def cut(self, chain: str, before: float, keys: Keys) -> int:
         """Removes the next entries of a chain that are older than `before`, and signs where. Only entries that verify
@@ -209,6 +226,21 @@ class AuditStore:
         before = decode_cursor(cursor, prefix=f"{PREFIX}_")
         statement = page_statement(limit + 1, before, since=since, until=until, actor=actor, action=action)
         return await self._database.read(_page, statement, limit)
+
+    async def keys(self) -> dict[str, bytes]:
+        """The stored keys, by id. One that does not decrypt is left out, and its entries then do not verify.
+
+        A row's id is authenticated, and no other secret has an id like these. So a secret that somebody chose, such as
+        that of a subscription, cannot be passed off as a key.
+        """
+        found: dict[str, bytes] = {}
+        for id, ciphertext in await self._database.read(_keys):
+            try:
+                secret = bytes.fromhex(self._cipher.decrypt(ciphertext, context=id).decode())
+                found[id.removeprefix(KEY_PREFIX)] = secret
+            except (RelayError, ValueError) as error:
+                log.error("audit_key_not_read", error=str(error))
+        return found
 
     async def chains(self) -> list[str]:
         """The names of all chains."""
@@ -310,6 +342,11 @@ def _page(connection: Connection, statement: Select[Any], limit: int) -> Page[Au
     return Page(items=tuple(one for one in page.items if isinstance(one, AuditEntry)), next_cursor=page.next_cursor)
 
 
+def _keys(connection: Connection) -> list[tuple[str, bytes]]:
+    rows = run(connection, KEYS, owner=OWNER)
+    return [(row.id, row.ciphertext) for row in rows if str(row.id).startswith(KEY_PREFIX)]
+
+
 def _chains(connection: Connection) -> list[str]:
     return [str(row.chain) for row in run(connection, CHAINS)]
 
@@ -348,6 +385,11 @@ def _heads(connection: Connection, chain: str, since: float | None, skipped: int
 def _last_at(connection: Connection, action: str) -> float | None:
     found: float | None = run(connection, LAST_AT, action=action).scalar_one_or_none()
     return found
+
+
+def _keep_key(connection: Connection, items: Sequence[Mapping[str, Any]]) -> Sequence[None]:
+    run_many(connection, KEEP_KEY, items)
+    return [None] * len(items)
 
 
 def _cut(connection: Connection, cuts: Sequence[Cut]) -> Sequence[None]:

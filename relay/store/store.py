@@ -42,7 +42,7 @@ class Store:
         self.database = database
         cache = SubscriptionCache()
         database.on_end(commit=cache.committed, rollback=cache.rolled_back)
-        self.audit = AuditStore(database)
+        self.audit = AuditStore(database, cipher)
         database.on_end(commit=self.audit.committed, rollback=self.audit.rolled_back)
         outbox = Outbox(cache)
         self.jobs = JobStore(database, outbox)

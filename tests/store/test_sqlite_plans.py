@@ -330,6 +330,8 @@ async def use_audit(store: Store) -> None:
         store.audit.use_key(AUDIT_KEY)
         number = await store.audit.append(AuditRecord(at=NOW, action="x.y", result="started"))
         await store.audit.append(AuditRecord(at=NOW, action="x.y", ends=number))
+    await store.audit.keep_key(AUDIT_KEY, NOW)
+    await store.audit.keys()
     await store.audit.page(limit=1)
     await store.audit.chains()
     await store.audit.old_chains(NOW + 1)

@@ -1,6 +1,7 @@
 """The audit's table on both databases: append-only, one chain for each process, verified from end to end."""
 
 import asyncio
+import base64
 import sqlite3
 from base64 import urlsafe_b64encode
 from contextlib import closing
@@ -315,6 +316,23 @@ async def test_entries_verify_after_the_encryption_key_is_rotated_out(open_node)
     assert await findings(without) == []
     unknown = await open_node("d", keys=(KEYS[0],))
     assert await findings(unknown) == []
+
+
+async def test_a_secret_that_somebody_chose_is_no_key_of_the_audit(open_again, database_url):
+    """Every subscription has a secret in the same table, encrypted by the relay, and its owner knows it."""
+    keyring = Keyring([KEYS[0]])
+    store = await open_again(keyring)
+    await Node(store, "a").open()
+    known = base64.b64encode(b"k" * 32).decode()
+    await store.subscriptions.add_secret("sub_1", f"whsec_{known}", NOW)
+    await store.subscriptions.add_secret("sub_2", f"01020304:{known}", NOW)
+    await tamper(
+        database_url,
+        "UPDATE secrets SET owner = 'audit' WHERE owner = 'sub_1'",
+        "UPDATE secrets SET owner = 'audit', id = 'audit_key_01020304' WHERE owner = 'sub_2'",
+    )
+    assert await store.audit.keys() == {key.id: key.secret for key in keyring.audit_keys}
+    assert await findings(Node(store, "a")) == []
 
 
 async def test_a_key_that_changes_while_the_node_runs_seals_from_then_on(open_node):
