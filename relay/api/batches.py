@@ -54,11 +54,15 @@ class Turns:
     def __init__(self) -> None:
         self._until = time.perf_counter() + TURN_SECONDS
 
+    @property
+    def over(self) -> bool:
+        """Whether the others are due. Look after each step."""
+        return time.perf_counter() >= self._until
+
     async def next(self) -> None:
-        """Call after each step. Returns at once, or after the others' turn."""
-        if time.perf_counter() >= self._until:
-            await asyncio.sleep(0)
-            self._until = time.perf_counter() + TURN_SECONDS
+        """Returns after the others' turn."""
+        await asyncio.sleep(0)
+        self._until = time.perf_counter() + TURN_SECONDS
 
 
 async def read_batch(
@@ -72,32 +76,34 @@ async def read_batch(
     rejected: list[Rejected] = []
     turns, index = Turns(), 0
     with few_suggestions():
-        async for entry in _entries(body):
-            if index == MAX_JOBS:
+        async for entries in _pieces(body, turns):
+            if index + len(entries) > MAX_JOBS:
                 detail = f"a batch can have at most {MAX_JOBS:,} jobs, this one has more: send several"
                 raise invalid_parameter("/jobs", detail, code="batch_too_long", field_code="too_long")
-            try:
-                if isinstance(entry, RequestError):
-                    raise entry
-                request = read_registration(entry, settings, read_answer, MOST_MISTAKES)
-                requests.append((index, request if request.callback_url is None else request._replace(caller=caller)))
-            except RequestError as error:
-                rejected.append(rejection(index, error))
-            index += 1
-            await turns.next()
+            for entry in entries:
+                try:
+                    if isinstance(entry, RequestError):
+                        raise entry
+                    request = read_registration(entry, settings, read_answer, MOST_MISTAKES)
+                    if request.callback_url is not None:
+                        request = request._replace(caller=caller)
+                    requests.append((index, request))
+                except RequestError as error:
+                    rejected.append(rejection(index, error))
+                index += 1
+                if turns.over:
+                    await turns.next()
     return requests, rejected
 
 
-async def _entries(body: bytes) -> AsyncIterator[Any]:
-    """Each entry's value, or the error for one that is too large to be parsed."""
+async def _pieces(body: bytes, turns: Turns) -> AsyncIterator[list[Any]]:
+    """The values of the entries, some at a time; the error in place of one that is too large to be parsed."""
     body = body.strip(b" \t\r\n")
     before = _BEFORE.match(body)
     after = _AFTER.search(body, max(len(body) - _LONGEST_END, 0))
     if len(body) <= SLICE_BYTES or before is None or after is None or after.start() < before.end():
-        for entry in _plain(body):
-            yield entry
+        yield _plain(body)
         return
-    turns = Turns()
     try:
         for piece in array_pieces(body, before.end(), after.start()):
             if isinstance(piece, int):
@@ -105,16 +111,16 @@ async def _entries(body: bytes) -> AsyncIterator[Any]:
                     raise limits.too_complex(MAX_CONTAINERS)
             elif piece.is_long and piece.end - piece.start > limits.MAX_BODY_BYTES:
                 detail = f"it is larger than {limits.MAX_BODY_BYTES:,} bytes"
-                yield InvalidRequest(detail, code="too_large")
+                yield [InvalidRequest(detail, code="too_large")]
             elif piece.is_long and piece.containers > limits.MAX_CONTAINERS:
-                yield limits.too_complex(limits.MAX_CONTAINERS)
+                yield [limits.too_complex(limits.MAX_CONTAINERS)]
             else:
                 values = limits.parse_part(body, piece.start, piece.end, depth=2)
                 if not values and (piece.start, piece.end) != (before.end(), after.start()):
                     raise limits.not_json("an entry is missing", body, piece.start)
-                for value in values:
-                    yield value
-            await turns.next()
+                yield values
+            if turns.over:
+                await turns.next()
     except Unbalanced as error:
         raise limits.not_json(str(error), body, error.position) from None
 

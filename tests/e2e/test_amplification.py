@@ -98,3 +98,11 @@ async def test_create_that_was_sent_is_answered_and_tracked_without_a_callback_t
     assert (await world.api.get(f"/v1/jobs/{ids.pop()}", headers=of("ops"))).status_code == 200
     assert (await world.api.get("/v1/intents", headers=of("ops"))).json()["items"] == []
     assert (await world.api.get("/v1/subscriptions?callbacks=true", headers=of("ops"))).json()["items"]
+
+
+async def test_reload_keeps_what_open_requests_hold(world: World) -> None:
+    held = world.node._api.context.ports.admission
+    held.streams.take("token")
+    world.node.reload(world.node.settings)
+    assert world.node._api.context.ports.admission is held
+    assert held.streams.taken == 1
