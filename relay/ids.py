@@ -11,9 +11,13 @@ _PAIRS = [first + second for first in _CROCKFORD for second in _CROCKFORD]
 _SHIFTS = range(120, -10, -10)
 
 
+TOKEN_PREFIX = "rl_"  # noqa: S105 (a prefix)
+"""By which redaction recognises a token of a relay."""
+
+
 def new_token() -> str:
-    """A secret of 256 random bits, with the prefix by which redaction recognises a token."""
-    return f"rl_{secrets.token_urlsafe(32)}"
+    """A secret of 256 random bits, with its prefix."""
+    return f"{TOKEN_PREFIX}{secrets.token_urlsafe(32)}"
 
 
 def new_id(prefix: str, epoch_seconds: float) -> str:

@@ -71,6 +71,7 @@ class Access:
         self._of_database: Mapping[bytes, _Entry] = {}
         self._entries: Mapping[bytes, _Entry] = {}
         self._next_expiry_at: float | None = None
+        self._planned_at = clock()
         self._addresses: OrderedDict[str, _Address] = OrderedDict()
         self._held = 0
 
@@ -101,7 +102,7 @@ class Access:
         )
 
     def _plan_expiry(self) -> None:
-        now = self._clock()
+        now = self._planned_at = self._clock()
         times = (entry.stored.expires_at for entry in self._of_database.values() if entry.stored is not None)
         self._next_expiry_at = min((at for at in times if at is not None and at > now), default=None)
 
@@ -117,7 +118,10 @@ class Access:
 
     def some_expired(self) -> bool:
         """Whether a token has expired since the last call that returned True."""
-        if self._next_expiry_at is None or self._clock() < self._next_expiry_at:
+        now = self._clock()
+        if now < self._planned_at:
+            self._plan_expiry()  # the clock was set back: what had expired is valid again, until its time
+        if self._next_expiry_at is None or now < self._next_expiry_at:
             return False
         self._plan_expiry()
         return True

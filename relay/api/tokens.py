@@ -28,6 +28,8 @@ from relay.store.tokens import name_taken, no_token
 MAX_NETWORKS = 100
 MAX_REQUESTS_PER_MINUTE = 1_000_000
 DEFAULT_SOURCE = "revor"
+RESERVED = (LOCAL, "relay")
+"""Names that the audit uses for those without a token."""
 
 ScopeName = Literal["read", "jobs:write", "subscriptions:write", "events:write", "proxy", "admin"]
 
@@ -131,7 +133,7 @@ def token_of(
         errors.append(FieldError(pointer="/source", code="invalid", detail="a source needs an account of it"))
     if errors:
         raise invalid(*errors)
-    if body.name in taken:
+    if body.name in taken or body.name in RESERVED:
         raise name_taken(body.name)
     return AccessToken(
         id=id,
@@ -190,7 +192,7 @@ async def create_token(call: Call) -> Response:
         now=now,
         created_by=LOCAL if call.identity is None else call.identity.name,
         accounts=call.ports.settings.accounts,
-        taken=call.ports.access.names | {LOCAL},
+        taken=call.ports.access.names,
     )
     call.note(name=token.name, scopes=sorted(token.scopes))
     await call.ports.store.tokens.create(token, now)

@@ -146,7 +146,6 @@ def _done(
 
 
 async def _create(body: dict[str, Any], tokens: "TokenStore", settings: "Settings") -> Any:
-    from relay.api.auth import LOCAL
     from relay.api.tokens import token_of, token_view
     from relay.ids import new_id, new_token
 
@@ -158,7 +157,7 @@ async def _create(body: dict[str, Any], tokens: "TokenStore", settings: "Setting
         now=now,
         created_by=COMMAND_LINE,
         accounts={name: tuple(source.accounts) for name, source in settings.sources.items()},
-        taken=frozenset({LOCAL, *(one.name for one in settings.auth.tokens)}),
+        taken=frozenset(one.name for one in settings.auth.tokens),
     )
     async with recorded(tokens.database, settings, "tokens.create", token.id) as notes:
         notes |= {"name": token.name, "scopes": sorted(token.scopes)}

@@ -36,6 +36,7 @@ from relay.core.forwarding import (
 )
 from relay.core.jsontext import JSONDecodeError, loads
 from relay.errors import InvalidRequest, NoAnswer, RequestError, Unauthorized
+from relay.ids import TOKEN_PREFIX
 from relay.proxy.gateway import Gateway
 from relay.proxy.spool import Spool
 from relay.proxy.types import Caller, ForwardedRequest, ProxyResponse, TrackingOptions
@@ -181,7 +182,11 @@ class Proxy:
         if caller.account is not None:
             by_token = "relay.identity" in scope
             return caller, gateway.with_account_key(passed, caller) if by_token else passed
-        if (key is not None and gateway.adopts_keys) or auth.is_local(scope, Headers(raw=raw), settings):
+        # A token of a relay never goes upstream: it may be valid elsewhere, or from another address.
+        is_token = "relay.refused" in scope or (key is not None and key.startswith(TOKEN_PREFIX))
+        if not is_token and (
+            (key is not None and gateway.adopts_keys) or auth.is_local(scope, Headers(raw=raw), settings)
+        ):
             return caller, passed
         detail = "the key belongs to no configured account and is not a valid token of this relay"
         if key is None:

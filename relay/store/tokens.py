@@ -5,6 +5,7 @@ compare the version themselves, in case the notice was lost.
 """
 
 from collections.abc import Mapping
+from functools import lru_cache
 from ipaddress import ip_network
 from typing import Any
 
@@ -13,6 +14,7 @@ from sqlalchemy.engine import Connection, Row
 from sqlmodel import col
 
 from relay.core.access import AccessToken
+from relay.core.client_address import Network
 from relay.core.records import Page
 from relay.errors import Conflict, NotFound
 from relay.store.database import Database
@@ -165,6 +167,12 @@ def _values(token: AccessToken) -> dict[str, Any]:
     }
 
 
+@lru_cache(maxsize=100_000)
+def _network(text: str) -> Network:
+    """Kept, because each change of a token reads all of them, with up to a hundred networks each."""
+    return ip_network(text)
+
+
 def _token_from(row: Row[Any]) -> AccessToken:
     return AccessToken(
         id=row.id,
@@ -176,6 +184,6 @@ def _token_from(row: Row[Any]) -> AccessToken:
         expires_at=row.expires_at,
         last_used_at=row.last_used_at,
         account=None if row.source is None else (row.source, row.account),
-        networks=tuple(ip_network(network) for network in row.networks),
+        networks=tuple(map(_network, row.networks)),
         requests_per_minute=row.requests_per_minute,
     )

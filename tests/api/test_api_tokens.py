@@ -110,7 +110,7 @@ async def test_an_invalid_token_is_refused_with_its_place(ops, fields, pointer, 
 
 async def test_names_are_unique_also_among_the_settings(ops):
     await created(ops)
-    for name in ("team-a", "viewer", "loopback"):
+    for name in ("team-a", "viewer", "loopback", "relay"):
         answer = await ops.post("/v1/tokens", json={"name": name, "scopes": ["read"]})
         assert (answer.status_code, answer.json()["code"]) == (409, "name_taken"), name
 
@@ -460,3 +460,22 @@ async def test_a_token_that_is_bound_to_an_account_reaches_that_account_only(ops
     assert [job["account"] for job in jobs] == ["second"]
     for path in ("/v1/tokens", f"/v1/tokens/{made['id']}", "/v1/signing-secret"):
         assert (await ops.get(path, headers=bearer(secret))).status_code == 403
+
+
+@pytest.mark.parametrize("adopts", [True, False])
+async def test_a_token_of_a_relay_never_goes_upstream(ops, world, open_client, monkeypatch, adopts):
+    """With `adopt_unknown_keys`, and on this machine with `--dev`, unknown keys are passed on: a token that is valid
+    from elsewhere only, or was mistyped, is not."""
+    monkeypatch.setattr(type(world.gateway), "adopts_keys", adopts)
+    _, elsewhere = await created(ops, networks=["203.0.113.0/24"], scopes=["proxy"])
+    _, expired = await created(ops, name="old", expires_at="2027-01-15T08:00:10Z", scopes=["proxy"])
+    client = open_client(dev=not adopts, passed_paths=("/api/v1/",))
+    client.event_hooks = {}
+    await world.node.tokens_changed()
+    world.now += 10
+    for key in (elsewhere, expired, "rl_mistyped"):
+        for headers in (bearer(key), {"x-api-key": key}):
+            answer = await client.get("/api/v1/outreach/jobs/a", headers=headers)
+            assert (answer.status_code, answer.json()["error"]["code"]) == (401, "relay_key_unknown")
+    assert world.gateway.passed == []
+    assert (await client.get("/api/v1/x", headers=bearer("sk-another"))).status_code == 200
