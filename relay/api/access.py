@@ -1,7 +1,7 @@
 """Every token that this node accepts, in memory: those of the settings and those of the database.
 
-A request is one look-up by the digest of its token. Who does not know a token cannot choose its digest, so the time of
-the look-up tells nothing. One `Access` lives as long as its node; a reload and a change in the database replace its
+A request is one look-up, by the digest of its token or, from its second use on, by the token itself. Both are looked up
+by a hash that nobody outside can predict, and compared only where the whole hash is the same, so the time tells nothing. One `Access` lives as long as its node; a reload and a change in the database replace its
 tokens, and what waits under a token that is gone is woken to end (`holds`).
 """
 
@@ -39,6 +39,7 @@ class _Entry:
 
     name: str
     scopes: frozenset[str]
+    digest: bytes
     stored: AccessToken | None = None
     last: Identity | None = None
     used_at: float | None = None
@@ -70,6 +71,8 @@ class Access:
         self._of_settings: Mapping[bytes, _Entry] = {}
         self._of_database: Mapping[bytes, _Entry] = {}
         self._entries: Mapping[bytes, _Entry] = {}
+        self._seen: dict[str, _Entry] = {}
+        """Accepted tokens that were sent since the last change, so that each is hashed once. Nothing else gets in."""
         self._next_expiry_at: float | None = None
         self._planned_at = clock()
         self._addresses: OrderedDict[str, _Address] = OrderedDict()
@@ -79,7 +82,9 @@ class Access:
 
     def configure(self, tokens: Iterable[Token]) -> bool:
         """Takes the tokens of the settings, in place of those before. True if one of them is gone or has changed."""
-        self._of_settings = {_digest(one.value): _Entry(name=one.name, scopes=one.scopes) for one in tokens}
+        self._of_settings = {
+            (digest := _digest(one.value)): _Entry(name=one.name, scopes=one.scopes, digest=digest) for one in tokens
+        }
         return self._join()
 
     def load(self, tokens: Iterable[AccessToken]) -> bool:
@@ -88,13 +93,14 @@ class Access:
         before = self._of_database
         self._of_database = {
             (digest := bytes.fromhex(one.digest)): before.get(digest)
-            or _Entry(name=one.name, scopes=one.scopes, stored=one)
+            or _Entry(name=one.name, scopes=one.scopes, digest=digest, stored=one)
             for one in tokens
         }
         return self._join()
 
     def _join(self) -> bool:
         before, self._entries = self._entries, {**self._of_database, **self._of_settings}
+        self._seen.clear()
         self._plan_expiry()
         return any(
             (now := self._entries.get(digest)) is None or (now.name, now.scopes) != (entry.name, entry.scopes)
@@ -156,18 +162,21 @@ class Access:
     def identify(self, value: str, scope: MutableMapping[str, Any]) -> Identity | None:
         """The caller that sent this token; None if it is not accepted, or not from this address. Raises TooMany if its
         quota is used up. Puts what is left of it into the scope, for `limits_of`."""
-        digest = _digest(value)
-        entry = self._entries.get(digest)
+        entry = self._seen.get(value)
         if entry is None:
-            return None
+            entry = self._entries.get(_digest(value))
+            if entry is None:
+                return None
+            self._seen[value] = entry
         client, identity, stored = client_of(scope), entry.last, entry.stored
         same = identity is not None and identity.client == client
         if stored is not None:
             now = self._clock()
-            refusal = refusal_of(stored.expires_at, () if same else stored.networks, client, now)
-            if refusal is not None:
-                scope["relay.refused"] = f"{entry.name}: {refusal}"  # for the log only: the caller may be a thief
-                return None
+            if stored.expires_at is not None or not same:
+                refusal = refusal_of(stored.expires_at, () if same else stored.networks, client, now)
+                if refusal is not None:
+                    scope["relay.refused"] = f"{entry.name}: {refusal}"  # for the log only: the caller may be a thief
+                    return None
             entry.used_at = now
         if identity is None or not same:
             identity = entry.last = Identity(
@@ -176,7 +185,7 @@ class Access:
                 token_id=None if stored is None else stored.id,
                 account=None if stored is None else stored.account,
                 client=client,
-                digest=digest,
+                digest=entry.digest,
             )
         if stored is not None and stored.requests_per_minute is not None:
             self._spend(entry, stored.requests_per_minute, scope)

@@ -93,14 +93,14 @@ class Gateway:
 
     def default_caller(self) -> Caller | None:
         """The account a relay token acts for that is bound to none: the only one with a key, else `default`."""
-        having = [place for place, poller in self._pollers.items() if poller.key is not None]
-        chosen = having if len(having) == 1 else [place for place in having if place[1] == "default"]
-        if len(chosen) != 1:
-            return None
-        source, account = chosen[0]
-        key = self._pollers[chosen[0]].key
-        known = self._callers.get(key or "")
-        if known is not None and (known.source, known.account) == chosen[0]:
+        having = [(place, poller.key) for place, poller in self._pollers.items() if poller.key is not None]
+        if len(having) != 1:
+            having = [one for one in having if one[0][1] == "default"]
+            if len(having) != 1:
+                return None
+        ((source, account), key) = having[0]
+        known = self._callers.get(key)
+        if known is not None and known.account == account and known.source == source:
             return known
         return Caller(source=source, account=account, key=key)
 
