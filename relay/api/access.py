@@ -1,8 +1,9 @@
 """Every token that this node accepts, in memory: those of the settings and those of the database.
 
 A request is one look-up, by the digest of its token or, from its second use on, by the token itself. Both are looked up
-by a hash that nobody outside can predict, and compared only where the whole hash is the same, so the time tells nothing. One `Access` lives as long as its node; a reload and a change in the database replace its
-tokens, and what waits under a token that is gone is woken to end (`holds`).
+by a hash that no stranger can predict, and compared only where the whole hash is the same, so the time says nothing.
+One `Access` lives as long as its node. A reload and a change in the database replace its tokens, and what waits under a
+token that is gone is woken to end (`holds`).
 """
 
 import asyncio
