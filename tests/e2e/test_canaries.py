@@ -45,6 +45,7 @@ sources:
     accounts: {{default: {{api_key: "${{CANARY_UPSTREAM}}"}}, refused: {{api_key: "{refused_key}"}}}}
     polling: {{min_interval_seconds: 0.05, max_interval_seconds: 0.5}}
 delivery: {{retry_schedule: [0.1s, 0.1s], callback_secret: "{callback_secret}", timeout_seconds: 5}}
+heartbeat: {{url: "{heartbeat}"}}
 security: {{allow_http: true, allow_networks: [127.0.0.0/8]{proxy}}}
 """
 
@@ -114,8 +115,14 @@ class World:
 
     def settings(self, *, more_tokens: str = "", proxy: str = "") -> None:
         refused = f"sk-revor-revoked-{self.canaries.new('refused upstream key') if not self.url else word()}"
-        secret = self.environ["CANARY_CALLBACK"]
-        text = SETTINGS.format(more_tokens=more_tokens, proxy=proxy, refused_key=refused, callback_secret=secret)
+        heartbeat = f"{self.sink_url}/fail/ping/{self.canaries.new('heartbeat url') if not self.url else word()}"
+        text = SETTINGS.format(
+            more_tokens=more_tokens,
+            proxy=proxy,
+            refused_key=refused,
+            callback_secret=self.environ["CANARY_CALLBACK"],
+            heartbeat=heartbeat,
+        )
         (self.folder / "relay.yaml").write_text(text)
 
     def serve(self, *, debug: bool) -> None:
