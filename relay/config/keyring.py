@@ -145,12 +145,12 @@ class KeyFile:
         try:
             if not self.path.exists():
                 private_files.create(self.path, f"{new_key()}\n")
-            return self.read()
         except OSError as error:
             raise self._unusable("created or read", error) from None
+        return self.read()
 
     def read(self) -> tuple[str, ...]:
-        """The keys of an existing file. Raises SettingsError; OSError."""
+        """The keys of an existing file: a running node must not replace a lost one. Raises SettingsError."""
         try:
             text = private_files.read(self.path, "key file", most=MAX_FILE_BYTES).decode("ascii")
             lines = [line.strip() for line in text.splitlines()]
@@ -159,6 +159,8 @@ class KeyFile:
                 decode_encryption_key(key)
             if not keys:
                 raise ValueError("there is no key")
+        except OSError as error:
+            raise self._unusable("read", error) from None
         except ValueError:
             raise SettingsError(
                 f"{self.path}: the key file does not contain 32 bytes as URL-safe base64: restore a copy of it "
@@ -169,7 +171,7 @@ class KeyFile:
     def add(self, now: float) -> tuple[str, ...]:
         """Adds a new key that encrypts from now on, and keeps the others, which still decrypt. Returns all keys. Raises
         SettingsError."""
-        keys = self.read_or_create()
+        keys = self.read()
         if len(keys) >= MAX_KEYS:
             raise SettingsError(f"{self.path} has {len(keys)} keys: remove those that are no longer used")
         made = (new_key(), *keys)
@@ -185,9 +187,8 @@ class KeyFile:
         return made
 
     def _unusable(self, what: str, error: OSError) -> SettingsError:
-        return SettingsError(
-            f"{self.path}: the key file cannot be {what} ({error.strerror}): set RELAY_ENCRYPTION_KEY instead"
-        )
+        remedy = "restore a copy of it" if isinstance(error, FileNotFoundError) else "set RELAY_ENCRYPTION_KEY instead"
+        return SettingsError(f"{self.path}: the key file cannot be {what} ({error.strerror}): {remedy}")
 
 
 def key_id(key: str) -> str:

@@ -99,7 +99,7 @@ class EncryptionKeys:
         async with self._reloading:
             if (self._file is None and not keys) or (self._file is not None and keys):
                 raise SettingsError("encryption.keys can be changed at run time, but not added or removed: restart")
-            await self._use(keys if self._file is None else self._file.read_or_create())
+            await self._use(keys if self._file is None else self._file.read())
 
     async def _use(self, keys: Sequence[str]) -> None:
         ids = Keyring(keys).ids
@@ -156,7 +156,7 @@ class EncryptionKeys:
                 assert self.rotation is not None
                 return self.rotation
             if self._file is not None:
-                await self._use(self._file.read_or_create())  # a rotation that was cut off may have written it
+                await self._use(self._file.read())  # a rotation that was cut off may have written it
                 if set(await self._ciphertexts.used()) <= {self._keyring.ids[0]}:
                     await self._use(await asyncio.to_thread(self._file.add, self._clock()))
             key = self._keyring.ids[0]

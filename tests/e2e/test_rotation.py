@@ -1,5 +1,6 @@
 """Keys are rotated in a running relay, by the commands a person types, while it delivers."""
 
+import asyncio
 import json
 import sqlite3
 from collections.abc import AsyncIterator
@@ -13,9 +14,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from relay.clock import wall_clock
-from relay.config.keyring import KeyFile, key_id
+from relay.config.keyring import KeyFile, key_id, new_key
 from relay.core.signing import verify
 from tests.support.relay_world import RelayWorld, open_relay_world
+from tests.support.store_databases import emptied_postgres
 
 
 @pytest.fixture
@@ -42,6 +44,11 @@ class Receiver:
         return sum(verify(secret, headers, body, now=wall_clock()).ok for headers, body in self.requests)
 
 
+def document(lines: list[str]) -> Any:
+    """What a command with --json has printed, among its progress on stderr."""
+    return json.loads(next(line for line in lines if line.startswith("{")))
+
+
 async def test_the_key_file_is_rotated_while_the_relay_delivers(world: RelayWorld, tmp_path: Path) -> None:
     file = KeyFile(tmp_path / "state" / "revor-relay")
     await world.serve()
@@ -50,7 +57,7 @@ async def test_the_key_file_is_rotated_while_the_relay_delivers(world: RelayWorl
     (old,) = file.read()
     code, lines = await world.run("keys", "rotate", "--json")
     assert code == 0, lines
-    ended = json.loads(lines[-1])
+    ended = document(lines)
     assert (ended["state"], ended["unused"]) == ("done", [key_id(old)])
     jobs += [await world.job() for _ in range(5)]
     await world.until_delivered(jobs)
@@ -93,6 +100,45 @@ async def test_a_key_removed_too_early_is_refused_at_run_time_and_at_the_start(
     await world.until_delivered([await world.job()])
 
 
+async def test_with_postgresql_the_documented_order_needs_no_restart(world: RelayWorld, tmp_path: Path) -> None:
+    for number in (1, 2):
+        (tmp_path / f"key_{number}").write_text(new_key() + "\n")
+    url = await asyncio.to_thread(emptied_postgres)
+
+    async def with_keys(*numbers: int) -> list[str]:
+        """Writes the settings and sends SIGHUP. Returns the ids of the keys then."""
+        names = ", ".join(f'"${{file:{tmp_path}/key_{number}}}"' for number in numbers)
+        world.settings(more=f"encryption: {{keys: [{names}]}}\n")
+        expected = [key_id((tmp_path / f"key_{number}").read_text().strip()) for number in numbers]
+
+        async def taken() -> bool:
+            return bool((await world.get("/v1/keys"))["encryption"]["ids"] == expected)
+
+        if world.relay is not None:
+            world.hang_up()
+            await world.until(taken)
+        return expected
+
+    (old,) = await with_keys(1)
+    token = str(tmp_path / "state" / "revor-relay" / "token")
+    await world.serve("--auto-migrate", DATABASE_URL=url, RELAY_TOKEN_FILE=token)
+    await world.subscribe()
+    await with_keys(1, 2)
+    new, _ = await with_keys(2, 1)
+    status, rotation = await world.call("POST", "/v1/keys/encryption/rotate")
+    assert status == 202, rotation
+
+    async def done() -> bool:
+        nonlocal rotation
+        rotation = (await world.get("/v1/keys"))["encryption"]["rotation"]
+        return bool(rotation["state"] != "running")
+
+    await world.until(done)
+    assert (rotation["state"], rotation["key"], rotation["unused"]) == ("done", new, [old])
+    await with_keys(2)
+    await world.until_delivered([await world.job()])
+
+
 async def test_callbacks_and_subscriptions_verify_through_both_rotations(world: RelayWorld, tmp_path: Path) -> None:
     receiver = Receiver(world)
     await world.serve()
@@ -116,10 +162,10 @@ async def test_callbacks_and_subscriptions_verify_through_both_rotations(world: 
 
     code, lines = await world.run("keys", "rotate", "signing", "--json")
     assert code == 0, lines
-    second = json.loads(lines[-1])["key"]
+    second = document(lines)["key"]
     code, lines = await world.run("keys", "rotate", "callback-secret", "--json")
     assert code == 0, lines
-    new_secret = json.loads(lines[-1])["secret"]
+    new_secret = document(lines)["secret"]
     assert (await world.get("/v1/signing-secret"))["secret"] == new_secret
     receiver.requests.clear()
     await callback()

@@ -95,7 +95,7 @@ def test_settings_and_key_of_another_owner(start: Start, tmp_path: Path) -> None
     key.chmod(0o600)
     process = start("serve", "--port", "0", limits="UNPRIVILEGED")
     assert process.close() == 2
-    assert f"{key}: the key file cannot be created or read (Permission denied)" in process.lines[0]
+    assert f"{key}: the key file cannot be read (Permission denied)" in process.lines[0]
 
 
 async def test_key_file_readable_by_others(world: RelayWorld, tmp_path: Path) -> None:

@@ -432,6 +432,22 @@ async def test_a_key_file_gets_a_new_key_and_keeps_the_old_one(world: World, tmp
     assert await everything(store) == before
 
 
+async def test_a_lost_key_file_stops_a_rotation_before_it_begins(world: World, tmp_path: Path) -> None:
+    file = KeyFile(tmp_path / "state")
+    store, keys = await world.node(file=file)
+    await fill(store)
+    before, ids, kept = await everything(store), keys.ids, file.path.read_bytes()
+    file.path.unlink()
+    for call in (keys.rotate(), keys.reload([])):
+        with pytest.raises(SettingsError, match="restore a copy of it"):
+            await call
+    assert (keys.ids, file.path.exists()) == (ids, False)
+    assert await everything(store) == before
+    file.path.write_bytes(kept)
+    file.path.chmod(0o600)
+    assert (await rotated(keys)).state == "done"
+
+
 async def test_a_rotation_of_a_key_file_that_was_cut_off_makes_no_second_key(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,5 +1,6 @@
 """Subscriptions and their secrets. Whatever can be a credential is stored encrypted."""
 
+import json
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
@@ -69,6 +70,15 @@ async def test_a_callback_has_no_settings_of_its_own_whatever_its_row_says(store
     made = subscription("sub_1", callback=True)
     await store.subscriptions.create(replace(made, timeout_seconds=15.0, retry_schedule_seconds=(5.0,)))
     assert await store.subscriptions.get("sub_1") == made
+
+
+async def test_a_subscription_of_an_older_version_is_signed_as_before(store: Store) -> None:
+    await store.subscriptions.create(subscription("sub_1", signature="both"))
+    (row,) = await rows(store, "SELECT config FROM subscriptions")
+    config = row["config"] if isinstance(row["config"], dict) else json.loads(row["config"])
+    del config["signature"]
+    await execute(store, "UPDATE subscriptions SET config = :config", config=json.dumps(config))
+    assert await store.subscriptions.get("sub_1") == subscription("sub_1")
 
 
 async def test_an_id_can_be_taken_once(store: Store) -> None:

@@ -212,6 +212,16 @@ def test_a_key_file_that_cannot_be_replaced_stays_as_it_was(tmp_path: Path, monk
     assert [path.name for path in file.path.parent.iterdir()] == ["key"]
 
 
+def test_a_lost_key_file_is_not_replaced_while_the_node_runs(tmp_path: Path) -> None:
+    file = KeyFile(tmp_path / "state")
+    file.read_or_create()
+    file.path.unlink()
+    for call in (file.read, lambda: file.add(0.0)):
+        with pytest.raises(SettingsError, match=r"cannot be read \(No such file or directory\): restore a copy of it"):
+            call()
+    assert not file.path.exists()
+
+
 def test_a_key_file_has_a_bounded_number_of_keys(tmp_path: Path) -> None:
     file = KeyFile(tmp_path / "state")
     file.read_or_create()
