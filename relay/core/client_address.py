@@ -45,6 +45,8 @@ def network_of(text: str) -> Network:
     """The network of a text such as `10.0.0.0/8`, or of one address. Raises ValueError, whose text completes "must be a
     network"."""
     try:
+        if "%" in text:  # addresses are compared without their zone
+            raise ValueError
         given = ip_network(text, strict=False)
     except ValueError:
         raise ValueError("") from None

@@ -398,6 +398,23 @@ async def test_removed_token_is_refused(guarded: World) -> None:
     assert (answer.status_code, code_of(answer)) == (401, "relay_key_unknown")
 
 
+async def test_wait_ends_once_its_token_is_revoked(guarded: World) -> None:
+    body = {"name": "waiting", "scopes": ["proxy"]}
+    made = (await guarded.api.post("/v1/tokens", json=body, headers=bearer(ADMIN))).json()
+    slow = {"account": "acme", "attempt_failures": 0, "start_delay_seconds": 36_000, "run_seconds": 1, "in_lane": False}
+    (item,) = (await guarded.sandbox.post("/_sandbox/jobs", json=slow)).json()["items"]
+    tracked = {"id": item["id"], "account": "acme"}
+    assert (await guarded.api.post("/v1/jobs", json=tracked, headers=bearer(ADMIN))).status_code == 201
+    waiting = asyncio.ensure_future(read(guarded, item["id"], {**bearer(made["token"]), "Prefer": "wait=60"}))
+    await asyncio.wait([waiting], timeout=0.2)
+    assert not waiting.done()
+    revoked = await guarded.api.delete(f"/v1/tokens/{made['id']}", headers=bearer(ADMIN))
+    assert revoked.status_code == 200
+    async with asyncio.timeout(5):
+        answer = await waiting
+    assert (answer.status_code, code_of(answer)) == (401, "relay_unauthorized")
+
+
 # --- a whole relay
 
 SETTINGS = """\

@@ -144,7 +144,13 @@ def test_network_of_a_text(text: str, network: str) -> None:
 
 @pytest.mark.parametrize(
     ("text", "said"),
-    [("10.1.2.3/8", " without host bits, like 10.0.0.0/8"), ("here", ""), ("", ""), ("10.0.0.0/33", "")],
+    [
+        ("10.1.2.3/8", " without host bits, like 10.0.0.0/8"),
+        ("here", ""),
+        ("", ""),
+        ("10.0.0.0/33", ""),
+        ("fe80::1%eth0", ""),
+    ],
 )
 def test_text_that_is_no_network(text: str, said: str) -> None:
     with pytest.raises(ValueError) as caught:  # noqa: PT011 (the text is compared)
