@@ -355,6 +355,21 @@ async def test_a_node_that_starts_with_the_wrong_order_meanwhile_keeps_the_old_k
 
 
 @pytest.mark.usefixtures("shared")
+async def test_two_nodes_that_rotate_at_once_both_end(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(encryption_keys, "STEP_ROWS", 1)
+    store, one = await world.node(OLD, NEW)
+    second, two = await world.node(OLD, NEW)
+    await fill(store)
+    before = await everything(store)
+    for node in (one, two):
+        await node.reload([NEW, OLD])
+    ends = await asyncio.gather(rotated(one), rotated(two))
+    assert [(end.state, end.unused) for end in ends] == [("done", (OLD_ID,))] * 2
+    assert await ids_in_use(store) == {NEW_ID}
+    assert await everything(store) == before == await everything(second)
+
+
+@pytest.mark.usefixtures("shared")
 async def test_a_node_that_was_killed_counts_for_a_while(world: World) -> None:
     store, one = await world.node(OLD, NEW)
     await world.node(OLD, NEW)  # never closed
