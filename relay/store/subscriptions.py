@@ -108,11 +108,11 @@ UPDATE subscriptions SET consent = $json(consent), handshake_at = NULL,
 WHERE id = :id AND sink_digest = :digest AND (:granted = 1 OR state = 'pending')
 """
 )
-# Ends every turn: no other node has this database.
-FREE_TURNS = (
-    "UPDATE subscriptions SET handshake_at = :now WHERE state = 'pending' AND handshake_at > :now",
-    "UPDATE subscriptions SET refresh_until = NULL WHERE refresh_until IS NOT NULL",
-)
+# Ends every turn to ask a sink: no other node has this database.
+FREE_HANDSHAKES = """
+UPDATE subscriptions SET handshake_at = :now
+WHERE id IN (SELECT id FROM subscriptions WHERE state = 'pending' AND handshake_at > :now)
+"""
 GRANT_CONTEXT = "webhook-consent"
 """What binds the key of a consent URL to its purpose."""
 MAX_GRANT_CHARACTERS = 1_024
@@ -236,7 +236,7 @@ class SubscriptionStore(Scoped):
         await self._database.write(self._add_secret, (owner, value, now, old_expire_at))
 
     async def free_all(self, now: float) -> None:
-        """Ends the turns of a node that was killed. Only for a database that no other node has."""
+        """Ends the handshakes of a node that was killed. Only for a database that no other node has."""
         await self._database.write(_free_all, now)
 
     # --- handshakes
@@ -266,7 +266,7 @@ class SubscriptionStore(Scoped):
 
     async def end_handshake(self, subscription: Subscription, consent: Consent, reason: str) -> bool:
         """Records a result, and enables the subscription if it is pending. Returns False if it has another sink by
-        now, or was removed."""
+        now, or consent already, or was removed."""
         found = digest(subscription.sink, subscription.owner)
         return await self._database.write(self._ends, (subscription.id, found, consent, reason))
 
@@ -278,7 +278,7 @@ class SubscriptionStore(Scoped):
 
     async def grant(self, key: str, now: float, rate_per_minute: int | None, reason: str) -> str | None:
         """Records the consent that a key stands for. Returns the subscription's id; None if the key is malformed or
-        old, or if the subscription has another sink by now."""
+        old, or if the subscription has another sink by now, or consent already."""
         try:
             if len(key) > MAX_GRANT_CHARACTERS:
                 return None
@@ -288,6 +288,8 @@ class SubscriptionStore(Scoped):
             return None
         if not 0 <= now - made_at <= GRANT_SECONDS:
             return None
+        if not await self._database.read(_may_consent, subscription_id, found):
+            return None  # repeated calls by a stranger cost no write
         consent = Consent(granted=True, origin=origin, at=now, rate_per_minute=rate_per_minute)
         recorded = await self._database.write(self._ends, (subscription_id, found, consent, reason))
         return subscription_id if recorded else None
@@ -461,6 +463,8 @@ class SubscriptionStore(Scoped):
 
     def _end_handshake(self, connection: Connection, item: tuple[str, str, Consent, str]) -> bool:
         subscription_id, found, consent, reason = item
+        if consent.granted and not _may_consent(connection, subscription_id, found):
+            return False
         stored = {"sink": found, **asdict(consent)}
         recorded = run(
             connection,
@@ -684,6 +688,16 @@ def _consent(row: Row[Any]) -> Consent | None:
     return Consent(**{name: value for name, value in stored.items() if name != "sink"})
 
 
+def _may_consent(connection: Connection, subscription_id: str, found: str) -> bool:
+    """Whether the subscription still has the sink of this digest, and no consent yet."""
+    of_it = select(SubscriptionRow).where(col(SubscriptionRow.id) == subscription_id)
+    row = connection.execute(of_it).one_or_none()
+    if row is None or row.sink_digest != found:
+        return False
+    consent = _consent(row)
+    return consent is None or not consent.granted
+
+
 def _asked_anew(row: Row[Any], now: float, *, awaits: bool) -> dict[str, Any]:
     """The columns that change if the sink must be asked from `now` on, or need not be. A paused subscription, and one
     whose sink is gone, stay as they are: `resume` asks."""
@@ -698,8 +712,7 @@ def _asked_anew(row: Row[Any], now: float, *, awaits: bool) -> dict[str, Any]:
 
 @each
 def _free_all(connection: Connection, now: float) -> None:
-    for statement in FREE_TURNS:
-        run(connection, statement, **({"now": now} if ":now" in statement else {}))
+    run(connection, FREE_HANDSHAKES, now=now)
 
 
 @each

@@ -9,7 +9,7 @@ import pytest
 
 from relay.core.subscription import Consent, Subscription
 from relay.store.store import Store
-from tests.support.store_kit import NOW, rows, subscription
+from tests.support.store_kit import NOW, subscription
 
 CONSENT = Consent(granted=True, origin="relay.example", at=NOW + 1, rate_per_minute=60)
 FIRST = (0.0, "")
@@ -86,11 +86,9 @@ async def test_turns_of_a_killed_node_end_when_nobody_else_has_the_database(stor
     await made(store)
     await made(store, "sub_given_up", handshake_at=None)
     assert await store.subscriptions.handshake_turn("sub_1", NOW, NOW + 60)
-    await store.subscriptions.pause_refresh("sub_1", NOW + 60)
     await store.subscriptions.free_all(NOW + 1)
     assert (await found(store)).handshake_at == NOW + 1
     assert (await found(store, "sub_given_up")).handshake_at is None
-    assert await rows(store, "SELECT id FROM subscriptions WHERE refresh_until IS NOT NULL") == []
 
 
 async def test_due_handshakes_come_in_order_and_in_pages(store: Store) -> None:
@@ -181,3 +179,24 @@ async def test_key_of_a_consent_is_unlike_any_other(store: Store) -> None:
     after = await found(store)
     assert after.consent is not None
     assert (after.consent.rate_per_minute, after.consent.origin, after.state) == (30, "relay.example", "enabled")
+
+
+async def test_repeated_consent_changes_nothing_and_costs_no_other_node_anything(store: Store) -> None:
+    one = await made(store)
+    key = store.subscriptions.grant_key(one, "relay.example", NOW)
+    assert await store.subscriptions.grant(key, NOW, 30, "agreed") == "sub_1"
+    version, before = store.subscriptions.version, await found(store)
+    for rate in (30, 31, None):
+        assert await store.subscriptions.grant(key, NOW + 1, rate, "agreed") is None
+        assert not await store.subscriptions.end_handshake(one, replace(CONSENT, rate_per_minute=rate), "agreed")
+    assert (store.subscriptions.version, await found(store)) == (version, before)
+
+
+async def test_sink_that_did_not_have_to_agree_can_do_so_later(store: Store) -> None:
+    one = await made(store, handshake="optional")
+    refused = Consent(granted=False, origin="relay.example", at=NOW)
+    assert await store.subscriptions.end_handshake(one, refused, "goes on without consent")
+    key = store.subscriptions.grant_key(one, "relay.example", NOW)
+    assert await store.subscriptions.grant(key, NOW, 30, "agreed") == "sub_1"
+    after = await found(store)
+    assert (after.state, after.state_reason, after.allowed_per_second) == ("enabled", "goes on without consent", 0.5)
