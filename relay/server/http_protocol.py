@@ -220,6 +220,8 @@ class Protocol(HttpToolsProtocol):
         """Loop time at which an answer began to wait for the client to read it."""
         self._unread_bytes = 0
         """The size of it then."""
+        self._is_unread = False
+        """Whether the last answer is complete, and what follows waits until the client has read it."""
         self._unsent_bytes = -1
         self._unsent_since = 0.0
         """Loop time at which the client last read some of them."""
@@ -368,6 +370,8 @@ class Protocol(HttpToolsProtocol):
         super().resume_writing()
         self._unsent_bytes = -1
         self._connections.answer_read(self)
+        if self._is_unread:
+            self.on_response_complete()
 
     def time_out(self) -> None:
         """Ends an overdue connection, with 408 where the client can still read it."""
@@ -395,7 +399,7 @@ class Protocol(HttpToolsProtocol):
             self.since = self.loop.time()
         at = 0
         while at < len(data) and not self._discarding:
-            if self.pipeline:
+            if self.pipeline or (self._is_unread and self._expects == _IDLE):
                 self.pipelined = data[at:]
                 self.flow.pause_reading()
                 return
@@ -490,7 +494,11 @@ class Protocol(HttpToolsProtocol):
     # --- output
 
     def on_response_complete(self) -> None:
-        """An answer is complete: continues with pipelined requests."""
+        """An answer is complete: continues with pipelined requests, once the client has read most of it. Otherwise the
+        next answer would wait in memory beside it."""
+        self._is_unread = self.flow.write_paused and not self.transport.is_closing()
+        if self._is_unread:
+            return
         super().on_response_complete()
         if self._expects == _BODY or not self.is_busy:
             self.since = self.loop.time()

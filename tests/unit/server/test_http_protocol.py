@@ -406,6 +406,35 @@ async def test_unread_answers_are_limited_in_total_and_the_slowest_reader_is_cut
             each.close()
 
 
+async def test_next_pipelined_request_waits_until_the_answer_is_read() -> None:
+    async with served(ROOMY) as app:
+        client = socket.socket()
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(client, ("127.0.0.1", int(app.url.rpartition(":")[2])))
+        reader, writer = await asyncio.open_connection(sock=client, limit=CHUNK_BYTES)
+        writer.write(request("GET", "/large") * 3 + request("GET", "/last"))
+        await app.until(lambda: bool(app.asked))
+        await answers(app)
+        await asyncio.sleep(0.2)
+        assert app.asked == ["/large", "/fresh"]
+        count = 0
+        while count < 3 * LARGE:
+            count += len(await reader.read(MEBIBYTE))
+        await app.until(lambda: app.asked[-1] == "/last")
+        assert (await said_until(reader, b"/last")).endswith(b"/last")
+        assert app.asked == ["/large", "/fresh", "/large", "/large", "/last"]
+        writer.close()
+
+
+async def said_until(reader: asyncio.StreamReader, end: bytes) -> bytes:
+    """What comes until these bytes."""
+    got = b""
+    while not got.endswith(end):
+        got += await reader.read(CHUNK_BYTES)
+    return got
+
+
 async def test_idle_connection_is_closed() -> None:
     async with served(SHORT) as app:
         reader, writer = await connect(app)
