@@ -75,7 +75,7 @@ class Limits:
     silent_per_address: int = 250
     connections: int = 20_000
     read_rate: int = 4 * 1024
-    unread: int = 256 << 20
+    unread: int = 128 << 20
 
 
 class Connections:

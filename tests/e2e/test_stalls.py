@@ -195,6 +195,9 @@ CASES = {
     "deliveries in groups": get("/v1/deliveries?group_by=reason,sink,day&limit=500"),
     "a list of callbacks": get("/v1/subscriptions?callbacks=true&limit=500"),
     "metrics": get("/metrics"),
+    "the audit": get("/v1/audit?limit=500"),
+    "the tokens": get("/v1/tokens?limit=500"),
+    "the description": get("/openapi.json"),
     # the drop-in
     "a create of 64 MiB": post("/api/v1/outreach/dispatches", lambda: bytes(64 * MEBIBYTE), 200),
     "a create of lists": post("/api/v1/outreach/dispatches", lambda: b"[" + b"[]," * 340_000 + b"[]]", 200),
