@@ -92,7 +92,17 @@ async def test_failing_probe_does_not_stop_other_accounts(error: Callable[[], Ex
     assert [account.probed for account in accounts.values()] == [1, 1]
 
 
-KINDS = ["attempts", "events", "jobs", "callbacks", "intents", "replays", "idempotency_keys", "secrets"]
+KINDS = [
+    "attempts",
+    "events",
+    "jobs",
+    "callbacks",
+    "callback_hosts",
+    "intents",
+    "replays",
+    "idempotency_keys",
+    "secrets",
+]
 
 
 @pytest.mark.parametrize("failing", KINDS)
