@@ -10,6 +10,8 @@ from relay.store.tables import OPEN_DELIVERY, DeliveryRow
 ENDED = "state NOT IN ('pending', 'blocked')"
 ENDED_AT_ONCE = 1_000
 MAX_RUNNING = 100
+MAX_RUNNING_OF_ACCOUNT = 10
+"""Of those, how many one account's bound tokens may have: some to paused subscriptions never end."""
 
 
 # COUNT instead of EXISTS, and a state in a form no index matches: without statistics PostgreSQL would hash all of a
@@ -161,8 +163,8 @@ FROM replays r LEFT JOIN subscriptions s ON s.id = r.subscription_id
 WHERE r.state = 'running' AND (r.holder IS NULL OR r.holder = :holder OR r.held_until <= :now)
 ORDER BY r.id LIMIT {MAX_RUNNING}
 """
-# Counts running replays.
-RUNNING_COUNT = "SELECT COUNT(*) FROM replays WHERE state = 'running'"
+# The owners of running replays.
+RUNNING_OWNERS = "SELECT COALESCE(owner, '') AS owner FROM replays WHERE state = 'running'"
 # A stopped replay restores only deliveries it reopened or added (`was`) and has not sent. Those it joined continue
 # without it, and those in flight end by themselves.
 _RETURNED = "replay = :replay AND was IS NOT NULL AND ended_at IS NULL AND lease_token IS NULL"

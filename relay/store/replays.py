@@ -151,14 +151,18 @@ def _count_slice(
 
 
 def _insert(connection: Connection, items: Sequence[dict[str, Any]]) -> Sequence[None | Exception]:
-    running = run(connection, sql.RUNNING_COUNT).scalar_one()
+    running = [row.owner for row in run(connection, sql.RUNNING_OWNERS)]
     results: list[None | Exception] = []
     for values in items:
-        if values["state"] == "running" and running >= sql.MAX_RUNNING:
-            detail = f"{sql.MAX_RUNNING} replays are running: wait for one of them, or stop it"
-            results.append(Conflict(detail, code="too_many_replays"))
-            continue
-        running += values["state"] == "running"
+        owner = values["owner"] or ""
+        if values["state"] == "running":
+            own = bool(owner) and running.count(owner) >= sql.MAX_RUNNING_OF_ACCOUNT
+            if own or len(running) >= sql.MAX_RUNNING:
+                many = f"{sql.MAX_RUNNING_OF_ACCOUNT} replays of this account" if own else "too many replays"
+                detail = f"{many} are running: wait for one of them, or stop it"
+                results.append(Conflict(detail, code="too_many_replays"))
+                continue
+            running.append(owner)
         connection.execute(insert(ReplayRow), values)
         results.append(None)
     return results

@@ -4,7 +4,8 @@ import pytest
 
 from relay.core.records import Page
 from relay.core.replay import ReplayRequest
-from relay.errors import NotFound
+from relay.errors import Conflict, NotFound
+from relay.store import replay_statements
 from relay.store.store import Store
 from tests.support.store_kit import (
     NOW,
@@ -217,3 +218,27 @@ async def test_a_callback_url_has_one_subscription_for_each_account_and_one_for_
     assert ids == ["sub_0", "sub_1", "sub_2"]
     again = [await store.subscriptions.callback_for(url, "sub_9", NOW, owner) for owner in (None, "revor/a", "revor/b")]
     assert again == ids
+
+
+async def test_one_account_cannot_use_up_the_replays_of_all(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replay_statements, "MAX_RUNNING_OF_ACCOUNT", 2)
+    monkeypatch.setattr(replay_statements, "MAX_RUNNING", 5)
+    for account in (A, B):
+        await store.within(account).subscriptions.create(subscription(f"sub_{account[1]}", state="paused"))
+        await happen(store, account, await a_job(store, account), 1, "running")
+
+    async def replay(view: Store, name: str, nth: int) -> None:
+        request = ReplayRequest(
+            id=f"rpl_{name}{nth}", subscription_id=f"sub_{name}", since=0.0, until=NOW + 1, now=NOW + 1, only="all"
+        )
+        await view.replays.create(request)
+
+    for nth in range(2):
+        await replay(store.within(A), "a", nth)
+    with pytest.raises(Conflict, match="2 replays of this account"):
+        await replay(store.within(A), "a", 3)
+    await replay(store.within(B), "b", 0)
+    for nth in range(4, 6):
+        await replay(store, "a", nth)
+    with pytest.raises(Conflict, match="too many replays are running"):
+        await replay(store.within(B), "b", 1)

@@ -254,7 +254,7 @@ CATALOGUE = (
     Case("replay: end", replay_statements.END),
     Case("replay: free all", replay_statements.FREE_ALL, harmless=RUNNING_REPLAYS),
     Case("replay: running", replay_statements.RUNNING),
-    Case("replay: number of running", replay_statements.RUNNING_COUNT, harmless=RUNNING_REPLAYS),
+    Case("replay: number of running", replay_statements.RUNNING_OWNERS, harmless=RUNNING_REPLAYS),
     Case("replay: pairs to return", replay_statements.PAIRS_TO_RETURN, sorts=True),  # as many as are open
     Case("replay: return unsent", replay_statements.RETURN_UNSENT),
     Case("replay: detach", replay_statements.DETACH),
