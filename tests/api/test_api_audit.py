@@ -260,6 +260,16 @@ async def test_a_purge_has_an_entry_of_its_own(client, world):
     assert (entry["actor"], entry["target"], entry["result"]) == ("crm", "a", "ok")
 
 
+async def test_an_erasure_is_recorded_without_whom_it_concerned(client, world):
+    body = {"metadata": {"email": "kim@example.com"}}
+    assert (await client.post("/v1/erasures", json=body, headers=OPS)).status_code == 200
+    entries = await world.store.audit.entries("chain-1", 0)
+    assert [entry.record.action for entry in entries] == ["erasures.create"] * 2
+    assert "kim" not in str(entries)
+    (entry,) = await audit_of(client)
+    assert (entry["actor"], entry["result"], entry["detail"]["jobs"]) == ("ops", "ok", 0)
+
+
 async def test_the_list_is_filtered_by_time_actor_and_action(client, world):
     for id in ("sub_1", "sub_2", "sub_3"):
         await client.delete(f"/v1/subscriptions/{id}", headers=OPS)
