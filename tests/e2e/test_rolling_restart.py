@@ -50,9 +50,7 @@ class Cluster:
 
     async def serve(self, number: int) -> Process:
         """Starts a node as the unit does, and waits until it is ready."""
-        node = self.holders[number].serve("--auto-migrate", **self._variables)
-        await asyncio.to_thread(node.until, "relay: serving")
-        return node
+        return await self.holders[number].served("--auto-migrate", **self._variables)
 
 
 @pytest.fixture

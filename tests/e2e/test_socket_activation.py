@@ -16,7 +16,7 @@ import pytest
 
 from relay.server.http_server import listening_socket
 from tests.support.peer import open_peer
-from tests.support.process_world import API_TOKEN, Process, Start, keep_token, processes
+from tests.support.process_world import API_TOKEN, Start, keep_token, processes
 from tests.support.socket_holder import SocketHolder, socket_holder
 from tests.support.steady_load import SteadyLoad
 from tests.support.wire import Answer, Client, request
@@ -42,10 +42,6 @@ def holder(start: Start) -> Iterator[SocketHolder]:
         yield held
 
 
-async def until_serving(relay: Process) -> None:
-    await asyncio.to_thread(relay.until, "relay: serving")
-
-
 def registration(number: int) -> bytes:
     """Half of the requests write, the other half read."""
     if number % 2:
@@ -62,8 +58,7 @@ async def test_ten_restarts_under_load_refuse_and_drop_no_request(holder: Socket
         statuses[number] = answer.status
 
     load = SteadyLoad(holder.url, RATE, registration, answered)
-    relay = holder.serve()
-    await until_serving(relay)
+    relay = await holder.served()
     sending = asyncio.create_task(load.run())
     await asyncio.sleep(BEFORE_FIRST_SECONDS)
     gaps: list[float] = []
@@ -71,8 +66,7 @@ async def test_ten_restarts_under_load_refuse_and_drop_no_request(holder: Socket
         began_at = time.monotonic()
         relay.popen.send_signal(signal.SIGTERM)
         assert await asyncio.to_thread(relay.close) == 0
-        relay = holder.serve()
-        await until_serving(relay)
+        relay = await holder.served()
         gaps.append(time.monotonic() - began_at)
         await load.caught_up()
         await asyncio.sleep(BETWEEN_SECONDS)
@@ -117,8 +111,7 @@ async def test_requests_are_answered_while_a_delivery_ends(holder: SocketHolder,
         )
         sandbox = start("sandbox", "--port", "0", "--speed", "200")
         upstream = await asyncio.to_thread(sandbox.until, r"serving (http://\S+)")
-        relay = holder.serve(REVOR_BASE_URL=upstream)
-        await until_serving(relay)
+        relay = await holder.served(REVOR_BASE_URL=upstream)
         json_type = ("Content-Type", "application/json")
         async with Client(upstream) as client:
             script = json.dumps({"start_delay_seconds": 0, "run_seconds": 0, "attempt_failures": 0}).encode()

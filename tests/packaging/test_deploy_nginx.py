@@ -391,16 +391,14 @@ async def test_restarts_behind_nginx_fail_no_request(start: Start) -> None:
     variables = {"REVOR_API_KEY": "sk-revor-default", "REVOR_BASE_URL": "http://127.0.0.1:9"}
     with socket_holder(start) as holder:
         async with nginx_before(int(holder.url.rpartition(":")[2])) as nginx:
-            relay = holder.serve(**variables)
-            await asyncio.to_thread(relay.until, "relay: serving")
+            relay = await holder.served(**variables)
             tls: Any = {"trust": nginx.trust, "name": HOST}
             load = SteadyLoad(nginx.url, RATE, registration, answered, most_waiting=MOST_WAITING, **tls)
             sending = asyncio.create_task(load.run())
             await asyncio.sleep(0.5)
             for _ in range(RESTARTS):
                 assert await asyncio.to_thread(relay.end) == 0
-                relay = holder.serve(**variables)
-                await asyncio.to_thread(relay.until, "relay: serving")
+                relay = await holder.served(**variables)
                 await load.caught_up()
             load.stop()
             await sending

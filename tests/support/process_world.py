@@ -88,9 +88,9 @@ class Process:
         for line in pipe:
             self._queue.put(line.rstrip("\n"))
 
-    def until(self, pattern: str) -> str:
+    def until(self, pattern: str, deadline_seconds: float = DEADLINE_SECONDS) -> str:
         """The first group in the first line that matches, among those not read yet."""
-        ends_at = time.monotonic() + DEADLINE_SECONDS
+        ends_at = time.monotonic() + deadline_seconds
         while (left := ends_at - time.monotonic()) > 0:
             try:
                 line = self._queue.get(timeout=min(left, POLL_AGAIN_SECONDS))

@@ -1,5 +1,6 @@
 """A stand-in for systemd with a socket unit: holds a listening socket, and passes it to each relay that it starts."""
 
+import asyncio
 import contextlib
 import socket
 import sys
@@ -8,6 +9,7 @@ from collections.abc import Iterator
 from relay.server.http_server import listening_socket
 from tests.support.process_world import Process, Start
 
+START_SECONDS = 120.0
 AS_SYSTEMD = 'exec 3<&"$0"; export LISTEN_FDS=1 LISTEN_PID=$$; exec "$@"'
 
 
@@ -24,6 +26,12 @@ class SocketHolder:
         number = self._held.fileno()
         program = ("bash", "-c", AS_SYSTEMD, str(number), sys.executable, "-m", "relay", "serve")
         return self._start(*arguments, program=program, pass_fds=(number,), **variables)
+
+    async def served(self, *arguments: str, **variables: str) -> Process:
+        """Starts one, and waits until it serves: five seconds of work for a machine that is busy with other tests."""
+        relay = self.serve(*arguments, **variables)
+        await asyncio.to_thread(relay.until, "relay: serving", START_SECONDS)
+        return relay
 
 
 @contextlib.contextmanager

@@ -65,7 +65,7 @@ class SteadyLoad:
     async def caught_up(self) -> None:
         """Returns once what waited for a restart is answered."""
         async with asyncio.timeout(PATIENCE_SECONDS):
-            while self.sent - self._ended > self.rate / 4:  # noqa: ASYNC110 (the tasks signal nothing)
+            while self.sent - self._ended > max(self.rate / 4, 20):  # noqa: ASYNC110 (the tasks signal nothing)
                 await asyncio.sleep(0.05)
 
     @property
