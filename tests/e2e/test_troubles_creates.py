@@ -23,6 +23,7 @@ from relay.proxy.transport import MAX_ANSWER_BYTES
 from relay.sandbox.example_requests import DISPATCH_PATH, dispatch_body
 from tests.support.create_world import open_create_world
 from tests.support.peer import open_peer
+from tests.support.process_world import WITHOUT_BYTE_CODE
 from tests.support.relay_world import API_KEY, SETTINGS, RelayWorld, open_relay_world
 
 LIMIT_BYTES = 16_384
@@ -198,7 +199,7 @@ async def test_upstream_refuses_the_connection_of_a_create(world: RelayWorld) ->
 
 
 async def test_database_cannot_be_written_before_a_create(world: RelayWorld) -> None:
-    relay = await world.serve()
+    relay = await world.serve(**WITHOUT_BYTE_CODE)
     reported = [(await send(world))[1]["item"]["id"]]
     relay.limit(resource.RLIMIT_FSIZE, LIMIT_BYTES)
     for number in range(1, 50):  # there may be room for a few
@@ -364,7 +365,7 @@ async def test_unreadable_answer_to_a_create(world: RelayWorld, kind: str, looks
 
 async def test_database_fails_during_a_create(world: RelayWorld) -> None:
     async with between(world) as upstream:
-        relay = await world.serve(REVOR_BASE_URL=upstream.url)
+        relay = await world.serve(REVOR_BASE_URL=upstream.url, **WITHOUT_BYTE_CODE)
         upstream.holding = True
         answer = asyncio.create_task(send(world))
         await upstream.came.wait()

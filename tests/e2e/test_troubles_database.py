@@ -16,6 +16,7 @@ from starlette.responses import PlainTextResponse, Response
 
 from relay.config.keyring import new_key
 from relay.store.migrations import newest_revision
+from tests.support.process_world import WITHOUT_BYTE_CODE
 from tests.support.relay_world import RelayWorld, open_relay_world
 
 LIMIT_BYTES = 16_384
@@ -76,7 +77,7 @@ async def test_a_full_disk(disk: Disk, tmp_path: Path) -> None:
     folder, fill, make_room = disk
     async with open_relay_world(tmp_path) as world:
         at_the_sink, go_on = asyncio.Event(), asyncio.Event()
-        await world.serve(DATABASE_URL=f"sqlite:///{folder / 'relay.db'}")
+        await world.serve(DATABASE_URL=f"sqlite:///{folder / 'relay.db'}", **WITHOUT_BYTE_CODE)
         await world.subscribe("ai.revor.job.succeeded", "ai.revor.job.running")
         acknowledged = [await world.job() for _ in range(3)]
         await world.until_delivered(acknowledged)

@@ -21,6 +21,8 @@ DEADLINE_SECONDS = 30.0
 POLL_AGAIN_SECONDS = 0.2
 READ_AT_IMPORT = ("PYTHON", "SSL_")
 """Variables for Python itself, and those by which aiohttp trusts certificates."""
+WITHOUT_BYTE_CODE = {"PYTHONDONTWRITEBYTECODE": "1"}
+"""For processes whose files are limited: Python would leave byte code that is cut off."""
 UNDER_LIMITS = """\
 import ctypes, os, resource, sys
 for limit in sys.argv[1].split():
@@ -57,6 +59,8 @@ class Process:
         environ = {name: value for name, value in os.environ.items() if not name.startswith(("RELAY_", "REVOR_"))}
         environ.pop("DATABASE_URL", None)
         environ |= {"PYTHONPATH": os.getcwd(), "XDG_STATE_HOME": str(folder / "state"), **variables}
+        if limits:
+            environ |= WITHOUT_BYTE_CODE
         self.popen: subprocess.Popen[bytes] | ForkedPopen
         reading, writing = zip(os.pipe(), os.pipe(), strict=True)
         try:
