@@ -10,6 +10,7 @@ from typing import Literal
 from urllib.parse import unquote_to_bytes
 
 Header = tuple[bytes, bytes]
+_KEY_HEADERS = frozenset({b"authorization", b"x-api-key"})
 Fate = Literal["made", "refused", "unknown"]
 """What a create did: made a job, made nothing, or unknown."""
 
@@ -143,9 +144,18 @@ def api_key_of(headers: Iterable[Header]) -> str | None:
     return bearer or api_key or None
 
 
+def without_tokens(headers: list[Header], prefix: bytes) -> list[Header]:
+    """The headers without keys that have the prefix of a relay's tokens: no upstream may learn one."""
+    return [header for header in headers if header[0] not in _KEY_HEADERS or not _bare(header[1]).startswith(prefix)]
+
+
+def _bare(value: bytes) -> bytes:
+    return value.strip().rpartition(b" ")[2]
+
+
 def with_key(headers: Iterable[Header], auth_header: str, auth_value: str) -> list[Header]:
     """The headers with another key, and without cookies, which can also authenticate."""
-    kept = [header for header in headers if header[0] not in (b"authorization", b"x-api-key", b"cookie")]
+    kept = [header for header in headers if header[0] not in _KEY_HEADERS and header[0] != b"cookie"]
     return [*kept, (auth_header.lower().encode("ascii"), auth_value.encode("latin-1"))]
 
 

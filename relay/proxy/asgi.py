@@ -33,6 +33,7 @@ from relay.core.forwarding import (
     api_key_of,
     headers_to_forward,
     path_refusal,
+    without_tokens,
 )
 from relay.core.jsontext import JSONDecodeError, loads
 from relay.errors import InvalidRequest, NoAnswer, RequestError, Unauthorized
@@ -176,13 +177,13 @@ class Proxy:
         """
         gateway, settings = self._gateway, self._context.ports.settings
         raw: list[Header] = scope["headers"]
-        passed = headers_to_forward(raw)
+        # A token of a relay never goes upstream: it may be valid elsewhere, or from another address.
+        passed = without_tokens(headers_to_forward(raw), TOKEN_PREFIX.encode())
         key = api_key_of(raw)
         caller = self._who(scope, key)
         if caller.account is not None:
             by_token = "relay.identity" in scope
             return caller, gateway.with_account_key(passed, caller) if by_token else passed
-        # A token of a relay never goes upstream: it may be valid elsewhere, or from another address.
         is_token = "relay.refused" in scope or (key is not None and key.startswith(TOKEN_PREFIX))
         if not is_token and (
             (key is not None and gateway.adopts_keys) or auth.is_local(scope, Headers(raw=raw), settings)

@@ -20,6 +20,7 @@ from relay.core.forwarding import (
     path_refusal,
     readable_only,
     with_key,
+    without_tokens,
     without_wait,
 )
 
@@ -212,6 +213,12 @@ def test_account_key_replaces_both_headers() -> None:
     headers = [(b"authorization", b"Bearer a"), (b"accept", b"*/*"), (b"x-api-key", b"b"), (b"authorization", b"c")]
     assert with_key(headers, "Authorization", "Bearer z") == [(b"accept", b"*/*"), (b"authorization", b"Bearer z")]
     assert with_key([], "X-API-Key", "z") == [(b"x-api-key", b"z")]
+
+
+def test_tokens_of_a_relay_are_removed_from_both_headers() -> None:
+    keys = [(b"authorization", b"Bearer k"), (b"x-api-key", b"k"), (b"accept", b"rl_1")]
+    tokens = [(b"authorization", b"Bearer  rl_1 "), (b"authorization", b"rl_1"), (b"x-api-key", b" rl_1")]
+    assert without_tokens([*tokens, *keys], b"rl_") == keys
 
 
 @given(HEADERS, st.text("abc-", min_size=1))
