@@ -1,4 +1,4 @@
-"""Times everything with APScheduler: one job per polled account, and one per piece of upkeep.
+"""Schedules all work with APScheduler: one job per polled account, and one per piece of upkeep.
 
 An account's job is due when its planner says: each run sets the next one, and its poller's `reschedule` brings it
 forward. A run never overlaps the previous run of its account. Times survive changes of the machine's clock.
