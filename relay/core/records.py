@@ -88,7 +88,6 @@ class Registration:
     seen: Observation | None = None
     progress: Progress = field(default_factory=Progress)
     events: tuple[Event, ...] = ()
-    lease: Lease | None = None
     deadline_given: bool = False
     weight: float | None = None
     spacing_seconds: float | None = None
@@ -109,7 +108,6 @@ class Registered:
     job: Job
     created: bool
     resumed: bool = False
-    claimed: tuple[Claimed, ...] = ()
     callback_refused: str | None = None
 
 

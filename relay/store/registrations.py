@@ -117,17 +117,8 @@ class Registrar:
             if registration.callback_subscription_id is not None
         ]
         run_many(connection, INSERT_CALLBACK, links)
-        made = self._outbox.insert(
-            connection, [(event, registration.lease) for registration in new for event in registration.events]
-        )
-        return {
-            _key(registration): Registered(
-                job=job_of(registration),
-                created=True,
-                claimed=tuple(one for e in registration.events if e.id in made for one in made[e.id].claimed),
-            )
-            for registration in new
-        }
+        self._outbox.insert(connection, [(event, None) for registration in new for event in registration.events])
+        return {_key(registration): Registered(job=job_of(registration), created=True) for registration in new}
 
     def _one(
         self, connection: Connection, registration: Registration, known: dict[Key, Job], made: dict[Key, Registered]

@@ -14,7 +14,6 @@ from tests.support.store_kit import (
     deliver_all,
     deliveries,
     job_event,
-    lease,
     poll,
     registration,
     result_of,
@@ -343,14 +342,11 @@ async def test_a_job_registered_with_events_has_them_recorded_with_it(store: Sto
             events=events,
             progress=known,
             seen=seen("scheduled", scheduled_at=NOW + 60, channel="email", upstream={"id": "a"}),
-            lease=lease("sub_1", token="mine"),
         )
     )
     assert result.job == await store.jobs.get(wanted.uid)
     assert result.job.progress == known
     assert (result.job.channel, result.job.scheduled_at, result.job.upstream) == ("email", NOW + 60, {"id": "a"})
-    assert [one.event for one in result.claimed] == [events[0]]
-    assert result.claimed[0].lease_token == "mine"
     assert await states(store) == ["pending", "blocked"]
     assert await store.events.of_job(wanted.uid) == list(events)
 
@@ -358,11 +354,8 @@ async def test_a_job_registered_with_events_has_them_recorded_with_it(store: Sto
 async def test_events_of_a_registration_that_finds_its_job_tracked_are_dropped(store: Store) -> None:
     await track(store, "a")
     wanted = registration("a")
-    result = await store.jobs.register(
-        registration("a", uid=wanted.uid, events=(job_event(wanted.uid, 1, "queued"),), lease=lease("sub_1"))
-    )
+    result = await store.jobs.register(registration("a", uid=wanted.uid, events=(job_event(wanted.uid, 1, "queued"),)))
     assert not result.created
-    assert result.claimed == ()
     assert (await counts(store))["events"] == 0
 
 
