@@ -127,5 +127,6 @@ def test_audit_is_asked_for_the_whole_lock(tmp_path: Path) -> None:
 
 
 def test_ci_runs_the_audit() -> None:
-    assert "make audit" in (ROOT / ".ci" / "run").read_text()
-    assert "bash .ci/run" in (ROOT / ".github" / "workflows" / "ci.yml").read_text()
+    workflow = (ROOT / ".github" / "workflows" / "ci.yml").read_text()
+    assert "bash .ci/run" in workflow
+    assert "make audit" in workflow
