@@ -15,6 +15,7 @@ from relay.core.events import CREATE_UNKNOWN, DELIVERY_EXPIRED
 from relay.core.job import Job
 from relay.core.jsontext import JSONDecodeError
 from relay.errors import InvalidRequest, RelayError
+from relay.store.attempt_results import promote_heads
 from relay.store.database import Database
 from relay.store.group_commit import each
 from relay.store.intents import in_flight_since
@@ -25,6 +26,7 @@ from relay.store.registrations import BY_UID
 from relay.store.rows import job_from, loads
 from relay.store.statements import SQLITE, Sql, json_list, run, sql
 from relay.store.subscriptions import Cipher
+from relay.store.tables import OPEN_DELIVERY
 
 SLICE = 1_000
 """Rows read by a step."""
@@ -97,6 +99,14 @@ REPORTS_OF_CREATE = "SELECT id FROM events WHERE subject = :id AND type = :type"
 
 # Locks events: a new subscription's backfill of them, whose deliveries are deleted too, is waited for.
 LOCK_EVENTS = sql("SELECT id FROM events e WHERE id IN $json_values(ids) $for_update(e)")
+# The jobs and subscriptions whose open deliveries of some events go, automatic or manual ones.
+OPEN_PAIRS = sql(
+    f"""
+SELECT DISTINCT job_uid, subscription_id, CASE WHEN priority = 2 THEN 1 ELSE 0 END AS manual FROM deliveries
+WHERE event_id IN $json_values(ids) AND job_uid IS NOT NULL AND {OPEN_DELIVERY}
+ORDER BY job_uid, subscription_id
+"""
+)
 # Deletes what belongs to some events, and the events.
 DELETE_ATTEMPTS = sql(
     "DELETE FROM attempts WHERE delivery_id IN (SELECT id FROM deliveries WHERE event_id IN $json_values(ids))"
@@ -195,7 +205,7 @@ class ErasureStore:
                 erased += await self._database.write(_erase_create, row.id)
         return erased, (), last
 
-    async def _events(self, request: ErasureRequest, after: str, _now: float) -> Found:
+    async def _events(self, request: ErasureRequest, after: str, now: float) -> Found:
         position = int(after or 0)
         if request.job is not None:
             rows = await self._read(EVENTS_NAMED, job=request.job, after=position, count=SLICE)
@@ -206,7 +216,7 @@ class ErasureStore:
         ids = [row.id for row in rows if request.covers(*_account_of(row.owner))]
         erased = Erased()
         for first in range(0, len(ids), AT_ONCE):
-            erased += await self._database.write(_erase_events, ids[first : first + AT_ONCE])
+            erased += await self._database.write(_erase_events, (ids[first : first + AT_ONCE], now))
         return erased, (), last
 
     async def _answers(self, _request: ErasureRequest, after: str, _now: float) -> Found:
@@ -300,8 +310,17 @@ def _erase_create(connection: Connection, id: str) -> Erased:
 
 
 @each
-def _erase_events(connection: Connection, ids: Sequence[str]) -> Erased:
-    return _delete_events(connection, ids)
+def _erase_events(connection: Connection, item: tuple[Sequence[str], float]) -> Erased:
+    """Their job may stay, if its metadata was another one by then: later events of it wait for these."""
+    ids, now = item
+    pairs = run(connection, OPEN_PAIRS, ids=json_list(ids)).all()
+    erased = _delete_events(connection, ids)
+    if pairs:
+        automatic, manual = (
+            [(row.job_uid, row.subscription_id) for row in pairs if row.manual == one] for one in (0, 1)
+        )
+        promote_heads(connection, automatic, manual, now)
+    return erased
 
 
 @each

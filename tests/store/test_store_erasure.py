@@ -234,3 +234,13 @@ def scattered(filled: Store) -> Callable[[], bytes] | None:
         return None
     files = [Path(f"{database.path}{end}") for end in ("", "-wal")]
     return lambda: b"".join(file.read_bytes() for file in files if file.exists())
+
+
+async def test_what_waited_for_an_erased_event_of_a_job_that_stays_is_sent(store: Store) -> None:
+    await store.subscriptions.create(subscription("sub_all"))
+    uid = (await store.jobs.register(registration("job", metadata=PERSON))).job.uid
+    await happen(store, uid, 1, "queued", PERSON, "job")
+    await store.jobs.register(registration("job", metadata={"deal": 42}))
+    later = await happen(store, uid, 2, "running", {"deal": 42}, "job")
+    assert (await erase(store, BY_EMAIL)).events == 1
+    assert [one.event.id for one in await claim(store, "sub_all", now=LATER)] == [later]
