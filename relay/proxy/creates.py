@@ -67,7 +67,9 @@ class Creates:
         caller = request.caller
         may_adopt = self._adopt is not None and len(self._forwarding.pollers) < MAX_ADOPTED
         if caller.account is None and caller.key and may_adopt:
-            request = replace(request, caller=replace(caller, account=name_of(caller.key)))
+            account = name_of(caller.key)
+            request = replace(request, caller=replace(caller, account=account))
+            options = replace(options, caller=f"{caller.source}/{account}")  # all unknown keys must not share one limit
         if request.caller.account is None:
             log.warning("untracked_create", path=request.path, request_id=request.request_id, hint="its key is unknown")
             return await self._forwarding.forward(request, body.parts)

@@ -100,6 +100,18 @@ async def test_create_that_was_sent_is_answered_and_tracked_without_a_callback_t
     assert (await world.api.get("/v1/subscriptions?callbacks=true", headers=of("ops"))).json()["items"]
 
 
+async def test_keys_that_become_accounts_do_not_share_one_limit(tmp_path: Path) -> None:
+    """Their first creates cannot be refused for it: whether such a key is valid is known once it was used."""
+    async with asyncio.timeout(60), open_e2e_world(tmp_path, tokens=TOKENS, adopts_keys=True) as world:
+        for number in range(22):
+            headers = {
+                "Authorization": f"Bearer sk-revor-c{number}",
+                "Relay-Callback": f"https://{number}.example/x",
+            }
+            answer = await world.api.post(DISPATCHES, json=DISPATCH, headers=headers)
+            assert (answer.status_code, answer.headers.get("relay-callback-refused")) == (202, None)
+
+
 async def test_reload_keeps_what_open_requests_hold(world: World) -> None:
     held = world.node._api.context.ports.admission
     held.streams.take("token")

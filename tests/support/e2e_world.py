@@ -24,6 +24,7 @@ from relay.config.settings import (
     DatabaseSettings,
     EncryptionSettings,
     PollingSettings,
+    ProxySettings,
     SecuritySettings,
     ServerSettings,
     Settings,
@@ -178,6 +179,7 @@ async def open_e2e_world(
     clock: Clock = wall_clock,
     roles: tuple[str, ...] = ROLES,
     speed: float = SPEED,
+    adopts_keys: bool = False,
 ) -> AsyncIterator[World]:
     """`base_url`: an upstream other than the sandbox. `accounts`: API keys by name, in place of `api_key`.
 
@@ -201,6 +203,7 @@ async def open_e2e_world(
             encryption=EncryptionSettings(keys=(encryption_key or new_key(),)),
             sources={source.name: source},
             security=SecuritySettings(allow_http=True, allow_networks=LOOPBACK_NETWORKS),
+            proxy=ProxySettings(adopt_unknown_keys=adopts_keys),
             dev=not tokens,
         )
         node = await stack.enter_async_context(
