@@ -36,6 +36,10 @@ FIRST = (0.0, "")
 MARGIN_SECONDS = 30.0
 IDLE_SECONDS = 30.0
 RETRY_SECONDS = 1.0
+WAIVE_SECONDS = 60.0
+"""A subscription that became pending is not enabled without consent before: nodes with another minimum, as while
+settings are changed on one after the other, would change its state back and forth, and expedite its retries each time.
+"""
 REASON_CHARACTERS = 200
 NOT_REACHED = ("refused", "proxy", "dns", "connect", "tls", "cancelled")
 """Errors after which a second request would fail as well."""
@@ -144,9 +148,12 @@ class Handshakes:
     async def _ask_in_turn(self, subscription: Subscription) -> None:
         settings = self.settings()
         now = self.clock()
+        since = subscription.state_since or subscription.created_at
         if not handshake.awaits_consent(subscription, settings.handshake, self.infer):  # the minimum was lowered
-            await self.subscriptions.set_state(subscription.id, "enabled", now, "needs no consent")
-            self.wake()
+            if 0 <= now - since < WAIVE_SECONDS:
+                await self.subscriptions.handshake_turn(subscription.id, now, since + WAIVE_SECONDS)
+            elif await self.subscriptions.waive_consent(subscription.id, now, "needs no consent"):
+                self.wake()
             return
         until = now + 2 * settings.timeout_of(subscription) + MARGIN_SECONDS
         if not await self.subscriptions.handshake_turn(subscription.id, now, until):
@@ -163,7 +170,6 @@ class Handshakes:
             consent = Consent(granted=False, origin=origin, at=now)
             await self._end(subscription, consent, f"goes on without consent: {why}")
             return
-        since = subscription.state_since or subscription.created_at
         at = handshake.next_try_at(since=since, now=now, refusal=result)
         reason = f"{handshake.WAITS}: {why}" if at is not None else f"no consent within a day: {why}; resume asks again"
         await self.subscriptions.postpone_handshake(subscription.id, until, at, reason)

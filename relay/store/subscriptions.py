@@ -108,6 +108,12 @@ UPDATE subscriptions SET consent = $json(consent), handshake_at = NULL,
 WHERE id = :id AND sink_digest = :digest AND (:granted = 1 OR state = 'pending')
 """
 )
+# Enables a subscription that needs no consent any more, unless it has changed since it was found due.
+WAIVE_CONSENT = """
+UPDATE subscriptions SET state = 'enabled', state_since = :now, state_reason = :reason, handshake_at = NULL,
+  drain_since = :now
+WHERE id = :id AND state = 'pending' AND handshake_at <= :now
+"""
 # Ends every turn to ask a sink: no other node has this database.
 FREE_HANDSHAKES = """
 UPDATE subscriptions SET handshake_at = :now
@@ -166,6 +172,7 @@ class SubscriptionStore(Scoped):
         self._keeps = in_order_of(lambda item: item[0])(self._keep)
         self._awaits = in_order_of(lambda item: item[0])(self._await_consent)
         self._ends = in_order_of(lambda item: item[0])(self._end_handshake)
+        self._waives = in_order_of(lambda item: item[0])(self._waive_consent)
         self._others_changes = 0
         self._found_version: int | None = None
 
@@ -269,6 +276,10 @@ class SubscriptionStore(Scoped):
         now, or consent already, or was removed."""
         found = digest(subscription.sink, subscription.owner)
         return await self._database.write(self._ends, (subscription.id, found, consent, reason))
+
+    async def waive_consent(self, subscription_id: str, now: float, reason: str) -> bool:
+        """Enables a pending subscription that is due. Returns False if it is none by now."""
+        return await self._database.write(self._waives, (subscription_id, now, reason))
 
     def grant_key(self, subscription: Subscription, origin: str, now: float) -> str:
         """A key with which the sink can consent later: encrypted, so nobody else can make one."""
@@ -460,6 +471,13 @@ class SubscriptionStore(Scoped):
         subscription_id, state_since, now = item
         if run(connection, AWAIT_CONSENT, id=subscription_id, state_since=state_since, now=now, reason=WAITS).rowcount:
             self._outbox.subscriptions.changed(connection)
+
+    def _waive_consent(self, connection: Connection, item: tuple[str, float, str]) -> bool:
+        subscription_id, now, reason = item
+        waived = run(connection, WAIVE_CONSENT, id=subscription_id, now=now, reason=reason).rowcount
+        if waived:
+            self._outbox.subscriptions.changed(connection)
+        return bool(waived)
 
     def _end_handshake(self, connection: Connection, item: tuple[str, str, Consent, str]) -> bool:
         subscription_id, found, consent, reason = item

@@ -17,7 +17,7 @@ from standardwebhooks import Webhook
 from relay.core.delivery import OutboundRequest, Response
 from relay.core.subscription import Subscription
 from relay.delivery.dispatcher import Dispatcher
-from relay.delivery.handshakes import MAX_ASKING, Handshakes
+from relay.delivery.handshakes import MAX_ASKING, WAIVE_SECONDS, Handshakes
 from relay.errors import StoreError
 from relay.testing import FakeClock
 from tests.support.simulation_world import SECRET, World, open_world, seen
@@ -481,6 +481,7 @@ async def test_minimum_of_the_settings_holds_for_subscriptions_that_were_enabled
 async def test_lowered_minimum_enables_what_waits(tmp_path):
     async with open_receivers(tmp_path) as (world, receivers):
         made = await subscribe(world, handshake="off")
+        world.clock.advance(WAIVE_SECONDS)
         await ask(world)
         found = await standing(world, made)
         assert (found.state, found.state_reason, receivers.requests) == ("enabled", "needs no consent", [])
@@ -518,6 +519,29 @@ async def test_one_node_at_a_time_asks_a_sink(tmp_path):
         await asyncio.gather(*(node.run_once() for node in nodes))
         await asyncio.gather(*(node.tasks.drain() for node in nodes))
         assert receivers.methods() == ["OPTIONS", "GET"]
+
+
+async def test_nodes_with_different_minimums_do_not_change_a_state_back_and_forth(tmp_path):
+    async with open_receivers(tmp_path) as (world, _):
+        made, lax = await world.subscribe(sink=SINK), world._new_dispatcher().handshakes
+        world.dispatcher.configure(replace(world.dispatcher.settings, handshake="required"))
+        for _ in range(3):
+            await world.dispatcher.run_once()
+            assert (await standing(world, made)).state == "pending"
+            assert 0 < await ask(world, lax) <= 30
+            assert (await standing(world, made)).state == "pending"
+        world.clock.advance(WAIVE_SECONDS)
+        await ask(world, lax)
+        assert (await standing(world, made)).state == "enabled"
+
+
+async def test_subscription_that_is_paused_before_it_is_enabled_without_consent_stays_paused(tmp_path):
+    async with open_receivers(tmp_path) as (world, _):
+        made = await subscribe(world, handshake="off")
+        world.clock.advance(WAIVE_SECONDS)
+        await world.store.subscriptions.set_state(made.id, "paused", world.clock(), "paused by hand")
+        await world.dispatcher.handshakes._ask_in_turn(made)
+        assert (await standing(world, made)).state == "paused"
 
 
 async def test_node_that_dies_between_consent_and_state_loses_nothing(tmp_path, monkeypatch):

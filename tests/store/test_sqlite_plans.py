@@ -320,6 +320,7 @@ async def use_handshakes(store: Store) -> None:
     await store.subscriptions.next_handshake_at(NOW)
     await store.subscriptions.handshake_turn(made.id, NOW, NOW + 60)
     await store.subscriptions.postpone_handshake(made.id, NOW + 60, NOW, "waits")
+    await store.subscriptions.waive_consent("sub_1", NOW, "needs no consent")
     await store.subscriptions.free_all(NOW)
     await store.subscriptions.end_handshake(made, Consent(granted=True, origin="relay.example", at=NOW), "agreed")
     await store.subscriptions.grant(store.subscriptions.grant_key(made, "relay.example", NOW), NOW, None, "agreed")

@@ -229,6 +229,7 @@ CATALOGUE = (
     Case("handshake: postpone", subscriptions.POSTPONE_HANDSHAKE),
     Case("handshake: end", subscriptions.END_HANDSHAKE),
     Case("handshake: await consent", subscriptions.AWAIT_CONSENT),
+    Case("handshake: waive consent", subscriptions.WAIVE_CONSENT),
     Case("remove: heads", cancellation.HEADS_OF_SUBSCRIPTION),
     Case("remove: lock heads", cancellation.LOCK_HEADS),
     Case("remove: cancel heads", cancellation.CANCEL_HEADS),
