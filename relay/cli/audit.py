@@ -79,7 +79,7 @@ def verify(
     else:
         for finding in found["findings"]:
             note(finding["text"])
-        said = "the audit is intact" if found["ok"] else f"the audit is not intact: {found['finding_count']} findings"
+        said = "the audit is intact" if found["ok"] else "the audit is not intact"
         say(f"{said}: {found['entries']} entries in {found['chains']} chains")
     raise typer.Exit(0 if found["ok"] else 1)
 

@@ -40,7 +40,8 @@ def create(
         str | None, typer.Option(metavar="[SOURCE/]ACCOUNT", help="The only account that it reaches. Default: all.")
     ] = None,
     network: Annotated[
-        list[str] | None, typer.Option(help="Where its callers may come from. May be repeated. Default: anywhere.")
+        list[str] | None,
+        typer.Option(metavar="NETWORK", help="Where its callers may come from. May be repeated. Default: anywhere."),
     ] = None,
     requests_per_minute: Annotated[int | None, typer.Option(help="Requests a minute. Default: no limit.")] = None,
     config: ConfigFile = None,

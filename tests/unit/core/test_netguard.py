@@ -13,6 +13,7 @@ from relay.core.netguard import (
     MAX_CUSTOM_HEADERS,
     GuardPolicy,
     check_custom_headers,
+    host_of,
     origin_of,
     refusal_of_address,
     refusal_of_url,
@@ -452,3 +453,18 @@ def test_refused_headers_name_their_rule(headers: list[tuple[str, str]], rule: s
 )
 def test_the_origin_of_a_url(url: str, origin: tuple[str, str, int] | None) -> None:
     assert origin_of(url) == origin
+
+
+@pytest.mark.parametrize(
+    ("url", "host"),
+    [
+        ("https://Hooks.Example.com:8443/path", "hooks.example.com"),
+        ("http://hooks.example.com./", "hooks.example.com"),
+        ("https://[2001:db8::1]/", "2001:db8::1"),
+        ("ftp://hooks.example.com/", ""),
+        ("https:///path", ""),
+        ("", ""),
+    ],
+)
+def test_host_of_a_url_without_its_scheme_and_port(url: str, host: str) -> None:
+    assert host_of(url) == host

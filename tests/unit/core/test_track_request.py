@@ -32,3 +32,10 @@ def test_job_of_a_create_gets_what_the_create_attached() -> None:
         spacing_seconds=60.0,
         intent=CREATE,
     )
+
+
+def test_only_a_request_after_a_create_follows_one() -> None:
+    asked = TrackRequest(external_id="job", source="revor", account="acme")
+    assert not asked.follows_create
+    assert asked._replace(intent=CREATE).follows_create
+    assert asked._replace(resolves=CREATE).follows_create
