@@ -374,7 +374,7 @@ class Verification:
                 text = f"chain {chain} is missing: {seen.by} saw entry {seen.head.number} of it"
             self._add("truncated", chain, (reached or 0) + 1, text)
         if not self._checks:
-            text = "the audit has no entries, and a node writes one when it starts: if one has run here, all were removed"
+            text = "the audit has no entries. A node writes one when it starts: if one has run here, all were removed"
             self._add("empty", None, None, text)
 
     def _compare(self, entry: AuditEntry) -> None:
