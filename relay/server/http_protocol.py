@@ -462,6 +462,7 @@ class Protocol(HttpToolsProtocol):
             headers = [header for header in headers if header[0] != b"upgrade"]
         if len(headers) == len(self.headers):
             self._heads += 1
+            self._is_unread = False  # it had begun to arrive before the answer was complete, and goes on
             self._connections.head_received(self)
             try:
                 super().on_headers_complete()

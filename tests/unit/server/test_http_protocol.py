@@ -427,6 +427,30 @@ async def test_next_pipelined_request_waits_until_the_answer_is_read() -> None:
         writer.close()
 
 
+async def test_request_that_began_before_the_answer_was_read_is_not_overtaken() -> None:
+    async with served(ROOMY) as app:
+        client = socket.socket()
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(client, ("127.0.0.1", int(app.url.rpartition(":")[2])))
+        reader, writer = await asyncio.open_connection(sock=client, limit=CHUNK_BYTES)
+        held = request("GET", "/hold")
+        writer.write(request("GET", "/large") + held[:5])
+        await app.until(lambda: bool(app.asked))
+        await answers(app)
+        writer.write(held[5:] + request("GET", "/last"))
+        await app.until(lambda: "/hold" in app.asked)
+        count = 0
+        while count < LARGE:
+            count += len(await reader.read(MEBIBYTE))
+        await answers(app)
+        assert app.asked == ["/large", "/fresh", "/hold", "/fresh"]
+        app.holding.set()
+        both = await said_until(reader, b"/last")
+        assert both.index(b"/hold") < both.index(b"/last")
+        writer.close()
+
+
 async def said_until(reader: asyncio.StreamReader, end: bytes) -> bytes:
     """What comes until these bytes."""
     got = b""
