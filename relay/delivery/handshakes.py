@@ -150,7 +150,8 @@ class Handshakes:
         now = self.clock()
         since = subscription.state_since or subscription.created_at
         if not handshake.awaits_consent(subscription, settings.handshake, self.infer):  # the minimum was lowered
-            if 0 <= now - since < WAIVE_SECONDS:
+            agreed = subscription.consent is not None and subscription.consent.granted
+            if not agreed and 0 <= now - since < WAIVE_SECONDS:
                 await self.subscriptions.handshake_turn(subscription.id, now, since + WAIVE_SECONDS)
             elif await self.subscriptions.waive_consent(subscription.id, now, "needs no consent"):
                 self.wake()
