@@ -8,7 +8,8 @@ the disk is left free.
 import hashlib
 import os
 import tempfile
-from collections.abc import AsyncIterable, AsyncIterator
+from collections.abc import AsyncIterable, AsyncIterator, Iterator
+from contextlib import contextmanager
 from typing import IO
 
 from relay.api.limits import Admission, HeldBytes
@@ -54,10 +55,11 @@ class Spool:
             if self._size_bytes > MAX_CREATE_BYTES:
                 raise TooLarge(f"a create is larger than {MAX_CREATE_BYTES:,} bytes. Nothing was sent")
             self._digest.update(part)
-            try:
+            with _kept():
                 self._keep(part)
-            except OSError as error:
-                raise _busy(f"it cannot be kept in {tempfile.gettempdir()} ({error.strerror})") from error
+        if self._file is not None:
+            with _kept():
+                self._file.flush()  # now: a disk that is full must not show while the create is sent
         whole = None if self._file is not None else b"".join(self._parts)
         return CreateBody(digest=self._digest.hexdigest(), parts=self, whole=whole)
 
@@ -86,6 +88,15 @@ class Spool:
             if not _has_room(os.fstatvfs(self._file.fileno())):
                 raise _busy(f"the disk of {tempfile.gettempdir()} is almost full")
         self._file.write(part)
+
+
+@contextmanager
+def _kept() -> Iterator[None]:
+    """Raises Busy if the disk refuses."""
+    try:
+        yield
+    except OSError as error:
+        raise _busy(f"it cannot be kept in {tempfile.gettempdir()} ({error.strerror})") from error
 
 
 def _has_room(disk: os.statvfs_result) -> bool:

@@ -1,6 +1,7 @@
 """The body of a create before it is sent: where it is kept, and how much all creates may hold."""
 
 import errno
+import io
 import hashlib
 import os
 import tempfile
@@ -99,6 +100,19 @@ async def test_a_disk_that_fills_meanwhile_is_no_internal_error(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(spool.os, "fstatvfs", full)
+    with Spool(admission, "crm") as spooled, pytest.raises(Busy, match="No space left on device"):
+        await spooled.read(parts(2 * MEMORY_BYTES))
+
+
+async def test_a_disk_that_is_full_shows_before_anything_is_sent(
+    admission: Admission, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Full(io.BytesIO):
+        def flush(self) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", Full)
+    monkeypatch.setattr(Full, "fileno", lambda _self: 0)
     with Spool(admission, "crm") as spooled, pytest.raises(Busy, match="No space left on device"):
         await spooled.read(parts(2 * MEMORY_BYTES))
 
