@@ -1,8 +1,8 @@
 """The body of a create before it is sent: where it is kept, and how much all creates may hold."""
 
 import errno
-import io
 import hashlib
+import io
 import os
 import tempfile
 from collections.abc import AsyncIterator
