@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import re
 import ssl
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
@@ -11,8 +12,9 @@ from typing import Any
 
 import pytest
 
+from relay.proxy.creates import CREATE_SECONDS
 from tests.support.dropin_requests import DISPATCH, DISPATCHES
-from tests.support.nginx_world import HOST, Nginx, nginx_before
+from tests.support.nginx_world import HOST, SHIPPED, Nginx, nginx_before
 from tests.support.peer import open_peer
 from tests.support.process_world import API_TOKEN, Process, Start, keep_token, processes
 from tests.support.socket_holder import socket_holder
@@ -234,6 +236,12 @@ async def test_create_is_never_sent_twice_by_nginx(recorded: Recorded, method: s
         create = request(method, "/api/v1/outreach/dispatch", [JSON, ("Idempotency-Key", "k")], b"{}")
         assert (await client.exchange(create)).status == 502
     assert recorded.recorder.targets.count(b"/api/v1/outreach/dispatch") == 1
+
+
+def test_nginx_waits_longer_for_a_create_than_the_relay() -> None:
+    """It would answer 504 a moment before the relay says that the outcome is unknown, and names the intent."""
+    (seconds,) = re.findall(r"proxy_read_timeout ([0-9]+)s;", SHIPPED.read_text())
+    assert int(seconds) >= CREATE_SECONDS + 15
 
 
 async def test_body_of_the_drop_in_streams_in_both_directions(recorded: Recorded) -> None:
