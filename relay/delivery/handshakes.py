@@ -159,6 +159,10 @@ class Handshakes:
         until = now + 2 * settings.timeout_of(subscription) + MARGIN_SECONDS
         if not await self.subscriptions.handshake_turn(subscription.id, now, until):
             return
+        present = await self.subscriptions.get(subscription.id)  # the turn is for the sink that it has now
+        if present is None:
+            return
+        subscription, since = present, present.state_since or present.created_at
         origin = handshake.origin_name(settings.base_url)
         result = await self._ask(subscription, origin, settings)
         now = self.clock()

@@ -431,6 +431,18 @@ async def test_answer_that_comes_after_the_sink_was_changed_is_no_consent_to_the
         assert (found.state, found.consent) == ("pending", None)
 
 
+async def test_sink_that_was_changed_before_the_turn_is_the_one_that_is_asked(tmp_path):
+    async with open_receivers(tmp_path) as (world, receivers):
+        made = await subscribe(world)
+        world.clock.advance(86_400)
+        moved = replace(made, sink="https://moved.test/")
+        await world.store.subscriptions.replace(moved, world.clock(), lambda one: True)
+        await world.dispatcher.handshakes._ask_in_turn(made)
+        assert {request.url.partition("?")[0] for request in receivers.requests} == {"https://moved.test/"}
+        found = await standing(world, made)
+        assert found.handshake_at == world.clock() + 5, "asked again: it was asked for the first time"
+
+
 async def test_subscription_that_is_paused_meanwhile_stays_paused_and_keeps_the_consent(tmp_path):
     async with open_receivers(tmp_path) as (world, receivers):
         made = await subscribe(world)
