@@ -81,15 +81,16 @@ async def read_batch(
                 detail = f"a batch can have at most {MAX_JOBS:,} jobs, this one has more: send several"
                 raise invalid_parameter("/jobs", detail, code="batch_too_long", field_code="too_long")
             for entry in entries:
-                try:
-                    if isinstance(entry, RequestError):
-                        raise entry
-                    request = read_registration(entry, settings, read_answer, MOST_MISTAKES)
-                    if request.callback_url is not None:
-                        request = request._replace(caller=caller)
-                    requests.append((index, request))
-                except RequestError as error:
-                    rejected.append(rejection(index, error))
+                if isinstance(entry, RequestError):  # raising it here would make a cycle that keeps the body in memory
+                    rejected.append(rejection(index, entry))
+                else:
+                    try:
+                        request = read_registration(entry, settings, read_answer, MOST_MISTAKES)
+                        if request.callback_url is not None:
+                            request = request._replace(caller=caller)
+                        requests.append((index, request))
+                    except RequestError as error:
+                        rejected.append(rejection(index, error))
                 index += 1
                 if turns.over:
                     await turns.next()

@@ -67,7 +67,9 @@ class Problem(TypedDict):
 
 
 def problem_response(error: RequestError, *, request_id: str | None = None) -> Response:
-    """The response for a RequestError."""
+    """The response for a RequestError. It ends there, and lets go of the frames that it went through: if one of them
+    names it, they would keep each other and the request's body in memory until a full garbage collection."""
+    error.with_traceback(None)
     document: Problem = {
         "type": TYPE_PREFIX + error.code,
         "title": error.title,

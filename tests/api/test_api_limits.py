@@ -1,12 +1,17 @@
 import asyncio
+import gc
+import sys
 
 import orjson
 import pytest
 
 from relay.api.app import create_api
+from relay.api.batches import read_batch
 from relay.api.limits import MAX_BATCH_BODY_BYTES, MAX_BODY_BYTES
+from relay.api.problems import problem_response
 from relay.api.registration import MAX_METADATA_BYTES
 from relay.core.jsontext import dumps
+from relay.errors import Conflict
 
 JSON = {"Content-Type": "application/json"}
 
@@ -291,3 +296,33 @@ async def call_raw(api, path, headers, receive):
     }
     await api(scope, receive, send)
     return statuses
+
+
+async def test_body_of_a_batch_is_not_kept_by_its_rejected_entries():
+    body = b'{"jobs":["' + b"a" * (MAX_BODY_BYTES + 1) + b'"]}'
+    gc.disable()
+    try:
+        before = sys.getrefcount(body)
+        _, rejected = await read_batch(body, None, None, "")
+        assert [one["code"] for one in rejected] == ["too_large"]
+        assert sys.getrefcount(body) == before
+    finally:
+        gc.enable()
+
+
+def test_answered_error_lets_go_of_the_request():
+    def refuse(body):
+        error = Conflict("no", code="no")
+        raise error  # the frame names its own error
+
+    body = b"a" * 1_000
+    gc.disable()
+    try:
+        before = sys.getrefcount(body)
+        try:
+            refuse(body)
+        except Conflict as error:
+            problem_response(error)
+        assert sys.getrefcount(body) == before
+    finally:
+        gc.enable()
