@@ -7,10 +7,12 @@ every function is bounded in time and output.
 """
 
 import functools
+import html
+import json
 import re
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from typing import Any
-from urllib.parse import SplitResult, unquote_plus, urlsplit
+from urllib.parse import SplitResult, quote, quote_plus, unquote_plus, urlsplit
 
 from structlog.typing import EventDict, WrappedLogger
 
@@ -165,6 +167,7 @@ def secrets_of(
     `credentials`."""
     found = {*credentials, *(value for name, value in headers if is_credential(name))}
     found |= {word for value in found for word in value.split()}  # `Bearer …`
+    found |= {escaped for value in found for escaped in _escaped(value)}
     address, _, query = sink.partition("?")
     path = "/" + address.partition("://")[2].partition("/")[2].rstrip("/")
     if query:
@@ -173,6 +176,13 @@ def secrets_of(
     found |= {path, *(segment for segment in path.split("/") if len(segment) >= shortest)}
     found |= {unquote_plus(value) for value in found}
     return tuple(sorted((one for one in found if len(one) >= MIN_SECRET_CHARACTERS), key=len, reverse=True))
+
+
+def _escaped(value: str) -> Iterator[str]:
+    """The value as an answer in JSON, HTML or a URL contains it."""
+    yield from (json.dumps(value)[1:-1], json.dumps(value, ensure_ascii=False)[1:-1])
+    yield from (json.dumps(value)[1:-1].replace("/", "\\/"), html.escape(value))
+    yield from (quote(value, safe=""), quote(value), quote_plus(value))
 
 
 def without(text: str, secrets: Sequence[str], *, cut: bool = False) -> str:

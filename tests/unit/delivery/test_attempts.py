@@ -1,6 +1,10 @@
 """The record of an attempt: the response body as text or hex, without secrets that a sink echoes."""
 
-from urllib.parse import quote
+import html
+import json
+from collections.abc import Callable
+from functools import partial
+from urllib.parse import quote, quote_plus
 
 import pytest
 from hypothesis import given
@@ -93,6 +97,8 @@ def test_secrets_a_sink_may_echo() -> None:
         f"{SECRET}%2Fx",
         f"{SECRET}/x",
         "lonely-credential",
+        f"Bearer%20{SECRET}9",
+        f"Bearer+{SECRET}9",
         f"Bearer {SECRET}9",
         f"{SECRET}9",
         "/hook/open-path",
@@ -103,6 +109,26 @@ def test_secrets_a_sink_may_echo() -> None:
     assert set(hook) == {f"/hooks/T0/{SECRET}", SECRET}
     assert secrets_of("https://sink.example", "https://sink.example", ()) == ()
     assert secrets_of("https://sink.example/a?", "https://sink.example/a", ()) == ()
+
+
+@pytest.mark.parametrize(
+    "escape",
+    [
+        lambda one: json.dumps(one),
+        lambda one: json.dumps(one, ensure_ascii=False),
+        lambda one: json.dumps(one).replace("/", "\\/"),
+        html.escape,
+        quote,
+        quote_plus,
+        partial(quote, safe=""),
+    ],
+)
+@pytest.mark.parametrize("secret", ['pass"word\\one', "pass/word&one<two>'three'", "pässwörd one +"])
+def test_escaped_echo_of_a_secret_is_taken_out(secret: str, escape: Callable[[str], str]) -> None:
+    found = secrets_of("https://sink.example/hook", "https://sink.example/hook", (), (secret,))
+    escaped = escape(secret).strip('"')
+    response = Response(started_at=1.0, duration_ms=1.0, status_code=404, excerpt=f"you sent {escaped}.".encode())
+    assert attempt_of(1, (), response, secrets=found).response_excerpt == "you sent [redacted]."
 
 
 @given(words, st.binary(max_size=40), st.binary(max_size=40), st.sampled_from(["query", "header", "path"]))
