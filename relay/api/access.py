@@ -22,6 +22,7 @@ from relay.clock import Clock, steady_clock
 from relay.core.access import AccessToken, Mistakes, Quota, mistake, refusal_of, spend
 from relay.core.client_address import Network, client_address, group_of
 from relay.errors import RequestError, TooMany
+from relay.ids import TOKEN_PREFIX
 
 MAX_ADDRESSES = 10_000
 """Addresses whose wrong tokens are remembered; the one whose last is oldest is forgotten first."""
@@ -159,6 +160,10 @@ class Access:
                 trusted=self.trusted_proxies,
             )
             scope["client"] = (believed, 0)
+
+    def is_token(self, value: str) -> bool:
+        """Whether this is a token of this relay, or has the form of one. Says nothing of where it may be used from."""
+        return value.startswith(TOKEN_PREFIX) or _digest(value) in self._entries
 
     def identify(self, value: str, scope: MutableMapping[str, Any]) -> Identity | None:
         """The caller that sent this token; None if it is not accepted, or not from this address. Raises TooMany if its

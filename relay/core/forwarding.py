@@ -5,7 +5,7 @@ Headers are raw pairs of bytes, names lower-cased. Sources: RFC 9110 sections 7.
 """
 
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Literal
 from urllib.parse import unquote_to_bytes
 
@@ -144,13 +144,13 @@ def api_key_of(headers: Iterable[Header]) -> str | None:
     return bearer or api_key or None
 
 
-def without_tokens(headers: list[Header], prefix: bytes) -> list[Header]:
-    """The headers without keys that have the prefix of a relay's tokens: no upstream may learn one."""
-    return [header for header in headers if header[0] not in _KEY_HEADERS or not _bare(header[1]).startswith(prefix)]
+def without_tokens(headers: list[Header], is_token: Callable[[str], bool]) -> list[Header]:
+    """The headers without keys that are tokens of a relay: no upstream may learn one."""
+    return [header for header in headers if header[0] not in _KEY_HEADERS or not is_token(_bare(header[1]))]
 
 
-def _bare(value: bytes) -> bytes:
-    return value.strip().rpartition(b" ")[2]
+def _bare(value: bytes) -> str:
+    return value.decode("latin-1").strip().rpartition(" ")[2]
 
 
 def with_key(headers: Iterable[Header], auth_header: str, auth_value: str) -> list[Header]:

@@ -37,7 +37,6 @@ from relay.core.forwarding import (
 )
 from relay.core.jsontext import JSONDecodeError, loads
 from relay.errors import InvalidRequest, NoAnswer, RequestError, Unauthorized
-from relay.ids import TOKEN_PREFIX
 from relay.proxy.gateway import Gateway
 from relay.proxy.spool import Spool
 from relay.proxy.types import Caller, ForwardedRequest, ProxyResponse, TrackingOptions
@@ -177,14 +176,14 @@ class Proxy:
         """
         gateway, settings = self._gateway, self._context.ports.settings
         raw: list[Header] = scope["headers"]
+        key, access = api_key_of(raw), self._context.ports.access
         # A token of a relay never goes upstream: it may be valid elsewhere, or from another address.
-        passed = without_tokens(headers_to_forward(raw), TOKEN_PREFIX.encode())
-        key = api_key_of(raw)
+        passed = without_tokens(headers_to_forward(raw), lambda value: value != key and access.is_token(value))
         caller = self._who(scope, key)
         if caller.account is not None:
             by_token = "relay.identity" in scope
             return caller, gateway.with_account_key(passed, caller) if by_token else passed
-        is_token = "relay.refused" in scope or (key is not None and key.startswith(TOKEN_PREFIX))
+        is_token = "relay.refused" in scope or (key is not None and access.is_token(key))
         if not is_token and (
             (key is not None and gateway.adopts_keys) or auth.is_local(scope, Headers(raw=raw), settings)
         ):

@@ -276,13 +276,15 @@ async def test_cookies_are_dropped_from_token_requests(tmp_path: Path) -> None:
 
 
 async def test_token_beside_the_key_of_an_account_is_not_passed_on(tmp_path: Path) -> None:
+    plain = "a-token-of-the-settings"  # these may have any form
+    tokens = (*TOKENS, TokenSettings(name="plain", token=plain, scopes=("read",)))
     async with (
         open_stub() as upstream,
         open_e2e_world(
-            tmp_path, accounts={"acme": ACME}, tokens=TOKENS, base_url=upstream.url, roles=("api",)
+            tmp_path, accounts={"acme": ACME}, tokens=tokens, base_url=upstream.url, roles=("api",)
         ) as world,
     ):
-        for token in (CRM, "rl_of-another-relay"):
+        for token in (CRM, "rl_of-another-relay", plain):
             await world.api.get("/api/v1/x", headers={**bearer(ACME), "x-api-key": token})
             assert upstream.received[-1].all("x-api-key") == []
             assert upstream.received[-1].one("authorization") == f"Bearer {ACME}".encode()

@@ -218,7 +218,7 @@ def test_account_key_replaces_both_headers() -> None:
 def test_tokens_of_a_relay_are_removed_from_both_headers() -> None:
     keys = [(b"authorization", b"Bearer k"), (b"x-api-key", b"k"), (b"accept", b"rl_1")]
     tokens = [(b"authorization", b"Bearer  rl_1 "), (b"authorization", b"rl_1"), (b"x-api-key", b" rl_1")]
-    assert without_tokens([*tokens, *keys], b"rl_") == keys
+    assert without_tokens([*tokens, *keys], lambda value: value.startswith("rl_")) == keys
 
 
 @given(HEADERS, st.text("abc-", min_size=1))
