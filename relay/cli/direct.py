@@ -82,15 +82,23 @@ async def recorded(
     database: "Database", settings: "Settings", action: str, target: str | None = None
 ) -> AsyncIterator[dict[str, Any]]:
     """Records an administrative write on the database, before it begins and after it, in a chain of this process. What
-    it puts into the dictionary is in the entry. Raises UsageError without an encryption key, StoreError."""
+    it puts into the dictionary is in the entry. Raises UsageError without an encryption key, SettingsError if nodes do
+    not have it, StoreError."""
     from relay.clock import wall_clock
     from relay.node.audit import AuditLog
+    from relay.node.encryption_keys import EncryptionKeys
     from relay.store.store import Store
 
     keyring = _keyring(settings)
     clock = database.clock(wall_clock)
-    audit = AuditLog(Store(database, keyring), keyring, clock=clock, kept_days=settings.retention.audit_days)
-    await audit.open(token_hex(8))
+    store = Store(database, keyring)
+    audit = AuditLog(store, keyring, clock=clock, kept_days=settings.retention.audit_days)
+    keys = EncryptionKeys(keyring, store.ciphertexts, clock=clock, file=None)
+    try:
+        await keys.start()  # or nodes could not decrypt the audit's key
+        await audit.open(token_hex(8))
+    finally:
+        await keys.close()
     async with audit.writing(action, actor=COMMAND_LINE, target=target) as notes:
         yield notes
 

@@ -32,7 +32,7 @@ from relay.store.database import Database
 from relay.store.group_commit import quick
 from relay.store.pages import decode_cursor, read_page
 from relay.store.statements import insert_into, run, run_many
-from relay.store.subscriptions import Cipher
+from relay.store.subscriptions import AUDIT_OWNER, Cipher
 from relay.store.tables import AuditRow, SecretRow
 
 PREFIX = "aud"
@@ -40,8 +40,6 @@ READ_AT_ONCE = 500
 MAX_HEADS = 200
 """Per anchor entry."""
 
-OWNER = "audit"
-"""The owner, among the stored secrets, of the audit's keys."""
 KEY_PREFIX = "audit_key_"
 """How the ids of these rows begin."""
 
@@ -150,7 +148,9 @@ class AuditStore:
         """Stores a key, encrypted, so that its entries still verify without the encryption key that it comes from."""
         id = f"{KEY_PREFIX}{key.id}"
         sealed_key = self._cipher.encrypt(key.secret.hex().encode(), context=id)  # secrets are texts
-        await self._database.write(_keep_key, {"id": id, "owner": OWNER, "ciphertext": sealed_key, "created_at": now})
+        await self._database.write(
+            _keep_key, {"id": id, "owner": AUDIT_OWNER, "ciphertext": sealed_key, "created_at": now}
+        )
 
     async def cut(self, chain: str, before: float, keys: Keys) -> int:
         """Removes the next entries of a chain that are older than `before`, and signs where. Only entries that verify
@@ -343,7 +343,7 @@ def _page(connection: Connection, statement: Select[Any], limit: int) -> Page[Au
 
 
 def _keys(connection: Connection) -> list[tuple[str, bytes]]:
-    rows = run(connection, KEYS, owner=OWNER)
+    rows = run(connection, KEYS, owner=AUDIT_OWNER)
     return [(row.id, row.ciphertext) for row in rows if str(row.id).startswith(KEY_PREFIX)]
 
 

@@ -40,6 +40,7 @@ from relay.store.tables import EventRow, SecretRow, SubscriptionRow
 
 CALLBACK_OWNER = "callbacks"
 SIGNING_OWNER = "signing"
+AUDIT_OWNER = "audit"
 MAX_SECRETS = 10
 """Valid secrets of an owner: each adds a signature to every request."""
 BACKFILL_CHUNK = 1_000
@@ -666,7 +667,9 @@ class SubscriptionStore(Scoped):
             .limit(MAX_SUBSCRIPTIONS)
         )
         if owner is None:
-            return self._with_secrets(connection, listed, select(SecretRow))
+            # A key of the audit that does not decrypt concerns the audit only: see `AuditStore.keys`.
+            others = select(SecretRow).where(col(SecretRow.owner) != AUDIT_OWNER)
+            return self._with_secrets(connection, listed, others)
         listed = listed.where(col(SubscriptionRow.owner) == owner)
         ids = select(col(SubscriptionRow.id)).where(col(SubscriptionRow.owner) == owner)
         return self._with_secrets(connection, listed, select(SecretRow).where(col(SecretRow.owner).in_(ids)))

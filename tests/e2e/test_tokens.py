@@ -110,6 +110,15 @@ async def test_first_token_is_created_before_the_first_start(start: Start, tmp_p
         assert made["token"].encode() not in path.read_bytes()
 
 
+async def test_command_with_another_encryption_key_changes_nothing(start: Start) -> None:
+    """What it encrypts no node could decrypt: the relay would not start again."""
+    assert World(start).relay.end() == 0
+    refused = start("tokens", "create", "crm", "--scopes", "read", RELAY_ENCRYPTION_KEY="A" * 43 + "=")
+    assert (refused.close(), "which is not one of the 1 configured" in refused.lines[0]) == (2, True), refused.lines
+    again = World(start)
+    assert again.json("tokens", "list") == []
+
+
 async def test_tokens_of_a_running_relay(start: Start, tmp_path: Path) -> None:
     """The node holds the SQLite file: the commands ask it, with this machine's token."""
     world = World(start)

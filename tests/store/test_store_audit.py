@@ -15,7 +15,8 @@ from relay.core.audit import ANCHOR, AuditRecord, Head
 from relay.errors import StoreError
 from relay.node.audit import HOUR_SECONDS, AuditLog
 from relay.store import audit as audit_store
-from tests.support.store_kit import NOW
+from relay.store.store import Store
+from tests.support.store_kit import NOW, subscription
 
 DAY = 86_400.0
 KEYS = [urlsafe_b64encode(letter * 32).decode() for letter in (b"a", b"b")]
@@ -414,3 +415,10 @@ async def test_counts_survive_a_database_that_fails(open_node, monkeypatch):
     await node.log.flush(everything=True)
     counts = [entry.record.count for entry in await node.store.audit.entries("a", 1)]
     assert sum(counts) == 2
+
+
+async def test_a_key_of_the_audit_that_a_node_lacks_does_not_keep_it_from_delivering(store):
+    await store.subscriptions.create(subscription("sub_1"))
+    keyring = Keyring((KEYS[1],))
+    await AuditLog(Store(store.database, keyring), keyring, clock=lambda: NOW).open("a command with another key")
+    assert [one.id for one in await store.subscriptions.all()] == ["sub_1"]
