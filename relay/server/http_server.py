@@ -11,7 +11,8 @@ import structlog
 import uvicorn
 
 from relay.errors import UsageError
-from relay.server.http_protocol import Connections, Limits, Protocol
+from relay.server.connections import Connections, Limits
+from relay.server.http_protocol import Protocol
 
 BACKLOG = 2048
 FORCED_SECONDS = 0.1

@@ -15,7 +15,7 @@ from relay.api import stream
 from relay.api.access import Access
 from relay.api.app import create_api
 from relay.api.limits import MAX_STREAMS_OF_CALLER
-from relay.server.http_protocol import Limits
+from relay.server.connections import Limits
 from relay.server.http_server import make_server
 from relay.signals import Signals
 from tests.support.api_world import TOKENS

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 
-from relay.server.http_protocol import Limits
+from relay.server.connections import Limits
 from relay.server.http_server import Server, make_server
 from tests.support.wire import listening, read_head, request
 from tests.unit.server.test_http_protocol import App

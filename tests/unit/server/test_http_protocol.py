@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from relay.server.http_protocol import CHUNK_BYTES, HALF_CLOSE_SECONDS, Limits
+from relay.server.connections import Limits
+from relay.server.http_protocol import CHUNK_BYTES, HALF_CLOSE_SECONDS
 from relay.server.http_server import make_server
 from tests.support.wire import Client, listening, request
 
