@@ -1,7 +1,8 @@
 """Compares URLs by their text: loopback hosts, the relay's own address, prefixes."""
 
-import ipaddress
 from urllib.parse import urlsplit
+
+from relay.core.client_address import address_of
 
 DEFAULT_PORTS = {"https": 443, "http": 80}
 
@@ -9,10 +10,8 @@ DEFAULT_PORTS = {"https": 443, "http": 80}
 def is_loopback_host(host: str) -> bool:
     """True if a host reaches only this machine. `host`: a name or an address, IPv6 with or without brackets."""
     bare = host.strip("[]").rstrip(".").lower()
-    try:
-        return ipaddress.ip_address(bare).is_loopback
-    except ValueError:
-        return bare == "localhost"
+    address = address_of(bare)
+    return bare == "localhost" if address is None else address.is_loopback
 
 
 def is_bound_address(url: str, *, host: str, port: int) -> bool:
@@ -21,7 +20,7 @@ def is_bound_address(url: str, *, host: str, port: int) -> bool:
     at = parts.hostname or ""
     if (parts.port or DEFAULT_PORTS.get(parts.scheme, 80)) != port:
         return False
-    return at == host.strip("[]").lower() or (_is_here(at) and _is_here(host))
+    return _canonical(at) == _canonical(host) or (_is_here(at) and _is_here(host))
 
 
 def is_within(url: str, base: str) -> bool:
@@ -31,6 +30,12 @@ def is_within(url: str, base: str) -> bool:
     hosts = [(parts.hostname or "").rstrip(".") for parts in (one, other)]
     same = hosts[0] == hosts[1] and ports[0] == ports[1]
     return same and f"{one.path}/".startswith(f"{other.path.rstrip('/')}/")
+
+
+def _canonical(host: str) -> str:
+    """One text for all notations of an address, also an IPv4 one that is written as IPv6."""
+    bare = host.strip("[]").rstrip(".").lower()
+    return str(address_of(bare) or bare)
 
 
 def _is_here(host: str) -> bool:

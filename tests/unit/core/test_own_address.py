@@ -7,7 +7,7 @@ from relay.core.own_address import is_bound_address, is_loopback_host, is_within
 from tests.support.guard import DEVELOPMENT
 
 
-@pytest.mark.parametrize("host", ["localhost", "127.9.9.9", "::1", "[::1]", "LOCALHOST."])
+@pytest.mark.parametrize("host", ["localhost", "127.9.9.9", "::1", "[::1]", "LOCALHOST.", "[::ffff:127.0.0.1]"])
 def test_loopback_hosts(host: str) -> None:
     assert is_loopback_host(host)
 
@@ -26,6 +26,9 @@ def test_other_hosts_are_not_loopback(host: str) -> None:
         ("http://127.0.0.2:8080", "0.0.0.0", 8080, True),
         ("http://[::1]:8080", "::", 8080, True),
         ("http://10.0.0.7:8080", "10.0.0.7", 8080, True),
+        ("http://[::ffff:10.0.0.7]:8080", "10.0.0.7", 8080, True),
+        ("http://[::ffff:127.0.0.1]:8080", "127.0.0.1", 8080, True),
+        ("http://[fd00:0:0::7]:8080", "fd00::7", 8080, True),
         ("http://Relay.internal/hook", "relay.internal", 80, True),
         ("https://relay.internal/hook", "relay.internal", 443, True),
         ("http://127.0.0.1:8081/hook", "127.0.0.1", 8080, False),
