@@ -63,7 +63,7 @@ async def _consent(call: Call) -> Response:
         raise invalid_parameter(ALLOWED_RATE, detail, code="invalid_parameter")
     if call.request.method != "HEAD":
         key, now = call.request.path_params["key"], call.ports.clock()
-        granted = await call.ports.store.subscriptions.grant(key, now, rate.rate_per_minute, "the sink has consented")
+        granted = await call.ports.store.handshakes.grant(key, now, rate.rate_per_minute, "the sink has consented")
         if granted is not None:
             log.info("handshake", subscription=granted, reason="the sink has consented by a call")
             call.ports.dispatcher.wake()

@@ -17,7 +17,7 @@ from relay.core import encryption
 from relay.core.signing import ED25519_BYTES, key_id_of, new_secret, new_signing_key, public_key_of
 from relay.core.subscription import SigningSecret
 from relay.errors import Conflict, SettingsError
-from relay.store.subscriptions import CALLBACK_OWNER, SIGNING_OWNER
+from relay.store.secrets import CALLBACK_OWNER, SIGNING_OWNER
 
 
 class PublicKey(TypedDict):
@@ -171,7 +171,7 @@ async def _rotate(call: Call, owner: str, made: str) -> tuple[float, float]:
     """Adds the secret. Returns the present time, and when the old ones expire."""
     overlap_seconds = validate(SecretRotation, call.document).overlap_seconds
     now = call.ports.clock()
-    await call.ports.store.subscriptions.add_secret(owner, made, now, old_expire_at=now + overlap_seconds)
+    await call.ports.store.secrets.add_secret(owner, made, now, old_expire_at=now + overlap_seconds)
     call.ports.dispatcher.wake()
     return now, now + overlap_seconds
 

@@ -303,7 +303,7 @@ async def rotate_secret(call: Call) -> Response:
     now = call.ports.clock()
     secret = new_secret(secrets.token_bytes(SECRET_BYTES))
     expires_at = now + overlap_seconds
-    await call.ports.store.subscriptions.add_secret(subscription.id, secret, now, old_expire_at=expires_at)
+    await call.ports.store.secrets.add_secret(subscription.id, secret, now, old_expire_at=expires_at)
     call.ports.dispatcher.wake()
     rotated: RotatedSecret = {"secret": secret, "old_secret_expires_at": to_rfc3339(expires_at)}
     return json_response(rotated)

@@ -39,9 +39,10 @@ from relay.sources.definition import SourceDefinition, load_definition
 from relay.store import migrations
 from relay.store.postgres import PostgresDatabase
 from relay.store.postgres_engine import is_postgres, postgres_url, shown
+from relay.store.secrets import CALLBACK_OWNER
 from relay.store.sqlite import HolderLock, lock_path, sqlite_url
 from relay.store.store import open_store
-from relay.store.subscriptions import CALLBACK_OWNER, SubscriptionStore
+from relay.store.subscriptions import SubscriptionStore
 from subscribers import registry
 
 PAGE = 500
@@ -291,7 +292,7 @@ async def _sinks(settings: Settings, environ: Mapping[str, str], database: Findi
             raise _Found(problem)
         await store.subscriptions.all()  # fails with a wrong encryption key, like `relay serve`
         if settings.delivery.callback_secret is None:
-            await store.subscriptions.secrets(CALLBACK_OWNER)
+            await store.secrets.of(CALLBACK_OWNER)
         return await _check_sinks(store.subscriptions, settings)
     finally:
         await store.close()

@@ -176,7 +176,7 @@ async def _rotate_secret(store: "Store", settings: "Settings", what: What, now: 
     from relay.clock import to_rfc3339
     from relay.core.signing import ED25519_BYTES, new_secret, new_signing_key
     from relay.core.subscription import SigningSecret
-    from relay.store.subscriptions import CALLBACK_OWNER, SIGNING_OWNER
+    from relay.store.secrets import CALLBACK_OWNER, SIGNING_OWNER
 
     if what == "callback-secret" and settings.delivery.callback_secret is not None:
         raise UsageError(
@@ -186,7 +186,7 @@ async def _rotate_secret(store: "Store", settings: "Settings", what: What, now: 
     signing = what == "signing"
     made = new_signing_key(random_bytes) if signing else new_secret(random_bytes)
     owner = SIGNING_OWNER if signing else CALLBACK_OWNER
-    await store.subscriptions.add_secret(owner, made, now, old_expire_at=now + overlap)
+    await store.secrets.add_secret(owner, made, now, old_expire_at=now + overlap)
     expires_at = to_rfc3339(now + overlap)
     if signing:
         key = public_key_view(SigningSecret(value=made, created_at=now))

@@ -26,7 +26,7 @@ from relay.tasks import Tasks
 
 if TYPE_CHECKING:
     from relay.core.records import RefreshTurn
-    from relay.store.subscriptions import SubscriptionStore
+    from relay.store.credentials import CredentialStore
 
 TOKEN_SECONDS = 10.0
 """Time limit of one request to a token endpoint."""
@@ -86,9 +86,9 @@ class _Kept:
 class Credentials:
     """The tokens of this node."""
 
-    def __init__(self, *, transport: Transport, subscriptions: "SubscriptionStore", clock: Clock, tasks: Tasks) -> None:
+    def __init__(self, *, transport: Transport, store: "CredentialStore", clock: Clock, tasks: Tasks) -> None:
         self._transport = transport
-        self._subscriptions = subscriptions
+        self._store = store
         self._clock = clock
         self._tasks = tasks
         self._kept: dict[str, _Kept] = {}
@@ -256,11 +256,11 @@ class Credentials:
         result = await self._ask(turn.credential, kept)
         if isinstance(result, NoToken):
             pause = credentials.pause_seconds(kept.failures + 1, result.retry_after_seconds)
-            await self._subscriptions.pause_refresh(subscription_id, self._clock() + pause)
+            await self._store.pause_refresh(subscription_id, self._clock() + pause)
             return result
         while True:
             try:
-                kept_it = await self._subscriptions.keep_credential(
+                kept_it = await self._store.keep_credential(
                     subscription_id, credentials.renewed(turn.credential, result)
                 )
                 break
@@ -274,7 +274,7 @@ class Credentials:
         tries = int(TURN_WAIT_SECONDS / TURN_POLL_SECONDS)
         while True:
             now = self._clock()
-            turn = await self._subscriptions.refresh_turn(
+            turn = await self._store.refresh_turn(
                 subscription_id, credential.id, used=used, now=now, until=now + TURN_SECONDS
             )
             tries -= 1

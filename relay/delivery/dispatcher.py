@@ -37,7 +37,9 @@ from relay.tasks import Tasks
 
 if TYPE_CHECKING:
     from relay.store.claims import Backlog
+    from relay.store.credentials import CredentialStore
     from relay.store.deliveries import DeliveryStore
+    from relay.store.handshakes import HandshakeStore
     from relay.store.subscriptions import SubscriptionStore
     from subscribers.base import Kind, RenderContext
 
@@ -88,6 +90,8 @@ class Dispatcher:
         *,
         deliveries: "DeliveryStore",
         subscriptions: "SubscriptionStore",
+        handshakes: "HandshakeStore",
+        credentials: "CredentialStore",
         kinds: Callable[[str], "Kind"],
         context: "RenderContext",
         transport: Transport,
@@ -126,7 +130,7 @@ class Dispatcher:
             deliveries=deliveries,
             subscriptions=subscriptions,
             transport=transport,
-            credentials=Credentials(transport=transport, subscriptions=subscriptions, clock=clock, tasks=self._tasks),
+            credentials=Credentials(transport=transport, store=credentials, clock=clock, tasks=self._tasks),
             context=context,
             clock=clock,
             lease_clock=self._lease_clock,
@@ -137,6 +141,7 @@ class Dispatcher:
             recorded=recorded,
         )
         self.handshakes = Handshakes(
+            store=handshakes,
             subscriptions=subscriptions,
             transport=transport,
             clock=clock,

@@ -27,6 +27,7 @@ from relay.redaction import host_of, redact_text
 from relay.tasks import Tasks
 
 if TYPE_CHECKING:
+    from relay.store.handshakes import HandshakeStore
     from relay.store.subscriptions import SubscriptionStore
 
 MAX_ASKING = 16
@@ -57,6 +58,7 @@ class Handshakes:
     wake      makes the dispatcher load the subscriptions that were enabled
     """
 
+    store: "HandshakeStore"
     subscriptions: "SubscriptionStore"
     transport: Transport
     clock: Clock
@@ -85,7 +87,7 @@ class Handshakes:
             and handshake.awaits_consent(one, self.settings().handshake, self.infer)
         ]
         if awaiting:
-            await self.subscriptions.await_consent(awaiting, self.clock())
+            await self.store.await_consent(awaiting, self.clock())
             held = {one.id for one in awaiting}
             found = [replace(one, state="pending", probe_at=None) if one.id in held else one for one in found]
         if any(one.state == "pending" for one in found):
@@ -114,7 +116,7 @@ class Handshakes:
     async def run_once(self) -> float:
         """Starts the handshakes that are due, as far as there are places. Returns the seconds until the next one."""
         now = self.clock()
-        due = await self.subscriptions.due_handshakes(now, after=self._after, count=SWEEP_COUNT)
+        due = await self.store.due_handshakes(now, after=self._after, count=SWEEP_COUNT)
         self._after = due[-1] if len(due) == SWEEP_COUNT else FIRST
         for one in await self.subscriptions.some([id for _, id in due]) if due else ():
             host = host_of(one.sink)
@@ -123,7 +125,7 @@ class Handshakes:
                 self.tasks.start(self._handshake(one))
         if self._after != FIRST:
             return 0.0 if len(self._asking) < MAX_ASKING else IDLE_SECONDS
-        at = await self.subscriptions.next_handshake_at(now)
+        at = await self.store.next_handshake_at(now)
         return IDLE_SECONDS if at is None else min(max(at - now, 0.0), IDLE_SECONDS)
 
     async def stop(self, timeout_seconds: float) -> None:
@@ -152,12 +154,12 @@ class Handshakes:
         if not handshake.awaits_consent(subscription, settings.handshake, self.infer):  # the minimum was lowered
             agreed = subscription.consent is not None and subscription.consent.granted
             if not agreed and 0 <= now - since < WAIVE_SECONDS:
-                await self.subscriptions.handshake_turn(subscription.id, now, since + WAIVE_SECONDS)
-            elif await self.subscriptions.waive_consent(subscription.id, now, "needs no consent"):
+                await self.store.handshake_turn(subscription.id, now, since + WAIVE_SECONDS)
+            elif await self.store.waive_consent(subscription.id, now, "needs no consent"):
                 self.wake()
             return
         until = now + 2 * settings.timeout_of(subscription) + MARGIN_SECONDS
-        if not await self.subscriptions.handshake_turn(subscription.id, now, until):
+        if not await self.store.handshake_turn(subscription.id, now, until):
             return
         present = await self.subscriptions.get(subscription.id)  # the turn is for the sink that it has now
         if present is None:
@@ -177,14 +179,14 @@ class Handshakes:
             return
         at = handshake.next_try_at(since=since, now=now, refusal=result)
         reason = f"{handshake.WAITS}: {why}" if at is not None else f"no consent within a day: {why}; resume asks again"
-        await self.subscriptions.postpone_handshake(subscription.id, until, at, reason)
+        await self.store.postpone_handshake(subscription.id, until, at, reason)
 
     async def _ask(self, subscription: Subscription, origin: str, settings: DeliverySettings) -> Agreement | Refusal:
         """Both ways to ask. The reason of a refusal is that of the first one, unless the sink knows the second."""
         seconds = settings.timeout_of(subscription)
         callback_url = None
         if settings.reachable:
-            key = self.subscriptions.grant_key(subscription, origin, self.clock())
+            key = self.store.grant_key(subscription, origin, self.clock())
             callback_url = f"{settings.base_url}{handshake.CONSENT_PATH}{key}"
         response = await self._send(handshake.validation_request(subscription, origin, callback_url), seconds)
         first = handshake.read_validation(response, origin, self.clock())
@@ -205,6 +207,6 @@ class Handshakes:
         return self.transport.send(request, timeout_seconds=seconds)
 
     async def _end(self, subscription: Subscription, consent: Consent, reason: str) -> None:
-        kept = await self.subscriptions.end_handshake(subscription, consent, reason)
+        kept = await self.store.end_handshake(subscription, consent, reason)
         log.info("handshake", subscription=subscription.id, host=host_of(subscription.sink), reason=reason, kept=kept)
         self.wake()

@@ -11,6 +11,7 @@ from relay.core import signing
 from relay.core.subscription import SigningSecret, Subscription
 
 if TYPE_CHECKING:
+    from relay.store.secrets import SecretStore
     from relay.store.subscriptions import SubscriptionStore
 
 Headers = tuple[tuple[str, str], ...]
@@ -20,10 +21,14 @@ class Signer:
     """Signs requests. Rotated secrets sign until they expire."""
 
     def __init__(
-        self, subscriptions: "SubscriptionStore", configured: Callable[[], tuple[SigningSecret, ...]] = tuple
+        self,
+        subscriptions: "SubscriptionStore",
+        secrets: "SecretStore",
+        configured: Callable[[], tuple[SigningSecret, ...]] = tuple,
     ) -> None:
         """`configured`: the callback secrets of the settings; without any the stored ones sign."""
         self._subscriptions = subscriptions
+        self._secrets = secrets
         self._configured = configured
         self._stored: tuple[SigningSecret, ...] = ()
         self._keys: tuple[SigningSecret, ...] = ()
@@ -33,7 +38,7 @@ class Signer:
         """Loads the relay's secrets and keys again if they, or a subscription, have changed."""
         version = self._subscriptions.version
         if version != self._version:
-            self._stored, self._keys = await self._subscriptions.own_secrets()
+            self._stored, self._keys = await self._secrets.own_secrets()
             self._version = version
 
     @property

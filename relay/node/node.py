@@ -112,10 +112,12 @@ class Node:
         self._probe = WriteProbe(store.database)
 
         # Deliveries.
-        self._signer = Signer(store.subscriptions, self._configured_secrets)
+        self._signer = Signer(store.subscriptions, store.secrets, self._configured_secrets)
         self.dispatcher = Dispatcher(
             deliveries=store.deliveries,
             subscriptions=store.subscriptions,
+            handshakes=store.handshakes,
+            credentials=store.credentials,
             kinds=registry.kinds().__getitem__,
             context=RenderContext(public_url=self.base_url),
             transport=sender,

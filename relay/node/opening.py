@@ -21,8 +21,8 @@ from relay.node.node import ROLES, Node
 from relay.private_files import default_state_dir
 from relay.sources.client import NODE_HEADER
 from relay.store.postgres_engine import is_postgres
+from relay.store.secrets import CALLBACK_OWNER, SIGNING_OWNER
 from relay.store.store import Store, open_store
-from relay.store.subscriptions import CALLBACK_OWNER, SIGNING_OWNER
 
 NO_KEY = (
     "with PostgreSQL every node needs the same encryption key: set RELAY_ENCRYPTION_KEY to the output of this command, "
@@ -99,6 +99,6 @@ async def open_node(
 
 async def ensure_secrets(store: Store, now: float) -> None:
     """Creates the callback secret and the signing key, once for all nodes."""
-    await store.subscriptions.ensure_secret(CALLBACK_OWNER, new_secret(secrets.token_bytes(32)), now)
+    await store.secrets.ensure_secret(CALLBACK_OWNER, new_secret(secrets.token_bytes(32)), now)
     made = new_signing_key(secrets.token_bytes(ED25519_BYTES))
-    await store.subscriptions.ensure_secret(SIGNING_OWNER, made, now)
+    await store.secrets.ensure_secret(SIGNING_OWNER, made, now)

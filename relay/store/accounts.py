@@ -11,11 +11,11 @@ from sqlmodel import col
 from relay.core.events import Event
 from relay.core.jsontext import dumps
 from relay.core.records import AccountState
+from relay.store.cipher import Cipher
 from relay.store.database import Database
 from relay.store.group_commit import each, in_order_of
 from relay.store.outbox import Outbox
 from relay.store.statements import SQLITE, insert_into, json_list, run, sql
-from relay.store.subscriptions import Cipher
 from relay.store.tables import AccountRow
 
 # Writes an account's health.

@@ -28,11 +28,12 @@ from relay.core.audit import (
 from relay.core.records import Page
 from relay.errors import RelayError, StoreError
 from relay.ids import least_id, new_id
+from relay.store.cipher import Cipher
 from relay.store.database import Database
 from relay.store.group_commit import quick
 from relay.store.pages import decode_cursor, read_page
+from relay.store.secrets import AUDIT_OWNER
 from relay.store.statements import insert_into, run, run_many
-from relay.store.subscriptions import AUDIT_OWNER, Cipher
 from relay.store.tables import AuditRow, SecretRow
 
 PREFIX = "aud"

@@ -16,6 +16,7 @@ from relay.core.job import Job
 from relay.core.jsontext import JSONDecodeError
 from relay.errors import InvalidRequest, RelayError
 from relay.store.attempt_results import promote_heads
+from relay.store.cipher import Cipher
 from relay.store.database import Database
 from relay.store.group_commit import each
 from relay.store.intents import in_flight_since
@@ -25,7 +26,6 @@ from relay.store.pages import decode_cursor, encode_cursor
 from relay.store.registrations import BY_UID
 from relay.store.rows import job_from, loads
 from relay.store.statements import SQLITE, Sql, json_list, run, sql
-from relay.store.subscriptions import Cipher
 from relay.store.tables import OPEN_DELIVERY
 
 SLICE = 1_000

@@ -9,11 +9,11 @@ from sqlmodel import col
 
 from relay.core.jsontext import dumps
 from relay.core.records import StoredAnswer
+from relay.store.cipher import Cipher
 from relay.store.database import Database
 from relay.store.group_commit import Batch, each, in_order_of
 from relay.store.rows import loads
 from relay.store.statements import run
-from relay.store.subscriptions import Cipher
 from relay.store.tables import IdempotencyRow
 
 LEASE_SECONDS = 10.0

@@ -16,6 +16,7 @@ from relay.core.events import Event
 from relay.core.jsontext import dumps
 from relay.core.records import Intent, Page, Resolution
 from relay.ids import least_id
+from relay.store.cipher import Cipher
 from relay.store.database import Database
 from relay.store.group_commit import each, in_order_of
 from relay.store.outbox import Outbox
@@ -23,7 +24,6 @@ from relay.store.pages import decode_cursor, fitting, page_of, size_of
 from relay.store.rows import loads
 from relay.store.scoped import Account, Scoped
 from relay.store.statements import insert_into, run, run_many, table_of
-from relay.store.subscriptions import Cipher
 from relay.store.tables import IntentRow
 
 CUT_OFF = "cut_off"

@@ -11,11 +11,14 @@ from relay.store.accounts import AccountStore
 from relay.store.attempt_results import END_ATTEMPTS
 from relay.store.audit import AuditStore
 from relay.store.callback_hosts import CallbackHostStore
+from relay.store.cipher import Cipher
 from relay.store.ciphertexts import CiphertextStore
+from relay.store.credentials import CredentialStore
 from relay.store.database import Database
 from relay.store.deliveries import DeliveryStore
 from relay.store.erasure import ErasureStore
 from relay.store.events import EventStore
+from relay.store.handshakes import HandshakeStore
 from relay.store.holders import HolderStore
 from relay.store.idempotency import IdempotencyStore
 from relay.store.intents import IntentStore
@@ -26,9 +29,10 @@ from relay.store.postgres import PostgresDatabase
 from relay.store.postgres_engine import is_postgres
 from relay.store.replays import ReplayStore
 from relay.store.scoped import Account
+from relay.store.secrets import SecretStore
 from relay.store.sqlite import SqliteDatabase
 from relay.store.subscription_cache import SubscriptionCache
-from relay.store.subscriptions import Cipher, SubscriptionStore
+from relay.store.subscriptions import SubscriptionStore
 from relay.store.tokens import TokenStore
 from relay.store.upkeep import UpkeepStore
 
@@ -50,6 +54,9 @@ class Store:
         self.deliveries = DeliveryStore(database, outbox)
         self.replays = ReplayStore(database, outbox)
         self.subscriptions = SubscriptionStore(database, outbox, cipher)
+        self.secrets = SecretStore(database, outbox, cipher)
+        self.credentials = CredentialStore(database, cipher)
+        self.handshakes = HandshakeStore(database, outbox, cipher)
         self.idempotency = IdempotencyStore(database, cipher)
         self.intents = IntentStore(database, outbox, cipher)
         self.holders = HolderStore(database)
@@ -67,8 +74,9 @@ class Store:
         view.jobs, view.events = self.jobs.within(account), self.events.within(account)
         view.deliveries, view.replays = self.deliveries.within(account), self.replays.within(account)
         view.subscriptions, view.intents = self.subscriptions.within(account), self.intents.within(account)
-        kept = ("jobs", "events", "deliveries", "replays", "subscriptions", "intents", "idempotency")
-        for name in vars(self).keys() - set(kept):
+        view.secrets = self.secrets.within(account)
+        kept = ("jobs", "events", "deliveries", "replays", "subscriptions", "secrets", "intents")
+        for name in vars(self).keys() - {*kept, "handshakes", "idempotency"}:
             delattr(view, name)
         return view
 
@@ -79,7 +87,7 @@ class Store:
         await self.replays.free_all()
         await self.idempotency.free_all()
         await self.intents.all_cut_off()
-        await self.subscriptions.free_all(now)
+        await self.handshakes.free_all(now)
 
     def clock(self, clock: Clock) -> Clock:
         """The clock for leases: the database's if several nodes share it, else `clock`."""

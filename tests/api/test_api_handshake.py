@@ -23,7 +23,7 @@ async def stored(world, made):
 
 async def granted(world, made, rate=None):
     consent = Consent(granted=True, origin="relay.example", at=world.now, rate_per_minute=rate)
-    assert await world.store.subscriptions.end_handshake(await stored(world, made), consent, "the sink has consented")
+    assert await world.store.handshakes.end_handshake(await stored(world, made), consent, "the sink has consented")
 
 
 def state(document):
@@ -98,8 +98,8 @@ async def test_resume_asks_again_and_enables_only_with_consent(client, world):
     made = await create(client, config={"handshake": "required"})
     path = f"/v1/subscriptions/{made['id']}"
     found = await stored(world, made)
-    assert await world.store.subscriptions.handshake_turn(made["id"], NOW, NOW + 60)
-    await world.store.subscriptions.postpone_handshake(made["id"], NOW + 60, None, "no consent within a day: …")
+    assert await world.store.handshakes.handshake_turn(made["id"], NOW, NOW + 60)
+    await world.store.handshakes.postpone_handshake(made["id"], NOW + 60, None, "no consent within a day: …")
     shown = (await client.get(path)).json()
     assert (shown["state"], shown["state_reason"], shown["next_handshake_at"]) == (
         "pending",
@@ -112,7 +112,7 @@ async def test_resume_asks_again_and_enables_only_with_consent(client, world):
     assert again["next_handshake_at"] == again["state_since"] == "2027-01-16T09:00:00.000Z"
     await client.post(f"{path}/pause")
     assert (await client.post(f"{path}/resume")).json()["state"] == "pending"
-    await world.store.subscriptions.end_handshake(
+    await world.store.handshakes.end_handshake(
         found, Consent(granted=True, origin="x", at=world.now), "the sink has consented"
     )
     await client.post(f"{path}/pause")
@@ -133,8 +133,8 @@ async def test_put_with_another_sink_needs_another_consent(client, world):
 
 async def test_put_asks_a_pending_sink_again(client, world):
     made = await create(client, config={"handshake": "required"})
-    assert await world.store.subscriptions.handshake_turn(made["id"], NOW, NOW + 60)
-    await world.store.subscriptions.postpone_handshake(made["id"], NOW + 60, None, "no consent within a day: …")
+    assert await world.store.handshakes.handshake_turn(made["id"], NOW, NOW + 60)
+    await world.store.handshakes.postpone_handshake(made["id"], NOW + 60, None, "no consent within a day: …")
     world.now += 5
     body = {"sink": HOOK, "config": {"handshake": "required"}}
     again = (await client.put(f"/v1/subscriptions/{made['id']}", json=body)).json()
@@ -164,7 +164,7 @@ async def test_consent_that_came_before_the_put_was_written_counts(client, world
 
 
 async def key_of(world, made):
-    return world.store.subscriptions.grant_key(await stored(world, made), "relay.example", world.now)
+    return world.store.handshakes.grant_key(await stored(world, made), "relay.example", world.now)
 
 
 @pytest.mark.parametrize("method", ["GET", "POST"])

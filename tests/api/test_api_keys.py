@@ -7,7 +7,7 @@ import pytest
 from relay.core.encryption import Rotation
 from relay.core.signing import new_secret, new_signing_key, public_key_of, signature_headers, verify
 from relay.errors import Conflict, SettingsError
-from relay.store.subscriptions import CALLBACK_OWNER, MAX_SECRETS, SIGNING_OWNER
+from relay.store.secrets import CALLBACK_OWNER, MAX_SECRETS, SIGNING_OWNER
 from tests.support.api_world import HOOK, NOW, TOKENS
 
 PRIVATE = new_signing_key(bytes(range(32)))
@@ -15,7 +15,7 @@ PRIVATE = new_signing_key(bytes(range(32)))
 
 @pytest.fixture
 async def signing_key(world):
-    await world.store.subscriptions.ensure_secret(SIGNING_OWNER, PRIVATE, NOW - 60)
+    await world.store.secrets.ensure_secret(SIGNING_OWNER, PRIVATE, NOW - 60)
 
 
 @pytest.mark.usefixtures("signing_key")
@@ -47,7 +47,7 @@ async def test_rotation_of_the_signing_key_lists_and_signs_with_both(client, wor
     assert listed[0] == answer.json()["key"]
     assert [key["valid_until"] for key in listed] == [None, "2027-01-15T09:00:00.000Z"]
     assert (await client.get("/v1/keys")).json()["signing"] == listed
-    stored = await world.store.subscriptions.secrets(SIGNING_OWNER)
+    stored = await world.store.secrets.of(SIGNING_OWNER)
     during = dict(signature_headers(stored, message_id="evt_1", now=NOW + 3599, body=b"{}"))
     after = dict(signature_headers(stored, message_id="evt_1", now=NOW + 3600, body=b"{}"))
     new, old = (key["public_key"] for key in listed)
@@ -60,10 +60,10 @@ async def test_rotation_of_the_signing_key_lists_and_signs_with_both(client, wor
 
 async def test_rotation_of_the_callback_secret_keeps_the_old_one_for_a_while(client, world):
     old = new_secret(b"o" * 32)
-    await world.store.subscriptions.ensure_secret(CALLBACK_OWNER, old, NOW - 60)
+    await world.store.secrets.ensure_secret(CALLBACK_OWNER, old, NOW - 60)
     answer = (await client.post("/v1/keys/callback-secret/rotate")).json()
     assert answer["old_secret_expires_at"] == "2027-01-16T08:00:00.000Z"
-    stored = await world.store.subscriptions.secrets(CALLBACK_OWNER)
+    stored = await world.store.secrets.of(CALLBACK_OWNER)
     assert {one.value: one.expires_at for one in stored} == {answer["secret"]: None, old: NOW + 86_400}
 
 
@@ -72,7 +72,7 @@ async def test_a_callback_secret_of_the_settings_is_rotated_there(open_client, w
     answer = await client.post("/v1/keys/callback-secret/rotate")
     assert (answer.status_code, answer.json()["code"]) == (409, "callback_secret_configured")
     assert "give it a list" in answer.json()["detail"]
-    assert await world.store.subscriptions.secrets(CALLBACK_OWNER) == ()
+    assert await world.store.secrets.of(CALLBACK_OWNER) == ()
 
 
 @pytest.mark.parametrize("what", ["signing", "callback-secret"])

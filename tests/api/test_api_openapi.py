@@ -9,7 +9,7 @@ from relay.api.catalogue import EXAMPLES, OPERATIONS
 from relay.api.resource import routes_of
 from relay.core.records import Intent
 from relay.core.signing import new_signing_key
-from relay.store.subscriptions import SIGNING_OWNER
+from relay.store.secrets import SIGNING_OWNER
 from tests.support.api_conformity import DOCUMENT, METHODS, pointer_to, validator, with_tokens
 from tests.support.api_world import HOOK
 from tests.support.store_kit import claim, result_of
@@ -70,13 +70,13 @@ async def a_token(world, client):
 
 
 async def a_signing_key(world, client):
-    await world.store.subscriptions.ensure_secret(SIGNING_OWNER, new_signing_key(bytes(32)), world.now)
+    await world.store.secrets.ensure_secret(SIGNING_OWNER, new_signing_key(bytes(32)), world.now)
     return ""
 
 
 async def a_key(world, client):
     found = await world.store.subscriptions.get(await a_subscription(world, client))
-    return world.store.subscriptions.grant_key(found, "relay.example", world.now)
+    return world.store.handshakes.grant_key(found, "relay.example", world.now)
 
 
 async def a_schema(world, client):

@@ -392,7 +392,7 @@ async def test_change_of_other_settings_keeps_the_newest_refresh_token(tmp_path)
 
 
 def another_node(world: World, network: Network) -> Credentials:
-    return Credentials(transport=network, subscriptions=world.store.subscriptions, clock=world.clock, tasks=Tasks())
+    return Credentials(transport=network, store=world.store.credentials, clock=world.clock, tasks=Tasks())
 
 
 async def send(node: Credentials, made: Subscription, seconds: float = 5.0) -> Any:
@@ -415,7 +415,7 @@ async def test_node_that_refreshes_for_too_long_loses_its_turn(tmp_path, monkeyp
     monkeypatch.setattr("relay.delivery.credentials.TURN_POLL_SECONDS", 0.01)
     async with open_network(tmp_path) as (world, network):
         made = await world.subscribe(credential=credential("REFRESHTOKEN"))
-        turn = await world.store.subscriptions.refresh_turn(
+        turn = await world.store.credentials.refresh_turn(
             made.id, "crd_1", used=None, now=world.clock(), until=world.clock() + TURN_SECONDS
         )
         assert turn.mine
@@ -446,7 +446,7 @@ async def test_new_refresh_token_is_stored_before_it_is_used_however_long_that_t
     monkeypatch.setattr("relay.delivery.credentials.STORE_RETRY_SECONDS", 0.0)
     async with open_network(tmp_path) as (world, network):
         made = await world.subscribe(credential=credential("REFRESHTOKEN"))
-        real, failures = world.store.subscriptions.keep_credential, [StoreError("locked"), StoreError("locked")]
+        real, failures = world.store.credentials.keep_credential, [StoreError("locked"), StoreError("locked")]
 
         async def failing(*arguments: Any) -> bool:
             assert not network.requests
@@ -454,7 +454,7 @@ async def test_new_refresh_token_is_stored_before_it_is_used_however_long_that_t
                 raise failures.pop()
             return await real(*arguments)
 
-        monkeypatch.setattr(world.store.subscriptions, "keep_credential", failing)
+        monkeypatch.setattr(world.store.credentials, "keep_credential", failing)
         assert (await send(another_node(world, network), made)).response.status_code == 200
         kept = (await standing(world, made)).credential
         assert kept is not None
@@ -495,7 +495,7 @@ async def test_node_that_stops_gives_up_its_request_for_a_token(tmp_path):
     async with open_network(tmp_path) as (world, network):
         made = await world.subscribe(credential=credential())
         tasks, network.gate = Tasks(), asyncio.Event()
-        node = Credentials(transport=network, subscriptions=world.store.subscriptions, clock=world.clock, tasks=tasks)
+        node = Credentials(transport=network, store=world.store.credentials, clock=world.clock, tasks=tasks)
         sending = asyncio.ensure_future(send(node, made))
         await network.asked.wait()
         await tasks.finish(0)

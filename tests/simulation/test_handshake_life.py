@@ -313,7 +313,7 @@ async def test_sink_consents_later_by_the_callback(tmp_path):
         await ask(world)
         key = receivers.callback_key()
         world.clock.advance(6 * 86_400)
-        assert await world.store.subscriptions.grant(key, world.clock(), 120, "the sink has consented") == made.id
+        assert await world.store.handshakes.grant(key, world.clock(), 120, "the sink has consented") == made.id
         found = await standing(world, made)
         assert (found.state, found.allowed_per_second, found.handshake_at) == ("enabled", 2.0, None)
         assert found.consent is not None
@@ -331,7 +331,7 @@ async def test_key_of_the_callback_is_for_one_sink_one_purpose_and_a_week(tmp_pa
             for one in receivers.requests
             if one.method == "OPTIONS" and one.url == SINK
         ]
-        grant = world.store.subscriptions.grant
+        grant = world.store.handshakes.grant
         sealed = (await sealed_of(world, made)).rstrip("=")
         for key in ("", "x", "ü", "A" * 5000, keys[0][:-2], keys[0].swapcase(), keys[0] + "A", sealed, made.id):
             assert await grant(key, world.clock(), None, "") is None
@@ -566,7 +566,7 @@ async def test_node_that_dies_between_consent_and_state_loses_nothing(tmp_path, 
             raise RuntimeError("killed")
 
         with monkeypatch.context() as patch:
-            patch.setattr(world.store.subscriptions, "end_handshake", dies)
+            patch.setattr(world.store.handshakes, "end_handshake", dies)
             await ask(world)
         assert (await standing(world, made)).state == "pending"
         await world.restart()
@@ -583,14 +583,14 @@ async def test_database_error_is_tried_again(tmp_path, monkeypatch):
     async with open_receivers(tmp_path) as (world, receivers):
         await subscribe(world)
         node, failures = world.dispatcher.handshakes, [StoreError("locked"), ValueError("odd")]
-        real = world.store.subscriptions.due_handshakes
+        real = world.store.handshakes.due_handshakes
 
         async def failing(*arguments: Any, **options: Any) -> Any:
             if failures:
                 raise failures.pop()
             return await real(*arguments, **options)
 
-        monkeypatch.setattr(world.store.subscriptions, "due_handshakes", failing)
+        monkeypatch.setattr(world.store.handshakes, "due_handshakes", failing)
         monkeypatch.setattr("relay.delivery.handshakes.RETRY_SECONDS", 0.0)
         running = asyncio.ensure_future(node.run())
         await receivers.asked.wait()
@@ -605,7 +605,7 @@ async def test_database_error_during_a_handshake_ends_only_that_one(tmp_path, mo
         async def failing(*arguments: Any) -> None:
             raise StoreError("locked")
 
-        monkeypatch.setattr(world.store.subscriptions, "postpone_handshake", failing)
+        monkeypatch.setattr(world.store.handshakes, "postpone_handshake", failing)
         assert await ask(world) > 0
         assert not world.dispatcher.handshakes._asking
         assert (await standing(world, made)).state == "pending"

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from relay.store import migrations
+from relay.store.cipher import Cipher
 from relay.store.sqlite import url_of
 from relay.store.store import Store, open_store
-from relay.store.subscriptions import Cipher
 from tests.support.store_databases import emptied_postgres
 from tests.support.store_kit import NOW, ReversingCipher
 

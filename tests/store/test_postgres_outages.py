@@ -365,7 +365,7 @@ async def test_every_write_happens_once_when_its_response_is_lost(store: Store, 
     async with lost():
         await store.events.record(relay_event())
     async with lost():
-        await store.subscriptions.add_secret("sub_1", "whsec_1", NOW)
+        await store.secrets.add_secret("sub_1", "whsec_1", NOW)
     async with lost():
         assert await store.idempotency.begin("key", "digest", "holder", NOW, 0.0) == NOW
     assert await store.idempotency.begin("key", "digest", "holder", NOW, 0.0) == StoredAnswer(body_digest="digest")

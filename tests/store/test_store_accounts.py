@@ -189,8 +189,8 @@ async def test_nothing_of_another_account_can_be_read_or_changed(store: Store) -
         mine.deliveries.retry(delivery.id, NOW),
         mine.subscriptions.replace(subscription("sub_b"), NOW),
         mine.subscriptions.set_state("sub_b", "paused", NOW),
-        mine.subscriptions.add_secret("sub_b", "whsec_x", NOW),
-        mine.subscriptions.add_secret("callbacks", "whsec_x", NOW),
+        mine.secrets.add_secret("sub_b", "whsec_x", NOW),
+        mine.secrets.add_secret("callbacks", "whsec_x", NOW),
         mine.subscriptions.remove("sub_b", NOW),
         mine.replays.create(request),
     ):

@@ -325,8 +325,8 @@ async def test_a_secret_that_somebody_chose_is_no_key_of_the_audit(open_again, d
     store = await open_again(keyring)
     await Node(store, "a").open()
     known = base64.b64encode(b"k" * 32).decode()
-    await store.subscriptions.add_secret("sub_1", f"whsec_{known}", NOW)
-    await store.subscriptions.add_secret("sub_2", f"01020304:{known}", NOW)
+    await store.secrets.add_secret("sub_1", f"whsec_{known}", NOW)
+    await store.secrets.add_secret("sub_2", f"01020304:{known}", NOW)
     await tamper(
         database_url,
         "UPDATE secrets SET owner = 'audit' WHERE owner = 'sub_1'",

@@ -20,8 +20,8 @@ from relay.node import encryption_keys
 from relay.node.encryption_keys import EncryptionKeys
 from relay.store import ciphertexts
 from relay.store.ciphertexts import LAPSE_SECONDS, SealedColumn, Stale, batches, sealed_columns
+from relay.store.secrets import CALLBACK_OWNER, MAX_SECRETS, SIGNING_OWNER
 from relay.store.store import Store
-from relay.store.subscriptions import CALLBACK_OWNER, MAX_SECRETS, SIGNING_OWNER
 from tests.support.store_kit import NOW, execute, intent, rows, subscription
 
 OLD, NEW, OTHER = new_key(), new_key(), new_key()
@@ -75,8 +75,8 @@ async def fill(store: Store, count: int = 3) -> None:
         await store.idempotency.end(id, "holder", 201, b"x" * (20_000 if number == 1 else 10), {})
         await store.accounts.adopt("revor", f"adopted-{number}", f"sk-revor-{number}")
         await store.intents.begin(intent(id=f"int_{number}", callback_url=f"https://hook.example/{number}"))
-    await store.subscriptions.ensure_secret(CALLBACK_OWNER, new_secret(bytes(32)), NOW)
-    await store.subscriptions.ensure_secret(SIGNING_OWNER, new_signing_key(bytes(32)), NOW)
+    await store.secrets.ensure_secret(CALLBACK_OWNER, new_secret(bytes(32)), NOW)
+    await store.secrets.ensure_secret(SIGNING_OWNER, new_signing_key(bytes(32)), NOW)
 
 
 async def everything(store: Store, count: int = 3) -> list[Any]:
@@ -85,7 +85,7 @@ async def everything(store: Store, count: int = 3) -> list[Any]:
     for number in range(count):
         found.append(await store.idempotency.begin(f"idem-{number}", "body", "other", NOW, NOW - 60))
         found.append(await store.intents.get(f"int_{number}"))
-    return [*found, await store.subscriptions.own_secrets()]
+    return [*found, await store.secrets.own_secrets()]
 
 
 async def ids_in_use(store: Store) -> set[str]:
@@ -492,26 +492,26 @@ async def test_two_nodes_that_start_together_have_the_same_secrets(store: Store,
     made = [store] if not store.database.shared else [store, await open_again(), await open_again()]
     await asyncio.gather(
         *(
-            node.subscriptions.ensure_secret(owner, f"{owner} of {number}", NOW)
+            node.secrets.ensure_secret(owner, f"{owner} of {number}", NOW)
             for number, node in enumerate(made * 3)
             for owner in (CALLBACK_OWNER, SIGNING_OWNER)
         )
     )
-    found = [await node.subscriptions.own_secrets() for node in made]
+    found = [await node.secrets.own_secrets() for node in made]
     assert all(one == found[0] for one in found)
     assert [len(secrets) for secrets in found[0]] == [1, 1]
 
 
 async def test_rotations_at_once_leave_one_secret_that_does_not_expire(store: Store, open_again: Any) -> None:
     nodes = [store] if not store.database.shared else [store, await open_again(), await open_again()]
-    await store.subscriptions.ensure_secret(SIGNING_OWNER, "first", NOW)
+    await store.secrets.ensure_secret(SIGNING_OWNER, "first", NOW)
     await asyncio.gather(
         *(
-            node.subscriptions.add_secret(SIGNING_OWNER, f"key {number}", NOW + 1, old_expire_at=NOW + 60)
+            node.secrets.add_secret(SIGNING_OWNER, f"key {number}", NOW + 1, old_expire_at=NOW + 60)
             for number, node in enumerate(nodes * 2)
         )
     )
-    found = await store.subscriptions.secrets(SIGNING_OWNER)
+    found = await store.secrets.of(SIGNING_OWNER)
     assert len(found) == 1 + 2 * len(nodes)
     assert [one.expires_at for one in found if one.expires_at is None] == [None]
     assert found[0].expires_at is None
@@ -519,12 +519,12 @@ async def test_rotations_at_once_leave_one_secret_that_does_not_expire(store: St
 
 async def test_an_owner_has_a_bounded_number_of_valid_secrets(store: Store) -> None:
     for number in range(MAX_SECRETS):
-        await store.subscriptions.add_secret("sub_1", f"secret {number}", NOW, old_expire_at=NOW + 60)
+        await store.secrets.add_secret("sub_1", f"secret {number}", NOW, old_expire_at=NOW + 60)
     with pytest.raises(Conflict, match="10 secrets are valid: wait until an old one expires"):
-        await store.subscriptions.add_secret("sub_1", "one more", NOW + 59, old_expire_at=NOW + 99)
-    await store.subscriptions.add_secret("sub_1", "one more", NOW + 60, old_expire_at=NOW + 99)
-    newest, *others = await store.subscriptions.secrets("sub_1")
+        await store.secrets.add_secret("sub_1", "one more", NOW + 59, old_expire_at=NOW + 99)
+    await store.secrets.add_secret("sub_1", "one more", NOW + 60, old_expire_at=NOW + 99)
+    newest, *others = await store.secrets.of("sub_1")
     assert newest == replace(newest, value="one more", expires_at=None)
     assert len(others) == MAX_SECRETS
     for number in range(MAX_SECRETS + 1):  # what is not a rotation makes no request longer
-        await store.subscriptions.add_secret("audit", f"key {number}", NOW)
+        await store.secrets.add_secret("audit", f"key {number}", NOW)

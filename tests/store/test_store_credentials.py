@@ -35,7 +35,7 @@ async def kept(store: Store) -> SinkCredential | None:
 
 
 async def turn(store: Store, used: str | None = None, now: float = NOW, id: str = "crd_1") -> RefreshTurn:
-    return await store.subscriptions.refresh_turn("sub_1", id, used=used, now=now, until=now + 30)
+    return await store.credentials.refresh_turn("sub_1", id, used=used, now=now, until=now + 30)
 
 
 async def test_credential_is_sealed_and_read_back_everywhere(store: Store) -> None:
@@ -50,7 +50,7 @@ async def test_subscription_without_a_credential_has_none(store: Store) -> None:
     await made(store, None)
     assert await kept(store) is None
     assert await turn(store) == RefreshTurn(credential=None)
-    assert not await store.subscriptions.keep_credential("sub_1", GIVEN)
+    assert not await store.credentials.keep_credential("sub_1", GIVEN)
 
 
 async def test_one_node_at_a_time_has_the_turn(
@@ -68,7 +68,7 @@ async def test_one_node_at_a_time_has_the_turn(
 async def test_new_tokens_end_the_turn_and_reach_the_others(store: Store) -> None:
     await made(store)
     assert (await turn(store)).mine
-    assert await store.subscriptions.keep_credential("sub_1", NEWER)
+    assert await store.credentials.keep_credential("sub_1", NEWER)
     assert await kept(store) == NEWER
     assert await turn(store) == RefreshTurn(credential=NEWER)
     again = await turn(store, used="access-token-1")
@@ -83,7 +83,7 @@ async def test_stored_token_that_has_expired_is_renewed(store: Store) -> None:
 
 async def test_pause_keeps_every_node_from_the_turn(store: Store) -> None:
     await made(store)
-    await store.subscriptions.pause_refresh("sub_1", NOW + 300)
+    await store.credentials.pause_refresh("sub_1", NOW + 300)
     assert await turn(store) == RefreshTurn(credential=GIVEN, until=NOW + 300)
     other = replace(GIVEN, id="crd_2")
     await store.subscriptions.replace(subscription("sub_1", credential=other), NOW)
@@ -95,13 +95,13 @@ async def test_replaced_credential_is_not_brought_back(store: Store, credential:
     await made(store)
     assert (await turn(store)).mine
     await store.subscriptions.replace(subscription("sub_1", credential=credential), NOW)
-    assert not await store.subscriptions.keep_credential("sub_1", NEWER)
+    assert not await store.credentials.keep_credential("sub_1", NEWER)
     assert await kept(store) == credential
 
 
 async def test_change_of_other_settings_keeps_the_newest_tokens(store: Store) -> None:
     before = await made(store)
-    await store.subscriptions.keep_credential("sub_1", NEWER)
+    await store.credentials.keep_credential("sub_1", NEWER)
     await store.subscriptions.replace(replace(before, description="new"), NOW)
     assert await kept(store) == NEWER
 
@@ -123,4 +123,4 @@ async def test_removed_subscription_has_no_turn(store: Store) -> None:
     await made(store)
     await store.subscriptions.remove("sub_1", NOW)
     assert await turn(store) == RefreshTurn(credential=None)
-    assert not await store.subscriptions.keep_credential("sub_1", NEWER)
+    assert not await store.credentials.keep_credential("sub_1", NEWER)

@@ -29,7 +29,7 @@ async def found(store: Store, id: str = "sub_1") -> Subscription:
 async def test_consent_is_recorded_with_the_state(store: Store) -> None:
     await made(store)
     version = store.subscriptions.version
-    assert await store.subscriptions.end_handshake(await found(store), CONSENT, "agreed")
+    assert await store.handshakes.end_handshake(await found(store), CONSENT, "agreed")
     after = await found(store)
     assert (after.state, after.state_reason, after.state_since, after.handshake_at) == (
         "enabled",
@@ -45,16 +45,16 @@ async def test_consent_is_recorded_with_the_state(store: Store) -> None:
 async def test_consent_of_another_sink_is_not_recorded(store: Store) -> None:
     await made(store)
     elsewhere = subscription("sub_1", sink="https://elsewhere.example/")
-    assert not await store.subscriptions.end_handshake(elsewhere, CONSENT, "agreed")
-    assert not await store.subscriptions.end_handshake(subscription("sub_9"), CONSENT, "agreed")
+    assert not await store.handshakes.end_handshake(elsewhere, CONSENT, "agreed")
+    assert not await store.handshakes.end_handshake(subscription("sub_9"), CONSENT, "agreed")
     assert (await found(store)).consent is None
 
 
 async def test_handshake_without_consent_does_not_undo_consent(store: Store) -> None:
     await made(store)
     refused = Consent(granted=False, origin="relay.example", at=NOW)
-    assert await store.subscriptions.end_handshake(await found(store), CONSENT, "agreed by a call")
-    assert not await store.subscriptions.end_handshake(await found(store), refused, "goes on without consent")
+    assert await store.handshakes.end_handshake(await found(store), CONSENT, "agreed by a call")
+    assert not await store.handshakes.end_handshake(await found(store), refused, "goes on without consent")
     assert (await found(store)).consent == CONSENT
 
 
@@ -64,20 +64,20 @@ async def test_one_node_at_a_time_has_the_turn(
     await made(store)
     other = store if database_url.startswith("sqlite") else await open_again()
     turns = await asyncio.gather(
-        *(node.subscriptions.handshake_turn("sub_1", NOW, NOW + 60) for node in (store, other, store, other))
+        *(node.handshakes.handshake_turn("sub_1", NOW, NOW + 60) for node in (store, other, store, other))
     )
     assert turns.count(True) == 1
-    assert not await store.subscriptions.handshake_turn("sub_1", NOW + 59, NOW + 120)
-    assert await store.subscriptions.handshake_turn("sub_1", NOW + 60, NOW + 120), "its holder has died"
+    assert not await store.handshakes.handshake_turn("sub_1", NOW + 59, NOW + 120)
+    assert await store.handshakes.handshake_turn("sub_1", NOW + 60, NOW + 120), "its holder has died"
 
 
 async def test_late_result_does_not_end_another_turn(store: Store) -> None:
     await made(store)
-    assert await store.subscriptions.handshake_turn("sub_1", NOW, NOW + 60)
-    assert await store.subscriptions.handshake_turn("sub_1", NOW + 60, NOW + 120)
-    await store.subscriptions.postpone_handshake("sub_1", NOW + 60, None, "too late")
+    assert await store.handshakes.handshake_turn("sub_1", NOW, NOW + 60)
+    assert await store.handshakes.handshake_turn("sub_1", NOW + 60, NOW + 120)
+    await store.handshakes.postpone_handshake("sub_1", NOW + 60, None, "too late")
     assert (await found(store)).handshake_at == NOW + 120
-    await store.subscriptions.postpone_handshake("sub_1", NOW + 120, NOW + 300, "no")
+    await store.handshakes.postpone_handshake("sub_1", NOW + 120, NOW + 300, "no")
     after = await found(store)
     assert (after.handshake_at, after.state_reason, after.state) == (NOW + 300, "no", "pending")
 
@@ -85,8 +85,8 @@ async def test_late_result_does_not_end_another_turn(store: Store) -> None:
 async def test_turns_of_a_killed_node_end_when_nobody_else_has_the_database(store: Store) -> None:
     await made(store)
     await made(store, "sub_given_up", handshake_at=None)
-    assert await store.subscriptions.handshake_turn("sub_1", NOW, NOW + 60)
-    await store.subscriptions.free_all(NOW + 1)
+    assert await store.handshakes.handshake_turn("sub_1", NOW, NOW + 60)
+    await store.handshakes.free_all(NOW + 1)
     assert (await found(store)).handshake_at == NOW + 1
     assert (await found(store, "sub_given_up")).handshake_at is None
 
@@ -97,14 +97,14 @@ async def test_due_handshakes_come_in_order_and_in_pages(store: Store) -> None:
     await made(store, "sub_later", handshake_at=NOW + 100)
     await made(store, "sub_given_up", handshake_at=None)
     await made(store, "sub_enabled", state="enabled", handshake_at=None)
-    due = await store.subscriptions.due_handshakes(NOW + 1, after=FIRST, count=3)
+    due = await store.handshakes.due_handshakes(NOW + 1, after=FIRST, count=3)
     assert due == [(NOW, "sub_0"), (NOW, "sub_2"), (NOW, "sub_4")]
-    assert await store.subscriptions.due_handshakes(NOW + 1, after=due[-1], count=3) == [
+    assert await store.handshakes.due_handshakes(NOW + 1, after=due[-1], count=3) == [
         (NOW + 1, "sub_1"),
         (NOW + 1, "sub_3"),
     ]
-    assert await store.subscriptions.next_handshake_at(NOW + 1) == NOW + 100
-    assert await store.subscriptions.next_handshake_at(NOW + 100) is None
+    assert await store.handshakes.next_handshake_at(NOW + 1) == NOW + 100
+    assert await store.handshakes.next_handshake_at(NOW + 100) is None
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,7 @@ async def test_subscription_that_was_sent_to_without_a_handshake_becomes_pending
     store: Store, fields: dict[str, Any], state: str
 ) -> None:
     one = await made(store, handshake_at=None, **fields)
-    await store.subscriptions.await_consent([one], NOW)
+    await store.handshakes.await_consent([one], NOW)
     after = await found(store)
     assert after.state == state
     assert after.handshake_at == (NOW if state == "pending" else None)
@@ -132,13 +132,13 @@ async def test_subscription_that_changed_meanwhile_stays_as_it_is(store: Store) 
     one = await made(store, state="enabled", handshake_at=None)
     await store.subscriptions.set_state("sub_1", "paused", NOW + 1)
     await store.subscriptions.set_state("sub_1", "enabled", NOW + 2)
-    await store.subscriptions.await_consent([one], NOW + 3)
+    await store.handshakes.await_consent([one], NOW + 3)
     assert (await found(store)).state == "enabled"
 
 
 async def test_put_decides_by_the_consent_that_is_stored(store: Store) -> None:
     before = await made(store)
-    await store.subscriptions.end_handshake(before, CONSENT, "agreed")
+    await store.handshakes.end_handshake(before, CONSENT, "agreed")
 
     def awaits(one: Subscription) -> bool:
         return one.consent is None
@@ -172,10 +172,10 @@ async def test_resume_begins_anew_and_forgets_failures(store: Store) -> None:
 
 async def test_key_of_a_consent_is_unlike_any_other(store: Store) -> None:
     one = await made(store)
-    keys = {store.subscriptions.grant_key(one, "relay.example", NOW + nth) for nth in range(3)}
+    keys = {store.handshakes.grant_key(one, "relay.example", NOW + nth) for nth in range(3)}
     assert len(keys) == 3
     assert all(key.isascii() and len(key) < 512 and "/" not in key and "=" not in key for key in keys)
-    assert await store.subscriptions.grant(keys.pop(), NOW + 2, 30, "agreed") == "sub_1"
+    assert await store.handshakes.grant(keys.pop(), NOW + 2, 30, "agreed") == "sub_1"
     after = await found(store)
     assert after.consent is not None
     assert (after.consent.rate_per_minute, after.consent.origin, after.state) == (30, "relay.example", "enabled")
@@ -183,20 +183,20 @@ async def test_key_of_a_consent_is_unlike_any_other(store: Store) -> None:
 
 async def test_repeated_consent_changes_nothing_and_costs_no_other_node_anything(store: Store) -> None:
     one = await made(store)
-    key = store.subscriptions.grant_key(one, "relay.example", NOW)
-    assert await store.subscriptions.grant(key, NOW, 30, "agreed") == "sub_1"
+    key = store.handshakes.grant_key(one, "relay.example", NOW)
+    assert await store.handshakes.grant(key, NOW, 30, "agreed") == "sub_1"
     version, before = store.subscriptions.version, await found(store)
     for rate in (30, 31, None):
-        assert await store.subscriptions.grant(key, NOW + 1, rate, "agreed") is None
-        assert not await store.subscriptions.end_handshake(one, replace(CONSENT, rate_per_minute=rate), "agreed")
+        assert await store.handshakes.grant(key, NOW + 1, rate, "agreed") is None
+        assert not await store.handshakes.end_handshake(one, replace(CONSENT, rate_per_minute=rate), "agreed")
     assert (store.subscriptions.version, await found(store)) == (version, before)
 
 
 async def test_sink_that_did_not_have_to_agree_can_do_so_later(store: Store) -> None:
     one = await made(store, handshake="optional")
     refused = Consent(granted=False, origin="relay.example", at=NOW)
-    assert await store.subscriptions.end_handshake(one, refused, "goes on without consent")
-    key = store.subscriptions.grant_key(one, "relay.example", NOW)
-    assert await store.subscriptions.grant(key, NOW, 30, "agreed") == "sub_1"
+    assert await store.handshakes.end_handshake(one, refused, "goes on without consent")
+    key = store.handshakes.grant_key(one, "relay.example", NOW)
+    assert await store.handshakes.grant(key, NOW, 30, "agreed") == "sub_1"
     after = await found(store)
     assert (after.state, after.state_reason, after.allowed_per_second) == ("enabled", "goes on without consent", 0.5)

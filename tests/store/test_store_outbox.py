@@ -115,7 +115,7 @@ async def test_the_version_rises_with_each_committed_change_and_only_then(store:
     for change in (
         store.subscriptions.replace(subscription("sub_1", description="other"), NOW),
         store.subscriptions.set_state("sub_1", "paused", NOW),
-        store.subscriptions.add_secret("sub_1", "whsec_b", NOW),
+        store.secrets.add_secret("sub_1", "whsec_b", NOW),
         store.subscriptions.callback_for("https://callback.example", "sub_2", NOW),
         store.subscriptions.remove("sub_1", NOW),
         store.subscriptions.remove("sub_2", NOW),

@@ -314,7 +314,7 @@ async def test_with_new_credentials_a_disabled_one_is_tried_at_once(store: Store
         "method": "PUT",
     }
     if change == "secret":
-        await store.subscriptions.add_secret("sub_1", "whsec_new", NOW + 5, old_expire_at=NOW + 9)
+        await store.secrets.add_secret("sub_1", "whsec_new", NOW + 5, old_expire_at=NOW + 9)
     else:
         await store.subscriptions.replace(replace(before, **{change: values[change]}), NOW + 5)
     found = await the_one(store)
@@ -325,7 +325,7 @@ async def test_with_new_credentials_a_disabled_one_is_tried_at_once(store: Store
 async def test_one_that_is_gone_waits_for_resume_whatever_changes(store: Store, change: str) -> None:
     await disable(store, NOW, probe_at=None)
     if change == "secret":
-        await store.subscriptions.add_secret("sub_1", "whsec_new", NOW + 5)
+        await store.secrets.add_secret("sub_1", "whsec_new", NOW + 5)
     else:
         await store.subscriptions.replace(replace(await the_one(store), sink="https://new.example"), NOW + 5)
     found = await the_one(store)

@@ -11,9 +11,9 @@ from relay.config.keyring import Keyring, new_key
 from relay.core.subscription import SigningSecret, Subscription
 from relay.errors import RelayError, StoreError
 from relay.store.cancellation import CANCEL_CHUNK
+from relay.store.secrets import CALLBACK_OWNER, SIGNING_OWNER
 from relay.store.sqlite import SqliteDatabase
 from relay.store.store import Store
-from relay.store.subscriptions import CALLBACK_OWNER, SIGNING_OWNER
 from tests.support.store_kit import (
     NOW,
     counts,
@@ -131,8 +131,8 @@ async def test_states_and_their_reasons(store: Store) -> None:
 async def test_a_rotated_secret_is_kept_for_a_while_behind_the_new_one(store: Store) -> None:
     await store.subscriptions.create(FULL)
     for nth in range(3):  # all in one moment: the current one is the one that does not expire
-        await store.subscriptions.add_secret("sub_full", f"whsec_{nth}", NOW, old_expire_at=NOW + nth)
-    current, *old = await store.subscriptions.secrets("sub_full")
+        await store.secrets.add_secret("sub_full", f"whsec_{nth}", NOW, old_expire_at=NOW + nth)
+    current, *old = await store.secrets.of("sub_full")
     assert current == SigningSecret(value="whsec_2")
     assert {secret.value: secret.expires_at for secret in old} == {
         **{"whsec_very-secret": NOW, "whsec_0": NOW + 1, "whsec_1": NOW + 2},
@@ -142,8 +142,8 @@ async def test_a_rotated_secret_is_kept_for_a_while_behind_the_new_one(store: St
 async def test_old_secrets_come_newest_first(store: Store) -> None:
     await store.subscriptions.create(FULL)
     for nth in range(1, 4):
-        await store.subscriptions.add_secret("sub_full", f"whsec_{nth}", NOW + nth, old_expire_at=NOW + 99)
-    found = [secret.value for secret in await store.subscriptions.secrets("sub_full")]
+        await store.secrets.add_secret("sub_full", f"whsec_{nth}", NOW + nth, old_expire_at=NOW + 99)
+    found = [secret.value for secret in await store.secrets.of("sub_full")]
     assert found == ["whsec_3", "whsec_2", "whsec_1", "whsec_very-secret"]
     stored = await store.subscriptions.get("sub_full")
     assert stored is not None
@@ -152,9 +152,9 @@ async def test_old_secrets_come_newest_first(store: Store) -> None:
 
 
 async def test_the_relays_own_secret_is_stored_like_any(store: Store) -> None:
-    assert await store.subscriptions.secrets(CALLBACK_OWNER) == ()
-    await store.subscriptions.add_secret(CALLBACK_OWNER, "whsec_default", NOW)
-    assert await store.subscriptions.secrets(CALLBACK_OWNER) == (SigningSecret(value="whsec_default"),)
+    assert await store.secrets.of(CALLBACK_OWNER) == ()
+    await store.secrets.add_secret(CALLBACK_OWNER, "whsec_default", NOW)
+    assert await store.secrets.of(CALLBACK_OWNER) == (SigningSecret(value="whsec_default"),)
 
 
 async def test_a_removed_subscription_takes_secrets_and_links_but_leaves_its_deliveries(store: Store) -> None:
@@ -209,9 +209,9 @@ async def test_nothing_that_can_be_a_credential_is_stored_as_it_is(
     store = await open_again(keyring)
     await store.subscriptions.create(FULL)
     await store.subscriptions.callback_for("https://callback.example/callback-token", "sub_1", NOW)
-    await store.subscriptions.add_secret(CALLBACK_OWNER, "whsec_callback-secret", NOW)
-    await store.subscriptions.add_secret(SIGNING_OWNER, "whsk_private-key", NOW)
-    await store.subscriptions.add_secret("sub_full", "whsec_rotated", NOW, old_expire_at=NOW + 5)
+    await store.secrets.add_secret(CALLBACK_OWNER, "whsec_callback-secret", NOW)
+    await store.secrets.add_secret(SIGNING_OWNER, "whsk_private-key", NOW)
+    await store.secrets.add_secret("sub_full", "whsec_rotated", NOW, old_expire_at=NOW + 5)
     await store.idempotency.begin("key", "digest", "holder", NOW, 0.0)
     await store.idempotency.end(
         "key", "holder", 201, b'{"secret": "whsec_answer"}', {"Location": "/v1/header-of-answer"}
@@ -242,7 +242,7 @@ async def test_another_key_opens_nothing(open_again: Callable[..., Awaitable[Sto
     await store.subscriptions.create(FULL)
     await store.close()
     again = await open_again(Keyring([new_key()]))
-    for call in (again.subscriptions.get("sub_full"), again.subscriptions.secrets("sub_full")):
+    for call in (again.subscriptions.get("sub_full"), again.secrets.of("sub_full")):
         with pytest.raises(RelayError) as refused:
             await call
         assert refused.value.code == "decrypt_failed"

@@ -255,11 +255,11 @@ async def test_old_idempotency_keys_go(store: Store) -> None:
 
 async def test_secrets_go_once_they_have_expired(store: Store) -> None:
     await store.subscriptions.create(subscription("sub_1"))
-    await store.subscriptions.add_secret("sub_1", "whsec_a", NOW)
-    await store.subscriptions.add_secret("sub_1", "whsec_b", NOW, old_expire_at=NOW + 10)
+    await store.secrets.add_secret("sub_1", "whsec_a", NOW)
+    await store.secrets.add_secret("sub_1", "whsec_b", NOW, old_expire_at=NOW + 10)
     assert await store.upkeep.delete_secrets(NOW + 10) == 0
     assert await store.upkeep.delete_secrets(NOW + 11) == 1
-    assert [secret.value for secret in await store.subscriptions.secrets("sub_1")] == ["whsec_b"]
+    assert [secret.value for secret in await store.secrets.of("sub_1")] == ["whsec_b"]
 
 
 async def test_several_sweeps_in_one_group_are_fine(store: Store) -> None:

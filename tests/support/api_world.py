@@ -306,7 +306,7 @@ class FakeNode:
         return self.secret
 
     async def signing_keys(self) -> tuple[SigningSecret, ...]:
-        return (await self.store.subscriptions.own_secrets())[1]
+        return (await self.store.secrets.own_secrets())[1]
 
 
 def answer_of(status: int, body: bytes) -> ProxyResponse:

@@ -111,6 +111,8 @@ class World:
         return Dispatcher(
             deliveries=self.store.deliveries,
             subscriptions=self.store.subscriptions,
+            handshakes=self.store.handshakes,
+            credentials=self.store.credentials,
             kinds=kinds().__getitem__,
             context=RenderContext(),
             transport=self.sink,
@@ -118,7 +120,7 @@ class World:
             settings=DeliverySettings(jitter=0.0, dataschema_base="https://relay.test"),
             metrics=self.metrics,
             holder=self.holder,
-            signer=Signer(self.store.subscriptions, lambda: (SigningSecret(value=SECRET),)),
+            signer=Signer(self.store.subscriptions, self.store.secrets, lambda: (SigningSecret(value=SECRET),)),
         )
 
     async def restart(self) -> None:

@@ -128,7 +128,7 @@ async def _subscribe(sink: str, *, secret: bool = False) -> None:
     try:
         await store.subscriptions.create(Subscription(id="sub_00000000000000000000000001", sink=sink, created_at=1.0))
         if secret:
-            await store.subscriptions.add_secret("sub_00000000000000000000000001", new_secret(bytes(32)), 1.0)
+            await store.secrets.add_secret("sub_00000000000000000000000001", new_secret(bytes(32)), 1.0)
     finally:
         await store.close()
 

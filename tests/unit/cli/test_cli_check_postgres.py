@@ -18,8 +18,8 @@ from relay.node.local_token import new_token
 from relay.sources.client import PollResult, UpstreamClient
 from relay.store.migrations import known_revisions, newest_revision
 from relay.store.postgres import PostgresDatabase
+from relay.store.secrets import CALLBACK_OWNER
 from relay.store.store import open_store
-from relay.store.subscriptions import CALLBACK_OWNER
 from tests.support.postgres_server import shared_server
 
 PASSWORD = "not-for-anybody"
@@ -158,7 +158,7 @@ def test_other_encryption_key_is_a_problem(
     async def keep_a_secret() -> None:
         store = await open_store(url_of(database), Keyring([new_key()]), now=wall_clock(), auto_migrate=True)
         try:
-            await store.subscriptions.add_secret(CALLBACK_OWNER, new_secret(bytes(32)), wall_clock())
+            await store.secrets.add_secret(CALLBACK_OWNER, new_secret(bytes(32)), wall_clock())
         finally:
             await store.close()
 

@@ -157,7 +157,7 @@ async def fill(store: Store) -> None:
 
 
 async def read(store: Store) -> Any:
-    return await store.subscriptions.all(), await store.subscriptions.own_secrets()
+    return await store.subscriptions.all(), await store.secrets.own_secrets()
 
 
 def test_without_a_running_relay_the_file_is_rotated(database: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -199,7 +199,7 @@ def test_signing_keys_and_callback_secrets_are_rotated_in_the_file(
     assert run(["keys", "rotate", "callback-secret", "--json"]) == 0
     secret = json.loads(capsys.readouterr().out)["secret"]
     parse_secret(secret)
-    callback_secrets, signing = asyncio.run(on(database, lambda store: store.subscriptions.own_secrets()))
+    callback_secrets, signing = asyncio.run(on(database, lambda store: store.secrets.own_secrets()))
     assert callback_secrets[0].value == secret
     assert (len(callback_secrets), len(signing)) == (2, 2)
     assert [one.expires_at is None for one in signing] == [True, False]

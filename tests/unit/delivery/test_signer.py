@@ -31,7 +31,8 @@ class Stored:
 
 async def signed(subscription: Subscription, configured: tuple[SigningSecret, ...] = ()) -> set[str]:
     """Which of the secrets and keys verify a request."""
-    signer = Signer(Stored(), lambda: configured)  # type: ignore[arg-type]
+    stored = Stored()
+    signer = Signer(stored, stored, lambda: configured)  # type: ignore[arg-type]
     await signer.refresh()
     headers = dict(signer.headers(subscription, message_id="evt_1", now=NOW, body=b"{}"))
     assert "  " not in headers["webhook-signature"]
@@ -64,7 +65,7 @@ async def test_a_v1_subscription_does_not_pay_for_v1a(monkeypatch: pytest.Monkey
 
 async def test_keys_are_read_again_when_something_has_changed() -> None:
     stored = Stored()
-    signer = Signer(stored)  # type: ignore[arg-type]
+    signer = Signer(stored, stored)  # type: ignore[arg-type]
     for _ in range(3):
         await signer.refresh()
     assert stored.reads == 1
