@@ -234,6 +234,9 @@ class Dispatcher:
         asking = asyncio.get_running_loop().create_task(self.handshakes.run())
         try:
             await self._scan()
+        except asyncio.CancelledError:
+            asking.cancel()  # which does not end by itself unless `stop()` was called
+            raise
         finally:
             await asyncio.gather(asking, return_exceptions=True)
 
