@@ -1,6 +1,7 @@
 """What all tests share."""
 
 import gc
+import logging
 import signal
 from collections.abc import Iterator
 
@@ -24,10 +25,19 @@ def pytest_collection_finish() -> None:
 @pytest.fixture(autouse=True)
 def _log_settings() -> Iterator[None]:
     """A command that runs inside a test sets the level and form of the log: not for the tests after it."""
-    before = structlog.get_config()
+    before, level = structlog.get_config(), logging.getLogger().level
     yield
     structlog.configure(**before)
+    logging.getLogger().setLevel(level)
 
+
+# The default draws each exception with all variables of its frames, which takes seconds for large ones.
+structlog.configure(
+    processors=[
+        structlog.stdlib.add_log_level,
+        structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback),
+    ]
+)
 
 # The time that one example takes says more about the machine's load than about the code: tests run in parallel.
 settings.register_profile("relay", deadline=None, print_blob=True)

@@ -28,6 +28,7 @@ from tests.support.canaries import Canaries, forms, leaks, of_files, of_postgres
 from tests.support.connect_proxy import ConnectProxy, open_connect_proxy
 from tests.support.postgres_server import shared_server
 from tests.support.process_world import Process, Start
+from tests.support.scale import soak_only
 
 AT_DEBUG_LEVEL = """
 import functools
@@ -370,7 +371,7 @@ async def search(world: World, name: str) -> list[tuple[str, str]]:
     return leaks(world.canaries, world.materials)
 
 
-@pytest.mark.parametrize("database", ["sqlite", "postgresql"])
+@pytest.mark.parametrize("database", ["sqlite", pytest.param("postgresql", marks=soak_only)])
 async def test_no_secret_is_anywhere_but_where_it_is_needed(start: Start, tmp_path: Path, database: str) -> None:
     async with open_world(start, tmp_path, database) as world:
         world.settings()

@@ -20,7 +20,7 @@ def subscription(**changes: object) -> Subscription:
 
 
 def test_body_is_the_stored_bytes() -> None:
-    request = WEBHOOK.render(EVENT, subscription(method="PUT", headers=(("X-Team", "ops"),)), base.Context())
+    request = WEBHOOK.render(EVENT, subscription(method="PUT", headers=(("X-Team", "ops"),)), base.RenderContext())
     assert request.body is EVENT.body
     assert (request.url, request.method) == ("https://x.example/in", "PUT")
     assert request.headers == (("Content-Type", "application/cloudevents+json"), ("X-Team", "ops"))

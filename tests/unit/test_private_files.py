@@ -45,7 +45,7 @@ def test_permissions_of_others_are_removed_and_logged(tmp_path: Path, caplog: py
     path = tmp_path / "relay.db"
     path.write_bytes(b"kept")
     path.chmod(0o644)
-    with caplog.at_level(logging.WARNING, "relay.files"):
+    with caplog.at_level(logging.WARNING, "relay.private_files"):
         private_files.make_empty(path)
         private_files.narrow(path)
     assert caplog.messages == [f"{path} was open to others (0644): now only its owner may read and write it"]
