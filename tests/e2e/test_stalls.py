@@ -23,9 +23,9 @@ from tests.support.wire import Answer, Call, Client, answer, open_stub, request
 
 MEBIBYTE = 1 << 20
 SOAKS = bool(os.environ.get("SOAK"))
-LARGEST = (48 if SOAKS else 2) * MEBIBYTE
+LARGEST = (48 if SOAKS else 4) * MEBIBYTE
 """A body as large as one may be; `make test` sends smaller ones of the same kinds."""
-MANY = 10_000 if SOAKS else 1_000
+MANY = 10_000 if SOAKS else 2_000
 MOST_MS = 250
 JSON = [("Authorization", f"Bearer {API_TOKEN}"), ("Content-Type", "application/json")]
 HOOK = "https://hooks.example/x"
