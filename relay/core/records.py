@@ -61,6 +61,16 @@ class Intent:
     job_id: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class CallbackRoom:
+    """The job that a new callback is for, and how many callbacks it may have had until now."""
+
+    source: str
+    account: str
+    external_id: str
+    fewer_than: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Registration:
     """A job to track.

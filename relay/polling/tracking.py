@@ -1,5 +1,6 @@
 """Tracked jobs as the API sees them: register, refresh, explain, untrack. Joins the store with the pollers."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
@@ -16,7 +17,7 @@ from relay.core.forwarding import escapes_segment
 from relay.core.job import POLL, PRIORITY_WEIGHTS, Job, Observation, Problem, Progress, Transition, detect
 from relay.core.netguard import host_of
 from relay.core.planner.planner_views import PollExplanation
-from relay.core.records import Registered, Registration
+from relay.core.records import CallbackRoom, Registered, Registration
 from relay.core.tracking import CallbackLimits, Explanation, SourceReport, TrackRequest
 from relay.errors import Conflict, FieldError, InvalidRequest, RequestError
 from relay.ids import new_id
@@ -26,6 +27,7 @@ from relay.signals import Signals
 from relay.sources.definition import SourceDefinition
 from relay.sources.mapping import observe_item
 from relay.sources.mapping import registered as read_registered
+from relay.store.registrations import too_many_callbacks
 from relay.store.store import Store
 from relay.tasks import Tasks
 
@@ -98,6 +100,7 @@ class Tracking:
         without: dict[int, str] = {}
         results: list[Registered | RequestError | None] = [None] * len(requests)
         registrations: list[tuple[int, Registration]] = []
+        new_callbacks: Counter[tuple[str, str, str]] = Counter()
         for index, request in enumerate(requests):
             poller = self._pollers.get((request.source, request.account))
             if poller is None or self._account not in (None, (request.source, request.account)):
@@ -112,12 +115,13 @@ class Tracking:
             if request.callback_url is not None:
                 error = refused.get((request.caller, host_of(request.callback_url)))
                 if error is None:
-                    callback = await self._callback(request.callback_url, now)
-                elif request.follows_create:
-                    without[index] = str(error)
-                else:
+                    callback = await self._callback(request, request.callback_url, new_callbacks, now)
+                    error = None if callback is not None else too_many_callbacks(self._callback_limits.per_job)
+                if error is not None and not request.follows_create:
                     results[index] = error
                     continue
+                if error is not None:
+                    without[index] = str(error)
             registrations.append((index, self._registration(request, poller, callback, now)))
         if registrations:
             try:
@@ -223,17 +227,30 @@ class Tracking:
             max_callbacks=self._callback_limits.per_job,
         )
 
-    async def _callback(self, url: str, now: float) -> str:
+    async def _callback(
+        self, request: TrackRequest, url: str, new: Counter[tuple[str, str, str]], now: float
+    ) -> str | None:
+        """The id of the callback's subscription. None if there is none yet and the job may have no other callback: one
+        that is refused must leave nothing behind. `new`: callbacks that were made in this call, by job."""
         known, version = self._callbacks, self._store.subscriptions.version
         owner = None if self._account is None else owner_of(*self._account)
         if version != known.version or len(known.ids) > 10_000:
             known.ids.clear()
             known.version = version
         found = known.ids.get((url, owner))
-        if found is None:
-            found = await self._store.subscriptions.callback_for(url, new_id("sub", now), now, owner)
-            if known.version == version:
-                known.ids[url, owner] = found
+        if found is not None:
+            return found
+        job = (request.source, request.account, request.external_id)
+        left = self._callback_limits.per_job - new[job]
+        if left <= 0:
+            return None
+        made = new_id("sub", now)
+        room = CallbackRoom(*job, fewer_than=left)
+        found = await self._store.subscriptions.callback_for(url, made, now, owner, room)
+        if found == made:
+            new[job] += 1
+        if found is not None and known.version == version:
+            known.ids[url, owner] = found
         return found
 
     async def refresh(self, job: Job) -> None:

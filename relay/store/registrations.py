@@ -179,7 +179,7 @@ class Registrar:
         if run(connection, ADD_CALLBACK, **link, max_callbacks=most).rowcount == 0 or subscription is None:
             plain = {name: link[name] for name in ("job_uid", "subscription_id")}
             if run(connection, IS_LINKED, **plain).one_or_none() is None:
-                return _too_many(most)
+                return too_many_callbacks(most)
             if registration.callback_types is not None:
                 run(connection, CHANGE_CALLBACK, **link)
             return None
@@ -192,7 +192,8 @@ class Registrar:
         return None
 
 
-def _too_many(most: int) -> InvalidRequest:
+def too_many_callbacks(most: int) -> InvalidRequest:
+    """The error for one callback more than a job may have."""
     detail = f"the job has {most} callbacks already (delivery.max_callbacks_per_job)"
     errors = [FieldError(pointer="/callback_url", code="too_many_callbacks", detail=detail)]
     return InvalidRequest(f"/callback_url: {detail}", code="too_many_callbacks", errors=errors)

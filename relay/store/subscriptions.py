@@ -10,7 +10,7 @@ from sqlmodel import col
 
 from relay.core.filters import matches
 from relay.core.handshake import WAITS
-from relay.core.records import Page
+from relay.core.records import CallbackRoom, Page
 from relay.core.subscription import SigningSecret, Subscription
 from relay.store.cancellation import CANCEL_CHUNK, cancel_some
 from relay.store.cipher import Cipher
@@ -47,6 +47,11 @@ from relay.store.tables import EventRow, SecretRow, SubscriptionRow
 BACKFILL_CHUNK = 1_000
 # The first event since a time. `+ 0` keeps PostgreSQL from walking the positions from the oldest event on.
 FIRST_POSITION = "SELECT MIN(position + 0) FROM events WHERE recorded_at >= :since"
+# How many callbacks a job has.
+COUNT_CALLBACKS = """
+SELECT COUNT(*) FROM job_callbacks
+WHERE job_uid = (SELECT uid FROM jobs WHERE external_id = :external_id AND source = :source AND account = :account)
+"""
 # Deletes a callback's links to jobs.
 DELETE_CALLBACK_LINKS = "DELETE FROM job_callbacks WHERE subscription_id = :id"
 MAX_SUBSCRIPTIONS = 100_000
@@ -121,11 +126,13 @@ class SubscriptionStore(Scoped):
             await self._database.write(self._reorder, (subscription.id, uids, now))
             after = uids[-1]
 
-    async def callback_for(self, sink: str, subscription_id: str, now: float, owner: str | None = None) -> str:
+    async def callback_for(
+        self, sink: str, subscription_id: str, now: float, owner: str | None = None, room: CallbackRoom | None = None
+    ) -> str | None:
         """The id of this URL's callback subscription, created as `subscription_id` if there is none. An account whose
-        bound token names the URL has one of its own."""
+        bound token names the URL has one of its own. None if there is none and the job has no `room` for another."""
         made = Subscription(id=subscription_id, sink=sink, callback=True, created_at=now, owner=owner)
-        return await self._database.write(self._callback_for, made)
+        return await self._database.write(self._callback_for, (made, room))
 
     async def set_state(self, subscription_id: str, state: str, now: float, reason: str | None = None) -> None:
         """Enables, pauses or disables, or makes it pending. Disabled this way, a subscription is not probed. Raises
@@ -281,15 +288,17 @@ class SubscriptionStore(Scoped):
             reorder(connection, self._outbox.subscriptions, subscription_id, uids, now)
         return [None] * len(items)
 
-    def _callback_for(self, connection: Connection, items: Sequence[Subscription]) -> Sequence[str]:
-        ids: list[str] = []
-        for made in items:
+    def _callback_for(
+        self, connection: Connection, items: Sequence[tuple[Subscription, CallbackRoom | None]]
+    ) -> Sequence[str | None]:
+        ids: list[str | None] = []
+        for made, room in items:
             found = connection.execute(
                 select(col(SubscriptionRow.id)).where(
                     text("callback = 1"), col(SubscriptionRow.sink_digest) == digest(made.sink, made.owner)
                 )
             ).scalar_one_or_none()
-            if found is None:
+            if found is None and _has_room(connection, room):
                 self._outbox.subscriptions.callback_made(connection)
                 connection.execute(insert(SubscriptionRow), values_of(self._cipher, made))
                 found = made.id
@@ -375,6 +384,13 @@ def _asked_anew(row: Row[Any], now: float, *, awaits: bool) -> dict[str, Any]:
         free = {"state_since": now, "state_reason": "needs no consent", "handshake_at": None, "drain_since": now}
         return {**free, "state": "enabled"}
     return {}
+
+
+def _has_room(connection: Connection, room: CallbackRoom | None) -> bool:
+    if room is None:
+        return True
+    job = {"external_id": room.external_id, "source": room.source, "account": room.account}
+    return int(run(connection, COUNT_CALLBACKS, **job).scalar_one()) < room.fewer_than
 
 
 def _version(connection: Connection) -> int:

@@ -78,3 +78,24 @@ async def test_a_job_whose_create_was_sent_is_tracked_without_the_callback(tmp_p
         with pytest.raises(InvalidRequest):
             await tracking.claim_host("https://b.example/x", "crm")
         await tracking.claim_host("https://a.example:8443/x", "crm")
+
+
+async def test_refused_callbacks_of_a_job_leave_nothing_behind(tmp_path):
+    async with open_world(tmp_path) as world:
+        tracking = tracking_of(world)
+        tracking.configure(CallbackLimits(per_job=2, hosts_per_caller=100))
+
+        async def results(*names: str) -> list[str]:
+            found = await tracking.register([request("job", name) for name in names])
+            return [one.code if isinstance(one, InvalidRequest) else "tracked" for one in found]
+
+        too_many = "too_many_callbacks"
+        assert await results("a.example", "b.example", "c.example", "d.example") == ["tracked"] * 2 + [too_many] * 2
+        assert await results("e.example", "a.example", "f.example") == [too_many, "tracked", too_many]
+        (kept,) = await tracking.register([request("job", "g.example", intent=intent())])
+        assert isinstance(kept, Registered)
+        assert "2 callbacks already" in (kept.callback_refused or "")
+        page = await world.store.subscriptions.page(limit=50, callbacks=True)
+        assert {one.sink for one in page.items} == {"https://a.example/hook", "https://b.example/hook"}
+        await tracking.register([request("other", "c.example")])
+        assert await results("c.example") == [too_many]  # it exists, and the job has no room for it

@@ -17,9 +17,9 @@ class Asked:
         self._callback_for = subscriptions.callback_for
         subscriptions.callback_for = self
 
-    async def __call__(self, url: str, new_id: str, now: float, *owner: str | None) -> str:
+    async def __call__(self, url: str, new_id: str, now: float, *rest: Any) -> str:
         self.urls.append(url)
-        found: str = await self._callback_for(url, new_id, now, *owner)
+        found: str = await self._callback_for(url, new_id, now, *rest)
         await self.free.wait()
         return found
 
