@@ -21,7 +21,7 @@ log = structlog.get_logger("relay.api")
 
 
 class ConsentNoted(TypedDict):
-    """The request has arrived. Whether its key is valid is not told."""
+    """The request has arrived. It does not say whether its key is valid."""
 
     status: Literal["received"]
 

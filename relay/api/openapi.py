@@ -37,7 +37,7 @@ callers on the same machine need none."""
 
 def document_of(operations: Sequence[Operation], settings: ApiSettings, kinds: Sequence[str]) -> dict[str, Any]:
     """The description as JSON. It lists the event types and kinds; with `--dev` also the configured sources and
-    accounts, whose names are nobody else's business."""
+    accounts, whose names are not public."""
     models = _models(operations)
     names, definitions = TypeAdapter.json_schemas(
         [(model, "validation", TypeAdapter(model)) for model in models],

@@ -17,7 +17,7 @@ from relay.errors import UsageError
 if TYPE_CHECKING:
     from relay.node.audit import AuditLog
 
-app = typer.Typer(help="List who did what, and verify that nobody changed the record.", invoke_without_command=True)
+app = typer.Typer(help="List who did what, and verify that the record was not changed.", invoke_without_command=True)
 
 COLUMNS = ("at", "actor", "action", "target", "address", "result", "count")
 VERIFY_SECONDS = 3_600.0
@@ -35,7 +35,7 @@ def list_audit(
     config: ConfigFile = None,
     json: Json = False,
 ) -> None:
-    """List who did what, newest first, and verify that nobody changed the record."""
+    """List who did what, newest first, and verify that the record was not changed."""
     if context.invoked_subcommand is not None:
         return
     query = given({"since": time_or_age(since), "until": time_or_age(until), "actor": actor, "action": action})

@@ -15,7 +15,7 @@ FREE_MISTAKES = 10
 MISTAKE_SECONDS = 6.0
 """How long it takes to be forgiven one of them."""
 MAX_MISTAKES = FREE_MISTAKES + 10
-"""More are not counted, so that nobody waits for longer than a minute."""
+"""More are not counted, so that no caller waits longer than a minute."""
 
 NAME_FORM = "a name of up to 64 letters, digits, dots, dashes and underscores"
 NAME_PATTERN = "[A-Za-z0-9][A-Za-z0-9._-]{0,63}"

@@ -1,7 +1,7 @@
 """The audit: what an entry says, how entries of one chain are linked, and how a chain is verified.
 
 Each node writes a chain of its own. An entry's MAC covers all its fields, its number and the MAC of the entry before
-it. Without the key nobody can change, insert, remove or reorder an entry unnoticed; what is cut off at the end is found
+it. Without the key no entry can be changed, inserted, removed or reordered unnoticed; a cut-off end is found
 by `anchor` entries, in which other chains recorded how far this one had come.
 """
 
