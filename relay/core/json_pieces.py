@@ -1,6 +1,6 @@
 """Counts and cuts the text of JSON before it is parsed, so that one large body cannot hold up the process.
 
-Strings and structure are told apart exactly: of text that is JSON up to some byte, everything up to there is counted as a
+Strings are told from structure exactly: of text that is JSON up to some byte, everything up to there is counted as a
 parser would. Each step runs at memory speed on one slice, whatever it contains.
 """
 
