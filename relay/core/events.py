@@ -139,6 +139,7 @@ def from_transition(
     extensions = {
         "sequence": f"{transition.sequence:010d}",
         "account": job.account,
+        "group": job.group,
         "channel": (seen.channel if seen is not None else None) or job.channel,
         "action": (seen.action if seen is not None else None) or job.action,
         "status": transition.status,

@@ -79,6 +79,11 @@ class Observation:
         """True if the source definition maps the status."""
         return self.status in KNOWN_STATUSES
 
+    @property
+    def error_code(self) -> str | None:
+        """The error code of a failed job; None if it has not failed, or has none."""
+        return self.problem.code if self.status == "failed" and self.problem is not None else None
+
     def item(self) -> dict[str, Any]:
         """The fields the planner reads. Times are epoch seconds."""
         return _item(self.status, self, finished_at=self.finished_at)
@@ -165,6 +170,9 @@ class Job:
     spacing_seconds          minimum time between its predecessor's start in the lane and its own, if the create set one
     request                  kept data of a create forwarded by the relay: its `metadata`, and `truncated` if that was
                              too large to keep
+    group                    name of the group it belongs to
+    result_status            how it succeeded, as in Observation
+    error_code               of a failed job
     """
 
     uid: str
@@ -197,6 +205,9 @@ class Job:
     upstream: Mapping[str, Any] | None = None
     request: Mapping[str, Any] | None = None
     connect_account_id: str | None = None
+    group: str | None = None
+    result_status: str | None = None
+    error_code: str | None = None
 
     @property
     def open(self) -> bool:

@@ -84,6 +84,7 @@ class Registration:
                      Idempotency-Key
     request, connect_account_id  see `Job`; None changes nothing of a known job
     resolves         the create of unknown fate that a user found to have made the job
+    group            name of the group it joins; None changes nothing of a known job
     """
 
     uid: str
@@ -106,6 +107,7 @@ class Registration:
     connect_account_id: str | None = None
     resolves: Intent | None = None
     max_callbacks: int | None = None
+    group: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -104,6 +104,7 @@ COUNT_OPEN = text(
 )
 _PROGRESS = ("status", "phase", "sequence", "retry_count", "running_sent", "running_started_at", "overdue")
 _OBSERVED = ("action", "channel", "scheduled_at", "started_at", "next_attempt_at", "attempt_count", "upstream")
+_ENDED = ("result_status", "error_code")
 
 
 def _set(*names: str) -> str:
@@ -115,7 +116,7 @@ UPDATE jobs SET {_set(*_PROGRESS, "outcome", "closed_at")},
   next_poll_at = CASE WHEN CAST(:closed_at AS double precision) IS NULL THEN next_poll_at END"""
 # Writes a poll that returned the job's state. `poll_step` counts polls without news. This one had news, and the note
 # that follows plans the next.
-ADVANCE_SEEN = f"""{_ADVANCE}, {_set(*_OBSERVED, "deadline_at", "last_error")}, last_polled_at = :now,
+ADVANCE_SEEN = f"""{_ADVANCE}, {_set(*_OBSERVED, *_ENDED, "deadline_at", "last_error")}, last_polled_at = :now,
   connect_account_id = COALESCE(:connect_account_id, connect_account_id),
   poll_count = poll_count + 1, failure_count = 0, missing_count = 0, missing_since = NULL, poll_step = 0
 WHERE uid = :job_uid

@@ -9,7 +9,7 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.exc import SQLAlchemyError
 from sqlmodel import SQLModel
 
-import relay.store.tables  # noqa: F401 (fills the metadata)
+import relay.store.summary_tables  # noqa: F401 (fills the metadata)
 from relay import resources
 from relay.errors import SchemaTooNew, SchemaTooOld, StoreError
 from relay.private_files import make_empty

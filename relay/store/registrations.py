@@ -46,7 +46,7 @@ EVENTS_OF_JOB = (
 INSERT_JOB = insert_into(
     JobRow,
     *("uid", "external_id", "source", "account", "tracked_at", "deadline_at", "deadline_seconds", "metadata", "weight"),
-    *("spacing_seconds", "request", "connect_account_id"),
+    *("spacing_seconds", "request", "connect_account_id", "group_name", "result_status", "error_code"),
     *("status", "phase", "sequence", "retry_count", "running_sent", "running_started_at", "overdue"),
     *("action", "channel", "scheduled_at", "started_at", "next_attempt_at", "attempt_count", "upstream"),
     constants={"poll_count": "0", "failure_count": "0", "missing_count": "0"},
@@ -223,6 +223,9 @@ def job_of(registration: Registration) -> Job:
         upstream=seen.upstream if seen else None,
         request=registration.request,
         connect_account_id=(seen.connect_account_id if seen else None) or registration.connect_account_id,
+        group=registration.group,
+        result_status=seen.result_status if seen else None,
+        error_code=seen.error_code if seen else None,
     )
 
 
@@ -239,6 +242,7 @@ def _job_values(registration: Registration) -> dict[str, Any]:
         "weight": _weight(registration),
         "spacing_seconds": registration.spacing_seconds,
         "request": None if registration.request is None else dumps(registration.request),
+        "group_name": registration.group,
         **progress_values(registration.progress),
         **observation_values(registration.seen, registration.connect_account_id),
     }

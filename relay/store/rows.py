@@ -58,6 +58,9 @@ def job_from(row: Row[Any]) -> Job:
         upstream=loads(row.upstream),
         request=loads(row.request),
         connect_account_id=row.connect_account_id,
+        group=row.group_name,
+        result_status=row.result_status,
+        error_code=row.error_code,
     )
 
 
@@ -87,11 +90,14 @@ def observation_values(seen: Observation | None, connect_account_id: str | None 
         "attempt_count": seen.attempt_count,
         "upstream": dumps(seen.upstream),
         "connect_account_id": seen.connect_account_id or connect_account_id,
+        "result_status": seen.result_status,
+        "error_code": seen.error_code,
     }
 
 
 _UNSEEN: Mapping[str, Any] = {
     **dict.fromkeys(("action", "channel", "scheduled_at", "started_at", "next_attempt_at", "upstream")),
+    **dict.fromkeys(("result_status", "error_code")),
     "attempt_count": 0,
 }
 

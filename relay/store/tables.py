@@ -20,6 +20,7 @@ NAMING = {
 }
 SQLModel.metadata.naming_convention = NAMING
 
+OPEN_WITH_ACCOUNT = "closed_at IS NULL AND connect_account_id IS NOT NULL"
 OPEN_DELIVERY = "state IN ('pending', 'blocked')"
 LISTED_DELIVERY = f"{OPEN_DELIVERY} AND created_at >= 0"
 """The same rows, for list pages. The second condition keeps PostgreSQL from choosing the list index for the hot
@@ -37,37 +38,52 @@ Sealed = Annotated[bytes, Field(sa_column_kwargs={"info": {"sealed": True}})]
 such columns by this type: see `relay.store.ciphertexts`."""
 OptionalSealed = Annotated[bytes | None, Field(sa_column_kwargs={"info": {"sealed": True}})]
 LargeCount = Annotated[int, Field(sa_type=LargeInteger)]
+OptionalCount = Annotated[int | None, Field(sa_type=LargeInteger)]
 
 
-def _partial(name: str, *columns: str, where: str) -> Index:
+def partial_index(name: str, *columns: str, where: str) -> Index:
+    """An index of the rows for which `where` holds."""
     return Index(name, *columns, sqlite_where=text(where), postgresql_where=text(where))
 
 
 class JobRow(SQLModel, table=True):
-    """A job that the relay tracks or has tracked. `deadline_seconds`: how long after its schedule it becomes
-    overdue."""
+    """A job that the relay tracks or has tracked.
+
+    deadline_seconds  how long after its schedule it becomes overdue
+    error_code        of a failed job
+    """
 
     __tablename__: ClassVar[str] = "jobs"
     __table_args__ = (
         UniqueConstraint("external_id", "source", "account"),
         # start-up: the open jobs of one account; count of open jobs
-        _partial("ix_jobs_open", "source", "account", "uid", where="closed_at IS NULL"),
+        partial_index("ix_jobs_open", "source", "account", "uid", where="closed_at IS NULL"),
         # list pages with open=true
-        _partial("ix_jobs_open_uid", "uid", where="closed_at IS NULL"),
+        partial_index("ix_jobs_open_uid", "uid", where="closed_at IS NULL"),
         # list pages with open=false
-        _partial("ix_jobs_closed_uid", "uid", where="closed_at IS NOT NULL"),
+        partial_index("ix_jobs_closed_uid", "uid", where="closed_at IS NOT NULL"),
         # upkeep: the expired deadlines of an account
-        _partial(
+        partial_index(
             "ix_jobs_deadline", "source", "account", "deadline_at", "uid", where="closed_at IS NULL AND overdue = 0"
         ),
         # retention: jobs closed before a time
-        _partial("ix_jobs_closed", "closed_at", "uid", where="closed_at IS NOT NULL"),
+        partial_index("ix_jobs_closed", "closed_at", "uid", where="closed_at IS NOT NULL"),
         # list pages with status=
         Index("ix_jobs_status_uid", "status", "uid"),
         # list pages with account=, and with source= and account=
         Index("ix_jobs_account_uid", "account", "uid"),
         # list pages with source=
         Index("ix_jobs_source_uid", "source", "uid"),
+        # list pages with group=; the open jobs of a group, for its expected finish
+        partial_index("ix_jobs_group", "source", "account", "group_name", "uid", where="group_name IS NOT NULL"),
+        # the failed jobs of an incident
+        partial_index(
+            "ix_jobs_failed", "source", "account", "error_code", "closed_at", "uid", where="error_code IS NOT NULL"
+        ),
+        # how many open jobs name a connect account
+        partial_index(
+            "ix_jobs_open_connect", "source", "account", "connect_account_id", "uid", where=OPEN_WITH_ACCOUNT
+        ),
     )
 
     uid: TextKey
@@ -106,6 +122,9 @@ class JobRow(SQLModel, table=True):
     upstream: bytes | None = None
     request: bytes | None = None
     connect_account_id: OptionalText = None
+    group_name: OptionalText = None
+    result_status: OptionalText = None
+    error_code: OptionalText = None
 
 
 class EventRow(SQLModel, table=True):
@@ -157,13 +176,13 @@ class SubscriptionRow(SQLModel, table=True):
             postgresql_where=text("callback = 1"),
         ),
         # list pages without callbacks
-        _partial("ix_subscriptions_listed", "id", where="callback = 0"),
+        partial_index("ix_subscriptions_listed", "id", where="callback = 0"),
         # all subscriptions, and list pages, of a token bound to an account
-        _partial("ix_subscriptions_owner", "owner", "id", where="owner IS NOT NULL"),
+        partial_index("ix_subscriptions_owner", "owner", "id", where="owner IS NOT NULL"),
         # handshakes: the pending subscriptions whose sink is asked next
-        _partial("ix_subscriptions_handshake", "handshake_at", "id", where="state = 'pending'"),
+        partial_index("ix_subscriptions_handshake", "handshake_at", "id", where="state = 'pending'"),
         # the failing sinks, which nodes read from each other
-        _partial("ix_subscriptions_failing", "failing_since", where="failing_since IS NOT NULL"),
+        partial_index("ix_subscriptions_failing", "failing_since", where="failing_since IS NOT NULL"),
     )
 
     id: TextKey
@@ -200,7 +219,7 @@ class SecretRow(SQLModel, table=True):
         # the secrets of an owner
         Index("ix_secrets_owner", "owner"),
         # retention: rotated secrets that have expired
-        _partial("ix_secrets_expires_at", "expires_at", where="expires_at IS NOT NULL"),
+        partial_index("ix_secrets_expires_at", "expires_at", where="expires_at IS NOT NULL"),
     )
 
     id: TextKey
@@ -226,22 +245,22 @@ class DeliveryRow(SQLModel, table=True):
     __table_args__ = (
         UniqueConstraint("event_id", "subscription_id"),
         # claim: the due heads of one subscription, first attempts first
-        _partial("ix_deliveries_due", "subscription_id", "priority", "due_at", where="state = 'pending'"),
+        partial_index("ix_deliveries_due", "subscription_id", "priority", "due_at", where="state = 'pending'"),
         # insert: is an earlier one open? promote: the next one of this job and subscription
-        _partial("ix_deliveries_open", "job_uid", "subscription_id", "sequence", where=OPEN_DELIVERY),
+        partial_index("ix_deliveries_open", "job_uid", "subscription_id", "sequence", where=OPEN_DELIVERY),
         # start-up: leases that a crash left behind
-        _partial("ix_deliveries_lease", "lease_token", where="lease_token IS NOT NULL"),
+        partial_index("ix_deliveries_lease", "lease_token", where="lease_token IS NOT NULL"),
         # list pages with state=dead and state=cancelled
-        _partial("ix_deliveries_dead", "id", where="state = 'dead'"),
-        _partial("ix_deliveries_cancelled", "id", where="state = 'cancelled'"),
+        partial_index("ix_deliveries_dead", "id", where="state = 'dead'"),
+        partial_index("ix_deliveries_cancelled", "id", where="state = 'cancelled'"),
         # list pages with state=pending
-        _partial("ix_deliveries_pending", "id", where=LISTED_DELIVERY),
+        partial_index("ix_deliveries_pending", "id", where=LISTED_DELIVERY),
         # list pages with subscription=
         Index("ix_deliveries_subscription_id_id", "subscription_id", "id"),
         # list pages of a token bound to an account
-        _partial("ix_deliveries_owner", "owner", "id", where="owner IS NOT NULL"),
+        partial_index("ix_deliveries_owner", "owner", "id", where="owner IS NOT NULL"),
         # replays: open deliveries of each, and those that ended since its last step
-        _partial("ix_deliveries_replay", "replay", where="replay IS NOT NULL"),
+        partial_index("ix_deliveries_replay", "replay", where="replay IS NOT NULL"),
     )
 
     id: TextKey
@@ -289,7 +308,7 @@ class AttemptRow(SQLModel, table=True):
 
 class AccountRow(SQLModel, table=True):
     """An upstream account: its polling health and since when, an adopted API key, the node that holds its polling
-    lease and until when, and the planner's saved plan (JSON)."""
+    lease and until when, the planner's saved plan (JSON), and when its connect accounts were last listed."""
 
     __tablename__: ClassVar[str] = "accounts"
 
@@ -302,6 +321,7 @@ class AccountRow(SQLModel, table=True):
     holder: OptionalText = None
     held_until: float | None = None
     plan: OptionalText = None
+    listed_at: float | None = None
 
 
 class HazardRow(SQLModel, table=True):
@@ -361,11 +381,13 @@ class IntentRow(SQLModel, table=True):
     __table_args__ = (
         # settle: earlier creates with the same Idempotency-Key and body. Indexed by the body's digest, because a key
         # may be longer than PostgreSQL's index limit (2,704 bytes)
-        _partial("ix_intents_repeat", "source", "account", "path", "body_digest", where="idempotency_key IS NOT NULL"),
+        partial_index(
+            "ix_intents_repeat", "source", "account", "path", "body_digest", where="idempotency_key IS NOT NULL"
+        ),
         # list pages and count of creates of unknown fate, without those in flight
-        _partial("ix_intents_unknown", "id", where="reason IS NOT NULL AND fate IS NULL"),
+        partial_index("ix_intents_unknown", "id", where="reason IS NOT NULL AND fate IS NULL"),
         # creates of unknown fate that no event has reported yet; those in flight have no reason
-        _partial("ix_intents_untold", "reason", "id", where="told = 0"),
+        partial_index("ix_intents_untold", "reason", "id", where="told = 0"),
     )
 
     id: TextKey
@@ -385,6 +407,8 @@ class IntentRow(SQLModel, table=True):
     told: int = Field(default=0, sa_type=SmallInteger, sa_column_kwargs={"server_default": "0"})
     fate: OptionalText = None
     job_id: OptionalText = None
+    group_name: OptionalText = None
+    group_size: OptionalCount = None
 
 
 class ReplayRow(SQLModel, table=True):
@@ -402,9 +426,9 @@ class ReplayRow(SQLModel, table=True):
     __tablename__: ClassVar[str] = "replays"
     __table_args__ = (
         # scheduler: the running replays
-        _partial("ix_replays_running", "id", where="state = 'running'"),
+        partial_index("ix_replays_running", "id", where="state = 'running'"),
         # retention: replays that ended before a time
-        _partial("ix_replays_ended_at", "ended_at", where="ended_at IS NOT NULL"),
+        partial_index("ix_replays_ended_at", "ended_at", where="ended_at IS NOT NULL"),
     )
 
     id: TextKey
@@ -495,7 +519,7 @@ class AuditRow(SQLModel, table=True):
         Index("ix_audit_action_id", "action", "id"),
         Index("ix_audit_actor_id", "actor", "id"),
         # list pages: whether a started entry has ended
-        _partial("ix_audit_ends", "chain", "ends", where="ends IS NOT NULL"),
+        partial_index("ix_audit_ends", "chain", "ends", where="ends IS NOT NULL"),
     )
 
     chain: TextKey
