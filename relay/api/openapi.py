@@ -13,7 +13,6 @@ from relay.api.examples import HEADER_SCHEMAS, PATHS
 from relay.api.operations import PUBLIC, Answer, Operation, Parameter
 from relay.api.ports import ApiSettings
 from relay.api.problems import MEDIA_TYPE, Problem
-from relay.core.events import RELAY_SOURCE
 from relay.core.filters import known_types
 
 _REF = "#/components/schemas/{model}"
@@ -110,7 +109,7 @@ def _fill_in_names(
 ) -> None:
     """Adds the names that depend on the settings; handlers check them, not the models."""
     types = list(known_types(origin.type_prefix for origin in settings.origins.values()))
-    sources = sorted({*(origin.source for origin in settings.origins.values()), RELAY_SOURCE})
+    sources = sorted(settings.event_sources)
     for name in ("JobRegistration", "UpstreamAnswer") if settings.dev else ():
         properties = schemas[name]["properties"]
         properties["source"]["enum"] = sorted(settings.accounts)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from relay.api.limits import Admission
 from relay.clock import Clock
-from relay.core.events import Origin
+from relay.core.events import RELAY_SOURCE, Origin
 from relay.core.netguard import GuardPolicy
 from relay.core.subscription import Handshake, Subscription
 
@@ -58,6 +58,12 @@ class ApiSettings:
     callback_secret_given: bool = False
     account: Account | None = None
     """The account that the caller is bound to; `accounts` and `origins` then hold nothing else."""
+
+    @property
+    def event_sources(self) -> frozenset[str]:
+        """Every CloudEvents `source` that an event can have."""
+        of_accounts = (origin.account_source for origin in self.origins.values() if origin.account_source)
+        return frozenset({RELAY_SOURCE, *(origin.source for origin in self.origins.values()), *of_accounts})
 
     def within(self, account: Account) -> "ApiSettings":
         """The settings as a token bound to the account sees them."""

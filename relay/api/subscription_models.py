@@ -37,7 +37,6 @@ from relay.clock import from_rfc3339, optional_rfc3339, to_rfc3339
 from relay.core import handshake
 from relay.core import subscription as core
 from relay.core.credentials import SinkCredential
-from relay.core.events import RELAY_SOURCE
 from relay.core.netguard import check_custom_headers, origin_of
 from relay.core.signing import parse_secret
 from relay.core.subscription import Handshake
@@ -434,8 +433,7 @@ def _name_errors(body: SubscriptionCreate, kind: str, context: Context) -> list[
     if kind not in context.ports.kinds.names:
         detail = f"{kind[:100]!r} is not a kind of subscription{did_you_mean(kind, context.ports.kinds.names)}"
         errors.append(FieldError(pointer="/config/kind", code="unknown_kind", detail=detail))
-    origins = context.settings.origins.values()
-    sources = {origin.source for origin in origins} | {RELAY_SOURCE}
+    sources = context.settings.event_sources
     if body.source is not None and body.source not in sources:
         detail = f"no event has the source {body.source[:200]!r}{did_you_mean(body.source, sources)}"
         errors.append(FieldError(pointer="/source", code="unknown_source", detail=detail))

@@ -39,7 +39,7 @@ from relay.api.subscription_models import (
 from relay.api.validation import invalid, validate
 from relay.clock import to_rfc3339
 from relay.core import subscription as core
-from relay.core.events import Origin
+from relay.core.events import Origin, source_event_types
 from relay.core.handshake import WAITS
 from relay.core.samples import sample_event
 from relay.core.signing import new_secret
@@ -358,7 +358,7 @@ def _origin_of(call: Call, event_type: str, owner: str | None) -> tuple[str, Ori
     that belongs to an account, that one: its sink must not learn the names of others."""
     origins, accounts = call.ports.settings.origins, call.ports.settings.accounts
     source, _, account = (owner or "").partition("/")
-    of_type = (name for name in origins if event_type.startswith(f"{origins[name].type_prefix}."))
+    of_type = (name for name, origin in origins.items() if event_type in source_event_types(origin.type_prefix))
     found = next(of_type, None) or (source if owner is not None else next(iter(origins)))
     if owner is None:
         return found, origins[found], (accounts.get(found) or ("default",))[0]

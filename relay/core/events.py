@@ -27,12 +27,20 @@ MAX_EVENT_BYTES = 65_536
 RELAY_SOURCE = "/relay"
 CREATE_UNKNOWN = "relay.create.unknown"
 DELIVERY_EXPIRED = "relay.delivery.expired"
-RELAY_EVENTS = (
-    *("relay.subscription.disabled", "relay.subscription.recovered"),
-    *("relay.source.unauthorized", "relay.source.down", "relay.source.recovered"),
-    *(DELIVERY_EXPIRED, CREATE_UNKNOWN, "relay.test"),
-)
+SUBSCRIPTION_DISABLED = "relay.subscription.disabled"
+SUBSCRIPTION_RECOVERED = "relay.subscription.recovered"
 SOURCE_TROUBLE = ("relay.source.unauthorized", "relay.source.down", "relay.source.recovered")
+GROUP_FINISHED = "relay.group.finished"
+INCIDENT_OPENED = "relay.incident.opened"
+INCIDENT_GREW = "relay.incident.grew"
+INCIDENT_CLOSED = "relay.incident.closed"
+INCIDENT_EVENTS = (INCIDENT_OPENED, INCIDENT_GREW, INCIDENT_CLOSED)
+RELAY_EVENTS = (
+    *(SUBSCRIPTION_DISABLED, SUBSCRIPTION_RECOVERED, *SOURCE_TROUBLE, DELIVERY_EXPIRED, CREATE_UNKNOWN, "relay.test"),
+    *(GROUP_FINISHED, *INCIDENT_EVENTS),
+)
+ACCOUNT_EVENTS = ("needs_reconnect", "cannot_send", "recovered", "added", "removed")
+"""Last words of the event types about a source's connect accounts, such as `ai.revor.account.recovered`."""
 
 _NAME = re.compile(r"[a-z0-9]{1,20}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]")
@@ -69,11 +77,16 @@ class Hint:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Origin:
-    """Attributes shared by the job events of a source: CloudEvents `source`, type prefix and schema."""
+    """Attributes shared by the events of a source.
+
+    source, type_prefix, dataschema  of its job events; the prefix ends with `.job`
+    account_source                   CloudEvents `source` of its account events; None: as `source`
+    """
 
     source: str
     type_prefix: str
     dataschema: str
+    account_source: str | None = None
 
 
 @value_class(frozen=True, slots=True, kw_only=True)
@@ -106,6 +119,27 @@ def owner_of(source: str, account: str) -> str:
 def job_event_types(prefix: str) -> tuple[str, ...]:
     """All event types of a source's jobs."""
     return tuple(f"{prefix}.{kind}" for kind in JOB_EVENTS)
+
+
+def account_event_types(prefix: str) -> tuple[str, ...]:
+    """All event types of a source's connect accounts. `prefix`: that of its job events."""
+    return tuple(f"{account_type_prefix(prefix)}.{kind}" for kind in ACCOUNT_EVENTS)
+
+
+def source_event_types(prefix: str) -> tuple[str, ...]:
+    """All event types of a source: those of its jobs and of its connect accounts."""
+    return (*job_event_types(prefix), *account_event_types(prefix))
+
+
+def account_type_prefix(prefix: str) -> str:
+    """`ai.revor.account` for `ai.revor.job`."""
+    return f"{prefix.removesuffix('.job')}.account"
+
+
+def account_event_kind(event_type: str) -> str | None:
+    """The member of ACCOUNT_EVENTS that an event type ends with; None for other types."""
+    source, _, kind = event_type.rpartition(".account.")
+    return kind if source and kind in ACCOUNT_EVENTS else None
 
 
 def from_transition(
@@ -191,21 +225,55 @@ def relay_event(
     dataschema: str,
     subject: str | None = None,
     owner: str | None = None,
+    group: str | None = None,
 ) -> Event:
     """An event about the relay itself: one of RELAY_EVENTS. `owner`: the account whose bound tokens may see it."""
+    extensions = {} if group is None else {"group": _attribute_text(group)}
+    return _without_job(event_id, RELAY_SOURCE, type, subject, now, dataschema, extensions, data, owner)
+
+
+def account_event(
+    event_id: str, kind: str, now: float, data: Mapping[str, Any], origin: Origin, *, dataschema: str
+) -> Event:
+    """An event about a connect account. `kind` is a member of ACCOUNT_EVENTS, `data` as `account_data` makes it."""
+    extensions = {name: _attribute_text(value) for name in ("account", "channel") if (value := data[name])}
+    return _without_job(
+        event_id,
+        origin.account_source or origin.source,
+        f"{account_type_prefix(origin.type_prefix)}.{kind}",
+        _attribute_text(data["account_id"]),
+        now,
+        dataschema,
+        extensions,
+        data,
+        owner_of(data["source"], data["account"]),
+    )
+
+
+def _without_job(
+    event_id: str,
+    source: str,
+    type: str,
+    subject: str | None,
+    now: float,
+    dataschema: str,
+    extensions: Mapping[str, str],
+    data: Mapping[str, Any],
+    owner: str | None,
+) -> Event:
     body = render(
         event_id=event_id,
-        source=RELAY_SOURCE,
+        source=source,
         type=type,
         subject=subject,
         time=now,
         dataschema=dataschema,
-        extensions={},
+        extensions=extensions,
         data=data,
     )
     return Event(
         id=event_id,
-        source=RELAY_SOURCE,
+        source=source,
         type=type,
         subject=subject,
         time=now,

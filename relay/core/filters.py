@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Iterable, Sequence
 
-from relay.core.events import RELAY_EVENTS, job_event_types
+from relay.core.events import RELAY_EVENTS, account_event_types, job_event_types
 from relay.core.subscription import Subscription
 
 
@@ -26,9 +26,14 @@ def matches(
 
 
 def known_types(type_prefixes: Iterable[str]) -> tuple[str, ...]:
-    """All event types: the job events of each prefix, then those about the relay."""
+    """All event types: the job events of each prefix, those about the relay, the account events of each prefix.
+
+    The order matters where several have the same last word: that word stands for the first of them.
+    """
     prefixes = dict.fromkeys(type_prefixes)
-    return (*(name for prefix in prefixes for name in job_event_types(prefix)), *RELAY_EVENTS)
+    jobs = (name for prefix in prefixes for name in job_event_types(prefix))
+    accounts = (name for prefix in prefixes for name in account_event_types(prefix))
+    return (*jobs, *RELAY_EVENTS, *accounts)
 
 
 def full_type(name: str, known: Sequence[str]) -> str | None:

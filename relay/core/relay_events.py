@@ -1,5 +1,7 @@
 """Data of the events about the relay itself, and the schema of every event type.
 
+Those of accounts, groups and incidents are in `summary_events`.
+
 The delivery of an event about the relay never causes a `relay.delivery.expired`: a dead sink subscribed to these would
 produce events without end. An event about a subscription's own failure is harmless: it waits until the sink recovers.
 """
@@ -7,15 +9,16 @@ produce events without end. An event about a subscription's own failure is harml
 from typing import Any, Literal
 
 from relay.clock import optional_rfc3339, to_rfc3339
-from relay.core.events import Hint
+from relay.core.events import Hint, account_event_kind
 from relay.core.job import JOB_EVENTS
 from relay.core.records import Intent
+from relay.core.sentences import cause_of_unknown
 
 TEST_MESSAGE = "This is a test from revor-relay: events will arrive like this"
 
 SCHEMA_NAMES = (
     *("job-status.v1", "relay-source.v1", "relay-subscription.v1", "relay-delivery.v1", "relay-create.v1"),
-    "relay-test.v1",
+    *("relay-test.v1", "connect-account.v1", "relay-group.v1", "relay-incident.v1"),
 )
 """Names of all event schemas: files in `schemas/` without their extension."""
 
@@ -25,6 +28,8 @@ _SCHEMA_BY_PREFIX = {
     "relay.delivery.": "relay-delivery.v1",
     "relay.create.": "relay-create.v1",
     "relay.test": "relay-test.v1",
+    "relay.group.": "relay-group.v1",
+    "relay.incident.": "relay-incident.v1",
 }
 
 
@@ -33,9 +38,11 @@ def schema_name_for(event_type: str) -> str:
     for prefix, name in _SCHEMA_BY_PREFIX.items():
         if event_type.startswith(prefix):
             return name
-    source, job, kind = event_type.rpartition(".job.")
-    if source and job and kind in JOB_EVENTS:
+    source, _, kind = event_type.rpartition(".job.")
+    if source and kind in JOB_EVENTS:
         return "job-status.v1"
+    if account_event_kind(event_type) is not None:
+        return "connect-account.v1"
     raise ValueError(f"{event_type!r} is not an event type of the relay")
 
 
@@ -116,14 +123,6 @@ def delivery_expired_data(
     }
 
 
-_CAUSES = {
-    "no_answer": "the upstream gave no answer",
-    "server_error": "the upstream answered with an error that proves nothing",
-    "unreadable": "the upstream took it, and its answer names no job",
-    "cut_off": "the relay ended before an answer came",
-}
-
-
 def create_unknown_data(intent: Intent) -> dict[str, Any]:
     """For `relay.create.unknown`: a create was sent, and its outcome is unknown.
 
@@ -151,6 +150,6 @@ def create_unknown_data(intent: Intent) -> dict[str, Any]:
         "idempotency_key_given": intent.idempotency_key is not None,
         "metadata": dict(intent.metadata or {}),
         "request": {"metadata": {}, **(intent.request or {})},
-        "reason": f"It is unknown whether a create was carried out: {_CAUSES[cause]}",
+        "reason": f"It is unknown whether a create was carried out: {cause_of_unknown(cause, 'the upstream')}",
         "fix": fix,
     }

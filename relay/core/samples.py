@@ -6,10 +6,22 @@ from typing import Any, NamedTuple
 
 from relay.clock import to_rfc3339
 from relay.core import relay_events
-from relay.core.events import RELAY_EVENTS, SOURCE_TROUBLE, Event, Hint, Origin, from_transition, relay_event
-from relay.core.filters import known_types
+from relay.core.events import (
+    GROUP_FINISHED,
+    INCIDENT_EVENTS,
+    RELAY_EVENTS,
+    SOURCE_TROUBLE,
+    Event,
+    Hint,
+    Origin,
+    account_event_types,
+    from_transition,
+    job_event_types,
+    relay_event,
+)
 from relay.core.job import Job, Observation, Transition
 from relay.core.records import Intent
+from relay.core.summary_samples import account_sample, summary_sample
 
 SAMPLE_JOB_ID = "3f2a9c1e-5b7d-4e8f-9a10-2b3c4d5e6f70"
 _JOB_UID = "job_01jvpq0000000000000000000a"
@@ -107,15 +119,19 @@ def sample_event(
     source: str = "sample",
     account: str = "default",
 ) -> Event:
-    """A sample of one type. `dataschema_base`: public URL of the relay, for the schemas of events about itself.
+    """A sample of one type. `dataschema_base`: public URL of the relay, for the schemas of events that are not a job's.
 
     Raises ValueError for an unknown type.
     """
     if type in RELAY_EVENTS:
         data, subject = _relay_sample(type, now, origin, source, account)
         dataschema = relay_events.dataschema_for(type, dataschema_base)
-        return relay_event(event_id, type, now, data, dataschema=dataschema, subject=subject)
-    if type not in known_types([origin.type_prefix]):
+        group = subject if type == GROUP_FINISHED else None
+        return relay_event(event_id, type, now, data, dataschema=dataschema, subject=subject, group=group)
+    if type in account_event_types(origin.type_prefix):
+        dataschema = relay_events.dataschema_for(type, dataschema_base)
+        return account_sample(type, event_id, now, origin, dataschema, source, account)
+    if type not in job_event_types(origin.type_prefix):
         raise ValueError(f"{type!r} is not an event type of this source")
     return _job_sample(type.rpartition(".")[2], event_id, now, origin, source, account)
 
@@ -176,6 +192,8 @@ def _with_text_times(item: Mapping[str, Any]) -> dict[str, Any]:
 
 def _relay_sample(type: str, now: float, origin: Origin, source: str, account: str) -> tuple[dict[str, Any], str]:
     """Data and subject of a sample about the relay."""
+    if type == GROUP_FINISHED or type in INCIDENT_EVENTS:
+        return summary_sample(type, now, source, account)
     if type in SOURCE_TROUBLE:
         reasons = {
             "relay.source.unauthorized": "the key is invalid or was revoked",

@@ -131,6 +131,7 @@ class SourceDefinition:
     base_path: str
     type_prefix: str
     source_path: str
+    account_source_path: str
     auth_header: str
     auth_format: str
     job_path: str
@@ -173,8 +174,13 @@ class SourceDefinition:
         return self.root(base_url) + self.source_path
 
     def origin(self, base_url: str, dataschema: str) -> Origin:
-        """The attributes shared by all events of this source's jobs."""
-        return Origin(source=self.event_source(base_url), type_prefix=self.type_prefix, dataschema=dataschema)
+        """The attributes shared by all events of this source. `dataschema`: of its job events."""
+        return Origin(
+            source=self.event_source(base_url),
+            type_prefix=self.type_prefix,
+            dataschema=dataschema,
+            account_source=self.root(base_url) + self.account_source_path,
+        )
 
     def job_url(self, base_url: str, external_id: str) -> str:
         """The URL of one job. Any id stays a single path segment."""
@@ -239,8 +245,13 @@ def load_definition(preset: str, *, directory: Path | None = None) -> SourceDefi
         name=top.text("name", pattern=preset, expected=f"the preset's own name, {preset}"),
         title=top.text("title"),
         base_path=top.text("base_path", pattern=_PATH, expected="a path that begins with /"),
-        type_prefix=events.text("type_prefix", pattern=r"[a-z0-9]+(\.[a-z0-9]+)+", expected="words with dots between"),
+        type_prefix=events.text(
+            "type_prefix",
+            pattern=r"(?!relay\.)([a-z0-9]+\.)+job",
+            expected="words with dots, the last one job",
+        ),
         source_path=events.text("source_path", pattern=_PATH, expected="a path that begins with /"),
+        account_source_path=events.text("account_source_path", pattern=_PATH, expected="a path that begins with /"),
         auth_header=auth.text("header", pattern=_HEADER, expected="a header's name"),
         auth_format=auth.text("format", pattern=r"[ -~]*\{api_key\}[ -~]*", expected="text with {api_key} in it"),
         job_path=calls.text("job", pattern=r"/[!-~]*\{id\}[!-~]*", expected="a path with {id} in it"),

@@ -22,7 +22,7 @@ import pytest
 
 import relay.cli
 from relay.config.settings import VARIABLES, describe_settings
-from relay.core.events import RELAY_EVENTS, job_event_types
+from relay.core.events import RELAY_EVENTS, source_event_types
 from relay.core.planner.planner_views import Purpose
 from relay.core.planner.planner_views import Reason as PollReason
 from relay.core.signing import Reason as VerifyReason
@@ -81,7 +81,7 @@ def test_every_variable() -> None:
     assert set(VARIABLES) <= quoted("settings.md")
 
 
-@pytest.mark.parametrize("type", [*job_event_types("ai.revor.job"), *RELAY_EVENTS])
+@pytest.mark.parametrize("type", [*source_event_types("ai.revor.job"), *RELAY_EVENTS])
 def test_every_event_type(type: str) -> None:
     assert type in quoted("events.md")
 

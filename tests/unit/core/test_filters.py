@@ -20,6 +20,9 @@ def subscription(**changes: object) -> Subscription:
     [
         (None, None, FAILED, SOURCE, True),
         (None, None, "relay.source.down", "/relay", False),
+        (None, None, "relay.incident.opened", "/relay", False),
+        (None, None, "ai.revor.account.recovered", SOURCE, False),
+        (("ai.revor.account.recovered",), None, "ai.revor.account.recovered", SOURCE, True),
         (None, SOURCE, FAILED, SOURCE, True),
         (None, SOURCE, FAILED, SOURCE + "/", False),
         (None, SOURCE.upper(), FAILED, SOURCE, False),
@@ -37,7 +40,7 @@ def subscription(**changes: object) -> Subscription:
 def test_types_and_source_match_exactly(
     types: tuple[str, ...] | None, source: str | None, event_type: str, event_source: str, wanted: bool
 ) -> None:
-    job_event = not event_type.startswith("relay.")
+    job_event = ".job." in event_type
     one = subscription(types=types, source=source)
     assert matches(one, event_type, event_source, job_event=job_event, owner=None) is wanted
 
@@ -68,7 +71,7 @@ def test_a_subscription_of_an_account_gets_only_events_about_that_account(
 
 def test_known_types_are_those_of_each_prefix_and_the_relays_own() -> None:
     assert known_types([]) == RELAY_EVENTS
-    assert len(known_types(["a.job", "b.job", "a.job"])) == 20 + len(RELAY_EVENTS)
+    assert len(known_types(["a.job", "b.job", "a.job"])) == 2 * (10 + 5) + len(RELAY_EVENTS)
     assert FAILED in KNOWN
 
 
@@ -109,6 +112,10 @@ def test_no_suggestion_without_known_types() -> None:
         ("job.failed", FAILED),
         ("not_found", "ai.revor.job.not_found"),
         ("relay.test", "relay.test"),
+        ("recovered", "relay.subscription.recovered"),
+        ("account.recovered", "ai.revor.account.recovered"),
+        ("group.finished", "relay.group.finished"),
+        ("incident.opened", "relay.incident.opened"),
         ("ailed", None),
         ("Failed", None),
         (".failed", None),

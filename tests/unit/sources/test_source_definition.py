@@ -56,6 +56,7 @@ def test_base_url_may_include_the_version(base_url: str) -> None:
     assert REVOR.probe_url(base_url) == "https://revor.ai/api/v1/connect/accounts"
     origin = REVOR.origin(base_url, "http://x/schemas/job-status.v1.json")
     assert (origin.source, origin.type_prefix) == ("https://revor.ai/api/v1/outreach/jobs", "ai.revor.job")
+    assert origin.account_source == "https://revor.ai/api/v1/connect/accounts"
 
 
 def test_base_url_may_have_a_path() -> None:
@@ -259,6 +260,9 @@ MISSING = object()
         ("revor.yaml", "base_path", "api", "revor.yaml: base_path: expected a path"),
         ("revor.yaml", "events", "x", "revor.yaml: events: expected a mapping"),
         ("revor.yaml", "events.type_prefix", "Ai", "revor.yaml: events.type_prefix: expected words"),
+        ("revor.yaml", "events.type_prefix", "ai.revor", "revor.yaml: events.type_prefix: expected words"),
+        ("revor.yaml", "events.type_prefix", "relay.job", "revor.yaml: events.type_prefix: expected words"),
+        ("revor.yaml", "events.account_source_path", "x", "revor.yaml: events.account_source_path: expected a path"),
         ("revor.yaml", "calls.job", "/jobs", "revor.yaml: calls.job: expected a path with {id}"),
         ("revor.yaml", "calls.jobs", "/jobs", "revor.yaml: calls.jobs: is not known here"),
         ("revor.yaml", "auth.format", "Bearer", "revor.yaml: auth.format: expected text with {api_key}"),
@@ -324,7 +328,7 @@ def test_missing_hints_file(tmp_path: Path) -> None:
 
 UPSTREAM_WORDS = re.compile(
     r"/(?:outreach|connect|websets|research|customs)/|"
-    r"external_api_|connect_account_(?!id\b)|api_key_(?:missing|invalid|expired|revoked)|insufficient_credits|"
+    r"external_api_|connect_account_(?!(?:id|name)\b)|api_key_(?:missing|invalid|expired|revoked)|insufficient_credits|"
     r"permission_denied|account_not_found|api_rate_limit_exceeded|task_unavailable|"
     r"resolved_action|min_channel_task_interval",
     re.IGNORECASE,

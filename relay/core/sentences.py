@@ -1,0 +1,131 @@
+"""Sentences about what many jobs have in common: accounts, groups, incidents. Plain text, without the full stop.
+
+Events carry them, the API shows them, and chat messages are made of them. Names and codes are the caller's to clean.
+"""
+
+from collections.abc import Sequence
+
+_BRANDS = {"linkedin": "LinkedIn", "whatsapp": "WhatsApp"}
+_CAUSES = {
+    "no_answer": "{upstream} gave no answer",
+    "server_error": "{upstream} answered with an error that proves nothing",
+    "unreadable": "{upstream} took it, and its answer names no job",
+    "cut_off": "the relay ended before an answer came",
+}
+"""Why the outcome of a create is unknown, by the intent's reason."""
+
+_UNITS = ((86_400, "day"), (3_600, "hour"), (60, "minute"), (1, "second"))
+
+
+def titled(word: str) -> str:
+    """A channel or source with a capital letter, as its owner writes it."""
+    return _BRANDS.get(word.lower(), word[:1].upper() + word[1:])
+
+
+def counted(count: int, noun: str) -> str:
+    """`1 job`, `1,200 jobs`."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def duration(seconds: float) -> str:
+    """A duration in the largest unit that it has two of: `90 minutes`, `3 hours`."""
+    whole = max(round(seconds), 1)
+    size, unit = next(((size, unit) for size, unit in _UNITS if whole >= 2 * size), _UNITS[-1])
+    return counted(whole // size, unit)
+
+
+def continued(text: str, source: str) -> str:
+    """A sentence as the second half of another one: in lower case unless it begins with a name."""
+    first = text.split()[0]
+    proper = any(letter.isupper() for letter in first[1:]) or first.lower() in source.lower()
+    return text if proper or first == "I" else text[0].lower() + text[1:]
+
+
+def cause_of_unknown(cause: str, upstream: str) -> str:
+    """Why the outcome of a create is unknown; empty for an unknown cause."""
+    return _CAUSES.get(cause, "").format(upstream=upstream)
+
+
+def account_sentence(kind: str, *, channel: str, name: str, open_jobs: int) -> str:
+    """What happened to a connect account. `kind` is a member of ACCOUNT_EVENTS; `name` shows which account."""
+    who = f"{titled(channel)} account {name}".strip()
+    said = {
+        "needs_reconnect": f"{who} needs reconnecting",
+        "cannot_send": f"{who} cannot send",
+        "recovered": f"{who} is connected and can send again",
+        "added": f"{who} was added",
+    }.get(kind, f"{who} was removed")
+    return f"{said}: {counted(open_jobs, 'open job')} {'uses' if open_jobs == 1 else 'use'} it" if open_jobs else said
+
+
+def group_sentence(
+    name: str,
+    *,
+    round: int,
+    succeeded: int,
+    failed: int,
+    cancelled: int,
+    not_found: int,
+    untracked: int,
+    skipped: int,
+    missing: int,
+    failures: Sequence[tuple[str, int]],
+) -> str:
+    """How a group finished. `succeeded` includes the `skipped` ones; `failures`: code and count, the largest first."""
+    total = succeeded + failed + cancelled + not_found + untracked + missing
+    codes = ", ".join(f"{code} {count:,}" for code, count in failures)
+    parts = [f"{succeeded - skipped:,} of {total:,} accepted"]
+    parts += [
+        f"{count:,} {what}"
+        for count, what in (
+            (skipped, "skipped"),
+            (failed, f"failed ({codes})" if codes else "failed"),
+            (cancelled, "cancelled"),
+            (not_found, "not found"),
+            (untracked, "no longer tracked"),
+            (missing, "missing"),
+        )
+        if count
+    ]
+    return f"Group {name} finished{f' round {round}' if round > 1 else ''}: {', '.join(parts)}"
+
+
+def jobs_of(channel: str, account: str, noun: str = "job") -> str:
+    """`LinkedIn jobs of Ada Lovelace`. Both may be empty."""
+    return f"{titled(channel)} {noun}s{f' of {account}' if account else ''}".strip()
+
+
+def incident_sentence(
+    kind: str, *, failed: int, source: str, channel: str, account: str, sink: str, code: str, meaning: str
+) -> str:
+    """What went wrong. `account` shows which connect account, `sink` which subscription; any text may be empty.
+
+    meaning  of the error, from its hint
+    code     of the error; of creates: the intent's reason
+    """
+    if kind == "sink":
+        return f"Subscription {sink} does not take its events{f': {code}' if code else ''}"
+    if kind == "creates":
+        what = counted(failed, f"{titled(channel)} message" if channel else "create")
+        why = cause_of_unknown(code, titled(source) or "the upstream")
+        whose = f" of {account}" if account else ""
+        return f"It is unknown whether {what}{whose} {'was' if failed == 1 else 'were'} sent{f': {why}' if why else ''}"
+    if channel:
+        meaning = meaning.replace(f"The {titled(channel)} ", "The ", 1)  # the sentence already begins with it
+    reason = continued(meaning.rstrip(".! "), source) if meaning.strip(".! ") else code
+    whose = f" of {account}" if account else ""
+    jobs = f"{failed:,} {f'{titled(channel)} job'.strip()}{'' if failed == 1 else 's'}{whose}"
+    return f"{jobs} failed{f': {reason}' if reason else ''}"
+
+
+def incident_end(kind: str, *, because: str, failed: int, seconds: float, channel: str, account: str, sink: str) -> str:
+    """How an incident ended. `because` is a member of CLOSED_BECAUSE; `seconds`: from its first failure to its last."""
+    if kind == "sink":
+        ended = {"subscription_removed": "was removed", "quiet": "has had no failure for a day"}
+        return f"Subscription {sink} {ended.get(because, 'takes events again')}"
+    within = f" in {duration(seconds)}" if failed > 1 else ""
+    if kind == "creates":
+        ended_creates = {"quiet": "have had a known outcome for a day"}.get(because, "have a known outcome again")
+        return f"{jobs_of(channel, account, 'create')} {ended_creates}: that of {failed:,} is unknown{within}"
+    ended_jobs = {"quiet": "have not failed for a day"}.get(because, "work again")
+    return f"{jobs_of(channel, account)} {ended_jobs}: {failed:,} failed{within}"

@@ -1,0 +1,323 @@
+"""The events about connect accounts, groups and incidents, and the sentences in them."""
+
+from typing import Any
+
+import pytest
+
+from relay.core import sentences
+from relay.core.events import (
+    ACCOUNT_EVENTS,
+    MAX_EVENT_BYTES,
+    Hint,
+    Origin,
+    account_event,
+    account_event_kind,
+    relay_event,
+    source_event_types,
+)
+from relay.core.filters import known_types
+from relay.core.summary_events import MAX_FAILURES, account_data, group_finished_data, incident_data, told_failures
+from tests.support.schema_check import check_event
+
+NOW = 1779271208.0
+ORIGIN = Origin(
+    source="https://api.example/jobs",
+    type_prefix="ai.revor.job",
+    dataschema="http://x/schemas/job-status.v1.json",
+    account_source="https://api.example/accounts",
+)
+ACCOUNT_SCHEMA = "http://x/schemas/connect-account.v1.json"
+GROUP_SCHEMA = "http://x/schemas/relay-group.v1.json"
+INCIDENT_SCHEMA = "http://x/schemas/relay-incident.v1.json"
+RECONNECT = Hint(
+    meaning="The LinkedIn account needs reconnecting", fix="Reconnect it in Revor", who="account owner", repeat="safe"
+)
+HOSTILE = ["\x00\ud800\n" + "x" * 100_000, "é" * 100_000, "\U0001f469" * 100_000]
+
+
+def of_account(**changes: Any) -> dict[str, Any]:
+    values: dict[str, Any] = {
+        "account_id": "acc_1",
+        "channel": "linkedin",
+        "name": "Ada Lovelace",
+        "status": "reconnect_required",
+        "state": "needs_reconnect",
+        "since": NOW,
+        "open_jobs": 37,
+        "source": "revor",
+        "account": "default",
+    }
+    return account_data(**{**values, **changes})
+
+
+def of_group(**changes: Any) -> dict[str, Any]:
+    values: dict[str, Any] = {
+        "group": "q4-launch",
+        "source": "revor",
+        "account": "default",
+        "round": 1,
+        "counts": {"succeeded": 194, "failed": 6},
+        "skipped": 12,
+        "missing": 0,
+        "failures": {"recipient_not_found": 2, "connect_account_reconnect_required": 4},
+        "first_at": NOW - 60,
+        "finished_at": NOW,
+    }
+    return group_finished_data(**{**values, **changes})
+
+
+def of_incident(**changes: Any) -> dict[str, Any]:
+    values: dict[str, Any] = {
+        "incident": "inc_1",
+        "kind": "jobs",
+        "state": "open",
+        "source": "revor",
+        "account": "default",
+        "channel": "linkedin",
+        "connect_account_id": "acc_1",
+        "connect_account_name": "Ada Lovelace",
+        "subscription": None,
+        "sink": None,
+        "code": "connect_account_reconnect_required",
+        "hint": RECONNECT,
+        "failed": 12,
+        "likely": 37,
+        "first_failure_at": NOW - 60,
+        "last_failure_at": NOW,
+        "opened_at": NOW - 60,
+    }
+    return incident_data(**{**values, **changes})
+
+
+SINK: dict[str, Any] = {
+    **dict.fromkeys(("source", "account", "channel", "connect_account_id", "connect_account_name", "likely", "hint")),
+    "kind": "sink",
+    "subscription": "sub_1",
+    "sink": "https://crm.example/…",
+}
+
+
+@pytest.mark.parametrize("kind", ACCOUNT_EVENTS)
+def test_an_account_event_comes_from_the_listing_and_names_its_account(kind: str) -> None:
+    event = account_event("evt_1", kind, NOW, of_account(), ORIGIN, dataschema=ACCOUNT_SCHEMA)
+
+    document = check_event(event.body)
+
+    assert (document["source"], document["type"]) == ("https://api.example/accounts", f"ai.revor.account.{kind}")
+    assert (document["subject"], document["account"], document["channel"]) == ("acc_1", "default", "linkedin")
+    assert (event.owner, event.job_uid, event.sequence) == ("revor/default", None, None)
+    assert account_event_kind(event.type) == kind
+    assert event.type in known_types(["ai.revor.job"])
+
+
+def test_account_events_of_a_source_without_a_listing_have_its_source() -> None:
+    origin = Origin(source="https://api.example/jobs", type_prefix="a.job", dataschema="http://x/s.json")
+    assert (
+        account_event("evt_1", "added", NOW, of_account(), origin, dataschema="http://x/s.json").source == origin.source
+    )
+
+
+@pytest.mark.parametrize(
+    "type", ["ai.revor.job.failed", "relay.source.recovered", ".account.added", "a.account.lost", ""]
+)
+def test_other_types_are_not_about_an_account(type: str) -> None:
+    assert account_event_kind(type) is None
+
+
+def test_types_of_a_source_are_those_of_its_jobs_and_accounts() -> None:
+    found = source_event_types("ai.revor.job")
+    assert "ai.revor.job.failed" in found
+    assert "ai.revor.account.needs_reconnect" in found
+    assert len(found) == len(set(found)) == 15
+
+
+def test_hint_of_an_account_is_in_its_event() -> None:
+    data = of_account(hint=RECONNECT, channel=None, name=None, status=None)
+    assert data["hint"] == RECONNECT.document()
+    document = check_event(account_event("evt_1", "needs_reconnect", NOW, data, ORIGIN, dataschema=ACCOUNT_SCHEMA).body)
+    assert "channel" not in document
+    assert "hint" not in of_account()
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_hostile_text_of_the_upstream_never_breaks_an_event(text: str) -> None:
+    account = of_account(account_id=text, channel=text, name=text, status=text)
+    body = account_event("evt_1", "added", NOW, account, ORIGIN, dataschema=ACCOUNT_SCHEMA).body
+    assert len(body) <= MAX_EVENT_BYTES
+    failures = {f"{number}{text}": 1 for number in range(100)}
+    group = of_group(failures=failures)
+    body = relay_event(
+        "evt_1", "relay.group.finished", NOW, group, dataschema=GROUP_SCHEMA, subject="g", group="g"
+    ).body
+    assert len(body) <= MAX_EVENT_BYTES
+    for kind in ("jobs", "creates"):
+        data = of_incident(
+            kind=kind, channel=text, connect_account_id=text, connect_account_name=text, code=text, hint=None
+        )
+        body = relay_event("evt_1", "relay.incident.grew", NOW, data, dataschema=INCIDENT_SCHEMA, subject="inc_1").body
+        assert len(body) <= MAX_EVENT_BYTES
+
+
+def test_a_finished_group_is_told_with_its_counts() -> None:
+    data = of_group()
+    assert data["counts"]["succeeded"] == 194
+    assert data["counts"]["running"] == 0
+    assert data["failures"][0] == {"code": "connect_account_reconnect_required", "count": 4}
+    assert data["duration_seconds"] == 60.0
+    assert of_group(finished_at=NOW - 61)["duration_seconds"] == 0.0
+    event = relay_event(
+        "evt_1", "relay.group.finished", NOW, data, dataschema=GROUP_SCHEMA, subject="q4-launch", group="q4-launch"
+    )
+    assert check_event(event.body)["group"] == "q4-launch"
+
+
+def test_rare_failures_of_a_group_are_counted_together() -> None:
+    failures = {f"code_{number:02}": 100 - number for number in range(30)} | {"never": 0}
+    told = told_failures(failures)
+    assert len(told) == MAX_FAILURES
+    assert told[-1] == ("other", sum(100 - number for number in range(19, 30)))
+    assert sum(count for _, count in told) == sum(failures.values())
+
+
+@pytest.mark.parametrize(
+    ("changes", "summary"),
+    [
+        (
+            {},
+            "Group q4-launch finished: 182 of 200 accepted, 12 skipped, 6 failed "
+            "(connect_account_reconnect_required 4, recipient_not_found 2)",
+        ),
+        ({"failures": {}, "round": 3}, "Group q4-launch finished round 3: 182 of 200 accepted, 12 skipped, 6 failed"),
+        (
+            {
+                "counts": {"succeeded": 1200, "cancelled": 1, "not_found": 2, "untracked": 3},
+                "skipped": 0,
+                "missing": 4,
+                "failures": {},
+            },
+            "Group q4-launch finished: 1,200 of 1,210 accepted, 1 cancelled, 2 not found, 3 no longer tracked, "
+            "4 missing",
+        ),
+        ({"counts": {}, "skipped": 0, "failures": {}}, "Group q4-launch finished: 0 of 0 accepted"),
+        ({"counts": {"failed": 1}, "skipped": 0, "failures": {"": 1}}, "… 1 failed (unknown 1)"),
+    ],
+)
+def test_a_group_in_a_sentence(changes: dict[str, Any], summary: str) -> None:
+    assert of_group(**changes)["summary"].endswith(summary.removeprefix("…"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        ({}, "12 LinkedIn jobs of Ada Lovelace failed: the account needs reconnecting"),
+        ({"failed": 1}, "1 LinkedIn job of Ada Lovelace failed: the account needs reconnecting"),
+        ({"connect_account_name": None}, "12 LinkedIn jobs of account acc_1 failed: the account needs reconnecting"),
+        (
+            {"connect_account_name": None, "connect_account_id": None, "hint": None},
+            "12 LinkedIn jobs failed: connect_account_reconnect_required",
+        ),
+        ({"channel": None, "code": None, "hint": None}, "12 jobs of Ada Lovelace failed"),
+        (
+            {"kind": "creates", "code": "no_answer", "hint": None, "failed": 3},
+            "It is unknown whether 3 LinkedIn messages of Ada Lovelace were sent: Revor gave no answer",
+        ),
+        (
+            {
+                **dict.fromkeys(("source", "channel", "connect_account_id", "connect_account_name", "hint")),
+                "kind": "creates",
+            }
+            | {"failed": 1, "code": "server_error"},
+            "It is unknown whether 1 create was sent: the upstream answered with an error that proves nothing",
+        ),
+        (
+            {"kind": "creates", "code": "x", "failed": 1},
+            "It is unknown whether 1 LinkedIn message of Ada Lovelace was sent",
+        ),
+        (SINK | {"code": "http_503"}, "Subscription sub_1 to https://crm.example/… does not take its events: http_503"),
+        (SINK | {"code": None, "sink": None}, "Subscription sub_1 does not take its events"),
+    ],
+)
+def test_an_incident_in_a_sentence(changes: dict[str, Any], what: str) -> None:
+    data = of_incident(**changes)
+    assert data["what"] == what
+    assert data["who"]
+    assert data["fix"]
+    event = relay_event("evt_1", "relay.incident.opened", NOW, data, dataschema=INCIDENT_SCHEMA, subject="inc_1")
+    check_event(event.body)
+
+
+def test_an_incident_says_how_to_fix_it_and_whether_to_send_again() -> None:
+    data = of_incident()
+    assert (data["who"], data["fix"], data["repeat"]) == ("account owner", "Reconnect it in Revor", "safe")
+    assert of_incident(hint=None)["repeat"] == "may_send_twice"
+    sink = of_incident(**SINK)
+    assert (sink["repeat"], sink["fix"]) == (None, "Fix the receiver, then run: relay subscriptions resume sub_1")
+    closed = of_incident(state="closed", closed_at=NOW, closed_because="quiet")
+    assert closed["closed_because"] == "quiet"
+
+
+@pytest.mark.parametrize(
+    ("kind", "because", "failed", "ended"),
+    [
+        ("jobs", "account_recovered", 40, "LinkedIn jobs of Ada work again: 40 failed in 35 minutes"),
+        ("jobs", "quiet", 1, "LinkedIn jobs of Ada have not failed for a day: 1 failed"),
+        ("creates", "succeeded", 2, "… creates of Ada have a known outcome again: that of 2 is unknown in 35 minutes"),
+        ("creates", "quiet", 1, "LinkedIn creates of Ada have had a known outcome for a day: that of 1 is unknown"),
+        ("sink", "subscription_recovered", 3, "Subscription sub_1 takes events again"),
+        ("sink", "subscription_removed", 3, "Subscription sub_1 was removed"),
+        ("sink", "quiet", 3, "Subscription sub_1 has had no failure for a day"),
+    ],
+)
+def test_the_end_of_an_incident_in_a_sentence(kind: str, because: str, failed: int, ended: str) -> None:
+    said = sentences.incident_end(
+        kind, because=because, failed=failed, seconds=2100, channel="linkedin", account="Ada", sink="sub_1"
+    )
+    assert said.endswith(ended.removeprefix("…"))
+
+
+def test_the_end_of_an_incident_without_a_channel() -> None:
+    said = sentences.incident_end("jobs", because="quiet", failed=1, seconds=0, channel="", account="", sink="")
+    assert said == "jobs have not failed for a day: 1 failed"
+
+
+@pytest.mark.parametrize(
+    ("kind", "open_jobs", "said"),
+    [
+        ("needs_reconnect", 37, "LinkedIn account Ada needs reconnecting: 37 open jobs use it"),
+        ("cannot_send", 1, "LinkedIn account Ada cannot send: 1 open job uses it"),
+        ("recovered", 0, "LinkedIn account Ada is connected and can send again"),
+        ("added", 0, "LinkedIn account Ada was added"),
+        ("removed", 1200, "LinkedIn account Ada was removed: 1,200 open jobs use it"),
+    ],
+)
+def test_an_account_in_a_sentence(kind: str, open_jobs: int, said: str) -> None:
+    assert sentences.account_sentence(kind, channel="linkedin", name="Ada", open_jobs=open_jobs) == said
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "1 second"),
+        (1.4, "1 second"),
+        (90, "90 seconds"),
+        (2100, "35 minutes"),
+        (5400, "90 minutes"),
+        (7200, "2 hours"),
+        (172_800, "2 days"),
+    ],
+)
+def test_a_duration_in_words(seconds: float, text: str) -> None:
+    assert sentences.duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "second_half"),
+    [
+        ("The account", "the account"),
+        ("Revor had trouble", "Revor had trouble"),
+        ("I", "I"),
+        ("LinkedIn is", "LinkedIn is"),
+    ],
+)
+def test_a_sentence_as_the_second_half(text: str, second_half: str) -> None:
+    assert sentences.continued(text, "revor") == second_half
