@@ -85,7 +85,10 @@ operation = partial(Operation, into=OPERATIONS, tag="Erasures")
     scopes=ADMINS,
     body=ErasureCreate,
     answers={200: Answer("What was removed. Repeat the request with `next_cursor` until that is null.", Erasure)},
-    problems={409: "Several accounts have a job with this id: use `source` and `account`, or the uid."},
+    problems={
+        409: "Several accounts have a job with this id: use `source` and `account`, or the uid.",
+        429: "Too many erasures are in progress.",
+    },
 )
 async def erase_data(call: Call) -> Response:
     """Erase a person, a group or a job.
@@ -96,6 +99,12 @@ async def erase_data(call: Call) -> Response:
     body = validate(ErasureCreate, call.document)
     request, cursor = await _request(call, body), body.cursor
     call.note(by="job" if request.name is None else f"metadata.{request.name[:100]}")
+    with call.ports.admission.erasures.held(call.caller):
+        return json_response(await _erase(call, request, cursor))
+
+
+async def _erase(call: Call, request: ErasureRequest, cursor: str | None) -> Erasure:
+    """Erases for WORK_SECONDS, or until all is erased."""
     erased, loop = Erased(), asyncio.get_running_loop()
     ends_at = loop.time() + WORK_SECONDS
     while True:
@@ -104,7 +113,7 @@ async def erase_data(call: Call) -> Response:
         shown = erasure_view(erased, cursor)
         call.note(**{name: count for name, count in shown.items() if name != "next_cursor"}, done=cursor is None)
         if cursor is None or loop.time() >= ends_at:
-            return json_response(shown)
+            return shown
 
 
 async def _request(call: Call, body: ErasureCreate) -> ErasureRequest:

@@ -19,7 +19,7 @@ from relay.api.limits import MAX_BODY_BYTES
 from relay.api.operations import Call, FirstSent
 from relay.api.problems import invalid_parameter, problem_response
 from relay.core.records import StoredAnswer
-from relay.errors import Conflict, InvalidRequest, RequestError, StoreError
+from relay.errors import Conflict, InvalidRequest, RequestError, StoreError, TooMany
 
 HEADER = "Idempotency-Key"
 KEPT_SECONDS = 86_400.0
@@ -67,7 +67,7 @@ async def once(call: Call, key: str, run: Callable[[], Awaitable[Response]]) -> 
         except BaseException:
             await _forget(call, id, holder)
             raise
-        if response.status_code >= 500:
+        if response.status_code >= 500 or response.status_code == TooMany.status:  # nothing was done: it may run again
             await _forget(call, id, holder)
         else:
             await _keep(call, id, holder, response)

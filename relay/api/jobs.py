@@ -200,9 +200,15 @@ async def register_job(call: Call) -> Response:
     reads_body=True,
     max_body_bytes=MAX_BATCH_BODY_BYTES,
     answers={200: Answer("The number of jobs created, and the rejected ones.", BatchResult)},
+    problems={429: "Too many batches are being tracked."},
 )
 async def register_jobs(call: Call) -> Response:
     """Track up to 10,000 jobs."""
+    with call.ports.admission.batches.held(call.caller):
+        return json_response(await _register_batch(call))
+
+
+async def _register_batch(call: Call) -> BatchResult:
     tracking = call.ports.tracking
     requests, rejected = await read_batch(call.body, call.ports.settings, tracking.read_answer, call.caller)
     counts = {True: 0, False: 0}
@@ -216,8 +222,7 @@ async def register_jobs(call: Call) -> Response:
                 counts[outcome.created] += 1
     rejected.sort(key=lambda one: one["index"])
     call.count = counts[True] + counts[False]
-    result: BatchResult = {"created": counts[True], "existing": counts[False], "rejected": rejected}
-    return json_response(result)
+    return {"created": counts[True], "existing": counts[False], "rejected": rejected}
 
 
 @operation(

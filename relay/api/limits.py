@@ -22,6 +22,14 @@ MAX_STREAMS = 1_000
 MAX_STREAMS_OF_CALLER = 100
 MAX_WAITS = 10_000
 MAX_WAITS_OF_CALLER = 5_000
+MAX_TESTS = 64
+MAX_TESTS_OF_CALLER = 8
+"""Test events being sent. They take no slot of the dispatcher, so nothing else limits them."""
+MAX_BATCHES = 32
+MAX_BATCHES_OF_CALLER = 8
+"""Batches being tracked. One of small jobs takes many times its bytes in memory."""
+MAX_ERASURES = 4
+MAX_ERASURES_OF_CALLER = 2
 MAX_BODIES_BYTES = 256 << 20
 MAX_BODIES_BYTES_OF_CALLER = 128 << 20
 MAX_SPOOLED_BYTES = 4 << 30
@@ -160,17 +168,19 @@ class Share:
 class ConcurrencyLimit(Share):
     """A limit on how many requests of a kind may be open at once."""
 
-    def __init__(self, what: str, limit: int, limit_of_caller: int) -> None:
+    def __init__(self, what: str, limit: int, limit_of_caller: int, *, code: str = TooMany.code) -> None:
+        """`what`: the plural of what is limited. `code`: of the problem."""
         super().__init__(limit, limit_of_caller)
         self._what = what
+        self._code = code
 
     def take(self, caller: str) -> None:
         """Takes a slot. Raises TooMany if all are taken, or all that one caller gets."""
         limit = self.reached(caller)
         if limit is not None:
             whose = " of this token" if limit == self.limit_of_caller else ""
-            detail = f"{limit} {self._what}{whose} are open already: close some, or try again later"
-            raise TooMany(detail, code="too_many_streams", headers={"Retry-After": "5"})
+            detail = f"{limit:,} {self._what}{whose} are in progress already: end some, or try again later"
+            raise TooMany(detail, code=self._code, headers={"Retry-After": "5"})
         self.add(caller)
 
     def release(self, caller: str) -> None:
@@ -219,8 +229,12 @@ class Admission:
     """What the open requests of a node hold. It outlives a reload of the settings, as they do."""
 
     def __init__(self) -> None:
-        self.streams = ConcurrencyLimit("event streams", MAX_STREAMS, MAX_STREAMS_OF_CALLER)
-        self.waits = ConcurrencyLimit("waiting requests", MAX_WAITS, MAX_WAITS_OF_CALLER)
+        streams = "too_many_streams"
+        self.streams = ConcurrencyLimit("event streams", MAX_STREAMS, MAX_STREAMS_OF_CALLER, code=streams)
+        self.waits = ConcurrencyLimit("waiting requests", MAX_WAITS, MAX_WAITS_OF_CALLER, code=streams)
+        self.tests = ConcurrencyLimit("tests of subscriptions", MAX_TESTS, MAX_TESTS_OF_CALLER)
+        self.batches = ConcurrencyLimit("batches", MAX_BATCHES, MAX_BATCHES_OF_CALLER)
+        self.erasures = ConcurrencyLimit("erasures", MAX_ERASURES, MAX_ERASURES_OF_CALLER)
         self.verifications = ConcurrencyLimit("verifications of the audit", 1, 1)
         self.bodies = Share(MAX_BODIES_BYTES, MAX_BODIES_BYTES_OF_CALLER)
         """Bytes of request bodies in memory."""

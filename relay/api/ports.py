@@ -50,6 +50,7 @@ class ApiSettings:
     guard: GuardPolicy
     default_timeout_seconds: float
     default_retry_schedule_seconds: tuple[float, ...]
+    max_subscriptions_of_caller: int = 1_000
     version: str
     node_id: str
     passed_paths: tuple[str, ...] = ()

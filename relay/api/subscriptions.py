@@ -41,6 +41,7 @@ from relay.clock import to_rfc3339
 from relay.core import subscription as core
 from relay.core.events import Origin, source_event_types
 from relay.core.handshake import WAITS
+from relay.core.records import SubscriptionRoom
 from relay.core.samples import sample_event
 from relay.core.signing import new_secret
 from relay.core.subscription import SigningSecret
@@ -107,6 +108,7 @@ _SUBSCRIPTION = Answer("The subscription.", Subscription)
         200: Answer("With `reuse`: the existing subscription of this sink, unchanged.", Subscription),
         201: Answer("The new subscription. `config.secret` is only in this response.", Subscription, headers=LOCATION),
     },
+    problems={409: "The token has made too many subscriptions."},
 )
 async def create_subscription(call: Call) -> Response:
     """Subscribe to events."""
@@ -125,7 +127,8 @@ async def create_subscription(call: Call) -> Response:
     made = replace(subscription, secrets=(SigningSecret(value=secret),))
     if awaits_consent(made, call.context):
         made = replace(made, state="pending", state_reason=WAITS, handshake_at=now)
-    await call.ports.store.subscriptions.create(made)
+    room = SubscriptionRoom(call.caller, fewer_than=call.ports.settings.max_subscriptions_of_caller)
+    await call.ports.store.subscriptions.create(made, room)
     call.ports.dispatcher.wake()
     return _made(call, made)
 
@@ -204,7 +207,10 @@ async def delete_subscription(call: Call) -> Response:
     body=TestRequest,
     body_optional=True,
     answers={200: Answer("The attempt, even if the sink refused it.", TestResult)},
-    problems={409: "The sink has not consented, or the subscription's account has no events of this type."},
+    problems={
+        409: "The sink has not consented, or the subscription's account has no events of this type.",
+        429: "Too many tests are being sent.",
+    },
 )
 async def test_subscription(call: Call) -> Response:
     """Send a sample event now.
@@ -231,7 +237,8 @@ async def test_subscription(call: Call) -> Response:
         source=name,
         account=account,
     )
-    attempt, outcome = await call.ports.dispatcher.test(subscription, event)
+    with call.ports.admission.tests.held(call.caller):
+        attempt, outcome = await call.ports.dispatcher.test(subscription, event)
     result: TestResult = {
         "delivered": outcome.verdict == "delivered",
         "verdict": outcome.verdict,

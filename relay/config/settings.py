@@ -130,6 +130,9 @@ class AuthSettings(Section):
     max_callback_hosts_per_token: Annotated[int, Field(ge=1, le=10_000)] = setting(
         20, "maximum hosts that the callbacks of one token, or of one account's key, go to", reloaded=True
     )
+    max_subscriptions_per_token: Annotated[int, Field(ge=1, le=100_000)] = setting(
+        1_000, "maximum subscriptions that one token may have made, callbacks not counted", reloaded=True
+    )
 
 
 class EncryptionSettings(Section):

@@ -71,6 +71,14 @@ class CallbackRoom:
     fewer_than: int
 
 
+@dataclass(frozen=True, slots=True)
+class SubscriptionRoom:
+    """The token that makes a subscription, and how many others it may have made until now."""
+
+    creator: str
+    fewer_than: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Registration:
     """A job to track.

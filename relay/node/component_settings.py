@@ -109,6 +109,7 @@ class ComponentSettings:
             handshake=settings.security.handshake,
             default_timeout_seconds=settings.delivery.timeout_seconds,
             default_retry_schedule_seconds=settings.delivery.retry_schedule,
+            max_subscriptions_of_caller=settings.auth.max_subscriptions_per_token,
             version=__version__,
             node_id=node_id,
             passed_paths=self._passed_paths(),

@@ -10,8 +10,9 @@ from sqlmodel import col
 
 from relay.core.filters import matches
 from relay.core.handshake import WAITS
-from relay.core.records import CallbackRoom, Page
+from relay.core.records import CallbackRoom, Page, SubscriptionRoom
 from relay.core.subscription import SigningSecret, Subscription
+from relay.errors import Conflict
 from relay.store.cancellation import CANCEL_CHUNK, cancel_some
 from relay.store.cipher import Cipher
 from relay.store.credentials import is_same
@@ -52,6 +53,8 @@ COUNT_CALLBACKS = """
 SELECT COUNT(*) FROM job_callbacks
 WHERE job_uid = (SELECT uid FROM jobs WHERE external_id = :external_id AND source = :source AND account = :account)
 """
+# How many subscriptions a token has made. Read in the index of those that are no callbacks.
+COUNT_OF_CREATOR = "SELECT COUNT(*) FROM subscriptions WHERE callback = 0 AND creator = :creator"
 # Deletes a callback's links to jobs.
 DELETE_CALLBACK_LINKS = "DELETE FROM job_callbacks WHERE subscription_id = :id"
 MAX_SUBSCRIPTIONS = 100_000
@@ -100,12 +103,12 @@ class SubscriptionStore(Scoped):
 
     # --- writes
 
-    async def create(self, subscription: Subscription) -> Subscription:
+    async def create(self, subscription: Subscription, room: SubscriptionRoom | None = None) -> Subscription:
         """Stores a new subscription, with a delivery for each past event since its `start_at`. Limited to an account,
-        it belongs to that account."""
+        it belongs to that account. Raises Conflict if its token has no `room` for another."""
         if self._owner is not None:
             subscription = replace(subscription, owner=self._owner)
-        await self._database.write(self._create, subscription)
+        await self._database.write(self._create, (subscription, room))
         return subscription
 
     async def replace(
@@ -215,15 +218,25 @@ class SubscriptionStore(Scoped):
 
     # --- batches
 
-    def _create(self, connection: Connection, items: Sequence[Subscription]) -> Sequence[None]:
-        for subscription in items:
-            connection.execute(insert(SubscriptionRow), values_of(self._cipher, subscription))
+    def _create(
+        self, connection: Connection, items: Sequence[tuple[Subscription, SubscriptionRoom | None]]
+    ) -> Sequence[Conflict | None]:
+        self._outbox.subscriptions.changed(connection)  # waits for other nodes: their subscriptions count as well
+        results: list[Conflict | None] = []
+        for subscription, room in items:
+            if room is not None and run(connection, COUNT_OF_CREATOR, creator=room.creator).scalar_one() >= (
+                room.fewer_than
+            ):
+                results.append(_too_many(room))
+                continue
+            creator = None if room is None else room.creator
+            connection.execute(insert(SubscriptionRow), {**values_of(self._cipher, subscription), "creator": creator})
             for secret in subscription.secrets:
                 insert_secret(connection, self._cipher, subscription.id, secret.value, subscription.created_at)
-            self._outbox.subscriptions.changed(connection)
             if subscription.start_at is not None:
                 self._backfill(connection, subscription)
-        return [None] * len(items)
+            results.append(None)
+        return results
 
     def _backfill(self, connection: Connection, subscription: Subscription) -> None:
         first = run(connection, FIRST_POSITION, since=subscription.start_at).scalar_one()
@@ -384,6 +397,11 @@ def _asked_anew(row: Row[Any], now: float, *, awaits: bool) -> dict[str, Any]:
         free = {"state_since": now, "state_reason": "needs no consent", "handshake_at": None, "drain_since": now}
         return {**free, "state": "enabled"}
     return {}
+
+
+def _too_many(room: SubscriptionRoom) -> Conflict:
+    made = f"this token has made {room.fewer_than:,} subscriptions already (auth.max_subscriptions_per_token)"
+    return Conflict(f"{made}: remove some, or use PUT to change one", code="too_many_subscriptions")
 
 
 def _has_room(connection: Connection, room: CallbackRoom | None) -> bool:

@@ -163,6 +163,7 @@ class SubscriptionRow(SQLModel, table=True):
     consent        the result of the handshake with the sink of its digest, see `core.subscription.Consent`
     handshake_at   while pending: when its sink is asked, or the end of the turn of the node that asks
     refresh_until  until then one node trades the credential's refresh token or, after a failure, no node does
+    creator        the token that made it, for `auth.max_subscriptions_per_token`; NULL: not known, or a callback
     """
 
     __tablename__: ClassVar[str] = "subscriptions"
@@ -208,6 +209,7 @@ class SubscriptionRow(SQLModel, table=True):
     refresh_until: float | None = None
     consent: dict[str, Any] | None = Field(default=None, sa_type=Json)
     handshake_at: float | None = None
+    creator: OptionalText = None
 
 
 class SecretRow(SQLModel, table=True):

@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import pytest
 
-from relay.core.records import Registered
-from relay.errors import InvalidRequest, RequestError
+from relay.core.records import Registered, SubscriptionRoom
+from relay.errors import Conflict, InvalidRequest, RequestError
 from relay.store.store import Store
-from tests.support.store_kit import NOW, intent, registration, rows
+from tests.support.store_kit import NOW, intent, registration, rows, subscription
 
 MOST = 3
 
@@ -118,3 +118,19 @@ async def test_a_host_is_free_again_once_it_was_not_named_for_long(store: Store)
     await claim("crm", ["b"], NOW + 2 * day, MOST)
     assert await store.upkeep.delete_callback_hosts(NOW + day) == 2
     assert await claim("crm", ["d", "e", "f"], NOW + 2 * day, MOST) == {"f"}
+
+
+async def test_nodes_count_the_subscriptions_of_a_token_together(both: list[Store]) -> None:
+    room = SubscriptionRoom("token:1", fewer_than=MOST)
+    made = [subscription(id=f"sub_{number}", sink=f"https://hooks.example/{number}") for number in range(2 * MOST)]
+    stores = [both[number % 2].subscriptions for number in range(2 * MOST)]
+    creating = (store.create(one, room) for store, one in zip(stores, made, strict=True))
+    results = await asyncio.gather(*creating, return_exceptions=True)
+    refused = [one for one in results if isinstance(one, Conflict)]
+    assert (len(refused), {one.code for one in refused}) == (MOST, {"too_many_subscriptions"})
+    assert await count(both[0], "subscriptions") == MOST
+    (other,) = [made[place] for place, one in enumerate(results) if isinstance(one, Conflict)][:1]
+    await both[0].subscriptions.create(other, SubscriptionRoom("token:2", fewer_than=1))
+    await both[0].subscriptions.replace(replace(other, description="changed"), NOW)
+    (kept,) = await rows(both[0], f"SELECT creator FROM subscriptions WHERE id = '{other.id}'")
+    assert kept["creator"] == "token:2"
