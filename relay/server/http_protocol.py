@@ -20,6 +20,7 @@ from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from relay.server.connections import GRACE_SECONDS, Connections, network_of
+from relay.server.heads import Fault, authority_of, fault_of, is_absolute
 
 CHUNK_BYTES = 4096
 """Bytes parsed at once. Bounds how many pipelined requests are accepted before the first is answered."""
@@ -34,6 +35,7 @@ LATE_SECONDS = 0.25
 _IDLE, _HEAD, _BODY = range(3)
 """What comes next: the first byte of a request, the rest of its head, or the rest of its body."""
 
+_INVALID: Fault = ("400 Bad Request", "Invalid HTTP request received.")
 _FULL = (
     b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: text/plain\r\ncontent-length: 20\r\nretry-after: 1\r\n"
     b"connection: close\r\n\r\ntoo many connections"
@@ -61,6 +63,8 @@ class Protocol(HttpToolsProtocol):
         """Bytes of body framing since the last content."""
         self._has_content = False
         self._upgrade_head: bytes | None = None
+        self._fault: Fault | None = None
+        """What is wrong with the head that the parser has just read."""
         self._discarding = False
         """Whether input is discarded."""
         self._refused = False
@@ -266,7 +270,7 @@ class Protocol(HttpToolsProtocol):
             try:
                 self.parser.feed_data(part)
             except httptools.HttpParserError:
-                self._refuse("400 Bad Request", "Invalid HTTP request received.")
+                self._refuse(*self._fault or _INVALID)
                 return
             except httptools.HttpParserUpgrade as upgrade:
                 head, self._upgrade_head = self._upgrade_head, None
@@ -299,15 +303,20 @@ class Protocol(HttpToolsProtocol):
         self._expects, self.since = _HEAD, self.loop.time()
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Adds a header. Trailers are ignored: the request was already authorized without them."""
+        """Adds a header, without the spaces behind its value, which the parser leaves. Trailers are ignored: the
+        request was already authorized without them."""
         if self._expects == _HEAD:
-            super().on_header(name, value)
+            super().on_header(name, value.rstrip(b" \t"))
 
     def on_headers_complete(self) -> None:
-        """Starts the request. One with an `Upgrade` header is kept without it, to be parsed again."""
+        """Starts the request, unless its head must be refused. One with an `Upgrade` header is kept without it, to be
+        parsed again."""
+        self._fault = fault_of(self.parser.get_http_version(), self.url, self.headers)
+        if self._fault is not None:
+            raise ValueError(self._fault[1])  # ends the parsing
         self._expects, self._head_bytes, self._frame_bytes = _BODY, 0, 0
         self._upgrade_head = None
-        if b"://" in self.url and self.url[:1] != b"/":
+        if is_absolute(self.url):
             self._use_host_of_target()
         headers = self.headers
         if self.parser.should_upgrade():
@@ -329,9 +338,8 @@ class Protocol(HttpToolsProtocol):
 
     def _use_host_of_target(self) -> None:
         """RFC 9112, 3.2.2: if the target is an absolute URL, its host replaces the `Host` header."""
-        authority = self.url.partition(b"://")[2].partition(b"/")[0].partition(b"?")[0]
         self.headers[:] = [header for header in self.headers if header[0] != b"host"]
-        self.headers.append((b"host", authority))
+        self.headers.append((b"host", authority_of(self.url)))
 
     def on_body(self, body: bytes) -> None:
         """Body content."""

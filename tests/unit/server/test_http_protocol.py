@@ -189,11 +189,20 @@ ENDLESS: dict[str, tuple[bytes, Callable[[], bytes]]] = {
     "one header name": (b"GET / HTTP/1.1\r\n", lambda: b"n" * 50_000),
     "the URL": (b"GET /", lambda: b"u" * 50_000),
     "empty lines": (b"", lambda: b"\r\n" * 25_000),
-    "a chunk's extension": (b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n1;", lambda: b"e" * 50_000),
-    "trailers": (b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n", lambda: b"X-T: t\r\n" * 5_000),
-    "one trailer": (b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nX-T: ", lambda: b"t" * 50_000),
+    "a chunk's extension": (
+        b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1;",
+        lambda: b"e" * 50_000,
+    ),
+    "trailers": (
+        b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n",
+        lambda: b"X-T: t\r\n" * 5_000,
+    ),
+    "one trailer": (
+        b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nX-T: ",
+        lambda: b"t" * 50_000,
+    ),
     "an app that does not read": (
-        b"POST /unread HTTP/1.1\r\nContent-Length: 1000000000\r\n\r\n",
+        b"POST /unread HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000000\r\n\r\n",
         lambda: b"b" * 50_000,
     ),
 }
@@ -317,7 +326,7 @@ async def test_stopped_body_is_408_and_disconnects_the_app() -> None:
     async with served(SHORT) as app:
         for framing in (b"Content-Length: 10\r\n\r\nabc", b"Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n"):
             reader, writer = await connect(app)
-            writer.write(b"POST /x HTTP/1.1\r\n" + framing)
+            writer.write(b"POST /x HTTP/1.1\r\nHost: x\r\n" + framing)
             assert (await said(reader)).startswith(b"HTTP/1.1 408 ")
             writer.close()
         await app.until(lambda: app.left == ["/x", "/x"])
@@ -325,7 +334,7 @@ async def test_stopped_body_is_408_and_disconnects_the_app() -> None:
 
 async def test_progressing_body_has_no_time_limit() -> None:
     async with served(Limits(body_seconds=0.4)) as app, Client(app.url) as client:
-        client.writer.write(b"POST /x HTTP/1.1\r\nContent-Length: 10\r\n\r\n")
+        client.writer.write(b"POST /x HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n")
         for _ in range(10):
             await asyncio.sleep(0.1)
             client.writer.write(b"a")
@@ -338,7 +347,7 @@ async def test_request_being_answered_has_no_time_limit() -> None:
         await asyncio.sleep(1.0)
         app.holding.set()
         assert (await client.answer()).body == b"/hold"
-        client.writer.write(b"TP/1.1\r\n\r\n")
+        client.writer.write(b"TP/1.1\r\nHost: x\r\n\r\n")
         assert (await client.answer()).body == b"/half"
 
 
@@ -475,7 +484,7 @@ async def test_silent_connections_do_not_block_a_new_client() -> None:
     async with served(ROOMY) as app:
         streams = [await connect(app) for _ in range(400)]
         for number, (_, writer) in enumerate(streams):
-            writer.write(b"GET / HTTP/1.1\r\n" if number % 2 else b"")
+            writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n" if number % 2 else b"")
         await answers(app)
         assert await said(streams[0][0]) == b""  # the oldest had to go
         reader, writer = streams[-1]
@@ -638,7 +647,7 @@ async def test_client_that_closes_later_has_left() -> None:
         del reader
 
 
-@pytest.mark.parametrize("begun", [b"GET / HT", b"POST /x HTTP/1.1\r\nContent-Length: 10\r\n\r\nabc"])
+@pytest.mark.parametrize("begun", [b"GET / HT", b"POST /x HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nabc"])
 async def test_client_that_closes_within_its_request_gets_no_answer(begun: bytes) -> None:
     async with served(ROOMY) as app:
         reader, writer = await connect(app)
@@ -670,7 +679,7 @@ async def test_invalid_request_does_not_lose_the_previous_answer() -> None:
         reader, writer = await connect(app)
         writer.write(request("POST", "/hold", [], b"{}"))
         await app.until(lambda: bool(app.asked))
-        writer.write(b"GET http://127.0.0.1 HTTP/1.1\r\n\r\n")  # a target without a path
+        writer.write(b"GET http://127.0.0.1 HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")  # a target without a path
         await asyncio.sleep(0.05)
         app.holding.set()
         got = await said(reader)
