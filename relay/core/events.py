@@ -53,22 +53,25 @@ _LEFT_OUT: tuple[tuple[str, Mapping[str, Any]], ...] = (
 
 
 Repeat = Literal["safe", "useless", "may_send_twice"]
+PointsAt = Literal["connect_account"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hint:
     """What an upstream error means, and what to do about it.
 
-    fix     action that removes the cause
-    who     role that can take it
-    repeat  effect of repeating the create. safe: nothing was sent, so nothing is sent twice; useless: it fails again
-            until the cause is removed; may_send_twice: the first one may have been, or may still be, sent
+    fix        action that removes the cause
+    who        role that can take it
+    repeat     effect of repeating the create. safe: nothing was sent, so nothing is sent twice; useless: it fails
+               again until the cause is removed; may_send_twice: the first one may have been, or may still be, sent
+    points_at  connect_account: the sending account is broken, so all jobs that use it fail until it is reconnected
     """
 
     meaning: str
     fix: str
     who: str
     repeat: Repeat
+    points_at: PointsAt | None = None
 
     def document(self) -> dict[str, str]:
         """The hint as JSON in an event."""

@@ -28,6 +28,9 @@ JOB_EVENTS = (
 POLL = "poll"
 """Stands in for a member of JOB_EVENTS when a hint is needed for a failed poll."""
 
+NO_CODE = "unknown"
+"""Stands in for the error code of a failed job without one."""
+
 MAX_COUNTED_RETRIES = 100
 """Bounds the events of one poll: an item with a larger attempt count proves no further retries."""
 _SAME_TIME_SECONDS = 0.001
@@ -81,8 +84,10 @@ class Observation:
 
     @property
     def error_code(self) -> str | None:
-        """The error code of a failed job; None if it has not failed, or has none."""
-        return self.problem.code if self.status == "failed" and self.problem is not None else None
+        """The error code of a failed job, NO_CODE without one; None if it has not failed."""
+        if self.status != "failed":
+            return None
+        return NO_CODE if self.problem is None else self.problem.code
 
     def item(self) -> dict[str, Any]:
         """The fields the planner reads. Times are epoch seconds."""

@@ -67,6 +67,11 @@ class Section:
             raise self.error(name, f"expected one of {', '.join(sorted(choices))}")
         return value
 
+    def optional_choice(self, name: str, choices: Iterable[str]) -> str | None:
+        """The text at `name`, one of `choices`; None if there is no such key."""
+        self._read.add(name)
+        return self.choice(name, choices) if name in self._values else None
+
     def texts(self, name: str) -> tuple[str, ...]:
         """The list of text at `name`."""
         value = self._get(name)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from relay.core.events import Hint, Repeat
+from relay.core.events import Hint, PointsAt, Repeat
 from relay.core.job import POLL, Problem
 from relay.sources.document import Section
 
@@ -19,6 +19,7 @@ _RULES: Mapping[str, RepeatRule] = {
     "may_send_twice": "may_send_twice",
     "as_retryable": "as_retryable",
 }
+_POINTS_AT: Mapping[str, PointsAt] = {"connect_account": "connect_account"}
 UNDECIDED = frozenset({"retrying", "overdue", "not_found", "status_unknown"})
 """Kinds of events after which the job may still be carried out."""
 KINDS_WITH_A_PROBLEM = frozenset({"failed", "cancelled", "retrying"})
@@ -38,12 +39,19 @@ class HintTemplate:
     fix: str
     who: str
     repeat: RepeatRule
+    points_at: PointsAt | None = None
 
     def fill(self, *, channel: str, code: str, retryable: bool | None, kind: str) -> Hint:
         """The hint for an event of `kind`. `channel` is the display name."""
         words = {"channel": channel, "code": _short(code) or "an error"}
         meaning, fix = (_PLACEHOLDER.sub(lambda match: words[match[1]], text) for text in (self.meaning, self.fix))
-        return Hint(meaning=meaning, fix=fix, who=self.who, repeat=self._repeat(retryable, kind))
+        return Hint(
+            meaning=meaning,
+            fix=fix,
+            who=self.who,
+            repeat=self._repeat(retryable, kind),
+            points_at=self.points_at,
+        )
 
     def _repeat(self, retryable: bool | None, kind: str) -> Repeat:
         if kind in UNDECIDED:
@@ -137,11 +145,13 @@ def _templates(section: Section) -> dict[str, HintTemplate]:
 
 
 def _template(section: Section) -> HintTemplate:
+    points_at = section.optional_choice("points_at", _POINTS_AT)
     template = HintTemplate(
         meaning=section.text("meaning"),
         fix=section.text("fix"),
         who=section.choice("who", WHO),
         repeat=_RULES[section.choice("repeat", _RULES)],
+        points_at=None if points_at is None else _POINTS_AT[points_at],
     )
     for key, text in (("meaning", template.meaning), ("fix", template.fix)):
         for name in _PLACEHOLDER.findall(text):

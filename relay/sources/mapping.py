@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from relay.clock import from_rfc3339
-from relay.core.job import KNOWN_STATUSES, Observation, Problem
+from relay.core.job import KNOWN_STATUSES, NO_CODE, Observation, Problem
 from relay.core.jsontext import JSONDecodeError, dumps, loads
 from relay.sources.definition import SourceDefinition
 
@@ -24,7 +24,6 @@ MAX_KEPT_METADATA_BYTES = 16 * 1024
 _MAX_WORD_CHARACTERS = 128
 _MAX_CODE_CHARACTERS = 200
 _MAX_MESSAGE_CHARACTERS = 1000
-_NO_CODE = "unknown"
 _LEVELS_ABOVE_AN_ITEM = 8
 """More levels than any of our documents adds around an item, so an item that serialises here does so everywhere."""
 
@@ -219,10 +218,10 @@ def _status(definition: SourceDefinition, value: object) -> str | None:
 def _problem(definition: SourceDefinition, value: object) -> Problem | None:
     names = definition.problem
     if isinstance(value, str) and value:
-        return Problem(code=_NO_CODE, message=_text(value, _MAX_MESSAGE_CHARACTERS))
+        return Problem(code=NO_CODE, message=_text(value, _MAX_MESSAGE_CHARACTERS))
     if not isinstance(value, dict) or not value:
         return None
-    code = _text(value.get(names.code), _MAX_CODE_CHARACTERS) or _NO_CODE
+    code = _text(value.get(names.code), _MAX_CODE_CHARACTERS) or NO_CODE
     retryable = value.get(names.retryable)
     return Problem(
         code=code,

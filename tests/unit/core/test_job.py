@@ -2,7 +2,7 @@
 
 import pytest
 
-from relay.core.job import Job, PlannedJob, Progress, deadline_after, deadline_of
+from relay.core.job import Job, Observation, PlannedJob, Problem, Progress, deadline_after, deadline_of
 
 NOW = 1_779_271_200.0
 FIELDS = {
@@ -87,3 +87,18 @@ def test_a_deadline_moves_with_the_schedule_that_a_poll_has_shown(
         deadline_at=counted_from + 60.1, seconds=60.1, tracked_at=NOW, before=before, scheduled_at=scheduled_at
     )
     assert moved == now_counted_from + 60.1
+
+
+@pytest.mark.parametrize(
+    ("status", "problem", "code"),
+    [
+        ("failed", Problem(code="insufficient_credits", message=""), "insufficient_credits"),
+        ("failed", None, "unknown"),
+        ("cancelled", Problem(code="insufficient_credits", message=""), None),
+        ("succeeded", None, None),
+    ],
+)
+def test_only_a_failed_job_has_an_error_code_and_each_has_one(
+    status: str, problem: Problem | None, code: str | None
+) -> None:
+    assert Observation(status=status, observed_at=NOW, problem=problem).error_code == code

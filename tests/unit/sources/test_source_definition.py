@@ -123,7 +123,17 @@ def test_channel_names(channel: str | None, name: str) -> None:
         fix="Reconnect it in Revor",
         who="account owner",
         repeat="safe",
+        points_at="connect_account",
     )
+
+
+def test_only_a_code_that_says_that_an_account_needs_reconnecting_points_at_the_account() -> None:
+    codes = [*REVOR.hints.codes, *REVOR.hints.patterns, "never_heard_of"]
+    hints = {code: REVOR.hint_for(Problem(code=code, message=""), "failed") for code in codes}
+
+    pointing = {code for code, hint in hints.items() if hint is not None and hint.points_at == "connect_account"}
+
+    assert pointing == {"connect_account_reconnect_required"}
 
 
 @pytest.mark.parametrize(
@@ -285,6 +295,7 @@ MISSING = object()
         ("revor.hints.yaml", "kinds.overdue.meaning", "{x}", "kinds.overdue.meaning: {x} is not a placeholder"),
         ("revor.hints.yaml", "kinds.overdue.fix", "{x}", "kinds.overdue.fix: {x} is not a placeholder"),
         ("revor.hints.yaml", "kinds.overdue.fix", MISSING, "kinds.overdue.fix: is missing"),
+        ("revor.hints.yaml", "kinds.overdue.points_at", "x", "points_at: expected one of connect_account"),
         ("revor.hints.yaml", "kinds.overdue.why", "x", "revor.hints.yaml: kinds.overdue.why: is not known here"),
     ],
 )
