@@ -12,7 +12,7 @@ from typing import Protocol
 from relay.core.delivery import OutboundRequest, Outcome, Response
 from relay.core.events import Event
 from relay.core.netguard import problem_of_header
-from relay.core.subscription import Subscription
+from relay.core.subscription import Incidents, Subscription
 from relay.errors import FieldError, InvalidRequest
 
 
@@ -46,8 +46,13 @@ class Kind(Protocol):
         """Default of `config.rate_per_second`; None = no limit."""
         ...
 
+    @property
+    def default_incidents(self) -> Incidents:
+        """Default of `config.incidents`. "off": the kind is for programs, and takes no other value."""
+        ...
+
     def default_types(self, type_prefixes: Sequence[str]) -> tuple[str, ...] | None:
-        """The types of a subscription without `types`. None = every job event and none about the relay.
+        """The types of a subscription without `types`. None = every job event and no others.
 
         `type_prefixes` are those of the configured sources.
         """

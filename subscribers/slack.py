@@ -8,10 +8,20 @@ from collections.abc import Sequence
 from typing import Any
 
 from relay.core.delivery import OutboundRequest, Outcome, Response
-from relay.core.events import CREATE_UNKNOWN, SOURCE_TROUBLE, Event
+from relay.core.events import (
+    CREATE_UNKNOWN,
+    DELIVERY_EXPIRED,
+    GROUP_FINISHED,
+    INCIDENT_EVENTS,
+    SOURCE_TROUBLE,
+    SUBSCRIPTION_DISABLED,
+    SUBSCRIPTION_RECOVERED,
+    Event,
+    account_type_prefix,
+)
 from relay.core.jsontext import dumps
 from relay.core.retry import http_outcome
-from relay.core.subscription import Subscription
+from relay.core.subscription import Incidents, Subscription
 from relay.errors import FieldError
 from relay.redaction import host_of, split_url, url_without_path
 from subscribers import base
@@ -23,6 +33,7 @@ MAX_FIELDS = 10
 METADATA_KEYS = "metadata_keys"
 """Option: the metadata fields that a message shows, MAX_METADATA at most."""
 _JOB_TROUBLE = ("failed", "overdue", "not_found")
+_ACCOUNT_TROUBLE = ("needs_reconnect", "cannot_send", "recovered")
 
 _JOINER = "\u2060"
 """WORD JOINER has no width. Next to a formatting mark it makes Slack read the mark as plain text."""
@@ -38,11 +49,19 @@ class Slack:
     name = "slack"
     signed = False
     rate_per_second: float | None = 1.0
+    default_incidents: Incidents = "collapse"
 
     def default_types(self, type_prefixes: Sequence[str]) -> tuple[str, ...] | None:
-        """What people act on: jobs that went wrong, trouble with the source, creates of unknown fate."""
+        """What people act on or wait for: jobs that went wrong, creates of unknown fate, trouble with a source, a sink
+        or an account, incidents, and groups that have finished."""
         prefixes = dict.fromkeys(type_prefixes)
-        return (*(f"{prefix}.{kind}" for prefix in prefixes for kind in _JOB_TROUBLE), *SOURCE_TROUBLE, CREATE_UNKNOWN)
+        return (
+            *(f"{prefix}.{kind}" for prefix in prefixes for kind in _JOB_TROUBLE),
+            *SOURCE_TROUBLE,
+            *(CREATE_UNKNOWN, SUBSCRIPTION_DISABLED, SUBSCRIPTION_RECOVERED, DELIVERY_EXPIRED),
+            *(f"{account_type_prefix(prefix)}.{kind}" for prefix in prefixes for kind in _ACCOUNT_TROUBLE),
+            *(GROUP_FINISHED, *INCIDENT_EVENTS),
+        )
 
     def check(self, subscription: Subscription) -> None:
         """Refuses headers, methods except POST, unknown options, credentials and the URLs of workflow triggers."""

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from relay.core.delivery import OutboundRequest, Outcome, Response
 from relay.core.events import CONTENT_TYPE, Event
 from relay.core.retry import http_outcome
-from relay.core.subscription import Subscription
+from relay.core.subscription import Incidents, Subscription
 from relay.errors import FieldError
 from relay.redaction import redacted_url
 from subscribers import base
@@ -19,17 +19,24 @@ class Webhook:
     name = "webhook"
     signed = True
     rate_per_second: float | None = None
+    default_incidents: Incidents = "off"
 
     def default_types(self, type_prefixes: Sequence[str]) -> tuple[str, ...] | None:
-        """All job events and none about the relay."""
+        """All job events and no others."""
         return None
 
     def check(self, subscription: Subscription) -> None:
-        """Refuses reserved headers, methods without a body and unknown options."""
+        """Refuses reserved headers, methods without a body, unknown options and collapsed failures."""
         errors = [*base.header_errors(subscription.headers), *base.option_errors(subscription)]
         if subscription.method not in _METHODS:
             detail = f"{subscription.method} is not one of {', '.join(_METHODS)}"
             errors.append(FieldError(pointer="/protocolsettings/method", code="invalid_method", detail=detail))
+        if subscription.incidents != "off":
+            detail = (
+                f"{subscription.incidents} is for chat kinds. A webhook gets each failure, and incidents if its types "
+                "name them, such as relay.incident.opened"
+            )
+            errors.append(FieldError(pointer="/config/incidents", code="incidents_unsuitable", detail=detail))
         base.refuse(errors)
 
     def render(self, event: Event, subscription: Subscription, context: base.RenderContext) -> OutboundRequest:

@@ -11,7 +11,7 @@ from relay.api.limits import Admission
 from relay.clock import Clock
 from relay.core.events import RELAY_SOURCE, Origin
 from relay.core.netguard import GuardPolicy
-from relay.core.subscription import Handshake, Subscription
+from relay.core.subscription import Handshake, Incidents, Subscription
 
 if TYPE_CHECKING:
     from relay.api.access import Access
@@ -93,17 +93,19 @@ class Readiness:
 class Kinds:
     """The kinds of subscription, as functions, because `api` does not import `subscribers`.
 
-    names             the names of all kinds
-    infer             the kind for a sink's host
-    check             raises InvalidRequest if the kind cannot serve a subscription
-    default_types     kind name to the types it gets by default (None: all job events)
-    redacted_url      kind name and URL to the redacted sink
+    names              the names of all kinds
+    infer              the kind for a sink's host
+    check              raises InvalidRequest if the kind cannot serve a subscription
+    default_types      kind name to the types it gets by default (None: all job events)
+    default_incidents  kind name to its default of `config.incidents`
+    redacted_url       kind name and URL to the redacted sink
     """
 
     names: tuple[str, ...]
     infer: Callable[[str], str]
     check: Callable[[Subscription], None]
     default_types: Callable[[str], tuple[str, ...] | None]
+    default_incidents: Callable[[str], Incidents]
     redacted_url: Callable[[str, str], str]
 
 

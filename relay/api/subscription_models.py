@@ -37,6 +37,7 @@ from relay.clock import from_rfc3339, optional_rfc3339, to_rfc3339
 from relay.core import handshake
 from relay.core import subscription as core
 from relay.core.credentials import SinkCredential
+from relay.core.events import INCIDENT_EVENTS
 from relay.core.netguard import check_custom_headers, origin_of
 from relay.core.signing import parse_secret
 from relay.core.subscription import Handshake
@@ -99,6 +100,7 @@ class ShownConfig(TypedDict):
     concurrency: int | None
     metadata_keys: list[str] | None
     handshake: Handshake
+    incidents: core.Incidents
     secret: NotRequired[
         Annotated[
             str,
@@ -200,6 +202,11 @@ class SubscriptionConfig(Body):
         description="Whether the sink must agree before the first event: `required`, or `optional` (it is asked, and "
         "gets its events in any case). The setting `security.handshake` is the minimum.",
     )
+    incidents: core.Incidents | None = Field(
+        default=None,
+        description="For chat kinds: `collapse` (their default): incidents instead of the failures in them. `both`: "
+        "incidents and each failure. `off`: each failure.",
+    )
     secret: Annotated[str, AfterValidator(_signing_secret)] | None = Field(
         default=None, description="Your own signing secret, `whsec_…`. Default: a generated one."
     )
@@ -215,8 +222,8 @@ class SubscriptionCreate(Body):
         default=None,
         min_length=1,
         max_length=MAX_TYPES,
-        description="Event types, full or short (`failed`). Default: all job events; for chat kinds only failures and "
-        "source trouble.",
+        description="Event types, full or short (`failed`). Default: all job events; for chat kinds what people "
+        "act on or wait for: failures, incidents, trouble, finished groups.",
     )
     source: str | None = Field(default=None, description="Send only events with this CloudEvents `source`.")
     protocol: Literal["HTTP"] = "HTTP"
@@ -265,6 +272,7 @@ def subscription_view(
         "concurrency": subscription.concurrency,
         "metadata_keys": subscription.options.get("metadata_keys"),
         "handshake": subscription.handshake,
+        "incidents": subscription.incidents,
     }
     if secret is not None:
         config["secret"] = secret
@@ -354,6 +362,8 @@ def read_replace(document: Any, context: Context, before: core.Subscription) -> 
         config = config.model_copy(update={"timeout_seconds": None})
     if before.retry_schedule_seconds is None and config.retry_schedule == list(settings.default_retry_schedule_seconds):
         config = config.model_copy(update={"retry_schedule": None})
+    if config.incidents == before.incidents == context.ports.kinds.default_incidents(before.kind):
+        config = config.model_copy(update={"incidents": None})
     return _subscription(body, config, context, before)
 
 
@@ -391,13 +401,19 @@ def _subscription(
     errors = credential_errors(credential, headers)
     if errors:
         raise invalid(*errors)
-    types = kinds.default_types(kind) if body.types is None else given_types
+    incidents = kinds.default_incidents(kind) if config.incidents is None else config.incidents
+    types = default_types = kinds.default_types(kind)
+    if body.types is not None and given_types != default_types:
+        types = given_types
+    elif default_types is not None and incidents == "off":
+        types = tuple(type for type in default_types if type not in INCIDENT_EVENTS)
     schedule = config.retry_schedule
     subscription = replace(
         before,
         sink=body.sink,
         kind=kind,
         types=types,
+        incidents=incidents,
         source=body.source,
         method="POST" if body.protocolsettings is None else body.protocolsettings.method,
         headers=headers,
@@ -490,6 +506,7 @@ _EXAMPLE: Subscription = {
         "concurrency": None,
         "metadata_keys": None,
         "handshake": "off",
+        "incidents": "off",
     },
     "description": "The CRM",
     "state": "enabled",

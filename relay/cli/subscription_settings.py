@@ -105,6 +105,7 @@ SETTINGS = (
     ),
     Setting("rate", float, "Maximum deliveries per second.", field="rate_per_second"),
     Setting("handshake", str, "Whether the sink must agree first: off, optional or required."),
+    Setting("incidents", str, "slack: collapse (incidents instead of the failures in them), both, or off."),
     Setting("concurrency", int, "Maximum deliveries at the same time."),
     Setting(
         "metadata_keys",

@@ -1,6 +1,7 @@
 """`relay subscriptions`: which sink gets which events. And `relay signing-secret`."""
 
 import sys
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import typer
@@ -10,6 +11,7 @@ from relay.cli.options import SINCE, Json, Limit, Type, Types, Until, Wait, full
 from relay.cli.output import clean, note, print_json, print_list, print_object, print_result, say, working
 from relay.cli.replays import COUNT_TIMEOUT_SECONDS, follow_up
 from relay.cli.subscription_settings import KEPT, PARTS, Body, place_of, with_settings, without_empty
+from relay.core.subscription import has_failures
 from relay.errors import RelayError, UsageError
 
 app = typer.Typer(help="Choose which sink gets which events.", no_args_is_help=True)
@@ -76,7 +78,7 @@ def _introduce(subscription: dict[str, Any], *, types_given: bool) -> None:
     say(f"{subscription['id']} is {subscription.get('state', 'enabled')}")
     if config.get("secret") and config.get("kind", "webhook") == "webhook":
         say(f"signing secret, shown only once: {config['secret']}")
-    say(expectation(config.get("kind", "webhook"), subscription.get("types"), types_given=types_given))
+    say(expectation(config, subscription.get("types"), types_given=types_given))
 
 
 def _sample_type(types: list[str] | None) -> str:
@@ -141,10 +143,9 @@ def edit(
         if name in KEPT:
             body[name] = None
     changed = client.send("PUT", path, body=body).document
-    kind = (changed.get("config") or {}).get("kind", "webhook")
     print_result(changed, f"{id} is changed", json=json)
     if not json:
-        say(expectation(kind, changed.get("types"), types_given=True))
+        say(expectation(changed.get("config") or {}, changed.get("types"), types_given=True))
 
 
 @app.command("test")
@@ -222,14 +223,21 @@ def standing(subscription: dict[str, Any]) -> tuple[str | None, str | None, str 
     return state, subscription.get("state_since"), why
 
 
-def expectation(kind: str, types: list[str] | None, *, types_given: bool) -> str:
-    """What will arrive, in one sentence."""
-    if kind == "slack":
+_INCIDENTS = {
+    "collapse": " Failures with one cause become one incident.",
+    "both": " Failures with one cause are an incident as well.",
+}
+
+
+def expectation(config: Mapping[str, Any], types: list[str] | None, *, types_given: bool) -> str:
+    """What will arrive, in a sentence or two. `config`: the subscription's."""
+    if config.get("kind") == "slack":
+        incidents = _INCIDENTS.get(config.get("incidents", ""), "") if has_failures(types or [FAILED]) else ""
         if types_given and types:
-            return f"Slack gets one message for each {_enumerated(types)} event."
+            return f"Slack gets one message for each {_enumerated(types)} event.{incidents}"
         return (
-            "Slack gets one message for each failed, overdue or lost job, for each create with unknown fate, and when "
-            "Revor refuses the key or is down."
+            "Slack gets one message for each failed, overdue or lost job, create with unknown fate and finished group, "
+            f"and when an account, a sink or Revor has trouble or has recovered.{incidents}"
         )
     if types:
         return f"The sink gets each {_enumerated(types)} event, signed, in order within a job."

@@ -13,16 +13,14 @@ def matches(
     """True if a subscription gets an event. Types and source match exactly, case included.
 
     One that belongs to an account gets only events about that account: `owner` is the event's.
-    Without types it gets every job event and no event about the relay. Callbacks never match here: they get the events
+    Without types it gets every job event and no others. Callbacks never match here: they get the events
     of the jobs registered with them, which only the store knows.
     """
     if subscription.callback or subscription.owner not in (None, owner):
         return False
     if subscription.source is not None and subscription.source != event_source:
         return False
-    if subscription.types is None:
-        return job_event
-    return event_type in subscription.types
+    return subscription.wants(event_type, job_event=job_event)
 
 
 def known_types(type_prefixes: Iterable[str]) -> tuple[str, ...]:

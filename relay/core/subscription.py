@@ -1,10 +1,11 @@
 """Subscriptions: which events go to which sink, and how."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from relay.core.credentials import SinkCredential
+from relay.core.events import CREATE_UNKNOWN, DELIVERY_EXPIRED, INCIDENT_EVENTS, SUBSCRIPTION_DISABLED
 
 State = Literal["enabled", "paused", "disabled", "pending"]
 Signature = Literal["v1", "v1a", "both"]
@@ -13,7 +14,18 @@ Handshake = Literal["off", "optional", "required"]
 HANDSHAKES: tuple[Handshake, ...] = ("off", "optional", "required")
 """From the laxest to the strictest."""
 
+Incidents = Literal["off", "collapse", "both"]
+"""off: each failure; collapse: incidents instead of the failures in them; both: incidents and each failure."""
+
+_FAILURES = (CREATE_UNKNOWN, DELIVERY_EXPIRED, SUBSCRIPTION_DISABLED)
+"""Besides failed jobs, the types of events that incidents are made of."""
+
 DEFAULT_RETRY_SCHEDULE_SECONDS = (5.0, 300.0, 1800.0, 7200.0, 18000.0, 36000.0, 50400.0, 72000.0, 86400.0)
+
+
+def has_failures(types: Iterable[str]) -> bool:
+    """True if incidents are made of events of one of these types."""
+    return any(one in _FAILURES or one.endswith(".job.failed") for one in types)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +57,8 @@ class Consent:
 class Subscription:
     """A sink and the events it gets. Times are epoch seconds.
 
-    types                   event types, matched exactly; None: all job events and none about the relay
+    types                   event types, matched exactly; None: all job events and no others
+    incidents               whether it gets incidents, instead of or beside the failures in them; only chat kinds do
     source                  a CloudEvents source, matched exactly; None: any
     owner                   the account (`owner_of`) whose bound token made it: it gets only events about that account
     callback                created by a job's `callback_url`: gets only events of jobs registered with it
@@ -67,6 +80,7 @@ class Subscription:
     sink: str
     kind: str = "webhook"
     types: tuple[str, ...] | None = None
+    incidents: Incidents = "off"
     source: str | None = None
     owner: str | None = None
     state: State = "enabled"
@@ -95,6 +109,24 @@ class Subscription:
     paused_until: float | None = None
     probe_at: float | None = None
     drain_since: float | None = None
+
+    def wants(self, event_type: str, *, job_event: bool) -> bool:
+        """True if it gets events of this type."""
+        if self.types is None:
+            return job_event
+        return event_type in self.types or (event_type in INCIDENT_EVENTS and self._has_incidents)
+
+    @property
+    def wanted_types(self) -> tuple[str, ...] | None:
+        """The types of the events that it gets; None: all job events and no others."""
+        if self.types is None or not self._has_incidents:
+            return self.types
+        return tuple(dict.fromkeys((*self.types, *INCIDENT_EVENTS)))
+
+    @property
+    def _has_incidents(self) -> bool:
+        """True if it gets incidents although its types do not name them: it gets failures, which they replace."""
+        return self.incidents != "off" and has_failures(self.types or ())
 
     @property
     def reached_by(self) -> tuple[object, ...]:

@@ -12,7 +12,7 @@ import orjson
 from sqlalchemy.engine import Connection
 
 from relay.core.delivery import Claimed
-from relay.core.events import Event
+from relay.core.events import SUBSCRIPTION_DISABLED, Event
 from relay.core.records import Lease, Recorded
 from relay.core.subscription import Subscription
 from relay.ids import new_id
@@ -81,6 +81,8 @@ class Outbox:
         recorded: dict[str, Recorded] = {}
         for event, lease in entries:
             targets: Iterable[Subscription] = self.subscriptions.matching(connection, event)
+            if event.type == SUBSCRIPTION_DISABLED:  # a person reads it when it is over
+                targets = [one for one in targets if one.incidents == "off" or one.id != event.subject]
             if event.job_uid in callbacks:
                 wanted = (one for one, types in callbacks[event.job_uid] if types is None or event.type in types)
                 targets = (*targets, *wanted)

@@ -43,7 +43,7 @@ def scope_of(replay: Any, subscription: Subscription | None) -> dict[str, Any]:
     """The parameters of `_matches`. `subscription`: the one whose events are replayed, if any."""
     types = replay.types
     if types is None and subscription is not None:
-        types = subscription.types
+        types = subscription.wanted_types
     return {
         "since": replay.since,
         "until": replay.until,

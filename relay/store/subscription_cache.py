@@ -175,5 +175,6 @@ def matching_fields(row: Any) -> Subscription:
         state=row.state,
         callback=bool(row.callback),
         ordering=row.config.get("ordering", "job"),
+        incidents=row.config.get("incidents", "off"),
         owner=row.owner,
     )

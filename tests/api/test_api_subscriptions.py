@@ -45,6 +45,7 @@ async def test_a_subscription_has_every_field_and_shows_its_secret_once(client, 
             "concurrency": None,
             "metadata_keys": None,
             "handshake": "off",
+            "incidents": "off",
         },
         "description": "the CRM",
         "state": "enabled",
@@ -102,6 +103,7 @@ async def test_every_setting_is_accepted(client, world):
         "rate_per_second": 2.5,
         "concurrency": 4,
         "handshake": "required",
+        "incidents": "off",
         "secret": SECRET,
     }
     made = await create(
@@ -439,6 +441,56 @@ async def test_a_body_is_checked_before_a_subscription_is_reused(client):
     await create(client, sink="https://receiver.example/hooks")
     body = {"sink": "https://receiver.example/hooks", "types": ["failled"]}
     assert (await client.post("/v1/subscriptions?reuse=true", json=body)).status_code == 422
+
+
+INCIDENTS = {"relay.incident.opened", "relay.incident.grew", "relay.incident.closed"}
+
+
+@pytest.mark.parametrize(
+    ("config", "types", "kept", "named"),
+    [
+        ({}, None, "collapse", True),
+        ({"incidents": "both"}, None, "both", True),
+        ({"incidents": "off"}, None, "off", False),
+        ({}, ["failed"], "collapse", False),
+        ({"incidents": "off"}, ["failed", "incident.opened"], "off", True),
+    ],
+)
+async def test_slack_gets_incidents_instead_of_the_failures_in_them(client, world, config, types, kept, named):
+    made = await create(client, sink=SLACK, config=config, **({} if types is None else {"types": types}))
+    assert made["config"]["incidents"] == kept
+    assert bool(INCIDENTS & set(made["types"])) is named
+    assert "ai.revor.job.failed" in made["types"]
+    assert (await world.store.subscriptions.get(made["id"])).incidents == kept
+
+
+async def test_default_types_of_slack_follow_its_incidents(client):
+    made = await create(client, sink=SLACK)
+    config = {name: value for name, value in made["config"].items() if name != "secret"} | {"incidents": "off"}
+    path = f"/v1/subscriptions/{made['id']}"
+    off = (await client.put(path, json={**made, "config": config})).json()
+    assert set(made["types"]) - set(off["types"]) == INCIDENTS
+    again = (await client.put(path, json={"sink": made["sink"]})).json()
+    assert (again["types"], again["config"]["incidents"]) == (made["types"], "collapse")
+
+
+async def test_slack_that_becomes_a_webhook_drops_the_default_of_its_incidents(client):
+    made = await create(client, sink=SLACK)
+    config = {name: value for name, value in made["config"].items() if name != "secret"}
+    body = {**made, "sink": "https://receiver.example/hooks", "config": {**config, "kind": "webhook"}}
+    changed = (await client.put(f"/v1/subscriptions/{made['id']}", json=body)).json()
+    assert (changed["config"]["kind"], changed["config"]["incidents"]) == ("webhook", "off")
+
+
+@pytest.mark.parametrize(
+    ("incidents", "code"), [("collapse", "incidents_unsuitable"), ("both", "incidents_unsuitable")]
+)
+async def test_a_webhook_refuses_to_collapse_failures(client, incidents, code):
+    body = {"sink": "https://receiver.example/hooks", "config": {"incidents": incidents}}
+    refused = await client.post("/v1/subscriptions", json=body)
+    (error,) = refused.json()["errors"]
+    assert (refused.status_code, error["pointer"], error["code"]) == (422, "/config/incidents", code)
+    assert "relay.incident.opened" in error["detail"]
 
 
 async def test_a_slack_message_shows_the_chosen_metadata(client):

@@ -23,13 +23,15 @@ import relay.store.tables  # noqa: F401 - fills the metadata
 from relay import resources
 from relay.config.keyring import Keyring, key_id, new_key
 from relay.core.records import StoredAnswer
+from relay.core.subscription import Incidents
 from relay.errors import SchemaTooNew, SchemaTooOld
 from relay.store import migrations
 from relay.store.postgres_engine import is_postgres
 from relay.store.sqlite import url_of
 from relay.store.store import open_store
+from subscribers.registry import kind_named
 from tests.support.postgres_server import shared_server
-from tests.support.store_kit import NOW, ReversingCipher, poll, seen, track
+from tests.support.store_kit import NOW, ReversingCipher, poll, seen, subscription, track
 
 # The catalogue of PostgreSQL itself says more than an inspector: all of it has to be the same.
 POSTGRES_COLUMNS = """
@@ -245,6 +247,65 @@ async def test_the_keys_of_existing_ciphertexts_are_noted_as_used(database_url: 
         assert set(await store.ciphertexts.used()) == set(map(key_id, keys))
     finally:
         await store.close()
+
+
+OLD_CHAT_TYPES = (
+    *("ai.revor.job.failed", "ai.revor.job.overdue", "ai.revor.job.not_found"),
+    *("relay.source.unauthorized", "relay.source.down", "relay.source.recovered", "relay.create.unknown"),
+)
+
+
+async def test_an_existing_chat_subscription_gets_the_new_defaults_and_keeps_types_of_its_own(migrated: str) -> None:
+    chosen = ("ai.revor.job.failed", "ai.revor.job.succeeded")
+    given: dict[str, tuple[str, tuple[str, ...] | None]] = {
+        "sub_1": ("slack", OLD_CHAT_TYPES),
+        "sub_2": ("slack", OLD_CHAT_TYPES[:-1]),
+        "sub_3": ("slack", chosen),
+        "sub_4": ("webhook", OLD_CHAT_TYPES),
+        "sub_5": ("webhook", None),
+    }
+    store = await open_store(migrated, ReversingCipher(), now=NOW)
+    try:
+        for id, (kind, types) in given.items():
+            incidents: Incidents = "collapse" if kind == "slack" else "off"
+            await store.subscriptions.create(subscription(id, kind=kind, types=types, incidents=incidents))
+    finally:
+        await store.close()
+    await asyncio.to_thread(to_revision, migrated, "0014")
+    assert "incidents" not in await asyncio.to_thread(
+        text_of, migrated, "SELECT config FROM subscriptions WHERE id='sub_1'"
+    )
+    store = await open_store(migrated, ReversingCipher(), now=NOW, auto_migrate=True)
+    try:
+        after = {one.id: one for one in await store.subscriptions.all()}
+    finally:
+        await store.close()
+    defaults = kind_named("slack").default_types(["ai.revor.job"])
+    assert defaults is not None
+    assert set(after["sub_1"].types or ()) == set(after["sub_2"].types or ()) == set(defaults)
+    assert [after[id].types for id in ("sub_3", "sub_4", "sub_5")] == [chosen, OLD_CHAT_TYPES, None]
+    assert {id: one.incidents for id, one in after.items()} == {
+        **dict.fromkeys(("sub_1", "sub_2", "sub_3"), "collapse"),
+        **dict.fromkeys(("sub_4", "sub_5"), "off"),
+    }
+
+
+def text_of(url: str, statement: str) -> str:
+    found: list[str] = []
+    on(url, lambda connection: found.append(str(connection.execute(text(statement)).scalar_one())))
+    return found[0]
+
+
+def to_revision(url: str, revision: str) -> None:
+    """An existing database at an older revision."""
+
+    def downgrade(connection: Connection) -> None:
+        config = Config()
+        config.set_main_option("script_location", str(resources.migrations_dir()).replace("%", "%%"))
+        config.attributes["connection"] = connection
+        command.downgrade(config, revision)
+
+    on(url, downgrade)
 
 
 def to_first_schema(url: str) -> None:

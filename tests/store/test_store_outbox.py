@@ -49,6 +49,27 @@ async def test_an_event_goes_to_each_matching_subscription_once(store: Store) ->
     assert await targets(store) == ["sub_all", "sub_queued", "sub_source"]
 
 
+async def test_a_chat_sink_is_not_told_that_it_was_disabled_itself(store: Store) -> None:
+    types = ("relay.subscription.disabled", "relay.subscription.recovered")
+    for id, incidents in (("sub_chat", "collapse"), ("sub_other", "both"), ("sub_webhook", "off")):
+        await store.subscriptions.create(subscription(id, types=types, incidents=incidents))
+    await store.events.record(relay_event(types[0], subject="sub_chat"))
+    assert await targets(store) == ["sub_other", "sub_webhook"]
+    await store.events.record(relay_event(types[0], subject="sub_webhook"))
+    assert (await targets(store)).count("sub_webhook") == 2
+    await store.events.record(relay_event(types[1], subject="sub_chat"))
+    assert (await targets(store)).count("sub_chat") == 2
+
+
+async def test_incidents_go_to_those_that_want_them_instead_of_failures(store: Store) -> None:
+    await store.subscriptions.create(subscription("sub_all"))
+    await store.subscriptions.create(subscription("sub_off", types=("ai.revor.job.failed",)))
+    await store.subscriptions.create(subscription("sub_chat", types=("ai.revor.job.failed",), incidents="collapse"))
+    await store.subscriptions.create(subscription("sub_named", types=("relay.incident.opened",)))
+    await store.events.record(relay_event("relay.incident.opened"))
+    assert await targets(store) == ["sub_chat", "sub_named"]
+
+
 async def test_events_about_the_relay_go_to_those_that_name_their_type(store: Store) -> None:
     await store.subscriptions.create(subscription("sub_all"))
     await store.subscriptions.create(subscription("sub_relay", types=("relay.source.down",)))

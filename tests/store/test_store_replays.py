@@ -171,6 +171,14 @@ async def test_a_subscription_gets_only_what_it_is_for(store: Store) -> None:
     assert (await replay(store, "sub_other")).matched == 0
 
 
+async def test_a_replay_to_a_chat_has_the_incidents_that_it_wants(store: Store) -> None:
+    await job(store)
+    await store.events.record(relay_event("relay.incident.opened"))
+    for id, incidents, matched in (("sub_chat", "collapse", 2), ("sub_off", "off", 1)):
+        await store.subscriptions.create(subscription(id, types=("ai.revor.job.failed",), incidents=incidents))
+        assert (await replay(store, id)).matched == matched
+
+
 async def test_a_callback_gets_the_events_of_its_jobs(store: Store) -> None:
     callback = await store.subscriptions.callback_for("https://callback.example", "sub_callback", NOW)
     mine = await track(store, "mine", callback_subscription_id=callback)

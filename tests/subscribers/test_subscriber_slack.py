@@ -441,13 +441,17 @@ def test_no_answer_is_tried_again() -> None:
     assert KIND.classify(response, NOW).verdict == "retry"
 
 
-def test_default_types_are_trouble() -> None:
+def test_default_types_are_what_people_act_on_or_wait_for() -> None:
     assert KIND.default_types(["a.job", "b.job", "a.job"]) == (
         *("a.job.failed", "a.job.overdue", "a.job.not_found"),
         *("b.job.failed", "b.job.overdue", "b.job.not_found"),
         *("relay.source.unauthorized", "relay.source.down", "relay.source.recovered", "relay.create.unknown"),
+        *("relay.subscription.disabled", "relay.subscription.recovered", "relay.delivery.expired"),
+        *("a.account.needs_reconnect", "a.account.cannot_send", "a.account.recovered"),
+        *("b.account.needs_reconnect", "b.account.cannot_send", "b.account.recovered"),
+        *("relay.group.finished", "relay.incident.opened", "relay.incident.grew", "relay.incident.closed"),
     )
-    assert (KIND.signed, KIND.rate_per_second) == (False, 1.0)
+    assert (KIND.signed, KIND.rate_per_second, KIND.default_incidents) == (False, 1.0, "collapse")
 
 
 def test_path_of_a_slack_url_is_hidden() -> None:

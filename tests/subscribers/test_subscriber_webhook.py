@@ -28,6 +28,7 @@ def test_body_is_the_stored_bytes() -> None:
 
 def test_webhook_is_signed_unlimited_and_gets_all_job_events() -> None:
     assert (WEBHOOK.signed, WEBHOOK.rate_per_second, WEBHOOK.default_types(["a.job"])) == (True, None, None)
+    assert WEBHOOK.default_incidents == "off"
 
 
 def test_outcomes_follow_http() -> None:

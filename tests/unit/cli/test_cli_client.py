@@ -15,6 +15,7 @@ from relay.cli import run
 from relay.cli.client import Api, ApiError, Unreachable, in_cli_words
 from relay.cli.event_stream import follow
 from relay.cli.options import full_types
+from relay.cli.subscriptions import expectation
 from relay.core.signing import signature_headers
 from relay.core.subscription import SigningSecret
 from relay.errors import RelayError, UsageError
@@ -314,10 +315,9 @@ def test_add_says_what_will_arrive(stub: Stub, capsys: pytest.CaptureFixture[str
     assert run(["subscriptions", "add", SINK, "--metadata-keys", "deal, owner"]) == 0
     out = capsys.readouterr().out
     assert (
-        "Slack gets one message for each failed, overdue or lost job, for each create with unknown fate, and when"
-        in out
-    )
-    assert "Revor refuses the key or is down." in out
+        "Slack gets one message for each failed, overdue or lost job, create with unknown fate and finished group, "
+        "and when an account, a sink or Revor has trouble or has recovered."
+    ) in out
     assert "the sample was accepted: 200 in 12 ms" in out
     assert run(["subscriptions", "add", "https://example.com/x", "--types", "failed,overdue", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["test"]["delivered"] is True
@@ -325,6 +325,28 @@ def test_add_says_what_will_arrive(stub: Stub, capsys: pytest.CaptureFixture[str
     assert first == {"sink": SINK, "config": {"metadata_keys": ["deal", "owner"]}}
     assert second == {"sink": "https://example.com/x", "types": ["ai.revor.job.failed", "ai.revor.job.overdue"]}
     assert run(["subscriptions", "add", SINK, "--metadata-keys", " , "]) == 2
+
+
+@pytest.mark.parametrize(
+    ("config", "types", "said"),
+    [
+        ({"kind": "slack", "incidents": "collapse"}, None, "Failures with one cause become one incident."),
+        (
+            {"kind": "slack", "incidents": "both"},
+            ["ai.revor.job.failed"],
+            "Failures with one cause are an incident as well.",
+        ),
+        ({"kind": "slack", "incidents": "off"}, ["ai.revor.job.failed"], "for each failed event."),
+        ({"kind": "slack", "incidents": "collapse"}, ["ai.revor.job.overdue"], "for each overdue event."),
+        (
+            {"kind": "webhook", "incidents": "off"},
+            ["relay.group.finished"],
+            "The sink gets each relay.group.finished event",
+        ),
+    ],
+)
+def test_what_will_arrive_includes_incidents(config: dict[str, str], types: list[str] | None, said: str) -> None:
+    assert said in expectation(config, types, types_given=types is not None)
 
 
 @pytest.mark.parametrize(
@@ -468,7 +490,7 @@ def test_subscription_is_added_with_every_setting(stub: Stub) -> None:
         *("--types", "failed,overdue", "--source", "/relay", "--kind", "webhook", "--header", "X-Team: sales"),
         *("--header", "X-Tier:1", "--method", "PUT", "--ordering", "none", "--start", "earliest", "--timeout", "5"),
         *("--retry-schedule", "5s,5m", "--rate", "2", "--concurrency", "3", "--secret", SECRET),
-        *("--metadata-keys", "deal,owner", "--description", "ours", "--no-test"),
+        *("--metadata-keys", "deal,owner", "--incidents", "both", "--description", "ours", "--no-test"),
     ]
     assert run(["subscriptions", "add", "https://a.example/", *options]) == 0
     assert json.loads(stub.seen[-1][2]) == {
@@ -487,6 +509,7 @@ def test_subscription_is_added_with_every_setting(stub: Stub) -> None:
             "concurrency": 3,
             "secret": SECRET,
             "metadata_keys": ["deal", "owner"],
+            "incidents": "both",
         },
     }
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from relay.core.subscription import State, Subscription
+from relay.core.subscription import Incidents, State, Subscription
 
 SUBSCRIPTION = Subscription(id="sub_1", sink="https://sink.example", state_reason="http_410")
 
@@ -24,6 +24,35 @@ def test_reached_by_is_url_method_and_headers() -> None:
     ]
     assert len({one.reached_by for one in (SUBSCRIPTION, *changed)}) == 4
     assert replace(SUBSCRIPTION, types=("a",), description="b").reached_by == SUBSCRIPTION.reached_by
+
+
+OPENED, FAILED = "relay.incident.opened", "ai.revor.job.failed"
+
+
+@pytest.mark.parametrize(
+    ("types", "incidents", "wanted"),
+    [
+        ((FAILED,), "collapse", True),
+        ((FAILED,), "both", True),
+        ((FAILED,), "off", False),
+        ((FAILED, OPENED), "off", True),
+        (("relay.create.unknown",), "collapse", True),
+        (("relay.delivery.expired",), "collapse", True),
+        (("relay.subscription.disabled",), "collapse", True),
+        (("ai.revor.job.succeeded",), "collapse", False),
+        (("ai.revor.job.succeeded", OPENED), "collapse", True),
+        ((), "collapse", False),
+        (None, "off", False),
+    ],
+)
+def test_incidents_reach_those_that_get_the_failures_in_them(
+    types: tuple[str, ...] | None, incidents: Incidents, wanted: bool
+) -> None:
+    one = replace(SUBSCRIPTION, types=types, incidents=incidents)
+    assert one.wants(OPENED, job_event=False) is wanted
+    assert (OPENED in (one.wanted_types or ())) is wanted
+    assert one.wants(FAILED, job_event=True) is (types is None or FAILED in types)
+    assert not one.wants("relay.group.finished", job_event=False)
 
 
 @pytest.mark.parametrize(
