@@ -68,7 +68,7 @@ async def of_all(call: Call) -> Response:
                 tail = await events.tail(at, PAGE_COUNT, PAGE_BYTES)
                 if tail.last != at:
                     at, pause_seconds = tail.last, HIDDEN_SECONDS
-                if tail.events:
+                if tail.events and rest.goes_on:  # the token may be gone since the reading began
                     yield _frames(tail)
                     rest.spoke()
                 if not tail.more:
@@ -97,7 +97,7 @@ async def of_job(call: Call, job: Job) -> Response:
                 # Read the job first: once it is closed, all its events can be read.
                 now = await jobs.get(job.uid)
                 tail = await events.tail_of_job(job.uid, at, PAGE_COUNT, PAGE_BYTES)
-                if tail.events:
+                if tail.events and rest.goes_on:
                     at = tail.events[-1][0]
                     yield _frames(tail)
                     rest.spoke()

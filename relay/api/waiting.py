@@ -50,9 +50,9 @@ async def wait_for(call: Call, job: Job, seconds: float, *, until_running: bool)
     with waits.held(call.caller), signals.watch_job(job.uid) as watch, ports.tracking.prioritize(job):
         while True:
             # Read after the watch began, so that what happened in between is seen.
+            found = await ports.store.jobs.get(job.uid)
             if not call.is_allowed:
                 raise Unauthorized(TOKEN_GONE)
-            found = await ports.store.jobs.get(job.uid)
             if found is None:
                 raise NotFound(f"job {job.external_id} was purged while waiting", code="job_not_found")
             job = found

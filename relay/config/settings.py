@@ -78,7 +78,7 @@ class DatabaseSettings(Section):
         secret=True,  # it may contain a password
     )
     pool_size: Annotated[int, Field(ge=1, le=1000)] = setting(
-        10, "PostgreSQL: read connections per node; three more write and listen"
+        10, "PostgreSQL: read connections per node; four more write and listen"
     )
 
 

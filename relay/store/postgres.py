@@ -1,6 +1,7 @@
 """The PostgreSQL database: shared by several nodes, over a network that can fail.
 
-One connection writes in groups, as SQLite's thread does; one runs single-statement writes beside it; a pool reads.
+One connection writes in groups, as SQLite's thread does; one runs single-statement writes beside it; a pool reads; one
+more is for what must not wait for long reads: notices to other nodes, and the check for revoked tokens.
 While the server is unreachable, read-only or out of connections, queued writes are retried and `trouble` holds the
 reason. If the response to a commit is lost, the server is asked for the transaction's outcome, so nothing is written
 twice.
@@ -66,6 +67,7 @@ class PostgresDatabase:
         self._engine: AsyncEngine | None = None
         self._writing: AsyncEngine | None = None
         self._calling: AsyncEngine | None = None
+        self._beside: AsyncEngine | None = None
         self._time = FollowedClock()
         self._unsent: set[str] = set()
         self._has_unsent = asyncio.Event()
@@ -90,6 +92,7 @@ class PostgresDatabase:
         self._engine = make_engine(self.url, pool_size=self._pool_size)
         self._writing = make_engine(self.url, pool_size=1)
         self._calling = make_engine(self.url, pool_size=1)
+        self._beside = make_engine(self.url, pool_size=1)
         define(self._calling, self._procedures)
         try:
             await self.read_clock()
@@ -110,10 +113,10 @@ class PostgresDatabase:
         await self._dispose()
 
     async def _dispose(self) -> None:
-        for engine in (self._engine, self._writing, self._calling):
+        for engine in (self._engine, self._writing, self._calling, self._beside):
             if engine is not None:
                 await engine.dispose()
-        self._engine = self._writing = self._calling = None
+        self._engine = self._writing = self._calling = self._beside = None
 
     @property
     def commit_count(self) -> int:
@@ -160,26 +163,26 @@ class PostgresDatabase:
 
     async def read(self, query: Callable[..., Result], *arguments: Any) -> Result:
         """Runs `query(connection, *arguments)` on a pooled connection. It sees every write that has returned."""
+        return await self._read(self._engine, query, arguments)
+
+    async def read_beside(self, query: Callable[..., Result], *arguments: Any) -> Result:
+        """As `read`, for a short query that must not wait while long ones have the whole pool."""
+        return await self._read(self._beside, query, arguments)
+
+    async def _read(self, engine: AsyncEngine | None, query: Callable[..., Result], arguments: Sequence[Any]) -> Result:
         try:
             try:
-                return await self._read(query, arguments)
+                return await _read_once(engine, query, arguments)
             except DBAPIError as error:
                 if not error.connection_invalidated:
                     raise
-            return await self._read(query, arguments)  # the connection and its whole pool were dead: once more
+            return await _read_once(engine, query, arguments)  # the connection and its whole pool were dead: once more
         except PoolTimeout as error:
             raise StoreError(
                 f"all {self._pool_size} connections to the database are in use: raise database.pool_size"
             ) from error
         except Exception as error:
             raise as_ours(error) from error
-
-    async def _read(self, query: Callable[..., Result], arguments: Sequence[Any]) -> Result:
-        if self._engine is None:
-            raise StoreError("the database is not open")
-        async with self._engine.connect() as connection:
-            await connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
-            return await connection.run_sync(query, *arguments)
 
     async def size_bytes(self) -> int:
         """Bytes on the server's disk, without the server's log."""
@@ -287,8 +290,8 @@ class PostgresDatabase:
             self._has_unsent.clear()
             notices, self._unsent = self._unsent, set()
             try:
-                assert self._engine is not None
-                async with self._engine.begin() as connection:
+                assert self._beside is not None
+                async with self._beside.begin() as connection:
                     await connection.execute(NOTIFY, {"said": payload(self.name, notices)})
             except Exception as error:
                 log.warning("others_not_told", notices=len(notices), error=reason_of(error))
@@ -310,3 +313,11 @@ class PostgresDatabase:
             if sqlstate_of(error) == UNKNOWN_TRANSACTION:
                 return False
             raise
+
+
+async def _read_once(engine: AsyncEngine | None, query: Callable[..., Result], arguments: Sequence[Any]) -> Result:
+    if engine is None:
+        raise StoreError("the database is not open")
+    async with engine.connect() as connection:
+        await connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+        return await connection.run_sync(query, *arguments)

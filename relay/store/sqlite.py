@@ -167,6 +167,10 @@ class SqliteDatabase:
             raise StoreError("the database is not open")
         return await asyncio.get_running_loop().run_in_executor(self._readers, self._read, query, arguments)
 
+    async def read_beside(self, query: Callable[..., Result], *arguments: Any) -> Result:
+        """The same as `read`: there are no other nodes whose changes it would have to be in time for."""
+        return await self.read(query, *arguments)
+
     def try_read(self, query: Callable[..., Result], *arguments: Any) -> Result | None:
         """Runs a query of a few rows by key in the caller's thread, which is faster than handing it to another. None
         if it would have to wait."""

@@ -84,11 +84,11 @@ class TokenStore:
 
     async def all(self) -> tuple[int, list[AccessToken]]:
         """Every token, and their version."""
-        return await self._database.read(_all)
+        return await self._database.read_beside(_all)
 
     async def version(self) -> int:
         """A number that rises with every change."""
-        return await self._database.read(_version)
+        return await self._database.read_beside(_version)
 
 
 @each

@@ -22,6 +22,7 @@ from tests.support.postgres_server import PostgresServer
 from tests.support.store_kit import (
     NOW,
     ReversingCipher,
+    access_token,
     claim,
     counts,
     lease,
@@ -280,6 +281,10 @@ async def test_exhausted_pool_is_reported_after_a_wait(store: Store, monkeypatch
     store.database._engine.pool._timeout = 0.1  # type: ignore[attr-defined]
     with pytest.raises(StoreError, match=r"all 3 connections .* raise database\.pool_size"):
         await store.jobs.get(uid)
+    await store.tokens.create(access_token("tok_1"), NOW)  # nor do tokens, and notices, wait for long reads
+    assert await store.tokens.version() > 0
+    assert len((await store.tokens.all())[1]) == 1
+    await until(lambda: not store.database._unsent)  # type: ignore[attr-defined]
     assert not waiting.done()
     going = False
     await asyncio.gather(*readers)
