@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from relay.clock import optional_rfc3339, to_rfc3339
 from relay.core.events import Hint, Repeat
-from relay.core.sentences import group_sentence, incident_sentence
+from relay.core.sentences import group_sentence, incident_sentence, titled
 
 GROUP_COUNTS = (
     *("queued", "scheduled", "running", "retrying"),
@@ -35,8 +35,8 @@ subscription_removed    a person removed it
 
 _TEXT_CHARACTERS = 256
 _FIX = {
-    "jobs": "Open one of its jobs in the upstream to see why it failed",
-    "creates": "Check in the upstream which of them went out: relay intents list",
+    "jobs": "Open one of its jobs in {upstream} to see why it failed",
+    "creates": "Check in {upstream} which of them went out: relay intents list",
     "sink": "Fix the receiver, then run: relay subscriptions resume {subscription}",
 }
 _WHO = {"jobs": "account owner", "creates": "account owner", "sink": "administrator"}
@@ -182,7 +182,9 @@ def incident_data(
         "code": _cut(code),
         "what": what,
         "who": hint.who if hint else _WHO[kind],
-        "fix": hint.fix if hint else _FIX[kind].format(subscription=subscription),
+        "fix": hint.fix
+        if hint
+        else _FIX[kind].format(subscription=subscription, upstream=titled(source or "the upstream")),
         "repeat": hint.repeat if hint else _REPEAT[kind],
         "failed": failed,
         "likely": likely,

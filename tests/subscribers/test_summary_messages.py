@@ -1,0 +1,267 @@
+"""Messages about connect accounts, groups and incidents: what happened, whose turn it is, and whether to send again."""
+
+from typing import Any
+
+import orjson
+import pytest
+
+from relay.core.events import ACCOUNT_EVENTS, Event, Hint, Origin, account_event, relay_event
+from relay.core.subscription import Subscription
+from relay.core.summary_events import account_data, group_finished_data, incident_data
+from subscribers import registry, wording
+from subscribers.base import RenderContext
+
+NOW = 1779271208.0
+CONTEXT = RenderContext()
+ORIGIN = Origin(source="https://x.example/jobs", type_prefix="ai.revor.job", dataschema="http://x/s.json")
+SLACK = Subscription(id="sub_1", sink="https://hooks.slack.com/services/T0/B0/secret", kind="slack")
+RECONNECT = Hint(
+    meaning="The LinkedIn account needs reconnecting", fix="Reconnect it in Revor", who="account owner", repeat="safe"
+)
+HOSTILE = [
+    *(
+        "<!channel>",
+        "<@U1>",
+        "<https://evil.example|bank>",
+        "@here",
+        "#general",
+        ":tada:",
+        "*b* _i_ ~s~ `c`",
+        "a\n> quote",
+    ),
+    *("&" * 4000, "<" * 4000, "\u202egnitset", "\x00\x07", "https://evil.example/x", "'; rm -rf ~ #", "$(reboot)"),
+]
+
+
+def of_account(kind: str, **changes: Any) -> Event:
+    values: dict[str, Any] = {
+        "account_id": "acc_1",
+        "channel": "linkedin",
+        "name": "Ada Lovelace",
+        "status": "x",
+        "state": "ok",
+        "since": NOW,
+        "open_jobs": 37,
+        "source": "revor",
+        "account": "default",
+    }
+    return account_event(
+        "evt_1", kind, NOW, account_data(**{**values, **changes}), ORIGIN, dataschema="http://x/s.json"
+    )
+
+
+def of_group(**changes: Any) -> Event:
+    values: dict[str, Any] = {
+        "group": "q4-launch",
+        "source": "revor",
+        "account": "default",
+        "round": 1,
+        "counts": {"succeeded": 194, "failed": 6},
+        "skipped": 12,
+        "missing": 0,
+        "failures": {"reconnect_required": 4, "recipient_not_found": 2},
+        "first_at": NOW - 60,
+        "finished_at": NOW,
+    }
+    data = group_finished_data(**{**values, **changes})
+    return relay_event("evt_1", "relay.group.finished", NOW, data, dataschema="http://x/s.json", subject="g")
+
+
+def of_incident(type: str = "opened", **changes: Any) -> Event:
+    closed = type == "closed"
+    values: dict[str, Any] = {
+        "incident": "inc_1",
+        "kind": "jobs",
+        "state": "closed" if closed else "open",
+        "source": "revor",
+        "account": "default",
+        "channel": "linkedin",
+        "connect_account_id": "acc_1",
+        "connect_account_name": "Ada Lovelace",
+        "subscription": None,
+        "sink": None,
+        "code": "reconnect_required",
+        "hint": RECONNECT,
+        "failed": 12,
+        "likely": 37,
+        "first_failure_at": NOW - 2100,
+        "last_failure_at": NOW,
+        "opened_at": NOW - 60,
+        "closed_at": NOW if closed else None,
+        "closed_because": "account_recovered" if closed else None,
+    }
+    data = incident_data(**{**values, **changes})
+    return relay_event("evt_1", f"relay.incident.{type}", NOW, data, dataschema="http://x/s.json", subject="inc_1")
+
+
+def with_data(type: str, **data: Any) -> Event:
+    return relay_event("evt_1", type, NOW, data, dataschema="http://x/s.json")
+
+
+NOBODY = {"connect_account_id": None, "connect_account_name": None}
+SINK: dict[str, Any] = {
+    **NOBODY,
+    "kind": "sink",
+    "subscription": "sub_9",
+    "sink": "https://crm.example/…",
+    "hint": None,
+}
+SINK |= {"likely": None, "channel": None, "source": None, "account": None}
+
+
+@pytest.mark.parametrize(
+    ("event", "said"),
+    [
+        (of_account("needs_reconnect"), "LinkedIn account Ada Lovelace needs reconnecting: 37 open jobs use it"),
+        (of_account("recovered", name=None, open_jobs=0), "LinkedIn account acc_1 is connected and can send again"),
+        (
+            of_group(),
+            "Group q4-launch finished: 182 of 200 accepted, 12 skipped, 6 failed "
+            "(reconnect_required 4, recipient_not_found 2)",
+        ),
+        (
+            of_group(counts={"failed": 28}, skipped=0, failures={f"code_{n}": 7 - n for n in range(7)}),
+            "Group q4-launch finished: 0 of 28 accepted, 28 failed "
+            "(code_0 7, code_1 6, code_2 5, code_3 4, code_4 3, others 3)",
+        ),
+        (
+            of_incident(),
+            "12 LinkedIn jobs of Ada Lovelace failed: the account needs reconnecting. 37 more are likely to fail",
+        ),
+        (of_incident("grew", likely=1, failed=100), "… needs reconnecting. 1 more is likely to fail"),
+        (of_incident(likely=None), "12 LinkedIn jobs of Ada Lovelace failed: the account needs reconnecting"),
+        (of_incident("closed", failed=40), "LinkedIn jobs of Ada Lovelace work again: 40 failed in 35 minutes"),
+        (
+            of_incident("closed", connect_account_name=None, closed_because="quiet"),
+            "LinkedIn jobs of account acc_1 have not failed for a day: 12 failed in 35 minutes",
+        ),
+        (of_incident("closed", **NOBODY), "LinkedIn jobs work again: 12 failed in 35 minutes"),
+        (of_incident(**SINK | {"code": None}), "Subscription sub_9 to https://crm.example/… does not take its events"),
+        (
+            of_incident("closed", **SINK | {"closed_because": "subscription_recovered"}),
+            "Subscription sub_9 to https://crm.example/… takes events again",
+        ),
+        (with_data("relay.incident.opened", incident="inc_1"), "Incident inc_1"),
+        (
+            with_data("relay.incident.closed", kind="jobs", failed=2, first_failure_at="x"),
+            "jobs work again: 2 failed in 1 second",
+        ),
+        (with_data("relay.group.finished", group="g", failures=["x"]), "Group g finished: 0 of 0 accepted"),
+    ],
+)
+def test_what_happened(event: Event, said: str) -> None:
+    assert wording.sentence(event, CONTEXT).endswith(said.removeprefix("…"))
+
+
+@pytest.mark.parametrize(
+    ("event", "advice"),
+    [
+        (
+            of_account("needs_reconnect", hint=RECONNECT),
+            {
+                "How to fix it": "Reconnect it in Revor",
+                "Who can fix it": "account owner",
+                "Sending its jobs again": "could reach people twice: they are still open",
+            },
+        ),
+        (
+            of_account("cannot_send", open_jobs=0),
+            {"How to fix it": "Check in Revor why it cannot send", "Who can fix it": "account owner"},
+        ),
+        (of_account("removed", open_jobs=0), {}),
+        (of_account("added", open_jobs=3), {}),
+        (
+            of_account("recovered"),
+            {"Sending its jobs again": "is needed only for those that have failed: relay incidents list"},
+        ),
+        (
+            of_group(group="q4 launch"),
+            {
+                "What is left to do": "See what went wrong: relay groups show 'q4 launch'",
+                "Who can do it": "account owner",
+                "Sending again": "depends on the error: each failed job says whether it is safe",
+            },
+        ),
+        (
+            of_group(counts={"succeeded": 1}, skipped=0, failures={}, missing=1),
+            {
+                "What is left to do": "See what went wrong: relay groups show q4-launch",
+                "Who can do it": "account owner",
+            },
+        ),
+        (of_group(counts={"succeeded": 1, "cancelled": 1}, skipped=0, failures={}), {}),
+        (
+            of_incident(),
+            {
+                "How to fix it": "Reconnect it in Revor",
+                "Who can fix it": "account owner",
+                "Sending them again": "is safe once this is fixed: nothing was sent",
+                "See them": "relay incidents show inc_1",
+            },
+        ),
+        (
+            of_incident("closed"),
+            {"Sending them again": "is safe: nothing was sent", "See them": "relay incidents show inc_1"},
+        ),
+        (
+            of_incident(**SINK),
+            {
+                "How to fix it": "Fix the receiver, then run: relay subscriptions resume sub_9",
+                "Who can fix it": "administrator",
+            },
+        ),
+        (
+            of_incident(kind="creates", code="no_answer", hint=None, likely=None),
+            {
+                "How to fix it": "Check in Revor which of them went out: relay intents list",
+                "Who can fix it": "account owner",
+                "Sending them again": "could reach people twice: check first which of them were sent",
+                "See them": "relay incidents show inc_1",
+            },
+        ),
+    ],
+)
+def test_whose_turn_it_is_and_what_to_do(event: Event, advice: dict[str, str]) -> None:
+    assert dict(wording.advice(event)) == advice
+
+
+def test_messages_speak_of_accepted_and_never_of_delivered() -> None:
+    for event in (of_group(), *(of_account(kind) for kind in ACCOUNT_EVENTS), of_incident(), of_incident("closed")):
+        assert "delivered" not in text_of(event)
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_no_name_or_code_can_mention_link_or_break_a_message(text: str) -> None:
+    hint = Hint(meaning=text, fix=text, who=text, repeat="safe")
+    events = [
+        of_account("needs_reconnect", name=text, channel=text, account_id=text, status=text, hint=hint),
+        of_group(group=text[:200], failures={text: 3, "b": 1}),
+        of_incident(connect_account_name=text, channel=text, code=text, hint=hint),
+        of_incident(connect_account_name=text, channel=text, code=text, hint=None),
+        of_incident(kind="creates", connect_account_name=text, channel=text, code=text, hint=hint),
+        of_incident("closed", connect_account_name=text, channel=text),
+        of_incident("closed", connect_account_name=None, connect_account_id=text),
+        of_incident(**SINK | {"code": text}),
+    ]
+    for event in events:
+        shown = text_of(event)
+        assert "<" not in shown
+        assert ">" not in shown.replace("&gt;", "")
+        for mention in ("<!", "@here", "@U1", "#general", ":tada:", "*b*", "`c`", "\u202e", "\x00"):
+            assert mention not in shown, mention
+
+
+def text_of(event: Event) -> str:
+    """Everything in the Slack message, without Slack's own bold labels."""
+    payload = orjson.loads(registry.kind_named("slack").render(event, SLACK, CONTEXT).body)
+    assert len(payload["text"]) <= 3000
+    section, *footers = payload["blocks"]
+    fields = [part.strip("*") for field in section.get("fields", []) for part in field["text"].split("\n", 1)]
+    return "\n".join(
+        [
+            payload["text"],
+            section["text"]["text"],
+            *fields,
+            *(one["text"] for foot in footers for one in foot["elements"]),
+        ]
+    )
