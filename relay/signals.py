@@ -32,7 +32,7 @@ class Watch:
 
 
 class Signals:
-    """The topics: one per job, by its uid, and one for all events."""
+    """The topics: one per job, by its uid, one per group, by its id, and one for all events."""
 
     def __init__(self) -> None:
         self._watches: dict[str, set[Watch]] = {}
@@ -44,6 +44,12 @@ class Signals:
             yield watch
 
     @contextmanager
+    def watch_group(self, id: str) -> Iterator[Watch]:
+        """A watch that is signalled when the group finishes."""
+        with self._watch(id) as watch:
+            yield watch
+
+    @contextmanager
     def watch_events(self) -> Iterator[Watch]:
         """A watch that is signalled when any event is recorded."""
         with self._watch(ALL_EVENTS) as watch:
@@ -52,6 +58,10 @@ class Signals:
     def job_changed(self, uid: str) -> None:
         """Signals the watches of a job."""
         self._signal(uid)
+
+    def group_finished(self, id: str) -> None:
+        """Signals the watches of a group."""
+        self._signal(id)
 
     def event_recorded(self) -> None:
         """Signals the watches of all events."""

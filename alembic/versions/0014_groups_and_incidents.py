@@ -14,7 +14,7 @@ TIME = sa.Float(precision=53)
 COUNT = sa.BigInteger().with_variant(sa.Integer, 'sqlite')
 JOB_COLUMNS = ('group_name', 'result_status', 'error_code')
 JOB_INDEXES = (
-    ('ix_jobs_group', ('source', 'account', 'group_name', 'uid'), 'group_name IS NOT NULL'),
+    ('ix_jobs_group', ('group_name', 'uid'), 'group_name IS NOT NULL'),
     ('ix_jobs_failed', ('source', 'account', 'error_code', 'closed_at', 'uid'), 'error_code IS NOT NULL'),
     (
         'ix_jobs_open_connect',
@@ -42,6 +42,7 @@ def partial_index(table: str, name: str, columns: tuple[str, ...], where: str, *
 def upgrade() -> None:
     for name in JOB_COLUMNS:
         op.add_column('jobs', sa.Column(name, sa.Text, nullable=True))
+    op.add_column('jobs', sa.Column('group_round', sa.Integer, nullable=True))
     for name, columns, where in JOB_INDEXES:
         partial_index('jobs', name, columns, where)
     op.add_column('accounts', sa.Column('listed_at', TIME, nullable=True))
@@ -54,8 +55,8 @@ def upgrade() -> None:
         sa.Column('account', sa.Text, nullable=False),
         sa.Column('name', sa.Text, nullable=False),
         sa.Column('round', sa.Integer, nullable=False),
-        sa.Column('is_closed', sa.Integer, nullable=False),
         sa.Column('expected', COUNT, nullable=True),
+        sa.Column('closed_at', TIME, nullable=True),
         sa.Column('counts', JSON, nullable=False),
         sa.Column('skipped', COUNT, nullable=False),
         sa.Column('failures', JSON, nullable=False),
@@ -68,6 +69,8 @@ def upgrade() -> None:
         sa.UniqueConstraint('source', 'account', 'name', name='uq_groups_source_account_name'),
     )
     op.create_index('ix_groups_name', 'groups', ['name'])
+    op.create_index('ix_groups_account', 'groups', ['account', 'id'])
+    op.create_index('ix_groups_source', 'groups', ['source', 'id'])
     op.create_table(
         'incidents',
         sa.Column('id', sa.Text, nullable=False),
@@ -125,7 +128,7 @@ def downgrade() -> None:
         op.drop_table(table)
     for name, _, _ in JOB_INDEXES:
         op.drop_index(name, table_name='jobs')
-    for name in JOB_COLUMNS:
+    for name in (*JOB_COLUMNS, 'group_round'):
         op.execute(f'ALTER TABLE jobs DROP COLUMN {name}')
     op.execute('ALTER TABLE accounts DROP COLUMN listed_at')
     op.execute('ALTER TABLE intents DROP COLUMN group_name')

@@ -18,6 +18,7 @@ TIME = "2026-05-20T10:00:00.000Z"
 PATHS = {
     "Intents": INTENT_ID,
     "Jobs": JOB_ID,
+    "Groups": "Q4 campaign",
     "Subscriptions": SUBSCRIPTION_ID,
     "Events": EVENT_ID,
     "Deliveries": DELIVERY_ID,

@@ -4,6 +4,7 @@ Request bodies derive from `Body`: pydantic validates and documents them. Answer
 time, checked by mypy, documented by pydantic, and compared with that documentation by the tests.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, NotRequired
 
@@ -25,6 +26,11 @@ PRINTABLE = (
     "\\ue000-\\uf8ff\\ufdd0-\\ufdef\\ufeff\\ufff0-\\uffff]"
 )
 ID_PATTERN = f"^{PRINTABLE}{{1,{MAX_ID_CHARACTERS}}}$"
+_OF_NAME, _NO_DOT = f"{PRINTABLE[:-1]}/]", f"{PRINTABLE[:-1]}/.]"
+# No slash, and neither "." nor "..": the name is a segment of a path, from which clients remove these.
+GROUP_PATTERN = f"^({_NO_DOT}{_OF_NAME}{{0,199}}|\\.{_NO_DOT}{_OF_NAME}{{0,198}}|\\.\\.{_OF_NAME}{{1,198}})$"
+GROUP_EXPECTED = "1 to 200 printable characters without / are expected, and neither . nor .."
+is_group_name = re.compile(GROUP_PATTERN).fullmatch
 
 
 class Body(BaseModel):
@@ -59,6 +65,14 @@ def _moment(value: str) -> str:
     return value
 
 
+def _group_name(value: str) -> str:
+    if is_group_name(value) is None:
+        raise PydanticCustomError("invalid_group", GROUP_EXPECTED)
+    return value
+
+
+GroupName = Annotated[str, AfterValidator(_group_name), WithJsonSchema({"type": "string", "pattern": GROUP_PATTERN})]
+"""The name of a group of jobs."""
 Duration = Annotated[
     float,
     BeforeValidator(_seconds),

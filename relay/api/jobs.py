@@ -45,6 +45,7 @@ class Job(TypedDict):
     metadata: Mapping[str, Any]
     request: JobRequest
     connect_account_id: Annotated[str | None, Field(description="The upstream's id of the sending account.")]
+    group: Annotated[str | None, Field(description="The name of its group.")]
     priority: Priority
     tracked_at: Time
     last_polled_at: Time | None
@@ -121,6 +122,7 @@ def job_view(job: core.Job) -> Job:
         "metadata": job.metadata,
         "request": job_request_view(job.request),
         "connect_account_id": job.connect_account_id,
+        "group": job.group,
         "priority": job.priority,
         "tracked_at": to_rfc3339(job.tracked_at),
         "last_polled_at": optional_rfc3339(job.last_polled_at),
@@ -177,6 +179,7 @@ _AMBIGUOUS = {409: "Several accounts have a job with this id: use `source` and `
         201: Answer("The job is now tracked.", Job, headers=LOCATION),
         200: Answer("The job was already tracked; the callback and metadata of the body were added.", Job),
     },
+    problems={409: "The job belongs to another group."},
 )
 async def register_job(call: Call) -> Response:
     """Track a job.
@@ -232,6 +235,7 @@ async def _register_batch(call: Call) -> BatchResult:
     query=(
         text("status", "The last upstream status."),
         boolean("open", "Whether the relay still polls the job."),
+        text("group", "The name of its group."),
         *_WHICH,
         *PAGE,
     ),
@@ -397,6 +401,7 @@ _EXAMPLE: Job = {
     "metadata": {"deal": 42},
     "request": {"metadata": {"sequence": "spring"}},
     "connect_account_id": "acc_1",
+    "group": "Q4 campaign",
     "priority": "normal",
     "tracked_at": TIME,
     "last_polled_at": "2026-05-20T10:00:01.000Z",

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from typing_extensions import TypedDict
 
 from relay.api.examples import JOB_ID
-from relay.api.fields import ID_PATTERN, MAX_ID_CHARACTERS, MAX_TYPES, MAX_URL_CHARACTERS, PRINTABLE, Body
+from relay.api.fields import ID_PATTERN, MAX_ID_CHARACTERS, MAX_TYPES, MAX_URL_CHARACTERS, PRINTABLE, Body, GroupName
 from relay.api.names import account_errors, event_types
 from relay.api.problems import MAX_ERRORS
 from relay.api.validation import invalid, validate
@@ -47,6 +47,11 @@ class JobRegistration(Body):
     metadata: dict[str, Any] | None = Field(
         default=None, description="Your own data, included in every event of the job. At most 16 KiB of JSON."
     )
+    group: GroupName | None = Field(
+        default=None,
+        description="The group that the job joins: a campaign, an import, a customer. 1 to 200 printable characters "
+        "without `/`. A job keeps its first group.",
+    )
     priority: Priority | None = Field(
         default=None,
         description="The weight of the job's delay while the request budget is short: `low` is a quarter of `normal`, "
@@ -82,6 +87,7 @@ class UpstreamAnswer(Body):
     callback_url: str | None = Field(default=None, max_length=MAX_URL_CHARACTERS)
     callback_types: list[str] | None = Field(default=None, min_length=1, max_length=MAX_TYPES)
     metadata: dict[str, Any] | None = None
+    group: GroupName | None = None
     deadline_seconds: float | None = Field(default=None, gt=0, le=MAX_DURATION_SECONDS)
 
 
@@ -151,6 +157,7 @@ def read_registration(
         metadata=job.metadata,
         deadline_seconds=job.deadline_seconds,
         priority=job.priority,
+        group=job.group,
         seen=seen,
     )
 

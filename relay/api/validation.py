@@ -41,6 +41,7 @@ _OWN_CODES = frozenset(
     {
         "invalid_credential",
         "invalid_duration",
+        "invalid_group",
         "invalid_name",
         "invalid_network",
         "invalid_secret",

@@ -272,6 +272,12 @@ class RetentionSettings(Section):
     audit_days: Days = setting(365, "days that entries of the audit are kept")
 
 
+class GroupSettings(Section):
+    settle_seconds: Annotated[float, Field(ge=0, le=31_536_000)] = setting(
+        900.0, "a group finishes if nothing came for this long and all of its jobs have ended, unless it is closed"
+    )
+
+
 class HeartbeatSettings(Section):
     url: PingUrl | None = setting(
         None,
@@ -296,6 +302,7 @@ class Settings(Section):
     delivery: DeliverySettings = DeliverySettings()
     security: SecuritySettings = SecuritySettings()
     retention: RetentionSettings = RetentionSettings()
+    groups: GroupSettings = GroupSettings()
     heartbeat: HeartbeatSettings = HeartbeatSettings()
     dev: bool = internal(False)
 

@@ -176,6 +176,7 @@ class Job:
     request                  kept data of a create forwarded by the relay: its `metadata`, and `truncated` if that was
                              too large to keep
     group                    name of the group it belongs to
+    group_round              round of the group that counts it
     result_status            how it succeeded, as in Observation
     error_code               of a failed job
     """
@@ -211,6 +212,7 @@ class Job:
     request: Mapping[str, Any] | None = None
     connect_account_id: str | None = None
     group: str | None = None
+    group_round: int | None = None
     result_status: str | None = None
     error_code: str | None = None
 

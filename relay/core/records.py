@@ -38,7 +38,7 @@ class Intent:
     reason           why the outcome is unknown: no_answer, server_error, unreadable, cut_off; None while in flight
     status_code      of a response that left the outcome open
     channel, connect_account_id, request    fields of the create, as kept for a job, so that users recognise it
-    metadata, callback_url, callback_types  from its headers, for the job it makes
+    metadata, callback_url, callback_types, group, group_size  from its headers, for the job it makes
     fate, job_id     resolution by a user: whether it was sent, and the job it made, if known
     """
 
@@ -57,6 +57,8 @@ class Intent:
     metadata: Mapping[str, Any] | None = None
     callback_url: str | None = field(default=None, repr=False)
     callback_types: tuple[str, ...] | None = None
+    group: str | None = None
+    group_size: int | None = None
     fate: Resolution | None = None
     job_id: str | None = None
 
@@ -93,6 +95,7 @@ class Registration:
     request, connect_account_id  see `Job`; None changes nothing of a known job
     resolves         the create of unknown fate that a user found to have made the job
     group            name of the group it joins; None changes nothing of a known job
+    group_size       states that no more jobs come, and how many the group then has
     """
 
     uid: str
@@ -116,6 +119,7 @@ class Registration:
     resolves: Intent | None = None
     max_callbacks: int | None = None
     group: str | None = None
+    group_size: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,12 +127,14 @@ class Registered:
     """Result of a Registration. `created`: the job is new; `resumed`: a closed job is tracked again.
 
     callback_refused  why it is tracked without the callback of the create that made it
+    group_refused     why it stays in its group, though the create that made it names another one
     """
 
     job: Job
     created: bool
     resumed: bool = False
     callback_refused: str | None = None
+    group_refused: str | None = None
 
 
 @value_class(frozen=True, slots=True, kw_only=True)

@@ -8,16 +8,11 @@ from typing import Any, Literal
 
 from relay.clock import optional_rfc3339, to_rfc3339
 from relay.core.events import Hint, Repeat
+from relay.core.job_groups import OTHER, STATES
 from relay.core.sentences import group_sentence, incident_sentence, titled
 
-GROUP_COUNTS = (
-    *("queued", "scheduled", "running", "retrying"),
-    *("succeeded", "failed", "cancelled", "not_found", "untracked"),
-)
-"""The states of a job in a group."""
 MAX_FAILURES = 20
-"""Maximum number of error codes in an event. The jobs with the rarer ones are counted under OTHER_CODES."""
-OTHER_CODES = "other"
+"""Maximum number of error codes in an event. The jobs with the rarer ones are counted under OTHER."""
 
 IncidentKind = Literal["jobs", "creates", "sink"]
 ClosedBecause = Literal[
@@ -92,12 +87,12 @@ def group_finished_data(
 ) -> dict[str, Any]:
     """For `relay.group.finished`.
 
-    counts    jobs by state (GROUP_COUNTS); absent ones are 0
+    counts    jobs by state; absent ones are 0
     skipped   succeeded jobs that had nothing to do
     missing   how many fewer came than were expected
     failures  failed jobs by error code
     """
-    every = {state: counts.get(state, 0) for state in GROUP_COUNTS}
+    every = {state: counts.get(state, 0) for state in STATES}
     told = told_failures(failures)
     ended = {state: every[state] for state in ("succeeded", "failed", "cancelled", "not_found", "untracked")}
     return {
@@ -117,13 +112,13 @@ def group_finished_data(
 
 
 def told_failures(failures: Mapping[str, int]) -> tuple[tuple[str, int], ...]:
-    """Error codes with their counts, the largest first; the rarest under OTHER_CODES if there are too many."""
+    """Error codes with their counts, the largest first; the rarest under OTHER if there are too many."""
     counted = [(_cut(code) or "unknown", count) for code, count in failures.items() if count]
     ranked = sorted(counted, key=lambda one: (-one[1], one[0]))
     if len(ranked) <= MAX_FAILURES:
         return tuple(ranked)
     kept = ranked[: MAX_FAILURES - 1]
-    return (*kept, (OTHER_CODES, sum(count for _, count in ranked[len(kept) :])))
+    return (*kept, (OTHER, sum(count for _, count in ranked[len(kept) :])))
 
 
 def incident_data(

@@ -24,6 +24,7 @@ class TrackRequest(NamedTuple):
     spacing_seconds  from a forwarded create: minimum time to its predecessor in the lane
     intent           the forwarded create that made the job
     request, connect_account_id  from a forwarded create: see `relay.core.job.Job`
+    group, group_size  the group that it joins, and from a create: how many jobs that has when no more come
     resolves         the create of unknown fate that a user found to have made the job
     caller           whose limit the callback's host counts for; None: it has none
     """
@@ -43,6 +44,8 @@ class TrackRequest(NamedTuple):
     connect_account_id: str | None = None
     resolves: Intent | None = None
     caller: str | None = None
+    group: str | None = None
+    group_size: int | None = None
 
     @property
     def follows_create(self) -> bool:
@@ -61,6 +64,8 @@ class TrackRequest(NamedTuple):
             metadata=create.metadata,
             request=create.request,
             connect_account_id=create.connect_account_id,
+            group=create.group,
+            group_size=create.group_size,
             **fields,
         )
 

@@ -217,6 +217,8 @@ class Cluster:
             self._signals.job_changed(rest)
             self._signals.event_recorded()
             self._dispatcher.wake()
+        elif what == "group":
+            self._signals.group_finished(rest)
         elif what == "subscriptions":
             self._store.subscriptions.changed()
             self._dispatcher.wake()

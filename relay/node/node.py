@@ -19,7 +19,7 @@ from relay.api.operations import Context
 from relay.api.ports import Ports, Readiness
 from relay.clock import Clock, wall_clock
 from relay.config.settings import Settings
-from relay.core.events import Event
+from relay.core.events import GROUP_FINISHED, Event
 from relay.core.heartbeat import Progress
 from relay.core.subscription import SigningSecret
 from relay.delivery.dispatcher import Dispatcher
@@ -98,6 +98,7 @@ class Node:
         self._loading: list[asyncio.Task[None]] = []
         self._beating: asyncio.Task[None] | None = None
         self._ending: asyncio.Future[Any] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
 
         # What the components share.
         definitions = {name: load_definition(source.preset) for name, source in settings.sources.items()}
@@ -110,6 +111,10 @@ class Node:
         self._answers = AnswerCache()
         self._admission = Admission()
         self._probe = WriteProbe(store.database)
+
+        store.group_ledger.configure(
+            settle_seconds=settings.groups.settle_seconds, base_url=self.base_url, finished=self._on_groups_finished
+        )
 
         # Deliveries.
         self._signer = Signer(store.subscriptions, store.secrets, self._configured_secrets)
@@ -214,7 +219,7 @@ class Node:
 
     async def start(self) -> None:
         """Loads the open jobs and starts polling and delivering."""
-        loop = asyncio.get_running_loop()
+        self._loop = loop = asyncio.get_running_loop()
         await self._tokens.refresh()
         self._watching = loop.create_task(self._tokens.run())
         for (source, account), poller in self.pollers.items():
@@ -463,6 +468,18 @@ class Node:
     def _on_recorded(self, event: Event) -> None:
         self.metrics_registry.events.labels(event.type).inc()
         self.signals.event_recorded()
+
+    def _on_groups_finished(self, ids: Sequence[str], told: int) -> None:
+        """Called where the transaction was committed, which may be the writer's thread."""
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._groups_finished, ids, told)
+
+    def _groups_finished(self, ids: Sequence[str], told: int) -> None:
+        for id in ids:
+            self.signals.group_finished(id)
+        self.metrics_registry.events.labels(GROUP_FINISHED).inc(told)
+        self.signals.event_recorded()
+        self.dispatcher.wake()
 
     def _on_proxy_recorded(self, event: Event) -> None:
         self._on_recorded(event)

@@ -21,6 +21,7 @@ DEADLINE_SECONDS = 5.0
 CREATES_SECONDS = 5.0
 """How often creates with an unknown outcome, for example after a crash, are reported."""
 ADOPTED_SECONDS = 5.0
+GROUPS_SECONDS = 5.0
 REPLAY_SECONDS = 1.0
 
 
@@ -51,6 +52,7 @@ def timetable(
         Upkeep(
             name="deadlines", every_seconds=DEADLINE_SECONDS, run=lambda: upkeep.deadlines(store.jobs, pollers, clock)
         ),
+        Upkeep(name="groups", every_seconds=GROUPS_SECONDS, run=lambda: upkeep.settle_groups(store.groups, clock)),
         Upkeep(name="probes", every_seconds=PROBE_SECONDS, at_once=True, run=lambda: upkeep.probes(pollers)),
         Upkeep(
             name="statistics",

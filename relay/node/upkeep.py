@@ -19,6 +19,7 @@ from relay.polling.statistics import SourceStatistics
 from relay.store.database import Database
 from relay.store.deliveries import DeliveryStore
 from relay.store.intents import IntentStore
+from relay.store.job_groups import GroupStore
 from relay.store.jobs import JobStore
 from relay.store.upkeep import UpkeepStore
 
@@ -27,6 +28,7 @@ IDEMPOTENCY_SECONDS = 86_400.0
 MAX_BATCHES = 100
 """Per kind of row and call: 20,000 events and jobs, 50,000 attempts."""
 DEADLINE_COUNT = 200
+GROUP_COUNT = 200
 
 Result = TypeVar("Result")
 Pollers = Mapping[tuple[str, str], Poller]
@@ -76,6 +78,7 @@ class Retention:
             "attempts": lambda: _batches(lambda: rows.delete_attempts(attempts)),
             "events": lambda: sweep("events", lambda *after: rows.delete_events(events, *after)),
             "jobs": lambda: sweep("jobs", lambda *after: rows.delete_jobs(jobs, *after)),
+            "groups": lambda: sweep("groups", lambda *after: rows.delete_groups(jobs, *after)),
             "callbacks": lambda: sweep("callbacks", lambda *after: rows.delete_callbacks(jobs, *after)),
             "callback_hosts": lambda: _batches(lambda: rows.delete_callback_hosts(jobs)),
             "intents": lambda: _batches(lambda: rows.delete_intents(jobs)),
@@ -143,6 +146,17 @@ async def _report_overdue(jobs: JobStore, poller: Poller, uid: str, now: float) 
     # A poll may have found a later schedule since the deadlines were read.
     if job is not None and job.open and job.deadline_at is not None and job.deadline_at <= now:
         await poller.overdue(job)
+
+
+async def settle_groups(groups: GroupStore, clock: Clock) -> int:
+    """Finishes the rounds of groups for which nothing came for long enough. Returns how many were looked at."""
+    total = 0
+    for _ in range(MAX_BATCHES):
+        count = await groups.settle(clock(), GROUP_COUNT)
+        total += count
+        if count < GROUP_COUNT:
+            break
+    return total
 
 
 async def measure(

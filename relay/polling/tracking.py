@@ -176,6 +176,8 @@ class Tracking:
                 continue
             if result.callback_refused is not None:
                 log.warning("callback_refused", job=result.job.external_id, reason=result.callback_refused)
+            if result.group_refused is not None:
+                log.warning("group_refused", job=result.job.external_id, reason=result.group_refused)
             self._pollers[(result.job.source, result.job.account)].track(result.job)
             due = due or bool(registration.events) or (registration.callback_subscription_id is not None)
             if result.resumed or (result.created and registration.events):
@@ -202,6 +204,7 @@ class Tracking:
                 metadata=request.metadata or {},
                 request=request.request,
                 connect_account_id=request.connect_account_id,
+                group=request.group,
             )
             events = poller.recorder.events(job, transitions, seen)
         return Registration(
@@ -225,6 +228,8 @@ class Tracking:
             connect_account_id=request.connect_account_id,
             resolves=request.resolves,
             max_callbacks=self._callback_limits.per_job,
+            group=request.group,
+            group_size=request.group_size,
         )
 
     async def _callback(
@@ -271,7 +276,7 @@ class Tracking:
 
     async def purge(self, job: Job) -> Job:
         """Erases the job, its events and attempts."""
-        erased = await self._store.jobs.purge(job.uid)
+        erased = await self._store.jobs.purge(job.uid, self._clock())
         self._stop_polling(job)
         return erased
 

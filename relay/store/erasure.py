@@ -13,6 +13,7 @@ from sqlalchemy.engine import Connection, Row
 from relay.core.erasure import Erased, ErasureRequest, ErasureStep, id_in_answer, metadata_of_event
 from relay.core.events import CREATE_UNKNOWN, DELIVERY_EXPIRED
 from relay.core.job import Job
+from relay.core.job_groups import place_of_job
 from relay.core.jsontext import JSONDecodeError
 from relay.errors import InvalidRequest, RelayError
 from relay.store.attempt_results import promote_heads
@@ -20,6 +21,7 @@ from relay.store.cipher import Cipher
 from relay.store.database import Database
 from relay.store.group_commit import each
 from relay.store.intents import in_flight_since
+from relay.store.job_groups import GroupLedger
 from relay.store.notices import notify
 from relay.store.outbox import lock_jobs
 from relay.store.pages import decode_cursor, encode_cursor
@@ -136,9 +138,11 @@ Found = tuple[Erased, Sequence[Job], str | None]
 class ErasureStore:
     """Erases, step by step."""
 
-    def __init__(self, database: Database, cipher: Cipher) -> None:
+    def __init__(self, database: Database, cipher: Cipher, groups: GroupLedger) -> None:
         self._database = database
         self._cipher = cipher
+        self._groups = groups
+        self._erase_job = each(self._job_erased)
         self._steps: Mapping[str, Callable[[ErasureRequest, str, float], Awaitable[Found]]] = {
             "jobs": self._jobs,
             "creates": self._creates,
@@ -159,7 +163,7 @@ class ErasureStore:
             stage, last = following[0], ""
         return ErasureStep(erased=erased, jobs=jobs, next_cursor=encode_cursor(f"{stage} {last}"))
 
-    async def _jobs(self, request: ErasureRequest, after: str, _now: float) -> Found:
+    async def _jobs(self, request: ErasureRequest, after: str, now: float) -> Found:
         last = None
         if request.job is not None:
             rows = await self._read(JOBS_NAMED, job=request.job)
@@ -169,7 +173,7 @@ class ErasureStore:
         erased, jobs = Erased(), []
         for row in rows:
             if request.covers(row.source, row.account):
-                removed, job = await self._database.write(_erase_job, (row.uid, await self._reports(row.uid)))
+                removed, job = await self._database.write(self._erase_job, (row.uid, now, await self._reports(row.uid)))
                 erased += removed
                 jobs += [] if job is None else [job]
         return erased, jobs, last
@@ -228,6 +232,9 @@ class ErasureStore:
         ids = [key for key, id in shown.items() if id not in existing]
         return await self._database.write(_erase_answers, ids) if ids else Erased(), (), last
 
+    def _job_erased(self, connection: Connection, item: tuple[str, float, Sequence[str]]) -> tuple[Erased, Job | None]:
+        return erase_job(connection, self._groups, *item)
+
     def _id_in_answer(self, row: Row[Any]) -> str | None:
         try:
             sealed = loads(self._cipher.decrypt(row.ciphertext, context=row.id))
@@ -272,8 +279,11 @@ def _reported(body: bytes) -> str | None:
     return document["data"]["event"] if document["type"] == DELIVERY_EXPIRED else None
 
 
-def erase_job(connection: Connection, uid: str, reports: Iterable[str] = ()) -> tuple[Erased, Job | None]:
-    """Deletes a job, its events, these reports about its deliveries, and all their deliveries and attempts."""
+def erase_job(
+    connection: Connection, groups: GroupLedger, uid: str, now: float, reports: Iterable[str] = ()
+) -> tuple[Erased, Job | None]:
+    """Deletes a job, its events, these reports about its deliveries, and all their deliveries and attempts. Its group
+    no longer counts it."""
     lock_jobs(connection, [uid])  # or another node could record an event that is left behind
     row = connection.execute(BY_UID, {"uid": uid}).one_or_none()
     if row is None:
@@ -283,7 +293,9 @@ def erase_job(connection: Connection, uid: str, reports: Iterable[str] = ()) -> 
     run(connection, DELETE_CALLBACKS, uid=uid)
     run(connection, DELETE_JOB, uid=uid)
     notify(connection, f"gone {row.source}/{row.account} {row.uid} {row.external_id}")
-    return erased + Erased(jobs=1), job_from(row)
+    job = job_from(row)
+    groups.note_job(connection, job, now, place_of_job(job), None)
+    return erased + Erased(jobs=1), job
 
 
 def _delete_events(connection: Connection, ids: Sequence[str]) -> Erased:
@@ -296,11 +308,6 @@ def _delete_events(connection: Connection, ids: Sequence[str]) -> Erased:
         deliveries=run(connection, DELETE_DELIVERIES, **values).rowcount,
         events=run(connection, DELETE_EVENTS, **values).rowcount,
     )
-
-
-@each
-def _erase_job(connection: Connection, item: tuple[str, Sequence[str]]) -> tuple[Erased, Job | None]:
-    return erase_job(connection, *item)
 
 
 @each

@@ -26,6 +26,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 REFUSALS = (SQLAlchemyError, sqlite3.Error)
 """Errors of the database. SQLite's driver is also used without SQLAlchemy."""
 
+_COLLECTED = "relay_collected"
 MAX_GROUP_ITEMS = 500
 MAX_WAITING_ITEMS = 5_000
 
@@ -78,8 +79,17 @@ def are_quick(group: Iterable[Waiting]) -> bool:
     return all(getattr(waiting.batch, "is_quick", False) for waiting in group)
 
 
+def collected(connection: Connection, work: Callable[[Connection, list[Any]], None]) -> list[Any]:
+    """The list of what the open transaction collects for `work`, which then runs once with it, after the statements of
+    the whole group. Locks that many transactions want are taken there: late, and in one order."""
+    found: list[Any] = connection.info.setdefault(_COLLECTED, {}).setdefault(work, [])
+    return found
+
+
 def run_group(connection: Connection, group: Sequence[Waiting]) -> None:
-    """Runs each batch function with all its items in the open transaction, and stores the results."""
+    """Runs each batch function with all its items in the open transaction, and stores the results. Then runs the work
+    that they have collected."""
+    connection.info.pop(_COLLECTED, None)  # of a group that failed
     by_batch: dict[Batch[Any, Any], list[Waiting]] = {}
     for waiting in group:
         by_batch.setdefault(waiting.batch, []).append(waiting)
@@ -87,6 +97,8 @@ def run_group(connection: Connection, group: Sequence[Waiting]) -> None:
         results = batch(connection, [member.item for member in members])
         for member, result in zip(members, results, strict=True):
             member.result = result
+    for work, items in connection.info.pop(_COLLECTED, {}).items():
+        work(connection, items)
 
 
 def resolve(group: Sequence[Waiting]) -> None:

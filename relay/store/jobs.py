@@ -4,16 +4,18 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from sqlalchemy import bindparam, select, text, tuple_, update
-from sqlalchemy.engine import Connection, Row
+from sqlalchemy.engine import Connection
 from sqlmodel import col
 
 from relay.core.job import Job, Observation, PlannedJob, deadline_after
+from relay.core.job_groups import JobChange, place_of, place_of_job
 from relay.core.jsontext import dumps
 from relay.core.records import Page, PollNote, PollRecord, Recorded, Registered, Registration
 from relay.errors import NotFound, RequestError, StaleSequence
 from relay.store.database import Database
 from relay.store.erasure import erase_job
 from relay.store.group_commit import each, quick
+from relay.store.job_groups import GroupLedger
 from relay.store.lookup import Lookup
 from relay.store.notices import notify
 from relay.store.outbox import (
@@ -59,6 +61,11 @@ class _State(NamedTuple):
     scheduled_at: float | None
     deadline_at: float | None
     deadline_seconds: float | None
+    source: str
+    account: str
+    group_name: str | None
+    group_round: int | None
+    phase: str | None
 
 
 # Locks jobs and reads what a poll record is checked against.
@@ -142,10 +149,12 @@ FIRST_DEADLINE: Deadline = (0.0, "")
 class JobStore(Scoped):
     """Reads and writes of jobs. Every write is durable when its call returns."""
 
-    def __init__(self, database: Database, outbox: Outbox) -> None:
+    def __init__(self, database: Database, outbox: Outbox, groups: GroupLedger) -> None:
         self._database = database
         self._outbox = outbox
-        self._registrar = Registrar(outbox)
+        self._groups = groups
+        self._registrar = Registrar(outbox, groups)
+        self._untrack, self._purge = each(self._untracked), each(self._purged)
         self._by_uid = Lookup(database, _by_uids)
 
     # --- writes
@@ -179,12 +188,12 @@ class JobStore(Scoped):
     async def untrack(self, uid: str, now: float) -> Job:
         """Closes an open job without an event; a closed one is unchanged. Raises NotFound."""
         await self._refuse_hidden(uid)
-        return await self._database.write(_untrack, (uid, now))
+        return await self._database.write(self._untrack, (uid, now))
 
-    async def purge(self, uid: str) -> Job:
+    async def purge(self, uid: str, now: float) -> Job:
         """Deletes a job, its events, their deliveries and attempts. Raises NotFound."""
         await self._refuse_hidden(uid)
-        return await self._database.write(_purge, uid)
+        return await self._database.write(self._purge, (uid, now))
 
     async def _refuse_hidden(self, uid: str) -> None:
         if self._account is not None and await self.get(uid) is None:
@@ -237,9 +246,10 @@ class JobStore(Scoped):
         open: bool | None = None,
         source: str | None = None,
         account: str | None = None,
+        group: str | None = None,
     ) -> Page[Job]:
         """Newest first. Raises InvalidRequest for an invalid cursor."""
-        statement = page_statement(limit, decode_cursor(cursor, prefix="job_"), status, open, source, account)
+        statement = page_statement(limit, decode_cursor(cursor, prefix="job_"), status, open, source, account, group)
         if self._account is not None:
             statement = statement.where(tuple_(col(JobRow.source), col(JobRow.account)) == self._account)
         return await self._database.read(read_page, statement, limit, job_from, "uid", LISTED_BYTES)
@@ -261,6 +271,8 @@ class JobStore(Scoped):
                 kept.append(item)
                 if item.seen is not None:
                     seen.append(_seen_values(item, item.seen, state))
+                if state.group_name is not None:
+                    self._count(connection, item, state, state.group_name)
                 results.append(Recorded())
         run_many(connection, ADVANCE_SEEN, seen)
         run_many(connection, ADVANCE_UNSEEN, [_unseen_values(item) for item in kept if item.seen is None])
@@ -269,6 +281,36 @@ class JobStore(Scoped):
             result if isinstance(result, Exception) else _in_all([made[e.id] for e in item.events if e.id in made])
             for item, result in zip(items, results, strict=True)
         ]
+
+    def _count(self, connection: Connection, item: PollRecord, state: _State, group: str) -> None:
+        """Notes what a record changes of the job's group. The job was open."""
+        before = place_of(None, state.phase, None, None)
+        ended = (None, None) if item.seen is None else (item.seen.result_status, item.seen.error_code)
+        after = place_of(item.outcome, item.progress.phase, *ended)
+        if after != before:
+            change = JobChange(item.job_uid, item.now, before, after, state.group_round)
+            self._groups.note(connection, state.source, state.account, group, change)
+
+    def _untracked(self, connection: Connection, item: tuple[str, float]) -> Job | Exception:
+        uid, now = item
+        changed = connection.execute(
+            update(JobRow)
+            .where(col(JobRow.uid) == uid, col(JobRow.closed_at).is_(None))
+            .values(closed_at=now, outcome="untracked", next_poll_at=None)
+        )
+        row = connection.execute(BY_UID, {"uid": uid}).one_or_none()
+        if row is None:
+            return NotFound(f"there is no job {uid}")
+        job = job_from(row)
+        if changed.rowcount:
+            notify(connection, f"gone {row.source}/{row.account} {row.uid} {row.external_id}")
+            self._groups.note_job(connection, job, now, place_of(None, row.phase, None, None), place_of_job(job))
+        return job
+
+    def _purged(self, connection: Connection, item: tuple[str, float]) -> Job | Exception:
+        uid, now = item
+        _, job = erase_job(connection, self._groups, uid, now)
+        return NotFound(f"there is no job {uid}") if job is None else job
 
 
 def _is_current(item: PollRecord, state: _State) -> bool:
@@ -343,32 +385,6 @@ def _ask_for_poll(connection: Connection, job: Job) -> None:
     notify(connection, f"look {job.source}/{job.account} {job.uid}")
 
 
-@each
-def _untrack(connection: Connection, item: tuple[str, float]) -> Job | Exception:
-    uid, now = item
-    changed = connection.execute(
-        update(JobRow)
-        .where(col(JobRow.uid) == uid, col(JobRow.closed_at).is_(None))
-        .values(closed_at=now, outcome="untracked", next_poll_at=None)
-    )
-    row = connection.execute(BY_UID, {"uid": uid}).one_or_none()
-    if row is None:
-        return NotFound(f"there is no job {uid}")
-    if changed.rowcount:
-        _notify_gone(connection, row)
-    return job_from(row)
-
-
-@each
-def _purge(connection: Connection, uid: str) -> Job | Exception:
-    _, job = erase_job(connection, uid)
-    return NotFound(f"there is no job {uid}") if job is None else job
-
-
-def _notify_gone(connection: Connection, row: Row[Any]) -> None:
-    notify(connection, f"gone {row.source}/{row.account} {row.uid} {row.external_id}")
-
-
 def _by_uids(connection: Connection, uids: Sequence[str]) -> dict[str, Job]:
     rows = connection.execute(BY_UIDS[connection.dialect.name], {"uids": json_list(uids)})
     return {row.uid: job_from(row) for row in rows}
@@ -403,7 +419,13 @@ def _open_counts(connection: Connection) -> dict[tuple[str, str], int]:
 
 
 def page_statement(
-    limit: int, before: str | None, status: str | None, open: bool | None, source: str | None, account: str | None
+    limit: int,
+    before: str | None,
+    status: str | None,
+    open: bool | None,
+    source: str | None,
+    account: str | None,
+    group: str | None = None,
 ) -> Any:
     """One page of jobs, newest first."""
     statement = select(JobRow).order_by(col(JobRow.uid).desc()).limit(limit + 1)
@@ -417,4 +439,6 @@ def page_statement(
         statement = statement.where(col(JobRow.source) == source)
     if account is not None:
         statement = statement.where(col(JobRow.account) == account)
+    if group is not None:
+        statement = statement.where(col(JobRow.group_name) == group)
     return statement

@@ -5,6 +5,7 @@ jobs SOURCE/ACCOUNT               registered
 look SOURCE/ACCOUNT UID           poll this job soon (a word that nodes of other versions know)
 weight SOURCE/ACCOUNT UID NUMBER  changed; a poll finds it too
 gone SOURCE/ACCOUNT UID ID        untracked or purged
+group ID                          finished
 subscriptions                     changed
 tokens                            changed
 deliveries                        some are due that no event made

@@ -7,10 +7,12 @@ from sqlalchemy import bindparam, select, text, update
 from sqlalchemy.engine import Connection
 
 from relay.core.job import NORMAL_WEIGHT, Job, deadline_of
+from relay.core.job_groups import Closing, place_of_job
 from relay.core.jsontext import dumps
 from relay.core.records import Registered, Registration
 from relay.errors import Conflict, FieldError, InvalidRequest, RequestError
 from relay.store.intents import resolve_sent, settle
+from relay.store.job_groups import GroupLedger
 from relay.store.notices import notify
 from relay.store.outbox import (
     INSERT_DELIVERY,
@@ -46,7 +48,7 @@ EVENTS_OF_JOB = (
 INSERT_JOB = insert_into(
     JobRow,
     *("uid", "external_id", "source", "account", "tracked_at", "deadline_at", "deadline_seconds", "metadata", "weight"),
-    *("spacing_seconds", "request", "connect_account_id", "group_name", "result_status", "error_code"),
+    *("spacing_seconds", "request", "connect_account_id", "group_name", "group_round", "result_status", "error_code"),
     *("status", "phase", "sequence", "retry_count", "running_sent", "running_started_at", "overdue"),
     *("action", "channel", "scheduled_at", "started_at", "next_attempt_at", "attempt_count", "upstream"),
     constants={"poll_count": "0", "failure_count": "0", "missing_count": "0"},
@@ -74,8 +76,9 @@ Key = tuple[str, str, str]
 class Registrar:
     """The batch function of registrations."""
 
-    def __init__(self, outbox: Outbox) -> None:
+    def __init__(self, outbox: Outbox, groups: GroupLedger) -> None:
         self._outbox = outbox
+        self._groups = groups
 
     def register(
         self, connection: Connection, items: Sequence[Sequence[Registration]]
@@ -118,7 +121,11 @@ class Registrar:
         ]
         run_many(connection, INSERT_CALLBACK, links)
         self._outbox.insert(connection, [(event, None) for registration in new for event in registration.events])
-        return {_key(registration): Registered(job=job_of(registration), created=True) for registration in new}
+        made = {_key(registration): Registered(job=job_of(registration), created=True) for registration in new}
+        for registration in new:
+            if registration.group is not None:
+                self._join(connection, registration, None, made[_key(registration)].job)
+        return made
 
     def _one(
         self, connection: Connection, registration: Registration, known: dict[Key, Job], made: dict[Key, Registered]
@@ -133,8 +140,20 @@ class Registrar:
             known[key] = found.job
         return found
 
+    def _join(self, connection: Connection, registration: Registration, before: Job | None, job: Job) -> None:
+        """Notes what the registration changes of the job's group: the job itself, and whether more jobs come."""
+        was = None if before is None or before.group is None else place_of_job(before)
+        self._groups.note_job(connection, job, registration.tracked_at, was, place_of_job(job))
+        if registration.group_size is not None and job.group is not None and registration.group == job.group:
+            closing = Closing(registration.tracked_at, registration.group_size)
+            self._groups.note(connection, job.source, job.account, job.group, closing)
+
     def _again(self, connection: Connection, registration: Registration, job: Job) -> Registered | RequestError:
-        refused = None
+        refused = conflict = None
+        if registration.group is not None and job.group not in (None, registration.group):
+            conflict = f"job {job.external_id} belongs to the group {job.group!r}: a job keeps its first group"
+            if registration.intent is None and registration.resolves is None:
+                return Conflict(conflict, code="group_conflict")
         if registration.callback_subscription_id is not None:
             subscription_id = registration.callback_subscription_id
             refused = self._add_callback(connection, job.uid, registration, subscription_id)
@@ -148,6 +167,8 @@ class Registrar:
             changes["request"] = dumps(registration.request)
         if registration.connect_account_id is not None:
             changes["connect_account_id"] = registration.connect_account_id
+        if registration.group is not None and job.group is None:
+            changes |= {"group_name": registration.group, "group_round": 1}
         if registration.deadline_given or resumed:
             seconds = registration.deadline_seconds
             changes["deadline_at"] = deadline_of(registration.tracked_at, job.scheduled_at, seconds)
@@ -162,11 +183,13 @@ class Registrar:
             }
         if resumed:
             notify(connection, f"look {job.source}/{job.account} {job.uid}")
+        before = job
         if changes:
             connection.execute(update(JOBS).where(JOBS.c.uid == job.uid).values(**changes))
             job = job_from(connection.execute(BY_UID, {"uid": job.uid}).one())
+        self._join(connection, registration, before, job)
         why = None if refused is None else str(refused)
-        return Registered(job=job, created=False, resumed=resumed, callback_refused=why)
+        return Registered(job=job, created=False, resumed=resumed, callback_refused=why, group_refused=conflict)
 
     def _add_callback(
         self, connection: Connection, job_uid: str, registration: Registration, subscription_id: str
@@ -224,6 +247,7 @@ def job_of(registration: Registration) -> Job:
         request=registration.request,
         connect_account_id=(seen.connect_account_id if seen else None) or registration.connect_account_id,
         group=registration.group,
+        group_round=None if registration.group is None else 1,
         result_status=seen.result_status if seen else None,
         error_code=seen.error_code if seen else None,
     )
@@ -243,6 +267,7 @@ def _job_values(registration: Registration) -> dict[str, Any]:
         "spacing_seconds": registration.spacing_seconds,
         "request": None if registration.request is None else dumps(registration.request),
         "group_name": registration.group,
+        "group_round": None if registration.group is None else 1,
         **progress_values(registration.progress),
         **observation_values(registration.seen, registration.connect_account_id),
     }

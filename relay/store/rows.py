@@ -9,6 +9,7 @@ from relay.core import jsontext
 from relay.core.delivery import Attempt, Delivery, Timings
 from relay.core.events import Event
 from relay.core.job import Job, Observation, Progress
+from relay.core.job_groups import JobGroup
 from relay.core.jsontext import dumps
 
 
@@ -59,6 +60,7 @@ def job_from(row: Row[Any]) -> Job:
         request=loads(row.request),
         connect_account_id=row.connect_account_id,
         group=row.group_name,
+        group_round=row.group_round,
         result_status=row.result_status,
         error_code=row.error_code,
     )
@@ -100,6 +102,24 @@ _UNSEEN: Mapping[str, Any] = {
     **dict.fromkeys(("result_status", "error_code")),
     "attempt_count": 0,
 }
+
+
+_OF_GROUP = (
+    *("id", "source", "account", "name", "round", "skipped", "expected", "closed_at"),
+    *("first_at", "last_at", "max_gap_seconds", "finished_at", "due_at"),
+)
+
+
+def group_from(row: Row[Any]) -> JobGroup:
+    """A group."""
+    plain = {name: getattr(row, name) for name in _OF_GROUP}
+    return JobGroup(**plain, counts=row.counts, failures=row.failures)
+
+
+def group_values(group: JobGroup) -> dict[str, Any]:
+    """The columns of a group."""
+    plain = {name: getattr(group, name) for name in _OF_GROUP}
+    return {**plain, "counts": dumps(group.counts).decode(), "failures": dumps(group.failures).decode()}
 
 
 def event_from(row: Row[Any]) -> Event:

@@ -22,6 +22,7 @@ from relay.store.handshakes import HandshakeStore
 from relay.store.holders import HolderStore
 from relay.store.idempotency import IdempotencyStore
 from relay.store.intents import IntentStore
+from relay.store.job_groups import GroupLedger, GroupStore
 from relay.store.jobs import JobStore
 from relay.store.learned import LearnedStore
 from relay.store.outbox import Outbox
@@ -49,7 +50,10 @@ class Store:
         self.audit = AuditStore(database, cipher)
         database.on_end(commit=self.audit.committed, rollback=self.audit.rolled_back)
         outbox = Outbox(cache)
-        self.jobs = JobStore(database, outbox)
+        self.group_ledger = ledger = GroupLedger(outbox)
+        database.on_end(commit=ledger.committed, rollback=ledger.rolled_back)
+        self.jobs = JobStore(database, outbox, ledger)
+        self.groups = GroupStore(database, ledger)
         self.events = EventStore(database, outbox)
         self.deliveries = DeliveryStore(database, outbox)
         self.replays = ReplayStore(database, outbox)
@@ -66,7 +70,7 @@ class Store:
         self.tokens = TokenStore(database)
         self.callback_hosts = CallbackHostStore(database)
         self.upkeep = UpkeepStore(database, cache)
-        self.erasure = ErasureStore(database, cipher)
+        self.erasure = ErasureStore(database, cipher, ledger)
 
     def within(self, account: Account) -> "Store":
         """This store as a token bound to the account sees it. What is about no account is left out."""
@@ -74,8 +78,8 @@ class Store:
         view.jobs, view.events = self.jobs.within(account), self.events.within(account)
         view.deliveries, view.replays = self.deliveries.within(account), self.replays.within(account)
         view.subscriptions, view.intents = self.subscriptions.within(account), self.intents.within(account)
-        view.secrets = self.secrets.within(account)
-        kept = ("jobs", "events", "deliveries", "replays", "subscriptions", "secrets", "intents")
+        view.secrets, view.groups = self.secrets.within(account), self.groups.within(account)
+        kept = ("jobs", "groups", "events", "deliveries", "replays", "subscriptions", "secrets", "intents")
         for name in vars(self).keys() - {*kept, "handshakes", "idempotency"}:
             delattr(view, name)
         return view

@@ -15,10 +15,10 @@ class GroupRow(SQLModel, table=True):
     jobs.
 
     counts       jobs by state; `failures`: failed jobs by error code
-    is_closed    no more jobs come
+    closed_at    since when no more jobs come
     finished_at  when this round finished; NULL: it has not
     last_at      when its latest job was registered; `max_gap_seconds`: the longest time between two of them
-    due_at       when upkeep looks whether it has finished; NULL: not before a job changes
+    due_at       when it finishes unless a job changes; NULL: not before one does
     """
 
     __tablename__: ClassVar[str] = "groups"
@@ -26,6 +26,10 @@ class GroupRow(SQLModel, table=True):
         UniqueConstraint("source", "account", "name"),
         # by name alone
         Index("ix_groups_name", "name"),
+        # list pages with account=, and of a token bound to an account
+        Index("ix_groups_account", "account", "id"),
+        # list pages with source=
+        Index("ix_groups_source", "source", "id"),
         # upkeep: groups that may have finished
         partial_index("ix_groups_due", "due_at", "id", where="due_at IS NOT NULL"),
         # list pages with state=open; retention: rounds finished before a time
@@ -38,8 +42,8 @@ class GroupRow(SQLModel, table=True):
     account: Text
     name: Text
     round: int = 1
-    is_closed: int = 0
     expected: OptionalCount = None
+    closed_at: float | None = None
     counts: dict[str, Any] = Field(default_factory=dict, sa_type=Json)
     skipped: LargeCount = 0
     failures: dict[str, Any] = Field(default_factory=dict, sa_type=Json)

@@ -50,6 +50,7 @@ class JobRow(SQLModel, table=True):
     """A job that the relay tracks or has tracked.
 
     deadline_seconds  how long after its schedule it becomes overdue
+    group_round       the round of its group that counts it
     error_code        of a failed job
     """
 
@@ -74,8 +75,8 @@ class JobRow(SQLModel, table=True):
         Index("ix_jobs_account_uid", "account", "uid"),
         # list pages with source=
         Index("ix_jobs_source_uid", "source", "uid"),
-        # list pages with group=; the open jobs of a group, for its expected finish
-        partial_index("ix_jobs_group", "source", "account", "group_name", "uid", where="group_name IS NOT NULL"),
+        # list pages with group=; the open jobs of a group, for its expected finish; whether any job of it is left
+        partial_index("ix_jobs_group", "group_name", "uid", where="group_name IS NOT NULL"),
         # the failed jobs of an incident
         partial_index(
             "ix_jobs_failed", "source", "account", "error_code", "closed_at", "uid", where="error_code IS NOT NULL"
@@ -123,6 +124,7 @@ class JobRow(SQLModel, table=True):
     request: bytes | None = None
     connect_account_id: OptionalText = None
     group_name: OptionalText = None
+    group_round: int | None = None
     result_status: OptionalText = None
     error_code: OptionalText = None
 

@@ -10,6 +10,7 @@ from relay.ids import least_id
 from relay.store.attempt_results import promote_heads
 from relay.store.cancellation import CANCEL_CHUNK, cancel
 from relay.store.database import Database
+from relay.store.job_groups import NO_JOBS
 from relay.store.statements import SQLITE, fetch_json, json_list, json_query, run, sql
 from relay.store.subscription_cache import SubscriptionCache
 from relay.store.tables import OPEN_DELIVERY
@@ -81,6 +82,14 @@ DELETE FROM jobs WHERE uid IN $json_values(uids) AND closed_at < :before AND NOT
 )
 """
 )
+# The next groups that finished long ago.
+OLD_GROUPS = f"""
+SELECT id, finished_at FROM groups
+WHERE finished_at IS NOT NULL AND finished_at < :before AND (finished_at, id) > (:after, :id)
+ORDER BY finished_at, id LIMIT {SLICE}
+"""
+# Deletes finished groups without jobs. A group that has begun another round meanwhile stays.
+DELETE_GROUPS = sql(f"DELETE FROM groups WHERE id IN $json_values(ids) AND finished_at < :before AND {NO_JOBS}")
 _NEEDED = """
 EXISTS (SELECT 1 FROM job_callbacks WHERE subscription_id = subscriptions.id)
 OR EXISTS (SELECT 1 FROM deliveries WHERE subscription_id = subscriptions.id AND state = 'pending')
@@ -144,7 +153,7 @@ Pair = tuple[str, str]
 Place = tuple[float, int]
 """The time and the position of an event."""
 JobPlace = tuple[float, str]
-"""The time at which a job closed, and its uid."""
+"""The time at which a job closed or a group finished, and its id."""
 PairPlace = tuple[str, str, int]
 
 
@@ -177,6 +186,14 @@ class UpkeepStore:
         rows = await self._database.read(_old_jobs, before, after)
         uids = [uid for uid, _, open_count in rows if not open_count]
         count = await self._database.write(_on_one_node(_delete_jobs), (uids, before)) if uids else 0
+        return count, (rows[-1][1], rows[-1][0]) if len(rows) == SLICE else None
+
+    async def delete_groups(self, before: float, after: JobPlace = FIRST_JOB) -> tuple[int, JobPlace | None]:
+        """Reads the next SLICE groups that finished before a time and deletes those whose jobs are all gone. Returns
+        the number deleted, and where to continue (None: at the end)."""
+        rows = await self._database.read(_old_groups, before, after)
+        ids = [row_id for row_id, _ in rows]
+        count = await self._database.write(_on_one_node(_delete_groups), (ids, before)) if ids else 0
         return count, (rows[-1][1], rows[-1][0]) if len(rows) == SLICE else None
 
     async def delete_callbacks(self, before: float, after: str = "") -> tuple[int, str | None]:
@@ -296,6 +313,15 @@ def _delete_jobs(connection: Connection, uids: Sequence[str], before: float) -> 
     count = run(connection, DELETE_JOBS, uids=json_list(uids), before=before).rowcount
     run(connection, DELETE_CALLBACKS_OF_GONE_JOBS, uids=json_list(uids))
     return count
+
+
+def _old_groups(connection: Connection, before: float, after: JobPlace) -> list[tuple[str, float]]:
+    rows = run(connection, OLD_GROUPS, before=before, after=after[0], id=after[1])
+    return [(row.id, row.finished_at) for row in rows]
+
+
+def _delete_groups(connection: Connection, ids: Sequence[str], before: float) -> int:
+    return run(connection, DELETE_GROUPS, ids=json_list(ids), before=before).rowcount
 
 
 def _old_callbacks(connection: Connection, before: float, after: str) -> list[tuple[str, int]]:

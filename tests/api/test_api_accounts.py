@@ -34,7 +34,7 @@ Client = httpx2.AsyncClient
 
 MINE, OTHERS = ("revor", "default"), ("revor", "second")
 SHARED = "an id that both accounts have"
-ID = re.compile(r"\b(job|sub|evt|dlv|int|rpl|req|att)_[0-9a-z]{26}")
+ID = re.compile(r"\b(job|sub|evt|dlv|int|rpl|req|att|grp)_[0-9a-z]{26}")
 SECRET = re.compile(r"whsec_[\w+/=-]+|v1,[\w+/=]+")
 
 
@@ -85,6 +85,7 @@ class Two:
         uids = []
         for id in (SHARED, f"only in {name}"):
             callback = {"callback_url": "https://callback.receiver.example/both", "callback_types": ["queued"]}
+            callback |= {"group": SHARED if id == SHARED else f"group of {name}"}
             world.now += 1  # ids of one millisecond have no order
             answer = await client.post("/v1/jobs", json={"id": id, "metadata": {"of": name}, **callback})
             assert answer.status_code == 201, answer.text
@@ -125,6 +126,8 @@ class Two:
             deliveries=found["deliveries"],
             intent=intent.id,
             replay=replay,
+            own_group=f"group of {name}",
+            group=(await world.store.groups.find(f"group of {name}"))[0].id,
         )
 
     async def _job(self, uid: str) -> Job:
@@ -149,6 +152,7 @@ class Two:
                     for table in ("events", "deliveries", "subscriptions", "replays")
                 },
                 "jobs": ("SELECT * FROM jobs WHERE source = :source AND account = :account ORDER BY uid", place),
+                "groups": ("SELECT * FROM groups WHERE source = :source AND account = :account ORDER BY id", place),
                 "intents": ("SELECT * FROM intents WHERE source = :source AND account = :account ORDER BY id", place),
                 "attempts": (
                     "SELECT * FROM attempts WHERE delivery_id IN (SELECT id FROM deliveries WHERE owner = :owner)"
@@ -177,13 +181,15 @@ class Things:
     deliveries: Sequence[str]
     intent: str
     replay: str
+    own_group: str
+    group: str
 
     @property
     def traces(self) -> set[str]:
         """Texts that no other account may see."""
         return {
             *self.jobs, *self.events, *self.deliveries, self.own_id, self.subscription, self.callback, self.intent,
-            self.replay, self.account[1],
+            self.replay, self.account[1], self.own_group, self.group,
         }  # fmt: skip
 
 
@@ -203,6 +209,8 @@ def nobody_s(things: Things) -> Things:
         deliveries=[other(id) for id in things.deliveries],
         intent=other(things.intent),
         replay=other(things.replay),
+        own_group="group of nobody",
+        group=other(things.group),
     )
 
 
@@ -237,6 +245,15 @@ def job_requests(method: str, path: str = "", **query: str) -> Callable[[Things]
     return requests
 
 
+def on_group(method: str, path: str = "") -> Callable[[Things], list[Request]]:
+    """A group that only another account has, alone and with the account named, and one that both have."""
+    where = "/v1/groups/{id}" + path
+    return lambda of: [
+        *by_id(method, where, of.own_group),
+        *by_id(method, where, of.own_group, SHARED, **named(of)),
+    ]
+
+
 def on_subscription(method: str, path: str = "", body: Any = None) -> Callable[[Things], list[Request]]:
     return lambda of: by_id(method, "/v1/subscriptions/{id}" + path, of.subscription, of.callback, body=body)
 
@@ -266,7 +283,9 @@ CASES: Mapping[str, Callable[[Things], list[Request]]] = {
     "registerJobs": lambda of: [
         Request("POST", "/v1/jobs/batch", body={"jobs": [{"id": "new", "account": of.account[1]}]})
     ],
-    "listJobs": lists("/v1/jobs", named, lambda of: {"cursor": cursor_of(of.jobs[0])}),
+    "listJobs": lists(
+        "/v1/jobs", named, lambda of: {"group": of.own_group}, lambda of: {"cursor": cursor_of(of.jobs[0])}
+    ),
     "getJob": job_requests("GET"),
     "refreshJob": job_requests("POST", "/refresh"),
     "explainJob": job_requests("GET", "/explain"),
@@ -313,6 +332,9 @@ CASES: Mapping[str, Callable[[Things], list[Request]]] = {
     ],
     "getReplay": lambda of: by_id("GET", "/v1/replays/{id}", of.replay),
     "stopReplay": lambda of: by_id("DELETE", "/v1/replays/{id}", of.replay),
+    "listGroups": lists("/v1/groups", named, lambda of: {"cursor": cursor_of(of.group)}),
+    "getGroup": on_group("GET"),
+    "closeGroup": on_group("POST", "/close"),
     "listIntents": lists("/v1/intents", lambda of: {"cursor": cursor_of(of.intent)}),
     "resolveIntent": lambda of: [
         *by_id("POST", "/v1/intents/{id}/resolve", of.intent, body={"fate": "not_sent"}),
@@ -354,6 +376,9 @@ OWN: Mapping[str, Callable[[Things], list[Request]]] = {
         lambda of: {"open": "true", **named(of)},
     ),
     "getJob": lambda of: by_id("GET", "/v1/jobs/{id}", *of.jobs, of.own_id, SHARED),
+    "listGroups": lists("/v1/groups", lambda of: {}, lambda of: {"limit": "1"}, lambda of: {"state": "open"}),
+    "getGroup": lambda of: by_id("GET", "/v1/groups/{id}", of.own_group, SHARED),
+    "closeGroup": lambda of: by_id("POST", "/v1/groups/{id}/close", SHARED, body={"expected": 7}),
     "explainJob": lambda of: by_id("GET", "/v1/jobs/{id}/explain", SHARED),
     "listJobEvents": lambda of: [
         *by_id("GET", "/v1/jobs/{id}/events", of.own_id, limit="1"),
@@ -501,7 +526,7 @@ async def test_what_belongs_to_another_account_does_not_exist(two: Two, operatio
 def sorted_traces(things: Things) -> list[str]:
     return [
         *things.jobs, *things.events, *things.deliveries, things.own_id, things.subscription, things.callback,
-        things.intent, things.replay, things.account[1],
+        things.intent, things.replay, things.own_group, things.group, things.account[1],
     ]  # fmt: skip
 
 

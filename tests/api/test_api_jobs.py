@@ -8,7 +8,7 @@ from tests.support.api_world import HOOK, NOW
 
 FIELDS = [
     *("uid", "id", "source", "account", "status", "outcome", "open", "sequence", "metadata", "request"),
-    *("connect_account_id", "priority", "tracked_at"),
+    *("connect_account_id", "group", "priority", "tracked_at"),
     *("last_polled_at", "next_poll_at", "closed_at", "poll_count", "last_error", "upstream"),
 ]
 
@@ -31,6 +31,7 @@ async def test_a_new_job_is_201_with_its_location(client, world):
         "metadata": {"deal": 42},
         "request": {"metadata": {}},
         "connect_account_id": None,
+        "group": None,
         "priority": "normal",
         "tracked_at": "2027-01-15T08:00:00.000Z",
         "last_polled_at": None,

@@ -26,6 +26,11 @@ async def a_job(world, client):
     return "a"
 
 
+async def a_group(world, client):
+    await client.post("/v1/jobs", json={"id": "a", "group": "q4"})
+    return "q4"
+
+
 async def a_subscription(world, client):
     return (await client.post("/v1/subscriptions", json={"sink": HOOK})).json()["id"]
 
@@ -113,6 +118,9 @@ CALLS = {
     "retryDeliveries": (None, {"filter": {}}, 202),
     "getReplay": (a_replay, None, 200),
     "stopReplay": (a_replay, None, 200),
+    "listGroups": (a_group, None, 200),
+    "getGroup": (a_group, None, 200),
+    "closeGroup": (a_group, {"expected": 3}, 200),
     "listIntents": (an_intent, None, 200),
     "dismissIntent": (an_intent, None, 200),
     "resolveIntent": (an_intent, {"fate": "not_sent"}, 200),

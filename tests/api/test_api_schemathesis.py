@@ -28,12 +28,12 @@ from tests.support.api_world import HOOK, NOW, FakeNode, FakeSignals, World
 from tests.support.fuzz_kit import COUNT, seeded, with_note
 from tests.support.guard import DEVELOPMENT
 from tests.support.schema_check import check_event
-from tests.support.store_kit import ReversingCipher, access_token, intent
+from tests.support.store_kit import ReversingCipher, access_token, intent, registration
 
 IDS = {"Jobs": ["a"], "Subscriptions": ["sub_01jvpq3m8n0000000000000002"], "System": ["job-status.v1"]}
 IDS |= {"Tokens": ["tok_01jvpq3m8n0000000000000007"]}
 IDS |= {"Intents": ["int_01jvpq3m8n0000000000000005"], "Replays": ["rpl_01jvpq3m8n0000000000000006"]}
-IDS |= {"Consents": ["AQoXGQ"]}
+IDS |= {"Consents": ["AQoXGQ"], "Groups": ["q4"]}
 GONE = {
     "Jobs": "gone",
     "Subscriptions": "sub_01jvpq3m8n0000000000000003",
@@ -112,6 +112,7 @@ def base_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         for id in (*IDS["Tokens"], GONE["Tokens"]):
             await store.tokens.create(access_token(id), NOW)
         await world.job(GONE["Jobs"])
+        await store.jobs.register(registration("grouped", group=IDS["Groups"][0]))
         events = await world.poll(await world.job(IDS["Jobs"][0]), "queued")
         IDS["Events"] = [events[0].id]
         IDS["Deliveries"] = [delivery.id for delivery in (await store.deliveries.page(limit=2)).items]

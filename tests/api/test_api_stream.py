@@ -124,7 +124,7 @@ async def test_the_stream_of_a_purged_job_ends(client, world):
     job = await world.job("a")
 
     async def purged():
-        await world.store.jobs.purge(job.uid)
+        await world.store.jobs.purge(job.uid, world.now)
         return True
 
     world.signals.steps = [purged]

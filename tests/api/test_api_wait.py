@@ -96,7 +96,7 @@ async def test_a_job_purged_while_waiting_is_404(client, world):
     job = await world.job("a")
 
     async def purged():
-        await world.store.jobs.purge(job.uid)
+        await world.store.jobs.purge(job.uid, world.now)
         return True
 
     world.signals.steps = [purged]

@@ -275,7 +275,7 @@ async def test_callback_created_on_one_node_gets_events_recorded_on_another(stor
         recorder = other if node is store else store
         await recorder.jobs.record(poll(uid, 0, "queued"))
         assert [row["subscription_id"] for row in await deliveries(store) if row["job_uid"] == uid] == [callback]
-        await node.jobs.purge(uid)
+        await node.jobs.purge(uid, NOW)
         assert await other.upkeep.delete_callbacks(NOW + 1) == (1, None)
         await recorder.events.record(relay_event())  # which now knows that there is none
 
@@ -405,7 +405,7 @@ async def test_purging_a_job_deletes_deliveries_of_a_concurrent_new_subscription
     uid = await track(store, "a")
     await store.jobs.record(poll(uid, 0, "queued"))
     async with uncommitted(other, other.subscriptions.create(subscription("sub_1", start_at=0.0))) as made:
-        purge = asyncio.ensure_future(store.jobs.purge(uid))
+        purge = asyncio.ensure_future(store.jobs.purge(uid, NOW))
         await blocked(store)
         await made.commit()
         await purge
@@ -479,14 +479,14 @@ async def test_purging_a_job_while_an_event_is_recorded_leaves_nothing(store: St
     await store.subscriptions.create(subscription("sub_1"))
     uid = await track(store)
     async with uncommitted(other, other.jobs.record(poll(uid, 0, "running"))) as recording:
-        purge = asyncio.ensure_future(store.jobs.purge(uid))
+        purge = asyncio.ensure_future(store.jobs.purge(uid, NOW))
         await blocked(store)
         await recording.commit()
         await purge
     found = await counts(store)
     assert (found["jobs"], found["events"], found["deliveries"]) == (0, 0, 0)
     with pytest.raises(NotFound):
-        await other.jobs.purge(uid)
+        await other.jobs.purge(uid, NOW)
 
 
 async def test_opposite_lock_orders_do_not_block_each_other(store: Store, other: Store) -> None:

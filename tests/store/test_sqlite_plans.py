@@ -32,6 +32,7 @@ from relay.core.replay import ReplayRequest
 from relay.core.subscription import Consent
 from relay.store import statements
 from relay.store.intents import IN_FLIGHT_SECONDS
+from relay.store.pages import encode_cursor
 from relay.store.sqlite import url_of
 from relay.store.statements import Sql
 from relay.store.store import Store, open_store
@@ -68,7 +69,7 @@ ORDERED_WALK = re.compile(r"SCAN \w+ USING (?:COVERING )?INDEX \w+$")
 # A page whose filter is the condition of a partial index goes along that index: it holds no other rows.
 FILTERED_WALK = re.compile(
     r"SCAN \w+ USING (?:COVERING )?INDEX "
-    r"(?:ix_jobs_(?:open|closed)_uid|ix_deliveries_(?:pending|dead|cancelled)|ix_replays_running|ix_subscriptions_listed|"
+    r"(?:ix_jobs_(?:open|closed)_uid|ix_groups_open|ix_deliveries_(?:pending|dead|cancelled)|ix_replays_running|ix_subscriptions_listed|"
     r"ix_subscriptions_failing)$"
 )
 AUDIT_KEY = derived_key("00000000", b"k" * 32)
@@ -127,6 +128,9 @@ def exceptions() -> list[MayScan]:
         MayScan(r"UPDATE idempotency_keys SET held_until = NULL", "at the start of a node"),
         MayScan(r"UPDATE intents SET reason = 'cut_off'", "at the start of a node"),
         MayScan(r"FROM jobs ORDER BY jobs.uid DESC\n? LIMIT", "a page of jobs without a filter"),
+        MayScan(r"FROM groups ORDER BY groups.id DESC\n? LIMIT", "a page of groups without a filter"),
+        MayScan(r"FROM groups\s+WHERE (?:.+ AND )?finished_at IS NOT NULL ORDER BY", "a page of groups: most finished"),
+        MayScan(r"FROM groups\s+WHERE groups.name = \? ORDER BY", "the groups of one name, sorted"),
         MayScan(r"FROM events ORDER BY events.recorded_at DESC", "a page of events without a filter"),
         MayScan(r"FROM events ORDER BY events.position DESC", "the newest position"),
         MayScan(r"ON events.id = deliveries.event_id ORDER BY", "a page of deliveries without a filter"),
@@ -327,6 +331,24 @@ async def use_handshakes(store: Store) -> None:
     await store.handshakes.grant(store.handshakes.grant_key(made, "relay.example", NOW), NOW, None, "agreed")
 
 
+async def use_groups(store: Store) -> None:
+    """Two rounds of a group, its last job erased, and retention."""
+    uid = await track(store, "grouped", group="q4", group_size=1)
+    await store.jobs.untrack(uid, NOW)
+    await track(store, "grouped", tracked_at=NOW + 1)
+    (group,) = await store.groups.find("q4")
+    await store.groups.get(group.id)
+    await store.groups.close(group, 2, NOW + 1)
+    await store.jobs.untrack(uid, NOW + 2)
+    await store.groups.settle(NOW + 1e6)
+    for filters in ({}, {"state": "open"}, {"state": "finished"}, {"account": "default"}, {"source": "revor"}):
+        await store.groups.page(limit=1, **filters)  # type: ignore[arg-type]
+        await store.groups.page(limit=1, cursor=encode_cursor(group.id), **filters)  # type: ignore[arg-type]
+    await store.jobs.page(limit=1, group="q4")
+    await store.upkeep.delete_groups(NOW + 1e6)
+    await store.jobs.purge(uid, NOW)
+
+
 async def use_audit(store: Store) -> None:
     for chain in ("first", "second"):
         store.audit.begin_chain(chain)
@@ -379,6 +401,7 @@ async def run_everything(store: Store) -> None:
         found = await store.events.page(limit=1, **filters)  # type: ignore[arg-type]
         await store.events.page(limit=1, cursor=found.next_cursor, **filters)  # type: ignore[arg-type]
 
+    await use_groups(store)
     await store.deliveries.backlog()
     await store.deliveries.pending()
     held = list(await claim(store, "sub_1", 5, now=NOW + 9))
@@ -514,7 +537,7 @@ async def run_everything(store: Store) -> None:
 
     await store.jobs.untrack(uid, NOW)
     await store.jobs.register(registration("one"))
-    await store.jobs.purge(uid)
+    await store.jobs.purge(uid, NOW)
     await execute(store, "UPDATE deliveries SET state = 'blocked' WHERE id = (SELECT MAX(id) FROM deliveries)")
     await store.upkeep.promote_heads(NOW)
     await store.upkeep.promote_heads(NOW, ("job_01", "", -1))
@@ -536,7 +559,7 @@ async def run_everything(store: Store) -> None:
 
 PARTS = (
     *("jobs", "events", "deliveries", "replays", "subscriptions", "idempotency", "intents", "accounts", "learned"),
-    *("upkeep", "erasure", "audit", "secrets", "credentials", "handshakes"),
+    *("upkeep", "erasure", "groups", "audit", "secrets", "credentials", "handshakes"),
 )
 
 

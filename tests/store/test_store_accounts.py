@@ -185,7 +185,7 @@ async def test_nothing_of_another_account_can_be_read_or_changed(store: Store) -
     request = ReplayRequest(id="rpl_1", subscription_id="sub_b", since=0.0, until=NOW + 1, now=NOW)
     for write in (
         mine.jobs.untrack(uid, NOW),
-        mine.jobs.purge(uid),
+        mine.jobs.purge(uid, NOW),
         mine.deliveries.retry(delivery.id, NOW),
         mine.subscriptions.replace(subscription("sub_b"), NOW),
         mine.subscriptions.set_state("sub_b", "paused", NOW),

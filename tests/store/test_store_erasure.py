@@ -209,7 +209,7 @@ async def test_an_answer_whose_encryption_key_is_lost_does_not_stop_an_erasure(
 
 async def test_a_purged_job_leaves_no_answer_behind_an_erasure(filled: Store) -> None:
     uid = await a_life(filled, "the job", PERSON)
-    await filled.jobs.purge(uid)
+    await filled.jobs.purge(uid, NOW)
     assert (await erase(filled, ErasureRequest(job="the job"))).answers == 1
 
 

@@ -289,7 +289,7 @@ async def test_missing_jobs_and_events_are_not_found(store: Store) -> None:
     assert await store.subscriptions.get("sub_none") is None
     for call in (
         store.jobs.untrack("job_none", NOW),
-        store.jobs.purge("job_none"),
+        store.jobs.purge("job_none", NOW),
         store.deliveries.retry("dlv_none", NOW),
         store.subscriptions.remove("sub_none", NOW),
         store.subscriptions.set_state("sub_none", "paused", NOW),
@@ -365,7 +365,7 @@ async def test_positions_are_never_used_twice(store: Store) -> None:
     uid = await track(store)
     await store.jobs.record(poll(uid, 0, "queued"))
     newest = await store.events.newest_position()
-    await store.jobs.purge(uid)
+    await store.jobs.purge(uid, NOW)
     await store.events.record(relay_event())
     assert await store.events.newest_position() > newest
 

@@ -375,7 +375,7 @@ async def test_purging_deletes_a_job_and_everything_of_it(store: Store) -> None:
     await store.jobs.record(poll(uid, 0, "queued", "running"))
     await store.jobs.record(poll(kept, 0, "queued"))
     await deliver_all(store, "sub_1")
-    assert (await store.jobs.purge(uid)).external_id == "a"
+    assert (await store.jobs.purge(uid, NOW)).external_id == "a"
     left = await counts(store)
     assert {**left, "subscriptions": 0} == {
         **dict.fromkeys(("jobs", "events", "deliveries", "attempts"), 1),
@@ -389,6 +389,6 @@ async def test_result_of_a_delivery_of_a_purged_job_is_refused(store: Store) -> 
     uid = await track(store, "a")
     await store.jobs.record(poll(uid, 0, "queued"))
     (one,) = await claim(store, "sub_1")
-    await store.jobs.purge(uid)
+    await store.jobs.purge(uid, NOW)
     assert not (await store.deliveries.record_attempt(result_of(one))).kept
     assert (await counts(store))["attempts"] == 0

@@ -106,6 +106,9 @@ class FakeSignals:
     def watch_job(self, uid: str) -> Any:
         return self._watch(uid)
 
+    def watch_group(self, id: str) -> Any:
+        return self._watch(id)
+
     def watch_events(self) -> Any:
         return self._watch("events")
 
@@ -165,6 +168,8 @@ class FakeTracking:
             request=request.request,
             connect_account_id=request.connect_account_id,
             resolves=request.resolves,
+            group=request.group,
+            group_size=request.group_size,
         )
 
     async def refresh(self, job: Job) -> None:
@@ -174,7 +179,7 @@ class FakeTracking:
         return await self.world.store.jobs.untrack(job.uid, self.world.now)
 
     async def purge(self, job: Job) -> Job:
-        return await self.world.store.jobs.purge(job.uid)
+        return await self.world.store.jobs.purge(job.uid, self.world.now)
 
     async def erase(self, request: ErasureRequest, cursor: str | None) -> ErasureStep:
         return await self.world.store.erasure.step(request, cursor, self.world.now)

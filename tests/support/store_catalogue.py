@@ -16,6 +16,7 @@ from relay.store import (
     events,
     handshakes,
     intents,
+    job_groups,
     jobs,
     learned,
     ordering,
@@ -58,12 +59,31 @@ def job_pages() -> Iterator[Case]:
         "source and account": {"source": "revor", "account": "default"},
         "all of them": {"status": "running", "open": True, "source": "revor", "account": "default"},
         "status and closed": {"status": "failed", "open": False},
+        "group": {"group": "group 7"},
+        "group and account": {"group": "group 7", "source": "revor", "account": "default"},
     }
     for name, given in filters.items():
         for before in (None, "job_01"):
             values = {"status": None, "open": None, "source": None, "account": None, **given}
             made = jobs.page_statement(51, before, **values)
             yield Case(f"jobs by {name}, {'first page' if before is None else 'cursor'}", made, walks=not given)
+
+
+def group_pages() -> Iterator[Case]:
+    """Of finished groups: along the table, which has few others."""
+    filters: dict[str, dict[str, Any]] = {
+        "nothing": {},
+        "open": {"state": "open"},
+        "finished": {"state": "finished"},
+        "source": {"source": "revor"},
+        "account": {"account": "default"},
+        "a bound token": {"within": ("revor", "default")},
+    }
+    for name, given in filters.items():
+        for before in (None, "grp_01"):
+            made = job_groups.page_statement(51, before, **{"state": None, "source": None, "account": None, **given})
+            walks = name in ("nothing", "finished")
+            yield Case(f"groups by {name}, {'first page' if before is None else 'cursor'}", made, walks=walks)
 
 
 def event_pages() -> Iterator[Case]:
@@ -262,6 +282,17 @@ CATALOGUE = (
     Case("replay: pairs to return", replay_statements.PAIRS_TO_RETURN, sorts=True),  # as many as are open
     Case("replay: return unsent", replay_statements.RETURN_UNSENT),
     Case("replay: detach", replay_statements.DETACH),
+    Case("group: insert", job_groups.INSERT_GROUP),
+    Case(
+        "group: lock",
+        job_groups.LOCK_GROUPS["sqlite"],
+        postgresql=job_groups.LOCK_GROUPS["postgresql"],
+    ),
+    Case("group: update", job_groups.UPDATE_GROUP),
+    Case("group: rounds of jobs", job_groups.SET_ROUNDS),
+    Case("group: delete an empty one", job_groups.DELETE_EMPTY),
+    Case("groups: by name", job_groups.BY_NAME, sorts=True),  # of the few accounts that have one of this name
+    Case("groups: due", job_groups.DUE),
     Case("heads", upkeep.OPEN_SLICE),
     Case("heads: pending subscriptions", upkeep.PENDING_SUBSCRIPTIONS),
     Case("retention: old events", upkeep.OLD_EVENTS),
@@ -272,6 +303,8 @@ CATALOGUE = (
     Case("retention: old attempts", upkeep.DELETE_OLD_ATTEMPTS, harmless=("SCAN attempts",)),  # from the oldest on
     Case("retention: old jobs", upkeep.OLD_JOBS),
     Case("retention: jobs", upkeep.DELETE_JOBS),
+    Case("retention: old groups", upkeep.OLD_GROUPS),
+    Case("retention: groups", upkeep.DELETE_GROUPS),
     Case("retention: callbacks of jobs", upkeep.DELETE_CALLBACKS_OF_GONE_JOBS),
     Case("retention: keys", upkeep.DELETE_OLD_KEYS),
     Case("retention: replays", upkeep.DELETE_OLD_REPLAYS),
@@ -294,6 +327,7 @@ CATALOGUE = (
     Case("account: plan", accounts.PLAN),
     *intent_pages(),
     *job_pages(),
+    *group_pages(),
     *event_pages(),
     *delivery_pages(),
     *audit_pages(),
@@ -313,11 +347,12 @@ def filling(count: int, *, empty_bytes: str) -> list[str]:
         f"""
 INSERT INTO jobs (uid, source, account, external_id, status, outcome, sequence, retry_count, running_sent, overdue,
   attempt_count, weight, tracked_at, closed_at, deadline_at, next_poll_at, poll_count, failure_count, missing_count,
-  metadata) {every}
+  metadata, group_name, group_round) {every}
 SELECT {_key("job")}, 'revor', CASE WHEN i % 40 = 0 THEN 'other' ELSE 'default' END, 'external ' || i,
   CASE WHEN i % 10 = 0 THEN 'running' WHEN i % 10 = 1 THEN 'failed' ELSE 'succeeded' END,
   CASE WHEN i % 10 = 0 THEN NULL ELSE 'succeeded' END, 1, 0, 0, CASE WHEN i % 1000 = 0 THEN 1 ELSE 0 END, 1, 1.0,
-  {NOW} + i, CASE WHEN i % 10 = 0 THEN NULL ELSE {NOW} + i END, {NOW} + i + 604800, {NOW} + i, 1, 0, 0, {empty_bytes}
+  {NOW} + i, CASE WHEN i % 10 = 0 THEN NULL ELSE {NOW} + i END, {NOW} + i + 604800, {NOW} + i, 1, 0, 0, {empty_bytes},
+  CASE WHEN i % 2 = 0 THEN 'group ' || (i % 400) END, CASE WHEN i % 2 = 0 THEN 1 END
 FROM n""",
         f"""
 INSERT INTO events (id, job_uid, sequence, type, source, subject, time, recorded_at, body) {every}
@@ -369,6 +404,12 @@ SELECT {_key("int")}, 'revor', 'default', '/api/v1/outreach/dispatches', 'digest
         f"""
 INSERT INTO hazards (source, name, event_count, values_json, updated_at) {_rows(4_000)}
 SELECT CASE WHEN i % 4 = 0 THEN 'other' ELSE 'revor' END, 'class ' || i, i, '{{}}', {NOW} FROM n""",
+        f"""
+INSERT INTO groups (id, source, account, name, round, counts, skipped, failures, first_at, last_at, max_gap_seconds,
+  finished_at, due_at) {_rows(4_000)}
+SELECT {_key("grp")}, 'revor', CASE WHEN i % 40 = 0 THEN 'other' ELSE 'default' END, 'group ' || i, 1, '{{}}', 0,
+  '{{}}', {NOW} + i, {NOW} + i, 0, CASE WHEN i % 10 > 0 THEN {NOW} + i END, CASE WHEN i % 20 = 0 THEN {NOW} + i END
+FROM n""",
         f"""
 INSERT INTO accounts (source, name, state) {_rows(2_000)} SELECT 'revor', 'account ' || i, 'ok' FROM n""",
     ]

@@ -96,6 +96,7 @@ KINDS = [
     "attempts",
     "events",
     "jobs",
+    "groups",
     "callbacks",
     "callback_hosts",
     "intents",
@@ -118,7 +119,7 @@ async def test_failure_to_delete_one_kind_of_row_does_not_stop_the_others(failin
                     raise StoreError("no")
                 deleted[kind] = deleted.get(kind, 0) + 1
                 count = int(deleted[kind] == 1)
-                return (count, None) if kind in ("events", "jobs", "callbacks") else count
+                return (count, None) if kind in ("events", "jobs", "groups", "callbacks") else count
 
             return delete
 

@@ -1,0 +1,261 @@
+"""Groups: counted in the transaction that changes their jobs, finished once a round, by any node."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+import orjson
+import pytest
+
+from relay.core.erasure import ErasureRequest
+from relay.core.job import Problem
+from relay.core.job_groups import JobGroup
+from relay.core.records import Registered, Registration
+from relay.errors import Conflict, InvalidRequest
+from relay.store.store import Store
+from tests.support.store_kit import NOW, intent, poll, registration, rows, seen, together, track
+
+SETTLE = 900.0
+DAY = 86_400.0
+
+
+@pytest.fixture
+async def store(open_again: Callable[[], Awaitable[Store]]) -> Store:
+    store = await open_again()
+    configure(store)
+    return store
+
+
+def configure(store: Store, settle_seconds: float = SETTLE) -> list[str]:
+    """The ids of groups that finish."""
+    heard: list[str] = []
+
+    def finished(ids: Sequence[str], told: int) -> None:
+        heard.extend(ids)
+
+    store.group_ledger.configure(settle_seconds=settle_seconds, base_url="http://relay.example", finished=finished)
+    return heard
+
+
+async def group(store: Store, name: str = "q4", **where: str) -> JobGroup:
+    (found,) = await store.groups.find(name, **where)
+    return found
+
+
+async def end(store: Store, uid: str, status: str = "succeeded", now: float = NOW, **fields: Any) -> None:
+    job = await store.jobs.get(uid)
+    assert job is not None
+    sequence, found = job.progress.sequence, seen(status, now, **fields)
+    await store.jobs.record(poll(uid, sequence, status, outcome=status, now=now, seen=found))
+
+
+async def told(store: Store) -> list[dict[str, Any]]:
+    found = await rows(store, "SELECT body FROM events WHERE type = 'relay.group.finished' ORDER BY position")
+    return [orjson.loads(row["body"]) for row in found]
+
+
+async def register(store: Store, *registrations: Registration) -> list[Any]:
+    return list(await store.jobs.register_many(registrations))
+
+
+async def test_closed_group_finishes_with_its_last_job(store: Store) -> None:
+    heard = configure(store)
+    first, second = await track(store, "a", group="q4"), await track(store, "b", group="q4")
+    await store.jobs.record(poll(first, 0, "running"))
+    found = await group(store)
+    assert (found.counts, found.finished_at) == ({"queued": 1, "running": 1}, None)
+    closed = await store.groups.close(found, None, NOW)
+    assert closed is not None
+    assert (closed.closed_at, closed.finished_at) == (NOW, None)
+    await end(store, first)
+    await end(store, second, "failed", now=NOW + 5)
+    found = await group(store)
+    assert (found.counts, found.finished_at) == ({"succeeded": 1, "failed": 1}, NOW + 5)
+    (event,) = await told(store)
+    assert (event["subject"], event["group"], event["data"]["counts"]["failed"]) == ("q4", "q4", 1)
+    assert heard == [found.id]
+
+
+async def test_group_without_an_end_finishes_once_it_has_settled(store: Store) -> None:
+    await end(store, await track(store, "a", group="q4"))
+    await end(store, await track(store, "b", group="q4", tracked_at=NOW + 400), now=NOW + 401)
+    assert (await group(store)).due_at == NOW + 400 + 1200  # three times the gap
+    assert await store.groups.settle(NOW + 1599) == 0
+    assert await store.groups.settle(NOW + 1600) == 1
+    assert await store.groups.settle(NOW + 1600) == 0
+    assert len(await told(store)) == 1
+
+
+async def test_two_nodes_that_settle_a_group_finish_it_once(
+    store: Store, open_again: Callable[[], Awaitable[Store]], database_url: str
+) -> None:
+    await end(store, await track(store, "a", group="q4"))
+    other = store if database_url.startswith("sqlite") else await open_again()
+    await asyncio.gather(store.groups.settle(NOW + 1000), other.groups.settle(NOW + 1000))
+    assert len(await told(store)) == 1
+
+
+async def test_job_that_joins_later_opens_the_next_round(store: Store) -> None:
+    uid = await track(store, "a", group="q4", group_size=1)
+    await end(store, uid, "failed", now=NOW + 1, result_status=None)
+    later = await track(store, "b", group="q4", tracked_at=NOW + 10)
+    found = await group(store)
+    assert (found.round, found.counts, found.closed_at, found.finished_at) == (2, {"queued": 1}, None, None)
+    job = await store.jobs.get(later)
+    assert job is not None
+    assert job.group_round == 2
+    await store.groups.close(found, None, NOW + 11)
+    await end(store, later, now=NOW + 12)
+    assert [event["data"]["round"] for event in await told(store)] == [1, 2]
+    await store.jobs.purge(uid, NOW + 13)  # of the first round, which is not counted any more
+    assert (await group(store)).counts == {"succeeded": 1}
+
+
+async def test_job_that_is_tracked_again_joins_the_round_that_is_open(store: Store) -> None:
+    uid = await track(store, "a", group="q4", group_size=1)
+    await store.jobs.untrack(uid, NOW + 1)
+    assert (await group(store)).counts == {"untracked": 1}
+    assert await track(store, "a", tracked_at=NOW + 2) == uid  # without its group, which it keeps
+    found = await group(store)
+    assert (found.round, found.counts) == (2, {"queued": 1})
+    await store.jobs.untrack(uid, NOW + 3)
+    await track(store, "a", tracked_at=NOW + 4)
+    assert (await group(store)).counts == {"queued": 1}
+
+
+async def test_missing_jobs_are_told_after_the_settle_time(store: Store) -> None:
+    await end(store, await track(store, "a", group="q4", group_size=3))
+    assert (await group(store)).finished_at is None
+    await store.groups.settle(NOW + SETTLE)
+    found = await group(store)
+    assert (found.missing, found.expected) == (2, 3)
+    assert [event["data"]["missing"] for event in await told(store)] == [2]
+
+
+async def test_close_of_a_group_that_has_ended_finishes_it(store: Store) -> None:
+    await end(store, await track(store, "a", group="q4"))
+    closed = await store.groups.close(await group(store), None, NOW + 1)
+    assert closed is not None
+    assert closed.finished_at == NOW + 1
+    again = await store.groups.close(closed, 9, NOW + 2)
+    assert again == closed
+    assert len(await told(store)) == 1
+
+
+async def test_known_job_joins_a_group_once(store: Store) -> None:
+    uid = await track(store, "a")
+    await end(store, uid, result_status="skipped")
+    await track(store, "a", group="q4", tracked_at=NOW + 5)
+    await track(store, "a", group="q4", tracked_at=NOW + 6)
+    found = await group(store)
+    assert (found.counts, found.skipped, found.first_at) == ({"succeeded": 1}, 1, NOW + 5)
+
+
+async def test_job_keeps_its_first_group(store: Store) -> None:
+    await track(store, "a", group="q4")
+    refused, other, twice, made = await register(
+        store,
+        registration("a", group="q5", metadata={"changed": True}),
+        registration("b", group="q5"),
+        registration("b", group="q6"),
+        registration("a", group="q5", intent=intent(), group_size=1),
+    )
+    assert isinstance(refused, Conflict)
+    assert refused.code == "group_conflict"
+    assert isinstance(other, Registered)
+    assert isinstance(twice, Conflict)
+    assert isinstance(made, Registered)
+    assert (made.job.group, made.job.metadata) == ("q4", {})
+    assert made.group_refused is not None
+    assert (await group(store)).closed_at is None
+    assert (await group(store, "q5")).counts == {"queued": 1}
+    assert await store.groups.find("q6") == []
+
+
+async def test_erased_jobs_are_not_counted(store: Store) -> None:
+    failed, open_ = await track(store, "a", group="q4"), await track(store, "b", group="q4")
+    await store.groups.close(await group(store), None, NOW)
+    problem = Problem(code="no_such_person", message="no")
+    await end(store, failed, "failed", problem=problem)
+    assert (await group(store)).failures == {"no_such_person": 1}
+    await store.jobs.purge(failed, NOW)
+    found = await group(store)
+    assert (found.counts, found.most_failures, found.finished_at) == ({"queued": 1}, [], None)
+    await store.jobs.purge(open_, NOW)
+    assert await store.groups.find("q4") == []
+    assert await told(store) == []
+
+
+async def test_changes_of_one_transaction_are_one_update_of_the_group(store: Store) -> None:
+    uids = [await track(store, f"job {n}", group="q4", group_size=20) for n in range(20)]
+    await together(store, *(store.jobs.record(poll(uid, 0, "failed", outcome="failed")) for uid in uids))
+    found = await group(store)
+    assert (found.counts, found.finished_at) == ({"failed": 20}, NOW)
+    assert len(await told(store)) == 1
+
+
+async def test_refused_write_changes_no_group(store: Store) -> None:
+    uid = await track(store, "a", group="q4")
+    results = await together(
+        store, store.jobs.record(poll(uid, 0, "scheduled")), store.jobs.record(poll(uid, 0, "running"))
+    )
+    assert [isinstance(result, Exception) for result in results] == [False, True]
+    assert (await group(store)).counts == {"scheduled": 1}
+
+
+async def test_groups_of_several_accounts_are_kept_apart(store: Store) -> None:
+    await register(store, registration("a", group="q4"), registration("a", account="second", group="q4"))
+    assert len(await store.groups.find("q4")) == 2
+    assert (await group(store, account="second")).account == "second"
+    view = store.within(("revor", "second"))
+    assert [one.account for one in await view.groups.find("q4")] == ["second"]
+    mine, others = await group(store, account="second"), await group(store, account="default")
+    assert await view.groups.get(mine.id) == mine
+    assert await view.groups.get(others.id) is None
+    assert [one.account for one in (await view.groups.page(limit=10)).items] == ["second"]
+    assert [one.account for one in (await store.groups.page(limit=10, source="revor", account="default")).items] == [
+        "default"
+    ]
+
+
+async def test_groups_are_listed_newest_first(store: Store) -> None:
+    for nth, name in enumerate(("one", "two", "three")):
+        await track(store, name, group=name, tracked_at=NOW + nth)
+    await store.groups.close(await group(store, "two"), None, NOW + 9)
+    page = await store.groups.page(limit=2)
+    assert [one.name for one in page.items] == ["three", "two"]
+    assert [one.name for one in (await store.groups.page(limit=2, cursor=page.next_cursor)).items] == ["one"]
+    await store.jobs.untrack((await store.jobs.find("two"))[0].uid, NOW + 10)
+    assert [one.name for one in (await store.groups.page(limit=9, state="finished")).items] == ["two"]
+    assert [one.name for one in (await store.groups.page(limit=9, state="open")).items] == ["three", "one"]
+    with pytest.raises(InvalidRequest):
+        await store.groups.page(limit=2, cursor="bm9uZQ")
+    assert await store.groups.find("on\0e") == []
+
+
+async def test_jobs_are_listed_by_group(store: Store) -> None:
+    await register(store, registration("a", group="q4"), registration("b", group="q5"), registration("c"))
+    assert [job.external_id for job in (await store.jobs.page(limit=9, group="q4")).items] == ["a"]
+    assert [job.group for job in (await store.jobs.page(limit=9, group="q5", account="default")).items] == ["q5"]
+
+
+async def test_retention_keeps_the_counts_and_at_last_deletes_the_group(store: Store) -> None:
+    old, new = await track(store, "a", group="q4"), await track(store, "b", group="q4", tracked_at=NOW + 1)
+    await end(store, old)
+    await store.upkeep.delete_jobs(NOW + 1)
+    assert (await group(store)).counts == {"succeeded": 1, "queued": 1}
+    await end(store, new, now=NOW + DAY)
+    await store.groups.close(await group(store), None, NOW + DAY)
+    assert await store.upkeep.delete_groups(NOW + 2 * DAY) == (0, None)  # a job is left
+    await store.upkeep.delete_jobs(NOW + 2 * DAY)
+    assert await store.upkeep.delete_groups(NOW + DAY) == (0, None)  # it has not been finished for long
+    assert await store.upkeep.delete_groups(NOW + 2 * DAY) == (1, None)
+    assert await store.groups.find("q4") == []
+
+
+async def test_erasure_lowers_the_counts(store: Store) -> None:
+    await register(
+        store, registration("a", group="q4", metadata={"email": "kim@example.com"}), registration("b", group="q4")
+    )
+    await store.erasure.step(ErasureRequest(name="email", value="kim@example.com"), None, NOW)
+    assert (await group(store)).counts == {"queued": 1}

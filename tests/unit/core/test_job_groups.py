@@ -1,0 +1,196 @@
+"""Groups: what a job counts as, rounds, and when one has finished."""
+
+from typing import Any
+
+import pytest
+
+from relay.core.job import Job, Progress
+from relay.core.job_groups import (
+    MAX_CODES,
+    OTHER,
+    STATES,
+    Closing,
+    Folded,
+    JobChange,
+    JobGroup,
+    Place,
+    fold,
+    place_of,
+    place_of_job,
+)
+
+NOW = 1_800_000_000.0
+SETTLE = 900.0
+
+
+def group(**fields: Any) -> JobGroup:
+    values = {"id": "grp_1", "source": "revor", "account": "default", "name": "q4", "first_at": NOW, "last_at": NOW}
+    return JobGroup(**{**values, **fields})
+
+
+def joins(uid: str = "job_1", state: str = "queued", at: float = NOW) -> JobChange:
+    return JobChange(uid, at, None, Place(state))
+
+
+def moves(before: str, after: str | None, round: int = 1, uid: str = "job_1", at: float = NOW) -> JobChange:
+    return JobChange(uid, at, Place(before), None if after is None else Place(after), round)
+
+
+def folded(start: JobGroup, *notes: JobChange | Closing, now: float | None = None) -> Folded:
+    changes = [note for note in notes if isinstance(note, JobChange)]
+    closings = [note for note in notes if isinstance(note, Closing)]
+    at = max((note.at for note in notes), default=NOW) if now is None else now
+    return fold(start, changes, closings, now=at, settle_seconds=SETTLE)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "phase", "result_status", "code", "expected"),
+    [
+        (None, None, None, None, Place("queued")),
+        (None, "queued", None, None, Place("queued")),
+        (None, "scheduled", None, None, Place("scheduled")),
+        (None, "running", None, None, Place("running")),
+        (None, "retrying", None, None, Place("retrying")),
+        (None, "status_unknown", None, None, Place("queued")),
+        (None, "not_found", None, None, Place("queued")),
+        ("succeeded", "succeeded", "accepted", None, Place("succeeded")),
+        ("succeeded", "succeeded", "skipped", None, Place("succeeded", skipped=True)),
+        ("failed", "failed", None, "no_reply", Place("failed", code="no_reply")),
+        ("failed", "failed", "skipped", None, Place("failed")),
+        ("untracked", "running", None, "no_reply", Place("untracked")),
+        ("not_found", "not_found", None, None, Place("not_found")),
+    ],
+)
+def test_job_counts_in_one_state(
+    outcome: str | None, phase: str | None, result_status: str | None, code: str | None, expected: Place
+) -> None:
+    assert place_of(outcome, phase, result_status, code) == expected
+    job = Job(
+        uid="job_1", external_id="a", source="revor", account="default", progress=Progress(phase=phase),
+        outcome=outcome, result_status=result_status, error_code=code,
+    )  # fmt: skip
+    assert place_of_job(job) == expected
+    assert expected.state in STATES
+
+
+def test_job_moves_between_states() -> None:
+    found = folded(group(), joins(), moves("queued", "running")).group
+    assert (found.counts, found.arrived, found.open_jobs) == ({"running": 1}, 1, 1)
+    assert found.all_counts == {**dict.fromkeys(STATES, 0), "running": 1}
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "arrives"),
+    [
+        (None, "queued", True),
+        (None, "succeeded", True),
+        ("untracked", "queued", True),
+        ("queued", "running", False),
+        ("running", "failed", False),
+        ("queued", None, False),
+    ],
+)
+def test_job_arrives_when_it_joins_or_is_tracked_again(before: str | None, after: str | None, arrives: bool) -> None:
+    places = [None if state is None else Place(state) for state in (before, after)]
+    assert JobChange("job_1", NOW, places[0], places[1]).arrives is arrives
+
+
+@pytest.mark.parametrize(
+    ("start", "now", "finished", "due_at"),
+    [
+        (group(counts={"running": 1}, closed_at=NOW), NOW + 9_999, False, None),
+        (group(counts={"failed": 1}), NOW + 899, False, NOW + 900),
+        (group(counts={"failed": 1}), NOW + 900, True, None),
+        (group(counts={"failed": 1}, max_gap_seconds=400.0), NOW + 1_199, False, NOW + 1_200),
+        (group(counts={"failed": 1}, max_gap_seconds=400.0), NOW + 1_200, True, None),
+        (group(counts={"failed": 1}, closed_at=NOW), NOW, True, None),
+        (group(counts={"failed": 2}, closed_at=NOW, expected=2), NOW, True, None),
+        (group(counts={"failed": 2}, closed_at=NOW, expected=3), NOW, False, NOW + 900),
+        (group(counts={"failed": 2}, closed_at=NOW + 50, expected=3), NOW + 60, False, NOW + 950),
+        (group(counts={"failed": 2}, closed_at=NOW, expected=3), NOW + 900, True, None),
+        (group(counts={"failed": 1}, finished_at=NOW), NOW + 9_999, False, None),
+    ],
+)
+def test_round_finishes_once_no_more_is_expected(
+    start: JobGroup, now: float, finished: bool, due_at: float | None
+) -> None:
+    found = folded(start, now=now)
+    assert (found.finished, found.group.due_at) == (finished, due_at)
+    assert (found.group.finished_at == now) == finished
+
+
+def test_finished_round_is_followed_by_an_empty_one() -> None:
+    start = group(
+        counts={"failed": 3}, failures={"no_reply": 3}, skipped=1, expected=4, closed_at=NOW, finished_at=NOW + 1,
+        max_gap_seconds=7.0,
+    )  # fmt: skip
+    assert start.missing == 1
+    found = folded(start, joins("job_2", at=NOW + 5), moves("failed", None))
+    assert found.group == group(round=2, counts={"queued": 1}, first_at=NOW + 5, last_at=NOW + 5)
+    assert found.joined == {"job_2": 2}
+
+
+def test_job_of_an_earlier_round_is_counted_again_only_when_it_is_tracked_again() -> None:
+    start = group(round=2, counts={"queued": 1})
+    assert folded(start, moves("untracked", None, round=1)).group.counts == {"queued": 1}
+    again = folded(start, moves("untracked", "queued", round=1), moves("queued", "running", round=1))
+    assert again.group.counts == {"queued": 1, "running": 1}
+    assert again.joined == {"job_1": 2}
+
+
+def test_job_that_is_tracked_again_in_its_own_round_is_counted_once() -> None:
+    assert folded(group(counts={"untracked": 1}), moves("untracked", "queued")).group.counts == {"queued": 1}
+
+
+def test_arrivals_move_the_settle_time_by_three_times_their_longest_gap() -> None:
+    found = folded(group(), joins("job_1", at=NOW + 500), joins("job_2", at=NOW + 400)).group
+    assert (found.last_at, found.max_gap_seconds) == (NOW + 500, 500.0)
+
+
+def test_erased_job_is_not_missing() -> None:
+    start = group(counts={"failed": 2}, failures={"no_reply": 2}, expected=2, closed_at=NOW, finished_at=NOW)
+    erased = JobChange("job_1", NOW, Place("failed", code="no_reply"), None, 1)
+    found = folded(start, erased).group
+    assert (found.counts, found.missing, found.most_failures) == ({"failed": 1}, 0, [("no_reply", 1)])
+    assert folded(found, erased).group.most_failures == []
+
+
+def test_skipped_jobs_are_counted() -> None:
+    skipped = Place("succeeded", skipped=True)
+    found = folded(group(), JobChange("job_1", NOW, None, skipped), JobChange("job_2", NOW, None, skipped)).group
+    assert (found.skipped, found.counts) == (2, {"succeeded": 2})
+    assert folded(found, JobChange("job_1", NOW, skipped, None, 1)).group.skipped == 1
+
+
+def test_codes_beyond_the_limit_are_counted_together() -> None:
+    codes = [f"code_{n}" for n in range(MAX_CODES + 5)]
+    fails = [JobChange(f"job_{code}", NOW, None, Place("failed", code=code)) for code in codes]
+    found = folded(group(), *fails).group
+    assert (len(found.failures), found.failures[OTHER]) == (MAX_CODES + 1, 5)
+    assert found.most_failures[0] == (OTHER, 5)
+    gone = [JobChange(one.job_uid, NOW, one.after, None, 1) for one in fails[1:]]
+    assert folded(found, *gone).group.most_failures == [("code_0", 1)]
+
+
+@pytest.mark.parametrize(
+    ("closings", "expected", "closed_at"),
+    [
+        ([Closing(NOW + 1)], None, NOW + 1),
+        ([Closing(NOW + 1, 5)], 5, NOW + 1),
+        ([Closing(NOW + 1, 5), Closing(NOW + 2)], 5, NOW + 1),
+        ([Closing(NOW + 1, 5), Closing(NOW + 2, 7)], 7, NOW + 1),
+    ],
+)
+def test_last_stated_size_holds(closings: list[Closing], expected: int | None, closed_at: float) -> None:
+    found = folded(group(counts={"queued": 1}), *closings).group
+    assert (found.expected, found.closed_at) == (expected, closed_at)
+
+
+def test_finished_round_cannot_be_closed() -> None:
+    done = group(counts={"failed": 1}, finished_at=NOW)
+    assert folded(done, Closing(NOW, 9)) == Folded(done, {}, False)
+
+
+def test_nothing_is_missing_before_the_end() -> None:
+    assert group(expected=5).missing == 0
+    assert group(finished_at=NOW).missing == 0
