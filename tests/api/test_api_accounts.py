@@ -431,6 +431,9 @@ OWN: Mapping[str, Callable[[Things], list[Request]]] = {
     "testSubscription": lambda of: [
         *on_subscription("POST", "/test", {"type": "failed"})(of),
         *on_subscription("POST", "/test", {"type": "relay.source.down"})(of),
+        *on_subscription("POST", "/test", {"type": "account.recovered"})(of),
+        *on_subscription("POST", "/test", {"type": "group.finished"})(of),
+        *on_subscription("POST", "/test", {"type": "incident.opened"})(of),
     ],
     "pauseSubscription": on_subscription("POST", "/pause"),
     "resumeSubscription": on_subscription("POST", "/resume"),

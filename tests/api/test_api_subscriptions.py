@@ -1,11 +1,13 @@
 from ipaddress import IPv4Network
 
+import orjson
 import pytest
 
 from relay.core.netguard import GuardPolicy
 from relay.core.signing import new_secret, parse_secret
 from tests.support.api_world import HOOK, SLACK, TOKENS
 from tests.support.guard import DEVELOPMENT
+from tests.support.schema_check import check_event
 
 OPEN_GUARD = GuardPolicy(
     allow_http=True, allow_networks=(IPv4Network("127.0.0.0/8"),), allow_ports=frozenset({443, 8443})
@@ -373,6 +375,29 @@ async def test_a_test_sends_a_sample_whatever_the_state(client, world):
     unknown = await client.post(f"{path}/test", json={"type": "job.faild"})
     assert "did you mean ai.revor.job.failed?" in unknown.json()["detail"]
     assert (await client.post(f"{path}/test", json={"type": ""})).status_code == 422
+
+
+@pytest.mark.parametrize(
+    ("type", "source"),
+    [
+        ("account.needs_reconnect", "https://revor.ai/api/v1/connect/accounts"),
+        ("group.finished", "/relay"),
+        ("incident.closed", "/relay"),
+    ],
+)
+async def test_a_test_sends_a_sample_of_accounts_groups_and_incidents(client, type, source):
+    made = await create(client, types=[type])
+    answer = await client.post(f"/v1/subscriptions/{made['id']}/test", json={"type": type})
+    event = answer.json()["event"]
+    assert (answer.status_code, event["source"]) == (200, source)
+    assert [event["type"]] == made["types"]
+    assert event["data"]["account"] == "default"
+    check_event(orjson.dumps(event))
+
+
+async def test_a_subscription_can_be_for_account_events_only(client):
+    made = await create(client, types=["account.added"], source="https://revor.ai/api/v1/connect/accounts")
+    assert made["types"] == ["ai.revor.account.added"]
 
 
 async def test_an_empty_kind_is_refused(client):
