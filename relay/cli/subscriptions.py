@@ -8,7 +8,17 @@ import typer
 
 from relay.cli.client import api, path_of
 from relay.cli.options import SINCE, Json, Limit, Type, Types, Until, Wait, full_type, full_types, given, time_or_age
-from relay.cli.output import clean, note, print_json, print_list, print_object, print_result, say, working
+from relay.cli.output import (
+    clean,
+    note,
+    print_json,
+    print_list,
+    print_object,
+    print_result,
+    say,
+    terminal_width,
+    working,
+)
 from relay.cli.replays import COUNT_TIMEOUT_SECONDS, follow_up
 from relay.cli.subscription_settings import KEPT, PARTS, Body, place_of, with_settings, without_empty
 from relay.core.subscription import has_failures
@@ -18,6 +28,8 @@ app = typer.Typer(help="Choose which sink gets which events.", no_args_is_help=T
 
 SubscriptionId = Annotated[str, typer.Argument(metavar="ID", help="The subscription's id (sub_…).")]
 COLUMNS = ("id", "state", "since", "why", "kind", "sink", "types")
+MAX_TYPES_SHOWN = 5
+"""Maximum number of types in a table on a terminal."""
 TEST_TIMEOUT_SECONDS = 90.0
 FAILED = "ai.revor.job.failed"
 
@@ -102,6 +114,8 @@ def list_subscriptions(
 def _row(subscription: dict[str, Any]) -> list[Any]:
     types = subscription.get("types")
     shown = "all job events" if types is None else ",".join(_short(types))
+    if types is not None and len(types) > MAX_TYPES_SHOWN and terminal_width() is not None:
+        shown = f"{','.join(_short(types[: MAX_TYPES_SHOWN - 1]))} and {len(types) - MAX_TYPES_SHOWN + 1} more"
     kind = (subscription.get("config") or {}).get("kind")
     return [subscription["id"], *standing(subscription), kind, subscription.get("sink"), shown]
 

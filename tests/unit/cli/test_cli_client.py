@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from standardwebhooks import Webhook
 
-from relay.cli import run
+from relay.cli import run, subscriptions
 from relay.cli.client import Api, ApiError, Unreachable, in_cli_words
 from relay.cli.event_stream import follow
 from relay.cli.options import full_types
@@ -257,6 +257,16 @@ def test_subscription_list_shows_state_since_and_reason(
     head, line = (line.split("\t") for line in capsys.readouterr().out.splitlines())
     assert head == ["ID", "STATE", "SINCE", "WHY", "KIND", "SINK", "TYPES"]
     assert line == ["sub_1", *expected, "webhook", "https://s", "all job events"]
+
+
+@pytest.mark.parametrize(
+    ("width", "types"), [(100, "a.b,a.b,a.b,a.b and 15 more"), (None, ",".join(["a.b"] * 19))], ids=["terminal", "pipe"]
+)
+def test_long_lists_of_types_are_cut_on_a_terminal(
+    stub: Stub, monkeypatch: pytest.MonkeyPatch, width: int | None, types: str
+) -> None:
+    monkeypatch.setattr("relay.cli.subscriptions.terminal_width", lambda: width)
+    assert subscriptions._row({"id": "sub_1", "types": ["a.b"] * 19, "config": {}})[-1] == types
 
 
 def test_output_cannot_control_the_terminal(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
