@@ -113,6 +113,9 @@ class Metrics:
         self.intents_unknown = Gauge(
             "relay_intents_unknown", "Creates with unknown outcome, at the last upkeep", registry=self.registry
         )
+        self.incidents_open = Gauge(
+            "relay_incidents_open", "Open incidents by kind, at the last upkeep", ("kind",), registry=self.registry
+        )
         self.requests = Counter(
             "relay_http_requests",
             "API requests by method and status",

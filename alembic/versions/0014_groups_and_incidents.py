@@ -12,10 +12,15 @@ depends_on = None
 JSON = sa.JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), 'postgresql')
 TIME = sa.Float(precision=53)
 COUNT = sa.BigInteger().with_variant(sa.Integer, 'sqlite')
+LIVE = "state IN ('watching', 'open')"
 JOB_COLUMNS = ('group_name', 'result_status', 'error_code')
 JOB_INDEXES = (
     ('ix_jobs_group', ('group_name', 'uid'), 'group_name IS NOT NULL'),
-    ('ix_jobs_failed', ('source', 'account', 'error_code', 'closed_at', 'uid'), 'error_code IS NOT NULL'),
+    (
+        'ix_jobs_failed',
+        ('source', 'account', 'error_code', 'connect_account_id', 'closed_at', 'uid'),
+        'error_code IS NOT NULL',
+    ),
     (
         'ix_jobs_open_connect',
         ('source', 'account', 'connect_account_id', 'uid'),
@@ -81,6 +86,7 @@ def upgrade() -> None:
         sa.Column('owner', sa.Text, nullable=True),
         sa.Column('connect_account_id', sa.Text, nullable=True),
         sa.Column('subscription_id', sa.Text, nullable=True),
+        sa.Column('sink', sa.Text, nullable=True),
         sa.Column('code', sa.Text, nullable=True),
         sa.Column('channel', sa.Text, nullable=True),
         sa.Column('state', sa.Text, nullable=False),
@@ -91,12 +97,13 @@ def upgrade() -> None:
         sa.Column('last_failure_at', TIME, nullable=False),
         sa.Column('opened_at', TIME, nullable=True),
         sa.Column('closed_at', TIME, nullable=True),
-        sa.Column('reason', sa.Text, nullable=True),
+        sa.Column('closed_because', sa.Text, nullable=True),
         sa.Column('hint', JSON, nullable=True),
         sa.Column('due_at', TIME, nullable=True),
         sa.PrimaryKeyConstraint('id', name='pk_incidents'),
     )
-    partial_index('incidents', 'uq_incidents_digest', ('digest',), "state IN ('watching', 'open')", unique=True)
+    partial_index('incidents', 'uq_incidents_digest', ('digest',), LIVE, unique=True)
+    partial_index('incidents', 'ix_incidents_live', ('owner', 'state', 'due_at'), LIVE)
     op.create_index('ix_incidents_owner', 'incidents', ['owner', 'id'])
     for table, name, columns, where in INDEXES:
         partial_index(table, name, columns, where)

@@ -6,7 +6,7 @@ from typing import Any, Generic, Literal, TypeVar
 
 from relay.core.credentials import SinkCredential
 from relay.core.delivery import Attempt, Claimed, DeliveryGroup
-from relay.core.events import Event
+from relay.core.events import Event, Hint
 from relay.core.job import Job, Observation, Progress
 from relay.core.values import value_class
 
@@ -146,6 +146,7 @@ class PollRecord:
 
     expected_poll_count  the job's `poll_count` when the request was sent; None for changes without a poll
     seen                 None without an observation (overdue, not found)
+    hint                 of a failure: what it means
     """
 
     job_uid: str
@@ -158,6 +159,7 @@ class PollRecord:
     outcome: str | None = None
     lease: Lease | None = None
     last_error: Mapping[str, Any] | None = None
+    hint: Hint | None = None
 
 
 @value_class(frozen=True, slots=True, kw_only=True)
@@ -194,6 +196,7 @@ class AttemptResult:
     disable          reason to disable the subscription; `events` report it
     probe_at         when a subscription that is disabled, now or still, is probed; None: only `resume` enables it.
                      A delivered probe enables it; `events` report it
+    sink             where its subscription's sink is, without its path, if there are `events`
     next_lease       follow-on claims: claims further deliveries of the subscription under this lease, the next of this
                      job first, then due ones. No other lease has its token; results in one transaction may share it
     next_count       maximum number of follow-on claims
@@ -209,6 +212,7 @@ class AttemptResult:
     disable: str | None = None
     probe_at: float | None = None
     events: tuple[Event, ...] = ()
+    sink: str | None = None
     next_lease: Lease | None = None
     next_count: int = 1
     next_backlogged: bool = True

@@ -130,6 +130,7 @@ def attempt_result(
         disable=disable,
         probe_at=policy.probe_at(subscription, decision, now) if probe or disable is not None else None,
         events=events,
+        sink=url_without_path(subscription.sink) if events else None,
         next_lease=next_claim.lease if disable is None and pause_until <= now else None,
         next_count=next_claim.count,
         next_backlogged=next_claim.backlogged,

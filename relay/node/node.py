@@ -111,6 +111,7 @@ class Node:
         self._answers = AnswerCache()
         self._admission = Admission()
         self._probe = WriteProbe(store.database)
+        store.outbox.incidents.base_url = self.base_url
 
         store.group_ledger.configure(
             settle_seconds=settings.groups.settle_seconds, base_url=self.base_url, finished=self._on_groups_finished
@@ -220,6 +221,7 @@ class Node:
     async def start(self) -> None:
         """Loads the open jobs and starts polling and delivering."""
         self._loop = loop = asyncio.get_running_loop()
+        self.store.outbox.on_made = lambda events: loop.call_soon_threadsafe(self._on_made, events)
         await self._tokens.refresh()
         self._watching = loop.create_task(self._tokens.run())
         for (source, account), poller in self.pollers.items():
@@ -480,6 +482,10 @@ class Node:
         self.metrics_registry.events.labels(GROUP_FINISHED).inc(told)
         self.signals.event_recorded()
         self.dispatcher.wake()
+
+    def _on_made(self, events: Sequence[Event]) -> None:
+        for event in events:
+            self._on_proxy_recorded(event)
 
     def _on_proxy_recorded(self, event: Event) -> None:
         self._on_recorded(event)

@@ -20,6 +20,7 @@ STALL_SECONDS = 10.0
 DEADLINE_SECONDS = 5.0
 CREATES_SECONDS = 5.0
 """How often creates with an unknown outcome, for example after a crash, are reported."""
+INCIDENTS_SECONDS = 10.0
 ADOPTED_SECONDS = 5.0
 GROUPS_SECONDS = 5.0
 REPLAY_SECONDS = 1.0
@@ -64,8 +65,9 @@ def timetable(
             name="measure",
             every_seconds=UPKEEP_SECONDS,
             at_once=True,
-            run=lambda: upkeep.measure(store.database, store.deliveries, store.intents, metrics, clock),
+            run=lambda: upkeep.measure(store, metrics, clock),
         ),
+        Upkeep(name="incidents", every_seconds=INCIDENTS_SECONDS, run=lambda: upkeep.incidents(store.incidents, clock)),
         Upkeep(name="stalls", every_seconds=STALL_SECONDS, run=stalls),
         Upkeep(name="creates", every_seconds=CREATES_SECONDS, at_once=True, run=gateway.unknown.announce),
     ]

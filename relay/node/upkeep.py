@@ -11,16 +11,16 @@ import structlog
 
 from relay.clock import Clock
 from relay.config.settings import RetentionSettings
+from relay.core.incidents import INCIDENT_KINDS
 from relay.core.signing import TOLERANCE_SECONDS
 from relay.errors import StoreError
 from relay.metrics import Metrics
 from relay.polling.poller import Poller
 from relay.polling.statistics import SourceStatistics
-from relay.store.database import Database
-from relay.store.deliveries import DeliveryStore
-from relay.store.intents import IntentStore
+from relay.store.incidents import LOOKED_AT_ONCE, IncidentStore
 from relay.store.job_groups import GroupStore
 from relay.store.jobs import JobStore
+from relay.store.store import Store
 from relay.store.upkeep import UpkeepStore
 
 DAY_SECONDS = 86_400.0
@@ -82,6 +82,7 @@ class Retention:
             "callbacks": lambda: sweep("callbacks", lambda *after: rows.delete_callbacks(jobs, *after)),
             "callback_hosts": lambda: _batches(lambda: rows.delete_callback_hosts(jobs)),
             "intents": lambda: _batches(lambda: rows.delete_intents(jobs)),
+            "incidents": lambda: _batches(lambda: rows.delete_incidents(jobs)),
             "replays": lambda: _batches(lambda: rows.delete_replays(jobs)),
             "idempotency_keys": lambda: _batches(lambda: rows.delete_idempotency_keys(now - IDEMPOTENCY_SECONDS)),
             # A receiver may still look for the public key of a request that is on its way.
@@ -159,17 +160,25 @@ async def settle_groups(groups: GroupStore, clock: Clock) -> int:
     return total
 
 
-async def measure(
-    database: Database, deliveries: DeliveryStore, intents: IntentStore, metrics: Metrics, clock: Clock
-) -> None:
+async def measure(store: Store, metrics: Metrics, clock: Clock) -> None:
     """Sets the gauges that need a database query."""
-    pending, now = await deliveries.pending(), clock()
+    pending, now = await store.deliveries.pending(), clock()
     metrics.deliveries_pending.set(pending.count)
     for by, count in pending.held.items():
         metrics.deliveries_held.labels(by).set(count)
     metrics.oldest_pending_seconds.set(0.0 if pending.oldest_at is None else max(0.0, now - pending.oldest_at))
-    metrics.intents_unknown.set(await intents.count_unknown(now))
-    metrics.database_bytes.set(await database.size_bytes())
+    metrics.intents_unknown.set(await store.intents.count_unknown(now))
+    open_incidents = await store.incidents.open_counts()
+    for kind in INCIDENT_KINDS:
+        metrics.incidents_open.labels(kind).set(open_incidents.get(kind, 0))
+    metrics.database_bytes.set(await store.database.size_bytes())
+
+
+async def incidents(store: IncidentStore, clock: Clock) -> None:
+    """Closes incidents that are over, and forgets failures that were no incident."""
+    for _ in range(MAX_BATCHES):
+        if await store.look(clock()) < LOOKED_AT_ONCE:
+            break
 
 
 async def probes(pollers: Pollers) -> None:

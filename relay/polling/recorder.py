@@ -108,6 +108,7 @@ class Recorder:
                     outcome=outcome,
                     lease=None if reservation is None else reservation.lease,
                     last_error=last_error,
+                    hint=self._hint_of_failure(job, seen) if outcome == "failed" else None,
                 )
             )
         finally:
@@ -125,6 +126,9 @@ class Recorder:
                 request_id=None if seen is None else seen.request_id,
             )
         self.announce(job.uid, events)
+
+    def _hint_of_failure(self, job: Job, seen: Observation | None) -> Hint | None:
+        return None if seen is None else self._hint(seen.problem, "failed", seen.channel or job.channel)
 
     def announce(self, job_uid: str, events: Sequence[Event]) -> None:
         """Wakes readers of the job and its events."""

@@ -50,7 +50,7 @@ class UnknownCreates:
         except Exception:  # one bad intent must not block the others
             log.exception("create_not_shown", intent=intent.id)
             event = self._event(replace(intent, metadata=None, request=None))
-        if await self._intents.report(intent.id, event):
+        if await self._intents.report(intent, event):
             log.warning(
                 CREATE_UNKNOWN, intent=intent.id, event_id=event.id, account=intent.account, cause=intent.reason
             )

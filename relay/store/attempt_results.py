@@ -12,10 +12,12 @@ from typing import Any
 from sqlalchemy.engine import Connection
 
 from relay.core.delivery import Claimed
-from relay.core.events import Event
+from relay.core.events import DELIVERY_EXPIRED, SUBSCRIPTION_DISABLED, SUBSCRIPTION_RECOVERED, Event
+from relay.core.incidents import Trouble, trouble_of_sink
 from relay.core.records import AttemptRecorded, AttemptResult
 from relay.store.claims import TAKE, WITH_EVENT, due_values, leased_of, load_leased
 from relay.store.group_commit import quick
+from relay.store.incident_recorder import joined
 from relay.store.outbox import LOCK_JOBS, Outbox, lock_jobs
 from relay.store.procedures import Each, Lock, Procedure, Run
 from relay.store.rows import attempt_values
@@ -152,8 +154,6 @@ UPDATE subscriptions SET state = 'enabled', state_reason = 'recovered', state_si
   drain_since = :now, failing_since = NULL, failing_reason = NULL, paused_until = NULL
 WHERE id = :id AND state = 'disabled' AND probe_at IS NOT NULL
 """
-DISABLED_EVENT = "relay.subscription.disabled"
-RECOVERED_EVENT = "relay.subscription.recovered"
 
 _FOLLOW_ON_CLAIM = {
     **{"subscription_id": TEXT, "token": TEXT, "until": REAL},
@@ -221,8 +221,9 @@ class AttemptRecorder:
         results = _write_attempts(connection, first)
         made = _recorded_before(connection, first, results)
         run_rows(connection, UPDATE_DELIVERIES, [_outcome_values(result) for result in results])
+        self._outbox.incidents.lock(connection, _sinks_of(results))
         disabled, events = self._change_subscriptions(connection, results)
-        self._outbox.insert(connection, [(event, None) for event in events])
+        self._record_events(connection, events)
         follow_on_claims = _follow_on_claims(results, disabled)
         follow_up = _follow_up(results, follow_on_claims)
         lock_jobs(connection, follow_up.job_uids)
@@ -232,17 +233,35 @@ class AttemptRecorder:
         recorded = _recorded(items, results, follow_on_claims, load_leased(connection, follow_up.tokens))
         return [made.get(id(result), one) for result, one in zip(items, recorded, strict=True)]
 
+    def _record_events(self, connection: Connection, made: Sequence[tuple[AttemptResult, Event]]) -> None:
+        """Records the events of results, and what they change of the incidents of sinks."""
+        troubles, now = [], 0.0
+        for result, event in made:
+            now = max(now, result.now)
+            if event.type in (DELIVERY_EXPIRED, SUBSCRIPTION_DISABLED):
+                troubles.append(_trouble(result, event))
+        summaries = [self._outbox.incidents.observe(connection, troubles, now)]
+        for result, event in made:
+            if event.type == SUBSCRIPTION_RECOVERED:
+                summaries.append(
+                    self._outbox.incidents.sink_recovered(
+                        connection, result.claimed.subscription_id, "subscription_recovered", now, event.id
+                    )
+                )
+        self._outbox.insert(connection, [(event, None) for _, event in made], joined(summaries))
+
     def _change_subscriptions(
         self, connection: Connection, kept: Sequence[AttemptResult]
-    ) -> tuple[set[str], list[Event]]:
+    ) -> tuple[set[str], list[tuple[AttemptResult, Event]]]:
         """Disables subscriptions, and enables those whose probe was delivered. Returns the ids of the disabled ones,
-        and all events; if several results change one subscription, only the first one's event is kept."""
+        and all events with their results; if several results change one subscription, only the first one's event is
+        kept."""
         disabled: set[str] = set()
-        events: list[Event] = []
+        events: list[tuple[AttemptResult, Event]] = []
         for result in kept:
             probe = result.claimed.probe
             if result.disable is None and not probe:
-                events += result.events
+                events += ((result, event) for event in result.events)
                 continue
             values = {"id": result.claimed.subscription_id, "now": result.now}
             if probe and result.state == "delivered":
@@ -254,10 +273,25 @@ class AttemptRecorder:
                 changed = run(connection, statement, **values).rowcount and not probe
             if changed:
                 self._outbox.subscriptions.changed(connection)
-                events += result.events
-            else:
-                events += [event for event in result.events if event.type not in (DISABLED_EVENT, RECOVERED_EVENT)]
+            events += (
+                (result, event)
+                for event in result.events
+                if changed or event.type not in (SUBSCRIPTION_DISABLED, SUBSCRIPTION_RECOVERED)
+            )
         return disabled, events
+
+
+def _sinks_of(results: Sequence[AttemptResult]) -> list[str]:
+    """The subscriptions whose sink's incident results may change."""
+    return [result.claimed.subscription_id for result in results if result.events]
+
+
+def _trouble(result: AttemptResult, event: Event) -> Trouble:
+    disabled = event.type == SUBSCRIPTION_DISABLED
+    error = (result.disable if disabled else None) or result.reason or "unknown"
+    return trouble_of_sink(
+        result.claimed.subscription_id, event, sink=result.sink or "", error=error, disabled=disabled
+    )
 
 
 def _write_attempts(connection: Connection, results: Sequence[AttemptResult]) -> list[AttemptResult]:

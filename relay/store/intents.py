@@ -13,6 +13,7 @@ from sqlalchemy.engine import Connection, Row
 from sqlmodel import col
 
 from relay.core.events import Event
+from relay.core.incidents import trouble_of_create
 from relay.core.jsontext import dumps
 from relay.core.records import Intent, Page, Resolution
 from relay.ids import least_id
@@ -130,15 +131,19 @@ class IntentStore(Scoped):
         `count` without."""
         return await self._database.read(_unreported, in_flight_since(now), count)
 
-    async def report(self, id: str, event: Event) -> bool:
+    async def report(self, intent: Intent, event: Event) -> bool:
         """Records the event that reports an unknown fate. False if it was reported already or the fate is known."""
-        return await self._database.write(self._report, (id, event))
+        return await self._database.write(self._report, (intent, event))
 
-    def _report(self, connection: Connection, items: Sequence[tuple[str, Event]]) -> Sequence[bool | Exception]:
+    def _report(self, connection: Connection, items: Sequence[tuple[Intent, Event]]) -> Sequence[bool | Exception]:
         # All marks come before the events, whose insert locks subscriptions: a registration locks in this order too.
-        are_new = _mark_reported(connection, [id for id, _ in items])
-        reported = [(event, None) for (_, event), is_new in zip(items, are_new, strict=True) if is_new]
-        self._outbox.insert(connection, reported)
+        are_new = _mark_reported(connection, [intent.id for intent, _ in items])
+        reported = [item for item, is_new in zip(items, are_new, strict=True) if is_new]
+        if reported:
+            now = max(event.recorded_at for _, event in reported)
+            troubles = [trouble_of_create(intent, event) for intent, event in reported]
+            summary = self._outbox.incidents.observe(connection, troubles, now)
+            self._outbox.insert(connection, [(event, None) for _, event in reported], summary)
         return are_new
 
     async def end(self, id: str) -> None:

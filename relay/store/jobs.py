@@ -7,6 +7,7 @@ from sqlalchemy import bindparam, select, text, tuple_, update
 from sqlalchemy.engine import Connection
 from sqlmodel import col
 
+from relay.core.incidents import Trouble, trouble_of_job
 from relay.core.job import Job, Observation, PlannedJob, deadline_after
 from relay.core.job_groups import JobChange, place_of, place_of_job
 from relay.core.jsontext import dumps
@@ -66,6 +67,8 @@ class _State(NamedTuple):
     group_name: str | None
     group_round: int | None
     phase: str | None
+    channel: str | None
+    connect_account_id: str | None
 
 
 # Locks jobs and reads what a poll record is checked against.
@@ -262,6 +265,7 @@ class JobStore(Scoped):
         states = {uid: _State(*state) for uid, *state in fetch(connection, STATES, uids=uids)}
         results: list[Recorded | Exception] = []
         kept: list[PollRecord] = []
+        troubles: list[Trouble] = []
         seen: list[dict[str, Any]] = []
         for item in items:
             state = states.pop(item.job_uid, None)  # popped: a second record of this job in the same group is stale
@@ -271,12 +275,17 @@ class JobStore(Scoped):
                 kept.append(item)
                 if item.seen is not None:
                     seen.append(_seen_values(item, item.seen, state))
+                    if item.outcome == "failed":
+                        troubles.append(_trouble(item, item.seen, state))
                 if state.group_name is not None:
                     self._count(connection, item, state, state.group_name)
                 results.append(Recorded())
         run_many(connection, ADVANCE_SEEN, seen)
         run_many(connection, ADVANCE_UNSEEN, [_unseen_values(item) for item in kept if item.seen is None])
-        made = self._outbox.insert(connection, [(event, item.lease) for item in kept for event in item.events])
+        events = [(event, item.lease) for item in kept for event in item.events]
+        failed_at = max((trouble.at for trouble in troubles), default=0.0)
+        summary = self._outbox.incidents.observe(connection, troubles, failed_at)
+        made = self._outbox.insert(connection, events, summary)
         return [
             result if isinstance(result, Exception) else _in_all([made[e.id] for e in item.events if e.id in made])
             for item, result in zip(items, results, strict=True)
@@ -311,6 +320,19 @@ class JobStore(Scoped):
         uid, now = item
         _, job = erase_job(connection, self._groups, uid, now)
         return NotFound(f"there is no job {uid}") if job is None else job
+
+
+def _trouble(item: PollRecord, seen: Observation, state: _State) -> Trouble:
+    return trouble_of_job(
+        seen,
+        source=state.source,
+        account=state.account,
+        connect_account_id=seen.connect_account_id or state.connect_account_id,
+        channel=seen.channel or state.channel,
+        hint=item.hint,
+        at=item.now,
+        event_id=item.events[-1].id if item.events else None,
+    )
 
 
 def _is_current(item: PollRecord, state: _State) -> bool:

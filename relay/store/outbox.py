@@ -4,7 +4,7 @@ Ordering at flat cost: only the head of each (job, subscription) is `pending` an
 followers are `blocked` until the head ends (see `attempt_results`).
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -12,10 +12,11 @@ import orjson
 from sqlalchemy.engine import Connection
 
 from relay.core.delivery import Claimed
-from relay.core.events import SUBSCRIPTION_DISABLED, Event
+from relay.core.events import INCIDENT_EVENTS, SUBSCRIPTION_DISABLED, Event
 from relay.core.records import Lease, Recorded
 from relay.core.subscription import Subscription
 from relay.ids import new_id
+from relay.store.incident_recorder import NO_SUMMARY, IncidentRecorder, Summary
 from relay.store.notices import notify
 from relay.store.statements import SQLITE, Sql, fetch, insert_into, json_list, run, run_many, sql
 from relay.store.subscription_cache import MAX_CACHED, SubscriptionCache
@@ -26,11 +27,16 @@ _DELIVERY = (
     *("id", "event_id", "subscription_id", "job_uid", "sequence", "state"),
     *("due_at", "lease_token", "created_at", "owner"),
 )
+_ENDED = ("ended_at", "reason")
 # Writes events.
 INSERT_EVENT = insert_into(EventRow, *_EVENT)
 # Writes deliveries.
 INSERT_DELIVERY = insert_into(
     DeliveryRow, *_DELIVERY, constants={"priority": "0", "attempt_count": "0", "made_count": "0"}
+)
+# Writes deliveries that an incident stands for.
+INSERT_COLLAPSED = insert_into(
+    DeliveryRow, *_DELIVERY, *_ENDED, constants={"priority": "0", "attempt_count": "0", "made_count": "0"}
 )
 # The callback subscriptions of some jobs.
 CALLBACKS_OF_JOBS = sql(
@@ -61,14 +67,38 @@ Callback = tuple[Subscription, frozenset[str] | None]
 
 
 class Outbox:
-    """Writes events and their deliveries. Shared by every store that records events."""
+    """Writes events and their deliveries. Shared by every store that records events.
+
+    on_made  called after each commit with the events that the store itself has made, in the writer's thread
+    """
 
     def __init__(self, cache: SubscriptionCache) -> None:
         self.subscriptions = cache
+        self.incidents = IncidentRecorder()
+        self.on_made: Callable[[Sequence[Event]], object] = lambda events: None
+        self._made: list[Event] = []
 
-    def insert(self, connection: Connection, entries: Sequence[tuple[Event, Lease | None]]) -> dict[str, Recorded]:
-        """Writes the events in the given order. Returns what was recorded, by event id, for events that have
-        deliveries."""
+    def committed(self) -> None:
+        """The open transaction was committed."""
+        made, self._made = self._made, []
+        if made:
+            self.on_made(made)
+
+    def rolled_back(self) -> None:
+        """The open transaction was undone."""
+        self._made = []
+
+    def insert(
+        self,
+        connection: Connection,
+        entries: Sequence[tuple[Event, Lease | None]],
+        summary: Summary = NO_SUMMARY,
+    ) -> dict[str, Recorded]:
+        """Writes the events in the given order, then those of incidents. Returns what was recorded, by event id, for
+        events that have deliveries."""
+        if summary.events:
+            self._made += summary.events
+            entries = [*entries, *((event, None) for event in summary.events)]
         if not entries:
             return {}
         run_many(connection, INSERT_EVENT, [event_values(event) for event, _ in entries])
@@ -78,6 +108,7 @@ class Outbox:
         callbacks = self._callbacks(connection, job_uids)
         busy = open_pairs(connection, job_uids)
         deliveries: list[dict[str, Any]] = []
+        collapsed: list[dict[str, Any]] = []
         recorded: dict[str, Recorded] = {}
         for event, lease in entries:
             targets: Iterable[Subscription] = self.subscriptions.matching(connection, event)
@@ -86,6 +117,9 @@ class Outbox:
             if event.job_uid in callbacks:
                 wanted = (one for one, types in callbacks[event.job_uid] if types is None or event.type in types)
                 targets = (*targets, *wanted)
+            if summary is not NO_SUMMARY:
+                targets, ended = _without_collapsed(event, targets, summary)
+                collapsed += ended
             made = [delivery_values(event, subscription, busy, lease) for subscription in targets]
             if made:
                 deliveries += made
@@ -96,6 +130,7 @@ class Outbox:
                     due=any(row["state"] == "pending" and row["lease_token"] is None for row in made),
                 )
         run_many(connection, INSERT_DELIVERY, deliveries)
+        run_many(connection, INSERT_COLLAPSED, collapsed)
         return recorded
 
     def _callbacks(self, connection: Connection, job_uids: Sequence[str]) -> dict[str | None, list[Callback]]:
@@ -108,6 +143,25 @@ class Outbox:
             if row.subscription_id in known:
                 found.setdefault(row.job_uid, []).append((known[row.subscription_id], callback_types(row.types)))
         return found
+
+
+def _without_collapsed(
+    event: Event, targets: Iterable[Subscription], summary: Summary
+) -> tuple[list[Subscription], list[dict[str, Any]]]:
+    """The subscriptions that get the event, and the rows of the deliveries that an incident stands for: cancelled, so
+    that a person sees why and can still have them sent."""
+    kept: list[Subscription] = []
+    ended: list[dict[str, Any]] = []
+    for subscription in targets:
+        if event.type in INCIDENT_EVENTS and summary.withholds(event.subject, subscription):
+            continue
+        incident = summary.stands_for(event, subscription)
+        if incident is None:
+            kept.append(subscription)
+        else:
+            end = {"state": "cancelled", "ended_at": event.recorded_at, "reason": f"incident {incident.id}"}
+            ended.append({**delivery_values(event, subscription, set()), **end})
+    return kept, ended
 
 
 @lru_cache(maxsize=MAX_CACHED)

@@ -165,7 +165,7 @@ class Registrar:
             changes["metadata"] = dumps(registration.metadata)
         if registration.request is not None:
             changes["request"] = dumps(registration.request)
-        if registration.connect_account_id is not None:
+        if registration.connect_account_id is not None and (job.open or resumed):  # an ended one's incident has its own
             changes["connect_account_id"] = registration.connect_account_id
         if registration.group is not None and job.group is None:
             changes |= {"group_name": registration.group, "group_round": 1}

@@ -21,6 +21,7 @@ from relay.store.events import EventStore
 from relay.store.handshakes import HandshakeStore
 from relay.store.holders import HolderStore
 from relay.store.idempotency import IdempotencyStore
+from relay.store.incidents import IncidentStore
 from relay.store.intents import IntentStore
 from relay.store.job_groups import GroupLedger, GroupStore
 from relay.store.jobs import JobStore
@@ -49,7 +50,8 @@ class Store:
         database.on_end(commit=cache.committed, rollback=cache.rolled_back)
         self.audit = AuditStore(database, cipher)
         database.on_end(commit=self.audit.committed, rollback=self.audit.rolled_back)
-        outbox = Outbox(cache)
+        outbox = self.outbox = Outbox(cache)
+        database.on_end(commit=outbox.committed, rollback=outbox.rolled_back)
         self.group_ledger = ledger = GroupLedger(outbox)
         database.on_end(commit=ledger.committed, rollback=ledger.rolled_back)
         self.jobs = JobStore(database, outbox, ledger)
@@ -63,6 +65,7 @@ class Store:
         self.handshakes = HandshakeStore(database, outbox, cipher)
         self.idempotency = IdempotencyStore(database, cipher)
         self.intents = IntentStore(database, outbox, cipher)
+        self.incidents = IncidentStore(database, outbox)
         self.holders = HolderStore(database)
         self.accounts = AccountStore(database, outbox, cipher)
         self.ciphertexts = CiphertextStore(database)
@@ -79,8 +82,9 @@ class Store:
         view.deliveries, view.replays = self.deliveries.within(account), self.replays.within(account)
         view.subscriptions, view.intents = self.subscriptions.within(account), self.intents.within(account)
         view.secrets, view.groups = self.secrets.within(account), self.groups.within(account)
-        kept = ("jobs", "groups", "events", "deliveries", "replays", "subscriptions", "secrets", "intents")
-        for name in vars(self).keys() - {*kept, "handshakes", "idempotency"}:
+        view.incidents = self.incidents.within(account)
+        seen = ("jobs", "groups", "events", "deliveries", "replays", "subscriptions", "secrets", "intents", "incidents")
+        for name in vars(self).keys() - {*seen, "handshakes", "idempotency"}:
             delattr(view, name)
         return view
 

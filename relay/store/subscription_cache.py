@@ -18,6 +18,7 @@ from relay.store.tables import SubscriptionRow
 MATCHED_BY = select(
     *(col(SubscriptionRow.id), col(SubscriptionRow.types), col(SubscriptionRow.source), col(SubscriptionRow.state)),
     *(col(SubscriptionRow.callback), col(SubscriptionRow.config), col(SubscriptionRow.owner)),
+    col(SubscriptionRow.created_at),
 )
 
 # Advisory locks, held to the end of the transaction: shared to match events, exclusive to change a subscription.
@@ -177,4 +178,5 @@ def matching_fields(row: Any) -> Subscription:
         ordering=row.config.get("ordering", "job"),
         incidents=row.config.get("incidents", "off"),
         owner=row.owner,
+        created_at=row.created_at,
     )

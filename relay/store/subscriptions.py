@@ -12,6 +12,7 @@ from relay.core.filters import matches
 from relay.core.handshake import WAITS
 from relay.core.records import CallbackRoom, Page, SubscriptionRoom
 from relay.core.subscription import SigningSecret, Subscription
+from relay.core.summary_events import ClosedBecause
 from relay.errors import Conflict
 from relay.store.cancellation import CANCEL_CHUNK, cancel_some
 from relay.store.cipher import Cipher
@@ -164,7 +165,7 @@ class SubscriptionStore(Scoped):
         After the deletion no delivery of it is added or promoted. Upkeep cancels what a crash leaves open.
         """
         await refuse_hidden(self._database, self._owner, subscription_id)
-        await self._database.write(self._remove, subscription_id)
+        await self._database.write(self._remove, (subscription_id, now))
         while await self._database.write(cancel_some, (subscription_id, now)) == CANCEL_CHUNK:
             pass
 
@@ -272,6 +273,7 @@ class SubscriptionStore(Scoped):
     ) -> Sequence[bool | Exception]:
         """For each item, whether its ordering changed."""
         results: list[bool | Exception] = []
+        self._outbox.incidents.lock(connection, [subscription.id for subscription, _, _ in items])
         for subscription, now, awaits_consent in items:
             row = locked(connection, subscription.id)
             if row is None:
@@ -285,6 +287,7 @@ class SubscriptionStore(Scoped):
                 del values[name]
             if subscription.reached_by != before.reached_by:
                 values |= {**_tried_anew(row, now), "refresh_until": None}
+                self._end_incident(connection, subscription.id, "subscription_resumed", now)
             consent = before.consent if values["sink_digest"] == row.sink_digest else None
             if consent is None:
                 values["consent"] = None
@@ -320,19 +323,27 @@ class SubscriptionStore(Scoped):
 
     def _set_state(self, connection: Connection, items: Sequence[_Change]) -> Sequence[None | Exception]:
         results: list[None | Exception] = []
+        self._outbox.incidents.lock(connection, [change.id for change in items])
         for change in items:
             values = {"id": change.id, "state": change.state, "reason": change.reason, "now": change.now}
             changed = run(connection, SET_STATE, **values).rowcount
             if change.state in ("enabled", "pending"):
                 run(connection, FORGET_FAILURES, id=change.id)
+                self._end_incident(connection, change.id, "subscription_resumed", change.now)
             results.append(None if changed else not_found(change.id))
         self._outbox.subscriptions.changed(connection)
         return results
 
-    def _remove(self, connection: Connection, items: Sequence[str]) -> Sequence[None | Exception]:
+    def _end_incident(self, connection: Connection, id: str, because: ClosedBecause, now: float) -> None:
+        """Closes the incident of a subscription's sink, if there is one."""
+        self._outbox.insert(connection, (), self._outbox.incidents.sink_recovered(connection, id, because, now))
+
+    def _remove(self, connection: Connection, items: Sequence[tuple[str, float]]) -> Sequence[None | Exception]:
+        self._outbox.incidents.lock(connection, [subscription_id for subscription_id, _ in items])
         self._outbox.subscriptions.changed(connection)  # waits for transactions that may add a delivery to it
         results: list[None | Exception] = []
-        for subscription_id in items:
+        for subscription_id, now in items:
+            self._end_incident(connection, subscription_id, "subscription_removed", now)
             if not connection.execute(
                 delete(SubscriptionRow).where(col(SubscriptionRow.id) == subscription_id)
             ).rowcount:

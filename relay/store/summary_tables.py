@@ -62,6 +62,7 @@ class IncidentRow(SQLModel, table=True):
     recent       times of the failures while watching
     told_count   the number of failures that an event told last
     due_at       when upkeep looks at it again: whether it can be closed, or forgotten while watching
+    sink         of a subscription, without its path
     """
 
     __tablename__: ClassVar[str] = "incidents"
@@ -74,12 +75,22 @@ class IncidentRow(SQLModel, table=True):
             sqlite_where=_NOT_CLOSED,
             postgresql_where=_NOT_CLOSED,
         ),
+        # a failure with a new cause: how many its account has already, and the oldest one watched; the open ones of a
+        # connect account that recovers
+        Index(
+            "ix_incidents_live",
+            "owner",
+            "state",
+            "due_at",
+            sqlite_where=_NOT_CLOSED,
+            postgresql_where=_NOT_CLOSED,
+        ),
         # upkeep: incidents to look at
         partial_index("ix_incidents_due", "due_at", "id", where="due_at IS NOT NULL"),
         # list pages, with and without state=; watching ones are not shown
         partial_index("ix_incidents_shown", "id", where="state <> 'watching'"),
         partial_index("ix_incidents_open", "id", where="state = 'open'"),
-        # list pages of a token bound to an account; incidents of a connect account that recovers
+        # list pages of a token bound to an account, and with source= and account=
         Index("ix_incidents_owner", "owner", "id"),
         # retention: incidents closed before a time
         partial_index("ix_incidents_closed_at", "closed_at", "id", where="closed_at IS NOT NULL"),
@@ -93,6 +104,7 @@ class IncidentRow(SQLModel, table=True):
     owner: OptionalText = None
     connect_account_id: OptionalText = None
     subscription_id: OptionalText = None
+    sink: OptionalText = None
     code: OptionalText = None
     channel: OptionalText = None
     state: Text
@@ -103,7 +115,7 @@ class IncidentRow(SQLModel, table=True):
     last_failure_at: float
     opened_at: float | None = None
     closed_at: float | None = None
-    reason: OptionalText = None
+    closed_because: OptionalText = None
     hint: dict[str, Any] | None = Field(default=None, sa_type=Json)
     due_at: float | None = None
 

@@ -77,9 +77,11 @@ class JobRow(SQLModel, table=True):
         Index("ix_jobs_source_uid", "source", "uid"),
         # list pages with group=; the open jobs of a group, for its expected finish; whether any job of it is left
         partial_index("ix_jobs_group", "group_name", "uid", where="group_name IS NOT NULL"),
-        # the failed jobs of an incident
+        # list pages: the failed jobs of an incident
         partial_index(
-            "ix_jobs_failed", "source", "account", "error_code", "closed_at", "uid", where="error_code IS NOT NULL"
+            "ix_jobs_failed",
+            *("source", "account", "error_code", "connect_account_id", "closed_at", "uid"),
+            where="error_code IS NOT NULL",
         ),
         # how many open jobs name a connect account
         partial_index(

@@ -123,6 +123,12 @@ DELETE FROM intents WHERE id IN (
 """
 # Deletes expired secrets.
 DELETE_OLD_SECRETS = "DELETE FROM secrets WHERE expires_at IS NOT NULL AND expires_at < :now"
+# Deletes a batch of closed incidents.
+DELETE_OLD_INCIDENTS = f"""
+DELETE FROM incidents WHERE id IN (
+  SELECT id FROM incidents WHERE closed_at IS NOT NULL AND closed_at < :before ORDER BY closed_at, id LIMIT {MAX_ROWS}
+)
+"""
 # Deletes a batch of ended replays.
 DELETE_OLD_REPLAYS = f"""
 DELETE FROM replays WHERE id IN (
@@ -215,6 +221,10 @@ class UpkeepStore:
     async def delete_intents(self, before: float) -> int:
         """Deletes a batch of creates sent before a time whose fate never became known."""
         return await self._database.write(_on_one_node(_delete_intents), (before,))
+
+    async def delete_incidents(self, before: float) -> int:
+        """Deletes a batch of incidents that were closed before a time."""
+        return await self._database.write(_on_one_node(_delete_incidents), (before,))
 
     async def delete_replays(self, before: float) -> int:
         """Deletes a batch of replays that ended before a time."""
@@ -346,6 +356,10 @@ def _delete_hosts(connection: Connection, before: float) -> int:
 
 def _delete_intents(connection: Connection, before: float) -> int:
     return run(connection, DELETE_OLD_INTENTS, before=least_id("int", before)).rowcount
+
+
+def _delete_incidents(connection: Connection, before: float) -> int:
+    return run(connection, DELETE_OLD_INCIDENTS, before=before).rowcount
 
 
 def _delete_replays(connection: Connection, before: float) -> int:

@@ -26,7 +26,7 @@ from sqlalchemy.engine import Connection
 from relay.core.audit import AuditRecord, derived_key
 from relay.core.credentials import SinkCredential
 from relay.core.erasure import ErasureRequest
-from relay.core.job import Progress
+from relay.core.job import Problem, Progress
 from relay.core.records import AccountState, PollNote, SavedStatistics, SubscriptionRoom
 from relay.core.replay import ReplayRequest
 from relay.core.subscription import Consent
@@ -51,6 +51,7 @@ from tests.support.store_kit import (
     registration,
     relay_event,
     result_of,
+    seen,
     subscription,
     together,
     track,
@@ -70,7 +71,7 @@ ORDERED_WALK = re.compile(r"SCAN \w+ USING (?:COVERING )?INDEX \w+$")
 FILTERED_WALK = re.compile(
     r"SCAN \w+ USING (?:COVERING )?INDEX "
     r"(?:ix_jobs_(?:open|closed)_uid|ix_groups_open|ix_deliveries_(?:pending|dead|cancelled)|ix_replays_running|ix_subscriptions_listed|"
-    r"ix_subscriptions_failing)$"
+    r"ix_subscriptions_failing|ix_incidents_(?:shown|open|due|closed_at))$"
 )
 AUDIT_KEY = derived_key("00000000", b"k" * 32)
 
@@ -135,6 +136,7 @@ def exceptions() -> list[MayScan]:
         MayScan(r"FROM events ORDER BY events.position DESC", "the newest position"),
         MayScan(r"ON events.id = deliveries.event_id ORDER BY", "a page of deliveries without a filter"),
         MayScan(r"COUNT\(\*\) AS number, MIN\(created_at\)", "groups of the newest deliveries, so many at most"),
+        MayScan(r"SELECT kind, COUNT\(\*\) AS number FROM incidents", "the open ones by kind, once a minute"),
         MayScan(r"FROM audit\s+WHERE\s+NOT \(audit", "a page of the audit without a filter"),
         MayScan(r"SELECT chain FROM audit UNION", "all chains, to verify them"),
         MayScan(r"SELECT chain, MAX\(number\) AS number FROM audit", "the chains that have grown, once an hour"),
@@ -193,6 +195,9 @@ async def fill(store: Store) -> None:
         "INSERT INTO intents (id, source, account, path, body_digest, idempotency_key, created_at, reason, status_code)"
         " SELECT 'int_' || (10000000 + i), 'revor', 'default', '/dispatches', 'digest ' || i, "
         f"'key ' || i, {NOW} + i, CASE WHEN i % 20 = 0 THEN 'no_answer' END, NULL FROM n",
+        "INSERT INTO incidents (id, digest, kind, owner, state, recent, failed_count, told_count, first_failure_at,"
+        " last_failure_at, closed_at) SELECT 'inc_' || (10000000 + i), 'digest ' || i, 'jobs', 'revor/other', "
+        f"'closed', '[]', 3, 3, {NOW}, {NOW}, {NOW} FROM n",
         f"INSERT INTO hazards SELECT 'revor', 'class ' || i, i, '{{}}', {NOW} FROM n",
     ):
         head, _, tail = statement.partition(" SELECT ")
@@ -349,6 +354,23 @@ async def use_groups(store: Store) -> None:
     await store.jobs.purge(uid, NOW)
 
 
+async def use_incidents(store: Store) -> None:
+    for n in range(4):
+        made = (await store.jobs.register(registration(f"fails {n}", connect_account_id="acc_1"))).job.uid
+        failed = seen("failed", problem=Problem(code="code", message=""))
+        await store.jobs.record(poll(made, 0, "failed", seen=failed, outcome="failed"))
+    bound = store.within(("revor", "default")).incidents
+    for view, given in ((store.incidents, {}), (store.incidents, {"state": "open"}), (bound, {"state": "closed"})):
+        await view.page(limit=1, **given)
+        await view.page(limit=1, cursor=encode_cursor("inc_01"), **given)
+    ((incident, _, _),) = (await bound.page(limit=1)).items
+    assert await bound.get(incident.id) is not None
+    first = await store.incidents.jobs(incident, limit=1)
+    await store.incidents.jobs(incident, limit=1, cursor=first.next_cursor)
+    await store.incidents.open_counts()
+    await store.incidents.look(NOW + 90_000)
+
+
 async def use_audit(store: Store) -> None:
     for chain in ("first", "second"):
         store.audit.begin_chain(chain)
@@ -371,6 +393,7 @@ async def use_audit(store: Store) -> None:
 async def run_everything(store: Store) -> None:
     """Calls every method of the store."""
     await use_audit(store)
+    await use_incidents(store)
     uid = await track(store, "one")
     sub = await store.subscriptions.callback_for("https://callback.example/2", "sub_9", NOW)
     with_event = registration("two", callback_subscription_id=sub)
@@ -492,7 +515,7 @@ async def run_everything(store: Store) -> None:
     await store.intents.all_cut_off()
     assert await store.intents.get(first.id) is not None
     for one in await store.intents.unreported(now, 2):
-        await store.intents.report(one.id, relay_event("relay.create.unknown", subject=one.id))
+        await store.intents.report(one, relay_event("relay.create.unknown", subject=one.id))
     await store.intents.resolve(first.id, "not_sent", now)
     await store.intents.dismiss(second.id, now)
     await store.intents.end(third.id)
@@ -552,6 +575,7 @@ async def run_everything(store: Store) -> None:
     await store.upkeep.delete_idempotency_keys(NOW)
     await store.upkeep.delete_callback_hosts(NOW)
     await store.upkeep.delete_replays(NOW + 1)
+    await store.upkeep.delete_incidents(NOW + 1)
     await store.upkeep.delete_intents(NOW + 1)
     await store.upkeep.delete_secrets(NOW + 1)
     await store.upkeep.give_back()
@@ -559,7 +583,7 @@ async def run_everything(store: Store) -> None:
 
 PARTS = (
     *("jobs", "events", "deliveries", "replays", "subscriptions", "idempotency", "intents", "accounts", "learned"),
-    *("upkeep", "erasure", "groups", "audit", "secrets", "credentials", "handshakes"),
+    *("upkeep", "erasure", "groups", "audit", "secrets", "credentials", "handshakes", "incidents"),
 )
 
 

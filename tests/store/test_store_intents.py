@@ -351,7 +351,7 @@ SAID = {
 async def reported(store: Store, now: float = LATER) -> list[str]:
     """Records an event for each unreported create. Returns their ids."""
     found = await store.intents.unreported(now, 100)
-    results = await together(store, *(store.intents.report(one.id, event_of(one)) for one in found * 2))
+    results = await together(store, *(store.intents.report(one, event_of(one)) for one in found * 2))
     assert sum(results) == len(found)
     return [one.id for one in found]
 
@@ -371,8 +371,8 @@ async def test_each_create_of_unknown_fate_is_reported_once(store: Store) -> Non
     await store.intents.end(ended.id)
     assert await reported(store) == [cut_off.id, lost.id]
     assert await reported(store) == []
-    assert not await store.intents.report(lost.id, event_of(lost))
-    assert not await store.intents.report(ended.id, event_of(ended))
+    assert not await store.intents.report(lost, event_of(lost))
+    assert not await store.intents.report(ended, event_of(ended))
     assert await reported(store, LATER + IN_FLIGHT_SECONDS + 1) == [flying.id]
     assert sorted(await event_subjects(store)) == sorted([cut_off.id, lost.id, flying.id])
     assert {one.reason for one in await listed(store)} == {"no_answer", CUT_OFF}

@@ -80,7 +80,7 @@ async def test_the_gauges(store: Store) -> None:
     metrics = Metrics()
 
     async def measured() -> dict[str, float | None]:
-        await upkeep.measure(store.database, store.deliveries, store.intents, metrics, lambda: NOW + 60)
+        await upkeep.measure(store, metrics, lambda: NOW + 60)
         value = metrics.registry.get_sample_value
         return {
             "pending": value("relay_deliveries_pending"),

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from relay.core.incidents import Incident
 from relay.store import (
     accounts,
     attempt_results,
@@ -15,6 +16,8 @@ from relay.store import (
     delivery_groups,
     events,
     handshakes,
+    incident_recorder,
+    incidents,
     intents,
     job_groups,
     jobs,
@@ -182,6 +185,40 @@ def intent_pages() -> Iterator[Case]:
             yield Case(f"intents, the {name} ones, {'first page' if before is None else 'cursor'}", made)
 
 
+INCIDENT = Incident(
+    id="inc_1",
+    digest="digest 1",
+    kind="jobs",
+    source="revor",
+    account="default",
+    connect_account_id="acc_1",
+    code="code",
+    first_failure_at=NOW,
+    last_failure_at=NOW + 60,
+)
+
+
+def incident_pages() -> Iterator[Case]:
+    filters: dict[str, dict[str, Any]] = {
+        "nothing": {},
+        "open": {"state": "open"},
+        "closed": {"state": "closed"},
+        "source": {"source": "revor"},
+        "account": {"account": "default"},
+        "source and account": {"source": "revor", "account": "default"},
+        "owner": {"owner": "revor/default"},
+        "owner and open": {"owner": "revor/default", "state": "open"},
+    }
+    for name, given in filters.items():
+        for before in (None, "inc_01"):
+            values = {"state": None, "source": None, "account": None, **given}
+            made = incidents.page_statement(51, before, **values)
+            yield Case(f"incidents by {name}, {'first page' if before is None else 'cursor'}", made)
+    for before in (None, (NOW, "job_1")):
+        made = incidents.jobs_statement(INCIDENT, 51, before)
+        yield Case(f"jobs of an incident, {'first page' if before is None else 'cursor'}", made)
+
+
 RUNNING_REPLAYS = ("SCAN replays USING INDEX ix_replays_running",)  # a hundred at most
 CATALOGUE = (
     Case("claim: backlog", claims.PENDING_SUBSCRIPTIONS),
@@ -322,6 +359,24 @@ CATALOGUE = (
     Case("intents: count", intents.COUNT_UNKNOWN),
     Case("learned: save", learned.SAVE),
     Case("learned: load", learned.LOAD, sorts=True),  # the classes of one source, at the start of a node
+    Case(
+        "incidents: live",
+        incident_recorder.LIVE["sqlite"],
+        postgresql=incident_recorder.LIVE["postgresql"],
+    ),
+    Case("incidents: save", incident_recorder.SAVE),
+    Case("incidents: open of an account", incident_recorder.OPEN_OF_ACCOUNT),
+    Case("incidents: count", incident_recorder.COUNT_LIVE),
+    Case("incidents: count those of sinks", incident_recorder.COUNT_UNOWNED),
+    Case("incidents: forget", incident_recorder.FORGET_OLDEST),
+    Case("incidents: forget one of a sink", incident_recorder.FORGET_UNOWNED),
+    Case("incidents: name of an account", incident_recorder.ACCOUNT_NAME),
+    Case("incidents: open jobs of an account", incident_recorder.COUNT_OPEN_JOBS),
+    Case("incidents: due", incidents.DUE),
+    Case("incidents: success since", incidents.SUCCEEDED_SINCE),
+    Case("incidents: delivery since", incidents.DELIVERED_SINCE),
+    Case("retention: incidents", upkeep.DELETE_OLD_INCIDENTS),
+    *incident_pages(),
     Case("account: keep plan", accounts.KEEP_PLAN),
     Case("account: keep plan, held", accounts.KEEP_PLAN_HELD),
     Case("account: plan", accounts.PLAN),
@@ -401,6 +456,18 @@ INSERT INTO intents (id, source, account, path, body_digest, idempotency_key, cr
 SELECT {_key("int")}, 'revor', 'default', '/api/v1/outreach/dispatches', 'digest ' || i,
   CASE WHEN i % 3 = 0 THEN 'key ' || (i / 30) END, {NOW} + i, CASE WHEN i % 20 = 0 THEN 'no_answer' END,
   CASE WHEN i < 490 OR i % 20 = 0 THEN 1 ELSE 0 END FROM n""",
+        # a fiftieth is open, another one is watched
+        f"""
+INSERT INTO incidents (id, digest, kind, source, account, owner, state, recent, failed_count, told_count,
+  first_failure_at, last_failure_at, closed_at, due_at) {_rows(4_000)}
+SELECT 'inc_' || (10000000 + i), 'digest ' || i, 'jobs', 'revor', 'default',
+  CASE WHEN i % 7 > 0 THEN 'revor/account ' || (i % 70) END,
+  CASE i % 50 WHEN 0 THEN 'open' WHEN 1 THEN 'watching' ELSE 'closed' END, '[]', 3, 3, {NOW} + i, {NOW} + i,
+  CASE WHEN i % 50 > 1 THEN {NOW} + i END, CASE WHEN i % 50 <= 1 THEN {NOW} + i END
+FROM n""",
+        f"""
+INSERT INTO connect_accounts (source, account, id, state, since, seen_at, changes) {_rows(2_000)}
+SELECT 'revor', 'default', 'acc_' || i, 'ok', {NOW}, {NOW}, '[]' FROM n""",
         f"""
 INSERT INTO hazards (source, name, event_count, values_json, updated_at) {_rows(4_000)}
 SELECT CASE WHEN i % 4 = 0 THEN 'other' ELSE 'revor' END, 'class ' || i, i, '{{}}', {NOW} FROM n""",

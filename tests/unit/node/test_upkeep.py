@@ -100,6 +100,7 @@ KINDS = [
     "callbacks",
     "callback_hosts",
     "intents",
+    "incidents",
     "replays",
     "idempotency_keys",
     "secrets",

@@ -1,0 +1,287 @@
+"""Incidents: failures with one cause, told as one thing. Pure: failures in, the incident and what to tell out.
+
+An incident is watched until enough failures show one cause, or the first one proves it; then it is open until its cause
+is gone. `observe` decides what follows from failures, `look` what follows from time alone.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from relay.core.events import INCIDENT_CLOSED, INCIDENT_GREW, INCIDENT_OPENED, Event, Hint, Repeat, owner_of
+from relay.core.job import Observation
+from relay.core.jsontext import dumps
+from relay.core.records import Intent
+from relay.core.summary_events import ClosedBecause, IncidentKind, incident_data
+
+INCIDENT_KINDS: tuple[IncidentKind, ...] = ("jobs", "creates", "sink")
+IncidentState = Literal["watching", "open", "closed"]
+
+OPENING_COUNT = 3
+"""As many failures within WINDOW_SECONDS open an incident."""
+WINDOW_SECONDS = 900.0
+QUIET_SECONDS = 86_400.0
+"""An incident without a failure for this time is closed."""
+LEAST_LOOK_SECONDS = 60.0
+MOST_LOOK_SECONDS = 900.0
+FIRST_GROWTH = 10
+
+_RANKS: Mapping[Repeat, int] = {"safe": 0, "useless": 1, "may_send_twice": 2}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trouble:
+    """One failure, at an epoch time.
+
+    kind             jobs: a job failed; creates: the fate of a create is unknown; sink: a delivery was given up, or its
+                     subscription disabled
+    owner            whose bound tokens may see it, as `owner_of` writes it
+    subscription_id  of a sink; `sink`: where it is, without its path
+    code             the job's error code, the reason of the create's unknown fate, or the sink's last error
+    opens            one such failure is enough to open an incident
+    event_id         the event that reports it
+    """
+
+    kind: IncidentKind
+    at: float
+    source: str | None = None
+    account: str | None = None
+    owner: str | None = None
+    connect_account_id: str | None = None
+    subscription_id: str | None = None
+    sink: str | None = None
+    code: str | None = None
+    channel: str | None = None
+    hint: Hint | None = None
+    opens: bool = False
+    event_id: str | None = None
+
+    @property
+    def digest(self) -> str:
+        """The same for failures with one cause. All failures of a sink have one."""
+        if self.kind == "sink":
+            return digest_of_sink(self.subscription_id)
+        return _digest(self.kind, self.source, self.account, self.connect_account_id, self.code)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Incident:
+    """Failures with one cause. Times are epoch seconds. Attributes that its failures have too are theirs.
+
+    hint        of its failures; `repeat` is the most careful one of all
+    recent      while watching: the times of its failures
+    failed      number of failures from `first_failure_at` to `last_failure_at`
+    told_count  `failed` when it was told last
+    due_at      when `look` decides whether it is over
+    """
+
+    id: str
+    digest: str
+    kind: IncidentKind
+    state: IncidentState = "watching"
+    source: str | None = None
+    account: str | None = None
+    owner: str | None = None
+    connect_account_id: str | None = None
+    subscription_id: str | None = None
+    sink: str | None = None
+    code: str | None = None
+    channel: str | None = None
+    hint: Hint | None = None
+    recent: tuple[float, ...] = ()
+    failed: int = 0
+    told_count: int = 0
+    first_failure_at: float
+    last_failure_at: float
+    opened_at: float | None = None
+    closed_at: float | None = None
+    closed_because: ClosedBecause | None = None
+    due_at: float | None = None
+
+    @property
+    def waits_for_account(self) -> bool:
+        """True if it is over once its connect account has recovered."""
+        return self.connect_account_id is not None and self.hint is not None and self.hint.points_at is not None
+
+
+Told = tuple[Incident, str | None]
+"""An incident, and the type of the event that tells what has become of it; None: nothing is told."""
+
+
+def trouble_of_job(
+    seen: Observation,
+    *,
+    source: str,
+    account: str,
+    connect_account_id: str | None,
+    channel: str | None,
+    hint: Hint | None,
+    at: float,
+    event_id: str | None,
+) -> Trouble:
+    """The failure of a job. `hint`: what its error means."""
+    return Trouble(
+        kind="jobs",
+        at=at,
+        source=source,
+        account=account,
+        owner=owner_of(source, account),
+        connect_account_id=connect_account_id,
+        code=seen.error_code,
+        channel=channel,
+        hint=hint,
+        opens=hint is not None and hint.points_at == "connect_account",
+        event_id=event_id,
+    )
+
+
+def trouble_of_create(intent: Intent, event: Event) -> Trouble:
+    """A create of unknown fate, and the event that reports it."""
+    return Trouble(
+        kind="creates",
+        at=event.recorded_at,
+        source=intent.source,
+        account=intent.account,
+        owner=owner_of(intent.source, intent.account),
+        code=intent.reason or "cut_off",
+        channel=intent.channel,
+        event_id=event.id,
+    )
+
+
+def trouble_of_sink(subscription_id: str, event: Event, *, sink: str, error: str, disabled: bool) -> Trouble:
+    """A delivery that was given up, or a subscription that was disabled, and the event that reports it."""
+    return Trouble(
+        kind="sink",
+        at=event.recorded_at,
+        owner=event.owner,
+        subscription_id=subscription_id,
+        sink=sink,
+        code=error,
+        opens=disabled,
+        event_id=event.id,
+    )
+
+
+def digest_of_sink(subscription_id: str | None) -> str:
+    """The digest of a sink's failures."""
+    return _digest("sink", subscription_id)
+
+
+def observe(incident: Incident | None, troubles: Sequence[Trouble], now: float, *, new_id: str) -> Told:
+    """The incident after more failures of its digest, at least one. `incident`: the one that is watched or open; None:
+    there is none, so one with the id `new_id` begins."""
+    known = _begun(troubles[0], new_id) if incident is None else incident
+    times = sorted(trouble.at for trouble in troubles)
+    last_failure_at = max(known.last_failure_at, times[-1])
+    known = replace(
+        known,
+        **_attributes(known, troubles),
+        last_failure_at=last_failure_at,
+        due_at=last_failure_at + WINDOW_SECONDS,
+    )
+    if known.state == "open":
+        failed = known.failed + len(times)
+        grown = replace(known, failed=failed, first_failure_at=min(known.first_failure_at, times[0]))
+        if failed < told_next_at(known.told_count):
+            return grown, None
+        return replace(grown, told_count=failed), INCIDENT_GREW
+    recent = tuple(at for at in sorted((*known.recent, *times)) if at >= last_failure_at - WINDOW_SECONDS)
+    watched = replace(known, recent=recent, failed=len(recent), first_failure_at=recent[0])
+    if len(recent) < OPENING_COUNT and not any(trouble.opens for trouble in troubles):
+        return watched, None
+    return replace(watched, state="open", recent=(), told_count=watched.failed, opened_at=now), INCIDENT_OPENED
+
+
+def look(incident: Incident, now: float, *, succeeded: bool) -> Told | None:
+    """What becomes of an incident by time alone. None: it is forgotten.
+
+    `succeeded`: a success of its key began after its last failure.
+    """
+    quiet_seconds = now - incident.last_failure_at
+    if incident.state == "watching" and quiet_seconds >= WINDOW_SECONDS:
+        return None
+    if quiet_seconds < WINDOW_SECONDS:
+        return replace(incident, due_at=incident.last_failure_at + WINDOW_SECONDS), None
+    if succeeded:
+        return close(incident, "succeeded", now)
+    if quiet_seconds >= QUIET_SECONDS:
+        return close(incident, "quiet", now)
+    pause_seconds = min(max(quiet_seconds / 10, LEAST_LOOK_SECONDS), MOST_LOOK_SECONDS)
+    return replace(incident, due_at=now + pause_seconds), None
+
+
+def close(incident: Incident, because: ClosedBecause, now: float) -> Told:
+    """An open incident that is over."""
+    closed = replace(incident, state="closed", closed_at=now, closed_because=because, due_at=None)
+    return replace(closed, told_count=incident.failed), INCIDENT_CLOSED
+
+
+def data_of(incident: Incident, *, name: str | None, likely: int | None) -> dict[str, Any]:
+    """The data of an event about an incident that was opened. `name`: of its connect account; `likely`: how many open
+    jobs are likely to fail too, None: unknown."""
+    assert incident.opened_at is not None
+    return incident_data(
+        incident=incident.id,
+        kind=incident.kind,
+        state="open" if incident.closed_at is None else "closed",
+        source=incident.source,
+        account=incident.account,
+        channel=incident.channel,
+        connect_account_id=incident.connect_account_id,
+        connect_account_name=name,
+        subscription=incident.subscription_id,
+        sink=incident.sink,
+        code=incident.code,
+        hint=incident.hint,
+        failed=incident.failed,
+        likely=likely,
+        first_failure_at=incident.first_failure_at,
+        last_failure_at=incident.last_failure_at,
+        opened_at=incident.opened_at,
+        closed_at=incident.closed_at,
+        closed_because=incident.closed_because,
+    )
+
+
+def told_next_at(told_count: int) -> int:
+    """The number of failures at which an incident is told to have grown: the next one of 10, 100, 1,000 and so on."""
+    return max(FIRST_GROWTH, int(10 ** len(str(told_count))))
+
+
+def _digest(*key: str | None) -> str:
+    return hashlib.sha256(dumps(key)).hexdigest()
+
+
+def _begun(trouble: Trouble, new_id: str) -> Incident:
+    return Incident(
+        id=new_id,
+        digest=trouble.digest,
+        kind=trouble.kind,
+        source=trouble.source,
+        account=trouble.account,
+        owner=trouble.owner,
+        connect_account_id=trouble.connect_account_id,
+        subscription_id=trouble.subscription_id,
+        channel=trouble.channel,
+        first_failure_at=trouble.at,
+        last_failure_at=trouble.at,
+    )
+
+
+def _attributes(known: Incident, troubles: Sequence[Trouble]) -> dict[str, Any]:
+    """What the failures say: of those that differ the newest, without a channel if that differs."""
+    newest = troubles[-1]
+    hint = newest.hint
+    if hint is not None:
+        hints = (known.hint, *(trouble.hint for trouble in troubles))
+        repeat = max((one.repeat for one in hints if one is not None), key=_RANKS.__getitem__)
+        hint = replace(hint, repeat=repeat)
+    same_channel = {known.channel} == {trouble.channel for trouble in troubles}
+    return {
+        "sink": newest.sink,
+        "code": newest.code,
+        "hint": hint,
+        "channel": known.channel if same_channel else None,
+    }

@@ -1,0 +1,658 @@
+"""Incidents in the store: one for each cause, in the transaction of the failure, whatever happens at the same time."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import Any
+
+import orjson
+import pytest
+
+from relay.core.events import (
+    CREATE_UNKNOWN,
+    DELIVERY_EXPIRED,
+    INCIDENT_CLOSED,
+    INCIDENT_EVENTS,
+    INCIDENT_GREW,
+    INCIDENT_OPENED,
+    SUBSCRIPTION_DISABLED,
+    SUBSCRIPTION_RECOVERED,
+    Hint,
+)
+from relay.core.job import Problem
+from relay.store import incident_recorder
+from relay.store.store import Store
+from tests.support.store_kit import (
+    NOW,
+    claim,
+    deliver_all,
+    deliveries,
+    execute,
+    intent,
+    job_event,
+    lease,
+    poll,
+    relay_event,
+    result_of,
+    rows,
+    seen,
+    subscription,
+    together,
+    track,
+)
+
+RECONNECT = Hint(
+    meaning="The LinkedIn account needs reconnecting",
+    fix="Reconnect it in Revor",
+    who="account owner",
+    repeat="safe",
+    points_at="connect_account",
+)
+CREDITS = Hint(
+    meaning="The Revor account has too few credits", fix="Add credits in Revor", who="account owner", repeat="safe"
+)
+FAILED = "ai.revor.job.failed"
+TYPES = (FAILED, "ai.revor.job.running", CREATE_UNKNOWN, DELIVERY_EXPIRED, SUBSCRIPTION_DISABLED)
+OpenAgain = Callable[..., Awaitable[Store]]
+
+
+async def fail(
+    store: Store,
+    *external_ids: str,
+    now: float = NOW,
+    code: str = "insufficient_credits",
+    hint: Hint | None = CREDITS,
+    connect: str | None = "acc_1",
+    account: str = "default",
+    **fields: Any,
+) -> list[Any]:
+    """Jobs that were tracked and have failed, all in one transaction."""
+    uids = [await track(store, one, account=account, tracked_at=now) for one in external_ids]
+    problem = Problem(code=code, message="")
+    observation = seen("failed", now, problem=problem, connect_account_id=connect, channel="linkedin")
+    records = [
+        poll(
+            uid,
+            0,
+            events=[job_event(uid, 1, "failed", now=now, owner=f"revor/{account}")],
+            now=now,
+            seen=observation,
+            outcome="failed",
+            hint=hint,
+            **fields,
+        )
+        for uid in uids
+    ]
+    return await together(store, *(store.jobs.record(record) for record in records))
+
+
+async def told(store: Store) -> list[tuple[str, dict[str, Any]]]:
+    """The events about incidents, in order: type and data."""
+    found = await rows(store, "SELECT type, body FROM events ORDER BY position")
+    return [(row["type"], orjson.loads(row["body"])["data"]) for row in found if row["type"] in INCIDENT_EVENTS]
+
+
+async def incidents(store: Store) -> list[dict[str, Any]]:
+    return await rows(store, "SELECT * FROM incidents ORDER BY id")
+
+
+async def the_incident(store: Store) -> Any:
+    (shown,) = (await store.incidents.page(limit=10)).items
+    return shown.incident
+
+
+# --- of jobs
+
+
+async def test_third_failure_opens_an_incident_in_the_transaction_of_the_failure(store: Store) -> None:
+    await fail(store, "a", now=NOW)
+    await fail(store, "b", now=NOW + 1)
+    assert await told(store) == []
+    assert (await store.incidents.page(limit=10)).items == ()
+
+    await fail(store, "c", now=NOW + 2)
+
+    ((type, data),) = await told(store)
+    shown = await the_incident(store)
+    assert type == INCIDENT_OPENED
+    assert (data["incident"], data["kind"], data["state"], data["failed"]) == (shown.id, "jobs", "open", 3)
+    assert (data["source"], data["account"], data["connect_account_id"]) == ("revor", "default", "acc_1")
+    assert (data["code"], data["channel"], data["who"], data["repeat"]) == (
+        *("insufficient_credits", "linkedin"),
+        *("account owner", "safe"),
+    )
+    jobs = (await store.incidents.jobs(shown, limit=10)).items
+    assert [job.external_id for job in jobs] == ["c", "b", "a"]
+
+
+async def test_failures_of_one_transaction_are_one_incident_with_one_read_and_one_write(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved: list[int] = []
+    run_many = incident_recorder.run_many
+    monkeypatch.setattr(incident_recorder, "run_many", lambda *args: (saved.append(len(args[2])), run_many(*args))[1])
+
+    await fail(store, *(f"job {n}" for n in range(150)))
+
+    assert saved == [1]
+    assert [(type, data["failed"]) for type, data in await told(store)] == [(INCIDENT_OPENED, 150)]
+    await fail(store, *(f"more {n}" for n in range(860)), now=NOW + 1)
+    assert [(type, data["failed"]) for type, data in await told(store)][1:] == [(INCIDENT_GREW, 1010)]
+
+
+async def test_first_failure_that_points_at_the_account_opens_and_counts_its_open_jobs(store: Store) -> None:
+    for n in range(4):
+        await track(store, f"open {n}", connect_account_id="acc_1")
+    await track(store, "another account's", connect_account_id="acc_2")
+
+    await fail(store, "a", code="connect_account_reconnect_required", hint=RECONNECT)
+
+    ((_, data),) = await told(store)
+    assert (data["failed"], data["likely"]) == (1, 4)
+    assert data["fix"] == "Reconnect it in Revor"
+
+
+async def test_open_jobs_of_an_account_are_counted_up_to_a_limit(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        incident_recorder,
+        "COUNT_OPEN_JOBS",
+        incident_recorder.COUNT_OPEN_JOBS.replace(str(incident_recorder.MAX_LIKELY), "2"),
+    )
+    for n in range(4):
+        await track(store, f"open {n}", connect_account_id="acc_1")
+
+    await fail(store, "a", hint=RECONNECT)
+
+    assert (await told(store))[0][1]["likely"] == 2
+
+
+async def test_record_without_a_failure_runs_no_statement_of_incidents(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uid = await track(store)
+    monkeypatch.setattr(incident_recorder, "run", None)
+    monkeypatch.setattr(incident_recorder, "run_many", None)
+    monkeypatch.setattr(incident_recorder, "_live", None)
+
+    await store.jobs.record(poll(uid, 0, "succeeded", outcome="succeeded"))
+
+    assert await incidents(store) == []
+
+
+async def test_connect_account_of_the_create_is_the_key_where_the_item_names_none(store: Store) -> None:
+    uid = await track(store, connect_account_id="acc_9")
+    observation = seen("failed", NOW, problem=Problem(code="x", message=""))
+    await store.jobs.record(poll(uid, 0, "failed", seen=observation, outcome="failed", hint=RECONNECT))
+
+    shown = await the_incident(store)
+
+    assert shown.connect_account_id == "acc_9"
+    assert [job.uid for job in (await store.incidents.jobs(shown, limit=5)).items] == [uid]
+
+
+async def test_later_registration_does_not_move_a_failed_job_to_another_incident(store: Store) -> None:
+    await fail(store, "a", hint=RECONNECT)
+    await track(store, "a", connect_account_id="acc_other")
+
+    (job,) = (await store.incidents.jobs(await the_incident(store), limit=5)).items
+
+    assert job.connect_account_id == "acc_1"
+
+
+async def test_two_nodes_that_fail_at_the_same_cause_at_once_open_one_incident(
+    database_url: str, open_again: OpenAgain
+) -> None:
+    if database_url.startswith("sqlite"):
+        pytest.skip("a SQLite file has one node")
+    nodes = [await open_again(), await open_again()]
+    for n, node in enumerate(nodes * 5):
+        await track(node, f"job {n}")
+    await asyncio.gather(*(fail(node, *(f"{place} {n}" for n in range(5))) for place, node in enumerate(nodes)))
+
+    assert [type for type, _ in await told(nodes[0])].count(INCIDENT_OPENED) == 1
+    (found,) = await incidents(nodes[0])
+    assert (found["state"], found["failed_count"]) == ("open", 10)
+
+
+# --- limits
+
+
+async def test_error_codes_that_all_differ_are_watched_up_to_a_limit(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(incident_recorder, "MAX_WATCHED", 5)
+    for n in range(12):
+        await fail(store, f"job {n}", code=f"code {n}", now=NOW + n)
+    await fail(store, "of another account", code="code 0", account="other", now=NOW + 20)
+
+    found = await incidents(store)
+
+    assert [row["code"] for row in found] == [*(f"code {n}" for n in range(7, 12)), "code 0"]
+    await fail(store, "again", "and again", code="code 11", now=NOW + 30)
+    assert [data["code"] for _, data in await told(store)] == ["code 11"]
+
+
+async def test_open_incidents_of_an_account_have_a_limit_and_further_failures_are_told_singly(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(incident_recorder, "MAX_OPEN", 2)
+    await store.subscriptions.create(chat())
+    for n in range(3):
+        await fail(store, f"job {n}", code=f"code {n}", hint=RECONNECT, now=NOW + n)
+
+    assert [data["code"] for _, data in await told(store)] == ["code 0", "code 1"]
+    assert await sent(store) == {FAILED: ["pending"], INCIDENT_OPENED: ["pending"] * 2}
+
+
+async def test_watched_failures_are_forgotten(store: Store) -> None:
+    await fail(store, "a", "b")
+
+    await store.incidents.look(NOW + 900)
+
+    assert await incidents(store) == []
+
+
+async def test_odd_codes_are_kept_apart_and_listed(store: Store) -> None:
+    for code in ("", "'; DROP TABLE jobs", "é" * 200, "\N{PILE OF POO}" * 200):
+        await fail(store, f"a {code}", f"b {code}", f"c {code}", code=code)
+
+    found = (await store.incidents.page(limit=10)).items
+
+    assert len(found) == 4
+    for shown in found:
+        assert len((await store.incidents.jobs(shown.incident, limit=10)).items) == 3
+
+
+# --- collapse
+
+
+def chat(id: str = "sub_chat", **fields: Any) -> Any:
+    return subscription(id, **{"kind": "slack", "types": TYPES, "incidents": "collapse", **fields})
+
+
+async def sent(store: Store, id: str = "sub_chat") -> dict[str, list[str]]:
+    """The states of a subscription's deliveries by event type, without cancelled ones."""
+    sql = "SELECT e.type, d.state FROM deliveries d JOIN events e ON e.id = d.event_id WHERE d.subscription_id = :id"
+    found: dict[str, list[str]] = {}
+    for row in await rows(store, sql, id=id):
+        if row["state"] != "cancelled":
+            found.setdefault(row["type"], []).append(row["state"])
+    return found
+
+
+async def test_chat_gets_the_incident_instead_of_the_failures_in_it_and_a_webhook_gets_every_failure(
+    store: Store,
+) -> None:
+    await store.subscriptions.create(chat())
+    await store.subscriptions.create(chat("sub_both", incidents="both"))
+    await store.subscriptions.create(chat("sub_off", incidents="off"))
+    await store.subscriptions.create(subscription("sub_hook"))
+
+    await fail(store, "a")
+    await fail(store, "b", now=NOW + 1)
+    for n in range(10):
+        await fail(store, f"c {n}", now=NOW + 2 + n)
+
+    assert await sent(store) == {FAILED: ["pending"] * 2, INCIDENT_OPENED: ["pending"], INCIDENT_GREW: ["pending"]}
+    both = {FAILED: ["pending"] * 12, INCIDENT_OPENED: ["pending"], INCIDENT_GREW: ["pending"]}
+    assert await sent(store, "sub_both") == both
+    assert await sent(store, "sub_off") == await sent(store, "sub_hook") == {FAILED: ["pending"] * 12}
+    shown = await the_incident(store)
+    ended = [row for row in await deliveries(store, "sub_chat") if row["state"] == "cancelled"]
+    assert {row["reason"] for row in ended} == {f"incident {shown.id}"}
+    assert all(row["ended_at"] is not None and row["lease_token"] is None for row in ended)
+
+
+async def test_collapsed_delivery_is_not_claimed_with_the_record(store: Store) -> None:
+    await store.subscriptions.create(chat())
+    await store.subscriptions.create(subscription("sub_hook"))
+
+    (recorded,) = await fail(store, "a", hint=RECONNECT, lease=lease("sub_chat", "sub_hook"))
+
+    assert [one.subscription_id for one in recorded.claimed] == ["sub_hook"]
+    assert recorded.due is False
+
+
+async def test_later_event_of_a_job_does_not_wait_for_a_collapsed_one(store: Store) -> None:
+    await store.subscriptions.create(chat())
+    await fail(store, "a", hint=RECONNECT)
+    (uid,) = [row["uid"] for row in await rows(store, "SELECT uid FROM jobs")]
+
+    await store.events.record(job_event(uid, 2, "running"))
+
+    assert (await sent(store))["ai.revor.job.running"] == ["pending"]
+
+
+async def test_earlier_event_of_a_job_is_still_sent(store: Store) -> None:
+    await store.subscriptions.create(chat())
+    uid = await track(store)
+    events = [job_event(uid, 1, "running"), job_event(uid, 2, "failed", owner="revor/default")]
+    observation = seen("failed", NOW, problem=Problem(code="x", message=""))
+    await store.jobs.record(poll(uid, 0, events=events, seen=observation, outcome="failed", hint=RECONNECT))
+
+    done = await deliver_all(store, "sub_chat")
+
+    assert {one.event.type for one in done} == {"ai.revor.job.running", INCIDENT_OPENED}
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"source": "https://revor.ai/api/v1/outreach/jobs"},  # never gets an event about the relay
+        {"created_at": NOW + 60},  # was not there when the incident opened
+        {"owner": "revor/default"},
+    ],
+)
+async def test_failures_are_collapsed_only_for_those_who_were_told_of_the_incident(
+    store: Store, fields: dict[str, Any]
+) -> None:
+    await fail(store, "a", hint=RECONNECT)
+    await store.subscriptions.create(chat(**fields))
+
+    await fail(store, "b", now=NOW + 70, hint=RECONNECT)
+
+    gets = [] if "owner" in fields else ["pending"]
+    assert (await sent(store)).get(FAILED, []) == gets
+
+
+async def test_collapsed_delivery_can_be_sent_by_a_retry(store: Store) -> None:
+    await store.subscriptions.create(chat())
+    await fail(store, "a", hint=RECONNECT)
+    (row,) = [row for row in await deliveries(store) if row["state"] == "cancelled"]
+
+    await store.deliveries.retry(row["id"], NOW + 1)
+
+    assert FAILED in [one.event.type for one in await deliver_all(store, "sub_chat", now=NOW + 1)]
+
+
+# --- the end
+
+
+async def test_recovery_of_the_account_closes_its_incidents_and_stands_for_the_account_event(store: Store) -> None:
+    await store.subscriptions.create(chat(types=(*TYPES, "ai.revor.account.recovered")))
+    await fail(store, "a", hint=RECONNECT, code="reconnect")
+    await fail(store, "b", hint=RECONNECT, code="reconnect", connect="acc_2")
+    for n in range(3):
+        await fail(store, f"c {n}", code="credits")
+
+    await recover(store, "acc_1", NOW + 9)
+
+    closed = [data for type, data in await told(store) if type == INCIDENT_CLOSED]
+    assert [(data["code"], data["connect_account_id"], data["closed_because"]) for data in closed] == [
+        ("reconnect", "acc_1", "account_recovered")
+    ]
+    assert "ai.revor.account.recovered" not in await sent(store)
+    await recover(store, "acc_1", NOW + 10)
+    assert len([1 for type, _ in await told(store) if type == INCIDENT_CLOSED]) == 1
+    assert (await sent(store))["ai.revor.account.recovered"] == ["pending"]
+
+
+async def recover(store: Store, connect_account_id: str, now: float) -> None:
+    """As the watch of the accounts records it."""
+    event = relay_event("ai.revor.account.recovered", now=now, owner="revor/default")
+    outbox = store.outbox
+
+    def batch(connection: Any, items: Any) -> list[None]:
+        summary = outbox.incidents.account_recovered(connection, "revor", "default", connect_account_id, now, event.id)
+        outbox.insert(connection, [(event, None)], summary)
+        return [None] * len(items)
+
+    await store.database.write(batch, None)
+
+
+async def succeed(store: Store, external_id: str, now: float, started_at: float | None, connect: str = "acc_1") -> None:
+    uid = await track(store, external_id, tracked_at=now - 1)
+    observation = seen("succeeded", now, started_at=started_at, connect_account_id=connect)
+    await store.jobs.record(poll(uid, 0, "succeeded", now=now, seen=observation, outcome="succeeded"))
+
+
+@pytest.mark.parametrize(
+    ("started_at", "connect", "looked_at", "closed"),
+    [
+        (NOW + 5, "acc_1", NOW + 900, True),
+        (None, "acc_1", NOW + 900, True),
+        (NOW + 5, "acc_1", NOW + 899, False),
+        (NOW - 5, "acc_1", NOW + 900, False),
+        (NOW + 5, "acc_2", NOW + 900, False),
+    ],
+)
+async def test_closes_15_minutes_after_the_last_failure_if_a_success_of_its_key_began_later(
+    store: Store, started_at: float | None, connect: str, looked_at: float, closed: bool
+) -> None:
+    await fail(store, "a", "b", "c")
+    await succeed(store, "d", NOW + 100, started_at, connect)
+
+    await store.incidents.look(looked_at)
+    await store.incidents.look(looked_at)
+
+    assert [type for type, _ in await told(store)] == [INCIDENT_OPENED, INCIDENT_CLOSED][: 1 + closed]
+    assert (await the_incident(store)).closed_because == ("succeeded" if closed else None)
+
+
+async def test_closes_after_a_quiet_day_and_the_next_failures_are_another_incident(store: Store) -> None:
+    await fail(store, "a", "b", "c")
+
+    await store.incidents.look(NOW + 900)
+    await store.incidents.look(NOW + 86_400)
+    await fail(store, "d", "e", "f", now=NOW + 90_000)
+
+    assert [data["closed_because"] for type, data in await told(store) if type == INCIDENT_CLOSED] == ["quiet"]
+    first, second = await incidents(store)
+    assert (first["state"], second["state"], second["failed_count"]) == ("closed", "open", 3)
+    (shown,) = (await store.incidents.page(limit=5, state="open")).items
+    assert {job.external_id for job in (await store.incidents.jobs(shown.incident, limit=5)).items} == {"d", "e", "f"}
+
+
+async def test_failure_while_upkeep_looks_keeps_the_incident_open(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await fail(store, "a", "b", "c")
+    await succeed(store, "d", NOW + 100, NOW + 50)
+    write = store.database.write
+
+    async def fails_first(batch: Any, item: Any) -> Any:
+        monkeypatch.undo()
+        await fail(store, "e", now=NOW + 899)
+        return await write(batch, item)
+
+    monkeypatch.setattr(store.database, "write", fails_first)
+    await store.incidents.look(NOW + 900)
+
+    assert (await the_incident(store)).state == "open"
+
+
+async def test_retention_deletes_closed_incidents_only(store: Store) -> None:
+    await fail(store, "a", "b", "c")
+    await fail(store, "d", hint=RECONNECT, code="reconnect")
+    await recover(store, "acc_1", NOW + 5)
+
+    assert await store.upkeep.delete_incidents(NOW + 5) == 0
+    assert await store.upkeep.delete_incidents(NOW + 6) == 1
+    assert [row["code"] for row in await incidents(store)] == ["insufficient_credits"]
+
+
+# --- creates and sinks
+
+
+async def test_creates_of_unknown_fate_are_one_incident(store: Store) -> None:
+    await store.subscriptions.create(chat())
+    for n in range(4):
+        one = intent(reason="no_answer", channel="linkedin")
+        await store.intents.begin(one)
+        await store.intents.unknown(one.id, "no_answer")
+        event = relay_event(CREATE_UNKNOWN, subject=one.id, now=NOW + n, owner="revor/default")
+        assert await store.intents.report(one, event)
+        assert not await store.intents.report(one, event)
+
+    ((type, data),) = await told(store)
+    assert (type, data["kind"], data["failed"], data["code"]) == (INCIDENT_OPENED, "creates", 3, "no_answer")
+    assert (await the_incident(store)).failed == 4
+    assert await sent(store) == {CREATE_UNKNOWN: ["pending"] * 2, INCIDENT_OPENED: ["pending"]}
+    assert (await store.incidents.jobs(await the_incident(store), limit=5)).items == ()
+    await succeed(store, "before", NOW + 50, NOW + 50)
+    await execute(store, "UPDATE jobs SET tracked_at = :at", at=NOW)
+    await store.incidents.look(NOW + 1000)
+    assert (await the_incident(store)).state == "open"
+    await succeed(store, "after", NOW + 1100, NOW + 1050)
+    await store.incidents.look(NOW + 2000)
+    assert (await the_incident(store)).closed_because == "succeeded"
+
+
+async def expire(store: Store, id: str, count: int, *, now: float = NOW, owner: str | None = None) -> None:
+    """Deliveries of a subscription that are given up."""
+    for n in range(count):
+        uid = await track(store, f"{id} {now} {n}")
+        await store.jobs.record(poll(uid, 0, "running", now=now))
+        (claimed,) = [one for one in await claim(store, id, now=now) if one.job_uid == uid]
+        event = relay_event(DELIVERY_EXPIRED, subject=id, now=now, owner=owner)
+        result = result_of(claimed, "dead", now=now, reason="http_503", events=(event,), sink=f"https://{id}.example")
+        await store.deliveries.record_attempt(result)
+
+
+async def test_sink_that_gives_up_deliveries_is_an_incident_told_elsewhere(store: Store) -> None:
+    await store.subscriptions.create(subscription("sub_a", types=None, sink="https://a.example/hook"))
+    await store.subscriptions.create(chat("sub_twin", sink="https://a.example/hook"))
+    await store.subscriptions.create(chat())
+
+    await expire(store, "sub_a", 4)
+
+    ((type, data),) = await told(store)
+    assert (type, data["kind"], data["subscription"], data["failed"]) == (INCIDENT_OPENED, "sink", "sub_a", 3)
+    assert (data["sink"], data["code"], data["who"]) == ("https://sub_a.example", "http_503", "administrator")
+    assert (await sent(store))[INCIDENT_OPENED] == ["pending"]
+    assert (await sent(store))[DELIVERY_EXPIRED] == ["pending"] * 2
+    assert INCIDENT_OPENED not in await sent(store, "sub_twin")
+    assert (await sent(store, "sub_twin"))[DELIVERY_EXPIRED] == ["pending"] * 4, (
+        "what it does not get stands for nothing"
+    )
+
+
+async def test_disabled_sink_is_an_incident_until_its_probe_is_delivered(store: Store) -> None:
+    await store.subscriptions.create(subscription("sub_a"))
+    await store.subscriptions.create(chat(types=(*TYPES, SUBSCRIPTION_RECOVERED)))
+    uid = await track(store)
+    await store.jobs.record(poll(uid, 0, "running"))
+    (claimed,) = await claim(store, "sub_a")
+    event = relay_event(SUBSCRIPTION_DISABLED, subject="sub_a")
+    await store.deliveries.record_attempt(
+        result_of(claimed, "pending", due_at=NOW, disable="410 Gone", probe_at=NOW + 60, events=(event,))
+    )
+    assert [(type, data["code"]) for type, data in await told(store)] == [(INCIDENT_OPENED, "410 Gone")]
+    probe = await store.deliveries.claim_probe("sub_a", NOW + 60, lease(until=NOW + 100))
+    assert probe.claimed is not None
+    recovered = relay_event(SUBSCRIPTION_RECOVERED, subject="sub_a", now=NOW + 61)
+    await store.deliveries.record_attempt(result_of(probe.claimed, now=NOW + 61, events=(recovered,)))
+
+    assert [type for type, _ in await told(store)] == [INCIDENT_OPENED, INCIDENT_CLOSED]
+    assert (await the_incident(store)).closed_because == "subscription_recovered"
+    running = {"ai.revor.job.running": ["pending"]}
+    assert await sent(store) == {**running, INCIDENT_OPENED: ["pending"], INCIDENT_CLOSED: ["pending"]}
+
+
+@pytest.mark.parametrize("end", ["resume", "remove", "another sink"])
+async def test_incident_of_a_sink_ends_with_what_a_person_does(store: Store, end: str) -> None:
+    made = subscription("sub_a")
+    await store.subscriptions.create(made)
+    await expire(store, "sub_a", 3)
+
+    if end == "resume":
+        await store.subscriptions.set_state("sub_a", "paused", NOW + 1)
+        assert (await the_incident(store)).state == "open"
+        await store.subscriptions.set_state("sub_a", "enabled", NOW + 2)
+    elif end == "remove":
+        await store.subscriptions.remove("sub_a", NOW + 2)
+    else:
+        await store.subscriptions.replace(replace(made, description="same sink"), NOW + 1)
+        assert (await the_incident(store)).state == "open"
+        await store.subscriptions.replace(replace(made, sink="https://new.example/"), NOW + 2)
+
+    shown = await the_incident(store)
+    because = "subscription_removed" if end == "remove" else "subscription_resumed"
+    assert (shown.state, shown.closed_because, shown.closed_at) == ("closed", because, NOW + 2)
+
+
+async def test_incident_of_a_sink_ends_when_a_later_delivery_has_arrived(store: Store) -> None:
+    await store.subscriptions.create(subscription("sub_a"))
+    await expire(store, "sub_a", 3)
+    uid = await track(store, "later")
+    await store.jobs.record(poll(uid, 0, "running", now=NOW + 100))
+    await store.incidents.look(NOW + 900)
+    assert (await the_incident(store)).state == "open"
+
+    await deliver_all(store, "sub_a", now=NOW + 200)
+    await store.incidents.look(NOW + 1000)
+
+    assert (await the_incident(store)).closed_because == "succeeded"
+
+
+# --- lists
+
+
+async def test_lists_by_state_source_and_account_in_pages(store: Store) -> None:
+    for n in range(3):
+        await fail(store, f"a {n}", hint=RECONNECT, code=f"code {n}", now=NOW + n)
+    await fail(store, "b", hint=RECONNECT, account="other", now=NOW + 5)
+    await recover(store, "acc_1", NOW + 9)
+
+    first = await store.incidents.page(limit=2)
+    second = await store.incidents.page(limit=2, cursor=first.next_cursor)
+    assert [shown.incident.account for shown in first.items] == ["other", "default"]
+    assert (len(second.items), second.next_cursor) == (2, None)
+    filters: list[tuple[dict[str, Any], int]] = [
+        ({"state": "open"}, 1),
+        ({"state": "closed"}, 3),
+        ({"source": "revor"}, 4),
+        ({"account": "other"}, 1),
+        ({"source": "revor", "account": "default"}, 3),
+        ({"source": "other"}, 0),
+    ]
+    for given, count in filters:
+        assert len((await store.incidents.page(limit=10, **given)).items) == count, given
+    within = store.within(("revor", "other")).incidents
+    (own,) = (await within.page(limit=10)).items
+    assert own.incident.account == "other"
+    assert await within.get(own.incident.id) == own
+    assert await within.get(first.items[1].incident.id) is None
+    assert await store.incidents.get("inc_\0") is None
+    assert await store.incidents.open_counts() == {"jobs": 1}
+
+
+async def test_jobs_of_an_incident_come_in_pages(store: Store) -> None:
+    for n in range(5):
+        await fail(store, f"job {n}", now=NOW + n)
+    shown = await the_incident(store)
+
+    found: list[str] = []
+    cursor = None
+    while True:
+        page = await store.incidents.jobs(shown, limit=2, cursor=cursor)
+        found += [job.external_id for job in page.items]
+        cursor = page.next_cursor
+        if cursor is None:
+            break
+
+    assert found == [f"job {n}" for n in (4, 3, 2, 1, 0)]
+
+
+async def test_display_name_of_the_account_is_shown(store: Store) -> None:
+    await execute(
+        store,
+        "INSERT INTO connect_accounts (source, account, id, name, state, since, seen_at, changes)"
+        " VALUES ('revor', 'default', 'acc_1', 'Ada Lovelace', 'ok', 0, 0, '[]')",
+    )
+
+    await fail(store, "a", hint=RECONNECT)
+
+    assert (await told(store))[0][1]["connect_account_name"] == "Ada Lovelace"
+    assert (await store.incidents.page(limit=1)).items[0].name == "Ada Lovelace"
+
+
+async def test_events_that_the_store_makes_are_announced_after_the_commit(store: Store) -> None:
+    made: list[str] = []
+    store.outbox.on_made = lambda events: made.extend(event.type for event in events)
+
+    await fail(store, "a", "b")
+    assert made == []
+    await fail(store, "c")
+
+    assert made == [INCIDENT_OPENED]
