@@ -29,8 +29,8 @@ class IntentResolution(Body):
     job_id: str | None = Field(
         default=None,
         pattern=ID_PATTERN,
-        description="The id of the job it created; only with `sent`. The job is tracked with the callback and metadata "
-        "of the create.",
+        description="The id of the job it created; only with `sent`. The job is tracked with the callback, metadata "
+        "and group of the create.",
     )
 
 
@@ -57,6 +57,7 @@ class Intent(TypedDict):
     channel: Annotated[str | None, Field(description="The channel of the create.")]
     connect_account_id: Annotated[str | None, Field(description="The sending account named in the create.")]
     metadata: Annotated[dict[str, Any], Field(description="The value of `Relay-Metadata`.")]
+    group: Annotated[str | None, Field(description="The value of `Relay-Group`.")]
     request: JobRequest
     fate: Annotated[
         Literal["sent", "not_sent"] | None, Field(description="The outcome as recorded by a user; null on the list.")
@@ -86,6 +87,7 @@ def intent_view(intent: records.Intent) -> Intent:
         "channel": intent.channel,
         "connect_account_id": intent.connect_account_id,
         "metadata": dict(intent.metadata or {}),
+        "group": intent.group,
         "request": job_request_view(intent.request),
         "fate": intent.fate,
         "job_id": intent.job_id,
@@ -126,7 +128,7 @@ async def resolve_intent(call: Call) -> Response:
     """Record the outcome of a create.
 
     Use it once you have checked with the upstream. The create leaves the list; with `job_id` that job is tracked
-    with the metadata and the callback of the create. Nothing is sent upstream.
+    with the metadata, the callback and the group of the create. Nothing is sent upstream.
     """
     body = validate(IntentResolution, call.document)
     if body.job_id is not None and body.fate != "sent":
@@ -188,6 +190,7 @@ _INTENT: Intent = {
     "channel": "linkedin",
     "connect_account_id": "acc_1",
     "metadata": {"deal": 42},
+    "group": "Q4 campaign",
     "request": {"metadata": {"sequence": "spring"}},
     "fate": None,
     "job_id": None,

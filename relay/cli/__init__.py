@@ -13,6 +13,7 @@ from relay.cli.deliveries import app as deliveries_app
 from relay.cli.demo.command import demo as demo_command
 from relay.cli.erase import erase as erase_command
 from relay.cli.events import app as events_app
+from relay.cli.groups import app as groups_app
 from relay.cli.intents import app as intents_app
 from relay.cli.jobs import app as jobs_app
 from relay.cli.keys import app as keys_app
@@ -44,6 +45,7 @@ app.command()(migrate)
 app.command()(check)
 app.command()(sandbox)
 app.add_typer(jobs_app, name="jobs")
+app.add_typer(groups_app, name="groups")
 app.add_typer(subscriptions_app, name="subscriptions")
 app.add_typer(events_app, name="events")
 app.add_typer(deliveries_app, name="deliveries")

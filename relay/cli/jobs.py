@@ -42,6 +42,7 @@ def add(
     callback: Annotated[str | None, typer.Option(help="URL that gets the events of these jobs.")] = None,
     callback_types: CallbackTypes = None,
     metadata: Annotated[str | None, typer.Option(help="JSON object to include in every event.")] = None,
+    group: Annotated[str | None, typer.Option(help="The group that they join.")] = None,
     priority: Annotated[str | None, typer.Option(help="low, normal or high: how much a late event costs.")] = None,
     deadline: Annotated[float | None, typer.Option(help="Seconds after which a job is reported as overdue.")] = None,
     source: Source = None,
@@ -56,6 +57,7 @@ def add(
             "callback_url": callback,
             "callback_types": _types(callback_types),
             "metadata": read_metadata(metadata),
+            "group": group,
             "priority": priority,
             "deadline_seconds": deadline,
             "source": source,
@@ -85,6 +87,7 @@ def import_jobs(
     callback_url: Annotated[str | None, typer.Option(help="URL that gets the events, for jobs without one.")] = None,
     callback_types: CallbackTypes = None,
     metadata: Annotated[str | None, typer.Option(help="JSON object for every event, for jobs without one.")] = None,
+    group: Annotated[str | None, typer.Option(help="The group that they join, for jobs without one.")] = None,
     source: Annotated[str | None, typer.Option(help="The source, for jobs without one.")] = None,
     account: Annotated[str | None, typer.Option(help="The account, for jobs without one.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check every entry and send nothing.")] = False,
@@ -101,6 +104,7 @@ def import_jobs(
         "callback_url": callback_url,
         "callback_types": _types(callback_types),
         "metadata": read_metadata(metadata),
+        "group": group,
         "source": source,
         "account": account,
     }
@@ -120,13 +124,14 @@ def import_jobs(
 def list_jobs(
     status: Annotated[str | None, typer.Option(help="Only jobs with this status.")] = None,
     open: Annotated[bool | None, typer.Option("--open/--closed", help="Only open or only closed jobs.")] = None,
+    group: Annotated[str | None, typer.Option(help="Only jobs of this group.")] = None,
     source: Source = None,
     account: Account = None,
     limit: Limit = 50,
     json: Json = False,
 ) -> None:
     """List jobs, newest first."""
-    query = {"status": status, "open": open, "source": source, "account": account}
+    query = {"status": status, "open": open, "group": group, "source": source, "account": account}
     empty = "no jobs. Track one with `relay jobs add ID`"
     print_list(api().items("/v1/jobs", query, limit), COLUMNS, _row, empty=empty, json=json)
 

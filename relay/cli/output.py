@@ -145,3 +145,36 @@ def working(text: str) -> Iterator[None]:
 
     with Console(stderr=True).status(text):
         yield
+
+
+Progress = Callable[[int, int, str, str], None]
+"""Shows how much is done of how much, with a few words beside a bar, or with a sentence."""
+
+
+@contextmanager
+def progress() -> Iterator[Progress]:
+    """Yields a function that shows progress on stderr: as a bar on a terminal, elsewhere as a sentence each tenth."""
+    if sys.stderr.isatty():
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import Progress as Bar
+
+        columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
+        with Bar(*columns, console=Console(stderr=True)) as bar:
+            task = bar.add_task("")
+
+            def move(done: int, total: int, words: str, sentence: str) -> None:
+                bar.update(task, completed=done, total=max(total, 1), description=words)
+
+            yield move
+        return
+    tenth = -1
+
+    def line(done: int, total: int, words: str, sentence: str) -> None:
+        nonlocal tenth
+        reached = 10 * done // max(total, 1)
+        if reached > tenth:
+            tenth = reached
+            note(sentence)
+
+    yield line

@@ -1,16 +1,13 @@
 """`relay replays`: the progress of a replay, which sends many events again."""
 
-import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
 
 from relay.cli.client import Unreachable, api, path_of
 from relay.cli.options import Json, Wait
-from relay.cli.output import note, print_json, print_object, print_result, say
+from relay.cli.output import Progress, print_json, print_object, print_result, progress, say
 from relay.errors import RelayError
 
 app = typer.Typer(help="Show the progress of a replay, and stop it.", no_args_is_help=True)
@@ -73,42 +70,19 @@ def _wait(id: str, json: bool) -> None:
 def _ended(id: str) -> Any:
     """Waits until the replay has ended, also across a restart of the relay."""
     replay, answered_at = _get(id), time.monotonic()
-    with _progress(replay["matched"]) as show:
+    with progress() as show:
         while replay["state"] == "running":
-            show(replay)
+            _show(show, replay)
             time.sleep(POLL_SECONDS)
             try:
                 replay, answered_at = _get(id), time.monotonic()
             except Unreachable as error:
                 if time.monotonic() - answered_at > PATIENCE_SECONDS:
                     raise RelayError(f"{error}. Continue with `relay replays show {id} --wait`") from None
-        show(replay)
+        _show(show, replay)
     return replay
 
 
-@contextmanager
-def _progress(matched: int) -> Iterator[Callable[[Any], None]]:
-    """Yields a function that shows progress: a bar on a terminal, elsewhere a line for each tenth."""
-    if sys.stderr.isatty():
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
-        with Progress(*columns, console=Console(stderr=True)) as progress:
-            task = progress.add_task("", total=max(matched, 1))
-            yield lambda replay: progress.update(
-                task,
-                completed=replay["matched"] - replay["left"],
-                description=f"{replay['dead']:,} dead" if replay["dead"] else "",
-            )
-        return
-    tenth = -1
-
-    def line(replay: Any) -> None:
-        nonlocal tenth
-        reached = 10 * (replay["matched"] - replay["left"]) // max(matched, 1)
-        if reached > tenth:
-            tenth = reached
-            note(sentence(replay))
-
-    yield line
+def _show(show: Progress, replay: Any) -> None:
+    dead = f"{replay['dead']:,} dead" if replay["dead"] else ""
+    show(replay["matched"] - replay["left"], replay["matched"], dead, sentence(replay))

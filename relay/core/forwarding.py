@@ -20,6 +20,8 @@ SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 METADATA_HEADER = b"relay-metadata"
 CALLBACK_HEADER = b"relay-callback"
 CALLBACK_TYPES_HEADER = b"relay-callback-types"
+GROUP_HEADER = b"relay-group"
+GROUP_SIZE_HEADER = b"relay-group-size"
 CACHE_HEADER = b"relay-cache"
 CALLBACK_REFUSED_HEADER = b"relay-callback-refused"
 """In the answer to a create whose callback was one too many for its job."""
@@ -30,7 +32,8 @@ HOP_BY_HOP = frozenset(
         *(b"te", b"trailer", b"transfer-encoding", b"upgrade"),
     }
 )
-_NEVER_FORWARDED = HOP_BY_HOP | {b"host", b"expect", METADATA_HEADER, CALLBACK_HEADER, CALLBACK_TYPES_HEADER}
+_FOR_THE_RELAY = {METADATA_HEADER, CALLBACK_HEADER, CALLBACK_TYPES_HEADER, GROUP_HEADER, GROUP_SIZE_HEADER}
+_NEVER_FORWARDED = HOP_BY_HOP | {b"host", b"expect"} | _FOR_THE_RELAY
 _ALWAYS_END_TO_END = frozenset(
     {
         *(b"authorization", b"x-api-key", b"idempotency-key", b"content-type", b"content-encoding", b"content-length"),

@@ -17,6 +17,7 @@ from starlette.types import Receive, Scope, Send
 
 from relay.api import auth
 from relay.api.access import limits_of
+from relay.api.fields import GROUP_EXPECTED, is_group_name
 from relay.api.limits import MAX_DEPTH, deeper_than
 from relay.api.operations import READS_UPSTREAM, WRITES_UPSTREAM, Context
 from relay.api.problems import request_id_of
@@ -26,6 +27,8 @@ from relay.core.forwarding import (
     CACHE_HEADER,
     CALLBACK_HEADER,
     CALLBACK_TYPES_HEADER,
+    GROUP_HEADER,
+    GROUP_SIZE_HEADER,
     METADATA_HEADER,
     OVERRIDE_HEADERS,
     SAFE_METHODS,
@@ -35,6 +38,7 @@ from relay.core.forwarding import (
     path_refusal,
     without_tokens,
 )
+from relay.core.job_groups import MAX_EXPECTED
 from relay.core.jsontext import JSONDecodeError, loads
 from relay.errors import InvalidRequest, NoAnswer, RequestError, Unauthorized
 from relay.proxy.gateway import Gateway
@@ -260,7 +264,7 @@ def _traits(headers: Sequence[Header]) -> tuple[bool, bool, bool]:
 
 def _options(headers: Sequence[Header], source: str, context: Context) -> TrackingOptions:
     """Reads the `Relay-*` headers of a create. Raises InvalidRequest (400) before anything is sent."""
-    metadata, callback, types = None, None, None
+    metadata, callback, types, group, size = None, None, None, None, None
     for name, value in headers:
         if name == METADATA_HEADER:
             metadata = _metadata(value)
@@ -274,9 +278,31 @@ def _options(headers: Sequence[Header], source: str, context: Context) -> Tracki
             types, errors = callback_types(names, source, context.ports.settings)
             if errors or not types:
                 raise _bad("Relay-Callback-Types", errors[0].detail if errors else "it names no type")
+        elif name == GROUP_HEADER:
+            group = _group(value)
+        elif name == GROUP_SIZE_HEADER:
+            size = _group_size(value)
     if types is not None and callback is None:
         raise _bad("Relay-Callback-Types", "there is no Relay-Callback. Send both")
-    return TrackingOptions(metadata=metadata, callback_url=callback, callback_types=types)
+    if size is not None and group is None:
+        raise _bad("Relay-Group-Size", "there is no Relay-Group. Send both")
+    return TrackingOptions(metadata=metadata, callback_url=callback, callback_types=types, group=group, group_size=size)
+
+
+def _group(value: bytes) -> str:
+    try:
+        name = value.decode()
+    except UnicodeDecodeError:
+        raise _bad("Relay-Group", "it is not UTF-8") from None
+    if is_group_name(name) is None:
+        raise _bad("Relay-Group", GROUP_EXPECTED)
+    return name
+
+
+def _group_size(value: bytes) -> int:
+    if not (value.isdigit() and len(value) <= len(str(MAX_EXPECTED)) and 1 <= int(value) <= MAX_EXPECTED):
+        raise _bad("Relay-Group-Size", f"a whole number from 1 to {MAX_EXPECTED} is expected")
+    return int(value)
 
 
 def _metadata(value: bytes) -> dict[str, Any]:

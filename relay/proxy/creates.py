@@ -89,6 +89,8 @@ class Creates:
             metadata=options.metadata,
             callback_url=options.callback_url,
             callback_types=options.callback_types,
+            group=options.group,
+            group_size=options.group_size,
         )
         try:
             if options.callback_url is not None and options.caller is not None and caller.account is not None:

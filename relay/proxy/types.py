@@ -55,6 +55,8 @@ class TrackingOptions:
     callback_url: str | None = None
     callback_types: tuple[str, ...] | None = None
     caller: str | None = None
+    group: str | None = None
+    group_size: int | None = None
 
 
 @dataclass(slots=True, kw_only=True)

@@ -34,7 +34,7 @@ IN_FLIGHT_SECONDS = 600.0
 _REPEATED = ("source", "account", "path", "body_digest", "idempotency_key", "created_at")
 _AS_GIVEN = ("id", *_REPEATED, "channel", "connect_account_id")
 # Writes creates about to be sent.
-BEGIN = insert_into(IntentRow, *_AS_GIVEN, "request", "metadata", "sealed")
+BEGIN = insert_into(IntentRow, *_AS_GIVEN, "request", "metadata", "sealed", "group_name", "group_size")
 # Deletes a create whose fate is known.
 END = "DELETE FROM intents WHERE id = :id"
 # Deletes earlier creates with the same key and body.
@@ -199,6 +199,8 @@ def _begin(connection: Connection, items: Sequence[tuple[Intent, bytes | None]])
             "request": None if intent.request is None else dumps(intent.request),
             "metadata": None if intent.metadata is None else dumps(intent.metadata),
             "sealed": sealed,
+            "group_name": intent.group,
+            "group_size": intent.group_size,
         }
         for intent, sealed in items
     ]
@@ -285,4 +287,11 @@ def in_flight_since(now: float) -> str:
 def _intent_from(row: Row[Any], *, reason: str | None = CUT_OFF) -> Intent:
     """`reason`: used if the row has none."""
     plain = {name: getattr(row, name) for name in (*_AS_GIVEN, "status_code", "fate", "job_id")}
-    return Intent(**plain, reason=row.reason or reason, request=loads(row.request), metadata=loads(row.metadata))
+    return Intent(
+        **plain,
+        reason=row.reason or reason,
+        request=loads(row.request),
+        metadata=loads(row.metadata),
+        group=row.group_name,
+        group_size=row.group_size,
+    )

@@ -23,16 +23,17 @@ async def test_an_intent_has_the_fields_that_identify_its_create(client, world):
         **{"id": one.id, "source": "revor", "account": "default", "path": one.path, "body_digest": "sha256:digest"},
         **{"idempotency_key": None, "sent_at": "2027-01-15T08:00:00.000Z", "reason": "no_answer", "status_code": None},
         **SAID,
-        **{"fate": None, "job_id": None},
+        **{"fate": None, "job_id": None, "group": None},
     }
 
 
 async def test_a_create_resolved_as_sent_is_tracked_with_its_callback_and_metadata(client, world):
-    one = await lost(world, callback_url=HOOK)
+    one = await lost(world, callback_url=HOOK, group="q4", group_size=3)
     answer = await client.post(f"/v1/intents/{one.id}/resolve", json={"fate": "sent", "job_id": "made"})
     assert (answer.status_code, answer.json()["fate"], answer.json()["job_id"]) == (200, "sent", "made")
     job = (await client.get("/v1/jobs/made")).json()
-    assert (job["metadata"], job["request"]) == (SAID["metadata"], SAID["request"])
+    assert (job["metadata"], job["request"], job["group"]) == (SAID["metadata"], SAID["request"], "q4")
+    assert (await client.get("/v1/groups/q4")).json()["expected"] == 3
     assert job["connect_account_id"] == "acc_1"
     assert [hook["sink"] for hook in (await client.get("/v1/subscriptions?callbacks=true")).json()["items"]] != []
     assert (await client.get("/v1/intents")).json()["items"] == []

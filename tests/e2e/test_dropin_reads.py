@@ -616,6 +616,8 @@ BAD_CALLBACKS: tuple[str | bytes, ...] = (
     *("", "crm.example/hooks", "ftp://crm.example/hooks", "http://10.0.0.1/hooks", "https://user:secret@crm.example/"),
     *(b"https://crm.example/\xff", "https://crm.example/a b", "https://crm.example/#x"),
 )
+BAD_GROUPS: tuple[str | bytes, ...] = ("", ".", "..", "a/b", "x" * 201, b"\xff", "\u2028".encode())
+BAD_GROUP_SIZES: tuple[str | bytes, ...] = ("", "0", "-1", "1.5", "many", "9" * 30, "\u0663".encode())
 BAD_CALLBACK_TYPES: tuple[str | bytes, ...] = ("", " , ", "succeeded,faild", "relay.test", b"\xff")
 
 
@@ -637,6 +639,13 @@ async def test_invalid_relay_header_is_refused_before_anything_is_sent(over_stub
     )
     answered = await create(over_stub, Relay_Callback_Types="failed")
     assert (answered.status_code, answered.json()["error"]["code"]) == (400, "relay_invalid_callback_types")
+    for given, code in (
+        *(({"Relay_Group": value}, "relay_invalid_group") for value in BAD_GROUPS),
+        *(({"Relay_Group": "q4", "Relay_Group_Size": value}, "relay_invalid_group_size") for value in BAD_GROUP_SIZES),
+        ({"Relay_Group_Size": "3"}, "relay_invalid_group_size"),
+    ):
+        answered = await create(over_stub, **given)
+        assert (answered.status_code, answered.json()["error"]["code"]) == (400, code), given
     assert upstream.received == []
     assert (await over_stub.api.get("/v1/intents")).json()["items"] == []
 
@@ -682,8 +691,25 @@ async def test_caller_gets_the_answer_to_a_create_even_if_tracking_fails(
     assert event["data"]["intent"] == intent["id"]
 
 
+async def test_create_joins_its_group(over_stub: World, upstream: Stub) -> None:
+    async def make(call: Call) -> None:
+        await call.body()
+        await call.send(made("grouped"))
+
+    upstream.handler = make
+    assert (await create(over_stub, Relay_Group="Grüße".encode(), Relay_Group_Size="2")).status_code == 202
+    assert not [name for name, _ in upstream.received[0].headers if name.startswith(b"relay-group")]
+    found = (await over_stub.api.get("/v1/groups/Grüße")).json()
+    assert (found["counts"]["queued"], found["expected"], found["closed"]) == (1, 2, True)
+    other = await create(over_stub, Relay_Group="other", Relay_Group_Size="1")  # which returns the same job
+    assert other.status_code == 202
+    assert (await job_of(over_stub, "grouped")).group == "Grüße"
+    assert (await over_stub.api.get("/v1/groups/other")).status_code == 404
+
+
 async def test_relay_headers_are_never_forwarded(over_stub: World, upstream: Stub) -> None:
     headers = {**AUTH, "Relay-Metadata": "{", "Relay-Callback": "x", "Relay-Callback-Types": "y"}
+    headers |= {"Relay-Group": "z", "Relay-Group-Size": "0"}
     assert (await over_stub.api.get("/api/v2/credits", headers=headers)).status_code == 200
     assert not [
         name for name, _ in upstream.received[-1].headers if name.startswith(b"relay-") and name != b"relay-node"

@@ -406,7 +406,7 @@ async def test_intents_cut_off_by_a_restart_are_reported(store: Store) -> None:
 async def test_what_a_create_says_is_kept(store: Store) -> None:
     types = ("ai.revor.job.succeeded", "ai.revor.job.failed")
     one = intent(**SAID, callback_url="https://callback.example/secret", callback_types=types)
-    plain = intent(NOW + 1, **SAID, callback_url="https://callback.example/secret")
+    plain = intent(NOW + 1, **SAID, callback_url="https://callback.example/secret", group="q4", group_size=500)
     await unknown(store, one)
     (shown,) = await listed(store)
     assert {name: getattr(shown, name) for name in SAID} == SAID

@@ -7,7 +7,10 @@ from dataclasses import dataclass
 
 from relay.errors import UsageError
 
-COLUMNS = ("id", "source", "account", "callback_url", "callback_types", "metadata", "priority", "deadline_seconds")
+COLUMNS = (
+    *("id", "source", "account", "callback_url", "callback_types", "metadata", "group", "priority"),
+    "deadline_seconds",
+)
 METADATA = "metadata."
 DELIMITERS = (",", ";", "\t")
 

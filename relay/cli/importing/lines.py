@@ -18,7 +18,9 @@ Format = Literal["csv", "jsonl", "answers"]
 
 MAX_LINE_BYTES = 1 << 20
 MAX_RECORD_LINES = 1_000
-BESIDE_AN_ITEM = frozenset({"source", "account", "callback_url", "callback_types", "metadata", "deadline_seconds"})
+BESIDE_AN_ITEM = frozenset(
+    {"source", "account", "callback_url", "callback_types", "metadata", "group", "deadline_seconds"}
+)
 # Comments in a file of rejected entries, skipped when it is read again. A plain `#` could be the start of an id.
 REMARK = re.compile(r"# (?:line [0-9]+|format): ")
 

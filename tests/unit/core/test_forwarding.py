@@ -29,6 +29,7 @@ VALUE = st.binary(max_size=30).map(lambda value: bytes(code for code in value if
 NAME = st.one_of(TOKEN, st.sampled_from(sorted(HOP_BY_HOP)), st.sampled_from([b"host", b"expect", b"content-length"]))
 HEADERS = st.lists(st.tuples(NAME, VALUE), max_size=12)
 NOT_FOR_THE_NEXT = HOP_BY_HOP | {b"host", b"expect", b"relay-metadata", b"relay-callback", b"relay-callback-types"}
+NOT_FOR_THE_NEXT |= {b"relay-group", b"relay-group-size"}
 
 
 def is_within(kept: Sequence[Header], headers: Sequence[Header]) -> bool:

@@ -15,6 +15,8 @@ CREATE = Intent(
     callback_types=("succeeded",),
     request={"metadata": {"mine": 1}},
     connect_account_id="acc_1",
+    group="q4",
+    group_size=500,
 )
 
 
@@ -29,6 +31,8 @@ def test_job_of_a_create_gets_what_the_create_attached() -> None:
         callback_types=("succeeded",),
         request={"metadata": {"mine": 1}},
         connect_account_id="acc_1",
+        group="q4",
+        group_size=500,
         spacing_seconds=60.0,
         intent=CREATE,
     )
