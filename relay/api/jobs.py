@@ -26,7 +26,8 @@ from relay.core.job import KNOWN_STATUSES, Priority
 from relay.core.records import Page
 from relay.errors import Conflict, NotFound, RequestError
 
-BATCH_CHUNK = 1_000
+BATCH_CHUNK = 250
+"""Jobs of a batch tracked in one transaction. Other requests, and other writes, have their turn between two."""
 
 Outcome = Literal["succeeded", "failed", "cancelled", "not_found", "untracked"]
 

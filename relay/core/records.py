@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
 from relay.core.credentials import SinkCredential
 from relay.core.delivery import Attempt, Claimed, DeliveryGroup
@@ -71,6 +71,20 @@ class CallbackRoom:
     account: str
     external_id: str
     fewer_than: int
+
+    @property
+    def job(self) -> tuple[str, str, str]:
+        """The job's key."""
+        return self.external_id, self.source, self.account
+
+
+class WantedCallback(NamedTuple):
+    """A URL whose callback subscription is looked for, and made as `subscription_id` if there is none. `room`: see
+    there; None: there is."""
+
+    sink: str
+    subscription_id: str
+    room: CallbackRoom | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 LEASE_MARGIN_SECONDS = 30.0
 IDLE_SCAN_SECONDS = 30.0
 RESCAN_SECONDS = 0.05
+MIN_PAUSE_SECONDS = 0.001
 MAX_RESCAN_SECONDS = 1.0
 """Maximum pause after scans that found due deliveries and could claim none: for example when the clock was set forward
 and all deliveries in flight seem due."""
@@ -62,6 +63,11 @@ DEMOTE_CHUNKS = 5
 """Maximum batches that one claim demotes."""
 CALLBACKS_PER_SCAN = 1_000
 """Maximum callback subscriptions that one scan loads."""
+LOADED_AT_ONCE = 250
+"""Subscriptions that are read, and then adopted, in one step. Other work has its turn between two steps."""
+SCANNED_PER_SECOND = 50_000
+"""Maximum subscriptions with a backlog that scans look at per second. There may be as many as jobs, each scan looks at
+all of them, and each slot that becomes free calls for another scan."""
 
 log = structlog.get_logger("relay.delivery")
 
@@ -117,6 +123,8 @@ class Dispatcher:
         self._gone: set[str] = set()
         self._sync_at = 0.0
         self._rescan_seconds = RESCAN_SECONDS
+        self._pause_seconds = 0.0
+        """Before the next scan, whatever is due."""
         self._tasks = Tasks()
         self._wake = asyncio.Event()
         self.slots = Slots(concurrency=settings.concurrency, per_host=settings.per_host, freed=self._wake.set)
@@ -176,7 +184,7 @@ class Dispatcher:
             return None
         now = self._clock()
         taken: list[Target] = []
-        for target in self.slots:
+        for target in self.slots.listed:
             wanted = any(
                 matches(
                     target.subscription,
@@ -243,6 +251,7 @@ class Dispatcher:
     async def _scan(self) -> None:
         while not self.slots.closed:
             self._wake.clear()
+            self._pause_seconds = 0.0
             try:
                 wait_seconds = await self.run_once()
             except StoreError as error:
@@ -251,9 +260,11 @@ class Dispatcher:
             except Exception:
                 log.exception("dispatch_failed")
                 wait_seconds = DATABASE_RETRY_SECONDS
-            if wait_seconds > 0:
+            if self._pause_seconds >= MIN_PAUSE_SECONDS:
+                await asyncio.sleep(self._pause_seconds)
+            if wait_seconds > self._pause_seconds:
                 try:
-                    async with asyncio.timeout(wait_seconds):
+                    async with asyncio.timeout(wait_seconds - self._pause_seconds):
                         await self._wake.wait()
                 except TimeoutError:
                     pass
@@ -270,10 +281,13 @@ class Dispatcher:
         now = self._clock()
         await self._sync_failing(now)
         backlog = await self._deliveries.backlog()
+        self._pause_seconds = len(backlog) / SCANNED_PER_SECOND
         all_loaded = await self._load_callbacks(backlog, now)
         self.slots.note_backlog({entry.subscription_id for entry in backlog})
+        await _turn_of_others(len(backlog))
 
         due, next_due = self._due(backlog, now)
+        await _turn_of_others(len(backlog))
 
         shares = self._share(due, now)
 
@@ -315,10 +329,17 @@ class Dispatcher:
         if version == self._version:
             return
         callbacks = [target.subscription.id for target in self.slots if target.subscription.callback]
-        found = [*await self._subscriptions.all(), *(await self._subscriptions.some(callbacks) if callbacks else ())]
+        found = await self._subscriptions.all()
+        for start in range(0, len(callbacks), LOADED_AT_ONCE):
+            found += await self._subscriptions.some(callbacks[start : start + LOADED_AT_ONCE])
         await self._signer.refresh()
         found = await self.handshakes.gate(found)
-        self.slots.adopt({one.id: (one, kind) for one in found if (kind := self._kind_of(one)) is not None})
+        known = {one.id: (one, kind) for one in found if (kind := self._kind_of(one)) is not None}
+        self.slots.keep(known.keys())
+        for start in range(0, len(found), LOADED_AT_ONCE):
+            part = found[start : start + LOADED_AT_ONCE]
+            self.slots.adopt({one.id: known[one.id] for one in part if one.id in known})
+            await _turn_of_others(len(found))
         self._gone.clear()
         self._version = version
 
@@ -344,9 +365,11 @@ class Dispatcher:
         due = [entry.subscription_id for entry in backlog if _due_at(entry) <= now]
         missing = [one for one in due if self.slots.get(one) is None and one not in self._gone]
         page = missing[:CALLBACKS_PER_SCAN]
-        for one in await self.handshakes.gate(await self._subscriptions.some(page)) if page else ():
-            if (kind := self._kind_of(one)) is not None:
-                self.slots.join(one, kind)
+        for start in range(0, len(page), LOADED_AT_ONCE):
+            part = await self._subscriptions.some(page[start : start + LOADED_AT_ONCE])
+            for one in await self.handshakes.gate(part):
+                if (kind := self._kind_of(one)) is not None:
+                    self.slots.join(one, kind)
         self._gone.update(one for one in page if self.slots.get(one) is None)
         return len(page) == len(missing)
 
@@ -406,6 +429,9 @@ class Dispatcher:
         self.slots.starved = False
         most = max(1, (self.slots.concurrency - self.slots.in_flight) // max(1, len(due)))
         for target, entry in due:
+            if self.slots.in_flight >= self.slots.concurrency:
+                self.slots.starved = True
+                break
             count = min(most, self.slots.free(target, now))
             priorities: tuple[int, ...] = ()
             if count <= 0:
@@ -472,6 +498,12 @@ class Dispatcher:
         return Lease(
             token=self._holder.token(self._leases), until=until, taken_at=taken_at, subscription_ids=subscription_ids
         )
+
+
+async def _turn_of_others(count: int) -> None:
+    """Lets other work have its turn in a scan of so many subscriptions. A scan of few needs none."""
+    if count > LOADED_AT_ONCE:
+        await asyncio.sleep(0)
 
 
 def _due_at(entry: "Backlog") -> float:

@@ -7,7 +7,7 @@ CLAIMED_PER_SLOT bounds what is claimed but uncommitted. Whether a sink may be s
 import asyncio
 import math
 from collections import deque
-from collections.abc import Callable, Iterator, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -116,6 +116,7 @@ class Slots:
         self._freed = freed
         self._backlogged_load = 0.0
         self._targets: dict[str, Target] = {}
+        self._listed: dict[str, Target] = {}
         self._hosts: dict[str, _Host] = {}
 
     def limit(self, *, concurrency: int, per_host: int) -> None:
@@ -129,17 +130,24 @@ class Slots:
     def __iter__(self) -> Iterator[Target]:
         return iter(self._targets.values())
 
+    @property
+    def listed(self) -> Iterable[Target]:
+        """The targets of all subscriptions but callbacks, which match no event by themselves."""
+        return self._listed.values()
+
     def get(self, subscription_id: str) -> Target | None:
         """The target of a subscription, if it is loaded."""
         return self._targets.get(subscription_id)
 
-    def adopt(self, subscriptions: dict[str, tuple[Subscription, "Kind"]]) -> None:
-        """Replaces the targets by those of these subscriptions; existing ones keep their state."""
-        for gone in self._targets.keys() - subscriptions.keys():
-            self._targets.pop(gone).known = False
-        self._hosts = {}
+    def adopt(self, subscriptions: Mapping[str, tuple[Subscription, "Kind"]]) -> None:
+        """Adds the targets of these subscriptions; existing ones keep their state. See `keep`."""
         for subscription, kind in subscriptions.values():
             self._adopt(subscription, kind)
+
+    def keep(self, ids: Set[str]) -> None:
+        """Drops the targets of all other subscriptions."""
+        for gone in self._targets.keys() - ids:
+            self._drop(self._targets[gone])
 
     def join(self, subscription: Subscription, kind: "Kind") -> None:
         """Adds a callback subscription that has pending deliveries."""
@@ -154,11 +162,21 @@ class Slots:
                 continue
             target.sink.backlog_settled()
             if target.subscription.callback and not target.slots.claimed:
-                del self._targets[subscription_id]
-                target.known = False
-                target.host.targets.discard(target)
-                if not target.host.targets and not target.host.in_flight:
-                    self._hosts.pop(target.host.name, None)
+                self._drop(target)
+
+    def _drop(self, target: Target) -> None:
+        id = target.subscription.id
+        del self._targets[id]
+        self._listed.pop(id, None)
+        target.known = False
+        self._leave(target)
+
+    def _leave(self, target: Target) -> None:
+        """Takes a target from its host, which is forgotten once nothing of it is in flight."""
+        host = target.host
+        host.targets.discard(target)
+        if not host.targets and not host.in_flight:
+            self._hosts.pop(host.name, None)
 
     def _adopt(self, subscription: Subscription, kind: "Kind") -> None:
         name = _host_of(subscription.sink)
@@ -171,12 +189,17 @@ class Slots:
             sink = SinkState(Concurrency(ceiling=ceiling))
             target = Target(subscription, kind, host, shown_sink, redacted_sink, sink)
             self._targets[subscription.id] = target
+            if not subscription.callback:
+                self._listed[subscription.id] = target
+        elif target.host is not host:
+            target.host.in_flight -= target.slots.in_flight
+            self._leave(target)
+            host.in_flight += target.slots.in_flight
         target.subscription, target.kind, target.host = subscription, kind, host
         target.shown_sink, target.redacted_sink = shown_sink, redacted_sink
         rate = subscription.allowed_per_second or kind.rate_per_second
         target.sink.adopt(subscription, before, ceiling=ceiling, rate=rate)
         host.targets.add(target)
-        host.in_flight += target.slots.in_flight
 
     # --- limits
 
@@ -187,6 +210,8 @@ class Slots:
         ahead  includes deliveries that will wait for one of its slots, unless others of its host want slots
         """
         host, sink, slots = target.host, target.sink, target.slots
+        if host.in_flight >= self.per_host and not ahead:
+            return 0
         limit = min(sink.concurrency.limit, self.per_host) if sink.rate is None else 1
         if len(host.targets) > 1 and any(
             (other.slots.has_backlog or other.slots.in_flight) and other is not target for other in host.targets
@@ -248,6 +273,8 @@ class Slots:
         target.slots.in_flight -= 1
         target.host.in_flight -= 1
         self.in_flight -= 1
+        if not target.known:
+            self._leave(target)
         if self.starved:
             self._freed()
 

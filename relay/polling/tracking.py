@@ -17,7 +17,7 @@ from relay.core.forwarding import escapes_segment
 from relay.core.job import POLL, PRIORITY_WEIGHTS, Job, Observation, Problem, Progress, Transition, detect
 from relay.core.netguard import host_of
 from relay.core.planner.planner_views import PollExplanation
-from relay.core.records import CallbackRoom, Registered, Registration
+from relay.core.records import CallbackRoom, Registered, Registration, WantedCallback
 from relay.core.tracking import CallbackLimits, Explanation, SourceReport, TrackRequest
 from relay.errors import Conflict, FieldError, InvalidRequest, RequestError
 from relay.ids import new_id
@@ -34,6 +34,9 @@ from relay.tasks import Tasks
 CLAIM_AGAIN_SECONDS = 6 * 3600.0
 """A host is noted as used this often. Notes are kept for a day at least."""
 MAX_KNOWN_HOSTS = 10_000
+MAX_KNOWN_CALLBACKS = 10_000
+CALLBACKS_AT_ONCE = 100
+"""Callbacks looked up, and made, in one transaction. Other writes have their turn between two."""
 DEFAULT_LIMITS = CallbackLimits()
 
 log = structlog.get_logger("relay.polling")
@@ -100,29 +103,29 @@ class Tracking:
         without: dict[int, str] = {}
         results: list[Registered | RequestError | None] = [None] * len(requests)
         registrations: list[tuple[int, Registration]] = []
-        new_callbacks: Counter[tuple[str, str, str]] = Counter()
+        callback_errors: dict[int, RequestError] = {}
+        with_callback: dict[int, tuple[TrackRequest, str]] = {}
         for index, request in enumerate(requests):
-            poller = self._pollers.get((request.source, request.account))
-            if poller is None or self._account not in (None, (request.source, request.account)):
-                results[index] = InvalidRequest(f"there is no account {request.account} of a source {request.source}")
-                continue
-            if escapes_segment(request.external_id):
-                detail = "the id has a segment . or .., so a poll could reach another path of the upstream"
-                errors = [FieldError(pointer="/id", code="invalid_id", detail=detail)]
-                results[index] = InvalidRequest(f"/id: {detail}", errors=errors)
-                continue
-            callback = None
-            if request.callback_url is not None:
+            results[index] = self._refusal(request)
+            if results[index] is None and request.callback_url is not None:
                 error = refused.get((request.caller, host_of(request.callback_url)))
                 if error is None:
-                    callback = await self._callback(request, request.callback_url, new_callbacks, now)
-                    error = None if callback is not None else too_many_callbacks(self._callback_limits.per_job)
-                if error is not None and not request.follows_create:
-                    results[index] = error
+                    with_callback[index] = request, request.callback_url
+                else:
+                    callback_errors[index] = error
+        callbacks = await self._find_callbacks(with_callback, now)
+        for index in with_callback.keys() - callbacks.keys():
+            callback_errors[index] = too_many_callbacks(self._callback_limits.per_job)
+        for index, request in enumerate(requests):
+            if results[index] is not None:
+                continue
+            if index in callback_errors:
+                if not request.follows_create:
+                    results[index] = callback_errors[index]
                     continue
-                if error is not None:
-                    without[index] = str(error)
-            registrations.append((index, self._registration(request, poller, callback, now)))
+                without[index] = str(callback_errors[index])
+            poller = self._pollers[request.source, request.account]
+            registrations.append((index, self._registration(request, poller, callbacks.get(index), now)))
         if registrations:
             try:
                 await self._write(registrations, results, without)
@@ -130,6 +133,17 @@ class Tracking:
                 self._callbacks.ids.clear()  # another node may have removed one
                 raise
         return [result for result in results if result is not None]
+
+    def _refusal(self, request: TrackRequest) -> RequestError | None:
+        """Why the job cannot be tracked at all."""
+        account = request.source, request.account
+        if account not in self._pollers or self._account not in (None, account):
+            return InvalidRequest(f"there is no account {request.account} of a source {request.source}")
+        if escapes_segment(request.external_id):
+            detail = "the id has a segment . or .., so a poll could reach another path of the upstream"
+            errors = [FieldError(pointer="/id", code="invalid_id", detail=detail)]
+            return InvalidRequest(f"/id: {detail}", errors=errors)
+        return None
 
     async def claim_host(self, url: str, caller: str) -> None:
         """Counts the callback's host for the caller: call it before something is done that cannot be undone. Raises
@@ -232,31 +246,44 @@ class Tracking:
             group_size=request.group_size,
         )
 
-    async def _callback(
-        self, request: TrackRequest, url: str, new: Counter[tuple[str, str, str]], now: float
-    ) -> str | None:
-        """The id of the callback's subscription. None if there is none yet and the job may have no other callback: one
-        that is refused must leave nothing behind. `new`: callbacks that were made in this call, by job."""
+    async def _find_callbacks(self, requests: Mapping[int, tuple[TrackRequest, str]], now: float) -> dict[int, str]:
+        """The ids of the callbacks' subscriptions, which are made if needed. Nothing for a callback that has none yet
+        and whose job may have no other: one that is refused must leave nothing behind."""
         known, version = self._callbacks, self._store.subscriptions.version
         owner = None if self._account is None else owner_of(*self._account)
-        if version != known.version or len(known.ids) > 10_000:
+        if version != known.version or len(known.ids) > MAX_KNOWN_CALLBACKS:
             known.ids.clear()
             known.version = version
-        found = known.ids.get((url, owner))
-        if found is not None:
-            return found
-        job = (request.source, request.account, request.external_id)
-        left = self._callback_limits.per_job - new[job]
-        if left <= 0:
-            return None
-        made = new_id("sub", now)
-        room = CallbackRoom(*job, fewer_than=left)
-        found = await self._store.subscriptions.callback_for(url, made, now, owner, room)
-        if found == made:
-            new[job] += 1
-        if found is not None and known.version == version:
-            known.ids[url, owner] = found
+        found: dict[int, str] = {}
+        new: Counter[tuple[str, str, str]] = Counter()
+        unknown: list[int] = []
+        for index, (_, url) in requests.items():
+            id = known.ids.get((url, owner))
+            if id is None:
+                unknown.append(index)
+            else:
+                found[index] = id
+        for start in range(0, len(unknown), CALLBACKS_AT_ONCE):
+            part = unknown[start : start + CALLBACKS_AT_ONCE]
+            wanted = [self._wanted(*requests[index], new, now) for index in part]
+            ids = await self._store.subscriptions.callbacks_for(wanted, now, owner)
+            for index, one, id in zip(part, wanted, ids, strict=True):
+                if id is None:
+                    continue
+                found[index] = id
+                if id == one.subscription_id and one.room is not None:
+                    new[one.room.job] += 1
+                if known.version == version:
+                    known.ids[one.sink, owner] = id
         return found
+
+    def _wanted(
+        self, request: TrackRequest, url: str, new: Counter[tuple[str, str, str]], now: float
+    ) -> WantedCallback:
+        """`new`: callbacks that this registration has made already, by job."""
+        room = CallbackRoom(request.source, request.account, request.external_id, 0)
+        room = replace(room, fewer_than=self._callback_limits.per_job - new[room.job])
+        return WantedCallback(url, new_id("sub", now), room)
 
     async def refresh(self, job: Job) -> None:
         """Polls an open job as soon as the budget allows. Raises Conflict if it is closed."""

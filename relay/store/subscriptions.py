@@ -1,5 +1,6 @@
 """Subscriptions and callbacks. What can be a credential is encrypted: see `subscription_rows.py` and `secrets.py`."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,7 +11,7 @@ from sqlmodel import col
 
 from relay.core.filters import matches
 from relay.core.handshake import WAITS
-from relay.core.records import CallbackRoom, Page, SubscriptionRoom
+from relay.core.records import CallbackRoom, Page, SubscriptionRoom, WantedCallback
 from relay.core.subscription import SigningSecret, Subscription
 from relay.core.summary_events import ClosedBecause
 from relay.errors import Conflict
@@ -31,7 +32,7 @@ from relay.store.pages import decode_cursor, read_page
 from relay.store.rows import event_from
 from relay.store.scoped import Scoped
 from relay.store.secrets import AUDIT_OWNER, NEWEST_SECRET, insert_secret, secret_from, secrets_of
-from relay.store.statements import run, run_many
+from relay.store.statements import TEXT, json_list, run, run_many, sql
 from relay.store.subscription_cache import READ_AT_ONCE, VERSION
 from relay.store.subscription_rows import (
     FIXED,
@@ -49,11 +50,27 @@ from relay.store.tables import EventRow, SecretRow, SubscriptionRow
 BACKFILL_CHUNK = 1_000
 # The first event since a time. `+ 0` keeps PostgreSQL from walking the positions from the oldest event on.
 FIRST_POSITION = "SELECT MIN(position + 0) FROM events WHERE recorded_at >= :since"
-# How many callbacks a job has.
-COUNT_CALLBACKS = """
-SELECT COUNT(*) FROM job_callbacks
-WHERE job_uid = (SELECT uid FROM jobs WHERE external_id = :external_id AND source = :source AND account = :account)
-"""
+# The callback subscriptions of some URLs. One seek each, whatever PostgreSQL's statistics say.
+BY_DIGEST = sql(
+    """
+SELECT sink_digest, (SELECT id FROM subscriptions WHERE callback = 1 AND sink_digest = wanted.sink_digest) AS id
+FROM $json_rows(digests) AS wanted
+""",
+    digests={"sink_digest": TEXT},
+)
+# How many callbacks some jobs have. `|| ''` keeps PostgreSQL from walking all jobs of the account.
+COUNT_CALLBACKS = sql(
+    """
+SELECT external_id, source, account, (
+  SELECT COUNT(*) FROM job_callbacks WHERE job_uid = (
+    SELECT uid FROM jobs
+    WHERE external_id = wanted.external_id AND source || '' = wanted.source AND account || '' = wanted.account
+  )
+) AS callback_count
+FROM $json_rows(jobs) AS wanted
+""",
+    jobs={"external_id": TEXT, "source": TEXT, "account": TEXT},
+)
 # How many subscriptions a token has made. Read in the index of those that are no callbacks.
 COUNT_OF_CREATOR = "SELECT COUNT(*) FROM subscriptions WHERE callback = 0 AND creator = :creator"
 # Deletes a callback's links to jobs.
@@ -133,10 +150,20 @@ class SubscriptionStore(Scoped):
     async def callback_for(
         self, sink: str, subscription_id: str, now: float, owner: str | None = None, room: CallbackRoom | None = None
     ) -> str | None:
-        """The id of this URL's callback subscription, created as `subscription_id` if there is none. An account whose
-        bound token names the URL has one of its own. None if there is none and the job has no `room` for another."""
-        made = Subscription(id=subscription_id, sink=sink, callback=True, created_at=now, owner=owner)
-        return await self._database.write(self._callback_for, (made, room))
+        """As `callbacks_for`, of one URL."""
+        return (await self.callbacks_for([WantedCallback(sink, subscription_id, room)], now, owner))[0]
+
+    async def callbacks_for(
+        self, wanted: Sequence[WantedCallback], now: float, owner: str | None = None
+    ) -> Sequence[str | None]:
+        """The ids of the callback subscriptions of some URLs, in order. Those that do not exist are made, in one
+        transaction. An account whose bound token names a URL has one of its own. None if there is none and the job has
+        no room for another."""
+        made = [
+            (Subscription(id=one.subscription_id, sink=one.sink, callback=True, created_at=now, owner=owner), one.room)
+            for one in wanted
+        ]
+        return await self._database.write(self._callbacks_for, made)
 
     async def set_state(self, subscription_id: str, state: str, now: float, reason: str | None = None) -> None:
         """Enables, pauses or disables, or makes it pending. Disabled this way, a subscription is not probed. Raises
@@ -304,22 +331,40 @@ class SubscriptionStore(Scoped):
             reorder(connection, self._outbox.subscriptions, subscription_id, uids, now)
         return [None] * len(items)
 
-    def _callback_for(
-        self, connection: Connection, items: Sequence[tuple[Subscription, CallbackRoom | None]]
-    ) -> Sequence[str | None]:
-        ids: list[str | None] = []
-        for made, room in items:
-            found = connection.execute(
-                select(col(SubscriptionRow.id)).where(
-                    text("callback = 1"), col(SubscriptionRow.sink_digest) == digest(made.sink, made.owner)
-                )
-            ).scalar_one_or_none()
-            if found is None and _has_room(connection, room):
-                self._outbox.subscriptions.callback_made(connection)
-                connection.execute(insert(SubscriptionRow), values_of(self._cipher, made))
-                found = made.id
-            ids.append(found)
-        return ids
+    def _callbacks_for(
+        self, connection: Connection, items: Sequence[Sequence[tuple[Subscription, CallbackRoom | None]]]
+    ) -> Sequence[Sequence[str | None]]:
+        wanted = {digest(made.sink, made.owner) for item in items for made, _ in item}
+        found = run(connection, BY_DIGEST, digests=json_list([[one] for one in sorted(wanted)]))
+        known: dict[str, str] = {row.sink_digest: row.id for row in found if row.id is not None}
+        rooms = [room for item in items for made, room in item if room and digest(made.sink, made.owner) not in known]
+        counts = _callback_counts(connection, rooms)
+        rows: list[dict[str, Any]] = []
+        results = [[self._callback(made, room, known, counts, rows) for made, room in item] for item in items]
+        if rows:
+            self._outbox.subscriptions.callback_made(connection)
+            # in the order of their key, or two nodes that make the same ones would deadlock
+            connection.execute(insert(SubscriptionRow), sorted(rows, key=lambda row: str(row["sink_digest"])))
+        return results
+
+    def _callback(
+        self,
+        made: Subscription,
+        room: CallbackRoom | None,
+        known: dict[str, str],
+        counts: Counter[tuple[str, str, str]],
+        rows: list[dict[str, Any]],
+    ) -> str | None:
+        """The id of one callback subscription. Adds to `rows` what has to be written, and to `known` and `counts`."""
+        key = digest(made.sink, made.owner)
+        if key not in known:
+            if room is not None:
+                if counts[room.job] >= room.fewer_than:
+                    return None
+                counts[room.job] += 1
+            rows.append(values_of(self._cipher, made))
+            known[key] = made.id
+        return known[key]
 
     def _set_state(self, connection: Connection, items: Sequence[_Change]) -> Sequence[None | Exception]:
         results: list[None | Exception] = []
@@ -415,11 +460,11 @@ def _too_many(room: SubscriptionRoom) -> Conflict:
     return Conflict(f"{made}: remove some, or use PUT to change one", code="too_many_subscriptions")
 
 
-def _has_room(connection: Connection, room: CallbackRoom | None) -> bool:
-    if room is None:
-        return True
-    job = {"external_id": room.external_id, "source": room.source, "account": room.account}
-    return int(run(connection, COUNT_CALLBACKS, **job).scalar_one()) < room.fewer_than
+def _callback_counts(connection: Connection, rooms: Sequence[CallbackRoom]) -> Counter[tuple[str, str, str]]:
+    """How many callbacks the jobs have."""
+    jobs = sorted({room.job for room in rooms})
+    found = run(connection, COUNT_CALLBACKS, jobs=json_list(jobs)) if jobs else ()
+    return Counter({(row.external_id, row.source, row.account): row.callback_count for row in found})
 
 
 def _version(connection: Connection) -> int:

@@ -175,7 +175,7 @@ async def test_a_batch_is_registered_in_chunks_and_10_001_jobs_are_refused(clien
     jobs = [{"id": f"job-{number}"} for number in range(2_500)]
     answer = await client.post("/v1/jobs/batch", json={"jobs": jobs})
     assert answer.json() == {"created": 2500, "existing": 0, "rejected": []}
-    assert world.tracking.chunks == [1000, 1000, 500]
+    assert world.tracking.chunks == [250] * 10
     refused = await client.post("/v1/jobs/batch", json={"jobs": [{"id": "x"}] * 10_001})
     assert (refused.status_code, refused.json()["code"]) == (422, "batch_too_long")
 

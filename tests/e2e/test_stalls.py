@@ -67,6 +67,16 @@ def large_answers() -> bytes:
     return jobs(lambda n: {"ok": True, "item": {"id": f"large-{n}", **item}}, 500)
 
 
+def with_callbacks(prefix: str) -> bytes:
+    """A batch of jobs that each have a URL of their own, to which an event is due."""
+
+    def job(number: int) -> object:
+        item = {"id": f"{prefix}-{number}", "status": "scheduled", "scheduled_at": "2030-01-01T00:00:00Z"}
+        return {"ok": True, "item": item, "callback_url": f"{HOOK}/{prefix}/{number}"}
+
+    return jobs(job)
+
+
 @dataclass(frozen=True, slots=True)
 class Case:
     """A request, and the statuses that it may be answered with."""
@@ -217,6 +227,12 @@ CASES = {
     "a read of an odd job": get("/api/v1/outreach/jobs/" + "x" * 8_000, 200),
     # connections
     "2,000 pipelined requests": Case(lambda: request("GET", "/v1/jobs?limit=1", JSON) * 2_000),
+    # what goes on beside requests
+    "many callbacks with events": post("/v1/jobs/batch", lambda: with_callbacks("d")),
+    "as many, beside those": post("/v1/jobs/batch", lambda: with_callbacks("e")),
+    "a change of the subscriptions, beside those": post(
+        "/v1/subscriptions", lambda: orjson.dumps({"sink": f"{HOOK}?changed"}), 201
+    ),
 }
 """Run in this order at one relay."""
 

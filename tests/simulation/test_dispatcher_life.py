@@ -445,6 +445,21 @@ async def test_idle_callbacks_are_unloaded_after_their_deliveries(tmp_path):
         assert list(world.dispatcher.slots._hosts) == ["https://sink.test"]
 
 
+async def test_scans_of_many_subscriptions_leave_time_for_other_work(tmp_path):
+    """Each slot that becomes free calls for a scan, and a scan looks at every subscription with a backlog."""
+    async with open_world(tmp_path, 500) as world:
+        for nth in range(30):
+            callback = await world.store.subscriptions.callback_for(
+                f"https://cb.test/{nth}", f"sub_{nth}", world.clock()
+            )
+            await world.register(f"job{nth}", seen("queued"), callback=callback)
+        await world.run(2)
+        await world.dispatcher.run_once()
+        assert world.dispatcher._pause_seconds == pytest.approx(30 / dispatcher.SCANNED_PER_SECOND)
+        assert 20 / dispatcher.SCANNED_PER_SECOND < dispatcher.MIN_PAUSE_SECONDS  # a few cost no pause
+        assert 10_000 / dispatcher.SCANNED_PER_SECOND < 0.25
+
+
 async def test_failing_callback_is_retried_and_a_paused_one_waits(tmp_path):
     async with open_world(tmp_path, 500, 200) as world:
         for nth in range(2):

@@ -1,8 +1,10 @@
 """Callback URLs at registration: a known subscription is not looked up again, and a removed one is never reused."""
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
+from relay.core.records import WantedCallback
 from relay.core.tracking import TrackRequest
 from tests.simulation.test_tracking_reports import tracking_of
 from tests.support.simulation_world import open_world
@@ -14,12 +16,12 @@ class Asked:
     def __init__(self, subscriptions: Any) -> None:
         self.urls: list[str] = []
         self.free = asyncio.Event()
-        self._callback_for = subscriptions.callback_for
-        subscriptions.callback_for = self
+        self._callbacks_for = subscriptions.callbacks_for
+        subscriptions.callbacks_for = self
 
-    async def __call__(self, url: str, new_id: str, now: float, *rest: Any) -> str:
-        self.urls.append(url)
-        found: str = await self._callback_for(url, new_id, now, *rest)
+    async def __call__(self, wanted: Sequence[WantedCallback], *rest: Any) -> Any:
+        self.urls += [one.sink for one in wanted]
+        found = await self._callbacks_for(wanted, *rest)
         await self.free.wait()
         return found
 

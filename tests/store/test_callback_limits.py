@@ -2,12 +2,12 @@
 nodes."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 
 import pytest
 
-from relay.core.records import Registered, SubscriptionRoom
+from relay.core.records import CallbackRoom, Registered, SubscriptionRoom, WantedCallback
 from relay.errors import Conflict, InvalidRequest, RequestError
 from relay.store.store import Store
 from tests.support.store_kit import NOW, intent, registration, rows, subscription
@@ -18,7 +18,9 @@ MOST = 3
 async def callback(store: Store, number: int) -> str:
     """The id of a callback subscription."""
     sink = f"https://hooks.example/{number}"
-    return await store.subscriptions.callback_for(sink, f"sub_{number}", NOW)
+    found = await store.subscriptions.callback_for(sink, f"sub_{number}", NOW)
+    assert found is not None
+    return found
 
 
 async def links(store: Store) -> int:
@@ -134,3 +136,42 @@ async def test_nodes_count_the_subscriptions_of_a_token_together(both: list[Stor
     await both[0].subscriptions.replace(replace(other, description="changed"), NOW)
     (kept,) = await rows(both[0], f"SELECT creator FROM subscriptions WHERE id = '{other.id}'")
     assert kept["creator"] == "token:2"
+
+
+async def test_callbacks_of_many_urls_are_made_in_one_transaction(store: Store) -> None:
+    before = store.database.commit_count
+    wanted = [WantedCallback(f"https://hooks.example/{n % 90}", f"sub_{n}", room(f"job-{n}")) for n in range(100)]
+    made = await store.subscriptions.callbacks_for(wanted, NOW)
+    assert made == [f"sub_{n % 90}" for n in range(100)]
+    assert store.database.commit_count == before + 1
+    assert await store.subscriptions.callbacks_for(wanted[95:], NOW) == made[95:]
+    assert await count(store, "subscriptions") == 90
+
+
+async def test_callbacks_of_one_call_count_together_for_their_job(store: Store) -> None:
+    first = await callback(store, 0)
+    await store.jobs.register(registration("job", callback_subscription_id=first))
+    wanted = [WantedCallback(f"https://hooks.example/{n}", f"sub_{n}", room("job")) for n in (0, 1, 2, 3, 4, 1)]
+    found = await store.subscriptions.callbacks_for(wanted, NOW)
+    assert found == ["sub_0", "sub_1", "sub_2", None, None, "sub_1"]  # one of three is linked already
+    other = WantedCallback("https://hooks.example/3", "sub_3", room("other"))
+    assert await store.subscriptions.callbacks_for([other], NOW) == ["sub_3"]
+    assert await count(store, "subscriptions") == 4
+
+
+async def test_nodes_that_make_the_same_callbacks_at_once_agree(both: list[Store]) -> None:
+    urls = [f"https://hooks.example/{number}" for number in range(50)]
+
+    async def made(node: int) -> Sequence[str | None]:
+        order = urls if node % 2 else urls[::-1]
+        wanted = [WantedCallback(url, f"sub_{node}_{url}") for url in order]
+        found = await both[node % 2].subscriptions.callbacks_for(wanted, NOW)
+        return found if node % 2 else found[::-1]
+
+    first, *others = await asyncio.gather(*(made(node) for node in range(4)))
+    assert all(other == first for other in others)
+    assert await count(both[0], "subscriptions") == len(urls)
+
+
+def room(job: str) -> CallbackRoom:
+    return CallbackRoom("revor", "default", job, MOST)

@@ -331,3 +331,17 @@ async def test_every_connection_prefers_index_seeks(filled: tuple[Store, int]) -
 
     assert await store.database.read(shown) == SEEKS
     assert await store.database.write(shown_to_writer, None) == SEEKS
+
+
+async def test_callbacks_are_sought_without_statistics(unknown_url: str) -> None:
+    """Otherwise each callback of a batch walked all jobs of its account."""
+    store = await open_store(unknown_url, ReversingCipher(), now=NOW)
+
+    def used(connection: Connection) -> set[str]:
+        cases = [case for case in CATALOGUE if case.name.startswith("callback: ")]
+        plans = [explained(connection, case, generic=generic) for case in cases for generic in (False, True)]
+        return {plan.node["Index Name"] for found in plans for plan in found if "Index Name" in plan.node}
+
+    found = await store.database.read(used)
+    await store.close()
+    assert found == {"uq_subscriptions_callback", "uq_jobs_external_id_source_account", "pk_job_callbacks"}

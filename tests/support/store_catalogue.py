@@ -294,6 +294,8 @@ CATALOGUE = (
     Case("remove: lock heads", cancellation.LOCK_HEADS),
     Case("remove: cancel heads", cancellation.CANCEL_HEADS),
     Case("remove: cancel followers", cancellation.CANCEL_FOLLOWERS),
+    Case("callback: of URLs", subscriptions.BY_DIGEST),
+    Case("callback: count those of jobs", subscriptions.COUNT_CALLBACKS),
     Case("remove: callback links", subscriptions.DELETE_CALLBACK_LINKS),
     Case("manual: block later ones", ordering.BLOCK_LATER_MANUAL),
     Case("manual: count those ahead", ordering.AHEAD_MANUAL),

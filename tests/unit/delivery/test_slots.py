@@ -84,3 +84,64 @@ def test_failing_or_slow_sink_takes_no_share_from_the_others() -> None:
 def test_clock_set_back_does_not_limit_the_backlog() -> None:
     slots, (target,) = slots_of("one", alone_seconds=0.0)
     assert slots.backlogged_limit(target, NOW - 3_600) == math.inf
+
+
+def adopted(slots: Slots, **sinks: str) -> None:
+    made = {name: Subscription(id=name, sink=sink, created_at=NOW) for name, sink in sinks.items()}
+    slots.adopt({name: (one, cast(Kind, PlainKind())) for name, one in made.items()})
+
+
+def hosts_of(slots: Slots) -> dict[str, int]:
+    return {name: host.in_flight for name, host in slots._hosts.items()}
+
+
+def test_sink_that_moves_takes_what_it_has_in_flight_to_its_new_host() -> None:
+    slots = Slots(concurrency=256, per_host=64)
+    adopted(slots, one="https://a.test/1", two="https://a.test/2")
+    one, two = slots.get("one"), slots.get("two")
+    assert one is not None
+    assert two is not None
+    for target in (one, one, two):
+        slots.occupy(target)
+    adopted(slots, one="https://b.test/1")
+    assert hosts_of(slots) == {"https://a.test": 1, "https://b.test": 2}
+    adopted(slots, two="https://b.test/2")
+    assert hosts_of(slots) == {"https://b.test": 3}
+    for target in (one, one, two):
+        slots.vacate(target)
+    assert (hosts_of(slots), slots.in_flight) == ({"https://b.test": 0}, 0)
+
+
+def test_host_of_a_removed_sink_is_forgotten_once_nothing_is_in_flight() -> None:
+    slots = Slots(concurrency=256, per_host=64)
+    adopted(slots, one="https://a.test/1", two="https://b.test/2", three="https://c.test/")
+    one, two = slots.get("one"), slots.get("two")
+    assert one is not None
+    assert two is not None
+    slots.occupy(one)
+    slots.keep({"three"})
+    assert hosts_of(slots) == {"https://a.test": 1, "https://c.test": 0}
+    assert not one.known
+    slots.vacate(one)
+    assert hosts_of(slots) == {"https://c.test": 0}
+    assert [target.subscription.id for target in slots.listed] == ["three"]
+
+
+def test_callbacks_are_no_candidates_for_an_event() -> None:
+    slots = Slots(concurrency=256, per_host=64)
+    adopted(slots, one="https://a.test/1")
+    slots.join(Subscription(id="two", sink="https://a.test/2", callback=True), cast(Kind, PlainKind()))
+    assert [target.subscription.id for target in slots.listed] == ["one"]
+    assert [target.subscription.id for target in slots] == ["one", "two"]
+
+
+def test_full_host_has_no_free_slot_for_anyone() -> None:
+    slots = Slots(concurrency=256, per_host=2)
+    adopted(slots, one="https://a.test/1", two="https://a.test/2")
+    one, two = slots.get("one"), slots.get("two")
+    assert one is not None
+    assert two is not None
+    slots.occupy(one)
+    assert slots.free(two, NOW) == 1
+    slots.occupy(one)
+    assert slots.free(two, NOW) == 0
