@@ -147,12 +147,6 @@ class SubscriptionStore(Scoped):
             await self._database.write(self._reorder, (subscription.id, uids, now))
             after = uids[-1]
 
-    async def callback_for(
-        self, sink: str, subscription_id: str, now: float, owner: str | None = None, room: CallbackRoom | None = None
-    ) -> str | None:
-        """As `callbacks_for`, of one URL."""
-        return (await self.callbacks_for([WantedCallback(sink, subscription_id, room)], now, owner))[0]
-
     async def callbacks_for(
         self, wanted: Sequence[WantedCallback], now: float, owner: str | None = None
     ) -> Sequence[str | None]:

@@ -17,7 +17,18 @@ from relay.core.replay import ReplayRequest
 from relay.node.upkeep import DAY_SECONDS, DEADLINE_COUNT
 from tests.support.e2e_world import World, open_e2e_world
 from tests.support.store_databases import emptied_postgres
-from tests.support.store_kit import claim, execute, intent, job_event, poll, registration, result_of, rows, subscription
+from tests.support.store_kit import (
+    callback_for,
+    claim,
+    execute,
+    intent,
+    job_event,
+    poll,
+    registration,
+    result_of,
+    rows,
+    subscription,
+)
 
 COUNT = DEADLINE_COUNT + 30
 REPLAYS = 60
@@ -66,9 +77,7 @@ class Beside:
             for nth, job in enumerate(jobs)
         ]
         await asyncio.gather(*(store.jobs.record(record) for record in records))
-        callbacks = [
-            await store.subscriptions.callback_for(f"https://c.example/{n}", f"sub_{n}", now) for n in range(3)
-        ]
+        callbacks = [await callback_for(store, f"https://c.example/{n}", f"sub_{n}", now) for n in range(3)]
         link = "INSERT INTO job_callbacks (job_uid, subscription_id) SELECT uid || ' gone', :callback FROM jobs"
         await execute(store, link, callback=callbacks[0])
         for nth in range(REPLAYS):

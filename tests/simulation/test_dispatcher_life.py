@@ -14,7 +14,7 @@ from relay.core.signing import SIGNATURE_HEADER
 from relay.delivery import dispatcher, sink_state, slots
 from relay.errors import StoreError
 from tests.support.simulation_world import SECRET, crashing, open_world, seen
-from tests.support.store_kit import claim, rows
+from tests.support.store_kit import callback_for, claim, rows
 
 
 def life(*statuses: str):
@@ -325,9 +325,7 @@ async def test_blocked_callbacks_do_not_delay_others(tmp_path, monkeypatch):
     monkeypatch.setattr(dispatcher, "CALLBACKS_PER_SCAN", 5)
     async with open_world(tmp_path) as world:
         for nth in range(23):
-            callback = await world.store.subscriptions.callback_for(
-                f"https://cb.test/{nth}", f"sub_{nth:02}", world.clock()
-            )
+            callback = await callback_for(world.store, f"https://cb.test/{nth}", f"sub_{nth:02}", world.clock())
             if nth < 22:
                 await world.store.subscriptions.set_state(callback, "paused", world.clock())
             await world.register(f"job{nth}", seen("queued"), callback=callback)
@@ -416,7 +414,7 @@ async def test_paused_subscription_gets_its_events_after_resume(tmp_path):
 
 async def test_callback_gets_only_its_own_jobs_signed_with_the_default_secret(tmp_path):
     async with open_world(tmp_path) as world:
-        callback = await world.store.subscriptions.callback_for("https://cb.test/", "sub_cb", world.clock())
+        callback = await callback_for(world.store, "https://cb.test/", "sub_cb", world.clock())
         await world.register("a", seen("queued"), callback=callback)
         await world.register("b", seen("queued"))
         await world.run(5)
@@ -431,7 +429,7 @@ async def test_idle_callbacks_are_unloaded_after_their_deliveries(tmp_path):
         subscription = await world.subscribe()
         for nth in range(30):
             url = f"https://{'one' if nth % 2 else nth}.test/{nth}"
-            callback = await world.store.subscriptions.callback_for(url, f"sub_{nth}", world.clock())
+            callback = await callback_for(world.store, url, f"sub_{nth}", world.clock())
             await world.register(f"job{nth}", *life("queued", "running", "succeeded"), callback=callback)
         await world.run(40)
         assert (await world.store.deliveries.pending()).count == 0
@@ -449,9 +447,7 @@ async def test_scans_of_many_subscriptions_leave_time_for_other_work(tmp_path):
     """Each slot that becomes free calls for a scan, and a scan looks at every subscription with a backlog."""
     async with open_world(tmp_path, 500) as world:
         for nth in range(30):
-            callback = await world.store.subscriptions.callback_for(
-                f"https://cb.test/{nth}", f"sub_{nth}", world.clock()
-            )
+            callback = await callback_for(world.store, f"https://cb.test/{nth}", f"sub_{nth}", world.clock())
             await world.register(f"job{nth}", seen("queued"), callback=callback)
         await world.run(2)
         await world.dispatcher.run_once()
@@ -463,9 +459,7 @@ async def test_scans_of_many_subscriptions_leave_time_for_other_work(tmp_path):
 async def test_failing_callback_is_retried_and_a_paused_one_waits(tmp_path):
     async with open_world(tmp_path, 500, 200) as world:
         for nth in range(2):
-            callback = await world.store.subscriptions.callback_for(
-                f"https://cb.test/{nth}", f"sub_{nth}", world.clock()
-            )
+            callback = await callback_for(world.store, f"https://cb.test/{nth}", f"sub_{nth}", world.clock())
             await world.register(f"job{nth}", seen("queued"), callback=callback)
         await world.store.subscriptions.set_state("sub_1", "paused", world.clock())
         await world.run(3)
@@ -481,7 +475,7 @@ async def test_failing_callback_is_retried_and_a_paused_one_waits(tmp_path):
 
 async def test_removed_callback_gets_nothing_more(tmp_path):
     async with open_world(tmp_path, 500) as world:
-        callback = await world.store.subscriptions.callback_for("https://cb.test/", "sub_cb", world.clock())
+        callback = await callback_for(world.store, "https://cb.test/", "sub_cb", world.clock())
         await world.register("a", *life("queued", "running"), callback=callback)
         await world.run(2)
         sent = len(world.sink.requests)
@@ -782,7 +776,7 @@ async def test_deliveries_a_poll_could_not_lease_are_scanned_for(tmp_path, why):
         await world.dispatcher.run_once()
         callback = "sub_callback" if why == "a callback" else None
         if callback:
-            await world.store.subscriptions.callback_for("https://callback.test/", callback, world.clock())
+            await callback_for(world.store, "https://callback.test/", callback, world.clock())
         elif why == "no free slot":
             world.dispatcher.slots.concurrency = 0
         elif why == "a new subscription":

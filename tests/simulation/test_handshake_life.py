@@ -21,7 +21,7 @@ from relay.delivery.handshakes import MAX_ASKING, WAIVE_SECONDS, Handshakes
 from relay.errors import StoreError
 from relay.testing import FakeClock
 from tests.support.simulation_world import SECRET, World, open_world, seen
-from tests.support.store_kit import rows
+from tests.support.store_kit import callback_for, rows
 
 SINK = "https://sink.test/hook"
 BASE = "https://relay.test"
@@ -502,7 +502,7 @@ async def test_lowered_minimum_enables_what_waits(tmp_path):
 async def test_callback_is_asked_once_before_its_first_event(tmp_path):
     async with open_receivers(tmp_path, handshake="required") as (world, receivers):
         now = world.clock()
-        callback = await world.store.subscriptions.callback_for("https://callback.test/", "sub_callback", now)
+        callback = await callback_for(world.store, "https://callback.test/", "sub_callback", now)
         await world.register("a job", seen("queued"), callback=callback)
         await world.register("another", seen("queued"), callback=callback)
         await world.step()

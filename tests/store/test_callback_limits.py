@@ -10,7 +10,7 @@ import pytest
 from relay.core.records import CallbackRoom, Registered, SubscriptionRoom, WantedCallback
 from relay.errors import Conflict, InvalidRequest, RequestError
 from relay.store.store import Store
-from tests.support.store_kit import NOW, intent, registration, rows, subscription
+from tests.support.store_kit import NOW, callback_for, intent, registration, rows, subscription
 
 MOST = 3
 
@@ -18,9 +18,7 @@ MOST = 3
 async def callback(store: Store, number: int) -> str:
     """The id of a callback subscription."""
     sink = f"https://hooks.example/{number}"
-    found = await store.subscriptions.callback_for(sink, f"sub_{number}", NOW)
-    assert found is not None
-    return found
+    return await callback_for(store, sink, f"sub_{number}", NOW)
 
 
 async def links(store: Store) -> int:

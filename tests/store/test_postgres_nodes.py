@@ -22,6 +22,7 @@ from relay.store.upkeep import FIRST_JOB
 from tests.support.store_databases import emptied_postgres
 from tests.support.store_kit import (
     NOW,
+    callback_for,
     claim,
     counts,
     deliver_all,
@@ -270,7 +271,7 @@ async def test_change_on_one_node_is_noticed_on_the_other(store: Store, other: S
 async def test_callback_created_on_one_node_gets_events_recorded_on_another(store: Store, other: Store) -> None:
     await other.events.record(relay_event())
     for nth, node in enumerate((store, store, other, store)):
-        callback = await node.subscriptions.callback_for(f"https://callback.example/{nth}", new_id("sub", NOW), NOW)
+        callback = await callback_for(node, f"https://callback.example/{nth}", new_id("sub", NOW), NOW)
         uid = await track(node, f"job {nth}", callback_subscription_id=callback)
         recorder = other if node is store else store
         await recorder.jobs.record(poll(uid, 0, "queued"))
@@ -389,7 +390,7 @@ async def test_retention_keeps_an_event_that_a_new_subscription_is_about_to_get(
     uid = await track(store, "a")
     await store.jobs.record(poll(uid, 0, "queued"))
     if who.startswith("a callback"):
-        sub = await store.subscriptions.callback_for("https://callback.example", "sub_1", NOW)
+        sub = await callback_for(store, "https://callback.example", "sub_1", NOW)
         adding: Awaitable[Any] = other.jobs.register(registration("a", callback_subscription_id=sub))
     else:
         adding = other.subscriptions.create(subscription("sub_1", start_at=0.0))
@@ -417,15 +418,15 @@ async def test_callback_url_gets_one_subscription_under_concurrent_requests(stor
     for nth in range(ROUNDS):
         url = f"https://callback.example/{nth}"
         ids = await asyncio.gather(
-            store.subscriptions.callback_for(url, f"sub_{nth}_one", NOW),
-            other.subscriptions.callback_for(url, f"sub_{nth}_two", NOW),
+            callback_for(store, url, f"sub_{nth}_one", NOW),
+            callback_for(other, url, f"sub_{nth}_two", NOW),
         )
         assert len(set(ids)) == 1
     assert (await counts(store))["subscriptions"] == ROUNDS
 
 
 async def test_callback_added_while_events_are_recorded_gets_each_once(store: Store, other: Store) -> None:
-    callback = await store.subscriptions.callback_for("https://callback.example", "sub_1", NOW)
+    callback = await callback_for(store, "https://callback.example", "sub_1", NOW)
     for nth in range(ROUNDS):
         uid = await track(store, f"job {nth}")
         await store.jobs.record(poll(uid, 0, "queued"))
@@ -766,7 +767,7 @@ async def test_event_retried_manually_during_its_deletion_stays(store: Store, ot
 async def test_callback_whose_delivery_is_retried_manually_during_its_deletion_stays(
     store: Store, other: Store
 ) -> None:
-    made = await store.subscriptions.callback_for("https://callback.example", new_id("sub", NOW), NOW)
+    made = await callback_for(store, "https://callback.example", new_id("sub", NOW), NOW)
     uid = await track(store, callback_subscription_id=made)
     await store.jobs.record(poll(uid, 0, "queued"))
     (one,) = await deliver_all(store, made)

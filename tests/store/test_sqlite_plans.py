@@ -42,6 +42,7 @@ from tests.support.store_kit import (
     NOW,
     ReversingCipher,
     attempt,
+    callback_for,
     claim,
     deliver_all,
     execute,
@@ -168,7 +169,7 @@ async def fill(store: Store) -> None:
         await store.subscriptions.create(subscription(name, **fields))
     for n in range(20):  # of fewer, going through all is the shortest way
         await store.subscriptions.create(subscription(f"sub_of_nothing_{n}", types=()))
-    callback = await store.subscriptions.callback_for("https://callback.example", "sub_3", NOW)
+    callback = await callback_for(store, "https://callback.example", "sub_3", NOW)
     await store.secrets.add_secret("sub_1", "whsec_1", NOW)
     await store.secrets.add_secret("sub_1", "whsec_2", NOW, old_expire_at=NOW)
     batch = [
@@ -395,7 +396,7 @@ async def run_everything(store: Store) -> None:
     await use_audit(store)
     await use_incidents(store)
     uid = await track(store, "one")
-    sub = await store.subscriptions.callback_for("https://callback.example/2", "sub_9", NOW)
+    sub = await callback_for(store, "https://callback.example/2", "sub_9", NOW)
     with_event = registration("two", callback_subscription_id=sub)
     await store.jobs.register_many([with_event, registration("one", metadata={"a": 1}, callback_subscription_id=sub)])
     await store.jobs.record(poll(uid, 0, "queued", lease=lease("sub_1", sub)))

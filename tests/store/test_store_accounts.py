@@ -9,6 +9,7 @@ from relay.store import replay_statements
 from relay.store.store import Store
 from tests.support.store_kit import (
     NOW,
+    callback_for,
     claim,
     deliveries,
     execute,
@@ -212,11 +213,10 @@ async def test_what_knows_no_account_is_not_there(store: Store) -> None:
 async def test_a_callback_url_has_one_subscription_for_each_account_and_one_for_all_others(store: Store) -> None:
     url = "https://callback.example"
     ids = [
-        await store.subscriptions.callback_for(url, f"sub_{n}", NOW, owner)
-        for n, owner in enumerate((None, "revor/a", "revor/b"))
+        await callback_for(store, url, f"sub_{n}", NOW, owner) for n, owner in enumerate((None, "revor/a", "revor/b"))
     ]
     assert ids == ["sub_0", "sub_1", "sub_2"]
-    again = [await store.subscriptions.callback_for(url, "sub_9", NOW, owner) for owner in (None, "revor/a", "revor/b")]
+    again = [await callback_for(store, url, "sub_9", NOW, owner) for owner in (None, "revor/a", "revor/b")]
     assert again == ids
 
 

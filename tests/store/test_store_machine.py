@@ -44,6 +44,7 @@ from tests.support.store_databases import emptied_postgres
 from tests.support.store_kit import (
     NOW,
     ReversingCipher,
+    callback_for,
     claim,
     deliveries,
     lease,
@@ -92,7 +93,7 @@ class OutboxMachine(RuleBasedStateMachine):
         self.store: Store = self.run(open_store(type(self).new_database(self.folder), ReversingCipher(), now=self.now))
         for name, fields in SUBSCRIPTIONS.items():
             self.run(self.store.subscriptions.create(subscription(name, **fields)))
-        self.run(self.store.subscriptions.callback_for("https://callback.example", CALLBACK, self.now))
+        self.run(callback_for(self.store, "https://callback.example", CALLBACK, self.now))
         self.uids = {name: self.run(track(self.store, name)) for name in JOBS}
         self.sequences = dict.fromkeys(JOBS, 0)
 

@@ -9,6 +9,7 @@ from relay.store.subscription_cache import MAX_CACHED
 from tests.support.store_kit import (
     NOW,
     SOURCE,
+    callback_for,
     claim,
     counts,
     deliver_all,
@@ -73,7 +74,7 @@ async def test_incidents_go_to_those_that_want_them_instead_of_failures(store: S
 async def test_events_about_the_relay_go_to_those_that_name_their_type(store: Store) -> None:
     await store.subscriptions.create(subscription("sub_all"))
     await store.subscriptions.create(subscription("sub_relay", types=("relay.source.down",)))
-    await store.subscriptions.callback_for("https://callback.example", "sub_callback", NOW)
+    await callback_for(store, "https://callback.example", "sub_callback", NOW)
     await store.events.record(relay_event())
     await store.events.record(relay_event())
     assert await targets(store) == ["sub_relay", "sub_relay"]
@@ -137,7 +138,7 @@ async def test_the_version_rises_with_each_committed_change_and_only_then(store:
         store.subscriptions.replace(subscription("sub_1", description="other"), NOW),
         store.subscriptions.set_state("sub_1", "paused", NOW),
         store.secrets.add_secret("sub_1", "whsec_b", NOW),
-        store.subscriptions.callback_for("https://callback.example", "sub_2", NOW),
+        callback_for(store, "https://callback.example", "sub_2", NOW),
         store.subscriptions.remove("sub_1", NOW),
         store.subscriptions.remove("sub_2", NOW),
     ):
@@ -149,16 +150,16 @@ async def test_the_version_rises_with_each_committed_change_and_only_then(store:
 
 async def test_callbacks_are_read_only_for_jobs_that_have_them(store: Store) -> None:
     await store.subscriptions.create(subscription("sub_listed", types=()))
-    await store.subscriptions.callback_for("https://callback.example/first", "sub_first", NOW)
+    await callback_for(store, "https://callback.example/first", "sub_first", NOW)
     uids = {}
     await store.jobs.record(poll(await track(store, "warm"), 0, "queued"))
     version = store.subscriptions.version
     for nth in range(MAX_CACHED + 5):
         name = f"sub_{nth}"
-        assert await store.subscriptions.callback_for(f"https://callback.example/{nth}", name, NOW) == name
+        assert await callback_for(store, f"https://callback.example/{nth}", name, NOW) == name
         if nth % 100 == 0:
             uids[name] = await track(store, name, callback_subscription_id=name)
-    assert await store.subscriptions.callback_for("https://callback.example/7", "sub_other", NOW) == "sub_7"
+    assert await callback_for(store, "https://callback.example/7", "sub_other", NOW) == "sub_7"
     assert store.subscriptions.version == version, "what is kept of the others need not be read again"
     for uid in uids.values():
         await store.jobs.record(poll(uid, 0, "queued"))

@@ -12,7 +12,18 @@ from relay.core.records import Page
 from relay.errors import InvalidRequest
 from relay.store.pages import decode_cursor, decode_moment, encode_cursor, moment_key
 from relay.store.store import Store
-from tests.support.store_kit import NOW, claim, deliveries, execute, poll, relay_event, result_of, subscription, track
+from tests.support.store_kit import (
+    NOW,
+    callback_for,
+    claim,
+    deliveries,
+    execute,
+    poll,
+    relay_event,
+    result_of,
+    subscription,
+    track,
+)
 
 
 async def walk(page: Callable[..., Awaitable[Page[Any]]], limit: int, **filters: Any) -> list[Any]:
@@ -38,7 +49,7 @@ async def full(store: Store) -> Store:
         "sub_3": {"types": ("relay.source.down",)},
     }.items():
         await store.subscriptions.create(subscription(name, **fields))
-    await store.subscriptions.callback_for("https://callback.example", "sub_4", NOW)
+    await callback_for(store, "https://callback.example", "sub_4", NOW)
     for nth in range(12):
         account, source = ("other", "revor") if nth % 4 == 0 else ("default", "second" if nth % 5 == 0 else "revor")
         uid = await track(store, f"job {nth}", tracked_at=NOW + nth, account=account, source=source)

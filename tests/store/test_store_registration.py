@@ -9,6 +9,7 @@ from relay.errors import Conflict
 from relay.store.store import Store
 from tests.support.store_kit import (
     NOW,
+    callback_for,
     claim,
     counts,
     deliver_all,
@@ -27,7 +28,7 @@ from tests.support.store_kit import (
 
 
 async def callback(store: Store, url: str = "https://callback.example/1", id: str = "sub_callback") -> str:
-    return await store.subscriptions.callback_for(url, id, NOW)
+    return await callback_for(store, url, id, NOW)
 
 
 async def test_a_new_job_is_created(store: Store) -> None:
@@ -310,9 +311,9 @@ async def test_a_replay_of_a_callback_sends_only_its_types(store: Store) -> None
 async def test_a_url_has_one_callback_subscription(store: Store) -> None:
     made = await together(
         store,
-        store.subscriptions.callback_for("https://callback.example/1", "sub_1", NOW),
-        store.subscriptions.callback_for("https://callback.example/1", "sub_2", NOW),
-        store.subscriptions.callback_for("https://callback.example/2", "sub_3", NOW),
+        callback_for(store, "https://callback.example/1", "sub_1", NOW),
+        callback_for(store, "https://callback.example/1", "sub_2", NOW),
+        callback_for(store, "https://callback.example/2", "sub_3", NOW),
     )
     assert made == ["sub_1", "sub_1", "sub_3"]
 

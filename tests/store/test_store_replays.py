@@ -12,6 +12,7 @@ from relay.store import replay_steps, replays
 from relay.store.store import Store
 from tests.support.store_kit import (
     NOW,
+    callback_for,
     claim,
     deliver_all,
     deliveries,
@@ -180,7 +181,7 @@ async def test_a_replay_to_a_chat_has_the_incidents_that_it_wants(store: Store) 
 
 
 async def test_a_callback_gets_the_events_of_its_jobs(store: Store) -> None:
-    callback = await store.subscriptions.callback_for("https://callback.example", "sub_callback", NOW)
+    callback = await callback_for(store, "https://callback.example", "sub_callback", NOW)
     mine = await track(store, "mine", callback_subscription_id=callback)
     await job(store, "another")
     await store.jobs.record(poll(mine, 0, *KINDS))

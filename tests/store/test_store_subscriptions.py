@@ -16,6 +16,7 @@ from relay.store.sqlite import SqliteDatabase
 from relay.store.store import Store
 from tests.support.store_kit import (
     NOW,
+    callback_for,
     counts,
     execute,
     lease,
@@ -159,7 +160,7 @@ async def test_the_relays_own_secret_is_stored_like_any(store: Store) -> None:
 
 async def test_a_removed_subscription_takes_secrets_and_links_but_leaves_its_deliveries(store: Store) -> None:
     await store.subscriptions.create(FULL)
-    sub = await store.subscriptions.callback_for("https://callback.example", "sub_callback", NOW)
+    sub = await callback_for(store, "https://callback.example", "sub_callback", NOW)
     uid = await track(store, callback_subscription_id=sub)
     (leased, *_) = (await store.jobs.record(poll(uid, 0, "failed", lease=lease("sub_full", sub)))).claimed
     for name in ("sub_full", sub):
@@ -169,7 +170,7 @@ async def test_a_removed_subscription_takes_secrets_and_links_but_leaves_its_del
     shown = await store.deliveries.get(leased.id)
     assert shown is not None
     assert (shown.state, shown.ended_at, shown.reason) == ("cancelled", NOW + 1, "subscription_removed")
-    made_anew = await store.subscriptions.callback_for("https://callback.example", "sub_anew", NOW)
+    made_anew = await callback_for(store, "https://callback.example", "sub_anew", NOW)
     assert made_anew == "sub_anew"
 
 
@@ -208,7 +209,7 @@ async def test_nothing_that_can_be_a_credential_is_stored_as_it_is(
     keyring = Keyring([new_key()])
     store = await open_again(keyring)
     await store.subscriptions.create(FULL)
-    await store.subscriptions.callback_for("https://callback.example/callback-token", "sub_1", NOW)
+    await callback_for(store, "https://callback.example/callback-token", "sub_1", NOW)
     await store.secrets.add_secret(CALLBACK_OWNER, "whsec_callback-secret", NOW)
     await store.secrets.add_secret(SIGNING_OWNER, "whsk_private-key", NOW)
     await store.secrets.add_secret("sub_full", "whsec_rotated", NOW, old_expire_at=NOW + 5)

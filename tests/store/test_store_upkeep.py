@@ -21,6 +21,7 @@ from relay.store.upkeep import (
 from tests.support.store_kit import (
     NOW,
     attempt,
+    callback_for,
     claim,
     counts,
     deliver_all,
@@ -184,7 +185,7 @@ async def test_many_jobs_with_open_deliveries_do_not_block_the_sweep(store: Stor
 
 
 async def test_job_resumed_between_check_and_deletion_stays(store: Store) -> None:
-    sub = await store.subscriptions.callback_for("https://callback.example", "sub_1", NOW)
+    sub = await callback_for(store, "https://callback.example", "sub_1", NOW)
     uid = await track(store, "a", callback_subscription_id=sub)
     await store.jobs.untrack(uid, NOW)
     again = store.jobs.register(registration("a"))
@@ -195,7 +196,7 @@ async def test_job_resumed_between_check_and_deletion_stays(store: Store) -> Non
 
 
 async def test_a_job_takes_its_callbacks_with_it(store: Store) -> None:
-    sub = await store.subscriptions.callback_for("https://callback.example", "sub_1", NOW)
+    sub = await callback_for(store, "https://callback.example", "sub_1", NOW)
     uid = await track(store, "a", callback_subscription_id=sub)
     await store.jobs.untrack(uid, NOW)
     assert await sweep_jobs(store, NOW + 5) == [1]
@@ -207,7 +208,7 @@ async def test_a_callback_that_no_job_names_any_more_goes(store: Store) -> None:
     made = {}
     for name in ("gone", "named", "pending", "young"):
         made[name] = new_id("sub", NOW if name != "young" else NOW + 9)
-        await store.subscriptions.callback_for(f"https://callback.example/{name}", made[name], NOW)
+        await callback_for(store, f"https://callback.example/{name}", made[name], NOW)
     await store.subscriptions.create(subscription(new_id("sub", NOW), types=()))
     gone, owing = [await track(store, name, callback_subscription_id=made[name]) for name in ("gone", "pending")]
     await track(store, "open", callback_subscription_id=made["named"])
@@ -223,13 +224,13 @@ async def test_a_callback_that_no_job_names_any_more_goes(store: Store) -> None:
     assert len(left.items) == 4
     with pytest.raises(Conflict, match="removed meanwhile"):
         await track(store, "late", callback_subscription_id=made["gone"])
-    again = await store.subscriptions.callback_for("https://callback.example/gone", new_id("sub", NOW), NOW)
+    again = await callback_for(store, "https://callback.example/gone", new_id("sub", NOW), NOW)
     assert again != made["gone"]
 
 
 async def test_many_callbacks_are_gone_through_a_slice_at_a_time(store: Store) -> None:
     for nth in range(SLICE + 3):
-        await store.subscriptions.callback_for(f"https://callback.example/{nth}", new_id("sub", NOW + nth / 1e3), NOW)
+        await callback_for(store, f"https://callback.example/{nth}", new_id("sub", NOW + nth / 1e3), NOW)
     kept = (await store.subscriptions.page(limit=1, callbacks=True)).items[0].id
     await track(store, "open", callback_subscription_id=kept)
     count, after = await store.upkeep.delete_callbacks(NOW + 5)
@@ -238,7 +239,7 @@ async def test_many_callbacks_are_gone_through_a_slice_at_a_time(store: Store) -
 
 
 async def test_callback_used_again_between_check_and_deletion_stays(store: Store) -> None:
-    sub = await store.subscriptions.callback_for("https://callback.example", new_id("sub", NOW), NOW)
+    sub = await callback_for(store, "https://callback.example", new_id("sub", NOW), NOW)
     named = store.jobs.register(registration("a", callback_subscription_id=sub))
     deletion = store.database.write(_on_one_node(_delete_callbacks), (store.upkeep._subscriptions, [sub]))
     _, deleted = await together(store, named, deletion)

@@ -32,6 +32,7 @@ from relay.proxy.asgi import Proxy
 from relay.proxy.types import Caller, CreateBody, ForwardedRequest, ProxyResponse, TrackingOptions
 from relay.store.store import Store
 from subscribers.registry import infer_kind, kind_named, kinds
+from tests.support.store_kit import callback_for
 
 NOW = 1_800_000_000.0
 ORIGIN = Origin(
@@ -153,7 +154,7 @@ class FakeTracking:
         if request.callback_url is not None:
             owner = None if self.account is None else owner_of(*self.account)
             made = new_id("sub", now)
-            callback = await self.world.store.subscriptions.callback_for(request.callback_url, made, now, owner)
+            callback = await callback_for(self.world.store, request.callback_url, made, now, owner)
         return Registration(
             uid=new_id("job", now),
             external_id=request.external_id,

@@ -16,7 +16,7 @@ from relay.core.access import AccessToken
 from relay.core.delivery import Attempt, Claimed
 from relay.core.events import Event
 from relay.core.job import Observation, Progress
-from relay.core.records import AttemptResult, Intent, Lease, PollRecord, Registration
+from relay.core.records import AttemptResult, Intent, Lease, PollRecord, Registration, WantedCallback
 from relay.core.subscription import Subscription
 from relay.ids import new_id
 from relay.store.postgres import PostgresDatabase
@@ -105,6 +105,13 @@ def poll(
     return PollRecord(
         job_uid=job_uid, expected_sequence=expected, events=tuple(events), now=now, **{**values, **fields}
     )
+
+
+async def callback_for(store: Store, url: str, id: str, now: float, owner: str | None = None) -> str:
+    """The callback subscription of a URL, made with this id if there is none."""
+    (found,) = await store.subscriptions.callbacks_for([WantedCallback(url, id)], now, owner)
+    assert found is not None
+    return found
 
 
 def subscription(id: str, **fields: Any) -> Subscription:
