@@ -13,10 +13,12 @@ DELIVERY_ID = "dlv_01jvpq3m8n0000000000000004"
 INTENT_ID = "int_01jvpq3m8n0000000000000005"
 REPLAY_ID = "rpl_01jvpq3m8n0000000000000006"
 TOKEN_ID = "tok_01jvpq3m8n0000000000000007"  # noqa: S105 (an id)
+INCIDENT_ID = "inc_01jvpq3m8n0000000000000008"
 TIME = "2026-05-20T10:00:00.000Z"
 
 PATHS = {
     "Intents": INTENT_ID,
+    "Incidents": INCIDENT_ID,
     "Jobs": JOB_ID,
     "Groups": "Q4 campaign",
     "Subscriptions": SUBSCRIPTION_ID,

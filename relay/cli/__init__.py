@@ -14,6 +14,7 @@ from relay.cli.demo.command import demo as demo_command
 from relay.cli.erase import erase as erase_command
 from relay.cli.events import app as events_app
 from relay.cli.groups import app as groups_app
+from relay.cli.incidents import app as incidents_app
 from relay.cli.intents import app as intents_app
 from relay.cli.jobs import app as jobs_app
 from relay.cli.keys import app as keys_app
@@ -50,6 +51,7 @@ app.add_typer(subscriptions_app, name="subscriptions")
 app.add_typer(events_app, name="events")
 app.add_typer(deliveries_app, name="deliveries")
 app.add_typer(replays_app, name="replays")
+app.add_typer(incidents_app, name="incidents")
 app.add_typer(intents_app, name="intents")
 app.add_typer(tokens_app, name="tokens")
 app.add_typer(keys_app, name="keys")

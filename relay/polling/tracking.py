@@ -11,7 +11,7 @@ import structlog
 
 from relay.clock import Clock
 from relay.core.erasure import ErasureRequest, ErasureStep
-from relay.core.events import Event, owner_of
+from relay.core.events import Event, Repeat, owner_of
 from relay.core.explanations import sentence
 from relay.core.forwarding import escapes_segment
 from relay.core.job import POLL, PRIORITY_WEIGHTS, Job, Observation, Problem, Progress, Transition, detect
@@ -384,6 +384,16 @@ class Tracking:
             hint = definition.hint_for(seen.problem, kind, channel=job.channel)
             error = {"code": seen.problem.code, "message": seen.problem.message, "at": seen.finished_at}
         return None if hint is None else {**error, "meaning": hint.meaning, "fix": hint.fix, "who": hint.who}
+
+    def repeat_of(self, job: Job) -> Repeat | None:
+        """The effect of sending the create of a failed job again; None if its source is no longer configured."""
+        definition = self._definitions.get(job.source)
+        if definition is None:
+            return None
+        seen = observe_item(definition, job.upstream or {}, now=0.0)
+        problem = seen.problem if isinstance(seen, Observation) else None
+        hint = definition.hint_for(problem, "failed", channel=job.channel)
+        return None if hint is None else hint.repeat
 
     def reports(self) -> list[SourceReport]:
         """One report per account."""

@@ -34,7 +34,7 @@ Client = httpx2.AsyncClient
 
 MINE, OTHERS = ("revor", "default"), ("revor", "second")
 SHARED = "an id that both accounts have"
-ID = re.compile(r"\b(job|sub|evt|dlv|int|rpl|req|att|grp)_[0-9a-z]{26}")
+ID = re.compile(r"\b(job|sub|evt|dlv|int|rpl|req|att|grp|inc)_[0-9a-z]{26}")
 SECRET = re.compile(r"whsec_[\w+/=-]+|v1,[\w+/=]+")
 
 
@@ -110,6 +110,9 @@ class Two:
         )  # fmt: skip
         await world.store.intents.begin(intent)
         await world.store.intents.unknown(intent.id, "no_answer")
+        for nth in range(2):
+            world.now += 1
+            await world.fail(f"failure {nth} of {name}", f"code {nth}", account=name)
         found = {}
         for kind in ("deliveries", "events"):
             page = (await client.get(f"/v1/{kind}", params={"limit": 500})).json()
@@ -128,6 +131,7 @@ class Two:
             replay=replay,
             own_group=f"group of {name}",
             group=(await world.store.groups.find(f"group of {name}"))[0].id,
+            incidents=[one["id"] for one in (await client.get("/v1/incidents")).json()["items"]],
         )
 
     async def _job(self, uid: str) -> Job:
@@ -153,6 +157,7 @@ class Two:
                 },
                 "jobs": ("SELECT * FROM jobs WHERE source = :source AND account = :account ORDER BY uid", place),
                 "groups": ("SELECT * FROM groups WHERE source = :source AND account = :account ORDER BY id", place),
+                "incidents": ("SELECT * FROM incidents WHERE owner = :owner ORDER BY id", owner),
                 "intents": ("SELECT * FROM intents WHERE source = :source AND account = :account ORDER BY id", place),
                 "attempts": (
                     "SELECT * FROM attempts WHERE delivery_id IN (SELECT id FROM deliveries WHERE owner = :owner)"
@@ -183,13 +188,14 @@ class Things:
     replay: str
     own_group: str
     group: str
+    incidents: Sequence[str]
 
     @property
     def traces(self) -> set[str]:
         """Texts that no other account may see."""
         return {
             *self.jobs, *self.events, *self.deliveries, self.own_id, self.subscription, self.callback, self.intent,
-            self.replay, self.account[1], self.own_group, self.group,
+            self.replay, self.account[1], self.own_group, self.group, *self.incidents,
         }  # fmt: skip
 
 
@@ -211,6 +217,7 @@ def nobody_s(things: Things) -> Things:
         replay=other(things.replay),
         own_group="group of nobody",
         group=other(things.group),
+        incidents=[other(id) for id in things.incidents],
     )
 
 
@@ -335,6 +342,9 @@ CASES: Mapping[str, Callable[[Things], list[Request]]] = {
     "listGroups": lists("/v1/groups", named, lambda of: {"cursor": cursor_of(of.group)}),
     "getGroup": on_group("GET"),
     "closeGroup": on_group("POST", "/close"),
+    "listIncidents": lists("/v1/incidents", named, lambda of: {"cursor": cursor_of(of.incidents[0])}),
+    "getIncident": lambda of: by_id("GET", "/v1/incidents/{id}", *of.incidents),
+    "listIncidentJobs": lambda of: by_id("GET", "/v1/incidents/{id}/jobs", *of.incidents),
     "listIntents": lists("/v1/intents", lambda of: {"cursor": cursor_of(of.intent)}),
     "resolveIntent": lambda of: [
         *by_id("POST", "/v1/intents/{id}/resolve", of.intent, body={"fate": "not_sent"}),
@@ -412,6 +422,9 @@ OWN: Mapping[str, Callable[[Things], list[Request]]] = {
     ),
     "getDelivery": on_delivery("GET"),
     "getDeliveryRequest": on_delivery("GET", "/request"),
+    "listIncidents": lists("/v1/incidents", lambda of: {}, lambda of: {"limit": "1"}, lambda of: {"state": "open"}),
+    "getIncident": lambda of: by_id("GET", "/v1/incidents/{id}", *of.incidents),
+    "listIncidentJobs": lambda of: by_id("GET", "/v1/incidents/{id}/jobs", *of.incidents, repeat="may_send_twice"),
     "listIntents": lists("/v1/intents", lambda of: {}),
     "listSources": lists("/v1/sources", lambda of: {}),
     "registerJob": lambda of: [
@@ -529,7 +542,7 @@ async def test_what_belongs_to_another_account_does_not_exist(two: Two, operatio
 def sorted_traces(things: Things) -> list[str]:
     return [
         *things.jobs, *things.events, *things.deliveries, things.own_id, things.subscription, things.callback,
-        things.intent, things.replay, things.own_group, things.group, things.account[1],
+        things.intent, things.replay, things.own_group, things.group, *things.incidents, things.account[1],
     ]  # fmt: skip
 
 
@@ -603,11 +616,12 @@ async def test_a_subscription_of_an_account_gets_only_its_events(two: Two) -> No
     mine = await two.populate(MINE)
     client, world = two.client("default"), two.world
     body = {**SINK, "types": ["queued", "failed", "relay.source.down"], "config": {"start": "earliest"}}
+    before = (await client.get("/v1/events", params={"limit": 500})).json()["items"]
     late = (await client.post("/v1/subscriptions", json=body)).json()["id"]
     for name in ("default", "second"):
         await world.poll(await world.job(f"later {name}", account=name), "queued")
     expected = {
-        *(event for event in mine.events),
+        *(event["id"] for event in before if not event["type"].startswith("relay.incident.")),
         *[item["id"] for item in (await client.get("/v1/events", params={"subject": "later default"})).json()["items"]],
     }
     listed = (await client.get("/v1/deliveries", params={"subscription": late, "limit": 500})).json()["items"]

@@ -31,6 +31,11 @@ async def a_group(world, client):
     return "q4"
 
 
+async def an_incident(world, client):
+    await world.fail("a")
+    return (await client.get("/v1/incidents")).json()["items"][0]["id"]
+
+
 async def a_subscription(world, client):
     return (await client.post("/v1/subscriptions", json={"sink": HOOK})).json()["id"]
 
@@ -121,6 +126,9 @@ CALLS = {
     "listGroups": (a_group, None, 200),
     "getGroup": (a_group, None, 200),
     "closeGroup": (a_group, {"expected": 3}, 200),
+    "listIncidents": (an_incident, None, 200),
+    "getIncident": (an_incident, None, 200),
+    "listIncidentJobs": (an_incident, None, 200),
     "listIntents": (an_intent, None, 200),
     "dismissIntent": (an_intent, None, 200),
     "resolveIntent": (an_intent, {"fate": "not_sent"}, 200),

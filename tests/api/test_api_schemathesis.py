@@ -113,6 +113,8 @@ def base_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             await store.tokens.create(access_token(id), NOW)
         await world.job(GONE["Jobs"])
         await store.jobs.register(registration("grouped", group=IDS["Groups"][0]))
+        await world.fail("fails")
+        IDS["Incidents"] = [shown.incident.id for shown in (await store.incidents.page(limit=1)).items]
         events = await world.poll(await world.job(IDS["Jobs"][0]), "queued")
         IDS["Events"] = [events[0].id]
         IDS["Deliveries"] = [delivery.id for delivery in (await store.deliveries.page(limit=2)).items]

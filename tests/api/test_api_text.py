@@ -136,12 +136,14 @@ async def test_metadata_may_contain_any_text(client: httpx2.AsyncClient) -> None
 PATHS = [
     *("/v1/jobs/{}", "/v1/jobs/{}/events", "/v1/jobs/{}/explain", "/v1/subscriptions/{}", "/v1/events/{}"),
     *("/v1/deliveries/{}", "/v1/replays/{}", "/schemas/{}.json"),
+    *("/v1/incidents/{}", "/v1/incidents/{}/jobs"),
 ]
 QUERIES = [
     *("/v1/jobs?status={}", "/v1/jobs?account={}", "/v1/jobs?source={}", "/v1/jobs?cursor={}", "/v1/jobs/a?account={}"),
     *("/v1/events?type={}", "/v1/events?subject={}", "/v1/events?since={}", "/v1/events?cursor={}"),
     *("/v1/deliveries?subscription={}", "/v1/deliveries?event={}", "/v1/deliveries?cursor={}"),
     *("/v1/deliveries?group_by=reason&subscription={}", "/v1/subscriptions?cursor={}", "/v1/intents?cursor={}"),
+    *("/v1/incidents?cursor={}", "/v1/incidents?source={}", "/v1/incidents?account={}"),
 ]
 KEYS = (b"job_\0", b"\0", b"0x1p+0 \0", b"\xed\xa0\x80")
 CURSORS = [base64.urlsafe_b64encode(key).decode().rstrip("=") for key in KEYS]

@@ -1,12 +1,14 @@
 """Incidents in the store: one for each cause, in the transaction of the failure, whatever happens at the same time."""
 
 import asyncio
+import random
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any
 
 import orjson
 import pytest
+from sqlalchemy import event as sqlalchemy_event
 
 from relay.core.events import (
     CREATE_UNKNOWN,
@@ -20,8 +22,9 @@ from relay.core.events import (
     Hint,
 )
 from relay.core.job import Problem
-from relay.store import incident_recorder
+from relay.store import incident_recorder, statements
 from relay.store.store import Store
+from tests.support.scale import scaled
 from tests.support.store_kit import (
     NOW,
     claim,
@@ -656,3 +659,130 @@ async def test_events_that_the_store_makes_are_announced_after_the_commit(store:
     await fail(store, "c")
 
     assert made == [INCIDENT_OPENED]
+
+
+# --- crashes and any history
+
+
+class Crash(Exception):
+    """Stands for the end of the process: the open transaction is undone."""
+
+
+class Crashes:
+    """Ends the process before its n-th statement: that one and all later ones fail. `left`: n; None: never."""
+
+    def __init__(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.left: int | None = None
+        driven = statements._driven
+
+        def counted(*args: Any) -> Any:
+            self._statement()
+            return driven(*args)
+
+        monkeypatch.setattr(statements, "_driven", counted)
+        database: Any = store.database
+        engine = database._writing.sync_engine if hasattr(database, "_writing") else database._engine
+        sqlalchemy_event.listen(engine, "before_cursor_execute", lambda *_: self._statement())
+
+    def _statement(self) -> None:
+        if self.left is not None:
+            self.left -= 1
+            if self.left <= 0:
+                raise Crash
+
+
+async def everything(store: Store) -> dict[str, list[dict[str, Any]]]:
+    tables = {"jobs": "uid", "events": "id", "deliveries": "id", "incidents": "id"}
+    return {table: await rows(store, f"SELECT * FROM {table} ORDER BY {key}") for table, key in tables.items()}
+
+
+async def test_crash_between_any_two_lines_opens_no_incident_twice_and_loses_no_failure(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await store.subscriptions.create(chat())
+    await fail(store, "a", "b")
+    uid = await track(store, "c")
+    failed = seen("failed", NOW, problem=Problem(code="insufficient_credits", message=""), connect_account_id="acc_1")
+    record = poll(
+        uid,
+        0,
+        events=[job_event(uid, 1, "failed", owner="revor/default")],
+        seen=failed,
+        outcome="failed",
+        hint=CREDITS,
+    )
+    steps: list[tuple[Callable[[], Awaitable[Any]], list[str]]] = [
+        (lambda: store.jobs.record(record), [INCIDENT_OPENED]),
+        (lambda: store.incidents.look(NOW + 86_400), [INCIDENT_OPENED, INCIDENT_CLOSED]),
+    ]
+    crashes = Crashes(store, monkeypatch)
+    for write, expected in steps:
+        before, nth = await everything(store), 0
+        while True:
+            nth += 1
+            crashes.left = nth
+            try:
+                await write()
+            except Crash:
+                crashes.left = None
+                assert await everything(store) == before, nth
+            else:
+                break
+        crashes.left = None
+        assert nth > 5
+        assert [type for type, _ in await told(store)] == expected
+        (found,) = await incidents(store)
+        assert found["failed_count"] == 3
+    assert (await sent(store))[FAILED] == ["pending"] * 2
+
+
+RECOUNT = """
+SELECT i.id, i.state, i.failed_count, (
+  SELECT COUNT(*) FROM jobs j
+  WHERE j.source = i.source AND j.account = i.account AND j.error_code = i.code AND j.outcome = 'failed'
+    AND COALESCE(j.connect_account_id, '') = COALESCE(i.connect_account_id, '')
+    AND j.closed_at >= i.first_failure_at AND j.closed_at <= i.last_failure_at
+) AS recounted
+FROM incidents i WHERE i.state <> 'watching'
+"""
+
+
+@pytest.mark.parametrize("seed", range(scaled(1, 20)))
+async def test_counts_equal_a_recount_of_the_jobs_after_any_history(store: Store, seed: int) -> None:
+    rng = random.Random(seed)
+    await store.subscriptions.create(chat())
+    now, number = NOW, 0
+    for _ in range(scaled(40, 200)):
+        now += rng.choice([0.25, 5.0, 120.0, 950.0, 5_000.0, 90_000.0])
+        connect = rng.choice(["acc_1", "acc_2", None])
+        step = rng.choice(["fail", "fail", "fail", "fail many", "succeed", "recover", "look", "look"])
+        number += 100
+        if step.startswith("fail"):
+            code, hint = rng.choice([("reconnect", RECONNECT), ("credits", CREDITS), ("odd", None)])
+            count = 12 if step == "fail many" else 1
+            ids = [f"job {number + n}" for n in range(count)]
+            account = rng.choice(["default", "default", "other"])
+            await fail(store, *ids, now=now, code=code, hint=hint, connect=connect, account=account)
+        elif step == "succeed":
+            await succeed(store, f"job {number}", now, now - rng.choice([1.0, 400.0]), connect or "acc_1")
+        elif step == "recover" and connect is not None:
+            await recover(store, connect, now)
+        else:
+            await store.incidents.look(now)
+        for row in await rows(store, RECOUNT):
+            assert row["failed_count"] == row["recounted"], (seed, step, row)
+    events: dict[str, list[str]] = {}
+    for type, data in await told(store):
+        events.setdefault(data["incident"], []).append(type)
+    assert len(events) > 2
+    for types in events.values():
+        assert types[0] == INCIDENT_OPENED
+        assert types.count(INCIDENT_OPENED) == 1
+        assert INCIDENT_CLOSED not in types[:-1]
+    states = {row["id"]: row["state"] for row in await rows(store, RECOUNT)}
+    assert states == {id: "closed" if types[-1] == INCIDENT_CLOSED else "open" for id, types in events.items()}
+    # each failure was told once: by itself, or as a part of an incident that the same subscription got
+    failures = await rows(
+        store, "SELECT d.state FROM deliveries d JOIN events e ON e.id = d.event_id WHERE e.type = :type", type=FAILED
+    )
+    assert len(failures) == len(await rows(store, "SELECT uid FROM jobs WHERE outcome = 'failed'"))

@@ -17,9 +17,9 @@ from relay.core.client_address import Network
 from relay.core.delivery import Attempt, OutboundRequest, Outcome, Timings
 from relay.core.encryption import Rotation
 from relay.core.erasure import ErasureRequest, ErasureStep
-from relay.core.events import Event, Origin, from_transition, owner_of
+from relay.core.events import Event, Hint, Origin, Repeat, from_transition, owner_of
 from relay.core.forwarding import Header
-from relay.core.job import PRIORITY_WEIGHTS, Job, Observation, detect
+from relay.core.job import PRIORITY_WEIGHTS, Job, Observation, Problem, detect
 from relay.core.netguard import GuardPolicy
 from relay.core.records import PollRecord, Registered, Registration
 from relay.core.signing import new_secret, signature_headers
@@ -173,6 +173,9 @@ class FakeTracking:
             group=request.group,
             group_size=request.group_size,
         )
+
+    def repeat_of(self, job: Job) -> Repeat | None:
+        return "safe" if job.external_id.startswith("safe") else "may_send_twice"
 
     async def refresh(self, job: Job) -> None:
         self.refreshed.append(job.uid)
@@ -395,6 +398,7 @@ class World:
 
     def __post_init__(self) -> None:
         self.node.store = self.store
+        self.store.outbox.incidents.base_url = "http://127.0.0.1:8080"
         self.tracking = FakeTracking(self)
         self.signals = FakeSignals(self)
         self.gateway = FakeGateway(self)
@@ -437,12 +441,37 @@ class World:
         assert isinstance(registered, Registered)
         return registered.job
 
-    async def poll(self, job: Job, status: str) -> list[Event]:
+    async def fail(self, id: str, code: str = "reconnect", connect: str | None = "acc_1", **fields: Any) -> Job:
+        """A job that has failed because its connect account needs reconnecting: each code opens an incident."""
+        job = await self.job(id, **fields)
+        hint = Hint(
+            meaning="The account needs reconnecting",
+            fix="Reconnect it",
+            who="account owner",
+            repeat="safe",
+            points_at="connect_account",
+        )
+        await self.poll(job, "failed", problem=Problem(code=code, message=""), connect=connect, hint=hint)
+        return job
+
+    async def poll(
+        self,
+        job: Job,
+        status: str,
+        *,
+        problem: Problem | None = None,
+        connect: str | None = None,
+        hint: Hint | None = None,
+    ) -> list[Event]:
         """A poll of the job that observes this status. Returns the new events."""
         now_known = await self.store.jobs.get(job.uid)
         assert now_known is not None
-        item = {"id": job.external_id, "status": status}
-        seen = Observation(status=status, observed_at=self.now, upstream=item, started_at=None)
+        item: dict[str, Any] = {"id": job.external_id, "status": status}
+        if problem is not None:
+            item["error"] = {"code": problem.code, "message": problem.message}
+        seen = Observation(
+            status=status, observed_at=self.now, upstream=item, problem=problem, connect_account_id=connect
+        )
         transitions, progress = detect(now_known.progress, seen)
         events = tuple(
             from_transition(new_id("evt", self.now), job, transition, ORIGIN, seen=seen) for transition in transitions
@@ -456,6 +485,7 @@ class World:
                 now=self.now,
                 seen=seen,
                 outcome=status if seen.terminal else None,
+                hint=hint,
             )
         )
         return list(events)

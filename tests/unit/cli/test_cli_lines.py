@@ -126,7 +126,8 @@ def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert listed == [
         *("demo", "serve", "init", "migrate", "check", "sandbox", "sources", "erase", "support"),
         *("signing-secret", "listen", "verify"),
-        *("jobs", "subscriptions", "events", "deliveries", "replays", "intents", "tokens", "keys", "audit"),
+        *("jobs", "groups", "subscriptions", "events", "deliveries", "replays", "incidents", "intents"),
+        *("tokens", "keys", "audit"),
     ]
     assert run(["--version"]) == 0
     assert capsys.readouterr().out.startswith("relay ")

@@ -1,0 +1,221 @@
+"""`/v1/incidents`: failures with one cause, and the jobs that failed for it."""
+
+from functools import partial
+from typing import Annotated, Any, Literal, cast
+
+from pydantic import Field
+from starlette.responses import Response
+from typing_extensions import TypedDict
+
+from relay.api.examples import INCIDENT_ID, TIME
+from relay.api.fields import NextCursor, Time
+from relay.api.jobs import EXAMPLES as JOB_EXAMPLES
+from relay.api.jobs import Job, job_view
+from relay.api.operations import NEXT, READS_JOBS, Answer, Call, Operation
+from relay.api.params import PAGE, choice, text
+from relay.api.resource import json_response, page_response
+from relay.core import job as core
+from relay.core.events import Repeat
+from relay.core.incidents import data_of
+from relay.core.records import Page
+from relay.core.summary_events import ClosedBecause, IncidentKind
+from relay.errors import NotFound
+from relay.store.incident_recorder import ShownIncident
+
+MAX_READS = 10
+"""Pages of jobs that one request reads to fill a page of those with a certain `repeat`."""
+
+
+class Incident(TypedDict):
+    """Failures with one cause."""
+
+    id: str
+    kind: Annotated[
+        IncidentKind,
+        Field(
+            description="jobs: jobs failed; creates: the fate of creates is unknown; sink: deliveries to a sink "
+            "were given up, or it was disabled."
+        ),
+    ]
+    state: Literal["open", "closed"]
+    source: str | None
+    account: str | None
+    channel: str | None
+    connect_account_id: Annotated[str | None, Field(description="The sending account that its jobs have in common.")]
+    connect_account_name: str | None
+    subscription: Annotated[str | None, Field(description="Of kind `sink`.")]
+    sink: Annotated[str | None, Field(description="The subscription's sink, without its path.")]
+    code: Annotated[str | None, Field(description="The error code, or why a create's fate is unknown.")]
+    what: Annotated[str, Field(description="What happened, in a sentence.")]
+    who: Annotated[str, Field(description="Whose turn it is.")]
+    fix: Annotated[str, Field(description="What to do about the cause.")]
+    repeat: Annotated[
+        Repeat | None, Field(description="The effect of sending the creates again; the most careful one of its jobs.")
+    ]
+    failed: Annotated[int, Field(description="Failures so far.")]
+    likely: Annotated[
+        int | None, Field(description="Open jobs that are likely to fail too, 10,000 at most; null if unknown.")
+    ]
+    first_failure_at: Time
+    last_failure_at: Time
+    opened_at: Time
+    closed_at: Time | None
+    closed_because: Annotated[
+        ClosedBecause | None,
+        Field(
+            description="Why it is over: its account or subscription has recovered, something succeeded, or nothing "
+            "failed for a day."
+        ),
+    ]
+
+
+class IncidentPage(TypedDict):
+    """One page of incidents."""
+
+    items: list[Incident]
+    next_cursor: NextCursor
+
+
+class FailedJob(Job):
+    """A failed job of an incident."""
+
+    repeat: Annotated[
+        Repeat | None,
+        Field(
+            description="safe: sending its create again cannot reach a person twice; useless: it fails again until the "
+            "cause is gone; may_send_twice: check first whether it was sent."
+        ),
+    ]
+
+
+class FailedJobPage(TypedDict):
+    """One page of failed jobs."""
+
+    items: list[FailedJob]
+    next_cursor: NextCursor
+
+
+def incident_view(shown: ShownIncident) -> Incident:
+    """An incident."""
+    data = data_of(shown.incident, name=shown.name, likely=shown.likely)
+    return cast("Incident", {"id": data.pop("incident"), **data})
+
+
+OPERATIONS: list[Operation] = []
+operation = partial(Operation, into=OPERATIONS, tag="Incidents")
+
+
+@operation(
+    "GET /v1/incidents",
+    bound=True,
+    scopes=READS_JOBS,
+    query=(
+        choice("state", "Whether it is over.", "open", "closed"),
+        text("source", "Only incidents of this source."),
+        text("account", "Only incidents of this account."),
+        *PAGE,
+    ),
+    answers={200: Answer("A page.", IncidentPage, headers=NEXT)},
+)
+async def list_incidents(call: Call) -> Response:
+    """List incidents, newest first.
+
+    An incident is what failures with one cause have in common: source, account, sending account and error code. It
+    opens at the third failure within 15 minutes, or at the first whose code says that an account needs reconnecting.
+    """
+    page = await call.ports.store.incidents.page(**call.query)
+    return page_response(call.request, page, incident_view)
+
+
+@operation(
+    "GET /v1/incidents/{id}",
+    bound=True,
+    scopes=READS_JOBS,
+    answers={200: Answer("The incident.", Incident)},
+)
+async def get_incident(call: Call) -> Response:
+    """Read an incident."""
+    return json_response(incident_view(await _find(call)))
+
+
+@operation(
+    "GET /v1/incidents/{id}/jobs",
+    bound=True,
+    scopes=READS_JOBS,
+    query=(
+        choice(
+            "repeat", "Only jobs whose create has this effect when sent again.", "safe", "useless", "may_send_twice"
+        ),
+        *PAGE,
+    ),
+    answers={200: Answer("A page.", FailedJobPage, headers=NEXT)},
+)
+async def list_incident_jobs(call: Call) -> Response:
+    """List the failed jobs of an incident, the latest first.
+
+    With those that failed before it opened. Jobs that were erased, or are older than `retention.jobs_days`, are not
+    listed. With `repeat` a page may have fewer items than its limit although there are more.
+    """
+    incident = (await _find(call)).incident
+    wanted, limit, cursor = call.query["repeat"], call.query["limit"], call.query["cursor"]
+    found: list[tuple[core.Job, Repeat | None]] = []
+    for _ in range(MAX_READS):
+        page = await call.ports.store.incidents.jobs(incident, limit=limit - len(found), cursor=cursor)
+        jobs = [(job, call.ports.tracking.repeat_of(job)) for job in page.items]
+        found += [(job, repeat) for job, repeat in jobs if wanted in (None, repeat)]
+        cursor = page.next_cursor
+        if wanted is None or cursor is None or len(found) == limit:
+            break
+    return page_response(call.request, Page(items=tuple(found), next_cursor=cursor), _failed_job_view)
+
+
+def _failed_job_view(found: tuple[core.Job, Repeat | None]) -> FailedJob:
+    job, repeat = found
+    return {**job_view(job), "repeat": repeat}
+
+
+async def _find(call: Call) -> ShownIncident:
+    found = await call.ports.store.incidents.get(call.id)
+    if found is None:
+        raise NotFound(f"there is no incident {call.id[:200]!r}", code="incident_not_found")
+    return found
+
+
+_INCIDENT: Incident = {
+    "id": INCIDENT_ID,
+    "kind": "jobs",
+    "state": "open",
+    "source": "revor",
+    "account": "default",
+    "channel": "linkedin",
+    "connect_account_id": "acc_1",
+    "connect_account_name": "Ada Lovelace",
+    "subscription": None,
+    "sink": None,
+    "code": "connect_account_reconnect_required",
+    "what": "12 LinkedIn jobs of Ada Lovelace failed: the account needs reconnecting",
+    "who": "account owner",
+    "fix": "Reconnect it in Revor",
+    "repeat": "safe",
+    "failed": 12,
+    "likely": 40,
+    "first_failure_at": TIME,
+    "last_failure_at": "2026-05-20T10:04:30.000Z",
+    "opened_at": TIME,
+    "closed_at": None,
+    "closed_because": None,
+}
+_FAILED_JOB: FailedJob = {
+    **cast("Job", JOB_EXAMPLES["Job"]),
+    "status": "failed",
+    "outcome": "failed",
+    "open": False,
+    "next_poll_at": None,
+    "closed_at": "2026-05-20T10:00:01.000Z",
+    "repeat": "safe",
+}
+EXAMPLES: dict[str, Any] = {
+    "Incident": _INCIDENT,
+    "IncidentPage": {"items": [_INCIDENT], "next_cursor": None},
+    "FailedJobPage": {"items": [_FAILED_JOB], "next_cursor": None},
+}

@@ -1,0 +1,61 @@
+"""`relay incidents`: failures with one cause."""
+
+from typing import Annotated, Any, Literal
+
+import typer
+
+from relay.cli.client import api, path_of
+from relay.cli.options import Json, Limit
+from relay.cli.output import print_fields, print_json, print_list, print_table, say
+
+app = typer.Typer(help="Show failures with one cause, and the jobs that failed for it.", no_args_is_help=True)
+
+COLUMNS = ("id", "state", "what", "who", "likely", "opened")
+JOB_COLUMNS = ("id", "failed", "repeat", "error")
+
+
+@app.command("list")
+def list_incidents(
+    state: Annotated[Literal["open", "closed"] | None, typer.Option(help="Only open or only closed ones.")] = None,
+    source: Annotated[str | None, typer.Option(help="Only incidents of this source.")] = None,
+    account: Annotated[str | None, typer.Option(help="Only incidents of this account.")] = None,
+    limit: Limit = 50,
+    json: Json = False,
+) -> None:
+    """List incidents, newest first."""
+    query = {"state": state, "source": source, "account": account}
+    found = api().items("/v1/incidents", query, limit)
+    print_list(found, COLUMNS, _row, empty="no incidents", json=json)
+
+
+def _row(incident: dict[str, Any]) -> list[Any]:
+    return [incident.get(name) for name in COLUMNS[:-1]] + [incident["opened_at"]]
+
+
+@app.command()
+def show(
+    id: Annotated[str, typer.Argument(metavar="ID", help="The incident's id (inc_…).")],
+    repeat: Annotated[
+        Literal["safe", "useless", "may_send_twice"] | None,
+        typer.Option(help="Only jobs for which sending the create again has this effect."),
+    ] = None,
+    limit: Limit = 50,
+    json: Json = False,
+) -> None:
+    """Show an incident and its failed jobs, the latest first."""
+    client = api()
+    incident = client.get(path_of("incidents", id))
+    jobs = client.items(path_of("incidents", id, "jobs"), {"repeat": repeat}, limit)
+    if json:
+        print_json({**incident, "jobs": jobs})
+        return
+    say(f"{incident['what']}. To fix it ({incident['who']}): {incident['fix']}.")
+    print_fields({name: value for name, value in incident.items() if name not in ("what", "who", "fix")})
+    if incident["kind"] == "jobs":
+        typer.echo()
+        print_table(JOB_COLUMNS, [_job_row(job) for job in jobs], empty="no such jobs")
+
+
+def _job_row(job: dict[str, Any]) -> list[Any]:
+    error = (job.get("upstream") or {}).get("error") or {}
+    return [job["id"], job["closed_at"], job["repeat"], error.get("code")]

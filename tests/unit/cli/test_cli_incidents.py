@@ -1,0 +1,81 @@
+"""`relay incidents` against a stub server."""
+
+import json
+from typing import Any
+
+import pytest
+
+from relay.cli import run
+from tests.unit.cli.test_cli_client import Stub, stub
+
+__all__ = ["stub"]
+
+INCIDENT: dict[str, Any] = {
+    "id": "inc_1",
+    "kind": "jobs",
+    "state": "open",
+    "what": "12 LinkedIn jobs of Ada failed: the account needs reconnecting",
+    "who": "account owner",
+    "fix": "Reconnect it in Revor",
+    "failed": 12,
+    "likely": 40,
+    "opened_at": "2026-05-20T10:00:00.000Z",
+}
+JOB = {
+    "id": "job-1",
+    "closed_at": "2026-05-20T10:00:01.000Z",
+    "repeat": "safe",
+    "upstream": {"error": {"code": "reconnect"}},
+}
+
+
+def test_list_is_a_table_with_what_happened_and_whose_turn_it_is(
+    stub: Stub, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stub.says("GET /v1/incidents", {"items": [INCIDENT], "next_cursor": None})
+    assert run(["incidents", "list", "--state", "open", "--account", "a"]) == 0
+    assert stub.seen[0][0] == "GET /v1/incidents?state=open&account=a&limit=50"
+    assert capsys.readouterr().out.splitlines() == [
+        "ID\tSTATE\tWHAT\tWHO\tLIKELY\tOPENED",
+        "inc_1\topen\t12 LinkedIn jobs of Ada failed: the account needs reconnecting\taccount owner\t40\t"
+        "2026-05-20T10:00:00.000Z",
+    ]
+
+
+def test_list_without_incidents_says_so(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
+    stub.says("GET /v1/incidents", {"items": [], "next_cursor": None})
+    assert run(["incidents", "list"]) == 0
+    assert capsys.readouterr() == ("", "no incidents\n")
+    assert run(["incidents", "list", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == []
+
+
+def test_show_says_what_to_do_and_lists_the_failed_jobs(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
+    stub.says("GET /v1/incidents/inc_1", INCIDENT)
+    stub.says("GET /v1/incidents/inc_1/jobs", {"items": [JOB], "next_cursor": None})
+    assert run(["incidents", "show", "inc_1", "--repeat", "safe"]) == 0
+    out = capsys.readouterr().out.splitlines()
+    assert out[0] == (
+        "12 LinkedIn jobs of Ada failed: the account needs reconnecting. To fix it (account owner): "
+        "Reconnect it in Revor."
+    )
+    assert out[-2:] == ["ID\tFAILED\tREPEAT\tERROR", "job-1\t2026-05-20T10:00:01.000Z\tsafe\treconnect"]
+    assert stub.seen[1][0] == "GET /v1/incidents/inc_1/jobs?repeat=safe&limit=50"
+    assert run(["incidents", "show", "inc_1", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {**INCIDENT, "jobs": [JOB]}
+
+
+def test_incident_of_a_sink_has_no_table_of_jobs(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
+    stub.says("GET /v1/incidents/inc_1", {**INCIDENT, "kind": "sink"})
+    stub.says("GET /v1/incidents/inc_1/jobs", {"items": [], "next_cursor": None})
+    assert run(["incidents", "show", "inc_1"]) == 0
+    assert "REPEAT" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arguments", [["list", "--state", "watching"], ["show", "inc_1", "--repeat", "no"], ["show"]])
+def test_wrong_usage_is_one_line_and_exit_code_2(
+    stub: Stub, capsys: pytest.CaptureFixture[str], arguments: list[str]
+) -> None:
+    assert run(["incidents", *arguments]) == 2
+    assert stub.seen == []
+    assert len(capsys.readouterr().err.splitlines()) == 1
