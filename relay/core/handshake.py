@@ -68,6 +68,14 @@ def awaits_consent(subscription: Subscription, minimum: Handshake, infer: Callab
     return consent is None or (mode == "required" and not consent.granted)
 
 
+def is_asked_no_more(subscription: Subscription, minimum: Handshake, infer: Callable[[str], str]) -> bool:
+    """Whether a subscription waits in vain: it was asked for a day while consent was required, and no longer is."""
+    if subscription.state != "pending" or subscription.handshake_at is not None:
+        return False
+    required = effective(subscription.handshake, minimum) == "required"
+    return not (required and awaits_consent(subscription, minimum, infer))
+
+
 def origin_name(base_url: str) -> str:
     """The name that identifies this relay to sinks: the host of its URL."""
     host = urlsplit(base_url).hostname or "localhost"

@@ -1,7 +1,8 @@
 """Asks the sinks of pending subscriptions for their consent, and enables those that agree.
 
 One node at a time asks a sink, under a turn that ends by itself if the node dies: then the sink is asked again. Consent
-and the new state are one write. A sink is asked at growing intervals for a day; after that only `resume` asks again.
+and the new state are one write. A sink is asked at growing intervals for a day; after that only `resume` asks again, or
+a lower minimum in the settings.
 """
 
 import asyncio
@@ -90,6 +91,9 @@ class Handshakes:
             await self.store.await_consent(awaiting, self.clock())
             held = {one.id for one in awaiting}
             found = [replace(one, state="pending", probe_at=None) if one.id in held else one for one in found]
+        minimum = self.settings().handshake
+        if idle := [one.id for one in found if handshake.is_asked_no_more(one, minimum, self.infer)]:
+            await self.store.ask_again(idle, self.clock())
         if any(one.state == "pending" for one in found):
             self._soon.set()
         return found

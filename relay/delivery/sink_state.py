@@ -28,7 +28,7 @@ class HealthChange(NamedTuple):
 
     failing_since: float | None
     paused_until: float
-    before: tuple[float | None, float]
+    before: tuple[float | None, float | None, float]
     ends_outage: bool
 
 
@@ -42,7 +42,10 @@ class SinkState:
     drain_since    start of the drain of its backlog after a disabled subscription was enabled
     failures       failed attempts in a row
     recovered      first success after being down: the next claim demotes the backlog
-    failing_since  start of its failures; None after a success
+    failing_since  start of its own failures, moved on by the time in which the egress proxy failed and nothing is known
+                   of the sink; None after a success
+    down_since     first failure of either since the last success
+    unreached_since  first failure of the egress proxy since the sink was last reached
     back_since     last success after an outage; 0 if there was none
     paused_until   end of a pause that the sink asked for
     held_until     no new attempts before then: the subscription is being disabled
@@ -57,11 +60,14 @@ class SinkState:
     failures: int = 0
     recovered: bool = False
     failing_since: float | None = None
+    down_since: float | None = None
+    unreached_since: float | None = None
     back_since: float = 0.0
     paused_until: float = 0.0
     held_until: float = 0.0
     next_send_at: float = 0.0
     probe_at: float | None = None
+    _stored_since: float | None = None
     _stored_pause: float = 0.0
     _expedited: float | None = None
 
@@ -73,6 +79,11 @@ class SinkState:
     def may_send(self, now: float) -> bool:
         """True if the sink may be sent to now, slots aside."""
         return self.enabled and self.not_before <= now
+
+    @property
+    def fails(self) -> bool:
+        """True if nothing has been delivered since the last failure, be it the sink's or the egress proxy's."""
+        return self.failing_since is not None or self.down_since is not None
 
     @property
     def fails_often(self) -> bool:
@@ -103,14 +114,14 @@ class SinkState:
             or subscription.reached_by != before.reached_by
         ):
             self.failures = 0
-            self.failing_since = subscription.failing_since
+            self._take_over(subscription.failing_since)
             self.paused_until = self._stored_pause = subscription.paused_until or 0.0
         elif subscription.paused_until is not None:  # learned by another node
             self.paused_until = max(self.paused_until, subscription.paused_until)
         if before is not None and subscription.state_since != before.state_since:
             self.held_until = 0.0
         if subscription.state == "disabled":  # possibly by another node
-            self.failing_since = subscription.failing_since
+            self._take_over(subscription.failing_since)
         self.enabled = subscription.state == "enabled"
         self.drain_since, self.probe_at = subscription.drain_since, subscription.probe_at
         self.concurrency.ceiling, self.rate = ceiling, rate
@@ -134,7 +145,11 @@ class SinkState:
     def sync_failing(self, since: float | None) -> None:
         """Takes over from the database whether all nodes see only failures, and since when."""
         if (since is None) is not (self.failing_since is None):
-            self.failing_since = since
+            self._take_over(since)
+
+    def _take_over(self, since: float | None) -> None:
+        self.failing_since = self.down_since = self._stored_since = since
+        self.unreached_since = None
 
     def start_expediting(self, resumed_at: float) -> float | None:
         """The last resumption, drain start or recovery, if its waiting retries were not expedited yet."""
@@ -171,6 +186,16 @@ class SinkState:
         elif delivered:
             self.concurrency.succeeded(response.duration_ms / 1000, in_flight=in_flight, full=full)
 
+    def reached(self, now: float, *, by_proxy: bool) -> None:
+        """An attempt has ended at the sink, or at an egress proxy that failed (`by_proxy`)."""
+        if by_proxy:
+            if self.unreached_since is None:
+                self.unreached_since = now
+        elif self.unreached_since is not None:
+            if self.failing_since is not None:
+                self.failing_since += max(now - self.unreached_since, 0.0)
+            self.unreached_since = None
+
     def pause(self, until: float) -> None:
         """The sink asked for no requests before then."""
         self.paused_until = max(self.paused_until, until)
@@ -179,23 +204,25 @@ class SinkState:
         """No attempts before then: the subscription is being disabled."""
         self.held_until = until
 
-    def health_change(self, outcome: Outcome, now: float) -> HealthChange | None:
+    def health_change(self, outcome: Outcome, now: float, *, by_proxy: bool = False) -> HealthChange | None:
         """What to store after an attempt; None if nothing has changed."""
-        delivered = outcome.verdict == "delivered"
         pause = self.paused_until if self.paused_until > now else 0.0
-        turned = (self.failing_since is None) is not delivered
-        if not turned and pause in (0.0, self._stored_pause):
-            return None
-        before = (self.failing_since, self._stored_pause)
+        before = (self.failing_since, self._stored_since, self._stored_pause)
         ends_outage = False
-        if turned:
-            ends_outage = self.failing_since is not None and now - self.failing_since >= OUTAGE_SECONDS
-            self.failing_since = None if delivered else now
+        if outcome.verdict == "delivered":
+            ends_outage = self.down_since is not None and now - self.down_since >= OUTAGE_SECONDS
             if ends_outage:
                 self.back_since = now
-        self._stored_pause = pause
+            self.failing_since = self.down_since = None
+        else:
+            self.down_since = now if self.down_since is None else self.down_since
+            if self.failing_since is None and not by_proxy:
+                self.failing_since = now
+        if self.failing_since == self._stored_since and not ends_outage and pause in (0.0, self._stored_pause):
+            return None
+        self._stored_since, self._stored_pause = self.failing_since, pause
         return HealthChange(self.failing_since, pause, before, ends_outage)
 
     def health_not_stored(self, change: HealthChange) -> None:
         """Storing a change failed: the next attempt tries again."""
-        self.failing_since, self._stored_pause = change.before
+        self.failing_since, self._stored_since, self._stored_pause = change.before

@@ -15,7 +15,7 @@ import structlog
 
 from relay.clock import Clock
 from relay.core import retry
-from relay.core.delivery import Claimed, OutboundRequest, Outcome, Response
+from relay.core.delivery import PROXY_ERROR, Claimed, OutboundRequest, Outcome, Response
 from relay.core.events import Event
 from relay.core.handshake import REQUEST_ORIGIN
 from relay.core.records import AttemptRecorded, AttemptResult, Lease
@@ -197,13 +197,8 @@ class Worker:
         self.slots.count_committing(target, next_count)
         try:
             result, recorded = await self._record(result)
-            if (
-                result.state != "delivered"
-                or target.sink.failing_since is not None
-                or result.events
-                or shows_deliveries()
-            ):
-                await self._after(target, result, recorded, outcome)
+            if result.state != "delivered" or target.sink.fails or result.events or shows_deliveries():
+                await self._after(target, result, recorded, outcome, by_proxy=sent.response.error == PROXY_ERROR)
         finally:
             self.slots.count_committing(target, -next_count)
         if not recorded.next and (target.slots.has_backlog or result.next_lease is None):
@@ -248,6 +243,7 @@ class Worker:
     def _result(self, target: Target, claimed: Claimed, sent: Sent, outcome: Outcome) -> AttemptResult:
         """Decides what follows from an attempt, and pauses the sink if that is needed before the commit."""
         now = self.clock()
+        target.sink.reached(now, by_proxy=sent.response.error == PROXY_ERROR)
         finished = FinishedAttempt(
             claimed=claimed,
             subscription=target.subscription,
@@ -282,7 +278,9 @@ class Worker:
             backlogged=backlogged,
         )
 
-    async def _after(self, target: Target, result: AttemptResult, recorded: AttemptRecorded, outcome: Outcome) -> None:
+    async def _after(
+        self, target: Target, result: AttemptResult, recorded: AttemptRecorded, outcome: Outcome, *, by_proxy: bool
+    ) -> None:
         """Publishes a committed result: events, subscription changes, sink health, a log line."""
         for event in result.events if recorded.kept else ():
             self.recorded(event)
@@ -290,7 +288,7 @@ class Worker:
             target.sink.plan_probe(result.probe_at)
         if result.disable is not None or (result.claimed.probe and result.state == "delivered"):
             self.subscriptions.changed()
-        await self._store_health(target, outcome, result.now)
+        await self._store_health(target, outcome, result.now, by_proxy=by_proxy)
         attempt = result.attempt
         (log.info if result.state != "delivered" or shows_deliveries() else log.debug)(
             "attempt",
@@ -312,10 +310,10 @@ class Worker:
         if result.state == "pending" or result.disable is not None or result.events:
             self.wake()
 
-    async def _store_health(self, target: Target, outcome: Outcome, now: float) -> None:
+    async def _store_health(self, target: Target, outcome: Outcome, now: float, *, by_proxy: bool) -> None:
         """Stores since when a sink has only failed, and the pause it asked for, for restarts and other nodes. Written
         only on change, not at each attempt."""
-        change = target.sink.health_change(outcome, now)
+        change = target.sink.health_change(outcome, now, by_proxy=by_proxy)
         if change is None:
             return
         if change.ends_outage:

@@ -46,6 +46,8 @@ POSTPONE_HANDSHAKE = """
 UPDATE subscriptions SET handshake_at = :at, state_reason = :reason
 WHERE id = :id AND state = 'pending' AND handshake_at = :until
 """
+# Asks a sink again that is asked no more.
+ASK_AGAIN = "UPDATE subscriptions SET handshake_at = :now WHERE id = :id AND state = 'pending' AND handshake_at IS NULL"
 # Records the result of a handshake with the present sink, and enables the subscription if it waits for that.
 END_HANDSHAKE = sql(
     """
@@ -107,6 +109,10 @@ class HandshakeStore:
     async def postpone_handshake(self, subscription_id: str, until: float, at: float | None, reason: str) -> None:
         """Ends the turn `until` without consent. The sink is asked again at `at`; None: only after `resume`."""
         await self._database.write(_postpone_handshake, (subscription_id, until, at, reason))
+
+    async def ask_again(self, subscription_ids: Sequence[str], now: float) -> None:
+        """Makes sinks due that are asked no more."""
+        await asyncio.gather(*(self._database.write(_ask_again, (id, now)) for id in subscription_ids))
 
     async def end_handshake(self, subscription: Subscription, consent: Consent, reason: str) -> bool:
         """Records a result, and enables the subscription if it is pending. Returns False if it has another sink by
@@ -202,6 +208,11 @@ def _handshake_turn(connection: Connection, item: tuple[str, float, float]) -> b
 def _postpone_handshake(connection: Connection, item: tuple[str, float, float | None, str]) -> None:
     subscription_id, until, at, reason = item
     run(connection, POSTPONE_HANDSHAKE, id=subscription_id, until=until, at=at, reason=reason)
+
+
+@in_order_of(lambda item: item[0])
+def _ask_again(connection: Connection, item: tuple[str, float]) -> None:
+    run(connection, ASK_AGAIN, id=item[0], now=item[1])
 
 
 def _due_handshakes(

@@ -289,6 +289,12 @@ async def test_egress_proxy_that_fails_on_the_way_to_the_token_endpoint_disables
             await world.step(86_401)
         assert (await standing(world, made)).state == "enabled"
         assert str((await attempts(world))[0].error).startswith("proxy: the token endpoint gave no answer (proxy")
+        network.token_answers = [Response(started_at=0.0, duration_ms=1.0, error="connect")] * 1000
+        states = []
+        for _ in range(7):
+            await world.step(86_401)
+            states.append((await standing(world, made)).state)
+        assert states == ["enabled"] * 5 + ["disabled"] * 2, "only its own failures count, from the first one on"
 
 
 async def test_credential_is_never_recorded_or_logged(tmp_path, caplog, capsys):

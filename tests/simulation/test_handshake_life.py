@@ -15,6 +15,7 @@ import time_machine
 from standardwebhooks import Webhook
 
 from relay.core.delivery import OutboundRequest, Response
+from relay.core.handshake import PERIOD_SECONDS
 from relay.core.subscription import Subscription
 from relay.delivery.dispatcher import Dispatcher
 from relay.delivery.handshakes import MAX_ASKING, WAIVE_SECONDS, Handshakes
@@ -497,6 +498,32 @@ async def test_lowered_minimum_enables_what_waits(tmp_path):
         await ask(world)
         found = await standing(world, made)
         assert (found.state, found.state_reason, receivers.requests) == ("enabled", "needs no consent", [])
+
+
+@pytest.mark.parametrize(
+    ("own", "minimum", "reason"),
+    [
+        ("off", "off", "needs no consent"),
+        ("off", "optional", "goes on without consent"),
+        ("optional", "off", "goes on without consent"),
+    ],
+)
+async def test_lowered_minimum_enables_what_is_asked_no_more(tmp_path, own, minimum, reason):
+    async with open_receivers(tmp_path, handshake="required") as (world, _):
+        made = await subscribe(world, handshake=own)
+        world.clock.advance(PERIOD_SECONDS)
+        await ask(world)
+        found = await standing(world, made)
+        assert (found.state, found.handshake_at) == ("pending", None)
+        await world.step(3_600)
+        await ask(world)
+        assert (await standing(world, made)).state == "pending"
+        world.dispatcher.configure(replace(world.dispatcher.settings, handshake=minimum))
+        world.store.subscriptions.changed()  # as after a start
+        await world.step(1)
+        await ask(world)
+        found = await standing(world, made)
+        assert (found.state, found.state_reason.startswith(reason)) == ("enabled", True)
 
 
 async def test_callback_is_asked_once_before_its_first_event(tmp_path):

@@ -287,6 +287,7 @@ CATALOGUE = (
     Case("handshake: next", handshakes.NEXT_HANDSHAKE),
     Case("handshake: turn", handshakes.HANDSHAKE_TURN),
     Case("handshake: postpone", handshakes.POSTPONE_HANDSHAKE),
+    Case("handshake: ask again", handshakes.ASK_AGAIN),
     Case("handshake: end", handshakes.END_HANDSHAKE),
     Case("handshake: await consent", handshakes.AWAIT_CONSENT),
     Case("handshake: waive consent", handshakes.WAIVE_CONSENT),

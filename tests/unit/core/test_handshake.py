@@ -13,6 +13,7 @@ from relay.core.handshake import (
     challenge_request,
     consent_of,
     effective,
+    is_asked_no_more,
     next_try_at,
     origin_name,
     read_challenge,
@@ -70,6 +71,26 @@ def test_sink_is_asked_until_it_has_consented_or_need_not():
     asked = subscription(consent=consent(granted=False))
     assert not awaits_consent(asked, "optional", webhook)
     assert awaits_consent(asked, "required", webhook)
+
+
+@pytest.mark.parametrize(
+    ("fields", "minimum", "idle"),
+    [
+        ({"state": "pending"}, "off", True),
+        ({"state": "pending"}, "optional", True),
+        ({"state": "pending"}, "required", False),
+        ({"state": "pending", "handshake": "required"}, "off", False),
+        (
+            {"state": "pending", "handshake": "required", "consent": Consent(granted=True, origin="o", at=NOW)},
+            "off",
+            True,
+        ),
+        ({"state": "pending", "handshake_at": NOW}, "off", False),
+        ({"state": "paused"}, "off", False),
+    ],
+)
+def test_who_is_asked_no_more_though_consent_is_not_required(fields, minimum, idle):
+    assert is_asked_no_more(subscription(**fields), minimum, webhook) is idle
 
 
 def test_host_of_a_chat_service_needs_no_handshake_but_its_kind_alone_does():

@@ -79,6 +79,46 @@ def test_health_that_was_not_stored_is_stored_by_the_next_attempt() -> None:
     assert again.failing_since == NOW + 5
 
 
+DAY = 86_400.0
+
+
+@pytest.mark.parametrize(
+    ("attempts", "failing_since"),
+    [
+        ([(0, "sink"), (1, "sink")], 0),
+        ([(0, "proxy"), (5, "proxy")], None),
+        ([(0, "proxy"), (5, "sink")], 5),
+        ([(0, "proxy"), (5, "sink"), (6, "sink")], 5),
+        ([(0, "sink"), (1, "proxy"), (5, "proxy"), (6, "sink")], 5),  # five days of which nothing is known
+        ([(0, "sink"), (1, "proxy"), (2, "sink"), (3, "proxy"), (4, "sink")], 2),
+        ([(0, "sink"), (1, "proxy"), (2, "ok"), (3, "sink")], 3),
+        ([(0, "proxy"), (5, "ok"), (6, "sink")], 6),
+    ],
+)
+def test_time_in_which_the_egress_proxy_fails_is_not_the_sinks(
+    attempts: list[tuple[int, str]], failing_since: int | None
+) -> None:
+    state, stored = sink(), None
+    for day, end in attempts:
+        now = NOW + day * DAY
+        state.reached(now, by_proxy=end == "proxy")
+        change = state.health_change(DELIVERED if end == "ok" else FAILED, now, by_proxy=end == "proxy")
+        stored = stored if change is None else change.failing_since
+    expected = None if failing_since is None else NOW + failing_since * DAY
+    assert (state.failing_since, stored) == (expected, expected)
+    assert state.fails
+
+
+def test_end_of_an_outage_of_the_egress_proxy_expedites_retries() -> None:
+    state = sink()
+    state.reached(NOW, by_proxy=True)
+    assert state.health_change(FAILED, NOW, by_proxy=True) is None
+    change = state.health_change(DELIVERED, NOW + OUTAGE_SECONDS)
+    assert change is not None
+    assert change.ends_outage
+    assert not state.fails
+
+
 @pytest.mark.parametrize(("seconds", "ends"), [(OUTAGE_SECONDS - 1, False), (OUTAGE_SECONDS, True)])
 def test_success_after_a_long_failure_ends_an_outage(seconds: float, ends: bool) -> None:
     state = sink()
