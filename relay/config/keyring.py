@@ -11,7 +11,7 @@ import hashlib
 import secrets
 import time
 from base64 import urlsafe_b64encode
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from relay import private_files
 from relay.config.fields import decode_encryption_key
 from relay.core.audit import AuditKey, derived_key
-from relay.errors import RelayError, SettingsError
+from relay.errors import RelayError, SettingsError, StoreError
 
 _VERSION = b"\x01"
 _KEY_ID_BYTES = 4
@@ -55,6 +55,8 @@ class Keyring:
     def __init__(self, keys: Sequence[str]) -> None:
         """Keys are 32 bytes as URL-safe base64. Raises SettingsError if there is none or one is malformed."""
         self._keys = _read_keys(keys)
+        self.refusal: Callable[[], str | None] = lambda: None
+        """Why nothing may be encrypted at this moment; None if it may."""
 
     def __repr__(self) -> str:
         return f"Keyring({len(self._keys.ciphers)} keys)"
@@ -79,7 +81,10 @@ class Keyring:
         return self._keys.audit
 
     def encrypt(self, plaintext: bytes, *, context: str) -> bytes:
-        """Encrypts with the first key. `context`, the row's id, is needed again to decrypt."""
+        """Encrypts with the first key. `context`, the row's id, is needed again to decrypt. Raises StoreError while
+        this node cannot know whether other nodes still have that key."""
+        if (why := self.refusal()) is not None:
+            raise StoreError(why)
         first, ciphers, _ = self._keys
         nonce = secrets.token_bytes(_NONCE_BYTES)
         header = _VERSION + first

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-KILLED = "(a node that was killed counts for 20 s)"
+KILLED = "(a node that was killed counts for 60 s)"
 ORDER = (
     "the order is: add the new key as the last of encryption.keys on every node, then make it the first, then run "
     "`relay keys rotate`, then remove the old one"

@@ -15,7 +15,7 @@ from functools import partial
 
 import structlog
 
-from relay.clock import Clock
+from relay.clock import Clock, steady_clock
 from relay.config.keyring import DecryptError, KeyFile, Keyring
 from relay.core.encryption import NodeKeys, Rotation, divided, refusal_of
 from relay.errors import Conflict, RelayError, SettingsError, StoreError
@@ -23,6 +23,10 @@ from relay.store.ciphertexts import CiphertextStore, Place, SealedColumn, Stale,
 from relay.store.postgres_writer import PATIENCE_SECONDS
 
 ANNOUNCE_SECONDS = 5.0
+FRESH_SECONDS = 15.0
+"""A node that could not announce its keys for longer encrypts nothing: the others may have ended a rotation without it.
+With SETTLE_SECONDS this is less than the time for which they count it (`LAPSE_SECONDS`), so what it encrypted before is
+committed by then."""
 SETTLE_SECONDS = PATIENCE_SECONDS + 5.0
 """A write that another node encrypted before it took its keys is committed after this time, or never."""
 STEP_ROWS = 50
@@ -49,6 +53,7 @@ class EncryptionKeys:
         clock: Clock,
         file: KeyFile | None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        steady: Clock = steady_clock,
     ) -> None:
         """`file`: where the keys come from, if not from the settings."""
         self._keyring = keyring
@@ -56,6 +61,8 @@ class EncryptionKeys:
         self._clock = clock
         self._file = file
         self._sleep = sleep
+        self._steady = steady
+        self._announced_at = steady()
         self.node = f"{socket.gethostname()}/{os.getpid()}/{secrets.token_hex(2)}"
         self._since = clock()
         self._announcing: asyncio.Task[None] | None = None
@@ -79,6 +86,7 @@ class EncryptionKeys:
         """Checks the keys and announces them. Raises SettingsError."""
         await self._take(self._keyring.ids)
         if self._ciphertexts.shared:
+            self._keyring.refusal = self._refusal
             self._announcing = asyncio.get_running_loop().create_task(self._announce_again())
 
     async def close(self) -> None:
@@ -116,10 +124,21 @@ class EncryptionKeys:
         log.info("encryption_keys_read_again", keys=list(ids))
 
     async def _take(self, ids: Sequence[str]) -> None:
-        mine = NodeKeys(node=self.node, keys=tuple(ids), since=self._since)
+        mine, began_at = NodeKeys(node=self.node, keys=tuple(ids), since=self._since), self._steady()
         objection = await self._ciphertexts.take(mine, self._clock(), partial(refusal_of, ids))
         if objection is not None:
             raise SettingsError(objection)
+        self._announced_at = began_at
+
+    def _refusal(self) -> str | None:
+        """Why this node must not encrypt now."""
+        seconds = self._steady() - self._announced_at
+        if seconds <= FRESH_SECONDS:
+            return None
+        return self.problem or (
+            f"this node could not announce its encryption keys for {int(seconds)} s, so other nodes may have retired "
+            "them: it stores no secret until it has looked again"
+        )
 
     async def _announce_again(self) -> None:
         while True:
@@ -128,7 +147,7 @@ class EncryptionKeys:
 
     async def announce(self) -> None:
         """Says that this node still runs. Finds out whether another node has changed its keys meanwhile."""
-        mine = NodeKeys(node=self.node, keys=self._keyring.ids, since=self._since)
+        mine, began_at = NodeKeys(node=self.node, keys=self._keyring.ids, since=self._since), self._steady()
         try:
             found: list[str] = []
 
@@ -141,6 +160,8 @@ class EncryptionKeys:
             log.warning("keys_not_announced", error=str(error))
             return
         problem = found[0] if found else None
+        if problem is None:
+            self._announced_at = began_at
         if problem != self.problem:
             self.problem = problem
             if problem is not None:

@@ -23,7 +23,7 @@ SLICE = 500
 """Rows read at once."""
 MAX_INLINE_BYTES = 8_192
 """A longer ciphertext is read by itself: a stored response can have megabytes."""
-LAPSE_SECONDS = 20.0
+LAPSE_SECONDS = 60.0
 """A node that has not announced its keys for so long does not run. Nor does one that announced them in the future: the
 clock was set back since."""
 

@@ -15,9 +15,9 @@ from relay.config.keyring import KeyFile, Keyring, key_id, new_key
 from relay.core.encryption import NodeKeys, Rotation
 from relay.core.signing import new_secret, new_signing_key
 from relay.core.subscription import SigningSecret
-from relay.errors import Conflict, SettingsError
+from relay.errors import Conflict, SettingsError, StoreError
 from relay.node import encryption_keys
-from relay.node.encryption_keys import EncryptionKeys
+from relay.node.encryption_keys import FRESH_SECONDS, SETTLE_SECONDS, EncryptionKeys
 from relay.store import ciphertexts
 from relay.store.ciphertexts import LAPSE_SECONDS, SealedColumn, Stale, batches, sealed_columns
 from relay.store.secrets import CALLBACK_OWNER, MAX_SECRETS, SIGNING_OWNER
@@ -232,7 +232,7 @@ async def test_an_interrupted_rotation_continues(world: World, monkeypatch: pyte
     assert await everything(store) == before
 
 
-async def test_two_rotations_at_once_are_one(world: World) -> None:
+async def testtwo_rotations_at_once_are_one(world: World) -> None:
     store, keys = await world.node(OLD)
     await fill(store)
     await keys.reload([OLD, NEW])
@@ -355,7 +355,7 @@ async def test_a_node_that_starts_with_the_wrong_order_meanwhile_keeps_the_old_k
 
 
 @pytest.mark.usefixtures("shared")
-async def test_two_nodes_that_rotate_at_once_both_end(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+async def testtwo_nodes_that_rotate_at_once_both_end(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(encryption_keys, "STEP_ROWS", 1)
     store, one = await world.node(OLD, NEW)
     second, two = await world.node(OLD, NEW)
@@ -367,6 +367,33 @@ async def test_two_nodes_that_rotate_at_once_both_end(world: World, monkeypatch:
     assert [(end.state, end.unused) for end in ends] == [("done", (OLD_ID,))] * 2
     assert await ids_in_use(store) == {NEW_ID}
     assert await everything(store) == before == await everything(second)
+
+
+@pytest.mark.usefixtures("shared")
+async def test_a_node_that_was_cut_off_stores_no_secret_until_it_has_announced_its_keys(world: World) -> None:
+    store, one = await world.node(OLD, NEW)
+    assert FRESH_SECONDS + SETTLE_SECONDS < LAPSE_SECONDS
+    steady = one._announced_at
+    one._steady = lambda: steady
+    steady += FRESH_SECONDS
+    await fill(store, 1)
+    steady += 1
+    with pytest.raises(StoreError, match="could not announce its encryption keys for 16 s"):
+        await store.subscriptions.create(subscription("sub_1"))
+    assert await store.subscriptions.get("sub_00000") is not None  # reading goes on
+    await one.announce()
+    await store.subscriptions.create(subscription("sub_1"))
+
+    one._keyring.replace([NEW, OLD])  # in spite of all checks: another node has only the old key
+    _, two = await world.node(OLD, NEW)
+    two._keyring.replace([OLD])
+    await two.announce()
+    await one.announce()
+    assert one.problem is not None
+    steady += FRESH_SECONDS + 1
+    await one.announce()
+    with pytest.raises(StoreError, match="could not decrypt what this node encrypts"):
+        await store.subscriptions.create(subscription("sub_2"))
 
 
 @pytest.mark.usefixtures("shared")
@@ -488,7 +515,7 @@ async def test_a_rotation_of_a_key_file_that_was_cut_off_makes_no_second_key(
 # --- the relay's own secrets
 
 
-async def test_two_nodes_that_start_together_have_the_same_secrets(store: Store, open_again: Any) -> None:
+async def testtwo_nodes_that_start_together_have_the_same_secrets(store: Store, open_again: Any) -> None:
     made = [store] if not store.database.shared else [store, await open_again(), await open_again()]
     await asyncio.gather(
         *(
