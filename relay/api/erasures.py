@@ -19,7 +19,6 @@ from relay.errors import FieldError
 
 WORK_SECONDS = 5.0
 """A request that is not done by then answers with a cursor."""
-GROUP_FIELD = "group"
 MAX_VALUE_CHARACTERS = 1_000
 
 Value = Annotated[str, Field(min_length=1, max_length=MAX_VALUE_CHARACTERS)]
@@ -35,7 +34,9 @@ class ErasureCreate(Body):
         description="One field of the metadata, at any depth, and its exact value as text. A list matches with any of "
         "its members.",
     )
-    group: Value | None = Field(default=None, description="The same as `metadata: {group: …}`.")
+    group: Value | None = Field(
+        default=None, description="A group of jobs, by its name, and whatever `metadata: {group: …}` finds."
+    )
     job: str | None = Field(default=None, pattern=ID_PATTERN, description="The upstream's id of a job, or its uid.")
     source: str | None = Field(default=None, pattern=ID_PATTERN, description="Only what is about this source.")
     account: str | None = Field(default=None, pattern=ID_PATTERN, description="Only what is about this account.")
@@ -121,9 +122,12 @@ async def _request(call: Call, body: ErasureCreate) -> ErasureRequest:
         detail = "send exactly one of metadata, group and job"
         raise invalid(FieldError(pointer="", code="one_of", detail=detail))
     source, account, jobs = body.source, body.account, call.ports.store.jobs
-    if body.job is None:
-        ((name, value),) = (body.metadata or {GROUP_FIELD: body.group or ""}).items()
+    if body.group is not None:
+        return ErasureRequest.of_group(body.group, source, account)
+    if body.metadata is not None:
+        ((name, value),) = body.metadata.items()
         return ErasureRequest(name=name, value=value, source=source, account=account)
+    assert body.job is not None
     by_uid = await jobs.get(body.job) if body.job.startswith("job_") else None
     found = [by_uid] if by_uid is not None else await jobs.find(body.job, source, account)
     refuse_ambiguous(body.job, found)

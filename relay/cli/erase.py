@@ -25,7 +25,7 @@ def erase(
     metadata: Annotated[
         str | None, typer.Option(metavar="NAME=VALUE", help="A field of the metadata and its exact value.")
     ] = None,
-    group: Annotated[str | None, typer.Option(help="The group that the metadata names.")] = None,
+    group: Annotated[str | None, typer.Option(help="A group of jobs, by its name.")] = None,
     job: Annotated[str | None, typer.Option(metavar="ID", help="The upstream's id of a job, or its uid.")] = None,
     source: Source = None,
     account: Account = None,

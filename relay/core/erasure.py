@@ -14,29 +14,42 @@ _OTHER_ID = re.compile(r"(?:int|dlv)_[0-9a-z]{26}")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ErasureRequest:
-    """What to erase: everything whose metadata has a field `name` with this value, or one job.
+    """What to erase: everything whose metadata has a field `name` with this value, a group, or one job.
 
     name, value      a field of the metadata, at any depth, and its exact text; a list matches with any member
+    group            a group of jobs: also jobs whose metadata names it in a field `group`
     job              the upstream's id of a job, or its uid
     source, account  only rows of these; None: of all
     """
 
     name: str | None = None
     value: str = ""
+    group: str | None = None
     job: str | None = None
     source: str | None = None
     account: str | None = None
 
+    @classmethod
+    def of_group(cls, group: str, source: str | None = None, account: str | None = None) -> "ErasureRequest":
+        """A request to erase a group."""
+        return cls(name="group", value=group, group=group, source=source, account=account)
+
     @property
     def needle(self) -> bytes:
         """Bytes that are in every stored JSON text that matches: `jsontext.dumps` writes a text in one way only."""
-        return dumps(self.value)[1:-1]
+        return dumps(self.value if self.group is None else self.value.strip())[1:-1]
 
     def selects(self, *metadata: Any) -> bool:
         """Whether one of these JSON values has the field."""
         return self.name is not None and any(
             name == self.name and _is(value, self.value) for document in metadata for name, value in _fields(document)
         )
+
+    def selects_event(self, document: Mapping[str, Any]) -> bool:
+        """Whether an event's metadata has the field, or the event is about the group. Attributes have no spaces at
+        their ends."""
+        of_group = self.group is not None and document.get("group") == self.group.strip()
+        return of_group or self.selects(*metadata_of_event(document))
 
     def covers(self, source: str, account: str) -> bool:
         """Whether rows of this account may be erased."""

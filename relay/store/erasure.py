@@ -10,7 +10,7 @@ from typing import Any
 
 from sqlalchemy.engine import Connection, Row
 
-from relay.core.erasure import Erased, ErasureRequest, ErasureStep, id_in_answer, metadata_of_event
+from relay.core.erasure import Erased, ErasureRequest, ErasureStep, id_in_answer
 from relay.core.events import CREATE_UNKNOWN, DELIVERY_EXPIRED
 from relay.core.job import Job
 from relay.core.job_groups import place_of_job
@@ -21,7 +21,7 @@ from relay.store.cipher import Cipher
 from relay.store.database import Database
 from relay.store.group_commit import each
 from relay.store.intents import in_flight_since
-from relay.store.job_groups import GroupLedger
+from relay.store.job_groups import DELETE_EMPTY, GroupLedger
 from relay.store.notices import notify
 from relay.store.outbox import lock_jobs
 from relay.store.pages import decode_cursor, encode_cursor
@@ -34,7 +34,7 @@ SLICE = 1_000
 """Rows read by a step."""
 AT_ONCE = 100
 """Events without a job that one transaction erases, with their deliveries and attempts."""
-STAGES = ("jobs", "creates", "events", "answers")
+STAGES = ("jobs", "creates", "events", "groups", "answers")
 
 
 def _slice(table: str, key: str, columns: str, selected: str) -> Sql:
@@ -49,17 +49,17 @@ def _end(table: str, key: str) -> str:
 
 
 # The bytes are searched in the database, so only rows that may match are read.
-_MAY_MATCH = "$contains(metadata) OR $contains(request)"
-# Jobs whose metadata may match.
-JOBS_SLICE = _slice("jobs", "uid", "uid, source, account, metadata, request", _MAY_MATCH)
+_MAY_MATCH = "$contains(metadata) OR $contains(request) OR group_name = :group"
+# Jobs whose metadata may match, or of a group.
+JOBS_SLICE = _slice("jobs", "uid", "uid, source, account, metadata, request, group_name", _MAY_MATCH)
 JOBS_END = _end("jobs", "uid")
-_CREATE = "id, source, account, reason, metadata, request"
-# Creates whose metadata may match.
+_CREATE = "id, source, account, reason, metadata, request, group_name"
+# Creates whose metadata may match, or for a group.
 CREATES_SLICE = _slice("intents", "id", _CREATE, _MAY_MATCH)
 # Creates that a person found to have made a job.
 CREATES_OF_JOB = _slice("intents", "id", _CREATE, "job_id = :job")
 CREATES_END = _end("intents", "id")
-# Events whose metadata may match.
+# Events whose metadata may match, or about a group.
 EVENTS_SLICE = _slice("events", "position", "id, owner, body", "$contains(body)")
 EVENTS_END = _end("events", "position")
 # Stored answers.
@@ -120,6 +120,8 @@ DELETE_CALLBACKS = "DELETE FROM job_callbacks WHERE job_uid = :uid"
 DELETE_JOB = "DELETE FROM jobs WHERE uid = :uid"
 # Deletes a create.
 DELETE_CREATE = "DELETE FROM intents WHERE id = :id"
+# The groups of a name.
+GROUPS_NAMED = "SELECT id, source, account FROM groups WHERE name = :name"
 # Deletes stored answers.
 DELETE_ANSWERS = sql("DELETE FROM idempotency_keys WHERE id IN $json_values(ids)")
 # Which of some jobs, creates and deliveries exist.
@@ -147,6 +149,7 @@ class ErasureStore:
             "jobs": self._jobs,
             "creates": self._creates,
             "events": self._events,
+            "groups": self._groups_named,
             "answers": self._answers,
         }
 
@@ -168,8 +171,8 @@ class ErasureStore:
         if request.job is not None:
             rows = await self._read(JOBS_NAMED, job=request.job)
         else:
-            rows, last = await self._slice(JOBS_SLICE, JOBS_END, after, LAST_ID, needle=request.needle)
-            rows = [row for row in rows if request.selects(loads(row.metadata), loads(row.request))]
+            rows, last = await self._slice(JOBS_SLICE, JOBS_END, after, LAST_ID, **_sought(request))
+            rows = [row for row in rows if _selects(request, row)]
         erased, jobs = Erased(), []
         for row in rows:
             if request.covers(row.source, row.account):
@@ -197,8 +200,8 @@ class ErasureStore:
         if request.job is not None:
             rows, last = await self._slice(CREATES_OF_JOB, CREATES_END, after, LAST_ID, job=request.job)
         else:
-            rows, last = await self._slice(CREATES_SLICE, CREATES_END, after, LAST_ID, needle=request.needle)
-            rows = [row for row in rows if request.selects(loads(row.metadata), loads(row.request))]
+            rows, last = await self._slice(CREATES_SLICE, CREATES_END, after, LAST_ID, **_sought(request))
+            rows = [row for row in rows if _selects(request, row)]
         erased, least = Erased(), in_flight_since(now)
         for row in rows:
             if not request.covers(row.source, row.account):
@@ -216,12 +219,20 @@ class ErasureStore:
             last = str(rows[-1].position) if len(rows) == SLICE else None
         else:
             rows, last = await self._slice(EVENTS_SLICE, EVENTS_END, position, LAST_POSITION, needle=request.needle)
-            rows = [row for row in rows if request.selects(*metadata_of_event(loads(row.body)))]
+            rows = [row for row in rows if request.selects_event(loads(row.body))]
         ids = [row.id for row in rows if request.covers(*_account_of(row.owner))]
         erased = Erased()
         for first in range(0, len(ids), AT_ONCE):
             erased += await self._database.write(_erase_events, (ids[first : first + AT_ONCE], now))
         return erased, (), last
+
+    async def _groups_named(self, request: ErasureRequest, _after: str, _now: float) -> Found:
+        """The group itself, if retention has removed its jobs: with its last job it is erased already."""
+        if request.group is not None:
+            for row in await self._read(GROUPS_NAMED, name=request.group):
+                if request.covers(row.source, row.account):
+                    await self._database.write(_delete_group, row.id)
+        return Erased(), (), None
 
     async def _answers(self, _request: ErasureRequest, after: str, _now: float) -> Found:
         """Answers that show a job, a create or a delivery that no longer exists."""
@@ -252,6 +263,15 @@ class ErasureStore:
 
     async def _read(self, statement: Sql | str, **values: Any) -> Sequence[Row[Any]]:
         return await self._database.read(_all, statement, values)
+
+
+def _sought(request: ErasureRequest) -> dict[str, Any]:
+    return {"needle": request.needle, "group": request.group}
+
+
+def _selects(request: ErasureRequest, row: Row[Any]) -> bool:
+    of_group = request.group is not None and row.group_name == request.group
+    return of_group or request.selects(loads(row.metadata), loads(row.request))
 
 
 def _all(connection: Connection, statement: Sql | str, values: Mapping[str, Any]) -> Sequence[Row[Any]]:
@@ -328,6 +348,11 @@ def _erase_events(connection: Connection, item: tuple[Sequence[str], float]) -> 
         )
         promote_heads(connection, automatic, manual, now)
     return erased
+
+
+@each
+def _delete_group(connection: Connection, id: str) -> None:
+    run(connection, DELETE_EMPTY, id=id)
 
 
 @each

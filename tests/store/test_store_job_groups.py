@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 import pytest
 
-from relay.core.erasure import ErasureRequest
+from relay.core.erasure import Erased, ErasureRequest
 from relay.core.job import Problem
 from relay.core.job_groups import JobGroup
 from relay.core.records import Registered, Registration
@@ -259,3 +259,39 @@ async def test_erasure_lowers_the_counts(store: Store) -> None:
     )
     await store.erasure.step(ErasureRequest(name="email", value="kim@example.com"), None, NOW)
     assert (await group(store)).counts == {"queued": 1}
+
+
+async def erase(store: Store, request: ErasureRequest) -> Erased:
+    total, cursor = Erased(), None
+    while True:
+        step = await store.erasure.step(request, cursor, NOW)
+        total, cursor = total + step.erased, step.next_cursor
+        if cursor is None:
+            return total
+
+
+@pytest.mark.parametrize("name", ["q4", 'Grüße "4" \\ ', " padded "])
+async def test_nothing_of_an_erased_group_is_left(store: Store, name: str) -> None:
+    gone, kept = await track(store, "a", group=name, group_size=2), await track(store, "b", group="other")
+    await track(store, "c", group=name)
+    await end(store, gone)
+    await store.upkeep.delete_jobs(NOW + 1)
+    await end(store, (await store.jobs.find("c"))[0].uid, now=NOW + 2)
+    later = registration("d", group=name, account="second")
+    await register(store, later)
+    await store.intents.begin(create := intent(group=name, group_size=2))
+    await store.intents.unknown(create.id, "no_answer")
+    assert len(await told(store)) == 1
+    found = await erase(store, ErasureRequest.of_group(name, "revor", "default"))
+    assert (found.jobs, found.creates) == (1, 1)
+    assert await told(store) == []
+    assert [one.account for one in await store.groups.find(name)] == ["second"]
+    assert await store.intents.get(create.id) is None
+    job = await store.jobs.get(kept)
+    assert job is not None
+    assert (await group(store, "other")).counts == {"queued": 1}
+    # a group whose jobs retention has removed
+    await end(store, later.uid)
+    await store.upkeep.delete_jobs(NOW + 1)
+    await erase(store, ErasureRequest.of_group(name))
+    assert await store.groups.find(name) == []

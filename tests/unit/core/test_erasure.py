@@ -98,3 +98,21 @@ def test_a_stored_answer_shows_one_thing(document: Any, found: str | None) -> No
 def test_counts_add_up() -> None:
     total = Erased(jobs=1, events=2) + Erased(jobs=3, in_flight=1, answers=5)
     assert total == Erased(jobs=4, events=2, in_flight=1, answers=5)
+
+
+@pytest.mark.parametrize(
+    ("event", "selected"),
+    [
+        ({"group": "spring", "data": {}}, True),
+        ({"data": {"metadata": {"group": "spring "}, "request": {}}}, True),
+        ({"group": "summer", "data": {"group": "spring"}}, False),
+        ({"data": {}}, False),
+    ],
+)
+def test_group_selects_its_events_by_their_attribute(event: dict[str, Any], selected: bool) -> None:
+    assert ErasureRequest.of_group("spring ").selects_event(event) is selected
+    assert not BY_EMAIL.selects_event({"group": EMAIL, "data": {}})
+
+
+def test_needle_of_a_group_is_in_its_attribute() -> None:
+    assert ErasureRequest.of_group(' a"b ').needle == b'a\\"b'
