@@ -1,7 +1,7 @@
 """Logging set-up: JSON lines on stderr, readable ones with `--dev`.
 
 Every line, ours and the libraries' (uvicorn, apscheduler, asyncio), passes `relay.redaction` last, tracebacks included:
-no secret, no path of a URL and no control character (ESC) reaches the output, whoever sent the text.
+no secret, no path of a URL and no control character (ESC) reaches the output, wherever the text comes from.
 """
 
 import contextlib

@@ -35,7 +35,7 @@ HOOK_HOSTS = (
     *("hooks.zapier.com", "make.com", "celonis.com", "integromat.com", "n8n.cloud", "pipedream.net", "ifttt.com"),
     *("webhook.office.com", "logic.azure.com", "api.powerplatform.com", "api.telegram.org"),
 )
-"""Hosts, with their subdomains, whose URL path is the credential: whoever knows it can post."""
+"""Hosts, with their subdomains, whose URL path is the credential: it suffices to post."""
 
 _HOOK_PATH = re.compile(r"/webhook(?:-test|-waiting|-consent)?/", re.IGNORECASE)
 """n8n's catch hooks: the rest of such a path is the credential on any host, since people run n8n themselves. And the
@@ -104,7 +104,7 @@ def redact_text(text: str) -> str:
 
 
 def printable(text: str, kept: str = "") -> str:
-    """The text with every character that could control a terminal, or that nobody sees, as an escape (`\\x1b`).
+    """The text with every character that could control a terminal, or that is invisible, as an escape (`\\x1b`).
 
     kept  characters that stay as they are
     """

@@ -110,7 +110,7 @@ def entry_view(entry: AuditEntry) -> AuditItem:
 
 
 def _detail(body: bytes) -> dict[str, Any]:
-    """The detail, empty if somebody has changed it into something else."""
+    """The detail, empty if it was changed into something else in the database."""
     try:
         detail = orjson.loads(body)
     except orjson.JSONDecodeError:

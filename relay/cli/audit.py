@@ -12,6 +12,7 @@ from relay.cli.options import Json, Limit, given, time_or_age
 from relay.cli.output import note, print_json, print_list, say
 from relay.cli.serve import ConfigFile
 from relay.core.jsontext import JSONDecodeError, loads
+from relay.core.sentences import counted
 from relay.errors import UsageError
 
 if TYPE_CHECKING:
@@ -80,7 +81,8 @@ def verify(
         for finding in found["findings"]:
             note(finding["text"])
         said = "the audit is intact" if found["ok"] else "the audit is not intact"
-        say(f"{said}: {found['entries']} entries in {found['chains']} chains")
+        entries = "1 entry" if found["entries"] == 1 else f"{found['entries']:,} entries"
+        say(f"{said}: {entries} in {counted(found['chains'], 'chain')}")
     raise typer.Exit(0 if found["ok"] else 1)
 
 

@@ -25,6 +25,7 @@ from relay.config.settings import (
 from relay.core.encryption import refusal_of
 from relay.core.job import POLL, Problem
 from relay.core.netguard import GuardPolicy, refusal_of_url
+from relay.core.sentences import counted
 from relay.core.subscription import Subscription
 from relay.errors import DatabaseHeld, RelayError, SchemaTooOld, StoreError
 from relay.http.egress_proxy import EgressProxy, ProxyFailed
@@ -312,7 +313,7 @@ async def _check_sinks(subscriptions: SubscriptionStore, settings: Settings) -> 
         ]
         cursor = page.next_cursor
         is_last = cursor is None
-    return problems or f"{count} subscriptions, all allowed"
+    return problems or f"{counted(count, 'subscription')}, all allowed"
 
 
 def sink_problem(subscription: Subscription, policy: GuardPolicy) -> str | None:

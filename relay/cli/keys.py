@@ -20,6 +20,7 @@ from relay.cli.direct import own_url, recorded
 from relay.cli.options import Json, given
 from relay.cli.output import note, print_json, print_result, say
 from relay.cli.serve import ConfigFile, settings_file
+from relay.core.sentences import counted
 from relay.errors import DatabaseHeld, RelayError, UsageError
 
 if TYPE_CHECKING:
@@ -208,7 +209,7 @@ def _print(what: What, answer: Any, json: bool) -> None:
 
 def _print_rotation(rotation: Any, place: str, json: bool) -> None:
     """Prints the end of a rotation. Exit code 1 if it is not complete."""
-    done = f"{rotation['done']:,} secrets encrypted again with the key {rotation['key']}"
+    done = f"{counted(rotation['done'], 'secret')} encrypted again with the key {rotation['key']}"
     unused = rotation["unused"]
     if rotation["state"] == "failed":
         text = f"{done}, but not all: {rotation['problem']}"

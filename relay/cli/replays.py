@@ -8,6 +8,7 @@ import typer
 from relay.cli.client import Unreachable, api, path_of
 from relay.cli.options import Json, Wait
 from relay.cli.output import Progress, print_json, print_object, print_result, progress, say
+from relay.core.sentences import counted
 from relay.errors import RelayError
 
 app = typer.Typer(help="Show the progress of a replay, and stop it.", no_args_is_help=True)
@@ -45,7 +46,7 @@ def follow_up(started: Any, *, wait: bool, json: bool) -> None:
     elif not matched:
         say("there is nothing to send again")
     else:
-        say(f"{matched:,} events to send again, after new ones. Progress: `relay replays show {replay_id}`")
+        say(f"{counted(matched, 'event')} to send again, after new ones. Progress: `relay replays show {replay_id}`")
 
 
 def sentence(replay: Any) -> str:

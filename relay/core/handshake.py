@@ -16,7 +16,7 @@ from relay.core.retry_after import parse_retry_after
 from relay.core.subscription import HANDSHAKES, Consent, Handshake, Subscription
 
 PERIOD_SECONDS = 86_400.0
-"""How long a sink is asked again; then the subscription stays pending until someone resumes it."""
+"""How long a sink is asked again; then the subscription stays pending until it is resumed."""
 FIRST_PAUSE_SECONDS = 5.0
 MAX_PAUSE_SECONDS = 3600.0
 MAX_RATE_PER_MINUTE = 600_000
@@ -83,7 +83,7 @@ def origin_name(base_url: str) -> str:
 
 
 def validation_request(subscription: Subscription, origin: str, callback_url: str | None) -> OutboundRequest:
-    """The request for consent. It carries neither credentials nor custom headers: the sink may be anybody's."""
+    """The request for consent. It carries neither credentials nor custom headers: the sink may be a stranger's."""
     headers = [(REQUEST_ORIGIN, origin)]
     if callback_url is not None:
         headers.append(("WebHook-Request-Callback", callback_url))
@@ -126,8 +126,8 @@ def read_challenge(response: Response, challenge: str) -> Agreement | Refusal:
 
 
 def read_rate(values: tuple[str, ...]) -> Agreement | Refusal:
-    """The permitted rate in `WebHook-Allowed-Rate`. A rate that makes no sense is no consent: whoever sends it means
-    some limit."""
+    """The permitted rate in `WebHook-Allowed-Rate`. A rate that makes no sense is no consent: its sender means some
+    limit."""
     if not values or values == ("*",):
         return Agreement()
     (value, *others) = values

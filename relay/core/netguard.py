@@ -4,7 +4,7 @@
 address actually dialled, so a name that resolves to a private address (DNS rebinding, a CNAME) is refused too.
 
 Every refusal is one line that names the rule, and the setting that lifts it if there is one. What a name resolves to is
-for the operator only: whoever may register a sink could otherwise map the internal network (`AddressRefusal`).
+for the operator only: a caller who may register a sink could otherwise map the internal network (`AddressRefusal`).
 """
 
 import re
@@ -130,8 +130,8 @@ class GuardPolicy:
 class AddressRefusal:
     """Why an address is refused.
 
-    shown   for whoever registered the sink, if a name resolves to the address: does not tell it
-    detail  for the operator, or whoever wrote the address into the URL
+    shown   for the caller who registered the sink, if a name resolves to the address: does not tell it
+    detail  for the operator, or the caller who wrote the address into the URL
     """
 
     shown: str

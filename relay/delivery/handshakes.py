@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from relay.store.subscriptions import SubscriptionStore
 
 MAX_ASKING = 16
-"""Sinks asked at once, each of another host: whoever names a thousand URLs of one host uses one of these places."""
+"""Sinks asked at once, each of another host: a thousand URLs of one host use one of these places."""
 SWEEP_COUNT = 200
 FIRST = (0.0, "")
 MARGIN_SECONDS = 30.0

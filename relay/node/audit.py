@@ -313,7 +313,7 @@ class AuditLog:
             self.log_head()
 
     def log_head(self) -> None:
-        """Logs how far this chain has come, for whoever keeps the log elsewhere."""
+        """Logs how far this chain has come, for those who keep the log elsewhere."""
         head = self._store.head
         log.info("audit_head", chain=head.chain, entry=head.number, mac=head.mac.hex())
 

@@ -18,6 +18,7 @@ import structlog
 from relay.clock import Clock, steady_clock
 from relay.config.keyring import DecryptError, KeyFile, Keyring
 from relay.core.encryption import NodeKeys, Rotation, divided, refusal_of
+from relay.core.sentences import counted
 from relay.errors import Conflict, RelayError, SettingsError, StoreError
 from relay.store.ciphertexts import CiphertextStore, Place, SealedColumn, Stale, batches, sealed_columns
 from relay.store.postgres_writer import PATIENCE_SECONDS
@@ -236,7 +237,7 @@ class EncryptionKeys:
                 continue  # another pass finds what was written meanwhile
             if failures:
                 shown = "; ".join(failures[:SHOWN_FAILURES])
-                return f"{len(failures)} secrets cannot be decrypted, so no key was retired: {shown}"
+                return f"{counted(len(failures), 'secret')} cannot be decrypted, so no key was retired: {shown}"
             if (wait := min(settled_at - self._clock(), SETTLE_SECONDS)) > 0:
                 await self._sleep(wait)
                 settled |= unsettled

@@ -1,6 +1,6 @@
 """The audit's table: entries are appended to this process's chain, listed, verified, and removed when they are old.
 
-A chain has one writer. Its head is in memory and advances only after a commit, so a head that someone removes from the
+A chain has one writer. Its head is in memory and advances only after a commit, so a head that is removed from the
 table leaves a gap that verification finds.
 """
 
@@ -231,7 +231,7 @@ class AuditStore:
     async def keys(self) -> dict[str, bytes]:
         """The stored keys, by id. One that does not decrypt is left out, and its entries then do not verify.
 
-        A row's id is authenticated, and no other secret has an id like these. So a secret that somebody chose, such as
+        A row's id is authenticated, and no other secret has an id like these. So a secret that a user chose, such as
         that of a subscription, cannot be passed off as a key.
         """
         found: dict[str, bytes] = {}

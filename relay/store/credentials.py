@@ -50,7 +50,7 @@ class CredentialStore:
         return await self._database.write(self._keeps, (subscription_id, credential))
 
     async def pause_refresh(self, subscription_id: str, until: float) -> None:
-        """Nobody trades the refresh token before then."""
+        """No node trades the refresh token before then."""
         await self._database.write(_pause_refresh, (subscription_id, until))
 
     def _turn(self, connection: Connection, item: _Refresh) -> RefreshTurn:

@@ -250,7 +250,7 @@ class ErasureStore:
         try:
             sealed = loads(self._cipher.decrypt(row.ciphertext, context=row.id))
             return id_in_answer(loads(sealed["body"].encode("latin-1")))
-        except (RelayError, JSONDecodeError):  # its encryption key is lost, so nobody can read it; or it is not JSON
+        except (RelayError, JSONDecodeError):  # its encryption key is lost, so it cannot be read; or it is not JSON
             return None
 
     async def _slice(

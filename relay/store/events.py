@@ -138,11 +138,11 @@ class EventStore(Scoped):
         return replace(tail, events=[pair for pair in tail.events if self._sees(pair[1].owner)])
 
     async def tail_of_job(self, job_uid: str, after_sequence: int, count: int, max_bytes: int | None = None) -> Tail:
-        """The same of a job's events, by sequence. Whoever sees the job sees them all."""
+        """The same of a job's events, by sequence. A caller who sees the job sees them all."""
         return await self._database.read(_tail_of_job, job_uid, after_sequence, count, max_bytes)
 
     async def of_job(self, job_uid: str, *, after_sequence: int = 0, count: int = 500) -> list[Event]:
-        """A job's events, in order. Whoever sees the job sees them all."""
+        """A job's events, in order. A caller who sees the job sees them all."""
         return await self._database.read(_of_job, job_uid, after_sequence, count)
 
     async def page(

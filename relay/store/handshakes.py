@@ -125,7 +125,7 @@ class HandshakeStore:
         return await self._database.write(self._waives, (subscription_id, now, reason))
 
     def grant_key(self, subscription: Subscription, origin: str, now: float) -> str:
-        """A key with which the sink can consent later: encrypted, so nobody else can make one."""
+        """A key with which the sink can consent later: encrypted, so only this relay can make one."""
         granted = dumps([subscription.id, digest(subscription.sink, subscription.owner), origin, now])
         sealed = self._cipher.encrypt(granted, context=GRANT_CONTEXT)
         return urlsafe_b64encode(sealed).decode().rstrip("=")

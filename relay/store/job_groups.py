@@ -148,7 +148,7 @@ class GroupLedger:
         for group in finished:
             self._ids.append(group.id)
             notify(connection, f"group {group.id}")
-        # All jobs of a round may be erased: nobody is told of it then.
+        # All jobs of a round may be erased: no event tells of it then.
         told = [finished_event(group, self._base_url) for group in finished if group.arrived]
         self._told += len(told)
         self._outbox.insert(connection, [(event, None) for event in told])

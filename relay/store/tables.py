@@ -611,7 +611,7 @@ AUDIT_IS_APPEND_ONLY = {
         "FOR EACH STATEMENT EXECUTE FUNCTION audit_append_only()",
     ),
 }
-"""Refuses changes by the program's own mistakes and by hand. Whoever may drop a trigger is found by verification."""
+"""Refuses changes by the program's own mistakes and by hand. Verification finds what is changed without them."""
 for _database, _statements in AUDIT_IS_APPEND_ONLY.items():
     for _statement in _statements:
         _after_create = DDL(_statement).execute_if(dialect=_database)  # type: ignore[no-untyped-call]

@@ -49,6 +49,7 @@ async def test_the_command_lists_and_verifies_through_the_node_and_on_the_file(s
     assert (code, lines[0].split("\t")) == (0, ["AT", "ACTOR", "ACTION", "TARGET", "ADDRESS", "RESULT", "COUNT"])
     code, lines = await asyncio.to_thread(run, start, "audit", "verify", **through)
     assert (code, lines[0].partition(":")[0]) == (0, "the audit is intact")
+    assert lines[0].endswith(" entries in 1 chain")
     assert relay.end() == 0
 
     # the node is gone: the same on its file
