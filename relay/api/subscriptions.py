@@ -26,16 +26,9 @@ from relay.api.operations import (
 )
 from relay.api.params import PAGE, boolean
 from relay.api.resource import json_response, page_response
-from relay.api.subscription_models import (
-    Subscription,
-    SubscriptionCreate,
-    SubscriptionPage,
-    SubscriptionReplace,
-    awaits_consent,
-    read_create,
-    read_replace,
-    subscription_view,
-)
+from relay.api.subscription_checks import awaits_consent, read_create, read_replace
+from relay.api.subscription_models import Subscription, SubscriptionCreate, SubscriptionPage, SubscriptionReplace
+from relay.api.subscription_views import subscription_view
 from relay.api.validation import invalid, validate
 from relay.clock import to_rfc3339
 from relay.core import subscription as core

@@ -18,7 +18,7 @@ from relay.api.access import Access
 from relay.api.catalogue import EXAMPLES, OPERATIONS
 from relay.api.operations import Context
 from relay.api.registration import read_registration
-from relay.api.subscription_models import read_create, read_replace
+from relay.api.subscription_checks import read_create, read_replace
 from relay.api.validation import validate
 from relay.cli import client, event_stream, listen, local, options
 from relay.cli.events import one_line

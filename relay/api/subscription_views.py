@@ -1,0 +1,86 @@
+"""Subscriptions as answers: the core value as JSON."""
+
+from collections.abc import Callable
+from typing import cast
+
+from relay.api.fields import (
+    header_view,
+)
+from relay.api.ports import ApiSettings
+from relay.api.sink_credentials import (
+    credential_view,
+)
+from relay.api.subscription_models import Method, ShownConfig, ShownConsent, Subscription
+from relay.clock import optional_rfc3339, to_rfc3339
+from relay.core import subscription as core
+
+
+def subscription_view(
+    subscription: core.Subscription,
+    shown_sink: Callable[[str, str], str],
+    settings: ApiSettings,
+    *,
+    secret: str | None = None,
+) -> Subscription:
+    """A subscription, with the defaults of the settings filled in. `secret` is only shown once, on creation."""
+    own_timeout, own_schedule = subscription.timeout_seconds, subscription.retry_schedule_seconds
+    config: ShownConfig = {
+        "kind": subscription.kind,
+        "content_mode": "structured",
+        "ordering": subscription.ordering,
+        "signature": "both" if subscription.callback else subscription.signature,
+        "start": start_view(subscription.start_at),
+        "timeout_seconds": settings.default_timeout_seconds if own_timeout is None else own_timeout,
+        "retry_schedule": list(settings.default_retry_schedule_seconds if own_schedule is None else own_schedule),
+        "rate_per_second": subscription.rate_per_second,
+        "concurrency": subscription.concurrency,
+        "metadata_keys": subscription.options.get("metadata_keys"),
+        "handshake": subscription.handshake,
+        "incidents": subscription.incidents,
+    }
+    if secret is not None:
+        config["secret"] = secret
+    return {
+        "id": subscription.id,
+        "sink": shown_sink(subscription.kind, subscription.sink),
+        "types": None if subscription.types is None else list(subscription.types),
+        "source": subscription.source,
+        "protocol": "HTTP",
+        "protocolsettings": {
+            "headers": {name: header_view(name, value) for name, value in subscription.headers},
+            "method": cast("Method", subscription.method),
+        },
+        "sinkcredential": credential_view(subscription.credential),
+        "config": config,
+        "description": subscription.description,
+        "state": subscription.state,
+        "disabled_reason": subscription.disabled_reason,
+        "state_since": to_rfc3339(subscription.state_since or subscription.created_at),
+        "state_reason": subscription.state_reason,
+        "failing_since": optional_rfc3339(subscription.failing_since),
+        "failing_reason": subscription.failing_reason,
+        "paused_until": optional_rfc3339(subscription.paused_until),
+        "next_probe_at": optional_rfc3339(subscription.probe_at),
+        "owner": subscription.owner,
+        "next_handshake_at": optional_rfc3339(subscription.handshake_at),
+        "consent": _consent_view(subscription.consent),
+        "created_at": to_rfc3339(subscription.created_at),
+    }
+
+
+def _consent_view(consent: core.Consent | None) -> ShownConsent | None:
+    if consent is None:
+        return None
+    return {
+        "granted": consent.granted,
+        "origin": consent.origin,
+        "rate_per_minute": consent.rate_per_minute,
+        "at": to_rfc3339(consent.at),
+    }
+
+
+def start_view(start_at: float | None) -> str:
+    """The value of `config.start`."""
+    if start_at is None:
+        return "now"
+    return to_rfc3339(start_at) if start_at else "earliest"
