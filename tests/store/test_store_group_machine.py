@@ -99,6 +99,7 @@ class GroupMachine(RuleBasedStateMachine):
             self.now += seed % 3
             self._in_one_transaction(operations(seed))
             self.counts_equal_those_of_the_jobs()
+            self.each_round_has_one_event()
 
     def _in_one_transaction(self, wanted: list[tuple[Any, ...]]) -> None:
         known = {row["external_id"]: row for row in self.rows("SELECT * FROM jobs")}

@@ -86,3 +86,22 @@ def mismatches(
             wrong.append(f"{key} is due at {group['due_at']}, finished at {group['finished_at']}: {dict(states)}")
     lost = {key for key, _ in counted} - known
     return wrong + [f"{key} has jobs and is not there" for key in sorted(lost)]
+
+
+def api_mismatches(jobs: Sequence[Mapping[str, Any]], groups: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The same of what the API shows, of groups in their first round whose jobs have all ended."""
+    wrong = []
+    for group in groups:
+        members = [job for job in jobs if (job["group"], job["account"]) == (group["name"], group["account"])]
+        states = Counter(job["outcome"] for job in members)
+        said = Counter({state: count for state, count in group["counts"].items() if count})
+        if said != states:
+            wrong.append(f"{group['name']} says {said} and has {states}")
+        codes = Counter(
+            (job["upstream"].get("error") or {}).get("code") for job in members if job["outcome"] == "failed"
+        )
+        failures = Counter({one["code"]: one["count"] for one in group["failures"]})
+        if failures != codes:
+            wrong.append(f"{group['name']} says {failures} failed and has {codes}")
+    known = {group["name"] for group in groups}
+    return wrong + [f"{name} is not there" for name in {job["group"] for job in jobs} - {None, *known}]

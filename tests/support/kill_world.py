@@ -31,6 +31,7 @@ from relay.sandbox.example_requests import DISPATCH_PATH, dispatch_body
 from relay.store import migrations
 from relay.store.sqlite import url_of as sqlite_url_of
 from tests.support.forks import Forked
+from tests.support.group_recount import api_mismatches
 from tests.support.postgres_server import PostgresServer
 from tests.support.scale import scaled
 
@@ -307,7 +308,8 @@ class World:
                 assert response.status == 201, answer
             item = answer["items"][0]
         self.job_ids.append(item["id"])
-        return {"id": item["id"]} if number % 2 else {"ok": True, "item": item}
+        group = {"group": f"group {number % 4}"} if number % 4 else {}
+        return {"id": item["id"], **group} if number % 2 else {"ok": True, "item": item, **group}
 
     async def register(self, job: Mapping[str, Any]) -> None:
         """Tells the relay of the job until it says that it has it: a killed relay may have it already, or not."""
@@ -583,3 +585,17 @@ async def check_the_relays_own_books(world: World) -> None:
         assert {event["id"] for event in events} == got[job_id]
     for state in ("pending", "dead", "cancelled"):
         assert (await world.get(f"/v1/deliveries?state={state}"))["items"] == []
+    await check_the_groups(world)
+
+
+async def check_the_groups(world: World) -> None:
+    """They count their jobs, and each is told once to have finished."""
+    jobs = [await world.get(f"/v1/jobs/{job_id}") for job_id in world.job_ids]
+    groups = (await world.get("/v1/groups"))["items"]
+    assert groups or len(jobs) < 2
+    assert api_mismatches(jobs, groups) == []
+    for group in groups:
+        async with world.session.post(f"{world.relay.url}/v1/groups/{group['name']}/close") as response:
+            assert (response.status, (await response.json())["state"]) == (200, "finished")
+    told = (await world.get("/v1/events?type=relay.group.finished"))["items"]
+    assert sorted(event["subject"] for event in told) == sorted(group["name"] for group in groups)

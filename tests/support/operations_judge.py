@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from tests.support.group_recount import api_mismatches
 from tests.support.kill_world import is_subsequence, what_is_missing
 from tests.support.operations_world import SLACK_SECONDS, Arrival, Subscribed, Tracked, World
 
@@ -30,7 +31,8 @@ async def findings(world: World) -> list[str]:
     listed = await world.pages("/v1/events")
     events = [_recorded(event) for event in listed if event["type"].startswith("ai.revor.job.")]
     dead = [delivery["id"] for delivery in await world.pages("/v1/deliveries?state=dead")]
-    return [*(f"dead: {delivery}" for delivery in dead), *judge(world, events, await world.truths())]
+    groups = api_mismatches(await world.pages("/v1/jobs"), await world.pages("/v1/groups"))
+    return [*(f"dead: {delivery}" for delivery in dead), *groups, *judge(world, events, await world.truths())]
 
 
 def judge(world: World, events: Sequence[Recorded], truths: Mapping[str, Any]) -> list[str]:

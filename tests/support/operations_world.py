@@ -268,6 +268,9 @@ class World:
                 job = Tracked(id=(await response.json())["items"][0]["id"])
             self.jobs.append(job)
         document: dict[str, Any] = {"id": job.id}
+        number = self.jobs.index(job) % 4
+        if number:
+            document["group"] = f"group {number}"
         path = self.new_path("callback") if self.rng.random() < 0.4 else None
         if path is not None:
             document["callback_url"] = self.sinks_url + path
