@@ -21,7 +21,7 @@ class RenderContext:
     """What rendering may use besides the event and the subscription.
 
     account_names  display names of accounts, by their name in the settings
-    public_url     the relay's public URL without a trailing slash; None = unknown
+    public_url     the relay's public URL without a trailing slash, for links; None = unknown
     """
 
     account_names: Mapping[str, str] = field(default_factory=dict)

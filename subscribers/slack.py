@@ -25,6 +25,7 @@ from relay.core.subscription import Incidents, Subscription
 from relay.errors import FieldError
 from relay.redaction import host_of, split_url, url_without_path
 from subscribers import base
+from subscribers.summary_wording import incident_link
 from subscribers.wording import advice, facts, ids, job_details, link, sentence
 
 SECTION_CHARACTERS = 3000
@@ -90,7 +91,7 @@ class Slack:
         """Text: the sentence. Blocks: a section with the sentence, link and fields (advice, metadata), then one context
         line with place and time and one with ids."""
         text = escape(sentence(event, context))
-        linked = _link(link(event))
+        linked = _link(link(event) or incident_link(event, context))
         body = _clip(text, SECTION_CHARACTERS - len(linked)) + linked
         section: dict[str, Any] = {"type": "section", "text": _mrkdwn(body)}
         pairs = (*advice(event), *job_details(event, subscription.options.get(METADATA_KEYS)))[:MAX_FIELDS]

@@ -1,10 +1,12 @@
 """Events about connect accounts, groups and incidents in words: what happened, whose turn it is, what to do."""
 
+import re
 import shlex
 
 from relay.clock import from_rfc3339
-from relay.core.events import GROUP_FINISHED, INCIDENT_CLOSED, INCIDENT_EVENTS, account_event_kind
+from relay.core.events import GROUP_FINISHED, INCIDENT_CLOSED, INCIDENT_EVENTS, RELAY_SOURCE, Event, account_event_kind
 from relay.core.sentences import account_sentence, group_sentence, incident_end
+from subscribers.base import RenderContext
 from subscribers.relay_wording import subscription_of
 from subscribers.words import (
     Document,
@@ -20,6 +22,7 @@ from subscribers.words import (
 )
 
 _GROUP_CHARACTERS = 200
+_INCIDENT_ID = re.compile(r"inc_[0-9a-z]{26}")
 _MAX_CODES = 5
 """Maximum number of error codes in the sentence about a group."""
 
@@ -144,6 +147,14 @@ def _incident_advice(type: str, data: Document) -> Pairs:
         ("Sending them again", again),
         ("See them", see),
     )
+
+
+def incident_link(event: Event, context: RenderContext) -> str | None:
+    """The incident of an event in the relay's API, if the relay's public URL is known."""
+    if context.public_url is None or event.source != RELAY_SOURCE or event.type not in INCIDENT_EVENTS:
+        return None
+    id = _INCIDENT_ID.fullmatch(event.subject or "")
+    return None if id is None else f"{context.public_url}/v1/incidents/{id[0]}"
 
 
 def _time(text: object) -> float:

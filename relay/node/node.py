@@ -125,7 +125,7 @@ class Node:
             handshakes=store.handshakes,
             credentials=store.credentials,
             kinds=registry.kinds().__getitem__,
-            context=RenderContext(public_url=self.base_url),
+            context=RenderContext(public_url=settings.server.public_url and self.base_url),
             transport=sender,
             clock=clock,
             settings=self._components.of_dispatcher(),

@@ -579,3 +579,27 @@ def test_sample_renders_like_a_real_event() -> None:
         "ai.revor.job.failed", event_id="evt_1", now=NOW, origin=ORIGIN, dataschema_base="http://x", source="revor"
     )
     assert text(event) == "LinkedIn outreach to Alex failed: the account needs reconnecting"
+
+
+@pytest.mark.parametrize(
+    ("subject", "public_url", "linked"),
+    [
+        ("inc_01jvpq0000000000000000000f", "https://relay.example", True),
+        ("inc_01jvpq0000000000000000000f", None, False),
+        ("inc_1> <https://other.example", "https://relay.example", False),
+    ],
+)
+def test_message_about_an_incident_links_to_it_if_the_public_url_is_known(
+    subject: str, public_url: str | None, linked: bool
+) -> None:
+    sample = sample_event(
+        "relay.incident.opened", event_id="evt_1", now=NOW, origin=ORIGIN, dataschema_base="http://x", source="revor"
+    )
+
+    section = message(replace(sample, subject=subject), RenderContext(public_url=public_url))["blocks"][0]["text"][
+        "text"
+    ]
+
+    link = "<https://relay.example/v1/incidents/inc_01jvpq0000000000000000000f|Open in relay.example>"
+    assert section.endswith(link) is linked
+    assert "other.example" not in section

@@ -11,6 +11,7 @@ from typing import NamedTuple, get_args
 import pytest
 
 from relay.core.delivery import DeliveryState
+from relay.core.incidents import IncidentState
 from relay.core.job import JOB_EVENTS
 from relay.core.records import Resolution
 from relay.core.replay import ReplayState
@@ -26,6 +27,7 @@ STATES = {
     "Lease of a delivery": {"free", "held"},
     "Subscription": {*get_args(SubscriptionState)},
     "Intent": {*get_args(Resolution), "in_flight", "unknown"},
+    "Incident": {*get_args(IncidentState)},
     "Replay": {*get_args(ReplayState)},
     "Lease of a polling account": {"free", "held"},
 }
@@ -34,6 +36,7 @@ WRITES = {
     "Lease of a delivery": r"UPDATE deliveries SET (?:(?!WHERE|FROM).)*\blease_token = ",
     "Subscription": r"UPDATE subscriptions SET (?:(?!WHERE id).)*\bstate = ",
     "Intent": r"UPDATE intents SET (?:(?!WHERE).)*\b(?:fate|reason) = ",
+    "Incident": r"incidents? .*DO UPDATE SET .*state = |IncidentRow.*DO UPDATE SET",
     "Replay": r"UPDATE replays SET (?:(?!WHERE).)*\bstate = ",
     "Lease of a polling account": r"(?:UPDATE accounts|DO UPDATE) SET holder = ",
 }
