@@ -151,7 +151,11 @@ async def test_410_disables_the_subscription_and_holds_its_pending_deliveries(tm
         await world.run(20)
         stored = await world.store.subscriptions.get(subscription.id)
         assert (stored.state, stored.disabled_reason) == ("disabled", "http_410")
-        (told,) = [event for _, event in (await world.store.events.tail(0)).events if event.type.startswith("relay.")]
+        (told,) = [
+            event
+            for _, event in (await world.store.events.tail(0)).events
+            if event.type.startswith("relay.subscription.")
+        ]
         assert told.type == "relay.subscription.disabled"
         assert orjson.loads(told.body)["data"]["sink"] == "https://sink.test/…", "any subscriber may get this event"
         assert set(await states(world)) == {"pending"}

@@ -586,6 +586,7 @@ async def check_the_relays_own_books(world: World) -> None:
     for state in ("pending", "dead", "cancelled"):
         assert (await world.get(f"/v1/deliveries?state={state}"))["items"] == []
     await check_the_groups(world)
+    await check_the_incidents(world)
 
 
 async def check_the_groups(world: World) -> None:
@@ -599,3 +600,14 @@ async def check_the_groups(world: World) -> None:
             assert (response.status, (await response.json())["state"]) == (200, "finished")
     told = (await world.get("/v1/events?type=relay.group.finished"))["items"]
     assert sorted(event["subject"] for event in told) == sorted(group["name"] for group in groups)
+
+
+async def check_the_incidents(world: World) -> None:
+    """Each was opened once, and counts the jobs that have failed for its cause."""
+    incidents = (await world.get("/v1/incidents?limit=500"))["items"]
+    opened = (await world.get("/v1/events?type=relay.incident.opened&limit=500"))["items"]
+    assert sorted(event["subject"] for event in opened) == sorted(incident["id"] for incident in incidents)
+    for incident in incidents:
+        jobs = (await world.get(f"/v1/incidents/{incident['id']}/jobs?limit=500"))["items"]
+        assert len(jobs) == incident["failed"], incident
+        assert all(job["outcome"] == "failed" for job in jobs)
