@@ -162,7 +162,9 @@ async def test_javascript_libraries_accept_the_events(world: World, tmp_path: Pa
 
 
 async def test_slack_models_accept_the_messages(world: World) -> None:
-    await world.subscribe("/slack", types=["ai.revor.job.failed", "ai.revor.job.succeeded"], config={"kind": "slack"})
+    await world.subscribe(
+        "/slack", types=["ai.revor.job.failed", "ai.revor.job.succeeded"], config={"kind": "slack", "incidents": "off"}
+    )
     code = "connect_account_reconnect_required"
     life = {"final": "failed", "error_code": code, "channel": "linkedin"}
     await world.job(metadata={"recipient_name": "Alex"}, **life)
