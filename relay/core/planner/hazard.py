@@ -67,10 +67,10 @@ def exploration(prior: Sequence[float], passed: Sequence[float], count: float) -
     return tuple(most * before * math.exp(-jobs / EXPLORED_JOBS) for before, jobs in zip(prior, passed, strict=True))
 
 
-def _pseudo(prior: Sequence[float]) -> tuple[list[float], list[float]]:
-    """Events and time at risk of the pseudo-jobs under `prior`, per bin."""
+def _pseudo(prior: Sequence[float], jobs: float) -> tuple[list[float], list[float]]:
+    """Events and time at risk of so many pseudo-jobs under `prior`, per bin."""
     events, exposure = [], []
-    alive = PSEUDO_JOBS
+    alive = jobs
     for rate, width in zip(prior, WIDTHS, strict=True):
         gone = -alive * math.expm1(-rate * width)
         events.append(gone)
@@ -163,12 +163,16 @@ class Hazard:
         self.since += 1
 
     def rates(self, prior: Sequence[float]) -> tuple[float, ...]:
-        """The smoothed hazard per bin, always above 0, with `prior` as pseudo-jobs."""
+        """The smoothed hazard per bin for a new policy, always above 0, with `prior` as pseudo-jobs."""
         self.since = self.polls_since = 0
+        return self.estimate(prior, PSEUDO_JOBS)
+
+    def estimate(self, prior: Sequence[float], pseudo_jobs: float) -> tuple[float, ...]:
+        """The smoothed hazard per bin, always above 0, with so many pseudo-jobs that follow `prior`."""
         passes = 1
         if self.count > 0:
             passes = max(1, min(MAX_PASSES, round(PASSES_EVENTS / math.sqrt(self.effective_count))))
-        prior_events, prior_exposure = _pseudo(prior)
+        prior_events, prior_exposure = _pseudo(prior, pseudo_jobs)
         events = _smooth(self._events, passes)
         exposure = _smooth(self._at_risk(), passes)
         weight = self._weight

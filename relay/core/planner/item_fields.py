@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 from relay.clock import MAX_EPOCH_SECONDS, from_rfc3339
 from relay.core.job import TERMINAL
+from relay.core.planner.retries import MAX_ATTEMPTS
 
 
 class Reading(NamedTuple):
@@ -20,13 +21,14 @@ class Reading(NamedTuple):
     started_at: float | None = None
     finished_at: float | None = None
     next_attempt_at: float | None = None
+    attempt_count: int = 0
 
     def shifted(self, seconds: float) -> "Reading":
         """The reading with all times moved by `seconds`."""
         if seconds == 0:
             return self
-        times = (None if at is None else at + seconds for at in self[6:])
-        return Reading(*self[:6], *times)
+        at = [None if each is None else each + seconds for each in self[6:10]]
+        return self._replace(scheduled_at=at[0], started_at=at[1], finished_at=at[2], next_attempt_at=at[3])
 
 
 UNKNOWN = Reading(known=False)
@@ -50,6 +52,7 @@ def read_item(item: object) -> Reading:
         return UNKNOWN
     fields: Mapping[str, Any] = item
     status, channel, action = fields.get("status"), fields.get("channel"), fields.get("action")
+    attempts = fields.get("attempt_count")
     known = isinstance(status, str)
     return Reading(
         known=True,
@@ -62,4 +65,5 @@ def read_item(item: object) -> Reading:
         started_at=read_time(fields.get("started_at")),
         finished_at=read_time(fields.get("finished_at")),
         next_attempt_at=read_time(fields.get("next_attempt_at")),
+        attempt_count=min(max(attempts, 0), MAX_ATTEMPTS) if isinstance(attempts, int) else 0,
     )

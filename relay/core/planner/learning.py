@@ -10,6 +10,9 @@ from relay.core.planner.planned_job import PARKED, RUNNING, WAITING, PlannedJob
 from relay.core.planner.policy import RETRY, RUN, SCHEDULED
 from relay.core.planner.statistics import ClassStatistics, PlannerStatistics
 
+EXACT_ENOUGH = 1.5
+"""A pause is recorded if it is known to within this factor."""
+
 
 def learn(statistics: PlannerStatistics, job: PlannedJob, reading: Reading, seen_at: float) -> None:
     """Records what a poll at `seen_at` found. Call it before the job takes over `reading`. Times are planner time."""
@@ -20,6 +23,11 @@ def learn(statistics: PlannerStatistics, job: PlannedJob, reading: Reading, seen
     if started is not None and started > seen_at:
         started = seen_at
     waits_again = reading.next_attempt_at is not None and not reading.running and not reading.terminal
+    if reading.terminal:
+        if reading.attempt_count and not reading.cancelled:
+            statistics.record_attempts(job_class, reading.attempt_count)
+    elif waits_again:
+        _learn_pause(statistics, job_class, job, reading, seen_at)
     if started is None and job.phase in (WAITING, PARKED):
         scheduled = reading.scheduled_at
         moved = job.kind == SCHEDULED and scheduled is not None and scheduled < job.anchor
@@ -46,6 +54,18 @@ def learn(statistics: PlannerStatistics, job: PlannedJob, reading: Reading, seen
     elif job.phase == PARKED or started is None:
         return
     _learn_run(statistics, job_class, reading, started, since, seen_at)
+
+
+def _learn_pause(
+    statistics: PlannerStatistics, job_class: ClassStatistics, job: PlannedJob, reading: Reading, seen: float
+) -> None:
+    """Records the pause before a retry when it is first seen, if two polls tell well enough how long it is."""
+    retry = reading.next_attempt_at
+    if retry is None or retry <= seen or (job.kind == RETRY and job.anchor == retry):
+        return
+    shortest, longest = retry - seen, retry - min(max(job.seen, job.anchor, reading.started_at or 0.0), seen)
+    if longest <= EXACT_ENOUGH * shortest:
+        statistics.record_pause(job_class, reading.attempt_count, (shortest + longest) / 2)
 
 
 def _learn_run(

@@ -14,6 +14,7 @@ from typing import Any
 
 from relay.core.planner.hazard import Hazard, exploration, lomax
 from relay.core.planner.policy import KINDS, RUN, ClassPolicy
+from relay.core.planner.retries import Retries
 
 _SCALES = (2.0, 60.0, 4.0, 10.0, 4.0, 2.0, 10.0)
 """Prior scale in units: time from each kind of anchor to the start, and duration of a run."""
@@ -31,12 +32,21 @@ MEMORY_CHANGES = 100
 MAX_CLASSES = 1_000
 MAX_NAME = 200
 OTHER = ("", "")
+ALL_CLASSES = "*"
+"""Name of the statistics of all classes together."""
+
+
+def class_name(action: str, channel: str) -> str:
+    """The name under which a class is stored."""
+    return json.dumps((action[:MAX_NAME], channel[:MAX_NAME]), ensure_ascii=False, separators=(",", ":"))
 
 
 class ClassStatistics:
     """Statistics of one job class, and the policy that plans use."""
 
-    __slots__ = ("changes", "hazards", "key", "next_policy", "parent", "policy", "queued", "unsaved", "waited")
+    __slots__ = (
+        *("changes", "hazards", "key", "next_policy", "parent", "policy", "queued", "retries", "unsaved", "waited"),
+    )
 
     def __init__(self, key: tuple[str, str], parent: ClassStatistics | None) -> None:
         self.key = key
@@ -46,6 +56,7 @@ class ClassStatistics:
         self.next_policy: tuple[ClassPolicy, list[tuple[int, int]]] | None = None
         self.queued = False
         self.unsaved = False
+        self.retries = Retries()
         self.changes = 0.0
         """Jobs cancelled, or rescheduled to an earlier time, while they waited."""
         self.waited = 0.0
@@ -54,7 +65,7 @@ class ClassStatistics:
     @property
     def name(self) -> str:
         """The name it is stored under."""
-        return "*" if self.parent is None else json.dumps(self.key, ensure_ascii=False, separators=(",", ":"))
+        return ALL_CLASSES if self.parent is None else class_name(*self.key)
 
     @property
     def change_rate(self) -> float:
@@ -104,7 +115,10 @@ class ClassStatistics:
     def dump(self) -> dict[str, Any]:
         """The statistics as JSON values."""
         hazards = {KINDS[kind]: hazard.dump() for kind, hazard in enumerate(self.hazards) if hazard is not None}
-        return {"hazards": hazards, "changes": self.changes, "waited": self.waited}
+        return {
+            **{"hazards": hazards, "changes": self.changes, "waited": self.waited},
+            "retries": self.retries.dump(),
+        }
 
     def load(self, saved: dict[str, Any]) -> None:
         """Loads the values of `dump`. Raises ValueError, TypeError, KeyError or AttributeError for others."""
@@ -115,7 +129,10 @@ class ClassStatistics:
         for name, values in saved["hazards"].items():
             hazard = hazards[KINDS.index(name)] = Hazard()
             hazard.load(values)
-        self.changes, self.waited, self.hazards = changes, waited, hazards
+        retries = Retries()
+        if "retries" in saved:  # older versions lack it
+            retries.load(saved["retries"])
+        self.changes, self.waited, self.hazards, self.retries = changes, waited, hazards, retries
 
 
 class PlannerStatistics:
@@ -180,6 +197,16 @@ class PlannerStatistics:
             hazard = each.hazard(kind)
             hazard.record_event_between(since, age, each.policy.rates(kind))
             self._learned(each, hazard)
+
+    def record_attempts(self, job_class: ClassStatistics, attempts: int) -> None:
+        """Records the number of attempts of a job that ended."""
+        for each in (job_class, self.root):
+            each.retries.record_end(attempts)
+
+    def record_pause(self, job_class: ClassStatistics, attempt: int, seconds: float) -> None:
+        """Records the pause after a failed attempt."""
+        for each in (job_class, self.root):
+            each.retries.record_pause(attempt, max(seconds, 0.0) / self.unit)
 
     def refit_step(self) -> bool:
         """Does one step of building new policies: the hazards, or one table. Returns False if there is none to do.

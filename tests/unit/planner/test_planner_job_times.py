@@ -1,0 +1,252 @@
+"""Random times of a job class: runs, waits and retries, drawn from what polls have taught."""
+
+import json
+import math
+from random import Random
+from statistics import median
+from typing import Any
+
+import pytest
+
+from relay.core.planner.hazard import EDGES
+from relay.core.planner.item_fields import Reading, read_item
+from relay.core.planner.job_times import DURATIONS, JobTimes, times_from
+from relay.core.planner.learning import learn
+from relay.core.planner.planned_job import RUNNING, WAITING, PlannedJob
+from relay.core.planner.policy import RETRY, RUN, SCHEDULED
+from relay.core.planner.retries import MAX_ATTEMPTS, MAX_PAUSES, PRIOR, Retries
+from relay.core.planner.statistics import (
+    ALL_CLASSES,
+    LEARNED_EVENTS,
+    ClassStatistics,
+    PlannerStatistics,
+    class_name,
+)
+
+NOW = 1_779_271_200.0
+CLASS = ("send", "email")
+
+
+def statistics_of(
+    runs: int = 400, unit: float = 1.0, seconds: float = 7.0
+) -> tuple[PlannerStatistics, ClassStatistics]:
+    statistics = PlannerStatistics(unit)
+    job_class = statistics.of_class(*CLASS)
+    rng = Random(1)
+    for _ in range(runs):
+        statistics.record_event(job_class, RUN, 0.0, rng.lognormvariate(math.log(seconds), 0.3))
+        statistics.record_attempts(job_class, 1)
+    return statistics, job_class
+
+
+# --- retries
+
+
+def test_the_chance_of_a_retry_is_learned_by_attempt() -> None:
+    retries = Retries()
+    for number in range(2_000):
+        retries.record_end(3 if number % 4 == 0 else 1)
+    assert retries.chance(1, None) == pytest.approx(0.25, abs=0.03)
+    assert retries.chance(2, None) == pytest.approx(1.0, abs=0.1)
+    assert retries.chance(3, None) < 0.02
+    assert retries.chance(MAX_ATTEMPTS, None) == 0.0
+
+
+def test_a_young_class_leans_on_all_classes() -> None:
+    parent, young = Retries(), Retries()
+    for _ in range(100):
+        parent.record_end(2)
+    assert young.chance(1, parent) == pytest.approx(parent.chance(1, None))
+    assert Retries().chance(1, None) == PRIOR
+    parent.record_pause(2, 130.0)
+    young.record_pause(1, 30.0)
+    assert [young.pauses(attempt, parent) for attempt in (1, 2, 3)] == [[30.0], [130.0], [130.0]]
+
+
+def test_the_latest_pauses_are_kept_by_attempt() -> None:
+    retries = Retries()
+    assert retries.pauses(1, None) == ()
+    for number in range(MAX_PAUSES + 5):
+        retries.record_pause(1, float(number))
+    retries.record_pause(MAX_ATTEMPTS + 3, 700.0)
+    assert len(retries.pauses(1, None)) == MAX_PAUSES
+    assert retries.pauses(1, None)[-1] == MAX_PAUSES + 4
+    assert retries.pauses(2, None) == retries.pauses(1, None)
+    assert retries.pauses(MAX_ATTEMPTS, None) == [700.0]
+
+
+def test_retries_survive_a_restart() -> None:
+    retries, restored = Retries(), Retries()
+    retries.record_end(3)
+    retries.record_pause(1, 31.0)
+    restored.load(json.loads(json.dumps(retries.dump())))
+    assert restored.dump() == retries.dump()
+
+
+def damaged(**changes: Any) -> dict[str, Any]:
+    return {**Retries().dump(), **changes}
+
+
+@pytest.mark.parametrize(
+    "saved",
+    [
+        damaged(ended=[1.0]),
+        damaged(pauses=[[1.0] * (MAX_PAUSES + 1), *([[]] * (MAX_ATTEMPTS - 1))]),
+        damaged(ended=[math.nan] * MAX_ATTEMPTS),
+        damaged(pauses=[[-1.0], *([[]] * (MAX_ATTEMPTS - 1))]),
+        damaged(retried=[1.0] * MAX_ATTEMPTS),
+    ],
+)
+def test_malformed_retries_are_refused(saved: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"retr|pauses"):
+        Retries().load(saved)
+
+
+def test_statistics_of_an_older_version_have_no_retries() -> None:
+    _, job_class = statistics_of(30)
+    saved = job_class.dump()
+    del saved["retries"]
+    job_class.load(saved)
+    assert job_class.retries.dump() == Retries().dump()
+
+
+# --- what polls teach of retries
+
+
+def job_of(statistics: PlannerStatistics, phase: int, kind: int, anchor: float, seen: float) -> PlannedJob:
+    job = PlannedJob("a", 60.0, NOW + seen)
+    job.phase, job.kind, job.anchor, job.statistics = phase, kind, NOW + anchor, statistics.of_class(*CLASS)
+    return job
+
+
+def pauses_after(phase: int, kind: int, *, anchor: float, seen: float, at: float, retry: float) -> list[float]:
+    statistics = PlannerStatistics(1.0)
+    found = Reading(known=True, next_attempt_at=NOW + retry, attempt_count=1)
+    learn(statistics, job_of(statistics, phase, kind, anchor, seen), found, NOW + at)
+    return list(statistics.of_class(*CLASS).retries.pauses(1, None))
+
+
+@pytest.mark.parametrize(
+    ("title", "known", "pauses"),
+    [
+        ("a run seen 4 s ago", {"phase": RUNNING, "kind": RUN, "anchor": 0, "seen": 6, "at": 10, "retry": 40}, [32]),
+        ("seen too long ago", {"phase": WAITING, "kind": SCHEDULED, "anchor": 0, "seen": 0, "at": 90, "retry": 99}, []),
+        ("known already", {"phase": WAITING, "kind": RETRY, "anchor": 40, "seen": 9, "at": 12, "retry": 40}, []),
+        ("over already", {"phase": RUNNING, "kind": RUN, "anchor": 0, "seen": 6, "at": 50, "retry": 40}, []),
+    ],
+)
+def test_a_pause_is_learned_where_two_polls_tell_how_long_it_is(
+    title: str, known: dict[str, Any], pauses: list[float]
+) -> None:
+    assert pauses_after(**known) == pauses, title
+
+
+@pytest.mark.parametrize(
+    ("status", "attempts", "ended"),
+    [("succeeded", 2, True), ("failed", 1, True), ("cancelled", 1, False), ("succeeded", 0, False)],
+)
+def test_an_end_teaches_how_many_attempts_it_took(status: str, attempts: int, ended: bool) -> None:
+    statistics = PlannerStatistics(1.0)
+    item = {"status": status, "attempt_count": attempts, "started_at": NOW, "finished_at": NOW + 5}
+    learn(statistics, job_of(statistics, RUNNING, RUN, 0, 1), read_item(item), NOW + 6)
+    assert sum(statistics.root.retries.dump()["ended"]) == (attempts if ended else 0)
+
+
+@pytest.mark.parametrize(("given", "read"), [(3, 3), (10**30, MAX_ATTEMPTS), (-1, 0), ("2", 0), (None, 0)])
+def test_a_strange_attempt_count_is_bounded(given: object, read: int) -> None:
+    assert read_item({"status": "running", "attempt_count": given}).attempt_count == read
+
+
+# --- times
+
+
+def test_durations_follow_the_runs_that_were_seen() -> None:
+    statistics, job_class = statistics_of()
+    times = JobTimes(job_class, statistics.unit)
+    assert len(times.durations) == DURATIONS
+    assert median(times.durations) == pytest.approx(7.0, rel=0.1)
+    assert times.durations == sorted(times.durations)
+    assert times.durations == JobTimes(job_class, statistics.unit).durations
+
+
+def test_a_retried_job_takes_its_pauses_too() -> None:
+    statistics, job_class = statistics_of()
+    for _ in range(400):
+        statistics.record_attempts(job_class, 2)
+        statistics.record_pause(job_class, 1, 30.0)
+        statistics.record_event(job_class, RETRY, 0.0, 1.0)
+    times = JobTimes(job_class, statistics.unit)
+    late = sum(duration > 37 for duration in times.durations) / DURATIONS
+    assert late == pytest.approx(job_class.retries.chance(1, statistics.root.retries), abs=0.01)
+
+
+def test_a_pause_never_seen_is_a_minute() -> None:
+    statistics, job_class = statistics_of()
+    for _ in range(400):
+        statistics.record_attempts(job_class, 2)
+    times = JobTimes(job_class, statistics.unit)
+    assert median(times.durations) > 60
+
+
+def test_a_class_without_jobs_takes_the_times_of_all_classes() -> None:
+    statistics, _ = statistics_of()
+    times = JobTimes(statistics.of_class("send", "linkedin"), statistics.unit)
+    assert median(times.durations) == pytest.approx(7.0, rel=0.1)
+    assert times.durations == JobTimes(statistics.root, statistics.unit).durations
+
+
+def test_times_scale_with_the_unit() -> None:
+    statistics, job_class = statistics_of(unit=0.1, seconds=0.7)
+    times = JobTimes(job_class, statistics.unit)
+    assert median(times.durations) == pytest.approx(0.7, rel=0.1)
+    assert 0 < times.wait(0.0, Random(1)) < 10
+    assert times.end(1, 0.5, Random(1)) > 0.5
+
+
+def test_an_old_run_ends_later_than_it_is_old() -> None:
+    statistics, job_class = statistics_of()
+    times, rng = JobTimes(job_class, statistics.unit), Random(1)
+    for age in (0.0, 0.3, 7.0, 300.0, EDGES[-1], 3 * EDGES[-1]):
+        assert times.end(MAX_ATTEMPTS, age, rng) >= age
+    assert times.end(1, 1e8, rng) <= 1e8 + EDGES[-1] + 1
+
+
+def test_starts_follow_retries_if_some_were_seen() -> None:
+    """Scheduled jobs can wait for their lane: that is not how long a job takes to start."""
+    statistics, job_class = statistics_of()
+    for _ in range(50):
+        statistics.record_event(job_class, SCHEDULED, 0.0, 900.0)
+    rng = Random(1)
+    before = JobTimes(job_class, 1.0)
+    assert median(before.wait(0.0, rng) for _ in range(99)) > 600
+    for _ in range(50):
+        statistics.record_event(job_class, RETRY, 0.0, 1.0)
+    after = JobTimes(job_class, 1.0)
+    assert median(after.wait(0.0, rng) for _ in range(99)) < 3
+    assert median(after.wait(300.0, rng) for _ in range(99)) > 600
+
+
+# --- from the database
+
+
+def rows_of(statistics: PlannerStatistics) -> dict[str, str]:
+    return {name: values for name, _, values in statistics.unsaved_rows()}
+
+
+def test_stored_statistics_give_the_same_times() -> None:
+    statistics, job_class = statistics_of(unit=0.5)
+    times = times_from(rows_of(statistics), [CLASS, ("", "")])
+    assert times[CLASS].durations == JobTimes(job_class, 0.5).durations  # type: ignore[union-attr]
+    assert times["", ""] is not None
+
+
+def test_too_few_runs_give_no_times() -> None:
+    for runs, known in ((LEARNED_EVENTS - 1, False), (LEARNED_EVENTS, True)):
+        statistics, _ = statistics_of(runs)
+        assert (times_from(rows_of(statistics), [CLASS])[CLASS] is not None) is known
+    assert times_from({}, [CLASS]) == {CLASS: None}
+
+
+@pytest.mark.parametrize("values", ["", "[]", "{}", '{"unit": "a"}', '{"unit": -1}', '{"unit": 1e999}', "[" * 10_000])
+def test_malformed_statistics_are_ignored(values: str) -> None:
+    assert times_from({ALL_CLASSES: values, class_name(*CLASS): values}, [CLASS]) == {CLASS: None}
