@@ -22,6 +22,11 @@ JOB_INDEXES = (
         'error_code IS NOT NULL',
     ),
     (
+        'ix_jobs_group_work',
+        ('source', 'account', 'group_name', 'closed_at', 'channel', 'scheduled_at'),
+        'group_name IS NOT NULL',
+    ),
+    (
         'ix_jobs_open_connect',
         ('source', 'account', 'connect_account_id', 'uid'),
         'closed_at IS NULL AND connect_account_id IS NOT NULL',

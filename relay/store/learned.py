@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from sqlalchemy.engine import Connection
 
 from relay.core.records import SavedStatistics
 from relay.store.database import Database
-from relay.store.statements import REAL, TEXT, columns_of, run, run_rows, sql
+from relay.store.statements import REAL, TEXT, columns_of, json_list, run, run_rows, sql
 from relay.store.tables import HazardRow
 
 MAX_LOADED_ROWS = 10_000
@@ -33,6 +34,13 @@ LOAD = f"""
 SELECT {columns_of(HazardRow, "name", "event_count", "values_json")} FROM hazards
 WHERE source = :source ORDER BY event_count DESC, name LIMIT {MAX_LOADED_ROWS}
 """
+# A source's statistics by name.
+FIND = sql(
+    f"""
+SELECT {columns_of(HazardRow, "name", "event_count", "values_json")} FROM hazards
+WHERE source = :source AND name IN $json_values(names)
+"""
+)
 
 
 class LearnedStore:
@@ -51,6 +59,10 @@ class LearnedStore:
     async def load(self, source: str) -> list[SavedStatistics]:
         """The rows of a source, most events first, at most 10,000."""
         return await self._database.read(_load, source)
+
+    async def find(self, source: str, names: Sequence[str]) -> list[SavedStatistics]:
+        """The rows of a source with these names."""
+        return await self._database.read(_find, source, names)
 
 
 def _can_be_kept(row: SavedStatistics) -> bool:
@@ -83,7 +95,13 @@ def _save(connection: Connection, items: Sequence[tuple[Iterable[SavedStatistics
 
 
 def _load(connection: Connection, source: str) -> list[SavedStatistics]:
-    return [
-        SavedStatistics(source=source, name=row.name, event_count=row.event_count, values=row.values_json)
-        for row in run(connection, LOAD, source=source)
-    ]
+    return [_saved(source, row) for row in run(connection, LOAD, source=source)]
+
+
+def _find(connection: Connection, source: str, names: Sequence[str]) -> list[SavedStatistics]:
+    kept = [name for name in names if "\0" not in name]
+    return [_saved(source, row) for row in run(connection, FIND, source=source, names=json_list(kept))]
+
+
+def _saved(source: str, row: Any) -> SavedStatistics:
+    return SavedStatistics(source=source, name=row.name, event_count=row.event_count, values=row.values_json)

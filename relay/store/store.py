@@ -18,6 +18,7 @@ from relay.store.database import Database
 from relay.store.deliveries import DeliveryStore
 from relay.store.erasure import ErasureStore
 from relay.store.events import EventStore
+from relay.store.group_work import GroupWorkStore
 from relay.store.handshakes import HandshakeStore
 from relay.store.holders import HolderStore
 from relay.store.idempotency import IdempotencyStore
@@ -56,6 +57,7 @@ class Store:
         database.on_end(commit=ledger.committed, rollback=ledger.rolled_back)
         self.jobs = JobStore(database, outbox, ledger)
         self.groups = GroupStore(database, ledger)
+        self.group_work = GroupWorkStore(database)
         self.events = EventStore(database, outbox)
         self.deliveries = DeliveryStore(database, outbox)
         self.replays = ReplayStore(database, outbox)

@@ -75,8 +75,14 @@ class JobRow(SQLModel, table=True):
         Index("ix_jobs_account_uid", "account", "uid"),
         # list pages with source=
         Index("ix_jobs_source_uid", "source", "uid"),
-        # list pages with group=; the open jobs of a group, for its expected finish; whether any job of it is left
+        # list pages with group=; whether any job of it is left
         partial_index("ix_jobs_group", "group_name", "uid", where="group_name IS NOT NULL"),
+        # a group's open jobs by channel and scheduled time, and those that ended last
+        partial_index(
+            "ix_jobs_group_work",
+            *("source", "account", "group_name", "closed_at", "channel", "scheduled_at"),
+            where="group_name IS NOT NULL",
+        ),
         # list pages: the failed jobs of an incident
         partial_index(
             "ix_jobs_failed",

@@ -30,7 +30,7 @@ from relay.core.job import Problem, Progress
 from relay.core.records import AccountState, PollNote, SavedStatistics, SubscriptionRoom
 from relay.core.replay import ReplayRequest
 from relay.core.subscription import Consent
-from relay.store import statements
+from relay.store import group_work, statements
 from relay.store.intents import IN_FLIGHT_SECONDS
 from relay.store.pages import encode_cursor
 from relay.store.sqlite import url_of
@@ -337,6 +337,14 @@ async def use_handshakes(store: Store) -> None:
     await store.handshakes.grant(store.handshakes.grant_key(made, "relay.example", NOW), NOW, None, "agreed")
 
 
+async def read_group_work(store: Store) -> None:
+    """Whole, and as a group too large for that."""
+    await store.group_work.read("revor", "default", "q4", since=0.0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(group_work, "OPEN_READ", 0)
+        await store.group_work.read("revor", "default", "q4", since=0.0)
+
+
 async def use_groups(store: Store) -> None:
     """Two rounds of a group, its last job erased, and retention."""
     uid = await track(store, "grouped", group="q4", group_size=1)
@@ -345,6 +353,7 @@ async def use_groups(store: Store) -> None:
     (group,) = await store.groups.find("q4")
     await store.groups.get(group.id)
     await store.groups.close(group, 2, NOW + 1)
+    await read_group_work(store)
     await store.jobs.untrack(uid, NOW + 2)
     await store.groups.settle(NOW + 1e6)
     for filters in ({}, {"state": "open"}, {"state": "finished"}, {"account": "default"}, {"source": "revor"}):
@@ -532,6 +541,7 @@ async def run_everything(store: Store) -> None:
     await store.holders.release_accounts(["node 1"])
     await store.learned.save([SavedStatistics(source="revor", name="a", event_count=1.0, values="{}")], NOW)
     await store.learned.load("revor")
+    await store.learned.find("revor", ["a"])
 
     while await store.upkeep.delete_idempotency_keys(NOW + 1e6):  # the file was filled with some that nobody can read
         pass
@@ -584,7 +594,7 @@ async def run_everything(store: Store) -> None:
 
 PARTS = (
     *("jobs", "events", "deliveries", "replays", "subscriptions", "idempotency", "intents", "accounts", "learned"),
-    *("upkeep", "erasure", "groups", "audit", "secrets", "credentials", "handshakes", "incidents"),
+    *("upkeep", "erasure", "groups", "group_work", "audit", "secrets", "credentials", "handshakes", "incidents"),
 )
 
 

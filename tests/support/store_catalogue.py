@@ -15,6 +15,7 @@ from relay.store import (
     deliveries,
     delivery_groups,
     events,
+    group_work,
     handshakes,
     incident_recorder,
     incidents,
@@ -322,6 +323,17 @@ CATALOGUE = (
     Case("replay: pairs to return", replay_statements.PAIRS_TO_RETURN, sorts=True),  # as many as are open
     Case("replay: return unsent", replay_statements.RETURN_UNSENT),
     Case("replay: detach", replay_statements.DETACH),
+    Case("forecast: open jobs of a group", group_work.OPEN_OF_GROUP),
+    Case("forecast: next channel", group_work.NEXT_CHANNEL),
+    Case("forecast: first of a channel", group_work.FIRST_OF_CHANNEL),
+    Case("forecast: last of a channel", group_work.LAST_OF_CHANNEL),
+    Case("forecast: unscheduled of a channel", group_work.UNSCHEDULED_OF_CHANNEL),
+    Case("forecast: without a channel", group_work.WITHOUT_CHANNEL),
+    Case("forecast: open jobs of the account", group_work.OPEN_OF_ACCOUNT),
+    Case("forecast: ended jobs of a group", group_work.ENDED_OF_GROUP),
+    Case("forecast: ended jobs of the account", group_work.ENDED_OF_ACCOUNT, walks=True),
+    Case("forecast: broken accounts", group_work.BROKEN),
+    Case("forecast: health", group_work.HEALTH),
     Case("group: insert", job_groups.INSERT_GROUP),
     Case(
         "group: lock",
@@ -361,6 +373,7 @@ CATALOGUE = (
     Case("intents: unreported, cut off", intents.UNREPORTED_CUT_OFF),
     Case("intents: count", intents.COUNT_UNKNOWN),
     Case("learned: save", learned.SAVE),
+    Case("learned: find", learned.FIND),
     Case("learned: load", learned.LOAD, sorts=True),  # the classes of one source, at the start of a node
     Case(
         "incidents: live",

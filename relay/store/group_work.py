@@ -1,0 +1,178 @@
+"""What is left to do of a group, read for its forecast. A bounded number of rows, however large the group is."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from sqlalchemy.engine import Connection
+
+from relay.core.group_forecast import EndedJob, ReadJobs
+from relay.core.lane_forecast import OpenJob
+from relay.store.database import Database
+from relay.store.statements import Sql, fetch_json, json_list, json_query, run, sql
+
+OPEN_READ = 600
+"""A group with at most this many open jobs is read whole."""
+EDGE_READ = 64
+"""Of a larger one, so many jobs at each end of a channel."""
+OTHERS_READ = 300
+ENDED_READ = 200
+MAX_CHANNELS = 16
+
+_OPEN_COLUMNS = (
+    *("status", "action", "channel", "scheduled_at", "started_at", "next_attempt_at", "retry_count"),
+    *("spacing_seconds", "tracked_at", "COALESCE(last_polled_at, tracked_at)"),
+)
+_SHOWN = ("in_group", "uid", "connect_account_id", *_OPEN_COLUMNS[:-1], "seen_at")
+_SELECTED = f"uid, connect_account_id, {', '.join(_OPEN_COLUMNS[:-1])}, {_OPEN_COLUMNS[-1]} AS seen_at"
+_GROUP = "source = :source AND account = :account AND group_name = :name"
+_OPEN = f"{_GROUP} AND closed_at IS NULL"
+
+
+def _open(where: str, order: str) -> Sql:
+    return json_query(
+        f"SELECT 1 AS in_group, {_SELECTED} FROM jobs WHERE {_OPEN}{where} ORDER BY {order} LIMIT :count", _SHOWN
+    )
+
+
+# The open jobs of a group, by channel and scheduled time.
+OPEN_OF_GROUP = _open("", "closed_at, channel, scheduled_at")
+# The next channel of a group's open jobs.
+NEXT_CHANNEL = sql(f"SELECT channel FROM jobs WHERE {_OPEN} AND channel > :after ORDER BY closed_at, channel LIMIT 1")
+# A group's open jobs of a channel: those scheduled first, those scheduled last, and those without a scheduled time.
+FIRST_OF_CHANNEL = _open(" AND channel = :channel AND scheduled_at > 0", "closed_at, channel, scheduled_at")
+LAST_OF_CHANNEL = _open(
+    " AND channel = :channel AND scheduled_at > 0", "closed_at DESC, channel DESC, scheduled_at DESC"
+)
+UNSCHEDULED_OF_CHANNEL = _open(" AND channel = :channel AND scheduled_at IS NULL", "closed_at, channel, scheduled_at")
+# A group's open jobs without a channel.
+WITHOUT_CHANNEL = _open(" AND channel IS NULL", "closed_at, channel, scheduled_at")
+# The oldest open jobs of an account, of all groups.
+OPEN_OF_ACCOUNT = json_query(
+    f"""
+SELECT CASE WHEN group_name = :name THEN 1 ELSE 0 END AS in_group, {_SELECTED}
+FROM jobs WHERE source = :source AND account = :account AND closed_at IS NULL ORDER BY uid LIMIT :count
+""",
+    _SHOWN,
+)
+# The jobs of a group that ended last.
+ENDED_OF_GROUP = json_query(
+    f"""
+SELECT channel, started_at, closed_at FROM jobs WHERE {_GROUP} AND closed_at >= :since
+ORDER BY closed_at DESC LIMIT :count
+""",
+    ("channel", "started_at", "closed_at"),
+)
+# The jobs of an account among those of all accounts that ended last.
+ENDED_OF_ACCOUNT = json_query(
+    """
+SELECT channel, started_at, closed_at FROM (
+  SELECT source, account, group_name, channel, started_at, closed_at FROM jobs
+  WHERE closed_at IS NOT NULL ORDER BY closed_at DESC LIMIT :count
+) AS found
+WHERE source = :source AND account = :account AND (group_name IS NULL OR group_name <> :name)
+""",
+    ("channel", "started_at", "closed_at"),
+)
+# Of these connect accounts those that cannot send.
+BROKEN = sql(
+    """
+SELECT id, channel, name, state FROM connect_accounts
+WHERE source = :source AND account = :account AND id IN $json_values(ids) AND state <> 'ok' ORDER BY id
+"""
+)
+# The health of an account.
+HEALTH = "SELECT state FROM accounts WHERE source = :source AND name = :account"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BrokenAccount:
+    """A connect account that open jobs of a group need, and that cannot send."""
+
+    id: str
+    channel: str | None
+    name: str | None
+    state: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupReading:
+    """What was read of a group. `health`: of its account; `broken`: connect accounts of its jobs that cannot send."""
+
+    health: str
+    broken: tuple[BrokenAccount, ...]
+    jobs: tuple[ReadJobs, ...]
+    others: tuple[OpenJob, ...]
+    ended: tuple[EndedJob, ...]
+
+
+class _Part(NamedTuple):
+    """Rows of open jobs: all of them, or the first and the last ones. `is_cut`: there may be more."""
+
+    first: list[Any]
+    last: Sequence[Any] = ()
+    is_cut: bool = False
+
+
+class GroupWorkStore:
+    """Reads of what is left to do of a group."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def read(self, source: str, account: str, name: str, *, since: float) -> GroupReading:
+        """What is left to do of a group. `since`: when its round began."""
+        return await self._database.read(_read, source, account, name, since)
+
+
+def _read(connection: Connection, source: str, account: str, name: str, since: float) -> GroupReading:
+    key = {"source": source, "account": account, "name": name}
+    rows = fetch_json(connection, OPEN_OF_GROUP, **key, count=OPEN_READ + 1)
+    parts = [_Part(rows)] if len(rows) <= OPEN_READ else _edges(connection, key)
+    others = [row for row in fetch_json(connection, OPEN_OF_ACCOUNT, **key, count=OTHERS_READ) if not row[0]]
+    ended = fetch_json(connection, ENDED_OF_GROUP, **key, since=since, count=ENDED_READ)
+    beside = fetch_json(connection, ENDED_OF_ACCOUNT, **key, count=ENDED_READ)
+    used = {row[2] for part in parts for row in (*part.first, *part.last) if row[2] is not None}
+    found = run(connection, BROKEN, source=source, account=account, ids=json_list(sorted(used))) if used else ()
+    return GroupReading(
+        health=run(connection, HEALTH, source=source, account=account).scalar_one_or_none() or "ok",
+        broken=tuple(BrokenAccount(id=row.id, channel=row.channel, name=row.name, state=row.state) for row in found),
+        jobs=tuple(each for part in parts for each in _by_channel(part)),
+        others=tuple(OpenJob(*row[3:]) for row in others),
+        ended=(
+            *(EndedJob(channel, started_at, closed_at, in_group=True) for channel, started_at, closed_at in ended),
+            *(EndedJob(channel, started_at, closed_at, in_group=False) for channel, started_at, closed_at in beside),
+        ),
+    )
+
+
+def _edges(connection: Connection, key: dict[str, str]) -> list[_Part]:
+    """The first and the last jobs of each channel."""
+    parts: list[_Part] = []
+    channel = ""
+    for _ in range(MAX_CHANNELS):
+        found = run(connection, NEXT_CHANNEL, **key, after=channel).scalar_one_or_none()
+        if found is None:
+            break
+        channel = found
+        first, last, unscheduled = (
+            fetch_json(connection, statement, **key, channel=channel, count=EDGE_READ)
+            for statement in (FIRST_OF_CHANNEL, LAST_OF_CHANNEL, UNSCHEDULED_OF_CHANNEL)
+        )
+        is_cut = EDGE_READ in (len(first), len(unscheduled))
+        seen = {row[1] for row in first}
+        parts.append(_Part([*first, *unscheduled], [row for row in reversed(last) if row[1] not in seen], is_cut))
+    rows = fetch_json(connection, WITHOUT_CHANNEL, **key, count=EDGE_READ)
+    return [*parts, _Part(rows, is_cut=len(rows) == EDGE_READ)]
+
+
+def _by_channel(part: _Part) -> list[ReadJobs]:
+    jobs: dict[str | None, tuple[list[OpenJob], list[OpenJob]]] = {}
+    for at, rows in enumerate((part.first, part.last)):
+        for row in rows:
+            job = OpenJob(*row[3:])
+            jobs.setdefault(job.channel, ([], []))[at].append(job)
+    return [
+        ReadJobs(channel=channel, first=tuple(first), last=tuple(last), is_cut=part.is_cut)
+        for channel, (first, last) in jobs.items()
+    ]
