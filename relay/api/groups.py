@@ -10,6 +10,7 @@ from typing_extensions import TypedDict
 from relay.api import waiting
 from relay.api.examples import TIME
 from relay.api.fields import Body, NextCursor, Time
+from relay.api.group_finish import GroupForecast
 from relay.api.operations import NEXT, READS_JOBS, WRITES_JOBS, Answer, Call, Operation
 from relay.api.params import PAGE, choice, text
 from relay.api.resource import json_response, page_response
@@ -74,6 +75,28 @@ class Group(TypedDict):
     expected: Annotated[int | None, Field(description="How many jobs it has in all, if that was stated.")]
 
 
+class ExpectedFinish(TypedDict):
+    """When a group finishes: in one of ten cases before `p10`, in one of ten after `p90`."""
+
+    p10: Time
+    p50: Time
+    p90: Time
+
+
+class GroupWithForecast(Group):
+    """A group of jobs in its current round, and when it is expected to finish."""
+
+    rate_per_hour: Annotated[
+        float | None, Field(description="How many of its jobs end per hour, judged by the last hour. Null at its end.")
+    ]
+    expected_finish: Annotated[
+        ExpectedFinish | None, Field(description="When the last of its jobs ends. Null if that is unknown.")
+    ]
+    expected_finish_note: Annotated[
+        str | None, Field(description="Why there is no expected finish, or what it leaves out.")
+    ]
+
+
 class GroupPage(TypedDict):
     """One page of groups."""
 
@@ -98,6 +121,19 @@ def group_view(group: JobGroup) -> Group:
         "last_at": to_rfc3339(group.last_at),
         "finished_at": optional_rfc3339(group.finished_at),
         "expected": group.expected,
+    }
+
+
+def forecast_view(group: JobGroup, forecast: GroupForecast) -> GroupWithForecast:
+    """A group and its forecast."""
+    rate, finish = forecast.rate_per_hour, forecast.finish
+    return {
+        **group_view(group),
+        "rate_per_hour": None if rate is None else round(rate, 1),
+        "expected_finish": None
+        if finish is None
+        else {"p10": to_rfc3339(finish.p10), "p50": to_rfc3339(finish.p50), "p90": to_rfc3339(finish.p90)},
+        "expected_finish_note": forecast.note,
     }
 
 
@@ -138,7 +174,7 @@ async def list_groups(call: Call) -> Response:
     answers={
         200: Answer(
             "The group.",
-            Group,
+            GroupWithForecast,
             headers={"Preference-Applied": "`wait=N` with the value used, if the request asked to wait."},
         )
     },
@@ -152,9 +188,10 @@ async def get_group(call: Call) -> Response:
     group = await _find_group(call)
     seconds = waiting.preferred_seconds(call.request.headers)
     if seconds is None:
-        return json_response(group_view(group))
+        return json_response(forecast_view(group, await call.ports.forecasts.of(group)))
     group = await waiting.wait_for_group(call, group, seconds)
-    return json_response(group_view(group), headers={"Preference-Applied": f"wait={seconds}"})
+    view = forecast_view(group, await call.ports.forecasts.of(group))
+    return json_response(view, headers={"Preference-Applied": f"wait={seconds}"})
 
 
 @operation(
@@ -226,7 +263,18 @@ _GROUP: Group = {
     "finished_at": None,
     "expected": 500,
 }
+_EXPECTED: GroupWithForecast = {
+    **_GROUP,
+    "rate_per_hour": 41.0,
+    "expected_finish": {
+        "p10": "2026-05-20T13:52:00.000Z",
+        "p50": "2026-05-20T14:10:30.000Z",
+        "p90": "2026-05-20T14:41:12.000Z",
+    },
+    "expected_finish_note": None,
+}
 EXAMPLES: dict[str, Any] = {
+    "GroupWithForecast": _EXPECTED,
     "GroupClose": {"expected": 500},
     "Group": _GROUP,
     "GroupPage": {"items": [_GROUP], "next_cursor": None},

@@ -15,6 +15,7 @@ from relay.core.subscription import Handshake, Incidents, Subscription
 
 if TYPE_CHECKING:
     from relay.api.access import Access
+    from relay.api.group_finish import GroupForecasts
     from relay.delivery.dispatcher import Dispatcher
     from relay.node.audit import AuditLog
     from relay.node.node import Node
@@ -120,6 +121,7 @@ class Ports:
     count_request  is called after each response with the method and status
     access         the tokens, of the node that outlives these ports. Open streams and waits ask it after each signal
                    whether it still holds their caller's, so `Signals.wake_all` after a change ends those it does not
+    forecasts      of groups, which the caller has read through the store
     admission      what open requests hold, of the node that outlives these ports
     """
 
@@ -132,6 +134,7 @@ class Ports:
     dispatcher: "Dispatcher"
     node: "Node"
     audit: "AuditLog"
+    forecasts: "GroupForecasts"
     kinds: Kinds
     count_request: Callable[[str, int], None] = _count_nothing
     admission: Admission = field(default_factory=Admission)

@@ -14,6 +14,7 @@ from starlette.types import Receive, Scope, Send
 from relay import __version__
 from relay.api.access import Access
 from relay.api.app import create_api
+from relay.api.group_finish import GroupForecasts
 from relay.api.limits import Admission
 from relay.api.operations import Context
 from relay.api.ports import Ports, Readiness
@@ -110,6 +111,7 @@ class Node:
         self._holder = Holder()
         self._answers = AnswerCache()
         self._admission = Admission()
+        self._forecasts = GroupForecasts(store.group_work, store.learned, clock)
         self._probe = WriteProbe(store.database)
         store.outbox.incidents.base_url = self.base_url
 
@@ -436,6 +438,7 @@ class Node:
             dispatcher=self.dispatcher,
             node=self,
             audit=self.audit,
+            forecasts=self._forecasts,
             kinds=api_kinds([origin.type_prefix for origin in api.origins.values()]),
             count_request=self.metrics_registry.count_request,
             admission=self._admission,

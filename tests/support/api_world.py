@@ -10,6 +10,7 @@ from typing import Any
 import orjson
 
 from relay.api.access import Access
+from relay.api.group_finish import GroupForecasts
 from relay.api.operations import Context
 from relay.api.ports import ApiSettings, Kinds, Ports, Readiness, Token
 from relay.config.keyring import Keyring
@@ -428,6 +429,7 @@ class World:
             dispatcher=self.dispatcher,
             node=self.node,
             audit=self.audit,
+            forecasts=GroupForecasts(self.store.group_work, self.store.learned, lambda: self.now),
             kinds=KINDS,
             count_request=lambda method, status_code: self.requests.append((method, status_code)),
         )

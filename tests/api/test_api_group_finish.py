@@ -1,0 +1,184 @@
+"""When a group is expected to finish, from the database alone; and why there is no answer."""
+
+import asyncio
+import math
+from random import Random
+
+import pytest
+
+from relay.api import group_finish
+from relay.api.group_finish import GroupForecasts
+from relay.clock import from_rfc3339
+from relay.core.planner import PlannerStatistics
+from relay.core.planner.policy import RUN
+from relay.core.records import AccountState, SavedStatistics
+from tests.support.store_kit import execute, poll, registration, seen
+
+PATH = "/v1/groups/q4"
+GAP = 60.0
+
+
+async def teach(world, runs=100):
+    """What polls have taught, as the node that polls stores it."""
+    statistics, rng = PlannerStatistics(1.0), Random(1)
+    job_class = statistics.of_class("send", "email")
+    for _ in range(runs):
+        statistics.record_event(job_class, RUN, 0.0, rng.lognormvariate(math.log(7.0), 0.5))
+        statistics.record_attempts(job_class, 1)
+    rows = [
+        SavedStatistics(source="revor", name=name, event_count=count, values=values)
+        for name, count, values in statistics.unsaved_rows()
+    ]
+    await world.store.learned.save(rows, world.now)
+
+
+async def fill(world, count=10, group="q4", first=0, **fields):
+    """Jobs of a group in one lane, a minute apart."""
+    found = await world.store.jobs.register_many(
+        [registration(f"{group} {first + n}", group=group, tracked_at=world.now) for n in range(count)]
+    )
+    for number, each in enumerate(found, 1):
+        values = {"action": "send", "channel": "email", "scheduled_at": world.now + number * GAP, **fields}
+        await world.store.jobs.record(
+            poll(each.job.uid, 0, "scheduled", now=world.now, seen=seen("scheduled", world.now, **values))
+        )
+    return [each.job.uid for each in found]
+
+
+async def end(world, uid):
+    found = seen("succeeded", world.now, channel="email", started_at=world.now - 7)
+    await world.store.jobs.record(poll(uid, 1, "succeeded", outcome="succeeded", now=world.now, seen=found))
+
+
+def seconds(world, found):
+    return [from_rfc3339(found["expected_finish"][name]) - world.now for name in ("p10", "p50", "p90")]
+
+
+async def test_a_group_says_when_it_is_expected_to_finish(client, world):
+    await teach(world)
+    uids = await fill(world)
+    world.now += GAP + 8
+    await end(world, uids[0])
+    world.now += 2
+    found = (await client.get(PATH)).json()
+    p10, p50, p90 = seconds(world, found)
+    assert 10 * GAP - 70 < p10 < p50 < p90 < 10 * GAP - 70 + 60
+    assert found["expected_finish_note"] == "More jobs may come: this is about those known."
+    assert found["rate_per_hour"] == pytest.approx(3600 / 70, abs=0.1)
+    listed = (await client.get("/v1/groups")).json()["items"][0]
+    assert not {"rate_per_hour", "expected_finish", "expected_finish_note"} & set(listed)
+
+
+async def test_a_closed_group_is_forecast_without_a_note(client, world):
+    await teach(world)
+    await fill(world)
+    await client.post(f"{PATH}/close")
+    found = (await client.get(PATH)).json()
+    assert found["expected_finish"] is not None
+    assert found["expected_finish_note"] is None
+
+
+async def test_jobs_that_are_expected_are_part_of_it(client, world):
+    await teach(world)
+    world.now -= 100
+    await fill(world, 1)
+    world.now += 100
+    await fill(world, 10, first=1)
+    await client.post(f"{PATH}/close", json={"expected": 40})
+    world.now += 20
+    p10, _, _ = seconds(world, (await client.get(PATH)).json())
+    assert p10 > 35 * GAP
+
+
+async def test_a_finished_group_has_no_forecast(client, world):
+    await teach(world)
+    (uid,) = await fill(world, 1)
+    await client.post(f"{PATH}/close")
+    await end(world, uid)
+    found = (await client.get(PATH)).json()
+    assert (found["expected_finish"], found["rate_per_hour"]) == (None, None)
+    assert found["expected_finish_note"] == "It has finished."
+
+
+async def unauthorized(world, uids):
+    await world.store.accounts.set(AccountState(source="revor", name="default", state="unauthorized", since=1.0))
+
+
+async def down(world, uids):
+    await world.store.accounts.set(AccountState(source="revor", name="default", state="down", since=1.0))
+
+
+async def broken(world, uids):
+    insert = "INSERT INTO connect_accounts (source, account, id, channel, name, state, since, seen_at, changes) VALUES "
+    ada = "('revor', 'default', 'acc_1', 'linkedin', 'Ada', 'needs_reconnect', 1, 1, '[]')"
+    await execute(world.store, f"{insert} {ada}, ('revor', 'default', 'acc_2', NULL, NULL, 'removed', 1, 1, '[]')")
+    await execute(world.store, "UPDATE jobs SET connect_account_id = 'acc_1' WHERE external_id < 'q4 5'")
+    await execute(world.store, "UPDATE jobs SET connect_account_id = 'acc_2' WHERE external_id >= 'q4 5'")
+
+
+async def ended(world, uids):
+    for uid in uids:
+        await end(world, uid)
+
+
+async def stalled(world, uids):
+    group = (await world.store.groups.find("q4"))[0]
+    await world.store.groups.close(group, 30, world.now)
+    world.now += 3600
+
+
+@pytest.mark.parametrize(
+    ("trouble", "note"),
+    [
+        (unauthorized, "The upstream refuses the key of revor/default, so nothing is known of its jobs."),
+        (down, "The upstream of revor/default does not answer, so nothing is known of its jobs."),
+        (
+            broken,
+            "The linkedin of Ada (acc_1) needs reconnecting, and open jobs need it. The acc_2 is not there any more, "
+            "and open jobs need it.",
+        ),
+        (ended, "All of its jobs have ended. It finishes when no more come, or when it is closed."),
+        (stalled, "20 of 30 expected jobs have not come, and none comes now."),
+    ],
+)
+async def test_trouble_is_the_reason_why_there_is_none(client, world, trouble, note):
+    await teach(world)
+    await trouble(world, await fill(world))
+    found = (await client.get(PATH)).json()
+    assert (found["expected_finish"], found["expected_finish_note"]) == (None, note)
+
+
+async def test_nothing_is_said_before_anything_is_learned(client, world):
+    await fill(world)
+    note = "Fewer than 20 runs of jobs of this source have been seen: too few to judge by."
+    found = (await client.get(PATH)).json()
+    assert (found["expected_finish"], found["expected_finish_note"]) == (None, note)
+    assert found["rate_per_hour"] is None
+    await teach(world)
+    world.now += group_finish.LEARNED_SECONDS + 1
+    assert (await client.get(PATH)).json()["expected_finish"] is not None
+
+
+async def test_a_forecast_is_computed_once_for_all_who_ask(world, monkeypatch):
+    await teach(world)
+    await fill(world)
+    reads, forecasts = [], GroupForecasts(world.store.group_work, world.store.learned, lambda: world.now)
+    real = type(world.store.group_work).read
+
+    async def read(*values, **named):
+        reads.append(values)
+        return await real(*values, **named)
+
+    monkeypatch.setattr(type(world.store.group_work), "read", read)
+    (group,) = await world.store.groups.find("q4")
+    found = await asyncio.gather(*(forecasts.of(group) for _ in range(20)))
+    assert len({id(each) for each in found}) == len(reads) == 1
+    world.now += group_finish.FRESH_SECONDS
+    await forecasts.of(group)
+    assert len(reads) == 2
+    await fill(world, 1, group="q4 again")
+    (other,) = await world.store.groups.find("q4 again")
+    monkeypatch.setattr(group_finish, "MAX_KEPT", 1)
+    await forecasts.of(other)
+    await forecasts.of(group)
+    assert len(reads) == 4
