@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping
+from datetime import datetime
 from shlex import quote
 from typing import Annotated, Any
 
@@ -11,12 +12,14 @@ from relay.cli.client import Unreachable, api, path_of
 from relay.cli.jobs import Account, Source
 from relay.cli.options import Json, Limit, given, one_of
 from relay.cli.output import print_fields, print_json, print_list, print_result, print_table, progress, say
+from relay.clock import from_rfc3339
 from relay.errors import RelayError
 
 WATCH_SECONDS = 1
 TIMEOUT_MARGIN_SECONDS = 15.0
 PATIENCE_SECONDS = 60.0
 COLUMNS = ("name", "account", "state", "round", "ended", "failed", "missing", "last job")
+_FORECAST = ("rate_per_hour", "expected_finish", "expected_finish_note")
 OPEN_STATES = ("queued", "scheduled", "running", "retrying")
 
 app = typer.Typer(help="Follow groups of jobs: a campaign, an import, a customer.", no_args_is_help=True)
@@ -54,9 +57,11 @@ def show(
     if json:
         print_json(group)
         return
-    fields = dict(group)
+    fields = {name: value for name, value in group.items() if name not in _FORECAST}
     counts, failures = fields.pop("counts"), fields.pop("failures")
     say(sentence(group))
+    if group["state"] == "open":
+        say(finish_sentence(group, datetime.now().astimezone()))
     print_fields({name: value for name, value in fields.items() if value is not None})
     print_table(("jobs", "state"), [(count, state) for state, count in counts.items() if count], empty="it has no jobs")
     if failures:
@@ -90,6 +95,24 @@ def sentence(group: Mapping[str, Any]) -> str:
         words.append(f"{group['missing']:,} did not come")
     closed = ", and closed" if group["closed"] and group["state"] == "open" else ""
     return f"{group['name']} is {group['state']}{closed}: {', '.join(words)}"
+
+
+def finish_sentence(group: Mapping[str, Any], now: datetime) -> str:
+    """When it is expected to finish, in the time zone of `now`, or why that is unknown."""
+    expected, note, rate = (group.get(name) for name in ("expected_finish", "expected_finish_note", "rate_per_hour"))
+    if expected is None:
+        return f"When it finishes is unknown. {note or ''}".rstrip()
+    first, likely, last = (_local(expected[name], now) for name in ("p10", "p50", "p90"))
+    words = f"It is expected to finish {first} to {last}, most likely {likely}."
+    if rate:
+        words += f" {rate:,.0f} of its jobs end per hour."
+    return f"{words} {note}" if note else words
+
+
+def _local(time: str, now: datetime) -> str:
+    """A time of day, with the date unless it is today."""
+    at = datetime.fromtimestamp(from_rfc3339(time), now.tzinfo)
+    return at.strftime("%H:%M" if at.date() == now.date() else "%Y-%m-%d %H:%M")
 
 
 def _ended(counts: Mapping[str, int]) -> int:
@@ -138,5 +161,8 @@ def _watched(name: str, query: Mapping[str, Any]) -> Any:
 
 
 def _described(group: Mapping[str, Any]) -> str:
-    failed = group["counts"]["failed"]
-    return f"{failed:,} failed" if failed else ""
+    failed, expected = group["counts"]["failed"], group.get("expected_finish")
+    words = [f"{failed:,} failed"] if failed else []
+    if expected is not None:
+        words.append(f"likely done {_local(expected['p50'], datetime.now().astimezone())}")
+    return ", ".join(words)

@@ -1,6 +1,7 @@
 """The group commands against a stub server."""
 
 import json
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import pytest
@@ -53,13 +54,53 @@ def test_group_is_shown_with_its_failures(stub: Stub, capsys: pytest.CaptureFixt
     assert "queued" not in out
 
 
+FINISH = {"p10": "2026-05-20T12:20:00.000Z", "p50": "2026-05-20T12:40:00.000Z", "p90": "2026-05-21T13:05:00.000Z"}
+NOW = datetime(2026, 5, 20, 14, 0, tzinfo=timezone(timedelta(hours=2)))
+
+
+@pytest.mark.parametrize(
+    ("forecast", "sentence"),
+    [
+        ({}, "When it finishes is unknown."),
+        (
+            {"expected_finish": None, "expected_finish_note": "Few jobs were polled.", "rate_per_hour": 9.0},
+            "When it finishes is unknown. Few jobs were polled.",
+        ),
+        (
+            {"expected_finish": FINISH, "expected_finish_note": None, "rate_per_hour": 41.4},
+            "It is expected to finish 14:20 to 2026-05-21 15:05, most likely 14:40. 41 of its jobs end per hour.",
+        ),
+        (
+            {"expected_finish": FINISH, "expected_finish_note": "More jobs may come.", "rate_per_hour": 0.0},
+            "It is expected to finish 14:20 to 2026-05-21 15:05, most likely 14:40. More jobs may come.",
+        ),
+    ],
+)
+def test_the_expected_finish_is_told_in_local_time(forecast: dict[str, Any], sentence: str) -> None:
+    assert groups.finish_sentence(group(running=1, **forecast), NOW) == sentence
+
+
+def test_an_open_group_is_shown_with_its_expected_finish(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
+    stub.says(PATH, group(running=1, expected_finish=FINISH, expected_finish_note=None, rate_per_hour=3.0))
+    assert run(["groups", "show", "Q4 campaign"]) == 0
+    out = capsys.readouterr().out
+    assert "It is expected to finish 2026-05-20" in out
+    assert "expected_finish" not in out
+    assert "rate_per_hour" not in out
+
+
 @pytest.mark.parametrize("terminal", [False, True])
 def test_watch_ends_when_the_group_finishes(
     stub: Stub, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, terminal: bool
 ) -> None:
     monkeypatch.setattr("sys.stderr.isatty", lambda: terminal)
     done = group("finished", succeeded=99, failed=1, missing=2, expected=102)
-    for one in (group(running=100), group(running=50, succeeded=49, failed=1), group(running=49, succeeded=51), done):
+    for one in (
+        group(running=100, expected_finish=FINISH),
+        group(running=50, succeeded=49, failed=1),
+        group(running=49, succeeded=51),
+        done,
+    ):
         stub.says(PATH, one)
     assert run(["groups", "show", "Q4 campaign", "--watch", "--json"]) == 0
     out, err = capsys.readouterr()

@@ -155,6 +155,17 @@ def test_the_last_start_of_the_lane_holds_its_next_one() -> None:
     assert finish(work(*late, ended=[ended(-3.0)]))[0] > 280
 
 
+def test_a_job_that_is_overdue_may_start_at_any_time() -> None:
+    due, long_due = (finish(work(job(-at, seen_at=-1.0, tracked_at=-1.0)))[2] for at in (2.0, 3000.0))
+    assert 0 < due < 60
+    assert 0 < long_due
+
+
+def test_jobs_that_are_due_already_come_a_minute_apart() -> None:
+    p10, _, p90 = finish(work(*(job(-5.0, tracked_at=-1.0) for _ in range(4))))
+    assert 2 * GAP < p10 <= p90 < 4 * GAP
+
+
 def test_a_job_may_be_cancelled_while_it_waits() -> None:
     statistics = PlannerStatistics(1.0)
     job_class = statistics.of_class("send", "email")
@@ -219,6 +230,8 @@ def test_a_lane_without_times_goes_on_as_before() -> None:
     assert p50 == pytest.approx(20 * 300 - 300, rel=0.1)
     late = [each._replace(seen_at=NOW + 40.0) for each in waiting]
     assert finish(work(*late, ended=before))[1] >= p50
+    early = [each._replace(seen_at=NOW - 60.0) for each in waiting]
+    assert finish(work(*early, ended=before))[1] == pytest.approx(p50, rel=0.05)
     assert p10 < p90
     others = [job(None, tracked_at=-3600.0 + number) for number in range(10)]
     assert finish(work(*waiting, ended=before, others=others))[1] > p50 + 2000
@@ -282,7 +295,9 @@ def test_jobs_that_are_expected_follow_at_the_rate_of_the_others() -> None:
     assert p10 > 6000 - 100
     assert p50 < 6000 + 200
     running = job(-10.0, status="running", started_at=-5.0)
-    assert finish(work(running, **coming))[0] > 5800
+    elsewhere = [ended(-9.0, in_group=False)]
+    assert finish(work(running, ended=elsewhere, **coming))[0] > 5800
+    assert finish(work(running, **{**coming, "missing": 3}), SLOW)[0] > 200
     side_by_side = [job(None, status="running", started_at=-1.0, channel=None) for _ in range(9)]
     assert finish(work(*side_by_side, **coming))[0] > 5800
 

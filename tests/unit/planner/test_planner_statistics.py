@@ -15,6 +15,7 @@ from relay.core.planner.hazard import BINS, EXPLORATION, EXPLORATION_EVENTS, MEM
 from relay.core.planner.inspection import Table, run_table, wait_table
 from relay.core.planner.policy import KINDS, MAX_TABLES, NEW, RUN, SCHEDULED, ClassPolicy
 from relay.core.planner.price import price_of
+from relay.core.planner.retries import Retries
 from relay.core.planner.statistics import (
     LEAN_EVENTS,
     LEAST_EVENTS,
@@ -518,5 +519,5 @@ def test_a_class_of_which_one_kind_cannot_be_read_keeps_what_it_had() -> None:
     assert job_class.hazards == [None] * len(KINDS)
     assert (job_class.changes, job_class.waited) == (0.0, 0.0)
     job_class.load({"hazards": {"run": run}, **counts})
-    assert job_class.dump() == {"hazards": {"run": run}, **counts}
+    assert job_class.dump() == {"hazards": {"run": run}, **counts, "retries": Retries().dump()}
     assert len(job_class.fitted_rates()[RUN]) == BINS
