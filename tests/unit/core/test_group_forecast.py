@@ -298,6 +298,7 @@ def test_jobs_that_are_expected_follow_at_the_rate_of_the_others() -> None:
     elsewhere = [ended(-9.0, in_group=False)]
     assert finish(work(running, ended=elsewhere, **coming))[0] > 5800
     assert finish(work(running, **{**coming, "missing": 3}), SLOW)[0] > 200
+    assert finish(work(*lane(3), **coming), times(retried=5))[2] > p50 + 100
     side_by_side = [job(None, status="running", started_at=-1.0, channel=None) for _ in range(9)]
     assert finish(work(*side_by_side, **coming))[0] > 5800
 
