@@ -39,11 +39,13 @@ def _open(where: str, order: str) -> Sql:
 OPEN_OF_GROUP = _open("", "closed_at, channel, scheduled_at")
 # The next channel of a group's open jobs.
 NEXT_CHANNEL = sql(f"SELECT channel FROM jobs WHERE {_OPEN} AND channel > :after ORDER BY closed_at, channel LIMIT 1")
-# A group's open jobs of a channel: those scheduled first, those scheduled last, and those without a scheduled time.
+# A group's open jobs of a channel that are scheduled first.
 FIRST_OF_CHANNEL = _open(" AND channel = :channel AND scheduled_at > 0", "closed_at, channel, scheduled_at")
+# Those that are scheduled last.
 LAST_OF_CHANNEL = _open(
     " AND channel = :channel AND scheduled_at > 0", "closed_at DESC, channel DESC, scheduled_at DESC"
 )
+# Those without a scheduled time.
 UNSCHEDULED_OF_CHANNEL = _open(" AND channel = :channel AND scheduled_at IS NULL", "closed_at, channel, scheduled_at")
 # A group's open jobs without a channel.
 WITHOUT_CHANNEL = _open(" AND channel IS NULL", "closed_at, channel, scheduled_at")
