@@ -12,10 +12,11 @@ import pytest
 from tests.support.group_world import KINDS, PROGRESS, ExpectedFinish, Stated, learned, statements
 from tests.support.scale import SOAK, scaled
 
-GROUPS = scaled({"three channels": 3, "shared lanes": 3}, dict.fromkeys(KINDS, 24))
+GROUPS = scaled({"shared lanes": 3}, dict.fromkeys(KINDS, 24))
 GROUPS_A_HISTORY = 8
 """So many groups know what the same earlier jobs have taught."""
-EXPECTED = 0.8
+FIRST_SEED = 1_000
+"""The model was made with groups of lower seeds."""
 LEAST, MOST = 0.72, 0.88
 
 
@@ -25,8 +26,8 @@ def stated() -> list[Stated]:
     found: list[Stated] = []
     for kind, count in GROUPS.items():
         for first in range(0, count, GROUPS_A_HISTORY):
-            seeds = range(first, min(first + GROUPS_A_HISTORY, count))
-            found += statements(kind, seeds, learned(kind, first // GROUPS_A_HISTORY))
+            seeds = range(FIRST_SEED + first, FIRST_SEED + min(first + GROUPS_A_HISTORY, count))
+            found += statements(kind, seeds, learned(kind, FIRST_SEED + first // GROUPS_A_HISTORY))
     return found
 
 
@@ -41,7 +42,7 @@ def given(stated: list[Stated]) -> list[Stated]:
 @pytest.mark.parametrize("progress", PROGRESS)
 def test_the_true_finish_lies_within_the_range_as_often_as_it_says(stated: list[Stated], progress: float) -> None:
     some = [each for each in given(stated) if each.progress == progress]
-    assert coverage(some) >= (LEAST if SOAK else 0.3)
+    assert coverage(some) >= (LEAST if SOAK else 0.3)  # of three groups
     if SOAK:
         assert coverage(some) <= MOST
 
@@ -61,20 +62,3 @@ def test_a_forecast_is_given_for_almost_every_group(stated: list[Stated]) -> Non
     assert {each.kind for each in unknown} <= {"by id alone", "still coming"}
     assert {each.progress for each in unknown} <= {PROGRESS[0]}
     assert len(unknown) < 0.1 * len(stated)
-
-
-def table(stated: list[Stated]) -> str:
-    """Coverage and median width in relation to the time left, per kind and progress, as in docs/polling.md."""
-    lines = []
-    for kind in (*KINDS, "all"):
-        cells = []
-        for progress in PROGRESS:
-            some = [each for each in given(stated) if each.progress == progress and kind in ("all", each.kind)]
-            widths = median(each.relative_width for each in some)
-            cells.append(f"{coverage(some):.0%}, {widths:.2f}")
-        lines.append(f"| {kind} | {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-if __name__ == "__main__":
-    print(table(stated.__wrapped__()))  # type: ignore[attr-defined]

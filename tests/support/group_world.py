@@ -16,6 +16,7 @@ from relay.core.planner.job_times import JobTimes, times_from
 from relay.sandbox.fate import Mix, Script
 from relay.sandbox.lifecycle import accepted_item
 from relay.sandbox.world import World as Sandbox
+from tests.support.scale import scaled
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
@@ -25,7 +26,7 @@ from polling_world import simulate
 BEGINNING = 1_800_000_000.0
 CHANNELS = ("linkedin", "email", "whatsapp")
 PROGRESS = (0.1, 0.5, 0.9)
-HISTORY_JOBS = 600
+HISTORY_JOBS = scaled(200, 600)
 READ_ENDED = 200
 REQUESTS_PER_JOB = 6.0
 USUAL = Mix()
