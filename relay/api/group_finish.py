@@ -13,6 +13,7 @@ from relay.core.job_groups import JobGroup
 from relay.core.lane_forecast import TimesOf
 from relay.core.planner.job_times import JobTimes, times_from
 from relay.core.planner.statistics import ALL_CLASSES, LEARNED_EVENTS, OTHER, class_name
+from relay.core.sentences import titled
 from relay.store.group_work import ENDED_READ, BrokenAccount, GroupReading
 
 if TYPE_CHECKING:
@@ -135,6 +136,6 @@ def _trouble(group: JobGroup, reading: GroupReading) -> str | None:
 
 def _broken(account: BrokenAccount) -> str:
     name = account.id if account.name is None else f"{account.name} ({account.id})"
-    channel = "" if account.channel is None else f"{account.channel} of "
     state = _BROKEN.get(account.state, "is not there any more")
-    return f"The {channel}{name} {state}, and open jobs need it."
+    what = f"{titled(account.channel or '')} account".strip()
+    return f"The {what} {name} {state}, and open jobs need it."

@@ -134,8 +134,8 @@ async def stalled(world, uids):
         (down, "The upstream of revor/default does not answer, so nothing is known of its jobs."),
         (
             broken,
-            "The linkedin of Ada (acc_1) needs reconnecting, and open jobs need it. The acc_2 is not there any more, "
-            "and open jobs need it.",
+            "The LinkedIn account Ada (acc_1) needs reconnecting, and open jobs need it. The account acc_2 is not "
+            "there any more, and open jobs need it.",
         ),
         (ended, "All of its jobs have ended. It finishes when no more come, or when it is closed."),
         (stalled, "20 of 30 expected jobs have not come, and none comes now."),
