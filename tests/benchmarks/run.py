@@ -495,6 +495,13 @@ async def flat() -> list[dict[str, Any]]:
     return await measure()
 
 
+async def groups(scale: float) -> list[dict[str, Any]]:
+    """Events of jobs in groups of a hundred and of a million jobs: see groups.py."""
+    from groups import measure
+
+    return await measure(scale)
+
+
 async def many_events(scale: float) -> list[dict[str, Any]]:
     """Deliveries and retention beside ten million events: see many.py."""
     from many import measure
@@ -558,6 +565,7 @@ async def run(only: str | None, scale: float) -> list[dict[str, Any]]:
         ("fanout", lambda: fanout(scale)),
         ("isolation", lambda: isolation(scale)),
         ("flat", flat),
+        ("groups", lambda: groups(scale)),
         ("registrations", lambda: registrations(int(10_000 * scale))),
         ("batches", lambda: batches(max(1_000, int(40 * scale) * 1_000))),
         ("memory", memory),

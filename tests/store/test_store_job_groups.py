@@ -295,3 +295,17 @@ async def test_nothing_of_an_erased_group_is_left(store: Store, name: str) -> No
     await store.upkeep.delete_jobs(NOW + 1)
     await erase(store, ErasureRequest.of_group(name))
     assert await store.groups.find(name) == []
+
+
+async def test_jobs_without_a_group_cost_nothing_more(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> None:
+        raise AssertionError("a job without a group was noted")
+
+    monkeypatch.setattr(store.group_ledger, "note", fail)
+    uid = await track(store, "a")
+    await end(store, uid)
+    await track(store, "a")
+    other = await track(store, "b")
+    await store.jobs.untrack(other, NOW)
+    await track(store, "b")
+    await store.jobs.purge(other, NOW)
