@@ -5,6 +5,8 @@
   created it. `next_after` is null on the last page.
 - `GET /_sandbox/jobs/{id}`: the same for one job.
 - `POST /_sandbox/jobs`: creates jobs with a given fate instead of a drawn one.
+- `GET | POST /_sandbox/accounts`, `DELETE /_sandbox/accounts/{id}`: lists, breaks, repairs, adds and removes connect
+  accounts.
 - `GET | POST | DELETE /_sandbox/faults`, `DELETE /_sandbox/faults/{id}`: fault injection.
 - `GET | DELETE /_sandbox/requests`: counts of the requests to /api/v1.
 """
@@ -19,7 +21,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from relay.clock import Clock, to_rfc3339
-from relay.sandbox.bodies import CHANNELS
+from relay.sandbox.connect_accounts import ACCOUNT_STATUSES, CHANNELS, PLACEHOLDER_ACCOUNT_ID
 from relay.sandbox.fate import RETRYABLE_BY_CODE, Script
 from relay.sandbox.faults import KINDS, FaultInjector, parse_fault
 from relay.sandbox.fields import (
@@ -31,6 +33,8 @@ from relay.sandbox.fields import (
     number,
     one_of,
     refuse_unknown,
+    required_text,
+    text,
     whole_number,
 )
 from relay.sandbox.lifecycle import accepted_item
@@ -45,8 +49,13 @@ MAX_SCRIPT_SECONDS = 86_400.0
 _ACTIONS = ("outreach.dispatch", "outreach.linkedin.post_like")
 _FINALS = ("succeeded", "failed", "cancelled")
 _JOB_FIELDS = frozenset(
-    {"count", "account", "channel", "action", "min_channel_task_interval_seconds", *Script.__dataclass_fields__}
+    {
+        *("count", "account", "connect_account_id", "channel", "action", "min_channel_task_interval_seconds"),
+        *Script.__dataclass_fields__,
+    }
 )
+_ACCOUNT_FIELDS = frozenset({"id", "status", "can_send", "channel", "name"})
+_MAX_ACCOUNT_CHARACTERS = 200
 
 
 def admin_routes(world: World, faults: FaultInjector, request_counts: RequestCounts, clock: Clock) -> list[Route]:
@@ -56,6 +65,8 @@ def admin_routes(world: World, faults: FaultInjector, request_counts: RequestCou
         Route("/_sandbox", admin.overview, methods=["GET"]),
         Route("/_sandbox/jobs", admin.jobs, methods=["GET", "POST"]),
         Route("/_sandbox/jobs/{job_id}", admin.job, methods=["GET"]),
+        Route("/_sandbox/accounts", admin.accounts, methods=["GET", "POST"]),
+        Route("/_sandbox/accounts/{account_id}", admin.account, methods=["DELETE"]),
         Route("/_sandbox/faults", admin.fault_list, methods=["GET", "POST", "DELETE"]),
         Route("/_sandbox/faults/{fault_id:int}", admin.fault, methods=["DELETE"]),
         Route("/_sandbox/requests", admin.requests, methods=["GET", "DELETE"]),
@@ -127,6 +138,9 @@ class _Admin:
         account = fields.get("account", "default")
         if not isinstance(account, str) or not 0 < len(account) <= 100 or "-" in account:
             raise invalid("account must be a text of 1 to 100 characters without '-'")
+        connect_account_id = text(fields, "connect_account_id") or PLACEHOLDER_ACCOUNT_ID
+        if connect_account_id not in self._world.connect_accounts:
+            raise Refused(404, "account_not_found")
         interval = whole_number(fields, "min_channel_task_interval_seconds", 0, MAX_INTERVAL_SECONDS)
         script = _script(fields)
         now = self._clock()
@@ -135,6 +149,7 @@ class _Admin:
                 account=account,
                 channel=channel,
                 action=action,
+                connect_account_id=connect_account_id,
                 interval_seconds=DEFAULT_INTERVAL_SECONDS if interval is None else interval,
                 now=now,
                 script=script,
@@ -142,6 +157,34 @@ class _Admin:
             for _ in range(count)
         ]
         return _json({"ok": True, "items": [accepted_item(job) for job in jobs]}, 201)
+
+    async def accounts(self, request: Request) -> Response:
+        world = self._world
+        if request.method == "GET":
+            return _json({"ok": True, "accounts": world.connect_accounts.listed()})
+        try:
+            fields = json_object(await _body(request), "the body")
+            refuse_unknown(fields, _ACCOUNT_FIELDS)
+            account_id = required_text(fields, "id")
+            text(fields, "id", max_characters=_MAX_ACCOUNT_CHARACTERS)
+            changed = world.set_connect_account(
+                account_id,
+                self._clock(),
+                status=one_of(fields, "status", ACCOUNT_STATUSES),
+                can_send=flag(fields, "can_send"),
+                channel=one_of(fields, "channel", CHANNELS),
+                name=text(fields, "name", max_characters=_MAX_ACCOUNT_CHARACTERS),
+            )
+        except Refused as error:
+            return _refusal(error)
+        return _json({"ok": True, "account": changed})
+
+    async def account(self, request: Request) -> Response:
+        try:
+            self._world.remove_connect_account(request.path_params["account_id"], self._clock())
+        except Refused as error:
+            return _refusal(error)
+        return _json({"ok": True})
 
     async def fault_list(self, request: Request) -> Response:
         now = self._clock()

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from relay.sandbox.bodies import CHANNELS, PLACEHOLDER_ACCOUNT_ID
+from relay.sandbox.connect_accounts import CHANNELS, PLACEHOLDER_ACCOUNT_ID
 from relay.sandbox.world import MIN_INTERVAL_SECONDS
 
 DISPATCH_PATH = "/api/v1/outreach/dispatches"

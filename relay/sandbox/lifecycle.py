@@ -1,6 +1,6 @@
 """A job's lifecycle: its fate as timed steps, and each step as an item in Revor's documented shape. Pure."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -14,6 +14,9 @@ StartedAtWhileWaiting = Literal["clear", "keep"]
 """Whether `started_at` between two attempts is null or that of the failed attempt. Revor does not document it."""
 
 TERMINAL_STATUSES = frozenset({"succeeded", "failed", "cancelled"})
+
+RECONNECT_REQUIRED = "connect_account_reconnect_required"
+"""Error code of a job whose connect account could not send when an attempt started."""
 
 SOON_SECONDS = 1.0
 """A job that starts within this time stays `queued`. A later one becomes `scheduled`."""
@@ -47,8 +50,9 @@ class Behaviour:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SandboxJob:
-    """One job and its complete lifecycle. `created_at` and `scheduled_at` are epoch seconds. `body_digest` is the hex
-    SHA-256 of the body that created it, or None if it was created under /_sandbox."""
+    """One job and its complete lifecycle. `created_at` and `scheduled_at` are epoch seconds. `planned` are its steps if
+    its connect account can always send, `steps` those that it takes. `body_digest` is the hex SHA-256 of the body that
+    created it, or None if it was created under /_sandbox."""
 
     index: int
     id: str
@@ -59,6 +63,7 @@ class SandboxJob:
     created_at: float
     scheduled_at: float | None
     fate: Fate
+    planned: tuple[Step, ...]
     steps: tuple[Step, ...]
     body_digest: str | None = None
 
@@ -133,6 +138,24 @@ def _steps(fate: Fate, behaviour: Behaviour, created_at: float, scheduled_at: fl
         started_at = milliseconds(next_attempt_at + fate.start_delays_seconds[attempt] / speed)
 
 
+def steps_with_outages(planned: Sequence[Step], outages: Sequence[tuple[float, float]]) -> tuple[Step, ...]:
+    """The steps of a job whose connect account cannot send during `outages`: the first attempt that starts in one of
+    them is the last, and fails at its end."""
+    for index, step in enumerate(planned):
+        if step.status == "running" and any(begin <= step.at < end for begin, end in outages):
+            end = planned[index + 1]
+            failed = Step(
+                at=end.at,
+                status="failed",
+                attempt_count=end.attempt_count,
+                started_at=step.started_at,
+                finished_at=end.at,
+                error_code=RECONNECT_REQUIRED,
+            )
+            return (*planned[: index + 1], failed)
+    return tuple(planned)
+
+
 def accepted_item(job: SandboxJob) -> dict[str, Any]:
     """The item in the answer to a create. As documented, it is always `queued`."""
     return {
@@ -173,7 +196,7 @@ def truth(job: SandboxJob, now: float) -> dict[str, Any]:
         "created_at_epoch_seconds": job.created_at,
         "body_digest": None if job.body_digest is None else f"sha256:{job.body_digest}",
         "finished": job.ended_at <= now,
-        "failed_attempts": len(job.fate.failures),
+        "failed_attempts": sum(step.failed_attempt is not None for step in job.steps),
         "final_item": step_item(job, job.steps[-1]),
         "transitions": [
             {

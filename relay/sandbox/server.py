@@ -13,7 +13,7 @@ from starlette.types import Receive, Scope, Send
 
 from relay.clock import Clock, wall_clock
 from relay.sandbox.admin import admin_routes
-from relay.sandbox.bodies import JobRequest, connect_accounts, parse_dispatch, parse_post_like
+from relay.sandbox.bodies import JobRequest, parse_dispatch, parse_post_like
 from relay.sandbox.faults import JOB_KINDS, REFUSALS, FaultInjector, FaultSpec
 from relay.sandbox.fields import Refused, invalid
 from relay.sandbox.idempotency import IdempotencyStore
@@ -206,7 +206,7 @@ class Upstream:
             if request.method not in (wanted, "HEAD" if wanted == "GET" else wanted):
                 raise Refused(405, "method_not_allowed")
             if request.kind == "accounts":
-                return self._success(200, "items", connect_accounts(request.query))
+                return self._success(200, "items", self.world.connect_accounts.listed(request.query))
             if request.kind == "job":
                 return self._read(request, caller, now, fault)
             return self._create(request, caller, now)
@@ -242,6 +242,7 @@ class Upstream:
         return answer
 
     def _make(self, order: JobRequest, request: _Request, caller: Caller, now: float) -> Answer:
+        self.world.connect_accounts.check(order.connect_account_id, order.channel)
         digest = sha256(request.body).hexdigest()
         job = self.world.create(account=caller.account, now=now, body_digest=digest, **asdict(order))
         return self._success(202, "item", accepted_item(job))

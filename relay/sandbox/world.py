@@ -7,14 +7,23 @@ lifecycles. Only their position in time depends on `now`.
 import math
 from collections import OrderedDict
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Any
 from uuid import UUID
 
+from relay.sandbox.connect_accounts import PLACEHOLDER_ACCOUNT_ID, ConnectAccounts, Item
 from relay.sandbox.fate import LANE_GAP_SECONDS, Fate, Mix, Script, draw_fate
 from relay.sandbox.fields import Refused
-from relay.sandbox.lifecycle import Behaviour, SandboxJob, milliseconds, schedule_steps, step_item, truth
+from relay.sandbox.lifecycle import (
+    Behaviour,
+    SandboxJob,
+    milliseconds,
+    schedule_steps,
+    step_item,
+    steps_with_outages,
+    truth,
+)
 
 MIN_INTERVAL_SECONDS = 60
 MAX_INTERVAL_SECONDS = 86_400
@@ -41,6 +50,8 @@ class World:
     or the job's interval after the `scheduled_at` of the previous job. A job starts at the latest of `scheduled_at` +
     LN(1, .5), the end of the previous job + 0.2 s, and its interval after that job's start. A retried job therefore
     delays the following ones, while their `scheduled_at` does not change.
+
+    **Connect accounts.** An attempt that starts while the job's connect account cannot send ends the job as failed.
     """
 
     seed: int = 0
@@ -48,6 +59,7 @@ class World:
     mix: Mix = field(default_factory=Mix)
     max_jobs: int = 200_000
     max_lanes: int = 100_000
+    connect_accounts: ConnectAccounts = field(default_factory=ConnectAccounts, init=False, repr=False)
     created_count: int = field(default=0, init=False)
     _jobs: OrderedDict[str, SandboxJob] = field(default_factory=OrderedDict, init=False, repr=False)
     _lanes: OrderedDict[tuple[str, str], _Lane] = field(default_factory=OrderedDict, init=False, repr=False)
@@ -71,7 +83,7 @@ class World:
         channel: str,
         now: float,
         action: str = "outreach.dispatch",
-        connect_account_id: str = "connect_account_xxx",
+        connect_account_id: str = PLACEHOLDER_ACCOUNT_ID,
         interval_seconds: float = DEFAULT_INTERVAL_SECONDS,
         script: Script | None = None,
         body_digest: str | None = None,
@@ -89,6 +101,9 @@ class World:
         created_at = milliseconds(now)
         lane = self._lane(account, channel) if script.in_lane else _Lane()
         scheduled_at, start_at = self._place(lane, fate, interval_seconds, created_at)
+        planned = schedule_steps(
+            fate, self.behaviour, created_at=created_at, scheduled_at=scheduled_at, start_at=start_at
+        )
         job = SandboxJob(
             index=index,
             id=job_id,
@@ -99,9 +114,8 @@ class World:
             created_at=created_at,
             scheduled_at=scheduled_at if script.show_scheduled_at else None,
             fate=fate,
-            steps=schedule_steps(
-                fate, self.behaviour, created_at=created_at, scheduled_at=scheduled_at, start_at=start_at
-            ),
+            planned=planned,
+            steps=steps_with_outages(planned, self.connect_accounts.outages(connect_account_id)),
             body_digest=body_digest,
         )
         lane.scheduled_at = scheduled_at
@@ -110,6 +124,24 @@ class World:
         self.created_count += 1
         self._jobs[job.id] = job
         return job
+
+    def set_connect_account(self, account_id: str, now: float, **fields: Any) -> Item:
+        """Changes or adds a connect account, and with it what becomes of its jobs. Raises Refused."""
+        changed = self.connect_accounts.set(account_id, now, **fields)
+        self._reconsider(account_id, now)
+        return changed
+
+    def remove_connect_account(self, account_id: str, now: float) -> None:
+        """Removes a connect account. Raises Refused."""
+        self.connect_accounts.remove(account_id, now)
+        self._reconsider(account_id, now)
+
+    def _reconsider(self, account_id: str, now: float) -> None:
+        """Plans the rest of the account's open jobs again. What has happened does not change."""
+        outages = self.connect_accounts.outages(account_id)
+        for job in self._jobs.values():
+            if job.connect_account_id == account_id and job.ended_at > now:
+                self._jobs[job.id] = replace(job, steps=steps_with_outages(job.planned, outages))
 
     def _place(self, lane: _Lane, fate: Fate, interval_seconds: float, created_at: float) -> tuple[float, float]:
         """`scheduled_at` and the start of the first attempt. `scheduled_at` must not reveal what happens later."""

@@ -106,7 +106,7 @@ def test_every_error_code_and_call_of_the_sandbox() -> None:
     assert codes | {"api_key_expired", "api_key_revoked"} <= page
     calls = set(re.findall(r'Route\("(/_sandbox[^"]*)"', source))
     assert len(calls) > 5
-    assert {call.replace("job_id", "id").replace("fault_id:int", "id") for call in calls} <= {
+    assert {re.sub(r"\{[^}]*\}", "{id}", call) for call in calls} <= {
         word.split(" ")[-1].partition("?")[0] for word in page
     }
 

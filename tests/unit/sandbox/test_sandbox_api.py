@@ -289,6 +289,112 @@ def test_unusable_senders_are_refused(peer: Peer) -> None:
     assert peer.create({**EMAIL, "account_id": "connect_account_email"}).status_code == 202
 
 
+def listed(peer: Peer) -> dict[str, dict[str, Any]]:
+    items: list[dict[str, Any]] = peer.get(ACCOUNTS, headers=KEY).json()["items"]
+    assert peer.get("/_sandbox/accounts").json()["accounts"] == items
+    return {item["account_id"]: item for item in items}
+
+
+@pytest.mark.parametrize(
+    ("change", "status", "can_send"),
+    [
+        ({"status": "credentials"}, "credentials", False),
+        ({"status": "error"}, "error", False),
+        ({"can_send": False}, "ok", False),
+        ({"status": "error", "can_send": True}, "error", True),
+        ({"status": "ok"}, "ok", True),
+    ],
+)
+def test_an_account_is_broken_and_repaired(peer: Peer, change: Any, status: str, can_send: bool) -> None:
+    answer = peer.post("/_sandbox/accounts", json={"id": "connect_account_email", **change})
+    shown = listed(peer)["connect_account_email"]
+    assert (answer.status_code, answer.json()["account"]) == (200, shown)
+    assert (shown["status"], shown["can_send"]) == (status, can_send)
+    created = peer.create({**EMAIL, "account_id": "connect_account_email"})
+    assert created.status_code == (202 if can_send else 409)
+    peer.post("/_sandbox/accounts", json={"id": "connect_account_email", "status": "ok"})
+    assert peer.create({**EMAIL, "account_id": "connect_account_email"}).status_code == 202
+
+
+def test_an_account_is_added_and_removed(peer: Peer) -> None:
+    added = {"id": "new", "channel": "email", "name": "Ada"}
+    assert peer.post("/_sandbox/accounts", json=added).status_code == 200
+    assert (listed(peer)["new"]["name"], listed(peer)["new"]["can_send"]) == ("Ada", True)
+    assert peer.create({**EMAIL, "account_id": "new"}).status_code == 202
+    assert peer.delete("/_sandbox/accounts/new").status_code == 200
+    assert "new" not in listed(peer)
+    refused_account = peer.create({**EMAIL, "account_id": "new"})
+    refused(refused_account, 404, "account_not_found")
+    assert peer.delete("/_sandbox/accounts/new").json()["error"]["code"] == "account_not_found"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {},
+        {"id": ""},
+        {"id": 3, "status": "ok"},
+        {"id": "x" * 201, "channel": "email"},
+        {"id": "connect_account_email", "status": "broken"},
+        {"id": "connect_account_email", "can_send": "no"},
+        {"id": "connect_account_email", "channel": "fax"},
+        {"id": "connect_account_email", "since": 1},
+        {"id": "nobody", "status": "ok"},
+    ],
+)
+def test_an_unclear_change_of_an_account_is_refused(peer: Peer, body: Any) -> None:
+    before = listed(peer)
+    answer = peer.post("/_sandbox/accounts", json=body)
+    assert (answer.status_code, answer.json()["ok"]) in ((400, False), (404, False))
+    assert listed(peer) == before
+
+
+@pytest.mark.parametrize("removed", [False, True])
+def test_jobs_of_a_broken_account_fail_as_the_upstream_s_do(peer: Peer, removed: bool) -> None:
+    """Attempts that started before go on; jobs of other accounts are not affected; a repair holds for what is left."""
+    fate = {"final": "succeeded", "start_delay_seconds": 10, "run_seconds": 5, "attempt_failures": 0}
+    mine = {**fate, "connect_account_id": "connect_account_email"}
+    (running,) = peer.script(**{**mine, "start_delay_seconds": 0}, in_lane=False)
+    jobs = peer.script(**mine, count=3)
+    (other,) = peer.script(**fate, connect_account_id="connect_account_whatsapp", in_lane=False)
+
+    peer.clock.now += 1
+    if removed:
+        assert peer.delete("/_sandbox/accounts/connect_account_email").status_code == 200
+    else:
+        peer.post("/_sandbox/accounts", json={"id": "connect_account_email", "status": "credentials"})
+    peer.clock.now += 40
+    peer.post("/_sandbox/accounts", json={"id": "connect_account_email", "status": "ok", "channel": "email"})
+    peer.clock.now += 600
+
+    items = [peer.job(job["id"]).json()["item"] for job in (running, *jobs, other)]
+    assert [item["status"] for item in items] == ["succeeded", "failed", "succeeded", "succeeded", "succeeded"]
+    failed = SAMPLES["job_failed"]["body"]["item"]["error"]
+    assert (items[1]["error"], items[1]["result"], items[1]["attempt_count"]) == (failed, None, 1)
+    truth = peer.get(f"/_sandbox/jobs/{jobs[0]['id']}").json()["job"]
+    assert truth["final_item"] == items[1]
+    assert [step["status"] for step in truth["transitions"]] == ["queued", "running", "failed"]
+
+
+def test_a_retry_on_a_broken_account_is_the_last_attempt(peer: Peer) -> None:
+    fate = {"final": "succeeded", "attempt_failures": 2, "start_delay_seconds": 0, "run_seconds": 5}
+    (job,) = peer.script(**fate, retry_pause_seconds=30)
+    peer.clock.now += 2
+    peer.post("/_sandbox/accounts", json={"id": "connect_account_xxx", "can_send": False})
+    truth = peer.get(f"/_sandbox/jobs/{job['id']}").json()["job"]
+    statuses = [step["status"] for step in truth["transitions"]]
+    assert (statuses[1], statuses[3:], truth["failed_attempts"]) == ("running", ["running", "failed"], 1)
+    assert truth["final_item"]["error"]["code"] == "connect_account_reconnect_required"
+    peer.clock.now += 600
+    peer.post("/_sandbox/accounts", json={"id": "connect_account_xxx", "can_send": True})
+    assert peer.job(job["id"]).json()["item"] == truth["final_item"]
+
+
+def test_a_script_names_an_account_that_exists(peer: Peer) -> None:
+    answer = peer.post("/_sandbox/jobs", json={"connect_account_id": "nobody"})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (404, "account_not_found")
+
+
 def test_full_world_answers_503() -> None:
     peer = Peer(Clock(), Sandbox(rate_limit=None).app(clock=Clock(), world=World(max_jobs=1)))
     assert peer.create().status_code == 202

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relay.clock import from_rfc3339
+from relay.sandbox.connect_accounts import MAX_CONNECT_ACCOUNTS, MAX_OUTAGES, ConnectAccounts
 from relay.sandbox.fate import RETRYABLE_BY_CODE, Mix, Script
 from relay.sandbox.fields import Refused
 from relay.sandbox.lifecycle import Behaviour, SandboxJob, accepted_item
@@ -374,3 +375,15 @@ def test_sandbox_imports_only_leaves_of_the_relay() -> None:
             names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             components |= {name for name in names if name.split(".")[0] in {"relay", "subscribers"}}
     assert {room for room in components if not room.startswith("relay.sandbox.")} == {"relay.clock"}
+
+
+def test_accounts_and_their_outages_are_bounded() -> None:
+    accounts = ConnectAccounts()
+    for count in range(MAX_OUTAGES + 5):
+        accounts.set("connect_account_email", NOW + 2 * count, can_send=False)
+        accounts.set("connect_account_email", NOW + 2 * count + 1, can_send=True)
+    assert len(accounts.outages("connect_account_email")) == MAX_OUTAGES
+    for count in range(MAX_CONNECT_ACCOUNTS - len(accounts.listed())):
+        accounts.set(f"account {count}", NOW, channel="email")
+    with pytest.raises(Refused, match="10000 accounts already"):
+        accounts.set("one more", NOW, channel="email")
