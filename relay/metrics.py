@@ -54,6 +54,18 @@ class Metrics:
             account,
             registry=self.registry,
         )
+        self.account_listings = Counter(
+            "relay_account_listings",
+            "Listings of connect accounts by result",
+            (*account, "result"),
+            registry=self.registry,
+        )
+        self.connect_accounts = Gauge(
+            "relay_connect_accounts",
+            "Connect accounts by state, at the last listing; absent while another node polls",
+            (*account, "state"),
+            registry=self.registry,
+        )
         self.events = Counter("relay_events", "Recorded events by type", ("type",), registry=self.registry)
         self.attempts = Counter(
             "relay_delivery_attempts",

@@ -4,6 +4,7 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from relay.core.connect_accounts import Listing
 from relay.core.delivery import OutboundRequest, Response
 from relay.core.job import Observation
 
@@ -37,6 +38,7 @@ class ScriptedPoll:
 
     kind: str = "observed"
     observation: Observation | None = None
+    listing: Listing | None = None
     status_code: int | None = 200
     headers: Mapping[str, str] = field(default_factory=dict)
     error: ScriptedError | None = None
@@ -55,6 +57,9 @@ class ScriptedSource:
         self.polled: list[tuple[float, str]] = []
         self.probes = 0
         self.key_works = True
+        self.listings = 0
+        self.listing = ScriptedPoll(listing=Listing(accounts={}))
+        """The answer to a listing of connect accounts."""
         self._scripts: dict[str, deque[ScriptedPoll]] = {}
 
     def script(self, external_id: str, *polls: ScriptedPoll) -> None:
@@ -74,6 +79,11 @@ class ScriptedSource:
         self.probes += 1
         kind, status = ("observed", 200) if self.key_works else ("unauthorized", 401)
         return self._timed(ScriptedPoll(kind=kind, status_code=status))
+
+    async def list_accounts(self, api_key: str) -> ScriptedPoll:
+        """The connect accounts."""
+        self.listings += 1
+        return self._timed(self.listing)
 
     def _timed(self, poll: ScriptedPoll) -> ScriptedPoll:
         now = self.clock()

@@ -117,22 +117,22 @@ def upgrade() -> None:
         sa.Column('source', sa.Text, nullable=False),
         sa.Column('account', sa.Text, nullable=False),
         sa.Column('id', sa.Text, nullable=False),
+        sa.Column('uid', sa.Text, nullable=False),
         sa.Column('channel', sa.Text, nullable=True),
         sa.Column('name', sa.Text, nullable=True),
         sa.Column('status', sa.Text, nullable=True),
         sa.Column('can_send', sa.Integer, nullable=True),
         sa.Column('state', sa.Text, nullable=False),
         sa.Column('since', TIME, nullable=False),
-        sa.Column('seen_at', TIME, nullable=False),
         sa.Column('unconfirmed', sa.Text, nullable=True),
         sa.Column('unconfirmed_at', TIME, nullable=True),
         sa.Column('changes', JSON, nullable=False),
-        sa.Column('told_state', sa.Text, nullable=True),
+        sa.Column('told_state', sa.Text, nullable=False),
         sa.Column('told_at', TIME, nullable=True),
-        sa.Column('removed_at', TIME, nullable=True),
         sa.PrimaryKeyConstraint('source', 'account', 'id', name='pk_connect_accounts'),
     )
-    op.create_index('ix_connect_accounts_id', 'connect_accounts', ['id'])
+    op.create_index('uq_connect_accounts_uid', 'connect_accounts', ['uid'], unique=True)
+    partial_index('connect_accounts', 'ix_connect_accounts_removed', ('since',), "state = 'removed'")
 
 
 def downgrade() -> None:

@@ -2,6 +2,7 @@
 
 from relay.api import (
     audit,
+    connect_accounts,
     consents,
     deliveries,
     erasures,
@@ -32,6 +33,7 @@ _RESOURCES = (
     erasures,
     keys,
     sources,
+    connect_accounts,
     tokens,
     audit,
     consents,

@@ -51,6 +51,10 @@ class Source(TypedDict):
     ]
     paused_until: Time | None
     last_completed_at: Time | None
+    accounts_listed_at: Annotated[
+        Time | None,
+        Field(description="When its connect accounts were last listed; null: never, or another node polls."),
+    ]
 
 
 class SourcePage(TypedDict):
@@ -81,6 +85,7 @@ def source_view(report: SourceReport) -> Source:
         "expected_detection_delay_at_half_budget_seconds": report.expected_detection_delay_at_half_budget_seconds,
         "paused_until": optional_rfc3339(report.paused_until),
         "last_completed_at": optional_rfc3339(report.last_completed_at),
+        "accounts_listed_at": optional_rfc3339(report.accounts_listed_at),
     }
 
 
@@ -118,5 +123,6 @@ _SOURCE: Source = {
     "expected_detection_delay_at_half_budget_seconds": 2.9,
     "paused_until": None,
     "last_completed_at": TIME,
+    "accounts_listed_at": TIME,
 }
 EXAMPLES: dict[str, Any] = {"SourcePage": {"items": [_SOURCE], "next_cursor": None}}

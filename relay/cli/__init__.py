@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import typer
 from typer.exceptions import TyperException
 
+from relay.cli.accounts import accounts as accounts_command
 from relay.cli.audit import app as audit_app
 from relay.cli.deliveries import app as deliveries_app
 from relay.cli.demo.command import demo as demo_command
@@ -57,6 +58,7 @@ app.add_typer(tokens_app, name="tokens")
 app.add_typer(keys_app, name="keys")
 app.add_typer(audit_app, name="audit")
 app.command("sources")(sources_command)
+app.command("accounts")(accounts_command)
 app.command("erase")(erase_command)
 app.command("support")(support_command)
 app.command("signing-secret")(signing_secret)

@@ -22,6 +22,7 @@ from relay.config.settings import (
     load_settings,
     require_token_beyond_loopback,
 )
+from relay.core.connect_accounts import OK, Listing
 from relay.core.encryption import refusal_of
 from relay.core.job import POLL, Problem
 from relay.core.netguard import GuardPolicy, refusal_of_url
@@ -48,6 +49,8 @@ from subscribers import registry
 
 PAGE = 500
 PROXY_TIMEOUT_SECONDS = 5.0
+MAX_NAMED = 5
+"""Broken connect accounts that are named."""
 ABOUT_THE_SERVER = text(
     "SELECT current_setting('server_version'), pg_is_in_recovery(),"
     " current_setting('default_transaction_read_only')::boolean, has_table_privilege('deliveries', 'INSERT')"
@@ -219,14 +222,25 @@ async def _key(source: SourceSettings, account: AccountSettings) -> str:
     definition = load_definition(source.preset)
     client = UpstreamClient(definition, source.base_url, clock=wall_clock, user_agent="revor-relay-check")
     try:
-        poll = await client.probe(account.api_key)
+        ask = client.probe if definition.listing is None else client.list_accounts
+        poll = await ask(account.api_key)
     finally:
         await client.close()
     if poll.kind == "observed":
-        return f"accepted by {source.base_url} ({poll.duration_ms:.0f} ms)"
+        return f"accepted by {source.base_url} ({poll.duration_ms:.0f} ms){_broken_accounts(poll.listing)}"
     if poll.kind == "rate_limited":
         return f"the key works, but its rate limit at {source.base_url} is exhausted. Try again in a minute"
     raise _Found(_trouble(definition, source, poll, variable))
+
+
+def _broken_accounts(listing: Listing | None) -> str:
+    """Which connect accounts cannot send: no problem of the relay, and good to know."""
+    accounts = () if listing is None else tuple(listing.accounts.values())
+    broken = [f"{one.name or one.id} ({one.state})" for one in accounts if one.state not in (OK, None)]
+    if not broken:
+        return ""
+    more = f" and {len(broken) - MAX_NAMED} more" if len(broken) > MAX_NAMED else ""
+    return f". Of {len(accounts)} connect accounts these cannot send: {', '.join(broken[:MAX_NAMED])}{more}"
 
 
 def _trouble(definition: SourceDefinition, source: SourceSettings, poll: PollResult, variable: str) -> str:

@@ -273,7 +273,8 @@ def relay_settings(url: str, speed: float) -> str:
     lines = [f"export REVOR_BASE_URL={url} REVOR_API_KEY={SANDBOX_KEY}"]
     if speed != 1:
         usual = PollingSettings()
-        for name in ("min_interval_seconds", "max_interval_seconds", "deadline_seconds"):
+        times = ("min_interval_seconds", "max_interval_seconds", "deadline_seconds")
+        for name in (*times, "connect_accounts_interval_seconds"):
             scaled = getattr(usual, name) / speed
             lines.append(f"export RELAY_SOURCES__REVOR__POLLING__{name.upper()}={scaled:.10g}")
     return "\n".join(["a relay for this sandbox:", *lines, "relay serve --dev", ""])

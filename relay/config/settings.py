@@ -175,6 +175,12 @@ class PollingSettings(Section):
         reloaded=True,
     )
     deadline_seconds: Seconds = setting(604800.0, "age at which an open job is reported overdue", reloaded=True)
+    connect_accounts_interval_seconds: Seconds = setting(
+        300.0,
+        "time between two listings of the accounts that jobs are sent from; longer if they would take more than a "
+        "hundredth of the requests",
+        reloaded=True,
+    )
 
     @model_validator(mode="after")
     def _check_intervals(self) -> "PollingSettings":

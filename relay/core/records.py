@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
+from relay.core.connect_accounts import ConnectAccount, Known
 from relay.core.credentials import SinkCredential
 from relay.core.delivery import Attempt, Claimed, DeliveryGroup
 from relay.core.events import Event, Hint
@@ -316,6 +317,39 @@ class AccountState:
     state: str = "ok"
     since: float | None = None
     problem: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccountNews:
+    """An event about a connect account; `kind` is a member of ACCOUNT_EVENTS."""
+
+    account: ConnectAccount
+    kind: str
+    event: Event
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListingRecord:
+    """What a listing of connect accounts changes: see `relay.core.connect_accounts.Comparison`.
+
+    known  what it was compared with. Nothing is written if another listing was recorded since
+    now    when it was received
+    """
+
+    known: Known
+    now: float
+    changed: tuple[ConnectAccount, ...] = ()
+    forgotten: tuple[str, ...] = ()
+    news: tuple[AccountNews, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConnectAccountReport:
+    """A connect account to show, with the number of open jobs that name it. `listed_at`: the latest listing."""
+
+    account: ConnectAccount
+    open_jobs: int
+    listed_at: float | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -88,7 +88,8 @@ class Explanation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceReport:
-    """State of polling of one account. Rates are requests per second; None if unknown."""
+    """State of polling of one account. Rates are requests per second; None if unknown. `accounts_listed_at`: when its
+    connect accounts were last listed."""
 
     source: str
     account: str
@@ -108,3 +109,4 @@ class SourceReport:
     expected_detection_delay_at_half_budget_seconds: float | None
     paused_until: float | None
     last_completed_at: float | None
+    accounts_listed_at: float | None

@@ -15,6 +15,7 @@ from relay.holder import Holder
 from relay.metrics import Metrics
 from relay.node.component_settings import ComponentSettings
 from relay.node.scheduler import Scheduler
+from relay.polling.account_watch import AccountWatch
 from relay.polling.poller import Poller
 from relay.polling.recorder import Recorder
 from relay.polling.statistics import AccountPlan, SourceStatistics
@@ -86,6 +87,17 @@ class Accounts:
             hint=settings.hint,
             origin=settings.origin,
         )
+        watch = None
+        if components.definitions[source.name].listing is not None:
+            watch = AccountWatch(
+                settings,
+                upstream=self.clients[source.name],
+                rows=self._store.connect_accounts,
+                signals=self._signals,
+                wake=self._dispatcher.wake,
+                metrics=self._metrics,
+                clock=self._clock,
+            )
         poller = Poller(
             settings,
             upstream=self.clients[source.name],
@@ -107,6 +119,7 @@ class Accounts:
                 holder=self._holder if shared else None,
             ),
             polled=self._polled,
+            watch=watch,
         )
         poller.holds = not shared  # on a shared database only under a lease, which the cluster takes
         self.pollers[(source.name, account.name)] = poller

@@ -44,6 +44,7 @@ class ComponentSettings:
             deadline_seconds=source.polling.deadline_seconds,
             read_key=_key_reader(account),
             hint=_hints(definition),
+            listing_interval_seconds=source.polling.connect_accounts_interval_seconds,
         )
 
     def of_planner(self, source: SourceSettings) -> PlannerConfig:

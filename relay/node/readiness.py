@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from relay.api.ports import Readiness
 from relay.clock import optional_rfc3339
+from relay.core.connect_accounts import SHOWN_STATES
 from relay.metrics import Metrics
 from relay.polling.poller import Poller
 from relay.store.probe import WriteProbe
@@ -95,6 +96,12 @@ def measured(metrics: Metrics, store: Store, pollers: Pollers, now: float) -> by
             metrics.price_seconds.labels(source, account).set(stats.price_seconds)
         else:
             metrics.price_seconds.remove(source, account)
+        states = {} if poller.watch is None else poller.watch.states
+        for state in SHOWN_STATES:
+            if poller.holds and states:
+                metrics.connect_accounts.labels(source, account, state).set(states.get(state, 0))
+            else:
+                metrics.connect_accounts.remove(source, account, state)
         if stats.expected_delay_seconds is not None:
             metrics.expected_detection_delay_seconds.labels(source, account).set(stats.expected_delay_seconds)
         else:

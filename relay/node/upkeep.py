@@ -81,6 +81,7 @@ class Retention:
             "groups": lambda: sweep("groups", lambda *after: rows.delete_groups(jobs, *after)),
             "callbacks": lambda: sweep("callbacks", lambda *after: rows.delete_callbacks(jobs, *after)),
             "callback_hosts": lambda: _batches(lambda: rows.delete_callback_hosts(jobs)),
+            "connect_accounts": lambda: _batches(lambda: rows.delete_connect_accounts(jobs)),
             "intents": lambda: _batches(lambda: rows.delete_intents(jobs)),
             "incidents": lambda: _batches(lambda: rows.delete_incidents(jobs)),
             "replays": lambda: _batches(lambda: rows.delete_replays(jobs)),

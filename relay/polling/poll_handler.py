@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from relay.clock import Clock
-from relay.core.job import Job, Observation, Transition, detect, mark_not_found, mark_overdue
+from relay.core.job import Job, Observation, Problem, Transition, detect, mark_not_found, mark_overdue
 from relay.core.planner.planner_views import Purpose
 from relay.core.records import PollNote
 from relay.errors import StaleSequence
@@ -35,7 +35,8 @@ log = structlog.get_logger("relay.polling")
 class PollHandler:
     """Handles the poll results of one account.
 
-    `polled` is called with each result that was compared, right after its changes were recorded.
+    `polled` is called with each result that was compared, right after its changes were recorded; `failed` with the
+    problem and the channel of each job that was found to have failed, or that is retried.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class PollHandler:
         metrics: Metrics,
         clock: Clock,
         polled: Callable[[Job, PollResult], None],
+        failed: Callable[[Problem, str | None], None],
     ) -> None:
         self.last_completed_at: float | None = None
         self.last_request_ids: dict[str, str] = {}
@@ -62,6 +64,7 @@ class PollHandler:
         self._delays_of = lru_cache(maxsize=64)(metrics.detection_delay_seconds.labels)
         self._clock = clock
         self._polled = polled
+        self._failed_with = failed
 
     async def handle(self, job: Job, result: PollResult) -> None:
         """Compares a result with the recorded job, records what changed and plans the next poll.
@@ -129,6 +132,8 @@ class PollHandler:
                 continue
             recorded, poll_count = transitions, poll_count + 1
             self._polled(job, result)  # clients woken by the record ask immediately
+            if seen.problem is not None and transitions:
+                self._failed_with(seen.problem, seen.channel or job.channel)
             await asyncio.sleep(0)  # let the new deliveries start first
             break
         now = self._clock()

@@ -12,13 +12,14 @@ import structlog
 
 from relay.clock import Clock
 from relay.core.heartbeat import Progress
-from relay.core.job import Job, PlannedJob
+from relay.core.job import Job, PlannedJob, Problem
 from relay.core.planner import Planner, PlannerConfig, PlannerStatistics
 from relay.core.records import AccountState
 from relay.errors import StoreError
 from relay.metrics import Metrics
 from relay.polling.account_health import AccountHealth
 from relay.polling.account_settings import AccountSettings
+from relay.polling.account_watch import AccountWatch
 from relay.polling.agenda import Agenda
 from relay.polling.poll_handler import PollHandler
 from relay.polling.recorder import Recorder
@@ -83,8 +84,9 @@ class Poller:
         reschedule: Callable[[], None] = lambda: None,
         polled: "Callable[[Job, PollResult], None]" = lambda job, result: None,
         steady: Callable[[], float] = time.monotonic,
+        watch: AccountWatch | None = None,
     ) -> None:
-        """`wake` wakes the dispatcher.
+        """`wake` wakes the dispatcher. `watch` watches the connect accounts; None: the source has none.
 
         `reschedule`, which the scheduler sets, is called when `next_request_at` may be earlier.
         """
@@ -114,6 +116,7 @@ class Poller:
             open_jobs=lambda: self.planner.stats(self._clock()).open_jobs,
             reschedule=lambda: self.reschedule(),
         )
+        self.watch = watch
         self.poll_handler = PollHandler(
             agenda=self.agenda,
             jobs=jobs,
@@ -122,6 +125,7 @@ class Poller:
             metrics=metrics,
             clock=clock,
             polled=polled,
+            failed=self._job_failed,
         )
         self._upstream = upstream
         self._jobs = jobs
@@ -164,11 +168,15 @@ class Poller:
         self.holds = False
         self._clear()
         self.health.reset()
+        if self.watch is not None:
+            self.watch.reset()
         self.reschedule()
 
     async def take_over(self, state: AccountState | None) -> None:
         """Takes the account over from another node."""
         self._clear()
+        if self.watch is not None:
+            self.watch.reset()
         await self.load(state or AccountState(source=self.settings.source, name=self.settings.account))
         self.holds = True
         self.term += 1
@@ -201,6 +209,8 @@ class Poller:
         self.settings = settings
         self.agenda.configure(planner_config)
         self.health.configure(settings)
+        if self.watch is not None:
+            self.watch.configure(settings)
         self.reschedule()
 
     def track(self, job: Job | PlannedJob) -> None:
@@ -252,10 +262,14 @@ class Poller:
         """When to call `run_once()` next, in epoch seconds; None until something changes."""
         if self.paused or self._stopping or len(self._in_flight) >= MAX_POLLS_IN_FLIGHT:
             return None
-        return self.planner.next_request_at(self._clock())
+        poll_at = self.planner.next_request_at(self._clock())
+        listing_at = None if self.watch is None else self.watch.next_at(self.planner)
+        return min((at for at in (poll_at, listing_at) if at is not None), default=None)
 
     async def run_once(self) -> bool:
-        """Starts the polls that are due, each in its own task. Returns True if there were any."""
+        """Starts the polls that are due, each in its own task, and a listing of the connect accounts if that is due.
+        Returns True if there were any polls."""
+        self._start_listing()
         started = False
         while not self.paused and not self._stopping and len(self._in_flight) < MAX_POLLS_IN_FLIGHT:
             uid = self.planner.take(self._clock())
@@ -266,6 +280,26 @@ class Poller:
             started = True
         self._turns += 1
         return started
+
+    def _start_listing(self) -> None:
+        """First of all that is due: where requests are scarce, polls would take every one."""
+        watch, key, term = self.watch, self.key, self.term
+        if watch is None or key is None or self.paused or self._stopping:
+            return
+        at = watch.next_at(self.planner)
+        if at is not None and at <= self._clock():
+            self._tasks.start(self._list_accounts(watch, key, term))
+
+    async def _list_accounts(self, watch: AccountWatch, key: str, term: int) -> None:
+        await watch.run_once(lambda: self.planner, key, lambda: self._holds_since(term))
+        self.reschedule()
+
+    def _job_failed(self, problem: Problem, channel: str | None) -> None:
+        """A failure that points at a connect account brings the next listing forward."""
+        hint = self.settings.hint(problem, "failed", channel)
+        if self.watch is not None and hint is not None and hint.points_at == "connect_account":
+            self.watch.ask()
+            self.reschedule()
 
     async def _run(self, uid: str, slot: object) -> None:
         try:

@@ -467,6 +467,7 @@ def _report(source: str, account: str, poller: Poller, now: float) -> SourceRepo
         expected_detection_delay_at_half_budget_seconds=stats.expected_delay_at_half_seconds,
         paused_until=stats.paused_until,
         last_completed_at=poller.poll_handler.last_completed_at,
+        accounts_listed_at=None if poller.watch is None else poller.watch.listed_at,
     )
 
 

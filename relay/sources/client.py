@@ -2,7 +2,7 @@
 
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import field
 from types import MappingProxyType
 from typing import Any, Literal
@@ -11,11 +11,12 @@ import aiohttp
 from yarl import URL
 
 from relay.clock import Clock
+from relay.core.connect_accounts import Listing
 from relay.core.job import Observation
 from relay.core.values import value_class
 from relay.http.exchange import Exchanges, Route
 from relay.sources.definition import SourceDefinition
-from relay.sources.mapping import Malformed, UpstreamError, observe, read_answer, read_error
+from relay.sources.mapping import Malformed, UpstreamError, observe, read_answer, read_error, read_listing
 
 PollKind = Literal[
     "observed",
@@ -57,9 +58,9 @@ _KIND_BY_STATUS: Mapping[int, PollKind] = {
 
 @value_class(frozen=True, slots=True, kw_only=True)
 class PollResult:
-    """The result of one poll or probe. Times are epoch seconds by the relay's clock.
+    """The result of one poll, probe or listing. Times are epoch seconds by the relay's clock.
 
-    kind         observed: success; `observation` is set after a poll, None after a probe
+    kind         observed: success; then `observation` is set after a poll, and `listing` after a listing
                  not_found, forbidden (this job), unauthorized (the key), rate_limited: as the upstream says
                  unavailable: 5xx, a redirect, a timeout, no connection; loop: the request came back to the relay
                  malformed, oversized: an unusable answer
@@ -70,6 +71,7 @@ class PollResult:
 
     kind: PollKind
     observation: Observation | None = None
+    listing: Listing | None = None
     status_code: int | None = None
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     error: UpstreamError | None = None
@@ -99,6 +101,10 @@ class _Answer:
     complete: bool
 
 
+_Reader = Callable[[bytes, float, str | None], Observation | Listing | dict[str, Any] | Malformed]
+"""Reads the body of a 2xx answer. Its other arguments: when it was received, and its request id by the headers."""
+
+
 class UpstreamClient:
     """Client of one upstream. Usable again after `close`."""
 
@@ -125,11 +131,19 @@ class UpstreamClient:
 
     async def poll(self, external_id: str, api_key: str) -> PollResult:
         """Polls one job. Raises only CancelledError."""
-        return await self._get(self._definition.job_url(self._base_url, external_id), api_key, external_id)
+        url = self._definition.job_url(self._base_url, external_id)
+        return await self._get(url, api_key, self._reader_of(external_id))
 
     async def probe(self, api_key: str) -> PollResult:
         """Makes the source's cheapest call: `observed` if the key works. Raises only CancelledError."""
-        return await self._get(self._definition.probe_url(self._base_url), api_key, None)
+        url = self._definition.probe_url(self._base_url)
+        return await self._get(url, api_key, lambda body, *_: read_answer(self._definition, body))
+
+    async def list_accounts(self, api_key: str) -> PollResult:
+        """Lists the connect accounts, of a source that has them. Raises only CancelledError."""
+        url = self._definition.listing_url(self._base_url)
+        assert url is not None
+        return await self._get(url, api_key, lambda body, *_: read_listing(self._definition, body))
 
     def read(
         self,
@@ -150,7 +164,13 @@ class UpstreamClient:
             complete=body is not None,
         )
         times = {"sent_at": sent_at, "received_at": now, "duration_ms": round((now - sent_at) * 1000, 1)}
-        return self._judge(answer, external_id, api_key, times)
+        return self._judge(answer, self._reader_of(external_id), api_key, times)
+
+    def _reader_of(self, external_id: str) -> _Reader:
+        def read(body: bytes, now: float, request_id: str | None) -> Observation | Malformed:
+            return observe(self._definition, body, now=now, request_id_header=request_id, external_id=external_id)
+
+        return read
 
     async def close(self) -> None:
         """Closes all connections."""
@@ -158,7 +178,7 @@ class UpstreamClient:
         if exchanges is not None:
             await exchanges.close()
 
-    async def _get(self, url: str, api_key: str, external_id: str | None) -> PollResult:
+    async def _get(self, url: str, api_key: str, read: _Reader) -> PollResult:
         sent_at, began = self._clock(), time.perf_counter()
         kind: PollKind = "unavailable"
         answer, detail = None, ""
@@ -180,7 +200,7 @@ class UpstreamClient:
         times: dict[str, Any] = {"sent_at": sent_at, "received_at": self._clock(), "duration_ms": duration_ms}
         if answer is None:
             return PollResult(kind=kind, detail=detail, **times)
-        return self._judge(answer, external_id, api_key, times)
+        return self._judge(answer, read, api_key, times)
 
     async def _fetch(self, url: str, api_key: str) -> _Answer:
         headers = {**self._headers, **self._definition.auth_headers(api_key)}
@@ -212,7 +232,7 @@ class UpstreamClient:
             )
         return self._exchanges
 
-    def _judge(self, answer: _Answer, external_id: str | None, api_key: str, times: Mapping[str, Any]) -> PollResult:
+    def _judge(self, answer: _Answer, read: _Reader, api_key: str, times: Mapping[str, Any]) -> PollResult:
         header_request_id = answer.headers.get(self._definition.headers.request_id)
 
         def result(kind: PollKind, **fields: Any) -> PollResult:
@@ -222,19 +242,11 @@ class UpstreamClient:
         if not answer.complete:
             return result("oversized", detail=f"the answer is larger than {MAX_BODY_BYTES} bytes")
         if 200 <= answer.status_code < 300:
-            seen = (
-                read_answer(self._definition, answer.body)
-                if external_id is None
-                else observe(
-                    self._definition,
-                    answer.body,
-                    now=times["received_at"],
-                    request_id_header=header_request_id,
-                    external_id=external_id,
-                )
-            )
+            seen = read(answer.body, times["received_at"], header_request_id)
             if isinstance(seen, Observation):
                 return result("observed", observation=seen, request_id=seen.request_id)
+            if isinstance(seen, Listing):
+                return result("observed", listing=seen)
             if not isinstance(seen, Malformed):
                 return result("observed")
             if seen.reason != "refused":

@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+from relay.core.connect_accounts import LISTED_STATES
 from relay.core.events import Hint, Origin, job_event_types
 from relay.core.job import KNOWN_STATUSES, TERMINAL, Problem
 from relay.core.jsontext import dumps
@@ -103,6 +104,21 @@ class ErrorCodes:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ListingFields:
+    """The listing of connect accounts: its path, the envelope's field with the items, the names inside an item, and
+    the upstream's status -> a member of LISTED_STATES."""
+
+    path: str
+    items: str
+    id: str
+    channel: str
+    name: str
+    status: str
+    can_send: str
+    states: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class HeaderNames:
     """Response headers, lower-cased: the key's budget, the account's, and the wait asked for in seconds."""
 
@@ -124,6 +140,7 @@ class SourceDefinition:
     creates    paths whose POST makes a job
     statuses   the upstream's status -> the relay's (a member of KNOWN_STATUSES)
     terminal   the upstream's terminal statuses
+    listing    of connect accounts; None: there is none
     """
 
     name: str
@@ -138,6 +155,7 @@ class SourceDefinition:
     probe_path: str
     passed: frozenset[str]
     creates: frozenset[str]
+    listing: ListingFields | None
     request: RequestFields
     statuses: Mapping[str, str]
     terminal: frozenset[str]
@@ -199,6 +217,10 @@ class SourceDefinition:
         """The URL of the cheapest call that shows whether a key works."""
         return self.root(base_url) + self.probe_path
 
+    def listing_url(self, base_url: str) -> str | None:
+        """The URL of the listing of connect accounts; None if there is none."""
+        return None if self.listing is None else self.root(base_url) + self.listing.path
+
     def auth_headers(self, api_key: str) -> dict[str, str]:
         """The header that carries the key."""
         return {self.auth_header: self.auth_format.replace("{api_key}", api_key)}
@@ -258,6 +280,7 @@ def load_definition(preset: str, *, directory: Path | None = None) -> SourceDefi
         probe_path=calls.text("probe", pattern=_PATH, expected="a path that begins with /"),
         passed=_paths(top, "passed"),
         creates=_paths(top, "creates"),
+        listing=_listing(top.optional_section("connect_accounts")),
         request=RequestFields(**_names(top.section("request"), RequestFields)),
         statuses=MappingProxyType(statuses),
         terminal=_terminal(top, statuses),
@@ -285,6 +308,22 @@ def _paths(top: Section, name: str) -> frozenset[str]:
     if not all(re.fullmatch(_PATH, path) for path in paths):
         raise top.error(name, "expected paths that begin with /")
     return frozenset(paths)
+
+
+def _listing(section: Section | None) -> ListingFields | None:
+    if section is None:
+        return None
+    states = section.section("states")
+    listing = ListingFields(
+        path=section.text("path", pattern=_PATH, expected="a path that begins with /"),
+        states=MappingProxyType({word: states.choice(word, LISTED_STATES) for word in states.names()}),
+        **{
+            name: section.text(name, pattern=r"[^\s.]+", expected="a name")
+            for name in ("items", "id", "channel", "name", "status", "can_send")
+        },
+    )
+    section.finish()
+    return listing
 
 
 def _statuses(section: Section) -> dict[str, str]:

@@ -53,6 +53,11 @@ class Section:
             raise self.error(name, "expected a mapping")
         return Section(self._file, self._path(name), value)
 
+    def optional_section(self, name: str) -> "Section | None":
+        """The mapping at `name`; None if there is no such key."""
+        self._read.add(name)
+        return self.section(name) if name in self._values else None
+
     def text(self, name: str, *, pattern: str = r"\S(?:.*\S)?", expected: str = "text") -> str:
         """The text at `name`, which has to match `pattern` in full."""
         value = self._get(name)

@@ -7,13 +7,14 @@ in `Observation.upstream`.
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from relay.clock import from_rfc3339
+from relay.core.connect_accounts import CANNOT_SEND, MAX_ACCOUNTS, OK, ListedAccount, Listing
 from relay.core.job import KNOWN_STATUSES, NO_CODE, Observation, Problem
 from relay.core.jsontext import JSONDecodeError, dumps, loads
-from relay.sources.definition import SourceDefinition
+from relay.sources.definition import ListingFields, SourceDefinition
 
 MAX_ATTEMPT_COUNT = 1_000_000
 MAX_STATUS_CHARACTERS = 64
@@ -36,7 +37,7 @@ _RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d
 class Malformed:
     """An answer that says nothing about the requested job.
 
-    `reason`: not_json, not_an_object, refused (an error envelope), no_item, no_status, other_job.
+    `reason`: not_json, not_an_object, refused (an error envelope), no_item, no_status, other_job, no_items.
     """
 
     reason: str
@@ -109,7 +110,7 @@ def read_create(definition: SourceDefinition, body: bytes | None) -> CreateReque
         metadata=None if too_large else kept,
         is_truncated=too_large or (kept is not None and kept != metadata),
         channel=_word(document.get(names.channel)),
-        connect_account_id=_word(document.get(names.connect_account_id)),
+        connect_account_id=_account_id(document.get(names.connect_account_id)),
         spacing_seconds=float(spacing) if isinstance(spacing, int | float) and not isinstance(spacing, bool) else None,
     )
 
@@ -168,6 +169,53 @@ def observe_item(
         upstream=_storable(item),
         read_fields=definition.read_fields,
         request_id=_request_id(request_id),
+    )
+
+
+def read_listing(definition: SourceDefinition, body: bytes) -> Listing | Malformed:
+    """Reads the 2xx answer to a listing of connect accounts, at most MAX_ACCOUNTS of them. An account with several
+    items has the state that they agree on."""
+    names = definition.listing
+    answer = read_answer(definition, body)
+    if isinstance(answer, Malformed):
+        return answer
+    items = None if names is None else answer.get(names.items)
+    if names is None or not isinstance(items, list):
+        return Malformed(reason="no_items")
+    accounts: dict[str, ListedAccount] = {}
+    is_complete = True
+    for item in items:
+        listed = _listed_account(names, item) if isinstance(item, dict) else None
+        if listed is None:
+            is_complete = False
+            continue
+        known = accounts.get(listed.id)
+        if known is None and len(accounts) == MAX_ACCOUNTS:
+            return Listing(accounts=accounts, is_complete=False)
+        agreed = listed.state if known is None or known.state == listed.state else None
+        accounts[listed.id] = replace(known or listed, state=agreed)
+    return Listing(accounts=accounts, is_complete=is_complete)
+
+
+def _listed_account(names: ListingFields, item: Mapping[str, Any]) -> ListedAccount | None:
+    """None if the item has no id that can be kept."""
+    id = _account_id(item.get(names.id))
+    if id is None or id != _id_text(item.get(names.id)):
+        return None
+    can_send = item.get(names.can_send)
+    status = _text(item.get(names.status), MAX_STATUS_CHARACTERS) or None
+    state = names.states.get(status or "")
+    if state is None and isinstance(can_send, bool):  # a status never seen before: the flag decides
+        state = OK
+    if state == OK and can_send is False:
+        state = CANNOT_SEND
+    return ListedAccount(
+        id=id,
+        channel=_word(item.get(names.channel)),
+        name=_word(item.get(names.name)),
+        status=status,
+        can_send=can_send if isinstance(can_send, bool) else None,
+        state=state,
     )
 
 
@@ -236,7 +284,11 @@ def _result_status(definition: SourceDefinition, value: object) -> str | None:
 
 
 def _connect_account_id(definition: SourceDefinition, value: object) -> str | None:
-    return _word(value.get(definition.result.connect_account_id)) if isinstance(value, dict) else None
+    return _account_id(value.get(definition.result.connect_account_id)) if isinstance(value, dict) else None
+
+
+def _account_id(value: object) -> str | None:
+    return _word(_id_text(value))
 
 
 def _text(value: object, max_characters: int) -> str:

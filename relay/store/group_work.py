@@ -80,7 +80,7 @@ WHERE source = :source AND account = :account AND (group_name IS NULL OR group_n
 BROKEN = sql(
     """
 SELECT id, channel, name, state FROM connect_accounts
-WHERE source = :source AND account = :account AND id IN $json_values(ids) AND state <> 'ok' ORDER BY id
+WHERE source = :source AND account = :account AND id IN $json_values(ids) AND state NOT IN ('ok', 'new') ORDER BY id
 """
 )
 # The health of an account.

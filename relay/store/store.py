@@ -13,6 +13,7 @@ from relay.store.audit import AuditStore
 from relay.store.callback_hosts import CallbackHostStore
 from relay.store.cipher import Cipher
 from relay.store.ciphertexts import CiphertextStore
+from relay.store.connect_accounts import ConnectAccountStore
 from relay.store.credentials import CredentialStore
 from relay.store.database import Database
 from relay.store.deliveries import DeliveryStore
@@ -70,6 +71,7 @@ class Store:
         self.incidents = IncidentStore(database, outbox)
         self.holders = HolderStore(database)
         self.accounts = AccountStore(database, outbox, cipher)
+        self.connect_accounts = ConnectAccountStore(database, outbox)
         self.ciphertexts = CiphertextStore(database)
         self.learned = LearnedStore(database)
         self.tokens = TokenStore(database)
@@ -85,8 +87,9 @@ class Store:
         view.subscriptions, view.intents = self.subscriptions.within(account), self.intents.within(account)
         view.secrets, view.groups = self.secrets.within(account), self.groups.within(account)
         view.incidents = self.incidents.within(account)
+        view.connect_accounts = self.connect_accounts.within(account)
         seen = ("jobs", "groups", "events", "deliveries", "replays", "subscriptions", "secrets", "intents", "incidents")
-        for name in vars(self).keys() - {*seen, "handshakes", "idempotency"}:
+        for name in vars(self).keys() - {*seen, "connect_accounts", "handshakes", "idempotency"}:
             delattr(view, name)
         return view
 

@@ -121,33 +121,36 @@ class IncidentRow(SQLModel, table=True):
 
 
 class ConnectAccountRow(SQLModel, table=True):
-    """A sending account of an upstream account, as its listing shows it, see `relay/core/connect_accounts.py`.
+    """An account that an upstream account sends from, see `relay/core/connect_accounts.py`.
 
+    uid           where list pages continue: the upstream's ids may be of any form
     status        the upstream's own
-    state         ok, needs_reconnect, cannot_send; `since`: since when
-    unconfirmed   the state that one answer has shown and a second one must confirm, and when it was shown
+    state         ok, needs_reconnect, cannot_send, removed; or new: not confirmed yet. `since`: since when
+    unconfirmed   the state that one listing has shown and a second one must confirm, and when it was first shown
     changes       times of its latest changes of state
     told_state    the state that the last event told, `told_at`: when
-    removed_at    since when no listing has it
     """
 
     __tablename__: ClassVar[str] = "connect_accounts"
-    # list pages of all accounts
-    __table_args__ = (Index("ix_connect_accounts_id", "id"),)
+    __table_args__ = (
+        # list pages
+        Index("uq_connect_accounts_uid", "uid", unique=True),
+        # retention: accounts removed before a time
+        partial_index("ix_connect_accounts_removed", "since", where="state = 'removed'"),
+    )
 
     source: TextKey
     account: TextKey
     id: TextKey
+    uid: Text
     channel: OptionalText = None
     name: OptionalText = None
     status: OptionalText = None
     can_send: int | None = None
     state: Text
     since: float
-    seen_at: float
     unconfirmed: OptionalText = None
     unconfirmed_at: float | None = None
     changes: list[float] = Field(default_factory=list, sa_type=Json)
-    told_state: OptionalText = None
+    told_state: Text
     told_at: float | None = None
-    removed_at: float | None = None

@@ -135,6 +135,17 @@ DELETE FROM replays WHERE id IN (
   SELECT id FROM replays WHERE ended_at IS NOT NULL AND ended_at < :before ORDER BY ended_at LIMIT {MAX_ROWS}
 )
 """
+# Deletes a batch of connect accounts that no listing has any more.
+DELETE_REMOVED_ACCOUNTS = f"""
+DELETE FROM connect_accounts WHERE (source, account, id) IN (
+  SELECT source, account, id FROM connect_accounts
+  WHERE state = 'removed' AND since < :before ORDER BY since LIMIT {MAX_ROWS}
+) AND state = 'removed'
+"""
+# The next listing of accounts that were not listed for long is a new baseline.
+END_OLD_LISTINGS = "UPDATE accounts SET listed_at = NULL WHERE listed_at < :before RETURNING source, name"
+# Deletes the connect accounts of an upstream account.
+DELETE_LISTED_ACCOUNTS = "DELETE FROM connect_accounts WHERE source = :source AND account = :account"
 # The next open deliveries by job, subscription and sequence.
 OPEN_SLICE = f"""
 SELECT job_uid, subscription_id, sequence, state, priority FROM deliveries
@@ -229,6 +240,11 @@ class UpkeepStore:
     async def delete_replays(self, before: float) -> int:
         """Deletes a batch of replays that ended before a time."""
         return await self._database.write(_on_one_node(_delete_replays), (before,))
+
+    async def delete_connect_accounts(self, before: float) -> int:
+        """Deletes a batch of connect accounts that were removed before a time, and all those of upstream accounts that
+        were not listed since, such as one that the settings no longer have."""
+        return await self._database.write(_on_one_node(_delete_connect_accounts), (before,))
 
     async def delete_secrets(self, now: float) -> int:
         """Deletes rotated signing secrets that have expired."""
@@ -364,6 +380,13 @@ def _delete_incidents(connection: Connection, before: float) -> int:
 
 def _delete_replays(connection: Connection, before: float) -> int:
     return run(connection, DELETE_OLD_REPLAYS, before=before).rowcount
+
+
+def _delete_connect_accounts(connection: Connection, before: float) -> int:
+    count = run(connection, DELETE_REMOVED_ACCOUNTS, before=before).rowcount
+    for row in run(connection, END_OLD_LISTINGS, before=before).all():
+        count += run(connection, DELETE_LISTED_ACCOUNTS, source=row.source, account=row.name).rowcount
+    return count
 
 
 def _delete_secrets(connection: Connection, now: float) -> int:

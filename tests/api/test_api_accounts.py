@@ -28,13 +28,13 @@ from relay.ids import new_id
 from relay.store.store import open_store
 from tests.support.api_conformity import check_answer
 from tests.support.api_world import NOW, World
-from tests.support.store_kit import ReversingCipher, claim, result_of
+from tests.support.store_kit import ReversingCipher, claim, list_accounts, result_of
 
 Client = httpx2.AsyncClient
 
 MINE, OTHERS = ("revor", "default"), ("revor", "second")
 SHARED = "an id that both accounts have"
-ID = re.compile(r"\b(job|sub|evt|dlv|int|rpl|req|att|grp|inc)_[0-9a-z]{26}")
+ID = re.compile(r"\b(job|sub|evt|dlv|int|rpl|req|att|acc|grp|inc)_[0-9a-z]{26}")
 SECRET = re.compile(r"whsec_[\w+/=-]+|v1,[\w+/=]+")
 
 
@@ -104,6 +104,9 @@ class Two:
         await world.store.deliveries.record_attempt(
             result_of(claimed[0], "dead", now=world.now, reason=f"refused by {name}")
         )
+        await list_accounts(
+            world.store, account, "shared", f"acc {name}", state="cannot_send", now=world.now, name=f"Ada of {name}"
+        )
         intent = Intent(
             id=new_id("int", world.now), source=account[0], account=name, path="/x", body_digest="0" * 64,
             created_at=world.now, metadata={"of": name},
@@ -158,6 +161,10 @@ class Two:
                 "jobs": ("SELECT * FROM jobs WHERE source = :source AND account = :account ORDER BY uid", place),
                 "groups": ("SELECT * FROM groups WHERE source = :source AND account = :account ORDER BY id", place),
                 "incidents": ("SELECT * FROM incidents WHERE owner = :owner ORDER BY id", owner),
+                "connect_accounts": (
+                    "SELECT * FROM connect_accounts WHERE source = :source AND account = :account ORDER BY id",
+                    place,
+                ),
                 "intents": ("SELECT * FROM intents WHERE source = :source AND account = :account ORDER BY id", place),
                 "attempts": (
                     "SELECT * FROM attempts WHERE delivery_id IN (SELECT id FROM deliveries WHERE owner = :owner)"
@@ -352,6 +359,7 @@ CASES: Mapping[str, Callable[[Things], list[Request]]] = {
     ],
     "dismissIntent": lambda of: by_id("DELETE", "/v1/intents/{id}", of.intent),
     "listSources": lists("/v1/sources", lambda of: {}),
+    "listConnectAccounts": lists("/v1/connect-accounts", lambda of: {}, named, lambda of: {"state": "cannot_send"}),
     "getKeys": lambda of: [Request("GET", "/v1/keys")],
     "rotateEncryptionKey": lambda of: [Request("POST", "/v1/keys/encryption/rotate", body={})],
     "rotateSigningKey": lambda of: [Request("POST", "/v1/keys/signing/rotate", body={})],
@@ -427,6 +435,12 @@ OWN: Mapping[str, Callable[[Things], list[Request]]] = {
     "listIncidentJobs": lambda of: by_id("GET", "/v1/incidents/{id}/jobs", *of.incidents, repeat="may_send_twice"),
     "listIntents": lists("/v1/intents", lambda of: {}),
     "listSources": lists("/v1/sources", lambda of: {}),
+    "listConnectAccounts": lists(
+        "/v1/connect-accounts",
+        lambda of: {},
+        lambda of: {"limit": "1"},
+        lambda of: {"state": "cannot_send", **named(of)},
+    ),
     "registerJob": lambda of: [
         Request("POST", "/v1/jobs", body={"id": SHARED}),
         Request("POST", "/v1/jobs", body={"id": "only in second"}),

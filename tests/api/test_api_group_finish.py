@@ -12,7 +12,7 @@ from relay.clock import from_rfc3339
 from relay.core.planner import PlannerStatistics
 from relay.core.planner.policy import RUN
 from relay.core.records import AccountState, SavedStatistics
-from tests.support.store_kit import execute, poll, registration, seen
+from tests.support.store_kit import execute, list_accounts, poll, registration, seen
 
 PATH = "/v1/groups/q4"
 GAP = 60.0
@@ -109,9 +109,9 @@ async def down(world, uids):
 
 
 async def broken(world, uids):
-    insert = "INSERT INTO connect_accounts (source, account, id, channel, name, state, since, seen_at, changes) VALUES "
-    ada = "('revor', 'default', 'acc_1', 'linkedin', 'Ada', 'needs_reconnect', 1, 1, '[]')"
-    await execute(world.store, f"{insert} {ada}, ('revor', 'default', 'acc_2', NULL, NULL, 'removed', 1, 1, '[]')")
+    place = ("revor", "default")
+    await list_accounts(world.store, place, "acc_1", state="needs_reconnect", channel="linkedin", name="Ada")
+    await list_accounts(world.store, place, "acc_2", state="removed")
     await execute(world.store, "UPDATE jobs SET connect_account_id = 'acc_1' WHERE external_id < 'q4 5'")
     await execute(world.store, "UPDATE jobs SET connect_account_id = 'acc_2' WHERE external_id >= 'q4 5'")
 

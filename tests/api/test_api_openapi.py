@@ -12,7 +12,7 @@ from relay.core.signing import new_signing_key
 from relay.store.secrets import SIGNING_OWNER
 from tests.support.api_conformity import DOCUMENT, METHODS, pointer_to, validator, with_tokens
 from tests.support.api_world import HOOK
-from tests.support.store_kit import claim, result_of
+from tests.support.store_kit import claim, list_accounts, result_of
 
 DOCUMENTED = {
     (method.upper(), path): operation
@@ -53,6 +53,11 @@ async def an_intent(world, client):
     await world.store.intents.begin(intent)
     await world.store.intents.unknown(intent.id, "no_answer")
     return intent.id
+
+
+async def a_connect_account(world, client):
+    await list_accounts(world.store, ("revor", "default"), "acc_1", now=world.now)
+    return ""
 
 
 async def a_replay(world, client):
@@ -130,6 +135,7 @@ CALLS = {
     "getIncident": (an_incident, None, 200),
     "listIncidentJobs": (an_incident, None, 200),
     "listIntents": (an_intent, None, 200),
+    "listConnectAccounts": (a_connect_account, None, 200),
     "dismissIntent": (an_intent, None, 200),
     "resolveIntent": (an_intent, {"fate": "not_sent"}, 200),
     "createToken": (None, {"name": "crm", "scopes": ["read"], "expires_at": "2100-01-01T00:00:00Z"}, 201),

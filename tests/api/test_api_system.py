@@ -26,6 +26,7 @@ async def test_sources_are_listed_and_paged(client):
             "expected_detection_delay_at_half_budget_seconds": None,
             "paused_until": None,
             "last_completed_at": "2027-01-15T08:00:00.000Z",
+            "accounts_listed_at": None,
         }
     ]
     rest = (await client.get(f"/v1/sources?limit=1&cursor={page['next_cursor']}")).json()

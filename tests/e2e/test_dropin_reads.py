@@ -784,7 +784,7 @@ async def test_metadata_and_account_of_a_create_reach_job_and_events(over_stub: 
         ({"metadata": own}, {"Relay-Metadata": '{"deal":42}'}, {"metadata": own}, {"deal": 42}, "connect_account_xxx"),
         ({"account_id": None}, {"Relay-Metadata": '{"deal":42}'}, {"metadata": {}}, {"deal": 42}, None),
         ({"account_id": "acc_1", "metadata": {}}, {}, {"metadata": {}}, {}, "acc_1"),
-        ({"metadata": "text", "account_id": 7}, {}, {"metadata": {}}, {}, None),
+        ({"metadata": "text", "account_id": 7}, {}, {"metadata": {}}, {}, "7"),
         ({"metadata": {"x": "y" * 17_000}}, {}, {"metadata": {}, "truncated": True}, {}, "connect_account_xxx"),
         ({"account_id": "a\x00b\n" + "x" * 500}, {}, {"metadata": {}}, {}, "ab" + "x" * 126),
     ):

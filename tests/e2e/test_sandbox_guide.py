@@ -23,9 +23,10 @@ def test_commands_in_the_sandbox_guide(start: Start, tmp_path: Path) -> None:
         process = start(with_places(call, {"http://127.0.0.1:8090": url}), program=("bash", "-c"))
         assert process.close() == 0
         answers.append(json.loads("".join(process.lines)))
-    assert len(answers) == 7
-    assert [answer["ok"] for answer in answers] == [True] * 7
-    failed, three, truth, _, share, _, cleared = answers
+    assert len(answers) == 9
+    assert [answer["ok"] for answer in answers] == [True] * 9
+    failed, three, broken, repaired, truth, _, share, _, cleared = answers
+    assert [answer["account"]["can_send"] for answer in (broken, repaired)] == [False, True]
     assert len(failed["items"]) == 1
     assert len(three["items"]) == 3
     by_id = {job["id"]: job for job in truth["jobs"]}

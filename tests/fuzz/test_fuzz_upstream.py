@@ -3,20 +3,24 @@
 import asyncio
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
 from hypothesis import strategies as st
 
 from relay.clock import MAX_EPOCH_SECONDS, from_rfc3339, to_rfc3339
-from relay.core.events import MAX_EVENT_BYTES, Origin, from_transition
+from relay.core.connect_accounts import Known, compare
+from relay.core.events import MAX_EVENT_BYTES, Origin, account_event, from_transition
 from relay.core.job import Job, Observation, Progress, detect
+from relay.core.jsontext import dumps
 from relay.core.planner.config import RateLimitHeaders
 from relay.core.planner.rate_limit_headers import MAX_WINDOW_SECONDS, HeaderReader
 from relay.core.retry_after import MAX_RETRY_AFTER_SECONDS, parse_retry_after
+from relay.core.summary_events import account_data
 from relay.sources.client import PollResult, UpstreamClient, _Answer
 from relay.sources.definition import load_definition
-from relay.sources.mapping import Malformed, Registered, observe, read_error, registered
+from relay.sources.mapping import Malformed, Registered, observe, read_error, read_listing, registered
 from tests.support.fuzz_kit import JSON_VALUES, TEXTS, VALUES, fuzzed, mutated_text, raw_json, value_or_refusal
 
 NOW = 1_779_271_300.0
@@ -94,6 +98,41 @@ def test_the_answer_to_a_create(body: Mapping[str, Any]) -> None:
         check_observation(found.observation, Progress())
 
 
+ACCOUNT_ITEM: dict[str, Any] = {
+    "account_id": "a", "channel": "email", "name": "Ada", "status": "ok", "can_send": True,
+}  # fmt: skip
+LISTING: dict[str, Any] = {"ok": True, "items": [ACCOUNT_ITEM, {**ACCOUNT_ITEM, "account_id": 7}]}
+ITEMS = st.builds(
+    lambda fields: {**ACCOUNT_ITEM, **fields},
+    st.dictionaries(st.sampled_from(sorted(ACCOUNT_ITEM)), VALUES | st.sampled_from(["credentials", "error"])),
+)
+LISTINGS = raw_json(st.builds(lambda items: {"ok": True, "items": items}, st.lists(ITEMS | VALUES) | VALUES), [LISTING])
+
+
+@fuzzed(raw=LISTINGS, after=LISTINGS)
+def test_a_listing_of_connect_accounts(raw: bytes, after: bytes) -> None:
+    """Whatever two listings say, what is known of the accounts can be stored, and each event can be sent."""
+    known = Known(source="revor", account="default", accounts={})
+    for number, body in enumerate((raw, after, after)):
+        found = read_listing(REVOR, body)
+        if isinstance(found, Malformed):
+            assert found.reason in ("not_json", "not_an_object", "refused", "no_items")
+            continue
+        now = NOW + 60 * number
+        compared = compare(known, found, now, confirm_seconds=30)
+        known = replace(known, listed_at=now, accounts=compared.accounts)
+        for one in compared.accounts.values():
+            assert "\0" not in repr(one)
+            dumps([one.id, one.channel, one.name, one.status, one.state, *one.changes]).decode()
+        for one, kind in compared.news:
+            data = account_data(
+                account_id=one.id, channel=one.channel, name=one.name, status=one.status, state=one.state,
+                since=one.since, open_jobs=0, source="revor", account="default",
+            )  # fmt: skip
+            event = account_event("evt_1", kind, now, data, ORIGIN, dataschema="http://x/schemas/a.json")
+            assert len(event.body) <= MAX_EVENT_BYTES
+
+
 class Upstream(UpstreamClient):
     """A client with a prepared upstream answer."""
 
@@ -117,7 +156,7 @@ def test_any_poll_gives_a_known_result(
     raw: bytes, status: int, headers: dict[str, str], complete: bool, api_key: str
 ) -> None:
     CLIENT.answer = _Answer(status_code=status, headers=MappingProxyType(headers), body=raw, complete=complete)
-    for ask in (CLIENT.poll("a", api_key), CLIENT.probe(api_key)):
+    for ask in (CLIENT.poll("a", api_key), CLIENT.probe(api_key), CLIENT.list_accounts(api_key)):
         poll = asyncio.run(ask)
         assert isinstance(poll, PollResult)
         assert (poll.detail == "") == (poll.kind == "observed")

@@ -24,10 +24,11 @@ from sqlalchemy.dialects import sqlite
 from sqlalchemy.engine import Connection
 
 from relay.core.audit import AuditRecord, derived_key
+from relay.core.connect_accounts import ConnectAccount
 from relay.core.credentials import SinkCredential
 from relay.core.erasure import ErasureRequest
 from relay.core.job import Problem, Progress
-from relay.core.records import AccountState, PollNote, SavedStatistics, SubscriptionRoom
+from relay.core.records import AccountNews, AccountState, ListingRecord, PollNote, SavedStatistics, SubscriptionRoom
 from relay.core.replay import ReplayRequest
 from relay.core.subscription import Consent
 from relay.store import group_work, statements
@@ -121,6 +122,8 @@ def exceptions() -> list[MayScan]:
         ),
         MayScan(r"FROM accounts$", "all accounts: one row for each that was ever in trouble"),
         MayScan(r"FROM accounts\s+WHERE accounts.key_ciphertext IS NOT NULL", "the adopted ones of the few accounts"),
+        MayScan(r"UPDATE accounts SET listed_at = NULL", "the few accounts, once a minute"),
+        MayScan(r"FROM connect_accounts LEFT OUTER JOIN", "a page without a filter, or by state: most are in one"),
         MayScan(r"UPDATE accounts SET holder = NULL", "the few accounts, when a node ends"),
         MayScan(r"SELECT source, account, COUNT\(\*\)", "numbers of open jobs: a walk along their index"),
         MayScan(r"SELECT id, CASE WHEN state = 'enabled'", "the subscriptions that are held up, once a minute"),
@@ -400,6 +403,19 @@ async def use_audit(store: Store) -> None:
     await store.audit.delete_cuts(NOW - 1)
 
 
+async def use_connect_accounts(store: Store) -> None:
+    known = await store.connect_accounts.known("revor", "default")
+    one = ConnectAccount(source="revor", account="default", id="a", state="ok", since=NOW, told_state="ok")
+    event = AccountNews(account=one, kind="added", event=relay_event())
+    record = ListingRecord(known=known, now=NOW, changed=(one,), forgotten=("b",), news=(event,))
+    assert await store.connect_accounts.record(record)
+    await store.connect_accounts.open_jobs("revor", "default", ["a"])
+    for filters in ({}, {"state": "ok"}, {"source": "revor", "account": "default"}):
+        first = await store.connect_accounts.page(limit=1, **filters)
+        await store.connect_accounts.page(limit=1, cursor=first.next_cursor, **filters)
+    await store.within(("revor", "default")).connect_accounts.page(limit=1)
+
+
 async def run_everything(store: Store) -> None:
     """Calls every method of the store."""
     await use_audit(store)
@@ -539,6 +555,7 @@ async def run_everything(store: Store) -> None:
     await store.accounts.adopt("revor", "key-1", "its key")
     await store.accounts.adopted()
     await store.holders.release_accounts(["node 1"])
+    await use_connect_accounts(store)
     await store.learned.save([SavedStatistics(source="revor", name="a", event_count=1.0, values="{}")], NOW)
     await store.learned.load("revor")
     await store.learned.find("revor", ["a"])
@@ -588,6 +605,7 @@ async def run_everything(store: Store) -> None:
     await store.upkeep.delete_replays(NOW + 1)
     await store.upkeep.delete_incidents(NOW + 1)
     await store.upkeep.delete_intents(NOW + 1)
+    await store.upkeep.delete_connect_accounts(NOW + 1)
     await store.upkeep.delete_secrets(NOW + 1)
     await store.upkeep.give_back()
 
@@ -595,6 +613,7 @@ async def run_everything(store: Store) -> None:
 PARTS = (
     *("jobs", "events", "deliveries", "replays", "subscriptions", "idempotency", "intents", "accounts", "learned"),
     *("upkeep", "erasure", "groups", "group_work", "audit", "secrets", "credentials", "handshakes", "incidents"),
+    "connect_accounts",
 )
 
 

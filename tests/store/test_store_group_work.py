@@ -8,7 +8,7 @@ from relay.core.records import AccountState, SavedStatistics
 from relay.store import group_work
 from relay.store.group_work import GroupReading
 from relay.store.store import Store
-from tests.support.store_kit import NOW, execute, poll, registration, seen, track
+from tests.support.store_kit import NOW, list_accounts, poll, registration, seen, track
 
 
 async def read(store: Store, name: str = "q4", since: float = 0.0) -> GroupReading:
@@ -93,12 +93,9 @@ async def test_the_jobs_that_ended_last_are_read(store: Store) -> None:
 async def test_trouble_of_the_accounts_is_read(store: Store) -> None:
     await fill(store, 2, connect_account_id="acc_1")
     await fill(store, 1, name="another", connect_account_id="acc_2")
-    for id, state in (("acc_1", "needs_reconnect"), ("acc_2", "cannot_send"), ("acc_3", "ok")):
-        await execute(
-            store,
-            "INSERT INTO connect_accounts (source, account, id, channel, name, state, since, seen_at, changes) "
-            f"VALUES ('revor', 'default', '{id}', 'linkedin', 'Ada', '{state}', 1, 1, '[]')",
-        )
+    await fill(store, 1, channel="linkedin", connect_account_id="acc_4")
+    for id, state in (("acc_1", "needs_reconnect"), ("acc_2", "cannot_send"), ("acc_3", "ok"), ("acc_4", "new")):
+        await list_accounts(store, ("revor", "default"), id, state=state, channel="linkedin", name="Ada")
     await store.accounts.set(AccountState(source="revor", name="default", state="down", since=NOW))
     reading = await read(store)
     assert reading.health == "down"

@@ -10,6 +10,7 @@ import orjson
 import pytest
 from sqlalchemy import event as sqlalchemy_event
 
+from relay.core.connect_accounts import ConnectAccount
 from relay.core.events import (
     CREATE_UNKNOWN,
     DELIVERY_EXPIRED,
@@ -22,6 +23,7 @@ from relay.core.events import (
     Hint,
 )
 from relay.core.job import Problem
+from relay.core.records import AccountNews, ListingRecord
 from relay.store import incident_recorder, statements
 from relay.store.store import Store
 from tests.support.scale import scaled
@@ -34,6 +36,7 @@ from tests.support.store_kit import (
     intent,
     job_event,
     lease,
+    list_accounts,
     poll,
     relay_event,
     result_of,
@@ -393,14 +396,13 @@ async def test_recovery_of_the_account_closes_its_incidents_and_stands_for_the_a
 async def recover(store: Store, connect_account_id: str, now: float) -> None:
     """As the watch of the accounts records it."""
     event = relay_event("ai.revor.account.recovered", now=now, owner="revor/default")
-    outbox = store.outbox
-
-    def batch(connection: Any, items: Any) -> list[None]:
-        summary = outbox.incidents.account_recovered(connection, "revor", "default", connect_account_id, now, event.id)
-        outbox.insert(connection, [(event, None)], summary)
-        return [None] * len(items)
-
-    await store.database.write(batch, None)
+    known = await store.connect_accounts.known("revor", "default")
+    account = ConnectAccount(
+        source="revor", account="default", id=connect_account_id, state="ok", since=now, told_state="ok"
+    )
+    news = AccountNews(account=account, kind="recovered", event=event)
+    record = ListingRecord(known=known, now=now, changed=(account,), news=(news,))
+    assert await store.connect_accounts.record(record)
 
 
 async def succeed(store: Store, external_id: str, now: float, started_at: float | None, connect: str = "acc_1") -> None:
@@ -638,11 +640,7 @@ async def test_jobs_of_an_incident_come_in_pages(store: Store) -> None:
 
 
 async def test_display_name_of_the_account_is_shown(store: Store) -> None:
-    await execute(
-        store,
-        "INSERT INTO connect_accounts (source, account, id, name, state, since, seen_at, changes)"
-        " VALUES ('revor', 'default', 'acc_1', 'Ada Lovelace', 'ok', 0, 0, '[]')",
-    )
+    await list_accounts(store, ("revor", "default"), "acc_1", name="Ada Lovelace")
 
     await fail(store, "a", hint=RECONNECT)
 

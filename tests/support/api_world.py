@@ -231,6 +231,7 @@ class FakeTracking:
                 expected_detection_delay_at_half_budget_seconds=None,
                 paused_until=None,
                 last_completed_at=self.world.now,
+                accounts_listed_at=None,
             )
             for account in SETTINGS.accounts["revor"]
             if self.account in (None, ("revor", account))

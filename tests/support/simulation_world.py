@@ -2,11 +2,12 @@
 
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from relay.config.keyring import Keyring, new_key
-from relay.core.events import Hint, Origin
+from relay.core.events import Hint, Origin, PointsAt
 from relay.core.job import Observation, Problem
 from relay.core.planner import PlannerConfig
 from relay.core.records import Registration
@@ -18,6 +19,7 @@ from relay.holder import Holder
 from relay.ids import new_id
 from relay.metrics import Metrics
 from relay.polling.account_settings import AccountSettings
+from relay.polling.account_watch import AccountWatch
 from relay.polling.poller import Poller
 from relay.polling.recorder import Recorder
 from relay.polling.statistics import AccountPlan, SourceStatistics
@@ -136,6 +138,20 @@ class World:
         states = await self.store.accounts.all()
         await self.poller.load(states[0] if states else None)
 
+    def watch_accounts(self, poller: Poller | None = None, interval_seconds: float = 300.0) -> AccountWatch:
+        """Lets a poller watch the connect accounts too."""
+        poller = poller or self.poller
+        poller.watch = AccountWatch(
+            replace(poller.settings, listing_interval_seconds=interval_seconds),
+            upstream=self.source,
+            rows=self.store.connect_accounts,
+            signals=self.signals,
+            wake=self.dispatcher.wake,
+            metrics=self.metrics,
+            clock=self.clock,
+        )
+        return poller.watch
+
     def another_poller(self) -> Poller:
         """The poller of another node on the same database, without the lease."""
         poller = self._new_poller()
@@ -185,8 +201,11 @@ class World:
             await self.step(seconds)
 
     async def types(self) -> list[str]:
-        """The last word of each event type, oldest first."""
-        return [event.type.removeprefix("test.job.") for _, event in (await self.store.events.tail(0)).events]
+        """Each event type, oldest first, without the prefix of the source."""
+        return [
+            event.type.removeprefix("test.job.").removeprefix("test.")
+            for _, event in (await self.store.events.tail(0)).events
+        ]
 
 
 @contextmanager
@@ -226,7 +245,10 @@ def _plain(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _hint(problem: Problem | None, kind: str, channel: str | None) -> Hint | None:
-    return Hint(meaning=problem.code, fix="Wait", who="Revor", repeat="safe") if problem is not None else None
+    if problem is None:
+        return None
+    points_at: PointsAt | None = "connect_account" if problem.code == "reconnect" else None
+    return Hint(meaning=problem.code, fix="Wait", who="Revor", repeat="safe", points_at=points_at)
 
 
 @asynccontextmanager

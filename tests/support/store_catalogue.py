@@ -11,6 +11,7 @@ from relay.store import (
     audit,
     cancellation,
     claims,
+    connect_accounts,
     credentials,
     deliveries,
     delivery_groups,
@@ -124,6 +125,20 @@ def audit_pages() -> Iterator[Case]:
             yield Case(
                 f"audit by {name}, {'first page' if before is None else 'cursor'}", made, walks=name == "nothing"
             )
+
+
+def connect_account_pages() -> Iterator[Case]:
+    filters: dict[str, dict[str, Any]] = {
+        "nothing": {},
+        "state": {"state": "needs_reconnect"},
+        "account": {"source": "revor", "account": "default"},
+    }
+    for name, given in filters.items():
+        for before in (None, "acc_01"):
+            made = connect_accounts.page_statement(51, before, **given)
+            case = f"connect accounts by {name}, {'first page' if before is None else 'cursor'}"
+            # by state: few have another one than ok; by account: a thousand at most, sorted
+            yield Case(case, made, walks=name != "account", sorts=name == "account")
 
 
 def delivery_pages() -> Iterator[Case]:
@@ -361,6 +376,13 @@ CATALOGUE = (
     Case("retention: keys", upkeep.DELETE_OLD_KEYS),
     Case("retention: replays", upkeep.DELETE_OLD_REPLAYS),
     Case("retention: intents", upkeep.DELETE_OLD_INTENTS),
+    Case("retention: removed connect accounts", upkeep.DELETE_REMOVED_ACCOUNTS),
+    Case("retention: connect accounts", upkeep.DELETE_LISTED_ACCOUNTS),
+    Case("connect accounts: known", connect_accounts.OF_ACCOUNT),
+    Case("connect accounts: open jobs", connect_accounts.OPEN_JOBS),
+    Case("connect accounts: listed", connect_accounts.MARK_LISTED),
+    Case("connect accounts: keep", connect_accounts.KEEP),
+    Case("connect accounts: forget", connect_accounts.FORGET),
     Case("retention: secrets", upkeep.DELETE_OLD_SECRETS),
     Case("intent: begin", intents.BEGIN),
     Case("intent: end", intents.END),
@@ -402,6 +424,7 @@ CATALOGUE = (
     *event_pages(),
     *delivery_pages(),
     *audit_pages(),
+    *connect_account_pages(),
     *groups_of_deliveries(),
 )
 
@@ -482,8 +505,9 @@ SELECT 'inc_' || (10000000 + i), 'digest ' || i, 'jobs', 'revor', 'default',
   CASE WHEN i % 50 > 1 THEN {NOW} + i END, CASE WHEN i % 50 <= 1 THEN {NOW} + i END
 FROM n""",
         f"""
-INSERT INTO connect_accounts (source, account, id, state, since, seen_at, changes) {_rows(2_000)}
-SELECT 'revor', 'default', 'acc_' || i, 'ok', {NOW}, {NOW}, '[]' FROM n""",
+INSERT INTO connect_accounts (source, account, id, uid, state, since, changes, told_state) {_rows(2_000)}
+SELECT 'revor', 'account ' || (i % 70), 'acc_' || i, {_key("acc")}, CASE WHEN i % 50 = 0 THEN 'removed' ELSE 'ok' END,
+  {NOW} + i, '[]', 'ok' FROM n""",
         f"""
 INSERT INTO hazards (source, name, event_count, values_json, updated_at) {_rows(4_000)}
 SELECT CASE WHEN i % 4 = 0 THEN 'other' ELSE 'revor' END, 'class ' || i, i, '{{}}', {NOW} FROM n""",

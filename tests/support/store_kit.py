@@ -13,10 +13,11 @@ from sqlalchemy import text
 from sqlalchemy.engine import Connection
 
 from relay.core.access import AccessToken
+from relay.core.connect_accounts import ConnectAccount
 from relay.core.delivery import Attempt, Claimed
 from relay.core.events import Event
 from relay.core.job import Observation, Progress
-from relay.core.records import AttemptResult, Intent, Lease, PollRecord, Registration, WantedCallback
+from relay.core.records import AttemptResult, Intent, Lease, ListingRecord, PollRecord, Registration, WantedCallback
 from relay.core.subscription import Subscription
 from relay.ids import new_id
 from relay.store.postgres import PostgresDatabase
@@ -157,6 +158,19 @@ async def deliver_all(store: Store, subscription_id: str, *, now: float = NOW) -
             assert (await store.deliveries.record_attempt(result_of(one, now=now))).kept
             done.append(one)
     return done
+
+
+async def list_accounts(
+    store: Store, place: tuple[str, str], *ids: str, state: str = "ok", now: float = NOW, **fields: Any
+) -> None:
+    """Records a listing of connect accounts, all in one state."""
+    source, account = place
+    changed = tuple(
+        ConnectAccount(source=source, account=account, id=id, state=state, since=now, told_state=state, **fields)
+        for id in ids
+    )
+    known = await store.connect_accounts.known(*place)
+    assert await store.connect_accounts.record(ListingRecord(known=known, now=now, changed=changed))
 
 
 async def rows(store: Store, sql: str, **parameters: Any) -> list[dict[str, Any]]:

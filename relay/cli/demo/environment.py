@@ -78,6 +78,7 @@ def demo_settings(plan: Plan, *, database: str, sandbox_url: str, port: int) -> 
     polling = PollingSettings(
         min_interval_seconds=defaults.min_interval_seconds / plan.speed,
         max_interval_seconds=defaults.max_interval_seconds / plan.speed,
+        connect_accounts_interval_seconds=defaults.connect_accounts_interval_seconds / plan.speed,
         reserve=0.0,
     )
     source = SourceSettings(

@@ -269,6 +269,31 @@ class Planner:
         if not self.pacer.budget.meters():
             self.pacer.bucket.charge(t)
 
+    # --- other requests of the relay itself
+
+    @property
+    def requests_per_second(self) -> float:
+        """The rate that the budget allowed at the last decision; 0 before the first."""
+        return self.pacer.bucket.rate
+
+    def take_other(self, now: float) -> bool:
+        """Takes one request of the budget for something other than a poll. Returns False if none is allowed now.
+
+        Pass its response to `other_answered`.
+        """
+        return self.pacer.take(self._refresh(now))
+
+    def other_opens_at(self, now: float) -> float:
+        """When `take_other` is next allowed, in epoch seconds; at or before `now` means now."""
+        t = self._refresh(now)
+        opens = self.pacer.opens_at()
+        return now if opens <= t + SLACK_SECONDS else self.timeline.clock(opens)
+
+    def other_answered(self, status_code: int | None, headers: Mapping[str, str], sent_at: float, now: float) -> None:
+        """The response to a request of `take_other` (`status_code` None: none). It counts for the rate limit only, not
+        for the upstream's health."""
+        self._count_response(status_code, headers, ours=True, sent_at=sent_at, t=self.timeline.at(now), now=now)
+
     def is_fresh(self, job_id: str, now: float) -> bool:
         """True if the last poll of the job is as good as one now, since the next one is planned for later."""
         job = self.open_jobs.jobs.get(job_id)

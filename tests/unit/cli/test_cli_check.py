@@ -12,6 +12,7 @@ import pytest
 
 from relay.cli import run
 from relay.cli.checks import sink_problem
+from relay.core.connect_accounts import ListedAccount, Listing
 from relay.core.credentials import SinkCredential
 from relay.core.netguard import GuardPolicy
 from relay.core.subscription import Subscription
@@ -31,11 +32,54 @@ def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def upstream(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     said = {"kind": "observed"}
 
-    async def probe(self: UpstreamClient, api_key: str) -> PollResult:
-        return PollResult(kind=said["kind"], sent_at=0, received_at=0, duration_ms=1, detail="answered 401")  # type: ignore[arg-type]
+    async def list_accounts(self: UpstreamClient, api_key: str) -> PollResult:
+        return PollResult(
+            kind=said["kind"],  # type: ignore[arg-type]
+            listing=LISTINGS[said.get("accounts", "none")],
+            sent_at=0,
+            received_at=0,
+            duration_ms=1,
+            detail="answered 401",
+        )
 
-    monkeypatch.setattr(UpstreamClient, "probe", probe)
+    monkeypatch.setattr(UpstreamClient, "list_accounts", list_accounts)
     return said
+
+
+def listing(*states: str) -> Listing:
+    accounts = (ListedAccount(id=f"acc_{n}", name=None if n else "Ada", state=one) for n, one in enumerate(states))
+    return Listing(accounts={one.id: one for one in accounts})
+
+
+LISTINGS = {
+    "none": listing(),
+    "well": listing("ok", "ok"),
+    "one": listing("needs_reconnect", "ok"),
+    "many": listing(*["cannot_send"] * 7),
+}
+
+
+@pytest.mark.parametrize(
+    ("accounts", "detail"),
+    [
+        ("none", "accepted by https://revor.ai (1 ms)"),
+        ("well", "accepted by https://revor.ai (1 ms)"),
+        (
+            "one",
+            "accepted by https://revor.ai (1 ms). Of 2 connect accounts these cannot send: Ada (needs_reconnect)",
+        ),
+        (
+            "many",
+            "accepted by https://revor.ai (1 ms). Of 7 connect accounts these cannot send: Ada (cannot_send), "
+            "acc_1 (cannot_send), acc_2 (cannot_send), acc_3 (cannot_send), acc_4 (cannot_send) and 2 more",
+        ),
+    ],
+)
+def test_connect_accounts_that_cannot_send_are_named(
+    upstream: dict[str, str], capsys: pytest.CaptureFixture[str], accounts: str, detail: str
+) -> None:
+    upstream["accounts"] = accounts
+    assert checked(capsys, 0)["key revor/default"] == {"name": "key revor/default", "state": "ok", "detail": detail}
 
 
 def checked(capsys: pytest.CaptureFixture[str], code: int) -> dict[str, Any]:

@@ -30,12 +30,12 @@ def database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """The name of an empty database, to which the settings point."""
     name = f"relay_check_{secrets.token_hex(6)}"
 
-    async def probe(self: UpstreamClient, api_key: str) -> PollResult:
+    async def list_accounts(self: UpstreamClient, api_key: str) -> PollResult:
         return PollResult(kind="observed", sent_at=0, received_at=0, duration_ms=1, detail="")
 
     shared_server().create_database(name)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(UpstreamClient, "probe", probe)
+    monkeypatch.setattr(UpstreamClient, "list_accounts", list_accounts)
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     monkeypatch.setenv("REVOR_API_KEY", "sk-revor-default")
     monkeypatch.setenv("RELAY_ENCRYPTION_KEY", new_key())

@@ -99,6 +99,7 @@ KINDS = [
     "groups",
     "callbacks",
     "callback_hosts",
+    "connect_accounts",
     "intents",
     "incidents",
     "replays",

@@ -534,6 +534,31 @@ async def test_failed_probes(body: object, status_code: int, kind: str) -> None:
         assert (await client.probe(KEY)).kind == kind
 
 
+async def test_listing_of_connect_accounts() -> None:
+    async with upstream(answering(SAMPLES["accounts"]["body"], status=200)) as client:
+        found = await client.list_accounts(KEY)
+    assert (found.kind, found.observation, found.detail) == ("observed", None, "")
+    assert found.listing is not None
+    assert list(found.listing.accounts) == ["connect_account_xxx"]
+
+
+@pytest.mark.parametrize(
+    ("body", "status_code", "kind"),
+    [
+        (SAMPLES["error_envelope"]["body"], 401, "unauthorized"),
+        (error_body("permission_denied"), 403, "forbidden"),
+        (error_body("not_found"), 404, "not_found"),
+        ({}, 503, "unavailable"),
+        ({"ok": True}, 200, "malformed"),
+        ({"items": [{"account_id": "x" * 5_000_000}]}, 200, "oversized"),
+    ],
+)
+async def test_failed_listings(body: object, status_code: int, kind: str) -> None:
+    async with upstream(answering(body, status=status_code)) as client:
+        found = await client.list_accounts(KEY)
+    assert (found.kind, found.listing) == (kind, None)
+
+
 async def test_probe_answered_with_html() -> None:
     async def handler(request: web.BaseRequest) -> web.Response:
         return web.Response(text="<html>", content_type="text/html")

@@ -275,6 +275,11 @@ MISSING = object()
         ("revor.yaml", "events.account_source_path", "x", "revor.yaml: events.account_source_path: expected a path"),
         ("revor.yaml", "calls.job", "/jobs", "revor.yaml: calls.job: expected a path with {id}"),
         ("revor.yaml", "calls.jobs", "/jobs", "revor.yaml: calls.jobs: is not known here"),
+        ("revor.yaml", "connect_accounts", [], "revor.yaml: connect_accounts: expected a mapping"),
+        ("revor.yaml", "connect_accounts.path", "x", "revor.yaml: connect_accounts.path: expected a path"),
+        ("revor.yaml", "connect_accounts.id", MISSING, "revor.yaml: connect_accounts.id: is missing"),
+        ("revor.yaml", "connect_accounts.email", "x", "revor.yaml: connect_accounts.email: is not known here"),
+        ("revor.yaml", "connect_accounts.states.ok", "fine", "connect_accounts.states.ok: expected one of cannot_send"),
         ("revor.yaml", "auth.format", "Bearer", "revor.yaml: auth.format: expected text with {api_key}"),
         ("revor.yaml", "auth.header", "a: b", "revor.yaml: auth.header: expected a header's name"),
         ("revor.yaml", "statuses.running", "runs", "revor.yaml: statuses.running: expected one of cancelled, failed"),
@@ -317,6 +322,24 @@ def test_invalid_definition_names_file_and_key(
 
     with pytest.raises(SettingsError, match=re.escape(message)):
         load_definition("revor", directory=tmp_path)
+
+
+def test_a_source_may_have_no_connect_accounts(tmp_path: Path) -> None:
+    shutil.copy(SOURCES / "revor.hints.yaml", tmp_path)
+    document = yaml.safe_load((SOURCES / "revor.yaml").read_text())
+    del document["connect_accounts"]
+    (tmp_path / "revor.yaml").write_text(yaml.safe_dump(document))
+
+    assert load_definition("revor", directory=tmp_path).listing is None
+    assert REVOR.listing_url("https://revor.ai/api/v1") == "https://revor.ai/api/v1/connect/accounts"
+
+
+@pytest.mark.parametrize("state", ["needs_reconnect", "cannot_send"])
+def test_a_state_in_which_an_account_cannot_send_has_a_hint(state: str) -> None:
+    hint = REVOR.hint_for(None, state, channel="linkedin")
+
+    assert hint is not None
+    assert hint.meaning.startswith("The LinkedIn account ")
 
 
 @pytest.mark.parametrize("content", [b"a: [", b"- a\n", b"\xff\xfe\xff", b"", b"a: !!int ''", b"[" * 5000])

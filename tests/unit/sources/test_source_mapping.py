@@ -10,8 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relay.clock import from_rfc3339
+from relay.core.connect_accounts import MAX_ACCOUNTS, ListedAccount, Listing
 from relay.core.events import Origin, from_transition
 from relay.core.job import KNOWN_STATUSES, Job, Observation, Problem, Progress, detect
+from relay.core.jsontext import dumps
 from relay.sources.definition import SourceDefinition, load_definition
 from relay.sources.mapping import (
     MAX_ATTEMPT_COUNT,
@@ -22,7 +24,9 @@ from relay.sources.mapping import (
     UpstreamError,
     observe,
     observe_item,
+    read_create,
     read_error,
+    read_listing,
     registered,
 )
 
@@ -460,3 +464,140 @@ def test_no_json_raises(body: Any) -> None:
 def test_no_bytes_raise(raw: bytes) -> None:
     observe(REVOR, raw, now=NOW)
     read_error(REVOR, raw)
+
+
+# Listings of connect accounts ---------------------------------------------------------------------------------------
+
+
+def listed(*items: object, **fields: object) -> Listing:
+    found = read_listing(REVOR, dumps({"ok": True, "items": list(items), **fields}))
+    assert isinstance(found, Listing)
+    return found
+
+
+def account(id: object = "a", **fields: object) -> dict[str, object]:
+    return {"account_id": id, "channel": "email", "name": "Ada", "status": "ok", "can_send": True, **fields}
+
+
+def test_documented_listing() -> None:
+    found = read_listing(REVOR, orjson.dumps(SAMPLES["accounts"]["body"]))
+    assert isinstance(found, Listing)
+    assert found.is_complete
+    assert found.accounts == {
+        "connect_account_xxx": ListedAccount(
+            id="connect_account_xxx",
+            channel="linkedin",
+            name="LinkedIn Account",
+            status="ok",
+            can_send=True,
+            state="ok",
+        )
+    }
+    assert "linkedin.com" not in repr(found), "the identifier, an address or a profile, is not kept"
+
+
+@pytest.mark.parametrize(
+    ("fields", "state"),
+    [
+        ({}, "ok"),
+        ({"can_send": False}, "cannot_send"),
+        ({"status": "credentials"}, "needs_reconnect"),
+        ({"status": "credentials", "can_send": False}, "needs_reconnect"),
+        ({"status": "error"}, "cannot_send"),
+        ({"status": "error", "can_send": False}, "cannot_send"),
+        ({"can_send": None}, "ok"),
+        ({"can_send": "no"}, "ok"),
+        ({"status": "paused"}, "ok"),
+        ({"status": "paused", "can_send": False}, "cannot_send"),
+        ({"status": None}, "ok"),
+        ({"status": "paused", "can_send": 1}, None),
+        ({"status": ["ok"], "can_send": None}, None),
+    ],
+)
+def test_state_of_an_account(fields: dict[str, object], state: str | None) -> None:
+    found = listed(account(**fields))
+    assert (found.accounts["a"].state, found.is_complete) == (state, True)
+
+
+@pytest.mark.parametrize(
+    ("id", "kept"),
+    [
+        ("a", "a"),
+        (7, "7"),
+        (BIG, str(BIG)),
+        ("é/日", "é/日"),
+        ("x" * 128, "x" * 128),
+        ("x" * 129, None),
+        ("", None),
+        (" a", None),
+        ("a\0b", None),
+        ("a\nb", None),
+        (None, None),
+        (True, None),
+        (1.5, None),
+        ({"id": "a"}, None),
+    ],
+)
+def test_id_of_an_account(id: object, kept: str | None) -> None:
+    found = listed(account(id), account("another"))
+    assert (set(found.accounts), found.is_complete) == ({"another", kept} - {None}, kept is not None)
+
+
+@pytest.mark.parametrize("item", [None, 1, "a", [], {}, {"id": "a"}])
+def test_item_that_is_no_account_makes_a_listing_incomplete(item: object) -> None:
+    found = listed(item, account("b"))
+    assert (list(found.accounts), found.is_complete) == (["b"], False)
+
+
+def test_items_with_one_id_have_the_state_that_they_agree_on() -> None:
+    agreeing = listed(account(name="First"), account(name="Second"))
+    assert [(one.name, one.state) for one in agreeing.accounts.values()] == [("First", "ok")]
+    for items in ([account(), account(status="error")], [account(status="error"), account(), account()]):
+        found = listed(*items)
+        assert [one.state for one in found.accounts.values()] == [None]
+        assert found.is_complete
+
+
+def test_a_listing_is_bounded() -> None:
+    found = listed(*(account(f"account {number}") for number in range(100_000)))
+    assert (len(found.accounts), found.is_complete) == (MAX_ACCOUNTS, False)
+    full = listed(*(account(f"account {number}") for number in range(MAX_ACCOUNTS)), account("account 0"))
+    assert (len(full.accounts), full.is_complete) == (MAX_ACCOUNTS, True)
+    cut = listed(account(name="n" * 10_000, channel="c" * 10_000, status="s" * 10_000)).accounts["a"]
+    assert max(len(text or "") for text in (cut.name, cut.channel, cut.status)) <= 128
+
+
+def test_lone_surrogates_and_control_characters_leave_text_that_can_be_stored() -> None:
+    body = rb'{"items": [{"account_id": "a", "name": "b\ud83d\u0000\n", "channel": "\udc00", "status": "o\u0000k"}]}'
+    found = read_listing(REVOR, body)
+    assert isinstance(found, Listing)
+    one = found.accounts["a"]
+    assert (one.name, one.channel, one.status, one.state) == ("b\ufffd", "\ufffd", "ok", "ok")
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (b"", "not_json"),
+        (b"[]", "not_an_object"),
+        (b'{"ok": true}', "no_items"),
+        (b'{"items": {"a": 1}}', "no_items"),
+        (b'{"items": null}', "no_items"),
+        (b'{"ok": false, "items": []}', "refused"),
+    ],
+)
+def test_answers_that_are_no_listing(body: bytes, reason: str) -> None:
+    assert read_listing(REVOR, body) == Malformed(reason=reason)
+
+
+def test_a_source_without_connect_accounts_has_no_listing() -> None:
+    fields = {name: getattr(REVOR, name) for name in SourceDefinition.__dataclass_fields__}
+    other = SourceDefinition(**{**fields, "listing": None})
+    assert other.listing_url("https://revor.ai") is None
+    assert read_listing(other, b'{"items": []}') == Malformed(reason="no_items")
+
+
+@pytest.mark.parametrize(("given", "kept"), [("acc_1", "acc_1"), (7, "7"), (BIG, str(BIG)), (True, None), ("\0", None)])
+def test_a_job_names_its_account_as_the_listing_does(given: object, kept: str | None) -> None:
+    assert seen({"status": "succeeded", "result": {"account_id": given}}).connect_account_id == kept
+    assert read_create(REVOR, dumps({"account_id": given})).connect_account_id == kept

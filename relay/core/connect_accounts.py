@@ -1,0 +1,202 @@
+"""Connect accounts, the accounts an upstream account sends from: what a listing says, and what of it is news. Pure.
+
+A change counts once a second listing, a while later, shows it too. So one wrong answer, such as an empty list, makes no
+event. All state is in the values, so a restart or another node continues where the last listing left off.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from operator import attrgetter
+
+MAX_ACCOUNTS = 1_000
+"""Connect accounts known of one upstream account."""
+FREE_CHANGES = 4
+"""An account that changes more often within FLAPPING_SECONDS is told once in that time."""
+FLAPPING_SECONDS = 3600.0
+
+OK, NEEDS_RECONNECT, CANNOT_SEND = "ok", "needs_reconnect", "cannot_send"
+REMOVED = "removed"
+NEW = "new"
+"""State of an account that one listing has shown, which the next must confirm. It is not shown to anyone."""
+LISTED_STATES = (OK, NEEDS_RECONNECT, CANNOT_SEND)
+SHOWN_STATES = (*LISTED_STATES, REMOVED)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListedAccount:
+    """An item of a listing. `state`: a member of LISTED_STATES; None if it cannot be read. `status`: the upstream's."""
+
+    id: str
+    channel: str | None = None
+    name: str | None = None
+    status: str | None = None
+    can_send: bool | None = None
+    state: str | None = OK
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listing:
+    """The accounts of one listing, by id. `is_complete`: False if an item could not be read or there were too many, so
+    that an account that is not in it may still be there."""
+
+    accounts: Mapping[str, ListedAccount]
+    is_complete: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConnectAccount:
+    """What is known of a connect account. Times are epoch seconds.
+
+    state           a member of SHOWN_STATES, or NEW; `since`: since when
+    unconfirmed     the state that one listing has shown, and when it first did
+    changes         times of its latest changes of state
+    told_state      the state that the last event told, or that the first listing showed; `told_at`: when it was told
+    """
+
+    source: str
+    account: str
+    id: str
+    channel: str | None = None
+    name: str | None = None
+    status: str | None = None
+    can_send: bool | None = None
+    state: str
+    since: float
+    unconfirmed: str | None = None
+    unconfirmed_at: float | None = None
+    changes: tuple[float, ...] = ()
+    told_state: str
+    told_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Known:
+    """What is known of the connect accounts of one upstream account. `listed_at`: when they were last listed; None:
+    never, so that the next listing is the baseline."""
+
+    source: str
+    account: str
+    listed_at: float | None = None
+    accounts: Mapping[str, ConnectAccount]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """What a listing changes.
+
+    accounts    what is known now, by id
+    changed     the accounts of these whose record changed
+    news        the events to tell, in order: the account, and a member of ACCOUNT_EVENTS
+    forgotten   ids of accounts to forget
+    """
+
+    accounts: Mapping[str, ConnectAccount]
+    changed: tuple[ConnectAccount, ...]
+    news: tuple[tuple[ConnectAccount, str], ...]
+    forgotten: tuple[str, ...]
+
+
+def compare(known: Known, listing: Listing, now: float, *, confirm_seconds: float) -> Comparison:
+    """What a listing received at `now` changes. A change is confirmed `confirm_seconds` after it was first shown."""
+    after: dict[str, ConnectAccount] = {}
+    news: list[tuple[ConnectAccount, str]] = []
+    forgotten: list[str] = []
+    for id, account in known.accounts.items():
+        listed = listing.accounts.get(id)
+        shown = (REMOVED if listing.is_complete else None) if listed is None else listed.state
+        if account.state == NEW and shown == REMOVED:
+            forgotten.append(id)
+            continue
+        seen = _observed(_with_fields(account, listed), shown, now, confirm_seconds)
+        after[id], kinds = _told(seen, now, changed=seen.state != account.state)
+        news += [(after[id], kind) for kind in kinds]
+    gone = sorted((one for one in after.values() if one.state == REMOVED), key=attrgetter("since"), reverse=True)
+    for id, listed in listing.accounts.items():
+        if id in known.accounts or listed.state is None:
+            continue
+        if len(after) >= MAX_ACCOUNTS:
+            if not gone:
+                break
+            oldest = gone.pop().id
+            forgotten.append(oldest)
+            del after[oldest]
+        after[id] = _first_seen(known, listed, listed.state, now)
+    return Comparison(
+        accounts=after,
+        changed=tuple(one for id, one in after.items() if one != known.accounts.get(id)),
+        news=tuple(news),
+        forgotten=tuple(forgotten),
+    )
+
+
+def confirm_at(accounts: Iterable[ConnectAccount], confirm_seconds: float) -> float | None:
+    """When the next listing can confirm a change of these accounts; None if none is unconfirmed."""
+    waiting = [one.unconfirmed_at for one in accounts if one.unconfirmed_at is not None]
+    return min(waiting) + confirm_seconds if waiting else None
+
+
+def _first_seen(known: Known, listed: ListedAccount, state: str, now: float) -> ConnectAccount:
+    if known.listed_at is None:
+        account = ConnectAccount(
+            source=known.source, account=known.account, id=listed.id, state=state, since=now, told_state=state
+        )
+    else:
+        account = ConnectAccount(
+            source=known.source,
+            account=known.account,
+            id=listed.id,
+            state=NEW,
+            since=now,
+            told_state=NEW,
+            unconfirmed=state,
+            unconfirmed_at=now,
+        )
+    return _with_fields(account, listed)
+
+
+def _with_fields(account: ConnectAccount, listed: ListedAccount | None) -> ConnectAccount:
+    if listed is None:
+        return account
+    return replace(account, channel=listed.channel, name=listed.name, status=listed.status, can_send=listed.can_send)
+
+
+def _observed(account: ConnectAccount, shown: str | None, now: float, confirm_seconds: float) -> ConnectAccount:
+    """The account after a listing that shows this state; None: it says nothing about the state."""
+    if shown is None:
+        return account
+    if shown == account.state:
+        return replace(account, unconfirmed=None, unconfirmed_at=None)
+    first_shown_at = account.unconfirmed_at
+    if shown != account.unconfirmed or first_shown_at is None or now < first_shown_at:  # or the clock was set back
+        return replace(account, unconfirmed=shown, unconfirmed_at=now)
+    if now < first_shown_at + confirm_seconds:
+        return account
+    recent = (at for at in account.changes if now - FLAPPING_SECONDS < at <= now)
+    return replace(
+        account,
+        state=shown,
+        since=first_shown_at,
+        unconfirmed=None,
+        unconfirmed_at=None,
+        changes=(*recent, now)[-FREE_CHANGES - 1 :],
+    )
+
+
+def _told(account: ConnectAccount, now: float, *, changed: bool) -> tuple[ConnectAccount, tuple[str, ...]]:
+    """The account after telling what is due, and the kinds of events that tell it."""
+    before, state, told_at = account.told_state, account.state, account.told_at
+    if before == state:
+        return account, ()
+    free = changed and len(account.changes) <= FREE_CHANGES
+    if not free and told_at is not None and 0 <= now - told_at < FLAPPING_SECONDS:
+        return account, ()
+    return replace(account, told_state=state, told_at=now), _kinds(before, state)
+
+
+def _kinds(before: str, after: str) -> tuple[str, ...]:
+    if after == REMOVED:
+        return ("removed",)
+    added = ("added",) if before in (NEW, REMOVED) else ()
+    if after == OK:
+        return added or ("recovered",)
+    return (*added, after)

@@ -1,0 +1,196 @@
+"""Watch of an account's connect accounts, which it sends from: lists them now and then, and records what changed.
+
+All that a listing decides is in `relay/core/connect_accounts.py`, and when it is due in `relay/core/listing_times.py`.
+A listing that fails says nothing about the account's health: polls find out about keys and outages.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+import structlog
+
+from relay.clock import Clock
+from relay.core import relay_events
+from relay.core.connect_accounts import ConnectAccount, Listing, compare, confirm_at
+from relay.core.events import account_event, account_type_prefix
+from relay.core.listing_times import ListingTimes
+from relay.core.records import AccountNews, ListingRecord
+from relay.core.summary_events import account_data
+from relay.errors import StoreError
+from relay.ids import new_id
+from relay.metrics import Metrics
+from relay.polling.account_settings import AccountSettings
+
+if TYPE_CHECKING:
+    from relay.core.planner import Planner
+    from relay.signals import Signals
+    from relay.sources.client import UpstreamClient
+    from relay.store.connect_accounts import ConnectAccountStore
+
+log = structlog.get_logger("relay.polling")
+
+
+class AccountWatch:
+    """Watches the connect accounts of one upstream account, while this node polls it.
+
+    The first run reads when they were last listed, by whichever node. Each later one is one listing.
+    """
+
+    def __init__(
+        self,
+        settings: AccountSettings,
+        *,
+        upstream: "UpstreamClient",
+        rows: "ConnectAccountStore",
+        signals: "Signals",
+        wake: Callable[[], None],
+        metrics: Metrics,
+        clock: Clock,
+    ) -> None:
+        """`wake` wakes the dispatcher."""
+        self.listed_at: float | None = None
+        """When the accounts were last listed; None: never, or not since this node polls the account."""
+        self.states: Mapping[str, int] = {}
+        """Number of accounts by state, at the last listing by this node."""
+        self._settings = settings
+        self._upstream = upstream
+        self._rows = rows
+        self._signals = signals
+        self._wake = wake
+        self._metrics = metrics
+        self._clock = clock
+        self._working = False
+        self.reset()
+
+    @property
+    def _place(self) -> dict[str, str]:
+        return {"source": self._settings.source, "account": self._settings.account}
+
+    def reset(self) -> None:
+        """Forgets what was read: the node that polls the account, or the settings, have changed."""
+        self._times = ListingTimes(self._settings.listing_interval_seconds)
+        self._is_loaded = False
+        self.listed_at, self.states = None, {}
+
+    def configure(self, settings: AccountSettings) -> None:
+        """Applies reloaded settings."""
+        self._settings = settings
+        self.reset()
+
+    def ask(self) -> None:
+        """Asks for a listing soon: a job has failed in a way that points at its account."""
+        self._times.ask()
+
+    def next_at(self, planner: "Planner") -> float | None:
+        """When to call `run_once` next, in epoch seconds; None while it runs."""
+        if self._working:
+            return None
+        now = self._clock()
+        at = self._times.next_at(now, planner.requests_per_second)
+        return at if at > now or not self._is_loaded else planner.other_opens_at(now)
+
+    async def run_once(self, planner: Callable[[], "Planner"], key: str, still_holds: Callable[[], bool]) -> None:
+        """Lists the accounts, with one request of the planner's budget, and records what changed.
+
+        `planner` is the account's planner, which a reload replaces. `still_holds`: whether this node still polls the
+        account; if not, the answer is dropped.
+        """
+        if self._working:
+            return
+        self._working = True
+        times = self._times
+        try:
+            if self._is_loaded:
+                await self._list(planner, key, still_holds)
+            else:
+                await self._load()
+        except StoreError as error:
+            times.failed(self._clock())
+            log.error("accounts_not_listed", **self._place, error=str(error))
+        except Exception:
+            times.failed(self._clock())
+            log.exception("accounts_not_listed", **self._place)
+        finally:
+            self._working = False
+
+    async def _load(self) -> None:
+        times = self._times
+        known = await self._rows.known(**self._place)
+        if times is self._times:  # else it was reset meanwhile
+            self._listed(known.listed_at, known.accounts)
+            self._is_loaded = True
+
+    async def _list(self, planner: Callable[[], "Planner"], key: str, still_holds: Callable[[], bool]) -> None:
+        now, times = self._clock(), self._times
+        if not planner().take_other(now):
+            return
+        times.began(now, planner().requests_per_second)
+        result = await self._upstream.list_accounts(key)
+        if not still_holds():
+            return
+        planner().other_answered(result.status_code, result.headers, result.sent_at, self._clock())
+        self._metrics.account_listings.labels(*self._place.values(), result.kind).inc()
+        log.debug(
+            "accounts_listed",
+            **self._place,
+            result=result.kind,
+            status_code=result.status_code,
+            request_id=result.request_id,
+        )
+        if result.listing is None:
+            times.failed(self._clock())
+        else:
+            await self._record(result.listing)
+
+    async def _record(self, listing: Listing) -> None:
+        known = await self._rows.known(**self._place)
+        now = self._clock()
+        found = compare(known, listing, now, confirm_seconds=self._times.confirm_seconds)
+        ids = tuple({account.id for account, _ in found.news})
+        open_jobs = await self._rows.open_jobs(known.source, known.account, ids)
+        news = tuple(self._news(account, kind, open_jobs[account.id], now) for account, kind in found.news)
+        record = ListingRecord(known=known, now=now, changed=found.changed, forgotten=found.forgotten, news=news)
+        if not await self._rows.record(record):
+            await self._load()  # another listing was recorded meanwhile
+            return
+        if not listing.is_complete:
+            log.warning("accounts_unreadable", **self._place, read=len(listing.accounts))
+        self._listed(now, found.accounts)
+        for one in news:
+            log.warning(
+                one.event.type,
+                **self._place,
+                connect_account_id=one.account.id,
+                channel=one.account.channel,
+                state=one.account.state,
+                event_id=one.event.id,
+            )
+            self._metrics.events.labels(one.event.type).inc()
+        if news:
+            self._signals.event_recorded()
+            self._wake()
+
+    def _listed(self, listed_at: float | None, accounts: Mapping[str, ConnectAccount]) -> None:
+        self.listed_at = listed_at
+        self.states = Counter(account.state for account in accounts.values())
+        self._times.listed(listed_at, confirm_at(accounts.values(), self._times.confirm_seconds))
+
+    def _news(self, account: ConnectAccount, kind: str, open_jobs: int, now: float) -> AccountNews:
+        settings = self._settings
+        data = account_data(
+            account_id=account.id,
+            channel=account.channel,
+            name=account.name,
+            status=account.status,
+            state=account.state,
+            since=account.since,
+            open_jobs=open_jobs,
+            source=account.source,
+            account=account.account,
+            hint=settings.hint(None, kind, account.channel),
+        )
+        type = f"{account_type_prefix(settings.origin.type_prefix)}.{kind}"
+        schema = relay_events.dataschema_for(type, settings.dataschema_base)
+        event = account_event(new_id("evt", now), kind, now, data, settings.origin, dataschema=schema)
+        return AccountNews(account=account, kind=kind, event=event)

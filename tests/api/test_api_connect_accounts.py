@@ -1,0 +1,68 @@
+"""`/v1/connect-accounts`: which accounts can send, for people and programs."""
+
+import pytest
+
+from relay.core.connect_accounts import SHOWN_STATES
+from tests.support.api_world import NOW, TOKENS
+from tests.support.store_kit import list_accounts, track
+
+
+@pytest.fixture
+async def listed(world):
+    """Two accounts of one upstream account, and one of another."""
+    fields = {"channel": "linkedin", "name": "Ada", "status": "credentials", "can_send": False}
+    await list_accounts(world.store, ("revor", "default"), "acc_1", state="needs_reconnect", now=NOW, **fields)
+    await list_accounts(world.store, ("revor", "default"), "acc_2", now=NOW + 60)
+    await list_accounts(world.store, ("revor", "second"), "acc_1", state="removed", now=NOW + 90)
+    for number in range(3):
+        await track(world.store, f"job {number}", connect_account_id="acc_1")
+
+
+async def ids(client, query=""):
+    answer = await client.get(f"/v1/connect-accounts{query}")
+    assert answer.status_code == 200, answer.text
+    return [(one["account"], one["id"]) for one in answer.json()["items"]]
+
+
+async def test_an_account_is_shown_with_its_open_jobs(client, listed):
+    (one, *_) = (await client.get("/v1/connect-accounts")).json()["items"]
+    assert one == {
+        "id": "acc_1",
+        "source": "revor",
+        "account": "default",
+        "channel": "linkedin",
+        "name": "Ada",
+        "status": "credentials",
+        "can_send": False,
+        "state": "needs_reconnect",
+        "since": "2027-01-15T08:00:00.000Z",
+        "open_jobs": 3,
+        "listed_at": "2027-01-15T08:01:00.000Z",
+    }
+
+
+async def test_accounts_are_filtered_and_paged(client, listed):
+    everything = [("default", "acc_1"), ("default", "acc_2"), ("second", "acc_1")]
+    assert await ids(client) == everything
+    assert await ids(client, "?account=second") == everything[2:]
+    assert await ids(client, "?source=revor&account=default&state=ok") == everything[1:2]
+    assert await ids(client, "?source=other") == []
+    assert [len(await ids(client, f"?state={state}")) for state in SHOWN_STATES] == [1, 1, 0, 1]
+    page = (await client.get("/v1/connect-accounts?limit=2")).json()
+    assert await ids(client, f"?limit=2&cursor={page['next_cursor']}") == everything[2:]
+
+
+async def test_a_wrong_filter_is_refused(client):
+    answer = await client.get("/v1/connect-accounts?state=needs_reconect&channel=email")
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid_parameter")
+    assert [error["detail"] for error in answer.json()["errors"]] == [
+        "'needs_reconect' is unknown: did you mean needs_reconnect?",
+        "there is no parameter 'channel': known are account, cursor, limit, source, state",
+    ]
+
+
+async def test_reading_needs_the_scope(open_client):
+    client = open_client(dev=False, tokens=TOKENS, peer="203.0.113.9")
+    for token, status in (("rl_read", 200), ("rl_jobs", 403), (None, 401)):
+        headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+        assert (await client.get("/v1/connect-accounts", headers=headers)).status_code == status
