@@ -33,8 +33,6 @@ def fault_of(version: str, target: bytes, headers: Sequence[tuple[bytes, bytes]]
                 return _bad("HTTP/1.0 has no Transfer-Encoding")
             if value.lower() != b"chunked":
                 return "501 Not Implemented", "the only Transfer-Encoding is chunked"
-    if b"#" in target:
-        return _bad("a request target has no fragment")
     if is_absolute(target) and _AUTHORITY(authority_of(target)) is None:
         return _bad("the host in the request target is invalid")
     return None

@@ -40,7 +40,6 @@ REFUSED = {
     "an absolute target without a host": (400, b"DELETE http://a.example/ HTTP/1.1\r\n\r\n"),
     "an absolute target with two hosts": (400, b"DELETE http://a.example/ HTTP/1.1\r\n" + HOST + HOST + b"\r\n"),
     "an absolute target with a user": (400, b"DELETE http://user@a.example/ HTTP/1.1\r\n" + HOST + b"\r\n"),
-    "a target with a fragment": (400, b"DELETE /x#y HTTP/1.1\r\n" + HOST + b"\r\n"),
     "a relative target": (400, b"DELETE x HTTP/1.1\r\n" + HOST + b"\r\n"),
     # 6: one framing
     "a length twice": (400, b"DELETE / HTTP/1.1\r\n" + HOST + b"Content-Length: 1\r\nContent-Length: 1\r\n\r\nx"),
@@ -102,6 +101,7 @@ ACCEPTED = {
         b"b.example:81",
     ),
     "a URL in the query": (b"GET /?u=http://b.example HTTP/1.1\r\nHost: a.example\r\n\r\n", b"a.example"),
+    "a target with a fragment, which is dropped": (b"GET /x#y HTTP/1.1\r\nHost: a.example\r\n\r\n", b"a.example"),
     "chunks": (b"POST / HTTP/1.1\r\nHost: a.example\r\nTransfer-Encoding: Chunked\r\n\r\n0\r\n\r\n", b"a.example"),
     "an upgrade": (
         b"GET / HTTP/1.1\r\nHost: a.example\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n",
