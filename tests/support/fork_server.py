@@ -4,23 +4,30 @@ A process of its own that imports the relay once and forks; the child runs the c
 lines of JSON on standard input, each with one line as answer; at the end of the input every child is killed. A
 child's process id is not reused before the child has been waited for.
 
-    {"start": name, "arguments": […], "environ": {…}, "folder": …, "stdout": path, "stderr": path,
+    {"start": name, "arguments": […], "environ": {…}, "folder": …, "stdout": path, "stderr": path, "limits": "…",
      "stop": [point, passage], "constants": {"module:NAME": value}}                       answers its process id
     {"signal": name, "number": n}     {"freeze": name}     {"wait": name, "seconds": s}
 
-`stop` (see `kill_points`) has the child kill itself there.
+`stop` (see `kill_points`) has the child kill itself there; `limits` are those of `process_world.Process`.
 """
 
+import atexit
+import ctypes
+import functools
 import gc
 import importlib
 import json
 import os
+import resource
 import secrets
 import signal
 import sys
+import threading
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NoReturn
+
+import typer.main
 
 IMPORTED = (
     *(
@@ -37,6 +44,7 @@ IMPORTED = (
     *("asyncpg", "relay.node.cluster", "relay.store.postgres", "sqlalchemy.dialects.postgresql.asyncpg"),
 )
 POLL_SECONDS = 0.002
+CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH = 1, 2
 
 Order = Mapping[str, Any]
 
@@ -91,12 +99,25 @@ class Children:
             os.waitpid(pid, 0)
 
 
-def main() -> int:
+def main() -> None:
     for name in IMPORTED:
         importlib.import_module(name)
+    # The tree of commands takes longer to make than most commands take.
+    typer.main.get_command = functools.cache(typer.main.get_command)
+    typer.main.get_command(sys.modules["relay.cli"].app)
     gc.freeze()
     order = _serve()
-    return 0 if order is None else _run(order)
+    if order is not None:
+        _end(_run(order))
+
+
+def _end(code: int) -> NoReturn:
+    """Ends as Python does, but without taking every module apart: that copies the memory that the fork shares."""
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(code)
 
 
 def _serve() -> Order | None:
@@ -130,7 +151,9 @@ def _run(order: Order) -> int:
     os.chdir(order["folder"])
     os.environ.clear()
     os.environ.update(order["environ"])
+    sys.dont_write_bytecode = bool(os.environ.get("PYTHONDONTWRITEBYTECODE"))
     _differ()
+    _limit(order.get("limits", ""))
     for name, value in order.get("constants", {}).items():
         module_name, _, constant = name.partition(":")
         module = importlib.import_module(module_name)
@@ -145,6 +168,27 @@ def _run(order: Order) -> int:
     return run(order["arguments"])
 
 
+def _limit(limits: str) -> None:
+    for limit in limits.split():
+        name, _, most = limit.partition("=")
+        if name == "UNPRIVILEGED":  # root has to obey file permissions then
+            _drop_capabilities(CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH)
+        else:
+            kind = getattr(resource, name)
+            resource.setrlimit(kind, (int(most), resource.getrlimit(kind)[1]))
+
+
+def _drop_capabilities(*numbers: int) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    header = (ctypes.c_uint32 * 2)(0x20080522, 0)  # the version of the structure; this process
+    sets = (ctypes.c_uint32 * 6)()
+    assert libc.capget(header, sets) == 0, ctypes.get_errno()
+    for number in numbers:
+        for at in range(3):  # effective, permitted, inheritable
+            sets[at] &= ~(1 << number)
+    assert libc.capset(header, sets) == 0, ctypes.get_errno()
+
+
 def _differ() -> None:
     """What two processes never share: where their ids come from."""
     from relay import ids
@@ -153,4 +197,4 @@ def _differ() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -64,7 +64,14 @@ class ForkedPopen:
     """What the tests use of `subprocess.Popen`, for a command of the relay that is forked. Streams are paths."""
 
     def __init__(
-        self, arguments: Sequence[str], folder: Path, environ: Mapping[str, str], *, stdout: str, stderr: str
+        self,
+        arguments: Sequence[str],
+        folder: Path,
+        environ: Mapping[str, str],
+        *,
+        stdout: str,
+        stderr: str,
+        limits: str = "",
     ) -> None:
         self._name = fork_server().new_name("command")
         self.returncode: int | None = None
@@ -75,6 +82,7 @@ class ForkedPopen:
             folder=str(folder),
             stdout=stdout,
             stderr=stderr,
+            limits=limits,
         )
 
     def poll(self) -> int | None:
