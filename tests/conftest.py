@@ -9,6 +9,8 @@ import pytest
 import structlog
 from hypothesis import settings
 
+from tests.support.scale import scaled
+
 # A shell starts what runs in the background with Ctrl-C ignored, and the programs that we start would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -40,7 +42,7 @@ structlog.configure(
 )
 
 # The time that one example takes says more about the machine's load than about the code: tests run in parallel.
-settings.register_profile("relay", deadline=None, print_blob=True)
+settings.register_profile("relay", deadline=None, print_blob=True, max_examples=scaled(40, 200))
 settings.load_profile("relay")
 
 

@@ -23,6 +23,7 @@ from relay.core.planner.inspection import Table
 from relay.core.planner.policy import LANE, NEW, RUN, SCHEDULED
 from relay.core.planner.price import CEILING, FLOOR, Price
 from relay.core.planner.statistics import ClassStatistics, PlannerStatistics
+from tests.support.scale import scaled
 
 NOW = 1_779_271_200.0
 
@@ -198,7 +199,7 @@ def test_double_the_budget_halves_the_delay_or_so(price: float, most: float) -> 
 groups = st.lists(st.tuples(st.floats(-1.0, 7.0), st.floats(0.0, 1.5), st.integers(1, 40)), max_size=3)
 
 
-@settings(max_examples=15)
+@settings(max_examples=scaled(8, 15))
 @given(
     starts=groups,
     runs=groups,

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from relay.core.planner import Planner, PlannerConfig
 from relay.core.planner.timeline import SLACK_SECONDS
 from relay.core.planner.token_bucket import Bucket
+from tests.support.scale import scaled
 from tests.unit.planner.test_planner_interface import HEADERS, NOW, QUEUED, explain, next_take, planner_of
 
 RUNNING = {"status": "running", "channel": "email", "started_at": NOW}
@@ -184,7 +185,7 @@ def test_forwarded_requests_never_starve_polling() -> None:
     assert at <= NOW + 31  # half a window
 
 
-@settings(max_examples=40)
+@settings(max_examples=scaled(15, 40))
 @given(rate=st.floats(0.05, 50), bank=st.floats(0, 60), owed=st.integers(0, 200), later=st.floats(0, 100))
 def test_charges_delay_requests_by_at_most_the_bank(rate: float, bank: float, owed: int, later: float) -> None:
     bucket = Bucket()

@@ -26,6 +26,7 @@ from relay.core.planner.hazard import (
 )
 
 pytestmark = pytest.mark.slow
+uncovered = pytest.mark.no_cover  # which makes it twice as slow; smaller tests take the same branches
 
 FLAT = (0.1,) * BINS
 PRIOR = lomax(10.0)
@@ -268,6 +269,7 @@ def test_no_elapsed_time_teaches_nothing() -> None:
     assert hazard.dump() == Hazard().dump()
 
 
+@uncovered
 @given(st.lists(polls, max_size=30))
 def test_polls_at_a_life_teach_what_one_poll_at_its_end_does(found: list[tuple[str, float, float]]) -> None:
     """However many polls a wait is cut into: time at risk adds up."""
@@ -307,6 +309,7 @@ def shares_alive(name: str) -> list[float]:
     return [sum(life > age for life in lives) / len(lives) for age in at]
 
 
+@uncovered
 @pytest.mark.parametrize("learn", [learn_exactly, learn_between])
 @pytest.mark.parametrize("cut", ["whole", "known late", "lost early", "both"])
 @pytest.mark.parametrize("name", LAWS)
@@ -352,6 +355,7 @@ def test_time_at_risk_without_an_event_lowers_a_hazard() -> None:
 # --- forgetting
 
 
+@uncovered
 @pytest.mark.parametrize("learn", [learn_exactly, learn_between])
 @pytest.mark.parametrize(("before", "after"), [(7.0, 21.0), (21.0, 7.0)])
 def test_changed_distribution_is_followed_as_old_counts_fade(
@@ -416,6 +420,7 @@ def test_a_prior_by_which_none_lives_on_can_be_leant_on() -> None:
 # --- kept over a restart
 
 
+@uncovered
 @given(st.lists(polls, max_size=30), st.lists(polls, max_size=5))
 def test_hazard_round_trips(found: list[tuple[str, float, float]], later: list[tuple[str, float, float]]) -> None:
     hazard, back = Hazard(), Hazard()

@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 
 from relay.core.planner.hazard import BINS, EDGES, WIDTHS, Hazard, bin_of, lomax
 from relay.core.planner.inspection import JUMP_BINS, START_WEIGHT, Table, run_table, wait_table
+from tests.support.scale import scaled
 
 pytestmark = pytest.mark.slow
+uncovered = pytest.mark.no_cover  # which makes it twice as slow; smaller tests take the same branches
 
 Rates = tuple[float, ...]
 PRICES = [0.05, 0.3, 1.0, 5.0, 20.0, 100.0]
@@ -197,25 +199,29 @@ def check_wait(law: Rates, run_law: Rates, price: float, *, planned: float, own:
     )
 
 
+@uncovered
 @pytest.mark.parametrize("price", PRICES)
 @pytest.mark.parametrize("law", LAWS)
 def test_no_fixed_poll_at_a_run_is_better_than_the_planned_one(law: str, price: float) -> None:
     check_run(LAWS[law], price, planned=0.035, own=0.025)
 
 
-@settings(max_examples=25, derandomize=True)
+@uncovered
+@settings(max_examples=scaled(8, 25), derandomize=True)
 @given(law=learned, price=prices)
 def test_no_fixed_poll_at_any_run_is_better(law: Rates, price: float) -> None:
     check_run(law, price, planned=0.05, own=0.04)
 
 
+@uncovered
 @pytest.mark.parametrize("price", [0.05, 1.0, 20.0, 100.0])
 @pytest.mark.parametrize(("law", "run_law"), WAITS)
 def test_no_fixed_poll_at_a_wait_is_better_than_the_planned_one(law: str, run_law: str, price: float) -> None:
     check_wait(LAWS[law], LAWS[run_law], price, planned=0.035, own=0.025)
 
 
-@settings(max_examples=15, derandomize=True)
+@uncovered
+@settings(max_examples=scaled(6, 15), derandomize=True)
 @given(law=learned, run_law=learned, price=prices)
 def test_no_fixed_poll_at_any_wait_is_better(law: Rates, run_law: Rates, price: float) -> None:
     check_wait(law, run_law, price, planned=0.05, own=0.04)
@@ -253,6 +259,7 @@ POLLS, DELAY, COST = 0.08, 0.1, 0.035
 """Near the least cost, polls and delay trade off: they differ more from the prediction than the cost does."""
 
 
+@uncovered
 @pytest.mark.parametrize("price", PRICES)
 @pytest.mark.parametrize("law", LAWS)
 def test_a_run_takes_the_polls_and_the_delay_that_its_table_says(law: str, price: float) -> None:
@@ -264,6 +271,7 @@ def test_a_run_takes_the_polls_and_the_delay_that_its_table_says(law: str, price
     assert price * polls + delay == pytest.approx(table.cost[0], rel=COST)
 
 
+@uncovered
 @pytest.mark.parametrize("price", [0.05, 1.0, 20.0])
 @pytest.mark.parametrize(("law", "run_law"), WAITS)
 def test_a_wait_takes_the_polls_and_the_delay_that_its_table_says(law: str, run_law: str, price: float) -> None:
@@ -341,7 +349,7 @@ def test_far_out_a_wait_with_a_constant_hazard_is_polled_in_the_best_steps(run_l
 # --- what holds of any table
 
 
-@settings(max_examples=20, derandomize=True)
+@settings(max_examples=scaled(8, 20), derandomize=True)
 @given(law=learned, price=prices)
 def test_a_run_costs_its_polls_and_its_delay(law: Rates, price: float) -> None:
     table = run_table(law, price)
@@ -351,7 +359,7 @@ def test_a_run_costs_its_polls_and_its_delay(law: Rates, price: float) -> None:
         assert cost == pytest.approx(price * polls + delay, rel=1e-6)
 
 
-@settings(max_examples=15, derandomize=True)
+@settings(max_examples=scaled(6, 15), derandomize=True)
 @given(law=learned, run_law=learned, price=prices)
 def test_a_wait_costs_its_polls_and_its_delay_and_the_time_that_its_start_is_not_seen(
     law: Rates, run_law: Rates, price: float
@@ -363,7 +371,7 @@ def test_a_wait_costs_its_polls_and_its_delay_and_the_time_that_its_start_is_not
         assert price * polls + delay <= cost * (1 + 1e-6)
 
 
-@settings(max_examples=15, derandomize=True)
+@settings(max_examples=scaled(6, 15), derandomize=True)
 @given(law=learned, price=prices, ratio=st.floats(1.5, 20))
 def test_a_dearer_poll_comes_later(law: Rates, price: float, ratio: float) -> None:
     cheap, dear = run_table(law, price), run_table(law, price * ratio)
@@ -372,7 +380,7 @@ def test_a_dearer_poll_comes_later(law: Rates, price: float, ratio: float) -> No
     assert dear.delay[0] >= cheap.delay[0] * (1 - 1e-9)
 
 
-@settings(max_examples=20, derandomize=True)
+@settings(max_examples=scaled(8, 20), derandomize=True)
 @given(law=learned, run_law=learned, price=prices, ages=st.lists(st.floats(0, 2e5), max_size=30))
 def test_the_next_poll_always_comes_later(law: Rates, run_law: Rates, price: float, ages: list[float]) -> None:
     run = run_table(law, price)

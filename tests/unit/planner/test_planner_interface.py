@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from relay.core.planner import Planner, PlannerConfig, PlannerStatistics
 from relay.core.planner.planner_views import PollExplanation
 from relay.core.planner.poll_schedule import MAX_PATIENCE
+from tests.support.scale import scaled
 
 NOW = 1_779_271_200.0
 CONFIG = PlannerConfig(max_requests_per_second=20, min_interval_seconds=1, max_interval_seconds=300, seed=3)
@@ -224,7 +225,7 @@ def test_errors_in_a_row_slow_the_account_down() -> None:
     assert planner.stats(NOW + 2).requests_per_second == 20
 
 
-@settings(max_examples=30)
+@settings(max_examples=scaled(10, 30))
 @given(retry_after=st.floats(0.1, 3000), jobs=st.integers(1, 5))
 def test_429_stops_everything_until_retry_after(retry_after: float, jobs: int) -> None:
     planner = Planner(CONFIG)
@@ -370,7 +371,7 @@ moves = st.one_of(
 )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=scaled(40, 100), deadline=None)
 @given(st.lists(st.tuples(steps, moves), max_size=60))
 def test_every_open_job_is_offered_in_the_end_and_none_twice(run: list[tuple[float, Any]]) -> None:
     """Whatever happens before, clocks set back and nonsense included: nothing raises, stalls or is given out twice."""
@@ -419,7 +420,7 @@ def test_every_open_job_is_offered_in_the_end_and_none_twice(run: list[tuple[flo
     assert now - began <= 4000 + 300 * MAX_PATIENCE + 2 * 60 + 5 * len(tracked)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=scaled(8, 25), deadline=None)
 @given(anchors=st.lists(st.floats(1, 5000), min_size=1, max_size=5), seed=st.integers(0, 99))
 def test_no_poll_comes_before_a_future_anchor_but_the_first_and_safety_polls(anchors: list[float], seed: int) -> None:
     planner = Planner(PlannerConfig(max_requests_per_second=20, max_interval_seconds=300, seed=seed))
@@ -456,7 +457,7 @@ def world(planner: Planner, now: float, rounds: int, seed: int) -> list[str]:
     return order
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=scaled(3, 8), deadline=None)
 @given(seed=st.integers(0, 1000), before=st.integers(0, 30))
 def test_a_restored_planner_decides_the_same(seed: int, before: int) -> None:
     config = PlannerConfig(max_requests_per_second=1000, seed=seed)

@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 import pytest
@@ -14,6 +15,9 @@ from relay.core.planner.hazard import Hazard, lomax
 from relay.core.planner.open_jobs import UNPARKED_AT_ONCE
 from relay.core.planner.planned_job import PARKED
 from relay.core.planner.poll_schedule import MAX_PATIENCE
+from tests.support.scale import scaled
+
+uncovered = pytest.mark.no_cover  # which makes it twice as slow; smaller tests take the same branches
 
 NOW = 1_779_271_200.0
 QUEUED = {"status": "queued", "action": "outreach.dispatch", "channel": "email"}
@@ -86,6 +90,15 @@ def lived(statistics: PlannerStatistics, config: PlannerConfig) -> tuple[Planner
     return planner, now + 60
 
 
+@cache
+def plan_of_a_life(rate: float) -> tuple[str, float]:
+    """What is kept of a planner that has lived, and when."""
+    config = PlannerConfig(max_requests_per_second=rate, seed=3)
+    planner, now = lived(PlannerStatistics(config.unit_seconds), config)
+    return json.dumps(planner.durable_state()), now
+
+
+@uncovered
 def test_classes_price_and_windows_go_on_over_a_restart() -> None:
     config = PlannerConfig(max_requests_per_second=2.0, seed=3)
     before = PlannerStatistics(config.unit_seconds)
@@ -114,15 +127,15 @@ def test_classes_price_and_windows_go_on_over_a_restart() -> None:
     assert abs((fresh.next_poll_at("new") or 0) - (now + 20)) > 8, "what was learned makes the difference"
 
 
+@uncovered
 @pytest.mark.parametrize("away", [0.0, 30.0, 4 * 3600.0, 30 * 86_400.0])
 @pytest.mark.parametrize("rate", [0.5, 2.0])
 def test_downtime_never_leads_to_a_burst(away: float, rate: float) -> None:
     """A thousand overdue jobs are polled in the first minute at the rate that is allowed, and no faster."""
-    config = PlannerConfig(max_requests_per_second=rate, seed=3)
-    planner, now = lived(PlannerStatistics(config.unit_seconds), config)
-    again = Planner(config)
+    plan, now = plan_of_a_life(rate)
+    again = Planner(PlannerConfig(max_requests_per_second=rate, seed=3))
     back = now + away
-    again.resume(json.loads(json.dumps(planner.durable_state())), back)
+    again.resume(json.loads(plan), back)
     for number in range(1_000):
         again.track(f"j{number}", RUNNING, back, next_poll_at=now - 10.0, step=3, seen_at=now - 60.0)
     taken = serve(again, back, back + 60)
@@ -189,6 +202,7 @@ def test_a_price_that_makes_no_sense_is_left(price: list[float]) -> None:
     assert planner.stats(NOW).price_seconds == Planner(PlannerConfig()).stats(NOW).price_seconds
 
 
+@uncovered
 def test_the_price_rises_as_fast_after_a_restore_as_it_would_have() -> None:
     """Where little is saved up, it depends on how many jobs are at risk."""
     config = PlannerConfig(max_requests_per_second=2.0)
@@ -212,6 +226,7 @@ def test_the_price_rises_as_fast_after_a_restore_as_it_would_have() -> None:
     assert second.stats(now + 10).price_seconds == first.stats(now + 10).price_seconds
 
 
+@uncovered
 def test_price_rises_slowly_if_only_safety_polls_are_late() -> None:
     """A higher price puts off checks only when they come up again. With 600 waiting jobs and a request each five
     seconds it would rise to double of what the few jobs at risk need, and these be seen two or three times as late."""
@@ -220,7 +235,7 @@ def test_price_rises_slowly_if_only_safety_polls_are_late() -> None:
     waiting = {**QUEUED, "scheduled_at": NOW + 60_000}
     for nth in range(600):
         planner.track(f"w{nth}", waiting, now, lane="")
-    while now < NOW + 15_000:
+    while now < NOW + scaled(8_000, 15_000):
         at = planner.next_request_at(now)
         assert at is not None
         if starts_at <= at:
@@ -262,6 +277,7 @@ def test_what_was_learned_of_lanes_goes_on_over_a_restart() -> None:
 # --- the limit
 
 
+@uncovered
 @pytest.mark.parametrize("factor", [0.5, 2.0])
 def test_another_limit_is_kept_from_the_response_that_tells_it_on(factor: float) -> None:
     """However much is saved up, and however many polls are overdue."""
@@ -288,6 +304,7 @@ def test_another_limit_is_kept_from_the_response_that_tells_it_on(factor: float)
     assert 0.9 * 0.7 * 120 * factor <= used
 
 
+@uncovered
 def test_others_on_the_key_are_left_their_share() -> None:
     planner = Planner(PlannerConfig(reserve=0.3, seed=3))
     for number in range(3_000):
@@ -324,6 +341,7 @@ def test_a_limit_that_vanishes_from_the_headers_leaves_its_rate() -> None:
 # --- the clock
 
 
+@uncovered
 @pytest.mark.parametrize("steps", [[-7200.0], [7200.0], [-7200.0, 7200.0], [3600.0, -3600.0], [-4.0, 4.0] * 5])
 def test_a_clock_that_steps_stalls_nothing_and_bursts_nothing(steps: list[float]) -> None:
     planner = planner_of(max_requests_per_second=1.0, max_interval_seconds=60.0)
@@ -399,7 +417,8 @@ odd_items = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=30)
+@uncovered
+@settings(max_examples=scaled(12, 30))
 @given(st.lists(st.tuples(st.integers(0, 5), odd_items, st.floats(0, 400), st.floats(0, 30)), max_size=25))
 def test_no_observation_makes_statistics_invalid(story: list[tuple[int, dict[str, Any], float, float]]) -> None:
     planner, now = planner_of(max_interval_seconds=300.0), NOW
@@ -444,7 +463,8 @@ lane_moves = st.one_of(
 )
 
 
-@settings(max_examples=100)
+@uncovered
+@settings(max_examples=scaled(30, 100))
 @given(st.lists(st.tuples(st.floats(0, 100), lane_moves), max_size=60))
 def test_no_job_stays_parked_without_a_predecessor_to_wait_for(run: list[tuple[float, Any]]) -> None:
     """Whatever is observed, in whatever order."""

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from relay.core.planner.planned_job import CHECK, EXPECTED, FIRST, URGENT, PlannedJob
 from relay.core.planner.poll_queues import PollQueues
+from tests.support.scale import scaled
 
 LATE = 60.0
 HEAD_START = 2.0
@@ -130,7 +131,7 @@ def test_overdue_are_expected_polls_and_beside_them_checks_that_are_late() -> No
     assert (queues.overdue(NOW - 1, 100), queues.overdue_checks(NOW - 1, 100)) == (0, 0)
 
 
-@settings(max_examples=30)
+@settings(max_examples=scaled(10, 30))
 @given(
     st.sampled_from([EXPECTED, FIRST, CHECK, URGENT]),
     st.lists(st.sampled_from([EXPECTED, FIRST, URGENT]), min_size=400, max_size=400),

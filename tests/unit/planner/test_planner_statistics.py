@@ -30,6 +30,7 @@ from relay.core.planner.statistics import (
     ClassStatistics,
     PlannerStatistics,
 )
+from tests.support.scale import scaled
 
 
 def columns(table: Table) -> list[list[float]]:
@@ -377,7 +378,7 @@ def test_root_has_its_own_name() -> None:
     assert statistics.named(other.name) is other is not statistics.root
 
 
-@settings(max_examples=20)
+@settings(max_examples=scaled(8, 20))
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, len(KINDS) - 1), st.floats(0, 1e4)), max_size=20))
 def test_statistics_round_trip(found: list[tuple[str, int, float]]) -> None:
     statistics, back = PlannerStatistics(1.0), PlannerStatistics(1.0)

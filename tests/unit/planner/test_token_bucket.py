@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from relay.core.planner.timeline import SLACK_SECONDS, STEP_SECONDS, Timeline
 from relay.core.planner.token_bucket import Bucket
+from tests.support.scale import scaled
 
 NOW = 1_779_271_200.0
 pauses = st.floats(min_value=0, max_value=20)
@@ -24,7 +25,7 @@ def rounded(count: int, rate: float) -> float:
     return count * rate * math.ulp(NOW) / 2
 
 
-@settings(max_examples=40)
+@settings(max_examples=scaled(15, 40))
 @given(rate=st.floats(0.05, 50), bank=st.floats(0, 60), steps=st.lists(pauses, min_size=1, max_size=60))
 def test_no_window_ever_holds_more_than_its_rate_and_the_bank(rate: float, bank: float, steps: list[float]) -> None:
     bucket, now, taken = bucket_of(rate, bank), NOW, []
