@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from relay.core.planner import Planner, PlannerConfig
 from relay.core.planner.token_bucket import Bucket
+from tests.support.scale import scaled
 
 NOW = 1_779_271_200.0
 CHANNELS = ("email", "linkedin", "")
@@ -81,7 +82,7 @@ lives = st.lists(
 )
 
 
-@settings(max_examples=30)
+@settings(max_examples=scaled(8, 30))
 @given(lives, st.integers(0, 99), st.sampled_from([0, 60, 600]), st.sampled_from([0.5, 5.0, None]))
 def test_a_restored_planner_takes_the_same_jobs_at_the_same_moments(
     life: list[tuple[str, int, bool]], seed: int, limit: int, rate: float | None

@@ -309,7 +309,7 @@ def test_the_outbox_keeps_its_order_whatever_happens(
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=scaled(20, 60) if machine is SqliteMachine else scaled(8, 20),  # these wait for a server
+            max_examples=scaled(10, 60) if machine is SqliteMachine else scaled(5, 20),  # these wait for a server
             stateful_step_count=40,
             deadline=None,
             suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],

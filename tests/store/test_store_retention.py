@@ -18,7 +18,7 @@ from relay.node.upkeep import DAY_SECONDS, Orphans, Retention
 from relay.store.store import Store
 from relay.store.upkeep import MAX_ROWS, SLICE
 from tests.support.postgres_server import shared_server
-from tests.support.scale import scaled
+from tests.support.scale import scaled, soak_only
 from tests.support.store_databases import POSTGRES_DATABASE
 from tests.support.store_days import Day, days
 from tests.support.store_kit import (
@@ -248,6 +248,13 @@ async def sixty_days(store: Store, settings: RetentionSettings | None) -> list[D
     return found
 
 
+# PostgreSQL's space is its own matter, and a day takes long there.
+on_each = pytest.mark.parametrize(
+    "database_url", ["sqlite", pytest.param("postgresql", marks=soak_only)], indirect=True
+)
+
+
+@on_each
 @pytest.mark.usefixtures("a_small_log")
 async def test_sixty_days_show_a_plateau(open_again: Callable[..., Awaitable[Store]]) -> None:
     found = await sixty_days(await open_again(), RetentionSettings())
@@ -255,6 +262,7 @@ async def test_sixty_days_show_a_plateau(open_again: Callable[..., Awaitable[Sto
     assert found[59].size_bytes <= 1.1 * found[39].size_bytes
 
 
+@on_each
 @pytest.mark.usefixtures("a_small_log")
 async def test_without_retention_sixty_days_show_no_plateau(open_again: Callable[..., Awaitable[Store]]) -> None:
     found = await sixty_days(await open_again(), None)
