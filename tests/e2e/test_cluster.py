@@ -21,6 +21,7 @@ from relay.store import migrations, postgres
 from tests.support.dropin_requests import JOBS
 from tests.support.e2e_world import KEY, World, open_beside, open_e2e_world
 from tests.support.postgres_server import PostgresServer
+from tests.support.scale import combined
 from tests.support.schema_check import check_event
 
 LONG = {"attempt_failures": 0, "start_delay_seconds": 60, "run_seconds": 60, "in_lane": False}
@@ -30,7 +31,7 @@ PATIENCE_SECONDS = 20.0
 @pytest.fixture(scope="module")
 def server() -> Iterator[PostgresServer]:
     """A server of this file's own, since it is stopped and started."""
-    with PostgresServer(fsync=True) as server:
+    with PostgresServer() as server:
         server.create_database("relay_cluster_template")
         migrations.upgrade(server.url("relay_cluster_template"))
         yield server
@@ -381,7 +382,11 @@ async def test_nodes_keep_their_leases_when_their_clocks_are_set(
 # --- jobs that are given up on another node
 
 
-@pytest.fixture(params=["notices are heard", "notices are lost", "the node does not listen"])
+NOTICES = ("notices are heard", "notices are lost", "the node does not listen")
+NODES = ("the node that polls", "the other node")
+
+
+@pytest.fixture
 def notices(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """How the nodes hear of each other. What a notice does not say is found, after a bounded time."""
 
@@ -411,8 +416,7 @@ async def second(notices: str, first: World) -> AsyncIterator[World]:
 FAR = {"attempt_failures": 0, "start_delay_seconds": 36_000, "run_seconds": 1, "in_lane": False}
 
 
-@pytest.mark.parametrize("on", ["the node that polls", "the other node"])
-@pytest.mark.parametrize("purge", [False, True])
+@pytest.mark.parametrize(("notices", "on", "purge"), combined(NOTICES, NODES, [False, True]), indirect=["notices"])
 async def test_waiter_is_woken_when_another_node_untracks_the_job(
     first: World, second: World, on: str, purge: bool
 ) -> None:
@@ -434,7 +438,7 @@ async def test_waiter_is_woken_when_another_node_untracks_the_job(
     assert uid not in here.node.signals._watches
 
 
-@pytest.mark.parametrize("on", ["the node that polls", "the other node"])
+@pytest.mark.parametrize(("notices", "on"), combined(NOTICES, NODES), indirect=["notices"])
 async def test_no_node_answers_with_a_job_that_another_one_has_purged(first: World, second: World, on: str) -> None:
     here, there = (first, second) if on == "the node that polls" else (second, first)
     job_id = await first.job()

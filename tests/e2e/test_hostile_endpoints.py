@@ -64,7 +64,7 @@ async def attempt_with_token_of(world: World, port: int) -> dict[str, Any]:
     began = time.monotonic()
     answer = await world.api.post(f"/v1/subscriptions/{made['id']}/test")
     assert answer.status_code == 200, answer.text
-    assert time.monotonic() - began < 4 * TIMEOUT_SECONDS
+    assert time.monotonic() - began < 10 * TIMEOUT_SECONDS
     assert SECRET not in answer.text
     assert "an-access-token" not in answer.text
     attempt: dict[str, Any] = answer.json()["attempt"]

@@ -14,8 +14,9 @@ import pytest
 
 from tests.support.create_world import CreateReport, check_the_ledgers, open_create_world, total
 from tests.support.kill_world import DATABASES, KILL_COUNT, SEED
+from tests.support.scale import scaled
 
-KILLS = max(6, KILL_COUNT // 5)
+KILLS = max(scaled(4, 6), KILL_COUNT // 5)
 """A database: a world with creates costs more than a kill, and needs fewer of them."""
 WORLDS = 2
 """That are killed side by side, each with a relay, a database and an upstream of its own."""

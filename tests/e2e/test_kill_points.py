@@ -2,7 +2,7 @@
 
 Each point of `tests/support/kill_points.py` is reached twice: the first time, and the n-th time. Then the relay runs
 without a stop, and every promise is checked. `make soak` gives each point its own world on each database. `make test`
-stops at many points of one world, at the first passage on one database and at the n-th on the other.
+stops at many points of one world, at each of them on one database and at one of the two passages.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ import pytest
 
 from tests.support.kill_points import DRAIN, ONCE, POINTS, SQLITE
 from tests.support.kill_world import DATABASES, SEED, World, check_the_promise, open_world
-from tests.support.scale import scaled
+from tests.support.scale import SOAK, scaled
 
 BURSTS_PER_SECOND = scaled(5.0, 8.0)
 LATEST_PASSAGE = scaled(6, 12)
@@ -42,11 +42,12 @@ async def stop_at(world: World, point: str, passage: int) -> None:
 
 def groups(database: str) -> list[list[str]]:
     """The points that one world is stopped at: in `make soak` each has a world of its own."""
-    points = [point for point in POINTS if database == "sqlite" or point not in SQLITE]
-    working = [point for point in points if point not in DRAIN]
-    size = scaled(10, 1)
-    found = [working[first : first + size] for first in range(0, len(working), size)]
-    return [*found, *scaled([sorted(DRAIN)], [[point] for point in sorted(DRAIN)])]
+    if SOAK:
+        return [[point] for point in POINTS if database == "sqlite" or point not in SQLITE]
+    number = list(DATABASES).index(database)
+    here = [*POINTS][number :: len(DATABASES)]
+    points = [point for point in POINTS if (database == "sqlite" if point in SQLITE else point in here)]
+    return [[point for point in points if (point in DRAIN) == drains] for drains in (False, True)]
 
 
 @pytest.mark.parametrize(
@@ -73,7 +74,7 @@ async def test_stop_at_any_point_keeps_every_promise(tmp_path: Path, database: s
             group.create_task(world.register_until(done, BURSTS_PER_SECOND))
             for point in points:
                 later = 1 if point in ONCE else rng.randint(2, 3 if point in DRAIN else LATEST_PASSAGE)
-                turn = (list(POINTS).index(point) + list(DATABASES).index(database)) % 2
+                turn = list(POINTS).index(point) // len(DATABASES) % 2
                 for passage in scaled([(1, later)[turn]], [1, later]):
                     print(f"KILL_TEST_SEED={SEED} {point}: passage {passage}")
                     await stop_at(world, point, passage)

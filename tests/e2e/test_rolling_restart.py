@@ -19,7 +19,7 @@ from tests.support.socket_holder import SocketHolder, socket_holder
 from tests.support.steady_load import SteadyLoad
 from tests.support.wire import Answer, request
 
-NODES = scaled(3, 5)
+NODES = scaled(2, 5)
 RATE_OF_EACH = 10
 BEARER = ("Authorization", f"Bearer {API_TOKEN}")
 JSON = ("Content-Type", "application/json")

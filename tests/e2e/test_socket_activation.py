@@ -22,8 +22,8 @@ from tests.support.socket_holder import SocketHolder, socket_holder
 from tests.support.steady_load import SteadyLoad
 from tests.support.wire import Answer, Client, request
 
-RESTARTS = scaled(4, 10)
-RATE = 200
+RESTARTS = scaled(2, 10)
+RATE = scaled(50, 200)
 BEFORE_FIRST_SECONDS = 0.5
 BETWEEN_SECONDS = 0.5
 BEARER = ("Authorization", f"Bearer {API_TOKEN}")

@@ -6,7 +6,6 @@ this. `make soak` also watches `/livez` from outside.
 
 import asyncio
 import contextlib
-import os
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -18,14 +17,14 @@ import pytest
 
 from tests.support import wire
 from tests.support.process_world import API_TOKEN, processes
+from tests.support.scale import SOAK, scaled
 from tests.support.stall_host import PATH
 from tests.support.wire import Answer, Call, Client, answer, open_stub, request
 
 MEBIBYTE = 1 << 20
-SOAKS = bool(os.environ.get("SOAK"))
-LARGEST = (48 if SOAKS else 4) * MEBIBYTE
+LARGEST = scaled(4, 48) * MEBIBYTE
 """A body as large as one may be; `make test` sends smaller ones of the same kinds."""
-MANY = 10_000 if SOAKS else 2_000
+MANY = scaled(2_000, 10_000)
 MOST_MS = 250
 JSON = [("Authorization", f"Bearer {API_TOKEN}"), ("Content-Type", "application/json")]
 HOOK = "https://hooks.example/x"
@@ -113,7 +112,7 @@ CASES = {
         "/v1/jobs/batch",
         lambda: jobs(
             lambda n: {"id": "a", "callback_url": HOOK, "callback_types": [f"job.faild{n}x{t}" for t in range(100)]},
-            9_000,
+            MANY * 9 // 10,
         ),
     ),
     "one large entry": post("/v1/jobs/batch", lambda: b'{"jobs":[{' + keys(LARGEST // 14) + b"}]}"),
@@ -226,7 +225,7 @@ CASES = {
     ),
     "a read of an odd job": get("/api/v1/outreach/jobs/" + "x" * 8_000, 200),
     # connections
-    "2,000 pipelined requests": Case(lambda: request("GET", "/v1/jobs?limit=1", JSON) * 2_000),
+    "pipelined requests": Case(lambda: request("GET", "/v1/jobs?limit=1", JSON) * (MANY // 5)),
     # what goes on beside requests
     "many callbacks with events": post("/v1/jobs/batch", lambda: with_callbacks("d")),
     "as many, beside those": post("/v1/jobs/batch", lambda: with_callbacks("e")),
@@ -321,7 +320,7 @@ async def test_no_request_stalls_the_process(tmp_path: Path, monkeypatch: pytest
             statuses = {answer.status for answer in answers}
             line = f"{stalled:5d} ms, /livez {alive_ms:5d} ms, {seconds:6.2f} s  {sorted(statuses)}  {name}"
             print(line)
-            late = SOAKS and alive_ms > MOST_MS + idle_ms  # from outside only where nothing else runs
+            late = SOAK and alive_ms > MOST_MS + idle_ms  # from outside only where nothing else runs
             if stalled > MOST_MS or late or not statuses <= set(case.statuses):
                 failed.append(line)
     assert not failed, "\n".join(failed)

@@ -17,13 +17,14 @@ from tests.support.dropin_requests import DISPATCH, DISPATCHES
 from tests.support.nginx_world import HOST, SHIPPED, Nginx, nginx_before
 from tests.support.peer import open_peer
 from tests.support.process_world import API_TOKEN, Process, Start, keep_token, processes
+from tests.support.scale import scaled
 from tests.support.socket_holder import socket_holder
 from tests.support.steady_load import SteadyLoad
 from tests.support.wire import Answer, Head, answer, read_head
 from tests.support.wire import request as plain_request
 
-RESTARTS = 3
-RATE = 200
+RESTARTS = scaled(1, 3)
+RATE = scaled(50, 200)
 MOST_WAITING = 150
 """nginx takes 200 connections from one address."""
 BEARER = ("Authorization", f"Bearer {API_TOKEN}")

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.packaging.test_wheel import closure, link
+from tests.packaging.test_wheel import closure, link, with_linked_pip
 from tests.support.process_world import Start, processes
 from tests.support.scale import SOAK
 from tests.support.systemd_unit import ROOT, UnitRunner, below, can_confine
@@ -56,7 +56,7 @@ class Machine:
             place.mkdir(parents=True, exist_ok=True)
         self._packages = folder / "packages"
         self._packages.mkdir()
-        link(closure([*requirements_of_project(), "asyncpg", "hatchling"]).values(), self._packages)
+        link(closure([*requirements_of_project(), "asyncpg", "hatchling", "pip"]).values(), self._packages)
         for name, does in STUBS.items():
             (self._tools / name).write_text(f"#!/usr/bin/env bash\nset -e\n{does}\n")
             (self._tools / name).chmod(0o755)
@@ -110,6 +110,8 @@ class Machine:
         venv = re.search(r"(\S+)/bin/pip install --require-hashes", line)
         if venv is not None and not SOAK:
             return f"cp -an '{self._packages}'/. {venv[1]}/lib/python3*/site-packages/"
+        if " -m venv " in line and not SOAK:
+            return with_linked_pip(line)
         return f"PIP_NO_INDEX=1 PIP_NO_COMPILE=1 {line}" if "pip install --no-deps" in line else line
 
     async def _systemctl(self, words: list[str]) -> None:

@@ -411,7 +411,8 @@ class World:
             await asyncio.sleep(self.rng.uniform(*pause_seconds))
             if time.monotonic() > until:
                 return
-            node, name = self.rng.choice(self.nodes), self.rng.choices(names, weights)[0]
+            node = self.rng.choice(self.nodes)
+            name = self.rng.choices(names, weights)[0] if "kill" in self.done_counts else "kill"
             self.done_counts[name] = self.done_counts.get(name, 0) + 1
             if name == "reload":
                 await node.signal(signal.SIGHUP)

@@ -1,7 +1,9 @@
 """How much the long tests do: `make test` runs a short version of each, `make soak` sets SOAK=1 and runs all of it."""
 
 import os
-from typing import TypeVar
+from collections.abc import Sequence
+from itertools import product
+from typing import Any, TypeVar
 
 import pytest
 
@@ -15,3 +17,13 @@ soak_only = pytest.mark.skipif(not SOAK, reason="runs in `make soak`")
 def scaled(short: Size, long: Size) -> Size:
     """The size for this run."""
     return long if SOAK else short
+
+
+def combined(*factors: Sequence[Any]) -> list[tuple[Any, ...]]:
+    """All combinations of these values; in `make test` half of them, in which any two values of three factors meet."""
+    numbered = product(*(enumerate(values) for values in factors))
+    return [
+        tuple(value for _, value in combination)
+        for combination in numbered
+        if SOAK or sum(number for number, _ in combination) % 2 == 0
+    ]
