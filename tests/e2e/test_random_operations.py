@@ -28,5 +28,5 @@ async def test_random_operations_keep_every_promise(tmp_path: Path, database: st
         jobs, arrivals = len(world.jobs), len(world.sinks.arrivals)
         print(f"{jobs} jobs, {arrivals} requests at the sinks, {len(world.streamed)} streamed, {world.done_counts}")
         assert not found, f"{len(found)} findings, the first:\n" + "\n".join(found[:SHOWN])
-        assert jobs >= 10
+        assert jobs >= 5
         assert world.done_counts.get("kill", 0) > 0
