@@ -15,26 +15,28 @@ import aiohttp
 import pytest
 
 from tests.support.process_world import Start, processes
+from tests.support.scale import SOAK
 
-AS_TYPED = (sys.executable, "-m", "relay")
+AS_TYPED = {"program": (sys.executable, "-m", "relay")}
+"""From its first import on, which takes most of a command's time: in `make soak` all of them."""
 
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Start]:
     """Starts a command as a separate process."""
     with processes(tmp_path) as begin:
-        yield functools.partial(begin, program=AS_TYPED)
+        yield functools.partial(begin, **AS_TYPED) if SOAK else begin
 
 
 class World:
     """A relay with a sandbox as its upstream, and commands against both."""
 
-    def __init__(self, start: Start, *arguments: str) -> None:
+    def __init__(self, start: Start, *arguments: str, **how: Any) -> None:
         self.start = start
-        self.sandbox = start("sandbox", "--port", "0", "--speed", "60")
+        self.sandbox = start("sandbox", "--port", "0", "--speed", "60", **how)
         self.upstream = self.sandbox.until(r"serving (http://\S+)")
         self.relay = start(
-            "serve", "--port", "0", *arguments, REVOR_BASE_URL=self.upstream, REVOR_API_KEY="sk-revor-default"
+            "serve", "--port", "0", *arguments, REVOR_BASE_URL=self.upstream, REVOR_API_KEY="sk-revor-default", **how
         )
         self.url = self.relay.until(r"serving (http://\S+)")
 
@@ -57,10 +59,10 @@ async def jobs_of(upstream: str, **script: Any) -> list[str]:
 
 @pytest.mark.slow
 async def test_commands_against_a_served_relay_and_sandbox(start: Start) -> None:
-    world = World(start, "--dev")
+    world = World(start, "--dev", **AS_TYPED)
     world.relay.until(r"signing secret: (whsec_\S+)")
     ids = await jobs_of(world.upstream, count=2)
-    listener = start("listen", RELAY_URL=world.url)
+    listener = start("listen", RELAY_URL=world.url, **AS_TYPED)
     secret = listener.until(r"^ready: listening to http://\S+, signing secret (whsec_\S+)$")
     assert world.run("signing-secret") == (0, [secret])
 

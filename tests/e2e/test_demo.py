@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.scale import soak_only
+
 COMMAND = [sys.executable, "-W", "error", "-m", "relay", "demo", "--speed", "600"]
 FIGURES = [
     *("jobs", "events_delivered", "owed", "lost", "unobserved", "duplicates", "out_of_order", "signature_failures"),
@@ -78,7 +80,12 @@ IN_THE_BACKGROUND = ["sh", "-c", 'trap "" INT; exec "$@"', "sh"]
 
 
 @pytest.mark.parametrize(
-    ("before", "sign"), [([], signal.SIGINT), ([], signal.SIGTERM), (IN_THE_BACKGROUND, signal.SIGTERM)]
+    ("before", "sign"),
+    [
+        ([], signal.SIGINT),
+        pytest.param([], signal.SIGTERM, marks=soak_only),
+        (IN_THE_BACKGROUND, signal.SIGTERM),
+    ],
 )
 def test_keep_serves_until_interrupted(
     environ: dict[str, str], tmp_path: Path, before: list[str], sign: signal.Signals
@@ -107,7 +114,7 @@ def test_keep_serves_until_interrupted(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("sign", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=soak_only)])
 def test_interrupted_demo_leaves_nothing_behind(environ: dict[str, str], tmp_path: Path, sign: signal.Signals) -> None:
     command = [*COMMAND[:-1], "1", "--jobs", "3"]
     with subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
