@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from relay.errors import RelayError
 
-COUNT = int(os.environ.get("FUZZ_TEST_COUNT") or 800)
+COUNT = int(os.environ.get("FUZZ_TEST_COUNT") or 400)
 SEED = int(os.environ.get("FUZZ_TEST_SEED") or 20260520)
 INPUTS = max(1, COUNT // 8)
 
