@@ -330,11 +330,15 @@ class Node:
         if "scheduler" in self._roles:
             try:
                 async with asyncio.timeout(SAVE_SECONDS):  # the database must not delay the stop
-                    await upkeep.save_statistics(self._accounts.statistics.values(), self.pollers.values())
+                    await self.save_statistics()
             except Exception as error:
                 log.warning("learned_not_kept", error=str(error) or type(error).__name__)
         if self._cluster is not None:
             await self._cluster.give_up()
+
+    async def save_statistics(self) -> None:
+        """Writes down what polls have taught. It also happens by itself, every minute."""
+        await upkeep.save_statistics(self._accounts.statistics.values(), self.pollers.values())
 
     def _stopped_pollers(self, seconds: float) -> list[Coroutine[Any, Any, None]]:
         return [poller.stop(seconds) for poller in self.pollers.values()]

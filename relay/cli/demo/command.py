@@ -6,13 +6,18 @@ from typing import Annotated, Literal
 import typer
 
 from relay.cli.options import read_rate_limit
+from relay.errors import UsageError
 
 INTERRUPTED = 130
 
 
 def demo(
-    jobs: Annotated[int, typer.Option(min=1, max=1000, help="Number of jobs to dispatch.")] = 20,
-    speed: Annotated[float, typer.Option(min=1, max=1000, help="Divisor of every duration.")] = 60.0,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, max=1000, help="Number of jobs to dispatch: 20, in a story 200.")
+    ] = None,
+    speed: Annotated[
+        float | None, typer.Option(min=1, max=1000, help="Divisor of every duration: 60, in a story 120.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the jobs. The same seed gives the same jobs.")] = 0,
     rate_limit: Annotated[
         str, typer.Option(metavar="N/SECONDS", help="Reads of jobs that the upstream allows, at speed 1.")
@@ -25,6 +30,10 @@ def demo(
         Literal["naive"] | None,
         typer.Option(help="Run the same jobs again with a plain 5 s poller. Takes twice as long."),
     ] = None,
+    story: Annotated[
+        Literal["campaign"] | None,
+        typer.Option(help="campaign: a group of jobs, and an account that breaks, as people see it in Slack."),
+    ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the figures as one JSON object on the last line.")
     ] = False,
@@ -32,22 +41,36 @@ def demo(
 ) -> None:
     """Run a demo on this machine. It has a stand-in upstream, the relay, and a receiver that verifies every event.
 
-    It needs no account and leaves nothing behind. Exit code 0: nothing lost, out of order or unverified.
+    It needs no account and leaves nothing behind. Exit code 0: nothing lost, out of order or unverified; in a story
+    also that people were told what they need to know, in few messages, and that the stated finish holds.
     """
-    if not math.isfinite(speed):
+    if speed is not None and not math.isfinite(speed):
         raise typer.BadParameter("must be a number from 1 to 1000", param_hint="--speed")
     limit = read_rate_limit(rate_limit)
+    if story is not None and compare is not None:
+        raise UsageError("--compare is for the demo without --story: leave one of them out")
 
     from relay import log
+    from relay.cli.demo import campaign, campaign_live, live
     from relay.cli.demo.environment import Plan
-    from relay.cli.demo.live import run
 
-    log.configure(dev=False, level="warning")
-    plan = Plan(jobs=jobs, speed=speed, seed=seed, rate_limit=limit, database=database)
+    if story is not None and jobs is not None and jobs < campaign.MIN_JOBS:
+        raise UsageError(f"--jobs {jobs}: the story needs at least {campaign.MIN_JOBS}")
+    log.configure(dev=False, level="warning" if story is None else "error")  # the story has trouble on purpose
+    plan = Plan(
+        jobs=jobs or (20 if story is None else campaign.JOBS),
+        speed=speed or (60.0 if story is None else campaign.SPEED),
+        seed=seed,
+        rate_limit=limit,
+        database=database,
+    )
     try:
-        report = run(plan, compare=compare is not None, as_json=as_json, keep=keep)
+        if story is None:
+            ok = live.run(plan, compare=compare is not None, as_json=as_json, keep=keep).ok
+        else:
+            ok = campaign_live.run(plan, as_json=as_json, keep=keep).ok
     except KeyboardInterrupt:
         typer.echo("interrupted", err=True)
         raise typer.Exit(INTERRUPTED) from None
-    if not report.ok:
+    if not ok:
         raise typer.Exit(1)

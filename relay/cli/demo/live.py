@@ -4,7 +4,8 @@ import asyncio
 import contextlib
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any, TypeVar
 
 import orjson
 import typer
@@ -18,7 +19,9 @@ from rich.text import Text
 from relay.cli.demo.environment import Plan
 from relay.cli.demo.naive import Rerun, length_seconds, open_rerun, run_again
 from relay.cli.demo.report import NAIVE_INTERVAL_SECONDS, Naive, Report, compared
-from relay.cli.demo.scenario import Scenario, open_scenario, patience_seconds, run_scenario
+from relay.cli.demo.scenario import EVENTS_PATH, Scenario, open_scenario, patience_seconds, run_scenario
+
+Result = TypeVar("Result")
 
 LINE_SECONDS = 2.0
 ALWAYS_SHOWN = ("queued", "scheduled", "running", "retrying", "succeeded", "failed", "cancelled")
@@ -27,9 +30,19 @@ STATES = ("dispatched", *ALWAYS_SHOWN, "overdue", "not_found", "status_unknown")
 
 def run(plan: Plan, *, compare: bool, as_json: bool, keep: bool) -> Report:
     """Runs a demo. Raises RelayError, or KeyboardInterrupt on Ctrl-C or SIGTERM."""
+    return run_to_end(lambda: _run(plan, compare=compare, as_json=as_json, keep=keep))
+
+
+def run_to_end(demo: Callable[[], Coroutine[Any, Any, Result]]) -> Result:
+    """Runs a demo on a loop of its own. Raises KeyboardInterrupt on Ctrl-C and SIGTERM, after its folder is gone."""
+
+    async def terminated_like_interrupted() -> Result:
+        with _terminated_like_interrupted():
+            return await demo()
+
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         try:
-            return runner.run(_run(plan, compare=compare, as_json=as_json, keep=keep))
+            return runner.run(terminated_like_interrupted())
         except asyncio.CancelledError:
             raise KeyboardInterrupt from None
 
@@ -37,23 +50,20 @@ def run(plan: Plan, *, compare: bool, as_json: bool, keep: bool) -> Report:
 async def _run(plan: Plan, *, compare: bool, as_json: bool, keep: bool) -> Report:
     """Runs a demo. With `as_json` only the figures go to stdout, and everything else to stderr."""
     console = Console(stderr=as_json, highlight=False)
-    with _terminated_like_interrupted():
-        async with open_scenario(plan) as scenario:
-            with _shown(
-                console, lambda: picture(scenario), lambda: progress_line(scenario), scenario.is_over
-            ) as progress:
-                report = await run_scenario(scenario, progress)
-            style = "bold green" if report.ok else "bold red"
-            console.print(Text(report.headline(), style=style), soft_wrap=True)
-            figures = report.shown()
-            if compare:
-                naive = await _compare(scenario, report, console)
-                figures["naive"] = naive.shown()
-            if as_json:
-                typer.echo(orjson.dumps(figures).decode())
-            if keep:
-                await _keep_serving(scenario, console)
-            return report
+    async with open_scenario(plan) as scenario:
+        with shown(console, lambda: picture(scenario), lambda: progress_line(scenario), scenario.is_over) as progress:
+            report = await run_scenario(scenario, progress)
+        style = "bold green" if report.ok else "bold red"
+        console.print(Text(report.headline(), style=style), soft_wrap=True)
+        figures = report.shown()
+        if compare:
+            naive = await _compare(scenario, report, console)
+            figures["naive"] = naive.shown()
+        if as_json:
+            typer.echo(orjson.dumps(figures).decode())
+        if keep:
+            await keep_serving(scenario, console)
+        return report
 
 
 async def _compare(scenario: Scenario, report: Report, console: Console) -> Naive:
@@ -65,9 +75,7 @@ async def _compare(scenario: Scenario, report: Report, console: Console) -> Naiv
         soft_wrap=True,
     )
     async with open_rerun(scenario.plan) as rerun:
-        with _shown(
-            console, lambda: rerun_picture(rerun), lambda: rerun_line(rerun), lambda: rerun.is_done
-        ) as progress:
+        with shown(console, lambda: rerun_picture(rerun), lambda: rerun_line(rerun), lambda: rerun.is_done) as progress:
             naive = await run_again(rerun, scenario, progress)
     console.print(side_by_side(report, naive))
     console.print(Text(compared(report, naive), style="bold"), soft_wrap=True)
@@ -86,12 +94,12 @@ def _terminated_like_interrupted() -> Iterator[None]:
         loop.remove_signal_handler(signal.SIGTERM)
 
 
-async def _keep_serving(scenario: Scenario, console: Console) -> None:
+async def keep_serving(scenario: Scenario, console: Console) -> None:
     """Prints the addresses and serves until Ctrl-C."""
     for name, url in (
         ("relay", f"{scenario.relay_url}/v1/jobs"),
         ("sandbox", f"{scenario.sandbox_url}/_sandbox/jobs"),
-        ("receiver", scenario.receiver_url),
+        ("receiver", f"{scenario.receiver_url}{EVENTS_PATH}"),
     ):
         console.print(f"{name:>8}  {url}", soft_wrap=True)
     console.print("Serving until Ctrl-C.")
@@ -104,7 +112,7 @@ async def _keep_serving(scenario: Scenario, console: Console) -> None:
 
 
 @contextlib.contextmanager
-def _shown(
+def shown(
     console: Console, draw: Callable[[], RenderableType], describe: Callable[[], str], is_over: Callable[[], bool]
 ) -> Iterator[Callable[[], None]]:
     """Yields a function to call when something has changed.

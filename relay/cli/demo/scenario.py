@@ -24,12 +24,14 @@ from relay.clock import from_rfc3339, wall_clock
 from relay.config.settings import PollingSettings
 from relay.errors import RelayError
 from relay.node.local_token import with_local_token
+from relay.node.node import Node
 from relay.node.opening import open_node
 from relay.sandbox.example_requests import DISPATCH_PATH, dispatch_body
 from relay.sandbox.world import World
 
 SINK_CONCURRENCY = 32
 REGISTERING_AT_ONCE = 16
+EVENTS_PATH = "/events"
 WARM_UP_SECONDS = 0.5
 """Until the relay knows the upstream's limit, its first requests accrue in real time at any speed."""
 CHECK_SECONDS = 0.05
@@ -73,6 +75,7 @@ class Scenario:
     began_at: float = field(default_factory=time.monotonic)
     elapsed_seconds: float = 0.0
     verifier: Webhook | None = None
+    node: Node | None = None
 
     @property
     def upstream_requests(self) -> int:
@@ -136,8 +139,11 @@ class Scenario:
 
 
 @contextlib.asynccontextmanager
-async def open_scenario(plan: Plan) -> AsyncIterator[Scenario]:
-    """Runs the three servers while inside, then closes everything and removes the temporary folder."""
+async def open_scenario(
+    plan: Plan, *, sandbox: Starlette | None = None, routes: Sequence[Route] = ()
+) -> AsyncIterator[Scenario]:
+    """Runs the three servers while inside, then closes everything and removes the temporary folder. `sandbox`: another
+    one than the plan's; `routes`: more of the receiver."""
     async with contextlib.AsyncExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="relay-demo-")))
         at_sandbox, at_relay, at_receiver = (stack.enter_context(contextlib.closing(listen())) for _ in range(3))
@@ -145,10 +151,10 @@ async def open_scenario(plan: Plan) -> AsyncIterator[Scenario]:
             plan=plan,
             sandbox_url=url_of(at_sandbox),
             relay_url=url_of(at_relay),
-            receiver_url=f"{url_of(at_receiver)}/events",
-            sandbox=sandbox_of(plan).app(),
+            receiver_url=url_of(at_receiver),
+            sandbox=sandbox_of(plan).app() if sandbox is None else sandbox,
         )
-        receiver = Starlette(routes=[Route("/events", scenario.receive, methods=["POST"])])
+        receiver = Starlette(routes=[Route(EVENTS_PATH, scenario.receive, methods=["POST"]), *routes])
         database = await stack.enter_async_context(demo_database(plan, directory))
         settings = demo_settings(
             plan, database=database, sandbox_url=scenario.sandbox_url, port=at_relay.getsockname()[1]
@@ -160,6 +166,7 @@ async def open_scenario(plan: Plan) -> AsyncIterator[Scenario]:
             open_node(settings, base_url=scenario.relay_url, state_dir=directory, seed=plan.seed, auto_migrate=True)
         )
         await stack.enter_async_context(served(node, at_relay))
+        scenario.node = node
         yield scenario
 
 
@@ -168,20 +175,29 @@ async def run_scenario(scenario: Scenario, progress: Callable[[], None] = lambda
     timeout = aiohttp.ClientTimeout(total=60)
     async with aiohttp.ClientSession(timeout=timeout) as session:
         scenario.began_at = time.monotonic()
-        subscription = await post(
-            session,
-            f"{scenario.relay_url}/v1/subscriptions",
-            {"sink": scenario.receiver_url, "config": {"concurrency": SINK_CONCURRENCY}, "description": "the demo"},
-        )
-        scenario.verifier = Webhook(subscription["config"]["secret"])
+        await subscribe(scenario, session)
         async with ticking(progress):
             await asyncio.sleep(WARM_UP_SECONDS)
             await _dispatch(scenario, session)
-            await _wait(scenario)
+            await wait_for_events(scenario)
     scenario.elapsed_seconds = time.monotonic() - scenario.began_at
     await asyncio.sleep(SETTLE_SECONDS)  # duplicates and late events arrive now
     progress()
     return scenario.report()
+
+
+async def subscribe(scenario: Scenario, session: aiohttp.ClientSession) -> None:
+    """Subscribes the receiver to every event of the jobs."""
+    subscription = await post(
+        session,
+        f"{scenario.relay_url}/v1/subscriptions",
+        {
+            "sink": f"{scenario.receiver_url}{EVENTS_PATH}",
+            "config": {"concurrency": SINK_CONCURRENCY},
+            "description": "the demo",
+        },
+    )
+    scenario.verifier = Webhook(subscription["config"]["secret"])
 
 
 async def _dispatch(scenario: Scenario, session: aiohttp.ClientSession) -> None:
@@ -204,7 +220,7 @@ async def _dispatch(scenario: Scenario, session: aiohttp.ClientSession) -> None:
         raise several.exceptions[0] from None
 
 
-async def _wait(scenario: Scenario) -> None:
+async def wait_for_events(scenario: Scenario) -> None:
     """Waits until each job's owed events have arrived, or `patience_seconds` after the last true end."""
     truths = {truth["id"]: truth for truth in scenario.truths()}
     latest = last_end_of(truths.values()) + patience_seconds(scenario.plan)
@@ -225,10 +241,15 @@ def patience_seconds(plan: Plan) -> float:
 
 
 async def post(
-    session: aiohttp.ClientSession, url: str, body: Mapping[str, Any], *, api_key: str | None = None
+    session: aiohttp.ClientSession,
+    url: str,
+    body: Mapping[str, Any],
+    *,
+    api_key: str | None = None,
+    headers: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Posts JSON and returns the object in the answer. Raises DemoError."""
-    _, answer = await request(session, "POST", url, body=body, api_key=api_key)
+    _, answer = await request(session, "POST", url, body=body, api_key=api_key, headers=headers)
     return answer
 
 
@@ -239,15 +260,16 @@ async def request(
     *,
     body: Mapping[str, Any] | None = None,
     api_key: str | None = None,
+    headers: Mapping[str, str] | None = None,
     accepted: int = 200,
 ) -> tuple[aiohttp.ClientResponse, dict[str, Any]]:
     """The response and its JSON object. Raises DemoError for an error status other than `accepted`."""
-    headers = {"Content-Type": "application/json"}
+    sent = {"Content-Type": "application/json", **(headers or {})}
     if api_key is not None:
-        headers["Authorization"] = f"Bearer {api_key}"
+        sent["Authorization"] = f"Bearer {api_key}"
     try:
         data = None if body is None else orjson.dumps(body)
-        async with session.request(method, url, data=data, headers=headers) as response:
+        async with session.request(method, url, data=data, headers=sent) as response:
             raw = await response.read()
     except (aiohttp.ClientError, TimeoutError) as error:
         raise DemoError(f"{method} {url} failed: {error or type(error).__name__}") from None

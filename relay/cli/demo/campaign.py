@@ -1,0 +1,240 @@
+"""The campaign story of the demo: one group of jobs over three channels; an account breaks and is repaired half-way.
+
+A Slack subscription gets what people get, a webhook gets every event. The account breaks and is repaired between the
+starts of certain jobs, so a seed always gives the same failures.
+"""
+
+import asyncio
+import contextlib
+import time
+from bisect import bisect_right
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import aiohttp
+from starlette.routing import Route
+
+from relay.cli.demo.campaign_report import CampaignReport, Statement, true_counts
+from relay.cli.demo.environment import API_KEY, Plan, sandbox_of
+from relay.cli.demo.scenario import (
+    CHECK_SECONDS,
+    SETTLE_SECONDS,
+    WARM_UP_SECONDS,
+    Scenario,
+    last_end_of,
+    open_scenario,
+    patience_seconds,
+    post,
+    request,
+    subscribe,
+    ticking,
+    wait_for_events,
+)
+from relay.cli.demo.slack_channel import PATH as SLACK_PATH
+from relay.cli.demo.slack_channel import SlackChannel
+from relay.clock import from_rfc3339, wall_clock
+from relay.sandbox.example_requests import DISPATCH_PATH, dispatch_body
+from relay.sandbox.fate import Mix
+from relay.sandbox.lifecycle import SandboxJob
+from relay.sandbox.world import World
+
+GROUP = "q4-launch"
+JOBS = 200
+SPEED = 120.0
+MIN_JOBS = 60
+"""Fewer end too soon: of too few runs no finish can be stated."""
+PEOPLE = {"email": "Grace Hopper", "linkedin": "Ada Lovelace", "whatsapp": "Katherine Johnson"}
+BROKEN = "linkedin"
+BREAKS_AT, BROKEN_FOR = 0.35, 0.2
+"""After which share of the broken account's jobs have started, and for how many starts, as a share of them."""
+MIX = Mix(succeeded=0.9, retried=0.1, failed=0.0, cancelled=0.0)
+FAILS_ALONE = {"channel": "email", "final": "failed", "attempt_failures": 0, "error_code": "insufficient_credits"}
+"""One job fails for a reason of its own, which is no incident."""
+ASK_SECONDS = 0.5
+KEPT_SECONDS = 5.0
+"""How long the relay keeps a forecast."""
+
+
+@dataclass(kw_only=True)
+class Campaign:
+    """A running story: the scenario below it, and the Slack channel."""
+
+    scenario: Scenario
+    channel: SlackChannel = field(default_factory=SlackChannel)
+
+    @property
+    def world(self) -> World:
+        """The sandbox's jobs."""
+        world: World = self.scenario.sandbox.state.world
+        return world
+
+    @property
+    def share(self) -> float:
+        """The share of the jobs whose end the webhook knows."""
+        return self.scenario.finished / max(len(self.scenario.job_ids), 1)
+
+    def outage(self, now: float) -> tuple[float, float]:
+        """When the account breaks and is repaired, in epoch seconds: each between the starts of two of its jobs.
+
+        As many jobs fail on a machine so slow that some that should come before have started already.
+        """
+        jobs = [job for job in self.world.jobs() if job.channel == BROKEN]
+        starts = sorted(job.first_started_at for job in jobs if job.first_started_at is not None)
+        first = max(round(BREAKS_AT * len(starts)), bisect_right(starts, now) + 1)
+        last = min(first + round(BROKEN_FOR * len(starts)), len(starts) - 1)
+        return (starts[first - 1] + starts[first]) / 2, (starts[last - 1] + starts[last]) / 2
+
+
+def account_of(channel: str) -> str:
+    """The id of the connect account that sends in a channel."""
+    return f"account_{channel}"
+
+
+@contextlib.asynccontextmanager
+async def open_campaign(plan: Plan) -> AsyncIterator[Campaign]:
+    """Runs the servers while inside, then closes everything."""
+    channel = SlackChannel()
+    sandbox = sandbox_of(plan)
+    world = sandbox.world()
+    world.mix = MIX
+    for name, person in PEOPLE.items():
+        world.set_connect_account(account_of(name), wall_clock(), channel=name, name=person)
+    routes = [Route(SLACK_PATH, channel.receive, methods=["POST"])]
+    async with open_scenario(plan, sandbox=sandbox.app(world=world), routes=routes) as scenario:
+        yield Campaign(scenario=scenario, channel=channel)
+
+
+async def run_campaign(campaign: Campaign, progress: Callable[[], None] = lambda: None) -> CampaignReport:
+    """Dispatches the group, breaks and repairs the account, and waits for the end."""
+    scenario = campaign.scenario
+    timeout = aiohttp.ClientTimeout(total=60)
+    async with aiohttp.ClientSession(timeout=timeout) as session:
+        scenario.began_at = time.monotonic()
+        await subscribe(scenario, session)
+        slack = await post(
+            session,
+            f"{scenario.relay_url}/v1/subscriptions",
+            {"sink": f"{scenario.receiver_url}{SLACK_PATH}", "config": {"kind": "slack"}, "description": "the channel"},
+        )
+        async with ticking(progress):
+            await asyncio.sleep(WARM_UP_SECONDS)
+            began_at = wall_clock()
+            await _dispatch(campaign, session)
+            breaks_at, repaired_at = campaign.outage(wall_clock())
+            before = None
+            if repaired_at - breaks_at > KEPT_SECONDS + ASK_SECONDS:
+                before = await _ask(campaign, session, at=breaks_at - 2 * ASK_SECONDS)
+            await _set_account(campaign, session, "credentials", at=breaks_at)
+            while_broken, _ = await asyncio.gather(
+                _ask(campaign, session, at=repaired_at - ASK_SECONDS),
+                _set_account(campaign, session, "ok", at=repaired_at),
+            )
+            broken = sum(_has_failed(job) for job in campaign.world.jobs())
+            after = await _ask_until_stated(campaign, session)
+            await wait_for_events(scenario)
+            group = await _finished_group(campaign, session)
+            await _wait_for_messages(campaign)
+        cancelled = await _cancelled(scenario, session, slack["id"])
+    scenario.elapsed_seconds = time.monotonic() - scenario.began_at
+    await asyncio.sleep(SETTLE_SECONDS)
+    progress()
+    truths = scenario.truths()
+    return CampaignReport(
+        group=GROUP,
+        name=PEOPLE[BROKEN],
+        report=scenario.report(),
+        titles=tuple(message.title for message in campaign.channel.messages),
+        counts={state: count for state, count in sorted(group["counts"].items()) if count},
+        true_counts=true_counts(truths),
+        broken=broken,
+        collapsed=cancelled,
+        before=before,
+        while_broken=while_broken,
+        after=after,
+        began_at=began_at,
+        finished_at=last_end_of(truths),
+    )
+
+
+async def _dispatch(campaign: Campaign, session: aiohttp.ClientSession) -> None:
+    """Creates the jobs through the relay, as a program does that uses the drop-in, but for one: that is registered."""
+    scenario = campaign.scenario
+    jobs = scenario.plan.jobs
+    url = f"{scenario.relay_url}{DISPATCH_PATH}"
+    for index in range(jobs - 1):
+        body = dispatch_body(index)
+        body["account_id"] = account_of(body["channel"])
+        del body["min_channel_task_interval_seconds"]  # its seconds would not be those of this world
+        answer = await post(session, url, body, api_key=API_KEY, headers={"Relay-Group": GROUP})
+        scenario.job_ids.append(answer["item"]["id"])
+    alone = await post(
+        session,
+        f"{scenario.sandbox_url}/_sandbox/jobs",
+        {**FAILS_ALONE, "account": "demo", "connect_account_id": account_of("email")},
+    )
+    (item,) = alone["items"]
+    scenario.job_ids.append(item["id"])
+    await post(session, f"{scenario.relay_url}/v1/jobs", {"id": item["id"], "group": GROUP})
+    await post(session, f"{_group_url(scenario)}/close", {"expected": jobs})
+
+
+async def _set_account(campaign: Campaign, session: aiohttp.ClientSession, status: str, *, at: float) -> None:
+    """Breaks or repairs the account at a time."""
+    await asyncio.sleep(max(0.0, at - wall_clock()))
+    url = f"{campaign.scenario.sandbox_url}/_sandbox/accounts"
+    await post(session, url, {"id": account_of(BROKEN), "status": status})
+
+
+def _has_failed(job: SandboxJob) -> bool:
+    return job.channel == BROKEN and job.steps[-1].status == "failed"
+
+
+async def _ask_until_stated(campaign: Campaign, session: aiohttp.ClientSession) -> Statement:
+    """What the relay says of the finish once it knows of the repair."""
+    said = await _ask(campaign, session)
+    while not said.has_times and campaign.share < 1:
+        await asyncio.sleep(ASK_SECONDS)
+        said = await _ask(campaign, session)
+    return said
+
+
+async def _ask(campaign: Campaign, session: aiohttp.ClientSession, *, at: float = 0.0) -> Statement:
+    """What the relay says of the finish, now or at a time. It writes down what it has learned first: by itself it does
+    so every minute, which is long for a world that is so fast."""
+    await asyncio.sleep(max(0.0, at - wall_clock()))
+    node = campaign.scenario.node
+    if node is not None:
+        await node.save_statistics()
+    _, group = await request(session, "GET", _group_url(campaign.scenario))
+    stated: Mapping[str, Any] = group["expected_finish"] or {}
+    times = {name: from_rfc3339(at) for name, at in stated.items()}
+    return Statement(share=campaign.share, note=group["expected_finish_note"], **times)
+
+
+async def _finished_group(campaign: Campaign, session: aiohttp.ClientSession) -> dict[str, Any]:
+    """The group once it has finished, or when the time limit is reached."""
+    latest = wall_clock() + patience_seconds(campaign.scenario.plan)
+    while True:
+        _, group = await request(session, "GET", _group_url(campaign.scenario))
+        if group["state"] == "finished" or wall_clock() > latest:
+            return group
+        await asyncio.sleep(CHECK_SECONDS)
+
+
+async def _wait_for_messages(campaign: Campaign) -> None:
+    """Waits for the message about the group: it is the last one."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(patience_seconds(campaign.scenario.plan)):
+            await campaign.channel.told(GROUP)
+
+
+async def _cancelled(scenario: Scenario, session: aiohttp.ClientSession, subscription_id: str) -> int:
+    """How many failures the channel was not sent, because it was told of them in an incident."""
+    query = f"?subscription={subscription_id}&state=cancelled&limit=500"
+    _, page = await request(session, "GET", f"{scenario.relay_url}/v1/deliveries{query}")
+    return sum(delivery["event_type"].endswith(".job.failed") for delivery in page["items"])
+
+
+def _group_url(scenario: Scenario) -> str:
+    return f"{scenario.relay_url}/v1/groups/{GROUP}"

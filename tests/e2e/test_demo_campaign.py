@@ -1,0 +1,35 @@
+"""The campaign story of the demo, small: people are told the right things, and the figures are the same every time."""
+
+from typing import Any
+
+import pytest
+
+from relay.api import group_finish
+from relay.cli.demo import scenario
+from relay.cli.demo.campaign import MIN_JOBS, open_campaign, run_campaign
+from relay.cli.demo.environment import Plan, demo_settings
+from relay.config.settings import Settings
+
+
+def watched_closely(*given: Any, **options: Any) -> Settings:
+    """The demo's settings, but accounts are listed more often: the outage of a small campaign is short."""
+    settings = demo_settings(*given, **options)
+    source = settings.sources["revor"]
+    polling = source.polling.model_copy(update={"connect_accounts_interval_seconds": 0.5})
+    return settings.model_copy(update={"sources": {"revor": source.model_copy(update={"polling": polling})}})
+
+
+@pytest.mark.slow
+async def test_a_campaign_whose_account_breaks_is_told_in_few_messages(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(group_finish, "FRESH_SECONDS", 0.2)
+    monkeypatch.setattr(scenario, "demo_settings", watched_closely)
+    async with open_campaign(Plan(jobs=MIN_JOBS, speed=100.0, seed=5)) as campaign:
+        report = await run_campaign(campaign)
+    assert report.problems == ()
+    assert report.counts == {"failed": 5, "succeeded": 55}, "four of the account, one of its own"
+    assert (report.broken, report.collapsed) == (4, 4)
+    assert len(report.titles) == 5
+    assert "needs reconnecting" in str(report.while_broken.note)
+    figures = report.shown()
+    assert figures["lost"] == figures["duplicates"] == figures["out_of_order"] == 0
+    assert figures["stated"]["after"]["p10"] <= figures["stated"]["after"]["p90"]
