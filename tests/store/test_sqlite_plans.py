@@ -335,6 +335,7 @@ async def use_handshakes(store: Store) -> None:
     await store.handshakes.handshake_turn(made.id, NOW, NOW + 60)
     await store.handshakes.postpone_handshake(made.id, NOW + 60, NOW, "waits")
     await store.handshakes.waive_consent("sub_1", NOW, "needs no consent")
+    await store.handshakes.ask_again(["sub_1"], NOW)
     await store.handshakes.free_all(NOW)
     await store.handshakes.end_handshake(made, Consent(granted=True, origin="relay.example", at=NOW), "agreed")
     await store.handshakes.grant(store.handshakes.grant_key(made, "relay.example", NOW), NOW, None, "agreed")
