@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import NamedTuple
 
+from relay.clock import MAX_EPOCH_SECONDS
 from relay.core.lane_forecast import Lane, OpenJob, Side, SideBySide, Starts, TimesOf, Unpredictable, is_lane
 
 DRAWS = 250
@@ -191,5 +192,5 @@ def _drawn(
             latest = max(latest, side.draw(rng, luck, count, arrives_at))
         found.append(latest)
     found.sort()
-    p10, p50, p90 = (found[int(DRAWS * share)] for share in (0.1, 0.5, 0.9))
+    p10, p50, p90 = (min(found[int(DRAWS * share)], MAX_EPOCH_SECONDS) for share in (0.1, 0.5, 0.9))
     return ExpectedFinish(p10, p50, p90)

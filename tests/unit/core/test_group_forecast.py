@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from relay.clock import MAX_EPOCH_SECONDS
 from relay.core.group_forecast import (
     EndedJob,
     ExpectedFinish,
@@ -336,3 +337,8 @@ def test_the_rate_is_that_of_the_recent_ends(
 
 def test_the_same_values_give_the_same_forecast() -> None:
     assert finish(work(*lane(20)), RETRIED) == finish(work(*lane(20)), RETRIED)
+
+
+def test_a_finish_is_a_time_that_can_be_written() -> None:
+    for given in (work(job(MAX_EPOCH_SECONDS - NOW)), work(*lane(4, first=MAX_EPOCH_SECONDS - NOW - 3 * GAP))):
+        assert finish(given)[-1] == MAX_EPOCH_SECONDS - NOW
