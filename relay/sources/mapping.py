@@ -17,6 +17,8 @@ from relay.core.jsontext import JSONDecodeError, dumps, loads
 from relay.sources.definition import ListingFields, SourceDefinition
 
 MAX_ATTEMPT_COUNT = 1_000_000
+MAX_ITEMS = 2 * MAX_ACCOUNTS
+"""Items read of a listing. An answer has room for a hundred thousand, and reading one takes microseconds."""
 MAX_STATUS_CHARACTERS = 64
 MAX_REQUEST_ID_CHARACTERS = 200
 MAX_EXTERNAL_ID_CHARACTERS = 200
@@ -173,8 +175,8 @@ def observe_item(
 
 
 def read_listing(definition: SourceDefinition, body: bytes) -> Listing | Malformed:
-    """Reads the 2xx answer to a listing of connect accounts, at most MAX_ACCOUNTS of them. An account with several
-    items has the state that they agree on."""
+    """Reads the 2xx answer to a listing of connect accounts: its first MAX_ITEMS items, and at most MAX_ACCOUNTS
+    accounts. An account with several items has the state that they agree on."""
     names = definition.listing
     answer = read_answer(definition, body)
     if isinstance(answer, Malformed):
@@ -183,8 +185,8 @@ def read_listing(definition: SourceDefinition, body: bytes) -> Listing | Malform
     if names is None or not isinstance(items, list):
         return Malformed(reason="no_items")
     accounts: dict[str, ListedAccount] = {}
-    is_complete = True
-    for item in items:
+    is_complete = len(items) <= MAX_ITEMS
+    for item in items[:MAX_ITEMS]:
         listed = _listed_account(names, item) if isinstance(item, dict) else None
         if listed is None:
             is_complete = False

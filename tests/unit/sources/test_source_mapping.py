@@ -17,6 +17,7 @@ from relay.core.jsontext import dumps
 from relay.sources.definition import SourceDefinition, load_definition
 from relay.sources.mapping import (
     MAX_ATTEMPT_COUNT,
+    MAX_ITEMS,
     MAX_REQUEST_ID_CHARACTERS,
     MAX_STATUS_CHARACTERS,
     Malformed,
@@ -563,6 +564,9 @@ def test_a_listing_is_bounded() -> None:
     assert (len(found.accounts), found.is_complete) == (MAX_ACCOUNTS, False)
     full = listed(*(account(f"account {number}") for number in range(MAX_ACCOUNTS)), account("account 0"))
     assert (len(full.accounts), full.is_complete) == (MAX_ACCOUNTS, True)
+    again = listed(*[account()] * MAX_ITEMS, account("b"))
+    assert (list(again.accounts), again.is_complete) == (["a"], False), "the rest of the items is not read"
+    assert not listed(*[{}] * (MAX_ITEMS + 1)).accounts
     cut = listed(account(name="n" * 10_000, channel="c" * 10_000, status="s" * 10_000)).accounts["a"]
     assert max(len(text or "") for text in (cut.name, cut.channel, cut.status)) <= 128
 
