@@ -238,6 +238,18 @@ async def test_error_codes_that_all_differ_are_watched_up_to_a_limit(
     assert [data["code"] for _, data in await told(store)] == ["code 11"]
 
 
+async def test_sinks_that_belong_to_no_account_are_watched_up_to_a_limit_of_their_own(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(incident_recorder, "MAX_WATCHED", 2)
+    await fail(store, "a")
+    for n in range(3):
+        await store.subscriptions.create(subscription(f"sub_{n}", sink=f"https://{n}.example/"))
+        await expire(store, f"sub_{n}", 1, now=NOW + n)
+
+    assert {row["subscription_id"] for row in await incidents(store)} == {None, "sub_1", "sub_2"}
+
+
 async def test_open_incidents_of_an_account_have_a_limit_and_further_failures_are_told_singly(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
