@@ -13,6 +13,7 @@ import pytest
 import time_machine
 
 from relay.api import stream, waiting
+from relay.api.waiting import GROUP_SLICE_SECONDS
 from relay.clock import to_rfc3339
 from relay.delivery import dispatcher
 from relay.node import cluster
@@ -436,6 +437,20 @@ async def test_waiter_is_woken_when_another_node_untracks_the_job(
     else:
         assert (waited.json()["open"], waited.json()["outcome"]) == (False, "untracked")
     assert uid not in here.node.signals._watches
+
+
+@pytest.mark.parametrize(("notices", "on"), combined(NOTICES, NODES), indirect=["notices"])
+async def test_waiter_is_woken_when_another_node_finishes_the_group(first: World, second: World, on: str) -> None:
+    here, there = (first, second) if on == "the node that polls" else (second, first)
+    job_id = await first.job(**FAR)
+    await first.api.post("/v1/jobs", json={"id": job_id, "group": "q4"})
+    await first.api.delete(f"/v1/jobs/{job_id}")
+    (group,) = await here.node.store.groups.find("q4")
+    wait = asyncio.ensure_future(here.api.get("/v1/groups/q4", headers={"Prefer": "wait=300"}))
+    await until(lambda: group.id in here.node.signals._watches)
+    assert (await there.api.post("/v1/groups/q4/close")).json()["state"] == "finished"
+    async with asyncio.timeout(GROUP_SLICE_SECONDS):
+        assert (await wait).json()["state"] == "finished"
 
 
 @pytest.mark.parametrize(("notices", "on"), combined(NOTICES, NODES), indirect=["notices"])
