@@ -31,8 +31,9 @@ class ErasureRequest:
 
     @classmethod
     def of_group(cls, group: str, source: str | None = None, account: str | None = None) -> "ErasureRequest":
-        """A request to erase a group."""
-        return cls(name="group", value=group, group=group, source=source, account=account)
+        """A request to erase a group. No group has NUL in its name, for which PostgreSQL could not even look."""
+        named = None if "\0" in group else group
+        return cls(name="group", value=group, group=named, source=source, account=account)
 
     @property
     def needle(self) -> bytes:

@@ -29,6 +29,7 @@ from tests.support.store_kit import (
     result_of,
     rows,
     subscription,
+    track,
 )
 
 CANARY = "kim.canary@example.com"
@@ -120,6 +121,14 @@ async def test_nothing_of_a_person_is_left_and_everything_else_is(filled: Store)
     assert await everything(filled) == before
     assert await filled.jobs.get(uid) is None
     assert await erase(filled, BY_EMAIL) == Erased()
+
+
+async def test_a_group_whose_name_no_group_can_have_is_sought_in_the_metadata(store: Store) -> None:
+    gone = await track(store, "a job", metadata={"group": "a\0b"})
+
+    assert (await erase(store, ErasureRequest.of_group("a\0b"))).jobs == 1
+
+    assert await store.jobs.get(gone) is None
 
 
 async def test_events_that_outlived_their_job_are_erased(filled: Store) -> None:
