@@ -20,6 +20,7 @@ from relay.store.cipher import Cipher
 from relay.store.credentials import is_same
 from relay.store.database import Database
 from relay.store.group_commit import each
+from relay.store.incident_recorder import Summary, joined
 from relay.store.notices import notify
 from relay.store.ordering import jobs_of_subscription, reorder
 from relay.store.outbox import (
@@ -294,6 +295,7 @@ class SubscriptionStore(Scoped):
     ) -> Sequence[bool | Exception]:
         """For each item, whether its ordering changed."""
         results: list[bool | Exception] = []
+        ended: list[Summary] = []
         self._outbox.incidents.lock(connection, [subscription.id for subscription, _, _ in items])
         for subscription, now, awaits_consent in items:
             row = locked(connection, subscription.id)
@@ -308,7 +310,7 @@ class SubscriptionStore(Scoped):
                 del values[name]
             if subscription.reached_by != before.reached_by:
                 values |= {**_tried_anew(row, now), "refresh_until": None}
-                self._end_incident(connection, subscription.id, "subscription_resumed", now)
+                ended.append(self._end_incident(connection, subscription.id, "subscription_resumed", now))
             consent = before.consent if values["sink_digest"] == row.sink_digest else None
             if consent is None:
                 values["consent"] = None
@@ -318,6 +320,7 @@ class SubscriptionStore(Scoped):
             )
             results.append(subscription.ordering != row.config["ordering"])
         self._outbox.subscriptions.changed(connection)
+        self._outbox.insert(connection, (), joined(ended))
         return results
 
     def _reorder(self, connection: Connection, items: Sequence[tuple[str, Sequence[str], float]]) -> Sequence[None]:
@@ -362,27 +365,32 @@ class SubscriptionStore(Scoped):
 
     def _set_state(self, connection: Connection, items: Sequence[_Change]) -> Sequence[None | Exception]:
         results: list[None | Exception] = []
+        ended: list[Summary] = []
         self._outbox.incidents.lock(connection, [change.id for change in items])
         for change in items:
             values = {"id": change.id, "state": change.state, "reason": change.reason, "now": change.now}
             changed = run(connection, SET_STATE, **values).rowcount
             if change.state in ("enabled", "pending"):
                 run(connection, FORGET_FAILURES, id=change.id)
-                self._end_incident(connection, change.id, "subscription_resumed", change.now)
+                ended.append(self._end_incident(connection, change.id, "subscription_resumed", change.now))
             results.append(None if changed else not_found(change.id))
         self._outbox.subscriptions.changed(connection)
+        self._outbox.insert(connection, (), joined(ended))
         return results
 
-    def _end_incident(self, connection: Connection, id: str, because: ClosedBecause, now: float) -> None:
-        """Closes the incident of a subscription's sink, if there is one."""
-        self._outbox.insert(connection, (), self._outbox.incidents.sink_recovered(connection, id, because, now))
+    def _end_incident(self, connection: Connection, id: str, because: ClosedBecause, now: float) -> Summary:
+        """Closes the incident of a subscription's sink, if there is one. Call it while the subscription still has that
+        sink, and insert the events last: matching them locks and reads the subscriptions, which must have changed by
+        then."""
+        return self._outbox.incidents.sink_recovered(connection, id, because, now)
 
     def _remove(self, connection: Connection, items: Sequence[tuple[str, float]]) -> Sequence[None | Exception]:
         self._outbox.incidents.lock(connection, [subscription_id for subscription_id, _ in items])
         self._outbox.subscriptions.changed(connection)  # waits for transactions that may add a delivery to it
         results: list[None | Exception] = []
+        ended: list[Summary] = []
         for subscription_id, now in items:
-            self._end_incident(connection, subscription_id, "subscription_removed", now)
+            ended.append(self._end_incident(connection, subscription_id, "subscription_removed", now))
             if not connection.execute(
                 delete(SubscriptionRow).where(col(SubscriptionRow.id) == subscription_id)
             ).rowcount:
@@ -391,6 +399,7 @@ class SubscriptionStore(Scoped):
             connection.execute(delete(SecretRow).where(col(SecretRow.owner) == subscription_id))
             run(connection, DELETE_CALLBACK_LINKS, id=subscription_id)
             results.append(None)
+        self._outbox.insert(connection, (), joined(ended))
         return results
 
     # --- queries

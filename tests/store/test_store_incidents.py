@@ -588,6 +588,20 @@ async def test_incident_of_a_sink_ends_with_what_a_person_does(store: Store, end
     assert (shown.state, shown.closed_because, shown.closed_at) == ("closed", because, NOW + 2)
 
 
+async def test_removed_subscription_whose_incident_ended_gets_no_later_event(store: Store) -> None:
+    await store.subscriptions.create(subscription("sub_a"))
+    await store.subscriptions.create(chat())
+    await expire(store, "sub_a", 3)
+
+    await store.subscriptions.remove("sub_a", NOW + 1)
+
+    before = len(await deliveries(store, "sub_a"))
+    uid = await track(store, "later")
+    await store.jobs.record(poll(uid, 0, "running", now=NOW + 2))
+    assert len(await deliveries(store, "sub_a")) == before
+    assert (await sent(store))[INCIDENT_CLOSED] == ["pending"]
+
+
 async def test_incident_of_a_sink_ends_when_a_later_delivery_has_arrived(store: Store) -> None:
     await store.subscriptions.create(subscription("sub_a"))
     await expire(store, "sub_a", 3)
