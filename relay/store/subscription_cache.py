@@ -40,6 +40,9 @@ SELECT EXISTS (SELECT 1 FROM versions WHERE name = 'callbacks')
 NOTE_CALLBACK = "INSERT INTO versions (name, number) VALUES ('callbacks', 1) ON CONFLICT (name) DO NOTHING"
 READ_AT_ONCE = 1_000
 """Ids per query: the number of parameters of a statement is limited."""
+TOLD_SINCE = "told_since"
+"""In a subscription's `config`: when its types, its sink or what it gets of incidents changed last. It was told of no
+incident that opened before."""
 MAX_CACHED = 1_000
 """Event kinds whose matches are cached, and cached callbacks."""
 
@@ -167,7 +170,7 @@ class SubscriptionCache:
 
 
 def matching_fields(row: Any) -> Subscription:
-    """A subscription without its sink, from a row of `MATCHED_BY`."""
+    """A subscription without its sink, from a row of `MATCHED_BY`. `created_at`: or when it changed, see TOLD_SINCE."""
     return Subscription(
         id=row.id,
         sink="",
@@ -178,5 +181,5 @@ def matching_fields(row: Any) -> Subscription:
         ordering=row.config.get("ordering", "job"),
         incidents=row.config.get("incidents", "off"),
         owner=row.owner,
-        created_at=row.created_at,
+        created_at=max(row.created_at, row.config.get(TOLD_SINCE) or 0.0),
     )

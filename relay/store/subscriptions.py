@@ -34,7 +34,7 @@ from relay.store.rows import event_from
 from relay.store.scoped import Scoped
 from relay.store.secrets import AUDIT_OWNER, NEWEST_SECRET, insert_secret, secret_from, secrets_of
 from relay.store.statements import TEXT, json_list, run, run_many, sql
-from relay.store.subscription_cache import READ_AT_ONCE, VERSION
+from relay.store.subscription_cache import READ_AT_ONCE, TOLD_SINCE, VERSION
 from relay.store.subscription_rows import (
     FIXED,
     OF_ITS_STATE,
@@ -311,6 +311,10 @@ class SubscriptionStore(Scoped):
             if subscription.reached_by != before.reached_by:
                 values |= {**_tried_anew(row, now), "refresh_until": None}
                 ended.append(self._end_incident(connection, subscription.id, "subscription_resumed", now))
+            if _told_by(subscription) == _told_by(before):
+                values["config"][TOLD_SINCE] = row.config.get(TOLD_SINCE)
+            else:
+                values["config"][TOLD_SINCE] = now
             consent = before.consent if values["sink_digest"] == row.sink_digest else None
             if consent is None:
                 values["consent"] = None
@@ -444,6 +448,11 @@ class SubscriptionStore(Scoped):
             if row is None
             else subscription_from(self._cipher, row, secrets_of(connection, self._cipher, subscription_id))
         )
+
+
+def _told_by(subscription: Subscription) -> tuple[object, ...]:
+    """What decides whether people were told of an incident, and where."""
+    return subscription.incidents, subscription.wanted_types, subscription.source, subscription.sink
 
 
 def _asked_anew(row: Row[Any], now: float, *, awaits: bool) -> dict[str, Any]:

@@ -491,6 +491,24 @@ async def test_retention_deletes_closed_incidents_only(store: Store) -> None:
 # --- creates and sinks
 
 
+@pytest.mark.parametrize(
+    ("before", "count"),
+    [({"incidents": "off"}, 2), ({"types": None}, 2), ({"sink": "https://old.example/"}, 1), ({"description": "x"}, 0)],
+)
+async def test_failures_are_not_collapsed_for_people_who_get_incidents_only_since_then(
+    store: Store, before: dict[str, Any], count: int
+) -> None:
+    now = chat(sink="https://hooks.example/")
+    await store.subscriptions.create(replace(now, **before))
+    await fail(store, "a", hint=RECONNECT)
+    await store.subscriptions.replace(now, NOW + 10)
+    await store.subscriptions.replace(replace(now, description="y"), NOW + 30)
+
+    await fail(store, "b", now=NOW + 20, hint=RECONNECT)
+
+    assert (await sent(store)).get(FAILED, []) == ["pending"] * count
+
+
 async def test_creates_of_unknown_fate_are_one_incident(store: Store) -> None:
     await store.subscriptions.create(chat())
     for n in range(4):
