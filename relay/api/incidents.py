@@ -11,7 +11,7 @@ from relay.api.examples import INCIDENT_ID, TIME
 from relay.api.fields import NextCursor, Time
 from relay.api.jobs import EXAMPLES as JOB_EXAMPLES
 from relay.api.jobs import Job, job_view
-from relay.api.operations import NEXT, READS_JOBS, Answer, Call, Operation
+from relay.api.operations import NEXT, Answer, Call, Operation
 from relay.api.params import PAGE, choice, text
 from relay.api.resource import json_response, page_response
 from relay.core import job as core
@@ -108,7 +108,6 @@ operation = partial(Operation, into=OPERATIONS, tag="Incidents")
 @operation(
     "GET /v1/incidents",
     bound=True,
-    scopes=READS_JOBS,
     query=(
         choice("state", "Whether it is over.", "open", "closed"),
         text("source", "Only incidents of this source."),
@@ -130,7 +129,6 @@ async def list_incidents(call: Call) -> Response:
 @operation(
     "GET /v1/incidents/{id}",
     bound=True,
-    scopes=READS_JOBS,
     answers={200: Answer("The incident.", Incident)},
 )
 async def get_incident(call: Call) -> Response:
@@ -141,7 +139,6 @@ async def get_incident(call: Call) -> Response:
 @operation(
     "GET /v1/incidents/{id}/jobs",
     bound=True,
-    scopes=READS_JOBS,
     query=(
         choice(
             "repeat", "Only jobs whose create has this effect when sent again.", "safe", "useless", "may_send_twice"
@@ -192,7 +189,7 @@ _INCIDENT: Incident = {
     "connect_account_name": "Ada Lovelace",
     "subscription": None,
     "sink": None,
-    "code": "connect_account_reconnect_required",
+    "code": "reconnect_required",
     "what": "12 LinkedIn jobs of Ada Lovelace failed: the account needs reconnecting",
     "who": "account owner",
     "fix": "Reconnect it in Revor",

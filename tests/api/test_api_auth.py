@@ -34,7 +34,7 @@ ALLOWED = {
     "crm": {
         operation.id
         for operation in OPERATIONS
-        if operation.scopes is PUBLIC or operation.path.startswith(("/v1/jobs", "/v1/intents"))
+        if operation.scopes is PUBLIC or operation.path.startswith(("/v1/jobs", "/v1/groups", "/v1/intents"))
     },
     "team": OPEN
     | {operation.id for operation in OPERATIONS if operation.path.startswith(TEAM) and operation.scopes is not ADMINS},

@@ -16,7 +16,7 @@ import pytest
 from relay.core import relay_events
 from relay.core.events import Event, Origin, from_transition, relay_event
 from relay.core.filters import known_types
-from relay.core.job import POLL, Job, Observation, Problem, Transition
+from relay.core.job import JOB_EVENTS, POLL, Job, Observation, Problem, Transition
 from relay.core.samples import sample_event
 from relay.core.subscription import Subscription
 from relay.sources.definition import load_definition
@@ -193,7 +193,7 @@ def hint_lines() -> Iterator[tuple[str, str, bool | None, str]]:
                 status = "queued" if kind == "retrying" else kind
                 line = plain(job_event(kind, status=status, problem=problem, metadata={"name": "Alex"}))
                 yield kind, code, retryable, line.replace("LinkedIn outreach to Alex ", "")
-    for kind in REVOR.hints.kinds:
+    for kind in (kind for kind in REVOR.hints.kinds if kind in JOB_EVENTS):
         yield kind, "", None, plain(job_event(kind, metadata={"name": "Alex"}))
 
 
