@@ -24,17 +24,18 @@ from tests.support.store_kit import NOW, ReversingCipher, execute, poll
 
 LARGE = 1_000_000
 SMALL = 100
+SLICE = 50_000
 AT_ONCE = 20
 ROUNDS = 150
 
 
-def filling(count: int, empty_bytes: str) -> str:
+def filling(first: int, count: int, empty_bytes: str) -> str:
     """Jobs of a group that have succeeded."""
     return f"""
 INSERT INTO jobs (uid, source, account, external_id, status, phase, outcome, sequence, retry_count, running_sent,
   overdue, attempt_count, weight, tracked_at, deadline_at, closed_at, poll_count, failure_count, missing_count,
   metadata, group_name, group_round)
-WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i < {count - 1})
+WITH RECURSIVE n(i) AS (SELECT {first} UNION ALL SELECT i + 1 FROM n WHERE i < {first + count - 1})
 SELECT 'job_' || (10000000 + i), 'revor', 'default', 'old ' || i, 'succeeded', 'succeeded', 'succeeded', 1, 0, 0, 0, 1,
   1.0, {NOW}, {NOW}, {NOW}, 1, 0, 0, {empty_bytes}, 'campaign', 1 FROM n"""
 
@@ -42,7 +43,9 @@ SELECT 'job_' || (10000000 + i), 'revor', 'default', 'old ' || i, 'succeeded', '
 async def fill(store: Store, kind: str, count: int) -> None:
     """A group of so many jobs that have ended."""
     await store.jobs.register(registration("first", "campaign"))
-    await execute(store, filling(count, "x'7b7d'" if kind == "sqlite" else "'\\x7b7d'::bytea"))
+    empty = "x'7b7d'" if kind == "sqlite" else "'\\x7b7d'::bytea"
+    for first in range(0, count, SLICE):  # a statement may take so long only
+        await execute(store, filling(first, min(SLICE, count - first), empty))
     value = ":counts" if kind == "sqlite" else "CAST(:counts AS jsonb)"
     counts = f'{{"queued": 1, "succeeded": {count}}}'
     await execute(store, f"UPDATE groups SET counts = {value}", counts=counts)
