@@ -203,8 +203,8 @@ def _moved(group: JobGroup, change: JobChange, counted: int | None) -> JobGroup:
         if before.code is not None:
             code = _counted_as(before.code, failures)
             failures[code] = failures.get(code, 0) - 1
-        if change.after is None and expected is not None:
-            expected -= 1  # an erased job is not missing
+        if change.after is None and expected:
+            expected -= 1  # an erased job is not missing; more may have come than were expected
     after = change.after if change.arrives or counted == group.round else None
     if after is not None:
         counts[after.state] = counts.get(after.state, 0) + 1

@@ -155,6 +155,12 @@ def test_erased_job_is_not_missing() -> None:
     assert folded(found, erased).group.most_failures == []
 
 
+def test_more_erased_jobs_than_were_expected_leave_none_expected() -> None:
+    start = group(counts={"failed": 3}, expected=1, closed_at=NOW, finished_at=NOW)
+    erased = [JobChange(f"job_{n}", NOW, Place("failed"), None, 1) for n in range(2)]
+    assert folded(start, *erased).group.expected == 0
+
+
 def test_skipped_jobs_are_counted() -> None:
     skipped = Place("succeeded", skipped=True)
     found = folded(group(), JobChange("job_1", NOW, None, skipped), JobChange("job_2", NOW, None, skipped)).group
