@@ -84,7 +84,7 @@ async def test_an_entry_says_who_did_what_on_what_when_from_where_with_which_res
 async def test_a_write_is_recorded_before_it_begins(client, world, monkeypatch):
     seen = []
 
-    async def create(subscription):
+    async def create(subscription, room):
         seen.append(await chain_of(world))
         raise RuntimeError("the process dies here")
 
@@ -123,7 +123,7 @@ async def test_a_write_whose_result_cannot_be_recorded_is_still_answered(client,
 
 
 async def test_a_write_that_is_cut_off_has_no_result(client, world, monkeypatch):
-    async def create(subscription):
+    async def create(subscription, room):
         raise asyncio.CancelledError
 
     monkeypatch.setattr(world.store.subscriptions, "create", create)
@@ -149,7 +149,7 @@ async def test_a_refused_write_is_recorded(client, method, path, body, status, a
 
 
 async def test_a_failing_database_is_a_failed_write(client, world, monkeypatch):
-    async def create(subscription):
+    async def create(subscription, room):
         raise StoreError("the disk is full")
 
     monkeypatch.setattr(world.store.subscriptions, "create", create)
