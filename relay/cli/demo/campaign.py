@@ -37,13 +37,15 @@ from relay.clock import from_rfc3339, wall_clock
 from relay.sandbox.example_requests import DISPATCH_PATH, dispatch_body
 from relay.sandbox.fate import Mix
 from relay.sandbox.lifecycle import SandboxJob
-from relay.sandbox.world import World
+from relay.sandbox.world import MIN_INTERVAL_SECONDS, World
 
 GROUP = "q4-launch"
 JOBS = 200
-SPEED = 120.0
 MIN_JOBS = 60
-"""Fewer end too soon: of too few runs no finish can be stated."""
+"""Of fewer runs no finish can be stated."""
+TRIAL_JOBS, MARGIN, MAX_HELD_SECONDS = 6, 1.3, 60.0
+LENGTH_SECONDS, LEAST_SECONDS = 35.0, 20.0
+"""About how long it takes, and at least: the relay keeps a forecast for KEPT_SECONDS, however fast the world is."""
 PEOPLE = {"email": "Grace Hopper", "linkedin": "Ada Lovelace", "whatsapp": "Katherine Johnson"}
 BROKEN = "linkedin"
 BREAKS_AT, BROKEN_FOR = 0.35, 0.2
@@ -56,11 +58,28 @@ KEPT_SECONDS = 5.0
 """How long the relay keeps a forecast."""
 
 
+def speed_for(jobs: int, seconds: float = LENGTH_SECONDS) -> float:
+    """The speed at which a campaign of so many jobs takes about so long: the jobs of a channel start one by one."""
+    return max(jobs / len(PEOPLE) * MIN_INTERVAL_SECONDS / seconds, 1.0)
+
+
+@dataclass(slots=True)
+class HeldClock:
+    """The sandbox's clock. It shows `until` before that time has come: the jobs of a campaign do not start before all
+    of them are there, however slow the machine is."""
+
+    until: float = 0.0
+
+    def __call__(self) -> float:
+        return max(self.until, wall_clock())
+
+
 @dataclass(kw_only=True)
 class Campaign:
-    """A running story: the scenario below it, and the Slack channel."""
+    """A running story: the scenario below it, the sandbox's clock, and the Slack channel."""
 
     scenario: Scenario
+    clock: HeldClock
     channel: SlackChannel = field(default_factory=SlackChannel)
 
     @property
@@ -81,8 +100,8 @@ class Campaign:
         """
         jobs = [job for job in self.world.jobs() if job.channel == BROKEN]
         starts = sorted(job.first_started_at for job in jobs if job.first_started_at is not None)
-        first = max(round(BREAKS_AT * len(starts)), bisect_right(starts, now) + 1)
-        last = min(first + round(BROKEN_FOR * len(starts)), len(starts) - 1)
+        first = min(max(round(BREAKS_AT * len(starts)), bisect_right(starts, now) + 1), len(starts) - 2)
+        last = min(first + max(round(BROKEN_FOR * len(starts)), 1), len(starts) - 1)
         return (starts[first - 1] + starts[first]) / 2, (starts[last - 1] + starts[last]) / 2
 
 
@@ -94,15 +113,15 @@ def account_of(channel: str) -> str:
 @contextlib.asynccontextmanager
 async def open_campaign(plan: Plan) -> AsyncIterator[Campaign]:
     """Runs the servers while inside, then closes everything."""
-    channel = SlackChannel()
+    channel, clock = SlackChannel(), HeldClock()
     sandbox = sandbox_of(plan)
     world = sandbox.world()
     world.mix = MIX
     for name, person in PEOPLE.items():
         world.set_connect_account(account_of(name), wall_clock(), channel=name, name=person)
     routes = [Route(SLACK_PATH, channel.receive, methods=["POST"])]
-    async with open_scenario(plan, sandbox=sandbox.app(world=world), routes=routes) as scenario:
-        yield Campaign(scenario=scenario, channel=channel)
+    async with open_scenario(plan, sandbox=sandbox.app(clock=clock, world=world), routes=routes) as scenario:
+        yield Campaign(scenario=scenario, clock=clock, channel=channel)
 
 
 async def run_campaign(campaign: Campaign, progress: Callable[[], None] = lambda: None) -> CampaignReport:
@@ -119,16 +138,14 @@ async def run_campaign(campaign: Campaign, progress: Callable[[], None] = lambda
         )
         async with ticking(progress):
             await asyncio.sleep(WARM_UP_SECONDS)
-            began_at = wall_clock()
             await _dispatch(campaign, session)
+            began_at = campaign.clock.until
             breaks_at, repaired_at = campaign.outage(wall_clock())
-            before = None
-            if repaired_at - breaks_at > KEPT_SECONDS + ASK_SECONDS:
-                before = await _ask(campaign, session, at=breaks_at - 2 * ASK_SECONDS)
-            await _set_account(campaign, session, "credentials", at=breaks_at)
-            while_broken, _ = await asyncio.gather(
+            asks_before = repaired_at - breaks_at > KEPT_SECONDS + 2 * ASK_SECONDS
+            before, while_broken, _ = await asyncio.gather(
+                _ask(campaign, session, at=breaks_at - ASK_SECONDS) if asks_before else _nothing(),
                 _ask(campaign, session, at=repaired_at - ASK_SECONDS),
-                _set_account(campaign, session, "ok", at=repaired_at),
+                _break_and_repair(campaign, session, breaks_at, repaired_at),
             )
             broken = sum(_has_failed(job) for job in campaign.world.jobs())
             after = await _ask_until_stated(campaign, session)
@@ -158,11 +175,18 @@ async def run_campaign(campaign: Campaign, progress: Callable[[], None] = lambda
 
 
 async def _dispatch(campaign: Campaign, session: aiohttp.ClientSession) -> None:
-    """Creates the jobs through the relay, as a program does that uses the drop-in, but for one: that is registered."""
+    """Creates the jobs through the relay, as a program does that uses the drop-in, but for one: that is registered.
+
+    The first ones show how long the rest will take: it starts when all are there.
+    """
     scenario = campaign.scenario
     jobs = scenario.plan.jobs
     url = f"{scenario.relay_url}{DISPATCH_PATH}"
+    began_at = wall_clock()
     for index in range(jobs - 1):
+        if index == TRIAL_JOBS:
+            now = wall_clock()
+            campaign.clock.until = now + min(MARGIN * (now - began_at) / TRIAL_JOBS * jobs, MAX_HELD_SECONDS)
         body = dispatch_body(index)
         body["account_id"] = account_of(body["channel"])
         del body["min_channel_task_interval_seconds"]  # its seconds would not be those of this world
@@ -179,11 +203,18 @@ async def _dispatch(campaign: Campaign, session: aiohttp.ClientSession) -> None:
     await post(session, f"{_group_url(scenario)}/close", {"expected": jobs})
 
 
-async def _set_account(campaign: Campaign, session: aiohttp.ClientSession, status: str, *, at: float) -> None:
-    """Breaks or repairs the account at a time."""
-    await asyncio.sleep(max(0.0, at - wall_clock()))
+async def _break_and_repair(
+    campaign: Campaign, session: aiohttp.ClientSession, breaks_at: float, repaired_at: float
+) -> None:
+    """Breaks the account, and repairs it, at these times."""
     url = f"{campaign.scenario.sandbox_url}/_sandbox/accounts"
-    await post(session, url, {"id": account_of(BROKEN), "status": status})
+    for at, status in ((breaks_at, "credentials"), (repaired_at, "ok")):
+        await asyncio.sleep(max(0.0, at - wall_clock()))
+        await post(session, url, {"id": account_of(BROKEN), "status": status})
+
+
+async def _nothing() -> None:
+    """In place of a question that is not asked."""
 
 
 def _has_failed(job: SandboxJob) -> bool:

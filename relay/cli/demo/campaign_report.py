@@ -77,7 +77,7 @@ class CampaignReport:
                 f"{self.collapsed} failures collapsed, but only {self.broken} are of the account",
             ),
             (self.while_broken.has_times, "a finish was stated while the account was broken"),
-            (not self.after.has_times, f"no finish was stated after the repair: {self.after.note}"),
+            (not self.after.has_times, f"no finish was stated after the repair: {str(self.after.note).rstrip('.')}"),
             (self.after.has_times and not self.holds, "the finish came at another time than stated"),
         ]
         for what, part in TOLD.items():

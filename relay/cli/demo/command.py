@@ -16,7 +16,8 @@ def demo(
         int | None, typer.Option(min=1, max=1000, help="Number of jobs to dispatch: 20, in a story 200.")
     ] = None,
     speed: Annotated[
-        float | None, typer.Option(min=1, max=1000, help="Divisor of every duration: 60, in a story 120.")
+        float | None,
+        typer.Option(min=1, max=1000, help="Divisor of every duration: 60, in a story so that it takes half a minute."),
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the jobs. The same seed gives the same jobs.")] = 0,
     rate_limit: Annotated[
@@ -54,12 +55,17 @@ def demo(
     from relay.cli.demo import campaign, campaign_live, live
     from relay.cli.demo.environment import Plan
 
-    if story is not None and jobs is not None and jobs < campaign.MIN_JOBS:
-        raise UsageError(f"--jobs {jobs}: the story needs at least {campaign.MIN_JOBS}")
+    count = jobs or (20 if story is None else campaign.JOBS)
+    if story is not None:
+        fastest = campaign.speed_for(count, campaign.LEAST_SECONDS)
+        if count < campaign.MIN_JOBS:
+            raise UsageError(f"--jobs {count}: the story needs at least {campaign.MIN_JOBS}")
+        if speed is not None and speed > fastest:
+            raise UsageError(f"--speed {speed:g}: the story of {count} jobs takes at most {fastest:g}")
     log.configure(dev=False, level="warning" if story is None else "error")  # the story has trouble on purpose
     plan = Plan(
-        jobs=jobs or (20 if story is None else campaign.JOBS),
-        speed=speed or (60.0 if story is None else campaign.SPEED),
+        jobs=count,
+        speed=speed or (60.0 if story is None else campaign.speed_for(count)),
         seed=seed,
         rate_limit=limit,
         database=database,

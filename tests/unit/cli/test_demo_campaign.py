@@ -1,6 +1,7 @@
 """The campaign story of the demo: its figures, what counts as wrong, and the Slack channel that it shows."""
 
 import asyncio
+import time
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +13,7 @@ from starlette.applications import Starlette
 from starlette.routing import Route
 
 from relay.cli import run
-from relay.cli.demo.campaign import BROKEN, account_of, open_campaign
+from relay.cli.demo.campaign import BROKEN, HeldClock, account_of, open_campaign, speed_for
 from relay.cli.demo.campaign_live import drawn
 from relay.cli.demo.campaign_report import CampaignReport, Statement, true_counts
 from relay.cli.demo.environment import Plan
@@ -62,7 +63,7 @@ def test_a_good_campaign_has_no_problems() -> None:
         ({"titles": ()}, "it works again: told 0 times"),
         ({"collapsed": 14}, "14 failures collapsed, but only 13 are of the account"),
         ({"while_broken": GOOD.before}, "a finish was stated while the account was broken"),
-        ({"after": Statement(share=0.9, note="too few")}, "no finish was stated after the repair: too few"),
+        ({"after": Statement(share=0.9, note="too few.")}, "no finish was stated after the repair: too few"),
         ({"finished_at": 120.0}, "the finish came at another time than stated"),
         ({"finished_at": 80.0}, "the finish came at another time than stated"),
     ],
@@ -87,9 +88,17 @@ def test_true_counts_are_those_of_the_last_status() -> None:
     assert true_counts(truths) == {"failed": 1, "succeeded": 1}
 
 
-@pytest.mark.parametrize("arguments", [["--jobs", "59"], ["--compare", "naive"], ["--speed", "nan"]])
+@pytest.mark.parametrize(
+    "arguments", [["--jobs", "59"], ["--compare", "naive"], ["--speed", "nan"], ["--jobs", "60", "--speed", "61"]]
+)
 def test_options_that_the_story_cannot_take_exit_with_2(arguments: list[str]) -> None:
     assert run(["demo", "--story", "campaign", *arguments]) == 2
+
+
+def test_the_speed_makes_the_story_last_half_a_minute() -> None:
+    assert speed_for(200) == pytest.approx(114, abs=1)
+    assert speed_for(60, 20) == 60
+    assert speed_for(1) == 1
 
 
 PAYLOAD = {
@@ -139,3 +148,12 @@ async def test_the_account_breaks_between_the_starts_of_two_jobs() -> None:
         breaks_at, repaired_at = campaign.outage(starts[9])
         assert starts[10] < breaks_at < starts[11], "the first seven have started already"
         assert starts[14] < repaired_at < starts[15]
+        breaks_at, repaired_at = campaign.outage(starts[19])
+        assert starts[17] < breaks_at < starts[18] < repaired_at < starts[19]
+
+
+def test_the_clock_stands_until_its_time_has_come() -> None:
+    clock = HeldClock()
+    assert clock() == pytest.approx(time.time(), abs=5)
+    clock.until = time.time() + 60
+    assert clock() == clock.until
