@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,6 +22,7 @@ class FakeTransactions:
 
     def __init__(self) -> None:
         self.log: list[str] = []
+        self.info: dict[str, Any] = {}
         self.free = asyncio.Event()
         self.free.set()
         self.errors: list[Exception] = []
@@ -32,7 +34,7 @@ class FakeTransactions:
         self.log.append("begin")
 
         async def run(group: Sequence[Waiting]) -> str:
-            connection: Any = None
+            connection: Any = SimpleNamespace(info=self.info)
             run_group(connection, group)
             return str(len(self.log))
 

@@ -5,6 +5,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.exc import OperationalError
 
 from relay.errors import RelayError, StoreError
-from relay.store.group_commit import Waiting, quick
+from relay.store.group_commit import Waiting, collected, quick
 from relay.store.sqlite_writer import MAX_GROUP_ITEMS, MAX_WAITING_ITEMS, SMALL_GROUP_ITEMS, Turn, Writer
 
 
@@ -21,6 +22,7 @@ class FakeDatabase:
 
     def __init__(self) -> None:
         self.log: list[str] = []
+        self.info: dict[str, Any] = {}
         self.begin_error: Exception | None = None
         self.commit_error: Exception | None = None
 
@@ -29,7 +31,7 @@ class FakeDatabase:
             self.log.append("begin failed")
             raise self.begin_error
         self.log.append("begin")
-        return None
+        return SimpleNamespace(info=self.info)
 
     def commit(self) -> None:
         error, self.commit_error = self.commit_error, None
@@ -324,3 +326,28 @@ async def test_group_of_the_thread_runs_although_the_loop_keeps_writing(writer: 
         time.sleep(0.001)  # noqa: ASYNC251 - as long as a turn takes that does something
     assert await long == 1
     await asyncio.gather(*others)
+
+
+async def test_what_a_failed_group_has_collected_is_dropped() -> None:
+    """Its items run again, each in a transaction of its own, and collect it again."""
+    database = FakeDatabase()
+    writer = Writer(database)  # type: ignore[arg-type]
+    writer.start()
+    applied: list[list[str]] = []
+
+    def apply(_connection: Any, items: list[str]) -> None:
+        applied.append(list(items))
+
+    def batch(connection: Any, items: Sequence[str]) -> list[None]:
+        for item in items:
+            collected(connection, apply).append(item)
+        if "bad" in items:
+            raise ValueError("bad")
+        return [None] * len(items)
+
+    results = await asyncio.gather(*(writer.write(batch, item) for item in ("a", "bad", "b")), return_exceptions=True)
+    assert [isinstance(result, ValueError) for result in results] == [False, True, False]
+    assert applied == [["a"], ["b"]]
+    await writer.write(batch, "c")
+    assert applied == [["a"], ["b"], ["c"]]
+    await writer.close()
