@@ -26,7 +26,7 @@ CASES = 500
 SEED = 20260520
 LATER = 2_000_000_000.0
 """The sandboxes' time. No job is due before, so the relay makes no polls of its own."""
-POLLING = "sources: {revor: {polling: {min_interval_seconds: 800, max_interval_seconds: 900}}}\n"
+POLLING = "sources: {revor: {polling: {min_interval_seconds: 800, max_interval_seconds: 900, connect_accounts_interval_seconds: 86400}}}\n"
 CONNECTION = {name.decode() for name in HOP_BY_HOP} | {"connection"}
 OURS = {"relay-cache", "age"}
 COUNTERS = re.compile(r"x-(user-)?ratelimit-.*")
@@ -67,6 +67,12 @@ def compared(headers: Sequence[Header], *left_out: str) -> list[tuple[str, bytes
     return sorted(kept, key=lambda each: each[0])
 
 
+async def listed(sandbox: Client) -> bool:
+    """True if a request has come to the sandbox's API."""
+    counts = await sandbox.exchange(request("GET", "/_sandbox/requests"))
+    return bool(counts.json["total"])
+
+
 def same_framing(answered: Answer, method: str) -> bool:
     """True if Content-Length matches the body."""
     expected = answered.length in (None, len(answered.body))
@@ -79,6 +85,10 @@ async def test_callers_get_the_same_answers(start: Start) -> None:
         near, far = [await stack.enter_async_context(sandbox()) for _ in range(2)]
         urls = near, far, await relay_to(start, far)
         direct, behind, relayed = [await stack.enter_async_context(Client(url)) for url in urls]
+        # The relay lists the connect accounts once, so both sandboxes have issued a request id.
+        while not await listed(behind):
+            await asyncio.sleep(0.05)
+        await direct.exchange(request("GET", "/api/"))
         for number in range(CASES):
             made = requests.draw()
             expected, got = await direct.exchange(made.raw), await relayed.exchange(made.raw)
