@@ -26,7 +26,8 @@ CASES = 500
 SEED = 20260520
 LATER = 2_000_000_000.0
 """The sandboxes' time. No job is due before, so the relay makes no polls of its own."""
-POLLING = "sources: {revor: {polling: {min_interval_seconds: 800, max_interval_seconds: 900, connect_accounts_interval_seconds: 86400}}}\n"
+RARELY = "{min_interval_seconds: 800, max_interval_seconds: 900, connect_accounts_interval_seconds: 86400}"
+POLLING = f"sources: {{revor: {{polling: {RARELY}}}}}\n"
 CONNECTION = {name.decode() for name in HOP_BY_HOP} | {"connection"}
 OURS = {"relay-cache", "age"}
 COUNTERS = re.compile(r"x-(user-)?ratelimit-.*")
@@ -67,10 +68,14 @@ def compared(headers: Sequence[Header], *left_out: str) -> list[tuple[str, bytes
     return sorted(kept, key=lambda each: each[0])
 
 
-async def listed(sandbox: Client) -> bool:
-    """True if a request has come to the sandbox's API."""
-    counts = await sandbox.exchange(request("GET", "/_sandbox/requests"))
-    return bool(counts.json["total"])
+async def until_listed(sandbox: Client) -> None:
+    """Waits until the relay has sent its first request."""
+    for _ in range(600):
+        counts = await sandbox.exchange(request("GET", "/_sandbox/requests"))
+        if counts.json["total"]:
+            return
+        await asyncio.sleep(0.05)
+    raise AssertionError("the relay did not list the connect accounts")
 
 
 def same_framing(answered: Answer, method: str) -> bool:
@@ -86,8 +91,7 @@ async def test_callers_get_the_same_answers(start: Start) -> None:
         urls = near, far, await relay_to(start, far)
         direct, behind, relayed = [await stack.enter_async_context(Client(url)) for url in urls]
         # The relay lists the connect accounts once, so both sandboxes have issued a request id.
-        while not await listed(behind):
-            await asyncio.sleep(0.05)
+        await until_listed(behind)
         await direct.exchange(request("GET", "/api/"))
         for number in range(CASES):
             made = requests.draw()

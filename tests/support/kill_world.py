@@ -603,11 +603,11 @@ async def check_the_groups(world: World) -> None:
 
 
 async def check_the_incidents(world: World) -> None:
-    """Each was opened once, and counts the jobs that have failed for its cause."""
+    """Each was opened once, and one of jobs counts those that have failed for its cause."""
     incidents = (await world.get("/v1/incidents?limit=500"))["items"]
     opened = (await world.get("/v1/events?type=relay.incident.opened&limit=500"))["items"]
     assert sorted(event["subject"] for event in opened) == sorted(incident["id"] for incident in incidents)
-    for incident in incidents:
+    for incident in (one for one in incidents if one["kind"] == "jobs"):
         jobs = (await world.get(f"/v1/incidents/{incident['id']}/jobs?limit=500"))["items"]
         assert len(jobs) == incident["failed"], incident
         assert all(job["outcome"] == "failed" for job in jobs)
