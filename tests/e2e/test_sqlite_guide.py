@@ -59,7 +59,7 @@ async def backed_up(world: RelayWorld) -> str:
     await world.until_delivered([job_id])
     said = await typed(world, commands("Back up"))
     assert re.search(r"^database\W+ok\b", said, re.MULTILINE), said
-    assert re.search(r"^sinks\W+ok\W+1 subscriptions", said, re.MULTILINE), said
+    assert re.search(r"^sinks\W+ok\W+1 subscription\b", said, re.MULTILINE), said
     assert [(world.folder / f"relay-backup.{end}").stat().st_mode & 0o777 for end in ("db", "key")] == [0o600] * 2
     return job_id
 
