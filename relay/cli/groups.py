@@ -93,8 +93,8 @@ def sentence(group: Mapping[str, Any]) -> str:
     words += [f"{counts[state]:,} {state}" for state in ("failed", "not_found", "cancelled") if counts[state]]
     if group["missing"]:
         words.append(f"{group['missing']:,} did not come")
-    closed = ", and closed" if group["closed"] and group["state"] == "open" else ""
-    return f"{group['name']} is {group['state']}{closed}: {', '.join(words)}"
+    state = "closed but not finished" if group["closed"] and group["state"] == "open" else group["state"]
+    return f"{group['name']} is {state}: {', '.join(words)}"
 
 
 def finish_sentence(group: Mapping[str, Any], now: datetime) -> str:

@@ -1,16 +1,18 @@
 """`relay incidents`: failures with one cause."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import typer
 
 from relay.cli.client import api, path_of
 from relay.cli.options import Json, Limit
-from relay.cli.output import print_fields, print_json, print_list, print_table, say
+from relay.cli.output import note, print_fields, print_json, print_list, print_table, say
 
 app = typer.Typer(help="Show failures with one cause, and the jobs that failed for it.", no_args_is_help=True)
 
 COLUMNS = ("id", "state", "what", "who", "likely", "opened")
+IN_SENTENCE = ("what", "who", "fix")
 JOB_COLUMNS = ("id", "failed", "repeat", "error")
 
 
@@ -22,7 +24,7 @@ def list_incidents(
     limit: Limit = 50,
     json: Json = False,
 ) -> None:
-    """List incidents, newest first."""
+    """List incidents, newest first. LIKELY: how many open jobs are likely to fail too."""
     query = {"state": state, "source": source, "account": account}
     found = api().items("/v1/incidents", query, limit)
     print_list(found, COLUMNS, _row, empty="no incidents", json=json)
@@ -49,11 +51,21 @@ def show(
     if json:
         print_json({**incident, "jobs": jobs})
         return
-    say(f"{incident['what']}. To fix it ({incident['who']}): {incident['fix']}.")
-    print_fields({name: value for name, value in incident.items() if name not in ("what", "who", "fix")})
+    say(sentence(incident))
+    shown = {name: value for name, value in incident.items() if value is not None and name not in IN_SENTENCE}
+    print_fields(shown)
     if incident["kind"] == "jobs":
         typer.echo()
         print_table(JOB_COLUMNS, [_job_row(job) for job in jobs], empty="no such jobs")
+        if len(jobs) == limit:
+            note(f"these are the latest {limit:,}: --limit N shows more")
+
+
+def sentence(incident: Mapping[str, Any]) -> str:
+    """What happened, how many open jobs it threatens, and whose turn it is to do what."""
+    likely = incident.get("likely") if incident["state"] == "open" else None
+    more = f"{likely:,} more {'is' if likely == 1 else 'are'} likely to fail. " if likely else ""
+    return f"{incident['what']}. {more}To fix it ({incident['who']}): {incident['fix']}."
 
 
 def _job_row(job: dict[str, Any]) -> list[Any]:

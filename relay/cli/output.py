@@ -22,6 +22,8 @@ MAX_UNBROKEN_ID_WIDTH = 40
 SHORTENED_WIDTHS = {"job": 9, "sink": 16}
 """Columns that only help to recognise a row, and the width they are cut to on a narrow terminal."""
 COLUMN_GAP = 2
+NARROW_WIDTH = 72
+"""On a terminal narrower than this, a table that does not fit is printed as a block of lines for each row."""
 
 
 def print_json(value: Any) -> None:
@@ -107,6 +109,9 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, empty:
     if sum(widths) + COLUMN_GAP * (len(columns) - 1) > width:
         limits = [SHORTENED_WIDTHS.get(column) for column in columns]
         cells = [list(map(_shortened, row, limits)) for row in cells]
+        if width < NARROW_WIDTH:
+            _print_blocks(columns, cells, width)
+            return
     table = Table(box=None, pad_edge=False, padding=(0, COLUMN_GAP, 0, 0), header_style="bold")
     for place, column in enumerate(columns):
         # Ids are copied into the next command, so they stay on one line. Other columns wrap instead.
@@ -115,6 +120,20 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, empty:
     for row in cells:
         table.add_row(*(Text(cell) for cell in row))
     Console(width=width, height=1).print(table)
+
+
+def _print_blocks(columns: Sequence[str], cells: Sequence[Sequence[str]], width: int) -> None:
+    """Prints each row as lines of `COLUMN  value`, for a terminal too narrow for columns side by side."""
+    label = max(map(len, columns)) + COLUMN_GAP
+    for number, row in enumerate(cells):
+        if number:
+            typer.echo()
+        for column, cell in zip(columns, row, strict=True):
+            head, room = f"{column.upper():<{label}}", max(width - label, 1)
+            lines = textwrap.wrap(cell, room, break_on_hyphens=False) or [""]
+            typer.echo(f"{head}{lines[0]}".rstrip())
+            for line in lines[1:]:
+                typer.echo(" " * label + line)
 
 
 def _humanized(cell: str, now: float) -> str:
@@ -161,10 +180,10 @@ def progress() -> Iterator[Progress]:
 
         columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
         with Bar(*columns, console=Console(stderr=True)) as bar:
-            task = bar.add_task("")
+            task = bar.add_task("", visible=False)  # its first frame would have a made-up total
 
             def move(done: int, total: int, words: str, sentence: str) -> None:
-                bar.update(task, completed=done, total=max(total, 1), description=words)
+                bar.update(task, completed=done, total=max(total, 1), description=words, visible=True)
 
             yield move
         return

@@ -11,6 +11,8 @@ from relay.clock import in_words
 MAX_ACCOUNTS = 100_000
 MIN_IMPROVEMENT = 0.1
 """A change of the delay below this share of it, or below this many seconds, is not worth a larger budget."""
+LEAST_PER_MINUTE = 0.01
+"""A lower rate is shown as none: an estimate that fades never becomes zero."""
 COLUMNS = ("account", "state", "open", "ours/limit", "others", "delay", "half", "double")
 KEY = (
     "OURS is what the relay may send of the upstream's LIMIT, and OTHERS what other clients seem to send, in requests "
@@ -57,6 +59,8 @@ def _per_minute(requests_per_second: float | None) -> str:
     if requests_per_second is None:
         return "-"
     per_minute = requests_per_second * 60
+    if per_minute < LEAST_PER_MINUTE:
+        return "0"
     return f"{per_minute:.0f}" if per_minute >= 9.95 else f"{per_minute:.2g}"
 
 

@@ -49,7 +49,7 @@ def test_group_is_shown_with_its_failures(stub: Stub, capsys: pytest.CaptureFixt
     stub.says(PATH, group(succeeded=3, failed=2, running=1, closed=True, failures=failures))
     assert run(["groups", "show", "Q4 campaign"]) == 0
     out = capsys.readouterr().out
-    assert out.startswith("Q4 campaign is open, and closed: 5 of 6 jobs have ended, 2 failed\n")
+    assert out.startswith("Q4 campaign is closed but not finished: 5 of 6 jobs have ended, 2 failed\n")
     assert "2\taccount_disconnected" in out
     assert "queued" not in out
 
@@ -148,7 +148,7 @@ def _raise(error: Exception) -> None:
 def test_group_is_closed(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
     stub.says("POST /v1/groups/Q4%20campaign/close", group(closed=True, running=2, expected=5))
     assert run(["groups", "close", "Q4 campaign", "--expected", "5", "--source", "revor"]) == 0
-    assert capsys.readouterr().out == "Q4 campaign is open, and closed: 0 of 5 jobs have ended\n"
+    assert capsys.readouterr().out == "Q4 campaign is closed but not finished: 0 of 5 jobs have ended\n"
     (path, _, body) = stub.seen[0]
     assert path.endswith("/close?source=revor")
     assert json.loads(body) == {"expected": 5}

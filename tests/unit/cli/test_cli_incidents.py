@@ -20,6 +20,7 @@ INCIDENT: dict[str, Any] = {
     "failed": 12,
     "likely": 40,
     "opened_at": "2026-05-20T10:00:00.000Z",
+    "closed_at": None,
 }
 JOB = {
     "id": "job-1",
@@ -56,13 +57,23 @@ def test_show_says_what_to_do_and_lists_the_failed_jobs(stub: Stub, capsys: pyte
     assert run(["incidents", "show", "inc_1", "--repeat", "safe"]) == 0
     out = capsys.readouterr().out.splitlines()
     assert out[0] == (
-        "12 LinkedIn jobs of Ada failed: the account needs reconnecting. To fix it (account owner): "
-        "Reconnect it in Revor."
+        "12 LinkedIn jobs of Ada failed: the account needs reconnecting. 40 more are likely to fail. "
+        "To fix it (account owner): Reconnect it in Revor."
     )
+    assert not [line for line in out if line.endswith(" -")], "fields without a value are left out"
     assert out[-2:] == ["ID\tFAILED\tREPEAT\tERROR", "job-1\t2026-05-20T10:00:01.000Z\tsafe\treconnect"]
     assert stub.seen[1][0] == "GET /v1/incidents/inc_1/jobs?repeat=safe&limit=50"
     assert run(["incidents", "show", "inc_1", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {**INCIDENT, "jobs": [JOB]}
+
+
+def test_jobs_that_were_left_out_are_not_left_out_in_silence(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
+    stub.says("GET /v1/incidents/inc_1", {**INCIDENT, "state": "closed"})
+    stub.says("GET /v1/incidents/inc_1/jobs", {"items": [JOB], "next_cursor": None})
+    assert run(["incidents", "show", "inc_1", "--limit", "1"]) == 0
+    out, err = capsys.readouterr()
+    assert err == "these are the latest 1: --limit N shows more\n"
+    assert "likely to fail" not in out, "it is over"
 
 
 def test_incident_of_a_sink_has_no_table_of_jobs(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:

@@ -52,6 +52,24 @@ def test_narrow_table_keeps_every_column_and_wraps_times_after_the_date(monkeypa
     assert "2026-11-26T" not in text
 
 
+def test_table_that_does_not_fit_a_very_narrow_terminal_is_a_block_for_each_row(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shown = Terminal()
+    monkeypatch.setattr("sys.stdout", shown)
+    monkeypatch.setenv("COLUMNS", "40")
+    print_table(
+        ("id", "what", "likely"), [(ID, "12 jobs of Ada failed: the account needs reconnecting", None)] * 2, empty=""
+    )
+    block = [
+        f"ID      {ID}",
+        "WHAT    12 jobs of Ada failed: the",
+        "        account needs reconnecting",
+        "LIKELY  -",
+    ]
+    assert shown.getvalue().splitlines() == [*block, "", *block]
+
+
 def test_times_are_rfc_3339_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     print_table(COLUMNS, [ROW], empty="none")
     assert "2026-11-25T23:32:35.584Z" in capsys.readouterr().out

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from relay.cli import run
-from relay.cli.sources import judgement
+from relay.cli.sources import _per_minute, judgement
 
 ACCOUNT = {
     "source": "revor",
@@ -157,3 +157,8 @@ def delays(now: float, double: float | None, half: float | None) -> dict[str, An
 )
 def test_judgement_of_an_account(changes: dict[str, Any], expected: str) -> None:
     assert expected in judgement({**ACCOUNT, **changes})
+
+
+@pytest.mark.parametrize(("per_second", "shown"), [(None, "-"), (6e-36, "0"), (0.0, "0"), (0.1, "6"), (2.0, "120")])
+def test_rates_are_short(per_second: float | None, shown: str) -> None:
+    assert _per_minute(per_second) == shown
