@@ -32,8 +32,9 @@ HOP_BY_HOP = frozenset(
         *(b"te", b"trailer", b"transfer-encoding", b"upgrade"),
     }
 )
-_FOR_THE_RELAY = {METADATA_HEADER, CALLBACK_HEADER, CALLBACK_TYPES_HEADER, GROUP_HEADER, GROUP_SIZE_HEADER}
-_NEVER_FORWARDED = HOP_BY_HOP | {b"host", b"expect"} | _FOR_THE_RELAY
+FOR_THE_RELAY = (METADATA_HEADER, CALLBACK_HEADER, CALLBACK_TYPES_HEADER, GROUP_HEADER, GROUP_SIZE_HEADER)
+"""Headers of a create that say how its job is tracked. The upstream does not get them."""
+_NEVER_FORWARDED = HOP_BY_HOP | {b"host", b"expect", *FOR_THE_RELAY}
 _ALWAYS_END_TO_END = frozenset(
     {
         *(b"authorization", b"x-api-key", b"idempotency-key", b"content-type", b"content-encoding", b"content-length"),

@@ -27,6 +27,7 @@ from relay.core.forwarding import (
     CACHE_HEADER,
     CALLBACK_HEADER,
     CALLBACK_TYPES_HEADER,
+    FOR_THE_RELAY,
     GROUP_HEADER,
     GROUP_SIZE_HEADER,
     METADATA_HEADER,
@@ -265,6 +266,10 @@ def _traits(headers: Sequence[Header]) -> tuple[bool, bool, bool]:
 def _options(headers: Sequence[Header], source: str, context: Context) -> TrackingOptions:
     """Reads the `Relay-*` headers of a create. Raises InvalidRequest (400) before anything is sent."""
     metadata, callback, types, group, size = None, None, None, None, None
+    given = [name for name, _ in headers]
+    for name in FOR_THE_RELAY:
+        if given.count(name) > 1:
+            raise _bad(name.decode().title(), "it is there more than once. Send one")
     for name, value in headers:
         if name == METADATA_HEADER:
             metadata = _metadata(value)

@@ -646,6 +646,16 @@ async def test_invalid_relay_header_is_refused_before_anything_is_sent(over_stub
     ):
         answered = await create(over_stub, **given)
         assert (answered.status_code, answered.json()["error"]["code"]) == (400, code), given
+    pairs = [
+        *AUTH.items(),
+        ("Relay-Callback", "https://crm.example/a"),
+        ("Relay-Group", "q4"),
+        ("Relay-Group-Size", "2"),
+    ]
+    for header in range(len(AUTH), len(pairs)):
+        answered = await over_stub.api.post(DISPATCHES, json={}, headers=[*pairs, pairs[header]])
+        assert answered.status_code == 400, pairs[header]
+        assert f"{pairs[header][0]}: it is there more than once" in answered.json()["error"]["message"]
     assert upstream.received == []
     assert (await over_stub.api.get("/v1/intents")).json()["items"] == []
 
