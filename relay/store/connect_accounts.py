@@ -116,12 +116,13 @@ class ConnectAccountStore(Scoped):
         place that does."""
         incidents = self._outbox.incidents
         incidents.lock(connection, [one.event.owner for one in news])
+        recovered: dict[tuple[str, str], dict[str, str]] = {}
+        for one in news:
+            if one.account.state == OK:
+                recovered.setdefault((one.account.source, one.account.account), {})[one.account.id] = one.event.id
+        now = max(one.event.recorded_at for one in news)
         closed = [
-            incidents.account_recovered(
-                connection, one.account.source, one.account.account, one.account.id, one.event.recorded_at, one.event.id
-            )
-            for one in news
-            if one.account.state == OK
+            incidents.accounts_recovered(connection, *place, reports, now) for place, reports in recovered.items()
         ]
         self._outbox.insert(connection, [(one.event, None) for one in news], joined(closed))
 

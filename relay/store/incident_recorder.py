@@ -168,20 +168,21 @@ class IncidentRecorder:
         }
         return self._save(connection, found, stood_for, now)
 
-    def account_recovered(
-        self, connection: Connection, source: str, account: str, connect_account_id: str, now: float, event_id: str
+    def accounts_recovered(
+        self, connection: Connection, source: str, account: str, reports: Mapping[str, str], now: float
     ) -> Summary:
-        """Closes the incidents of a connect account that is connected and can send again. `event_id`: the event that
-        says so."""
+        """Closes the incidents of connect accounts that are connected and can send again. `reports`: by their ids the
+        events that say so. All are looked up at once: a listing may show a thousand."""
         owner = owner_of(source, account)
         self.lock(connection, [owner])
-        rows = connection.execute(OPEN_OF_ACCOUNT, {"owner": owner})
-        over = [
-            incident
-            for incident in map(incident_from, rows)
-            if incident.waits_for_account and incident.connect_account_id == connect_account_id
-        ]
-        return self._close(connection, over, "account_recovered", now, event_id)
+        over: dict[str, list[Incident]] = {}
+        for incident in map(incident_from, connection.execute(OPEN_OF_ACCOUNT, {"owner": owner})):
+            event_id = reports.get(incident.connect_account_id or "")
+            if event_id is not None and incident.waits_for_account:
+                over.setdefault(event_id, []).append(incident)
+        return joined(
+            [self._close(connection, found, "account_recovered", now, report) for report, found in over.items()]
+        )
 
     def sink_recovered(
         self,

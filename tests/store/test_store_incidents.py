@@ -393,27 +393,49 @@ async def test_recovery_of_the_account_closes_its_incidents_and_stands_for_the_a
     for n in range(3):
         await fail(store, f"c {n}", code="credits")
 
-    await recover(store, "acc_1", NOW + 9)
+    await recover(store, "acc_1", now=NOW + 9)
 
     closed = [data for type, data in await told(store) if type == INCIDENT_CLOSED]
     assert [(data["code"], data["connect_account_id"], data["closed_because"]) for data in closed] == [
         ("reconnect", "acc_1", "account_recovered")
     ]
     assert "ai.revor.account.recovered" not in await sent(store)
-    await recover(store, "acc_1", NOW + 10)
+    await recover(store, "acc_1", now=NOW + 10)
     assert len([1 for type, _ in await told(store) if type == INCIDENT_CLOSED]) == 1
     assert (await sent(store))["ai.revor.account.recovered"] == ["pending"]
 
 
-async def recover(store: Store, connect_account_id: str, now: float) -> None:
+async def test_recoveries_of_one_listing_look_up_the_open_incidents_once(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = [f"acc_{number}" for number in range(5)]
+    for id in ids:
+        await fail(store, id, hint=RECONNECT, code="reconnect", connect=id)
+    read: list[str] = []
+
+    incident_from = incident_recorder.incident_from
+
+    def reading(row: Any) -> Any:
+        read.append(row.id)
+        return incident_from(row)
+
+    monkeypatch.setattr(incident_recorder, "incident_from", reading)
+    await recover(store, *ids[1:], now=NOW + 9)
+
+    assert len(read) == len(ids)
+    closed = [data["connect_account_id"] for type, data in await told(store) if type == INCIDENT_CLOSED]
+    assert sorted(closed) == ids[1:]
+
+
+async def recover(store: Store, *connect_account_ids: str, now: float) -> None:
     """As the watch of the accounts records it."""
-    event = relay_event("ai.revor.account.recovered", now=now, owner="revor/default")
     known = await store.connect_accounts.known("revor", "default")
-    account = ConnectAccount(
-        source="revor", account="default", id=connect_account_id, state="ok", since=now, told_state="ok"
-    )
-    news = AccountNews(account=account, kind="recovered", event=event)
-    record = ListingRecord(known=known, now=now, changed=(account,), news=(news,))
+    news = []
+    for id in connect_account_ids:
+        event = relay_event("ai.revor.account.recovered", now=now, owner="revor/default")
+        account = ConnectAccount(source="revor", account="default", id=id, state="ok", since=now, told_state="ok")
+        news.append(AccountNews(account=account, kind="recovered", event=event))
+    record = ListingRecord(known=known, now=now, changed=tuple(one.account for one in news), news=tuple(news))
     assert await store.connect_accounts.record(record)
 
 
@@ -481,7 +503,7 @@ async def test_failure_while_upkeep_looks_keeps_the_incident_open(
 async def test_retention_deletes_closed_incidents_only(store: Store) -> None:
     await fail(store, "a", "b", "c")
     await fail(store, "d", hint=RECONNECT, code="reconnect")
-    await recover(store, "acc_1", NOW + 5)
+    await recover(store, "acc_1", now=NOW + 5)
 
     assert await store.upkeep.delete_incidents(NOW + 5) == 0
     assert await store.upkeep.delete_incidents(NOW + 6) == 1
@@ -641,7 +663,7 @@ async def test_lists_by_state_source_and_account_in_pages(store: Store) -> None:
     for n in range(3):
         await fail(store, f"a {n}", hint=RECONNECT, code=f"code {n}", now=NOW + n)
     await fail(store, "b", hint=RECONNECT, account="other", now=NOW + 5)
-    await recover(store, "acc_1", NOW + 9)
+    await recover(store, "acc_1", now=NOW + 9)
 
     first = await store.incidents.page(limit=2)
     second = await store.incidents.page(limit=2, cursor=first.next_cursor)
@@ -808,7 +830,7 @@ async def test_counts_equal_a_recount_of_the_jobs_after_any_history(store: Store
         elif step == "succeed":
             await succeed(store, f"job {number}", now, now - rng.choice([1.0, 400.0]), connect or "acc_1")
         elif step == "recover" and connect is not None:
-            await recover(store, connect, now)
+            await recover(store, connect, now=now)
         else:
             await store.incidents.look(now)
         for row in await rows(store, RECOUNT):
