@@ -34,8 +34,8 @@ from relay.cli.demo.scenario import (
 from relay.cli.demo.slack_channel import PATH as SLACK_PATH
 from relay.cli.demo.slack_channel import SlackChannel
 from relay.clock import from_rfc3339, wall_clock
-from relay.sandbox.example_requests import DISPATCH_PATH, dispatch_body
-from relay.sandbox.fate import Mix
+from relay.sandbox.example_requests import DISPATCH_PATH, campaign_body
+from relay.sandbox.fate import FINAL_CODES, Mix
 from relay.sandbox.lifecycle import SandboxJob
 from relay.sandbox.world import MIN_INTERVAL_SECONDS, World
 
@@ -51,7 +51,7 @@ BROKEN = "linkedin"
 BREAKS_AT, BROKEN_FOR = 0.35, 0.2
 """After which share of the broken account's jobs have started, and for how many starts, as a share of them."""
 MIX = Mix(succeeded=0.9, retried=0.1, failed=0.0, cancelled=0.0)
-FAILS_ALONE = {"channel": "email", "final": "failed", "attempt_failures": 0, "error_code": "insufficient_credits"}
+FAILS_ALONE = {"channel": "email", "final": "failed", "attempt_failures": 0, "error_code": FINAL_CODES[1]}
 """One job fails for a reason of its own, which is no incident."""
 ASK_SECONDS = 0.5
 KEPT_SECONDS = 5.0
@@ -182,14 +182,13 @@ async def _dispatch(campaign: Campaign, session: aiohttp.ClientSession) -> None:
     scenario = campaign.scenario
     jobs = scenario.plan.jobs
     url = f"{scenario.relay_url}{DISPATCH_PATH}"
+    accounts = {channel: account_of(channel) for channel in PEOPLE}
     began_at = wall_clock()
     for index in range(jobs - 1):
         if index == TRIAL_JOBS:
             now = wall_clock()
             campaign.clock.until = now + min(MARGIN * (now - began_at) / TRIAL_JOBS * jobs, MAX_HELD_SECONDS)
-        body = dispatch_body(index)
-        body["account_id"] = account_of(body["channel"])
-        del body["min_channel_task_interval_seconds"]  # its seconds would not be those of this world
+        body = campaign_body(index, accounts)
         answer = await post(session, url, body, api_key=API_KEY, headers={"Relay-Group": GROUP})
         scenario.job_ids.append(answer["item"]["id"])
     alone = await post(
