@@ -252,9 +252,7 @@ async def test_a_secret_that_cannot_be_decrypted_is_reported_and_keeps_the_old_k
     await keys.reload([NEW, OLD])
     ended = await rotated(keys)
     assert (ended.state, ended.failed, ended.done) == ("failed", 1, 3 * 5 + 1)
-    assert "1 secrets cannot be decrypted, so no key was retired: the secret of int_2 was modified" in str(
-        ended.problem
-    )
+    assert "1 secret cannot be decrypted, so no key was retired: the secret of int_2 was modified" in str(ended.problem)
     assert set(await store.ciphertexts.used()) == {OLD_ID, NEW_ID}
 
 
