@@ -10,6 +10,9 @@ import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 
+ACCEPTING_TURNS = 5
+"""asyncio takes three turns of the loop from accepting a connection to calling its handler."""
+
 Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
@@ -43,7 +46,8 @@ async def open_peer(
         yield listener.getsockname()[1]
     finally:
         server.close()
-        await asyncio.sleep(0)  # a connection that was just accepted starts its `talk`
+        for _ in range(ACCEPTING_TURNS):  # a connection that was just accepted starts its `talk`
+            await asyncio.sleep(0)
         for writer in served.values():
             writer.transport.abort()
         tasks = list(served)
