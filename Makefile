@@ -1,7 +1,7 @@
 # make demo       the whole story on this machine: 1 minute
 # make lint       format, faults, types, imports: 1 minute, 10 s when little has changed
 # make test-fast  what to run before each commit: format, imports, units, the store on SQLite, the API: 2 minutes
-# make test       every check that a change has to pass: about 10 minutes on two cores
+# make test       every check that a change has to pass: 13 minutes on two cores
 # make bench      the measurements: 15 minutes
 # make soak       the long tests, whole: 20,000 generated requests, 500 kills, an hour of operations: 3 hours
 # make audit      asks whether a pinned package has a known vulnerability: 30 s
