@@ -4,7 +4,7 @@
 """
 
 import asyncio
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -20,7 +20,7 @@ from relay.api.operations import Context
 from relay.api.ports import Ports, Readiness
 from relay.clock import Clock, wall_clock
 from relay.config.settings import Settings
-from relay.core.events import GROUP_FINISHED, Event
+from relay.core.events import Event
 from relay.core.heartbeat import Progress
 from relay.core.subscription import SigningSecret
 from relay.delivery.dispatcher import Dispatcher
@@ -114,9 +114,11 @@ class Node:
         self._forecasts = GroupForecasts(store.group_work, store.learned, clock)
         self._probe = WriteProbe(store.database)
         store.outbox.incidents.base_url = self.base_url
-
+        store.outbox.on_made = self._from_writer(self._on_made)
         store.group_ledger.configure(
-            settle_seconds=settings.groups.settle_seconds, base_url=self.base_url, finished=self._on_groups_finished
+            settle_seconds=settings.groups.settle_seconds,
+            base_url=self.base_url,
+            finished=self._from_writer(self._on_groups_finished),
         )
 
         # Deliveries.
@@ -223,7 +225,6 @@ class Node:
     async def start(self) -> None:
         """Loads the open jobs and starts polling and delivering."""
         self._loop = loop = asyncio.get_running_loop()
-        self.store.outbox.on_made = lambda events: loop.call_soon_threadsafe(self._on_made, events)
         await self._tokens.refresh()
         self._watching = loop.create_task(self._tokens.run())
         for (source, account), poller in self.pollers.items():
@@ -478,21 +479,22 @@ class Node:
         self.metrics_registry.events.labels(event.type).inc()
         self.signals.event_recorded()
 
-    def _on_groups_finished(self, ids: Sequence[str], told: int) -> None:
-        """Called where the transaction was committed, which may be the writer's thread."""
-        if self._loop is not None and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._groups_finished, ids, told)
-
-    def _groups_finished(self, ids: Sequence[str], told: int) -> None:
+    def _on_groups_finished(self, ids: Sequence[str]) -> None:
         for id in ids:
             self.signals.group_finished(id)
-        self.metrics_registry.events.labels(GROUP_FINISHED).inc(told)
-        self.signals.event_recorded()
-        self.dispatcher.wake()
 
     def _on_made(self, events: Sequence[Event]) -> None:
         for event in events:
             self._on_proxy_recorded(event)
+
+    def _from_writer(self, call: Callable[[Sequence[Any]], None]) -> Callable[[Sequence[Any]], None]:
+        """The call, in the node's loop: a commit may end in the writer's thread. Nothing once the loop is closed."""
+
+        def soon(found: Sequence[Any]) -> None:
+            if self._loop is not None and not self._loop.is_closed():
+                self._loop.call_soon_threadsafe(call, found)
+
+        return soon
 
     def _on_proxy_recorded(self, event: Event) -> None:
         self._on_recorded(event)

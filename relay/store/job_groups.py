@@ -19,6 +19,7 @@ from relay.core.summary_events import group_finished_data
 from relay.ids import new_id
 from relay.store.database import Database
 from relay.store.group_commit import collected, each, quick
+from relay.store.incident_recorder import Summary
 from relay.store.notices import notify
 from relay.store.outbox import Outbox
 from relay.store.pages import decode_cursor, read_page
@@ -81,13 +82,13 @@ SELECT source, account, name FROM groups WHERE due_at IS NOT NULL AND due_at <= 
 BY_NAME = select(GROUPS).where(GROUPS.c.name == bindparam("name")).order_by(GROUPS.c.id)
 
 
-class Look(NamedTuple):
+class Review(NamedTuple):
     """A group to be judged at a time, without a change."""
 
     at: float
 
 
-Note = JobChange | Closing | Look
+Note = JobChange | Closing | Review
 
 
 class GroupLedger:
@@ -97,19 +98,15 @@ class GroupLedger:
         self._outbox = outbox
         self._settle_seconds = SETTLE_SECONDS
         self._base_url = "http://127.0.0.1:8080"
-        self._finished: Callable[[Sequence[str], int], None] = lambda ids, told: None
+        self._finished: Callable[[Sequence[str]], object] = lambda ids: None
         self._ids: list[str] = []
-        """Groups that the open transaction finishes, and `_told`: how many events tell it."""
-        self._told = 0
+        """Groups that the open transaction finishes."""
 
-    def configure(
-        self, *, settle_seconds: float, base_url: str, finished: Callable[[Sequence[str], int], None]
-    ) -> None:
+    def configure(self, *, settle_seconds: float, base_url: str, finished: Callable[[Sequence[str]], object]) -> None:
         """Sets what a node decides, before anything is written.
 
         base_url  the relay's public URL
-        finished  called after the commit, perhaps in another thread: the ids of groups that finished, and how many
-                  events tell it
+        finished  called after the commit, perhaps in another thread, with the ids of groups that finished
         """
         self._settle_seconds = settle_seconds
         self._base_url = base_url
@@ -128,13 +125,12 @@ class GroupLedger:
     def committed(self) -> None:
         """The open transaction was committed."""
         if self._ids:
-            ids, told = self._ids, self._told
-            self._ids, self._told = [], 0
-            self._finished(ids, told)
+            ids, self._ids = self._ids, []
+            self._finished(ids)
 
     def rolled_back(self) -> None:
         """The open transaction was undone."""
-        self._ids, self._told = [], 0
+        self._ids = []
 
     def _apply(self, connection: Connection, notes: Sequence[tuple[Key, Note]]) -> None:
         by_key: dict[Key, list[Note]] = {}
@@ -148,10 +144,9 @@ class GroupLedger:
         for group in finished:
             self._ids.append(group.id)
             notify(connection, f"group {group.id}")
-        # All jobs of a round may be erased: no event tells of it then.
-        told = [finished_event(group, self._base_url) for group in finished if group.arrived]
-        self._told += len(told)
-        self._outbox.insert(connection, [(event, None) for event in told])
+        # All jobs of a round may be erased: then there is nothing to tell.
+        told = tuple(finished_event(group, self._base_url) for group in finished if group.arrived)
+        self._outbox.insert(connection, (), Summary(events=told))
         for made, folded in found:
             erases = any(isinstance(note, JobChange) and note.after is None for note in made)
             if erases and not folded.group.arrived:
@@ -268,11 +263,11 @@ class GroupStore(Scoped):
         return await self.get(group.id)
 
     async def settle(self, now: float, count: int = 200) -> int:
-        """Finishes rounds for which nothing came for long enough. Returns how many were looked at."""
+        """Finishes rounds for which nothing came for long enough. Returns how many were reviewed."""
         keys = await self._database.read(_due, now, count)
         for source, account, name in keys:
             key = JobGroup(id="", source=source, account=account, name=name, first_at=now, last_at=now)
-            await self._database.write(self._note, (key, Look(now)))
+            await self._database.write(self._note, (key, Review(now)))
         return len(keys)
 
     def _noted(self, connection: Connection, item: tuple[JobGroup, Note]) -> None:

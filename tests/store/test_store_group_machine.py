@@ -218,7 +218,7 @@ def _same(job: dict[str, Any]) -> Any:
     return Progress(status=job["status"], phase=job["phase"], sequence=job["sequence"] + 1, overdue=True)
 
 
-def _nothing(_ids: Any, _told: int) -> None:
+def _nothing(_ids: Any) -> None:
     return None
 
 

@@ -1,7 +1,7 @@
 """Groups: counted in the transaction that changes their jobs, finished once a round, by any node."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import orjson
@@ -30,10 +30,7 @@ def configure(store: Store, settle_seconds: float = SETTLE) -> list[str]:
     """The ids of groups that finish."""
     heard: list[str] = []
 
-    def finished(ids: Sequence[str], told: int) -> None:
-        heard.extend(ids)
-
-    store.group_ledger.configure(settle_seconds=settle_seconds, base_url="http://relay.example", finished=finished)
+    store.group_ledger.configure(settle_seconds=settle_seconds, base_url="http://relay.example", finished=heard.extend)
     return heard
 
 
