@@ -31,7 +31,7 @@ class ErasureRequest:
 
     @classmethod
     def of_group(cls, group: str, source: str | None = None, account: str | None = None) -> "ErasureRequest":
-        """A request to erase a group. No group has NUL in its name, for which PostgreSQL could not even look."""
+        """A request to erase a group. No group has NUL in its name, and PostgreSQL refuses to search for it."""
         named = None if "\0" in group else group
         return cls(name="group", value=group, group=named, source=source, account=account)
 

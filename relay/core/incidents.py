@@ -1,7 +1,7 @@
 """Incidents: failures with one cause, told as one thing. Pure: failures in, the incident and what to tell out.
 
 An incident is watched until enough failures show one cause, or the first one proves it; then it is open until its cause
-is gone. `observe` decides what follows from failures, `look` what follows from time alone.
+is gone. `observe` decides what follows from failures, `review` what follows from time alone.
 """
 
 import hashlib
@@ -23,8 +23,8 @@ OPENING_COUNT = 3
 WINDOW_SECONDS = 900.0
 QUIET_SECONDS = 86_400.0
 """An incident without a failure for this time is closed."""
-LEAST_LOOK_SECONDS = 60.0
-MOST_LOOK_SECONDS = 900.0
+LEAST_PAUSE_SECONDS = 60.0
+MOST_PAUSE_SECONDS = 900.0
 FIRST_GROWTH = 10
 
 _RANKS: Mapping[Repeat, int] = {"safe": 0, "useless": 1, "may_send_twice": 2}
@@ -73,7 +73,7 @@ class Incident:
     recent      while watching: the times of its failures
     failed      number of failures from `first_failure_at` to `last_failure_at`
     told_count  `failed` when it was told last
-    due_at      when `look` decides whether it is over
+    due_at      when `review` decides whether it is over
     """
 
     id: str
@@ -194,7 +194,7 @@ def observe(incident: Incident | None, troubles: Sequence[Trouble], now: float, 
     return replace(watched, state="open", recent=(), told_count=watched.failed, opened_at=now), INCIDENT_OPENED
 
 
-def look(incident: Incident, now: float, *, succeeded: bool) -> Told | None:
+def review(incident: Incident, now: float, *, succeeded: bool) -> Told | None:
     """What becomes of an incident by time alone. None: it is forgotten.
 
     `succeeded`: a success of its key began after its last failure.
@@ -208,7 +208,7 @@ def look(incident: Incident, now: float, *, succeeded: bool) -> Told | None:
         return close(incident, "succeeded", now)
     if quiet_seconds >= QUIET_SECONDS:
         return close(incident, "quiet", now)
-    pause_seconds = min(max(quiet_seconds / 10, LEAST_LOOK_SECONDS), MOST_LOOK_SECONDS)
+    pause_seconds = min(max(quiet_seconds / 10, LEAST_PAUSE_SECONDS), MOST_PAUSE_SECONDS)
     return replace(incident, due_at=now + pause_seconds), None
 
 

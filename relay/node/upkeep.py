@@ -17,7 +17,7 @@ from relay.errors import StoreError
 from relay.metrics import Metrics
 from relay.polling.poller import Poller
 from relay.polling.statistics import SourceStatistics
-from relay.store.incidents import LOOKED_AT_ONCE, IncidentStore
+from relay.store.incidents import REVIEWED_AT_ONCE, IncidentStore
 from relay.store.job_groups import GroupStore
 from relay.store.jobs import JobStore
 from relay.store.store import Store
@@ -151,7 +151,7 @@ async def _report_overdue(jobs: JobStore, poller: Poller, uid: str, now: float) 
 
 
 async def settle_groups(groups: GroupStore, clock: Clock) -> int:
-    """Finishes the rounds of groups for which nothing came for long enough. Returns how many were looked at."""
+    """Finishes the rounds of groups for which nothing came for long enough. Returns how many were reviewed."""
     total = 0
     for _ in range(MAX_BATCHES):
         count = await groups.settle(clock(), GROUP_COUNT)
@@ -178,7 +178,7 @@ async def measure(store: Store, metrics: Metrics, clock: Clock) -> None:
 async def incidents(store: IncidentStore, clock: Clock) -> None:
     """Closes incidents that are over, and forgets failures that were no incident."""
     for _ in range(MAX_BATCHES):
-        if await store.look(clock()) < LOOKED_AT_ONCE:
+        if await store.review(clock()) < REVIEWED_AT_ONCE:
             break
 
 

@@ -14,7 +14,7 @@ from sqlmodel import col
 
 from relay.core.events import INCIDENT_CLOSED, INCIDENT_OPENED, RELAY_SOURCE, Event, Hint, owner_of, relay_event
 from relay.core.filters import matches
-from relay.core.incidents import Incident, Told, Trouble, close, data_of, digest_of_sink, look, observe
+from relay.core.incidents import Incident, Told, Trouble, close, data_of, digest_of_sink, observe, review
 from relay.core.jsontext import dumps
 from relay.core.relay_events import dataschema_for
 from relay.core.subscription import Subscription
@@ -87,9 +87,9 @@ class ShownIncident(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What incidents add to the events of a transaction.
+    """What sums up the events of a transaction, and is written with them.
 
-    events     that tell what has become of incidents
+    events     that tell what has become of incidents and groups
     collapsed  incidents by the events that they stand for: subscriptions that collapse get only the incidents' events
     withheld   subscriptions that get no event of an incident, by its id: their sink is what it is about
     """
@@ -197,7 +197,7 @@ class IncidentRecorder:
         found = _live(connection, [digest_of_sink(subscription_id)]).values()
         return self._close(connection, [one for one in found if one.state == "open"], because, now, event_id)
 
-    def look(self, connection: Connection, found: Sequence[tuple[Incident, bool]], now: float) -> Summary:
+    def review(self, connection: Connection, found: Sequence[tuple[Incident, bool]], now: float) -> Summary:
         """Closes or forgets those of these incidents that are over, unless they have changed since they were read. Each
         comes with whether there was a success since."""
         self.lock(connection, [_turn_of(incident) for incident, _ in found])
@@ -206,7 +206,7 @@ class IncidentRecorder:
         gone: list[str] = []
         for incident, succeeded in found:
             if present.get(incident.digest) == incident:
-                told = look(incident, now, succeeded=succeeded)
+                told = review(incident, now, succeeded=succeeded)
                 gone += [incident.id] if told is None else []
                 kept += [] if told is None else [told]
         if gone:

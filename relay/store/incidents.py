@@ -24,10 +24,10 @@ from relay.store.tables import JobRow
 
 MAX_SCANNED = 10_000
 """At most this many ended jobs, or deliveries, are searched for a success."""
-LOOKED_AT_ONCE = 100
+REVIEWED_AT_ONCE = 100
 
 # The incidents that are due.
-DUE = select(INCIDENTS).where(text("due_at <= :now")).order_by(INCIDENTS.c.due_at).limit(LOOKED_AT_ONCE)
+DUE = select(INCIDENTS).where(text("due_at <= :now")).order_by(INCIDENTS.c.due_at).limit(REVIEWED_AT_ONCE)
 # Whether a job of an account, or of a connect account, began after a time and succeeded.
 SUCCEEDED_SINCE = f"""
 SELECT 1 FROM (
@@ -85,18 +85,18 @@ class IncidentStore(Scoped):
         """Number of open incidents by kind."""
         return await self._database.read(_open_counts)
 
-    async def look(self, now: float) -> int:
-        """Closes or forgets a part of the incidents that are over by `now`. Returns how many were looked at."""
+    async def review(self, now: float) -> int:
+        """Closes or forgets a part of the incidents that are over by `now`. Returns how many were reviewed."""
         found = await self._database.read(_due, now)
         if found:
-            await self._database.write(self._look, (found, now))
+            await self._database.write(self._review, (found, now))
         return len(found)
 
-    def _look(
+    def _review(
         self, connection: Connection, items: Sequence[tuple[Sequence[tuple[Incident, bool]], float]]
     ) -> Sequence[None]:
         for found, now in items:
-            self._outbox.insert(connection, (), self._outbox.incidents.look(connection, found, now))
+            self._outbox.insert(connection, (), self._outbox.incidents.review(connection, found, now))
         return [None] * len(items)
 
 
@@ -141,7 +141,7 @@ def _open_counts(connection: Connection) -> dict[str, int]:
 
 
 def _due(connection: Connection, now: float) -> list[tuple[Incident, bool]]:
-    """The incidents to look at, each with whether there was a success since its last failure."""
+    """The incidents to review, each with whether there was a success since its last failure."""
     due = [incident_from(row) for row in connection.execute(DUE, {"now": now})]
     return [(incident, incident.state == "open" and _has_succeeded(connection, incident)) for incident in due]
 

@@ -61,7 +61,7 @@ class IncidentRow(SQLModel, table=True):
     state        watching (too few failures to be told), open, closed
     recent       times of the failures while watching
     told_count   the number of failures that an event told last
-    due_at       when upkeep looks at it again: whether it can be closed, or forgotten while watching
+    due_at       when upkeep reviews it: whether it can be closed, or forgotten while watching
     sink         of a subscription, without its path
     """
 
@@ -85,7 +85,7 @@ class IncidentRow(SQLModel, table=True):
             sqlite_where=_NOT_CLOSED,
             postgresql_where=_NOT_CLOSED,
         ),
-        # upkeep: incidents to look at
+        # upkeep: incidents to review
         partial_index("ix_incidents_due", "due_at", "id", where="due_at IS NOT NULL"),
         # list pages, with and without state=; watching ones are not shown
         partial_index("ix_incidents_shown", "id", where="state <> 'watching'"),

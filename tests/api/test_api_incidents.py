@@ -32,7 +32,7 @@ async def test_lists_are_filtered_and_paged(client, world):
         world.now += 1
     await world.fail("b", account="second")
     world.now = NOW + 90_000
-    await world.store.incidents.look(world.now)
+    await world.store.incidents.review(world.now)
     await world.fail("c")
     for query, count in (
         *(("", 5), ("?state=open", 1), ("?state=closed", 4)),

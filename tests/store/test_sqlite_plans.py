@@ -382,7 +382,7 @@ async def use_incidents(store: Store) -> None:
     first = await store.incidents.jobs(incident, limit=1)
     await store.incidents.jobs(incident, limit=1, cursor=first.next_cursor)
     await store.incidents.open_counts()
-    await store.incidents.look(NOW + 90_000)
+    await store.incidents.review(NOW + 90_000)
 
 
 async def use_audit(store: Store) -> None:

@@ -265,7 +265,7 @@ async def test_open_incidents_of_an_account_have_a_limit_and_further_failures_ar
 async def test_watched_failures_are_forgotten(store: Store) -> None:
     await fail(store, "a", "b")
 
-    await store.incidents.look(NOW + 900)
+    await store.incidents.review(NOW + 900)
 
     assert await incidents(store) == []
 
@@ -461,8 +461,8 @@ async def test_closes_15_minutes_after_the_last_failure_if_a_success_of_its_key_
     await fail(store, "a", "b", "c")
     await succeed(store, "d", NOW + 100, started_at, connect)
 
-    await store.incidents.look(looked_at)
-    await store.incidents.look(looked_at)
+    await store.incidents.review(looked_at)
+    await store.incidents.review(looked_at)
 
     assert [type for type, _ in await told(store)] == [INCIDENT_OPENED, INCIDENT_CLOSED][: 1 + closed]
     assert (await the_incident(store)).closed_because == ("succeeded" if closed else None)
@@ -471,8 +471,8 @@ async def test_closes_15_minutes_after_the_last_failure_if_a_success_of_its_key_
 async def test_closes_after_a_quiet_day_and_the_next_failures_are_another_incident(store: Store) -> None:
     await fail(store, "a", "b", "c")
 
-    await store.incidents.look(NOW + 900)
-    await store.incidents.look(NOW + 86_400)
+    await store.incidents.review(NOW + 900)
+    await store.incidents.review(NOW + 86_400)
     await fail(store, "d", "e", "f", now=NOW + 90_000)
 
     assert [data["closed_because"] for type, data in await told(store) if type == INCIDENT_CLOSED] == ["quiet"]
@@ -495,7 +495,7 @@ async def test_failure_while_upkeep_looks_keeps_the_incident_open(
         return await write(batch, item)
 
     monkeypatch.setattr(store.database, "write", fails_first)
-    await store.incidents.look(NOW + 900)
+    await store.incidents.review(NOW + 900)
 
     assert (await the_incident(store)).state == "open"
 
@@ -548,10 +548,10 @@ async def test_creates_of_unknown_fate_are_one_incident(store: Store) -> None:
     assert (await store.incidents.jobs(await the_incident(store), limit=5)).items == ()
     await succeed(store, "before", NOW + 50, NOW + 50)
     await execute(store, "UPDATE jobs SET tracked_at = :at", at=NOW)
-    await store.incidents.look(NOW + 1000)
+    await store.incidents.review(NOW + 1000)
     assert (await the_incident(store)).state == "open"
     await succeed(store, "after", NOW + 1100, NOW + 1050)
-    await store.incidents.look(NOW + 2000)
+    await store.incidents.review(NOW + 2000)
     assert (await the_incident(store)).closed_because == "succeeded"
 
 
@@ -647,11 +647,11 @@ async def test_incident_of_a_sink_ends_when_a_later_delivery_has_arrived(store: 
     await expire(store, "sub_a", 3)
     uid = await track(store, "later")
     await store.jobs.record(poll(uid, 0, "running", now=NOW + 100))
-    await store.incidents.look(NOW + 900)
+    await store.incidents.review(NOW + 900)
     assert (await the_incident(store)).state == "open"
 
     await deliver_all(store, "sub_a", now=NOW + 200)
-    await store.incidents.look(NOW + 1000)
+    await store.incidents.review(NOW + 1000)
 
     assert (await the_incident(store)).closed_because == "succeeded"
 
@@ -777,7 +777,7 @@ async def test_crash_between_any_two_lines_opens_no_incident_twice_and_loses_no_
     )
     steps: list[tuple[Callable[[], Awaitable[Any]], list[str]]] = [
         (lambda: store.jobs.record(record), [INCIDENT_OPENED]),
-        (lambda: store.incidents.look(NOW + 86_400), [INCIDENT_OPENED, INCIDENT_CLOSED]),
+        (lambda: store.incidents.review(NOW + 86_400), [INCIDENT_OPENED, INCIDENT_CLOSED]),
     ]
     crashes = Crashes(store, monkeypatch)
     for write, expected in steps:
@@ -819,7 +819,7 @@ async def test_counts_equal_a_recount_of_the_jobs_after_any_history(store: Store
     for _ in range(scaled(40, 200)):
         now += rng.choice([0.25, 5.0, 120.0, 950.0, 5_000.0, 90_000.0])
         connect = rng.choice(["acc_1", "acc_2", None])
-        step = rng.choice(["fail", "fail", "fail", "fail many", "succeed", "recover", "look", "look"])
+        step = rng.choice(["fail", "fail", "fail", "fail many", "succeed", "recover", "review", "review"])
         number += 100
         if step.startswith("fail"):
             code, hint = rng.choice([("reconnect", RECONNECT), ("credits", CREDITS), ("odd", None)])
@@ -832,7 +832,7 @@ async def test_counts_equal_a_recount_of_the_jobs_after_any_history(store: Store
         elif step == "recover" and connect is not None:
             await recover(store, connect, now=now)
         else:
-            await store.incidents.look(now)
+            await store.incidents.review(now)
         for row in await rows(store, RECOUNT):
             assert row["failed_count"] == row["recounted"], (seed, step, row)
     events: dict[str, list[str]] = {}

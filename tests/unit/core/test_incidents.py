@@ -16,8 +16,8 @@ from relay.core.incidents import (
     close,
     data_of,
     digest_of_sink,
-    look,
     observe,
+    review,
     told_next_at,
     trouble_of_create,
     trouble_of_job,
@@ -184,7 +184,7 @@ def opened(last: float = 0.0, **fields: Any) -> Incident:
 def test_closes_after_15_minutes_with_a_later_success_or_after_a_quiet_day(
     seconds: float, succeeded: bool, because: str | None
 ) -> None:
-    found = look(opened(), NOW + seconds, succeeded=succeeded)
+    found = review(opened(), NOW + seconds, succeeded=succeeded)
 
     assert found is not None
     incident, told = found
@@ -200,7 +200,7 @@ def test_closes_after_15_minutes_with_a_later_success_or_after_a_quiet_day(
 
 @pytest.mark.parametrize(("seconds", "pause"), [(900, 90), (700_0, 700), (80_000, 900)])
 def test_looks_less_often_the_longer_it_is_quiet(seconds: float, pause: float) -> None:
-    found = look(opened(), NOW + seconds, succeeded=False)
+    found = review(opened(), NOW + seconds, succeeded=False)
 
     assert found is not None
     assert found[0].due_at == NOW + seconds + pause
@@ -210,8 +210,8 @@ def test_watched_failures_are_forgotten_after_15_minutes() -> None:
     watched, _ = after(0, 10)
     assert watched is not None
 
-    assert look(watched, NOW + 909, succeeded=True) == (watched, None)
-    assert look(watched, NOW + 910, succeeded=False) is None
+    assert review(watched, NOW + 909, succeeded=True) == (watched, None)
+    assert review(watched, NOW + 910, succeeded=False) is None
 
 
 @pytest.mark.parametrize(
@@ -294,7 +294,7 @@ def test_trouble_of_a_sink(disabled: bool) -> None:
 STEPS = st.lists(
     st.tuples(
         st.floats(min_value=0.001, max_value=2_000.0),
-        st.sampled_from(["fail", "fail", "fail", "fail many", "look", "look after a success"]),
+        st.sampled_from(["fail", "fail", "fail", "fail many", "review", "review after a success"]),
     ),
     max_size=60,
 )
@@ -308,10 +308,10 @@ def test_any_history_is_told_consistently(steps: list[tuple[float, str]]) -> Non
     ids = iter(range(1_000))
     for pause, step in steps:
         now += pause
-        if step.startswith("look"):
+        if step.startswith("review"):
             if incident is None:
                 continue
-            found = look(incident, now, succeeded=step != "look")
+            found = review(incident, now, succeeded=step != "review")
             if found is None:
                 incident = None
                 continue
