@@ -82,7 +82,8 @@ def decide(
         return Dead(reason=outcome.reason)
     if outcome.verdict == "disable":
         return Disable(reason=outcome.reason)
-    floor_seconds = min(max(outcome.retry_after_seconds or 0.0, 0.0), MAX_RETRY_AFTER_SECONDS)
+    asked_seconds = outcome.retry_after_seconds or 0.0
+    floor_seconds = min(asked_seconds, MAX_RETRY_AFTER_SECONDS) if asked_seconds > 0 else 0.0  # NaN asks for nothing
     pause_until = now + floor_seconds if floor_seconds else None
     if attempt_count > len(schedule_seconds):
         return Dead(reason=outcome.reason, exhausted=True, pause_until=pause_until)

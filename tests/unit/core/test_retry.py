@@ -1,10 +1,11 @@
 """Retry decisions: the schedule, the jitter, Retry-After, and the verdict on plain HTTP answers."""
 
+import math
 from datetime import UTC, datetime
 from email.utils import format_datetime
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from relay.core.delivery import Outcome, Response
@@ -134,6 +135,7 @@ def test_the_sentence_of_a_sink_that_has_only_failed() -> None:
     ]
 
 
+@example([], 1, 0.0, 0.0, math.nan)
 @given(schedules, st.integers(1, 60), st.floats(0, 1), fractions, st.none() | st.floats())
 def test_every_failure_is_retried_or_dead_within_bounds(
     schedule: list[float], attempt_count: int, jitter: float, random_value: float, retry_after: float | None
