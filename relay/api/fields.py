@@ -29,7 +29,7 @@ ID_PATTERN = f"^{PRINTABLE}{{1,{MAX_ID_CHARACTERS}}}$"
 _OF_NAME, _NO_DOT = f"{PRINTABLE[:-1]}/]", f"{PRINTABLE[:-1]}/.]"
 # No slash, and neither "." nor "..": the name is a segment of a path, from which clients remove these.
 GROUP_PATTERN = f"^({_NO_DOT}{_OF_NAME}{{0,199}}|\\.{_NO_DOT}{_OF_NAME}{{0,198}}|\\.\\.{_OF_NAME}{{1,198}})$"
-GROUP_EXPECTED = "1 to 200 printable characters without / are expected, and neither . nor .."
+GROUP_EXPECTED = "1 to 200 printable characters without / are expected, but not . or .. alone"
 is_group_name = re.compile(GROUP_PATTERN).fullmatch
 
 
