@@ -105,21 +105,50 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, empty:
 
     width, at = shutil.get_terminal_size().columns, time.time() if now is None else now
     cells = [[_humanized(cell, at) for cell in row] for row in cells]
-    widths = [max(len(row[place]) for row in ([*columns], *cells)) for place in range(len(columns))]
-    if sum(widths) + COLUMN_GAP * (len(columns) - 1) > width:
+    room = width - COLUMN_GAP * (len(columns) - 1)
+    if sum(_widths(columns, cells)) > room:
         limits = [SHORTENED_WIDTHS.get(column) for column in columns]
         cells = [list(map(_shortened, row, limits)) for row in cells]
         if width < NARROW_WIDTH:
             _print_blocks(columns, cells, width)
             return
     table = Table(box=None, pad_edge=False, padding=(0, COLUMN_GAP, 0, 0), header_style="bold")
+    # Ids are copied into the next command, so they stay on one line. Other columns wrap: between words if there is room
+    # for the longest one of each.
+    full, least = _widths(columns, cells), _widths(columns, [[_longest_word(cell) for cell in row] for row in cells])
+    is_id = [
+        column in ("id", "example_id") and full[place] <= MAX_UNBROKEN_ID_WIDTH for place, column in enumerate(columns)
+    ]
+    least = [full[place] if is_id[place] else least[place] for place in range(len(columns))]
+    fitted = _fitted(full, least, room)
     for place, column in enumerate(columns):
-        # Ids are copied into the next command, so they stay on one line. Other columns wrap instead.
-        is_id = column in ("id", "example_id") and max(len(row[place]) for row in cells) <= MAX_UNBROKEN_ID_WIDTH
-        table.add_column(column.upper(), overflow="fold", no_wrap=is_id)
+        table.add_column(
+            column.upper(), overflow="fold", no_wrap=is_id[place], width=None if fitted is None else fitted[place]
+        )
     for row in cells:
         table.add_row(*(Text(cell) for cell in row))
     Console(width=width, height=1).print(table)
+
+
+def _widths(columns: Sequence[str], cells: Sequence[Sequence[str]]) -> list[int]:
+    return [max(map(len, column)) for column in zip(columns, *cells, strict=True)]
+
+
+def _longest_word(cell: str) -> str:
+    return max(cell.split() or [""], key=len)
+
+
+def _fitted(full: Sequence[int], least: Sequence[int], room: int) -> list[int] | None:
+    """The widths of columns that have `room` together, each from its `least` to its `full` one; None if there is too
+    little. Columns that lack little are widened first."""
+    fitted, spare = list(least), room - sum(least)
+    if spare < 0:
+        return None
+    for at in sorted(range(len(full)), key=lambda at: full[at] - least[at]):
+        more = min(full[at] - least[at], spare)
+        fitted[at] += more
+        spare -= more
+    return fitted
 
 
 def _print_blocks(columns: Sequence[str], cells: Sequence[Sequence[str]], width: int) -> None:

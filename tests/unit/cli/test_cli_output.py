@@ -52,6 +52,20 @@ def test_narrow_table_keeps_every_column_and_wraps_times_after_the_date(monkeypa
     assert "2026-11-26T" not in text
 
 
+def test_columns_wrap_between_words_if_there_is_room_for_each_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = Terminal()
+    monkeypatch.setattr("sys.stdout", shown)
+    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setenv("TERM", "dumb")
+    columns = ("id", "name", "channel", "account", "state", "since", "open jobs")
+    row = ("account_signed_out_12345678", "Signed-out LinkedIn Account", "linkedin", "revor/default")
+    print_table(columns, [(*row, "needs_reconnect", "2 hours ago", "0")], empty="none")
+    head, first, *more = shown.getvalue().splitlines()
+    assert [word in first for word in ("Signed-out", "linkedin", "revor/default", "needs_reconnect")] == [True] * 4
+    assert "OPEN JOBS" in head
+    assert "LinkedIn" in more[0]
+
+
 def test_table_that_does_not_fit_a_very_narrow_terminal_is_a_block_for_each_row(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
