@@ -16,7 +16,13 @@ from relay.api.sink_credentials import (
     kept_credential,
     made_credential,
 )
-from relay.api.subscription_models import SubscriptionConfig, SubscriptionCreate, SubscriptionReplace, start_seconds
+from relay.api.subscription_models import (
+    OPTIONS,
+    SubscriptionConfig,
+    SubscriptionCreate,
+    SubscriptionReplace,
+    start_seconds,
+)
 from relay.api.subscription_views import start_view
 from relay.api.validation import invalid, pointer_of, validate
 from relay.core import handshake
@@ -133,7 +139,7 @@ def _subscription(
         concurrency=config.concurrency,
         handshake=config.handshake,
         description=body.description,
-        options={} if config.metadata_keys is None else {"metadata_keys": config.metadata_keys},
+        options={name: value for name in OPTIONS if (value := getattr(config, name)) is not None},
     )
     kinds.check(subscription)
     return subscription

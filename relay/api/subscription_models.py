@@ -27,6 +27,8 @@ from relay.core import subscription as core
 from relay.core.signing import parse_secret
 from relay.core.subscription import Handshake
 
+OPTIONS = ("metadata_keys",)
+"""Fields of `config` that belong to some kinds of sinks only, see `core.subscription.Subscription.options`."""
 MAX_RETRIES = 50
 MAX_METADATA_KEYS = 5
 
