@@ -39,8 +39,8 @@ _ACCOUNT_TROUBLE = ("needs_reconnect", "cannot_send", "recovered")
 _JOINER = "\u2060"
 """WORD JOINER has no width. Next to a formatting mark it makes Slack read the mark as plain text."""
 _ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
-# Slack reads `_` within a word as text. It stays, so that ids can be copied.
-_MARKS = re.compile(r"[*~`]|(?<![^\W_])_|_(?![^\W_])|[@#](?=\w)|:(?!\d\d:)(?=[\w+'-]+:)")
+# Slack reads `_` within a word as text. It stays, so that ids can be copied. `>` quotes at the beginning of a line.
+_MARKS = re.compile(r"[*~`]|\A>|(?<![^\W_])_|_(?![^\W_])|[@#](?=\w)|:(?!\d\d:)(?=[\w+'-]+:)")
 _ANSWER_CODE = re.compile(rb"[a-z_]{1,60}")
 
 

@@ -20,11 +20,24 @@ WORD_CHARACTERS = 60
 DEFAULT_ACCOUNT = "default"
 _MAX_COUNT = 10**12
 
-# Control characters, direction marks and invisible characters.
-_INVISIBLE = re.compile(
-    "[\x00-\x20\x7f-\xa0\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\uffff\ud800-\udfff"
-    "\U000e0000-\U000e0fff]+"
+# Control characters, direction marks, noncharacters, spaces without a width, and characters that are drawn as nothing.
+_UNSEEN = (
+    "\x00-\x20\x7f-\xa0\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2000-\u200b\u200e\u200f\u2028-\u202f\u205f-\u206f"
+    "\u2800\u3164\ud800-\udfff\ufdd0-\ufdef\ufe00-\ufe0d\ufeff\uffa0\ufff0-\ufffc\ufffe\uffff\U0001bca0-\U0001bca3"
+    "\U0001d173-\U0001d17a\U0001fffe\U0001ffff\U0002fffe\U0002ffff\U0003fffe-\U0010ffff"
 )
+# Joiners and selectors are part of words of some scripts and of emoji: they stay between other characters beyond ASCII.
+_SCRIPT = rf"[^\x00-\x7f\u200c\u200d\ufe0e\ufe0f{_UNSEEN}]"
+_INVISIBLE = re.compile(
+    rf"(?:[{_UNSEEN}]"
+    rf"|(?<!{_SCRIPT})(?<!{_SCRIPT}[\ufe0e\ufe0f])[\u200c\u200d]|[\u200c\u200d](?!{_SCRIPT})|(?<!{_SCRIPT})[\ufe0e\ufe0f])+"
+)
+_MARK = (
+    "[\u0300-\u036f\u0483-\u0489\u0591-\u05bd\u0610-\u061a\u064b-\u065f\u0e31\u0e34-\u0e3a\u0e47-\u0e4e\u1ab0-\u1aff\u1dc0-\u1dff"
+    "\u20d0-\u20ff\ufe20-\ufe2f]"
+)
+_PILE = re.compile(f"({_MARK}{{4}}){_MARK}+")
+"""Marks piled up on one letter: they cover the lines above and below."""
 _ADDRESS = re.compile(
     r"[^\s@]{1,100}@\S{1,200}"  # e-mail, @name
     r"|\b[a-z][a-z0-9+.-]{1,20}://\S{1,500}|\bwww\.\S{1,500}|\b[\w-]{1,60}(?:\.[\w-]{1,60}){1,4}/\S{0,500}"  # URLs
@@ -37,7 +50,7 @@ def one_line(value: object, limit_characters: int = TEXT_CHARACTERS) -> str:
     """Text on one line without invisible characters, truncated with an ellipsis; empty if it is not text."""
     if not isinstance(value, str):
         return ""
-    text = _INVISIBLE.sub(" ", value[: 4 * limit_characters]).strip()
+    text = _PILE.sub(r"\1", _INVISIBLE.sub(" ", value[: 4 * limit_characters])).strip()
     return text if len(text) <= limit_characters else text[: limit_characters - 1].rstrip() + "…"
 
 

@@ -18,6 +18,8 @@ from relay.core.samples import sample_event
 from relay.core.subscription import Subscription
 from subscribers import registry
 from subscribers.base import Kind, RenderContext
+from tests.support.hostile_texts import TEXTS, events_with, events_with_one_field, unseen
+from tests.support.scale import scaled
 from tests.support.schema_check import check_event
 
 NOW = 1779271208.0
@@ -89,7 +91,8 @@ def check_slack(request: OutboundRequest, event: Event) -> None:
         assert not re.search("(?<!\u2060)[*~`]|[*~`](?!\u2060)", text)
         assert not re.search(r"(?<!\w)_(?=\w)", text)
         assert not re.search(r":[a-z][a-z0-9_+-]*:", text)
-        assert not re.search("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]", text)
+        assert not text.startswith("&gt;")
+        assert not unseen(text, allowed="\u2060")
 
 
 CHECKS: Mapping[str, Callable[[OutboundRequest, Event], None]] = {"webhook": check_cloudevent, "slack": check_slack}
@@ -347,3 +350,15 @@ def test_data_of_any_shape_can_be_rendered(kind: Kind, data: str) -> None:
         event = Event(id="evt_1", source=source, type=type, subject=None, time=NOW, recorded_at=NOW, body=body)
         request = kind.render(event, subscription_of(kind), CONTEXT)
         CHECKS[kind.name](request, event)
+
+
+@every_wording_kind
+def test_no_hostile_text_in_a_field_breaks_the_message(kind: Kind) -> None:
+    subscription = subscription_of(kind)
+    assert len(TEXTS) >= 500
+    for turn, text in enumerate(TEXTS):
+        context = RenderContext(account_names={text: text, "emea": text}, public_url="https://relay.example")
+        for event in events_with(text, part=turn, parts=scaled(14, 1)):
+            CHECKS[kind.name](kind.render(event, subscription, context), event)
+    for _, event in events_with_one_field():
+        CHECKS[kind.name](kind.render(event, subscription, CONTEXT), event)
