@@ -28,6 +28,23 @@ class RenderContext:
     public_url: str | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bundle:
+    """How the deliveries of a subscription share requests. `relay/delivery/bundles.py` says what holds for them.
+
+    max_events       maximum events in one request
+    wait_seconds     longest time, from its creation, that a delivery waits for others
+    max_bytes        maximum bytes of the events' stored bodies, with one byte between two of them
+    free_per_minute  None: always bundled. Else up to so many requests a minute are single events that wait for nothing;
+                     beyond them what is due is one request
+    """
+
+    max_events: int
+    wait_seconds: float
+    max_bytes: int
+    free_per_minute: int | None = None
+
+
 class Kind(Protocol):
     """One kind of sink."""
 
@@ -66,6 +83,17 @@ class Kind(Protocol):
         """The unsigned request for an event. The same arguments give the same bytes."""
         ...
 
+    def bundle(self, subscription: Subscription) -> Bundle | None:
+        """How its deliveries share requests; None: each has its own. `Single` is for kinds that never bundle."""
+        ...
+
+    def render_bundle(
+        self, events: Sequence[Event], subscription: Subscription, context: RenderContext
+    ) -> OutboundRequest:
+        """The unsigned request for two or more events: the oldest first, and those of one job in their order. The same
+        arguments give the same bytes. One event by itself goes through `render`."""
+        ...
+
     def classify(self, response: Response, now: float) -> Outcome:
         """The outcome of a response, for every status code and error."""
         ...
@@ -73,6 +101,20 @@ class Kind(Protocol):
     def redacted_url(self, url: str) -> str:
         """The sink's URL as lists, logs and attempts may show it."""
         ...
+
+
+class Single:
+    """The part of a kind of sink that never bundles: one request per event."""
+
+    def bundle(self, subscription: Subscription) -> Bundle | None:
+        """None: each delivery has a request of its own."""
+        return None
+
+    def render_bundle(
+        self, events: Sequence[Event], subscription: Subscription, context: RenderContext
+    ) -> OutboundRequest:
+        """Never called, since `bundle` is None."""
+        raise NotImplementedError
 
 
 def header_errors(headers: Sequence[tuple[str, str]]) -> list[FieldError]:

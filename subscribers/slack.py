@@ -44,7 +44,7 @@ _MARKS = re.compile(r"[*~`]|\A>|(?<![^\W_])_|_(?![^\W_])|[@#](?=\w)|:(?!\d\d:)(?
 _ANSWER_CODE = re.compile(rb"[a-z_]{1,60}")
 
 
-class Slack:
+class Slack(base.Single):
     """One message for people per event. Not signed: Slack reads no signature."""
 
     name = "slack"

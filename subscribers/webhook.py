@@ -13,7 +13,7 @@ from subscribers import base
 _METHODS = ("POST", "PUT", "PATCH")
 
 
-class Webhook:
+class Webhook(base.Single):
     """Sends the event's stored bytes as `application/cloudevents+json`, without `ce-*` headers."""
 
     name = "webhook"
