@@ -13,6 +13,7 @@ RelayError
 │   ├── TooLarge           413
 │   ├── TooMany            429
 │   └── Unavailable        503: the database is unavailable
+├── NotRenderable          an event can never be rendered for a subscription: its delivery is dead
 ├── PassageError           a caller's request could not be forwarded to the upstream
 │   ├── NotSent            nothing was sent
 │   └── NoAnswer           it was sent, but no complete response arrived: its outcome is unknown
@@ -163,6 +164,19 @@ class Unavailable(RequestError):
     code = "store"
     status = 503
     title = "Database unavailable"
+
+
+class NotRenderable(RelayError):
+    """An event can never be rendered for a subscription, because of the subscription's own settings.
+
+    A retry would fail in the same way, so the delivery is dead. `errors`: what is wrong with each field.
+    """
+
+    code = "not_renderable"
+
+    def __init__(self, errors: Sequence[FieldError]) -> None:
+        super().__init__("; ".join(f"{error.pointer}: {error.detail}" for error in errors))
+        self.errors = tuple(errors)
 
 
 class PassageError(RelayError):

@@ -26,7 +26,7 @@ from relay.delivery.credentials import Credentials, Sent, Transport
 from relay.delivery.outcomes import FinishedAttempt, NextClaim, Policy, attempt_result
 from relay.delivery.signer import Signer
 from relay.delivery.slots import Slots, Target
-from relay.errors import StoreError, ValueRefused
+from relay.errors import NotRenderable, StoreError, ValueRefused
 from relay.holder import Holder
 from relay.log import shows_deliveries
 from relay.metrics import Metrics
@@ -88,9 +88,14 @@ class Worker:
 
     async def exchange(self, subscription: Subscription, kind: "Kind", event: Event) -> tuple[Sent, Outcome]:
         """Renders, signs and sends an event, and classifies the response. An exception in the kind of sink counts as a
-        failed attempt."""
+        failed attempt; with NotRenderable the delivery is dead."""
         try:
             request = self.signed(subscription, kind, event)
+        except NotRenderable as error:
+            reason = storable(str(error))
+            response = Response(started_at=self.clock(), duration_ms=0.0, error="render", detail=reason)
+            outcome = Outcome(verdict="dead", reason=reason[:REASON_CHARACTERS])
+            sent = Sent(headers=(), response=response, outcome=outcome)
         except Exception as error:
             log.exception("render_failed", subscription=subscription.id, event_id=event.id)
             detail = f"the event cannot be rendered for this sink ({type(error).__name__}): the relay's log says more"

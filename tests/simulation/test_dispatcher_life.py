@@ -7,12 +7,13 @@ from dataclasses import replace
 
 import orjson
 import pytest
-from standardwebhooks import Webhook
+from standardwebhooks import Webhook as Verifier
 
 from relay.core.delivery import Response
 from relay.core.signing import SIGNATURE_HEADER
 from relay.delivery import dispatcher, sink_state, slots
-from relay.errors import StoreError
+from relay.errors import FieldError, NotRenderable, StoreError
+from subscribers.webhook import Webhook
 from tests.support.simulation_world import SECRET, crashing, open_world, seen
 from tests.support.store_kit import callback_for, claim, rows
 
@@ -43,7 +44,7 @@ async def test_request_verifies_with_the_standard_webhooks_library(tmp_path, mon
         await world.register("a", seen("queued"))
         await world.run(3)
         request = world.sink.requests[0]
-        Webhook(SECRET).verify(request.body, dict(request.headers))
+        Verifier(SECRET).verify(request.body, dict(request.headers))
         assert dict(request.headers)["Content-Type"] == "application/cloudevents+json"
 
 
@@ -116,6 +117,34 @@ async def test_delivery_is_dead_after_the_last_attempt_with_an_event(tmp_path):
         await world.run(5, 2.0)
         assert await states(world) == ["dead"]
         assert await world.types() == ["queued", "relay.delivery.expired"]
+
+
+@pytest.mark.parametrize(
+    ("raised", "state"),
+    [
+        (
+            NotRenderable([FieldError(pointer="/config/template/a", code="missing", detail="metadata.a is absent")]),
+            "dead",
+        ),
+        (RuntimeError("a mistake of the relay"), "pending"),
+    ],
+)
+async def test_event_that_can_never_be_rendered_is_dead_and_other_failures_are_retried(
+    tmp_path, monkeypatch, raised, state
+):
+    def render(*_):
+        raise raised
+
+    monkeypatch.setattr(Webhook, "render", render)
+    async with open_world(tmp_path, 200) as world:
+        await world.subscribe()
+        await world.register("a", seen("queued"))
+        await world.step()
+        [attempt] = await attempts(world)
+        assert not world.sink.requests
+        assert await states(world) == [state]
+        assert attempt.error.startswith("render: ")
+        assert (state == "dead") == ("metadata.a is absent" in attempt.decision)
 
 
 async def test_dead_delivery_of_a_relay_event_causes_no_event(tmp_path):
