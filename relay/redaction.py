@@ -33,7 +33,8 @@ _MARGIN_CHARS = 512  # read beyond the cut, so that a secret that straddles it i
 HOOK_HOSTS = (
     *("hooks.slack.com", "hooks.slack-gov.com", "discord.com", "discordapp.com", "chat.googleapis.com"),
     *("hooks.zapier.com", "make.com", "celonis.com", "integromat.com", "n8n.cloud", "pipedream.net", "ifttt.com"),
-    *("webhook.office.com", "logic.azure.com", "api.powerplatform.com", "api.telegram.org"),
+    *("webhook.office.com", "logic.azure.com", "logic.azure.us", "logic.azure.cn", "powerplatform.com"),
+    *("powerplatform.microsoft.us", "appsplatform.us", "powerplatform.partner.microsoftonline.cn", "api.telegram.org"),
 )
 """Hosts, with their subdomains, whose URL path is the credential: it suffices to post."""
 

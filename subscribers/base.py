@@ -137,6 +137,38 @@ def option_errors(subscription: Subscription, known: Sequence[str] = ()) -> list
     ]
 
 
+def chat_errors(subscription: Subscription, service: str) -> list[FieldError]:
+    """An error for each setting that chat services do not read: custom headers, a method except POST, a credential and
+    a handshake. `service` names the service in the sentences."""
+    found = (
+        (
+            bool(subscription.headers),
+            "/protocolsettings/headers",
+            "invalid_header",
+            f"{service} does not support custom headers",
+        ),
+        (
+            subscription.method != "POST",
+            "/protocolsettings/method",
+            "invalid_method",
+            f"{service} supports only POST",
+        ),
+        (
+            subscription.credential is not None,
+            "/sinkcredential",
+            "credential_unsuitable",
+            f"{service} reads no credential: the URL of the webhook is the credential",
+        ),
+        (
+            subscription.handshake != "off",
+            "/config/handshake",
+            "handshake_unsuitable",
+            f"{service} answers no handshake, and needs none: only the owner of a channel has the URL of its webhook",
+        ),
+    )
+    return [FieldError(pointer=pointer, code=code, detail=detail) for wrong, pointer, code, detail in found if wrong]
+
+
 def refuse(errors: Sequence[FieldError]) -> None:
     """Raises InvalidRequest if there are errors."""
     if errors:

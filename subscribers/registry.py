@@ -1,18 +1,34 @@
-"""All kinds of sinks by name, and the kind inferred from a sink's host."""
+"""All kinds of sinks by name, and the kind inferred from a sink's URL."""
 
 import difflib
+import re
 from collections.abc import Mapping
 from types import MappingProxyType
 
 from relay.errors import FieldError, InvalidRequest
-from relay.redaction import host_of
+from relay.redaction import split_url
 from subscribers.base import Kind
+from subscribers.discord import Discord
 from subscribers.slack import Slack
+from subscribers.teams import Teams
 from subscribers.webhook import Webhook
 
-_ALL: tuple[Kind, ...] = (Webhook(), Slack())
+_ALL: tuple[Kind, ...] = (Webhook(), Slack(), Teams(), Discord())
 _KINDS: Mapping[str, Kind] = MappingProxyType({kind.name: kind for kind in _ALL})
-_HOSTS = {"hooks.slack.com": "slack", "hooks.slack-gov.com": "slack"}
+_INFERRED = (
+    (r"hooks\.slack(-gov)?\.com", "", "slack"),
+    (r"(.+\.)?discord(app)?\.com", "", "discord"),
+    # Workflows of Power Automate, in all of Microsoft's clouds, and the retired connectors, which `teams` refuses.
+    (
+        r".+\.(logic\.azure\.(com|us|cn)|powerplatform\.com|powerplatform\.microsoft\.us|appsplatform\.us"
+        r"|powerplatform\.partner\.microsoftonline\.cn)",
+        r".*/triggers/[^/]+/paths/invoke.*",
+        "teams",
+    ),
+    (r".+\.webhook\.office\.com|outlook\.office(365)?\.com", r"/webhook.*", "teams"),
+)
+"""Patterns of hosts and of paths ("": any), with the kind of sink that is there."""
+_PATTERNS = tuple((re.compile(host), re.compile(path or ".*"), kind) for host, path, kind in _INFERRED)
 
 
 def kinds() -> Mapping[str, Kind]:
@@ -32,5 +48,10 @@ def kind_named(name: str) -> Kind:
 
 
 def infer_kind(sink: str) -> str:
-    """The kind of a sink on a known host, else `webhook`."""
-    return _HOSTS.get(host_of(sink), "webhook")
+    """The kind of a sink with the URL of a known service, else `webhook`."""
+    parts = split_url(sink)
+    if parts is None:
+        return "webhook"
+    host = (parts.hostname or "").rstrip(".")
+    found = (kind for hosts, paths, kind in _PATTERNS if hosts.fullmatch(host) and paths.fullmatch(parts.path))
+    return next(found, "webhook")

@@ -8,34 +8,20 @@ from collections.abc import Sequence
 from typing import Any
 
 from relay.core.delivery import OutboundRequest, Outcome, Response
-from relay.core.events import (
-    CREATE_UNKNOWN,
-    DELIVERY_EXPIRED,
-    GROUP_FINISHED,
-    INCIDENT_EVENTS,
-    SOURCE_TROUBLE,
-    SUBSCRIPTION_DISABLED,
-    SUBSCRIPTION_RECOVERED,
-    Event,
-    account_type_prefix,
-)
+from relay.core.events import Event
 from relay.core.jsontext import dumps
 from relay.core.retry import http_outcome
 from relay.core.subscription import Incidents, Subscription
 from relay.errors import FieldError
 from relay.redaction import host_of, split_url, url_without_path
-from subscribers import base
+from subscribers import base, chat
+from subscribers.chat import METADATA_KEYS
 from subscribers.summary_wording import incident_link
 from subscribers.wording import advice, facts, ids, job_details, link, sentence
 
 SECTION_CHARACTERS = 3000
 FIELD_CHARACTERS = 2000
 MAX_FIELDS = 10
-METADATA_KEYS = "metadata_keys"
-"""Option: the metadata fields that a message shows, MAX_METADATA at most."""
-_JOB_TROUBLE = ("failed", "overdue", "not_found")
-_ACCOUNT_TROUBLE = ("needs_reconnect", "cannot_send", "recovered")
-
 _JOINER = "\u2060"
 """WORD JOINER has no width. Next to a formatting mark it makes Slack read the mark as plain text."""
 _ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
@@ -53,34 +39,13 @@ class Slack(base.Single):
     default_incidents: Incidents = "collapse"
 
     def default_types(self, type_prefixes: Sequence[str]) -> tuple[str, ...] | None:
-        """What people act on or wait for: jobs that went wrong, creates of unknown fate, trouble with a source, a sink
-        or an account, incidents, and groups that have finished."""
-        prefixes = dict.fromkeys(type_prefixes)
-        return (
-            *(f"{prefix}.{kind}" for prefix in prefixes for kind in _JOB_TROUBLE),
-            *SOURCE_TROUBLE,
-            *(CREATE_UNKNOWN, SUBSCRIPTION_DISABLED, SUBSCRIPTION_RECOVERED, DELIVERY_EXPIRED),
-            *(f"{account_type_prefix(prefix)}.{kind}" for prefix in prefixes for kind in _ACCOUNT_TROUBLE),
-            *(GROUP_FINISHED, *INCIDENT_EVENTS),
-        )
+        """What people act on or wait for."""
+        return chat.default_types(type_prefixes)
 
     def check(self, subscription: Subscription) -> None:
         """Refuses headers, methods except POST, unknown options, credentials and the URLs of workflow triggers."""
         errors = base.option_errors(subscription, (METADATA_KEYS,))
-        if subscription.headers:
-            detail = "Slack does not support custom headers"
-            errors.append(FieldError(pointer="/protocolsettings/headers", code="invalid_header", detail=detail))
-        if subscription.method != "POST":
-            detail = "Slack supports only POST"
-            errors.append(FieldError(pointer="/protocolsettings/method", code="invalid_method", detail=detail))
-        if subscription.credential is not None:
-            detail = "Slack reads no credential: the URL of the webhook is the credential"
-            errors.append(FieldError(pointer="/sinkcredential", code="credential_unsuitable", detail=detail))
-        if subscription.handshake != "off":
-            detail = (
-                "Slack answers no handshake, and needs none: only the owner of a channel has the URL of its webhook"
-            )
-            errors.append(FieldError(pointer="/config/handshake", code="handshake_unsuitable", detail=detail))
+        errors += base.chat_errors(subscription, "Slack")
         parts = split_url(subscription.sink)
         if parts is not None and parts.path.startswith(("/triggers/", "/workflows/")):
             detail = "this is a workflow trigger, which accepts no messages: use the URL of an incoming webhook"

@@ -95,7 +95,7 @@ class Kinds:
     """The kinds of subscription, as functions, because `api` does not import `subscribers`.
 
     names              the names of all kinds
-    infer              the kind for a sink's host
+    infer              the kind for a sink's URL
     check              raises InvalidRequest if the kind cannot serve a subscription
     default_types      kind name to the types it gets by default (None: all job events)
     default_incidents  kind name to its default of `config.incidents`

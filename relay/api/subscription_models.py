@@ -151,7 +151,7 @@ class ProtocolSettings(Body):
 class SubscriptionConfig(Body):
     """How events are rendered, ordered and retried."""
 
-    kind: str | None = Field(default=None, description="Default: inferred from the sink's host, else `webhook`.")
+    kind: str | None = Field(default=None, description="Default: inferred from the sink's URL, else `webhook`.")
     content_mode: Literal["structured"] = "structured"
     ordering: Literal["job", "none"] = Field(
         default="job",
@@ -178,7 +178,7 @@ class SubscriptionConfig(Body):
     metadata_keys: list[Annotated[str, Field(min_length=1, max_length=100)]] | None = Field(
         default=None,
         max_length=MAX_METADATA_KEYS,
-        description="For kind `slack`: the metadata fields to show in a message. Default: the first five that contain "
+        description="For chat kinds: the metadata fields to show in a message. Default: the first five that contain "
         "no personal data.",
     )
     handshake: Handshake = Field(

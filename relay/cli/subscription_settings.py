@@ -74,7 +74,7 @@ class Setting:
 SETTINGS = (
     Setting("types", str, "Event types, such as failed,overdue.", part="", read=full_types),
     Setting("source", str, "Only events of this CloudEvents source.", part=""),
-    Setting("kind", str, "webhook or slack. By default the kind that the host is known for."),
+    Setting("kind", str, "webhook, slack, teams or discord. By default the kind that the URL is known for."),
     Setting(
         "header",
         list[str],
@@ -105,12 +105,12 @@ SETTINGS = (
     ),
     Setting("rate", float, "Maximum deliveries per second.", field="rate_per_second"),
     Setting("handshake", str, "Whether the sink must agree first: off, optional or required."),
-    Setting("incidents", str, "slack: collapse (incidents instead of the failures in them), both, or off."),
+    Setting("incidents", str, "For chat: collapse (incidents instead of the failures in them), both, or off."),
     Setting("concurrency", int, "Maximum deliveries at the same time."),
     Setting(
         "metadata_keys",
         str,
-        "slack: fields of a job's metadata to show, such as deal,owner.",
+        "For chat: fields of a job's metadata to show, such as deal,owner.",
         read=lambda text: split_names(text, "--metadata-keys", "deal,owner"),
     ),
     Setting("description", str, "A description of your own.", part=""),

@@ -237,6 +237,7 @@ def standing(subscription: dict[str, Any]) -> tuple[str | None, str | None, str 
     return state, subscription.get("state_since"), why
 
 
+_SERVICES = {"slack": "Slack", "teams": "Teams", "discord": "Discord"}
 _INCIDENTS = {
     "collapse": " Failures with one cause become one incident.",
     "both": " Failures with one cause are an incident as well.",
@@ -245,13 +246,14 @@ _INCIDENTS = {
 
 def expectation(config: Mapping[str, Any], types: list[str] | None, *, types_given: bool) -> str:
     """What will arrive, in a sentence or two. `config`: the subscription's."""
-    if config.get("kind") == "slack":
+    service = _SERVICES.get(config.get("kind", ""))
+    if service is not None:
         incidents = _INCIDENTS.get(config.get("incidents", ""), "") if has_failures(types or [FAILED]) else ""
         if types_given and types:
-            return f"Slack gets one message for each {_enumerated(types)} event.{incidents}"
+            return f"{service} gets one message for each {_enumerated(types)} event.{incidents}"
         return (
-            "Slack gets one message for each failed, overdue or lost job, create with unknown fate and finished group, "
-            f"and when an account, a sink or Revor has trouble or has recovered.{incidents}"
+            f"{service} gets one message for each failed, overdue or lost job, create with unknown fate and finished "
+            f"group, and when an account, a sink or Revor has trouble or has recovered.{incidents}"
         )
     if types:
         return f"The sink gets each {_enumerated(types)} event, signed, in order within a job."

@@ -58,7 +58,7 @@ def effective(own: Handshake, minimum: Handshake) -> Handshake:
 def awaits_consent(subscription: Subscription, minimum: Handshake, infer: Callable[[str], str]) -> bool:
     """Whether nothing may be sent to the sink before a handshake.
 
-    infer  the kind that a sink's host implies. A chat service answers no handshake, and gives the secret URL of a
+    infer  the kind that a sink's URL implies. A chat service answers no handshake, and gives the secret URL of a
            channel to its owner only, so none is needed.
     """
     mode = effective(subscription.handshake, minimum)

@@ -54,7 +54,7 @@ class Handshakes:
     """Handshakes of one node. `run_once()` starts those that are due; each runs in its own task.
 
     settings  returns the current settings
-    infer     the kind that a sink's host implies
+    infer     the kind that a sink's URL implies
     signer    signs challenges
     wake      makes the dispatcher load the subscriptions that were enabled
     """

@@ -1,11 +1,12 @@
 """The conformance suite of every kind of sink."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, get_args
 
 import orjson
 import pytest
+from discord_webhook import DiscordEmbed, DiscordWebhook
 from hypothesis import given
 from hypothesis import strategies as st
 from slack_sdk.models.blocks import Block
@@ -18,6 +19,8 @@ from relay.core.samples import sample_event
 from relay.core.subscription import Subscription
 from subscribers import registry
 from subscribers.base import Kind, RenderContext
+from subscribers.teams import MAX_BODY_BYTES as TEAMS_BYTES
+from tests.support.chat_texts import shown_by_discord, shown_by_markdown
 from tests.support.hostile_texts import TEXTS, events_with, events_with_one_field, unseen
 from tests.support.scale import scaled
 from tests.support.schema_check import check_event
@@ -95,7 +98,80 @@ def check_slack(request: OutboundRequest, event: Event) -> None:
         assert not unseen(text, allowed="\u2060")
 
 
-CHECKS: Mapping[str, Callable[[OutboundRequest, Event], None]] = {"webhook": check_cloudevent, "slack": check_slack}
+OPEN_LINK = re.compile(r"https?://[A-Za-z0-9.:\[\]-]+(?:[/?#][A-Za-z0-9._~:/?#@!$&*+,;=%-]*)?")
+
+
+def texts_in(value: Any) -> Iterator[str]:
+    """Every text of a JSON document."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for inner in value.values():
+            yield from texts_in(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from texts_in(inner)
+
+
+def check_teams(request: OutboundRequest, event: Event) -> None:
+    assert len(request.body) <= TEAMS_BYTES < 28 * 1024
+    payload = orjson.loads(request.body)
+    assert payload.keys() == {"type", "attachments"}
+    assert payload["type"] == "message"
+    [attachment] = payload["attachments"]
+    assert attachment["contentType"] == "application/vnd.microsoft.card.adaptive"
+    card = attachment["content"]
+    assert (card["type"], card["version"]) == ("AdaptiveCard", "1.4")
+    assert card["msteams"] == {"width": "Full"}, "no entities: nobody is mentioned"
+    title, *rest = card["body"]
+    facts = [fact for block in rest if block["type"] == "FactSet" for fact in block["facts"]]
+    texts = [title["items"][0]["text"], *(block["text"] for block in rest if block["type"] == "TextBlock")]
+    texts += [text for fact in facts for text in (fact["title"], fact["value"])]
+    for text in texts:
+        assert text
+        shown_by_markdown(text)
+        assert not unseen(text, allowed="\u2060")
+    for action in card.get("actions", []):
+        assert action["type"] == "Action.OpenUrl"
+        assert OPEN_LINK.fullmatch(action["url"])
+        assert re.fullmatch(r"Open in [a-z0-9._:%-]+", action["title"])
+
+
+DISCORD_LINK = re.compile(r"(?:^|\n)\[Open in [a-z0-9.\\_:%-]+\]\((https?://[^()\s]+)\)\Z")
+
+
+def check_discord(request: OutboundRequest, event: Event) -> None:
+    assert request.url.endswith("wait=true")
+    payload = orjson.loads(request.body)
+    assert payload.keys() == {"embeds", "allowed_mentions"}
+    assert payload["allowed_mentions"] == {"parse": []}
+    [embed] = payload["embeds"]
+    written = DiscordWebhook(url=request.url, embeds=[DiscordEmbed(**embed)], allowed_mentions={"parse": []}).json
+    assert written["embeds"][0].items() >= embed.items()
+    fields, description = embed.get("fields", []), embed.get("description", "")
+    if link := DISCORD_LINK.search(description):
+        assert OPEN_LINK.fullmatch(link[1])
+        description = description.removesuffix(link[0])
+    assert len(fields) <= 25
+    assert len(embed["title"]) <= 256
+    assert len(embed.get("description", "")) <= 4096
+    assert all(1 <= len(field["name"]) <= 256 and 1 <= len(field["value"]) <= 1024 for field in fields)
+    assert 1 <= len(embed["footer"]["text"]) <= 2048
+    counted = (embed["title"], embed.get("description", ""), embed["footer"]["text"])
+    assert sum(map(len, [*counted, *(text for field in fields for text in (field["name"], field["value"]))])) <= 6000
+    for text in filter(None, [embed["title"], description, *texts_in(fields)]):
+        shown_by_discord(text)
+    for text in (embed["title"], description, embed["footer"]["text"], *texts_in(fields)):
+        assert not unseen(text, allowed="\u2060")
+        assert not re.search(r"[@#](?=\w)|://", text)
+
+
+CHECKS: Mapping[str, Callable[[OutboundRequest, Event], None]] = {
+    "webhook": check_cloudevent,
+    "slack": check_slack,
+    "teams": check_teams,
+    "discord": check_discord,
+}
 
 
 def test_every_kind_has_a_check_of_its_target() -> None:
@@ -109,7 +185,7 @@ def test_every_type_renders_to_the_same_bytes_twice(kind: Kind, type: str) -> No
     request = kind.render(event, subscription, CONTEXT)
     assert request == kind.render(event, subscription, CONTEXT)
     assert (event, subscription) == (sample(type), subscription_of(kind))
-    assert request.url == subscription.sink
+    assert request.url.removesuffix("?wait=true") == subscription.sink
     assert request.method == "POST"
     assert 0 < len(request.body) <= MAX_BODY_BYTES
     CHECKS[kind.name](request, event)

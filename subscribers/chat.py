@@ -1,0 +1,130 @@
+"""What the chat kinds share: the types they get by default, and the parts of a message as plain text.
+
+Each kind escapes the parts for its own markup and lays them out.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+from urllib.parse import quote
+
+from relay.core.delivery import Outcome
+from relay.core.events import (
+    CREATE_UNKNOWN,
+    DELIVERY_EXPIRED,
+    GROUP_FINISHED,
+    INCIDENT_EVENTS,
+    SOURCE_TROUBLE,
+    SUBSCRIPTION_DISABLED,
+    SUBSCRIPTION_RECOVERED,
+    Event,
+    account_type_prefix,
+)
+from relay.core.subscription import Subscription
+from subscribers.base import RenderContext
+from subscribers.summary_wording import incident_link
+from subscribers.wording import advice, facts, ids, job_details, link, sentence
+from subscribers.words import Pairs
+
+METADATA_KEYS = "metadata_keys"
+"""Option: the metadata fields that a message shows."""
+MAX_PAIRS = 10
+
+_URL = re.compile(
+    r"(https?://(?:(?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.){0,20}[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?|\[[0-9a-f:.]+\])"
+    r"(?::[0-9]{1,5})?)((?:[/?#].*)?)",
+    re.IGNORECASE,
+)
+_NOT_IN_URLS = re.compile(r"%(?![0-9A-Fa-f]{2})|[^A-Za-z0-9._~:/?#@!$&*+,;=%-]")
+
+Tone = Literal["bad", "warning", "good", "plain"]
+
+_JOB_TROUBLE = ("failed", "overdue", "not_found")
+_ACCOUNT_TROUBLE = ("needs_reconnect", "cannot_send", "recovered")
+_TONES: dict[str, Tone] = {
+    **dict.fromkeys(("failed", "not_found", "needs_reconnect", "cannot_send", "unauthorized", "down"), "bad"),
+    **dict.fromkeys(("disabled", "expired", "unknown", "opened", "grew"), "bad"),
+    **dict.fromkeys(("overdue", "retrying", "status_unknown", "cancelled", "removed"), "warning"),
+    **dict.fromkeys(("succeeded", "recovered", "closed"), "good"),
+}
+
+
+def default_types(type_prefixes: Sequence[str]) -> tuple[str, ...]:
+    """What people act on or wait for: jobs that went wrong, creates of unknown fate, trouble with a source, a sink or
+    an account, incidents, and groups that have finished."""
+    prefixes = dict.fromkeys(type_prefixes)
+    return (
+        *(f"{prefix}.{kind}" for prefix in prefixes for kind in _JOB_TROUBLE),
+        *SOURCE_TROUBLE,
+        *(CREATE_UNKNOWN, SUBSCRIPTION_DISABLED, SUBSCRIPTION_RECOVERED, DELIVERY_EXPIRED),
+        *(f"{account_type_prefix(prefix)}.{kind}" for prefix in prefixes for kind in _ACCOUNT_TROUBLE),
+        *(GROUP_FINISHED, *INCIDENT_EVENTS),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Message:
+    """An event as a message: plain text, which no markup has been added to.
+
+    sentence  what happened, without the full stop
+    link      a well-formed http(s) URL; None without one, because a service refuses a message with a malformed one
+    pairs     advice, metadata, channel and sending account, as (label, text)
+    place     where and when; `ids`: what support asks for
+    """
+
+    sentence: str
+    link: str | None
+    pairs: Pairs
+    place: Pairs
+    ids: Pairs
+    tone: Tone
+
+
+def message(event: Event, subscription: Subscription, context: RenderContext) -> Message:
+    """The parts of the message about an event."""
+    pairs = (*advice(event), *job_details(event, subscription.options.get(METADATA_KEYS)))
+    return Message(
+        sentence=sentence(event, context),
+        link=_well_formed(link(event) or incident_link(event, context)),
+        pairs=pairs[:MAX_PAIRS],
+        place=facts(event, context),
+        ids=ids(event),
+        tone=_TONES.get(event.type.rpartition(".")[2], "plain"),
+    )
+
+
+def _well_formed(url: str | None) -> str | None:
+    """The URL with every character encoded that RFC 3986 has no place for, brackets and quotes included."""
+    parts = None if url is None else _URL.fullmatch(url)
+    return parts and parts[1] + _NOT_IN_URLS.sub(lambda found: quote(found[0]), parts[2])
+
+
+def footnote(pairs: Pairs) -> str:
+    """Labels and texts on one line."""
+    return " · ".join(f"{label} {text}" for label, text in pairs)
+
+
+def fitted(text: str, limit: int, escape: Callable[[str], str]) -> str:
+    """The text escaped, in at most `limit` UTF-16 code units. It is cut before it is escaped, so no escape is cut."""
+    shown = escape(text)
+    while (over := len(shown.encode("utf-16-le", "replace")) // 2 - limit) > 0:
+        # An escape adds at most two units to each of one or two, so this cuts less than is over.
+        text = text.removesuffix("…")[: -1 - over // 6].rstrip() + "…"
+        shown = escape(text)
+    return shown
+
+
+def refusal(status: int | None, said: str = "") -> Outcome | None:
+    """What a chat service means by refusing a request; None for an answer to which the rules of HTTP apply.
+
+    400 and 413: it will never accept this message. 401, 403, 404 and 410: the webhook is gone, or was switched off.
+
+    said  the service's own code for it
+    """
+    reason = f"http_{status}: {said}" if said else f"http_{status}"
+    if status in (400, 413):
+        return Outcome(verdict="dead", reason=reason)
+    if status in (401, 403, 404, 410):
+        return Outcome(verdict="disable", reason=reason)
+    return None

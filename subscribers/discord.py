@@ -1,0 +1,159 @@
+"""Discord's webhooks: an embed, which mentions nobody.
+
+Sources: Discord's documentation of webhooks (Execute Webhook), of messages (embed limits, allowed mentions), of message
+formatting, and of rate limits (429).
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from relay.core.delivery import OutboundRequest, Outcome, Response
+from relay.core.events import Event
+from relay.core.jsontext import dumps, loads
+from relay.core.retry import http_outcome
+from relay.core.retry_after import MAX_RETRY_AFTER_SECONDS
+from relay.core.subscription import Incidents, Subscription
+from relay.errors import FieldError
+from relay.redaction import host_of, split_url, url_without_path
+from subscribers import base, chat
+from subscribers.markdown import disarmed, escape
+
+HOSTS = ("discord.com", "discordapp.com")
+TITLE_CHARACTERS = 256
+FIELD_NAME_CHARACTERS = 256
+FIELD_VALUE_CHARACTERS = 1024
+FOOTER_CHARACTERS = 2048
+EMBED_CHARACTERS = 6000
+"""Maximum of all texts of the embeds in a message."""
+_SHORT = 200
+"""Maximum characters of each text if all of them would be too many."""
+_COLOURS: Mapping[chat.Tone, int] = {"bad": 0xD83C3E, "warning": 0xF0B232, "good": 0x23A55A, "plain": 0x5865F2}
+
+
+class Discord(base.Single):
+    """One message with an embed per event. Not signed: Discord reads no signature."""
+
+    name = "discord"
+    signed = False
+    rate_per_second: float | None = 0.5
+    """30 requests a minute for each webhook."""
+    default_incidents: Incidents = "collapse"
+
+    def default_types(self, type_prefixes: Sequence[str]) -> tuple[str, ...] | None:
+        """What people act on or wait for."""
+        return chat.default_types(type_prefixes)
+
+    def check(self, subscription: Subscription) -> None:
+        """Refuses headers, methods except POST, unknown options, credentials, and URLs of Discord that are no
+        webhook."""
+        errors = base.option_errors(subscription, (chat.METADATA_KEYS,))
+        errors += base.chat_errors(subscription, "Discord")
+        problem = _sink_problem(subscription.sink)
+        if problem:
+            errors.append(FieldError(pointer="/sink", code="sink_unsuitable", detail=problem))
+        base.refuse(errors)
+
+    def render(self, event: Event, subscription: Subscription, context: base.RenderContext) -> OutboundRequest:
+        """An embed: the sentence as its title, then the link, advice and metadata as fields, place, time and ids in the
+        footer."""
+        message = chat.message(event, subscription, context)
+        embed = _embed(message, FIELD_VALUE_CHARACTERS)
+        if _size(embed) > EMBED_CHARACTERS:
+            embed = _embed(message, _SHORT)
+        payload = {"embeds": [embed], "allowed_mentions": {"parse": []}}
+        return OutboundRequest(
+            url=with_wait(subscription.sink), headers=(("Content-Type", "application/json"),), body=dumps(payload)
+        )
+
+    def classify(self, response: Response, now: float) -> Outcome:
+        """401, 403, 404 and 410: the webhook is gone. 429 names its pause in a header and, with decimals, in the body;
+        the longer one counts."""
+        if response.error is not None:
+            return http_outcome(response, now)
+        answer = _answer(response)
+        refused = chat.refusal(response.status_code, _code(answer))
+        if refused is not None:
+            return refused
+        outcome = http_outcome(response, now)
+        if response.status_code != 429:
+            return outcome
+        pauses = [pause for pause in (outcome.retry_after_seconds, _pause(answer)) if pause is not None]
+        return Outcome(verdict="retry", reason=outcome.reason, retry_after_seconds=max(pauses, default=None))
+
+    def redacted_url(self, url: str) -> str:
+        """Without the path, which is the credential."""
+        return url_without_path(url)
+
+
+def with_wait(url: str) -> str:
+    """The URL with `wait=true`, so that Discord answers once it has stored the message, and says so if it has not.
+    Other parameters, such as `thread_id`, stay as they are."""
+    address, _, query = url.partition("?")
+    kept = [pair for pair in query.split("&") if pair and pair.partition("=")[0] != "wait"]
+    return f"{address}?{'&'.join([*kept, 'wait=true'])}"
+
+
+def _sink_problem(sink: str) -> str:
+    """Why a URL of Discord takes no embeds; empty if it does, or is not Discord's."""
+    host, parts = host_of(sink), split_url(sink)
+    if parts is None or not any(host == known or host.endswith(f".{known}") for known in HOSTS):
+        return ""
+    if "/webhooks/" not in parts.path:
+        return "this is no webhook: copy its URL in the settings of the channel, under Integrations, Webhooks"
+    tail = parts.path.rstrip("/").rpartition("/")[2]
+    return (
+        f"this takes messages in the format of {tail.title()}: leave out /{tail}" if tail in ("slack", "github") else ""
+    )
+
+
+def _embed(message: chat.Message, length: int) -> dict[str, Any]:
+    title = chat.fitted(message.sentence, TITLE_CHARACTERS, escape)
+    embed: dict[str, Any] = {"title": title, "color": _COLOURS[message.tone]}
+    below = [chat.fitted(message.sentence, length, escape)] if title != escape(message.sentence) else []
+    if message.link is not None:
+        below.append(f"[Open in {escape(host_of(message.link))}]({message.link})")
+    if below:
+        embed["description"] = "\n".join(below)
+    if message.pairs:
+        embed["fields"] = [
+            {
+                "name": chat.fitted(label, FIELD_NAME_CHARACTERS, escape),
+                "value": chat.fitted(text, length, escape),
+                "inline": len(text) <= 40,
+            }
+            for label, text in message.pairs
+        ]
+    small = chat.footnote((*message.place, *message.ids))
+    if small:
+        embed["footer"] = {"text": chat.fitted(small, min(2 * length, FOOTER_CHARACTERS), disarmed)}
+    return embed
+
+
+def _size(embed: Mapping[str, Any]) -> int:
+    """The UTF-16 code units that count towards the limit."""
+    texts = [embed["title"], embed.get("description", ""), embed.get("footer", {}).get("text", "")]
+    texts += [text for field in embed.get("fields", ()) for text in (field["name"], field["value"])]
+    return sum(len(text.encode("utf-16-le", "replace")) // 2 for text in texts)
+
+
+def _answer(response: Response) -> Mapping[str, Any]:
+    try:
+        answer = loads(response.excerpt)
+    except ValueError:
+        return {}
+    return answer if isinstance(answer, dict) else {}
+
+
+def _code(answer: Mapping[str, Any]) -> str:
+    """Discord's own code for an error, such as 10015 (unknown webhook); empty if there is none."""
+    code = answer.get("code")
+    return str(code) if isinstance(code, int) and not isinstance(code, bool) and 0 < code < 10**7 else ""
+
+
+def _pause(answer: Mapping[str, Any]) -> float | None:
+    """The pause in an answer with the status 429, in seconds."""
+    pause = answer.get("retry_after")
+    if isinstance(pause, bool) or not isinstance(pause, int | float) or not 0 <= pause < math.inf:
+        return None
+    return float(min(pause, MAX_RETRY_AFTER_SECONDS))
