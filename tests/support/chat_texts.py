@@ -1,6 +1,7 @@
 """Reads texts as the chat services show them, to see that no text of a job is more than text."""
 
 import re
+from functools import lru_cache
 from html import unescape
 
 from markdown_it import MarkdownIt
@@ -16,6 +17,7 @@ _DISCORD = re.compile(
 _ACTIVE = re.compile(r"[@#](?=\w)|://|discord\.gg/|:(?!\d\d:)[\w+'-]+:|\{\{|\$\{", re.IGNORECASE)
 
 
+@lru_cache(maxsize=4096)
 def shown_by_markdown(text: str) -> str:
     """What a field of an Adaptive Card shows. Raises AssertionError if it is more than one line of plain text."""
     rendered = _MARKDOWN.render(text)
@@ -27,6 +29,7 @@ def shown_by_markdown(text: str) -> str:
     return shown.replace(JOINER, "")
 
 
+@lru_cache(maxsize=4096)
 def shown_by_discord(text: str) -> str:
     """What a field of an embed shows. Raises AssertionError if it is more than plain text."""
     left = _ESCAPED.sub("", text)
