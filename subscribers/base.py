@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from relay.core.delivery import OutboundRequest, Outcome, Response
+from relay.core.dialogue import Memory, Steps
 from relay.core.events import Event
 from relay.core.netguard import problem_of_header
 from relay.core.subscription import Incidents, Subscription
@@ -43,6 +44,21 @@ class Bundle:
     wait_seconds: float
     max_bytes: int
     free_per_minute: int | None = None
+
+
+class Dialogue(Protocol):
+    """How a kind delivers an event in several requests, and what it remembers from one delivery to the next."""
+
+    def key(self, event: Event, subscription: Subscription) -> str | None:
+        """Under which key the delivery remembers something, 1,000 characters at most. Deliveries of one key are sent
+        one at a time. None: it remembers nothing."""
+        ...
+
+    def steps(
+        self, event: Event, subscription: Subscription, context: RenderContext, memory: Memory, now: float
+    ) -> Steps:
+        """The requests of a delivery. `memory`: what an earlier delivery of the key has left."""
+        ...
 
 
 class Kind(Protocol):
@@ -98,12 +114,24 @@ class Kind(Protocol):
         """The outcome of a response, for every status code and error."""
         ...
 
+    def dialogue(self, subscription: Subscription) -> Dialogue | None:
+        """How it delivers in several requests, instead of `render` and `classify`. None: one request each."""
+        ...
+
     def redacted_url(self, url: str) -> str:
         """The sink's URL as lists, logs and attempts may show it."""
         ...
 
 
-class Single:
+class OneRequest:
+    """The part of a kind that delivers each event in one request."""
+
+    def dialogue(self, subscription: Subscription) -> Dialogue | None:
+        """None: `render` and `classify` do all of it."""
+        return None
+
+
+class Single(OneRequest):
     """The part of a kind of sink that never bundles: one request per event."""
 
     def bundle(self, subscription: Subscription) -> Bundle | None:

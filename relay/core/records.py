@@ -7,6 +7,7 @@ from typing import Any, Generic, Literal, NamedTuple, TypeVar
 from relay.core.connect_accounts import ConnectAccount, Known
 from relay.core.credentials import SinkCredential
 from relay.core.delivery import Attempt, Claimed, DeliveryGroup
+from relay.core.dialogue import Memory
 from relay.core.events import Event, Hint
 from relay.core.job import Job, Observation, Progress
 from relay.core.values import value_class
@@ -204,6 +205,20 @@ class PollNote:
 
 
 @value_class(frozen=True, slots=True, kw_only=True)
+class MemoryTurn:
+    """The turn of one delivery with what a subscription remembers under a key: no other delivery has it meanwhile.
+
+    token   names the turn
+    memory  what is remembered, as of its beginning
+    """
+
+    subscription_id: str
+    key: str
+    token: str
+    memory: Memory
+
+
+@value_class(frozen=True, slots=True, kw_only=True)
 class AttemptResult:
     """Result of one attempt. Written only while the lease is ours.
 
@@ -216,6 +231,7 @@ class AttemptResult:
                      job first, then due ones. No other lease has its token; results in one transaction may share it
     next_count       maximum number of follow-on claims
     next_backlogged  follow-on claims include retries and manual retries, not only first attempts
+    turn             ended with it. What is remembered is then `remember`, if that is not None
     """
 
     claimed: Claimed
@@ -231,11 +247,13 @@ class AttemptResult:
     next_lease: Lease | None = None
     next_count: int = 1
     next_backlogged: bool = True
+    turn: MemoryTurn | None = None
+    remember: Memory | None = None
 
     @property
     def is_plain(self) -> bool:
-        """True if it changes no subscription and has no events."""
-        return self.disable is None and not self.events and not self.claimed.probe
+        """True if it changes no subscription, has no events and ends no turn."""
+        return self.disable is None and not self.events and not self.claimed.probe and self.turn is None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,6 +19,7 @@ from relay.clock import Clock
 from relay.core import credentials
 from relay.core.credentials import Header, NoToken, SinkCredential, Token
 from relay.core.delivery import CREDENTIAL_ERROR, PROXY_ERROR, OutboundRequest, Outcome, Response
+from relay.core.dialogue import Memory
 from relay.core.values import value_class
 from relay.errors import StoreError
 from relay.redaction import REDACTED
@@ -52,15 +53,17 @@ class Transport(Protocol):
 class Sent:
     """A request that was sent, and its response.
 
-    headers  those sent; the credential's value is redacted
-    outcome  if there was nothing to send with; otherwise the kind of sink decides
-    secrets  texts that the sink could echo
+    headers   those sent; the credential's value is redacted
+    outcome   if it is known already, such as when there was nothing to send with; otherwise the kind of sink decides
+    secrets   texts that the sink could echo
+    remember  see `relay.core.dialogue.Ended`
     """
 
     headers: tuple[Header, ...]
     response: Response
     outcome: Outcome | None = None
     secrets: tuple[str, ...] = ()
+    remember: Memory | None = None
 
 
 @dataclass(slots=True, eq=False)

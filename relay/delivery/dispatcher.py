@@ -15,6 +15,7 @@ import structlog
 
 from relay.clock import Clock
 from relay.core.delivery import Attempt, OutboundRequest, Outcome
+from relay.core.dialogue import previewed
 from relay.core.events import Event
 from relay.core.filters import matches
 from relay.core.heartbeat import Progress
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from relay.store.credentials import CredentialStore
     from relay.store.deliveries import DeliveryStore
     from relay.store.handshakes import HandshakeStore
+    from relay.store.memories import MemoryStore
     from relay.store.subscriptions import SubscriptionStore
     from subscribers.base import Kind, RenderContext
 
@@ -96,6 +98,7 @@ class Dispatcher:
         *,
         deliveries: "DeliveryStore",
         subscriptions: "SubscriptionStore",
+        memories: "MemoryStore",
         handshakes: "HandshakeStore",
         credentials: "CredentialStore",
         kinds: Callable[[str], "Kind"],
@@ -137,6 +140,7 @@ class Dispatcher:
             holder=holder,
             deliveries=deliveries,
             subscriptions=subscriptions,
+            memories=memories,
             transport=transport,
             credentials=Credentials(transport=transport, store=credentials, clock=clock, tasks=self._tasks),
             context=context,
@@ -232,8 +236,20 @@ class Dispatcher:
 
     async def request_of(self, subscription: Subscription, event: Event) -> OutboundRequest:
         """The request as it would be sent now. Raises what the kind of sink raises."""
+        return (await self.requests_of(subscription, event))[0]
+
+    async def requests_of(self, subscription: Subscription, event: Event) -> tuple[OutboundRequest, ...]:
+        """The requests as they would be sent now, if the sink remembers nothing of earlier events and answers each as
+        expected. What only an answer tells is a placeholder. Raises what the kind of sink raises."""
+        kind = self._kinds(subscription.kind)
+        dialogue = kind.dialogue(subscription)
+        if dialogue is not None:
+            context = self._worker.context
+            return tuple(
+                step.request for step in previewed(dialogue.steps(event, subscription, context, {}, self._clock()))
+            )
         await self._signer.refresh()
-        return self._worker.signed(subscription, self._kinds(subscription.kind), event)
+        return (self._worker.signed(subscription, kind, event),)
 
     # --- the loop
 

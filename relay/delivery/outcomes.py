@@ -5,7 +5,7 @@ from collections.abc import Callable
 from relay.core import retry
 from relay.core.delivery import PROXY_ERROR, Attempt, Claimed, Outcome
 from relay.core.events import Event
-from relay.core.records import AttemptResult, Lease
+from relay.core.records import AttemptResult, Lease, MemoryTurn
 from relay.core.subscription import Subscription
 from relay.core.values import value_class
 from relay.delivery.attempts import attempt_of, expired_event, subscription_event
@@ -20,6 +20,7 @@ class FinishedAttempt:
 
     redacted_sink  the sink as its owner sees it
     failing_since  start of the sink's failures
+    turn           see `AttemptResult`
     """
 
     claimed: Claimed
@@ -28,6 +29,7 @@ class FinishedAttempt:
     failing_since: float | None
     sent: Sent
     outcome: Outcome
+    turn: MemoryTurn | None = None
 
 
 @value_class(frozen=True, slots=True, kw_only=True)
@@ -134,6 +136,8 @@ def attempt_result(
         next_lease=next_claim.lease if disable is None and pause_until <= now else None,
         next_count=next_claim.count,
         next_backlogged=next_claim.backlogged,
+        turn=finished.turn,
+        remember=sent.remember,
     )
     return result, pause_until
 

@@ -16,17 +16,19 @@ import structlog
 from relay.clock import Clock
 from relay.core import retry
 from relay.core.delivery import PROXY_ERROR, Claimed, OutboundRequest, Outcome, Response
+from relay.core.dialogue import Memory, Step, Steps
 from relay.core.events import Event
 from relay.core.handshake import REQUEST_ORIGIN
-from relay.core.records import AttemptRecorded, AttemptResult, Lease
+from relay.core.records import AttemptRecorded, AttemptResult, Lease, MemoryTurn
 from relay.core.subscription import Subscription
 from relay.core.text import storable
 from relay.delivery.attempts import bare
 from relay.delivery.credentials import Credentials, Sent, Transport
+from relay.delivery.dialogues import converse, unrendered
 from relay.delivery.outcomes import FinishedAttempt, NextClaim, Policy, attempt_result
 from relay.delivery.signer import Signer
 from relay.delivery.slots import Slots, Target
-from relay.errors import NotRenderable, StoreError, ValueRefused
+from relay.errors import StoreError, ValueRefused
 from relay.holder import Holder
 from relay.log import shows_deliveries
 from relay.metrics import Metrics
@@ -34,8 +36,9 @@ from relay.tasks import Tasks
 
 if TYPE_CHECKING:
     from relay.store.deliveries import DeliveryStore
+    from relay.store.memories import MemoryStore
     from relay.store.subscriptions import SubscriptionStore
-    from subscribers.base import Kind, RenderContext
+    from subscribers.base import Dialogue, Kind, RenderContext
 
 PROMPT_MS = 1000.0
 """If a sink responds within this time, deliveries are claimed before slots are free: they get one before the lease is
@@ -43,6 +46,8 @@ old."""
 DATABASE_RETRY_SECONDS = 1.0
 """Pause before another try after a database error."""
 REASON_CHARACTERS = 200
+TURN_PAUSE_SECONDS = 1.0
+"""Pause of a delivery that waits for another one of its key."""
 
 log = structlog.get_logger("relay.delivery")
 
@@ -65,6 +70,7 @@ class Worker:
     holder: Holder
     deliveries: "DeliveryStore"
     subscriptions: "SubscriptionStore"
+    memories: "MemoryStore"
     transport: Transport
     credentials: Credentials
     context: "RenderContext"
@@ -86,31 +92,46 @@ class Worker:
         """Starts a task that attempts a delivery: in its slot if it has one, otherwise as soon as one is free."""
         self.tasks.start(self._work(target, claimed, has_slot=has_slot))
 
-    async def exchange(self, subscription: Subscription, kind: "Kind", event: Event) -> tuple[Sent, Outcome]:
+    async def exchange(
+        self, subscription: Subscription, kind: "Kind", event: Event, turn: MemoryTurn | None = None
+    ) -> tuple[Sent, Outcome]:
         """Renders, signs and sends an event, and classifies the response. An exception in the kind of sink counts as a
-        failed attempt; with NotRenderable the delivery is dead."""
-        try:
-            request = self.signed(subscription, kind, event)
-        except NotRenderable as error:
-            reason = storable(str(error))
-            response = Response(started_at=self.clock(), duration_ms=0.0, error="render", detail=reason)
-            outcome = Outcome(verdict="dead", reason=reason[:REASON_CHARACTERS])
-            sent = Sent(headers=(), response=response, outcome=outcome)
-        except Exception as error:
-            log.exception("render_failed", subscription=subscription.id, event_id=event.id)
-            detail = f"the event cannot be rendered for this sink ({type(error).__name__}): the relay's log says more"
-            response = Response(started_at=self.clock(), duration_ms=0.0, error="render", detail=detail)
-            sent = Sent(headers=(), response=response)
+        failed attempt; with NotRenderable the delivery is dead. Without a `turn` nothing is remembered."""
+        dialogue = kind.dialogue(subscription)
+        if dialogue is not None:
+            sent = await self._converse(subscription, dialogue, event, turn)
         else:
-            sent = await self._send(subscription, request)
+            try:
+                request = self.signed(subscription, kind, event)
+            except Exception as error:
+                sent = unrendered(error, self.clock(), event.id)
+            else:
+                sent = await self._send(subscription, request, self._timeout_of(subscription))
         self.answered += 1
-        outcome = sent.outcome or self._outcome(subscription, kind, sent.response)
+        outcome = _storable(sent.outcome) if sent.outcome else self._outcome(subscription, kind, sent.response)
         self._attempts_of(kind.name, outcome.verdict).inc()
         self._seconds_of(kind.name).observe(sent.response.duration_ms / 1000)
         return sent, outcome
 
-    async def _send(self, subscription: Subscription, request: OutboundRequest) -> Sent:
-        seconds = self.policy().settings.timeout_of(subscription)
+    async def _converse(
+        self, subscription: Subscription, dialogue: "Dialogue", event: Event, turn: MemoryTurn | None
+    ) -> Sent:
+        def steps() -> Steps:
+            memory = {} if turn is None else turn.memory
+            return dialogue.steps(event, subscription, self.context, memory, self.clock())
+
+        async def save(memory: Memory) -> bool:
+            return turn is None or await self.memories.keep(turn, memory, self.clock())
+
+        async def send(step: Step, seconds: float) -> Sent:
+            return await self._send(subscription, step.request, seconds)
+
+        return await converse(steps, send, save, self._timeout_of(subscription), self.clock, event.id)
+
+    def _timeout_of(self, subscription: Subscription) -> float:
+        return self.policy().settings.timeout_of(subscription)
+
+    async def _send(self, subscription: Subscription, request: OutboundRequest, seconds: float) -> Sent:
         if subscription.credential is not None:
             return await self.credentials.send(subscription.id, subscription.credential, request, seconds)
         return Sent(headers=request.headers, response=await self.transport.send(request, timeout_seconds=seconds))
@@ -127,9 +148,7 @@ class Worker:
 
     def _outcome(self, subscription: Subscription, kind: "Kind", response: Response) -> Outcome:
         try:
-            outcome = kind.classify(response, self.clock())
-            reason = storable(outcome.reason)[:REASON_CHARACTERS]  # may contain text of the response
-            return outcome if reason == outcome.reason else replace(outcome, reason=reason)
+            return _storable(kind.classify(response, self.clock()))
         except Exception:
             log.exception("classify_failed", subscription=subscription.id)
             return retry.http_outcome(response, self.clock())
@@ -187,17 +206,20 @@ class Worker:
                 return await self._release(claimed, now)
             if not target.sink.take_turn(now):
                 return await self._release(claimed, target.sink.next_send_at)
+            turn, held = await self._turn(target, claimed)
+            if held:
+                return await self._release(claimed, now + TURN_PAUSE_SECONDS)
             in_flight, fills = target.slots.in_flight, target.slots.fills - target.full
-            sent, outcome = await self.exchange(subscription, target.kind, claimed.event)
+            sent, outcome = await self.exchange(subscription, target.kind, claimed.event, turn)
             target.answered(sent.response, outcome, in_flight=in_flight, fills=fills)
         finally:
             self.slots.vacate(target)
         try:
-            result = self._result(target, claimed, sent, outcome)
+            result = self._result(target, claimed, sent, outcome, turn)
         except Exception:
             log.exception("attempt_not_shown", delivery=claimed.id)
             plain = replace(sent.response, headers=(), excerpt=b"", detail=None, remote_ip=None)
-            result = self._result(target, claimed, Sent(headers=(), response=plain), outcome)
+            result = self._result(target, claimed, replace(sent, headers=(), response=plain), outcome, turn)
         next_count = result.next_count
         self.slots.count_committing(target, next_count)
         try:
@@ -209,6 +231,15 @@ class Worker:
         if not recorded.next and (target.slots.has_backlog or result.next_lease is None):
             self.wake()  # nothing claimed: the scan finds when the next one is due
         return recorded.next
+
+    async def _turn(self, target: Target, claimed: Claimed) -> tuple[MemoryTurn | None, bool]:
+        """The turn that a delivery needs, and True if another delivery has it."""
+        dialogue = target.kind.dialogue(target.subscription)
+        key = None if dialogue is None else dialogue.key(claimed.event, target.subscription)
+        if key is None:
+            return None, False
+        turn = await self.memories.take(claimed, key, self.lease_clock(), self.clock())
+        return turn, turn is None
 
     def _must_release(self, claimed: Claimed) -> bool:
         """True if a delivery must not be sent: this node is stopping, or another one may have taken it over."""
@@ -245,7 +276,9 @@ class Worker:
 
     # --- what follows from an attempt
 
-    def _result(self, target: Target, claimed: Claimed, sent: Sent, outcome: Outcome) -> AttemptResult:
+    def _result(
+        self, target: Target, claimed: Claimed, sent: Sent, outcome: Outcome, turn: MemoryTurn | None
+    ) -> AttemptResult:
         """Decides what follows from an attempt, and pauses the sink if that is needed before the commit."""
         now = self.clock()
         target.sink.reached(now, by_proxy=sent.response.error == PROXY_ERROR)
@@ -256,6 +289,7 @@ class Worker:
             failing_since=target.sink.failing_since,
             sent=sent,
             outcome=outcome,
+            turn=turn,
         )
         prompt = outcome.verdict == "delivered" and sent.response.duration_ms <= PROMPT_MS
         next_claim = self._next_claim(target, claimed, now, prompt=prompt)
@@ -333,6 +367,12 @@ class Worker:
         except StoreError as error:
             target.sink.health_not_stored(change)
             log.error("sink_health_failed", subscription=target.subscription.id, error=str(error))
+
+
+def _storable(outcome: Outcome) -> Outcome:
+    """The outcome with a reason that the database takes: it may contain text of the response."""
+    reason = storable(outcome.reason)[:REASON_CHARACTERS]
+    return outcome if reason == outcome.reason else replace(outcome, reason=reason)
 
 
 def _reduced(result: AttemptResult) -> AttemptResult:

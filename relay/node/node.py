@@ -126,6 +126,7 @@ class Node:
         self.dispatcher = Dispatcher(
             deliveries=store.deliveries,
             subscriptions=store.subscriptions,
+            memories=store.memories,
             handshakes=store.handshakes,
             credentials=store.credentials,
             kinds=registry.kinds().__getitem__,

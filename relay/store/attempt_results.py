@@ -18,6 +18,7 @@ from relay.core.records import AttemptRecorded, AttemptResult
 from relay.store.claims import TAKE, WITH_EVENT, due_values, leased_of, load_leased
 from relay.store.group_commit import quick
 from relay.store.incident_recorder import joined
+from relay.store.memories import end_turns
 from relay.store.outbox import LOCK_JOBS, Outbox, lock_jobs
 from relay.store.procedures import Each, Lock, Procedure, Run
 from relay.store.rows import attempt_values
@@ -230,6 +231,7 @@ class AttemptRecorder:
         run_rows(connection, PROMOTE, follow_up.pairs)
         run_rows(connection, PROMOTE_MANUAL, follow_up.manual)
         run_many(connection, TAKE, follow_up.takes)
+        end_turns(connection, first)
         recorded = _recorded(items, results, follow_on_claims, load_leased(connection, follow_up.tokens))
         return [made.get(id(result), one) for result, one in zip(items, recorded, strict=True)]
 

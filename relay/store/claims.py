@@ -115,7 +115,7 @@ UPDATE deliveries SET priority = 1 WHERE id IN (
 """
 )
 _OF_DELIVERY = ("id", "subscription_id", "lease_token", "due_at", "attempt_count", "made_count", "created_at")
-_OF_EVENT = ("type", "source", "subject", "time", "recorded_at", "body", "job_uid", "sequence")
+_OF_EVENT = ("type", "source", "subject", "time", "recorded_at", "body", "job_uid", "sequence", "owner")
 _SHOWN = (*_OF_DELIVERY, "event_id", *_OF_EVENT, "priority")
 # The deliveries under some leases, with their events.
 WITH_EVENT = json_query(
@@ -230,7 +230,7 @@ def leased_of(rows: Iterable[Sequence[Any]]) -> list[Claimed]:
 
 def _claimed(row: Sequence[Any]) -> Claimed:
     delivery_id, subscription_id, lease_token, due_at, attempt_count, made_count, created_at, event_id = row[:8]
-    type, source, subject, time, recorded_at, body, job_uid, sequence, priority = row[8:]
+    type, source, subject, time, recorded_at, body, job_uid, sequence, owner, priority = row[8:]
     event = Event(
         id=event_id,
         source=source,
@@ -241,6 +241,7 @@ def _claimed(row: Sequence[Any]) -> Claimed:
         body=body.encode(),
         sequence=sequence,
         job_uid=job_uid,
+        owner=owner,
     )
     return Claimed(
         id=delivery_id,

@@ -21,7 +21,7 @@ from relay.store.cipher import Cipher
 from relay.store.database import Database
 from relay.store.group_commit import each
 from relay.store.intents import in_flight_since
-from relay.store.job_groups import DELETE_EMPTY, GroupLedger
+from relay.store.job_groups import GroupLedger, delete_empty
 from relay.store.notices import notify
 from relay.store.outbox import lock_jobs
 from relay.store.pages import decode_cursor, encode_cursor
@@ -352,7 +352,7 @@ def _erase_events(connection: Connection, item: tuple[Sequence[str], float]) -> 
 
 @each
 def _delete_group(connection: Connection, id: str) -> None:
-    run(connection, DELETE_EMPTY, id=id)
+    delete_empty(connection, id)
 
 
 @each

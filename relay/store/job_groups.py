@@ -20,6 +20,7 @@ from relay.ids import new_id
 from relay.store.database import Database
 from relay.store.group_commit import collected, each, quick
 from relay.store.incident_recorder import Summary
+from relay.store.memories import forget_groups
 from relay.store.notices import notify
 from relay.store.outbox import Outbox
 from relay.store.pages import decode_cursor, read_page
@@ -73,7 +74,7 @@ NOT EXISTS (
 )
 """
 # Deletes a group that has no jobs any more.
-DELETE_EMPTY = f"DELETE FROM groups WHERE id = :id AND {NO_JOBS}"
+DELETE_EMPTY = f"DELETE FROM groups WHERE id = :id AND {NO_JOBS} RETURNING source, account, name"
 # The next groups whose round may be over.
 DUE = """
 SELECT source, account, name FROM groups WHERE due_at IS NOT NULL AND due_at <= :now ORDER BY due_at, id LIMIT :count
@@ -150,7 +151,7 @@ class GroupLedger:
         for made, folded in found:
             erases = any(isinstance(note, JobChange) and note.after is None for note in made)
             if erases and not folded.group.arrived:
-                run(connection, DELETE_EMPTY, id=folded.group.id)
+                delete_empty(connection, folded.group.id)
 
     def _folded(self, group: JobGroup, notes: Sequence[Note]) -> Folded:
         return fold(
@@ -178,6 +179,11 @@ class GroupLedger:
             run_many(connection, INSERT_GROUP, rows)
             groups |= _lock(connection, new)
         return groups
+
+
+def delete_empty(connection: Connection, id: str) -> None:
+    """Deletes a group that has no jobs any more, and what sinks remember of it."""
+    forget_groups(connection, run(connection, DELETE_EMPTY, id=id).all())
 
 
 def _lock(connection: Connection, keys: Iterable[Key]) -> dict[Key, JobGroup]:

@@ -28,6 +28,7 @@ from relay.store.intents import IntentStore
 from relay.store.job_groups import GroupLedger, GroupStore
 from relay.store.jobs import JobStore
 from relay.store.learned import LearnedStore
+from relay.store.memories import MemoryStore
 from relay.store.outbox import Outbox
 from relay.store.postgres import PostgresDatabase
 from relay.store.postgres_engine import is_postgres
@@ -61,6 +62,7 @@ class Store:
         self.group_work = GroupWorkStore(database)
         self.events = EventStore(database, outbox)
         self.deliveries = DeliveryStore(database, outbox)
+        self.memories = MemoryStore(database)
         self.replays = ReplayStore(database, outbox)
         self.subscriptions = SubscriptionStore(database, outbox, cipher)
         self.secrets = SecretStore(database, outbox, cipher)
@@ -101,6 +103,7 @@ class Store:
         await self.idempotency.free_all()
         await self.intents.all_cut_off()
         await self.handshakes.free_all(now)
+        await self.memories.free_all()
 
     def clock(self, clock: Clock) -> Clock:
         """The clock for leases: the database's if several nodes share it, else `clock`."""

@@ -21,6 +21,7 @@ from relay.store.credentials import is_same
 from relay.store.database import Database
 from relay.store.group_commit import each
 from relay.store.incident_recorder import Summary, joined
+from relay.store.memories import FORGET_SUBSCRIPTION
 from relay.store.notices import notify
 from relay.store.ordering import jobs_of_subscription, reorder
 from relay.store.outbox import (
@@ -315,6 +316,8 @@ class SubscriptionStore(Scoped):
                 values["config"][TOLD_SINCE] = row.config.get(TOLD_SINCE)
             else:
                 values["config"][TOLD_SINCE] = now
+            if values["sink_digest"] != row.sink_digest:
+                run(connection, FORGET_SUBSCRIPTION, id=subscription.id)
             consent = before.consent if values["sink_digest"] == row.sink_digest else None
             if consent is None:
                 values["consent"] = None
@@ -402,6 +405,7 @@ class SubscriptionStore(Scoped):
                 continue
             connection.execute(delete(SecretRow).where(col(SecretRow.owner) == subscription_id))
             run(connection, DELETE_CALLBACK_LINKS, id=subscription_id)
+            run(connection, FORGET_SUBSCRIPTION, id=subscription_id)
             results.append(None)
         self._outbox.insert(connection, (), joined(ended))
         return results

@@ -579,6 +579,29 @@ class CallbackHostRow(SQLModel, table=True):
     used_at: float
 
 
+class SinkMemoryRow(SQLModel, table=True):
+    """What a subscription remembers of its sink under a key, such as the chat message that shows a group.
+
+    data   JSON, see `relay.core.dialogue.Memory`
+    token  the delivery whose turn it is until `held_until`; NULL: none has it
+    """
+
+    __tablename__: ClassVar[str] = "sink_memories"
+    __table_args__ = (
+        # erasure: what is remembered of a group
+        Index("ix_sink_memories_key", "key"),
+        # retention: rows not written since a time
+        Index("ix_sink_memories_updated_at", "updated_at"),
+    )
+
+    subscription_id: TextKey
+    key: TextKey
+    data: Text
+    token: OptionalText = None
+    held_until: float | None = None
+    updated_at: float
+
+
 class VersionRow(SQLModel, table=True):
     """Counters that invalidate the caches of other nodes: `subscriptions`, `callbacks`, `tokens`."""
 

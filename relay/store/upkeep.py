@@ -11,6 +11,7 @@ from relay.store.attempt_results import promote_heads
 from relay.store.cancellation import CANCEL_CHUNK, cancel
 from relay.store.database import Database
 from relay.store.job_groups import NO_JOBS
+from relay.store.memories import forget_groups
 from relay.store.statements import SQLITE, fetch_json, json_list, json_query, run, sql
 from relay.store.subscription_cache import SubscriptionCache
 from relay.store.tables import OPEN_DELIVERY
@@ -89,7 +90,10 @@ WHERE finished_at IS NOT NULL AND finished_at < :before AND (finished_at, id) > 
 ORDER BY finished_at, id LIMIT {SLICE}
 """
 # Deletes finished groups without jobs. A group that has begun another round meanwhile stays.
-DELETE_GROUPS = sql(f"DELETE FROM groups WHERE id IN $json_values(ids) AND finished_at < :before AND {NO_JOBS}")
+DELETE_GROUPS = sql(
+    f"DELETE FROM groups WHERE id IN $json_values(ids) AND finished_at < :before AND {NO_JOBS}"
+    " RETURNING source, account, name"
+)
 _NEEDED = """
 EXISTS (SELECT 1 FROM job_callbacks WHERE subscription_id = subscriptions.id)
 OR EXISTS (SELECT 1 FROM deliveries WHERE subscription_id = subscriptions.id AND state = 'pending')
@@ -127,6 +131,12 @@ DELETE_OLD_SECRETS = "DELETE FROM secrets WHERE expires_at IS NOT NULL AND expir
 DELETE_OLD_INCIDENTS = f"""
 DELETE FROM incidents WHERE id IN (
   SELECT id FROM incidents WHERE closed_at IS NOT NULL AND closed_at < :before ORDER BY closed_at, id LIMIT {MAX_ROWS}
+)
+"""
+# Deletes a batch of what sinks were not told of for long. A turn that is taken is never that old.
+DELETE_OLD_MEMORIES = f"""
+DELETE FROM sink_memories WHERE (subscription_id, key) IN (
+  SELECT subscription_id, key FROM sink_memories WHERE updated_at < :before ORDER BY updated_at LIMIT {MAX_ROWS}
 )
 """
 # Deletes a batch of ended replays.
@@ -236,6 +246,10 @@ class UpkeepStore:
     async def delete_incidents(self, before: float) -> int:
         """Deletes a batch of incidents that were closed before a time."""
         return await self._database.write(_on_one_node(_delete_incidents), (before,))
+
+    async def delete_memories(self, before: float) -> int:
+        """Deletes a batch of what subscriptions remember of their sinks and have not changed since a time."""
+        return await self._database.write(_on_one_node(_delete_memories), (before,))
 
     async def delete_replays(self, before: float) -> int:
         """Deletes a batch of replays that ended before a time."""
@@ -347,7 +361,9 @@ def _old_groups(connection: Connection, before: float, after: JobPlace) -> list[
 
 
 def _delete_groups(connection: Connection, ids: Sequence[str], before: float) -> int:
-    return run(connection, DELETE_GROUPS, ids=json_list(ids), before=before).rowcount
+    gone = run(connection, DELETE_GROUPS, ids=json_list(ids), before=before).all()
+    forget_groups(connection, gone)
+    return len(gone)
 
 
 def _old_callbacks(connection: Connection, before: float, after: str) -> list[tuple[str, int]]:
@@ -376,6 +392,10 @@ def _delete_intents(connection: Connection, before: float) -> int:
 
 def _delete_incidents(connection: Connection, before: float) -> int:
     return run(connection, DELETE_OLD_INCIDENTS, before=before).rowcount
+
+
+def _delete_memories(connection: Connection, before: float) -> int:
+    return run(connection, DELETE_OLD_MEMORIES, before=before).rowcount
 
 
 def _delete_replays(connection: Connection, before: float) -> int:

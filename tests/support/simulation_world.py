@@ -113,6 +113,7 @@ class World:
         return Dispatcher(
             deliveries=self.store.deliveries,
             subscriptions=self.store.subscriptions,
+            memories=self.store.memories,
             handshakes=self.store.handshakes,
             credentials=self.store.credentials,
             kinds=kinds().__getitem__,

@@ -1,0 +1,61 @@
+"""Deliveries that take several requests: what a kind of sink yields, and what it gives back. Pure.
+
+A kind writes such a delivery as a generator: it yields a Step, is sent the Response to it, and returns what became of
+the delivery. `relay/delivery/dialogues.py` sends the steps; a preview imagines the answers.
+"""
+
+from collections.abc import Generator, Mapping
+from typing import Any
+
+from relay.core.delivery import OutboundRequest, Outcome, Response
+from relay.core.values import value_class
+
+MAX_STEPS = 20
+"""Maximum number of requests of one delivery."""
+
+Memory = Mapping[str, Any]
+"""What a subscription remembers of a sink under one key, as JSON; empty if nothing."""
+
+
+@value_class(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One request.
+
+    name      names it in the attempt and in a preview, without secrets and texts of others
+    expected  the body of the answer that a preview imagines, with placeholders for what only the sink knows
+    remember  stored before the request is sent: a crash after that cannot lose it
+    """
+
+    request: OutboundRequest
+    name: str
+    expected: bytes = b""
+    remember: Memory | None = None
+
+
+@value_class(frozen=True, slots=True, kw_only=True)
+class Ended:
+    """What became of a delivery. `remember`: stored with the attempt, whatever the outcome; None: nothing new."""
+
+    outcome: Outcome
+    remember: Memory | None = None
+
+
+Steps = Generator[Step, Response, Ended]
+
+
+def group_key(owner: str, name: str) -> str:
+    """The key under which something is remembered of a group. `owner`: its account, as `owner_of` writes it."""
+    return f"group/{owner}/{name}"
+
+
+def previewed(steps: Steps) -> tuple[Step, ...]:
+    """The steps, if the sink answers each as expected."""
+    found: list[Step] = []
+    try:
+        step = next(steps)
+        while len(found) < MAX_STEPS:
+            found.append(step)
+            step = steps.send(Response(started_at=0.0, duration_ms=0.0, status_code=200, excerpt=step.expected))
+    except StopIteration:
+        pass
+    return tuple(found)

@@ -1,0 +1,102 @@
+"""Sends the requests of a delivery that takes several: see `relay.core.dialogue`.
+
+All of them share the attempt's time-out. The attempt shows the last request and response, which decide, and names the
+others. A kind whose sink remembers something has its turn: one delivery of a key at a time, on all nodes.
+"""
+
+import asyncio
+import math
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+
+import structlog
+
+from relay.clock import Clock
+from relay.core.delivery import Outcome, Response
+from relay.core.dialogue import MAX_STEPS, Ended, Memory, Step, Steps
+from relay.core.text import storable
+from relay.delivery.credentials import Sent
+from relay.errors import NotRenderable, StoreError
+
+log = structlog.get_logger("relay.delivery")
+
+Send = Callable[[Step, float], Awaitable[Sent]]
+"""Sends the request of a step within this time, in seconds."""
+Save = Callable[[Memory], Awaitable[bool]]
+"""Stores what is remembered. False: another delivery has the turn by now, or the sink is another one."""
+
+NOT_STORED = Outcome(verdict="retry", reason="not_stored")
+FAILED = Outcome(verdict="retry", reason="render")
+
+
+def unrendered(error: Exception, now: float, event_id: str) -> Sent:
+    """In place of a response: the kind of sink failed. With NotRenderable the delivery is dead, else it is retried."""
+    if isinstance(error, NotRenderable):
+        detail = storable(str(error))
+        outcome = Outcome(verdict="dead", reason=detail)
+    else:
+        log.error("render_failed", event_id=event_id, exc_info=error)
+        detail = f"the event cannot be rendered for this sink ({type(error).__name__}): the relay's log says more"
+        outcome = FAILED
+    response = Response(started_at=now, duration_ms=0.0, error="render", detail=detail)
+    return Sent(headers=(), response=response, outcome=outcome)
+
+
+async def converse(begin: Callable[[], Steps], send: Send, save: Save, *, timeout_seconds: float, clock: Clock) -> Sent:
+    """Sends the steps in turn, until the kind of sink says what became of the delivery or fails."""
+    loop = asyncio.get_running_loop()
+    started_at, ends_at = clock(), loop.time() + timeout_seconds
+    sent = Sent(headers=(), response=Response(started_at=started_at, duration_ms=0.0))
+    told: list[str] = []
+    secrets: dict[str, None] = {}
+    duration_ms = 0.0
+    remember: Memory | None = None
+    try:
+        steps = begin()
+        step = next(steps)
+        while True:
+            if step.remember is not None:
+                remember = step.remember
+                if not await _saved(save, remember):
+                    ended = Ended(outcome=NOT_STORED)
+                    break
+            left = ends_at - loop.time()
+            if left > 0:
+                sent = await send(step, math.ceil(left * 10) / 10)  # the sender keeps a timer per length
+            else:
+                late = Response(started_at=clock(), duration_ms=0.0, error="timeout", late=True)
+                sent = Sent(headers=step.request.headers, response=late)
+            response = sent.response
+            duration_ms += response.duration_ms
+            secrets |= dict.fromkeys(sent.secrets)
+            told.append(f"{step.name}: {response.error or f'HTTP {response.status_code}'}")
+            if sent.outcome is not None or len(told) == MAX_STEPS:
+                ended = Ended(outcome=sent.outcome or FAILED)
+                break
+            step = steps.send(response)
+        steps.close()
+    except StopIteration as end:
+        ended = end.value
+    except Exception as error:
+        failed = unrendered(error, started_at, event_id)
+        ended = Ended(outcome=failed.outcome or FAILED)
+        sent = sent if told else failed
+    response = replace(sent.response, started_at=started_at, duration_ms=duration_ms)
+    if len(told) > 1:
+        notes = (response.detail, f"request {len(told)}, after {', '.join(told[:-1])}")
+        response = replace(response, detail="; ".join(note for note in notes if note))
+    return replace(
+        sent,
+        response=response,
+        outcome=ended.outcome,
+        secrets=tuple(secrets),
+        remember=remember if ended.remember is None else ended.remember,
+    )
+
+
+async def _saved(save: Save, memory: Memory) -> bool:
+    try:
+        return await save(memory)
+    except StoreError as error:
+        log.error("memory_not_stored", error=str(error))
+        return False

@@ -1,0 +1,139 @@
+"""What subscriptions remember of their sinks: one row per subscription and key, which one delivery at a time may use.
+
+The turn is taken before the first request of a delivery, and ends in the transaction that records its attempt. It ends
+with the delivery's lease if the node dies.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from sqlalchemy.engine import Connection, Row
+
+from relay.core.delivery import Claimed
+from relay.core.dialogue import Memory, group_key
+from relay.core.events import owner_of
+from relay.core.jsontext import dumps
+from relay.core.records import AttemptResult, MemoryTurn
+from relay.store.database import Database
+from relay.store.group_commit import each, in_order_of, quick
+from relay.store.rows import loads
+from relay.store.statements import REAL, TEXT, json_list, run, run_rows, sql
+
+MAX_MEMORY_BYTES = 16_384
+
+# Makes a row, with its turn taken, if there is none. Erasure waits for it, and then finds it.
+MAKE_MEMORY = sql(
+    """
+INSERT INTO sink_memories (subscription_id, key, data, token, held_until, updated_at)
+SELECT CAST(:subscription_id AS text), CAST(:key AS text), '{}', CAST(:token AS text),
+  CAST(:until AS double precision), CAST(:at AS double precision)
+FROM deliveries AS d
+WHERE d.id = :delivery_id $for_key_share(d)
+ON CONFLICT (subscription_id, key) DO NOTHING
+"""
+)
+# Takes the turn, unless another delivery has it.
+TAKE_MEMORY = """
+UPDATE sink_memories SET token = :token, held_until = :until
+WHERE subscription_id = :subscription_id AND key = :key AND (token IS NULL OR held_until <= :now)
+RETURNING data
+"""
+# Writes what is remembered during a turn.
+KEEP_MEMORY = """
+UPDATE sink_memories SET data = :data, updated_at = :at
+WHERE subscription_id = :subscription_id AND key = :key AND token = :token
+"""
+# Ends turns, with what is remembered from now on. Without data: what was remembered before.
+END_TURNS = sql(
+    """
+UPDATE sink_memories SET data = COALESCE(m.data, sink_memories.data), token = NULL, held_until = NULL, updated_at = m.at
+FROM $json_rows(rows) AS m
+WHERE sink_memories.subscription_id = m.subscription_id AND sink_memories.key = m.key AND sink_memories.token = m.token
+""",
+    rows={"subscription_id": TEXT, "key": TEXT, "token": TEXT, "data": TEXT, "at": REAL},
+)
+# Ends all turns.
+FREE_MEMORIES = "UPDATE sink_memories SET token = NULL, held_until = NULL WHERE token IS NOT NULL"
+# Forgets what a subscription remembers.
+FORGET_SUBSCRIPTION = "DELETE FROM sink_memories WHERE subscription_id = :id"
+# Forgets what every subscription remembers under some keys.
+FORGET_KEYS = sql("DELETE FROM sink_memories WHERE key IN $json_values(keys)")
+
+
+class MemoryStore:
+    """Takes turns, and writes during them. `end_turns` ends them."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def take(self, claimed: Claimed, key: str, now: float, at: float) -> MemoryTurn | None:
+        """The turn of a delivery with a key, until its lease ends. None if another delivery has it, or this one is
+        gone. `now`: by the clock of leases; `at`: by that of the machine."""
+        item = {
+            "subscription_id": claimed.subscription_id,
+            "key": key,
+            "token": f"{claimed.lease_token}/{claimed.id}",
+            "until": claimed.lease_until,
+            "delivery_id": claimed.id,
+        }
+        return await self._database.write(_take, {**item, "now": now, "at": at})
+
+    async def keep(self, turn: MemoryTurn, memory: Memory, at: float) -> bool:
+        """Stores what is remembered, during the turn. False if the turn is over."""
+        return await self._database.write(_keep, (turn, memory, at))
+
+    async def free_all(self) -> None:
+        """Ends all turns. Only for a SQLite file at start-up."""
+        await self._database.write(_free_all, None)
+
+
+def end_turns(connection: Connection, results: Sequence[AttemptResult]) -> None:
+    """Ends the turns of attempts. Also of those whose lease was lost: what a sink has taken is true in any case."""
+    rows = [
+        (turn.subscription_id, turn.key, turn.token, _written(result.remember), result.now)
+        for result in results
+        if (turn := result.turn) is not None
+    ]
+    run_rows(connection, END_TURNS, sorted(rows, key=lambda row: row[:2]))
+
+
+def forget_groups(connection: Connection, groups: Iterable[Row[Any]]) -> None:
+    """Forgets what is remembered of groups that are deleted. Call it last: these rows are locked after all others."""
+    keys = sorted(group_key(owner_of(row.source, row.account), row.name) for row in groups)
+    if keys:
+        run(connection, FORGET_KEYS, keys=json_list(keys))
+
+
+def _written(memory: Memory | None) -> str | None:
+    """As JSON. None if that is too large, which no kind of sink makes it: what was remembered before stays."""
+    if memory is None:
+        return None
+    written = dumps(dict(memory)).decode()
+    return written if len(written) <= MAX_MEMORY_BYTES else None
+
+
+@quick
+@in_order_of(lambda item: (item["subscription_id"], item["key"]))
+def _take(connection: Connection, item: Mapping[str, Any]) -> MemoryTurn | None:
+    turn = {name: item[name] for name in ("subscription_id", "key", "token")}
+    made = run(connection, MAKE_MEMORY, **turn, until=item["until"], at=item["at"], delivery_id=item["delivery_id"])
+    if made.rowcount:
+        return MemoryTurn(**turn, memory={})
+    row = run(connection, TAKE_MEMORY, **turn, until=item["until"], now=item["now"]).one_or_none()
+    return None if row is None else MemoryTurn(**turn, memory=loads(row.data.encode()))
+
+
+@quick
+@each
+def _keep(connection: Connection, item: tuple[MemoryTurn, Memory, float]) -> bool:
+    turn, memory, at = item
+    data = _written(memory)
+    if data is None:
+        return False
+    place = {"subscription_id": turn.subscription_id, "key": turn.key, "token": turn.token}
+    return run(connection, KEEP_MEMORY, **place, data=data, at=at).rowcount > 0
+
+
+@each
+def _free_all(connection: Connection, _item: None) -> None:
+    run(connection, FREE_MEMORIES)
