@@ -94,7 +94,7 @@ def end_turns(connection: Connection, results: Sequence[AttemptResult]) -> None:
         for result in results
         if (turn := result.turn) is not None
     ]
-    run_rows(connection, END_TURNS, sorted(rows, key=lambda row: row[:2]))
+    run_rows(connection, END_TURNS, sorted(rows, key=lambda row: (row[0], row[1])))
 
 
 def forget_groups(connection: Connection, groups: Iterable[Row[Any]]) -> None:

@@ -131,6 +131,7 @@ def exceptions() -> list[MayScan]:
         MayScan(r"AS owner FROM replays", "how many are running: a hundred at most"),
         MayScan(r"SELECT DISTINCT job_uid, subscription_id FROM deliveries WHERE replay", "what is on its way, sorted"),
         MayScan(r"UPDATE idempotency_keys SET held_until = NULL", "at the start of a node"),
+        MayScan(r"UPDATE sink_memories SET token = NULL", "at the start of a node"),
         MayScan(r"UPDATE intents SET reason = 'cut_off'", "at the start of a node"),
         MayScan(r"FROM jobs ORDER BY jobs.uid DESC\n? LIMIT", "a page of jobs without a filter"),
         MayScan(r"FROM groups ORDER BY groups.id DESC\n? LIMIT", "a page of groups without a filter"),
@@ -339,6 +340,19 @@ async def use_handshakes(store: Store) -> None:
     await store.handshakes.free_all(NOW)
     await store.handshakes.end_handshake(made, Consent(granted=True, origin="relay.example", at=NOW), "agreed")
     await store.handshakes.grant(store.handshakes.grant_key(made, "relay.example", NOW), NOW, None, "agreed")
+
+
+async def use_memories(store: Store) -> None:
+    await store.subscriptions.create(subscription("sub_7"))
+    await store.jobs.record(poll(await track(store, "remembered"), 0, "failed"))
+    (one,) = await claim(store, "sub_7")
+    for _ in range(2):
+        turn = await store.memories.take(one, "incident/inc_1", NOW, NOW)
+        await store.memories.free_all()
+    assert turn is not None
+    await store.memories.keep(turn, {}, NOW)
+    await store.deliveries.record_attempt(result_of(one, turn=turn, remember={}))
+    await store.upkeep.delete_memories(NOW + 1)
 
 
 async def read_group_work(store: Store) -> None:
@@ -557,6 +571,7 @@ async def run_everything(store: Store) -> None:
     await store.accounts.adopted()
     await store.holders.release_accounts(["node 1"])
     await use_connect_accounts(store)
+    await use_memories(store)
     await store.learned.save([SavedStatistics(source="revor", name="a", event_count=1.0, values="{}")], NOW)
     await store.learned.load("revor")
     await store.learned.find("revor", ["a"])
@@ -614,7 +629,7 @@ async def run_everything(store: Store) -> None:
 PARTS = (
     *("jobs", "events", "deliveries", "replays", "subscriptions", "idempotency", "intents", "accounts", "learned"),
     *("upkeep", "erasure", "groups", "group_work", "audit", "secrets", "credentials", "handshakes", "incidents"),
-    "connect_accounts",
+    *("connect_accounts", "memories"),
 )
 
 

@@ -24,6 +24,7 @@ from relay.store import (
     job_groups,
     jobs,
     learned,
+    memories,
     ordering,
     outbox,
     registrations,
@@ -374,6 +375,7 @@ CATALOGUE = (
     Case("retention: groups", upkeep.DELETE_GROUPS),
     Case("retention: callbacks of jobs", upkeep.DELETE_CALLBACKS_OF_GONE_JOBS),
     Case("retention: keys", upkeep.DELETE_OLD_KEYS),
+    Case("retention: memories", upkeep.DELETE_OLD_MEMORIES),
     Case("retention: replays", upkeep.DELETE_OLD_REPLAYS),
     Case("retention: intents", upkeep.DELETE_OLD_INTENTS),
     Case("retention: removed connect accounts", upkeep.DELETE_REMOVED_ACCOUNTS),
@@ -394,6 +396,12 @@ CATALOGUE = (
     Case("intents: unreported, lost", intents.UNREPORTED_LOST),
     Case("intents: unreported, cut off", intents.UNREPORTED_CUT_OFF),
     Case("intents: count", intents.COUNT_UNKNOWN),
+    Case("memory: make", memories.MAKE_MEMORY),
+    Case("memory: take", memories.TAKE_MEMORY),
+    Case("memory: keep", memories.KEEP_MEMORY),
+    Case("memory: end turns", memories.END_TURNS),
+    Case("memory: forget a subscription's", memories.FORGET_SUBSCRIPTION),
+    Case("memory: forget those of groups", memories.FORGET_KEYS),
     Case("learned: save", learned.SAVE),
     Case("learned: find", learned.FIND),
     Case("learned: load", learned.LOAD, sorts=True),  # the classes of one source, at the start of a node
@@ -517,6 +525,9 @@ INSERT INTO groups (id, source, account, name, round, counts, skipped, failures,
 SELECT {_key("grp")}, 'revor', CASE WHEN i % 40 = 0 THEN 'other' ELSE 'default' END, 'group ' || i, 1, '{{}}', 0,
   '{{}}', {NOW} + i, {NOW} + i, 0, CASE WHEN i % 10 > 0 THEN {NOW} + i END, CASE WHEN i % 20 = 0 THEN {NOW} + i END
 FROM n""",
+        f"""
+INSERT INTO sink_memories (subscription_id, key, data, token, updated_at) {_rows(4_000)}
+SELECT 'sub_' || (i % 20), 'incident/' || i, '{{}}', CASE WHEN i % 50 = 0 THEN 'token ' || i END, {NOW} + i FROM n""",
         f"""
 INSERT INTO accounts (source, name, state) {_rows(2_000)} SELECT 'revor', 'account ' || i, 'ok' FROM n""",
     ]

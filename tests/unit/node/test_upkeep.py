@@ -102,6 +102,7 @@ KINDS = [
     "connect_accounts",
     "intents",
     "incidents",
+    "memories",
     "replays",
     "idempotency_keys",
     "secrets",

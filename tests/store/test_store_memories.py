@@ -1,0 +1,167 @@
+"""What subscriptions remember of their sinks: one delivery of a key at a time, written with the attempt, forgotten with
+what it is about."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import Any
+
+from relay.core.delivery import Claimed
+from relay.core.dialogue import group_key
+from relay.core.erasure import ErasureRequest
+from relay.core.records import MemoryTurn
+from relay.store.memories import MAX_MEMORY_BYTES
+from relay.store.store import Store
+from tests.support.store_kit import NOW, claim, execute, poll, registration, result_of, rows, subscription, track
+
+KEY = "incident/inc_1"
+GROUP = group_key("revor/default", "spring/sale")
+
+
+async def claimed_of(store: Store, count: int = 1, id: str = "sub_1", **fields: Any) -> list[Claimed]:
+    """Claimed deliveries of as many jobs to one subscription."""
+    await store.subscriptions.create(subscription(id, **fields))
+    for nth in range(count):
+        await store.jobs.record(poll(await track(store, f"{id} {nth}"), 0, "failed"))
+    found = await claim(store, id)
+    assert len(found) == count
+    return list(found)
+
+
+async def took(store: Store, claimed: Claimed, key: str = KEY, now: float = NOW) -> MemoryTurn:
+    turn = await store.memories.take(claimed, key, now, now)
+    assert turn is not None
+    return turn
+
+
+async def ended(
+    store: Store, claimed: Claimed, turn: MemoryTurn, remember: Any = None, state: str = "delivered"
+) -> bool:
+    return (await store.deliveries.record_attempt(result_of(claimed, state, turn=turn, remember=remember))).kept
+
+
+async def remembered(store: Store) -> list[tuple[str, str]]:
+    found = await rows(store, "SELECT key, data FROM sink_memories ORDER BY key")
+    return [(row["key"], row["data"]) for row in found]
+
+
+async def test_memory_of_an_attempt_is_the_next_ones(store: Store) -> None:
+    first, second = await claimed_of(store, 2)
+    turn = await took(store, first)
+    assert turn.memory == {}
+    assert await ended(store, first, turn, {"ts": "1.5", "text": "\ud800 \0"})
+    assert (await took(store, second)).memory == {"ts": "1.5", "text": "\N{REPLACEMENT CHARACTER} \0"}
+
+
+async def test_failed_attempt_remembers_too_and_nothing_new_changes_nothing(store: Store) -> None:
+    first, second = await claimed_of(store, 2)
+    assert await ended(store, first, await took(store, first), {"ts": "1"}, "pending")
+    assert await ended(store, second, await took(store, second))
+    assert await remembered(store) == [(KEY, '{"ts":"1"}')]
+
+
+async def test_one_delivery_of_a_key_has_the_turn_on_all_nodes(
+    store: Store, open_again: Callable[..., Awaitable[Store]], database_url: str
+) -> None:
+    other = store if database_url.startswith("sqlite") else await open_again()
+    claimed = await claimed_of(store, 10)
+    turns = await asyncio.gather(
+        *(one.memories.take(each, KEY, NOW, NOW) for each in claimed for one in (store, other))
+    )
+    (turn,) = {turn.token: turn for turn in turns if turn is not None}.values()
+    winner = next(one for one in claimed if turn.token.endswith(one.id))
+    assert await other.memories.take(claimed[0 if winner is not claimed[0] else 1], KEY, NOW, NOW) is None
+    assert await took(store, claimed[0], "incident/inc_2")
+    await ended(store, winner, turn, {"ts": "1"})
+    loser = next(one for one in claimed if one is not winner)
+    assert (await took(other, loser)).memory == {"ts": "1"}
+
+
+async def test_turn_ends_with_the_lease_of_its_delivery(store: Store) -> None:
+    first, second = await claimed_of(store, 2)
+    turn = await took(store, first)
+    assert await store.memories.take(second, KEY, first.lease_until - 1, NOW) is None
+    later = replace(second, lease_until=first.lease_until + 45)
+    newer = await took(store, later, now=first.lease_until)
+    assert not await store.memories.keep(turn, {"ts": "old"}, NOW)
+    await ended(store, first, turn, {"ts": "old"})
+    assert await ended(store, second, newer, {"ts": "new"})
+    assert await remembered(store) == [(KEY, '{"ts":"new"}')]
+
+
+async def test_memory_kept_within_a_turn_survives_a_crash(store: Store) -> None:
+    first, second = await claimed_of(store, 2)
+    turn = await took(store, first)
+    assert await store.memories.keep(turn, {"ts": "1"}, NOW)
+    await store.memories.free_all()
+    assert (await took(store, second)).memory == {"ts": "1"}
+
+
+async def test_more_than_can_be_remembered_is_refused(store: Store) -> None:
+    (first,) = await claimed_of(store)
+    turn = await took(store, first)
+    large = {"text": "x" * MAX_MEMORY_BYTES}
+    assert await store.memories.keep(turn, {"ts": "1"}, NOW)
+    assert not await store.memories.keep(turn, large, NOW)
+    assert await ended(store, first, turn, large)
+    assert await remembered(store) == [(KEY, '{"ts":"1"}')]
+
+
+async def test_what_was_sent_is_remembered_although_the_lease_was_lost(store: Store) -> None:
+    (first,) = await claimed_of(store)
+    turn = await took(store, first)
+    await execute(store, "UPDATE deliveries SET lease_token = 'other'")
+    assert not await ended(store, first, turn, {"ts": "1"})
+    assert await remembered(store) == [(KEY, '{"ts":"1"}')]
+
+
+async def test_memory_is_forgotten_with_the_subscription_and_with_another_sink(store: Store) -> None:
+    (first,) = await claimed_of(store)
+    (other,) = await claimed_of(store, id="sub_2")
+    turn = await took(store, first)
+    await store.memories.keep(turn, {"ts": "1"}, NOW)
+    await store.memories.keep(await took(store, other), {"ts": "2"}, NOW)
+    found = await store.subscriptions.get("sub_1")
+    assert found is not None
+    await store.subscriptions.replace(replace(found, description="another"), NOW)
+    assert len(await remembered(store)) == 2
+    await store.subscriptions.replace(replace(found, sink="https://elsewhere.example/"), NOW)
+    assert await remembered(store) == [(KEY, '{"ts":"2"}')]
+    assert await ended(store, first, turn, {"ts": "1"}), "the message is in the channel of the old sink"
+    assert await remembered(store) == [(KEY, '{"ts":"2"}')]
+    await store.subscriptions.remove("sub_2", NOW)
+    assert await remembered(store) == []
+
+
+async def test_memory_of_a_group_is_erased_with_it(store: Store) -> None:
+    await store.subscriptions.create(subscription("sub_1"))
+    registered = await store.jobs.register(registration("a", group="spring/sale"))
+    await store.jobs.record(poll(registered.job.uid, 0, "failed"))
+    (first,) = await claim(store, "sub_1")
+    for key in (GROUP, KEY, group_key("revor/other", "spring/sale")):
+        assert await store.memories.keep(await took(store, first, key), {"ts": "1"}, NOW)
+    cursor = None
+    while True:
+        step = await store.erasure.step(ErasureRequest.of_group("spring/sale"), cursor, NOW + 1)
+        cursor = step.next_cursor
+        if cursor is None:
+            break
+    assert [key for key, _ in await remembered(store)] == [group_key("revor/other", "spring/sale"), KEY]
+    assert await store.memories.take(first, GROUP, NOW, NOW) is None, "its delivery is gone, and so is the group's name"
+    assert len(await remembered(store)) == 2
+
+
+async def test_retention_forgets_what_is_old_and_finished_groups(store: Store) -> None:
+    first, second = await claimed_of(store, 2)
+    await ended(store, first, await took(store, first), {"ts": "1"})
+    await store.memories.keep(await took(store, second, "incident/inc_2"), {"ts": "2"}, NOW + 10)
+    assert await store.upkeep.delete_memories(NOW + 5) == 1
+    assert [key for key, _ in await remembered(store)] == ["incident/inc_2"]
+    await execute(
+        store,
+        "INSERT INTO groups (id, source, account, name, round, skipped, first_at, last_at, max_gap_seconds, counts,"
+        " failures, finished_at) VALUES ('grp_1', 'revor', 'default', 'spring/sale', 1, 0, 0, 0, 0, '{}', '{}', 1)",
+    )
+    await store.memories.keep(await took(store, second, GROUP), {"ts": "3"}, NOW)
+    assert (await store.upkeep.delete_groups(NOW))[0] == 1
+    assert [key for key, _ in await remembered(store)] == ["incident/inc_2"]
