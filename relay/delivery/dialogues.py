@@ -42,7 +42,9 @@ def unrendered(error: Exception, now: float, event_id: str) -> Sent:
     return Sent(headers=(), response=response, outcome=outcome)
 
 
-async def converse(begin: Callable[[], Steps], send: Send, save: Save, *, timeout_seconds: float, clock: Clock) -> Sent:
+async def converse(
+    begin: Callable[[], Steps], send: Send, save: Save, timeout_seconds: float, clock: Clock, event_id: str
+) -> Sent:
     """Sends the steps in turn, until the kind of sink says what became of the delivery or fails."""
     loop = asyncio.get_running_loop()
     started_at, ends_at = clock(), loop.time() + timeout_seconds

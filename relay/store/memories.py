@@ -18,14 +18,15 @@ from relay.store.database import Database
 from relay.store.group_commit import each, in_order_of, quick
 from relay.store.rows import loads
 from relay.store.statements import REAL, TEXT, json_list, run, run_rows, sql
+from relay.store.tables import SinkMemoryRow
 
 MAX_MEMORY_BYTES = 16_384
 
 # Makes a row, with its turn taken, if there is none. Erasure waits for it, and then finds it.
 MAKE_MEMORY = sql(
-    """
-INSERT INTO sink_memories (subscription_id, key, data, token, held_until, updated_at)
-SELECT CAST(:subscription_id AS text), CAST(:key AS text), '{}', CAST(:token AS text),
+    f"""
+INSERT INTO {SinkMemoryRow.__tablename__} (subscription_id, key, data, token, held_until, updated_at)
+SELECT CAST(:subscription_id AS text), CAST(:key AS text), '{{}}', CAST(:token AS text),
   CAST(:until AS double precision), CAST(:at AS double precision)
 FROM deliveries AS d
 WHERE d.id = :delivery_id $for_key_share(d)

@@ -7,7 +7,7 @@ from relay.core.delivery import OutboundRequest, Outcome, Response
 from relay.core.dialogue import MAX_STEPS, Ended, Memory, Step, Steps
 from relay.delivery.credentials import Sent
 from relay.delivery.dialogues import converse
-from relay.errors import StoreError
+from relay.errors import FieldError, NotRenderable, StoreError
 from relay.testing import FakeClock
 
 OK = Outcome(verdict="delivered", reason="ok")
@@ -54,7 +54,7 @@ class Sink:
         return self.saves
 
     async def converse(self, begin: Callable[[], Steps], timeout_seconds: float = 15.0) -> Sent:
-        return await converse(begin, self.send, self.save, timeout_seconds=timeout_seconds, clock=self.clock)
+        return await converse(begin, self.send, self.save, timeout_seconds, self.clock, "evt_1")
 
 
 def two(**ended: Any) -> Callable[[], Steps]:
@@ -127,6 +127,15 @@ async def test_exception_of_a_kind_is_a_failure_that_forgets_nothing() -> None:
     assert sent.outcome == Outcome(verdict="retry", reason="render"), "200 alone proves nothing"
     assert sent.response.status_code == 200
     assert sent.remember == {"ledger": 1}
+
+
+async def test_delivery_that_can_never_be_rendered_is_dead() -> None:
+    def never() -> Steps:
+        raise NotRenderable([FieldError(pointer="/config/template/deal", code="missing", detail="no metadata.deal")])
+        yield
+
+    sent = await Sink().converse(never)
+    assert sent.outcome == Outcome(verdict="dead", reason="/config/template/deal: no metadata.deal")
 
 
 async def test_without_a_credential_nothing_more_is_sent() -> None:
