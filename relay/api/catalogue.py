@@ -4,6 +4,7 @@ from relay.api import (
     audit,
     connect_accounts,
     consents,
+    declared,
     deliveries,
     erasures,
     events,
@@ -23,6 +24,7 @@ from relay.api import (
 
 _RESOURCES = (
     jobs,
+    declared,
     subscriptions,
     replays,
     events,

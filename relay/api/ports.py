@@ -100,6 +100,7 @@ class Kinds:
     default_types      kind name to the types it gets by default (None: all job events)
     default_incidents  kind name to its default of `config.incidents`
     redacted_url       kind name and URL to the redacted sink
+    signed             whether requests to a kind are signed
     """
 
     names: tuple[str, ...]
@@ -108,6 +109,7 @@ class Kinds:
     default_types: Callable[[str], tuple[str, ...] | None]
     default_incidents: Callable[[str], Incidents]
     redacted_url: Callable[[str, str], str]
+    signed: Callable[[str], bool]
 
 
 def _count_nothing(_method: str, _status_code: int) -> None:

@@ -18,6 +18,7 @@ from relay.api.sink_credentials import (
 )
 from relay.api.subscription_models import (
     OPTIONS,
+    DeclaredSubscription,
     SubscriptionConfig,
     SubscriptionCreate,
     SubscriptionReplace,
@@ -69,15 +70,27 @@ def read_replace(document: Any, context: Context, before: core.Subscription) -> 
         _refuse_showing_more(config, context, before)
     else:
         _refuse_placeholder(body.sink)
-    # A default that is sent back as shown keeps following the settings.
+    if config.incidents == before.incidents == context.ports.kinds.default_incidents(before.kind):
+        config = config.model_copy(update={"incidents": None})
+    return _subscription(body, _following(config, context, before), context, before)
+
+
+def read_declared(body: DeclaredSubscription, context: Context, before: core.Subscription) -> core.Subscription:
+    """The subscription with the declared settings, and nothing of those of `before`; its id, state, start and secrets
+    are kept. Raises InvalidRequest."""
+    _refuse_placeholder(body.sink)
+    bare = replace(before, headers=(), credential=None)
+    return _subscription(body, _following(body.config or SubscriptionConfig(), context, before), context, bare)
+
+
+def _following(config: SubscriptionConfig, context: Context, before: core.Subscription) -> SubscriptionConfig:
+    """The settings without defaults that are sent back as shown: these keep following the relay's settings."""
     settings = context.settings
     if before.timeout_seconds is None and config.timeout_seconds == settings.default_timeout_seconds:
         config = config.model_copy(update={"timeout_seconds": None})
     if before.retry_schedule_seconds is None and config.retry_schedule == list(settings.default_retry_schedule_seconds):
         config = config.model_copy(update={"retry_schedule": None})
-    if config.incidents == before.incidents == context.ports.kinds.default_incidents(before.kind):
-        config = config.model_copy(update={"incidents": None})
-    return _subscription(body, config, context, before)
+    return config
 
 
 def _refuse_showing_more(config: SubscriptionConfig, context: Context, before: core.Subscription) -> None:

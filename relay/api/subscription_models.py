@@ -11,6 +11,7 @@ from typing_extensions import TypedDict
 
 from relay.api.examples import SUBSCRIPTION_ID, TIME
 from relay.api.fields import (
+    MAX_ID_CHARACTERS,
     MAX_TYPES,
     MAX_URL_CHARACTERS,
     Body,
@@ -129,6 +130,9 @@ class Subscription(TypedDict):
             "null: it is not limited."
         ),
     ]
+    declared: Annotated[
+        bool, Field(description="Whether `POST /v1/subscriptions/apply` declared it, and may remove it.")
+    ]
     next_handshake_at: Time | None
     consent: ShownConsent | None
     created_at: Time
@@ -221,6 +225,22 @@ class SubscriptionCreate(Body):
     description: str | None = Field(default=None, max_length=1_000)
 
 
+class DeclaredSubscription(SubscriptionCreate):
+    """A subscription as `subscriptions` in relay.yaml declares it. What it omits has its default."""
+
+    id: str = Field(
+        min_length=1,
+        max_length=MAX_ID_CHARACTERS,
+        description="The subscription's id, of your own choice: letters, digits, dots, dashes and underscores.",
+    )
+    owner: str | None = Field(
+        default=None,
+        max_length=MAX_ID_CHARACTERS,
+        description="The only account whose events it gets, as source/account. Default: the account of the token, if "
+        "it is bound to one.",
+    )
+
+
 _IGNORED: dict[str, Any] = {
     name: (Any, Field(default=None, description="Ignored."))
     for name in Subscription.__annotations__
@@ -267,6 +287,7 @@ _EXAMPLE: Subscription = {
     "paused_until": None,
     "next_probe_at": None,
     "owner": None,
+    "declared": False,
     "next_handshake_at": None,
     "consent": None,
     "created_at": TIME,
@@ -277,6 +298,11 @@ EXAMPLES: dict[str, Any] = {
         "sinkcredential": {"credentialtype": "PLAIN", "identifier": "relay", "secret": "a password"},
         "config": {"retry_schedule": ["5s", "5m", 1800]},
         "description": "The CRM",
+    },
+    "DeclaredSubscription": {
+        "id": "crm",
+        "sink": "https://receiver.example/hooks",
+        "config": {"secret": "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"},
     },
     "SubscriptionReplace": {"sink": "https://receiver.example/hooks", "description": "The new CRM"},
     "Subscription": _EXAMPLE,

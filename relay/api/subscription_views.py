@@ -62,6 +62,7 @@ def subscription_view(
         "paused_until": optional_rfc3339(subscription.paused_until),
         "next_probe_at": optional_rfc3339(subscription.probe_at),
         "owner": subscription.owner,
+        "declared": subscription.declared is not None,
         "next_handshake_at": optional_rfc3339(subscription.handshake_at),
         "consent": _consent_view(subscription.consent),
         "created_at": to_rfc3339(subscription.created_at),

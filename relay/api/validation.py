@@ -2,6 +2,8 @@
 
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
 from functools import cache
 from itertools import islice
 from types import UnionType
@@ -124,6 +126,18 @@ def _nul_errors(value: object, path: tuple[str | int, ...]) -> Iterator[FieldErr
 def invalid(*errors: FieldError) -> InvalidRequest:
     """The error for one or more mistakes in a body."""
     return InvalidRequest(invalid_detail(errors), errors=errors)
+
+
+@contextmanager
+def under(*path: str | int) -> Iterator[None]:
+    """Errors inside are about this part of a body: their pointers are made to begin with its place."""
+    try:
+        yield
+    except InvalidRequest as error:
+        place = pointer_of(*path)
+        found = error.errors or (FieldError(pointer="", code=error.code, detail=str(error)),)
+        errors = tuple(replace(one, pointer=place + one.pointer) for one in found)
+        raise type(error)(invalid_detail(errors), code=error.code, status=error.status, errors=errors) from None
 
 
 def pointer_of(*path: str | int) -> str:

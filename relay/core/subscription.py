@@ -61,6 +61,8 @@ class Subscription:
     incidents               whether it gets incidents, instead of or beside the failures in them; only chat kinds do
     source                  a CloudEvents source, matched exactly; None: any
     owner                   the account (`owner_of`) whose bound token made it: it gets only events about that account
+    declared                who declared it, so who may remove it by no longer declaring it: "*", or the account whose
+                            bound token did; None: it was made by hand
     callback                created by a job's `callback_url`: gets only events of jobs registered with it
     ordering                "job": an event waits for earlier ones of its job; "none": it does not
     signature               the scheme that signs its requests; callbacks always get both
@@ -83,6 +85,7 @@ class Subscription:
     incidents: Incidents = "off"
     source: str | None = None
     owner: str | None = None
+    declared: str | None = None
     state: State = "enabled"
     state_since: float | None = None
     state_reason: str | None = None

@@ -128,6 +128,25 @@ class AuditLog:
         """Records that an administrative write begins. Returns the number for `end`. Raises StoreError."""
         return await self._store.append(record)
 
+    async def begin_all(self, records: Sequence[AuditRecord]) -> Sequence[int]:
+        """As `begin`, for writes that begin together."""
+        last = await self._store.append(*records)
+        return range(last - len(records) + 1, last + 1)
+
+    async def end_all(
+        self, numbers: Sequence[int], begun: Sequence[AuditRecord], notes: Sequence[Mapping[str, Any]], result: Result
+    ) -> None:
+        """As `end`, for the writes of `begin_all`."""
+        now = self._clock()
+        records = [
+            replace(one, at=now, result=result, ends=number, detail=_detail(noted))
+            for number, one, noted in zip(numbers, begun, notes, strict=True)
+        ]
+        try:
+            await self._store.append(*records)
+        except StoreError as error:
+            log.error("audit_not_ended", action=begun[0].action, entry=numbers[0], error=str(error))
+
     async def end(
         self,
         number: int,

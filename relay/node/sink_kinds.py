@@ -16,6 +16,7 @@ def api_kinds(type_prefixes: Sequence[str]) -> Kinds:
         default_types=lambda kind: registry.kind_named(kind).default_types(type_prefixes),
         default_incidents=lambda kind: registry.kind_named(kind).default_incidents,
         redacted_url=_redacted_url,
+        signed=lambda kind: registry.kind_named(kind).signed,
     )
 
 

@@ -64,19 +64,10 @@ class SecretStore(Scoped):
         self._outbox.subscriptions.changed(connection)  # first, so that two rotations come one after the other
         results: list[None | Exception] = []
         for owner, value, now, old_expire_at in items:
-            rotates = old_expire_at is not None
-            if rotates and run(connection, COUNT_SECRETS, owner=owner, now=now).scalar_one() >= MAX_SECRETS:
-                problem = f"{MAX_SECRETS} secrets are valid: wait until an old one expires"
-                results.append(Conflict(problem, code="too_many_secrets"))
+            if old_expire_at is not None and (problem := no_room(connection, owner, now)) is not None:
+                results.append(problem)
                 continue
-            if rotates:
-                connection.execute(
-                    update(SecretRow)
-                    .where(col(SecretRow.owner) == owner, col(SecretRow.expires_at).is_(None))
-                    .values(expires_at=old_expire_at)
-                )
-            insert_secret(connection, self._cipher, owner, value, now)
-            run(connection, PROBE_NOW, id=owner, now=now)
+            put_secret(connection, self._cipher, owner, value, now, old_expire_at=old_expire_at)
             results.append(None)
         return results
 
@@ -89,6 +80,27 @@ class SecretStore(Scoped):
 
     def _own_secrets(self, connection: Connection) -> tuple[tuple[SigningSecret, ...], tuple[SigningSecret, ...]]:
         return secrets_of(connection, self._cipher, CALLBACK_OWNER), secrets_of(connection, self._cipher, SIGNING_OWNER)
+
+
+def no_room(connection: Connection, owner: str, now: float) -> Conflict | None:
+    """The error if an owner has MAX_SECRETS valid secrets, so that a rotation must wait."""
+    if run(connection, COUNT_SECRETS, owner=owner, now=now).scalar_one() < MAX_SECRETS:
+        return None
+    return Conflict(f"{MAX_SECRETS} secrets are valid: wait until an old one expires", code="too_many_secrets")
+
+
+def put_secret(
+    connection: Connection, cipher: Cipher, owner: str, value: str, now: float, *, old_expire_at: float | None
+) -> None:
+    """Adds a secret. The others expire at `old_expire_at`, if it is given; a probe is due at once."""
+    if old_expire_at is not None:
+        connection.execute(
+            update(SecretRow)
+            .where(col(SecretRow.owner) == owner, col(SecretRow.expires_at).is_(None))
+            .values(expires_at=old_expire_at)
+        )
+    insert_secret(connection, cipher, owner, value, now)
+    run(connection, PROBE_NOW, id=owner, now=now)
 
 
 def insert_secret(connection: Connection, cipher: Cipher, owner: str, value: str, now: float) -> None:

@@ -23,7 +23,7 @@ _PLAIN = (*FIXED, *OF_ITS_STATE, *OF_THE_SINK, "kind", "source", "description")
 """Columns that hold an attribute as it is."""
 _CONFIG = (
     *("method", "ordering", "signature", "handshake", "timeout_seconds", "retry_schedule_seconds", "rate_per_second"),
-    *("concurrency", "incidents"),
+    *("concurrency", "incidents", "declared"),
 )
 
 
@@ -49,7 +49,7 @@ def values_of(cipher: Cipher, subscription: Subscription) -> dict[str, Any]:
 def subscription_from(cipher: Cipher, row: Row[Any], secrets: tuple[SigningSecret, ...]) -> Subscription:
     """A subscription, from its row and its secrets."""
     sealed = loads(cipher.decrypt(row.sealed, context=row.id))
-    config = {"signature": "v1", "handshake": "off", "incidents": "off", **row.config}
+    config = {"signature": "v1", "handshake": "off", "incidents": "off", "declared": None, **row.config}
     if row.callback:  # callbacks use the relay's own settings; old rows hold those of the day they were created
         config = {**config, "timeout_seconds": None, "retry_schedule_seconds": None}
     schedule = config["retry_schedule_seconds"]

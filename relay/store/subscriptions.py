@@ -9,6 +9,7 @@ from sqlalchemy import Select, delete, insert, select, text, update
 from sqlalchemy.engine import Connection, Row
 from sqlmodel import col
 
+from relay.core.declared import Change, changed_fields, current_secret
 from relay.core.filters import matches
 from relay.core.handshake import WAITS
 from relay.core.records import CallbackRoom, Page, SubscriptionRoom, WantedCallback
@@ -30,10 +31,18 @@ from relay.store.outbox import (
     delivery_values,
     open_pairs,
 )
-from relay.store.pages import decode_cursor, read_page
+from relay.store.pages import decode_cursor, page_of
 from relay.store.rows import event_from
 from relay.store.scoped import Scoped
-from relay.store.secrets import AUDIT_OWNER, NEWEST_SECRET, insert_secret, secret_from, secrets_of
+from relay.store.secrets import (
+    AUDIT_OWNER,
+    NEWEST_SECRET,
+    insert_secret,
+    no_room,
+    put_secret,
+    secret_from,
+    secrets_of,
+)
 from relay.store.statements import TEXT, json_list, run, run_many, sql
 from relay.store.subscription_cache import READ_AT_ONCE, TOLD_SINCE, VERSION
 from relay.store.subscription_rows import (
@@ -78,6 +87,8 @@ COUNT_OF_CREATOR = "SELECT COUNT(*) FROM subscriptions WHERE callback = 0 AND cr
 # Deletes a callback's links to jobs.
 DELETE_CALLBACK_LINKS = "DELETE FROM job_callbacks WHERE subscription_id = :id"
 MAX_SUBSCRIPTIONS = 100_000
+CURSOR = "subscription "
+"""How cursors begin: ids can be of the user's own choice, so they do not tell which list they are of."""
 # The failing sinks.
 FAILING = f"""
 SELECT id, failing_since FROM subscriptions WHERE failing_since IS NOT NULL
@@ -104,6 +115,19 @@ class _Change:
     state: str
     reason: str | None
     now: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Apply:
+    changes: Sequence[Change]
+    room: SubscriptionRoom | None
+    now: float
+    secrets_expire_at: float
+    awaits_consent: Callable[[Subscription], bool]
+
+    def each(self, action: str) -> list[Change]:
+        """The changes of one action, in the order in which rows are locked."""
+        return sorted((one for one in self.changes if one.action == action), key=lambda one: one.id)
 
 
 class SubscriptionStore(Scoped):
@@ -142,12 +166,43 @@ class SubscriptionStore(Scoped):
                         subscription is then pending. If it is pending already, the sink is asked once more.
         """
         await refuse_hidden(self._database, self._owner, subscription.id)
-        if not await self._database.write(self._replace, (subscription, now, awaits_consent)):
-            return
+        if await self._database.write(self._replace, (subscription, now, awaits_consent)):
+            await self._reorder_all(subscription.id, now)
+
+    async def apply(
+        self,
+        changes: Sequence[Change],
+        now: float,
+        *,
+        secrets_expire_at: float,
+        room: SubscriptionRoom | None = None,
+        awaits_consent: Callable[[Subscription], bool] = lambda _: False,
+    ) -> None:
+        """Adds, changes and removes subscriptions in one transaction: all of them, or none. Each behaves as `create`,
+        `replace` and `remove` do; a replaced signing secret signs until `secrets_expire_at`.
+
+        Raises Conflict: `subscriptions_changed` if one of them is no longer as the change found it, or as `create` and
+        `add_secret`.
+        """
+        if self._owner is not None:
+            changes = [_owned(one, self._owner) for one in changes]
+        item = _Apply(
+            changes=changes, room=room, now=now, secrets_expire_at=secrets_expire_at, awaits_consent=awaits_consent
+        )
+        for id in await self._database.write(self._apply, item):
+            await self._reorder_all(id, now)
+        for one in item.each("remove"):
+            await self._cancel_all(one.id, now)
+
+    async def _reorder_all(self, subscription_id: str, now: float) -> None:
         after = ""
-        while uids := await self._database.read(jobs_of_subscription, subscription.id, after):
-            await self._database.write(self._reorder, (subscription.id, uids, now))
+        while uids := await self._database.read(jobs_of_subscription, subscription_id, after):
+            await self._database.write(self._reorder, (subscription_id, uids, now))
             after = uids[-1]
+
+    async def _cancel_all(self, subscription_id: str, now: float) -> None:
+        while await self._database.write(cancel_some, (subscription_id, now)) == CANCEL_CHUNK:
+            pass
 
     async def callbacks_for(
         self, wanted: Sequence[WantedCallback], now: float, owner: str | None = None
@@ -189,8 +244,7 @@ class SubscriptionStore(Scoped):
         """
         await refuse_hidden(self._database, self._owner, subscription_id)
         await self._database.write(self._remove, (subscription_id, now))
-        while await self._database.write(cancel_some, (subscription_id, now)) == CANCEL_CHUNK:
-            pass
+        await self._cancel_all(subscription_id, now)
 
     def changed(self) -> None:
         """Makes caches elsewhere reload."""
@@ -229,16 +283,14 @@ class SubscriptionStore(Scoped):
     async def page(self, *, limit: int, cursor: str | None = None, callbacks: bool = False) -> Page[Subscription]:
         """Newest first. Callbacks only on request."""
         statement = select(SubscriptionRow).order_by(col(SubscriptionRow.id).desc()).limit(limit + 1)
-        before = decode_cursor(cursor, prefix="sub_")
+        before = decode_cursor(cursor, prefix=CURSOR)
         if before is not None:
-            statement = statement.where(col(SubscriptionRow.id) < before)
+            statement = statement.where(col(SubscriptionRow.id) < before.removeprefix(CURSOR))
         if not callbacks:
             statement = statement.where(text("callback = 0"))
         if self._owner is not None:
             statement = statement.where(col(SubscriptionRow.owner) == self._owner)
-        return await self._database.read(
-            read_page, statement, limit, lambda row: subscription_from(self._cipher, row, ()), "id"
-        )
+        return await self._database.read(self._page, statement, limit)
 
     # --- batches
 
@@ -385,6 +437,49 @@ class SubscriptionStore(Scoped):
         self._outbox.insert(connection, (), joined(ended))
         return results
 
+    def _apply(self, connection: Connection, items: Sequence[_Apply]) -> Sequence[list[str] | Exception]:
+        """For each item, the subscriptions whose ordering changed. An item is refused before anything of it is
+        written: what a batch function has written stays."""
+        known = [one.id for item in items for one in item.changes if one.before is not None]
+        self._outbox.incidents.lock(connection, known)
+        self._outbox.subscriptions.changed(connection)  # one after the other, so what is checked stays true
+        return [self._refusal(connection, item) or self._applied(connection, item) for item in items]
+
+    def _refusal(self, connection: Connection, item: _Apply) -> Conflict | None:
+        for change in item.changes:
+            row = locked(connection, change.id)
+            found = None
+            if row is not None:
+                found = subscription_from(self._cipher, row, secrets_of(connection, self._cipher, change.id))
+            if not _is_as_found(change, found):
+                return Conflict(f"the subscription {change.id} has just been changed", code="subscriptions_changed")
+            if change.new_secret is not None and (full := no_room(connection, change.id, item.now)) is not None:
+                return Conflict(f"of the subscription {change.id}, {full}", code=full.code)
+        if item.room is None:
+            return None
+        made = run(connection, COUNT_OF_CREATOR, creator=item.room.creator).scalar_one()
+        removed = [one.id for one in item.each("remove")]
+        for start in range(0, len(removed), READ_AT_ONCE):
+            own = select(col(SubscriptionRow.id)).where(
+                col(SubscriptionRow.id).in_(removed[start : start + READ_AT_ONCE]),
+                col(SubscriptionRow.creator) == item.room.creator,
+            )
+            made -= len(connection.execute(own).all())
+        return _too_many(item.room) if made + len(item.each("add")) > item.room.fewer_than else None
+
+    def _applied(self, connection: Connection, item: _Apply) -> list[str]:
+        self._remove(connection, [(one.id, item.now) for one in item.each("remove")])
+        changed = item.each("change")
+        after = [one.after for one in changed if one.after is not None]
+        reordered = self._replace(connection, [(one, item.now, item.awaits_consent) for one in after])
+        for one in changed:
+            if one.new_secret is not None:
+                put_secret(
+                    connection, self._cipher, one.id, one.new_secret, item.now, old_expire_at=item.secrets_expire_at
+                )
+        self._create(connection, [(one.after, item.room) for one in item.each("add") if one.after is not None])
+        return [one.id for one, differs in zip(after, reordered, strict=True) if differs]
+
     def _end_incident(self, connection: Connection, id: str, because: ClosedBecause, now: float) -> Summary:
         """Closes the incident of a subscription's sink, if there is one. Call it while the subscription still has that
         sink, and insert the events last: matching them locks and reads the subscriptions, which must have changed by
@@ -443,6 +538,12 @@ class SubscriptionStore(Scoped):
             subscription_from(self._cipher, row, tuple(secrets.get(row.id, ()))) for row in connection.execute(which)
         ]
 
+    def _page(self, connection: Connection, statement: Select[Any], limit: int) -> Page[Subscription]:
+        rows = connection.execute(statement).all()
+        return page_of(
+            rows, limit, lambda row: subscription_from(self._cipher, row, ()), lambda row: f"{CURSOR}{row.id}"
+        )
+
     def _get(self, connection: Connection, subscription_id: str) -> Subscription | None:
         row = connection.execute(
             select(SubscriptionRow).where(col(SubscriptionRow.id) == subscription_id)
@@ -452,6 +553,20 @@ class SubscriptionStore(Scoped):
             if row is None
             else subscription_from(self._cipher, row, secrets_of(connection, self._cipher, subscription_id))
         )
+
+
+def _owned(change: Change, owner: str) -> Change:
+    """The change, whose subscription belongs to this owner."""
+    return change if change.after is None else replace(change, after=replace(change.after, owner=owner))
+
+
+def _is_as_found(change: Change, stored: Subscription | None) -> bool:
+    """Whether a subscription is still as the change found it: absent, or with the same settings and secret."""
+    before = change.before
+    if before is None or stored is None:
+        return before is stored
+    same = (before.owner, current_secret(before.secrets)) == (stored.owner, current_secret(stored.secrets))
+    return same and not stored.callback and not changed_fields(before, stored)
 
 
 def _told_by(subscription: Subscription) -> tuple[object, ...]:

@@ -238,11 +238,16 @@ class Request:
 
 
 SINK = {"sink": "https://new.receiver.example/hooks"}
+DECLARED = {**SINK, "config": {"secret": "whsec_" + "A" * 32}}
 SINCE = {"since": "2020-01-01T00:00:00Z"}
 
 
 def by_id(method: str, path: str, *ids: str, body: Any = None, **query: str) -> list[Request]:
     return [Request(method, path.format(id=id), query, body) for id in ids]
+
+
+def declared(*subscriptions: Any, **options: bool) -> Request:
+    return Request("POST", "/v1/subscriptions/apply", body={"subscriptions": list(subscriptions), **options})
 
 
 def job_requests(method: str, path: str = "", **query: str) -> Callable[[Things], list[Request]]:
@@ -308,8 +313,11 @@ CASES: Mapping[str, Callable[[Things], list[Request]]] = {
     "createSubscription": lambda of: [
         Request("POST", "/v1/subscriptions", {"reuse": "true"}, {"sink": f"https://{of.account[1]}.receiver.example/x"})
     ],
+    "applySubscriptions": lambda of: [
+        declared({"id": id, **DECLARED}, prune=True) for id in (of.subscription, of.callback, "crm")
+    ],
     "listSubscriptions": lists(
-        "/v1/subscriptions", lambda of: {"callbacks": "true", "cursor": cursor_of(of.subscription)}
+        "/v1/subscriptions", lambda of: {"callbacks": "true", "cursor": cursor_of(f"subscription {of.subscription}")}
     ),
     "getSubscription": on_subscription("GET"),
     "replaceSubscription": on_subscription("PUT", body=SINK),
@@ -453,6 +461,11 @@ OWN: Mapping[str, Callable[[Things], list[Request]]] = {
     "createSubscription": lambda of: [
         Request("POST", "/v1/subscriptions", {"reuse": "true"}, {"sink": "https://second.receiver.example/hooks"}),
         Request("POST", "/v1/subscriptions", body={**SINK, "config": {"start": "earliest"}}),
+    ],
+    "applySubscriptions": lambda of: [
+        declared({"id": "crm", **DECLARED}),
+        declared({"id": of.subscription, **DECLARED}, {"id": "crm", **DECLARED, "types": ["failed"]}, dry_run=True),
+        declared({"id": "other", **DECLARED}, prune=True),
     ],
     "replaceSubscription": lambda of: by_id("PUT", "/v1/subscriptions/{id}", of.subscription, of.callback, body=SINK),
     "testSubscription": lambda of: [
@@ -645,6 +658,26 @@ async def test_a_subscription_of_an_account_gets_only_its_events(two: Two) -> No
     own = (await client.get("/v1/events", params={"limit": 500})).json()["items"]
     sent = [event for event in own if event["type"].rpartition(".")[2] in ("failed", "down")]
     assert again.json()["matched"] == len(sent)
+
+
+async def test_accounts_that_declare_the_same_id_have_one_each(two: Two) -> None:
+    ours, theirs, admin = two.client("default"), two.client("second"), two.client("ops")
+    for client in (ours, theirs, admin):
+        answer = await send(client, declared({"id": "crm", **DECLARED}))
+        assert [one["action"] for one in answer.json()["changes"]] == ["add"]
+
+    async def ids(client: Client) -> set[str]:
+        return {one["id"] for one in (await client.get("/v1/subscriptions")).json()["items"]}
+
+    assert await ids(ours) == {"crm@revor:default"}
+    assert await ids(admin) == {"crm@revor:default", "crm@revor:second", "crm"}
+    for client in (ours, admin):  # each removes what it has declared
+        await send(client, declared(prune=True))
+    assert await ids(admin) == {"crm@revor:second"}
+    refused = await send(theirs, declared({"id": "crm", **DECLARED, "owner": "revor/default"}))
+    assert refused.json()["errors"][0]["pointer"] == "/subscriptions/0/owner"
+    again = await send(theirs, declared({"id": "crm@revor:second", **DECLARED}, prune=True))
+    assert [one["action"] for one in again.json()["changes"]] == ["unchanged"], "the whole id names it as well"
 
 
 async def test_an_admin_sees_what_a_subscription_is_limited_to(two: Two) -> None:

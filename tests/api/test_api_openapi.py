@@ -107,6 +107,11 @@ CALLS = {
     "refreshJob": (a_job, None, 202),
     "explainJob": (a_job, None, 200),
     "listJobEvents": (a_job, None, 200),
+    "applySubscriptions": (
+        None,
+        {"subscriptions": [{"id": "crm", "sink": HOOK, "config": {"secret": "whsec_" + "A" * 32}}]},
+        200,
+    ),
     "createSubscription": (None, {"sink": HOOK}, 201),
     "listSubscriptions": (a_subscription, None, 200),
     "getSubscription": (a_subscription, None, 200),

@@ -385,6 +385,7 @@ KINDS = Kinds(
     default_types=lambda name: kind_named(name).default_types(("ai.revor.job",)),
     default_incidents=lambda name: kind_named(name).default_incidents,
     redacted_url=lambda name, url: kind_named(name).redacted_url(url),
+    signed=lambda name: kind_named(name).signed,
 )
 
 
