@@ -16,6 +16,8 @@ from relay.core.netguard import problem_of_header
 from relay.core.subscription import Incidents, Subscription
 from relay.errors import FieldError, InvalidRequest
 
+_METHODS = ("POST", "PUT", "PATCH")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RenderContext:
@@ -163,6 +165,22 @@ def option_errors(subscription: Subscription, known: Sequence[str] = ()) -> list
         for name in sorted(subscription.options)
         if name not in known
     ]
+
+
+def receiver_errors(subscription: Subscription) -> list[FieldError]:
+    """An error for each setting that a receiver for programs cannot have: reserved headers, methods without a body, and
+    collapsed failures."""
+    errors = header_errors(subscription.headers)
+    if subscription.method not in _METHODS:
+        detail = f"{subscription.method} is not one of {', '.join(_METHODS)}"
+        errors.append(FieldError(pointer="/protocolsettings/method", code="invalid_method", detail=detail))
+    if subscription.incidents != "off":
+        detail = (
+            f"{subscription.incidents} is for chat kinds. A {subscription.kind} sink gets each failure, and incidents "
+            "if its types name them, such as relay.incident.opened"
+        )
+        errors.append(FieldError(pointer="/config/incidents", code="incidents_unsuitable", detail=detail))
+    return errors
 
 
 def chat_errors(subscription: Subscription, service: str) -> list[FieldError]:

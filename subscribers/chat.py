@@ -86,7 +86,7 @@ def message(event: Event, subscription: Subscription, context: RenderContext) ->
     pairs = (*advice(event), *job_details(event, subscription.options.get(METADATA_KEYS)))
     return Message(
         sentence=sentence(event, context),
-        link=_well_formed(link(event) or incident_link(event, context)),
+        link=link_of(event, context),
         pairs=pairs[:MAX_PAIRS],
         place=facts(event, context),
         ids=ids(event),
@@ -94,8 +94,10 @@ def message(event: Event, subscription: Subscription, context: RenderContext) ->
     )
 
 
-def _well_formed(url: str | None) -> str | None:
-    """The URL with every character encoded that RFC 3986 has no place for, brackets and quotes included."""
+def link_of(event: Event, context: RenderContext) -> str | None:
+    """The link of an event, with every character encoded that RFC 3986 has no place for, brackets and quotes included;
+    None if it has none or a malformed one."""
+    url = link(event) or incident_link(event, context)
     parts = None if url is None else _URL.fullmatch(url)
     return parts and parts[1] + _NOT_IN_URLS.sub(lambda found: quote(found[0]), parts[2])
 

@@ -69,7 +69,7 @@ def job_details(event: Event, metadata_keys: Sequence[str] | None) -> Pairs:
     if not _has_user_metadata(event):
         return ()
     document = event.document()
-    metadata = _metadata(document)
+    metadata = metadata_of(document)
     if metadata_keys is None:
         shown = [(key, text) for key, value in metadata.items() if (text := _public_text(key, value))]
     else:
@@ -84,7 +84,7 @@ def job_details(event: Event, metadata_keys: Sequence[str] | None) -> Pairs:
 
 def link(event: Event) -> str | None:
     """The http(s) URL in the metadata field `url`, if it has no characters that are chat markup."""
-    url = _metadata(event.document()).get("url") if _has_user_metadata(event) else None
+    url = metadata_of(event.document()).get("url") if _has_user_metadata(event) else None
     if not isinstance(url, str) or not _LINK.fullmatch(url):
         return None
     parts = split_url(url)
@@ -117,7 +117,7 @@ def _what(document: Document) -> str:
 
 def _recipient_name(document: Document) -> str:
     """The name in the user's metadata; empty if there is none or it looks like an address."""
-    metadata = _metadata(document)
+    metadata = metadata_of(document)
     for field in ("recipient_name", "name"):
         name = one_line(metadata.get(field), NAME_CHARACTERS)
         if name and not has_address(name):
@@ -125,7 +125,7 @@ def _recipient_name(document: Document) -> str:
     return ""
 
 
-def _metadata(document: Document) -> Document:
+def metadata_of(document: Document) -> Document:
     """The metadata of the registration, and those of the create that it does not override."""
     data = data_of(document)
     given, of_create = mapping(data.get("metadata")), mapping(mapping(data.get("request")).get("metadata"))

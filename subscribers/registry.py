@@ -9,13 +9,16 @@ from relay.errors import FieldError, InvalidRequest
 from relay.redaction import split_url
 from subscribers.base import Kind
 from subscribers.discord import Discord
+from subscribers.flat import Flat
 from subscribers.slack import Slack
+from subscribers.slack_workflow import SlackWorkflow
 from subscribers.teams import Teams
 from subscribers.webhook import Webhook
 
-_ALL: tuple[Kind, ...] = (Webhook(), Slack(), Teams(), Discord())
+_ALL: tuple[Kind, ...] = (Webhook(), Slack(), SlackWorkflow(), Teams(), Discord(), Flat())
 _KINDS: Mapping[str, Kind] = MappingProxyType({kind.name: kind for kind in _ALL})
 _INFERRED = (
+    (r"hooks\.slack(-gov)?\.com", r"/(triggers|workflows)/.*", "slack_workflow"),
     (r"hooks\.slack(-gov)?\.com", "", "slack"),
     (r"(.+\.)?discord(app)?\.com", "", "discord"),
     # Workflows of Power Automate, in all of Microsoft's clouds, and the retired connectors, which `teams` refuses.
@@ -26,6 +29,12 @@ _INFERRED = (
         "teams",
     ),
     (r".+\.webhook\.office\.com|outlook\.office(365)?\.com", r"/webhook.*", "teams"),
+    (
+        r"hooks\.zapier\.com|hook\.(.+\.)?(make|celonis|integromat)\.com|.+\.pipedream\.net|maker\.ifttt\.com",
+        "",
+        "flat",
+    ),
+    (r".+\.app\.n8n\.cloud", r"/webhook(-test)?/.*", "flat"),
 )
 """Patterns of hosts and of paths ("": any), with the kind of sink that is there."""
 _PATTERNS = tuple((re.compile(host), re.compile(path or ".*"), kind) for host, path, kind in _INFERRED)

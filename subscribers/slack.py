@@ -48,7 +48,7 @@ class Slack(base.Single):
         errors += base.chat_errors(subscription, "Slack")
         parts = split_url(subscription.sink)
         if parts is not None and parts.path.startswith(("/triggers/", "/workflows/")):
-            detail = "this is a workflow trigger, which accepts no messages: use the URL of an incoming webhook"
+            detail = "this is a workflow trigger, which accepts no messages: use the kind slack_workflow"
             errors.append(FieldError(pointer="/sink", code="sink_unsuitable", detail=detail))
         base.refuse(errors)
 
@@ -105,8 +105,12 @@ class Slack(base.Single):
 
 def escape(text: str) -> str:
     """Text that Slack shows literally: no mention, formatting, emoji name or entity."""
-    plain = _MARKS.sub(lambda mark: f"{mark[0]}{_JOINER}" if mark[0] in "@#:" else f"{_JOINER}{mark[0]}{_JOINER}", text)
-    return re.sub("[&<>]", lambda character: _ENTITIES[character[0]], plain)
+    return re.sub("[&<>]", lambda character: _ENTITIES[character[0]], without_marks(text))
+
+
+def without_marks(text: str) -> str:
+    """Text in which Slack finds no formatting, emoji name or name to mention. It looks the same."""
+    return _MARKS.sub(lambda mark: f"{mark[0]}{_JOINER}" if mark[0] in "@#:" else f"{_JOINER}{mark[0]}{_JOINER}", text)
 
 
 def _clip(escaped: str, limit_characters: int) -> str:

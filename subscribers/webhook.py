@@ -6,11 +6,8 @@ from relay.core.delivery import OutboundRequest, Outcome, Response
 from relay.core.events import CONTENT_TYPE, Event
 from relay.core.retry import http_outcome
 from relay.core.subscription import Incidents, Subscription
-from relay.errors import FieldError
 from relay.redaction import redacted_url
 from subscribers import base
-
-_METHODS = ("POST", "PUT", "PATCH")
 
 
 class Webhook(base.Single):
@@ -27,16 +24,7 @@ class Webhook(base.Single):
 
     def check(self, subscription: Subscription) -> None:
         """Refuses reserved headers, methods without a body, unknown options and collapsed failures."""
-        errors = [*base.header_errors(subscription.headers), *base.option_errors(subscription)]
-        if subscription.method not in _METHODS:
-            detail = f"{subscription.method} is not one of {', '.join(_METHODS)}"
-            errors.append(FieldError(pointer="/protocolsettings/method", code="invalid_method", detail=detail))
-        if subscription.incidents != "off":
-            detail = (
-                f"{subscription.incidents} is for chat kinds. A webhook gets each failure, and incidents if its types "
-                "name them, such as relay.incident.opened"
-            )
-            errors.append(FieldError(pointer="/config/incidents", code="incidents_unsuitable", detail=detail))
+        errors = [*base.receiver_errors(subscription), *base.option_errors(subscription)]
         base.refuse(errors)
 
     def render(self, event: Event, subscription: Subscription, context: base.RenderContext) -> OutboundRequest:

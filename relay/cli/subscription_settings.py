@@ -74,7 +74,11 @@ class Setting:
 SETTINGS = (
     Setting("types", str, "Event types, such as failed,overdue.", part="", read=full_types),
     Setting("source", str, "Only events of this CloudEvents source.", part=""),
-    Setting("kind", str, "webhook, slack, teams or discord. By default the kind that the URL is known for."),
+    Setting(
+        "kind",
+        str,
+        "webhook, slack, slack_workflow, teams, discord or flat. By default the kind that the URL is known for.",
+    ),
     Setting(
         "header",
         list[str],

@@ -88,7 +88,7 @@ def _confirm_reuse(found: dict[str, Any], *, json: bool) -> None:
 def _introduce(subscription: dict[str, Any], *, types_given: bool) -> None:
     config = subscription.get("config") or {}
     say(f"{subscription['id']} is {subscription.get('state', 'enabled')}")
-    if config.get("secret") and config.get("kind", "webhook") == "webhook":
+    if config.get("secret") and config.get("kind", "webhook") not in _SERVICES:
         say(f"signing secret, shown only once: {config['secret']}")
     say(expectation(config, subscription.get("types"), types_given=types_given))
 
@@ -237,7 +237,13 @@ def standing(subscription: dict[str, Any]) -> tuple[str | None, str | None, str 
     return state, subscription.get("state_since"), why
 
 
-_SERVICES = {"slack": "Slack", "teams": "Teams", "discord": "Discord"}
+_SERVICES = {
+    "slack": "Slack gets one message",
+    "slack_workflow": "The workflow in Slack runs once",
+    "teams": "Teams gets one card",
+    "discord": "Discord gets one message",
+}
+"""Chat kinds, and what they get for an event."""
 _INCIDENTS = {
     "collapse": " Failures with one cause become one incident.",
     "both": " Failures with one cause are an incident as well.",
@@ -250,14 +256,14 @@ def expectation(config: Mapping[str, Any], types: list[str] | None, *, types_giv
     if service is not None:
         incidents = _INCIDENTS.get(config.get("incidents", ""), "") if has_failures(types or [FAILED]) else ""
         if types_given and types:
-            return f"{service} gets one message for each {_enumerated(types)} event.{incidents}"
+            return f"{service} for each {_enumerated(types)} event.{incidents}"
         return (
-            f"{service} gets one message for each failed, overdue or lost job, create with unknown fate and finished "
+            f"{service} for each failed, overdue or lost job, create with unknown fate and finished "
             f"group, and when an account, a sink or Revor has trouble or has recovered.{incidents}"
         )
-    if types:
-        return f"The sink gets each {_enumerated(types)} event, signed, in order within a job."
-    return "The sink gets every event of every job, signed, in order within a job."
+    what = f"each {_enumerated(types)} event" if types else "every event of every job"
+    form = ", as one flat JSON object" if config.get("kind") == "flat" else ""
+    return f"The sink gets {what}{form}, signed, in order within a job."
 
 
 def _short(types: list[str]) -> list[str]:

@@ -50,6 +50,10 @@ class Agreement:
     rate_per_minute: int | None = None
 
 
+_FOR_ANY_RECEIVER = ("webhook", "flat")
+"""Kinds of sinks that may be anybody's own server."""
+
+
 def effective(own: Handshake, minimum: Handshake) -> Handshake:
     """The stricter one of a subscription's own handshake and the minimum of the settings."""
     return max(own, minimum, key=HANDSHAKES.index)
@@ -59,10 +63,10 @@ def awaits_consent(subscription: Subscription, minimum: Handshake, infer: Callab
     """Whether nothing may be sent to the sink before a handshake.
 
     infer  the kind that a sink's URL implies. A chat service answers no handshake, and gives the secret URL of a
-           channel to its owner only, so none is needed.
+           channel to its owner only, so none is needed. A catch hook may be somebody's own n8n, so it is asked.
     """
     mode = effective(subscription.handshake, minimum)
-    if mode == "off" or infer(subscription.sink) != "webhook":
+    if mode == "off" or infer(subscription.sink) not in _FOR_ANY_RECEIVER:
         return False
     consent = subscription.consent
     return consent is None or (mode == "required" and not consent.granted)

@@ -35,10 +35,11 @@ SINK_SECRET = "T0secret0path"
 SECRETS = ("alex@example.com", "+14155552671", "415 555 2671", "linkedin.com/in/alex", "Hi Alex, saw your", "s3cr3t")
 MAX_BODY_BYTES = 128 * 1024
 
-SHOWS_THE_WHOLE_EVENT = {"webhook"}
+FOR_PROGRAMS = {"webhook", "flat"}
+"""They get the whole event, for programs that know what to do with it."""
 every_kind = pytest.mark.parametrize("kind", registry.kinds().values(), ids=registry.kinds().keys())
 every_wording_kind = pytest.mark.parametrize(
-    "kind", [kind for name, kind in registry.kinds().items() if name not in SHOWS_THE_WHOLE_EVENT], ids=lambda k: k.name
+    "kind", [kind for name, kind in registry.kinds().items() if name not in FOR_PROGRAMS], ids=lambda k: k.name
 )
 
 
@@ -166,11 +167,79 @@ def check_discord(request: OutboundRequest, event: Event) -> None:
         assert not re.search(r"[@#](?=\w)|://", text)
 
 
+FLAT_ALWAYS = {
+    "id",
+    "type",
+    "source",
+    "subject",
+    "time",
+    "status",
+    "previous_status",
+    "result_status",
+    "channel",
+    "action",
+    "account",
+    "group",
+    "sequence",
+    "job_id",
+    "sentence",
+    "link",
+    "connect_account_id",
+    "request_id",
+    "error_code",
+    "error_message",
+    "hint_meaning",
+    "hint_fix",
+    "hint_who",
+    "hint_repeat",
+}
+
+
+def check_flat(request: OutboundRequest, event: Event) -> None:
+    fields = orjson.loads(request.body)
+    assert fields.keys() >= FLAT_ALWAYS
+    assert all(isinstance(value, str | int | float) for value in fields.values())
+    assert all(re.fullmatch(r"\w+", name) for name in fields)
+    assert all(name.startswith(("metadata_", "data_")) for name in fields.keys() - FLAT_ALWAYS)
+    assert fields["sentence"]
+
+
+def check_slack_workflow(request: OutboundRequest, event: Event) -> None:
+    variables = orjson.loads(request.body)
+    assert len(variables) <= 20, "a workflow can have no more"
+    assert variables.keys() == {
+        "sentence",
+        "what_to_do",
+        "details",
+        "type",
+        "status",
+        "job_id",
+        "channel",
+        "account",
+        "group",
+        "error_code",
+        "time",
+        "request_id",
+        "event_id",
+        "link",
+    }
+    assert all(isinstance(text, str) and 1 <= len(text) <= 2000 for text in variables.values())
+    link = variables.pop("link")
+    assert link == "-" or OPEN_LINK.fullmatch(link)
+    for text in variables.values():
+        for line in text.split("\n"):
+            assert not unseen(line, allowed="\u2060")
+            assert not re.search(r"<(?!\u2060)|[@#](?=\w)|://|:[a-z][a-z0-9_+-]*:", line)
+            assert not re.search("(?<!\u2060)[*~`]|[*~`](?!\u2060)|(?<!\\w)_(?=\\w)", line)
+
+
 CHECKS: Mapping[str, Callable[[OutboundRequest, Event], None]] = {
     "webhook": check_cloudevent,
     "slack": check_slack,
     "teams": check_teams,
     "discord": check_discord,
+    "flat": check_flat,
+    "slack_workflow": check_slack_workflow,
 }
 
 
@@ -253,7 +322,10 @@ def test_missing_response_is_retried(kind: Kind, error: str) -> None:
 
 
 @every_kind
-@pytest.mark.parametrize("host", ["hooks.slack.com", "hooks.zapier.com", "hook.eu1.make.com", "x.app.n8n.cloud"])
+@pytest.mark.parametrize(
+    "host",
+    ["hooks.slack.com", "hooks.zapier.com", "hook.eu1.make.com", "x.app.n8n.cloud", "discord.com", "x.logic.azure.com"],
+)
 def test_credential_path_is_hidden(kind: Kind, host: str) -> None:
     shown = kind.redacted_url(f"https://user:{SINK_SECRET}@{host}/{SINK_SECRET}?key={SINK_SECRET}#{SINK_SECRET}")
     assert SINK_SECRET not in shown

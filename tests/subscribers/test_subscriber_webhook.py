@@ -117,7 +117,7 @@ def test_the_kind_is_inferred_from_the_host(sink: str, kind: str) -> None:
 
 
 def test_every_kind_is_found_by_its_name() -> None:
-    assert set(registry.kinds()) == {"webhook", "slack", "teams", "discord"}
+    assert set(registry.kinds()) == {"webhook", "slack", "slack_workflow", "teams", "discord", "flat"}
     for name, kind in registry.kinds().items():
         assert registry.kind_named(name) is kind
         assert kind.name == name

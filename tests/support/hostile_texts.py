@@ -76,7 +76,12 @@ def unseen(text: str, allowed: str = "") -> list[str]:
         f"U+{ord(character):04X}"
         for index, character in enumerate(text)
         if character not in allowed
-        and (unicodedata.category(character) in ("Cc", "Cf", "Cs", "Cn", "Zl", "Zp") or character in _UNSEEN)
+        and (
+            unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp")
+            or character in _UNSEEN
+            or ord(character) & 0xFFFE == 0xFFFE
+            or "\ufdd0" <= character <= "\ufdef"
+        )
         and not (character in _JOINERS and _is_visible(text, index - 1) and _is_visible(text, index + 1))
         and not (character in _SELECTORS and _is_visible(text, index - 1))
     ]

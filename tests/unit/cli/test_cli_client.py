@@ -347,6 +347,22 @@ def test_add_says_what_will_arrive(stub: Stub, capsys: pytest.CaptureFixture[str
             "Failures with one cause are an incident as well.",
         ),
         ({"kind": "slack", "incidents": "off"}, ["ai.revor.job.failed"], "for each failed event."),
+        ({"kind": "teams", "incidents": "both"}, ["ai.revor.job.failed"], "Teams gets one card for each failed event."),
+        (
+            {"kind": "discord", "incidents": "off"},
+            None,
+            "Discord gets one message for each failed",
+        ),
+        (
+            {"kind": "slack_workflow", "incidents": "off"},
+            None,
+            "The workflow in Slack runs once for each failed",
+        ),
+        (
+            {"kind": "flat", "incidents": "off"},
+            None,
+            "every job, as one flat JSON object, signed, in order",
+        ),
         ({"kind": "slack", "incidents": "collapse"}, ["ai.revor.job.overdue"], "for each overdue event."),
         (
             {"kind": "webhook", "incidents": "off"},
