@@ -1,4 +1,5 @@
-"""Any HTTP receiver: the CloudEvent in structured mode, signed with Standard Webhooks."""
+"""Any HTTP receiver: the CloudEvent in structured mode, or what a template makes of it, signed with Standard
+Webhooks."""
 
 from collections.abc import Sequence
 
@@ -7,11 +8,12 @@ from relay.core.events import CONTENT_TYPE, Event
 from relay.core.retry import http_outcome
 from relay.core.subscription import Incidents, Subscription
 from relay.redaction import redacted_url
-from subscribers import base
+from subscribers import base, templates
 
 
 class Webhook(base.Single):
-    """Sends the event's stored bytes as `application/cloudevents+json`, without `ce-*` headers."""
+    """Sends the event's stored bytes as `application/cloudevents+json`, without `ce-*` headers; with `config.template`
+    what that makes of the event, as `application/json`."""
 
     name = "webhook"
     signed = True
@@ -24,16 +26,21 @@ class Webhook(base.Single):
 
     def check(self, subscription: Subscription) -> None:
         """Refuses reserved headers, methods without a body, unknown options and collapsed failures."""
-        errors = [*base.receiver_errors(subscription), *base.option_errors(subscription)]
+        errors = [*base.receiver_errors(subscription), *base.option_errors(subscription, templates.OPTIONS)]
+        errors += templates.template_errors(subscription)
         base.refuse(errors)
 
     def render(self, event: Event, subscription: Subscription, context: base.RenderContext) -> OutboundRequest:
-        """The stored bytes, unchanged."""
+        """The stored bytes, unchanged, or the rendered template. Raises NotRenderable."""
+        if templates.TEMPLATE in subscription.options:
+            content_type, body = "application/json", templates.rendered_subscription(event, subscription, context)
+        else:
+            content_type, body = CONTENT_TYPE, event.body
         return OutboundRequest(
             url=subscription.sink,
             method=subscription.method,
-            headers=(("Content-Type", CONTENT_TYPE), *subscription.headers),
-            body=event.body,
+            headers=(("Content-Type", content_type), *subscription.headers),
+            body=body,
         )
 
     def classify(self, response: Response, now: float) -> Outcome:

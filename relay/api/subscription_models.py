@@ -28,7 +28,7 @@ from relay.core import subscription as core
 from relay.core.signing import parse_secret
 from relay.core.subscription import Handshake
 
-OPTIONS = ("metadata_keys",)
+OPTIONS = ("metadata_keys", "template", "strict")
 """Fields of `config` that belong to some kinds of sinks only, see `core.subscription.Subscription.options`."""
 MAX_RETRIES = 50
 MAX_METADATA_KEYS = 5
@@ -84,6 +84,8 @@ class ShownConfig(TypedDict):
     rate_per_second: float | None
     concurrency: int | None
     metadata_keys: list[str] | None
+    template: Any
+    strict: bool | None
     handshake: Handshake
     incidents: core.Incidents
     secret: NotRequired[
@@ -185,6 +187,16 @@ class SubscriptionConfig(Body):
         description="For chat kinds: the metadata fields to show in a message. Default: the first five that contain "
         "no personal data.",
     )
+    template: Any = Field(
+        default=None,
+        description="For kind `webhook`: the body of each request, as a JSON document whose texts are Liquid. Needs "
+        "the extra `templates`.",
+    )
+    strict: bool | None = Field(
+        default=None,
+        description="With a template: an event that lacks a name in it is not sent, and its delivery is `dead`. "
+        "Default: such a name is empty text.",
+    )
     handshake: Handshake = Field(
         default="off",
         description="Whether the sink must agree before the first event: `required`, or `optional` (it is asked, and "
@@ -274,6 +286,8 @@ _EXAMPLE: Subscription = {
         "rate_per_second": None,
         "concurrency": None,
         "metadata_keys": None,
+        "template": None,
+        "strict": None,
         "handshake": "off",
         "incidents": "off",
     },

@@ -35,6 +35,8 @@ def subscription_view(
         "rate_per_second": subscription.rate_per_second,
         "concurrency": subscription.concurrency,
         "metadata_keys": subscription.options.get("metadata_keys"),
+        "template": subscription.options.get("template"),
+        "strict": subscription.options.get("strict"),
         "handshake": subscription.handshake,
         "incidents": subscription.incidents,
     }

@@ -17,6 +17,7 @@ from relay.errors import UsageError
 Body = dict[str, Any]
 PARTS = ("protocolsettings", "config")
 MAX_CREDENTIAL_BYTES = 65_536
+MAX_TEMPLATE_BYTES = 1_048_576
 KEPT = ("sinkcredential",)
 """Fields that the API keeps where a body does not have them; null removes them."""
 
@@ -45,6 +46,23 @@ def _credential(path: str | None) -> Any:
     except ValueError:
         example = '{"credentialtype": "ACCESSTOKEN", "accesstoken": "…"}'
         raise UsageError(f"--credential {path} is not JSON. Write it like {example}") from None
+
+
+def _template(text: str | None) -> Any:
+    """A JSON document, or a file that contains one."""
+    if text is None:
+        return None
+    inline = text.lstrip().startswith(("{", "[", '"'))
+    try:
+        if inline:
+            return loads(text.encode())
+        with sys.stdin.buffer if text == "-" else Path(text).open("rb") as file:
+            return loads(file.read(MAX_TEMPLATE_BYTES))
+    except OSError as error:
+        raise UsageError(f"--template {text}: {error.strerror}") from None
+    except ValueError as error:
+        what = "--template" if inline else f"--template {text}"
+        raise UsageError(f'{what} is not JSON ({error}). Write it like {{"deal": "{{{{ metadata.deal }}}}"}}') from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +135,14 @@ SETTINGS = (
         "For chat: fields of a job's metadata to show, such as deal,owner.",
         read=lambda text: split_names(text, "--metadata-keys", "deal,owner"),
     ),
+    Setting(
+        "template",
+        str,
+        "webhook: the body of each request as JSON with Liquid, or a file with it. - reads it from the input.",
+        metavar="FILE|JSON",
+        read=_template,
+    ),
+    Setting("strict", bool, "webhook: do not send an event that lacks a name in the template."),
     Setting("description", str, "A description of your own.", part=""),
 )
 

@@ -46,6 +46,8 @@ async def test_a_subscription_has_every_field_and_shows_its_secret_once(client, 
             "rate_per_second": None,
             "concurrency": None,
             "metadata_keys": None,
+            "template": None,
+            "strict": None,
             "handshake": "off",
             "incidents": "off",
         },
@@ -123,6 +125,8 @@ async def test_every_setting_is_accepted(client, world):
         "start": "2026-05-20T10:00:00.000Z",
         "retry_schedule": [5, 300, 7200, 86400, 0.5, 7, 0.5],
         "metadata_keys": None,
+        "template": None,
+        "strict": None,
     }
     assert made["protocolsettings"] == {
         "headers": {"X-Team": "sales", "Authorization": "[redacted]"},
@@ -177,7 +181,7 @@ async def test_a_chat_kind_is_inferred_redacted_and_gets_only_trouble(client):
         ({"config": {"knd": "slack"}}, "/config/knd", "unknown_field", "did you mean kind?"),
         ({"config": {"kind": "slak"}}, "/config/kind", "unknown_kind", "did you mean slack?"),
         ({"config": {"content_mode": "binary"}}, "/config/content_mode", "unknown_value", "structured"),
-        ({"config": {"template": "x"}}, "/config/template", "unknown_field", ""),
+        ({"config": {"colour": "x"}}, "/config/colour", "unknown_field", ""),
         ({"config": {"ordering": "strict"}}, "/config/ordering", "unknown_value", "job"),
         ({"config": {"start": "yesterday"}}, "/config/start", "invalid_start", "earliest"),
         ({"config": {"start": "2026-05-20T10:00:00"}}, "/config/start", "invalid_start", ""),
@@ -544,6 +548,45 @@ async def test_a_slack_message_shows_the_chosen_metadata(client):
     body = {"sink": "https://receiver.example/hooks", "config": {"metadata_keys": ["deal"]}}
     refused = await client.post("/v1/subscriptions", json=body)
     assert (refused.status_code, refused.json()["errors"][0]["pointer"]) == (422, "/config/metadata_keys")
+
+
+async def test_a_webhook_keeps_its_template_until_it_is_replaced(client, world):
+    template = {
+        "properties": {"deal": "{{ metadata.deal }}", "n": [1, None, True, 2**70]},
+        "a/b": "{% if x %}{% endif %}",
+    }
+    made = await create(client, config={"template": template, "strict": True})
+    assert (made["config"]["template"], made["config"]["strict"]) == (template, True)
+    assert (await world.store.subscriptions.get(made["id"])).options == {"template": template, "strict": True}
+    path = f"/v1/subscriptions/{made['id']}"
+    shown = (await client.get(path)).json()
+    kept = await client.put(path, json=shown)
+    assert kept.json()["config"] == shown["config"]
+    reset = await client.put(path, json={"sink": HOOK, "config": {"strict": False}})
+    assert (reset.json()["config"]["template"], reset.json()["config"]["strict"]) == (None, False)
+
+
+@pytest.mark.parametrize(
+    ("config", "pointer", "detail"),
+    [
+        (
+            {"template": {"a": ["{{ x }}", {"b/c": "ok\n {{ x | nope }}"}]}},
+            "/config/template/a/1/b~1c",
+            "there is no filter",
+        ),
+        ({"template": {"a": "x\n{% if a %}"}}, "/config/template/a", "(line 2, column 11)"),
+        ({"template": "{% include 'a' %}"}, "/config/template", "there is no tag 'include'"),
+        ({"template": "a" * 40_000}, "/config/template", "more than 32,768"),
+        ({"strict": True}, "/config/strict", "strict needs a template"),
+        ({"template": {}, "kind": "slack"}, "/config/template", "kind slack has no template"),
+        ({"template": {}, "strict": 1}, "/config/strict", "boolean"),
+    ],
+)
+async def test_a_template_with_a_mistake_is_refused_with_its_place(client, config, pointer, detail):
+    refused = await client.post("/v1/subscriptions", json={"sink": HOOK, "config": config})
+    (error,) = refused.json()["errors"]
+    assert (refused.status_code, error["pointer"]) == (422, pointer)
+    assert detail in error["detail"]
 
 
 @pytest.mark.parametrize(

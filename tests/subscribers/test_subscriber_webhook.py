@@ -49,7 +49,9 @@ def test_methods_with_a_body_are_accepted(method: str) -> None:
     ("changes", "pointer", "code"),
     [
         ({"method": "GET"}, "/protocolsettings/method", "invalid_method"),
-        ({"options": {"template": "x"}}, "/config/template", "unknown_option"),
+        ({"options": {"metadata_keys": ["x"]}}, "/config/metadata_keys", "unknown_option"),
+        ({"options": {"template": "{{"}}, "/config/template", "invalid_template"),
+        ({"options": {"strict": True}}, "/config/strict", "template_missing"),
         ({"headers": (("Host", "x"),)}, "/protocolsettings/headers/Host", "reserved_header"),
         ({"headers": (("CONTENT-type", "x"),)}, "/protocolsettings/headers/CONTENT-type", "reserved_header"),
         ({"headers": (("Webhook-Id", "x"),)}, "/protocolsettings/headers/Webhook-Id", "reserved_header"),

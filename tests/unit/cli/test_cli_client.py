@@ -517,6 +517,7 @@ def test_subscription_is_added_with_every_setting(stub: Stub) -> None:
         *("--header", "X-Tier:1", "--method", "PUT", "--ordering", "none", "--start", "earliest", "--timeout", "5"),
         *("--retry-schedule", "5s,5m", "--rate", "2", "--concurrency", "3", "--secret", SECRET),
         *("--metadata-keys", "deal,owner", "--incidents", "both", "--description", "ours", "--no-test"),
+        *("--template", '{"deal": "{{ metadata.deal }}"}', "--strict"),
     ]
     assert run(["subscriptions", "add", "https://a.example/", *options]) == 0
     assert json.loads(stub.seen[-1][2]) == {
@@ -536,8 +537,27 @@ def test_subscription_is_added_with_every_setting(stub: Stub) -> None:
             "secret": SECRET,
             "metadata_keys": ["deal", "owner"],
             "incidents": "both",
+            "template": {"deal": "{{ metadata.deal }}"},
+            "strict": True,
         },
     }
+
+
+def test_template_is_read_from_a_file(stub: Stub, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    stub.says("POST /v1/subscriptions", {"id": "sub_1", "sink": "https://a.example/", "config": {}}, status=201)
+    file = tmp_path / "a template.json"
+    file.write_text('{"n": "{{ data.n }}"}')
+    assert run(["subscriptions", "add", "https://a.example/", "--no-test", "--template", str(file)]) == 0
+    assert json.loads(stub.seen[-1][2])["config"] == {"template": {"n": "{{ data.n }}"}}
+    file.write_text("{")
+    for given, said in (
+        (str(file), "is not JSON"),
+        ('{"a": }', "--template is not JSON"),
+        ("gone.json", "No such file"),
+    ):
+        assert run(["subscriptions", "add", "https://a.example/", "--template", given]) == 2
+        [line] = capsys.readouterr().err.strip().splitlines()
+        assert said in line
 
 
 def test_subscription_that_waits_for_consent_is_not_tested(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,115 @@
+"""The body of a request from a template of the user's own: `config.template`, for kinds of programs.
+
+What a template can name is in VARIABLES, its language in `relay/expressions/liquid.py`, which is imported only if there
+is a template: python-liquid is an extra.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from types import MappingProxyType, ModuleType
+from typing import Any
+
+from relay.core.events import Event
+from relay.core.subscription import Subscription
+from relay.errors import FieldError, InvalidRequest, NotRenderable
+from subscribers.base import RenderContext
+from subscribers.job_wording import metadata_of
+from subscribers.wording import sentence
+from subscribers.words import Document, data_of
+
+TEMPLATE = "template"
+"""Option: the template, as JSON."""
+STRICT = "strict"
+"""Option: an event that lacks a name of the template is not sent."""
+OPTIONS = (TEMPLATE, STRICT)
+
+_POINTER = f"/config/{TEMPLATE}"
+_EXTRA = "pip install 'revor-relay[templates]'"
+
+
+def template_errors(subscription: Subscription) -> list[FieldError]:
+    """An error for each mistake in the template of a subscription."""
+    template = subscription.options.get(TEMPLATE)
+    if template is None:
+        if subscription.options.get(STRICT):
+            return [FieldError(pointer=f"/config/{STRICT}", code="template_missing", detail="strict needs a template")]
+        return []
+    try:
+        _liquid().compile_template(template)
+    except InvalidRequest as error:
+        return [_placed(one) for one in error.errors]
+    return []
+
+
+def rendered_subscription(event: Event, subscription: Subscription, context: RenderContext) -> bytes:
+    """The body for an event of a subscription with a template. Raises NotRenderable."""
+    strict = subscription.options.get(STRICT) is True
+    return render(subscription.options[TEMPLATE], event, context, strict=strict)
+
+
+def render(template: Any, event: Event, context: RenderContext, *, strict: bool) -> bytes:
+    """The JSON that a template makes of an event. The same arguments give the same bytes.
+
+    strict  a name that the event lacks is an error, as in a preview; otherwise it is empty text
+
+    Raises NotRenderable, with a pointer to each text that cannot be rendered and the name it lacks, and InvalidRequest
+    for a template with mistakes or without the extra.
+    """
+    try:
+        body: bytes = _liquid().compile_template(template).render(_Variables(event, context), strict=strict)
+    except NotRenderable as error:
+        raise NotRenderable([_placed(one) for one in error.errors]) from None
+    return body
+
+
+def _liquid() -> ModuleType:
+    try:
+        from relay.expressions import liquid
+    except ModuleNotFoundError as error:
+        if error.name != "liquid":
+            raise
+        detail = f"templates need an extra package: {_EXTRA}"
+        missing = FieldError(pointer="", code="extra_missing", detail=detail)
+        raise InvalidRequest(detail, errors=[missing]) from None
+    return liquid
+
+
+def _placed(error: FieldError) -> FieldError:
+    """An error about a place in a template, as one about that place in the body of a subscription."""
+    return replace(error, pointer=_POINTER + error.pointer)
+
+
+class _Variables(dict[str, object]):
+    """What a template can name, made when it is first named."""
+
+    def __init__(self, event: Event, context: RenderContext) -> None:
+        super().__init__()
+        self._event = event
+        self._context = context
+        self._document = event.document()
+
+    def __missing__(self, name: str) -> object:
+        value = VARIABLES[name](self._document, self._event, self._context)
+        if value is None:
+            raise KeyError(name)
+        self[name] = value
+        return value
+
+
+def _account(document: Document, _: Event, context: RenderContext) -> Mapping[str, object] | None:
+    name = document.get("account") or data_of(document).get("account")
+    return {"name": name, "display_name": context.account_names.get(name, name)} if isinstance(name, str) else None
+
+
+VARIABLES: Mapping[str, Callable[[Document, Event, RenderContext], object]] = MappingProxyType(
+    {
+        "event": lambda document, *_: {name: value for name, value in document.items() if name != "data"},
+        "data": lambda document, *_: data_of(document),
+        "job": lambda document, *_: data_of(document).get("job"),
+        "metadata": lambda document, *_: metadata_of(document),
+        "hint": lambda document, *_: data_of(document).get("hint"),
+        "account": _account,
+        "text": lambda _, event, context: sentence(event, context),
+    }
+)
+"""The names that templates can use. None: the event has no such thing."""

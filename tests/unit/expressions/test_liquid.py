@@ -1,0 +1,238 @@
+"""Templates: what they render, where their mistakes are, and that docs/templates.md says so."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from relay.errors import InvalidRequest, NotRenderable
+from relay.expressions import liquid
+from relay.expressions.liquid import compile_template
+
+ROOT = Path(__file__).resolve().parents[3]
+DOCUMENT = (ROOT / "docs" / "templates.md").read_text(encoding="utf-8")
+VARIABLES: dict[str, Any] = {
+    "event": {"status": "failed", "type": "ai.revor.job.not_found", "time": "2026-05-20T10:00:08.000Z"},
+    "metadata": {"deal": 42, "tags": ["a", "b"]},
+    "data": {
+        "none": None, "yes": True, "float": 2.5, "huge": 2**80, "empty": "", "list": [3, "x", None],
+        "objects": [{"n": 1, "k": "b"}, {"n": 2, "k": "a"}, {"k": "c"}], "html": "<b>5 > 4</b>", "lines": "a\r\nb",
+    },
+}  # fmt: skip
+
+
+def section(title: str) -> str:
+    return DOCUMENT.split(f"\n## {title}\n")[1].split("\n## ")[0]
+
+
+def rendered(template: Any, *, strict: bool = False) -> Any:
+    return orjson.loads(compile_template(template).render(VARIABLES, strict=strict))
+
+
+def test_examples_of_the_documentation_are_rendered_as_it_says() -> None:
+    rows = re.findall(r"^\| `(.+)` \| `(.*)` \|$", section("Values"), flags=re.MULTILINE)
+    assert len(rows) >= 9
+    for template, sent in rows:
+        assert rendered(orjson.loads(template.replace(r"\|", "|"))) == orjson.loads(sent), template
+
+
+def test_documentation_has_every_filter_tag_and_directive() -> None:
+    first_column = "".join(re.findall(r"^\|([^|]*)\|", section("Filters"), flags=re.MULTILINE))
+    filters = set(re.findall(r"`([a-z0-9_]+)`", first_column))
+    assert filters - {"filter"} == set(liquid.FILTERS)
+    assert set(re.findall(r"`(%[^`]+)`", section("Filters"))) - {"%Y-%m-%d %H:%M"} == set(liquid._DIRECTIVES)
+    tags = section("Filters").split("Tags are ")[1].split(". ")[0]
+    assert re.findall(r"`(\w+)`", tags) == list(liquid.TAGS)
+
+
+@pytest.mark.parametrize(
+    "limit",
+    [
+        f"{liquid.MAX_TEMPLATE_BYTES:,} bytes, {liquid.MAX_DEPTH} levels, {liquid.MAX_TEXTS} texts",
+        f"{liquid.MAX_TAG_CHARACTERS:,} characters; tags are nested at most {liquid.MAX_BLOCKS} deep",
+        f"{liquid.MAX_ITERATIONS:,} iterations",
+        f"{liquid.MAX_VALUE:,} characters; an item of an array counts {liquid.ITEM_SIZE} more",
+        f"{liquid.MAX_LOCALS:,} characters",
+        f"{liquid.MAX_OUTPUT:,} bytes",
+        f"{liquid.MAX_WORK:,} steps, about 50 ms; {liquid.MAX_SECONDS:g} s of CPU",
+    ],
+)
+def test_documentation_has_every_limit(limit: str) -> None:
+    assert limit in section("Limits")
+
+
+@pytest.mark.parametrize(
+    ("template", "expected"),
+    [
+        ("{{ data.none }}", None),
+        ("{{ data.yes }}", True),
+        ("{{ data.float }}", 2.5),
+        ("{{ data.list }}", [3, "x", None]),
+        ("{{ data.list | first }}", 3),
+        (" {{ data.yes }}", " true"),
+        ("{{ data.none }}!", "!"),
+        ("{{ data.list }}!", "3x!"),
+        ("{{ metadata.deal | plus: 1 }}", 43),
+        ("{{ metadata.deal | times: 0.5 }}", 21.0),
+        ("{{ 'inf' | plus: 1 }}", None),
+        ("{{ metadata }}{{ metadata }}", '{"deal":42,"tags":["a","b"]}' * 2),
+        ("{{ (1..3) }}", "1..3"),
+        ("{{ (1..3) | reverse }}", [3, 2, 1]),
+        ("{{ data.list | json }}", '[3,"x",null]'),
+        ("{{ data.none | json }}", "null"),
+        ("{{ gone | json }}", "null"),
+        ("{{ data.objects | map: 'n' }}", [1, 2, None]),
+        ("{{ data.objects | where: 'n', 2 | first }}", {"n": 2, "k": "a"}),
+        ("{{ data.objects | sort: 'k' | map: 'k' | join: ', ' }}", "a, b, c"),
+        ("{{ data.objects | sum: 'n' }}", 3),
+        ("{% for one in data.objects %}{{ forloop.index }}{{ one.k }}{% endfor %}", "1b2a3c"),
+        ("{% for pair in metadata %}{{ pair[0] }}={{ pair[1] }};{% endfor %}", 'deal=42;tags=ab;'),
+        ("{{ metadata | first }}", {"deal": 42, "tags": ["a", "b"]}),
+        ("{% assign x = data.float %}{{ x | times: 2 }}", "5.0"),
+        ("{% capture x %}a{{ metadata.deal }}{% endcapture %}{{ x | append: x }}", "a42a42"),
+        ("{% unless data.yes %}a{% else %}b{% endunless %}", "b"),
+        ("{% case event.status %}{% when 'failed', 'x' %}1{% else %}2{% endcase %}", "1"),
+        ("{%- if data.list contains 'x' -%} y {%- endif -%}", "y"),
+        ("{% if data.list != empty and metadata.deal > 41.5 %}y{% endif %}", "y"),
+        ("{% comment %}{{ data.float }}{% endcomment %}{% raw %}{{ x }}{% endraw %}", "{{ x }}"),
+        ("{{ event.status | human_status }}", "failed"),
+        ("{{ 'succeeded' | human_status | capitalize }}", "Accepted"),
+        ("{{ event.type | human_status }}", "not found"),
+        ("{{ 'needs_reconnect' | human_status }}", "needs reconnect"),
+        ("{{ event.time | date }}", "2026-05-20 10:00"),
+        ("{{ event.time | date: '%-d.%-m.%y %H:%M %Z', 'Europe/Berlin' }}", "20.5.26 12:00 CEST"),
+        ("{{ 0 | date: '%Y-%m-%dT%H:%M:%S%z' }}", "1970-01-01T00:00:00+0000"),
+        ("{{ 'tomorrow' | date }}", "tomorrow"),
+        ("{{ data.none | date }}", ""),
+        ("{{ data.yes | date }}", "true"),
+        ("{{ -1 | date }}", "-1"),
+        ("{{ 'abcdef' | truncate: 6 }}", "abcdef"),
+        ("{{ 'abcdef' | truncate: 5 }}", "ab..."),
+        ("{{ 'abcdef' | truncate: 5, '…' }}", "abcd…"),
+        ("{{ 'abcdef' | truncate: 2 }}", ".."),
+        ("{{ 'a b c' | truncatewords: 2 }}", "a b..."),
+        ("{{ data.html | escape }}", "&lt;b&gt;5 &gt; 4&lt;/b&gt;"),
+        ("{{ data.html | strip_html }}", "5 > 4"),
+        ("{{ data.lines | newline_to_br }}", "a<br />\nb"),
+        ("{{ data.lines | strip_newlines }}", "ab"),
+        ("{{ 'ä b' | url_encode }}", "%C3%A4+b"),
+        ("{{ 'a,b' | split: ',' | last }}", "b"),
+        ("{{ data.objects | concat: data.list | size }}", 6),
+        ("{{ data.float | string | upcase }}", "2.5"),
+        ("{{ metadata | string }}", '{"deal":42,"tags":["a","b"]}'),
+        ({"{{ metadata.deal }}": 1}, {"{{ metadata.deal }}": 1}),
+        ([1, None, {"a": ["{{ metadata.deal }}", "{ {"]}], [1, None, {"a": [42, "{ {"]}]),
+    ],
+)  # fmt: skip
+def test_text_is_rendered(template: Any, expected: Any) -> None:
+    assert rendered(template) == expected
+
+
+def test_large_integers_keep_their_digits() -> None:
+    assert compile_template(["{{ data.huge }}", 2**80]).render(VARIABLES, strict=False) == b"[%d,%d]" % (2**80, 2**80)
+
+
+@pytest.mark.parametrize(
+    ("template", "pointer", "named"),
+    [
+        ("{{ metadata.owner }}", "", "metadata.owner"),
+        ({"a/b": ["x {{ metadata.owner.name }}"]}, "/a~1b/0", "metadata.owner"),
+        ("{{ metadata.tags[7] }}", "", "metadata.tags[7]"),
+        ("{{ evnet.status }}", "", "evnet"),
+        ("{{ now }}", "", "now"),
+        ("{{ metadata.owner | upcase }}", "", "metadata.owner"),
+        ("{{ metadata.owner | plus: 1 }}", "", "metadata.owner"),
+        ("{{ 'a' | append: metadata.owner }}", "", "metadata.owner"),
+        ("{% for one in metadata.owners %}{% endfor %}", "", "metadata.owners"),
+        ("{% assign x = metadata.owner %}{{ x }}", "", "metadata.owner"),
+    ],
+)
+def test_missing_name_is_named_where_it_is_an_error_and_else_empty(template: Any, pointer: str, named: str) -> None:
+    with pytest.raises(NotRenderable) as caught:
+        rendered(template, strict=True)
+    [error] = caught.value.errors
+    assert (error.pointer, error.code, error.detail) == (pointer, "missing_name", f"{named} is absent")
+    rendered(template)
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ metadata.owner | default: 'd' }}",
+        "{% if metadata.owner %}x{% else %}d{% endif %}",
+        "{% if metadata.owner == nil %}d{% endif %}",
+        "{% unless metadata.owner contains 'x' %}d{% endunless %}",
+        "{% assign owner = metadata.owner | default: 'd' %}{{ owner }}",
+    ],
+)
+def test_missing_name_can_be_tested_and_given_a_default(template: str) -> None:
+    assert rendered(template, strict=True) == rendered(template) == "d"
+
+
+def test_every_missing_name_of_a_document_is_told_at_once() -> None:
+    with pytest.raises(NotRenderable) as caught:
+        rendered({"a": "{{ x }}", "b": ["{{ y }}"], "c": "{{ metadata.deal }}"}, strict=True)
+    assert [error.pointer for error in caught.value.errors] == ["/a", "/b/0"]
+    assert str(caught.value) == "/a: x is absent; /b/0: y is absent"
+
+
+@pytest.mark.parametrize(
+    ("template", "pointer", "detail"),
+    [
+        ({"a": "x\n  {{ b | nope }}"}, "/a", "there is no filter 'nope'"),
+        ({"a": "x\n  {{ b | nope }}"}, "/a", "(line 2, column 10)"),
+        ("{{ b | trunctae: 3 }}", "", "did you mean truncate?"),
+        ("{{ b | append }}", "", "filter append: missing a required argument"),
+        ("{% if b %}", "", "expected tag endif"),
+        ("{% fi b %}", "", "there is no tag 'fi': there are if, "),
+        ("{% include 'b' %}", "", "there is no tag 'include'"),
+        ("a {{ b", "", "this {{ has no }} (line 1, column 3)"),
+        ("{{ b c }}", "", "(line 1, column 6)"),
+        ("{{ }}", "", "nothing between {{ and }}"),
+        ("{{ b | }}", "", "expected word"),
+        ({"~": {"/": "{{"}}, "/~0/~1", "this {{ has no }}"),
+    ],
+)
+def test_mistake_is_told_with_its_place(template: Any, pointer: str, detail: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        compile_template(template)
+    [error] = caught.value.errors
+    assert (error.pointer, error.code) == (pointer, "invalid_template")
+    assert detail in error.detail
+
+
+def test_same_values_give_the_same_bytes_and_texts_share_no_variables() -> None:
+    template = compile_template(
+        ["{% assign x = 1 %}{{ x }}", "{{ x }}", "{% for i in (1..3) limit: 2 %}{{ x }}{% endfor %}"]
+    )
+    assert {template.render(VARIABLES, strict=False) for _ in range(3)} == {b'["1","",""]'}
+
+
+def test_template_is_compiled_once_and_old_ones_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(liquid, "_cache", {})
+    monkeypatch.setattr(liquid, "_cached_bytes", 0)
+    monkeypatch.setattr(liquid, "MAX_CACHED_BYTES", 100)
+    used = compile_template({"a": "{{ a }}"})
+    assert compile_template({"a": "{{ a }}"}) is used
+    for number in range(50):
+        compile_template(["{{ a }}", number])
+        assert compile_template({"a": "{{ a }}"}) is used
+    assert sum(map(len, liquid._cache)) == liquid._cached_bytes <= 100
+
+
+def test_cpu_time_ends_what_the_work_does_not_know(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(liquid, "MAX_SECONDS", -1.0)
+    template = compile_template("{% for i in (1..5000) %}{{ i }}{{ i }}{% endfor %}")
+    with pytest.raises(liquid.TooSlow):
+        template.render(VARIABLES, strict=False)
+    assert rendered("{{ metadata.deal }}") == 42
+
+
+def test_relay_does_not_import_liquid_until_a_template_is_used() -> None:
+    code = "import sys, relay.cli.serve, relay.node.node, subscribers.registry; print('liquid' in sys.modules)"
+    ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() == "False"
