@@ -15,7 +15,7 @@ from relay.core.retry import http_outcome
 from relay.core.subscription import Incidents, Subscription
 from relay.errors import FieldError
 from relay.redaction import host_of, split_url, url_without_path
-from subscribers import base, chat
+from subscribers import base, chat, templates
 from subscribers.job_wording import job_event_kind, metadata_of
 from subscribers.wording import sentence
 from subscribers.words import data_of, mapping
@@ -61,7 +61,8 @@ class Flat(base.Single):
 
     def check(self, subscription: Subscription) -> None:
         """Refuses what a webhook refuses, and URLs of IFTTT that take no JSON."""
-        errors = [*base.receiver_errors(subscription), *base.option_errors(subscription)]
+        errors = [*base.receiver_errors(subscription), *base.option_errors(subscription, templates.OPTIONS)]
+        errors += templates.template_errors(subscription)
         parts = split_url(subscription.sink)
         if parts is not None and host_of(subscription.sink) == "maker.ifttt.com" and "/json/" not in parts.path:
             detail = "this takes no JSON: use https://maker.ifttt.com/trigger/EVENT/json/with/key/KEY"
@@ -69,12 +70,14 @@ class Flat(base.Single):
         base.refuse(errors)
 
     def render(self, event: Event, subscription: Subscription, context: base.RenderContext) -> OutboundRequest:
-        """The fixed fields, then those of the metadata and, of an event that is about no job, of its data."""
+        """The fixed fields, then those of the metadata and, of an event that is about no job, of its data; or the
+        rendered template. Raises NotRenderable."""
+        body = templates.own_body(event, subscription, context)
         return OutboundRequest(
             url=subscription.sink,
             method=subscription.method,
             headers=(("Content-Type", "application/json"), *subscription.headers),
-            body=dumps(fields(event, context)),
+            body=dumps(fields(event, context)) if body is None else body,
         )
 
     def classify(self, response: Response, now: float) -> Outcome:

@@ -41,10 +41,12 @@ def template_errors(subscription: Subscription) -> list[FieldError]:
     return []
 
 
-def rendered_subscription(event: Event, subscription: Subscription, context: RenderContext) -> bytes:
-    """The body for an event of a subscription with a template. Raises NotRenderable."""
-    strict = subscription.options.get(STRICT) is True
-    return render(subscription.options[TEMPLATE], event, context, strict=strict)
+def own_body(event: Event, subscription: Subscription, context: RenderContext) -> bytes | None:
+    """The body for an event from the template of a subscription; None if it has none. Raises NotRenderable."""
+    template = subscription.options.get(TEMPLATE)
+    if template is None:
+        return None
+    return render(template, event, context, strict=subscription.options.get(STRICT) is True)
 
 
 def render(template: Any, event: Event, context: RenderContext, *, strict: bool) -> bytes:
@@ -109,7 +111,7 @@ VARIABLES: Mapping[str, Callable[[Document, Event, RenderContext], object]] = Ma
         "metadata": lambda document, *_: metadata_of(document),
         "hint": lambda document, *_: data_of(document).get("hint"),
         "account": _account,
-        "text": lambda _, event, context: sentence(event, context),
+        "sentence": lambda _, event, context: sentence(event, context),
     }
 )
 """The names that templates can use. None: the event has no such thing."""

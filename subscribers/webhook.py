@@ -32,15 +32,12 @@ class Webhook(base.Single):
 
     def render(self, event: Event, subscription: Subscription, context: base.RenderContext) -> OutboundRequest:
         """The stored bytes, unchanged, or the rendered template. Raises NotRenderable."""
-        if templates.TEMPLATE in subscription.options:
-            content_type, body = "application/json", templates.rendered_subscription(event, subscription, context)
-        else:
-            content_type, body = CONTENT_TYPE, event.body
+        body = templates.own_body(event, subscription, context)
         return OutboundRequest(
             url=subscription.sink,
             method=subscription.method,
-            headers=(("Content-Type", content_type), *subscription.headers),
-            body=body,
+            headers=(("Content-Type", CONTENT_TYPE if body is None else "application/json"), *subscription.headers),
+            body=event.body if body is None else body,
         )
 
     def classify(self, response: Response, now: float) -> Outcome:

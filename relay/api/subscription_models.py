@@ -189,8 +189,8 @@ class SubscriptionConfig(Body):
     )
     template: Any = Field(
         default=None,
-        description="For kind `webhook`: the body of each request, as a JSON document whose texts are Liquid. Needs "
-        "the extra `templates`.",
+        description="For the kinds `webhook` and `flat`: the body of each request, as a JSON document whose texts are "
+        "Liquid. Needs the extra `templates`.",
     )
     strict: bool | None = Field(
         default=None,

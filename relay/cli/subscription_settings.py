@@ -138,11 +138,11 @@ SETTINGS = (
     Setting(
         "template",
         str,
-        "webhook: the body of each request as JSON with Liquid, or a file with it. - reads it from the input.",
+        "webhook, flat: the body of each request as JSON with Liquid, or a file with it. - reads it from the input.",
         metavar="FILE|JSON",
         read=_template,
     ),
-    Setting("strict", bool, "webhook: do not send an event that lacks a name in the template."),
+    Setting("strict", bool, "webhook, flat: do not send an event that lacks a name in the template."),
     Setting("description", str, "A description of your own.", part=""),
 )
 

@@ -14,7 +14,8 @@ from relay.core.samples import sample_event
 from relay.core.subscription import SigningSecret, Subscription
 from relay.errors import InvalidRequest, NotRenderable
 from subscribers import templates
-from subscribers.base import RenderContext
+from subscribers.base import Kind, RenderContext
+from subscribers.flat import Flat
 from subscribers.webhook import Webhook
 
 NOW = 1779271208.0
@@ -54,7 +55,7 @@ def rendered(template: Any, event: Event = FAILED, *, strict: bool = True) -> An
         ("{{ metadata.deal }}", "Example Ltd, renewal"),
         ("{{ hint.who }}", "account owner"),
         ("{{ account }}", {"name": "default", "display_name": "Sales"}),
-        ("{{ text }}", "LinkedIn outreach to Alex failed: the account needs reconnecting"),
+        ("{{ sentence }}", "LinkedIn outreach to Alex failed: the account needs reconnecting"),
         ("{{ subscription.sink }}", None),
     ],
 )
@@ -70,7 +71,7 @@ def test_template_names_parts_of_the_event(template: str, expected: Any) -> None
 @pytest.mark.parametrize("type", TYPES)
 def test_every_event_has_attributes_data_and_a_sentence(type: str) -> None:
     event = sample(type)
-    sent = rendered({"e": "{{ event }}", "d": "{{ data }}", "t": "{{ text }}"}, event)
+    sent = rendered({"e": "{{ event }}", "d": "{{ data }}", "t": "{{ sentence }}"}, event)
     assert {**sent["e"], "data": sent["d"]} == event.document()
     assert sent["t"]
     rendered([f"{{{{ {name} }}}}" for name in templates.VARIABLES], event, strict=False)
@@ -87,7 +88,7 @@ def test_metadata_of_the_registration_override_those_of_the_create() -> None:
 )
 def test_event_with_odd_data_is_rendered(data: dict[str, Any]) -> None:
     event = relay_event("evt_1", "relay.test", NOW, data, dataschema="http://x/schemas/relay-test.v1.json")
-    template = ["{{ job.x }}{{ metadata.x }}{{ hint.x }}{{ account.name }}{{ text }}"]
+    template = ["{{ job.x }}{{ metadata.x }}{{ hint.x }}{{ account.name }}{{ sentence }}"]
     assert isinstance(rendered(template, event, strict=False)[0], str)
 
 
@@ -100,6 +101,16 @@ def test_webhook_sends_what_the_template_makes() -> None:
     assert request.headers == (("Content-Type", "application/json"), ("X-Key", "header-secret"))
     assert (request.method, request.url) == ("PATCH", SUBSCRIPTION.sink)
     assert request == Webhook().render(FAILED, subscription, CONTEXT)
+
+
+@pytest.mark.parametrize("kind", [Webhook(), Flat()], ids=lambda kind: kind.name)
+def test_kinds_of_programs_take_a_template(kind: Kind) -> None:
+    subscription = replace(SUBSCRIPTION, kind=kind.name, options={"template": {"a": "{{ event.status }}"}})
+    kind.check(subscription)
+    request = kind.render(FAILED, subscription, CONTEXT)
+    assert (request.body, dict(request.headers)["Content-Type"]) == (b'{"a":"failed"}', "application/json")
+    with pytest.raises(InvalidRequest):
+        kind.check(replace(subscription, options={"template": "{{"}))
 
 
 def test_strict_webhook_names_what_is_missing_and_another_sends_nothing_in_its_place() -> None:
