@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import shutil
 import subprocess
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -17,10 +16,10 @@ from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
 from relay.clock import from_rfc3339
 from tests.support.e2e_world import Received, World, open_e2e_world
+from tests.support.npm import npm_folder
 from tests.support.schema_check import check_event
 
 NPM_PACKAGES = ("standardwebhooks@1.1.1", "cloudevents@10.0.0")
-NPM_SECONDS = 45
 METADATA = {
     "recipient_name": "Zoë “Z” O'Neil",
     "note": 'naïve — 🎉 \u2028 </script> \\ "',
@@ -119,26 +118,8 @@ async def test_python_libraries_accept_the_events(world: World) -> None:
     assert METADATA in reported
 
 
-def npm_folder(tmp_path: Path) -> Path:
-    """A folder with the packages installed. Skips the test if they cannot be installed."""
-    npm, node = shutil.which("npm"), shutil.which("node")
-    if npm is None or node is None:
-        pytest.skip("NOT VERIFIED WITH JAVASCRIPT: node and npm are needed, and are not both here")
-    folder = tmp_path / "javascript"
-    folder.mkdir()
-    (folder / "package.json").write_text('{"private": true, "type": "module"}')
-    command = [npm, "install", "--no-audit", "--no-fund", "--ignore-scripts", *NPM_PACKAGES]
-    try:
-        ran = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=NPM_SECONDS)
-    except subprocess.TimeoutExpired:
-        pytest.skip(f"NOT VERIFIED WITH JAVASCRIPT: npm install took longer than {NPM_SECONDS} s")
-    if ran.returncode != 0:
-        pytest.skip(f"NOT VERIFIED WITH JAVASCRIPT: npm install failed: {ran.stderr.strip()[:500]}")
-    return folder
-
-
 async def test_javascript_libraries_accept_the_events(world: World, tmp_path: Path) -> None:
-    folder = await asyncio.to_thread(npm_folder, tmp_path)
+    folder = await asyncio.to_thread(npm_folder, tmp_path, NPM_PACKAGES)
     secret, requests = await captured(world)
     for request in requests:
         raw = orjson.loads(request.body)
