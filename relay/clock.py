@@ -6,9 +6,10 @@
 import math
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, tzinfo
 from email.utils import formatdate
 from functools import lru_cache
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
 
 Clock = Callable[[], float]
 """Returns the current time in epoch seconds (UTC)."""
@@ -78,6 +79,38 @@ def short_time(epoch_seconds: float, now: float) -> str:
     text, today = to_rfc3339(epoch_seconds), to_rfc3339(now)
     date = "" if text[:10] == today[:10] else f"{text[:10]} "
     return f"{date}{text[11:19]} UTC"
+
+
+_NOT_EVERYWHERE = ("localtime", "posixrules")
+"""Files beside the time zones that mean another one on each machine."""
+
+
+def zone_named(name: str) -> ZoneInfo:
+    """The time zone of an IANA name, such as `Europe/Paris`. Raises ValueError if there is none."""
+    try:
+        if name in _NOT_EVERYWHERE:
+            raise ValueError
+        return ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError):  # OSError: a folder of zones, or a name that is too long
+        raise ValueError(f"{name[:100]!r} is not a time zone: use an IANA name such as Europe/Paris") from None
+
+
+@lru_cache(maxsize=1)
+def time_zones() -> tuple[str, ...]:
+    """The names of all time zones. The first call reads files for some 20 ms."""
+    return tuple(sorted(available_timezones() - set(_NOT_EVERYWHERE)))
+
+
+def local_time(epoch_seconds: float, zone: tzinfo = UTC) -> str:
+    """A time to read, where people are: `2026-05-20 12:00:08 CEST`."""
+    try:
+        moment = datetime.fromtimestamp(round(epoch_seconds, 3), zone)
+    except OverflowError:  # the last hours of the year 9999, further east
+        moment = datetime.fromtimestamp(epoch_seconds, UTC)
+    name = moment.strftime("%Z")
+    if not name[:1].isalpha():  # +03 or +0545: this zone has no name for it
+        name = f"UTC{name[:3]}{name[3:] and f':{name[3:]}'}"
+    return f"{moment:%Y-%m-%d %H:%M:%S} {name}"
 
 
 def in_words(seconds: float) -> str:

@@ -3,11 +3,9 @@
 Each kind escapes the parts for its own markup and lays them out.
 """
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
-from urllib.parse import quote
 
 from relay.core.delivery import Outcome
 from relay.core.events import (
@@ -21,22 +19,26 @@ from relay.core.events import (
     Event,
     account_type_prefix,
 )
-from relay.core.subscription import Subscription
-from subscribers.base import RenderContext
-from subscribers.summary_wording import incident_link
+from relay.core.subscription import DEFAULT_MESSAGES_PER_MINUTE, Subscription
+from subscribers.base import Bundle, RenderContext
 from subscribers.wording import advice, facts, ids, job_details, link, sentence
 from subscribers.words import Pairs
 
 METADATA_KEYS = "metadata_keys"
 """Option: the metadata fields that a message shows."""
+TIME_ZONE = "time_zone"
+"""Option: the IANA name of the time zone of the times in messages."""
+OPTIONS = (METADATA_KEYS, TIME_ZONE)
+"""What every chat kind has."""
+DIGEST_SECONDS = "digest_seconds"
+"""Option: one message for what came within that time."""
+MESSAGES_PER_MINUTE = "messages_per_minute"
+"""Option: the messages a minute beyond which a digest follows."""
+DIGEST_OPTIONS = (DIGEST_SECONDS, MESSAGES_PER_MINUTE)
+MAX_BUNDLED = 1_000
+"""Maximum events in a digest. It takes 40 ms to make one of so many."""
+MAX_BUNDLED_BYTES = 4 * 1024 * 1024
 MAX_PAIRS = 10
-
-_URL = re.compile(
-    r"(https?://(?:(?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.){0,20}[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?|\[[0-9a-f:.]+\])"
-    r"(?::[0-9]{1,5})?)((?:[/?#].*)?)",
-    re.IGNORECASE,
-)
-_NOT_IN_URLS = re.compile(r"%(?![0-9A-Fa-f]{2})|[^A-Za-z0-9._~:/?#@!$&*+,;=%-]")
 
 Tone = Literal["bad", "warning", "good", "plain"]
 
@@ -86,20 +88,31 @@ def message(event: Event, subscription: Subscription, context: RenderContext) ->
     pairs = (*advice(event), *job_details(event, subscription.options.get(METADATA_KEYS)))
     return Message(
         sentence=sentence(event, context),
-        link=link_of(event, context),
+        link=link(event, context),
         pairs=pairs[:MAX_PAIRS],
-        place=facts(event, context),
+        place=facts(event, context, time_zone(subscription)),
         ids=ids(event),
         tone=_TONES.get(event.type.rpartition(".")[2], "plain"),
     )
 
 
-def link_of(event: Event, context: RenderContext) -> str | None:
-    """The link of an event, with every character encoded that RFC 3986 has no place for, brackets and quotes included;
-    None if it has none or a malformed one."""
-    url = link(event) or incident_link(event, context)
-    parts = None if url is None else _URL.fullmatch(url)
-    return parts and parts[1] + _NOT_IN_URLS.sub(lambda found: quote(found[0]), parts[2])
+def time_zone(subscription: Subscription) -> str | None:
+    """The time zone of the times in its messages; None: UTC."""
+    name: str | None = subscription.options.get(TIME_ZONE)
+    return name
+
+
+def bundle(subscription: Subscription) -> Bundle:
+    """With `digest_seconds` one message for all that came in that time. Else one for each event, and a digest of what
+    exceeds `messages_per_minute`."""
+    wait_seconds = subscription.options.get(DIGEST_SECONDS)
+    per_minute = subscription.options.get(MESSAGES_PER_MINUTE, DEFAULT_MESSAGES_PER_MINUTE)
+    return Bundle(
+        max_events=MAX_BUNDLED,
+        wait_seconds=60.0 if wait_seconds is None else wait_seconds,
+        max_bytes=MAX_BUNDLED_BYTES,
+        free_per_minute=per_minute if wait_seconds is None else None,
+    )
 
 
 def footnote(pairs: Pairs) -> str:

@@ -47,7 +47,7 @@ class Discord(base.Single):
     def check(self, subscription: Subscription) -> None:
         """Refuses headers, methods except POST, unknown options, credentials, and URLs of Discord that are no
         webhook."""
-        errors = base.option_errors(subscription, (chat.METADATA_KEYS,))
+        errors = base.option_errors(subscription, chat.OPTIONS)
         errors += base.chat_errors(subscription, "Discord")
         problem = _sink_problem(subscription.sink)
         if problem:

@@ -15,9 +15,9 @@ from relay.core.retry import http_outcome
 from relay.core.subscription import Incidents, Subscription
 from relay.errors import FieldError
 from relay.redaction import host_of, split_url, url_without_path
-from subscribers import base, chat, templates
+from subscribers import base, templates
 from subscribers.job_wording import job_event_kind, metadata_of
-from subscribers.wording import sentence
+from subscribers.wording import link, sentence
 from subscribers.words import data_of, mapping
 
 Scalar = str | int | float | bool
@@ -104,7 +104,7 @@ def fields(event: Event, context: base.RenderContext) -> dict[str, Scalar]:
         "sequence": event.sequence or 0,
         "job_id": event.subject if of_job else data.get("job"),
         "sentence": sentence(event, context),
-        "link": chat.link_of(event, context),
+        "link": link(event, context),
         "connect_account_id": data.get("connect_account_id"),
         "request_id": data.get("request_id"),
         "error_code": error.get("code") or data.get("code"),

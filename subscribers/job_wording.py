@@ -22,6 +22,9 @@ from subscribers.words import (
 
 MAX_METADATA = 5
 """Maximum number of metadata fields in a message."""
+SENDING_AGAIN = "Sending it again"
+WITH_REASON = ("failed", "cancelled", "retrying", "not_found")
+"""Members of JOB_EVENTS whose sentence gives a reason."""
 _VALUE_CHARACTERS = 200
 _SHORT_ID_CHARACTERS = 8
 
@@ -46,8 +49,10 @@ def job_event_kind(event_type: str) -> str | None:
     return kind if kind in JOB_EVENTS and kind != event_type else None
 
 
-def job_sentence(kind: str, document: Document) -> str:
-    """What happened to a job, in one sentence without the full stop."""
+def job_sentence(kind: str, document: Document, *, reason: bool = True) -> str:
+    """What happened to a job, in one sentence without the full stop. `reason`: with the reason that its hint gives."""
+    if not reason:
+        document = {**document, "data": {**data_of(document), "hint": None}}
     return _SENTENCES[kind](document, _what(document))
 
 
@@ -77,18 +82,36 @@ def job_details(event: Event, metadata_keys: Sequence[str] | None) -> Pairs:
     found = [(_label(key), text) for key, text in shown[:MAX_METADATA]]
     found += [
         ("Channel", titled(word(document.get("channel") or data_of(document).get("channel")))),
-        ("Sending account", _sending_account(data_of(document))),
+        ("Sending account", sending_account(data_of(document))),
     ]
     return tuple((label, text) for label, text in found if text)
 
 
-def link(event: Event) -> str | None:
+def metadata_link(event: Event) -> str | None:
     """The http(s) URL in the metadata field `url`, if it has no characters that are chat markup."""
     url = metadata_of(event.document()).get("url") if _has_user_metadata(event) else None
     if not isinstance(url, str) or not _LINK.fullmatch(url):
         return None
     parts = split_url(url)
     return None if parts is None or "@" in parts.netloc else url
+
+
+def sending_account(data: Document) -> str:
+    """The id of the sending connected account, if it is known and looks like an id."""
+    result = mapping(mapping(data.get("job")).get("result"))
+    id = word(data.get("connect_account_id") or result.get("account_id"))
+    return id if _ACCOUNT_ID.fullmatch(id) else ""
+
+
+def reason_of(document: Document) -> str:
+    """`: the account needs reconnecting`, from the hint of a job's event; empty without one."""
+    meaning = without_addresses(mapping(data_of(document).get("hint")).get("meaning")).rstrip(".! ")
+    if not meaning:
+        return ""
+    channel = titled(word(document.get("channel")))
+    if channel:
+        meaning = meaning.replace(f"The {channel} ", "The ", 1)  # the sentence already begins with it
+    return f": {continued(meaning, str(document.get('source')))}"
 
 
 def _has_user_metadata(event: Event) -> bool:
@@ -152,28 +175,10 @@ def _label(key: str) -> str:
     return words[:1].upper() + words[1:] or "-"
 
 
-def _sending_account(data: Document) -> str:
-    """The id of the sending connected account, if it is known and looks like an id."""
-    result = mapping(mapping(data.get("job")).get("result"))
-    id = word(data.get("connect_account_id") or result.get("account_id"))
-    return id if _ACCOUNT_ID.fullmatch(id) else ""
-
-
 def _upstream(event_type: object) -> str:
     """`Revor` for `ai.revor.job.failed`."""
     source = event_type.rpartition(".job.")[0].rpartition(".")[2] if isinstance(event_type, str) else ""
     return titled(word(source)) or "The upstream"
-
-
-def _because(document: Document) -> str:
-    """`: the account needs reconnecting`, from the hint; empty without one."""
-    meaning = without_addresses(mapping(data_of(document).get("hint")).get("meaning")).rstrip(".! ")
-    if not meaning:
-        return ""
-    channel = titled(word(document.get("channel")))
-    if channel:
-        meaning = meaning.replace(f"The {channel} ", "The ", 1)  # the sentence already begins with it
-    return f": {continued(meaning, str(document.get('source')))}"
 
 
 def _succeeded(document: Document, what: str) -> str:
@@ -194,11 +199,11 @@ _REPEAT: Mapping[str, str] = {
 
 def _retrying(document: Document, what: str) -> str:
     again = "was tried again" if data_of(document).get("inferred") is True else "will be tried again"
-    return f"{what} failed an attempt and {again}{_because(document)}"
+    return f"{what} failed an attempt and {again}{reason_of(document)}"
 
 
 def _not_found(document: Document, what: str) -> str:
-    because = _because(document) or f": {_upstream(document.get('type'))} does not know it"
+    because = reason_of(document) or f": {_upstream(document.get('type'))} does not know it"
     return f"{what} was not found, so its end will not be seen{because}"
 
 
@@ -212,8 +217,8 @@ _SENTENCES: Mapping[str, Callable[[Document, str], str]] = {
     "scheduled": lambda _, what: f"{what} is scheduled",
     "running": lambda _, what: f"{what} is running",
     "succeeded": _succeeded,
-    "failed": lambda document, what: f"{what} failed{_because(document)}",
-    "cancelled": lambda document, what: f"{what} was cancelled{_because(document)}",
+    "failed": lambda document, what: f"{what} failed{reason_of(document)}",
+    "cancelled": lambda document, what: f"{what} was cancelled{reason_of(document)}",
     "retrying": _retrying,
     "overdue": lambda _, what: f"{what} has not ended by its deadline: the relay goes on polling, less often",
     "not_found": _not_found,

@@ -4,7 +4,7 @@ Sources: Slack's documentation of incoming webhooks, of message formatting (esca
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from relay.core.delivery import OutboundRequest, Outcome, Response
@@ -13,25 +13,27 @@ from relay.core.jsontext import dumps
 from relay.core.retry import http_outcome
 from relay.core.subscription import Incidents, Subscription
 from relay.errors import FieldError
-from relay.redaction import host_of, split_url, url_without_path
+from relay.redaction import split_url, url_without_path
 from subscribers import base, chat
-from subscribers.chat import METADATA_KEYS
-from subscribers.summary_wording import incident_link
-from subscribers.wording import advice, facts, ids, job_details, link, sentence
+from subscribers.digest import digest
+from subscribers.slack_blocks import (
+    DIGEST_STEPS,
+    MESSAGE_CHARACTERS,
+    SECTION_CHARACTERS,
+    SHORT_CHARACTERS,
+    characters,
+    clip,
+    digest_blocks,
+    escape,
+    section,
+    small_print,
+)
 
-SECTION_CHARACTERS = 3000
-FIELD_CHARACTERS = 2000
-MAX_FIELDS = 10
-_JOINER = "\u2060"
-"""WORD JOINER has no width. Next to a formatting mark it makes Slack read the mark as plain text."""
-_ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
-# Slack reads `_` within a word as text. It stays, so that ids can be copied. `>` quotes at the beginning of a line.
-_MARKS = re.compile(r"[*~`]|\A>|(?<![^\W_])_|_(?![^\W_])|[@#](?=\w)|:(?!\d\d:)(?=[\w+'-]+:)")
 _ANSWER_CODE = re.compile(rb"[a-z_]{1,60}")
 
 
-class Slack(base.Single):
-    """One message for people per event. Not signed: Slack reads no signature."""
+class Slack(base.OneRequest):
+    """One message for people per event, or a digest of several. Not signed: Slack reads no signature."""
 
     name = "slack"
     signed = False
@@ -44,7 +46,7 @@ class Slack(base.Single):
 
     def check(self, subscription: Subscription) -> None:
         """Refuses headers, methods except POST, unknown options, credentials and the URLs of workflow triggers."""
-        errors = base.option_errors(subscription, (METADATA_KEYS,))
+        errors = base.option_errors(subscription, (*chat.OPTIONS, *chat.DIGEST_OPTIONS))
         errors += base.chat_errors(subscription, "Slack")
         parts = split_url(subscription.sink)
         if parts is not None and parts.path.startswith(("/triggers/", "/workflows/")):
@@ -54,28 +56,31 @@ class Slack(base.Single):
 
     def render(self, event: Event, subscription: Subscription, context: base.RenderContext) -> OutboundRequest:
         """Text: the sentence. Blocks: a section with the sentence, link and fields (advice, metadata), then one context
-        line with place and time and one with ids."""
-        text = escape(sentence(event, context))
-        linked = _link(link(event) or incident_link(event, context))
-        body = _clip(text, SECTION_CHARACTERS - len(linked)) + linked
-        section: dict[str, Any] = {"type": "section", "text": _mrkdwn(body)}
-        pairs = (*advice(event), *job_details(event, subscription.options.get(METADATA_KEYS)))[:MAX_FIELDS]
-        if pairs:
-            section["fields"] = [
-                _mrkdwn(_clip(f"*{escape(label)}*\n{escape(value)}", FIELD_CHARACTERS)) for label, value in pairs
-            ]
-        blocks = [section, *(_context(found) for found in (facts(event, context), ids(event)) if found)]
-        payload = {
-            "text": _clip(text, SECTION_CHARACTERS),
-            "blocks": blocks,
-            "unfurl_links": False,
-            "unfurl_media": False,
-        }
-        return OutboundRequest(
-            url=subscription.sink,
-            headers=(("Content-Type", "application/json; charset=utf-8"),),
-            body=dumps(payload),
-        )
+        line with place and time and one with ids. Texts are cut shorter if all of them are too long."""
+        message = chat.message(event, subscription, context)
+        small = [small_print(found) for found in (message.place, message.ids) if found]
+        blocks = [section(message.sentence, message.link, message.pairs), *small]
+        if characters(blocks) > MESSAGE_CHARACTERS:
+            blocks = [section(message.sentence, message.link, message.pairs, SHORT_CHARACTERS), *small]
+        return _request(subscription, message.sentence, blocks)
+
+    def bundle(self, subscription: Subscription) -> base.Bundle:
+        """With `digest_seconds` one message for all that came in that time; else one for each event, and a digest of
+        what exceeds `messages_per_minute`."""
+        return chat.bundle(subscription)
+
+    def render_bundle(
+        self, events: Sequence[Event], subscription: Subscription, context: base.RenderContext
+    ) -> OutboundRequest:
+        """A digest: how many of what, incidents and groups in sections of their own, the others by account and error.
+        It tells less of each if it would be too long for Slack."""
+        for limits, length in DIGEST_STEPS:
+            found = digest(events, context, chat.time_zone(subscription), limits)
+            blocks = digest_blocks(found, length)
+            if characters(blocks) <= MESSAGE_CHARACTERS:
+                break
+        said = "\n".join((found.heading, *(one.line.sentence for one in found.sections)))
+        return _request(subscription, said, blocks)
 
     def classify(self, response: Response, now: float) -> Outcome:
         """Slack's own rules, then those of HTTP.
@@ -103,37 +108,10 @@ class Slack(base.Single):
         return url_without_path(url)
 
 
-def escape(text: str) -> str:
-    """Text that Slack shows literally: no mention, formatting, emoji name or entity."""
-    return re.sub("[&<>]", lambda character: _ENTITIES[character[0]], without_marks(text))
-
-
-def without_marks(text: str) -> str:
-    """Text in which Slack finds no formatting, emoji name or name to mention. It looks the same."""
-    return _MARKS.sub(lambda mark: f"{mark[0]}{_JOINER}" if mark[0] in "@#:" else f"{_JOINER}{mark[0]}{_JOINER}", text)
-
-
-def _clip(escaped: str, limit_characters: int) -> str:
-    """Escaped text truncated to `limit_characters`, never inside an entity."""
-    if len(escaped) <= limit_characters:
-        return escaped
-    kept = escaped[: limit_characters - 1]
-    ampersand = kept.rfind("&")
-    return (kept if kept.rfind(";") > ampersand or ampersand < 0 else kept[:ampersand]) + "…"
-
-
-def _link(url: str | None) -> str:
-    """A line with the URL, titled with its host; empty without a URL."""
-    if url is None:
-        return ""
-    return f"\n<{url.replace('&', '&amp;')}|Open in {escape(host_of(url))}>"
-
-
-def _context(found: Sequence[tuple[str, str]]) -> dict[str, Any]:
-    elements = [_mrkdwn(_clip(f"{label} {escape(value)}", FIELD_CHARACTERS)) for label, value in found]
-    return {"type": "context", "elements": elements}
-
-
-def _mrkdwn(text: str) -> dict[str, Any]:
-    # verbatim: Slack does not turn URLs, channels and names into links.
-    return {"type": "mrkdwn", "text": text, "verbatim": True}
+def _request(subscription: Subscription, said: str, blocks: Sequence[Mapping[str, Any]]) -> OutboundRequest:
+    """`said`: the text of notifications."""
+    text = clip("\n".join(escape(line) for line in said.split("\n")), SECTION_CHARACTERS)
+    payload = {"text": text, "blocks": blocks, "unfurl_links": False, "unfurl_media": False}
+    return OutboundRequest(
+        url=subscription.sink, headers=(("Content-Type", "application/json; charset=utf-8"),), body=dumps(payload)
+    )

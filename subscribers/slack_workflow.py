@@ -7,6 +7,7 @@ documentation of webhook triggers, and of `WebhookTrigger` in its Node SDK (`{"o
 import re
 from collections.abc import Sequence
 
+from relay.clock import local_time
 from relay.core.delivery import OutboundRequest, Outcome, Response
 from relay.core.events import Event
 from relay.core.jsontext import dumps, loads
@@ -16,9 +17,9 @@ from relay.errors import FieldError
 from relay.redaction import split_url, url_without_path
 from subscribers import base, chat, flat
 from subscribers.markdown import disarmed
-from subscribers.slack import without_marks
-from subscribers.wording import advice, job_details
-from subscribers.words import Pairs, one_line
+from subscribers.slack_blocks import without_marks
+from subscribers.wording import advice, job_details, link
+from subscribers.words import Pairs, one_line, zone_of
 
 _VALUE_CHARACTERS = 1000
 _SHOWN = ("type", "status", "job_id", "channel", "account", "group", "error_code", "time", "request_id")
@@ -42,7 +43,7 @@ class SlackWorkflow(base.Single):
 
     def check(self, subscription: Subscription) -> None:
         """Refuses headers, methods except POST, unknown options, credentials and the URLs of incoming webhooks."""
-        errors = base.option_errors(subscription, (chat.METADATA_KEYS,))
+        errors = base.option_errors(subscription, chat.OPTIONS)
         errors += base.chat_errors(subscription, "Slack")
         parts = split_url(subscription.sink)
         if parts is not None and parts.path.startswith("/services/"):
@@ -60,8 +61,11 @@ class SlackWorkflow(base.Single):
             **{name: one_line(known[name]) for name in _SHOWN},
             "event_id": one_line(event.id),
         }
+        zone = chat.time_zone(subscription)
+        if zone is not None:
+            variables["time"] = local_time(event.time, zone_of(zone))
         texts = {name: chat.fitted(text, _VALUE_CHARACTERS, _plain) or _NOTHING for name, text in variables.items()}
-        body = dumps({**texts, "link": chat.link_of(event, context) or _NOTHING})
+        body = dumps({**texts, "link": link(event, context) or _NOTHING})
         return OutboundRequest(url=subscription.sink, headers=(("Content-Type", "application/json"),), body=body)
 
     def classify(self, response: Response, now: float) -> Outcome:

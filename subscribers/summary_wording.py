@@ -31,7 +31,7 @@ _ACCOUNT_FIXES = {
     "cannot_send": "Check in {upstream} why it cannot send",
     "removed": "Connect it again in {upstream} if its jobs are still wanted",
 }
-_REPEAT_OPEN = {
+REPEAT_OPEN = {
     "safe": "is safe once this is fixed: nothing was sent",
     "useless": "fails again until this is fixed",
     "may_send_twice": "could reach people twice: check first which of them were sent",
@@ -139,7 +139,7 @@ def _ended(data: Document) -> str:
 def _incident_advice(type: str, data: Document) -> Pairs:
     closed = type == INCIDENT_CLOSED
     repeat = data.get("repeat")
-    again = (_REPEAT_CLOSED if closed else _REPEAT_OPEN).get(repeat, "") if isinstance(repeat, str) else ""
+    again = (_REPEAT_CLOSED if closed else REPEAT_OPEN).get(repeat, "") if isinstance(repeat, str) else ""
     see = command("relay incidents show", data.get("incident")) if data.get("kind") != "sink" else ""
     return (
         ("How to fix it", "" if closed else without_addresses(data.get("fix"))),

@@ -45,7 +45,7 @@ class Teams(base.Single):
 
     def check(self, subscription: Subscription) -> None:
         """Refuses headers, methods except POST, unknown options, credentials, and connectors of Office 365."""
-        errors = base.option_errors(subscription, (chat.METADATA_KEYS,))
+        errors = base.option_errors(subscription, chat.OPTIONS)
         errors += base.chat_errors(subscription, "Teams")
         if host_of(subscription.sink).endswith(_CONNECTORS):
             detail = (

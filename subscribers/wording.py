@@ -6,12 +6,21 @@ read: the rest may hold a recipient's address or the text of a message. What hap
 """
 
 import re
+from urllib.parse import quote
 
+from relay.clock import local_time
 from relay.core.events import RELAY_SOURCE, Event, account_event_kind
 from subscribers.base import RenderContext
-from subscribers.job_wording import job_details, job_event_kind, job_sentence, link, sending_again
+from subscribers.job_wording import (
+    SENDING_AGAIN,
+    job_details,
+    job_event_kind,
+    job_sentence,
+    metadata_link,
+    sending_again,
+)
 from subscribers.relay_wording import relay_fix, relay_sentence
-from subscribers.summary_wording import is_summary, summary_advice, summary_sentence
+from subscribers.summary_wording import incident_link, is_summary, summary_advice, summary_sentence
 from subscribers.words import (
     DEFAULT_ACCOUNT,
     Pairs,
@@ -21,17 +30,26 @@ from subscribers.words import (
     name,
     one_line,
     without_addresses,
+    zone_of,
 )
+
+_URL = re.compile(
+    r"(https?://(?:(?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.){0,20}[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?|\[[0-9a-f:.]+\])"
+    r"(?::[0-9]{1,5})?)((?:[/?#].*)?)",
+    re.IGNORECASE,
+)
+# What RFC 3986 has no place for, brackets and quotes included.
+_NOT_IN_URLS = re.compile(r"%(?![0-9A-Fa-f]{2})|[^A-Za-z0-9._~:/?#@!$&*+,;=%-]")
 
 __all__ = ("advice", "facts", "ids", "job_details", "link", "sentence")
 
 
-def sentence(event: Event, context: RenderContext) -> str:
-    """What happened, in one sentence without the full stop."""
+def sentence(event: Event, context: RenderContext, *, reason: bool = True) -> str:
+    """What happened, in one sentence without the full stop. `reason`: with why a job failed."""
     document = event.document()
     kind = job_event_kind(event.type)
     if kind is not None:
-        return job_sentence(kind, document)
+        return job_sentence(kind, document, reason=reason)
     if _is_summary(event):
         return summary_sentence(event.type, data_of(document))
     told = relay_sentence(event.type, data_of(document), context) if event.source == RELAY_SOURCE else None
@@ -55,24 +73,33 @@ def advice(event: Event) -> Pairs:
         (
             ("How to fix it", fix),
             ("Who can fix it", without_addresses(hint.get("who"))),
-            ("Sending it again", sending_again(kind, data) if kind else ""),
+            (SENDING_AGAIN, sending_again(kind, data) if kind else ""),
         )
     )
 
 
-def facts(event: Event, context: RenderContext) -> Pairs:
-    """Where and when it happened, as (label, text)."""
+def facts(event: Event, context: RenderContext, time_zone: str | None = None) -> Pairs:
+    """Where and when it happened, as (label, text). `time_zone`: an IANA name; None: UTC."""
     document = event.document()
     data = data_of(document)
     account = name(document.get("account") or data.get("account"))
-    moment = one_line(document.get("time"))
     return _said(
         (
             ("Job", one_line(document.get("subject") if job_event_kind(event.type) else data.get("job"), 200)),
             ("Relay account", "" if account == DEFAULT_ACCOUNT else account_of(account, context)),
-            ("Time", re.sub(r"^(.{10})T(.{8})\.\d{3}Z$", r"\1 \2 UTC", moment)),
+            ("Time", local_time(event.time, zone_of(time_zone))),
         )
     )
+
+
+def link(event: Event, context: RenderContext) -> str | None:
+    """Where to look: the URL in the job's metadata, or the incident in the relay's API; None without one.
+
+    A well-formed http(s) URL, because a service refuses a message with a malformed one.
+    """
+    url = metadata_link(event) or incident_link(event, context)
+    parts = None if url is None else _URL.fullmatch(url)
+    return parts and parts[1] + _NOT_IN_URLS.sub(lambda found: quote(found[0]), parts[2])
 
 
 def ids(event: Event) -> Pairs:

@@ -5,8 +5,11 @@ Each chat kind escapes the result for its own markup.
 
 import re
 from collections.abc import Mapping
+from datetime import UTC, tzinfo
+from functools import lru_cache
 from typing import Any
 
+from relay.clock import zone_named
 from relay.core.sentences import titled
 from subscribers.base import RenderContext
 
@@ -23,8 +26,8 @@ _MAX_COUNT = 10**12
 # Control characters, direction marks, noncharacters, spaces without a width, and characters that are drawn as nothing.
 _UNSEEN = (
     "\x00-\x20\x7f-\xa0\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2000-\u200b\u200e\u200f\u2028-\u202f\u205f-\u206f"
-    "\u2800\u3164\ud800-\udfff\ufdd0-\ufdef\ufe00-\ufe0d\ufeff\uffa0\ufff0-\ufffc\ufffe\uffff\U0001bca0-\U0001bca3"
-    "\U0001d173-\U0001d17a\U0001fffe\U0001ffff\U0002fffe\U0002ffff\U0003fffe-\U0010ffff"
+    "\u2800\u3164\ud800-\udfff\ufdd0-\ufdef\ufe00-\ufe0d\ufeff\uffa0\ufff0-\ufffc\ufffe\uffff\U00013430-\U0001343f"
+    "\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U0001fffe\U0001ffff\U0002fffe\U0002ffff\U0003fffe-\U0010ffff"
 )
 # Joiners and selectors are part of words of some scripts and of emoji: they stay between other characters beyond ASCII.
 _SCRIPT = rf"[^\x00-\x7f\u200c\u200d\ufe0e\ufe0f{_UNSEEN}]"
@@ -50,13 +53,21 @@ def one_line(value: object, limit_characters: int = TEXT_CHARACTERS) -> str:
     """Text on one line without invisible characters, truncated with an ellipsis; empty if it is not text."""
     if not isinstance(value, str):
         return ""
-    text = _PILE.sub(r"\1", _INVISIBLE.sub(" ", value[: 4 * limit_characters])).strip()
+    text = value[: 4 * limit_characters]
+    if not (text.isascii() and text.isprintable()) or "  " in text:
+        text = _PILE.sub(r"\1", _INVISIBLE.sub(" ", text))
+    text = text.strip()
     return text if len(text) <= limit_characters else text[: limit_characters - 1].rstrip() + "…"
 
 
 def without_addresses(value: object) -> str:
     """One line of third-party text without e-mail addresses, phone numbers and URLs."""
-    return _ADDRESS.sub("…", one_line(value))
+    return _without(one_line(value))
+
+
+@lru_cache(maxsize=512)
+def _without(line: str) -> str:
+    return _ADDRESS.sub("…", line)
 
 
 def has_address(text: str) -> bool:
@@ -98,6 +109,14 @@ def account_of(value: object, context: RenderContext) -> str:
     """The display name of an account of the relay, else its name."""
     known = name(value)
     return name(context.account_names.get(known)) or known
+
+
+def zone_of(time_zone: object) -> tzinfo:
+    """The time zone of an IANA name; UTC for None, and where this machine does not know it."""
+    try:
+        return zone_named(time_zone) if isinstance(time_zone, str) else UTC
+    except ValueError:
+        return UTC
 
 
 def command(text: str, id: object) -> str:

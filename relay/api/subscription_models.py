@@ -19,19 +19,21 @@ from relay.api.fields import (
     NextCursor,
     Time,
 )
+from relay.api.problems import did_you_mean
 from relay.api.sink_credentials import (
     ShownCredential,
     SinkCredentialBody,
 )
-from relay.clock import from_rfc3339
+from relay.clock import from_rfc3339, time_zones, zone_named
 from relay.core import subscription as core
 from relay.core.signing import parse_secret
 from relay.core.subscription import Handshake
 
-OPTIONS = ("metadata_keys", "template", "strict")
+OPTIONS = ("metadata_keys", "time_zone", "digest_seconds", "messages_per_minute", "template", "strict")
 """Fields of `config` that belong to some kinds of sinks only, see `core.subscription.Subscription.options`."""
 MAX_RETRIES = 50
 MAX_METADATA_KEYS = 5
+MAX_DIGEST_SECONDS = 86_400
 
 Method = Literal["POST", "PUT", "PATCH"]
 
@@ -64,6 +66,15 @@ def _signing_secret(value: str) -> str:
     return value
 
 
+def _time_zone(value: str) -> str:
+    try:
+        zone_named(value)
+    except ValueError as error:
+        why = f"{error}{did_you_mean(value, time_zones())}"
+        raise PydanticCustomError("invalid_time_zone", "{why}", {"why": why}) from None
+    return value
+
+
 class ShownProtocolSettings(TypedDict):
     """Settings of the requests to the sink; credentials are redacted."""
 
@@ -84,6 +95,9 @@ class ShownConfig(TypedDict):
     rate_per_second: float | None
     concurrency: int | None
     metadata_keys: list[str] | None
+    time_zone: str | None
+    digest_seconds: int | None
+    messages_per_minute: int | None
     template: Any
     strict: bool | None
     handshake: Handshake
@@ -187,6 +201,19 @@ class SubscriptionConfig(Body):
         description="For chat kinds: the metadata fields to show in a message. Default: the first five that contain "
         "no personal data.",
     )
+    time_zone: Annotated[str, Field(min_length=1, max_length=100), AfterValidator(_time_zone)] | None = Field(
+        default=None, description="For chat kinds: the IANA time zone of the times in messages. Default: UTC."
+    )
+    digest_seconds: Annotated[int, BeforeValidator(_whole), Field(ge=1, le=MAX_DIGEST_SECONDS)] | None = Field(
+        default=None,
+        description="For kind `slack`: one message for all events that came within this time. The first event starts "
+        "it. Default: a message for each event.",
+    )
+    messages_per_minute: Annotated[int, BeforeValidator(_whole), Field(ge=1, le=60)] | None = Field(
+        default=None,
+        description="For kind `slack`: how many messages a minute are about one event each. What exceeds them comes as "
+        "one digest. Default: 20.",
+    )
     template: Any = Field(
         default=None,
         description="For the kinds `webhook` and `flat`: the body of each request, as a JSON document whose texts are "
@@ -286,6 +313,9 @@ _EXAMPLE: Subscription = {
         "rate_per_second": None,
         "concurrency": None,
         "metadata_keys": None,
+        "time_zone": None,
+        "digest_seconds": None,
+        "messages_per_minute": None,
         "template": None,
         "strict": None,
         "handshake": "off",

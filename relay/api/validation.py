@@ -49,6 +49,7 @@ _OWN_CODES = frozenset(
         "invalid_secret",
         "invalid_start",
         "invalid_time",
+        "invalid_time_zone",
         "too_large",
     }
 )

@@ -135,6 +135,9 @@ SETTINGS = (
         "For chat: fields of a job's metadata to show, such as deal,owner.",
         read=lambda text: split_names(text, "--metadata-keys", "deal,owner"),
     ),
+    Setting("time_zone", str, "Chats: the time zone of times in messages, such as Europe/Paris."),
+    Setting("digest", int, "slack: one message for what came within so many seconds.", field="digest_seconds"),
+    Setting("messages_per_minute", int, "slack: messages a minute beyond which a digest follows."),
     Setting(
         "template",
         str,

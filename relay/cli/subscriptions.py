@@ -21,7 +21,8 @@ from relay.cli.output import (
 )
 from relay.cli.replays import COUNT_TIMEOUT_SECONDS, follow_up
 from relay.cli.subscription_settings import KEPT, PARTS, Body, place_of, with_settings, without_empty
-from relay.core.subscription import has_failures
+from relay.core.sentences import counted, duration
+from relay.core.subscription import DEFAULT_MESSAGES_PER_MINUTE, has_failures
 from relay.errors import RelayError, UsageError
 
 app = typer.Typer(help="Choose which sink gets which events.", no_args_is_help=True)
@@ -255,15 +256,27 @@ def expectation(config: Mapping[str, Any], types: list[str] | None, *, types_giv
     service = _SERVICES.get(config.get("kind", ""))
     if service is not None:
         incidents = _INCIDENTS.get(config.get("incidents", ""), "") if has_failures(types or [FAILED]) else ""
+        bundled = _bundled(config)
         if types_given and types:
-            return f"{service} for each {_enumerated(types)} event.{incidents}"
+            return f"{service} for each {_enumerated(types)} event.{incidents}{bundled}"
         return (
             f"{service} for each failed, overdue or lost job, create with unknown fate and finished "
-            f"group, and when an account, a sink or Revor has trouble or has recovered.{incidents}"
+            f"group, and when an account, a sink or Revor has trouble or has recovered.{incidents}{bundled}"
         )
     what = f"each {_enumerated(types)} event" if types else "every event of every job"
     form = ", as one flat JSON object" if config.get("kind") == "flat" else ""
     return f"The sink gets {what}{form}, signed, in order within a job."
+
+
+def _bundled(config: Mapping[str, Any]) -> str:
+    """How several events become one message; empty for a kind that has no digest."""
+    if config.get("kind") != "slack":
+        return ""
+    seconds = config.get("digest_seconds")
+    if seconds is not None:
+        return f" What comes within {duration(seconds)} is one message, a digest."
+    cap = config.get("messages_per_minute") or DEFAULT_MESSAGES_PER_MINUTE
+    return f" What exceeds {counted(cap, 'message')} a minute comes as one message, a digest."
 
 
 def _short(types: list[str]) -> list[str]:

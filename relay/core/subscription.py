@@ -20,6 +20,9 @@ Incidents = Literal["off", "collapse", "both"]
 _FAILURES = (CREATE_UNKNOWN, DELIVERY_EXPIRED, SUBSCRIPTION_DISABLED)
 """Besides failed jobs, the types of events that incidents are made of."""
 
+DEFAULT_MESSAGES_PER_MINUTE = 20
+"""Messages a minute that a chat gets about one event each. Slack takes about one a second."""
+
 DEFAULT_RETRY_SCHEDULE_SECONDS = (5.0, 300.0, 1800.0, 7200.0, 18000.0, 36000.0, 50400.0, 72000.0, 86400.0)
 
 

@@ -46,6 +46,9 @@ async def test_a_subscription_has_every_field_and_shows_its_secret_once(client, 
             "rate_per_second": None,
             "concurrency": None,
             "metadata_keys": None,
+            "time_zone": None,
+            "digest_seconds": None,
+            "messages_per_minute": None,
             "template": None,
             "strict": None,
             "handshake": "off",
@@ -125,6 +128,9 @@ async def test_every_setting_is_accepted(client, world):
         "start": "2026-05-20T10:00:00.000Z",
         "retry_schedule": [5, 300, 7200, 86400, 0.5, 7, 0.5],
         "metadata_keys": None,
+        "time_zone": None,
+        "digest_seconds": None,
+        "messages_per_minute": None,
         "template": None,
         "strict": None,
     }
@@ -545,9 +551,60 @@ async def test_a_slack_message_shows_the_chosen_metadata(client):
     ):
         refused = await client.post("/v1/subscriptions", json={"sink": sink, "config": {"metadata_keys": keys}})
         assert (refused.status_code, refused.json()["errors"][0]["pointer"]) == (422, pointer)
-    body = {"sink": "https://receiver.example/hooks", "config": {"metadata_keys": ["deal"]}}
+
+
+@pytest.mark.parametrize(
+    "config", [{"time_zone": "Europe/Paris"}, {"digest_seconds": 300}, {"messages_per_minute": 5}], ids=str
+)
+async def test_a_slack_subscription_keeps_the_options_of_its_messages(client, config):
+    sink = "https://hooks.slack.com/services/T0/B0/one"
+    ((name, value),) = config.items()
+    made = await create(client, sink=sink, config={name: float(value) if isinstance(value, int) else value})
+    assert made["config"][name] == value
+    path = f"/v1/subscriptions/{made['id']}"
+    shown = (await client.get(path)).json()
+    assert (await client.put(path, json=shown)).json()["config"] == shown["config"]
+    assert (await client.put(path, json={"sink": sink})).json()["config"][name] is None
+
+
+@pytest.mark.parametrize("name", ["metadata_keys", "time_zone", "digest_seconds", "messages_per_minute"])
+async def test_a_webhook_refuses_the_options_of_messages(client, name):
+    value = {"metadata_keys": ["deal"], "time_zone": "UTC"}.get(name, 5)
+    body = {"sink": "https://receiver.example/hooks", "config": {name: value}}
     refused = await client.post("/v1/subscriptions", json=body)
-    assert (refused.status_code, refused.json()["errors"][0]["pointer"]) == (422, "/config/metadata_keys")
+    assert (refused.status_code, refused.json()["errors"][0]["pointer"]) == (422, f"/config/{name}")
+
+
+@pytest.mark.parametrize(
+    ("config", "code"),
+    [
+        ({"time_zone": "europe/paris"}, "invalid_time_zone"),
+        ({"time_zone": "../../etc/passwd"}, "invalid_time_zone"),
+        ({"time_zone": "Europe"}, "invalid_time_zone"),
+        ({"time_zone": "localtime"}, "invalid_time_zone"),
+        ({"time_zone": ""}, None),
+        ({"time_zone": "x" * 101}, None),
+        ({"time_zone": 2}, None),
+        ({"digest_seconds": 0}, None),
+        ({"digest_seconds": 86_401}, None),
+        ({"digest_seconds": 2.5}, None),
+        ({"digest_seconds": True}, None),
+        ({"messages_per_minute": 0}, None),
+        ({"messages_per_minute": 61}, None),
+        ({"messages_per_minute": "20"}, None),
+    ],
+)
+async def test_a_slack_subscription_refuses_a_wrong_option(client, config, code):
+    refused = await client.post(
+        "/v1/subscriptions", json={"sink": "https://hooks.slack.com/services/T0/B0/one", "config": config}
+    )
+    (error,) = refused.json()["errors"]
+    ((name, value),) = config.items()
+    assert (refused.status_code, error["pointer"]) == (422, f"/config/{name}")
+    if code is not None:
+        assert error["code"] == code
+    if value == "europe/paris":
+        assert "did you mean Europe/Paris?" in error["detail"]
 
 
 async def test_a_webhook_keeps_its_template_until_it_is_replaced(client, world):

@@ -14,7 +14,7 @@ from relay.core.relay_events import create_unknown_data, delivery_expired_data, 
 from relay.core.samples import sample_event
 from relay.core.subscription import Subscription
 from relay.errors import InvalidRequest
-from subscribers import registry, slack, wording
+from subscribers import registry, slack_blocks, wording
 from subscribers.base import RenderContext
 
 NOW = 1779271208.0
@@ -318,7 +318,7 @@ def test_unknown_create_says_what_it_was_and_what_to_do() -> None:
     event = about_the_relay("relay.create.unknown", create_unknown_data(LOST))
     shown = dict(wording.job_details(event, None))
     assert (shown["Deal"], shown["Channel"]) == ("42", "LinkedIn")
-    assert wording.link(event) == "https://crm.example/deals/42"
+    assert wording.link(event, RenderContext()) == "https://crm.example/deals/42"
     (fix,) = (text for label, text in wording.advice(event) if label == "How to fix it")
     assert fix.endswith("Then run: relay intents resolve int_1 --fate sent (or not_sent)")
     keyed = about_the_relay("relay.create.unknown", create_unknown_data(replace(LOST, idempotency_key="k")))
@@ -360,8 +360,8 @@ def test_user_text_is_shown_literally(name: str, shown: str | None) -> None:
 
 
 def test_mention_in_a_status_is_escaped() -> None:
-    assert "@\u2060here" in slack.escape("@here")
-    assert slack.escape("mail me @ 10:00:08 & go") == "mail me @ 10:00:08 &amp; go"
+    assert "@\u2060here" in slack_blocks.escape("@here")
+    assert slack_blocks.escape("mail me @ 10:00:08 & go") == "mail me @ 10:00:08 &amp; go"
 
 
 @pytest.mark.parametrize(
@@ -377,7 +377,7 @@ def test_mention_in_a_status_is_escaped() -> None:
     ],
 )
 def test_text_is_never_truncated_inside_an_entity(escaped: str, limit: int, clipped: str) -> None:
-    assert slack._clip(escaped, limit) == clipped
+    assert slack_blocks.clip(escaped, limit) == clipped
 
 
 def test_the_longest_message_fits() -> None:
@@ -505,7 +505,7 @@ def test_default_metadata_shows_the_deal_and_no_person(metadata: dict[str, Any],
 def test_labels_and_values_of_metadata_are_escaped_and_bounded() -> None:
     event = job_event(channel=None, metadata={"<!channel>": "<!here> & *x*", "k" * 5000: "&" * 5000})
     first, second = (field["text"] for field in message(event)["blocks"][0]["fields"])
-    assert first == f"*&lt;!channel&gt;*\n{slack.escape('<!here> & *x*')}"
+    assert first == f"*&lt;!channel&gt;*\n{slack_blocks.escape('<!here> & *x*')}"
     assert len(second) <= 2000
 
 

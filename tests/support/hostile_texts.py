@@ -42,9 +42,11 @@ _JOINERS = "\u200c\u200d"
 _SELECTORS = "\ufe0e\ufe0f"
 _UNSEEN = frozenset(
     "\u034f\u115f\u1160\u17b4\u17b5\u180b\u180c\u180d\u180f\u2800\u3164\uffa0\ufffc"
-    + "".join(map(chr, (*range(0xFE00, 0xFE10), *range(0xE0100, 0xE01F0))))
+    + "".join(map(chr, (0x2065, *range(0xFE00, 0xFE10), *range(0xFFF0, 0xFFF9), *range(0xE0000, 0xE1000))))
 )
 """What Unicode's categories do not say: default ignorable code points, and characters drawn as nothing."""
+_NUMBER_SIGNS = "\u0600\u0601\u0602\u0603\u0604\u0605\u06dd\u070f\u0890\u0891\u08e2\U000110bd\U000110cd"
+"""Format characters of scripts that are drawn around the digits behind them."""
 _ORIGIN = Origin(
     source="https://revor.ai/api/v1/outreach/jobs",
     type_prefix=TYPE_PREFIX,
@@ -82,6 +84,7 @@ def unseen(text: str, allowed: str = "") -> list[str]:
             or ord(character) & 0xFFFE == 0xFFFE
             or "\ufdd0" <= character <= "\ufdef"
         )
+        and character not in _NUMBER_SIGNS
         and not (character in _JOINERS and _is_visible(text, index - 1) and _is_visible(text, index + 1))
         and not (character in _SELECTORS and _is_visible(text, index - 1))
     ]

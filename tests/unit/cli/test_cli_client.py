@@ -517,6 +517,7 @@ def test_subscription_is_added_with_every_setting(stub: Stub) -> None:
         *("--header", "X-Tier:1", "--method", "PUT", "--ordering", "none", "--start", "earliest", "--timeout", "5"),
         *("--retry-schedule", "5s,5m", "--rate", "2", "--concurrency", "3", "--secret", SECRET),
         *("--metadata-keys", "deal,owner", "--incidents", "both", "--description", "ours", "--no-test"),
+        *("--time-zone", "Europe/Paris", "--digest", "300", "--messages-per-minute", "5"),
         *("--template", '{"deal": "{{ metadata.deal }}"}', "--strict"),
     ]
     assert run(["subscriptions", "add", "https://a.example/", *options]) == 0
@@ -536,6 +537,9 @@ def test_subscription_is_added_with_every_setting(stub: Stub) -> None:
             "concurrency": 3,
             "secret": SECRET,
             "metadata_keys": ["deal", "owner"],
+            "time_zone": "Europe/Paris",
+            "digest_seconds": 300,
+            "messages_per_minute": 5,
             "incidents": "both",
             "template": {"deal": "{{ metadata.deal }}"},
             "strict": True,
@@ -638,7 +642,7 @@ def test_edit_changes_only_the_given_settings(stub: Stub) -> None:
     ("arguments", "words"),
     [
         ((), "nothing to change"),
-        (("--unset", "colour"), "It takes concurrency, credential, description, handshake"),
+        (("--unset", "colour"), "It takes concurrency, credential, description, digest, handshake"),
         (("--header", "no colon"), "--header has no colon"),
         (("--retry-schedule", ","), "--retry-schedule is empty"),
     ],

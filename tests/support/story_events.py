@@ -1,0 +1,137 @@
+"""Events of one campaign: a LinkedIn account breaks, jobs fail, an incident opens and closes, the group finishes."""
+
+from relay.clock import from_rfc3339
+from relay.core.events import Event, Hint, Origin, account_event, from_transition, relay_event
+from relay.core.job import Job, Observation, Problem, Transition
+from relay.core.summary_events import account_data, group_finished_data, incident_data
+
+ORIGIN = Origin(source="https://revor.ai/jobs", type_prefix="ai.revor.job", dataschema="http://x/s.json")
+RECONNECT = Hint(
+    meaning="The LinkedIn account needs reconnecting", fix="Reconnect it in Revor", who="account owner", repeat="safe"
+)
+CREDITS = Hint(
+    meaning="The Revor account has too few credits", fix="Add credits in Revor", who="account owner", repeat="safe"
+)
+OVERDUE = Hint(
+    meaning="The job has not ended by its deadline; the relay goes on polling, less often",
+    fix="Open the job in Revor to see what holds it up",
+    who="account owner",
+    repeat="may_send_twice",
+)
+CODE = "connect_account_reconnect_required"
+
+
+def at(clock: str) -> float:
+    """A time on the day of the campaign."""
+    return from_rfc3339(f"2026-05-20T{clock}Z")
+
+
+def of_job(
+    kind: str,
+    clock: str,
+    name: str,
+    *,
+    hint: Hint | None = None,
+    code: str | None = None,
+    sender: str | None = None,
+    account: str = "default",
+    channel: str = "linkedin",
+    url: str | None = None,
+) -> Event:
+    """A job about `name` whose status became `kind`."""
+    metadata = {"recipient_name": name} | ({} if url is None else {"url": url})
+    error = {} if code is None else {"error": {"code": code}}
+    job = Job(
+        uid=f"job_{name}",
+        external_id=f"3f2a9c1e-{name}",
+        source="revor",
+        account=account,
+        channel=channel,
+        action="outreach.dispatch",
+        metadata=metadata,
+        connect_account_id=sender,
+        upstream={"id": name, **error},
+    )
+    seen = Observation(
+        status=kind,
+        observed_at=at(clock),
+        channel=channel,
+        action="outreach.dispatch",
+        problem=None if code is None else Problem(code=code, message=""),
+        upstream={"id": name, **error},
+        connect_account_id=sender,
+    )
+    transition = Transition(
+        kind=kind, status=kind, previous_status="running", sequence=3, occurred_at=at(clock), detected_at=at(clock)
+    )
+    shown = None if kind in ("overdue", "not_found") else seen
+    return from_transition(f"evt_{name}", job, transition, ORIGIN, seen=shown, hint=hint)
+
+
+def account_needs_reconnect(clock: str, open_jobs: int) -> Event:
+    """The account of Ada Lovelace breaks."""
+    data = account_data(
+        account_id="acc_17",
+        channel="linkedin",
+        name="Ada Lovelace",
+        status="credentials",
+        state="needs_reconnect",
+        since=at(clock),
+        open_jobs=open_jobs,
+        source="revor",
+        account="default",
+        hint=RECONNECT,
+    )
+    return account_event("evt_1", "needs_reconnect", at(clock), data, ORIGIN, dataschema="http://x/s.json")
+
+
+def of_incident(what: str, clock: str, failed: int, likely: int, *, id: str = "inc_01JVQ4") -> Event:
+    """The incident of that account is opened, grows or is closed."""
+    closed = what == "closed"
+    data = incident_data(
+        incident=id,
+        kind="jobs",
+        state="closed" if closed else "open",
+        source="revor",
+        account="default",
+        channel="linkedin",
+        connect_account_id="acc_17",
+        connect_account_name="Ada Lovelace",
+        subscription=None,
+        sink=None,
+        code=CODE,
+        hint=RECONNECT,
+        failed=failed,
+        likely=likely,
+        first_failure_at=at("10:23:10"),
+        last_failure_at=at(clock),
+        opened_at=at("10:23:10"),
+        closed_at=at(clock) if closed else None,
+        closed_because="account_recovered" if closed else None,
+    )
+    return relay_event(f"evt_{id}", f"relay.incident.{what}", at(clock), data, dataschema="http://x/s.json", subject=id)
+
+
+def finished(clock: str = "11:08:40", group: str = "q4-launch") -> Event:
+    """The group has finished."""
+    data = group_finished_data(
+        group=group,
+        source="revor",
+        account="default",
+        round=1,
+        counts={"succeeded": 186, "failed": 14},
+        skipped=0,
+        missing=0,
+        failures={CODE: 13, "insufficient_credits": 1},
+        first_at=at("10:00:00"),
+        finished_at=at(clock),
+    )
+    return relay_event(
+        f"evt_{group}",
+        "relay.group.finished",
+        at(clock),
+        data,
+        dataschema="http://x/s.json",
+        subject=group,
+        group=group,
+    )
