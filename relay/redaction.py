@@ -34,7 +34,13 @@ HOOK_HOSTS = (
     *("hooks.slack.com", "hooks.slack-gov.com", "discord.com", "discordapp.com", "chat.googleapis.com"),
     *("hooks.zapier.com", "make.com", "celonis.com", "integromat.com", "n8n.cloud", "pipedream.net", "ifttt.com"),
     *("webhook.office.com", "logic.azure.com", "logic.azure.us", "logic.azure.cn", "powerplatform.com"),
-    *("powerplatform.microsoft.us", "appsplatform.us", "powerplatform.partner.microsoftonline.cn", "api.telegram.org"),
+    *(
+        "powerplatform.microsoft.us",
+        "appsplatform.us",
+        "powerplatform.partner.microsoftonline.cn",
+        "api.telegram.org",
+        "ntfy.sh",
+    ),
 )
 """Hosts, with their subdomains, whose URL path is the credential: it suffices to post."""
 
@@ -53,7 +59,7 @@ _SECRETS = re.compile(
             rf"((?<![\w-])(?:{_HOOK_HOST}|linkedin\.com/in)\.?(?::[0-9]{{1,5}})?/)[^\s\"'<>]+",
             rf"({_HOOK_PATH.pattern})[^\s\"'<>]+",
             rf"((?:authorization|cookie|signature)[\\\"']*\s*[:=]\s*)(?:{_QUOTED}|[^\r\n\"']+)",
-            r"((?:api[_-]?key|token|secret|passw(?:or)?d|private[_-]?key|\bsig|\bpwd)[\\\"']*\s*[:=]\s*)"
+            r"((?:(?:api|routing)[_-]?key|token|secret|passw(?:or)?d|private[_-]?key|\bsig|\bpwd)[\\\"']*\s*[:=]\s*)"
             rf"(?:{_QUOTED}|(?:(?:bearer|basic|token)\s+)*[^\s\"'&;<>)\]}}]+\]?)",
             r"(\"(?:recipient(?:_name)?|address|e?mail|phone|profile_url|account_identifier)\\*\"\s*:\s*)"
             rf"(?:{_QUOTED})",
@@ -82,8 +88,8 @@ _MARKS = (
 
 _SECRET_KEYS = frozenset(
     ("authorization", "cookie", "token", "secret", "password", "passwd", "pwd", "api_key", "apikey", "signature", "sig",
-     "signatures", "private_key", "encryption_key", "credentials", "sinkcredential", "recipient", "recipients",
-     "recipient_name", "address", "email", "mail", "phone", "profile_url", "account_identifier")
+     "routing_key", "signatures", "private_key", "encryption_key", "credentials", "sinkcredential", "recipient",
+     "recipients", "recipient_name", "address", "email", "mail", "phone", "profile_url", "account_identifier")
 )  # fmt: skip
 _CREDENTIAL_WORDS = ("auth", "token", "key", "secret", "cookie", "passw", "signature", "credential")
 _SECRET_ENDS = (

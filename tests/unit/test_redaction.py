@@ -47,6 +47,9 @@ SECRETS = [
     ("https://discord.com/api/webhooks/1/hidden", "hidden"),
     ("https://acme.webhook.office.com/webhookb2/hidden", "hidden"),
     ("https://api.telegram.org/bot1:hidden/send", "hidden"),
+    ("https://chat.googleapis.com/v1/spaces/AAA/messages?key=hidden&token=x", "hidden"),
+    ("https://ntfy.sh/hidden-topic", "hidden"),
+    ('{"routing_key": "hidden", "event_action": "trigger"}', "hidden"),
     ("https://prod.logic.azure.com/x?sp=1&sig=hidden", "hidden"),
     ("could not reach jane.doe+x@mail.example.com today", "jane"),
     ('{"address": "hidden street", "name": 1}', "hidden"),
@@ -115,6 +118,7 @@ HOOK_URLS = [
     "https://discordapp.com/api/webhooks/1/hIdDeN",
     "https://chat.googleapis.com/v1/spaces/A/messages/hIdDeN",
     "https://api.telegram.org/bot1:hIdDeN/sendMessage",
+    "https://ntfy.sh/hidden",
 ]
 
 
