@@ -9,6 +9,8 @@ import typer
 from typer.exceptions import TyperException
 
 from relay.cli.accounts import accounts as accounts_command
+from relay.cli.apply import apply as apply_command
+from relay.cli.apply import export as export_command
 from relay.cli.audit import app as audit_app
 from relay.cli.deliveries import app as deliveries_app
 from relay.cli.demo.command import demo as demo_command
@@ -57,6 +59,8 @@ app.add_typer(intents_app, name="intents")
 app.add_typer(tokens_app, name="tokens")
 app.add_typer(keys_app, name="keys")
 app.add_typer(audit_app, name="audit")
+app.command("apply")(apply_command)
+app.command("export")(export_command)
 app.command("sources")(sources_command)
 app.command("accounts")(accounts_command)
 app.command("erase")(erase_command)

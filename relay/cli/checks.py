@@ -3,8 +3,8 @@
 import asyncio
 import sqlite3
 import ssl
-from collections.abc import Awaitable, Mapping
-from contextlib import closing
+from collections.abc import AsyncIterator, Awaitable, Mapping
+from contextlib import asynccontextmanager, closing
 from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 from typing import Literal
@@ -32,6 +32,7 @@ from relay.errors import DatabaseHeld, RelayError, SchemaTooOld, StoreError
 from relay.http.egress_proxy import EgressProxy, ProxyFailed
 from relay.http.sender import USER_AGENT
 from relay.node.component_settings import guard_policy
+from relay.node.declared import check_declared, context_of, differing
 from relay.node.local_token import NO_ACCESS, local_token, local_token_path
 from relay.node.opening import NO_KEY
 from relay.private_files import default_state_dir
@@ -43,7 +44,7 @@ from relay.store.postgres import PostgresDatabase
 from relay.store.postgres_engine import is_postgres, postgres_url, shown
 from relay.store.secrets import CALLBACK_OWNER
 from relay.store.sqlite import HolderLock, lock_path, sqlite_url
-from relay.store.store import open_store
+from relay.store.store import Store, open_store
 from relay.store.subscriptions import SubscriptionStore
 from subscribers import registry
 
@@ -93,7 +94,10 @@ async def run_checks(path: Path | None, environ: Mapping[str, str]) -> list[Find
             found += await _checked(f"key {source.name}/{account.name}", _key(source, account))
     if settings.security.egress_proxy is not None:
         found += await _checked("egress proxy", _proxy(EgressProxy.at(settings.security.egress_proxy)))
-    return found + await _checked("sinks", _sinks(settings, environ, database[0]))
+    found += await _checked("sinks", _sinks(settings, environ, database[0]))
+    if settings.subscriptions:
+        found += await _checked("declared subscriptions", _declared(settings, environ, database[0]))
+    return found
 
 
 async def _checked(name: str, check: Awaitable[str | list[Finding]]) -> list[Finding]:
@@ -294,10 +298,31 @@ async def _proxy(proxy: EgressProxy) -> str:
 
 
 async def _sinks(settings: Settings, environ: Mapping[str, str], database: Finding) -> str | list[Finding]:
+    asks = "`relay subscriptions list`"
+    async with _opened(settings, environ, database, asks) as store:
+        await store.subscriptions.all()  # fails with a wrong encryption key, like `relay serve`
+        if settings.delivery.callback_secret is None:
+            await store.secrets.of(CALLBACK_OWNER)
+        return await _check_sinks(store.subscriptions, settings)
+
+
+async def _declared(settings: Settings, environ: Mapping[str, str], database: Finding) -> str:
+    check_declared(settings.subscriptions)
+    async with _opened(settings, environ, database, "`relay apply --dry-run`") as store:
+        found = await differing(settings, await context_of(settings, store, None, wall_clock))
+    said = f"{len(settings.subscriptions)} declared"
+    if not found:
+        return f"{said}, all applied"
+    return f"{said}, {len(found)} not as in the database. `relay apply --dry-run` shows how they differ"
+
+
+@asynccontextmanager
+async def _opened(settings: Settings, environ: Mapping[str, str], database: Finding, asks: str) -> AsyncIterator[Store]:
+    """The database, unless a node holds it, which a command `asks`."""
     if database.state != "ok":
         raise _Skipped("there is no readable database")
     if not database.detail.endswith(_newest_schema()):
-        raise _Skipped("the database is in use. `relay subscriptions list` asks the node that holds it")
+        raise _Skipped(f"the database is in use. {asks} asks the node that holds it")
     if is_postgres(settings.database.url) and not settings.encryption.keys:
         raise _Skipped("there is no encryption key to decrypt them")
     keyring = load_or_create_keyring(settings.encryption.keys, state_dir=default_state_dir(environ))
@@ -305,10 +330,7 @@ async def _sinks(settings: Settings, environ: Mapping[str, str], database: Findi
     try:
         if (problem := refusal_of(keyring.ids, await store.ciphertexts.used(), ())) is not None:
             raise _Found(problem)
-        await store.subscriptions.all()  # fails with a wrong encryption key, like `relay serve`
-        if settings.delivery.callback_secret is None:
-            await store.secrets.of(CALLBACK_OWNER)
-        return await _check_sinks(store.subscriptions, settings)
+        yield store
     finally:
         await store.close()
 

@@ -8,7 +8,7 @@ import http.client
 import os
 import re
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -23,12 +23,22 @@ MAX_PAGE = 500
 
 
 class ApiError(RelayError):
-    """The relay refused a request. `problem` is the problem's code, `retry_after` the Retry-After header."""
+    """The relay refused a request. `problem` is the problem's code, `retry_after` the Retry-After header, `errors` are
+    the pointers and details of its mistakes."""
 
     code = "api"
 
-    def __init__(self, detail: str, *, status: int, problem: str | None = None, retry_after: str | None = None) -> None:
+    def __init__(
+        self,
+        detail: str,
+        *,
+        status: int,
+        problem: str | None = None,
+        retry_after: str | None = None,
+        errors: Sequence[tuple[str, str]] = (),
+    ) -> None:
         super().__init__(detail)
+        self.errors = tuple(errors)
         self.status = status
         self.problem = problem
         self.retry_after = retry_after
@@ -216,8 +226,9 @@ def _refusal(status: int, raw: bytes, retry_after: str | None = None) -> ApiErro
     if not isinstance(problem, dict):
         text = f"answered {status}, but not as a relay does. Check RELAY_URL"
         return ApiError(text, status=status, retry_after=retry_after)
-    errors = problem.get("errors")
-    details = [_field_error(error) for error in errors if isinstance(error, dict)] if isinstance(errors, list) else []
+    listed = problem.get("errors")
+    errors = [error for error in listed if isinstance(error, dict)] if isinstance(listed, list) else []
+    details = [_field_error(error) for error in errors]
     text = "; ".join(filter(None, details)) or str(
         problem.get("detail") or problem.get("title") or f"answered {status}"
     )
@@ -226,7 +237,13 @@ def _refusal(status: int, raw: bytes, retry_after: str | None = None) -> ApiErro
         # Before the detail: the log redaction hides whatever follows `Authorization:`.
         text = f"set RELAY_TOKEN to a token of the relay: {text}"
     code = problem.get("code")
-    return ApiError(text, status=status, problem=code if isinstance(code, str) else None, retry_after=retry_after)
+    return ApiError(
+        text,
+        status=status,
+        problem=code if isinstance(code, str) else None,
+        retry_after=retry_after,
+        errors=[(str(error.get("pointer") or ""), in_cli_words(str(error.get("detail") or ""))) for error in errors],
+    )
 
 
 def _field_error(error: Mapping[str, Any]) -> str:

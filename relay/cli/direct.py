@@ -3,7 +3,8 @@
 import asyncio
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
 from secrets import token_hex
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -12,10 +13,13 @@ from relay.cli.serve import ConfigFile, settings_file
 from relay.errors import DatabaseHeld, UsageError
 
 if TYPE_CHECKING:
+    from relay.api.operations import Context
+    from relay.clock import Clock
     from relay.config.keyring import Keyring
     from relay.config.settings import Settings
     from relay.node.audit import AuditLog
     from relay.store.database import Database
+    from relay.store.store import Store
 
 Result = TypeVar("Result")
 
@@ -32,11 +36,22 @@ def through_or_directly(
         return through(api())
     from relay.config.settings import load_settings
 
-    settings = load_settings(settings_file(config), os.environ)
+    return done(load_settings(settings_file(config), os.environ), through, directly, open_audit)
+
+
+def done(
+    settings: "Settings",
+    through: Callable[[Api], Result],
+    directly: Callable[[Any], Awaitable[Result]],
+    opening: Callable[["Settings"], AbstractAsyncContextManager[Any]],
+) -> Result:
+    """As `through_or_directly`, with these settings. `directly` gets what `opening` yields."""
+    if os.environ.get("RELAY_URL"):
+        return through(api())
 
     async def work() -> Result:
-        async with open_audit(settings) as audit:
-            return await directly(audit)
+        async with opening(settings) as database:
+            return await directly(database)
 
     try:
         return asyncio.run(work())
@@ -53,9 +68,37 @@ def own_url(settings: "Settings") -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Opened:
+    """The database of the settings, while no node holds it."""
+
+    settings: "Settings"
+    store: "Store"
+    audit: "AuditLog"
+    clock: "Clock"
+
+    async def context(self) -> "Context":
+        """What the API's checks need."""
+        from relay.node.declared import context_of
+
+        return await context_of(self.settings, self.store, self.audit, self.clock)
+
+
 @asynccontextmanager
 async def open_audit(settings: "Settings") -> "AsyncIterator[AuditLog]":
-    """The audit in the database of these settings. Raises DatabaseHeld, UsageError, StoreError."""
+    """The audit in the database of these settings, to read. Raises DatabaseHeld, UsageError, StoreError."""
+    async with opened(settings, creates=False, writes=False) as database:
+        yield database.audit
+
+
+@asynccontextmanager
+async def opened(settings: "Settings", *, creates: bool, writes: bool) -> AsyncIterator[Opened]:
+    """The database of these settings. Raises DatabaseHeld, UsageError, StoreError, and SettingsError for an encryption
+    key that nodes do not have.
+
+    creates  a SQLite file that is missing is made
+    writes   administrative writes are recorded, in a chain of this process
+    """
     from relay import log
     from relay.clock import wall_clock
     from relay.node.audit import AuditLog
@@ -65,14 +108,18 @@ async def open_audit(settings: "Settings") -> "AsyncIterator[AuditLog]":
 
     log.configure(dev=False, level="critical")  # what goes wrong is printed as the result
     url = settings.database.url
-    if not is_postgres(url) and not real_path(sqlite_url(url)).exists():
+    if not creates and not is_postgres(url) and not real_path(sqlite_url(url)).exists():
         raise UsageError(f"there is no database at {real_path(sqlite_url(url))} yet. `relay serve` creates it")
     keyring = _keyring(settings)
     store = await open_store(url, keyring, now=wall_clock(), pool_size=2)
     try:
-        audit = AuditLog(store, keyring, clock=store.clock(wall_clock), kept_days=settings.retention.audit_days)
-        await audit.read_keys()
-        yield audit
+        clock = store.clock(wall_clock)
+        audit = AuditLog(store, keyring, clock=clock, kept_days=settings.retention.audit_days)
+        if writes:
+            await _begin(audit, store, keyring, clock)
+        else:
+            await audit.read_keys()
+        yield Opened(settings=settings, store=store, audit=audit, clock=clock)
     finally:
         await store.close()
 
@@ -86,21 +133,27 @@ async def recorded(
     not have it, StoreError."""
     from relay.clock import wall_clock
     from relay.node.audit import AuditLog
-    from relay.node.encryption_keys import EncryptionKeys
     from relay.store.store import Store
 
     keyring = _keyring(settings)
     clock = database.clock(wall_clock)
     store = Store(database, keyring)
     audit = AuditLog(store, keyring, clock=clock, kept_days=settings.retention.audit_days)
+    await _begin(audit, store, keyring, clock)
+    async with audit.writing(action, actor=COMMAND_LINE, target=target) as notes:
+        yield notes
+
+
+async def _begin(audit: "AuditLog", store: "Store", keyring: "Keyring", clock: "Clock") -> None:
+    """Begins this process's chain."""
+    from relay.node.encryption_keys import EncryptionKeys
+
     keys = EncryptionKeys(keyring, store.ciphertexts, clock=clock, file=None)
     try:
         await keys.start()  # or nodes could not decrypt the audit's key
         await audit.open(token_hex(8))
     finally:
         await keys.close()
-    async with audit.writing(action, actor=COMMAND_LINE, target=target) as notes:
-        yield notes
 
 
 def _keyring(settings: "Settings") -> "Keyring":

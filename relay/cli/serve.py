@@ -99,6 +99,10 @@ class SettingsSource:
 
         settings = load_settings(self.path, os.environ, dev=self.dev, host=self.host, port=self.port)
         require_token_beyond_loopback(settings)
+        if settings.subscriptions:
+            from relay.node.declared import check_declared
+
+            check_declared(settings.subscriptions)
         return with_local_token(settings, os.environ) if self.dev else settings
 
 
@@ -216,11 +220,11 @@ class _Service:
                 new = self.source.load()
                 if not new.dev:
                     new = with_local_token(new, os.environ, has_stored=self.node.access.has_stored)
-                self._apply(self.node, new, notes)
+                await self._apply(self.node, new, notes)
         except RelayError as error:
             log.error("settings_refused", error=str(error), hint="the previous settings stay in use")
 
-    def _apply(self, node: "Node", new: "Settings", notes: dict[str, Any]) -> None:
+    async def _apply(self, node: "Node", new: "Settings", notes: dict[str, Any]) -> None:
         import structlog
 
         from relay.config.settings import changed_keys
@@ -235,12 +239,14 @@ class _Service:
         log.info("settings_read_again")
         if restart:
             log.warning("settings_need_a_restart", settings=restart)
+        await node.compare_declared()
 
 
 async def _freeze_when_loaded(node: "Node") -> None:
     from relay.node.interpreter import freeze
 
     await node.loaded()
+    await node.compare_declared()
     freeze()
 
 

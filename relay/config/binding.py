@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, NamedTuple, TypeVar, get_args, get_o
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
+from relay.config.declared import Declared, declared
 from relay.config.fields import NAME, Form, Section, is_name
 from relay.config.loader import Value, parse_text
 from relay.errors import SettingsError
@@ -109,6 +110,8 @@ def _plain(kind: "_Kind", value: Value, known: list[str]) -> Any:
                 raise SettingsError(f"{child.where}: a key of {value.key} must be {NAME.expected}")
         section = get_args(kind.base)[1]
         return {name: _bind(section, child, known, {"name": name}) for name, child in _children(value).items()}
+    if kind.base is Declared:
+        return declared(value)
     data = _typed(value).data
     if isinstance(data, list):
         entry = _kind(get_args(kind.base)[0]) if get_origin(kind.base) is tuple else _Kind(Any, None, {}, False)

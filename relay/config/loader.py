@@ -16,7 +16,7 @@ from relay.errors import SettingsError
 
 MAX_FILE_BYTES = 1 << 20
 MAX_SECRET_FILE_BYTES = 1 << 16
-MAX_VALUES = 10_000  # counted after aliases are expanded, which can turn a small file into a huge tree
+MAX_VALUES = 50_000  # counted after aliases are expanded, which can turn a small file into a huge tree
 MAX_DEPTH = 16
 
 PREFIX = "RELAY_"
@@ -213,7 +213,7 @@ def _compose(text: str, name: str) -> yaml.Node | None:
 
 
 class _Unfold:
-    """Turns YAML nodes into Values, up to 10,000 values and 16 levels."""
+    """Turns YAML nodes into Values, up to 50,000 values and 16 levels."""
 
     def __init__(self, where: Callable[[yaml.Node], str], *, hidden: bool = False) -> None:
         self._where = where

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Annotated, Literal, get_args
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, InstanceOf, model_validator
 
 from relay.config.binding import Misplaced, SettingDoc, bind, describe, settings_in
+from relay.config.declared import Declared
 from relay.config.fields import (
     MAX_LIST,
     ApiKey,
@@ -40,6 +41,7 @@ from relay.config.fields import (
 )
 from relay.config.loader import Value, overlay, overlay_environment, read_file, read_secret_file, resolve
 from relay.core import own_address
+from relay.core.declared import MAX_DECLARED
 from relay.errors import SettingsError
 
 MIN_EXPOSED_TOKEN_CHARS = 16
@@ -292,6 +294,15 @@ class HeartbeatSettings(Section):
     )
 
 
+def _check_declared(entries: tuple[Declared, ...]) -> tuple[Declared, ...]:
+    known: set[str] = set()
+    for index, entry in enumerate(entries):
+        if entry.id in known:
+            raise Misplaced(index, f"has the id of an earlier one, {entry.id!r:.70}: each needs its own")
+        known.add(entry.id)
+    return entries
+
+
 DEV_RETRY_SCHEDULE = (1.0, 2.0, 3.0, 5.0, 5.0, 10.0, 10.0, 30.0, 60.0)
 """The default with --dev, so that trying out a receiver does not take five minutes."""
 
@@ -310,6 +321,17 @@ class Settings(Section):
     retention: RetentionSettings = RetentionSettings()
     groups: GroupSettings = GroupSettings()
     heartbeat: HeartbeatSettings = HeartbeatSettings()
+    subscriptions: Annotated[
+        tuple[InstanceOf[Declared], ...],
+        Form("a list of subscriptions as in the API, each with an id of your own choice", shown=False, text=False),
+        Field(max_length=MAX_DECLARED),
+        AfterValidator(_check_declared),
+    ] = setting(
+        (),
+        "declared subscriptions, which `relay apply` adds, changes and removes; their secrets must be given",
+        secret=True,
+        reloaded=True,
+    )
     dev: bool = internal(False)
 
 

@@ -34,6 +34,7 @@ from relay.node.accounts import Accounts, adopted_accounts
 from relay.node.audit import AuditLog
 from relay.node.cluster import Cluster
 from relay.node.component_settings import ComponentSettings
+from relay.node.declared import log_differing
 from relay.node.encryption_keys import EncryptionKeys
 from relay.node.heartbeat import Heartbeat
 from relay.node.reload import reconfigure
@@ -431,6 +432,10 @@ class Node:
 
     def _proxy(self, context: Context) -> Proxy:
         return Proxy(context, self.dropin)
+
+    async def compare_declared(self) -> None:
+        """Logs how many of the declared subscriptions differ. They are applied by `relay apply` only."""
+        await log_differing(self.settings, Context(ports=self._ports()))
 
     def _ports(self) -> Ports:
         api = self._components.of_api(self.node_id)

@@ -9,7 +9,8 @@ from relay.polling.poller import Poller
 
 
 def takes_over(old: Settings, new: Settings) -> Settings:
-    """The old settings with the new upstream and encryption keys, tokens, polling and delivery."""
+    """The old settings with the new upstream and encryption keys, tokens, polling, delivery and declared
+    subscriptions."""
     sources = {}
     for name, source in old.sources.items():
         after = new.sources.get(name)
@@ -17,7 +18,13 @@ def takes_over(old: Settings, new: Settings) -> Settings:
             accounts = {one: after.accounts.get(one, account) for one, account in source.accounts.items()}
             source = source.replace(polling=after.polling, accounts=accounts)
         sources[name] = source
-    return old.replace(auth=new.auth, delivery=new.delivery, encryption=new.encryption, sources=sources)
+    return old.replace(
+        auth=new.auth,
+        delivery=new.delivery,
+        encryption=new.encryption,
+        sources=sources,
+        subscriptions=new.subscriptions,
+    )
 
 
 def needs_restart(old: Settings, new: Settings) -> list[str]:

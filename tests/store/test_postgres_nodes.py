@@ -13,6 +13,7 @@ from sqlalchemy import text
 from sqlalchemy.engine import Connection
 
 from relay.clock import wall_clock
+from relay.core.declared import Change
 from relay.core.records import PollNote, StoredAnswer
 from relay.errors import NotFound, StaleSequence, StoreError
 from relay.ids import new_id
@@ -780,3 +781,16 @@ async def test_callback_whose_delivery_is_retried_manually_during_its_deletion_s
         assert again.state == "pending"
         assert await deletion == (0, None)
     assert await other.subscriptions.get(made) is not None
+
+
+async def test_nodes_that_apply_the_same_make_it_once(store: Store, other: Store) -> None:
+    def changes() -> list[Change]:
+        return [Change(id=id, action="add", after=subscription(id)) for id in ("a", "b", "c")]
+
+    results = await asyncio.gather(
+        *(node.subscriptions.apply(changes(), NOW, secrets_expire_at=NOW) for node in (store, other)),
+        return_exceptions=True,
+    )
+
+    assert sorted(type(one).__name__ for one in results) == ["Conflict", "NoneType"]
+    assert [one.id for one in await store.subscriptions.all()] == ["a", "b", "c"]

@@ -8,8 +8,9 @@ import pytest
 from sqlmodel import SQLModel
 
 from relay.config.keyring import Keyring, new_key
+from relay.core.declared import Change
 from relay.core.subscription import SigningSecret, Subscription
-from relay.errors import RelayError, StoreError
+from relay.errors import Conflict, RelayError, StoreError, ValueRefused
 from relay.store.cancellation import CANCEL_CHUNK
 from relay.store.secrets import CALLBACK_OWNER, SIGNING_OWNER
 from relay.store.sqlite import SqliteDatabase
@@ -261,3 +262,55 @@ async def test_a_ciphertext_copied_to_another_row_does_not_open_there(
     )
     with pytest.raises(RelayError, match="another row"):
         await store.subscriptions.get("sub_1")
+
+
+async def test_applied_changes_are_one_transaction_of_every_node(store: Store) -> None:
+    for id in ("changed", "removed"):
+        await store.subscriptions.create(subscription(id, ordering="none"))
+    await store.jobs.record(poll(await track(store), 0, "queued", "failed"))
+    found = {one.id: one for one in await store.subscriptions.all()}
+    after = replace(found["changed"], sink="https://new.example/", ordering="job")
+    changes = [
+        Change(id="added", action="add", after=subscription("added")),
+        Change(id="changed", action="change", before=found["changed"], after=after, new_secret="whsec_new"),
+        Change(id="removed", action="remove", before=found["removed"]),
+    ]
+    version = store.subscriptions.version
+
+    await store.subscriptions.apply(changes, NOW + 5, secrets_expire_at=NOW + 60)
+
+    stored = {one.id: one for one in await store.subscriptions.all()}
+    assert stored.keys() == {"added", "changed"}
+    assert replace(stored["changed"], secrets=()) == after
+    assert [(one.value, one.expires_at) for one in stored["changed"].secrets][:1] == [("whsec_new", None)]
+    assert store.subscriptions.version > version
+    assert await states(store, "changed") == ["pending", "blocked"], "its deliveries are in order again"
+    assert set(await states(store, "removed")) == {"cancelled"}
+    with pytest.raises(Conflict) as refused:
+        await store.subscriptions.apply(changes, NOW + 6, secrets_expire_at=NOW + 60)
+    assert refused.value.code == "subscriptions_changed"
+    assert {one.id: one for one in await store.subscriptions.all()} == stored
+
+
+@pytest.mark.parametrize("place", ["_remove", "_replace", "_create"])
+async def test_a_failure_between_applied_changes_leaves_none(
+    store: Store, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for id in ("changed", "removed"):
+        await store.subscriptions.create(subscription(id))
+    before = await store.subscriptions.all()
+    changes = [
+        Change(id="added", action="add", after=subscription("added")),
+        Change(id="changed", action="change", before=before[0], after=replace(before[0], description="new")),
+        Change(id="removed", action="remove", before=before[1]),
+    ]
+    real = getattr(store.subscriptions, place)
+
+    def fails(*arguments: object) -> None:
+        real(*arguments)
+        raise ValueRefused("no further")
+
+    monkeypatch.setattr(store.subscriptions, place, fails)
+    with pytest.raises(ValueRefused):
+        await store.subscriptions.apply(changes, NOW + 5, secrets_expire_at=NOW + 60)
+    assert await store.subscriptions.all() == before

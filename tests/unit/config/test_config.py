@@ -75,8 +75,6 @@ def test_shipped_file_has_every_setting_at_its_default() -> None:
     text = path.read_text()
     for doc in describe_settings():
         assert f"{doc.key.rpartition('.')[2]}:" in text, doc.key
-    for later in ("subscriptions",):
-        assert f"\n{later}:" not in text
 
 
 def test_variables_override_the_file_and_options_override_both(tmp_path: Path) -> None:

@@ -30,7 +30,13 @@ def problem(tmp_path: Path, text: str | bytes | None = None, **environ: str) -> 
         ("server:\n  prot: 1", "relay.yaml:2: unknown key server.prot: did you mean server.port? Known here: host,"),
         ("port: 1", "relay.yaml:1: unknown key port: did you mean server.port?"),
         ("\n\nproxy: {enabled: 1}", "relay.yaml:3: proxy.enabled"),
-        ("subscriptions: []", "relay.yaml:1: unknown key subscriptions: did you mean "),
+        ("subscription: []", "relay.yaml:1: unknown key subscription: did you mean subscriptions?"),
+        ("subscriptions: {}", "relay.yaml:1: subscriptions must be a list of subscriptions as in the API, each with"),
+        ("subscriptions:\n  - hidden", "relay.yaml:2: subscriptions[0] must be a mapping such as {id: crm, sink: "),
+        ("subscriptions:\n  - sink: x", "relay.yaml:2: subscriptions[0] needs an id of your own choice, such as `id:"),
+        ("subscriptions:\n  - sink: x\n    id: 5", "relay.yaml:3: subscriptions[0].id needs an id of your own choice"),
+        ("subscriptions:\n  - id: a\n  - id: a", "relay.yaml:3: subscriptions[1] has the id of an earlier one"),
+        ("subscriptions: [" + "{id: a}," * 1001 + "]", "relay.yaml:1: subscriptions has 1001 entries: at most 1000"),
         ("sources: {revor: {poling: {}}}", "did you mean sources.revor.polling?"),
         ("sources:\n revor:\n  accounts:\n   a:\n    apikey: x", "yaml:5: unknown key sources.revor.accounts.a.apikey"),
         ("sources: {revor: {name: x}}", "unknown key sources.revor.name"),
@@ -149,7 +155,7 @@ def test_each_problem_is_one_line_with_place_key_and_remedy(tmp_path: Path, text
 def test_alias_bomb_is_refused(tmp_path: Path) -> None:
     lines = ["a0: &a0 [x,x,x,x,x,x,x,x,x,x]"]
     lines += [f"a{n}: &a{n} [{','.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 9)]
-    assert "more than 10000 values after expanding aliases" in problem(tmp_path, "\n".join(lines))
+    assert "more than 50000 values after expanding aliases" in problem(tmp_path, "\n".join(lines))
 
 
 def test_missing_file_and_folder(tmp_path: Path) -> None:

@@ -1,0 +1,170 @@
+"""`relay apply`: makes the subscriptions what relay.yaml declares. `relay export`: writes those that there are.
+
+Through the relay at RELAY_URL or the node that holds the SQLite file, else directly on the database.
+"""
+
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from relay.cli.client import Api, ApiError
+from relay.cli.direct import COMMAND_LINE, Opened, done, opened
+from relay.cli.options import Json
+from relay.cli.output import clean, note, print_json, say, working
+from relay.cli.serve import ConfigFile, settings_file
+from relay.errors import FieldError, UsageError
+
+if TYPE_CHECKING:
+    from relay.config.settings import Settings
+
+TIMEOUT_SECONDS = 120.0
+MAX_SUBSCRIPTIONS = 100_000
+SIGNS = {"add": "+", "change": "~", "remove": "-"}
+WithSecrets = Annotated[
+    bool,
+    typer.Option(
+        "--with-secrets", help="Write secrets too, from the database itself. The file then belongs in no repository."
+    ),
+]
+
+
+def apply(
+    config: ConfigFile = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what would change. Exit code 1: something would.")
+    ] = False,
+    prune: Annotated[
+        bool, typer.Option("--prune", help="Also remove what was applied before and is no longer declared.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Remove without asking.")] = False,
+    json: Json = False,
+) -> None:
+    """Make the subscriptions what relay.yaml declares. Changes only what differs, all of it or nothing."""
+    settings = _settings(config)
+    if not settings.subscriptions and not prune:
+        note("nothing is declared: add the section `subscriptions` to relay.yaml. `relay export` writes it")
+    asks = prune and not (dry_run or yes or json) and sys.stdin.isatty() and sys.stdout.isatty()
+    plan = _apply(settings, dry_run=dry_run or asks, prune=prune)
+    if asks:
+        _print_changes(plan["changes"])
+        removed = plan["removed"]
+        if removed and not typer.confirm(f"Remove {removed}? What is pending to it is cancelled.", default=False):
+            raise UsageError("nothing was changed")
+        plan = _apply(settings, dry_run=False, prune=True)
+    if json:
+        print_json(plan)
+    else:
+        if not asks:
+            _print_changes(plan["changes"])
+        say(_summary(plan))
+    raise typer.Exit(1 if dry_run and plan["unchanged"] < len(plan["changes"]) else 0)
+
+
+def export(
+    with_secrets: WithSecrets = False,
+    config: ConfigFile = None,
+    json: Json = False,
+) -> None:
+    """Write the subscriptions as a section of relay.yaml, for `relay apply`. Secrets are placeholders."""
+    from relay.cli.exporting import as_yaml, document_of, escaped
+
+    settings = _settings(config)
+
+    def through(relay: Api) -> Any:
+        if with_secrets:
+            where = f"the relay at {relay.url}"
+            raise UsageError(f"{where} shows no secrets. Stop it and unset RELAY_URL, to read the database itself")
+        return [(shown, None) for shown in relay.items("/v1/subscriptions", {}, MAX_SUBSCRIPTIONS)]
+
+    async def directly(database: Opened) -> Any:
+        from relay.api.subscription_views import subscription_view
+
+        context = await database.context()
+        stored = await database.store.subscriptions.all()
+        if with_secrets:
+            await database.audit.record("subscriptions.export", actor=COMMAND_LINE)
+        redacted = context.ports.kinds.redacted_url
+        return [(subscription_view(one, redacted, context.settings), one) for one in stored]
+
+    found = done(settings, through, directly, lambda settings: opened(settings, creates=False, writes=with_secrets))
+    found.sort(key=lambda pair: str(pair[0]["id"]))
+    documents = [document_of(shown, stored, with_secrets=with_secrets) for shown, stored in found]
+    if json:
+        print_json({"subscriptions": [escaped(document) for document in documents]})
+        return
+    paused = [str(shown["id"]) for shown, _ in found if shown["state"] in ("paused", "disabled")]
+    typer.echo(as_yaml(documents, paused=paused), nl=False)
+
+
+def _settings(config: ConfigFile) -> "Settings":
+    from relay.config.settings import load_settings
+
+    return load_settings(settings_file(config), os.environ)
+
+
+def _apply(settings: "Settings", *, dry_run: bool, prune: bool) -> Any:
+    from relay.node.declared import as_settings, body_of, wrong
+
+    def through(relay: Api) -> Any:
+        body = body_of(settings, dry_run=dry_run, prune=prune).model_dump()
+        try:
+            return relay.post("/v1/subscriptions/apply", body, timeout=TIMEOUT_SECONDS)
+        except ApiError as error:
+            errors = [FieldError(pointer=pointer, code="", detail=detail) for pointer, detail in error.errors]
+            raise wrong(settings.subscriptions, errors) or error from None
+
+    async def directly(database: Opened) -> Any:
+        from relay.api.declared import applied_view, apply_declared
+        from relay.core.audit import AuditRecord
+
+        context = await database.context()
+
+        def record(action: str, target: str) -> AuditRecord:
+            return AuditRecord(
+                at=context.ports.clock(), action=action, actor=COMMAND_LINE, target=target, result="started"
+            )
+
+        with as_settings(settings.subscriptions):
+            body = body_of(settings, dry_run=dry_run, prune=prune)
+            changes = await apply_declared(context, body, room=None, record=record)
+        return applied_view(changes, context, context.ports.kinds.redacted_url, dry_run=dry_run)
+
+    with working("comparing"):
+        opening: Callable[[Any], Any] = lambda settings: opened(settings, creates=not dry_run, writes=not dry_run)  # noqa: E731
+        return done(settings, through, directly, opening)
+
+
+def _print_changes(changes: Sequence[Mapping[str, Any]]) -> None:
+    for change in changes:
+        sign = SIGNS.get(change["action"])
+        if sign is None:
+            continue
+        line = f"{sign} {change['action']} {change['id']}"
+        if change["action"] == "change":
+            line += f": {'; '.join(_field(name, change['values'].get(name)) for name in change['fields'])}"
+        else:
+            line += f" → {change['sink']}"
+        say(f"{line} ({change['note']})" if change["note"] else line)
+
+
+def _field(name: str, values: Mapping[str, Any] | None) -> str:
+    return name if values is None else f"{name}: {_value(values['from'])} → {_value(values['to'])}"
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, list) and all(isinstance(one, str) for one in value):
+        return ", ".join(one.removeprefix("ai.revor.job.") for one in value)
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return "nothing" if value is None else clean(value)
+
+
+def _summary(plan: Mapping[str, Any]) -> str:
+    counts = {name: plan[name] for name in ("added", "changed", "removed")}
+    if not any(counts.values()):
+        return f"nothing to change: {plan['unchanged']} as declared"
+    words = ", ".join(f"{count} {name}" for name, count in counts.items())
+    return f"{'would be' if plan['dry_run'] else 'done'}: {words}, {plan['unchanged']} unchanged"

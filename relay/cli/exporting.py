@@ -1,0 +1,158 @@
+"""What `relay export` writes: a subscription as relay.yaml declares it, with placeholders for what is secret."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from relay.redaction import REDACTED
+
+if TYPE_CHECKING:
+    from relay.core.subscription import Subscription
+
+SECRETS = "/run/secrets"
+_SECRET_FIELDS = {
+    "PLAIN": ("secret",),
+    "ACCESSTOKEN": ("accesstoken",),
+    "REFRESHTOKEN": ("refreshtoken",),
+    "CLIENTCREDENTIALS": ("client_secret",),
+    "HEADER": ("value",),
+}
+_ABOUT = """\
+# Written by `relay export`. Put it into relay.yaml: `relay apply` makes the subscriptions of a relay the same.
+"""
+_PLACEHOLDERS = f"""\
+# ${{file:{SECRETS}/…}} stands for a value that is not shown: write the value into that file, or name another one.
+"""
+_SECRETS_HERE = """\
+# It has secrets in plain text: keep it in no repository.
+"""
+
+
+class Placeholder(str):
+    """Text of our own in which `${` is not escaped."""
+
+    __slots__ = ()
+
+
+def document_of(shown: Mapping[str, Any], stored: "Subscription | None", *, with_secrets: bool = False) -> Any:
+    """A subscription as it is declared. What has its default is left out.
+
+    shown   as the API shows it
+    stored  as the database has it, if that is at hand
+    """
+    from relay.api.subscription_models import SubscriptionConfig, SubscriptionCreate
+
+    id = str(shown["id"])
+    real = stored if with_secrets else None
+    document: dict[str, Any] = {"id": id}
+    for name in SubscriptionCreate.model_fields:
+        value = shown.get(name)
+        if name == "sink":
+            value = _sink(id, shown, stored, real)
+        elif name == "protocolsettings":
+            value = _protocolsettings(id, value or {}, real)
+        elif name == "sinkcredential":
+            value = _credential(id, value, real)
+        elif name == "config":
+            value = _config(id, shown, stored, real, SubscriptionConfig.model_fields)
+        if value is not None and value not in ({}, SubscriptionCreate.model_fields[name].default):
+            document[name] = value
+    if shown.get("owner") is not None:
+        document["owner"] = shown["owner"]
+    return document
+
+
+def as_yaml(documents: Sequence[Any], *, paused: Sequence[str]) -> str:
+    """The section, with a comment that says what is to be done."""
+    import yaml
+
+    head = _ABOUT
+    if _has_placeholder(documents):
+        head += _PLACEHOLDERS
+    elif documents:
+        head += _SECRETS_HERE
+    if paused:
+        head += f"# Where it is new, it begins enabled. Not enabled now: {', '.join(paused)}\n"
+    section = {"subscriptions": [escaped(document) for document in documents]}
+    return head + yaml.safe_dump(section, sort_keys=False, allow_unicode=True, width=1_000)
+
+
+def escaped(value: Any) -> Any:
+    """The value with `$${` for `${`, which would be a reference in relay.yaml."""
+    if isinstance(value, Placeholder):
+        return str(value)
+    if isinstance(value, str):
+        return value.replace("${", "$${")
+    if isinstance(value, Mapping):
+        return {name: escaped(child) for name, child in value.items()}
+    return [escaped(child) for child in value] if isinstance(value, list | tuple) else value
+
+
+def _placeholder(*names: str) -> Placeholder:
+    return Placeholder(f"${{file:{SECRETS}/{'-'.join(names)}}}")
+
+
+def _has_placeholder(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return any(map(_has_placeholder, value.values()))
+    return any(map(_has_placeholder, value)) if isinstance(value, list) else isinstance(value, Placeholder)
+
+
+def _sink(id: str, shown: Mapping[str, Any], stored: "Subscription | None", real: "Subscription | None") -> str:
+    if real is not None:
+        return real.sink
+    sink = str(shown["sink"])
+    is_whole = stored.sink == sink if stored is not None else "…" not in sink and REDACTED not in sink
+    return sink if is_whole else _placeholder(id, "sink")
+
+
+def _protocolsettings(id: str, shown: Mapping[str, Any], real: "Subscription | None") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    headers = dict(shown.get("headers") or {}) if real is None else dict(real.headers)
+    if headers:
+        found["headers"] = {
+            name: _placeholder(id, name.lower()) if real is None and value == REDACTED else value
+            for name, value in headers.items()
+        }
+    if shown.get("method", "POST") != "POST":
+        found["method"] = shown["method"]
+    return found
+
+
+def _credential(id: str, shown: Mapping[str, Any] | None, real: "Subscription | None") -> dict[str, Any] | None:
+    if shown is None:
+        return None
+    if real is not None and real.credential is not None:
+        return dict(real.credential.fields)
+    type = str(shown["credentialtype"])
+    secret = [*_SECRET_FIELDS.get(type, ())]
+    if type == "REFRESHTOKEN" and "client_id" in shown:
+        secret.append("client_secret")
+    kept = {name: value for name, value in shown.items() if type != "REFRESHTOKEN" or name != "accesstokenexpiresutc"}
+    return {**kept, **{name: _placeholder(id, name) for name in secret}}
+
+
+def _config(
+    id: str,
+    shown: Mapping[str, Any],
+    stored: "Subscription | None",
+    real: "Subscription | None",
+    fields: Mapping[str, Any],
+) -> dict[str, Any]:
+    from relay.core.declared import current_secret
+    from subscribers import registry
+
+    given = dict(shown["config"])
+    kind = registry.kinds().get(str(given["kind"]))
+    defaults = {name: field.default for name, field in fields.items()}
+    defaults |= {"kind": registry.infer_kind(str(shown["sink"])), "incidents": kind and kind.default_incidents}
+    if stored is not None:  # these follow the relay's settings
+        defaults |= {"timeout_seconds": given["timeout_seconds"]} if stored.timeout_seconds is None else {}
+        defaults |= {"retry_schedule": given["retry_schedule"]} if stored.retry_schedule_seconds is None else {}
+    found = {
+        name: value
+        for name, value in given.items()
+        if name in fields and value is not None and value != defaults[name] and name != "secret"
+    }
+    if (kind is None or kind.signed) and given["signature"] != "v1a":
+        found["secret"] = _placeholder(id) if real is None else current_secret(real.secrets)
+    return found

@@ -1,0 +1,114 @@
+"""The declared subscriptions of the settings: checked, and compared with those in the database."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+from relay.api.declared import SubscriptionsApply, planned
+from relay.api.operations import Context
+from relay.api.ports import Ports
+from relay.api.subscription_models import DeclaredSubscription
+from relay.api.validation import under, validate
+from relay.clock import Clock
+from relay.config.declared import Declared, mistake
+from relay.config.settings import Settings
+from relay.core.declared import Change
+from relay.errors import FieldError, InvalidRequest, SettingsError, StoreError
+from relay.node.accounts import adopted_accounts
+from relay.node.component_settings import ComponentSettings
+from relay.node.sink_kinds import api_kinds
+from relay.proxy.adopted_keys import with_adopted
+from relay.sources.definition import load_definition
+
+if TYPE_CHECKING:
+    from relay.node.audit import AuditLog
+    from relay.store.store import Store
+
+MAX_NAMED = 3
+"""Mistakes in one message."""
+
+log = structlog.get_logger("relay.node")
+
+
+def check_declared(entries: Sequence[Declared]) -> None:
+    """Raises SettingsError, with file and line, if an entry does not have the shape of a subscription. What depends on
+    the rest of the relay is checked when they are applied."""
+    with as_settings(entries):
+        for index, entry in enumerate(entries):
+            with under("subscriptions", index):
+                validate(DeclaredSubscription, entry.document)
+
+
+@contextmanager
+def as_settings(entries: Sequence[Declared]) -> Iterator[None]:
+    """The API's mistakes inside, as those of the settings."""
+    try:
+        yield
+    except InvalidRequest as error:
+        raise wrong(entries, error.errors) or error from None
+
+
+def wrong(entries: Sequence[Declared], errors: Sequence[FieldError]) -> SettingsError | None:
+    """Mistakes in declared subscriptions, with their places; None if none of these is in one."""
+    found = [one for one in errors if one.pointer.startswith("/subscriptions/")]
+    if not found:
+        return None
+    texts = [str(mistake(entries, one.pointer, one.detail)) for one in found[:MAX_NAMED]]
+    more = f"; and {len(found) - MAX_NAMED} more" if len(found) > MAX_NAMED else ""
+    return SettingsError("; ".join(texts) + more)
+
+
+def body_of(settings: Settings, *, dry_run: bool, prune: bool) -> SubscriptionsApply:
+    """The declared subscriptions as the body that applies them."""
+    documents = [entry.document for entry in settings.subscriptions]
+    return SubscriptionsApply(subscriptions=documents, dry_run=dry_run, prune=prune)
+
+
+async def differing(settings: Settings, context: Context) -> Sequence[Change]:
+    """What applying them would add or change. Raises SettingsError for a mistake, StoreError."""
+    body = body_of(settings, dry_run=True, prune=False)
+    with as_settings(settings.subscriptions):
+        changes = await planned(context, body, context.ports.clock())
+    return [one for one in changes if one.action != "unchanged"]
+
+
+async def log_differing(settings: Settings, context: Context) -> None:
+    """Logs how many of them differ from those in the database."""
+    if not settings.subscriptions:
+        return
+    try:
+        found = await differing(settings, context)
+    except SettingsError as error:
+        log.error("declared_subscriptions_wrong", error=str(error), hint="`relay check` names what is wrong")
+    except StoreError as error:
+        log.warning("declared_subscriptions_not_compared", error=str(error))
+    else:
+        if found:
+            hint = "`relay apply --dry-run` shows how, `relay apply` applies them"
+            log.warning("declared_subscriptions_differ", count=len(found), hint=hint)
+
+
+async def context_of(settings: Settings, store: "Store", audit: "AuditLog | None", clock: Clock) -> Context:
+    """What checking and applying needs, on the database itself. The rest of the relay is not there."""
+    settings = with_adopted(settings, await adopted_accounts(store))
+    definitions = {name: load_definition(source.preset) for name, source in settings.sources.items()}
+    base_url = settings.server.public_url or f"http://{settings.server.host}:{settings.server.port}"
+    components = ComponentSettings(settings=settings, base_url=base_url, definitions=definitions)
+    api = components.of_api("command line")
+    absent: Any = None
+    ports = Ports(
+        settings=api,
+        access=absent,
+        clock=clock,
+        store=store,
+        tracking=absent,
+        signals=absent,
+        dispatcher=absent,
+        node=absent,
+        audit=audit or absent,
+        forecasts=absent,
+        kinds=api_kinds([origin.type_prefix for origin in api.origins.values()]),
+    )
+    return Context(ports=ports)

@@ -1,0 +1,320 @@
+"""`relay apply` and `relay export`, on a database of their own and through a relay."""
+
+import asyncio
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+import structlog
+
+from relay.cli import run
+from relay.cli.checks import run_checks
+from relay.cli.client import Api, ApiError
+from relay.cli.direct import opened
+from relay.config.settings import load_settings
+from relay.core.subscription import SigningSecret, Subscription
+from relay.node.declared import check_declared, log_differing
+from relay.store import migrations
+
+SECRET, OTHER = "whsec_" + "A" * 32, "whsec_" + "B" * 32
+SLACK = "https://hooks.slack.com/services/T000/B000/verysecret"
+DECLARED = f"""\
+subscriptions:
+  - id: crm
+    sink: https://crm.example/hooks?token=verysecret
+    types: [failed, succeeded]
+    protocolsettings: {{headers: {{X-Team: sales, X-Api-Key: verysecret}}, method: PUT}}
+    sinkcredential: {{credentialtype: PLAIN, identifier: me, secret: verysecret}}
+    config: {{secret: "${{file:SECRETS/crm}}", rate_per_second: 5, retry_schedule: [5s, 1m], start: earliest}}
+    description: costs $${{5}}
+  - id: slack-alerts
+    sink: {SLACK}
+    config: {{metadata_keys: [deal], incidents: "off"}}
+  - id: plain
+    sink: https://plain.example/hook
+    owner: revor/default
+    config: {{secret: {OTHER}}}
+"""
+
+Cli = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
+    """Runs a command in a folder with an empty database and DECLARED. Returns its exit code and what it printed."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("relay.log.configure", lambda **_: None)  # other tests of this process read the log
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    for name in ("RELAY_URL", "RELAY_TOKEN", "DATABASE_URL", "REVOR_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / "crm").write_text(f"{SECRET}\n")
+    write(DECLARED)
+
+    def command(*arguments: str) -> tuple[int, str, str]:
+        code = run(arguments)
+        printed = capsys.readouterr()
+        return code, printed.out, printed.err
+
+    return command
+
+
+def write(text: str) -> None:
+    Path("relay.yaml").write_text(text.replace("SECRETS", os.getcwd()))
+
+
+def shown(cli: Cli) -> Any:
+    return orjson.loads(cli("export", "--json")[1])["subscriptions"]
+
+
+def test_plan_apply_and_nothing_more_to_do(cli: Cli) -> None:
+    assert cli("apply", "--dry-run") == (2, "", f"relay: there is no database at {os.getcwd()}/relay.db yet. "
+                                         "`relay serve` creates it\n")  # fmt: skip
+    code, out, err = cli("apply")
+    assert (code, err) == (0, "")
+    assert out.splitlines() == [
+        "+ add crm → https://crm.example/hooks?…",
+        "+ add slack-alerts → https://hooks.slack.com/…",
+        "+ add plain → https://plain.example/hook",
+        "done: 3 added, 0 changed, 0 removed, 0 unchanged",
+    ]
+    assert cli("apply") == (0, "nothing to change: 3 as declared\n", "")
+    assert cli("apply", "--dry-run", "--prune")[0] == 0
+
+
+def test_a_plan_shows_each_change_and_no_secret(cli: Cli) -> None:
+    cli("apply")
+    changed = DECLARED.replace("types: [failed, succeeded]", "types: [failed]").replace("rate_per_second: 5, ", "")
+    changed = changed.replace("verysecret}, method: PUT", "othersecret}").replace(
+        ", secret: verysecret", ", secret: new"
+    )
+    changed = changed.replace(OTHER, SECRET)
+    write(changed[: changed.index("  - id: slack")] + changed[changed.index("  - id: plain") :])
+
+    code, out, _ = cli("apply", "--dry-run", "--prune")
+
+    assert code == 1, "something would change"
+    assert out.splitlines() == [
+        "~ change crm: types: failed, succeeded → failed; protocolsettings.method: PUT → POST; "
+        "protocolsettings.headers; config.rate_per_second: 5 → nothing; sinkcredential",
+        "~ change plain: config.secret",
+        "- remove slack-alerts → https://hooks.slack.com/…",
+        "would be: 0 added, 2 changed, 1 removed, 0 unchanged",
+    ]
+    code, out, _ = cli("apply", "--prune", "--json")
+    assert code == 0
+    assert orjson.loads(out)["removed"] == 1
+    assert [one["id"] for one in shown(cli)] == ["crm", "plain"]
+
+
+def test_removal_is_asked_for_on_a_terminal(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    cli("apply")
+    write("subscriptions: []")
+    for stream in (sys.stdin, sys.stdout):
+        monkeypatch.setattr(stream, "isatty", lambda: True)
+    asked: list[str] = []
+
+    def answer(question: str, **_: Any) -> bool:
+        asked.append(question)
+        return len(asked) > 1
+
+    monkeypatch.setattr("typer.confirm", answer)
+    code, out, err = cli("apply", "--prune")
+    assert (code, err) == (2, "relay: nothing was changed\n")
+    assert "- remove crm" in out
+    assert cli("apply", "--prune")[0] == 0
+    assert asked == ["Remove 3? What is pending to it is cancelled."] * 2
+    assert shown(cli) == []
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("types: [failed, succeeded]", "types: [failed, suceeded]",
+         "relay.yaml:4: in subscriptions[0].types[1], 'suceeded' is no event type: did you mean ai.revor.job.succe"),
+        ("    description:", "    descriptoin:",
+         "relay.yaml:8: in subscriptions[0].descriptoin, there is no field 'descriptoin': did you mean description?"),
+        (OTHER, "whsec_verysecret", "relay.yaml:15: in subscriptions[2].config.secret, "),
+        ('secret: "${file:SECRETS/crm}", ', "",
+         "relay.yaml:7: in subscriptions[0].config.secret, a declared subscription needs its signing secret"),
+        ("crm.example", "10.0.0.1", "relay.yaml:3: in subscriptions[0].sink, "),
+        ("SECRETS/crm", "SECRETS/nowhere", "relay.yaml:7: subscriptions[0].config.secret refers to the file "),
+        ("revor/default", "revor/default2",
+         "relay.yaml:14: in subscriptions[2].owner, no account 'revor/default2' is configured: did you mean "),
+    ],
+)  # fmt: skip
+def test_a_mistake_has_its_file_and_line(cli: Cli, old: str, new: str, message: str) -> None:
+    assert old in DECLARED
+    write(DECLARED.replace(old, new))
+
+    code, out, err = cli("apply")
+
+    assert (code, out) == (2, "")
+    assert err.startswith(f"relay: {message}")
+    assert "verysecret" not in err
+
+
+def test_an_export_into_an_empty_database_gives_the_same_list(cli: Cli, tmp_path: Path) -> None:
+    cli("apply")
+    _, before, _ = cli("export", "--with-secrets")
+    assert "verysecret" in before
+    assert before.startswith("# Written by `relay export`")
+    assert "It has secrets in plain text" in before
+
+    (tmp_path / "relay.db").unlink()
+    Path("relay.yaml").write_text(before)
+    assert cli("apply")[0] == 0
+
+    assert cli("export", "--with-secrets")[1] == before
+    assert cli("apply") == (0, "nothing to change: 3 as declared\n", "")
+
+
+def test_an_export_has_placeholders_for_what_is_secret(cli: Cli) -> None:
+    cli("apply")
+    _, out, _ = cli("export")
+    assert "verysecret" not in out
+    assert SECRET not in out
+    assert "stands for a value that is not shown" in out
+    crm, plain, slack = shown(cli)
+    assert crm == {
+        "id": "crm",
+        "sink": "${file:/run/secrets/crm-sink}",
+        "types": ["ai.revor.job.failed", "ai.revor.job.succeeded"],
+        "protocolsettings": {
+            "headers": {"X-Team": "sales", "X-Api-Key": "${file:/run/secrets/crm-x-api-key}"}, "method": "PUT"
+        },
+        "sinkcredential": {
+            "credentialtype": "PLAIN", "identifier": "me", "secret": "${file:/run/secrets/crm-secret}"
+        },
+        "config": {
+            "start": "earliest", "retry_schedule": [5.0, 60.0], "rate_per_second": 5.0,
+            "secret": "${file:/run/secrets/crm}",
+        },
+        "description": "costs $${5}",
+    }  # fmt: skip
+    assert plain["owner"] == "revor/default"
+    assert slack["sink"] == "${file:/run/secrets/slack-alerts-sink}"
+    assert slack["config"] == {"metadata_keys": ["deal"], "incidents": "off"}
+
+
+def test_what_was_made_by_hand_and_paused_is_exported_and_can_be_declared(cli: Cli) -> None:
+    write("")
+    made = Subscription(
+        id="sub_01jvpq3m8n0000000000000002", sink="https://hand.example/", state="paused", created_at=5.0,
+        secrets=(SigningSecret(value=SECRET),),
+    )  # fmt: skip
+
+    async def add() -> None:
+        async with opened(load_settings(None, {}), creates=True, writes=False) as database:
+            await database.store.subscriptions.create(made)
+
+    asyncio.run(add())
+    _, out, _ = cli("export", "--with-secrets")
+    assert f"# Where it is new, it begins enabled. Not enabled now: {made.id}" in out
+    write(out)
+    _, out, _ = cli("apply")
+    assert out.splitlines()[0] == f"~ change {made.id}: declared (it was made by hand, and is declared from now on)"
+    assert cli("apply")[1] == "nothing to change: 1 as declared\n"
+
+
+def test_through_a_relay_the_mistakes_have_their_lines_as_well(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RELAY_URL", "http://127.0.0.1:1")
+    sent: list[Any] = []
+
+    def refuse(self: Api, path: str, body: Any, **_: Any) -> Any:
+        sent.append((path, body))
+        errors = [(f"/subscriptions/{index}/sink", "no") for index in (0, 1, 2, 0)] if len(sent) == 1 else []
+        raise ApiError("refused", status=422, errors=errors)
+
+    monkeypatch.setattr(Api, "post", refuse)
+    assert cli("apply", "--prune") == (2, "", "relay: relay.yaml:3: in subscriptions[0].sink, no; "
+                                       "relay.yaml:10: in subscriptions[1].sink, no; "
+                                       "relay.yaml:13: in subscriptions[2].sink, no; and 1 more\n")  # fmt: skip
+    assert cli("apply", "--prune")[0] == 1
+    path, body = sent[0]
+    assert path == "/v1/subscriptions/apply"
+    assert body["subscriptions"][0]["config"]["secret"] == SECRET
+    assert (body["prune"], body["dry_run"]) == (True, False)
+
+
+def test_a_relay_exports_no_secrets(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    cli("apply")
+    listed = [{"id": "crm", "sink": "https://hooks.slack.com/…", "state": "enabled", "owner": None, "types": None,
+               "source": None, "protocol": "HTTP", "description": None,
+               "protocolsettings": {"headers": {}, "method": "POST"},
+               "sinkcredential": {"credentialtype": "REFRESHTOKEN", "client_id": "me",
+                                  "accesstokenexpiresutc": "2026-05-20T10:00:00Z"},
+               "config": {"kind": "webhook", "signature": "v1a", "incidents": "off", "timeout_seconds": 15.0,
+                          "start": "now", "content_mode": "structured", "handshake": "off", "ordering": "job"}}
+    ]  # fmt: skip
+    monkeypatch.setattr(Api, "items", lambda *_: listed)
+    monkeypatch.setenv("RELAY_URL", "http://relay.example")
+    code, out, _ = cli("export", "--json")
+    assert code == 0
+    assert orjson.loads(out)["subscriptions"] == [
+        {"id": "crm", "sink": "${file:/run/secrets/crm-sink}",
+         "sinkcredential": {"credentialtype": "REFRESHTOKEN", "client_id": "me",
+                            "refreshtoken": "${file:/run/secrets/crm-refreshtoken}",
+                            "client_secret": "${file:/run/secrets/crm-client_secret}"},
+         "config": {"kind": "webhook", "signature": "v1a", "timeout_seconds": 15.0}}
+    ]  # fmt: skip
+    code, _, err = cli("export", "--with-secrets")
+    assert code == 2
+    assert "shows no secrets" in err
+
+
+def test_check_says_how_many_differ_and_what_is_wrong(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    migrations.upgrade(f"sqlite:///{os.getcwd()}/relay.db")
+
+    def found() -> Any:
+        findings = asyncio.run(run_checks(Path("relay.yaml"), os.environ))
+        return next((one.state, one.detail) for one in findings if one.name == "declared subscriptions")
+
+    monkeypatch.setattr("relay.cli.checks._key", lambda *_: asyncio.sleep(0, "fine"))
+    assert found() == ("ok", "3 declared, 3 not as in the database. `relay apply --dry-run` shows how they differ")
+    cli("apply")
+    assert found() == ("ok", "3 declared, all applied")
+    write(DECLARED.replace("[failed,", "[faild,"))
+    assert found()[0] == "problem"
+    assert found()[1].startswith("relay.yaml:4: in subscriptions[0].types[0], 'faild' is no event type")
+
+
+def test_serve_refuses_what_is_no_subscription(cli: Cli) -> None:
+    write(DECLARED.replace("rate_per_second: 5", "rate: 5"))
+    code, _, err = cli("serve", "--port", "0")
+    assert code == 2
+    assert err.startswith("relay: relay.yaml:7: in subscriptions[0].config.rate, there is no field 'rate'")
+
+
+def test_a_thousand_fit_into_the_settings(cli: Cli) -> None:
+    write("subscriptions:\n" + "".join(
+        f"  - {{id: s{number}, sink: 'https://s.example/', types: [failed, overdue, not_found, succeeded],"
+        f" config: {{secret: {SECRET}, rate_per_second: 5, concurrency: 3, retry_schedule: [5s, 10m, 1h]}}}}\n"
+        for number in range(1_000)
+    ))  # fmt: skip
+    check_declared(load_settings(Path("relay.yaml"), {}).subscriptions)
+
+
+def test_a_node_logs_how_many_differ_and_changes_nothing(cli: Cli) -> None:
+    def logged(text: str) -> list[tuple[str, Any]]:
+        async def compare() -> None:
+            settings = load_settings(Path("relay.yaml"), {})
+            async with opened(settings, creates=True, writes=False) as database:
+                await log_differing(settings, await database.context())
+
+        write(text)
+        with structlog.testing.capture_logs() as logs:
+            asyncio.run(compare())
+        return [(one["event"], one.get("count")) for one in logs if one["event"].startswith("declared_")]
+
+    assert logged(DECLARED) == [("declared_subscriptions_differ", 3)]
+    assert cli("apply")[0] == 0
+    assert logged(DECLARED) == []
+    assert logged(DECLARED.replace("rate_per_second: 5", "rate_per_second: 6")) == [
+        ("declared_subscriptions_differ", 1)
+    ]
+    assert logged("subscriptions: []") == []
+    assert logged(DECLARED.replace("[failed,", "[faild,")) == [("declared_subscriptions_wrong", None)]
