@@ -73,6 +73,12 @@ class Metrics:
             ("kind", "verdict"),
             registry=self.registry,
         )
+        self.bundled_events = Counter(
+            "relay_delivery_bundled_events",
+            "Events sent in requests of several",
+            ("kind",),
+            registry=self.registry,
+        )
         self.attempt_seconds = Histogram(
             "relay_delivery_attempt_seconds",
             "Duration of a delivery attempt",

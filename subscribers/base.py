@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from relay.core.bundles import Bundle as Bundle
 from relay.core.delivery import OutboundRequest, Outcome, Response
 from relay.core.dialogue import Memory, Steps
 from relay.core.events import Event
@@ -29,23 +30,6 @@ class RenderContext:
 
     account_names: Mapping[str, str] = field(default_factory=dict)
     public_url: str | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Bundle:
-    """How the deliveries of a subscription share requests. `relay/delivery/bundles.py` says what holds for them.
-
-    max_events       maximum events in one request
-    wait_seconds     longest time, from its creation, that a delivery waits for others
-    max_bytes        maximum bytes of the events' stored bodies, with one byte between two of them
-    free_per_minute  None: always bundled. Else up to so many requests a minute are single events that wait for nothing;
-                     beyond them what is due is one request
-    """
-
-    max_events: int
-    wait_seconds: float
-    max_bytes: int
-    free_per_minute: int | None = None
 
 
 class Dialogue(Protocol):

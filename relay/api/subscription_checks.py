@@ -152,10 +152,20 @@ def _subscription(
         concurrency=config.concurrency,
         handshake=config.handshake,
         description=body.description,
-        options={name: value for name in OPTIONS if (value := getattr(config, name)) is not None},
+        options=_options(config),
     )
     kinds.check(subscription)
     return subscription
+
+
+def _options(config: SubscriptionConfig) -> dict[str, Any]:
+    """The options that were given. Structured mode is none: every kind has it."""
+    found = {name: value for name in OPTIONS if (value := getattr(config, name)) is not None}
+    if config.content_mode == "structured":
+        del found["content_mode"]
+    if config.batch is not None:
+        found["batch"] = config.batch.model_dump()
+    return found
 
 
 def _credential(body: SubscriptionCreate, context: Context, before: core.Subscription) -> SinkCredential | None:

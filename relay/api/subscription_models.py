@@ -26,16 +26,21 @@ from relay.api.sink_credentials import (
 )
 from relay.clock import from_rfc3339, time_zones, zone_named
 from relay.core import subscription as core
+from relay.core.bundles import BATCH_EVENTS, BATCH_SECONDS
 from relay.core.signing import parse_secret
 from relay.core.subscription import Handshake
 
-OPTIONS = ("metadata_keys", "time_zone", "digest_seconds", "messages_per_minute", "template", "strict")
+_OF_CHATS = ("metadata_keys", "time_zone", "digest_seconds", "messages_per_minute")
+OPTIONS = (*_OF_CHATS, "template", "strict", "content_mode", "batch")
 """Fields of `config` that belong to some kinds of sinks only, see `core.subscription.Subscription.options`."""
 MAX_RETRIES = 50
 MAX_METADATA_KEYS = 5
 MAX_DIGEST_SECONDS = 86_400
+MAX_BATCH_EVENTS = 1_000
+MAX_BATCH_SECONDS = 3_600.0
 
 Method = Literal["POST", "PUT", "PATCH"]
+ContentMode = Literal["structured", "binary", "batch"]
 
 
 def start_seconds(start: str | None) -> float | None:
@@ -82,11 +87,19 @@ class ShownProtocolSettings(TypedDict):
     method: Method
 
 
+class ShownBatch(TypedDict):
+    """The limits of a batch."""
+
+    max_events: int
+    max_seconds: float
+
+
 class ShownConfig(TypedDict):
     """How events are rendered, ordered and retried."""
 
     kind: str
-    content_mode: Literal["structured"]
+    content_mode: ContentMode
+    batch: ShownBatch | None
     ordering: Literal["job", "none"]
     signature: core.Signature
     start: str
@@ -168,11 +181,28 @@ class ProtocolSettings(Body):
     method: Method = "POST"
 
 
+class Batch(Body):
+    """The limits of a batch."""
+
+    max_events: Annotated[int, BeforeValidator(_whole), Field(ge=1, le=MAX_BATCH_EVENTS)] = BATCH_EVENTS
+    max_seconds: float = Field(
+        default=BATCH_SECONDS,
+        ge=0,
+        le=MAX_BATCH_SECONDS,
+        description="The longest time that an event waits for others.",
+    )
+
+
 class SubscriptionConfig(Body):
     """How events are rendered, ordered and retried."""
 
     kind: str | None = Field(default=None, description="Default: inferred from the sink's URL, else `webhook`.")
-    content_mode: Literal["structured"] = "structured"
+    content_mode: ContentMode = Field(
+        default="structured",
+        description="For kind `webhook`. `structured`: one event, as JSON. `binary`: its attributes as headers, which "
+        "the signature does not cover, and its data as the body. `batch`: a JSON array of events.",
+    )
+    batch: Batch | None = Field(default=None, description="For content mode `batch`: when a batch is sent.")
     ordering: Literal["job", "none"] = Field(
         default="job",
         description="`job`: an event waits until the earlier events of its job are delivered, dead or cancelled.",
@@ -305,6 +335,7 @@ _EXAMPLE: Subscription = {
     "config": {
         "kind": "webhook",
         "content_mode": "structured",
+        "batch": None,
         "ordering": "job",
         "signature": "v1",
         "start": "now",

@@ -10,9 +10,10 @@ from relay.api.ports import ApiSettings
 from relay.api.sink_credentials import (
     credential_view,
 )
-from relay.api.subscription_models import Method, ShownConfig, ShownConsent, Subscription
+from relay.api.subscription_models import Method, ShownBatch, ShownConfig, ShownConsent, Subscription
 from relay.clock import optional_rfc3339, to_rfc3339
 from relay.core import subscription as core
+from relay.core.bundles import batch_limits
 
 
 def subscription_view(
@@ -26,7 +27,8 @@ def subscription_view(
     own_timeout, own_schedule = subscription.timeout_seconds, subscription.retry_schedule_seconds
     config: ShownConfig = {
         "kind": subscription.kind,
-        "content_mode": "structured",
+        "content_mode": subscription.options.get("content_mode", "structured"),
+        "batch": cast("ShownBatch | None", batch_limits(subscription.options)),
         "ordering": subscription.ordering,
         "signature": "both" if subscription.callback else subscription.signature,
         "start": start_view(subscription.start_at),

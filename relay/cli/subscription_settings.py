@@ -65,6 +65,16 @@ def _template(text: str | None) -> Any:
         raise UsageError(f'{what} is not JSON ({error}). Write it like {{"deal": "{{{{ metadata.deal }}}}"}}') from None
 
 
+def _batch(text: str | None) -> Body | None:
+    if text is None:
+        return None
+    events, _, seconds = text.partition(",")
+    try:
+        return {"max_events": int(events), **({"max_seconds": float(seconds)} if seconds else {})}
+    except ValueError:
+        raise UsageError(f"--batch {text!r:.40}: write the events and seconds like 100,5") from None
+
+
 @dataclass(frozen=True, slots=True)
 class Setting:
     """One setting: its option, and the field of the API that it sets. `part` is "" for a field of the object itself."""
@@ -115,6 +125,10 @@ SETTINGS = (
         field="sinkcredential",
         metavar="FILE",
         read=_credential,
+    ),
+    Setting("content_mode", str, "webhook: structured, binary or batch."),
+    Setting(
+        "batch", str, "Maximum events and seconds of a batch, such as 100,5.", metavar="EVENTS,SECONDS", read=_batch
     ),
     Setting("ordering", str, "job: in order within a job. none: in any order."),
     Setting("signature", str, "v1: with the subscription's secret. v1a: with the relay's key pair. Or both."),

@@ -42,6 +42,8 @@ PROXY_ERROR = "proxy"
 """The `error` that says nothing about the sink: it never disables a subscription."""
 CREDENTIAL_ERROR = "credential"
 """The `error` if there is no token or no valid credential to send with."""
+RENDER_ERROR = "render"
+"""The `error` if the kind of sink cannot render the event."""
 
 
 @value_class(frozen=True, slots=True, kw_only=True)

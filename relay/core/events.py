@@ -21,6 +21,7 @@ from relay.core.jsontext import dumps, loads
 from relay.core.values import value_class
 
 CONTENT_TYPE = "application/cloudevents+json"
+BATCH_CONTENT_TYPE = "application/cloudevents-batch+json"
 MAX_EVENT_BYTES = 65_536
 """CloudEvents 1.0.2 §5 (size limits): intermediaries must forward events of up to 64 KiB."""
 
@@ -44,6 +45,7 @@ ACCOUNT_EVENTS = ("needs_reconnect", "cannot_send", "recovered", "added", "remov
 
 _NAME = re.compile(r"[a-z0-9]{1,20}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]")
+_NO_HEADER_TEXT = re.compile(r'[^!-~]|["%]')
 _KEPT_TEXT_BYTES = 1536
 _LEFT_OUT: tuple[tuple[str, Mapping[str, Any]], ...] = (
     ("request", {"metadata": {}, "truncated": True}),
@@ -322,6 +324,21 @@ def render(
     document["time"] = to_rfc3339(time)
     document["data"] = event.get_data()
     return dumps(document)
+
+
+def in_binary_mode(event: Event) -> tuple[tuple[tuple[str, str], ...], bytes]:
+    """The headers and the body of an event in binary mode: HTTP binding §3.1. Its attributes are headers, and its data
+    is the body."""
+    document = event.document()
+    data, content_type = document.pop("data", None), document.pop("datacontenttype", "application/json")
+    attributes = ((f"ce-{name}", _header_text(value)) for name, value in document.items())
+    return (("Content-Type", content_type), *attributes), dumps(data)
+
+
+def _header_text(value: object) -> str:
+    """An attribute's value as a header: HTTP binding §3.1.3.2."""
+    text = str(value).lower() if isinstance(value, bool) else str(value)
+    return _NO_HEADER_TEXT.sub(lambda found: "".join(f"%{byte:02X}" for byte in found[0].encode()), text)
 
 
 def check_attribute(name: str, value: object) -> None:

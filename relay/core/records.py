@@ -232,6 +232,7 @@ class AttemptResult:
     next_count       maximum number of follow-on claims
     next_backlogged  follow-on claims include retries and manual retries, not only first attempts
     turn             ended with it. What is remembered is then `remember`, if that is not None
+    alone            it was in a bundle, and is sent by itself from now on; this attempt uses up nothing of its schedule
     """
 
     claimed: Claimed
@@ -249,6 +250,7 @@ class AttemptResult:
     next_backlogged: bool = True
     turn: MemoryTurn | None = None
     remember: Memory | None = None
+    alone: bool = False
 
     @property
     def is_plain(self) -> bool:
@@ -276,6 +278,18 @@ class AttemptRecorded:
 
     kept: bool
     next: tuple[Claimed, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BundledClaim:
+    """What was claimed of a subscription that bundles.
+
+    requests  the deliveries of each request
+    ready_at  when what still waits is sent; inf if nothing does
+    """
+
+    requests: tuple[tuple[Claimed, ...], ...]
+    ready_at: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

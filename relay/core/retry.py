@@ -55,7 +55,16 @@ class Disable:
     reason: str
 
 
-Decision = Done | Retry | Dead | Disable
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Alone:
+    """Send each event of this bundle by itself, at once: only what is refused by itself is given up. `pause_until`: as
+    in `Retry`."""
+
+    reason: str
+    pause_until: float | None = None
+
+
+Decision = Done | Retry | Dead | Disable | Alone
 
 
 def decide(
@@ -66,6 +75,7 @@ def decide(
     jitter: float,
     random_value: float,
     now: float,
+    bundled: bool = False,
 ) -> Decision:
     """What follows from an attempt that ended at `now` (epoch seconds).
 
@@ -73,19 +83,22 @@ def decide(
     schedule_seconds  pause after each failed attempt; attempts in all = entries + 1
     jitter            0.2 spreads each pause evenly over 80 to 120 % of it
     random_value      position of this pause in that spread, from [0, 1)
+    bundled           other events were in the same request
 
     Retry-After is a floor under the pause, up to 24 hours; jitter never shortens it.
     """
     if outcome.verdict == "delivered":
         return Done(reason=outcome.reason)
     if outcome.verdict == "dead":
-        return Dead(reason=outcome.reason)
+        return Alone(reason=outcome.reason) if bundled else Dead(reason=outcome.reason)
     if outcome.verdict == "disable":
         return Disable(reason=outcome.reason)
     asked_seconds = outcome.retry_after_seconds or 0.0
     floor_seconds = min(asked_seconds, MAX_RETRY_AFTER_SECONDS) if asked_seconds > 0 else 0.0  # NaN asks for nothing
     pause_until = now + floor_seconds if floor_seconds else None
     if attempt_count > len(schedule_seconds):
+        if bundled:
+            return Alone(reason=outcome.reason, pause_until=pause_until)
         return Dead(reason=outcome.reason, exhausted=True, pause_until=pause_until)
     spread = 1.0 + jitter * (2.0 * random_value - 1.0)
     pause_seconds = schedule_seconds[max(attempt_count, 1) - 1] * spread
@@ -119,6 +132,8 @@ def sentence(
         return f"{why}: given up, {gone}" + (f"; {disabled}is disabled" if disabled else "")
     if isinstance(decision, Disable):
         disabled = "the sink accepts no more events, so its subscription "
+    if isinstance(decision, Alone) and not disabled:
+        return f"{why}: not given up, but sent by itself"
     if disabled:
         return f"{why}: {disabled}is disabled; this event waits"
     assert isinstance(decision, Retry)

@@ -12,7 +12,7 @@ from dataclasses import replace
 import structlog
 
 from relay.clock import Clock
-from relay.core.delivery import Outcome, Response
+from relay.core.delivery import RENDER_ERROR, Outcome, Response
 from relay.core.dialogue import MAX_STEPS, Ended, Memory, Step, Steps
 from relay.core.text import storable
 from relay.delivery.credentials import Sent
@@ -38,7 +38,7 @@ def unrendered(error: Exception, now: float, event_id: str) -> Sent:
         log.error("render_failed", event_id=event_id, exc_info=error)
         detail = f"the event cannot be rendered for this sink ({type(error).__name__}): the relay's log says more"
         outcome = FAILED
-    response = Response(started_at=now, duration_ms=0.0, error="render", detail=detail)
+    response = Response(started_at=now, duration_ms=0.0, error=RENDER_ERROR, detail=detail)
     return Sent(headers=(), response=response, outcome=outcome)
 
 

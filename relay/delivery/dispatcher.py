@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import structlog
 
 from relay.clock import Clock
+from relay.core.bundles import Bundle
 from relay.core.delivery import Attempt, OutboundRequest, Outcome
 from relay.core.dialogue import previewed
 from relay.core.events import Event
@@ -201,9 +202,10 @@ class Dispatcher:
             )
             if wanted:
                 self.slots.fresh_came(now)
-            if wanted and target.sink.may_send(now) and self.slots.free(target) > 0:
+            if wanted and target.sink.may_send(now) and self.slots.free(target) > 0 and target.takes_fresh(now):
                 self.slots.occupy(target)
                 target.sink.paced(1, now)
+                target.count_request(now)
                 taken.append(target)
         if not taken:
             return None
@@ -307,11 +309,14 @@ class Dispatcher:
 
         shares = self._share(due, now)
 
-        started = sum(await asyncio.gather(*(self._claim(share, now) for share in shares)))
-
+        counts = await asyncio.gather(*(self._claim(share, now) for share in shares))
+        started = sum(counts)
+        waits = [share.target.ready_at for share, count in zip(shares, counts, strict=True) if not count]
+        waits = [ready_at for ready_at in waits if ready_at > now]
+        next_due = min([next_due, *waits])
         if not all_loaded:
             next_due = now
-        if shares:  # deliveries behind the claimed ones may be due soon: scan again
+        if len(waits) < len(shares):  # deliveries behind the claimed ones may be due soon: scan again
             next_due = min(next_due, self._clock() + (0.0 if started else self._rescan_seconds))
             self._rescan_seconds = RESCAN_SECONDS if started else min(2 * self._rescan_seconds, MAX_RESCAN_SECONDS)
         self._scans += 1
@@ -411,7 +416,7 @@ class Dispatcher:
         match target.subscription.state:
             case "enabled":
                 self._expedite_once(target, now)
-                return max(_due_at(entry), target.sink.not_before)
+                return max(_due_at(entry), target.sink.not_before, target.waits_until(now))
             case "disabled" if target.sink.probe_at is not None and not target.slots.claimed:
                 return target.sink.probe_at
         return math.inf
@@ -459,7 +464,9 @@ class Dispatcher:
                 priorities = tuple(priority for priority, at in enumerate(entry.due_at) if at is not None and at <= now)
                 limit = self.slots.backlogged_limit(target, now)
                 if limit < math.inf:  # fresh deliveries first, and a bounded backlog
-                    if 0 in priorities:
+                    if target.bundle is not None and target.slots.backlogged < limit:
+                        pass  # one request, and what is fresh may have to wait for others
+                    elif 0 in priorities:
                         priorities = (0,)
                     else:
                         count = min(count, int(limit) - target.slots.backlogged)
@@ -477,6 +484,9 @@ class Dispatcher:
         try:
             if not share.priorities:
                 started = await self._probe(target, now)
+                return started
+            if target.bundle is not None:
+                started = await self._claim_bundle(share, target.bundle, now)
                 return started
             if 0 in share.priorities and (target.sink.down or target.sink.recovered):
                 # the backlog of a sink that was down ranks behind new events
@@ -496,6 +506,26 @@ class Dispatcher:
             for _ in range(share.slots - started):
                 self.slots.vacate(target)
         return started
+
+    async def _claim_bundle(self, share: Share, bundle: Bundle, now: float) -> int:
+        """Claims and starts requests of a subscription that bundles. Returns how many: none, if what is due waits."""
+        target = share.target
+        target.sink.backlog_settled()  # a bundle takes the oldest anyway
+        claim = await self._deliveries.claim_bundle(
+            target.subscription.id,
+            share.priorities,
+            bundle,
+            target.room(now),
+            share.slots,
+            now,
+            self._lease(self.settings.timeout_of(target.subscription)),
+        )
+        target.sink.paced(len(claim.requests), now)
+        target.looked(now, 0.0 if claim.requests or claim.ready_at == math.inf else claim.ready_at)
+        for claimed in claim.requests:
+            target.count_request(now)
+            self._worker.start(target, *claimed)
+        return len(claim.requests)
 
     async def _probe(self, target: Target, now: float) -> int:
         """Probes a disabled subscription with its oldest delivery, if it is this node's turn. Returns 1 if sent."""

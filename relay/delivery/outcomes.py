@@ -1,11 +1,13 @@
 """What follows from an attempt: its record, the delivery's new state, a disabled subscription, events. No I/O."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from relay.core import retry
 from relay.core.delivery import PROXY_ERROR, Attempt, Claimed, Outcome
 from relay.core.events import Event
 from relay.core.records import AttemptResult, Lease, MemoryTurn
+from relay.core.sentences import counted
 from relay.core.subscription import Subscription
 from relay.core.values import value_class
 from relay.delivery.attempts import attempt_of, expired_event, subscription_event
@@ -21,6 +23,7 @@ class FinishedAttempt:
     redacted_sink  the sink as its owner sees it
     failing_since  start of the sink's failures
     turn           see `AttemptResult`
+    others         events in the same request
     """
 
     claimed: Claimed
@@ -30,6 +33,7 @@ class FinishedAttempt:
     sent: Sent
     outcome: Outcome
     turn: MemoryTurn | None = None
+    others: int = 0
 
 
 @value_class(frozen=True, slots=True, kw_only=True)
@@ -65,11 +69,12 @@ class Policy:
 
 
 def attempt_result(
-    finished: FinishedAttempt, policy: Policy, now: float, next_claim: NextClaim
+    finished: FinishedAttempt, policy: Policy, now: float, next_claim: NextClaim, shown: Attempt | None = None
 ) -> tuple[AttemptResult, float]:
     """What to record about an attempt, and until when the sink asked for a pause (0: it did not).
 
-    `next_claim` is dropped if the subscription is disabled or pauses.
+    `next_claim` is dropped if the subscription is disabled or pauses. `shown`: the attempt of another event in the same
+    request, so that its headers and excerpt are not redacted once more.
     """
     claimed, subscription, probe = finished.claimed, finished.subscription, finished.claimed.probe
     settings = policy.settings
@@ -82,6 +87,7 @@ def attempt_result(
         jitter=settings.jitter,
         random_value=policy.chance(),
         now=now,
+        bundled=finished.others > 0,
     )
     state, due_at, disable, pause_until = "pending", None, None, 0.0
     match decision:
@@ -93,6 +99,8 @@ def attempt_result(
             due_at, pause_until = decision.at, decision.pause_until or 0.0
         case retry.Dead():
             state, pause_until = "dead", decision.pause_until or 0.0
+        case retry.Alone():
+            due_at, pause_until = now, decision.pause_until or 0.0
         case retry.Disable():
             disable = decision.reason
     since = finished.failing_since if finished.sent.response.error != PROXY_ERROR else None
@@ -111,14 +119,21 @@ def attempt_result(
     sent = finished.sent
     if sent.response.error is None and sent.response.detail is not None:
         sentence = f"{sentence}; {sent.response.detail}"
-    attempt = attempt_of(
-        claimed.made_count + 1,
-        sent.headers,
-        sent.response,
-        secrets=secrets_of(subscription.sink, finished.redacted_sink, subscription.headers, sent.secrets),
-        decision=sentence,
-        next_attempt_at=due_at if disable is None and not probe else None,
-    )
+    if finished.others:
+        sentence = f"{sentence} (in one request with {counted(finished.others, 'other event')})"
+    number, next_attempt_at = claimed.made_count + 1, due_at if disable is None and not probe else None
+    if shown is None:
+        secrets = secrets_of(subscription.sink, finished.redacted_sink, subscription.headers, sent.secrets)
+        attempt = attempt_of(
+            number,
+            sent.headers,
+            sent.response,
+            secrets=secrets,
+            decision=sentence,
+            next_attempt_at=next_attempt_at,
+        )
+    else:
+        attempt = replace(shown, number=number, decision=sentence, next_attempt_at=next_attempt_at)
     events: tuple[Event, ...] = ()
     if probe or state != "delivered":
         events = _events(finished, attempt, decision, disable, now, settings.dataschema_base)
@@ -138,6 +153,7 @@ def attempt_result(
         next_backlogged=next_claim.backlogged,
         turn=finished.turn,
         remember=sent.remember,
+        alone=isinstance(decision, retry.Alone),
     )
     return result, pause_until
 

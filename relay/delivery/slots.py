@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from relay.core.bundles import Bundle, FreeRequests, Room
 from relay.core.concurrency import PROMPT_SECONDS, Concurrency
 from relay.core.delivery import Outcome, Response
 from relay.core.subscription import Subscription
@@ -28,6 +29,8 @@ BATCH_SECONDS = 0.1
 BACKLOGGED_SLOTS = 8
 """Slots of prompt sinks for backlogged deliveries (retries, manual retries, replays) while fresh events arrive. With
 more of them fresh deliveries would wait for the event loop and for commits."""
+LOOK_SECONDS = 0.1
+"""Minimum pause between two looks at deliveries that wait for others. Each event that joins them calls for one."""
 FRESH_SECONDS = 10.0
 """Fresh events count as arriving for this time after the last one."""
 
@@ -65,6 +68,9 @@ class Target:
 
     shown_sink     the sink in logs: without its path
     redacted_sink  the sink as its owner sees it
+    bundle         how its deliveries share requests; None: each has its own
+    free           its requests that count for `bundle.free_per_minute`
+    looked_at      when its deliveries were last found to wait for others, until `ready_at`
     known          False once the subscription is removed; deliveries in flight outlive it
     """
 
@@ -75,6 +81,10 @@ class Target:
     redacted_sink: str
     sink: SinkState
     slots: SlotCount = field(default_factory=SlotCount)
+    bundle: Bundle | None = None
+    free: FreeRequests = field(default_factory=FreeRequests)
+    looked_at: float = -math.inf
+    ready_at: float = 0.0
     known: bool = True
 
     @property
@@ -82,6 +92,31 @@ class Target:
         """True if its own limit is reached."""
         limit = self.sink.concurrency.limit
         return self.slots.in_flight >= limit or self.slots.claimed >= CLAIMED_PER_SLOT * limit
+
+    def room(self, now: float) -> Room:
+        """How many single events it may be sent although it bundles."""
+        if self.bundle is None or self.bundle.free_per_minute is None:
+            return Room()
+        return self.free.room(self.bundle.free_per_minute, now)
+
+    def takes_fresh(self, now: float) -> bool:
+        """True if an event may be sent as it is recorded: nothing of it waits for others."""
+        return self.bundle is None or (not self.slots.has_backlog and self.room(now).count > 0)
+
+    def count_request(self, now: float) -> None:
+        """A request is sent."""
+        if self.bundle is not None and self.bundle.free_per_minute is not None:
+            self.free.count(now)
+
+    def looked(self, now: float, ready_at: float) -> None:
+        """Its deliveries were looked at, and wait for others until `ready_at`; 0: they do not."""
+        self.looked_at, self.ready_at = now, ready_at
+
+    def waits_until(self, now: float) -> float:
+        """When its deliveries are looked at again, which others may have joined; 0 for now."""
+        if now >= self.ready_at or not 0 <= now - self.looked_at < LOOK_SECONDS:
+            return 0.0
+        return min(self.ready_at, self.looked_at + LOOK_SECONDS)
 
     def answered(self, response: Response, outcome: Outcome, *, in_flight: int, fills: int) -> None:
         """Takes an outcome into account. `in_flight` and `fills` are their values when the request was sent."""
@@ -197,6 +232,7 @@ class Slots:
             host.in_flight += target.slots.in_flight
         target.subscription, target.kind, target.host = subscription, kind, host
         target.shown_sink, target.redacted_sink = shown_sink, redacted_sink
+        target.bundle = kind.bundle(subscription)
         rate = subscription.allowed_per_second or kind.rate_per_second
         target.sink.adopt(subscription, before, ceiling=ceiling, rate=rate)
         host.targets.add(target)

@@ -1,12 +1,14 @@
 """Attempts deliveries: render, sign, send, decide, record. One task per slot.
 
-Recording an attempt also claims the next due deliveries of its subscription, and the task continues with those. Which
-deliveries start is decided in `dispatcher.py`, what follows from an outcome in `outcomes.py`.
+A request carries one delivery or, if the subscription bundles (`relay/core/bundles.py`), several: one slot, one
+response, and an attempt of each delivery. Recording a single attempt also claims the next due deliveries of its
+subscription, and the task continues with those. Which deliveries start is decided in `dispatcher.py`, what follows from
+an outcome in `outcomes.py`.
 """
 
 import asyncio
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -15,6 +17,7 @@ import structlog
 
 from relay.clock import Clock
 from relay.core import retry
+from relay.core.bundles import message_id, outcome_of_bundle
 from relay.core.delivery import PROXY_ERROR, Claimed, OutboundRequest, Outcome, Response
 from relay.core.dialogue import Memory, Step, Steps
 from relay.core.events import Event
@@ -88,27 +91,32 @@ class Worker:
         self._attempts_of = lru_cache(maxsize=64)(self.metrics.attempts.labels)
         self._seconds_of = lru_cache(maxsize=64)(self.metrics.attempt_seconds.labels)
 
-    def start(self, target: Target, claimed: Claimed, *, has_slot: bool = True) -> None:
-        """Starts a task that attempts a delivery: in its slot if it has one, otherwise as soon as one is free."""
+    def start(self, target: Target, *claimed: Claimed, has_slot: bool = True) -> None:
+        """Starts a task that attempts the deliveries of a request: in its slot if it has one, otherwise as soon as one
+        is free."""
         self.tasks.start(self._work(target, claimed, has_slot=has_slot))
 
     async def exchange(
-        self, subscription: Subscription, kind: "Kind", event: Event, turn: MemoryTurn | None = None
+        self, subscription: Subscription, kind: "Kind", *events: Event, turn: MemoryTurn | None = None
     ) -> tuple[Sent, Outcome]:
-        """Renders, signs and sends an event, and classifies the response. An exception in the kind of sink counts as a
-        failed attempt; with NotRenderable the delivery is dead. Without a `turn` nothing is remembered."""
-        dialogue = kind.dialogue(subscription)
+        """Renders, signs and sends an event, or several in one request, and classifies the response. An exception in
+        the kind of sink counts as a failed attempt; with NotRenderable the delivery is dead. Without a `turn` nothing
+        is remembered."""
+        dialogue = kind.dialogue(subscription) if len(events) == 1 else None
         if dialogue is not None:
-            sent = await self._converse(subscription, dialogue, event, turn)
+            sent = await self._converse(subscription, dialogue, events[0], turn)
         else:
             try:
-                request = self.signed(subscription, kind, event)
+                request = self.signed(subscription, kind, *events)
             except Exception as error:
-                sent = unrendered(error, self.clock(), event.id)
+                sent = unrendered(error, self.clock(), events[0].id)
             else:
                 sent = await self._send(subscription, request, self._timeout_of(subscription))
         self.answered += 1
         outcome = _storable(sent.outcome) if sent.outcome else self._outcome(subscription, kind, sent.response)
+        if len(events) > 1:
+            outcome = outcome_of_bundle(outcome, sent.response)
+            self.metrics.bundled_events.labels(kind.name).inc(len(events))
         self._attempts_of(kind.name, outcome.verdict).inc()
         self._seconds_of(kind.name).observe(sent.response.duration_ms / 1000)
         return sent, outcome
@@ -136,14 +144,18 @@ class Worker:
             return await self.credentials.send(subscription.id, subscription.credential, request, seconds)
         return Sent(headers=request.headers, response=await self.transport.send(request, timeout_seconds=seconds))
 
-    def signed(self, subscription: Subscription, kind: "Kind", event: Event) -> OutboundRequest:
+    def signed(self, subscription: Subscription, kind: "Kind", *events: Event) -> OutboundRequest:
         """The request as it would be sent now."""
-        request = kind.render(event, subscription, self.context)
+        if len(events) == 1:
+            request = kind.render(events[0], subscription, self.context)
+        else:
+            request = kind.render_bundle(events, subscription, self.context)
         headers = request.headers
         if subscription.consent is not None and subscription.consent.granted:
             headers += ((REQUEST_ORIGIN, subscription.consent.origin),)
         if kind.signed:
-            headers += self.signer.headers(subscription, message_id=event.id, now=self.clock(), body=request.body)
+            id = message_id([event.id for event in events])
+            headers += self.signer.headers(subscription, message_id=id, now=self.clock(), body=request.body)
         return OutboundRequest(url=request.url, method=request.method, headers=headers, body=request.body)
 
     def _outcome(self, subscription: Subscription, kind: "Kind", response: Response) -> Outcome:
@@ -155,14 +167,14 @@ class Worker:
 
     # --- one slot's task
 
-    async def _work(self, target: Target, claimed: Claimed, *, has_slot: bool) -> None:
-        """Attempts a delivery and those that its recording claims, until it claims none."""
+    async def _work(self, target: Target, claimed: Sequence[Claimed], *, has_slot: bool) -> None:
+        """Attempts the deliveries of a request and those that their recording claims, until it claims none."""
         self.metrics.deliveries_in_flight.inc()
         try:
             while following := await self._one(target, claimed, has_slot=has_slot):
-                claimed, has_slot = following[0], False
+                claimed, has_slot = following[:1], False
                 for other in following[1:]:
-                    self.tasks.start(self._work(target, other, has_slot=False))
+                    self.tasks.start(self._work(target, (other,), has_slot=False))
         except StoreError as error:
             log.error("delivery_failed", subscription=target.subscription.id, error=str(error))
             self.wake()
@@ -172,19 +184,19 @@ class Worker:
         finally:
             self.metrics.deliveries_in_flight.dec()
 
-    async def _one(self, target: Target, claimed: Claimed, *, has_slot: bool) -> tuple[Claimed, ...]:
-        """Attempts a delivery, or releases it unsent. Returns the deliveries to continue with."""
-        backlogged = claimed.priority > 0
+    async def _one(self, target: Target, claimed: Sequence[Claimed], *, has_slot: bool) -> tuple[Claimed, ...]:
+        """Attempts the deliveries of a request, or releases them unsent. Returns the deliveries to continue with."""
+        backlogged = claimed[0].priority > 0
         if backlogged:
             self.slots.count_backlogged(target, 1)
         else:
             self.slots.fresh_came(self.clock())
         try:
-            unsent = self._must_release(claimed)
+            unsent = self._must_release(claimed[0])
             if not (has_slot or unsent):
                 has_slot = await self.slots.wait_for_slot(target)
                 # the sink may have asked for a pause, or the subscription may be gone
-                unsent = not (target.known and target.sink.may_send(self.clock())) or self._must_release(claimed)
+                unsent = not (target.known and target.sink.may_send(self.clock())) or self._must_release(claimed[0])
             if has_slot and unsent:
                 self.slots.vacate(target)
             if unsent or not has_slot:
@@ -194,43 +206,44 @@ class Worker:
             if backlogged:
                 self.slots.count_backlogged(target, -1)
 
-    async def _deliver(self, target: Target, claimed: Claimed) -> tuple[Claimed, ...]:
+    async def _deliver(self, target: Target, claimed: Sequence[Claimed]) -> tuple[Claimed, ...]:
         """One attempt in its slot, which is freed with the response. Returns the deliveries to continue with."""
-        subscription = target.subscription
+        subscription, first = target.subscription, claimed[0]
         try:
             now = self.clock()
-            if claimed.lease_until - self.lease_clock() < self.policy().settings.timeout_of(subscription):
-                log.warning("lease_too_old", delivery=claimed.id)
+            if first.lease_until - self.lease_clock() < self.policy().settings.timeout_of(subscription):
+                log.warning("lease_too_old", delivery=first.id)
                 return await self._release(claimed, now)
             if subscription.state == "pending":  # since it was claimed: its sink has not consented
                 return await self._release(claimed, now)
             if not target.sink.take_turn(now):
                 return await self._release(claimed, target.sink.next_send_at)
-            turn, held = await self._turn(target, claimed)
+            turn, held = await self._turn(target, first) if len(claimed) == 1 else (None, False)
             if held:
                 return await self._release(claimed, now + TURN_PAUSE_SECONDS)
             in_flight, fills = target.slots.in_flight, target.slots.fills - target.full
-            sent, outcome = await self.exchange(subscription, target.kind, claimed.event, turn)
+            sent, outcome = await self.exchange(subscription, target.kind, *[one.event for one in claimed], turn=turn)
             target.answered(sent.response, outcome, in_flight=in_flight, fills=fills)
         finally:
             self.slots.vacate(target)
         try:
-            result = self._result(target, claimed, sent, outcome, turn)
+            results = self._results(target, claimed, sent, outcome, turn)
         except Exception:
-            log.exception("attempt_not_shown", delivery=claimed.id)
+            log.exception("attempt_not_shown", delivery=first.id)
             plain = replace(sent.response, headers=(), excerpt=b"", detail=None, remote_ip=None)
-            result = self._result(target, claimed, replace(sent, headers=(), response=plain), outcome, turn)
-        next_count = result.next_count
+            results = self._results(target, claimed, replace(sent, headers=(), response=plain), outcome, turn)
+        next_count = results[0].next_count
         self.slots.count_committing(target, next_count)
         try:
-            result, recorded = await self._record(result)
+            results, recorded = await self._record(results)
+            result = results[0]
             if result.state != "delivered" or target.sink.fails or result.events or shows_deliveries():
-                await self._after(target, result, recorded, outcome, by_proxy=sent.response.error == PROXY_ERROR)
+                await self._after(target, results, recorded, outcome, by_proxy=sent.response.error == PROXY_ERROR)
         finally:
             self.slots.count_committing(target, -next_count)
-        if not recorded.next and (target.slots.has_backlog or result.next_lease is None):
+        if not recorded[0].next and (target.slots.has_backlog or result.next_lease is None):
             self.wake()  # nothing claimed: the scan finds when the next one is due
-        return recorded.next
+        return recorded[0].next
 
     async def _turn(self, target: Target, claimed: Claimed) -> tuple[MemoryTurn | None, bool]:
         """The turn that a delivery needs, and True if another delivery has it."""
@@ -245,59 +258,77 @@ class Worker:
         """True if a delivery must not be sent: this node is stopping, or another one may have taken it over."""
         return self.slots.closed or self.holder.has_lost(claimed.lease_token)
 
-    async def _release(self, claimed: Claimed, due_at: float) -> tuple[Claimed, ...]:
-        """Gives a delivery back unsent. Returns no delivery to continue with."""
-        await self.deliveries.release([claimed], due_at)
+    async def _release(self, claimed: Sequence[Claimed], due_at: float) -> tuple[Claimed, ...]:
+        """Gives deliveries back unsent. Returns no delivery to continue with."""
+        await self.deliveries.release(claimed, due_at)
         self.wake()
         return ()
 
-    async def _record(self, result: AttemptResult) -> tuple[AttemptResult, AttemptRecorded]:
-        """Records a result, and retries while the database fails: an unrecorded attempt is sent again.
+    async def _record(
+        self, results: Sequence[AttemptResult]
+    ) -> tuple[Sequence[AttemptResult], Sequence[AttemptRecorded]]:
+        """Records the results of a request, and retries while the database fails: an unrecorded attempt is sent again.
 
-        If the database rejects a value, the details of the attempt are left out, then the events. Returns the result as
-        it was recorded; after a database error it claims nothing more.
+        If the database rejects a value, the details of the attempts are left out, then the events. Returns the results
+        as they were recorded; after a database error they claim nothing more.
         """
         while True:
             try:
-                return result, await self.deliveries.record_attempt(result)
+                if len(results) == 1:
+                    return results, (await self.deliveries.record_attempt(results[0]),)
+                return results, await self.deliveries.record_bundle(results)
             except Exception as error:
                 if not isinstance(error, StoreError) or isinstance(error, ValueRefused):
-                    log.exception("mark_impossible", delivery=result.claimed.id)
-                    reduced = _reduced(result)
-                    if reduced == result:
+                    log.exception("mark_impossible", delivery=results[0].claimed.id)
+                    reduced = [_reduced(result) for result in results]
+                    if reduced == list(results):
                         raise
-                    result = reduced
+                    results = reduced
                     continue
                 if self.slots.closed:
                     raise
-                log.error("mark_failed", delivery=result.claimed.id, error=str(error))
-            result = replace(result, next_lease=None)  # the lease would be old
+                log.error("mark_failed", delivery=results[0].claimed.id, error=str(error))
+            results = [replace(result, next_lease=None) for result in results]  # the lease would be old
             await asyncio.sleep(DATABASE_RETRY_SECONDS)
 
     # --- what follows from an attempt
 
-    def _result(
-        self, target: Target, claimed: Claimed, sent: Sent, outcome: Outcome, turn: MemoryTurn | None
-    ) -> AttemptResult:
-        """Decides what follows from an attempt, and pauses the sink if that is needed before the commit."""
-        now = self.clock()
+    def _results(
+        self,
+        target: Target,
+        claimed: Sequence[Claimed],
+        sent: Sent,
+        outcome: Outcome,
+        turn: MemoryTurn | None,
+    ) -> Sequence[AttemptResult]:
+        """Decides what follows from a request for each of its deliveries, and pauses the sink if that is needed before
+        the commit."""
+        now, policy = self.clock(), self.policy()
         target.sink.reached(now, by_proxy=sent.response.error == PROXY_ERROR)
-        finished = FinishedAttempt(
-            claimed=claimed,
-            subscription=target.subscription,
-            redacted_sink=target.redacted_sink,
-            failing_since=target.sink.failing_since,
-            sent=sent,
-            outcome=outcome,
-            turn=turn,
-        )
         prompt = outcome.verdict == "delivered" and sent.response.duration_ms <= PROMPT_MS
-        next_claim = self._next_claim(target, claimed, now, prompt=prompt)
-        result, pause_until = attempt_result(finished, self.policy(), now, next_claim)
-        target.sink.pause(pause_until)
-        if result.disable is not None:
+        next_claim = self._next_claim(target, claimed[0], now, prompt=prompt)
+        if len(claimed) > 1:  # what failed together is due together
+            chance = policy.chance()
+            policy = replace(policy, chance=lambda: chance)
+        results: list[AttemptResult] = []
+        for one in claimed:
+            finished = FinishedAttempt(
+                claimed=one,
+                subscription=target.subscription,
+                redacted_sink=target.redacted_sink,
+                failing_since=target.sink.failing_since,
+                sent=sent,
+                outcome=outcome,
+                turn=turn,
+                others=len(claimed) - 1,
+            )
+            shown = results[0].attempt if results else None
+            result, pause_until = attempt_result(finished, policy, now, next_claim, shown)
+            target.sink.pause(pause_until)
+            results.append(result)
+        if results[0].disable is not None:
             target.sink.hold(now + DATABASE_RETRY_SECONDS)
-        return result
+        return results
 
     def _next_claim(self, target: Target, claimed: Claimed, now: float, *, prompt: bool) -> NextClaim:
         """What may be claimed with the result. After a recovery the scan claims instead: it demotes the backlog first.
@@ -307,7 +338,9 @@ class Worker:
         limit = self.slots.backlogged_limit(target, now)
         backlogged = limit == math.inf or (claimed.priority > 0 and target.slots.backlogged <= limit)
         sink = target.sink
-        by_scan = sink.recovered or sink.rate is not None or sink.per_second(now) is not None
+        by_scan = (
+            sink.recovered or sink.rate is not None or target.bundle is not None or sink.per_second(now) is not None
+        )
         if by_scan or self.slots.closed or not target.known or not sink.may_send(now):
             return NextClaim(backlogged=backlogged)
         free = self.slots.free(target, ahead=prompt)
@@ -318,12 +351,20 @@ class Worker:
         )
 
     async def _after(
-        self, target: Target, result: AttemptResult, recorded: AttemptRecorded, outcome: Outcome, *, by_proxy: bool
+        self,
+        target: Target,
+        results: Sequence[AttemptResult],
+        recorded: Sequence[AttemptRecorded],
+        outcome: Outcome,
+        *,
+        by_proxy: bool,
     ) -> None:
-        """Publishes a committed result: events, subscription changes, sink health, a log line."""
-        for event in result.events if recorded.kept else ():
-            self.recorded(event)
-        if result.claimed.probe and recorded.kept:
+        """Publishes the committed results of a request: events, subscription changes, sink health, a log line."""
+        result = results[0]
+        for made, one in zip(results, recorded, strict=True):
+            for event in made.events if one.kept else ():
+                self.recorded(event)
+        if result.claimed.probe and recorded[0].kept:
             target.sink.plan_probe(result.probe_at)
         if result.disable is not None or (result.claimed.probe and result.state == "delivered"):
             self.subscriptions.changed()
@@ -344,7 +385,7 @@ class Worker:
             duration_ms=round(attempt.duration_ms, 1),
             state=result.state,
             decision=attempt.decision,
-            kept=recorded.kept,
+            kept=recorded[0].kept,
         )
         if result.state == "pending" or result.disable is not None or result.events:
             self.wake()

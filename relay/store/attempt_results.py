@@ -25,6 +25,7 @@ from relay.store.rows import attempt_values
 from relay.store.statements import (
     INTEGER,
     REAL,
+    SQLITE,
     TEXT,
     Sql,
     fetch_json,
@@ -103,6 +104,21 @@ FROM $json_rows(rows) AS m
 WHERE deliveries.id = m.id
 """,
     rows=_OUTCOME,
+)
+# Locks the heads among some deliveries.
+LOCK_HEADS = sql("SELECT id FROM deliveries d WHERE id IN $json_values(ids) AND state || '' = 'pending' $for_update(d)")
+_BUNDLED = {**_OUTCOME, "alone": INTEGER}
+# Ends attempts of bundles: followers that are tried again stay blocked.
+UPDATE_BUNDLED = sql(
+    """
+UPDATE deliveries SET state = CASE WHEN m.state = 'pending' THEN deliveries.state ELSE m.state END,
+  due_at = m.due_at, lease_token = NULL, priority = CASE WHEN priority = 2 THEN 2 ELSE 1 END,
+  attempt_count = attempt_count + m.counted, made_count = made_count + 1, ended_at = m.ended_at, reason = m.reason,
+  alone = CASE WHEN m.alone = 1 THEN 1 ELSE deliveries.alone END
+FROM $json_rows(rows) AS m
+WHERE deliveries.id = m.id
+""",
+    rows=_BUNDLED,
 )
 FRESH, MANUAL = "priority < 2", "priority = 2"
 
@@ -222,18 +238,38 @@ class AttemptRecorder:
         results = _write_attempts(connection, first)
         made = _recorded_before(connection, first, results)
         run_rows(connection, UPDATE_DELIVERIES, [_outcome_values(result) for result in results])
-        self._outbox.incidents.lock(connection, _sinks_of(results))
-        disabled, events = self._change_subscriptions(connection, results)
-        self._record_events(connection, events)
+        disabled = self._change(connection, results)
         follow_on_claims = _follow_on_claims(results, disabled)
         follow_up = _follow_up(results, follow_on_claims)
-        lock_jobs(connection, follow_up.job_uids)
-        run_rows(connection, PROMOTE, follow_up.pairs)
-        run_rows(connection, PROMOTE_MANUAL, follow_up.manual)
+        _promote(connection, follow_up)
         run_many(connection, TAKE, follow_up.takes)
         end_turns(connection, first)
         recorded = _recorded(items, results, follow_on_claims, load_leased(connection, follow_up.tokens))
         return [made.get(id(result), one) for result, one in zip(items, recorded, strict=True)]
+
+    def record_bundles(
+        self, connection: Connection, items: Sequence[Sequence[AttemptResult]]
+    ) -> list[tuple[AttemptRecorded, ...]]:
+        """The same for the members of bundles, which claim nothing; those of one job are all ended, or none is. A
+        member's lease counts as lost with that of an earlier one of its job: what it waits for has another holder."""
+        first = _without_repeats([result for item in items for result in item])
+        results = _write_attempts(connection, _in_held_order(connection, first))
+        made = _recorded_before(connection, first, results)
+        values = [(*_outcome_values(result), int(result.alone)) for result in results]
+        run_rows(connection, UPDATE_BUNDLED, values)
+        self._change(connection, results)
+        _promote(connection, _follow_up(results, {}))
+        held = {id(result) for result in results}
+        return [
+            tuple(made.get(id(result), AttemptRecorded(kept=id(result) in held)) for result in item) for item in items
+        ]
+
+    def _change(self, connection: Connection, results: Sequence[AttemptResult]) -> set[str]:
+        """Changes subscriptions and records the events of results. Returns the ids of disabled subscriptions."""
+        self._outbox.incidents.lock(connection, _sinks_of(results))
+        disabled, events = self._change_subscriptions(connection, results)
+        self._record_events(connection, events)
+        return disabled
 
     def _record_events(self, connection: Connection, made: Sequence[tuple[AttemptResult, Event]]) -> None:
         """Records the events of results, and what they change of the incidents of sinks."""
@@ -294,6 +330,31 @@ def _trouble(result: AttemptResult, event: Event) -> Trouble:
     return trouble_of_sink(
         result.claimed.subscription_id, event, sink=result.sink or "", error=error, disabled=disabled
     )
+
+
+def _in_held_order(connection: Connection, results: Sequence[AttemptResult]) -> list[AttemptResult]:
+    """The results whose lease is held, up to the first of each job whose is not. Their heads are locked, so nothing
+    but this transaction changes the followers."""
+    ids = json_list([result.claimed.id for result in results])
+    if connection.dialect.name != SQLITE:
+        run(connection, LOCK_HEADS, ids=ids)
+    held = {(row[0], row[1]) for row in fetch_json(connection, HELD, ids=ids)}
+    lost: set[tuple[str, str, bool]] = set()
+    kept = []
+    for result in sorted(results, key=lambda result: result.claimed.event.sequence or 0):
+        claimed = result.claimed
+        chain = (claimed.job_uid or claimed.id, claimed.subscription_id, claimed.priority == 2)
+        if chain not in lost and (claimed.id, claimed.lease_token) in held:
+            kept.append(result)
+        else:
+            lost.add(chain)
+    return kept
+
+
+def _promote(connection: Connection, follow_up: "_FollowUp") -> None:
+    lock_jobs(connection, follow_up.job_uids)
+    run_rows(connection, PROMOTE, follow_up.pairs)
+    run_rows(connection, PROMOTE_MANUAL, follow_up.manual)
 
 
 def _write_attempts(connection: Connection, results: Sequence[AttemptResult]) -> list[AttemptResult]:
@@ -452,5 +513,6 @@ def _outcome_values(result: AttemptResult) -> tuple[Any, ...]:
     claimed = result.claimed
     due_at = result.now if result.due_at is None else result.due_at
     ended_at = None if result.state == "pending" else result.now
-    counted = 0 if claimed.probe and result.state == "pending" else 1  # a failed probe uses up nothing of the schedule
+    # a failed probe uses up nothing of the schedule, nor does a refused bundle
+    counted = 0 if (claimed.probe and result.state == "pending") or result.alone else 1
     return claimed.id, claimed.lease_token, result.state, due_at, ended_at, result.reason, counted

@@ -7,10 +7,12 @@ from sqlalchemy import bindparam, select, text, update
 from sqlalchemy.engine import Connection
 from sqlmodel import col
 
+from relay.core.bundles import Bundle, Room
 from relay.core.delivery import Claimed, Delivery
-from relay.core.records import AttemptRecorded, AttemptResult, Groups, Lease, Page, Pending, Probe
+from relay.core.records import AttemptRecorded, AttemptResult, BundledClaim, Groups, Lease, Page, Pending, Probe
 from relay.errors import Conflict, NotFound
 from relay.store.attempt_results import AttemptRecorder, head_of, record_in_one_call
+from relay.store.bundles import BundleRequest, claim_bundle
 from relay.store.claims import (
     ANY_NUMBER,
     EXPEDITE_CHUNK,
@@ -98,6 +100,29 @@ class DeliveryStore(Scoped):
         )
         return await self._database.write(claim, request)
 
+    async def claim_bundle(
+        self,
+        subscription_id: str,
+        priorities: tuple[int, ...],
+        bundle: Bundle,
+        room: Room,
+        requests: int,
+        now: float,
+        lease: Lease,
+    ) -> BundledClaim:
+        """Claims a bundle of one subscription's due deliveries if one is ready; or single ones, as far as there is
+        room; and those that are sent by themselves. All in all for up to `requests` requests."""
+        request = BundleRequest(
+            subscription_id=subscription_id,
+            priorities=priorities,
+            bundle=bundle,
+            room=room,
+            requests=requests,
+            now=now,
+            lease=lease,
+        )
+        return await self._database.write(claim_bundle, request)
+
     async def claim_probe(self, subscription_id: str, now: float, lease: Lease) -> Probe:
         """Claims the oldest delivery of a disabled subscription if its probe is due. Only one node gets the turn."""
         return await self._database.write(
@@ -126,6 +151,10 @@ class DeliveryStore(Scoped):
             if recorded is not None:
                 return recorded
         return await self._database.write(self._recorder.record, result)
+
+    async def record_bundle(self, results: Sequence[AttemptResult]) -> tuple[AttemptRecorded, ...]:
+        """Ends the attempts of a bundle's members, in one transaction. Their order is that of the bundle."""
+        return await self._database.write(self._recorder.record_bundles, tuple(results))
 
     async def release(self, claimed: Sequence[Claimed], now: float) -> None:
         """Returns deliveries untried; they are due at once."""

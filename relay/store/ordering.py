@@ -32,11 +32,11 @@ SELECT DISTINCT job_uid FROM deliveries
 WHERE {OPEN_DELIVERY} AND subscription_id || '' = :id AND job_uid > :after ORDER BY job_uid LIMIT :count
 """
 _OF_JOBS = f"job_uid IN $json_values(job_uids) AND subscription_id = :id AND {OPEN_DELIVERY}"
-# Makes all blocked deliveries of some jobs pending.
+# Makes the blocked deliveries of some jobs pending. Those in a bundle that is being sent are left to its end.
 UNBLOCK_ALL = sql(
     f"""
 UPDATE deliveries SET state = 'pending', due_at = :now
-WHERE {_OF_JOBS} AND state || '' = 'blocked'
+WHERE {_OF_JOBS} AND state || '' = 'blocked' AND lease_token IS NULL
 """
 )
 # Blocks all but the first delivery of some jobs.

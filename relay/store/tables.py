@@ -251,6 +251,7 @@ class DeliveryRow(SQLModel, table=True):
     replay    the replay that counts its end; NULL again once counted
     was       the state that stopping the replay restores; NULL if it was open without the replay
     owner     the subscription's owner
+    alone     1 once a bundle with it was refused: it is sent by itself
     """
 
     __tablename__: ClassVar[str] = "deliveries"
@@ -292,6 +293,7 @@ class DeliveryRow(SQLModel, table=True):
     replay: OptionalText = None
     was: OptionalText = None
     owner: OptionalText = None
+    alone: int = Field(default=0, sa_type=SmallInteger, sa_column_kwargs={"server_default": "0"})
 
 
 class AttemptRow(SQLModel, table=True):

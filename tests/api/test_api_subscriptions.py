@@ -38,6 +38,7 @@ async def test_a_subscription_has_every_field_and_shows_its_secret_once(client, 
         "config": {
             "kind": "webhook",
             "content_mode": "structured",
+            "batch": None,
             "ordering": "job",
             "signature": "v1",
             "start": "now",
@@ -102,7 +103,8 @@ async def test_a_subscription_that_names_the_defaults_keeps_them(client, world):
 async def test_every_setting_is_accepted(client, world):
     config = {
         "kind": "webhook",
-        "content_mode": "structured",
+        "content_mode": "batch",
+        "batch": {"max_events": 7, "max_seconds": 0.5},
         "ordering": "none",
         "signature": "both",
         "start": "2026-05-20T10:00:00Z",
@@ -186,8 +188,39 @@ async def test_a_chat_kind_is_inferred_redacted_and_gets_only_trouble(client):
         ({"protocolsettings": {"headers": {"X/Y~": "[redacted]"}}}, "/protocolsettings/headers/X~1Y~0", "*", "itself"),
         ({"config": {"knd": "slack"}}, "/config/knd", "unknown_field", "did you mean kind?"),
         ({"config": {"kind": "slak"}}, "/config/kind", "unknown_kind", "did you mean slack?"),
-        ({"config": {"content_mode": "binary"}}, "/config/content_mode", "unknown_value", "structured"),
+        ({"config": {"content_mode": "binry"}}, "/config/content_mode", "unknown_value", "binary"),
+        (
+            {"config": {"content_mode": "batch", "batch": {"max_events": 0}}},
+            "/config/batch/max_events",
+            "out_of_range",
+            "",
+        ),
+        (
+            {"config": {"content_mode": "batch", "batch": {"max_events": 1001}}},
+            "/config/batch/max_events",
+            "out_of_range",
+            "",
+        ),
+        (
+            {"config": {"content_mode": "batch", "batch": {"max_seconds": 1e9}}},
+            "/config/batch/max_seconds",
+            "out_of_range",
+            "",
+        ),
+        (
+            {"config": {"content_mode": "batch", "batch": {"seconds": 5}}},
+            "/config/batch/seconds",
+            "unknown_field",
+            "max_seconds",
+        ),
+        ({"config": {"batch": {}}}, "/config/batch", "batch_unsuitable", "content_mode batch"),
         ({"config": {"colour": "x"}}, "/config/colour", "unknown_field", ""),
+        (
+            {"config": {"content_mode": "batch", "template": {"a": 1}}},
+            "/config/content_mode",
+            "content_mode_unsuitable",
+            "leave one of them out",
+        ),
         ({"config": {"ordering": "strict"}}, "/config/ordering", "unknown_value", "job"),
         ({"config": {"start": "yesterday"}}, "/config/start", "invalid_start", "earliest"),
         ({"config": {"start": "2026-05-20T10:00:00"}}, "/config/start", "invalid_start", ""),
@@ -527,6 +560,33 @@ async def test_a_webhook_refuses_to_collapse_failures(client, incidents, code):
     (error,) = refused.json()["errors"]
     assert (refused.status_code, error["pointer"], error["code"]) == (422, "/config/incidents", code)
     assert "relay.incident.opened" in error["detail"]
+
+
+async def test_content_mode_and_limits_of_a_batch_round_trip(client):
+    sink = "https://receiver.example/hooks"
+    made = await create(client, sink=sink, config={"content_mode": "batch", "batch": {"max_events": 7.0}})
+    assert (made["config"]["content_mode"], made["config"]["batch"]) == ("batch", {"max_events": 7, "max_seconds": 5.0})
+    path = f"/v1/subscriptions/{made['id']}"
+    config = {name: value for name, value in made["config"].items() if name != "secret"}
+    kept = await client.put(path, json={**made, "config": config})
+    assert kept.json()["config"] == config
+    shown = (await client.get(path)).json()["config"]
+    assert shown["batch"] == {"max_events": 7, "max_seconds": 5.0}
+    binary = (await client.put(path, json={"sink": sink, "config": {"content_mode": "binary"}})).json()["config"]
+    assert (binary["content_mode"], binary["batch"]) == ("binary", None)
+    default = (await client.put(path, json={"sink": sink, "config": {"content_mode": "batch"}})).json()["config"]
+    assert default["batch"] == {"max_events": 100, "max_seconds": 5.0}
+    plain = (await client.put(path, json={"sink": sink})).json()["config"]
+    assert (plain["content_mode"], plain["batch"]) == ("structured", None)
+
+
+@pytest.mark.parametrize("mode", ["binary", "batch"])
+async def test_other_kinds_have_no_content_mode(client, mode):
+    body = {"sink": "https://hooks.slack.com/services/T0/B0/one", "config": {"content_mode": mode}}
+    refused = await client.post("/v1/subscriptions", json=body)
+    (error,) = refused.json()["errors"]
+    assert (refused.status_code, error["pointer"], error["code"]) == (422, "/config/content_mode", "unknown_option")
+    assert (await client.post("/v1/subscriptions", json={**body, "config": {"content_mode": "structured"}})).is_success
 
 
 async def test_a_slack_message_shows_the_chosen_metadata(client):

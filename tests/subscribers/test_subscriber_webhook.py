@@ -1,9 +1,12 @@
 """The kind webhook, the registry, and the shared helpers."""
 
 import pytest
+from cloudevents.core.bindings.http import HTTPMessage, from_binary
+from cloudevents.core.formats.json import JSONFormat
 
 from relay.core.delivery import Response
 from relay.core.events import Event
+from relay.core.jsontext import dumps
 from relay.core.subscription import Subscription
 from relay.errors import InvalidRequest
 from relay.redaction import redacted_url
@@ -24,6 +27,64 @@ def test_body_is_the_stored_bytes() -> None:
     assert request.body is EVENT.body
     assert (request.url, request.method) == ("https://x.example/in", "PUT")
     assert request.headers == (("Content-Type", "application/cloudevents+json"), ("X-Team", "ops"))
+
+
+ATTRIBUTES = {
+    "specversion": "1.0",
+    "id": "evt_2",
+    "source": "https://revor.ai/api",
+    "type": "ai.revor.job.failed",
+    "subject": 'Zoë “Z” 100 % "x"~!\N{PARTY POPPER}',
+    "time": "2026-05-20T10:00:08.000Z",
+    "sequence": "0000000003",
+    "flag": True,
+    "count": -7,
+}
+DATA = {"deal": 2**70, "text": "ü", "deep": [None, 1.5]}
+
+
+def rich_event(**data: object) -> Event:
+    document = {**ATTRIBUTES, "datacontenttype": "application/json", **data}
+    return Event(
+        id="evt_2", source="/s", type="a.job.failed", subject="1", time=1.0, recorded_at=1.0, body=dumps(document)
+    )
+
+
+def test_binary_mode_has_attributes_as_encoded_headers_and_the_data_as_body() -> None:
+    """HTTP binding §3.1.3: the examples there are `Euro%20%E2%82%AC%20%F0%9F%98%80`."""
+    made = subscription(options={"content_mode": "binary"}, headers=(("X-Team", "ops"),))
+    request = WEBHOOK.render(rich_event(data=DATA), made, base.RenderContext())
+    assert request.headers == (
+        ("Content-Type", "application/json"),
+        ("ce-specversion", "1.0"),
+        ("ce-id", "evt_2"),
+        ("ce-source", "https://revor.ai/api"),
+        ("ce-type", "ai.revor.job.failed"),
+        ("ce-subject", "Zo%C3%AB%20%E2%80%9CZ%E2%80%9D%20100%20%25%20%22x%22~!%F0%9F%8E%89"),
+        ("ce-time", "2026-05-20T10:00:08.000Z"),
+        ("ce-sequence", "0000000003"),
+        ("ce-flag", "true"),
+        ("ce-count", "-7"),
+        ("X-Team", "ops"),
+    )
+    assert request.body == b'{"deal":1180591620717411303424,"text":"\xc3\xbc","deep":[null,1.5]}'
+    parsed = from_binary(HTTPMessage(headers=dict(request.headers), body=request.body), JSONFormat())
+    found = parsed.get_attributes()
+    assert (found["id"], found["subject"]) == ("evt_2", ATTRIBUTES["subject"])
+    assert parsed.get_data() == DATA
+    assert WEBHOOK.bundle(made) is None
+
+
+def test_batch_is_an_array_of_the_stored_bytes() -> None:
+    made = subscription(options={"content_mode": "batch", "batch": {"max_events": 7}}, method="PUT")
+    events = (EVENT, rich_event(data=DATA))
+    request = WEBHOOK.render_bundle(events, made, base.RenderContext())
+    assert request.headers == (("Content-Type", "application/cloudevents-batch+json"),)
+    assert request.method == "PUT"
+    assert request.body == b"[" + EVENT.body + b"," + events[1].body + b"]"
+    assert WEBHOOK.render(EVENT, made, base.RenderContext()).body == b"[" + EVENT.body + b"]"
+    bundle = WEBHOOK.bundle(made)
+    assert bundle == base.Bundle(max_events=7, wait_seconds=5.0, max_bytes=1024 * 1024 - 2)
 
 
 def test_webhook_is_signed_unlimited_and_gets_all_job_events() -> None:
@@ -52,6 +113,8 @@ def test_methods_with_a_body_are_accepted(method: str) -> None:
         ({"options": {"metadata_keys": ["x"]}}, "/config/metadata_keys", "unknown_option"),
         ({"options": {"template": "{{"}}, "/config/template", "invalid_template"),
         ({"options": {"strict": True}}, "/config/strict", "template_missing"),
+        ({"options": {"batch": {}}}, "/config/batch", "batch_unsuitable"),
+        ({"options": {"content_mode": "binary", "batch": {}}}, "/config/batch", "batch_unsuitable"),
         ({"headers": (("Host", "x"),)}, "/protocolsettings/headers/Host", "reserved_header"),
         ({"headers": (("CONTENT-type", "x"),)}, "/protocolsettings/headers/CONTENT-type", "reserved_header"),
         ({"headers": (("Webhook-Id", "x"),)}, "/protocolsettings/headers/Webhook-Id", "reserved_header"),

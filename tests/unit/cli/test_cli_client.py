@@ -642,7 +642,7 @@ def test_edit_changes_only_the_given_settings(stub: Stub) -> None:
     ("arguments", "words"),
     [
         ((), "nothing to change"),
-        (("--unset", "colour"), "It takes concurrency, credential, description, digest, handshake"),
+        (("--unset", "colour"), "It takes batch, concurrency, content_mode, credential"),
         (("--header", "no colon"), "--header has no colon"),
         (("--retry-schedule", ","), "--retry-schedule is empty"),
     ],

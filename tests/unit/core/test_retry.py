@@ -3,6 +3,7 @@
 import math
 from datetime import UTC, datetime
 from email.utils import format_datetime
+from typing import Literal
 
 import pytest
 from hypothesis import example, given
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from relay.core.delivery import Outcome, Response
 from relay.core.retry import (
+    Alone,
     Dead,
     Decision,
     Disable,
@@ -298,3 +300,37 @@ def test_probes_of_what_failed_together_are_spread(random_value: float, pause_se
 def test_a_drain_is_slow_at_first_doubles_and_ends() -> None:
     assert [drain_per_second(seconds) for seconds in (-1.0, 0.0, 10.0, 20.0, 50.0)] == [50, 50, 100, 200, 1600]
     assert drain_per_second(60.0) is None
+
+
+@pytest.mark.parametrize("attempt_count", [1, 10])
+@pytest.mark.parametrize("verdict", ["retry", "dead"])
+def test_nothing_is_given_up_as_a_member_of_a_bundle(attempt_count: int, verdict: Literal["retry", "dead"]) -> None:
+    outcome = Outcome(verdict=verdict, reason="http_500", retry_after_seconds=30.0)
+    values = {"schedule_seconds": DEFAULT_RETRY_SCHEDULE_SECONDS, "jitter": 0.0, "random_value": 0.5, "now": NOW}
+    alone = decide(outcome, attempt_count=attempt_count, **values)  # type: ignore[arg-type]
+    bundled = decide(outcome, attempt_count=attempt_count, bundled=True, **values)  # type: ignore[arg-type]
+    assert isinstance(bundled, Alone if isinstance(alone, Dead) else Retry)
+    assert bundled.reason == "http_500"
+    if isinstance(bundled, Alone) and verdict == "retry":
+        assert bundled.pause_until == NOW + 30
+
+
+@pytest.mark.parametrize(
+    ("failing_seconds", "words"),
+    [
+        (None, "HTTP 413 (attempt 1 of 3): not given up, but sent by itself"),
+        (
+            432_000.0,
+            "HTTP 413 (attempt 1 of 3): only failures for 5 days, so the subscription is disabled; this event waits",
+        ),
+    ],
+)
+def test_the_sentence_of_a_refused_bundle(failing_seconds: float | None, words: str) -> None:
+    said = sentence(
+        Alone(reason="http_413"),
+        attempt_count=1,
+        schedule_seconds=(1.0, 2.0),
+        now=NOW,
+        failing_seconds=failing_seconds,
+    )
+    assert said == words

@@ -8,12 +8,12 @@ import pytest
 from relay.core.concurrency import PROMPT_SECONDS
 from relay.core.subscription import Subscription
 from relay.delivery.slots import BACKLOGGED_SLOTS, FRESH_SECONDS, Slots, Target
-from subscribers.base import Kind
+from subscribers.base import Kind, Single
 
 NOW = 1_779_271_200.0
 
 
-class PlainKind:
+class PlainKind(Single):
     name, signed, rate_per_second = "http", True, None
 
     @staticmethod

@@ -1,0 +1,171 @@
+"""Bundles: several deliveries of one subscription in one request. Pure functions.
+
+A bundle takes due heads of one priority and, behind each, its followers in the order of their job. Nothing waits in
+memory: how long a delivery has waited is told by its row, so a crash or another node changes nothing. What is given up
+was refused by itself: a bundle that is refused, or whose members have no attempt left, is sent again one by one, and
+each member's row says so (`alone`). Claimed in `relay/store/bundles.py`, sent in `relay/delivery/worker.py`.
+"""
+
+import math
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from hashlib import sha256
+from typing import Any, NamedTuple
+
+from relay.core.delivery import RENDER_ERROR, Claimed, Outcome, Response
+
+BATCH_EVENTS = 100
+"""Default of `config.batch.max_events`."""
+BATCH_SECONDS = 5.0
+"""Default of `config.batch.max_seconds`."""
+FREE_SECONDS = 60.0
+"""The time in which `free_per_minute` requests are free."""
+REFUSED = frozenset({400, 413, 422})
+"""Status codes that refuse the content of a request. Of a bundle, one event may be what is refused."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bundle:
+    """How the deliveries of a subscription share requests.
+
+    max_events       maximum events in one request
+    wait_seconds     longest time, from its creation, that a delivery waits for others
+    max_bytes        maximum bytes of the events' stored bodies, with one byte between two of them
+    free_per_minute  None: always bundled. Else up to so many requests a minute are single events that wait for nothing;
+                     beyond them what is due is one request
+    """
+
+    max_events: int
+    wait_seconds: float
+    max_bytes: int
+    free_per_minute: int | None = None
+
+
+def batch_limits(options: Mapping[str, Any]) -> dict[str, Any] | None:
+    """`config.batch` with its defaults, from a subscription's options; None unless its content mode is `batch`."""
+    if options.get("content_mode") != "batch":
+        return None
+    return {"max_events": BATCH_EVENTS, "max_seconds": BATCH_SECONDS, **options.get("batch", {})}
+
+
+class Candidate(NamedTuple):
+    """An open delivery that a bundle may take.
+
+    sequence    its place in its job; None without a job
+    size_bytes  of the event's stored body
+    since       when its wait began
+    free        it is not `alone`, and no other transaction has it
+    """
+
+    id: str
+    job_uid: str | None
+    sequence: int | None
+    size_bytes: int
+    since: float
+    free: bool = True
+
+
+class Taken(NamedTuple):
+    """The members of a bundle, and whether there was no room for more."""
+
+    ids: tuple[str, ...]
+    full: bool
+
+
+def take(heads: Sequence[Candidate], chains: Mapping[str, Sequence[Candidate]], bundle: Bundle) -> Taken:
+    """The members of a bundle that takes these heads, oldest first, as far as there is room.
+
+    `chains`: the open deliveries of each job in their order, heads included. A follower is taken only behind everything
+    that it waits for, and a job's deliveries up to the first for which there is no room.
+    """
+    is_head = {head.id for head in heads}
+    ids: dict[str, None] = {}
+    left_bytes = bundle.max_bytes + 1
+    for head in heads:
+        for one in _in_line(head, chains, is_head):
+            if one.id in ids:
+                continue
+            left_bytes -= one.size_bytes + 1
+            if ids and (len(ids) >= bundle.max_events or left_bytes < 0):
+                return Taken(tuple(ids), full=True)
+            ids[one.id] = None
+    return Taken(tuple(ids), full=len(ids) >= bundle.max_events)
+
+
+def _in_line(head: Candidate, chains: Mapping[str, Sequence[Candidate]], is_head: set[str]) -> Iterable[Candidate]:
+    """The heads of a head's job and the followers behind them, in order."""
+    chain = chains.get(head.job_uid or "")
+    if not chain:
+        return (head,)
+    found, unbroken = [], True
+    for one in chain:
+        if one.id in is_head or (unbroken and one.free):
+            found.append(one)
+        else:
+            unbroken = False
+    return found if any(one.id == head.id for one in found) else [*found, head]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Room:
+    """How many single events may be sent now, and when one more may be, if none may."""
+
+    count: int = 0
+    next_at: float = math.inf
+
+
+@dataclass(slots=True)
+class FreeRequests:
+    """The times of a sink's latest requests, of which `per_minute` a minute are free."""
+
+    sent: deque[float] = field(default_factory=deque)
+
+    def room(self, per_minute: int, now: float) -> Room:
+        """How many more are free now."""
+        while self.sent and not 0 <= now - self.sent[0] < FREE_SECONDS:  # negative if the clock was set back
+            self.sent.popleft()
+        if len(self.sent) < per_minute:
+            return Room(count=per_minute - len(self.sent))
+        if not per_minute:
+            return Room()
+        return Room(next_at=self.sent[-per_minute] + FREE_SECONDS)
+
+    def count(self, now: float) -> None:
+        """A request is sent."""
+        self.sent.append(now)
+
+
+def ready_at(bundle: Bundle, room: Room, oldest_at: float, *, fresh: bool, full: bool) -> float:
+    """When a bundle is sent whose first delivery began to wait at `oldest_at`; 0 for at once.
+
+    fresh  first attempts. Retries and replays have waited, so they wait again only for room
+    full   it has no room for more
+    """
+    if full or room.count or not (fresh or bundle.free_per_minute is not None):
+        return 0.0
+    return min(oldest_at + bundle.wait_seconds, room.next_at)
+
+
+def in_order(members: Sequence[Claimed]) -> tuple[Claimed, ...]:
+    """The oldest first, and those of one job in their order, whatever the clocks did."""
+    by_age = sorted(members, key=lambda one: (one.event.recorded_at, one.id))
+    of_job: dict[str, deque[Claimed]] = {}
+    for one in sorted(members, key=lambda one: one.event.sequence or 0):
+        of_job.setdefault(one.job_uid or one.id, deque()).append(one)
+    return tuple(of_job[one.job_uid or one.id].popleft() for one in by_age)
+
+
+def message_id(event_ids: Sequence[str]) -> str:
+    """The `webhook-id` of a request: the event's id or, of several events, `bundle_` and a digest of their ids. A
+    retry of the same events has the same id."""
+    if len(event_ids) == 1:
+        return event_ids[0]
+    return f"bundle_{sha256(' '.join(event_ids).encode()).hexdigest()[:40]}"
+
+
+def outcome_of_bundle(outcome: Outcome, response: Response) -> Outcome:
+    """The outcome of a request with several events: `dead` also if one of them may be what the sink refuses, or what
+    cannot be rendered."""
+    refused = response.status_code in REFUSED or response.error == RENDER_ERROR
+    return replace(outcome, verdict="dead") if refused and outcome.verdict == "retry" else outcome

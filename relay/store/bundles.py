@@ -1,0 +1,157 @@
+"""Claims of bundles: due heads and their followers, leased together. See `relay/core/bundles.py` for what holds.
+
+A follower that is claimed stays blocked, with the lease of its bundle: if the node dies, it waits for its head again.
+Who claims it has locked its head, so only a bundle's own result or the end of its head changes it.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy.engine import Connection
+
+from relay.core.bundles import Bundle, Candidate, Room, in_order, ready_at, take
+from relay.core.records import BundledClaim, Lease
+from relay.store.attempt_results import FRESH, MANUAL
+from relay.store.claims import load_leased
+from relay.store.group_commit import each
+from relay.store.statements import SQLITE, fetch, json_list, run, sql
+from relay.store.tables import OPEN_DELIVERY
+
+MAX_ALONE = 100
+"""Maximum deliveries that one claim takes one by one."""
+
+_BYTES = "(SELECT LENGTH(e.body) FROM events e WHERE e.id = {}.event_id) AS size_bytes"
+_UNLEASED = "AND (lease_token IS NULL OR due_at <= :taken_at)"
+_DUE = f"""
+WITH due AS MATERIALIZED (
+  SELECT id, event_id, job_uid, sequence, created_at, due_at FROM deliveries
+  WHERE state = 'pending' AND subscription_id = :subscription_id AND priority = :priority AND due_at <= :now
+    AND alone = :alone {{unleased}}
+  ORDER BY due_at LIMIT :count $skip_locked
+)
+SELECT id, job_uid, sequence, {_BYTES.format("due")}, created_at, due_at FROM due ORDER BY due_at, id
+"""
+# The due heads of one subscription and priority, oldest first. Leases have a clock of their own: see `claims`.
+DUE_HEADS = sql(_DUE.format(unleased=_UNLEASED), _DUE.format(unleased=""))
+
+
+def _chains(chain: str) -> Any:
+    """The open deliveries of some jobs for a subscription, in order. On PostgreSQL one index seek per job, whatever the
+    statistics say."""
+    columns = "d.id, d.job_uid, d.sequence, {size}, d.created_at, d.state, d.alone"
+    of_job = f"d.subscription_id = :subscription_id AND d.{OPEN_DELIVERY} AND d.{chain}"
+    shown = columns.format(size=_BYTES.format("d"))
+    return sql(
+        f"""
+SELECT {shown} FROM deliveries d WHERE d.job_uid IN $json_values(job_uids) AND {of_job}
+ORDER BY d.job_uid, d.sequence LIMIT :count
+""",
+        f"""
+SELECT found.* FROM $json_values(job_uids) AS wanted(uid) CROSS JOIN LATERAL (
+  SELECT {shown} FROM deliveries d WHERE d.job_uid = wanted.uid AND {of_job} ORDER BY d.sequence LIMIT :count
+) AS found
+""",
+    )
+
+
+# The automatic, or manual, open deliveries of some jobs for a subscription, in order.
+CHAINS, MANUAL_CHAINS = _chains(FRESH), _chains(MANUAL)
+# Locks followers, but not those that another transaction has.
+LOCK_FOLLOWERS = sql(
+    "SELECT id FROM deliveries d WHERE id IN $json_values(ids) AND state || '' = 'blocked' $skip_locked"
+)
+# Leases deliveries, whose heads are locked.
+LEASE = sql("UPDATE deliveries SET lease_token = :token, due_at = :until WHERE id IN $json_values(ids)")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BundleRequest:
+    """Claim what is due of one subscription at `now`, under a lease, for up to `requests` requests.
+
+    room  for single events; none if `bundle.free_per_minute` is None
+    """
+
+    subscription_id: str
+    priorities: tuple[int, ...]
+    bundle: Bundle
+    room: Room
+    requests: int
+    now: float
+    lease: Lease
+
+
+@each
+def claim_bundle(connection: Connection, item: BundleRequest) -> BundledClaim:
+    """Claims one bundle, of the first priority that has one ready, or single events for which there is room; and
+    deliveries that are sent by themselves."""
+    wanted: list[tuple[str, ...]] = []
+    waits_until = math.inf
+    for priority in sorted(set(item.priorities)):
+        heads = _heads(connection, item, priority, item.bundle.max_events)
+        if not heads:
+            continue
+        taken = take(heads, _chains_of(connection, item, priority, heads), item.bundle)
+        if len(taken.ids) <= item.room.count:
+            wanted = [(head.id,) for head in heads[: item.requests]]
+            break
+        oldest_at = min(head.since for head in heads)
+        at = ready_at(item.bundle, item.room, oldest_at, fresh=priority == 0, full=taken.full)
+        if at <= item.now:
+            wanted = [taken.ids]
+            break
+        waits_until = min(waits_until, at)
+    for priority in sorted(set(item.priorities)):
+        left = min(item.requests - len(wanted), MAX_ALONE)
+        if left > 0:
+            wanted += [(head.id,) for head in _heads(connection, item, priority, left, alone=1)]
+    if not wanted:
+        return BundledClaim(requests=(), ready_at=waits_until)
+    ids = json_list(sorted(id for one in wanted for id in one))
+    run(connection, LEASE, ids=ids, token=item.lease.token, until=item.lease.until)
+    found = {one.id: one for one in load_leased(connection, [item.lease.token])}
+    requests = (in_order([found[id] for id in one if id in found]) for one in wanted)
+    return BundledClaim(requests=tuple(one for one in requests if one), ready_at=waits_until)
+
+
+def _heads(
+    connection: Connection, item: BundleRequest, priority: int, count: int, *, alone: int = 0
+) -> list[Candidate]:
+    """Due heads, locked. A first attempt has waited since it was created, a retry or a replay since it is due."""
+    taken_at = item.now if item.lease.taken_at is None else item.lease.taken_at
+    rows = fetch(
+        connection,
+        DUE_HEADS,
+        subscription_id=item.subscription_id,
+        priority=priority,
+        now=item.now,
+        taken_at=taken_at,
+        alone=alone,
+        count=count,
+    )
+    return [
+        Candidate(id, job_uid, sequence, size_bytes or 0, created_at if priority == 0 else due_at)
+        for id, job_uid, sequence, size_bytes, created_at, due_at in rows
+    ]
+
+
+def _chains_of(
+    connection: Connection, item: BundleRequest, priority: int, heads: Sequence[Candidate]
+) -> dict[str, list[Candidate]]:
+    """The open deliveries of the heads' jobs, with the followers locked that can be taken."""
+    job_uids = sorted({head.job_uid for head in heads if head.job_uid is not None})
+    if not job_uids:
+        return {}
+    statement = MANUAL_CHAINS if priority == 2 else CHAINS
+    count = 2 * item.bundle.max_events
+    values = {"subscription_id": item.subscription_id, "job_uids": json_list(job_uids), "count": count}
+    rows = fetch(connection, statement, **values)
+    free = {row[0] for row in rows if row[5] == "blocked" and not row[6]}
+    if free and connection.dialect.name != SQLITE:
+        free &= {row[0] for row in fetch(connection, LOCK_FOLLOWERS, ids=json_list(sorted(free)))}
+    chains: dict[str, list[Candidate]] = {}
+    for id, job_uid, sequence, size_bytes, created_at, _state, _alone in rows:
+        one = Candidate(id, job_uid, sequence, size_bytes or 0, created_at, free=id in free)
+        chains.setdefault(job_uid, []).append(one)
+    return chains

@@ -1,0 +1,336 @@
+"""Bundles: claimed with their followers, and ended in one transaction."""
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from relay.core.bundles import Bundle, Room
+from relay.core.delivery import Claimed
+from relay.core.records import AttemptRecorded, BundledClaim
+from relay.core.replay import ReplayRequest
+from relay.store.store import Store
+from tests.support.store_kit import (
+    NOW,
+    counts,
+    deliveries,
+    execute,
+    lease,
+    poll,
+    relay_event,
+    result_of,
+    rows,
+    states,
+    subscription,
+    together,
+    track,
+)
+
+SUB = "sub_1"
+
+
+@pytest.fixture(autouse=True)
+async def _subscription(store: Store) -> None:
+    await store.subscriptions.create(subscription(SUB))
+
+
+def bundle(max_events: int = 100, wait_seconds: float = 5.0, max_bytes: int = 1_000_000) -> Bundle:
+    return Bundle(max_events=max_events, wait_seconds=wait_seconds, max_bytes=max_bytes)
+
+
+async def take(store: Store, made: Bundle | None = None, *, now: float = NOW + 5, **fields: Any) -> BundledClaim:
+    values: dict[str, Any] = {"priorities": (0, 1, 2), "room": Room(), "requests": 1, "lease": lease(until=now + 45)}
+    return await store.deliveries.claim_bundle(SUB, bundle=made or bundle(), now=now, **{**values, **fields})
+
+
+async def members(store: Store, made: Bundle | None = None, **fields: Any) -> tuple[Claimed, ...]:
+    """The members of the one bundle that is claimed."""
+    (found,) = (await take(store, made, **fields)).requests
+    return found
+
+
+async def jobs(store: Store, *lengths: int, now: float = NOW) -> list[str]:
+    """The uids of jobs with so many events each, a second apart between jobs."""
+    uids = []
+    for nth, length in enumerate(lengths):
+        uid = await track(store, f"job {now} {nth}")
+        await store.jobs.record(poll(uid, 0, *["running"] * length, now=now + nth / 100))
+        uids.append(uid)
+    return uids
+
+
+def places(claimed: tuple[Claimed, ...], uids: list[str]) -> list[tuple[int, int | None]]:
+    """The job's number and the sequence of each."""
+    return [(uids.index(str(one.job_uid)), one.event.sequence) for one in claimed]
+
+
+def places_of(row: dict[str, Any], uids: list[str]) -> tuple[int, int]:
+    """The same of a row."""
+    return uids.index(row["job_uid"]), row["sequence"]
+
+
+async def end(
+    store: Store, claimed: tuple[Claimed, ...], state: str = "delivered", *, now: float = NOW + 6, **fields: Any
+) -> list[bool]:
+    results = [result_of(one, state, now=now, **fields) for one in claimed]
+    recorded: tuple[AttemptRecorded, ...] = await store.deliveries.record_bundle(results)
+    return [one.kept for one in recorded]
+
+
+async def attempts(store: Store) -> list[int]:
+    """The number of attempts of each delivery, by job and sequence."""
+    found = await rows(
+        store,
+        "SELECT (SELECT COUNT(*) FROM attempts a WHERE a.delivery_id = d.id) AS made, made_count FROM deliveries d "
+        "ORDER BY job_uid, sequence",
+    )
+    assert all(row["made"] == row["made_count"] for row in found)
+    return [row["made"] for row in found]
+
+
+async def test_bundle_waits_for_its_time_and_takes_heads_with_their_followers(store: Store) -> None:
+    uids = await jobs(store, 3, 1, 2)
+    early = await take(store, now=NOW + 4.9)
+    assert early == BundledClaim(requests=(), ready_at=NOW + 5)
+    claimed = await members(store)
+    assert sorted(places(claimed, uids)) == [(0, 1), (0, 2), (0, 3), (1, 1), (2, 1), (2, 2)]
+    assert [place for place in places(claimed, uids) if place[0] == 0] == [(0, 1), (0, 2), (0, 3)]
+    assert len({one.lease_token for one in claimed}) == 1
+    assert {one.lease_until for one in claimed} == {NOW + 50}
+    assert (await take(store, now=NOW + 6)).requests == ()
+    assert sorted(await states(store)) == ["blocked"] * 3 + ["pending"] * 3
+    assert all(await end(store, claimed))
+    assert await states(store) == ["delivered"] * 6
+    assert await attempts(store) == [1] * 6
+
+
+async def test_the_wait_counts_from_the_creation_whatever_was_released(store: Store) -> None:
+    await jobs(store, 2)
+    claimed = await members(store)
+    await store.deliveries.release(claimed, NOW + 6)
+    assert [row["lease_token"] for row in await deliveries(store)] == [None, None]
+    assert [one.id for one in await members(store, now=NOW + 6)] == [one.id for one in claimed]
+    await store.deliveries.release_all(NOW + 7)  # a crash
+    assert [one.id for one in await members(store, now=NOW + 7)] == [one.id for one in claimed]
+
+
+async def test_full_bundle_does_not_wait(store: Store) -> None:
+    uids = await jobs(store, 2, 2)
+    assert (await take(store, bundle(max_events=5), now=NOW + 1)).requests == ()
+    claimed = await members(store, bundle(max_events=3), now=NOW + 1)
+    assert places(claimed, uids) == [(0, 1), (0, 2), (1, 1)]
+    assert await take(store, bundle(max_events=3), now=NOW + 2) == BundledClaim(requests=(), ready_at=math.inf)
+    await end(store, claimed, now=NOW + 2)
+    follower = await members(store, now=NOW + 8)
+    assert places(follower, uids) == [(1, 2)]
+
+
+async def test_bytes_of_a_bundle_are_bounded(store: Store) -> None:
+    await jobs(store, 3)  # bodies of 14 bytes: {"sequence":1}
+    assert len(await members(store, bundle(max_bytes=29), now=NOW)) == 2
+
+
+async def test_members_that_are_tried_again_are_due_together_and_stay_in_order(store: Store) -> None:
+    uids = await jobs(store, 2, 1)
+    claimed = await members(store)
+    assert all(await end(store, claimed, "pending", due_at=NOW + 30, reason="http_500"))
+    found = await deliveries(store)
+    assert sorted(row["state"] for row in found) == ["blocked", "pending", "pending"]
+    assert {(row["due_at"], row["attempt_count"], row["priority"]) for row in found} == {(NOW + 30, 1, 1)}
+    assert {row["lease_token"] for row in found} == {None}
+    assert (await take(store, now=NOW + 29)).requests == ()
+    fresh = await jobs(store, 1, now=NOW + 30)
+    again = await members(store, now=NOW + 30)  # at once: they have waited. What is fresh waits for others
+    assert places(again, uids) == places(claimed, uids)
+    assert await end(store, again) == [True] * 3
+    assert places(await members(store, now=NOW + 35), fresh) == [(0, 1)]
+
+
+async def test_refused_bundle_is_sent_one_by_one(store: Store) -> None:
+    uids = await jobs(store, 2, 1)
+    claimed = await members(store)
+    await end(store, claimed, "pending", due_at=NOW + 6, alone=True)
+    found = await deliveries(store)
+    assert [(row["attempt_count"], row["made_count"], row["alone"]) for row in found] == [(0, 1, 1)] * 3
+    await jobs(store, 1, 1, now=NOW + 2)
+    claim = await take(store, now=NOW + 8, requests=5)
+    assert [len(one) for one in claim.requests] == [2, 1, 1]  # a bundle, and the refused heads
+    singles = tuple(one for request in claim.requests[1:] for one in request)
+    assert places(singles, uids) == [(0, 1), (1, 1)]
+    for one in singles:
+        assert (await store.deliveries.record_attempt(result_of(one, now=NOW + 9))).kept
+    last = await take(store, now=NOW + 9, requests=5)
+    assert [places(one, uids) for one in last.requests] == [[(0, 2)]]
+    (first,) = last.requests[0]
+    await store.deliveries.record_attempt(result_of(first, "pending", now=NOW + 9, due_at=NOW + 10))
+    fresh = await jobs(store, 1, now=NOW + 5)
+    later = await take(store, now=NOW + 10, requests=2)
+    assert [places(one, [*uids, *fresh]) for one in later.requests] == [[(2, 1)], [(0, 2)]]  # still by itself
+
+
+async def test_one_slot_takes_the_bundle_first(store: Store) -> None:
+    await jobs(store, 2)
+    await end(store, await members(store), "pending", due_at=NOW + 6, alone=True)
+    await jobs(store, 1, 1, now=NOW + 2)
+    assert [len(one) for one in (await take(store, now=NOW + 8)).requests] == [2]
+    assert [len(one) for one in (await take(store, now=NOW + 8)).requests] == [1]
+
+
+async def test_single_events_are_free_while_there_is_room(store: Store) -> None:
+    uids = await jobs(store, 1, 1, 2)
+    made = Bundle(max_events=1_000, wait_seconds=30.0, max_bytes=1_000_000, free_per_minute=4)
+    claim = await take(store, made, now=NOW + 1, room=Room(count=4), requests=2)
+    assert [places(one, uids) for one in claim.requests] == [[(0, 1)], [(1, 1)]]
+    together = await members(store, made, now=NOW + 1, room=Room(count=1))
+    assert places(together, uids) == [(2, 1), (2, 2)]
+    fresh = await jobs(store, 1, now=NOW + 2)
+    waiting = await take(store, made, now=NOW + 5, room=Room(next_at=NOW + 20))
+    assert waiting == BundledClaim(requests=(), ready_at=NOW + 20)
+    assert places(await members(store, made, now=NOW + 32, room=Room(next_at=NOW + 50)), fresh) == [(0, 1)]
+
+
+@pytest.mark.parametrize("events", [1, 3])
+async def test_replay_is_bundled_in_its_own_order(store: Store, events: int) -> None:
+    uids = await jobs(store, *[events] * (6 // events))
+    await end(store, await members(store))
+    request = ReplayRequest(id="rpl_1", subscription_id=SUB, since=0.0, until=NOW + 60, only="all", now=NOW + 60)
+    await store.replays.create(request)
+    await store.replays.advance("rpl_1", "node", NOW + 60)
+    fresh = await track(store, "fresh")
+    await store.jobs.record(poll(fresh, 0, "running", now=NOW + 60))
+    claimed = await members(store, now=NOW + 60)
+    assert sorted(places(claimed, uids)) == [
+        (nth, sequence) for nth in range(6 // events) for sequence in range(1, events + 1)
+    ]
+    assert {one.priority for one in claimed} == {2}
+    for uid in range(6 // events):
+        assert [place for place in places(claimed, uids) if place[0] == uid] == [
+            (uid, sequence) for sequence in range(1, events + 1)
+        ]
+    await end(store, claimed, "pending", now=NOW + 61, due_at=NOW + 62)
+    claimed = await members(store, now=NOW + 62, priorities=(1, 2))
+    assert len(claimed) == 6
+    await end(store, claimed, now=NOW + 62)
+    await store.replays.advance("rpl_1", "node", NOW + 63)
+    replay = await store.replays.get("rpl_1")
+    assert replay is not None
+    assert (replay.delivered, replay.left) == (6, 0)
+
+
+async def test_stopped_replay_leaves_a_bundle_in_flight_to_its_end(store: Store) -> None:
+    await jobs(store, 3)
+    await end(store, await members(store), "dead")
+    request = ReplayRequest(
+        id="rpl_1", subscription_id=SUB, since=0.0, until=NOW + 60, only="undelivered", now=NOW + 60
+    )
+    await store.replays.create(request)
+    await store.replays.advance("rpl_1", "node", NOW + 60)
+    claimed = await members(store, bundle(max_events=2), now=NOW + 60)
+    await store.replays.stop("rpl_1", NOW + 60)
+    assert await end(store, claimed, now=NOW + 61) == [True, True]
+    assert await states(store) == ["delivered", "delivered", "dead"]
+
+
+async def test_ordering_none_bundles_heads_only(store: Store) -> None:
+    await store.subscriptions.create(subscription("sub_none", ordering="none"))
+    uids = await jobs(store, 3)
+    assert [row["state"] for row in await deliveries(store, "sub_none")] == ["pending"] * 3
+    claimed = await store.deliveries.claim_bundle("sub_none", (0,), bundle(), Room(), 1, NOW + 5, lease())
+    assert [places(one, uids) for one in claimed.requests] == [[(0, 1), (0, 2), (0, 3)]]
+
+
+async def test_events_without_a_job_are_bundled(store: Store) -> None:
+    await store.subscriptions.create(subscription("sub_relay", types=("relay.source.down",)))
+    for nth in range(3):
+        await store.events.record(relay_event(now=NOW + nth))
+    claimed = await store.deliveries.claim_bundle("sub_relay", (0,), bundle(), Room(), 1, NOW + 5, lease())
+    assert [len(one) for one in claimed.requests] == [3]
+
+
+async def test_taken_over_head_takes_its_followers_from_the_old_holder(store: Store) -> None:
+    """Without it, a late result would deliver the second event while another node sends the first one."""
+    uids = await jobs(store, 3, 1)
+    claimed = await members(store)
+    (head,) = (one for one in claimed if places((one,), uids) == [(0, 1)])
+    await execute(store, "UPDATE deliveries SET lease_token = 'other' WHERE id = :id", id=head.id)
+    kept = dict(zip(places(claimed, uids), await end(store, claimed, now=NOW + 61), strict=True))
+    assert kept == {(0, 1): False, (0, 2): False, (0, 3): False, (1, 1): True}
+    found = {places_of(row, uids): row["state"] for row in await deliveries(store)}
+    assert found == {(0, 1): "pending", (0, 2): "blocked", (0, 3): "blocked", (1, 1): "delivered"}
+    assert (await counts(store))["attempts"] == 1
+    taken = result_of(replace(head, lease_token="other"), now=NOW + 62)
+    assert (await store.deliveries.record_attempt(taken)).kept
+    rest = await members(store, now=NOW + 62)
+    assert places(rest, uids) == [(0, 2), (0, 3)]
+
+
+async def test_expired_bundle_is_taken_whole(store: Store) -> None:
+    await jobs(store, 2, 1)
+    claimed = await members(store)
+    again = await members(store, now=NOW + 50)
+    assert [one.id for one in again] == [one.id for one in claimed]
+    assert await end(store, claimed, now=NOW + 51) == [False] * 3
+    assert await end(store, again, now=NOW + 51) == [True] * 3
+    assert await attempts(store) == [1] * 3
+
+
+async def test_result_whose_answer_was_lost_is_recorded_once(store: Store) -> None:
+    await jobs(store, 2)
+    claimed = await members(store)
+    assert await end(store, claimed) == [True, True]
+    assert await end(store, claimed) == [True, True]  # the same attempts
+    assert await end(store, claimed, now=NOW + 7) == [False, False]
+    assert await attempts(store) == [1, 1]
+
+
+async def test_removed_subscription_loses_its_bundle(store: Store) -> None:
+    await jobs(store, 2)
+    claimed = await members(store)
+    await store.subscriptions.remove(SUB, NOW + 6)
+    assert await end(store, claimed) == [False, False]
+    assert await states(store) == ["cancelled", "cancelled"]
+    assert (await counts(store))["attempts"] == 0
+
+
+async def test_bundle_in_flight_keeps_its_followers_when_ordering_is_lifted(store: Store) -> None:
+    await jobs(store, 3)
+    claimed = await members(store, bundle(max_events=2))
+    await store.subscriptions.replace(subscription(SUB, ordering="none"), NOW + 6)
+    taken = await take(store, now=NOW + 7)
+    assert [[one.event.sequence for one in request] for request in taken.requests] == [[3]]
+    assert await end(store, claimed, now=NOW + 8) == [True, True]
+    assert await states(store) == ["delivered", "delivered", "pending"]
+
+
+async def test_disabling_a_subscription_holds_the_whole_bundle_and_tells_it_once(store: Store) -> None:
+    await jobs(store, 2)
+    claimed = await members(store)
+    events = [relay_event("relay.subscription.disabled", subject=SUB) for _ in claimed]
+    results = [
+        result_of(one, "pending", now=NOW + 6, disable="http_410", events=(event,))
+        for one, event in zip(claimed, events, strict=True)
+    ]
+    await store.deliveries.record_bundle(results)
+    assert await states(store) == ["pending", "blocked"]
+    found = await rows(store, "SELECT id FROM events WHERE type = 'relay.subscription.disabled'")
+    assert len(found) == 1
+    disabled = await store.subscriptions.get(SUB)
+    assert disabled is not None
+    assert (disabled.state, disabled.state_reason) == ("disabled", "http_410")
+
+
+async def test_bundles_of_one_group_share_nothing(store: Store) -> None:
+    await jobs(store, *[2] * 6)
+    claims = await together(store, *(take(store, bundle(max_events=4)) for _ in range(4)))
+    ids = [one.id for found in claims for request in found.requests for one in request]
+    assert len(ids) == len(set(ids)) == 12
+
+
+async def test_manual_retry_of_a_member_is_refused_while_it_is_sent(store: Store) -> None:
+    await jobs(store, 2)
+    claimed = await members(store)
+    for one in claimed:
+        with pytest.raises(Exception, match=r"is being attempted|waits for an earlier"):
+            await store.deliveries.retry(one.id, NOW + 6)
+    assert await end(store, claimed) == [True, True]

@@ -1,0 +1,164 @@
+"""Which deliveries share a request, and when it is sent."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import pytest
+
+from relay.core.bundles import (
+    Bundle,
+    Candidate,
+    FreeRequests,
+    Room,
+    in_order,
+    message_id,
+    outcome_of_bundle,
+    ready_at,
+    take,
+)
+from relay.core.delivery import Claimed, Outcome, Response
+from relay.core.events import Event
+
+NOW = 1_700_000_000.0
+LARGE = 1_000_000
+
+
+def bundle(max_events: int = 100, wait_seconds: float = 5.0, max_bytes: int = LARGE, free: int | None = None) -> Bundle:
+    return Bundle(max_events=max_events, wait_seconds=wait_seconds, max_bytes=max_bytes, free_per_minute=free)
+
+
+def candidate(name: str, *, size: int = 10, free: bool = True) -> Candidate:
+    """`a1` is the first event of job a; `-` is of no job."""
+    job, number = name[0], name[1:]
+    return Candidate(name, None if job == "-" else job, int(number), size, NOW, free)
+
+
+def chains(*names: str, held: Sequence[str] = ()) -> Mapping[str, Sequence[Candidate]]:
+    found: dict[str, list[Candidate]] = {}
+    for name in names:
+        found.setdefault(name[0], []).append(candidate(name, free=name not in held))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("heads", "open_ones", "held", "limit", "taken"),
+    [
+        ("a1 b1", "a1 a2 b1", "", 100, "a1 a2 b1"),
+        ("-1 -2", "", "", 100, "-1 -2"),
+        ("a1 b1", "a1 a2 a3 b1", "", 3, "a1 a2 a3"),
+        ("a1", "a1 a2 a3", "a2", 100, "a1"),  # another node has a2, or it is sent by itself
+        ("a1", "a1 a2 a3", "a3", 100, "a1 a2"),
+        ("a2", "a1 a2 a3", "a1", 100, "a2"),  # a1 is not due: a3 waits for it too
+        ("a1 a3", "a1 a2 a3 a4", "a2", 100, "a1 a3"),  # without ordering each is a head
+        ("a9", "a1 a2", "a1 a2", 100, "a9"),  # the chain is longer than what was read
+        ("a1 a2", "a1 a2", "", 100, "a1 a2"),
+        ("a1 b1 c1", "", "", 1, "a1"),
+    ],
+)
+def test_heads_bring_their_followers_in_order(heads: str, open_ones: str, held: str, limit: int, taken: str) -> None:
+    found = take(
+        [candidate(name) for name in heads.split()],
+        chains(*open_ones.split(), held=held.split()),
+        bundle(max_events=limit),
+    )
+    assert found.ids == tuple(taken.split())
+    assert found.full == (len(found.ids) == limit)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "max_bytes", "count", "full"),
+    [
+        ([10, 10, 10], 32, 3, False),  # two bytes between three
+        ([10, 10, 10], 31, 2, True),
+        ([100, 10], 50, 1, True),  # one is always sent
+        ([10, 100, 10], 50, 1, True),  # what is behind it waits for it
+    ],
+)
+def test_bytes_are_bounded(sizes: list[int], max_bytes: int, count: int, full: bool) -> None:
+    heads = [candidate(f"-{nth}", size=size) for nth, size in enumerate(sizes)]
+    found = take(heads, {}, bundle(max_bytes=max_bytes))
+    assert (len(found.ids), found.full) == (count, full)
+
+
+@pytest.mark.parametrize(
+    ("made", "room", "fresh", "full", "expected"),
+    [
+        (bundle(), Room(), True, False, NOW + 5),
+        (bundle(), Room(), True, True, 0.0),
+        (bundle(), Room(), False, False, 0.0),  # a retry has waited
+        (bundle(free=20), Room(count=3), True, False, 0.0),
+        (bundle(free=20, wait_seconds=30), Room(next_at=NOW + 10), True, False, NOW + 10),
+        (bundle(free=20, wait_seconds=5), Room(next_at=NOW + 10), False, False, NOW + 5),
+        (bundle(free=20), Room(next_at=NOW + 10), False, True, 0.0),
+    ],
+)
+def test_a_bundle_is_sent_when_it_is_full_or_has_waited(
+    made: Bundle, room: Room, fresh: bool, full: bool, expected: float
+) -> None:
+    assert ready_at(made, room, NOW, fresh=fresh, full=full) == expected
+
+
+def test_free_requests_are_counted_within_a_minute() -> None:
+    free = FreeRequests()
+    assert free.room(2, NOW) == Room(count=2)
+    free.count(NOW)
+    assert free.room(2, NOW + 1) == Room(count=1)
+    free.count(NOW + 10)
+    free.count(NOW + 20)
+    assert free.room(2, NOW + 30) == Room(next_at=NOW + 70)
+    assert free.room(2, NOW + 60) == Room(next_at=NOW + 70)
+    assert free.room(2, NOW + 70) == Room(count=1)
+    assert free.room(2, NOW - 3_600) == Room(count=2)  # the clock was set back
+    assert free.room(0, NOW) == Room(count=0, next_at=math.inf)
+
+
+def claimed(name: str, recorded_at: float) -> Claimed:
+    one = candidate(name)
+    event = Event(
+        id=f"evt_{name}",
+        source="/s",
+        type="t",
+        subject=None,
+        time=recorded_at,
+        recorded_at=recorded_at,
+        body=b"{}",
+        sequence=one.sequence,
+        job_uid=one.job_uid,
+    )
+    return Claimed(
+        id=name, event=event, subscription_id="sub", job_uid=one.job_uid, lease_token="mine", lease_until=NOW + 45
+    )
+
+
+def test_the_oldest_goes_first_and_a_job_keeps_its_order_when_the_clock_was_set_back() -> None:
+    members = [claimed("a1", NOW + 5), claimed("a2", NOW - 60), claimed("b1", NOW), claimed("-7", NOW + 1)]
+    assert [one.id for one in in_order(members)] == ["a1", "b1", "-7", "a2"]
+
+
+def test_the_message_id_is_that_of_the_set() -> None:
+    assert message_id(["evt_1"]) == "evt_1"
+    several = message_id(["evt_1", "evt_2"])
+    assert several == message_id(["evt_1", "evt_2"]) != message_id(["evt_1", "evt_3"])
+    assert several.startswith("bundle_")
+    assert "." not in several
+
+
+@pytest.mark.parametrize(
+    ("verdict", "status", "error", "expected"),
+    [
+        ("retry", 413, None, "dead"),
+        ("retry", 400, None, "dead"),
+        ("retry", 422, None, "dead"),
+        ("retry", 500, None, "retry"),
+        ("retry", None, "render", "dead"),
+        ("retry", None, "timeout", "retry"),
+        ("disable", 400, None, "disable"),
+        ("delivered", 400, None, "delivered"),
+    ],
+)
+def test_what_refuses_the_content_refuses_the_bundle(
+    verdict: str, status: int | None, error: str | None, expected: str
+) -> None:
+    response = Response(started_at=NOW, duration_ms=1.0, status_code=status, error=error)
+    outcome = Outcome(verdict=verdict, reason="why")  # type: ignore[arg-type]
+    assert outcome_of_bundle(outcome, response).verdict == expected
