@@ -128,7 +128,7 @@ def sentence(
     why = f"{why} (attempt {attempt_count} of {max(attempt_count, len(schedule_seconds) + 1)})"
     disabled = "" if failing_seconds is None else f"only failures for {in_words(failing_seconds)}, so the subscription "
     if isinstance(decision, Dead):
-        gone = "no attempt is left" if decision.exhausted else "the sink will never accept this event"
+        gone = "no attempt is left" if decision.exhausted else "another attempt would end the same way"
         return f"{why}: given up, {gone}" + (f"; {disabled}is disabled" if disabled else "")
     if isinstance(decision, Disable):
         disabled = "the sink accepts no more events, so its subscription "

@@ -192,7 +192,7 @@ async def delivered(
     }
 
 
-async def subscribed(opened: Any, url: str, in_flight: int) -> str:
+async def subscribed(opened: Any, url: str, in_flight: int, **settings: Any) -> str:
     """Makes a subscription that is paused. Returns its id."""
     now = time.time()
     subscription = Subscription(
@@ -202,6 +202,7 @@ async def subscribed(opened: Any, url: str, in_flight: int) -> str:
         concurrency=in_flight,
         created_at=now,
         secrets=(SigningSecret(value=SECRET),),
+        **settings,
     )
     await opened.store.subscriptions.create(subscription)
     return subscription.id
@@ -509,6 +510,13 @@ async def many_events(scale: float) -> list[dict[str, Any]]:
     return await measure(int(10_000_000 * scale))
 
 
+async def shaped(scale: float) -> dict[str, Any]:
+    """Deliveries with a template and a filter beside plain ones: see shaped.py."""
+    from shaped import measure
+
+    return await measure(int(24_000 * scale))
+
+
 async def two_nodes(scale: float) -> dict[str, Any]:
     """Two processes that deliver from one PostgreSQL database: see two_nodes.py."""
     from two_nodes import measure
@@ -560,6 +568,7 @@ async def run(only: str | None, scale: float) -> list[dict[str, Any]]:
     results: list[dict[str, Any]] = []
     plan: list[tuple[str, Any]] = [
         ("deliveries", lambda: deliveries(int(20_000 * scale))),
+        ("shaped deliveries", lambda: shaped(scale)),
         ("two processes", lambda: two_nodes(scale)),
         ("latency", lambda: latency(scale)),
         ("fanout", lambda: fanout(scale)),

@@ -147,6 +147,32 @@ async def test_event_that_can_never_be_rendered_is_dead_and_other_failures_are_r
         assert (state == "dead") == ("metadata.a is absent" in attempt.decision)
 
 
+TEMPLATE = {"status": "{{ event.status }}", "deal": "{{ metadata.deal }}"}
+
+
+@pytest.mark.parametrize(
+    ("strict", "state", "body"), [(None, "delivered", b'{"status":"queued","deal":""}'), (True, "dead", None)]
+)
+async def test_event_that_lacks_a_name_of_the_template(tmp_path, strict, state, body):
+    async with open_world(tmp_path, 200) as world:
+        world.clock.now = time.time()
+        options = {"template": TEMPLATE, **({"strict": strict} if strict else {})}
+        await world.subscribe(options=options, types=("test.job.queued",))
+        await world.register("a", seen("queued"))
+        await world.run(2)
+        assert await states(world) == [state]
+        assert [request.body for request in world.sink.requests] == ([body] if body else [])
+        for request in world.sink.requests:
+            Verifier(SECRET).verify(request.body, dict(request.headers))
+            assert dict(request.headers)["Content-Type"] == "application/json"
+        if strict:
+            [attempt] = await attempts(world)
+            assert attempt.decision.startswith("/config/template/deal: metadata.deal is absent (attempt 1 of ")
+            delivery = (await world.store.deliveries.page(limit=1)).items[0]
+            assert delivery.reason == "/config/template/deal: metadata.deal is absent"
+            assert "relay.delivery.expired" in await world.types()
+
+
 async def test_dead_delivery_of_a_relay_event_causes_no_event(tmp_path):
     async with open_world(tmp_path, 500) as world:
         await world.subscribe(retry_schedule_seconds=(), types=("test.job.queued", "relay.delivery.expired"))

@@ -118,7 +118,7 @@ HOOK_URLS = [
     "https://discordapp.com/api/webhooks/1/hIdDeN",
     "https://chat.googleapis.com/v1/spaces/A/messages/hIdDeN",
     "https://api.telegram.org/bot1:hIdDeN/sendMessage",
-    "https://ntfy.sh/hidden",
+    "https://ntfy.sh/hIdDeN",
 ]
 
 

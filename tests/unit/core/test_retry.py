@@ -93,7 +93,7 @@ def test_other_verdicts_end_the_delivery() -> None:
         ),
         (
             Dead(reason="http_400: invalid_payload"),
-            "HTTP 400: invalid_payload (attempt 3 of 10): given up, the sink will never accept this event",
+            "HTTP 400: invalid_payload (attempt 3 of 10): given up, another attempt would end the same way",
         ),
         (
             Disable(reason="http_410"),
