@@ -13,7 +13,8 @@ from relay.core.jsontext import dumps
 from relay.core.records import AccountState
 from relay.store.cipher import Cipher
 from relay.store.database import Database
-from relay.store.group_commit import each, in_order_of
+from relay.store.group_commit import in_order_of
+from relay.store.locks import MATCH, locking
 from relay.store.outbox import Outbox
 from relay.store.statements import SQLITE, insert_into, json_list, run, sql
 from relay.store.tables import AccountRow
@@ -66,7 +67,7 @@ class AccountStore:
         self._database = database
         self._outbox = outbox
         self._cipher = cipher
-        self._set = each(self._write_state)
+        self._set = in_order_of(lambda item: (item[0].source, item[0].name))(self._write_state)
 
     async def set(self, state: AccountState, event: Event | None = None) -> None:
         """Writes an account's state, with the event that reports it."""
@@ -105,6 +106,7 @@ class AccountStore:
             for source, name, sealed in rows
         ]
 
+    @locking(lambda item: [] if item[1] is None else [MATCH])
     def _write_state(self, connection: Connection, item: tuple[AccountState, Event | None]) -> None:
         state, event = item
         values = {"source": state.source, "name": state.name, "state": state.state, "since": state.since}

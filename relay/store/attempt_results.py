@@ -16,8 +16,9 @@ from relay.core.events import DELIVERY_EXPIRED, SUBSCRIPTION_DISABLED, SUBSCRIPT
 from relay.core.incidents import Trouble, trouble_of_sink
 from relay.core.records import AttemptRecorded, AttemptResult
 from relay.store.claims import TAKE, WITH_EVENT, due_values, leased_of, load_leased
-from relay.store.group_commit import quick
+from relay.store.group_commit import MAX_GROUP_ITEMS, alone, quick
 from relay.store.incident_recorder import joined
+from relay.store.locks import MATCH, TransactionLock, incidents_of, locking, row_of, to_change
 from relay.store.memories import end_turns
 from relay.store.outbox import LOCK_JOBS, Outbox, lock_jobs
 from relay.store.procedures import Each, Lock, Procedure, Run
@@ -230,7 +231,9 @@ class AttemptRecorder:
     def __init__(self, outbox: Outbox) -> None:
         self._outbox = outbox
 
+    @alone(MAX_GROUP_ITEMS)
     @quick
+    @locking(lambda result: _locks_of(result))
     def record(self, connection: Connection, items: Sequence[AttemptResult]) -> list[AttemptRecorded]:
         """Ends attempts whose lease is still held. Writes the attempt's row, the delivery's new state, the
         follower's promotion, changes of the subscription and any events, and claims the next deliveries."""
@@ -247,6 +250,8 @@ class AttemptRecorder:
         recorded = _recorded(items, results, follow_on_claims, load_leased(connection, follow_up.tokens))
         return [made.get(id(result), one) for result, one in zip(items, recorded, strict=True)]
 
+    @alone(MAX_GROUP_ITEMS)
+    @locking(lambda results: [lock for result in results for lock in _locks_of(result)])
     def record_bundles(
         self, connection: Connection, items: Sequence[Sequence[AttemptResult]]
     ) -> list[tuple[AttemptRecorded, ...]]:
@@ -266,7 +271,6 @@ class AttemptRecorder:
 
     def _change(self, connection: Connection, results: Sequence[AttemptResult]) -> set[str]:
         """Changes subscriptions and records the events of results. Returns the ids of disabled subscriptions."""
-        self._outbox.incidents.lock(connection, _sinks_of(results))
         disabled, events = self._change_subscriptions(connection, results)
         self._record_events(connection, events)
         return disabled
@@ -319,9 +323,13 @@ class AttemptRecorder:
         return disabled, events
 
 
-def _sinks_of(results: Sequence[AttemptResult]) -> list[str]:
-    """The subscriptions whose sink's incident results may change."""
-    return [result.claimed.subscription_id for result in results if result.events]
+def _locks_of(result: AttemptResult) -> list[TransactionLock]:
+    """A result may disable or enable its subscription, and its events are matched and change its sink's incident."""
+    id = result.claimed.subscription_id
+    locks = [MATCH, incidents_of(id)] if result.events else []
+    if result.disable is not None or (result.claimed.probe and result.state == "delivered"):
+        return [*locks, *to_change(id)]
+    return [*locks, row_of(id)] if result.claimed.probe else locks
 
 
 def _trouble(result: AttemptResult, event: Event) -> Trouble:

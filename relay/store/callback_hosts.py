@@ -11,11 +11,10 @@ from sqlalchemy.engine import Connection
 
 from relay.store.database import Database
 from relay.store.group_commit import each
-from relay.store.statements import SQLITE, insert_into, run
+from relay.store.locks import CALLBACK_HOSTS, locking
+from relay.store.statements import insert_into, run
 from relay.store.tables import CallbackHostRow
 
-# Two nodes that claim at once could both find room for one more host.
-CLAIM_LOCK = "SELECT pg_advisory_xact_lock(7212605)"
 # The hosts of a caller.
 HOSTS_OF_CALLER = "SELECT host FROM callback_hosts WHERE caller = :caller"
 # Notes that a caller's callbacks go to a host.
@@ -45,9 +44,8 @@ class CallbackHostStore:
 
 
 @each
+@locking(lambda _: [CALLBACK_HOSTS])
 def _claim(connection: Connection, item: _Claim) -> set[str]:
-    if connection.dialect.name != SQLITE:
-        run(connection, CLAIM_LOCK)
     known = {row.host for row in run(connection, HOSTS_OF_CALLER, caller=item.caller)}
     refused = set()
     for host in dict.fromkeys(item.hosts):

@@ -2,7 +2,7 @@
 
 from sqlalchemy.engine import Connection
 
-from relay.store.group_commit import each
+from relay.store.group_commit import alone, each
 from relay.store.outbox import lock_jobs
 from relay.store.statements import SQLITE, json_list, run, sql
 from relay.store.tables import OPEN_DELIVERY
@@ -11,8 +11,16 @@ from relay.store.tables import OPEN_DELIVERY
 HEADS_OF_SUBSCRIPTION = """
 SELECT id, job_uid FROM deliveries WHERE state = 'pending' AND subscription_id = :id LIMIT :count
 """
-# Locks heads before they are cancelled.
-LOCK_HEADS = sql("SELECT id FROM deliveries d WHERE id IN $json_values(ids) $for_update(d)")
+# Locks heads and their open followers, before their jobs: a follower can have become a head since.
+LOCK_HEADS = sql(
+    f"""
+SELECT id FROM deliveries d WHERE id IN (
+  SELECT id FROM deliveries
+  WHERE job_uid IN $json_values(job_uids) AND subscription_id = :id AND {OPEN_DELIVERY}
+  UNION SELECT id FROM deliveries WHERE id IN $json_values(ids)
+) $for_update(d)
+"""
+)
 _CANCEL = """
 UPDATE deliveries SET state = 'cancelled', lease_token = NULL, ended_at = :now, reason = 'subscription_removed'"""
 # Cancels heads that are still open.
@@ -29,21 +37,22 @@ CANCEL_CHUNK = 500
 def cancel(connection: Connection, subscription_id: str, now: float) -> int:
     """Cancels some heads of a subscription with their followers. Returns the number of heads.
 
-    Locks first the heads, then their jobs, as the end of an attempt does, so that followers being recorded or promoted
-    are seen.
+    Locks first the deliveries, then their jobs, as the end of an attempt does, so that followers being recorded or
+    promoted are seen.
     """
     heads = run(connection, HEADS_OF_SUBSCRIPTION, id=subscription_id, count=CANCEL_CHUNK).all()
     if heads:
         ids = json_list([row.id for row in heads])
         job_uids = sorted({row.job_uid for row in heads if row.job_uid is not None})
         if connection.dialect.name != SQLITE:
-            run(connection, LOCK_HEADS, ids=ids)
+            run(connection, LOCK_HEADS, ids=ids, job_uids=json_list(job_uids), id=subscription_id)
         lock_jobs(connection, job_uids)
         run(connection, CANCEL_HEADS, ids=ids, now=now)
         run(connection, CANCEL_FOLLOWERS, job_uids=json_list(job_uids), id=subscription_id, now=now)
     return len(heads)
 
 
+@alone()
 @each
 def cancel_some(connection: Connection, item: tuple[str, float]) -> int:
     """Cancels a bounded part of a subscription's backlog. Returns the number of heads; CANCEL_CHUNK means there may be

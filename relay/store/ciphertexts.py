@@ -17,7 +17,8 @@ from sqlmodel import SQLModel
 from relay.core.encryption import NodeKeys
 from relay.store.database import Database
 from relay.store.group_commit import each
-from relay.store.statements import SQLITE, run, run_many
+from relay.store.locks import ENCRYPTION_KEYS, TransactionLock, locking, row_of
+from relay.store.statements import run, run_many
 
 SLICE = 500
 """Rows read at once."""
@@ -27,8 +28,6 @@ LAPSE_SECONDS = 60.0
 """A node that has not announced its keys for so long does not run. Nor does one that announced them in the future: the
 clock was set back since."""
 
-# One writer at a time announces or retires keys: what it has read stays true until its commit.
-LOCK_KEYS = "SELECT pg_advisory_xact_lock(7212603)"
 # The keys that ciphertexts may need.
 USED = "SELECT id FROM encryption_keys ORDER BY created_at, id"
 # Notes a key before it encrypts anything.
@@ -185,6 +184,7 @@ def _read(connection: Connection, column: SealedColumn, place: Place) -> bytes |
 
 
 @each
+@locking(lambda item: _rows_of(*item))
 def _replace(connection: Connection, item: tuple[SealedColumn, Sequence[tuple[Place, bytes, bytes]]]) -> None:
     column, changes = item
     rows = [{**dict(zip(column.key, place, strict=True)), "old": old, "new": new} for place, old, new in changes]
@@ -200,10 +200,15 @@ def _others(connection: Connection, node: str, now: float) -> list[NodeKeys]:
     return [NodeKeys(node=row.node, keys=tuple(orjson.loads(row.keys)), since=row.since) for row in rows]
 
 
+def _rows_of(column: SealedColumn, changes: Sequence[tuple[Place, bytes, bytes]]) -> Iterator[TransactionLock]:
+    return (row_of(place[0]) for place, _, _ in changes if column.table == "subscriptions")
+
+
 @each
+@locking(lambda _: [ENCRYPTION_KEYS])
 def _take(connection: Connection, item: tuple[NodeKeys, float, Judge, bool]) -> str | None:
     mine, now, judge, shared = item
-    others = _locked(connection, mine.node, now, shared=shared)
+    others = _others(connection, mine.node, now) if shared else []
     objection = judge(_used(connection), others)
     if objection is None:
         run(connection, USE, id=mine.keys[0], now=now)
@@ -220,17 +225,12 @@ def _withdraw(connection: Connection, item: tuple[str, float]) -> None:
 
 
 @each
+@locking(lambda _: [ENCRYPTION_KEYS])
 def _retire(connection: Connection, item: tuple[str, str, float, Judge, bool]) -> str | None:
     key, node, now, judge, shared = item
-    objection = judge(used := _used(connection), _locked(connection, node, now, shared=shared))
+    objection = judge(used := _used(connection), _others(connection, node, now) if shared else [])
     if objection is None:
         for id in used:
             if id != key:
                 run(connection, RETIRE, id=id)
     return objection
-
-
-def _locked(connection: Connection, node: str, now: float, *, shared: bool) -> list[NodeKeys]:
-    if connection.dialect.name != SQLITE:
-        run(connection, LOCK_KEYS)
-    return _others(connection, node, now) if shared else []

@@ -10,6 +10,7 @@ from relay.core.delivery import Claimed
 from relay.core.events import Event
 from relay.core.records import Lease, Probe
 from relay.store.group_commit import each, quick
+from relay.store.locks import locking, row_of
 from relay.store.statements import columns_of, fetch_json, json_list, json_query, run, run_many, sql
 from relay.store.tables import DeliveryRow, EventRow
 
@@ -192,6 +193,7 @@ class ProbeRequest:
 
 
 @each
+@locking(lambda item: [row_of(item.subscription_id)])
 def claim_probe(connection: Connection, item: ProbeRequest) -> Probe:
     """Takes the turn and the delivery for a request."""
     values = {"now": item.now, "until": item.lease.until}

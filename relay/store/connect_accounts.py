@@ -19,6 +19,7 @@ from relay.ids import new_id
 from relay.store.database import Database
 from relay.store.group_commit import in_order_of
 from relay.store.incident_recorder import joined
+from relay.store.locks import MATCH, TransactionLock, incidents_of, locking
 from relay.store.outbox import Outbox
 from relay.store.pages import decode_cursor, page_of
 from relay.store.scoped import Scoped
@@ -103,8 +104,8 @@ class ConnectAccountStore(Scoped):
             statement = statement.where(places == self._account)
         return await self._database.read(_page, statement, limit)
 
+    @locking(lambda item: _locks_of(item))
     def _record(self, connection: Connection, items: Sequence[ListingRecord]) -> Sequence[bool | Exception]:
-        # All listings are written before the events, whose insert locks subscriptions.
         written = _write(connection, items)
         news = [one for item, is_current in zip(items, written, strict=True) if is_current is True for one in item.news]
         if news:
@@ -115,7 +116,6 @@ class ConnectAccountStore(Scoped):
         """Records the events about connect accounts, and closes the incidents of those that can send again: the only
         place that does."""
         incidents = self._outbox.incidents
-        incidents.lock(connection, [one.event.owner for one in news])
         recovered: dict[tuple[str, str], dict[str, str]] = {}
         for one in news:
             if one.account.state == OK:
@@ -125,6 +125,10 @@ class ConnectAccountStore(Scoped):
             incidents.accounts_recovered(connection, *place, reports, now) for place, reports in recovered.items()
         ]
         self._outbox.insert(connection, [(one.event, None) for one in news], joined(closed))
+
+
+def _locks_of(item: ListingRecord) -> Sequence[TransactionLock]:
+    return [MATCH, *(incidents_of(one.event.owner) for one in item.news)] if item.news else []
 
 
 def page_statement(

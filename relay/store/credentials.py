@@ -10,7 +10,8 @@ from relay.core.credentials import SinkCredential, stored_token
 from relay.core.records import RefreshTurn
 from relay.store.cipher import Cipher
 from relay.store.database import Database
-from relay.store.group_commit import each, in_order_of
+from relay.store.group_commit import each
+from relay.store.locks import locking, row_of
 from relay.store.statements import run
 from relay.store.subscription_rows import locked, subscription_from, values_of
 from relay.store.tables import SubscriptionRow
@@ -34,8 +35,7 @@ class CredentialStore:
     def __init__(self, database: Database, cipher: Cipher) -> None:
         self._database = database
         self._cipher = cipher
-        self._turns = in_order_of(lambda item: item.subscription_id)(self._turn)
-        self._keeps = in_order_of(lambda item: item[0])(self._keep)
+        self._turns, self._keeps = each(self._turn), each(self._keep)
 
     async def refresh_turn(
         self, subscription_id: str, credential_id: str, *, used: str | None, now: float, until: float
@@ -53,6 +53,7 @@ class CredentialStore:
         """No node trades the refresh token before then."""
         await self._database.write(_pause_refresh, (subscription_id, until))
 
+    @locking(lambda item: [row_of(item.subscription_id)])
     def _turn(self, connection: Connection, item: _Refresh) -> RefreshTurn:
         row = locked(connection, item.subscription_id)
         credential = None if row is None else subscription_from(self._cipher, row, ()).credential
@@ -66,6 +67,7 @@ class CredentialStore:
         run(connection, SET_REFRESH_UNTIL, id=item.subscription_id, until=item.until)
         return RefreshTurn(credential=credential, mine=True, until=item.until)
 
+    @locking(lambda item: [row_of(item[0])])
     def _keep(self, connection: Connection, item: tuple[str, SinkCredential]) -> bool:
         subscription_id, credential = item
         row = locked(connection, subscription_id)
@@ -84,5 +86,6 @@ def is_same(one: SinkCredential | None, other: SinkCredential | None) -> bool:
 
 
 @each
+@locking(lambda item: [row_of(item[0])])
 def _pause_refresh(connection: Connection, item: tuple[str, float]) -> None:
     run(connection, SET_REFRESH_UNTIL, id=item[0], until=item[1])

@@ -27,7 +27,8 @@ from relay.store.claims import (
 )
 from relay.store.database import Database
 from relay.store.delivery_groups import grouped
-from relay.store.group_commit import each
+from relay.store.group_commit import alone, each
+from relay.store.locks import MATCH, locking
 from relay.store.notices import notify
 from relay.store.ordering import queue_manual_retry
 from relay.store.outbox import Outbox, lock_jobs
@@ -222,6 +223,8 @@ class DeliveryStore(Scoped):
 
     # --- batches
 
+    @alone()
+    @locking(lambda _: [MATCH])
     def _retry(self, connection: Connection, items: Sequence[tuple[str, float]]) -> Sequence[None | Exception]:
         return [_retry_one(connection, self._subscriptions, delivery_id, now) for delivery_id, now in items]
 

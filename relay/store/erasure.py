@@ -19,9 +19,10 @@ from relay.errors import InvalidRequest, RelayError
 from relay.store.attempt_results import promote_heads
 from relay.store.cipher import Cipher
 from relay.store.database import Database
-from relay.store.group_commit import each
+from relay.store.group_commit import alone, each
 from relay.store.intents import in_flight_since
 from relay.store.job_groups import GroupLedger, delete_empty
+from relay.store.locks import MATCH, locking
 from relay.store.notices import notify
 from relay.store.outbox import lock_jobs
 from relay.store.pages import decode_cursor, encode_cursor
@@ -243,6 +244,8 @@ class ErasureStore:
         ids = [key for key, id in shown.items() if id not in existing]
         return await self._database.write(_erase_answers, ids) if ids else Erased(), (), last
 
+    @alone()
+    @locking(lambda _: [MATCH])
     def _job_erased(self, connection: Connection, item: tuple[str, float, Sequence[str]]) -> tuple[Erased, Job | None]:
         return erase_job(connection, self._groups, *item)
 
@@ -330,12 +333,14 @@ def _delete_events(connection: Connection, ids: Sequence[str]) -> Erased:
     )
 
 
+@alone()
 @each
 def _erase_create(connection: Connection, id: str) -> Erased:
     reports = [row.id for row in run(connection, REPORTS_OF_CREATE, id=id, type=CREATE_UNKNOWN)]
     return _delete_events(connection, reports) + Erased(creates=run(connection, DELETE_CREATE, id=id).rowcount)
 
 
+@alone()
 @each
 def _erase_events(connection: Connection, item: tuple[Sequence[str], float]) -> Erased:
     """Their job may stay, if its metadata was another one by then: later events of it wait for these."""

@@ -13,6 +13,7 @@ from relay.core.events import Event
 from relay.core.records import Page, Tail
 from relay.store.database import Database
 from relay.store.group_commit import each
+from relay.store.locks import ADOPTION, MATCH, locking
 from relay.store.outbox import Outbox
 from relay.store.pages import decode_moment, fitting, moment_key, page_of, size_of
 from relay.store.rows import event_from
@@ -70,7 +71,6 @@ _FROM_ELSEWHERE = "xid >= pg_snapshot_xmax(pg_current_snapshot())"
 ANY_FROM_ELSEWHERE = f"SELECT position FROM events WHERE {_FROM_ELSEWHERE} ORDER BY xid DESC, position DESC LIMIT 1"
 # The last restored event.
 LAST_FROM_ELSEWHERE = f"SELECT MAX(position) FROM events WHERE {_FROM_ELSEWHERE}"
-ADOPTION_LOCK = "SELECT pg_advisory_xact_lock(7212604)"
 # The last position of the next slice to adopt.
 END_OF_SLICE = """
 SELECT MAX(position) FROM (
@@ -161,6 +161,7 @@ class EventStore(Scoped):
         )
         return await self._database.read(_page, statement, limit)
 
+    @locking(lambda _: [MATCH])
     def _record(self, connection: Connection, items: Sequence[Event]) -> Sequence[None]:
         self._outbox.insert(connection, [(event, None) for event in items])
         return [None] * len(items)
@@ -174,10 +175,10 @@ def _last_from_elsewhere(connection: Connection) -> int | None:
 
 
 @each
+@locking(lambda _: [ADOPTION])
 def _reset_xids(connection: Connection, item: tuple[int, int]) -> int | None:
     """Adopts one slice. Returns where the next begins; None at the end."""
     after, last = item
-    run(connection, ADOPTION_LOCK)  # every starting node does this, and none continues before all is done
     upto: int | None = run(connection, END_OF_SLICE, after=after, last=last, count=RESET_AT_ONCE).scalar_one()
     if upto is not None:
         run(connection, RESET_XIDS, after=after, upto=upto)

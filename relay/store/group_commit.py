@@ -6,13 +6,16 @@ results take a few statements, not hundreds.
 
 import asyncio
 import sqlite3
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from functools import update_wrapper
 from typing import Any, TypeVar
 
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DataError, SQLAlchemyError
 
 from relay.errors import StoreError, ValueRefused
+from relay.store.locks import take_all
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -37,13 +40,24 @@ def quick(batch: Function) -> Function:
     return batch
 
 
+def alone(most_items: int = 1) -> Callable[[Function], Function]:
+    """Marks a batch function that locks rows of several tables: on PostgreSQL it has a transaction of its own, with at
+    most so many items, because its locks would come between those of others. See `locks`."""
+
+    def mark(batch: Function) -> Function:
+        batch.most_items_alone = most_items  # type: ignore[attr-defined]
+        return batch
+
+    return mark
+
+
 def each(one: Callable[[Connection, Item], Result | Exception]) -> Batch[Item, Result]:
     """A batch function that runs `one` for each item."""
 
     def batch(connection: Connection, items: Sequence[Item]) -> Sequence[Result | Exception]:
         return [one(connection, item) for item in items]
 
-    return batch
+    return update_wrapper(batch, one)
 
 
 def in_order_of(
@@ -57,7 +71,7 @@ def in_order_of(
             results = {place: one(connection, items[place]) for place in places}
             return [results[place] for place in range(len(items))]
 
-        return batch
+        return update_wrapper(batch, one)
 
     return decorate
 
@@ -79,6 +93,20 @@ def are_quick(group: Iterable[Waiting]) -> bool:
     return all(getattr(waiting.batch, "is_quick", False) for waiting in group)
 
 
+def next_group(waiting: deque[Waiting]) -> list[Waiting]:
+    """Removes the next group from a queue: items of one batch function that is `alone`, or of all others."""
+    first = waiting[0].batch
+    most = getattr(first, "most_items_alone", None)
+    group: list[Waiting] = []
+    later: list[Waiting] = []
+    while waiting and len(group) < (most or MAX_GROUP_ITEMS):
+        one = waiting.popleft()
+        belongs = one.batch == first if most else not hasattr(one.batch, "most_items_alone")
+        (group if belongs else later).append(one)
+    waiting.extendleft(reversed(later))
+    return group
+
+
 def collected(connection: Connection, work: Callable[[Connection, list[Any]], None]) -> list[Any]:
     """The list of what the open transaction collects for `work`, which then runs once with it, after the statements of
     the whole group. Locks that many transactions want are taken there: late, and in one order."""
@@ -88,17 +116,22 @@ def collected(connection: Connection, work: Callable[[Connection, list[Any]], No
 
 def run_group(connection: Connection, group: Sequence[Waiting]) -> None:
     """Runs each batch function with all its items in the open transaction, and stores the results. Then runs the work
-    that they have collected."""
+    that they have collected. The order of locks is in `locks`."""
     connection.info.pop(_COLLECTED, None)  # of a group that failed
     by_batch: dict[Batch[Any, Any], list[Waiting]] = {}
     for waiting in group:
         by_batch.setdefault(waiting.batch, []).append(waiting)
-    for batch, members in by_batch.items():
+    take_all(connection, ((batch, [one.item for one in members]) for batch, members in by_batch.items()))
+    for batch, members in sorted(by_batch.items(), key=_name_of):
         results = batch(connection, [member.item for member in members])
         for member, result in zip(members, results, strict=True):
             member.result = result
     for work, items in connection.info.pop(_COLLECTED, {}).items():
         work(connection, items)
+
+
+def _name_of(work: tuple[Batch[Any, Any], object]) -> tuple[str, str]:
+    return work[0].__module__, work[0].__qualname__
 
 
 def resolve(group: Sequence[Waiting]) -> None:

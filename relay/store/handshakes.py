@@ -14,7 +14,8 @@ from relay.core.jsontext import dumps
 from relay.core.subscription import Consent, Subscription
 from relay.store.cipher import Cipher
 from relay.store.database import Database
-from relay.store.group_commit import each, in_order_of
+from relay.store.group_commit import each
+from relay.store.locks import locking, row_of, to_change
 from relay.store.outbox import Outbox
 from relay.store.rows import loads
 from relay.store.statements import run, sql
@@ -83,9 +84,8 @@ class HandshakeStore:
         self._database = database
         self._outbox = outbox
         self._cipher = cipher
-        self._awaits = in_order_of(lambda item: item[0])(self._await_consent)
-        self._ends = in_order_of(lambda item: item[0])(self._end_handshake)
-        self._waives = in_order_of(lambda item: item[0])(self._waive_consent)
+        self._awaits, self._ends = each(self._await_consent), each(self._end_handshake)
+        self._waives = each(self._waive_consent)
 
     async def await_consent(self, subscriptions: Sequence[Subscription], now: float) -> None:
         """Makes subscriptions pending that are sent to without a handshake."""
@@ -152,11 +152,13 @@ class HandshakeStore:
         """Ends the handshakes of a node that was killed. Only for a database that no other node has."""
         await self._database.write(_free_all, now)
 
+    @locking(lambda item: to_change(item[0]))
     def _await_consent(self, connection: Connection, item: tuple[str, float | None, float]) -> None:
         subscription_id, state_since, now = item
         if run(connection, AWAIT_CONSENT, id=subscription_id, state_since=state_since, now=now, reason=WAITS).rowcount:
             self._outbox.subscriptions.changed(connection)
 
+    @locking(lambda item: to_change(item[0]))
     def _waive_consent(self, connection: Connection, item: tuple[str, float, str]) -> bool:
         subscription_id, now, reason = item
         waived = run(connection, WAIVE_CONSENT, id=subscription_id, now=now, reason=reason).rowcount
@@ -164,6 +166,7 @@ class HandshakeStore:
             self._outbox.subscriptions.changed(connection)
         return bool(waived)
 
+    @locking(lambda item: to_change(item[0]))
     def _end_handshake(self, connection: Connection, item: tuple[str, str, Consent, str]) -> bool:
         subscription_id, found, consent, reason = item
         if consent.granted and not _may_consent(connection, subscription_id, found):
@@ -200,17 +203,20 @@ def _free_all(connection: Connection, now: float) -> None:
 
 
 @each
+@locking(lambda item: [row_of(item[0])])
 def _handshake_turn(connection: Connection, item: tuple[str, float, float]) -> bool:
     return bool(run(connection, HANDSHAKE_TURN, id=item[0], now=item[1], until=item[2]).rowcount)
 
 
 @each
+@locking(lambda item: [row_of(item[0])])
 def _postpone_handshake(connection: Connection, item: tuple[str, float, float | None, str]) -> None:
     subscription_id, until, at, reason = item
     run(connection, POSTPONE_HANDSHAKE, id=subscription_id, until=until, at=at, reason=reason)
 
 
-@in_order_of(lambda item: item[0])
+@each
+@locking(lambda item: [row_of(item[0])])
 def _ask_again(connection: Connection, item: tuple[str, float]) -> None:
     run(connection, ASK_AGAIN, id=item[0], now=item[1])
 

@@ -20,6 +20,7 @@ from relay.core.relay_events import dataschema_for
 from relay.core.subscription import Subscription
 from relay.core.summary_events import ClosedBecause
 from relay.ids import new_id
+from relay.store.locks import hold, incidents_of
 from relay.store.statements import SQLITE, insert_into, json_list, run, run_many, sql, table_of
 from relay.store.summary_tables import IncidentRow
 
@@ -31,8 +32,6 @@ MAX_OPEN = 500
 MAX_LIKELY = 10_000
 """At most this many open jobs are counted."""
 
-# Makes other transactions that change incidents of an account, or of a sink, wait until this one ends.
-LOCK = "SELECT pg_advisory_xact_lock(7212604, hashtext(:key))"
 _LIVE = "state IN ('watching', 'open')"
 # The incidents that are watched or open, by digest.
 LIVE = {
@@ -139,11 +138,9 @@ class IncidentRecorder:
         self.base_url = ""
 
     def lock(self, connection: Connection, keys: Iterable[str | None]) -> None:
-        """Takes the turn to change the incidents of these owners, or of these subscriptions' sinks. Call it before
-        anything that locks subscriptions."""
-        if connection.dialect.name != SQLITE:
-            for key in sorted({key or "" for key in keys}):
-                run(connection, LOCK, key=key)
+        """Takes the turn to change the incidents of these owners, or of these subscriptions' sinks, unless the batch
+        function has declared it."""
+        hold(connection, map(incidents_of, keys))
 
     def observe(self, connection: Connection, troubles: Sequence[Trouble], now: float) -> Summary:
         """Records failures."""
@@ -152,7 +149,7 @@ class IncidentRecorder:
         by_digest: dict[str, list[Trouble]] = {}
         for trouble in troubles:
             by_digest.setdefault(trouble.digest, []).append(trouble)
-        self.lock(connection, [_turn_of(trouble) for trouble in troubles])
+        self.lock(connection, [turn_of(trouble) for trouble in troubles])
         known = _live(connection, sorted(by_digest))
         found = [
             observe(known.get(digest), by_digest[digest], now, new_id=new_id("inc", now))
@@ -200,7 +197,7 @@ class IncidentRecorder:
     def review(self, connection: Connection, found: Sequence[tuple[Incident, bool]], now: float) -> Summary:
         """Closes or forgets those of these incidents that are over, unless they have changed since they were read. Each
         comes with whether there was a success since."""
-        self.lock(connection, [_turn_of(incident) for incident, _ in found])
+        self.lock(connection, [turn_of(incident) for incident, _ in found])
         present = _live(connection, sorted(incident.digest for incident, _ in found))
         kept: list[Told] = []
         gone: list[str] = []
@@ -269,7 +266,8 @@ def _values_of(incident: Incident) -> dict[str, Any]:
     }
 
 
-def _turn_of(one: Trouble | Incident) -> str | None:
+def turn_of(one: Trouble | Incident) -> str | None:
+    """The key of the lock of its incidents."""
     return one.subscription_id if one.kind == "sink" else one.owner
 
 

@@ -13,8 +13,9 @@ from relay.core.job import Job
 from relay.core.records import Page
 from relay.ids import least_id
 from relay.store.database import Database
-from relay.store.incident_recorder import INCIDENTS, ShownIncident, incident_from, shown
+from relay.store.incident_recorder import INCIDENTS, ShownIncident, incident_from, shown, turn_of
 from relay.store.jobs import LISTED_BYTES
+from relay.store.locks import MATCH, incidents_of, locking
 from relay.store.outbox import Outbox
 from relay.store.pages import decode_cursor, decode_moment, fitting, moment_key, page_of, read_page
 from relay.store.rows import job_from
@@ -92,6 +93,7 @@ class IncidentStore(Scoped):
             await self._database.write(self._review, (found, now))
         return len(found)
 
+    @locking(lambda item: [MATCH, *(incidents_of(turn_of(incident)) for incident, _ in item[0])])
     def _review(
         self, connection: Connection, items: Sequence[tuple[Sequence[tuple[Incident, bool]], float]]
     ) -> Sequence[None]:

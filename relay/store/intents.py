@@ -12,7 +12,7 @@ from sqlalchemy import Select, bindparam, select, text, tuple_
 from sqlalchemy.engine import Connection, Row
 from sqlmodel import col
 
-from relay.core.events import Event
+from relay.core.events import Event, owner_of
 from relay.core.incidents import trouble_of_create
 from relay.core.jsontext import dumps
 from relay.core.records import Intent, Page, Resolution
@@ -20,6 +20,7 @@ from relay.ids import least_id
 from relay.store.cipher import Cipher
 from relay.store.database import Database
 from relay.store.group_commit import each, in_order_of
+from relay.store.locks import MATCH, incidents_of, locking
 from relay.store.outbox import Outbox
 from relay.store.pages import decode_cursor, fitting, page_of, size_of
 from relay.store.rows import loads
@@ -135,8 +136,8 @@ class IntentStore(Scoped):
         """Records the event that reports an unknown fate. False if it was reported already or the fate is known."""
         return await self._database.write(self._report, (intent, event))
 
+    @locking(lambda item: [MATCH, incidents_of(owner_of(item[0].source, item[0].account))])
     def _report(self, connection: Connection, items: Sequence[tuple[Intent, Event]]) -> Sequence[bool | Exception]:
-        # All marks come before the events, whose insert locks subscriptions: a registration locks in this order too.
         are_new = _mark_reported(connection, [intent.id for intent, _ in items])
         reported = [item for item, is_new in zip(items, are_new, strict=True) if is_new]
         if reported:

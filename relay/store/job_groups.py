@@ -20,6 +20,7 @@ from relay.ids import new_id
 from relay.store.database import Database
 from relay.store.group_commit import collected, each, quick
 from relay.store.incident_recorder import Summary
+from relay.store.locks import MATCH, locking
 from relay.store.memories import forget_groups
 from relay.store.notices import notify
 from relay.store.outbox import Outbox
@@ -276,6 +277,7 @@ class GroupStore(Scoped):
             await self._database.write(self._note, (key, Review(now)))
         return len(keys)
 
+    @locking(lambda _: [MATCH])
     def _noted(self, connection: Connection, item: tuple[JobGroup, Note]) -> None:
         group, note = item
         self._ledger.note(connection, group.source, group.account, group.name, note)

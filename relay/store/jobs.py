@@ -15,8 +15,9 @@ from relay.core.records import Page, PollNote, PollRecord, Recorded, Registered,
 from relay.errors import NotFound, RequestError, StaleSequence
 from relay.store.database import Database
 from relay.store.erasure import erase_job
-from relay.store.group_commit import each, quick
+from relay.store.group_commit import alone, each, quick
 from relay.store.job_groups import GroupLedger
+from relay.store.locks import MATCH, TransactionLock, incidents_of, locking
 from relay.store.lookup import Lookup
 from relay.store.notices import notify
 from relay.store.outbox import (
@@ -260,6 +261,7 @@ class JobStore(Scoped):
     # --- batches
 
     @quick
+    @locking(lambda item: _locks_of(item))
     def _record(self, connection: Connection, items: Sequence[PollRecord]) -> Sequence[Recorded | Exception]:
         uids = json_list([item.job_uid for item in items])
         states = {uid: _State(*state) for uid, *state in fetch(connection, STATES, uids=uids)}
@@ -300,6 +302,8 @@ class JobStore(Scoped):
             change = JobChange(item.job_uid, item.now, before, after, state.group_round)
             self._groups.note(connection, state.source, state.account, group, change)
 
+    @alone()
+    @locking(lambda _: [MATCH])
     def _untracked(self, connection: Connection, item: tuple[str, float]) -> Job | Exception:
         uid, now = item
         changed = connection.execute(
@@ -316,10 +320,17 @@ class JobStore(Scoped):
             self._groups.note_job(connection, job, now, place_of(None, row.phase, None, None), place_of_job(job))
         return job
 
+    @alone()
+    @locking(lambda _: [MATCH])
     def _purged(self, connection: Connection, item: tuple[str, float]) -> Job | Exception:
         uid, now = item
         _, job = erase_job(connection, self._groups, uid, now)
         return NotFound(f"there is no job {uid}") if job is None else job
+
+
+def _locks_of(item: PollRecord) -> Sequence[TransactionLock]:
+    """Events are matched, and those that finish a group; a failure changes the account's incidents."""
+    return [MATCH, *(incidents_of(event.owner) for event in item.events[-1:] if item.outcome == "failed")]
 
 
 def _trouble(item: PollRecord, seen: Observation, state: _State) -> Trouble:

@@ -10,7 +10,15 @@ from typing import Any
 import structlog
 
 from relay.errors import StoreError
-from relay.store.group_commit import MAX_GROUP_ITEMS, MAX_WAITING_ITEMS, Batch, Item, Result, Waiting, resolve
+from relay.store.group_commit import (
+    MAX_WAITING_ITEMS,
+    Batch,
+    Item,
+    Result,
+    Waiting,
+    next_group,
+    resolve,
+)
 from relay.store.postgres_engine import as_ours, is_conflict, is_unavailable, reason_of
 
 PATIENCE_SECONDS = 30.0
@@ -79,7 +87,7 @@ class AsyncWriter:
                 self._wake.clear()
                 await self._wake.wait()
                 continue
-            group = [self._waiting.popleft() for _ in range(min(len(self._waiting), MAX_GROUP_ITEMS))]
+            group = next_group(self._waiting)
             await self._commit(group)
             for _ in group:
                 self._places.release()

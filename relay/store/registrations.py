@@ -13,6 +13,7 @@ from relay.core.records import Registered, Registration
 from relay.errors import Conflict, FieldError, InvalidRequest, RequestError
 from relay.store.intents import resolve_sent, settle
 from relay.store.job_groups import GroupLedger
+from relay.store.locks import MATCH, locking
 from relay.store.notices import notify
 from relay.store.outbox import (
     INSERT_DELIVERY,
@@ -80,6 +81,7 @@ class Registrar:
         self._outbox = outbox
         self._groups = groups
 
+    @locking(lambda item: [MATCH] if any(map(_matches, item)) else [])
     def register(
         self, connection: Connection, items: Sequence[Sequence[Registration]]
     ) -> Sequence[Sequence[Registered | RequestError]]:
@@ -101,6 +103,8 @@ class Registrar:
 
     def _check_callbacks(self, connection: Connection, registrations: Sequence[Registration]) -> None:
         with_one = [one for one in registrations if one.callback_subscription_id is not None]
+        if not with_one:
+            return
         known = self._outbox.subscriptions.several(connection, {one.callback_subscription_id or "" for one in with_one})
         for registration in with_one:
             if registration.callback_subscription_id not in known:
@@ -213,6 +217,11 @@ class Registrar:
         busy = open_pairs(connection, [job_uid])
         run_many(connection, INSERT_DELIVERY, [delivery_values(event, subscription, busy, now=now) for event in events])
         return None
+
+
+def _matches(one: Registration) -> bool:
+    """Whether the registration reads subscriptions: for its callback, its events, or the end of its group."""
+    return bool(one.callback_subscription_id is not None or one.events or one.group is not None)
 
 
 def too_many_callbacks(most: int) -> InvalidRequest:

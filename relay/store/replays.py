@@ -18,7 +18,8 @@ from relay.errors import Conflict, NotFound
 from relay.store import replay_statements as sql
 from relay.store.attempt_results import promote_manual
 from relay.store.database import Database
-from relay.store.group_commit import each
+from relay.store.group_commit import alone, each
+from relay.store.locks import MATCH, locking
 from relay.store.outbox import Outbox, lock_jobs
 from relay.store.replay_steps import count_ended, queue_slice, scope_of
 from relay.store.scoped import Scoped
@@ -95,6 +96,8 @@ class ReplayStore(Scoped):
         """One step of a replay, if `holder` may take it: counts ended deliveries and queues more."""
         return await self._database.write(self._advance, (replay_id, holder, now))
 
+    @alone()
+    @locking(lambda _: [MATCH])
     def _step(self, connection: Connection, item: tuple[str, str, float]) -> ReplayStep:
         replay_id, holder, now = item
         taken = {"id": replay_id, "holder": holder, "now": now, "until": now + LEASE_SECONDS}
@@ -193,6 +196,7 @@ def _get(connection: Connection, replay_id: str, owner: str | None) -> Replay | 
     )
 
 
+@alone()
 @each
 def _stop(connection: Connection, item: tuple[str, float]) -> None:
     replay_id, now = item

@@ -12,6 +12,7 @@ from relay.errors import Conflict
 from relay.ids import new_id
 from relay.store.cipher import Cipher
 from relay.store.database import Database
+from relay.store.locks import CHANGE, locking, to_change
 from relay.store.outbox import Outbox
 from relay.store.scoped import Scoped
 from relay.store.statements import run
@@ -58,10 +59,11 @@ class SecretStore(Scoped):
         """The relay's own: the callback secrets, and the private keys. Sorted like `of`."""
         return await self._database.read(self._own_secrets)
 
+    @locking(lambda item: to_change(item[0]))
     def _add_secret(
         self, connection: Connection, items: Sequence[tuple[str, str, float, float | None]]
     ) -> Sequence[None | Exception]:
-        self._outbox.subscriptions.changed(connection)  # first, so that two rotations come one after the other
+        self._outbox.subscriptions.changed(connection)  # two rotations come one after the other
         results: list[None | Exception] = []
         for owner, value, now, old_expire_at in items:
             if old_expire_at is not None and (problem := no_room(connection, owner, now)) is not None:
@@ -71,8 +73,9 @@ class SecretStore(Scoped):
             results.append(None)
         return results
 
+    @locking(lambda _: [CHANGE])
     def _ensure_secret(self, connection: Connection, items: Sequence[tuple[str, str, float]]) -> Sequence[None]:
-        self._outbox.subscriptions.changed(connection)  # first: it waits for a node that adds one
+        self._outbox.subscriptions.changed(connection)  # it has waited for a node that adds one
         for owner, value, now in items:
             if not secrets_of(connection, self._cipher, owner):
                 insert_secret(connection, self._cipher, owner, value, now)

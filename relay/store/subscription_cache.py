@@ -1,6 +1,6 @@
 """Subscriptions as the outbox matches them: cached in memory, invalidated when one changes."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from sqlalchemy import select, text
@@ -10,6 +10,7 @@ from sqlmodel import col
 from relay.core.events import Event
 from relay.core.filters import matches
 from relay.core.subscription import Subscription
+from relay.store.locks import CHANGE, MATCH, TransactionLock, hold
 from relay.store.notices import notify
 from relay.store.statements import SQLITE, run
 from relay.store.tables import SubscriptionRow
@@ -21,9 +22,6 @@ MATCHED_BY = select(
     col(SubscriptionRow.created_at),
 )
 
-# Advisory locks, held to the end of the transaction: shared to match events, exclusive to change a subscription.
-LOCK_SHARED = "SELECT pg_advisory_xact_lock_shared(7212601)"
-LOCK_EXCLUSIVE = "SELECT pg_advisory_xact_lock(7212601)"
 # The version of the subscriptions.
 VERSION = "SELECT number FROM versions WHERE name = 'subscriptions'"
 # Raises the version.
@@ -65,6 +63,8 @@ class SubscriptionCache:
         self._by_kind: dict[tuple[str, str, bool], dict[str | None, tuple[Subscription, ...]]] = {}
         self._callbacks: dict[str, Subscription] = {}
         self._has_callbacks = False
+        self._knows_callbacks = False
+        """Whether `_has_callbacks` was committed as true, which it then stays."""
         self._changing = False
         self.version = 0
         """Rises with every committed change; caches elsewhere then reload."""
@@ -72,7 +72,7 @@ class SubscriptionCache:
     def changed(self, connection: Connection) -> None:
         """The open transaction changes a subscription: invalidates the cache here and on other nodes."""
         if connection.dialect.name != SQLITE:
-            run(connection, LOCK_EXCLUSIVE)
+            hold(connection, [CHANGE])
             run(connection, RAISE_VERSION)
             notify(connection, "subscriptions")
             self._number = None
@@ -82,6 +82,7 @@ class SubscriptionCache:
     def committed(self) -> None:
         """The open transaction was committed."""
         self._checked = False
+        self._knows_callbacks = self._knows_callbacks or (self._all is not None and self._has_callbacks)
         if self._changing:
             self._changing = False
             self.version += 1
@@ -119,9 +120,13 @@ class SubscriptionCache:
 
     def callback_made(self, connection: Connection) -> None:
         """The open transaction makes a callback. Other nodes are notified only of the first one."""
-        if self._all is None or not self._has_callbacks:
+        if not self._knows_callbacks:
             self.changed(connection)
             run(connection, NOTE_CALLBACK)
+
+    def callback_locks(self) -> Sequence[TransactionLock]:
+        """What `callback_made` needs."""
+        return [] if self._knows_callbacks else [CHANGE]
 
     def has_callbacks(self, connection: Connection) -> bool:
         """Whether any callback exists."""
@@ -148,7 +153,7 @@ class SubscriptionCache:
     def _check(self, connection: Connection) -> None:
         if self._checked or connection.dialect.name == SQLITE:
             return
-        run(connection, LOCK_SHARED)
+        hold(connection, [MATCH])
         number = run(connection, VERSION).scalar_one_or_none() or 0
         if number != self._number:
             self._number = number

@@ -20,8 +20,9 @@ from relay.store.cancellation import CANCEL_CHUNK, cancel_some
 from relay.store.cipher import Cipher
 from relay.store.credentials import is_same
 from relay.store.database import Database
-from relay.store.group_commit import each
+from relay.store.group_commit import alone, each
 from relay.store.incident_recorder import Summary, joined
+from relay.store.locks import CHANGE, MATCH, incidents_of, locking, row_of, to_change
 from relay.store.memories import FORGET_SUBSCRIPTION
 from relay.store.notices import notify
 from relay.store.ordering import jobs_of_subscription, reorder
@@ -139,6 +140,9 @@ class SubscriptionStore(Scoped):
         self._cipher = cipher
         self._others_changes = 0
         self._found_version: int | None = None
+        self._make_callbacks = locking(lambda _: outbox.subscriptions.callback_locks())(
+            lambda connection, items: self._callbacks_for(connection, items)
+        )
 
     @property
     def version(self) -> int:
@@ -214,7 +218,7 @@ class SubscriptionStore(Scoped):
             (Subscription(id=one.subscription_id, sink=one.sink, callback=True, created_at=now, owner=owner), one.room)
             for one in wanted
         ]
-        return await self._database.write(self._callbacks_for, made)
+        return await self._database.write(self._make_callbacks, made)
 
     async def set_state(self, subscription_id: str, state: str, now: float, reason: str | None = None) -> None:
         """Enables, pauses or disables, or makes it pending. Disabled this way, a subscription is not probed. Raises
@@ -294,10 +298,11 @@ class SubscriptionStore(Scoped):
 
     # --- batches
 
+    @locking(lambda _: [CHANGE])  # waits for other nodes: their subscriptions count as well
     def _create(
         self, connection: Connection, items: Sequence[tuple[Subscription, SubscriptionRoom | None]]
     ) -> Sequence[Conflict | None]:
-        self._outbox.subscriptions.changed(connection)  # waits for other nodes: their subscriptions count as well
+        self._outbox.subscriptions.changed(connection)
         results: list[Conflict | None] = []
         for subscription, room in items:
             if room is not None and run(connection, COUNT_OF_CREATOR, creator=room.creator).scalar_one() >= (
@@ -343,13 +348,13 @@ class SubscriptionStore(Scoped):
                 connection, INSERT_DELIVERY, [delivery_values(event, subscription, busy, now=now) for event in wanted]
             )
 
+    @locking(lambda item: [*to_change(item[0].id), incidents_of(item[0].id)])
     def _replace(
         self, connection: Connection, items: Sequence[tuple[Subscription, float, Callable[[Subscription], bool]]]
     ) -> Sequence[bool | Exception]:
         """For each item, whether its ordering changed."""
         results: list[bool | Exception] = []
         ended: list[Summary] = []
-        self._outbox.incidents.lock(connection, [subscription.id for subscription, _, _ in items])
         for subscription, now, awaits_consent in items:
             row = locked(connection, subscription.id)
             if row is None:
@@ -382,6 +387,8 @@ class SubscriptionStore(Scoped):
         self._outbox.insert(connection, (), joined(ended))
         return results
 
+    @alone()
+    @locking(lambda _: [MATCH])
     def _reorder(self, connection: Connection, items: Sequence[tuple[str, Sequence[str], float]]) -> Sequence[None]:
         for subscription_id, uids, now in items:
             reorder(connection, self._outbox.subscriptions, subscription_id, uids, now)
@@ -422,10 +429,10 @@ class SubscriptionStore(Scoped):
             known[key] = made.id
         return known[key]
 
+    @locking(lambda change: [*to_change(change.id), incidents_of(change.id)])
     def _set_state(self, connection: Connection, items: Sequence[_Change]) -> Sequence[None | Exception]:
         results: list[None | Exception] = []
         ended: list[Summary] = []
-        self._outbox.incidents.lock(connection, [change.id for change in items])
         for change in items:
             values = {"id": change.id, "state": change.state, "reason": change.reason, "now": change.now}
             changed = run(connection, SET_STATE, **values).rowcount
@@ -437,11 +444,10 @@ class SubscriptionStore(Scoped):
         self._outbox.insert(connection, (), joined(ended))
         return results
 
+    @locking(lambda item: [CHANGE, *(lock for one in item.changes for lock in (row_of(one.id), incidents_of(one.id)))])
     def _apply(self, connection: Connection, items: Sequence[_Apply]) -> Sequence[list[str] | Exception]:
         """For each item, the subscriptions whose ordering changed. An item is refused before anything of it is
         written: what a batch function has written stays."""
-        known = [one.id for item in items for one in item.changes if one.before is not None]
-        self._outbox.incidents.lock(connection, known)
         self._outbox.subscriptions.changed(connection)  # one after the other, so what is checked stays true
         return [self._refusal(connection, item) or self._applied(connection, item) for item in items]
 
@@ -482,13 +488,13 @@ class SubscriptionStore(Scoped):
 
     def _end_incident(self, connection: Connection, id: str, because: ClosedBecause, now: float) -> Summary:
         """Closes the incident of a subscription's sink, if there is one. Call it while the subscription still has that
-        sink, and insert the events last: matching them locks and reads the subscriptions, which must have changed by
-        then."""
+        sink, and insert the events last: matching them reads the subscriptions, which must have changed by then."""
         return self._outbox.incidents.sink_recovered(connection, id, because, now)
 
+    # It waits for transactions that may add a delivery to the subscription.
+    @locking(lambda item: [*to_change(item[0]), incidents_of(item[0])])
     def _remove(self, connection: Connection, items: Sequence[tuple[str, float]]) -> Sequence[None | Exception]:
-        self._outbox.incidents.lock(connection, [subscription_id for subscription_id, _ in items])
-        self._outbox.subscriptions.changed(connection)  # waits for transactions that may add a delivery to it
+        self._outbox.subscriptions.changed(connection)
         results: list[None | Exception] = []
         ended: list[Summary] = []
         for subscription_id, now in items:
@@ -616,6 +622,7 @@ def _tried_anew(row: Row[Any], now: float) -> dict[str, Any]:
 
 
 @each
+@locking(lambda item: [row_of(item[0])])
 def _set_sink_health(connection: Connection, item: tuple[str, float | None, str | None, float | None]) -> None:
     subscription_id, failing_since, failing_reason, paused_until = item
     if paused_until is not None:

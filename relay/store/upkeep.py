@@ -2,6 +2,7 @@
 deliveries."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import update_wrapper
 from typing import Any
 
 from sqlalchemy.engine import Connection
@@ -10,7 +11,9 @@ from relay.ids import least_id
 from relay.store.attempt_results import promote_heads
 from relay.store.cancellation import CANCEL_CHUNK, cancel
 from relay.store.database import Database
+from relay.store.group_commit import alone
 from relay.store.job_groups import NO_JOBS
+from relay.store.locks import CHANGE, locking, row_of
 from relay.store.memories import forget_groups
 from relay.store.statements import SQLITE, fetch_json, json_list, json_query, run, sql
 from relay.store.subscription_cache import SubscriptionCache
@@ -103,8 +106,6 @@ OLD_CALLBACKS = f"""
 SELECT id, CASE WHEN {_NEEDED} THEN 1 ELSE 0 END AS needed
 FROM subscriptions WHERE callback = 1 AND id > :after AND id < :before ORDER BY id LIMIT {SLICE}
 """
-# Locks callbacks before they are deleted.
-LOCK_CALLBACKS = sql("SELECT id FROM subscriptions s WHERE id IN $json_values(ids) $for_update(s)")
 # Deletes callbacks that are not needed.
 DELETE_CALLBACKS = sql(f"DELETE FROM subscriptions WHERE id IN $json_values(ids) AND NOT ({_NEEDED})")
 # Deletes a batch of old responses.
@@ -302,7 +303,7 @@ def _on_one_node(one: Callable[..., Any]) -> Callable[[Connection, Sequence[Any]
                 return [0] * len(items)
             return [one(connection, *item) for item in items]
 
-        _BATCHES[one] = batch
+        _BATCHES[one] = batch = alone()(update_wrapper(batch, one))
     return batch
 
 
@@ -371,10 +372,10 @@ def _old_callbacks(connection: Connection, before: float, after: str) -> list[tu
     return [(row.id, row.needed) for row in rows]
 
 
+# No job is registered with one of them, and no retry makes a delivery pending, after the check that they are unneeded.
+@locking(lambda item: [CHANGE, *map(row_of, item[1])])
 def _delete_callbacks(connection: Connection, cache: SubscriptionCache, ids: Sequence[str]) -> int:
-    cache.changed(connection)  # first, so that no job is registered with one of them after the check
-    if connection.dialect.name != SQLITE:
-        run(connection, LOCK_CALLBACKS, ids=json_list(ids))  # or a retry could make a delivery pending meanwhile
+    cache.changed(connection)
     return run(connection, DELETE_CALLBACKS, ids=json_list(ids)).rowcount
 
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import shutil
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -11,6 +11,7 @@ from relay.store import migrations
 from relay.store.cipher import Cipher
 from relay.store.sqlite import url_of
 from relay.store.store import Store, open_store
+from tests.support.lock_order import watched_order
 from tests.support.store_databases import emptied_postgres
 from tests.support.store_kit import NOW, ReversingCipher
 
@@ -23,6 +24,15 @@ def empty_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("empty") / "relay.db"
     migrations.upgrade(url_of(path))
     return path
+
+
+@pytest.fixture(autouse=True)
+def _locks_in_order(request: pytest.FixtureRequest) -> Iterator[None]:
+    """No transaction takes a lock late, or changes a subscription without its lock."""
+    with watched_order() as wrong:
+        yield
+    if "locks_itself" not in request.keywords:
+        assert wrong == []
 
 
 @pytest.fixture(params=DATABASES)

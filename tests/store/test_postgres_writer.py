@@ -12,7 +12,7 @@ from sqlalchemy.exc import DBAPIError
 
 from relay.errors import RelayError, StoreError
 from relay.store import postgres_engine, postgres_writer
-from relay.store.group_commit import MAX_GROUP_ITEMS, MAX_WAITING_ITEMS, Waiting, run_group
+from relay.store.group_commit import MAX_GROUP_ITEMS, MAX_WAITING_ITEMS, Waiting, alone, run_group
 from relay.store.postgres_writer import AsyncWriter
 from tests.support.store_kit import until
 
@@ -100,6 +100,27 @@ async def test_a_group_has_a_limit(writer: AsyncWriter, transactions: FakeTransa
     assert await asyncio.gather(*writes) == list(range(MAX_GROUP_ITEMS + 1))
     assert writer.commit_count == 3
     assert transactions.log == ["begin", "commit"] * 3
+
+
+async def test_batch_function_that_is_alone_shares_no_transaction_with_others(
+    writer: AsyncWriter, transactions: FakeTransactions
+) -> None:
+    groups: list[list[Any]] = []
+
+    def noted(_connection: Connection, items: Sequence[Any]) -> list[Any]:
+        groups.append(list(items))
+        return list(items)
+
+    by_itself = alone(2)(lambda connection, items: noted(connection, items))
+    holder = await held(writer, transactions)
+    batches = {"a": noted, "A": by_itself}
+    writes = [asyncio.ensure_future(writer.write(batches[one[0]], one)) for one in ("a1", "A1", "a2", "A2", "A3", "a3")]
+    await asyncio.sleep(0)
+    transactions.free.set()
+    await holder
+    assert await asyncio.gather(*writes) == ["a1", "A1", "a2", "A2", "A3", "a3"]
+    assert groups == [["a1", "a2", "a3"], ["A1", "A2"], ["A3"]]
+    assert transactions.log == ["begin", "commit"] * 4
 
 
 async def test_queue_never_exceeds_its_limit(writer: AsyncWriter, transactions: FakeTransactions) -> None:

@@ -81,6 +81,7 @@ def job_event(job_uid: str, sequence: int, kind: str = "running", *, now: float 
         "time": now,
         "recorded_at": now,
         "body": orjson.dumps({"sequence": sequence}),
+        "owner": "revor/default",
     }
     return Event(job_uid=job_uid, sequence=sequence, **{**values, **fields})
 

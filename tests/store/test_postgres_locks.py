@@ -1,0 +1,248 @@
+"""Two nodes on one PostgreSQL database take their locks in one order, so that none waits for a deadlock."""
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import pytest
+from sqlalchemy import event, text
+from sqlalchemy.engine import Connection, Engine
+
+from relay.core.connect_accounts import ConnectAccount
+from relay.core.events import DELIVERY_EXPIRED, SUBSCRIPTION_DISABLED, SUBSCRIPTION_RECOVERED
+from relay.core.job import Problem
+from relay.core.records import AccountNews, ListingRecord
+from relay.core.subscription import Consent
+from relay.errors import NotFound
+from relay.store import postgres_writer
+from relay.store.group_commit import each
+from relay.store.locks import CHANGE, MATCH, hold, incidents_of, locking, row_of
+from relay.store.statements import json_list
+from relay.store.store import Store
+from tests.support.lock_order import watched_order
+from tests.support.scale import scaled
+from tests.support.store_databases import emptied_postgres
+from tests.support.store_kit import (
+    NOW,
+    claim,
+    job_event,
+    lease,
+    poll,
+    registration,
+    relay_event,
+    result_of,
+    seen,
+    subscription,
+    together,
+    track,
+)
+
+OWNER = "revor/default"
+
+
+@pytest.fixture
+def database_url() -> str:
+    """PostgreSQL only: SQLite has one writer."""
+    return emptied_postgres()
+
+
+@pytest.fixture
+async def other(store: Store, open_again: Callable[..., Awaitable[Store]]) -> Store:
+    """A second node on the database of `store`."""
+    return await open_again()
+
+
+class Storm:
+    """Random writes of two nodes that change the same subscriptions, jobs, groups and accounts."""
+
+    def __init__(self, nodes: tuple[Store, Store]) -> None:
+        self.nodes = nodes
+        self.random = random.Random(1)
+        self.ids = [f"sub_{nth}" for nth in range(5)]
+        self.made = 0
+
+    async def begin(self) -> None:
+        """The subscriptions that all writes are about."""
+        for id in self.ids:
+            await self.nodes[0].subscriptions.create(subscription(id, incidents="collapse"))
+
+    async def step(self) -> None:
+        """One write, or a few. Another step may have removed the subscription."""
+        self.made += 1
+        nth, store, id = self.made, self.random.choice(self.nodes), self.random.choice(self.ids)
+        writes = (
+            *(self._fail_jobs, self._fail_jobs, self._attempt, self._attempt, self._attempt),
+            *(self._replace, self._set_state, self._set_state, self._remove, self._consent, self._health),
+            *(self._listing, self._rotate, self._close_group),
+        )
+        with suppress(NotFound):
+            await self.random.choice(writes)(store, id, nth)
+
+    async def _fail_jobs(self, store: Store, _id: str, nth: int) -> None:
+        batch = [registration(f"job {nth} {part}", group=f"group {nth % 3}") for part in range(3)]
+        await store.jobs.register_many(batch)
+        problem = Problem(code=f"code {nth % 4}", message="")
+        for one in batch:
+            failed = job_event(one.uid, 1, "failed", owner=OWNER)
+            record = poll(one.uid, 0, events=[failed], seen=seen("failed", NOW, problem=problem), outcome="failed")
+            await store.jobs.record(record)
+
+    async def _attempt(self, store: Store, id: str, nth: int) -> None:
+        disables = nth % 2 == 0
+        probed = await store.deliveries.claim_probe(id, NOW + 100.0, lease(until=NOW + 145.0))
+        claimed = [probed.claimed] if probed.claimed is not None else await claim(store, id, 2)
+        for one in claimed:
+            assert one is not None
+            if one.probe:
+                report = relay_event(SUBSCRIPTION_RECOVERED, subject=id)
+                result = result_of(one, "delivered", now=NOW + 100.0, events=(report,))
+            elif disables:
+                report = relay_event(SUBSCRIPTION_DISABLED, subject=id)
+                fields: dict[str, Any] = {"disable": "failing", "probe_at": NOW + 50.0, "due_at": NOW}
+                result = result_of(one, "pending", events=(report,), sink="https://sink.example", **fields)
+            else:
+                report = relay_event(DELIVERY_EXPIRED, subject=id)
+                result = result_of(one, "dead", reason="503", events=(report,), sink="https://sink.example")
+            await store.deliveries.record_attempt(result)
+
+    async def _replace(self, store: Store, id: str, nth: int) -> None:
+        changed = subscription(id, sink=f"https://sink-{nth}.example/hook", ordering=("job", "none")[nth % 2])
+        await store.subscriptions.replace(changed, NOW + nth, lambda _: nth % 4 == 0)
+
+    async def _set_state(self, store: Store, id: str, nth: int) -> None:
+        await store.subscriptions.set_state(id, self.random.choice(("paused", "enabled", "pending")), NOW + nth)
+
+    async def _remove(self, store: Store, id: str, nth: int) -> None:
+        await store.subscriptions.remove(id, NOW + nth)
+        await store.subscriptions.create(subscription(id, created_at=NOW + nth))
+
+    async def _consent(self, store: Store, id: str, nth: int) -> None:
+        found = await store.subscriptions.some(self.ids)
+        await store.handshakes.await_consent(self.random.sample(found, len(found)), NOW + nth)
+        await store.handshakes.handshake_turn(id, NOW + nth, NOW + nth + 30.0)
+        for one in self.random.sample(found, min(2, len(found))):
+            consent = Consent(granted=True, origin="relay.example", at=NOW + nth, rate_per_minute=None)
+            await store.handshakes.end_handshake(one, consent, "granted")
+
+    async def _health(self, store: Store, id: str, nth: int) -> None:
+        health = {"failing_since": NOW, "paused_until": NOW + nth, "failing_reason": "503"}
+        ids = self.random.sample(self.ids, 3)
+        await asyncio.gather(*(store.subscriptions.set_sink_health(one, **health) for one in ids))
+
+    async def _rotate(self, store: Store, id: str, nth: int) -> None:
+        await store.secrets.add_secret(id, f"whsec_{nth}", NOW + nth)
+
+    async def _listing(self, store: Store, _id: str, nth: int) -> None:
+        known = await store.connect_accounts.known("revor", "default")
+        place = {"source": "revor", "account": "default", "state": "ok", "told_state": "ok"}
+        accounts = [ConnectAccount(id=f"acc_{part}", since=NOW, **place) for part in range(3)]
+        events = [relay_event("ai.revor.account.recovered", subject=one.id, owner=OWNER) for one in accounts]
+        news = [
+            AccountNews(account=one, kind="recovered", event=event) for one, event in zip(accounts, events, strict=True)
+        ]
+        await store.connect_accounts.record(ListingRecord(known=known, now=NOW + nth, changed=accounts, news=news))
+
+    async def _close_group(self, store: Store, _id: str, nth: int) -> None:
+        for group in await store.groups.find(f"group {nth % 3}"):
+            await store.groups.close(group, None, NOW + nth)
+
+
+async def test_storm_of_changes_from_two_nodes_meets_no_deadlock(
+    store: Store, other: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    conflicts: list[str] = []
+    is_conflict = postgres_writer.is_conflict
+
+    def counted(error: Exception) -> bool:
+        found = is_conflict(error)
+        conflicts.extend([str(error)] if found else [])
+        return found
+
+    monkeypatch.setattr(postgres_writer, "is_conflict", counted)
+    storm = Storm((store, other))
+    await storm.begin()
+    for _ in range(scaled(12, 120)):
+        await asyncio.gather(*(storm.step() for _ in range(24)))
+
+    assert conflicts == []
+
+
+async def test_group_takes_all_its_locks_in_one_order_before_its_first_statement(store: Store) -> None:
+    uid = await track(store)
+    for id in ("sub_2", "sub_1"):
+        await store.subscriptions.create(subscription(id))
+    failed = poll(uid, 0, events=[job_event(uid, 1, "failed", owner=OWNER)], outcome="failed")
+    with statements() as run:
+        await together(
+            store,
+            store.jobs.record(failed),
+            store.subscriptions.set_sink_health("sub_2", failing_since=NOW, paused_until=None),
+            store.subscriptions.set_state("sub_1", "paused", NOW),
+        )
+    assert run[:3] == [
+        "SELECT pg_advisory_xact_lock(7212601)",
+        f"SELECT pg_advisory_xact_lock(7212604, found.hash) FROM ( {json_list([OWNER, 'sub_1'])}",
+        f"SELECT id FROM subscriptions s WHERE id IN {json_list(['sub_1', 'sub_2'])}",
+    ]
+    assert not any("advisory" in statement or "subscriptions s" in statement for statement in run[3:])
+
+
+async def test_batch_functions_run_in_one_order_whatever_arrives_first(store: Store) -> None:
+    ran: list[str] = []
+
+    @each
+    def first(_connection: Connection, item: str) -> None:
+        ran.append(item)
+
+    @each
+    def second(_connection: Connection, item: str) -> None:
+        ran.append(item)
+
+    await together(store, store.database.write(second, "second"), store.database.write(first, "first"))
+    await together(store, store.database.write(first, "first"), store.database.write(second, "second"))
+    assert ran == ["first", "second"] * 2
+
+
+async def test_lock_that_is_held_is_not_taken_again(store: Store) -> None:
+    @each
+    @locking(lambda id: [MATCH, CHANGE, incidents_of(id), row_of(id)])
+    def batch(connection: Connection, id: str) -> None:
+        hold(connection, [MATCH, CHANGE, incidents_of(id), row_of(id)])
+
+    with statements() as run:
+        await store.database.write(batch, "sub_1")
+    assert len(run) == 3
+
+
+async def test_watch_finds_a_lock_that_comes_late(store: Store) -> None:
+    @each
+    def late(connection: Connection, _item: None) -> None:
+        connection.execute(text("SELECT 1"))
+        hold(connection, [MATCH])
+        connection.execute(text("UPDATE subscriptions SET probe_at = NULL"))
+
+    with watched_order() as wrong:
+        await store.database.write(late, None)
+    assert [one.split(":")[0] for one in wrong] == ["late", "without the lock of the row"]
+
+
+test_watch_finds_a_lock_that_comes_late = pytest.mark.locks_itself(test_watch_finds_a_lock_that_comes_late)
+
+
+@contextmanager
+def statements() -> Iterator[list[str]]:
+    """The statements that run meanwhile, as far as their first parameter, which follows."""
+    run: list[str] = []
+
+    def note(_connection: Any, _cursor: Any, statement: str, parameters: Any, *_rest: Any) -> None:
+        shown, *_ = " ".join(statement.split()).split("SELECT DISTINCT")[0].split("(SELECT")
+        if "pg_current_xact_id" not in shown and "pg_notify" not in shown:  # what follows each group
+            run.append(f"{shown}{parameters[0]}" if parameters else shown)
+
+    event.listen(Engine, "before_cursor_execute", note)
+    try:
+        yield run
+    finally:
+        event.remove(Engine, "before_cursor_execute", note)

@@ -1,0 +1,42 @@
+"""Watches transactions on PostgreSQL: what they wait for is locked before everything else, see `relay.store.locks`."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from sqlalchemy import event
+from sqlalchemy.engine import Connection, Engine
+
+ADVISORY = re.compile(r"pg_advisory_xact_lock(_shared)?\((7212601|7212603|7212604|7212605)")
+ROWS = "FROM subscriptions s WHERE id IN"
+CHANGES_ROWS = re.compile(r"^\s*(UPDATE|DELETE FROM) subscriptions\b")
+_ORDER = "watched_order"
+
+
+@contextmanager
+def watched_order() -> Iterator[list[str]]:
+    """Yields a list, to which statements are added that come too late, or that change subscriptions without a lock."""
+    wrong: list[str] = []
+
+    def begun(connection: Connection) -> None:
+        connection.info[_ORDER] = []
+
+    def executed(connection: Connection, _cursor: Any, statement: str, *_rest: Any) -> None:
+        if connection.dialect.name != "postgresql":
+            return
+        seen: list[str] = connection.info.setdefault(_ORDER, [])
+        kind = "advisory" if ADVISORY.search(statement) else "rows" if ROWS in statement else "other"
+        late = (kind == "advisory" and {"rows", "other"} & set(seen)) or (kind == "rows" and "other" in seen)
+        unlocked = seen and CHANGES_ROWS.search(statement) and "rows" not in seen  # alone it waits for nothing else
+        if late or unlocked:
+            wrong.append(f"{'late' if late else 'without the lock of the row'}: {' '.join(statement.split())[:200]}")
+        seen.append(kind)
+
+    event.listen(Engine, "begin", begun)
+    event.listen(Engine, "before_cursor_execute", executed)
+    try:
+        yield wrong
+    finally:
+        event.remove(Engine, "begin", begun)
+        event.remove(Engine, "before_cursor_execute", executed)
