@@ -18,8 +18,8 @@ from subscribers.webhook import Webhook
 _ALL: tuple[Kind, ...] = (Webhook(), Slack(), SlackWorkflow(), Teams(), Discord(), Flat())
 _KINDS: Mapping[str, Kind] = MappingProxyType({kind.name: kind for kind in _ALL})
 _INFERRED = (
-    (r"hooks\.slack(-gov)?\.com", r"/(triggers|workflows)/.*", "slack_workflow"),
-    (r"hooks\.slack(-gov)?\.com", "", "slack"),
+    (r"(hooks\.)?slack(-gov)?\.com", r"/(triggers|workflows)/.*", "slack_workflow"),
+    (r"(hooks\.)?slack(-gov)?\.com", "", "slack"),
     (r"(.+\.)?discord(app)?\.com", "", "discord"),
     # Workflows of Power Automate, in all of Microsoft's clouds, and the retired connectors, which `teams` refuses.
     (

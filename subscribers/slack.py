@@ -1,5 +1,7 @@
 """Slack's incoming webhooks: a sentence with a link, how to fix the problem, the job's metadata, and the ids.
 
+With a bot token, `slack_bot` delivers.
+
 Sources: Slack's documentation of incoming webhooks, of message formatting (escaping) and of Block Kit (limits).
 """
 
@@ -13,22 +15,22 @@ from relay.core.jsontext import dumps
 from relay.core.retry import http_outcome
 from relay.core.subscription import Incidents, Subscription
 from relay.errors import FieldError
-from relay.redaction import split_url, url_without_path
+from relay.redaction import redacted_url, split_url, url_without_path
 from subscribers import base, chat
 from subscribers.digest import digest
 from subscribers.slack_blocks import (
     DIGEST_STEPS,
     MESSAGE_CHARACTERS,
     SECTION_CHARACTERS,
-    SHORT_CHARACTERS,
     characters,
     clip,
     digest_blocks,
     escape,
-    section,
-    small_print,
+    message_blocks,
 )
+from subscribers.slack_bot import CHANNEL, PATH, WEB_API_HOSTS, SlackBot, bot_errors, is_web_api
 
+_BOT = SlackBot()
 _ANSWER_CODE = re.compile(rb"[a-z_]{1,60}")
 
 
@@ -45,10 +47,20 @@ class Slack(base.OneRequest):
         return chat.default_types(type_prefixes)
 
     def check(self, subscription: Subscription) -> None:
-        """Refuses headers, methods except POST, unknown options, credentials and the URLs of workflow triggers."""
-        errors = base.option_errors(subscription, (*chat.OPTIONS, *chat.DIGEST_OPTIONS))
+        """Refuses headers, methods except POST and unknown options; of a webhook also credentials and the URLs of
+        workflow triggers, of a bot what it lacks."""
+        if is_web_api(subscription.sink):
+            base.refuse(bot_errors(subscription, chat.OPTIONS))
+            return
+        errors = base.option_errors(subscription, (CHANNEL, *chat.OPTIONS, *chat.DIGEST_OPTIONS))
         errors += base.chat_errors(subscription, "Slack")
         parts = split_url(subscription.sink)
+        if CHANNEL in subscription.options:
+            detail = f"a webhook posts to its own channel. A bot posts to any: use https://{WEB_API_HOSTS[0]}{PATH}"
+            errors.append(FieldError(pointer="/config/channel", code="unknown_option", detail=detail))
+        if parts is not None and parts.hostname in WEB_API_HOSTS:
+            detail = f"use the URL of an incoming webhook, or with a bot token https://{parts.hostname}{PATH}"
+            errors.append(FieldError(pointer="/sink", code="sink_unsuitable", detail=detail))
         if parts is not None and parts.path.startswith(("/triggers/", "/workflows/")):
             detail = "this is a workflow trigger, which accepts no messages: use the kind slack_workflow"
             errors.append(FieldError(pointer="/sink", code="sink_unsuitable", detail=detail))
@@ -58,16 +70,16 @@ class Slack(base.OneRequest):
         """Text: the sentence. Blocks: a section with the sentence, link and fields (advice, metadata), then one context
         line with place and time and one with ids. Texts are cut shorter if all of them are too long."""
         message = chat.message(event, subscription, context)
-        small = [small_print(found) for found in (message.place, message.ids) if found]
-        blocks = [section(message.sentence, message.link, message.pairs), *small]
-        if characters(blocks) > MESSAGE_CHARACTERS:
-            blocks = [section(message.sentence, message.link, message.pairs, SHORT_CHARACTERS), *small]
-        return _request(subscription, message.sentence, blocks)
+        return _request(subscription, message.sentence, message_blocks(message))
 
-    def bundle(self, subscription: Subscription) -> base.Bundle:
-        """With `digest_seconds` one message for all that came in that time; else one for each event, and a digest of
-        what exceeds `messages_per_minute`."""
-        return chat.bundle(subscription)
+    def dialogue(self, subscription: Subscription) -> base.Dialogue | None:
+        """With a bot token: messages that are edited."""
+        return _BOT if is_web_api(subscription.sink) else None
+
+    def bundle(self, subscription: Subscription) -> base.Bundle | None:
+        """None with a bot token, whose messages are edited instead. Else with `digest_seconds` one message for all that
+        came in that time, or one for each event and a digest of what exceeds `messages_per_minute`."""
+        return None if is_web_api(subscription.sink) else chat.bundle(subscription)
 
     def render_bundle(
         self, events: Sequence[Event], subscription: Subscription, context: base.RenderContext
@@ -104,8 +116,8 @@ class Slack(base.OneRequest):
         return http_outcome(response, now)
 
     def redacted_url(self, url: str) -> str:
-        """Without the path, which is the credential."""
-        return url_without_path(url)
+        """Without the path, which is the credential of a webhook."""
+        return redacted_url(url) if is_web_api(url) else url_without_path(url)
 
 
 def _request(subscription: Subscription, said: str, blocks: Sequence[Mapping[str, Any]]) -> OutboundRequest:

@@ -10,6 +10,7 @@ from typing import Any
 
 from relay.core.jsontext import dumps
 from relay.redaction import host_of
+from subscribers.chat import Message
 from subscribers.digest import Digest, Limits, Line
 from subscribers.words import Pairs
 
@@ -75,6 +76,16 @@ def small_print(found: Iterable[tuple[str, str]], limit_characters: int = FIELD_
     """Labels and texts on one line, in small grey letters."""
     texts = (clip(f"{escape(label)} {escape(value)}".strip(), limit_characters) for label, value in found)
     return {"type": "context", "elements": [_mrkdwn(text) for text in texts]}
+
+
+def message_blocks(said: Message) -> list[Block]:
+    """A section with the sentence, link and pairs, then one line with place and time and one with ids. Texts are cut
+    shorter if all of them are too long."""
+    small = [small_print(found) for found in (said.place, said.ids) if found]
+    blocks = [section(said.sentence, said.link, said.pairs), *small]
+    if characters(blocks) > MESSAGE_CHARACTERS:
+        blocks = [section(said.sentence, said.link, said.pairs, SHORT_CHARACTERS), *small]
+    return blocks
 
 
 def digest_blocks(found: Digest, length: int) -> list[Block]:

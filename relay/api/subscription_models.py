@@ -30,7 +30,7 @@ from relay.core.bundles import BATCH_EVENTS, BATCH_SECONDS
 from relay.core.signing import parse_secret
 from relay.core.subscription import Handshake
 
-_OF_CHATS = ("metadata_keys", "time_zone", "digest_seconds", "messages_per_minute")
+_OF_CHATS = ("metadata_keys", "time_zone", "channel", "digest_seconds", "messages_per_minute")
 OPTIONS = (*_OF_CHATS, "template", "strict", "content_mode", "batch")
 """Fields of `config` that belong to some kinds of sinks only, see `core.subscription.Subscription.options`."""
 MAX_RETRIES = 50
@@ -109,6 +109,7 @@ class ShownConfig(TypedDict):
     concurrency: int | None
     metadata_keys: list[str] | None
     time_zone: str | None
+    channel: str | None
     digest_seconds: int | None
     messages_per_minute: int | None
     template: Any
@@ -234,6 +235,10 @@ class SubscriptionConfig(Body):
     time_zone: Annotated[str, Field(min_length=1, max_length=100), AfterValidator(_time_zone)] | None = Field(
         default=None, description="For chat kinds: the IANA time zone of the times in messages. Default: UTC."
     )
+    channel: Annotated[str, Field(min_length=1, max_length=100)] | None = Field(
+        default=None,
+        description="For kind `slack` with a bot token, which needs it: the id or the name of the channel to post to.",
+    )
     digest_seconds: Annotated[int, BeforeValidator(_whole), Field(ge=1, le=MAX_DIGEST_SECONDS)] | None = Field(
         default=None,
         description="For kind `slack`: one message for all events that came within this time. The first event starts "
@@ -345,6 +350,7 @@ _EXAMPLE: Subscription = {
         "concurrency": None,
         "metadata_keys": None,
         "time_zone": None,
+        "channel": None,
         "digest_seconds": None,
         "messages_per_minute": None,
         "template": None,

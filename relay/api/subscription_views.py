@@ -38,6 +38,7 @@ def subscription_view(
         "concurrency": subscription.concurrency,
         "metadata_keys": subscription.options.get("metadata_keys"),
         "time_zone": subscription.options.get("time_zone"),
+        "channel": subscription.options.get("channel"),
         "digest_seconds": subscription.options.get("digest_seconds"),
         "messages_per_minute": subscription.options.get("messages_per_minute"),
         "template": subscription.options.get("template"),

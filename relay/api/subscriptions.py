@@ -109,7 +109,7 @@ async def create_subscription(call: Call) -> Response:
     subscription, given = read_create(call.document, call.context, id=call.new_id("sub", now), now=now)
     if call.query["reuse"]:
         same = sorted(
-            (one for one in await call.ports.store.subscriptions.all() if same_url(one.sink, subscription.sink)),
+            (one for one in await call.ports.store.subscriptions.all() if _same_place(one, subscription)),
             key=lambda one: one.id,
         )
         if same:
@@ -124,6 +124,11 @@ async def create_subscription(call: Call) -> Response:
     await call.ports.store.subscriptions.create(made, room)
     call.ports.dispatcher.wake()
     return _made(call, made)
+
+
+def _same_place(one: core.Subscription, other: core.Subscription) -> bool:
+    """Whether both send to one URL, and there to one channel."""
+    return same_url(one.sink, other.sink) and one.options.get("channel") == other.options.get("channel")
 
 
 def _made(call: Call, made: core.Subscription) -> Response:

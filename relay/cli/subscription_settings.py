@@ -150,6 +150,7 @@ SETTINGS = (
         read=lambda text: split_names(text, "--metadata-keys", "deal,owner"),
     ),
     Setting("time_zone", str, "Chats: the time zone of times in messages, such as Europe/Paris."),
+    Setting("channel", str, "slack with a bot token: the channel to post to, such as C0123456789."),
     Setting("digest", int, "slack: one message for what came within so many seconds.", field="digest_seconds"),
     Setting("messages_per_minute", int, "slack: messages a minute beyond which a digest follows."),
     Setting(

@@ -257,6 +257,8 @@ def expectation(config: Mapping[str, Any], types: list[str] | None, *, types_giv
     if service is not None:
         incidents = _INCIDENTS.get(config.get("incidents", ""), "") if has_failures(types or [FAILED]) else ""
         bundled = _bundled(config)
+        if config.get("channel") is not None:
+            service = f"Channel {config['channel']} in Slack gets one message"
         if types_given and types:
             return f"{service} for each {_enumerated(types)} event.{incidents}{bundled}"
         return (
@@ -272,6 +274,8 @@ def _bundled(config: Mapping[str, Any]) -> str:
     """How several events become one message; empty for a kind that has no digest."""
     if config.get("kind") != "slack":
         return ""
+    if config.get("channel") is not None:
+        return " Each incident and each group is one message, which is edited, with the details in its thread."
     seconds = config.get("digest_seconds")
     if seconds is not None:
         return f" What comes within {duration(seconds)} is one message, a digest."

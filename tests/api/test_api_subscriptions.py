@@ -48,6 +48,7 @@ async def test_a_subscription_has_every_field_and_shows_its_secret_once(client, 
             "concurrency": None,
             "metadata_keys": None,
             "time_zone": None,
+            "channel": None,
             "digest_seconds": None,
             "messages_per_minute": None,
             "template": None,
@@ -131,6 +132,7 @@ async def test_every_setting_is_accepted(client, world):
         "retry_schedule": [5, 300, 7200, 86400, 0.5, 7, 0.5],
         "metadata_keys": None,
         "time_zone": None,
+        "channel": None,
         "digest_seconds": None,
         "messages_per_minute": None,
         "template": None,
@@ -627,9 +629,30 @@ async def test_a_slack_subscription_keeps_the_options_of_its_messages(client, co
     assert (await client.put(path, json={"sink": sink})).json()["config"][name] is None
 
 
-@pytest.mark.parametrize("name", ["metadata_keys", "time_zone", "digest_seconds", "messages_per_minute"])
+async def test_a_bot_of_slack_has_a_channel_and_a_token_that_is_never_shown(client):
+    sink, token = "https://slack.com/api/chat.postMessage", "xoxb-12345-of-the-tests"
+    given = {"sinkcredential": {"credentialtype": "ACCESSTOKEN", "accesstoken": token}}
+    made = await create(client, sink=sink, config={"channel": "C0123456789"}, **given)
+    assert (made["config"]["kind"], made["config"]["channel"], made["sink"]) == ("slack", "C0123456789", sink)
+    path = f"/v1/subscriptions/{made['id']}"
+    shown = (await client.get(path)).json()
+    assert token not in str(shown)
+    assert (await client.put(path, json=shown)).json()["config"] == shown["config"]
+
+    body = {"sink": sink, "config": {"channel": "C0123456789"}, **given}
+    again = await client.post("/v1/subscriptions?reuse=true", json=body)
+    assert (again.status_code, again.json()["id"]) == (200, made["id"])
+    other = await client.post("/v1/subscriptions?reuse=true", json={**body, "config": {"channel": "sales"}})
+    assert other.status_code == 201, "one bot posts to several channels"
+
+    refused = await client.post("/v1/subscriptions", json={"sink": sink})
+    errors = [(error["pointer"], error["code"]) for error in refused.json()["errors"]]
+    assert (refused.status_code, errors) == (422, [("/sinkcredential", "missing"), ("/config/channel", "missing")])
+
+
+@pytest.mark.parametrize("name", ["metadata_keys", "time_zone", "channel", "digest_seconds", "messages_per_minute"])
 async def test_a_webhook_refuses_the_options_of_messages(client, name):
-    value = {"metadata_keys": ["deal"], "time_zone": "UTC"}.get(name, 5)
+    value = {"metadata_keys": ["deal"], "time_zone": "UTC", "channel": "C0123456789"}.get(name, 5)
     body = {"sink": "https://receiver.example/hooks", "config": {name: value}}
     refused = await client.post("/v1/subscriptions", json=body)
     assert (refused.status_code, refused.json()["errors"][0]["pointer"]) == (422, f"/config/{name}")

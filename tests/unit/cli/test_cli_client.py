@@ -347,6 +347,11 @@ def test_add_says_what_will_arrive(stub: Stub, capsys: pytest.CaptureFixture[str
             "Failures with one cause are an incident as well.",
         ),
         ({"kind": "slack", "incidents": "off"}, ["ai.revor.job.failed"], "for each failed event."),
+        (
+            {"kind": "slack", "incidents": "off", "channel": "#sales"},
+            ["ai.revor.job.failed"],
+            "Channel #sales in Slack gets one message for each failed event. Each incident and each group is one",
+        ),
         ({"kind": "teams", "incidents": "both"}, ["ai.revor.job.failed"], "Teams gets one card for each failed event."),
         (
             {"kind": "discord", "incidents": "off"},
@@ -642,7 +647,7 @@ def test_edit_changes_only_the_given_settings(stub: Stub) -> None:
     ("arguments", "words"),
     [
         ((), "nothing to change"),
-        (("--unset", "colour"), "It takes batch, concurrency, content_mode, credential"),
+        (("--unset", "colour"), "It takes batch, channel, concurrency, content_mode, credential"),
         (("--header", "no colon"), "--header has no colon"),
         (("--retry-schedule", ","), "--retry-schedule is empty"),
     ],

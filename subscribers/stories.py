@@ -1,0 +1,192 @@
+"""Messages that are edited in place: one about each incident and each group, with the details in its thread.
+
+A story is told event by event: what its message shows from now on, what goes into the thread, and what to remember. Of
+a group its message counts what was sent until the group has finished. Plain text, which each chat kind lays out.
+Nothing of a job is remembered but how many of which kind and error there were, and the ends of event ids.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from relay.core.dialogue import Memory, group_key
+from relay.core.events import GROUP_FINISHED, INCIDENT_EVENTS, INCIDENT_OPENED, RELAY_SOURCE, Event
+from relay.core.job_groups import OTHER
+from relay.core.subscription import Subscription
+from subscribers.base import RenderContext
+from subscribers.chat import Message, message
+from subscribers.job_wording import job_event_kind
+from subscribers.words import Pairs, count, data_of, mapping, one_line, word
+
+MAX_SEEN = 256
+"""Events of a group that are known to be counted. One that is sent again later than that counts twice."""
+MAX_CODES = 20
+CODES_SHOWN = 5
+_GROUP_CHARACTERS = 200
+_END_CHARACTERS = 12
+_INCIDENT_ID = re.compile(r"inc_[0-9a-z]{1,40}")
+
+_COUNTED = {
+    "succeeded": "accepted",
+    "skipped": "skipped",
+    "failed": "failed",
+    "cancelled": "cancelled",
+    "not_found": "not found",
+    "overdue": "overdue",
+    "retrying": "tried again",
+    "running": "started",
+    "scheduled": "scheduled",
+    "queued": "queued",
+    "status_unknown": "with an unknown status",
+}
+"""What a group's message counts, in this order, with the words for it."""
+_PROGRESS = ("queued", "scheduled", "running", "retrying", "succeeded")
+"""Counted only: they have no message of their own."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chapter:
+    """What one event changes of its story.
+
+    anew     a message of its own begins, although there is one: the group has begun another round
+    head     what the story's message shows
+    edits    a message that is there already is edited to that
+    detail   what goes into the thread; None: nothing
+    repeats  the detail says what `head` says: it is left out under a new message
+    memory   to remember once this is sent
+    """
+
+    anew: bool = False
+    head: Message
+    edits: bool
+    detail: Message | None
+    repeats: bool
+    memory: Memory
+
+
+def story_key(event: Event) -> str | None:
+    """Which story an event belongs to; None: to none."""
+    if event.source == RELAY_SOURCE and event.type in INCIDENT_EVENTS:
+        id = _INCIDENT_ID.fullmatch(event.subject or "")
+        return None if id is None else f"incident/{id[0]}"
+    of_group = job_event_kind(event.type) is not None or event.type == GROUP_FINISHED
+    group = event.document().get("group") if of_group and event.owner is not None else None
+    if event.owner is None or not isinstance(group, str) or not group or len(group) > 2 * _GROUP_CHARACTERS:
+        return None
+    return group_key(event.owner, group)
+
+
+def chapter(event: Event, subscription: Subscription, context: RenderContext, memory: Memory) -> Chapter:
+    """What an event, which has a story, changes of it. `memory`: of the event before; empty: this is the first."""
+    said = message(event, subscription, context)
+    if event.type in INCIDENT_EVENTS:
+        return _of_incident(event, said, memory)
+    if event.type == GROUP_FINISHED:
+        return _end_of_group(event, said, memory)
+    return _of_group(event, said, memory)
+
+
+def _of_incident(event: Event, said: Message, memory: Memory) -> Chapter:
+    """The message shows the newest event: an older one may come later."""
+    newest = _moment(event) >= (_number(memory.get("at")), _text(memory.get("event")))
+    head = replace(said, ids=())
+    kept = {"at": event.recorded_at, "event": event.id} if newest else memory
+    if event.type == INCIDENT_OPENED:
+        detail = replace(said, sentence=f"Incident {word(event.subject)}", link=None, pairs=_facts_of(event), place=())
+        return Chapter(head=head, edits=newest, detail=detail, repeats=False, memory=kept)
+    return Chapter(head=head, edits=newest, detail=replace(said, pairs=()), repeats=True, memory=kept)
+
+
+def _facts_of(event: Event) -> Pairs:
+    data = data_of(event.document())
+    found = (
+        ("Error", word(data.get("code"))),
+        ("Account", word(data.get("connect_account_id"))),
+        ("First failure", word(data.get("first_failure_at"))),
+        ("Latest failure", word(data.get("last_failure_at"))),
+    )
+    return tuple((label, text) for label, text in found if text)
+
+
+def _of_group(event: Event, said: Message, memory: Memory) -> Chapter:
+    kind = job_event_kind(event.type) or ""
+    finished_at = memory.get("finished_at")
+    if finished_at is not None and event.recorded_at <= _number(finished_at):  # it was sent late
+        return Chapter(head=said, edits=False, detail=said, repeats=True, memory=memory)
+    if finished_at is not None:
+        again = _of_group(event, said, {})
+        return replace(again, anew=True)
+    document = event.document()
+    counts, codes, seen = _counts(memory.get("counts")), _counts(memory.get("codes")), _seen(memory)
+    end = event.id[-_END_CHARACTERS:]
+    new = end not in seen
+    if new:
+        counted = "skipped" if kind == "succeeded" and document.get("resultstatus") == "skipped" else kind
+        counts[counted] = counts.get(counted, 0) + 1
+        if kind == "failed":
+            code = word(mapping(mapping(data_of(document).get("job")).get("error")).get("code")) or "unknown"
+            code = code if code in codes or len(codes) < MAX_CODES else OTHER
+            codes[code] = codes.get(code, 0) + 1
+        seen = [*seen, end][-MAX_SEEN:]
+    kept = {
+        "counts": counts,
+        "codes": codes,
+        "seen": seen,
+        "begun_at": min(_number(memory.get("begun_at"), event.recorded_at), event.recorded_at),
+    }
+    detail = None if kind in _PROGRESS else said
+    head = replace(
+        said,
+        sentence=_so_far(document, counts),
+        link=None,
+        pairs=_errors(codes),
+        place=tuple(pair for pair in said.place if pair[0] != "Job"),
+        ids=(),
+    )
+    return Chapter(head=head, edits=new or detail is None, detail=detail, repeats=False, memory=kept)
+
+
+def _end_of_group(event: Event, said: Message, memory: Memory) -> Chapter:
+    finished_at = memory.get("finished_at")
+    late = event.recorded_at < _number(memory.get("begun_at") if finished_at is None else finished_at)
+    if late and memory:  # of an earlier round than the message shows
+        return Chapter(head=said, edits=False, detail=said, repeats=True, memory=memory)
+    anew = finished_at is not None and event.recorded_at > _number(finished_at)
+    kept = {"finished_at": event.recorded_at}
+    return Chapter(anew=anew, head=replace(said, ids=()), edits=True, detail=said, repeats=True, memory=kept)
+
+
+def _so_far(document: Mapping[str, Any], counts: Mapping[str, int]) -> str:
+    group = one_line(document.get("group"), _GROUP_CHARACTERS)
+    told = [f"{counts[kind]:,} {words}" for kind, words in _COUNTED.items() if kind in counts]
+    return f"Group {group} so far: {', '.join(told)}"
+
+
+def _errors(codes: Mapping[str, int]) -> Pairs:
+    ranked = sorted(codes.items(), key=lambda one: (-one[1], one[0]))
+    shown = [f"{code} {number:,}" for code, number in ranked[:CODES_SHOWN]]
+    rest = sum(number for _, number in ranked[CODES_SHOWN:])
+    text = ", ".join((*shown, *([f"others {rest:,}"] if rest else [])))
+    return (("Errors", text),) if text else ()
+
+
+def _moment(event: Event) -> tuple[float, str]:
+    return event.recorded_at, event.id
+
+
+def _number(value: object, default: float = 0.0) -> float:
+    return float(value) if isinstance(value, int | float) else default
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _counts(value: object) -> dict[str, int]:
+    return {key: count(number) for key, number in mapping(value).items()}
+
+
+def _seen(memory: Memory) -> list[str]:
+    found = memory.get("seen")
+    return [one for one in found if isinstance(one, str)] if isinstance(found, list) else []
