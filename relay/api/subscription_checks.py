@@ -152,13 +152,13 @@ def _subscription(
         concurrency=config.concurrency,
         handshake=config.handshake,
         description=body.description,
-        options=_options(config),
+        options=options_of(config),
     )
     kinds.check(subscription)
     return subscription
 
 
-def _options(config: SubscriptionConfig) -> dict[str, Any]:
+def options_of(config: SubscriptionConfig) -> dict[str, Any]:
     """The options that were given. Structured mode is none: every kind has it."""
     found = {name: value for name in OPTIONS if (value := getattr(config, name)) is not None}
     if config.content_mode == "structured":

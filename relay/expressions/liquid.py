@@ -83,7 +83,7 @@ MAX_SECONDS = 1.0
 MAX_ERRORS = 20
 """Maximum number of errors about one template that are told."""
 MAX_CACHED_BYTES = 1_048_576
-"""Maximum size of the compiled templates that are kept, as JSON. Each takes about thirty times as much memory."""
+"""Maximum size of the compiled templates that are kept, as JSON. They take up to 75 times as much memory."""
 
 ITEM_SIZE = 16
 _SOURCE_PER_UNIT = 8
@@ -101,6 +101,13 @@ class TooSlow(Exception):
 
 class _TooMuch(ResourceLimitError):
     """A document exceeds one of our limits."""
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(problem, token=None)
+
+
+class _Unsuitable(FilterArgumentError):
+    """A filter cannot take a value. The message says so without the value, which may say something about a person."""
 
     def __init__(self, problem: str) -> None:
         super().__init__(problem, token=None)
@@ -263,15 +270,16 @@ class _Context(RenderContext):
                     found = self.get_item(found, segment)
                 index += 1
         except (LookupError, TypeError):
-            name = _path_text(path[: index + 1])
+            name = _path_text(path[: index + 1], "" if token is None else token.source)
             return self._undefined(name, hint=f"{name} is absent", token=token)
         return found
 
     def filter(self, name: str, token: Token | None) -> Callable[..., object]:
         """The filter of this name, with limits on what it takes and makes."""
-        return functools.partial(self._filtered, FILTERS[name])
+        return functools.partial(self._filtered, name)
 
-    def _filtered(self, used: "_Filter", left: object, *args: object, **kwargs: object) -> object:
+    def _filtered(self, name: str, left: object, *args: object, **kwargs: object) -> object:
+        used = FILTERS[name]
         operands = (left, *args, *kwargs.values())
         if used is not _DEFAULT:
             for operand in operands:
@@ -283,7 +291,13 @@ class _Context(RenderContext):
             self.count((size // ITEM_SIZE) ** 2 // 100)
         if used.text and not isinstance(left, str):
             left = as_text(left)
-        made = used.function(left, *args, **kwargs)
+        try:
+            made = used.function(left, *args, **kwargs)
+        except (_Unsuitable, UndefinedError, ResourceLimitError):
+            raise
+        except (LiquidError, ArithmeticError, ValueError, TypeError, LookupError, RecursionError):
+            kinds = " and ".join([_kind(operand) for operand in operands])
+            raise _Unsuitable(f"filter {name} cannot take {kinds}, or has no result for it") from None
         if isinstance(made, range):
             made = list(made)
         kind = type(made)
@@ -295,11 +309,22 @@ class _Context(RenderContext):
         return made
 
 
-def _path_text(path: Sequence[object]) -> str:
-    """`jobs[0].name`, cut to what an error can show."""
-    first, *others = path
-    texts = [f".{one}" if isinstance(one, str) else f"[{one}]" for one in others]
-    return "".join([str(first), *texts])[:200]
+def _path_text(path: Sequence[object], source: str) -> str:
+    """`jobs[0].name`, cut to what an error can show; `…` for a name that is not in the template but in the data."""
+    shown = [one if not isinstance(one, str) or one in source else "…" for one in path]
+    first, *others = shown
+    return "".join([str(first), *(f".{one}" if isinstance(one, str) else f"[{one}]" for one in others)])[:200]
+
+
+def _kind(value: object) -> str:
+    """What a value is, without saying it."""
+    if isinstance(value, Undefined) or value is None:
+        return "nothing"
+    if isinstance(value, bool):
+        return "a boolean"
+    if isinstance(value, int | float):
+        return "a number"
+    return "text" if isinstance(value, str) else "an object" if isinstance(value, dict) else "an array"
 
 
 # --- parts of python-liquid with limits
@@ -434,7 +459,7 @@ def _json(value: object) -> str:
     try:
         return dumps(None if isinstance(value, Undefined) else value).decode()
     except TypeError:
-        raise FilterArgumentError("json: this value is not JSON, or is nested too deeply", token=None) from None
+        raise _Unsuitable("json: this value is not JSON, or is nested too deeply") from None
 
 
 def _join(value: object, separator: object = " ") -> str:
@@ -554,10 +579,10 @@ def _date(value: object, format: object = "%Y-%m-%d %H:%M", zone: object = "UTC"
 def _checked_format(pattern: str) -> str:
     """The format, if it has only what every platform knows. `strftime` of the C library also takes widths."""
     if len(pattern) > _MAX_FORMAT_CHARACTERS or "\0" in pattern:
-        raise FilterArgumentError(f"date: a format has at most {_MAX_FORMAT_CHARACTERS} characters", token=None)
+        raise _Unsuitable(f"date: a format has at most {_MAX_FORMAT_CHARACTERS} characters")
     for directive in _DIRECTIVE.findall(pattern):
         if directive not in _DIRECTIVES:
-            raise FilterArgumentError(f"date: {directive} is not one of {' '.join(_DIRECTIVES)}", token=None)
+            raise _Unsuitable(f"date: {directive} is not one of {' '.join(_DIRECTIVES)}")
     return well_formed(pattern)
 
 
@@ -565,7 +590,7 @@ def _zone(name: str) -> tzinfo:
     try:
         return UTC if name in ("", "UTC") else ZoneInfo(name[:100])
     except (ValueError, LookupError, OSError):
-        raise FilterArgumentError("date: the time zone is unknown. Use one like Europe/Berlin", token=None) from None
+        raise _Unsuitable("date: the time zone is unknown. Use one like Europe/Berlin") from None
 
 
 class _Filter(NamedTuple):
@@ -855,7 +880,9 @@ class Template:
             where = _position(part.source, index) if index >= 0 else ""
             errors.append(_failure(part.pointer, "not_renderable", f"{error.message}{where}"))
         except (ArithmeticError, ValueError, LookupError, TypeError, RecursionError) as error:
-            errors.append(_failure(part.pointer, "not_renderable", f"{type(error).__name__}: {error}"))
+            errors.append(
+                _failure(part.pointer, "not_renderable", f"a value has the wrong type or size ({type(error).__name__})")
+            )
         return None
 
 

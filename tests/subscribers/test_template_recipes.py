@@ -10,7 +10,8 @@ from typing import Any
 import orjson
 import pytest
 
-from relay.api.subscription_models import OPTIONS, SubscriptionCreate
+from relay.api.subscription_checks import options_of
+from relay.api.subscription_models import SubscriptionCreate
 from relay.core.events import Event, Origin
 from relay.core.filters import full_type, known_types
 from relay.core.samples import sample_event
@@ -63,7 +64,7 @@ def subscription_of(body: dict[str, Any]) -> Subscription:
         kind=given.config.kind or registry.infer_kind(given.sink),
         types=tuple(full_type(one, known_types([ORIGIN.type_prefix])) or one for one in given.types or ()),
         headers=tuple(((settings and settings.headers) or {}).items()),
-        options={name: value for name in OPTIONS if (value := getattr(given.config, name)) is not None},
+        options=options_of(given.config),
     )
     registry.kind_named(subscription.kind).check(subscription)
     return subscription

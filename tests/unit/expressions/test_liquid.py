@@ -236,3 +236,25 @@ def test_relay_does_not_import_liquid_until_a_template_is_used() -> None:
     code = "import sys, relay.cli.serve, relay.node.node, subscribers.registry; print('liquid' in sys.modules)"
     ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        "data.name | divided_by: data.name",
+        "data.name | base64_decode",
+        "data.name | slice: data.name",
+        "data.names | uniq: data.name",
+        "data.names | sum",
+        "0 | date: '%Y', data.name",
+        "data[data.name]",
+        "data.name[data.name].x",
+        "data.names[0][data.name]",
+    ],
+)
+def test_no_error_quotes_the_data(expression: str) -> None:
+    data = {"name": "Ada <ada@example.com>", "names": [{"Ada": "ada@example.com"}, 7, "ada@example.com"]}
+    for template in (f"{{{{ {expression} }}}}", f"{{% assign x = {expression} %}}{{{{ x.y }}}}"):
+        with pytest.raises(NotRenderable) as caught:
+            compile_template(template).render({"data": data}, strict=True)
+        assert "ada" not in str(caught.value).lower()
