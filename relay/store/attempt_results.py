@@ -26,9 +26,9 @@ from relay.store.rows import attempt_values
 from relay.store.statements import (
     INTEGER,
     REAL,
-    SQLITE,
     TEXT,
     Sql,
+    fetch,
     fetch_json,
     json_list,
     json_query,
@@ -106,8 +106,6 @@ WHERE deliveries.id = m.id
 """,
     rows=_OUTCOME,
 )
-# Locks the heads among some deliveries.
-LOCK_HEADS = sql("SELECT id FROM deliveries d WHERE id IN $json_values(ids) AND state || '' = 'pending' $for_update(d)")
 _BUNDLED = {**_OUTCOME, "alone": INTEGER}
 # Ends attempts of bundles: followers that are tried again stay blocked.
 UPDATE_BUNDLED = sql(
@@ -341,11 +339,12 @@ def _trouble(result: AttemptResult, event: Event) -> Trouble:
 
 
 def _in_held_order(connection: Connection, results: Sequence[AttemptResult]) -> list[AttemptResult]:
-    """The results whose lease is held, up to the first of each job whose is not. Their heads are locked, so nothing
-    but this transaction changes the followers."""
+    """The results whose lease is held, up to the first of each job whose is not. They are locked."""
+    rows = json_list([_outcome_values(result) for result in results])
+    ((count,),) = fetch(connection, COUNT_HELD, results=rows)
+    if count == len(results):
+        return list(results)
     ids = json_list([result.claimed.id for result in results])
-    if connection.dialect.name != SQLITE:
-        run(connection, LOCK_HEADS, ids=ids)
     held = {(row[0], row[1]) for row in fetch_json(connection, HELD, ids=ids)}
     lost: set[tuple[str, str, bool]] = set()
     kept = []

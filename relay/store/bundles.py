@@ -31,9 +31,9 @@ WITH due AS MATERIALIZED (
     AND alone = :alone {{unleased}}
   ORDER BY due_at LIMIT :count $skip_locked
 )
-SELECT id, job_uid, sequence, {_BYTES.format("due")}, created_at, due_at FROM due ORDER BY due_at, id
+SELECT id, job_uid, sequence, {_BYTES.format("due")}, created_at, due_at FROM due
 """
-# The due heads of one subscription and priority, oldest first. Leases have a clock of their own: see `claims`.
+# The due heads of one subscription and priority: the oldest. Leases have a clock of their own: see `claims`.
 DUE_HEADS = sql(_DUE.format(unleased=_UNLEASED), _DUE.format(unleased=""))
 
 
@@ -58,10 +58,8 @@ SELECT found.* FROM $json_values(job_uids) AS wanted(uid) CROSS JOIN LATERAL (
 
 # The automatic, or manual, open deliveries of some jobs for a subscription, in order.
 CHAINS, MANUAL_CHAINS = _chains(FRESH), _chains(MANUAL)
-# Locks followers, but not those that another transaction has.
-LOCK_FOLLOWERS = sql(
-    "SELECT id FROM deliveries d WHERE id IN $json_values(ids) AND state || '' = 'blocked' $skip_locked"
-)
+# Locks deliveries, but not those that another transaction has.
+LOCK_FOLLOWERS = sql("SELECT id, state FROM deliveries d WHERE id IN $json_values(ids) $skip_locked")
 # Leases deliveries, whose heads are locked.
 LEASE = sql("UPDATE deliveries SET lease_token = :token, due_at = :until WHERE id IN $json_values(ids)")
 
@@ -118,7 +116,8 @@ def claim_bundle(connection: Connection, item: BundleRequest) -> BundledClaim:
 def _heads(
     connection: Connection, item: BundleRequest, priority: int, count: int, *, alone: int = 0
 ) -> list[Candidate]:
-    """Due heads, locked. A first attempt has waited since it was created, a retry or a replay since it is due."""
+    """Due heads, locked, the oldest first. A first attempt waits since it was created, a retry or a replay since it is
+    due."""
     taken_at = item.now if item.lease.taken_at is None else item.lease.taken_at
     rows = fetch(
         connection,
@@ -132,7 +131,7 @@ def _heads(
     )
     return [
         Candidate(id, job_uid, sequence, size_bytes or 0, created_at if priority == 0 else due_at)
-        for id, job_uid, sequence, size_bytes, created_at, due_at in rows
+        for id, job_uid, sequence, size_bytes, created_at, due_at in sorted(rows, key=lambda row: (row[5], row[0]))
     ]
 
 
@@ -149,7 +148,8 @@ def _chains_of(
     rows = fetch(connection, statement, **values)
     free = {row[0] for row in rows if row[5] == "blocked" and not row[6]}
     if free and connection.dialect.name != SQLITE:
-        free &= {row[0] for row in fetch(connection, LOCK_FOLLOWERS, ids=json_list(sorted(free)))}
+        locked = fetch(connection, LOCK_FOLLOWERS, ids=json_list(sorted(free)))
+        free = {row[0] for row in locked if row[1] == "blocked"}
     chains: dict[str, list[Candidate]] = {}
     for id, job_uid, sequence, size_bytes, created_at, _state, _alone in rows:
         one = Candidate(id, job_uid, sequence, size_bytes or 0, created_at, free=id in free)

@@ -24,6 +24,7 @@ from sqlalchemy.dialects import sqlite
 from sqlalchemy.engine import Connection
 
 from relay.core.audit import AuditRecord, derived_key
+from relay.core.bundles import Bundle, Room
 from relay.core.connect_accounts import ConnectAccount
 from relay.core.credentials import SinkCredential
 from relay.core.erasure import ErasureRequest
@@ -475,6 +476,15 @@ async def run_everything(store: Store) -> None:
         result_of(held[2], "pending", due_at=NOW, disable="410", events=(relay_event(),))
     )
     await store.deliveries.record_attempt(result_of(held[3], "dead"))
+    limits = Bundle(max_events=20, wait_seconds=0.0, max_bytes=1_000_000)
+    for priority in (0, 1, 2):
+        claims = await store.deliveries.claim_bundle("sub_1", (priority,), limits, Room(), 3, NOW + 9, lease())
+        for members in claims.requests:
+            refused = [result_of(one, "pending", now=NOW + 9, due_at=NOW + 9, alone=True) for one in members]
+            await store.deliveries.record_bundle(refused)
+    claims = await store.deliveries.claim_bundle("sub_1", (0, 1, 2), limits, Room(), 3, NOW + 9, lease())
+    assert len(claims.requests) > 1
+    await store.deliveries.release([one for members in claims.requests for one in members], NOW + 9)
     await execute(store, "UPDATE subscriptions SET probe_at = 0 WHERE id = 'sub_1'")
     for state in ("pending", "delivered"):
         probe = (await store.deliveries.claim_probe("sub_1", NOW, lease(until=NOW))).claimed

@@ -9,6 +9,7 @@ from relay.store import (
     accounts,
     attempt_results,
     audit,
+    bundles,
     cancellation,
     claims,
     connect_accounts,
@@ -241,6 +242,12 @@ CATALOGUE = (
     Case("claim: backlog", claims.PENDING_SUBSCRIPTIONS),
     Case("claim: take", claims.TAKE, sorts=True),  # at most three times as many as requested
     Case("claim: with event", claims.WITH_EVENT),
+    Case("bundle: due heads", bundles.DUE_HEADS, sorts=True),  # those of one bundle
+    Case("bundle: chains", bundles.CHAINS, sorts=True),
+    Case("bundle: chains, manual", bundles.MANUAL_CHAINS, sorts=True),
+    Case("bundle: lock followers", bundles.LOCK_FOLLOWERS),
+    Case("bundle: lease", bundles.LEASE),
+    Case("bundle: update deliveries", attempt_results.UPDATE_BUNDLED),
     Case("probe: turn", claims.PROBE_TURN),
     Case("probe: next turn", claims.PROBE_AT),
     Case("probe: take the oldest", claims.TAKE_OLDEST, sorts=True),  # three hundred at most
