@@ -14,6 +14,7 @@ from relay.core.delivery import OutboundRequest, Outcome, Response
 from relay.core.dialogue import Ended, Memory, previewed
 from relay.core.events import Event, Origin, from_transition, relay_event
 from relay.core.job import JOB_EVENTS, Job, Observation, Problem, Transition
+from relay.core.jsontext import dumps
 from relay.core.subscription import Subscription
 from relay.core.summary_events import group_finished_data, incident_data
 from relay.errors import InvalidRequest
@@ -553,7 +554,7 @@ def test_status_counts_where_no_error_is_named() -> None:
     | st.dictionaries(
         st.sampled_from(["ok", "error", "channel", "ts", "needed"]),
         st.booleans() | st.integers() | st.text(max_size=70) | st.none(),
-    ).map(orjson.dumps),
+    ).map(dumps),
     status=st.integers(100, 599),
 )
 def test_every_answer_has_an_outcome(body: bytes, status: int) -> None:
