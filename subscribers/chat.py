@@ -41,6 +41,7 @@ MAX_BUNDLED_BYTES = 4 * 1024 * 1024
 MAX_PAIRS = 10
 
 Tone = Literal["bad", "warning", "good", "plain"]
+_WORST_FIRST: tuple[Tone, ...] = ("bad", "warning", "plain", "good")
 
 _JOB_TROUBLE = ("failed", "overdue", "not_found")
 _ACCOUNT_TROUBLE = ("needs_reconnect", "cannot_send", "recovered")
@@ -92,8 +93,14 @@ def message(event: Event, subscription: Subscription, context: RenderContext) ->
         pairs=pairs[:MAX_PAIRS],
         place=facts(event, context, time_zone(subscription)),
         ids=ids(event),
-        tone=_TONES.get(event.type.rpartition(".")[2], "plain"),
+        tone=tone(event),
     )
+
+
+def tone(*events: Event) -> Tone:
+    """The tone of a message about these events: that of the worst one."""
+    tones = {_TONES.get(event.type.rpartition(".")[2], "plain") for event in events}
+    return min(tones, key=_WORST_FIRST.index)
 
 
 def time_zone(subscription: Subscription) -> str | None:

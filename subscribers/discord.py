@@ -17,22 +17,32 @@ from relay.core.subscription import Incidents, Subscription
 from relay.errors import FieldError
 from relay.redaction import host_of, split_url, url_without_path
 from subscribers import base, chat
-from subscribers.markdown import disarmed, escape
+from subscribers.digest import Digest, Limits, Line, digest
+from subscribers.markdown import disarmed, escape, linked
+from subscribers.words import Pairs
 
 HOSTS = ("discord.com", "discordapp.com")
 TITLE_CHARACTERS = 256
+DESCRIPTION_CHARACTERS = 4096
 FIELD_NAME_CHARACTERS = 256
 FIELD_VALUE_CHARACTERS = 1024
 FOOTER_CHARACTERS = 2048
 EMBED_CHARACTERS = 6000
 """Maximum of all texts of the embeds in a message."""
+_DIGEST_STEPS = (
+    (Limits(), 300),
+    (Limits(sections=6, brief=10, lines=3), 200),
+    (Limits(sections=4, brief=6, lines=2), 100),
+    (Limits(sections=3, brief=4, lines=1), 60),
+)
+"""How much a digest tells, and the maximum characters of each text. The last one fits whatever the texts are."""
 _SHORT = 200
 """Maximum characters of each text if all of them would be too many."""
 _COLOURS: Mapping[chat.Tone, int] = {"bad": 0xD83C3E, "warning": 0xF0B232, "good": 0x23A55A, "plain": 0x5865F2}
 
 
-class Discord(base.Single):
-    """One message with an embed per event. Not signed: Discord reads no signature."""
+class Discord(base.OneRequest):
+    """One message with an embed per event, or a digest of several. Not signed: Discord reads no signature."""
 
     name = "discord"
     signed = False
@@ -47,7 +57,7 @@ class Discord(base.Single):
     def check(self, subscription: Subscription) -> None:
         """Refuses headers, methods except POST, unknown options, credentials, and URLs of Discord that are no
         webhook."""
-        errors = base.option_errors(subscription, chat.OPTIONS)
+        errors = base.option_errors(subscription, (*chat.OPTIONS, *chat.DIGEST_OPTIONS))
         errors += base.chat_errors(subscription, "Discord")
         problem = _sink_problem(subscription.sink)
         if problem:
@@ -61,10 +71,24 @@ class Discord(base.Single):
         embed = _embed(message, FIELD_VALUE_CHARACTERS)
         if _size(embed) > EMBED_CHARACTERS:
             embed = _embed(message, _SHORT)
-        payload = {"embeds": [embed], "allowed_mentions": {"parse": []}}
-        return OutboundRequest(
-            url=with_wait(subscription.sink), headers=(("Content-Type", "application/json"),), body=dumps(payload)
-        )
+        return _request(subscription, embed)
+
+    def bundle(self, subscription: Subscription) -> base.Bundle:
+        """With `digest_seconds` one message for all that came in that time; else one for each event, and a digest of
+        what exceeds `messages_per_minute`."""
+        return chat.bundle(subscription)
+
+    def render_bundle(
+        self, events: Sequence[Event], subscription: Subscription, context: base.RenderContext
+    ) -> OutboundRequest:
+        """A digest: how many of what, then a field for each incident and group, and for the others by account and
+        error. It tells less of each until the embed fits."""
+        for limits, length in _DIGEST_STEPS:
+            found = digest(events, context, chat.time_zone(subscription), limits)
+            embed = _digest_embed(found, chat.tone(*events), length)
+            if _size(embed) <= EMBED_CHARACTERS and _units(embed["description"]) <= DESCRIPTION_CHARACTERS:
+                break
+        return _request(subscription, embed)
 
     def classify(self, response: Response, now: float) -> Outcome:
         """401, 403, 404 and 410: the webhook is gone. 429 names its pause in a header and, with decimals, in the body;
@@ -84,6 +108,13 @@ class Discord(base.Single):
     def redacted_url(self, url: str) -> str:
         """Without the path, which is the credential."""
         return url_without_path(url)
+
+
+def _request(subscription: Subscription, embed: Mapping[str, Any]) -> OutboundRequest:
+    payload = {"embeds": [embed], "allowed_mentions": {"parse": []}}
+    return OutboundRequest(
+        url=with_wait(subscription.sink), headers=(("Content-Type", "application/json"),), body=dumps(payload)
+    )
 
 
 def with_wait(url: str) -> str:
@@ -112,7 +143,7 @@ def _embed(message: chat.Message, length: int) -> dict[str, Any]:
     embed: dict[str, Any] = {"title": title, "color": _COLOURS[message.tone]}
     below = [chat.fitted(message.sentence, length, escape)] if title != escape(message.sentence) else []
     if message.link is not None:
-        below.append(f"[Open in {escape(host_of(message.link))}]({message.link})")
+        below.append(linked(message.link))
     if below:
         embed["description"] = "\n".join(below)
     if message.pairs:
@@ -130,11 +161,64 @@ def _embed(message: chat.Message, length: int) -> dict[str, Any]:
     return embed
 
 
+def _digest_embed(found: Digest, tone: chat.Tone, length: int) -> dict[str, Any]:
+    fields = [
+        _field(section.line.sentence, [_link_below(section.line, length), *_advice(section.advice, length)], length)
+        for section in found.sections
+    ]
+    for cluster in found.clusters:
+        lines = [_line(line, length) for line in cluster.lines]
+        more = [f"… and {cluster.more:,} more"] if cluster.more else []
+        fields.append(_field(cluster.title, [*lines, *more, *_advice(cluster.advice, length)], length))
+    embed: dict[str, Any] = {
+        "title": chat.fitted(found.heading, TITLE_CHARACTERS, escape),
+        "color": _COLOURS[tone],
+        "description": "\n".join([escape(found.span), *(_line(line, length) for line in found.brief)]),
+        "fields": fields,
+    }
+    return (
+        {**embed, "footer": {"text": chat.fitted(f"And {found.rest}", 2 * length, disarmed)}} if found.rest else embed
+    )
+
+
+def _field(name: str, lines: Sequence[str], length: int) -> dict[str, Any]:
+    """A field with as many of the lines as it takes."""
+    value = ""
+    for line in filter(None, lines):
+        longer = f"{value}\n{line}" if value else line
+        if _units(longer) > FIELD_VALUE_CHARACTERS:
+            break
+        value = longer
+    return {
+        "name": chat.fitted(name, min(length, FIELD_NAME_CHARACTERS), escape),
+        "value": value or "-",
+        "inline": False,
+    }
+
+
+def _line(line: Line, length: int) -> str:
+    """A sentence with its link behind it; a longer URL is left out."""
+    said = f"• {chat.fitted(line.sentence, length, escape)}"
+    return f"{said} {linked(line.link)}" if line.link is not None and len(line.link) <= length else said
+
+
+def _link_below(line: Line, length: int) -> str:
+    return linked(line.link) if line.link is not None and len(line.link) <= length else ""
+
+
+def _advice(pairs: Pairs, length: int) -> list[str]:
+    return [f"**{chat.fitted(label, length, escape)}** {chat.fitted(text, length, escape)}" for label, text in pairs]
+
+
+def _units(text: str) -> int:
+    return len(text.encode("utf-16-le", "replace")) // 2
+
+
 def _size(embed: Mapping[str, Any]) -> int:
     """The UTF-16 code units that count towards the limit."""
     texts = [embed["title"], embed.get("description", ""), embed.get("footer", {}).get("text", "")]
     texts += [text for field in embed.get("fields", ()) for text in (field["name"], field["value"])]
-    return sum(len(text.encode("utf-16-le", "replace")) // 2 for text in texts)
+    return sum(map(_units, texts))
 
 
 def _answer(response: Response) -> Mapping[str, Any]:

@@ -6,6 +6,8 @@ Sources: CommonMark 0.31 (backslash escapes, entities), Microsoft's text feature
 
 import re
 
+from relay.redaction import host_of
+
 _JOINER = "\u2060"
 """WORD JOINER has no width. After such a mark it makes the mark plain text."""
 
@@ -24,3 +26,8 @@ def escape(text: str) -> str:
     """One line of text that a Markdown field shows literally."""
     escaped = _MARKS.sub(r"\\\g<0>", disarmed(text))
     return _NUMBER.sub(r"\1\\\2", escaped)
+
+
+def linked(url: str) -> str:
+    """A link to a well-formed URL, titled with its host."""
+    return f"[Open in {escape(host_of(url))}]({url})"

@@ -18,11 +18,11 @@ from relay.redaction import split_url, url_without_path
 from subscribers import base, chat, flat
 from subscribers.markdown import disarmed
 from subscribers.slack_blocks import without_marks
-from subscribers.wording import advice, job_details, link
+from subscribers.wording import advice, job_details
 from subscribers.words import Pairs, one_line, zone_of
 
 _VALUE_CHARACTERS = 1000
-_SHOWN = ("type", "status", "job_id", "channel", "account", "group", "error_code", "time", "request_id")
+_SHOWN = ("type", "status", "job_id", "channel", "account", "group", "error_code", "request_id")
 """Fields of kind `flat` that become variables under the same name."""
 _NOTHING = "-"
 """The text of a variable that says nothing: a workflow does not start if one that it asks for is missing."""
@@ -54,18 +54,20 @@ class SlackWorkflow(base.Single):
     def render(self, event: Event, subscription: Subscription, context: base.RenderContext) -> OutboundRequest:
         """The variables. All of them are there in every event, and none is empty."""
         known = flat.fields(event, context)
+        message = chat.message(event, subscription, context)
         variables = {
-            "sentence": chat.message(event, subscription, context).sentence,
+            "sentence": message.sentence,
             "what_to_do": _lines(advice(event)),
             "details": _lines(job_details(event, subscription.options.get(chat.METADATA_KEYS))),
             **{name: one_line(known[name]) for name in _SHOWN},
+            "time": dict(message.place).get("Time", ""),
             "event_id": one_line(event.id),
         }
         zone = chat.time_zone(subscription)
         if zone is not None:
             variables["time"] = local_time(event.time, zone_of(zone))
         texts = {name: chat.fitted(text, _VALUE_CHARACTERS, _plain) or _NOTHING for name, text in variables.items()}
-        body = dumps({**texts, "link": link(event, context) or _NOTHING})
+        body = dumps({**texts, "link": message.link or _NOTHING})
         return OutboundRequest(url=subscription.sink, headers=(("Content-Type", "application/json"),), body=body)
 
     def classify(self, response: Response, now: float) -> Outcome:

@@ -17,12 +17,24 @@ from relay.core.subscription import Incidents, Subscription
 from relay.errors import FieldError
 from relay.redaction import host_of, url_without_path
 from subscribers import base, chat
-from subscribers.markdown import escape
+from subscribers.digest import Digest, Limits, Line, digest
+from subscribers.markdown import escape, linked
+from subscribers.words import Pairs
 
 MAX_BODY_BYTES = 28_000
 """Below the 28 KB that a message may have, for what Teams adds."""
 _LENGTHS = (3000, 600, 150)
 """Maximum characters of a text; the next one is used if the card would be too large."""
+_DIGEST_STEPS = (
+    (Limits(), 300),
+    (Limits(sections=6, brief=12, lines=3), 300),
+    (Limits(sections=3, brief=6, lines=1), 120),
+)
+"""How much a digest tells, and the maximum characters of each text. The last one fits whatever the texts are."""
+_APART = {"spacing": "Medium", "separator": True}
+
+Block = dict[str, Any]
+
 _CARD_TYPE = "application/vnd.microsoft.card.adaptive"
 _SCHEMA = "http://adaptivecards.io/schemas/adaptive-card.json"
 _STYLES: Mapping[chat.Tone, str] = {"bad": "attention", "warning": "warning", "good": "good", "plain": "emphasis"}
@@ -31,8 +43,8 @@ _CODE = re.compile(r"[A-Za-z]{1,60}")
 _SWITCHED_OFF = "WorkflowTriggerIsNotEnabled"
 
 
-class Teams(base.Single):
-    """One card for people per event. Not signed: a workflow reads no signature."""
+class Teams(base.OneRequest):
+    """One card for people per event, or a digest of several. Not signed: a workflow reads no signature."""
 
     name = "teams"
     signed = False
@@ -45,7 +57,7 @@ class Teams(base.Single):
 
     def check(self, subscription: Subscription) -> None:
         """Refuses headers, methods except POST, unknown options, credentials, and connectors of Office 365."""
-        errors = base.option_errors(subscription, chat.OPTIONS)
+        errors = base.option_errors(subscription, (*chat.OPTIONS, *chat.DIGEST_OPTIONS))
         errors += base.chat_errors(subscription, "Teams")
         if host_of(subscription.sink).endswith(_CONNECTORS):
             detail = (
@@ -60,12 +72,27 @@ class Teams(base.Single):
         a button for the link. Texts are cut until the message fits."""
         message = chat.message(event, subscription, context)
         for length in _LENGTHS:
-            body = dumps(_message(message, length))
+            body = _body(_blocks(message, length), message.link)
             if len(body) <= MAX_BODY_BYTES:
                 break
-        return OutboundRequest(
-            url=subscription.sink, headers=(("Content-Type", "application/json; charset=utf-8"),), body=body
-        )
+        return _request(subscription, body)
+
+    def bundle(self, subscription: Subscription) -> base.Bundle:
+        """With `digest_seconds` one card for all that came in that time; else one for each event, and a digest of what
+        exceeds `messages_per_minute`."""
+        return chat.bundle(subscription)
+
+    def render_bundle(
+        self, events: Sequence[Event], subscription: Subscription, context: base.RenderContext
+    ) -> OutboundRequest:
+        """A digest: how many of what, incidents and groups with what to do, the others by account and error. It tells
+        less of each until the message fits."""
+        for limits, length in _DIGEST_STEPS:
+            found = digest(events, context, chat.time_zone(subscription), limits)
+            body = _body(_digest_blocks(found, chat.tone(*events), length), None)
+            if len(body) <= MAX_BODY_BYTES:
+                break
+        return _request(subscription, body)
 
     def classify(self, response: Response, now: float) -> Outcome:
         """202 is the answer of a workflow that has started. 401, 403, 404 and 410: its URL is not valid any more, or
@@ -84,35 +111,77 @@ class Teams(base.Single):
         return url_without_path(url)
 
 
-def _message(message: chat.Message, length: int) -> dict[str, Any]:
-    card: dict[str, Any] = {
+def _request(subscription: Subscription, body: bytes) -> OutboundRequest:
+    return OutboundRequest(
+        url=subscription.sink, headers=(("Content-Type", "application/json; charset=utf-8"),), body=body
+    )
+
+
+def _body(blocks: Sequence[Block], url: str | None) -> bytes:
+    """A message with a card, and a button for the URL."""
+    card: Block = {
         "$schema": _SCHEMA,
         "type": "AdaptiveCard",
         "version": "1.4",
         "msteams": {"width": "Full"},
-        "body": _blocks(message, length),
+        "body": blocks,
     }
-    if message.link is not None:
-        title = f"Open in {host_of(message.link)}"
-        card["actions"] = [{"type": "Action.OpenUrl", "title": title, "url": message.link}]
-    return {"type": "message", "attachments": [{"contentType": _CARD_TYPE, "contentUrl": None, "content": card}]}
+    if url is not None:
+        card["actions"] = [{"type": "Action.OpenUrl", "title": f"Open in {host_of(url)}", "url": url}]
+    attachment = {"contentType": _CARD_TYPE, "contentUrl": None, "content": card}
+    return dumps({"type": "message", "attachments": [attachment]})
 
 
-def _blocks(message: chat.Message, length: int) -> list[dict[str, Any]]:
-    title = {**_text(message.sentence, length), "weight": "Bolder"}
-    blocks: list[dict[str, Any]] = [{"type": "Container", "style": _STYLES[message.tone], "items": [title]}]
+def _blocks(message: chat.Message, length: int) -> list[Block]:
+    blocks = [_box(message.sentence, message.tone, length)]
     if message.pairs:
-        facts = [
-            {"title": chat.fitted(label, length, escape), "value": chat.fitted(text, length, escape)}
-            for label, text in message.pairs
-        ]
-        blocks.append({"type": "FactSet", "facts": facts})
-    small = filter(None, (chat.footnote(message.place), chat.footnote(message.ids)))
-    look = {"size": "Small", "isSubtle": True, "spacing": "Small"}
-    return [*blocks, *({**_text(text, length), **look} for text in small)]
+        blocks.append(_facts(message.pairs, length))
+    return [*blocks, *(_small(chat.footnote(found), length) for found in (message.place, message.ids) if found)]
 
 
-def _text(text: str, length: int) -> dict[str, Any]:
+def _digest_blocks(found: Digest, tone: chat.Tone, length: int) -> list[Block]:
+    blocks = [_box(found.heading, tone, length), _small(found.span, length)]
+    for section in found.sections:
+        blocks.append({**_line(section.line, length), **_APART, "weight": "Bolder"})
+        if section.advice:
+            blocks.append(_facts(section.advice, length))
+    blocks += [_line(line, length, "• ") for line in found.brief]
+    for cluster in found.clusters:
+        blocks.append({**_text(cluster.title, length), **_APART, "weight": "Bolder"})
+        blocks += [_line(line, length, "• ") for line in cluster.lines]
+        if cluster.more:
+            blocks.append({**_text(f"… and {cluster.more:,} more", length), "spacing": "None"})
+        if cluster.advice:
+            blocks.append(_small(chat.footnote(cluster.advice), 4 * length))
+    return [*blocks, _small(f"And {found.rest}", length)] if found.rest else blocks
+
+
+def _box(text: str, tone: chat.Tone, length: int) -> Block:
+    title = {**_text(text, length), "weight": "Bolder"}
+    return {"type": "Container", "style": _STYLES[tone], "items": [title]}
+
+
+def _facts(pairs: Pairs, length: int) -> Block:
+    facts = [
+        {"title": chat.fitted(label, length, escape), "value": chat.fitted(text, length, escape)}
+        for label, text in pairs
+    ]
+    return {"type": "FactSet", "facts": facts}
+
+
+def _line(line: Line, length: int, mark: str = "") -> Block:
+    """A sentence with its link behind it; a longer URL is left out."""
+    said = mark + chat.fitted(line.sentence, length, escape)
+    if line.link is not None and len(line.link) <= length:
+        said = f"{said} {linked(line.link)}"
+    return {"type": "TextBlock", "text": said, "wrap": True, "spacing": "None"}
+
+
+def _small(text: str, length: int) -> Block:
+    return {**_text(text, length), "size": "Small", "isSubtle": True, "spacing": "Small"}
+
+
+def _text(text: str, length: int) -> Block:
     return {"type": "TextBlock", "text": chat.fitted(text, length, escape), "wrap": True}
 
 

@@ -241,13 +241,13 @@ class SubscriptionConfig(Body):
     )
     digest_seconds: Annotated[int, BeforeValidator(_whole), Field(ge=1, le=MAX_DIGEST_SECONDS)] | None = Field(
         default=None,
-        description="For kind `slack`: one message for all events that came within this time. The first event starts "
-        "it. Default: a message for each event.",
+        description="For `slack`, `teams` and `discord`: one message for all events that came within this time. The "
+        "first event starts it. Default: a message for each event.",
     )
     messages_per_minute: Annotated[int, BeforeValidator(_whole), Field(ge=1, le=60)] | None = Field(
         default=None,
-        description="For kind `slack`: how many messages a minute are about one event each. What exceeds them comes as "
-        "one digest. Default: 20.",
+        description="For `slack`, `teams` and `discord`: how many messages a minute are about one event each. What "
+        "exceeds them comes as one digest. Default: 20.",
     )
     template: Any = Field(
         default=None,

@@ -272,7 +272,7 @@ def expectation(config: Mapping[str, Any], types: list[str] | None, *, types_giv
 
 def _bundled(config: Mapping[str, Any]) -> str:
     """How several events become one message; empty for a kind that has no digest."""
-    if config.get("kind") != "slack":
+    if config.get("kind") not in ("slack", "teams", "discord"):
         return ""
     if config.get("channel") is not None:
         return " Each incident and each group is one message, which is edited, with the details in its thread."

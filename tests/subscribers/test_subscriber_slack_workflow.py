@@ -40,7 +40,7 @@ def test_failed_job_sets_these_variables() -> None:
         "account": "default",
         "group": "-",
         "error_code": "connect_account_reconnect_required",
-        "time": "2026-05-20T10:00:08.000Z",
+        "time": "2026-05-20 10:00:08 UTC",
         "request_id": "-",
         "event_id": "evt_1",
         "link": "https://crm.example/deals/42",
