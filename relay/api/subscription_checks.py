@@ -1,5 +1,6 @@
 """Reads the bodies of subscriptions: what is checked beyond their models, and the core value that they make."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -30,8 +31,10 @@ from relay.core import handshake
 from relay.core import subscription as core
 from relay.core.credentials import SinkCredential
 from relay.core.events import INCIDENT_EVENTS
+from relay.core.filters import FiltersRefused, parse_filters
 from relay.core.netguard import check_custom_headers, origin_of
 from relay.errors import FieldError
+from relay.expressions.cel import compile_cel
 from relay.ids import new_id
 from relay.redaction import REDACTED, url_without_path
 
@@ -118,6 +121,7 @@ def _subscription(
     errors = _name_errors(body, kind, context)
     given_types, type_errors = event_types(body.types or (), context.known_types, "/types")
     errors += type_errors
+    errors += _filter_errors(body)
     headers, header_errors = _headers(body, before)
     errors += header_errors
     if errors:
@@ -141,6 +145,7 @@ def _subscription(
         types=types,
         incidents=incidents,
         source=body.source,
+        filters=tuple(body.filters or ()),
         method="POST" if body.protocolsettings is None else body.protocolsettings.method,
         headers=headers,
         credential=credential,
@@ -190,6 +195,14 @@ def _name_errors(body: SubscriptionCreate, kind: str, context: Context) -> list[
         detail = f"no event has the source {body.source[:200]!r}{did_you_mean(body.source, sources)}"
         errors.append(FieldError(pointer="/source", code="unknown_source", detail=detail))
     return errors
+
+
+def _filter_errors(body: SubscriptionCreate) -> Sequence[FieldError]:
+    try:
+        parse_filters(body.filters or (), compile_cel)
+    except FiltersRefused as refused:
+        return refused.errors
+    return ()
 
 
 def _headers(

@@ -5,7 +5,7 @@
 
 from typing import Annotated, Any, ClassVar, Literal, NotRequired
 
-from pydantic import AfterValidator, BeforeValidator, Field, create_model
+from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, create_model
 from pydantic_core import PydanticCustomError
 from typing_extensions import TypedDict
 
@@ -27,6 +27,7 @@ from relay.api.sink_credentials import (
 from relay.clock import from_rfc3339, time_zones, zone_named
 from relay.core import subscription as core
 from relay.core.bundles import BATCH_EVENTS, BATCH_SECONDS
+from relay.core.filters import MAX_FILTERS
 from relay.core.signing import parse_secret
 from relay.core.subscription import Handshake
 
@@ -140,6 +141,7 @@ class Subscription(TypedDict):
     sink: str
     types: list[str] | None
     source: str | None
+    filters: list[dict[str, Any]] | None
     protocol: Literal["HTTP"]
     protocolsettings: ShownProtocolSettings
     sinkcredential: ShownCredential | None
@@ -274,6 +276,9 @@ class SubscriptionConfig(Body):
     )
 
 
+_FILTER: dict[str, Any] = {"type": "object", "minProperties": 1, "maxProperties": 1}
+
+
 class SubscriptionCreate(Body):
     """A subscription, in the shape of the CloudEvents Subscriptions API."""
 
@@ -288,6 +293,12 @@ class SubscriptionCreate(Body):
         "act on or wait for: failures, incidents, trouble, finished groups.",
     )
     source: str | None = Field(default=None, description="Send only events with this CloudEvents `source`.")
+    filters: list[Annotated[Any, WithJsonSchema(_FILTER)]] | None = Field(
+        default=None,
+        max_length=MAX_FILTERS,
+        description="Send only events for which all of these are true: filters of the CloudEvents Subscriptions API in "
+        "the dialects `exact`, `prefix`, `suffix`, `all`, `any` and `not`, and expressions in `cel`.",
+    )
     protocol: Literal["HTTP"] = "HTTP"
     protocolsettings: ProtocolSettings | None = None
     sinkcredential: SinkCredentialBody | None = Field(
@@ -334,6 +345,7 @@ _EXAMPLE: Subscription = {
     "sink": "https://receiver.example/hooks",
     "types": ["ai.revor.job.failed"],
     "source": None,
+    "filters": [{"exact": {"channel": "linkedin"}}],
     "protocol": "HTTP",
     "protocolsettings": {"headers": {}, "method": "POST"},
     "sinkcredential": None,
@@ -376,6 +388,7 @@ _EXAMPLE: Subscription = {
 EXAMPLES: dict[str, Any] = {
     "SubscriptionCreate": {
         "sink": "https://receiver.example/hooks",
+        "filters": [{"exact": {"channel": "linkedin"}}, {"not": {"prefix": {"group": "test-"}}}],
         "sinkcredential": {"credentialtype": "PLAIN", "identifier": "relay", "secret": "a password"},
         "config": {"retry_schedule": ["5s", "5m", 1800]},
         "description": "The CRM",

@@ -53,6 +53,7 @@ def subscription_view(
         "sink": shown_sink(subscription.kind, subscription.sink),
         "types": None if subscription.types is None else list(subscription.types),
         "source": subscription.source,
+        "filters": [dict(one) for one in subscription.filters] or None,
         "protocol": "HTTP",
         "protocolsettings": {
             "headers": {name: header_view(name, value) for name, value in subscription.headers},

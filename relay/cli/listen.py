@@ -2,6 +2,7 @@
 
 import http.client
 import time
+from collections.abc import Callable
 from typing import Annotated
 from urllib.parse import SplitResult, urlsplit
 
@@ -12,6 +13,7 @@ from relay.cli.event_stream import ServerEvent, follow
 from relay.cli.events import show_event
 from relay.cli.options import Json, Types, full_types
 from relay.cli.output import note, print_result, say
+from relay.cli.subscription_settings import filters_given
 from relay.core.jsontext import loads
 from relay.errors import UsageError
 
@@ -21,16 +23,39 @@ FORWARD_TIMEOUT_SECONDS = 15.0
 def listen(
     forward_to: Annotated[str | None, typer.Option(help="Local URL to send each event to, signed.")] = None,
     types: Types = None,
+    filters: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE-or-JSON",
+            help="Only events that pass these filters: JSON, or a file with it. - reads it from the input.",
+        ),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Print events as they happen, until interrupted. With --forward-to, send them signed to a local port."""
     target = _target(forward_to)
     wanted = full_types(types)
+    passes = _passing(filters)
     client = api()
     secret: str = client.get("/v1/signing-secret")["secret"]
     for event in follow(client, lambda: _say_ready(client, secret, json)):
-        if show_event(event, wanted, json=json) and target is not None:
+        if passes(event.data) and show_event(event, wanted, json=json) and target is not None:
             _report(event, target, secret, json)
+
+
+def _passing(text: str | None) -> Callable[[bytes], bool]:
+    """Whether an event passes the filters of --filters. Raises UsageError."""
+    documents = filters_given(text)
+    if documents is None:
+        return lambda body: True
+    from relay.core.filters import EventView, FiltersRefused, parse_filters
+    from relay.expressions.cel import compile_cel
+
+    try:
+        filters = parse_filters(documents, compile_cel, "--filters")
+    except FiltersRefused as refused:
+        raise UsageError(str(refused)) from None
+    return lambda body: filters.passes(EventView(body))
 
 
 def _say_ready(client: Api, secret: str, json: bool) -> None:

@@ -17,7 +17,7 @@ from relay.errors import UsageError
 Body = dict[str, Any]
 PARTS = ("protocolsettings", "config")
 MAX_CREDENTIAL_BYTES = 65_536
-MAX_TEMPLATE_BYTES = 1_048_576
+MAX_JSON_BYTES = 1_048_576
 KEPT = ("sinkcredential",)
 """Fields that the API keeps where a body does not have them; null removes them."""
 
@@ -48,21 +48,35 @@ def _credential(path: str | None) -> Any:
         raise UsageError(f"--credential {path} is not JSON. Write it like {example}") from None
 
 
-def _template(text: str | None) -> Any:
-    """A JSON document, or a file that contains one."""
+def _json(option: str, text: str, example: str) -> Any:
+    """JSON, from the argument itself or from the file that it names. Raises UsageError."""
+    inline = text.lstrip().startswith(("[", "{", '"'))
+    if inline:
+        body = text.encode(errors="surrogateescape")
+    else:
+        try:
+            with sys.stdin.buffer if text == "-" else Path(text).open("rb") as file:
+                body = file.read(MAX_JSON_BYTES)
+        except (OSError, ValueError) as error:
+            why = error.strerror if isinstance(error, OSError) else "no name of a file"
+            raise UsageError(f"{option} {text:.200}: {why}. It takes JSON such as {example}, or a file") from None
+    try:
+        return loads(body)
+    except ValueError as error:
+        where = "" if inline else f" {text:.200}"
+        raise UsageError(f"{option}{where} is not JSON ({error}). Write it like {example}") from None
+
+
+def filters_given(text: str | None) -> Any:
+    """The filters of --filters; a single one may stand alone. Raises UsageError."""
     if text is None:
         return None
-    inline = text.lstrip().startswith(("{", "[", '"'))
-    try:
-        if inline:
-            return loads(text.encode())
-        with sys.stdin.buffer if text == "-" else Path(text).open("rb") as file:
-            return loads(file.read(MAX_TEMPLATE_BYTES))
-    except OSError as error:
-        raise UsageError(f"--template {text}: {error.strerror}") from None
-    except ValueError as error:
-        what = "--template" if inline else f"--template {text}"
-        raise UsageError(f'{what} is not JSON ({error}). Write it like {{"deal": "{{{{ metadata.deal }}}}"}}') from None
+    found = _json("--filters", text, '[{"exact": {"channel": "linkedin"}}]')
+    return [found] if isinstance(found, dict) else found
+
+
+def _template(text: str | None) -> Any:
+    return None if text is None else _json("--template", text, '{"deal": "{{ metadata.deal }}"}')
 
 
 def _batch(text: str | None) -> Body | None:
@@ -102,6 +116,14 @@ class Setting:
 SETTINGS = (
     Setting("types", str, "Event types, such as failed,overdue.", part="", read=full_types),
     Setting("source", str, "Only events of this CloudEvents source.", part=""),
+    Setting(
+        "filters",
+        str,
+        "Only events that pass these filters: JSON, or a file with it. - reads it from the input.",
+        part="",
+        metavar="FILE-or-JSON",
+        read=filters_given,
+    ),
     Setting(
         "kind",
         str,

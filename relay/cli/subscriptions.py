@@ -91,7 +91,7 @@ def _introduce(subscription: dict[str, Any], *, types_given: bool) -> None:
     say(f"{subscription['id']} is {subscription.get('state', 'enabled')}")
     if config.get("secret") and config.get("kind", "webhook") not in _SERVICES:
         say(f"signing secret, shown only once: {config['secret']}")
-    say(expectation(config, subscription.get("types"), types_given=types_given))
+    say(expectation(subscription, types_given=types_given))
 
 
 def _sample_type(types: list[str] | None) -> str:
@@ -160,7 +160,7 @@ def edit(
     changed = client.send("PUT", path, body=body).document
     print_result(changed, f"{id} is changed", json=json)
     if not json:
-        say(expectation(changed.get("config") or {}, changed.get("types"), types_given=True))
+        say(expectation(changed, types_given=True))
 
 
 @app.command("test")
@@ -251,8 +251,13 @@ _INCIDENTS = {
 }
 
 
-def expectation(config: Mapping[str, Any], types: list[str] | None, *, types_given: bool) -> str:
-    """What will arrive, in a sentence or two. `config`: the subscription's."""
+def expectation(subscription: Mapping[str, Any], *, types_given: bool) -> str:
+    """What will arrive, in a sentence or two."""
+    arriving = _arriving(subscription.get("config") or {}, subscription.get("types"), types_given=types_given)
+    return f"{arriving} Of these, only what its filters let through." if subscription.get("filters") else arriving
+
+
+def _arriving(config: Mapping[str, Any], types: list[str] | None, *, types_given: bool) -> str:
     service = _SERVICES.get(config.get("kind", ""))
     if service is not None:
         incidents = _INCIDENTS.get(config.get("incidents", ""), "") if has_failures(types or [FAILED]) else ""

@@ -44,8 +44,9 @@ ACCOUNT_EVENTS = ("needs_reconnect", "cannot_send", "recovered", "added", "remov
 """Last words of the event types about a source's connect accounts, such as `ai.revor.account.recovered`."""
 
 _NAME = re.compile(r"[a-z0-9]{1,20}")
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]")
 _NO_HEADER_TEXT = re.compile(r'[^!-~]|["%]')
+NOT_IN_ATTRIBUTES = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]")
+"""Characters that no attribute's value may contain: CloudEvents 1.0.2 §3.1."""
 _KEPT_TEXT_BYTES = 1536
 _LEFT_OUT: tuple[tuple[str, Mapping[str, Any]], ...] = (
     ("request", {"metadata": {}, "truncated": True}),
@@ -230,10 +231,9 @@ def relay_event(
     dataschema: str,
     subject: str | None = None,
     owner: str | None = None,
-    group: str | None = None,
 ) -> Event:
     """An event about the relay itself: one of RELAY_EVENTS. `owner`: the account whose bound tokens may see it."""
-    extensions = {} if group is None else {"group": _attribute_text(group)}
+    extensions = {name: _attribute_text(value) for name in ("account", "channel", "group") if (value := data.get(name))}
     return _without_job(event_id, RELAY_SOURCE, type, subject, now, dataschema, extensions, data, owner)
 
 
@@ -337,13 +337,17 @@ def in_binary_mode(event: Event) -> tuple[tuple[tuple[str, str], ...], bytes]:
 
 def _header_text(value: object) -> str:
     """An attribute's value as a header: HTTP binding §3.1.3.2."""
-    text = str(value).lower() if isinstance(value, bool) else str(value)
-    return _NO_HEADER_TEXT.sub(lambda found: "".join(f"%{byte:02X}" for byte in found[0].encode()), text)
+    return _NO_HEADER_TEXT.sub(lambda found: "".join(f"%{byte:02X}" for byte in found[0].encode()), canonical(value))
+
+
+def canonical(value: object) -> str:
+    """An attribute's value as text: CloudEvents 1.0.2 §3.1."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def check_attribute(name: str, value: object) -> None:
     """Raises ValueError if CloudEvents 1.0.2 §3.1 does not allow the attribute's name or value."""
-    if not _is_name(name):
+    if not is_attribute_name(name):
         raise ValueError(f"attribute name {name!r}: use 1 to 20 characters of a-z and 0-9")
     if isinstance(value, bool):
         return
@@ -353,18 +357,19 @@ def check_attribute(name: str, value: object) -> None:
         return
     if not isinstance(value, str):
         raise ValueError(f"attribute {name}: {type(value).__name__} is not an attribute type")
-    if not value or _CONTROL.search(value):
+    if not value or NOT_IN_ATTRIBUTES.search(value):
         raise ValueError(f"attribute {name}: empty, or has a control character")
 
 
 @lru_cache(maxsize=256)
-def _is_name(name: str) -> bool:
+def is_attribute_name(name: str) -> bool:
+    """True if CloudEvents 1.0.2 §3 allows an attribute of this name."""
     return _NAME.fullmatch(name) is not None
 
 
 def _attribute_text(value: object) -> str:
     """Upstream text as an allowed attribute value: control characters become spaces."""
-    return _CONTROL.sub(" ", str(value))[:256].strip() or "-"
+    return NOT_IN_ATTRIBUTES.sub(" ", str(value))[:256].strip() or "-"
 
 
 def _truncated(data: Mapping[str, Any], job: Job, seen: Observation | None) -> dict[str, Any]:

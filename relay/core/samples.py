@@ -126,8 +126,7 @@ def sample_event(
     if type in RELAY_EVENTS:
         data, subject = _relay_sample(type, now, origin, source, account)
         dataschema = relay_events.dataschema_for(type, dataschema_base)
-        group = subject if type == GROUP_FINISHED else None
-        return relay_event(event_id, type, now, data, dataschema=dataschema, subject=subject, group=group)
+        return relay_event(event_id, type, now, data, dataschema=dataschema, subject=subject)
     if type in account_event_types(origin.type_prefix):
         dataschema = relay_events.dataschema_for(type, dataschema_base)
         return account_sample(type, event_id, now, origin, dataschema, source, account)

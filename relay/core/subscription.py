@@ -63,6 +63,7 @@ class Subscription:
     types                   event types, matched exactly; None: all job events and no others
     incidents               whether it gets incidents, instead of or beside the failures in them; only chat kinds do
     source                  a CloudEvents source, matched exactly; None: any
+    filters                 further conditions, as they were given, see `core/filters.py`: all must be true
     owner                   the account (`owner_of`) whose bound token made it: it gets only events about that account
     declared                who declared it, so who may remove it by no longer declaring it: "*", or the account whose
                             bound token did; None: it was made by hand
@@ -87,6 +88,7 @@ class Subscription:
     types: tuple[str, ...] | None = None
     incidents: Incidents = "off"
     source: str | None = None
+    filters: tuple[Mapping[str, Any], ...] = ()
     owner: str | None = None
     declared: str | None = None
     state: State = "enabled"

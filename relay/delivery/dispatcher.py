@@ -18,7 +18,7 @@ from relay.core.bundles import Bundle
 from relay.core.delivery import Attempt, OutboundRequest, Outcome
 from relay.core.dialogue import previewed
 from relay.core.events import Event
-from relay.core.filters import matches
+from relay.core.filters import Filters, matches
 from relay.core.heartbeat import Progress
 from relay.core.records import Lease, Recorded
 from relay.core.subscription import Subscription
@@ -32,6 +32,7 @@ from relay.delivery.signer import Signer
 from relay.delivery.slots import Slots, Target
 from relay.delivery.worker import DATABASE_RETRY_SECONDS, Worker
 from relay.errors import StoreError
+from relay.expressions.event_filters import EventFilters
 from relay.holder import Holder
 from relay.metrics import Metrics
 from relay.redaction import secrets_of
@@ -113,6 +114,7 @@ class Dispatcher:
         signer: Signer,
         infer: Callable[[str], str] = lambda sink: "webhook",
         recorded: Callable[[Event], None] = lambda event: None,
+        filters: EventFilters | None = None,
         seed: int | None = None,
     ) -> None:
         self._deliveries = deliveries
@@ -123,6 +125,9 @@ class Dispatcher:
         self._holder = holder
         self._signer = signer
         self._lease_clock = lease_clock or clock
+        self._filters = filters or EventFilters()
+        self._filters_of: dict[str, Filters] = {}
+        """The filters of those subscriptions that have some."""
         self._version = -1
         self._gone: set[str] = set()
         self._sync_at = 0.0
@@ -189,7 +194,9 @@ class Dispatcher:
             return None
         now = self._clock()
         taken: list[Target] = []
+        evaluations = [self._filters.of(event) for event in events] if self._filters_of else [None] * len(events)
         for target in self.slots.listed:
+            filters = self._filters_of.get(target.subscription.id) if self._filters_of else None
             wanted = any(
                 matches(
                     target.subscription,
@@ -198,7 +205,8 @@ class Dispatcher:
                     job_event=event.job_uid is not None,
                     owner=event.owner,
                 )
-                for event in events
+                and (filters is None or evaluation is None or evaluation.passes(filters))
+                for event, evaluation in zip(events, evaluations, strict=True)
             )
             if wanted:
                 self.slots.fresh_came(now)
@@ -355,6 +363,9 @@ class Dispatcher:
             found += await self._subscriptions.some(callbacks[start : start + LOADED_AT_ONCE])
         await self._signer.refresh()
         found = await self.handshakes.gate(found)
+        self._filters_of = {
+            one.id: filters for one in found if (filters := self._filters.parsed(one.filters)) is not None
+        }
         known = {one.id: (one, kind) for one in found if (kind := self._kind_of(one)) is not None}
         self.slots.keep(known.keys())
         for start in range(0, len(found), LOADED_AT_ONCE):

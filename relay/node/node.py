@@ -116,6 +116,7 @@ class Node:
         self._probe = WriteProbe(store.database)
         store.outbox.incidents.base_url = self.base_url
         store.outbox.on_made = self._from_writer(self._on_made)
+        store.filters.on_failure = lambda reason: self.metrics_registry.filter_failures.labels(reason).inc()
         store.group_ledger.configure(
             settle_seconds=settings.groups.settle_seconds,
             base_url=self.base_url,
@@ -141,6 +142,7 @@ class Node:
             signer=self._signer,
             infer=registry.infer_kind,
             recorded=self._on_recorded,
+            filters=store.filters,
         )
 
         # Polling.

@@ -103,14 +103,18 @@ class Summary:
         incident = self.collapsed.get(event.id)
         if incident is None or subscription.incidents != "collapse" or self.withholds(incident.id, subscription):
             return None
-        type = INCIDENT_OPENED if incident.state == "open" else INCIDENT_CLOSED
-        told = matches(subscription, type, RELAY_SOURCE, job_event=False, owner=incident.owner)
+        told = matches(subscription, told_by(incident), RELAY_SOURCE, job_event=False, owner=incident.owner)
         was_there = incident.opened_at is not None and subscription.created_at <= incident.opened_at
         return incident if told and was_there else None
 
     def withholds(self, incident_id: str | None, subscription: Subscription) -> bool:
         """Whether a subscription gets no event of an incident."""
         return subscription.id in self.withheld.get(incident_id or "", ())
+
+
+def told_by(incident: Incident) -> str:
+    """The type of the event that tells of an incident what stands for others: that it opened, or is over."""
+    return INCIDENT_OPENED if incident.state == "open" else INCIDENT_CLOSED
 
 
 NO_SUMMARY = Summary()

@@ -221,7 +221,6 @@ def finished_event(group: JobGroup, base_url: str) -> Event:
         dataschema=dataschema_for(GROUP_FINISHED, base_url),
         subject=group.name,
         owner=owner_of(group.source, group.account),
-        group=group.name,
     )
 
 

@@ -13,11 +13,13 @@ from sqlalchemy.engine import Connection
 
 from relay.core.delivery import Claimed
 from relay.core.events import INCIDENT_EVENTS, SUBSCRIPTION_DISABLED, Event
+from relay.core.incidents import Incident
 from relay.core.records import Lease, Recorded
 from relay.core.subscription import Subscription
 from relay.ids import new_id
-from relay.store.incident_recorder import NO_SUMMARY, IncidentRecorder, Summary
+from relay.store.incident_recorder import NO_SUMMARY, IncidentRecorder, Summary, told_by
 from relay.store.notices import notify
+from relay.store.rows import event_from
 from relay.store.statements import SQLITE, Sql, fetch, insert_into, json_list, run, run_many, sql
 from relay.store.subscription_cache import MAX_CACHED, SubscriptionCache
 from relay.store.tables import OPEN_DELIVERY, DeliveryRow, EventRow
@@ -61,6 +63,11 @@ CROSS JOIN LATERAL ({of_one} = wanted.uid OFFSET 0) AS found
 OPEN_OF_JOBS, OPEN_MANUAL_OF_JOBS = _open_pairs("priority < 2"), _open_pairs("priority = 2")
 # Locks jobs. Recording an event and ending its head both lock the job. Otherwise a follower could stay blocked.
 LOCK_JOBS = sql("SELECT uid FROM jobs WHERE uid IN $json_values(uids) $for_update(jobs)")
+
+# The event of an incident that has this type. There is one that opens it, and one that closes it.
+EVENT_OF_INCIDENT = f"""
+SELECT {", ".join(_EVENT)} FROM events WHERE subject = :incident AND type = :type ORDER BY recorded_at, position LIMIT 1
+"""
 
 Callback = tuple[Subscription, frozenset[str] | None]
 """A callback subscription of a job, and the event types it receives; None for all."""
@@ -118,7 +125,7 @@ class Outbox:
                 wanted = (one for one, types in callbacks[event.job_uid] if types is None or event.type in types)
                 targets = (*targets, *wanted)
             if summary is not NO_SUMMARY:
-                targets, ended = _without_collapsed(event, targets, summary)
+                targets, ended = self._without_collapsed(connection, event, targets, summary)
                 collapsed += ended
             made = [delivery_values(event, subscription, busy, lease) for subscription in targets]
             if made:
@@ -144,24 +151,37 @@ class Outbox:
                 found.setdefault(row.job_uid, []).append((known[row.subscription_id], callback_types(row.types)))
         return found
 
+    def _without_collapsed(
+        self, connection: Connection, event: Event, targets: Iterable[Subscription], summary: Summary
+    ) -> tuple[list[Subscription], list[dict[str, Any]]]:
+        """The subscriptions that get the event, and the rows of the deliveries that an incident stands for: cancelled,
+        so that a person sees why and can still have them sent."""
+        kept: list[Subscription] = []
+        ended: list[dict[str, Any]] = []
+        for subscription in targets:
+            if event.type in INCIDENT_EVENTS and summary.withholds(event.subject, subscription):
+                continue
+            incident = summary.stands_for(event, subscription)
+            if incident is None or not self._told(connection, incident, subscription, summary):
+                kept.append(subscription)
+            else:
+                end = {"state": "cancelled", "ended_at": event.recorded_at, "reason": f"incident {incident.id}"}
+                ended.append({**delivery_values(event, subscription, set()), **end})
+        return kept, ended
 
-def _without_collapsed(
-    event: Event, targets: Iterable[Subscription], summary: Summary
-) -> tuple[list[Subscription], list[dict[str, Any]]]:
-    """The subscriptions that get the event, and the rows of the deliveries that an incident stands for: cancelled, so
-    that a person sees why and can still have them sent."""
-    kept: list[Subscription] = []
-    ended: list[dict[str, Any]] = []
-    for subscription in targets:
-        if event.type in INCIDENT_EVENTS and summary.withholds(event.subject, subscription):
-            continue
-        incident = summary.stands_for(event, subscription)
-        if incident is None:
-            kept.append(subscription)
-        else:
-            end = {"state": "cancelled", "ended_at": event.recorded_at, "reason": f"incident {incident.id}"}
-            ended.append({**delivery_values(event, subscription, set()), **end})
-    return kept, ended
+    def _told(self, connection: Connection, incident: Incident, subscription: Subscription, summary: Summary) -> bool:
+        """Whether the subscription's filters let the event through that tells of the incident. If they do not, it gets
+        each failure."""
+        every = self.subscriptions.filters
+        filters = every.parsed(subscription.filters)
+        if filters is None:
+            return True
+        type = told_by(incident)
+        event = next((one for one in summary.events if one.subject == incident.id and one.type == type), None)
+        if event is None:
+            row = run(connection, EVENT_OF_INCIDENT, incident=incident.id, type=type).one_or_none()
+            event = None if row is None else event_from(row)
+        return event is not None and every.of(event).passes(filters)
 
 
 @lru_cache(maxsize=MAX_CACHED)

@@ -59,13 +59,21 @@ FROM counted
     )
 
 
-# Counts events to send to one subscription.
-COUNT_EVENTS = _count(
-    """CASE WHEN :again = 1 OR (
+_DELIVERED = """(
     SELECT COUNT(*) FROM deliveries d
     WHERE d.event_id = e.id AND d.subscription_id = :subscription_id AND d.state = 'delivered'
-  ) = 0 THEN 1 ELSE 0 END"""
+  )"""
+# Counts events to send to one subscription.
+COUNT_EVENTS = _count(f"CASE WHEN :again = 1 OR {_DELIVERED} = 0 THEN 1 ELSE 0 END")
+# The events to send to one subscription, for its filters to choose from.
+LIST_EVENTS = sql(
+    f"""
+SELECT e.position, e.body FROM events e
+WHERE {_IN_SLICE} AND {_MATCHES} AND (:again = 1 OR {_DELIVERED} = 0)
+"""
 )
+# The bodies of some events.
+BODIES = sql("SELECT id, body FROM events WHERE id IN $json_values(ids)")
 # Counts deliveries to send again, of one or all subscriptions.
 COUNT_DELIVERIES = _count(
     """(

@@ -4,7 +4,7 @@ Each step is one transaction: the deliveries it queues and its progress. A crash
 continues when the lease expires.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,9 +12,11 @@ from sqlalchemy import insert, select
 from sqlalchemy.engine import Connection, Row
 from sqlmodel import col
 
+from relay.core.filters import Filters
 from relay.core.replay import Replay, ReplayRequest, ReplayStep
 from relay.core.subscription import Subscription
 from relay.errors import Conflict, NotFound
+from relay.expressions.event_filters import EventFilters
 from relay.store import replay_statements as sql
 from relay.store.attempt_results import promote_manual
 from relay.store.database import Database
@@ -29,6 +31,8 @@ from relay.store.tables import ReplayRow, SubscriptionRow
 
 LEASE_SECONDS = 10.0
 COUNT_SLICE = 5_000
+FILTERED_COUNT_SLICE = 500
+"""Fewer where filters look into each event."""
 MAX_UNTRIED = 1_000
 MAX_OPEN = 4_000
 """Limits for one replay's open deliveries: untried ones, and all of them including those waiting for a retry."""
@@ -46,11 +50,17 @@ class ReplayStore(Scoped):
         """Counts the deliveries to send, slice by slice, and starts the replay. Raises NotFound for the
         subscription, and Conflict if too many replays are running."""
         request = replace(request, owner=self._owner)
-        scope = await self._database.read(_scope, request)
+        filtered = self._outbox.subscriptions.filters
+        scope, documents = await self._database.read(_scope, request)
+        filters = filtered.parsed(documents)
         matched, first, last = 0, 0, 0
         after = (request.since, -1)
         while True:
-            upto, count, low, high = await self._database.read(_count_slice, request, scope, after)
+            if filters is None:
+                found = await self._database.read(_count_slice, request, scope, after)
+            else:
+                found = await self._database.read(_count_filtered, request, scope, after, filters, filtered)
+            upto, count, low, high = found
             if count:
                 matched, first, last = matched + count, min(first or low, low), max(last, high)
             if upto is None:
@@ -64,10 +74,10 @@ class ReplayStore(Scoped):
             **{"position": first - 1 if matched else 0, "last_position": last, "matched": matched},
         }
         await self._database.write(_insert, values)
-        found = await self.get(request.id)
-        if found is None:
+        made = await self.get(request.id)
+        if made is None:
             raise _not_found(request.id)
-        return found
+        return made
 
     async def get(self, replay_id: str) -> Replay | None:
         """One replay with its current progress."""
@@ -115,8 +125,7 @@ class ReplayStore(Scoped):
                 return ReplayStep(ended=True)
         progress = _progress(connection, replay_id)
         if _has_room(progress) and row.position < row.last_position and _sends(subscription):
-            scope = scope_of(row, subscription)
-            part = queue_slice(connection, row, scope, self._outbox.subscriptions, now)
+            part = queue_slice(connection, row, subscription, self._outbox.subscriptions, now)
             counts |= {"position": part.position, "passed": part.passed, "queued": part.queued}
         run(connection, sql.SAVE_PROGRESS, id=replay_id, **counts)
         if counts["position"] >= row.last_position and progress.total + counts["queued"] == 0:
@@ -126,31 +135,56 @@ class ReplayStore(Scoped):
         return ReplayStep(queued=counts["queued"], more=more)
 
 
-def _scope(connection: Connection, request: ReplayRequest) -> dict[str, Any]:
+def _scope(connection: Connection, request: ReplayRequest) -> tuple[dict[str, Any], Sequence[Mapping[str, Any]]]:
+    """The parameters of the replay's statements, and the filters of its subscription."""
     if not request.adds or request.subscription_id is None:
-        return scope_of(request, None)
+        return scope_of(request, None), ()
     found = connection.execute(MATCHED_BY.where(col(SubscriptionRow.id) == request.subscription_id)).one_or_none()
     if found is None or request.owner not in (None, found.owner):
         detail = f"there is no subscription {request.subscription_id}"
         raise NotFound(detail, code="subscription_not_found")
-    return scope_of(request, matching_fields(found))
+    subscription = matching_fields(found)
+    return scope_of(request, subscription), subscription.filters
 
 
-def _count_slice(
-    connection: Connection, request: ReplayRequest, scope: dict[str, Any], after: tuple[float, int]
-) -> tuple[tuple[float, int] | None, int, int, int]:
-    """The slice's end (None: the range's end), its number of deliveries to send, and their first and last position."""
+_Place = tuple[float, int]
+_Counted = tuple[_Place | None, int, int, int]
+"""A slice's end (None: the range's end), its number of deliveries to send, and their first and last position."""
+
+
+def _slice(
+    connection: Connection, request: ReplayRequest, scope: dict[str, Any], after: _Place, count: int
+) -> tuple[_Place | None, dict[str, Any]]:
+    """The end of the next slice, and the parameters of a statement about it."""
     place = {"after": after[0], "position": after[1]}
-    end = run(connection, sql.END_OF_SLICE, until=request.until, count=COUNT_SLICE - 1, **place).one_or_none()
+    end = run(connection, sql.END_OF_SLICE, until=request.until, count=count - 1, **place).one_or_none()
     upto, last = (request.until, -1) if end is None else (end.recorded_at, end.position)
-    within = {**scope, **place, "upto": upto, "last": last}
+    return None if end is None else (upto, last), {**scope, **place, "upto": upto, "last": last}
+
+
+def _count_filtered(
+    connection: Connection,
+    request: ReplayRequest,
+    scope: dict[str, Any],
+    after: _Place,
+    filters: Filters,
+    every: EventFilters,
+) -> _Counted:
+    end, within = _slice(connection, request, scope, after, FILTERED_COUNT_SLICE)
+    rows = run(connection, sql.LIST_EVENTS, **within, again=int(request.only == "all"))
+    found = [row.position for row in rows if every.lets_through(filters, row.body)]
+    return end, len(found), min(found, default=0), max(found, default=0)
+
+
+def _count_slice(connection: Connection, request: ReplayRequest, scope: dict[str, Any], after: _Place) -> _Counted:
+    end, within = _slice(connection, request, scope, after, COUNT_SLICE)
     if request.adds:
         counted = run(connection, sql.COUNT_EVENTS, **within, again=int(request.only == "all")).one()
     else:
         reason = request.reason or ""
         owner = request.owner or ""
         counted = run(connection, sql.COUNT_DELIVERIES, **within, state=request.only, reason=reason, owner=owner).one()
-    return None if end is None else (upto, last), int(counted.matched), counted.first or 0, counted.last or 0
+    return end, int(counted.matched), counted.first or 0, counted.last or 0
 
 
 def _insert(connection: Connection, items: Sequence[dict[str, Any]]) -> Sequence[None | Exception]:

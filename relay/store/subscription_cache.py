@@ -1,15 +1,17 @@
 """Subscriptions as the outbox matches them: cached in memory, invalidated when one changes."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from itertools import chain
+from typing import Any, NamedTuple
 
 from sqlalchemy import select, text
 from sqlalchemy.engine import Connection
 from sqlmodel import col
 
 from relay.core.events import Event
-from relay.core.filters import matches
+from relay.core.filters import Filters, matches
 from relay.core.subscription import Subscription
+from relay.expressions.event_filters import EventFilters
 from relay.store.locks import CHANGE, MATCH, TransactionLock, hold
 from relay.store.notices import notify
 from relay.store.statements import SQLITE, run
@@ -39,10 +41,17 @@ NOTE_CALLBACK = "INSERT INTO versions (name, number) VALUES ('callbacks', 1) ON 
 READ_AT_ONCE = 1_000
 """Ids per query: the number of parameters of a statement is limited."""
 TOLD_SINCE = "told_since"
-"""In a subscription's `config`: when its types, its sink or what it gets of incidents changed last. It was told of no
-incident that opened before."""
+"""In a subscription's `config`: when its types, its filters, its sink or what it gets of incidents changed last. It was
+told of no incident that opened before."""
 MAX_CACHED = 1_000
 """Event kinds whose matches are cached, and cached callbacks."""
+
+
+class _Matching(NamedTuple):
+    """The subscriptions that get events of a kind: those without filters, and the others by their filters."""
+
+    plain: tuple[Subscription, ...]
+    filtered: tuple[tuple[Filters, tuple[Subscription, ...]], ...]
 
 
 class SubscriptionCache:
@@ -56,11 +65,12 @@ class SubscriptionCache:
     `version`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, filters: EventFilters) -> None:
+        self.filters = filters
         self._number: int | None = None
         self._checked = False
         self._all: dict[str, Subscription] | None = None
-        self._by_kind: dict[tuple[str, str, bool], dict[str | None, tuple[Subscription, ...]]] = {}
+        self._by_kind: dict[tuple[str, str, bool], dict[str | None, _Matching]] = {}
         self._callbacks: dict[str, Subscription] = {}
         self._has_callbacks = False
         self._knows_callbacks = False
@@ -134,7 +144,7 @@ class SubscriptionCache:
         return self._has_callbacks
 
     def matching(self, connection: Connection, event: Event) -> tuple[Subscription, ...]:
-        """The subscriptions whose types, source and owner match, without callbacks."""
+        """The subscriptions whose types, source, owner and filters match, without callbacks."""
         known = self._load(connection)
         key = (event.type, event.source, event.job_uid is not None)
         found = self._by_kind.get(key)
@@ -143,12 +153,27 @@ class SubscriptionCache:
             for one in known.values():
                 if matches(one, event.type, event.source, job_event=key[2], owner=one.owner):
                     matching.setdefault(one.owner, []).append(one)
-            found = {owner: tuple(of_owner) for owner, of_owner in matching.items()}
+            found = {owner: self._by_filters(of_owner) for owner, of_owner in matching.items()}
             if len(self._by_kind) >= MAX_CACHED:
                 self._by_kind.clear()
             self._by_kind[key] = found
-        owned = found.get(event.owner, ()) if event.owner is not None and len(found) > 1 else ()
-        return (*found[None], *owned) if owned else found[None]
+        every = found[None]
+        owned = found.get(event.owner) if event.owner is not None and len(found) > 1 else None
+        if owned is not None:
+            every = _Matching(every.plain + owned.plain, every.filtered + owned.filtered)
+        if not every.filtered:
+            return every.plain
+        evaluation = self.filters.of(event)
+        passing = (several for filters, several in every.filtered if evaluation.passes(filters))
+        return every.plain + tuple(chain.from_iterable(passing))
+
+    def _by_filters(self, subscriptions: Iterable[Subscription]) -> _Matching:
+        plain: list[Subscription] = []
+        filtered: dict[Filters, list[Subscription]] = {}
+        for one in subscriptions:
+            filters = self.filters.parsed(one.filters)
+            (plain if filters is None else filtered.setdefault(filters, [])).append(one)
+        return _Matching(tuple(plain), tuple((filters, tuple(several)) for filters, several in filtered.items()))
 
     def _check(self, connection: Connection) -> None:
         if self._checked or connection.dialect.name == SQLITE:
@@ -181,6 +206,7 @@ def matching_fields(row: Any) -> Subscription:
         sink="",
         types=None if row.types is None else tuple(row.types),
         source=row.source,
+        filters=tuple(row.config.get("filters") or ()),
         state=row.state,
         callback=bool(row.callback),
         ordering=row.config.get("ordering", "job"),

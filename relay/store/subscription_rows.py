@@ -23,7 +23,7 @@ _PLAIN = (*FIXED, *OF_ITS_STATE, *OF_THE_SINK, "kind", "source", "description")
 """Columns that hold an attribute as it is."""
 _CONFIG = (
     *("method", "ordering", "signature", "handshake", "timeout_seconds", "retry_schedule_seconds", "rate_per_second"),
-    *("concurrency", "incidents", "declared"),
+    *("concurrency", "incidents", "declared", "filters"),
 )
 
 
@@ -49,14 +49,15 @@ def values_of(cipher: Cipher, subscription: Subscription) -> dict[str, Any]:
 def subscription_from(cipher: Cipher, row: Row[Any], secrets: tuple[SigningSecret, ...]) -> Subscription:
     """A subscription, from its row and its secrets."""
     sealed = loads(cipher.decrypt(row.sealed, context=row.id))
-    config = {"signature": "v1", "handshake": "off", "incidents": "off", "declared": None, **row.config}
+    config = {"signature": "v1", "handshake": "off", "incidents": "off", "declared": None, "filters": (), **row.config}
     if row.callback:  # callbacks use the relay's own settings; old rows hold those of the day they were created
         config = {**config, "timeout_seconds": None, "retry_schedule_seconds": None}
     schedule = config["retry_schedule_seconds"]
     given = sealed.get("credential")
     return Subscription(
         **{name: getattr(row, name) for name in _PLAIN},
-        **{name: config[name] for name in (*_CONFIG, "options") if name != "retry_schedule_seconds"},
+        **{name: config[name] for name in (*_CONFIG, "options") if name not in ("retry_schedule_seconds", "filters")},
+        filters=tuple(config["filters"]),
         retry_schedule_seconds=None if schedule is None else tuple(schedule),
         sink=sealed["sink"],
         headers=tuple((name, value) for name, value in sealed["headers"]),

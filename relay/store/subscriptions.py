@@ -10,7 +10,7 @@ from sqlalchemy.engine import Connection, Row
 from sqlmodel import col
 
 from relay.core.declared import Change, changed_fields, current_secret
-from relay.core.filters import matches
+from relay.core.filters import filters_key, matches
 from relay.core.handshake import WAITS
 from relay.core.records import CallbackRoom, Page, SubscriptionRoom, WantedCallback
 from relay.core.subscription import SigningSecret, Subscription
@@ -320,6 +320,8 @@ class SubscriptionStore(Scoped):
         return results
 
     def _backfill(self, connection: Connection, subscription: Subscription) -> None:
+        every = self._outbox.subscriptions.filters
+        filters = every.parsed(subscription.filters)
         first = run(connection, FIRST_POSITION, since=subscription.start_at).scalar_one()
         position = None if first is None else int(first) - 1
         while position is not None:
@@ -341,6 +343,7 @@ class SubscriptionStore(Scoped):
                     job_event=event.job_uid is not None,
                     owner=event.owner,
                 )
+                and every.lets_through(filters, event.body)
             ]
             busy = open_pairs(connection, sorted({event.job_uid for event in wanted if event.job_uid is not None}))
             now = subscription.created_at
@@ -577,7 +580,8 @@ def _is_as_found(change: Change, stored: Subscription | None) -> bool:
 
 def _told_by(subscription: Subscription) -> tuple[object, ...]:
     """What decides whether people were told of an incident, and where."""
-    return subscription.incidents, subscription.wanted_types, subscription.source, subscription.sink
+    filters = filters_key(subscription.filters)
+    return subscription.incidents, subscription.wanted_types, subscription.source, subscription.sink, filters
 
 
 def _asked_anew(row: Row[Any], now: float, *, awaits: bool) -> dict[str, Any]:

@@ -32,6 +32,7 @@ async def test_a_subscription_has_every_field_and_shows_its_secret_once(client, 
         "sink": HOOK,
         "types": None,
         "source": None,
+        "filters": None,
         "protocol": "HTTP",
         "protocolsettings": {"headers": {}, "method": "POST"},
         "sinkcredential": None,
@@ -179,7 +180,14 @@ async def test_a_chat_kind_is_inferred_redacted_and_gets_only_trouble(client):
         ({"types": ["relay.test", "faild"]}, "/types/1", "unknown_type", "did you mean ai.revor.job.failed?"),
         ({"types": []}, "/types", "too_short", "at least 1"),
         ({"type": ["x"]}, "/type", "unknown_field", "did you mean types?"),
-        ({"filters": []}, "/filters", "unknown_field", ""),
+        ({"filters": {}}, "/filters", "wrong_type", "list"),
+        ({"filters": ["exact"]}, "/filters/0", "wrong_type", "an object such as"),
+        ({"filters": [{"exact": {"chanel": "a"}}]}, "/filters/0/exact/chanel", "unknown_attribute", "'channel'"),
+        ({"filters": [{"exact": {"channel": "a\0"}}]}, "/filters/0/exact/channel", "invalid_text", "NUL"),
+        ({"filters": [{"sufix": {"type": "a"}}]}, "/filters/0/sufix", "unknown_dialect", "'suffix'"),
+        ({"filters": [{"not": {"any": []}}]}, "/filters/0/not/any", "too_short", "at least one"),
+        ({"filters": [{"cel": "status = 1"}]}, "/filters/0/cel", "invalid_expression", "line 1, column 8"),
+        ({"filters": [{"cel": ""}]}, "/filters/0/cel", "too_short", "1,024"),
         ({"sinkcredential": {}}, "/sinkcredential/credentialtype", "missing", ""),
         ({"id": "sub_1"}, "/id", "unknown_field", "read-only"),
         ({"protocol": "KAFKA"}, "/protocol", "unknown_value", "known are HTTP"),
@@ -770,3 +778,39 @@ async def test_sink_as_a_reader_sees_it_keeps_the_stored_one_and_is_no_sink_of_i
     ):
         assert answer.status_code == 422
         assert [(one["pointer"], one["code"]) for one in answer.json()["errors"]] == [("/sink", "redacted")]
+
+
+async def test_filters_survive_what_get_shows_being_sent_back(client):
+    filters = [
+        {"exact": {"channel": "linkedin"}},
+        {"not": {"any": [{"prefix": {"group": "test-"}}, {"suffix": {"type": "\u00e9\u4e16"}}]}},
+        {"cel": 'has(data.metadata.deal) &&\n  data.metadata.deal > 40 && channel == "linkedin"'},
+    ]
+    made = (await client.post("/v1/subscriptions", json={"sink": HOOK, "filters": filters})).json()
+    path = f"/v1/subscriptions/{made['id']}"
+    assert made["filters"] == filters
+    shown = (await client.get(path)).json()
+    assert shown["filters"] == filters
+    replaced = await client.put(path, json=shown)
+    assert (replaced.status_code, replaced.json()["filters"]) == (200, filters)
+    assert (await client.put(path, json={**shown, "filters": []})).json()["filters"] is None
+    assert (await client.put(path, json={"sink": HOOK, "filters": filters})).json()["filters"] == filters
+    assert (await client.put(path, json={"sink": HOOK})).json()["filters"] is None
+
+
+async def test_every_mistake_in_filters_is_reported(client):
+    body = {"sink": HOOK, "filters": [{"exact": {"type": 1}}, {"cel": "1 +"}]}
+    answer = await client.post("/v1/subscriptions", json=body)
+    assert answer.status_code == 422
+    assert [(one["pointer"], one["code"]) for one in answer.json()["errors"]] == [
+        ("/filters/0/exact/type", "wrong_type"),
+        ("/filters/1/cel", "invalid_expression"),
+    ]
+
+
+async def test_a_filter_that_needs_a_missing_extra_is_refused(client, monkeypatch):
+    monkeypatch.setattr("relay.expressions.cel.find_spec", lambda name: None)
+    answer = await client.post("/v1/subscriptions", json={"sink": HOOK, "filters": [{"cel": "true"}]})
+    (error,) = answer.json()["errors"]
+    assert (answer.status_code, error["code"]) == (422, "missing_extra")
+    assert "pip install 'revor-relay[cel]'" in error["detail"]

@@ -503,6 +503,13 @@ async def groups(scale: float) -> list[dict[str, Any]]:
     return await measure(scale)
 
 
+async def filters(scale: float) -> list[dict[str, Any]]:
+    """An event to a thousand subscriptions with ten distinct filters: see filters.py."""
+    from filters import measure
+
+    return await measure(scale)
+
+
 async def many_events(scale: float) -> list[dict[str, Any]]:
     """Deliveries and retention beside ten million events: see many.py."""
     from many import measure
@@ -575,6 +582,7 @@ async def run(only: str | None, scale: float) -> list[dict[str, Any]]:
         ("isolation", lambda: isolation(scale)),
         ("flat", flat),
         ("groups", lambda: groups(scale)),
+        ("filters", lambda: filters(scale)),
         ("registrations", lambda: registrations(int(10_000 * scale))),
         ("batches", lambda: batches(max(1_000, int(40 * scale) * 1_000))),
         ("memory", memory),

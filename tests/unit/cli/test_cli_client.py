@@ -377,7 +377,13 @@ def test_add_says_what_will_arrive(stub: Stub, capsys: pytest.CaptureFixture[str
     ],
 )
 def test_what_will_arrive_includes_incidents(config: dict[str, str], types: list[str] | None, said: str) -> None:
-    assert said in expectation(config, types, types_given=types is not None)
+    subscription = {"config": config, "types": types, "filters": None}
+    assert said in expectation(subscription, types_given=types is not None)
+
+
+def test_what_will_arrive_includes_filters() -> None:
+    subscription = {"config": {"kind": "webhook"}, "types": None, "filters": [{"exact": {"channel": "email"}}]}
+    assert expectation(subscription, types_given=False).endswith("Of these, only what its filters let through.")
 
 
 @pytest.mark.parametrize(
@@ -618,6 +624,62 @@ def test_credential_is_removed_by_unset(stub: Stub) -> None:
     stub.says("PUT /v1/subscriptions/sub_1", SHOWN)
     assert run(["subscriptions", "edit", "sub_1", "--unset", "credential"]) == 0
     assert json.loads(stub.seen[-1][2])["sinkcredential"] is None
+
+
+FILTERS = [{"exact": {"channel": "linkedin"}}]
+
+
+@pytest.mark.parametrize("place", ["the argument", "a single filter", "a file", "the input"])
+def test_filters_come_from_the_argument_a_file_or_the_input(
+    stub: Stub, tmp_path: Path, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stub.says("POST /v1/subscriptions", {"id": "sub_1", "sink": "https://a.example/", "config": {}}, status=201)
+    raw = json.dumps(FILTERS)
+    (tmp_path / "filters.json").write_text(raw)
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(raw.encode())))
+    given = {"the argument": raw, "a single filter": json.dumps(FILTERS[0]), "the input": "-"}
+    argument = given.get(place, str(tmp_path / "filters.json"))
+    assert run(["subscriptions", "add", "https://a.example/", "--no-test", "--filters", argument]) == 0
+    assert json.loads(stub.seen[-1][2]) == {"sink": "https://a.example/", "filters": FILTERS}
+
+
+@pytest.mark.parametrize(
+    ("argument", "words"),
+    [
+        ("nosuch.json", "--filters nosuch.json: No such file"),
+        ("[{", "--filters is not JSON"),
+        ("a\0b", "no name of a file"),
+        ("broken.json", "--filters broken.json is not JSON"),
+        (".", "Is a directory"),
+    ],
+)
+def test_filters_that_cannot_be_read_are_one_line(
+    stub: Stub,
+    tmp_path: Path,
+    argument: str,
+    words: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "broken.json").write_bytes(b"\xff")
+    assert run(["subscriptions", "add", "https://a.example/", "--filters", argument]) == 2
+    error = capsys.readouterr().err
+    assert words in error
+    assert error.count("\n") == 1
+    assert not stub.seen
+
+
+def test_edit_keeps_replaces_and_removes_filters(stub: Stub) -> None:
+    stub.says("GET /v1/subscriptions/sub_1", {**SHOWN, "filters": FILTERS})
+    stub.says("PUT /v1/subscriptions/sub_1", SHOWN)
+    for options, filters in (
+        (["--types", "failed"], FILTERS),
+        (["--filters", '{"cel": "true"}'], [{"cel": "true"}]),
+        (["--unset", "filters"], None),
+    ):
+        assert run(["subscriptions", "edit", "sub_1", *options]) == 0
+        assert json.loads(stub.seen[-1][2]).get("filters") == filters
 
 
 SHOWN = {

@@ -146,9 +146,7 @@ def test_hostile_text_of_the_upstream_never_breaks_an_event(text: str) -> None:
     assert len(body) <= MAX_EVENT_BYTES
     failures = {f"{number}{text}": 1 for number in range(100)}
     group = of_group(failures=failures)
-    body = relay_event(
-        "evt_1", "relay.group.finished", NOW, group, dataschema=GROUP_SCHEMA, subject="g", group="g"
-    ).body
+    body = relay_event("evt_1", "relay.group.finished", NOW, group, dataschema=GROUP_SCHEMA, subject="g").body
     assert len(body) <= MAX_EVENT_BYTES
     for kind in ("jobs", "creates"):
         data = of_incident(
@@ -165,10 +163,21 @@ def test_a_finished_group_is_told_with_its_counts() -> None:
     assert data["failures"][0] == {"code": "connect_account_reconnect_required", "count": 4}
     assert data["duration_seconds"] == 60.0
     assert of_group(finished_at=NOW - 61)["duration_seconds"] == 0.0
+    event = relay_event("evt_1", "relay.group.finished", NOW, data, dataschema=GROUP_SCHEMA, subject="q4-launch")
+    document = check_event(event.body)
+    assert (document["group"], document["account"]) == ("q4-launch", "default")
+    assert "channel" not in document
+
+
+def test_an_incident_event_has_the_attributes_that_filters_of_its_failures_use() -> None:
     event = relay_event(
-        "evt_1", "relay.group.finished", NOW, data, dataschema=GROUP_SCHEMA, subject="q4-launch", group="q4-launch"
+        "evt_1", "relay.incident.opened", NOW, of_incident(), dataschema=INCIDENT_SCHEMA, subject="inc_1"
     )
-    assert check_event(event.body)["group"] == "q4-launch"
+    document = check_event(event.body)
+    assert (document["account"], document["channel"]) == ("default", "linkedin")
+    sink = of_incident(**SINK)
+    event = relay_event("evt_1", "relay.incident.opened", NOW, sink, dataschema=INCIDENT_SCHEMA, subject="inc_1")
+    assert not {"account", "channel"} & check_event(event.body).keys()
 
 
 def test_rare_failures_of_a_group_are_counted_together() -> None:

@@ -1,0 +1,100 @@
+"""Filters of subscriptions as the store and the dispatcher evaluate them: each distinct one once for an event.
+
+Threads share it: what two of them do at once is done twice, with the same result.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import structlog
+
+from relay.core.events import Event
+from relay.core.filters import (
+    EventView,
+    ExpressionFailed,
+    FailureReason,
+    Filters,
+    FiltersRefused,
+    filters_key,
+    parse_filters,
+    unavailable,
+)
+from relay.expressions.cel import compile_cel, missing_extra
+
+MAX_PARSED = 10_000
+MAX_REMEMBERED = 2_000
+"""Events whose results are kept, from when slots are reserved for them until they are recorded."""
+
+log = structlog.get_logger("relay.filters")
+
+
+def extra_missing(documents: Sequence[Mapping[str, Any]]) -> str | None:
+    """Which extra these filters need and this installation lacks; None: none."""
+    return missing_extra() if b'"cel":' in filters_key(documents) else None
+
+
+class Evaluation:
+    """The filters of one event. It is read only if a result is not known yet."""
+
+    def __init__(
+        self, event: Event, results: dict[Filters, bool], failed: Callable[[ExpressionFailed], object]
+    ) -> None:
+        self._event = event
+        self._results = results
+        self._failed = failed
+        self._view: EventView | None = None
+
+    def passes(self, filters: Filters) -> bool:
+        """True if these filters let the event through."""
+        known = self._results.get(filters)
+        if known is None:
+            if self._view is None:
+                self._view = EventView(self._event.body)
+            known = self._results[filters] = filters.passes(self._view, self._failed)
+        return known
+
+
+class EventFilters:
+    """Parses filters, and evaluates them.
+
+    on_failure  called for each expression that fails
+    """
+
+    def __init__(self) -> None:
+        self.on_failure: Callable[[FailureReason], object] = lambda reason: None
+        self._parsed: dict[bytes, Filters] = {}
+        self._results: dict[str, dict[Filters, bool]] = {}
+
+    def parsed(self, documents: Sequence[Mapping[str, Any]]) -> Filters | None:
+        """The filters of a subscription, the same object for the same filters; None: it has none. Those that this node
+        cannot read, for example without the extra, let nothing through."""
+        if not documents:
+            return None
+        key = filters_key(documents)
+        found = self._parsed.get(key)
+        if found is None:
+            try:
+                found = parse_filters(documents, compile_cel)
+            except FiltersRefused as refused:
+                log.error("filters_unavailable", error=str(refused))
+                found = unavailable(str(refused))
+            if len(self._parsed) >= MAX_PARSED:
+                self._parsed.clear()
+            found = self._parsed.setdefault(key, found)
+        return found
+
+    def of(self, event: Event) -> Evaluation:
+        """The evaluation of an event. Results that are known are kept for the next one."""
+        results = self._results.get(event.id)
+        if results is None:
+            if len(self._results) >= MAX_REMEMBERED:
+                self._results.clear()
+            results = self._results.setdefault(event.id, {})
+        return Evaluation(event, results, self._count)
+
+    def lets_through(self, filters: Filters | None, body: bytes) -> bool:
+        """True if an event passes. The result is not kept: for events that are looked at once."""
+        return filters is None or filters.passes(EventView(body), self._count)
+
+    def _count(self, failure: ExpressionFailed) -> None:
+        self.on_failure(failure.reason)
