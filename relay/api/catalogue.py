@@ -13,6 +13,7 @@ from relay.api import (
     intents,
     jobs,
     keys,
+    previews,
     registration,
     replays,
     sources,
@@ -25,6 +26,7 @@ from relay.api import (
 _RESOURCES = (
     jobs,
     declared,
+    previews,
     subscriptions,
     replays,
     events,

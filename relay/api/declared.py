@@ -398,7 +398,7 @@ EXAMPLES: dict[str, Any] = {
             {
                 "id": "crm",
                 "sink": "https://receiver.example/hooks",
-                "types": ["failed"],
+                "types": ["ai.revor.job.failed"],
                 "config": {"secret": "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"},
             }
         ],

@@ -25,6 +25,9 @@ MAX_WAITS_OF_CALLER = 5_000
 MAX_TESTS = 64
 MAX_TESTS_OF_CALLER = 8
 """Test events being sent. They take no slot of the dispatcher, so nothing else limits them."""
+MAX_PREVIEWS = 16
+MAX_PREVIEWS_OF_CALLER = 4
+"""Previews being made. Each reads the newest events."""
 MAX_BATCHES = 32
 MAX_BATCHES_OF_CALLER = 8
 """Batches being tracked. One of small jobs takes many times its bytes in memory."""
@@ -233,6 +236,7 @@ class Admission:
         self.streams = ConcurrencyLimit("event streams", MAX_STREAMS, MAX_STREAMS_OF_CALLER, code=streams)
         self.waits = ConcurrencyLimit("waiting requests", MAX_WAITS, MAX_WAITS_OF_CALLER, code=streams)
         self.tests = ConcurrencyLimit("tests of subscriptions", MAX_TESTS, MAX_TESTS_OF_CALLER)
+        self.previews = ConcurrencyLimit("previews", MAX_PREVIEWS, MAX_PREVIEWS_OF_CALLER)
         self.batches = ConcurrencyLimit("batches", MAX_BATCHES, MAX_BATCHES_OF_CALLER)
         self.erasures = ConcurrencyLimit("erasures", MAX_ERASURES, MAX_ERASURES_OF_CALLER)
         self.verifications = ConcurrencyLimit("verifications of the audit", 1, 1)

@@ -114,7 +114,7 @@ def _fill_in_names(
         properties = schemas[name]["properties"]
         properties["source"]["enum"] = sorted(settings.accounts)
         properties["account"]["enum"] = sorted({account for names in settings.accounts.values() for account in names})
-    for name in ("SubscriptionCreate", "SubscriptionReplace"):
+    for name in ("SubscriptionCreate", "SubscriptionReplace", "DeclaredSubscription"):
         properties = schemas[name]["properties"]
         properties["types"]["anyOf"][0]["items"]["enum"] = types
         if settings.dev:
@@ -122,7 +122,8 @@ def _fill_in_names(
         schemas["SubscriptionConfig"]["properties"]["kind"]["anyOf"][0]["enum"] = list(kinds)
     schemas["ReplayCreate"]["properties"]["types"]["anyOf"][0]["items"]["enum"] = types
     schemas["DeliveryFilter"]["properties"]["type"]["anyOf"][0]["enum"] = types
-    schemas["TestRequest"]["properties"]["type"]["anyOf"][0]["enum"] = types
+    for name in ("TestRequest", "SubscriptionPreview"):
+        schemas[name]["properties"]["type"]["anyOf"][0]["enum"] = types
     for operation in operations:
         for model in (operation.body, *operation.also_bodies):
             if model is not None:

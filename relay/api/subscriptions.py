@@ -225,7 +225,7 @@ async def test_subscription(call: Call) -> Response:
         raise invalid(*errors)
     wanted = read or DEFAULT_TEST_TYPE
     now = call.ports.clock()
-    name, origin, account = _origin_of(call, wanted, subscription.owner)
+    name, origin, account = sample_origin(call, wanted, subscription.owner)
     event = sample_event(
         wanted,
         event_id=new_id("evt", now),
@@ -358,7 +358,7 @@ def _refuse_callback(subscription: core.Subscription, why: str) -> None:
         )
 
 
-def _origin_of(call: Call, event_type: str, owner: str | None) -> tuple[str, Origin, str]:
+def sample_origin(call: Call, event_type: str, owner: str | None) -> tuple[str, Origin, str]:
     """The source of this event type, any source for events about the relay, and an account of it. Of a subscription
     that belongs to an account, that one: its sink must not learn the names of others."""
     origins, accounts = call.ports.settings.origins, call.ports.settings.accounts

@@ -7,7 +7,20 @@ from typing import Annotated, Any, Literal
 import typer
 
 from relay.cli.client import api, path_of
-from relay.cli.options import SINCE, Json, Limit, Type, Types, Until, Wait, full_type, full_types, given, time_or_age
+from relay.cli.options import (
+    SINCE,
+    Json,
+    Limit,
+    Type,
+    Types,
+    Until,
+    Wait,
+    full_type,
+    full_types,
+    given,
+    read_metadata,
+    time_or_age,
+)
 from relay.cli.output import (
     clean,
     note,
@@ -19,6 +32,7 @@ from relay.cli.output import (
     terminal_width,
     working,
 )
+from relay.cli.preview_report import print_preview
 from relay.cli.replays import COUNT_TIMEOUT_SECONDS, follow_up
 from relay.cli.subscription_settings import KEPT, PARTS, Body, place_of, with_settings, without_empty
 from relay.core.sentences import counted, duration
@@ -169,6 +183,38 @@ def send_sample(id: SubscriptionId, type: Type = None, json: Json = False) -> No
     tested = _send_sample(id, full_type(type), raising=True)
     print_result(tested, _verdict(id, tested), json=json)
     raise typer.Exit(0 if tested["delivered"] else 1)
+
+
+@app.command()
+@with_settings
+def preview(
+    subscription: Annotated[str, typer.Argument(metavar="ID|SINK", help="A subscription's id, or a URL.")],
+    settings: Body,
+    type: Type = None,
+    event: Annotated[
+        str | None, typer.Option(metavar="ID", help="A recorded event (evt_…) instead of a sample.")
+    ] = None,
+    metadata: Annotated[str | None, typer.Option(help="A JSON object, added to the metadata of the sample.")] = None,
+    json: Json = False,
+) -> None:
+    """Show what a subscription would send, and how many events of the last days it would have got. Sends nothing.
+
+    With a URL it takes the options of `add`. Exit code 1: the subscription does not get the event.
+    """
+    body = without_empty(settings)
+    if "://" in subscription:
+        body["sink"] = subscription
+    elif body:
+        raise UsageError(f"{subscription} is no URL, and an option describes a new subscription. Give its URL")
+    asked = {"type": full_type(type), "event_id": event, "metadata": read_metadata(metadata)}
+    with working("reading the events of the last days"):
+        shown = api().post(
+            "/v1/subscriptions/preview",
+            given({"subscription": body or subscription, **asked}),
+            timeout=TEST_TIMEOUT_SECONDS,
+        )
+    print_json(shown) if json else print_preview(shown)
+    raise typer.Exit(0 if shown["matches"] else 1)
 
 
 @app.command()

@@ -118,8 +118,10 @@ def sample_event(
     dataschema_base: str,
     source: str = "sample",
     account: str = "default",
+    metadata: Mapping[str, Any] | None = None,
 ) -> Event:
-    """A sample of one type. `dataschema_base`: public URL of the relay, for the schemas of events that are not a job's.
+    """A sample of one type. `dataschema_base`: public URL of the relay, for the schemas of events that are not a job's;
+    `metadata`: added to that of a job.
 
     Raises ValueError for an unknown type.
     """
@@ -132,10 +134,12 @@ def sample_event(
         return account_sample(type, event_id, now, origin, dataschema, source, account)
     if type not in job_event_types(origin.type_prefix):
         raise ValueError(f"{type!r} is not an event type of this source")
-    return _job_sample(type.rpartition(".")[2], event_id, now, origin, source, account)
+    return _job_sample(type.rpartition(".")[2], event_id, now, origin, source, account, metadata or {})
 
 
-def _job_sample(kind: str, event_id: str, now: float, origin: Origin, source: str, account: str) -> Event:
+def _job_sample(
+    kind: str, event_id: str, now: float, origin: Origin, source: str, account: str, metadata: Mapping[str, Any]
+) -> Event:
     step = _STEPS[kind]
     started_at = None if step.started_ago_seconds is None else now - step.started_ago_seconds
     finished_at = None if step.finished_ago_seconds is None else now - step.finished_ago_seconds
@@ -160,7 +164,7 @@ def _job_sample(kind: str, event_id: str, now: float, origin: Origin, source: st
         external_id=SAMPLE_JOB_ID,
         source=source,
         account=account,
-        metadata=_METADATA,
+        metadata={**_METADATA, **metadata},
         request={"metadata": {"campaign": "sample"}},
         connect_account_id=_SENDER_ID,
         action=_ACTION,

@@ -250,6 +250,10 @@ def declared(*subscriptions: Any, **options: bool) -> Request:
     return Request("POST", "/v1/subscriptions/apply", body={"subscriptions": list(subscriptions), **options})
 
 
+def preview_of(subscription: Any, **body: Any) -> Request:
+    return Request("POST", "/v1/subscriptions/preview", body={"subscription": subscription, **body})
+
+
 def job_requests(method: str, path: str = "", **query: str) -> Callable[[Things], list[Request]]:
     """A job of another account, by uid and by its id upstream, alone and with the account named."""
 
@@ -315,6 +319,10 @@ CASES: Mapping[str, Callable[[Things], list[Request]]] = {
     ],
     "applySubscriptions": lambda of: [
         declared({"id": id, **DECLARED}, prune=True) for id in (of.subscription, of.callback, "crm")
+    ],
+    "previewSubscription": lambda of: [
+        *(preview_of(subscription) for subscription in (of.subscription, of.callback)),
+        *(preview_of(SINK, event_id=id) for id in of.events),
     ],
     "listSubscriptions": lists(
         "/v1/subscriptions", lambda of: {"callbacks": "true", "cursor": cursor_of(f"subscription {of.subscription}")}
@@ -466,6 +474,11 @@ OWN: Mapping[str, Callable[[Things], list[Request]]] = {
         declared({"id": "crm", **DECLARED}),
         declared({"id": of.subscription, **DECLARED}, {"id": "crm", **DECLARED, "types": ["failed"]}, dry_run=True),
         declared({"id": "other", **DECLARED}, prune=True),
+    ],
+    "previewSubscription": lambda of: [
+        preview_of(of.subscription),
+        preview_of(SINK, type="relay.source.down"),
+        *(preview_of({**SINK, "types": ["queued", "failed", "relay.source.down"]}, event_id=id) for id in of.events),
     ],
     "replaceSubscription": lambda of: by_id("PUT", "/v1/subscriptions/{id}", of.subscription, of.callback, body=SINK),
     "testSubscription": lambda of: [

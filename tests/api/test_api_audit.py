@@ -20,13 +20,15 @@ SECRETS_READ = {"GET /v1/signing-secret"}
 """Reads that are recorded, because their answer is a secret."""
 
 
+READS_WITH_A_BODY = {"POST /v1/subscriptions/preview"}
+"""These change nothing."""
 WITHOUT_A_TOKEN = {"POST /.well-known/webhook-consent/{key}"}
 """Has an entry only if it changed something, because anybody may call it."""
 
 
 @pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.id)
 def test_every_write_is_in_the_audit(operation):
-    reads = operation.method == "GET" and operation.route not in SECRETS_READ
+    reads = operation.route in READS_WITH_A_BODY or (operation.method == "GET" and operation.route not in SECRETS_READ)
     if operation.route in WITHOUT_A_TOKEN:
         return
     assert reads == (operation.audited is None and operation.counted is None), (

@@ -112,6 +112,7 @@ CALLS = {
         {"subscriptions": [{"id": "crm", "sink": HOOK, "config": {"secret": "whsec_" + "A" * 32}}]},
         200,
     ),
+    "previewSubscription": (None, {"subscription": {"sink": HOOK}}, 200),
     "createSubscription": (None, {"sink": HOOK}, 201),
     "listSubscriptions": (a_subscription, None, 200),
     "getSubscription": (a_subscription, None, 200),

@@ -16,6 +16,7 @@ from relay.api.ports import ApiSettings, Kinds, Ports, Readiness, Token
 from relay.config.keyring import Keyring
 from relay.core.client_address import Network
 from relay.core.delivery import Attempt, OutboundRequest, Outcome, Timings
+from relay.core.dialogue import previewed
 from relay.core.encryption import Rotation
 from relay.core.erasure import ErasureRequest, ErasureStep
 from relay.core.events import Event, Hint, Origin, Repeat, from_transition, owner_of
@@ -32,6 +33,7 @@ from relay.node.audit import AuditLog
 from relay.proxy.asgi import Proxy
 from relay.proxy.types import Caller, CreateBody, ForwardedRequest, ProxyResponse, TrackingOptions
 from relay.store.store import Store
+from subscribers.base import RenderContext
 from subscribers.registry import infer_kind, kind_named, kinds
 from tests.support.store_kit import callback_for
 
@@ -263,6 +265,16 @@ class FakeDispatcher:
     async def request_of(self, subscription: Subscription, event: Event) -> OutboundRequest:
         signature = signature_headers(subscription.secrets, message_id=event.id, now=NOW, body=event.body)
         return OutboundRequest(url=subscription.sink, headers=(*subscription.headers, *signature), body=event.body)
+
+    async def requests_of(self, subscription: Subscription, event: Event) -> tuple[OutboundRequest, ...]:
+        kind = kind_named(subscription.kind)
+        dialogue = kind.dialogue(subscription)
+        if dialogue is not None:
+            steps = dialogue.steps(event, subscription, RenderContext(), {}, NOW)
+            return tuple(step.request for step in previewed(steps))
+        request = kind.render(event, subscription, RenderContext())
+        signature = signature_headers(subscription.secrets, message_id=event.id, now=NOW, body=request.body)
+        return (replace(request, headers=(*request.headers, *signature)),)
 
     def wake(self) -> None:
         self.woken += 1

@@ -1,0 +1,287 @@
+"""`POST /v1/subscriptions/preview`: what a subscription would send for an event. Nothing is sent, and nothing stored.
+
+The request is made by the code that sends. Names that a template lacks are errors here, even if the template is not
+strict: whoever asks wants to know.
+"""
+
+import asyncio
+import secrets
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Annotated, Any, NotRequired, cast
+
+from pydantic import Field
+from starlette.responses import Response
+from typing_extensions import TypedDict
+
+from relay.api.batches import Turns
+from relay.api.deliveries import is_signed_name
+from relay.api.events import EXAMPLE_EVENT, CloudEvent
+from relay.api.fields import ID_PATTERN, Body, Time, header_view
+from relay.api.names import event_type
+from relay.api.operations import READS_SUBSCRIPTIONS, Answer, Call, Operation
+from relay.api.registration import MAX_METADATA_BYTES, is_printable_id
+from relay.api.resource import json_response
+from relay.api.subscription_checks import read_create
+from relay.api.subscriptions import SECRET_BYTES, sample_origin
+from relay.api.validation import invalid, under, validate
+from relay.clock import to_rfc3339
+from relay.core.credentials import header_name
+from relay.core.delivery import OutboundRequest
+from relay.core.events import Event, owner_of
+from relay.core.jsontext import dumps
+from relay.core.preview import why_not
+from relay.core.samples import sample_event
+from relay.core.signing import new_secret
+from relay.core.subscription import SigningSecret, Subscription
+from relay.errors import FieldError, NotRenderable
+from relay.ids import new_id
+from relay.redaction import REDACTED
+
+RECENT_DAYS = 7
+DAY_SECONDS = 86_400.0
+MAX_RECENT = 10_000
+"""Events that one preview looks at: the newest."""
+MAX_RECENT_SECONDS = 2.0
+SLICE = 500
+MAX_EXAMPLES = 3
+PREFERRED = "failed"
+"""The sample without `type` and `event_id`, if the subscription gets it."""
+
+
+class SubscriptionPreview(Body):
+    """A subscription, and the event to show it with."""
+
+    subscription: Any = Field(
+        json_schema_extra={
+            "anyOf": [{"$ref": "#/components/schemas/SubscriptionCreate"}, {"type": "string", "pattern": ID_PATTERN}]
+        },
+        description="A body as for `POST /v1/subscriptions`, or the id of a subscription.",
+    )
+    type: str | None = Field(
+        default=None, description="A sample of this type. Default: one that the subscription gets."
+    )
+    event_id: str | None = Field(default=None, pattern=ID_PATTERN, description="A recorded event, instead of a sample.")
+    metadata: dict[str, Any] | None = Field(default=None, description="Added to the metadata of the sample's job.")
+
+
+class PreviewedRequest(TypedDict):
+    """A request as it would be sent. What is secret is redacted."""
+
+    method: str
+    url: str
+    headers: dict[str, str]
+    body: str
+
+
+class Recent(TypedDict):
+    """What the subscription would have got."""
+
+    days: int
+    since: Annotated[Time, Field(description="Events recorded since then were looked at.")]
+    seen: Annotated[int, Field(description="The number of events looked at.")]
+    matched: int
+    cut: Annotated[bool, Field(description="There are older ones in these days that were not looked at.")]
+    examples: Annotated[list[CloudEvent], Field(description="The newest that match, three at most.")]
+
+
+class Preview(TypedDict):
+    """What a subscription would send for an event."""
+
+    matches: Annotated[bool, Field(description="Whether the subscription gets the event.")]
+    why: NotRequired[Annotated[str, Field(description="Why it does not.", json_schema_extra={"default": ""})]]
+    event: CloudEvent
+    requests: Annotated[list[PreviewedRequest], Field(description="In this order. Empty if it does not get the event.")]
+    recent: Recent
+
+
+OPERATIONS: list[Operation] = []
+operation = partial(Operation, into=OPERATIONS, tag="Subscriptions")
+
+
+@operation(
+    "POST /v1/subscriptions/preview",
+    bound=True,
+    scopes=READS_SUBSCRIPTIONS,
+    body=SubscriptionPreview,
+    answers={200: Answer("What would be sent.", Preview)},
+    problems={
+        409: "The subscription's account has no events of this type.",
+        429: "Too many previews are being made.",
+    },
+)
+async def preview_subscription(call: Call) -> Response:
+    """Show what a subscription would send.
+
+    For a sample or a recorded event: whether the subscription gets it, if not why, and the requests as they would be
+    sent. Also how many events of the last seven days it would have got. Nothing is sent, and nothing is stored. A wrong
+    filter or template is a 422 with its position, and so is a name in a template that the event does not have.
+    """
+    body = validate(SubscriptionPreview, call.document)
+    with call.ports.admission.previews.held(call.caller):
+        subscription = await _subscription(call, body)
+        matcher = _Matcher(subscription)
+        event, owner = await _event(call, body, subscription)
+        why = matcher.why_not(event, owner)
+        preview: Preview = {
+            "matches": why is None,
+            "event": cast("CloudEvent", event.document()),
+            "requests": [] if why is not None else await _requests(call, subscription, event),
+            "recent": await _recent(call, matcher),
+        }
+    if why is not None:
+        preview["why"] = why
+    return json_response(preview)
+
+
+@dataclass(frozen=True, slots=True)
+class _Matcher:
+    """Says which events a subscription gets."""
+
+    subscription: Subscription
+
+    def why_not(self, event: Event, owner: str | None) -> str | None:
+        return why_not(self.subscription, event, owner)
+
+
+async def _subscription(call: Call, body: SubscriptionPreview) -> Subscription:
+    given = body.subscription
+    if isinstance(given, str):
+        found = await call.ports.store.subscriptions.get(given) if is_printable_id(given) else None
+        if found is None:
+            detail = f"there is no subscription {given[:200]!r}"
+            raise invalid(FieldError(pointer="/subscription", code="subscription_not_found", detail=detail))
+        return found
+    now = call.ports.clock()
+    with under("subscription"):
+        made, secret = read_create(given, call.context, id=new_id("sub", now), now=now)
+    value = secret or new_secret(secrets.token_bytes(SECRET_BYTES))
+    account = call.ports.settings.account
+    owner = None if account is None else owner_of(*account)
+    return replace(made, owner=owner, secrets=(SigningSecret(value=value),))
+
+
+async def _event(call: Call, body: SubscriptionPreview, subscription: Subscription) -> tuple[Event, str | None]:
+    """The event, and the account that it is about: a sample is about the account that the subscription belongs to."""
+    if body.event_id is not None:
+        for name in ("type", "metadata"):
+            if getattr(body, name) is not None:
+                detail = f"{name} is for a sample, and event_id names a recorded event: leave one of them out"
+                raise invalid(FieldError(pointer=f"/{name}", code="contradiction", detail=detail))
+        found = await call.ports.store.events.get(body.event_id)
+        if found is None:
+            detail = f"there is no event {body.event_id[:200]!r}"
+            raise invalid(FieldError(pointer="/event_id", code="event_not_found", detail=detail))
+        return found, found.owner
+    if body.metadata is not None and len(dumps(body.metadata)) > MAX_METADATA_BYTES:
+        detail = f"it is larger than {MAX_METADATA_BYTES:,} bytes of JSON"
+        raise invalid(FieldError(pointer="/metadata", code="too_large", detail=detail))
+    wanted, errors = event_type(body.type, call.context.known_types, "/type")
+    if errors:
+        raise invalid(*errors)
+    now = call.ports.clock()
+    wanted = wanted or _usual(call, subscription)
+    name, origin, account = sample_origin(call, wanted, subscription.owner)
+    sample = sample_event(
+        wanted,
+        event_id=new_id("evt", now),
+        now=now,
+        origin=origin,
+        dataschema_base=call.context.base_url,
+        source=name,
+        account=account,
+        metadata=body.metadata,
+    )
+    return sample, subscription.owner
+
+
+def _usual(call: Call, subscription: Subscription) -> str:
+    """The type of a sample that the subscription gets: of a failed job if it gets those."""
+    known = call.context.known_types
+    wanted = [one for one in known if subscription.types is None or one in subscription.types] or list(known)
+    return next((one for one in wanted if one.endswith(f".{PREFERRED}")), wanted[0])
+
+
+async def _requests(call: Call, subscription: Subscription, event: Event) -> list[PreviewedRequest]:
+    """The requests as they would be sent. Raises InvalidRequest if the event cannot be rendered."""
+    strict = replace(subscription, options={**subscription.options, "strict": True})
+    asked = strict if "template" in subscription.options else subscription
+    try:
+        with under("subscription"):
+            sent = await call.ports.dispatcher.requests_of(asked, event)
+    except NotRenderable as error:
+        raise invalid(*(replace(one, pointer=f"/subscription{one.pointer}") for one in error.errors)) from None
+    return [_request_view(call, subscription, one) for one in sent]
+
+
+def _request_view(call: Call, subscription: Subscription, sent: OutboundRequest) -> PreviewedRequest:
+    headers = {name: header_view(name, value) for name, value in sent.headers}
+    headers |= {name: REDACTED for name in headers if is_signed_name(name) and name.lower().endswith("signature")}
+    if subscription.credential is not None:
+        headers[header_name(subscription.credential.fields)] = REDACTED
+    url = call.shown_sink(subscription.kind, sent.url)
+    return {"method": sent.method, "url": url, "headers": headers, "body": sent.body.decode(errors="replace")}
+
+
+async def _recent(call: Call, matcher: _Matcher) -> Recent:
+    """What the subscription would have got of the newest events of the last days. Works in slices: others have their
+    turn between them."""
+    now = call.ports.clock()
+    begin = since = now - RECENT_DAYS * DAY_SECONDS
+    seen, matched, examples = 0, 0, list[CloudEvent]()
+    cursor, cut = None, False
+    clock, turns = asyncio.get_running_loop().time, Turns()
+    until = clock() + MAX_RECENT_SECONDS
+    while True:
+        page = await call.ports.store.events.page(limit=min(SLICE, MAX_RECENT - seen), cursor=cursor, since=begin)
+        for event in page.items:
+            if matcher.why_not(event, event.owner) is None:
+                matched += 1
+                if len(examples) < MAX_EXAMPLES:
+                    examples.append(cast("CloudEvent", event.document()))
+            if turns.over:
+                await turns.next()
+        seen += len(page.items)
+        cursor = page.next_cursor
+        if cursor is None:
+            break
+        if seen >= MAX_RECENT or clock() >= until:
+            cut, since = True, page.items[-1].recorded_at
+            break
+    return {
+        "days": RECENT_DAYS,
+        "since": to_rfc3339(since),
+        "seen": seen,
+        "matched": matched,
+        "cut": cut,
+        "examples": examples,
+    }
+
+
+EXAMPLES: dict[str, Any] = {
+    "SubscriptionPreview": {
+        "subscription": {"sink": "https://receiver.example/hooks", "types": ["ai.revor.job.failed"]},
+        "type": "ai.revor.job.failed",
+        "metadata": {"deal": 42},
+    },
+    "Preview": {
+        "matches": True,
+        "event": EXAMPLE_EVENT,
+        "requests": [
+            {
+                "method": "POST",
+                "url": "https://receiver.example/hooks",
+                "headers": {"Content-Type": "application/cloudevents+json", "webhook-signature": REDACTED},
+                "body": "{}",
+            }
+        ],
+        "recent": {
+            "days": 7,
+            "since": "2026-05-13T10:00:00.000Z",
+            "seen": 1204,
+            "matched": 1,
+            "cut": False,
+            "examples": [EXAMPLE_EVENT],
+        },
+    },
+}

@@ -1,0 +1,234 @@
+"""`POST /v1/subscriptions/preview`: what would be sent. Nothing is sent, and nothing is stored."""
+
+import asyncio
+
+import orjson
+import pytest
+
+from relay.api import previews
+from relay.api.ports import Token
+from relay.core.events import relay_event
+from relay.ids import new_id
+from tests.support.api_world import HOOK, SLACK, TOKENS
+
+TEMPLATE = {"properties": {"status": "{{ event.status }}", "deal": "{{ metadata.deal }}"}}
+
+
+async def preview(client, subscription, status=200, **body):
+    answer = await client.post("/v1/subscriptions/preview", json={"subscription": subscription, **body})
+    assert answer.status_code == status, answer.text
+    return answer.json()
+
+
+async def a_subscription(client, **body):
+    return (await client.post("/v1/subscriptions", json={"sink": HOOK, **body})).json()["id"]
+
+
+async def test_a_sample_is_shown_as_it_would_be_sent(client, world):
+    shown = await preview(client, {"sink": HOOK}, metadata={"deal": "the one", "size": 5})
+
+    assert shown["matches"] is True
+    assert "why" not in shown
+    (sent,) = shown["requests"]
+    assert (sent["method"], sent["url"]) == ("POST", HOOK)
+    headers = {name.lower(): value for name, value in sent["headers"].items()}
+    assert headers["content-type"].startswith("application/cloudevents+json")
+    assert headers["webhook-signature"] == "[redacted]"
+    assert headers["webhook-id"] == shown["event"]["id"]
+    assert orjson.loads(sent["body"]) == shown["event"]
+    assert shown["event"]["type"] == "ai.revor.job.failed"
+    metadata = shown["event"]["data"]["metadata"]
+    assert (metadata["deal"], metadata["size"], metadata["sample"]) == ("the one", 5, True)
+
+
+async def test_nothing_is_sent_or_stored(client, world):
+    id = await a_subscription(client)
+    before = await world.store.database.read(_everything)
+    await preview(client, id)
+    await preview(client, {"sink": HOOK})
+    assert await world.store.database.read(_everything) == before
+    assert world.dispatcher.tested == []
+
+
+def _everything(connection):
+    return list(connection.connection.driver_connection.iterdump())
+
+
+async def test_a_recorded_event_is_shown(client, world):
+    events = await world.poll(await world.job("a"), "queued")
+
+    shown = await preview(client, await a_subscription(client), event_id=events[0].id)
+
+    assert shown["event"] == events[0].document()
+    assert orjson.loads(shown["requests"][0]["body"]) == shown["event"]
+
+
+@pytest.mark.parametrize(
+    ("subscription", "type", "why"),
+    [
+        (
+            {"types": ["succeeded"]},
+            "failed",
+            "its types are ai.revor.job.succeeded, and that of the event is ai.revor.",
+        ),
+        ({}, "relay.source.down", "it has no types, so it gets all job events and no others"),
+        ({"source": "/relay"}, "failed", "its source is /relay, and that of the event is https://revor.ai/"),
+    ],
+)
+async def test_an_event_that_it_does_not_get_has_a_reason_and_no_request(client, subscription, type, why):
+    shown = await preview(client, {"sink": HOOK, **subscription}, type=type)
+    assert shown["matches"] is False
+    assert shown["why"].startswith(why)
+    assert shown["requests"] == []
+
+
+async def test_the_sample_is_one_that_it_gets(client):
+    for given, type in ((None, "ai.revor.job.failed"), (["relay.source.down", "relay.test"], "relay.source.down")):
+        body = {"sink": HOOK} | ({} if given is None else {"types": given})
+        shown = await preview(client, body)
+        assert (shown["event"]["type"], shown["matches"]) == (type, True)
+
+
+async def test_what_is_secret_is_redacted(client, open_client):
+    headers = {"X-Api-Key": "very-secret", "X-Team": "sales"}
+    credential = {"credentialtype": "HEADER", "name": "X-Other", "value": "very-secret"}
+    body = {"sink": HOOK + "?token=very-secret", "protocolsettings": {"headers": headers}, "sinkcredential": credential}
+    for subscription in (body, await a_subscription(client, **body)):
+        shown = await preview(client, subscription)
+        assert "very-secret" not in orjson.dumps(shown).decode()
+        (sent,) = shown["requests"]
+        assert (sent["headers"]["X-Team"], sent["headers"]["X-Other"]) == ("sales", "[redacted]")
+    assert (await preview(client, {"sink": SLACK}))["requests"][0]["url"] == "https://hooks.slack.com/…"
+
+
+@pytest.mark.parametrize(
+    ("body", "pointer", "code"),
+    [
+        ({"subscription": {"sink": HOOK, "types": ["faild"]}}, "/subscription/types/0", "unknown_type"),
+        ({"subscription": {"sink": HOOK, "snk": 1}}, "/subscription/snk", "unknown_field"),
+        ({"subscription": {"sink": "https://10.0.0.1/"}}, "/subscription/sink", "sink_refused"),
+        ({"subscription": 5}, "/subscription", "wrong_type"),
+        ({}, "/subscription", "missing"),
+        ({"subscription": {"sink": HOOK}, "type": "faild"}, "/type", "unknown_type"),
+        ({"subscription": {"sink": HOOK}, "event_id": "evt_1", "type": "failed"}, "/type", "contradiction"),
+        ({"subscription": {"sink": HOOK}, "event_id": "evt_1", "metadata": {}}, "/metadata", "contradiction"),
+        ({"subscription": {"sink": HOOK}, "metadata": {"a": "x" * 20_000}}, "/metadata", "too_large"),
+        ({"subscription": "sub_1"}, "/subscription", "subscription_not_found"),
+        ({"subscription": "a\nb"}, "/subscription", "subscription_not_found"),
+        ({"subscription": {"sink": HOOK}, "event_id": "evt_1"}, "/event_id", "event_not_found"),
+    ],
+)
+async def test_a_mistake_is_named_with_its_place(client, body, pointer, code):
+    answer = await client.post("/v1/subscriptions/preview", json=body)
+    assert answer.status_code == 422, answer.text
+    assert [(one["pointer"], one["code"]) for one in answer.json()["errors"]] == [(pointer, code)]
+
+
+async def test_a_template_is_rendered_and_a_missing_name_is_an_error(client):
+    body = {"sink": HOOK, "config": {"template": TEMPLATE}}
+    shown = await preview(client, body, metadata={"deal": 42})
+    assert orjson.loads(shown["requests"][0]["body"]) == {"properties": {"status": "failed", "deal": 42}}
+
+    body["config"]["template"] = {"properties": {"deal": "{{ metadata.deel }}"}}
+    for subscription in (body, await a_subscription(client, **body)):
+        refused = await preview(client, subscription, status=422)
+        assert [one["pointer"] for one in refused["errors"]] == ["/subscription/config/template/properties/deal"]
+        assert "deel" in refused["errors"][0]["detail"]
+
+
+async def test_a_wrong_template_is_an_error_with_its_position(client):
+    body = {"sink": HOOK, "config": {"template": {"a": ["{{ event.status"]}}}
+    refused = await preview(client, body, status=422)
+    (error,) = refused["errors"]
+    assert (error["pointer"], error["code"]) == ("/subscription/config/template/a/0", "invalid_template")
+
+
+async def test_a_delivery_of_several_requests_is_shown_with_all_of_them(client):
+    body = {
+        "sink": "https://slack.com/api/chat.postMessage",
+        "sinkcredential": {"credentialtype": "ACCESSTOKEN", "accesstoken": "xoxb-very-secret"},
+        "config": {"channel": "C0123456789"},
+    }
+    shown = await preview(client, body, type="relay.incident.opened")
+    assert len(shown["requests"]) > 1
+    assert {one["url"] for one in shown["requests"]} == {"https://slack.com/api/chat.postMessage"}
+    assert all(one["headers"]["Authorization"] == "[redacted]" for one in shown["requests"])
+    assert "very-secret" not in orjson.dumps(shown).decode()
+
+
+async def test_recent_events_that_match_are_counted(client, world):
+    for number in range(5):
+        await world.poll(await world.job(f"job {number}"), "queued")
+        world.now += 1
+    newest = (await world.poll(await world.job("last"), "queued"))[0].id
+    world.now += 1
+    await world.store.events.record(
+        relay_event(new_id("evt", world.now), "relay.test", world.now, {}, dataschema="x:/y", subject="a")
+    )
+    world.now += 10
+
+    recent = (await preview(client, {"sink": HOOK}))["recent"]
+
+    assert (recent["days"], recent["seen"], recent["matched"], recent["cut"]) == (7, 7, 6, False)
+    assert [one["subject"] for one in recent["examples"]] == ["last", "job 4", "job 3"]
+    assert recent["examples"][0]["id"] == newest
+    assert (await preview(client, {"sink": HOOK, "types": ["failed"]}))["recent"]["matched"] == 0
+    world.now += 7 * 86_400
+    recent = (await preview(client, {"sink": HOOK}))["recent"]
+    assert (recent["seen"], recent["matched"]) == (0, 0)
+
+
+@pytest.mark.parametrize("limit", ["MAX_RECENT", "MAX_RECENT_SECONDS"])
+async def test_the_work_is_bounded_and_the_answer_says_where_it_ended(client, world, monkeypatch, limit):
+    for number in range(5):
+        await world.poll(await world.job(f"job {number}"), "queued")
+        world.now += 1
+    monkeypatch.setattr(previews, "SLICE", 2)
+    monkeypatch.setattr(previews, limit, 2 if limit == "MAX_RECENT" else 0.0)
+
+    recent = (await preview(client, {"sink": HOOK}))["recent"]
+
+    assert (recent["seen"], recent["matched"], recent["cut"]) == (2, 2, True)
+    assert recent["since"] == "2027-01-15T08:00:03.000Z"
+
+
+async def test_previews_at_the_same_time_are_limited(client, world, monkeypatch):
+    reading, go_on = asyncio.Event(), asyncio.Event()
+    real = world.store.events.page
+
+    async def slow(*_, **query):
+        reading.set()
+        await go_on.wait()
+        return await real(**query)
+
+    monkeypatch.setattr(type(world.store.events), "page", slow)
+    first = [asyncio.create_task(preview(client, {"sink": HOOK})) for _ in range(4)]
+    await reading.wait()
+    for _ in range(100):  # until all four have been admitted
+        await asyncio.sleep(0)
+    answers = [await client.post("/v1/subscriptions/preview", json={"subscription": {"sink": HOOK}})]
+    go_on.set()
+    await asyncio.gather(*first)
+    assert [answer.status_code for answer in answers] == [429]
+
+
+@pytest.mark.parametrize(
+    ("token", "status"),
+    [("rl_admin", 200), ("rl_read", 200), ("rl_subs", 200), ("rl_jobs", 403), ("rl_events", 403), ("rl_proxy", 403)],
+)
+async def test_who_may_read_or_write_subscriptions_may_preview(open_client, token, status):
+    client = open_client(dev=False, tokens=TOKENS, peer="203.0.113.9")
+    client.headers["Authorization"] = f"Bearer {token}"
+    body = {"subscription": {"sink": HOOK + "/path"}}
+    answer = await client.post("/v1/subscriptions/preview", json=body)
+    assert answer.status_code == status
+    if token == "rl_read":
+        assert answer.json()["requests"][0]["url"] == "https://receiver.example/…", "as in a list"
+
+
+async def test_a_preview_is_not_in_the_audit(open_client, world):
+    tokens = (Token(name="ops", value="rl_admin", scopes=frozenset({"admin"})),)
+    client = open_client(dev=False, tokens=tokens, peer="203.0.113.9")
+    client.headers["Authorization"] = "Bearer rl_admin"
+    await preview(client, {"sink": HOOK})
+    assert await world.store.audit.entries("chain-1", 0) == []
