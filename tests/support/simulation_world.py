@@ -213,7 +213,8 @@ class World:
 @contextmanager
 def crashing(world: World, step: str) -> Iterator[None]:
     """Cuts each delivery off at a step, as a crash does: `before_send`, `after_send` or `after_mark`."""
-    real_send, real_mark = world.sink.send, world.store.deliveries.record_attempt
+    deliveries = world.store.deliveries
+    real_send, real_mark, real_marks = world.sink.send, deliveries.record_attempt, deliveries.record_bundle
 
     async def send(request: Any, *, timeout_seconds: float) -> Any:
         if step == "before_send":
@@ -229,11 +230,19 @@ def crashing(world: World, step: str) -> Iterator[None]:
             raise RuntimeError("crash")
         return done
 
-    world.sink.send, world.store.deliveries.record_attempt = send, mark  # type: ignore[method-assign]
+    async def marks(several: Any) -> Any:
+        done = await real_marks(several)
+        if step == "after_mark":
+            raise RuntimeError("crash")
+        return done
+
+    world.sink.send = send  # type: ignore[method-assign]
+    deliveries.record_attempt, deliveries.record_bundle = mark, marks  # type: ignore[method-assign]
     try:
         yield
     finally:
-        world.sink.send, world.store.deliveries.record_attempt = real_send, real_mark  # type: ignore[method-assign]
+        world.sink.send = real_send  # type: ignore[method-assign]
+        deliveries.record_attempt, deliveries.record_bundle = real_mark, real_marks  # type: ignore[method-assign]
 
 
 def seen(status: str, **values: Any) -> ScriptedPoll:
