@@ -10,14 +10,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from relay.clock import local_time
 from relay.core.dialogue import Memory, group_key
 from relay.core.events import GROUP_FINISHED, INCIDENT_EVENTS, INCIDENT_OPENED, RELAY_SOURCE, Event
 from relay.core.job_groups import OTHER
 from relay.core.subscription import Subscription
 from subscribers.base import RenderContext
-from subscribers.chat import Message, message
+from subscribers.chat import Message, message, time_zone
 from subscribers.job_wording import job_event_kind
-from subscribers.words import Pairs, count, data_of, mapping, one_line, word
+from subscribers.summary_wording import moment_of
+from subscribers.words import Pairs, count, data_of, mapping, one_line, word, zone_of
 
 MAX_SEEN = 256
 """Events of a group that are known to be counted. One that is sent again later than that counts twice."""
@@ -81,30 +83,33 @@ def chapter(event: Event, subscription: Subscription, context: RenderContext, me
     """What an event, which has a story, changes of it. `memory`: of the event before; empty: this is the first."""
     said = message(event, subscription, context)
     if event.type in INCIDENT_EVENTS:
-        return _of_incident(event, said, memory)
+        return _of_incident(event, said, memory, time_zone(subscription))
     if event.type == GROUP_FINISHED:
         return _end_of_group(event, said, memory)
     return _of_group(event, said, memory)
 
 
-def _of_incident(event: Event, said: Message, memory: Memory) -> Chapter:
+def _of_incident(event: Event, said: Message, memory: Memory, zone: str | None) -> Chapter:
     """The message shows the newest event: an older one may come later."""
     newest = _moment(event) >= (_number(memory.get("at")), _text(memory.get("event")))
     head = replace(said, ids=())
     kept = {"at": event.recorded_at, "event": event.id} if newest else memory
     if event.type == INCIDENT_OPENED:
-        detail = replace(said, sentence=f"Incident {word(event.subject)}", link=None, pairs=_facts_of(event), place=())
+        detail = replace(
+            said, sentence=f"Incident {word(event.subject)}", link=None, pairs=_facts_of(event, zone), place=()
+        )
         return Chapter(head=head, edits=newest, detail=detail, repeats=False, memory=kept)
     return Chapter(head=head, edits=newest, detail=replace(said, pairs=()), repeats=True, memory=kept)
 
 
-def _facts_of(event: Event) -> Pairs:
+def _facts_of(event: Event, zone: str | None) -> Pairs:
     data = data_of(event.document())
+    first, latest = (moment_of(data.get(name)) for name in ("first_failure_at", "last_failure_at"))
     found = (
         ("Error", word(data.get("code"))),
         ("Account", word(data.get("connect_account_id"))),
-        ("First failure", word(data.get("first_failure_at"))),
-        ("Latest failure", word(data.get("last_failure_at"))),
+        ("First failure", local_time(first, zone_of(zone)) if first else ""),
+        ("Latest failure", local_time(latest, zone_of(zone)) if latest > first else ""),
     )
     return tuple((label, text) for label, text in found if text)
 

@@ -129,7 +129,7 @@ def _ended(data: Document) -> str:
         word(data.get("kind")),
         because=word(data.get("closed_because")),
         failed=count(data.get("failed")),
-        seconds=_time(data.get("last_failure_at")) - _time(data.get("first_failure_at")),
+        seconds=moment_of(data.get("last_failure_at")) - moment_of(data.get("first_failure_at")),
         channel=word(data.get("channel")),
         account=sender,
         sink=subscription_of(data),
@@ -157,7 +157,7 @@ def incident_link(event: Event, context: RenderContext) -> str | None:
     return None if id is None else f"{context.public_url}/v1/incidents/{id[0]}"
 
 
-def _time(text: object) -> float:
+def moment_of(text: object) -> float:
     """Epoch seconds of a time in the data; 0 if it is none."""
     try:
         return from_rfc3339(text) if isinstance(text, str) else 0.0

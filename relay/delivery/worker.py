@@ -248,7 +248,11 @@ class Worker:
     async def _turn(self, target: Target, claimed: Claimed) -> tuple[MemoryTurn | None, bool]:
         """The turn that a delivery needs, and True if another delivery has it."""
         dialogue = target.kind.dialogue(target.subscription)
-        key = None if dialogue is None else dialogue.key(claimed.event, target.subscription)
+        try:
+            key = None if dialogue is None else dialogue.key(claimed.event, target.subscription)
+        except Exception:  # then the attempt fails as well, and is recorded
+            log.exception("key_failed", delivery=claimed.id)
+            key = None
         if key is None:
             return None, False
         turn = await self.memories.take(claimed, key, self.lease_clock(), self.clock())

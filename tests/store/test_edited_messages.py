@@ -20,8 +20,10 @@ from relay.ids import new_id
 from relay.metrics import Metrics
 from relay.store.store import Store
 from relay.testing import FakeClock
-from subscribers.base import RenderContext
+from subscribers.base import Dialogue, Kind, RenderContext
 from subscribers.registry import kinds
+from subscribers.slack import Slack
+from subscribers.slack_bot import SlackBot
 from tests.support.store_kit import NOW, rows
 from tests.vendors.slack_web import POST, TOKEN, SlackWeb
 
@@ -46,14 +48,24 @@ class Slow:
         return await self.slack.send(request, timeout_seconds=timeout_seconds)
 
 
-def node(store: Store, sink: Any, clock: FakeClock) -> Dispatcher:
+class Keyless(SlackBot):
+    def key(self, event: Event, subscription: Subscription) -> str | None:
+        raise KeyError("group")
+
+
+class KeylessSlack(Slack):
+    def dialogue(self, subscription: Subscription) -> Dialogue | None:
+        return Keyless()
+
+
+def node(store: Store, sink: Any, clock: FakeClock, kind: Kind | None = None) -> Dispatcher:
     return Dispatcher(
         deliveries=store.deliveries,
         subscriptions=store.subscriptions,
         memories=store.memories,
         handshakes=store.handshakes,
         credentials=store.credentials,
-        kinds=kinds().__getitem__,
+        kinds=kinds().__getitem__ if kind is None else lambda name: kind,
         context=RenderContext(),
         transport=sink,
         clock=clock,
@@ -136,6 +148,17 @@ async def test_deliveries_of_one_incident_at_once_post_one_message(
     assert {row["state"] for row in states} == {"delivered"}
     assert {row["made_count"] for row in states} == {1}, "waiting for a turn is no attempt"
     assert await rows(store, "SELECT 1 AS held FROM sink_memories WHERE token IS NOT NULL") == []
+
+
+async def test_delivery_whose_key_cannot_be_made_is_attempted_all_the_same(store: Store) -> None:
+    clock, slack = FakeClock(NOW), SlackWeb()
+    await subscribe(store)
+    await tell(store, "opened", 3, NOW)
+    clock.advance(1.0)
+    await run([node(store, slack, clock, KeylessSlack())], clock, rounds=1)
+    (delivery,) = await rows(store, "SELECT state, made_count FROM deliveries")
+    assert delivery == {"state": "delivered", "made_count": 1}
+    assert await rows(store, "SELECT 1 AS one FROM sink_memories") == []
 
 
 @pytest.mark.parametrize("after", [1, 2])

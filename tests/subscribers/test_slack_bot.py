@@ -208,6 +208,15 @@ def test_incident_is_one_message_that_shows_its_present_state() -> None:
     assert channel.calls() == [POST, f"{POST} in thread", UPDATE, f"{POST} in thread", UPDATE, f"{POST} in thread"]
 
 
+def test_times_in_the_thread_are_the_readers() -> None:
+    channel = Channel(options={"channel": "#campaigns", "time_zone": "Europe/Paris"})
+    delivered(channel, incident("opened", 1, 3))
+    detail = orjson.dumps(channel.posts()[0].replies[0].blocks).decode()
+    assert "First failure" in detail
+    assert "12:00:08 CEST" in detail
+    assert "12:00:09 CEST" in detail
+
+
 def test_event_that_comes_late_does_not_turn_the_message_back() -> None:
     channel = Channel()
     delivered(channel, incident("opened", 1, 3), incident("closed", 3, 12), incident("grew", 2, 10))
