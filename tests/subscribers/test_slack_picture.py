@@ -58,7 +58,7 @@ def drawn_by_a_bot() -> str:
 
 
 @pytest.mark.parametrize(
-    ("path", "draw"), [("campaigns.svg", drawn), ("integrations/slack-bot.svg", drawn_by_a_bot)], ids=str
+    ("path", "draw"), [("campaigns.svg", drawn), ("integrations/slack-bot.svg", drawn_by_a_bot)], ids=["webhook", "bot"]
 )
 def test_the_picture_shows_what_slack_gets(path: str, draw: Callable[[], str]) -> None:
     svg = draw()
