@@ -7,6 +7,8 @@ import pytest
 
 from relay.api import previews
 from relay.api.ports import Token
+from relay.cli.demo.vendors import VENDORS
+from relay.cli.demo.vendors.endpoint import Sent
 from relay.core.events import relay_event
 from relay.ids import new_id
 from tests.support.api_world import HOOK, SLACK, TOKENS
@@ -99,6 +101,30 @@ async def test_what_is_secret_is_redacted(client, open_client):
         (sent,) = shown["requests"]
         assert (sent["headers"]["X-Team"], sent["headers"]["X-Other"]) == ("sales", "[redacted]")
     assert (await preview(client, {"sink": SLACK}))["requests"][0]["url"] == "https://hooks.slack.com/…"
+
+
+WORKFLOW = "triggers/manual/paths/invoke?sp=%2Ftriggers&sig=very-secret"
+
+
+@pytest.mark.parametrize(
+    ("kind", "sink", "shown_url"),
+    [
+        ("slack", "https://hooks.slack.com/services/T0/B0/very-secret", "https://hooks.slack.com/…"),
+        ("slack_workflow", "https://hooks.slack.com/triggers/T0/1/very-secret", "https://hooks.slack.com/…"),
+        ("teams", f"https://prod-1.westeurope.logic.azure.com/workflows/very-secret/{WORKFLOW}", None),
+        ("discord", "https://discord.com/api/webhooks/1/very-secret", "https://discord.com/…"),
+        ("flat", "https://hooks.zapier.com/hooks/catch/1/very-secret/", "https://hooks.zapier.com/…"),
+    ],
+)
+async def test_each_kind_is_inferred_and_shown_as_its_service_accepts_it(client, kind, sink, shown_url):
+    shown = await preview(client, {"sink": sink})
+    assert "very-secret" not in orjson.dumps(shown).decode()
+    (sent,) = shown["requests"]
+    assert sent["url"] == (shown_url or "https://prod-1.westeurope.logic.azure.com/…")
+    headers = {name.lower(): value for name, value in sent["headers"].items()}
+    answer, document = VENDORS[kind].accept(Sent(sent["method"], "wait=true", headers, sent["body"].encode()))
+    assert answer.status < 300, answer.body
+    assert VENDORS[kind].read(document).title.startswith("LinkedIn outreach to Alex failed")
 
 
 @pytest.mark.parametrize(
