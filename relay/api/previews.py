@@ -6,7 +6,7 @@ strict: whoever asks wants to know.
 
 import asyncio
 import secrets
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Annotated, Any, NotRequired, cast
 
@@ -29,12 +29,14 @@ from relay.clock import to_rfc3339
 from relay.core.credentials import header_name
 from relay.core.delivery import OutboundRequest
 from relay.core.events import Event, owner_of
+from relay.core.filters import EventView, explain_filters
 from relay.core.jsontext import dumps
 from relay.core.preview import why_not
 from relay.core.samples import sample_event
 from relay.core.signing import new_secret
 from relay.core.subscription import SigningSecret, Subscription
 from relay.errors import FieldError, NotRenderable
+from relay.expressions.event_filters import EventFilters
 from relay.ids import new_id
 from relay.redaction import REDACTED
 
@@ -134,14 +136,24 @@ async def preview_subscription(call: Call) -> Response:
     return json_response(preview)
 
 
-@dataclass(frozen=True, slots=True)
 class _Matcher:
     """Says which events a subscription gets."""
 
-    subscription: Subscription
+    def __init__(self, subscription: Subscription) -> None:
+        self._subscription = subscription
+        self._filters = EventFilters().parsed(subscription.filters)
 
     def why_not(self, event: Event, owner: str | None) -> str | None:
-        return why_not(self.subscription, event, owner)
+        """Why it does not get an event; None if it does."""
+        why = why_not(self._subscription, event, owner)
+        false = explain_filters(self._filters, event.body) if why is None else None
+        return why if false is None else f"of its filters this one is false: {false}"
+
+    def gets(self, event: Event) -> bool:
+        """Whether it gets a recorded event."""
+        if why_not(self._subscription, event, event.owner) is not None:
+            return False
+        return self._filters is None or self._filters.passes(EventView(event.body))
 
 
 async def _subscription(call: Call, body: SubscriptionPreview) -> Subscription:
@@ -232,25 +244,25 @@ async def _recent(call: Call, matcher: _Matcher) -> Recent:
     cursor, cut = None, False
     clock, turns = asyncio.get_running_loop().time, Turns()
     until = clock() + MAX_RECENT_SECONDS
-    while True:
-        page = await call.ports.store.events.page(limit=min(SLICE, MAX_RECENT - seen), cursor=cursor, since=begin)
+    while not cut:
+        page = await call.ports.store.events.page(limit=SLICE, cursor=cursor, since=begin)
         for event in page.items:
-            if matcher.why_not(event, event.owner) is None:
+            if seen >= MAX_RECENT or (seen and clock() >= until):
+                cut = True
+                break
+            seen, since = seen + 1, event.recorded_at
+            if matcher.gets(event):
                 matched += 1
                 if len(examples) < MAX_EXAMPLES:
                     examples.append(cast("CloudEvent", event.document()))
             if turns.over:
                 await turns.next()
-        seen += len(page.items)
         cursor = page.next_cursor
         if cursor is None:
             break
-        if seen >= MAX_RECENT or clock() >= until:
-            cut, since = True, page.items[-1].recorded_at
-            break
     return {
         "days": RECENT_DAYS,
-        "since": to_rfc3339(since),
+        "since": to_rfc3339(since if cut else begin),
         "seen": seen,
         "matched": matched,
         "cut": cut,

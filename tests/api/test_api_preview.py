@@ -84,6 +84,34 @@ async def test_an_event_that_it_does_not_get_has_a_reason_and_no_request(client,
     assert shown["requests"] == []
 
 
+@pytest.mark.parametrize(
+    ("filter", "why"),
+    [
+        ({"exact": {"channel": "email"}}, 'exact /filters/0: channel is "linkedin", not "email"'),
+        ({"cel": "data.metadata.size > 40"}, "cel /filters/0: the expression is false"),
+        ({"cel": "data.metadata.sise > 40"}, "cel /filters/0: "),
+        ({"cel": 'data.metadata.size < 40 && channel == "linkedin"'}, None),
+    ],
+)
+async def test_a_filter_that_is_false_is_named(client, filter, why):
+    shown = await preview(client, {"sink": HOOK, "filters": [filter]}, metadata={"size": 5})
+    assert shown["matches"] is (why is None)
+    if why is not None:
+        assert shown["why"].startswith(f"of its filters this one is false: {why}")
+
+
+async def test_a_wrong_filter_is_an_error_with_its_position(client):
+    refused = await preview(client, {"sink": HOOK, "filters": [{"exact": {"chanel": "email"}}]}, status=422)
+    assert [one["pointer"] for one in refused["errors"]] == ["/subscription/filters/0/exact/chanel"]
+
+
+async def test_recent_events_pass_the_filters(client, world):
+    for number in range(4):
+        await world.poll(await world.job(f"job {number}"), "queued")
+    recent = (await preview(client, {"sink": HOOK, "filters": [{"suffix": {"subject": " 2"}}]}))["recent"]
+    assert (recent["seen"], recent["matched"]) == (4, 1)
+
+
 async def test_the_sample_is_one_that_it_gets(client):
     for given, type in ((None, "ai.revor.job.failed"), (["relay.source.down", "relay.test"], "relay.source.down")):
         body = {"sink": HOOK} | ({} if given is None else {"types": given})
@@ -210,12 +238,13 @@ async def test_the_work_is_bounded_and_the_answer_says_where_it_ended(client, wo
         await world.poll(await world.job(f"job {number}"), "queued")
         world.now += 1
     monkeypatch.setattr(previews, "SLICE", 2)
-    monkeypatch.setattr(previews, limit, 2 if limit == "MAX_RECENT" else 0.0)
+    most = 3 if limit == "MAX_RECENT" else 1
+    monkeypatch.setattr(previews, limit, most if limit == "MAX_RECENT" else 0.0)
 
     recent = (await preview(client, {"sink": HOOK}))["recent"]
 
-    assert (recent["seen"], recent["matched"], recent["cut"]) == (2, 2, True)
-    assert recent["since"] == "2027-01-15T08:00:03.000Z"
+    assert (recent["seen"], recent["matched"], recent["cut"]) == (most, most, True)
+    assert recent["since"] == f"2027-01-15T08:00:0{5 - most}.000Z"
 
 
 async def test_previews_at_the_same_time_are_limited(client, world, monkeypatch):

@@ -30,6 +30,7 @@ subscriptions:
     protocolsettings: {{headers: {{X-Team: sales, X-Api-Key: verysecret}}, method: PUT}}
     sinkcredential: {{credentialtype: PLAIN, identifier: me, secret: verysecret}}
     config: {{secret: "${{file:SECRETS/crm}}", rate_per_second: 5, retry_schedule: [5s, 1m], start: earliest}}
+    filters: [{{exact: {{channel: linkedin}}}}, {{cel: 'data.metadata.deal > 40'}}]
     description: costs $${{5}}
   - id: slack-alerts
     sink: {SLACK}
@@ -136,14 +137,14 @@ def test_removal_is_asked_for_on_a_terminal(cli: Cli, monkeypatch: pytest.Monkey
         ("types: [failed, succeeded]", "types: [failed, suceeded]",
          "relay.yaml:4: in subscriptions[0].types[1], 'suceeded' is no event type: did you mean ai.revor.job.succe"),
         ("    description:", "    descriptoin:",
-         "relay.yaml:8: in subscriptions[0].descriptoin, there is no field 'descriptoin': did you mean description?"),
-        (OTHER, "whsec_verysecret", "relay.yaml:15: in subscriptions[2].config.secret, "),
+         "relay.yaml:9: in subscriptions[0].descriptoin, there is no field 'descriptoin': did you mean description?"),
+        (OTHER, "whsec_verysecret", "relay.yaml:16: in subscriptions[2].config.secret, "),
         ('secret: "${file:SECRETS/crm}", ', "",
          "relay.yaml:7: in subscriptions[0].config.secret, a declared subscription needs its signing secret"),
         ("crm.example", "10.0.0.1", "relay.yaml:3: in subscriptions[0].sink, "),
         ("SECRETS/crm", "SECRETS/nowhere", "relay.yaml:7: subscriptions[0].config.secret refers to the file "),
         ("revor/default", "revor/default2",
-         "relay.yaml:14: in subscriptions[2].owner, no account 'revor/default2' is configured: did you mean "),
+         "relay.yaml:15: in subscriptions[2].owner, no account 'revor/default2' is configured: did you mean "),
     ],
 )  # fmt: skip
 def test_a_mistake_has_its_file_and_line(cli: Cli, old: str, new: str, message: str) -> None:
@@ -183,6 +184,7 @@ def test_an_export_has_placeholders_for_what_is_secret(cli: Cli) -> None:
         "id": "crm",
         "sink": "${file:/run/secrets/crm-sink}",
         "types": ["ai.revor.job.failed", "ai.revor.job.succeeded"],
+        "filters": [{"exact": {"channel": "linkedin"}}, {"cel": "data.metadata.deal > 40"}],
         "protocolsettings": {
             "headers": {"X-Team": "sales", "X-Api-Key": "${file:/run/secrets/crm-x-api-key}"}, "method": "PUT"
         },
@@ -231,8 +233,8 @@ def test_through_a_relay_the_mistakes_have_their_lines_as_well(cli: Cli, monkeyp
 
     monkeypatch.setattr(Api, "post", refuse)
     assert cli("apply", "--prune") == (2, "", "relay: relay.yaml:3: in subscriptions[0].sink, no; "
-                                       "relay.yaml:10: in subscriptions[1].sink, no; "
-                                       "relay.yaml:13: in subscriptions[2].sink, no; and 1 more\n")  # fmt: skip
+                                       "relay.yaml:11: in subscriptions[1].sink, no; "
+                                       "relay.yaml:14: in subscriptions[2].sink, no; and 1 more\n")  # fmt: skip
     assert cli("apply", "--prune")[0] == 1
     path, body = sent[0]
     assert path == "/v1/subscriptions/apply"
