@@ -106,7 +106,7 @@ def digest_blocks(found: Digest, length: int) -> list[Block]:
             lines.append(f"… and {cluster.more:,} more")
         blocks += _sections(lines)
         if cluster.advice:
-            blocks.append(small_print(cluster.advice, length))
+            blocks.append(small_print([(f"{label}:", text) for label, text in cluster.advice], length))
     if found.rest:
         blocks.append(small_print([("", f"And {found.rest}")]))
     return blocks

@@ -36,10 +36,10 @@ def of_job(
     sender: str | None = None,
     account: str = "default",
     channel: str = "linkedin",
-    url: str | None = None,
+    **metadata: str | None,
 ) -> Event:
     """A job about `name` whose status became `kind`."""
-    metadata = {"recipient_name": name} | ({} if url is None else {"url": url})
+    given = {"recipient_name": name} | {key: value for key, value in metadata.items() if value is not None}
     error = {} if code is None else {"error": {"code": code}}
     job = Job(
         uid=f"job_{name}",
@@ -48,7 +48,7 @@ def of_job(
         account=account,
         channel=channel,
         action="outreach.dispatch",
-        metadata=metadata,
+        metadata=given,
         connect_account_id=sender,
         upstream={"id": name, **error},
     )

@@ -12,6 +12,7 @@ from starlette.responses import PlainTextResponse, Response
 
 PATH = "/services/T0DEMO/B0DEMO/channel"
 _LINK = re.compile(r"<([^|>]*)\|([^>]*)>")
+_TITLE = re.compile(r"\A\*([^\u2060\n].*)\*$", re.MULTILINE)
 _BOLD = re.compile(r"^\*(.*?)\*\n")
 _ENTITIES = (("&lt;", "<"), ("&gt;", ">"), ("&amp;", "&"))
 _JOINER = "\u2060"
@@ -53,18 +54,21 @@ class SlackChannel:
 
 
 def read_message(payload: Mapping[str, Any]) -> Message:
-    """A message as Slack shows it. Raises an error if it is none."""
-    section, *contexts = payload["blocks"]
-    pairs = []
-    for one in section.get("fields", ()):
-        label = _BOLD.match(one["text"])
-        pairs.append((_shown(label[1]) if label else "", _shown(_BOLD.sub("", one["text"]))))
-    footer = " · ".join(_shown(one["text"]) for context in contexts for one in context["elements"])
-    return Message(title=_shown(section["text"]["text"]), fields=tuple(pairs), footer=footer)
+    """A message as Slack shows it; of a digest all sentences, a line each. Raises an error if it is none."""
+    said, pairs, small = [], [], []
+    for block in payload["blocks"]:
+        if block["type"] == "context":
+            small += [_shown(one["text"]) for one in block["elements"]]
+        elif block["type"] != "divider":
+            said.append(_shown(block["text"]["text"]))
+            for one in block.get("fields", ()):
+                label = _BOLD.match(one["text"])
+                pairs.append((_shown(label[1]) if label else "", _shown(_BOLD.sub("", one["text"]))))
+    return Message(title="\n".join(said), fields=tuple(pairs), footer=" · ".join(small))
 
 
 def _shown(mrkdwn: str) -> str:
-    text = _LINK.sub(r"\2 (\1)", mrkdwn).replace(_JOINER, "")
+    text = _LINK.sub(r"\2 (\1)", _TITLE.sub(r"\1", mrkdwn)).replace(_JOINER, "")
     for entity, character in _ENTITIES:
         text = text.replace(entity, character)
     return text
