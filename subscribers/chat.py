@@ -110,15 +110,16 @@ def time_zone(subscription: Subscription) -> str | None:
 
 
 def bundle(subscription: Subscription) -> Bundle:
-    """With `digest_seconds` one message for all that came in that time. Else one for each event, and a digest of what
-    exceeds `messages_per_minute`."""
+    """How its messages share requests. Without `digest_seconds` each event is a message, and what exceeds
+    `messages_per_minute` is a digest. With it events come in a digest, and incidents and groups that have finished as
+    messages of their own, at once: they stand for many jobs, and somebody waits for them."""
     wait_seconds = subscription.options.get(DIGEST_SECONDS)
-    per_minute = subscription.options.get(MESSAGES_PER_MINUTE, DEFAULT_MESSAGES_PER_MINUTE)
     return Bundle(
         max_events=MAX_BUNDLED,
         wait_seconds=60.0 if wait_seconds is None else wait_seconds,
         max_bytes=MAX_BUNDLED_BYTES,
-        free_per_minute=per_minute if wait_seconds is None else None,
+        free_per_minute=subscription.options.get(MESSAGES_PER_MINUTE, DEFAULT_MESSAGES_PER_MINUTE),
+        free_types=None if wait_seconds is None else frozenset((GROUP_FINISHED, *INCIDENT_EVENTS)),
     )
 
 

@@ -1,7 +1,8 @@
 """Several events as one message: how many of what, by account and error, with the first of each. Plain text.
 
-Incidents and groups that have finished stand for many jobs already. They come first, each in a section of its own,
-and are not counted away: an incident is told as its last event in the digest says.
+Incidents and groups that have finished stand for many jobs already. They are messages of their own where they come
+alone (`bundle` in `chat.py`); in a digest they come first, each in a section of its own, and an incident is told as its
+last event says.
 """
 
 import re

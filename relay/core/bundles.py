@@ -34,12 +34,20 @@ class Bundle:
     max_bytes        maximum bytes of the events' stored bodies, with one byte between two of them
     free_per_minute  None: always bundled. Else up to so many requests a minute are single events that wait for nothing;
                      beyond them what is due is one request
+    free_types       None: any event may be such a single one. Else only first attempts of these types, which are about
+                     no job, and all others are always bundled
     """
 
     max_events: int
     wait_seconds: float
     max_bytes: int
     free_per_minute: int | None = None
+    free_types: frozenset[str] | None = None
+
+    @property
+    def always(self) -> bool:
+        """True if events of jobs are always bundled."""
+        return self.free_per_minute is None or self.free_types is not None
 
 
 def batch_limits(options: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -55,6 +63,7 @@ class Candidate(NamedTuple):
     sequence    its place in its job; None without a job
     size_bytes  of the event's stored body
     since       when its wait began
+    type        of its event, of heads
     free        it is not `alone`, and no other transaction has it
     """
 
@@ -63,6 +72,7 @@ class Candidate(NamedTuple):
     sequence: int | None
     size_bytes: int
     since: float
+    type: str = ""
     free: bool = True
 
 
@@ -136,15 +146,24 @@ class FreeRequests:
         self.sent.append(now)
 
 
+def singles(heads: Sequence[Candidate], taken: int, bundle: Bundle, room: Room, *, fresh: bool) -> Sequence[Candidate]:
+    """The heads that are sent by themselves, since there is room for them. `taken`: members of the bundle that would be
+    sent instead; `fresh`: as in `ready_at`."""
+    if bundle.free_types is None:
+        return heads if taken <= room.count else ()
+    free = [head for head in heads if head.job_uid is None and head.type in bundle.free_types] if fresh else ()
+    return free if len(free) <= room.count else ()
+
+
 def ready_at(bundle: Bundle, room: Room, oldest_at: float, *, fresh: bool, full: bool) -> float:
     """When a bundle is sent whose first delivery began to wait at `oldest_at`; 0 for at once.
 
     fresh  first attempts. Retries and replays have waited, so they wait again only for room
     full   it has no room for more
     """
-    if full or room.count or not (fresh or bundle.free_per_minute is not None):
-        return 0.0
-    return min(oldest_at + bundle.wait_seconds, room.next_at)
+    if bundle.always:
+        return oldest_at + bundle.wait_seconds if fresh and not full else 0.0
+    return 0.0 if full or room.count else min(oldest_at + bundle.wait_seconds, room.next_at)
 
 
 def in_order(members: Sequence[Claimed]) -> tuple[Claimed, ...]:

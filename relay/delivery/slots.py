@@ -31,6 +31,8 @@ BACKLOGGED_SLOTS = 8
 more of them fresh deliveries would wait for the event loop and for commits."""
 LOOK_SECONDS = 0.1
 """Minimum pause between two looks at deliveries that wait for others. Each event that joins them calls for one."""
+MAX_LOOK_SECONDS = 1.0
+"""The pause where they wait for 10 seconds or more: a look at a long digest reads all of it."""
 FRESH_SECONDS = 10.0
 """Fresh events count as arriving for this time after the last one."""
 
@@ -101,7 +103,9 @@ class Target:
 
     def takes_fresh(self, now: float) -> bool:
         """True if an event may be sent as it is recorded: nothing of it waits for others."""
-        return self.bundle is None or (not self.slots.has_backlog and self.room(now).count > 0)
+        if self.bundle is None:
+            return True
+        return not self.bundle.always and not self.slots.has_backlog and self.room(now).count > 0
 
     def count_request(self, now: float) -> None:
         """A request is sent."""
@@ -114,9 +118,10 @@ class Target:
 
     def waits_until(self, now: float) -> float:
         """When its deliveries are looked at again, which others may have joined; 0 for now."""
-        if now >= self.ready_at or not 0 <= now - self.looked_at < LOOK_SECONDS:
+        pause = min(max(LOOK_SECONDS, (self.ready_at - self.looked_at) / 10), MAX_LOOK_SECONDS)
+        if now >= self.ready_at or not 0 <= now - self.looked_at < pause:
             return 0.0
-        return min(self.ready_at, self.looked_at + LOOK_SECONDS)
+        return min(self.ready_at, self.looked_at + pause)
 
     def answered(self, response: Response, outcome: Outcome, *, in_flight: int, fills: int) -> None:
         """Takes an outcome into account. `in_flight` and `fills` are their values when the request was sent."""

@@ -11,7 +11,7 @@ from typing import Any
 
 from sqlalchemy.engine import Connection
 
-from relay.core.bundles import Bundle, Candidate, Room, in_order, ready_at, take
+from relay.core.bundles import Bundle, Candidate, Room, in_order, ready_at, singles, take
 from relay.core.records import BundledClaim, Lease
 from relay.store.attempt_results import FRESH, MANUAL
 from relay.store.claims import load_leased
@@ -31,7 +31,9 @@ WITH due AS MATERIALIZED (
     AND alone = :alone {{unleased}}
   ORDER BY due_at LIMIT :count $skip_locked
 )
-SELECT id, job_uid, sequence, {_BYTES.format("due")}, created_at, due_at FROM due
+SELECT id, job_uid, sequence, {_BYTES.format("due")}, created_at, due_at,
+  (SELECT e.type FROM events e WHERE e.id = due.event_id) AS type
+FROM due
 """
 # The due heads of one subscription and priority: the oldest. Leases have a clock of their own: see `claims`.
 DUE_HEADS = sql(_DUE.format(unleased=_UNLEASED), _DUE.format(unleased=""))
@@ -91,8 +93,9 @@ def claim_bundle(connection: Connection, item: BundleRequest) -> BundledClaim:
         if not heads:
             continue
         taken = take(heads, _chains_of(connection, item, priority, heads), item.bundle)
-        if len(taken.ids) <= item.room.count:
-            wanted = [(head.id,) for head in heads[: item.requests]]
+        free = singles(heads, len(taken.ids), item.bundle, item.room, fresh=priority == 0)
+        if free:
+            wanted = [(head.id,) for head in free[: item.requests]]
             break
         oldest_at = min(head.since for head in heads)
         at = ready_at(item.bundle, item.room, oldest_at, fresh=priority == 0, full=taken.full)
@@ -130,8 +133,10 @@ def _heads(
         count=count,
     )
     return [
-        Candidate(id, job_uid, sequence, size_bytes or 0, created_at if priority == 0 else due_at)
-        for id, job_uid, sequence, size_bytes, created_at, due_at in sorted(rows, key=lambda row: (row[5], row[0]))
+        Candidate(id, job_uid, sequence, size_bytes or 0, created_at if priority == 0 else due_at, type or "")
+        for id, job_uid, sequence, size_bytes, created_at, due_at, type in sorted(
+            rows, key=lambda row: (row[5], row[0])
+        )
     ]
 
 

@@ -334,3 +334,22 @@ async def test_manual_retry_of_a_member_is_refused_while_it_is_sent(store: Store
         with pytest.raises(Exception, match=r"is being attempted|waits for an earlier"):
             await store.deliveries.retry(one.id, NOW + 6)
     assert await end(store, claimed) == [True, True]
+
+
+async def test_event_of_a_free_type_waits_for_no_other(store: Store) -> None:
+    prefixed = ("ai.revor.job.running", "relay.incident.opened")
+    await store.subscriptions.create(subscription("sub_people", types=prefixed))
+    uids = await jobs(store, 2)
+    await store.events.record(relay_event("relay.incident.opened", now=NOW + 1, id="evt_incident"))
+    made = replace(bundle(wait_seconds=30.0), free_per_minute=4, free_types=frozenset({"relay.incident.opened"}))
+
+    async def claim(now: float, room: Room) -> BundledClaim:
+        return await store.deliveries.claim_bundle("sub_people", (0,), made, room, 3, now, lease())
+
+    none = await claim(NOW + 2, Room(next_at=NOW + 9))
+    assert none == BundledClaim(requests=(), ready_at=NOW + 30)
+    ((incident,),) = (await claim(NOW + 2, Room(count=4))).requests
+    assert incident.event.id == "evt_incident"
+    assert await claim(NOW + 3, Room(count=3)) == BundledClaim(requests=(), ready_at=NOW + 30)
+    (together,) = (await claim(NOW + 30, Room(count=3))).requests
+    assert places(together, uids) == [(0, 1), (0, 2)]

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from relay.core import relay_events
-from relay.core.events import Event, relay_event
+from relay.core.events import GROUP_FINISHED, INCIDENT_EVENTS, Event, relay_event
 from relay.core.samples import sample_event
 from relay.core.subscription import Subscription
 from subscribers import registry
@@ -32,6 +32,7 @@ CONTEXT = RenderContext(account_names={"emea": "EMEA sales"}, public_url="https:
 SLACK = registry.kind_named("slack")
 SUBSCRIPTION = Subscription(id="sub_1", sink="https://hooks.slack.com/services/T0/B0/secret", kind="slack")
 URL = "https://crm.example/deals/42"
+APART = frozenset((GROUP_FINISHED, *INCIDENT_EVENTS))
 
 
 def failed(number: int, *, clock: str = "10:23:10", **changes: Any) -> list[Event]:
@@ -264,10 +265,13 @@ def test_single_event_of_a_bundle_is_a_message_of_its_own() -> None:
     [
         ({}, {"wait_seconds": 60.0, "free_per_minute": 20}),
         ({"messages_per_minute": 5}, {"wait_seconds": 60.0, "free_per_minute": 5}),
-        ({"digest_seconds": 300}, {"wait_seconds": 300, "free_per_minute": None}),
-        ({"digest_seconds": 300, "messages_per_minute": 5}, {"wait_seconds": 300, "free_per_minute": None}),
+        ({"digest_seconds": 300}, {"wait_seconds": 300, "free_per_minute": 20, "free_types": APART}),
+        (
+            {"digest_seconds": 300, "messages_per_minute": 5},
+            {"wait_seconds": 300, "free_per_minute": 5, "free_types": APART},
+        ),
     ],
-    ids=str,
+    ids=["default", "cap", "digest", "digest and cap"],
 )
 def test_settings_say_when_a_digest_is_sent(options: dict[str, Any], bundle: dict[str, Any]) -> None:
     expected = Bundle(max_events=1000, max_bytes=4 * 1024 * 1024, **bundle)

@@ -14,6 +14,7 @@ from relay.core.bundles import (
     message_id,
     outcome_of_bundle,
     ready_at,
+    singles,
     take,
 )
 from relay.core.delivery import Claimed, Outcome, Response
@@ -23,14 +24,26 @@ NOW = 1_700_000_000.0
 LARGE = 1_000_000
 
 
-def bundle(max_events: int = 100, wait_seconds: float = 5.0, max_bytes: int = LARGE, free: int | None = None) -> Bundle:
-    return Bundle(max_events=max_events, wait_seconds=wait_seconds, max_bytes=max_bytes, free_per_minute=free)
+def bundle(
+    max_events: int = 100,
+    wait_seconds: float = 5.0,
+    max_bytes: int = LARGE,
+    free: int | None = None,
+    types: frozenset[str] | None = None,
+) -> Bundle:
+    return Bundle(
+        max_events=max_events,
+        wait_seconds=wait_seconds,
+        max_bytes=max_bytes,
+        free_per_minute=free,
+        free_types=types,
+    )
 
 
 def candidate(name: str, *, size: int = 10, free: bool = True) -> Candidate:
     """`a1` is the first event of job a; `-` is of no job."""
     job, number = name[0], name[1:]
-    return Candidate(name, None if job == "-" else job, int(number), size, NOW, free)
+    return Candidate(name, None if job == "-" else job, int(number), size, NOW, free=free)
 
 
 def chains(*names: str, held: Sequence[str] = ()) -> Mapping[str, Sequence[Candidate]]:
@@ -90,12 +103,37 @@ def test_bytes_are_bounded(sizes: list[int], max_bytes: int, count: int, full: b
         (bundle(free=20, wait_seconds=30), Room(next_at=NOW + 10), True, False, NOW + 10),
         (bundle(free=20, wait_seconds=5), Room(next_at=NOW + 10), False, False, NOW + 5),
         (bundle(free=20), Room(next_at=NOW + 10), False, True, 0.0),
+        (bundle(free=20, types=frozenset("t")), Room(count=3), True, False, NOW + 5),
+        (bundle(free=20, types=frozenset("t")), Room(next_at=NOW + 1), True, False, NOW + 5),
+        (bundle(free=20, types=frozenset("t")), Room(count=3), True, True, 0.0),
+        (bundle(free=20, types=frozenset("t")), Room(), False, False, 0.0),
     ],
 )
 def test_a_bundle_is_sent_when_it_is_full_or_has_waited(
     made: Bundle, room: Room, fresh: bool, full: bool, expected: float
 ) -> None:
     assert ready_at(made, room, NOW, fresh=fresh, full=full) == expected
+
+
+@pytest.mark.parametrize(
+    ("made", "room", "fresh", "taken", "expected"),
+    [
+        (bundle(free=20), 4, True, 4, "a1 -2 -3"),
+        (bundle(free=20), 3, True, 4, ""),  # with a follower they are four
+        (bundle(free=20), 4, False, 4, "a1 -2 -3"),
+        (bundle(free=20, types=frozenset("t")), 1, True, 4, "-2"),
+        (bundle(free=20, types=frozenset("tu")), 2, True, 4, "-2 -3"),
+        (bundle(free=20, types=frozenset("tu")), 1, True, 4, ""),
+        (bundle(free=20, types=frozenset("t")), 9, False, 4, ""),  # a replay of it comes in the bundle
+        (bundle(free=20, types=frozenset("x")), 9, True, 4, ""),
+        (bundle(), 0, True, 4, ""),
+    ],
+)
+def test_events_are_sent_by_themselves_while_there_is_room(
+    made: Bundle, room: int, fresh: bool, taken: int, expected: str
+) -> None:
+    heads = [candidate("a1")._replace(type="t"), candidate("-2")._replace(type="t"), candidate("-3")._replace(type="u")]
+    assert [one.id for one in singles(heads, taken, made, Room(count=room), fresh=fresh)] == expected.split()
 
 
 def test_free_requests_are_counted_within_a_minute() -> None:
