@@ -88,7 +88,6 @@ def finished(nth: int = 900, *, at: float = NOW + 100, round: int = 1, group: st
         dataschema="http://x/s.json",
         subject=group,
         owner="revor/default",
-        group=group,
     )
 
 

@@ -133,5 +133,4 @@ def finished(clock: str = "11:08:40", group: str = "q4-launch") -> Event:
         data,
         dataschema="http://x/s.json",
         subject=group,
-        group=group,
     )
