@@ -1,10 +1,11 @@
-"""The outbox against a model, by random walks: record, claim, end an attempt, retry, replay, remove and release, in
-any order and in shared groups. Invariants after each step:
+"""The outbox against a model, by random walks: record, claim one by one and in bundles, end an attempt or a bundle's,
+retry, replay, remove and release, in any order and in shared groups. Invariants after each step:
 
 - at most one automatic delivery of a (job, subscription) is pending, and it is the first open one;
 - exactly one manual delivery of a (job, subscription) is pending, if any is open;
 - no other delivery is blocked without a pending one before it;
-- each event has exactly one delivery for each subscription that it matched when it was recorded.
+- each event has exactly one delivery for each subscription that it matched when it was recorded;
+- each delivery has as many attempts as it counts.
 """
 
 import asyncio
@@ -32,6 +33,7 @@ from hypothesis.stateful import (
 )
 
 from relay import ids
+from relay.core import bundles as core_bundles
 from relay.core.delivery import Claimed
 from relay.core.replay import Only, ReplayRequest
 from relay.errors import Conflict
@@ -51,6 +53,7 @@ from tests.support.store_kit import (
     poll,
     registration,
     result_of,
+    rows,
     subscription,
     together,
     track,
@@ -71,6 +74,7 @@ class OutboxMachine(RuleBasedStateMachine):
 
     new_database: Callable[[Path], str]
     claimed: Bundle[Claimed] = Bundle("claimed")
+    bundles: Bundle[tuple[Claimed, ...]] = Bundle("bundles")
     replays: Bundle[str] = Bundle("replays")
 
     def __init__(self) -> None:
@@ -150,6 +154,63 @@ class OutboxMachine(RuleBasedStateMachine):
         marked = self.run(self.store.deliveries.record_attempt(self._mark(one, state, goes_on)))
         self._note_end(one, state, marked.kept)
         return multiple(*marked.next)
+
+    @rule(
+        target=bundles,
+        name=st.sampled_from([*SUBSCRIPTIONS, CALLBACK]),
+        priorities=st.sampled_from([(0, 1, 2), (1, 2), (2,)]),
+        max_events=st.integers(1, 5),
+        wait_seconds=st.sampled_from([0.0, 2.0]),
+        requests=st.integers(1, 3),
+        singles=st.sampled_from([0, 0, 2]),
+    )
+    def claim_bundle(
+        self,
+        name: str,
+        priorities: tuple[int, ...],
+        max_events: int,
+        wait_seconds: float,
+        requests: int,
+        singles: int,
+    ) -> Any:
+        limits = core_bundles.Bundle(max_events=max_events, wait_seconds=wait_seconds, max_bytes=1_000)
+        room = core_bundles.Room(count=singles)
+        held = lease(until=self.now + 45)
+        found = self.run(self.store.deliveries.claim_bundle(name, priorities, limits, room, requests, self.now, held))
+        for request in found.requests:
+            assert len(request) <= max_events
+            for job_uid in {one.job_uid for one in request}:
+                sequences = [one.event.sequence for one in request if one.job_uid == job_uid]
+                assert sequences == sorted(sequences)
+        return multiple(*found.requests)
+
+    @rule(
+        target=claimed,
+        one=consumes(bundles),
+        state=st.sampled_from(["delivered", "pending"]),
+        alone=st.booleans(),
+        job=st.sampled_from(JOBS),
+        kind=st.sampled_from([None, *KINDS]),
+        order=st.permutations(range(2)),
+    )
+    def mark_bundle(
+        self, one: tuple[Claimed, ...], state: str, alone: bool, job: str, kind: str | None, order: list[int]
+    ) -> Any:
+        due_at = self.now + 3 if state == "pending" else None
+        results = [result_of(member, state, now=self.now, due_at=due_at, alone=alone) for member in one]
+        writes = [self.store.deliveries.record_bundle(results)]
+        if kind is not None:
+            writes.append(self._record(job, [kind], alone))
+        order = [nth for nth in order if nth < len(writes)]
+        made = dict(zip(order, self.run(together(self.store, *(writes[nth] for nth in order))), strict=True))
+        assert not any(isinstance(result, Exception) for result in made.values())
+        for member, recorded in zip(one, made[0], strict=True):
+            self._note_end(member, state, recorded.kept)
+        return multiple(*made[1].claimed) if kind is not None else multiple()
+
+    @rule(one=consumes(bundles))
+    def release_bundle(self, one: tuple[Claimed, ...]) -> None:
+        self.run(self.store.deliveries.release(one, self.now))
 
     @rule(
         target=claimed,
@@ -261,14 +322,14 @@ class OutboxMachine(RuleBasedStateMachine):
             if row["state"] in ("pending", "blocked"):
                 chain = pairs if row["priority"] < 2 else manual
                 chain[row["job_uid"], row["subscription_id"]].append(row)
-        for (_, name), rows in manual.items():
-            pending = [row["state"] for row in rows].count("pending")
-            assert pending == (len(rows) if name == "sub_none" else 1), rows
-        for (_, name), rows in pairs.items():
+        for (_, name), found in manual.items():
+            pending = [row["state"] for row in found].count("pending")
+            assert pending == (len(found) if name == "sub_none" else 1), found
+        for (_, name), found in pairs.items():
             if name == "sub_none":
-                assert {row["state"] for row in rows} == {"pending"}
+                assert {row["state"] for row in found} == {"pending"}
                 continue
-            assert [row["state"] for row in rows] == ["pending"] + ["blocked"] * (len(rows) - 1), rows
+            assert [row["state"] for row in found] == ["pending"] + ["blocked"] * (len(found) - 1), found
 
     @invariant()
     def one_delivery_for_each_event_and_subscription(self) -> None:
@@ -279,6 +340,12 @@ class OutboxMachine(RuleBasedStateMachine):
         for row in self.run(deliveries(self.store)):
             found[names[row["job_uid"]], row["subscription_id"]].append((row["subscription_id"], row["sequence"]))
         assert found == self.expected or {k: v for k, v in self.expected.items() if v} == found
+
+    @invariant()
+    def attempts_are_those_counted(self) -> None:
+        if hasattr(self, "store"):
+            statement = "SELECT id FROM deliveries d WHERE made_count <> (SELECT COUNT(*) FROM attempts a WHERE "
+            assert self.run(rows(self.store, f"{statement} a.delivery_id = d.id)")) == []
 
     @invariant()
     def first_ends_come_in_order(self) -> None:
