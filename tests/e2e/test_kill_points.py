@@ -1,4 +1,5 @@
 """The relay is stopped between any two steps of polling, recording, claiming, sending, registration, start and stop.
+One subscription gets its events one by one, another one in batches.
 
 Each point of `tests/support/kill_points.py` is reached twice: the first time, and the n-th time. Then the relay runs
 without a stop, and every promise is checked. `make soak` gives each point its own world on each database. `make test`
@@ -67,7 +68,7 @@ async def test_stop_at_any_point_keeps_every_promise(tmp_path: Path, database: s
             world.sink.slow_share = 1.0
         await world.relay.serve()
         await world.relay.ready(world.session)
-        await world.subscribe()
+        await world.subscribe(batches=True)
         await world.relay.kill()
         done = asyncio.Event()
         async with asyncio.TaskGroup() as group:

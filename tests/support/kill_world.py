@@ -107,6 +107,11 @@ CONCURRENCY = 8
 UNMARKED = CLAIMED_PER_SLOT * CONCURRENCY
 """Deliveries of one sink that are out or wait for their commit, at most: what one crash may repeat."""
 DUPLICATE_SHARE = 0.01
+BATCH_PATH = "/batch"
+BATCH = {"max_events": 20, "max_seconds": 0.3}
+TOO_LARGE_SHARE = 0.5
+"""Of the refused batches, those that are answered with 413: their events are sent one by one."""
+CHECKED_DELIVERIES = 50
 NOTICE_SECONDS = 0.1
 """The sink may find a request so long after who sent it is gone; no relay is up again by then."""
 START_SECONDS = 30.0
@@ -224,6 +229,9 @@ class Sink:
     refused: int = 0
     cut: int = 0
     unverified: list[str] = field(default_factory=list)
+    batch_verifier: Webhook | None = None
+    batches: list[list[Arrival]] = field(default_factory=list)
+    """The requests to /batch."""
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         body, more = b"", True
@@ -234,33 +242,43 @@ class Sink:
             body += message.get("body", b"")
             more = message.get("more_body", False)
         headers = {name.decode(): value.decode() for name, value in scope["headers"]}
+        batched = scope["path"] == BATCH_PATH
+        verifier = self.batch_verifier if batched else self.verifier
         try:
-            assert self.verifier is not None
-            event = self.verifier.verify(body, headers)
+            assert verifier is not None
+            document = verifier.verify(body, headers)
         except (AssertionError, WebhookVerificationError) as error:
             self.unverified.append(repr(error))
             await _answer(send, 400)
             return
-        arrival = Arrival(
-            event_id=event["id"],
-            subject=event["subject"],
-            sequence=int(event["sequence"]),
-            kind=event["type"].rpartition(".")[2],
-            came_at=time.monotonic(),
-        )
-        assert headers["webhook-id"] == event["id"]
-        self.arrivals.append(arrival)
+        arrivals = [
+            Arrival(
+                event_id=event["id"],
+                subject=event["subject"],
+                sequence=int(event["sequence"]),
+                kind=event["type"].rpartition(".")[2],
+                came_at=time.monotonic(),
+            )
+            for event in (document if batched else [document])
+        ]
+        assert len(arrivals) > 1 or headers["webhook-id"] == arrivals[0].event_id
+        if batched:
+            self.batches.append(arrivals)
+        else:
+            self.arrivals += arrivals
         gone = asyncio.create_task(receive())  # ends when the relay's side of the connection does
         await asyncio.sleep(self.rng.uniform(*self.slow_seconds) if self.rng.random() < self.slow_share else 0)
         if gone.done():
             self.cut += 1
             return
         if self.rng.random() < self.refused_share:
-            self.refused += 1
-            arrival.refused = True
-            await _answer(send, 500)
+            self.refused += not batched
+            for arrival in arrivals:
+                arrival.refused = True
+            await _answer(send, 413 if batched and len(arrivals) > 1 and self.rng.random() < TOO_LARGE_SHARE else 500)
         else:
-            arrival.answered_at = time.monotonic()
+            for arrival in arrivals:
+                arrival.answered_at = time.monotonic()
             await _answer(send, 204)
         await gone
 
@@ -283,12 +301,20 @@ class World:
     registered: set[str] = field(default_factory=set)
     """The jobs whose registration was answered: they are never registered again."""
 
-    async def subscribe(self) -> None:
-        body = {"sink": self.sink_url, "config": {"concurrency": CONCURRENCY}}
+    async def subscribe(self, *, batches: bool = False) -> None:
+        """Subscribes the sink, with `batches` also to the same events in batches."""
+        self.sink.verifier = await self._verifier_of(self.sink_url, {})
+        if batches:
+            url = self.sink_url.replace("/hook", BATCH_PATH)
+            self.sink.batch_verifier = await self._verifier_of(url, {"content_mode": "batch", "batch": BATCH})
+
+    async def _verifier_of(self, sink: str, config: Mapping[str, Any]) -> Webhook:
+        """Verifies the requests of a new subscription."""
+        body = {"sink": sink, "config": {"concurrency": CONCURRENCY, **config}}
         async with self.session.post(f"{self.relay.url}/v1/subscriptions", json=body) as response:
             answer = await response.json()
             assert response.status == 201, answer
-        self.sink.verifier = Webhook(answer["config"]["secret"])
+        return Webhook(answer["config"]["secret"])
 
     async def new_job(self) -> dict[str, Any]:
         """A new job upstream, one after another, so that a seed means the same lives. What registers it at the relay:
@@ -504,6 +530,8 @@ async def check_the_promise(world: World) -> Report:
     await world.relay.ready(world.session)
     truths = await world.everything_owed()
     report = judged(world, truths)
+    if world.sink.batch_verifier is not None:
+        await check_the_batches(world)
     await check_the_relays_own_books(world)
     assert world.sink.unverified == []
     assert set(truths) ^ set(world.job_ids) == set(), "made upstream, and not by the test, or the other way round"
@@ -536,7 +564,7 @@ def judged(world: World, truths: Mapping[str, Mapping[str, Any]]) -> Report:
         assert len(came) == len(attempts), (job_id, attempts, came)
         for part, whole in zip(came, attempts, strict=True):
             assert is_subsequence(part, whole), (job_id, attempts, came)
-    duplicates, unanswered = duplicates_by_kill(world)
+    duplicates, unanswered = duplicates_by_kill(world, arrivals)
     return Report(
         jobs=len(world.job_ids),
         owed=sum(owed_count(truths[job_id]) for job_id in world.job_ids),
@@ -552,13 +580,40 @@ def judged(world: World, truths: Mapping[str, Mapping[str, Any]]) -> Report:
     )
 
 
-def duplicates_by_kill(world: World) -> tuple[Counter[int], int]:
+async def check_the_batches(world: World) -> None:
+    """They brought the same events as the single requests, each job's in order, and again only after a crash; and each
+    delivery has no more attempts than requests, one after another."""
+    accepted: dict[str, dict[int, str]] = {}
+    for batch in world.sink.batches:
+        here: dict[str, dict[int, str]] = {}
+        for arrival in batch:
+            before = {**accepted.get(arrival.subject, {}), **here.get(arrival.subject, {})}
+            assert arrival.sequence == 1 or arrival.sequence - 1 in before, f"out of order: {arrival} in {batch}"
+            here.setdefault(arrival.subject, {})[arrival.sequence] = arrival.event_id
+            if arrival.answered_at is not None:
+                accepted.setdefault(arrival.subject, {})[arrival.sequence] = arrival.event_id
+    singles: dict[str, dict[int, str]] = {}
+    for arrival in world.sink.arrivals:
+        singles.setdefault(arrival.subject, {})[arrival.sequence] = arrival.event_id
+    assert accepted == singles
+    assert max(map(len, world.sink.batches)) > 1
+    duplicates_by_kill(world, [arrival for batch in world.sink.batches for arrival in batch])
+    came = Counter(arrival.event_id for batch in world.sink.batches for arrival in batch)
+    subscriptions = (await world.get("/v1/subscriptions"))["items"]
+    (batched,) = (one["id"] for one in subscriptions if one["config"]["content_mode"] == "batch")
+    for row in (await world.get(f"/v1/deliveries?subscription={batched}&limit={CHECKED_DELIVERIES}"))["items"]:
+        attempts = (await world.get(f"/v1/deliveries/{row['id']}"))["attempts"]
+        assert [attempt["number"] for attempt in attempts] == list(range(1, len(attempts) + 1))
+        assert 1 <= len(attempts) <= came[row["event_id"]]
+
+
+def duplicates_by_kill(world: World, arrivals: Iterable[Arrival]) -> tuple[Counter[int], int]:
     """How many events came again that had not been refused the last time, by the kill between the two; and how many of
     them had got no answer."""
     had: dict[str, Arrival] = {}
     unanswered = 0
     found: Counter[int] = Counter()
-    for arrival in world.sink.arrivals:
+    for arrival in arrivals:
         last = had.pop(arrival.event_id, None)
         if last is not None:
             unanswered += last.answered_at is None
