@@ -207,7 +207,7 @@ def _link_below(line: Line, length: int) -> str:
 
 
 def _advice(pairs: Pairs, length: int) -> list[str]:
-    return [f"**{chat.fitted(label, length, escape)}** {chat.fitted(text, length, escape)}" for label, text in pairs]
+    return [f"**{chat.fitted(label, length, escape)}:** {chat.fitted(text, length, escape)}" for label, text in pairs]
 
 
 def _units(text: str) -> int:

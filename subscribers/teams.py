@@ -152,7 +152,8 @@ def _digest_blocks(found: Digest, tone: chat.Tone, length: int) -> list[Block]:
         if cluster.more:
             blocks.append({**_text(f"… and {cluster.more:,} more", length), "spacing": "None"})
         if cluster.advice:
-            blocks.append(_small(chat.footnote(cluster.advice), 4 * length))
+            advice = " · ".join(f"{label}: {text}" for label, text in cluster.advice)
+            blocks.append(_small(advice, 4 * length))
     return [*blocks, _small(f"And {found.rest}", length)] if found.rest else blocks
 
 

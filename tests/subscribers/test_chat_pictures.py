@@ -20,6 +20,8 @@ from subscribers.base import RenderContext
 from tests.subscribers.test_slack_messages import RECONNECT, job_event
 from tests.subscribers.test_slack_picture import finished, of_incident
 from tests.support.chat_pictures import discord_picture, teams_picture
+from tests.support.story_events import CODE, OVERDUE, of_job
+from tests.support.story_events import RECONNECT as BROKEN
 
 FOLDER = Path(__file__).resolve().parents[2] / "docs" / "integrations"
 METADATA = {
@@ -29,18 +31,35 @@ METADATA = {
     "url": "https://crm.example/deals/42",
 }
 FAILED = job_event("failed", problem=RECONNECT, metadata=METADATA)
-STORY = (("10:00", FAILED), ("10:23", of_incident("opened", "10:23:10", 1, 43)), ("11:08", finished()))
+DEAL = "https://crm.example/deals/42"
+BURST = (
+    *(of_job("failed", "12:00:10", name, hint=BROKEN, code=CODE, sender="acc_17") for name in ("Ben", "Cleo")),
+    *(
+        of_job("failed", "12:01:20", name, hint=BROKEN, code=CODE, sender="acc_17", url=DEAL)
+        for name in ("Dana", "Eli")
+    ),
+    *(of_job("overdue", "12:03:40", name, hint=OVERDUE, channel="email") for name in ("Fay", "Gus")),
+)
+STORY: tuple[tuple[str, tuple[Event, ...]], ...] = (
+    ("10:00", (FAILED,)),
+    ("10:23", (of_incident("opened", "10:23:10", 1, 43),)),
+    ("11:08", (finished(),)),
+    ("12:05", BURST),
+)
 
 
-def payload(kind: str, event: Event) -> Any:
+def payload(kind: str, *events: Event) -> Any:
     subscription = Subscription(id="sub_1", sink="https://hooks.example/x", kind=kind)
-    return orjson.loads(registry.kind_named(kind).render(event, subscription, RenderContext()).body)
+    known, context = registry.kind_named(kind), RenderContext()
+    if len(events) > 1:
+        return orjson.loads(known.render_bundle(events, subscription, context).body)
+    return orjson.loads(known.render(events[0], subscription, context).body)
 
 
 def drawn(service: str) -> str:
     if service == "discord":
-        return discord_picture("outreach-alerts", [(at, payload("discord", event)) for at, event in STORY])
-    cards = [(at, payload("teams", event)["attachments"][0]["content"]) for at, event in STORY]
+        return discord_picture("outreach-alerts", [(at, payload("discord", *events)) for at, events in STORY])
+    cards = [(at, payload("teams", *events)["attachments"][0]["content"]) for at, events in STORY]
     return teams_picture("Outreach alerts", cards)
 
 

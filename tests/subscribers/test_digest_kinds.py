@@ -75,7 +75,7 @@ def test_embed_of_a_digest() -> None:
     assert embed["description"] == "2026-05-20 12:23:10 to 13:08:40 CEST"
     incident, group, failed = embed["fields"]
     assert incident["name"].startswith("1 LinkedIn job of Ada Lovelace failed")
-    assert "**How to fix it** Reconnect it in Revor" in incident["value"]
+    assert "**How to fix it:** Reconnect it in Revor" in incident["value"]
     assert group["name"].startswith("Group q4-launch finished")
     assert failed["value"].count("• ") == 5
     assert "… and 3 more" in failed["value"]
@@ -121,7 +121,7 @@ def test_hostile_texts_stay_plain_text_in_a_digest(kind: str) -> None:
             for field in message["fields"]:
                 lines += [field["name"], *field["value"].split("\n")]
             for line in lines:
-                bare = re.sub(r"^\*\*(.*?[^\\])\*\* ", r"\1 ", LINK.sub("", line)).removeprefix("• ")
+                bare = re.sub(r"^\*\*(.*?):\*\* ", r"\1 ", LINK.sub("", line)).removeprefix("• ")
                 if bare and bare != "-":
                     shown_by_discord(bare)
                     assert not unseen(bare, allowed="\u2060")

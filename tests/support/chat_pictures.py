@@ -1,14 +1,12 @@
 """Draws what Teams and Discord show of a message as an SVG, from what the relay sends: the pictures in
 docs/integrations/."""
 
-import re
 import textwrap
 from collections.abc import Iterator, Sequence
 from html import escape
 from typing import Any
 
-from relay.cli.demo.vendors.discord import plain as discord_text
-from relay.cli.demo.vendors.teams import plain as teams_text
+from relay.cli.demo.vendors.endpoint import plain
 from tests.support.slack_picture import _text
 
 WIDTH = 760
@@ -20,7 +18,6 @@ _BOXES = {
     "good": ("#e7f2da", "#33541a"),
     "emphasis": ("#f3f2f1", "#242424"),
 }
-_LINK = re.compile(r"\[((?:\\.|[^\]\\])*)\]\([^)]*\)")
 
 
 def teams_picture(channel: str, cards: Sequence[tuple[str, Any]]) -> str:
@@ -82,44 +79,54 @@ def _card(at: str, card: Any, top: float) -> tuple[list[str], float]:
 def _element(element: Any, top: float) -> tuple[list[str], float]:
     if element["type"] == "Container":
         fill, colour = _BOXES[element["style"]]
-        lines = textwrap.wrap(teams_text(element["items"][0]["text"]), 76)
+        lines = textwrap.wrap(_said(element["items"][0]["text"]), 76)
         box = f'<rect x="90" y="{top}" width="628" height="{20 * len(lines) + 16}" rx="4" fill="{fill}"/>'
         written = [_text(102, top + 24 + 20 * row, line, weight=600, colour=colour) for row, line in enumerate(lines)]
         return [box, *written], top + 20 * len(lines) + 16
     if element["type"] == "FactSet":
         parts, y = [], top
         for fact in element["facts"]:
-            parts.append(_text(90, y + 16, teams_text(fact["title"]), weight=600, size=13))
-            for line in textwrap.wrap(teams_text(fact["value"]), 66):
+            parts.append(_text(90, y + 16, _said(fact["title"]), weight=600, size=13))
+            for line in textwrap.wrap(_said(fact["value"]), 66):
                 y += 19
                 parts.append(_text(250, y - 3, line, size=13))
             y += 2
         return parts, y
-    lines = textwrap.wrap(teams_text(element["text"]), 100)
-    written = [_text(90, top + 8 + 16 * row, line, size=12, colour="#616161") for row, line in enumerate(lines)]
-    return written, top + 16 * len(lines) - 8
+    small, bold = element.get("size") == "Small", element.get("weight") == "Bolder"
+    size, colour = (12, "#616161") if small else (13.5, "#242424")
+    y = top + {"None": -6, "Small": -2, "Medium": 12}[element["spacing"]]
+    parts = [f'<line x1="90" x2="718" y1="{y - 6}" y2="{y - 6}" stroke="#e1e1e1"/>'] if element.get("separator") else []
+    for line in textwrap.wrap(_said(element["text"]), 100 if small else 82 if bold else 88):
+        y += 16 if small else 19
+        parts.append(_linked(90, y - 2, line, size=size, weight=600 if bold else 400, colour=colour, link="#5b5fc7"))
+    return parts, y - 4
 
 
 def _embed(embed: Any, top: float) -> tuple[list[str], float]:
     parts, y = [], top + 10
-    for line in textwrap.wrap(discord_text(embed["title"]), 72):
+    for line in textwrap.wrap(_said(embed["title"]), 72):
         y += 20
         parts.append(_text(98, y, line, size=15, weight=600, colour="#f2f3f5"))
-    for line, colour in _described(embed.get("description", "")):
-        y += 20
-        parts.append(_text(98, y, line, colour=colour))
+    for value in _said(embed["description"]).split("\n") if "description" in embed else ():
+        for line in textwrap.wrap(value, 84):
+            y += 20
+            parts.append(_linked(98, y, line, size=14, weight=400, colour="#dbdee1", link="#00a8fc"))
     for row in _rows(embed.get("fields", ())):
         ends = []
         for column, field in enumerate(row):
             x, line_y = 98 + 205 * column, y + 26
-            parts.append(_text(x, line_y, discord_text(field["name"]), size=13, weight=600, colour="#f2f3f5"))
-            for line in textwrap.wrap(discord_text(field["value"]), 28 if field["inline"] else 84):
+            for line in textwrap.wrap(_said(field["name"]), 24 if field["inline"] else 78):
+                parts.append(_text(x, line_y, line, size=13, weight=600, colour="#f2f3f5"))
                 line_y += 18
-                parts.append(_text(x, line_y, line, size=13, colour="#dbdee1"))
+            line_y -= 18
+            for value in _said(field["value"]).split("\n"):
+                for line in textwrap.wrap(value, 28 if field["inline"] else 84):
+                    line_y += 18
+                    parts.append(_linked(x, line_y, line, size=13, weight=400, colour="#dbdee1", link="#00a8fc"))
             ends.append(line_y)
         y = max(ends)
     y += 6
-    for line in textwrap.wrap(embed["footer"]["text"], 92):
+    for line in textwrap.wrap(embed.get("footer", {}).get("text", ""), 92):
         y += 18
         parts.append(_text(98, y, line, size=11.5, colour="#b5bac1"))
     height = y + 14 - top
@@ -128,14 +135,18 @@ def _embed(embed: Any, top: float) -> tuple[list[str], float]:
     return [box, bar, *parts], top + height
 
 
-def _described(description: str) -> Iterator[tuple[str, str]]:
-    for line in description.split("\n") if description else ():
-        link = _LINK.fullmatch(line)
-        if link:
-            yield discord_text(link[1]), "#00a8fc"
-        else:
-            for wrapped in textwrap.wrap(discord_text(line), 84):
-                yield wrapped, "#dbdee1"
+def _said(markdown: str) -> str:
+    """What a field shows, with links in marks of their own."""
+    return plain(markdown, link="\u2197\\1\u2196").replace(" \u2197", "\u00a0\u2197")
+
+
+def _linked(x: float, y: float, line: str, *, size: float, weight: int, colour: str, link: str) -> str:
+    """A line, with a link at its end."""
+    said, _, url = line.partition("\u2197")
+    linked = f'<tspan fill="{link}">{escape(url.removesuffix(chr(0x2196)))}</tspan>' if url else ""
+    return (
+        f'<text x="{x}" y="{y}" font-size="{size}" font-weight="{weight}" fill="{colour}">{escape(said)}{linked}</text>'
+    )
 
 
 def _rows(fields: Sequence[Any]) -> Iterator[list[Any]]:

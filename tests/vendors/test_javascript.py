@@ -27,7 +27,7 @@ const { AdaptiveCard, SerializationContext, Versions } = require("adaptivecards/
 const markdown = require("markdown-it")();
 const { toHTML } = require("discord-markdown");
 
-const { cards, embeds, broken } = JSON.parse(readFileSync(process.argv[2], "utf8"));
+const { cards, embeds, digests, broken } = JSON.parse(readFileSync(process.argv[2], "utf8"));
 const complaints = [];
 
 function complaintsAbout(sent) {
@@ -49,6 +49,7 @@ function* markdownOf(element) {
 }
 
 if (complaintsAbout(broken).length === 0) throw new Error("a broken card is accepted");
+for (const digest of digests) complaints.push(...complaintsAbout(digest));
 for (const card of cards) {
   complaints.push(...complaintsAbout(card));
   for (const element of card.body)
@@ -82,12 +83,16 @@ def events() -> Iterator[tuple[Event, RenderContext]]:
 
 def test_adaptive_cards_and_discord_markdown_show_plain_text(tmp_path: Path) -> None:
     folder = npm_folder(tmp_path, NPM_PACKAGES)
-    cards, embeds = [], []
+    cards, embeds, digests = [], [], []
     for event, context in events():
         cards.append(rendered("teams", event, context)["attachments"][0]["content"])
         embeds.append(rendered("discord", event, context)["embeds"][0])
+    for turn, text in enumerate(TEXTS[:: scaled(20, 1)]):
+        told = list(events_with(text, part=turn, parts=scaled(7, 1)))
+        digest = registry.kind_named("teams").render_bundle(told, Subscription(id="s", sink="x", kind="teams"), CONTEXT)
+        digests.append(orjson.loads(digest.body)["attachments"][0]["content"])
     broken = {"type": "AdaptiveCard", "version": "1.4", "body": [{"type": "TextBlock", "text": "x", "size": "Huge"}]}
-    content = json.dumps({"cards": cards, "embeds": embeds, "broken": broken})
+    content = json.dumps({"cards": cards, "embeds": embeds, "digests": digests, "broken": broken})
     (folder / "messages.json").write_text(content, encoding="utf-8")
     (folder / "look.mjs").write_text(SCRIPT, encoding="utf-8")
     ran = subprocess.run(

@@ -23,6 +23,7 @@ from relay.cli.demo.vendors.endpoint import (
     items,
     members,
     one_of,
+    plain,
     seconds,
     text,
     url,
@@ -30,8 +31,6 @@ from relay.cli.demo.vendors.endpoint import (
 
 MAX_EMBED_TEXT = 6000
 _MENTION = re.compile(r"@(?:everyone|here)\b|<@[!&]?\d+>")
-_ESCAPED = re.compile(r"\\([^0-9A-Za-z\s])")
-_LINK = re.compile(r"\[((?:\\.|[^\]\\])*)\]\(([^)]*)\)")
 
 
 def accept(sent: Sent) -> tuple[Answer, Any]:
@@ -104,11 +103,6 @@ def _limited(pause: float) -> Answer:
         ("X-RateLimit-Scope", "user"),
     )
     return Answer.json(429, document, headers)
-
-
-def plain(markdown: str) -> str:
-    """What a field shows, if its only markup is a link."""
-    return _ESCAPED.sub(r"\1", _LINK.sub(r"\1 (\2)", markdown)).replace("\u2060", "")
 
 
 def _read(payload: Any) -> Message:

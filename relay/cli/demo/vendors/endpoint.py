@@ -1,6 +1,7 @@
 """One endpoint of a service: accepts or refuses requests, limits their rate, fails when told to, keeps what came."""
 
 import math
+import re
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -119,6 +120,16 @@ class Endpoint:
             return self.vendor.limited(self._times[0] + limit.seconds - now), None
         self._times.append(now)
         return (Answer(405), None) if sent.method != "POST" else self.vendor.accept(sent)
+
+
+_LINK = re.compile(r"\[((?:\\.|[^\]\\])*)\]\(([^)]*)\)")
+_BOLD = re.compile(r"(?<!\\)\*\*")
+_ESCAPED = re.compile(r"\\([!-/:-@\[-`{-~])")
+
+
+def plain(markdown: str, link: str = r"\1 (\2)") -> str:
+    """What a Markdown field shows. `link`: what becomes of a link."""
+    return _ESCAPED.sub(r"\1", _BOLD.sub("", _LINK.sub(link, markdown))).replace("\u2060", "")
 
 
 # Strict reading of documents ----------------------------------------------------------------------------------------

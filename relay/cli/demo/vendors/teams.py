@@ -6,7 +6,6 @@ mentions), https://learn.microsoft.com/azure/connectors/connectors-native-reqres
 https://adaptivecards.io/explorer (elements of version 1.4 and their properties).
 """
 
-import re
 from typing import Any
 
 import orjson
@@ -22,6 +21,7 @@ from relay.cli.demo.vendors.endpoint import (
     items,
     members,
     one_of,
+    plain,
     seconds,
     text,
     url,
@@ -34,7 +34,6 @@ _SIZES = ("Default", "Small", "Medium", "Large", "ExtraLarge")
 _COLOURS = ("Default", "Dark", "Light", "Accent", "Good", "Warning", "Attention")
 _STYLES = ("default", "emphasis", "good", "attention", "warning", "accent")
 _SPACINGS = ("Default", "None", "Small", "Medium", "Large", "ExtraLarge", "Padding")
-_ESCAPED = re.compile(r"\\([!-/:-@\[-`{-~])")
 
 
 def accept(sent: Sent) -> tuple[Answer, Any]:
@@ -125,11 +124,6 @@ def _refusal(status: int, code: str, why: str = "") -> Answer:
 def _limited(pause: float) -> Answer:
     answer = _refusal(429, "WorkflowTriggerRequestThrottled")
     return answer._replace(headers=(*answer.headers, ("Retry-After", seconds(pause))))
-
-
-def plain(markdown: str) -> str:
-    """What a field shows, if it has no formatting."""
-    return _ESCAPED.sub(r"\1", markdown).replace("\u2060", "")
 
 
 def _read(card: Any) -> Message:
