@@ -98,6 +98,12 @@ class _Variables(dict[str, object]):
         return value
 
 
+def _attributes(document: Document, *_: object) -> dict[str, Any]:
+    attributes = dict(document)
+    attributes.pop("data", None)
+    return attributes
+
+
 def _account(document: Document, _: Event, context: RenderContext) -> Mapping[str, object] | None:
     name = document.get("account") or data_of(document).get("account")
     return {"name": name, "display_name": context.account_names.get(name, name)} if isinstance(name, str) else None
@@ -105,7 +111,7 @@ def _account(document: Document, _: Event, context: RenderContext) -> Mapping[st
 
 VARIABLES: Mapping[str, Callable[[Document, Event, RenderContext], object]] = MappingProxyType(
     {
-        "event": lambda document, *_: {name: value for name, value in document.items() if name != "data"},
+        "event": _attributes,
         "data": lambda document, *_: data_of(document),
         "job": lambda document, *_: data_of(document).get("job"),
         "metadata": lambda document, *_: metadata_of(document),

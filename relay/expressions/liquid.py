@@ -28,6 +28,7 @@ from liquid.builtin.content import ContentNode, Literal
 from liquid.builtin.expressions import FilteredExpression, KeywordArgument, PositionalArgument
 from liquid.builtin.expressions.filtered import Filter
 from liquid.builtin.expressions.logical import ContainsExpression, EqExpression, NeExpression
+from liquid.builtin.expressions.path import Path
 from liquid.builtin.expressions.primitive import RangeLiteral
 from liquid.builtin.filters import array, math, misc, string
 from liquid.builtin.illegal import Illegal
@@ -50,7 +51,6 @@ from liquid.exceptions import (
 from liquid.undefined import UNDEFINED, FalsyStrictUndefined
 from liquid.utils import ReadOnlyChainMap
 
-from relay.clock import MAX_EPOCH_SECONDS, from_rfc3339
 from relay.core.jsontext import dumps, well_formed
 from relay.errors import FieldError, InvalidRequest, NotRenderable
 
@@ -91,6 +91,7 @@ _SOURCE_PER_UNIT = 8
 _SIZE_PER_UNIT = 64
 """Size of a filter's operands that counts as one unit of work."""
 _MAX_FORMAT_CHARACTERS = 100
+_FIRST_YEAR = 1970
 _MAX_EXPRESSION_DEPTH = 100
 _NEAR = 0.6
 
@@ -125,7 +126,10 @@ class _Absent(FalsyStrictUndefined):
     __slots__ = ()
 
 
-_SCALARS = (str, int, float, bool, type(None))
+_NOTHING = _Missing("nothing")
+
+# Types are compared, not tested with isinstance, where it costs: python-liquid's classes are abstract ones.
+_SCALARS = frozenset((str, int, float, bool, type(None)))
 
 
 def size_of(value: object) -> int:
@@ -133,6 +137,8 @@ def size_of(value: object) -> int:
     kind = type(value)
     if kind is str:
         return len(value)  # type: ignore[arg-type]
+    if kind in _SCALARS:
+        return ITEM_SIZE
     if kind is list or kind is tuple:
         total = 0
         for item in value:  # type: ignore[attr-defined]
@@ -191,7 +197,7 @@ class _Context(RenderContext):
         super().__init__(_EMPTY, globals=variables)
         self.scope = ReadOnlyChainMap(self.locals, variables)  # without python-liquid's `now` and `today`
         self._variables = variables
-        self._undefined: type[Undefined] = _Absent if strict else _Missing
+        self._strict = strict
         self._work_left = MAX_WORK
         self._look_below = MAX_WORK - LOOK_AFTER_WORK
         self._output_left = MAX_OUTPUT
@@ -259,19 +265,21 @@ class _Context(RenderContext):
 
     def get(self, path: list[object], *, token: Token | None, default: object = UNDEFINED) -> object:
         """The value of a path such as `metadata.deal`; one of the undefined values if it is absent."""
-        self.count(len(path))
-        found: Any = self.scope if self.locals or self.loops else self._variables
+        self._work_left -= len(path)
+        if self._work_left < self._look_below:
+            self._look()
         index = 0
         try:
-            for segment in path:
-                if index == 0 or (type(found) is dict and segment in found):
-                    found = found[segment]
-                else:
-                    found = self.get_item(found, segment)
-                index += 1
+            found: Any = (self.scope if self.locals or self.loops else self._variables)[path[0]]  # type: ignore[index]
+            for index in range(1, len(path)):
+                segment = path[index]
+                known = type(found) is dict and segment in found
+                found = found[segment] if known else self.get_item(found, segment)
         except (LookupError, TypeError):
+            if not self._strict:
+                return _NOTHING
             name = _path_text(path[: index + 1], "" if token is None else token.source)
-            return self._undefined(name, hint=f"{name} is absent", token=token)
+            return _Absent(name, hint=f"{name} is absent", token=token)
         return found
 
     def filter(self, name: str, token: Token | None) -> Callable[..., object]:
@@ -280,12 +288,12 @@ class _Context(RenderContext):
 
     def _filtered(self, name: str, left: object, *args: object, **kwargs: object) -> object:
         used = FILTERS[name]
-        operands = (left, *args, *kwargs.values())
-        if used is not _DEFAULT:
-            for operand in operands:
-                if isinstance(operand, _Absent):
-                    raise UndefinedError(operand.hint, token=None)
-        size = sum([size_of(operand) for operand in operands])
+        operands = (left, *args, *kwargs.values()) if kwargs else (left, *args)
+        size = 0
+        for operand in operands:
+            if type(operand) is _Absent and used is not _DEFAULT:
+                raise UndefinedError(operand.hint, token=None)
+            size += size_of(operand)
         self.count(2 + size // _SIZE_PER_UNIT)
         if used.squared:
             self.count((size // ITEM_SIZE) ** 2 // 100)
@@ -328,6 +336,20 @@ def _kind(value: object) -> str:
 
 
 # --- parts of python-liquid with limits
+
+
+class _Path(Path):
+    """`metadata.deal`, without a test of each segment."""
+
+    __slots__ = ()
+
+    def evaluate(self, context: RenderContext) -> object:
+        path: Any = self.path
+        for segment in path:
+            if type(segment) is _Path:
+                path = [one.evaluate(context) if type(one) is _Path else one for one in path]
+                break
+        return context.get(path, token=self.token)
 
 
 class _Range(RangeLiteral):
@@ -404,6 +426,7 @@ class _Output(Output):
 
 _BOUNDED: Mapping[type, type] = MappingProxyType(
     {
+        Path: _Path,
         RangeLiteral: _Range,
         EqExpression: _Equal,
         NeExpression: _Unequal,
@@ -565,13 +588,14 @@ def _date(value: object, format: object = "%Y-%m-%d %H:%M", zone: object = "UTC"
     as it is."""
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         return as_text(value)
+    where = UTC if zone == "UTC" else _zone(as_text(zone))
     try:
-        seconds = from_rfc3339(value) if isinstance(value, str) else float(value)
-    except ValueError:
+        moment = datetime.fromisoformat(value) if isinstance(value, str) else datetime.fromtimestamp(value, UTC)
+        moment = moment if moment.tzinfo is None else moment.astimezone(where)
+    except (ValueError, OverflowError, OSError):
         return as_text(value)
-    if not 0 <= seconds <= MAX_EPOCH_SECONDS:
+    if moment.tzinfo is None or moment.year < _FIRST_YEAR:
         return as_text(value)
-    moment = datetime.fromtimestamp(seconds, _zone(as_text(zone)))
     return moment.strftime(_checked_format(as_text(format)))
 
 
@@ -739,13 +763,14 @@ class _Text(NamedTuple):
         """Its value. Raises whatever python-liquid raises."""
         if self.value is not None:
             value = self.value.evaluate(context)
-            if isinstance(value, str):
-                context.count_output(len(value))
+            kind = type(value)
+            if kind is str:
+                context.count_output(len(value))  # type: ignore[arg-type]
                 return value
-            if isinstance(value, _Absent):
-                raise UndefinedError(value.hint, token=None)
-            if isinstance(value, _SCALARS):
+            if kind in _SCALARS:
                 return value
+            if kind is _Absent:
+                raise UndefinedError(value.hint, token=None)  # type: ignore[attr-defined]
             context.count_output(size_of(value))
             return value if isinstance(value, list | tuple | dict) else as_text(value)
         if self.parts is not None:
@@ -766,7 +791,7 @@ def _shown(value: object) -> str:
     """A value within a text. Raises _TooMuch."""
     if isinstance(value, str):
         return value
-    if not isinstance(value, _SCALARS) and size_of(value) > MAX_VALUE:
+    if type(value) not in _SCALARS and size_of(value) > MAX_VALUE:
         raise _TooMuch(f"a value is larger than {MAX_VALUE:,} characters")
     return as_text(value)
 
@@ -778,7 +803,7 @@ def _parsed(pointer: str, source: str) -> _Text:
     _bound(nodes)
     parts = tuple([_part(node) for node in nodes])
     outputs = tuple([part for part in parts if part is not None])
-    whole = len(outputs) == 1 and source.startswith("{{") and source.endswith("}}")
+    whole = len(outputs) == len(parts) == 1 and source.startswith("{{") and source.endswith("}}")
     value = outputs[0] if whole and isinstance(outputs[0], Expression) else None
     return _Text(pointer, source, nodes, value, outputs if len(outputs) == len(parts) else None)
 
