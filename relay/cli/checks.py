@@ -29,6 +29,7 @@ from relay.core.netguard import GuardPolicy, refusal_of_url
 from relay.core.sentences import counted
 from relay.core.subscription import Subscription
 from relay.errors import DatabaseHeld, RelayError, SchemaTooOld, StoreError
+from relay.expressions.event_filters import check_extras
 from relay.http.egress_proxy import EgressProxy, ProxyFailed
 from relay.http.sender import USER_AGENT
 from relay.node.component_settings import guard_policy
@@ -300,7 +301,7 @@ async def _proxy(proxy: EgressProxy) -> str:
 async def _sinks(settings: Settings, environ: Mapping[str, str], database: Finding) -> str | list[Finding]:
     asks = "`relay subscriptions list`"
     async with _opened(settings, environ, database, asks) as store:
-        await store.subscriptions.all()  # fails with a wrong encryption key, like `relay serve`
+        check_extras(await store.subscriptions.all())  # fails with a wrong encryption key, like `relay serve`
         if settings.delivery.callback_secret is None:
             await store.secrets.of(CALLBACK_OWNER)
         return await _check_sinks(store.subscriptions, settings)

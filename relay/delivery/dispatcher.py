@@ -194,9 +194,9 @@ class Dispatcher:
             return None
         now = self._clock()
         taken: list[Target] = []
-        evaluations = [self._filters.of(event) for event in events] if self._filters_of else [None] * len(events)
+        evaluations = [self._filters.of(event) for event in events] if self._filters_of else []
         for target in self.slots.listed:
-            filters = self._filters_of.get(target.subscription.id) if self._filters_of else None
+            filters = self._filters_of.get(target.subscription.id)
             wanted = any(
                 matches(
                     target.subscription,
@@ -205,8 +205,8 @@ class Dispatcher:
                     job_event=event.job_uid is not None,
                     owner=event.owner,
                 )
-                and (filters is None or evaluation is None or evaluation.passes(filters))
-                for event, evaluation in zip(events, evaluations, strict=True)
+                and (filters is None or evaluations[place].passes(filters))
+                for place, event in enumerate(events)
             )
             if wanted:
                 self.slots.fresh_came(now)

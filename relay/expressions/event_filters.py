@@ -3,7 +3,7 @@
 Threads share it: what two of them do at once is done twice, with the same result.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import structlog
@@ -19,6 +19,8 @@ from relay.core.filters import (
     parse_filters,
     unavailable,
 )
+from relay.core.subscription import Subscription
+from relay.errors import SettingsError
 from relay.expressions.cel import compile_cel, missing_extra
 
 MAX_PARSED = 10_000
@@ -28,9 +30,12 @@ MAX_REMEMBERED = 2_000
 log = structlog.get_logger("relay.filters")
 
 
-def extra_missing(documents: Sequence[Mapping[str, Any]]) -> str | None:
-    """Which extra these filters need and this installation lacks; None: none."""
-    return missing_extra() if b'"cel":' in filters_key(documents) else None
+def check_extras(subscriptions: Iterable[Subscription]) -> None:
+    """Raises SettingsError if filters need an extra that this installation lacks: events would be lost in silence."""
+    for one in subscriptions:
+        why = missing_extra() if b'"cel":' in filters_key(one.filters) else None
+        if why is not None:
+            raise SettingsError(f"the filters of subscription {one.id} cannot be evaluated. {why}")
 
 
 class Evaluation:

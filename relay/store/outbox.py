@@ -65,9 +65,7 @@ OPEN_OF_JOBS, OPEN_MANUAL_OF_JOBS = _open_pairs("priority < 2"), _open_pairs("pr
 LOCK_JOBS = sql("SELECT uid FROM jobs WHERE uid IN $json_values(uids) $for_update(jobs)")
 
 # The event of an incident that has this type. There is one that opens it, and one that closes it.
-EVENT_OF_INCIDENT = f"""
-SELECT {", ".join(_EVENT)} FROM events WHERE subject = :incident AND type = :type ORDER BY recorded_at, position LIMIT 1
-"""
+EVENT_OF_INCIDENT = f"SELECT {', '.join(_EVENT)} FROM events WHERE subject = :incident AND type = :type LIMIT 1"
 
 Callback = tuple[Subscription, frozenset[str] | None]
 """A callback subscription of a job, and the event types it receives; None for all."""

@@ -10,6 +10,7 @@ import pytest
 from standardwebhooks import Webhook as Verifier
 
 from relay.core.delivery import Response
+from relay.core.filters import Filters
 from relay.core.signing import SIGNATURE_HEADER
 from relay.delivery import dispatcher, sink_state, slots
 from relay.errors import FieldError, NotRenderable, StoreError
@@ -1005,3 +1006,33 @@ async def test_subscription_removed_during_an_attempt_leaves_no_slot_in_use(tmp_
         await world.register("e", seen("queued"))
         await world.run(3)
         assert (await states(world))[-1] == "delivered"
+
+
+async def test_an_event_is_evaluated_once_from_its_reservation_to_its_record(tmp_path, monkeypatch):
+    evaluated = []
+    passes = Filters.passes
+    monkeypatch.setattr(
+        Filters, "passes", lambda self, view, failed: (evaluated.append(self), passes(self, view, failed))[1]
+    )
+    running, queued = ({"exact": {"status": "running"}},), ({"exact": {"status": "queued"}},)
+    async with open_world(tmp_path) as world:
+        for number in range(10):
+            await world.subscribe(sink=f"https://s{number}.test/", filters=running if number % 2 else queued)
+        plain = await world.subscribe(sink="https://plain.test/", filters=())
+        await world.deliver()  # which loads them
+        reserve, reserved = world.dispatcher.reserve, []
+        monkeypatch.setattr(
+            world.dispatcher, "reserve", lambda events: (reserved.append(reserve(events)), reserved[-1])[1]
+        )
+        await world.register("a", seen("queued"))
+        await world.run(2)
+        (reservation,) = (one for one in reserved if one is not None)
+        assert len(reservation.targets) == 6  # a slot for each that gets it, and for no other
+        assert plain.id in reservation.lease.subscription_ids
+        assert len(evaluated) == 2
+        assert len(world.sink.requests) == 6
+        assert world.dispatcher.slots.in_flight == 0
+        await world.register("b", seen("running"))
+        await world.run(2)
+        assert len(world.sink.requests) == 12
+        assert len(evaluated) == 4

@@ -52,7 +52,7 @@ TYPES: Mapping[str, Any] = {
         "deadline_at": NOW,
     },
     **{"count": 50, "sequence": 1, "position": 1, "xid": "1", "poll_step": 1},
-    **{"owner": "", "event_owner": ""},
+    **{"owner": "", "event_owner": "", "incident": "inc_5"},
     **{"job_uid": "job_10000501", "subscription_id": "sub_5", "id": "dlv_10000501", "uid": "job_10000501"},
     **{"upto": NOW + 200_100, "last": 100, "every_type": 0, "job_events": 1, "again": 0, "callback": 1},
     **{"replay": "rpl_3", "holder": "node", "state": "dead", "reason": "", "passed": 1, "queued": 1, "delivered": 1},

@@ -384,6 +384,9 @@ async def use_groups(store: Store) -> None:
 
 
 async def use_incidents(store: Store) -> None:
+    filters = ({"not": {"exact": {"channel": "email"}}},)
+    chat = subscription("sub_chat", incidents="collapse", types=("ai.revor.job.failed",), filters=filters)
+    await store.subscriptions.create(chat)
     for n in range(4):
         made = (await store.jobs.register(registration(f"fails {n}", connect_account_id="acc_1"))).job.uid
         failed = seen("failed", problem=Problem(code="code", message=""))
@@ -525,9 +528,12 @@ async def run_everything(store: Store) -> None:
     await use_handshakes(store)
     await store.subscriptions.remove("sub_5", NOW)
 
-    for only, subscription_id, reason in (("all", "sub_1", None), ("dead", None, "x"), ("undelivered", sub, None)):
+    filtered = subscription("sub_filtered", filters=({"not": {"exact": {"channel": "email"}}},))
+    await store.subscriptions.create(filtered)
+    replayed = (("all", "sub_1", None), ("dead", None, "x"), ("undelivered", sub, None), ("all", filtered.id, None))
+    for number, (only, subscription_id, reason) in enumerate(replayed):
         wanted = ReplayRequest(
-            id=f"rpl_{only}",
+            id=f"rpl_{number}",
             subscription_id=subscription_id,
             only=only,
             reason=reason,
@@ -546,8 +552,8 @@ async def run_everything(store: Store) -> None:
         if waiting.next_attempt_at is None:
             await store.deliveries.get(waiting.id)
     await store.replays.free_all()
-    await store.replays.advance("rpl_all", "node 2", NOW)
-    await store.replays.stop("rpl_all", NOW)
+    await store.replays.advance("rpl_0", "node 2", NOW)
+    await store.replays.stop("rpl_0", NOW)
 
     await store.idempotency.begin("key", "digest", "holder", NOW, 0.0)
     await store.idempotency.begin("key", "digest", "holder", NOW + 5, NOW + 1)

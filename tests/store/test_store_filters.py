@@ -11,6 +11,8 @@ from relay.core.events import INCIDENT_OPENED, Event, Hint
 from relay.core.filters import EventView, Filters
 from relay.core.job import Problem
 from relay.core.replay import ReplayRequest
+from relay.errors import SettingsError
+from relay.expressions.event_filters import MAX_PARSED, MAX_REMEMBERED, EventFilters, check_extras
 from relay.ids import new_id
 from relay.store import replay_steps, replays
 from relay.store.store import Store
@@ -123,6 +125,16 @@ async def test_what_was_evaluated_for_a_reservation_is_not_evaluated_again(
     assert evaluated == [filters]
 
 
+def test_results_and_parsed_filters_are_kept_up_to_a_limit() -> None:
+    every = EventFilters()
+    for number in range(MAX_REMEMBERED + 1):
+        every.of(event_of("job", number, "queued"))
+    assert len(every._results) == 1
+    for number in range(MAX_PARSED + 1):
+        every.parsed([{"exact": {"channel": str(number)}}])
+    assert len(every._parsed) == 1
+
+
 async def test_without_filters_nothing_is_evaluated_or_parsed(
     store: Store, evaluated: list[Filters], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -155,6 +167,21 @@ async def test_an_expression_that_fails_is_counted_and_does_not_match(store: Sto
     await record(store)
     assert await got(store, "sub_1") == []
     assert failures == ["missing"] * 3
+
+
+async def test_a_node_that_lacks_an_extra_says_which_subscription_needs_it(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await store.subscriptions.create(subscription("sub_1", filters=({"any": [LINKEDIN, {"cel": "true"}]},)))
+    await store.subscriptions.create(subscription("sub_2", filters=({"exact": {"channel": "cel"}},)))
+    check_extras(await store.subscriptions.all())
+    monkeypatch.setattr("relay.expressions.cel.find_spec", lambda name: None)
+    with pytest.raises(SettingsError) as refused:
+        check_extras(await store.subscriptions.all())
+    assert "subscription sub_1" in str(refused.value)
+    assert "pip install 'revor-relay[cel]'" in str(refused.value)
+    await store.subscriptions.remove("sub_1", NOW)
+    check_extras(await store.subscriptions.all())
 
 
 async def test_filters_that_this_node_cannot_read_let_nothing_through(

@@ -277,6 +277,7 @@ CATALOGUE = (
     Case("outbox: callbacks", outbox.CALLBACKS_OF_JOBS),
     Case("outbox: events", outbox.INSERT_EVENT),
     Case("outbox: deliveries", outbox.INSERT_DELIVERY),
+    Case("outbox: event of an incident", outbox.EVENT_OF_INCIDENT),
     Case(
         "register: existing by external id",
         registrations.BY_EXTERNAL_IDS["sqlite"],
@@ -329,6 +330,8 @@ CATALOGUE = (
     Case("ordering: block followers", ordering.BLOCK_FOLLOWERS),
     Case("replay: end of a slice", replay_statements.END_OF_SLICE),
     Case("replay: count events", replay_statements.COUNT_EVENTS),
+    Case("replay: events for filters", replay_statements.LIST_EVENTS),
+    Case("replay: bodies of events", replay_statements.BODIES),
     Case("replay: count deliveries", replay_statements.COUNT_DELIVERIES),
     Case("replay: slice", replay_statements.SLICE),
     Case("replay: deliveries of events", replay_statements.DELIVERIES_OF),
