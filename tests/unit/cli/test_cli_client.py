@@ -203,6 +203,27 @@ def test_listen_continues_if_the_target_is_down(stub: Stub, capsys: pytest.Captu
     assert "not forwarded to localhost:9" in err
 
 
+def test_listen_shows_what_passes_the_filters(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
+    stub.says("GET /v1/signing-secret", {"secret": SECRET})
+    stub.says("GET /v1/events", {"items": [], "next_cursor": None})
+    frames = (
+        b'id: evt_%d\ndata: {"id":"evt_%d","type":"a","data":{"deal":%d}}\n\n' % (n, n, 10 * n) for n in (1, 2, 3)
+    )
+    stub.streams(b"".join(frames))
+    stub.streams(b'{"detail": "enough"}', status=403)
+    filters = '[{"cel": "data.deal > 10"}, {"not": {"exact": {"id": "evt_3"}}}]'
+    assert run(["listen", "--filters", filters, "--json"]) == 1
+    assert [json.loads(line).get("id") for line in capsys.readouterr().out.splitlines()] == [None, "evt_2"]
+
+
+def test_wrong_filters_of_listen_are_one_line(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["listen", "--filters", '{"exact": {"chanel": "email"}}']) == 2
+    error = capsys.readouterr().err
+    assert "--filters/0/exact/chanel: 'chanel' is not an attribute: did you mean 'channel'?" in error
+    assert error.count("\n") == 1
+    assert not stub.seen
+
+
 def test_deliveries_are_listed_one_per_line(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
     found = {"id": "dlv_1", "event_type": "a.job.failed", "subject": "7", "state": "dead", "reason": "http_503"}
     stub.says("GET /v1/deliveries", {"items": [{**found, "sink": "https://a.example/"}], "next_cursor": None})
