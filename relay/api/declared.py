@@ -64,9 +64,13 @@ class SubscriptionsApply(Body):
 
     subscriptions: list[Any] = Field(
         max_length=MAX_DECLARED,
-        json_schema_extra={"items": {"$ref": "#/components/schemas/DeclaredSubscription"}},
-        description="Each as for `POST /v1/subscriptions`, with an `id`. Where requests are signed with its secret, "
-        "`config.secret` is needed.",
+        json_schema_extra={
+            "items": {
+                "description": "As for `POST /v1/subscriptions`, with an `id`. Where requests are signed with its "
+                "secret, `config.secret` is needed.",
+                "anyOf": [{"$ref": "#/components/schemas/DeclaredSubscription"}, {}],
+            }
+        },
     )
     dry_run: bool = Field(default=False, description="Change nothing, and answer what would change.")
     prune: bool = Field(
