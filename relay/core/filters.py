@@ -259,6 +259,8 @@ class _Parser:
             problem = attribute_problem(str(name))
             if problem is not None:
                 self._refuse(place, *problem)
+            elif not isinstance(name, str):  # YAML has such names
+                self._refuse(place, "wrong_type", "a string is expected as the attribute's name")
             elif not isinstance(value, str):
                 self._refuse(place, "wrong_type", "a string is expected")
             elif not 1 <= len(value) <= MAX_OPERAND_CHARACTERS:
