@@ -116,9 +116,13 @@ def _find(client: Api, id: str) -> tuple[str, Document]:
         if error.problem != "ambiguous_job":
             raise
         raise UsageError(f"several accounts have a job {id!r:.210}. Use its uid (job_…)") from None
-    if found is None:
+    if found is not None:
+        return "job", found
+    # A declared subscription has an id of the user's own choice.
+    declared = client.get_if_there(path_of("subscriptions", id)) if kind == "job" else None
+    if declared is None:
         raise UsageError(f"there is no job, event, delivery or subscription {id!r:.210}")
-    return "job", found
+    return "subscription", declared
 
 
 @dataclass(frozen=True, slots=True)

@@ -175,7 +175,7 @@ def test_text_for_a_subscription_has_its_deliveries_and_all_sources(
 
 
 def test_unknown_id_is_refused(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
-    for path in ("deliveries/dlv_x", "jobs/dlv_x", "jobs/x"):
+    for path in ("deliveries/dlv_x", "jobs/dlv_x", "jobs/x", "subscriptions/x"):
         stub.says(f"GET /v1/{path}", {"code": "not_found", "detail": "no"}, status=404)
     for id in ("dlv_x", "x"):
         assert run(["support", id]) == 2
@@ -195,6 +195,14 @@ def test_job_id_may_look_like_another_kind(stub: Stub, capsys: pytest.CaptureFix
     stub.says("GET /v1/jobs/evt_mine", job(id="evt_mine"))
     assert run(["support", "evt_mine"]) == 0
     assert capsys.readouterr().out.startswith("revor-relay, about job evt_mine, ")
+
+
+def test_a_declared_subscription_is_found_by_its_own_id(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
+    serve(stub)
+    stub.says("GET /v1/jobs/crm", {"code": "job_not_found", "detail": "no"}, status=404)
+    stub.says("GET /v1/subscriptions/crm", subscription(id="crm"))
+    assert run(["support", "crm"]) == 0
+    assert capsys.readouterr().out.startswith("revor-relay, about subscription crm, ")
 
 
 def test_unreadable_parts_are_listed_and_the_rest_is_shown(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
