@@ -21,7 +21,7 @@ from relay.core.events import (
 )
 from relay.core.subscription import DEFAULT_MESSAGES_PER_MINUTE, Subscription
 from subscribers.base import Bundle, RenderContext
-from subscribers.wording import advice, facts, ids, job_details, link, sentence
+from subscribers.wording import advice, facts, heading, ids, job_details, link, sentence
 from subscribers.words import Pairs
 
 METADATA_KEYS = "metadata_keys"
@@ -70,6 +70,7 @@ def default_types(type_prefixes: Sequence[str]) -> tuple[str, ...]:
 class Message:
     """An event as a message: plain text, which no markup has been added to.
 
+    heading   of an incident or a group that has finished, in two words; empty for other events
     sentence  what happened, without the full stop
     link      a well-formed http(s) URL; None without one, because a service refuses a message with a malformed one
     pairs     advice, metadata, channel and sending account, as (label, text)
@@ -82,6 +83,7 @@ class Message:
     place: Pairs
     ids: Pairs
     tone: Tone
+    heading: str = ""
 
 
 def message(event: Event, subscription: Subscription, context: RenderContext) -> Message:
@@ -94,6 +96,7 @@ def message(event: Event, subscription: Subscription, context: RenderContext) ->
         place=facts(event, context, time_zone(subscription)),
         ids=ids(event),
         tone=tone(event),
+        heading=heading(event),
     )
 
 

@@ -26,7 +26,7 @@ from relay.core.sentences import counted, duration, titled
 from subscribers.base import RenderContext
 from subscribers.job_wording import SENDING_AGAIN, WITH_REASON, job_event_kind, reason_of, sending_account
 from subscribers.summary_wording import REPEAT_OPEN
-from subscribers.wording import advice, link, sentence
+from subscribers.wording import advice, heading, link, sentence
 from subscribers.words import (
     DEFAULT_ACCOUNT,
     Pairs,
@@ -54,6 +54,7 @@ class Line:
 class Section:
     """An incident or a finished group, with what to do."""
 
+    heading: str
     line: Line
     advice: Pairs
 
@@ -123,7 +124,10 @@ def digest(
     return Digest(
         heading=_heading(told),
         span=_span(events, time_zone),
-        sections=tuple(Section(line=one.line, advice=advice(one.event)) for one in apart[: limits.sections]),
+        sections=tuple(
+            Section(heading=heading(one.event), line=one.line, advice=advice(one.event))
+            for one in apart[: limits.sections]
+        ),
         brief=tuple(one.line for one in apart[limits.sections : brief_end]),
         clusters=tuple(_cluster(found, names, limits.lines) for found in ranked[: limits.sections]),
         rest=_rest(apart[brief_end:], [one for found in ranked[limits.sections :] for one in found]),

@@ -79,24 +79,23 @@ def small_print(found: Iterable[tuple[str, str]], limit_characters: int = FIELD_
 
 
 def message_blocks(said: Message) -> list[Block]:
-    """A section with the sentence, link and pairs, then one line with place and time and one with ids. Texts are cut
-    shorter if all of them are too long."""
+    """The heading of an incident or a group, a section with the sentence, link and pairs, then one line with place and
+    time and one with ids. Texts are cut shorter if all of them are too long."""
+    top = [_header(said.heading)] if said.heading else []
     small = [small_print(found) for found in (said.place, said.ids) if found]
-    blocks = [section(said.sentence, said.link, said.pairs), *small]
+    blocks = [*top, section(said.sentence, said.link, said.pairs), *small]
     if characters(blocks) > MESSAGE_CHARACTERS:
-        blocks = [section(said.sentence, said.link, said.pairs, SHORT_CHARACTERS), *small]
+        blocks = [*top, section(said.sentence, said.link, said.pairs, SHORT_CHARACTERS), *small]
     return blocks
 
 
 def digest_blocks(found: Digest, length: int) -> list[Block]:
     """A digest: its heading, incidents and groups, then the clusters with what to do in small print. `length`: maximum
     characters of each text and URL; a longer URL is left out."""
-    heading = clip(found.heading, HEADER_CHARACTERS)
-    blocks: list[Block] = [
-        {"type": "header", "text": {"type": "plain_text", "text": heading, "emoji": False}},
-        small_print([("", found.span)]),
-    ]
-    blocks += [section(one.line.sentence, _short(one.line.link, length), one.advice, length) for one in found.sections]
+    blocks = [_header(found.heading), small_print([("", found.span)])]
+    for one in found.sections:
+        told = section(one.line.sentence, _short(one.line.link, length), one.advice, length)
+        blocks.append({**told, "text": _mrkdwn(f"*{one.heading}*\n{told['text']['text']}")})
     blocks += _sections(_line(line, length) for line in found.brief)
     if len(blocks) > 2 and found.clusters:
         blocks.append({"type": "divider"})
@@ -115,6 +114,10 @@ def digest_blocks(found: Digest, length: int) -> list[Block]:
 def characters(blocks: Sequence[Mapping[str, Any]]) -> int:
     """How long Slack counts a message as, at most."""
     return len(dumps(blocks).decode())
+
+
+def _header(text: str) -> Block:
+    return {"type": "header", "text": {"type": "plain_text", "text": clip(text, HEADER_CHARACTERS), "emoji": False}}
 
 
 def _sections(lines: Iterable[str]) -> list[Block]:

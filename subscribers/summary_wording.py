@@ -4,7 +4,16 @@ import re
 import shlex
 
 from relay.clock import from_rfc3339
-from relay.core.events import GROUP_FINISHED, INCIDENT_CLOSED, INCIDENT_EVENTS, RELAY_SOURCE, Event, account_event_kind
+from relay.core.events import (
+    GROUP_FINISHED,
+    INCIDENT_CLOSED,
+    INCIDENT_EVENTS,
+    INCIDENT_GREW,
+    INCIDENT_OPENED,
+    RELAY_SOURCE,
+    Event,
+    account_event_kind,
+)
 from relay.core.sentences import account_sentence, group_sentence, incident_end
 from subscribers.base import RenderContext
 from subscribers.relay_wording import subscription_of
@@ -26,6 +35,12 @@ _INCIDENT_ID = re.compile(r"inc_[0-9a-z]{26}")
 _MAX_CODES = 5
 """Maximum number of error codes in the sentence about a group."""
 
+_HEADINGS = {
+    INCIDENT_OPENED: "Incident opened",
+    INCIDENT_GREW: "Incident grew",
+    INCIDENT_CLOSED: "Incident closed",
+    GROUP_FINISHED: "Group finished",
+}
 _ACCOUNT_FIXES = {
     "needs_reconnect": "Reconnect it in {upstream}",
     "cannot_send": "Check in {upstream} why it cannot send",
@@ -46,6 +61,11 @@ _REPEAT_CLOSED = {
 def is_summary(type: str) -> bool:
     """True for the events of this module."""
     return type == GROUP_FINISHED or type in INCIDENT_EVENTS or account_event_kind(type) is not None
+
+
+def summary_heading(type: str) -> str:
+    """What it is about, in two words; empty for events of accounts."""
+    return _HEADINGS.get(type, "")
 
 
 def summary_sentence(type: str, data: Document) -> str:

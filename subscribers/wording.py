@@ -20,7 +20,7 @@ from subscribers.job_wording import (
     sending_again,
 )
 from subscribers.relay_wording import relay_fix, relay_sentence
-from subscribers.summary_wording import incident_link, is_summary, summary_advice, summary_sentence
+from subscribers.summary_wording import incident_link, is_summary, summary_advice, summary_heading, summary_sentence
 from subscribers.words import (
     DEFAULT_ACCOUNT,
     Pairs,
@@ -41,7 +41,7 @@ _URL = re.compile(
 # What RFC 3986 has no place for, brackets and quotes included.
 _NOT_IN_URLS = re.compile(r"%(?![0-9A-Fa-f]{2})|[^A-Za-z0-9._~:/?#@!$&*+,;=%-]")
 
-__all__ = ("advice", "facts", "ids", "job_details", "link", "sentence")
+__all__ = ("advice", "facts", "heading", "ids", "job_details", "link", "sentence")
 
 
 def sentence(event: Event, context: RenderContext, *, reason: bool = True) -> str:
@@ -57,6 +57,11 @@ def sentence(event: Event, context: RenderContext, *, reason: bool = True) -> st
         return told
     about = f" about {one_line(event.subject)}" if event.subject else ""
     return f"Event {one_line(event.type)}{about}"
+
+
+def heading(event: Event) -> str:
+    """What an incident or a group is told under, in two words; empty for other events."""
+    return summary_heading(event.type) if event.source == RELAY_SOURCE else ""
 
 
 def advice(event: Event) -> Pairs:

@@ -163,7 +163,9 @@ def shown(event: Event, subscription: Subscription = SUBSCRIPTION) -> str:
     payload = orjson.loads(registry.kind_named("slack").render(event, subscription, RenderContext()).body)
     lines = []
     for block in payload["blocks"]:
-        if block["type"] == "section":
+        if block["type"] == "header":
+            lines.append(f"# {block['text']['text']}")
+        elif block["type"] == "section":
             lines.append(block["text"]["text"])
             lines += ["  " + field["text"].replace("\n", " ", 1) for field in block.get("fields", [])]
         else:

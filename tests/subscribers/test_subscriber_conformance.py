@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relay.core.delivery import OutboundRequest, Outcome, Response
-from relay.core.events import Event, Hint, Origin, Repeat, from_transition, relay_event
+from relay.core.events import GROUP_FINISHED, INCIDENT_EVENTS, Event, Hint, Origin, Repeat, from_transition, relay_event
 from relay.core.filters import known_types
 from relay.core.job import JOB_EVENTS, Job, Observation, Transition
 from relay.core.samples import sample_event
@@ -60,8 +60,13 @@ def check_cloudevent(request: OutboundRequest, event: Event) -> None:
     check_event(request.body)
 
 
+TOLD_APART = (GROUP_FINISHED, *INCIDENT_EVENTS)
+
+
 def check_slack(request: OutboundRequest, event: Event) -> None:
-    section, *footers = check_message(request.body)["blocks"]
+    blocks = check_message(request.body)["blocks"]
+    assert (blocks[0]["type"] == "header") == (event.type in TOLD_APART and event.source == "/relay")
+    section, *footers = blocks[blocks[0]["type"] == "header" :]
     assert section["type"] == "section"
     assert {footer["type"] for footer in footers} == {"context"}
 

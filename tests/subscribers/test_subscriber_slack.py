@@ -596,10 +596,9 @@ def test_message_about_an_incident_links_to_it_if_the_public_url_is_known(
         "relay.incident.opened", event_id="evt_1", now=NOW, origin=ORIGIN, dataschema_base="http://x", source="revor"
     )
 
-    section = message(replace(sample, subject=subject), RenderContext(public_url=public_url))["blocks"][0]["text"][
-        "text"
-    ]
-
+    heading, told, *_ = message(replace(sample, subject=subject), RenderContext(public_url=public_url))["blocks"]
+    section = told["text"]["text"]
+    assert heading["text"]["text"] == "Incident opened"
     link = "<https://relay.example/v1/incidents/inc_01jvpq0000000000000000000f|Open in relay.example>"
     assert section.endswith(link) is linked
     assert "other.example" not in section

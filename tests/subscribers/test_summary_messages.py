@@ -255,7 +255,8 @@ def text_of(event: Event) -> str:
     """Everything in the Slack message, without Slack's own bold labels."""
     payload = orjson.loads(registry.kind_named("slack").render(event, SLACK, CONTEXT).body)
     assert len(payload["text"]) <= 3000
-    section, *footers = payload["blocks"]
+    blocks = [block for block in payload["blocks"] if block["type"] != "header"]
+    section, *footers = blocks
     fields = [part.strip("*") for field in section.get("fields", []) for part in field["text"].split("\n", 1)]
     return "\n".join(
         [
