@@ -10,7 +10,7 @@ def test_neutral_text_has_one_line_and_nothing_unseen() -> None:
     for text in TEXTS:
         for limit in (7, 60, 500):
             for said in (one_line(text, limit), without_addresses(text[:limit])):
-                assert unseen(said) == [], text
+                assert unseen(said) == (), text
                 assert len(said) <= limit
                 assert said == said.strip()
                 assert not {"\n", "\r", "\u2028"} & set(said)

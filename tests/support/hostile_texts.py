@@ -7,7 +7,7 @@ import copy
 import json
 import unicodedata
 from collections.abc import Iterator, Mapping
-from functools import cache
+from functools import cache, lru_cache
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -69,12 +69,13 @@ def events_with(text: str, *, part: int = 0, parts: int = 1) -> Iterator[Event]:
     yield _event({**unknown, "time": text, "data": {text: text}})
 
 
-def unseen(text: str, allowed: str = "") -> list[str]:
+@lru_cache(maxsize=4096)
+def unseen(text: str, allowed: str = "") -> tuple[str, ...]:
     """The names of the characters of a text that nobody sees, that turn its direction, or that break its line.
 
     A joiner or a selector between two other characters that are not ASCII is part of a word or an emoji.
     """
-    return [
+    return tuple(
         f"U+{ord(character):04X}"
         for index, character in enumerate(text)
         if character not in allowed
@@ -87,7 +88,7 @@ def unseen(text: str, allowed: str = "") -> list[str]:
         and character not in _NUMBER_SIGNS
         and not (character in _JOINERS and _is_visible(text, index - 1) and _is_visible(text, index + 1))
         and not (character in _SELECTORS and _is_visible(text, index - 1))
-    ]
+    )
 
 
 def _is_visible(text: str, index: int) -> bool:
