@@ -551,6 +551,7 @@ def test_subscription_is_added_with_every_setting(stub: Stub) -> None:
         *("--metadata-keys", "deal,owner", "--incidents", "both", "--description", "ours", "--no-test"),
         *("--time-zone", "Europe/Paris", "--digest", "300", "--messages-per-minute", "5"),
         *("--template", '{"deal": "{{ metadata.deal }}"}', "--strict"),
+        *("--content-mode", "batch", "--batch", "100,0.5"),
     ]
     assert run(["subscriptions", "add", "https://a.example/", *options]) == 0
     assert json.loads(stub.seen[-1][2]) == {
@@ -575,6 +576,8 @@ def test_subscription_is_added_with_every_setting(stub: Stub) -> None:
             "incidents": "both",
             "template": {"deal": "{{ metadata.deal }}"},
             "strict": True,
+            "content_mode": "batch",
+            "batch": {"max_events": 100, "max_seconds": 0.5},
         },
     }
 
@@ -732,6 +735,8 @@ def test_edit_changes_only_the_given_settings(stub: Stub) -> None:
         ((), "nothing to change"),
         (("--unset", "colour"), "It takes batch, channel, concurrency, content_mode, credential"),
         (("--header", "no colon"), "--header has no colon"),
+        (("--batch", "many"), "--batch 'many': write the events and seconds like 100,5"),
+        (("--batch", "10,soon"), "--batch '10,soon': write"),
         (("--retry-schedule", ","), "--retry-schedule is empty"),
     ],
 )
