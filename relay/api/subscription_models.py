@@ -243,8 +243,8 @@ class SubscriptionConfig(Body):
     )
     digest_seconds: Annotated[int, BeforeValidator(_whole), Field(ge=1, le=MAX_DIGEST_SECONDS)] | None = Field(
         default=None,
-        description="For `slack`, `teams` and `discord`: one message for all events that came within this time. The "
-        "first event starts it. Default: a message for each event.",
+        description="For `slack`, `teams` and `discord`: one message for all events that came within this time, "
+        "which the first one starts; incidents and finished groups come at once. Default: a message for each event.",
     )
     messages_per_minute: Annotated[int, BeforeValidator(_whole), Field(ge=1, le=60)] | None = Field(
         default=None,

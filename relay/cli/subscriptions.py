@@ -329,7 +329,7 @@ def _bundled(config: Mapping[str, Any]) -> str:
         return " Each incident and each group is one message, which is edited, with the details in its thread."
     seconds = config.get("digest_seconds")
     if seconds is not None:
-        return f" What comes within {duration(seconds)} is one message, a digest."
+        return f" What comes within {duration(seconds)} is one message, a digest; incidents and groups come at once."
     cap = config.get("messages_per_minute") or DEFAULT_MESSAGES_PER_MINUTE
     return f" What exceeds {counted(cap, 'message')} a minute comes as one message, a digest."
 

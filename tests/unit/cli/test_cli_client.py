@@ -408,6 +408,27 @@ def test_what_will_arrive_includes_filters() -> None:
 
 
 @pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({"kind": "slack"}, "What exceeds 20 messages a minute comes as one message, a digest."),
+        (
+            {"kind": "teams", "messages_per_minute": 1},
+            "What exceeds 1 message a minute comes as one message, a digest.",
+        ),
+        (
+            {"kind": "discord", "digest_seconds": 300, "messages_per_minute": 5},
+            "What comes within 5 minutes is one message",
+        ),
+        ({"kind": "slack_workflow"}, "has recovered."),
+    ],
+)
+def test_what_will_arrive_includes_digests(config: dict[str, str], said: str) -> None:
+    for types in (None, ["ai.revor.job.failed"]):
+        sentence = expectation({"config": config, "types": types}, types_given=types is not None)
+        assert (said in sentence) or (said == "has recovered." and "digest" not in sentence)
+
+
+@pytest.mark.parametrize(
     ("types", "sample"),
     [
         (None, "ai.revor.job.failed"),
