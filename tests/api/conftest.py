@@ -2,12 +2,15 @@
 
 import shutil
 from collections.abc import AsyncIterator, Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
+from starlette import routing
 
+from relay.api import app
 from relay.api.app import create_api
 from relay.store import migrations
 from relay.store.store import open_store
@@ -16,6 +19,22 @@ from tests.support.api_world import NOW, World
 from tests.support.store_kit import ReversingCipher
 
 Client = httpx2.AsyncClient
+
+# Thousands of APIs are made here: what is the same for all of them is made once.
+routing.compile_path = cache(routing.compile_path)
+_descriptions: list[tuple[tuple[Any, ...], bytes]] = []
+_openapi_json = app.openapi_json
+
+
+def _described(*given: Any) -> bytes:
+    found = next((description for before, description in _descriptions if before == given), None)
+    if found is None:
+        found = _openapi_json(*given)
+        _descriptions.append((given, found))
+    return found
+
+
+app.openapi_json = _described
 
 
 @pytest.fixture(scope="session")

@@ -2,8 +2,9 @@
 
 import base64
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -13,6 +14,8 @@ import asyncpg
 ALPHABET = "bcdfghjkmnpqrstvwxzBCDFGHJKMNPQRSTVWXZ23456789"
 LEAST_CHARACTERS = 12
 """A shorter text could occur by chance."""
+FRAME = 24 + 4_096
+"""Bytes of a page in SQLite's log, with its head."""
 
 
 def word(length: int = 24) -> str:
@@ -42,6 +45,8 @@ class Canaries:
     """The secrets of one world, by what they are."""
 
     secrets: dict[str, bytes] = field(default_factory=dict)
+    searched: dict[str, dict[str, bool]] = field(default_factory=dict)
+    """By material: the secrets that were sought in it, and whether they were found."""
 
     def add(self, name: str, secret: str | bytes) -> str:
         """Remembers a secret, and returns it as text."""
@@ -61,14 +66,27 @@ class Canaries:
         self.add(f"{name} (raw)", base64.b64decode(text))
         return secret
 
-    def found_in(self, material: bytes) -> set[str]:
-        """The names of the secrets that occur in some form."""
-        return {name for name, raw in self.secrets.items() if any(form in material for form in forms(raw))}
+    def found_in(self, material: bytes, among: Collection[str] | None = None) -> set[str]:
+        """The names of the secrets, or of those of them, that occur in some form."""
+        wanted = self.secrets if among is None else among
+        return {name for name in wanted if any(form in material for form in _distinct_forms(self.secrets[name]))}
+
+
+@cache
+def _distinct_forms(secret: bytes) -> frozenset[bytes]:
+    return frozenset(forms(secret))
 
 
 def of_files(folder: Path, pattern: str) -> dict[str, bytes]:
     """The bytes of the files of a folder."""
-    return {path.name: path.read_bytes() for path in sorted(folder.glob(pattern)) if path.is_file()}
+    found = {path.name: path.read_bytes() for path in sorted(folder.glob(pattern)) if path.is_file()}
+    return {name: _frames(raw) if name.endswith("-wal") else raw for name, raw in found.items()}
+
+
+def _frames(wal: bytes) -> bytes:
+    """SQLite's log without repeated frames: each transaction writes the same pages again."""
+    pages = (wal[at + 24 : at + FRAME] for at in range(32, len(wal), FRAME))
+    return wal[:32] + b"".join(dict.fromkeys(pages))
 
 
 async def of_postgres(url: str) -> dict[str, bytes]:
@@ -90,5 +108,9 @@ def _bytes(value: Any) -> bytes:
 
 
 def leaks(canaries: Canaries, materials: Mapping[str, bytes]) -> list[tuple[str, str]]:
-    """Where which secret occurs."""
-    return sorted((where, name) for where, material in materials.items() for name in canaries.found_in(material))
+    """Where which secret occurs. In materials of an earlier search only new secrets are sought: they are unchanged."""
+    for where, material in materials.items():
+        known = canaries.searched.setdefault(where, {})
+        new = canaries.secrets.keys() - known.keys()
+        known |= dict.fromkeys(new, False) | dict.fromkeys(canaries.found_in(material, new), True)
+    return sorted((where, name) for where, known in canaries.searched.items() for name, found in known.items() if found)

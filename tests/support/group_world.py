@@ -26,7 +26,7 @@ from polling_world import simulate
 BEGINNING = 1_800_000_000.0
 CHANNELS = ("linkedin", "email", "whatsapp")
 PROGRESS = (0.1, 0.5, 0.9)
-HISTORY_JOBS = scaled(200, 600)
+HISTORY_JOBS = scaled(100, 600)
 READ_ENDED = 200
 REQUESTS_PER_JOB = 6.0
 USUAL = Mix()

@@ -36,7 +36,7 @@ from tests.support.postgres_server import PostgresServer
 from tests.support.scale import scaled
 
 SEED = int(os.environ.get("KILL_TEST_SEED", "20260520"))
-KILL_COUNT = int(os.environ.get("KILL_TEST_COUNT", "4"))
+KILL_COUNT = int(os.environ.get("KILL_TEST_COUNT", "2"))
 
 
 TEMPLATE = "kill_template"
