@@ -20,11 +20,13 @@ from relay.core.events import (
     Origin,
     check_attribute,
     from_transition,
+    in_binary_mode,
     job_event_types,
     relay_event,
     render,
 )
 from relay.core.job import JOB_EVENTS, Job, Observation, Problem, Transition, detect, mark_not_found, mark_overdue
+from relay.core.jsontext import dumps
 
 ORIGIN = Origin(
     source="https://revor.ai/api/v1/outreach/jobs",
@@ -411,3 +413,21 @@ def test_reserved_names_are_the_spec_s() -> None:
     assert set(document) - RESERVED == {
         *("sequence", "partitionkey", "account", "channel", "action", "status", "previousstatus")
     }
+
+
+@pytest.mark.parametrize(
+    ("value", "header"),
+    [
+        ("Euro € \N{GRINNING FACE}", "Euro%20%E2%82%AC%20%F0%9F%98%80"),  # the example of the specification
+        ('100 % "x"~!', "100%20%25%20%22x%22~!"),
+        (True, "true"),
+        (False, "false"),
+        (-7, "-7"),
+    ],
+)
+def test_attribute_in_binary_mode(value: object, header: str) -> None:
+    body = dumps({"id": "evt_1", "datacontenttype": "application/json", "extra": value, "data": {"n": 2**70}})
+    event = Event(id="evt_1", source="/s", type="t", subject=None, time=1.0, recorded_at=1.0, body=body)
+    headers, data = in_binary_mode(event)
+    assert headers == (("Content-Type", "application/json"), ("ce-id", "evt_1"), ("ce-extra", header))
+    assert data == b'{"n":1180591620717411303424}'
