@@ -38,7 +38,7 @@ MAX_RETRIES = 50
 MAX_METADATA_KEYS = 5
 MAX_DIGEST_SECONDS = 86_400
 MAX_BATCH_EVENTS = 1_000
-MAX_BATCH_SECONDS = 3_600.0
+MAX_BATCH_SECONDS = 900.0
 
 Method = Literal["POST", "PUT", "PATCH"]
 ContentMode = Literal["structured", "binary", "batch"]
