@@ -2,8 +2,13 @@
 
 import pytest
 
+from relay.core.subscription import Subscription
+from subscribers import registry
+from subscribers.base import RenderContext
+from subscribers.job_wording import job_details
 from subscribers.words import one_line, without_addresses
-from tests.support.hostile_texts import TEXTS, unseen
+from tests.support.hostile_texts import TEXTS, events_with, unseen
+from tests.support.slack_check import check_message
 
 
 def test_neutral_text_has_one_line_and_nothing_unseen() -> None:
@@ -56,3 +61,18 @@ def test_a_name_stays_as_its_owner_writes_it(name: str) -> None:
 )
 def test_what_nobody_sees_becomes_a_space(text: str, shown: str) -> None:
     assert one_line(text) == shown
+
+
+def test_selected_metadata_is_text_and_nothing_else() -> None:
+    slack = registry.kind_named("slack")
+    for turn, text in enumerate(TEXTS):
+        subscription = Subscription(
+            id="sub_1",
+            sink="https://hooks.slack.com/services/T0/B0/one",
+            kind="slack",
+            options={"metadata_keys": [text, "deal", "url"]},
+        )
+        event = next(events_with(text, part=turn % 10, parts=10))
+        for label, value in job_details(event, subscription.options["metadata_keys"]):
+            assert unseen(label) == unseen(value) == []
+        check_message(slack.render(event, subscription, RenderContext()).body)

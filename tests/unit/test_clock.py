@@ -1,11 +1,11 @@
-"""A followed clock does not change when the machine's clock is set."""
+"""Clocks: one that follows another does not change when the machine's clock is set. Times where people are."""
 
 import time
 
 import pytest
 import time_machine
 
-from relay.clock import FollowedClock, steady_clock
+from relay.clock import MAX_EPOCH_SECONDS, FollowedClock, local_time, steady_clock, time_zones, zone_named
 
 
 class Steady:
@@ -47,3 +47,45 @@ def test_reading_changes_a_followed_clock_only_as_far_as_it_contradicts_it(
     assert followed.now() == 100.0 + ahead
     steady.now += 7.0
     assert followed.now() == 107.0 + ahead
+
+
+@pytest.mark.parametrize(
+    ("zone", "text"),
+    [
+        ("UTC", "2026-05-20 10:00:08 UTC"),
+        ("Europe/Paris", "2026-05-20 12:00:08 CEST"),
+        ("America/Sao_Paulo", "2026-05-20 07:00:08 UTC-03"),
+        ("Asia/Kathmandu", "2026-05-20 15:45:08 UTC+05:45"),
+        ("Pacific/Kiritimati", "2026-05-21 00:00:08 UTC+14"),
+    ],
+)
+def test_time_is_shown_where_people_are(zone: str, text: str) -> None:
+    assert local_time(1779271207.9999, zone_named(zone)) == text
+    assert zone in time_zones()
+
+
+def test_end_of_time_is_shown_in_any_zone() -> None:
+    assert local_time(MAX_EPOCH_SECONDS, zone_named("Pacific/Kiritimati")).startswith("9999-12-31 ")
+    assert local_time(0.0, zone_named("America/New_York")) == "1969-12-31 19:00:00 EST"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        "Europe",
+        "utc",
+        "Mars/Base",
+        "../etc/passwd",
+        "/etc/passwd",
+        "localtime",
+        "posixrules",
+        "\0",
+        "\ud800",
+        "x" * 5000,
+    ],
+)
+def test_name_that_is_no_time_zone_everywhere_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="is not a time zone"):
+        zone_named(name)
+    assert name not in time_zones()
