@@ -84,7 +84,8 @@ class HandshakeStore:
         self._database = database
         self._outbox = outbox
         self._cipher = cipher
-        self._awaits, self._ends = each(self._await_consent), each(self._end_handshake)
+        self._awaits = each(self._await_consent)
+        self._ends = each(self._end_handshake)
         self._waives = each(self._waive_consent)
 
     async def await_consent(self, subscriptions: Sequence[Subscription], now: float) -> None:

@@ -29,7 +29,8 @@ ALLOWED = {
     "viewer": {
         operation.id
         for operation in OPERATIONS
-        if operation.scopes is PUBLIC or (operation.method == "GET" and operation.scopes is not ADMINS)
+        if operation.scopes in (PUBLIC, READS_SUBSCRIPTIONS)
+        or (operation.method == "GET" and operation.scopes is not ADMINS)
     },
     "crm": {
         operation.id

@@ -109,7 +109,7 @@ async def test_an_id_with_nul_reaches_no_database(client, path):
         ("GET", "/v1/jobs/batch", "POST"),
         ("PATCH", "/v1/subscriptions/sub_1", "DELETE, GET, HEAD, PUT"),
         ("POST", "/v1/events", "GET, HEAD"),
-        ("POST", "/v1/subscriptions/preview", "DELETE, GET, HEAD, PUT"),
+        ("GET", "/v1/subscriptions/sub_1/replay", "POST"),
         ("POST", "/livez", "GET, HEAD"),
         ("OPTIONS", "/v1/jobs", "GET, HEAD, POST"),
         ("TRACE", "/v1/jobs/a", "DELETE, GET, HEAD"),

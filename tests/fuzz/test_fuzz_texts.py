@@ -16,7 +16,7 @@ from relay.core.filters import known_types
 from relay.core.job import JOB_EVENTS, Job, Observation, Problem, Transition
 from relay.core.samples import sample_event
 from relay.core.subscription import Subscription
-from subscribers import slack, wording
+from subscribers import slack_blocks, wording
 from subscribers.base import RenderContext
 from subscribers.registry import kind_named
 from tests.support.fuzz_kit import JSON_VALUES, TEXTS, VALUES, fuzzed, whole, written
@@ -73,18 +73,22 @@ LINK = re.compile(r"\n<https?://(?:[!-%'-;=?-{}~]|&amp;)+\|Open in [^<>|\n]+>\Z"
 def check_message(event: Event, context: RenderContext) -> None:
     """Slack's limits and models accept the message, and user text cannot add markup."""
     payload = orjson.loads(KIND.render(event, SUBSCRIPTION, context).body)
-    assert 1 <= len(payload["text"]) <= slack.SECTION_CHARACTERS
+    assert 1 <= len(payload["text"]) <= slack_blocks.SECTION_CHARACTERS
     blocks = Block.parse_all(payload["blocks"])
-    assert [block.type for block in blocks if block] == ["section", *["context"] * (len(blocks) - 1)]
+    types = [block.type for block in blocks if block]
+    headed = types[0] == "header"
+    assert types[headed:] == ["section", *["context"] * (len(blocks) - 1 - headed)]
     for block in blocks:
         assert block is not None
         block.validate_json()
-    section, *footers = payload["blocks"]
+    section, *footers = payload["blocks"][headed:]
+    if headed:
+        assert payload["blocks"][0]["text"]["type"] == "plain_text"
     fields = [field["text"] for field in section.get("fields", [])]
     elements = [element["text"] for footer in footers for element in footer["elements"]]
     assert len(fields) <= 10
     assert 1 <= len(footers) <= 2
-    assert all(1 <= len(text) <= slack.FIELD_CHARACTERS for text in (*fields, *elements))
+    assert all(1 <= len(text) <= slack_blocks.FIELD_CHARACTERS for text in (*fields, *elements))
     said = LINK.sub("", section["text"]["text"])
     parts = [part for label, _, value in (text.partition("\n") for text in fields) for part in (label[1:-1], value)]
     for text in (payload["text"], said, *elements, *parts):
@@ -160,7 +164,7 @@ def test_what_any_event_says(
 def test_one_line_of_text(text: str) -> None:
     assert len(wording.one_line(text, 80)) <= 80
     assert not re.search(r"[\n\r]|[^\s@]@[^\s@]", wording.without_addresses(text))
-    escaped = slack.escape(text)
+    escaped = slack_blocks.escape(text)
     shown = escaped.replace("\u2060", "").replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&")
     assert shown == text.replace("\u2060", "")
 

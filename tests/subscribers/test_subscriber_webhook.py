@@ -171,7 +171,7 @@ def test_url_is_shown_without_its_secrets(url: str, shown: str) -> None:
         ("https://hooks.slack-gov.com/services/T0/B0/x", "slack"),
         ("https://hooks.slack.com.evil.example/services", "webhook"),
         ("https://evil.example/?u=https://hooks.slack.com/", "webhook"),
-        ("https://slack.com/", "webhook"),
+        ("https://slack.com/", "slack"),
         ("https://x.example/", "webhook"),
         ("https://[::1", "webhook"),
         ("", "webhook"),
