@@ -81,7 +81,16 @@ def _root(version: bool = typer.Option(False, "--version", help="Print the versi
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command line and exits. Exit code 0: success, 1: failure, 2: wrong settings or usage."""
+    _open_missing_streams()
     sys.exit(run(sys.argv[1:] if arguments is None else arguments))
+
+
+def _open_missing_streams() -> None:
+    """Opens the standard streams that the caller has closed, as in `relay … <&-`: Python has None in their place, which
+    nothing expects."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 - open until the end
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -42,10 +42,10 @@ def _credential(path: str | None) -> Any:
         with sys.stdin.buffer if path == "-" else Path(path).open("rb") as file:
             return loads(file.read(MAX_CREDENTIAL_BYTES))
     except OSError as error:
-        raise UsageError(f"--credential {path}: {error.strerror}") from None
+        raise UsageError(f"--credential {path:.200}: {error.strerror}") from None
     except ValueError:
         example = '{"credentialtype": "ACCESSTOKEN", "accesstoken": "…"}'
-        raise UsageError(f"--credential {path} is not JSON. Write it like {example}") from None
+        raise UsageError(f"--credential {path:.200} is not JSON. Write it like {example}") from None
 
 
 def _json(option: str, text: str, example: str) -> Any:

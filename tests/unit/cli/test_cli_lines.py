@@ -1,6 +1,7 @@
 """The command line as a user sees it: exit codes, one line per error, and no traceback."""
 
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -180,3 +181,15 @@ def test_migrate_names_the_process_that_holds_the_database(capsys: pytest.Captur
     err = capsys.readouterr().err
     assert err.count("\n") == 1
     assert re.search(r"pid \d+", err)
+
+
+@pytest.mark.parametrize("option", ["--filters", "--template", "--credential"])
+def test_closed_input_is_like_an_empty_one(
+    option: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stdin", None)
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["subscriptions", "preview", "https://a.example/", option, "-"])
+    assert ended.value.code == 2
+    assert f"{option} - is not JSON" in capsys.readouterr().err
+    sys.stdin.close()
