@@ -1,5 +1,6 @@
 """Limits on requests: body size, nesting, and what open requests hold, in total and for each caller."""
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -237,6 +238,8 @@ class Admission:
         self.waits = ConcurrencyLimit("waiting requests", MAX_WAITS, MAX_WAITS_OF_CALLER, code=streams)
         self.tests = ConcurrencyLimit("tests of subscriptions", MAX_TESTS, MAX_TESTS_OF_CALLER)
         self.previews = ConcurrencyLimit("previews", MAX_PREVIEWS, MAX_PREVIEWS_OF_CALLER)
+        self.previewing = asyncio.Lock()
+        """Held by the preview that computes. Other requests have their turn between two previews."""
         self.batches = ConcurrencyLimit("batches", MAX_BATCHES, MAX_BATCHES_OF_CALLER)
         self.erasures = ConcurrencyLimit("erasures", MAX_ERASURES, MAX_ERASURES_OF_CALLER)
         self.verifications = ConcurrencyLimit("verifications of the audit", 1, 1)

@@ -43,6 +43,25 @@ async def test_a_sample_is_shown_as_it_would_be_sent(client, world):
     assert (metadata["deal"], metadata["size"], metadata["sample"]) == ("the one", 5, True)
 
 
+async def test_previews_compute_one_at_a_time_and_a_token_has_few_of_them(client, monkeypatch):
+    computing, most = 0, 0
+
+    async def slow(call, matcher):
+        nonlocal computing, most
+        computing += 1
+        most = max(most, computing)
+        await asyncio.sleep(0)
+        computing -= 1
+        return await recent(call, matcher)
+
+    recent = previews._recent
+    monkeypatch.setattr(previews, "_recent", slow)
+    body = {"subscription": {"sink": HOOK}}
+    answers = await asyncio.gather(*(client.post("/v1/subscriptions/preview", json=body) for _ in range(12)))
+    assert most == 1
+    assert sorted(one.status_code for one in answers) == [200] * 4 + [429] * 8
+
+
 async def test_nothing_is_sent_or_stored(client, world):
     id = await a_subscription(client)
     before = await world.store.database.read(_everything)
