@@ -44,6 +44,8 @@ MAX_COMPARED = 20
 """Attributes in one filter."""
 MAX_OPERAND_CHARACTERS = 1_024
 MAX_FILTER_ERRORS = 20
+MAX_EVALUATION_SECONDS = 0.025
+"""Estimated time for the expressions of one subscription and one event."""
 _DIFFERS = {"exact": "not", "prefix": "which does not begin with", "suffix": "which does not end with"}
 _MAX_TOLD = 3
 """Filters of an `any` that an explanation goes through."""
@@ -60,9 +62,10 @@ class EventView:
     data        its data; None if it has none
     body        the event in JSON
     prepared    what an expression language has made of it, for the next expression of that language
+    limit_seconds  estimated time that one expression may take
     """
 
-    __slots__ = ("attributes", "body", "data", "prepared")
+    __slots__ = ("attributes", "body", "data", "limit_seconds", "prepared")
 
     def __init__(self, body: bytes) -> None:
         attributes: dict[str, Any] = loads(body)
@@ -71,6 +74,7 @@ class EventView:
         self.attributes: Mapping[str, Any] = attributes
         self.body = body
         self.prepared: Any = None
+        self.limit_seconds = MAX_EVALUATION_SECONDS
 
 
 class ExpressionRefused(ValueError):
@@ -115,20 +119,35 @@ class _Filter(NamedTuple):
 
 
 class Filters:
-    """The filters of a subscription. Equal only to itself, so that results can be kept by it."""
+    """The filters of a subscription. Equal only to itself, so that results can be kept by it.
 
-    __slots__ = ("_filters",)
+    expressions  the number of expressions in them
+    """
 
-    def __init__(self, filters: Sequence[_Filter]) -> None:
+    __slots__ = ("_filters", "expressions")
+
+    def __init__(self, filters: Sequence[_Filter], expressions: int = 0) -> None:
         self._filters = tuple(filters)
+        self.expressions = expressions
 
-    def passes(self, view: EventView, failed: Callable[[ExpressionFailed], object] = lambda failure: None) -> bool:
-        """True if they let the event through. `failed` is told of each expression that fails."""
+    def passes(
+        self,
+        view: EventView,
+        failed: Callable[[ExpressionFailed], object] = lambda failure: None,
+        limit_seconds: float = MAX_EVALUATION_SECONDS,
+    ) -> bool:
+        """True if they let the event through.
+
+        failed         is told of each expression that fails
+        limit_seconds  estimated time that all expressions together may take: each gets the same part of it
+        """
+        view.limit_seconds = limit_seconds / max(self.expressions, 1)
         return all(_is_true(one, view, failed) for one in self._filters)
 
     def why_not(self, view: EventView) -> str | None:
         """Which filter is false and why, such as `exact /filters/0: channel is "email", not "linkedin"`; None if none
         is."""
+        view.limit_seconds = MAX_EVALUATION_SECONDS / max(self.expressions, 1)
         return next(filter(None, (_why_false(one, view) for one in self._filters)), None)
 
 
@@ -188,7 +207,7 @@ class _Parser:
         found = self._several(documents, pointer, 1)
         if self._errors:
             raise FiltersRefused(self._errors)
-        return Filters(found)
+        return Filters(found, self._expressions)
 
     def _refuse(self, pointer: str, code: str, detail: str) -> None:
         self._errors.append(FieldError(pointer=pointer, code=code, detail=detail))

@@ -205,7 +205,7 @@ class Dispatcher:
                     job_event=event.job_uid is not None,
                     owner=event.owner,
                 )
-                and (filters is None or evaluations[place].passes(filters))
+                and (filters is None or evaluations[place].passes(filters, target.subscription.owner))
                 for place, event in enumerate(events)
             )
             if wanted:

@@ -1,7 +1,7 @@
 """Filters in CEL: compiled once, and refused where one evaluation could take long.
 
 CEL has no limit of cost. So an expression has at most MAX_CHARACTERS characters, one level of macros and only literal
-regular expressions, and each evaluation is estimated before it starts: it never exceeds MAX_COST_SECONDS by much.
+regular expressions, and each evaluation is estimated before it starts: it never exceeds its limit by much.
 Language: github.com/google/cel-spec, langdef.md; of its functions those in FUNCTIONS and METHODS.
 """
 
@@ -20,9 +20,8 @@ from relay.core.filters import EventView, Expression, ExpressionFailed, Expressi
 MAX_CHARACTERS = 1_024
 MAX_BRACKETS = 24
 """Brackets within brackets. The parser recurses."""
-MAX_COST_SECONDS = 0.025
 MAX_REGEX_SECONDS = 0.005
-"""To compile one regular expression, which happens at each evaluation."""
+"""To compile the regular expressions of an expression, which happens at each evaluation."""
 
 MACROS = frozenset(("all", "exists", "exists_one", "map", "filter"))
 FUNCTIONS = frozenset(
@@ -47,8 +46,12 @@ METHODS = frozenset(
 
 # Nanoseconds, as measured on a slow machine, rounded up.
 _TOKEN = 250
-_ELEMENT = 65
+_ELEMENT = 200
 """To copy an element of a list or map; a byte of a text costs less than one."""
+_CONTAINER = 400
+"""To copy a list or map, without its elements."""
+_COUNTED_BELOW = 500
+"""An event with fewer commas and brackets has at most so many elements: they are not counted one by one."""
 _COLLECTED = 50
 """For each element of the result of `map` and `filter`, times each element: each one is added to a new copy."""
 _REGEX_STEP = 4
@@ -154,8 +157,8 @@ class _Prepared:
     """An event as CEL reads it, converted once for all expressions that read the same of it."""
 
     def __init__(self, view: EventView) -> None:
-        self.elements = view.body.count(b",") + 1
-        self.data_size = len(view.body) + _ELEMENT * self.elements
+        self.elements, containers = _counted(view)
+        self.data_size = len(view.body) + _ELEMENT * self.elements + _CONTAINER * containers
         self.attribute_size = max((len(str(value)) for value in view.attributes.values()), default=0)
         self._view = view
         self._contexts: dict[_Uses, Any] = {}
@@ -169,6 +172,23 @@ class _Prepared:
             read = {name: attributes[name] for name in uses.attributes if name in attributes}
             found = self._contexts[uses] = _guarded(_library().Context, {**read, "data": data})
         return found
+
+
+def _counted(view: EventView) -> tuple[int, int]:
+    """The number of elements in the data of an event, and of lists and maps, or a little more than that. Texts count as
+    one each: whoever writes many commas into one must not make an expression too costly."""
+    body = view.body
+    commas, containers = body.count(b","), body.count(b"[") + body.count(b"{")
+    if commas + containers < _COUNTED_BELOW:
+        return commas + containers + 1, containers
+    elements = containers = 0
+    level = [view.data]
+    while level:
+        level = [one for one in level if type(one) is list or type(one) is dict]
+        containers += len(level)
+        level = [child for one in level for child in (one.values() if type(one) is dict else one)]
+        elements += len(level)
+    return elements, containers
 
 
 def compile_cel(text: str) -> Expression:
@@ -191,14 +211,13 @@ def missing_extra() -> str | None:
 
 
 def _expression(program: Any, uses: _Uses, whole: _Part, macros: Sequence[_Macro]) -> Expression:
-    limit = int(MAX_COST_SECONDS * 1e9)
-
     def evaluate(view: EventView) -> bool:
         event = view.prepared
         if event is None:
             event = view.prepared = _Prepared(view)
-        if whole.cost(event) + sum(macro.cost(event) for macro in macros) > limit:
-            detail = f"it could take more than {MAX_COST_SECONDS * 1e3:.0f} ms for an event of {len(view.body):,} bytes"
+        if whole.cost(event) + sum(macro.cost(event) for macro in macros) > view.limit_seconds * 1e9:
+            limit = f"{view.limit_seconds * 1e3:.3g} ms"
+            detail = f"it could take more than {limit} for an event of {len(view.body):,} bytes"
             raise ExpressionFailed("too_costly", detail)
         result = _guarded(program.execute, event.context(uses))
         if result is True or result is False:
@@ -281,6 +300,7 @@ class _Reader:
         self._tokens = [token for token in tokens if token.kind != "space"]
         self._pairs = self._brackets()
         self._macros: list[_Macro] = []
+        self._regex_cost = 0
         self.uses = _Uses(frozenset(), None)
 
     def read(self, program: Any) -> tuple[_Part, list[_Macro]]:
@@ -406,7 +426,7 @@ class _Reader:
             self._refuse(token, detail, code)
 
     def _regex(self, place: int) -> tuple[int, int]:
-        """What the regular expression of a call costs. Refuses one that is not literal, wrong or large."""
+        """What the regular expression of a call costs. Refuses one that is not literal, wrong or large, or too many."""
         literal = self._tokens[place + 2]
         if literal.kind != "string" or not self._is(place + 3, ")"):
             self._refuse(literal, "a literal regular expression is expected")
@@ -414,10 +434,10 @@ class _Reader:
         if not isinstance(pattern, str):
             self._refuse(literal, "a regular expression is expected, not bytes")
         cost, states = regex_cost(pattern)
-        if cost > MAX_REGEX_SECONDS * 1e9:
-            self._refuse(
-                literal, r"the regular expression is too large: use fewer repetitions, and [a-z] instead of \w"
-            )
+        self._regex_cost += cost
+        if self._regex_cost > MAX_REGEX_SECONDS * 1e9:
+            which = "regular expression is" if cost == self._regex_cost else "regular expressions up to here are"
+            self._refuse(literal, rf"the {which} too large: use fewer repetitions, and [a-z] instead of \w")
         try:
             _guarded(_compiled(f'"".matches({literal.text})').execute, {})
         except ExpressionFailed:

@@ -10,6 +10,7 @@ import structlog
 
 from relay.core.events import Event
 from relay.core.filters import (
+    MAX_EVALUATION_SECONDS,
     EventView,
     ExpressionFailed,
     FailureReason,
@@ -26,6 +27,9 @@ from relay.expressions.cel import compile_cel, missing_extra
 MAX_PARSED = 10_000
 MAX_REMEMBERED = 2_000
 """Events whose results are kept, from when slots are reserved for them until they are recorded."""
+MAX_EVENT_SECONDS = 0.2
+"""Estimated time for one event and the expressions of the subscriptions of one owner. It is divided among the distinct
+filters of that owner: whoever makes many expensive ones makes only these fail."""
 
 log = structlog.get_logger("relay.filters")
 
@@ -42,20 +46,26 @@ class Evaluation:
     """The filters of one event. It is read only if a result is not known yet."""
 
     def __init__(
-        self, event: Event, results: dict[Filters, bool], failed: Callable[[ExpressionFailed], object]
+        self,
+        event: Event,
+        results: dict[tuple[Filters, float], bool],
+        failed: Callable[[ExpressionFailed], object],
+        limit_seconds: Callable[[str | None], float],
     ) -> None:
         self._event = event
         self._results = results
         self._failed = failed
+        self._limit_seconds = limit_seconds
         self._view: EventView | None = None
 
-    def passes(self, filters: Filters) -> bool:
-        """True if these filters let the event through."""
-        known = self._results.get(filters)
+    def passes(self, filters: Filters, owner: str | None) -> bool:
+        """True if these filters, of a subscription of this owner, let the event through."""
+        limit = self._limit_seconds(owner) if filters.expressions else 0.0
+        known = self._results.get((filters, limit))
         if known is None:
             if self._view is None:
                 self._view = EventView(self._event.body)
-            known = self._results[filters] = filters.passes(self._view, self._failed)
+            known = self._results[filters, limit] = filters.passes(self._view, self._failed, limit)
         return known
 
 
@@ -68,7 +78,20 @@ class EventFilters:
     def __init__(self) -> None:
         self.on_failure: Callable[[FailureReason], object] = lambda reason: None
         self._parsed: dict[bytes, Filters] = {}
-        self._results: dict[str, dict[Filters, bool]] = {}
+        self._results: dict[str, dict[tuple[Filters, float], bool]] = {}
+        self._limits: dict[str | None, float] = {}
+
+    def divide(self, subscriptions: Iterable[Subscription]) -> None:
+        """Divides the time for an event among the filters of each owner. `subscriptions`: all that there are."""
+        found: dict[str | None, set[Filters]] = {}
+        for one in subscriptions:
+            filters = self.parsed(one.filters)
+            if filters is not None and filters.expressions:
+                found.setdefault(one.owner, set()).add(filters)
+        self._limits = {owner: min(MAX_EVENT_SECONDS / len(of), MAX_EVALUATION_SECONDS) for owner, of in found.items()}
+
+    def _limit_seconds(self, owner: str | None) -> float:
+        return self._limits.get(owner, MAX_EVALUATION_SECONDS)
 
     def parsed(self, documents: Sequence[Mapping[str, Any]]) -> Filters | None:
         """The filters of a subscription, the same object for the same filters; None: it has none. Those that this node
@@ -95,7 +118,7 @@ class EventFilters:
             if len(self._results) >= MAX_REMEMBERED:
                 self._results.clear()
             results = self._results.setdefault(event.id, {})
-        return Evaluation(event, results, self._count)
+        return Evaluation(event, results, self._count, self._limit_seconds)
 
     def lets_through(self, filters: Filters | None, body: bytes) -> bool:
         """True if an event passes. The result is not kept: for events that are looked at once."""

@@ -179,7 +179,7 @@ class Outbox:
         if event is None:
             row = run(connection, EVENT_OF_INCIDENT, incident=incident.id, type=type).one_or_none()
             event = None if row is None else event_from(row)
-        return event is not None and every.of(event).passes(filters)
+        return event is not None and every.of(event).passes(filters, subscription.owner)
 
 
 @lru_cache(maxsize=MAX_CACHED)

@@ -164,7 +164,7 @@ class SubscriptionCache:
         if not every.filtered:
             return every.plain
         evaluation = self.filters.of(event)
-        passing = (several for filters, several in every.filtered if evaluation.passes(filters))
+        passing = (several for filters, several in every.filtered if evaluation.passes(filters, several[0].owner))
         return every.plain + tuple(chain.from_iterable(passing))
 
     def _by_filters(self, subscriptions: Iterable[Subscription]) -> _Matching:
@@ -191,6 +191,7 @@ class SubscriptionCache:
         if self._all is None:
             listed = connection.execute(MATCHED_BY.where(text("callback = 0")))
             self._all = {row.id: matching_fields(row) for row in listed}
+            self.filters.divide(self._all.values())
             self._by_kind.clear()
             self._callbacks.clear()
             self._has_callbacks = bool(run(connection, ANY_CALLBACK).scalar_one())

@@ -68,9 +68,11 @@ def evaluated(monkeypatch: pytest.MonkeyPatch) -> list[Filters]:
     found: list[Filters] = []
     passes = Filters.passes
 
-    def counted(self: Filters, view: EventView, failed: Callable[..., object] = lambda failure: None) -> bool:
+    def counted(
+        self: Filters, view: EventView, failed: Callable[..., object] = lambda failure: None, limit: float = 1
+    ) -> bool:
         found.append(self)
-        return passes(self, view, failed)
+        return passes(self, view, failed, limit)
 
     monkeypatch.setattr(Filters, "passes", counted)
     return found
@@ -119,7 +121,7 @@ async def test_what_was_evaluated_for_a_reservation_is_not_evaluated_again(
     event = event_of(uid, 1, "queued")
     filters = store.filters.parsed(made.filters)
     assert filters is not None
-    assert store.filters.of(event).passes(filters)
+    assert store.filters.of(event).passes(filters, made.owner)
     recorded = await store.jobs.record(poll(uid, 0, "queued", events=[event], lease=lease("sub_1")))
     assert [one.subscription_id for one in recorded.claimed] == ["sub_1"]
     assert evaluated == [filters]
@@ -308,3 +310,25 @@ async def test_changed_filters_begin_anew_with_incidents(store: Store) -> None:
     await store.subscriptions.replace(replace(chat, filters=(LINKEDIN,)), NOW + 10)
     await fail(store, "b", now=NOW + 20)  # it was not told of this incident: its filters held it back
     assert [row["state"] for row in await deliveries(store, "sub_chat")] == ["pending", "pending"]
+
+
+async def test_expensive_filters_of_one_owner_share_the_time_for_an_event_and_cost_no_other_owner_its_events(
+    store: Store,
+) -> None:
+    pytest.importorskip("cel")
+    costly = " || ".join(["data.metadata.deal == {}"] * 20)  # a millisecond for this event
+    failures: list[str] = []
+    store.filters.on_failure = failures.append
+    for number in range(100):
+        filters = ({"cel": costly.replace("{}", str(number)) + " || true"},)
+        await store.subscriptions.create(subscription(f"sub_{number}", filters=filters, owner="revor/default"))
+    await store.subscriptions.create(subscription("sub_other", filters=filters))
+    await store.subscriptions.create(subscription("sub_cheap", filters=({"cel": "true"},), owner="revor/default"))
+    uid = await track(store)
+    body = {"id": "e", "source": SOURCE, "type": FAILED, "data": {"metadata": {"deal": 42, "list": [[1]] * 200}}}
+    event = job_event(uid, 1, "failed", body=orjson.dumps(body), owner="revor/default")
+    await store.jobs.record(poll(uid, 0, "failed", events=[event]))
+    assert await got(store, "sub_other") == [1]  # its owner has one filter
+    assert await got(store, "sub_cheap") == [1]
+    assert await got(store, "sub_7") == []
+    assert failures == ["too_costly"] * 100

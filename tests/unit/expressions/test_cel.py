@@ -301,6 +301,36 @@ def test_what_could_take_long_is_a_failure_that_says_so() -> None:
     assert "more than 25 ms for an event of" in str(error)
 
 
+@pytest.mark.parametrize("pattern", [r"\w{6}", "[a-z]{300}", r"\b\w{4}\b", "[^a]{450}"])
+def test_many_regular_expressions_are_refused_before_they_are_compiled(pattern: str) -> None:
+    one = f"channel.matches(r'{pattern}')"
+    assert compile_cel(one)(EVENT) in (True, False)
+    began = time.process_time()
+    with pytest.raises(ExpressionRefused, match=r"line 1, column .*regular expressions up to here are too large"):
+        compile_cel(" || ".join([one] * 24))
+    assert time.process_time() - began < 0.2  # compiling all of them takes half a second
+
+
+@pytest.mark.parametrize(
+    "value",
+    [[[[[[1]]]]] * 2_500, [{"a": {"b": {"c": 1}}}] * 1_500, [{"a": 1}] * 4_000, [[1, "x"]] * 2_500],
+    ids=["lists", "deep maps", "maps", "pairs"],
+)
+def test_lists_and_maps_count_by_what_copying_them_takes(value: object) -> None:
+    event = view({"value": value})
+    expression = compile_cel(" || ".join(["size(data.value) == 0"] * 38))
+    began = time.thread_time()
+    with pytest.raises(ExpressionFailed, match="it could take more than 25 ms"):  # it took 100
+        expression(event)
+    assert time.thread_time() - began < 0.025
+
+
+def test_a_text_full_of_commas_and_brackets_makes_no_expression_too_costly() -> None:
+    event = view({"metadata": {"deal": 42}, "text": "[{," * 20_000})
+    many = " && ".join(["data.metadata.deal > 40", "has(data.metadata.deal)"] * 15)
+    assert compile_cel(many)(event) is True
+
+
 def test_a_long_expression_is_cheap_enough_for_the_largest_event() -> None:
     largest = view({"metadata": {"deal": 42, "tags": ["vip"] * 2_000}, "text": "a" * 50_000})
     assert len(largest.body) > 60_000
