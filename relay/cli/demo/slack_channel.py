@@ -64,6 +64,8 @@ def read_message(payload: Mapping[str, Any]) -> Message:
             for one in block.get("fields", ()):
                 label = _BOLD.match(one["text"])
                 pairs.append((_shown(label[1]) if label else "", _shown(_BOLD.sub("", one["text"]))))
+    if not said:
+        raise ValueError("a message without a text")
     return Message(title="\n".join(said), fields=tuple(pairs), footer=" · ".join(small))
 
 
