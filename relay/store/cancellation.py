@@ -2,14 +2,17 @@
 
 from sqlalchemy.engine import Connection
 
+from relay.store.attempt_results import promote_heads
 from relay.store.group_commit import alone, each
 from relay.store.outbox import lock_jobs
 from relay.store.statements import SQLITE, json_list, run, sql
 from relay.store.tables import OPEN_DELIVERY
 
+# A subscription that was declared again, under its old id, keeps what it has got since.
+_OLD = "(created_at <= :now OR NOT EXISTS (SELECT 1 FROM subscriptions AS again WHERE again.id = :id))"
 # Some heads of a subscription.
-HEADS_OF_SUBSCRIPTION = """
-SELECT id, job_uid FROM deliveries WHERE state = 'pending' AND subscription_id = :id LIMIT :count
+HEADS_OF_SUBSCRIPTION = f"""
+SELECT id, job_uid FROM deliveries WHERE state = 'pending' AND subscription_id = :id AND {_OLD} LIMIT :count
 """
 # Locks heads and their open followers, before their jobs: a follower can have become a head since.
 LOCK_HEADS = sql(
@@ -28,19 +31,20 @@ CANCEL_HEADS = sql(f"{_CANCEL} WHERE id IN $json_values(ids) AND {OPEN_DELIVERY}
 # Cancels the open followers of these jobs for a subscription.
 CANCEL_FOLLOWERS = sql(
     f"""{_CANCEL}
-WHERE job_uid IN $json_values(job_uids) AND subscription_id = :id AND {OPEN_DELIVERY}
+WHERE job_uid IN $json_values(job_uids) AND subscription_id = :id AND {OPEN_DELIVERY} AND {_OLD}
 """
 )
 CANCEL_CHUNK = 500
 
 
 def cancel(connection: Connection, subscription_id: str, now: float) -> int:
-    """Cancels some heads of a subscription with their followers. Returns the number of heads.
+    """Cancels some heads of a subscription that was removed by `now`, with their followers. Returns the number of
+    heads.
 
     Locks first the deliveries, then their jobs, as the end of an attempt does, so that followers being recorded or
     promoted are seen.
     """
-    heads = run(connection, HEADS_OF_SUBSCRIPTION, id=subscription_id, count=CANCEL_CHUNK).all()
+    heads = run(connection, HEADS_OF_SUBSCRIPTION, id=subscription_id, now=now, count=CANCEL_CHUNK).all()
     if heads:
         ids = json_list([row.id for row in heads])
         job_uids = sorted({row.job_uid for row in heads if row.job_uid is not None})
@@ -49,6 +53,8 @@ def cancel(connection: Connection, subscription_id: str, now: float) -> int:
         lock_jobs(connection, job_uids)
         run(connection, CANCEL_HEADS, ids=ids, now=now)
         run(connection, CANCEL_FOLLOWERS, job_uids=json_list(job_uids), id=subscription_id, now=now)
+        pairs = [(job_uid, subscription_id) for job_uid in job_uids]
+        promote_heads(connection, pairs, pairs, now)  # of a subscription that was declared again
     return len(heads)
 
 

@@ -190,6 +190,31 @@ async def test_a_removal_cancels_a_long_backlog_in_pieces(store: Store) -> None:
     assert "cancelled" not in await states(store, "sub_2")
 
 
+async def test_a_subscription_declared_again_keeps_what_it_got_while_the_old_one_is_cancelled(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    declared = subscription("crm")
+    await store.subscriptions.create(declared)
+    uid = await track(store, "old")
+    await store.jobs.record(poll(uid, 0, "failed"))
+    cancel_all = store.subscriptions._cancel_all
+
+    async def first_declared_again(id: str, now: float) -> None:
+        await store.subscriptions.create(replace(declared, created_at=now + 1))
+        await store.jobs.record(poll(uid, 1, "failed", now=now + 2))
+        await store.jobs.record(poll(await track(store, "new"), 0, "failed", now=now + 2))
+        await cancel_all(id, now)
+
+    monkeypatch.setattr(store.subscriptions, "_cancel_all", first_declared_again)
+    await store.subscriptions.remove("crm", NOW + 1)
+    found = await rows(store, "SELECT state, created_at FROM deliveries ORDER BY created_at, id")
+    assert [(row["state"], row["created_at"]) for row in found] == [
+        ("cancelled", NOW),
+        ("pending", NOW + 3),
+        ("pending", NOW + 3),
+    ]
+
+
 async def stored_bytes(store: Store) -> bytes:
     """Everything the database stores, as stored: every row, and SQLite's files."""
     found: list[bytes] = []
