@@ -124,11 +124,14 @@ FRESH, MANUAL = "priority < 2", "priority = 2"
 
 def _promotion(chain: str) -> Sql:
     """Makes the first open delivery of each (job, subscription) pending if it is blocked: one index seek per pair.
-    `chain` selects automatic or manual deliveries. The empty text keeps PostgreSQL from reading all blocked rows if
-    its statistics say there are none."""
+    `chain` selects automatic or manual deliveries. One that a bundle is sending keeps its lease. The empty text keeps
+    PostgreSQL from reading all blocked rows if its statistics say there are none."""
+    held = "m.token IS NULL AND deliveries.lease_token IS NOT NULL AND deliveries.due_at > m.due_at"
     return sql(
         f"""
-UPDATE deliveries SET state = 'pending', due_at = m.due_at, lease_token = m.token
+UPDATE deliveries SET state = 'pending',
+  due_at = CASE WHEN {held} THEN deliveries.due_at ELSE m.due_at END,
+  lease_token = CASE WHEN {held} THEN deliveries.lease_token ELSE m.token END
 FROM (
   SELECT due_at, token, (
     SELECT o.id FROM deliveries AS o
@@ -339,13 +342,15 @@ def _trouble(result: AttemptResult, event: Event) -> Trouble:
 
 
 def _in_held_order(connection: Connection, results: Sequence[AttemptResult]) -> list[AttemptResult]:
-    """The results whose lease is held, up to the first of each job whose is not. They are locked."""
+    """The results whose lease is held, up to the first of each job whose is not. They are locked. Nothing waits for a
+    delivery that was erased."""
     rows = json_list([_outcome_values(result) for result in results])
     ((count,),) = fetch(connection, COUNT_HELD, results=rows)
     if count == len(results):
         return list(results)
     ids = json_list([result.claimed.id for result in results])
     held = {(row[0], row[1]) for row in fetch_json(connection, HELD, ids=ids)}
+    there = {id for id, _ in held}
     lost: set[tuple[str, str, bool]] = set()
     kept = []
     for result in sorted(results, key=lambda result: result.claimed.event.sequence or 0):
@@ -353,7 +358,7 @@ def _in_held_order(connection: Connection, results: Sequence[AttemptResult]) -> 
         chain = (claimed.job_uid or claimed.id, claimed.subscription_id, claimed.priority == 2)
         if chain not in lost and (claimed.id, claimed.lease_token) in held:
             kept.append(result)
-        else:
+        elif claimed.id in there:
             lost.add(chain)
     return kept
 

@@ -4,10 +4,12 @@ import math
 from dataclasses import replace
 from typing import Any
 
+import orjson
 import pytest
 
 from relay.core.bundles import Bundle, Room
 from relay.core.delivery import Claimed
+from relay.core.erasure import ErasureRequest
 from relay.core.records import AttemptRecorded, BundledClaim
 from relay.core.replay import ReplayRequest
 from relay.store.store import Store
@@ -16,6 +18,7 @@ from tests.support.store_kit import (
     counts,
     deliveries,
     execute,
+    job_event,
     lease,
     poll,
     relay_event,
@@ -291,6 +294,27 @@ async def test_removed_subscription_loses_its_bundle(store: Store) -> None:
     assert await end(store, claimed) == [False, False]
     assert await states(store) == ["cancelled", "cancelled"]
     assert (await counts(store))["attempts"] == 0
+
+
+async def test_erased_head_leaves_its_followers_to_their_bundle(store: Store) -> None:
+    uid = await track(store, "job")
+    bodies = [
+        orjson.dumps({"type": "test", "data": {"metadata": {"email": one}, "request": {"metadata": {}}}})
+        for one in ("ada@lead.example", "other")
+    ]
+    events = [job_event(uid, nth, body=body) for nth, body in enumerate(bodies, 1)]
+    await store.jobs.record(poll(uid, 0, "running", "running", events=events))
+    claimed = await members(store)
+    assert len(claimed) == 2
+    sought, cursor, more = ErasureRequest(name="email", value="ada@lead.example"), None, True
+    while more:
+        step = await store.erasure.step(sought, cursor, NOW + 5)
+        cursor = step.next_cursor
+        more = cursor is not None
+    assert await states(store) == ["pending"]
+    assert (await take(store, now=NOW + 6)).requests == ()
+    assert await end(store, claimed) == [False, True]
+    assert await states(store) == ["delivered"]
 
 
 async def test_bundle_in_flight_keeps_its_followers_when_ordering_is_lifted(store: Store) -> None:
