@@ -208,13 +208,14 @@ class Worker:
 
     async def _deliver(self, target: Target, claimed: Sequence[Claimed]) -> tuple[Claimed, ...]:
         """One attempt in its slot, which is freed with the response. Returns the deliveries to continue with."""
-        subscription, first = target.subscription, claimed[0]
+        subscription, kind, first = target.subscription, target.kind, claimed[0]
         try:
             now = self.clock()
             if first.lease_until - self.lease_clock() < self.policy().settings.timeout_of(subscription):
                 log.warning("lease_too_old", delivery=first.id)
                 return await self._release(claimed, now)
-            if subscription.state == "pending":  # since it was claimed: its sink has not consented
+            # since it was claimed: its sink has not consented, or has requests of one event now
+            if subscription.state == "pending" or (len(claimed) > 1 and target.bundle is None):
                 return await self._release(claimed, now)
             if not target.sink.take_turn(now):
                 return await self._release(claimed, target.sink.next_send_at)
@@ -222,7 +223,7 @@ class Worker:
             if held:
                 return await self._release(claimed, now + TURN_PAUSE_SECONDS)
             in_flight, fills = target.slots.in_flight, target.slots.fills - target.full
-            sent, outcome = await self.exchange(subscription, target.kind, *[one.event for one in claimed], turn=turn)
+            sent, outcome = await self.exchange(subscription, kind, *[one.event for one in claimed], turn=turn)
             target.answered(sent.response, outcome, in_flight=in_flight, fills=fills)
         finally:
             self.slots.vacate(target)

@@ -3,6 +3,7 @@
 import hmac
 from base64 import b64decode, b64encode
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -334,6 +335,25 @@ async def test_manual_retry_is_sent_at_once(tmp_path: Any) -> None:
             await world.store.deliveries.retry(delivery.id, world.clock())
         await world.step(0.5)
         assert batches(world) == [[("a", 1), ("a", 2)]] * 2
+
+
+async def test_batch_switched_off_before_it_is_sent_is_no_batch(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with open_world(tmp_path) as world:
+        made = await world.subscribe(options=BATCH)
+        claim = world.store.deliveries.claim_bundle
+
+        async def then_switched_off(*arguments: Any) -> Any:
+            found = await claim(*arguments)
+            if found.requests:
+                await world.store.subscriptions.replace(replace(made, options={}), world.clock())
+                await world.dispatcher._refresh()
+            return found
+
+        monkeypatch.setattr(world.store.deliveries, "claim_bundle", then_switched_off)
+        await world.register("a", ended(3))
+        await world.run(7)
+        assert [int(orjson.loads(request.body)["sequence"]) for request in world.sink.requests] == [1, 2, 3]
+        assert set(await states(world)) == {"delivered"}
 
 
 def capped(monkeypatch: pytest.MonkeyPatch, per_minute: int) -> None:
