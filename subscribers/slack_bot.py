@@ -205,8 +205,9 @@ def _refused(code: str, document: Mapping[str, Any], response: Response, now: fl
         scope = needed if isinstance(needed, str) and _SCOPES.fullmatch(needed) else "chat:write"
         detail = f"add the scope {scope} to the app, install it again, then resume"
         return Answer(outcome=Outcome(verdict="disable", reason=f"{code}: {detail}"))
-    if code in _DISABLES:
-        return Answer(outcome=Outcome(verdict="disable", reason=f"{code}: {_DISABLES[code]}"))
+    if code in _DISABLES:  # a remembered channel can be one of a workspace that the token is no longer of
+        outcome = Outcome(verdict="disable", reason=f"{code}: {_DISABLES[code]}")
+        return Answer(outcome=outcome, gone=code == "channel_not_found")
     if code in _DEAD:
         return Answer(outcome=Outcome(verdict="dead", reason=code))
     if code in _LIMITED or response.status_code == 429:

@@ -381,7 +381,9 @@ def test_message_that_somebody_deleted_is_posted_anew() -> None:
     assert channel.posts()[0].text.startswith("Group spring finished")
 
 
-@pytest.mark.parametrize("error", ["cant_update_message", "edit_window_closed", "message_not_found"])
+@pytest.mark.parametrize(
+    "error", ["cant_update_message", "channel_not_found", "edit_window_closed", "message_not_found"]
+)
 def test_message_that_cannot_be_edited_gets_a_successor(error: str) -> None:
     channel = Channel()
     delivered(channel, incident("opened", 1, 3))
