@@ -36,7 +36,7 @@ OPTIONS = (*_OF_CHATS, "template", "strict", "content_mode", "batch")
 """Fields of `config` that belong to some kinds of sinks only, see `core.subscription.Subscription.options`."""
 MAX_RETRIES = 50
 MAX_METADATA_KEYS = 5
-MAX_DIGEST_SECONDS = 86_400
+MAX_DIGEST_SECONDS = 1_800
 MAX_BATCH_EVENTS = 1_000
 MAX_BATCH_SECONDS = 900.0
 

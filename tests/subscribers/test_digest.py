@@ -247,7 +247,7 @@ def test_digest_of_the_longest_texts_fits() -> None:
 
 def test_no_hostile_text_breaks_a_digest() -> None:
     for turn, text in enumerate(TEXTS):
-        rendered(list(events_with(text, part=turn, parts=scaled(5, 1))))
+        rendered(list(events_with(text, part=turn, parts=scaled(10, 1))))
     mixed = [next(events_with(text, part=turn, parts=30)) for turn, text in enumerate(TEXTS)]
     rendered(mixed)
     rendered(mixed[::-1])
