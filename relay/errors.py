@@ -66,6 +66,7 @@ class FieldError:
 class RequestError(RelayError):
     """A failed request. It becomes an RFC 9457 problem with `status` and `code`."""
 
+    exit_code = 2
     status = 400
     title = "Bad request"
 
@@ -145,6 +146,7 @@ class TooLarge(RequestError):
 class TooMany(RequestError):
     """Too many requests, or too many open streams."""
 
+    exit_code = 1
     code = "too_many_requests"
     status = 429
     title = "Too many requests"
@@ -153,6 +155,7 @@ class TooMany(RequestError):
 class Busy(RequestError):
     """The node has too much to do. Nothing was done, so the request can be sent again."""
 
+    exit_code = 1
     code = "busy"
     status = 503
     title = "Busy"
@@ -161,6 +164,7 @@ class Busy(RequestError):
 class Unavailable(RequestError):
     """The database is unavailable."""
 
+    exit_code = 1
     code = "store"
     status = 503
     title = "Database unavailable"

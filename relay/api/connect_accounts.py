@@ -33,6 +33,9 @@ class ConnectAccount(TypedDict):
     since: Annotated[Time, Field(description="When a listing first showed this state.")]
     open_jobs: Annotated[int, Field(description="The number of open jobs that name it.")]
     listed_at: Annotated[Time | None, Field(description="When the accounts were last listed.")]
+    trouble: Annotated[
+        str | None, Field(description="The open incident whose jobs failed because of it, perhaps since that listing.")
+    ]
 
 
 class ConnectAccountPage(TypedDict):
@@ -57,6 +60,7 @@ def account_view(report: ConnectAccountReport) -> ConnectAccount:
         "since": to_rfc3339(account.since),
         "open_jobs": report.open_jobs,
         "listed_at": optional_rfc3339(report.listed_at),
+        "trouble": report.trouble,
     }
 
 
@@ -96,5 +100,6 @@ _CONNECT_ACCOUNT: ConnectAccount = {
     "since": TIME,
     "open_jobs": 12,
     "listed_at": TIME,
+    "trouble": "inc_01jvpq3m8n0000000000000009",
 }
 EXAMPLES: dict[str, Any] = {"ConnectAccountPage": {"items": [_CONNECT_ACCOUNT], "next_cursor": None}}

@@ -137,5 +137,7 @@ def _trouble(group: JobGroup, reading: GroupReading) -> str | None:
 def _broken(account: BrokenAccount) -> str:
     name = account.id if account.name is None else f"{account.name} ({account.id})"
     state = _BROKEN.get(account.state, "is not there any more")
+    if account.state in ("ok", "new"):
+        state = f"fails jobs ({account.trouble})"
     what = f"{titled(account.channel or '')} account".strip()
     return f"The {what} {name} {state}, and open jobs need it."

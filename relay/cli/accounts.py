@@ -10,7 +10,7 @@ from relay.cli.options import Json, Limit, given, one_of
 from relay.cli.output import print_list
 from relay.core.connect_accounts import SHOWN_STATES
 
-COLUMNS = ("id", "name", "channel", "account", "state", "since", "open jobs")
+COLUMNS = ("id", "name", "channel", "account", "state", "since", "open jobs", "trouble")
 
 
 def accounts(
@@ -22,7 +22,10 @@ def accounts(
     limit: Limit = 500,
     json: Json = False,
 ) -> None:
-    """List the accounts that jobs are sent from. Says whether each can send, and how many open jobs name it."""
+    """List the accounts that jobs are sent from. Says whether each can send, and how many open jobs name it.
+
+    TROUBLE: an open incident whose jobs failed because of the account.
+    """
     if state is not None:
         one_of(state, SHOWN_STATES, "state")
     found = api().items("/v1/connect-accounts", given({"source": source, "account": account, "state": state}), limit)
@@ -32,4 +35,5 @@ def accounts(
 
 def _row(one: Mapping[str, Any]) -> list[str | None]:
     place = f"{one['source']}/{one['account']}"
-    return [one["id"], one["name"], one["channel"], place, one["state"], one["since"], str(one["open_jobs"])]
+    known = [one["id"], one["name"], one["channel"], place, one["state"], one["since"], str(one["open_jobs"])]
+    return [*known, one.get("trouble")]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from relay.cli.client import Api
+from relay.cli.client import Api, Items
 from relay.cli.direct import through_or_directly
 from relay.cli.options import Json, Limit, given, time_or_age
 from relay.cli.output import note, print_json, print_list, say
@@ -41,12 +41,12 @@ def list_audit(
         return
     query = given({"since": time_or_age(since), "until": time_or_age(until), "actor": actor, "action": action})
 
-    async def directly(audit: "AuditLog") -> list[Any]:
+    async def directly(audit: "AuditLog") -> Items:
         from relay.api.audit import entry_view
         from relay.clock import from_rfc3339
 
         read = {name: from_rfc3339(value) if name in ("since", "until") else value for name, value in query.items()}
-        return [entry_view(entry) for entry in await audit.newest(limit, **read)]
+        return Items([entry_view(entry) for entry in await audit.newest(limit + 1, **read)], limit)
 
     found = through_or_directly(config, lambda relay: relay.items("/v1/audit", query, limit), directly)
     print_list(found, COLUMNS, _row, empty="no entries", json=json)

@@ -24,7 +24,7 @@ MAX_PAGE = 500
 
 class ApiError(RelayError):
     """The relay refused a request. `problem` is the problem's code, `retry_after` the Retry-After header, `errors` are
-    the pointers and details of its mistakes."""
+    the pointers and details of its mistakes. What is refused with 4xx a user can fix, unless it only came too early."""
 
     code = "api"
 
@@ -39,6 +39,7 @@ class ApiError(RelayError):
     ) -> None:
         super().__init__(detail)
         self.errors = tuple(errors)
+        self.exit_code = 2 if 400 <= status < 500 and status not in (408, 429) else 1
         self.status = status
         self.problem = problem
         self.retry_after = retry_after
@@ -56,6 +57,14 @@ class Answer:
 
     status: int
     document: Any
+
+
+class Items(list[Any]):
+    """The first `limit` items of a list. `more`: it has others, which the limit left out."""
+
+    def __init__(self, found: Sequence[Any], limit: int, *, more: bool = False) -> None:
+        super().__init__(found[:limit])
+        self.more = more or len(found) > limit
 
 
 class Api:
@@ -106,7 +115,7 @@ class Api:
             raw = response.read()
         return Answer(status=response.status, document=_document(raw, self.url))
 
-    def items(self, path: str, query: Mapping[str, Any], limit: int) -> list[Any]:
+    def items(self, path: str, query: Mapping[str, Any], limit: int) -> "Items":
         """The first `limit` items of a list, read page by page."""
         found: list[Any] = []
         cursor = None
@@ -116,7 +125,7 @@ class Api:
             cursor = page.get("next_cursor")
             if cursor is None:
                 break
-        return found[:limit]
+        return Items(found, limit, more=cursor is not None)
 
     @contextmanager
     def open(

@@ -7,7 +7,7 @@ import typer
 
 from relay.cli.client import api, path_of
 from relay.cli.options import Json, Limit
-from relay.cli.output import note, print_fields, print_json, print_list, print_table, say
+from relay.cli.output import note_limit, print_fields, print_json, print_list, print_table, say
 
 app = typer.Typer(help="Show failures with one cause, and the jobs that failed for it.", no_args_is_help=True)
 
@@ -57,8 +57,7 @@ def show(
     if incident["kind"] == "jobs":
         typer.echo()
         print_table(JOB_COLUMNS, [_job_row(job) for job in jobs], empty="no such jobs")
-        if len(jobs) == limit:
-            note(f"these are the latest {limit:,}: --limit N shows more")
+    note_limit(jobs)
 
 
 def sentence(incident: Mapping[str, Any]) -> str:

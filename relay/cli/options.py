@@ -46,7 +46,8 @@ def split_names(text: str | None, option: str, example: str) -> list[str] | None
 def one_of(name: str, known: Sequence[str], what: str) -> str:
     """The name if it is known. Raises UsageError, with the nearest known name, if not."""
     if name not in known:
-        near = difflib.get_close_matches(name.lower(), known, n=1)
+        likely = [one for one in known if one[:1] == name[:1].lower()]  # a slip rarely changes the first letter
+        near = difflib.get_close_matches(name.lower(), likely, n=1)
         hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
         raise UsageError(f"unknown {what} {name!r:.40}: {hint}")
     return name

@@ -49,11 +49,19 @@ def print_object(document: Mapping[str, Any], *, json: bool) -> None:
 def print_list(
     items: Sequence[Any], columns: Sequence[str], row: Callable[[Any], Sequence[Any]], *, empty: str, json: bool
 ) -> None:
-    """Prints a list as JSON, or as a table with `row(item)` for each item. Without items the table is `empty`."""
+    """Prints a list as JSON, or as a table with `row(item)` for each item. Without items the table is `empty`. A line
+    on stderr says if the limit has left out others."""
     if json:
         print_json(items)
     else:
         print_table(columns, [row(item) for item in items], empty=empty)
+    note_limit(items)
+
+
+def note_limit(items: Sequence[Any]) -> None:
+    """Says on stderr if there are more items than these."""
+    if getattr(items, "more", False):
+        note(f"{len(items):,} shown; more with --limit")
 
 
 def say(text: str) -> None:

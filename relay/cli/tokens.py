@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from relay.cli.client import Api, api, path_of
+from relay.cli.client import Api, Items, api, path_of
 from relay.cli.direct import COMMAND_LINE, own_url, recorded
 from relay.cli.options import Json, Limit, given, one_of, split_names
 from relay.cli.output import note, print_json, print_list, print_result, say
@@ -169,7 +169,8 @@ async def _create(body: dict[str, Any], tokens: "TokenStore", settings: "Setting
 async def _list(limit: int, tokens: "TokenStore", _settings: "Settings") -> Any:
     from relay.api.tokens import token_view
 
-    return [token_view(token) for token in (await tokens.page(limit=limit)).items]
+    page = await tokens.page(limit=limit)
+    return Items([token_view(token) for token in page.items], limit, more=page.next_cursor is not None)
 
 
 async def _revoke(token: str, tokens: "TokenStore", settings: "Settings") -> Any:

@@ -9,7 +9,7 @@ from relay.core.job import Job
 from relay.core.jsontext import dumps
 
 _JOB_UID = re.compile(r"job_[0-9a-z]{26}")
-_OTHER_ID = re.compile(r"(?:int|dlv)_[0-9a-z]{26}")
+_OTHER_ID = re.compile(r"(?:int|dlv|grp)_[0-9a-z]{26}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,7 +90,7 @@ def metadata_of_event(document: Mapping[str, Any]) -> tuple[Any, ...]:
 
 
 def id_in_answer(document: Any) -> str | None:
-    """The job, delivery or create that a stored answer shows; None if it shows none."""
+    """The job, delivery, create or group that a stored answer shows; None if it shows none."""
     if not isinstance(document, Mapping):
         return None
     uid, other = document.get("uid"), document.get("id")

@@ -377,11 +377,13 @@ class ListingRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConnectAccountReport:
-    """A connect account to show, with the number of open jobs that name it. `listed_at`: the latest listing."""
+    """A connect account to show, with the number of open jobs that name it. `listed_at`: the latest listing; `trouble`:
+    the open incident that shows that it cannot send, whatever the latest listing says."""
 
     account: ConnectAccount
     open_jobs: int
     listed_at: float | None
+    trouble: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

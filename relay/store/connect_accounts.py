@@ -13,12 +13,13 @@ from sqlalchemy.engine import Connection, Row
 from sqlmodel import col
 
 from relay.core.connect_accounts import NEW, OK, ConnectAccount, Known
+from relay.core.events import owner_of
 from relay.core.jsontext import dumps
 from relay.core.records import AccountNews, ConnectAccountReport, ListingRecord, Page
 from relay.ids import new_id
 from relay.store.database import Database
 from relay.store.group_commit import in_order_of
-from relay.store.incident_recorder import joined
+from relay.store.incident_recorder import joined, open_by_connect_account
 from relay.store.locks import MATCH, TransactionLock, incidents_of, locking
 from relay.store.outbox import Outbox
 from relay.store.pages import decode_cursor, page_of
@@ -199,9 +200,15 @@ def _open_jobs(connection: Connection, places: Sequence[tuple[str, str, str]]) -
 def _page(connection: Connection, statement: Select[Any], limit: int) -> Page[ConnectAccountReport]:
     rows = connection.execute(statement).all()
     counts = _open_jobs(connection, [(row.source, row.account, row.id) for row in rows])
+    troubles = open_by_connect_account(connection, {owner_of(row.source, row.account) for row in rows}) if rows else {}
 
     def report(row: Row[Any]) -> ConnectAccountReport:
         open_jobs = counts[row.source, row.account, row.id]
-        return ConnectAccountReport(account=_account_from(row), open_jobs=open_jobs, listed_at=row.listed_at)
+        return ConnectAccountReport(
+            account=_account_from(row),
+            open_jobs=open_jobs,
+            listed_at=row.listed_at,
+            trouble=troubles.get((owner_of(row.source, row.account), row.id)),
+        )
 
     return page_of(rows, limit, report, lambda row: row.uid)

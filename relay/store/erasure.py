@@ -130,7 +130,8 @@ EXISTING = sql(
     """
 SELECT uid AS id FROM jobs WHERE uid IN $json_values(ids) UNION ALL
 SELECT id FROM intents WHERE id IN $json_values(ids) UNION ALL
-SELECT id FROM deliveries WHERE id IN $json_values(ids)
+SELECT id FROM deliveries WHERE id IN $json_values(ids) UNION ALL
+SELECT id FROM groups WHERE id IN $json_values(ids)
 """
 )
 
@@ -236,7 +237,7 @@ class ErasureStore:
         return Erased(), (), None
 
     async def _answers(self, _request: ErasureRequest, after: str, _now: float) -> Found:
-        """Answers that show a job, a create or a delivery that no longer exists."""
+        """Answers that show a job, a create, a delivery or a group that no longer exists."""
         rows, last = await self._slice(ANSWERS_SLICE, ANSWERS_END, after, LAST_ID)
         shown = {row.id: self._id_in_answer(row) for row in rows}
         asked = json_list([id for id in shown.values() if id is not None])

@@ -1,14 +1,16 @@
 """What is left to do of a group, read for its forecast. A bounded number of rows, however large the group is."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from sqlalchemy.engine import Connection
 
+from relay.core.events import owner_of
 from relay.core.group_forecast import EndedJob, ReadJobs
 from relay.core.lane_forecast import OpenJob
 from relay.store.database import Database
+from relay.store.incident_recorder import open_by_connect_account
 from relay.store.statements import Sql, fetch_json, json_list, json_query, run, sql
 
 OPEN_READ = 600
@@ -76,11 +78,11 @@ WHERE source = :source AND account = :account AND (group_name IS NULL OR group_n
 """,
     ("channel", "started_at", "closed_at"),
 )
-# Of these connect accounts those that cannot send.
-BROKEN = sql(
+# These connect accounts.
+NEEDED = sql(
     """
 SELECT id, channel, name, state FROM connect_accounts
-WHERE source = :source AND account = :account AND id IN $json_values(ids) AND state NOT IN ('ok', 'new') ORDER BY id
+WHERE source = :source AND account = :account AND id IN $json_values(ids) ORDER BY id
 """
 )
 # The health of an account.
@@ -89,12 +91,14 @@ HEALTH = "SELECT state FROM accounts WHERE source = :source AND name = :account"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BrokenAccount:
-    """A connect account that open jobs of a group need, and that cannot send."""
+    """A connect account that open jobs of a group need, and that cannot send. `trouble`: the open incident that shows
+    it, perhaps before a listing does."""
 
     id: str
     channel: str | None
     name: str | None
     state: str
+    trouble: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,10 +139,9 @@ def _read(connection: Connection, source: str, account: str, name: str, since: f
     ended = fetch_json(connection, ENDED_OF_GROUP, **key, since=since, count=ENDED_READ)
     beside = fetch_json(connection, ENDED_OF_ACCOUNT, **key, count=ENDED_READ)
     used = {row[2] for part in parts for row in (*part.first, *part.last) if row[2] is not None}
-    found = run(connection, BROKEN, source=source, account=account, ids=json_list(sorted(used))) if used else ()
     return GroupReading(
         health=run(connection, HEALTH, source=source, account=account).scalar_one_or_none() or "ok",
-        broken=tuple(BrokenAccount(id=row.id, channel=row.channel, name=row.name, state=row.state) for row in found),
+        broken=_broken(connection, source, account, used) if used else (),
         jobs=tuple(each for part in parts for each in _by_channel(part)),
         others=tuple(OpenJob(*row[3:]) for row in others),
         ended=(
@@ -146,6 +149,19 @@ def _read(connection: Connection, source: str, account: str, name: str, since: f
             *(EndedJob(channel, started_at, closed_at, in_group=False) for channel, started_at, closed_at in beside),
         ),
     )
+
+
+def _broken(connection: Connection, source: str, account: str, ids: Collection[str]) -> tuple[BrokenAccount, ...]:
+    owner = owner_of(source, account)
+    troubles = open_by_connect_account(connection, [owner])
+    rows = run(connection, NEEDED, source=source, account=account, ids=json_list(sorted(ids)))
+    found = [
+        BrokenAccount(
+            id=row.id, channel=row.channel, name=row.name, state=row.state, trouble=troubles.get((owner, row.id))
+        )
+        for row in rows
+    ]
+    return tuple(one for one in found if one.state not in ("ok", "new") or one.trouble is not None)
 
 
 def _edges(connection: Connection, key: dict[str, str]) -> list[_Part]:

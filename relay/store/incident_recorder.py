@@ -43,6 +43,14 @@ LIVE = {
 }
 # The open incidents of an account.
 OPEN_OF_ACCOUNT = select(INCIDENTS).where(text(f"owner = :owner AND state = 'open' AND {_LIVE}"))
+# The open incidents of accounts, the oldest first.
+OPEN_OF_ACCOUNTS = {
+    name: select(INCIDENTS).where(text(f"owner IN {of_name} AND state = 'open' AND {_LIVE}")).order_by(INCIDENTS.c.id)
+    for name, of_name in (
+        (SQLITE, sql("$json_values(owners)").sqlite),
+        ("postgresql", sql("$json_values(owners)").postgresql.text),
+    )
+}
 _SAVED = tuple(column.name for column in INCIDENTS.columns)
 # Writes an incident.
 SAVE = f"""
@@ -268,6 +276,14 @@ def _values_of(incident: Incident) -> dict[str, Any]:
         "failed_count": incident.failed,
         "hint": None if incident.hint is None else dumps(asdict(incident.hint)).decode(),
     }
+
+
+def open_by_connect_account(connection: Connection, owners: Iterable[str]) -> dict[tuple[str | None, str], str]:
+    """The newest open incident of each connect account of these owners that is over once the account has recovered, by
+    the owner and the connect account's id."""
+    rows = connection.execute(OPEN_OF_ACCOUNTS[connection.dialect.name], {"owners": json_list(sorted(set(owners)))})
+    found = [one for one in map(incident_from, rows) if one.waits_for_account]
+    return {(one.owner, one.connect_account_id or ""): one.id for one in found}
 
 
 def turn_of(one: Trouble | Incident) -> str | None:

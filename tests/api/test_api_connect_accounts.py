@@ -4,7 +4,7 @@ import pytest
 
 from relay.core.connect_accounts import SHOWN_STATES
 from tests.support.api_world import NOW, TOKENS
-from tests.support.store_kit import list_accounts, track
+from tests.support.store_kit import fail_for, list_accounts, track
 
 
 @pytest.fixture
@@ -38,7 +38,21 @@ async def test_an_account_is_shown_with_its_open_jobs(client, listed):
         "since": "2027-01-15T08:00:00.000Z",
         "open_jobs": 3,
         "listed_at": "2027-01-15T08:01:00.000Z",
+        "trouble": None,
     }
+
+
+async def test_an_open_incident_is_shown_before_a_listing_shows_why(client, world, listed):
+    async def shown():
+        items = (await client.get("/v1/connect-accounts")).json()["items"]
+        return [(one["account"], one["id"], one["trouble"]) for one in items]
+
+    others = [("default", "acc_1", None), ("second", "acc_1", None)]
+    await fail_for(world.store, "acc_2", now=NOW + 61, code="insufficient_credits", points_at=None)
+    assert await shown() == [others[0], ("default", "acc_2", None), others[1]], "no fault of the account"
+    await fail_for(world.store, "acc_2", now=NOW + 62)
+    ((incident, *_),) = [[one["id"]] for one in (await client.get("/v1/incidents?state=open")).json()["items"]]
+    assert await shown() == [others[0], ("default", "acc_2", incident), others[1]]
 
 
 async def test_accounts_are_filtered_and_paged(client, listed):

@@ -12,7 +12,7 @@ from relay.clock import from_rfc3339
 from relay.core.planner import PlannerStatistics
 from relay.core.planner.policy import RUN
 from relay.core.records import AccountState, SavedStatistics
-from tests.support.store_kit import execute, list_accounts, poll, registration, seen
+from tests.support.store_kit import execute, fail_for, list_accounts, poll, registration, seen
 
 PATH = "/v1/groups/q4"
 GAP = 60.0
@@ -116,6 +116,12 @@ async def broken(world, uids):
     await execute(world.store, "UPDATE jobs SET connect_account_id = 'acc_2' WHERE external_id >= 'q4 5'")
 
 
+async def failing(world, uids):
+    await list_accounts(world.store, ("revor", "default"), "acc_1", channel="linkedin", name="Ada")
+    await execute(world.store, "UPDATE jobs SET connect_account_id = 'acc_1' WHERE external_id < 'q4 5'")
+    await fail_for(world.store, "acc_1", now=world.now)
+
+
 async def ended(world, uids):
     for uid in uids:
         await end(world, uid)
@@ -137,6 +143,7 @@ async def stalled(world, uids):
             "The LinkedIn account Ada (acc_1) needs reconnecting, and open jobs need it. The account acc_2 is not "
             "there any more, and open jobs need it.",
         ),
+        (failing, "The LinkedIn account Ada (acc_1) fails jobs (INCIDENT), and open jobs need it."),
         (ended, "All of its jobs have ended. It finishes when no more come, or when it is closed."),
         (stalled, "20 of 30 expected jobs have not come, and none comes now."),
     ],
@@ -145,6 +152,8 @@ async def test_trouble_is_the_reason_why_there_is_none(client, world, trouble, n
     await teach(world)
     await trouble(world, await fill(world))
     found = (await client.get(PATH)).json()
+    for incident in (await client.get("/v1/incidents")).json()["items"]:
+        note = note.replace("INCIDENT", incident["id"])
     assert (found["expected_finish"], found["expected_finish_note"]) == (None, note)
 
 

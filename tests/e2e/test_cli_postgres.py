@@ -138,7 +138,7 @@ def test_serve_requires_a_token_and_says_how_to_create_one(here: Here, tmp_path:
     node = here.begin(*SERVE, RELAY_TOKEN_FILE="")
     url = node.until(r"serving (http://\S+)")
     assert here.run("jobs", "list", RELAY_URL=url, RELAY_TOKEN=made["token"])[0] == 0
-    assert here.run("jobs", "list", RELAY_URL=url, RELAY_TOKEN="rl_another")[0] == 1
+    assert here.run("jobs", "list", RELAY_URL=url, RELAY_TOKEN="rl_another")[0] == 2
     # directly on the database, beside the node
     assert here.run("tokens", "revoke", "ops", RELAY_TOKEN_FILE="")[0] == 0
     deadline = time.monotonic() + 1

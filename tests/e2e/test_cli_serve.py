@@ -93,7 +93,7 @@ async def test_commands_against_a_served_relay_and_sandbox(start: Start) -> None
     assert world.json("subscriptions", "list") == []
     assert world.json("deliveries", "list") == []
     code, lines = world.run("jobs", "show", "nobody")
-    assert code == 1
+    assert code == 2
     assert len(lines) == 1
     assert listener.end(signal.SIGINT) == 130
 

@@ -226,6 +226,17 @@ async def test_a_purged_job_leaves_no_answer_behind_an_erasure(filled: Store) ->
     assert (await erase(filled, ErasureRequest(job="the job"))).answers == 1
 
 
+async def test_answer_that_shows_an_erased_group_is_erased(filled: Store) -> None:
+    await filled.jobs.register(registration("the job", group=CANARY))
+    (group,) = await filled.groups.find(CANARY)
+    await filled.idempotency.begin("close", "digest", "holder", NOW, 0.0)
+    body = orjson.dumps({"id": group.id, "name": CANARY})
+    await filled.idempotency.end("close", "holder", 200, body, {})
+    assert (await erase(filled, BY_EMAIL)).answers == 0, "the group is there"
+    found = await erase(filled, ErasureRequest(group=CANARY))
+    assert (found.jobs, found.answers) == (1, 1)
+
+
 async def test_no_byte_of_the_person_stays_in_the_files_of_sqlite(
     filled: Store, scattered: Callable[[], bytes] | None
 ) -> None:

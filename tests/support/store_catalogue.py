@@ -358,7 +358,7 @@ CATALOGUE = (
     Case("forecast: open jobs of the account", group_work.OPEN_OF_ACCOUNT),
     Case("forecast: ended jobs of a group", group_work.ENDED_OF_GROUP),
     Case("forecast: ended jobs of the account", group_work.ENDED_OF_ACCOUNT, walks=True),
-    Case("forecast: broken accounts", group_work.BROKEN),
+    Case("forecast: broken accounts", group_work.NEEDED),
     Case("forecast: health", group_work.HEALTH),
     Case("group: insert", job_groups.INSERT_GROUP),
     Case(

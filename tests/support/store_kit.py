@@ -15,8 +15,8 @@ from sqlalchemy.engine import Connection
 from relay.core.access import AccessToken
 from relay.core.connect_accounts import ConnectAccount
 from relay.core.delivery import Attempt, Claimed
-from relay.core.events import Event
-from relay.core.job import Observation, Progress
+from relay.core.events import Event, Hint
+from relay.core.job import Observation, Problem, Progress
 from relay.core.records import AttemptResult, Intent, Lease, ListingRecord, PollRecord, Registration, WantedCallback
 from relay.core.subscription import Subscription
 from relay.ids import new_id
@@ -172,6 +172,18 @@ async def list_accounts(
     )
     known = await store.connect_accounts.known(*place)
     assert await store.connect_accounts.record(ListingRecord(known=known, now=now, changed=changed))
+
+
+async def fail_for(
+    store: Store, connect_account_id: str, *, now: float = NOW, points_at: str | None = "connect_account", **fields: Any
+) -> None:
+    """A job of revor/default that fails because of its connect account: that opens an incident."""
+    uid = await track(store, f"fails for {connect_account_id} {next(_counter)}", tracked_at=now)
+    problem = Problem(code=fields.pop("code", "account_disconnected"), message="")
+    observation = seen("failed", now, problem=problem, connect_account_id=connect_account_id, channel="linkedin")
+    hint = Hint(meaning="It needs reconnecting", fix="Reconnect it", who="owner", repeat="safe", points_at=points_at)
+    failed = [job_event(uid, 1, "failed", now=now)]
+    await store.jobs.record(poll(uid, 0, events=failed, now=now, seen=observation, outcome="failed", hint=hint))
 
 
 async def rows(store: Store, sql: str, **parameters: Any) -> list[dict[str, Any]]:

@@ -7,7 +7,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from relay.cli.client import Api
+from relay.cli.client import Api, ApiError
 from relay.cli.importing.check import Check, known_accounts
 from relay.cli.importing.lines import Entry, Fault, Format
 from relay.cli.importing.report import Rejects, Report, watched
@@ -169,7 +169,8 @@ def run(plan: Plan, api: Api) -> bool:
             _show(plan, work.report, complete=False)
             stopped = f"stopped after line {work.report.line:,} ({_how_to_continue(plan)})"
             if isinstance(error, RelayError):
-                raise ImportStopped(f"{stopped}: {error}", exit_code=error.exit_code) from error
+                exit_code = 1 if isinstance(error, ApiError) else error.exit_code
+                raise ImportStopped(f"{stopped}: {error}", exit_code=exit_code) from error
             note(f"relay: {stopped}")
             raise
     _show(plan, work.report, complete=True)

@@ -20,6 +20,7 @@ ACCOUNT = {
     "since": "2026-05-20T10:00:00.000Z",
     "open_jobs": 12,
     "listed_at": "2026-05-20T10:05:00.000Z",
+    "trouble": "inc_1",
 }
 
 
@@ -40,10 +41,10 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 def test_a_table_without_what_could_control_a_terminal(asked: list[Any], capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["accounts"]) == 0
     head, row = capsys.readouterr().out.splitlines()
-    assert head.split("\t") == ["ID", "NAME", "CHANNEL", "ACCOUNT", "STATE", "SINCE", "OPEN JOBS"]
+    assert head.split("\t") == ["ID", "NAME", "CHANNEL", "ACCOUNT", "STATE", "SINCE", "OPEN JOBS", "TROUBLE"]
     assert row.split("\t") == [
         *("acc_1", "Ada [31m Example", "linkedin", "revor/default", "needs_reconnect"),
-        *("2026-05-20T10:00:00.000Z", "12"),
+        *("2026-05-20T10:00:00.000Z", "12", "inc_1"),
     ]
     assert asked == [("/v1/connect-accounts", {}, 500)]
 
@@ -61,3 +62,19 @@ def test_none_and_an_unknown_state(asked: list[Any], capsys: pytest.CaptureFixtu
     assert "no accounts" in capsys.readouterr().err
     assert run(["accounts", "--state", "broken"]) == 2
     assert "unknown state 'broken'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("command", "state", "said"),
+    [
+        ("accounts", "needs_reconect", "did you mean needs_reconnect?"),
+        ("accounts", "nope", "known are ok, needs_reconnect, cannot_send, removed"),
+        ("groups list", "finish", "did you mean finished?"),
+        ("groups list", "nope", "known are open, finished"),
+    ],
+)
+def test_only_a_word_that_is_nearly_right_is_suggested(
+    command: str, state: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run([*command.split(), "--state", state]) == 2
+    assert f"unknown state '{state}': {said}" in capsys.readouterr().err

@@ -235,7 +235,7 @@ def test_through_a_relay_the_mistakes_have_their_lines_as_well(cli: Cli, monkeyp
     assert cli("apply", "--prune") == (2, "", "relay: relay.yaml:3: in subscriptions[0].sink, no; "
                                        "relay.yaml:11: in subscriptions[1].sink, no; "
                                        "relay.yaml:14: in subscriptions[2].sink, no; and 1 more\n")  # fmt: skip
-    assert cli("apply", "--prune")[0] == 1
+    assert cli("apply", "--prune")[0] == 2
     path, body = sent[0]
     assert path == "/v1/subscriptions/apply"
     assert body["subscriptions"][0]["config"]["secret"] == SECRET

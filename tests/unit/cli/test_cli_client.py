@@ -97,6 +97,25 @@ def test_client_reads_pages_and_sends_its_token(stub: Stub) -> None:
     assert headers["authorization"] == "Bearer t0ken"
 
 
+@pytest.mark.parametrize(("status", "code"), [(404, 2), (422, 2), (401, 2), (429, 1), (503, 1)])
+def test_exit_code_says_whether_a_user_can_fix_it(
+    stub: Stub, status: int, code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stub.says("GET /v1/groups/nope", {"code": "some_code", "detail": "It is wrong."}, status)
+    assert run(["groups", "show", "nope"]) == code
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_list_that_stops_at_its_limit_says_so(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
+    stub.says("GET /v1/events", {"items": [event(1), event(2)], "next_cursor": "more"})
+    stub.says("GET /v1/events", {"items": [event(1)], "next_cursor": None})
+    assert run(["events", "list", "--limit", "2", "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert (len(json.loads(out)), err) == (2, "2 shown; more with --limit\n")
+    assert run(["events", "list", "--limit", "1", "--json"]) == 0
+    assert capsys.readouterr().err == ""
+
+
 def test_problems_become_one_line(stub: Stub) -> None:
     problem = {"detail": "the body is wrong", "errors": [{"pointer": "/id", "code": "x", "detail": "is empty"}]}
     stub.says("POST /v1/jobs", problem, status=422)
@@ -179,7 +198,7 @@ def test_listen_forwards_the_unchanged_bytes_signed(stub: Stub, capsys: pytest.C
     stub.streams(b"id: evt_1\ndata: " + body + b"\n\nid: evt_2\ndata: " + other + b"\n\n")
     stub.streams(b'{"detail": "enough"}', status=403)
     stub.says("POST /hook", {}, status=204)
-    assert run(["listen", "--forward-to", f"{stub.url}/hook?a=1", "--types", "failed"]) == 1
+    assert run(["listen", "--forward-to", f"{stub.url}/hook?a=1", "--types", "failed"]) == 2
     out = capsys.readouterr().out.splitlines()
     assert out[0] == f"ready: listening to {stub.url}, signing secret {SECRET}"
     assert "ai.revor.job.failed é" in out[1]
@@ -197,7 +216,7 @@ def test_listen_continues_if_the_target_is_down(stub: Stub, capsys: pytest.Captu
     stub.says("GET /v1/events", {"items": [], "next_cursor": None})
     stub.streams(frame(event(1)))
     stub.streams(b'{"detail": "enough"}', status=403)
-    assert run(["listen", "--forward-to", "http://localhost:9", "--json"]) == 1
+    assert run(["listen", "--forward-to", "http://localhost:9", "--json"]) == 2
     out, err = capsys.readouterr()
     assert [json.loads(line).get("id") for line in out.splitlines()] == [None, "evt_1"]
     assert "not forwarded to localhost:9" in err
@@ -212,7 +231,7 @@ def test_listen_shows_what_passes_the_filters(stub: Stub, capsys: pytest.Capture
     stub.streams(b"".join(frames))
     stub.streams(b'{"detail": "enough"}', status=403)
     filters = '[{"cel": "data.deal > 10"}, {"not": {"exact": {"id": "evt_3"}}}]'
-    assert run(["listen", "--filters", filters, "--json"]) == 1
+    assert run(["listen", "--filters", filters, "--json"]) == 2
     assert [json.loads(line).get("id") for line in capsys.readouterr().out.splitlines()] == [None, "evt_2"]
 
 
@@ -520,7 +539,7 @@ def test_error_about_a_secret_is_not_redacted(stub: Stub, capsys: pytest.Capture
     detail = "it is too short: a secret has 24 to 64 bytes"
     problem = {"detail": f"/config/secret: {detail}", "errors": [{"pointer": "/config/secret", "detail": detail}]}
     stub.says("GET /v1/jobs", problem, status=422)
-    assert run(["jobs", "list"]) == 1
+    assert run(["jobs", "list"]) == 2
     assert capsys.readouterr().err == f"relay: {detail} (in config.secret)\n"
 
 

@@ -69,10 +69,10 @@ def test_show_says_what_to_do_and_lists_the_failed_jobs(stub: Stub, capsys: pyte
 
 def test_jobs_that_were_left_out_are_not_left_out_in_silence(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
     stub.says("GET /v1/incidents/inc_1", {**INCIDENT, "state": "closed"})
-    stub.says("GET /v1/incidents/inc_1/jobs", {"items": [JOB], "next_cursor": None})
+    stub.says("GET /v1/incidents/inc_1/jobs", {"items": [JOB], "next_cursor": "more"})
     assert run(["incidents", "show", "inc_1", "--limit", "1"]) == 0
     out, err = capsys.readouterr()
-    assert err == "these are the latest 1: --limit N shows more\n"
+    assert err == "1 shown; more with --limit\n"
     assert "likely to fail" not in out, "it is over"
 
 

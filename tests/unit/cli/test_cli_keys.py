@@ -226,7 +226,7 @@ def test_with_postgresql_the_command_works_beside_a_node(
 
     asyncio.run(begin(old, new))
     monkeypatch.setenv("RELAY_ENCRYPTION__KEYS", json.dumps([new, old]))
-    assert run(["keys", "rotate"]) == 1
+    assert run(["keys", "rotate"]) == 2
     assert f"still encrypts with the key {key_id(old)}: make {key_id(new)} the first" in capsys.readouterr().err
     monkeypatch.setattr("relay.store.ciphertexts.LAPSE_SECONDS", 0.001)
     assert run(["keys", "rotate"]) == 0

@@ -36,7 +36,7 @@ def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (["tokens", "create", "crm", "--scopes", "read", "--expires", "2020-01-01T00:00:00Z"], 2, "over already"),
         (["tokens", "create", "crm", "--scopes", "read", "--account", "nobody"], 2, "has no account 'nobody'"),
         (["tokens", "create", "crm", "--scopes", "read", "--network", "10.0.0.1/8"], 2, "like 10.0.0.0/8"),
-        (["tokens", "revoke", "nobody"], 1, "there is no token 'nobody'"),
+        (["tokens", "revoke", "nobody"], 2, "there is no token 'nobody'"),
         (["jobs", "add"], 2, "Missing argument"),
         (["jobs", "add", "a", "--metadata", "[1]"], 2, "--metadata is not a JSON object"),
         (["jobs", "wait", "a", "--until", "never"], 2, "'running'"),

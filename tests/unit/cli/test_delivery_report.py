@@ -274,5 +274,5 @@ def test_command_reads_the_event_and_the_subscription(stub: Stub, capsys: pytest
     assert run(["deliveries", "show", DELIVERY, "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == delivery(attempt())
     stub.says("GET /v1/deliveries/dlv_2", {"code": "delivery_not_found", "detail": "there is no delivery"}, status=404)
-    assert run(["deliveries", "show", "dlv_2"]) == 1
+    assert run(["deliveries", "show", "dlv_2"]) == 2
     assert capsys.readouterr().err == "relay: there is no delivery\n"
