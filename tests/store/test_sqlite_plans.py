@@ -13,7 +13,7 @@ import sqlite3
 import sys
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from relay.core.audit import AuditRecord, derived_key
 from relay.core.bundles import Bundle, Room
 from relay.core.connect_accounts import ConnectAccount
 from relay.core.credentials import SinkCredential
+from relay.core.declared import Change
 from relay.core.erasure import ErasureRequest
 from relay.core.job import Problem, Progress
 from relay.core.records import AccountNews, AccountState, ListingRecord, PollNote, SavedStatistics, SubscriptionRoom
@@ -343,6 +344,18 @@ async def use_handshakes(store: Store) -> None:
     await store.handshakes.grant(store.handshakes.grant_key(made, "relay.example", NOW), NOW, None, "agreed")
 
 
+async def use_declared(store: Store) -> None:
+    changed = await store.subscriptions.create(subscription("sub_8"))
+    removed = await store.subscriptions.create(subscription("sub_9a"))
+    changes = [
+        Change(id="crm", action="add", after=subscription("crm")),
+        Change(id=changed.id, action="change", before=changed, after=replace(changed, ordering="none"), new_secret="s"),
+        Change(id=removed.id, action="remove", before=removed),
+    ]
+    room = SubscriptionRoom("token:2", fewer_than=10)
+    await store.subscriptions.apply(changes, NOW, secrets_expire_at=NOW + 60, room=room)
+
+
 async def use_memories(store: Store) -> None:
     await store.subscriptions.create(subscription("sub_7"))
     await store.jobs.record(poll(await track(store, "remembered"), 0, "failed"))
@@ -439,6 +452,7 @@ async def run_everything(store: Store) -> None:
     """Calls every method of the store."""
     await use_audit(store)
     await use_incidents(store)
+    await use_declared(store)
     uid = await track(store, "one")
     sub = await callback_for(store, "https://callback.example/2", "sub_9", NOW)
     with_event = registration("two", callback_subscription_id=sub)
