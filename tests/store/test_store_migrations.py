@@ -255,6 +255,7 @@ OLD_CHAT_TYPES = (
 )
 
 
+@pytest.mark.locks_itself  # no relay runs while the schema changes
 async def test_an_existing_chat_subscription_gets_the_new_defaults_and_keeps_types_of_its_own(migrated: str) -> None:
     chosen = ("ai.revor.job.failed", "ai.revor.job.succeeded")
     given: dict[str, tuple[str, tuple[str, ...] | None]] = {
@@ -419,6 +420,7 @@ def test_migrations_are_numbered_by_their_files() -> None:
         assert f"revision = '{path.name[:4]}'" in path.read_text()
 
 
+@pytest.mark.locks_itself  # no relay runs while the schema changes
 def test_a_downgrade_takes_everything_away(migrated: str) -> None:
     from alembic import command
     from alembic.config import Config
