@@ -156,7 +156,7 @@ class _Matcher:
         """Why it does not get an event; None if it does."""
         why = why_not(self._subscription, event, owner)
         false = explain_filters(self._filters, event.body) if why is None else None
-        return why if false is None else f"of its filters this one is false: {false}"
+        return why if false is None else f"a filter is false: {false}"
 
     def gets(self, event: Event) -> bool:
         """Whether it gets a recorded event."""

@@ -136,11 +136,11 @@ def invalid_parameter(name: str, detail: str, *, code: str, field_code: str | No
     return InvalidRequest(detail, code=code, errors=[FieldError(pointer=name, code=field_code or code, detail=detail)])
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """`: did you mean x?` with the nearest known word, else `: known are …`; empty if no words are known."""
+def did_you_mean(word: str, known: Iterable[str], *, lists: bool = True) -> str:
+    """`: did you mean x?` with the nearest known word, else `: known are …` if it `lists`; empty without any."""
     words = tuple(sorted(known))
     near = suggested(_nearest, word[:MAX_WORD].lower(), words)
-    return f": did you mean {near}?" if near else known_are(words)
+    return f": did you mean {near}?" if near else known_are(words) if lists else ""
 
 
 def known_are(words: Sequence[str]) -> str:

@@ -76,7 +76,10 @@ def _time_zone(value: str) -> str:
     try:
         zone_named(value)
     except ValueError as error:
-        why = f"{error}{did_you_mean(value, time_zones())}"
+        city = value[:100].lower().replace(" ", "_")
+        cities = [zone for zone in time_zones() if zone.lower().rpartition("/")[2] == city]
+        near = f": did you mean {cities[0]}?" if cities else did_you_mean(value, time_zones(), lists=False)
+        why = f"{value[:100]!r} is not a time zone{near}" if near else str(error)
         raise PydanticCustomError("invalid_time_zone", "{why}", {"why": why}) from None
     return value
 

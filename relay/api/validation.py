@@ -194,12 +194,12 @@ def _quoted(text: str) -> list[str]:
 
 
 def _given(location: tuple[str | int, ...], found: ErrorDetails) -> str:
-    """The given value, if it is short and cannot be a secret."""
+    """The given value, if it is short, not named yet, and cannot be a secret."""
     value = found["input"]
     if found["type"] in ("missing", "extra_forbidden", "literal_error") or any(part in _HIDDEN for part in location):
         return ""
     if isinstance(value, str):
-        return f", not {value!r}" if len(value) <= 60 else ""
+        return f", not {value!r}" if len(value) <= 60 and repr(value) not in found["msg"] else ""
     if value is None or isinstance(value, bool):
         return ", not " + {None: "null", True: "true", False: "false"}[value]
     return f", not {value}" if isinstance(value, int | float) and abs(value) < 1e18 else ""

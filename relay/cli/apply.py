@@ -5,7 +5,9 @@ Through the relay at RELAY_URL or the node that holds the SQLite file, else dire
 
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager, nullcontext
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -133,8 +135,26 @@ def _apply(settings: "Settings", *, dry_run: bool, prune: bool) -> Any:
         return applied_view(changes, context, context.ports.kinds.redacted_url, dry_run=dry_run)
 
     with working("comparing"):
-        opening: Callable[[Any], Any] = lambda settings: opened(settings, creates=not dry_run, writes=not dry_run)  # noqa: E731
+        opening: Callable[[Any], Any] = (
+            _opened_to_plan if dry_run else lambda given: opened(given, creates=True, writes=True)
+        )
         return done(settings, through, directly, opening)
+
+
+@asynccontextmanager
+async def _opened_to_plan(settings: "Settings") -> AsyncIterator[Opened]:
+    """The database of the settings; an empty one, for as long as this lasts, where a SQLite file is missing."""
+    from relay.store.postgres_engine import is_postgres
+    from relay.store.sqlite import real_path, sqlite_url
+
+    url = settings.database.url
+    missing = not is_postgres(url) and not real_path(sqlite_url(url)).exists()
+    with TemporaryDirectory() if missing else nullcontext("") as folder:
+        if missing:
+            database = settings.database.model_copy(update={"url": f"sqlite:///{folder}/relay.db"})
+            settings = settings.model_copy(update={"database": database})
+        async with opened(settings, creates=missing, writes=False) as database_of_plan:
+            yield database_of_plan
 
 
 def _print_changes(changes: Sequence[Mapping[str, Any]]) -> None:

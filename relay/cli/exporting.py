@@ -73,7 +73,15 @@ def as_yaml(documents: Sequence[Any], *, paused: Sequence[str]) -> str:
     if paused:
         head += f"# Where it is new, it begins enabled. Not enabled now: {', '.join(paused)}\n"
     section = {"subscriptions": [escaped(document) for document in documents]}
-    return head + yaml.safe_dump(section, sort_keys=False, allow_unicode=True, width=1_000)
+
+    class Dumper(yaml.SafeDumper):
+        """Writes lists of plain values on one line."""
+
+        def represent_sequence(self, tag: Any, sequence: Any, flow_style: Any = None) -> Any:
+            plain = not any(isinstance(one, Mapping | list | tuple) for one in sequence)
+            return super().represent_sequence(tag, sequence, flow_style=plain)
+
+    return head + yaml.dump(section, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=1_000)
 
 
 def escaped(value: Any) -> Any:

@@ -12,14 +12,19 @@ from relay.core.jsontext import JSONDecodeError, dumps, loads
 COLUMNS = ("id", "type", "time", "subject")
 
 
-def print_preview(shown: Mapping[str, Any]) -> None:
-    """Prints whether the subscription gets the event, the requests, and what it would have got of recent events."""
+def print_preview(shown: Mapping[str, Any], *, sample: bool) -> None:
+    """Prints whether the subscription gets the event, the requests, and what it would have got of recent events.
+
+    sample  the event is a sample, not a recorded one
+    """
     event = shown["event"]
     say(
         f"{event['type']} ({event['id']}): {'it gets this event' if shown['matches'] else 'it does not get this event'}"
     )
     if shown.get("why"):
         say_wrapped(f"because {shown['why']}")
+        if sample:
+            say_wrapped("This is a sample: change its metadata with --metadata, or take a recorded event with --event")
     for request in shown["requests"]:
         typer.echo()
         say(f"{request['method']} {request['url']}")

@@ -213,7 +213,7 @@ def preview(
             given({"subscription": body or subscription, **asked}),
             timeout=TEST_TIMEOUT_SECONDS,
         )
-    print_json(shown) if json else print_preview(shown)
+    print_json(shown) if json else print_preview(shown, sample=event is None)
     raise typer.Exit(0 if shown["matches"] else 1)
 
 
@@ -313,7 +313,7 @@ def _arriving(config: Mapping[str, Any], types: list[str] | None, *, types_given
         if types_given and types:
             return f"{service} for each {_enumerated(types)} event.{incidents}{bundled}"
         return (
-            f"{service} for each failed, overdue or lost job, create with unknown fate and finished "
+            f"{service} for each job that failed, is overdue or was not found, create with unknown fate and finished "
             f"group, and when an account, a sink or Revor has trouble or has recovered.{incidents}{bundled}"
         )
     what = f"each {_enumerated(types)} event" if types else "every event of every job"

@@ -187,8 +187,8 @@ def attribute_problem(name: str) -> tuple[str, str] | None:
     if is_attribute_name(name) and name != "data" and not near:
         return None
     hint = f": did you mean {near[0]!r}?" if near else ""
-    if name == "data":
-        hint = ": use the dialect cel for data"
+    if name == "data" or "." in name:
+        hint = ": use the dialect cel for what is in the event's data"
     return "unknown_attribute", f"{name[:100]!r} is not an attribute{hint}"
 
 

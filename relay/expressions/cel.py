@@ -80,6 +80,8 @@ _REGEX_TOKENS = re.compile(
 _POSITION = re.compile(r"<input>:(\d+):(\d+): (?:Syntax error: )?(.*)")
 _UNDEFINED = re.compile(r"Undefined variable or function: '([^']*)'")
 _NO_OVERLOAD = "No such overload"
+_WRONG_TYPES = "it compares or combines values of different types, such as text and a number"
+_KINDS = {str: "text", int: "a number", float: "a number", list: "a list", dict: "an object", type(None): "null"}
 _CLOSES = {")": "(", "]": "[", "}": "{"}
 _TOLD_CHARACTERS = 200
 
@@ -222,7 +224,8 @@ def _expression(program: Any, uses: _Uses, whole: _Part, macros: Sequence[_Macro
         result = _guarded(program.execute, event.context(uses))
         if result is True or result is False:
             return result
-        raise ExpressionFailed("wrong_type", f"it gives {type(result).__name__}, not true or false")
+        given = _KINDS.get(type(result), "a value of another type")
+        raise ExpressionFailed("wrong_type", f"it gives {given}, not true or false")
 
     return evaluate
 
@@ -244,7 +247,7 @@ def _guarded(function: Callable[[Any], Any], argument: Any) -> Any:
         raise ExpressionFailed("missing", _told(str(error))) from None
     except TypeError as error:
         told = _told(str(error))
-        detail = "an operator or a function does not take a value of this type" if told == _NO_OVERLOAD else told
+        detail = _WRONG_TYPES if told == _NO_OVERLOAD else told
         raise ExpressionFailed("wrong_type", detail) from None
     except Exception as error:
         undefined = _UNDEFINED.search(str(error))

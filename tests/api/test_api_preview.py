@@ -116,7 +116,7 @@ async def test_a_filter_that_is_false_is_named(client, filter, why):
     shown = await preview(client, {"sink": HOOK, "filters": [filter]}, metadata={"size": 5})
     assert shown["matches"] is (why is None)
     if why is not None:
-        assert shown["why"].startswith(f"of its filters this one is false: {why}")
+        assert shown["why"].startswith(f"a filter is false: {why}")
 
 
 async def test_a_wrong_filter_is_an_error_with_its_position(client):

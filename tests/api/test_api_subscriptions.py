@@ -667,6 +667,22 @@ async def test_a_webhook_refuses_the_options_of_messages(client, name):
 
 
 @pytest.mark.parametrize(
+    ("given", "hint"),
+    [
+        ("Paris", ": did you mean Europe/Paris?"),
+        ("new york", ": did you mean America/New_York?"),
+        ("Europe/Pariss", ": did you mean Europe/Paris?"),
+        ("Qq", ": use an IANA name such as Europe/Paris"),
+    ],
+)
+async def test_a_wrong_time_zone_names_the_one_that_was_meant_and_no_list(client, given, hint):
+    body = {"sink": "https://hooks.slack.com/services/T0/B0/one", "config": {"time_zone": given}}
+    refused = await client.post("/v1/subscriptions", json=body)
+    [error] = refused.json()["errors"]
+    assert error["detail"] == f"{given!r} is not a time zone{hint}"
+
+
+@pytest.mark.parametrize(
     ("config", "code"),
     [
         ({"time_zone": "europe/paris"}, "invalid_time_zone"),

@@ -365,8 +365,8 @@ def test_add_says_what_will_arrive(stub: Stub, capsys: pytest.CaptureFixture[str
     assert run(["subscriptions", "add", SINK, "--metadata-keys", "deal, owner"]) == 0
     out = capsys.readouterr().out
     assert (
-        "Slack gets one message for each failed, overdue or lost job, create with unknown fate and finished group, "
-        "and when an account, a sink or Revor has trouble or has recovered."
+        "Slack gets one message for each job that failed, is overdue or was not found, create with unknown fate and "
+        "finished group, and when an account, a sink or Revor has trouble or has recovered."
     ) in out
     assert "the sample was accepted: 200 in 12 ms" in out
     assert run(["subscriptions", "add", "https://example.com/x", "--types", "failed,overdue", "--json"]) == 0
@@ -396,12 +396,12 @@ def test_add_says_what_will_arrive(stub: Stub, capsys: pytest.CaptureFixture[str
         (
             {"kind": "discord", "incidents": "off"},
             None,
-            "Discord gets one message for each failed",
+            "Discord gets one message for each job that failed",
         ),
         (
             {"kind": "slack_workflow", "incidents": "off"},
             None,
-            "The workflow in Slack runs once for each failed",
+            "The workflow in Slack runs once for each job that failed",
         ),
         (
             {"kind": "flat", "incidents": "off"},

@@ -86,6 +86,7 @@ def test_an_event_that_it_does_not_get_has_a_reason_and_exit_code_1(
     assert capsys.readouterr().out.splitlines() == [
         "ai.revor.job.failed (evt_1): it does not get this event",
         "because its source is another",
+        "This is a sample: change its metadata with --metadata, or take a recorded event with --event",
         "",
         "It would have got 0 of the newest 1,204 events since 2026-05-13T10:00:00.000Z.",
     ]
