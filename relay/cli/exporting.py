@@ -75,12 +75,13 @@ def as_yaml(documents: Sequence[Any], *, paused: Sequence[str]) -> str:
     section = {"subscriptions": [escaped(document) for document in documents]}
 
     class Dumper(yaml.SafeDumper):
-        """Writes lists of plain values on one line."""
+        """Writes a list of plain values on one line."""
 
-        def represent_sequence(self, tag: Any, sequence: Any, flow_style: Any = None) -> Any:
-            plain = not any(isinstance(one, Mapping | list | tuple) for one in sequence)
-            return super().represent_sequence(tag, sequence, flow_style=plain)
+    def list_of(dumper: yaml.SafeDumper, values: list[Any]) -> yaml.Node:
+        is_plain = not any(isinstance(one, Mapping | list) for one in values)
+        return dumper.represent_sequence("tag:yaml.org,2002:seq", values, flow_style=is_plain)
 
+    Dumper.add_representer(list, list_of)
     return head + yaml.dump(section, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=1_000)
 
 
