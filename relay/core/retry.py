@@ -1,6 +1,7 @@
 """Decides what follows from an attempt's outcome: delivered, retry (when), dead or disable. Pure functions.
 
-Probes of disabled subscriptions and the drain rate after a recovery are computed here too.
+`http_outcome` judges a plain HTTP response: status, redirect, Retry-After. Probes of disabled subscriptions and the
+drain rate after a recovery are computed here too.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""Parses rate-limit headers of responses."""
+"""Parses rate-limit headers of the upstream's responses, Retry-After included. `request_budget.py` acts on them."""
 
 import math
 from collections.abc import Mapping

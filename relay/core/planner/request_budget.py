@@ -1,7 +1,8 @@
 """The allowed request rate of an account, derived from rate-limit headers.
 
 The upstream counts requests in windows, per API key and per account; other programs share both counts. A `Meter`
-follows one count. An `AimdRate` finds a rate by trial if no count is reported. The `Budget` is the lowest of them.
+follows one count. An `AimdRate` finds a rate by trial if no count is reported. The `Budget` is the lowest of them, and
+pauses after a 429 (`Budget.rejected`).
 """
 
 import math
