@@ -134,10 +134,11 @@ DELETE FROM incidents WHERE id IN (
   SELECT id FROM incidents WHERE closed_at IS NOT NULL AND closed_at < :before ORDER BY closed_at, id LIMIT {MAX_ROWS}
 )
 """
-# Deletes a batch of what sinks were not told of for long. A turn that is taken is never that old.
+# Deletes a batch of what sinks were not told of for long, unless a delivery uses it.
 DELETE_OLD_MEMORIES = f"""
 DELETE FROM sink_memories WHERE (subscription_id, key) IN (
-  SELECT subscription_id, key FROM sink_memories WHERE updated_at < :before ORDER BY updated_at LIMIT {MAX_ROWS}
+  SELECT subscription_id, key FROM sink_memories
+  WHERE updated_at < :before AND (token IS NULL OR held_until < :before) ORDER BY updated_at LIMIT {MAX_ROWS}
 )
 """
 # Deletes a batch of ended replays.

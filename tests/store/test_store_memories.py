@@ -155,6 +155,9 @@ async def test_retention_forgets_what_is_old_and_finished_groups(store: Store) -
     first, second = await claimed_of(store, 2)
     await ended(store, first, await took(store, first), {"ts": "1"})
     await store.memories.keep(await took(store, second, "incident/inc_2"), {"ts": "2"}, NOW + 10)
+    turn = await took(store, second)
+    assert await store.upkeep.delete_memories(NOW + 5) == 0, "a delivery uses what is old"
+    await ended(store, second, turn)
     assert await store.upkeep.delete_memories(NOW + 5) == 1
     assert [key for key, _ in await remembered(store)] == ["incident/inc_2"]
     await execute(
