@@ -363,9 +363,14 @@ class Dispatcher:
             found += await self._subscriptions.some(callbacks[start : start + LOADED_AT_ONCE])
         await self._signer.refresh()
         found = await self.handshakes.gate(found)
-        self._filters_of = {
-            one.id: filters for one in found if (filters := self._filters.parsed(one.filters)) is not None
-        }
+        filters_of: dict[str, Filters] = {}
+        for one in found:
+            filters = self._filters.parsed(one.filters)
+            if filters is not None:
+                filters_of[one.id] = filters
+                if filters.expressions:  # each takes up to 5 ms to compile
+                    await asyncio.sleep(0)
+        self._filters_of = filters_of
         known = {one.id: (one, kind) for one in found if (kind := self._kind_of(one)) is not None}
         self.slots.keep(known.keys())
         for start in range(0, len(found), LOADED_AT_ONCE):

@@ -30,6 +30,8 @@ MAX_REMEMBERED = 2_000
 MAX_EVENT_SECONDS = 0.2
 """Estimated time for one event and the expressions of the subscriptions of one owner. It is divided among the distinct
 filters of that owner: whoever makes many expensive ones makes only these fail."""
+_CEL = b'"cel":'
+"""In the key of filters with expressions."""
 
 log = structlog.get_logger("relay.filters")
 
@@ -37,7 +39,7 @@ log = structlog.get_logger("relay.filters")
 def check_extras(subscriptions: Iterable[Subscription]) -> None:
     """Raises SettingsError if filters need an extra that this installation lacks: events would be lost in silence."""
     for one in subscriptions:
-        why = missing_extra() if b'"cel":' in filters_key(one.filters) else None
+        why = missing_extra() if _CEL in filters_key(one.filters) else None
         if why is not None:
             raise SettingsError(f"the filters of subscription {one.id} cannot be evaluated. {why}")
 
@@ -83,11 +85,11 @@ class EventFilters:
 
     def divide(self, subscriptions: Iterable[Subscription]) -> None:
         """Divides the time for an event among the filters of each owner. `subscriptions`: all that there are."""
-        found: dict[str | None, set[Filters]] = {}
+        found: dict[str | None, set[bytes]] = {}
         for one in subscriptions:
-            filters = self.parsed(one.filters)
-            if filters is not None and filters.expressions:
-                found.setdefault(one.owner, set()).add(filters)
+            key = filters_key(one.filters) if one.filters else b""
+            if _CEL in key:
+                found.setdefault(one.owner, set()).add(key)
         self._limits = {owner: min(MAX_EVENT_SECONDS / len(of), MAX_EVALUATION_SECONDS) for owner, of in found.items()}
 
     def _limit_seconds(self, owner: str | None) -> float:

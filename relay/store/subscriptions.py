@@ -173,6 +173,10 @@ class SubscriptionStore(Scoped):
         if await self._database.write(self._replace, (subscription, now, awaits_consent)):
             await self._reorder_all(subscription.id, now)
 
+    def prepare(self, subscription: Subscription) -> None:
+        """Parses its filters, so that the writer need not once it is stored."""
+        self._outbox.subscriptions.filters.parsed(subscription.filters)
+
     async def apply(
         self,
         changes: Sequence[Change],
