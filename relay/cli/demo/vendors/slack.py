@@ -52,7 +52,12 @@ def _check(payload: Any) -> None:
     text(payload.get("text", "-"), "/text", MAX_TEXT)
     for name in ("unfurl_links", "unfurl_media", "mrkdwn"):
         one_of(payload.get(name, True), f"/{name}", (True, False))
-    for block, at in items(payload.get("blocks", []), "/blocks", 50, least=0):
+    check_blocks(payload.get("blocks", []))
+
+
+def check_blocks(blocks: Any) -> None:
+    """Raises Wrong if Slack does not take these blocks."""
+    for block, at in items(blocks, "/blocks", 50, least=0):
         _check_block(block, at)
 
 
@@ -95,8 +100,9 @@ def _limited(pause: float) -> Answer:
     return Answer(429, b"rate_limited", (("Retry-After", seconds(pause)),))
 
 
-def _mentions(payload: Any) -> list[str]:
+def mentions(payload: Any) -> list[str]:
+    """Who a payload mentions."""
     return MENTION.findall(orjson.dumps(payload).decode())
 
 
-VENDOR = Vendor("Slack", accept, Limit(4, 3.0), _limited, read_message, _mentions)
+VENDOR = Vendor("Slack", accept, Limit(4, 3.0), _limited, read_message, mentions)
