@@ -1,13 +1,11 @@
 """The campaign story of the demo: one group of jobs over three channels; an account breaks and is repaired half-way.
 
-A Slack subscription gets what people get, a webhook gets every event. The account breaks and is repaired between the
-starts of certain jobs, so a seed always gives the same failures.
+A Slack subscription gets what people get, a webhook gets every event.
 """
 
 import asyncio
 import contextlib
 import time
-from bisect import bisect_right
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,14 +14,22 @@ import aiohttp
 from starlette.routing import Route
 
 from relay.cli.demo.campaign_report import CampaignReport, Statement, true_counts
-from relay.cli.demo.environment import API_KEY, Plan, sandbox_of
+from relay.cli.demo.campaign_world import (
+    BROKEN,
+    GROUP,
+    PEOPLE,
+    CampaignWorld,
+    dispatch,
+    open_campaign_world,
+    set_account,
+)
+from relay.cli.demo.environment import Plan
 from relay.cli.demo.scenario import (
     CHECK_SECONDS,
     SETTLE_SECONDS,
     WARM_UP_SECONDS,
     Scenario,
     last_end_of,
-    open_scenario,
     patience_seconds,
     post,
     request,
@@ -34,25 +40,14 @@ from relay.cli.demo.scenario import (
 from relay.cli.demo.slack_channel import PATH as SLACK_PATH
 from relay.cli.demo.slack_channel import SlackChannel
 from relay.clock import from_rfc3339, wall_clock
-from relay.sandbox.example_requests import DISPATCH_PATH, campaign_body
-from relay.sandbox.fate import FINAL_CODES, Mix
 from relay.sandbox.lifecycle import SandboxJob
-from relay.sandbox.world import MIN_INTERVAL_SECONDS, World
+from relay.sandbox.world import MIN_INTERVAL_SECONDS
 
-GROUP = "q4-launch"
 JOBS = 200
 MIN_JOBS = 60
 """Of fewer runs no finish can be stated."""
-TRIAL_JOBS, MARGIN, MAX_HELD_SECONDS = 6, 1.3, 60.0
 LENGTH_SECONDS, LEAST_SECONDS = 35.0, 20.0
 """About how long it takes, and at least: the relay keeps a forecast for KEPT_SECONDS, however fast the world is."""
-PEOPLE = {"email": "Grace Hopper", "linkedin": "Ada Lovelace", "whatsapp": "Katherine Johnson"}
-BROKEN = "linkedin"
-BREAKS_AT, BROKEN_FOR = 0.35, 0.2
-"""After which share of the broken account's jobs have started, and for how many starts, as a share of them."""
-MIX = Mix(succeeded=0.9, retried=0.1, failed=0.0, cancelled=0.0)
-FAILS_ALONE = {"channel": "email", "final": "failed", "attempt_failures": 0, "error_code": FINAL_CODES[1]}
-"""One job fails for a reason of its own, which is no incident."""
 ASK_SECONDS = 0.5
 KEPT_SECONDS = 5.0
 """How long the relay keeps a forecast."""
@@ -63,65 +58,25 @@ def speed_for(jobs: int, seconds: float = LENGTH_SECONDS) -> float:
     return max(jobs / len(PEOPLE) * MIN_INTERVAL_SECONDS / seconds, 1.0)
 
 
-@dataclass(slots=True)
-class HeldClock:
-    """The sandbox's clock. It shows `until` before that time has come: the jobs of a campaign do not start before all
-    of them are there, however slow the machine is."""
-
-    until: float = 0.0
-
-    def __call__(self) -> float:
-        return max(self.until, wall_clock())
-
-
 @dataclass(kw_only=True)
-class Campaign:
-    """A running story: the scenario below it, the sandbox's clock, and the Slack channel."""
+class Campaign(CampaignWorld):
+    """A running story: its world, and the Slack channel."""
 
-    scenario: Scenario
-    clock: HeldClock
     channel: SlackChannel = field(default_factory=SlackChannel)
-
-    @property
-    def world(self) -> World:
-        """The sandbox's jobs."""
-        world: World = self.scenario.sandbox.state.world
-        return world
 
     @property
     def share(self) -> float:
         """The share of the jobs whose end the webhook knows."""
         return self.scenario.finished / max(len(self.scenario.job_ids), 1)
 
-    def outage(self, now: float) -> tuple[float, float]:
-        """When the account breaks and is repaired, in epoch seconds: each between the starts of two of its jobs.
-
-        As many jobs fail on a machine so slow that some that should come before have started already.
-        """
-        jobs = [job for job in self.world.jobs() if job.channel == BROKEN]
-        starts = sorted(job.first_started_at for job in jobs if job.first_started_at is not None)
-        first = min(max(round(BREAKS_AT * len(starts)), bisect_right(starts, now) + 1), len(starts) - 2)
-        last = min(first + max(round(BROKEN_FOR * len(starts)), 1), len(starts) - 1)
-        return (starts[first - 1] + starts[first]) / 2, (starts[last - 1] + starts[last]) / 2
-
-
-def account_of(channel: str) -> str:
-    """The id of the connect account that sends in a channel."""
-    return f"account_{channel}"
-
 
 @contextlib.asynccontextmanager
 async def open_campaign(plan: Plan) -> AsyncIterator[Campaign]:
     """Runs the servers while inside, then closes everything."""
-    channel, clock = SlackChannel(), HeldClock()
-    sandbox = sandbox_of(plan)
-    world = sandbox.world()
-    world.mix = MIX
-    for name, person in PEOPLE.items():
-        world.set_connect_account(account_of(name), wall_clock(), channel=name, name=person)
+    channel = SlackChannel()
     routes = [Route(SLACK_PATH, channel.receive, methods=["POST"])]
-    async with open_scenario(plan, sandbox=sandbox.app(clock=clock, world=world), routes=routes) as scenario:
-        yield Campaign(scenario=scenario, clock=clock, channel=channel)
+    async with open_campaign_world(plan, routes) as found:
+        yield Campaign(scenario=found.scenario, clock=found.clock, channel=channel)
 
 
 async def run_campaign(campaign: Campaign, progress: Callable[[], None] = lambda: None) -> CampaignReport:
@@ -138,7 +93,7 @@ async def run_campaign(campaign: Campaign, progress: Callable[[], None] = lambda
         )
         async with ticking(progress):
             await asyncio.sleep(WARM_UP_SECONDS)
-            await _dispatch(campaign, session)
+            await dispatch(campaign, session)
             began_at = campaign.clock.until
             breaks_at, repaired_at = campaign.outage(wall_clock())
             asks_before = repaired_at - breaks_at > KEPT_SECONDS + 2 * ASK_SECONDS
@@ -174,42 +129,13 @@ async def run_campaign(campaign: Campaign, progress: Callable[[], None] = lambda
     )
 
 
-async def _dispatch(campaign: Campaign, session: aiohttp.ClientSession) -> None:
-    """Creates the jobs through the relay, as a program does that uses the drop-in, but for one: that is registered.
-
-    The first ones show how long the rest will take: it starts when all are there.
-    """
-    scenario = campaign.scenario
-    jobs = scenario.plan.jobs
-    url = f"{scenario.relay_url}{DISPATCH_PATH}"
-    accounts = {channel: account_of(channel) for channel in PEOPLE}
-    began_at = wall_clock()
-    for index in range(jobs - 1):
-        if index == TRIAL_JOBS:
-            now = wall_clock()
-            campaign.clock.until = now + min(MARGIN * (now - began_at) / TRIAL_JOBS * jobs, MAX_HELD_SECONDS)
-        body = campaign_body(index, accounts)
-        answer = await post(session, url, body, api_key=API_KEY, headers={"Relay-Group": GROUP})
-        scenario.job_ids.append(answer["item"]["id"])
-    alone = await post(
-        session,
-        f"{scenario.sandbox_url}/_sandbox/jobs",
-        {**FAILS_ALONE, "account": "demo", "connect_account_id": account_of("email")},
-    )
-    (item,) = alone["items"]
-    scenario.job_ids.append(item["id"])
-    await post(session, f"{scenario.relay_url}/v1/jobs", {"id": item["id"], "group": GROUP})
-    await post(session, f"{_group_url(scenario)}/close", {"expected": jobs})
-
-
 async def _break_and_repair(
     campaign: Campaign, session: aiohttp.ClientSession, breaks_at: float, repaired_at: float
 ) -> None:
     """Breaks the account, and repairs it, at these times."""
-    url = f"{campaign.scenario.sandbox_url}/_sandbox/accounts"
     for at, status in ((breaks_at, "credentials"), (repaired_at, "ok")):
         await asyncio.sleep(max(0.0, at - wall_clock()))
-        await post(session, url, {"id": account_of(BROKEN), "status": status})
+        await set_account(campaign, session, status)
 
 
 async def _nothing() -> None:
@@ -236,7 +162,7 @@ async def _ask(campaign: Campaign, session: aiohttp.ClientSession, *, at: float 
     node = campaign.scenario.node
     if node is not None:
         await node.save_statistics()
-    _, group = await request(session, "GET", _group_url(campaign.scenario))
+    _, group = await request(session, "GET", campaign.group_url)
     stated: Mapping[str, Any] = group["expected_finish"] or {}
     times = {name: from_rfc3339(at) for name, at in stated.items()}
     return Statement(share=campaign.share, note=group["expected_finish_note"], **times)
@@ -246,7 +172,7 @@ async def _finished_group(campaign: Campaign, session: aiohttp.ClientSession) ->
     """The group once it has finished, or when the time limit is reached."""
     latest = wall_clock() + patience_seconds(campaign.scenario.plan)
     while True:
-        _, group = await request(session, "GET", _group_url(campaign.scenario))
+        _, group = await request(session, "GET", campaign.group_url)
         if group["state"] == "finished" or wall_clock() > latest:
             return group
         await asyncio.sleep(CHECK_SECONDS)
@@ -264,7 +190,3 @@ async def _cancelled(scenario: Scenario, session: aiohttp.ClientSession, subscri
     query = f"?subscription={subscription_id}&state=cancelled&limit=500"
     _, page = await request(session, "GET", f"{scenario.relay_url}/v1/deliveries{query}")
     return sum(delivery["event_type"].endswith(".job.failed") for delivery in page["items"])
-
-
-def _group_url(scenario: Scenario) -> str:
-    return f"{scenario.relay_url}/v1/groups/{GROUP}"

@@ -13,9 +13,10 @@ from starlette.applications import Starlette
 from starlette.routing import Route
 
 from relay.cli import run
-from relay.cli.demo.campaign import BROKEN, HeldClock, account_of, open_campaign, speed_for
+from relay.cli.demo.campaign import open_campaign, speed_for
 from relay.cli.demo.campaign_live import drawn
 from relay.cli.demo.campaign_report import CampaignReport, Statement, true_counts
+from relay.cli.demo.campaign_world import BROKEN, HeldClock, account_of
 from relay.cli.demo.environment import Plan
 from relay.cli.demo.report import Receipts, make_report
 from relay.cli.demo.slack_channel import PATH, Message, SlackChannel, read_message

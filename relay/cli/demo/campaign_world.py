@@ -1,0 +1,136 @@
+"""The world of the stories: one group of jobs over three channels, and an account that breaks and is repaired.
+
+The account breaks between the starts of certain jobs, so a seed always gives the same failures.
+"""
+
+import contextlib
+from bisect import bisect_right
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import aiohttp
+import orjson
+from starlette.routing import Route
+
+from relay.cli.demo.environment import API_KEY, Plan, sandbox_of
+from relay.cli.demo.scenario import Scenario, open_scenario, post
+from relay.clock import wall_clock
+from relay.sandbox.example_requests import DISPATCH_PATH, campaign_body
+from relay.sandbox.fate import FINAL_CODES, Mix
+from relay.sandbox.world import World
+
+GROUP = "q4-launch"
+TRIAL_JOBS, MARGIN, MAX_HELD_SECONDS = 6, 1.3, 60.0
+PEOPLE = {"email": "Grace Hopper", "linkedin": "Ada Lovelace", "whatsapp": "Katherine Johnson"}
+BROKEN = "linkedin"
+BREAKS_AT, BROKEN_FOR = 0.35, 0.2
+"""After which share of the broken account's jobs have started, and for how many starts, as a share of them."""
+MIX = Mix(succeeded=0.9, retried=0.1, failed=0.0, cancelled=0.0)
+FAILS_ALONE = {"channel": "email", "final": "failed", "attempt_failures": 0, "error_code": FINAL_CODES[1]}
+"""One job fails for a reason of its own, which is no incident."""
+
+
+@dataclass(slots=True)
+class HeldClock:
+    """The sandbox's clock. It shows `until` before that time has come: the jobs of a campaign do not start before all
+    of them are there, however slow the machine is."""
+
+    until: float = 0.0
+
+    def __call__(self) -> float:
+        return max(self.until, wall_clock())
+
+
+@dataclass(kw_only=True)
+class CampaignWorld:
+    """A running scenario, and the sandbox's clock."""
+
+    scenario: Scenario
+    clock: HeldClock = field(default_factory=HeldClock)
+
+    @property
+    def world(self) -> World:
+        """The sandbox's jobs."""
+        world: World = self.scenario.sandbox.state.world
+        return world
+
+    @property
+    def group_url(self) -> str:
+        """The group in the API."""
+        return f"{self.scenario.relay_url}/v1/groups/{GROUP}"
+
+    def outage(self, now: float, broken_for: float = BROKEN_FOR) -> tuple[float, float]:
+        """When the account breaks and is repaired, in epoch seconds: each between the starts of two of its jobs.
+
+        As many jobs fail on a machine so slow that some that should come before have started already.
+        """
+        jobs = [job for job in self.world.jobs() if job.channel == BROKEN]
+        starts = sorted(job.first_started_at for job in jobs if job.first_started_at is not None)
+        first = min(max(round(BREAKS_AT * len(starts)), bisect_right(starts, now) + 1), len(starts) - 2)
+        last = min(first + max(round(broken_for * len(starts)), 1), len(starts) - 1)
+        return (starts[first - 1] + starts[first]) / 2, (starts[last - 1] + starts[last]) / 2
+
+
+def account_of(channel: str) -> str:
+    """The id of the connect account that sends in a channel."""
+    return f"account_{channel}"
+
+
+@contextlib.asynccontextmanager
+async def open_campaign_world(plan: Plan, routes: Sequence[Route]) -> AsyncIterator[CampaignWorld]:
+    """Runs the servers while inside, then closes everything. `routes`: of what gets the events."""
+    clock, sandbox = HeldClock(), sandbox_of(plan)
+    world = sandbox.world()
+    world.mix = MIX
+    for name, person in PEOPLE.items():
+        world.set_connect_account(account_of(name), wall_clock(), channel=name, name=person)
+    async with open_scenario(plan, sandbox=sandbox.app(clock=clock, world=world), routes=routes) as scenario:
+        yield CampaignWorld(scenario=scenario, clock=clock)
+
+
+async def dispatch(
+    campaign: CampaignWorld,
+    session: aiohttp.ClientSession,
+    *,
+    alone: Sequence[Mapping[str, Any]] = (FAILS_ALONE,),
+    metadata: Callable[[int], Mapping[str, Any]] | None = None,
+) -> None:
+    """Creates the jobs through the relay, as a program does that uses the drop-in, but for those that fail `alone`:
+    they are registered. The group is closed then.
+
+    The first ones show how long the rest will take: it starts when all are there.
+
+    metadata  of each job, by its number from 0
+    """
+    scenario = campaign.scenario
+    jobs = scenario.plan.jobs
+    url = f"{scenario.relay_url}{DISPATCH_PATH}"
+    accounts = {channel: account_of(channel) for channel in PEOPLE}
+    began_at = wall_clock()
+    for index in range(jobs - len(alone)):
+        if index == TRIAL_JOBS:
+            now = wall_clock()
+            campaign.clock.until = now + min(MARGIN * (now - began_at) / TRIAL_JOBS * jobs, MAX_HELD_SECONDS)
+        headers = {"Relay-Group": GROUP}
+        if metadata is not None:
+            headers["Relay-Metadata"] = orjson.dumps(metadata(index)).decode()
+        answer = await post(session, url, campaign_body(index, accounts), api_key=API_KEY, headers=headers)
+        scenario.job_ids.append(answer["item"]["id"])
+    for index, script in enumerate(alone, start=len(scenario.job_ids)):
+        made = await post(
+            session,
+            f"{scenario.sandbox_url}/_sandbox/jobs",
+            {**script, "account": "demo", "connect_account_id": account_of(script["channel"])},
+        )
+        (item,) = made["items"]
+        scenario.job_ids.append(item["id"])
+        body = {"id": item["id"], "group": GROUP, **({} if metadata is None else {"metadata": metadata(index)})}
+        await post(session, f"{scenario.relay_url}/v1/jobs", body)
+    await post(session, f"{campaign.group_url}/close", {"expected": jobs})
+
+
+async def set_account(campaign: CampaignWorld, session: aiohttp.ClientSession, status: str) -> None:
+    """Breaks the account (`credentials`), or repairs it (`ok`)."""
+    url = f"{campaign.scenario.sandbox_url}/_sandbox/accounts"
+    await post(session, url, {"id": account_of(BROKEN), "status": status})
