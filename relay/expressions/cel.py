@@ -271,7 +271,7 @@ def _compiled(text: str) -> Any:
     """The program. Raises ExpressionRefused for a mistake, with its line and column."""
     why = missing_extra()
     if why is not None:
-        raise ExpressionRefused("missing_extra", why)
+        raise ExpressionRefused("extra_missing", why)
     try:
         return _library().compile(text)
     except BaseException as error:

@@ -828,5 +828,5 @@ async def test_a_filter_that_needs_a_missing_extra_is_refused(client, monkeypatc
     monkeypatch.setattr("relay.expressions.cel.find_spec", lambda name: None)
     answer = await client.post("/v1/subscriptions", json={"sink": HOOK, "filters": [{"cel": "true"}]})
     (error,) = answer.json()["errors"]
-    assert (answer.status_code, error["code"]) == (422, "missing_extra")
+    assert (answer.status_code, error["code"]) == (422, "extra_missing")
     assert "pip install 'revor-relay[cel]'" in error["detail"]

@@ -179,7 +179,7 @@ def test_a_missing_extra_is_named_with_the_command_that_installs_it(monkeypatch:
     monkeypatch.setattr(cel, "find_spec", lambda name: None)
     with pytest.raises(ExpressionRefused) as refused:
         compile_cel("true")
-    assert refused.value.code == "missing_extra"
+    assert refused.value.code == "extra_missing"
     assert "pip install 'revor-relay[cel]'" in refused.value.detail
 
 
