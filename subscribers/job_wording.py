@@ -111,7 +111,8 @@ def reason_of(document: Document) -> str:
     channel = titled(word(document.get("channel")))
     if channel:
         meaning = meaning.replace(f"The {channel} ", "The ", 1)  # the sentence already begins with it
-    return f": {continued(meaning, str(document.get('source')))}"
+    upstream = f"{document.get('source')} {str(document.get('type')).partition('.job.')[0]}"  # an address may not tell
+    return f": {continued(meaning, upstream)}"
 
 
 def _has_user_metadata(event: Event) -> bool:
