@@ -7,6 +7,7 @@ import pytest
 
 from relay.core import relay_events
 from relay.core.events import GROUP_FINISHED, INCIDENT_EVENTS, Event, relay_event
+from relay.core.jsontext import dumps
 from relay.core.samples import sample_event
 from relay.core.subscription import Subscription
 from subscribers import registry
@@ -84,6 +85,13 @@ def test_span_says_that_the_clocks_were_changed() -> None:
         replace(one, time=at("10:00:00") + days * 86_400) for one, days in zip(failed(2), (0, 200), strict=True)
     )
     assert of(first, last, time_zone="Europe/Paris").span == "2026-05-20 12:00:00 CEST to 2026-12-06 11:00:00 CET"
+
+
+def test_name_of_the_upstream_keeps_its_capital_where_the_address_does_not_tell_it() -> None:
+    (event,) = failed(1, hint=replace(CREDITS, meaning="Revor had no worker free"), sender=None)
+    document = {**event.document(), "source": "http://127.0.0.1:8080/jobs"}
+    (cluster,) = of(replace(event, body=dumps(document))).clusters
+    assert cluster.title == "1 failed: Revor had no worker free"
 
 
 def test_events_are_told_by_account_and_error_the_most_serious_first() -> None:

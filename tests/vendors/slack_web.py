@@ -1,5 +1,5 @@
-"""The stand-in of Slack's Web API (`relay/cli/demo/vendors/slack_web.py`) for tests: also slack_sdk's models must accept
-the blocks, it can be told to fail, and it can be a sink for the dispatcher."""
+"""The stand-in of Slack's Web API (`relay/cli/demo/vendors/slack_web.py`) for tests: slack_sdk's models must accept its
+blocks too, it can be told to fail, and it can be a sink for the dispatcher."""
 
 from slack_sdk.models.blocks import Block
 from starlette.applications import Starlette

@@ -74,7 +74,7 @@ class CampaignWorld:
 
 def account_of(channel: str) -> str:
     """The id of the connect account that sends in a channel."""
-    return f"account_{channel}"
+    return f"{channel}-1"
 
 
 @contextlib.asynccontextmanager

@@ -35,6 +35,12 @@ def demo(
         Literal["campaign"] | None,
         typer.Option(help="campaign: a group of jobs, and an account that breaks, as people see it in Slack."),
     ] = None,
+    wired: Annotated[
+        bool,
+        typer.Option(
+            "--wired", help="The same events through every kind of subscription, into a stand-in of each service."
+        ),
+    ] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the figures as one JSON object on the last line.")
     ] = False,
@@ -43,17 +49,20 @@ def demo(
     """Run a demo on this machine. It has a stand-in upstream, the relay, and a receiver that verifies every event.
 
     It needs no account and leaves nothing behind. Exit code 0: nothing lost, out of order or unverified; in a story
-    also that people were told what they need to know, in few messages, and that the stated finish holds.
+    also that people were told what they need to know, in few messages, and that the stated finish holds; with --wired
+    that each target got exactly its events, and refused none.
     """
     if speed is not None and not math.isfinite(speed):
         raise typer.BadParameter("must be a number from 1 to 1000", param_hint="--speed")
     limit = read_rate_limit(rate_limit)
-    if story is not None and compare is not None:
-        raise UsageError("--compare is for the demo without --story: leave one of them out")
+    chosen = [name for name, given in (("--story", story), ("--wired", wired or None), ("--compare", compare)) if given]
+    if len(chosen) > 1:
+        raise UsageError(f"{chosen[0]} and {chosen[1]} are different demos: leave one of them out")
 
     from relay import log
-    from relay.cli.demo import campaign, campaign_live, live
+    from relay.cli.demo import campaign, campaign_live, live, wired_live
     from relay.cli.demo.environment import Plan
+    from relay.cli.demo.wired import MIN_JOBS
 
     count = jobs or (20 if story is None else campaign.JOBS)
     if story is not None:
@@ -62,7 +71,9 @@ def demo(
             raise UsageError(f"--jobs {count}: the story needs at least {campaign.MIN_JOBS}")
         if speed is not None and speed > fastest:
             raise UsageError(f"--speed {speed:g}: the story of {count} jobs takes at most {fastest:g}")
-    log.configure(dev=False, level="warning" if story is None else "error")  # the story has trouble on purpose
+    if wired and count < MIN_JOBS:
+        raise UsageError(f"--jobs {count}: --wired needs at least {MIN_JOBS}")
+    log.configure(dev=False, level="error" if story or wired else "warning")  # these have trouble on purpose
     plan = Plan(
         jobs=count,
         speed=speed or (60.0 if story is None else campaign.speed_for(count)),
@@ -71,7 +82,9 @@ def demo(
         database=database,
     )
     try:
-        if story is None:
+        if wired:
+            ok = wired_live.run(plan, as_json=as_json, keep=keep).ok
+        elif story is None:
             ok = live.run(plan, compare=compare is not None, as_json=as_json, keep=keep).ok
         else:
             ok = campaign_live.run(plan, as_json=as_json, keep=keep).ok

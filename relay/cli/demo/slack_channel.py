@@ -54,13 +54,14 @@ class SlackChannel:
 
 
 def read_message(payload: Mapping[str, Any]) -> Message:
-    """A message as Slack shows it; of a digest all sentences, a line each. Raises an error if it is none."""
+    """A message as Slack shows it: its lines, then the small print at its end. Raises an error if it is none."""
     said, pairs, small = [], [], []
     for block in payload["blocks"]:
         if block["type"] == "context":
             small += [_shown(one["text"]) for one in block["elements"]]
         elif block["type"] != "divider":
-            said.append(_shown(block["text"]["text"]))
+            said += [*small, _shown(block["text"]["text"])]
+            small = []
             for one in block.get("fields", ()):
                 label = _BOLD.match(one["text"])
                 pairs.append((_shown(label[1]) if label else "", _shown(_BOLD.sub("", one["text"]))))

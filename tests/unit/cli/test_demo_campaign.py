@@ -102,7 +102,7 @@ def test_the_speed_makes_the_story_last_half_a_minute() -> None:
     assert speed_for(1) == 1
 
 
-PAYLOAD = {
+PAYLOAD: dict[str, Any] = {
     "text": "a & b",
     "blocks": [
         {
@@ -123,6 +123,14 @@ def test_a_message_is_read_as_slack_shows_it() -> None:
     console = Console(width=100, record=True)
     console.print(drawn(message))
     assert "How to fix it: <so>" in console.export_text()
+
+
+def test_a_digest_is_read_in_the_order_of_its_lines() -> None:
+    first, last = PAYLOAD["blocks"]
+    header = {"type": "header", "text": {"type": "plain_text", "text": "2 events"}}
+    message = read_message({"blocks": [header, last, {"type": "divider"}, first, last]})
+    assert message.title.splitlines()[:4] == ["2 events", "Job 1", "Time 2", "a & b _c_"]
+    assert message.footer == "Job 1 · Time 2"
 
 
 async def test_the_channel_keeps_messages_and_refuses_what_is_none() -> None:

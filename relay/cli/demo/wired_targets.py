@@ -1,0 +1,186 @@
+"""The targets of `relay demo --wired`: every kind of sink, and which events each should get.
+
+What a target should get is decided here from what the events say and what the sandbox knows to be true, without the
+relay's filters, subscriptions and deliveries.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from relay.cli.demo.vendors import VENDORS
+from relay.cli.demo.vendors.endpoint import Vendor
+from relay.cli.demo.vendors.programs import CRM, RECEIVER
+from relay.cli.demo.vendors.slack_web import CHANNEL, TOKEN
+
+LEAST_DEAL = 40
+BOT_PATH = "/api/chat.postMessage"
+BATCH_EVENTS, BATCH_SECONDS, DIGEST_SECONDS = 10, 2, 10
+_ENDS = ("succeeded", "failed", "cancelled")
+_TOLD_AT_ONCE = ("relay.group.finished", "relay.incident.opened", "relay.incident.closed")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Truth:
+    """An event, and what is true of its job: its channel, the deal that it was created with, and whether it failed
+    because its account was broken. Of other events these are None and False."""
+
+    event: Mapping[str, Any]
+    channel: str | None = None
+    deal: int | None = None
+    failed_on_account: bool = False
+
+    @property
+    def of_job(self) -> bool:
+        """True for an event of a job."""
+        return self.channel is not None
+
+    @property
+    def kind(self) -> str:
+        """The last word of its type."""
+        kind: str = self.event["type"].rpartition(".")[2]
+        return kind
+
+    @property
+    def is_in_incident(self) -> bool:
+        """True for what people are told of in an incident: failures on the broken account, and that it works again."""
+        return (self.failed_on_account and self.kind == "failed") or (not self.of_job and self.kind == "recovered")
+
+
+def every_job_event(truth: Truth) -> bool:
+    """What a subscription gets without `types`."""
+    return truth.of_job
+
+
+def for_people(truth: Truth) -> bool:
+    """What chats get without `types`, and without what an incident tells."""
+    if truth.is_in_incident:
+        return False
+    if truth.of_job:
+        return truth.kind in ("failed", "overdue", "not_found")
+    return truth.event["type"].startswith("relay.") or truth.kind in ("needs_reconnect", "cannot_send")
+
+
+def _in_digest(truth: Truth) -> bool:
+    if truth.of_job:
+        return truth.kind in _ENDS and not truth.is_in_incident
+    return truth.event["type"] in _TOLD_AT_ONCE
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """One subscription, and the stand-in that it sends to.
+
+    gets     in words
+    wants    whether an event should arrive
+    vendor   the stand-in; None: Slack's Web API, which is a workspace
+    types    None: the kind's own
+    """
+
+    name: str
+    kind: str
+    gets: str
+    wants: Callable[[Truth], bool]
+    vendor: Vendor | None
+    path: str = ""
+    types: tuple[str, ...] | None = None
+    filters: tuple[Mapping[str, Any], ...] = ()
+    config: Mapping[str, Any] = field(default_factory=dict)
+    credential: Mapping[str, str] | None = None
+
+    @property
+    def sink_path(self) -> str:
+        """The path of its sink."""
+        return self.path or "/wired/" + self.name.replace(",", "").replace(" ", "-")
+
+    def subscription(self, base_url: str) -> dict[str, Any]:
+        """The body of `POST /v1/subscriptions`."""
+        body: dict[str, Any] = {
+            "sink": f"{base_url}{self.sink_path}",
+            "config": {"kind": self.kind, **self.config},
+            "description": self.name,
+        }
+        if self.types is not None:
+            body["types"] = list(self.types)
+        if self.filters:
+            body["filters"] = list(self.filters)
+        if self.credential is not None:
+            body["sinkcredential"] = dict(self.credential)
+        return body
+
+
+def _webhook(mode: str, **options: Any) -> Target:
+    config = {"content_mode": mode, **options}
+    return Target(
+        name=f"webhook, {mode}",
+        kind="webhook",
+        gets="all job events",
+        wants=every_job_event,
+        vendor=RECEIVER,
+        config=config,
+    )
+
+
+def _chat(kind: str, name: str | None = None, **more: Any) -> Target:
+    given = {"gets": "what people act on", "wants": for_people, "vendor": VENDORS[kind], **more}
+    return Target(name=name or kind, kind=kind, **given)
+
+
+STRUCTURED = _webhook("structured")
+TARGETS = (
+    STRUCTURED,
+    _webhook("binary"),
+    _webhook("batch", batch={"max_events": BATCH_EVENTS, "max_seconds": BATCH_SECONDS}),
+    Target(
+        name="webhook, filter",
+        kind="webhook",
+        gets="job events of LinkedIn",
+        wants=lambda truth: truth.channel == "linkedin",
+        vendor=RECEIVER,
+        filters=({"exact": {"channel": "linkedin"}},),
+    ),
+    Target(
+        name="webhook, CEL",
+        kind="webhook",
+        gets=f"LinkedIn, deals over {LEAST_DEAL}",
+        wants=lambda truth: truth.channel == "linkedin" and truth.deal is not None and truth.deal > LEAST_DEAL,
+        vendor=RECEIVER,
+        filters=({"cel": f'data.metadata.deal > {LEAST_DEAL} && channel == "linkedin"'},),
+    ),
+    Target(
+        name="webhook, template",
+        kind="webhook",
+        gets="ends of jobs",
+        wants=lambda truth: truth.of_job and truth.kind in _ENDS,
+        vendor=CRM,
+        types=_ENDS,
+        config={
+            "strict": True,
+            "template": {
+                "properties": {"revor_status": "{{ event.status }}", "deal_id": "{{ metadata.deal }}"},
+                "event": "{{ event.id }}",
+            },
+        },
+    ),
+    _chat("slack", "slack, webhook"),
+    _chat(
+        "slack",
+        "slack, digest",
+        gets="ends, groups, incidents",
+        wants=_in_digest,
+        types=(*_ENDS, *_TOLD_AT_ONCE),
+        config={"digest_seconds": DIGEST_SECONDS},
+    ),
+    _chat(
+        "slack",
+        "slack, bot",
+        vendor=None,
+        path=BOT_PATH,
+        config={"channel": CHANNEL},
+        credential={"credentialtype": "ACCESSTOKEN", "accesstoken": TOKEN},
+    ),
+    _chat("slack_workflow"),
+    _chat("teams"),
+    _chat("discord"),
+    _chat("flat", gets="all job events", wants=every_job_event),
+)
