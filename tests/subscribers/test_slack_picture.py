@@ -5,6 +5,7 @@
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -16,7 +17,7 @@ from relay.core.events import Event
 from relay.core.subscription import Subscription
 from subscribers import registry
 from subscribers.base import RenderContext
-from tests.subscribers.test_slack_bot import NOW, Channel, delivered, incident, job
+from tests.subscribers.test_slack_bot import Channel, delivered
 from tests.support.slack_picture import picture, without_small_print
 from tests.support.story_events import (
     CODE,
@@ -37,7 +38,6 @@ SLACK = Subscription(
     kind="slack",
     options={"time_zone": "Europe/Paris"},
 )
-INCIDENT = (("opened", 3), ("grew", 10), ("closed", 12))
 CRM = "https://crm.example/deals"
 
 
@@ -58,10 +58,16 @@ def campaign() -> str:
 def posted_by_a_bot() -> str:
     """Two messages with their threads: an incident that is over, and a group that is under way."""
     channel = Channel()
-    delivered(channel, *(incident(kind, nth, failed) for nth, (kind, failed) in enumerate(INCIDENT)))
-    delivered(channel, *(job(kind, nth, at=NOW + 600) for nth, kind in enumerate(("succeeded",) * 9 + ("failed",) * 2)))
+    for nth, told in enumerate(
+        (("opened", "10:23:10", 3, 40), ("grew", "10:24:30", 10, 33), ("closed", "10:37:02", 13, 0))
+    ):
+        delivered(channel, replace(of_incident(*told, id="inc_01jvq4"), id=f"evt_01jvpq00000000000000{nth:06}"))
+    accepted = ("Alex", "Kim", "Robin", "Sam", "Toni", "Chris", "Jo", "Pat", "Ali")
+    delivered(channel, *(of_job("succeeded", "10:40:00", name, group="spring") for name in accepted))
+    refused = {"hint": CREDITS, "code": "insufficient_credits", "group": "spring"}
+    delivered(channel, *(of_job("failed", "10:40:30", name, **refused) for name in ("Lee", "Mika")))
     told: list[tuple[str, Any]] = []
-    for clock, post in zip(("10:00", "10:10"), channel.posts(), strict=True):
+    for clock, post in zip(("10:23", "10:40"), channel.posts(), strict=True):
         told.append((f"{clock} (edited)", {"blocks": post.blocks}))
         for reply in post.replies:
             first, *others = reply.blocks

@@ -36,6 +36,7 @@ def of_job(
     sender: str | None = None,
     account: str = "default",
     channel: str = "linkedin",
+    group: str | None = None,
     **metadata: str | None,
 ) -> Event:
     """A job about `name` whose status became `kind`."""
@@ -50,6 +51,7 @@ def of_job(
         action="outreach.dispatch",
         metadata=given,
         connect_account_id=sender,
+        group=group,
         upstream={"id": name, **error},
     )
     seen = Observation(
