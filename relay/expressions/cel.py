@@ -281,6 +281,7 @@ def _compiled(text: str) -> Any:
         if found is None:
             raise ExpressionRefused("invalid_expression", "it is not an expression of CEL") from None
         what = _told(found[3].split(" expecting {", 1)[0])
+        what = "it ends too early" if "'<EOF>'" in what else what
         raise ExpressionRefused("invalid_expression", _at(int(found[1]), int(found[2]), what)) from None
 
 
