@@ -78,7 +78,10 @@ def _liquid() -> ModuleType:
 
 def _placed(error: FieldError) -> FieldError:
     """An error about a place in a template, as one about that place in the body of a subscription."""
-    return replace(error, pointer=_POINTER + error.pointer)
+    name = error.detail.removesuffix(" is absent")
+    is_unknown = error.code == "missing_name" and name.isidentifier() and name not in VARIABLES
+    detail = f"{error.detail}: known are {', '.join(VARIABLES)}" if is_unknown else error.detail
+    return replace(error, pointer=_POINTER + error.pointer, detail=detail)
 
 
 class _Variables(dict[str, object]):

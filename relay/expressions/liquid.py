@@ -279,8 +279,7 @@ class _Context(RenderContext):
             if not self._strict:
                 return _NOTHING
             name = _path_text(path[: index + 1], "" if token is None else token.source)
-            names = f": there are {', '.join(self._variables)}" if index == 0 else ""
-            return _Absent(name, hint=f"{name} is absent{names}", token=token)
+            return _Absent(name, hint=f"{name} is absent", token=token)
         return found
 
     def filter(self, name: str, token: Token | None) -> Callable[..., object]:

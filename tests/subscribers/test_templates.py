@@ -119,6 +119,9 @@ def test_strict_webhook_names_what_is_missing_and_another_sends_nothing_in_its_p
     with pytest.raises(NotRenderable) as caught:
         Webhook().render(FAILED, replace(lax, options={**lax.options, "strict": True}), CONTEXT)
     assert str(caught.value) == "/config/template/a/b: metadata.nope is absent"
+    misspelt = replace(lax, options={"template": "{{ metadta.deal }}", "strict": True})
+    with pytest.raises(NotRenderable, match="metadta is absent: known are event, data, job, metadata, hint, account, "):
+        Webhook().render(FAILED, misspelt, CONTEXT)
 
 
 def test_no_variable_has_a_secret() -> None:
