@@ -73,9 +73,9 @@ async def measure(scale: float = 1.0) -> list[dict[str, Any]]:
     events, evaluated = max(10, int(EVENTS * scale)), [0]
     passes = Filters.passes
 
-    def counted(self: Filters, view: EventView, failed: Any = lambda failure: None) -> bool:
+    def counted(self: Filters, view: EventView, *options: Any) -> bool:
         evaluated[0] += 1
-        return passes(self, view, failed)
+        return passes(self, view, *options)
 
     found: dict[str, list[float]] = {name: [] for name in CASES}
     evaluations: dict[str, float] = {}
