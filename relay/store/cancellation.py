@@ -1,11 +1,16 @@
-"""Cancels the open deliveries of a removed subscription, head by head; its ended deliveries are never read."""
+"""Cancels the open deliveries of a removed subscription, head by head; its ended deliveries are not read. If it is
+declared again and starts before they were made, they are revived.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from sqlalchemy.engine import Connection
 
 from relay.store.attempt_results import promote_heads
 from relay.store.group_commit import alone, each
 from relay.store.outbox import lock_jobs
-from relay.store.statements import SQLITE, json_list, run, sql
+from relay.store.statements import REAL, SQLITE, TEXT, fetch, json_list, run, run_rows, sql
 from relay.store.tables import OPEN_DELIVERY
 
 # A subscription that was declared again, under its old id, keeps what it has got since.
@@ -35,6 +40,20 @@ WHERE job_uid IN $json_values(job_uids) AND subscription_id = :id AND {OPEN_DELI
 """
 )
 CANCEL_CHUNK = 500
+# The deliveries of some events that a removed subscription of the same id has left.
+LEFT = sql("SELECT event_id, id, state FROM deliveries WHERE event_id IN $json_values(ids) AND subscription_id = :id")
+# Makes deliveries that have ended first attempts.
+REVIVE = sql(
+    """
+UPDATE deliveries SET state = m.state, priority = 0, due_at = m.now, created_at = m.now, attempt_count = 0, alone = 0,
+  ended_at = NULL, reason = NULL, was = NULL
+FROM $json_rows(rows) AS m
+WHERE deliveries.id = m.id
+""",
+    rows={"id": TEXT, "state": TEXT, "now": REAL},
+)
+# Takes deliveries from the removed subscription before they are cancelled.
+TAKE_OVER = sql("UPDATE deliveries SET created_at = :now WHERE id IN $json_values(ids)")
 
 
 def cancel(connection: Connection, subscription_id: str, now: float) -> int:
@@ -56,6 +75,24 @@ def cancel(connection: Connection, subscription_id: str, now: float) -> int:
         pairs = [(job_uid, subscription_id) for job_uid in job_uids]
         promote_heads(connection, pairs, pairs, now)  # of a subscription that was declared again
     return len(heads)
+
+
+def revive(connection: Connection, subscription_id: str, made: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Of these new deliveries of a subscription those to insert. The others are there, from a removed one of the same
+    id: what it did not deliver is open again."""
+    ids = json_list([one["event_id"] for one in made])
+    left = {event_id: (id, state) for event_id, id, state in fetch(connection, LEFT, ids=ids, id=subscription_id)}
+    open_ids, ended = [], []
+    for one in made if left else ():
+        id, state = left.get(one["event_id"], (None, "delivered"))
+        if state in ("pending", "blocked"):
+            open_ids.append(id)
+        elif state != "delivered":
+            ended.append((id, one["state"], one["created_at"]))
+    if open_ids:
+        run(connection, TAKE_OVER, ids=json_list(open_ids), now=made[0]["created_at"])
+    run_rows(connection, REVIVE, ended)
+    return [one for one in made if one["event_id"] not in left]
 
 
 @alone()

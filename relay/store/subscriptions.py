@@ -16,7 +16,7 @@ from relay.core.records import CallbackRoom, Page, SubscriptionRoom, WantedCallb
 from relay.core.subscription import SigningSecret, Subscription
 from relay.core.summary_events import ClosedBecause
 from relay.errors import Conflict
-from relay.store.cancellation import CANCEL_CHUNK, cancel_some
+from relay.store.cancellation import CANCEL_CHUNK, cancel_some, revive
 from relay.store.cipher import Cipher
 from relay.store.credentials import is_same
 from relay.store.database import Database
@@ -351,9 +351,8 @@ class SubscriptionStore(Scoped):
             ]
             busy = open_pairs(connection, sorted({event.job_uid for event in wanted if event.job_uid is not None}))
             now = subscription.created_at
-            run_many(
-                connection, INSERT_DELIVERY, [delivery_values(event, subscription, busy, now=now) for event in wanted]
-            )
+            made = [delivery_values(event, subscription, busy, now=now) for event in wanted]
+            run_many(connection, INSERT_DELIVERY, revive(connection, subscription.id, made))
 
     @locking(lambda item: [*to_change(item[0].id), incidents_of(item[0].id)])
     def _replace(

@@ -18,12 +18,14 @@ from relay.store.store import Store
 from tests.support.store_kit import (
     NOW,
     callback_for,
+    claim,
     counts,
     execute,
     lease,
     poll,
     registration,
     relay_event,
+    result_of,
     rows,
     states,
     subscription,
@@ -213,6 +215,41 @@ async def test_a_subscription_declared_again_keeps_what_it_got_while_the_old_one
         ("pending", NOW + 3),
         ("pending", NOW + 3),
     ]
+
+
+async def test_a_subscription_declared_again_starts_with_what_the_old_one_did_not_deliver(store: Store) -> None:
+    declared = subscription("crm")
+    await store.subscriptions.create(declared)
+    for name in ("delivered", "dead", "cancelled"):
+        await store.jobs.record(poll(await track(store, name), 0, "failed"))
+        if name != "cancelled":
+            (one,) = await claim(store, "crm")
+            await store.deliveries.record_attempt(result_of(one, name))
+    await store.subscriptions.remove("crm", NOW + 1)
+    await store.jobs.record(poll(await track(store, "missed"), 0, "failed", now=NOW + 2))
+    await store.jobs.record(poll(await track(store, "twice"), 0, "failed", "failed", now=NOW + 2))
+    await store.subscriptions.create(replace(declared, created_at=NOW + 3, start_at=NOW - 1))
+    assert sorted(await states(store, "crm")) == ["blocked", "delivered", *["pending"] * 4]
+    claimed = await claim(store, "crm", now=NOW + 3)
+    assert {one.attempt_count for one in claimed} == {0}
+    assert sorted(one.made_count for one in claimed) == [0, 0, 0, 1], "the dead one keeps its attempt"
+
+
+async def test_what_is_not_cancelled_yet_belongs_to_the_subscription_declared_again(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    declared = subscription("crm")
+    await store.subscriptions.create(declared)
+    await store.jobs.record(poll(await track(store), 0, "failed", "failed"))
+    cancel_all = store.subscriptions._cancel_all
+
+    async def first_declared_again(id: str, now: float) -> None:
+        await store.subscriptions.create(replace(declared, created_at=now + 1, start_at=NOW - 1))
+        await cancel_all(id, now)
+
+    monkeypatch.setattr(store.subscriptions, "_cancel_all", first_declared_again)
+    await store.subscriptions.remove("crm", NOW + 1)
+    assert await states(store, "crm") == ["pending", "blocked"]
 
 
 async def stored_bytes(store: Store) -> bytes:
