@@ -48,7 +48,7 @@ class Dialogue(Protocol):
 
 
 class Kind(Protocol):
-    """One kind of sink."""
+    """One kind of sink. `registry.py` lists them all."""
 
     @property
     def name(self) -> str:

@@ -11,7 +11,7 @@ import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -27,6 +27,7 @@ from relay.tasks import Tasks
 
 if TYPE_CHECKING:
     from relay.core.records import RefreshTurn
+    from relay.http.sender import Transport
     from relay.store.credentials import CredentialStore
 
 TOKEN_SECONDS = 10.0
@@ -41,12 +42,6 @@ REFUSED_SECONDS = 60.0
 MAX_KEPT = 10_000
 
 log = structlog.get_logger("relay.delivery")
-
-
-class Transport(Protocol):
-    """Sends a request. Raises only when cancelled."""
-
-    async def send(self, request: OutboundRequest, *, timeout_seconds: float) -> Response: ...
 
 
 @value_class(frozen=True, slots=True, kw_only=True)
@@ -89,7 +84,7 @@ class _Kept:
 class Credentials:
     """The tokens of this node."""
 
-    def __init__(self, *, transport: Transport, store: "CredentialStore", clock: Clock, tasks: Tasks) -> None:
+    def __init__(self, *, transport: "Transport", store: "CredentialStore", clock: Clock, tasks: Tasks) -> None:
         self._transport = transport
         self._store = store
         self._clock = clock

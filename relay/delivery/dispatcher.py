@@ -24,7 +24,7 @@ from relay.core.records import Lease, Recorded
 from relay.core.subscription import Subscription
 from relay.core.values import value_class
 from relay.delivery.attempts import attempt_of
-from relay.delivery.credentials import Credentials, Transport
+from relay.delivery.credentials import Credentials
 from relay.delivery.handshakes import Handshakes
 from relay.delivery.outcomes import Policy
 from relay.delivery.settings import DeliverySettings
@@ -39,6 +39,7 @@ from relay.redaction import secrets_of
 from relay.tasks import Tasks
 
 if TYPE_CHECKING:
+    from relay.http.sender import Transport
     from relay.store.claims import Backlog
     from relay.store.credentials import CredentialStore
     from relay.store.deliveries import DeliveryStore
@@ -105,7 +106,7 @@ class Dispatcher:
         credentials: "CredentialStore",
         kinds: Callable[[str], "Kind"],
         context: "RenderContext",
-        transport: Transport,
+        transport: "Transport",
         clock: Clock,
         settings: DeliverySettings,
         metrics: Metrics,

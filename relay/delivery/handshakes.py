@@ -19,7 +19,6 @@ from relay.core.delivery import OutboundRequest, Response
 from relay.core.handshake import Agreement, Refusal
 from relay.core.subscription import Consent, Subscription
 from relay.core.text import storable
-from relay.delivery.credentials import Transport
 from relay.delivery.settings import DeliverySettings
 from relay.delivery.signer import Signer
 from relay.errors import StoreError
@@ -28,6 +27,7 @@ from relay.redaction import host_of, redact_text
 from relay.tasks import Tasks
 
 if TYPE_CHECKING:
+    from relay.http.sender import Transport
     from relay.store.handshakes import HandshakeStore
     from relay.store.subscriptions import SubscriptionStore
 
@@ -61,7 +61,7 @@ class Handshakes:
 
     store: "HandshakeStore"
     subscriptions: "SubscriptionStore"
-    transport: Transport
+    transport: "Transport"
     clock: Clock
     settings: Callable[[], DeliverySettings]
     infer: Callable[[str], str]

@@ -26,7 +26,7 @@ from relay.core.records import AttemptRecorded, AttemptResult, Lease, MemoryTurn
 from relay.core.subscription import Subscription
 from relay.core.text import storable
 from relay.delivery.attempts import bare
-from relay.delivery.credentials import Credentials, Sent, Transport
+from relay.delivery.credentials import Credentials, Sent
 from relay.delivery.dialogues import converse, unrendered
 from relay.delivery.outcomes import FinishedAttempt, NextClaim, Policy, attempt_result
 from relay.delivery.signer import Signer
@@ -38,6 +38,7 @@ from relay.metrics import Metrics
 from relay.tasks import Tasks
 
 if TYPE_CHECKING:
+    from relay.http.sender import Transport
     from relay.store.deliveries import DeliveryStore
     from relay.store.memories import MemoryStore
     from relay.store.subscriptions import SubscriptionStore
@@ -74,7 +75,7 @@ class Worker:
     deliveries: "DeliveryStore"
     subscriptions: "SubscriptionStore"
     memories: "MemoryStore"
-    transport: Transport
+    transport: "Transport"
     credentials: Credentials
     context: "RenderContext"
     clock: Clock

@@ -17,7 +17,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import lru_cache
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import aiohttp
 import structlog
@@ -49,6 +49,14 @@ USER_AGENT = f"revor-relay/{__version__}"
 _OURS = (("Accept", "*/*"), ("Accept-Encoding", "identity"), ("User-Agent", USER_AGENT))
 
 _SENDABLE_AS_WRITTEN = re.compile(r"[A-Za-z0-9\-._~:/?\[\]@!$&'()*+,;=%]+", re.ASCII)
+
+
+class Transport(Protocol):
+    """Sends requests: a Sender, or a test double."""
+
+    async def send(self, request: OutboundRequest, *, timeout_seconds: float) -> Response:
+        """Sends a request once. Failures are part of the Response: it raises only when cancelled."""
+        ...
 
 
 class _Refused(OSError):

@@ -8,16 +8,15 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from ipaddress import IPv4Network, IPv6Network
-from typing import Protocol
 from urllib.parse import urlsplit
 
 import structlog
 
 from relay.clock import Clock
-from relay.core.delivery import OutboundRequest, Response
+from relay.core.delivery import OutboundRequest
 from relay.core.heartbeat import Movement, Progress
 from relay.core.netguard import GuardPolicy
-from relay.http.sender import Sender
+from relay.http.sender import Sender, Transport
 
 EVERY_SECONDS = 60.0
 PING_SECONDS = 10.0
@@ -26,14 +25,6 @@ ANYWHERE = GuardPolicy(allow_http=True, allow_networks=(IPv4Network("0.0.0.0/0")
 """The operator's own URL, like that of an upstream: their monitoring may be on the same machine or network."""
 
 log = structlog.get_logger("relay.node")
-
-
-class Transport(Protocol):
-    """Sends requests: a Sender, or a test double."""
-
-    async def send(self, request: OutboundRequest, *, timeout_seconds: float) -> Response:
-        """Sends a request once. Failures are part of the Response."""
-        ...
 
 
 class Heartbeat:

@@ -57,7 +57,8 @@ class Tracking:
         on_untracked: Callable[[Job], None] = lambda job: None,
         callback_limits: CallbackLimits = DEFAULT_LIMITS,
     ) -> None:
-        """`on_untracked` is called with each job that is no longer tracked."""
+        """`wake` (`Dispatcher.wake`) is called when a registration may have made deliveries, `on_untracked` with each
+        job that is no longer tracked."""
         self._on_untracked = on_untracked
         self._store = store
         self._pollers = pollers
