@@ -21,8 +21,8 @@ from relay.errors import FieldError
 from relay.redaction import split_url
 from subscribers.base import RenderContext, chat_errors, option_errors
 from subscribers.chat import Message, message
+from subscribers.edited_messages import message_key, update_of
 from subscribers.slack_blocks import SECTION_CHARACTERS, clip, escape, message_blocks
-from subscribers.stories import chapter, story_key
 
 CHANNEL = "channel"
 """Option: the channel that a bot posts to."""
@@ -51,7 +51,7 @@ _DISABLES: Mapping[str, str] = {
     **dict.fromkeys(("restricted_action_non_threadable_channel", "team_not_found"), _ADMIN),
     **dict.fromkeys(("deprecated_endpoint", "method_deprecated"), "update the relay"),
 }
-"""What to do about errors with which Slack takes no message at all."""
+"""What to do about errors with which Slack accepts no message at all."""
 _DEAD = frozenset(
     (
         *("msg_too_long", "msg_blocks_too_long", "no_text", "invalid_blocks", "invalid_blocks_format"),
@@ -87,7 +87,7 @@ class Answer:
 
     @property
     def ok(self) -> bool:
-        """True if Slack took the message."""
+        """True if Slack accepted the message."""
         return self.outcome.verdict == "delivered"
 
 
@@ -95,37 +95,42 @@ class SlackBot:
     """The deliveries of a subscription with a bot token."""
 
     def key(self, event: Event, subscription: Subscription) -> str | None:
-        """Of the incident or the group."""
-        return story_key(event)
+        """The key of the message about the incident or the group."""
+        return message_key(event)
 
     def steps(
         self, event: Event, subscription: Subscription, context: RenderContext, memory: Memory, now: float
     ) -> Steps:
-        """An event of a story: its message is posted or edited, then its detail is posted in the thread. Any other
-        event is a message."""
-        if story_key(event) is None:
+        """Of an incident or a group: the message is posted or edited, then the detail is posted in its thread. Any
+        other event is a message of its own."""
+        if message_key(event) is None:
             answer = read_answer((yield _post(subscription, message(event, subscription, context))), now)
             return Ended(outcome=answer.outcome)
-        told = chapter(event, subscription, context, {} if not _is_of(memory, subscription) else memory["story"])
-        place = None if told.anew or not _is_of(memory, subscription) else _place_of(memory)
+        update = update_of(event, subscription, context, {} if not _is_of(memory, subscription) else memory["message"])
+        place = None if update.anew or not _is_of(memory, subscription) else _place_of(memory)
         posted = False
         for _ in range(2):  # once more if somebody has deleted the message
             if place is None:
-                answer = read_answer((yield _post(subscription, told.head)), now)
+                answer = read_answer((yield _post(subscription, update.shown)), now)
                 place, posted = answer.place, True
                 if not answer.ok or place is None:
                     return Ended(outcome=answer.outcome)
-            elif told.edits:
-                answer = read_answer((yield _update(subscription, told.head, place)), now)
+            elif update.edits:
+                answer = read_answer((yield _update(subscription, update.shown, place)), now)
                 if answer.gone:
                     place = None
                     continue
                 if not answer.ok:
                     return Ended(outcome=answer.outcome)
-            kept = {"asked": subscription.options[CHANNEL], "channel": place[0], "ts": place[1], "story": told.memory}
-            if told.detail is None or (posted and told.repeats):
+            kept = {
+                "asked": subscription.options[CHANNEL],
+                "channel": place[0],
+                "ts": place[1],
+                "message": update.memory,
+            }
+            if update.detail is None or (posted and update.repeats):
                 return Ended(outcome=answer.outcome, remember=kept)
-            answer = read_answer((yield _post(subscription, told.detail, place, kept if posted else None)), now)
+            answer = read_answer((yield _post(subscription, update.detail, place, kept if posted else None)), now)
             if not answer.gone:
                 return Ended(outcome=answer.outcome, remember=kept)
             place = None
@@ -205,7 +210,7 @@ def _refused(code: str, document: Mapping[str, Any], response: Response, now: fl
         scope = needed if isinstance(needed, str) and _SCOPES.fullmatch(needed) else "chat:write"
         detail = f"add the scope {scope} to the app, install it again, then resume"
         return Answer(outcome=Outcome(verdict="disable", reason=f"{code}: {detail}"))
-    if code in _DISABLES:  # a remembered channel can be one of a workspace that the token is no longer of
+    if code in _DISABLES:  # the channel may be of a workspace that the token has left
         outcome = Outcome(verdict="disable", reason=f"{code}: {_DISABLES[code]}")
         return Answer(outcome=outcome, gone=code == "channel_not_found")
     if code in _DEAD:
@@ -227,7 +232,7 @@ def _post(
     thread: tuple[str, str] | None = None,
     remember: Memory | None = None,
 ) -> Step:
-    """Posts a message: in the channel, or in a thread, where only those who follow it are told."""
+    """Posts a message: in the channel, or in a thread, where only those who follow it are update."""
     if thread is None:
         where = {"channel": subscription.options[CHANNEL]}
     else:
@@ -257,8 +262,8 @@ def _request(url: str, payload: Mapping[str, Any]) -> OutboundRequest:
 
 
 def _is_of(memory: Memory, subscription: Subscription) -> bool:
-    """Whether this was remembered of the channel that the subscription has now."""
-    return memory.get("asked") == subscription.options.get(CHANNEL) and isinstance(memory.get("story"), dict)
+    """Whether this is about a message in the channel that the subscription has now."""
+    return memory.get("asked") == subscription.options.get(CHANNEL) and isinstance(memory.get("message"), dict)
 
 
 def _place_of(document: Mapping[str, Any]) -> tuple[str, str] | None:

@@ -20,8 +20,8 @@ from relay.core.summary_events import group_finished_data, incident_data
 from relay.errors import InvalidRequest
 from subscribers import registry
 from subscribers.base import RenderContext
+from subscribers.edited_messages import MAX_CODES, MAX_SEEN, message_key
 from subscribers.slack_bot import SlackBot, read_answer
-from subscribers.stories import MAX_CODES, MAX_SEEN, story_key
 from tests.support.hostile_texts import TEXTS, events_with
 from tests.support.scale import scaled
 from tests.support.slack_check import check_message
@@ -319,8 +319,8 @@ def test_large_group_is_remembered_within_bounds() -> None:
     for nth in range(MAX_SEEN + 50):
         delivered(channel, job("failed", nth, code=f"{'long' * 14}_{nth}"))
     (memory,) = channel.memories.values()
-    assert len(memory["story"]["seen"]) == MAX_SEEN
-    assert len(memory["story"]["codes"]) <= MAX_CODES + 1
+    assert len(memory["message"]["seen"]) == MAX_SEEN
+    assert len(memory["message"]["codes"]) <= MAX_CODES + 1
     assert channel.posts()[0].text == f"Group spring so far: {MAX_SEEN + 50} failed"
 
 
@@ -344,23 +344,23 @@ def test_event_without_a_story_is_a_plain_message(kind: str) -> None:
 
 
 def test_event_of_no_known_account_is_a_plain_message() -> None:
-    assert story_key(replace(job("failed", 1), owner=None)) is None
-    assert story_key(replace(incident("opened", 1, 3), subject="inc_1/../x")) is None
-    assert story_key(replace(incident("opened", 1, 3), source="https://other.example")) is None
+    assert message_key(replace(job("failed", 1), owner=None)) is None
+    assert message_key(replace(incident("opened", 1, 3), subject="inc_1/../x")) is None
+    assert message_key(replace(incident("opened", 1, 3), source="https://other.example")) is None
 
 
 def test_no_hostile_text_breaks_a_message_or_changes_its_address() -> None:
-    stories = 0
+    keyed = 0
     for turn, text in enumerate(TEXTS):
         for event in events_with(text, part=turn, parts=scaled(28, 1)):
             event = replace(event, owner="revor/default")
-            stories += story_key(event) is not None
+            keyed += message_key(event) is not None
             for step in previewed(BOT.steps(event, bot(), CONTEXT, {}, NOW)):
                 payload = orjson.loads(step.request.body)
                 assert payload["channel"] in ("#campaigns", "{channel}")
                 shown = {"text": payload["text"], "blocks": payload["blocks"]}
                 check_message(orjson.dumps({**shown, "unfurl_links": False, "unfurl_media": False}))
-    assert stories > 100
+    assert keyed > 100
 
 
 # --- failures between the requests
@@ -584,7 +584,7 @@ def test_every_answer_has_an_outcome(body: bytes, status: int) -> None:
                         "asked",
                         "channel",
                         "ts",
-                        "story",
+                        "message",
                         "counts",
                         "codes",
                         "seen",

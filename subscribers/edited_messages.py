@@ -1,8 +1,8 @@
 """Messages that are edited in place: one about each incident and each group, with the details in its thread.
 
-A story is told event by event: what its message shows from now on, what goes into the thread, and what to remember. Of
-a group its message counts what was sent until the group has finished. Plain text, which each chat kind lays out.
-Nothing of a job is remembered but how many of which kind and error there were, and the ends of event ids.
+Each event updates its message: `update_of` says what the message shows from now on, what goes into the thread, and what
+to remember. The message about a group counts its events until the group has finished. All of it is plain text, which
+each chat kind lays out. Of jobs only numbers by kind and by error are remembered, and the ends of event ids.
 """
 
 import re
@@ -22,7 +22,7 @@ from subscribers.summary_wording import moment_of
 from subscribers.words import Pairs, count, data_of, mapping, one_line, word, zone_of
 
 MAX_SEEN = 256
-"""Events of a group that are known to be counted. One that is sent again later than that counts twice."""
+"""Latest events of a group that are known to be counted. An older one that is sent again counts twice."""
 MAX_CODES = 20
 CODES_SHOWN = 5
 _GROUP_CHARACTERS = 200
@@ -48,27 +48,27 @@ _PROGRESS = ("queued", "scheduled", "running", "retrying", "succeeded")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Chapter:
-    """What one event changes of its story.
+class Update:
+    """What one event changes of its message and the thread.
 
-    anew     a message of its own begins, although there is one: the group has begun another round
-    head     what the story's message shows
-    edits    a message that is there already is edited to that
+    anew     a new message is posted although there is one: the group has begun another round
+    shown    what the message shows
+    edits    a message that exists is edited to show that
     detail   what goes into the thread; None: nothing
-    repeats  the detail says what `head` says: it is left out under a new message
+    repeats  the detail says what `shown` says: it is left out under a new message
     memory   to remember once this is sent
     """
 
     anew: bool = False
-    head: Message
+    shown: Message
     edits: bool
     detail: Message | None
     repeats: bool
     memory: Memory
 
 
-def story_key(event: Event) -> str | None:
-    """Which story an event belongs to; None: to none."""
+def message_key(event: Event) -> str | None:
+    """The key of the message that an event updates; None: it has a message of its own."""
     if event.source == RELAY_SOURCE and event.type in INCIDENT_EVENTS:
         id = _INCIDENT_ID.fullmatch(event.subject or "")
         return None if id is None else f"incident/{id[0]}"
@@ -79,8 +79,8 @@ def story_key(event: Event) -> str | None:
     return group_key(event.owner, group)
 
 
-def chapter(event: Event, subscription: Subscription, context: RenderContext, memory: Memory) -> Chapter:
-    """What an event, which has a story, changes of it. `memory`: of the event before; empty: this is the first."""
+def update_of(event: Event, subscription: Subscription, context: RenderContext, memory: Memory) -> Update:
+    """What an event with a `message_key` changes. `memory`: what the event before left; empty: this is the first."""
     said = message(event, subscription, context)
     if event.type in INCIDENT_EVENTS:
         return _of_incident(event, said, memory, time_zone(subscription))
@@ -89,17 +89,17 @@ def chapter(event: Event, subscription: Subscription, context: RenderContext, me
     return _of_group(event, said, memory)
 
 
-def _of_incident(event: Event, said: Message, memory: Memory, zone: str | None) -> Chapter:
+def _of_incident(event: Event, said: Message, memory: Memory, zone: str | None) -> Update:
     """The message shows the newest event: an older one may come later."""
     newest = _moment(event) >= (_number(memory.get("at")), _text(memory.get("event")))
-    head = replace(said, ids=())
+    shown = replace(said, ids=())
     kept = {"at": event.recorded_at, "event": event.id} if newest else memory
     if event.type == INCIDENT_OPENED:
         detail = replace(
             said, sentence=f"Incident {word(event.subject)}", link=None, pairs=_facts_of(event, zone), place=()
         )
-        return Chapter(head=head, edits=newest, detail=detail, repeats=False, memory=kept)
-    return Chapter(head=head, edits=newest, detail=replace(said, pairs=()), repeats=True, memory=kept)
+        return Update(shown=shown, edits=newest, detail=detail, repeats=False, memory=kept)
+    return Update(shown=shown, edits=newest, detail=replace(said, pairs=()), repeats=True, memory=kept)
 
 
 def _facts_of(event: Event, zone: str | None) -> Pairs:
@@ -114,11 +114,11 @@ def _facts_of(event: Event, zone: str | None) -> Pairs:
     return tuple((label, text) for label, text in found if text)
 
 
-def _of_group(event: Event, said: Message, memory: Memory) -> Chapter:
+def _of_group(event: Event, said: Message, memory: Memory) -> Update:
     kind = job_event_kind(event.type) or ""
     finished_at = memory.get("finished_at")
     if finished_at is not None and event.recorded_at <= _number(finished_at):  # it was sent late
-        return Chapter(head=said, edits=False, detail=said, repeats=True, memory=memory)
+        return Update(shown=said, edits=False, detail=said, repeats=True, memory=memory)
     if finished_at is not None:
         again = _of_group(event, said, {})
         return replace(again, anew=True)
@@ -141,7 +141,7 @@ def _of_group(event: Event, said: Message, memory: Memory) -> Chapter:
         "begun_at": min(_number(memory.get("begun_at"), event.recorded_at), event.recorded_at),
     }
     detail = None if kind in _PROGRESS else said
-    head = replace(
+    shown = replace(
         said,
         sentence=_so_far(document, counts),
         link=None,
@@ -149,17 +149,17 @@ def _of_group(event: Event, said: Message, memory: Memory) -> Chapter:
         place=tuple(pair for pair in said.place if pair[0] != "Job"),
         ids=(),
     )
-    return Chapter(head=head, edits=new or detail is None, detail=detail, repeats=False, memory=kept)
+    return Update(shown=shown, edits=new or detail is None, detail=detail, repeats=False, memory=kept)
 
 
-def _end_of_group(event: Event, said: Message, memory: Memory) -> Chapter:
+def _end_of_group(event: Event, said: Message, memory: Memory) -> Update:
     finished_at = memory.get("finished_at")
     late = event.recorded_at < _number(memory.get("begun_at") if finished_at is None else finished_at)
     if late and memory:  # of an earlier round than the message shows
-        return Chapter(head=said, edits=False, detail=said, repeats=True, memory=memory)
+        return Update(shown=said, edits=False, detail=said, repeats=True, memory=memory)
     anew = finished_at is not None and event.recorded_at > _number(finished_at)
     kept = {"finished_at": event.recorded_at}
-    return Chapter(anew=anew, head=replace(said, ids=()), edits=True, detail=said, repeats=True, memory=kept)
+    return Update(anew=anew, shown=replace(said, ids=()), edits=True, detail=said, repeats=True, memory=kept)
 
 
 def _so_far(document: Mapping[str, Any], counts: Mapping[str, int]) -> str:
