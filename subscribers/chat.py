@@ -33,10 +33,10 @@ OPTIONS = (METADATA_KEYS, TIME_ZONE)
 DIGEST_SECONDS = "digest_seconds"
 """Option: one message for what came within that time."""
 MESSAGES_PER_MINUTE = "messages_per_minute"
-"""Option: the messages a minute beyond which a digest follows."""
+"""Option: maximum messages a minute. What exceeds them comes in a digest."""
 DIGEST_OPTIONS = (DIGEST_SECONDS, MESSAGES_PER_MINUTE)
 MAX_BUNDLED = 1_000
-"""Maximum events in a digest. It takes 40 ms to make one of so many."""
+"""Maximum events in a digest. It takes 40 ms to make one of that many."""
 MAX_BUNDLED_BYTES = 4 * 1024 * 1024
 MAX_PAIRS = 10
 

@@ -83,7 +83,7 @@ class Digest:
     span      from when to when they happened, in the reader's time zone
     sections  incidents and groups; `brief`: further ones, a line each
     clusters  the other events, the most serious ones first, then the largest clusters
-    rest      what is neither told nor counted in a cluster, in words; empty: nothing
+    rest      in words, what is in no section or cluster; empty: nothing
     """
 
     heading: str
@@ -311,7 +311,7 @@ def _again(kind: str, repeats: Set[str]) -> str:
 
 
 def _names(told: Sequence[_Told]) -> Mapping[str, str]:
-    """The names of connect accounts that the events themselves tell, by their id."""
+    """The names of connect accounts that the events contain, by their id."""
     found = {}
     for one in told:
         for id_field, name_field in (("account_id", "name"), ("connect_account_id", "connect_account_name")):

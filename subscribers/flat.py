@@ -52,7 +52,7 @@ class Flat(base.Single):
     name = "flat"
     signed = True
     rate_per_second: float | None = 10.0
-    """The least that one of these services takes."""
+    """The lowest rate limit of these services."""
     default_incidents: Incidents = "off"
 
     def default_types(self, type_prefixes: Sequence[str]) -> tuple[str, ...] | None:

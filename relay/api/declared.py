@@ -1,8 +1,8 @@
-"""`POST /v1/subscriptions/apply`: makes the subscriptions what a document declares.
+"""`POST /v1/subscriptions/apply`: makes the subscriptions match a document.
 
-A plan is made first, of all of them: a mistake in one changes none. It is carried out in one transaction. What does not
-differ is not touched, so applying the same document again does nothing. `relay apply` uses the same functions on the
-database itself (`relay/cli/apply.py`).
+All changes are planned first, so a mistake in one subscription changes none, and are then made in one transaction.
+Subscriptions that do not differ are not touched, so applying the same document again does nothing. `relay apply` uses
+the same functions on the database itself (`relay/cli/apply.py`).
 """
 
 import hashlib
@@ -52,15 +52,15 @@ SECRET_BYTES = 32
 OVERLAP_SECONDS = 86_400.0
 """How long a replaced signing secret goes on signing."""
 MAX_PLANS = 10
-"""A plan is made again if a subscription in it changes before it is carried out."""
+"""Maximum number of plans for one request: one that a change of a subscription has made out of date is made again."""
 MAX_SHOWN_BYTES = 500
-"""Size of a value in a plan. A longer one is only named."""
+"""Maximum size of a value that a plan shows. Of a larger one only the name is shown."""
 _NOT_SHOWN = ("protocolsettings.headers", "sinkcredential", "config.secret", "declared")
 _ACTIONS = {"add": "subscriptions.create", "change": "subscriptions.replace", "remove": "subscriptions.remove"}
 
 
 class SubscriptionsApply(Body):
-    """The subscriptions that there shall be."""
+    """The subscriptions that a document declares."""
 
     subscriptions: list[Any] = Field(
         max_length=MAX_DECLARED,
@@ -127,7 +127,7 @@ operation = partial(Operation, into=OPERATIONS, tag="Subscriptions")
     },
 )
 async def apply_subscriptions(call: Call) -> Response:
-    """Make the subscriptions what a document declares.
+    """Make the subscriptions match a document.
 
     All of them are checked first; all changes are one transaction. Those that do not differ are not touched, so the
     same request again changes nothing. State, start and pending deliveries of a changed one are kept, as by `PUT`.
@@ -234,7 +234,7 @@ async def planned(context: Context, body: SubscriptionsApply, now: float) -> lis
 
 
 async def _callbacks(context: Context, documents: Sequence[Any], stored: Mapping[str, Subscription]) -> frozenset[str]:
-    """The ids among these that callbacks have."""
+    """Which of the declared ids belong to callbacks."""
     given = {one["id"] for one in documents if isinstance(one, dict) and isinstance(one.get("id"), str)}
     unknown = [id for id in given if id not in stored and problem_of_id(id, None) is None]
     return (
@@ -263,7 +263,7 @@ class _Reader:
         return self.own or BY_ANYONE
 
     def change(self, document: Any) -> Change:
-        """What becomes of one declared subscription. Raises InvalidRequest."""
+        """The change that one declared subscription needs. Raises InvalidRequest."""
         body = validate(DeclaredSubscription, document)
         owner = self._owner(body)
         id = self._id(body, owner)
@@ -289,7 +289,7 @@ class _Reader:
         return Change(id=id, action=action, before=before, after=after, fields=fields, new_secret=secret)
 
     def removed(self) -> Iterator[Change]:
-        """What was declared before, and is not any more."""
+        """The removal of each subscription that was declared before and is not any more."""
         for one in self.stored.values():
             if one.declared == self._declarer and one.id not in self.taken:
                 yield Change(id=one.id, action="remove", before=one)
@@ -317,8 +317,8 @@ class _Reader:
         return body.owner
 
     def _id(self, body: DeclaredSubscription, owner: str | None) -> str:
-        """Its id. What a token bound to an account declares has one that no other account can have: it must not learn
-        which ids others use."""
+        """Its id. One that a bound token declares can belong to its account only: the token must not learn which ids
+        other accounts use."""
         problem = problem_of_id(body.id, owner)
         id = body.id if self.own is None or body.id in self.stored else qualified(body.id, owner)
         code = "invalid_id"
@@ -335,7 +335,7 @@ class _Reader:
 def _fixed(
     body: DeclaredSubscription, config: SubscriptionConfig, owner: str | None, before: Subscription
 ) -> Iterator[FieldError]:
-    """Errors for what cannot change of a stored subscription."""
+    """An error for each difference in a field that cannot change."""
     else_ = "declare another id instead"
     if "start" in config.model_fields_set and start_seconds(config.start) != before.start_at:
         detail = f"it cannot be changed; it is {start_view(before.start_at)!r}: {else_}"

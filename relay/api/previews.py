@@ -43,12 +43,12 @@ from relay.redaction import REDACTED
 RECENT_DAYS = 7
 DAY_SECONDS = 86_400.0
 MAX_RECENT = 10_000
-"""Events that one preview looks at: the newest."""
+"""Maximum number of events, the newest ones, that one preview looks at."""
 MAX_RECENT_SECONDS = 2.0
 SLICE = 500
 MAX_EXAMPLES = 3
 PREFERRED = "failed"
-"""The sample without `type` and `event_id`, if the subscription gets it."""
+"""The type of the sample if neither `type` nor `event_id` is given, and if the subscription gets this type."""
 
 
 class SubscriptionPreview(Body):

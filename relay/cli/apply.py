@@ -1,4 +1,4 @@
-"""`relay apply`: makes the subscriptions what relay.yaml declares. `relay export`: writes those that there are.
+"""`relay apply`: makes the subscriptions match relay.yaml. `relay export`: writes the stored ones as such a section.
 
 Through the relay at RELAY_URL or the node that holds the SQLite file, else directly on the database.
 """
@@ -44,7 +44,7 @@ def apply(
     yes: Annotated[bool, typer.Option("--yes", help="Remove without asking.")] = False,
     json: Json = False,
 ) -> None:
-    """Make the subscriptions what relay.yaml declares. Changes only what differs, all of it or nothing."""
+    """Make the subscriptions match relay.yaml. Changes only what differs, all of it or nothing."""
     settings = _settings(config)
     if not settings.subscriptions and not prune:
         note("nothing is declared: add the section `subscriptions` to relay.yaml. `relay export` writes it")

@@ -28,7 +28,7 @@ _SECRETS_HERE = """\
 
 
 class Placeholder(str):
-    """Text of our own in which `${` is not escaped."""
+    """A reference such as `${NAME}` that the export itself writes. It stays as it is: `${` is not escaped."""
 
     __slots__ = ()
 
@@ -37,7 +37,7 @@ def document_of(shown: Mapping[str, Any], stored: "Subscription | None", *, with
     """A subscription as it is declared. What has its default is left out.
 
     shown   as the API shows it
-    stored  as the database has it, if that is at hand
+    stored  as the database has it; None through the API
     """
     from relay.api.subscription_models import SubscriptionConfig, SubscriptionCreate
 

@@ -1,7 +1,7 @@
 """The section `subscriptions`: each entry as it was written, with the line of every value.
 
 The API's models know what a subscription looks like, and this package does not know the API: it checks only that each
-entry is a mapping with an `id`. Whoever checks more finds the place of a mistake with `place_of`.
+entry is a mapping with an `id`. Code that checks more finds the place of a mistake with `place_of`.
 """
 
 from collections.abc import Sequence
@@ -27,8 +27,8 @@ class Declared:
 
 
 def declared(value: Value) -> Declared:
-    """An entry as it was written. Raises SettingsError if it is no mapping with an id. Text from a reference, such as
-    `${file:/run/secrets/crm}`, stays text."""
+    """An entry as it was written. Raises SettingsError if it is not a mapping with an id. Text from a reference, such
+    as `${file:/run/secrets/crm}`, stays text."""
     if not isinstance(value.data, dict):
         raise value.error("must be a mapping such as {id: crm, sink: https://…}")
     id = value.data.get("id")

@@ -1,9 +1,9 @@
 """Bundles: several deliveries of one subscription in one request. Pure functions.
 
 A bundle takes due heads of one priority and, behind each, its followers in the order of their job. Nothing waits in
-memory: how long a delivery has waited is told by its row, so a crash or another node changes nothing. What is given up
-was refused by itself: a bundle that is refused, or whose members have no attempt left, is sent again one by one, and
-each member's row says so (`alone`). Claimed in `relay/store/bundles.py`, sent in `relay/delivery/worker.py`.
+memory: the row of a delivery says since when it waits, so a crash or another node changes nothing. No event is given up
+because of another: a bundle that is refused, or whose members have no attempt left, is sent again one by one, and each
+member's row says so (`alone`). Claimed in `relay/store/bundles.py`, sent in `relay/delivery/worker.py`.
 """
 
 import math
@@ -33,7 +33,7 @@ class Bundle:
     wait_seconds     longest time, from its creation, that a delivery waits for others
     max_bytes        maximum bytes of the events' stored bodies, with one byte between two of them
     free_per_minute  None: always bundled. Else up to so many requests a minute are single events that wait for nothing;
-                     beyond them what is due is one request
+                     when more is due, all of it is one request
     free_types       None: any event may be such a single one. Else only first attempts of these types, which are about
                      no job, and all others are always bundled
     """
@@ -83,17 +83,17 @@ class Taken(NamedTuple):
     full: bool
 
 
-def take(heads: Sequence[Candidate], chains: Mapping[str, Sequence[Candidate]], bundle: Bundle) -> Taken:
+def take(heads: Sequence[Candidate], open_by_job: Mapping[str, Sequence[Candidate]], bundle: Bundle) -> Taken:
     """The members of a bundle that takes these heads, oldest first, as far as there is room.
 
-    `chains`: the open deliveries of each job in their order, heads included. A follower is taken only behind everything
-    that it waits for, and a job's deliveries up to the first for which there is no room.
+    `open_by_job`: the open deliveries of each job in their order, heads included. A follower is taken only behind
+    everything that it waits for, and a job's deliveries up to the first for which there is no room.
     """
     is_head = {head.id for head in heads}
     ids: dict[str, None] = {}
     left_bytes = bundle.max_bytes + 1
     for head in heads:
-        for one in _in_line(head, chains, is_head):
+        for one in _in_line(head, open_by_job, is_head):
             if one.id in ids:
                 continue
             left_bytes -= one.size_bytes + 1
@@ -103,13 +103,13 @@ def take(heads: Sequence[Candidate], chains: Mapping[str, Sequence[Candidate]], 
     return Taken(tuple(ids), full=len(ids) >= bundle.max_events)
 
 
-def _in_line(head: Candidate, chains: Mapping[str, Sequence[Candidate]], is_head: set[str]) -> Iterable[Candidate]:
+def _in_line(head: Candidate, open_by_job: Mapping[str, Sequence[Candidate]], is_head: set[str]) -> Iterable[Candidate]:
     """The heads of a head's job and the followers behind them, in order."""
-    chain = chains.get(head.job_uid or "")
-    if not chain:
+    of_job = open_by_job.get(head.job_uid or "")
+    if not of_job:
         return (head,)
     found, unbroken = [], True
-    for one in chain:
+    for one in of_job:
         if one.id in is_head or (unbroken and one.free):
             found.append(one)
         else:
@@ -132,7 +132,7 @@ class FreeRequests:
     sent: deque[float] = field(default_factory=deque)
 
     def room(self, per_minute: int, now: float) -> Room:
-        """How many more are free now."""
+        """How many more requests are free now."""
         while self.sent and not 0 <= now - self.sent[0] < FREE_SECONDS:  # negative if the clock was set back
             self.sent.popleft()
         if len(self.sent) < per_minute:
@@ -142,7 +142,7 @@ class FreeRequests:
         return Room(next_at=self.sent[-per_minute] + FREE_SECONDS)
 
     def count(self, now: float) -> None:
-        """A request is sent."""
+        """Counts a request that is sent."""
         self.sent.append(now)
 
 
@@ -167,7 +167,7 @@ def ready_at(bundle: Bundle, room: Room, oldest_at: float, *, fresh: bool, full:
 
 
 def in_order(members: Sequence[Claimed]) -> tuple[Claimed, ...]:
-    """The oldest first, and those of one job in their order, whatever the clocks did."""
+    """The oldest first, and those of one job in their order, even if a clock was set back."""
     by_age = sorted(members, key=lambda one: (one.event.recorded_at, one.id))
     of_job: dict[str, deque[Claimed]] = {}
     for one in sorted(members, key=lambda one: one.event.sequence or 0):

@@ -68,7 +68,7 @@ def problem_of_id(given: str, owner: str | None) -> str | None:
 
 
 def suffix_of(owner: str | None) -> str:
-    """What the ids end with that a token bound to this account declares, so that no two accounts share one."""
+    """The end of each id that a token bound to this account declares, so that no two accounts share an id."""
     return "" if owner is None else "@" + owner.replace("/", ":")
 
 

@@ -1,7 +1,7 @@
 """Sends the requests of a delivery that takes several: see `relay.core.dialogue`.
 
 All of them share the attempt's time-out. The attempt shows the last request and response, which decide, and names the
-others. A kind whose sink remembers something has its turn: one delivery of a key at a time, on all nodes.
+others. A delivery that remembers something has its turn first: one delivery of a key at a time, on all nodes.
 """
 
 import asyncio
@@ -23,14 +23,14 @@ log = structlog.get_logger("relay.delivery")
 Send = Callable[[Step, float], Awaitable[Sent]]
 """Sends the request of a step within this time, in seconds."""
 Save = Callable[[Memory], Awaitable[bool]]
-"""Stores what is remembered. False: another delivery has the turn by now, or the sink is another one."""
+"""Stores what is remembered. False: another delivery has the turn by now, or the subscription has another sink."""
 
 NOT_STORED = Outcome(verdict="retry", reason="not_stored")
 FAILED = Outcome(verdict="retry", reason="render")
 
 
 def unrendered(error: Exception, now: float, event_id: str) -> Sent:
-    """In place of a response: the kind of sink failed. With NotRenderable the delivery is dead, else it is retried."""
+    """Stands for a response if the kind of sink failed. With NotRenderable the delivery is dead, else it is retried."""
     if isinstance(error, NotRenderable):
         detail = storable(str(error))
         outcome = Outcome(verdict="dead", reason=detail)

@@ -1,7 +1,8 @@
 """Filters in CEL: compiled once, and refused where one evaluation could take long.
 
-CEL has no limit of cost. So an expression has at most MAX_CHARACTERS characters, one level of macros and only literal
-regular expressions, and each evaluation is estimated before it starts: it never exceeds its limit by much.
+CEL itself does not limit the cost of an evaluation. So an expression has at most MAX_CHARACTERS characters, one level
+of macros and only literal regular expressions, and the cost of each evaluation is estimated before it starts: it never
+exceeds its limit by much.
 Language: github.com/google/cel-spec, langdef.md; of its functions those in FUNCTIONS and METHODS.
 """
 
@@ -21,7 +22,7 @@ MAX_CHARACTERS = 1_024
 MAX_BRACKETS = 24
 """Brackets within brackets. The parser recurses."""
 MAX_REGEX_SECONDS = 0.005
-"""To compile the regular expressions of an expression, which happens at each evaluation."""
+"""Maximum time to compile the regular expressions of an expression, which happens at each evaluation."""
 
 MACROS = frozenset(("all", "exists", "exists_one", "map", "filter"))
 FUNCTIONS = frozenset(
@@ -51,7 +52,7 @@ _ELEMENT = 200
 _CONTAINER = 400
 """To copy a list or map, without its elements."""
 _COUNTED_BELOW = 500
-"""An event with fewer commas and brackets has at most so many elements: they are not counted one by one."""
+"""An event with fewer commas and brackets has at most that many elements: they are not counted one by one."""
 _COLLECTED = 50
 """For each element of the result of `map` and `filter`, times each element: each one is added to a new copy."""
 _REGEX_STEP = 4
@@ -111,7 +112,7 @@ class _Part:
     regexes: list[tuple[int, int]] = field(default_factory=list)
 
     def size(self, event: "_Prepared", bound_size: int = 0) -> int:
-        """The largest value it can make."""
+        """Maximum size of the values that it makes."""
         return (
             self.data * event.data_size
             + self.attributes * event.attribute_size
@@ -208,7 +209,7 @@ def compile_cel(text: str) -> Expression:
 
 
 def missing_extra() -> str | None:
-    """Which extra CEL needs, with the command that installs it; None if it is there."""
+    """Which extra CEL needs, with the command that installs it; None if it is installed."""
     return "CEL needs an extra package: pip install 'revor-relay[cel]'" if find_spec("cel") is None else None
 
 

@@ -29,7 +29,7 @@ MAX_REMEMBERED = 2_000
 """Events whose results are kept, from when slots are reserved for them until they are recorded."""
 MAX_EVENT_SECONDS = 0.2
 """Estimated time for one event and the expressions of the subscriptions of one owner. It is divided among the distinct
-filters of that owner: whoever makes many expensive ones makes only these fail."""
+filters of that owner: an owner with many expensive ones makes only these fail."""
 _CEL = b'"cel":'
 """In the key of filters with expressions."""
 
@@ -45,7 +45,7 @@ def check_extras(subscriptions: Iterable[Subscription]) -> None:
 
 
 class Evaluation:
-    """The filters of one event. It is read only if a result is not known yet."""
+    """The filters of one event. Its body is parsed only if a result is not known yet."""
 
     def __init__(
         self,

@@ -79,9 +79,9 @@ MAX_WORK = 50_000
 LOOK_AFTER_WORK = 5_000
 """Documents below this work never read the clock."""
 MAX_SECONDS = 1.0
-"""Maximum CPU time of a document. The work keeps it; this is for what the work does not know."""
+"""Maximum CPU time of a document. MAX_WORK ensures it; this limit is for work that is not counted."""
 MAX_ERRORS = 20
-"""Maximum number of errors about one template that are told."""
+"""Maximum number of errors that are reported about one template."""
 MAX_CACHED_BYTES = 1_048_576
 """Maximum size of the compiled templates that are kept, as JSON. They take up to 75 times as much memory."""
 
@@ -133,7 +133,7 @@ _SCALARS = frozenset((str, int, float, bool, type(None)))
 
 
 def size_of(value: object) -> int:
-    """Approximate size: characters of all texts, and ITEM_SIZE for each item. What is there twice counts twice."""
+    """Approximate size: characters of all texts, and ITEM_SIZE for each item. What occurs twice counts twice."""
     kind = type(value)
     if kind is str:
         return len(value)  # type: ignore[arg-type]
@@ -325,7 +325,7 @@ def _path_text(path: Sequence[object], source: str) -> str:
 
 
 def _kind(value: object) -> str:
-    """What a value is, without saying it."""
+    """What kind of value it is, without the value itself."""
     if isinstance(value, Undefined) or value is None:
         return "nothing"
     if isinstance(value, bool):
@@ -570,7 +570,7 @@ _STATUSES: Mapping[str, str] = MappingProxyType(
 
 
 def _human_status(value: str) -> str:
-    """The last word of a status or an event type in the words of messages: nothing is ever “delivered”."""
+    """The last word of a status or an event type in the words of messages, which never say “delivered”."""
     status = value.rpartition(".")[2]
     return _STATUSES.get(status, status.replace("_", " "))
 
@@ -580,7 +580,7 @@ _DIRECTIVES = (
     *("%Y", "%y", "%m", "%-m", "%B", "%b", "%d", "%-d", "%j", "%A", "%a", "%H", "%-H", "%I", "%-I", "%M", "%S", "%f"),
     *("%p", "%Z", "%z", "%%"),
 )
-"""What a format of `date` can have."""
+"""The directives that a format of `date` can use."""
 
 
 def _date(value: object, format: object = "%Y-%m-%d %H:%M", zone: object = "UTC") -> str:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from relay.store.store import Store
 
 MAX_NAMED = 3
-"""Mistakes in one message."""
+"""Maximum number of mistakes that one error names."""
 
 log = structlog.get_logger("relay.node")
 
@@ -43,7 +43,7 @@ def check_declared(entries: Sequence[Declared]) -> None:
 
 @contextmanager
 def as_settings(entries: Sequence[Declared]) -> Iterator[None]:
-    """The API's mistakes inside, as those of the settings."""
+    """Raises what the API refuses inside as a SettingsError, with file and line."""
     try:
         yield
     except InvalidRequest as error:
@@ -51,7 +51,7 @@ def as_settings(entries: Sequence[Declared]) -> Iterator[None]:
 
 
 def wrong(entries: Sequence[Declared], errors: Sequence[FieldError]) -> SettingsError | None:
-    """Mistakes in declared subscriptions, with their places; None if none of these is in one."""
+    """An error that names mistakes in declared subscriptions with file and line; None if none is in one of them."""
     found = [one for one in errors if one.pointer.startswith("/subscriptions/")]
     if not found:
         return None
@@ -91,7 +91,7 @@ async def log_differing(settings: Settings, context: Context) -> None:
 
 
 async def context_of(settings: Settings, store: "Store", audit: "AuditLog | None", clock: Clock) -> Context:
-    """What checking and applying needs, on the database itself. The rest of the relay is not there."""
+    """The context in which a command checks and applies them on the database itself, without a running node."""
     settings = with_adopted(settings, await adopted_accounts(store))
     definitions = {name: load_definition(source.preset) for name, source in settings.sources.items()}
     base_url = settings.server.public_url or f"http://{settings.server.host}:{settings.server.port}"

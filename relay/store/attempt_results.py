@@ -119,12 +119,12 @@ WHERE deliveries.id = m.id
 """,
     rows=_BUNDLED,
 )
-FRESH, MANUAL = "priority < 2", "priority = 2"
+AUTOMATIC, MANUAL = "priority < 2", "priority = 2"
 
 
-def _promotion(chain: str) -> Sql:
+def _promotion(which: str) -> Sql:
     """Makes the first open delivery of each (job, subscription) pending if it is blocked: one index seek per pair.
-    `chain` selects automatic or manual deliveries. One that a bundle is sending keeps its lease. The empty text keeps
+    `which` selects automatic or manual deliveries. One that a bundle is sending keeps its lease. The empty text keeps
     PostgreSQL from reading all blocked rows if its statistics say there are none."""
     held = "m.token IS NULL AND deliveries.lease_token IS NOT NULL AND deliveries.due_at > m.due_at"
     return sql(
@@ -135,7 +135,7 @@ UPDATE deliveries SET state = 'pending',
 FROM (
   SELECT due_at, token, (
     SELECT o.id FROM deliveries AS o
-    WHERE o.job_uid = pair.job_uid AND o.subscription_id = pair.subscription_id AND o.{OPEN_DELIVERY} AND o.{chain}
+    WHERE o.job_uid = pair.job_uid AND o.subscription_id = pair.subscription_id AND o.{OPEN_DELIVERY} AND o.{which}
     ORDER BY o.sequence LIMIT 1
   ) AS id
   FROM $json_rows(rows) AS pair
@@ -146,15 +146,15 @@ FROM (
 
 
 # Promotes the next automatic, or manual, delivery of each pair whose head ended.
-PROMOTE, PROMOTE_MANUAL = _promotion(FRESH), _promotion(MANUAL)
+PROMOTE, PROMOTE_MANUAL = _promotion(AUTOMATIC), _promotion(MANUAL)
 # The first open automatic, or manual, delivery of a job and subscription.
 HEAD, HEAD_MANUAL = (
     f"""
 SELECT id FROM deliveries
-WHERE job_uid = :job_uid AND subscription_id = :subscription_id AND {OPEN_DELIVERY} AND {chain}
+WHERE job_uid = :job_uid AND subscription_id = :subscription_id AND {OPEN_DELIVERY} AND {which}
 ORDER BY sequence LIMIT 1
 """
-    for chain in (FRESH, MANUAL)
+    for which in (AUTOMATIC, MANUAL)
 )
 # Disables a subscription. One that is pending has another sink by now than the one that failed.
 DISABLE = """
@@ -355,11 +355,11 @@ def _in_held_order(connection: Connection, results: Sequence[AttemptResult]) -> 
     kept = []
     for result in sorted(results, key=lambda result: result.claimed.event.sequence or 0):
         claimed = result.claimed
-        chain = (claimed.job_uid or claimed.id, claimed.subscription_id, claimed.priority == 2)
-        if chain not in lost and (claimed.id, claimed.lease_token) in held:
+        pair = (claimed.job_uid or claimed.id, claimed.subscription_id, claimed.priority == 2)
+        if pair not in lost and (claimed.id, claimed.lease_token) in held:
             kept.append(result)
         elif claimed.id in there:
-            lost.add(chain)
+            lost.add(pair)
     return kept
 
 

@@ -1,7 +1,7 @@
-"""Claims of bundles: due heads and their followers, leased together. See `relay/core/bundles.py` for what holds.
+"""Claims of bundles: due heads and their followers, leased together. `relay/core/bundles.py` has the rules.
 
 A follower that is claimed stays blocked, with the lease of its bundle: if the node dies, it waits for its head again.
-Who claims it has locked its head, so only a bundle's own result or the end of its head changes it.
+Its head is locked while it is claimed, so only the result of the bundle or the end of its head changes it.
 """
 
 import math
@@ -13,7 +13,7 @@ from sqlalchemy.engine import Connection
 
 from relay.core.bundles import Bundle, Candidate, Room, in_order, ready_at, singles, take
 from relay.core.records import BundledClaim, Lease
-from relay.store.attempt_results import FRESH, MANUAL
+from relay.store.attempt_results import AUTOMATIC, MANUAL
 from relay.store.claims import load_leased
 from relay.store.group_commit import each
 from relay.store.statements import SQLITE, fetch, json_list, run, sql
@@ -39,11 +39,11 @@ FROM due
 DUE_HEADS = sql(_DUE.format(unleased=_UNLEASED), _DUE.format(unleased=""))
 
 
-def _chains(chain: str) -> Any:
+def _open_of_jobs(which: str) -> Any:
     """The open deliveries of some jobs for a subscription, in order. On PostgreSQL one index seek per job, whatever the
     statistics say."""
     columns = "d.id, d.job_uid, d.sequence, {size}, d.created_at, d.state, d.alone"
-    of_job = f"d.subscription_id = :subscription_id AND d.{OPEN_DELIVERY} AND d.{chain}"
+    of_job = f"d.subscription_id = :subscription_id AND d.{OPEN_DELIVERY} AND d.{which}"
     shown = columns.format(size=_BYTES.format("d"))
     return sql(
         f"""
@@ -59,7 +59,7 @@ SELECT found.* FROM $json_values(job_uids) AS wanted(uid) CROSS JOIN LATERAL (
 
 
 # The automatic, or manual, open deliveries of some jobs for a subscription, in order.
-CHAINS, MANUAL_CHAINS = _chains(FRESH), _chains(MANUAL)
+OPEN_OF_JOBS, MANUAL_OPEN_OF_JOBS = _open_of_jobs(AUTOMATIC), _open_of_jobs(MANUAL)
 # Locks deliveries, but not those that another transaction has.
 LOCK_FOLLOWERS = sql("SELECT id, state FROM deliveries d WHERE id IN $json_values(ids) $skip_locked")
 # Leases deliveries, whose heads are locked.
@@ -92,7 +92,7 @@ def claim_bundle(connection: Connection, item: BundleRequest) -> BundledClaim:
         heads = _heads(connection, item, priority, item.bundle.max_events)
         if not heads:
             continue
-        taken = take(heads, _chains_of(connection, item, priority, heads), item.bundle)
+        taken = take(heads, _open_by_job(connection, item, priority, heads), item.bundle)
         free = singles(heads, len(taken.ids), item.bundle, item.room, fresh=priority == 0)
         if free:
             wanted = [(head.id,) for head in free[: item.requests]]
@@ -140,14 +140,14 @@ def _heads(
     ]
 
 
-def _chains_of(
+def _open_by_job(
     connection: Connection, item: BundleRequest, priority: int, heads: Sequence[Candidate]
 ) -> dict[str, list[Candidate]]:
     """The open deliveries of the heads' jobs, with the followers locked that can be taken."""
     job_uids = sorted({head.job_uid for head in heads if head.job_uid is not None})
     if not job_uids:
         return {}
-    statement = MANUAL_CHAINS if priority == 2 else CHAINS
+    statement = MANUAL_OPEN_OF_JOBS if priority == 2 else OPEN_OF_JOBS
     count = 2 * item.bundle.max_events
     values = {"subscription_id": item.subscription_id, "job_uids": json_list(job_uids), "count": count}
     rows = fetch(connection, statement, **values)
@@ -155,8 +155,8 @@ def _chains_of(
     if free and connection.dialect.name != SQLITE:
         locked = fetch(connection, LOCK_FOLLOWERS, ids=json_list(sorted(free)))
         free = {row[0] for row in locked if row[1] == "blocked"}
-    chains: dict[str, list[Candidate]] = {}
+    by_job: dict[str, list[Candidate]] = {}
     for id, job_uid, sequence, size_bytes, created_at, _state, _alone in rows:
         one = Candidate(id, job_uid, sequence, size_bytes or 0, created_at, free=id in free)
-        chains.setdefault(job_uid, []).append(one)
-    return chains
+        by_job.setdefault(job_uid, []).append(one)
+    return by_job

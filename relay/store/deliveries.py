@@ -248,8 +248,8 @@ def _retry_one(connection: Connection, cache: SubscriptionCache, delivery_id: st
     if row is None:
         return NotFound(f"there is no delivery {delivery_id}")
     subscription = cache.get(connection, row.subscription_id)  # it cannot be removed from here on
-    # Lock the job before the delivery, as everything that adds to a chain does. If the delivery is leased, its holder
-    # locks the delivery first and the job second, so the order is reversed.
+    # Lock the job before the delivery, as everything does that adds a delivery of it. If the delivery is leased, its
+    # holder locks the delivery first and the job second, so the order is reversed.
     leased = row.lease_token is not None
     jobs = [] if row.job_uid is None else [row.job_uid]
     lock_jobs(connection, [] if leased else jobs)

@@ -89,7 +89,7 @@ class MemoryStore:
 
 
 def end_turns(connection: Connection, results: Sequence[AttemptResult]) -> None:
-    """Ends the turns of attempts. Also of those whose lease was lost: what a sink has taken is true in any case."""
+    """Ends the turns of attempts. Also of those whose lease was lost: what a sink has accepted, it has accepted."""
     rows = [
         (turn.subscription_id, turn.key, turn.token, _written(result.remember), result.now)
         for result in results
@@ -106,7 +106,7 @@ def forget_groups(connection: Connection, groups: Iterable[Row[Any]]) -> None:
 
 
 def _written(memory: Memory | None) -> str | None:
-    """As JSON. None if that is too large, which no kind of sink makes it: what was remembered before stays."""
+    """The memory as JSON. None if that is too large, which no kind of sink makes it; the one before is kept then."""
     if memory is None:
         return None
     written = dumps(dict(memory)).decode()

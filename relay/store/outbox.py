@@ -46,10 +46,10 @@ CALLBACKS_OF_JOBS = sql(
 )
 
 
-def _open_pairs(chain: str) -> Sql:
+def _open_pairs(which: str) -> Sql:
     """On PostgreSQL one index seek per job, whatever the statistics say: OFFSET keeps the planner from reordering
     the join."""
-    of_one = f"SELECT job_uid, subscription_id FROM deliveries WHERE {OPEN_DELIVERY} AND {chain} AND job_uid"
+    of_one = f"SELECT job_uid, subscription_id FROM deliveries WHERE {OPEN_DELIVERY} AND {which} AND job_uid"
     return sql(
         of_one.replace("SELECT", "SELECT DISTINCT", 1) + " IN $json_values(job_uids)",
         f"""

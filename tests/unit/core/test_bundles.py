@@ -54,7 +54,7 @@ def candidate(name: str, *, size: int = 10, free: bool = True) -> Candidate:
     return Candidate(name, None if job == "-" else job, int(number), size, NOW, free=free)
 
 
-def chains(*names: str, held: Sequence[str] = ()) -> Mapping[str, Sequence[Candidate]]:
+def open_by_job(*names: str, held: Sequence[str] = ()) -> Mapping[str, Sequence[Candidate]]:
     found: dict[str, list[Candidate]] = {}
     for name in names:
         found.setdefault(name[0], []).append(candidate(name, free=name not in held))
@@ -71,7 +71,7 @@ def chains(*names: str, held: Sequence[str] = ()) -> Mapping[str, Sequence[Candi
         ("a1", "a1 a2 a3", "a3", 100, "a1 a2"),
         ("a2", "a1 a2 a3", "a1", 100, "a2"),  # a1 is not due: a3 waits for it too
         ("a1 a3", "a1 a2 a3 a4", "a2", 100, "a1 a3"),  # without ordering each is a head
-        ("a9", "a1 a2", "a1 a2", 100, "a9"),  # the chain is longer than what was read
+        ("a9", "a1 a2", "a1 a2", 100, "a9"),  # the job has more than what was read
         ("a1 a2", "a1 a2", "", 100, "a1 a2"),
         ("a1 b1 c1", "", "", 1, "a1"),
     ],
@@ -79,7 +79,7 @@ def chains(*names: str, held: Sequence[str] = ()) -> Mapping[str, Sequence[Candi
 def test_heads_bring_their_followers_in_order(heads: str, open_ones: str, held: str, limit: int, taken: str) -> None:
     found = take(
         [candidate(name) for name in heads.split()],
-        chains(*open_ones.split(), held=held.split()),
+        open_by_job(*open_ones.split(), held=held.split()),
         bundle(max_events=limit),
     )
     assert found.ids == tuple(taken.split())

@@ -1,8 +1,8 @@
 """Stand-ins for the endpoints of chat services and catch hooks, from their public documentation.
 
-Each is stricter than the service: what the documentation does not name is refused, as the service refuses what is
-wrong. They keep what they accept as people read it, limit the rate, and can be told to fail. One module per service;
-`endpoint.py` is what they share.
+Each is stricter than its service: it refuses what the documentation does not name, in the way in which the service
+refuses a mistake. It keeps accepted messages as text that people read, limits the rate, and fails on demand. One module
+per service; `endpoint.py` is what they share.
 """
 
 from collections.abc import Mapping

@@ -72,7 +72,7 @@ class Vendor(NamedTuple):
 
 @dataclass(slots=True)
 class Endpoint:
-    """What came to one URL of a service, in order of arrival.
+    """One URL of a service, and the requests that it got, in order of arrival.
 
     faults  answers to the next requests, whatever these are
     """
@@ -161,7 +161,7 @@ def members(value: Any, at: str, required: Sequence[str], optional: Sequence[str
 
 
 def text(value: Any, at: str, most: int, least: int = 1) -> str:
-    """A text of so many UTF-16 code units."""
+    """A text of `least` to `most` UTF-16 code units."""
     if not isinstance(value, str):
         raise Wrong(at, "a text is expected")
     if not least <= len(value.encode("utf-16-le", "surrogatepass")) // 2 <= most:
