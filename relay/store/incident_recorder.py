@@ -45,7 +45,7 @@ LIVE = {
 OPEN_OF_ACCOUNT = select(INCIDENTS).where(text(f"owner = :owner AND state = 'open' AND {_LIVE}"))
 # The open incidents of accounts, the oldest first.
 OPEN_OF_ACCOUNTS = {
-    name: select(INCIDENTS).where(text(f"owner IN {of_name} AND state = 'open' AND {_LIVE}")).order_by(INCIDENTS.c.id)
+    name: select(INCIDENTS).where(text(f"owner IN {of_name} AND state = 'open' AND {_LIVE}"))
     for name, of_name in (
         (SQLITE, sql("$json_values(owners)").sqlite),
         ("postgresql", sql("$json_values(owners)").postgresql.text),
@@ -282,7 +282,7 @@ def open_by_connect_account(connection: Connection, owners: Iterable[str]) -> di
     """The newest open incident of each connect account of these owners that is over once the account has recovered, by
     the owner and the connect account's id."""
     rows = connection.execute(OPEN_OF_ACCOUNTS[connection.dialect.name], {"owners": json_list(sorted(set(owners)))})
-    found = [one for one in map(incident_from, rows) if one.waits_for_account]
+    found = sorted((one for one in map(incident_from, rows) if one.waits_for_account), key=lambda one: one.id)
     return {(one.owner, one.connect_account_id or ""): one.id for one in found}
 
 
