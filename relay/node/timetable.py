@@ -67,6 +67,12 @@ def timetable(
             at_once=True,
             run=lambda: upkeep.measure(store, metrics, clock),
         ),
+        Upkeep(
+            name="past events",
+            every_seconds=UPKEEP_SECONDS,
+            at_once=True,
+            run=lambda: upkeep.past_events(store.subscriptions, dispatcher.wake),
+        ),
         Upkeep(name="incidents", every_seconds=INCIDENTS_SECONDS, run=lambda: upkeep.incidents(store.incidents, clock)),
         Upkeep(name="stalls", every_seconds=STALL_SECONDS, run=stalls),
         Upkeep(name="creates", every_seconds=CREATES_SECONDS, at_once=True, run=gateway.unknown.announce),

@@ -21,6 +21,7 @@ from relay.store.incidents import REVIEWED_AT_ONCE, IncidentStore
 from relay.store.job_groups import GroupStore
 from relay.store.jobs import JobStore
 from relay.store.store import Store
+from relay.store.subscriptions import SubscriptionStore
 from relay.store.upkeep import UpkeepStore
 
 DAY_SECONDS = 86_400.0
@@ -181,6 +182,14 @@ async def incidents(store: IncidentStore, clock: Clock) -> None:
     for _ in range(MAX_BATCHES):
         if await store.review(clock()) < REVIEWED_AT_ONCE:
             break
+
+
+async def past_events(subscriptions: SubscriptionStore, wake: Callable[[], None]) -> None:
+    """Queues the past events of new subscriptions whose creation was cut off."""
+    count = await subscriptions.continue_filling()
+    if count:
+        log.info("past_events_queued", subscriptions=count)
+        wake()
 
 
 async def probes(pollers: Pollers) -> None:

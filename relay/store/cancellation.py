@@ -40,8 +40,11 @@ WHERE job_uid IN $json_values(job_uids) AND subscription_id = :id AND {OPEN_DELI
 """
 )
 CANCEL_CHUNK = 500
-# The deliveries of some events that a removed subscription of the same id has left.
-LEFT = sql("SELECT event_id, id, state FROM deliveries WHERE event_id IN $json_values(ids) AND subscription_id = :id")
+# The deliveries of some events that a removed subscription of the same id has left. `|| ''` keeps PostgreSQL from
+# reading all deliveries of the subscription.
+LEFT = sql(
+    "SELECT event_id, id, state FROM deliveries WHERE event_id IN $json_values(ids) AND subscription_id || '' = :id"
+)
 # Makes deliveries that have ended first attempts.
 REVIVE = sql(
     """

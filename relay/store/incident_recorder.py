@@ -43,7 +43,7 @@ LIVE = {
 }
 # The open incidents of an account.
 OPEN_OF_ACCOUNT = select(INCIDENTS).where(text(f"owner = :owner AND state = 'open' AND {_LIVE}"))
-# The open incidents of accounts, the oldest first.
+# The open incidents of accounts.
 OPEN_OF_ACCOUNTS = {
     name: select(INCIDENTS).where(text(f"owner IN {of_name} AND state = 'open' AND {_LIVE}"))
     for name, of_name in (

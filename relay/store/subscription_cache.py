@@ -43,6 +43,9 @@ READ_AT_ONCE = 1_000
 TOLD_SINCE = "told_since"
 """In a subscription's `config`: when its types, its filters, its sink or what it gets of incidents changed last. It was
 told of no incident that opened before."""
+FILLING = "filling"
+"""In a subscription's `config`: how far its past events are queued. Until the end it matches no event: see
+`past_events`."""
 MAX_CACHED = 1_000
 """Event kinds whose matches are cached, and cached callbacks."""
 
@@ -71,6 +74,7 @@ class SubscriptionCache:
         self._checked = False
         self._all: dict[str, Subscription] | None = None
         self._by_kind: dict[tuple[str, str, bool], dict[str | None, _Matching]] = {}
+        self._filling: set[str] = set()
         self._callbacks: dict[str, Subscription] = {}
         self._has_callbacks = False
         self._knows_callbacks = False
@@ -151,7 +155,8 @@ class SubscriptionCache:
         if found is None:
             matching: dict[str | None, list[Subscription]] = {None: []}
             for one in known.values():
-                if matches(one, event.type, event.source, job_event=key[2], owner=one.owner):
+                is_there = one.id not in self._filling
+                if is_there and matches(one, event.type, event.source, job_event=key[2], owner=one.owner):
                     matching.setdefault(one.owner, []).append(one)
             found = {owner: self._by_filters(of_owner) for owner, of_owner in matching.items()}
             if len(self._by_kind) >= MAX_CACHED:
@@ -190,7 +195,9 @@ class SubscriptionCache:
         self._check(connection)
         if self._all is None:
             listed = connection.execute(MATCHED_BY.where(text("callback = 0")))
-            self._all = {row.id: matching_fields(row) for row in listed}
+            rows = listed.all()
+            self._all = {row.id: matching_fields(row) for row in rows}
+            self._filling = {row.id for row in rows if FILLING in row.config}
             self.filters.divide(self._all.values())
             self._by_kind.clear()
             self._callbacks.clear()

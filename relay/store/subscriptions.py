@@ -10,13 +10,13 @@ from sqlalchemy.engine import Connection, Row
 from sqlmodel import col
 
 from relay.core.declared import Change, changed_fields, current_secret
-from relay.core.filters import filters_key, matches
+from relay.core.filters import filters_key
 from relay.core.handshake import WAITS
 from relay.core.records import CallbackRoom, Page, SubscriptionRoom, WantedCallback
 from relay.core.subscription import SigningSecret, Subscription
 from relay.core.summary_events import ClosedBecause
 from relay.errors import Conflict
-from relay.store.cancellation import CANCEL_CHUNK, cancel_some, revive
+from relay.store.cancellation import CANCEL_CHUNK, cancel_some
 from relay.store.cipher import Cipher
 from relay.store.credentials import is_same
 from relay.store.database import Database
@@ -27,13 +27,10 @@ from relay.store.memories import FORGET_SUBSCRIPTION
 from relay.store.notices import notify
 from relay.store.ordering import jobs_of_subscription, reorder
 from relay.store.outbox import (
-    INSERT_DELIVERY,
     Outbox,
-    delivery_values,
-    open_pairs,
 )
 from relay.store.pages import decode_cursor, page_of
-from relay.store.rows import event_from
+from relay.store.past_events import advance, begin, filling_of, unfinished
 from relay.store.scoped import Scoped
 from relay.store.secrets import (
     AUDIT_OWNER,
@@ -44,8 +41,8 @@ from relay.store.secrets import (
     secret_from,
     secrets_of,
 )
-from relay.store.statements import TEXT, json_list, run, run_many, sql
-from relay.store.subscription_cache import READ_AT_ONCE, TOLD_SINCE, VERSION
+from relay.store.statements import TEXT, json_list, run, sql
+from relay.store.subscription_cache import FILLING, READ_AT_ONCE, TOLD_SINCE, VERSION
 from relay.store.subscription_rows import (
     FIXED,
     OF_ITS_STATE,
@@ -57,11 +54,8 @@ from relay.store.subscription_rows import (
     subscription_from,
     values_of,
 )
-from relay.store.tables import EventRow, SecretRow, SubscriptionRow
+from relay.store.tables import SecretRow, SubscriptionRow
 
-BACKFILL_CHUNK = 1_000
-# The first event since a time. `+ 0` keeps PostgreSQL from walking the positions from the oldest event on.
-FIRST_POSITION = "SELECT MIN(position + 0) FROM events WHERE recorded_at >= :since"
 # The callback subscriptions of some URLs. One seek each, whatever PostgreSQL's statistics say.
 BY_DIGEST = sql(
     """
@@ -152,12 +146,26 @@ class SubscriptionStore(Scoped):
     # --- writes
 
     async def create(self, subscription: Subscription, room: SubscriptionRoom | None = None) -> Subscription:
-        """Stores a new subscription, with a delivery for each past event since its `start_at`. Limited to an account,
-        it belongs to that account. Raises Conflict if its token has no `room` for another."""
+        """Stores a new subscription, then a delivery for each past event since its `start_at`, in slices that do not
+        delay other writes. Limited to an account, it belongs to that account. Raises Conflict if its token has no
+        `room` for another."""
         if self._owner is not None:
             subscription = replace(subscription, owner=self._owner)
-        await self._database.write(self._create, (subscription, room))
+        if await self._database.write(self._create, (subscription, room)):
+            await self._fill_all(subscription.id)
         return subscription
+
+    async def _fill_all(self, subscription_id: str) -> None:
+        while await self._database.write(self._fill, subscription_id):
+            pass
+
+    async def continue_filling(self) -> int:
+        """Queues the past events of subscriptions whose creation was cut off. Returns how many subscriptions these
+        are."""
+        ids = await self._database.read(unfinished)
+        for id in ids:
+            await self._fill_all(id)
+        return len(ids)
 
     async def replace(
         self, subscription: Subscription, now: float, awaits_consent: Callable[[Subscription], bool] = lambda _: False
@@ -201,6 +209,9 @@ class SubscriptionStore(Scoped):
             await self._reorder_all(id, now)
         for one in item.each("remove"):
             await self._cancel_all(one.id, now)
+        for one in item.each("add"):
+            if one.after is not None and one.after.start_at is not None:
+                await self._fill_all(one.id)
 
     async def _reorder_all(self, subscription_id: str, now: float) -> None:
         after = ""
@@ -302,12 +313,15 @@ class SubscriptionStore(Scoped):
 
     # --- batches
 
+    @alone()
     @locking(lambda _: [CHANGE])  # waits for other nodes: their subscriptions count as well
     def _create(
         self, connection: Connection, items: Sequence[tuple[Subscription, SubscriptionRoom | None]]
-    ) -> Sequence[Conflict | None]:
+    ) -> Sequence[Conflict | bool]:
+        """For each item, whether past events are left to queue."""
         self._outbox.subscriptions.changed(connection)
-        results: list[Conflict | None] = []
+        results: list[Conflict | bool] = []
+        filled = False
         for subscription, room in items:
             if room is not None and run(connection, COUNT_OF_CREATOR, creator=room.creator).scalar_one() >= (
                 room.fewer_than
@@ -315,44 +329,40 @@ class SubscriptionStore(Scoped):
                 results.append(_too_many(room))
                 continue
             creator = None if room is None else room.creator
-            connection.execute(insert(SubscriptionRow), {**values_of(self._cipher, subscription), "creator": creator})
+            values = {**values_of(self._cipher, subscription), "creator": creator}
+            filling = begin(connection, subscription)
+            if filling is not None and not filled:  # one slice in this transaction: most relays have no more
+                filling, filled = advance(connection, self._outbox.subscriptions, subscription, filling), True
+            if filling is not None:
+                values["config"][FILLING] = filling
+            connection.execute(insert(SubscriptionRow), values)
             for secret in subscription.secrets:
                 insert_secret(connection, self._cipher, subscription.id, secret.value, subscription.created_at)
-            if subscription.start_at is not None:
-                self._backfill(connection, subscription)
-            results.append(None)
+            results.append(filling is not None)
         return results
 
-    def _backfill(self, connection: Connection, subscription: Subscription) -> None:
-        every = self._outbox.subscriptions.filters
-        filters = every.parsed(subscription.filters)
-        first = run(connection, FIRST_POSITION, since=subscription.start_at).scalar_one()
-        position = None if first is None else int(first) - 1
-        while position is not None:
-            rows = connection.execute(
-                select(EventRow)
-                .where(col(EventRow.position) > position, col(EventRow.recorded_at) >= subscription.start_at)
-                .order_by(col(EventRow.position))
-                .limit(BACKFILL_CHUNK)
-                .with_for_update(read=True, key_share=True)  # or retention could delete them meanwhile
-            ).all()
-            position = rows[-1].position if rows else None
-            wanted = [
-                event
-                for event in map(event_from, rows)
-                if matches(
-                    subscription,
-                    event.type,
-                    event.source,
-                    job_event=event.job_uid is not None,
-                    owner=event.owner,
-                )
-                and every.lets_through(filters, event.body)
-            ]
-            busy = open_pairs(connection, sorted({event.job_uid for event in wanted if event.job_uid is not None}))
-            now = subscription.created_at
-            made = [delivery_values(event, subscription, busy, now=now) for event in wanted]
-            run_many(connection, INSERT_DELIVERY, revive(connection, subscription.id, made))
+    @alone()
+    @locking(to_change)
+    def _fill(self, connection: Connection, items: Sequence[str]) -> Sequence[bool]:
+        """Queues the next past events of each subscription. Returns whether there may be more."""
+        results: list[bool] = []
+        for subscription_id in items:
+            row = locked(connection, subscription_id)
+            filling = None if row is None else filling_of(row)
+            if row is None or filling is None:
+                results.append(False)
+                continue
+            subscription = subscription_from(self._cipher, row, ())
+            further = advance(connection, self._outbox.subscriptions, subscription, filling)
+            config = {name: value for name, value in row.config.items() if name != FILLING}
+            if further is None:
+                self._outbox.subscriptions.changed(connection)
+            else:
+                config[FILLING] = further
+            chosen = update(SubscriptionRow).where(col(SubscriptionRow.id) == subscription_id)
+            connection.execute(chosen.values(config=config))
+            results.append(further is not None)
+        return results
 
     @locking(lambda item: [*to_change(item[0].id), incidents_of(item[0].id)])
     def _replace(
@@ -379,6 +389,8 @@ class SubscriptionStore(Scoped):
                 values["config"][TOLD_SINCE] = row.config.get(TOLD_SINCE)
             else:
                 values["config"][TOLD_SINCE] = now
+            if (filling := filling_of(row)) is not None:
+                values["config"][FILLING] = filling
             if values["sink_digest"] != row.sink_digest:
                 run(connection, FORGET_SUBSCRIPTION, id=subscription.id)
             consent = before.consent if values["sink_digest"] == row.sink_digest else None
@@ -450,6 +462,7 @@ class SubscriptionStore(Scoped):
         self._outbox.insert(connection, (), joined(ended))
         return results
 
+    @alone()
     @locking(lambda item: [CHANGE, *(lock for one in item.changes for lock in (row_of(one.id), incidents_of(one.id)))])
     def _apply(self, connection: Connection, items: Sequence[_Apply]) -> Sequence[list[str] | Exception]:
         """For each item, the subscriptions whose ordering changed. An item is refused before anything of it is

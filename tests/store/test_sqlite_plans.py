@@ -526,6 +526,7 @@ async def run_everything(store: Store) -> None:
         await store.deliveries.groups(["reason", "day"], limit=5, **chosen)  # type: ignore[arg-type]
 
     await store.subscriptions.create(subscription("sub_5", start_at=NOW))
+    await store.subscriptions.continue_filling()
     for ordering in ("none", "job"):
         await store.subscriptions.replace(subscription("sub_5", ordering=ordering), NOW)
     await store.subscriptions.set_state("sub_5", "paused", NOW)
