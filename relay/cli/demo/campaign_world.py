@@ -1,6 +1,7 @@
-"""The world of the stories: one group of jobs over three channels, and an account that breaks and is repaired.
+"""The world of `relay demo --story campaign` and `--wired`: one group of jobs over three channels.
 
-The account breaks between the starts of certain jobs, so a seed always gives the same failures.
+An account breaks and is repaired. It breaks between the starts of certain jobs, so a seed always gives the same
+failures.
 """
 
 import contextlib
@@ -28,7 +29,7 @@ BREAKS_AT, BROKEN_FOR = 0.35, 0.2
 """After which share of the broken account's jobs have started, and for how many starts, as a share of them."""
 MIX = Mix(succeeded=0.9, retried=0.1, failed=0.0, cancelled=0.0)
 FAILS_ALONE = {"channel": "email", "final": "failed", "attempt_failures": 0, "error_code": FINAL_CODES[1]}
-"""One job fails for a reason of its own, which is no incident."""
+"""A job that fails for a reason of its own, which makes no incident."""
 
 
 @dataclass(slots=True)
@@ -63,7 +64,7 @@ class CampaignWorld:
     def outage(self, now: float, broken_for: float = BROKEN_FOR) -> tuple[float, float]:
         """When the account breaks and is repaired, in epoch seconds: each between the starts of two of its jobs.
 
-        As many jobs fail on a machine so slow that some that should come before have started already.
+        Where some of these starts have passed already, on a slow machine, as many later jobs fail instead.
         """
         jobs = [job for job in self.world.jobs() if job.channel == BROKEN]
         starts = sorted(job.first_started_at for job in jobs if job.first_started_at is not None)
@@ -79,7 +80,7 @@ def account_of(channel: str) -> str:
 
 @contextlib.asynccontextmanager
 async def open_campaign_world(plan: Plan, routes: Sequence[Route]) -> AsyncIterator[CampaignWorld]:
-    """Runs the servers while inside, then closes everything. `routes`: of what gets the events."""
+    """Runs the servers while inside, then closes everything. `routes`: those of the receivers."""
     clock, sandbox = HeldClock(), sandbox_of(plan)
     world = sandbox.world()
     world.mix = MIX
@@ -96,10 +97,9 @@ async def dispatch(
     alone: Sequence[Mapping[str, Any]] = (FAILS_ALONE,),
     metadata: Callable[[int], Mapping[str, Any]] | None = None,
 ) -> None:
-    """Creates the jobs through the relay, as a program does that uses the drop-in, but for those that fail `alone`:
-    they are registered. The group is closed then.
+    """Creates the jobs through the drop-in, and registers those that fail `alone`. Then closes the group.
 
-    The first ones show how long the rest will take: it starts when all are there.
+    How long the first ones take to create shows when all will be there: the jobs start then.
 
     metadata  of each job, by its number from 0
     """

@@ -37,14 +37,14 @@ from subscribers.registry import kind_named
 
 JOBS = 20
 MIN_JOBS = 12
-"""Of fewer jobs none would begin after the outage."""
+"""With fewer jobs none would start after the outage."""
 BROKEN_FOR = 0.4
 ALONE = (FAILS_ALONE, {**FAILS_ALONE, "channel": "whatsapp", "error_code": "external_api_worker_unavailable"})
 """Jobs that fail for reasons of their own, which are no incidents."""
 DEAL_STEP = 10
 ASK_SECONDS = 0.3
 QUIET_SECONDS = 1.0
-"""So long nothing more must come, at the end."""
+"""The demo ends once nothing more has arrived for this time."""
 PAGE = 500
 
 
@@ -55,9 +55,9 @@ def metadata_of(index: int) -> dict[str, Any]:
 
 @dataclass(kw_only=True)
 class Wire:
-    """A target while the demo runs, and what came to it.
+    """A target while the demo runs, and what arrived at it.
 
-    refused   signatures that are wrong; what the stand-in refuses it counts itself
+    refused   signatures that are wrong; the stand-in counts what it refuses itself
     verifier  of the target's signatures; None: it is not signed
     skipped   why it is not run
     """
@@ -112,7 +112,7 @@ class Wire:
         return self.unverified + sum(len(one.refused) for one in (self.endpoint, self.slack) if one is not None)
 
     def result(self, truths: Sequence[Truth]) -> Result:
-        """Compares what arrived with what should."""
+        """Compares what arrived with what should have."""
         stand_in = self.endpoint or self.slack
         return Result(
             name=self.target.name,
@@ -145,7 +145,7 @@ def wire(target: Target) -> Wire:
 
 @dataclass(kw_only=True)
 class Wired:
-    """The running story: its world, its targets, and what the relay has recorded so far."""
+    """The running demo: its world, its targets, and what the relay has recorded so far."""
 
     campaign: CampaignWorld
     wires: Sequence[Wire]
@@ -215,7 +215,7 @@ async def run_wired(wired: Wired, progress: Callable[[], None] = lambda: None) -
 
 
 async def subscribe_all(wired: Wired, session: aiohttp.ClientSession) -> None:
-    """Subscribes the targets, but for those that need an extra which is not installed."""
+    """Subscribes the targets, except those that need an extra that is not installed."""
     for one in wired.wires:
         await _subscribe(wired, one, session)
 

@@ -17,11 +17,11 @@ from relay.cli.demo.wired import Wired, open_wired, run_wired
 from relay.cli.demo.wired_report import Result, WiredReport
 
 MAX_FIELDS = 8
-"""Of a message that is printed."""
+"""Maximum number of fields shown of a message."""
 
 
 def run(plan: Plan, *, as_json: bool, keep: bool) -> WiredReport:
-    """Runs the story. Raises RelayError, or KeyboardInterrupt on Ctrl-C or SIGTERM."""
+    """Runs the demo. Raises RelayError, or KeyboardInterrupt on Ctrl-C or SIGTERM."""
     return run_to_end(lambda: _run(plan, as_json=as_json, keep=keep))
 
 

@@ -13,7 +13,7 @@ _EVENT_ID = re.compile(r"\bevt_[0-9a-z]{26}\b")
 _DIGEST = re.compile(r"\A([\d,]+) events?\b[^:\n]*: ")
 MAX_EXAMPLES = 2
 MUST_TELL = ("needs_reconnect", "recovered", "opened", "closed", "finished")
-"""Last words of the types of events that the story has: the account breaks and works again, an incident opens and
+"""Last words of the types of events that the demo must have: the account breaks and works again, an incident opens and
 closes, and the group finishes."""
 
 
@@ -168,7 +168,7 @@ def as_text(message: Message) -> str:
 
 
 def examples(messages: Sequence[Message]) -> tuple[Message, ...]:
-    """One or two messages that show most: the one with the most events or, if each has one, the first; and the last."""
+    """One or two example messages: the one with the most events or, if each has one, the first; and the last."""
     if not messages:
         return ()
     fullest = max(messages, key=lambda message: len(arrivals(message)))

@@ -73,7 +73,7 @@ class Target:
 
     gets     in words
     wants    whether an event should arrive
-    vendor   the stand-in; None: Slack's Web API, which is a workspace
+    vendor   the stand-in; None: the workspace of `slack_web.py`
     types    None: the kind's own
     """
 

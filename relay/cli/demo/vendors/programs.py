@@ -1,7 +1,7 @@
-"""Programs of one's own: one that receives CloudEvents in any content mode, and a CRM that takes what a template makes.
+"""Programs that users write: a receiver of CloudEvents in any content mode, and a CRM that accepts one template's body.
 
 Sources: CloudEvents 1.0.2 §3 (attributes), its HTTP binding §3.1 (binary), §3.2 (structured) and §3.3 (batched), and
-its JSON format §4 (batch). The CRM is made up: it stands for programs that take one document and no other.
+its JSON format §4 (batch). The CRM is made up: it stands for programs that accept one form of document and no other.
 """
 
 import json

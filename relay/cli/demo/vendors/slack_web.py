@@ -35,7 +35,7 @@ ARGUMENTS = {
 BOOLEANS = ("reply_broadcast", "unfurl_links", "unfurl_media", "link_names", "mrkdwn")
 MAX_BLOCKS = 50
 MAX_BLOCKS_CHARACTERS = 13_000
-"""Not documented; Slack answers `msg_blocks_too_long` beyond about as many."""
+"""Not documented: Slack answers `msg_blocks_too_long` beyond about this many."""
 CHANNEL = "C0CAMPAIGNS"
 
 
@@ -57,7 +57,7 @@ class Post:
 
 @dataclass(kw_only=True)
 class Fault:
-    """An answer in place of Slack's own. `status` 0: the connection breaks. `works`: after doing what was asked."""
+    """An answer in place of Slack's own. `status` 0: the connection breaks. `works`: the call is carried out first."""
 
     error: str | None = None
     status: int = 200
