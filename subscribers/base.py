@@ -5,7 +5,7 @@ reads no clock or database, so a retry renders the same bytes and a test needs o
 `registry.py`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -32,19 +32,17 @@ class RenderContext:
     public_url: str | None = None
 
 
-class Dialogue(Protocol):
-    """How a kind delivers an event in several requests, and what it remembers from one delivery to the next."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dialogue:
+    """How a kind delivers an event in several requests, and what it remembers from one delivery to the next.
 
-    def key(self, event: Event, subscription: Subscription) -> str | None:
-        """Under which key the delivery remembers something, 1,000 characters at most. Deliveries of one key are sent
-        one at a time. None: it remembers nothing."""
-        ...
+    key    under which key a delivery remembers something, 1,000 characters at most. Deliveries of one key are sent
+           one at a time. None: it remembers nothing
+    steps  the requests of a delivery, given the memory that an earlier delivery of its key has left, and the time
+    """
 
-    def steps(
-        self, event: Event, subscription: Subscription, context: RenderContext, memory: Memory, now: float
-    ) -> Steps:
-        """The requests of a delivery. `memory`: what an earlier delivery of the key has left."""
-        ...
+    key: Callable[[Event, Subscription], str | None]
+    steps: Callable[[Event, Subscription, RenderContext, Memory, float], Steps]
 
 
 class Kind(Protocol):

@@ -28,9 +28,8 @@ from subscribers.slack_blocks import (
     escape,
     message_blocks,
 )
-from subscribers.slack_bot import CHANNEL, PATH, WEB_API_HOSTS, SlackBot, bot_errors, is_web_api
+from subscribers.slack_bot import CHANNEL, PATH, SLACK_BOT, WEB_API_HOSTS, bot_errors, is_web_api
 
-_BOT = SlackBot()
 _ANSWER_CODE = re.compile(rb"[a-z_]{1,60}")
 
 
@@ -74,7 +73,7 @@ class Slack(base.OneRequest):
 
     def dialogue(self, subscription: Subscription) -> base.Dialogue | None:
         """With a bot token: messages that are edited."""
-        return _BOT if is_web_api(subscription.sink) else None
+        return SLACK_BOT if is_web_api(subscription.sink) else None
 
     def bundle(self, subscription: Subscription) -> base.Bundle | None:
         """None with a bot token, whose messages are edited instead. Else with `digest_seconds` one message for all that

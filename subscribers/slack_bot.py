@@ -19,7 +19,7 @@ from relay.core.retry import http_outcome
 from relay.core.subscription import Subscription
 from relay.errors import FieldError
 from relay.redaction import split_url
-from subscribers.base import RenderContext, chat_errors, option_errors
+from subscribers.base import Dialogue, RenderContext, chat_errors, option_errors
 from subscribers.chat import Message, message
 from subscribers.edited_messages import message_key, update_of
 from subscribers.slack_blocks import SECTION_CHARACTERS, clip, escape, message_blocks
@@ -91,50 +91,50 @@ class Answer:
         return self.outcome.verdict == "delivered"
 
 
-class SlackBot:
-    """The deliveries of a subscription with a bot token."""
+def _key(event: Event, subscription: Subscription) -> str | None:
+    """The key of the message about the incident or the group."""
+    return message_key(event)
 
-    def key(self, event: Event, subscription: Subscription) -> str | None:
-        """The key of the message about the incident or the group."""
-        return message_key(event)
 
-    def steps(
-        self, event: Event, subscription: Subscription, context: RenderContext, memory: Memory, now: float
-    ) -> Steps:
-        """Of an incident or a group: the message is posted or edited, then the detail is posted in its thread. Any
-        other event is a message of its own."""
-        if message_key(event) is None:
-            answer = read_answer((yield _post(subscription, message(event, subscription, context))), now)
-            return Ended(outcome=answer.outcome)
-        update = update_of(event, subscription, context, {} if not _is_of(memory, subscription) else memory["message"])
-        place = None if update.anew or not _is_of(memory, subscription) else _place_of(memory)
-        posted = False
-        for _ in range(2):  # once more if somebody has deleted the message
-            if place is None:
-                answer = read_answer((yield _post(subscription, update.shown)), now)
-                place, posted = answer.place, True
-                if not answer.ok or place is None:
-                    return Ended(outcome=answer.outcome)
-            elif update.edits:
-                answer = read_answer((yield _update(subscription, update.shown, place)), now)
-                if answer.gone:
-                    place = None
-                    continue
-                if not answer.ok:
-                    return Ended(outcome=answer.outcome)
-            kept = {
-                "asked": subscription.options[CHANNEL],
-                "channel": place[0],
-                "ts": place[1],
-                "message": update.memory,
-            }
-            if update.detail is None or (posted and update.repeats):
-                return Ended(outcome=answer.outcome, remember=kept)
-            answer = read_answer((yield _post(subscription, update.detail, place, kept if posted else None)), now)
-            if not answer.gone:
-                return Ended(outcome=answer.outcome, remember=kept)
-            place = None
+def _steps(event: Event, subscription: Subscription, context: RenderContext, memory: Memory, now: float) -> Steps:
+    """Of an incident or a group: the message is posted or edited, then the detail is posted in its thread. Any
+    other event is a message of its own."""
+    if message_key(event) is None:
+        answer = read_answer((yield _post(subscription, message(event, subscription, context))), now)
         return Ended(outcome=answer.outcome)
+    update = update_of(event, subscription, context, {} if not _is_of(memory, subscription) else memory["message"])
+    place = None if update.anew or not _is_of(memory, subscription) else _place_of(memory)
+    posted = False
+    for _ in range(2):  # once more if somebody has deleted the message
+        if place is None:
+            answer = read_answer((yield _post(subscription, update.shown)), now)
+            place, posted = answer.place, True
+            if not answer.ok or place is None:
+                return Ended(outcome=answer.outcome)
+        elif update.edits:
+            answer = read_answer((yield _update(subscription, update.shown, place)), now)
+            if answer.gone:
+                place = None
+                continue
+            if not answer.ok:
+                return Ended(outcome=answer.outcome)
+        kept = {
+            "asked": subscription.options[CHANNEL],
+            "channel": place[0],
+            "ts": place[1],
+            "message": update.memory,
+        }
+        if update.detail is None or (posted and update.repeats):
+            return Ended(outcome=answer.outcome, remember=kept)
+        answer = read_answer((yield _post(subscription, update.detail, place, kept if posted else None)), now)
+        if not answer.gone:
+            return Ended(outcome=answer.outcome, remember=kept)
+        place = None
+    return Ended(outcome=answer.outcome)
+
+
+SLACK_BOT = Dialogue(key=_key, steps=_steps)
+"""The deliveries of a subscription with a bot token."""
 
 
 def is_web_api(sink: str) -> bool:

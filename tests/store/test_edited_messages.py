@@ -3,6 +3,7 @@ between the answer of Slack and the commit."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -23,7 +24,7 @@ from relay.testing import FakeClock
 from subscribers.base import Dialogue, Kind, RenderContext
 from subscribers.registry import kinds
 from subscribers.slack import Slack
-from subscribers.slack_bot import SlackBot
+from subscribers.slack_bot import SLACK_BOT
 from tests.support.store_kit import NOW, rows
 from tests.vendors.slack_web import POST, TOKEN, SlackWeb
 
@@ -48,14 +49,13 @@ class Slow:
         return await self.slack.send(request, timeout_seconds=timeout_seconds)
 
 
-class Keyless(SlackBot):
-    def key(self, event: Event, subscription: Subscription) -> str | None:
-        raise KeyError("group")
-
-
 class KeylessSlack(Slack):
     def dialogue(self, subscription: Subscription) -> Dialogue | None:
-        return Keyless()
+        return replace(SLACK_BOT, key=_no_key)
+
+
+def _no_key(event: Event, subscription: Subscription) -> str | None:
+    raise KeyError("group")
 
 
 def node(store: Store, sink: Any, clock: FakeClock, kind: Kind | None = None) -> Dispatcher:

@@ -21,7 +21,7 @@ from relay.errors import InvalidRequest
 from subscribers import registry
 from subscribers.base import RenderContext
 from subscribers.edited_messages import MAX_CODES, MAX_SEEN, message_key
-from subscribers.slack_bot import SlackBot, read_answer
+from subscribers.slack_bot import SLACK_BOT, read_answer
 from tests.support.hostile_texts import TEXTS, events_with
 from tests.support.scale import scaled
 from tests.support.slack_check import check_message
@@ -31,7 +31,7 @@ NOW = 1779271208.0
 SINK = "https://slack.com/api/chat.postMessage"
 ORIGIN = Origin(source="https://api.example/jobs", type_prefix="ai.revor.job", dataschema="http://x/s.json")
 CONTEXT = RenderContext(public_url="https://relay.example")
-BOT = SlackBot()
+BOT = SLACK_BOT
 SLACK = registry.kind_named("slack")
 
 
