@@ -21,7 +21,7 @@ from relay.core.subscription import Subscription
 from relay.core.summary_events import ClosedBecause
 from relay.ids import new_id
 from relay.store.locks import hold, incidents_of
-from relay.store.statements import SQLITE, insert_into, json_list, run, run_many, sql, table_of
+from relay.store.statements import SQLITE, TEXT, fetch, insert_into, json_list, run, run_many, sql, table_of
 from relay.store.summary_tables import IncidentRow
 
 INCIDENTS = table_of(IncidentRow)
@@ -66,16 +66,29 @@ _OLDEST = f"AND state = 'watching' AND {_LIVE} ORDER BY due_at LIMIT 1"
 FORGET_OLDEST = f"DELETE FROM incidents WHERE id IN (SELECT id FROM incidents WHERE owner = :owner {_OLDEST})"
 # The same for sinks that belong to no account.
 FORGET_UNOWNED = f"DELETE FROM incidents WHERE id IN (SELECT id FROM incidents WHERE owner IS NULL {_OLDEST})"
-# The display name of a connect account.
-ACCOUNT_NAME = "SELECT name FROM connect_accounts WHERE source = :source AND account = :account AND id = :id"
-# Counts the open jobs that name a connect account.
-COUNT_OPEN_JOBS = f"""
-SELECT COUNT(*) FROM (
-  SELECT 1 FROM jobs
-  WHERE source = :source AND account = :account AND connect_account_id = :id AND closed_at IS NULL
-  LIMIT {MAX_LIKELY}
-) AS counted
-"""
+_CONNECT_ACCOUNT = {"source": TEXT, "account": TEXT, "id": TEXT}
+# The display names of connect accounts.
+ACCOUNT_NAMES = sql(
+    """
+SELECT c.source, c.account, c.id, c.name FROM $json_rows(accounts) AS wanted
+JOIN connect_accounts AS c ON c.source = wanted.source AND c.account = wanted.account AND c.id = wanted.id
+""",
+    accounts=_CONNECT_ACCOUNT,
+)
+# Counts the open jobs that name each of some connect accounts.
+COUNT_OPEN_JOBS = sql(
+    f"""
+SELECT wanted.source, wanted.account, wanted.id, (
+  SELECT COUNT(*) FROM (
+    SELECT 1 FROM jobs WHERE jobs.source = wanted.source AND jobs.account = wanted.account
+      AND jobs.connect_account_id = wanted.id AND jobs.closed_at IS NULL
+    LIMIT {MAX_LIKELY}
+  ) AS counted
+) AS open_count
+FROM $json_rows(accounts) AS wanted
+""",
+    accounts=_CONNECT_ACCOUNT,
+)
 # The subscriptions with the sink of another one.
 SAME_SINK = """
 SELECT id FROM subscriptions
@@ -184,14 +197,12 @@ class IncidentRecorder:
         events that say so. All are looked up at once: a listing may show a thousand."""
         owner = owner_of(source, account)
         self.lock(connection, [owner])
-        over: dict[str, list[Incident]] = {}
+        over: dict[str | None, list[Incident]] = {}
         for incident in map(incident_from, connection.execute(OPEN_OF_ACCOUNT, {"owner": owner})):
             event_id = reports.get(incident.connect_account_id or "")
             if event_id is not None and incident.waits_for_account:
                 over.setdefault(event_id, []).append(incident)
-        return joined(
-            [self._close(connection, found, "account_recovered", now, report) for report, found in over.items()]
-        )
+        return self._close(connection, over, "account_recovered", now)
 
     def sink_recovered(
         self,
@@ -204,7 +215,7 @@ class IncidentRecorder:
         """Closes the incident of a subscription's sink. `event_id`: the event that says so."""
         self.lock(connection, [subscription_id])
         found = _live(connection, [digest_of_sink(subscription_id)]).values()
-        return self._close(connection, [one for one in found if one.state == "open"], because, now, event_id)
+        return self._close(connection, {event_id: [one for one in found if one.state == "open"]}, because, now)
 
     def review(self, connection: Connection, found: Sequence[tuple[Incident, bool]], now: float) -> Summary:
         """Closes or forgets those of these incidents that are over, unless they have changed since they were read. Each
@@ -225,26 +236,28 @@ class IncidentRecorder:
     def _close(
         self,
         connection: Connection,
-        incidents: Sequence[Incident],
+        incidents: Mapping[str | None, Sequence[Incident]],
         because: ClosedBecause,
         now: float,
-        event_id: str | None,
     ) -> Summary:
-        found = [close(incident, because, now) for incident in incidents]
-        stood_for = {} if event_id is None or not found else {event_id: found[0][0]}
-        return self._save(connection, found, stood_for, now)
+        """Closes incidents, by the event that says so (None: none does)."""
+        found = {event_id: [close(one, because, now) for one in some] for event_id, some in incidents.items()}
+        stood_for = {event_id: some[0][0] for event_id, some in found.items() if event_id is not None and some}
+        return self._save(connection, [told for some in found.values() for told in some], stood_for, now)
 
     def _save(
         self, connection: Connection, found: Sequence[Told], stood_for: Mapping[str, Incident], now: float
     ) -> Summary:
         run_many(connection, SAVE, [_values_of(incident) for incident, _ in found])
-        events = tuple(self._event(connection, incident, told, now) for incident, told in found if told is not None)
+        telling = [(incident, told) for incident, told in found if told is not None]
+        seen = shown(connection, [incident for incident, _ in telling])
+        events = tuple(self._event(one, told, now) for one, (_, told) in zip(seen, telling, strict=True))
         about_sinks = [incident for incident, _ in found if incident.subscription_id is not None]
         withheld = {incident.id: _same_sink(connection, incident.subscription_id) for incident in about_sinks}
         return Summary(events=events, collapsed=stood_for, withheld=withheld)
 
-    def _event(self, connection: Connection, incident: Incident, told: str, now: float) -> Event:
-        ((_, name, likely),) = shown(connection, [incident])
+    def _event(self, shown: ShownIncident, told: str, now: float) -> Event:
+        incident, name, likely = shown
         return relay_event(
             new_id("evt", now),
             told,
@@ -335,19 +348,15 @@ def _same_sink(connection: Connection, subscription_id: str | None) -> frozenset
 
 
 def shown(connection: Connection, incidents: Sequence[Incident]) -> list[ShownIncident]:
-    """Incidents with what other tables know of their connect accounts, each of which is asked about once."""
-    names: dict[tuple[Any, ...], str | None] = {}
-    counts: dict[tuple[Any, ...], int] = {}
-    found: list[ShownIncident] = []
-    for incident in incidents:
-        key = (incident.source, incident.account, incident.connect_account_id)
-        values = dict(zip(("source", "account", "id"), key, strict=True))
-        if incident.connect_account_id is None:
-            found.append(ShownIncident(incident, None, None))
-            continue
-        if key not in names:
-            names[key] = run(connection, ACCOUNT_NAME, **values).scalar_one_or_none()
-        if incident.state == "open" and key not in counts:
-            counts[key] = int(run(connection, COUNT_OPEN_JOBS, **values).scalar_one())
-        found.append(ShownIncident(incident, names[key], counts[key] if incident.state == "open" else None))
-    return found
+    """Incidents with what other tables know of their connect accounts: two queries, however many there are."""
+    keys = [(one.source, one.account, one.connect_account_id) for one in incidents]
+    named = sorted({key for key in keys if key[2] is not None})
+    opened = sorted({key for key, one in zip(keys, incidents, strict=True) if key[2] and one.state == "open"})
+    rows = fetch(connection, ACCOUNT_NAMES, accounts=json_list(named)) if named else ()
+    names = {(source, account, id): name for source, account, id, name in rows}
+    rows = fetch(connection, COUNT_OPEN_JOBS, accounts=json_list(opened)) if opened else ()
+    counts = {(source, account, id): int(count) for source, account, id, count in rows}
+    return [
+        ShownIncident(one, names.get(key), counts.get(key) if one.state == "open" else None)
+        for key, one in zip(keys, incidents, strict=True)
+    ]

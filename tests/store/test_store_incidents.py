@@ -9,6 +9,7 @@ from typing import Any
 import orjson
 import pytest
 from sqlalchemy import event as sqlalchemy_event
+from sqlalchemy import text
 
 from relay.core.connect_accounts import ConnectAccount
 from relay.core.events import (
@@ -159,11 +160,9 @@ async def test_first_failure_that_points_at_the_account_opens_and_counts_its_ope
 
 
 async def test_open_jobs_of_an_account_are_counted_up_to_a_limit(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        incident_recorder,
-        "COUNT_OPEN_JOBS",
-        incident_recorder.COUNT_OPEN_JOBS.replace(str(incident_recorder.MAX_LIKELY), "2"),
-    )
+    most, statement = str(incident_recorder.MAX_LIKELY), incident_recorder.COUNT_OPEN_JOBS
+    fewer = statements.Sql(statement.sqlite.replace(most, "2"), text(str(statement.postgresql).replace(most, "2")))
+    monkeypatch.setattr(incident_recorder, "COUNT_OPEN_JOBS", fewer)
     for n in range(4):
         await track(store, f"open {n}", connect_account_id="acc_1")
 
@@ -425,6 +424,29 @@ async def test_recoveries_of_one_listing_look_up_the_open_incidents_once(
     assert len(read) == len(ids)
     closed = [data["connect_account_id"] for type, data in await told(store) if type == INCIDENT_CLOSED]
     assert sorted(closed) == ids[1:]
+
+
+async def test_any_number_of_recovered_accounts_takes_the_same_number_of_statements(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = [f"acc_{n:02}" for n in range(12)]
+    await store.subscriptions.create(chat(types=("ai.revor.account.recovered",)))
+    for id in ids:
+        await fail(store, f"job of {id}", connect=id, hint=RECONNECT)
+    calls: list[str] = []
+    for name in ("run", "run_many", "fetch"):
+        real = getattr(incident_recorder, name)
+        noting = lambda *given, _real=real, _name=name, **named: (calls.append(_name), _real(*given, **named))[1]  # noqa: E731
+        monkeypatch.setattr(incident_recorder, name, noting)
+
+    await recover(store, ids[0], now=NOW + 9)
+    of_one = len(calls)
+    calls.clear()
+    await recover(store, *ids[1:], now=NOW + 19)
+
+    assert len(calls) == of_one
+    closed = [data["connect_account_id"] for type, data in await told(store) if type == INCIDENT_CLOSED]
+    assert sorted(closed) == ids
 
 
 async def recover(store: Store, *connect_account_ids: str, now: float) -> None:
