@@ -156,7 +156,7 @@ async def settle_groups(groups: GroupStore, clock: Clock) -> int:
     """Finishes the rounds of groups for which nothing came for long enough. Returns how many were reviewed."""
     total = 0
     for _ in range(MAX_BATCHES):
-        count = await groups.settle(clock(), GROUP_COUNT)
+        count = await groups.finish_settled(clock(), GROUP_COUNT)
         total += count
         if count < GROUP_COUNT:
             break

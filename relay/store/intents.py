@@ -178,7 +178,7 @@ class IntentStore(Scoped):
         return self._account is not None and await self.get(id) is None
 
 
-def settle(connection: Connection, intents: Sequence[Intent]) -> None:
+def end_registered(connection: Connection, intents: Sequence[Intent]) -> None:
     """Deletes the intents of registered creates, and earlier ones with the same Idempotency-Key and body, for which
     the upstream returned the original response. Runs in the registration's transaction."""
     for intent in sorted(intents, key=lambda intent: intent.id):

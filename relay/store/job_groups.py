@@ -268,7 +268,7 @@ class GroupStore(Scoped):
         await self._database.write(self._note, (group, Closing(now, expected)))
         return await self.get(group.id)
 
-    async def settle(self, now: float, count: int = 200) -> int:
+    async def finish_settled(self, now: float, count: int = 200) -> int:
         """Finishes rounds for which nothing came for long enough. Returns how many were reviewed."""
         keys = await self._database.read(_due, now, count)
         for source, account, name in keys:

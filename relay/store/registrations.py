@@ -11,7 +11,7 @@ from relay.core.job_groups import Closing, place_of_job
 from relay.core.jsontext import dumps
 from relay.core.records import Registered, Registration
 from relay.errors import Conflict, FieldError, InvalidRequest, RequestError
-from relay.store.intents import resolve_sent, settle
+from relay.store.intents import end_registered, resolve_sent
 from relay.store.job_groups import GroupLedger
 from relay.store.locks import MATCH, locking
 from relay.store.notices import notify
@@ -95,7 +95,7 @@ class Registrar:
             if _key(registration) not in known:
                 new.setdefault(_key(registration), registration)
         made = self._insert(connection, list(new.values()))
-        settle(connection, [one.intent for one in registrations if one.intent is not None])
+        end_registered(connection, [one.intent for one in registrations if one.intent is not None])
         for one in registrations:
             if one.resolves is not None and not resolve_sent(connection, one.resolves, one.external_id, one.tracked_at):
                 raise Conflict(f"{one.resolves.id} was resolved meanwhile", code="intent_resolved")

@@ -387,7 +387,7 @@ async def use_groups(store: Store) -> None:
     await store.groups.close(group, 2, NOW + 1)
     await read_group_work(store)
     await store.jobs.untrack(uid, NOW + 2)
-    await store.groups.settle(NOW + 1e6)
+    await store.groups.finish_settled(NOW + 1e6)
     for filters in ({}, {"state": "open"}, {"state": "finished"}, {"account": "default"}, {"source": "revor"}):
         await store.groups.page(limit=1, **filters)  # type: ignore[arg-type]
         await store.groups.page(limit=1, cursor=encode_cursor(group.id), **filters)  # type: ignore[arg-type]
