@@ -88,7 +88,7 @@ async def test_two_nodes_that_settle_a_group_finish_it_once(
 ) -> None:
     await end(store, await track(store, "a", group="q4"))
     other = store if database_url.startswith("sqlite") else await open_again()
-    await asyncio.gather(store.groups.finish_settled(NOW + 1000), other.groups.settle(NOW + 1000))
+    await asyncio.gather(store.groups.finish_settled(NOW + 1000), other.groups.finish_settled(NOW + 1000))
     assert len(await told(store)) == 1
 
 
