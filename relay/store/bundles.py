@@ -29,14 +29,16 @@ WITH due AS MATERIALIZED (
   SELECT id, event_id, job_uid, sequence, created_at, due_at FROM deliveries
   WHERE state = 'pending' AND subscription_id = :subscription_id AND priority = :priority AND due_at <= :now
     AND alone = :alone {{unleased}}
-  ORDER BY due_at LIMIT :count $skip_locked
+  ORDER BY due_at LIMIT :count {{locking}}
 )
 SELECT id, job_uid, sequence, {_BYTES.format("due")}, created_at, due_at,
   (SELECT e.type FROM events e WHERE e.id = due.event_id) AS type
 FROM due
 """
 # The due heads of one subscription and priority: the oldest. Leases have a clock of their own: see `claims`.
-DUE_HEADS = sql(_DUE.format(unleased=_UNLEASED), _DUE.format(unleased=""))
+DUE_HEADS = sql(_DUE.format(unleased=_UNLEASED, locking=""), _DUE.format(unleased="", locking=""))
+# Locks them, but not those that another transaction has.
+LOCK_HEADS = sql(_DUE.format(unleased=_UNLEASED, locking=""), _DUE.format(unleased="", locking="$skip_locked"))
 
 
 def _open_of_jobs(which: str) -> Any:
@@ -85,14 +87,29 @@ class BundleRequest:
 @each
 def claim_bundle(connection: Connection, item: BundleRequest) -> BundledClaim:
     """Claims one bundle, of the first priority that has one ready, or single events for which there is room; and
-    deliveries that are sent by themselves."""
+    deliveries that are sent by themselves. Most looks find that it is too early: only if not, the deliveries are looked
+    at again and locked."""
+    wanted, waits_until = _wanted(connection, item, locks=False)
+    if wanted and connection.dialect.name != SQLITE:
+        wanted, waits_until = _wanted(connection, item, locks=True)
+    if not wanted:
+        return BundledClaim(requests=(), ready_at=waits_until)
+    ids = json_list(sorted(id for one in wanted for id in one))
+    run(connection, LEASE, ids=ids, token=item.lease.token, until=item.lease.until)
+    found = {one.id: one for one in load_leased(connection, [item.lease.token])}
+    requests = (in_order([found[id] for id in one if id in found]) for one in wanted)
+    return BundledClaim(requests=tuple(one for one in requests if one), ready_at=waits_until)
+
+
+def _wanted(connection: Connection, item: BundleRequest, *, locks: bool) -> tuple[list[tuple[str, ...]], float]:
+    """The ids for each request, and when the next one is ready if it waits."""
     wanted: list[tuple[str, ...]] = []
     waits_until = math.inf
     for priority in sorted(set(item.priorities)):
-        heads = _heads(connection, item, priority, item.bundle.max_events)
+        heads = _heads(connection, item, priority, item.bundle.max_events, locks=locks)
         if not heads:
             continue
-        taken = take(heads, _open_by_job(connection, item, priority, heads), item.bundle)
+        taken = take(heads, _open_by_job(connection, item, priority, heads, locks=locks), item.bundle)
         free = singles(heads, len(taken.ids), item.bundle, item.room, fresh=priority == 0)
         if free:
             wanted = [(head.id,) for head in free[: item.requests]]
@@ -106,25 +123,19 @@ def claim_bundle(connection: Connection, item: BundleRequest) -> BundledClaim:
     for priority in sorted(set(item.priorities)):
         left = min(item.requests - len(wanted), MAX_ALONE)
         if left > 0:
-            wanted += [(head.id,) for head in _heads(connection, item, priority, left, alone=1)]
-    if not wanted:
-        return BundledClaim(requests=(), ready_at=waits_until)
-    ids = json_list(sorted(id for one in wanted for id in one))
-    run(connection, LEASE, ids=ids, token=item.lease.token, until=item.lease.until)
-    found = {one.id: one for one in load_leased(connection, [item.lease.token])}
-    requests = (in_order([found[id] for id in one if id in found]) for one in wanted)
-    return BundledClaim(requests=tuple(one for one in requests if one), ready_at=waits_until)
+            wanted += [(head.id,) for head in _heads(connection, item, priority, left, alone=1, locks=locks)]
+    return wanted, waits_until
 
 
 def _heads(
-    connection: Connection, item: BundleRequest, priority: int, count: int, *, alone: int = 0
+    connection: Connection, item: BundleRequest, priority: int, count: int, *, alone: int = 0, locks: bool
 ) -> list[Candidate]:
-    """Due heads, locked, the oldest first. A first attempt waits since it was created, a retry or a replay since it is
+    """Due heads, the oldest first. A first attempt waits since it was created, a retry or a replay since it is
     due."""
     taken_at = item.now if item.lease.taken_at is None else item.lease.taken_at
     rows = fetch(
         connection,
-        DUE_HEADS,
+        LOCK_HEADS if locks else DUE_HEADS,
         subscription_id=item.subscription_id,
         priority=priority,
         now=item.now,
@@ -141,9 +152,9 @@ def _heads(
 
 
 def _open_by_job(
-    connection: Connection, item: BundleRequest, priority: int, heads: Sequence[Candidate]
+    connection: Connection, item: BundleRequest, priority: int, heads: Sequence[Candidate], *, locks: bool
 ) -> dict[str, list[Candidate]]:
-    """The open deliveries of the heads' jobs, with the followers locked that can be taken."""
+    """The open deliveries of the heads' jobs. `locks`: locks the followers that can be taken."""
     job_uids = sorted({head.job_uid for head in heads if head.job_uid is not None})
     if not job_uids:
         return {}
@@ -152,7 +163,7 @@ def _open_by_job(
     values = {"subscription_id": item.subscription_id, "job_uids": json_list(job_uids), "count": count}
     rows = fetch(connection, statement, **values)
     free = {row[0] for row in rows if row[5] == "blocked" and not row[6]}
-    if free and connection.dialect.name != SQLITE:
+    if free and locks:
         locked = fetch(connection, LOCK_FOLLOWERS, ids=json_list(sorted(free)))
         free = {row[0] for row in locked if row[1] == "blocked"}
     by_job: dict[str, list[Candidate]] = {}

@@ -108,6 +108,17 @@ async def test_bundle_waits_for_its_time_and_takes_heads_with_their_followers(st
     assert await attempts(store) == [1] * 6
 
 
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+async def test_look_at_a_bundle_that_waits_locks_nothing(store: Store) -> None:
+    await jobs(store, 2, 1)
+    locks = "SELECT id, CAST(xmax AS text) AS locked_by FROM deliveries ORDER BY id"
+    before = await rows(store, locks)
+    assert (await take(store, now=NOW + 4)).ready_at == NOW + 5
+    assert await rows(store, locks) == before
+    assert len(await members(store)) == 3
+    assert await rows(store, locks) != before
+
+
 async def test_the_wait_counts_from_the_creation_whatever_was_released(store: Store) -> None:
     await jobs(store, 2)
     claimed = await members(store)

@@ -244,6 +244,7 @@ CATALOGUE = (
     Case("claim: take", claims.TAKE, sorts=True),  # at most three times as many as requested
     Case("claim: with event", claims.WITH_EVENT),
     Case("bundle: due heads", bundles.DUE_HEADS, sorts=True),  # those of one bundle
+    Case("bundle: lock due heads", bundles.LOCK_HEADS, sorts=True),
     Case("bundle: open deliveries of jobs", bundles.OPEN_OF_JOBS, sorts=True),
     Case("bundle: open deliveries of jobs, manual", bundles.MANUAL_OPEN_OF_JOBS, sorts=True),
     Case("bundle: lock followers", bundles.LOCK_FOLLOWERS),
