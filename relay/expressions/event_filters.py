@@ -3,6 +3,7 @@
 Threads share it: what two of them do at once is done twice, with the same result.
 """
 
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -30,6 +31,8 @@ MAX_REMEMBERED = 2_000
 MAX_EVENT_SECONDS = 0.2
 """Estimated time for one event and the expressions of the subscriptions of one owner. It is divided among the distinct
 filters of that owner: an owner with many expensive ones makes only these fail."""
+MAX_SLICE_SECONDS = 0.1
+"""Time for the filters of a slice of past events. Meanwhile the writer may wait."""
 _CEL = b'"cel":'
 """In the key of filters with expressions."""
 
@@ -75,9 +78,11 @@ class EventFilters:
     """Parses filters, and evaluates them.
 
     on_failure  called for each expression that fails
+    steady      a clock that nobody sets
     """
 
-    def __init__(self) -> None:
+    def __init__(self, steady: Callable[[], float] = time.monotonic) -> None:
+        self.steady = steady
         self.on_failure: Callable[[FailureReason], object] = lambda reason: None
         self._parsed: dict[bytes, Filters] = {}
         self._results: dict[str, dict[tuple[Filters, float], bool]] = {}
@@ -122,9 +127,18 @@ class EventFilters:
             results = self._results.setdefault(event.id, {})
         return Evaluation(event, results, self._count, self._limit_seconds)
 
-    def lets_through(self, filters: Filters | None, body: bytes) -> bool:
-        """True if an event passes. The result is not kept: for events that are looked at once."""
-        return filters is None or filters.passes(EventView(body), self._count)
+    def passing(self, filters: Filters | None, bodies: Iterable[bytes]) -> list[bool]:
+        """Whether each event passes: of the first ones, at least one, until they have taken MAX_SLICE_SECONDS. The
+        results are not kept: for events that are looked at once."""
+        if filters is None:
+            return [True for _ in bodies]
+        found: list[bool] = []
+        ends_at = self.steady() + MAX_SLICE_SECONDS
+        for body in bodies:
+            found.append(filters.passes(EventView(body), self._count))
+            if self.steady() >= ends_at:
+                break
+        return found
 
     def _count(self, failure: ExpressionFailed) -> None:
         self.on_failure(failure.reason)

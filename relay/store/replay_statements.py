@@ -68,7 +68,7 @@ COUNT_EVENTS = _count(f"CASE WHEN :again = 1 OR {_DELIVERED} = 0 THEN 1 ELSE 0 E
 # The events to send to one subscription, for its filters to choose from.
 LIST_EVENTS = sql(
     f"""
-SELECT e.position, e.body FROM events e
+SELECT e.recorded_at, e.position, e.body FROM events e
 WHERE {_IN_SLICE} AND {_MATCHES} AND (:again = 1 OR {_DELIVERED} = 0)
 """
 )

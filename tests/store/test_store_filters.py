@@ -12,7 +12,13 @@ from relay.core.filters import EventView, Filters
 from relay.core.job import Problem
 from relay.core.replay import ReplayRequest
 from relay.errors import SettingsError
-from relay.expressions.event_filters import MAX_PARSED, MAX_REMEMBERED, EventFilters, check_extras
+from relay.expressions.event_filters import (
+    MAX_PARSED,
+    MAX_REMEMBERED,
+    MAX_SLICE_SECONDS,
+    EventFilters,
+    check_extras,
+)
 from relay.ids import new_id
 from relay.store import replay_steps, replays
 from relay.store.store import Store
@@ -211,6 +217,66 @@ async def test_earlier_events_pass_the_same_filters(store: Store) -> None:
     assert not {row["event_id"] for row in await deliveries(store, "sub_1")} & {
         row["event_id"] for row in await deliveries(store, "sub_2")
     }
+
+
+@pytest.fixture
+def costly(store: Store, evaluated: list[Filters]) -> None:
+    """Each evaluation takes so long that four of them are the time of a slice."""
+    store.filters.steady = lambda: len(evaluated) * MAX_SLICE_SECONDS / 4
+
+
+@pytest.mark.usefixtures("costly")
+async def test_costly_filters_make_the_slices_of_past_events_short(store: Store, evaluated: list[Filters]) -> None:
+    for number in range(5):
+        await record(store, "email" if number % 2 else "linkedin", name=f"job {number}")
+    made = subscription("sub_1", filters=(LINKEDIN,), start_at=0.0)
+    more = await store.database.write(store.subscriptions._create, (made, None))
+    counted = [len(evaluated)]
+    while more:
+        more = await store.database.write(store.subscriptions._fill, "sub_1")
+        counted.append(len(evaluated))
+    assert counted == [4, 8, 12, 15]
+    assert await got(store, "sub_1") == [1, 2, 3] * 3
+    assert [one.event.sequence for one in await deliver_all(store, "sub_1")].count(3) == 3
+
+
+@pytest.mark.usefixtures("costly")
+@pytest.mark.parametrize("only", ["undelivered", "all"])
+async def test_costly_filters_make_the_slices_of_a_replay_short(
+    store: Store, evaluated: list[Filters], monkeypatch: pytest.MonkeyPatch, only: Any
+) -> None:
+    for number in range(5):
+        await record(store, "email" if number % 2 else "linkedin", name=f"job {number}")
+    await store.subscriptions.create(subscription("sub_1", filters=(LINKEDIN,)))
+    reads: list[int] = []
+    count_filtered = replays._count_filtered
+
+    def counting(*args: Any) -> Any:
+        before = len(evaluated)
+        found = count_filtered(*args)
+        reads.append(len(evaluated) - before)
+        return found
+
+    monkeypatch.setattr(replays, "_count_filtered", counting)
+    request = ReplayRequest(
+        id=new_id("rpl", NOW), subscription_id="sub_1", since=NOW - 9, until=NOW + 9, now=NOW, only=only
+    )
+    made = await store.replays.create(request)
+    assert made.matched == 9
+    assert reads == [4, 4, 4, 3]
+    evaluated.clear()
+    counted: list[int] = []
+    more = True
+    while more:
+        more = (await store.replays.advance(made.id, "node", NOW)).more
+        counted.append(len(evaluated))
+    assert counted == [4, 8, 12, 15]
+    assert await got(store, "sub_1") == [1, 2, 3] * 3
+    assert len(await deliver_all(store, "sub_1")) == 9
+    await store.replays.advance(made.id, "node", NOW)
+    ended = await store.replays.get(made.id)
+    assert ended is not None
+    assert (ended.state, ended.delivered, ended.left) == ("done", 9, 0)
 
 
 @pytest.mark.parametrize("only", ["undelivered", "all"])
