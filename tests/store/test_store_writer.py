@@ -21,6 +21,7 @@ from tests.support.store_kit import (
     held_writer,
     poll,
     registration,
+    relay_event,
     result_of,
     subscription,
     together,
@@ -189,7 +190,7 @@ async def test_writes_of_different_kinds_share_a_group(store: Store) -> None:
         store,
         store.jobs.record(poll(uid, 0, "queued")),
         store.jobs.register(registration("other")),
-        store.subscriptions.create(subscription("sub_1")),
+        store.events.record(relay_event()),
         store.idempotency.forget("none", "holder"),
     )
     assert store.database.writer.commit_count == before + 2  # the one that held the thread, then one for all
