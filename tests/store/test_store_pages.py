@@ -18,6 +18,7 @@ from tests.support.store_kit import (
     claim,
     deliveries,
     execute,
+    job_event,
     poll,
     relay_event,
     result_of,
@@ -55,7 +56,9 @@ async def full(store: Store) -> Store:
         uid = await track(store, f"job {nth}", tracked_at=NOW + nth, account=account, source=source)
         last = "failed" if nth % 3 == 0 else "running"
         outcome = "failed" if nth % 3 == 0 else None
-        await store.jobs.record(poll(uid, 0, "queued", last, now=NOW + nth, outcome=outcome))
+        owner = f"{source}/{account}"
+        events = [job_event(uid, at, kind, now=NOW + nth, owner=owner) for at, kind in enumerate(("queued", last), 1)]
+        await store.jobs.record(poll(uid, 0, "queued", last, now=NOW + nth, outcome=outcome, events=events))
     await store.events.record(relay_event(now=NOW + 6))
     for nth, one in enumerate(await claim(store, "sub_1", now=NOW + 20)):
         await store.deliveries.record_attempt(result_of(one, ("delivered", "dead", "pending")[nth % 3], now=NOW + 20))
