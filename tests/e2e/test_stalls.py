@@ -24,6 +24,8 @@ from tests.support.wire import Answer, Call, Client, answer, open_stub, request
 MEBIBYTE = 1 << 20
 LARGEST = scaled(2, 48) * MEBIBYTE
 """A body as large as one may be; `make test` sends smaller ones of the same kinds."""
+LISTS = max(LARGEST, 4 * MEBIBYTE)
+"""More lists than a body may have."""
 LARGEST_CREATE = scaled(8, 64) * MEBIBYTE
 MANY = scaled(1_000, 10_000)
 MOST_MS = 250
@@ -100,9 +102,9 @@ CASES = {
     "batch of many small jobs": post("/v1/jobs/batch", lambda: jobs(lambda n: {"id": f"small-{n}"})),
     "large items, for the lists": post("/v1/jobs/batch", large_answers),
     "the same batch again": post("/v1/jobs/batch", lambda: honest("big", LARGEST // 5_200, 4_300)),
-    "lists in lists": post("/v1/jobs/batch", lambda: filled(b"[]", before=b'{"jobs":[[', after=b"]]}"), 400),
+    "lists in lists": post("/v1/jobs/batch", lambda: filled(b"[]", LISTS, before=b'{"jobs":[[', after=b"]]}"), 400),
     "lists as entries": post("/v1/jobs/batch", lambda: filled(b"[]"), 422),
-    "entries of lists": post("/v1/jobs/batch", lambda: filled(b"[" + b",".join([b"[]"] * 90) + b"]"), 400, 422),
+    "entries of lists": post("/v1/jobs/batch", lambda: filled(b"[" + b",".join([b"[]"] * 90) + b"]", LISTS), 400, 422),
     "590 unknown fields in many entries": post(
         "/v1/jobs/batch", lambda: batch(*[b'{"id":"a",' + keys(450, b"i") + b"}"] * MANY)
     ),
@@ -130,7 +132,7 @@ CASES = {
     "a name again and again": post("/v1/jobs/batch", lambda: filled(b'{"id":"a"' + b',"id":"a"' * 600 + b"}")),
     "deep": post(
         "/v1/jobs/batch",
-        lambda: b'{"jobs":[' + b"[" * (LARGEST // 2 - MEBIBYTE) + b"]" * (LARGEST // 2 - MEBIBYTE) + b"]}",
+        lambda: b'{"jobs":[' + b"[" * (LISTS // 2 - MEBIBYTE) + b"]" * (LISTS // 2 - MEBIBYTE) + b"]}",
         400,
     ),
     "metadata of 64 KiB": post(

@@ -46,7 +46,7 @@ async def test_first_start_creates_a_token_and_says_where(start: Start, tmp_path
         assert await ask(world.url, where, Authorization=f"Bearer {token}x") == 401
     assert world.json("jobs", "list") == []  # the command found it
     code, lines = world.run("jobs", "list", XDG_STATE_HOME="/nowhere")
-    assert (code, "RELAY_TOKEN" in lines[0]) == (1, True)
+    assert (code, "RELAY_TOKEN" in lines[0]) == (2, True)
     assert world.relay.end() == 0
     assert token not in "\n".join(world.relay.lines)
     again = World(start)
@@ -131,7 +131,7 @@ async def test_tokens_of_a_running_relay(start: Start, tmp_path: Path) -> None:
     assert (listed["name"], listed["created_by"], listed["requests_per_minute"]) == ("crm", "token file", 5)
     assert listed["last_used_at"] is not None
     code, lines = world.run("tokens", "create", "crm", "--scopes", "read")
-    assert (code, lines) == (1, ["relay: there is a token named crm already: choose another name, or revoke it"])
+    assert (code, lines) == (2, ["relay: there is a token named crm already: choose another name, or revoke it"])
 
     async with (
         aiohttp.ClientSession(world.url, headers=bearer) as session,

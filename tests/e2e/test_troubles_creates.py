@@ -257,7 +257,7 @@ async def test_create_of_unknown_outcome_without_a_key(world: RelayWorld) -> Non
     assert (code, lines) == (0, [f"{intent['id']} is removed from the list"])
     await suspects_none(world)
     code, lines = await world.run("intents", "dismiss", intent["id"])
-    assert (code, lines) == (1, [f"relay: there is no create '{intent['id']}' whose fate is unknown"])
+    assert (code, lines) == (2, [f"relay: there is no create '{intent['id']}' whose fate is unknown"])
 
 
 async def test_person_resolves_a_create(world: RelayWorld) -> None:
@@ -279,7 +279,7 @@ async def test_person_resolves_a_create(world: RelayWorld) -> None:
         await suspects_none(world)
         assert ([job_id] if options else []) == await tracked(world)
         code, lines = await world.run("intents", "resolve", intent["id"], "--fate", "sent")
-        assert (code, lines) == (1, [f"relay: {intent['id']} was resolved already: {fate}"])
+        assert (code, lines) == (2, [f"relay: {intent['id']} was resolved already: {fate}"])
     code, lines = await world.run("intents", "resolve", intent["id"], "--fate", "perhaps")
     refusal = "Invalid value for '--fate': 'perhaps' is not one of 'sent', 'not_sent'"
     assert (code, lines) == (2, [f"relay: {refusal}: see `relay intents resolve --help`"])

@@ -185,11 +185,11 @@ async def test_failing_commands(world: RelayWorld, tmp_path: Path) -> None:
     )
     await world.serve()
     code, lines = await world.run("jobs", "list")
-    assert (code, len(lines)) == (1, 1)
+    assert (code, len(lines)) == (2, 1)
     assert "RELAY_TOKEN" in lines[0]
     token = {"RELAY_TOKEN": "rl_a-token-of-at-least-32-characters"}
     code, lines = await world.run("jobs", "show", "nobody", **token)
-    assert (code, len(lines)) == (1, 1)
+    assert (code, len(lines)) == (2, 1)
     assert "nobody" in lines[0]
     code, lines = await world.run("jobs", "list", "--limt", "3", **token)
     assert (code, len(lines)) == (2, 1)

@@ -122,11 +122,13 @@ def test_the_ways_to_install_work_as_they_are_written(wheel: Path, tmp_path: Pat
         if (ROOT / name).is_file() and not name.startswith("tests/"):
             (clone / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, clone / name)
-    first, second = blocks((ROOT / "docs" / "install.md").read_text(encoding="utf-8"), "console")
+    first, extras, second = blocks((ROOT / "docs" / "install.md").read_text(encoding="utf-8"), "console")
     pins = constraints(home)  # pip splits the variable at spaces
     make, *rest = prompts(first)
     between = []
-    if not SOAK:
+    if SOAK:
+        rest += prompts(extras)
+    else:
         linked = tmp_path / "linked"
         linked.mkdir()
         link(closure([*requirements_of(wheel), "hatchling", "pip"]).values(), linked)

@@ -1011,9 +1011,7 @@ async def test_subscription_removed_during_an_attempt_leaves_no_slot_in_use(tmp_
 async def test_an_event_is_evaluated_once_from_its_reservation_to_its_record(tmp_path, monkeypatch):
     evaluated = []
     passes = Filters.passes
-    monkeypatch.setattr(
-        Filters, "passes", lambda self, view, failed: (evaluated.append(self), passes(self, view, failed))[1]
-    )
+    monkeypatch.setattr(Filters, "passes", lambda self, *about: (evaluated.append(self), passes(self, *about))[1])
     running, queued = ({"exact": {"status": "running"}},), ({"exact": {"status": "queued"}},)
     async with open_world(tmp_path) as world:
         for number in range(10):

@@ -33,13 +33,15 @@ from relay.cli.demo.vendors.slack_web import Post, SlackWeb
 from relay.cli.demo.wired_report import MAX_EXAMPLES, MUST_TELL, Arrivals, Result, WiredReport, all_arrivals, examples
 from relay.cli.demo.wired_targets import STRUCTURED, TARGETS, Target, Truth
 from relay.clock import from_rfc3339, wall_clock
+from relay.sandbox.fate import TRANSIENT_CODES
+from relay.sandbox.lifecycle import RECONNECT_REQUIRED
 from subscribers.registry import kind_named
 
 JOBS = 20
 MIN_JOBS = 12
 """With fewer jobs none would start after the outage."""
 BROKEN_FOR = 0.4
-ALONE = (FAILS_ALONE, {**FAILS_ALONE, "channel": "whatsapp", "error_code": "external_api_worker_unavailable"})
+ALONE = (FAILS_ALONE, {**FAILS_ALONE, "channel": "whatsapp", "error_code": TRANSIENT_CODES[0]})
 """Jobs that fail for reasons of their own, which are no incidents."""
 DEAL_STEP = 10
 ASK_SECONDS = 0.3
@@ -292,7 +294,7 @@ def _truth(wired: Wired, event: Mapping[str, Any], job: Mapping[str, Any] | None
         event=event,
         channel=job["channel"],
         deal=wired.deals.get(job["id"]),
-        failed_on_account=error.get("code") == "connect_account_reconnect_required",
+        failed_on_account=error.get("code") == RECONNECT_REQUIRED,
     )
 
 
