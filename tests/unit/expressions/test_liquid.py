@@ -10,7 +10,8 @@ import orjson
 import pytest
 
 from relay.errors import InvalidRequest, NotRenderable
-from relay.expressions import liquid
+from relay.expressions import liquid, liquid_filters, liquid_parts
+from relay.expressions import liquid_limits as limits
 from relay.expressions.liquid import compile_template
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -43,22 +44,22 @@ def test_examples_of_the_documentation_are_rendered_as_it_says() -> None:
 def test_documentation_has_every_filter_tag_and_directive() -> None:
     first_column = "".join(re.findall(r"^\|([^|]*)\|", section("Filters"), flags=re.MULTILINE))
     filters = set(re.findall(r"`([a-z0-9_]+)`", first_column))
-    assert filters - {"filter"} == set(liquid.FILTERS)
-    assert set(re.findall(r"`(%[^`]+)`", section("Filters"))) - {"%Y-%m-%d %H:%M"} == set(liquid._DIRECTIVES)
+    assert filters - {"filter"} == set(liquid_filters.FILTERS)
+    assert set(re.findall(r"`(%[^`]+)`", section("Filters"))) - {"%Y-%m-%d %H:%M"} == set(liquid_filters.DIRECTIVES)
     tags = section("Filters").split("Tags are ")[1].split(". ")[0]
-    assert re.findall(r"`(\w+)`", tags) == list(liquid.TAGS)
+    assert re.findall(r"`(\w+)`", tags) == list(liquid_parts.TAGS)
 
 
 @pytest.mark.parametrize(
     "limit",
     [
-        f"{liquid.MAX_TEMPLATE_BYTES:,} bytes, {liquid.MAX_DEPTH} levels, {liquid.MAX_TEXTS} texts",
-        f"{liquid.MAX_TAG_CHARACTERS:,} characters; tags are nested at most {liquid.MAX_BLOCKS} deep",
-        f"{liquid.MAX_ITERATIONS:,} iterations",
-        f"{liquid.MAX_VALUE:,} characters; an item of an array counts {liquid.ITEM_SIZE} more",
-        f"{liquid.MAX_LOCALS:,} characters",
-        f"{liquid.MAX_OUTPUT:,} bytes",
-        f"{liquid.MAX_WORK:,} steps, about 50 ms; {liquid.MAX_SECONDS:g} s of CPU",
+        f"{limits.MAX_TEMPLATE_BYTES:,} bytes, {limits.MAX_DEPTH} levels, {limits.MAX_TEXTS} texts",
+        f"{limits.MAX_TAG_CHARACTERS:,} characters; tags are nested at most {limits.MAX_BLOCKS} deep",
+        f"{limits.MAX_ITERATIONS:,} iterations",
+        f"{limits.MAX_VALUE:,} characters; an item of an array counts {limits.ITEM_SIZE} more",
+        f"{limits.MAX_LOCALS:,} characters",
+        f"{limits.MAX_OUTPUT:,} bytes",
+        f"{limits.MAX_WORK:,} steps, about 50 ms; {limits.MAX_SECONDS:g} s of CPU",
     ],
 )
 def test_documentation_has_every_limit(limit: str) -> None:
@@ -225,9 +226,9 @@ def test_template_is_compiled_once_and_old_ones_are_forgotten(monkeypatch: pytes
 
 
 def test_cpu_time_ends_what_the_work_does_not_know(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(liquid, "MAX_SECONDS", -1.0)
+    monkeypatch.setattr(liquid_parts, "MAX_SECONDS", -1.0)
     template = compile_template("{% for i in (1..5000) %}{{ i }}{{ i }}{% endfor %}")
-    with pytest.raises(liquid.TooSlow):
+    with pytest.raises(limits.TooSlow):
         template.render(VARIABLES, strict=False)
     assert rendered("{{ metadata.deal }}") == 42
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from relay.errors import InvalidRequest, NotRenderable
 from relay.expressions import liquid
+from relay.expressions import liquid_limits as limits
 
 ROOT = Path(__file__).resolve().parents[3]
 MEMORY_BYTES = 192 * 1024 * 1024
@@ -220,7 +221,7 @@ def work() -> list[tuple[str, Any]]:
 
 
 def parsing() -> list[tuple[str, Any]]:
-    full = liquid.MAX_TAG_CHARACTERS - 10
+    full = limits.MAX_TAG_CHARACTERS - 10
     return [
         (REFUSED, "{{" * 16_000),
         (REFUSED, "{%" * 16_000),
@@ -291,17 +292,17 @@ def outcome_of(template: Any) -> str:
     try:
         compiled = liquid.compile_template(template)
     except InvalidRequest as error:
-        return REFUSED if 1 <= len(error.errors) <= liquid.MAX_ERRORS else "refused with too many errors"
+        return REFUSED if 1 <= len(error.errors) <= limits.MAX_ERRORS else "refused with too many errors"
     outcomes = set()
     for strict in (False, True):
         try:
             body = compiled.render({"data": DATA}, strict=strict)
         except NotRenderable as error:
-            bounded = len(error.errors) <= liquid.MAX_ERRORS and all(len(one.detail) <= 300 for one in error.errors)
+            bounded = len(error.errors) <= limits.MAX_ERRORS and all(len(one.detail) <= 300 for one in error.errors)
             if not strict or {one.code for one in error.errors} != {"missing_name"}:
                 outcomes.add(STOPPED if bounded else "stopped with too long errors")
         else:
-            outcomes.add(ENDS if len(body) <= liquid.MAX_OUTPUT else "too large")
+            outcomes.add(ENDS if len(body) <= limits.MAX_OUTPUT else "too large")
     return " and ".join(sorted(outcomes))
 
 
