@@ -19,7 +19,7 @@ from relay.core.events import (
     Event,
     account_type_prefix,
 )
-from relay.core.subscription import DEFAULT_MESSAGES_PER_MINUTE, Subscription
+from relay.core.subscription import DEFAULT_MESSAGES_PER_MINUTE, Incidents, Subscription
 from subscribers.base import Bundle, RenderContext
 from subscribers.wording import advice, facts, heading, ids, job_details, link, sentence
 from subscribers.words import Pairs
@@ -53,17 +53,23 @@ _TONES: dict[str, Tone] = {
 }
 
 
-def default_types(type_prefixes: Sequence[str]) -> tuple[str, ...]:
-    """What people act on or wait for: jobs that went wrong, creates of unknown fate, trouble with a source, a sink or
-    an account, incidents, and groups that have finished."""
-    prefixes = dict.fromkeys(type_prefixes)
-    return (
-        *(f"{prefix}.{kind}" for prefix in prefixes for kind in _JOB_TROUBLE),
-        *SOURCE_TROUBLE,
-        *(CREATE_UNKNOWN, SUBSCRIPTION_DISABLED, SUBSCRIPTION_RECOVERED, DELIVERY_EXPIRED),
-        *(f"{account_type_prefix(prefix)}.{kind}" for prefix in prefixes for kind in _ACCOUNT_TROUBLE),
-        *(GROUP_FINISHED, *INCIDENT_EVENTS),
-    )
+class ForPeople:
+    """The part of a kind that people read, through a chat service, which reads no signature."""
+
+    signed = False
+    default_incidents: Incidents = "collapse"
+
+    def default_types(self, type_prefixes: Sequence[str]) -> tuple[str, ...] | None:
+        """What people act on or wait for: jobs that went wrong, creates of unknown fate, trouble with a source, a sink
+        or an account, incidents, and groups that have finished."""
+        prefixes = dict.fromkeys(type_prefixes)
+        return (
+            *(f"{prefix}.{kind}" for prefix in prefixes for kind in _JOB_TROUBLE),
+            *SOURCE_TROUBLE,
+            *(CREATE_UNKNOWN, SUBSCRIPTION_DISABLED, SUBSCRIPTION_RECOVERED, DELIVERY_EXPIRED),
+            *(f"{account_type_prefix(prefix)}.{kind}" for prefix in prefixes for kind in _ACCOUNT_TROUBLE),
+            *(GROUP_FINISHED, *INCIDENT_EVENTS),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

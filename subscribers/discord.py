@@ -13,7 +13,7 @@ from relay.core.events import Event
 from relay.core.jsontext import dumps, loads
 from relay.core.retry import http_outcome
 from relay.core.retry_after import MAX_RETRY_AFTER_SECONDS
-from relay.core.subscription import Incidents, Subscription
+from relay.core.subscription import Subscription
 from relay.errors import FieldError
 from relay.redaction import host_of, split_url, url_without_path
 from subscribers import base, chat
@@ -41,18 +41,12 @@ _SHORT = 200
 _COLOURS: Mapping[chat.Tone, int] = {"bad": 0xD83C3E, "warning": 0xF0B232, "good": 0x23A55A, "plain": 0x5865F2}
 
 
-class Discord(base.OneRequest):
+class Discord(chat.ForPeople, base.OneRequest):
     """One message with an embed per event, or a digest of several. Not signed: Discord reads no signature."""
 
     name = "discord"
-    signed = False
     rate_per_second: float | None = 0.5
     """30 requests a minute for each webhook."""
-    default_incidents: Incidents = "collapse"
-
-    def default_types(self, type_prefixes: Sequence[str]) -> tuple[str, ...] | None:
-        """What people act on or wait for."""
-        return chat.default_types(type_prefixes)
 
     def check(self, subscription: Subscription) -> None:
         """Refuses headers, methods except POST, unknown options, credentials, and URLs of Discord that are no

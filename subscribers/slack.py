@@ -13,7 +13,7 @@ from relay.core.delivery import OutboundRequest, Outcome, Response
 from relay.core.events import Event
 from relay.core.jsontext import dumps
 from relay.core.retry import http_outcome
-from relay.core.subscription import Incidents, Subscription
+from relay.core.subscription import Subscription
 from relay.errors import FieldError
 from relay.redaction import redacted_url, split_url, url_without_path
 from subscribers import base, chat
@@ -33,17 +33,11 @@ from subscribers.slack_bot import CHANNEL, PATH, SLACK_BOT, WEB_API_HOSTS, bot_e
 _ANSWER_CODE = re.compile(rb"[a-z_]{1,60}")
 
 
-class Slack(base.OneRequest):
+class Slack(chat.ForPeople, base.OneRequest):
     """One message for people per event, or a digest of several. Not signed: Slack reads no signature."""
 
     name = "slack"
-    signed = False
     rate_per_second: float | None = 1.0
-    default_incidents: Incidents = "collapse"
-
-    def default_types(self, type_prefixes: Sequence[str]) -> tuple[str, ...] | None:
-        """What people act on or wait for."""
-        return chat.default_types(type_prefixes)
 
     def check(self, subscription: Subscription) -> None:
         """Refuses headers, methods except POST and unknown options; of a webhook also credentials and the URLs of

@@ -5,14 +5,13 @@ documentation of webhook triggers, and of `WebhookTrigger` in its Node SDK (`{"o
 """
 
 import re
-from collections.abc import Sequence
 
 from relay.clock import local_time
 from relay.core.delivery import OutboundRequest, Outcome, Response
 from relay.core.events import Event
 from relay.core.jsontext import dumps, loads
 from relay.core.retry import http_outcome
-from relay.core.subscription import Incidents, Subscription
+from relay.core.subscription import Subscription
 from relay.errors import FieldError
 from relay.redaction import split_url, url_without_path
 from subscribers import base, chat, flat
@@ -29,17 +28,11 @@ _NOTHING = "-"
 _CODE = re.compile(r"[a-z_]{1,60}")
 
 
-class SlackWorkflow(base.Single):
+class SlackWorkflow(chat.ForPeople, base.Single):
     """One run of the workflow per event. Not signed: Slack reads no signature."""
 
     name = "slack_workflow"
-    signed = False
     rate_per_second: float | None = 1.0
-    default_incidents: Incidents = "collapse"
-
-    def default_types(self, type_prefixes: Sequence[str]) -> tuple[str, ...] | None:
-        """What people act on or wait for."""
-        return chat.default_types(type_prefixes)
 
     def check(self, subscription: Subscription) -> None:
         """Refuses headers, methods except POST, unknown options, credentials and the URLs of incoming webhooks."""

@@ -13,7 +13,7 @@ from relay.core.delivery import OutboundRequest, Outcome, Response
 from relay.core.events import Event
 from relay.core.jsontext import dumps, loads
 from relay.core.retry import http_outcome
-from relay.core.subscription import Incidents, Subscription
+from relay.core.subscription import Subscription
 from relay.errors import FieldError
 from relay.redaction import host_of, url_without_path
 from subscribers import base, chat
@@ -43,17 +43,11 @@ _CODE = re.compile(r"[A-Za-z]{1,60}")
 _SWITCHED_OFF = "WorkflowTriggerIsNotEnabled"
 
 
-class Teams(base.OneRequest):
+class Teams(chat.ForPeople, base.OneRequest):
     """One card for people per event, or a digest of several. Not signed: a workflow reads no signature."""
 
     name = "teams"
-    signed = False
     rate_per_second: float | None = 1.0
-    default_incidents: Incidents = "collapse"
-
-    def default_types(self, type_prefixes: Sequence[str]) -> tuple[str, ...] | None:
-        """What people act on or wait for."""
-        return chat.default_types(type_prefixes)
 
     def check(self, subscription: Subscription) -> None:
         """Refuses headers, methods except POST, unknown options, credentials, and connectors of Office 365."""
