@@ -79,13 +79,19 @@ class Outcome:
     """What a response means to its kind of sink.
 
     verdict              delivered; retry: try again as scheduled; dead: the sink will never accept this event;
-                         disable: the sink accepts no more events (this one is held)
+                         disable: the sink accepts no more events (this one is held); skip: nothing there concerns this
+                         event, so nothing was sent; uncertain: the event may or may not have been accepted, and only a
+                         person can find out
     retry_after_seconds  pause that the sink asked for: a floor for the next attempt, and a pause of the subscription
+    wait_seconds         a floor for the next attempt at this event, which pauses nothing else
+    in_doubt             the sink may have accepted the event: without another attempt it is uncertain, not dead
     """
 
-    verdict: Literal["delivered", "retry", "dead", "disable"]
+    verdict: Literal["delivered", "retry", "dead", "disable", "skip", "uncertain"]
     reason: str
     retry_after_seconds: float | None = None
+    wait_seconds: float = 0.0
+    in_doubt: bool = False
 
 
 @value_class(frozen=True, slots=True, kw_only=True)

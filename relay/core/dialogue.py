@@ -24,12 +24,14 @@ class Step:
     name      names it in the attempt and in a preview, without secrets and texts of others
     expected  the body of the answer that a preview imagines, with placeholders for what only the sink knows
     remember  stored before the request is sent: a crash after that cannot lose it
+    private   the URL, the body or the answer says something about a person: only the status is recorded
     """
 
     request: OutboundRequest
     name: str
     expected: bytes = b""
     remember: Memory | None = None
+    private: bool = False
 
 
 @value_class(frozen=True, slots=True, kw_only=True)

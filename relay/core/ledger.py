@@ -1,0 +1,105 @@
+"""The ledger of a write that must not happen twice: what a subscription remembers of one event's record. Pure.
+
+A kind stores an entry with `Step.remember` before it sends the write, and `done` with the answer. An attempt that finds
+an entry which is not done asks the sink for the record first, and writes only if it is not there. "Not there" counts
+only once the entry has settled: the sink may still be working on a request that timed out.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from relay.core.delivery import CREDENTIAL_ERROR, PROXY_ERROR, RENDER_ERROR, Outcome, Response
+from relay.core.dialogue import Memory
+
+SETTLE_SECONDS = 120.0
+"""After this time a write that was sent is there, or never will be. Longer than the longest time-out of an attempt."""
+WRITTEN = Outcome(verdict="delivered", reason="already_written")
+"""An earlier attempt has written the record."""
+CLEARED: Memory = {}
+"""The memory of a write that was not carried out."""
+
+_NEVER_SENT = frozenset(("connect", "dns", "tls", "refused", PROXY_ERROR, CREDENTIAL_ERROR, RENDER_ERROR))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """One write.
+
+    state   intended: it may have been sent; done: the sink has answered that it was carried out
+    record  what is written, such as `note`
+    target  what it is attached to: a field of the sink and an id, never an address
+    portal  the sink's account that it is for
+    at      when it was intended, in epoch seconds
+    id      of the record, as the sink gave it
+    """
+
+    state: Literal["intended", "done"] = "intended"
+    record: str
+    target: Mapping[str, str | int] = field(default_factory=dict)
+    portal: str
+    at: float
+    id: str | int | None = None
+
+    def memory(self) -> Memory:
+        """As it is remembered."""
+        found: dict[str, Any] = {"state": self.state, "record": self.record, "target": dict(self.target)}
+        return {**found, "portal": self.portal, "at": self.at, "id": self.id}
+
+    def done(self, id: str | int | None = None) -> "Entry":
+        """Carried out, as the sink says. `id`: None if it was found without one."""
+        return replace(self, state="done", id=id)
+
+    def settles_in(self, now: float) -> float:
+        """Seconds until "not there" counts; 0 if it does."""
+        return min(max(self.at + SETTLE_SECONDS - now, 0.0), SETTLE_SECONDS)
+
+    def waiting(self, now: float) -> tuple[Outcome, Memory]:
+        """The outcome of an attempt that has to wait, and the memory. If the clock was set back, the wait is anew."""
+        outcome = Outcome(verdict="retry", reason="settling", wait_seconds=self.settles_in(now), in_doubt=True)
+        return outcome, replace(self, at=min(self.at, now)).memory()
+
+
+def event_key(event_id: str) -> str:
+    """The key of an event's entry."""
+    return f"event/{event_id}"
+
+
+def read_entry(memory: Memory) -> Entry | None:
+    """The entry; None if nothing was intended. One that cannot be read is of no portal, so no write follows from it."""
+    if not memory:
+        return None
+    match memory:
+        case {
+            "state": "intended" | "done" as state,
+            "record": str() as record,
+            "target": Mapping() as target,
+            "portal": str() as portal,
+            "at": float() | int() as at,
+        }:
+            return Entry(state=state, record=record, target=target, portal=portal, at=float(at), id=memory.get("id"))
+    return Entry(record="", portal="", at=0.0)
+
+
+def never_sent(response: Response) -> bool:
+    """True if the sink did not get the request."""
+    return response.error in _NEVER_SENT
+
+
+def is_doubtful(response: Response) -> bool:
+    """True if the sink may have carried out the request although it does not say so."""
+    if response.status_code is None or response.error is not None:
+        return not never_sent(response)
+    return response.status_code >= 500
+
+
+def uncertain(why: str) -> Outcome:
+    """The outcome if nothing but a person can find out."""
+    return Outcome(verdict="uncertain", reason=why, in_doubt=True)
+
+
+def still_in_doubt(outcome: Outcome) -> Outcome:
+    """The outcome of a failed question: the write stays in doubt, whatever came of the question."""
+    if outcome.verdict in ("retry", "disable"):
+        return replace(outcome, in_doubt=True)
+    return uncertain(outcome.reason)
