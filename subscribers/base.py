@@ -10,10 +10,12 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from relay.core.bundles import Bundle as Bundle
+from relay.core.credentials import TOKEN_HERE
 from relay.core.delivery import OutboundRequest, Outcome, Response
 from relay.core.dialogue import Memory, Steps
 from relay.core.events import Event
 from relay.core.netguard import problem_of_header
+from relay.core.recipient import Recipient
 from relay.core.subscription import Incidents, Subscription
 from relay.errors import FieldError, InvalidRequest
 
@@ -26,10 +28,12 @@ class RenderContext:
 
     account_names  display names of accounts, by their name in the settings
     public_url     the relay's public URL without a trailing slash, for links; None = unknown
+    recipient      whom the job's create names, if it was captured and the kind asked for it
     """
 
     account_names: Mapping[str, str] = field(default_factory=dict)
     public_url: str | None = None
+    recipient: Recipient | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,9 +138,12 @@ def header_errors(headers: Sequence[tuple[str, str]]) -> list[FieldError]:
     errors = []
     for name, value in headers:
         problem = problem_of_header(name, value)
+        pointer = "/protocolsettings/headers/" + name.replace("~", "~0").replace("/", "~1")
         if problem is not None:
-            pointer = "/protocolsettings/headers/" + name.replace("~", "~0").replace("/", "~1")
             errors.append(FieldError(pointer=pointer, code=problem.code, detail=problem.detail))
+        elif value == TOKEN_HERE:
+            detail = f"{TOKEN_HERE} is where a kind of sink wants its token: give the token as the sinkcredential"
+            errors.append(FieldError(pointer=pointer, code="invalid_header", detail=detail))
     return errors
 
 

@@ -4,12 +4,14 @@ What a template can name is in VARIABLES, its language in `relay/expressions/liq
 is a template: python-liquid is an extra.
 """
 
-from collections.abc import Callable, Mapping
+import html
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from types import MappingProxyType, ModuleType
 from typing import Any
 
 from relay.core.events import Event
+from relay.core.jsontext import loads
 from relay.core.subscription import Subscription
 from relay.errors import FieldError, InvalidRequest, NotRenderable
 from subscribers.base import RenderContext
@@ -49,19 +51,57 @@ def own_body(event: Event, subscription: Subscription, context: RenderContext) -
     return render(template, event, context, strict=subscription.options.get(STRICT) is True)
 
 
-def render(template: Any, event: Event, context: RenderContext, *, strict: bool) -> bytes:
+def render(
+    template: Any,
+    event: Event,
+    context: RenderContext,
+    *,
+    strict: bool,
+    escape: Callable[[object], object] = lambda value: value,
+) -> bytes:
     """The JSON that a template makes of an event. The same arguments give the same bytes.
 
     strict  a name that the event lacks is an error, as in a preview; otherwise it is empty text
+    escape  changes each value that the template can name
 
     Raises NotRenderable, with a pointer to each text that cannot be rendered and the name it lacks, and InvalidRequest
     for a template with mistakes or without the extra.
     """
     try:
-        body: bytes = _liquid().compile_template(template).render(_Variables(event, context), strict=strict)
+        body: bytes = _liquid().compile_template(template).render(_Variables(event, context, escape), strict=strict)
     except NotRenderable as error:
         raise NotRenderable([_placed(one) for one in error.errors]) from None
     return body
+
+
+def own_fields(
+    event: Event, subscription: Subscription, context: RenderContext, html_names: Collection[str]
+) -> dict[str, Any]:
+    """The fields that the template of a subscription, an object, makes of an event; none without a template.
+
+    html_names  fields that are HTML: what they print of the event is escaped, so that only the template has markup
+
+    Raises NotRenderable.
+    """
+    template = subscription.options.get(TEMPLATE)
+    if template is None:
+        return {}
+    strict = subscription.options.get(STRICT) is True
+    plain = {name: value for name, value in template.items() if name not in html_names}
+    marked_up = {name: value for name, value in template.items() if name in html_names}
+    return {
+        **loads(render(plain, event, context, strict=strict)),
+        **loads(render(marked_up, event, context, strict=strict, escape=_escaped)),
+    }
+
+
+def _escaped(value: object) -> object:
+    """The value with all of its texts, names included, escaped for HTML."""
+    if isinstance(value, str):
+        return html.escape(value)
+    if isinstance(value, Mapping):
+        return {html.escape(name): _escaped(one) for name, one in value.items()}
+    return [_escaped(one) for one in value] if isinstance(value, list) else value
 
 
 def _liquid() -> ModuleType:
@@ -87,8 +127,9 @@ def _placed(error: FieldError) -> FieldError:
 class _Variables(dict[str, object]):
     """What a template can name, made when it is first named."""
 
-    def __init__(self, event: Event, context: RenderContext) -> None:
+    def __init__(self, event: Event, context: RenderContext, escape: Callable[[object], object]) -> None:
         super().__init__()
+        self._escape = escape
         self._event = event
         self._context = context
         self._document = event.document()
@@ -97,8 +138,8 @@ class _Variables(dict[str, object]):
         value = VARIABLES[name](self._document, self._event, self._context)
         if value is None:
             raise KeyError(name)
-        self[name] = value
-        return value
+        self[name] = escaped = self._escape(value)
+        return escaped
 
 
 def _attributes(document: Document, *_: object) -> dict[str, Any]:

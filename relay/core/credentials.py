@@ -43,6 +43,9 @@ _ERROR_CODES = (
 )
 _OTHER_METHOD = frozenset({"invalid_client", "unauthorized_client"})
 
+TOKEN_HERE = "{token}"  # noqa: S105  (a placeholder)
+"""The value of a request's header that takes the bare access token, for sinks that read no Authorization."""
+
 Header = tuple[str, str]
 
 
@@ -138,6 +141,12 @@ def fixed_header(credential: SinkCredential, now: float) -> Header | NoToken:
 def bearer(token: str) -> Header:
     """The header of an access token (RFC 6750)."""
     return "Authorization", f"Bearer {token}"
+
+
+def placed(request: OutboundRequest, header: Header) -> Header:
+    """The credential's header where the request wants it: in a header whose value is TOKEN_HERE, if it has one."""
+    wanted = next((name for name, value in request.headers if value == TOKEN_HERE), None)
+    return header if wanted is None else (wanted, header[1].removeprefix("Bearer "))
 
 
 def stored_token(credential: SinkCredential) -> Token | None:

@@ -104,6 +104,7 @@ class Credentials:
             header = credentials.fixed_header(credential, self._clock())
             if isinstance(header, NoToken):
                 return self._unsent(header, credential)
+            header = credentials.placed(request, header)
             response = await self._transport.send(_with(request, header), timeout_seconds=timeout_seconds)
             return _sent(request, header[0], response, credential.secrets)
 
@@ -117,7 +118,7 @@ class Credentials:
             again = partial(self._token, subscription_id, credential, kept, ends_at, refused=token.value)
             response, used = await self._send_again(kept, request, token, response, ends_at, again)
             secrets = (*secrets, used.value)
-        return _sent(request, "Authorization", response, secrets)
+        return _sent(request, credentials.placed(request, credentials.bearer(""))[0], response, secrets)
 
     async def _send_again(
         self,
@@ -145,7 +146,8 @@ class Credentials:
 
     async def _send(self, request: OutboundRequest, token: Token, seconds: float) -> Response:
         tenths = max(math.ceil(seconds * 10), 1)  # the sender keeps a timer per length
-        return await self._transport.send(_with(request, credentials.bearer(token.value)), timeout_seconds=tenths / 10)
+        header = credentials.placed(request, credentials.bearer(token.value))
+        return await self._transport.send(_with(request, header), timeout_seconds=tenths / 10)
 
     def _unsent(self, why: NoToken, credential: SinkCredential) -> Sent:
         error = PROXY_ERROR if why.by_proxy else CREDENTIAL_ERROR

@@ -69,6 +69,8 @@ async def converse(
                 late = Response(started_at=clock(), duration_ms=0.0, error="timeout", late=True)
                 sent = Sent(headers=step.request.headers, response=late)
             response = sent.response
+            if step.private:
+                sent = replace(sent, response=replace(response, headers=(), excerpt=b""))
             duration_ms += response.duration_ms
             secrets |= dict.fromkeys(sent.secrets)
             told.append(f"{step.name}: {response.error or f'HTTP {response.status_code}'}")

@@ -144,3 +144,26 @@ def test_missing_extra_names_the_command_that_installs_it(monkeypatch: pytest.Mo
     [error] = caught.value.errors
     assert (error.pointer, error.code) == ("/config/template", "extra_missing")
     assert "pip install 'revor-relay[templates]'" in error.detail
+
+
+def test_fields_that_are_html_escape_what_they_print_and_others_do_not() -> None:
+    template = {
+        "content": ["<b>{{ metadata.deal }}</b>", "{{ metadata | json }}", "{{ sentence }}", "{{ metadata.many }}"],
+        "subject": "{{ metadata.deal }}",
+        "number": "{{ metadata.nth }}",
+    }
+    event = sample_event(
+        "ai.revor.job.failed",
+        event_id="evt_01jvpq0000000000000000000e",
+        now=NOW,
+        origin=ORIGIN,
+        dataschema_base="http://x",
+        metadata={"deal": "<i>'x' & y</i>", "<b>": 1, "nth": 7, "recipient_name": "A<u>", "many": ["<s>"]},
+    )
+    subscription = Subscription(id="sub_1", sink="https://crm.example", options={"template": template})
+    found = templates.own_fields(event, subscription, CONTEXT, ("content",))
+    assert (found["subject"], found["number"]) == ("<i>'x' & y</i>", 7)
+    first, all_of_it, said, many = found["content"]
+    assert first == "<b>&lt;i&gt;&#x27;x&#x27; &amp; y&lt;/i&gt;</b>"
+    assert not {"<", ">"} & set(f"{all_of_it}{said}{many}")
+    assert templates.own_fields(event, SUBSCRIPTION, CONTEXT, ("content",)) == {}

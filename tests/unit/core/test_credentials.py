@@ -5,9 +5,11 @@ from urllib.parse import parse_qs
 import pytest
 
 from relay.clock import from_rfc3339
+from relay.core import credentials
 from relay.core.credentials import (
     MAX_PAUSE_SECONDS,
     MAX_TOKEN_CHARACTERS,
+    TOKEN_HERE,
     NoToken,
     SinkCredential,
     Token,
@@ -21,7 +23,7 @@ from relay.core.credentials import (
     stored_token,
     token_request,
 )
-from relay.core.delivery import Response
+from relay.core.delivery import OutboundRequest, Response
 
 NOW = 1_800_000_000.0
 TOKEN_URL = "https://login.example/token"
@@ -279,3 +281,16 @@ def test_pauses_after_failures_double_up_to_five_minutes():
     assert pause_seconds(10_000, None) == MAX_PAUSE_SECONDS
     assert pause_seconds(1, 120.0) == 120.0
     assert pause_seconds(9, 3.0) == 256.0
+
+
+@pytest.mark.parametrize(
+    ("headers", "placed"),
+    [
+        ((("Accept", "*/*"),), ("Authorization", "Bearer abc")),
+        ((("Accept", "*/*"), ("x-api-token", TOKEN_HERE)), ("x-api-token", "abc")),
+        ((("x-api-token", f"{TOKEN_HERE} "),), ("Authorization", "Bearer abc")),
+    ],
+)
+def test_token_is_put_where_the_request_wants_it(headers, placed):
+    request = OutboundRequest(url="https://crm.example", headers=headers)
+    assert credentials.placed(request, credentials.bearer("abc")) == placed

@@ -1,6 +1,7 @@
 """The requests of one delivery: one time-out, the last one decides, and what is remembered is never lost."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from relay.core.delivery import OutboundRequest, Outcome, Response
@@ -155,3 +156,21 @@ async def test_requests_of_one_delivery_are_limited() -> None:
     sent = await sink.converse(endless)
     assert len(sink.sent) == MAX_STEPS
     assert sent.outcome == Outcome(verdict="retry", reason="render")
+
+
+async def test_private_answer_decides_and_is_not_recorded() -> None:
+    sink = Sink(200)
+
+    async def send(step: Step, seconds: float) -> Sent:
+        sent = await sink.send(step, seconds)
+        shown = replace(sent.response, headers=(("X-Who", "jane@example.com"),), excerpt=b"jane@example.com")
+        return replace(sent, response=shown)
+
+    def steps() -> Steps:
+        response = yield replace(step("first"), private=True)
+        assert (response.excerpt, response.header("x-who")) == (b"jane@example.com", "jane@example.com")
+        return Ended(outcome=OK)
+
+    sent = await converse(steps, send, sink.save, 15.0, sink.clock, "evt_1")
+    assert sent.outcome == OK
+    assert (sent.response.status_code, sent.response.headers, sent.response.excerpt) == (200, (), b"")

@@ -32,7 +32,7 @@ BEARER = "app-token-of-the-stand-in"
 NOTES, ACTIVITIES, PERSONS = "/v1/notes", "/api/v2/activities", "/api/v2/persons"
 MAX_CONTENT_BYTES = 100_000
 MAX_SUBJECT = 255
-"""Not documented: the length of a text field."""
+"""Characters of a text field; that the subject is one is not documented."""
 WINDOW_SECONDS = 2.0
 ALL_SCOPES = frozenset(("base", "deals:full", "contacts:full", "activities:full", "leads:full", "search:read"))
 
@@ -240,7 +240,7 @@ class Pipedrive:
         if unknown or len(asked) != len(values):
             raise _bad(name, f"Parameter {(unknown or list(values))[0]} is not allowed")
         try:
-            return getattr(self, f"_{_METHODS[name]}")(values, id, document)  # type: ignore[no-any-return]
+            return _CALLS[name](self, values, id, document)
         except Wrong as wrong:
             raise _bad(name, f"'{wrong.pointer.strip('/') or 'body'}' {wrong.why}") from None
 
@@ -295,11 +295,11 @@ class Pipedrive:
 
     # --- what Pipedrive does
 
-    def _me(self, query: Row, id: str, document: Any) -> tuple[int, Row]:
+    def _me(self, query: Mapping[str, str], id: str, document: Any) -> tuple[int, Row]:
         company = {"company_id": 1, "company_name": "Acme", "company_domain": "acme"}
         return 200, {"success": True, "data": {"id": 7, "name": "Sam Seller", "is_admin": 0, **company}}
 
-    def _add_note(self, query: Row, id: str, document: Any) -> tuple[int, Row]:
+    def _add_note(self, query: Mapping[str, str], id: str, document: Any) -> tuple[int, Row]:
         given = members(document, "", ("content",), _NOTE)
         content = _text(given["content"], "/content", MAX_CONTENT_BYTES)
         places = self._places(given, ("lead_id", "deal_id", "person_id"))
@@ -318,7 +318,7 @@ class Pipedrive:
         self.notes.append({**note, "content": sanitized(content), **places})
         return 201, {"success": True, "data": self.notes[-1]}
 
-    def _list_notes(self, query: Row, id: str, document: Any) -> tuple[int, Row]:
+    def _list_notes(self, query: Mapping[str, str], id: str, document: Any) -> tuple[int, Row]:
         start, limit = _number(query, "start", 0, 10**9), _number(query, "limit", 100, 500)
         rows = self._of_place(self.notes, query)
         match query.get("sort"):
@@ -334,12 +334,12 @@ class Pipedrive:
             paging["next_start"] = start + limit
         return 200, {"success": True, "data": page or None, "additional_data": {"pagination": paging}}
 
-    def _add_activity(self, query: Row, id: str, document: Any) -> tuple[int, Row]:
+    def _add_activity(self, query: Mapping[str, str], id: str, document: Any) -> tuple[int, Row]:
         given = members(document, "", ("subject",), _ACTIVITY)
         if "person_id" in given:
             fix = "is a read-only field. Add a primary participant to set 'person_id' instead"
             raise Wrong("/person_id", fix)
-        _text(given["subject"], "/subject", MAX_SUBJECT)
+        _text(given["subject"], "/subject", MAX_SUBJECT, in_bytes=False)
         if given.get("type", "task") not in ("task", "call", "email", "meeting", "deadline", "lunch"):
             raise Wrong("/type", "is no type of activity")
         for name in ("done", "busy"):
@@ -380,11 +380,11 @@ class Pipedrive:
                 primary = one["person_id"]
         return primary
 
-    def _list_activities(self, query: Row, id: str, document: Any) -> tuple[int, Row]:
+    def _list_activities(self, query: Mapping[str, str], id: str, document: Any) -> tuple[int, Row]:
         rows = self._of_place(self.activities, query)
         return 200, self._page(rows, query, ("id", "update_time", "add_time", "due_date"))
 
-    def _search_persons(self, query: Row, id: str, document: Any) -> tuple[int, Row]:
+    def _search_persons(self, query: Mapping[str, str], id: str, document: Any) -> tuple[int, Row]:
         exact = _one_of(query.get("exact_match", "false"), "/exact_match", ("true", "false")) == "true"
         term = query.get("term", "")
         if len(term) < (1 if exact else 2):
@@ -400,37 +400,37 @@ class Pipedrive:
         items = [{"result_score": 1.0, "item": one} for one in found[:limit]]
         return 200, {"success": True, "data": {"items": items}, "additional_data": {"next_cursor": None}}
 
-    def _add_person(self, query: Row, id: str, document: Any) -> tuple[int, Row]:
+    def _add_person(self, query: Mapping[str, str], id: str, document: Any) -> tuple[int, Row]:
         given = members(document, "", ("name",), _PERSON)
-        _text(given["name"], "/name", 255)
+        _text(given["name"], "/name", MAX_SUBJECT, in_bytes=False)
         for name in ("emails", "phones"):
             rows = given.get(name, [])
             if not isinstance(rows, list):
                 raise Wrong(f"/{name}", "must be an array")
             for index, one in enumerate(rows):
                 members(one, f"/{name}/{index}", ("value",), ("label", "primary"))
-                _text(one["value"], f"/{name}/{index}/value", 255)
+                _text(one["value"], f"/{name}/{index}/value", MAX_SUBJECT, in_bytes=False)
         ways = {name: [{"label": "work", **one} for one in given.get(name, [])] for name in ("emails", "phones")}
         person = {"id": self._id(), "name": given["name"], **ways, "is_deleted": False}
         self.persons.append({**person, "indexed_at": self.clock() + self.index_seconds})
         return 200, {"success": True, "data": person}
 
-    def _person(self, query: Row, id: str, document: Any) -> tuple[int, Row]:
+    def _person(self, query: Mapping[str, str], id: str, document: Any) -> tuple[int, Row]:
         return self._one(self.persons, id, "Person")
 
-    def _deal(self, query: Row, id: str, document: Any) -> tuple[int, Row]:
+    def _deal(self, query: Mapping[str, str], id: str, document: Any) -> tuple[int, Row]:
         return self._one(self.deals, id, "Deal")
 
-    def _lead(self, query: Row, id: str, document: Any) -> tuple[int, Row]:
+    def _lead(self, query: Mapping[str, str], id: str, document: Any) -> tuple[int, Row]:
         return self._one(self.leads, id, "Lead")
 
-    def _list_deals(self, query: Row, id: str, document: Any) -> tuple[int, Row]:
+    def _list_deals(self, query: Mapping[str, str], id: str, document: Any) -> tuple[int, Row]:
         person = _number(query, "person_id", 0, 10**15)
         status = _one_of(query.get("status", "open"), "/status", ("open", "won", "lost", "deleted"))
         rows = [one for one in self.deals if one["status"] == status and person in (0, one["person_id"])]
         return 200, self._page(rows, query, ("id", "update_time", "add_time"))
 
-    def _list_leads(self, query: Row, id: str, document: Any) -> tuple[int, Row]:
+    def _list_leads(self, query: Mapping[str, str], id: str, document: Any) -> tuple[int, Row]:
         person = _number(query, "person_id", 0, 10**15)
         _one_of(query.get("sort", "id"), "/sort", ("id", "update_time DESC"))
         rows = [one for one in self.leads if person in (0, one["person_id"])][::-1]
@@ -490,19 +490,19 @@ class Pipedrive:
         return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self.clock()))
 
 
-_METHODS = {
-    "GET /v1/users/me": "me",
-    "POST /v1/notes": "add_note",
-    "GET /v1/notes": "list_notes",
-    "GET /v1/leads": "list_leads",
-    "GET /v1/leads/": "lead",
-    "POST /api/v2/activities": "add_activity",
-    "GET /api/v2/activities": "list_activities",
-    "GET /api/v2/persons/search": "search_persons",
-    "POST /api/v2/persons": "add_person",
-    "GET /api/v2/persons/": "person",
-    "GET /api/v2/deals": "list_deals",
-    "GET /api/v2/deals/": "deal",
+_CALLS: Mapping[str, Callable[[Pipedrive, Mapping[str, str], str, Any], tuple[int, Row]]] = {
+    "GET /v1/users/me": Pipedrive._me,
+    "POST /v1/notes": Pipedrive._add_note,
+    "GET /v1/notes": Pipedrive._list_notes,
+    "GET /v1/leads": Pipedrive._list_leads,
+    "GET /v1/leads/": Pipedrive._lead,
+    "POST /api/v2/activities": Pipedrive._add_activity,
+    "GET /api/v2/activities": Pipedrive._list_activities,
+    "GET /api/v2/persons/search": Pipedrive._search_persons,
+    "POST /api/v2/persons": Pipedrive._add_person,
+    "GET /api/v2/persons/": Pipedrive._person,
+    "GET /api/v2/deals": Pipedrive._list_deals,
+    "GET /api/v2/deals/": Pipedrive._deal,
 }
 
 _TAG = re.compile(r"<(/?)([a-zA-Z][a-zA-Z0-9]*)([^<>]*)>")
@@ -547,10 +547,10 @@ def _bad(name: str, error: str) -> _Refused:
     return _Refused(400, error, error_info=_INFO, data=None, additional_data=None)
 
 
-def _text(value: Any, at: str, most_bytes: int) -> str:
+def _text(value: Any, at: str, most: int, *, in_bytes: bool = True) -> str:
     if not isinstance(value, str) or not value.strip():
         raise Wrong(at, "must be a text")
-    if len(value.encode("utf-8", "surrogatepass")) > most_bytes:
+    if len(value.encode("utf-8", "surrogatepass") if in_bytes else value) > most:
         raise Wrong(at, "is too long")
     return value
 

@@ -1,0 +1,174 @@
+"""What the CRMs share: who an event is about, what a record says, and what follows if the CRM knows nobody.
+
+Texts come from `chat.message`, as chats show them; a record may be HTML, in which everything but our own markup is
+escaped. Identities are read from the user's metadata and from what was captured of the create, never from the
+upstream's item.
+"""
+
+import html
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from relay.core import jsontext
+from relay.core.delivery import Outcome
+from relay.core.events import Event
+from relay.core.subscription import Subscription
+from relay.errors import FieldError, NotRenderable
+from subscribers import chat, templates
+from subscribers.base import RenderContext
+from subscribers.job_wording import metadata_of
+from subscribers.wording import heading
+from subscribers.words import Pairs
+
+RECORD = "record"
+"""Option: what is written."""
+ATTACH = "attach"
+"""Option: what it is attached to."""
+UNMATCHED = "unmatched"
+"""Option: what follows if the CRM knows nobody."""
+DRY_RUN = "dry_run"
+"""Option: nothing is sent."""
+OPTIONS = (RECORD, ATTACH, UNMATCHED, DRY_RUN, chat.METADATA_KEYS, chat.TIME_ZONE, *templates.OPTIONS)
+SKIP, CREATE, FAIL = "skip", "create", "fail"
+PLACEHOLDER = re.compile(r"\{[a-z_.]{1,40}\}")
+"""What a preview shows instead of a value that only an answer, or a create, tells."""
+
+_KINDS = ("succeeded", "failed", "cancelled", "not_found")
+_EMAIL = re.compile(r"[^\s@<>\"(),:;\\\x00-\x1f\x7f]{1,64}@[^\s@<>\"(),:;\\\x00-\x1f\x7f]{1,190}")
+_PHONE = re.compile(r"\+?[0-9][0-9 ().-]{5,30}[0-9]")
+_CODE = re.compile(r"[A-Za-z0-9_]{1,60}")
+
+
+def default_types(type_prefixes: Sequence[str]) -> tuple[str, ...]:
+    """What became of an outreach."""
+    return tuple(f"{prefix}.{kind}" for prefix in dict.fromkeys(type_prefixes) for kind in _KINDS)
+
+
+# --- who is meant
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """Whom an event is about: ids of the CRM, then what it can search by."""
+
+    ids: Mapping[str, str | int] = field(default_factory=dict, repr=False)
+    email: str | None = field(default=None, repr=False)
+    phone: str | None = field(default=None, repr=False)
+
+
+def identity(event: Event, context: RenderContext, ids: Mapping[str, re.Pattern[str]]) -> Identity:
+    """Whom an event is about. `ids`: the metadata fields that hold ids of the CRM, and how these look."""
+    metadata = metadata_of(event.document())
+    found = {name: id for name, pattern in ids.items() if (id := _id(metadata.get(name), pattern)) is not None}
+    captured = context.recipient
+    address, phone = (None, None) if captured is None else (captured.address, captured.phone)
+    return Identity(
+        ids=found,
+        email=_fitting(_EMAIL, metadata.get("email"), address),
+        phone=_fitting(_PHONE, metadata.get("phone"), phone),
+    )
+
+
+def _id(value: object, pattern: re.Pattern[str]) -> str | None:
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = str(value) if 0 < value < 10**18 else None
+    if not isinstance(value, str):
+        return None
+    text = value.strip()
+    return text if pattern.fullmatch(text) else None
+
+
+def _fitting(pattern: re.Pattern[str], *values: object) -> str | None:
+    texts = (value.strip() for value in values if isinstance(value, str) and len(value) <= 320)
+    return next((text for text in texts if pattern.fullmatch(text) or PLACEHOLDER.fullmatch(text)), None)
+
+
+def nobody(subscription: Subscription, why: str) -> Outcome:
+    """The outcome if there is nobody to write about, and nobody is created."""
+    if subscription.options.get(UNMATCHED, SKIP) == FAIL:
+        return Outcome(verdict="dead", reason=why)
+    return Outcome(verdict="skip", reason=why)
+
+
+# --- what a record says
+
+
+def key_line(event: Event) -> str:
+    """The text by which the relay finds a record again. It is the last line of each."""
+    return f"revor-relay {event.id}"
+
+
+def html_of(event: Event, subscription: Subscription, context: RenderContext) -> str:
+    """An event as HTML, without the key line: the sentence in bold, advice and metadata, then place and ids."""
+    said = chat.message(event, subscription, context)
+    title = f"<b>{html.escape(said.sentence)}</b>"
+    if heading(event):
+        title = f"<b>{html.escape(heading(event))}</b>: {html.escape(said.sentence)}"
+    lines = [title, *_lines(said.pairs)]
+    if said.link is not None:
+        lines.append(f'<a href="{html.escape(said.link)}">{html.escape(said.link)}</a>')
+    lines.append(" · ".join(_lines((*said.place, *(pair for pair in said.ids if pair[0] != "Event")))))
+    return "<br>".join(line for line in lines if line)
+
+
+def with_key(markup: str, event: Event, most_bytes: int) -> str:
+    """HTML with the key line. Raises NotRenderable if it is too long: cut markup would be shown wrongly."""
+    found = f"{markup}<br>{html.escape(key_line(event))}"
+    if len(found.encode("utf-8", "replace")) > most_bytes:
+        detail = f"the record is longer than {most_bytes:,} bytes: make the template shorter"
+        raise NotRenderable([FieldError(pointer=f"/config/{templates.TEMPLATE}", code="too_long", detail=detail)])
+    return found
+
+
+def subject_of(event: Event, subscription: Subscription, context: RenderContext, most: int) -> str:
+    """The sentence as plain text of at most so many UTF-16 code units."""
+    return chat.fitted(chat.message(event, subscription, context).sentence, most, lambda text: text)
+
+
+def merged(defaults: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a record: those of the template over the defaults. null removes one."""
+    return {name: value for name, value in {**defaults, **given}.items() if value is not None}
+
+
+def template_errors(subscription: Subscription, allowed: Collection[str]) -> list[FieldError]:
+    """An error for each mistake in the template of a subscription. `allowed`: the fields that it may set."""
+    template, pointer = subscription.options.get(templates.TEMPLATE), f"/config/{templates.TEMPLATE}"
+    if template is None or isinstance(template, Mapping):
+        named = sorted(set(template or ()) - set(allowed))
+        detail = f"a template may set {', '.join(sorted(allowed))}"
+        unknown = [FieldError(pointer=f"{pointer}/{name:.60}", code="unknown_field", detail=detail) for name in named]
+        return unknown + templates.template_errors(subscription)
+    return [FieldError(pointer=pointer, code="invalid", detail="an object of the record's fields is needed")]
+
+
+def choice_errors(subscription: Subscription, choices: Mapping[str, Sequence[str]]) -> list[FieldError]:
+    """An error for each option with a value that it does not have."""
+    return [
+        FieldError(pointer=f"/config/{name}", code="invalid", detail=f"one of {', '.join(allowed)} is needed")
+        for name, allowed in choices.items()
+        if name in subscription.options and subscription.options[name] not in allowed
+    ]
+
+
+def _lines(pairs: Pairs) -> list[str]:
+    return [f"{html.escape(label)}: {html.escape(text)}" for label, text in pairs]
+
+
+# --- what it answered
+
+
+def read_object(body: bytes) -> Mapping[str, Any] | None:
+    """The JSON object in an answer; None if it is none, or was cut."""
+    try:
+        value = jsontext.loads(body)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def code_in(document: Mapping[str, Any] | None, name: str = "code") -> str:
+    """A vendor's code for a refusal; empty without one. Its sentences may quote what was sent, and are never kept."""
+    value = None if document is None else document.get(name)
+    return value if isinstance(value, str) and _CODE.fullmatch(value) else ""

@@ -1,0 +1,640 @@
+"""Pipedrive: who is meant, what is written, and that nothing is written twice, at a strict stand-in."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import orjson
+import pytest
+
+from relay.core.credentials import SinkCredential, origin_text
+from relay.core.delivery import OutboundRequest, Outcome, Response
+from relay.core.dialogue import Ended, Memory, Step, previewed
+from relay.core.events import Event
+from relay.core.jsontext import dumps
+from relay.core.ledger import SETTLE_SECONDS, event_key, read_entry
+from relay.core.recipient import Recipient
+from relay.core.subscription import Subscription
+from relay.errors import InvalidRequest, NotRenderable
+from subscribers.base import RenderContext
+from subscribers.pipedrive import BUDGET_PAUSE_SECONDS, PIPEDRIVE, READ_BYTES, Pipedrive, portal_of, read_answer
+from tests.subscribers.test_slack_bot import job
+from tests.support.hostile_texts import TEXTS, events_with
+from tests.support.scale import scaled
+from tests.vendors import pipedrive as stand_in
+from tests.vendors.pipedrive import HOST, TOKEN, Fault
+
+NOW = 1779271208.0
+SINK = f"https://{HOST}"
+KIND = Pipedrive()
+CONTEXT = RenderContext(public_url="https://relay.example")
+EMAIL = "jane@example.com"
+LEAD = "00000000-0000-4000-8000-000000000003"
+
+
+class Clock:
+    now = NOW
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def pipedrive(sink: str = SINK, type: str = "ACCESSTOKEN", **options: Any) -> Subscription:
+    tokens = {"ACCESSTOKEN": {"accesstoken": TOKEN}, "HEADER": {"name": "X-Api-Token", "value": TOKEN}}
+    fields = {"credentialtype": type, **tokens.get(type, {"refreshtoken": "x"})}
+    credential = SinkCredential(id="crd_1", origin=origin_text(sink), fields=fields)
+    return Subscription(id="sub_1", sink=sink, kind="pipedrive", credential=credential, options=options)
+
+
+def event(metadata: Mapping[str, Any], kind: str = "succeeded", nth: int = 1) -> Event:
+    made = job(kind, nth)
+    document = made.document()
+    document["data"]["metadata"] = dict(metadata)
+    return replace(made, body=orjson.dumps(document))
+
+
+class World:
+    """A company, a subscription and what it remembers. `deliver` is one attempt."""
+
+    def __init__(self, **options: Any) -> None:
+        self.clock = Clock()
+        self.company = stand_in.Pipedrive(self.clock)
+        self.company.add_person("Jane Doe", EMAIL, "+1 415 555 2671")
+        self.company.add_deal("Deal", person_id=1)
+        self.company.add_lead("Lead", person_id=1)
+        self.subscription = pipedrive(**options)
+        self.context = CONTEXT
+        self.memories: dict[str, Memory] = {}
+        self.steps: list[Step] = []
+
+    def deliver(self, about: Event, *, dies_at: int | None = None, dies_after: int | None = None) -> Outcome | None:
+        """The outcome of an attempt. It dies before a request is sent, or after its answer: then there is none."""
+        key = PIPEDRIVE.key(about, self.subscription)
+        assert key == event_key(about.id)
+        self.steps = []
+        steps = PIPEDRIVE.steps(about, self.subscription, self.context, self.memories.get(key, {}), self.clock.now)
+        try:
+            step = next(steps)
+            while True:
+                if step.remember is not None:
+                    self.memories[key] = orjson.loads(orjson.dumps(step.remember))
+                assert step.private, "the answer or the URL may say something about a person"
+                self.steps.append(step)
+                if dies_at == len(self.steps):
+                    return None
+                response = self.company.take_unsigned(step.request)
+                if dies_after == len(self.steps):
+                    return None
+                step = steps.send(response)
+        except StopIteration as end:
+            ended: Ended = end.value
+        if ended.remember is not None:
+            self.memories[key] = orjson.loads(orjson.dumps(ended.remember))
+        return ended.outcome
+
+    @property
+    def called(self) -> list[str]:
+        return [name for name, _, _ in self.company.calls]
+
+
+ABOUT_DEAL = event({"deal_id": 2})
+
+
+@pytest.mark.parametrize(
+    ("metadata", "options", "place"),
+    [
+        ({"deal_id": 2}, {}, {"deal_id": 2}),
+        ({"deal_id": "2"}, {}, {"deal_id": 2}),
+        ({"lead_id": LEAD}, {}, {"lead_id": LEAD}),
+        ({"person_id": 1}, {}, {"person_id": 1}),
+        ({"contact_id": "1"}, {}, {"person_id": 1}),
+        ({"email": EMAIL}, {}, {"person_id": 1}),
+        ({"email": EMAIL.upper()}, {}, {"person_id": 1}),
+        ({"phone": "+1 415 555 2671"}, {}, {"person_id": 1}),
+        ({"deal_id": 99, "email": EMAIL}, {}, {"person_id": 1}),
+        ({"deal_id": "2; DROP", "email": EMAIL}, {}, {"person_id": 1}),
+        ({"deal_id": 2, "email": EMAIL}, {"attach": "person"}, {"person_id": 1}),
+        ({"email": EMAIL}, {"attach": "deal"}, {"deal_id": 2}),
+        ({"email": EMAIL}, {"attach": "lead"}, {"lead_id": LEAD}),
+    ],
+)
+def test_note_is_attached_to_whom_the_metadata_names(
+    metadata: Mapping[str, Any], options: Mapping[str, Any], place: Mapping[str, Any]
+) -> None:
+    world = World(**options)
+    outcome = world.deliver(event(metadata))
+    assert outcome == Outcome(verdict="delivered", reason="http_201")
+    (note,) = world.company.notes
+    assert {name: note[name] for name in ("deal_id", "lead_id", "person_id") if name in note} == place
+    assert world.company.refused in ([], [(404, "Deal not found")])
+
+
+def test_captured_recipient_is_used_where_the_metadata_names_nobody() -> None:
+    world = World()
+    world.context = replace(CONTEXT, recipient=Recipient(address=EMAIL, profile_url="https://linkedin.com/in/jane"))
+    outcome = world.deliver(event({}))
+    assert outcome is not None
+    assert outcome.verdict == "delivered"
+    assert EMAIL not in repr(world.context), "it is in no log by accident"
+    assert EMAIL not in orjson.dumps(world.memories).decode(), "nor in what is remembered"
+
+
+def test_note_says_what_happened_and_ends_with_the_key() -> None:
+    world = World(metadata_keys=["deal_id", "note"])
+    world.deliver(event({"deal_id": 2, "note": "<img src=x onerror=alert(1)> & co"}, "failed"))
+    content = world.company.notes[0]["content"]
+    assert content.startswith("<b>LinkedIn")
+    assert content.endswith(f"<br>revor-relay {event({}).id}")
+    assert "Note: &lt;img src=x onerror=alert(1)&gt; &amp; co" in content
+
+
+@pytest.mark.parametrize(("kind", "done"), [("succeeded", True), ("failed", False), ("not_found", False)])
+def test_activity_of_a_failure_is_an_open_task(kind: str, done: bool) -> None:
+    world = World(record="activity")
+    outcome = world.deliver(event({"email": EMAIL}, kind))
+    assert outcome == Outcome(verdict="delivered", reason="http_200")
+    (activity,) = world.company.activities
+    assert (activity["type"], activity["done"], activity["due_date"]) == ("task", done, "2026-05-20")
+    assert activity["person_id"] == 1
+    assert activity["note"].endswith(event({}).id)
+
+
+# --- nobody is known
+
+
+@pytest.mark.parametrize(
+    ("metadata", "options", "verdict", "reason"),
+    [
+        ({}, {}, "skip", "unmatched"),
+        ({"email": "nobody@example.com"}, {}, "skip", "unmatched"),
+        ({"email": "nobody@example.com"}, {"unmatched": "fail"}, "dead", "unmatched"),
+        ({"deal_id": 99}, {}, "skip", "unmatched"),
+        ({}, {"unmatched": "create"}, "skip", "unmatched"),
+        ({"email": "two@example.com"}, {}, "skip", "ambiguous"),
+        ({"email": "two@example.com"}, {"unmatched": "create"}, "skip", "ambiguous"),
+        ({"email": "two@example.com"}, {"unmatched": "fail"}, "dead", "ambiguous"),
+    ],
+)
+def test_nobody_known_is_skipped_or_fails(
+    metadata: Mapping[str, Any], options: Mapping[str, Any], verdict: str, reason: str
+) -> None:
+    world = World(**options)
+    world.company.add_person("One", "two@example.com")
+    world.company.add_person("Two", "two@example.com")
+    outcome = world.deliver(event(metadata))
+    assert outcome is not None
+    assert (outcome.verdict, outcome.reason) == (verdict, reason)
+    assert (world.company.notes, len(world.company.persons)) == ([], 3)
+
+
+def test_unknown_person_is_created_and_gets_the_note() -> None:
+    world = World(unmatched="create")
+    outcome = world.deliver(event({"email": "new@example.com"}))
+    assert outcome is not None
+    assert outcome.verdict == "delivered"
+    assert world.company.persons[-1]["emails"][0]["value"] == "new@example.com"
+    assert world.company.notes[0]["person_id"] == world.company.persons[-1]["id"]
+    assert "new@example.com" not in orjson.dumps(world.memories).decode()
+
+
+def test_person_is_never_created_twice() -> None:
+    world = World(unmatched="create")
+    about = event({"email": "new@example.com"})
+    assert world.deliver(about, dies_after=2) is None
+    assert len(world.company.persons) == 2
+    outcome = world.deliver(about)
+    assert outcome is not None
+    assert (outcome.verdict, outcome.in_doubt) == ("retry", True), "the search does not know the person yet"
+    world.clock.now += SETTLE_SECONDS
+    outcome = world.deliver(about)
+    assert outcome is not None
+    assert outcome.verdict == "delivered"
+    assert (len(world.company.persons), len(world.company.notes)) == (2, 1)
+
+
+def test_person_whom_the_search_never_finds_is_for_a_person() -> None:
+    world = World(unmatched="create")
+    about = event({"email": "new@example.com"})
+    world.company.index_seconds = 1e9
+    world.company.fail("POST /api/v2/persons", Fault(status=0, works=True))
+    first = world.deliver(about)
+    assert first is not None
+    assert (first.verdict, first.wait_seconds, first.in_doubt) == ("retry", SETTLE_SECONDS, True)
+    world.clock.now += SETTLE_SECONDS
+    outcome = world.deliver(about)
+    assert outcome is not None
+    assert outcome.verdict == "uncertain"
+    assert len(world.company.persons) == 2
+
+
+# --- no doubles
+
+
+LOST = (Fault(status=0, works=True), Fault(status=502, works=True), Fault(status=200, body=b"<html>", works=True))
+
+
+@pytest.mark.parametrize("record", ["note", "activity"])
+@pytest.mark.parametrize("fault", LOST, ids=["time-out", "502", "login page"])
+def test_lost_answer_is_asked_for(record: str, fault: Fault) -> None:
+    world = World(record=record)
+    name = {"note": "POST /v1/notes", "activity": "POST /api/v2/activities"}[record]
+    world.company.fail(name, fault)
+    first = world.deliver(ABOUT_DEAL)
+    assert first is not None
+    assert (first.verdict, first.in_doubt, first.wait_seconds) == ("retry", True, SETTLE_SECONDS)
+    second = world.deliver(ABOUT_DEAL)
+    assert second == Outcome(verdict="delivered", reason="already_written")
+    assert len(world.company.notes) + len(world.company.activities) == 1
+    assert world.called.count(name) == 1
+    calls = len(world.company.calls)
+    assert world.deliver(ABOUT_DEAL) == second, "a replay writes nothing"
+    assert len(world.company.calls) == calls
+
+
+@pytest.mark.parametrize("record", ["note", "activity"])
+def test_lost_request_is_sent_again_once_it_has_settled(record: str) -> None:
+    world = World(record=record)
+    name = {"note": "POST /v1/notes", "activity": "POST /api/v2/activities"}[record]
+    world.company.fail(name, Fault(status=0))
+    world.deliver(ABOUT_DEAL)
+    world.clock.now += 30
+    waiting = world.deliver(ABOUT_DEAL)
+    assert waiting is not None
+    assert (waiting.verdict, waiting.reason, waiting.wait_seconds) == ("retry", "settling", SETTLE_SECONDS - 30)
+    world.clock.now += SETTLE_SECONDS - 30
+    outcome = world.deliver(ABOUT_DEAL)
+    assert outcome is not None
+    assert outcome.verdict == "delivered"
+    assert len(world.company.notes) + len(world.company.activities) == 1
+
+
+@pytest.mark.parametrize("record", ["note", "activity"])
+@pytest.mark.parametrize("where", ["at", "after"])
+@pytest.mark.parametrize("step", [1, 2])
+def test_death_at_any_request_makes_no_double(record: str, where: str, step: int) -> None:
+    world = World(record=record)
+    assert world.deliver(ABOUT_DEAL, **{f"dies_{where}": step}) is None  # type: ignore[arg-type]
+    for _ in range(3):
+        outcome = world.deliver(ABOUT_DEAL)
+        assert outcome is not None
+        if outcome.verdict == "delivered":
+            break
+        world.clock.now += SETTLE_SECONDS
+    assert outcome is not None
+    assert outcome.verdict == "delivered"
+    assert len(world.company.notes) + len(world.company.activities) == 1
+
+
+@pytest.mark.parametrize("error", ["connect", "dns", "tls", "refused", "proxy", "credential"])
+def test_request_that_was_never_sent_is_simply_sent_again(error: str) -> None:
+    world = World()
+    steps = PIPEDRIVE.steps(ABOUT_DEAL, world.subscription, CONTEXT, {}, NOW)
+    steps.send(None)  # type: ignore[arg-type]
+    write = steps.send(world.company.take_unsigned(world_request(world)))
+    assert write.remember is not None
+    with pytest.raises(StopIteration) as end:
+        steps.send(Response(started_at=NOW, duration_ms=1.0, error=error))
+    assert end.value.value.remember == {}
+    assert end.value.value.outcome == Outcome(verdict="retry", reason=error)
+
+
+def world_request(world: World) -> OutboundRequest:
+    return next(PIPEDRIVE.steps(ABOUT_DEAL, world.subscription, CONTEXT, {}, NOW)).request
+
+
+def test_record_is_found_among_many_and_long_ones() -> None:
+    world = World()
+    world.company.fail("POST /v1/notes", Fault(status=0, works=True))
+    world.deliver(ABOUT_DEAL)
+    for nth in range(30):
+        long = "x" * (80_000 if nth % 10 == 0 else 2_000)
+        note = {"id": 100 + nth, "deal_id": 2, "content": long, "add_time": "2026-05-20 10:00:30"}
+        world.company.notes.append(note)
+    world.clock.now += SETTLE_SECONDS
+    outcome = world.deliver(ABOUT_DEAL)
+    assert outcome is not None
+    assert outcome.verdict in ("delivered", "uncertain")
+    assert world.called.count("POST /v1/notes") == 1, "it was written twice"
+
+
+def test_record_that_is_not_found_in_time_is_for_a_person() -> None:
+    world = World()
+    world.company.fail("POST /v1/notes", Fault(status=0))
+    world.deliver(ABOUT_DEAL)
+    for nth in range(400):
+        note = {"id": 100 + nth, "deal_id": 2, "content": "x", "add_time": "2026-05-20 10:00:30"}
+        world.company.notes.append(note)
+    world.clock.now += SETTLE_SECONDS
+    outcome = world.deliver(ABOUT_DEAL)
+    assert outcome is not None
+    assert (outcome.verdict, outcome.reason) == ("uncertain", "not_found_in_time")
+
+
+def test_old_records_end_the_search() -> None:
+    world = World()
+    for nth in range(400):
+        note = {"id": 100 + nth, "deal_id": 2, "content": "x", "add_time": "2026-01-20 10:00:30"}
+        world.company.notes.append(note)
+    world.company.fail("POST /v1/notes", Fault(status=0))
+    world.deliver(ABOUT_DEAL)
+    world.clock.now += SETTLE_SECONDS
+    outcome = world.deliver(ABOUT_DEAL)
+    assert outcome is not None
+    assert outcome.verdict == "delivered"
+    assert world.called.count("GET /v1/notes") == 1
+
+
+@pytest.mark.parametrize("broken", [b"", b"{", b"[]", b"<html>", b'{"success": true, "data"', b"x" * READ_BYTES])
+def test_answer_that_broke_off_is_no_proof(broken: bytes) -> None:
+    world = World()
+    world.company.fail("POST /v1/notes", Fault(status=0, works=True))
+    world.deliver(ABOUT_DEAL)
+    world.clock.now += SETTLE_SECONDS
+    world.company.fail("GET /v1/notes", *[Fault(status=200, body=broken)] * 12)
+    outcome = world.deliver(ABOUT_DEAL)
+    assert outcome is not None
+    assert outcome.verdict in ("retry", "uncertain")
+    assert outcome.in_doubt
+    assert len(world.company.notes) == 1
+
+
+@pytest.mark.parametrize(
+    ("fault", "verdict"),
+    [
+        (Fault(status=0), "retry"),
+        (Fault(status=500), "retry"),
+        (Fault(status=429), "retry"),
+        (Fault(status=400), "uncertain"),
+    ],
+)
+def test_failed_question_keeps_the_doubt(fault: Fault, verdict: str) -> None:
+    world = World()
+    world.company.fail("POST /v1/notes", Fault(status=0, works=True))
+    world.deliver(ABOUT_DEAL)
+    world.company.fail("GET /v1/notes", fault)
+    outcome = world.deliver(ABOUT_DEAL)
+    assert outcome is not None
+    assert (outcome.verdict, outcome.in_doubt) == (verdict, True)
+    entry = read_entry(world.memories[event_key(ABOUT_DEAL.id)])
+    assert entry is not None
+    assert entry.state == "intended"
+
+
+def test_another_portal_cannot_answer_for_the_first() -> None:
+    world = World()
+    world.company.fail("POST /v1/notes", Fault(status=0, works=True))
+    world.deliver(ABOUT_DEAL)
+    world.subscription = pipedrive("https://other.pipedrive.com")
+    outcome = world.deliver(ABOUT_DEAL)
+    assert outcome is not None
+    assert (outcome.verdict, outcome.reason) == ("uncertain", "written_elsewhere")
+
+
+# --- their rules
+
+
+def answered(status: int, document: Any = None, **headers: str) -> Response:
+    body = document if isinstance(document, bytes) else orjson.dumps(document)
+    shown = tuple((name.replace("_", "-"), value) for name, value in headers.items())
+    return Response(started_at=NOW, duration_ms=1.0, status_code=status, headers=shown, excerpt=body)
+
+
+NO = {"success": False, "error": "it quotes jane@example.com", "error_info": "x", "data": None}
+
+
+@pytest.mark.parametrize(
+    ("response", "verdict", "reason"),
+    [
+        (answered(201, {"success": True, "data": {"id": 1}}), "delivered", "http_201"),
+        (answered(200, NO), "retry", "http_200, not_successful"),
+        (answered(200, b"<html>"), "retry", "http_200, not an answer of Pipedrive's API"),
+        (answered(400, {**NO, "code": "ERR_BAD_REQUEST"}), "dead", "http_400: ERR_BAD_REQUEST"),
+        (answered(400, {**NO, "code": "jane@example.com"}), "dead", "http_400"),
+        (answered(401, NO), "disable", "http_401: give the subscription a valid API token"),
+        (answered(402, NO), "disable", "http_402: the company account is not open"),
+        (answered(403, {**NO, "code": "feature_capping_notes"}), "dead", "http_403: feature_capping_notes"),
+        (
+            answered(403, {"success": False, "error": "Scope and URL mismatch"}),
+            "disable",
+            "missing_scope: give the app",
+        ),
+        (answered(403, b"<html>Cloudflare"), "retry", "blocked"),
+        (answered(404, NO), "dead", "http_404"),
+        (answered(408, NO), "retry", "http_408"),
+        (answered(410, NO), "disable", "http_410"),
+        (answered(302, b""), "retry", "http_302"),
+        (answered(500, NO), "retry", "http_500"),
+        (answered(501, NO), "disable", "http_501"),
+        (answered(503, b"", retry_after="7"), "retry", "http_503"),
+    ],
+)
+def test_answer_is_judged_by_status_and_body(response: Response, verdict: str, reason: str) -> None:
+    outcome = read_answer(response, NOW, scope="deals:full").outcome
+    assert outcome.verdict == verdict
+    assert outcome.reason.startswith(reason)
+    assert "jane" not in outcome.reason
+
+
+@pytest.mark.parametrize(
+    ("headers", "pause"),
+    [
+        ({"x_ratelimit_remaining": "0", "x_ratelimit_reset": "2"}, 2.0),
+        ({"x_ratelimit_remaining": "0", "x_ratelimit_reset": "0.4"}, 1.0),
+        ({"x_ratelimit_remaining": "0", "x_ratelimit_reset": "soon"}, 2.0),
+        ({"x_ratelimit_remaining": "17"}, BUDGET_PAUSE_SECONDS),
+        ({"x_ratelimit_remaining": "0", "x_daily_requests_left": "0"}, BUDGET_PAUSE_SECONDS),
+        ({"retry_after": "5", "x_ratelimit_remaining": "17"}, 5.0),
+        ({}, 30.0),
+    ],
+)
+def test_pause_after_429_is_that_of_the_limit(headers: dict[str, str], pause: float) -> None:
+    outcome = read_answer(answered(429, NO, **headers), NOW, scope="").outcome
+    assert (outcome.verdict, outcome.retry_after_seconds) == ("retry", pause)
+
+
+def test_last_request_of_a_window_asks_for_a_pause() -> None:
+    answer = answered(200, {"success": True}, x_ratelimit_remaining="0", x_ratelimit_reset="2")
+    assert read_answer(answer, NOW, scope="").outcome.retry_after_seconds == 2
+
+
+@pytest.mark.parametrize(
+    ("metadata", "scopes", "named"),
+    [
+        ({"deal_id": 2}, {"deals:read"}, "deals:full or contacts:full"),
+        ({"deal_id": 2}, {"contacts:full"}, "deals:read"),
+        ({"email": EMAIL}, {"deals:full"}, "contacts:read or search:read"),
+        ({"lead_id": LEAD}, {"deals:full"}, "leads:read"),
+    ],
+)
+def test_missing_scope_is_named(metadata: Mapping[str, Any], scopes: set[str], named: str) -> None:
+    world = World(type="REFRESHTOKEN")
+    world.company.scopes = scopes
+    steps = PIPEDRIVE.steps(event(metadata), world.subscription, CONTEXT, {}, NOW)
+    step = next(steps)
+    outcome: Outcome | None = None
+    while outcome is None:
+        headers = (*step.request.headers, ("Authorization", f"Bearer {stand_in.BEARER}"))
+        try:
+            step = steps.send(world.company.take(replace(step.request, headers=headers)))
+        except StopIteration as end:
+            outcome = end.value.outcome
+    assert (outcome.verdict, outcome.in_doubt) == ("disable", False)
+    assert f"the scope {named}, " in outcome.reason
+
+
+def test_token_of_an_app_is_a_bearer_token_and_a_personal_one_is_not() -> None:
+    for type, names in (("ACCESSTOKEN", {"x-api-token"}), ("REFRESHTOKEN", set()), ("HEADER", set())):
+        request = next(PIPEDRIVE.steps(ABOUT_DEAL, pipedrive(type=type), CONTEXT, {}, NOW)).request
+        assert {name for name, _ in request.headers} & {"x-api-token", "Authorization"} == names
+        assert TOKEN not in repr(request.headers)
+
+
+def test_subscriptions_of_a_company_share_its_limits() -> None:
+    assert portal_of(pipedrive()) == portal_of(pipedrive("https://ACME.pipedrive.com/", "REFRESHTOKEN"))
+    assert portal_of(pipedrive("https://api.pipedrive.com")) == "api.pipedrive.com/crd_1"
+
+
+# --- settings, preview, texts
+
+
+@pytest.mark.parametrize(
+    ("changes", "pointer"),
+    [
+        ({"sink": f"{SINK}/v1"}, "/sink"),
+        ({"sink": f"{SINK}?api_token=x"}, "/sink"),
+        ({"sink": "https://oauth.pipedrive.com"}, "/sink"),
+        ({"sink": "https://www.pipedrive.com"}, "/sink"),
+        ({"credential": None}, "/sinkcredential"),
+        ({"credential": pipedrive(type="CLIENTCREDENTIALS").credential}, "/sinkcredential"),
+        ({"headers": (("X-A", "b"),)}, "/protocolsettings/headers"),
+        ({"method": "PUT"}, "/protocolsettings/method"),
+        ({"handshake": "required"}, "/config/handshake"),
+        ({"incidents": "collapse"}, "/config/incidents"),
+        ({"types": ("ai.revor.job.failed", "relay.incident.opened")}, "/types"),
+        ({"options": {"record": "task"}}, "/config/record"),
+        ({"options": {"attach": "organization"}}, "/config/attach"),
+        ({"options": {"unmatched": "guess"}}, "/config/unmatched"),
+        ({"options": {"channel": "#x"}}, "/config/channel"),
+        ({"options": {"template": "x"}}, "/config/template"),
+        ({"options": {"template": {"deal_id": 7}}}, "/config/template/deal_id"),
+        ({"options": {"template": {"content": "{{ event.id"}}}, "/config/template/content"),
+        ({"options": {"record": "activity", "template": {"content": "x"}}}, "/config/template/content"),
+    ],
+)
+def test_setting_that_does_not_fit_is_refused_where_it_is(changes: dict[str, Any], pointer: str) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        KIND.check(replace(pipedrive(), **changes))
+    assert pointer in [error.pointer for error in refused.value.errors]
+
+
+@pytest.mark.parametrize(
+    "subscription",
+    [
+        pipedrive(),
+        pipedrive(f"{SINK}/"),
+        pipedrive("https://api.pipedrive.com"),
+        pipedrive("https://crm.example:8443"),
+        pipedrive(type="REFRESHTOKEN"),
+        pipedrive(type="HEADER"),
+        pipedrive(record="activity", attach="deal", unmatched="create", dry_run=True, time_zone="Europe/Berlin"),
+        replace(pipedrive(), types=("ai.revor.job.failed",)),
+    ],
+)
+def test_usual_subscriptions_are_accepted(subscription: Subscription) -> None:
+    KIND.check(subscription)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "options", "names"),
+    [
+        ({"deal_id": 7}, {}, ["deal", "note"]),
+        ({"email": EMAIL}, {}, ["persons/search", "note"]),
+        (
+            {"email": EMAIL},
+            {"attach": "deal", "record": "activity"},
+            ["persons/search", "deals of the person", "activity"],
+        ),
+        ({"email": EMAIL}, {"attach": "lead"}, ["persons/search", "leads of the person", "note"]),
+    ],
+)
+def test_preview_shows_look_ups_and_a_placeholder(
+    metadata: Mapping[str, Any], options: Mapping[str, Any], names: list[str]
+) -> None:
+    steps = previewed(PIPEDRIVE.steps(event(metadata), pipedrive(**options), CONTEXT, {}, NOW))
+    assert [step.name for step in steps] == names
+    assert [step.request.method for step in steps] == ["GET"] * (len(names) - 1) + ["POST"]
+    written = orjson.loads(steps[-1].request.body)
+    place = metadata.get("deal_id") or re.search(r"\{(person|deal|lead)\}", steps[-1].request.body.decode())
+    assert place, written
+
+
+def test_template_is_merged_over_the_defaults_and_escapes_what_it_prints() -> None:
+    template = {"content": "<i>{{ metadata.note }}</i> {{ metadata.deal_id | plus: 1 }}", "pinned_to_deal_flag": 1}
+    world = World(template=template)
+    outcome = world.deliver(event({"deal_id": 2, "note": "<a href='x'>{{ x }}</a>"}))
+    assert outcome is not None
+    assert outcome.verdict == "delivered"
+    (note,) = world.company.notes
+    expected = f"<i>&lt;a href=&#x27;x&#x27;&gt;{{{{ x }}}}&lt;/a&gt;</i> 3<br>revor-relay {event({}).id}"
+    assert note["content"] == expected
+    (request,) = [step.request for step in world.steps if step.request.method == "POST"]
+    assert orjson.loads(request.body)["pinned_to_deal_flag"] == 1
+
+
+def test_template_that_is_strict_or_too_long_is_dead_and_says_why() -> None:
+    for options, said in (
+        ({"template": {"content": "{{ metadata.absent }}"}, "strict": True}, "absent"),
+        (
+            {"template": {"content": "x" * 30_000 + "{% for i in (1..4) %}{{ metadata.long }}{% endfor %}"}},
+            "longer than",
+        ),
+    ):
+        subscription = pipedrive(**options)
+        with pytest.raises(NotRenderable, match=said):
+            previewed(PIPEDRIVE.steps(event({"deal_id": 2, "long": "y" * 20_000}), subscription, CONTEXT, {}, NOW))
+
+
+@pytest.mark.parametrize("text", TEXTS[:: scaled(20, 1)])
+def test_hostile_text_makes_a_record_that_is_accepted_and_has_no_markup(text: str) -> None:
+    made = next(one for one in events_with(text) if ".job." in one.type)
+    document = made.document()
+    document["data"]["metadata"] = {"deal_id": 2, "company": text, "email": text, "url": text}
+    for record in ("note", "activity"):
+        world = World(record=record)
+        outcome = world.deliver(replace(made, body=dumps(document)))
+        assert outcome is not None
+        assert outcome.verdict == "delivered", world.company.refused
+        (row,) = world.company.notes or world.company.activities
+        assert set(re.findall(r"</?([a-z]+)", row.get("content") or row["note"])) <= {"b", "br", "a"}
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"success": True, "data": None},
+        {"success": True, "data": []},
+        {"success": True, "data": {"id": True}},
+        {"success": True, "data": {"id": -1}},
+        {"success": True, "data": {"id": "../../x"}},
+        {"success": True, "data": {"items": "x"}},
+        {"success": True, "data": {"items": [None, {"item": None}, {"item": {"id": "1"}}]}},
+        {"success": "true", "data": {"id": 1}},
+        [],
+        b"",
+        b"\xff\xfe",
+        b"[" * 60_000,
+        b'{"success": true, "data": {"id": 1e999}}',
+    ],
+)
+@pytest.mark.parametrize("metadata", [{"deal_id": 2}, {"email": EMAIL}])
+def test_hostile_answers_neither_raise_nor_count_as_written(answer: Any, metadata: Mapping[str, Any]) -> None:
+    body = answer if isinstance(answer, bytes) else orjson.dumps(answer)
+    world = World(attach="deal")
+    world.company.fail("*", *[Fault(status=200, body=body)] * 40)
+    outcome = world.deliver(event(metadata))
+    assert outcome is not None
+    if outcome.verdict == "delivered":
+        entry = read_entry(world.memories[event_key(ABOUT_DEAL.id)])
+        assert entry is not None
+        assert entry.id is not None
