@@ -17,7 +17,7 @@ from relay.core.ledger import SETTLE_SECONDS, event_key, read_entry
 from relay.core.recipient import Recipient
 from relay.core.subscription import Subscription
 from relay.errors import InvalidRequest, NotRenderable
-from subscribers.base import RenderContext
+from subscribers.base import RenderContext, header_errors
 from subscribers.pipedrive import BUDGET_PAUSE_SECONDS, PIPEDRIVE, READ_BYTES, Pipedrive, portal_of, read_answer
 from tests.subscribers.test_slack_bot import job
 from tests.support.hostile_texts import TEXTS, events_with
@@ -638,3 +638,8 @@ def test_hostile_answers_neither_raise_nor_count_as_written(answer: Any, metadat
         entry = read_entry(world.memories[event_key(ABOUT_DEAL.id)])
         assert entry is not None
         assert entry.id is not None
+
+
+def test_custom_header_cannot_stand_for_the_token() -> None:
+    (error,) = header_errors((("X-A", "{token}"), ("X-B", "{tokens}")))
+    assert (error.pointer, error.code) == ("/protocolsettings/headers/X-A", "invalid_header")
