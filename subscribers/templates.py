@@ -91,17 +91,17 @@ def own_fields(
     marked_up = {name: value for name, value in template.items() if name in html_names}
     return {
         **loads(render(plain, event, context, strict=strict)),
-        **loads(render(marked_up, event, context, strict=strict, escape=_escaped)),
+        **loads(render(marked_up, event, context, strict=strict, escape=escaped)),
     }
 
 
-def _escaped(value: object) -> object:
+def escaped(value: object) -> object:
     """The value with all of its texts, names included, escaped for HTML."""
     if isinstance(value, str):
         return html.escape(value)
     if isinstance(value, Mapping):
-        return {html.escape(name): _escaped(one) for name, one in value.items()}
-    return [_escaped(one) for one in value] if isinstance(value, list) else value
+        return {html.escape(name): escaped(one) for name, one in value.items()}
+    return [escaped(one) for one in value] if isinstance(value, list) else value
 
 
 def _liquid() -> ModuleType:
