@@ -35,6 +35,7 @@ SKIP, CREATE, FAIL = "skip", "create", "fail"
 PLACEHOLDER = re.compile(r"\{[a-z_.]{1,40}\}")
 """What a preview shows instead of a value that only an answer, or a create, tells."""
 
+_SUBSCRIPTION_CHARACTERS = 8
 _KINDS = ("succeeded", "failed", "cancelled", "not_found")
 _EMAIL = re.compile(r"[^\s@<>\"(),:;\\\x00-\x1f\x7f]{1,64}@[^\s@<>\"(),:;\\\x00-\x1f\x7f]{1,190}")
 _PHONE = re.compile(r"\+?[0-9][0-9 ().-]{5,30}[0-9]")
@@ -95,9 +96,10 @@ def nobody(subscription: Subscription, why: str) -> Outcome:
 # --- what a record says
 
 
-def key_line(event: Event) -> str:
-    """The text by which the relay finds a record again. It is the last line of each."""
-    return f"revor-relay {event.id}"
+def key_line(event: Event, subscription: Subscription) -> str:
+    """The text by which the relay finds a record again. It is the last line of each. Two subscriptions may write about
+    the same event to one company, and one must not take the other's record for its own."""
+    return f"revor-relay {event.id} {subscription.id[-_SUBSCRIPTION_CHARACTERS:]}"
 
 
 def html_of(event: Event, subscription: Subscription, context: RenderContext) -> str:
@@ -113,9 +115,9 @@ def html_of(event: Event, subscription: Subscription, context: RenderContext) ->
     return "<br>".join(line for line in lines if line)
 
 
-def with_key(markup: str, event: Event, most_bytes: int) -> str:
+def with_key(markup: str, event: Event, subscription: Subscription, most_bytes: int) -> str:
     """HTML with the key line. Raises NotRenderable if it is too long: cut markup would be shown wrongly."""
-    found = f"{markup}<br>{html.escape(key_line(event))}"
+    found = f"{markup}<br>{html.escape(key_line(event, subscription))}"
     if len(found.encode("utf-8", "replace")) > most_bytes:
         detail = f"the record is longer than {most_bytes:,} bytes: make the template shorter"
         raise NotRenderable([FieldError(pointer=f"/config/{templates.TEMPLATE}", code="too_long", detail=detail)])

@@ -159,7 +159,7 @@ def _steps(event: Event, subscription: Subscription, context: RenderContext, mem
         if entry.state == "done":
             return Ended(outcome=ledger.WRITTEN)
     if entry is not None and entry.record in _PATHS:
-        asked = yield from _find_record(subscription, entry, crm.key_line(event).encode(), now)
+        asked = yield from _find_record(subscription, entry, crm.key_line(event, subscription).encode(), now)
         if asked is None:
             return Ended(outcome=ledger.WRITTEN, remember=entry.done().memory())
         if not asked.ok:
@@ -490,7 +490,7 @@ def _write_request(event: Event, subscription: Subscription, context: RenderCont
     given = templates.own_fields(event, subscription, context, _HTML)
     if record == NOTE:
         fields = crm.merged({"content": crm.html_of(event, subscription, context)}, given)
-        fields["content"] = crm.with_key(str(fields.get("content", "")), event, MAX_RECORD_BYTES)
+        fields["content"] = crm.with_key(str(fields.get("content", "")), event, subscription, MAX_RECORD_BYTES)
         return _request(subscription, _PATHS[NOTE], {**fields, **target})
     failed = job_event_kind(event.type) in ("failed", "not_found")
     defaults = {
@@ -501,7 +501,7 @@ def _write_request(event: Event, subscription: Subscription, context: RenderCont
         "note": crm.html_of(event, subscription, context),
     }
     fields = crm.merged(defaults, given)
-    fields["note"] = crm.with_key(str(fields.get("note", "")), event, MAX_RECORD_BYTES)
+    fields["note"] = crm.with_key(str(fields.get("note", "")), event, subscription, MAX_RECORD_BYTES)
     person = target.get("person_id")
     place = target if person is None else {"participants": [{"person_id": person, "primary": True}]}
     return _request(subscription, _PATHS[ACTIVITY], {**fields, **place})
