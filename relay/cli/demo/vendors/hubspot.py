@@ -486,8 +486,8 @@ class HubSpot:
             if not isinstance(value, str):
                 raise Wrong(f"/properties/{name}", "a text is expected")
             known = self.definitions[kind].get(name)
-            problem = ("PROPERTY_DOESNT_EXIST", f'Property "{name}" does not exist') if known is None else None
-            problem = problem or (known and _problem(known, value))
+            unknown = ("PROPERTY_DOESNT_EXIST", f'Property "{name}" does not exist')
+            problem = unknown if known is None else _problem(known, value)
             if problem is None and known is not None and known.unique and value:
                 same = self._by(kind, name, value)
                 if same is not None and same.id != id:
