@@ -28,13 +28,13 @@ from subscribers import base, chat, templates
 from subscribers.job_wording import job_event_kind, metadata_of
 from subscribers.words import data_of, mapping, one_line, word
 
-ACTIONS = "actions"
-"""Option: what is written, of `properties`, `note` and `task`."""
+RECORD = "record"
+"""Option: what is written: `properties`, `note` or `task`, or a list of these."""
 UNMATCHED = "unmatched"
 """Option: what becomes of an event that is about nobody in HubSpot: `skip`, `create` or `fail`."""
-ALL_ACTIONS = ("properties", "note", "task")
+RECORDS = ("properties", "note", "task")
 POLICIES = ("skip", "create", "fail")
-OPTIONS = (ACTIONS, UNMATCHED, *chat.OPTIONS, *templates.OPTIONS)
+OPTIONS = (RECORD, UNMATCHED, *chat.OPTIONS, *templates.OPTIONS)
 
 HOSTS = r"api(-[a-z0-9]{1,10})?\.hubapi\.com"
 VERSION = "2026-09"
@@ -187,13 +187,13 @@ def _steps(event: Event, subscription: Subscription, context: base.RenderContext
     person = person_of(event)
     if not person.targets:
         return Ended(outcome=_unmatched(subscription, "its metadata name no email, contact_id or deal_id"))
-    actions = subscription.options.get(ACTIONS, ALL_ACTIONS)
+    records = _records(subscription)
     content = _content(event, subscription, context)
     kept = _kept(memory)
     for object, id, by_email in person.targets:
         if object in kept:
             continue
-        properties = content.properties if "properties" in actions else None
+        properties = content.properties if "properties" in records else None
         answer = yield from _written(subscription, object, id, by_email, properties, person, now)
         if answer.id is None and not answer.missing:
             return Ended(outcome=answer.outcome, remember=kept)
@@ -205,8 +205,8 @@ def _steps(event: Event, subscription: Subscription, context: base.RenderContext
     if not about:
         return Ended(outcome=_unmatched(subscription, "HubSpot has neither the contact nor the deal"))
     kind = job_event_kind(event.type)
-    made = [("notes", content.note)] if "note" in actions and kind in NOTED else []
-    made += [("tasks", content.task)] if "task" in actions and kind in TASKED else []
+    made = [("notes", content.note)] if "note" in records and kind in NOTED else []
+    made += [("tasks", content.task)] if "task" in records and kind in TASKED else []
     key = f"{event.id}.{subscription.id}"
     for object, properties in made:
         if kept.get(object, _UNKNOWN) != _UNKNOWN:
@@ -380,15 +380,15 @@ def _content(event: Event, subscription: Subscription, context: base.RenderConte
     }
     own = _from_template(event, subscription, context)
     return _Content(
-        properties=own.get("properties", properties),
-        note={**note, **own.get("note", {})},
-        task={**task, **own.get("task", {})},
+        properties=_merged({}, own["properties"]) if "properties" in own else properties,
+        note=_merged(note, own.get("note", {})),
+        task=_merged(task, own.get("task", {})),
     )
 
 
 def _from_template(
     event: Event, subscription: Subscription, context: base.RenderContext
-) -> Mapping[str, Mapping[str, str]]:
+) -> Mapping[str, Mapping[str, str | None]]:
     """The template's `properties`, which replace the relay's, and members of `note` and `task`, which change them."""
     body = templates.own_body(event, subscription, context)
     if body is None:
@@ -397,16 +397,21 @@ def _from_template(
     return {part: _texts(mapping(rendered[part]), part) for part in ("properties", "note", "task") if part in rendered}
 
 
-def _texts(given: Mapping[str, Any], part: str) -> dict[str, str]:
+def _merged(own: Mapping[str, str], given: Mapping[str, str | None]) -> dict[str, str]:
+    """The values that are given over the relay's own; None removes one."""
+    return {name: value for name, value in {**own, **given}.items() if value is not None}
+
+
+def _texts(given: Mapping[str, Any], part: str) -> dict[str, str | None]:
     """Values as HubSpot wants them: texts."""
-    found: dict[str, str] = {}
+    found: dict[str, str | None] = {}
     for name, value in list(given.items())[:MAX_PROPERTIES]:
         if isinstance(value, list | dict):
             pointer = f"/config/{templates.TEMPLATE}/{part}/{name}"
             detail = "a property of HubSpot is a text, a number or true or false"
             raise NotRenderable([FieldError(pointer=pointer, code="unsuitable", detail=detail)])
-        text = "" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
-        found[name] = text[:MAX_TEXT]
+        text = str(value).lower() if isinstance(value, bool) else str(value)
+        found[name] = None if value is None else text[:MAX_TEXT]
     return found
 
 
@@ -545,7 +550,8 @@ def _problems(document: Mapping[str, Any]) -> dict[str, list[str]]:
     for detail in _listed(document.get("errors")):
         code = _code(detail.get("code"))
         names = mapping(detail.get("context")).get("propertyName")
-        named = [name for name in (names if isinstance(names, list) else [names]) if _is_name(name)]
+        listed = names if isinstance(names, list) else [names]
+        named = [name for name in listed if isinstance(name, str) and _NAME.fullmatch(name)]
         if code:
             found.setdefault(code, []).extend(named)
     for code, name in _INVALID.findall(str(document.get("message"))[:20_000]):
@@ -588,14 +594,20 @@ def _kept(memory: Memory) -> dict[str, str]:
     }
 
 
+def _records(subscription: Subscription) -> Sequence[Any]:
+    """What is written."""
+    given = subscription.options.get(RECORD, RECORDS)
+    return given if isinstance(given, list | tuple) else (given,)
+
+
 def _own_errors(subscription: Subscription) -> Iterable[FieldError]:
     parts = split_url(subscription.sink)
     options = subscription.options
     credential = subscription.credential
-    actions = options.get(ACTIONS, ALL_ACTIONS)
+    records = _records(subscription)
     template = options.get(templates.TEMPLATE)
     example = '{"credentialtype": "ACCESSTOKEN", "accesstoken": "pat-…"}'
-    wrong_actions = not isinstance(actions, list | tuple) or not actions or not all(a in ALL_ACTIONS for a in actions)
+    wrong_record = not records or not all(isinstance(one, str) and one in RECORDS for one in records)
     wrong_template = template is not None and not (
         isinstance(template, Mapping) and template and template.keys() <= {"properties", "note", "task"}
     )
@@ -612,7 +624,7 @@ def _own_errors(subscription: Subscription) -> Iterable[FieldError]:
             credential is None or credential.type not in ("ACCESSTOKEN", "REFRESHTOKEN"),
             ("/sinkcredential", "missing", f"the token of a service key or a private app is needed: {example}"),
         ),
-        (wrong_actions, (f"/config/{ACTIONS}", "invalid", f"a list of {', '.join(ALL_ACTIONS)} is expected")),
+        (wrong_record, (f"/config/{RECORD}", "invalid", f"one or a list of {', '.join(RECORDS)} is expected")),
         (
             options.get(UNMATCHED, "skip") not in POLICIES,
             (f"/config/{UNMATCHED}", "invalid", f"one of {', '.join(POLICIES)} is expected"),
@@ -635,10 +647,6 @@ def _id(value: object) -> str | None:
 
 def _code(value: object) -> str:
     return value if isinstance(value, str) and _CODE.fullmatch(value) else ""
-
-
-def _is_name(value: object) -> bool:
-    return isinstance(value, str) and _NAME.fullmatch(value) is not None
 
 
 def _listed(value: object) -> list[Mapping[str, Any]]:

@@ -80,11 +80,11 @@ def test_failure_makes_a_task_too_and_both_are_about_the_deal() -> None:
     assert "ada@example.com" not in orjson.dumps(note.properties).decode()
 
 
-def test_actions_choose_what_is_written() -> None:
-    account, contact, _ = ready(actions=["note"])
+def test_record_chooses_what_is_written() -> None:
+    account, contact, _ = ready(record="note")
     assert account.deliver(event(contact_id=contact)) == OK
     assert account.operations == ["GET contacts", "POST notes"]
-    account, contact, _ = ready(actions=["properties"])
+    account, contact, _ = ready(record=["properties"])
     assert account.deliver(event(contact_id=int(contact))) == OK
     assert account.operations == ["PATCH contacts"]
 
@@ -107,6 +107,10 @@ def test_template_maps_fields() -> None:
     (note,) = account.hubspot.timeline("contacts", contact)
     assert note.properties["hs_note_body"] == "<p>LinkedIn outreach (job job-1) was accepted</p>"
     assert note.properties["hs_timestamp"] == "1779271208000", "what the template leaves out is the relay's"
+    account, contact, _ = ready(template={"properties": {"company": None}, "task": {"hs_task_priority": None}})
+    assert account.deliver(event(contact_id=contact)) == OK
+    assert "company" not in account.hubspot.records["contacts"][contact].properties
+    assert "hs_task_priority" not in account.hubspot.timeline("contacts", contact)[1].properties
 
 
 @pytest.mark.parametrize("text", TEXTS[::7])
@@ -205,7 +209,7 @@ def test_killed_delivery_makes_each_note_and_task_once(moment: int) -> None:
 
 @pytest.mark.parametrize("fault", [Fault(works=True), Fault(works=True, status=502), Fault(works=True, status=200)])
 def test_lost_answer_is_asked_for_before_another_note(fault: Fault) -> None:
-    account, contact, _ = ready(actions=["note"])
+    account, contact, _ = ready(record="note")
     account.hubspot.fail("POST notes", fault)
     one = event("succeeded", contact_id=contact)
     assert account.deliver(one).verdict == "retry"
@@ -215,7 +219,7 @@ def test_lost_answer_is_asked_for_before_another_note(fault: Fault) -> None:
 
 
 def test_note_that_was_not_made_is_made_later() -> None:
-    account, contact, _ = ready(actions=["note"])
+    account, contact, _ = ready(record="note")
     account.hubspot.fail("POST notes", Fault(), Fault(status=503, headers={"Retry-After": "7"}))
     one = event("succeeded", contact_id=contact)
     assert account.deliver(one).reason == "read"
@@ -235,7 +239,7 @@ def test_lost_ledger_makes_no_second_note() -> None:
 
 
 def test_value_of_another_property_that_is_not_unique_is_no_note_of_ours() -> None:
-    account, contact, _ = ready(actions=["note"], template={"note": {"other": "same"}})
+    account, contact, _ = ready(record="note", template={"note": {"other": "same"}})
     account.hubspot.definitions["notes"]["other"] = Definition(name="other", unique=True)
     assert account.deliver(event("succeeded", 1, contact_id=contact)) == OK
     outcome = account.deliver(event("succeeded", 2, contact_id=contact))
@@ -244,7 +248,7 @@ def test_value_of_another_property_that_is_not_unique_is_no_note_of_ours() -> No
 
 
 def test_fate_that_hubspot_cannot_tell_is_uncertain_and_nothing_is_sent_again() -> None:
-    account, contact, _ = ready(actions=["note"])
+    account, contact, _ = ready(record="note")
     account.hubspot.definitions["notes"][KEY_PROPERTY] = Definition(name=KEY_PROPERTY)
     account.hubspot.fail("POST notes", Fault(works=True))
     one = event("succeeded", contact_id=contact)
@@ -255,8 +259,17 @@ def test_fate_that_hubspot_cannot_tell_is_uncertain_and_nothing_is_sent_again() 
     assert len(account.hubspot.timeline("contacts", contact)) == 1
 
 
+def test_kill_after_the_request_was_sent_is_remembered_from_before_it() -> None:
+    account, contact, _ = ready(record="note")
+    account.hubspot.definitions["notes"][KEY_PROPERTY] = Definition(name=KEY_PROPERTY)
+    one = event("succeeded", contact_id=contact)
+    account.deliver(one, dies_after=1)
+    assert account.deliver(one).reason.startswith("uncertain:")
+    assert len(account.hubspot.timeline("contacts", contact)) == 1
+
+
 def test_two_subscriptions_make_a_note_each() -> None:
-    account, contact, _ = ready(actions=["note"])
+    account, contact, _ = ready(record="note")
     one = event("succeeded", contact_id=contact)
     assert account.deliver(one) == OK
     account.subscription, account.memories = replace(account.subscription, id="sub_2"), {}
@@ -426,9 +439,9 @@ def test_set_up_says_what_is_wrong_with_the_token() -> None:
         ({"handshake": "required"}, "/config/handshake"),
         ({"method": "PUT"}, "/protocolsettings/method"),
         ({"headers": (("X-A", "b"),)}, "/protocolsettings/headers"),
-        ({"options": {"actions": []}}, "/config/actions"),
-        ({"options": {"actions": ["mail"]}}, "/config/actions"),
-        ({"options": {"actions": "note"}}, "/config/actions"),
+        ({"options": {"record": []}}, "/config/record"),
+        ({"options": {"record": ["mail"]}}, "/config/record"),
+        ({"options": {"record": [7]}}, "/config/record"),
         ({"options": {"unmatched": "guess"}}, "/config/unmatched"),
         ({"options": {"template": {"email": "x"}}}, "/config/template"),
         ({"options": {"template": "x"}}, "/config/template"),
@@ -438,7 +451,7 @@ def test_set_up_says_what_is_wrong_with_the_token() -> None:
     ids=str,
 )
 def test_wrong_subscription_is_refused_with_a_pointer(fields: dict[str, Any], pointer: str) -> None:
-    KIND.check(subscription(options={"actions": ["note"], "unmatched": "create"}))
+    KIND.check(subscription(options={"record": ["note"], "unmatched": "create"}))
     with pytest.raises(InvalidRequest) as refused:
         KIND.check(replace(subscription(), **fields))
     assert [error.pointer for error in refused.value.errors] == [pointer]

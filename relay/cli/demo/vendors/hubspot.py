@@ -410,7 +410,9 @@ class HubSpot:
                 if key == "email":  # HubSpot takes it, and warns that such an upsert must carry all properties
                     raise _invalid("Partial upserts are not supported when using email as the idProperty")
                 found = self._by(kind, text(key, f"{at}/idProperty", 100), text(one["id"], f"{at}/id", 200))
-                properties = self._checked(kind, {key: one["id"], **one["properties"]}, found and found.id)
+                properties = self._checked(
+                    kind, {key: one["id"], **one["properties"]}, None if found is None else found.id
+                )
                 if found is None:
                     results.append({**_shown(self._record(kind, properties)), "new": True})
                 else:
