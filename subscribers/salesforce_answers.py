@@ -1,0 +1,234 @@
+"""What Salesforce's REST API means by an answer: by its code, whatever the status; without one by the status.
+
+Sources: Salesforce's "Status Codes and Error Responses", "Insert or Update (Upsert) a Record Using an External ID",
+"API Request Limits and Allocations" and "Limit Info Header". Messages are the org's own texts, with values of records:
+they are never shown.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from relay.core import jsontext
+from relay.core.delivery import Outcome, Response
+from relay.core.retry import http_outcome
+from relay.core.subscription import Subscription
+
+KEY_FIELD = "Event_Id__c"
+"""The external id of our records: unique, so that the same event makes no second record."""
+PEOPLE = ("Contact", "Lead")
+"""Objects that are searched for a person, in this order."""
+ID = re.compile(r"[A-Za-z0-9]{15}(?:[A-Za-z0-9]{3})?")
+OLDEST_VERSION = 46
+"""Since this version an upsert is answered with a body, which proves that Salesforce answered."""
+NEWEST_VERSION = 66
+"""The newest version that this was written for. Salesforce keeps each for three years and more."""
+
+DAILY_PAUSE_SECONDS = 900.0
+"""Pause after the daily limit, which is counted over the last 24 hours and tells no time at which it ends."""
+BUSY_PAUSE_SECONDS = 30.0
+RESERVE_PAUSE_SECONDS = 60.0
+RESERVED = 0.05
+"""Part of the org's daily requests that is left to its other programs: with less, a pause follows each request."""
+
+_CODE = re.compile(r"[A-Z][A-Z0-9_]{2,60}")
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,79}")
+_COLUMN = re.compile(r"No such column '([A-Za-z][A-Za-z0-9_]{0,79})'")
+_USAGE = re.compile(r"(?:^|[;,])\s*api-usage=(\d{1,12})/(\d{1,12})")
+_VERSION = re.compile(r"(\d{1,3})\.0")
+_SHOWN_FIELDS = 5
+
+_RESUME = "then resume the subscription"
+_UNLINKED = frozenset(
+    (
+        *("INVALID_CROSS_REFERENCE_KEY", "INSUFFICIENT_ACCESS_ON_CROSS_REFERENCE_ENTITY", "MALFORMED_ID"),
+        *("ENTITY_IS_DELETED", "INVALID_ID_FIELD"),
+    )
+)
+"""Errors of a person or deal that the record was to be linked to."""
+_DEAD = frozenset(
+    (
+        *("REQUIRED_FIELD_MISSING", "STRING_TOO_LONG", "JSON_PARSER_ERROR", "NUMBER_OUTSIDE_VALID_RANGE"),
+        *("FIELD_CUSTOM_VALIDATION_EXCEPTION", "FIELD_INTEGRITY_EXCEPTION", "FIELD_FILTER_VALIDATION_EXCEPTION"),
+        *("INVALID_OR_NULL_FOR_RESTRICTED_PICKLIST", "INVALID_TYPE_ON_FIELD_IN_RECORD", "INVALID_EMAIL_ADDRESS"),
+        *("CANNOT_EXECUTE_FLOW_TRIGGER", "DUPLICATES_DETECTED", "DUPLICATE_VALUE", "INVALID_MARKUP"),
+        *("CANNOT_INSERT_UPDATE_ACTIVATE_ENTITY", "INVALID_URL_FIELD"),
+    )
+)
+"""Errors of one record: it would be refused again."""
+_BUSY = ("UNABLE_TO_LOCK_ROW", "SERVER_UNAVAILABLE", "REQUEST_RUNNING_TOO_LONG", "QUERY_TIMEOUT")
+_NO_API = "give the user that the app runs as the permission “API Enabled”"
+_DISABLES: Mapping[str, str] = {
+    "API_DISABLED_FOR_ORG": "this edition of Salesforce has no API: ask Salesforce to enable it",
+    **dict.fromkeys(("API_CURRENTLY_DISABLED", "FUNCTIONALITY_NOT_ENABLED"), _NO_API),
+    **dict.fromkeys(("UNSUPPORTED_APIVERSION", "UNSUPPORTED_API_VERSION", "GONE"), "raise config.api_version"),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What Salesforce answered.
+
+    document  its body as JSON; None if it has none or the request was not carried out
+    code      the first error's
+    """
+
+    outcome: Outcome
+    document: Any = None
+    code: str | None = None
+
+    @property
+    def ok(self) -> bool:
+        """True if the request was carried out."""
+        return self.outcome.verdict == "delivered"
+
+    @property
+    def unlinked(self) -> bool:
+        """True if the person or deal that the record was to be linked to is not there, or not for this user."""
+        return self.code in _UNLINKED
+
+
+def read_answer(response: Response, now: float, subscription: Subscription, object: str) -> Answer:
+    """What an answer means. `object`: the name of the object that the request was about."""
+    status = response.status_code
+    if response.error is not None or status is None:
+        return Answer(outcome=http_outcome(response, now))
+    document = _json(response.excerpt)
+    if 200 <= status < 300:
+        return _accepted(status, document, response, object)
+    if status == 300:
+        reason = f"http_300: several records of {object} have this {KEY_FIELD}, which must be unique"
+        return Answer(outcome=Outcome(verdict="dead", reason=reason))
+    errors = _errors(document)
+    if not errors or status >= 500:
+        return Answer(outcome=_without_code(status, response, now, subscription))
+    return _refused(errors, subscription, object)
+
+
+def usage_of(response: Response) -> tuple[int, int] | None:
+    """How many requests the org has used in the last 24 hours, and how many it may; None if the answer does not say."""
+    found = _USAGE.search(response.header("sforce-limit-info") or "")
+    return None if found is None or int(found[2]) == 0 else (int(found[1]), int(found[2]))
+
+
+def newest_version(document: Any) -> str | None:
+    """The newest version that both the instance and this relay know, such as `62.0`; None if there is none."""
+    listed = document if isinstance(document, list) else []
+    texts = [one.get("version") for one in listed[:500] if isinstance(one, Mapping)]
+    numbers = [int(found[1]) for text in texts if isinstance(text, str) and (found := _VERSION.fullmatch(text))]
+    fitting = [number for number in numbers if OLDEST_VERSION <= number <= NEWEST_VERSION]
+    return f"{max(fitting)}.0" if fitting else None
+
+
+def _accepted(status: int, document: Any, response: Response, object: str) -> Answer:
+    """A platform event succeeds with an entry in `errors`, so only `success` counts."""
+    is_record = isinstance(document, Mapping) and "success" in document
+    if is_record and document["success"] is not True:
+        errors = _errors(document.get("errors"), "statusCode")
+        return _refused(errors, None, object) if errors else _not_salesforce(status)
+    is_known = is_record or isinstance(document, list) or (isinstance(document, Mapping) and "records" in document)
+    if status != 204 and not is_known:
+        return _not_salesforce(status)
+    usage = usage_of(response)
+    is_short = usage is not None and usage[1] - usage[0] < RESERVED * usage[1]
+    outcome = Outcome(
+        verdict="delivered",
+        reason=f"http_{status}",
+        retry_after_seconds=RESERVE_PAUSE_SECONDS if is_short else None,
+    )
+    return Answer(outcome=outcome, document=document)
+
+
+def _not_salesforce(status: int) -> Answer:
+    reason = f"http_{status}, but the body is not an answer of Salesforce's API"
+    return Answer(outcome=Outcome(verdict="retry", reason=reason))
+
+
+def _without_code(status: int, response: Response, now: float, subscription: Subscription) -> Outcome:
+    return _unauthorized("http_401", subscription) if status == 401 else http_outcome(response, now)
+
+
+def _unauthorized(code: str, subscription: Subscription | None) -> Outcome:
+    """A token that was given cannot become valid again. One that is fetched was renewed before: the session may have
+    been ended, so it is tried again."""
+    credential = None if subscription is None else subscription.credential
+    if credential is not None and credential.type == "ACCESSTOKEN":
+        detail = f"give the subscription a valid access token as its sinkcredential, {_RESUME}"
+        return Outcome(verdict="disable", reason=f"{code}: {detail}")
+    return Outcome(verdict="retry", reason=code)
+
+
+def _refused(errors: Sequence[Mapping[str, Any]], subscription: Subscription | None, object: str) -> Answer:
+    code, message = errors[0]["code"], errors[0]["message"]
+    return Answer(outcome=_outcome_of(code, message, errors, subscription, object), code=code)
+
+
+def _outcome_of(
+    code: str, message: str, errors: Sequence[Mapping[str, Any]], subscription: Subscription | None, object: str
+) -> Outcome:
+    disable = _repair_of(code, message, errors, object)
+    if disable is not None:
+        return Outcome(verdict="disable", reason=f"{code}: {disable}, {_RESUME}")
+    if code == "INVALID_SESSION_ID":
+        return _unauthorized(code, subscription)
+    if code == "REQUEST_LIMIT_EXCEEDED":  # too many long requests at once, or too many in a day
+        pause = BUSY_PAUSE_SECONDS if message.startswith("Concurrent") else DAILY_PAUSE_SECONDS
+        return Outcome(verdict="retry", reason=code, retry_after_seconds=pause)
+    if code == "STORAGE_LIMIT_EXCEEDED":
+        return Outcome(verdict="retry", reason=code, retry_after_seconds=DAILY_PAUSE_SECONDS)
+    if code in _BUSY or (code == "DUPLICATE_VALUE" and KEY_FIELD in message):  # another request makes this record
+        return Outcome(verdict="retry", reason=code)
+    return Outcome(verdict="dead" if code in _DEAD | _UNLINKED else "retry", reason=_named(code, errors))
+
+
+def _repair_of(code: str, message: str, errors: Sequence[Mapping[str, Any]], object: str) -> str | None:
+    """What to do about an error with which Salesforce accepts no record at all; None for other errors."""
+    if code in _DISABLES:
+        return _DISABLES[code]
+    if code in ("INSUFFICIENT_ACCESS", "INSUFFICIENT_ACCESS_OR_READONLY") or (
+        code == "CANNOT_INSERT_UPDATE_ACTIVATE_ENTITY" and message.startswith("entity type cannot be")
+    ):
+        return f"give the user that the app runs as the permissions Create and Edit on {object}"
+    if code in ("NOT_FOUND", "INVALID_TYPE") and object in PEOPLE:
+        return f"give the user that the app runs as the permission Read on {object}"
+    if code in ("NOT_FOUND", "INVALID_TYPE"):
+        return f"deploy {object} with the field {KEY_FIELD}, and let the user that the app runs as see both"
+    if code == "INVALID_FIELD":
+        column = _COLUMN.search(message)
+        field = "a field that the message names" if column is None else f"the field {column[1]}"
+        return f"{object} has not, or this user may not see, {field}: deploy it or correct config.template"
+    if code == "INVALID_FIELD_FOR_INSERT_UPDATE":
+        fields = ", ".join(_fields(errors)) or f"the fields of {object}"
+        return f"let the user that the app runs as edit {fields}"
+    return None
+
+
+def _named(code: str, errors: Sequence[Mapping[str, Any]]) -> str:
+    fields = ", ".join(_fields(errors))
+    return f"{code}: {fields}" if fields else code
+
+
+def _fields(errors: Sequence[Mapping[str, Any]]) -> list[str]:
+    found = [name for error in errors for name in error["fields"]]
+    return list(dict.fromkeys(found))[:_SHOWN_FIELDS]
+
+
+def _errors(document: Any, code_name: str = "errorCode") -> list[Mapping[str, Any]]:
+    """The errors of an answer, each with a code, a message and names of fields."""
+    found = []
+    for one in (document if isinstance(document, list) else [])[:20]:
+        given = one if isinstance(one, Mapping) else {}
+        code, message, fields = given.get(code_name), given.get("message"), given.get("fields")
+        if isinstance(code, str) and _CODE.fullmatch(code):
+            listed = fields[:20] if isinstance(fields, list) else []
+            names = [name for name in listed if isinstance(name, str) and _NAME.fullmatch(name)]
+            found.append({"code": code, "message": message if isinstance(message, str) else "", "fields": names})
+    return found
+
+
+def _json(body: bytes) -> Any:
+    try:
+        return jsontext.loads(body)
+    except (ValueError, RecursionError):
+        return None
