@@ -34,12 +34,14 @@ FIRST_PAUSE_SECONDS = 1.0
 MAX_PAUSE_SECONDS = 300.0
 
 _TOKEN = re.compile(r"[\x21-\x7e]+", re.ASCII)
+_HOST = re.compile(r"[a-z0-9-]{1,63}(?:\.[a-z0-9-]{1,63}){0,5}\.(?:salesforce\.(?:com|mil)|force\.com)", re.ASCII)
 _SECONDS = re.compile(r"[0-9]{1,15}", re.ASCII)
 _FORM = ("Content-Type", "application/x-www-form-urlencoded")
 # RFC 6749 sections 4.1.2.1 and 5.2, RFC 8707. Any other text could be the secret, echoed.
 _ERROR_CODES = (
     *("invalid_request", "invalid_client", "invalid_grant", "unauthorized_client", "unsupported_grant_type"),
     *("invalid_scope", "invalid_target", "access_denied", "server_error", "temporarily_unavailable"),
+    "invalid_client_id",  # Salesforce
 )
 _OTHER_METHOD = frozenset({"invalid_client", "unauthorized_client"})
 
@@ -183,8 +185,9 @@ def token_request(credential: SinkCredential, *, secret_in_body: bool = False) -
     return OutboundRequest(url=url, headers=headers, body=urlencode(form).encode())
 
 
-def read_token(response: Response, now: float) -> Token | NoToken:
-    """The token in an answer of a token endpoint."""
+def read_token(response: Response, now: float, origin: str) -> Token | NoToken:
+    """The token in an answer of a token endpoint. `origin`: where it is to be sent. Salesforce says in `instance_url`
+    where it is valid: that is compared only, and never requested."""
     if response.error is not None or response.status_code is None:
         why = f"{response.error}: {response.detail}" if response.detail else str(response.error)
         return NoToken(detail=f"the token endpoint gave no answer ({why})", by_proxy=response.error == PROXY_ERROR)
@@ -203,6 +206,11 @@ def read_token(response: Response, now: float) -> Token | NoToken:
     if life_seconds is None:
         return NoToken(detail="the token endpoint's expires_in is not a number of seconds")
     renew_seconds = max(life_seconds - min(RENEW_BEFORE_SECONDS, life_seconds / 10), MIN_TOKEN_SECONDS)
+    instance = answer.get("instance_url")
+    if instance is not None and not (isinstance(instance, str) and origin_text(instance) == origin):
+        return NoToken(
+            detail=f"the token is valid at {_shown_origin(instance)}, which is not the sink's: correct the sink"
+        )
     following = answer.get("refresh_token")
     return Token(value=value, stale_at=now + renew_seconds, refresh_token=following if _is_token(following) else None)
 
@@ -243,6 +251,12 @@ def _what_is_wrong(value: object) -> str:
     if isinstance(value, str) and len(value) > MAX_TOKEN_CHARACTERS:
         return f"longer than {MAX_TOKEN_CHARACTERS} characters"
     return "not text of printable ASCII characters without spaces"
+
+
+def _shown_origin(instance: object) -> str:
+    """The origin of `instance_url`, if it has nothing but the name of a host: the rest could be a secret, echoed."""
+    origin = origin_of(instance) if isinstance(instance, str) else None
+    return f"https://{origin[1]}" if origin is not None and _HOST.fullmatch(origin[1]) else "another origin"
 
 
 def _life_seconds(given: object) -> float | None:

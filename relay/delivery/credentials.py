@@ -233,7 +233,7 @@ class Credentials:
     async def _ask_once(self, credential: SinkCredential, *, secret_in_body: bool) -> Token | NoToken:
         request = credentials.token_request(credential, secret_in_body=secret_in_body)
         response = await self._transport.send(request, timeout_seconds=TOKEN_SECONDS)
-        return credentials.read_token(response, self._clock())
+        return credentials.read_token(response, self._clock(), credential.origin)
 
     # --- refresh tokens
 

@@ -35,7 +35,9 @@ def query(org: Salesforce, soql: str) -> tuple[int, Any]:
 @pytest.mark.parametrize("secret_in_body", [False, True])
 def test_client_gets_a_token_with_its_secret_in_the_header_or_in_the_body(secret_in_body: bool) -> None:
     org = Salesforce()
-    token = read_token(org.respond(token_request(credential(), secret_in_body=secret_in_body), token=None), 0.0)
+    token = read_token(
+        org.respond(token_request(credential(), secret_in_body=secret_in_body), token=None), 0.0, origin_text(ORIGIN)
+    )
     assert isinstance(token, Token)
     assert token.stale_at == 3540.0, "Salesforce does not say how long a token lives"
     request = OutboundRequest(url=ORIGIN + PLACE, method="GET")
@@ -52,8 +54,9 @@ def test_client_gets_a_token_with_its_secret_in_the_header_or_in_the_body(secret
 )
 def test_wrong_clients_get_no_token(fields: dict[str, str], run_as: bool, error: str) -> None:
     org = Salesforce(run_as=run_as)
-    answer = read_token(org.respond(token_request(credential(**fields)), token=None), 0.0)
+    answer = read_token(org.respond(token_request(credential(**fields)), token=None), 0.0, origin_text(ORIGIN))
     assert isinstance(answer, NoToken)
+    assert f"({error})" in answer.detail
     assert org.refused == [error]
 
 

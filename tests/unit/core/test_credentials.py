@@ -27,10 +27,11 @@ from relay.core.delivery import OutboundRequest, Response
 
 NOW = 1_800_000_000.0
 TOKEN_URL = "https://login.example/token"
+ORIGIN = "https://sink.example:443"
 
 
 def credential(type: str, **fields: str) -> SinkCredential:
-    return SinkCredential(id="crd_1", origin="https://sink.example:443", fields={"credentialtype": type, **fields})
+    return SinkCredential(id="crd_1", origin=ORIGIN, fields={"credentialtype": type, **fields})
 
 
 CLIENT = credential(
@@ -44,13 +45,13 @@ def answer(body: bytes, status: int | None = 200, **fields: Any) -> Response:
 
 
 def token_of(body: bytes) -> Token:
-    found = read_token(answer(body), NOW)
+    found = read_token(answer(body), NOW, ORIGIN)
     assert isinstance(found, Token), found
     return found
 
 
 def refusal_of(body: bytes = b"", status: int | None = 200, **fields: Any) -> NoToken:
-    found = read_token(answer(body, status, **fields), NOW)
+    found = read_token(answer(body, status, **fields), NOW, ORIGIN)
     assert isinstance(found, NoToken), found
     return found
 
@@ -193,7 +194,7 @@ def test_refresh_token_keeps_what_it_was_traded_for():
     ],
 )
 def test_token_is_used_within_limits_whatever_life_it_claims(life, used_for):
-    found = read_token(answer(b'{"access_token": "t", "expires_in": ' + life.encode() + b"}"), NOW)
+    found = read_token(answer(b'{"access_token": "t", "expires_in": ' + life.encode() + b"}"), NOW, ORIGIN)
     if used_for is None:
         assert isinstance(found, NoToken)
         assert found.detail == "the token endpoint's expires_in is not a number of seconds"
@@ -294,3 +295,24 @@ def test_pauses_after_failures_double_up_to_five_minutes():
 def test_token_is_put_where_the_request_wants_it(headers, placed):
     request = OutboundRequest(url="https://crm.example", headers=headers)
     assert credentials.placed(request, credentials.bearer("abc")) == placed
+
+
+@pytest.mark.parametrize("instance", [b'"https://sink.example"', b'"https://SINK.example:443/"', b"null"])
+def test_token_is_valid_at_the_instance_that_its_answer_names(instance):
+    assert token_of(b'{"access_token": "t", "instance_url": ' + instance + b"}").value == "t"
+
+
+@pytest.mark.parametrize(
+    ("instance", "shown"),
+    [
+        (b'"https://acme--dev.sandbox.my.salesforce.com/"', "https://acme--dev.sandbox.my.salesforce.com"),
+        (b'"https://s3cr3t.example"', "another origin"),
+        (b'"http://sink.example"', "another origin"),
+        (b'"https://169.254.169.254/"', "another origin"),
+        (b'"s3cr3t"', "another origin"),
+        (b"7", "another origin"),
+    ],
+)
+def test_token_of_another_instance_is_not_sent_to_the_sink(instance, shown):
+    found = refusal_of(b'{"access_token": "t", "instance_url": ' + instance + b"}")
+    assert found.detail == f"the token is valid at {shown}, which is not the sink's: correct the sink"
