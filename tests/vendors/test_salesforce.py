@@ -1,13 +1,16 @@
 """The stand-in of Salesforce answers as its documentation says, and refuses what Salesforce refuses."""
 
 import re
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
+from xml.etree import ElementTree
 
 import orjson
 import pytest
 from starlette.testclient import TestClient
 
+from relay.cli.demo.vendors.salesforce import JOB_EVENT, TASK, Field
 from relay.core.credentials import NoToken, SinkCredential, Token, origin_text, read_token, token_request
 from relay.core.delivery import OutboundRequest
 from tests.vendors.salesforce import CLIENT_ID, CLIENT_SECRET, ORIGIN, TOKEN, Fault, Salesforce, response_of
@@ -296,3 +299,50 @@ def test_org_is_served_over_http() -> None:
 
 def test_response_of_a_broken_connection_is_an_error() -> None:
     assert response_of(Fault().answer).error == "read"
+
+
+# --- the definition to deploy
+
+XML = {"": "http://soap.sforce.com/2006/04/metadata"}
+TYPES = {
+    **{"Text": "string", "LongTextArea": "textarea", "DateTime": "datetime", "Number": "double", "Url": "url"},
+    "Lookup": "reference",
+}
+
+
+def deployed(name: str) -> ElementTree.Element:
+    return ElementTree.parse(Path(__file__).parents[2] / "deploy/salesforce" / name).getroot()
+
+
+def texts_of(element: ElementTree.Element) -> dict[str, str]:
+    return {one.tag.partition("}")[2]: one.text or "" for one in element}
+
+
+def defined(name: str) -> dict[str, Field]:
+    """The fields of a definition, as the stand-in knows them."""
+    found = {}
+    for given in map(texts_of, deployed(name).findall("fields", XML)):
+        refers = (given["referenceTo"],) if "referenceTo" in given else ()
+        length = 255 if given["type"] == "Url" else 18 if refers else int(given.get("length", "0"))
+        flags = {flag: given.get(flag) == "true" for flag in ("required", "unique")}
+        assert given.get("externalId", "false") == given.get("unique", "false")
+        found[given["fullName"]] = Field(TYPES[given["type"]], length, refers=refers, **flags)
+    return found
+
+
+def test_stand_in_has_the_fields_that_are_deployed() -> None:
+    assert defined("objects/Job_Event__c.object") == JOB_EVENT
+    assert defined("objects/Activity.object") == {"Event_Id__c": TASK["Event_Id__c"]}
+
+
+def test_permission_set_lets_every_optional_field_be_written_and_nothing_be_deleted() -> None:
+    root = deployed("permissionsets/Revor_Relay.permissionset")
+    fields = [texts_of(one) for one in root.findall("fieldPermissions", XML)]
+    editable = {one["field"] for one in fields if one["editable"] == "true"}
+    assert editable == {
+        "Task.Event_Id__c",
+        *(f"Job_Event__c.{name}" for name, one in JOB_EVENT.items() if not one.required),
+    }
+    objects = [texts_of(one) for one in root.findall("objectPermissions", XML)]
+    assert {one["object"] for one in objects if one["allowEdit"] == "true"} == {"Job_Event__c"}
+    assert {one["allowDelete"] for one in objects} == {"false"}
