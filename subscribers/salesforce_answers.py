@@ -216,7 +216,7 @@ def _fields(errors: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def _errors(document: Any, code_name: str = "errorCode") -> list[Mapping[str, Any]]:
     """The errors of an answer, each with a code, a message and names of fields."""
-    found = []
+    found: list[Mapping[str, Any]] = []
     for one in (document if isinstance(document, list) else [])[:20]:
         given = one if isinstance(one, Mapping) else {}
         code, message, fields = given.get(code_name), given.get("message"), given.get("fields")

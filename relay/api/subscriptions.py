@@ -64,7 +64,7 @@ class TestResult(TypedDict):
     """The result of a test. It is not stored."""
 
     delivered: bool
-    verdict: Literal["delivered", "retry", "dead", "disable"]
+    verdict: Literal["delivered", "retry", "dead", "disable", "skip", "uncertain"]
     reason: str
     event: CloudEvent
     attempt: Attempt
