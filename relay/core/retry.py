@@ -22,9 +22,10 @@ DRAIN_SECONDS = 60.0
 
 @value_class(frozen=True, slots=True, kw_only=True)
 class Done:
-    """The sink has accepted the event."""
+    """The sink has accepted the event. `pause_until`: as in `Retry`, since its limit is used up."""
 
     reason: str
+    pause_until: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,15 +89,15 @@ def decide(
 
     Retry-After is a floor under the pause, up to 24 hours; jitter never shortens it.
     """
+    asked_seconds = outcome.retry_after_seconds or 0.0
+    floor_seconds = min(asked_seconds, MAX_RETRY_AFTER_SECONDS) if asked_seconds > 0 else 0.0  # NaN asks for nothing
+    pause_until = now + floor_seconds if floor_seconds else None
     if outcome.verdict == "delivered":
-        return Done(reason=outcome.reason)
+        return Done(reason=outcome.reason, pause_until=pause_until)
     if outcome.verdict == "dead":
         return Alone(reason=outcome.reason) if bundled else Dead(reason=outcome.reason)
     if outcome.verdict == "disable":
         return Disable(reason=outcome.reason)
-    asked_seconds = outcome.retry_after_seconds or 0.0
-    floor_seconds = min(asked_seconds, MAX_RETRY_AFTER_SECONDS) if asked_seconds > 0 else 0.0  # NaN asks for nothing
-    pause_until = now + floor_seconds if floor_seconds else None
     if attempt_count > len(schedule_seconds):
         if bundled:
             return Alone(reason=outcome.reason, pause_until=pause_until)
@@ -123,7 +124,8 @@ def sentence(
     reason = decision.reason
     why = f"HTTP {reason[5:]}" if reason.startswith("http_") else reason
     if isinstance(decision, Done):
-        return f"{why}: delivered" + (", so the subscription is enabled again" if probe else "")
+        pause = "" if decision.pause_until is None else f"; a pause of {in_words(decision.pause_until - now)} follows"
+        return f"{why}: delivered" + (", so the subscription is enabled again" if probe else "") + pause
     if probe and isinstance(decision, Retry):
         return f"{why}: the subscription stays disabled; this event waits"
     why = f"{why} (attempt {attempt_count} of {max(attempt_count, len(schedule_seconds) + 1)})"

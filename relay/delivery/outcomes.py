@@ -64,8 +64,7 @@ class Policy:
             jitter=self.settings.jitter,
             random_value=self.chance(),
         )
-        asked_for = None if isinstance(decision, retry.Done) else decision.pause_until
-        return max(at, asked_for or 0.0)
+        return max(at, decision.pause_until or 0.0)
 
 
 def attempt_result(
@@ -92,7 +91,7 @@ def attempt_result(
     state, due_at, disable, pause_until = "pending", None, None, 0.0
     match decision:
         case retry.Done():
-            state = "delivered"
+            state, pause_until = "delivered", decision.pause_until or 0.0
         case retry.Retry() if probe:
             due_at = claimed.created_at
         case retry.Retry():

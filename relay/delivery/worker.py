@@ -239,7 +239,8 @@ class Worker:
         try:
             results, recorded = await self._record(results)
             result = results[0]
-            if result.state != "delivered" or target.sink.fails or result.events or shows_deliveries():
+            changed = result.state != "delivered" or target.sink.fails or target.sink.paused_until > result.now
+            if changed or result.events or shows_deliveries():
                 await self._after(target, results, recorded, outcome, by_proxy=sent.response.error == PROXY_ERROR)
         finally:
             self.slots.count_committing(target, -next_count)

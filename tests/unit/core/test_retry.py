@@ -76,10 +76,17 @@ def test_other_verdicts_end_the_delivery() -> None:
     assert after(Outcome(verdict="disable", reason="http_410"), 1) == Disable(reason="http_410")
 
 
+@pytest.mark.parametrize(("asked", "seconds"), [(15.0, 15.0), (math.inf, DAY_SECONDS), (0.0, None), (math.nan, None)])
+def test_delivered_outcome_may_ask_for_a_pause(asked: float, seconds: float | None) -> None:
+    delivered = Outcome(verdict="delivered", reason="http_201", retry_after_seconds=asked)
+    assert after(delivered, 1) == Done(reason="http_201", pause_until=None if seconds is None else NOW + seconds)
+
+
 @pytest.mark.parametrize(
     ("decision", "said"),
     [
         (Done(reason="http_204"), "HTTP 204: delivered"),
+        (Done(reason="http_201", pause_until=NOW + 900), "HTTP 201: delivered; a pause of 15 min follows"),
         (Done(reason="ok"), "ok: delivered"),
         (Retry(at=NOW + 12, reason="http_503"), "HTTP 503 (attempt 3 of 10): tried again in 12 s"),
         (Retry(at=NOW + 7200, reason="timeout"), "timeout (attempt 3 of 10): tried again in 2 h"),
