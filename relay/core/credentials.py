@@ -8,7 +8,7 @@ import re
 from base64 import b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import TypeGuard
+from typing import TYPE_CHECKING, TypeGuard
 from urllib.parse import quote_plus, urlencode
 
 from relay.clock import from_rfc3339, to_rfc3339
@@ -16,6 +16,9 @@ from relay.core import jsontext
 from relay.core.delivery import PROXY_ERROR, OutboundRequest, Response
 from relay.core.netguard import origin_of
 from relay.core.retry_after import parse_retry_after
+
+if TYPE_CHECKING:
+    from relay.core.subscription import Subscription
 
 SECRET_FIELDS = frozenset({"secret", "accesstoken", "refreshtoken", "client_secret", "value"})
 """Fields that are never shown."""
@@ -44,6 +47,9 @@ _ERROR_CODES = (
     "invalid_client_id",  # Salesforce
 )
 _OTHER_METHOD = frozenset({"invalid_client", "unauthorized_client"})
+_TELL_INSTANCES = ("salesforce",)
+"""Kinds of sinks whose token endpoint says in `instance_url` where its token is valid. A webhook may belong to the same
+vendor and take the token elsewhere."""
 
 TOKEN_HERE = "{token}"  # noqa: S105  (a placeholder)
 """The value of a request's header that takes the bare access token, for sinks that read no Authorization."""
@@ -185,9 +191,18 @@ def token_request(credential: SinkCredential, *, secret_in_body: bool = False) -
     return OutboundRequest(url=url, headers=headers, body=urlencode(form).encode())
 
 
-def read_token(response: Response, now: float, origin: str) -> Token | NoToken:
-    """The token in an answer of a token endpoint. `origin`: where it is to be sent. Salesforce says in `instance_url`
-    where it is valid: that is compared only, and never requested."""
+def instance_of(subscription: "Subscription") -> str | None:
+    """The origin that a fetched token must be valid at, where the token endpoint says so; None: it says nothing."""
+    credential = subscription.credential
+    return None if credential is None or subscription.kind not in _TELL_INSTANCES else credential.origin
+
+
+def read_token(response: Response, now: float, instance: str | None) -> Token | NoToken:
+    """The token in an answer of a token endpoint.
+
+    instance  the origin that `instance_url` of the answer must have, if there is one. It is compared only, and never
+              requested. None: it is not looked at
+    """
     if response.error is not None or response.status_code is None:
         why = f"{response.error}: {response.detail}" if response.detail else str(response.error)
         return NoToken(detail=f"the token endpoint gave no answer ({why})", by_proxy=response.error == PROXY_ERROR)
@@ -206,10 +221,10 @@ def read_token(response: Response, now: float, origin: str) -> Token | NoToken:
     if life_seconds is None:
         return NoToken(detail="the token endpoint's expires_in is not a number of seconds")
     renew_seconds = max(life_seconds - min(RENEW_BEFORE_SECONDS, life_seconds / 10), MIN_TOKEN_SECONDS)
-    instance = answer.get("instance_url")
-    if instance is not None and not (isinstance(instance, str) and origin_text(instance) == origin):
+    given = answer.get("instance_url")
+    if None not in (instance, given) and not (isinstance(given, str) and origin_text(given) == instance):
         return NoToken(
-            detail=f"the token is valid at {_shown_origin(instance)}, which is not the sink's: correct the sink"
+            detail=f"the token is valid at {_shown_origin(given)}, which is not the sink's: correct the sink"
         )
     following = answer.get("refresh_token")
     return Token(value=value, stale_at=now + renew_seconds, refresh_token=following if _is_token(following) else None)

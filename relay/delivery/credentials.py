@@ -20,6 +20,7 @@ from relay.core import credentials
 from relay.core.credentials import Header, NoToken, SinkCredential, Token
 from relay.core.delivery import CREDENTIAL_ERROR, PROXY_ERROR, OutboundRequest, Outcome, Response
 from relay.core.dialogue import Memory
+from relay.core.subscription import Subscription
 from relay.core.values import value_class
 from relay.errors import StoreError
 from relay.redaction import REDACTED
@@ -91,11 +92,11 @@ class Credentials:
         self._tasks = tasks
         self._kept: dict[str, _Kept] = {}
 
-    async def send(
-        self, subscription_id: str, credential: SinkCredential, request: OutboundRequest, timeout_seconds: float
-    ) -> Sent:
-        """Sends a request with the credential, all within the timeout. A 401 renews a fetched token once, and the
-        request is then sent once more: the sink has not accepted the first one."""
+    async def send(self, subscription: Subscription, request: OutboundRequest, timeout_seconds: float) -> Sent:
+        """Sends a request with the subscription's credential, all within the timeout. A 401 renews a fetched token
+        once, and the request is then sent once more: the sink has not accepted the first one."""
+        credential = subscription.credential
+        assert credential is not None
         loop = asyncio.get_running_loop()
         ends_at = loop.time() + timeout_seconds
         if credentials.origin_text(request.url) != credential.origin:
@@ -108,14 +109,14 @@ class Credentials:
             response = await self._transport.send(_with(request, header), timeout_seconds=timeout_seconds)
             return _sent(request, header[0], response, credential.secrets)
 
-        kept = self._kept_of(subscription_id, credential)
-        token = await self._token(subscription_id, credential, kept, ends_at)
+        kept = self._kept_of(subscription.id, credential)
+        token = await self._token(subscription, credential, kept, ends_at)
         if isinstance(token, NoToken):
             return self._unsent(token, credential)
         response = await self._send(request, token, ends_at - loop.time())
         secrets = (*credential.secrets, token.value)
         if response.status_code == 401 and self._clock() >= kept.refused_until:
-            again = partial(self._token, subscription_id, credential, kept, ends_at, refused=token.value)
+            again = partial(self._token, subscription, credential, kept, ends_at, refused=token.value)
             response, used = await self._send_again(kept, request, token, response, ends_at, again)
             secrets = (*secrets, used.value)
         return _sent(request, credentials.placed(request, credentials.bearer(""))[0], response, secrets)
@@ -169,7 +170,7 @@ class Credentials:
 
     async def _token(
         self,
-        subscription_id: str,
+        subscription: Subscription,
         credential: SinkCredential,
         kept: _Kept,
         ends_at: float,
@@ -183,7 +184,7 @@ class Credentials:
             if kept.no_token is not None and now < kept.not_before:
                 return replace(kept.no_token, retry_after_seconds=kept.not_before - now)
             kept.fetching = asyncio.get_running_loop().create_future()
-            self._tasks.start(self._fetch(subscription_id, credential, kept, kept.fetching))
+            self._tasks.start(self._fetch(subscription, credential, kept, kept.fetching))
         try:
             async with asyncio.timeout_at(ends_at):
                 return await asyncio.shield(kept.fetching)
@@ -192,20 +193,21 @@ class Credentials:
 
     async def _fetch(
         self,
-        subscription_id: str,
+        subscription: Subscription,
         credential: SinkCredential,
         kept: _Kept,
         fetched: "asyncio.Future[Token | NoToken]",
     ) -> None:
         """Fetches a token for all attempts that wait for it."""
         result: Token | NoToken = NoToken(detail="no token was fetched, because the relay is stopping")
+        instance = credentials.instance_of(subscription)
         try:
             if credential.type == "REFRESHTOKEN":
-                result = await self._trade(subscription_id, credential, kept)
+                result = await self._trade(subscription.id, credential, kept, instance)
             else:
-                result = await self._ask(credential, kept)
+                result = await self._ask(credential, kept, instance)
         except Exception as error:
-            log.exception("token_failed", subscription=subscription_id)
+            log.exception("token_failed", subscription=subscription.id)
             result = NoToken(detail=f"no token could be fetched ({type(error).__name__}): the relay's log says more")
         finally:
             kept.fetching = None
@@ -216,28 +218,32 @@ class Credentials:
                 pause = credentials.pause_seconds(kept.failures, result.retry_after_seconds)
                 result = replace(result, retry_after_seconds=pause)
                 kept.no_token, kept.not_before = result, self._clock() + pause
-                log.warning("no_token", subscription=subscription_id, why=result.detail, pause_seconds=round(pause, 1))
+                log.warning("no_token", subscription=subscription.id, why=result.detail, pause_seconds=round(pause, 1))
             fetched.set_result(result)
 
-    async def _ask(self, credential: SinkCredential, kept: _Kept) -> Token | NoToken:
+    async def _ask(self, credential: SinkCredential, kept: _Kept, instance: str | None) -> Token | NoToken:
         """Asks the token endpoint. If it refuses the client, the secret is sent once more in the other way."""
-        result = await self._ask_once(credential, secret_in_body=kept.secret_in_body)
+        result = await self._ask_once(credential, instance, secret_in_body=kept.secret_in_body)
         if isinstance(result, NoToken) and result.other_method and "client_secret" in credential.fields:
             other = not kept.secret_in_body
-            again = await self._ask_once(credential, secret_in_body=other)
+            again = await self._ask_once(credential, instance, secret_in_body=other)
             if isinstance(again, Token):
                 kept.secret_in_body = other
                 return again
         return result
 
-    async def _ask_once(self, credential: SinkCredential, *, secret_in_body: bool) -> Token | NoToken:
+    async def _ask_once(
+        self, credential: SinkCredential, instance: str | None, *, secret_in_body: bool
+    ) -> Token | NoToken:
         request = credentials.token_request(credential, secret_in_body=secret_in_body)
         response = await self._transport.send(request, timeout_seconds=TOKEN_SECONDS)
-        return credentials.read_token(response, self._clock(), credential.origin)
+        return credentials.read_token(response, self._clock(), instance)
 
     # --- refresh tokens
 
-    async def _trade(self, subscription_id: str, credential: SinkCredential, kept: _Kept) -> Token | NoToken:
+    async def _trade(
+        self, subscription_id: str, credential: SinkCredential, kept: _Kept, instance: str | None
+    ) -> Token | NoToken:
         """Trades the stored refresh token in this node's turn, or takes the token that another node got.
 
         The new tokens are stored before they are used. Killed between the answer and that, a node loses them; then
@@ -253,7 +259,7 @@ class Credentials:
                 return stored
             seconds = max(turn.until - self._clock(), 0.0)
             return NoToken(detail="another node has not got a new token yet", retry_after_seconds=seconds)
-        result = await self._ask(turn.credential, kept)
+        result = await self._ask(turn.credential, kept, instance)
         if isinstance(result, NoToken):
             pause = credentials.pause_seconds(kept.failures + 1, result.retry_after_seconds)
             await self._store.pause_refresh(subscription_id, self._clock() + pause)

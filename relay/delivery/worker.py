@@ -142,7 +142,7 @@ class Worker:
 
     async def _send(self, subscription: Subscription, request: OutboundRequest, seconds: float) -> Sent:
         if subscription.credential is not None:
-            return await self.credentials.send(subscription.id, subscription.credential, request, seconds)
+            return await self.credentials.send(subscription, request, seconds)
         return Sent(headers=request.headers, response=await self.transport.send(request, timeout_seconds=seconds))
 
     def signed(self, subscription: Subscription, kind: "Kind", *events: Event) -> OutboundRequest:

@@ -5,6 +5,7 @@ import asyncio
 import base64
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
@@ -402,8 +403,7 @@ def another_node(world: World, network: Network) -> Credentials:
 
 
 async def send(node: Credentials, made: Subscription, seconds: float = 5.0) -> Any:
-    assert made.credential is not None
-    return await node.send(made.id, made.credential, OutboundRequest(url=SINK), seconds)
+    return await node.send(made, OutboundRequest(url=SINK), seconds)
 
 
 async def test_two_nodes_trade_a_refresh_token_once(tmp_path):
@@ -414,6 +414,22 @@ async def test_two_nodes_trade_a_refresh_token_once(tmp_path):
         assert [each.response.status_code for each in sent] == [200] * 4
         assert network.tokens() == ["token-000001"] * 4
         assert len(network.token_requests) == 1
+
+
+@pytest.mark.parametrize("type", ["CLIENTCREDENTIALS", "REFRESHTOKEN"])
+async def test_token_of_another_instance_is_kept_from_salesforce_and_sent_to_a_webhook(tmp_path, type):
+    async with open_network(tmp_path) as (world, network):
+        made = await world.subscribe(credential=credential(type))
+        foreign = {"access_token": "token-of-the-other", "instance_url": "https://other.my.salesforce.com"}
+        network.token_answers = [network._response(200, orjson.dumps(foreign)) for _ in range(2)]
+        refused = await send(another_node(world, network), replace(made, kind="salesforce"))
+        assert refused.response.error == "credential"
+        assert "valid at https://other.my.salesforce.com" in refused.response.detail
+        assert network.requests == []
+        world.clock.advance(TURN_SECONDS)
+        assert (await send(another_node(world, network), made)).response.status_code == 200
+        assert network.tokens() == ["token-of-the-other"]
+        assert {request.url for request in network.token_requests} == {TOKEN_URL}, "the other one is never requested"
 
 
 async def test_node_that_refreshes_for_too_long_loses_its_turn(tmp_path, monkeypatch):

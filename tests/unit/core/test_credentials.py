@@ -16,6 +16,7 @@ from relay.core.credentials import (
     bearer,
     fixed_header,
     header_name,
+    instance_of,
     origin_text,
     pause_seconds,
     read_token,
@@ -24,6 +25,7 @@ from relay.core.credentials import (
     token_request,
 )
 from relay.core.delivery import OutboundRequest, Response
+from relay.core.subscription import Subscription
 
 NOW = 1_800_000_000.0
 TOKEN_URL = "https://login.example/token"
@@ -314,5 +316,12 @@ def test_token_is_valid_at_the_instance_that_its_answer_names(instance):
     ],
 )
 def test_token_of_another_instance_is_not_sent_to_the_sink(instance, shown):
-    found = refusal_of(b'{"access_token": "t", "instance_url": ' + instance + b"}")
-    assert found.detail == f"the token is valid at {shown}, which is not the sink's: correct the sink"
+    body = b'{"access_token": "t", "instance_url": ' + instance + b"}"
+    assert refusal_of(body).detail == f"the token is valid at {shown}, which is not the sink's: correct the sink"
+    assert isinstance(read_token(answer(body), NOW, None), Token), "other kinds of sinks do not look at it"
+
+
+@pytest.mark.parametrize(("kind", "instance"), [("salesforce", ORIGIN), ("webhook", None), ("hubspot", None)])
+def test_only_salesforce_says_where_its_token_is_valid(kind, instance):
+    assert instance_of(Subscription(id="sub_1", sink="https://sink.example", kind=kind, credential=CLIENT)) == instance
+    assert instance_of(Subscription(id="sub_1", sink="https://sink.example", kind=kind)) is None
