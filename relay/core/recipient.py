@@ -1,7 +1,15 @@
 """Whom a create is for, where `proxy.capture` keeps it. Values only; nothing that is shown, logged or stored in clear
 contains one."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+
+PARTS = ("address", "profile_url", "phone")
+"""What can be captured of a recipient."""
+MAX_CHARACTERS = 320
+"""Of a part. An e-mail address has at most 320 (RFC 3696, erratum 1690)."""
+
+_REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -11,3 +19,31 @@ class Recipient:
     address: str | None = field(default=None, repr=False)
     profile_url: str | None = field(default=None, repr=False)
     phone: str | None = field(default=None, repr=False)
+
+    @classmethod
+    def of(cls, values: Mapping[str, object]) -> "Recipient | None":
+        """The recipient with the parts that can be kept; None if none can."""
+        kept = {name: part for name in PARTS if (part := part_of(values.get(name))) is not None}
+        return cls(**kept) if kept else None
+
+    def document(self) -> dict[str, str]:
+        """The parts that it has, for `of`."""
+        parts = ((name, getattr(self, name)) for name in PARTS)
+        return {name: part for name, part in parts if part is not None}
+
+    def shown(self) -> "Recipient":
+        """The same with a placeholder, such as `{recipient.address}`, in place of each part: for what people see."""
+        return Recipient(**{name: f"{{recipient.{name}}}" for name in self.document()})
+
+
+ANYBODY = Recipient(**dict.fromkeys(PARTS, "-")).shown()
+"""Placeholders for every part."""
+
+
+def part_of(value: object) -> str | None:
+    """A part as it is kept: a line of printable text. None for anything else, and for text that was repaired, which
+    names nobody."""
+    if not isinstance(value, str) or len(value) > MAX_CHARACTERS:
+        return None
+    text = value.strip()
+    return text if text and text.isprintable() and _REPLACEMENT not in text else None
