@@ -16,10 +16,13 @@ from relay.core.dialogue import Memory, Steps
 from relay.core.events import Event
 from relay.core.netguard import problem_of_header
 from relay.core.recipient import Recipient
-from relay.core.subscription import Incidents, Subscription
+from relay.core.subscription import PORTAL, Incidents, Subscription
 from relay.errors import FieldError, InvalidRequest
 
 _METHODS = ("POST", "PUT", "PATCH")
+
+_OF_EVERY_KIND = ("dry_run", PORTAL)
+"""Options that every kind has. A portal is no setting: nobody may give it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,13 +113,41 @@ class Kind(Protocol):
         """The sink's URL as lists, logs and attempts may show it."""
         ...
 
+    def portal(self, subscription: Subscription) -> str | None:
+        """The customer's account at the vendor whose limits the subscription shares with others; None: it shares
+        none."""
+        ...
+
+    def greeting(self, subscription: Subscription, now: float) -> Steps | None:
+        """The requests that try the sink and its credential before a subscription is stored. None: it needs no try.
+
+        Its end: `delivered`, and then `remember` has the facts to store as options, `portal` and `api_version`; any
+        other verdict refuses the subscription, and its reason says why."""
+        ...
+
+    def wants_recipient(self, subscription: Subscription) -> bool:
+        """True if its steps need whom the job's create names, if that was captured."""
+        ...
+
 
 class OneRequest:
-    """The part of a kind that delivers each event in one request."""
+    """The part of a kind that delivers each event in one request, to a sink that is not asked anything before."""
 
     def dialogue(self, subscription: Subscription) -> Dialogue | None:
         """None: `render` and `classify` do all of it."""
         return None
+
+    def portal(self, subscription: Subscription) -> str | None:
+        """None: it shares limits with no other subscription."""
+        return None
+
+    def greeting(self, subscription: Subscription, now: float) -> Steps | None:
+        """None: `relay subscriptions add` sends a sample instead."""
+        return None
+
+    def wants_recipient(self, subscription: Subscription) -> bool:
+        """False: nothing it sends needs the recipient."""
+        return False
 
 
 class Single(OneRequest):
@@ -152,7 +183,7 @@ def option_errors(subscription: Subscription, known: Sequence[str] = ()) -> list
     return [
         FieldError(pointer=f"/config/{name}", code="unknown_option", detail=f"kind {subscription.kind} has no {name}")
         for name in sorted(subscription.options)
-        if name not in known
+        if name not in known and name not in _OF_EVERY_KIND
     ]
 
 

@@ -23,7 +23,7 @@ from relay.api.fields import Body
 from relay.api.operations import WRITES_SUBSCRIPTIONS, Answer, Call, Context, Operation
 from relay.api.problems import MAX_ERRORS, did_you_mean, request_id_of
 from relay.api.resource import json_response
-from relay.api.subscription_checks import awaits_consent, read_declared
+from relay.api.subscription_checks import awaits_consent, read_declared, with_portal
 from relay.api.subscription_models import DeclaredSubscription, SubscriptionConfig, start_seconds
 from relay.api.subscription_views import start_view, subscription_view
 from relay.api.validation import invalid, under, validate
@@ -281,6 +281,7 @@ class _Reader:
         after = replace(after, credential=_credential(after, before))
         if before is None:
             return Change(id=id, action="add", after=self._added(after, config.secret))
+        after = with_portal(after, before)
         fields = changed_fields(before, after)
         secret = config.secret if config.secret != current_secret(before.secrets) else None
         if secret is not None:

@@ -33,6 +33,7 @@ from relay.core.credentials import SinkCredential
 from relay.core.events import INCIDENT_EVENTS
 from relay.core.filters import FiltersRefused, parse_filters
 from relay.core.netguard import check_custom_headers, origin_of
+from relay.core.subscription import PORTAL
 from relay.errors import FieldError
 from relay.expressions.cel import compile_cel
 from relay.ids import new_id
@@ -49,6 +50,7 @@ def read_create(document: Any, context: Context, *, id: str, now: float) -> tupl
     body = validate(SubscriptionCreate, document)
     _refuse_placeholder(body.sink)
     config = body.config or SubscriptionConfig()
+    _refuse_portal(config, None)
     subscription = _subscription(body, config, context, core.Subscription(id=id, sink=body.sink, created_at=now))
     return replace(subscription, start_at=start_seconds(config.start)), config.secret
 
@@ -68,6 +70,7 @@ def read_replace(document: Any, context: Context, before: core.Subscription) -> 
         errors.append(FieldError(pointer="/config/start", code="not_replaceable", detail=detail))
     if errors:
         raise invalid(*errors)
+    _refuse_portal(config, before)
     if body.sink in (context.ports.kinds.redacted_url(before.kind, before.sink), url_without_path(before.sink)):
         body = body.model_copy(update={"sink": before.sink})
         _refuse_showing_more(config, context, before)
@@ -75,13 +78,28 @@ def read_replace(document: Any, context: Context, before: core.Subscription) -> 
         _refuse_placeholder(body.sink)
     if config.incidents == before.incidents == context.ports.kinds.default_incidents(before.kind):
         config = config.model_copy(update={"incidents": None})
-    return _subscription(body, _following(config, context, before), context, before)
+    return with_portal(_subscription(body, _following(config, context, before), context, before), before)
+
+
+def _refuse_portal(config: SubscriptionConfig, before: core.Subscription | None) -> None:
+    """Raises InvalidRequest for another portal than the one that was found."""
+    if config.portal is not None and (before is None or config.portal != before.options.get(PORTAL)):
+        raise invalid(FieldError(pointer="/config/portal", code="unknown_field", detail="portal is read-only"))
+
+
+def with_portal(subscription: core.Subscription, before: core.Subscription) -> core.Subscription:
+    """The subscription with the portal that was found before, if it is reached as before."""
+    portal = before.options.get(PORTAL)
+    if portal is None or subscription.reached_by != before.reached_by:
+        return subscription
+    return replace(subscription, options={**subscription.options, PORTAL: portal})
 
 
 def read_declared(body: DeclaredSubscription, context: Context, before: core.Subscription) -> core.Subscription:
     """The subscription with the declared settings, and nothing of those of `before`; its id, state, start and secrets
     are kept. Raises InvalidRequest."""
     _refuse_placeholder(body.sink)
+    _refuse_portal(body.config or SubscriptionConfig(), before)
     bare = replace(before, headers=(), credential=None)
     return _subscription(body, _following(body.config or SubscriptionConfig(), context, before), context, bare)
 
@@ -166,6 +184,9 @@ def _subscription(
 def options_of(config: SubscriptionConfig) -> dict[str, Any]:
     """The options that were given. Structured mode is none: every kind has it."""
     found = {name: value for name in OPTIONS if (value := getattr(config, name)) is not None}
+    for switch in ("create_properties", "dry_run"):
+        if not found[switch]:
+            del found[switch]
     if config.content_mode == "structured":
         del found["content_mode"]
     if config.batch is not None:

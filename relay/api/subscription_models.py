@@ -32,13 +32,16 @@ from relay.core.signing import parse_secret
 from relay.core.subscription import Handshake
 
 _OF_CHATS = ("metadata_keys", "time_zone", "channel", "digest_seconds", "messages_per_minute")
-OPTIONS = (*_OF_CHATS, "template", "strict", "content_mode", "batch")
+_OF_CRMS = ("record", "attach", "unmatched", "object", "api_version", "create_properties")
+OPTIONS = (*_OF_CHATS, *_OF_CRMS, "template", "strict", "content_mode", "batch", "dry_run")
 """Fields of `config` that belong to some kinds of sinks only, see `core.subscription.Subscription.options`."""
 MAX_RETRIES = 50
 MAX_METADATA_KEYS = 5
 MAX_DIGEST_SECONDS = 1_800
 MAX_BATCH_EVENTS = 1_000
 MAX_BATCH_SECONDS = 900.0
+MAX_RECORDS = 10
+_Word = Annotated[str, Field(min_length=1, max_length=100)]
 
 Method = Literal["POST", "PUT", "PATCH"]
 ContentMode = Literal["structured", "binary", "batch"]
@@ -118,6 +121,14 @@ class ShownConfig(TypedDict):
     messages_per_minute: int | None
     template: Any
     strict: bool | None
+    record: str | list[str] | None
+    attach: str | None
+    unmatched: str | None
+    object: str | None
+    api_version: str | None
+    create_properties: bool
+    portal: Annotated[str | None, Field(description="The account at the CRM, as the check of the credential found it.")]
+    dry_run: bool
     handshake: Handshake
     incidents: core.Incidents
     secret: NotRequired[
@@ -264,6 +275,43 @@ class SubscriptionConfig(Body):
         description="With a template: an event that lacks a name in it is not sent, and its delivery is `dead`. "
         "Default: such a name is empty text.",
     )
+    record: _Word | Annotated[list[_Word], Field(min_length=1, max_length=MAX_RECORDS)] | None = Field(
+        default=None,
+        description="For CRMs: what is written. `hubspot`: `properties`, `note`, `task`, or a list of these. "
+        "`pipedrive`: `note` or `activity`.",
+    )
+    attach: _Word | None = Field(
+        default=None,
+        description="For `pipedrive`: what a record of a person is attached to: their newest open `deal`, their newest "
+        "`lead`, or the `person`.",
+    )
+    unmatched: _Word | None = Field(
+        default=None,
+        description="For CRMs: what follows if the CRM knows nobody whom an event is about: `skip` (default), `create` "
+        "or `fail`.",
+    )
+    object: _Word | None = Field(
+        default=None, description="For `salesforce`: the object of the records, such as `Job_Event__c` or `Task`."
+    )
+    api_version: _Word | None = Field(
+        default=None,
+        description="For `salesforce`: the version of its API, such as `62.0`. Default: the newest one that the "
+        "instance and the relay know when the subscription is checked.",
+    )
+    create_properties: bool = Field(
+        default=False,
+        description="For `hubspot`: the check of the credential makes the properties that the relay needs.",
+    )
+    portal: _Word | None = Field(
+        default=None,
+        description="Read-only: the account at the CRM, as the check of the credential found it. Sending it back as "
+        "shown changes nothing.",
+    )
+    dry_run: bool = Field(
+        default=False,
+        description="Nothing is sent: an attempt shows the requests that would have been, and the delivery counts as "
+        "delivered.",
+    )
     handshake: Handshake = Field(
         default="off",
         description="Whether the sink must agree before the first event: `required`, or `optional` (it is asked, and "
@@ -370,6 +418,14 @@ _EXAMPLE: Subscription = {
         "messages_per_minute": None,
         "template": None,
         "strict": None,
+        "record": None,
+        "attach": None,
+        "unmatched": None,
+        "object": None,
+        "api_version": None,
+        "create_properties": False,
+        "portal": None,
+        "dry_run": False,
         "handshake": "off",
         "incidents": "off",
     },

@@ -17,6 +17,9 @@ HANDSHAKES: tuple[Handshake, ...] = ("off", "optional", "required")
 Incidents = Literal["off", "collapse", "both"]
 """off: each failure; collapse: incidents instead of the failures in them; both: incidents and each failure."""
 
+PORTAL = "portal"
+"""Option, a fact that is learnt and that nobody sets: the customer's account at the vendor of the sink."""
+
 _FAILURES = (CREATE_UNKNOWN, DELIVERY_EXPIRED, SUBSCRIPTION_DISABLED)
 """Besides failed jobs, the types of events that incidents are made of."""
 

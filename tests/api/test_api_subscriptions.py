@@ -54,6 +54,14 @@ async def test_a_subscription_has_every_field_and_shows_its_secret_once(client, 
             "messages_per_minute": None,
             "template": None,
             "strict": None,
+            "record": None,
+            "attach": None,
+            "unmatched": None,
+            "object": None,
+            "api_version": None,
+            "create_properties": False,
+            "portal": None,
+            "dry_run": False,
             "handshake": "off",
             "incidents": "off",
         },
@@ -138,6 +146,14 @@ async def test_every_setting_is_accepted(client, world):
         "messages_per_minute": None,
         "template": None,
         "strict": None,
+        "record": None,
+        "attach": None,
+        "unmatched": None,
+        "object": None,
+        "api_version": None,
+        "create_properties": False,
+        "portal": None,
+        "dry_run": False,
     }
     assert made["protocolsettings"] == {
         "headers": {"X-Team": "sales", "Authorization": "[redacted]"},
@@ -658,12 +674,43 @@ async def test_a_bot_of_slack_has_a_channel_and_a_token_that_is_never_shown(clie
     assert (refused.status_code, errors) == (422, [("/sinkcredential", "missing"), ("/config/channel", "missing")])
 
 
-@pytest.mark.parametrize("name", ["metadata_keys", "time_zone", "channel", "digest_seconds", "messages_per_minute"])
-async def test_a_webhook_refuses_the_options_of_messages(client, name):
-    value = {"metadata_keys": ["deal"], "time_zone": "UTC", "channel": "C0123456789"}.get(name, 5)
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("metadata_keys", ["deal"]),
+        ("time_zone", "UTC"),
+        ("channel", "C0123456789"),
+        ("digest_seconds", 5),
+        ("messages_per_minute", 5),
+        ("record", "note"),
+        ("record", ["note", "task"]),
+        ("attach", "deal"),
+        ("unmatched", "skip"),
+        ("object", "Task"),
+        ("api_version", "62.0"),
+        ("create_properties", True),
+        ("portal", "123"),
+    ],
+)
+async def test_a_webhook_refuses_the_options_of_messages_and_records(client, name, value):
     body = {"sink": "https://receiver.example/hooks", "config": {name: value}}
     refused = await client.post("/v1/subscriptions", json=body)
     assert (refused.status_code, refused.json()["errors"][0]["pointer"]) == (422, f"/config/{name}")
+
+
+async def test_every_kind_has_a_dry_run(client):
+    made = await create(client, config={"dry_run": True})
+    shown = (await client.get(f"/v1/subscriptions/{made['id']}")).json()
+    assert shown["config"]["dry_run"] is True
+    changed = await client.put(f"/v1/subscriptions/{made['id']}", json={**shown, "config": {"dry_run": False}})
+    assert changed.json()["config"]["dry_run"] is False
+
+
+@pytest.mark.parametrize("record", [[], ["note"] * 11, "", 5, ["note", 5], {"note": 1}], ids=str)
+async def test_a_record_is_a_word_or_a_few(client, record):
+    body = {"sink": "https://receiver.example/hooks", "config": {"record": record}}
+    refused = await client.post("/v1/subscriptions", json=body)
+    assert (refused.status_code, refused.json()["errors"][0]["pointer"][:14]) == (422, "/config/record")
 
 
 @pytest.mark.parametrize(
