@@ -1,8 +1,8 @@
 """What the CRMs share: who an event is about, what a record says, and what follows if the CRM knows nobody.
 
-Texts come from `chat.message`, as chats show them; a record may be HTML, in which everything but our own markup is
-escaped. Identities are read from the user's metadata and from what was captured of the create, never from the
-upstream's item.
+`Crm` is the part of a kind that all have, `common_errors` checks the settings that all have. Texts come from
+`chat.message`, as chats show them; a record may be HTML, in which everything but our own markup is escaped. Identities
+are read from the user's metadata and from what was captured of the create, never from the upstream's item.
 """
 
 import html
@@ -12,13 +12,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from relay.core import jsontext
-from relay.core.delivery import Outcome
+from relay.core.delivery import OutboundRequest, Outcome, Response
 from relay.core.events import Event
-from relay.core.subscription import Subscription
+from relay.core.subscription import Incidents, Subscription
 from relay.errors import FieldError, NotRenderable
-from subscribers import chat, templates
+from relay.redaction import redacted_url, split_url
+from subscribers import base, chat, templates
 from subscribers.base import RenderContext
-from subscribers.job_wording import metadata_of
+from subscribers.job_wording import job_event_kind, metadata_of
 from subscribers.wording import heading
 from subscribers.words import Pairs
 
@@ -28,9 +29,8 @@ ATTACH = "attach"
 """Option: what it is attached to."""
 UNMATCHED = "unmatched"
 """Option: what follows if the CRM knows nobody."""
-DRY_RUN = "dry_run"
-"""Option: nothing is sent."""
-OPTIONS = (RECORD, ATTACH, UNMATCHED, DRY_RUN, chat.METADATA_KEYS, chat.TIME_ZONE, *templates.OPTIONS)
+OPTIONS = (UNMATCHED, chat.METADATA_KEYS, chat.TIME_ZONE, *templates.OPTIONS)
+"""What all CRMs have."""
 SKIP, CREATE, FAIL = "skip", "create", "fail"
 PLACEHOLDER = re.compile(r"\{[a-z_.]{1,40}\}")
 """What a preview shows instead of a value that only an answer, or a create, tells."""
@@ -42,9 +42,32 @@ _PHONE = re.compile(r"\+?[0-9][0-9 ().-]{5,30}[0-9]")
 _CODE = re.compile(r"[A-Za-z0-9_]{1,60}")
 
 
-def default_types(type_prefixes: Sequence[str]) -> tuple[str, ...]:
-    """What became of an outreach."""
-    return tuple(f"{prefix}.{kind}" for prefix in dict.fromkeys(type_prefixes) for kind in _KINDS)
+class Crm(base.Single):
+    """The part of a kind that writes to a CRM, always by a dialogue. Not signed: no CRM reads a signature."""
+
+    signed = False
+    rate_per_second: float | None = 5.0
+    default_incidents: Incidents = "off"
+
+    def default_types(self, type_prefixes: Sequence[str]) -> tuple[str, ...] | None:
+        """What became of an outreach."""
+        return tuple(f"{prefix}.{kind}" for prefix in dict.fromkeys(type_prefixes) for kind in _KINDS)
+
+    def render(self, event: Event, subscription: Subscription, context: RenderContext) -> OutboundRequest:
+        """Never called: a dialogue renders."""
+        raise NotImplementedError
+
+    def classify(self, response: Response, now: float) -> Outcome:
+        """Never called: a dialogue judges its answers."""
+        raise NotImplementedError
+
+    def wants_recipient(self, subscription: Subscription) -> bool:
+        """True: whom a create names is looked up where the metadata name nobody."""
+        return True
+
+    def redacted_url(self, url: str) -> str:
+        """The URL: the address of an API holds no secret."""
+        return redacted_url(url)
 
 
 # --- who is meant
@@ -96,10 +119,10 @@ def nobody(subscription: Subscription, why: str) -> Outcome:
 # --- what a record says
 
 
-def key_line(event: Event, subscription: Subscription) -> str:
-    """The text by which the relay finds a record again. It is the last line of each. Two subscriptions may write about
-    the same event to one company, and one must not take the other's record for its own."""
-    return f"revor-relay {event.id} {subscription.id[-_SUBSCRIPTION_CHARACTERS:]}"
+def key_of(event: Event, subscription: Subscription) -> str:
+    """The text by which the relay finds a record again. Two subscriptions may write about the same event to one
+    company, and one must not take the other's record for its own."""
+    return f"{event.id}.{subscription.id[-_SUBSCRIPTION_CHARACTERS:]}"
 
 
 def html_of(event: Event, subscription: Subscription, context: RenderContext) -> str:
@@ -116,8 +139,8 @@ def html_of(event: Event, subscription: Subscription, context: RenderContext) ->
 
 
 def with_key(markup: str, event: Event, subscription: Subscription, most_bytes: int) -> str:
-    """HTML with the key line. Raises NotRenderable if it is too long: cut markup would be shown wrongly."""
-    found = f"{markup}<br>{html.escape(key_line(event, subscription))}"
+    """HTML with the key as its last line. Raises NotRenderable if it is too long: cut markup would be shown wrongly."""
+    found = f"{markup}<br>revor-relay {html.escape(key_of(event, subscription))}"
     if len(found.encode("utf-8", "replace")) > most_bytes:
         detail = f"the record is longer than {most_bytes:,} bytes: make the template shorter"
         raise NotRenderable([FieldError(pointer=f"/config/{templates.TEMPLATE}", code="too_long", detail=detail)])
@@ -132,6 +155,44 @@ def subject_of(event: Event, subscription: Subscription, context: RenderContext,
 def merged(defaults: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of a record: those of the template over the defaults. null removes one."""
     return {name: value for name, value in {**defaults, **given}.items() if value is not None}
+
+
+def common_errors(subscription: Subscription, service: str, example: str, options: Sequence[str]) -> list[FieldError]:
+    """An error for each setting that CRMs do not read, and for each wrong value of those that all of them have.
+    `example`: a sink; `options`: what this kind has."""
+    read = ("/sinkcredential", "/config/handshake")
+    parts = split_url(subscription.sink)
+    others = [one for one in subscription.types or () if job_event_kind(one) is None]
+    found = (
+        (
+            parts is None or parts.path not in ("", "/") or bool(parts.query),
+            ("/sink", "sink_unsuitable", f"use the base URL of {service} alone, without a path: {example}"),
+        ),
+        (
+            subscription.handshake != "off",
+            ("/config/handshake", "handshake_unsuitable", f"{service} answers no handshake: the token proves consent"),
+        ),
+        (
+            subscription.incidents != "off",
+            (
+                "/config/incidents",
+                "incidents_unsuitable",
+                f"incidents are for chat kinds: {service} gets what became of each job",
+            ),
+        ),
+        (
+            bool(others),
+            (
+                "/types",
+                "types_unsuitable",
+                f"{', '.join(others)[:100]}: this is about no job, so about nobody in {service}. Name types of jobs",
+            ),
+        ),
+    )
+    errors = base.option_errors(subscription, options)
+    errors += [error for error in base.chat_errors(subscription, service) if error.pointer not in read]
+    errors += [FieldError(pointer=at, code=code, detail=detail) for wrong, (at, code, detail) in found if wrong]
+    return errors + choice_errors(subscription, {UNMATCHED: (SKIP, CREATE, FAIL)})
 
 
 def template_errors(subscription: Subscription, allowed: Collection[str]) -> list[FieldError]:

@@ -1,145 +1,117 @@
 """Pipedrive: a note or an activity on the deal, person or lead that an event is about, written once.
 
-Sources: Pipedrive's OpenAPI documents of API v1 (notes, leads) and v2 (activities, deals, persons), its pages on
-responses, status codes, rate limiting and scopes, and the v2 migration guide. An answer is as untrusted as any.
+`pipedrive_records.py` makes the requests, `pipedrive_answers.py` judges the answers, `relay/core/ledger.py` remembers
+what was written. Sources: Pipedrive's OpenAPI documents of API v1 (leads, users) and v2 (deals, persons).
 """
 
-import math
 import re
-from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Generator, Iterable, Mapping
+from dataclasses import replace
 from typing import Any
-from urllib.parse import quote, urlencode, urlsplit
+from urllib.parse import quote, urlencode
 
-from relay.clock import from_rfc3339, to_rfc3339
 from relay.core import ledger
-from relay.core.credentials import TOKEN_HERE
-from relay.core.delivery import OutboundRequest, Outcome, Response
+from relay.core.delivery import Outcome, Response
 from relay.core.dialogue import Ended, Memory, Step, Steps
 from relay.core.events import Event
 from relay.core.jsontext import dumps
 from relay.core.ledger import Entry
-from relay.core.retry import http_outcome
-from relay.core.subscription import Incidents, Subscription
+from relay.core.subscription import PORTAL, Subscription
 from relay.errors import FieldError
-from relay.redaction import host_of, redacted_url, split_url
-from subscribers import base, crm, templates
+from relay.redaction import host_of
+from subscribers import base, crm
 from subscribers.base import Dialogue, RenderContext
-from subscribers.job_wording import job_event_kind
+from subscribers.pipedrive_answers import UUID, Answer, id_in, read_answer, uuid_in
+from subscribers.pipedrive_records import (
+    ACTIVITY,
+    FIELDS,
+    NOTE,
+    PATHS,
+    READS,
+    WRITES,
+    Target,
+    is_past,
+    list_path,
+    next_page,
+    record_of,
+    records_in,
+    request,
+    write_request,
+)
 
-NOTE, ACTIVITY, PERSON = "note", "activity", "person"
-DEAL, LEAD = "deal", "lead"
-MAX_RECORD_BYTES = 100_000
-"""Of the content of a note, and of the note of an activity."""
-MAX_SUBJECT = 255
+PERSON, DEAL, LEAD = "person", "deal", "lead"
 PAGES = (25, 5, 1)
 """Records per page. An answer is read up to 64 KiB, and one note may have 100 KB: then a smaller page is asked for."""
 READ_BYTES = 65_536
 """So much of an answer is read."""
 MAX_QUESTIONS = 12
 """Maximum number of pages that are read to find a record."""
-EARLIER_SECONDS = 86_400.0
-"""A page of records that are older than the intention by this much ends the search: clocks differ, and time zones."""
-BUDGET_PAUSE_SECONDS = 3600.0
-"""Pause once the daily budget is used up: it begins anew at midnight of a time zone that is not documented."""
-BURST_PAUSE_SECONDS = 2.0
-LIMITED_PAUSE_SECONDS = 30.0
-BLOCKED_PAUSE_SECONDS = 600.0
 
-_IDS = {
-    "deal_id": re.compile(r"[1-9][0-9]{0,14}"),
-    "lead_id": re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"),
-    "person_id": re.compile(r"[1-9][0-9]{0,14}"),
-    "contact_id": re.compile(r"[1-9][0-9]{0,14}"),
-}
-_FIELDS: Mapping[str, frozenset[str]] = {
-    NOTE: frozenset(("content", *(f"pinned_to_{kind}_flag" for kind in (DEAL, LEAD, PERSON)))),
-    ACTIVITY: frozenset(
-        (
-            *("subject", "type", "note", "owner_id", "due_date", "due_time", "duration", "done", "busy", "priority"),
-            "public_description",
-        )
-    ),
-}
-"""What a template may set. What a record is attached to is not among it."""
-_HTML = ("content", "note")
-_PATHS = {NOTE: "/v1/notes", ACTIVITY: "/api/v2/activities"}
-_WRITES = {NOTE: "deals:full or contacts:full", ACTIVITY: "activities:full"}
-_READS = {NOTE: "deals:read or contacts:read", ACTIVITY: "activities:read"}
-_HOST = re.compile(r"(?!oauth\.|www\.|app\.)[a-z0-9-]{1,63}\.pipedrive\.com")
+_NUMBER = re.compile(r"[1-9][0-9]{0,14}")
+_IDS = {"deal_id": _NUMBER, "lead_id": UUID, "person_id": _NUMBER, "contact_id": _NUMBER}
+_BY_ID = (
+    ("deal_id", DEAL, "/api/v2/deals/", "deals:read"),
+    ("lead_id", LEAD, "/v1/leads/", "leads:read"),
+    ("person_id", PERSON, "/api/v2/persons/", "contacts:read"),
+    ("contact_id", PERSON, "/api/v2/persons/", "contacts:read"),
+)
+"""Fields of the metadata, in order: what each is the id of, where that is read, and the scope for it."""
+_OPTIONS = (crm.RECORD, crm.ATTACH, *crm.OPTIONS)
+_COMPANY = re.compile(r"(?!oauth\.|www\.|app\.)[a-z0-9-]{1,63}\.pipedrive\.com")
 _SHARED_HOST = "api.pipedrive.com"
-_ACCESS = "give the subscription a valid API token (Pipedrive: Personal preferences, API) as its sinkcredential"
-_DISABLES = {
-    401: _ACCESS,
-    402: "the company account is not open: settle its plan with Pipedrive",
-    405: "update the relay",
-    410: "update the relay",
-    501: "update the relay",
-}
-_SCOPE = "Scope and URL mismatch"
-
-Target = dict[str, str | int]
+_EXAMPLE = "https://COMPANY.pipedrive.com"
+_ABSENT = Answer(outcome=Outcome(verdict="delivered", reason="absent"))
+_NOT_READABLE = Outcome(verdict="retry", reason="not_readable")
+_NO_ID = Outcome(verdict="retry", reason="no_id")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
-    """What Pipedrive answered.
-
-    data, more  the `data` and `additional_data` of an answer; None in any other
-    outcome     what a refusal, or no answer, means; of an answer: delivered
-    missing     there is no such thing, or this user may not see it
-    """
-
-    outcome: Outcome
-    data: Any = None
-    more: Any = None
-    missing: bool = False
-
-    @property
-    def ok(self) -> bool:
-        """True if the request was carried out."""
-        return self.outcome.verdict == "delivered"
-
-
-class Pipedrive(base.Single):
-    """Notes or activities for people who sell. Not signed: Pipedrive reads no signature."""
+class Pipedrive(crm.Crm):
+    """Notes or activities for people who sell."""
 
     name = "pipedrive"
-    signed = False
     rate_per_second: float | None = 5.0
     """Half of what the smallest plan takes: a delivery has up to three requests, and searches have a limit of 5."""
-    default_incidents: Incidents = "off"
-
-    def default_types(self, type_prefixes: Sequence[str]) -> tuple[str, ...] | None:
-        """What became of an outreach."""
-        return crm.default_types(type_prefixes)
 
     def check(self, subscription: Subscription) -> None:
         """Refuses another URL than a company's, another credential than a token, and unknown options and fields."""
-        base.refuse([*_place_errors(subscription), *_setting_errors(subscription)])
-
-    def render(self, event: Event, subscription: Subscription, context: RenderContext) -> OutboundRequest:
-        """The request that writes, about a target that only Pipedrive knows."""
-        return _write_request(event, subscription, context, {f"{PERSON}_id": f"{{{PERSON}}}"})
-
-    def classify(self, response: Response, now: float) -> Outcome:
-        """The outcome of the request that writes."""
-        return read_answer(response, now, scope=_WRITES[NOTE]).outcome
+        choices = {crm.RECORD: (NOTE, ACTIVITY), crm.ATTACH: (DEAL, PERSON, LEAD)}
+        errors = crm.common_errors(subscription, "Pipedrive", _EXAMPLE, _OPTIONS)
+        errors += [*_place_errors(subscription), *crm.choice_errors(subscription, choices)]
+        base.refuse(errors + crm.template_errors(subscription, FIELDS[record_of(subscription)]))
 
     def dialogue(self, subscription: Subscription) -> Dialogue | None:
         """All deliveries: who is meant is looked up, and the record is written once."""
         return PIPEDRIVE
 
-    def redacted_url(self, url: str) -> str:
-        """The URL: it holds no secret."""
-        return redacted_url(url)
+    def portal(self, subscription: Subscription) -> str | None:
+        """The company: its host or, where companies share one, the credential."""
+        return portal_of(subscription)
+
+    def greeting(self, subscription: Subscription, now: float) -> Steps | None:
+        """Asks whose token it is."""
+        return _greeting(subscription, now)
 
 
 def portal_of(subscription: Subscription) -> str:
-    """The company whose limits a subscription shares: by its host, or by the credential where the host is shared."""
-    host = host_of(subscription.sink) or ""
-    credential = subscription.credential
+    """The company whose limits a subscription shares: as it was found, else by the host, or by the credential where
+    companies share the host."""
+    found = subscription.options.get(PORTAL)
+    host, credential = host_of(subscription.sink), subscription.credential
+    if isinstance(found, str):
+        return found
     return f"{host}/{credential.id}" if host == _SHARED_HOST and credential is not None else host
+
+
+def _greeting(subscription: Subscription, now: float) -> Steps:
+    expected = {"company_domain": "{company}"}
+    answer = yield from _read(subscription, "/v1/users/me", "users/me", "base", now, expected)
+    if not answer.ok:
+        return Ended(outcome=replace(answer.outcome, in_doubt=False))
+    company = answer.data.get("company_domain") if isinstance(answer.data, Mapping) else None
+    host = f"{company}.pipedrive.com"
+    if not isinstance(company, str):
+        return Ended(outcome=_NOT_READABLE)
+    return Ended(outcome=answer.outcome, remember={PORTAL: host} if _COMPANY.fullmatch(host) else {})
 
 
 # --- a delivery
@@ -158,15 +130,14 @@ def _steps(event: Event, subscription: Subscription, context: RenderContext, mem
             return Ended(outcome=ledger.uncertain("written_elsewhere"))
         if entry.state == "done":
             return Ended(outcome=ledger.WRITTEN)
-    if entry is not None and entry.record in _PATHS:
-        asked = yield from _find_record(subscription, entry, crm.key_line(event, subscription).encode(), now)
+    if entry is not None and entry.record in PATHS:
+        asked = yield from _find_record(subscription, entry, crm.key_of(event, subscription).encode(), now)
         if asked is None:
             return Ended(outcome=ledger.WRITTEN, remember=entry.done().memory())
         if not asked.ok:
-            return Ended(outcome=asked.outcome)
+            return Ended(outcome=ledger.still_in_doubt(asked.outcome))
         if entry.settles_in(now):
-            outcome, remember = entry.waiting(now)
-            return Ended(outcome=outcome, remember=remember)
+            return _waiting(entry, now)
         return (yield from _write(event, subscription, context, dict(entry.target), now))
     found = yield from _find_target(event, subscription, context, entry, now)
     return found if isinstance(found, Ended) else (yield from _write(event, subscription, context, found, now))
@@ -177,26 +148,28 @@ PIPEDRIVE = Dialogue(key=_key, steps=_steps)
 
 
 def _write(event: Event, subscription: Subscription, context: RenderContext, target: Target, now: float) -> Steps:
-    record = _record(subscription)
+    record = record_of(subscription)
     entry = Entry(record=record, target=target, portal=portal_of(subscription), at=now)
-    request = _write_request(event, subscription, context, target)
-    expected = dumps({"success": True, "data": {"id": f"{{{record}}}"}})
-    response = yield Step(request=request, name=record, expected=expected, remember=entry.memory(), private=True)
-    answer = read_answer(response, now, scope=_WRITES[record])
-    id = _id_in(answer.data)
+    sent = write_request(event, subscription, context, target)
+    step = Step(request=sent, name=record, expected=_added(record), remember=entry.memory(), private=True)
+    answer = read_answer((yield step), now, scope=WRITES[record])
+    id = id_in(answer.data)
     if answer.ok and id is not None:
         return Ended(outcome=answer.outcome, remember=entry.done(id).memory())
-    if answer.ok:  # a 2xx of something else: the record may be there
-        return Ended(outcome=_doubt(Outcome(verdict="retry", reason="no_id")))
-    if answer.outcome.in_doubt:
-        return Ended(outcome=_doubt(answer.outcome))
-    outcome = crm.nobody(subscription, "unmatched") if answer.missing else answer.outcome
+    return _not_added(answer)
+
+
+def _not_added(answer: Answer) -> Ended:
+    """What follows from an answer to a write that names no new record. In doubt, another attempt asks for it."""
+    outcome = _NO_ID if answer.ok else answer.outcome
+    if answer.ok or outcome.in_doubt:
+        return Ended(outcome=replace(outcome, in_doubt=True, wait_seconds=ledger.SETTLE_SECONDS))
     return Ended(outcome=outcome, remember=ledger.CLEARED)
 
 
-def _doubt(outcome: Outcome) -> Outcome:
-    """Another attempt asks first, once the record would be there."""
-    return replace(outcome, in_doubt=True, wait_seconds=ledger.SETTLE_SECONDS)
+def _waiting(entry: Entry, now: float) -> Ended:
+    outcome, remember = entry.waiting(now)
+    return Ended(outcome=outcome, remember=remember)
 
 
 # --- who is meant
@@ -208,37 +181,31 @@ def _find_target(
     """What the record is attached to. `entry`: a person may have been created for this event."""
     who, attach = crm.identity(event, context, _IDS), subscription.options.get(crm.ATTACH)
     person: str | int | None = None
-    for name, path, reads in (
-        ("deal_id", "/api/v2/deals/", "deals:read"),
-        ("lead_id", "/v1/leads/", "leads:read"),
-        ("person_id", "/api/v2/persons/", "contacts:read"),
-        ("contact_id", "/api/v2/persons/", "contacts:read"),
-    ):
+    for name, kind, path, reads in _BY_ID:
         id = who.ids.get(name)
-        if id is None or (attach == PERSON and name in ("deal_id", "lead_id")):
+        if id is None or person is not None or (attach == PERSON and kind != PERSON):
             continue
-        answer = yield from _get(subscription, path + quote(str(id)), name.removesuffix("_id"), reads, now, {"id": id})
-        if answer.ok and not _is_gone(answer.data):
-            if name in ("deal_id", "lead_id"):
-                return {name: int(id) if name == "deal_id" else id}
-            person = int(id)
-            break
-        if not (answer.ok or answer.missing):
+        expected = {"id": id if kind == LEAD else int(id)}
+        answer = yield from _read(subscription, path + quote(str(id)), kind, reads, now, expected)
+        found = uuid_in(answer.data) if kind == LEAD else id_in(answer.data)
+        if answer.missing or (found is not None and answer.data.get("is_deleted") is True):
+            continue
+        if found is None:
             return _looked_up(answer, entry)
-    if person is None:
-        found = yield from _find_person(subscription, who, entry, now)
-        if isinstance(found, Ended):
-            return found
+        if kind != PERSON:
+            return {name: found}
         person = found
     if person is None:
-        if entry is not None:
-            if entry.settles_in(now):
-                outcome, remember = entry.waiting(now)
-                return Ended(outcome=outcome, remember=remember)
-            return Ended(outcome=ledger.uncertain("person_not_found"))
+        found_person = yield from _find_person(subscription, who, entry, now)
+        if isinstance(found_person, Ended):
+            return found_person
+        person = found_person
+    if person is None and entry is not None:
+        return _waiting(entry, now) if entry.settles_in(now) else Ended(outcome=ledger.uncertain("person_not_found"))
+    if person is None:
         if subscription.options.get(crm.UNMATCHED) != crm.CREATE or not (who.email or who.phone):
             return Ended(outcome=crm.nobody(subscription, "unmatched"))
-        made = yield from _create_person(event, subscription, who, now)
+        made = yield from _create_person(subscription, who, now)
         if isinstance(made, Ended):
             return made
         person = made
@@ -253,40 +220,43 @@ def _find_person(
         if term is None:
             continue
         query = urlencode({"term": term, "fields": field, "exact_match": "true", "limit": 2})
-        path, item = f"/api/v2/persons/search?{query}", {"id": f"{{{PERSON}}}"}
-        name, reads = "persons/search", "contacts:read or search:read"
-        answer = yield from _get(subscription, path, name, reads, now, {"items": [{"item": item}]})
-        if not answer.ok:
-            return _looked_up(answer, entry)
+        path, reads = f"/api/v2/persons/search?{query}", "contacts:read or search:read"
+        expected = {"items": [{"item": {"id": f"{{{PERSON}}}"}}]}
+        answer = yield from _read(subscription, path, "persons/search", reads, now, expected)
         items = answer.data.get("items") if isinstance(answer.data, Mapping) else None
         if not isinstance(items, list):
-            return _looked_up(replace(answer, outcome=Outcome(verdict="retry", reason="not_readable")), entry)
-        ids = {id for one in items if isinstance(one, Mapping) and (id := _id_in(one.get("item"))) is not None}
+            return _looked_up(answer, entry)
+        people = [one.get("item") for one in items if isinstance(one, Mapping)]
+        ids = {id for one in people if _has(one, f"{field}s", term) and (id := id_in(one)) is not None}
         if len(ids) > 1:
-            return Ended(outcome=crm.nobody(subscription, "ambiguous"), remember=ledger.CLEARED)
+            return Ended(outcome=crm.nobody(subscription, "ambiguous"))
         if ids:
             return ids.pop()
     return None
 
 
+def _has(person: object, name: str, term: str) -> bool:
+    """False for somebody with other e-mail addresses: a note would be on the wrong person. Phone numbers are written in
+    many ways, so Pipedrive is believed."""
+    values = person.get(name) if isinstance(person, Mapping) else None
+    if name != "emails" or not isinstance(values, list) or not values:
+        return True
+    return any(isinstance(one, str) and one.strip().casefold() == term.casefold() for one in values)
+
+
 def _create_person(
-    event: Event, subscription: Subscription, who: crm.Identity, now: float
+    subscription: Subscription, who: crm.Identity, now: float
 ) -> Generator[Step, Response, str | int | Ended]:
     """Creates the person. The ledger says so without the address."""
     entry = Entry(record=PERSON, portal=portal_of(subscription), at=now)
     ways = {"emails": who.email, "phones": who.phone}
     document: dict[str, Any] = {"name": who.email or who.phone}
     document |= {name: [{"value": value, "primary": True}] for name, value in ways.items() if value is not None}
-    expected = dumps({"success": True, "data": {"id": f"{{{PERSON}}}"}})
-    request = _request(subscription, "/api/v2/persons", document)
-    response = yield Step(request=request, name=PERSON, expected=expected, remember=entry.memory(), private=True)
-    answer = read_answer(response, now, scope="contacts:full")
-    id = _id_in(answer.data)
-    if answer.ok and id is not None:
-        return id
-    if answer.ok or answer.outcome.in_doubt:
-        return Ended(outcome=_doubt(Outcome(verdict="retry", reason="no_id") if answer.ok else answer.outcome))
-    return Ended(outcome=answer.outcome, remember=ledger.CLEARED)
+    sent = request(subscription, "/api/v2/persons", document)
+    step = Step(request=sent, name=PERSON, expected=_added(PERSON), remember=entry.memory(), private=True)
+    answer = read_answer((yield step), now, scope="contacts:full")
+    id = id_in(answer.data)
+    return id if answer.ok and id is not None else _not_added(answer)
 
 
 def _place_of(
@@ -299,23 +269,23 @@ def _place_of(
     if attach == DEAL:
         order = {"sort_by": "update_time", "sort_direction": "desc", "limit": 1}
         path = "/api/v2/deals?" + urlencode({"person_id": person, "status": "open", **order}, safe="{}")
-        name, reads = "deals of the person", "deals:read"
     else:
         order = {"sort": "update_time DESC", "limit": 1}
         path = "/v1/leads?" + urlencode({"person_id": person, **order}, safe="{}", quote_via=quote)
-        name, reads = "leads of the person", "leads:read"
-    answer = yield from _get(subscription, path, name, reads, now, [{"id": f"{{{attach}}}"}])
-    if not (answer.ok or answer.missing):
+    expected = [{"id": f"{{{attach}}}"}]
+    answer = yield from _read(subscription, path, f"{attach}s of the person", f"{attach}s:read", now, expected)
+    records = records_in(answer)
+    if not (answer.ok or answer.missing) or records is None:
         return _looked_up(answer, entry)
-    first = answer.data[0] if isinstance(answer.data, list) and answer.data else None
-    id = _uuid_in(first) if attach == LEAD else _id_in(first)
+    first = records[0] if records else None
+    id = uuid_in(first) if attach == LEAD else id_in(first)
     return target if id is None else {f"{attach}_id": id}
 
 
 def _looked_up(answer: Answer, entry: Entry | None) -> Ended:
-    """What follows from a look-up that failed: nothing was written by this attempt."""
-    outcome = replace(answer.outcome, in_doubt=False)
-    if answer.missing:  # of a search or a list, which is always there
+    """What follows from a look-up without a result: nothing was written by this attempt."""
+    outcome = _NOT_READABLE if answer.ok else replace(answer.outcome, in_doubt=False)
+    if answer.missing:  # a search or a list, which is always there
         outcome = Outcome(verdict="retry", reason=outcome.reason)
     return Ended(outcome=outcome if entry is None else ledger.still_in_doubt(outcome))
 
@@ -328,32 +298,32 @@ def _find_record(
 ) -> Generator[Step, Response, Answer | None]:
     """None if the record is there. Else an answer: ok if it is not there, or why nobody knows."""
     place: dict[str, str | int] = {}
-    size = 0
+    size, last = 0, None
     for _ in range(MAX_QUESTIONS):
-        path = _list_path(entry, place, PAGES[size])
-        response = yield _get_step(subscription, path, f"{entry.record}s of the target", {"data": []})
+        path = list_path(entry, place, PAGES[size])
+        response = yield _reads(subscription, path, f"{entry.record}s of the target", [])
         if key in response.excerpt and response.status_code == 200:
             return None
         if _is_cut(response):
             if size + 1 < len(PAGES):
                 size += 1
-                continue
-            if entry.record == NOTE:  # one note that is longer than ours can be
+            elif entry.record == NOTE:  # one note that is longer than ours can be
                 place = {"start": int(place.get("start", 0)) + 1}
-                continue
-            return Answer(outcome=ledger.uncertain("not_readable"))
-        answer = read_answer(response, now, scope=_READS[entry.record])
-        if answer.missing:  # what it was to be attached to is gone, and its records with it
-            return Answer(outcome=Outcome(verdict="delivered", reason="absent"))
+            else:
+                return Answer(outcome=ledger.uncertain("not_readable"))
+            continue
+        answer = read_answer(response, now, scope=READS[entry.record])
+        if answer.missing:  # deleted, merged with another or hidden: what became of its records is not known
+            return Answer(outcome=ledger.uncertain("target_gone"))
         if not answer.ok:
-            return replace(answer, outcome=ledger.still_in_doubt(answer.outcome))
-        records = answer.data if isinstance(answer.data, list) else []
-        following = _next_page(entry, answer.more)
-        if not following or (records and all(_is_earlier(one, entry.at) for one in records)):
-            return Answer(outcome=Outcome(verdict="delivered", reason="absent"))
-        if following == place:
-            break
-        place = following
+            return answer
+        records = records_in(answer)
+        following = None if records is None else next_page(entry, place, answer)
+        if records is None or following is None or (following and following == place):
+            return Answer(outcome=_NOT_READABLE)
+        if not following or is_past(records, last, entry.at):
+            return _ABSENT
+        place, last = following, next((id for one in reversed(records) if isinstance(id := id_in(one), int)), last)
     return Answer(outcome=ledger.uncertain("not_found_in_time"))
 
 
@@ -363,220 +333,38 @@ def _is_cut(response: Response) -> bool:
     return whole and len(response.excerpt) >= READ_BYTES and crm.read_object(response.excerpt) is None
 
 
-def _list_path(entry: Entry, place: Mapping[str, str | int], limit: int) -> str:
-    """The newest records of the target first."""
-    order = {"sort": "id DESC"} if entry.record == NOTE else {"sort_by": "id", "sort_direction": "desc"}
-    return f"{_PATHS[entry.record]}?{urlencode({**entry.target, **order, 'limit': limit, **place}, quote_via=quote)}"
+# --- requests
 
 
-def _next_page(entry: Entry, more: Any) -> dict[str, str | int]:
-    """Where the next page begins; empty if there is none. Notes are paged by number, activities by a cursor."""
-    if not isinstance(more, Mapping):
-        return {}
-    if entry.record == ACTIVITY:
-        cursor = more.get("next_cursor")
-        return {"cursor": cursor} if isinstance(cursor, str) and 0 < len(cursor) <= 1000 else {}
-    paging = more.get("pagination")
-    if not isinstance(paging, Mapping) or paging.get("more_items_in_collection") is not True:
-        return {}
-    start = paging.get("next_start")
-    return {"start": start} if isinstance(start, int) and not isinstance(start, bool) and start > 0 else {"start": 0}
-
-
-def _is_earlier(record: object, at: float) -> bool:
-    """Whether a record was added well before a time. v1 writes times like `2026-05-20 10:00:00`, in UTC."""
-    text = record.get("add_time") if isinstance(record, Mapping) else None
-    if not isinstance(text, str):
-        return False
-    try:
-        return from_rfc3339(text if text.endswith("Z") else f"{text}Z") < at - EARLIER_SECONDS
-    except ValueError:
-        return False
-
-
-# --- requests and answers
-
-
-def read_answer(response: Response, now: float, *, scope: str) -> Answer:
-    """What an answer means. `scope`: what an app needs for this request."""
-    status = response.status_code
-    if response.error is not None or status is None or status >= 500:
-        outcome = replace(http_outcome(response, now), in_doubt=ledger.is_doubtful(response))
-        return Answer(outcome=_disabled(501) if status == 501 else outcome)
-    document = crm.read_object(response.excerpt)
-    code = crm.code_in(document)
-    reason = f"http_{status}: {code}" if code else f"http_{status}"
-    if 200 <= status < 300:
-        if document is not None and document.get("success") is True:
-            pause = _number(response, "x-ratelimit-reset") if response.header("x-ratelimit-remaining") == "0" else None
-            outcome = Outcome(verdict="delivered", reason=f"http_{status}", retry_after_seconds=pause)
-            return Answer(outcome=outcome, data=document.get("data"), more=document.get("additional_data"))
-        refused = document is not None and document.get("success") is False
-        word = "not_successful" if refused else "not an answer of Pipedrive's API"
-        return Answer(outcome=Outcome(verdict="retry", reason=f"{reason}, {word}", in_doubt=not refused))
-    if status in (408, 425):
-        return Answer(outcome=Outcome(verdict="retry", reason=reason, in_doubt=True))
-    if status == 429:
-        return Answer(outcome=Outcome(verdict="retry", reason=reason, retry_after_seconds=_pause(response, now)))
-    if status == 403:
-        return _forbidden(document, reason, scope)
-    if status in _DISABLES:
-        return Answer(outcome=_disabled(status))
-    if status == 404:
-        return Answer(outcome=Outcome(verdict="dead", reason=reason), missing=True)
-    if 400 <= status < 500:
-        return Answer(outcome=Outcome(verdict="dead", reason=reason))
-    return Answer(outcome=http_outcome(response, now))
-
-
-def _forbidden(document: Mapping[str, Any] | None, reason: str, scope: str) -> Answer:
-    """403: a page of Cloudflare after too many requests, a scope that an app lacks, a limit of the plan, or something
-    that this user may not see."""
-    if document is None:
-        pause = BLOCKED_PAUSE_SECONDS
-        return Answer(outcome=Outcome(verdict="retry", reason="blocked", retry_after_seconds=pause))
-    if document.get("error") == _SCOPE:
-        detail = f"missing_scope: give the app the scope {scope}, install it again, then resume"
-        return Answer(outcome=Outcome(verdict="disable", reason=detail))
-    return Answer(outcome=Outcome(verdict="dead", reason=reason), missing=not crm.code_in(document))
-
-
-def _disabled(status: int) -> Outcome:
-    return Outcome(verdict="disable", reason=f"http_{status}: {_DISABLES[status]}, then resume")
-
-
-def _pause(response: Response, now: float) -> float:
-    """After 429. With requests left in the window, or none left for the day, the budget of the day is used up."""
-    asked = http_outcome(replace(response, error=None), now).retry_after_seconds
-    if asked is not None:
-        return asked
-    left, of_day = response.header("x-ratelimit-remaining"), response.header("x-daily-requests-left")
-    if of_day == "0" or (left is not None and left != "0"):
-        return BUDGET_PAUSE_SECONDS
-    return LIMITED_PAUSE_SECONDS if left is None else _number(response, "x-ratelimit-reset") or BURST_PAUSE_SECONDS
-
-
-def _number(response: Response, name: str) -> float | None:
-    text = response.header(name) or ""
-    return math.ceil(float(text)) if re.fullmatch(r"[0-9]{1,5}(?:\.[0-9]{1,6})?", text) else None
-
-
-def _get(
+def _read(
     subscription: Subscription, path: str, name: str, scope: str, now: float, expected: Any
 ) -> Generator[Step, Response, Answer]:
-    response = yield _get_step(subscription, path, name, {"data": expected})
-    return read_answer(response, now, scope=scope)
+    return read_answer((yield _reads(subscription, path, name, expected)), now, scope=scope)
 
 
-def _get_step(subscription: Subscription, path: str, name: str, expected: Mapping[str, Any]) -> Step:
-    request = replace(_request(subscription, path, None), method="GET")
-    return Step(request=request, name=name, expected=dumps({"success": True, **expected}), private=True)
+def _reads(subscription: Subscription, path: str, name: str, expected: Any) -> Step:
+    sent = request(subscription, path, method="GET")
+    return Step(request=sent, name=name, expected=dumps({"success": True, "data": expected}), private=True)
 
 
-def _request(subscription: Subscription, path: str, document: Mapping[str, Any] | None) -> OutboundRequest:
-    """A personal token has a header of its own; the tokens of apps are bearer tokens."""
-    credential = subscription.credential
-    own = credential is not None and credential.type == "ACCESSTOKEN"
-    headers = (("Accept", "application/json"), *((("x-api-token", TOKEN_HERE),) if own else ()))
-    if document is not None:
-        headers = (("Content-Type", "application/json"), *headers)
-    body = b"" if document is None else dumps(dict(document))
-    return OutboundRequest(url=subscription.sink.rstrip("/") + path, headers=headers, body=body)
-
-
-def _write_request(event: Event, subscription: Subscription, context: RenderContext, target: Target) -> OutboundRequest:
-    """Raises NotRenderable."""
-    record = _record(subscription)
-    given = templates.own_fields(event, subscription, context, _HTML)
-    if record == NOTE:
-        fields = crm.merged({"content": crm.html_of(event, subscription, context)}, given)
-        fields["content"] = crm.with_key(str(fields.get("content", "")), event, subscription, MAX_RECORD_BYTES)
-        return _request(subscription, _PATHS[NOTE], {**fields, **target})
-    failed = job_event_kind(event.type) in ("failed", "not_found")
-    defaults = {
-        "subject": crm.subject_of(event, subscription, context, MAX_SUBJECT),
-        "type": "task",
-        "due_date": to_rfc3339(event.time)[:10],
-        "done": not failed,
-        "note": crm.html_of(event, subscription, context),
-    }
-    fields = crm.merged(defaults, given)
-    fields["note"] = crm.with_key(str(fields.get("note", "")), event, subscription, MAX_RECORD_BYTES)
-    person = target.get("person_id")
-    place = target if person is None else {"participants": [{"person_id": person, "primary": True}]}
-    return _request(subscription, _PATHS[ACTIVITY], {**fields, **place})
-
-
-def _record(subscription: Subscription) -> str:
-    return ACTIVITY if subscription.options.get(crm.RECORD) == ACTIVITY else NOTE
-
-
-def _id_in(found: object) -> str | int | None:
-    """The id in an object: a number, or in a preview a placeholder."""
-    id = found.get("id") if isinstance(found, Mapping) else None
-    if isinstance(id, int) and not isinstance(id, bool) and 0 < id < 2**53:
-        return id
-    return id if isinstance(id, str) and crm.PLACEHOLDER.fullmatch(id) else None
-
-
-def _uuid_in(found: object) -> str | None:
-    id = found.get("id") if isinstance(found, Mapping) else None
-    fits = isinstance(id, str) and (_IDS["lead_id"].fullmatch(id) or crm.PLACEHOLDER.fullmatch(id))
-    return id if isinstance(id, str) and fits else None
-
-
-def _is_gone(found: object) -> bool:
-    return isinstance(found, Mapping) and found.get("is_deleted") is True
+def _added(record: str) -> bytes:
+    return dumps({"success": True, "data": {"id": f"{{{record}}}"}})
 
 
 # --- what a subscription may say
 
 
-def _place_errors(subscription: Subscription) -> list[FieldError]:
-    errors = [
-        error
-        for error in base.chat_errors(subscription, "Pipedrive")
-        if error.pointer not in ("/sinkcredential", "/config/handshake")
-    ]
-    parts = split_url(subscription.sink)
-    example = "https://COMPANY.pipedrive.com"
-    if parts is None or parts.path not in ("", "/") or urlsplit(subscription.sink).query:
-        detail = f"use the address of your company alone, {example}"
-        errors.append(FieldError(pointer="/sink", code="sink_unsuitable", detail=detail))
-    elif (host_of(subscription.sink) or "").endswith("pipedrive.com") and not _HOST.fullmatch(parts.hostname or ""):
-        detail = f"this is not the address of a company: use {example}, as Pipedrive shows it in your browser"
-        errors.append(FieldError(pointer="/sink", code="sink_unsuitable", detail=detail))
-    if subscription.handshake != "off":
-        detail = "Pipedrive answers no handshake, and needs none: only a user of the company has a token"
-        errors.append(FieldError(pointer="/config/handshake", code="handshake_unsuitable", detail=detail))
-    credential = subscription.credential
+def _place_errors(subscription: Subscription) -> Iterable[FieldError]:
+    host, credential = host_of(subscription.sink) or "", subscription.credential
+    if host.endswith("pipedrive.com") and not _COMPANY.fullmatch(host):
+        detail = f"this is not the address of a company: use {_EXAMPLE}, as Pipedrive shows it in your browser"
+        yield FieldError(pointer="/sink", code="sink_unsuitable", detail=detail)
     if credential is None:
         example = '{"credentialtype": "ACCESSTOKEN", "accesstoken": "…"}'
         detail = f"an API token is needed (Pipedrive: Personal preferences, API): {example}"
-        errors.append(FieldError(pointer="/sinkcredential", code="missing", detail=detail))
+        yield FieldError(pointer="/sinkcredential", code="missing", detail=detail)
     elif credential.type not in ("ACCESSTOKEN", "REFRESHTOKEN") and not (
         credential.type == "HEADER" and credential.fields["name"].lower() == "x-api-token"
     ):
         detail = "Pipedrive takes an ACCESSTOKEN (a personal API token) or a REFRESHTOKEN (of an app)"
-        errors.append(FieldError(pointer="/sinkcredential", code="credential_unsuitable", detail=detail))
-    return errors
-
-
-def _setting_errors(subscription: Subscription) -> list[FieldError]:
-    errors = base.option_errors(subscription, crm.OPTIONS)
-    errors += crm.choice_errors(
-        subscription,
-        {
-            crm.RECORD: (NOTE, ACTIVITY),
-            crm.ATTACH: (DEAL, PERSON, LEAD),
-            crm.UNMATCHED: (crm.SKIP, crm.CREATE, crm.FAIL),
-        },
-    )
-    if subscription.incidents != "off":
-        detail = "incidents are for chat kinds: Pipedrive gets what became of each job"
-        errors.append(FieldError(pointer="/config/incidents", code="incidents_unsuitable", detail=detail))
-    others = [one for one in subscription.types or () if job_event_kind(one) is None]
-    if others:
-        detail = f"{others[0]:.100} is about no job, so about nobody in Pipedrive: name types of jobs only"
-        errors.append(FieldError(pointer="/types", code="types_unsuitable", detail=detail))
-    return errors + crm.template_errors(subscription, _FIELDS[_record(subscription)])
+        yield FieldError(pointer="/sinkcredential", code="credential_unsuitable", detail=detail)

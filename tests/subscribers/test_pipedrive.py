@@ -18,7 +18,8 @@ from relay.core.recipient import Recipient
 from relay.core.subscription import Subscription
 from relay.errors import InvalidRequest, NotRenderable
 from subscribers.base import RenderContext, header_errors
-from subscribers.pipedrive import BUDGET_PAUSE_SECONDS, PIPEDRIVE, READ_BYTES, Pipedrive, portal_of, read_answer
+from subscribers.pipedrive import PIPEDRIVE, READ_BYTES, Pipedrive, portal_of
+from subscribers.pipedrive_answers import BUDGET_PAUSE_SECONDS, read_answer
 from tests.subscribers.test_slack_bot import job
 from tests.support.hostile_texts import TEXTS, events_with
 from tests.support.scale import scaled
@@ -145,7 +146,7 @@ def test_note_says_what_happened_and_ends_with_the_key() -> None:
     world.deliver(event({"deal_id": 2, "note": "<img src=x onerror=alert(1)> & co"}, "failed"))
     content = world.company.notes[0]["content"]
     assert content.startswith("<b>LinkedIn")
-    assert content.endswith(f"<br>revor-relay {event({}).id} sub_1")
+    assert content.endswith(f"<br>revor-relay {event({}).id}.sub_1")
     assert "Note: &lt;img src=x onerror=alert(1)&gt; &amp; co" in content
 
 
@@ -157,7 +158,7 @@ def test_activity_of_a_failure_is_an_open_task(kind: str, done: bool) -> None:
     (activity,) = world.company.activities
     assert (activity["type"], activity["done"], activity["due_date"]) == ("task", done, "2026-05-20")
     assert activity["person_id"] == 1
-    assert activity["note"].endswith(f"{event({}).id} sub_1")
+    assert activity["note"].endswith(f"{event({}).id}.sub_1")
 
 
 # --- nobody is known
@@ -404,6 +405,132 @@ def test_another_portal_cannot_answer_for_the_first() -> None:
     assert (outcome.verdict, outcome.reason) == ("uncertain", "written_elsewhere")
 
 
+# --- answers that lie
+
+
+NOTES: Mapping[str, Any] = {
+    "record gone": {"success": False, "error": "Deal not found"},
+    "not a list": {"success": True, "data": {"id": 1}},
+    "more, but none": {
+        "success": True,
+        "data": [],
+        "additional_data": {"pagination": {"more_items_in_collection": True}},
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("status", "answer", "verdict", "reason"),
+    [
+        (404, NOTES["record gone"], "uncertain", "target_gone"),
+        (403, NOTES["record gone"], "uncertain", "target_gone"),
+        (200, NOTES["not a list"], "retry", "not_readable"),
+        (200, NOTES["more, but none"], "retry", "not_readable"),
+    ],
+)
+def test_list_that_proves_nothing_allows_no_second_write(status: int, answer: Any, verdict: str, reason: str) -> None:
+    world = World()
+    world.company.fail("POST /v1/notes", Fault(status=0, works=True))
+    world.deliver(ABOUT_DEAL)
+    world.clock.now += SETTLE_SECONDS
+    world.company.fail("GET /v1/notes", Fault(status=status, body=orjson.dumps(answer)))
+    outcome = world.deliver(ABOUT_DEAL)
+    assert outcome is not None
+    assert (outcome.verdict, outcome.reason, outcome.in_doubt) == (verdict, reason, True)
+    assert world.called.count("POST /v1/notes") == 1
+
+
+def listed(record: str, ids: list[int], more: Mapping[str, Any], add_time: str = "2026-01-20 10:00:30") -> bytes:
+    rows = [{"id": id, record: "x", "add_time": add_time} for id in ids]
+    return orjson.dumps({"success": True, "data": rows, "additional_data": more})
+
+
+@pytest.mark.parametrize(
+    ("record", "pages"),
+    [
+        ("note", [listed("content", [1, 2, 3], {"pagination": {"more_items_in_collection": True}})]),
+        ("note", [listed("content", [7], {"pagination": {"more_items_in_collection": True, "next_start": 10**9}})]),
+        ("activity", [listed("note", [1, 2], {"next_cursor": "a"}), listed("note", [3, 4], {"next_cursor": "b"})]),
+        ("activity", [listed("note", [2, 1], {"next_cursor": "a"}, "soon"), listed("note", [2], {"next_cursor": "a"})]),
+        ("activity", [listed("note", [2, 1], {"next_cursor": 7}, "soon")]),
+        ("activity", [listed("note", [2, 1], {"next_cursor": "x" * 5000}, "soon")]),
+    ],
+    ids=["not the newest first", "far next page", "cursors in a circle", "one cursor", "no text", "long"],
+)
+def test_list_in_another_order_or_without_an_end_is_no_proof(record: str, pages: list[bytes]) -> None:
+    world = World(record=record)
+    name = {"note": "/v1/notes", "activity": "/api/v2/activities"}[record]
+    world.company.fail(f"POST {name}", Fault(status=0, works=True))
+    world.deliver(ABOUT_DEAL)
+    world.clock.now += SETTLE_SECONDS
+    world.company.fail(f"GET {name}", *[Fault(status=200, body=body) for body in pages * 12])
+    outcome = world.deliver(ABOUT_DEAL)
+    assert outcome is not None
+    assert (outcome.verdict in ("retry", "uncertain"), outcome.in_doubt) == (True, True)
+    assert world.called.count(f"POST {name}") == 1
+    assert world.called.count(f"GET {name}") <= 12
+    starts = [int(query.get("start", 0)) for call, query, _ in world.company.calls if call == "GET /v1/notes"]
+    assert starts == sorted(starts)
+    assert max(starts, default=0) <= 3 * 12, "a page that the list did not have was skipped"
+
+
+def test_person_with_another_address_is_not_meant() -> None:
+    world = World()
+    other = {"items": [{"item": {"id": 1, "emails": ["someone@example.com"]}}]}
+    world.company.fail("GET /api/v2/persons/search", Fault(status=200, body=dumps({"success": True, "data": other})))
+    assert world.deliver(event({"email": EMAIL})) == Outcome(verdict="skip", reason="unmatched")
+    assert world.company.notes == []
+
+
+@pytest.mark.parametrize("data", [None, [], {}, {"id": "2"}, {"id": True}, {"id": 10**300}, {"id": -2}, "x"])
+def test_answer_about_no_deal_is_not_taken_for_the_deal(data: Any) -> None:
+    world = World()
+    body = dumps({"success": True, "data": data})
+    world.company.fail("GET /api/v2/deals/", Fault(status=200, body=body))
+    assert world.deliver(ABOUT_DEAL) == Outcome(verdict="retry", reason="not_readable")
+    assert "POST /v1/notes" not in world.called
+
+
+@pytest.mark.parametrize(
+    ("status", "document", "verdict"),
+    [
+        (403, {"success": False, "error": "no"}, "dead"),
+        (404, {"success": False, "error": "Unknown method ."}, "dead"),
+        (302, {}, "retry"),
+    ],
+)
+def test_refused_write_is_told_and_not_skipped(status: int, document: Any, verdict: str) -> None:
+    world = World()
+    world.company.fail("POST /v1/notes", Fault(status=status, body=orjson.dumps(document)))
+    outcome = world.deliver(ABOUT_DEAL)
+    assert outcome is not None
+    assert (outcome.verdict, outcome.reason, outcome.in_doubt) == (verdict, f"http_{status}", status == 302)
+
+
+@pytest.mark.parametrize(
+    ("fault", "verdict", "reason"),
+    [
+        (None, "delivered", "http_200"),
+        (Fault(status=401), "disable", "http_401: give the subscription a valid API token"),
+        (Fault(status=200, body=b"<html>"), "retry", "http_200, not an answer of Pipedrive's API"),
+        (Fault(status=200, body=b'{"success": true, "data": null}'), "retry", "not_readable"),
+        (Fault(status=0), "retry", "timeout"),
+    ],
+)
+def test_greeting_asks_whose_token_it_is(fault: Fault | None, verdict: str, reason: str) -> None:
+    world = World()
+    if fault is not None:
+        world.company.fail("GET /v1/users/me", fault)
+    steps = KIND.greeting(world.subscription, NOW)
+    assert steps is not None
+    with pytest.raises(StopIteration) as end:
+        steps.send(world.company.take_unsigned(next(steps).request))
+    outcome, facts = end.value.value.outcome, end.value.value.remember
+    assert (outcome.verdict, outcome.in_doubt) == (verdict, False)
+    assert outcome.reason.startswith(reason)
+    assert facts == ({"portal": HOST} if verdict == "delivered" else None)
+
+
 # --- their rules
 
 
@@ -506,6 +633,7 @@ def test_token_of_an_app_is_a_bearer_token_and_a_personal_one_is_not() -> None:
 def test_subscriptions_of_a_company_share_its_limits() -> None:
     assert portal_of(pipedrive()) == portal_of(pipedrive("https://ACME.pipedrive.com/", "REFRESHTOKEN"))
     assert portal_of(pipedrive("https://api.pipedrive.com")) == "api.pipedrive.com/crd_1"
+    assert KIND.portal(pipedrive("https://api.pipedrive.com", portal=HOST)) == portal_of(pipedrive())
 
 
 # --- settings, preview, texts
@@ -589,7 +717,7 @@ def test_template_is_merged_over_the_defaults_and_escapes_what_it_prints() -> No
     assert outcome is not None
     assert outcome.verdict == "delivered"
     (note,) = world.company.notes
-    expected = f"<i>&lt;a href=&#x27;x&#x27;&gt;{{{{ x }}}}&lt;/a&gt;</i> 3<br>revor-relay {event({}).id} sub_1"
+    expected = f"<i>&lt;a href=&#x27;x&#x27;&gt;{{{{ x }}}}&lt;/a&gt;</i> 3<br>revor-relay {event({}).id}.sub_1"
     assert note["content"] == expected
     (request,) = [step.request for step in world.steps if step.request.method == "POST"]
     assert orjson.loads(request.body)["pinned_to_deal_flag"] == 1
