@@ -11,6 +11,7 @@ from relay.core.delivery import Outcome
 from relay.core.events import (
     CREATE_UNKNOWN,
     DELIVERY_EXPIRED,
+    DELIVERY_UNCERTAIN,
     GROUP_FINISHED,
     INCIDENT_EVENTS,
     SOURCE_TROUBLE,
@@ -47,7 +48,7 @@ _JOB_TROUBLE = ("failed", "overdue", "not_found")
 _ACCOUNT_TROUBLE = ("needs_reconnect", "cannot_send", "recovered")
 _TONES: dict[str, Tone] = {
     **dict.fromkeys(("failed", "not_found", "needs_reconnect", "cannot_send", "unauthorized", "down"), "bad"),
-    **dict.fromkeys(("disabled", "expired", "unknown", "opened", "grew"), "bad"),
+    **dict.fromkeys(("disabled", "expired", "uncertain", "unknown", "opened", "grew"), "bad"),
     **dict.fromkeys(("overdue", "retrying", "status_unknown", "cancelled", "removed"), "warning"),
     **dict.fromkeys(("succeeded", "recovered", "closed"), "good"),
 }
@@ -60,13 +61,14 @@ class ForPeople:
     default_incidents: Incidents = "collapse"
 
     def default_types(self, type_prefixes: Sequence[str]) -> tuple[str, ...] | None:
-        """What people act on or wait for: jobs that went wrong, creates of unknown fate, trouble with a source, a sink
-        or an account, incidents, and groups that have finished."""
+        """What people act on or wait for: jobs that went wrong, creates and records of unknown fate, trouble with a
+        source, a sink or an account, incidents, and groups that have finished."""
         prefixes = dict.fromkeys(type_prefixes)
         return (
             *(f"{prefix}.{kind}" for prefix in prefixes for kind in _JOB_TROUBLE),
             *SOURCE_TROUBLE,
-            *(CREATE_UNKNOWN, SUBSCRIPTION_DISABLED, SUBSCRIPTION_RECOVERED, DELIVERY_EXPIRED),
+            *(CREATE_UNKNOWN, SUBSCRIPTION_DISABLED, SUBSCRIPTION_RECOVERED),
+            *(DELIVERY_EXPIRED, DELIVERY_UNCERTAIN),
             *(f"{account_type_prefix(prefix)}.{kind}" for prefix in prefixes for kind in _ACCOUNT_TROUBLE),
             *(GROUP_FINISHED, *INCIDENT_EVENTS),
         )

@@ -14,6 +14,7 @@ from relay.clock import local_time
 from relay.core.events import (
     CREATE_UNKNOWN,
     DELIVERY_EXPIRED,
+    DELIVERY_UNCERTAIN,
     GROUP_FINISHED,
     INCIDENT_EVENTS,
     RELAY_SOURCE,
@@ -162,6 +163,7 @@ _RANKS = {kind: rank for rank, kind in enumerate(_KINDS)}
 _RELAY_KINDS = {
     CREATE_UNKNOWN: "unknown",
     DELIVERY_EXPIRED: "sink_trouble",
+    DELIVERY_UNCERTAIN: "sink_trouble",
     SUBSCRIPTION_DISABLED: "sink_trouble",
     SUBSCRIPTION_RECOVERED: "recovered",
     GROUP_FINISHED: "finished",

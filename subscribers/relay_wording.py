@@ -2,8 +2,8 @@
 
 from collections.abc import Callable, Mapping
 
-from relay.core.events import CREATE_UNKNOWN, DELIVERY_EXPIRED, SUBSCRIPTION_DISABLED
-from relay.core.sentences import cause_of_unknown, continued, titled
+from relay.core.events import CREATE_UNKNOWN, DELIVERY_EXPIRED, DELIVERY_UNCERTAIN, SUBSCRIPTION_DISABLED
+from relay.core.sentences import cause_of_unknown, continued, titled, with_article
 from relay.redaction import redacted_url
 from subscribers.base import RenderContext
 from subscribers.job_wording import job_event_kind
@@ -77,6 +77,16 @@ def _expired(data: Document, _: RenderContext) -> str:
     return f"Delivery of one {event} was given up{tries}" + (f": {last}" if last else "")
 
 
+def _uncertain(data: Document, _: RenderContext) -> str:
+    what, where = with_article(word(data.get("record")) or "record"), titled(word(data.get("kind"))) or "the CRM"
+    type = one_line(data.get("event_type"))
+    about = f" about one {job_event_kind(type) or type} event" if type else ""
+    last = without_addresses(data.get("last_error")).replace("_", " ")
+    return f"{what[0].upper()}{what[1:]} in {where}{about} may or may not have been written" + (
+        f": {last}" if last else ""
+    )
+
+
 def _create_unknown(data: Document, context: RenderContext) -> str:
     channel = titled(word(data.get("channel")))
     what = f"{channel} message" if channel else "request"
@@ -95,6 +105,7 @@ _SENTENCES: Mapping[str, Callable[[Document, RenderContext], str]] = {
     "relay.subscription.disabled": _disabled,
     "relay.subscription.recovered": _recovered,
     "relay.delivery.expired": _expired,
+    DELIVERY_UNCERTAIN: _uncertain,
     "relay.create.unknown": _create_unknown,
     "relay.test": _test,
 }
@@ -117,6 +128,7 @@ _FIXES: Mapping[str, Callable[[Document], str]] = {
     CREATE_UNKNOWN: _create_fix,
     SUBSCRIPTION_DISABLED: lambda data: _then("relay subscriptions resume", data.get("subscription")),
     DELIVERY_EXPIRED: lambda data: _then("relay deliveries retry", data.get("delivery")),
+    DELIVERY_UNCERTAIN: lambda data: one_line(data.get("fix")),
 }
 
 

@@ -28,6 +28,7 @@ MAX_EVENT_BYTES = 65_536
 RELAY_SOURCE = "/relay"
 CREATE_UNKNOWN = "relay.create.unknown"
 DELIVERY_EXPIRED = "relay.delivery.expired"
+DELIVERY_UNCERTAIN = "relay.delivery.uncertain"
 SUBSCRIPTION_DISABLED = "relay.subscription.disabled"
 SUBSCRIPTION_RECOVERED = "relay.subscription.recovered"
 SOURCE_TROUBLE = ("relay.source.unauthorized", "relay.source.down", "relay.source.recovered")
@@ -37,7 +38,8 @@ INCIDENT_GREW = "relay.incident.grew"
 INCIDENT_CLOSED = "relay.incident.closed"
 INCIDENT_EVENTS = (INCIDENT_OPENED, INCIDENT_GREW, INCIDENT_CLOSED)
 RELAY_EVENTS = (
-    *(SUBSCRIPTION_DISABLED, SUBSCRIPTION_RECOVERED, *SOURCE_TROUBLE, DELIVERY_EXPIRED, CREATE_UNKNOWN, "relay.test"),
+    *(SUBSCRIPTION_DISABLED, SUBSCRIPTION_RECOVERED, *SOURCE_TROUBLE),
+    *(DELIVERY_EXPIRED, DELIVERY_UNCERTAIN, CREATE_UNKNOWN, "relay.test"),
     *(GROUP_FINISHED, *INCIDENT_EVENTS),
 )
 ACCOUNT_EVENTS = ("needs_reconnect", "cannot_send", "recovered", "added", "removed")

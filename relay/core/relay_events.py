@@ -2,17 +2,20 @@
 
 Those of accounts, groups and incidents are in `summary_events`.
 
-The delivery of an event about the relay never causes a `relay.delivery.expired`: a dead sink subscribed to these would
+The delivery of an event about the relay never causes a `relay.delivery.*`: a dead sink subscribed to these would
 produce events without end. An event about a subscription's own failure is harmless: it waits until the sink recovers.
 """
 
+import re
 from typing import Any, Literal
 
 from relay.clock import optional_rfc3339, to_rfc3339
+from relay.core import ledger
+from relay.core.dialogue import Memory
 from relay.core.events import Hint, account_event_kind
 from relay.core.job import JOB_EVENTS
 from relay.core.records import Intent
-from relay.core.sentences import cause_of_unknown
+from relay.core.sentences import cause_of_unknown, titled, with_article
 
 TEST_MESSAGE = "This is a test from revor-relay: events will arrive like this"
 
@@ -121,6 +124,70 @@ def delivery_expired_data(
         "last_error": last_error,
         "reason": reason,
     }
+
+
+_WORD = re.compile(r"[a-z][a-z_]{0,39}", re.ASCII)
+_ID = re.compile(r"[0-9]{1,20}|[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}|[A-Za-z0-9]{15,18}")
+_UNKNOWN_ID = "?"
+"""Remembered instead of an id while a write is in doubt, by kinds that write several records of an event."""
+_WRITTEN = ("note", "task")
+_MAX_TARGETS = 5
+
+
+def delivery_uncertain_data(
+    *,
+    delivery_id: str,
+    event_id: str,
+    event_type: str,
+    subscription_id: str,
+    job_id: str | None,
+    attempts: int,
+    last_error: str | None,
+    reason: Literal["exhausted", "cannot_tell"],
+    kind: str,
+    memory: Memory,
+) -> dict[str, Any]:
+    """For `relay.delivery.uncertain`: a write was sent, and nobody but a person can find out what came of it.
+
+    reason  the retry schedule is `exhausted` before the sink could be asked, or the sink `cannot_tell`
+    kind    of the subscription
+    memory  what the subscription remembers of the write; of it only words and ids are told
+    """
+    record, target = _in_doubt(memory)
+    places = " and ".join(f"{name.removesuffix('_id')} {id}" for name, id in target.items())
+    what = f"{with_article(record or 'record')}{f' of {places}' if places else ''} that names {event_id}"
+    return {
+        "delivery": delivery_id,
+        "event": event_id,
+        "event_type": event_type,
+        "subscription": subscription_id,
+        "job": job_id,
+        "attempts": attempts,
+        "last_error": last_error,
+        "reason": reason,
+        "kind": kind,
+        "record": record,
+        "target": target or None,
+        "fix": f"Look in {titled(kind)} for {what}. Then run: relay deliveries settle {delivery_id} --fate sent, "
+        "or --fate not_sent, which writes it again",
+    }
+
+
+def _in_doubt(memory: Memory) -> tuple[str | None, dict[str, str | int]]:
+    """The record that may have been written, and what it is attached to: fields of the sink with ids."""
+    entry = ledger.read_entry(memory)
+    if entry is not None and entry.record:
+        record, found = entry.record, entry.target
+    else:  # several records in one memory, by their plurals
+        ids = {name.removesuffix("s"): id for name, id in memory.items()}
+        record = next((name for name, id in ids.items() if id == _UNKNOWN_ID), "")
+        found = {name: id for name, id in ids.items() if name not in _WRITTEN}
+    target = {name: id for name, id in found.items() if _WORD.fullmatch(name) and _is_id(id)}
+    return record if _WORD.fullmatch(record) else None, dict(list(target.items())[:_MAX_TARGETS])
+
+
+def _is_id(value: object) -> bool:
+    return isinstance(value, str | int) and not isinstance(value, bool) and _ID.fullmatch(str(value)) is not None
 
 
 def create_unknown_data(intent: Intent) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from relay.clock import to_rfc3339
 from relay.core import relay_events
 from relay.core.events import (
+    DELIVERY_UNCERTAIN,
     GROUP_FINISHED,
     INCIDENT_EVENTS,
     RELAY_EVENTS,
@@ -20,6 +21,7 @@ from relay.core.events import (
     relay_event,
 )
 from relay.core.job import Job, Observation, Transition
+from relay.core.ledger import Entry
 from relay.core.records import Intent
 from relay.core.summary_samples import account_sample, summary_sample
 
@@ -225,6 +227,20 @@ def _relay_sample(type: str, now: float, origin: Origin, source: str, account: s
             attempts=10,
             last_error="503 Service Unavailable",
             reason="exhausted",
+        )
+        return data, _DELIVERY_ID
+    if type == DELIVERY_UNCERTAIN:
+        data = relay_events.delivery_uncertain_data(
+            delivery_id=_DELIVERY_ID,
+            event_id="evt_01jvpq0000000000000000000d",
+            event_type=f"{origin.type_prefix}.succeeded",
+            subscription_id=_SUBSCRIPTION_ID,
+            job_id=SAMPLE_JOB_ID,
+            attempts=2,
+            last_error="not_found_in_time",
+            reason="cannot_tell",
+            kind="pipedrive",
+            memory=Entry(record="note", target={"deal_id": 42}, portal="sample", at=now - 150).memory(),
         )
         return data, _DELIVERY_ID
     if type == "relay.create.unknown":

@@ -5,7 +5,7 @@ Events carry them, the API shows them, and chat messages are made of them. Names
 
 from collections.abc import Sequence
 
-_BRANDS = {"linkedin": "LinkedIn", "whatsapp": "WhatsApp"}
+_BRANDS = {"hubspot": "HubSpot", "linkedin": "LinkedIn", "whatsapp": "WhatsApp"}
 _CAUSES = {
     "no_answer": "{upstream} gave no answer",
     "server_error": "{upstream} answered with an error that proves nothing",
@@ -18,8 +18,13 @@ _UNITS = ((86_400, "day"), (3_600, "hour"), (60, "minute"), (1, "second"))
 
 
 def titled(word: str) -> str:
-    """A channel or source with a capital letter, as its owner writes it."""
+    """A channel, source or kind of sink with a capital letter, as its owner writes it."""
     return _BRANDS.get(word.lower(), word[:1].upper() + word[1:])
+
+
+def with_article(noun: str) -> str:
+    """`a note`, `an activity`."""
+    return f"{'an' if noun[:1] in 'aeiou' else 'a'} {noun}"
 
 
 def counted(count: int, noun: str) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy.engine import Connection, Row
 
 from relay.core.erasure import Erased, ErasureRequest, ErasureStep, id_in_answer
-from relay.core.events import CREATE_UNKNOWN, DELIVERY_EXPIRED
+from relay.core.events import CREATE_UNKNOWN, DELIVERY_EXPIRED, DELIVERY_UNCERTAIN
 from relay.core.job import Job
 from relay.core.job_groups import place_of_job
 from relay.core.jsontext import JSONDecodeError
@@ -83,7 +83,7 @@ ORDER BY position LIMIT :count
 EVENTS_OF_JOB = "SELECT id, recorded_at FROM events WHERE job_uid = :uid ORDER BY sequence"
 # The subscriptions that some events went to.
 SUBSCRIPTIONS_OF = sql("SELECT DISTINCT subscription_id FROM deliveries WHERE event_id IN $json_values(ids)")
-# The next events about a subscription, by time, with the bodies of those that may report an expired delivery.
+# The next events about a subscription, by time, with the bodies of those that may report a delivery that ended badly.
 REPORTS_SLICE = sql(
     """
 SELECT id, recorded_at, position, CASE WHEN $contains(body) THEN body END AS body FROM (
@@ -96,7 +96,7 @@ ORDER BY recorded_at, position
 """
 )
 REPORTS_EVENT = b'"event":"evt_'
-"""In every report of an expired delivery."""
+"""In every report of a delivery that ended badly."""
 # The reports that a create's fate is unknown.
 REPORTS_OF_CREATE = "SELECT id FROM events WHERE subject = :id AND type = :type"
 
@@ -298,9 +298,9 @@ def _account_of(owner: str | None) -> tuple[str, str]:
 
 
 def _reported(body: bytes) -> str | None:
-    """The event whose delivery expired; None for another event."""
+    """The event whose delivery expired or is uncertain; None for another event."""
     document = loads(body)
-    return document["data"]["event"] if document["type"] == DELIVERY_EXPIRED else None
+    return document["data"]["event"] if document["type"] in (DELIVERY_EXPIRED, DELIVERY_UNCERTAIN) else None
 
 
 def erase_job(

@@ -295,6 +295,17 @@ def trouble(**changes: Any) -> dict[str, Any]:
             "Delivery of one failed event to subscription sub_2 was given up",
         ),
         (
+            "relay.delivery.uncertain",
+            {"event_type": "a.job.failed", "kind": "hubspot", "record": "note", "last_error": "http_503"},
+            "A note in HubSpot about one failed event may or may not have been written: http 503",
+        ),
+        (
+            "relay.delivery.uncertain",
+            {"event_type": "a.account.added", "kind": "pipedrive", "record": "activity", "last_error": "a@b.example"},
+            "An activity in Pipedrive about one a.account.added event may or may not have been written: …",
+        ),
+        ("relay.delivery.uncertain", {}, "A record in the CRM may or may not have been written"),
+        (
             "relay.create.unknown",
             create_unknown_data(LOST),
             "It is unknown whether a LinkedIn message for account Europe was sent: Revor gave no answer",
@@ -446,7 +457,8 @@ def test_default_types_are_what_people_act_on_or_wait_for() -> None:
         *("a.job.failed", "a.job.overdue", "a.job.not_found"),
         *("b.job.failed", "b.job.overdue", "b.job.not_found"),
         *("relay.source.unauthorized", "relay.source.down", "relay.source.recovered", "relay.create.unknown"),
-        *("relay.subscription.disabled", "relay.subscription.recovered", "relay.delivery.expired"),
+        *("relay.subscription.disabled", "relay.subscription.recovered"),
+        *("relay.delivery.expired", "relay.delivery.uncertain"),
         *("a.account.needs_reconnect", "a.account.cannot_send", "a.account.recovered"),
         *("b.account.needs_reconnect", "b.account.cannot_send", "b.account.recovered"),
         *("relay.group.finished", "relay.incident.opened", "relay.incident.grew", "relay.incident.closed"),

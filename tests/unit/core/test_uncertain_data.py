@@ -1,0 +1,81 @@
+"""The data of `relay.delivery.uncertain`: what is told of a memory, and what is not."""
+
+from typing import Any
+
+import pytest
+
+from relay.core.dialogue import Memory
+from relay.core.events import DELIVERY_UNCERTAIN, relay_event
+from relay.core.ledger import Entry
+from relay.core.relay_events import dataschema_for, delivery_uncertain_data
+from tests.support.schema_check import check_event
+
+NOW = 1779271208.0
+
+
+def data_of(memory: Memory, kind: str = "hubspot") -> dict[str, Any]:
+    data = delivery_uncertain_data(
+        delivery_id="dlv_1",
+        event_id="evt_1",
+        event_type="ai.revor.job.failed",
+        subscription_id="sub_1",
+        job_id="1",
+        attempts=3,
+        last_error="http_503",
+        reason="exhausted",
+        kind=kind,
+        memory=memory,
+    )
+    schema = dataschema_for(DELIVERY_UNCERTAIN, "http://127.0.0.1:8080")
+    check_event(relay_event("evt_2", DELIVERY_UNCERTAIN, NOW, data, dataschema=schema, subject="sub_1").body)
+    return data
+
+
+def entry(record: str, target: dict[str, Any]) -> Memory:
+    return Entry(record=record, target=target, portal="acme.pipedrive.com", at=NOW).memory()
+
+
+UUID = "adf21080-0e10-11eb-879b-05d71fb426ec"
+
+
+@pytest.mark.parametrize(
+    ("memory", "record", "target", "look_for"),
+    [
+        (entry("note", {"deal_id": 7}), "note", {"deal_id": 7}, "a note of deal 7 that names evt_1"),
+        (entry("activity", {"lead_id": UUID}), "activity", {"lead_id": UUID}, f"an activity of lead {UUID} that"),
+        (entry("person", {}), "person", None, "a person that names evt_1"),
+        (
+            {"contacts": "12", "deals": "34", "notes": "?"},
+            "note",
+            {"contact": "12", "deal": "34"},
+            "contact 12 and deal 34",
+        ),
+        ({"contacts": "12", "notes": "56", "tasks": "?"}, "task", {"contact": "12"}, "a task of contact 12 that"),
+        ({"contacts": "12", "notes": "56"}, None, {"contact": "12"}, "a record of contact 12 that"),
+        ({}, None, None, "a record that names evt_1"),
+        ({"state": "lost", "at": None, "target": [1], "id": True}, None, None, "a record that names evt_1"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_event_names_the_record_and_what_it_hangs_on(
+    memory: Memory, record: str | None, target: dict[str, Any] | None, look_for: str
+) -> None:
+    data = data_of(memory)
+    assert (data["record"], data["target"]) == (record, target)
+    assert look_for in data["fix"]
+    assert data["fix"].startswith("Look in HubSpot for ")
+    assert data["fix"].endswith("relay deliveries settle dlv_1 --fate sent, or --fate not_sent, which writes it again")
+
+
+@pytest.mark.parametrize(
+    "value", ["kim@example.com", "+1 415 555 2671", "https://x.example/kim", "Kim", "a" * 65, None, 1.5]
+)
+def test_nothing_but_ids_is_told_of_a_target(value: object) -> None:
+    data = data_of(entry("note", {"person_id": 5, "email": value, "E Mail": "x"}))
+    assert data["target"] == {"person_id": 5}
+    assert data_of(entry("kim@example.com", {}))["record"] is None
+
+
+def test_a_target_is_of_bounded_size() -> None:
+    data = data_of(entry("note", {f"f{chr(97 + number)}": number for number in range(20)}))
+    assert len(data["target"]) == 5
