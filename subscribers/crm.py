@@ -5,6 +5,7 @@
 are read from the user's metadata and from what was captured of the create, never from the upstream's item.
 """
 
+import hashlib
 import html
 import re
 from collections.abc import Collection, Mapping, Sequence
@@ -35,7 +36,7 @@ SKIP, CREATE, FAIL = "skip", "create", "fail"
 PLACEHOLDER = re.compile(r"\{[a-z_.]{1,40}\}")
 """What a preview shows instead of a value that only an answer, or a create, tells."""
 
-_SUBSCRIPTION_CHARACTERS = 8
+_KEY_CHARACTERS = 12
 _KINDS = ("succeeded", "failed", "cancelled", "not_found")
 _EMAIL = re.compile(r"[^\s@<>\"(),:;\\\x00-\x1f\x7f]{1,64}@[^\s@<>\"(),:;\\\x00-\x1f\x7f]{1,190}")
 _PHONE = re.compile(r"\+?[0-9][0-9 ().-]{5,30}[0-9]")
@@ -121,8 +122,10 @@ def nobody(subscription: Subscription, why: str) -> Outcome:
 
 def key_of(event: Event, subscription: Subscription) -> str:
     """The text by which the relay finds a record again. Two subscriptions may write about the same event to one
-    company, and one must not take the other's record for its own."""
-    return f"{event.id}.{subscription.id[-_SUBSCRIPTION_CHARACTERS:]}"
+    company, and one must not take the other's record for its own. Their ids may be alike, and one may begin with the
+    other, so a digest of fixed length stands for the id."""
+    digest = hashlib.sha256(subscription.id.encode("utf-8", "replace")).hexdigest()
+    return f"{event.id}-{digest[:_KEY_CHARACTERS]}"
 
 
 def html_of(event: Event, subscription: Subscription, context: RenderContext) -> str:

@@ -146,7 +146,7 @@ def test_note_says_what_happened_and_ends_with_the_key() -> None:
     world.deliver(event({"deal_id": 2, "note": "<img src=x onerror=alert(1)> & co"}, "failed"))
     content = world.company.notes[0]["content"]
     assert content.startswith("<b>LinkedIn")
-    assert content.endswith(f"<br>revor-relay {event({}).id}.sub_1")
+    assert content.endswith(f"<br>revor-relay {event({}).id}-13a076fce7d1")
     assert "Note: &lt;img src=x onerror=alert(1)&gt; &amp; co" in content
 
 
@@ -158,7 +158,7 @@ def test_activity_of_a_failure_is_an_open_task(kind: str, done: bool) -> None:
     (activity,) = world.company.activities
     assert (activity["type"], activity["done"], activity["due_date"]) == ("task", done, "2026-05-20")
     assert activity["person_id"] == 1
-    assert activity["note"].endswith(f"{event({}).id}.sub_1")
+    assert activity["note"].endswith(f"{event({}).id}-13a076fce7d1")
 
 
 # --- nobody is known
@@ -717,7 +717,7 @@ def test_template_is_merged_over_the_defaults_and_escapes_what_it_prints() -> No
     assert outcome is not None
     assert outcome.verdict == "delivered"
     (note,) = world.company.notes
-    expected = f"<i>&lt;a href=&#x27;x&#x27;&gt;{{{{ x }}}}&lt;/a&gt;</i> 3<br>revor-relay {event({}).id}.sub_1"
+    expected = f"<i>&lt;a href=&#x27;x&#x27;&gt;{{{{ x }}}}&lt;/a&gt;</i> 3<br>revor-relay {event({}).id}-13a076fce7d1"
     assert note["content"] == expected
     (request,) = [step.request for step in world.steps if step.request.method == "POST"]
     assert orjson.loads(request.body)["pinned_to_deal_flag"] == 1
