@@ -10,6 +10,7 @@ RelayError
 │   ├── Forbidden          403
 │   ├── NotFound           404
 │   ├── Conflict           409
+│   ├── CheckFailed        422 or 502: a sink or its credential failed the check, so nothing was stored
 │   ├── TooLarge           413
 │   ├── TooMany            429
 │   └── Unavailable        503: the database is unavailable
@@ -69,6 +70,8 @@ class RequestError(RelayError):
     exit_code = 2
     status = 400
     title = "Bad request"
+    kept = True
+    """Whether a request that is repeated with its Idempotency-Key gets this answer again."""
 
     def __init__(
         self,
@@ -133,6 +136,16 @@ class Conflict(RequestError):
     code = "conflict"
     status = 409
     title = "Conflict"
+
+
+class CheckFailed(RequestError):
+    """A sink or its credential failed the check before a subscription is stored. Nothing was stored, and once the sink
+    is set up the same request may succeed."""
+
+    code = "sink_unreachable"
+    status = 422
+    title = "Check failed"
+    kept = False
 
 
 class TooLarge(RequestError):

@@ -59,15 +59,17 @@ async def once(call: Call, key: str, run: Callable[[], Awaitable[Response]]) -> 
         return _replayed(begun, body_digest)
     call.first = FirstSent(at=begun, digest=id)
     async with _held(call, id, holder):
+        kept = True
         try:
             try:
                 response = await run()
             except RequestError as error:
-                response = problem_response(error)
+                response, kept = problem_response(error), error.kept
         except BaseException:
             await _forget(call, id, holder)
             raise
-        if response.status_code >= 500 or response.status_code == TooMany.status:  # nothing was done: it may run again
+        # Nothing was done: it may run again.
+        if not kept or response.status_code >= 500 or response.status_code == TooMany.status:
             await _forget(call, id, holder)
         else:
             await _keep(call, id, holder, response)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from relay.api.limits import Admission
 from relay.clock import Clock
+from relay.core.dialogue import Steps
 from relay.core.events import RELAY_SOURCE, Origin
 from relay.core.netguard import GuardPolicy
 from relay.core.subscription import Handshake, Incidents, Subscription
@@ -101,6 +102,8 @@ class Kinds:
     default_incidents  kind name to its default of `config.incidents`
     redacted_url       kind name and URL to the redacted sink
     signed             whether requests to a kind are signed
+    portal             the account at a vendor whose limits a subscription shares, None without one
+    greeting           the requests that try a sink before its subscription is stored, None without any
     """
 
     names: tuple[str, ...]
@@ -110,6 +113,8 @@ class Kinds:
     default_incidents: Callable[[str], Incidents]
     redacted_url: Callable[[str, str], str]
     signed: Callable[[str], bool]
+    portal: Callable[[Subscription], str | None]
+    greeting: Callable[[Subscription, float], Steps | None]
 
 
 def _count_nothing(_method: str, _status_code: int) -> None:

@@ -50,7 +50,7 @@ def read_create(document: Any, context: Context, *, id: str, now: float) -> tupl
     body = validate(SubscriptionCreate, document)
     _refuse_placeholder(body.sink)
     config = body.config or SubscriptionConfig()
-    _refuse_portal(config, None)
+    _refuse_portal(config)
     subscription = _subscription(body, config, context, core.Subscription(id=id, sink=body.sink, created_at=now))
     return replace(subscription, start_at=start_seconds(config.start)), config.secret
 
@@ -70,7 +70,6 @@ def read_replace(document: Any, context: Context, before: core.Subscription) -> 
         errors.append(FieldError(pointer="/config/start", code="not_replaceable", detail=detail))
     if errors:
         raise invalid(*errors)
-    _refuse_portal(config, before)
     if body.sink in (context.ports.kinds.redacted_url(before.kind, before.sink), url_without_path(before.sink)):
         body = body.model_copy(update={"sink": before.sink})
         _refuse_showing_more(config, context, before)
@@ -81,9 +80,9 @@ def read_replace(document: Any, context: Context, before: core.Subscription) -> 
     return with_portal(_subscription(body, _following(config, context, before), context, before), before)
 
 
-def _refuse_portal(config: SubscriptionConfig, before: core.Subscription | None) -> None:
-    """Raises InvalidRequest for another portal than the one that was found."""
-    if config.portal is not None and (before is None or config.portal != before.options.get(PORTAL)):
+def _refuse_portal(config: SubscriptionConfig) -> None:
+    """Raises InvalidRequest for a portal: nobody may set it."""
+    if config.portal is not None:
         raise invalid(FieldError(pointer="/config/portal", code="unknown_field", detail="portal is read-only"))
 
 
@@ -99,7 +98,7 @@ def read_declared(body: DeclaredSubscription, context: Context, before: core.Sub
     """The subscription with the declared settings, and nothing of those of `before`; its id, state, start and secrets
     are kept. Raises InvalidRequest."""
     _refuse_placeholder(body.sink)
-    _refuse_portal(body.config or SubscriptionConfig(), before)
+    _refuse_portal(body.config or SubscriptionConfig())
     bare = replace(before, headers=(), credential=None)
     return _subscription(body, _following(body.config or SubscriptionConfig(), context, before), context, bare)
 

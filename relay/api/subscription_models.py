@@ -304,8 +304,7 @@ class SubscriptionConfig(Body):
     )
     portal: _Word | None = Field(
         default=None,
-        description="Read-only: the account at the CRM, as the check of the credential found it. Sending it back as "
-        "shown changes nothing.",
+        description="Read-only: the account at the CRM, as the check of the credential found it. `PUT` ignores it.",
     )
     dry_run: bool = Field(
         default=False,

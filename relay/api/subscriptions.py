@@ -25,7 +25,9 @@ from relay.api.operations import (
     Operation,
 )
 from relay.api.params import PAGE, boolean
+from relay.api.ports import Kinds
 from relay.api.resource import json_response, page_response
+from relay.api.sink_checks import CHECK, CHECK_PROBLEMS, needs_check, same_place, tried
 from relay.api.subscription_checks import awaits_consent, read_create, read_replace
 from relay.api.subscription_models import Subscription, SubscriptionCreate, SubscriptionPage, SubscriptionReplace
 from relay.api.subscription_views import subscription_view
@@ -33,6 +35,7 @@ from relay.api.validation import invalid, validate
 from relay.clock import to_rfc3339
 from relay.core import subscription as core
 from relay.core.events import Origin, source_event_types
+from relay.core.greeting import with_facts
 from relay.core.handshake import WAITS
 from relay.core.records import SubscriptionRoom
 from relay.core.samples import sample_event
@@ -44,6 +47,8 @@ from relay.ids import new_id
 MAX_OVERLAP_SECONDS = 30 * 86_400.0
 SECRET_BYTES = 32
 DEFAULT_TEST_TYPE = "relay.test"
+_PLACES = ("channel", "record", "object")
+"""Options that say where in a sink something arrives."""
 
 
 class TestRequest(Body):
@@ -96,26 +101,30 @@ _SUBSCRIPTION = Answer("The subscription.", Subscription)
     body=SubscriptionCreate,
     query=(
         boolean("reuse", "If the sink already has a subscription, return it with 200 and create none.", default=False),
+        CHECK,
     ),
     answers={
         200: Answer("With `reuse`: the existing subscription of this sink, unchanged.", Subscription),
         201: Answer("The new subscription. `config.secret` is only in this response.", Subscription, headers=LOCATION),
     },
-    problems={409: "The token has made too many subscriptions."},
+    problems={409: "The token has made too many subscriptions.", **CHECK_PROBLEMS},
 )
 async def create_subscription(call: Call) -> Response:
-    """Subscribe to events."""
+    """Subscribe to events.
+
+    For a CRM, its sink and credential are tried first with a few requests. If they fail, nothing is stored.
+    """
     now = call.ports.clock()
     subscription, given = read_create(call.document, call.context, id=call.new_id("sub", now), now=now)
-    if call.query["reuse"]:
-        same = sorted(
-            (one for one in await call.ports.store.subscriptions.all() if _same_place(one, subscription)),
-            key=lambda one: one.id,
-        )
-        if same:
-            return _shown(call, same[0])
     if call.first is not None and (known := await call.ports.store.subscriptions.get(subscription.id)) is not None:
         return _made(call, known)  # the first request was cut off after its commit
+    subscription = with_facts(subscription, await tried(call, subscription) or {})
+    if call.query["reuse"]:
+        place = partial(_place, call.ports.kinds)
+        wanted = place(subscription)
+        same = [one for one in await call.ports.store.subscriptions.all() if place(one) == wanted]
+        if same:
+            return _shown(call, min(same, key=lambda one: one.id))
     secret = given or new_secret(secrets.token_bytes(SECRET_BYTES))
     made = replace(subscription, secrets=(SigningSecret(value=secret),))
     if awaits_consent(made, call.context):
@@ -126,9 +135,10 @@ async def create_subscription(call: Call) -> Response:
     return _made(call, made)
 
 
-def _same_place(one: core.Subscription, other: core.Subscription) -> bool:
-    """Whether both send to one URL, and there to one channel."""
-    return same_url(one.sink, other.sink) and one.options.get("channel") == other.options.get("channel")
+def _place(kinds: Kinds, one: core.Subscription) -> tuple[object, ...]:
+    """Where a subscription sends to: a URL, and there a channel, or a portal and what is written into it."""
+    portal = kinds.portal(one) if one.kind in kinds.names else None
+    return _comparable(one.sink), portal, *(one.options.get(name) for name in _PLACES)
 
 
 def _made(call: Call, made: core.Subscription) -> Response:
@@ -163,17 +173,26 @@ async def get_subscription(call: Call) -> Response:
     audited="subscriptions.replace",
     scopes=WRITES_SUBSCRIPTIONS,
     body=SubscriptionReplace,
+    query=(CHECK,),
     answers={200: _SUBSCRIPTION},
-    problems={409: "The subscription was created by a `callback_url`."},
+    problems={
+        409: "The subscription was created by a `callback_url`, or another request has changed it meanwhile.",
+        **CHECK_PROBLEMS,
+    },
 )
 async def replace_subscription(call: Call) -> Response:
     """Replace a subscription's settings.
 
-    Its id, state, secret and start are kept.
+    Its id, state, secret and start are kept. For a CRM, a new sink or credential is tried first.
     """
     before = await _find(call)
     _refuse_callback(before, "its settings cannot be changed")
     after, awaits = read_replace(call.document, call.context, before), partial(awaits_consent, context=call.context)
+    if needs_check(after, before) and (facts := await tried(call, after)) is not None:
+        again = read_replace(call.document, call.context, await _find(call))  # what was stored meanwhile is kept
+        if not same_place(after, again):
+            raise Conflict("another request has changed it meanwhile: try again", code="subscriptions_changed")
+        after = with_facts(again, facts)
     await call.ports.store.subscriptions.replace(after, call.ports.clock(), awaits)
     call.ports.dispatcher.wake()
     return _shown(call, await _find(call))
@@ -323,12 +342,8 @@ async def get_signing_secret(call: Call) -> Response:
     return json_response(secret)
 
 
-def same_url(one: str, other: str) -> bool:
-    """Whether two sinks are the same URL. Scheme and host are compared case-insensitively."""
-    return _comparable(one) == _comparable(other)
-
-
 def _comparable(url: str) -> tuple[str, ...]:
+    """Equal for the same URL. Scheme and host are compared case-insensitively."""
     parts = urlsplit(url)
     return parts.scheme.lower(), parts.netloc.lower(), parts.path or "/", parts.query
 

@@ -19,6 +19,8 @@ Incidents = Literal["off", "collapse", "both"]
 
 PORTAL = "portal"
 """Option, a fact that is learnt and that nobody sets: the customer's account at the vendor of the sink."""
+FACTS = (PORTAL, "api_version")
+"""Options that may be learnt when a sink is greeted. The version of the vendor's API may be set instead."""
 
 _FAILURES = (CREATE_UNKNOWN, DELIVERY_EXPIRED, SUBSCRIPTION_DISABLED)
 """Besides failed jobs, the types of events that incidents are made of."""

@@ -92,6 +92,10 @@ class Credentials:
         self._tasks = tasks
         self._kept: dict[str, _Kept] = {}
 
+    def apart(self) -> "Credentials":
+        """One that knows no tokens yet, and whose tokens no delivery uses."""
+        return Credentials(transport=self._transport, store=self._store, clock=self._clock, tasks=self._tasks)
+
     async def send(self, subscription: Subscription, request: OutboundRequest, timeout_seconds: float) -> Sent:
         """Sends a request with the subscription's credential, all within the timeout. A 401 renews a fetched token
         once, and the request is then sent once more: the sink has not accepted the first one."""

@@ -8,7 +8,7 @@ its own deliveries. Slots are counted in `slots.py`; attempts run in `worker.py`
 import asyncio
 import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import structlog
@@ -16,7 +16,7 @@ import structlog
 from relay.clock import Clock
 from relay.core.bundles import Bundle
 from relay.core.delivery import Attempt, OutboundRequest, Outcome
-from relay.core.dialogue import previewed
+from relay.core.dialogue import Steps, previewed
 from relay.core.events import Event
 from relay.core.filters import Filters, matches
 from relay.core.heartbeat import Progress
@@ -25,6 +25,7 @@ from relay.core.subscription import Subscription
 from relay.core.values import value_class
 from relay.delivery.attempts import attempt_of
 from relay.delivery.credentials import Credentials
+from relay.delivery.greetings import greet
 from relay.delivery.handshakes import Handshakes
 from relay.delivery.outcomes import Policy
 from relay.delivery.settings import DeliverySettings
@@ -244,6 +245,17 @@ class Dispatcher:
         shown_sink = kind.redacted_url(subscription.sink)
         secrets = secrets_of(subscription.sink, shown_sink, subscription.headers, sent.secrets)
         return attempt_of(1, sent.headers, sent.response, secrets=secrets), outcome
+
+    async def greet(self, subscription: Subscription, steps: Steps) -> Mapping[str, str]:
+        """The facts that a sink tells before its subscription is stored. Nothing is stored. Raises CheckFailed."""
+        worker = self._worker
+        return await greet(
+            subscription,
+            steps,
+            credentials=worker.credentials.apart(),
+            transport=worker.transport,
+            clock=self._clock,
+        )
 
     async def request_of(self, subscription: Subscription, event: Event) -> OutboundRequest:
         """The request as it would be sent now. Raises what the kind of sink raises."""

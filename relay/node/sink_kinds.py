@@ -17,6 +17,8 @@ def api_kinds(type_prefixes: Sequence[str]) -> Kinds:
         default_incidents=lambda kind: registry.kind_named(kind).default_incidents,
         redacted_url=_redacted_url,
         signed=lambda kind: registry.kind_named(kind).signed,
+        portal=lambda subscription: registry.kind_named(subscription.kind).portal(subscription),
+        greeting=lambda subscription, now: registry.kind_named(subscription.kind).greeting(subscription, now),
     )
 
 

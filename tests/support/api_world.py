@@ -16,7 +16,7 @@ from relay.api.ports import ApiSettings, Kinds, Ports, Readiness, Token
 from relay.config.keyring import Keyring
 from relay.core.client_address import Network
 from relay.core.delivery import Attempt, OutboundRequest, Outcome, Timings
-from relay.core.dialogue import previewed
+from relay.core.dialogue import Steps, previewed
 from relay.core.encryption import Rotation
 from relay.core.erasure import ErasureRequest, ErasureStep
 from relay.core.events import Event, Hint, Origin, Repeat, from_transition, owner_of
@@ -246,6 +246,9 @@ class FakeDispatcher:
     def __init__(self) -> None:
         self.tested: list[tuple[Subscription, Event]] = []
         self.woken = 0
+        self.greeted: list[Subscription] = []
+        self.greeting: list[Any] = []
+        """What the next sinks tell when they are greeted: facts, an exception, or what is awaited to get it."""
 
     async def test(self, subscription: Subscription, event: Event) -> tuple[Attempt, Outcome]:
         self.tested.append((subscription, event))
@@ -261,6 +264,15 @@ class FakeDispatcher:
             timings=Timings(first_byte_ms=11.0),
         )
         return attempt, Outcome(verdict="delivered", reason="200 OK")
+
+    async def greet(self, subscription: Subscription, steps: Steps) -> Mapping[str, str]:
+        self.greeted.append(subscription)
+        answer = self.greeting.pop(0)
+        if callable(answer):
+            answer = await answer()
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
 
     async def request_of(self, subscription: Subscription, event: Event) -> OutboundRequest:
         signature = signature_headers(subscription.secrets, message_id=event.id, now=NOW, body=event.body)
@@ -398,6 +410,8 @@ KINDS = Kinds(
     default_incidents=lambda name: kind_named(name).default_incidents,
     redacted_url=lambda name, url: kind_named(name).redacted_url(url),
     signed=lambda name: kind_named(name).signed,
+    portal=lambda subscription: kind_named(subscription.kind).portal(subscription),
+    greeting=lambda subscription, now: kind_named(subscription.kind).greeting(subscription, now),
 )
 
 
@@ -410,6 +424,7 @@ class World:
     requests: list[tuple[str, int]] = field(default_factory=list)
     node: FakeNode = field(default_factory=FakeNode)
     dispatcher: FakeDispatcher = field(default_factory=FakeDispatcher)
+    kinds: Kinds = KINDS
 
     def __post_init__(self) -> None:
         self.node.store = self.store
@@ -444,7 +459,7 @@ class World:
             node=self.node,
             audit=self.audit,
             forecasts=GroupForecasts(self.store.group_work, self.store.learned, lambda: self.now),
-            kinds=KINDS,
+            kinds=self.kinds,
             count_request=lambda method, status_code: self.requests.append((method, status_code)),
         )
 

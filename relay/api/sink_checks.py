@@ -1,0 +1,39 @@
+"""Tries the sink and the credential of a subscription before it is stored, for kinds that have a way to: CRMs.
+
+Nothing holds a transaction meanwhile. A subscription that waits for its sink's consent is not tried.
+"""
+
+from collections.abc import Mapping
+
+from relay.api.operations import Call
+from relay.api.params import boolean
+from relay.api.subscription_checks import awaits_consent
+from relay.core.declared import same_credential
+from relay.core.subscription import Subscription
+
+CHECK = boolean("check", "For CRMs: try the sink and its credential first. If they fail, store nothing.", default=True)
+CHECK_PROBLEMS = {429: "Too many sinks are being tried.", 502: "The sink does not answer, so nothing was stored."}
+
+
+async def tried(call: Call, subscription: Subscription) -> Mapping[str, str] | None:
+    """The facts that the sink tells; None if it was not asked. Raises CheckFailed, and TooMany: this counts as a test
+    of a subscription."""
+    if not call.query["check"] or awaits_consent(subscription, call.context):
+        return None
+    steps = call.ports.kinds.greeting(subscription, call.ports.clock())
+    if steps is None:
+        return None
+    with call.ports.admission.tests.held(call.caller):
+        return await call.ports.dispatcher.greet(subscription, steps)
+
+
+def needs_check(after: Subscription, before: Subscription) -> bool:
+    """Whether a change makes what was tried before worthless, or asks for properties to be made."""
+    if (after.kind, after.reached_by) != (before.kind, before.reached_by):
+        return True
+    return "create_properties" in after.options and "create_properties" not in before.options
+
+
+def same_place(one: Subscription, other: Subscription) -> bool:
+    """Whether both reach the same sink with the same credential."""
+    return (one.kind, one.sink) == (other.kind, other.sink) and same_credential(one.credential, other.credential)
