@@ -21,7 +21,7 @@ from relay.errors import FieldError
 from relay.redaction import host_of
 from subscribers import base, crm
 from subscribers.base import Dialogue, RenderContext
-from subscribers.pipedrive_answers import UUID, Answer, id_in, read_answer, uuid_in
+from subscribers.pipedrive_answers import UUID, Answer, id_in, is_cut, read_answer, uuid_in
 from subscribers.pipedrive_records import (
     ACTIVITY,
     FIELDS,
@@ -42,8 +42,6 @@ from subscribers.pipedrive_records import (
 PERSON, DEAL, LEAD = "person", "deal", "lead"
 PAGES = (25, 5, 1)
 """Records per page. An answer is read up to 64 KiB, and one note may have 100 KB: then a smaller page is asked for."""
-READ_BYTES = 65_536
-"""So much of an answer is read."""
 MAX_QUESTIONS = 12
 """Maximum number of pages that are read to find a record."""
 
@@ -304,7 +302,7 @@ def _find_record(
         response = yield _reads(subscription, path, f"{entry.record}s of the target", [])
         if key in response.excerpt and response.status_code == 200:
             return None
-        if _is_cut(response):
+        if response.status_code == 200 and is_cut(response):
             if size + 1 < len(PAGES):
                 size += 1
             elif entry.record == NOTE:  # one note that is longer than ours can be
@@ -325,12 +323,6 @@ def _find_record(
             return _ABSENT
         place, last = following, next((id for one in reversed(records) if isinstance(id := id_in(one), int)), last)
     return Answer(outcome=ledger.uncertain("not_found_in_time"))
-
-
-def _is_cut(response: Response) -> bool:
-    """Whether an answer is longer than what is read of it. One that broke off is no such answer."""
-    whole = response.error is None and response.status_code == 200
-    return whole and len(response.excerpt) >= READ_BYTES and crm.read_object(response.excerpt) is None
 
 
 # --- requests

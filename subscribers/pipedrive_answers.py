@@ -21,6 +21,8 @@ BURST_PAUSE_SECONDS = 2.0
 LIMITED_PAUSE_SECONDS = 30.0
 BLOCKED_PAUSE_SECONDS = 600.0
 
+READ_BYTES = 65_536
+"""So much of an answer is read."""
 UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _ACCESS = "give the subscription a valid API token (Pipedrive: Personal preferences, API) as its sinkcredential"
 _DISABLES = {
@@ -30,6 +32,8 @@ _DISABLES = {
     410: "update the relay",
     501: "update the relay",
 }
+_HEAD = re.compile(rb'\s*\{\s*"success"\s*:\s*true\s*,\s*"data"\s*:\s*\{\s*"id"\s*:\s*([1-9][0-9]{0,14})\s*,')
+"""How the answer begins that names one thing, such as a new record. The rest of a long one is not read."""
 _SCOPE = "Scope and URL mismatch"
 
 
@@ -89,7 +93,16 @@ def uuid_in(found: object) -> str | None:
     return id if isinstance(id, str) and (UUID.fullmatch(id) or crm.PLACEHOLDER.fullmatch(id)) else None
 
 
+def is_cut(response: Response) -> bool:
+    """Whether an answer is longer than what is read of it. One that broke off is no such answer."""
+    whole = response.error is None and len(response.excerpt) >= READ_BYTES
+    return whole and crm.read_object(response.excerpt) is None
+
+
 def _accepted(document: Mapping[str, Any] | None, response: Response, reason: str) -> Answer:
+    head = _HEAD.match(response.excerpt) if document is None and is_cut(response) else None
+    if head is not None:
+        document = {"success": True, "data": {"id": int(head[1])}}
     if document is not None and document.get("success") is True:
         pause = _number(response, "x-ratelimit-reset") if response.header("x-ratelimit-remaining") == "0" else None
         outcome = Outcome(verdict="delivered", reason=f"http_{response.status_code}", retry_after_seconds=pause)

@@ -36,8 +36,9 @@ FIELDS: Mapping[str, frozenset[str]] = {
     ),
 }
 """What a template may set. What a record is attached to is not among it."""
-MAX_RECORD_BYTES = 100_000
-"""Of the content of a note, and of the note of an activity."""
+MAX_RECORD_BYTES = 20_000
+"""Of the content of a note, and of the note of an activity. Pipedrive takes 100 KB, but the relay reads 64 KiB of a
+list, in which a character may take six bytes, and finds a record by its last line."""
 MAX_SUBJECT = 255
 EARLIER_SECONDS = 86_400.0
 """Records that are older than the intention by this much end the search: clocks differ, and time zones."""

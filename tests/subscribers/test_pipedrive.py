@@ -18,8 +18,8 @@ from relay.core.recipient import Recipient
 from relay.core.subscription import Subscription
 from relay.errors import InvalidRequest, NotRenderable
 from subscribers.base import RenderContext, header_errors
-from subscribers.pipedrive import PIPEDRIVE, READ_BYTES, Pipedrive, portal_of
-from subscribers.pipedrive_answers import BUDGET_PAUSE_SECONDS, read_answer
+from subscribers.pipedrive import PIPEDRIVE, Pipedrive, portal_of
+from subscribers.pipedrive_answers import BUDGET_PAUSE_SECONDS, READ_BYTES, read_answer
 from tests.subscribers.test_slack_bot import job
 from tests.support.hostile_texts import TEXTS, events_with
 from tests.support.scale import scaled
@@ -734,6 +734,32 @@ def test_template_that_is_strict_or_too_long_is_dead_and_says_why() -> None:
         subscription = pipedrive(**options)
         with pytest.raises(NotRenderable, match=said):
             previewed(PIPEDRIVE.steps(event({"deal_id": 2, "long": "y" * 20_000}), subscription, CONTEXT, {}, NOW))
+
+
+@pytest.mark.parametrize("record", ["note", "activity"])
+def test_long_record_is_known_by_its_answer_and_found_again(record: str) -> None:
+    name = {"note": "content", "activity": "note"}[record]
+    template = {name: "{% for i in (1..9) %}{{ metadata.long }}{% endfor %}"}
+    about = event({"deal_id": 2, "long": "&" * 400})
+    for fault in (None, Fault(status=0, works=True)):
+        world = World(record=record, template=template)
+        if fault is not None:
+            world.company.fail({"note": "POST /v1/notes", "activity": "POST /api/v2/activities"}[record], fault)
+            world.deliver(about)
+        for nth in range(2):
+            long = {"id": 100 + nth, "deal_id": 2, name: "x" * 90_000, "add_time": "2026-05-20 10:00:30"}
+            (world.company.notes if record == "note" else world.company.activities).append(long)
+        outcome = world.deliver(about)
+        assert outcome is not None
+        assert outcome.verdict == "delivered" or (record, outcome.reason) == ("activity", "not_readable")
+
+
+def test_answer_that_is_cut_tells_the_id_at_its_beginning() -> None:
+    long = b'{"success": true, "data": {"id": 7, "content": "' + b"x" * READ_BYTES
+    answer = read_answer(answered(201, long[:READ_BYTES]), NOW, scope="")
+    assert (answer.ok, answer.data) == (True, {"id": 7})
+    for other in (long[:1000], b"[" + long, b'{"success": true, "data": [' + long, long.replace(b"true", b"false")):
+        assert not read_answer(answered(201, other[:READ_BYTES]), NOW, scope="").ok
 
 
 @pytest.mark.parametrize("text", TEXTS[:: scaled(20, 1)])
