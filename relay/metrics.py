@@ -95,6 +95,12 @@ class Metrics:
         self.deliveries_in_flight = Gauge(
             "relay_deliveries_in_flight", "Deliveries being attempted", registry=self.registry
         )
+        self.portal_paused_seconds = Gauge(
+            "relay_portal_paused_seconds",
+            "Seconds until a CRM's portal that asked for a pause may be sent to again, the longest of each kind",
+            ("kind",),
+            registry=self.registry,
+        )
         self.deliveries_pending = Gauge(
             "relay_deliveries_pending", "Pending deliveries, at the last upkeep", registry=self.registry
         )

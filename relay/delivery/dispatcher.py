@@ -30,7 +30,7 @@ from relay.delivery.handshakes import Handshakes
 from relay.delivery.outcomes import Policy
 from relay.delivery.settings import DeliverySettings
 from relay.delivery.signer import Signer
-from relay.delivery.slots import Slots, Target
+from relay.delivery.slots import Portal, Slots, Target
 from relay.delivery.worker import DATABASE_RETRY_SECONDS, Worker
 from relay.errors import StoreError
 from relay.expressions.event_filters import EventFilters
@@ -212,7 +212,13 @@ class Dispatcher:
             )
             if wanted:
                 self.slots.fresh_came(now)
-            if wanted and target.sink.may_send(now) and self.slots.free(target) > 0 and target.takes_fresh(now):
+            if (
+                wanted
+                and target.sink.may_send(now)
+                and self.slots.free(target) > 0
+                and target.takes_fresh(now)
+                and (target.portal is None or target.portal.take_turn(now))
+            ):
                 self.slots.occupy(target)
                 target.sink.paced(1, now)
                 target.count_request(now)
@@ -426,28 +432,41 @@ class Dispatcher:
     # --- 2. due
 
     def _due(self, backlog: Sequence["Backlog"], now: float) -> tuple[list[tuple[Target, "Backlog"]], float]:
-        """The subscriptions to send to now, each with its backlog, and when the next one is due."""
+        """The subscriptions to send to now, each with its backlog, and when the next one is due. Of those that share a
+        portal only one: its turn is over then."""
         due: list[tuple[Target, Backlog]] = []
+        sharing: dict[Portal, list[tuple[Target, Backlog]]] = {}
         next_due = now + IDLE_SCAN_SECONDS
         for entry in backlog:
             target = self.slots.get(entry.subscription_id)
             earliest = self._earliest(target, entry, now)
             if target is not None and earliest <= now:
-                due.append((target, entry))
+                place = due if target.portal is None else sharing.setdefault(target.portal, [])
+                place.append((target, entry))
             elif earliest > now:
                 next_due = min(next_due, earliest)
+        due += [min(waiting, key=lambda one: self._rank(one[0], now)) for waiting in sharing.values()]
         return due, next_due
+
+    def _rank(self, target: Target, now: float) -> tuple[bool, float]:
+        """Orders the subscriptions of a portal: those with a free slot first, and the one that had its turn longest
+        ago."""
+        return self.slots.free(target, now) <= 0, target.sink.turns.next_at
 
     def _earliest(self, target: Target | None, entry: "Backlog", now: float) -> float:
         """When a subscription may be sent the first of its backlog; inf if something else will trigger that."""
         if target is None:  # a callback that is not loaded
             return _due_at(entry)
+        portal = target.portal
         match target.subscription.state:
             case "enabled":
                 self._expedite_once(target, now)
-                return max(_due_at(entry), target.sink.not_before, target.waits_until(now))
+                turn_at = 0.0 if portal is None else portal.turns.opens_at(now)
+                return max(_due_at(entry), target.sink.opens_at(now), target.waits_until(now), turn_at)
             case "disabled" if target.sink.probe_at is not None and not target.slots.claimed:
-                return target.sink.probe_at
+                if portal is None:
+                    return target.sink.probe_at
+                return max(target.sink.probe_at, portal.paused_until, portal.turns.opens_at(now))
         return math.inf
 
     def _expedite_once(self, target: Target, now: float) -> None:
@@ -499,6 +518,9 @@ class Dispatcher:
                         priorities = (0,)
                     else:
                         count = min(count, int(limit) - target.slots.backlogged)
+            if count > 0 and target.portal is not None and not target.portal.take_turn(now):
+                self._wake.set()  # a fresh event has taken it: the next scan finds when the next turn is
+                continue
             for _ in range(count):  # before the next subscription, which gets the rest
                 self.slots.occupy(target)
             if count > 0:

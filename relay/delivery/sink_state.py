@@ -4,7 +4,7 @@ Only the methods here write it: the dispatcher and the worker report what happen
 is the part that is stored for restarts and other nodes. Slots are counted in `slots.py`.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from relay.core import retry
@@ -18,6 +18,9 @@ FAILED_OFTEN = 100
 """Failures in a row after which a sink is only tried at FAILING_PER_SECOND."""
 FAILING_PER_SECOND = 20.0
 """Attempt rate for a sink that keeps failing. Sending it more would only take capacity from healthy sinks."""
+RESTORED_SECONDS = 1.0
+"""A pause that ends at most this much later than the stored one is not stored anew: responses to requests that were
+sent together ask for almost the same pause."""
 OUTAGE_SECONDS = 60.0
 """Minimum time of failures only after which a success expedites the waiting retries. Without a minimum, an event that a
 busy sink always rejects would be sent again after each success of another event."""
@@ -30,6 +33,34 @@ class HealthChange(NamedTuple):
     paused_until: float
     before: tuple[float | None, float | None, float]
     ends_outage: bool
+
+
+@dataclass(slots=True, eq=False)
+class Turns:
+    """Spaces attempts.
+
+    next_at        no new attempt before then
+    pause_seconds  how far away that was when it was set. Further away means that the clock was set back
+    """
+
+    next_at: float = 0.0
+    pause_seconds: float = 0.0
+
+    def opens_at(self, now: float) -> float:
+        """Earliest time of the next attempt; 0 for now."""
+        return self.next_at if self.next_at - now <= self.pause_seconds else 0.0
+
+    def pause(self, now: float, seconds: float) -> None:
+        """No attempt for so many seconds."""
+        self.next_at = now + seconds
+        self.pause_seconds = self.next_at - now  # as `opens_at` computes it: floats are rounded
+
+    def take(self, now: float, per_second: float) -> bool:
+        """Takes the next turn of a rate. Returns False if it is not due yet."""
+        if self.opens_at(now) > now:
+            return False
+        self.pause(now, 1.0 / per_second)
+        return True
 
 
 @dataclass(slots=True, eq=False)
@@ -49,7 +80,7 @@ class SinkState:
     back_since     last success after an outage; 0 if there was none
     paused_until   end of a pause that the sink asked for
     held_until     no new attempts before then: the subscription is being disabled
-    next_send_at   no new attempts before then: a rate limit
+    turns          spaces the attempts of a rate limit
     probe_at       next probe while disabled
     """
 
@@ -65,20 +96,19 @@ class SinkState:
     back_since: float = 0.0
     paused_until: float = 0.0
     held_until: float = 0.0
-    next_send_at: float = 0.0
+    turns: Turns = field(default_factory=Turns)
     probe_at: float | None = None
     _stored_since: float | None = None
     _stored_pause: float = 0.0
     _expedited: float | None = None
 
-    @property
-    def not_before(self) -> float:
+    def opens_at(self, now: float) -> float:
         """Earliest time of the next attempt."""
-        return max(self.paused_until, self.held_until, self.next_send_at)
+        return max(self.paused_until, self.held_until, self.turns.opens_at(now))
 
     def may_send(self, now: float) -> bool:
         """True if the sink may be sent to now, slots aside."""
-        return self.enabled and self.not_before <= now
+        return self.enabled and self.opens_at(now) <= now
 
     @property
     def fails(self) -> bool:
@@ -132,7 +162,7 @@ class SinkState:
         """`count` deliveries are sent now: delays the next ones while draining or failing."""
         rate = self.per_second(now)
         if rate is not None and count:
-            self.next_send_at = max(self.next_send_at, now + count / rate)
+            self.turns.pause(now, max(self.turns.opens_at(now) - now, count / rate))
 
     def backlog_settled(self) -> None:
         """The backlog is demoted or gone: the recovery has no further effect."""
@@ -167,19 +197,14 @@ class SinkState:
 
     def take_turn(self, now: float) -> bool:
         """Takes the next turn of its own rate. Returns False if it is not due yet."""
-        if self.rate is None:
-            return True
-        if self.next_send_at > now:
-            return False
-        self.next_send_at = now + 1.0 / self.rate
-        return True
+        return self.rate is None or self.turns.take(now, self.rate)
 
     def answered(self, response: Response, outcome: Outcome, *, in_flight: int, full: bool) -> None:
         """Takes an outcome into account. `in_flight` and `full`: as in `Concurrency.succeeded`."""
         delivered = outcome.verdict == "delivered"
         self.recovered |= delivered and self.down
         if delivered and self.fails_often and self.rate is None:
-            self.next_send_at = 0.0  # lift the pause of a failing sink
+            self.turns.next_at = 0.0  # lift the pause of a failing sink
         self.failures = 0 if delivered else self.failures + 1
         if response.late:
             self.concurrency.timed_out()
@@ -199,6 +224,14 @@ class SinkState:
     def pause(self, until: float) -> None:
         """The sink asked for no requests before then."""
         self.paused_until = max(self.paused_until, until)
+
+    def pause_to_store(self, now: float) -> bool:
+        """True if restarts and other nodes do not know its pause."""
+        return self.paused_until > max(now, self._stored_pause + RESTORED_SECONDS)
+
+    def pause_stored(self, until: float) -> None:
+        """The pause of its portal is stored for it, or was not (0)."""
+        self._stored_pause = until
 
     def hold(self, until: float) -> None:
         """No attempts before then: the subscription is being disabled."""

@@ -16,7 +16,7 @@ from relay.core.bundles import Bundle, FreeRequests, Room
 from relay.core.concurrency import PROMPT_SECONDS, Concurrency
 from relay.core.delivery import Outcome, Response
 from relay.core.subscription import Subscription
-from relay.delivery.sink_state import SinkState
+from relay.delivery.sink_state import SinkState, Turns
 from relay.redaction import url_without_path
 
 if TYPE_CHECKING:
@@ -35,6 +35,9 @@ MAX_LOOK_SECONDS = 1.0
 """The pause where they wait for 10 seconds or more: a look at a long digest reads all of it."""
 FRESH_SECONDS = 10.0
 """Fresh events count as arriving for this time after the last one."""
+STORED_PAUSE_SECONDS = 5.0
+"""A pause of a portal that is shorter is stored for none of its other subscriptions: it is over before another node has
+read it."""
 
 
 @dataclass(slots=True, eq=False)
@@ -74,6 +77,7 @@ class Target:
     free           its requests that count for `bundle.free_per_minute`
     looked_at      when its deliveries were last found to wait for others, until `ready_at`
     known          False once the subscription is removed; deliveries in flight outlive it
+    portal         the account at a CRM whose limits it shares; None: its limits are its own
     """
 
     subscription: Subscription
@@ -88,6 +92,7 @@ class Target:
     looked_at: float = -math.inf
     ready_at: float = 0.0
     known: bool = True
+    portal: "Portal | None" = None
 
     @property
     def full(self) -> bool:
@@ -135,6 +140,38 @@ class _Host:
     targets: set[Target] = field(default_factory=set)
 
 
+@dataclass(slots=True, eq=False)
+class Portal:
+    """An account at a CRM. What it allows, all its subscriptions share: see `Kind.portal`.
+
+    turns         spaces the attempts of all its subscriptions: its rate limit
+    paused_until  end of the last pause that it asked for, which a new subscription obeys too
+    """
+
+    kind: str
+    key: str
+    turns: Turns = field(default_factory=Turns)
+    paused_until: float = 0.0
+    targets: set[Target] = field(default_factory=set)
+
+    @property
+    def per_second(self) -> float | None:
+        """Its rate: the default of its kind, or what one of its subscriptions is allowed by its owner if that is more.
+        None: no limit."""
+        rates = {rate for one in self.targets for rate in (one.kind.rate_per_second, one.sink.rate) if rate is not None}
+        return max(rates, default=None)
+
+    def take_turn(self, now: float) -> bool:
+        """Takes the next turn of its rate. Returns False if it is not due yet."""
+        rate = self.per_second
+        return rate is None or self.turns.take(now, rate)
+
+    def paused_seconds(self, now: float) -> float:
+        """Seconds until the first of its enabled subscriptions may be sent to again; 0 if one may be."""
+        ends = (one.sink.paused_until for one in self.targets if one.sink.enabled)
+        return max(min(ends, default=now) - now, 0.0)
+
+
 class Slots:
     """All targets and their slots.
 
@@ -158,6 +195,7 @@ class Slots:
         self._targets: dict[str, Target] = {}
         self._listed: dict[str, Target] = {}
         self._hosts: dict[str, _Host] = {}
+        self._portals: dict[tuple[str, str], Portal] = {}
 
     def limit(self, *, concurrency: int, per_host: int) -> None:
         """Sets new limits; deliveries in flight are not affected."""
@@ -210,6 +248,7 @@ class Slots:
         self._listed.pop(id, None)
         target.known = False
         self._leave(target)
+        self._leave_portal(target)
 
     def _leave(self, target: Target) -> None:
         """Takes a target from its host, which is forgotten once nothing of it is in flight."""
@@ -241,6 +280,51 @@ class Slots:
         rate = subscription.allowed_per_second or kind.rate_per_second
         target.sink.adopt(subscription, before, ceiling=ceiling, rate=rate)
         host.targets.add(target)
+        key = kind.portal(subscription)
+        if key is not None or target.portal is not None:
+            self._adopt_portal(target, key)
+
+    # --- portals
+
+    def _adopt_portal(self, target: Target, key: str | None) -> None:
+        name, portal = target.kind.name, target.portal
+        if portal is not None and (portal.kind, portal.key) == (name, key):
+            return
+        self._leave_portal(target)
+        if key is not None:
+            target.portal = portal = self._portals.setdefault((name, key), Portal(name, key))
+            portal.targets.add(target)
+            target.sink.pause(portal.paused_until)
+
+    def _leave_portal(self, target: Target) -> None:
+        portal, target.portal = target.portal, None
+        if portal is not None:
+            portal.targets.discard(target)
+            if not portal.targets:
+                del self._portals[portal.kind, portal.key]
+
+    def pause(self, target: Target, until: float, *, shared: bool) -> None:
+        """A sink asked for no requests before then. `shared`: its portal did, so all its subscriptions pause."""
+        target.sink.pause(until)
+        portal = target.portal
+        if shared and portal is not None and until > portal.paused_until:
+            portal.paused_until = until
+            for other in portal.targets:
+                other.sink.pause(until)
+
+    def pause_to_store(self, target: Target, now: float) -> tuple[Target, ...]:
+        """The other subscriptions of its portal for which the present pause must be stored."""
+        portal = target.portal
+        if portal is None or portal.paused_until < now + STORED_PAUSE_SECONDS:
+            return ()
+        return tuple(one for one in portal.targets if one is not target and one.sink.pause_to_store(now))
+
+    def paused_portals(self, now: float) -> dict[str, float]:
+        """By kind: for how many seconds the portal is paused that is paused for longest."""
+        longest: dict[str, float] = {}
+        for portal in self._portals.values():
+            longest[portal.kind] = max(portal.paused_seconds(now), longest.get(portal.kind, 0.0))
+        return longest
 
     # --- limits
 

@@ -18,7 +18,7 @@ import structlog
 from relay.clock import Clock
 from relay.core import retry
 from relay.core.bundles import message_id, outcome_of_bundle
-from relay.core.delivery import PROXY_ERROR, Claimed, OutboundRequest, Outcome, Response
+from relay.core.delivery import CREDENTIAL_ERROR, PROXY_ERROR, Claimed, OutboundRequest, Outcome, Response
 from relay.core.dialogue import Memory, Step, Steps
 from relay.core.events import Event
 from relay.core.handshake import REQUEST_ORIGIN
@@ -219,7 +219,7 @@ class Worker:
             if subscription.state == "pending" or (len(claimed) > 1 and target.bundle is None):
                 return await self._release(claimed, now)
             if not target.sink.take_turn(now):
-                return await self._release(claimed, target.sink.next_send_at)
+                return await self._release(claimed, target.sink.turns.next_at)
             turn, held = await self._turn(target, first) if len(claimed) == 1 else (None, False)
             if held:
                 return await self._release(claimed, now + TURN_PAUSE_SECONDS)
@@ -331,7 +331,8 @@ class Worker:
             )
             shown = results[0].attempt if results else None
             result, pause_until = attempt_result(finished, policy, now, next_claim, shown)
-            target.sink.pause(pause_until)
+            if pause_until:  # a token that cannot be had is a trouble of this subscription alone
+                self.slots.pause(target, pause_until, shared=sent.response.error != CREDENTIAL_ERROR)
             results.append(result)
         if results[0].disable is not None:
             target.sink.hold(now + DATABASE_RETRY_SECONDS)
@@ -405,15 +406,21 @@ class Worker:
             return
         if change.ends_outage:
             self.wake()
+        others = self.slots.pause_to_store(target, now)
+        for other in others:  # before the commit: others of the portal get the same answer meanwhile
+            other.sink.pause_stored(change.paused_until)
         try:
             await self.subscriptions.set_sink_health(
                 target.subscription.id,
                 failing_since=change.failing_since,
                 failing_reason=None if outcome.verdict == "delivered" else outcome.reason,
                 paused_until=change.paused_until or None,
+                paused_with_it=[other.subscription.id for other in others],
             )
         except StoreError as error:
             target.sink.health_not_stored(change)
+            for other in others:
+                other.sink.pause_stored(0.0)
             log.error("sink_health_failed", subscription=target.subscription.id, error=str(error))
 
 

@@ -414,7 +414,7 @@ class Node:
 
     def metrics(self) -> bytes:
         """All metrics in Prometheus' text format."""
-        return readiness.measured(self.metrics_registry, self.store, self.pollers, self._clock())
+        return readiness.measured(self.metrics_registry, self.store, self.pollers, self.dispatcher.slots, self._clock())
 
     async def tokens_changed(self) -> None:
         """Takes over a change of the tokens in the database."""

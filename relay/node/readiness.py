@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from relay.api.ports import Readiness
 from relay.clock import optional_rfc3339
 from relay.core.connect_accounts import SHOWN_STATES
+from relay.delivery.slots import Slots
 from relay.metrics import Metrics
 from relay.polling.poller import Poller
 from relay.store.probe import WriteProbe
@@ -86,8 +87,11 @@ def setting_of_key(source: str, account: str) -> str:
     return "REVOR_API_KEY" if account == "default" else f"sources.{source}.accounts.{account}.api_key"
 
 
-def measured(metrics: Metrics, store: Store, pollers: Pollers, now: float) -> bytes:
+def measured(metrics: Metrics, store: Store, pollers: Pollers, slots: Slots, now: float) -> bytes:
     """All metrics in Prometheus' text format, after setting the gauges that are measured on demand."""
+    metrics.portal_paused_seconds.clear()
+    for kind, seconds in slots.paused_portals(now).items():
+        metrics.portal_paused_seconds.labels(kind).set(seconds)
     for (source, account), poller in pollers.items():
         stats = poller.planner.stats(now)
         metrics.open_jobs.labels(source, account).set(stats.open_jobs)

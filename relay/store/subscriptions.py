@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import Select, delete, insert, select, text, update
 from sqlalchemy.engine import Connection, Row
@@ -100,6 +100,13 @@ UPDATE subscriptions SET
   probe_at = NULL, state = :state
 WHERE id = :id
 """
+# Pauses subscriptions that share a limit. A longer pause stays.
+PAUSE = sql(
+    """
+UPDATE subscriptions SET paused_until = :until
+WHERE id IN $json_values(ids) AND (paused_until IS NULL OR paused_until < :until)
+"""
+)
 # Forgets a sink's failures and pause.
 FORGET_FAILURES = f"UPDATE subscriptions SET {', '.join(f'{name} = NULL' for name in OF_THE_SINK)} WHERE id = :id"
 
@@ -110,6 +117,14 @@ class _Change:
     state: str
     reason: str | None
     now: float
+
+
+class _Health(NamedTuple):
+    id: str
+    failing_since: float | None
+    failing_reason: str | None
+    paused_until: float | None
+    paused_with_it: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -249,10 +264,11 @@ class SubscriptionStore(Scoped):
         failing_since: float | None,
         paused_until: float | None,
         failing_reason: str | None = None,
+        paused_with_it: Sequence[str] = (),
     ) -> None:
         """Stores since when the sink has only failed (None: it does not fail), the first reason, and until when it
-        asked to be left alone."""
-        health = (subscription_id, failing_since, failing_reason, paused_until)
+        asked to be left alone. `paused_with_it`: subscriptions that share its limits, so pause as long at least."""
+        health = _Health(subscription_id, failing_since, failing_reason, paused_until, tuple(paused_with_it))
         await self._database.write(_set_sink_health, health)
 
     async def remove(self, subscription_id: str, now: float) -> None:
@@ -642,13 +658,15 @@ def _tried_anew(row: Row[Any], now: float) -> dict[str, Any]:
 
 
 @each
-@locking(lambda item: [row_of(item[0])])
-def _set_sink_health(connection: Connection, item: tuple[str, float | None, str | None, float | None]) -> None:
-    subscription_id, failing_since, failing_reason, paused_until = item
-    if paused_until is not None:
+@locking(lambda item: [row_of(id) for id in (item.id, *item.paused_with_it)])
+def _set_sink_health(connection: Connection, item: _Health) -> None:
+    if item.paused_until is not None:
         notify(connection, "subscriptions")
+    values = {"failing_since": item.failing_since, "failing_reason": item.failing_reason}
     connection.execute(
         update(SubscriptionRow)
-        .where(col(SubscriptionRow.id) == subscription_id)
-        .values(failing_since=failing_since, failing_reason=failing_reason, paused_until=paused_until)
+        .where(col(SubscriptionRow.id) == item.id)
+        .values(**values, paused_until=item.paused_until)
     )
+    if item.paused_with_it and item.paused_until is not None:
+        run(connection, PAUSE, ids=json_list(item.paused_with_it), until=item.paused_until)

@@ -129,7 +129,9 @@ class Storm:
     async def _health(self, store: Store, id: str, nth: int) -> None:
         health = {"failing_since": NOW, "paused_until": NOW + nth, "failing_reason": "503"}
         ids = self.random.sample(self.ids, 3)
-        await asyncio.gather(*(store.subscriptions.set_sink_health(one, **health) for one in ids))
+        await asyncio.gather(
+            *(store.subscriptions.set_sink_health(one, **health, paused_with_it=ids) for one in ids[nth % 2 :])
+        )
 
     async def _rotate(self, store: Store, id: str, nth: int) -> None:
         await store.secrets.add_secret(id, f"whsec_{nth}", NOW + nth)

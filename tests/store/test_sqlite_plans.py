@@ -531,6 +531,7 @@ async def run_everything(store: Store) -> None:
         await store.subscriptions.replace(subscription("sub_5", ordering=ordering), NOW)
     await store.subscriptions.set_state("sub_5", "paused", NOW)
     await store.subscriptions.set_sink_health("sub_5", failing_since=NOW, paused_until=None)
+    await store.subscriptions.set_sink_health("sub_5", failing_since=NOW, paused_until=NOW, paused_with_it=["sub_1"])
     await store.subscriptions.failing()
     await store.secrets.add_secret("sub_5", "whsec_1", NOW, old_expire_at=NOW)
     await store.secrets.of("sub_5")

@@ -30,7 +30,7 @@ def test_first_success_lifts_the_pause_of_a_failing_sink() -> None:
         answer(state, FAILED)
     state.paced(2, NOW)
     assert not state.may_send(NOW)
-    assert state.not_before == pytest.approx(NOW + 2 / FAILING_PER_SECOND)
+    assert state.opens_at(NOW) == pytest.approx(NOW + 2 / FAILING_PER_SECOND)
     answer(state, DELIVERED)
     assert state.may_send(NOW)
 
@@ -44,6 +44,20 @@ def test_own_rate_limit_holds_after_a_success() -> None:
     assert not state.may_send(NOW)
     assert not state.take_turn(NOW + 0.9)
     assert state.take_turn(NOW + 1.0)
+
+
+def test_clock_that_was_set_back_makes_no_turn_wait_for_the_old_time() -> None:
+    state, drained = sink(rate=1.0), sink()
+    for _ in range(FAILED_OFTEN):
+        answer(drained, FAILED)
+    drained.paced(1, NOW)
+    assert state.take_turn(NOW)
+    for one in (state, drained):
+        assert not one.may_send(NOW)
+        assert one.may_send(NOW - 3600)
+    assert state.take_turn(NOW - 3600)
+    assert not state.take_turn(NOW - 3599.5)
+    assert state.take_turn(NOW - 3599)
 
 
 def test_sink_whose_responses_never_end_keeps_one_slot_although_their_status_counts() -> None:

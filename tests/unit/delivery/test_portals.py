@@ -1,0 +1,192 @@
+"""What an account at a CRM allows is shared by all subscriptions that write to it: its pauses and its rate."""
+
+from dataclasses import replace
+from typing import cast
+
+import pytest
+
+from relay.core.subscription import Subscription
+from relay.delivery.slots import STORED_PAUSE_SECONDS, Slots, Target
+from subscribers.base import Kind, Single
+
+NOW = 1_779_271_200.0
+
+
+class Crm(Single):
+    """A kind whose portal is an option, and whose rate is 5 a second."""
+
+    name, signed = "crm", False
+    rate_per_second: float | None = 5.0
+
+    @staticmethod
+    def redacted_url(url: str) -> str:
+        return url
+
+    def portal(self, subscription: Subscription) -> str | None:
+        found = subscription.options.get("portal")
+        return None if found is None else str(found)
+
+
+class Unlimited(Crm):
+    rate_per_second = None
+
+
+def subscription(id: str, portal: str | None = "acme", **fields: object) -> Subscription:
+    values = {"id": id, "sink": "https://crm.test/", "created_at": NOW, "options": {"portal": portal}, **fields}
+    return Subscription(**values)  # type: ignore[arg-type]
+
+
+def adopt(slots: Slots, *subscriptions: Subscription, kind: Single | None = None) -> list[Target]:
+    kind = kind or Crm()
+    slots.adopt({one.id: (one, cast(Kind, kind)) for one in subscriptions})
+    return [target for one in subscriptions if (target := slots.get(one.id)) is not None]
+
+
+def new_slots() -> Slots:
+    return Slots(concurrency=256, per_host=64)
+
+
+def test_pause_of_a_portal_holds_for_its_subscriptions_and_no_others() -> None:
+    slots = new_slots()
+    one, two, elsewhere, alone = adopt(
+        slots, subscription("a"), subscription("b"), subscription("c", "globex"), subscription("d", None)
+    )
+    slots.pause(one, NOW + 60, shared=True)
+    assert [target.sink.may_send(NOW) for target in (one, two, elsewhere, alone)] == [False, False, True, True]
+    assert alone.portal is None
+    assert slots.paused_portals(NOW) == {"crm": 60.0}
+    assert two.sink.may_send(NOW + 60)
+
+
+def test_pause_of_one_subscription_is_its_own() -> None:
+    slots = new_slots()
+    one, two = adopt(slots, subscription("a"), subscription("b"))
+    slots.pause(one, NOW + 60, shared=False)
+    assert [target.sink.may_send(NOW) for target in (one, two)] == [False, True]
+    assert slots.pause_to_store(one, NOW) == ()
+    assert slots.paused_portals(NOW) == {"crm": 0.0}, "one of its subscriptions may be sent to"
+
+
+def test_shorter_pause_ends_no_longer_one() -> None:
+    slots = new_slots()
+    one, two = adopt(slots, subscription("a"), subscription("b"))
+    slots.pause(one, NOW + 60, shared=True)
+    slots.pause(two, NOW + 5, shared=True)
+    assert not one.sink.may_send(NOW + 59)
+    assert not two.sink.may_send(NOW + 59)
+
+
+def test_new_subscription_joins_the_pause_and_a_moved_one_leaves_it() -> None:
+    slots = new_slots()
+    first = subscription("a")
+    (one,) = adopt(slots, first)
+    slots.pause(one, NOW + 60, shared=True)
+    (two,) = adopt(slots, subscription("b"))
+    assert not two.sink.may_send(NOW)
+    moved = replace(first, sink="https://other.test/", options={"portal": "globex"})
+    adopt(slots, moved)
+    assert one.sink.may_send(NOW), "another sink has not asked for a pause"
+    slots.pause(two, NOW + 90, shared=True)
+    assert one.sink.may_send(NOW)
+    slots.pause(one, NOW + 30, shared=True)
+    assert two.sink.may_send(NOW + 90)
+    adopt(slots, replace(moved, options={}))
+    assert one.portal is None
+
+
+def test_other_subscriptions_do_not_join_again_when_subscriptions_are_read_again() -> None:
+    slots = new_slots()
+    paused = subscription("a")
+    (one,) = adopt(slots, paused)
+    slots.pause(one, NOW + 60, shared=True)
+    adopt(slots, replace(paused, state_since=NOW + 1))
+    assert one.sink.may_send(NOW + 1), "a person has resumed it"
+
+
+def test_portal_is_forgotten_with_its_last_subscription() -> None:
+    slots = new_slots()
+    (one, _) = adopt(slots, subscription("a"), subscription("b"))
+    slots.pause(one, NOW + 60, shared=True)
+    slots.keep({"b"})
+    assert slots.paused_portals(NOW) == {"crm": 60.0}
+    slots.keep(set())
+    assert slots.paused_portals(NOW) == {}
+    (again,) = adopt(slots, subscription("c"))
+    assert again.sink.may_send(NOW)
+
+
+def test_disabled_subscription_does_not_open_a_paused_portal() -> None:
+    slots = new_slots()
+    one, _ = adopt(slots, subscription("a"), subscription("b", state="disabled"))
+    slots.pause(one, NOW + 60, shared=False)
+    assert slots.paused_portals(NOW) == {"crm": 60.0}
+
+
+def test_rate_is_shared() -> None:
+    slots = new_slots()
+    portal = adopt(slots, *(subscription(f"s{nth}") for nth in range(300)))[0].portal
+    assert portal is not None
+    turns = [portal.take_turn(NOW + nth / 100) for nth in range(100)]
+    assert turns.count(True) == 5
+
+
+@pytest.mark.parametrize(
+    ("own", "per_second"), [((None, None), 5.0), ((1.0, 2.0), 5.0), ((None, 20.0), 20.0), ((12.0, 20.0), 20.0)]
+)
+def test_owner_who_allows_more_raises_the_rate(own: tuple[float | None, ...], per_second: float) -> None:
+    slots = new_slots()
+    targets = adopt(slots, *(subscription(f"s{nth}", rate_per_second=rate) for nth, rate in enumerate(own)))
+    portal = targets[0].portal
+    assert portal is not None
+    assert portal.per_second == per_second
+
+
+def test_portal_of_a_kind_without_a_rate_has_none() -> None:
+    slots = new_slots()
+    (one,) = adopt(slots, subscription("a"), kind=Unlimited())
+    assert one.portal is not None
+    assert one.portal.take_turn(NOW)
+    assert one.portal.take_turn(NOW)
+
+
+def test_two_kinds_have_no_portal_in_common() -> None:
+    slots = new_slots()
+    (one,) = adopt(slots, subscription("a"))
+    (two,) = adopt(slots, subscription("b"), kind=type("Other", (Crm,), {"name": "other"})())
+    slots.pause(one, NOW + 60, shared=True)
+    assert two.sink.may_send(NOW)
+    assert slots.paused_portals(NOW) == {"crm": 60.0, "other": 0.0}
+
+
+def test_pause_is_stored_for_each_subscription_once() -> None:
+    slots = new_slots()
+    one, two, three = adopt(slots, subscription("a"), subscription("b"), subscription("c"))
+    slots.pause(one, NOW + STORED_PAUSE_SECONDS - 0.1, shared=True)
+    assert slots.pause_to_store(one, NOW) == (), "it is over before another node has read it"
+    slots.pause(one, NOW + 60, shared=True)
+    others = slots.pause_to_store(one, NOW)
+    assert set(others) == {two, three}
+    for other in others:
+        other.sink.pause_stored(NOW + 60)
+    slots.pause(two, NOW + 60.4, shared=True)
+    assert slots.pause_to_store(two, NOW) == (one,), "its own row is written by its own attempt"
+    slots.pause(two, NOW + 600, shared=True)
+    assert set(slots.pause_to_store(two, NOW)) == {one, three}
+
+
+def test_resumed_subscription_is_not_paused_in_the_database_again() -> None:
+    slots = new_slots()
+    paused = subscription("a")
+    one, two = adopt(slots, paused, subscription("b"))
+    slots.pause(one, NOW + 60, shared=True)
+    adopt(slots, replace(paused, state_since=NOW + 1))
+    assert slots.pause_to_store(two, NOW + 1) == ()
+
+
+def test_clock_that_was_set_back_does_not_stop_a_portal() -> None:
+    slots = new_slots()
+    (one,) = adopt(slots, subscription("a"))
+    assert one.portal is not None
+    assert one.portal.take_turn(NOW)
+    assert one.portal.take_turn(NOW - 3600)
+    assert not one.portal.take_turn(NOW - 3600)
