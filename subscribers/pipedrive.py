@@ -158,10 +158,11 @@ def _write(event: Event, subscription: Subscription, context: RenderContext, tar
 
 
 def _not_added(answer: Answer) -> Ended:
-    """What follows from an answer to a write that names no new record. In doubt, another attempt asks for it."""
+    """What follows from an answer to a write that names no new record. In doubt, the next attempt asks for it: that it
+    is there counts at once."""
     outcome = _NO_ID if answer.ok else answer.outcome
     if answer.ok or outcome.in_doubt:
-        return Ended(outcome=replace(outcome, in_doubt=True, wait_seconds=ledger.SETTLE_SECONDS))
+        return Ended(outcome=replace(outcome, in_doubt=True))
     return Ended(outcome=outcome, remember=ledger.CLEARED)
 
 
