@@ -67,7 +67,7 @@ class Delivery(TypedDict):
     subscription_id: str
     sink: Annotated[str | None, Field(description="The sink, redacted; null if the subscription was removed.")]
     job_uid: str | None
-    state: Literal["pending", "delivered", "dead", "cancelled"]
+    state: Literal["pending", "delivered", "dead", "cancelled", "uncertain"]
     attempt_count: int
     next_attempt_at: Time | None
     waiting_for: Annotated[
@@ -203,7 +203,7 @@ operation = partial(Operation, into=OPERATIONS, tag="Deliveries")
     bound=True,
     scopes=READS_SUBSCRIPTIONS,
     query=(
-        choice("state", "The delivery's state.", "pending", "delivered", "dead", "cancelled"),
+        choice("state", "The delivery's state.", "pending", "delivered", "dead", "cancelled", "uncertain"),
         text("subscription", "The subscription's id."),
         text("event", "The event's id."),
         choices("group_by", "Count deliveries by these fields, largest groups first.", *GROUPED_BY),

@@ -7,7 +7,11 @@ from typing import Any, Literal, NamedTuple
 from relay.core.events import Event
 from relay.core.values import value_class
 
-DeliveryState = Literal["pending", "delivered", "dead", "cancelled"]
+DeliveryState = Literal["pending", "delivered", "dead", "cancelled", "uncertain"]
+SKIPPED_REASONS = ("unmatched", "ambiguous")
+"""Reasons of a delivery that is skipped: nobody, or more than one, in the sink is meant by its event."""
+DRY_RUN = "dry_run"
+"""The reason of a delivery that was only shown: nothing was sent."""
 
 
 @value_class(frozen=True, slots=True, kw_only=True)
@@ -83,7 +87,7 @@ class Outcome:
                          event, so nothing was sent; uncertain: the event may or may not have been accepted, and only a
                          person can find out
     retry_after_seconds  pause that the sink asked for: a floor for the next attempt, and a pause of the subscription
-    wait_seconds         a floor for the next attempt at this event, which pauses nothing else
+    wait_seconds         a floor for the next attempt at this event, up to 24 hours, which pauses nothing else
     in_doubt             the sink may have accepted the event: without another attempt it is uncertain, not dead
     """
 
@@ -92,6 +96,11 @@ class Outcome:
     retry_after_seconds: float | None = None
     wait_seconds: float = 0.0
     in_doubt: bool = False
+
+    @property
+    def judges_sink(self) -> bool:
+        """True if it says something about the sink's health: the sink was to accept the event."""
+        return self.verdict != "skip" and self.reason != DRY_RUN
 
 
 @value_class(frozen=True, slots=True, kw_only=True)

@@ -6,7 +6,7 @@ from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
 from relay.core.connect_accounts import ConnectAccount, Known
 from relay.core.credentials import SinkCredential
-from relay.core.delivery import Attempt, Claimed, DeliveryGroup
+from relay.core.delivery import DRY_RUN, Attempt, Claimed, DeliveryGroup
 from relay.core.dialogue import Memory
 from relay.core.events import Event, Hint
 from relay.core.job import Job, Observation, Progress
@@ -222,7 +222,7 @@ class MemoryTurn:
 class AttemptResult:
     """Result of one attempt. Written only while the lease is ours.
 
-    state            delivered, dead, or pending (again at `due_at`)
+    state            delivered, dead, uncertain, cancelled (skipped), or pending (again at `due_at`)
     disable          reason to disable the subscription; `events` report it
     probe_at         when a subscription that is disabled, now or still, is probed; None: only `resume` enables it.
                      A delivered probe enables it; `events` report it
@@ -257,6 +257,11 @@ class AttemptResult:
         """True if it changes no subscription, has no events and ends no turn."""
         return self.disable is None and not self.events and not self.claimed.probe and self.turn is None
 
+    @property
+    def recovers(self) -> bool:
+        """True if it was a probe that its sink has accepted: the subscription is enabled again."""
+        return self.claimed.probe and self.state == "delivered" and self.reason != DRY_RUN
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pending:
@@ -270,6 +275,15 @@ class Pending:
     count: int
     held: Mapping[str, int]
     oldest_at: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """Deliveries that were skipped, since nobody in the sink is meant by their events. `since`: when the oldest was
+    made."""
+
+    count: int
+    since: float | None
 
 
 @value_class(frozen=True, slots=True, kw_only=True)

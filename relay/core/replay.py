@@ -5,14 +5,15 @@ from dataclasses import dataclass
 from typing import Literal
 
 ReplayState = Literal["running", "done", "stopped"]
-Only = Literal["undelivered", "all", "pending", "dead", "cancelled", "delivered"]
+Only = Literal["undelivered", "all", "pending", "dead", "cancelled", "uncertain", "delivered"]
 
 SENDS: Mapping[Only, frozenset[str | None]] = {
-    "undelivered": frozenset((None, "dead", "cancelled")),
-    "all": frozenset((None, "dead", "cancelled", "delivered")),
+    "undelivered": frozenset((None, "dead", "cancelled", "uncertain")),
+    "all": frozenset((None, "dead", "cancelled", "uncertain", "delivered")),
     "pending": frozenset(),
     "dead": frozenset(("dead",)),
     "cancelled": frozenset(("cancelled",)),
+    "uncertain": frozenset(("uncertain",)),
     "delivered": frozenset(("delivered",)),
 }
 """States of deliveries that each option sends; None: events without a delivery to the subscription."""

@@ -1,4 +1,4 @@
-"""Decides what follows from an attempt's outcome: delivered, retry (when), dead or disable. Pure functions.
+"""Decides what follows from an attempt's outcome: delivered, retry (when), dead, disable, and so on. Pure functions.
 
 `http_outcome` judges a plain HTTP response: status, redirect, Retry-After. Probes of disabled subscriptions and the
 drain rate after a recovery are computed here too.
@@ -51,6 +51,22 @@ class Dead:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Uncertain:
+    """Give up, although the sink may have accepted the event: a person has to find out. `pause_until`: as in `Dead`."""
+
+    reason: str
+    pause_until: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Skip:
+    """Send nothing: nothing in the sink concerns the event. `pause_until`: as in `Dead`."""
+
+    reason: str
+    pause_until: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Disable:
     """The sink accepts no more events: disable the subscription and hold its pending deliveries, this one included."""
 
@@ -66,7 +82,7 @@ class Alone:
     pause_until: float | None = None
 
 
-Decision = Done | Retry | Dead | Disable | Alone
+Decision = Done | Retry | Dead | Uncertain | Skip | Disable | Alone
 
 
 def decide(
@@ -87,24 +103,35 @@ def decide(
     random_value      position of this pause in that spread, from [0, 1)
     bundled           other events were in the same request
 
-    Retry-After is a floor under the pause, up to 24 hours; jitter never shortens it.
+    Retry-After and `wait_seconds` are floors under the pause, up to 24 hours; jitter never shortens them. What may have
+    been accepted is never dead, but uncertain.
     """
-    asked_seconds = outcome.retry_after_seconds or 0.0
-    floor_seconds = min(asked_seconds, MAX_RETRY_AFTER_SECONDS) if asked_seconds > 0 else 0.0  # NaN asks for nothing
+    floor_seconds = _floor(outcome.retry_after_seconds or 0.0)
     pause_until = now + floor_seconds if floor_seconds else None
     if outcome.verdict == "delivered":
         return Done(reason=outcome.reason, pause_until=pause_until)
+    if outcome.verdict == "uncertain" or (outcome.verdict == "dead" and outcome.in_doubt):
+        return Uncertain(reason=outcome.reason, pause_until=pause_until)
+    if outcome.verdict == "skip":
+        return Skip(reason=outcome.reason, pause_until=pause_until)
     if outcome.verdict == "dead":
         return Alone(reason=outcome.reason) if bundled else Dead(reason=outcome.reason)
     if outcome.verdict == "disable":
         return Disable(reason=outcome.reason)
     if attempt_count > len(schedule_seconds):
+        if outcome.in_doubt:
+            return Uncertain(reason=outcome.reason, pause_until=pause_until)
         if bundled:
             return Alone(reason=outcome.reason, pause_until=pause_until)
         return Dead(reason=outcome.reason, exhausted=True, pause_until=pause_until)
     spread = 1.0 + jitter * (2.0 * random_value - 1.0)
     pause_seconds = schedule_seconds[max(attempt_count, 1) - 1] * spread
-    return Retry(at=now + max(pause_seconds, floor_seconds), reason=outcome.reason, pause_until=pause_until)
+    at = now + max(pause_seconds, floor_seconds, _floor(outcome.wait_seconds))
+    return Retry(at=at, reason=outcome.reason, pause_until=pause_until)
+
+
+def _floor(seconds: float) -> float:
+    return min(seconds, MAX_RETRY_AFTER_SECONDS) if seconds > 0 else 0.0  # NaN asks for nothing
 
 
 def sentence(
@@ -115,14 +142,19 @@ def sentence(
     now: float,
     failing_seconds: float | None = None,
     probe: bool = False,
+    judged: bool = True,
 ) -> str:
     """What was decided and why, in a sentence. Arguments as in `decide`.
 
     failing_seconds  set if the subscription is disabled too, because its sink has only failed for this time
     probe            the attempt was a probe of a disabled subscription
+    judged           it said something about the sink's health (`Outcome.judges_sink`)
     """
     reason = decision.reason
     why = f"HTTP {reason[5:]}" if reason.startswith("http_") else reason
+    if isinstance(decision, Skip | Done) and not judged:
+        stays = "; the subscription stays disabled, and the next event probes it" if probe else ""
+        return f"{why}: {'skipped, ' if isinstance(decision, Skip) else ''}nothing was sent{stays}"
     if isinstance(decision, Done):
         pause = "" if decision.pause_until is None else f"; a pause of {in_words(decision.pause_until - now)} follows"
         return f"{why}: delivered" + (", so the subscription is enabled again" if probe else "") + pause
@@ -133,6 +165,9 @@ def sentence(
     if isinstance(decision, Dead):
         gone = "no attempt is left" if decision.exhausted else "another attempt would end the same way"
         return f"{why}: given up, {gone}" + (f"; {disabled}is disabled" if disabled else "")
+    if isinstance(decision, Uncertain):
+        unknown = "it may or may not have been accepted, so somebody has to find out"
+        return f"{why}: uncertain, {unknown}" + (f"; {disabled}is disabled" if disabled else "")
     if isinstance(decision, Disable):
         disabled = "the sink accepts no more events, so its subscription "
     if isinstance(decision, Alone) and not disabled:

@@ -52,11 +52,14 @@ class Policy:
     settings: DeliverySettings
     chance: Callable[[], float]
 
-    def probe_at(self, subscription: Subscription, decision: retry.Decision, now: float) -> float | None:
-        """The next probe of a disabled subscription; None if its sink accepts no more events."""
+    def probe_at(
+        self, subscription: Subscription, decision: retry.Decision, now: float, *, judged: bool = True
+    ) -> float | None:
+        """The next probe of a disabled subscription; None if its sink accepts no more events. After a probe that says
+        nothing about the sink (`judged`) it comes soon."""
         if isinstance(decision, retry.Disable):
             return None
-        disabled_at = subscription.state_since if subscription.state == "disabled" else None
+        disabled_at = subscription.state_since if subscription.state == "disabled" and judged else None
         at = retry.next_probe_at(
             since=now if disabled_at is None else disabled_at,
             now=now,
@@ -76,6 +79,7 @@ def attempt_result(
     request, so that its headers and excerpt are not redacted once more.
     """
     claimed, subscription, probe = finished.claimed, finished.subscription, finished.claimed.probe
+    judged = finished.outcome.judges_sink
     settings = policy.settings
     attempt_count = 1 if probe else claimed.attempt_count + 1
     schedule = (0.0,) if probe else settings.schedule_of(subscription)
@@ -98,12 +102,17 @@ def attempt_result(
             due_at, pause_until = decision.at, decision.pause_until or 0.0
         case retry.Dead():
             state, pause_until = "dead", decision.pause_until or 0.0
+        case retry.Uncertain():
+            state, pause_until = "uncertain", decision.pause_until or 0.0
+        case retry.Skip():
+            state, pause_until = "cancelled", decision.pause_until or 0.0
         case retry.Alone():
             due_at, pause_until = now, decision.pause_until or 0.0
         case retry.Disable():
             disable = decision.reason
     since = finished.failing_since if finished.sent.response.error != PROXY_ERROR else None
-    failing_seconds = now - since if since is not None and state != "delivered" and not probe else 0.0
+    fails = judged and state != "delivered" and not probe
+    failing_seconds = now - since if since is not None and fails else 0.0
     failed_long = None
     if disable is None and failing_seconds > 0 and failing_seconds >= settings.disable_after_seconds:
         disable, failed_long = f"only failures for {int(failing_seconds)} s", failing_seconds
@@ -114,6 +123,7 @@ def attempt_result(
         now=now,
         failing_seconds=failed_long,
         probe=probe,
+        judged=judged,
     )
     sent = finished.sent
     if sent.response.error is None and sent.response.detail is not None:
@@ -144,7 +154,7 @@ def attempt_result(
         due_at=due_at,
         reason=decision.reason,
         disable=disable,
-        probe_at=policy.probe_at(subscription, decision, now) if probe or disable is not None else None,
+        probe_at=policy.probe_at(subscription, decision, now, judged=judged) if probe or disable is not None else None,
         events=events,
         sink=url_without_path(subscription.sink) if events else None,
         next_lease=next_claim.lease if disable is None and pause_until <= now else None,
@@ -176,7 +186,7 @@ def _events(
     changed: tuple[str, str] | None = None
     if disable is not None and finished.subscription.state == "enabled":
         changed = "relay.subscription.disabled", disable
-    elif finished.claimed.probe and isinstance(decision, retry.Done):
+    elif finished.claimed.probe and isinstance(decision, retry.Done) and finished.outcome.judges_sink:
         changed = "relay.subscription.recovered", decision.reason
     if changed is not None:
         type, reason = changed

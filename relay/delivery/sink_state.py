@@ -201,6 +201,8 @@ class SinkState:
 
     def answered(self, response: Response, outcome: Outcome, *, in_flight: int, full: bool) -> None:
         """Takes an outcome into account. `in_flight` and `full`: as in `Concurrency.succeeded`."""
+        if not outcome.judges_sink:
+            return
         delivered = outcome.verdict == "delivered"
         self.recovered |= delivered and self.down
         if delivered and self.fails_often and self.rate is None:
@@ -239,6 +241,8 @@ class SinkState:
 
     def health_change(self, outcome: Outcome, now: float, *, by_proxy: bool = False) -> HealthChange | None:
         """What to store after an attempt; None if nothing has changed."""
+        if not outcome.judges_sink:
+            return None
         pause = self.paused_until if self.paused_until > now else 0.0
         before = (self.failing_since, self._stored_since, self._stored_pause)
         ends_outage = False

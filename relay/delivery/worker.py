@@ -311,7 +311,8 @@ class Worker:
         """Decides what follows from a request for each of its deliveries, and pauses the sink if that is needed before
         the commit."""
         now, policy = self.clock(), self.policy()
-        target.sink.reached(now, by_proxy=sent.response.error == PROXY_ERROR)
+        if outcome.judges_sink:
+            target.sink.reached(now, by_proxy=sent.response.error == PROXY_ERROR)
         prompt = outcome.verdict == "delivered" and sent.response.duration_ms <= PROMPT_MS
         next_claim = self._next_claim(target, claimed[0], now, prompt=prompt)
         if len(claimed) > 1:  # what failed together is due together
@@ -374,7 +375,7 @@ class Worker:
                 self.recorded(event)
         if result.claimed.probe and recorded[0].kept:
             target.sink.plan_probe(result.probe_at)
-        if result.disable is not None or (result.claimed.probe and result.state == "delivered"):
+        if result.disable is not None or result.recovers:
             self.subscriptions.changed()
         await self._store_health(target, outcome, result.now, by_proxy=by_proxy)
         attempt = result.attempt

@@ -307,7 +307,7 @@ class AttemptRecorder:
                 events += ((result, event) for event in result.events)
                 continue
             values = {"id": result.claimed.subscription_id, "now": result.now}
-            if probe and result.state == "delivered":
+            if result.recovers:
                 changed = run(connection, RECOVER, **values).rowcount
             else:
                 disabled.add(result.claimed.subscription_id)
@@ -328,7 +328,7 @@ def _locks_of(result: AttemptResult) -> list[TransactionLock]:
     """A result may disable or enable its subscription, and its events are matched and change its sink's incident."""
     id = result.claimed.subscription_id
     locks = [MATCH, incidents_of(id)] if result.events else []
-    if result.disable is not None or (result.claimed.probe and result.state == "delivered"):
+    if result.disable is not None or result.recovers:
         return [*locks, *to_change(id)]
     return [*locks, row_of(id)] if result.claimed.probe else locks
 

@@ -9,7 +9,17 @@ from sqlmodel import col
 
 from relay.core.bundles import Bundle, Room
 from relay.core.delivery import Claimed, Delivery
-from relay.core.records import AttemptRecorded, AttemptResult, BundledClaim, Groups, Lease, Page, Pending, Probe
+from relay.core.records import (
+    AttemptRecorded,
+    AttemptResult,
+    BundledClaim,
+    Groups,
+    Lease,
+    Page,
+    Pending,
+    Probe,
+    Skipped,
+)
 from relay.errors import Conflict, NotFound
 from relay.store.attempt_results import AttemptRecorder, head_of, record_in_one_call
 from relay.store.bundles import BundleRequest, claim_bundle
@@ -37,7 +47,7 @@ from relay.store.rows import attempt_from, delivery_from
 from relay.store.scoped import Scoped
 from relay.store.statements import json_list, run, run_many, sql
 from relay.store.subscription_cache import SubscriptionCache
-from relay.store.tables import LISTED_DELIVERY, AttemptRow, DeliveryRow, EventRow
+from relay.store.tables import LISTED_DELIVERY, SKIPPED_DELIVERY, AttemptRow, DeliveryRow, EventRow
 
 # Returns a leased delivery untried.
 RELEASE = "UPDATE deliveries SET lease_token = NULL, due_at = :now WHERE id = :id AND lease_token = :token"
@@ -80,6 +90,28 @@ ATTEMPTS_OF_DELIVERY = (
     .order_by(col(AttemptRow.number))
     .limit(MAX_SHOWN_ATTEMPTS)
 )
+
+
+def skipped_statement(subscription_id: str | None, owner: str | None = None) -> str:
+    """The number of skipped deliveries, of one or all subscriptions, and when the oldest was made."""
+    which = "> ''" if subscription_id is None else "= :subscription_id"  # any: the index is by subscription
+    return f"""
+SELECT COUNT(*) AS number, MIN(created_at) AS since FROM (
+  SELECT created_at FROM deliveries WHERE {SKIPPED_DELIVERY} AND subscription_id {which}{_of(owner)}
+  ORDER BY subscription_id, created_at LIMIT {COUNTED}
+) AS counted
+"""
+
+
+def uncertain_statement(owner: str | None = None) -> str:
+    """The number of uncertain deliveries."""
+    uncertain = f"state = 'uncertain'{_of(owner)}"
+    return f"SELECT COUNT(*) FROM (SELECT id FROM deliveries WHERE {uncertain} ORDER BY id LIMIT {COUNTED}) AS counted"
+
+
+def _of(owner: str | None) -> str:
+    """`|| ''`: the index is that of the state, since few rows have it."""
+    return "" if owner is None else " AND owner || '' = :owner"
 
 
 class DeliveryStore(Scoped):
@@ -221,6 +253,14 @@ class DeliveryStore(Scoped):
         than the oldest."""
         return await self._database.read(_pending)
 
+    async def skipped(self, subscription_id: str | None = None) -> Skipped:
+        """The skipped deliveries of one subscription, or of all."""
+        return await self._database.read(_skipped, subscription_id, self._owner)
+
+    async def uncertain(self) -> int:
+        """The number of uncertain deliveries."""
+        return await self._database.read(_uncertain, self._owner)
+
     # --- batches
 
     @alone()
@@ -317,7 +357,19 @@ def page_statement(
     return statement
 
 
-_STATES: Mapping[str, str] = {"delivered": "delivered", "dead": "dead", "cancelled": "cancelled"}
+_STATES: Mapping[str, str] = {state: state for state in ("delivered", "dead", "cancelled", "uncertain")}
+
+
+def _skipped(connection: Connection, subscription_id: str | None, owner: str | None) -> Skipped:
+    given = {"subscription_id": subscription_id, "owner": owner}
+    values = {name: value for name, value in given.items() if value is not None}
+    found = run(connection, skipped_statement(subscription_id, owner), **values).one()
+    return Skipped(count=found.number, since=found.since)
+
+
+def _uncertain(connection: Connection, owner: str | None) -> int:
+    values = {} if owner is None else {"owner": owner}
+    return int(run(connection, uncertain_statement(owner), **values).scalar_one())
 
 
 def _pending(connection: Connection) -> Pending:

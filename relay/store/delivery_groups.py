@@ -16,7 +16,7 @@ DAY_SECONDS = 86_400
 # One index each, newest first; further filters are applied row by row.
 _OF_STATE: Mapping[str, str] = {
     "pending": LISTED_DELIVERY,
-    **{state: f"state = '{state}'" for state in ("delivered", "dead", "cancelled")},
+    **{state: f"state = '{state}'" for state in ("delivered", "dead", "cancelled", "uncertain")},
 }
 _OF_SUBSCRIPTION = "subscription_id = :subscription_id"
 _OF_OWNER = "owner = :owner"
@@ -34,7 +34,7 @@ def _conditions(
     of_subscription = [] if subscription_id is None else [_OF_SUBSCRIPTION]
     if event_id is not None:
         return "WHERE event_id = :event_id", of_subscription + of_state
-    if state in ("dead", "cancelled"):  # rare, and perhaps old
+    if state in ("dead", "cancelled", "uncertain"):  # rare, and perhaps old
         return f"WHERE {_OF_STATE[state]} ORDER BY id DESC", of_subscription
     if subscription_id is not None:
         return f"WHERE {_OF_SUBSCRIPTION} ORDER BY id DESC", of_state

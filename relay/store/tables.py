@@ -12,6 +12,8 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.event import listen
 from sqlmodel import Field, SQLModel
 
+from relay.core.delivery import SKIPPED_REASONS
+
 NAMING = {
     "ix": "ix_%(table_name)s_%(column_0_N_name)s",
     "uq": "uq_%(table_name)s_%(column_0_N_name)s",
@@ -25,6 +27,8 @@ OPEN_DELIVERY = "state IN ('pending', 'blocked')"
 LISTED_DELIVERY = f"{OPEN_DELIVERY} AND created_at >= 0"
 """The same rows, for list pages. The second condition keeps PostgreSQL from choosing the list index for the hot
 statements when its statistics say that no row is open."""
+SKIPPED_DELIVERY = f"state = 'cancelled' AND reason IN {SKIPPED_REASONS}"
+"""Deliveries that were not sent because nobody in the sink is meant by their events."""
 
 
 Text = Annotated[str, Field(sa_type=SqlText)]
@@ -52,6 +56,7 @@ class JobRow(SQLModel, table=True):
     deadline_seconds  how long after its schedule it becomes overdue
     group_round       the round of its group that counts it
     error_code        of a failed job
+    captured          whom its create named, if `proxy.capture` wants that
     """
 
     __tablename__: ClassVar[str] = "jobs"
@@ -135,6 +140,7 @@ class JobRow(SQLModel, table=True):
     group_round: int | None = None
     result_status: OptionalText = None
     error_code: OptionalText = None
+    captured: OptionalSealed = None
 
 
 class EventRow(SQLModel, table=True):
@@ -244,7 +250,8 @@ class SecretRow(SQLModel, table=True):
 class DeliveryRow(SQLModel, table=True):
     """One event on its way to one subscription.
 
-    state     pending (the head of its job and subscription), blocked (a follower), delivered, dead, cancelled
+    state     pending (the head of its job and subscription), blocked (a follower), delivered, dead, cancelled,
+              uncertain (the sink may have accepted it)
     priority  0 first attempts, 1 retries and the backlog of a failing sink, 2 manual retries and replays, which have
               heads and followers of their own
     due_at    when it may be claimed: the next attempt, or the end of its holder's lease
@@ -263,9 +270,12 @@ class DeliveryRow(SQLModel, table=True):
         partial_index("ix_deliveries_open", "job_uid", "subscription_id", "sequence", where=OPEN_DELIVERY),
         # start-up: leases that a crash left behind
         partial_index("ix_deliveries_lease", "lease_token", where="lease_token IS NOT NULL"),
-        # list pages with state=dead and state=cancelled
+        # list pages with state=dead, state=cancelled and state=uncertain
         partial_index("ix_deliveries_dead", "id", where="state = 'dead'"),
         partial_index("ix_deliveries_cancelled", "id", where="state = 'cancelled'"),
+        partial_index("ix_deliveries_uncertain", "id", where="state = 'uncertain'"),
+        # the number of skipped deliveries of a subscription, and since when
+        partial_index("ix_deliveries_skipped", "subscription_id", "created_at", where=SKIPPED_DELIVERY),
         # list pages with state=pending
         partial_index("ix_deliveries_pending", "id", where=LISTED_DELIVERY),
         # list pages with subscription=

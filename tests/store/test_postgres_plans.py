@@ -39,7 +39,7 @@ SORTED_ROWS = 5_000
 WALKED_ROWS = 100
 """Rows that may be the whole index: the planner's estimate for a list of ids."""
 WITH_CONDITION = re.compile(
-    r"ix_jobs_(?:open|closed)\w*$|ix_deliveries_(?:pending|dead|cancelled|lease|replay)$|ix_replays_(?:running|ended_at)$"
+    r"ix_jobs_(?:open|closed)\w*$|ix_deliveries_(?:pending|dead|cancelled|uncertain|skipped|lease|replay)$|ix_replays_(?:running|ended_at)$"
 )
 TYPES: Mapping[str, Any] = {
     **{

@@ -74,7 +74,7 @@ ORDERED_WALK = re.compile(r"SCAN \w+ USING (?:COVERING )?INDEX \w+$")
 # A page whose filter is the condition of a partial index goes along that index: it holds no other rows.
 FILTERED_WALK = re.compile(
     r"SCAN \w+ USING (?:COVERING )?INDEX "
-    r"(?:ix_jobs_(?:open|closed)_uid|ix_groups_open|ix_deliveries_(?:pending|dead|cancelled)|ix_replays_running|ix_subscriptions_listed|"
+    r"(?:ix_jobs_(?:open|closed)_uid|ix_groups_open|ix_deliveries_(?:pending|dead|cancelled|uncertain|skipped)|ix_replays_running|ix_subscriptions_listed|"
     r"ix_subscriptions_failing|ix_incidents_(?:shown|open|due|closed_at))$"
 )
 AUDIT_KEY = derived_key("00000000", b"k" * 32)
@@ -486,6 +486,10 @@ async def run_everything(store: Store) -> None:
     await use_groups(store)
     await store.deliveries.backlog()
     await store.deliveries.pending()
+    for of_subscription in ((), ("sub_1",)):
+        await store.deliveries.skipped(*of_subscription)
+        await store.within(("revor", "default")).deliveries.skipped(*of_subscription)
+    await store.deliveries.uncertain()
     held = list(await claim(store, "sub_1", 5, now=NOW + 9))
     await store.deliveries.release(held[:1], NOW)
     await store.deliveries.record_attempt(result_of(held[1], attempt=attempt(), next_lease=lease()))
@@ -518,7 +522,7 @@ async def run_everything(store: Store) -> None:
     blocked = (await store.deliveries.page(limit=500, state="pending", subscription_id="sub_1")).items
     await store.deliveries.get(next(row for row in blocked if row.next_attempt_at is None).id)
     await store.deliveries.release_all(NOW)
-    for filters in ({}, {"state": "pending"}, {"state": "dead"}, {"state": "cancelled"}, {"subscription_id": "sub_1"}):
+    for filters in ({}, {"state": "pending"}, {"state": "dead"}, {"state": "uncertain"}, {"subscription_id": "sub_1"}):
         listed = await store.deliveries.page(limit=1, **filters)  # type: ignore[arg-type]
         await store.deliveries.page(limit=1, cursor=listed.next_cursor, **filters)  # type: ignore[arg-type]
 
@@ -630,6 +634,7 @@ async def run_everything(store: Store) -> None:
         first = await part.page(limit=1)
         await part.page(limit=1, cursor=first.next_cursor)
     await bound.subscriptions.page(limit=1, cursor=None)
+    await bound.deliveries.uncertain()
     for options in ({}, {"state": "dead"}, {"state": "pending"}, {"subscription_id": "sub_own"}, {"event_id": "evt_1"}):
         await bound.deliveries.groups(["reason"], limit=9, **options)
     await bound.intents.page(limit=1, now=now)

@@ -22,7 +22,7 @@ from relay.store import ciphertexts
 from relay.store.ciphertexts import LAPSE_SECONDS, SealedColumn, Stale, batches, sealed_columns
 from relay.store.secrets import CALLBACK_OWNER, MAX_SECRETS, SIGNING_OWNER
 from relay.store.store import Store
-from tests.support.store_kit import NOW, execute, intent, rows, subscription
+from tests.support.store_kit import NOW, execute, intent, rows, subscription, track
 
 OLD, NEW, OTHER = new_key(), new_key(), new_key()
 OLD_ID, NEW_ID = key_id(OLD), key_id(NEW)
@@ -75,6 +75,9 @@ async def fill(store: Store, count: int = 3) -> None:
         await store.idempotency.end(id, "holder", 201, b"x" * (20_000 if number == 1 else 10), {})
         await store.accounts.adopt("revor", f"adopted-{number}", f"sk-revor-{number}")
         await store.intents.begin(intent(id=f"int_{number}", callback_url=f"https://hook.example/{number}"))
+        uid = await track(store, f"job {number}", uid=f"job_{number}")
+        captured = store.intents._cipher.encrypt(b"{}", context=uid)
+        await execute(store, "UPDATE jobs SET captured = :captured WHERE uid = :uid", captured=captured, uid=uid)
     await store.secrets.ensure_secret(CALLBACK_OWNER, new_secret(bytes(32)), NOW)
     await store.secrets.ensure_secret(SIGNING_OWNER, new_signing_key(bytes(32)), NOW)
 
@@ -85,6 +88,8 @@ async def everything(store: Store, count: int = 3) -> list[Any]:
     for number in range(count):
         found.append(await store.idempotency.begin(f"idem-{number}", "body", "other", NOW, NOW - 60))
         found.append(await store.intents.get(f"int_{number}"))
+        (row,) = await rows(store, "SELECT captured FROM jobs WHERE uid = :uid", uid=f"job_{number}")
+        found.append(store.intents._cipher.decrypt(bytes(row["captured"]), context=f"job_{number}"))
     return [*found, await store.secrets.own_secrets()]
 
 
@@ -126,7 +131,7 @@ async def test_rotation_encrypts_every_ciphertext_again(world: World) -> None:
     await keys.reload([NEW, OLD])
     ended = await rotated(keys)
     assert (ended.state, ended.problem, ended.unused) == ("done", None, (OLD_ID,))
-    assert ended.total == ended.done == 3 * 5 + 2
+    assert ended.total == ended.done == 3 * 6 + 2
     assert await ids_in_use(store) == {NEW_ID}
     assert await store.ciphertexts.used() == [NEW_ID]
     assert await everything(store) == before
@@ -143,7 +148,7 @@ async def test_rotation_goes_through_slices_and_steps(world: World, monkeypatch:
     await fill(store, 7)
     await keys.reload([OLD, NEW])
     await keys.reload([NEW, OLD])
-    assert (await rotated(keys)).done == 7 * 5 + 2
+    assert (await rotated(keys)).done == 7 * 6 + 2
     assert await ids_in_use(store) == {NEW_ID}
 
 
@@ -228,7 +233,7 @@ async def test_an_interrupted_rotation_continues(world: World, monkeypatch: pyte
     with pytest.raises(SettingsError, match="encrypted with the key"):
         await keys.reload([NEW])
     ended = await rotated(keys)
-    assert (ended.state, ended.done, ended.unused) == ("done", 3 * 5 + 2 - 4, (OLD_ID,))
+    assert (ended.state, ended.done, ended.unused) == ("done", 3 * 6 + 2 - 4, (OLD_ID,))
     assert await everything(store) == before
 
 
@@ -239,7 +244,7 @@ async def testtwo_rotations_at_once_are_one(world: World) -> None:
     await keys.reload([NEW, OLD])
     first, second = await asyncio.gather(keys.rotate(), keys.rotate())
     assert first.started_at == second.started_at
-    assert (await keys.rotated()).done == 3 * 5 + 2
+    assert (await keys.rotated()).done == 3 * 6 + 2
 
 
 async def test_a_secret_that_cannot_be_decrypted_is_reported_and_keeps_the_old_keys(world: World) -> None:
@@ -251,7 +256,7 @@ async def test_a_secret_that_cannot_be_decrypted_is_reported_and_keeps_the_old_k
     await keys.reload([OLD, NEW])
     await keys.reload([NEW, OLD])
     ended = await rotated(keys)
-    assert (ended.state, ended.failed, ended.done) == ("failed", 1, 3 * 5 + 1)
+    assert (ended.state, ended.failed, ended.done) == ("failed", 1, 3 * 6 + 1)
     assert "1 secret cannot be decrypted, so no key was retired: the secret of int_2 was modified" in str(ended.problem)
     assert set(await store.ciphertexts.used()) == {OLD_ID, NEW_ID}
 

@@ -31,7 +31,7 @@ from relay.store.sqlite import url_of
 from relay.store.store import open_store
 from subscribers.registry import kind_named
 from tests.support.postgres_server import shared_server
-from tests.support.store_kit import NOW, ReversingCipher, poll, seen, subscription, track
+from tests.support.store_kit import NOW, ReversingCipher, claim, poll, result_of, seen, subscription, track
 
 # The catalogue of PostgreSQL itself says more than an inspector: all of it has to be the same.
 POSTGRES_COLUMNS = """
@@ -289,6 +289,34 @@ async def test_an_existing_chat_subscription_gets_the_new_defaults_and_keeps_typ
         **dict.fromkeys(("sub_1", "sub_2", "sub_3"), "collapse"),
         **dict.fromkeys(("sub_4", "sub_5"), "off"),
     }
+
+
+@pytest.mark.locks_itself  # no relay runs while the schema changes
+async def test_downgrade_lists_uncertain_deliveries_as_dead_and_takes_back_what_chats_are_told(migrated: str) -> None:
+    defaults = kind_named("slack").default_types(["ai.revor.job", "other.job"])
+    assert defaults is not None
+    store = await open_store(migrated, ReversingCipher(), now=NOW)
+    try:
+        await store.subscriptions.create(subscription("sub_1", kind="teams", types=defaults, incidents="collapse"))
+        await store.subscriptions.create(subscription("sub_2"))
+        uid = await track(store)
+        await store.jobs.record(poll(uid, 0, "queued"))
+        (held,) = await claim(store, "sub_2")
+        await store.deliveries.record_attempt(result_of(held, "uncertain", reason="timeout"))
+    finally:
+        await store.close()
+    await asyncio.to_thread(to_revision, migrated, "0018")
+    stored = await asyncio.to_thread(text_of, migrated, "SELECT types FROM subscriptions WHERE id = 'sub_1'")
+    assert "relay.delivery.expired" in stored
+    assert "uncertain" not in stored
+    assert await asyncio.to_thread(text_of, migrated, "SELECT state FROM deliveries") == "dead"
+    store = await open_store(migrated, ReversingCipher(), now=NOW, auto_migrate=True)
+    try:
+        after = await store.subscriptions.get("sub_1")
+        assert after is not None
+        assert set(after.types or ()) == set(defaults)
+    finally:
+        await store.close()
 
 
 def text_of(url: str, statement: str) -> str:

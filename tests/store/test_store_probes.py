@@ -106,6 +106,25 @@ async def test_a_probe_that_fails_changes_nothing_but_the_next_turn(store: Store
     assert (row["state"], row["attempt_count"], row["made_count"], row["due_at"]) == ("pending", 1, 2, NOW - 3)
 
 
+@pytest.mark.parametrize(
+    ("state", "reason"), [("cancelled", "unmatched"), ("uncertain", "timeout"), ("delivered", "dry_run")]
+)
+async def test_probe_that_proves_nothing_leaves_the_next_event_to_the_next_probe(
+    store: Store, state: str, reason: str
+) -> None:
+    uids = await disable(store, NOW - 3, NOW - 2)
+    probe = await probed(store)
+    assert (
+        await store.deliveries.record_attempt(result_of(probe, state, now=MINUTE, reason=reason, probe_at=MINUTE + 60))
+    ).kept
+    found = await the_one(store)
+    assert (found.state, found.probe_at, found.state_reason) == ("disabled", MINUTE + 60, "only failures")
+    assert await recoveries(store) == 0
+    assert (await store.deliveries.claim_probe("sub_1", MINUTE + 59, lease())).claimed is None
+    following = await probed(store, MINUTE + 60)
+    assert following.job_uid == uids[1]
+
+
 async def test_a_sink_that_a_probe_finds_gone_is_not_tried_again(store: Store) -> None:
     await disable(store, NOW)
     probe = await probed(store)

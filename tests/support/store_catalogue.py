@@ -150,6 +150,7 @@ def delivery_pages() -> Iterator[Case]:
         "pending": {"state": "pending"},
         "dead": {"state": "dead"},
         "cancelled": {"state": "cancelled"},
+        "uncertain": {"state": "uncertain"},
         "subscription": {"subscription_id": "sub_1"},
         "subscription and dead": {"subscription_id": "sub_1", "state": "dead"},
         "subscription and pending": {"subscription_id": "sub_1", "state": "pending"},
@@ -177,6 +178,7 @@ def groups_of_deliveries() -> Iterator[Case]:
         "pending": {"state": "pending"},
         "dead": {"state": "dead"},
         "cancelled": {"state": "cancelled"},
+        "uncertain": {"state": "uncertain"},
         "delivered": {"state": "delivered"},
         "subscription": {"subscription_id": "sub_1"},
         "subscription and dead": {"subscription_id": "sub_1", "state": "dead"},
@@ -195,6 +197,14 @@ def groups_of_deliveries() -> Iterator[Case]:
             yield Case(f"groups of deliveries by {name}, {len(columns)}", made, walks=walks, sorts=True)
         counted = delivery_groups.scanned_statement(**values)
         yield Case(f"groups of deliveries by {name}: how many", counted, walks=walks)
+
+
+def counts_of_deliveries() -> Iterator[Case]:
+    for owner in (None, "revor/a"):
+        for subscription_id in (None, "sub_1"):
+            name = f"skipped deliveries by {owner} and {subscription_id}"
+            yield Case(name, deliveries.skipped_statement(subscription_id, owner))
+        yield Case(f"uncertain deliveries by {owner}", deliveries.uncertain_statement(owner))
 
 
 def intent_pages() -> Iterator[Case]:
@@ -447,6 +457,7 @@ CATALOGUE = (
     *audit_pages(),
     *connect_account_pages(),
     *groups_of_deliveries(),
+    *counts_of_deliveries(),
 )
 
 # --- any number of rows, the same in every database

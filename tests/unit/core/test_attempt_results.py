@@ -32,3 +32,22 @@ def test_result_without_subscription_change_is_plain(
 ) -> None:
     claimed: Any = Claimed(probe=probe)
     assert AttemptResult(**PLAIN, claimed=claimed, disable=disable, events=events).is_plain is plain
+
+
+@pytest.mark.parametrize(
+    ("probe", "state", "reason", "recovers"),
+    [
+        (True, "delivered", "http_200", True),
+        (True, "delivered", "dry_run", False),
+        (True, "cancelled", "unmatched", False),
+        (True, "uncertain", "timeout", False),
+        (True, "pending", "http_500", False),
+        (False, "delivered", "http_200", False),
+    ],
+)
+def test_only_a_probe_that_the_sink_has_accepted_enables_its_subscription(
+    probe: bool, state: str, reason: str, recovers: bool
+) -> None:
+    claimed: Any = Claimed(probe=probe)
+    result = AttemptResult(claimed=claimed, state=state, now=1.0, attempt=attempt(), reason=reason)
+    assert result.recovers is recovers

@@ -10,10 +10,11 @@ from relay.core.replay import SENDS, Only, ReplayRequest
 @pytest.mark.parametrize(
     ("only", "sends", "adds"),
     [
-        ("undelivered", {None, "dead", "cancelled"}, True),
-        ("all", {None, "dead", "cancelled", "delivered"}, True),
+        ("undelivered", {None, "dead", "cancelled", "uncertain"}, True),
+        ("all", {None, "dead", "cancelled", "uncertain", "delivered"}, True),
         ("dead", {"dead"}, False),
         ("cancelled", {"cancelled"}, False),
+        ("uncertain", {"uncertain"}, False),
         ("delivered", {"delivered"}, False),
     ],
 )

@@ -17,6 +17,8 @@ from relay.core.retry import (
     Disable,
     Done,
     Retry,
+    Skip,
+    Uncertain,
     decide,
     drain_per_second,
     http_outcome,
@@ -80,6 +82,67 @@ def test_other_verdicts_end_the_delivery() -> None:
 def test_delivered_outcome_may_ask_for_a_pause(asked: float, seconds: float | None) -> None:
     delivered = Outcome(verdict="delivered", reason="http_201", retry_after_seconds=asked)
     assert after(delivered, 1) == Done(reason="http_201", pause_until=None if seconds is None else NOW + seconds)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "attempt_count", "decision"),
+    [
+        (Outcome(verdict="skip", reason="unmatched"), 1, Skip(reason="unmatched")),
+        (Outcome(verdict="uncertain", reason="no_way_to_ask", in_doubt=True), 1, Uncertain(reason="no_way_to_ask")),
+        (Outcome(verdict="dead", reason="http_400", in_doubt=True), 1, Uncertain(reason="http_400")),
+        (Outcome(verdict="disable", reason="http_403", in_doubt=True), 1, Disable(reason="http_403")),
+        (Outcome(verdict="delivered", reason="found", in_doubt=True), 1, Done(reason="found")),
+        (Outcome(verdict="retry", reason="timeout", in_doubt=True), 1, Retry(at=NOW + 5, reason="timeout")),
+        (Outcome(verdict="retry", reason="timeout", in_doubt=True), 10, Uncertain(reason="timeout")),
+        (
+            Outcome(verdict="retry", reason="http_429", in_doubt=True, retry_after_seconds=60.0),
+            10,
+            Uncertain(reason="http_429", pause_until=NOW + 60),
+        ),
+    ],
+)
+def test_what_may_have_been_accepted_is_never_dead(outcome: Outcome, attempt_count: int, decision: Decision) -> None:
+    assert after(outcome, attempt_count) == decision
+
+
+@pytest.mark.parametrize(
+    ("wait_seconds", "pause_seconds"),
+    [(0.0, 5.0), (-1.0, 5.0), (4.0, 5.0), (90.0, 90.0), (1e9, DAY_SECONDS), (math.nan, 5.0)],
+)
+def test_wait_of_one_delivery_pauses_nobody_else(wait_seconds: float, pause_seconds: float) -> None:
+    waiting = Outcome(verdict="retry", reason="settling", wait_seconds=wait_seconds)
+    assert after(waiting, 1) == Retry(at=NOW + pause_seconds, reason="settling")
+
+
+@pytest.mark.parametrize(
+    ("decision", "probe", "said"),
+    [
+        (Skip(reason="unmatched"), False, "unmatched: skipped, nothing was sent"),
+        (
+            Skip(reason="unmatched"),
+            True,
+            "unmatched: skipped, nothing was sent; the subscription stays disabled, and the next event probes it",
+        ),
+        (Done(reason="dry_run"), False, "dry_run: nothing was sent"),
+        (
+            Done(reason="dry_run"),
+            True,
+            "dry_run: nothing was sent; the subscription stays disabled, and the next event probes it",
+        ),
+    ],
+)
+def test_sentence_of_an_attempt_that_says_nothing_about_the_sink(decision: Decision, probe: bool, said: str) -> None:
+    words = sentence(decision, attempt_count=1, schedule_seconds=(5.0,), now=NOW, probe=probe, judged=False)
+    assert words == said
+
+
+def test_sentence_of_an_uncertain_delivery() -> None:
+    unknown = "it may or may not have been accepted, so somebody has to find out"
+    doubtful = Uncertain(reason="timeout")
+    said = sentence(doubtful, attempt_count=2, schedule_seconds=(5.0,), now=NOW)
+    assert said == f"timeout (attempt 2 of 2): uncertain, {unknown}"
+    said = sentence(doubtful, attempt_count=2, schedule_seconds=(5.0,), now=NOW, failing_seconds=432_000.0)
+    assert said.endswith(f"{unknown}; only failures for 5 days, so the subscription is disabled")
 
 
 @pytest.mark.parametrize(

@@ -82,6 +82,22 @@ def test_health_is_stored_when_it_changes_and_not_at_each_attempt() -> None:
     assert state.health_change(FAILED, NOW + 3) is None, "the pause is stored already"
 
 
+@pytest.mark.parametrize(
+    "outcome", [Outcome(verdict="skip", reason="unmatched"), Outcome(verdict="delivered", reason="dry_run")]
+)
+@pytest.mark.parametrize("failures", [0, FAILED_OFTEN])
+def test_attempt_that_says_nothing_about_the_sink_changes_nothing(outcome: Outcome, failures: int) -> None:
+    state = sink()
+    for _ in range(failures):
+        answer(state, FAILED)
+        state.health_change(FAILED, NOW)
+    before = state.failures, state.failing_since, state.down_since, state.recovered, state.concurrency.limit
+    answer(state, outcome)
+    assert state.health_change(outcome, NOW + 2 * OUTAGE_SECONDS) is None
+    after = state.failures, state.failing_since, state.down_since, state.recovered, state.concurrency.limit
+    assert after == before
+
+
 def test_health_that_was_not_stored_is_stored_by_the_next_attempt() -> None:
     state = sink()
     change = state.health_change(FAILED, NOW)

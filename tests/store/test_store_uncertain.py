@@ -1,0 +1,116 @@
+"""Deliveries that are uncertain or were skipped: listed, counted, sent again, and deleted like others that ended."""
+
+from typing import Any
+
+import pytest
+
+from relay.core.erasure import ErasureRequest
+from relay.core.records import Skipped
+from relay.core.replay import ReplayRequest
+from relay.store.store import Store
+from tests.support.store_kit import (
+    NOW,
+    claim,
+    execute,
+    poll,
+    result_of,
+    states,
+    subscription,
+    track,
+)
+
+
+async def ended(store: Store, state: str, reason: str, *, sub: str = "sub_1", job: str = "a job") -> tuple[str, str]:
+    """A delivery that ends in this state, with a follower. Returns its id and the job."""
+    if await store.subscriptions.get(sub) is None:
+        await store.subscriptions.create(subscription(sub))
+    uid = await track(store, job)
+    await store.jobs.record(poll(uid, 0, "queued"))
+    (held,) = await claim(store, sub)
+    await store.deliveries.record_attempt(result_of(held, state, reason=reason))
+    return held.id, uid
+
+
+@pytest.mark.parametrize(("state", "reason"), [("uncertain", "timeout"), ("cancelled", "unmatched")])
+async def test_follower_of_a_delivery_that_ended_so_is_promoted(store: Store, state: str, reason: str) -> None:
+    await store.subscriptions.create(subscription("sub_1"))
+    uid = await track(store)
+    await store.jobs.record(poll(uid, 0, "queued", "running"))
+    (head,) = await claim(store, "sub_1")
+    assert await states(store) == ["pending", "blocked"]
+    await store.deliveries.record_attempt(result_of(head, state, reason=reason))
+    assert await states(store) == [state, "pending"]
+    (follower,) = await claim(store, "sub_1")
+    assert follower.event.sequence == 2
+
+
+async def test_uncertain_delivery_is_listed_and_counted_in_groups(store: Store) -> None:
+    id, _ = await ended(store, "uncertain", "timeout")
+    (listed,) = (await store.deliveries.page(limit=5, state="uncertain")).items
+    assert (listed.id, listed.state, listed.reason, listed.ended_at) == (id, "uncertain", "timeout", NOW)
+    assert (await store.deliveries.page(limit=5, state="dead")).items == ()
+    (group,) = (await store.deliveries.groups(["reason"], limit=5, state="uncertain")).items
+    assert (group.reason, group.count, group.example_id) == ("timeout", 1, id)
+    assert (await store.deliveries.pending()).count == 0
+
+
+async def test_uncertain_delivery_can_be_tried_again(store: Store) -> None:
+    id, _ = await ended(store, "uncertain", "timeout")
+    found = await store.deliveries.retry(id, NOW + 5)
+    assert (found.state, found.reason, found.ended_at, found.next_attempt_at) == ("pending", None, None, NOW + 5)
+
+
+@pytest.mark.parametrize("only", ["undelivered", "all", "uncertain", "cancelled", "dead", "delivered"])
+@pytest.mark.parametrize(("state", "reason"), [("uncertain", "timeout"), ("cancelled", "unmatched")])
+async def test_replay_of_undelivered_events_takes_it_too(store: Store, only: Any, state: str, reason: str) -> None:
+    await ended(store, state, reason)
+    request = ReplayRequest(id="rpl_1", subscription_id="sub_1", since=NOW - 9, until=NOW + 9, now=NOW + 10, only=only)
+    replay = await store.replays.create(request)
+    wanted = only in ("undelivered", "all", state)
+    assert replay.matched == int(wanted)
+    await store.replays.advance("rpl_1", "node", NOW + 10)
+    assert await states(store) == ["pending" if wanted else state]
+    if wanted:
+        await store.replays.stop("rpl_1", NOW + 11)
+        assert await states(store) == [state], "what was not sent is as it was"
+
+
+async def test_counts_of_skipped_and_uncertain_deliveries(store: Store) -> None:
+    assert await store.deliveries.skipped() == Skipped(count=0, since=None)
+    assert await store.deliveries.uncertain() == 0
+    for nth, (state, reason) in enumerate(
+        [("cancelled", "unmatched"), ("cancelled", "ambiguous"), ("cancelled", "incident inc_1"), ("dead", "unmatched")]
+    ):
+        await ended(store, state, reason, job=f"job {nth}")
+    await ended(store, "uncertain", "timeout", job="uncertain")
+    assert await store.deliveries.skipped("sub_1") == Skipped(count=2, since=NOW)
+    assert await store.deliveries.skipped("sub_2") == Skipped(count=0, since=None)
+    assert await store.deliveries.skipped() == Skipped(count=2, since=NOW)
+    assert await store.deliveries.uncertain() == 1
+
+
+async def test_token_bound_to_an_account_counts_its_own_subscriptions_deliveries(store: Store) -> None:
+    own, other = store.within(("revor", "default")), store.within(("revor", "other"))
+    await own.subscriptions.create(subscription("sub_own", owner="revor/default"))
+    await ended(store, "cancelled", "unmatched", sub="sub_own", job="one")
+    await execute(store, "UPDATE deliveries SET owner = 'revor/default'")
+    await ended(store, "uncertain", "timeout", sub="sub_own", job="two")
+    await execute(store, "UPDATE deliveries SET owner = 'revor/default'")
+    assert (await own.deliveries.skipped("sub_own"), await own.deliveries.skipped()) == (Skipped(1, NOW),) * 2
+    assert (await other.deliveries.skipped("sub_own"), await other.deliveries.skipped()) == (Skipped(0, None),) * 2
+    assert (await own.deliveries.uncertain(), await other.deliveries.uncertain()) == (1, 0)
+
+
+@pytest.mark.parametrize(("state", "reason"), [("uncertain", "timeout"), ("cancelled", "unmatched")])
+async def test_it_goes_with_its_event_like_others_that_have_ended(store: Store, state: str, reason: str) -> None:
+    await ended(store, state, reason)
+    deleted, _ = await store.upkeep.delete_events(NOW + 1)
+    assert deleted == 1
+    assert await states(store) == []
+
+
+async def test_it_is_erased_with_its_job(store: Store) -> None:
+    await ended(store, "uncertain", "timeout", job="erased")
+    step = await store.erasure.step(ErasureRequest(job="erased"), None, NOW)
+    assert step.erased.deliveries == 1
+    assert await states(store) == []

@@ -1,0 +1,77 @@
+"""What follows from attempts whose event was skipped, only shown, or perhaps accepted."""
+
+from typing import Any
+
+import pytest
+
+from relay.core.delivery import Claimed, Outcome, Response
+from relay.core.subscription import Subscription
+from relay.delivery.credentials import Sent
+from relay.delivery.outcomes import FinishedAttempt, NextClaim, Policy, attempt_result
+from relay.delivery.settings import DeliverySettings
+from tests.support.store_kit import NOW, job_event
+
+DAY_SECONDS = 86_400.0
+SKIP = Outcome(verdict="skip", reason="unmatched")
+SHOWN = Outcome(verdict="delivered", reason="dry_run")
+UNCERTAIN = Outcome(verdict="uncertain", reason="timeout", in_doubt=True)
+
+
+def result(outcome: Outcome, *, probe: bool = False, failing_since: float | None = None, **fields: Any) -> Any:
+    subscription = Subscription(
+        id="sub_1", sink="https://sink.test/", created_at=0.0, **{"state_since": NOW - DAY_SECONDS, **fields}
+    )
+    claimed = Claimed(
+        id="dlv_1",
+        event=job_event("job_1", 1),
+        subscription_id="sub_1",
+        job_uid="job_1",
+        lease_token="t",
+        lease_until=NOW + 45,
+        probe=probe,
+    )
+    finished = FinishedAttempt(
+        claimed=claimed,
+        subscription=subscription,
+        redacted_sink=subscription.sink,
+        failing_since=failing_since,
+        sent=Sent(headers=(), response=Response(started_at=NOW, duration_ms=0.0)),
+        outcome=outcome,
+    )
+    policy = Policy(settings=DeliverySettings(), chance=lambda: 0.5)
+    return attempt_result(finished, policy, NOW, NextClaim())[0]
+
+
+@pytest.mark.parametrize(
+    ("outcome", "state", "reason"),
+    [(SKIP, "cancelled", "unmatched"), (SHOWN, "delivered", "dry_run"), (UNCERTAIN, "uncertain", "timeout")],
+)
+def test_state_of_the_delivery(outcome: Outcome, state: str, reason: str) -> None:
+    found = result(outcome)
+    assert (found.state, found.reason, found.due_at, found.disable) == (state, reason, None, None)
+    assert found.attempt.next_attempt_at is None
+
+
+@pytest.mark.parametrize("outcome", [SKIP, SHOWN])
+def test_sink_that_has_failed_for_long_is_not_disabled_by_an_event_that_was_not_sent_to_it(outcome: Outcome) -> None:
+    found = result(outcome, failing_since=NOW - 30 * DAY_SECONDS)
+    assert found.disable is None
+    assert found.events == ()
+
+
+def test_sink_that_has_failed_for_long_is_disabled_by_an_uncertain_delivery() -> None:
+    found = result(UNCERTAIN, failing_since=NOW - 30 * DAY_SECONDS)
+    assert (found.state, found.disable) == ("uncertain", f"only failures for {30 * 86_400} s")
+
+
+@pytest.mark.parametrize("outcome", [SKIP, SHOWN])
+def test_probe_that_says_nothing_is_followed_by_another_soon(outcome: Outcome) -> None:
+    found = result(outcome, probe=True, state="disabled")
+    assert (found.probe_at, found.recovers, found.events) == (NOW + 60, False, ())
+    assert found.state in ("cancelled", "delivered"), "the next probe takes the next event"
+    assert "stays disabled" in found.attempt.decision
+
+
+def test_probe_with_an_uncertain_end_is_a_failed_one() -> None:
+    found = result(UNCERTAIN, probe=True, state="disabled")
+    assert (found.state, found.probe_at, found.disable) == ("uncertain", NOW + 3600, None)
