@@ -1,57 +1,109 @@
-"""Salesforce: a record for each event, made or updated by the event's id, and linked to the person and the deal that it
-is about.
+"""Salesforce: a record for each event, made or updated by its external id, and linked to the person and the deal that
+the event is about.
 
-The record is a `Job_Event__c`, which `deploy/salesforce` defines, or a Task. Both have the event's id as a unique
-external id, so a repeated request updates the record of the first one: nothing needs to be remembered.
-`salesforce_records.py` makes the fields, `salesforce_answers.py` judges the answers.
+The record is a `Job_Event__c`, which `deploy/salesforce` defines, or a Task. Both have a unique external id, so a
+repeated request updates the record of the first one: nothing needs to be remembered, and nothing is ever uncertain.
+`salesforce_records.py` makes the fields, `salesforce_requests.py` the requests, `salesforce_answers.py` judges the
+answers.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Generator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import urlsplit
 
 from relay.core.credentials import origin_text
-from relay.core.delivery import OutboundRequest, Outcome, Response
+from relay.core.delivery import Outcome, Response
 from relay.core.dialogue import Ended, Memory, Step, Steps
 from relay.core.events import Event
-from relay.core.jsontext import dumps
-from relay.core.subscription import Incidents, Subscription
+from relay.core.subscription import PORTAL, Subscription
 from relay.errors import FieldError
-from relay.redaction import host_of, split_url, url_without_path
-from subscribers import base, templates
+from relay.redaction import host_of
+from subscribers import base, crm, salesforce_requests, templates
 from subscribers.salesforce_answers import (
     ID,
     KEY_FIELD,
     NEWEST_VERSION,
     OLDEST_VERSION,
     PEOPLE,
+    RESUME,
     Answer,
+    Shape,
     newest_version,
     read_answer,
 )
-from subscribers.salesforce_records import JOB_EVENT, TASK, fields, links, meant_by
+from subscribers.salesforce_records import (
+    JOB_EVENT,
+    LEAD,
+    LINKS,
+    TASK,
+    Meant,
+    fields,
+    links,
+    meant_by,
+    names_of,
+)
 
 OBJECT = "object"
 """Option: the object of the records: `Job_Event__c`, `Task`, or one with the fields of the former."""
-UNMATCHED = "unmatched"
-"""Option: what becomes of an event about nobody whom Salesforce knows: `skip`, `create` (a record without links) or
-`fail`."""
 API_VERSION = "api_version"
 """Option: such as `62.0`. Without it each delivery asks for the instance's versions first, which costs no API call."""
-DRY_RUN = "dry_run"
-OPTIONS = (OBJECT, UNMATCHED, API_VERSION, DRY_RUN, *templates.OPTIONS)
 TOKEN_PATH = "/services/oauth2/token"  # noqa: S105  (a path)
 
-SKIPPED = "unmatched: skipped, since Salesforce has nobody whom the event is about"
-_UNMATCHED = ("skip", "create", "fail")
-_TYPES = ("succeeded", "failed", "cancelled", "not_found")
+_OPTIONS = (OBJECT, API_VERSION, *crm.OPTIONS)
+_WORDS = {"job_event": JOB_EVENT, "task": TASK}
 _OBJECT = re.compile(rf"{TASK}|[A-Za-z](?:_?[A-Za-z0-9]){{0,60}}(?:__[A-Za-z][A-Za-z0-9_]{{0,40}})?__c")
 _FIELD = re.compile(r"[A-Za-z](?:_{0,2}[A-Za-z0-9]){0,79}")
-_VERSION = re.compile(r"(\d{2,3})\.0")
+_VERSION = re.compile(r"(\d{2,3})\.0", re.ASCII)
 _TOKENS = ("ACCESSTOKEN", "CLIENTCREDENTIALS", "REFRESHTOKEN")
 _LOGIN_HOSTS = ("login.salesforce.com", "test.salesforce.com")
-_MY_DOMAIN = "https://NAME.my.salesforce.com (Setup, My Domain)"
+_MY_DOMAIN = "https://NAME.my.salesforce.com"
+_WHERE = f"{_MY_DOMAIN} (Setup, My Domain)"
+_UNMATCHED, _AMBIGUOUS = "unmatched", "ambiguous"
+_NO_WRITING = "give the user that the app runs as the permissions Create and Edit on {}"
+
+
+class Salesforce(crm.Crm):
+    """A record per event."""
+
+    name = "salesforce"
+
+    def check(self, subscription: Subscription) -> None:
+        """Refuses another sink than the base URL of an org, another token endpoint than that of this org, and options
+        with mistakes."""
+        errors = crm.common_errors(subscription, "Salesforce", _WHERE, _OPTIONS)
+        errors += [*_sink_errors(subscription), *_credential_errors(subscription), *_config_errors(subscription)]
+        base.refuse(errors + templates.template_errors(subscription))
+
+    def dialogue(self, subscription: Subscription) -> base.Dialogue | None:
+        """Look-ups, then the record."""
+        return SALESFORCE
+
+    def portal(self, subscription: Subscription) -> str | None:
+        """The org, by its host: the limits of a day are the org's."""
+        return host_of(subscription.sink)
+
+    def greeting(self, subscription: Subscription, now: float) -> Steps | None:
+        """Asks for the API's versions, the object, and a person, all of which the deliveries need."""
+        return _greeting(subscription, now)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Org:
+    """Where the requests go. `object`: of the records."""
+
+    subscription: Subscription
+    now: float
+    version: str
+    object: str
+
+    def ask(self, step: Step, object: str, shape: Shape = "record") -> Generator[Step, Response, Answer]:
+        """The answer to a request about an object."""
+        return read_answer((yield step), self.now, self.subscription, object, shape)
+
+
+# --- a delivery
 
 
 def _key(event: Event, subscription: Subscription) -> str | None:
@@ -60,184 +112,206 @@ def _key(event: Event, subscription: Subscription) -> str | None:
 
 
 def _steps(event: Event, subscription: Subscription, context: base.RenderContext, memory: Memory, now: float) -> Steps:
-    """The versions of the instance, unless one is set; the person with the e-mail address, unless an id is known; and
-    the record. A record whose links Salesforce refuses is treated as one about nobody."""
-    meant, unmatched = meant_by(event), subscription.options.get(UNMATCHED) or "skip"
-    if meant.nobody and unmatched != "create":
-        return Ended(outcome=_unmatched(unmatched, "the event names nobody"))
+    """The versions of the instance, unless one is set; the person, unless an id is known; and the record. A record
+    whose links are all refused is about nobody."""
+    meant, may_be_alone = meant_by(event, context), subscription.options.get(crm.UNMATCHED) == crm.CREATE
+    if meant.nobody and not may_be_alone:
+        return Ended(outcome=crm.nobody(subscription, _UNMATCHED))
+    org = yield from _org_of(subscription, now)
+    if isinstance(org, Outcome):
+        return Ended(outcome=org)
+    body = fields(event, subscription, context, org.object)
+    ids, why = dict(meant.ids), _UNMATCHED
+    if meant.person_known or not (meant.email or meant.phones):
+        outcome = yield from _write_linked(org, event, body, ids)
+        if outcome is not None:
+            return Ended(outcome=outcome)
+        ids = {}
+    if meant.email or meant.phones:
+        person = yield from _find_person(org, meant)
+        if isinstance(person, Outcome):
+            return Ended(outcome=person)
+        found, why = person
+        outcome = yield from _write_linked(org, event, body, {**ids, **found})
+        if outcome is not None:
+            return Ended(outcome=outcome)
+    if not may_be_alone:
+        return Ended(outcome=crm.nobody(subscription, why))
+    answer = yield from _write(org, event, body, {})
+    return Ended(outcome=answer.outcome)
+
+
+SALESFORCE = base.Dialogue(key=_key, steps=_steps)
+"""The deliveries to Salesforce."""
+
+
+def _org_of(subscription: Subscription, now: float) -> Generator[Step, Response, _Org | Outcome]:
+    """The org with a version of its API, or why there is none."""
     version = subscription.options.get(API_VERSION)
     if version is None:
-        answer = read_answer((yield _versions(subscription)), now, subscription, "")
+        response = yield salesforce_requests.versions(subscription)
+        answer = read_answer(response, now, subscription, "", "versions")
+        if not answer.ok:
+            return answer.outcome
         version = newest_version(answer.document)
         if version is None:
-            return Ended(outcome=_no_version(answer))
-    person = meant.person
-    if person is None and meant.email is not None:
+            reason = f"the instance lists no API version from {OLDEST_VERSION}.0 to {NEWEST_VERSION}.0"
+            return Outcome(verdict="retry", reason=reason)
+    return _Org(subscription=subscription, now=now, version=version, object=_object(subscription))
+
+
+def _find_person(org: _Org, meant: Meant) -> Generator[Step, Response, tuple[dict[str, str], str] | Outcome]:
+    """The one contact, else the one lead, with the address, else with the number. Without one: why."""
+    soql = salesforce_requests.soql_text
+    conditions = [] if meant.email is None else [f"Email = {soql(meant.email)}"]
+    if meant.phones:
+        listed = ", ".join(map(soql, meant.phones))
+        conditions.append(f"Phone IN ({listed}) OR MobilePhone IN ({listed})")
+    for condition in conditions:
         for object in PEOPLE:
-            answer = read_answer(
-                (yield _look_up(subscription, version, object, meant.email)), now, subscription, object
-            )
-            if not answer.ok and not (object == "Lead" and answer.code == "INVALID_TYPE"):  # an org without leads
-                return Ended(outcome=answer.outcome)
-            person = _found(answer.document, object)
-            if person is not None:
-                break
-    linked = links(_object(subscription), person, meant.deal)
-    if linked:
-        response = yield _record(event, subscription, context, version, linked)
-        answer = read_answer(response, now, subscription, _object(subscription))
-        if not answer.unlinked:
-            return Ended(outcome=answer.outcome)
-        if unmatched != "create":
-            return Ended(outcome=_unmatched(unmatched, answer.outcome.reason))
-    elif unmatched != "create":
-        return Ended(outcome=_unmatched(unmatched, "no Contact and no Lead has the e-mail address"))
-    response = yield _record(event, subscription, context, version, {})
-    return Ended(outcome=read_answer(response, now, subscription, _object(subscription)).outcome)
+            step = salesforce_requests.look_up(org.subscription, org.version, object, condition)
+            answer = yield from org.ask(step, object, "query")
+            if not answer.ok and not (object == LEAD and answer.code == "INVALID_TYPE"):  # an org without leads
+                return answer.outcome
+            found = _ids_in(answer.document, object)
+            if found:
+                return ({object: found[0]} if len(found) == 1 else {}), _AMBIGUOUS
+    return {}, _UNMATCHED
 
 
-RECORDS = base.Dialogue(key=_key, steps=_steps)
+def _write_linked(
+    org: _Org, event: Event, body: Mapping[str, Any], ids: Mapping[str, str]
+) -> Generator[Step, Response, Outcome | None]:
+    """The outcome of the record with links to these ids, as many as Salesforce takes; None if it takes none."""
+    for linked in links(org.object, ids):
+        answer = yield from _write(org, event, body, linked)
+        if not answer.refuses(linked):
+            return answer.outcome
+    return None
 
 
-class Salesforce(base.Single):
-    """A record per event. Not signed: Salesforce reads no signature."""
-
-    name = "salesforce"
-    signed = False
-    rate_per_second: float | None = 5.0
-    default_incidents: Incidents = "off"
-
-    def default_types(self, type_prefixes: Sequence[str]) -> tuple[str, ...] | None:
-        """How jobs ended."""
-        return tuple(f"{prefix}.{kind}" for prefix in dict.fromkeys(type_prefixes) for kind in _TYPES)
-
-    def check(self, subscription: Subscription) -> None:
-        """Refuses another sink than the base URL of an org, another token endpoint than that of this org, and options
-        with mistakes."""
-        errors = base.option_errors(subscription, OPTIONS)
-        errors += [one for one in base.chat_errors(subscription, "Salesforce") if one.pointer != "/sinkcredential"]
-        errors += [one for one in base.receiver_errors(subscription) if one.pointer == "/config/incidents"]
-        errors += [*_sink_errors(subscription), *_credential_errors(subscription), *_config_errors(subscription)]
-        errors += templates.template_errors(subscription)
-        base.refuse(errors)
-
-    def render(self, event: Event, subscription: Subscription, context: base.RenderContext) -> OutboundRequest:
-        """The record alone, without links: what `dialogue` sends last."""
-        version = subscription.options.get(API_VERSION) or f"{NEWEST_VERSION}.0"
-        return _record(event, subscription, context, version, {}).request
-
-    def classify(self, response: Response, now: float) -> Outcome:
-        """As of an answer to a record."""
-        return read_answer(response, now, Subscription(id="", sink=""), JOB_EVENT).outcome
-
-    def dialogue(self, subscription: Subscription) -> base.Dialogue | None:
-        """Look-ups, then the record."""
-        return RECORDS
-
-    def redacted_url(self, url: str) -> str:
-        """Without a path: it has none."""
-        return url_without_path(url).removesuffix("/…")
-
-
-# --- the requests
-
-
-def _versions(subscription: Subscription) -> Step:
-    expected = dumps([{"label": "…", "url": f"/services/data/v{NEWEST_VERSION}.0", "version": f"{NEWEST_VERSION}.0"}])
-    request = OutboundRequest(url=f"{_base(subscription)}/services/data/", method="GET", headers=_ACCEPT)
-    return Step(request=request, name="versions", expected=expected)
-
-
-def _look_up(subscription: Subscription, version: str, object: str, email: str) -> Step:
-    """The oldest record with the address: the same one at each attempt."""
-    converted = " AND IsConverted = false" if object == "Lead" else ""
-    where = f"Email = {soql_text(email)}{converted}"
-    query = f"SELECT Id FROM {object} WHERE {where} ORDER BY CreatedDate ASC LIMIT 1"  # noqa: S608  (escaped SOQL)
-    url = f"{_base(subscription)}/services/data/v{version}/query?q={quote(query, safe='')}"
-    expected = dumps({"totalSize": 1, "done": True, "records": [{"Id": _PLACEHOLDERS[object]}]})
-    request = OutboundRequest(url=url, method="GET", headers=_ACCEPT)
-    return Step(request=request, name=f"look-up of the {object.lower()}", expected=expected)
-
-
-def _record(
-    event: Event,
-    subscription: Subscription,
-    context: base.RenderContext,
-    version: str,
-    linked: Mapping[str, str],
-) -> Step:
-    object = _object(subscription)
-    place = f"/services/data/v{version}/sobjects/{object}/{KEY_FIELD}/{quote(event.id, safe='', errors='replace')}"
-    body = dumps({**fields(event, subscription, context, object), **linked})
-    request = OutboundRequest(
-        url=_base(subscription) + place,
-        method="PATCH",
-        headers=(*_ACCEPT, ("Content-Type", "application/json")),
-        body=body,
+def _write(
+    org: _Org, event: Event, body: Mapping[str, Any], linked: Mapping[str, str]
+) -> Generator[Step, Response, Answer]:
+    step = salesforce_requests.record(
+        event, org.subscription, org.version, org.object, {**body, **linked}, linked=bool(linked)
     )
-    expected = dumps({"id": "{id-of-the-record}", "success": True, "errors": [], "created": True})
-    return Step(
-        request=request, name=f"{object} by {KEY_FIELD}" + ("" if linked else ", without links"), expected=expected
-    )
+    return (yield from org.ask(step, org.object))
 
 
-def soql_text(text: str) -> str:
-    """A text in a query: SOQL's Quoted String Escape Sequences."""
-    return f"'{text.translate(_SOQL)}'"
-
-
-_ACCEPT = (("Accept", "application/json"),)
-_PLACEHOLDERS = {"Contact": "003{id-of-the-contact}", "Lead": "00Q{id-of-the-lead}"}
-_SOQL = str.maketrans(
-    {"\\": "\\\\", "'": "\\'", '"': '\\"', "\n": "\\n", "\r": "\\r", "\t": "\\t", "\b": "\\b", "\f": "\\f"}
-)
-
-
-def _found(document: Any, object: str) -> str | None:
-    """The id in the answer to a query; None if nobody was found."""
+def _ids_in(document: Any, object: str) -> list[str]:
+    """The ids in the answer to a query for people."""
     records = document.get("records") if isinstance(document, Mapping) else None
-    first = records[0] if isinstance(records, list) and records else None
-    id = first.get("Id") if isinstance(first, Mapping) else None
-    is_id = isinstance(id, str) and (ID.fullmatch(id) is not None or id == _PLACEHOLDERS[object])
-    return id if is_id and isinstance(id, str) and id.startswith(_PLACEHOLDERS[object][:3]) else None
-
-
-def _unmatched(policy: str, why: str) -> Outcome:
-    if policy == "fail":
-        return Outcome(verdict="dead", reason=f"unmatched: {why}")
-    return Outcome(verdict="delivered", reason=SKIPPED)
-
-
-def _no_version(answer: Answer) -> Outcome:
-    if not answer.ok:
-        return answer.outcome
-    reason = f"the instance lists no API version from {OLDEST_VERSION}.0 to {NEWEST_VERSION}.0"
-    return Outcome(verdict="retry", reason=reason)
+    ids = [one.get("Id") for one in records[:2] if isinstance(one, Mapping)] if isinstance(records, list) else []
+    placeholder, prefix = salesforce_requests.PLACEHOLDERS[object], PEOPLE[object]
+    return [
+        id for id in ids if isinstance(id, str) and ((ID.fullmatch(id) and id.startswith(prefix)) or id == placeholder)
+    ]
 
 
 def _object(subscription: Subscription) -> str:
     object: str = subscription.options.get(OBJECT) or JOB_EVENT
-    return object
+    return _WORDS.get(object, object)
 
 
-def _base(subscription: Subscription) -> str:
-    return subscription.sink.rstrip("/")
+# --- before a subscription is stored
+
+
+def _greeting(subscription: Subscription, now: float) -> Steps:
+    """Checks what the deliveries need, and finds the version that they use."""
+    response = yield salesforce_requests.versions(subscription)
+    listed = read_answer(response, now, subscription, "", "versions")
+    if not listed.ok:
+        return _refused(listed.outcome)
+    wanted = subscription.options.get(API_VERSION)
+    version = newest_version(listed.document, wanted)
+    if version is None:
+        reason = f"the instance lists no API version {wanted or f'from {OLDEST_VERSION}.0 to {NEWEST_VERSION}.0'}"
+        return _refused(_missing(reason))
+    org = _Org(subscription=subscription, now=now, version=version, object=_object(subscription))
+    for check in (_check_object, _check_people):
+        outcome = yield from check(org)
+        if outcome.verdict != "delivered":
+            return _refused(outcome)
+    return Ended(outcome=listed.outcome, remember={PORTAL: host_of(subscription.sink), API_VERSION: version})
+
+
+def _refused(outcome: Outcome) -> Ended:
+    """There is no subscription that could be resumed."""
+    return Ended(outcome=replace(outcome, reason=outcome.reason.removesuffix(RESUME)))
+
+
+def _check_object(org: _Org) -> Generator[Step, Response, Outcome]:
+    """Whether the user may write records of the object, with all fields. The description of a standard object is larger
+    than what is read of an answer, and that of a custom one can be: then the fields are asked for by a query."""
+    subscription, object = org.subscription, org.object
+    own: Mapping[str, Any] = subscription.options.get(templates.TEMPLATE) or {}
+    names = dict.fromkeys((*names_of(object), *own))
+    wanted = (KEY_FIELD, *(name for name in names if own.get(name, name) is not None))
+    if object != TASK:
+        response = yield salesforce_requests.description(subscription, org.version, object)
+        answer = read_answer(response, org.now, subscription, object, "description")
+        if answer.ok:
+            return _described(org, answer, wanted)
+        if response.status_code != 200:
+            return answer.outcome
+    answer = yield from org.ask(salesforce_requests.summary(subscription, org.version, object), object, "summary")
+    if not answer.ok:
+        return answer.outcome
+    if not _is_writable(answer.document["objectDescribe"]):
+        return _missing(_NO_WRITING.format(object))
+    step = salesforce_requests.fields_of(subscription, org.version, object, wanted, KEY_FIELD)
+    return (yield from org.ask(step, object, "query")).outcome
+
+
+def _check_people(org: _Org) -> Generator[Step, Response, Outcome]:
+    """Whether the user may look for people."""
+    object = next(iter(PEOPLE))
+    condition = f"Email = {salesforce_requests.soql_text(salesforce_requests.CHECK)}"
+    step = salesforce_requests.look_up(org.subscription, org.version, object, condition)
+    return (yield from org.ask(step, object, "query")).outcome
+
+
+def _described(org: _Org, answer: Answer, wanted: Sequence[str]) -> Outcome:
+    """What the description of an object says about the user's permissions, and about these fields."""
+    object = org.object
+    if not _is_writable(answer.document):
+        return _missing(_NO_WRITING.format(object))
+    known = {one["name"]: one for one in answer.document["fields"] if isinstance(one, Mapping) and _has_name(one)}
+    absent = [name for name in wanted if name not in known]
+    if absent:
+        what = f"{object} has not, or this user may not see, {', '.join(absent)}"
+        return _missing(f"{what}: deploy it or correct config.template")
+    key = known[KEY_FIELD]
+    if key.get("externalId") is not True or key.get("unique") is not True:
+        return _missing(f"make {object}.{KEY_FIELD} a unique external id, or an event could make two records")
+    closed = [name for name in wanted if not _is_writable(known[name])]
+    if closed:
+        return _missing(f"let the user that the app runs as edit {', '.join(closed)}")
+    return answer.outcome
+
+
+def _has_name(field: Mapping[str, Any]) -> bool:
+    name = field.get("name")
+    return isinstance(name, str)
+
+
+def _is_writable(described: Mapping[str, Any]) -> bool:
+    return described.get("createable") is True and described.get("updateable") is True
+
+
+def _missing(what: str) -> Outcome:
+    return Outcome(verdict="disable", reason=what)
 
 
 # --- what is wrong with a subscription
 
 
 def _sink_errors(subscription: Subscription) -> list[FieldError]:
-    parts, host = split_url(subscription.sink), host_of(subscription.sink)
-    if parts is None:
+    host = host_of(subscription.sink)
+    if host not in _LOGIN_HOSTS and not host.endswith(".lightning.force.com"):
         return []
-    if parts.path not in ("", "/") or parts.query:
-        detail = f"only the base URL of the org is needed, without a path: {_MY_DOMAIN}"
-    elif host in _LOGIN_HOSTS or host.endswith(".lightning.force.com"):
-        detail = f"{host} has no API: use {_MY_DOMAIN}"
-    else:
-        return []
-    return [FieldError(pointer="/sink", code="sink_unsuitable", detail=detail)]
+    return [FieldError(pointer="/sink", code="sink_unsuitable", detail=f"{host} has no API: use {_WHERE}")]
 
 
 def _credential_errors(subscription: Subscription) -> list[FieldError]:
@@ -245,7 +319,7 @@ def _credential_errors(subscription: Subscription) -> list[FieldError]:
     if credential is None or credential.type not in _TOKENS:
         detail = (
             'an access token or an external client app is needed: {"credentialtype": "CLIENTCREDENTIALS", "token_url": '
-            f'"https://NAME.my.salesforce.com{TOKEN_PATH}", "client_id": "…", "client_secret": "…"}}'
+            f'"{_MY_DOMAIN}{TOKEN_PATH}", "client_id": "…", "client_secret": "…"}}'
         )
         code = "missing" if credential is None else "credential_unsuitable"
         return [FieldError(pointer="/sinkcredential", code=code, detail=detail)]
@@ -254,32 +328,24 @@ def _credential_errors(subscription: Subscription) -> list[FieldError]:
         return []
     if origin_text(url) == credential.origin and urlsplit(url).path == TOKEN_PATH:
         return []
-    detail = f"the token is valid in the org that issues it only: use {_base(subscription)}{TOKEN_PATH}"
+    detail = f"the token is valid in the org that issues it only: use {subscription.sink.rstrip('/')}{TOKEN_PATH}"
     return [FieldError(pointer="/sinkcredential/token_url", code="credential_unsuitable", detail=detail)]
 
 
 def _config_errors(subscription: Subscription) -> list[FieldError]:
-    object, unmatched, version, dry_run, template = (
-        subscription.options.get(name) for name in (OBJECT, UNMATCHED, API_VERSION, DRY_RUN, templates.TEMPLATE)
-    )
+    object, version, template = (subscription.options.get(name) for name in (OBJECT, API_VERSION, templates.TEMPLATE))
     number = _VERSION.fullmatch(version) if isinstance(version, str) else None
     found = [
         (
-            object is not None and not (isinstance(object, str) and _OBJECT.fullmatch(object)),
+            object is not None and not (isinstance(object, str) and _OBJECT.fullmatch(_WORDS.get(object, object))),
             OBJECT,
             f"{object!r:.100} is not {JOB_EVENT}, {TASK} or the API name of another custom object, such as My_Event__c",
-        ),
-        (
-            unmatched is not None and unmatched not in _UNMATCHED,
-            UNMATCHED,
-            f"{unmatched!r:.100} is not one of {', '.join(_UNMATCHED)}",
         ),
         (
             version is not None and (number is None or not OLDEST_VERSION <= int(number[1]) <= NEWEST_VERSION),
             API_VERSION,
             f"{version!r:.100} is not a version from {OLDEST_VERSION}.0 to {NEWEST_VERSION}.0, such as 62.0",
         ),
-        (dry_run is not None and not isinstance(dry_run, bool), DRY_RUN, "true or false is expected"),
         (
             template is not None and not isinstance(template, Mapping),
             templates.TEMPLATE,
@@ -288,11 +354,13 @@ def _config_errors(subscription: Subscription) -> list[FieldError]:
     ]
     errors = [FieldError(pointer=f"/config/{name}", code="invalid", detail=why) for wrong, name, why in found if wrong]
     given = template if isinstance(template, Mapping) else {}
-    return errors + [error for name, value in given.items() if (error := _field_error(name, value)) is not None]
+    own = LINKS[TASK if object in (TASK, "task") else JOB_EVENT].values()
+    return errors + [error for name, value in given.items() if (error := _field_error(name, value, own)) is not None]
 
 
-def _field_error(name: str, value: object) -> FieldError | None:
-    if name in ("Id", "attributes", KEY_FIELD):
+def _field_error(name: str, value: object, own: Collection[str]) -> FieldError | None:
+    """What is wrong with a field of the template. `own`: the fields that link a record."""
+    if name in ("Id", "attributes", KEY_FIELD) or name in own:
         detail = f"the relay sets {name} itself: leave it out"
     elif not _FIELD.fullmatch(name):
         detail = f"{name!r:.100} is not the API name of a field, such as Status__c"

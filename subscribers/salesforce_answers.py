@@ -6,9 +6,9 @@ they are never shown.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from relay.core import jsontext
 from relay.core.delivery import Outcome, Response
@@ -17,8 +17,8 @@ from relay.core.subscription import Subscription
 
 KEY_FIELD = "Event_Id__c"
 """The external id of our records: unique, so that the same event makes no second record."""
-PEOPLE = ("Contact", "Lead")
-"""Objects that are searched for a person, in this order."""
+PEOPLE = {"Contact": "003", "Lead": "00Q"}
+"""Objects that are searched for a person, in this order, and the beginnings of their ids."""
 ID = re.compile(r"[A-Za-z0-9]{15}(?:[A-Za-z0-9]{3})?")
 OLDEST_VERSION = 46
 """Since this version an upsert is answered with a body, which proves that Salesforce answered."""
@@ -28,9 +28,13 @@ NEWEST_VERSION = 66
 DAILY_PAUSE_SECONDS = 900.0
 """Pause after the daily limit, which is counted over the last 24 hours and tells no time at which it ends."""
 BUSY_PAUSE_SECONDS = 30.0
-RESERVE_PAUSE_SECONDS = 60.0
 RESERVED = 0.05
-"""Part of the org's daily requests that is left to its other programs: with less, a pause follows each request."""
+"""Part of the org's daily requests that is left to its other programs: with less, `DAILY_PAUSE_SECONDS` follow each
+delivery."""
+
+Shape = Literal["record", "query", "versions", "description", "summary"]
+"""What an answer holds. Another one is not Salesforce's: a login page, or the page of a proxy."""
+_SHAPES: Mapping[Shape, str] = {"query": "records", "description": "fields", "summary": "objectDescribe"}
 
 _CODE = re.compile(r"[A-Z][A-Z0-9_]{2,60}")
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,79}")
@@ -39,7 +43,7 @@ _USAGE = re.compile(r"(?:^|[;,])\s*api-usage=(\d{1,12})/(\d{1,12})")
 _VERSION = re.compile(r"(\d{1,3})\.0")
 _SHOWN_FIELDS = 5
 
-_RESUME = "then resume the subscription"
+RESUME = ", then resume the subscription"
 _UNLINKED = frozenset(
     (
         *("INVALID_CROSS_REFERENCE_KEY", "INSUFFICIENT_ACCESS_ON_CROSS_REFERENCE_ENTITY", "MALFORMED_ID"),
@@ -72,31 +76,35 @@ class Answer:
 
     document  its body as JSON; None if it has none or the request was not carried out
     code      the first error's
+    fields    that the errors name
     """
 
     outcome: Outcome
     document: Any = None
     code: str | None = None
+    fields: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
         """True if the request was carried out."""
         return self.outcome.verdict == "delivered"
 
-    @property
-    def unlinked(self) -> bool:
-        """True if the person or deal that the record was to be linked to is not there, or not for this user."""
-        return self.code in _UNLINKED
+    def refuses(self, links: Collection[str]) -> bool:
+        """True if a person or deal that these fields link the record to is not there, or not for this user. The
+        template may link it to others, in other fields."""
+        return self.code in _UNLINKED and (not self.fields or not set(links).isdisjoint(self.fields))
 
 
-def read_answer(response: Response, now: float, subscription: Subscription, object: str) -> Answer:
+def read_answer(
+    response: Response, now: float, subscription: Subscription, object: str, shape: Shape = "record"
+) -> Answer:
     """What an answer means. `object`: the name of the object that the request was about."""
     status = response.status_code
     if response.error is not None or status is None:
         return Answer(outcome=http_outcome(response, now))
     document = _json(response.excerpt)
     if 200 <= status < 300:
-        return _accepted(status, document, response, object)
+        return _accepted(status, document, response, subscription, object, shape)
     if status == 300:
         reason = f"http_300: several records of {object} have this {KEY_FIELD}, which must be unique"
         return Answer(outcome=Outcome(verdict="dead", reason=reason))
@@ -112,32 +120,43 @@ def usage_of(response: Response) -> tuple[int, int] | None:
     return None if found is None or int(found[2]) == 0 else (int(found[1]), int(found[2]))
 
 
-def newest_version(document: Any) -> str | None:
-    """The newest version that both the instance and this relay know, such as `62.0`; None if there is none."""
+def newest_version(document: Any, wanted: str | None = None) -> str | None:
+    """The newest version that both the instance and this relay know, such as `62.0`; None if there is none. `wanted`:
+    no other one."""
     listed = document if isinstance(document, list) else []
     texts = [one.get("version") for one in listed[:500] if isinstance(one, Mapping)]
     numbers = [int(found[1]) for text in texts if isinstance(text, str) and (found := _VERSION.fullmatch(text))]
     fitting = [number for number in numbers if OLDEST_VERSION <= number <= NEWEST_VERSION]
+    fitting = [number for number in fitting if wanted in (None, f"{number}.0")]
     return f"{max(fitting)}.0" if fitting else None
 
 
-def _accepted(status: int, document: Any, response: Response, object: str) -> Answer:
+def _accepted(
+    status: int, document: Any, response: Response, subscription: Subscription, object: str, shape: Shape
+) -> Answer:
     """A platform event succeeds with an entry in `errors`, so only `success` counts."""
-    is_record = isinstance(document, Mapping) and "success" in document
-    if is_record and document["success"] is not True:
-        errors = _errors(document.get("errors"), "statusCode")
-        return _refused(errors, None, object) if errors else _not_salesforce(status)
-    is_known = is_record or isinstance(document, list) or (isinstance(document, Mapping) and "records" in document)
-    if status != 204 and not is_known:
+    given = document if isinstance(document, Mapping) else {}
+    if shape == "record" and given.get("success") is False:
+        errors = _errors(given.get("errors"), "statusCode")
+        return _refused(errors, subscription, object) if errors else _not_salesforce(status)
+    if shape == "record":
+        is_known = given.get("success") is True or status == 204
+    elif shape == "versions":
+        is_known = isinstance(document, list)
+    else:
+        is_known = isinstance(given.get(_SHAPES[shape]), Mapping if shape == "summary" else list)
+    if not is_known:
         return _not_salesforce(status)
-    usage = usage_of(response)
-    is_short = usage is not None and usage[1] - usage[0] < RESERVED * usage[1]
-    outcome = Outcome(
-        verdict="delivered",
-        reason=f"http_{status}",
-        retry_after_seconds=RESERVE_PAUSE_SECONDS if is_short else None,
+    pause = DAILY_PAUSE_SECONDS if is_short(response) else None
+    return Answer(
+        outcome=Outcome(verdict="delivered", reason=f"http_{status}", retry_after_seconds=pause), document=document
     )
-    return Answer(outcome=outcome, document=document)
+
+
+def is_short(response: Response) -> bool:
+    """True if the org has little left of its daily requests."""
+    usage = usage_of(response)
+    return usage is not None and usage[1] - usage[0] <= RESERVED * usage[1]
 
 
 def _not_salesforce(status: int) -> Answer:
@@ -149,27 +168,28 @@ def _without_code(status: int, response: Response, now: float, subscription: Sub
     return _unauthorized("http_401", subscription) if status == 401 else http_outcome(response, now)
 
 
-def _unauthorized(code: str, subscription: Subscription | None) -> Outcome:
+def _unauthorized(code: str, subscription: Subscription) -> Outcome:
     """A token that was given cannot become valid again. One that is fetched was renewed before: the session may have
     been ended, so it is tried again."""
-    credential = None if subscription is None else subscription.credential
+    credential = subscription.credential
     if credential is not None and credential.type == "ACCESSTOKEN":
-        detail = f"give the subscription a valid access token as its sinkcredential, {_RESUME}"
+        detail = f"give the subscription a valid access token as its sinkcredential{RESUME}"
         return Outcome(verdict="disable", reason=f"{code}: {detail}")
     return Outcome(verdict="retry", reason=code)
 
 
-def _refused(errors: Sequence[Mapping[str, Any]], subscription: Subscription | None, object: str) -> Answer:
+def _refused(errors: Sequence[Mapping[str, Any]], subscription: Subscription, object: str) -> Answer:
     code, message = errors[0]["code"], errors[0]["message"]
-    return Answer(outcome=_outcome_of(code, message, errors, subscription, object), code=code)
+    fields = tuple(_fields(errors))
+    return Answer(outcome=_outcome_of(code, message, errors, subscription, object), code=code, fields=fields)
 
 
 def _outcome_of(
-    code: str, message: str, errors: Sequence[Mapping[str, Any]], subscription: Subscription | None, object: str
+    code: str, message: str, errors: Sequence[Mapping[str, Any]], subscription: Subscription, object: str
 ) -> Outcome:
     disable = _repair_of(code, message, errors, object)
     if disable is not None:
-        return Outcome(verdict="disable", reason=f"{code}: {disable}, {_RESUME}")
+        return Outcome(verdict="disable", reason=f"{code}: {disable}{RESUME}")
     if code == "INVALID_SESSION_ID":
         return _unauthorized(code, subscription)
     if code == "REQUEST_LIMIT_EXCEEDED":  # too many long requests at once, or too many in a day
@@ -197,6 +217,8 @@ def _repair_of(code: str, message: str, errors: Sequence[Mapping[str, Any]], obj
     if code == "INVALID_FIELD":
         column = _COLUMN.search(message)
         field = "a field that the message names" if column is None else f"the field {column[1]}"
+        if object in PEOPLE:
+            return f"let the user that the app runs as read {field} of {object}"
         return f"{object} has not, or this user may not see, {field}: deploy it or correct config.template"
     if code == "INVALID_FIELD_FOR_INSERT_UPDATE":
         fields = ", ".join(_fields(errors)) or f"the fields of {object}"

@@ -5,24 +5,22 @@ read, so a record holds no text of a message.
 """
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from relay.clock import to_rfc3339
-from relay.core import jsontext
 from relay.core.events import Event
 from relay.core.subscription import Subscription
-from subscribers import templates
+from subscribers import chat, crm, templates
 from subscribers.base import RenderContext
 from subscribers.chat import fitted
-from subscribers.job_wording import job_event_kind, metadata_of
-from subscribers.salesforce_answers import ID
-from subscribers.wording import advice, facts, ids, link, sentence
+from subscribers.job_wording import job_event_kind
 from subscribers.words import data_of, mapping, one_line
 
 JOB_EVENT = "Job_Event__c"
 TASK = "Task"
+CONTACT, LEAD, OPPORTUNITY = "Contact", "Lead", "Opportunity"
 
 MAX_EMAIL_CHARACTERS = 80
 """Longest value of a field of type Email."""
@@ -36,86 +34,125 @@ _TEXTS: Mapping[str, tuple[str, int]] = {
     "Group__c": ("group", 255),
 }
 """Fields that show an attribute of the event, and their lengths."""
-_LINKS: Mapping[str, Mapping[str, str]] = {
-    TASK: {"003": "WhoId", "00Q": "WhoId", "006": "WhatId"},
-    "": {"003": "Contact__c", "00Q": "Lead__c", "006": "Opportunity__c"},
+_OTHERS = (
+    *("Status__c", "Sentence__c", "Occurred_At__c", "Sequence__c", "Error_Code__c", "Advice__c", "Request_Id__c"),
+    "Link__c",
+)
+LINKS: Mapping[str, Mapping[str, str]] = {
+    JOB_EVENT: {CONTACT: "Contact__c", LEAD: "Lead__c", OPPORTUNITY: "Opportunity__c"},
+    TASK: {CONTACT: "WhoId", LEAD: "WhoId", OPPORTUNITY: "WhatId"},
 }
-"""The field that holds the id of a Contact, a Lead and an Opportunity, by the beginning of the id."""
-_PEOPLE, _DEALS = ("003", "00Q"), ("006",)
-_EMAIL = re.compile(r"[^\s@\x00-\x1f\x7f-\x9f\ud800-\udfff]{1,64}@[^\s@\x00-\x1f\x7f-\x9f\ud800-\udfff]{1,79}")
+"""The fields that link a record, by the object that they link it to. Other objects have those of the first."""
+_OBJECTS = {"003": CONTACT, "00Q": LEAD, "006": OPPORTUNITY}
+_IDS = {
+    "deal_id": re.compile(r"006[A-Za-z0-9]{12}(?:[A-Za-z0-9]{3})?"),
+    "contact_id": re.compile(r"(?:003|00Q)[A-Za-z0-9]{12}(?:[A-Za-z0-9]{3})?"),
+    "lead_id": re.compile(r"00Q[A-Za-z0-9]{12}(?:[A-Za-z0-9]{3})?"),
+}
+"""Fields of the metadata, and what an id of Salesforce looks like there. Ids of other CRMs are ignored."""
 _ENDED_WELL = ("succeeded", "cancelled")
 _BAD = ("failed", "not_found")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Meant:
-    """Whom and what an event is about, as far as its metadata say: ids of Salesforce, and an e-mail address."""
+    """Whom and what an event is about.
 
-    person: str | None
-    deal: str | None
-    email: str | None
+    ids     of records, by their object
+    email   and `phones`, the ways to write one number: by these a person is found
+    """
+
+    ids: Mapping[str, str] = field(repr=False)
+    email: str | None = field(repr=False)
+    phones: tuple[str, ...] = field(repr=False)
+
+    @property
+    def person_known(self) -> bool:
+        """True if the person needs no look-up."""
+        return CONTACT in self.ids or LEAD in self.ids
 
     @property
     def nobody(self) -> bool:
         """True if there is nothing to link a record to."""
-        return self.person is None and self.deal is None and self.email is None
+        return not (self.ids or self.email or self.phones)
 
 
-def meant_by(event: Event) -> Meant:
-    """Whom an event is about. Ids of other CRMs are no ids of Salesforce, and are ignored."""
-    metadata = metadata_of(event.document())
-    email = metadata.get("email")
-    is_email = isinstance(email, str) and len(email) <= MAX_EMAIL_CHARACTERS and _EMAIL.fullmatch(email) is not None
-    return Meant(
-        person=_id(metadata.get("contact_id"), _PEOPLE),
-        deal=_id(metadata.get("deal_id"), _DEALS),
-        email=email if is_email else None,
-    )
+def meant_by(event: Event, context: RenderContext) -> Meant:
+    """Whom an event is about."""
+    who = crm.identity(event, context, _IDS)
+    ids: dict[str, str] = {}
+    for id in map(str, who.ids.values()):
+        object = _OBJECTS[id[:3]]
+        if object == OPPORTUNITY or not (CONTACT in ids or LEAD in ids):
+            ids[object] = id
+    email = who.email if who.email is not None and len(who.email) <= MAX_EMAIL_CHARACTERS else None
+    return Meant(ids=ids, email=email, phones=() if who.phone is None else phone_forms(who.phone))
 
 
-def links(object: str, *found: str | None) -> dict[str, str]:
-    """The fields that link a record of an object to these ids."""
-    names = _LINKS.get(object, _LINKS[""])
-    return {names[id[:3]]: id for id in found if id is not None}
+def phone_forms(phone: str) -> tuple[str, ...]:
+    """The ways in which Salesforce may hold a phone number: as it was typed, and numbers of North America, typed
+    without a plus, in a form of their own."""
+    if crm.PLACEHOLDER.fullmatch(phone):
+        return (phone,)
+    digits = re.sub(r"[^0-9]", "", phone)
+    national = digits.removeprefix("1") if len(digits) == 11 else digits
+    formatted = f"({national[:3]}) {national[3:6]}-{national[6:]}"
+    american = (formatted,) if len(national) == 10 and (phone[0] != "+" or digits[0] == "1") else ()
+    return tuple(dict.fromkeys((phone, f"+{digits}", digits, *american)))
+
+
+def links(object: str, ids: Mapping[str, str]) -> Iterator[dict[str, str]]:
+    """The fields that link a record: to all of these ids and, in case one of them is refused, to each alone. A Task of
+    a lead can have no deal, so the deal is linked."""
+    names = LINKS.get(object, LINKS[JOB_EVENT])
+    linked = {names[one]: id for one, id in ids.items()}
+    if object == TASK and LEAD in ids and len(ids) > 1:
+        del linked["WhoId"]
+    if linked:
+        yield linked
+    if len(ids) > 1:
+        yield from ({names[one]: ids[one]} for one in sorted(ids, reverse=True) if {names[one]: ids[one]} != linked)
+
+
+def names_of(object: str) -> tuple[str, ...]:
+    """The fields that records of an object may have by default, without the external id."""
+    if object == TASK:
+        return ("Subject", "Description", "Status", "Priority", "ActivityDate", "WhoId", "WhatId")
+    return (*_TEXTS, *_OTHERS, *LINKS[JOB_EVENT].values())
 
 
 def fields(event: Event, subscription: Subscription, context: RenderContext, object: str) -> dict[str, Any]:
     """The fields of a record but for its links: the defaults, then those of `config.template`, where null leaves a
     default out. Raises NotRenderable."""
-    found = _task(event, context) if object == TASK else _job_event(event, context)
-    own = templates.own_body(event, subscription, context)
-    if own is None:
-        return found
-    given: dict[str, Any] = jsontext.loads(own)
-    return {name: value for name, value in {**found, **given}.items() if value is not None}
+    said = chat.message(event, subscription, context)
+    found = _task(event, said) if object == TASK else _job_event(event, said)
+    return crm.merged(found, templates.own_fields(event, subscription, context, ()))
 
 
-def _job_event(event: Event, context: RenderContext) -> dict[str, Any]:
+def _job_event(event: Event, said: chat.Message) -> dict[str, Any]:
     document = event.document()
     data = data_of(document)
-    kind = job_event_kind(event.type)
     error = mapping(mapping(data.get("job")).get("error"))
     found: dict[str, Any] = {name: _text(document.get(source), size) for name, (source, size) in _TEXTS.items()}
     found |= {
-        "Status__c": _text(kind or document.get("status"), 40),
-        "Sentence__c": fitted(sentence(event, context), 255, str),
+        "Status__c": _text(job_event_kind(event.type) or document.get("status"), 40),
+        "Sentence__c": fitted(said.sentence, 255, str),
         "Occurred_At__c": to_rfc3339(event.time),
         "Sequence__c": event.sequence,
         "Error_Code__c": _text(error.get("code") or data.get("code"), 80),
-        "Advice__c": fitted("\n".join(f"{label}: {text}" for label, text in advice(event)), MAX_DESCRIPTION, str),
+        "Advice__c": fitted("\n".join(f"{label}: {text}" for label, text in said.pairs), MAX_DESCRIPTION, str),
         "Request_Id__c": _text(data.get("request_id"), 80),
-        "Link__c": _short(link(event, context), 255),
+        "Link__c": _short(said.link, 255),
     }
     return {name: value for name, value in found.items() if value not in (None, "")}
 
 
-def _task(event: Event, context: RenderContext) -> dict[str, Any]:
+def _task(event: Event, said: chat.Message) -> dict[str, Any]:
     kind = job_event_kind(event.type)
-    lines = [f"{label}: {text}" for label, text in (*advice(event), *facts(event, context), *ids(event))]
-    url = link(event, context)
+    lines = [f"{label}: {text}" for label, text in (*said.pairs, *said.place, *said.ids)]
     return {
-        "Subject": fitted(sentence(event, context), 255, str),
-        "Description": fitted("\n".join([*lines, *([url] if url else [])]), MAX_DESCRIPTION, str),
+        "Subject": fitted(said.sentence, 255, str),
+        "Description": fitted("\n".join([*lines, *([said.link] if said.link else [])]), MAX_DESCRIPTION, str),
         "Status": "Completed" if kind in _ENDED_WELL else "Not Started",
         "Priority": "High" if kind in _BAD else "Normal",
         "ActivityDate": to_rfc3339(event.time)[:10],
@@ -129,8 +166,3 @@ def _text(value: object, limit: int) -> str:
 def _short(value: str | None, limit: int) -> str | None:
     """A URL, if it fits: half of one leads nowhere."""
     return value if value is not None and len(value) <= limit else None
-
-
-def _id(value: object, prefixes: tuple[str, ...]) -> str | None:
-    is_id = isinstance(value, str) and ID.fullmatch(value) is not None
-    return value if is_id and isinstance(value, str) and value[:3] in prefixes else None

@@ -1,5 +1,6 @@
 """Salesforce: one record per event, whatever breaks, at a strict stand-in of an org."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -7,28 +8,31 @@ from urllib.parse import parse_qs, urlsplit
 import orjson
 import pytest
 
+from relay.cli.demo.vendors.endpoint import Answer
 from relay.core.credentials import SinkCredential, origin_text
 from relay.core.delivery import OutboundRequest, Outcome, Response
-from relay.core.dialogue import Ended, Step, previewed
+from relay.core.dialogue import Ended, Step, Steps, previewed
 from relay.core.events import Event, Origin
+from relay.core.recipient import Recipient
 from relay.core.samples import sample_event
 from relay.core.subscription import Subscription
 from relay.errors import InvalidRequest
+from subscribers import crm
 from subscribers.base import RenderContext
-from subscribers.salesforce import RECORDS, SKIPPED, Salesforce, soql_text
+from subscribers.salesforce import SALESFORCE, Salesforce
 from subscribers.salesforce_answers import (
     BUSY_PAUSE_SECONDS,
     DAILY_PAUSE_SECONDS,
     NEWEST_VERSION,
-    RESERVE_PAUSE_SECONDS,
     newest_version,
     read_answer,
     usage_of,
 )
-from subscribers.salesforce_records import meant_by
+from subscribers.salesforce_records import meant_by, names_of, phone_forms
+from subscribers.salesforce_requests import soql_text
 from tests.support.hostile_texts import TEXTS, events_with
 from tests.support.scale import scaled
-from tests.vendors.salesforce import CLIENT_ID, CLIENT_SECRET, ORIGIN, TOKEN, Fault
+from tests.vendors.salesforce import CLIENT_ID, CLIENT_SECRET, ORIGIN, TOKEN, Fault, response_of
 from tests.vendors.salesforce import Salesforce as Org
 
 NOW = 1779271208.0
@@ -36,7 +40,7 @@ JOBS = Origin(source="https://api.example/jobs", type_prefix="ai.revor.job", dat
 CONTEXT = RenderContext(public_url="https://relay.example")
 KIND = Salesforce()
 EMAIL = "o'neil@example.com"
-KEY = "evt_01jvpq0000000000000000000e"
+EVENT_ID = "evt_01jvpq0000000000000000000e"
 TOKEN_URL = f"{ORIGIN}/services/oauth2/token"
 LOGIN = "https://login.salesforce.com"
 ELSEWHERE = f"{LOGIN}/services/oauth2/token"
@@ -57,7 +61,7 @@ def subscription(sink: str = ORIGIN, given: dict[str, str] | None = APP, **optio
 def event(kind: str = "failed", **metadata: Any) -> Event:
     return sample_event(
         f"ai.revor.job.{kind}",
-        event_id=KEY,
+        event_id=EVENT_ID,
         now=NOW,
         origin=JOBS,
         dataschema_base="http://x",
@@ -65,21 +69,32 @@ def event(kind: str = "failed", **metadata: Any) -> Event:
     )
 
 
-def deliver(org: Org, one: Event, of: Subscription, *, break_at: int = -1) -> tuple[Outcome, list[Step]]:
+def deliver(
+    org: Org, one: Event, of: Subscription, *, break_at: int = -1, context: RenderContext = CONTEXT
+) -> tuple[Outcome, list[Step]]:
     """What becomes of a delivery, and the steps that were sent. `break_at`: the step whose answer is lost."""
+    ended, sent = converse(org, SALESFORCE.steps(one, of, context, {}, NOW), break_at)
+    assert ended.remember is None
+    assert all(step.private and step.remember is None for step in sent)
+    return ended.outcome, sent
+
+
+def converse(org: Org, steps: Steps, break_at: int = -1) -> tuple[Ended, list[Step]]:
     sent: list[Step] = []
-    steps = RECORDS.steps(one, of, CONTEXT, {}, NOW)
     response: Response | None = None
     while True:
         try:
             step = next(steps) if response is None else steps.send(response)
         except StopIteration as end:
             ended: Ended = end.value
-            return ended.outcome, sent
+            return ended, sent
         if len(sent) == break_at:
             org.faults.append(Fault(works=True))
         sent.append(step)
         response = org.respond(step.request)
+
+
+KEY = crm.key_of(event(), subscription())
 
 
 def names(sent: list[Step]) -> list[str]:
@@ -129,12 +144,12 @@ def test_ids_need_no_look_up() -> None:
 @pytest.mark.parametrize("kind", ["failed", "succeeded"])
 def test_task_has_the_sentence_the_advice_and_the_links(kind: str) -> None:
     org = Org()
-    lead, deal = org.add("Lead", LastName="Ng", Company="x"), org.add("Opportunity", Name="x")
+    person, deal = org.add("Contact", LastName="Ng"), org.add("Opportunity", Name="x")
     of = subscription(api_version="60.0", object="Task")
     for _ in range(2):
-        assert deliver(org, event(kind, contact_id=lead, deal_id=deal), of)[0].verdict == "delivered"
+        assert deliver(org, event(kind, contact_id=person, deal_id=deal), of)[0].verdict == "delivered"
     [row] = org.rows("Task")
-    assert (row["WhoId"], row["WhatId"], row["ActivityDate"]) == (lead, deal, "2026-05-20")
+    assert (row["WhoId"], row["WhatId"], row["ActivityDate"]) == (person, deal, "2026-05-20")
     expected = {"failed": ("Not Started", "High"), "succeeded": ("Completed", "Normal")}
     assert (row["Status"], row["Priority"]) == expected[kind]
     assert "Event evt_01jvpq" in row["Description"].replace(": ", " ")
@@ -160,12 +175,14 @@ def test_hostile_texts_are_accepted() -> None:
         for turn, text in enumerate(TEXTS[:: scaled(9, 1)]):
             for one in events_with(text, part=turn, parts=scaled(14, 1)):
                 org.api_used = 0
-                outcome, _ = deliver(org, replace(one, id=KEY), of)  # ids are the relay's own
+                outcome, _ = deliver(org, replace(one, id=EVENT_ID), of)  # ids are the relay's own
                 assert outcome.verdict == "delivered", org.refused
     assert org.refused == []
 
 
 # --- nobody
+
+UNMATCHED = Outcome(verdict="skip", reason="unmatched")
 
 
 @pytest.mark.parametrize(
@@ -173,15 +190,15 @@ def test_hostile_texts_are_accepted() -> None:
 )
 def test_event_that_names_nobody_is_skipped_without_a_request(metadata: dict[str, Any]) -> None:
     org = Org()
-    assert deliver(org, event(**metadata), subscription()) == (Outcome(verdict="delivered", reason=SKIPPED), [])
+    assert deliver(org, event(**metadata), subscription()) == (UNMATCHED, [])
     outcome, sent = deliver(org, event(**metadata), subscription(unmatched="fail"))
-    assert (outcome.verdict, outcome.reason, sent) == ("dead", "unmatched: the event names nobody", [])
+    assert (outcome, sent) == (Outcome(verdict="dead", reason="unmatched"), [])
     assert org.calls == []
 
 
 @pytest.mark.parametrize("metadata", [{"email": EMAIL}, {"contact_id": "003xx0000000009"}])
 @pytest.mark.parametrize(
-    ("unmatched", "verdict", "records"), [("skip", "delivered", 0), ("fail", "dead", 0), ("create", "delivered", 1)]
+    ("unmatched", "verdict", "records"), [("skip", "skip", 0), ("fail", "dead", 0), ("create", "delivered", 1)]
 )
 def test_person_who_is_not_there_is_treated_as_the_subscription_says(
     metadata: dict[str, Any], unmatched: str, verdict: str, records: int
@@ -196,10 +213,139 @@ def test_org_without_leads_is_searched_for_contacts_only() -> None:
     org = Org()
     del org.objects["Lead"]
     outcome, _ = deliver(org, event(email=EMAIL), subscription(api_version="60.0"))
-    assert outcome.reason == SKIPPED
+    assert outcome == UNMATCHED
+
+
+def test_several_people_with_one_address_are_told_apart_by_nobody() -> None:
+    org = Org()
+    people = [org.add("Contact", LastName="Ng", Email=EMAIL) for _ in range(2)]
+    of = subscription(api_version="60.0")
+    assert deliver(org, event(email=EMAIL), of)[0] == Outcome(verdict="skip", reason="ambiguous")
+    assert org.rows() == []
+    deal = org.add("Opportunity", Name="x")
+    assert deliver(org, event(email=EMAIL, deal_id=deal), of)[0].verdict == "delivered"
+    [row] = org.rows()
+    assert row["Opportunity__c"] == deal
+    assert not any(id in str(row) for id in people)
+    alone = subscription(api_version="60.0", unmatched="create")
+    assert deliver(org, replace(event(email=EMAIL), id="evt_2"), alone)[0].verdict == "delivered"
+    assert len(org.rows()) == 2
+    assert not any(id in str(org.rows()[1]) for id in people)
+
+
+# --- who is meant
+
+
+def captured(address: str | None = None, phone: str | None = None) -> RenderContext:
+    return replace(CONTEXT, recipient=Recipient(address=address, phone=phone))
+
+
+@pytest.mark.parametrize(
+    ("metadata", "context"),
+    [
+        ({}, captured(address=EMAIL)),
+        ({}, captured(phone="+1 415-555-0100")),
+        ({"email": EMAIL}, captured(address="other@example.com")),
+        ({"phone": "415.555.0100"}, CONTEXT),
+        ({"email": "nobody@example.com"}, captured(phone="+14155550100")),
+    ],
+)
+def test_person_is_found_by_metadata_first_then_by_what_was_captured(
+    metadata: dict[str, Any], context: RenderContext
+) -> None:
+    org = Org()
+    contact = org.add("Contact", LastName="Ng", Email=EMAIL, Phone="(415) 555-0100")
+    org.add("Contact", LastName="Lee", Email="other@example.com")
+    outcome, _ = deliver(org, event(**metadata), subscription(api_version="60.0"), context=context)
+    assert (outcome.verdict, org.rows()[0]["Contact__c"]) == ("delivered", contact)
+    assert KIND.wants_recipient(subscription())
+
+
+@pytest.mark.parametrize(
+    ("phone", "forms"),
+    [
+        ("+1 415-555-0100", ("+1 415-555-0100", "+14155550100", "14155550100", "(415) 555-0100")),
+        ("(415) 555-0100", ("(415) 555-0100", "+4155550100", "4155550100")),
+        ("+49 30 1234567", ("+49 30 1234567", "+49301234567", "49301234567")),
+        ("030 123456", ("030 123456", "+030123456", "030123456")),
+        ("{recipient.phone}", ("{recipient.phone}",)),
+    ],
+)
+def test_number_is_searched_in_each_form_that_salesforce_may_hold(phone: str, forms: tuple[str, ...]) -> None:
+    assert phone_forms(phone) == forms
+
+
+def test_preview_of_a_captured_recipient_shows_placeholders() -> None:
+    context = captured("{recipient.address}", "{recipient.phone}")
+    steps = previewed(SALESFORCE.steps(event(), subscription(api_version="60.0"), context, {}, NOW))
+    assert names(list(steps)) == ["look-up of the contact", "Job_Event__c by Event_Id__c"]
+    assert "Email%20%3D%20%27{recipient.address}%27" in steps[0].request.url
+
+
+@pytest.mark.parametrize("gone", ["deal", "person", "both", "lead"])
+@pytest.mark.parametrize("object", ["Job_Event__c", "Task"])
+def test_link_that_is_refused_does_not_cost_the_others(gone: str, object: str) -> None:
+    org = Org()
+    contact, deal = org.add("Contact", LastName="Ng"), org.add("Opportunity", Name="x")
+    given = {"contact_id": contact, "deal_id": deal}
+    if gone in ("deal", "both"):
+        given["deal_id"] = "006xx0000000099"
+    if gone in ("person", "both"):
+        given["contact_id"] = "003xx0000000099"
+    if gone == "lead":
+        given = {"lead_id": "00Qxx0000000099", "deal_id": deal}
+    outcome, sent = deliver(org, event(**given), subscription(api_version="60.0", object=object))
+    if gone == "both":
+        assert (outcome, len(sent)) == (UNMATCHED, 3)
+        return
+    [row] = org.rows(object)
+    person, place = ("WhoId", "WhatId") if object == "Task" else ("Contact__c", "Opportunity__c")
+    assert (row.get(person), row.get(place)) == ((contact, None) if gone == "deal" else (None, deal))
+    assert outcome.verdict == "delivered"
+
+
+def test_person_whose_id_is_gone_is_found_by_the_address() -> None:
+    org = Org()
+    merged = org.add("Contact", LastName="Ng", Email=EMAIL)
+    one = event(contact_id="003xx0000000099", email=EMAIL)
+    outcome, sent = deliver(org, one, subscription(api_version="60.0"))
+    assert (outcome.verdict, org.rows()[0]["Contact__c"], len(sent)) == ("delivered", merged, 3)
+
+
+@pytest.mark.parametrize("object", ["Job_Event__c", "Task"])
+def test_lead_and_deal_are_linked_as_far_as_salesforce_lets_them(object: str) -> None:
+    org = Org()
+    lead, deal = org.add("Lead", LastName="Ng", Company="x"), org.add("Opportunity", Name="x")
+    one = event(lead_id=lead, deal_id=deal)
+    assert deliver(org, one, subscription(api_version="60.0", object=object))[0].verdict == "delivered"
+    [row] = org.rows(object)
+    linked = (row.get("WhoId"), row.get("WhatId")) if object == "Task" else (row["Lead__c"], row["Opportunity__c"])
+    assert linked == ((None, deal) if object == "Task" else (lead, deal)), "a task of a lead has no deal"
+    assert org.refused == []
+
+
+def test_reference_of_the_template_that_is_refused_is_no_unmatched_event() -> None:
+    steps = SALESFORCE.steps(event(contact_id="003xx0000000001"), subscription(api_version="60.0"), CONTEXT, {}, NOW)
+    next(steps)
+    with pytest.raises(StopIteration) as end:
+        steps.send(told(400, "INVALID_CROSS_REFERENCE_KEY", "s3cr3t", ("OwnerId",)))
+    assert end.value.value.outcome == Outcome(verdict="dead", reason="INVALID_CROSS_REFERENCE_KEY: OwnerId")
 
 
 # --- no doubles
+
+
+@pytest.mark.parametrize("object", ["Job_Event__c", "Task", "acme__Job_Event__c"])
+def test_two_subscriptions_of_one_org_write_a_record_each(object: str) -> None:
+    org = Org()
+    org.objects["acme__Job_Event__c"] = dict(org.objects["Job_Event__c"])
+    deal = org.add("Opportunity", Name="x")
+    both = [replace(subscription(api_version="60.0", object=object), id=id) for id in ("won-deals", "lost-deals")]
+    for of in (*both, *both):
+        assert deliver(org, event(deal_id=deal), of)[0].verdict == "delivered"
+    keys = {row["Event_Id__c"] for row in org.rows(object)}
+    assert keys == {crm.key_of(event(), of) for of in both}
+    assert (len(org.rows(object)), len(keys)) == (2, 2)
 
 
 @pytest.mark.parametrize("object", ["Job_Event__c", "Task"])
@@ -215,18 +361,19 @@ def test_connection_that_breaks_after_any_request_makes_no_second_record(object:
 
 
 def test_bytes_are_the_same_at_each_attempt() -> None:
-    first, second = (KIND.render(event(email=EMAIL), subscription(), CONTEXT) for _ in range(2))
+    first, second = (previewed(SALESFORCE.steps(event(email=EMAIL), subscription(), CONTEXT, {}, NOW)) for _ in "ab")
     assert first == second
-    assert urlsplit(first.url).path == f"/services/data/v{NEWEST_VERSION}.0/sobjects/Job_Event__c/Event_Id__c/{KEY}"
-    assert RECORDS.key(event(), subscription()) is None
+    path = urlsplit(first[-1].request.url).path
+    assert path == f"/services/data/v{NEWEST_VERSION}.0/sobjects/Job_Event__c/Event_Id__c/{KEY}"
+    assert SALESFORCE.key(event(), subscription()) is None
 
 
 def test_preview_shows_the_look_ups_and_the_record_with_placeholders() -> None:
-    steps = previewed(RECORDS.steps(event(email=EMAIL), subscription(), CONTEXT, {}, NOW))
+    steps = previewed(SALESFORCE.steps(event(email=EMAIL), subscription(), CONTEXT, {}, NOW))
     assert names(list(steps)) == ["versions", "look-up of the contact", "Job_Event__c by Event_Id__c"]
     asked = parse_qs(urlsplit(steps[1].request.url).query)["q"][0]
-    assert asked == r"SELECT Id FROM Contact WHERE Email = 'o\'neil@example.com' ORDER BY CreatedDate ASC LIMIT 1"
-    assert orjson.loads(steps[2].request.body)["Contact__c"] == "003{id-of-the-contact}"
+    assert asked == r"SELECT Id FROM Contact WHERE Email = 'o\'neil@example.com' LIMIT 2"
+    assert orjson.loads(steps[2].request.body)["Contact__c"] == "{contact}"
     assert not any(EMAIL in step.name for step in steps)
 
 
@@ -302,7 +449,6 @@ def test_answers_are_judged_by_their_code(given: Response, verdict: str, reason:
     assert outcome.verdict == verdict
     assert reason in outcome.reason
     assert "s3cr3t" not in outcome.reason
-    assert KIND.classify(given, NOW).verdict == verdict
 
 
 def test_token_that_was_given_is_disabled_once_it_is_refused() -> None:
@@ -329,8 +475,9 @@ def test_limits_pause_the_subscription(message: str, seconds: float) -> None:
     ("header", "usage", "pause"),
     [
         ("api-usage=10018/100000", (10018, 100000), None),
-        ("api-usage=95000/100000; api-bursts=1/750", (95000, 100000), None),
-        ("api-usage=95001/100000", (95001, 100000), RESERVE_PAUSE_SECONDS),
+        ("api-usage=94999/100000; api-bursts=1/750", (94999, 100000), None),
+        ("api-usage=95000/100000; api-bursts=1/750", (95000, 100000), DAILY_PAUSE_SECONDS),
+        ("api-usage=100000/100000", (100000, 100000), DAILY_PAUSE_SECONDS),
         ("per-app-api-usage=17/17(appName=x); api-usage=1/50", (1, 50), None),
         ("per-app-api-usage=17/17(appName=x)", None, None),
         ("api-usage=1/0", None, None),
@@ -389,10 +536,224 @@ def test_missing_permission_or_definition_disables_and_says_what_to_do(change: s
 
 @pytest.mark.parametrize("id", ["", "x", 7, None, "00Qxx0000000001", {"a": 1}])
 def test_answers_of_look_ups_are_not_trusted(id: Any) -> None:
-    steps = RECORDS.steps(event(email=EMAIL), subscription(api_version="60.0"), CONTEXT, {}, NOW)
+    steps = SALESFORCE.steps(event(email=EMAIL), subscription(api_version="60.0"), CONTEXT, {}, NOW)
     next(steps)
     step = steps.send(response(200, {"totalSize": 1, "done": True, "records": [{"Id": id}]}))
-    assert step.name == "look-up of the lead"
+    assert step.name == "look-up of the lead", "nobody was found"
+
+
+# --- before a subscription is stored
+
+
+def greet(org: Org, of: Subscription) -> tuple[Ended, list[str]]:
+    steps = KIND.greeting(of, NOW)
+    assert steps is not None
+    ended, sent = converse(org, steps)
+    assert all(step.private and step.request.method == "GET" for step in sent), "nothing is written"
+    return ended, names(sent)
+
+
+@pytest.mark.parametrize(
+    ("object", "steps"),
+    [
+        ("Job_Event__c", ["versions", "description of Job_Event__c", "look-up of the contact"]),
+        ("job_event", ["versions", "description of Job_Event__c", "look-up of the contact"]),
+        ("Task", ["versions", "summary of Task", "fields of Task", "look-up of the contact"]),
+        ("task", ["versions", "summary of Task", "fields of Task", "look-up of the contact"]),
+    ],
+)
+def test_greeting_checks_what_deliveries_need_and_finds_the_version(object: str, steps: list[str]) -> None:
+    org = Org()
+    ended, sent = greet(org, subscription(object=object))
+    assert (ended.outcome.verdict, sent, org.refused) == ("delivered", steps, [])
+    assert ended.remember == {"portal": "acme.my.salesforce.com", "api_version": f"{NEWEST_VERSION}.0"}
+    assert KIND.portal(subscription()) == "acme.my.salesforce.com"
+    assert org.records == {}
+
+
+def test_greeting_keeps_a_version_that_was_given_if_the_instance_has_it() -> None:
+    ended, _ = greet(Org(), subscription(api_version="60.0"))
+    assert (ended.remember or {})["api_version"] == "60.0"
+    ended, sent = greet(Org(versions=("62.0",)), subscription(api_version="60.0"))
+    assert (ended.outcome.reason, sent) == ("the instance lists no API version 60.0", ["versions"])
+
+
+def _lacks(object: str, field: str) -> Callable[[Org], object]:
+    return lambda org: org.objects[object].pop(field)
+
+
+def _changed(field: str, **values: Any) -> Callable[[Org], object]:
+    return lambda org: org.objects["Job_Event__c"].update(
+        {field: org.objects["Job_Event__c"][field]._replace(**values)}
+    )
+
+
+MISSING: list[tuple[str, Callable[[Org], object], str]] = [
+    ("Job_Event__c", lambda org: org.objects.pop("Job_Event__c"), "deploy Job_Event__c with the field Event_Id__c"),
+    ("Job_Event__c", lambda org: org.read_only.add("Job_Event__c"), "Create and Edit on Job_Event__c"),
+    ("Job_Event__c", _lacks("Job_Event__c", "Event_Id__c"), "may not see, Event_Id__c"),
+    ("Job_Event__c", _changed("Event_Id__c", unique=False), "Event_Id__c a unique external id"),
+    ("Job_Event__c", _lacks("Job_Event__c", "Lead__c"), "may not see, Lead__c"),
+    ("Job_Event__c", lambda org: org.hidden.add("Job_Event__c.Advice__c"), "may not see, Advice__c"),
+    ("Job_Event__c", _lacks("Job_Event__c", "Owner__c"), "may not see, Owner__c"),
+    ("Task", lambda org: org.objects.pop("Task"), "deploy Task"),
+    ("Task", lambda org: org.read_only.add("Task"), "Create and Edit on Task"),
+    ("Task", _lacks("Task", "Event_Id__c"), "the field Event_Id__c"),
+    ("Task", _lacks("Task", "Owner__c"), "the field Owner__c"),
+    ("Task", lambda org: org.objects.pop("Contact"), "Read on Contact"),
+    ("Task", lambda org: org.hidden.add("Contact.Email"), "read the field Email of Contact"),
+    ("Task", lambda org: setattr(org, "versions", ("31.0",)), "lists no API version from 46.0"),
+    ("Task", lambda org: org.tokens.clear(), "INVALID_SESSION_ID"),
+    ("Task", lambda org: org.faults.append(Fault(status=403, code="API_CURRENTLY_DISABLED")), "“API Enabled”"),
+]
+
+
+@pytest.mark.parametrize(("object", "prepare", "reason"), MISSING, ids=[f"{row[0]} {row[2]}" for row in MISSING])
+def test_greeting_names_the_object_the_field_or_the_permission_that_is_missing(
+    object: str, prepare: Callable[[Org], object], reason: str
+) -> None:
+    org = Org()
+    for name in ("Job_Event__c", "Task"):
+        org.objects[name]["Owner__c"] = org.objects["Job_Event__c"]["Status__c"]
+    prepare(org)
+    ended, _ = greet(org, subscription(object=object, given=GIVEN, template={"Owner__c": "x", "Lost__c": None}))
+    assert (ended.outcome.verdict, ended.remember) == ("disable", None)
+    assert reason in ended.outcome.reason
+    assert "resume" not in ended.outcome.reason, "there is nothing to resume yet"
+
+
+def test_greeting_of_a_field_that_may_only_be_read_names_it() -> None:
+    steps = KIND.greeting(subscription(api_version="60.0"), NOW)
+    assert steps is not None
+    next(steps)
+    steps.send(response(200, [{"version": "60.0"}]))
+    writable = {"createable": True, "updateable": True}
+    known = [{"name": name, **writable} for name in names_of("Job_Event__c") if name != "Link__c"]
+    known += [{"name": "Event_Id__c", "externalId": True, "unique": True, **writable}, {"name": 7}, "x"]
+    known += [{"name": "Link__c", "createable": True, "updateable": False}]
+    with pytest.raises(StopIteration) as end:
+        steps.send(response(200, {**writable, "fields": known}))
+    assert end.value.value.outcome.reason == "let the user that the app runs as edit Link__c"
+
+
+def test_description_that_is_too_long_to_read_is_replaced_by_questions() -> None:
+    org = Org()
+    org.faults = [Fault(status=200, body=b'[{"version": "60.0"}]'), Fault(status=200, body=b'{"fields": [' + b" " * 99)]
+    ended, sent = greet(org, subscription())
+    assert ended.outcome.verdict == "delivered"
+    assert sent[1:4] == ["description of Job_Event__c", "summary of Job_Event__c", "fields of Job_Event__c"]
+
+
+@pytest.mark.parametrize("at", range(4))
+@pytest.mark.parametrize(("status", "body"), [(0, b""), (503, b""), (200, b"<html>login"), (302, b"")])
+def test_sink_that_fails_while_it_is_greeted_says_nothing_about_permissions(at: int, status: int, body: bytes) -> None:
+    org = Org()
+    of = subscription(object="Task")
+    steps = KIND.greeting(of, NOW)
+    assert steps is not None
+    step = next(steps)
+    for _ in range(at):
+        step = steps.send(org.respond(step.request))
+    with pytest.raises(StopIteration) as end:
+        steps.send(response_of(Answer(status, body)))
+    assert (end.value.value.outcome.verdict, end.value.value.remember) == ("retry", None)
+
+
+# --- hostile orgs
+
+RECORD_SHAPED = {"id": "a00xx0000000001", "success": True, "errors": []}
+OTHER_BODIES: list[Any] = [
+    *([], {}, None, 7, "x", {"records": []}, {"fields": []}, {"objectDescribe": {}}, [RECORD_SHAPED], b"<html>"),
+    *({"success": 1}, {"success": "true"}, {"success": None}, b"\xff\xfe", b"[" * 70_000, b"9" * 70_000, b"1e999"),
+    *({"success": False}, {"success": False, "errors": {}}, {"success": False, "errors": [{"statusCode": "<b>"}]}),
+]
+
+
+@pytest.mark.parametrize("body", OTHER_BODIES, ids=[str(one)[:40] for one in OTHER_BODIES])
+@pytest.mark.parametrize("status", [200, 201, 202])
+def test_only_an_answer_in_the_shape_of_a_written_record_counts(status: int, body: Any) -> None:
+    outcome = read_answer(response(status, body), NOW, subscription(), "Task").outcome
+    assert (outcome.verdict, "not an answer" in outcome.reason) == ("retry", True)
+
+
+@pytest.mark.parametrize("body", [*OTHER_BODIES, RECORD_SHAPED], ids=str)
+def test_answers_in_another_shape_end_no_look_up_and_no_delivery(body: Any) -> None:
+    for options, asked in (({}, 0), ({"api_version": "60.0"}, 0), ({"api_version": "60.0"}, 1)):
+        steps = SALESFORCE.steps(event(email=EMAIL), subscription(**options), CONTEXT, {}, NOW)
+        next(steps)
+        if asked:
+            steps.send(response(200, {"records": []}))
+        if (options and body == {"records": []}) or (not options and isinstance(body, list)):
+            continue  # this is the shape that was asked for
+        with pytest.raises(StopIteration) as end:
+            steps.send(response(200, body))
+        assert end.value.value.outcome.verdict == "retry"
+
+
+IDS_OF_OTHERS = [
+    *("003" + "x" * 12 + "/..", "003/../../../x", "003" + "x" * 60_000, "003xx000000000\n", "003xx00000000é1", ""),
+    *(3, 10**400, True, None, [], {"Id": "003xx0000000001"}, "006xx0000000001", "{lead}", "003xx0000000001 "),
+]
+
+
+@pytest.mark.parametrize("id", IDS_OF_OTHERS, ids=[str(one)[:30] for one in IDS_OF_OTHERS])
+def test_ids_in_answers_and_in_metadata_are_ids_of_salesforce_or_nothing(id: Any) -> None:
+    body = b'{"records": [{"Id": %d}]}' % id if id == 10**400 else {"records": [{"Id": id}]}
+    steps = SALESFORCE.steps(event(email=EMAIL), subscription(api_version="60.0"), CONTEXT, {}, NOW)
+    next(steps)
+    assert steps.send(response(200, body)).name == "look-up of the lead"
+    if id == "003xx0000000001 " or id == 10**400:
+        return  # blanks around an id are forgiven in metadata
+    assert deliver(Org(), event(contact_id=id, deal_id=id if id != "006xx0000000001" else ""), subscription())[1] == []
+
+
+INJECTIONS = [
+    *("x' OR Name LIKE '%'@example.com", "a'--@example.com", "a\\'@example.com", "a\\@example.com", "a'@b'.com"),
+    *("a\n@example.com", "a'\u2019@example.com", "ä'ö@exämple.com", "a%27@example.com", "a+'&q=x@example.com"),
+    *("a'\u0085@example.com", "a{b}'@example.com", "'@" + "'" * 70, "a\x00'@example.com"),
+]
+
+
+@pytest.mark.parametrize("email", INJECTIONS, ids=[ascii(one)[:40] for one in INJECTIONS])
+@pytest.mark.parametrize("way", ["metadata", "captured"])
+def test_no_address_changes_a_query(email: str, way: str) -> None:
+    org = Org()
+    org.add("Contact", LastName="Ng", Email="other@example.com")
+    one, context = (event(email=email), CONTEXT) if way == "metadata" else (event(), captured(address=email))
+    outcome, sent = deliver(org, one, subscription(api_version="60.0"), context=context)
+    assert (outcome, org.refused, org.rows()) == (UNMATCHED, [], []), "a query is refused, or found somebody else"
+    for step in sent:
+        asked = parse_qs(urlsplit(step.request.url).query, strict_parsing=True)
+        assert list(asked) == ["q"]
+        assert len(step.request.url) < 2_000
+        assert asked["q"][0].count("'") - asked["q"][0].count("\\'") == 2, "one text"
+
+
+def test_texts_of_16_kib_make_no_long_request() -> None:
+    long = "x" * 16_000
+    metadata = {"email": f"{long}@example.com", "phone": "1" * 16_000, "contact_id": long, "deal_id": long}
+    assert deliver(Org(), event(**metadata), subscription()) == (UNMATCHED, [])
+    metadata = {"deal_id": "006xx0000000001", "url": f"https://crm.example/{long}", "owner": long, "deal": long}
+    for object in ("Job_Event__c", "Task"):
+        _, sent = deliver(Org(), event(**metadata), subscription(api_version="60.0", object=object))
+        assert all(len(step.request.url) < 300 and len(step.request.body) < 20_000 for step in sent)
+
+
+def test_description_of_a_hostile_org_is_read_as_values() -> None:
+    names_of_fields = [{"name": "Event_Id__c\u202e"}, {"name": ["x"]}, {}, None, {"name": "a" * 60_000}]
+    for document in (
+        {"createable": True, "updateable": True, "fields": names_of_fields},
+        {"createable": "yes", "updateable": 1, "fields": []},
+        {"fields": [[]]},
+    ):
+        steps = KIND.greeting(subscription(), NOW)
+        assert steps is not None
+        next(steps)
+        steps.send(response(200, [{"version": "60.0"}]))
+        with pytest.raises(StopIteration) as end:
+            steps.send(response(200, document))
+        assert end.value.value.outcome.verdict == "disable"
+        assert len(end.value.value.outcome.reason) < 1_000
 
 
 # --- subscriptions
@@ -401,15 +762,13 @@ def test_answers_of_look_ups_are_not_trusted(id: Any) -> None:
 def test_subscriptions_are_accepted() -> None:
     KIND.check(subscription())
     KIND.check(subscription(given=GIVEN))
-    KIND.check(
-        subscription(f"{ORIGIN}/", object="acme__Job_Event__c", unmatched="create", dry_run=True, api_version="62.0")
-    )
+    KIND.check(subscription(f"{ORIGIN}/", object="acme__Job_Event__c", unmatched="create", api_version="62.0"))
     assert KIND.default_types(["ai.revor.job"]) == tuple(
         f"ai.revor.job.{kind}" for kind in ("succeeded", "failed", "cancelled", "not_found")
     )
-    assert KIND.redacted_url(f"{ORIGIN}/") == ORIGIN
+    assert KIND.redacted_url(f"{ORIGIN}/") == f"{ORIGIN}/"
     assert KIND.bundle(subscription()) is None
-    assert KIND.dialogue(subscription()) is RECORDS
+    assert KIND.dialogue(subscription()) is SALESFORCE
 
 
 MISTAKES: list[tuple[Subscription, str]] = [
@@ -430,7 +789,9 @@ MISTAKES: list[tuple[Subscription, str]] = [
     (subscription(api_version="45.0"), "/config/api_version"),
     (subscription(api_version="999.0"), "/config/api_version"),
     (subscription(api_version=62.0), "/config/api_version"),
-    (subscription(dry_run="yes"), "/config/dry_run"),
+    (subscription(template={"Contact__c": "x"}), "/config/template/Contact__c"),
+    (subscription(object="task", template={"WhoId": "x"}), "/config/template/WhoId"),
+    (replace(subscription(), types=("relay.delivery.expired",)), "/types"),
     (subscription(template="text"), "/config/template"),
     (subscription(template={"Id": "x"}), "/config/template/Id"),
     (subscription(template={"Event_Id__c": "x"}), "/config/template/Event_Id__c"),
@@ -453,11 +814,12 @@ def test_mistakes_are_named_with_their_place(given: Subscription, pointer: str) 
 
 
 def test_only_metadata_say_whom_an_event_is_about() -> None:
-    meant = meant_by(event(email="a@example.com", contact_id="003xx0000000001"))
-    assert (meant.email, meant.person, meant.deal, meant.nobody) == ("a@example.com", "003xx0000000001", None, False)
+    meant = meant_by(event(email="a@example.com", contact_id="003xx0000000001"), CONTEXT)
+    assert (meant.email, meant.ids, meant.nobody) == ("a@example.com", {"Contact": "003xx0000000001"}, False)
 
 
 def test_request_is_json_without_a_credential() -> None:
-    request: OutboundRequest = KIND.render(event(), subscription(), CONTEXT)
+    of = subscription(unmatched="create")
+    request: OutboundRequest = previewed(SALESFORCE.steps(event(), of, CONTEXT, {}, NOW))[-1].request
     assert dict(request.headers) == {"Accept": "application/json", "Content-Type": "application/json"}
     assert request.method == "PATCH"

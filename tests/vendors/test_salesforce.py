@@ -175,6 +175,22 @@ def test_valid_values_are_accepted() -> None:
     assert org.ask("PATCH", PLACE, {"Contact__c": contact[:15]})[0] == 200
 
 
+def test_task_of_a_lead_is_related_to_nothing_else() -> None:
+    org = Salesforce()
+    lead, deal = org.add("Lead", LastName="Ng", Company="x"), org.add("Opportunity", Name="x")
+    place = f"{V60}/sobjects/Task/Event_Id__c/{KEY}"
+    status, errors = org.ask("PATCH", place, {"WhoId": lead, "WhatId": deal})
+    assert (status, errors[0]["errorCode"]) == (400, "FIELD_INTEGRITY_EXCEPTION")
+    assert org.ask("PATCH", place, {"WhoId": lead})[0] == 201
+
+
+def test_summary_of_an_object_says_what_the_user_may_do() -> None:
+    org = Salesforce(read_only={"Task"})
+    summary = org.ask("GET", f"{V60}/sobjects/Task/")[1]
+    assert summary["objectDescribe"]["createable"] is False
+    assert "fields" not in summary["objectDescribe"]
+
+
 def test_required_fields_and_other_content_types_and_unknown_places_are_refused() -> None:
     org = Salesforce()
     status, errors = org.ask("POST", f"{V60}/sobjects/Lead", {"LastName": "Ng"})
@@ -244,12 +260,30 @@ def test_queries_find_people_by_their_address() -> None:
     assert query(org, "SELECT Id FROM Lead WHERE Email = 'nobody@example.com'")[1]["records"] == []
 
 
+def test_queries_find_people_by_one_of_their_numbers() -> None:
+    org = Salesforce()
+    ids = [org.add("Lead", Phone="(415) 555-0100"), org.add("Lead", MobilePhone="+14155550100", IsConverted=True)]
+    asked = "(Phone IN ('+14155550100', '(415) 555-0100') OR MobilePhone IN ('+14155550100'))"
+    everyone = query(org, f"SELECT Id FROM Lead WHERE {asked} LIMIT 2")[1]["records"]
+    assert [one["Id"] for one in everyone] == ids
+    kept = query(org, f"SELECT Id FROM Lead WHERE {asked} AND IsConverted = false LIMIT 2")[1]["records"]
+    assert [one["Id"] for one in kept] == ids[:1]
+
+
 @pytest.mark.parametrize(
     ("soql", "code"),
     [
         ("SELECT Id FROM Contact WHERE Email = 'o'neil@example.com'", "MALFORMED_QUERY"),
         (r"SELECT Id FROM Contact WHERE Email = 'a\q'", "MALFORMED_QUERY"),
-        ("SELECT Id FROM Contact WHERE Email = 'a' OR Email = 'b'", "MALFORMED_QUERY"),
+        ("SELECT Id FROM Contact WHERE Email = 'a' OR Email = 'b' AND Phone = 'c'", "MALFORMED_QUERY"),
+        ("SELECT Id FROM Contact WHERE (Email = 'a' OR Email = 'b'", "MALFORMED_QUERY"),
+        ("SELECT Id FROM Contact WHERE Email IN ()", "MALFORMED_QUERY"),
+        ("SELECT Id FROM Contact WHERE Email IN ('a',)", "MALFORMED_QUERY"),
+        ("SELECT Id FROM Contact WHERE Email LIKE 'a'", "MALFORMED_QUERY"),
+        ("SELECT Id FROM Contact WHERE Email = a", "MALFORMED_QUERY"),
+        ("SELECT Id FROM Contact WHERE Email = ", "MALFORMED_QUERY"),
+        ("SELECT Id FROM Contact WHERE 'a' = 'a'", "MALFORMED_QUERY"),
+        ("SELECT Id FROM Contact WHERE (Colour = 'a' OR Email = 'b')", "INVALID_FIELD"),
         ("SELECT Id FROM Contact WHERE Email = 'a'; DELETE", "MALFORMED_QUERY"),
         ("", "MALFORMED_QUERY"),
         ("SELECT Id FROM Nothing", "INVALID_TYPE"),

@@ -12,7 +12,7 @@ query that it does not understand.
 import json
 import re
 from base64 import b64decode
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from typing import Any, NamedTuple
@@ -83,7 +83,10 @@ TASK: Mapping[str, Field] = {
     "WhoId": Field("reference", 18, refers=("Contact", "Lead")),
     "WhatId": Field("reference", 18, refers=("Opportunity",)),
 }
-PERSON = {"FirstName": _text(40), "LastName": _text(80, required=True), "Email": Field("email", 80)}
+PERSON = {
+    **{"FirstName": _text(40), "LastName": _text(80, required=True), "Email": Field("email", 80)},
+    **{"Phone": Field("phone", 40), "MobilePhone": Field("phone", 40)},
+}
 
 
 def objects() -> dict[str, dict[str, Field]]:
@@ -160,7 +163,7 @@ class Salesforce:
     def add(self, object: str, **values: Any) -> str:
         """Adds a record that people made, and returns its id."""
         self._made += 1
-        id = _id_18(f"{PREFIXES[object]}xx{self._made:010}")
+        id = _id_18(f"{PREFIXES.get(object, 'a01')}xx{self._made:010}")
         self.records.setdefault(object, []).append({"Id": id, **values})
         return id
 
@@ -228,6 +231,9 @@ class Salesforce:
         match method, [unquote(piece) for piece in pieces]:
             case "GET", ["describe"]:
                 return Answer.json(200, self._description(object))
+            case "GET", []:
+                described = {name: value for name, value in self._description(object).items() if name != "fields"}
+                return Answer.json(200, {"objectDescribe": described, "recentItems": []})
             case "POST", []:
                 return self._create(object, _document(headers, body))
             case "GET", [name, value]:
@@ -339,6 +345,9 @@ class Salesforce:
             raise _Refused(400, "INVALID_FIELD_FOR_INSERT_UPDATE", message, closed)
         for name, value in given.items():
             self._check_value(name, known[name], value)
+        if object == "Task" and given.get("WhatId") and str(given.get("WhoId")).startswith(PREFIXES["Lead"]):
+            message = "related to ID: a task of a lead cannot be related to anything"
+            raise _Refused(400, "FIELD_INTEGRITY_EXCEPTION", message, ["WhatId"])
         values = {**given, **(also or {})}
         missing = [name for name, one in known.items() if one.required and is_new and values.get(name) in (None, "")]
         if missing:
@@ -384,16 +393,16 @@ class Salesforce:
             return Answer(414)
         found = _SELECT.fullmatch(asked["q"][0])
         if found is None:
-            raise _Refused(400, "MALFORMED_QUERY", "unexpected token")
+            raise _malformed()
         names, object = [name.strip() for name in found["names"].split(",")], found["object"]
         if object not in self.objects:
             raise _Refused(400, "INVALID_TYPE", f"sObject type '{object}' is not supported.")
         known = {"Id", "CreatedDate", *self._visible(object)}
-        conditions = [_value(one) for one in _CONDITION.finditer(found["where"] or "")]
-        for name in (*names, *(name for name, _ in conditions), *filter(None, [found["order"]])):
+        where = _Where(found["where"])
+        for name in (*names, *where.names, *filter(None, [found["order"]])):
             if name not in known:
                 raise _Refused(400, "INVALID_FIELD", f"No such column '{name}' on entity '{object}'.")
-        rows = [row for row in self.rows(object) if all(_equal(row.get(name), value) for name, value in conditions)]
+        rows = [row for row in self.rows(object) if where.holds(row)]
         place = f"/services/data/v60.0/sobjects/{object}"
         shown = [
             {"attributes": {"type": object, "url": f"{place}/{row['Id']}"}, **{name: row.get(name) for name in names}}
@@ -418,27 +427,90 @@ class _Duplicates(_Refused):
 
 
 _QUOTED = r"'(?:[^'\\]|\\[nNrRtTbBfF\"'\\]|\\u[0-9a-fA-F]{4})*'"
-_TEST = rf"\w+\s*=\s*(?:{_QUOTED}|true|false|null)"
 _SELECT = re.compile(
-    rf"SELECT\s+(?P<names>\w+(?:\s*,\s*\w+)*)\s+FROM\s+(?P<object>\w+)"
-    rf"(?:\s+WHERE\s+(?P<where>{_TEST}(?:\s+AND\s+{_TEST})*))?"
+    r"SELECT\s+(?P<names>\w+(?:\s*,\s*\w+)*)\s+FROM\s+(?P<object>\w+)"
+    rf"(?:\s+WHERE\s+(?P<where>(?:{_QUOTED}|[^'])+?))?"
     r"(?:\s+ORDER\s+BY\s+(?P<order>\w+)(?:\s+(?:ASC|DESC))?)?(?:\s+LIMIT\s+(?P<limit>\d{1,4}))?",
     re.DOTALL,
 )
-_CONDITION = re.compile(rf"(?P<name>\w+)\s*=\s*(?P<value>{_QUOTED}|true|false|null)", re.DOTALL)
+_TOKEN = re.compile(rf"\s*(?:(?P<text>{_QUOTED})|(?P<word>\w+)|(?P<sign>[=(),]))", re.DOTALL)
 _ESCAPE = re.compile(r"\\(u[0-9a-fA-F]{4}|.)", re.DOTALL)
 _SINGLE = {"n": "\n", "r": "\r", "t": "\t", "b": "\b", "f": "\f"}
+_VALUES: Mapping[str, object] = {"true": True, "false": False, "null": None}
+_Test = Callable[[Mapping[str, Any]], bool]
 
 
-def _value(found: re.Match[str]) -> tuple[str, object]:
-    text = found["value"]
-    if not text.startswith("'"):
-        return found["name"], {"true": True, "false": False, "null": None}[text]
+class _Where:
+    """The condition of a query: `=` and `IN`, joined by AND or by OR; both together need parentheses."""
 
-    def unescaped(one: re.Match[str]) -> str:
-        return chr(int(one[1][1:], 16)) if len(one[1]) > 1 else _SINGLE.get(one[1].lower(), one[1])
+    def __init__(self, text: str | None) -> None:
+        self.names: list[str] = []
+        self._tokens: list[str] = []
+        at = 0
+        while text is not None and at < len(text.rstrip()):
+            found = _TOKEN.match(text, at)
+            if found is None:
+                raise _malformed()
+            self._tokens.append(found[0].strip() if found["text"] is None else found["text"])
+            at = found.end()
+        self.holds: _Test = (lambda row: True) if text is None else self._joined()
+        if self._tokens:
+            raise _malformed()
 
-    return found["name"], _ESCAPE.sub(unescaped, text[1:-1])
+    def _next(self, wanted: str | None = None) -> str:
+        token = self._tokens.pop(0) if self._tokens else ""
+        if not token or wanted not in (None, token.upper()):
+            raise _malformed()
+        return token
+
+    def _joined(self) -> _Test:
+        tests, word = [self._one()], ""
+        while self._tokens and self._tokens[0].upper() in ("AND", "OR"):
+            following = self._next().upper()
+            if word not in ("", following):
+                raise _malformed()
+            word = following
+            tests.append(self._one())
+        return lambda row: any(test(row) for test in tests) if word == "OR" else all(test(row) for test in tests)
+
+    def _one(self) -> _Test:
+        name = self._next()
+        if name == "(":
+            test = self._joined()
+            self._next(")")
+            return test
+        if not re.fullmatch(r"\w+", name):
+            raise _malformed()
+        self.names.append(name)
+        sign = self._next()
+        if sign == "=":
+            values = [self._value()]
+        elif sign.upper() == "IN":
+            self._next("(")
+            values = [self._value()]
+            while self._tokens[:1] == [","]:
+                self._next(",")
+                values.append(self._value())
+            self._next(")")
+        else:
+            raise _malformed()
+        return lambda row: any(_equal(row.get(name), value) for value in values)
+
+    def _value(self) -> object:
+        token = self._next()
+        if not token.startswith("'"):
+            if token not in _VALUES:
+                raise _malformed()
+            return _VALUES[token]
+        return _ESCAPE.sub(_unescaped, token[1:-1])
+
+
+def _unescaped(one: re.Match[str]) -> str:
+    return chr(int(one[1][1:], 16)) if len(one[1]) > 1 else _SINGLE.get(one[1].lower(), one[1])
+
+
+def _malformed() -> _Refused:
+    return _Refused(400, "MALFORMED_QUERY", "unexpected token")
 
 
 def _equal(stored: object, wanted: object) -> bool:
