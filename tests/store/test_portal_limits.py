@@ -106,8 +106,7 @@ class World:
             for store in self.stores:
                 await store.subscriptions.find_changes()
             for node in nodes or self.nodes:
-                for _ in range(8):
-                    await node.run_once()
+                while await node.run_once() == 0 or node.slots.in_flight:
                     await node.drain()
 
 
