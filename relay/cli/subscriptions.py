@@ -1,6 +1,7 @@
 """`relay subscriptions`: which sink gets which events. And `relay signing-secret`."""
 
 import sys
+import time
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -35,7 +36,9 @@ from relay.cli.output import (
 from relay.cli.preview_report import print_preview
 from relay.cli.replays import COUNT_TIMEOUT_SECONDS, follow_up
 from relay.cli.subscription_settings import KEPT, PARTS, Body, place_of, with_settings, without_empty
-from relay.core.sentences import counted, duration
+from relay.clock import from_rfc3339
+from relay.core.delivery import CREDENTIAL_ERROR
+from relay.core.sentences import counted, duration, titled
 from relay.core.subscription import DEFAULT_MESSAGES_PER_MINUTE, has_failures
 from relay.errors import RelayError, UsageError
 
@@ -47,6 +50,7 @@ MAX_TYPES_SHOWN = 5
 """Maximum number of types in a table on a terminal."""
 TEST_TIMEOUT_SECONDS = 90.0
 FAILED = "ai.revor.job.failed"
+_CRMS = ("hubspot", "salesforce", "pipedrive")
 
 
 @app.command()
@@ -138,7 +142,10 @@ def _row(subscription: dict[str, Any]) -> list[Any]:
 @app.command()
 def show(id: SubscriptionId, json: Json = False) -> None:
     """Show one subscription. Includes its state, since when and why, and its settings."""
-    print_object(api().get(path_of("subscriptions", id)), json=json)
+    found = api().get(path_of("subscriptions", id))
+    print_object(found, json=json)
+    if not json and (pause := pause_of(found, time.time())):
+        say(pause)
 
 
 @app.command()
@@ -271,6 +278,19 @@ def signing_secret(json: Json = False) -> None:
     """Print the signing secret of callback URLs. It also signs what `relay listen` forwards."""
     answer = api().get("/v1/signing-secret")
     print_result(answer, answer["secret"], json=json)
+
+
+def pause_of(subscription: Mapping[str, Any], now: float) -> str:
+    """Until when a subscription waits because of its sink, and why; empty if it does not."""
+    until, kind = subscription.get("paused_until"), (subscription.get("config") or {}).get("kind")
+    if until is None or from_rfc3339(until) <= now:
+        return ""
+    why = "the sink asked for a pause"
+    if subscription.get("failing_reason") == CREDENTIAL_ERROR:
+        why = "then a new token is asked for"
+    elif kind in _CRMS:
+        why = f"a limit of the account at {titled(kind)}, which all its subscriptions share"
+    return f"No attempt before {until}: {why}."
 
 
 def standing(subscription: dict[str, Any]) -> tuple[str | None, str | None, str | None]:

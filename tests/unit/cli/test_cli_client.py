@@ -299,6 +299,32 @@ def test_subscription_list_shows_state_since_and_reason(
     assert line == ["sub_1", *expected, "webhook", "https://s", "all job events"]
 
 
+SHARED = "a limit of the account at HubSpot, which all its subscriptions share"
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"config": {"kind": "hubspot"}}, SHARED),
+        ({"config": {"kind": "hubspot"}, "failing_reason": "http_429"}, SHARED),
+        ({"config": {"kind": "hubspot"}, "failing_reason": "credential"}, "then a new token is asked for"),
+        ({"config": {"kind": "webhook"}}, "the sink asked for a pause"),
+        ({"config": {"kind": "hubspot"}, "paused_until": "2020-01-01T00:00:00.000Z"}, None),
+        ({"config": {"kind": "hubspot"}, "paused_until": None}, None),
+    ],
+)
+def test_subscription_says_until_when_and_why_it_waits(
+    stub: Stub, capsys: pytest.CaptureFixture[str], fields: dict[str, Any], said: str | None
+) -> None:
+    found = {"id": "sub_1", "paused_until": "2999-01-01T00:00:00.000Z", **fields}
+    stub.says("GET /v1/subscriptions/sub_1", found)
+    assert run(["subscriptions", "show", "sub_1"]) == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert (shown[-1] == f"No attempt before 2999-01-01T00:00:00.000Z: {said}.") is (said is not None)
+    assert run(["subscriptions", "show", "sub_1", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == found
+
+
 @pytest.mark.parametrize(
     ("width", "types"), [(100, "a.b,a.b,a.b,a.b and 15 more"), (None, ",".join(["a.b"] * 19))], ids=["terminal", "pipe"]
 )
