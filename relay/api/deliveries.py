@@ -14,6 +14,7 @@ from relay.api.operations import ADMINS, NEXT, READS_SUBSCRIPTIONS, WRITES_SUBSC
 from relay.api.params import PAGE, choice, choices, text
 from relay.api.problems import invalid_parameter
 from relay.api.resource import json_response, page_response
+from relay.api.sink_credentials import sent_headers_view
 from relay.clock import optional_rfc3339, to_rfc3339
 from relay.core import delivery as core
 from relay.errors import Conflict, NotFound
@@ -264,7 +265,7 @@ async def get_delivery(call: Call) -> Response:
     bound=True,
     scopes=ADMINS,
     answers={200: Answer("The request. Nothing is sent.", SignedRequest)},
-    problems={409: "The subscription was removed."},
+    problems={409: "The subscription was removed, or nothing would be sent."},
 )
 async def get_delivery_request(call: Call) -> Response:
     """Preview the request with a current signature."""
@@ -274,9 +275,13 @@ async def get_delivery_request(call: Call) -> Response:
     if subscription is None or event is None:
         raise Conflict(f"the subscription of delivery {found.id} was removed", code="subscription_removed")
     sent = await call.ports.dispatcher.request_of(subscription, event)
-    headers = {name: value if is_signed_name(name) else header_view(name, value) for name, value in sent.headers}
-    sink = call.shown_sink(subscription.kind, subscription.sink)
-    signed: SignedRequest = {"method": sent.method, "url": sink, "headers": headers, "body": sent.body.decode()}
+    if sent is None:
+        detail = "the event names nobody whom the sink could look for, so nothing would be written"
+        raise Conflict(detail, code="nothing_to_send")
+    headers = sent_headers_view(sent.headers, subscription.credential)
+    headers |= {name: value for name, value in sent.headers if is_signed_name(name)}
+    url = call.shown_url(subscription, sent.url)
+    signed: SignedRequest = {"method": sent.method, "url": url, "headers": headers, "body": sent.body.decode()}
     return json_response(signed)
 
 

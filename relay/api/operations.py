@@ -13,6 +13,7 @@ from relay.api.auth import ADMIN, JOBS_WRITE, PROXY, READ, SUBSCRIPTIONS_WRITE, 
 from relay.api.limits import MAX_BODY_BYTES
 from relay.api.ports import Account, ApiSettings, Ports
 from relay.core.filters import known_types
+from relay.core.subscription import Subscription
 from relay.errors import NotFound
 from relay.ids import new_id, same_id
 from relay.redaction import url_without_path
@@ -107,8 +108,18 @@ class Call:
 
     def shown_sink(self, kind: str, url: str) -> str:
         """A sink's URL as this caller may see it: the path, which may be a credential, only who may set it."""
-        may_set = self.identity is not None and not self.identity.scopes.isdisjoint({ADMIN, SUBSCRIPTIONS_WRITE})
-        return self.ports.kinds.redacted_url(kind, url) if may_set else url_without_path(url)
+        return self.ports.kinds.redacted_url(kind, url) if self._may_set_sinks else url_without_path(url)
+
+    def shown_url(self, subscription: Subscription, url: str) -> str:
+        """The URL of a request to a subscription's sink. What follows the sink in it is no credential."""
+        base = subscription.sink.rstrip("/")
+        if self._may_set_sinks and url != subscription.sink and url.startswith(f"{base}/"):
+            return self.shown_sink(subscription.kind, base) + url[len(base) :]
+        return self.shown_sink(subscription.kind, url)
+
+    @property
+    def _may_set_sinks(self) -> bool:
+        return self.identity is not None and not self.identity.scopes.isdisjoint({ADMIN, SUBSCRIPTIONS_WRITE})
 
     @property
     def caller(self) -> str:

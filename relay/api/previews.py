@@ -17,17 +17,17 @@ from typing_extensions import TypedDict
 from relay.api.batches import Turns
 from relay.api.deliveries import is_signed_name
 from relay.api.events import EXAMPLE_EVENT, CloudEvent
-from relay.api.fields import ID_PATTERN, Body, Time, header_view
+from relay.api.fields import ID_PATTERN, Body, Time
 from relay.api.names import event_type
 from relay.api.operations import READS_SUBSCRIPTIONS, Answer, Call, Operation
 from relay.api.registration import MAX_METADATA_BYTES, is_printable_id
 from relay.api.resource import json_response
+from relay.api.sink_credentials import sent_headers_view
 from relay.api.subscription_checks import read_create
 from relay.api.subscriptions import SECRET_BYTES, sample_origin
 from relay.api.validation import invalid, under, validate
 from relay.clock import to_rfc3339
-from relay.core.credentials import header_name
-from relay.core.delivery import OutboundRequest
+from relay.core.dialogue import Step
 from relay.core.events import Event, owner_of
 from relay.core.filters import EventView, explain_filters
 from relay.core.jsontext import dumps
@@ -70,10 +70,11 @@ class SubscriptionPreview(Body):
 class PreviewedRequest(TypedDict):
     """A request as it would be sent. What is secret is redacted."""
 
+    name: Annotated[str | None, Field(description="What it is for, where a delivery takes several requests.")]
     method: str
     url: str
     headers: dict[str, str]
-    body: str
+    body: Annotated[str | None, Field(description="null: it has none, since it only looks something up.")]
 
 
 class Recent(TypedDict):
@@ -137,7 +138,7 @@ async def _preview(call: Call, body: SubscriptionPreview) -> Preview:
     preview: Preview = {
         "matches": why is None,
         "event": cast("CloudEvent", event.document()),
-        "requests": [] if why is not None else await _requests(call, subscription, event),
+        "requests": [] if why is not None else await _requests(call, subscription, event, body.event_id is None),
         "recent": await _recent(call, matcher),
     }
     if why is not None:
@@ -223,25 +224,29 @@ def _usual(call: Call, subscription: Subscription) -> str:
     return next((one for one in wanted if one.endswith(f".{PREFERRED}")), wanted[0])
 
 
-async def _requests(call: Call, subscription: Subscription, event: Event) -> list[PreviewedRequest]:
+async def _requests(call: Call, subscription: Subscription, event: Event, is_sample: bool) -> list[PreviewedRequest]:
     """The requests as they would be sent. Raises InvalidRequest if the event cannot be rendered."""
     strict = replace(subscription, options={**subscription.options, "strict": True})
     asked = strict if "template" in subscription.options else subscription
     try:
         with under("subscription"):
-            sent = await call.ports.dispatcher.requests_of(asked, event)
+            steps = await call.ports.dispatcher.requests_of(asked, event, is_sample=is_sample)
     except NotRenderable as error:
         raise invalid(*(replace(one, pointer=f"/subscription{one.pointer}") for one in error.errors)) from None
-    return [_request_view(call, subscription, one) for one in sent]
+    return [_request_view(call, subscription, one) for one in steps]
 
 
-def _request_view(call: Call, subscription: Subscription, sent: OutboundRequest) -> PreviewedRequest:
-    headers = {name: header_view(name, value) for name, value in sent.headers}
+def _request_view(call: Call, subscription: Subscription, step: Step) -> PreviewedRequest:
+    sent = step.request
+    headers = sent_headers_view(sent.headers, subscription.credential)
     headers |= {name: REDACTED for name in headers if is_signed_name(name) and name.lower().endswith("signature")}
-    if subscription.credential is not None:
-        headers[header_name(subscription.credential.fields)] = REDACTED
-    url = call.shown_sink(subscription.kind, sent.url)
-    return {"method": sent.method, "url": url, "headers": headers, "body": sent.body.decode(errors="replace")}
+    return {
+        "name": step.name or None,
+        "method": sent.method,
+        "url": call.shown_url(subscription, sent.url),
+        "headers": headers,
+        "body": None if sent.method == "GET" else sent.body.decode(errors="replace"),
+    }
 
 
 async def _recent(call: Call, matcher: _Matcher) -> Recent:
@@ -290,6 +295,7 @@ EXAMPLES: dict[str, Any] = {
         "event": EXAMPLE_EVENT,
         "requests": [
             {
+                "name": None,
                 "method": "POST",
                 "url": "https://receiver.example/hooks",
                 "headers": {"Content-Type": "application/cloudevents+json", "webhook-signature": REDACTED},

@@ -1,13 +1,13 @@
 """`sinkcredential` in JSON: the shapes of the CloudEvents Subscriptions API and two more, and both conversions."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal, NotRequired
 
 from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
 from typing_extensions import TypedDict
 
-from relay.api.fields import MAX_URL_CHARACTERS, Body, Moment, Time
+from relay.api.fields import MAX_URL_CHARACTERS, Body, Moment, Time, header_view
 from relay.api.ports import ApiSettings
 from relay.api.registration import check_sink
 from relay.api.validation import invalid
@@ -16,12 +16,14 @@ from relay.core.credentials import (
     FETCHED,
     MAX_TOKEN_CHARACTERS,
     SECRET_FIELDS,
+    TOKEN_HERE,
     SinkCredential,
     header_name,
     origin_text,
 )
 from relay.core.netguard import MAX_HEADER_NAME_LENGTH, MAX_HEADER_VALUE_BYTES, origin_of, problem_of_header
 from relay.errors import FieldError
+from relay.redaction import REDACTED
 
 MAX_TEXT_CHARACTERS = 1024
 RENEWED = "accesstokenexpiresutc"
@@ -143,6 +145,15 @@ class ShownCredential(TypedDict):
 def credential_view(credential: SinkCredential | None) -> ShownCredential | None:
     """The credential as it is shown."""
     return None if credential is None else credential.shown  # type: ignore[return-value]
+
+
+def sent_headers_view(headers: Sequence[tuple[str, str]], credential: SinkCredential | None) -> dict[str, str]:
+    """The headers of a request as they would be sent with a credential; what is secret is redacted. A token is in
+    `Authorization`, or where the request wants it."""
+    shown = {name: REDACTED if value == TOKEN_HERE else header_view(name, value) for name, value in headers}
+    if credential is not None and all(value != TOKEN_HERE for _, value in headers):
+        shown[header_name(credential.fields)] = REDACTED
+    return shown
 
 
 def is_shown(document: Any, credential: SinkCredential | None) -> bool:

@@ -1,6 +1,6 @@
 """What `relay subscriptions preview` prints."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -25,13 +25,7 @@ def print_preview(shown: Mapping[str, Any], *, sample: bool) -> None:
         say_wrapped(f"because {shown['why']}")
         if sample:
             say_wrapped("This is a sample: change its metadata with --metadata, or take a recorded event with --event")
-    for request in shown["requests"]:
-        typer.echo()
-        say(f"{request['method']} {request['url']}")
-        for name, value in request["headers"].items():
-            say(f"{name}: {value}")
-        typer.echo()
-        typer.echo(_pretty(request["body"]))
+    print_requests(shown["requests"])
     recent = shown["recent"]
     typer.echo()
     range = f"the newest {recent['seen']:,} events" if recent["cut"] else f"{recent['seen']:,} events"
@@ -40,6 +34,20 @@ def print_preview(shown: Mapping[str, Any], *, sample: bool) -> None:
     if recent["examples"]:
         rows = [[event.get(name) for name in COLUMNS] for event in recent["examples"]]
         print_table(COLUMNS, rows, empty="")
+
+
+def print_requests(requests: Sequence[Mapping[str, Any]]) -> None:
+    """Prints requests in the order in which they would be sent. One of several says what it is for."""
+    for number, request in enumerate(requests, 1):
+        typer.echo()
+        if request.get("name"):
+            say(f"{number}. {request['name']}")
+        say(f"{request['method']} {request['url']}")
+        for name, value in request["headers"].items():
+            say(f"{name}: {value}")
+        if request["body"] is not None:
+            typer.echo()
+            typer.echo(_pretty(request["body"]))
 
 
 def _pretty(body: str) -> str:

@@ -9,6 +9,7 @@ import asyncio
 import math
 import random
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import structlog
@@ -16,10 +17,11 @@ import structlog
 from relay.clock import Clock
 from relay.core.bundles import Bundle
 from relay.core.delivery import Attempt, OutboundRequest, Outcome
-from relay.core.dialogue import Steps, previewed
+from relay.core.dialogue import Step, Steps, previewed
 from relay.core.events import Event
 from relay.core.filters import Filters, matches
 from relay.core.heartbeat import Progress
+from relay.core.recipient import ANYBODY
 from relay.core.records import Lease, Recorded
 from relay.core.subscription import Subscription
 from relay.core.values import value_class
@@ -263,22 +265,27 @@ class Dispatcher:
             clock=self._clock,
         )
 
-    async def request_of(self, subscription: Subscription, event: Event) -> OutboundRequest:
-        """The request as it would be sent now. Raises what the kind of sink raises."""
-        return (await self.requests_of(subscription, event))[0]
+    async def request_of(self, subscription: Subscription, event: Event) -> OutboundRequest | None:
+        """The first request that would be sent now and that is no look-up; None if there is none, since the event is
+        about nobody. Raises what the kind of sink raises."""
+        steps = await self.requests_of(subscription, event)
+        return next((step.request for step in steps if step.request.method != "GET"), None)
 
-    async def requests_of(self, subscription: Subscription, event: Event) -> tuple[OutboundRequest, ...]:
+    async def requests_of(
+        self, subscription: Subscription, event: Event, *, is_sample: bool = False
+    ) -> tuple[Step, ...]:
         """The requests as they would be sent now, if the sink remembers nothing of earlier events and answers each as
-        expected. What only an answer tells is a placeholder. Raises what the kind of sink raises."""
+        expected. What only an answer or a create tells is a placeholder; a sample is about anybody. Raises what the
+        kind of sink raises."""
         kind = self._kinds(subscription.kind)
         dialogue = kind.dialogue(subscription)
         if dialogue is not None:
             context = self._worker.context
-            return tuple(
-                step.request for step in previewed(dialogue.steps(event, subscription, context, {}, self._clock()))
-            )
+            if is_sample and kind.wants_recipient(subscription):
+                context = replace(context, recipient=ANYBODY)
+            return previewed(dialogue.steps(event, subscription, context, {}, self._clock()))
         await self._signer.refresh()
-        return (self._worker.signed(subscription, kind, event),)
+        return (Step(request=self._worker.signed(subscription, kind, event), name=""),)
 
     # --- the loop
 

@@ -315,6 +315,9 @@ async def test_the_preview_of_a_request_verifies_and_redacts_other_credentials(c
     assert (shown["headers"]["Authorization"], shown["headers"]["X-Team"]) == ("[redacted]", "sales")
     assert verify(made["config"]["secret"], shown["headers"], shown["body"].encode(), now=NOW, tolerance_seconds=1).ok
     assert (await client.get("/v1/deliveries/dlv_01jvpq3m8n0000000000000004/request")).status_code == 404
+    world.dispatcher.nothing_to_send = True
+    empty = await client.get(f"/v1/deliveries/{delivery['id']}/request")
+    assert (empty.status_code, empty.json()["code"]) == (409, "nothing_to_send")
     await client.delete(f"/v1/subscriptions/{made['id']}")
     gone = await client.get(f"/v1/deliveries/{delivery['id']}/request")
     assert (gone.status_code, gone.json()["code"]) == (409, "subscription_removed")

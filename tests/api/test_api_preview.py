@@ -9,8 +9,12 @@ from relay.api import previews
 from relay.api.ports import Token
 from relay.cli.demo.vendors import VENDORS
 from relay.cli.demo.vendors.endpoint import Sent
+from relay.core.credentials import TOKEN_HERE
+from relay.core.delivery import OutboundRequest, Outcome
+from relay.core.dialogue import Ended, Step
 from relay.core.events import relay_event
 from relay.ids import new_id
+from subscribers.base import Dialogue
 from tests.support.api_world import HOOK, SLACK, TOKENS
 
 TEMPLATE = {"properties": {"status": "{{ event.status }}", "deal": "{{ metadata.deal }}"}}
@@ -306,3 +310,52 @@ async def test_a_preview_is_not_in_the_audit(open_client, world):
     client.headers["Authorization"] = "Bearer rl_admin"
     await preview(client, {"sink": HOOK})
     assert await world.store.audit.entries("chain-1", 0) == []
+
+
+def _looks_up(event, subscription, context, memory, now):
+    who = event.document()["data"]["metadata"].get("email") or (context.recipient and context.recipient.address)
+    if who is None:
+        return Ended(outcome=Outcome(verdict="skip", reason="unmatched"))
+    headers = (("Accept", "application/json"), ("x-api-token", TOKEN_HERE))
+    look_up = OutboundRequest(url=f"{HOOK}/persons?email={who}", method="GET", headers=headers)
+    found = yield Step(request=look_up, name="person by e-mail", expected=b"{person}", private=True)
+    body = b'{"person": "%b"}' % found.excerpt
+    yield Step(request=OutboundRequest(url=f"{HOOK}/notes", headers=headers[:1], body=body), name="note")
+    return Ended(outcome=Outcome(verdict="delivered", reason="ok"))
+
+
+async def test_look_ups_are_shown_with_placeholders_and_no_token(client, world):
+    world.dispatcher.dialogue = Dialogue(key=lambda event, subscription: None, steps=_looks_up)
+    credential = {"credentialtype": "ACCESSTOKEN", "accesstoken": "secret-token"}
+    shown = await preview(client, {"sink": HOOK, "sinkcredential": credential}, metadata={"email": "a@b.example"})
+    assert shown["requests"] == [
+        {
+            "name": "person by e-mail",
+            "method": "GET",
+            "url": f"{HOOK}/persons?email=a@b.example",
+            "headers": {"Accept": "application/json", "x-api-token": "[redacted]"},
+            "body": None,
+        },
+        {
+            "name": "note",
+            "method": "POST",
+            "url": f"{HOOK}/notes",
+            "headers": {"Accept": "application/json", "Authorization": "[redacted]"},
+            "body": '{"person": "{person}"}',
+        },
+    ]
+    anybody = await preview(client, {"sink": HOOK})
+    assert anybody["requests"][0]["url"] == f"{HOOK}/persons?email={{recipient.address}}"
+
+
+async def test_a_reader_sees_only_the_host_of_each_request(open_client, world):
+    client = open_client(dev=False, tokens=TOKENS, peer="203.0.113.9")
+    client.headers["Authorization"] = "Bearer rl_read"
+    world.dispatcher.dialogue = Dialogue(key=lambda event, subscription: None, steps=_looks_up)
+    shown = await preview(client, {"sink": HOOK})
+    assert [one["url"] for one in shown["requests"]] == ["https://receiver.example/…"] * 2
+
+
+async def test_one_request_has_no_name(client):
+    [sent] = (await preview(client, {"sink": HOOK}))["requests"]
+    assert sent["name"] is None

@@ -16,13 +16,14 @@ from relay.api.ports import ApiSettings, Kinds, Ports, Readiness, Token
 from relay.config.keyring import Keyring
 from relay.core.client_address import Network
 from relay.core.delivery import Attempt, OutboundRequest, Outcome, Timings
-from relay.core.dialogue import Steps, previewed
+from relay.core.dialogue import Step, Steps, previewed
 from relay.core.encryption import Rotation
 from relay.core.erasure import ErasureRequest, ErasureStep
 from relay.core.events import Event, Hint, Origin, Repeat, from_transition, owner_of
 from relay.core.forwarding import Header
 from relay.core.job import PRIORITY_WEIGHTS, Job, Observation, Problem, detect
 from relay.core.netguard import GuardPolicy
+from relay.core.recipient import ANYBODY
 from relay.core.records import PollRecord, Registered, Registration
 from relay.core.signing import new_secret, signature_headers
 from relay.core.subscription import SigningSecret, Subscription
@@ -33,7 +34,7 @@ from relay.node.audit import AuditLog
 from relay.proxy.asgi import Proxy
 from relay.proxy.types import Caller, CreateBody, ForwardedRequest, ProxyResponse, TrackingOptions
 from relay.store.store import Store
-from subscribers.base import RenderContext
+from subscribers.base import Dialogue, RenderContext
 from subscribers.registry import infer_kind, kind_named, kinds
 from tests.support.store_kit import callback_for
 
@@ -247,6 +248,9 @@ class FakeDispatcher:
         self.tested: list[tuple[Subscription, Event]] = []
         self.woken = 0
         self.greeted: list[Subscription] = []
+        self.nothing_to_send = False
+        self.dialogue: Dialogue | None = None
+        """In place of the kind's."""
         self.greeting: list[Any] = []
         """What the next sinks tell when they are greeted: facts, an exception, or what is awaited to get it."""
 
@@ -274,19 +278,22 @@ class FakeDispatcher:
             raise answer
         return answer
 
-    async def request_of(self, subscription: Subscription, event: Event) -> OutboundRequest:
+    async def request_of(self, subscription: Subscription, event: Event) -> OutboundRequest | None:
         signature = signature_headers(subscription.secrets, message_id=event.id, now=NOW, body=event.body)
-        return OutboundRequest(url=subscription.sink, headers=(*subscription.headers, *signature), body=event.body)
+        sent = OutboundRequest(url=subscription.sink, headers=(*subscription.headers, *signature), body=event.body)
+        return None if self.nothing_to_send else sent
 
-    async def requests_of(self, subscription: Subscription, event: Event) -> tuple[OutboundRequest, ...]:
+    async def requests_of(
+        self, subscription: Subscription, event: Event, *, is_sample: bool = False
+    ) -> tuple[Step, ...]:
         kind = kind_named(subscription.kind)
-        dialogue = kind.dialogue(subscription)
+        dialogue = kind.dialogue(subscription) if self.dialogue is None else self.dialogue
         if dialogue is not None:
-            steps = dialogue.steps(event, subscription, RenderContext(), {}, NOW)
-            return tuple(step.request for step in previewed(steps))
+            context = RenderContext(recipient=ANYBODY if is_sample else None)
+            return previewed(dialogue.steps(event, subscription, context, {}, NOW))
         request = kind.render(event, subscription, RenderContext())
         signature = signature_headers(subscription.secrets, message_id=event.id, now=NOW, body=request.body)
-        return (replace(request, headers=(*request.headers, *signature)),)
+        return (Step(request=replace(request, headers=(*request.headers, *signature)), name=""),)
 
     def wake(self) -> None:
         self.woken += 1

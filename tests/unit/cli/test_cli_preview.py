@@ -104,3 +104,11 @@ def test_options_need_a_url(calls: Calls, capsys: pytest.CaptureFixture[str]) ->
     assert run(["subscriptions", "preview", "crm", "--types", "failed"]) == 2
     assert "crm is no URL" in capsys.readouterr().err
     assert calls == []
+
+
+def test_several_requests_have_names_and_a_look_up_no_body(calls: Calls, capsys: pytest.CaptureFixture[str]) -> None:
+    look_up = {"name": "person\x1b[2J", "method": "GET", "url": "https://one.example/p?e={email}", "headers": {}}
+    calls.answer = {**SHOWN, "requests": [{**look_up, "body": None}, {**REQUEST, "name": "note"}]}
+    assert run(["subscriptions", "preview", "crm"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1:6] == ["", "1. person [2J", "GET https://one.example/p?e={email}", "", "2. note"]
