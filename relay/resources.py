@@ -23,6 +23,11 @@ def schemas_dir() -> Path:
     return _find("_schemas", "schemas")
 
 
+def salesforce_dir() -> Path:
+    """The folder with the definition of the object that Salesforce records events in. Raises ResourceMissing."""
+    return _find("_salesforce", "deploy/salesforce")
+
+
 def default_settings_file() -> Path:
     """The commented `relay.yaml` that `relay init` writes. Raises ResourceMissing."""
     return _find("_relay.yaml", "relay.yaml")

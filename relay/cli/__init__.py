@@ -24,6 +24,7 @@ from relay.cli.keys import app as keys_app
 from relay.cli.listen import listen as listen_command
 from relay.cli.local import check, init, migrate, sandbox, verify
 from relay.cli.replays import app as replays_app
+from relay.cli.salesforce import salesforce_definition
 from relay.cli.serve import serve as serve_command
 from relay.cli.sources import sources as sources_command
 from relay.cli.subscriptions import app as subscriptions_app
@@ -66,6 +67,7 @@ app.command("accounts")(accounts_command)
 app.command("erase")(erase_command)
 app.command("support")(support_command)
 app.command("signing-secret")(signing_secret)
+app.command()(salesforce_definition)
 app.command("listen")(listen_command)
 app.command()(verify)
 

@@ -44,7 +44,9 @@ _FORM = ("Content-Type", "application/x-www-form-urlencoded")
 _ERROR_CODES = (
     *("invalid_request", "invalid_client", "invalid_grant", "unauthorized_client", "unsupported_grant_type"),
     *("invalid_scope", "invalid_target", "access_denied", "server_error", "temporarily_unavailable"),
-    "invalid_client_id",  # Salesforce
+    # Salesforce, OAuth 2.0 Authorization Errors
+    *("invalid_client_id", "invalid_client_credentials", "invalid_app_access", "inactive_user", "inactive_org"),
+    "rate_limit_exceeded",
 )
 _OTHER_METHOD = frozenset({"invalid_client", "unauthorized_client"})
 _TELL_INSTANCES = ("salesforce",)

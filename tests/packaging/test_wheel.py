@@ -152,7 +152,9 @@ def test_data_files_are_inside_the_package(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
 
-    for folder, target in (("alembic", "relay/_migrations"), ("schemas", "relay/_schemas")):
+    targets = {"alembic": "_migrations", "schemas": "_schemas", "deploy/salesforce": "_salesforce"}
+    for folder, name in targets.items():
+        target = f"relay/{name}"
         for path in (ROOT / folder).rglob("*"):
             if path.is_file() and "__pycache__" not in path.parts:
                 assert f"{target}/{path.relative_to(ROOT / folder).as_posix()}" in names

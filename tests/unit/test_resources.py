@@ -13,6 +13,7 @@ def test_in_this_source_tree() -> None:
     assert resources.default_settings_file() == root / "relay.yaml"
     assert resources.migrations_dir() == root / "alembic"
     assert resources.schemas_dir() == root / "schemas"
+    assert resources.salesforce_dir() == root / "deploy" / "salesforce"
 
 
 def test_the_installed_package_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

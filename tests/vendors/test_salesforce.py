@@ -13,6 +13,8 @@ from starlette.testclient import TestClient
 from relay.cli.demo.vendors.salesforce import JOB_EVENT, TASK, Field
 from relay.core.credentials import NoToken, SinkCredential, Token, origin_text, read_token, token_request
 from relay.core.delivery import OutboundRequest
+from subscribers.salesforce_answers import KEY_FIELD, PEOPLE
+from subscribers.salesforce_records import names_of
 from tests.vendors.salesforce import CLIENT_ID, CLIENT_SECRET, ORIGIN, TOKEN, Fault, Salesforce, response_of
 
 V60 = "/services/data/v60.0"
@@ -380,3 +382,32 @@ def test_permission_set_lets_every_optional_field_be_written_and_nothing_be_dele
     objects = [texts_of(one) for one in root.findall("objectPermissions", XML)]
     assert {one["object"] for one in objects if one["allowEdit"] == "true"} == {"Job_Event__c"}
     assert {one["allowDelete"] for one in objects} == {"false"}
+    readable = {one["field"] for one in fields if one["readable"] == "true"} - editable
+    assert readable == {f"{object}.{name}" for object in PEOPLE for name in ("Email", "Phone", "MobilePhone")}
+
+
+def test_definition_has_what_the_kind_writes_and_nothing_else() -> None:
+    assert {KEY_FIELD, *names_of("Job_Event__c")} == set(defined("objects/Job_Event__c.object"))
+    assert {KEY_FIELD} == set(defined("objects/Activity.object"))
+    assert {KEY_FIELD, *names_of("Task")} == set(TASK)
+
+
+def test_package_lists_every_file_that_is_deployed() -> None:
+    listed = {
+        (one.findtext("name", namespaces=XML), member.text)
+        for one in deployed("package.xml").findall("types", XML)
+        for member in one.findall("members", XML)
+    }
+    assert listed == {
+        ("CustomObject", "Job_Event__c"),
+        ("CustomField", "Activity.Event_Id__c"),
+        ("PermissionSet", "Revor_Relay"),
+    }
+    folder = Path(__file__).parents[2] / "deploy/salesforce"
+    files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    assert files == {
+        "package.xml",
+        "objects/Job_Event__c.object",
+        "objects/Activity.object",
+        "permissionsets/Revor_Relay.permissionset",
+    }

@@ -126,7 +126,7 @@ def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
     listed = re.findall(r"^  ([a-z-]+)  ", out.partition("Commands:")[2], re.MULTILINE)
     assert listed == [
         *("demo", "serve", "init", "migrate", "check", "sandbox", "apply", "export", "sources", "accounts", "erase"),
-        *("support", "signing-secret", "listen", "verify"),
+        *("support", "signing-secret", "salesforce-definition", "listen", "verify"),
         *("jobs", "groups", "subscriptions", "events", "deliveries", "replays", "incidents", "intents"),
         *("tokens", "keys", "audit"),
     ]

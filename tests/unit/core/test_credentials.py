@@ -260,6 +260,9 @@ def test_error_code_is_quoted_if_it_is_a_known_one():
     assert refused.detail == "the token endpoint answered 400 (invalid_client)"
     assert refused.other_method
     assert not refusal_of(b'{"error": "invalid_grant"}', 400).other_method
+    for known in ("invalid_client_id", "invalid_client_credentials", "inactive_user", "inactive_org"):  # Salesforce's
+        body = f'{{"error": "{known}", "error_description": "s e+cret"}}'.encode()
+        assert refusal_of(body, 400).detail == f"the token endpoint answered 400 ({known})"
     for odd in (b'"<script>"', b'"' + b"a" * 65 + b'"', b"{}", b'"a\\nb"'):
         assert refusal_of(b'{"error": ' + odd + b"}", 400).detail == "the token endpoint answered 400"
 
@@ -310,6 +313,12 @@ def test_token_is_valid_at_the_instance_that_its_answer_names(instance):
         (b'"https://acme--dev.sandbox.my.salesforce.com/"', "https://acme--dev.sandbox.my.salesforce.com"),
         (b'"https://s3cr3t.example"', "another origin"),
         (b'"http://sink.example"', "another origin"),
+        (b'"https://sink.example:8443"', "another origin"),
+        (b'"https://sink.example@acme.my.salesforce.com"', "another origin"),
+        (b'"https://acme.my.salesforce.com@sink.example/"', "another origin"),
+        (b'"https://acme.my.salesforce.com.sink.example/"', "another origin"),
+        (b'"https://' + b"a." * 30_000 + b'salesforce.com"', "another origin"),
+        (b"[]", "another origin"),
         (b'"https://169.254.169.254/"', "another origin"),
         (b'"s3cr3t"', "another origin"),
         (b"7", "another origin"),
