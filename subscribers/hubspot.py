@@ -1,661 +1,361 @@
 """HubSpot: properties of the contact and the deal that a job is about, a note on their timeline, a task for a failure.
 
-Properties are set, which may be repeated. A note or a task is not: that it is about to be made is remembered before the
-request, and it carries a property with a unique value, by which HubSpot is asked whether it exists and which HubSpot
-accepts only once. So an attempt after a crash or a time-out makes no second one.
-
-Sources: HubSpot's guides to contacts, notes, tasks, properties and error handling, version 2026-09 of its API. Answers
-are as untrusted as any; of their texts only codes, scopes and names of properties are shown.
+Properties are set, which may be repeated. A note or a task is not: the ledger says that it is about to be made before
+the request is sent, and after a crash or a time-out `hubspot_questions.py` asks HubSpot for it first.
+`hubspot_records.py` says what is written, `hubspot_requests.py` makes the requests, `hubspot_answers.py` judges the
+answers.
 """
 
-import re
-from collections.abc import Generator, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from html import escape
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
-from urllib.parse import quote
 
-from relay.core import jsontext
-from relay.core.delivery import OutboundRequest, Outcome, Response
+from relay.clock import from_rfc3339
+from relay.core import ledger
+from relay.core.delivery import Outcome, Response
 from relay.core.dialogue import Ended, Memory, Step, Steps
 from relay.core.events import Event
-from relay.core.jsontext import dumps
-from relay.core.retry import http_outcome
-from relay.core.subscription import Incidents, Subscription
-from relay.errors import FieldError, NotRenderable
-from relay.redaction import redacted_url, split_url
-from subscribers import base, chat, templates
-from subscribers.job_wording import job_event_kind, metadata_of
-from subscribers.words import data_of, mapping, one_line, word
-
-RECORD = "record"
-"""Option: what is written: `properties`, `note` or `task`, or a list of these."""
-UNMATCHED = "unmatched"
-"""Option: what becomes of an event that is about nobody in HubSpot: `skip`, `create` or `fail`."""
-RECORDS = ("properties", "note", "task")
-POLICIES = ("skip", "create", "fail")
-OPTIONS = (RECORD, UNMATCHED, *chat.OPTIONS, *templates.OPTIONS)
+from relay.core.ledger import Entry
+from relay.core.subscription import PORTAL, Subscription
+from relay.errors import FieldError
+from subscribers import base, crm, hubspot_requests
+from subscribers.base import RenderContext
+from subscribers.hubspot_answers import CREATE_PROPERTIES, ID, Answer, object_id, read_answer
+from subscribers.hubspot_questions import was_made
+from subscribers.hubspot_records import (
+    KEY_PROPERTY,
+    UPDATED_AT,
+    Content,
+    content_of,
+    made_of,
+    needed_properties,
+    record_errors,
+)
+from subscribers.words import mapping
 
 HOSTS = r"api(-[a-z0-9]{1,10})?\.hubapi\.com"
-VERSION = "2026-09"
-"""Of the API. HubSpot supports each for at least 18 months; v3 ends in September 2027."""
-KEY_PROPERTY = "relay_event_id"
-"""The property of notes and tasks with a unique value."""
-GROUP = "revor_relay"
-"""The group of the properties that the relay makes."""
-NOTED = ("succeeded", "failed", "cancelled", "overdue", "not_found")
-"""Members of JOB_EVENTS that are noted, and that a subscription gets by default."""
-TASKED = ("failed", "overdue", "not_found")
-"""Members of JOB_EVENTS for which a task is made."""
-
-MAX_TEXT = 65_536
-MAX_SUBJECT = 200
-MAX_PROPERTIES = 50
-_UNKNOWN = "?"
-"""Remembered in place of an id: the request was sent, and its end is not known."""
-_EXISTS = "exists"
-"""Stands for an id that HubSpot did not tell."""
-_ASSOCIATIONS = {
-    ("notes", "contacts"): 202,
-    ("notes", "deals"): 214,
-    ("tasks", "contacts"): 204,
-    ("tasks", "deals"): 216,
-}
-"""`associationTypeId`, defined by HubSpot."""
-_SCOPES = {
-    "contacts": "crm.objects.contacts.write",
-    "deals": "crm.objects.deals.write",
-    "notes": "crm.objects.contacts.write",
-    "tasks": "crm.objects.contacts.write",
-}
-
-_ID = re.compile(r"[1-9][0-9]{0,19}", re.ASCII)
-_PLACEHOLDER = re.compile(r"\{id-of-the-[a-z]{1,10}\}")
-"""What a preview shows for an id that only HubSpot knows."""
-_EMAIL = re.compile(r"[^@\s\x00-\x1f\x7f]{1,64}@[^@\s\x00-\x1f\x7f]{1,189}")
-_NAME = re.compile(r"[a-z][a-z0-9_]{0,99}", re.ASCII)
-_CODE = re.compile(r"[A-Z][A-Z_0-9]{1,59}", re.ASCII)
-_SCOPE = re.compile(r"[a-z][a-z0-9._-]{1,79}", re.ASCII)
-_EXISTING = re.compile(r"Existing ID: ([1-9][0-9]{0,19})\b|\b([1-9][0-9]{0,19}) already has that value")
-_INVALID = re.compile(r'"error":"([A-Z_]{2,60})","name":"([a-z][a-z0-9_]{0,99})"')
-
-_POLICY_SECONDS = {"SECONDLY": 1.0, "TEN_SECONDLY_ROLLING": 10.0, "DAILY": 3600.0}
-"""Pause after a 429 by its `policyName`: HubSpot sends no Retry-After. The day ends at midnight in the account's time
-zone, which nobody tells, so an hour later is another try."""
-_LIMITED_SECONDS = 10.0
-_LOCKED_SECONDS = 2.0
-_LOCKED, _MIGRATING = 423, 477
-_CREATE = "run relay subscriptions add hubspot --create-properties, or create it in HubSpot, then resume"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Person:
-    """Whom and what a job is about, as far as its metadata say."""
-
-    email: str | None = None
-    contact_id: str | None = None
-    deal_id: str | None = None
-
-    @property
-    def targets(self) -> tuple[tuple[str, str, bool], ...]:
-        """The objects that are meant: type, id or e-mail address, and True for the latter."""
-        contact = self.contact_id or self.email
-        found = [("contacts", contact, self.contact_id is None)] if contact else []
-        return (*found, ("deals", self.deal_id, False)) if self.deal_id else tuple(found)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
-    """What HubSpot answered.
-
-    id        of the object that was read, written or made
-    missing   there is no such object
-    existing  the id of an object that has the unique value already; `exists` if HubSpot does not tell it
-    certain   HubSpot says that it has not carried out the request
-    """
-
-    outcome: Outcome
-    id: str | None = None
-    missing: bool = False
-    existing: str | None = None
-    certain: bool = False
-
+OPTIONS = (crm.RECORD, "create_properties", *crm.OPTIONS)
+LATE_SECONDS = 300.0
+"""An event that is older sets properties only if nothing newer has set them: a replay must not turn back the clock."""
 
 Asked = Generator[Step, Response, Answer]
+Asks = Generator[Step, Response, Outcome | None]
+"""Ends with an outcome if the delivery does."""
+
+_SINK = "https://api.hubapi.com"
+_IDS = {"contact_id": ID, "deal_id": ID}
+_METADATA = {"contacts": "contact_id", "deals": "deal_id"}
+_TOKENS = ("ACCESSTOKEN", "REFRESHTOKEN")
 
 
-class HubSpot(base.Single):
-    """Writes what became of a job to the contact and the deal it is about. Not signed: HubSpot reads no signature."""
+class HubSpot(crm.Crm):
+    """Writes what became of a job to the contact and the deal it is about."""
 
     name = "hubspot"
-    signed = False
     rate_per_second: float | None = 2.5
     """HubSpot's lowest limit is 100 requests in 10 seconds, and an event takes up to four."""
-    default_incidents: Incidents = "off"
-
-    def default_types(self, type_prefixes: Sequence[str]) -> tuple[str, ...] | None:
-        """How jobs ended, and which are overdue."""
-        return tuple(f"{prefix}.{kind}" for prefix in dict.fromkeys(type_prefixes) for kind in NOTED)
 
     def check(self, subscription: Subscription) -> None:
         """Refuses URLs with a path, what HubSpot does not read, wrong options, and what is there without a token."""
-        errors = base.option_errors(subscription, OPTIONS)
-        own = {"/sinkcredential", "/config/handshake"}
-        errors += [error for error in base.chat_errors(subscription, "HubSpot") if error.pointer not in own]
-        errors += _own_errors(subscription)
-        errors += templates.template_errors(subscription)
-        base.refuse(errors)
-
-    def render(self, event: Event, subscription: Subscription, context: base.RenderContext) -> OutboundRequest:
-        """Never called, since it always delivers by a dialogue."""
-        raise NotImplementedError
-
-    def classify(self, response: Response, now: float) -> Outcome:
-        """What one answer means."""
-        return read_answer(response, now).outcome
+        errors = crm.common_errors(subscription, "HubSpot", _SINK, OPTIONS)
+        base.refuse([*errors, *_credential_errors(subscription), *record_errors(subscription)])
 
     def dialogue(self, subscription: Subscription) -> base.Dialogue | None:
         """Always."""
         return HUBSPOT
 
-    def redacted_url(self, url: str) -> str:
-        """The URL holds no secret."""
-        return redacted_url(url)
+    def portal(self, subscription: Subscription) -> str | None:
+        """The account, else the token: HubSpot counts the requests of each token."""
+        return portal_of(subscription)
+
+    def greeting(self, subscription: Subscription, now: float) -> Steps | None:
+        """Reads the account, and reads or makes the properties that deliveries need."""
+        return _greeting(subscription, now)
 
 
-def person_of(event: Event) -> Person:
-    """Whom the job of an event is about: `email`, `contact_id` and `deal_id` of its metadata, if well-formed."""
-    if job_event_kind(event.type) is None:
-        return Person()
-    metadata = metadata_of(event.document())
-    email = metadata.get("email")
-    address = email.strip() if isinstance(email, str) else ""
-    return Person(
-        email=address if _EMAIL.fullmatch(address) else None,
-        contact_id=_id(metadata.get("contact_id")),
-        deal_id=_id(metadata.get("deal_id")),
-    )
+def portal_of(subscription: Subscription) -> str:
+    """The account that a subscription writes to, else the token."""
+    credential = subscription.credential
+    return f"hubspot/{subscription.options.get(PORTAL) or (credential.id if credential else '')}"
+
+
+# --- what is remembered
+
+
+@dataclass(kw_only=True)
+class Written:
+    """What HubSpot has of one event.
+
+    ids     of the contact, the deal, the note and the task, by the type of object
+    intent  the note or task that may have been made
+    keyed   the intent has our key in a property of its own
+    portal  the account that it is all in
+    """
+
+    portal: str
+    ids: dict[str, str] = field(default_factory=dict)
+    intent: Entry | None = None
+    keyed: bool = False
+
+    @classmethod
+    def read(cls, memory: Memory, portal: str) -> "Written":
+        """As it was remembered, as far as it makes sense."""
+        ids = {
+            object: id
+            for object, given in mapping(memory.get("ids")).items()
+            if object in ("contacts", "deals", "notes", "tasks") and (id := object_id(given)) is not None
+        }
+        intent = ledger.read_entry(memory) if memory.get("state") == "intended" else None
+        before = memory.get("portal")
+        return cls(
+            portal=before if isinstance(before, str) else portal,
+            ids=ids,
+            intent=intent,
+            keyed=memory.get("keyed") is True,
+        )
+
+    def memory(self) -> Memory:
+        """As it is remembered. It holds ids only, no text and no address."""
+        entry = self.intent
+        state = {"state": "written", "portal": self.portal} if entry is None else entry.memory()
+        return {**state, "ids": dict(self.ids), "keyed": self.keyed}
+
+    def intends(self, object: str, now: float, *, keyed: bool) -> Memory:
+        """Remembers that an object is about to be made."""
+        target: dict[str, str | int] = {_METADATA[one]: id for one, id in self.ids.items() if one in _METADATA}
+        self.intent = Entry(record=object.removesuffix("s"), target=target, portal=self.portal, at=now)
+        self.keyed = keyed
+        return self.memory()
+
+    @property
+    def about(self) -> list[tuple[str, str]]:
+        """What a note or a task hangs on."""
+        return [(object, id) for object, id in self.ids.items() if object in _METADATA]
 
 
 def _key(event: Event, subscription: Subscription) -> str | None:
-    """The key of the ledger of an event: what was made of it. None for events about nobody."""
-    return f"event/{event.id}" if person_of(event).targets else None
+    """None if nothing is made that must not be made twice."""
+    return ledger.event_key(event.id) if made_of(event, subscription) else None
 
 
-def _steps(event: Event, subscription: Subscription, context: base.RenderContext, memory: Memory, now: float) -> Steps:
-    """The contact and the deal are written, which tells their ids, then the note and the task are made about them."""
-    person = person_of(event)
-    if not person.targets:
-        return Ended(outcome=_unmatched(subscription, "its metadata name no email, contact_id or deal_id"))
-    records = _records(subscription)
-    content = _content(event, subscription, context)
-    kept = _kept(memory)
-    for object, id, by_email in person.targets:
-        if object in kept:
-            continue
-        properties = content.properties if "properties" in records else None
-        answer = yield from _written(subscription, object, id, by_email, properties, person, now)
-        if answer.id is None and not answer.missing:
-            return Ended(outcome=answer.outcome, remember=kept)
-        if answer.id is not None:
-            kept[object] = answer.id
-        elif subscription.options.get(UNMATCHED) == "fail":
-            return Ended(outcome=_unmatched(subscription, f"HubSpot has no such object in {object}"), remember=kept)
-    about = [(object, kept[object]) for object, _, _ in person.targets if object in kept]
-    if not about:
-        return Ended(outcome=_unmatched(subscription, "HubSpot has neither the contact nor the deal"))
-    kind = job_event_kind(event.type)
-    made = [("notes", content.note)] if "note" in records and kind in NOTED else []
-    made += [("tasks", content.task)] if "task" in records and kind in TASKED else []
-    key = f"{event.id}.{subscription.id}"
-    for object, properties in made:
-        if kept.get(object, _UNKNOWN) != _UNKNOWN:
-            continue
-        ended = yield from _made_once(subscription, object, {**properties, KEY_PROPERTY: key}, about, kept, now)
-        if ended is not None:
-            return ended
-    return Ended(outcome=Outcome(verdict="delivered", reason="ok"), remember=kept)
+def _steps(event: Event, subscription: Subscription, context: RenderContext, memory: Memory, now: float) -> Steps:
+    """If a note or a task may have been made, HubSpot is asked for it. Then the contact and the deal are written, which
+    tells their ids, and the note and the task are made about them."""
+    return (yield from _Delivery(event, subscription, context, memory, now).steps())
 
 
 HUBSPOT = base.Dialogue(key=_key, steps=_steps)
 """How an event is delivered."""
 
 
-def _written(
-    subscription: Subscription,
-    object: str,
-    id: str,
-    by_email: bool,
-    properties: Mapping[str, str] | None,
-    person: Person,
-    now: float,
-) -> Asked:
-    """Sets properties, or reads if there are none to set. A missing contact is created if the subscription says so."""
-    answer = yield from _ask(_write(subscription, object, id, properties, by_email=by_email), now)
-    if not (answer.missing and object == "contacts" and subscription.options.get(UNMATCHED) == "create"):
+class _Delivery:
+    """One attempt."""
+
+    def __init__(
+        self, event: Event, subscription: Subscription, context: RenderContext, memory: Memory, now: float
+    ) -> None:
+        self._event, self._subscription, self._context, self._now = event, subscription, context, now
+        self._portal = portal_of(subscription)
+        self._written = Written.read(memory, self._portal)
+        self._key = crm.key_of(event, subscription)
+        self._pause: float | None = None
+
+    def steps(self) -> Steps:
+        made, written = made_of(self._event, self._subscription), self._written
+        if written.intent is None and made and all(object in written.ids for object in made):
+            return Ended(outcome=ledger.WRITTEN)
+        if written.portal != self._portal:
+            if written.intent is not None or not written.ids.keys().isdisjoint(("notes", "tasks")):
+                return Ended(outcome=ledger.uncertain("written_elsewhere"))
+            written = self._written = Written(portal=self._portal)
+        if written.intent is not None:
+            outcome = yield from self._resolve(written.intent)
+            if outcome is not None:
+                return self._ended(ledger.still_in_doubt(outcome))
+        left = [object for object in made if object not in written.ids]
+        if made and not left:
+            return self._ended(ledger.WRITTEN)
+        content = content_of(self._event, self._subscription, self._context)
+        outcome = yield from self._write_targets(content)
+        if outcome is not None:
+            return self._ended(outcome)
+        for object in left:
+            outcome = yield from self._make(object, content.made[object])
+            if outcome is not None:
+                return self._ended(outcome)
+        return self._ended(Outcome(verdict="delivered", reason="ok"))
+
+    def _ended(self, outcome: Outcome) -> Ended:
+        """With the pause that the last answer asked for."""
+        if outcome.verdict == "delivered" and self._pause is not None:
+            outcome = replace(outcome, retry_after_seconds=self._pause)
+        written = self._written
+        return Ended(outcome=outcome, remember=written.memory() if written.ids or written.intent else ledger.CLEARED)
+
+    def _ask(self, step: Step, *, about_object: bool = True) -> Asked:
+        answer = read_answer((yield step), self._now, about_object=about_object)
+        self._pause = answer.outcome.retry_after_seconds
         return answer
-    if person.email is None:
+
+    # --- whom it is about
+
+    def _write_targets(self, content: Content) -> Asks:
+        """Writes the contact and the deal. Returns an outcome if the delivery ends with that."""
+        who = crm.identity(self._event, self._context, _IDS)
+        contact, deal = who.ids.get("contact_id"), who.ids.get("deal_id")
+        targets: list[tuple[str, str, bool]] = []
+        if contact is not None or who.email is not None:
+            targets.append(("contacts", str(contact or who.email), contact is None))
+        if deal is not None:
+            targets.append(("deals", str(deal), False))
+        policy = self._subscription.options.get(crm.UNMATCHED)
+        for object, id, by_email in targets:
+            if object in self._written.ids:
+                continue
+            answer = yield from self._write(object, id, content.properties, by_email=by_email)
+            if answer.missing and object == "contacts" and policy == crm.CREATE and who.email is not None:
+                answer = yield from self._create_contact(who.email, content.properties)
+            if answer.id is not None:
+                self._written.ids[object] = answer.id
+            elif not answer.missing:
+                return answer.outcome
+            elif policy == crm.FAIL:
+                return crm.nobody(self._subscription, "unmatched")
+        return None if self._written.about else crm.nobody(self._subscription, "unmatched")
+
+    def _write(self, object: str, id: str, properties: Mapping[str, str] | None, *, by_email: bool) -> Asked:
+        """Sets properties, or reads if there are none to set or newer ones are there."""
+        if properties is None:
+            return (yield from self._ask(hubspot_requests.read(self._subscription, object, id, by_email=by_email)))
+        if UPDATED_AT in properties and self._now - self._event.time > LATE_SECONDS:
+            step = hubspot_requests.read(self._subscription, object, id, UPDATED_AT, by_email=by_email)
+            answer = yield from self._ask(step)
+            newest = _seconds(mapping(answer.document.get("properties")).get(UPDATED_AT))
+            if not answer.ok or (newest is not None and newest > self._event.time):
+                return answer
+        step = hubspot_requests.update(self._subscription, object, id, properties, by_email=by_email)
+        return (yield from self._ask(step))
+
+    def _create_contact(self, email: str, properties: Mapping[str, str] | None) -> Asked:
+        """HubSpot has each address once, so this may be repeated: then it names the contact that there is."""
+        values = {**(properties or {}), "email": email}
+        answer = yield from self._ask(hubspot_requests.create(self._subscription, "contacts", values))
+        if answer.existing is None:
+            conflict = Answer(outcome=Outcome(verdict="retry", reason="conflict"))
+            return conflict if answer.taken is not None or answer.missing else answer
+        answer = yield from self._write("contacts", answer.existing, properties, by_email=False)
+        if answer.missing:  # deleted, or merged into another one, since
+            return Answer(outcome=Outcome(verdict="retry", reason="conflict"))
         return answer
-    document = {"properties": {**(properties or {}), "email": person.email}, "associations": []}
-    # HubSpot has each address once, so this may be repeated.
-    answer = yield from _ask(_post(subscription, "contacts", document), now)
-    if answer.existing is None:
-        return answer
-    if not _ID.fullmatch(answer.existing):
-        return Answer(outcome=Outcome(verdict="retry", reason="conflict"))
-    return (yield from _ask(_write(subscription, object, answer.existing, properties, by_email=False), now))
 
+    # --- what is made once
 
-def _made_once(
-    subscription: Subscription,
-    object: str,
-    properties: Mapping[str, str],
-    about: Sequence[tuple[str, str]],
-    kept: dict[str, str],
-    now: float,
-) -> Generator[Step, Response, Ended | None]:
-    """Makes a note or a task, unless HubSpot has it already. None: it is there, and its id in `kept`."""
-    if kept.get(object) == _UNKNOWN:
-        asked = yield from _ask(_read_by_key(subscription, object, properties[KEY_PROPERTY]), now)
-        if not asked.missing:
-            return _settled(object, asked, kept)
-    associations = [
-        {
-            "to": {"id": id},
-            "types": [{"associationCategory": "HUBSPOT_DEFINED", "associationTypeId": _ASSOCIATIONS[object, target]}],
-        }
-        for target, id in about
-    ]
-    step = _post(subscription, object, {"properties": properties, "associations": associations})
-    answer = yield from _ask(replace(step, remember={**kept, object: _UNKNOWN}), now)
-    if answer.id is not None or not answer.certain:
-        return _settled(object, answer, kept)
-    if answer.existing is not None:
-        # What HubSpot says then is not documented, and it may be about another property.
-        asked = yield from _ask(_read_by_key(subscription, object, properties[KEY_PROPERTY]), now)
-        if not asked.missing:
-            return _settled(object, asked, kept)
-    kept.pop(object, None)
-    if not answer.missing:
-        return Ended(outcome=answer.outcome, remember=kept)
-    # What it is about was deleted since it was written: the next attempt finds that out.
-    left = {name: id for name, id in kept.items() if name in ("notes", "tasks")}
-    return Ended(outcome=Outcome(verdict="retry", reason="what it is about was deleted"), remember=left)
-
-
-def _settled(object: str, answer: Answer, kept: dict[str, str]) -> Ended | None:
-    """Remembers the id of a note or a task; without one that it is not known whether there is one."""
-    if answer.id is not None:
-        kept[object] = answer.id
-        return None
-    kept[object] = _UNKNOWN
-    return Ended(outcome=_uncertain(object) if answer.outcome.verdict == "dead" else answer.outcome, remember=kept)
-
-
-def set_up(subscription: Subscription, *, create: bool, now: float) -> Steps:
-    """Checks the token, and that the properties exist that deliveries need; with `create` makes them first."""
-    answer = yield from _ask(
-        _get(subscription, f"/account-info/{VERSION}/details", "read the account"), now, account=True
-    )
-    if answer.outcome.verdict != "delivered":
-        return Ended(outcome=answer.outcome)
-    for object in ("contacts", "deals", "notes", "tasks"):
-        path = f"/crm/properties/{VERSION}/{object}"
-        if create:
-            group = {"name": GROUP, "label": "Revor Relay"}
-            request = _request(subscription, "POST", f"{path}/groups", group)
-            answer = yield from _ask(Step(request=request, name=f"create the group of {object}"), now, account=True)
-            if answer.outcome.verdict != "delivered" and answer.existing is None:
-                return Ended(outcome=answer.outcome)
-        for definition in definitions(object):
-            name = definition["name"]
-            if create:
-                request = _request(subscription, "POST", path, definition)
-                step = Step(request=request, name=f"create {name} of {object}")
-            else:
-                step = _get(subscription, f"{path}/{name}", f"read {name} of {object}")
-            answer = yield from _ask(step, now, account=True)
-            if answer.missing:
-                reason = f"HubSpot has no property {name} of {object}: {_CREATE}"
-                return Ended(outcome=Outcome(verdict="disable", reason=reason))
-            if answer.outcome.verdict != "delivered" and answer.existing is None:
-                return Ended(outcome=answer.outcome)
-    return Ended(outcome=Outcome(verdict="delivered", reason="ok"))
-
-
-def definitions(object: str) -> tuple[Mapping[str, Any], ...]:
-    """The properties that the relay needs of one type of object, as HubSpot wants them defined."""
-    if object in ("notes", "tasks"):
-        key = _definition(KEY_PROPERTY, "Relay event", "string", "text", "The event that this was made of.")
-        return ({**key, "hasUniqueValue": True},)
-    return (
-        _definition("relay_status", "Outreach status", "string", "text", "Status of the latest job."),
-        _definition("relay_outcome", "Outreach outcome", "string", "textarea", "What became of it, in a sentence."),
-        _definition("relay_error", "Outreach error", "string", "text", "Code of its error; empty without one."),
-        _definition("relay_channel", "Outreach channel", "string", "text", "Channel of the latest job."),
-        _definition("relay_updated_at", "Outreach updated", "datetime", "date", "When that happened."),
-    )
-
-
-def _definition(name: str, label: str, type: str, field: str, about: str) -> dict[str, Any]:
-    return {"name": name, "label": label, "type": type, "fieldType": field, "groupName": GROUP, "description": about}
-
-
-# --- what is written
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Content:
-    properties: Mapping[str, str]
-    note: Mapping[str, str]
-    task: Mapping[str, str]
-
-
-def _content(event: Event, subscription: Subscription, context: base.RenderContext) -> _Content:
-    """What an event says, as properties of HubSpot: the relay's own, or the template's. Raises NotRenderable."""
-    document = event.document()
-    data = data_of(document)
-    said = chat.message(event, subscription, context)
-    moment = str(max(int(event.time * 1000), 0))
-    properties = {
-        "relay_status": word(document.get("status")),
-        "relay_outcome": said.sentence,
-        "relay_error": word(mapping(mapping(data.get("job")).get("error")).get("code")),
-        "relay_channel": word(document.get("channel")),
-        "relay_updated_at": moment,
-    }
-    lines = [f"<strong>{escape(label)}</strong> {escape(text)}" for label, text in said.pairs]
-    if said.link:
-        lines.append(f'<a href="{escape(said.link)}">{escape(said.link)}</a>')
-    place = escape(chat.footnote((*said.place, *said.ids)))
-    detail = "".join(f"<p>{part}</p>" for part in ("<br>".join(lines), place) if part)
-    note = {"hs_note_body": f"<p>{escape(said.sentence)}.</p>{detail}", "hs_timestamp": moment}
-    task = {
-        "hs_task_subject": one_line(said.sentence, MAX_SUBJECT),
-        "hs_task_body": detail,
-        "hs_task_status": "NOT_STARTED",
-        "hs_task_priority": "HIGH",
-        "hs_task_type": "TODO",
-        "hs_timestamp": moment,
-    }
-    own = _from_template(event, subscription, context)
-    return _Content(
-        properties=_merged({}, own["properties"]) if "properties" in own else properties,
-        note=_merged(note, own.get("note", {})),
-        task=_merged(task, own.get("task", {})),
-    )
-
-
-def _from_template(
-    event: Event, subscription: Subscription, context: base.RenderContext
-) -> Mapping[str, Mapping[str, str | None]]:
-    """The template's `properties`, which replace the relay's, and members of `note` and `task`, which change them."""
-    body = templates.own_body(event, subscription, context)
-    if body is None:
-        return {}
-    rendered = mapping(jsontext.loads(body))
-    return {part: _texts(mapping(rendered[part]), part) for part in ("properties", "note", "task") if part in rendered}
-
-
-def _merged(own: Mapping[str, str], given: Mapping[str, str | None]) -> dict[str, str]:
-    """The values that are given over the relay's own; None removes one."""
-    return {name: value for name, value in {**own, **given}.items() if value is not None}
-
-
-def _texts(given: Mapping[str, Any], part: str) -> dict[str, str | None]:
-    """Values as HubSpot wants them: texts."""
-    found: dict[str, str | None] = {}
-    for name, value in list(given.items())[:MAX_PROPERTIES]:
-        if isinstance(value, list | dict):
-            pointer = f"/config/{templates.TEMPLATE}/{part}/{name}"
-            detail = "a property of HubSpot is a text, a number or true or false"
-            raise NotRenderable([FieldError(pointer=pointer, code="unsuitable", detail=detail)])
-        text = str(value).lower() if isinstance(value, bool) else str(value)
-        found[name] = None if value is None else text[:MAX_TEXT]
-    return found
-
-
-# --- requests
-
-
-def _expected(one: str) -> bytes:
-    """The answer that a preview imagines."""
-    return dumps({"id": f"{{id-of-the-{one}}}"})
-
-
-def _write(
-    subscription: Subscription, object: str, id: str, properties: Mapping[str, str] | None, *, by_email: bool
-) -> Step:
-    path = f"/crm/objects/{VERSION}/{object}/{quote(id, safe='')}"
-    query = ["idProperty=email"] if by_email else []
-    one = object.removesuffix("s")
-    if properties is None:
-        url = "&".join([*query, "properties=hs_object_id"])
-        return _get(subscription, f"{path}?{url}", f"find the {one}", one)
-    request = _request(subscription, "PATCH", "?".join([path, *query]), {"properties": dict(properties)})
-    return Step(request=request, name=f"update the {one}", expected=_expected(one))
-
-
-def _read_by_key(subscription: Subscription, object: str, key: str) -> Step:
-    query = f"idProperty={KEY_PROPERTY}&properties=hs_object_id"
-    path = f"/crm/objects/{VERSION}/{object}/{quote(key, safe='')}?{query}"
-    one = object.removesuffix("s")
-    return _get(subscription, path, f"ask for the {one}", one)
-
-
-def _post(subscription: Subscription, object: str, document: Mapping[str, Any]) -> Step:
-    request = _request(subscription, "POST", f"/crm/objects/{VERSION}/{object}", document)
-    one = object.removesuffix("s")
-    return Step(request=request, name=f"create the {one}", expected=_expected(one))
-
-
-def _get(subscription: Subscription, path: str, name: str, one: str = "account") -> Step:
-    request = OutboundRequest(url=_base(subscription) + path, method="GET")
-    return Step(request=request, name=name, expected=_expected(one))
-
-
-def _request(subscription: Subscription, method: str, path: str, document: Mapping[str, Any]) -> OutboundRequest:
-    headers = (("Content-Type", "application/json"),)
-    return OutboundRequest(url=_base(subscription) + path, method=method, headers=headers, body=dumps(dict(document)))
-
-
-def _base(subscription: Subscription) -> str:
-    return subscription.sink.rstrip("/")
-
-
-def _ask(step: Step, now: float, *, account: bool = False) -> Asked:
-    return read_answer((yield step), now, account=account)
-
-
-# --- answers
-
-
-def read_answer(response: Response, now: float, *, account: bool = False) -> Answer:
-    """What an answer means. `account`: it is about the account or a property, which have no ids."""
-    status = response.status_code
-    if response.error is not None or status is None:
-        return Answer(outcome=http_outcome(response, now))
-    document = _object(response.excerpt)
-    if 200 <= status < 300:
-        return _accepted(status, document, account=account)
-    if status == 429:
-        return Answer(outcome=_limited(document, response, now), certain=True)
-    known = _code(document.get("category")) or document.get("status") == "error"
-    if status >= 500 or not known:
-        migrating = status == _MIGRATING
-        outcome = http_outcome(replace(response, status_code=503) if migrating else response, now)
-        return Answer(outcome=replace(outcome, reason=f"http_{status}"), certain=migrating)
-    return _refused(status, document)
-
-
-def _accepted(status: int, document: Mapping[str, Any], *, account: bool) -> Answer:
-    errors = document.get("errors")
-    if isinstance(errors, list) and errors:  # 207: carried out in part
-        return _refused(400, mapping(errors[0]))
-    given = document.get("id")
-    id = given if isinstance(given, str) and _PLACEHOLDER.fullmatch(given) else _id(given)
-    if id is None and not (account and document):
-        reason = f"http_{status}, but the body is not an answer of HubSpot's API"
-        return Answer(outcome=Outcome(verdict="retry", reason=reason))
-    return Answer(outcome=Outcome(verdict="delivered", reason="ok"), id=id)
-
-
-def _limited(document: Mapping[str, Any], response: Response, now: float) -> Outcome:
-    outcome = http_outcome(response, now)
-    policy = _code(document.get("policyName"))
-    seconds = outcome.retry_after_seconds
-    if seconds is None:
-        seconds = _POLICY_SECONDS.get(policy, _LIMITED_SECONDS)
-    reason = f"http_429: {policy}" if policy else "http_429"
-    return Outcome(verdict="retry", reason=reason, retry_after_seconds=seconds)
-
-
-def _refused(status: int, document: Mapping[str, Any]) -> Answer:
-    category = _code(document.get("category"))
-    reason = f"http_{status}: {category}" if category else f"http_{status}"
-    if status == 401:
-        detail = "give the subscription a valid token as its sinkcredential, then resume it"
-        return _no("disable", f"{reason}: {detail}")
-    if status == 403:
-        scopes = _scopes(document)
-        lacks = f"add the scope {' or '.join(scopes)} to the service key or app" if scopes else "ask an administrator"
-        return _no("disable", f"{reason}: {lacks}, then resume")
-    if status == 404:
-        return replace(_no("dead", reason), missing=True)
-    if status == _LOCKED:
-        return Answer(
-            outcome=Outcome(verdict="retry", reason=reason, retry_after_seconds=_LOCKED_SECONDS), certain=True
+    def _resolve(self, intent: Entry) -> Asks:
+        """Asks for the note or task that may have been made. Returns None if that is known now."""
+        object, written = f"{intent.record}s", self._written
+        if object not in ("notes", "tasks"):
+            return ledger.uncertain("unreadable")
+        found = yield from was_made(
+            self._ask, self._subscription, object, self._key, intent, written.about, self._now, keyed=written.keyed
         )
-    problems = _problems(document)
-    existing = _EXISTING.search(str(document.get("message"))[:2_000])
-    if existing or category == "OBJECT_ALREADY_EXISTS" or "CONFLICTING_UNIQUE_VALUE" in problems:
-        found = existing and (existing[1] or existing[2])
-        return replace(_no("dead", f"{reason}: a value is not unique"), existing=found or _EXISTS)
-    if status in (408, 409):
-        return Answer(outcome=Outcome(verdict="retry", reason=reason))
-    unknown = [name for code, names in problems.items() for name in names if code == "PROPERTY_DOESNT_EXIST"]
-    if unknown:
-        return _no("disable", f"{reason}: HubSpot has no property {', '.join(unknown[:3])}: {_CREATE}")
-    told = "; ".join(f"{code} {', '.join(names[:3])}".strip() for code, names in list(problems.items())[:3])
-    return _no("dead", f"{reason}: {told}" if told else reason)
+        if isinstance(found, Outcome):
+            written.intent = replace(intent, at=min(intent.at, self._now))  # the clock may have been set back
+            return found
+        written.intent = None
+        if found is not None:
+            written.ids[object] = found
+        return None
+
+    def _make(self, object: str, properties: Mapping[str, str]) -> Asks:
+        """Makes a note or a task. Returns an outcome if the delivery ends with that."""
+        written = self._written
+        for keyed in (True, False):
+            values = {**properties, KEY_PROPERTY: self._key} if keyed else properties
+            remember = written.intends(object, self._now, keyed=keyed)
+            step = hubspot_requests.create(self._subscription, object, values, written.about, remember)
+            answer = yield from self._ask(step)
+            if not (keyed and KEY_PROPERTY in answer.unknown):
+                break
+        if answer.id is None and answer.taken is not None and KEY_PROPERTY in (answer.taken or (KEY_PROPERTY,)):
+            return (yield from self._taken(object, answer))
+        if answer.id is not None:
+            written.ids[object], written.intent = answer.id, None
+            return None
+        if answer.doubtful:
+            return replace(answer.outcome, in_doubt=True)
+        written.intent = None
+        if answer.missing:  # what it is about was deleted since it was written: the next attempt finds that out
+            written.ids = {name: id for name, id in written.ids.items() if name not in _METADATA}
+            return Outcome(verdict="retry", reason="target_deleted")
+        return answer.outcome
+
+    def _taken(self, object: str, refusal: Answer) -> Asks:
+        """HubSpot has our key already: an earlier attempt made the record, and its memory is lost."""
+        answer = yield from self._ask(hubspot_requests.read_by_key(self._subscription, object, self._key))
+        if answer.id is None:
+            if answer.missing:  # it is not visible yet
+                return replace(refusal.outcome, verdict="retry", in_doubt=True)
+            return ledger.still_in_doubt(answer.outcome)
+        self._written.ids[object], self._written.intent = answer.id, None
+        return None
 
 
-def _no(verdict: Any, reason: str) -> Answer:
-    return Answer(outcome=Outcome(verdict=verdict, reason=reason), certain=True)
-
-
-def _problems(document: Mapping[str, Any]) -> dict[str, list[str]]:
-    """Names of properties by the code of what is wrong with them."""
-    found: dict[str, list[str]] = {}
-    for detail in _listed(document.get("errors")):
-        code = _code(detail.get("code"))
-        names = mapping(detail.get("context")).get("propertyName")
-        listed = names if isinstance(names, list) else [names]
-        named = [name for name in listed if isinstance(name, str) and _NAME.fullmatch(name)]
-        if code:
-            found.setdefault(code, []).extend(named)
-    for code, name in _INVALID.findall(str(document.get("message"))[:20_000]):
-        found.setdefault(code, []).append(name)
-    return {code: list(dict.fromkeys(names)) for code, names in found.items()}
-
-
-def _scopes(document: Mapping[str, Any]) -> list[str]:
-    """The scopes of which one is missing; those that the relay asks for first, and at most three."""
-    contexts = [document.get("context"), *(detail.get("context") for detail in _listed(document.get("errors")))]
-    found: dict[str, None] = {}
-    for context in contexts:
-        for name in ("requiredGranularScopes", "requiredScopes", "missingScopes"):
-            listed = mapping(context).get(name)
-            for scope in listed if isinstance(listed, list) else ():
-                if isinstance(scope, str) and _SCOPE.fullmatch(scope):
-                    found[scope] = None
-    own = [scope for scope in found if scope in _SCOPES.values()]
-    return own or list(found)[:3]
-
-
-def _unmatched(subscription: Subscription, why: str) -> Outcome:
-    """The outcome of an event that is about nobody in HubSpot."""
-    policy = subscription.options.get(UNMATCHED, "skip")
-    return Outcome(verdict="delivered" if policy == "skip" else "dead", reason=f"unmatched: {why}")
-
-
-def _uncertain(object: str) -> Outcome:
-    """The outcome if HubSpot cannot tell whether a note or a task was made."""
-    reason = f"uncertain: a {object.removesuffix('s')} may have been made, and {KEY_PROPERTY} has no unique value"
-    return Outcome(verdict="dead", reason=reason)
-
-
-def _kept(memory: Memory) -> dict[str, str]:
-    """What was remembered, as far as it makes sense."""
-    return {
-        object: value
-        for object, value in memory.items()
-        if object in _SCOPES and isinstance(value, str) and (_ID.fullmatch(value) or value == _UNKNOWN)
-    }
-
-
-def _records(subscription: Subscription) -> Sequence[Any]:
-    """What is written."""
-    given = subscription.options.get(RECORD, RECORDS)
-    return given if isinstance(given, list | tuple) else (given,)
-
-
-def _own_errors(subscription: Subscription) -> Iterable[FieldError]:
-    parts = split_url(subscription.sink)
-    options = subscription.options
-    credential = subscription.credential
-    records = _records(subscription)
-    template = options.get(templates.TEMPLATE)
-    example = '{"credentialtype": "ACCESSTOKEN", "accesstoken": "pat-…"}'
-    wrong_record = not records or not all(isinstance(one, str) and one in RECORDS for one in records)
-    wrong_template = template is not None and not (
-        isinstance(template, Mapping) and template and template.keys() <= {"properties", "note", "task"}
-    )
-    found = (
-        (
-            parts is None or bool(parts.path.strip("/") or parts.query),
-            ("/sink", "sink_unsuitable", "use the base URL of HubSpot's API: https://api.hubapi.com"),
-        ),
-        (
-            subscription.handshake != "off",
-            ("/config/handshake", "handshake_unsuitable", "HubSpot answers no handshake: the token proves consent"),
-        ),
-        (
-            credential is None or credential.type not in ("ACCESSTOKEN", "REFRESHTOKEN"),
-            ("/sinkcredential", "missing", f"the token of a service key or a private app is needed: {example}"),
-        ),
-        (wrong_record, (f"/config/{RECORD}", "invalid", f"one or a list of {', '.join(RECORDS)} is expected")),
-        (
-            options.get(UNMATCHED, "skip") not in POLICIES,
-            (f"/config/{UNMATCHED}", "invalid", f"one of {', '.join(POLICIES)} is expected"),
-        ),
-        (
-            wrong_template,
-            (f"/config/{templates.TEMPLATE}", "invalid", "an object with properties, note and task is expected"),
-        ),
-    )
-    return [FieldError(pointer=at, code=code, detail=detail) for wrong, (at, code, detail) in found if wrong]
-
-
-def _id(value: object) -> str | None:
-    """An id of HubSpot, which is a number."""
-    if isinstance(value, int) and not isinstance(value, bool) and 0 < value < 10**20:
-        return str(value)
-    text = value if isinstance(value, str) else ""
-    return text if _ID.fullmatch(text) else None
-
-
-def _code(value: object) -> str:
-    return value if isinstance(value, str) and _CODE.fullmatch(value) else ""
-
-
-def _listed(value: object) -> list[Mapping[str, Any]]:
-    return [mapping(one) for one in value[:20]] if isinstance(value, list) else []
-
-
-def _object(body: bytes) -> Mapping[str, Any]:
+def _seconds(value: object) -> float | None:
+    """A time of HubSpot, in epoch seconds: milliseconds, or RFC 3339."""
+    if not isinstance(value, str) or len(value) > 40:
+        return None
     try:
-        value = jsontext.loads(body)
-    except (ValueError, RecursionError):
-        return {}
-    return value if isinstance(value, dict) else {}
+        return int(value) / 1000 if value.isdecimal() else from_rfc3339(value)
+    except ValueError:
+        return None
+
+
+# --- when it is added
+
+
+def _greeting(subscription: Subscription, now: float) -> Steps:
+    """The account, then the properties of each type of object."""
+    create = subscription.options.get("create_properties") is True
+    answer = read_answer((yield hubspot_requests.account(subscription)), now, about_object=False)
+    portal = object_id(answer.document.get("portalId"))
+    if answer.ok and portal is None:
+        return Ended(outcome=Outcome(verdict="retry", reason="the answer names no account"))
+    for object, definitions in needed_properties(subscription).items():
+        if answer.ok:
+            answer = yield from _properties(subscription, object, definitions, now, create=create)
+    return Ended(outcome=answer.outcome, remember={PORTAL: portal} if answer.ok else None)
+
+
+def _properties(
+    subscription: Subscription, object: str, definitions: Sequence[Mapping[str, Any]], now: float, *, create: bool
+) -> Asked:
+    """Reads or makes properties of one type of object. Two refusals are none: deliveries do without a key that HubSpot
+    does not have, or does not make unique; and without the scopes of deals, the first event that names one says so."""
+    steps = [hubspot_requests.create_group(subscription, object)] if create else []
+    make = hubspot_requests.create_property if create else hubspot_requests.read_property
+    steps += [make(subscription, object, definition) for definition in definitions]
+    for step in steps:
+        answer = read_answer((yield step), now, about_object=False)
+        if answer.ok or answer.taken is not None:
+            continue
+        if object == "deals" and answer.forbidden:
+            break
+        if object in ("notes", "tasks") and (answer.missing or answer.outcome.verdict == "dead"):
+            continue
+        if answer.missing:
+            reason = f"{answer.outcome.reason}: could not {step.name}: {CREATE_PROPERTIES}"
+            return replace(answer, outcome=replace(answer.outcome, reason=reason))
+        return answer
+    return Answer(outcome=Outcome(verdict="delivered", reason="ok"))
+
+
+def _credential_errors(subscription: Subscription) -> list[FieldError]:
+    credential = subscription.credential
+    if credential is not None and credential.type in _TOKENS:
+        return []
+    detail = (
+        "a service key is needed (HubSpot: Settings, Integrations, Service Keys): "
+        '{"credentialtype": "ACCESSTOKEN", "accesstoken": "pat-…"}'
+    )
+    code = "missing" if credential is None else "credential_unsuitable"
+    return [FieldError(pointer="/sinkcredential", code=code, detail=detail)]

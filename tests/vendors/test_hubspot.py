@@ -19,9 +19,8 @@ from relay.cli.demo.vendors.hubspot import (
     WRITE,
     Definition,
     Fault,
-    HubSpot,
 )
-from tests.vendors.hubspot import app
+from tests.vendors.hubspot import HubSpot, app
 
 V = "2026-09"
 KEY = "relay_event_id"
@@ -95,6 +94,9 @@ def test_note_is_on_the_timeline_of_its_contact_and_its_key_is_unique() -> None:
         (CONTACTS, {}, "it is missing"),
         (NOTES, {"properties": {"hs_note_body": "x"}}, "required properties were not set"),
         (NOTES, {"properties": {"hs_timestamp": "soon"}}, "INVALID_DATE"),
+        (NOTES, {"properties": {"hs_timestamp": "1", "hubspot_owner_id": "78"}}, "INVALID_OWNER_ID"),
+        (NOTES, {"properties": {"hs_timestamp": "1", "hs_note_body": "<script>x</script>"}}, "INVALID_HTML"),
+        (NOTES, {"properties": {"hs_timestamp": "1", "hs_note_body": "<b onclick='x'>"}}, "INVALID_HTML"),
         (NOTES, {"properties": {"hs_timestamp": "1", "hs_note_body": "x" * (MAX_TEXT + 1)}}, "INVALID_LENGTH"),
         (f"/crm/objects/{V}/tasks", {"properties": {"hs_timestamp": "1", "hs_task_type": "RUN"}}, "INVALID_OPTION"),
         (f"/crm/objects/{V}/deals", {"properties": {"amount": "much"}}, "INVALID_FLOAT"),
@@ -162,6 +164,8 @@ def test_limit_names_its_policy_and_searches_have_one_of_their_own() -> None:
     assert not [name for name, _ in searches[0].headers if name.startswith("X-HubSpot")]
     moments[0] = 10.0
     assert call(hubspot, "GET", path).status == 200
+    hubspot.daily = 0
+    assert said(call(hubspot, "GET", path))["policyName"] == "DAILY"
 
 
 def test_search_finds_new_records_late() -> None:
@@ -187,6 +191,42 @@ def test_batch_is_carried_out_in_part_if_each_input_has_a_trace_id() -> None:
     assert call(hubspot, "POST", f"{CONTACTS}/batch/upsert", {"inputs": [by_email]}).status == 400
 
 
+def test_notes_of_a_contact_are_listed_in_pages_and_read_together() -> None:
+    moments = [1779271208.0]
+    hubspot = account(now=lambda: moments[0])
+    contact, other = hubspot.add("contacts", email="ada@example.com"), hubspot.add("contacts")
+    ids = []
+    for nth in range(3):
+        moments[0] += 60
+        ids.append(said(call(hubspot, "POST", NOTES, note(contact, **{KEY: f"evt_{nth}"})))["id"])
+    call(hubspot, "POST", NOTES, note(other))
+    first = said(call(hubspot, "GET", f"{CONTACTS}/{contact}/associations/notes?limit=2"))
+    assert [one["toObjectId"] for one in first["results"]] == ids[:2]
+    after = first["paging"]["next"]["after"]
+    second = said(call(hubspot, "GET", f"{CONTACTS}/{contact}/associations/notes?limit=2&after={after}"))
+    assert ([one["toObjectId"] for one in second["results"]], "paging" in second) == (ids[2:], False)
+    query = {"inputs": [{"id": ids[2]}], "properties": ["hs_timestamp"], "propertiesWithHistory": []}
+    (one,) = said(call(hubspot, "POST", f"{NOTES}/batch/read", query))["results"]
+    assert one["createdAt"] == "2026-05-20T10:03:08.000Z"
+    assert one["properties"] == {"hs_object_id": ids[2], "hs_timestamp": "2026-05-20T10:00:08.000Z"}
+    query["inputs"].append({"id": "999"})
+    answer = call(hubspot, "POST", f"{NOTES}/batch/read", query)
+    assert (answer.status, len(said(answer)["results"]), said(answer)["numErrors"]) == (207, 1, 1)
+    for path in (f"{CONTACTS}/{contact}/associations/notes?limit=501", f"{CONTACTS}/{contact}?colour=red"):
+        assert call(hubspot, "GET", path).status == 400
+    assert call(hubspot, "GET", f"{CONTACTS}/999/associations/notes").status == 404
+
+
+def test_merged_contact_is_found_by_its_old_id_and_its_address_is_taken() -> None:
+    hubspot = account()
+    id, other = hubspot.add("contacts", email="ada@example.com"), hubspot.add("contacts", email="ada@other.example")
+    hubspot.merge("contacts", id, other)
+    assert said(call(hubspot, "GET", f"{CONTACTS}/{id}"))["id"] == other
+    assert call(hubspot, "GET", f"{CONTACTS}/ada%40example.com?idProperty=email").status == 404
+    answer = call(hubspot, "POST", CONTACTS, {"properties": {"email": "ada@example.com"}, "associations": []})
+    assert said(answer)["message"] == f"Contact already exists. Existing ID: {other}"
+
+
 def test_property_is_made_once_in_a_group_that_exists() -> None:
     hubspot = account()
     path = f"/crm/properties/{V}/contacts"
@@ -198,6 +238,9 @@ def test_property_is_made_once_in_a_group_that_exists() -> None:
     assert call(hubspot, "POST", path, definition).status == 201
     assert said(call(hubspot, "POST", path, definition))["category"] == "OBJECT_ALREADY_EXISTS"
     assert call(hubspot, "GET", f"{path}/x").status == 200
+    hubspot.unique.discard("contacts")
+    unique = {**definition, "name": "y", "hasUniqueValue": True}
+    assert "cannot have unique values" in said(call(hubspot, "POST", path, unique))["message"]
 
 
 def test_fault_stands_in_for_an_answer_with_or_without_the_call() -> None:
@@ -239,10 +282,10 @@ def served() -> Iterator[tuple[HubSpot, str]]:
 
 
 def test_client_of_hubspot_reads_every_answer(served: tuple[HubSpot, str]) -> None:
-    pytest.importorskip("hubspot")
     from hubspot import Client
     from hubspot.crm.contacts import SimplePublicObjectInput, SimplePublicObjectInputForCreate
     from hubspot.crm.contacts.exceptions import ApiException
+    from hubspot.crm.objects import BatchReadInputSimplePublicObjectId
     from hubspot.crm.objects import SimplePublicObjectInputForCreate as Made
     from hubspot.crm.properties import PropertyCreate
 
@@ -268,6 +311,13 @@ def test_client_of_hubspot_reads_every_answer(served: tuple[HubSpot, str]) -> No
     posted = notes.create("notes", Made(**document))
     assert notes.get_by_id("notes", "evt_1", id_property=KEY).id == posted.id
     assert [record.id for record in hubspot.timeline("contacts", made.id)] == [posted.id]
+    listed = at(client.crm.associations.v4.basic_api).get_page("contacts", made.id, "notes")
+    assert [str(one.to_object_id) for one in listed.results] == [posted.id]
+    query = BatchReadInputSimplePublicObjectId(
+        inputs=[{"id": posted.id}], properties=["hs_note_body"], properties_with_history=[]
+    )
+    (one,) = at(client.crm.objects.batch_api).read("notes", query).results
+    assert one.properties["hs_note_body"] == "<p>Hi</p>"
     properties = at(client.crm.properties.core_api)
     definition = PropertyCreate(
         name="x", label="X", type="string", field_type="text", group_name="contactinformation", has_unique_value=True

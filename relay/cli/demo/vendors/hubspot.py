@@ -5,10 +5,11 @@ Sources, all under https://developers.hubspot.com/docs: api-reference/latest/crm
 developer-tooling/platform/usage-guidelines, and the OpenAPI documents in
 https://github.com/HubSpot/HubSpot-public-api-spec-collection (schemas, scopes).
 
-It refuses what HubSpot refuses, and also what HubSpot only ignores: unknown fields and values that are no texts. It
-speaks the dated versions of the API, and v3 and v4, which HubSpot's own client for Python speaks.
+It refuses what HubSpot refuses, and also what HubSpot only ignores: unknown fields and parameters, and values that are
+no texts. It speaks the dated versions of the API, and v3 and v4, which HubSpot's own client for Python speaks.
 """
 
+import html
 import math
 import re
 import time
@@ -22,7 +23,9 @@ import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
+from relay.cli.demo.slack_channel import Message
 from relay.cli.demo.vendors.endpoint import Answer, Wrong, items, members, text
+from relay.clock import to_rfc3339
 
 TOKEN = "pat-eu1-11111111-2222-3333-4444-of-the-stand-in"  # noqa: S105  (opens nothing)
 PORTAL = 12345678
@@ -56,6 +59,8 @@ GROUPS = {
 MAX_TEXT = 65_536
 MAX_INPUTS = 100
 MAX_SEARCH_CHARACTERS = 3_000
+MAX_PAGE = 500
+"""Associations in an answer."""
 MAX_UNIQUE = 10
 """Properties with unique values of one type of object."""
 BURST_SECONDS = 10.0
@@ -64,6 +69,13 @@ SEARCHES_PER_SECOND = 5
 
 _EMAIL = re.compile(r"[^@\s]{1,64}@[^@\s.]+(?:\.[^@\s.]+)+")
 _PROPERTY = re.compile(r"[a-z][a-z0-9_]{0,99}")
+_BREAK = re.compile(r"<br>|</?p>")
+_TAG = re.compile(r"<[^>]*>")
+_MARKUP = re.compile(
+    r"</?(?!(?:a|b|br|div|em|i|li|ol|p|span|strong|u|ul)\b)[a-z!][^>]*>|<[^>]*\son[a-z]+\s*=", re.IGNORECASE
+)
+"""What HubSpot's editor would not have written."""
+_PARAMETERS = {"archived", "after", "associations", "idProperty", "limit", "properties", "propertiesWithHistory"}
 _MOMENT = re.compile(r"\d{1,13}|\d{4}-\d\d-\d\d(?:T\d\d:\d\d(?::\d\d(?:\.\d{1,9})?)?Z)?")
 _PATHS = (
     (re.compile(r"/crm/objects/20\d\d-\d\d/([^/]+)(/.*)?"), "objects"),
@@ -138,10 +150,12 @@ STANDARD: Mapping[str, Mapping[str, Definition]] = {
 
 @dataclass(kw_only=True)
 class Record:
-    """One object, and the objects that it is about, as (type, id). `indexed`: searches find it."""
+    """One object, and the objects that it is about, as (type, id). `created`: epoch seconds. `indexed`: searches find
+    it."""
 
     id: str
     properties: dict[str, str]
+    created: float = 0.0
     about: set[tuple[str, str]] = field(default_factory=set)
     indexed: bool = True
 
@@ -175,14 +189,23 @@ class HubSpot:
     messages of refusals.
 
     scopes    of the token
+    owners    users who may own a note or a task
+    unique    types of objects that may have properties with unique values
     expired   tokens that were valid
-    burst     requests that a token may make in ten seconds
+    burst     requests that a token may make in ten seconds; `daily` so many more today
+    merged    the id of the object that another one, by type and id, was merged into
+    addresses the contact of each address that is not its first one; a look-up by it finds nobody
     faults    answers to the next calls of each operation
     indexes   False: searches do not find new records until `index()`
     """
 
-    def __init__(self, *, burst: int = 100, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, *, burst: int = 100, clock: Callable[[], float] = time.monotonic, now: Callable[[], float] = time.time
+    ) -> None:
         self.scopes = set(ALL_SCOPES)
+        self.owners = {"77"}
+        self.unique = set(TYPE_IDS)
+        self.daily = 250_000
         self.tokens = {TOKEN}
         self.expired: set[str] = set()
         self.burst = burst
@@ -193,7 +216,9 @@ class HubSpot:
         self.calls: list[tuple[str, Any]] = []
         self.refused: list[str] = []
         self.faults: dict[str, list[Fault]] = {}
-        self._clock = clock
+        self._clock, self._now = clock, now
+        self.merged: dict[tuple[str, str], str] = {}
+        self.addresses: dict[str, str] = {}
         self._times: deque[float] = deque()
         self._searches: deque[float] = deque()
         self._made = 100
@@ -208,6 +233,12 @@ class HubSpot:
         """The notes and tasks about an object, the oldest first."""
         found = [one for name in ("notes", "tasks") for one in self.records[name].values() if (kind, id) in one.about]
         return sorted(found, key=lambda one: int(one.id))
+
+    @property
+    def messages(self) -> list[Message]:
+        """The notes and tasks as people read them."""
+        made = [*self.records["notes"].values(), *self.records["tasks"].values()]
+        return [read_record(record) for record in sorted(made, key=lambda one: int(one.id))]
 
     def index(self) -> None:
         """Searches find everything from now on."""
@@ -225,7 +256,7 @@ class HubSpot:
         """The answer to a request. Status 0: none."""
         parts = urlsplit(url)
         area, name, rest = _place(parts.path)
-        operation = f"{method} {name}{'/search' if rest == '/search' else ''}"
+        operation = f"{method} {name}{_call(area, rest)}"
         self.calls.append((operation, _loaded(body)))
         waiting = self.faults.get(operation, [])
         fault = waiting.pop(0) if waiting else None
@@ -254,6 +285,7 @@ class HubSpot:
             ("X-HubSpot-RateLimit-Interval-Milliseconds", str(int(BURST_SECONDS * 1000))),
             ("X-HubSpot-RateLimit-Max", str(self.burst)),
             ("X-HubSpot-RateLimit-Remaining", str(left)),
+            ("X-HubSpot-RateLimit-Daily-Remaining", str(self.daily)),
         )
 
     # --- what HubSpot does
@@ -273,6 +305,11 @@ class HubSpot:
             self._limit(self._searches, SEARCHES_PER_SECOND, 1.0, "SECONDLY")
         else:
             self._limit(self._times, self.burst, BURST_SECONDS, "TEN_SECONDLY_ROLLING")
+        if self.daily < 1:
+            raise _limited("DAILY")
+        self.daily -= 1
+        if not query.keys() <= _PARAMETERS:
+            raise _invalid(f"unknown parameters: {', '.join(sorted(query.keys() - _PARAMETERS))}")
         if area == "account" and method == "GET":
             return 200, {"portalId": PORTAL, "accountType": "STANDARD", "timeZone": "Europe/Paris"}
         kind = _NAMES.get(name)
@@ -309,8 +346,7 @@ class HubSpot:
         while times and times[0] <= now - seconds:
             times.popleft()
         if len(times) >= most:
-            message = f"You have reached your {policy.lower()} limit."
-            raise _Refused(429, "RATE_LIMITS", message, errorType="RATE_LIMIT", policyName=policy)
+            raise _limited(policy)
         times.append(now)
 
     def _need(self, *scopes: str) -> None:
@@ -347,15 +383,22 @@ class HubSpot:
             case "POST", ["batch", "upsert"]:
                 self._need(writes)
                 return self._upsert(kind, document)
+            case "POST", ["batch", "read"]:
+                self._need(reads)
+                return self._read_several(kind, document)
+            case "GET", [id, "associations", other]:
+                self._need(reads)
+                return 200, self._associated(kind, id, _NAMES.get(other, other), query)
             case "GET", [id]:
                 self._need(reads)
-                return 200, _shown(self._found(kind, id, query.get("idProperty")))
+                record, wanted = self._found(kind, id, query.get("idProperty")), query.get("properties")
+                return 200, self._shown(kind, record, None if wanted is None else wanted.split(","))
             case "PATCH", [id]:
                 self._need(writes)
                 given = members(document, "", ("properties",))["properties"]
                 record = self._found(kind, id, query.get("idProperty"))
                 record.properties |= self._checked(kind, given, record.id)
-                return 200, _shown(record)
+                return 200, self._shown(kind, record)
             case "PUT", [id, "associations", "default", other, other_id]:
                 return 200, self._associate(kind, id, _NAMES.get(other, other), other_id)
             case _:
@@ -376,7 +419,7 @@ class HubSpot:
                 about.add((self._target(kind, spec, where, other), other))
         record = self._record(kind, properties)
         record.about = about
-        return _shown(record)
+        return self._shown(kind, record)
 
     def _target(self, kind: str, spec: Mapping[str, Any], at: str, id: str) -> str:
         """The type of the object that an association points at."""
@@ -401,6 +444,45 @@ class HubSpot:
         result = {"from": {"id": id}, "to": {"id": other_id}, "associationSpec": spec}
         return {"status": "COMPLETE", "results": [result]}
 
+    def _associated(self, kind: str, id: str, other: str, query: Mapping[str, str]) -> dict[str, Any]:
+        """The notes or tasks about an object, in no order."""
+        if (other, kind) not in ASSOCIATIONS:
+            raise _invalid(f"No association is defined from {kind} to {other}")
+        record = self._found(kind, id, None)
+        ids = [one.id for one in self.records[other].values() if (kind, record.id) in one.about]
+        limit, after = query.get("limit", str(MAX_PAGE)), query.get("after", "0")
+        if not (limit.isdecimal() and after.isdecimal() and 1 <= int(limit) <= MAX_PAGE):
+            raise _invalid(f"limit must be between 1 and {MAX_PAGE}")
+        page = ids[int(after) : int(after) + int(limit)]
+        label = {"category": "HUBSPOT_DEFINED", "typeId": ASSOCIATIONS[other, kind] - 1, "label": None}
+        results = [{"toObjectId": id, "associationTypes": [label]} for id in page]
+        end = int(after) + len(page)
+        return {"results": results, **({"paging": {"next": {"after": str(end)}}} if end < len(ids) else {})}
+
+    def _read_several(self, kind: str, document: Any) -> tuple[int, dict[str, Any]]:
+        given = members(document, "", ("inputs", "properties", "propertiesWithHistory"), ("idProperty",))
+        ids = [
+            text(members(one, at, ("id",))["id"], f"{at}/id", 20)
+            for one, at in items(given["inputs"], "/inputs", MAX_INPUTS)
+        ]
+        known, wanted = self.records[kind], given["properties"]
+        whole = {"status": "COMPLETE", "results": [self._shown(kind, known[id], wanted) for id in ids if id in known]}
+        gone = [id for id in ids if id not in known]
+        if not gone:
+            return 200, whole
+        error = {"status": "error", "category": "OBJECT_NOT_FOUND", "message": "Could not get some objects"}
+        return 207, {**whole, "numErrors": 1, "errors": [{**error, "context": {"ids": gone}}]}
+
+    def _shown(self, kind: str, record: Record, wanted: list[str] | None = None) -> dict[str, Any]:
+        """An object; with these of its properties, else all. Times are shown as texts, in whatever form they came."""
+        values = {**record.properties, "hs_object_id": record.id}
+        for name, known in self.definitions[kind].items():
+            if known.type == "datetime" and values.get(name, "").isdecimal():
+                values[name] = to_rfc3339(int(values[name]) / 1000)
+        shown = values if wanted is None else {name: values.get(name) for name in ("hs_object_id", *wanted)}
+        moment = to_rfc3339(record.created)
+        return {"id": record.id, "properties": shown, "createdAt": moment, "updatedAt": moment, "archived": False}
+
     def _upsert(self, kind: str, document: Any) -> tuple[int, dict[str, Any]]:
         results, errors = [], []
         for item, at in items(members(document, "", ("inputs",))["inputs"], "/inputs", MAX_INPUTS):
@@ -414,10 +496,10 @@ class HubSpot:
                     kind, {key: one["id"], **one["properties"]}, None if found is None else found.id
                 )
                 if found is None:
-                    results.append({**_shown(self._record(kind, properties)), "new": True})
+                    results.append({**self._shown(kind, self._record(kind, properties)), "new": True})
                 else:
                     found.properties |= properties
-                    results.append({**_shown(found), "new": False})
+                    results.append({**self._shown(kind, found), "new": False})
             except _Refused as refused:
                 if "objectWriteTraceId" not in one:
                     raise
@@ -441,7 +523,7 @@ class HubSpot:
             matching = [self._filtered(kind, found, members(group, at, ("filters",)), at) for group, at in groups]
             ids = {record.id for some in matching for record in some}
             found = [record for record in found if record.id in ids]
-        return {"total": len(found), "results": [_shown(record) for record in found[:limit]]}
+        return {"total": len(found), "results": [self._shown(kind, record) for record in found[:limit]]}
 
     def _filtered(self, kind: str, records: list[Record], group: Mapping[str, Any], at: str) -> list[Record]:
         for condition, where in items(group["filters"], f"{at}/filters", 6):
@@ -460,7 +542,7 @@ class HubSpot:
 
     def _record(self, kind: str, properties: dict[str, str]) -> Record:
         self._made += 1
-        record = Record(id=str(self._made), properties=properties, indexed=self.indexes)
+        record = Record(id=str(self._made), properties=properties, created=self._now(), indexed=self.indexes)
         self.records[kind][record.id] = record
         return record
 
@@ -474,7 +556,7 @@ class HubSpot:
         return next(same, None)
 
     def _found(self, kind: str, id: str, by: str | None) -> Record:
-        record = self.records[kind].get(id) if by is None else self._by(kind, by, id)
+        record = self.records[kind].get(self.merged.get((kind, id), id)) if by is None else self._by(kind, by, id)
         if record is None:
             raise _Refused(404, "OBJECT_NOT_FOUND", "resource not found")
         return record
@@ -490,12 +572,15 @@ class HubSpot:
             known = self.definitions[kind].get(name)
             unknown = ("PROPERTY_DOESNT_EXIST", f'Property "{name}" does not exist')
             problem = unknown if known is None else _problem(known, value)
+            if name == "hubspot_owner_id" and value and value not in self.owners:
+                problem = ("INVALID_OWNER_ID", f"Owner {value} does not exist")
             if problem is None and known is not None and known.unique and value:
                 same = self._by(kind, name, value)
-                if same is not None and same.id != id:
+                other = self.addresses.get(value.lower()) if same is None and name == "email" else same and same.id
+                if other is not None and other != id:
                     if name == "email":
-                        raise _Refused(409, "CONFLICT", f"Contact already exists. Existing ID: {same.id}")
-                    problem = ("CONFLICTING_UNIQUE_VALUE", f"{same.id} already has that value.")
+                        raise _Refused(409, "CONFLICT", f"Contact already exists. Existing ID: {other}")
+                    problem = ("CONFLICTING_UNIQUE_VALUE", f"{other} already has that value.")
             if problem is not None:
                 problems.append({"isValid": False, "message": problem[1], "error": problem[0], "name": name})
         if problems:
@@ -550,6 +635,8 @@ class HubSpot:
         if not isinstance(unique, bool):
             raise Wrong("/hasUniqueValue", "a boolean is expected")
         own = [one for one in self.definitions[kind].values() if one.unique and one.name not in STANDARD[kind]]
+        if unique and kind not in self.unique:
+            raise _invalid(f"Properties of {TYPE_IDS[kind]} cannot have unique values")
         if unique and len(own) >= MAX_UNIQUE:
             raise _invalid(f"There are {MAX_UNIQUE} properties with unique values already")
         values = tuple(option["value"] for option in given.get("options", ()))
@@ -565,6 +652,15 @@ def _place(path: str) -> tuple[str, str, str]:
     return "", path, ""
 
 
+def _call(area: str, rest: str) -> str:
+    """What is called of a type of object, beside the objects themselves."""
+    if area == "properties":
+        return "/groups" if rest == "/groups" else "/properties"
+    if "/associations/" in rest:
+        return "/associations"
+    return rest if rest in ("/search", "/batch/read", "/batch/upsert") else ""
+
+
 def _problem(known: Definition, value: str) -> tuple[str, str] | None:
     if known.read_only:
         return "READ_ONLY_VALUE", f'"{known.name}" is a read only property; its value cannot be set.'
@@ -578,6 +674,8 @@ def _problem(known: Definition, value: str) -> tuple[str, str] | None:
         return "INVALID_DATE", f"{value} was not a valid date"
     if known.type == "number" and not _is_number(value):
         return "INVALID_FLOAT", f"{value} was not a valid number"
+    if known.name in ("hs_note_body", "hs_task_body") and _MARKUP.search(value):
+        return "INVALID_HTML", f"{known.name} has markup that is not allowed"
     if len(value) > known.most:
         return "INVALID_LENGTH", f"{known.name} is too long: at most {known.most} characters"
     return None
@@ -588,6 +686,11 @@ def _is_number(value: str) -> bool:
         return math.isfinite(float(value))
     except ValueError:
         return False
+
+
+def _limited(policy: str) -> _Refused:
+    message = f"You have reached your {policy.lower()} limit."
+    return _Refused(429, "RATE_LIMITS", message, errorType="RATE_LIMIT", policyName=policy)
 
 
 def _invalid(message: str, **more: Any) -> _Refused:
@@ -601,10 +704,14 @@ def _loaded(body: bytes) -> Any:
         return None
 
 
-def _shown(record: Record) -> dict[str, Any]:
-    moment = "2026-05-20T10:00:00.000Z"
-    properties = {**record.properties, "hs_object_id": record.id}
-    return {"id": record.id, "properties": properties, "createdAt": moment, "updatedAt": moment, "archived": False}
+def read_record(record: Record) -> Message:
+    """A note or a task as people read it."""
+    properties = record.properties
+    markup = properties.get("hs_note_body") or properties.get("hs_task_body") or ""
+    lines = [text for line in _BREAK.split(markup) if (text := html.unescape(_TAG.sub("", line)).strip())]
+    title, *others = [f"Task: {properties['hs_task_subject']}", *lines] if "hs_task_subject" in properties else lines
+    pairs = [(label, value) for line in others[:-1] for label, _, value in [line.partition(": ")] if value]
+    return Message(title=title, fields=tuple(pairs), footer=others[-1] if others else "")
 
 
 def _described(known: Definition) -> dict[str, Any]:
