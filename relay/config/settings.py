@@ -207,11 +207,22 @@ class SourceSettings(Section):
     polling: PollingSettings = PollingSettings()
 
 
+Captured = Literal["recipient.address", "recipient.profile_url", "recipient.phone"]
+CAPTURED: tuple[Captured, ...] = get_args(Captured)
+
+
 class ProxySettings(Section):
     enabled: bool = setting(
         True, "forward /api/v1/ and /api/v2/ to the upstream, and track the jobs that creates return"
     )
     adopt_unknown_keys: bool = setting(False, "add an account for each unknown key that a create succeeds with")
+    capture: Annotated[
+        tuple[Captured, ...], Form(f"a list of {', '.join(CAPTURED)}", text=False), Field(max_length=MAX_LIST)
+    ] = setting(
+        (),
+        "parts of a create's recipient to keep, encrypted, so that a CRM subscription can look the person up",
+        reloaded=True,
+    )
 
 
 class DeliverySettings(Section):
@@ -402,7 +413,8 @@ def changed_keys(old: Settings, new: Settings) -> list[str]:
 
 
 def changed_needs_restart(old: Settings, new: Settings) -> list[str]:
-    """The changed keys that SIGHUP does not apply: all but upstream keys, tokens, polling and delivery."""
+    """The changed keys that SIGHUP does not apply: all but upstream keys, tokens, polling, delivery and the
+    like."""
     before = {key: value for key, value, reloaded in settings_in(old) if not reloaded}
     after = {key: value for key, value, reloaded in settings_in(new) if not reloaded}
     return [key for key, value in after.items() if key in before and before[key] != value]

@@ -10,6 +10,7 @@ from relay.core.delivery import DRY_RUN, Attempt, Claimed, DeliveryGroup
 from relay.core.dialogue import Memory
 from relay.core.events import Event, Hint
 from relay.core.job import Job, Observation, Progress
+from relay.core.recipient import Recipient
 from relay.core.values import value_class
 
 Value = TypeVar("Value")
@@ -41,6 +42,8 @@ class Intent:
     status_code      of a response that left the outcome open
     channel, connect_account_id, request    fields of the create, as kept for a job, so that users recognise it
     metadata, callback_url, callback_types, group, group_size  from its headers, for the job it makes
+    recipient        what is captured of its recipient, for the job it makes. Like the callback, it is stored encrypted
+                     and read by the intent's id only
     fate, job_id     resolution by a user: whether it was sent, and the job it made, if known
     """
 
@@ -61,6 +64,7 @@ class Intent:
     callback_types: tuple[str, ...] | None = None
     group: str | None = None
     group_size: int | None = None
+    recipient: Recipient | None = field(default=None, repr=False)
     fate: Resolution | None = None
     job_id: str | None = None
 
@@ -110,6 +114,7 @@ class Registration:
                      Idempotency-Key
     request, connect_account_id  see `Job`; None changes nothing of a known job
     resolves         the create of unknown fate that a user found to have made the job
+    recipient        what is captured of the create's recipient; None changes nothing of a known job
     group            name of the group it joins; None changes nothing of a known job
     group_size       states that no more jobs come, and how many the group then has
     """
@@ -136,6 +141,7 @@ class Registration:
     max_callbacks: int | None = None
     group: str | None = None
     group_size: int | None = None
+    recipient: Recipient | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

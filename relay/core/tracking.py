@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from relay.core.job import Observation, Priority
+from relay.core.recipient import Recipient
 from relay.core.records import Intent
 
 
@@ -27,6 +28,7 @@ class TrackRequest(NamedTuple):
     group, group_size  the group that it joins, and from a create: how many jobs that has when no more come
     resolves         the create of unknown fate that a user found to have made the job
     caller           whose limit the callback's host counts for; None: it has none
+    recipient        of the create that made the job, as far as it is captured
     """
 
     external_id: str
@@ -46,6 +48,7 @@ class TrackRequest(NamedTuple):
     caller: str | None = None
     group: str | None = None
     group_size: int | None = None
+    recipient: Recipient | None = None
 
     @property
     def follows_create(self) -> bool:
@@ -66,6 +69,7 @@ class TrackRequest(NamedTuple):
             connect_account_id=create.connect_account_id,
             group=create.group,
             group_size=create.group_size,
+            recipient=create.recipient,
             **fields,
         )
 

@@ -15,6 +15,7 @@ from relay.core.job import Problem
 from relay.core.netguard import GuardPolicy
 from relay.core.planner import PlannerConfig
 from relay.core.planner.config import RateLimitHeaders
+from relay.core.recipient import PARTS
 from relay.core.tracking import CallbackLimits
 from relay.delivery.settings import DeliverySettings
 from relay.http.egress_proxy import EgressProxy
@@ -89,6 +90,10 @@ class ComponentSettings:
             per_job=self.settings.delivery.max_callbacks_per_job,
             hosts_per_caller=self.settings.auth.max_callback_hosts_per_token,
         )
+
+    def of_capture(self) -> tuple[str, ...]:
+        """For the proxy's creates: the parts of a recipient to keep."""
+        return tuple(part for part in PARTS if f"recipient.{part}" in self.settings.proxy.capture)
 
     def of_api(self, node_id: str) -> ApiSettings:
         """For the API."""

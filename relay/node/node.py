@@ -193,6 +193,7 @@ class Node:
             recorded=self._on_proxy_recorded,
             dataschema_base=self.base_url,
             adopt=self._adopt if settings.proxy.adopt_unknown_keys else None,
+            capture=self._components.of_capture(),
         )
         self._api = create_api(self._ports(), self._proxy)
 
@@ -364,6 +365,7 @@ class Node:
             self.signals.wake_all()  # what waits under a token that is gone ends
         reconfigure(self._components, self.dispatcher, self.pollers)
         self.tracking.configure(self._components.of_tracking())
+        self.dropin.creates.configure(self._components.of_capture())
         self._api = create_api(self._ports(), self._proxy)
         self.dispatcher.wake()
         self.scheduler.upkeep_now("probes")  # a refused key may have been replaced

@@ -9,7 +9,7 @@ from relay.polling.poller import Poller
 
 
 def takes_over(old: Settings, new: Settings) -> Settings:
-    """The old settings with the new upstream and encryption keys, tokens, polling, delivery and declared
+    """The old settings with the new upstream and encryption keys, tokens, polling, delivery, capture and declared
     subscriptions."""
     sources = {}
     for name, source in old.sources.items():
@@ -22,6 +22,7 @@ def takes_over(old: Settings, new: Settings) -> Settings:
         auth=new.auth,
         delivery=new.delivery,
         encryption=new.encryption,
+        proxy=old.proxy.replace(capture=new.proxy.capture),
         sources=sources,
         subscriptions=new.subscriptions,
     )

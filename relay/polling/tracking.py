@@ -245,6 +245,7 @@ class Tracking:
             max_callbacks=self._callback_limits.per_job,
             group=request.group,
             group_size=request.group_size,
+            recipient=request.recipient,
         )
 
     async def _find_callbacks(self, requests: Mapping[int, tuple[TrackRequest, str]], now: float) -> dict[int, str]:

@@ -53,14 +53,20 @@ class Creates:
         tracking: Tracking,
         adopt: Adopt | None,
         unknown: UnknownCreates,
+        capture: Sequence[str] = (),
     ) -> None:
         self._forwarding = forwarding
         self._intents = intents
         self._tracking = tracking
         self._adopt = adopt
         self._unknown = unknown
+        self._capture = capture
         self.unrecorded = Tasks()
         """Created jobs that the database has not accepted yet."""
+
+    def configure(self, capture: Sequence[str]) -> None:
+        """Keeps these parts of a recipient from now on."""
+        self._capture = capture
 
     async def create(self, request: ForwardedRequest, body: CreateBody, options: TrackingOptions) -> ProxyResponse:
         """Sends a create once and tracks the job it makes."""
@@ -74,7 +80,7 @@ class Creates:
             log.warning("untracked_create", path=request.path, request_id=request.request_id, hint="its key is unknown")
             return await self._forwarding.forward(request, body.parts)
         now = self._forwarding.clock()
-        asked = read_create(self._forwarding.definitions[request.caller.source], body.whole)
+        asked = read_create(self._forwarding.definitions[request.caller.source], body.whole, self._capture)
         intent = Intent(
             id=new_id("int", now),
             source=request.caller.source,
@@ -91,6 +97,7 @@ class Creates:
             callback_types=options.callback_types,
             group=options.group,
             group_size=options.group_size,
+            recipient=asked.recipient,
         )
         try:
             if options.callback_url is not None and options.caller is not None and caller.account is not None:

@@ -44,9 +44,10 @@ class Gateway:
         recorded: Callable[[Event], None],
         dataschema_base: str,
         adopt: Adopt | None = None,
+        capture: Sequence[str] = (),
     ) -> None:
         """`adopt` makes an account of an unknown key; None if adoption is off. `recorded` is called with each event
-        recorded here."""
+        recorded here. `capture`: the parts of recipients that creates keep."""
         self.adopts_keys = adopt is not None
         self._pollers = pollers
         self._definitions = definitions
@@ -58,7 +59,12 @@ class Gateway:
         self.reads = Reads(self.forwarding, jobs=store.jobs, clients=clients, answers=answers, signals=signals)
         self.unknown = UnknownCreates(store.intents, clock=clock, dataschema_base=dataschema_base, recorded=recorded)
         self.creates = Creates(
-            self.forwarding, intents=store.intents, tracking=tracking, adopt=adopt, unknown=self.unknown
+            self.forwarding,
+            intents=store.intents,
+            tracking=tracking,
+            adopt=adopt,
+            unknown=self.unknown,
+            capture=capture,
         )
 
     # --- the caller

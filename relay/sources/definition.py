@@ -15,6 +15,7 @@ from relay.core.connect_accounts import LISTED_STATES
 from relay.core.events import Hint, Origin, job_event_types
 from relay.core.job import KNOWN_STATUSES, TERMINAL, Problem
 from relay.core.jsontext import dumps
+from relay.core.recipient import PARTS
 from relay.errors import SettingsError
 from relay.sources.document import Section
 from relay.sources.hints import Hints, load_hints
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 _PRESET = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 _PATH = r"/[!-~]*"
 _HEADER = r"[A-Za-z0-9-]+"
+_NAME = r"[^\s.]+"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,12 +66,16 @@ class ProblemFields:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestFields:
-    """The upstream's names for the fields the relay reads from a create's body."""
+    """The upstream's names for the fields the relay reads from a create's body.
+
+    recipient  where each part of the recipient may be, as paths of names: the first one with a text counts
+    """
 
     spacing_seconds: str
     channel: str
     metadata: str
     connect_account_id: str
+    recipient: Mapping[str, tuple[tuple[str, ...], ...]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -281,7 +287,7 @@ def load_definition(preset: str, *, directory: Path | None = None) -> SourceDefi
         passed=_paths(top, "passed"),
         creates=_paths(top, "creates"),
         listing=_listing(top.optional_section("connect_accounts")),
-        request=RequestFields(**_names(top.section("request"), RequestFields)),
+        request=_request(top.section("request")),
         statuses=MappingProxyType(statuses),
         terminal=_terminal(top, statuses),
         envelope=Envelope(**_names(top.section("envelope"), Envelope)),
@@ -289,8 +295,8 @@ def load_definition(preset: str, *, directory: Path | None = None) -> SourceDefi
         problem=ProblemFields(**_names(top.section("problem"), ProblemFields)),
         result=ResultFields(
             field=result.text("field"),
-            status=result.text("status", pattern=r"[^\s.]+", expected="a name"),
-            connect_account_id=result.text("connect_account_id", pattern=r"[^\s.]+", expected="a name"),
+            status=result.text("status", pattern=_NAME, expected="a name"),
+            connect_account_id=result.text("connect_account_id", pattern=_NAME, expected="a name"),
             fields=result.texts("fields"),
         ),
         error=ErrorFields(**_names(top.section("error"), ErrorFields)),
@@ -318,12 +324,34 @@ def _listing(section: Section | None) -> ListingFields | None:
         path=section.text("path", pattern=_PATH, expected="a path that begins with /"),
         states=MappingProxyType({word: states.choice(word, LISTED_STATES) for word in states.names()}),
         **{
-            name: section.text(name, pattern=r"[^\s.]+", expected="a name")
+            name: section.text(name, pattern=_NAME, expected="a name")
             for name in ("items", "id", "channel", "name", "status", "can_send")
         },
     )
     section.finish()
     return listing
+
+
+def _request(section: Section) -> RequestFields:
+    parts = section.section("recipient")
+    recipient = {part: _places(parts, part) for part in PARTS}
+    parts.finish()
+    request = RequestFields(
+        recipient=MappingProxyType(recipient),
+        **{
+            name: section.text(name, pattern=_NAME, expected="a name")
+            for name in ("spacing_seconds", "channel", "metadata", "connect_account_id")
+        },
+    )
+    section.finish()
+    return request
+
+
+def _places(section: Section, name: str) -> tuple[tuple[str, ...], ...]:
+    places = section.texts(name)
+    if not all(re.fullmatch(rf"{_NAME}(\.{_NAME})*", place) for place in places):
+        raise section.error(name, "expected names, or paths of names with dots")
+    return tuple(tuple(place.split(".")) for place in places)
 
 
 def _statuses(section: Section) -> dict[str, str]:
@@ -347,7 +375,7 @@ def _codes(section: Section) -> ErrorCodes:
     return ErrorCodes(**codes)
 
 
-def _names(section: Section, shape: type["DataclassInstance"], pattern: str = r"[^\s.]+") -> dict[str, str]:
+def _names(section: Section, shape: type["DataclassInstance"], pattern: str = _NAME) -> dict[str, str]:
     names = {field.name: section.text(field.name, pattern=pattern, expected="a name") for field in fields(shape)}
     section.finish()
     return names

@@ -6,14 +6,15 @@ in `Observation.upstream`.
 
 import math
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from relay.clock import from_rfc3339
 from relay.core.connect_accounts import CANNOT_SEND, MAX_ACCOUNTS, OK, ListedAccount, Listing
 from relay.core.job import KNOWN_STATUSES, NO_CODE, Observation, Problem
 from relay.core.jsontext import JSONDecodeError, dumps, loads
+from relay.core.recipient import Recipient, part_of
 from relay.sources.definition import ListingFields, SourceDefinition
 
 MAX_ATTEMPT_COUNT = 1_000_000
@@ -64,10 +65,11 @@ class Registered:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CreateRequest:
-    """What the relay keeps of a create's body: never its recipient or text.
+    """What the relay keeps of a create's body: never its text, and of its recipient what is captured.
 
     metadata         the caller's own; None if absent or too large to keep (`is_truncated`)
     spacing_seconds  the requested minimum time to its predecessor in the channel
+    recipient        None if nothing is captured
     """
 
     metadata: Mapping[str, Any] | None = None
@@ -75,9 +77,10 @@ class CreateRequest:
     channel: str | None = None
     connect_account_id: str | None = None
     spacing_seconds: float | None = None
+    recipient: Recipient | None = field(default=None, repr=False)
 
     def document(self) -> dict[str, Any] | None:
-        """What the job stores of it; None if nothing."""
+        """What the job stores of it in clear; None if nothing."""
         kept = {} if self.metadata is None else {"metadata": dict(self.metadata)}
         return {"metadata": {}, **kept, "truncated": True} if self.is_truncated else kept or None
 
@@ -98,8 +101,9 @@ def read_answer(definition: SourceDefinition, body: bytes) -> dict[str, Any] | M
     return Malformed(reason="refused") if refused else answer
 
 
-def read_create(definition: SourceDefinition, body: bytes | None) -> CreateRequest:
-    """Reads a create's body as far as it is JSON. `body` is None if it is too large to parse."""
+def read_create(definition: SourceDefinition, body: bytes | None, capture: Collection[str] = ()) -> CreateRequest:
+    """Reads a create's body as far as it is JSON. `body` is None if it is too large to parse. `capture`: the PARTS of
+    its recipient to read."""
     names = definition.request
     document = read_object(body or b"")
     if isinstance(document, Malformed):
@@ -114,7 +118,21 @@ def read_create(definition: SourceDefinition, body: bytes | None) -> CreateReque
         channel=_word(document.get(names.channel)),
         connect_account_id=_account_id(document.get(names.connect_account_id)),
         spacing_seconds=float(spacing) if isinstance(spacing, int | float) and not isinstance(spacing, bool) else None,
+        recipient=_recipient(definition, document, capture) if capture else None,
     )
+
+
+def _recipient(definition: SourceDefinition, document: Mapping[str, Any], capture: Collection[str]) -> Recipient | None:
+    places = definition.request.recipient
+    found = {name: [part_of(_at(document, place)) for place in places[name]] for name in capture}
+    return Recipient.of({name: next(filter(None, parts), None) for name, parts in found.items()})
+
+
+def _at(document: object, place: Sequence[str]) -> object:
+    """The value at a path of names; None if there is none."""
+    for name in place:
+        document = document.get(name) if isinstance(document, dict) else None
+    return document
 
 
 def observe(

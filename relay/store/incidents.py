@@ -18,7 +18,7 @@ from relay.store.jobs import LISTED_BYTES
 from relay.store.locks import MATCH, incidents_of, locking
 from relay.store.outbox import Outbox
 from relay.store.pages import decode_cursor, decode_moment, fitting, moment_key, page_of, read_page
-from relay.store.rows import job_from
+from relay.store.rows import JOB_COLUMNS, job_from
 from relay.store.scoped import Scoped
 from relay.store.statements import run
 from relay.store.tables import JobRow
@@ -175,7 +175,7 @@ def _has_succeeded(connection: Connection, incident: Incident) -> bool:
 def jobs_statement(incident: Incident, limit: int, before: tuple[float, str] | None) -> Any:
     """One page of the failed jobs of an incident, the latest first."""
     statement = (
-        select(JobRow)
+        select(*JOB_COLUMNS)
         .where(
             col(JobRow.source) == incident.source,
             col(JobRow.account) == incident.account,

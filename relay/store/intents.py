@@ -15,9 +15,10 @@ from sqlmodel import col
 from relay.core.events import Event, owner_of
 from relay.core.incidents import trouble_of_create
 from relay.core.jsontext import dumps
+from relay.core.recipient import Recipient
 from relay.core.records import Intent, Page, Resolution
 from relay.ids import least_id
-from relay.store.cipher import Cipher
+from relay.store.cipher import Cipher, sealed_if_possible
 from relay.store.database import Database
 from relay.store.group_commit import each, in_order_of
 from relay.store.locks import MATCH, incidents_of, locking
@@ -50,9 +51,9 @@ DISMISS = f"DELETE FROM intents WHERE id = :id AND {_UNKNOWN} RETURNING *"
 MARK_REPORTED = f"""
 UPDATE intents SET told = 1, reason = COALESCE(reason, '{CUT_OFF}') WHERE id = :id AND told = 0
 """
-# Stores the fate that a person found out.
+# Stores the fate that a person found out. Its callback and recipient are the job's from now on, or nobody's.
 RESOLVE = f"""
-UPDATE intents SET fate = :fate, told = 1, job_id = :job_id, reason = COALESCE(reason, '{CUT_OFF}')
+UPDATE intents SET fate = :fate, told = 1, sealed = NULL, job_id = :job_id, reason = COALESCE(reason, '{CUT_OFF}')
 WHERE id = :id AND {_UNKNOWN} RETURNING *
 """
 # Stores why a fate is unknown.
@@ -95,14 +96,19 @@ class IntentStore(Scoped):
 
     async def begin(self, intent: Intent) -> None:
         """Writes a create that is about to be sent."""
-        sealed = None
+        await self._database.write(_begin, (intent, self._sealed(intent)))
+
+    def _sealed(self, intent: Intent) -> bytes | None:
+        """The callback and the recipient, encrypted. A create is not refused because its recipient cannot be kept."""
+        kept: dict[str, Any] = {"callback_url": intent.callback_url, "callback_types": intent.callback_types}
+        if intent.recipient is not None:
+            kept["recipient"] = intent.recipient.document()
         if intent.callback_url is not None:
-            callback = {"callback_url": intent.callback_url, "callback_types": intent.callback_types}
-            sealed = self._cipher.encrypt(dumps(callback), context=intent.id)
-        await self._database.write(_begin, (intent, sealed))
+            return self._cipher.encrypt(dumps(kept), context=intent.id)
+        return None if intent.recipient is None else sealed_if_possible(self._cipher, kept, context=intent.id)
 
     async def get(self, id: str) -> Intent | None:
-        """One intent with its callback; None if it does not exist, or a response has decided its fate."""
+        """One intent with its callback and recipient; None if it does not exist, or a response has decided its fate."""
         found = None if "\0" in id else await self._database.read(_get, id)
         if found is None:
             return None
@@ -111,10 +117,13 @@ class IntentStore(Scoped):
             return None
         if sealed is None:
             return intent
-        callback = loads(self._cipher.decrypt(sealed, context=id))
-        types = callback["callback_types"]
+        kept = loads(self._cipher.decrypt(sealed, context=id))
+        types = kept["callback_types"]
         return replace(
-            intent, callback_url=callback["callback_url"], callback_types=None if types is None else tuple(types)
+            intent,
+            callback_url=kept["callback_url"],
+            callback_types=None if types is None else tuple(types),
+            recipient=Recipient.of(kept.get("recipient", {})),
         )
 
     def in_flight(self, intent: Intent, now: float) -> bool:

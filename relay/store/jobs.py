@@ -3,16 +3,19 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import structlog
 from sqlalchemy import bindparam, select, text, tuple_, update
-from sqlalchemy.engine import Connection
+from sqlalchemy.engine import Connection, Row
 from sqlmodel import col
 
 from relay.core.incidents import Trouble, trouble_of_job
 from relay.core.job import Job, Observation, PlannedJob, deadline_after
 from relay.core.job_groups import JobChange, place_of, place_of_job
 from relay.core.jsontext import dumps
+from relay.core.recipient import Recipient
 from relay.core.records import Page, PollNote, PollRecord, Recorded, Registered, Registration
-from relay.errors import NotFound, RequestError, StaleSequence
+from relay.errors import NotFound, RelayError, RequestError, StaleSequence
+from relay.store.cipher import Cipher
 from relay.store.database import Database
 from relay.store.erasure import erase_job
 from relay.store.group_commit import alone, each, quick
@@ -25,7 +28,7 @@ from relay.store.outbox import (
 )
 from relay.store.pages import decode_cursor, read_page, size_of
 from relay.store.registrations import BY_UID, Registrar
-from relay.store.rows import job_from, observation_values, progress_values
+from relay.store.rows import JOB_COLUMNS, job_from, loads, observation_values, progress_values
 from relay.store.scoped import Account, Scoped
 from relay.store.statements import (
     SQLITE,
@@ -45,12 +48,20 @@ from relay.store.tables import JobRow
 JOBS = table_of(JobRow)
 _UIDS = sql("uid IN $json_values(uids)")
 # Jobs by uid, for a group of reads.
-BY_UIDS = {SQLITE: select(JOBS).where(text(_UIDS.sqlite)), "postgresql": select(JOBS).where(_UIDS.postgresql)}
+BY_UIDS = {
+    SQLITE: select(*JOB_COLUMNS).where(text(_UIDS.sqlite)),
+    "postgresql": select(*JOB_COLUMNS).where(_UIDS.postgresql),
+}
 # Jobs by the upstream's id.
-BY_EXTERNAL_ID = select(JobRow).where(col(JobRow.external_id) == bindparam("external_id"))
+BY_EXTERNAL_ID = select(*JOB_COLUMNS).where(col(JobRow.external_id) == bindparam("external_id"))
+# What is captured of a job's recipient.
+CAPTURED = "SELECT captured, source, account FROM jobs WHERE uid = :uid"
 
 # The bytes of a listed job.
 LISTED_BYTES = size_of(JOBS.c.upstream, JOBS.c.metadata, JOBS.c.request)
+
+
+log = structlog.get_logger("relay.store")
 
 
 class _State(NamedTuple):
@@ -153,11 +164,12 @@ FIRST_DEADLINE: Deadline = (0.0, "")
 class JobStore(Scoped):
     """Reads and writes of jobs. Every write is durable when its call returns."""
 
-    def __init__(self, database: Database, outbox: Outbox, groups: GroupLedger) -> None:
+    def __init__(self, database: Database, outbox: Outbox, groups: GroupLedger, cipher: Cipher) -> None:
         self._database = database
+        self._cipher = cipher
         self._outbox = outbox
         self._groups = groups
-        self._registrar = Registrar(outbox, groups)
+        self._registrar = Registrar(outbox, groups, cipher)
         self._untrack, self._purge = each(self._untracked), each(self._purged)
         self._by_uid = Lookup(database, _by_uids)
 
@@ -210,6 +222,18 @@ class JobStore(Scoped):
         # PostgreSQL refuses NUL, which would fail the whole group.
         job = None if "\0" in uid else await self._by_uid.get(uid)
         return job if job is None or self._account in (None, (job.source, job.account)) else None
+
+    async def recipient(self, uid: str) -> Recipient | None:
+        """Whom the job's create named, as far as it is captured. None if it cannot be decrypted either: a lost key
+        must not hold up what can be said without it."""
+        row = None if "\0" in uid else await self._database.read(_captured, uid)
+        if row is None or row.captured is None or self._account not in (None, (row.source, row.account)):
+            return None
+        try:
+            return Recipient.of(loads(self._cipher.decrypt(bytes(row.captured), context=uid)))
+        except RelayError as error:  # names the job and the key, never the value
+            log.warning("recipient_unreadable", job_uid=uid, error=str(error))
+            return None
 
     async def find(self, external_id: str, source: str | None = None, account: str | None = None) -> list[Job]:
         """Jobs by the upstream's id. Several accounts may have the same id."""
@@ -423,6 +447,10 @@ def _by_uids(connection: Connection, uids: Sequence[str]) -> dict[str, Job]:
     return {row.uid: job_from(row) for row in rows}
 
 
+def _captured(connection: Connection, uid: str) -> Row[Any] | None:
+    return run(connection, CAPTURED, uid=uid).one_or_none()
+
+
 def _accounts_past_deadline(connection: Connection, accounts: Sequence[Account], now: float) -> list[Account]:
     found = fetch(connection, ACCOUNTS_PAST_DEADLINE, accounts=json_list(accounts), now=now)
     return [(source, account) for source, account in found]
@@ -461,7 +489,7 @@ def page_statement(
     group: str | None = None,
 ) -> Any:
     """One page of jobs, newest first."""
-    statement = select(JobRow).order_by(col(JobRow.uid).desc()).limit(limit + 1)
+    statement = select(*JOB_COLUMNS).order_by(col(JobRow.uid).desc()).limit(limit + 1)
     if before is not None:
         statement = statement.where(col(JobRow.uid) < before)
     if status is not None:

@@ -11,6 +11,7 @@ from relay.core.job_groups import Closing, place_of_job
 from relay.core.jsontext import dumps
 from relay.core.records import Registered, Registration
 from relay.errors import Conflict, FieldError, InvalidRequest, RequestError
+from relay.store.cipher import Cipher, sealed_if_possible
 from relay.store.intents import end_registered, resolve_sent
 from relay.store.job_groups import GroupLedger
 from relay.store.locks import MATCH, locking
@@ -22,7 +23,7 @@ from relay.store.outbox import (
     lock_jobs,
     open_pairs,
 )
-from relay.store.rows import event_from, job_from, observation_values, progress_values
+from relay.store.rows import JOB_COLUMNS, event_from, job_from, observation_values, progress_values
 from relay.store.statements import SQLITE, insert_into, json_list, run, run_many, sql, table_of
 from relay.store.tables import EventRow, JobCallbackRow, JobRow
 
@@ -31,12 +32,12 @@ JOBS, EVENTS = table_of(JobRow), table_of(EventRow)
 _EXTERNAL_IDS = sql("external_id IN $json_values(external_ids)")
 # The tracked jobs of some external ids.
 BY_EXTERNAL_IDS = {
-    SQLITE: select(JOBS).where(text(_EXTERNAL_IDS.sqlite)),
+    SQLITE: select(*JOB_COLUMNS).where(text(_EXTERNAL_IDS.sqlite)),
     # locked, so that the row found is the row changed; in key order, as everywhere
-    "postgresql": select(JOBS).where(_EXTERNAL_IDS.postgresql).order_by(JOBS.c.uid).with_for_update(),
+    "postgresql": select(*JOB_COLUMNS).where(_EXTERNAL_IDS.postgresql).order_by(JOBS.c.uid).with_for_update(),
 }
 # One job.
-BY_UID = select(JOBS).where(JOBS.c.uid == bindparam("uid"))
+BY_UID = select(*JOB_COLUMNS).where(JOBS.c.uid == bindparam("uid"))
 # The past events of a job, for a new callback. Protected until their deliveries exist: retention deletes only events
 # without open deliveries.
 EVENTS_OF_JOB = (
@@ -50,6 +51,7 @@ INSERT_JOB = insert_into(
     JobRow,
     *("uid", "external_id", "source", "account", "tracked_at", "deadline_at", "deadline_seconds", "metadata", "weight"),
     *("spacing_seconds", "request", "connect_account_id", "group_name", "group_round", "result_status", "error_code"),
+    "captured",
     *("status", "phase", "sequence", "retry_count", "running_sent", "running_started_at", "overdue"),
     *("action", "channel", "scheduled_at", "started_at", "next_attempt_at", "attempt_count", "upstream"),
     constants={"poll_count": "0", "failure_count": "0", "missing_count": "0"},
@@ -77,9 +79,10 @@ Key = tuple[str, str, str]
 class Registrar:
     """The batch function of registrations."""
 
-    def __init__(self, outbox: Outbox, groups: GroupLedger) -> None:
+    def __init__(self, outbox: Outbox, groups: GroupLedger, cipher: Cipher) -> None:
         self._outbox = outbox
         self._groups = groups
+        self._cipher = cipher
 
     @locking(lambda item: [MATCH] if any(map(_matches, item)) else [])
     def register(
@@ -115,7 +118,8 @@ class Registrar:
 
     def _insert(self, connection: Connection, new: Sequence[Registration]) -> dict[Key, Registered]:
         # In key order, or two nodes that register the same jobs would deadlock.
-        run_many(connection, INSERT_JOB, [_job_values(registration) for registration in sorted(new, key=_key)])
+        rows = [{**_job_values(one), "captured": self._captured(one, one.uid)} for one in sorted(new, key=_key)]
+        run_many(connection, INSERT_JOB, rows)
         for registration in new:
             notify(connection, f"jobs {registration.source}/{registration.account}")
         links = [
@@ -152,6 +156,11 @@ class Registrar:
             closing = Closing(registration.tracked_at, registration.group_size)
             self._groups.note(connection, job.source, job.account, job.group, closing)
 
+    def _captured(self, registration: Registration, uid: str) -> bytes | None:
+        """What is captured of the recipient, encrypted for the job."""
+        recipient = registration.recipient
+        return None if recipient is None else sealed_if_possible(self._cipher, recipient.document(), context=uid)
+
     def _again(self, connection: Connection, registration: Registration, job: Job) -> Registered | RequestError:
         refused = conflict = None
         if registration.group is not None and job.group not in (None, registration.group):
@@ -171,6 +180,8 @@ class Registrar:
             changes["request"] = dumps(registration.request)
         if registration.connect_account_id is not None and (job.open or resumed):  # an ended one's incident has its own
             changes["connect_account_id"] = registration.connect_account_id
+        if (captured := self._captured(registration, job.uid)) is not None:
+            changes["captured"] = captured
         if registration.group is not None and job.group is None:
             changes |= {"group_name": registration.group, "group_round": 1}
         if registration.deadline_given or resumed:

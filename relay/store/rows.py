@@ -11,6 +11,11 @@ from relay.core.events import Event
 from relay.core.job import Job, Observation, Progress
 from relay.core.job_groups import JobGroup
 from relay.core.jsontext import dumps
+from relay.store.statements import table_of
+from relay.store.tables import JobRow
+
+JOB_COLUMNS = [column for column in table_of(JobRow).c if not column.info.get("sealed")]
+"""What `job_from` reads: never whom a job's create named."""
 
 
 def loads(value: bytes | None) -> Any:

@@ -59,7 +59,7 @@ class Store:
         database.on_end(commit=outbox.committed, rollback=outbox.rolled_back)
         self.group_ledger = ledger = GroupLedger(outbox)
         database.on_end(commit=ledger.committed, rollback=ledger.rolled_back)
-        self.jobs = JobStore(database, outbox, ledger)
+        self.jobs = JobStore(database, outbox, ledger, cipher)
         self.groups = GroupStore(database, ledger)
         self.group_work = GroupWorkStore(database)
         self.events = EventStore(database, outbox)

@@ -462,6 +462,7 @@ async def run_everything(store: Store) -> None:
     await store.jobs.note(PollNote(job_uid=uid, next_poll_at=NOW + 5, polled_at=NOW))
     await store.jobs.register(registration("one", callback_subscription_id=sub))
     await store.jobs.get(uid)
+    await store.jobs.recipient(uid)
     await store.jobs.find("one", "revor", "default")
     await store.jobs.open_jobs("revor", "default")
     await store.jobs.ask_for_poll((await store.jobs.find("one"))[0])

@@ -13,6 +13,7 @@ from sqlmodel import SQLModel
 import relay.store.tables  # noqa: F401 - fills the metadata
 from relay.config.keyring import KeyFile, Keyring, key_id, new_key
 from relay.core.encryption import NodeKeys, Rotation
+from relay.core.recipient import Recipient
 from relay.core.signing import new_secret, new_signing_key
 from relay.core.subscription import SigningSecret
 from relay.errors import Conflict, SettingsError, StoreError
@@ -22,7 +23,7 @@ from relay.store import ciphertexts
 from relay.store.ciphertexts import LAPSE_SECONDS, SealedColumn, Stale, batches, sealed_columns
 from relay.store.secrets import CALLBACK_OWNER, MAX_SECRETS, SIGNING_OWNER
 from relay.store.store import Store
-from tests.support.store_kit import NOW, execute, intent, rows, subscription, track
+from tests.support.store_kit import NOW, execute, intent, registration, rows, subscription
 
 OLD, NEW, OTHER = new_key(), new_key(), new_key()
 OLD_ID, NEW_ID = key_id(OLD), key_id(NEW)
@@ -75,9 +76,8 @@ async def fill(store: Store, count: int = 3) -> None:
         await store.idempotency.end(id, "holder", 201, b"x" * (20_000 if number == 1 else 10), {})
         await store.accounts.adopt("revor", f"adopted-{number}", f"sk-revor-{number}")
         await store.intents.begin(intent(id=f"int_{number}", callback_url=f"https://hook.example/{number}"))
-        uid = await track(store, f"job {number}", uid=f"job_{number}")
-        captured = store.intents._cipher.encrypt(b"{}", context=uid)
-        await execute(store, "UPDATE jobs SET captured = :captured WHERE uid = :uid", captured=captured, uid=uid)
+        kim = Recipient(address=f"kim.{number}@example.com")
+        await store.jobs.register(registration(f"job {number}", uid=f"job_{number:05}", recipient=kim))
     await store.secrets.ensure_secret(CALLBACK_OWNER, new_secret(bytes(32)), NOW)
     await store.secrets.ensure_secret(SIGNING_OWNER, new_signing_key(bytes(32)), NOW)
 
@@ -88,8 +88,7 @@ async def everything(store: Store, count: int = 3) -> list[Any]:
     for number in range(count):
         found.append(await store.idempotency.begin(f"idem-{number}", "body", "other", NOW, NOW - 60))
         found.append(await store.intents.get(f"int_{number}"))
-        (row,) = await rows(store, "SELECT captured FROM jobs WHERE uid = :uid", uid=f"job_{number}")
-        found.append(store.intents._cipher.decrypt(bytes(row["captured"]), context=f"job_{number}"))
+        found.append(await store.jobs.recipient(f"job_{number:05}"))
     return [*found, await store.secrets.own_secrets()]
 
 

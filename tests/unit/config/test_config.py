@@ -17,7 +17,8 @@ from relay.config.settings import (
     require_token_beyond_loopback,
 )
 from relay.errors import SettingsError
-from relay.node.component_settings import egress_proxy, guard_policy
+from relay.node.component_settings import ComponentSettings, egress_proxy, guard_policy
+from relay.node.reload import takes_over
 from relay.resources import default_settings_file
 
 KEY = "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE="
@@ -257,8 +258,12 @@ def test_settings_applied_by_sighup_need_no_restart(tmp_path: Path) -> None:
         "sources: {revor: {polling: {reserve: 0}}}",
         REVOR_API_KEY="sk-2",
         RELAY_DELIVERY__JITTER="0",
+        RELAY_PROXY__CAPTURE='["recipient.phone", "recipient.address"]',
     )
     assert changed_needs_restart(old, reread) == []
+    taken = takes_over(old, reread)
+    assert (taken.proxy.capture, taken.proxy.enabled) == (("recipient.phone", "recipient.address"), True)
+    assert ComponentSettings(settings=taken, base_url="", definitions={}).of_capture() == ("address", "phone")
     rest = load(
         tmp_path,
         f"server: {{port: 1}}\nencryption: {{keys: [{KEY}]}}\nretention: {{jobs_days: 1}}\n"

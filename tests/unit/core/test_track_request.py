@@ -1,5 +1,6 @@
 """Track requests for jobs that forwarded creates made."""
 
+from relay.core.recipient import Recipient
 from relay.core.records import Intent
 from relay.core.tracking import TrackRequest
 
@@ -17,6 +18,7 @@ CREATE = Intent(
     connect_account_id="acc_1",
     group="q4",
     group_size=500,
+    recipient=Recipient(address="kim@example.com"),
 )
 
 
@@ -33,6 +35,7 @@ def test_job_of_a_create_gets_what_the_create_attached() -> None:
         connect_account_id="acc_1",
         group="q4",
         group_size=500,
+        recipient=Recipient(address="kim@example.com"),
         spacing_seconds=60.0,
         intent=CREATE,
     )

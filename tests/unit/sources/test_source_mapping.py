@@ -14,6 +14,7 @@ from relay.core.connect_accounts import MAX_ACCOUNTS, ListedAccount, Listing
 from relay.core.events import Origin, from_transition
 from relay.core.job import KNOWN_STATUSES, Job, Observation, Problem, Progress, detect
 from relay.core.jsontext import dumps
+from relay.core.recipient import Recipient
 from relay.sources.definition import SourceDefinition, load_definition
 from relay.sources.mapping import (
     MAX_ATTEMPT_COUNT,
@@ -605,3 +606,49 @@ def test_a_source_without_connect_accounts_has_no_listing() -> None:
 def test_a_job_names_its_account_as_the_listing_does(given: object, kept: str | None) -> None:
     assert seen({"status": "succeeded", "result": {"account_id": given}}).connect_account_id == kept
     assert read_create(REVOR, dumps({"account_id": given})).connect_account_id == kept
+
+
+# --- whom a create names
+
+EVERY = ("address", "profile_url", "phone")
+KIM = {"address": "kim@example.com", "profile_url": "https://www.linkedin.com/in/kim", "phone": "+14155550100"}
+
+
+@pytest.mark.parametrize(
+    ("document", "capture", "kept"),
+    [
+        ({"recipient": KIM}, (), None),
+        ({"recipient": KIM}, EVERY, Recipient(**KIM)),
+        ({"recipient": KIM}, ("phone",), Recipient(phone="+14155550100")),
+        ({"recipient": {"address": "kim@example.com", "name": "Kim"}}, EVERY, Recipient(address="kim@example.com")),
+        ({"recipient": {"address": "kim@example.com"}}, ("phone",), None),
+        ({"profile_url": KIM["profile_url"]}, EVERY, Recipient(profile_url=KIM["profile_url"])),
+        ({"profile_url": "https://other.example", "recipient": KIM}, EVERY, Recipient(**KIM)),
+        ({"profile_url": KIM["profile_url"], "recipient": {"profile_url": 1}}, EVERY,
+         Recipient(profile_url=KIM["profile_url"])),
+        ({"address": "kim@example.com", "phone": "+14155550100"}, EVERY, None),
+        ({"recipient": {"address": "a" * 321, "phone": "+14155550100"}}, EVERY, Recipient(phone="+14155550100")),
+        ({"recipient": {"address": "kim\0@example.com"}}, EVERY, None),
+        ({"recipient": {"address": {"address": "kim@example.com"}}}, EVERY, None),
+        ({"recipient": "kim@example.com"}, EVERY, None),
+        ({"recipient": [KIM]}, EVERY, None),
+        ({"recipient": None}, EVERY, None),
+        ({}, EVERY, None),
+    ],
+)  # fmt: skip
+def test_only_what_is_captured_is_read_of_a_recipient(
+    document: dict[str, Any], capture: tuple[str, ...], kept: Recipient | None
+) -> None:
+    asked = read_create(REVOR, dumps({**document, "metadata": {"a": 1}}), capture)
+    assert asked.recipient == kept
+    assert (asked.metadata, asked.document()) == ({"a": 1}, {"metadata": {"a": 1}})
+    assert "kim" not in repr(asked)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [None, b"", b"[]", b"\xff", b'{"recipient": ', b'{"recipient":' * 5000, b'{"recipient": {"address": "\xff\xfe"}}',
+     b'{"recipient": {"address": "kim\\ud83d@example.com"}}'],
+)  # fmt: skip
+def test_a_body_that_cannot_be_read_names_nobody(body: bytes | None) -> None:
+    assert read_create(REVOR, body, EVERY).recipient is None

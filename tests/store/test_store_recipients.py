@@ -1,0 +1,238 @@
+"""Whom a create named: kept encrypted with its intent and its job, read by one call, gone with them."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+import structlog
+
+from relay.config.keyring import Keyring, new_key
+from relay.core.erasure import ErasureRequest
+from relay.core.job import Job
+from relay.core.recipient import Recipient
+from relay.core.records import Intent
+from relay.errors import StoreError
+from relay.store.intents import IN_FLIGHT_SECONDS
+from relay.store.sqlite import SqliteDatabase
+from relay.store.store import Store
+from tests.support.store_kit import NOW, execute, intent, poll, registration, rows
+
+KIM = Recipient(address="kim.canary@example.com", phone="+14155550100")
+LEE = Recipient(profile_url="https://www.linkedin.com/in/lee-canary")
+SECRETS = (b"kim.canary@example.com", b"14155550100", b"lee-canary")
+LATER = NOW + 2 * IN_FLIGHT_SECONDS
+MISSING = {"recipient_unreadable": "is not one of the 1 configured", "swapped": "belongs to another row"}
+
+
+@pytest.fixture
+async def store(open_again: Callable[..., Awaitable[Store]]) -> Store:
+    """A store that encrypts as in production."""
+    return await open_again(Keyring([new_key()]))
+
+
+async def tracked(store: Store, job: str = "job", **more: Any) -> str:
+    return (await store.jobs.register(registration(job, **more))).job.uid
+
+
+async def everything_stored(store: Store) -> bytes:
+    found = [await rows(store, f"SELECT * FROM {table}") for table in ("jobs", "intents")]
+    return repr(found).encode()
+
+
+async def test_a_job_has_the_recipient_of_its_create_and_nothing_else_shows_it(store: Store) -> None:
+    uid, other = await tracked(store, recipient=KIM), await tracked(store, "other")
+    assert await store.jobs.recipient(uid) == KIM
+    assert await store.jobs.recipient(other) is None
+    assert await store.jobs.recipient("job_unknown") is None
+    assert await store.jobs.recipient("job\0") is None
+    assert not {"recipient", "captured"} & {field.name for field in fields(Job)}
+    assert [secret for secret in SECRETS if secret in await everything_stored(store)] == []
+
+
+async def test_a_repeated_create_keeps_or_replaces_what_is_captured(store: Store) -> None:
+    uid = await tracked(store)
+    assert await tracked(store, recipient=KIM) == uid, "known by the API first"
+    assert await store.jobs.recipient(uid) == KIM
+    await tracked(store, metadata={"a": 1})
+    assert await store.jobs.recipient(uid) == KIM
+    await tracked(store, recipient=LEE)
+    assert await store.jobs.recipient(uid) == LEE
+
+
+async def test_two_registrations_of_a_batch_name_one_job(store: Store) -> None:
+    both = [registration("job"), registration("job", recipient=KIM)]
+    first, second = await store.jobs.register_many(both)
+    assert await store.jobs.recipient(first.job.uid) == KIM  # type: ignore[union-attr]
+    assert second.job.uid == first.job.uid  # type: ignore[union-attr]
+
+
+async def test_a_poll_and_the_end_of_a_job_keep_its_recipient(store: Store) -> None:
+    uid = await tracked(store, recipient=KIM)
+    await store.jobs.record(poll(uid, 0, "succeeded", outcome="succeeded"))
+    await store.jobs.untrack(uid, NOW)
+    assert await store.jobs.recipient(uid) == KIM
+
+
+async def test_a_token_of_another_account_reads_no_recipient(store: Store) -> None:
+    uid = await tracked(store, recipient=KIM)
+    assert await store.within(("revor", "default")).jobs.recipient(uid) == KIM
+    assert await store.within(("revor", "other")).jobs.recipient(uid) is None
+
+
+# --- keys
+
+
+@pytest.mark.parametrize("why", list(MISSING))
+async def test_a_recipient_that_cannot_be_decrypted_counts_as_none_and_is_logged_without_it(
+    open_again: Callable[..., Awaitable[Store]], why: str, request: pytest.FixtureRequest
+) -> None:
+    keyring = Keyring([new_key()])
+    store = await open_again(keyring)
+    uid, other = await tracked(store, recipient=KIM), await tracked(store, "other", recipient=LEE)
+    if why == "swapped":
+        await execute(store, "UPDATE jobs SET captured = (SELECT captured FROM jobs WHERE uid = :b) WHERE uid = :a",
+                      a=uid, b=other)  # fmt: skip
+    else:
+        keyring.replace([new_key()])
+    with structlog.testing.capture_logs() as lines:
+        assert await store.jobs.recipient(uid) is None
+    (line,) = lines
+    assert (line["event"], line["job_uid"]) == ("recipient_unreadable", uid)
+    assert MISSING[why] in line["error"]
+    assert [secret for secret in SECRETS if secret in repr(lines).encode()] == []
+
+
+async def test_no_create_and_no_job_fails_while_nothing_may_be_encrypted(
+    open_again: Callable[..., Awaitable[Store]],
+) -> None:
+    keyring = Keyring([new_key()])
+    store = await open_again(keyring)
+    keyring.refusal = lambda: "other nodes may have retired its key"
+    one, with_callback = intent(recipient=KIM), intent(recipient=KIM, callback_url="https://crm.example/hooks")
+    with structlog.testing.capture_logs() as lines:
+        await store.intents.begin(one)
+        uid = await tracked(store, recipient=KIM, intent=one)
+        assert await tracked(store, recipient=KIM) == uid
+    assert [line["event"] for line in lines] == ["recipient_not_kept"] * 3
+    assert [secret for secret in SECRETS if secret in repr(lines).encode()] == []
+    assert await store.jobs.recipient(uid) is None
+    with pytest.raises(StoreError, match="retired"):  # its callback would be lost
+        await store.intents.begin(with_callback)
+
+
+# --- intents
+
+
+@pytest.mark.parametrize("callback", [None, "https://crm.example/hooks"])
+async def test_a_create_in_flight_has_its_recipient_encrypted(store: Store, callback: str | None) -> None:
+    one = intent(recipient=KIM, callback_url=callback, callback_types=None if callback is None else ("failed",))
+    await store.intents.begin(one)
+    assert await store.intents.get(one.id) == one
+    assert [secret for secret in SECRETS if secret in await everything_stored(store)] == []
+    await store.intents.unknown(one.id, "no_answer")
+    listed = (*(await store.intents.page(limit=9, now=LATER)).items, *await store.intents.unreported(LATER, 9))
+    assert [each.recipient for each in listed] == [None, None]
+
+
+async def test_an_intent_that_an_older_version_wrote_has_its_callback(store: Store) -> None:
+    one = intent(callback_url="https://crm.example/hooks")
+    sealed = store.intents._cipher.encrypt(b'{"callback_url":"https://crm.example/hooks","callback_types":null}',
+                                           context=one.id)  # fmt: skip
+    await store.intents.begin(one)
+    await execute(store, "UPDATE intents SET sealed = :sealed WHERE id = :id", sealed=sealed, id=one.id)
+    assert await store.intents.get(one.id) == one
+
+
+async def lost(store: Store, **fields: Any) -> Intent:
+    """A create of unknown fate, as a person finds it."""
+    one = intent(recipient=KIM, **fields)
+    await store.intents.begin(one)
+    await store.intents.unknown(one.id, "no_answer")
+    found = await store.intents.get(one.id)
+    assert found is not None
+    return found
+
+
+async def test_a_job_that_a_person_names_gets_the_recipient_and_the_intent_keeps_none(store: Store) -> None:
+    one = await lost(store)
+    uid = await tracked(store, resolves=one, recipient=one.recipient)
+    assert await store.jobs.recipient(uid) == KIM
+    assert await rows(store, "SELECT sealed FROM intents") == [{"sealed": None}]
+
+
+@pytest.mark.parametrize("fate", ["sent", "not_sent"])
+async def test_a_create_that_a_person_settles_without_a_job_keeps_no_recipient(store: Store, fate: Any) -> None:
+    one = await lost(store)
+    await store.intents.resolve(one.id, fate, LATER)
+    assert await rows(store, "SELECT sealed FROM intents") == [{"sealed": None}]
+
+
+# --- gone
+
+
+async def erase(store: Store, request: ErasureRequest) -> None:
+    cursor = None
+    while True:
+        cursor = (await store.erasure.step(request, cursor, LATER)).next_cursor
+        if cursor is None:
+            return
+
+
+async def purge(store: Store, uid: str) -> None:
+    await store.jobs.purge(uid, NOW)
+
+
+async def by_id(store: Store, _: str) -> None:
+    await erase(store, ErasureRequest(job="job"))
+
+
+async def by_uid(store: Store, uid: str) -> None:
+    await erase(store, ErasureRequest(job=uid))
+
+
+async def by_group(store: Store, _: str) -> None:
+    await erase(store, ErasureRequest.of_group("q4"))
+
+
+async def by_metadata(store: Store, _: str) -> None:
+    await erase(store, ErasureRequest(name="email", value="kim@example.com"))
+
+
+async def by_retention(store: Store, _: str) -> None:
+    await store.upkeep.delete_intents(LATER)
+    assert await store.upkeep.delete_jobs(LATER) == (1, None)
+
+
+@pytest.mark.parametrize("remove", [purge, by_id, by_uid, by_group, by_metadata, by_retention])
+async def test_a_recipient_is_erased_with_its_job(
+    store: Store, remove: Callable[[Store, str], Awaitable[None]], tmp_path: Path
+) -> None:
+    one = await lost(store, group="q4", metadata={"email": "kim@example.com"})
+    uid = await tracked(store, resolves=one, recipient=KIM, group="q4", metadata={"email": "kim@example.com"})
+    await tracked(store, "other", recipient=LEE)
+    (before,) = await rows(store, "SELECT captured FROM jobs WHERE uid = :uid", uid=uid)
+    await store.jobs.record(poll(uid, 0, "succeeded", outcome="succeeded"))
+    await remove(store, uid)
+    assert await store.jobs.recipient(uid) is None
+    assert len(await rows(store, "SELECT uid FROM jobs WHERE captured IS NOT NULL")) == 1
+    assert await rows(store, "SELECT sealed FROM intents WHERE sealed IS NOT NULL") == []
+    if isinstance(store.database, SqliteDatabase):  # not even the ciphertext, for who keeps an old key
+        await store.close()
+        assert bytes(before["captured"]) not in b"".join(path.read_bytes() for path in tmp_path.glob("relay.db*"))
+
+
+@pytest.mark.parametrize("remove", [by_group, by_metadata])
+async def test_a_recipient_is_erased_with_its_intent(
+    store: Store, remove: Callable[[Store, str], Awaitable[None]]
+) -> None:
+    await lost(store, group="q4", metadata={"email": "kim@example.com"})
+    await remove(store, "")
+    assert await rows(store, "SELECT sealed FROM intents") == []
+
+
+async def test_erasure_by_value_does_not_find_a_captured_address(store: Store) -> None:
+    uid = await tracked(store, recipient=KIM)
+    await erase(store, ErasureRequest(name="email", value=KIM.address or ""))
+    assert await store.jobs.recipient(uid) == KIM
