@@ -406,7 +406,8 @@ def test_only_the_planner_s_defaults_name_the_upstream_s_headers() -> None:
     others = {
         ROOT / "relay" / "core" / "planner",
         ROOT / "relay" / "cli" / "demo" / "vendors",
-    }  # vendors: of chat services
+        ROOT / "subscribers",
+    }  # vendors and subscribers: those of sinks
 
     assert found_in(RATE_LIMIT_HEADERS, [path for path in program_files() if not others & set(path.parents)]) == []
 
