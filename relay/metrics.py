@@ -104,6 +104,17 @@ class Metrics:
         self.deliveries_pending = Gauge(
             "relay_deliveries_pending", "Pending deliveries, at the last upkeep", registry=self.registry
         )
+        self.deliveries_uncertain = Gauge(
+            "relay_deliveries_uncertain",
+            "Deliveries that may or may not have been written, at the last upkeep",
+            registry=self.registry,
+        )
+        self.deliveries_skipped = Counter(
+            "relay_deliveries_skipped",
+            "Deliveries that were skipped because nobody, or more than one, in the CRM matches, by kind",
+            ("kind",),
+            registry=self.registry,
+        )
         self.deliveries_held = Gauge(
             "relay_deliveries_held",
             "Pending deliveries whose subscription is failing, paused, disabled or pending",

@@ -305,12 +305,16 @@ def is_signed_name(name: str) -> bool:
 async def retry_delivery(call: Call) -> Response:
     """Send a delivery again."""
     found = await _find(call)
-    if await call.ports.store.subscriptions.get(found.subscription_id) is None:
-        detail = f"subscription {found.subscription_id} was removed, so there is no sink to send this to"
-        raise Conflict(detail, code="subscription_removed")
+    await _refuse_removed(call, found)
     delivery = await call.ports.store.deliveries.retry(call.id, call.ports.clock())
     call.ports.dispatcher.wake()
     return await _shown(call, delivery, 202)
+
+
+async def _refuse_removed(call: Call, delivery: core.Delivery) -> None:
+    if await call.ports.store.subscriptions.get(delivery.subscription_id) is None:
+        detail = f"subscription {delivery.subscription_id} was removed, so there is no sink to send this to"
+        raise Conflict(detail, code="subscription_removed")
 
 
 async def _find(call: Call) -> core.Delivery:

@@ -41,7 +41,7 @@ class DeliveryFilter(Body):
     """Deliveries that match all of these conditions."""
 
     subscription: str | None = Field(default=None, pattern=ID_PATTERN, description="Deliveries to this subscription.")
-    state: Literal["pending", "dead", "cancelled", "delivered"] = Field(
+    state: Literal["pending", "dead", "cancelled", "uncertain", "delivered"] = Field(
         default="dead", description="Their state. With `pending`, deliveries that wait for a retry are tried now."
     )
     type: str | None = Field(default=None, description="Events of this type, full or short.")

@@ -184,6 +184,19 @@ class Subscription(TypedDict):
     created_at: Time
 
 
+class Skipped(TypedDict):
+    """Deliveries that were not sent because nobody in the CRM, or more than one, matches."""
+
+    count: Annotated[int, Field(description="At most a million.")]
+    since: Annotated[Time | None, Field(description="When the oldest of them was made; null: there is none.")]
+
+
+class SubscriptionWithSkipped(Subscription):
+    """A subscription, with the number of its skipped deliveries. Secret parts of its sink are redacted."""
+
+    skipped: Skipped
+
+
 class SubscriptionPage(TypedDict):
     """One page of subscriptions."""
 
@@ -332,7 +345,7 @@ _FILTER: dict[str, Any] = {"type": "object", "minProperties": 1, "maxProperties"
 class SubscriptionCreate(Body):
     """A subscription, in the shape of the CloudEvents Subscriptions API."""
 
-    read_only: ClassVar[frozenset[str]] = frozenset(Subscription.__annotations__)
+    read_only: ClassVar[frozenset[str]] = frozenset(SubscriptionWithSkipped.__annotations__)
 
     sink: str = Field(min_length=1, max_length=MAX_URL_CHARACTERS, description="The https URL that events are sent to.")
     types: list[str] | None = Field(
@@ -378,7 +391,7 @@ class DeclaredSubscription(SubscriptionCreate):
 
 _IGNORED: dict[str, Any] = {
     name: (Any, Field(default=None, description="Ignored."))
-    for name in Subscription.__annotations__
+    for name in SubscriptionWithSkipped.__annotations__
     if name not in SubscriptionCreate.model_fields
 }
 SubscriptionReplace = create_model(
@@ -458,5 +471,6 @@ EXAMPLES: dict[str, Any] = {
     },
     "SubscriptionReplace": {"sink": "https://receiver.example/hooks", "description": "The new CRM"},
     "Subscription": _EXAMPLE,
+    "SubscriptionWithSkipped": {**_EXAMPLE, "skipped": {"count": 0, "since": None}},
     "SubscriptionPage": {"items": [_EXAMPLE], "next_cursor": None},
 }

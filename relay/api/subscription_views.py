@@ -10,10 +10,18 @@ from relay.api.ports import ApiSettings
 from relay.api.sink_credentials import (
     credential_view,
 )
-from relay.api.subscription_models import Method, ShownBatch, ShownConfig, ShownConsent, Subscription
+from relay.api.subscription_models import (
+    Method,
+    ShownBatch,
+    ShownConfig,
+    ShownConsent,
+    Subscription,
+    SubscriptionWithSkipped,
+)
 from relay.clock import optional_rfc3339, to_rfc3339
 from relay.core import subscription as core
 from relay.core.bundles import batch_limits
+from relay.core.records import Skipped
 
 
 def subscription_view(
@@ -84,6 +92,11 @@ def subscription_view(
         "consent": _consent_view(subscription.consent),
         "created_at": to_rfc3339(subscription.created_at),
     }
+
+
+def with_skipped(shown: Subscription, skipped: Skipped) -> SubscriptionWithSkipped:
+    """A subscription with its skipped deliveries."""
+    return {**shown, "skipped": {"count": skipped.count, "since": optional_rfc3339(skipped.since)}}
 
 
 def _consent_view(consent: core.Consent | None) -> ShownConsent | None:

@@ -29,8 +29,14 @@ from relay.api.ports import Kinds
 from relay.api.resource import json_response, page_response
 from relay.api.sink_checks import CHECK, CHECK_PROBLEMS, needs_check, same_place, tried
 from relay.api.subscription_checks import awaits_consent, read_create, read_replace
-from relay.api.subscription_models import Subscription, SubscriptionCreate, SubscriptionPage, SubscriptionReplace
-from relay.api.subscription_views import subscription_view
+from relay.api.subscription_models import (
+    Subscription,
+    SubscriptionCreate,
+    SubscriptionPage,
+    SubscriptionReplace,
+    SubscriptionWithSkipped,
+)
+from relay.api.subscription_views import subscription_view, with_skipped
 from relay.api.validation import invalid, validate
 from relay.clock import to_rfc3339
 from relay.core import subscription as core
@@ -161,10 +167,18 @@ async def list_subscriptions(call: Call) -> Response:
     return page_response(call.request, page, lambda one: subscription_view(one, call.shown_sink, settings))
 
 
-@operation("GET /v1/subscriptions/{id}", bound=True, scopes=READS_SUBSCRIPTIONS, answers={200: _SUBSCRIPTION})
+@operation(
+    "GET /v1/subscriptions/{id}",
+    bound=True,
+    scopes=READS_SUBSCRIPTIONS,
+    answers={200: Answer("The subscription.", SubscriptionWithSkipped)},
+)
 async def get_subscription(call: Call) -> Response:
     """Read a subscription."""
-    return _shown(call, await _find(call))
+    subscription = await _find(call)
+    skipped = await call.ports.store.deliveries.skipped(subscription.id)
+    shown = subscription_view(subscription, call.shown_sink, call.ports.settings)
+    return json_response(with_skipped(shown, skipped))
 
 
 @operation(

@@ -25,7 +25,7 @@ MAX_GROUPS = 500
 
 @app.command("list")
 def list_deliveries(
-    state: Annotated[str | None, typer.Option(help="pending, delivered, dead or cancelled.")] = None,
+    state: Annotated[str | None, typer.Option(help="pending, delivered, dead, cancelled or uncertain.")] = None,
     subscription: Subscription = None,
     event: Annotated[str | None, typer.Option(help="Only deliveries of this event (evt_…).")] = None,
     group_by: Annotated[str | None, typer.Option(help="Count by reason, sink or day, or by several: sink,day.")] = None,
@@ -94,7 +94,9 @@ def _print_raw(request: Any) -> None:
 @app.command()
 def retry(
     id: Annotated[str | None, typer.Argument(metavar="ID", help="The id of one delivery (dlv_…).")] = None,
-    state: Annotated[str | None, typer.Option(help="All that are pending, dead, cancelled or delivered.")] = None,
+    state: Annotated[
+        str | None, typer.Option(help="All that are pending, dead, cancelled, uncertain or delivered.")
+    ] = None,
     subscription: Subscription = None,
     type: Type = None,
     since: Since = None,

@@ -36,6 +36,14 @@ LIKELY_CAUSES = {
     "5xx": "the sink fails. Check its log.",
 }
 _LIKE = {"403": "401", "405": "404"}
+SKIPPED = {"unmatched": "nobody in the CRM matches", "ambiguous": "more than one in the CRM match"}
+"""Reasons of a delivery that was skipped."""
+DELIVERED = {
+    "dry_run": "was not sent: its subscription has config.dry_run",
+    "settled": "counts as delivered, because a person said so",
+    "already_written": "was delivered by an earlier attempt, as the sink says",
+}
+"""Reasons of a delivery that was not delivered by its last attempt."""
 
 
 def describe_delivery(
@@ -80,6 +88,8 @@ def attempt_lines(attempts: Sequence[Document], *, width: int | None = None) -> 
 
 def _headline(attempt: Document) -> str:
     status, address, started = attempt.get("status_code"), attempt.get("remote_ip"), attempt["started_at"]
+    if attempt.get("requests") is not None:
+        return f"{started[:10]} {started[11:23]} UTC: a dry run"
     result = attempt.get("error") if status is None else f"HTTP {status}"
     where = f", {'to' if status is None else 'from'} {address}" if address else ""
     return f"{started[:10]} {started[11:23]} UTC: {result} after {duration(attempt['duration_ms'])}{where}"
@@ -91,14 +101,22 @@ def _details(attempt: Document, before: Document | None) -> Iterator[str]:
         yield f"time: {parts}"
     excerpt = attempt.get("response_excerpt")
     if excerpt:
-        cut = excerpt[:MAX_EXCERPT_CHARACTERS] + ("…" if len(excerpt) > MAX_EXCERPT_CHARACTERS else "")
+        cut = _cut(excerpt)
         shown = f"(hex) {cut}" if attempt.get("response_excerpt_encoding") == "hex" else f"“{' '.join(cut.split())}”"
         same = before is not None and before.get("response_excerpt") == excerpt
         yield "answer: the same" if same else f"answer: {shown}"
+    for number, request in enumerate(attempt.get("requests") or (), start=1):
+        yield f"{number:>2}  {request['method']:<6}  {request['url']}"
+        if request.get("body"):
+            yield f"    {_cut(' '.join(request['body'].split()))}"
     if attempt.get("decision"):
         planned = attempt.get("next_attempt_at")
         started = from_rfc3339(attempt["started_at"])
         yield f"→ {attempt['decision']}" + (f", at {short_time(from_rfc3339(planned), started)}" if planned else "")
+
+
+def _cut(text: str) -> str:
+    return text[:MAX_EXCERPT_CHARACTERS] + ("…" if len(text) > MAX_EXCERPT_CHARACTERS else "")
 
 
 def time_parts(attempt: Document) -> str:
@@ -134,7 +152,11 @@ def _state(delivery: Document, subscription: Document | None, now: float) -> str
     tries = "1 attempt" if count == 1 else f"{count} attempts"
     ended = f" at {moment(delivery['ended_at'])}" if delivery.get("ended_at") else ""
     if state == "delivered":
-        return f"was delivered{ended}, after {tries}"
+        return f"{DELIVERED.get(reason, 'was delivered')}{ended}, after {tries}"
+    if state == "uncertain":
+        return f"may or may not have been written{ended}, after {tries}: {reason}"
+    if _is_skipped(delivery):
+        return f"was skipped{ended}, after {tries}: {SKIPPED[reason]}"
     if state == "dead":
         return f"was given up{ended}, after {tries}" + (f": {reason}" if reason else "")
     if state == "cancelled":
@@ -144,6 +166,10 @@ def _state(delivery: Document, subscription: Document | None, now: float) -> str
     if subscription is not None and subscription["state"] != "enabled":
         return f"has waited {age}: its subscription is {subscription['state']}"
     return f"is {age} old and not delivered yet: {tries} failed" if count else f"is {age} old and not delivered yet"
+
+
+def _is_skipped(delivery: Document) -> bool:
+    return delivery["state"] == "cancelled" and delivery.get("reason") in SKIPPED
 
 
 def _about_event(delivery: Document, event: Document | None) -> Iterator[str]:
@@ -179,8 +205,15 @@ def _likely_cause(attempt: Document) -> str | None:
 
 
 def _next(delivery: Document, subscription: Document | None, now: float) -> str:
+    if delivery["state"] == "delivered" and delivery.get("reason") == "dry_run":
+        return "nothing. Switched off, config.dry_run sends new events only."
     if delivery["state"] == "delivered":
         return "nothing. The sink accepted it."
+    if delivery["state"] == "uncertain":
+        what = f"Look in the CRM whether a record names {delivery['event_id']}, and settle it."
+        return f"nothing, until a person settles it. {what} Later events of the job continue without it."
+    if _is_skipped(delivery):
+        return "nothing, unless you correct the contact in the CRM and send it again."
     if delivery["state"] != "pending":
         return "nothing, unless you send it again. Later events of the job continue without it."
     if subscription is not None and subscription["state"] != "enabled":
@@ -216,10 +249,15 @@ def _commands(delivery: Document, subscription: Document | None) -> Iterator[tup
         yield "show that one", f"relay deliveries show {delivery['waiting_for']}"
     elif state == "pending" and failed:
         yield "try it now", f"relay deliveries retry {id}"
+    elif state == "uncertain":
+        yield "ask the CRM", f"relay deliveries retry {id}"
     elif state != "pending":
         yield "send it again", f"relay deliveries retry {id}"
     if subscription is not None and failed and state in ("pending", "dead"):
         yield "send a sample", f"relay subscriptions test {sink}"
+    if subscription is not None and _is_skipped(delivery):
+        reason = delivery["reason"]
+        yield "all skipped", f"relay deliveries retry --state cancelled --reason {reason} --subscription {sink}"
     if subscription is not None and state == "dead":
         yield "all dead ones", f"relay deliveries retry --state dead --subscription {sink}"
     yield "for a ticket", f"relay support {id}"

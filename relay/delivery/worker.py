@@ -373,6 +373,8 @@ class Worker:
         for made, one in zip(results, recorded, strict=True):
             for event in made.events if one.kept else ():
                 self.recorded(event)
+            if made.state == "cancelled" and one.kept:
+                self.metrics.deliveries_skipped.labels(target.kind.name).inc()
         if result.claimed.probe and recorded[0].kept:
             target.sink.plan_probe(result.probe_at)
         if result.disable is not None or result.recovers:

@@ -36,6 +36,10 @@ async def readiness(
             if unknown:
                 creates = f"{unknown} create{'s' if unknown > 1 else ''}"
                 notes.append(f"what came of {creates} is unknown: see GET /v1/intents")
+            uncertain = await store.deliveries.uncertain()
+            if uncertain:
+                them = "1 delivery is" if uncertain == 1 else f"{uncertain:,} deliveries are"
+                notes.append(f"{them} uncertain: see GET /v1/deliveries?state=uncertain")
         except Exception as error:
             trouble = _first_line(error)
     checks["database"] = "ok" if trouble is None else "failing"

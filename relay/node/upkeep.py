@@ -167,6 +167,7 @@ async def measure(store: Store, metrics: Metrics, clock: Clock) -> None:
     """Sets the gauges that need a database query."""
     pending, now = await store.deliveries.pending(), clock()
     metrics.deliveries_pending.set(pending.count)
+    metrics.deliveries_uncertain.set(await store.deliveries.uncertain())
     for by, count in pending.held.items():
         metrics.deliveries_held.labels(by).set(count)
     metrics.oldest_pending_seconds.set(0.0 if pending.oldest_at is None else max(0.0, now - pending.oldest_at))

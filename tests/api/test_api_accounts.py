@@ -359,6 +359,7 @@ CASES: Mapping[str, Callable[[Things], list[Request]]] = {
     "retryDeliveries": lambda of: [
         Request("POST", "/v1/deliveries/retry", body={"filter": {"subscription": of.subscription}}),
         Request("POST", "/v1/deliveries/retry", body={"filter": {"reason": f"refused by {of.account[1]}"}}),
+        Request("POST", "/v1/deliveries/retry", body={"filter": {"state": "uncertain"}}),
     ],
     "getReplay": lambda of: by_id("GET", "/v1/replays/{id}", of.replay),
     "stopReplay": lambda of: by_id("DELETE", "/v1/replays/{id}", of.replay),

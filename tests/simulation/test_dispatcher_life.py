@@ -9,7 +9,7 @@ import orjson
 import pytest
 from standardwebhooks import Webhook as Verifier
 
-from relay.core.delivery import Response
+from relay.core.delivery import Outcome, Response
 from relay.core.filters import Filters
 from relay.core.signing import SIGNATURE_HEADER
 from relay.delivery import dispatcher, sink_state, slots
@@ -1034,3 +1034,22 @@ async def test_an_event_is_evaluated_once_from_its_reservation_to_its_record(tmp
         await world.run(2)
         assert len(world.sink.requests) == 12
         assert len(evaluated) == 4
+
+
+@pytest.mark.parametrize(
+    ("outcome", "state", "skipped"),
+    [
+        (Outcome(verdict="skip", reason="unmatched"), "cancelled", 1.0),
+        (Outcome(verdict="uncertain", reason="not_found_in_time", in_doubt=True), "uncertain", None),
+        (Outcome(verdict="dead", reason="http_400"), "dead", None),
+    ],
+)
+async def test_only_skipped_deliveries_are_counted_as_skipped(tmp_path, monkeypatch, outcome, state, skipped):
+    monkeypatch.setattr(Webhook, "classify", lambda *_: outcome)
+    async with open_world(tmp_path) as world:
+        await world.subscribe()
+        await world.register("a", seen("queued"))
+        await world.step()
+        assert await states(world) == [state]
+        value = world.metrics.registry.get_sample_value
+        assert value("relay_deliveries_skipped_total", {"kind": "webhook"}) == skipped

@@ -87,12 +87,16 @@ async def test_the_gauges(store: Store) -> None:
             **{by: value("relay_deliveries_held", {"by": by}) for by in ("failing", "paused", "disabled")},
             "oldest": value("relay_oldest_pending_seconds"),
             "unknown": value("relay_intents_unknown"),
+            "uncertain": value("relay_deliveries_uncertain"),
         }
 
     held = {"failing": 0.0, "paused": 0.0, "disabled": 2.0}
-    assert await measured() == {"pending": 4.0, **held, "oldest": 60.0, "unknown": 0.0}
+    assert await measured() == {"pending": 4.0, **held, "oldest": 60.0, "unknown": 0.0, "uncertain": 0.0}
     assert metrics.registry.get_sample_value("relay_database_bytes") == await store.database.size_bytes()
     await deliver_all(store, "sub_2")
     await store.subscriptions.set_state("sub_1", "enabled", NOW)
+    (one,) = await claim(store, "sub_1", count=1)
+    await store.deliveries.record_attempt(result_of(one, "uncertain", reason="not_found_in_time"))
     await deliver_all(store, "sub_1")
-    assert await measured() == {"pending": 0.0, **held, "disabled": 0.0, "oldest": 0.0, "unknown": 0.0}
+    ended = {"pending": 0.0, **held, "disabled": 0.0, "oldest": 0.0, "unknown": 0.0}
+    assert await measured() == {**ended, "uncertain": 1.0}

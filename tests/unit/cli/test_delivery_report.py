@@ -158,6 +158,51 @@ def test_only_the_first_and_last_of_many_attempts_are_shown() -> None:
             f"for a ticket:    relay support {DELIVERY}",
         ),
         (
+            delivery(attempt(), state="uncertain", reason="not_found_in_time", ended_at="2026-05-20T10:05:09.000Z"),
+            subscription(),
+            "may or may not have been written at 2026-05-20 10:05:09 UTC, after 1 attempt: not_found_in_time.",
+            f"nothing, until a person settles it. Look in the CRM whether a record names {EVENT}, and settle it. Later "
+            "events of the job continue without it.",
+            f"ask the CRM:     relay deliveries retry {DELIVERY}",
+        ),
+        (
+            delivery(attempt(), state="uncertain", reason="http_503"),
+            None,
+            "may or may not have been written, after 1 attempt: HTTP 503.",
+            f"nothing, until a person settles it. Look in the CRM whether a record names {EVENT}, and settle it. Later "
+            "events of the job continue without it.",
+            f"for a ticket:    relay support {DELIVERY}",
+        ),
+        (
+            delivery(attempt(status_code=200), state="cancelled", reason="unmatched"),
+            subscription(),
+            "was skipped, after 1 attempt: nobody in the CRM matches.",
+            "nothing, unless you correct the contact in the CRM and send it again.",
+            "all skipped:     relay deliveries retry --state cancelled --reason unmatched "
+            f"--subscription {SUBSCRIPTION}",
+        ),
+        (
+            delivery(attempt(status_code=200), state="cancelled", reason="ambiguous"),
+            subscription(),
+            "was skipped, after 1 attempt: more than one in the CRM match.",
+            "nothing, unless you correct the contact in the CRM and send it again.",
+            f"send it again:   relay deliveries retry {DELIVERY}",
+        ),
+        (
+            delivery(attempt(status_code=None), state="delivered", reason="dry_run"),
+            subscription(),
+            "was not sent: its subscription has config.dry_run, after 1 attempt.",
+            "nothing. Switched off, config.dry_run sends new events only.",
+            f"send it again:   relay deliveries retry {DELIVERY}",
+        ),
+        (
+            delivery(attempt(), state="delivered", reason="settled"),
+            subscription(),
+            "counts as delivered, because a person said so, after 1 attempt.",
+            "nothing. The sink accepted it.",
+            f"send it again:   relay deliveries retry {DELIVERY}",
+        ),
+        (
             delivery(next_attempt_at=None, waiting_for="dlv_before"),
             subscription(),
             "has waited 5 min for an earlier event of its job.",
@@ -244,6 +289,28 @@ def test_report_shows_state_next_step_and_commands(
 def test_likely_cause_of_a_failure(last: dict[str, Any], behind: str | None) -> None:
     said = [line for line in report_lines(delivery(attempt(), last)) if line.startswith("Why")]
     assert said == ([] if behind is None else [f"Why   {LIKELY_CAUSES[behind]}"])
+
+
+def test_requests_of_a_dry_run_are_a_table() -> None:
+    search, note = (
+        "https://acme.pipedrive.com/api/v2/persons/search?term={email}",
+        "https://acme.pipedrive.com/v1/notes",
+    )
+    requests = [
+        {"method": "GET", "url": search, "body": None},
+        {"method": "POST", "url": note, "body": '{"content":"Accepted",\n "deal_id":7}'},
+    ]
+    dry = attempt(status_code=None, remote_ip=None, response_excerpt=None, timings={}, next_attempt_at=None)
+    lines = attempt_lines([{**dry, "requests": requests, "decision": "dry run: nothing was sent (2 requests)"}])
+    assert lines == [
+        "#1    2026-05-20 10:00:08.123 UTC: a dry run",
+        f"       1  GET     {search}",
+        f"       2  POST    {note}",
+        '          {"content":"Accepted", "deal_id":7}',
+        "      → dry run: nothing was sent (2 requests)",
+    ]
+    long = attempt_lines([{**dry, "requests": [{"method": "POST", "url": note, "body": "x" * 5000}]}])
+    assert max(map(len, long)) < 450
 
 
 def test_hex_answer_is_marked_and_a_long_one_is_cut() -> None:
