@@ -4,13 +4,12 @@ from typing import Any
 
 import pytest
 import requests
+import simple_salesforce
 from requests.adapters import BaseAdapter
+from simple_salesforce import exceptions
+from simple_salesforce import format as formats
 
 from tests.vendors.salesforce import CLIENT_ID, CLIENT_SECRET, TOKEN, Fault, Salesforce
-
-simple_salesforce = pytest.importorskip("simple_salesforce")
-exceptions = pytest.importorskip("simple_salesforce.exceptions")
-formats = pytest.importorskip("simple_salesforce.format")
 
 KEY = "Event_Id__c/evt_01jvpq"
 
