@@ -25,6 +25,7 @@ from subscribers.salesforce_answers import (
     ID,
     KEY_FIELD,
     NEWEST_VERSION,
+    NO_WRITING,
     OLDEST_VERSION,
     PEOPLE,
     RESUME,
@@ -61,7 +62,6 @@ _LOGIN_HOSTS = ("login.salesforce.com", "test.salesforce.com")
 _MY_DOMAIN = "https://NAME.my.salesforce.com"
 _WHERE = f"{_MY_DOMAIN} (Setup, My Domain)"
 _UNMATCHED, _AMBIGUOUS = "unmatched", "ambiguous"
-_NO_WRITING = "give the user that the app runs as the permissions Create and Edit on {}"
 
 
 class Salesforce(crm.Crm):
@@ -259,7 +259,7 @@ def _check_object(org: _Org) -> Generator[Step, Response, Outcome]:
     if not answer.ok:
         return answer.outcome
     if not _is_writable(answer.document["objectDescribe"]):
-        return _missing(_NO_WRITING.format(object))
+        return _missing(NO_WRITING.format(object))
     step = salesforce_requests.fields_of(subscription, org.version, object, wanted, KEY_FIELD)
     return (yield from org.ask(step, object, "query")).outcome
 
@@ -276,7 +276,7 @@ def _described(org: _Org, answer: Answer, wanted: Sequence[str]) -> Outcome:
     """What the description of an object says about the user's permissions, and about these fields."""
     object = org.object
     if not _is_writable(answer.document):
-        return _missing(_NO_WRITING.format(object))
+        return _missing(NO_WRITING.format(object))
     known = {one["name"]: one for one in answer.document["fields"] if isinstance(one, Mapping) and _has_name(one)}
     absent = [name for name in wanted if name not in known]
     if absent:

@@ -62,6 +62,7 @@ _DEAD = frozenset(
 )
 """Errors of one record: it would be refused again."""
 _BUSY = ("UNABLE_TO_LOCK_ROW", "SERVER_UNAVAILABLE", "REQUEST_RUNNING_TOO_LONG", "QUERY_TIMEOUT")
+NO_WRITING = "give the user that the app runs as the permissions Create and Edit on {}"
 _NO_API = "give the user that the app runs as the permission “API Enabled”"
 _DISABLES: Mapping[str, str] = {
     "API_DISABLED_FOR_ORG": "this edition of Salesforce has no API: ask Salesforce to enable it",
@@ -206,13 +207,17 @@ def _repair_of(code: str, message: str, errors: Sequence[Mapping[str, Any]], obj
     """What to do about an error with which Salesforce accepts no record at all; None for other errors."""
     if code in _DISABLES:
         return _DISABLES[code]
-    if code in ("INSUFFICIENT_ACCESS", "INSUFFICIENT_ACCESS_OR_READONLY") or (
+    is_closed = code in ("INSUFFICIENT_ACCESS", "INSUFFICIENT_ACCESS_OR_READONLY") or (
         code == "CANNOT_INSERT_UPDATE_ACTIVATE_ENTITY" and message.startswith("entity type cannot be")
-    ):
-        return f"give the user that the app runs as the permissions Create and Edit on {object}"
-    if code in ("NOT_FOUND", "INVALID_TYPE") and object in PEOPLE:
+    )
+    is_absent = code in ("NOT_FOUND", "INVALID_TYPE")
+    if (is_closed or is_absent) and not object:
+        return _NO_API if is_closed else "correct the sink: it is no org with a REST API"
+    if (is_closed or is_absent) and object in PEOPLE:
         return f"give the user that the app runs as the permission Read on {object}"
-    if code in ("NOT_FOUND", "INVALID_TYPE"):
+    if is_closed:
+        return NO_WRITING.format(object)
+    if is_absent:
         return f"deploy {object} with the field {KEY_FIELD}, and let the user that the app runs as see both"
     if code == "INVALID_FIELD":
         column = _COLUMN.search(message)

@@ -457,9 +457,19 @@ def test_token_that_was_given_is_disabled_once_it_is_refused() -> None:
         assert (outcome.verdict, "sinkcredential" in outcome.reason) == ("disable", True)
 
 
-def test_person_who_may_not_be_read_disables_with_the_permission() -> None:
-    outcome = read_answer(told(400, "INVALID_TYPE"), NOW, subscription(), "Contact").outcome
-    assert (outcome.verdict, "Read on Contact" in outcome.reason) == ("disable", True)
+@pytest.mark.parametrize(
+    ("code", "object", "reason"),
+    [
+        ("INVALID_TYPE", "Contact", "Read on Contact"),
+        ("INSUFFICIENT_ACCESS", "Lead", "Read on Lead"),
+        ("INSUFFICIENT_ACCESS", "", "“API Enabled”"),
+        ("NOT_FOUND", "", "no org with a REST API"),
+        ("NOT_FOUND", "Task", "deploy Task with the field Event_Id__c"),
+    ],
+)
+def test_permission_that_is_missing_is_named_for_each_object(code: str, object: str, reason: str) -> None:
+    outcome = read_answer(told(400, code), NOW, subscription(), object).outcome
+    assert (outcome.verdict, reason in outcome.reason) == ("disable", True)
 
 
 @pytest.mark.parametrize(
