@@ -1,0 +1,170 @@
+"""Salesforce with a real store, real tokens and deliveries, at a strict stand-in of an org."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import pytest
+
+from relay.core.credentials import SinkCredential, origin_text
+from relay.core.delivery import Delivery
+from relay.core.recipient import Recipient
+from relay.core.records import Registration
+from relay.core.subscription import Subscription
+from relay.ids import new_id
+from subscribers import registry
+from subscribers.salesforce import Salesforce
+from subscribers.salesforce_answers import DAILY_PAUSE_SECONDS
+from tests.support import simulation_world
+from tests.support.simulation_world import World, open_world, seen
+from tests.vendors.salesforce import CLIENT_ID, CLIENT_SECRET, ORIGIN, TOKEN, Fault
+from tests.vendors.salesforce import Salesforce as Org
+
+EMAIL = "jane@example.com"
+APP = {
+    "credentialtype": "CLIENTCREDENTIALS",
+    "token_url": f"{ORIGIN}/services/oauth2/token",
+    "client_id": CLIENT_ID,
+    "client_secret": CLIENT_SECRET,
+}
+GIVEN = {"credentialtype": "ACCESSTOKEN", "accesstoken": TOKEN}
+
+
+@asynccontextmanager
+async def open_org(folder: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[World, Org]]:
+    monkeypatch.setattr(
+        simulation_world, "kinds", lambda: MappingProxyType({**registry.kinds(), "salesforce": Salesforce()})
+    )
+    async with open_world(folder) as world:
+        org = Org()
+        org.add("Contact", LastName="Ng", Email=EMAIL)
+        world.sink = org  # type: ignore[assignment]
+        await world.restart()
+        yield world, org
+
+
+async def subscribe(world: World, sink: str = ORIGIN, given: dict[str, str] = APP, **options: Any) -> Subscription:
+    credential = SinkCredential(id="crd_1", origin=origin_text(sink), fields=given)
+    options = {"api_version": "60.0", **options}
+    return await world.subscribe(sink=sink, kind="salesforce", credential=credential, options=options)
+
+
+async def job(world: World, name: str, recipient: Recipient | None = None, **metadata: Any) -> None:
+    """A job that fails at once."""
+    now = world.clock()
+    world.source.script(name, seen("failed"))
+    made = Registration(
+        uid=new_id("job", now),
+        external_id=name,
+        source="revor",
+        account="default",
+        tracked_at=now,
+        deadline_seconds=3600.0,
+        metadata=metadata,
+        recipient=recipient,
+    )
+    registered = await world.store.jobs.register(made)
+    world.poller.track(registered.job)
+    await world.step()
+
+
+async def deliveries(world: World, of: Subscription) -> list[Delivery]:
+    rows = [one for one in (await world.store.deliveries.page(limit=50)).items if one.subscription_id == of.id]
+    found = [await world.store.deliveries.get(row.id) for row in sorted(rows, key=lambda row: row.created_at)]
+    return [one for one in found if one is not None]
+
+
+async def test_session_that_was_ended_costs_one_more_token_and_no_event(tmp_path, monkeypatch):
+    async with open_org(tmp_path, monkeypatch) as (world, org):
+        await subscribe(world)
+        await job(world, "first", email=EMAIL)
+        await job(world, "second", email=EMAIL)
+        assert len(org.rows()) == 2
+        assert [path for _, path in org.calls].count("/services/oauth2/token") == 1
+        org.tokens.clear()
+        await job(world, "third", email=EMAIL)
+        assert len(org.rows()) == 3
+        assert [path for _, path in org.calls].count("/services/oauth2/token") == 2
+        assert org.refused == ["INVALID_SESSION_ID"]
+
+
+@pytest.mark.parametrize("object", ["Job_Event__c", "Task"])
+async def test_lost_answer_and_a_replay_make_no_second_record(tmp_path, monkeypatch, object):
+    async with open_org(tmp_path, monkeypatch) as (world, org):
+        of = await subscribe(world, object=object)
+        contact = org.rows("Contact")[0]["Id"]
+        await job(world, "first", contact_id=contact)  # gets a token
+        lost = (Fault(works=True), Fault(status=502, works=True), Fault(status=200, body=b"<html>", works=True))
+        org.faults = [lost[0]]
+        await job(world, "second", contact_id=contact)
+        for fault in lost[1:]:
+            org.faults = [fault]
+            await world.run(1, 400.0)
+            assert (org.faults, len(org.rows(object))) == ([], 2)
+        await world.run(1, 86_400.0)
+        _, one = await deliveries(world, of)
+        assert [attempt.status_code for attempt in one.attempts] == [None, 502, 200, 200]
+        assert one.state == "delivered"
+        asked = len(org.calls)
+        await world.store.deliveries.retry(one.id, world.clock())
+        await world.step()
+        assert (len(org.calls) > asked, len(org.rows(object))) == (True, 2)
+
+
+async def test_token_of_another_org_is_not_sent(tmp_path, monkeypatch):
+    async with open_org(tmp_path, monkeypatch) as (world, org):
+        org.instance = "https://other.my.salesforce.com"
+        of = await subscribe(world)
+        await job(world, "first", email=EMAIL)
+        [one] = await deliveries(world, of)
+        assert {path for _, path in org.calls} == {"/services/oauth2/token"}
+        assert one.state == "pending"
+        assert "valid at https://other.my.salesforce.com, which is not the sink's" in repr(one.attempts[-1])
+
+
+async def test_little_left_of_the_day_pauses_every_subscription_of_the_org(tmp_path, monkeypatch):
+    async with open_org(tmp_path, monkeypatch) as (world, org):
+        org.api_limit, org.api_used = 1000, 948
+        both = [await subscribe(world), await subscribe(world, object="Task")]
+        await job(world, "first", email=EMAIL)
+        await job(world, "second", email=EMAIL)
+        asked, written = len(org.calls), len(org.rows()) + len(org.rows("Task"))
+        assert written < 4
+        await world.run(3, (DAILY_PAUSE_SECONDS - 60) / 3)
+        assert len(org.calls) == asked, "the org is left alone"
+        org.api_used = 0
+        await world.run(10, 60.0)
+        assert (len(org.rows()), len(org.rows("Task"))) == (2, 2)
+        for of in both:
+            assert [one.state for one in await deliveries(world, of)] == ["delivered"] * 2
+
+
+@pytest.mark.parametrize(
+    ("unmatched", "state", "reason"), [("skip", "cancelled", "unmatched"), ("fail", "dead", "unmatched")]
+)
+async def test_job_about_nobody_is_skipped_or_told(tmp_path, monkeypatch, unmatched, state, reason):
+    async with open_org(tmp_path, monkeypatch) as (world, org):
+        of = await subscribe(world, unmatched=unmatched)
+        await job(world, "first", email="nobody@example.com")
+        [one] = await deliveries(world, of)
+        assert (one.state, one.reason) == (state, reason)
+        told = await world.types()
+        assert ("relay.delivery.expired" in told) == (state == "dead")
+        assert org.rows() == []
+
+
+async def test_missing_permission_disables_with_its_name_and_holds_the_event(tmp_path, monkeypatch):
+    async with open_org(tmp_path, monkeypatch) as (world, org):
+        of = await subscribe(world)
+        org.read_only.add("Job_Event__c")
+        await job(world, "first", email=EMAIL)
+        found = await world.store.subscriptions.get(of.id)
+        assert found is not None
+        assert found.state == "disabled"
+        assert "Create and Edit on Job_Event__c" in (found.state_reason or "")
+        org.read_only.clear()
+        await world.store.subscriptions.set_state(of.id, "enabled", world.clock())
+        await world.run(3)
+        assert len(org.rows()) == 1
