@@ -27,6 +27,7 @@ from relay.cli.replays import app as replays_app
 from relay.cli.salesforce import salesforce_definition
 from relay.cli.serve import serve as serve_command
 from relay.cli.sources import sources as sources_command
+from relay.cli.status import status as status_command
 from relay.cli.subscriptions import app as subscriptions_app
 from relay.cli.subscriptions import signing_secret
 from relay.cli.support import support as support_command
@@ -63,6 +64,7 @@ app.add_typer(audit_app, name="audit")
 app.command("apply")(apply_command)
 app.command("export")(export_command)
 app.command("sources")(sources_command)
+app.command("status")(status_command)
 app.command("accounts")(accounts_command)
 app.command("erase")(erase_command)
 app.command("support")(support_command)

@@ -125,8 +125,8 @@ def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
     out = capsys.readouterr().out
     listed = re.findall(r"^  ([a-z-]+)  ", out.partition("Commands:")[2], re.MULTILINE)
     assert listed == [
-        *("demo", "serve", "init", "migrate", "check", "sandbox", "apply", "export", "sources", "accounts", "erase"),
-        *("support", "signing-secret", "salesforce-definition", "listen", "verify"),
+        *("demo", "serve", "init", "migrate", "check", "sandbox", "apply", "export", "sources", "status", "accounts"),
+        *("erase", "support", "signing-secret", "salesforce-definition", "listen", "verify"),
         *("jobs", "groups", "subscriptions", "events", "deliveries", "replays", "incidents", "intents"),
         *("tokens", "keys", "audit"),
     ]

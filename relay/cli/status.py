@@ -1,0 +1,58 @@
+"""`relay status`: whether the relay is well, and the deliveries that a person may have to look at."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import typer
+
+from relay.cli.client import api
+from relay.cli.delivery_report import SKIPPED
+from relay.cli.options import Json
+from relay.cli.output import print_json, print_table, say
+
+COLUMNS = ("deliveries", "count", "oldest", "show them")
+LISTS = {
+    "uncertain": "relay deliveries list --state uncertain",
+    "dead": "relay deliveries list --state dead --group-by reason,sink",
+    "skipped": "relay deliveries list --state cancelled --group-by reason,sink",
+}
+
+
+def status(json: Json = False) -> None:
+    """Show whether the relay is ready, and which deliveries are uncertain, dead or skipped. Exit code 1: not ready."""
+    client = api()
+    ready = client.get("/readyz", accepted=503)
+    groups = {
+        state: client.get("/v1/deliveries", {"state": state, "group_by": "reason", "limit": 500})
+        for state in ("uncertain", "dead", "cancelled")
+    }
+    found = [_counted(name, groups["cancelled" if name == "skipped" else name]) for name in LISTS]
+    if json:
+        print_json({**ready, "deliveries": found})
+    else:
+        for line in _readiness(ready):
+            say(line)
+        rows = [[one["deliveries"], _count(one), one["oldest_at"], LISTS[one["deliveries"]]] for one in found]
+        print_table(COLUMNS, [row for row, one in zip(rows, found, strict=True) if one["count"]], empty="")
+    raise typer.Exit(0 if ready.get("status") == "ok" else 1)
+
+
+def _readiness(ready: Mapping[str, Any]) -> Iterator[str]:
+    yield "the relay is ready" if ready.get("status") == "ok" else "the relay is not ready"
+    yield from (f"problem: {problem}" for problem in ready.get("problems") or ())
+    yield from (f"note: {note}" for note in ready.get("notes") or ())
+
+
+def _counted(name: str, groups: Mapping[str, Any]) -> dict[str, Any]:
+    """The deliveries of one name: how many, and when the oldest was made."""
+    items = [one for one in groups["items"] if name != "skipped" or one["reason"] in SKIPPED]
+    return {
+        "deliveries": name,
+        "count": sum(one["count"] for one in items),
+        "oldest_at": min((one["oldest_at"] for one in items), default=None),
+        "truncated": groups["truncated"],
+    }
+
+
+def _count(found: Mapping[str, Any]) -> str:
+    return f"{found['count']:,}{' or more' if found['truncated'] else ''}"

@@ -1,0 +1,73 @@
+"""`relay status`: whether the relay is well, and what a person may have to look at."""
+
+import json
+from typing import Any
+
+import pytest
+
+from relay.cli import run
+from tests.unit.cli.test_cli_client import Stub, stub
+
+__all__ = ["stub"]
+
+OK = {"status": "ok", "problems": [], "notes": [], "checks": {}}
+
+
+def groups(*found: tuple[str, int, str], truncated: bool = False) -> dict[str, Any]:
+    items = [{"reason": reason, "count": count, "oldest_at": oldest} for reason, count, oldest in found]
+    return {"items": items, "truncated": truncated}
+
+
+def answers(stub: Stub, ready: Any, *found: Any, status: int = 200) -> None:
+    stub.says("GET /readyz", ready, status=status)
+    for one in found:
+        stub.says("GET /v1/deliveries", one)
+
+
+def test_status_of_a_relay_without_trouble_is_one_line(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
+    answers(stub, OK, groups(), groups(), groups(("incident inc_1", 3, "2026-05-20T08:00:00.000Z")))
+    assert run(["status"]) == 0
+    assert capsys.readouterr().out.split() == ["the", "relay", "is", "ready"]
+    asked = [seen[0] for seen in stub.seen[1:]]
+    assert [place.partition("state=")[2].partition("&")[0] for place in asked] == ["uncertain", "dead", "cancelled"]
+
+
+def test_uncertain_dead_and_skipped_deliveries_are_counted(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
+    uncertain = groups(
+        ("not_found_in_time", 1, "2026-05-20T09:00:00.000Z"), ("http_503", 1, "2026-05-20T08:00:00.000Z")
+    )
+    cancelled = groups(
+        ("unmatched", 1200, "2026-05-19T08:00:00.000Z"),
+        ("incident inc_1", 7, "2026-05-01T08:00:00.000Z"),
+        ("ambiguous", 3, "2026-05-18T08:00:00.000Z"),
+        truncated=True,
+    )
+    answers(stub, {**OK, "notes": ["revor/default is down"]}, uncertain, groups(), cancelled)
+    assert run(["status"]) == 0
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert lines[:2] == ["the relay is ready", "note: revor/default is down"]
+    assert lines[-2:] == [
+        "uncertain 2 2026-05-20T08:00:00.000Z relay deliveries list --state uncertain",
+        "skipped 1,203 or more 2026-05-18T08:00:00.000Z relay deliveries list --state cancelled --group-by reason,sink",
+    ]
+
+
+def test_relay_that_is_not_ready_has_exit_code_1(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
+    problem = "database: the disk is full"
+    answers(stub, {**OK, "status": "unavailable", "problems": [problem]}, groups(), groups(), groups(), status=503)
+    assert run(["status"]) == 1
+    assert f"the relay is not ready\nproblem: {problem}\n" in capsys.readouterr().out
+
+
+def test_status_as_json(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
+    dead = groups(("http_500", 4, "2026-05-20T08:00:00.000Z"))
+    answers(stub, OK, groups(), dead, groups())
+    assert run(["status", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["status"] == "ok"
+    nothing = {"count": 0, "oldest_at": None, "truncated": False}
+    assert found["deliveries"] == [
+        {"deliveries": "uncertain", **nothing},
+        {"deliveries": "dead", "count": 4, "oldest_at": "2026-05-20T08:00:00.000Z", "truncated": False},
+        {"deliveries": "skipped", **nothing},
+    ]
