@@ -190,6 +190,8 @@ class _Delivery:
         if outcome.verdict == "delivered" and self._pause is not None:
             outcome = replace(outcome, retry_after_seconds=self._pause)
         written = self._written
+        if _key(self._event, self._subscription) is None:
+            return Ended(outcome=outcome)
         return Ended(outcome=outcome, remember=written.memory() if written.ids or written.intent else ledger.CLEARED)
 
     def _ask(self, step: Step, *, about_object: bool = True) -> Asked:
@@ -317,8 +319,8 @@ def _greeting(subscription: Subscription, now: float) -> Steps:
     """The account, then the properties of each type of object."""
     create = subscription.options.get("create_properties") is True
     answer = read_answer((yield hubspot_requests.account(subscription)), now, about_object=False)
-    portal = object_id(answer.document.get("portalId"))
-    if answer.ok and portal is None:
+    portal = str(answer.document.get("portalId"))
+    if answer.ok and not ID.fullmatch(portal):
         return Ended(outcome=Outcome(verdict="retry", reason="the answer names no account"))
     for object, definitions in needed_properties(subscription).items():
         if answer.ok:

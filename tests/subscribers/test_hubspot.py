@@ -901,6 +901,8 @@ def test_greeting_says_what_is_wrong_with_the_token() -> None:
         ),
         ("GET account", Fault(status=200, body=b"{}")),
         ("GET account", Fault(status=200, body=b'{"portalId": "x/../y"}')),
+        ("GET account", Fault(status=200, body=b'{"portalId": "{portal}"}')),
+        ("GET account", Fault(status=200, body=b'{"portalId": 99999999999999999999}')),
         ("GET contacts/properties", Fault(status=429)),
     ],
     ids=lambda value: value if isinstance(value, str) else f"{value.status} {value.body!r}",

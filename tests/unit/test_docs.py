@@ -39,7 +39,7 @@ from relay.store.postgres_writer import PATIENCE_SECONDS
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
-DOCUMENTS = sorted((ROOT / "README.md", *DOCS.glob("*.md")))
+DOCUMENTS = sorted((ROOT / "README.md", *DOCS.rglob("*.md")))
 OF_THE_CODE = (ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", DOCS / "architecture.md", DOCS / "developing.md")
 CODE = sorted(path for folder in ("relay", "subscribers") for path in (ROOT / folder).rglob("*.py"))
 OF_THE_SANDBOX = ROOT / "relay" / "sandbox"  # speaks the upstream's codes, not ours
