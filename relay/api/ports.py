@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from relay.api.limits import Admission
 from relay.clock import Clock
 from relay.core.dialogue import Steps
-from relay.core.events import RELAY_SOURCE, Origin
+from relay.core.events import RELAY_SOURCE, Event, Origin
 from relay.core.netguard import GuardPolicy
 from relay.core.subscription import Handshake, Incidents, Subscription
 
@@ -104,6 +104,7 @@ class Kinds:
     signed             whether requests to a kind are signed
     portal             the account at a vendor whose limits a subscription shares, None without one
     greeting           the requests that try a sink before its subscription is stored, None without any
+    names_somebody     whether an event's metadata name somebody whom the sink can look for; None if it is no CRM
     """
 
     names: tuple[str, ...]
@@ -115,6 +116,7 @@ class Kinds:
     signed: Callable[[str], bool]
     portal: Callable[[Subscription], str | None]
     greeting: Callable[[Subscription, float], Steps | None]
+    names_somebody: Callable[[Subscription], Callable[[Event], bool] | None]
 
 
 def _count_nothing(_method: str, _status_code: int) -> None:

@@ -20,17 +20,16 @@ from relay.api.events import EXAMPLE_EVENT, CloudEvent
 from relay.api.fields import ID_PATTERN, Body, Time
 from relay.api.names import event_type
 from relay.api.operations import READS_SUBSCRIPTIONS, Answer, Call, Operation
-from relay.api.registration import MAX_METADATA_BYTES, is_printable_id
+from relay.api.registration import is_printable_id
 from relay.api.resource import json_response
 from relay.api.sink_credentials import sent_headers_view
 from relay.api.subscription_checks import read_create
-from relay.api.subscriptions import SECRET_BYTES, sample_origin
+from relay.api.subscriptions import SECRET_BYTES, check_metadata, sample_origin
 from relay.api.validation import invalid, under, validate
 from relay.clock import to_rfc3339
 from relay.core.dialogue import Step
 from relay.core.events import Event, owner_of
 from relay.core.filters import EventView, explain_filters
-from relay.core.jsontext import dumps
 from relay.core.preview import why_not
 from relay.core.samples import sample_event
 from relay.core.signing import new_secret
@@ -84,6 +83,13 @@ class Recent(TypedDict):
     since: Annotated[Time, Field(description="Events recorded since then were looked at.")]
     seen: Annotated[int, Field(description="The number of events looked at.")]
     matched: int
+    named: Annotated[
+        int | None,
+        Field(
+            description="Of those, how many have metadata that name somebody whom a CRM can look for. Recipients that "
+            "`proxy.capture` keeps are not counted. null: the sink is no CRM."
+        ),
+    ]
     cut: Annotated[bool, Field(description="There are older ones in these days that were not looked at.")]
     examples: Annotated[list[CloudEvent], Field(description="The newest that match, three at most.")]
 
@@ -139,7 +145,7 @@ async def _preview(call: Call, body: SubscriptionPreview) -> Preview:
         "matches": why is None,
         "event": cast("CloudEvent", event.document()),
         "requests": [] if why is not None else await _requests(call, subscription, event, body.event_id is None),
-        "recent": await _recent(call, matcher),
+        "recent": await _recent(call, subscription, matcher),
     }
     if why is not None:
         preview["why"] = why
@@ -195,9 +201,7 @@ async def _event(call: Call, body: SubscriptionPreview, subscription: Subscripti
             detail = f"there is no event {body.event_id[:200]!r}"
             raise invalid(FieldError(pointer="/event_id", code="event_not_found", detail=detail))
         return found, found.owner
-    if body.metadata is not None and len(dumps(body.metadata)) > MAX_METADATA_BYTES:
-        detail = f"it is larger than {MAX_METADATA_BYTES:,} bytes of JSON"
-        raise invalid(FieldError(pointer="/metadata", code="too_large", detail=detail))
+    check_metadata(body.metadata)
     wanted, errors = event_type(body.type, call.context.known_types, "/type")
     if errors:
         raise invalid(*errors)
@@ -249,12 +253,14 @@ def _request_view(call: Call, subscription: Subscription, step: Step) -> Preview
     }
 
 
-async def _recent(call: Call, matcher: _Matcher) -> Recent:
+async def _recent(call: Call, subscription: Subscription, matcher: _Matcher) -> Recent:
     """What the subscription would have got of the newest events of the last days. Works in slices: others have their
     turn between them."""
     now = call.ports.clock()
     begin = since = now - RECENT_DAYS * DAY_SECONDS
     seen, matched, examples = 0, 0, list[CloudEvent]()
+    names_somebody = call.ports.kinds.names_somebody(subscription)
+    named = None if names_somebody is None else 0
     cursor, cut = None, False
     clock, turns = asyncio.get_running_loop().time, Turns()
     until = clock() + MAX_RECENT_SECONDS
@@ -267,6 +273,8 @@ async def _recent(call: Call, matcher: _Matcher) -> Recent:
             seen, since = seen + 1, event.recorded_at
             if matcher.gets(event):
                 matched += 1
+                if names_somebody is not None and named is not None:
+                    named += names_somebody(event)
                 if len(examples) < MAX_EXAMPLES:
                     examples.append(cast("CloudEvent", event.document()))
             if turns.over:
@@ -279,6 +287,7 @@ async def _recent(call: Call, matcher: _Matcher) -> Recent:
         "since": to_rfc3339(since if cut else begin),
         "seen": seen,
         "matched": matched,
+        "named": named,
         "cut": cut,
         "examples": examples,
     }
@@ -307,6 +316,7 @@ EXAMPLES: dict[str, Any] = {
             "since": "2026-05-13T10:00:00.000Z",
             "seen": 1204,
             "matched": 1,
+            "named": None,
             "cut": False,
             "examples": [EXAMPLE_EVENT],
         },

@@ -1,6 +1,7 @@
 """`/v1/subscriptions`: create, read, change, test, pause, resume, rotate secrets."""
 
 import secrets
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar, Literal, cast
@@ -26,6 +27,7 @@ from relay.api.operations import (
 )
 from relay.api.params import PAGE, boolean
 from relay.api.ports import Kinds
+from relay.api.registration import MAX_METADATA_BYTES
 from relay.api.resource import json_response, page_response
 from relay.api.sink_checks import CHECK, CHECK_PROBLEMS, needs_check, same_place, tried
 from relay.api.subscription_checks import awaits_consent, read_create, read_replace
@@ -43,11 +45,12 @@ from relay.core import subscription as core
 from relay.core.events import Origin, source_event_types
 from relay.core.greeting import with_facts
 from relay.core.handshake import WAITS
+from relay.core.jsontext import dumps
 from relay.core.records import SubscriptionRoom
 from relay.core.samples import sample_event
 from relay.core.signing import new_secret
 from relay.core.subscription import SigningSecret
-from relay.errors import Conflict, NotFound
+from relay.errors import Conflict, FieldError, NotFound
 from relay.ids import new_id
 
 MAX_OVERLAP_SECONDS = 30 * 86_400.0
@@ -63,6 +66,9 @@ class TestRequest(Body):
     __test__: ClassVar[bool] = False  # pytest would collect it
 
     type: str | None = Field(default=None, description="An event type. Default: `relay.test`.")
+    metadata: dict[str, Any] | None = Field(
+        default=None, description="Added to the metadata of the sample's job, such as whom a CRM should find."
+    )
 
 
 class SecretRotation(Body):
@@ -252,8 +258,9 @@ async def test_subscription(call: Call) -> Response:
     if awaits_consent(subscription, call.context):
         detail = f"nothing is sent before the sink consents ({subscription.state_reason}): resume asks it again"
         raise Conflict(detail, code="no_consent")
-    given = validate(TestRequest, call.document).type
-    read, errors = event_type(given, call.context.known_types, "/type")
+    given = validate(TestRequest, call.document)
+    check_metadata(given.metadata)
+    read, errors = event_type(given.type, call.context.known_types, "/type")
     if errors:
         raise invalid(*errors)
     wanted = read or DEFAULT_TEST_TYPE
@@ -267,6 +274,7 @@ async def test_subscription(call: Call) -> Response:
         dataschema_base=call.context.base_url,
         source=name,
         account=account,
+        metadata=given.metadata,
     )
     with call.ports.admission.tests.held(call.caller):
         attempt, outcome = await call.ports.dispatcher.test(subscription, event)
@@ -354,6 +362,13 @@ async def get_signing_secret(call: Call) -> Response:
     """Read the secret that signs requests to callback URLs."""
     secret: Secret = {"secret": await call.ports.node.callback_secret()}
     return json_response(secret)
+
+
+def check_metadata(given: Mapping[str, Any] | None) -> None:
+    """Raises InvalidRequest for metadata of a sample that are larger than a job's can be."""
+    if given is not None and len(dumps(given)) > MAX_METADATA_BYTES:
+        detail = f"it is larger than {MAX_METADATA_BYTES:,} bytes of JSON"
+        raise invalid(FieldError(pointer="/metadata", code="too_large", detail=detail))
 
 
 def _comparable(url: str) -> tuple[str, ...]:

@@ -264,6 +264,7 @@ def _field_error(error: Mapping[str, Any]) -> str:
 
 _QUERY = re.compile(r"\?(?=\w+=)[^\s,:;]+")
 _COMMANDS = {
+    "?check=false": "`--no-check`",
     "GET /v1/signing-secret": "`relay signing-secret`",
     "POST …/rotate-secret": "`relay subscriptions rotate-secret`",
     "GET /v1/sources": "`relay sources`",

@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ Body = dict[str, Any]
 PARTS = ("protocolsettings", "config")
 MAX_CREDENTIAL_BYTES = 65_536
 MAX_JSON_BYTES = 1_048_576
+_TOKEN = re.compile(r"[A-Za-z0-9][!-~]{7,}")
+"""A token by itself, which is no JSON."""
 KEPT = ("sinkcredential",)
 """Fields that the API keeps where a body does not have them; null removes them."""
 
@@ -40,9 +43,14 @@ def _credential(path: str | None) -> Any:
         return None
     try:
         with sys.stdin.buffer if path == "-" else Path(path).open("rb") as file:
-            return loads(file.read(MAX_CREDENTIAL_BYTES))
+            given = file.read(MAX_CREDENTIAL_BYTES)
     except OSError as error:
         raise UsageError(f"--credential {path:.200}: {error.strerror}") from None
+    token = given.decode(errors="replace").strip()
+    if _TOKEN.fullmatch(token):
+        return {"credentialtype": "ACCESSTOKEN", "accesstoken": token}
+    try:
+        return loads(given)
     except ValueError:
         example = '{"credentialtype": "ACCESSTOKEN", "accesstoken": "…"}'
         raise UsageError(f"--credential {path:.200} is not JSON. Write it like {example}") from None
@@ -77,6 +85,11 @@ def filters_given(text: str | None) -> Any:
 
 def _template(text: str | None) -> Any:
     return None if text is None else _json("--template", text, '{"deal": "{{ metadata.deal }}"}')
+
+
+def _record(text: str | None) -> str | list[str] | None:
+    names = split_names(text, "--record", "note,task")
+    return names[0] if names is not None and len(names) == 1 else names
 
 
 def _batch(text: str | None) -> Body | None:
@@ -127,7 +140,8 @@ SETTINGS = (
     Setting(
         "kind",
         str,
-        "webhook, slack, slack_workflow, teams, discord or flat. By default the kind that the URL is known for.",
+        "webhook, slack, slack_workflow, teams, discord, flat, hubspot, salesforce or pipedrive. By default the kind "
+        "that the URL is known for.",
     ),
     Setting(
         "header",
@@ -142,7 +156,7 @@ SETTINGS = (
     Setting(
         "credential",
         str,
-        "A file with the sink's sinkcredential as JSON. - reads it from the input.",
+        "A file with the sink's sinkcredential as JSON, or with an access token alone. - reads it from the input.",
         part="",
         field="sinkcredential",
         metavar="FILE",
@@ -176,9 +190,22 @@ SETTINGS = (
     Setting("digest", int, "Chats: one message for what came within so many seconds.", field="digest_seconds"),
     Setting("messages_per_minute", int, "Chats: messages a minute beyond which a digest follows."),
     Setting(
+        "record",
+        str,
+        "hubspot: properties, note or task, or several such as note,task. pipedrive: note or activity.",
+        read=_record,
+    ),
+    Setting("attach", str, "pipedrive: what a person's record is attached to: deal, lead or person."),
+    Setting("object", str, "salesforce: the object of the records, such as Job_Event__c or Task."),
+    Setting("unmatched", str, "CRMs: what follows if nobody there is meant: skip, create or fail."),
+    Setting("api_version", str, "salesforce: the version of its API, such as 62.0."),
+    Setting("create_properties", bool, "hubspot: make the properties that the relay needs."),
+    Setting("dry_run", bool, "Send nothing: attempts show the requests that would have been sent."),
+    Setting(
         "template",
         str,
-        "webhook, flat: the body of each request as JSON with Liquid, or a file with it. - reads it from the input.",
+        "webhook, flat: the body of each request as JSON with Liquid, or a file with it. CRMs: fields of the record. - "
+        "reads it from the input.",
         metavar="FILE|JSON",
         read=_template,
     ),

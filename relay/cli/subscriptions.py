@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from relay.cli import crm
 from relay.cli.client import api, path_of
 from relay.cli.options import (
     SINCE,
@@ -56,7 +57,9 @@ _CRMS = ("hubspot", "salesforce", "pipedrive")
 @app.command()
 @with_settings
 def add(
-    sink: Annotated[str, typer.Argument(metavar="SINK", help="URL that gets the events.")],
+    sink: Annotated[
+        str, typer.Argument(metavar="SINK", help="URL that gets the events, or hubspot, salesforce or pipedrive.")
+    ],
     settings: Body,
     start: Annotated[
         str | None, typer.Option(help="First events to send: now, earliest, or those since a time or age such as 1d.")
@@ -64,32 +67,59 @@ def add(
     secret: Annotated[
         str | None, typer.Option(help="Your own signing secret, whsec_…. By default one is created.")
     ] = None,
-    test: Annotated[bool, typer.Option(help="Send a sample.")] = True,
+    domain: Annotated[
+        str | None, typer.Option(metavar="NAME", help="salesforce, pipedrive: your own name there, such as acme.")
+    ] = None,
+    test: Annotated[
+        bool | None,
+        typer.Option("--test/--no-test", "--sample/--no-sample", help="Send a sample. A CRM gets one only if asked."),
+    ] = None,
+    metadata: Annotated[
+        str | None, typer.Option(help="CRMs: a JSON object that names whom the sample is about.")
+    ] = None,
+    check: Annotated[bool, typer.Option(help="CRMs: try the credential first.")] = True,
     duplicate: Annotated[bool, typer.Option("--duplicate", help="Add the URL even if it is subscribed.")] = False,
     json: Json = False,
 ) -> None:
-    """Subscribe a URL. Sends it a sample and says what will arrive. The secret is shown only once.
+    """Subscribe a URL, or a CRM by its name. Sends a sample and says what will arrive. The secret is shown only once.
+
+    hubspot, salesforce and pipedrive: asks for what is missing, tries the credential, and shows what would be sent.
 
     Exit code 1: the sink did not accept the sample. The subscription is kept.
     """
     start = start if start in ("now", "earliest") else time_or_age(start)
     settings["config"] |= given({"start": start, "secret": secret})
-    body = without_empty({"sink": sink, **settings})
-    answer = api().send("POST", "/v1/subscriptions", query=None if duplicate else {"reuse": True}, body=body)
+    about = read_metadata(metadata)
+    name = sink.lower()
+    if name in crm.CRMS:
+        body = without_empty(crm.completed(name, settings, domain))
+    elif domain is not None:
+        raise UsageError(f"--domain is for {', '.join(crm.CRMS)}: {sink:.100} is an address already")
+    else:
+        crm.refuse_unknown(sink)
+        body = without_empty({"sink": sink, **settings})
+    query = {"reuse": None if duplicate else True, "check": None if check else False}
+    answer = api().send("POST", "/v1/subscriptions", query=query, body=body, timeout=crm.ADD_TIMEOUT_SECONDS)
     subscription = answer.document
     if answer.status != 201:
         _confirm_reuse(subscription, json=json)
     pending = subscription.get("state") == "pending"
-    test = test and not pending
-    tested = _send_sample(subscription["id"], _sample_type(subscription.get("types"))) if test else None
+    kind = str((subscription.get("config") or {}).get("kind"))
+    id, types = subscription["id"], subscription.get("types")
+    if not json:
+        _introduce(subscription, types_given=settings["types"] is not None)
+        if kind in crm.CRMS:
+            crm.show(api(), id, kind, types, about)
+    if kind in crm.CRMS:
+        test, about = crm.wants_sample(kind, about, test, json=json)
+    test = test is not False and not pending
+    tested = _send_sample(id, _sample_type(types), about) if test else None
     if json:
         print_json({**subscription, "test": tested} if test else subscription)
-    else:
-        _introduce(subscription, types_given=settings["types"] is not None)
-        if tested is not None:
-            say(_verdict(subscription["id"], tested))
-        if pending:
-            say(f"The sink is asked for its consent first: relay subscriptions show {subscription['id']}")
+    elif tested is not None:
+        say(_verdict(id, tested, kind))
+    if pending and not json:
+        say(f"The sink is asked for its consent first: relay subscriptions show {id}")
     if test and (tested is None or not tested["delivered"]):
         raise typer.Exit(1)
 
@@ -107,15 +137,16 @@ def _confirm_reuse(found: dict[str, Any], *, json: bool) -> None:
 def _introduce(subscription: dict[str, Any], *, types_given: bool) -> None:
     config = subscription.get("config") or {}
     say(f"{subscription['id']} is {subscription.get('state', 'enabled')}")
-    if config.get("secret") and config.get("kind", "webhook") not in _SERVICES:
+    if config.get("portal"):
+        say(f"account: {config['portal']}")
+    if config.get("secret") and config.get("kind", "webhook") not in {*_SERVICES, *crm.CRMS}:
         say(f"signing secret, shown only once: {config['secret']}")
     say(expectation(subscription, types_given=types_given))
 
 
 def _sample_type(types: list[str] | None) -> str:
     """The event type of the sample: a failed job if the subscription gets those, else its first type."""
-    wanted = types or [FAILED]
-    return next((type for type in wanted if type.endswith(".job.failed")), wanted[0])
+    return crm.sample_type(types) or FAILED
 
 
 @app.command("list")
@@ -185,9 +216,17 @@ def edit(
 
 
 @app.command("test")
-def send_sample(id: SubscriptionId, type: Type = None, json: Json = False) -> None:
+def send_sample(
+    id: SubscriptionId,
+    type: Type = None,
+    metadata: Annotated[
+        str | None,
+        typer.Option(help="A JSON object, added to the sample's metadata: for a CRM, whom it is about."),
+    ] = None,
+    json: Json = False,
+) -> None:
     """Send a realistic sample now. Exit code 1: the sink did not accept it."""
-    tested = _send_sample(id, full_type(type), raising=True)
+    tested = _send_sample(id, full_type(type), read_metadata(metadata), raising=True)
     print_result(tested, _verdict(id, tested), json=json)
     raise typer.Exit(0 if tested["delivered"] else 1)
 
@@ -320,10 +359,16 @@ _INCIDENTS = {
 def expectation(subscription: Mapping[str, Any], *, types_given: bool) -> str:
     """What will arrive, in a sentence or two."""
     arriving = _arriving(subscription.get("config") or {}, subscription.get("types"), types_given=types_given)
-    return f"{arriving} Of these, only what its filters let through." if subscription.get("filters") else arriving
+    if subscription.get("filters"):
+        arriving += " Of these, only what its filters let through."
+    if (subscription.get("config") or {}).get("dry_run"):
+        arriving += " Dry run: until `--unset dry-run` nothing is sent, and attempts show what would be."
+    return arriving
 
 
 def _arriving(config: Mapping[str, Any], types: list[str] | None, *, types_given: bool) -> str:
+    if config.get("kind") in crm.CRMS:
+        return crm.arriving(config, _enumerated(types or [FAILED]))
     service = _SERVICES.get(config.get("kind", ""))
     if service is not None:
         incidents = _INCIDENTS.get(config.get("incidents", ""), "") if has_failures(types or [FAILED]) else ""
@@ -363,11 +408,12 @@ def _enumerated(types: list[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
-def _send_sample(id: str, type: str | None, *, raising: bool = False) -> Any:
+def _send_sample(id: str, type: str | None, metadata: Any, *, raising: bool = False) -> Any:
     """The result of a sample. Without `raising`, an error is noted and gives None."""
     try:
         with working("sending a sample"):
-            return api().post(path_of("subscriptions", id, "test"), given({"type": type}), timeout=TEST_TIMEOUT_SECONDS)
+            asked = given({"type": type, "metadata": metadata})
+            return api().post(path_of("subscriptions", id, "test"), asked, timeout=TEST_TIMEOUT_SECONDS)
     except RelayError as error:
         if raising:
             raise
@@ -375,8 +421,14 @@ def _send_sample(id: str, type: str | None, *, raising: bool = False) -> Any:
         return None
 
 
-def _verdict(id: str, tested: Any) -> str:
+def _verdict(id: str, tested: Any, kind: str = "") -> str:
     attempt = tested["attempt"]
+    if tested.get("verdict") == "skip":
+        example = crm.CRMS[kind].example if kind in crm.CRMS else '{"email": "jane@example.com"}'
+        again = f"relay subscriptions test {id} --metadata '{example}'"
+        return f"nothing was written: nobody there is whom the sample is about ({tested['reason']}). Name one: {again}"
+    if tested["delivered"] and attempt["status_code"] is None:
+        return f"nothing was sent ({tested['reason']})"
     if tested["delivered"]:
         return f"the sample was accepted: {attempt['status_code']} in {attempt['duration_ms']:.0f} ms"
     reason = attempt["error"] or tested["reason"] or f"answered {attempt['status_code']}"

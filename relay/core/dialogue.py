@@ -50,13 +50,15 @@ def group_key(owner: str, name: str) -> str:
     return f"group/{owner}/{name}"
 
 
-def previewed(steps: Steps) -> tuple[Step, ...]:
-    """The steps, if the sink answers each as expected."""
+def previewed(steps: Steps, most: int = MAX_STEPS) -> tuple[Step, ...]:
+    """The steps, if the sink answers each as expected: the first ones, if they are more."""
     found: list[Step] = []
     try:
         step = next(steps)
-        while len(found) < MAX_STEPS:
+        while True:
             found.append(step)
+            if len(found) == most:
+                break
             step = steps.send(Response(started_at=0.0, duration_ms=0.0, status_code=200, excerpt=step.expected))
     except StopIteration:
         pass

@@ -1,10 +1,16 @@
 """The kinds of sinks as the API uses them: the API does not import `subscribers`."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from relay.api.ports import Kinds
+from relay.core.dialogue import previewed
+from relay.core.events import Event
+from relay.core.subscription import Subscription
+from relay.errors import NotRenderable
 from relay.redaction import url_without_path
 from subscribers import registry
+from subscribers.base import RenderContext
 
 
 def api_kinds(type_prefixes: Sequence[str]) -> Kinds:
@@ -19,7 +25,26 @@ def api_kinds(type_prefixes: Sequence[str]) -> Kinds:
         signed=lambda kind: registry.kind_named(kind).signed,
         portal=lambda subscription: registry.kind_named(subscription.kind).portal(subscription),
         greeting=lambda subscription, now: registry.kind_named(subscription.kind).greeting(subscription, now),
+        names_somebody=names_somebody,
     )
+
+
+def names_somebody(subscription: Subscription) -> Callable[[Event], bool] | None:
+    """Whether an event's metadata name somebody: then a delivery begins with a request, whatever is done about events
+    about nobody. None for a sink that looks for nobody."""
+    kind = registry.kind_named(subscription.kind)
+    dialogue = kind.dialogue(subscription)
+    if dialogue is None or not kind.wants_recipient(subscription):
+        return None
+    asked = replace(subscription, options={**subscription.options, "unmatched": "skip"})
+
+    def names(event: Event) -> bool:
+        try:
+            return bool(previewed(dialogue.steps(event, asked, RenderContext(), {}, 0.0), most=1))
+        except NotRenderable:  # by a template, of which an event about nobody has no need
+            return True
+
+    return names
 
 
 def _redacted_url(kind: str, url: str) -> str:

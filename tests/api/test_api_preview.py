@@ -1,6 +1,7 @@
 """`POST /v1/subscriptions/preview`: what would be sent. Nothing is sent, and nothing is stored."""
 
 import asyncio
+from dataclasses import replace
 
 import orjson
 import pytest
@@ -15,7 +16,7 @@ from relay.core.dialogue import Ended, Step
 from relay.core.events import relay_event
 from relay.ids import new_id
 from subscribers.base import Dialogue
-from tests.support.api_world import HOOK, SLACK, TOKENS
+from tests.support.api_world import HOOK, KINDS, SLACK, TOKENS
 
 TEMPLATE = {"properties": {"status": "{{ event.status }}", "deal": "{{ metadata.deal }}"}}
 
@@ -50,13 +51,13 @@ async def test_a_sample_is_shown_as_it_would_be_sent(client, world):
 async def test_previews_compute_one_at_a_time_and_a_token_has_few_of_them(client, monkeypatch):
     computing, most = 0, 0
 
-    async def slow(call, matcher):
+    async def slow(call, subscription, matcher):
         nonlocal computing, most
         computing += 1
         most = max(most, computing)
         await asyncio.sleep(0)
         computing -= 1
-        return await recent(call, matcher)
+        return await recent(call, subscription, matcher)
 
     recent = previews._recent
     monkeypatch.setattr(previews, "_recent", slow)
@@ -359,3 +360,13 @@ async def test_a_reader_sees_only_the_host_of_each_request(open_client, world):
 async def test_one_request_has_no_name(client):
     [sent] = (await preview(client, {"sink": HOOK}))["requests"]
     assert sent["name"] is None
+
+
+async def test_events_that_name_somebody_are_counted_for_crms(client, open_client, world):
+    for name in ("a", "b", "c"):
+        await world.poll(await world.job(name), "queued")
+    plain = await preview(client, {"sink": HOOK})
+    assert (plain["recent"]["matched"], plain["recent"]["named"]) == (3, None)
+    world.kinds = replace(KINDS, names_somebody=lambda _: lambda event: event.subject != "b")
+    fresh = await preview(open_client(), {"sink": HOOK})
+    assert (fresh["recent"]["matched"], fresh["recent"]["named"]) == (3, 2)

@@ -879,3 +879,15 @@ async def test_a_filter_that_needs_a_missing_extra_is_refused(client, monkeypatc
     (error,) = answer.json()["errors"]
     assert (answer.status_code, error["code"]) == (422, "extra_missing")
     assert "pip install 'revor-relay[cel]'" in error["detail"]
+
+
+async def test_a_sample_has_the_metadata_that_are_given(client, world):
+    made = await create(client)
+    path = f"/v1/subscriptions/{made['id']}/test"
+    tested = (await client.post(path, json={"type": "failed", "metadata": {"deal_id": 7}})).json()
+    assert tested["event"]["data"]["metadata"] | {"deal_id": 7} == tested["event"]["data"]["metadata"]
+    [(_, event)] = world.dispatcher.tested
+    assert event.document()["data"]["metadata"]["deal_id"] == 7
+    refused = await client.post(path, json={"metadata": {"x": "y" * 20_000}})
+    assert (refused.status_code, refused.json()["errors"][0]["code"]) == (422, "too_large")
+    assert len(world.dispatcher.tested) == 1

@@ -31,6 +31,7 @@ from relay.core.tracking import Explanation, SourceReport, TrackRequest
 from relay.errors import RelayError, RequestError
 from relay.ids import new_id
 from relay.node.audit import AuditLog
+from relay.node.sink_kinds import names_somebody
 from relay.proxy.asgi import Proxy
 from relay.proxy.types import Caller, CreateBody, ForwardedRequest, ProxyResponse, TrackingOptions
 from relay.store.store import Store
@@ -419,6 +420,7 @@ KINDS = Kinds(
     signed=lambda name: kind_named(name).signed,
     portal=lambda subscription: kind_named(subscription.kind).portal(subscription),
     greeting=lambda subscription, now: kind_named(subscription.kind).greeting(subscription, now),
+    names_somebody=names_somebody,
 )
 
 

@@ -618,6 +618,8 @@ def test_subscription_is_added_with_every_setting(stub: Stub) -> None:
         *("--time-zone", "Europe/Paris", "--digest", "300", "--messages-per-minute", "5"),
         *("--template", '{"deal": "{{ metadata.deal }}"}', "--strict"),
         *("--content-mode", "batch", "--batch", "100,0.5"),
+        *("--record", "note,task", "--attach", "deal", "--object", "Task", "--unmatched", "fail"),
+        *("--api-version", "62.0", "--create-properties", "--dry-run"),
     ]
     assert run(["subscriptions", "add", "https://a.example/", *options]) == 0
     assert json.loads(stub.seen[-1][2]) == {
@@ -644,6 +646,13 @@ def test_subscription_is_added_with_every_setting(stub: Stub) -> None:
             "strict": True,
             "content_mode": "batch",
             "batch": {"max_events": 100, "max_seconds": 0.5},
+            "record": ["note", "task"],
+            "attach": "deal",
+            "object": "Task",
+            "unmatched": "fail",
+            "api_version": "62.0",
+            "create_properties": True,
+            "dry_run": True,
         },
     }
 
@@ -694,7 +703,7 @@ def test_credential_comes_from_a_file_or_the_input(
 
 
 @pytest.mark.parametrize(
-    ("content", "words"), [(None, "No such file"), (b"an-access-token", "is not JSON"), (b"\xff", "is not JSON")]
+    ("content", "words"), [(None, "No such file"), (b"an access token", "is not JSON"), (b"\xff", "is not JSON")]
 )
 def test_file_without_a_credential_is_one_line(
     stub: Stub, tmp_path: Path, content: bytes | None, words: str, capsys: pytest.CaptureFixture[str]
@@ -799,7 +808,7 @@ def test_edit_changes_only_the_given_settings(stub: Stub) -> None:
     ("arguments", "words"),
     [
         ((), "nothing to change"),
-        (("--unset", "colour"), "It takes batch, channel, concurrency, content_mode, credential"),
+        (("--unset", "colour"), "It takes api_version, attach, batch, channel, concurrency"),
         (("--header", "no colon"), "--header has no colon"),
         (("--batch", "many"), "--batch 'many': write the events and seconds like 100,5"),
         (("--batch", "10,soon"), "--batch '10,soon': write"),

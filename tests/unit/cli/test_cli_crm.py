@@ -1,0 +1,362 @@
+"""`relay subscriptions add hubspot | salesforce | pipedrive`: what it asks, sends and says."""
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from relay.cli import run
+from relay.cli.client import Answer, Api, ApiError
+
+ENDS = ["ai.revor.job.succeeded", "ai.revor.job.failed"]
+LOOK_UP = {
+    "name": "person\x1b[2J by e-mail", "method": "GET", "url": "https://acme.pipedrive.com/api/v2/persons/search?t={x}",
+    "headers": {}, "body": None,
+}  # fmt: skip
+NOTE = {
+    "name": "note", "method": "POST", "url": "https://acme.pipedrive.com/v1/notes", "headers": {},
+    "body": '{"content":"<b>It failed</b>","person_id":"{person}","a":{"b":[1]}}',
+}  # fmt: skip
+RECENT = {"days": 7, "since": "2026-05-13T10:00:00.000Z", "seen": 200, "matched": 120, "named": 83, "cut": False}
+
+
+class Relay:
+    """Answers as a relay does, and keeps what it was sent."""
+
+    def __init__(self) -> None:
+        self.sent: list[tuple[str, Any, Any]] = []
+        self.kind = "pipedrive"
+        self.requests: list[Any] = [LOOK_UP, NOTE]
+        self.recent: dict[str, Any] = RECENT
+        self.tested: dict[str, Any] = {"delivered": True, "verdict": "delivered", "reason": "http_201"}
+        self.status: int | None = 201
+        self.refusal: ApiError | None = None
+        self.config: dict[str, Any] = {}
+
+    def send(self, method: str, path: str, *, query: Any = None, body: Any = None, **_: Any) -> Answer:
+        self.sent.append((f"{method} {path}", query, body))
+        if self.refusal is not None:
+            raise self.refusal
+        config = {"kind": self.kind, "portal": "acme.pipedrive.com", "secret": "whsec_x", **self.config}
+        made = {"id": "sub_1", "state": "enabled", "sink": "https://a", "types": ENDS, "config": config}
+        return Answer(status=201, document=made)
+
+    def post(self, path: str, body: Any, **_: Any) -> Any:
+        self.sent.append((f"POST {path}", None, body))
+        if path.endswith("preview"):
+            return {"matches": True, "event": {}, "requests": self.requests, "recent": self.recent}
+        return {**self.tested, "attempt": {"status_code": self.status, "error": None, "duration_ms": 5.0}}
+
+    @property
+    def created(self) -> Any:
+        return next(body for path, _, body in self.sent if path == "POST /v1/subscriptions")
+
+    @property
+    def samples(self) -> list[Any]:
+        return [body for path, _, body in self.sent if path.endswith("/test")]
+
+
+@pytest.fixture
+def relay(monkeypatch: pytest.MonkeyPatch) -> Relay:
+    made = Relay()
+    monkeypatch.setenv("RELAY_URL", "http://relay.example")
+    monkeypatch.setattr(Api, "send", lambda self, *args, **options: made.send(*args, **options))
+    monkeypatch.setattr(Api, "post", lambda self, *args, **options: made.post(*args, **options))
+    return made
+
+
+@pytest.fixture
+def answers(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """A terminal, on which somebody gives these answers."""
+    given: list[Any] = []
+    asked: list[tuple[str, bool]] = []
+
+    def answer(question: str, **options: Any) -> Any:
+        asked.append((question, options.get("hide_input", False)))
+        assert options["err"], "a prompt is no output"
+        answer = given.pop(0)
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer
+
+    monkeypatch.setattr("relay.cli.crm.is_interactive", lambda: True)
+    monkeypatch.setattr(typer, "prompt", answer)
+    monkeypatch.setattr(typer, "confirm", answer)
+    given.append(asked)
+    return given
+
+
+def prepared(answers: list[Any], *values: Any) -> list[tuple[str, bool]]:
+    asked: list[tuple[str, bool]] = answers.pop(0)
+    answers.extend(values)
+    return asked
+
+
+def token_file(tmp_path: Path, text: str = "a-token-of-40-characters\n") -> str:
+    path = tmp_path / "credential"
+    path.write_text(text)
+    return str(path)
+
+
+def test_a_terminal_is_asked_for_what_is_missing(
+    relay: Relay, answers: list[Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = prepared(answers, " acme ", "", " secret-token ", False)
+    assert run(["subscriptions", "add", "Pipedrive", "--attach", "deal"]) == 0
+    assert [(question.partition(" ")[0], hidden) for question, hidden in asked] == [
+        ("Company,", False),
+        ("API", True),
+        ("API", True),
+        ("Send", False),
+    ]
+    assert relay.created == {
+        "sink": "https://acme.pipedrive.com",
+        "sinkcredential": {"credentialtype": "ACCESSTOKEN", "accesstoken": "secret-token"},
+        "config": {"kind": "pipedrive", "attach": "deal"},
+    }
+    assert relay.samples == []
+    out, err = capsys.readouterr()
+    assert "secret-token" not in out + err
+    assert "whsec_x" not in out, "a CRM gets no signature"
+    assert out.splitlines() == [
+        "sub_1 is enabled",
+        "account: acme.pipedrive.com",
+        "Pipedrive gets a note for each succeeded and failed event. "
+        "Events about nobody whom Pipedrive knows are skipped, and counted.",
+        "",
+        "What Pipedrive would get for a sample, whose recipient your create would name:",
+        "REQUEST\tURL\tFOR",
+        "GET\thttps://acme.pipedrive.com/api/v2/persons/search?t={x}\tperson [2J by e-mail",
+        "POST\thttps://acme.pipedrive.com/v1/notes\tnote",
+        "",
+        "FIELD\tVALUE",
+        "content\t<b>It failed</b>",
+        "person_id\t{person}",
+        "a.b\t[1]",
+        "",
+        "Of 120 events of the last 7 days, 83 name somebody by metadata: deal_id, lead_id, person_id or email. "
+        "The others are about nobody whom Pipedrive can look for.",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("kind", "arguments", "content", "sink", "credential"),
+    [
+        ("hubspot", (), "pat-eu1-token", "https://api.hubapi.com", "pat-eu1-token"),
+        ("hubspot", ("--domain", "http://127.0.0.1:9/"), "pat-token", "http://127.0.0.1:9/", "pat-token"),
+        ("pipedrive", ("--domain", "ACME"), "12345678", "https://acme.pipedrive.com", "12345678"),
+        ("pipedrive", ("--domain", "acme.pipedrive.com/"), "12345678", "https://acme.pipedrive.com", "12345678"),
+        (
+            "pipedrive",
+            ("--domain", "https://acme.pipedrive.com/"),
+            "1234e678",
+            "https://acme.pipedrive.com",
+            "1234e678",
+        ),
+    ],
+)
+def test_a_token_alone_in_a_file_is_enough(
+    relay: Relay, tmp_path: Path, kind: str, arguments: tuple[str, ...], content: str, sink: str, credential: str
+) -> None:
+    assert run(["subscriptions", "add", kind, *arguments, "--credential", token_file(tmp_path, content)]) == 0
+    assert relay.created == {
+        "sink": sink,
+        "sinkcredential": {"credentialtype": "ACCESSTOKEN", "accesstoken": credential},
+        "config": {"kind": kind},
+    }
+    assert relay.samples == [], "without a terminal nothing is written unasked"
+
+
+@pytest.mark.parametrize(
+    ("domain", "host"),
+    [
+        ("acme", "acme.my.salesforce.com"),
+        ("acme--test.sandbox.my.salesforce.com", "acme--test.sandbox.my.salesforce.com"),
+    ],
+)
+def test_salesforce_has_its_token_url_filled_in(relay: Relay, tmp_path: Path, domain: str, host: str) -> None:
+    file = token_file(tmp_path, '{"client_id": "id", "client_secret": "s"}')
+    assert run(["subscriptions", "add", "salesforce", "--domain", domain, "--credential", file]) == 0
+    assert relay.created["sinkcredential"] == {
+        "credentialtype": "CLIENTCREDENTIALS",
+        "token_url": f"https://{host}/services/oauth2/token",
+        "client_id": "id",
+        "client_secret": "s",
+    }
+    whole = {"credentialtype": "REFRESHTOKEN", "refreshtoken": "r", "refreshtokenendpoint": "https://x.example/token"}
+    relay.sent.clear()
+    file = token_file(tmp_path, json.dumps(whole))
+    assert run(["subscriptions", "add", "salesforce", "--domain", domain, "--credential", file]) == 0
+    assert relay.created["sinkcredential"] == whole
+
+
+def test_salesforce_asks_for_its_app(relay: Relay, answers: list[Any]) -> None:
+    relay.kind = "salesforce"
+    asked = prepared(answers, "acme", "the-id", "the-secret", True, '{"email": 5', '{"email": "a@b.example"}')
+    assert run(["subscriptions", "add", "salesforce", "--object", "Task"]) == 0
+    assert [hidden for _, hidden in asked] == [False, False, True, False, False, False]
+    credential = relay.created["sinkcredential"]
+    assert (credential["client_id"], credential["client_secret"]) == ("the-id", "the-secret")
+    assert relay.samples == [{"type": "ai.revor.job.failed", "metadata": {"email": "a@b.example"}}]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["pipedrive"], "Use --domain NAME; only a terminal is asked"),
+        (["pipedrive", "--domain", "acme"], "Use --credential FILE, or --credential - to read it from the input"),
+        (["hubspot"], "Use --credential FILE"),
+        (["salesforce", "--domain", "acme"], "Use --credential FILE"),
+        (["salesforce", "--domain", "ac me"], "give the My Domain, such as acme"),
+        (["pipedrive", "--domain", "-x/../y"], "give the company, such as acme"),
+        (["hubspot", "--domain", "acme"], "HubSpot needs none"),
+        (["https://a.example", "--domain", "acme"], "is an address already"),
+        (["hubspott"], "did you mean hubspot?"),
+        (["hubspot", "--kind", "slack"], "--kind slack is not hubspot"),
+        (["hubspot", "--credential", "/nowhere/x"], "No such file"),
+        (["hubspot", "--metadata", "[]"], "--metadata is not a JSON object"),
+        (["hubspot", "--record", ","], "--record is empty"),
+    ],
+)
+def test_without_a_terminal_what_is_missing_or_wrong_is_one_line(
+    relay: Relay, arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["subscriptions", "add", *arguments]) == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n"), relay.sent) == ("", 1, [])
+    assert said in err
+
+
+@pytest.mark.parametrize("content", ["", "two words", "a-token\nanother-token", "{", "\xff", "short"])
+def test_an_input_without_a_credential_is_one_line(
+    relay: Relay, content: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content.encode("latin-1"))))
+    assert run(["subscriptions", "add", "hubspot", "--credential", "-"]) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert "is not JSON" in err
+    assert not content or content not in err.replace("two words", "") or len(content) < 3
+    assert relay.sent == []
+
+
+@pytest.mark.parametrize("end", [typer.Abort(), KeyboardInterrupt()], ids=["EOF", "^C"])
+def test_nothing_is_sent_if_a_prompt_is_left(
+    relay: Relay, answers: list[Any], end: BaseException, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prepared(answers, "acme", end)
+    assert run(["subscriptions", "add", "pipedrive"]) == 130
+    assert relay.sent == []
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_leaving_the_last_question_keeps_the_subscription(relay: Relay, answers: list[Any], tmp_path: Path) -> None:
+    prepared(answers, typer.Abort())
+    assert run(["subscriptions", "add", "hubspot", "--credential", token_file(tmp_path)]) == 130
+    assert relay.created
+    assert relay.samples == []
+
+
+@pytest.mark.parametrize(
+    ("tested", "status", "code", "said"),
+    [
+        ({"delivered": True, "verdict": "delivered", "reason": "http_201"}, 201, 0, "accepted: 201"),
+        ({"delivered": True, "verdict": "delivered", "reason": "dry_run"}, None, 0, "nothing was sent (dry_run)"),
+        (
+            {"delivered": False, "verdict": "skip", "reason": "unmatched"},
+            200,
+            1,
+            "nothing was written: nobody there is whom the sample is about (unmatched). Name one: "
+            "relay subscriptions test sub_1 --metadata '{\"deal_id\": 7}'",
+        ),
+        ({"delivered": False, "verdict": "dead", "reason": "http_400"}, 400, 1, "not accepted (http_400)"),
+    ],
+)
+def test_a_sample_is_sent_if_asked_for(
+    relay: Relay, tmp_path: Path, tested: Any, status: int, code: int, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    relay.tested, relay.status = tested, status
+    base = ["subscriptions", "add", "pipedrive", "--domain", "acme", "--credential", token_file(tmp_path)]
+    assert run([*base, "--sample", "--metadata", '{"deal_id": 7}']) == code
+    assert relay.samples == [{"type": "ai.revor.job.failed", "metadata": {"deal_id": 7}}]
+    assert said in capsys.readouterr().out
+
+
+def test_json_asks_nothing_and_is_one_document(
+    relay: Relay, answers: list[Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prepared(answers)
+    assert run(["subscriptions", "add", "hubspot", "--credential", token_file(tmp_path), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["id"] == "sub_1"
+    assert [path for path, _, _ in relay.sent] == ["POST /v1/subscriptions"]
+
+
+def test_the_check_can_be_left_out(relay: Relay, tmp_path: Path) -> None:
+    for more, query in (([], None), (["--no-check"], False)):
+        relay.sent.clear()
+        assert run(["subscriptions", "add", "hubspot", "--credential", token_file(tmp_path), *more]) == 0
+        assert relay.sent[0][1] == {"reuse": True, "check": query}
+
+
+@pytest.mark.parametrize(("status", "code"), [(422, 2), (502, 1), (429, 1)])
+def test_a_failed_check_is_one_line(
+    relay: Relay, tmp_path: Path, status: int, code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    relay.refusal = ApiError("the credential lacks a permission: crm.objects.contacts.write", status=status)
+    assert run(["subscriptions", "add", "hubspot", "--credential", token_file(tmp_path)]) == code
+    out, err = capsys.readouterr()
+    assert (out, err) == ("", "relay: the credential lacks a permission: crm.objects.contacts.write\n")
+
+
+@pytest.mark.parametrize(
+    ("kind", "config", "said"),
+    [
+        ("hubspot", {}, "HubSpot gets properties of the contact, a note, a task if it failed for each"),
+        ("hubspot", {"record": "note"}, "HubSpot gets a note for each"),
+        ("hubspot", {"record": ["note", "task"]}, "HubSpot gets a note, a task if it failed for each"),
+        ("pipedrive", {"record": "activity", "unmatched": "fail"}, "are dead, which is told."),
+        ("salesforce", {}, "Salesforce gets a record of Job_Event__c for each"),
+        ("salesforce", {"object": "Task", "unmatched": "create"}, "it makes a record where it can."),
+        ("pipedrive", {"dry_run": True}, "Dry run: until `--unset dry-run` nothing is sent"),
+    ],
+)
+def test_a_sentence_says_what_will_arrive(
+    relay: Relay, tmp_path: Path, kind: str, config: Any, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    relay.kind, relay.config = kind, config
+    base = ["subscriptions", "add", kind, "--credential", token_file(tmp_path)]
+    assert run(base if kind == "hubspot" else [*base, "--domain", "acme"]) == 0
+    assert said in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("recent", "said"),
+    [
+        ({"matched": 0, "named": 0}, "No event of the last 7 days would have come. Jobs name somebody by"),
+        ({"matched": 1, "named": 1}, "Of 1 event of the last 7 days, 1 names somebody by metadata: contact_id"),
+        ({"matched": 2, "named": None, "cut": True}, "Of 2 events since 2026-05-13T10:00:00.000Z, 0 name somebody"),
+    ],
+)
+def test_how_many_events_name_somebody(
+    relay: Relay, tmp_path: Path, recent: Any, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    relay.recent, relay.requests, relay.kind = {**RECENT, **recent}, [], "hubspot"
+    assert run(["subscriptions", "add", "hubspot", "--credential", token_file(tmp_path)]) == 0
+    out, err = capsys.readouterr()
+    assert said in out
+    assert "nothing: the sample names nobody. HubSpot looks for contact_id, deal_id or email" in err
+
+
+def test_a_url_of_a_crm_gets_no_sample_unasked(relay: Relay, tmp_path: Path) -> None:
+    url = "https://acme.pipedrive.com"
+    assert run(["subscriptions", "add", url, "--credential", token_file(tmp_path)]) == 0
+    assert relay.samples == []
+
+
+def test_a_later_sample_takes_metadata(relay: Relay) -> None:
+    assert run(["subscriptions", "test", "sub_1", "--metadata", '{"deal_id": 7}']) == 0
+    assert relay.samples == [{"metadata": {"deal_id": 7}}]
+    assert run(["subscriptions", "test", "sub_1", "--metadata", "7"]) == 2

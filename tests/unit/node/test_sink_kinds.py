@@ -1,0 +1,69 @@
+"""The kinds as the API uses them: which events name somebody whom a CRM can look for."""
+
+from typing import Any
+
+import pytest
+
+from relay.core.credentials import SinkCredential
+from relay.core.events import Event, Origin
+from relay.core.samples import sample_event
+from relay.core.subscription import Subscription
+from relay.errors import NotRenderable
+from relay.node.sink_kinds import names_somebody
+from subscribers import registry
+from subscribers.pipedrive import Pipedrive
+from subscribers.webhook import Webhook
+
+ORIGIN = Origin(source="https://revor.ai/jobs", type_prefix="ai.revor.job", dataschema="x", account_source="y")
+TOKEN = {"credentialtype": "ACCESSTOKEN", "accesstoken": "t"}
+CREDENTIAL = SinkCredential(id="crd_1", origin="https://a.pipedrive.com:443", fields=TOKEN)
+
+
+def subscription(**options: Any) -> Subscription:
+    return Subscription(
+        id="sub_1", kind="x", sink="https://a.pipedrive.com", credential=CREDENTIAL, options=options, types=("x",)
+    )
+
+
+def event(**metadata: Any) -> Event:
+    return sample_event(
+        "ai.revor.job.failed",
+        event_id="evt_1",
+        now=1.0,
+        origin=ORIGIN,
+        dataschema_base="https://r.example",
+        source="revor",
+        account="default",
+        metadata=metadata,
+    )
+
+
+@pytest.mark.parametrize("unmatched", ["skip", "create", "fail"])
+def test_an_event_names_somebody_by_its_metadata(monkeypatch: pytest.MonkeyPatch, unmatched: str) -> None:
+    monkeypatch.setattr(registry, "kind_named", lambda name: Pipedrive())
+    names = names_somebody(subscription(unmatched=unmatched))
+    assert names is not None
+    assert names(event(deal_id=7))
+    assert names(event(email="jane@example.com"))
+    assert not names(event(name="Jane"))
+    assert not names(event(email="nobody"))
+
+
+def test_a_sink_that_looks_for_nobody_has_no_such_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "kind_named", lambda name: Webhook())
+    assert names_somebody(subscription()) is None
+
+
+def test_an_event_that_a_template_cannot_render_names_somebody(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Broken(Pipedrive):
+        def dialogue(self, subscription: Subscription) -> Any:
+            def steps(*_: Any) -> Any:
+                raise NotRenderable([])
+                yield
+
+            return type("Steps", (), {"steps": staticmethod(steps)})
+
+    monkeypatch.setattr(registry, "kind_named", lambda name: Broken())
+    names = names_somebody(subscription())
+    assert names is not None
+    assert names(event())
