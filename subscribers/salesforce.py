@@ -38,6 +38,7 @@ from subscribers.salesforce_records import (
     JOB_EVENT,
     LEAD,
     LINKS,
+    PREFIXES,
     TASK,
     Meant,
     fields,
@@ -89,18 +90,29 @@ class Salesforce(crm.Crm):
         return _greeting(subscription, now)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class _Org:
-    """Where the requests go. `object`: of the records."""
+    """Where the requests go, and what the answers say of the day's limit.
+
+    object         of the records
+    pause_seconds  that the newest answer asks for
+    """
 
     subscription: Subscription
     now: float
     version: str
     object: str
+    pause_seconds: float | None = None
 
     def ask(self, step: Step, object: str, shape: Shape = "record") -> Generator[Step, Response, Answer]:
         """The answer to a request about an object."""
-        return read_answer((yield step), self.now, self.subscription, object, shape)
+        answer = read_answer((yield step), self.now, self.subscription, object, shape)
+        self.pause_seconds = answer.outcome.retry_after_seconds
+        return answer
+
+    def nobody(self, why: str) -> Outcome:
+        """The outcome if there is nobody to write about."""
+        return replace(crm.nobody(self.subscription, why), retry_after_seconds=self.pause_seconds)
 
 
 # --- a delivery
@@ -121,22 +133,22 @@ def _steps(event: Event, subscription: Subscription, context: base.RenderContext
     if isinstance(org, Outcome):
         return Ended(outcome=org)
     body = fields(event, subscription, context, org.object)
-    ids, why = dict(meant.ids), _UNMATCHED
-    if meant.person_known or not (meant.email or meant.phones):
-        outcome = yield from _write_linked(org, event, body, ids)
+    ids, why = meant.ids, _UNMATCHED
+    if meant.person_known or not meant.searched:
+        outcome = yield from _write_linked(org, event, body, ids, {})
         if outcome is not None:
             return Ended(outcome=outcome)
         ids = {}
-    if meant.email or meant.phones:
+    if meant.searched:
         person = yield from _find_person(org, meant)
         if isinstance(person, Outcome):
             return Ended(outcome=person)
         found, why = person
-        outcome = yield from _write_linked(org, event, body, {**ids, **found})
+        outcome = yield from _write_linked(org, event, body, ids, found)
         if outcome is not None:
             return Ended(outcome=outcome)
     if not may_be_alone:
-        return Ended(outcome=crm.nobody(subscription, why))
+        return Ended(outcome=org.nobody(why))
     answer = yield from _write(org, event, body, {})
     return Ended(outcome=answer.outcome)
 
@@ -180,14 +192,27 @@ def _find_person(org: _Org, meant: Meant) -> Generator[Step, Response, tuple[dic
 
 
 def _write_linked(
-    org: _Org, event: Event, body: Mapping[str, Any], ids: Mapping[str, str]
+    org: _Org, event: Event, body: Mapping[str, Any], ids: Mapping[str, str], found: Mapping[str, str]
 ) -> Generator[Step, Response, Outcome | None]:
-    """The outcome of the record with links to these ids, as many as Salesforce takes; None if it takes none."""
-    for linked in links(org.object, ids):
+    """The outcome of the record with links to the ids that were given and to those that were found, as many as
+    Salesforce takes. None if there is nobody to link it to. A link that is refused although the other end is there is
+    no sign of that: the record is refused, for a reason that somebody has to see."""
+    answer = None
+    for linked in links(org.object, {**ids, **found}):
         answer = yield from _write(org, event, body, linked)
         if not answer.refuses(linked):
             return answer.outcome
-    return None
+    if answer is None or org.subscription.options.get(crm.UNMATCHED) == crm.CREATE:
+        return None
+    for object, id in () if found else ids.items():
+        asked = yield from org.ask(
+            salesforce_requests.look_up(org.subscription, org.version, object, f"Id = '{id}'"), object, "query"
+        )
+        if not asked.ok and asked.code not in ("INVALID_QUERY_FILTER_OPERATOR", "INVALID_TYPE"):  # no valid id
+            return asked.outcome
+        if _ids_in(asked.document, object):
+            return answer.outcome
+    return answer.outcome if found else None
 
 
 def _write(
@@ -200,10 +225,10 @@ def _write(
 
 
 def _ids_in(document: Any, object: str) -> list[str]:
-    """The ids in the answer to a query for people."""
+    """The ids in the answer to a look-up."""
     records = document.get("records") if isinstance(document, Mapping) else None
     ids = [one.get("Id") for one in records[:2] if isinstance(one, Mapping)] if isinstance(records, list) else []
-    placeholder, prefix = salesforce_requests.PLACEHOLDERS[object], PEOPLE[object]
+    placeholder, prefix = salesforce_requests.PLACEHOLDERS[object], PREFIXES[object]
     return [
         id for id in ids if isinstance(id, str) and ((ID.fullmatch(id) and id.startswith(prefix)) or id == placeholder)
     ]
@@ -266,7 +291,7 @@ def _check_object(org: _Org) -> Generator[Step, Response, Outcome]:
 
 def _check_people(org: _Org) -> Generator[Step, Response, Outcome]:
     """Whether the user may look for people."""
-    object = next(iter(PEOPLE))
+    object = PEOPLE[0]
     condition = f"Email = {salesforce_requests.soql_text(salesforce_requests.CHECK)}"
     step = salesforce_requests.look_up(org.subscription, org.version, object, condition)
     return (yield from org.ask(step, object, "query")).outcome

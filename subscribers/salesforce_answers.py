@@ -17,8 +17,9 @@ from relay.core.subscription import Subscription
 
 KEY_FIELD = "Event_Id__c"
 """The external id of our records: unique, so that the same event makes no second record."""
-PEOPLE = {"Contact": "003", "Lead": "00Q"}
-"""Objects that are searched for a person, in this order, and the beginnings of their ids."""
+PEOPLE = ("Contact", "Lead")
+"""Objects that are searched for a person, in this order."""
+_READ_ONLY = (*PEOPLE, "Opportunity")
 ID = re.compile(r"[A-Za-z0-9]{15}(?:[A-Za-z0-9]{3})?")
 OLDEST_VERSION = 46
 """Since this version an upsert is answered with a body, which proves that Salesforce answered."""
@@ -47,7 +48,7 @@ RESUME = ", then resume the subscription"
 _UNLINKED = frozenset(
     (
         *("INVALID_CROSS_REFERENCE_KEY", "INSUFFICIENT_ACCESS_ON_CROSS_REFERENCE_ENTITY", "MALFORMED_ID"),
-        *("ENTITY_IS_DELETED", "INVALID_ID_FIELD"),
+        *("ENTITY_IS_DELETED", "INVALID_ID_FIELD", "CANNOT_UPDATE_CONVERTED_LEAD"),
     )
 )
 """Errors of a person or deal that the record was to be linked to."""
@@ -213,7 +214,7 @@ def _repair_of(code: str, message: str, errors: Sequence[Mapping[str, Any]], obj
     is_absent = code in ("NOT_FOUND", "INVALID_TYPE")
     if (is_closed or is_absent) and not object:
         return _NO_API if is_closed else "correct the sink: it is no org with a REST API"
-    if (is_closed or is_absent) and object in PEOPLE:
+    if (is_closed or is_absent) and object in _READ_ONLY:
         return f"give the user that the app runs as the permission Read on {object}"
     if is_closed:
         return NO_WRITING.format(object)
@@ -222,7 +223,7 @@ def _repair_of(code: str, message: str, errors: Sequence[Mapping[str, Any]], obj
     if code == "INVALID_FIELD":
         column = _COLUMN.search(message)
         field = "a field that the message names" if column is None else f"the field {column[1]}"
-        if object in PEOPLE:
+        if object in _READ_ONLY:
             return f"let the user that the app runs as read {field} of {object}"
         return f"{object} has not, or this user may not see, {field}: deploy it or correct config.template"
     if code == "INVALID_FIELD_FOR_INSERT_UPDATE":

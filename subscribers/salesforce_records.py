@@ -43,7 +43,9 @@ LINKS: Mapping[str, Mapping[str, str]] = {
     TASK: {CONTACT: "WhoId", LEAD: "WhoId", OPPORTUNITY: "WhatId"},
 }
 """The fields that link a record, by the object that they link it to. Other objects have those of the first."""
-_OBJECTS = {"003": CONTACT, "00Q": LEAD, "006": OPPORTUNITY}
+PREFIXES = {CONTACT: "003", LEAD: "00Q", OPPORTUNITY: "006"}
+"""The beginnings of ids, by their object."""
+_OBJECTS = {prefix: object for object, prefix in PREFIXES.items()}
 _IDS = {
     "deal_id": re.compile(r"006[A-Za-z0-9]{12}(?:[A-Za-z0-9]{3})?"),
     "contact_id": re.compile(r"(?:003|00Q)[A-Za-z0-9]{12}(?:[A-Za-z0-9]{3})?"),
@@ -72,9 +74,14 @@ class Meant:
         return CONTACT in self.ids or LEAD in self.ids
 
     @property
+    def searched(self) -> bool:
+        """True if there is something to search a person by."""
+        return self.email is not None or bool(self.phones)
+
+    @property
     def nobody(self) -> bool:
         """True if there is nothing to link a record to."""
-        return not (self.ids or self.email or self.phones)
+        return not (self.ids or self.searched)
 
 
 def meant_by(event: Event, context: RenderContext) -> Meant:

@@ -19,8 +19,8 @@ from subscribers.salesforce_records import LEAD
 
 CHECK = "relay-check@relay.invalid"
 """An address that nobody has, and a key that no record has."""
-PLACEHOLDERS = {"Contact": "{contact}", "Lead": "{lead}"}
-"""What a preview shows for the id of a person who is looked up."""
+PLACEHOLDERS = {"Contact": "{contact}", "Lead": "{lead}", "Opportunity": "{opportunity}"}
+"""What a preview shows for an id that is looked up."""
 
 _ACCEPT = (("Accept", "application/json"),)
 _SOQL = str.maketrans(
@@ -40,7 +40,7 @@ def versions(subscription: Subscription) -> Step:
 
 
 def look_up(subscription: Subscription, version: str, object: str, condition: str) -> Step:
-    """The ids of two people at most. Only the id is selected, so that nothing more about them comes here."""
+    """Two ids at most. Only ids are selected, so that nothing more about people comes here."""
     asked = f"({condition}) AND IsConverted = false" if object == LEAD else condition
     soql = f"SELECT Id FROM {object} WHERE {asked} LIMIT 2"  # noqa: S608  (escaped SOQL)
     expected = dumps({"totalSize": 1, "done": True, "records": [{"Id": PLACEHOLDERS[object]}]})

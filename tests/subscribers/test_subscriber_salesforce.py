@@ -296,7 +296,7 @@ def test_link_that_is_refused_does_not_cost_the_others(gone: str, object: str) -
         given = {"lead_id": "00Qxx0000000099", "deal_id": deal}
     outcome, sent = deliver(org, event(**given), subscription(api_version="60.0", object=object))
     if gone == "both":
-        assert (outcome, len(sent)) == (UNMATCHED, 3)
+        assert (outcome, len(sent)) == (UNMATCHED, 5)
         return
     [row] = org.rows(object)
     person, place = ("WhoId", "WhatId") if object == "Task" else ("Contact__c", "Opportunity__c")
@@ -309,7 +309,7 @@ def test_person_whose_id_is_gone_is_found_by_the_address() -> None:
     merged = org.add("Contact", LastName="Ng", Email=EMAIL)
     one = event(contact_id="003xx0000000099", email=EMAIL)
     outcome, sent = deliver(org, one, subscription(api_version="60.0"))
-    assert (outcome.verdict, org.rows()[0]["Contact__c"], len(sent)) == ("delivered", merged, 3)
+    assert (outcome.verdict, org.rows()[0]["Contact__c"], len(sent)) == ("delivered", merged, 4)
 
 
 @pytest.mark.parametrize("object", ["Job_Event__c", "Task"])
@@ -324,7 +324,49 @@ def test_lead_and_deal_are_linked_as_far_as_salesforce_lets_them(object: str) ->
     assert org.refused == []
 
 
-def test_reference_of_the_template_that_is_refused_is_no_unmatched_event() -> None:
+def test_lead_that_was_converted_is_nobody_and_its_contact_is_found_by_the_address() -> None:
+    org = Org()
+    lead = org.add("Lead", LastName="Ng", Company="x", Email=EMAIL, IsConverted=True)
+    of = subscription(api_version="60.0")
+    assert deliver(org, event(contact_id=lead), of)[0] == UNMATCHED
+    contact = org.add("Contact", LastName="Ng", Email=EMAIL)
+    assert deliver(org, event(contact_id=lead, email=EMAIL), of)[0].verdict == "delivered"
+    assert org.rows()[0]["Contact__c"] == contact
+
+
+@pytest.mark.parametrize("metadata", ["contact", "deal", "email"])
+def test_reference_of_the_template_that_is_refused_is_told_and_not_skipped(metadata: str) -> None:
+    pytest.importorskip("liquid")
+    org = Org()
+    org.objects["Job_Event__c"]["Owner__c"] = org.objects["Job_Event__c"]["Lead__c"]
+    contact, deal = org.add("Contact", LastName="Ng", Email=EMAIL), org.add("Opportunity", Name="x")
+    given = {"contact": {"contact_id": contact}, "deal": {"deal_id": deal}, "email": {"email": EMAIL}}[metadata]
+    of = subscription(api_version="60.0", template={"Owner__c": "00Qxx0000000099"})
+    outcome, _ = deliver(org, event(**given), of)
+    assert outcome == Outcome(verdict="dead", reason="INVALID_CROSS_REFERENCE_KEY")
+    outcome, _ = deliver(org, event(**given), replace(of, options={**of.options, "unmatched": "create"}))
+    assert outcome == Outcome(verdict="dead", reason="INVALID_CROSS_REFERENCE_KEY")
+
+
+@pytest.mark.parametrize("at", [1, 2])
+def test_question_whether_a_person_is_there_that_fails_is_asked_again(at: int) -> None:
+    org = Org()
+    one = event(contact_id="003xx0000000099")
+    steps = SALESFORCE.steps(one, subscription(api_version="60.0"), CONTEXT, {}, NOW)
+    assert steps.send(org.respond(next(steps).request)).name == "look-up of the contact"
+    with pytest.raises(StopIteration) as end:
+        steps.send(told(503, "SERVER_UNAVAILABLE") if at == 1 else response(200, b"<html>"))
+    assert end.value.value.outcome.verdict == "retry"
+
+
+@pytest.mark.parametrize("used", [9_000, 9_500])
+def test_little_left_of_the_day_pauses_after_an_event_about_nobody_too(used: int) -> None:
+    org = Org(api_limit=10_000, api_used=used)
+    outcome, _ = deliver(org, event(email=EMAIL), subscription(api_version="60.0"))
+    assert (outcome.verdict, outcome.retry_after_seconds) == ("skip", DAILY_PAUSE_SECONDS if used > 9_000 else None)
+
+
+def test_reference_of_the_template_that_salesforce_names_is_no_unmatched_event() -> None:
     steps = SALESFORCE.steps(event(contact_id="003xx0000000001"), subscription(api_version="60.0"), CONTEXT, {}, NOW)
     next(steps)
     with pytest.raises(StopIteration) as end:

@@ -186,6 +186,15 @@ def test_task_of_a_lead_is_related_to_nothing_else() -> None:
     assert org.ask("PATCH", place, {"WhoId": lead})[0] == 201
 
 
+def test_lead_that_was_converted_is_linked_to_nothing() -> None:
+    org = Salesforce()
+    lead = org.add("Lead", LastName="Ng", IsConverted=True)
+    status, errors = org.ask("PATCH", PLACE, {"Lead__c": lead})
+    assert (status, errors[0]["errorCode"]) == (400, "CANNOT_UPDATE_CONVERTED_LEAD")
+    assert query(org, f"SELECT Id FROM Lead WHERE Id = '{lead[:15]}'")[1]["totalSize"] == 1
+    assert query(org, "SELECT Id FROM Lead WHERE Id = '00Qxx'")[1][0]["errorCode"] == "INVALID_QUERY_FILTER_OPERATOR"
+
+
 def test_summary_of_an_object_says_what_the_user_may_do() -> None:
     org = Salesforce(read_only={"Task"})
     summary = org.ask("GET", f"{V60}/sobjects/Task/")[1]

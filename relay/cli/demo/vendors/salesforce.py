@@ -376,12 +376,15 @@ class Salesforce:
 
     def _check_reference(self, name: str, known: Field, value: str) -> None:
         wanted = [object for object in known.refers if value[:3] == PREFIXES[object]]
-        if not re.fullmatch(r"\w{15}|\w{18}", value, re.ASCII) or not wanted:
+        if not wanted:
             raise _Refused(400, "MALFORMED_ID", f"{name}: id value of incorrect type: {value}", [name])
-        if len(value) == 18 and _id_18(value[:15]) != value:
+        if _is_malformed(value):
             raise _Refused(400, "MALFORMED_ID", f"{name}: malformed id {value}", [name])
-        if not any(row["Id"][:15] == value[:15] for row in self.rows(wanted[0])):
+        found = [row for row in self.rows(wanted[0]) if row["Id"][:15] == value[:15]]
+        if not found:
             raise _Refused(400, "INVALID_CROSS_REFERENCE_KEY", "invalid cross reference id", [])
+        if found[0].get("IsConverted") is True:
+            raise _Refused(400, "CANNOT_UPDATE_CONVERTED_LEAD", "cannot reference converted lead", [])
 
     # --- queries
 
@@ -494,6 +497,10 @@ class _Where:
             self._next(")")
         else:
             raise _malformed()
+        if name == "Id":
+            if any(_is_malformed(value) for value in values):
+                raise _Refused(400, "INVALID_QUERY_FILTER_OPERATOR", "invalid ID field: …")
+            return lambda row: row["Id"][:15] in {str(value)[:15] for value in values}
         return lambda row: any(_equal(row.get(name), value) for value in values)
 
     def _value(self) -> object:
@@ -558,6 +565,11 @@ def _unreadable(type: str, value: object) -> _Refused:
     kind = {str: "VALUE_STRING", bool: "VALUE_TRUE", int: "VALUE_NUMBER_INT", dict: "START_OBJECT"}
     found = kind.get(value.__class__, "START_ARRAY")
     return _Refused(400, "JSON_PARSER_ERROR", f"Cannot deserialize instance of {type} from {found} value")
+
+
+def _is_malformed(id: object) -> bool:
+    is_id = isinstance(id, str) and re.fullmatch(r"\w{15}|\w{18}", id, re.ASCII) is not None
+    return not is_id or (len(str(id)) == 18 and _id_18(str(id)[:15]) != id)
 
 
 def _id_18(id: str) -> str:
