@@ -9,12 +9,13 @@ import hashlib
 import html
 import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from relay.core import jsontext
 from relay.core.delivery import OutboundRequest, Outcome, Response
 from relay.core.events import Event
+from relay.core.samples import SAMPLE_JOB_ID
 from relay.core.subscription import Incidents, Subscription
 from relay.errors import FieldError, NotRenderable
 from relay.redaction import redacted_url, split_url
@@ -128,9 +129,15 @@ def key_of(event: Event, subscription: Subscription) -> str:
     return f"{event.id}-{digest[:_KEY_CHARACTERS]}"
 
 
+def message(event: Event, subscription: Subscription, context: RenderContext) -> chat.Message:
+    """The parts of a record. A sample is written about a real person, so its sentence says what it is."""
+    said = chat.message(event, subscription, context)
+    return replace(said, sentence=f"This is a sample: {said.sentence}") if event.subject == SAMPLE_JOB_ID else said
+
+
 def html_of(event: Event, subscription: Subscription, context: RenderContext) -> str:
     """An event as HTML, without the key line: the sentence in bold, advice and metadata, then place and ids."""
-    said = chat.message(event, subscription, context)
+    said = message(event, subscription, context)
     title = f"<b>{html.escape(said.sentence)}</b>"
     if heading(event):
         title = f"<b>{html.escape(heading(event))}</b>: {html.escape(said.sentence)}"
@@ -152,7 +159,7 @@ def with_key(markup: str, event: Event, subscription: Subscription, most_bytes: 
 
 def subject_of(event: Event, subscription: Subscription, context: RenderContext, most: int) -> str:
     """The sentence as plain text of at most so many UTF-16 code units."""
-    return chat.fitted(chat.message(event, subscription, context).sentence, most, lambda text: text)
+    return chat.fitted(message(event, subscription, context).sentence, most, lambda text: text)
 
 
 def merged(defaults: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:

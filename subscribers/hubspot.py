@@ -356,7 +356,7 @@ def _credential_errors(subscription: Subscription) -> list[FieldError]:
     if credential is not None and credential.type in _TOKENS:
         return []
     detail = (
-        "a service key is needed (HubSpot: Settings, Integrations, Service Keys): "
+        "a service key is needed (HubSpot: Development, Keys, Service keys): "
         '{"credentialtype": "ACCESSTOKEN", "accesstoken": "pat-…"}'
     )
     code = "missing" if credential is None else "credential_unsuitable"

@@ -131,7 +131,7 @@ def names_of(object: str) -> tuple[str, ...]:
 def fields(event: Event, subscription: Subscription, context: RenderContext, object: str) -> dict[str, Any]:
     """The fields of a record but for its links: the defaults, then those of `config.template`, where null leaves a
     default out. Raises NotRenderable."""
-    said = chat.message(event, subscription, context)
+    said = crm.message(event, subscription, context)
     found = _task(event, said) if object == TASK else _job_event(event, said)
     return crm.merged(found, templates.own_fields(event, subscription, context, ()))
 

@@ -16,6 +16,7 @@ from relay.core.dialogue import MAX_STEPS, previewed
 from relay.core.events import Event, Hint, Origin, from_transition, relay_event
 from relay.core.job import Job, Observation, Problem, Transition
 from relay.core.recipient import Recipient
+from relay.core.samples import sample_event
 from relay.errors import InvalidRequest, NotRenderable
 from subscribers.hubspot import HUBSPOT, LATE_SECONDS, HubSpot
 from subscribers.hubspot_answers import READ_BYTES, read_answer
@@ -161,6 +162,19 @@ def test_hostile_texts_are_accepted(text: str) -> None:
     assert account.deliver(event(**{**hostile, "contact_id": contact, "deal_id": deal})) == OK
     for record in account.hubspot.timeline("contacts", contact):
         assert all(len(value) <= MAX_TEXT for value in record.properties.values())
+
+
+def test_sample_about_a_real_contact_says_that_it_is_one() -> None:
+    account, contact, _ = ready()
+    about = {"contact_id": contact}
+    sample = sample_event(
+        "ai.revor.job.failed", event_id="evt_1", now=NOW, origin=ORIGIN, dataschema_base="http://x", metadata=about
+    )
+    assert account.deliver(sample) == OK
+    note, task = account.hubspot.timeline("contacts", contact)
+    outcome = account.hubspot.records["contacts"][contact].properties["relay_outcome"]
+    texts = (outcome, task.properties["hs_task_subject"], note.properties["hs_note_body"].removeprefix("<b>"))
+    assert all(text.startswith("This is a sample: LinkedIn outreach to Alex failed") for text in texts)
 
 
 def test_late_event_does_not_turn_back_what_a_newer_one_has_set() -> None:

@@ -112,7 +112,7 @@ def test_event_becomes_a_record_that_is_linked_to_the_contact_with_the_address()
     assert names(sent) == ["versions", "look-up of the contact", "Job_Event__c by Event_Id__c"]
     [row] = org.rows()
     assert (row["Event_Id__c"], row["Contact__c"], row["Status__c"]) == (KEY, contact, "failed")
-    assert row["Sentence__c"] == "LinkedIn outreach to Alex failed: the account needs reconnecting"
+    assert row["Sentence__c"] == "This is a sample: LinkedIn outreach to Alex failed: the account needs reconnecting"
     assert row["Advice__c"].startswith("How to fix it: Reconnect it in Revor")
     assert (row["Sequence__c"], row["Occurred_At__c"]) == (4, "2026-05-20T10:00:07.000Z")
     assert (row["Error_Code__c"], row["Request_Id__c"], row["Link__c"]) == (
