@@ -1,15 +1,19 @@
-"""Stand-ins for the endpoints of chat services and catch hooks, from their public documentation.
+"""Stand-ins for chat services, catch hooks and CRMs, from their public documentation.
 
 Each is stricter than its service: it refuses what the documentation does not name, in the way in which the service
 refuses a mistake. It keeps accepted messages as text that people read, limits the rate, and fails on demand. One module
 per service; `endpoint.py` is what they share.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
+from typing import Any
 
 from relay.cli.demo.vendors import catch_hook, discord, slack, slack_workflow, teams
 from relay.cli.demo.vendors.endpoint import Vendor
+from relay.cli.demo.vendors.hubspot import HubSpot
+from relay.cli.demo.vendors.pipedrive import Pipedrive
+from relay.cli.demo.vendors.salesforce import Salesforce
 
 VENDORS: Mapping[str, Vendor] = MappingProxyType(
     {
@@ -20,4 +24,9 @@ VENDORS: Mapping[str, Vendor] = MappingProxyType(
         "flat": catch_hook.VENDOR,
     }
 )
-"""By the kind of sink that they stand in for."""
+"""Endpoints, by the kind of sink that they stand in for."""
+
+CRMS: Mapping[str, Callable[[], Any]] = MappingProxyType(
+    {"pipedrive": Pipedrive, "hubspot": HubSpot, "salesforce": Salesforce}
+)
+"""Accounts of a customer at a CRM, which hold records. Also by the kind of sink."""

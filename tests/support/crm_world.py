@@ -1,0 +1,294 @@
+"""Each CRM's stand-in behind one interface, a subscription to it, and attempts that can be killed or lose an answer.
+
+For the conformance suite of kinds that write to CRMs.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any, Literal, Protocol, get_args
+
+import orjson
+
+from relay.core.credentials import TOKEN_HERE, SinkCredential, origin_text
+from relay.core.delivery import OutboundRequest, Outcome, Response
+from relay.core.dialogue import Ended, Memory, Step
+from relay.core.events import Event
+from relay.core.subscription import Subscription
+from subscribers.base import Kind, RenderContext
+from subscribers.pipedrive import Pipedrive
+from subscribers.salesforce import Salesforce
+from tests.subscribers.test_slack_bot import job
+from tests.vendors import pipedrive as pipedrive_vendor
+from tests.vendors import salesforce as salesforce_vendor
+
+NOW = 1779271208.0
+EMAIL = "jane@example.com"
+CONTEXT = RenderContext(public_url="https://relay.example")
+KEY = re.compile(r"evt_[0-9a-z]+[.-][0-9A-Za-z_]+")
+
+Fate = Literal[
+    "killed before it is stored",
+    "killed before it is sent",
+    "killed before the answer",
+    "killed before the end is recorded",
+    "lost request",
+    "lost answer",
+    "error of a proxy",
+    "login page",
+]
+"""What becomes of an attempt at one of its requests. The last three: the CRM has carried it out."""
+FATES: tuple[Fate, ...] = get_args(Fate)
+
+
+class Clock:
+    """A clock that tests move."""
+
+    now = NOW
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def event(metadata: Mapping[str, Any], kind: str = "failed", nth: int = 1) -> Event:
+    """An event of a job with this metadata."""
+    made = job(kind, nth)
+    document = made.document()
+    document["data"]["metadata"] = dict(metadata)
+    return replace(made, body=orjson.dumps(document))
+
+
+class Vendor(Protocol):
+    """One CRM: a customer's account at its stand-in.
+
+    kind        of sink
+    known       metadata of somebody whom the CRM knows; `unknown` of somebody whom it does not
+    options     of the subscription
+    scope       named by the refusal of `forbidden`
+    forbidden   status and body of its answer if a permission is missing; `limited` after too many requests
+    partial     a 2xx that says that nothing was written
+    """
+
+    kind: Kind
+    sink: str
+    token: str
+    known: Mapping[str, Any]
+    unknown: Mapping[str, Any]
+    scope: str
+    forbidden: tuple[int, bytes]
+    limited: tuple[int, bytes]
+    partial: tuple[int, bytes]
+
+    def respond(self, request: OutboundRequest) -> Response:
+        """The response to a request with its credential."""
+        ...
+
+    def written(self) -> list[str]:
+        """The records that the relay has made, each by what it is and its key."""
+        ...
+
+    def markup(self) -> list[str]:
+        """The texts of these records that the CRM shows as HTML."""
+        ...
+
+    def people(self) -> int:
+        """The number of people it knows."""
+        ...
+
+    def refusals(self) -> list[str]:
+        """What it has refused, but for look-ups of what is not there."""
+        ...
+
+
+class PipedriveVendor:
+    """A company."""
+
+    kind: Kind = Pipedrive()
+    sink = f"https://{pipedrive_vendor.HOST}"
+    token = pipedrive_vendor.TOKEN
+    known: Mapping[str, Any] = {"email": EMAIL}
+    unknown: Mapping[str, Any] = {"email": "nobody@example.com"}
+    scope = "contacts:read"
+    forbidden = (403, b'{"success": false, "error": "Scope and URL mismatch", "errorCode": 403}')
+    limited = (429, b'{"success": false, "error": "request over limit", "errorCode": 429}')
+    partial = (200, b'{"success": false, "error": "no", "data": null}')
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self.company = pipedrive_vendor.Pipedrive(clock)
+        self.company.burst = self.company.search_burst = 100_000
+        self.company.add_person("Jane Doe", EMAIL)
+
+    def respond(self, request: OutboundRequest) -> Response:
+        return self.company.take(request)
+
+    def written(self) -> list[str]:
+        rows = [("note", one["content"]) for one in self.company.notes]
+        rows += [("activity", one["note"]) for one in self.company.activities]
+        return [f"{what} {_key_in(text)}" for what, text in rows]
+
+    def markup(self) -> list[str]:
+        return [one["content"] for one in self.company.notes] + [one["note"] for one in self.company.activities]
+
+    def people(self) -> int:
+        return len(self.company.persons)
+
+    def refusals(self) -> list[str]:
+        return [f"{status} {error}" for status, error in self.company.refused if status != 404]
+
+
+class SalesforceVendor:
+    """An org with the relay's object."""
+
+    kind: Kind = Salesforce()
+    sink = salesforce_vendor.ORIGIN
+    token = salesforce_vendor.TOKEN
+    known: Mapping[str, Any] = {"email": EMAIL}
+    unknown: Mapping[str, Any] = {"email": "nobody@example.com"}
+    forbidden = (403, b'[{"errorCode": "INSUFFICIENT_ACCESS_OR_READONLY", "message": "no", "fields": []}]')
+    limited = (403, b'[{"errorCode": "REQUEST_LIMIT_EXCEEDED", "message": "TotalRequests Limit exceeded."}]')
+    scope = "permissions Create and Edit"
+    partial = (300, b'["/services/data/v62.0/sobjects/Job_Event__c/a00xx0000000001AAA"]')
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self.org = salesforce_vendor.Salesforce(api_limit=10**9)
+        self.org.add("Contact", LastName="Doe", Email=EMAIL)
+
+    def respond(self, request: OutboundRequest) -> Response:
+        return self.org.respond(request, token=None)
+
+    def written(self) -> list[str]:
+        rows = [(object, row) for object in ("Job_Event__c", "Task") for row in self.org.rows(object)]
+        return [f"{object} {_key_in(row['Event_Id__c'])}" for object, row in rows]
+
+    def markup(self) -> list[str]:
+        return []
+
+    def people(self) -> int:
+        return len(self.org.rows("Contact")) + len(self.org.rows("Lead"))
+
+    def refusals(self) -> list[str]:
+        return [one for one in self.org.refused if one != "NOT_FOUND"]
+
+
+VENDORS: Mapping[str, Callable[[Callable[[], float]], Vendor]] = {
+    "pipedrive": PipedriveVendor,
+    "salesforce": SalesforceVendor,
+}
+
+
+def _key_in(text: str) -> str:
+    found = KEY.search(text)
+    assert found is not None, text
+    return found[0]
+
+
+def token_placed(request: OutboundRequest, token: str) -> OutboundRequest:
+    """The request as the sender sends it: with the token where the kind wants it, else as a bearer token."""
+    headers = tuple((name, token if value == TOKEN_HERE else value) for name, value in request.headers)
+    own = any(value == TOKEN_HERE for _, value in request.headers)
+    return replace(request, headers=headers if own else (*headers, ("Authorization", f"Bearer {token}")))
+
+
+class CrmWorld:
+    """A subscription to one CRM, and what it remembers. `deliver` is one attempt; `steps` are its requests."""
+
+    def __init__(self, name: str, **options: Any) -> None:
+        self.clock = Clock()
+        self.vendor = VENDORS[name](self.clock)
+        self.kind = self.vendor.kind
+        self.subscription = subscription_to(self.vendor, **options)
+        self.context = CONTEXT
+        self.memories: dict[tuple[str, str], Memory] = {}
+        self.steps: list[Step] = []
+
+    def deliver(
+        self,
+        about: Event,
+        *,
+        fate: Fate | None = None,
+        at: int = 0,
+        answer: tuple[int, bytes] | None = None,
+        error: str | None = None,
+        subscription: Subscription | None = None,
+    ) -> Outcome | None:
+        """The outcome; None if the attempt was killed. `at`: the request, from 0, that has the fate, or that gets
+        this answer or error without being carried out."""
+        subscription = subscription or self.subscription
+        dialogue = self.kind.dialogue(subscription)
+        assert dialogue is not None
+        key = dialogue.key(about, subscription)
+        place = (subscription.id, key or "")
+        self.steps = []
+        steps = dialogue.steps(about, subscription, self.context, self.memories.get(place, {}), self.clock.now)
+        try:
+            step = next(steps)
+            while True:
+                here = len(self.steps) == at
+                if here and fate == "killed before it is stored":
+                    return None
+                if step.remember is not None:
+                    assert key is not None
+                    self.memories[place] = stored(step.remember)
+                assert step.private, "the answer or the URL may say something about a person"
+                self.steps.append(step)
+                if here and fate == "killed before it is sent":
+                    return None
+                response = self._response(step, fate, answer, error) if here else self._response(step, None, None, None)
+                if response is None:
+                    return None
+                step = steps.send(response)
+        except StopIteration as end:
+            ended: Ended = end.value
+        if fate == "killed before the end is recorded":
+            return None
+        if ended.remember is not None:
+            assert key is not None
+            self.memories[place] = stored(ended.remember)
+        return ended.outcome
+
+    def _response(
+        self, step: Step, fate: Fate | None, answer: tuple[int, bytes] | None, error: str | None
+    ) -> Response | None:
+        now = self.clock.now
+        if error is not None:
+            return Response(started_at=now, duration_ms=1.0, error=error)
+        if answer is not None:
+            return Response(started_at=now, duration_ms=1.0, status_code=answer[0], excerpt=answer[1])
+        if fate == "lost request":
+            return Response(started_at=now, duration_ms=1.0, error="timeout", late=True)
+        response = self.vendor.respond(token_placed(step.request, self.vendor.token))
+        match fate:
+            case "killed before the answer":
+                return None
+            case "lost answer":
+                return Response(started_at=now, duration_ms=1.0, error="read")
+            case "error of a proxy":
+                return Response(started_at=now, duration_ms=1.0, status_code=502, excerpt=b"<html>Bad gateway")
+            case "login page":
+                return Response(started_at=now, duration_ms=1.0, status_code=200, excerpt=b"<html>Sign in")
+        return response
+
+    def settle(self, about: Event, subscription: Subscription | None = None) -> Outcome:
+        """Tries again until the delivery is over."""
+        for _ in range(8):
+            outcome = self.deliver(about, subscription=subscription)
+            assert outcome is not None
+            if outcome.verdict != "retry":
+                return outcome
+            self.clock.now += max(outcome.wait_seconds, 5.0)
+        raise AssertionError(f"it is tried for ever: {outcome}")
+
+
+def subscription_to(vendor: Vendor, id: str = "sub_01jvpq0000000000000000000b", **options: Any) -> Subscription:
+    """A subscription to a CRM with an access token."""
+    fields = {"credentialtype": "ACCESSTOKEN", "accesstoken": vendor.token}
+    credential = SinkCredential(id="crd_1", origin=origin_text(vendor.sink), fields=fields)
+    return Subscription(id=id, sink=vendor.sink, kind=vendor.kind.name, credential=credential, options=options)
+
+
+def stored(memory: Memory) -> Memory:
+    """A memory as the store gives it back."""
+    body = orjson.dumps(dict(memory))
+    assert len(body) <= 16_384
+    found: Memory = orjson.loads(body)
+    return found
