@@ -10,12 +10,13 @@ from relay.redaction import split_url
 from subscribers.base import Kind
 from subscribers.discord import Discord
 from subscribers.flat import Flat
+from subscribers.pipedrive import Pipedrive
 from subscribers.slack import Slack
 from subscribers.slack_workflow import SlackWorkflow
 from subscribers.teams import Teams
 from subscribers.webhook import Webhook
 
-_ALL: tuple[Kind, ...] = (Webhook(), Slack(), SlackWorkflow(), Teams(), Discord(), Flat())
+_ALL: tuple[Kind, ...] = (Webhook(), Slack(), SlackWorkflow(), Teams(), Discord(), Flat(), Pipedrive())
 _KINDS: Mapping[str, Kind] = MappingProxyType({kind.name: kind for kind in _ALL})
 _INFERRED = (
     (r"(hooks\.)?slack(-gov)?\.com", r"/(triggers|workflows)/.*", "slack_workflow"),
@@ -34,6 +35,7 @@ _INFERRED = (
         "",
         "flat",
     ),
+    (r".+\.pipedrive\.com", "", "pipedrive"),
     (r".+\.app\.n8n\.cloud", r"/webhook(-test)?/.*", "flat"),
 )
 """Patterns of hosts and of paths ("": any), with the kind of sink that is there."""

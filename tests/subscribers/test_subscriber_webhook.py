@@ -172,6 +172,8 @@ def test_url_is_shown_without_its_secrets(url: str, shown: str) -> None:
         ("https://hooks.slack.com.evil.example/services", "webhook"),
         ("https://evil.example/?u=https://hooks.slack.com/", "webhook"),
         ("https://slack.com/", "slack"),
+        ("https://acme.pipedrive.com", "pipedrive"),
+        ("https://pipedrive.com.evil.example", "webhook"),
         ("https://x.example/", "webhook"),
         ("https://[::1", "webhook"),
         ("", "webhook"),
@@ -182,7 +184,7 @@ def test_the_kind_is_inferred_from_the_host(sink: str, kind: str) -> None:
 
 
 def test_every_kind_is_found_by_its_name() -> None:
-    assert set(registry.kinds()) == {"webhook", "slack", "slack_workflow", "teams", "discord", "flat"}
+    assert set(registry.kinds()) == {"webhook", "slack", "slack_workflow", "teams", "discord", "flat", "pipedrive"}
     for name, kind in registry.kinds().items():
         assert registry.kind_named(name) is kind
         assert kind.name == name

@@ -30,6 +30,7 @@ from relay.cli.demo.scenario import (
 from relay.cli.demo.slack_channel import Message
 from relay.cli.demo.vendors.endpoint import Endpoint
 from relay.cli.demo.vendors.slack_web import Post, SlackWeb
+from relay.cli.demo.wired_crms import Account, Crm, metadata_of
 from relay.cli.demo.wired_report import MAX_EXAMPLES, MUST_TELL, Arrivals, Result, WiredReport, all_arrivals, examples
 from relay.cli.demo.wired_targets import STRUCTURED, TARGETS, Target, Truth
 from relay.clock import from_rfc3339, wall_clock
@@ -43,40 +44,41 @@ MIN_JOBS = 12
 BROKEN_FOR = 0.4
 ALONE = (FAILS_ALONE, {**FAILS_ALONE, "channel": "whatsapp", "error_code": TRANSIENT_CODES[0]})
 """Jobs that fail for reasons of their own, which are no incidents."""
-DEAL_STEP = 10
 ASK_SECONDS = 0.3
 QUIET_SECONDS = 1.0
 """The demo ends once nothing more has arrived for this time."""
 PAGE = 500
 
 
-def metadata_of(index: int) -> dict[str, Any]:
-    """The metadata of a job, by its number from 0."""
-    return {"deal": DEAL_STEP * (index + 1)}
-
-
 @dataclass(kw_only=True)
 class Wire:
     """A target while the demo runs, and what arrived at it.
 
-    refused   signatures that are wrong; the stand-in counts what it refuses itself
-    verifier  of the target's signatures; None: it is not signed
-    skipped   why it is not run
+    id          of its subscription
+    verifier    of the target's signatures; None: it is not signed
+    unverified  signatures that are wrong; the stand-in counts what it refuses itself
+    unmatched   events that the relay skipped, since they are about nobody whom the target knows
+    skipped     why it is not run
     """
 
     target: Target
-    endpoint: Endpoint | None = None
+    endpoint: Endpoint | Account | None = None
     slack: SlackWeb | None = None
+    id: str = ""
     verifier: Webhook | None = None
     requests: int = 0
     unverified: int = 0
+    unmatched: int = 0
     skipped: str | None = None
 
     @property
-    def route(self) -> Route:
+    def routes(self) -> list[Route]:
         """Where it receives."""
+        if isinstance(self.endpoint, Account):
+            methods = ["GET", "POST", "PATCH"]
+            return [Route(path, self.receive, methods=methods) for path in self.endpoint.crm.paths]
         path = "/api/{method}" if self.endpoint is None else self.target.sink_path
-        return Route(path, self.receive, methods=["POST"])
+        return [Route(path, self.receive, methods=["POST"])]
 
     async def receive(self, request: Request) -> Response:
         """Takes a request: the stand-in does, if the signature is valid."""
@@ -126,6 +128,9 @@ class Wire:
             refused=self.refused,
             mentions=0 if stand_in is None else len(stand_in.mentioned),
             messages=self.examples,
+            to_skip=sum(self.target.skips(truth) for truth in truths) if self.target.skips else 0,
+            skipped=self.unmatched,
+            lost=self.endpoint.lost if isinstance(self.endpoint, Account) else 0,
         )
 
 
@@ -138,10 +143,12 @@ def _with_thread(post: Post) -> Message:
     return replace(message, fields=(*message.fields, *thread), footer=footer)
 
 
-def wire(target: Target) -> Wire:
+def wire(target: Target, jobs: int) -> Wire:
     """A target with its stand-in."""
     if target.vendor is None:
         return Wire(target=target, slack=SlackWeb())
+    if isinstance(target.vendor, Crm):
+        return Wire(target=target, endpoint=Account(crm=target.vendor, jobs=jobs))
     return Wire(target=target, endpoint=Endpoint(target.vendor))
 
 
@@ -177,8 +184,8 @@ class Wired:
 @contextlib.asynccontextmanager
 async def open_wired(plan: Plan, targets: Sequence[Target] = TARGETS) -> AsyncIterator[Wired]:
     """Runs the servers and the stand-ins while inside, then closes everything."""
-    wires = [wire(target) for target in targets]
-    async with open_campaign_world(plan, [one.route for one in wires]) as campaign:
+    wires = [wire(target, plan.jobs) for target in targets]
+    async with open_campaign_world(plan, [route for one in wires for route in one.routes]) as campaign:
         yield Wired(campaign=campaign, wires=wires)
 
 
@@ -233,6 +240,7 @@ async def _subscribe(wired: Wired, one: Wire, session: aiohttp.ClientSession) ->
             raise DemoError(f"{one.target.name}: {answer['detail']}")
         one.skipped = missing[0]
         return
+    one.id = answer["id"]
     if kind_named(one.target.kind).signed:
         one.verifier = Webhook(answer["config"]["secret"])
 
@@ -282,6 +290,11 @@ async def _ask(wired: Wired, session: aiohttp.ClientSession) -> None:
         if page["next_cursor"] is None:
             break
         cursor = f"&cursor={page['next_cursor']}"
+    for one in wired.live:
+        if one.target.skips is not None:
+            url = f"{scenario.relay_url}/v1/deliveries?limit={PAGE}&state=cancelled&subscription={one.id}"
+            _, cancelled = await request(session, "GET", url)
+            one.unmatched = sum(item["reason"] == "unmatched" for item in cancelled["items"])
     found = {truth["id"]: truth for truth in scenario.truths()}
     wired.truths = [_truth(wired, event, found.get(event.get("subject", ""))) for event in reversed(events)]
 
@@ -302,7 +315,7 @@ def _receipts(wired: Wired) -> Receipts:
     """What came to the structured webhook."""
     received = Receipts()
     for one in wired.live:
-        if one.target is STRUCTURED and one.endpoint is not None:
+        if one.target is STRUCTURED and isinstance(one.endpoint, Endpoint):
             for (event,) in one.endpoint.documents:
                 received.add(
                     Receipt(

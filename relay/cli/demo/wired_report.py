@@ -53,6 +53,8 @@ class Result:
     refused   requests that the stand-in did not accept, and signatures that are wrong
     mentions  people and channels that its messages mention
     messages  one or two of them
+    to_skip   events that are about nobody whom it knows, and `skipped` those that the relay skipped
+    lost      answers that were lost on the way
     """
 
     name: str
@@ -64,6 +66,9 @@ class Result:
     refused: int
     mentions: int
     messages: tuple[Message, ...]
+    to_skip: int = 0
+    skipped: int = 0
+    lost: int = 0
 
     @property
     def problems(self) -> tuple[str, ...]:
@@ -76,6 +81,7 @@ class Result:
             (sum(times - 1 for times in Counter(self.got.ids).values()), "twice"),
             (self.refused, "refused"),
             (self.mentions, "mentions"),
+            (abs(self.to_skip - self.skipped), "skipped wrongly, or not"),
         )
         return tuple(f"{number} {what}" for number, what in found if number > 0)
 
@@ -88,6 +94,8 @@ class Result:
             "events": len(self.got),
             "expected": len(self.due),
             "refused": self.refused,
+            "skipped": self.skipped,
+            "lost_answers": self.lost,
             "problems": list(self.problems),
             "messages": [as_text(message) for message in self.messages],
         }
@@ -155,6 +163,12 @@ class WiredReport:
             f"{self.report.jobs} jobs, {self.recorded} events. {len(self.results)} targets got {events} events in "
             f"{requests} requests, {refused or 'none'} refused."
         ]
+        skipped, lost = (sum(getattr(one, name) for one in self.results) for name in ("skipped", "lost"))
+        if skipped or lost:
+            found += [
+                f"CRMs: {skipped} events are about a deal that they do not have, and were skipped. {lost} answers were "
+                "lost on the way: the relay asked, and wrote nothing twice."
+            ]
         return found + (
             [f"Wrong: {problem}." for problem in self.problems]
             or ["Each target got exactly the events that it should get."]

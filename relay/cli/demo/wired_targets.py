@@ -12,6 +12,7 @@ from relay.cli.demo.vendors import VENDORS
 from relay.cli.demo.vendors.endpoint import Vendor
 from relay.cli.demo.vendors.programs import CRM, RECEIVER
 from relay.cli.demo.vendors.slack_web import CHANNEL, TOKEN
+from relay.cli.demo.wired_crms import DEAL_STEP, PIPEDRIVE, UNKNOWN, Crm
 
 LEAST_DEAL = 40
 BOT_PATH = "/api/chat.postMessage"
@@ -73,7 +74,9 @@ class Target:
 
     gets     in words
     wants    whether an event should arrive
+    skips    whether an event should be skipped, since it is about nobody there
     vendor   the stand-in; None: the workspace of `slack_web.py`
+    path     of its sink; None: made of its name
     types    None: the kind's own
     """
 
@@ -81,8 +84,9 @@ class Target:
     kind: str
     gets: str
     wants: Callable[[Truth], bool]
-    vendor: Vendor | None
-    path: str = ""
+    vendor: Vendor | Crm | None
+    skips: Callable[[Truth], bool] | None = None
+    path: str | None = None
     types: tuple[str, ...] | None = None
     filters: tuple[Mapping[str, Any], ...] = ()
     config: Mapping[str, Any] = field(default_factory=dict)
@@ -91,7 +95,7 @@ class Target:
     @property
     def sink_path(self) -> str:
         """The path of its sink."""
-        return self.path or "/wired/" + self.name.replace(",", "").replace(" ", "-")
+        return "/wired/" + self.name.replace(",", "").replace(" ", "-") if self.path is None else self.path
 
     def subscription(self, base_url: str) -> dict[str, Any]:
         """The body of `POST /v1/subscriptions`."""
@@ -124,6 +128,21 @@ def _webhook(mode: str, **options: Any) -> Target:
 def _chat(kind: str, name: str | None = None, **more: Any) -> Target:
     given = {"gets": "what people act on", "wants": for_people, "vendor": VENDORS[kind], **more}
     return Target(name=name or kind, kind=kind, **given)
+
+
+def _crm(kind: str, crm: Crm, **config: Any) -> Target:
+    unknown = DEAL_STEP * (UNKNOWN + 1)
+    return Target(
+        name=kind,
+        kind=kind,
+        gets="ends of jobs, for known deals",
+        wants=lambda truth: truth.kind in _ENDS and truth.of_job and truth.deal != unknown,
+        skips=lambda truth: truth.kind in _ENDS and truth.of_job and truth.deal == unknown,
+        vendor=crm,
+        path="",
+        config=config,
+        credential=crm.credential,
+    )
 
 
 STRUCTURED = _webhook("structured")
@@ -183,4 +202,5 @@ TARGETS = (
     _chat("teams"),
     _chat("discord"),
     _chat("flat", gets="all job events", wants=every_job_event),
+    _crm("pipedrive", PIPEDRIVE),
 )

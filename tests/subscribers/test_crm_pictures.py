@@ -1,0 +1,62 @@
+"""The pictures in docs/integrations/ show what CRMs get.
+
+`UPDATE_MESSAGES=1 pytest tests/subscribers/test_crm_pictures.py` draws them anew; look at them before you commit them.
+"""
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from xml.etree import ElementTree
+
+import orjson
+import pytest
+
+from relay.core.dialogue import previewed
+from relay.core.events import Event
+from subscribers import registry
+from subscribers.base import RenderContext
+from tests.subscribers.test_chat_pictures import FAILED
+from tests.support.crm_pictures import Card, timeline_picture
+from tests.support.crm_world import NOW, VENDORS, subscription_to
+from tests.support.story_events import of_job
+
+FOLDER = Path(__file__).resolve().parents[2] / "docs" / "integrations"
+DONE = of_job("succeeded", "10:40:00", "Alex", url="https://crm.example/deals/42", deal="Example Ltd, renewal")
+
+
+def sent(kind: str, event: Event, **options: object) -> dict[str, object]:
+    """The record that a kind sends, about whom the preview takes."""
+    subscription = subscription_to(VENDORS[kind](lambda: NOW), **options)
+    dialogue = registry.kind_named(kind).dialogue(subscription)
+    assert dialogue is not None
+    document = event.document()
+    document["data"]["metadata"] = {**document["data"]["metadata"], "email": "alex@example.com"}
+    about = replace(event, body=orjson.dumps(document))
+    *_, last = previewed(dialogue.steps(about, subscription, RenderContext(), {}, NOW))
+    record: dict[str, object] = orjson.loads(last.request.body)
+    return record
+
+
+def pipedrive() -> str:
+    activity = sent("pipedrive", FAILED, record="activity", attach="deal")
+    cards = [
+        Card("Note · revor-relay", "20 May, 12:40", str(sent("pipedrive", DONE)["content"]), fill="#fffbe6"),
+        Card("Note · revor-relay", "20 May, 10:00", str(sent("pipedrive", FAILED)["content"]), fill="#fffbe6"),
+        Card(
+            "Activity · revor-relay",
+            "20 May",
+            str(activity["note"]),
+            chips=("Task", "Done" if activity["done"] else "To do", f"Due {activity['due_date']}"),
+        ),
+    ]
+    return timeline_picture("Example Ltd, renewal: History", cards, accent="#017737")
+
+
+@pytest.mark.parametrize(("name", "drawn"), [("pipedrive", pipedrive)], ids=["pipedrive"])
+def test_picture_shows_what_arrives(name: str, drawn: Callable[[], str]) -> None:
+    svg, file = drawn(), FOLDER / f"{name}.svg"
+    if os.environ.get("UPDATE_MESSAGES"):
+        file.write_text(svg, encoding="utf-8")
+    assert svg == file.read_text(encoding="utf-8")
+    ElementTree.fromstring(svg)
