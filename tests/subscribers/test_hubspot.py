@@ -1,7 +1,9 @@
 """HubSpot: what a job's end writes to its contact and deal, at a strict stand-in of the CRM API, and what it never
 writes twice."""
 
+import re
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -21,7 +23,7 @@ from relay.errors import InvalidRequest, NotRenderable
 from subscribers.hubspot import HUBSPOT, LATE_SECONDS, HubSpot
 from subscribers.hubspot_answers import READ_BYTES, read_answer
 from subscribers.hubspot_questions import EARLIER_SECONDS, MAX_NEWEST, MAX_READ
-from subscribers.hubspot_records import KEY_PROPERTY, MAX_PROPERTIES, MAX_TEXT
+from subscribers.hubspot_records import KEY, KEY_PROPERTY, MAX_BODY_BYTES, MAX_PROPERTIES, MAX_TEXT, OWN_PROPERTIES
 from tests.support.hostile_texts import TEXTS
 from tests.vendors.hubspot import CONTEXT, NOW, Account, Definition, Fault, subscription
 
@@ -992,3 +994,48 @@ def test_value_of_a_template_that_is_no_text_is_a_text() -> None:
     assert account.deliver(event(contact_id=contact)) == OK
     values = account.hubspot.records["contacts"][contact].properties
     assert [values[name] for name in ("company", "jobtitle", "phone")] == ["7", "true", "1.5"]
+
+
+# --- the page
+
+
+PAGE = (Path(__file__).resolve().parents[2] / "docs" / "integrations" / "hubspot.md").read_text(encoding="utf-8")
+
+
+def test_page_lists_the_properties_as_they_are_made() -> None:
+    words = {"text": "text", "textarea": "text", "date": "date and time"}
+    for one in OWN_PROPERTIES:
+        holds = one["description"][0].lower() + one["description"][1:].rstrip(".")
+        assert f"| `{one['name']}` | {words[one['fieldType']]} | {holds} |" in PAGE
+    assert f"| `{KEY['name']}` | text, unique | the event that it was made of. HubSpot refuses" in PAGE
+
+
+def test_scopes_of_the_page_are_enough() -> None:
+    scopes = set(re.findall(r"`(crm\.[a-z.]+)`", PAGE))
+    assert scopes == ALL_SCOPES
+    account = Account(ready=False)
+    account.hubspot.scopes = scopes
+    assert account.greet(create_properties=True).outcome == OK
+    account.hubspot.scopes = {scope for scope in scopes if "schemas" not in scope}
+    assert account.greet().outcome == OK, "those of schemas can be taken away"
+    contact, deal = account.hubspot.add("contacts"), account.hubspot.add("deals")
+    account.hubspot.fail("POST notes", Fault(works=True))
+    one = event(contact_id=contact, deal_id=deal)
+    assert account.deliver(one).in_doubt
+    assert account.deliver(one) == OK
+    account.hubspot.scopes = {scope for scope in account.hubspot.scopes if "deals" not in scope}
+    assert account.deliver(event(nth=2, contact_id=contact)) == OK
+
+
+def test_template_of_the_page_is_accepted() -> None:
+    (template,) = (orjson.loads(block) for block in re.findall(r"```json\n(.*?)```", PAGE, flags=re.DOTALL))
+    account = Account(template=template)
+    KIND.check(account.subscription)
+    for name, type in (("outreach", "string"), ("outreach_at", "datetime")):
+        account.hubspot.definitions["contacts"][name] = Definition(name=name, type=type)
+    contact = account.hubspot.add("contacts")
+    assert account.deliver(event(contact_id=contact, campaign="Spring", owner_id=77)) == OK
+    note, task = account.hubspot.timeline("contacts", contact)
+    assert "Campaign: Spring" in note.properties["hs_note_body"]
+    assert (task.properties["hs_task_priority"], task.properties["hubspot_owner_id"]) == ("LOW", "77")
+    assert f"at most {MAX_BODY_BYTES:,} bytes" in PAGE
