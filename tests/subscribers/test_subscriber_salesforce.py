@@ -493,6 +493,39 @@ def test_answers_are_judged_by_their_code(given: Response, verdict: str, reason:
     assert "s3cr3t" not in outcome.reason
 
 
+VERDICTS: dict[str, tuple[str, ...]] = {
+    "dead": (
+        *("REQUIRED_FIELD_MISSING", "STRING_TOO_LONG", "JSON_PARSER_ERROR", "NUMBER_OUTSIDE_VALID_RANGE"),
+        *("FIELD_CUSTOM_VALIDATION_EXCEPTION", "FIELD_INTEGRITY_EXCEPTION", "INVALID_TYPE_ON_FIELD_IN_RECORD"),
+        *("INVALID_OR_NULL_FOR_RESTRICTED_PICKLIST", "INVALID_EMAIL_ADDRESS", "CANNOT_EXECUTE_FLOW_TRIGGER"),
+        *("DUPLICATES_DETECTED", "INVALID_CROSS_REFERENCE_KEY", "INSUFFICIENT_ACCESS_ON_CROSS_REFERENCE_ENTITY"),
+        *("MALFORMED_ID", "ENTITY_IS_DELETED", "CANNOT_UPDATE_CONVERTED_LEAD"),
+    ),
+    "disable": (
+        *("API_DISABLED_FOR_ORG", "API_CURRENTLY_DISABLED", "FUNCTIONALITY_NOT_ENABLED", "INSUFFICIENT_ACCESS"),
+        *("INSUFFICIENT_ACCESS_OR_READONLY", "NOT_FOUND", "INVALID_TYPE", "INVALID_FIELD", "GONE"),
+        *("INVALID_FIELD_FOR_INSERT_UPDATE", "UNSUPPORTED_APIVERSION", "UNSUPPORTED_API_VERSION"),
+    ),
+    "retry": (
+        *("UNABLE_TO_LOCK_ROW", "SERVER_UNAVAILABLE", "REQUEST_RUNNING_TOO_LONG", "QUERY_TIMEOUT"),
+        *("REQUEST_LIMIT_EXCEEDED", "STORAGE_LIMIT_EXCEEDED", "INVALID_SESSION_ID", "UNKNOWN_EXCEPTION"),
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("verdict", "code"), [(verdict, code) for verdict, codes in VERDICTS.items() for code in codes]
+)
+def test_code_decides_whatever_the_status(verdict: str, code: str) -> None:
+    for status in (400, 401, 403, 404, 409, 410, 429):
+        outcome = read_answer(told(status, code, "s3cr3t", ("Status__c",)), NOW, subscription(), "Task").outcome
+        assert (outcome.verdict, "s3cr3t" in outcome.reason, outcome.in_doubt) == (verdict, False, False)
+    partial = {"id": None, "success": False, "errors": [{"statusCode": code, "message": "s3cr3t", "fields": []}]}
+    for status in (200, 201):
+        outcome = read_answer(response(status, partial), NOW, subscription(), "Task").outcome
+        assert (outcome.verdict, code in outcome.reason) == (verdict, True)
+
+
 def test_token_that_was_given_is_disabled_once_it_is_refused() -> None:
     for given in (told(401, "INVALID_SESSION_ID"), response(401)):
         outcome = read_answer(given, NOW, subscription(given=GIVEN), "Task").outcome
