@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from relay.clock import wall_clock
+from relay.core.recipient import Recipient
 from relay.proxy.transport import UpstreamRequest, UpstreamResponse
 from relay.store.intents import IN_FLIGHT_SECONDS
 from tests.support.e2e_world import KEY, World, open_e2e_world
@@ -121,6 +122,35 @@ async def test_job_and_end_of_its_intent_are_one_transaction(world: World, passe
         database.execute("DROP TRIGGER refuse")
     await world.until(lambda: tracked(world, job_id))  # retried until the database accepts it
     assert await passed.written_down() == 0
+
+
+async def test_what_is_kept_of_a_recipient_follows_the_settings_and_stops_no_create(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node, text = world.node, {"account_id": "connect_account_xxx", "channel": "email", "action": "outreach"}
+
+    async def kept(recipient: dict[str, str], content: str = "Hello") -> Recipient | None:
+        answer = await call(world, "POST", DISPATCHES, {**text, "recipient": recipient, "content": {"text": content}})
+        assert answer.status_code == 202, answer.text
+        (job,) = await node.store.jobs.find(answer.json()["item"]["id"])
+        return await node.store.jobs.recipient(job.uid)
+
+    def captures(*parts: Any) -> None:
+        node.reload(node.settings.replace(proxy=node.settings.proxy.replace(capture=parts)))
+
+    kim = {"address": "kim@example.com", "phone": "+14155550100"}
+    assert await kept(kim) is None, "the default"
+    captures("recipient.phone", "recipient.address")
+    assert await kept(kim) == Recipient(**kim)
+    captures("recipient.address")
+    assert await kept(kim) == Recipient(address="kim@example.com")
+    assert await kept({"address": "x" * 400}) is None
+    assert await kept(kim, content="x" * (1 << 20)) is None, "a large body is streamed past, unread"
+    monkeypatch.setattr(node.store.jobs._cipher, "refusal", lambda: "no key is safe to use")
+    assert await kept(kim) is None
+    monkeypatch.undo()
+    captures()
+    assert await kept(kim) is None
 
 
 async def test_read_is_served_from_state_only_while_a_poll_would_show_nothing(world: World, passed: Passed) -> None:
