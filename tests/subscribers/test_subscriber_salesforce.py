@@ -141,6 +141,17 @@ def test_ids_need_no_look_up() -> None:
     assert (org.rows()[0]["Contact__c"], org.rows()[0]["Opportunity__c"]) == (contact, deal[:15])
 
 
+@pytest.mark.parametrize("object", ["Job_Event__c", "Task"])
+def test_records_can_be_read_by_people(object: str) -> None:
+    org = Org()
+    deal = org.add("Opportunity", Name="x")
+    deliver(org, event(deal_id=deal), subscription(api_version="60.0", object=object))
+    [message] = org.messages
+    assert message.title.endswith("LinkedIn outreach to Alex failed: the account needs reconnecting")
+    assert ("How to fix it", "Reconnect it in Revor") in message.fields
+    assert message.footer.endswith(f"{deal} · {KEY}")
+
+
 @pytest.mark.parametrize("kind", ["failed", "succeeded"])
 def test_task_has_the_sentence_the_advice_and_the_links(kind: str) -> None:
     org = Org()

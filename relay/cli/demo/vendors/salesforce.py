@@ -22,6 +22,7 @@ import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
+from relay.cli.demo.slack_channel import Message
 from relay.cli.demo.vendors.endpoint import Answer
 
 ORIGIN = "https://acme.my.salesforce.com"
@@ -170,6 +171,12 @@ class Salesforce:
     def rows(self, object: str = "Job_Event__c") -> list[dict[str, Any]]:
         """The records of an object."""
         return self.records.get(object, [])
+
+    @property
+    def messages(self) -> list[Message]:
+        """The Job Events and tasks as people read them."""
+        made = [read_record(row, JOB_EVENT) for row in self.rows("Job_Event__c")]
+        return made + [read_record(row, TASK) for row in self.rows("Task")]
 
     def answer(self, method: str, url: str, headers: Mapping[str, str], body: bytes) -> Answer:
         """The answer to a request. Status 0: none."""
@@ -417,6 +424,17 @@ class Salesforce:
         url = f"/services/data/v{version}.0/sobjects/{object}/{row['Id']}"
         fields = {name: row.get(name) for name in ("Id", *self._visible(object))}
         return {"attributes": {"type": object, "url": url}, **fields}
+
+
+def read_record(row: Mapping[str, Any], known: Mapping[str, Field]) -> Message:
+    """A record as its page shows it: the sentence, the lines below it, and what it is linked to."""
+    lines = str(row.get("Advice__c") or row.get("Description") or "").splitlines()
+    pairs = [tuple(line.partition(": ")[::2]) for line in lines if ": " in line]
+    pairs += [("Link", str(row["Link__c"]))] if row.get("Link__c") else []
+    linked = [f"{name}: {row[name]}" for name, one in known.items() if one.refers and row.get(name)]
+    title = str(row.get("Sentence__c") or row.get("Subject"))
+    footer = " · ".join([*linked, str(row["Event_Id__c"])])
+    return Message(title=title, fields=tuple((label, text) for label, text in pairs), footer=footer)
 
 
 class _Duplicates(_Refused):
