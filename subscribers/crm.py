@@ -132,7 +132,8 @@ def key_of(event: Event, subscription: Subscription) -> str:
 def message(event: Event, subscription: Subscription, context: RenderContext) -> chat.Message:
     """The parts of a record. A sample is written about a real person, so its sentence says what it is."""
     said = chat.message(event, subscription, context)
-    return replace(said, sentence=f"This is a sample: {said.sentence}") if event.subject == SAMPLE_JOB_ID else said
+    is_sample = event.subject == SAMPLE_JOB_ID and metadata_of(event.document()).get("sample") is True
+    return replace(said, sentence=f"This is a sample: {said.sentence}") if is_sample else said
 
 
 def html_of(event: Event, subscription: Subscription, context: RenderContext) -> str:

@@ -99,7 +99,9 @@ def _note(event: Event, subscription: Subscription, context: RenderContext) -> d
 def _task(event: Event, subscription: Subscription, context: RenderContext) -> dict[str, str]:
     return {
         "hs_task_subject": crm.subject_of(event, subscription, context, MAX_SUBJECT),
-        BODIES["tasks"]: crm.html_of(event, subscription, context),
+        BODIES["tasks"]: crm.html_of(event, subscription, context).partition("<br>")[
+            2
+        ],  # the subject is the first line
         "hs_task_status": "NOT_STARTED",
         "hs_task_priority": "HIGH",
         "hs_task_type": "TODO",

@@ -35,6 +35,8 @@ every_crm = pytest.mark.parametrize("crm", VENDORS)
 RECORDS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("pipedrive", {"record": "note"}),
     ("pipedrive", {"record": "activity"}),
+    ("hubspot", {}),
+    ("hubspot without its key", {"record": "note"}),
     ("salesforce", {"object": "Job_Event__c"}),
     ("salesforce", {"object": "Task"}),
 )
@@ -367,6 +369,10 @@ def test_hostile_texts_as_identities_find_nobody_and_break_nothing(crm: str) -> 
 
 TEMPLATES: dict[str, dict[str, Any]] = {
     "pipedrive": {"content": "<i>{{ metadata.note }}</i>{% for one in metadata %}{{ one }}{% endfor %}"},
+    "hubspot": {
+        "note": {"hs_note_body": "<i>{{ metadata.note }}</i>"},
+        "properties": {"firstname": "{{ metadata.note }}"},
+    },
     "salesforce": {"Sentence__c": "{{ metadata.note | truncate: 50 }}"},
 }
 

@@ -6,6 +6,7 @@
 import os
 from collections.abc import Callable
 from dataclasses import replace
+from html import escape
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -14,7 +15,6 @@ import pytest
 
 from relay.core.dialogue import previewed
 from relay.core.events import Event
-from subscribers import registry
 from subscribers.base import RenderContext
 from tests.subscribers.test_chat_pictures import FAILED
 from tests.support.crm_pictures import Card, timeline_picture
@@ -27,8 +27,9 @@ DONE = of_job("succeeded", "10:40:00", "Alex", url="https://crm.example/deals/42
 
 def sent(kind: str, event: Event, **options: object) -> dict[str, object]:
     """The record that a kind sends, about whom the preview takes."""
-    subscription = subscription_to(VENDORS[kind](lambda: NOW), **options)
-    dialogue = registry.kind_named(kind).dialogue(subscription)
+    vendor = VENDORS[kind](lambda: NOW)
+    subscription = subscription_to(vendor, **options)
+    dialogue = vendor.kind.dialogue(subscription)
     assert dialogue is not None
     document = event.document()
     document["data"]["metadata"] = {**document["data"]["metadata"], "email": "alex@example.com"}
@@ -53,7 +54,28 @@ def pipedrive() -> str:
     return timeline_picture("Example Ltd, renewal: History", cards, accent="#017737")
 
 
-@pytest.mark.parametrize(("name", "drawn"), [("pipedrive", pipedrive)], ids=["pipedrive"])
+def hubspot() -> str:
+    def of(event: Event, record: str) -> dict[str, str]:
+        properties: dict[str, str] = sent("hubspot", event, record=record)["properties"]  # type: ignore[assignment]
+        return properties
+
+    task = of(FAILED, "task")
+    cards = [
+        Card("Note by revor-relay", "20 May, 10:40", of(DONE, "note")["hs_note_body"]),
+        Card(
+            "Task created by revor-relay",
+            "20 May, 10:00",
+            f"<b>{escape(task['hs_task_subject'])}</b><br>{task['hs_task_body']}",
+            chips=("To do", f"Priority {task['hs_task_priority'].lower()}"),
+        ),
+        Card("Note by revor-relay", "20 May, 10:00", of(FAILED, "note")["hs_note_body"]),
+    ]
+    return timeline_picture("Alex: Activities", cards, accent="#ff5c35")
+
+
+@pytest.mark.parametrize(
+    ("name", "drawn"), [("pipedrive", pipedrive), ("hubspot", hubspot)], ids=["pipedrive", "hubspot"]
+)
 def test_picture_shows_what_arrives(name: str, drawn: Callable[[], str]) -> None:
     svg, file = drawn(), FOLDER / f"{name}.svg"
     if os.environ.get("UPDATE_MESSAGES"):

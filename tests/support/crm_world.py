@@ -6,7 +6,7 @@ For the conformance suite of kinds that write to CRMs.
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, ClassVar, Literal, Protocol, get_args
 
 import orjson
 
@@ -16,9 +16,12 @@ from relay.core.dialogue import Ended, Memory, Step
 from relay.core.events import Event
 from relay.core.subscription import Subscription
 from subscribers.base import Kind, RenderContext
+from subscribers.hubspot import HubSpot
+from subscribers.hubspot_records import BODIES, KEY_PROPERTY
 from subscribers.pipedrive import Pipedrive
 from subscribers.salesforce import Salesforce
 from tests.subscribers.test_slack_bot import job
+from tests.vendors import hubspot as hubspot_vendor
 from tests.vendors import pipedrive as pipedrive_vendor
 from tests.vendors import salesforce as salesforce_vendor
 
@@ -170,10 +173,71 @@ class SalesforceVendor:
         return [one for one in self.org.refused if one != "NOT_FOUND"]
 
 
+class HubSpotVendor:
+    """An account with the relay's properties."""
+
+    kind: Kind = HubSpot()
+    sink = hubspot_vendor.SINK
+    token = hubspot_vendor.TOKEN
+    known: Mapping[str, Any] = {"email": EMAIL}
+    unknown: Mapping[str, Any] = {"email": "nobody@example.com"}
+    scope = "crm.objects.contacts.write"
+    forbidden = (
+        403,
+        b'{"status": "error", "category": "MISSING_SCOPES", "message": "no", "errors": [{"message": "x", "context": '
+        b'{"requiredGranularScopes": ["crm.objects.contacts.write"]}}]}',
+    )
+    limited = (429, b'{"status": "error", "category": "RATE_LIMITS", "policyName": "TEN_SECONDLY_ROLLING"}')
+    partial = (
+        207,
+        b'{"status": "COMPLETE", "results": [], "numErrors": 1, "errors": [{"status": "error", "category": '
+        b'"VALIDATION_ERROR", "message": "no"}]}',
+    )
+    keyed: ClassVar[bool] = True
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self.hubspot = hubspot_vendor.HubSpot(burst=100_000, now=clock)
+        self.hubspot.daily = 10**9
+        self.hubspot.add("contacts", email=EMAIL)
+        hubspot_vendor.prepare(self.hubspot, keyed=self.keyed)
+
+    def respond(self, request: OutboundRequest) -> Response:
+        answer = self.hubspot.answer(request.method, request.url, dict(request.headers), request.body)
+        return hubspot_vendor.response_of(answer)
+
+    def _made(self) -> list[tuple[str, str]]:
+        return [
+            (object, one.properties[body])
+            for object, body in BODIES.items()
+            for one in self.hubspot.records[object].values()
+        ]
+
+    def written(self) -> list[str]:
+        return [f"{what} {_key_in(text)}" for what, text in self._made()]
+
+    def markup(self) -> list[str]:
+        return [text for _, text in self._made()]
+
+    def people(self) -> int:
+        return len(self.hubspot.records["contacts"])
+
+    def refusals(self) -> list[str]:
+        return [one for one in self.hubspot.refused if "not found" not in one and KEY_PROPERTY not in one]
+
+
+class UnkeyedHubSpotVendor(HubSpotVendor):
+    """An account without the property that the relay finds its records by."""
+
+    keyed: ClassVar[bool] = False
+
+
 VENDORS: Mapping[str, Callable[[Callable[[], float]], Vendor]] = {
     "pipedrive": PipedriveVendor,
+    "hubspot": HubSpotVendor,
     "salesforce": SalesforceVendor,
 }
+WORLDS = {**VENDORS, "hubspot without its key": UnkeyedHubSpotVendor}
+"""And one that is found by other means."""
 
 
 def _key_in(text: str) -> str:
@@ -194,7 +258,7 @@ class CrmWorld:
 
     def __init__(self, name: str, **options: Any) -> None:
         self.clock = Clock()
-        self.vendor = VENDORS[name](self.clock)
+        self.vendor = WORLDS[name](self.clock)
         self.kind = self.vendor.kind
         self.subscription = subscription_to(self.vendor, **options)
         self.context = CONTEXT
