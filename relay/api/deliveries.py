@@ -34,6 +34,15 @@ class Timings(TypedDict):
     first_byte_ms: Annotated[float | None, Field(description="From sending the request to the response headers.")]
 
 
+class MadeUpRequest(TypedDict):
+    """A request that was not sent. Placeholders in braces stand for what only the sink knows, and for whom the job's
+    create names. A long body is cut."""
+
+    method: str
+    url: Annotated[str, Field(description="Redacted.")]
+    body: str
+
+
 class Attempt(TypedDict):
     """One attempt. Credentials in headers are redacted."""
 
@@ -56,6 +65,10 @@ class Attempt(TypedDict):
         Literal["text", "hex"] | None, Field(description="`hex` if the body is not UTF-8.")
     ]
     remote_ip: Annotated[str | None, Field(description="The address that was dialled, even if it did not answer.")]
+    requests: Annotated[
+        list[MadeUpRequest] | None,
+        Field(description="With `config.dry_run`: what would have been sent. Null if something was sent."),
+    ]
 
 
 class Delivery(TypedDict):
@@ -178,7 +191,12 @@ def attempt_view(attempt: core.Attempt) -> Attempt:
         "response_excerpt": attempt.response_excerpt,
         "response_excerpt_encoding": _excerpt_encoding(attempt),
         "remote_ip": attempt.remote_ip,
+        "requests": None if attempt.requests is None else [_made_up(one) for one in attempt.requests],
     }
+
+
+def _made_up(request: core.Shown) -> MadeUpRequest:
+    return {"method": request.method, "url": request.url, "body": request.body}
 
 
 def _excerpt_encoding(attempt: core.Attempt) -> Literal["text", "hex"] | None:
@@ -347,6 +365,7 @@ EXAMPLE_ATTEMPT: Attempt = {
     "response_excerpt": "ok",
     "response_excerpt_encoding": "text",
     "remote_ip": "93.184.215.14",
+    "requests": None,
 }
 _DELIVERY: Delivery = {
     "id": DELIVERY_ID,

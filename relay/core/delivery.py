@@ -11,7 +11,12 @@ DeliveryState = Literal["pending", "delivered", "dead", "cancelled", "uncertain"
 SKIPPED_REASONS = ("unmatched", "ambiguous")
 """Reasons of a delivery that is skipped: nobody, or more than one, in the sink is meant by its event."""
 DRY_RUN = "dry_run"
-"""The reason of a delivery that was only shown: nothing was sent."""
+"""The option that has deliveries shown instead of sent, and the reason of such a delivery."""
+ALREADY_WRITTEN = "already_written"
+"""The reason of a delivery whose record an earlier attempt has written."""
+SETTLING = "settling"
+"""The reason of an attempt that waits until the sink can be asked what came of a write."""
+_NOTHING_SENT = (DRY_RUN, ALREADY_WRITTEN, SETTLING)
 
 
 @value_class(frozen=True, slots=True, kw_only=True)
@@ -48,6 +53,8 @@ CREDENTIAL_ERROR = "credential"
 """The `error` if there is no token or no valid credential to send with."""
 RENDER_ERROR = "render"
 """The `error` if the kind of sink cannot render the event."""
+UNSENT_ERROR = "unsent"
+"""The `error` if no time was left to send the request."""
 
 
 @value_class(frozen=True, slots=True, kw_only=True)
@@ -55,7 +62,8 @@ class Response:
     """The result of a request: a status code, or `error` if there is none.
 
     error    None, or one word: timeout, dns, connect, tls, refused (by the egress guard), proxy (the egress proxy made
-             no connection), credential (there was nothing to send with), protocol, read, cancelled
+             no connection), credential (there was nothing to send with), unsent (no time was left), protocol, read,
+             cancelled
     detail   one line without secrets about `error`, or about what was wrong with the response behind its status
     excerpt  the first bytes of the body, at most 64 KiB
     late     the timeout passed before the end of the response
@@ -100,7 +108,22 @@ class Outcome:
     @property
     def judges_sink(self) -> bool:
         """True if it says something about the sink's health: the sink was to accept the event."""
-        return self.verdict != "skip" and self.reason != DRY_RUN
+        return judges_sink(self.verdict, self.reason)
+
+
+def judges_sink(verdict: str, reason: str | None) -> bool:
+    """True if an outcome says something about the sink's health. False if nothing was sent to it, or nothing but
+    questions."""
+    return verdict != "skip" and reason not in _NOTHING_SENT
+
+
+@value_class(frozen=True, slots=True, kw_only=True)
+class Shown:
+    """A request that was made up but not sent, without secrets and cut in length."""
+
+    method: str
+    url: str
+    body: str
 
 
 @value_class(frozen=True, slots=True, kw_only=True)
@@ -111,6 +134,7 @@ class Attempt:
     remote_ip         the address dialled, whether or not it answered
     decision          what followed and why, in a sentence
     next_attempt_at   the planned time of the next attempt, if any
+    requests          what a dry run would have sent; None: it was none
     """
 
     number: int
@@ -126,6 +150,7 @@ class Attempt:
     timings: Timings = NO_TIMINGS
     decision: str | None = None
     next_attempt_at: float | None = None
+    requests: tuple[Shown, ...] | None = None
 
 
 @value_class(frozen=True, slots=True, kw_only=True)

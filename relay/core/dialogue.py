@@ -24,7 +24,7 @@ class Step:
     name      names it in the attempt and in a preview, without secrets and texts of others
     expected  the body of the answer that a preview imagines, with placeholders for what only the sink knows
     remember  stored before the request is sent: a crash after that cannot lose it
-    private   the URL, the body or the answer says something about a person: only the status is recorded
+    private   the URL, the headers or the answer say something about a person: only the status is recorded
     """
 
     request: OutboundRequest
@@ -52,7 +52,13 @@ def group_key(owner: str, name: str) -> str:
 
 def previewed(steps: Steps, most: int = MAX_STEPS) -> tuple[Step, ...]:
     """The steps, if the sink answers each as expected: the first ones, if they are more."""
+    return imagined(steps, most)[0]
+
+
+def imagined(steps: Steps, most: int = MAX_STEPS) -> tuple[tuple[Step, ...], Ended | None]:
+    """The steps, if the sink answers each as expected, and what becomes of the delivery then; None after too many."""
     found: list[Step] = []
+    ended: Ended | None = None
     try:
         step = next(steps)
         while True:
@@ -60,6 +66,7 @@ def previewed(steps: Steps, most: int = MAX_STEPS) -> tuple[Step, ...]:
             if len(found) == most:
                 break
             step = steps.send(Response(started_at=0.0, duration_ms=0.0, status_code=200, excerpt=step.expected))
-    except StopIteration:
-        pass
-    return tuple(found)
+        steps.close()
+    except StopIteration as end:
+        ended = end.value
+    return tuple(found), ended

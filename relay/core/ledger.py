@@ -9,17 +9,32 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from relay.core.delivery import CREDENTIAL_ERROR, PROXY_ERROR, RENDER_ERROR, Outcome, Response
+from relay.core.delivery import (
+    ALREADY_WRITTEN,
+    CREDENTIAL_ERROR,
+    PROXY_ERROR,
+    RENDER_ERROR,
+    SETTLING,
+    UNSENT_ERROR,
+    Outcome,
+    Response,
+)
 from relay.core.dialogue import Memory
 
 SETTLE_SECONDS = 120.0
 """After this time a write that was sent is there, or never will be. Longer than the longest time-out of an attempt."""
-WRITTEN = Outcome(verdict="delivered", reason="already_written")
+WRITTEN = Outcome(verdict="delivered", reason=ALREADY_WRITTEN)
 """An earlier attempt has written the record."""
 CLEARED: Memory = {}
 """The memory of a write that was not carried out."""
+EVENT_KEY = "event/"
+"""The beginning of the keys of entries."""
+UNKNOWN = "?"
+"""Stands for the id of a record that may have been written, in the memory of a kind that writes several."""
+SETTLED: Memory = {"settled": "sent"}
+"""Added to a memory once a person has found out that the records are there."""
 
-_NEVER_SENT = frozenset(("connect", "dns", "tls", "refused", PROXY_ERROR, CREDENTIAL_ERROR, RENDER_ERROR))
+_NEVER_SENT = frozenset(("connect", "dns", "tls", "refused", UNSENT_ERROR, PROXY_ERROR, CREDENTIAL_ERROR, RENDER_ERROR))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,13 +71,13 @@ class Entry:
 
     def waiting(self, now: float) -> tuple[Outcome, Memory]:
         """The outcome of an attempt that has to wait, and the memory. If the clock was set back, the wait is anew."""
-        outcome = Outcome(verdict="retry", reason="settling", wait_seconds=self.settles_in(now), in_doubt=True)
+        outcome = Outcome(verdict="retry", reason=SETTLING, wait_seconds=self.settles_in(now), in_doubt=True)
         return outcome, replace(self, at=min(self.at, now)).memory()
 
 
 def event_key(event_id: str) -> str:
     """The key of an event's entry."""
-    return f"event/{event_id}"
+    return f"{EVENT_KEY}{event_id}"
 
 
 def read_entry(memory: Memory) -> Entry | None:
@@ -91,6 +106,22 @@ def is_doubtful(response: Response) -> bool:
     if response.status_code is None or response.error is not None:
         return not never_sent(response)
     return response.status_code >= 500
+
+
+def is_settled(memory: Memory) -> bool:
+    """True if a person has found out that the records are there: nothing is sent any more."""
+    return {**memory, **SETTLED} == memory
+
+
+def is_open(memory: Memory) -> bool:
+    """True if a record may have been written and it is not known whether it was. Of every kind's memory."""
+    return not is_settled(memory) and (memory.get("state") == "intended" or UNKNOWN in memory.values())
+
+
+def not_sent(memory: Memory) -> Memory:
+    """The memory once a person has found out that what is in doubt was not written. What else was written stays."""
+    kept = {name: value for name, value in memory.items() if value != UNKNOWN}
+    return kept if "state" not in memory and len(kept) < len(memory) else CLEARED
 
 
 def uncertain(why: str) -> Outcome:

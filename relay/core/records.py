@@ -6,7 +6,7 @@ from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
 from relay.core.connect_accounts import ConnectAccount, Known
 from relay.core.credentials import SinkCredential
-from relay.core.delivery import DRY_RUN, Attempt, Claimed, DeliveryGroup
+from relay.core.delivery import Attempt, Claimed, DeliveryGroup, judges_sink
 from relay.core.dialogue import Memory
 from relay.core.events import Event, Hint
 from relay.core.job import Job, Observation, Progress
@@ -266,7 +266,7 @@ class AttemptResult:
     @property
     def recovers(self) -> bool:
         """True if it was a probe that its sink has accepted: the subscription is enabled again."""
-        return self.claimed.probe and self.state == "delivered" and self.reason != DRY_RUN
+        return self.claimed.probe and self.state == "delivered" and judges_sink(self.state, self.reason)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

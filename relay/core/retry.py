@@ -52,9 +52,10 @@ class Dead:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Uncertain:
-    """Give up, although the sink may have accepted the event: a person has to find out. `pause_until`: as in `Dead`."""
+    """Give up, although the sink may have accepted the event: a person has to find out. The rest as in `Dead`."""
 
     reason: str
+    exhausted: bool = False
     pause_until: float | None = None
 
 
@@ -120,7 +121,7 @@ def decide(
         return Disable(reason=outcome.reason)
     if attempt_count > len(schedule_seconds):
         if outcome.in_doubt:
-            return Uncertain(reason=outcome.reason, pause_until=pause_until)
+            return Uncertain(reason=outcome.reason, exhausted=True, pause_until=pause_until)
         if bundled:
             return Alone(reason=outcome.reason, pause_until=pause_until)
         return Dead(reason=outcome.reason, exhausted=True, pause_until=pause_until)
@@ -151,7 +152,7 @@ def sentence(
     judged           it said something about the sink's health (`Outcome.judges_sink`)
     """
     reason = decision.reason
-    why = f"HTTP {reason[5:]}" if reason.startswith("http_") else reason
+    why = f"HTTP {reason[5:]}" if reason.startswith("http_") else reason.replace("_", " ") if not judged else reason
     if isinstance(decision, Skip | Done) and not judged:
         stays = "; the subscription stays disabled, and the next event probes it" if probe else ""
         return f"{why}: {'skipped, ' if isinstance(decision, Skip) else ''}nothing was sent{stays}"

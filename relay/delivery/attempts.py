@@ -3,11 +3,13 @@
 from collections.abc import Mapping, Sequence
 
 from relay.core import relay_events
-from relay.core.delivery import Attempt, Claimed, Response
-from relay.core.events import Event, relay_event
+from relay.core.delivery import Attempt, Claimed, OutboundRequest, Response, Shown
+from relay.core.dialogue import Memory
+from relay.core.events import DELIVERY_UNCERTAIN, Event, relay_event
 from relay.core.subscription import Subscription
+from relay.core.text import storable
 from relay.ids import new_id
-from relay.redaction import REDACTED, is_credential, redact_text, without
+from relay.redaction import REDACTED, is_credential, redact_text, redacted_url, without
 
 EXCERPT_CHARACTERS = 1024
 READ_BYTES = 4 * EXCERPT_CHARACTERS
@@ -20,6 +22,8 @@ NAME_CHARACTERS = 256
 HEADERS_CHARACTERS = 8192
 """Maximum length of all headers of a request or a response, names included."""
 CUT = "…[truncated]"
+SHOWN_CHARACTERS = 16_384
+"""Maximum length of the bodies of a dry run, together."""
 
 Headers = Sequence[tuple[str, str]]
 
@@ -32,8 +36,10 @@ def attempt_of(
     secrets: Sequence[str] = (),
     decision: str | None = None,
     next_attempt_at: float | None = None,
+    made_up: Sequence[OutboundRequest] | None = None,
 ) -> Attempt:
-    """The record of an attempt that sent `headers`. Redacts credentials, and `secrets` where the sink echoes them."""
+    """The record of an attempt that sent `headers`. Redacts credentials, and `secrets` where the sink echoes them.
+    `made_up`: the requests of a dry run."""
     excerpt, is_hex = _excerpt(response, secrets) if response.excerpt else (None, False)
     return Attempt(
         number=number,
@@ -49,6 +55,7 @@ def attempt_of(
         timings=response.timings,
         decision=decision,
         next_attempt_at=next_attempt_at,
+        requests=None if made_up is None else _made_up(made_up, secrets),
     )
 
 
@@ -92,6 +99,36 @@ def expired_event(
     return _notice("relay.delivery.expired", data, now, claimed.subscription_id, dataschema_base, owner)
 
 
+def uncertain_event(
+    claimed: Claimed,
+    attempt: Attempt,
+    *,
+    reason: str,
+    exhausted: bool,
+    now: float,
+    dataschema_base: str,
+    subscription: Subscription,
+    memory: Memory,
+) -> Event | None:
+    """The event that a delivery is uncertain. None as for `expired_event`. `memory`: what is remembered of it."""
+    event = claimed.event
+    if event.job_uid is None:
+        return None
+    data = relay_events.delivery_uncertain_data(
+        delivery_id=claimed.id,
+        event_id=event.id,
+        event_type=event.type,
+        subscription_id=claimed.subscription_id,
+        job_id=event.subject,
+        attempts=attempt.number,
+        last_error=attempt.error or reason,
+        reason="exhausted" if exhausted else "cannot_tell",
+        kind=subscription.kind,
+        memory=memory,
+    )
+    return _notice(DELIVERY_UNCERTAIN, data, now, claimed.subscription_id, dataschema_base, subscription.owner)
+
+
 def subscription_event(
     type: str, subscription: Subscription, shown_sink: str, *, reason: str, since: float | None, now: float, base: str
 ) -> Event:
@@ -125,6 +162,19 @@ def _shown(headers: Headers, secrets: Sequence[str] = ()) -> tuple[tuple[str, st
         if left < 0 or len(shown) == MAX_HEADERS:
             return (*shown, ("…", f"{len(headers) - len(shown)} more, not kept"))
         shown.append((name, value))
+    return tuple(shown)
+
+
+def _made_up(requests: Sequence[OutboundRequest], secrets: Sequence[str]) -> tuple[Shown, ...]:
+    """The requests with redacted URLs. The bodies are cut where they are too long together."""
+    shown: list[Shown] = []
+    left = SHOWN_CHARACTERS
+    for request in requests:
+        body = storable(without(request.body.decode("utf-8", "replace"), secrets))
+        if len(body) > left:
+            body = body[:left] + CUT
+        left = max(left - len(body), 0)
+        shown.append(Shown(method=request.method, url=storable(redacted_url(request.url)), body=body))
     return tuple(shown)
 
 

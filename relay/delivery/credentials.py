@@ -53,6 +53,7 @@ class Sent:
     outcome   if it is known already, such as when there was nothing to send with; otherwise the kind of sink decides
     secrets   texts that the sink could echo
     remember  see `relay.core.dialogue.Ended`
+    made_up   the requests of a dry run, of which none was sent; None: it was none
     """
 
     headers: tuple[Header, ...]
@@ -60,6 +61,7 @@ class Sent:
     outcome: Outcome | None = None
     secrets: tuple[str, ...] = ()
     remember: Memory | None = None
+    made_up: tuple[OutboundRequest, ...] | None = None
 
 
 @dataclass(slots=True, eq=False)

@@ -2,17 +2,21 @@
 
 All of them share the attempt's time-out. The attempt shows the last request and response, which decide, and names the
 others. A delivery that remembers something has its turn first: one delivery of a key at a time, on all nodes.
+
+Whatever ends an attempt early, a write that may have been carried out stays in doubt: see `relay.core.ledger`.
 """
 
 import asyncio
 import math
+import traceback
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
 import structlog
 
 from relay.clock import Clock
-from relay.core.delivery import RENDER_ERROR, Outcome, Response
+from relay.core import ledger
+from relay.core.delivery import RENDER_ERROR, UNSENT_ERROR, Outcome, Response
 from relay.core.dialogue import MAX_STEPS, Ended, Memory, Step, Steps
 from relay.core.text import storable
 from relay.delivery.credentials import Sent
@@ -29,13 +33,15 @@ NOT_STORED = Outcome(verdict="retry", reason="not_stored")
 FAILED = Outcome(verdict="retry", reason="render")
 
 
-def unrendered(error: Exception, now: float, event_id: str) -> Sent:
-    """Stands for a response if the kind of sink failed. With NotRenderable the delivery is dead, else it is retried."""
+def unrendered(error: Exception, now: float, event_id: str, *, private: bool = False) -> Sent:
+    """Stands for a response if the kind of sink failed. With NotRenderable the delivery is dead, else it is retried.
+    `private`: the exception's text may say something about a person, so it is not logged."""
     if isinstance(error, NotRenderable):
         detail = storable(str(error))
         outcome = Outcome(verdict="dead", reason=detail)
     else:
-        log.error("render_failed", event_id=event_id, exc_info=error)
+        where = {"error": type(error).__name__, "at": _places(error)} if private else {"exc_info": error}
+        log.error("render_failed", event_id=event_id, **where)
         detail = f"the event cannot be rendered for this sink ({type(error).__name__}): the relay's log says more"
         outcome = FAILED
     response = Response(started_at=now, duration_ms=0.0, error=RENDER_ERROR, detail=detail)
@@ -43,13 +49,26 @@ def unrendered(error: Exception, now: float, event_id: str) -> Sent:
 
 
 async def converse(
-    begin: Callable[[], Steps], send: Send, save: Save, timeout_seconds: float, clock: Clock, event_id: str
+    begin: Callable[[], Steps],
+    send: Send,
+    save: Save,
+    timeout_seconds: float,
+    clock: Clock,
+    event_id: str,
+    memory: Memory = ledger.CLEARED,
+    *,
+    private: bool = False,
 ) -> Sent:
-    """Sends the steps in turn, until the kind of sink says what became of the delivery or fails."""
+    """Sends the steps in turn, until the kind of sink says what became of the delivery or fails.
+
+    memory   what is remembered so far
+    private  as in `unrendered`
+    """
     loop = asyncio.get_running_loop()
     started_at, ends_at = clock(), loop.time() + timeout_seconds
     sent = Sent(headers=(), response=Response(started_at=started_at, duration_ms=0.0))
     told: list[str] = []
+    by_kind = False
     secrets: dict[str, None] = {}
     duration_ms = 0.0
     remember: Memory | None = None
@@ -57,34 +76,42 @@ async def converse(
         steps = begin()
         step = next(steps)
         while True:
+            before = remember
             if step.remember is not None:
                 remember = step.remember
                 if not await _saved(save, remember):
-                    ended = Ended(outcome=NOT_STORED)
+                    ended = Ended(outcome=NOT_STORED, remember=_unless_intended(remember, before, memory))
                     break
-            left = ends_at - loop.time()
+            left = ends_at - loop.time()  # after storing, which may have taken long
             if left > 0:
                 sent = await send(step, math.ceil(left * 10) / 10)  # the sender keeps a timer per length
             else:
-                late = Response(started_at=clock(), duration_ms=0.0, error="timeout", late=True)
+                late = Response(started_at=clock(), duration_ms=0.0, error=UNSENT_ERROR, late=bool(told))
                 sent = Sent(headers=step.request.headers, response=late)
             response = sent.response
             if step.private:
-                sent = replace(sent, response=replace(response, headers=(), excerpt=b""))
+                sent = replace(sent, headers=(), response=replace(response, headers=(), excerpt=b""))
             duration_ms += response.duration_ms
             secrets |= dict.fromkeys(sent.secrets)
             told.append(f"{step.name}: {response.error or f'HTTP {response.status_code}'}")
             if sent.outcome is not None or len(told) == MAX_STEPS:
+                if remember is not None and ledger.never_sent(response):
+                    remember = _unless_intended(remember, before, memory)
                 ended = Ended(outcome=sent.outcome or FAILED)
                 break
             step = steps.send(response)
         steps.close()
     except StopIteration as end:
-        ended = end.value
+        ended, by_kind = end.value, True
     except Exception as error:
-        failed = unrendered(error, started_at, event_id)
+        failed = unrendered(error, started_at, event_id, private=private)
         ended = Ended(outcome=failed.outcome or FAILED)
         sent = sent if told else failed
+    if ended.remember is not None:
+        remember = ended.remember
+    outcome = ended.outcome
+    if not by_kind and ledger.is_open(memory if remember is None else remember):
+        outcome = ledger.still_in_doubt(outcome)
     response = replace(sent.response, started_at=started_at, duration_ms=duration_ms)
     if len(told) > 1:
         notes = (response.detail, f"request {len(told)}, after {', '.join(told[:-1])}")
@@ -92,10 +119,21 @@ async def converse(
     return replace(
         sent,
         response=response,
-        outcome=ended.outcome,
+        outcome=outcome,
         secrets=tuple(secrets),
-        remember=remember if ended.remember is None else ended.remember,
+        remember=remember,
     )
+
+
+def _unless_intended(remember: Memory, before: Memory | None, memory: Memory) -> Memory:
+    """What is remembered if a request was not sent: not that it was intended, unless something is in doubt anyway."""
+    known = memory if before is None else before
+    return known if ledger.is_open(remember) and not ledger.is_open(known) else remember
+
+
+def _places(error: Exception) -> list[str]:
+    """Where an exception came from, without its text."""
+    return [f"{place.name}:{place.lineno}" for place in traceback.extract_tb(error.__traceback__)[-5:]]
 
 
 async def _saved(save: Save, memory: Memory) -> bool:

@@ -8,7 +8,7 @@ its own deliveries. Slots are counted in `slots.py`; attempts run in `worker.py`
 import asyncio
 import math
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -21,7 +21,7 @@ from relay.core.dialogue import Step, Steps, previewed
 from relay.core.events import Event
 from relay.core.filters import Filters, matches
 from relay.core.heartbeat import Progress
-from relay.core.recipient import ANYBODY
+from relay.core.recipient import ANYBODY, Recipient
 from relay.core.records import Lease, Recorded
 from relay.core.subscription import Subscription
 from relay.core.values import value_class
@@ -96,6 +96,11 @@ class Share(NamedTuple):
     priorities: tuple[int, ...]
 
 
+async def nobody(_job_uid: str) -> Recipient | None:
+    """None: nothing is captured of creates."""
+    return None
+
+
 class Dispatcher:
     """Sends due deliveries. `run_once()` is one scan; attempts run in their own tasks."""
 
@@ -118,6 +123,7 @@ class Dispatcher:
         signer: Signer,
         infer: Callable[[str], str] = lambda sink: "webhook",
         recorded: Callable[[Event], None] = lambda event: None,
+        recipient: Callable[[str], Awaitable[Recipient | None]] = nobody,
         filters: EventFilters | None = None,
         seed: int | None = None,
     ) -> None:
@@ -161,6 +167,7 @@ class Dispatcher:
             lease=self._lease,
             signer=signer,
             recorded=recorded,
+            recipient=recipient,
         )
         self.handshakes = Handshakes(
             store=handshakes,
@@ -252,7 +259,7 @@ class Dispatcher:
         sent, outcome = await self._worker.exchange(subscription, kind, event)
         shown_sink = kind.redacted_url(subscription.sink)
         secrets = secrets_of(subscription.sink, shown_sink, subscription.headers, sent.secrets)
-        return attempt_of(1, sent.headers, sent.response, secrets=secrets), outcome
+        return attempt_of(1, sent.headers, sent.response, secrets=secrets, made_up=sent.made_up), outcome
 
     async def greet(self, subscription: Subscription, steps: Steps) -> Mapping[str, str]:
         """The facts that a sink tells before its subscription is stored. Nothing is stored. Raises CheckFailed."""

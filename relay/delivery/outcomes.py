@@ -10,7 +10,7 @@ from relay.core.records import AttemptResult, Lease, MemoryTurn
 from relay.core.sentences import counted
 from relay.core.subscription import Subscription
 from relay.core.values import value_class
-from relay.delivery.attempts import attempt_of, expired_event, subscription_event
+from relay.delivery.attempts import attempt_of, expired_event, subscription_event, uncertain_event
 from relay.delivery.credentials import Sent
 from relay.delivery.settings import DeliverySettings
 from relay.redaction import secrets_of, url_without_path
@@ -140,6 +140,7 @@ def attempt_result(
             secrets=secrets,
             decision=sentence,
             next_attempt_at=next_attempt_at,
+            made_up=sent.made_up,
         )
     else:
         attempt = replace(shown, number=number, decision=sentence, next_attempt_at=next_attempt_at)
@@ -181,6 +182,20 @@ def _events(
                 now=now,
                 dataschema_base=base,
                 owner=finished.subscription.owner,
+            )
+        )
+    if isinstance(decision, retry.Uncertain):
+        before = finished.turn.memory if finished.turn is not None else {}
+        events.append(
+            uncertain_event(
+                finished.claimed,
+                attempt,
+                reason=decision.reason,
+                exhausted=decision.exhausted,
+                now=now,
+                dataschema_base=base,
+                subscription=finished.subscription,
+                memory=before if finished.sent.remember is None else finished.sent.remember,
             )
         )
     changed: tuple[str, str] | None = None

@@ -8,7 +8,7 @@ an outcome in `outcomes.py`.
 
 import asyncio
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -16,13 +16,15 @@ from typing import TYPE_CHECKING
 import structlog
 
 from relay.clock import Clock
-from relay.core import retry
+from relay.core import ledger, retry
 from relay.core.bundles import message_id, outcome_of_bundle
-from relay.core.delivery import CREDENTIAL_ERROR, PROXY_ERROR, Claimed, OutboundRequest, Outcome, Response
-from relay.core.dialogue import Memory, Step, Steps
+from relay.core.delivery import CREDENTIAL_ERROR, DRY_RUN, PROXY_ERROR, Claimed, OutboundRequest, Outcome, Response
+from relay.core.dialogue import Ended, Memory, Step, Steps, imagined
 from relay.core.events import Event
 from relay.core.handshake import REQUEST_ORIGIN
+from relay.core.recipient import Recipient
 from relay.core.records import AttemptRecorded, AttemptResult, Lease, MemoryTurn
+from relay.core.sentences import counted
 from relay.core.subscription import Subscription
 from relay.core.text import storable
 from relay.delivery.attempts import bare
@@ -66,6 +68,7 @@ class Worker:
     policy    returns the current settings and the source of randomness
     lease     makes a lease for an attempt of a given timeout, in seconds
     recorded  called with each event that an attempt caused, after the commit
+    recipient  reads whom the create of a job names, if that was captured
     """
 
     slots: Slots
@@ -85,6 +88,7 @@ class Worker:
     lease: Callable[[float], Lease]
     signer: Signer
     recorded: Callable[[Event], None]
+    recipient: Callable[[str], Awaitable[Recipient | None]]
 
     def __post_init__(self) -> None:
         self.answered = 0
@@ -102,17 +106,8 @@ class Worker:
     ) -> tuple[Sent, Outcome]:
         """Renders, signs and sends an event, or several in one request, and classifies the response. An exception in
         the kind of sink counts as a failed attempt; with NotRenderable the delivery is dead. Without a `turn` nothing
-        is remembered."""
-        dialogue = kind.dialogue(subscription) if len(events) == 1 else None
-        if dialogue is not None:
-            sent = await self._converse(subscription, dialogue, events[0], turn)
-        else:
-            try:
-                request = self.signed(subscription, kind, *events)
-            except Exception as error:
-                sent = unrendered(error, self.clock(), events[0].id)
-            else:
-                sent = await self._send(subscription, request, self._timeout_of(subscription))
+        is remembered. In a dry run nothing is sent."""
+        sent = await self._sent(subscription, kind, events, {} if turn is None else turn.memory, turn)
         self.answered += 1
         outcome = _storable(sent.outcome) if sent.outcome else self._outcome(subscription, kind, sent.response)
         if len(events) > 1:
@@ -122,12 +117,79 @@ class Worker:
         self._seconds_of(kind.name).observe(sent.response.duration_ms / 1000)
         return sent, outcome
 
+    async def _sent(
+        self,
+        subscription: Subscription,
+        kind: "Kind",
+        events: Sequence[Event],
+        memory: Memory,
+        turn: MemoryTurn | None,
+    ) -> Sent:
+        dialogue = kind.dialogue(subscription) if len(events) == 1 else None
+        recipient: Recipient | None = None
+        try:
+            recipient = await self._recipient(subscription, kind, events[0])
+            if is_dry(subscription):
+                return self._made_up(subscription, kind, dialogue, events, recipient)
+            request = self.signed(subscription, kind, *events) if dialogue is None else None
+        except StoreError:
+            raise
+        except Exception as error:
+            failed = unrendered(error, self.clock(), events[0].id, private=recipient is not None)
+            if failed.outcome is not None and ledger.is_open(memory):
+                return replace(failed, outcome=ledger.still_in_doubt(failed.outcome))
+            return failed
+        if dialogue is not None:
+            return await self._converse(subscription, dialogue, events[0], memory, turn, recipient)
+        assert request is not None
+        return await self._send(subscription, request, self._timeout_of(subscription))
+
+    async def _recipient(self, subscription: Subscription, kind: "Kind", event: Event) -> Recipient | None:
+        """Whom the create of the event's job names, if the kind asks for it and it was captured."""
+        if event.job_uid is None or not kind.wants_recipient(subscription):
+            return None
+        return await self.recipient(event.job_uid)
+
+    def _made_up(
+        self,
+        subscription: Subscription,
+        kind: "Kind",
+        dialogue: "Dialogue | None",
+        events: Sequence[Event],
+        recipient: Recipient | None,
+    ) -> Sent:
+        """What would be sent, with placeholders for what only the sink knows and for whom the create names."""
+        now = self.clock()
+        response = Response(started_at=now, duration_ms=0.0)
+        if dialogue is None:
+            request = self.signed(subscription, kind, *events)
+            requests, names = [request], [request.method]
+        else:
+            context = self._context(None if recipient is None else recipient.shown())
+            steps, ended = imagined(dialogue.steps(events[0], subscription, context, ledger.CLEARED, now))
+            if not steps and ended is not None:
+                return Sent(headers=(), response=response, outcome=ended.outcome)
+            requests, names = [step.request for step in steps], [step.name for step in steps]
+        response = replace(response, detail=f"it would be {counted(len(requests), 'request')}: {', '.join(names)}")
+        outcome = Outcome(verdict="delivered", reason=DRY_RUN)
+        return Sent(headers=(), response=response, outcome=outcome, made_up=tuple(requests))
+
+    def _context(self, recipient: Recipient | None) -> "RenderContext":
+        return self.context if recipient is None else replace(self.context, recipient=recipient)
+
     async def _converse(
-        self, subscription: Subscription, dialogue: "Dialogue", event: Event, turn: MemoryTurn | None
+        self,
+        subscription: Subscription,
+        dialogue: "Dialogue",
+        event: Event,
+        memory: Memory,
+        turn: MemoryTurn | None,
+        recipient: Recipient | None,
     ) -> Sent:
         def steps() -> Steps:
-            memory = {} if turn is None else turn.memory
-            return dialogue.steps(event, subscription, self.context, memory, self.clock())
+            if ledger.is_settled(memory):
+                return _written()
+            return dialogue.steps(event, subscription, self._context(recipient), memory, self.clock())
 
         async def save(memory: Memory) -> bool:
             return turn is None or await self.memories.keep(turn, memory, self.clock())
@@ -135,7 +197,8 @@ class Worker:
         async def send(step: Step, seconds: float) -> Sent:
             return await self._send(subscription, step.request, seconds)
 
-        return await converse(steps, send, save, self._timeout_of(subscription), self.clock, event.id)
+        seconds, private = self._timeout_of(subscription), recipient is not None
+        return await converse(steps, send, save, seconds, self.clock, event.id, memory, private=private)
 
     def _timeout_of(self, subscription: Subscription) -> float:
         return self.policy().settings.timeout_of(subscription)
@@ -218,7 +281,7 @@ class Worker:
             # since it was claimed: its sink has not consented, or has requests of one event now
             if subscription.state == "pending" or (len(claimed) > 1 and target.bundle is None):
                 return await self._release(claimed, now)
-            if not target.sink.take_turn(now):
+            if not (is_dry(subscription) or target.sink.take_turn(now)):
                 return await self._release(claimed, target.sink.turns.next_at)
             turn, held = await self._turn(target, first) if len(claimed) == 1 else (None, False)
             if held:
@@ -250,7 +313,7 @@ class Worker:
 
     async def _turn(self, target: Target, claimed: Claimed) -> tuple[MemoryTurn | None, bool]:
         """The turn that a delivery needs, and True if another delivery has it."""
-        dialogue = target.kind.dialogue(target.subscription)
+        dialogue = None if is_dry(target.subscription) else target.kind.dialogue(target.subscription)
         try:
             key = None if dialogue is None else dialogue.key(claimed.event, target.subscription)
         except Exception:  # then the attempt fails as well, and is recorded
@@ -425,6 +488,17 @@ class Worker:
             for other in others:
                 other.sink.pause_stored(0.0)
             log.error("sink_health_failed", subscription=target.subscription.id, error=str(error))
+
+
+def is_dry(subscription: Subscription) -> bool:
+    """True if its deliveries are shown instead of sent."""
+    return bool(subscription.options.get(DRY_RUN))
+
+
+def _written() -> Steps:
+    """The steps of a delivery whose record is there: none."""
+    return Ended(outcome=ledger.WRITTEN)
+    yield
 
 
 def _storable(outcome: Outcome) -> Outcome:

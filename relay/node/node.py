@@ -142,6 +142,7 @@ class Node:
             signer=self._signer,
             infer=registry.infer_kind,
             recorded=self._on_recorded,
+            recipient=store.jobs.recipient,
             filters=store.filters,
         )
 

@@ -85,7 +85,7 @@ class Retention:
             "connect_accounts": lambda: _batches(lambda: rows.delete_connect_accounts(jobs)),
             "intents": lambda: _batches(lambda: rows.delete_intents(jobs)),
             "incidents": lambda: _batches(lambda: rows.delete_incidents(jobs)),
-            "memories": lambda: _batches(lambda: rows.delete_memories(jobs)),
+            "memories": lambda: _batches(lambda: rows.delete_memories(min(events, jobs))),
             "replays": lambda: _batches(lambda: rows.delete_replays(jobs)),
             "idempotency_keys": lambda: _batches(lambda: rows.delete_idempotency_keys(now - IDEMPOTENCY_SECONDS)),
             # A receiver may still look for the public key of a request that is on its way.

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import bindparam, select, text, update
-from sqlalchemy.engine import Connection
+from sqlalchemy.engine import Connection, Row
 from sqlmodel import col
 
 from relay.core.bundles import Bundle, Room
@@ -18,6 +18,7 @@ from relay.core.records import (
     Page,
     Pending,
     Probe,
+    Resolution,
     Skipped,
 )
 from relay.errors import Conflict, NotFound
@@ -39,6 +40,7 @@ from relay.store.database import Database
 from relay.store.delivery_groups import grouped
 from relay.store.group_commit import alone, each
 from relay.store.locks import MATCH, locking
+from relay.store.memories import settle_event
 from relay.store.notices import notify
 from relay.store.ordering import queue_manual_retry
 from relay.store.outbox import Outbox, lock_jobs
@@ -53,6 +55,10 @@ from relay.store.tables import LISTED_DELIVERY, SKIPPED_DELIVERY, AttemptRow, De
 RELEASE = "UPDATE deliveries SET lease_token = NULL, due_at = :now WHERE id = :id AND lease_token = :token"
 # Releases every lease.
 RELEASE_ALL = text("UPDATE deliveries SET lease_token = NULL, due_at = :now WHERE lease_token IS NOT NULL")
+# Ends an uncertain delivery that a person has found to be accepted.
+SETTLE = """
+UPDATE deliveries SET state = 'delivered', reason = 'settled', ended_at = :now WHERE id = :id AND state = 'uncertain'
+"""
 COUNTED = 1_000_000
 """At most this many pending deliveries are counted, which takes about a second."""
 # The subscriptions whose deliveries wait, and why.
@@ -212,6 +218,21 @@ class DeliveryStore(Scoped):
             raise NotFound(f"there is no delivery {delivery_id}")
         return found
 
+    async def settle(self, delivery_id: str, fate: Resolution, now: float) -> Delivery:
+        """Settles an uncertain delivery, once a person knows what came of it: `sent` makes it delivered, `not_sent`
+        makes it due now, and it is sent again.
+
+        Raises NotFound. Raises Conflict if it is not uncertain, or if it is to be sent and its subscription was
+        removed.
+        """
+        if self._account is not None and await self.get(delivery_id) is None:
+            raise NotFound(f"there is no delivery {delivery_id}")
+        await self._database.write(self._settle, (delivery_id, fate, now))
+        found = await self.get(delivery_id)
+        if found is None:
+            raise NotFound(f"there is no delivery {delivery_id}")
+        return found
+
     # --- reads
 
     async def backlog(self) -> list[Backlog]:
@@ -268,6 +289,16 @@ class DeliveryStore(Scoped):
     def _retry(self, connection: Connection, items: Sequence[tuple[str, float]]) -> Sequence[None | Exception]:
         return [_retry_one(connection, self._subscriptions, delivery_id, now) for delivery_id, now in items]
 
+    @alone()
+    @locking(lambda _: [MATCH])
+    def _settle(
+        self, connection: Connection, items: Sequence[tuple[str, Resolution, float]]
+    ) -> Sequence[None | Exception]:
+        results = [_settle_one(connection, self._subscriptions, *item) for item in items]
+        for row, fate, now in sorted((one for one in results if not isinstance(one, Exception)), key=_place_of_memory):
+            settle_event(connection, row.subscription_id, row.event_id, fate, now)
+        return [one if isinstance(one, Exception) else None for one in results]
+
 
 def _release(connection: Connection, items: Sequence[Sequence[tuple[str, str, float]]]) -> Sequence[None]:
     rows = [
@@ -282,7 +313,10 @@ def _release_all(connection: Connection, now: float) -> int:
     return connection.execute(RELEASE_ALL, {"now": now}).rowcount
 
 
-def _retry_one(connection: Connection, cache: SubscriptionCache, delivery_id: str, now: float) -> None | Exception:
+def _retry_one(
+    connection: Connection, cache: SubscriptionCache, delivery_id: str, now: float, *, only: str | None = None
+) -> None | Exception:
+    """`only`: refused unless it is in this state once it is locked."""
     of_it = select(DeliveryRow).where(col(DeliveryRow.id) == delivery_id)
     row = connection.execute(of_it).one_or_none()
     if row is None:
@@ -297,6 +331,8 @@ def _retry_one(connection: Connection, cache: SubscriptionCache, delivery_id: st
     lock_jobs(connection, jobs if leased else [])
     if row is None:
         return NotFound(f"there is no delivery {delivery_id}")
+    if only is not None and row.state != only:
+        return _not_uncertain(row)
     if row.state == "blocked":
         return Conflict(f"delivery {delivery_id} waits for an earlier event of its job", code="delivery_waits")
     if row.lease_token is not None and row.due_at > now:
@@ -313,6 +349,33 @@ def _retry_one(connection: Connection, cache: SubscriptionCache, delivery_id: st
     connection.execute(update(DeliveryRow).where(col(DeliveryRow.id) == delivery_id).values(**values))
     notify(connection, "deliveries")
     return None
+
+
+_Settled = tuple[Row[Any], Resolution, float]
+
+
+def _settle_one(
+    connection: Connection, cache: SubscriptionCache, delivery_id: str, fate: Resolution, now: float
+) -> _Settled | Exception:
+    """Ends an uncertain delivery, or makes it pending. Returns its row, for what is remembered of it."""
+    row = connection.execute(select(DeliveryRow).where(col(DeliveryRow.id) == delivery_id)).one_or_none()
+    if row is None:
+        return NotFound(f"there is no delivery {delivery_id}")
+    problem: Exception | None
+    if fate == "sent":
+        problem = None if run(connection, SETTLE, id=delivery_id, now=now).rowcount else _not_uncertain(row)
+    else:
+        problem = _retry_one(connection, cache, delivery_id, now, only="uncertain")
+    return (row, fate, now) if problem is None else problem
+
+
+def _not_uncertain(row: Row[Any]) -> Conflict:
+    state = "pending" if row.state == "blocked" else row.state
+    return Conflict(f"delivery {row.id} is {state}: only an uncertain one is settled", code="delivery_not_uncertain")
+
+
+def _place_of_memory(settled: _Settled) -> tuple[str, str]:
+    return settled[0].subscription_id, settled[0].event_id
 
 
 _SHOWN: Any = select(DeliveryRow, col(EventRow.type), col(EventRow.subject)).join(

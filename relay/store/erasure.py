@@ -23,6 +23,7 @@ from relay.store.group_commit import alone, each
 from relay.store.intents import in_flight_since
 from relay.store.job_groups import GroupLedger, delete_empty
 from relay.store.locks import MATCH, locking
+from relay.store.memories import forget_events
 from relay.store.notices import notify
 from relay.store.outbox import lock_jobs
 from relay.store.pages import decode_cursor, encode_cursor
@@ -319,6 +320,7 @@ def erase_job(
     notify(connection, f"gone {row.source}/{row.account} {row.uid} {row.external_id}")
     job = job_from(row)
     groups.note_job(connection, job, now, place_of_job(job), None)
+    forget_events(connection, events)
     return erased + Erased(jobs=1), job
 
 
@@ -353,6 +355,7 @@ def _erase_events(connection: Connection, item: tuple[Sequence[str], float]) -> 
             [(row.job_uid, row.subscription_id) for row in pairs if row.manual == one] for one in (0, 1)
         )
         promote_heads(connection, automatic, manual, now)
+    forget_events(connection, ids)
     return erased
 
 

@@ -13,11 +13,12 @@ from relay.core.delivery import Claimed
 from relay.core.dialogue import Memory, group_key
 from relay.core.events import owner_of
 from relay.core.jsontext import dumps
-from relay.core.records import AttemptResult, MemoryTurn
+from relay.core.ledger import EVENT_KEY, SETTLED, event_key, not_sent
+from relay.core.records import AttemptResult, MemoryTurn, Resolution
 from relay.store.database import Database
 from relay.store.group_commit import each, in_order_of, quick
 from relay.store.rows import loads
-from relay.store.statements import REAL, TEXT, json_list, run, run_rows, sql
+from relay.store.statements import REAL, SQLITE, TEXT, json_list, run, run_rows, sql
 from relay.store.tables import SinkMemoryRow
 
 MAX_MEMORY_BYTES = 16_384
@@ -55,10 +56,24 @@ WHERE sink_memories.subscription_id = m.subscription_id AND sink_memories.key = 
 )
 # Ends all turns.
 FREE_MEMORIES = "UPDATE sink_memories SET token = NULL, held_until = NULL WHERE token IS NOT NULL"
-# Forgets what a subscription remembers.
-FORGET_SUBSCRIPTION = "DELETE FROM sink_memories WHERE subscription_id = :id"
+# Forgets what a subscription remembers of its sink. What it has written of an event stays as long as the event: with
+# another sink, or declared again under its old id, it must not write it again without a word.
+FORGET_SUBSCRIPTION = f"""
+DELETE FROM sink_memories WHERE subscription_id = :id AND substr(key, 1, {len(EVENT_KEY)}) <> '{EVENT_KEY}'
+"""
+# Locks what every subscription remembers under some keys, in the order in which turns end.
+LOCK_KEYS = sql("SELECT key FROM sink_memories WHERE key IN $json_values(keys) $for_update(sink_memories)")
 # Forgets what every subscription remembers under some keys.
 FORGET_KEYS = sql("DELETE FROM sink_memories WHERE key IN $json_values(keys)")
+# What a subscription remembers under a key.
+MEMORY = sql(
+    "SELECT data FROM sink_memories WHERE subscription_id = :subscription_id AND key = :key $for_update(sink_memories)"
+)
+# Writes what is remembered, without a turn.
+WRITE_MEMORY = """
+INSERT INTO sink_memories (subscription_id, key, data, updated_at) VALUES (:subscription_id, :key, :data, :at)
+ON CONFLICT (subscription_id, key) DO UPDATE SET data = excluded.data, updated_at = excluded.updated_at
+"""
 
 
 class MemoryStore:
@@ -100,9 +115,29 @@ def end_turns(connection: Connection, results: Sequence[AttemptResult]) -> None:
 
 def forget_groups(connection: Connection, groups: Iterable[Row[Any]]) -> None:
     """Forgets what is remembered of groups that are deleted. Call it last: these rows are locked after all others."""
-    keys = sorted(group_key(owner_of(row.source, row.account), row.name) for row in groups)
+    _forget(connection, [group_key(owner_of(row.source, row.account), row.name) for row in groups])
+
+
+def forget_events(connection: Connection, ids: Iterable[str]) -> None:
+    """Forgets what was written of events that are deleted. Call it last, as `forget_groups`."""
+    _forget(connection, [event_key(id) for id in ids])
+
+
+def settle_event(connection: Connection, subscription_id: str, event_id: str, fate: Resolution, at: float) -> None:
+    """Notes what a person has found out about what a subscription may have written of an event. Call it last."""
+    place = {"subscription_id": subscription_id, "key": event_key(event_id)}
+    row = run(connection, MEMORY, **place).one_or_none()
+    memory = {} if row is None else loads(row.data.encode())
+    settled = {**memory, **SETTLED} if fate == "sent" else not_sent(memory)
+    run(connection, WRITE_MEMORY, **place, data=dumps(dict(settled)).decode(), at=at)
+
+
+def _forget(connection: Connection, keys: Sequence[str]) -> None:
     if keys:
-        run(connection, FORGET_KEYS, keys=json_list(keys))
+        values = {"keys": json_list(sorted(keys))}
+        if connection.dialect.name != SQLITE:
+            run(connection, LOCK_KEYS, **values)
+        run(connection, FORGET_KEYS, **values)
 
 
 def _written(memory: Memory | None) -> str | None:

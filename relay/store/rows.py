@@ -6,7 +6,7 @@ from typing import Any
 from sqlalchemy.engine import Row
 
 from relay.core import jsontext
-from relay.core.delivery import Attempt, Delivery, Timings
+from relay.core.delivery import Attempt, Delivery, Shown, Timings
 from relay.core.events import Event
 from relay.core.job import Job, Observation, Progress
 from relay.core.job_groups import JobGroup
@@ -158,6 +158,7 @@ def attempt_values(delivery_id: str, attempt: Attempt) -> tuple[Any, ...]:
             list(attempt.timings),
             attempt.next_attempt_at,
             attempt.excerpt_is_hex,
+            *(() if attempt.requests is None else ([[one.method, one.url, one.body] for one in attempt.requests],)),
         ],
         _without_nul(attempt.response_excerpt),
         attempt.remote_ip,
@@ -172,7 +173,8 @@ def _without_nul(text: str | None) -> str | None:
 
 def attempt_from(row: Row[Any]) -> Attempt:
     """An attempt."""
-    request_headers, response_headers, timings, next_attempt_at, excerpt_is_hex = loads(row.details) or _NO_DETAILS
+    details = loads(row.details) or _NO_DETAILS
+    request_headers, response_headers, timings, next_attempt_at, excerpt_is_hex, *made_up = details
     return Attempt(
         number=row.number,
         started_at=row.started_at,
@@ -187,6 +189,9 @@ def attempt_from(row: Row[Any]) -> Attempt:
         timings=Timings(*timings),
         decision=row.decision,
         next_attempt_at=next_attempt_at,
+        requests=tuple(Shown(method=method, url=url, body=body) for method, url, body in made_up[0])
+        if made_up
+        else None,
     )
 
 

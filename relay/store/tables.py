@@ -310,7 +310,7 @@ class AttemptRow(SQLModel, table=True):
     """One attempt at a delivery, with secrets redacted. `position` is the commit order.
 
     details  for display only, one JSON list: request and response headers, timings, when the next attempt was planned,
-             and whether the excerpt is hex
+             whether the excerpt is hex and, of a dry run, its requests
     """
 
     __tablename__: ClassVar[str] = "attempts"

@@ -7,6 +7,7 @@ from typing import Any
 
 from sqlalchemy.engine import Connection
 
+from relay.core.ledger import EVENT_KEY
 from relay.ids import least_id
 from relay.store.attempt_results import promote_heads
 from relay.store.cancellation import CANCEL_CHUNK, cancel
@@ -134,11 +135,14 @@ DELETE FROM incidents WHERE id IN (
   SELECT id FROM incidents WHERE closed_at IS NOT NULL AND closed_at < :before ORDER BY closed_at, id LIMIT {MAX_ROWS}
 )
 """
-# Deletes a batch of what sinks were not told of for long, unless a delivery uses it.
+# Deletes a batch of what sinks were not told of for long, unless a delivery uses it. What was written of an event, its
+# key says which, stays as long as the event: its delivery may wait for long.
 DELETE_OLD_MEMORIES = f"""
 DELETE FROM sink_memories WHERE (subscription_id, key) IN (
   SELECT subscription_id, key FROM sink_memories
-  WHERE updated_at < :before AND (token IS NULL OR held_until < :before) ORDER BY updated_at LIMIT {MAX_ROWS}
+  WHERE updated_at < :before AND (token IS NULL OR held_until < :before)
+    AND NOT EXISTS (SELECT 1 FROM events WHERE events.id = substr(sink_memories.key, {len(EVENT_KEY) + 1}))
+  ORDER BY updated_at LIMIT {MAX_ROWS}
 )
 """
 # Deletes a batch of ended replays.

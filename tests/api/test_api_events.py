@@ -177,6 +177,7 @@ async def test_a_delivery_shows_its_attempts(client, world):
             "response_excerpt": "ff00",
             "response_excerpt_encoding": "hex",
             "remote_ip": "192.0.2.1",
+            "requests": None,
         },
         {
             "number": 2,
@@ -192,6 +193,7 @@ async def test_a_delivery_shows_its_attempts(client, world):
             "response_excerpt": None,
             "response_excerpt_encoding": None,
             "remote_ip": None,
+            "requests": None,
         },
     ]
 

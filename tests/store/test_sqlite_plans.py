@@ -518,6 +518,9 @@ async def run_everything(store: Store) -> None:
     await store.subscriptions.find_changes()
     await store.deliveries.demote("sub_1", NOW)
     await store.deliveries.retry(held[3].id, NOW)
+    for fate in ("sent", "not_sent"):
+        await execute(store, "UPDATE deliveries SET state = 'uncertain' WHERE id = :id", id=held[3].id)
+        await store.deliveries.settle(held[3].id, fate, NOW)  # type: ignore[arg-type]
     await store.deliveries.get(held[3].id)
     await store.deliveries.claim_due("sub_1", (0, 1, 2), 3, NOW, lease())
     blocked = (await store.deliveries.page(limit=500, state="pending", subscription_id="sub_1")).items

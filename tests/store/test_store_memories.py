@@ -6,9 +6,13 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any
 
+import pytest
+
 from relay.core.delivery import Claimed
 from relay.core.dialogue import group_key
 from relay.core.erasure import ErasureRequest
+from relay.core.jsontext import dumps
+from relay.core.ledger import event_key
 from relay.core.records import MemoryTurn
 from relay.store.memories import MAX_MEMORY_BYTES
 from relay.store.store import Store
@@ -131,6 +135,60 @@ async def test_memory_is_forgotten_with_the_subscription_and_with_another_sink(s
     assert await remembered(store) == [(KEY, '{"ts":"2"}')]
     await store.subscriptions.remove("sub_2", NOW)
     assert await remembered(store) == []
+
+
+@pytest.mark.parametrize("change", ["sink", "removed"])
+async def test_what_was_written_of_an_event_stays_with_another_sink_and_without_the_subscription(
+    store: Store, change: str
+) -> None:
+    """A subscription that is declared again has its old id, and must not write it again."""
+    (first,) = await claimed_of(store)
+    for key in (KEY, event_key(first.event.id), "events", "eventual/1"):
+        assert await store.memories.keep(await took(store, first, key), {"state": "done"}, NOW)
+    found = await store.subscriptions.get("sub_1")
+    assert found is not None
+    if change == "sink":
+        await store.subscriptions.replace(replace(found, sink="https://elsewhere.example/"), NOW)
+    else:
+        await store.subscriptions.remove("sub_1", NOW)
+    assert [key for key, _ in await remembered(store)] == [event_key(first.event.id)]
+
+
+async def events_of(store: Store) -> list[Claimed]:
+    """Two claimed deliveries, with what was written of their events."""
+    claimed = await claimed_of(store, 2)
+    for one in claimed:
+        await store.memories.keep(await took(store, one, event_key(one.event.id)), {"state": "done"}, NOW)
+    await store.memories.free_all()
+    return claimed
+
+
+@pytest.mark.parametrize("way", ["a job", "a value", "purge"])
+async def test_what_was_written_of_an_event_is_erased_with_it(store: Store, way: str) -> None:
+    first, second = await events_of(store)
+    assert first.job_uid is not None
+    if way == "purge":
+        await store.jobs.purge(first.job_uid, NOW)
+    else:
+        name = {"job": first.job_uid} if way == "a job" else {"name": "email", "value": "alex@example.com"}
+        if way == "a value":
+            body = dumps({**first.event.document(), "data": {"metadata": {"email": "alex@example.com"}}})
+            await execute(store, "UPDATE events SET body = :body WHERE id = :id", body=body, id=first.event.id)
+        cursor, steps = None, 0
+        while steps == 0 or cursor is not None:
+            step = await store.erasure.step(ErasureRequest(**name), cursor, NOW + 1)
+            cursor, steps = step.next_cursor, steps + 1
+    assert [key for key, _ in await remembered(store)] == [event_key(second.event.id)]
+
+
+async def test_what_was_written_of_an_event_is_kept_as_long_as_its_event(store: Store) -> None:
+    first, second = await events_of(store)
+    assert (await store.deliveries.record_attempt(result_of(first))).kept
+    assert await store.upkeep.delete_memories(NOW + 1e9) == 0
+    assert (await store.upkeep.delete_events(NOW + 1e9))[0] == 1, "the other one has an open delivery"
+    assert await store.upkeep.delete_memories(NOW) == 0, "it is not old yet"
+    assert await store.upkeep.delete_memories(NOW + 1e9) == 1
+    assert [key for key, _ in await remembered(store)] == [event_key(second.event.id)]
 
 
 async def test_memory_of_a_group_is_erased_with_it(store: Store) -> None:

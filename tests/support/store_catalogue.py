@@ -424,7 +424,11 @@ CATALOGUE = (
     Case("memory: keep", memories.KEEP_MEMORY),
     Case("memory: end turns", memories.END_TURNS),
     Case("memory: forget a subscription's", memories.FORGET_SUBSCRIPTION),
+    Case("memory: lock those to forget", memories.LOCK_KEYS, sorts=True),  # of one job, or of a hundred events
     Case("memory: forget those of groups", memories.FORGET_KEYS),
+    Case("memory: of an event", memories.MEMORY),
+    Case("memory: settle", memories.WRITE_MEMORY),
+    Case("settle", deliveries.SETTLE),
     Case("learned: save", learned.SAVE),
     Case("learned: find", learned.FIND),
     Case("learned: load", learned.LOAD, sorts=True),  # the classes of one source, at the start of a node

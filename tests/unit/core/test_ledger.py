@@ -100,3 +100,45 @@ def test_refused_question_is_for_a_person() -> None:
 
 def test_key_names_the_event() -> None:
     assert ledger.event_key("evt_1") == "event/evt_1"
+
+
+@pytest.mark.parametrize(
+    ("memory", "is_open"),
+    [
+        ({}, False),
+        (ENTRY.memory(), True),
+        (ENTRY.done(12).memory(), False),
+        ({**ENTRY.memory(), **ledger.SETTLED}, False),
+        ({"contacts": "5", "notes": "?"}, True),
+        ({"contacts": "5", "notes": "9"}, False),
+        ({"contacts": "5", "notes": "?", "settled": "sent"}, False),
+        ({"ts": "1.5", "message": {}}, False),
+    ],
+)
+def test_memory_with_a_write_that_may_have_been_carried_out_is_open(memory: Any, is_open: bool) -> None:
+    assert ledger.is_open(memory) is is_open
+
+
+@pytest.mark.parametrize(
+    ("memory", "after"),
+    [
+        (ENTRY.memory(), {}),
+        ({**ENTRY.memory(), "id": "?"}, {}),
+        ({"contacts": "5", "notes": "?"}, {"contacts": "5"}),
+        ({"notes": "?"}, {}),
+        ({"unreadable": 1}, {}),
+        ({}, {}),
+    ],
+)
+def test_record_that_was_not_written_is_forgotten_and_others_are_not(memory: Any, after: Any) -> None:
+    assert ledger.not_sent(memory) == after
+
+
+def test_request_without_time_left_was_never_sent() -> None:
+    assert ledger.never_sent(response(error="unsent"))
+    assert not ledger.is_doubtful(response(error="unsent"))
+
+
+@pytest.mark.parametrize("outcome", [ledger.WRITTEN, ENTRY.waiting(NOW)[0]])
+def test_attempt_that_only_reads_the_ledger_says_nothing_about_the_sink(outcome: Outcome) -> None:
+    assert not outcome.judges_sink

@@ -93,11 +93,11 @@ def test_delivered_outcome_may_ask_for_a_pause(asked: float, seconds: float | No
         (Outcome(verdict="disable", reason="http_403", in_doubt=True), 1, Disable(reason="http_403")),
         (Outcome(verdict="delivered", reason="found", in_doubt=True), 1, Done(reason="found")),
         (Outcome(verdict="retry", reason="timeout", in_doubt=True), 1, Retry(at=NOW + 5, reason="timeout")),
-        (Outcome(verdict="retry", reason="timeout", in_doubt=True), 10, Uncertain(reason="timeout")),
+        (Outcome(verdict="retry", reason="timeout", in_doubt=True), 10, Uncertain(reason="timeout", exhausted=True)),
         (
             Outcome(verdict="retry", reason="http_429", in_doubt=True, retry_after_seconds=60.0),
             10,
-            Uncertain(reason="http_429", pause_until=NOW + 60),
+            Uncertain(reason="http_429", exhausted=True, pause_until=NOW + 60),
         ),
     ],
 )
@@ -123,11 +123,11 @@ def test_wait_of_one_delivery_pauses_nobody_else(wait_seconds: float, pause_seco
             True,
             "unmatched: skipped, nothing was sent; the subscription stays disabled, and the next event probes it",
         ),
-        (Done(reason="dry_run"), False, "dry_run: nothing was sent"),
+        (Done(reason="dry_run"), False, "dry run: nothing was sent"),
         (
             Done(reason="dry_run"),
             True,
-            "dry_run: nothing was sent; the subscription stays disabled, and the next event probes it",
+            "dry run: nothing was sent; the subscription stays disabled, and the next event probes it",
         ),
     ],
 )

@@ -1,22 +1,27 @@
 """The requests of one delivery: one time-out, the last one decides, and what is remembered is never lost."""
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import pytest
+from structlog.testing import capture_logs
+
+from relay.core import ledger
 from relay.core.delivery import OutboundRequest, Outcome, Response
 from relay.core.dialogue import MAX_STEPS, Ended, Memory, Step, Steps
 from relay.delivery.credentials import Sent
-from relay.delivery.dialogues import converse
+from relay.delivery.dialogues import FAILED, converse
 from relay.errors import FieldError, NotRenderable, StoreError
 from relay.testing import FakeClock
 
 OK = Outcome(verdict="delivered", reason="ok")
 
 
-def step(name: str, remember: Memory | None = None) -> Step:
+def step(name: str, remember: Memory | None = None, *, private: bool = False) -> Step:
     request = OutboundRequest(url=f"https://x.example/{name}", headers=(("X-Step", name),))
-    return Step(request=request, name=name, remember=remember)
+    return Step(request=request, name=name, remember=remember, private=private)
 
 
 class Sink:
@@ -30,6 +35,8 @@ class Sink:
         self.saves: bool | StoreError = True
         self.order: list[str] = []
         self.outcome: Outcome | None = None
+        self.headers: tuple[tuple[str, str], ...] = ()
+        self.excerpt = b""
 
     async def send(self, step: Step, seconds: float) -> Sent:
         self.sent.append((step.name, seconds))
@@ -42,6 +49,8 @@ class Sink:
             status_code=None if error else int(answer),
             error=error,
             detail="no route" if error else None,
+            headers=self.headers,
+            excerpt=self.excerpt,
         )
         return Sent(
             headers=step.request.headers, response=response, outcome=self.outcome, secrets=(f"secret of {step.name}",)
@@ -54,8 +63,16 @@ class Sink:
         self.saved.append(memory)
         return self.saves
 
-    async def converse(self, begin: Callable[[], Steps], timeout_seconds: float = 15.0) -> Sent:
-        return await converse(begin, self.send, self.save, timeout_seconds, self.clock, "evt_1")
+    async def converse(
+        self,
+        begin: Callable[[], Steps],
+        timeout_seconds: float = 15.0,
+        memory: Memory = ledger.CLEARED,
+        *,
+        private: bool = False,
+    ) -> Sent:
+        named = {"memory": memory, "private": private}
+        return await converse(begin, self.send, self.save, timeout_seconds, self.clock, "evt_1", **named)  # type: ignore[arg-type]
 
 
 def two(**ended: Any) -> Callable[[], Steps]:
@@ -94,7 +111,7 @@ async def test_all_requests_share_one_time_out() -> None:
     assert [seconds for _, seconds in sink.sent] == [7.0, 7.0]
     late = await sink.converse(two(), timeout_seconds=0.0)
     assert len(sink.sent) == 2, "no time is left"
-    assert (late.response.error, late.response.late) == ("timeout", True)
+    assert (late.response.error, late.response.late) == ("unsent", True)
     assert late.outcome == Outcome(verdict="retry", reason="no")
 
 
@@ -174,3 +191,151 @@ async def test_private_answer_decides_and_is_not_recorded() -> None:
     sent = await converse(steps, send, sink.save, 15.0, sink.clock, "evt_1")
     assert sent.outcome == OK
     assert (sent.response.status_code, sent.response.headers, sent.response.excerpt) == (200, (), b"")
+
+
+INTENDED: Memory = {"state": "intended", "record": "note", "target": {"deal_id": 7}, "portal": "acme", "at": 1.0}
+DONE: Memory = {**INTENDED, "state": "done"}
+LOOKED_UP: Memory = {"contacts": "5", "notes": "?"}
+WAIT = Outcome(verdict="retry", reason="credential", retry_after_seconds=5.0)
+
+
+def writing(remember: Memory = INTENDED) -> Steps:
+    """Looks something up, then writes."""
+    yield step("look up")
+    yield step("write", remember)
+    raise AssertionError("nothing more is asked")
+
+
+async def test_write_without_time_left_is_not_sent_although_it_was_stored() -> None:
+    """Storing took the rest of the time."""
+    sink = Sink(200)
+    loop = asyncio.get_running_loop()
+    late = loop.time() + 99.0
+
+    async def slow(memory: Memory) -> bool:
+        sink.order.append("save")
+        moved.setattr(loop, "time", lambda: late)
+        return True
+
+    def steps() -> Steps:
+        yield step("look up")
+        response = yield step("write", INTENDED)
+        assert ledger.never_sent(response)
+        return Ended(outcome=FAILED, remember=ledger.CLEARED)
+
+    with pytest.MonkeyPatch.context() as moved:
+        sink.save = slow  # type: ignore[method-assign]
+        sent = await sink.converse(steps)
+    assert sink.order == ["look up", "save"]
+    assert (sent.response.error, sent.remember) == ("unsent", ledger.CLEARED)
+
+
+@pytest.mark.parametrize(
+    ("memory", "remember", "outcome", "kept"),
+    [
+        ({}, INTENDED, WAIT, {}),
+        (DONE, INTENDED, WAIT, DONE),
+        (INTENDED, INTENDED, replace(WAIT, in_doubt=True), INTENDED),
+        ({}, {"ts": "1"}, WAIT, {"ts": "1"}),
+        ({"contacts": "?"}, LOOKED_UP, replace(WAIT, in_doubt=True), LOOKED_UP),
+    ],
+)
+async def test_write_that_cannot_be_sent_is_not_in_doubt_unless_it_was_before(
+    memory: Memory, remember: Memory, outcome: Outcome, kept: Memory
+) -> None:
+    sink = Sink("credential")
+    sink.outcome = WAIT
+
+    def steps() -> Steps:
+        yield step("write", remember)
+        raise AssertionError
+
+    sent = await sink.converse(steps, memory=memory)
+    assert (sent.outcome, sent.remember) == (outcome, kept)
+
+
+async def test_question_without_a_credential_keeps_the_write_in_doubt() -> None:
+    sink = Sink("credential")
+    sink.outcome = WAIT
+    sent = await sink.converse(writing, memory=INTENDED)
+    assert (sent.outcome, sent.remember) == (replace(WAIT, in_doubt=True), None)
+
+
+@pytest.mark.parametrize("saves", [False, StoreError("the disk is full")])
+async def test_write_whose_intent_is_not_stored_is_not_in_doubt(saves: bool | StoreError) -> None:
+    sink = Sink(200)
+    sink.saves = saves
+    sent = await sink.converse(writing)
+    assert [name for name, _ in sink.sent] == ["look up"]
+    assert sent.outcome == Outcome(verdict="retry", reason="not_stored")
+    assert sent.remember == {}, "so that the next attempt need not ask"
+
+
+@pytest.mark.parametrize(
+    ("error", "outcome"),
+    [
+        (KeyError("ts"), Outcome(verdict="retry", reason="render", in_doubt=True)),
+        (
+            NotRenderable([FieldError(pointer="/config/template", code="missing", detail="no metadata.deal")]),
+            Outcome(verdict="uncertain", reason="/config/template: no metadata.deal", in_doubt=True),
+        ),
+    ],
+)
+@pytest.mark.parametrize("memory", [INTENDED, LOOKED_UP])
+async def test_kind_that_fails_leaves_a_write_in_doubt(error: Exception, outcome: Outcome, memory: Memory) -> None:
+    def steps() -> Steps:
+        raise error
+        yield
+
+    assert (await Sink().converse(steps, memory=memory)).outcome == outcome
+
+
+async def test_kind_that_fails_after_its_write_leaves_it_in_doubt() -> None:
+    def steps() -> Steps:
+        yield step("write", INTENDED)
+        raise KeyError("id")
+
+    sent = await Sink(201).converse(steps)
+    assert sent.outcome == Outcome(verdict="retry", reason="render", in_doubt=True)
+    assert sent.remember == INTENDED
+
+
+async def test_endless_questions_leave_a_write_in_doubt() -> None:
+    def endless() -> Steps:
+        while True:
+            yield step("again")
+
+    sent = await Sink(*[200] * MAX_STEPS).converse(endless, memory=INTENDED)
+    assert sent.outcome == Outcome(verdict="retry", reason="render", in_doubt=True)
+
+
+@pytest.mark.parametrize("private", [False, True])
+async def test_only_the_status_of_a_private_step_is_recorded(private: bool) -> None:
+    sink = Sink(200)
+    sink.headers, sink.excerpt = (("X-Contact", "alex@example.com"),), b"alex@example.com"
+
+    def steps() -> Steps:
+        response = yield step("look up", private=private)
+        assert response.excerpt == sink.excerpt, "the kind reads all of it"
+        return Ended(outcome=OK)
+
+    sent = await sink.converse(steps)
+    assert (sent.response.status_code, sent.outcome) == (200, OK)
+    assert (sent.headers == (), sent.response.headers == (), sent.response.excerpt == b"") == (private,) * 3
+
+
+@pytest.mark.parametrize("private", [False, True])
+async def test_text_of_a_kinds_exception_is_not_logged_where_it_may_name_a_person(
+    private: bool,
+) -> None:
+    def steps() -> Steps:
+        int("alex@example.com")
+        yield
+
+    with capture_logs() as lines:
+        await Sink().converse(steps, private=private)
+    (line,) = lines
+    assert line["event"] == "render_failed"
+    assert ("exc_info" in line) is not private
+    assert line.get("error") == ("ValueError" if private else None)
+    assert ("alex" in repr(line)) is not private
