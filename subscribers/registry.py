@@ -10,13 +10,26 @@ from relay.redaction import split_url
 from subscribers.base import Kind
 from subscribers.discord import Discord
 from subscribers.flat import Flat
+from subscribers.hubspot import HOSTS as HUBSPOT_HOSTS
+from subscribers.hubspot import HubSpot
 from subscribers.pipedrive import Pipedrive
+from subscribers.salesforce import Salesforce
 from subscribers.slack import Slack
 from subscribers.slack_workflow import SlackWorkflow
 from subscribers.teams import Teams
 from subscribers.webhook import Webhook
 
-_ALL: tuple[Kind, ...] = (Webhook(), Slack(), SlackWorkflow(), Teams(), Discord(), Flat(), Pipedrive())
+_ALL: tuple[Kind, ...] = (
+    Webhook(),
+    Slack(),
+    SlackWorkflow(),
+    Teams(),
+    Discord(),
+    Flat(),
+    HubSpot(),
+    Salesforce(),
+    Pipedrive(),
+)
 _KINDS: Mapping[str, Kind] = MappingProxyType({kind.name: kind for kind in _ALL})
 _INFERRED = (
     (r"(hooks\.)?slack(-gov)?\.com", r"/(triggers|workflows)/.*", "slack_workflow"),
@@ -35,6 +48,8 @@ _INFERRED = (
         "",
         "flat",
     ),
+    (HUBSPOT_HOSTS, "", "hubspot"),
+    (r"(.+\.my|login|test)\.salesforce\.com|.+\.lightning\.force\.com", "", "salesforce"),
     (r".+\.pipedrive\.com", "", "pipedrive"),
     (r".+\.app\.n8n\.cloud", r"/webhook(-test)?/.*", "flat"),
 )

@@ -4,6 +4,7 @@ import pytest
 from cloudevents.core.bindings.http import HTTPMessage, from_binary
 from cloudevents.core.formats.json import JSONFormat
 
+from relay.cli.demo.vendors import CRMS
 from relay.core.delivery import Response
 from relay.core.events import Event
 from relay.core.jsontext import dumps
@@ -173,6 +174,13 @@ def test_url_is_shown_without_its_secrets(url: str, shown: str) -> None:
         ("https://evil.example/?u=https://hooks.slack.com/", "webhook"),
         ("https://slack.com/", "slack"),
         ("https://acme.pipedrive.com", "pipedrive"),
+        ("https://api.hubapi.com", "hubspot"),
+        ("https://api-eu1.hubapi.com", "hubspot"),
+        ("https://api.hubapi.com.evil.example", "webhook"),
+        ("https://acme--dev.sandbox.my.salesforce.com", "salesforce"),
+        ("https://login.salesforce.com", "salesforce"),
+        ("https://acme.lightning.force.com", "salesforce"),
+        ("https://my.salesforce.com.evil.example", "webhook"),
         ("https://pipedrive.com.evil.example", "webhook"),
         ("https://x.example/", "webhook"),
         ("https://[::1", "webhook"),
@@ -184,7 +192,7 @@ def test_the_kind_is_inferred_from_the_host(sink: str, kind: str) -> None:
 
 
 def test_every_kind_is_found_by_its_name() -> None:
-    assert set(registry.kinds()) == {"webhook", "slack", "slack_workflow", "teams", "discord", "flat", "pipedrive"}
+    assert set(registry.kinds()) == {"webhook", "slack", "slack_workflow", "teams", "discord", "flat", *CRMS}
     for name, kind in registry.kinds().items():
         assert registry.kind_named(name) is kind
         assert kind.name == name

@@ -7,17 +7,32 @@ from starlette.applications import Starlette
 from starlette.routing import Route
 
 from relay.cli.demo.vendors import pipedrive
-from relay.cli.demo.vendors.pipedrive import BEARER, HOST, TOKEN, Fault
+from relay.cli.demo.vendors.pipedrive import BEARER, TOKEN, Fault, Row
 from relay.core.credentials import TOKEN_HERE
 from relay.core.delivery import OutboundRequest, Response
 
 __all__ = ["BEARER", "HOST", "TOKEN", "Fault", "Pipedrive"]
 
+HOST = "acme.pipedrive.com"
 READ_BYTES = 64 * 1024
 
 
 class Pipedrive(pipedrive.Pipedrive):
     """One company."""
+
+    def add_person(self, name: str, email: str | None = None, phone: str | None = None) -> Row:
+        """A person, whom a search finds at once."""
+        emails = [{"value": email, "label": "work", "primary": True}] if email else []
+        phones = [{"value": phone, "label": "work", "primary": True}] if phone else []
+        person = {"id": self._id(), "name": name, "emails": emails, "phones": phones, "is_deleted": False}
+        self.persons.append({**person, "indexed_at": 0.0})
+        return self.persons[-1]
+
+    def add_lead(self, title: str, person_id: int | None = None) -> Row:
+        """A lead."""
+        lead = {"id": f"00000000-0000-4000-8000-{self._id():012d}", "title": title, "person_id": person_id}
+        self.leads.append({**lead, "update_time": self._v2_time()})
+        return self.leads[-1]
 
     def app(self) -> Starlette:
         """The company over HTTP."""

@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from relay.cli.demo.slack_channel import Message
-from relay.cli.demo.vendors import pipedrive
+from relay.cli.demo.vendors import hubspot, pipedrive, salesforce
 
 DEAL_STEP = 10
 UNKNOWN = 0
@@ -101,4 +101,52 @@ PIPEDRIVE = Crm(
     token=pipedrive.TOKEN,
     records=lambda company: company.messages,
     refused=lambda company: [error for status, error in company.refused if status != 404],
+)
+
+
+def _hubspot(indexes: range) -> hubspot.HubSpot:
+    account = hubspot.HubSpot()
+    for index in indexes:
+        account.add("contacts", email=_email(index))
+        id = str(index + 1)
+        account.records["deals"][id] = hubspot.Record(id=id, properties={"dealname": f"Deal {id}"})
+    return account
+
+
+HUBSPOT = Crm(
+    open=_hubspot,
+    paths=("/crm/{path:path}", "/account-info/{path:path}"),
+    record=re.compile(r"POST /crm/objects/[^/]+/notes"),
+    token=hubspot.TOKEN,
+    records=lambda account: account.messages,
+    refused=lambda account: [message for message in account.refused if "not found" not in message],
+)
+
+
+def _salesforce(indexes: range) -> salesforce.Salesforce:
+    org = salesforce.Salesforce()
+    for index in indexes:
+        org.add("Contact", LastName=f"Buyer {index + 1}", Email=_email(index))
+    return org
+
+
+def _job_events(org: salesforce.Salesforce) -> list[Message]:
+    shown = (("Status", "Status__c"), ("Channel", "Channel__c"), ("Contact", "Contact__c"), ("Advice", "Advice__c"))
+    return [
+        Message(
+            title=row["Sentence__c"],
+            fields=tuple((label, row[name]) for label, name in shown if name in row),
+            footer=f"Job Event {row['Event_Id__c']}",
+        )
+        for row in org.rows()
+    ]
+
+
+SALESFORCE = Crm(
+    open=_salesforce,
+    paths=("/services/{path:path}",),
+    record=re.compile(r"PATCH /services/data/[^/]+/sobjects/Job_Event__c/.+"),
+    token=salesforce.TOKEN,
+    records=_job_events,
+    refused=lambda org: [code for code in org.refused if code != "NOT_FOUND"],
 )

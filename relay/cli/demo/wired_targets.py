@@ -12,7 +12,7 @@ from relay.cli.demo.vendors import VENDORS
 from relay.cli.demo.vendors.endpoint import Vendor
 from relay.cli.demo.vendors.programs import CRM, RECEIVER
 from relay.cli.demo.vendors.slack_web import CHANNEL, TOKEN
-from relay.cli.demo.wired_crms import DEAL_STEP, PIPEDRIVE, UNKNOWN, Crm
+from relay.cli.demo.wired_crms import DEAL_STEP, HUBSPOT, PIPEDRIVE, SALESFORCE, UNKNOWN, Crm
 
 LEAST_DEAL = 40
 BOT_PATH = "/api/chat.postMessage"
@@ -203,4 +203,6 @@ TARGETS = (
     _chat("discord"),
     _chat("flat", gets="all job events", wants=every_job_event),
     _crm("pipedrive", PIPEDRIVE),
+    _crm("hubspot", HUBSPOT, create_properties=True, record=["properties", "note"]),
+    _crm("salesforce", SALESFORCE),
 )

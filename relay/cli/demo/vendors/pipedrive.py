@@ -26,10 +26,8 @@ from starlette.responses import Response
 from relay.cli.demo.slack_channel import Message
 from relay.cli.demo.vendors.endpoint import Wrong, members
 
-HOST = "acme.pipedrive.com"
 TOKEN = "0123456789abcdef0123456789abcdef01234567"  # noqa: S105  (opens nothing)
 BEARER = "app-token-of-the-stand-in"
-NOTES, ACTIVITIES, PERSONS = "/v1/notes", "/api/v2/activities", "/api/v2/persons"
 MAX_CONTENT_BYTES = 100_000
 MAX_SUBJECT = 255
 """Characters of a text field; that the subject is one is not documented."""
@@ -161,25 +159,11 @@ class Pipedrive:
 
     # --- what a user does
 
-    def add_person(self, name: str, email: str | None = None, phone: str | None = None) -> Row:
-        """A person, whom a search finds at once."""
-        emails = [{"value": email, "label": "work", "primary": True}] if email else []
-        phones = [{"value": phone, "label": "work", "primary": True}] if phone else []
-        person = {"id": self._id(), "name": name, "emails": emails, "phones": phones, "is_deleted": False}
-        self.persons.append({**person, "indexed_at": 0.0})
-        return self.persons[-1]
-
     def add_deal(self, title: str, person_id: int | None = None, status: str = "open") -> Row:
         """A deal."""
         deal = {"id": self._id(), "title": title, "person_id": person_id, "status": status, "is_deleted": False}
         self.deals.append({**deal, "update_time": self._v2_time()})
         return self.deals[-1]
-
-    def add_lead(self, title: str, person_id: int | None = None) -> Row:
-        """A lead."""
-        lead = {"id": f"00000000-0000-4000-8000-{self._id():012d}", "title": title, "person_id": person_id}
-        self.leads.append({**lead, "update_time": self._v2_time()})
-        return self.leads[-1]
 
     def fail(self, name: str, *faults: Fault) -> None:
         """Gives these answers to the next calls of a name."""
