@@ -168,3 +168,27 @@ async def test_missing_permission_disables_with_its_name_and_holds_the_event(tmp
         await world.store.subscriptions.set_state(of.id, "enabled", world.clock())
         await world.run(3)
         assert len(org.rows()) == 1
+
+
+async def test_captured_recipient_is_found_and_is_in_no_attempt(tmp_path, monkeypatch):
+    async with open_org(tmp_path, monkeypatch) as (world, org):
+        of = await subscribe(world)
+        await job(world, "first", recipient=Recipient(address=EMAIL))
+        assert len(org.rows()) == 1
+        [one] = await deliveries(world, of)
+        shown = repr(one) + repr(one.attempts)
+        for secret in (EMAIL, "jane", CLIENT_SECRET, *org.tokens):
+            assert secret not in shown
+            assert secret not in str(org.rows())
+
+
+async def test_dry_run_shows_the_requests_without_the_recipient_and_sends_nothing(tmp_path, monkeypatch):
+    async with open_org(tmp_path, monkeypatch) as (world, org):
+        of = await subscribe(world, dry_run=True)
+        await job(world, "first", recipient=Recipient(address=EMAIL))
+        [one] = await deliveries(world, of)
+        assert (one.state, one.reason, org.calls) == ("delivered", "dry_run", [])
+        shown = repr(one) + repr(one.attempts)
+        assert "/sobjects/Job_Event__c/Event_Id__c/" in shown
+        assert '"Contact__c":"{contact}"' in shown, "a placeholder for what only an answer tells"
+        assert EMAIL not in shown

@@ -116,6 +116,7 @@ class World:
             memories=self.store.memories,
             handshakes=self.store.handshakes,
             credentials=self.store.credentials,
+            recipient=self.store.jobs.recipient,
             kinds=kinds().__getitem__,
             context=RenderContext(),
             transport=self.sink,
