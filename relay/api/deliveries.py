@@ -17,6 +17,8 @@ from relay.api.resource import json_response, page_response
 from relay.api.sink_credentials import sent_headers_view
 from relay.clock import optional_rfc3339, to_rfc3339
 from relay.core import delivery as core
+from relay.core.events import Event
+from relay.core.recipient import Recipient
 from relay.errors import Conflict, NotFound
 
 GroupField = Literal["reason", "sink", "day"]
@@ -292,7 +294,7 @@ async def get_delivery_request(call: Call) -> Response:
     event = await call.ports.store.events.get(found.event_id)
     if subscription is None or event is None:
         raise Conflict(f"the subscription of delivery {found.id} was removed", code="subscription_removed")
-    sent = await call.ports.dispatcher.request_of(subscription, event)
+    sent = await call.ports.dispatcher.request_of(subscription, event, await recipient_of(call, event))
     if sent is None:
         detail = "the event names nobody whom the sink could look for, so nothing would be written"
         raise Conflict(detail, code="nothing_to_send")
@@ -301,6 +303,11 @@ async def get_delivery_request(call: Call) -> Response:
     url = call.shown_url(subscription, sent.url)
     signed: SignedRequest = {"method": sent.method, "url": url, "headers": headers, "body": sent.body.decode()}
     return json_response(signed)
+
+
+async def recipient_of(call: Call, event: Event) -> Recipient | None:
+    """Whom the create of an event's job names, as far as that is captured. Never to be shown."""
+    return None if event.job_uid is None else await call.ports.store.jobs.recipient(event.job_uid)
 
 
 def is_signed_name(name: str) -> bool:

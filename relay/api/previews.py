@@ -15,7 +15,7 @@ from starlette.responses import Response
 from typing_extensions import TypedDict
 
 from relay.api.batches import Turns
-from relay.api.deliveries import is_signed_name
+from relay.api.deliveries import is_signed_name, recipient_of
 from relay.api.events import EXAMPLE_EVENT, CloudEvent
 from relay.api.fields import ID_PATTERN, Body, Time
 from relay.api.names import event_type
@@ -31,6 +31,7 @@ from relay.core.dialogue import Step
 from relay.core.events import Event, owner_of
 from relay.core.filters import EventView, explain_filters
 from relay.core.preview import why_not
+from relay.core.recipient import ANYBODY, Recipient
 from relay.core.samples import sample_event
 from relay.core.signing import new_secret
 from relay.core.subscription import SigningSecret, Subscription
@@ -141,10 +142,11 @@ async def _preview(call: Call, body: SubscriptionPreview) -> Preview:
     await asyncio.sleep(0)
     event, owner = await _event(call, body, subscription)
     why = matcher.why_not(event, owner)
+    recipient = ANYBODY if body.event_id is None else await recipient_of(call, event)
     preview: Preview = {
         "matches": why is None,
         "event": cast("CloudEvent", event.document()),
-        "requests": [] if why is not None else await _requests(call, subscription, event, body.event_id is None),
+        "requests": [] if why is not None else await _requests(call, subscription, event, recipient),
         "recent": await _recent(call, subscription, matcher),
     }
     if why is not None:
@@ -228,13 +230,15 @@ def _usual(call: Call, subscription: Subscription) -> str:
     return next((one for one in wanted if one.endswith(f".{PREFERRED}")), wanted[0])
 
 
-async def _requests(call: Call, subscription: Subscription, event: Event, is_sample: bool) -> list[PreviewedRequest]:
+async def _requests(
+    call: Call, subscription: Subscription, event: Event, recipient: Recipient | None
+) -> list[PreviewedRequest]:
     """The requests as they would be sent. Raises InvalidRequest if the event cannot be rendered."""
     strict = replace(subscription, options={**subscription.options, "strict": True})
     asked = strict if "template" in subscription.options else subscription
     try:
         with under("subscription"):
-            steps = await call.ports.dispatcher.requests_of(asked, event, is_sample=is_sample)
+            steps = await call.ports.dispatcher.requests_of(asked, event, recipient)
     except NotRenderable as error:
         raise invalid(*(replace(one, pointer=f"/subscription{one.pointer}") for one in error.errors)) from None
     return [_request_view(call, subscription, one) for one in steps]

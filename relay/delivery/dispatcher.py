@@ -21,7 +21,7 @@ from relay.core.dialogue import Step, Steps, previewed
 from relay.core.events import Event
 from relay.core.filters import Filters, matches
 from relay.core.heartbeat import Progress
-from relay.core.recipient import ANYBODY, Recipient
+from relay.core.recipient import Recipient
 from relay.core.records import Lease, Recorded
 from relay.core.subscription import Subscription
 from relay.core.values import value_class
@@ -272,24 +272,28 @@ class Dispatcher:
             clock=self._clock,
         )
 
-    async def request_of(self, subscription: Subscription, event: Event) -> OutboundRequest | None:
+    async def request_of(
+        self, subscription: Subscription, event: Event, recipient: Recipient | None
+    ) -> OutboundRequest | None:
         """The first request that would be sent now and that is no look-up; None if there is none, since the event is
         about nobody. Raises what the kind of sink raises."""
-        steps = await self.requests_of(subscription, event)
+        steps = await self.requests_of(subscription, event, recipient)
         return next((step.request for step in steps if step.request.method != "GET"), None)
 
     async def requests_of(
-        self, subscription: Subscription, event: Event, *, is_sample: bool = False
+        self, subscription: Subscription, event: Event, recipient: Recipient | None
     ) -> tuple[Step, ...]:
         """The requests as they would be sent now, if the sink remembers nothing of earlier events and answers each as
-        expected. What only an answer or a create tells is a placeholder; a sample is about anybody. Raises what the
-        kind of sink raises."""
+        expected. What only an answer or a create tells is a placeholder. Raises what the kind of sink raises.
+
+        recipient  whom the job's create names: of its parts only placeholders are shown
+        """
         kind = self._kinds(subscription.kind)
         dialogue = kind.dialogue(subscription)
         if dialogue is not None:
             context = self._worker.context
-            if is_sample and kind.wants_recipient(subscription):
-                context = replace(context, recipient=ANYBODY)
+            if recipient is not None and kind.wants_recipient(subscription):
+                context = replace(context, recipient=recipient.shown())
             return previewed(dialogue.steps(event, subscription, context, {}, self._clock()))
         await self._signer.refresh()
         return (Step(request=self._worker.signed(subscription, kind, event), name=""),)

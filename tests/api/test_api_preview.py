@@ -14,6 +14,7 @@ from relay.core.credentials import TOKEN_HERE
 from relay.core.delivery import OutboundRequest, Outcome
 from relay.core.dialogue import Ended, Step
 from relay.core.events import relay_event
+from relay.core.recipient import Recipient
 from relay.ids import new_id
 from subscribers.base import Dialogue
 from tests.support.api_world import HOOK, KINDS, SLACK, TOKENS
@@ -370,3 +371,19 @@ async def test_events_that_name_somebody_are_counted_for_crms(client, open_clien
     world.kinds = replace(KINDS, names_somebody=lambda _: lambda event: event.subject != "b")
     fresh = await preview(open_client(), {"sink": HOOK})
     assert (fresh["recent"]["matched"], fresh["recent"]["named"]) == (3, 2)
+
+
+async def test_a_captured_recipient_is_a_placeholder_in_the_preview_of_its_event(client, world, monkeypatch):
+    [recorded] = await world.poll(await world.job("a"), "queued")
+    world.dispatcher.dialogue = Dialogue(key=lambda event, subscription: None, steps=_looks_up)
+    nobody = await preview(client, {"sink": HOOK}, event_id=recorded.id)
+    assert nobody["requests"] == []
+
+    async def recipient(self, uid):
+        assert uid == recorded.job_uid
+        return Recipient(address="jane@private.example")
+
+    monkeypatch.setattr(type(world.store.jobs), "recipient", recipient)
+    shown = await preview(client, {"sink": HOOK}, event_id=recorded.id)
+    assert shown["requests"][0]["url"] == f"{HOOK}/persons?email={{recipient.address}}"
+    assert "private.example" not in str(shown)

@@ -23,7 +23,7 @@ from relay.core.events import Event, Hint, Origin, Repeat, from_transition, owne
 from relay.core.forwarding import Header
 from relay.core.job import PRIORITY_WEIGHTS, Job, Observation, Problem, detect
 from relay.core.netguard import GuardPolicy
-from relay.core.recipient import ANYBODY
+from relay.core.recipient import Recipient
 from relay.core.records import PollRecord, Registered, Registration
 from relay.core.signing import new_secret, signature_headers
 from relay.core.subscription import SigningSecret, Subscription
@@ -279,18 +279,20 @@ class FakeDispatcher:
             raise answer
         return answer
 
-    async def request_of(self, subscription: Subscription, event: Event) -> OutboundRequest | None:
+    async def request_of(
+        self, subscription: Subscription, event: Event, recipient: Recipient | None
+    ) -> OutboundRequest | None:
         signature = signature_headers(subscription.secrets, message_id=event.id, now=NOW, body=event.body)
         sent = OutboundRequest(url=subscription.sink, headers=(*subscription.headers, *signature), body=event.body)
         return None if self.nothing_to_send else sent
 
     async def requests_of(
-        self, subscription: Subscription, event: Event, *, is_sample: bool = False
+        self, subscription: Subscription, event: Event, recipient: Recipient | None
     ) -> tuple[Step, ...]:
         kind = kind_named(subscription.kind)
         dialogue = kind.dialogue(subscription) if self.dialogue is None else self.dialogue
         if dialogue is not None:
-            context = RenderContext(recipient=ANYBODY if is_sample else None)
+            context = RenderContext(recipient=recipient and recipient.shown())
             return previewed(dialogue.steps(event, subscription, context, {}, NOW))
         request = kind.render(event, subscription, RenderContext())
         signature = signature_headers(subscription.secrets, message_id=event.id, now=NOW, body=request.body)
