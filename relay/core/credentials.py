@@ -246,7 +246,8 @@ def _refusal(response: Response, answer: Mapping[str, object] | None, now: float
     return NoToken(
         detail=f"the token endpoint answered {response.status_code}{named}",
         retry_after_seconds=pause,
-        other_method=response.status_code == 401 or (response.status_code == 400 and code in _OTHER_METHOD),
+        # HubSpot names no code of RFC 6749 if the client is not in the body
+        other_method=response.status_code == 401 or (response.status_code == 400 and code in (None, *_OTHER_METHOD)),
     )
 
 

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import urlencode
 
 import orjson
 import pytest
@@ -13,8 +14,11 @@ from relay.cli.demo.vendors.endpoint import Answer
 from relay.cli.demo.vendors.hubspot import (
     ALL_SCOPES,
     ASSOCIATIONS,
+    CLIENT_ID,
+    CLIENT_SECRET,
     MAX_TEXT,
     PORTAL,
+    REFRESH_TOKEN,
     TOKEN,
     WRITE,
     Definition,
@@ -145,6 +149,21 @@ def test_wrong_and_expired_tokens_are_told_apart() -> None:
         "EXPIRED_AUTHENTICATION",
     ]
     assert said(answers[2])["portalId"] == PORTAL
+
+
+def test_app_gets_a_token_that_takes_the_place_of_the_one_before() -> None:
+    hubspot = account()
+    app = {"client_id": CLIENT_ID, "client_secret": CLIENT_SECRET}
+    form = {"grant_type": "refresh_token", "refresh_token": REFRESH_TOKEN}
+
+    def grant(fields: dict[str, str]) -> Answer:
+        return hubspot.answer("POST", f"https://api.hubapi.com/oauth/{V}/token", {}, urlencode(fields).encode())
+
+    assert said(grant(form))["status"] == "BAD_CLIENT_ID", "the client is wanted in the body"
+    assert said(grant({**form, **app, "refresh_token": "x"}))["status"] == "BAD_REFRESH_TOKEN"
+    first, second = (said(grant({**form, **app}))["access_token"] for _ in range(2))
+    path = f"/account-info/{V}/details"
+    assert [call(hubspot, "GET", path, token=token).status for token in (first, second)] == [401, 200]
 
 
 def test_limit_names_its_policy_and_searches_have_one_of_their_own() -> None:

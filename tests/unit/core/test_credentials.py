@@ -252,7 +252,7 @@ def test_answer_that_is_no_json_object_is_refused(body):
 def test_only_200_brings_a_token(status):
     refusal = refusal_of(b'{"access_token": "t"}', status)
     assert refusal.detail == f"the token endpoint answered {status}"
-    assert refusal.other_method is (status == 401)
+    assert refusal.other_method is (status in (400, 401))
 
 
 def test_error_code_is_quoted_if_it_is_a_known_one():

@@ -28,6 +28,7 @@ from relay.cli.demo.vendors.endpoint import Answer, Wrong, items, members, text
 from relay.clock import to_rfc3339
 
 TOKEN = "pat-eu1-11111111-2222-3333-4444-of-the-stand-in"  # noqa: S105  (opens nothing)
+CLIENT_ID, CLIENT_SECRET, REFRESH_TOKEN = "app-of-the-stand-in", "secret-of-the-app", "refresh-of-the-stand-in"
 PORTAL = 12345678
 CORRELATION = "aeb5f871-7f07-4993-9211-075dc63e7cbf"
 READ, WRITE = "crm.objects.contacts.read", "crm.objects.contacts.write"
@@ -82,6 +83,7 @@ _PATHS = (
     (re.compile(r"/crm/v[34]/objects/([^/]+)(/.*)?"), "objects"),
     (re.compile(r"/crm/properties/20\d\d-\d\d/([^/]+)(/.*)?"), "properties"),
     (re.compile(r"/crm/v3/properties/([^/]+)(/.*)?"), "properties"),
+    (re.compile(r"/oauth/(20\d\d-\d\d|v3)(/token)"), "token"),
     (re.compile(r"/account-info/(20\d\d-\d\d|v3)(/details)"), "account"),
 )
 _FIELD_TYPES = {
@@ -192,6 +194,7 @@ class HubSpot:
     owners    users who may own a note or a task
     unique    types of objects that may have properties with unique values
     expired   tokens that were valid
+    issued    tokens that the app got, the newest last
     burst     requests that a token may make in ten seconds; `daily` so many more today
     merged    the id of the object that another one, by type and id, was merged into
     addresses the contact of each address that is not its first one; a look-up by it finds nobody
@@ -208,6 +211,7 @@ class HubSpot:
         self.daily = 250_000
         self.tokens = {TOKEN}
         self.expired: set[str] = set()
+        self.issued: list[str] = []
         self.burst = burst
         self.indexes = True
         self.records: dict[str, dict[str, Record]] = {name: {} for name in TYPE_IDS}
@@ -265,6 +269,8 @@ class HubSpot:
         query = {key: values[0] for key, values in parse_qs(parts.query, keep_blank_values=True).items()}
         lower = {key.lower(): value for key, value in headers.items()}
         try:
+            if area == "token":
+                return Answer.json(*self._granted(method, body))
             status, document = self._called(area, name, rest, method, query, lower, body)
             done = Answer.json(status, document, () if rest == "/search" else self._limits())
         except _Refused as refusal:
@@ -328,6 +334,21 @@ class HubSpot:
             return self._objects(kind, rest, method, query, document)
         except Wrong as wrong:
             raise _invalid(f"Invalid input JSON on line 1, column 1: {wrong}") from None
+
+    def _granted(self, method: str, body: bytes) -> tuple[int, dict[str, Any]]:
+        """A token for the app, which takes the place of the one before."""
+        form = {name: values[0] for name, values in parse_qs(body.decode("utf-8", "replace")).items()}
+        app = {"client_id": CLIENT_ID, "client_secret": CLIENT_SECRET}
+        if method != "POST" or not app.items() <= form.items():
+            return 400, {"status": "BAD_CLIENT_ID", "message": "missing or unknown client id"}
+        if form != {"grant_type": "refresh_token", "refresh_token": REFRESH_TOKEN, **app}:
+            return 400, {"status": "BAD_REFRESH_TOKEN", "message": "missing or invalid refresh token"}
+        self.expired.update(self.issued)
+        self.tokens.difference_update(self.issued)
+        self.issued.append(f"oauth-of-the-stand-in-{len(self.issued)}")
+        self.tokens.add(self.issued[-1])
+        known = {"access_token": self.issued[-1], "refresh_token": REFRESH_TOKEN}
+        return 200, {**known, "expires_in": 1800, "token_type": "bearer"}
 
     def _authenticate(self, headers: Mapping[str, str]) -> None:
         scheme, _, token = headers.get("authorization", "").partition(" ")
@@ -648,7 +669,7 @@ def _place(path: str) -> tuple[str, str, str]:
     for pattern, area in _PATHS:
         found = pattern.fullmatch(path)
         if found:
-            return area, ("account" if area == "account" else found[1]), found[2] or ""
+            return area, (area if area in ("account", "token") else found[1]), found[2] or ""
     return "", path, ""
 
 
