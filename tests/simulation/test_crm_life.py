@@ -1,0 +1,188 @@
+"""Every kind that writes to a CRM with a real store and the real dispatcher, at a strict stand-in."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from relay.core.credentials import SinkCredential, origin_text
+from relay.core.delivery import Delivery, OutboundRequest, Response
+from relay.core.recipient import Recipient
+from relay.core.records import Registration
+from relay.core.subscription import Subscription
+from relay.ids import new_id
+from tests.support.crm_world import EMAIL, WORLDS, Vendor
+from tests.support.simulation_world import World, crashing, open_world, seen
+from tests.vendors import hubspot, pipedrive, salesforce
+
+every_crm = pytest.mark.parametrize("crm", WORLDS)
+TOKEN_URL = "https://login.test/token"
+APP_TOKENS = {"pipedrive": pipedrive.BEARER, "salesforce": salesforce.TOKEN}
+
+
+class Wire:
+    """A CRM as a transport, and the token endpoint of its apps.
+
+    lose     so many answers to writes are lost; the CRM has carried these out
+    answers  to the next requests, whatever these are, instead of the CRM's
+    """
+
+    def __init__(self, vendor: Vendor) -> None:
+        self.vendor = vendor
+        self.lose = 0
+        self.answers: list[tuple[int, bytes]] = []
+        self.requests: list[OutboundRequest] = []
+        self.tokens = 0
+
+    async def send(self, request: OutboundRequest, *, timeout_seconds: float) -> Response:
+        self.requests.append(request)
+        if request.url == TOKEN_URL:
+            self.tokens += 1
+            token = APP_TOKENS.get(self.vendor.kind.name, hubspot.TOKEN)
+            made = {"access_token": token, "token_type": "Bearer", "expires_in": 3600, "refresh_token": "refresh-2"}
+            return _answer(200, orjson.dumps(made))
+        if self.answers:
+            return _answer(*self.answers.pop(0))
+        response = self.vendor.respond(request)
+        if self.lose and request.method != "GET":
+            self.lose -= 1
+            return Response(started_at=0.0, duration_ms=1.0, error="read")
+        return response
+
+    @property
+    def asked(self) -> int:
+        """The number of requests."""
+        return len(self.requests)
+
+
+def _answer(status: int, body: bytes) -> Response:
+    return Response(started_at=0.0, duration_ms=1.0, status_code=status, excerpt=body)
+
+
+@asynccontextmanager
+async def open_crm(folder: Path, crm: str) -> AsyncIterator[tuple[World, Wire]]:
+    async with open_world(folder) as world:
+        wire = Wire(WORLDS[crm](world.clock))
+        world.sink = wire  # type: ignore[assignment]
+        await world.restart()
+        yield world, wire
+
+
+async def subscribe(world: World, wire: Wire, given: dict[str, str] | None = None, **options: Any) -> Subscription:
+    sink = wire.vendor.sink
+    given = given or {"credentialtype": "ACCESSTOKEN", "accesstoken": wire.vendor.token}
+    credential = SinkCredential(id="crd_1", origin=origin_text(sink), fields=given)
+    kind = wire.vendor.kind
+    return await world.subscribe(
+        sink=sink, kind=kind.name, credential=credential, options=options, types=kind.default_types(["test.job"])
+    )
+
+
+async def job(world: World, name: str, recipient: Recipient | None = None, **metadata: Any) -> None:
+    """A job that fails at once."""
+    now = world.clock()
+    world.source.script(name, seen("failed"))
+    made = Registration(
+        uid=new_id("job", now),
+        external_id=name,
+        source="revor",
+        account="default",
+        tracked_at=now,
+        deadline_seconds=3600.0,
+        metadata=metadata,
+        recipient=recipient,
+    )
+    registered = await world.store.jobs.register(made)
+    world.poller.track(registered.job)
+    await world.step()
+
+
+async def deliveries(world: World, of: Subscription) -> list[Delivery]:
+    rows = [one for one in (await world.store.deliveries.page(limit=50)).items if one.subscription_id == of.id]
+    found = [await world.store.deliveries.get(row.id) for row in sorted(rows, key=lambda row: row.created_at)]
+    return [one for one in found if one is not None]
+
+
+@every_crm
+async def test_known_people_get_a_record_and_unknown_ones_are_counted(tmp_path: Path, crm: str) -> None:
+    async with open_crm(tmp_path, crm) as (world, wire):
+        of = await subscribe(world, wire)
+        await job(world, "first", **wire.vendor.known)
+        await job(world, "second", **wire.vendor.unknown)
+        await world.run(8, 2.0)
+        found = await deliveries(world, of)
+        assert [one.state for one in found] == ["delivered", "cancelled"]
+        assert found[1].reason == "unmatched"
+        assert (await world.store.deliveries.skipped(of.id)).count == 1
+        assert len({one.split()[1] for one in wire.vendor.written()}) == 1
+        assert EMAIL not in repr([one.attempts for one in found])
+
+
+@every_crm
+async def test_lost_answers_crashes_and_a_replay_make_no_second_record(tmp_path: Path, crm: str) -> None:
+    async with open_crm(tmp_path, crm) as (world, wire):
+        of = await subscribe(world, wire)
+        wire.lose = 2
+        await job(world, "first", **wire.vendor.known)
+        for step in ("after_send", "after_mark", "before_send"):
+            with crashing(world, step):
+                await job(world, step, **wire.vendor.known)
+            await world.restart()
+        await world.run(12, 400.0)
+        found = await deliveries(world, of)
+        assert [one.state for one in found] == ["delivered"] * 4, [(one.state, one.reason) for one in found]
+        written = wire.vendor.written()
+        assert len(written) == len(set(written))
+        assert len({one.split()[1] for one in written}) == 4
+        for one in found:
+            await world.store.deliveries.retry(one.id, world.clock())
+        await world.run(6, 60.0)
+        assert wire.vendor.written() == written
+        assert wire.vendor.refusals() == []
+
+
+@every_crm
+async def test_limit_pauses_every_subscription_of_the_portal(tmp_path: Path, crm: str) -> None:
+    async with open_crm(tmp_path, crm) as (world, wire):
+        both = [await subscribe(world, wire), await subscribe(world, wire)]
+        await job(world, "first", **wire.vendor.known)
+        await world.run(3, 2.0)
+        wire.answers = [wire.vendor.limited]
+        await job(world, "second", **wire.vendor.known)
+        asked = wire.asked
+        await job(world, "third", **wire.vendor.known)
+        assert wire.asked == asked, "the other subscription went on"
+        await world.run(10, 400.0)
+        for of in both:
+            assert [one.state for one in await deliveries(world, of)] == ["delivered"] * 3
+
+
+@every_crm
+async def test_expired_token_of_an_app_is_renewed_once(tmp_path: Path, crm: str) -> None:
+    async with open_crm(tmp_path, crm) as (world, wire):
+        given = {"credentialtype": "REFRESHTOKEN", "accesstoken": "expired", "refreshtoken": "refresh-1"}
+        of = await subscribe(world, wire, {**given, "refreshtokenendpoint": TOKEN_URL})
+        await job(world, "first", **wire.vendor.known)
+        await job(world, "second", **wire.vendor.known)
+        await world.run(4, 5.0)
+        assert [one.state for one in await deliveries(world, of)] == ["delivered"] * 2
+        assert wire.tokens == 1
+        assert "expired" not in repr(await deliveries(world, of))
+
+
+@every_crm
+async def test_missing_permission_disables_and_no_event_is_lost(tmp_path: Path, crm: str) -> None:
+    async with open_crm(tmp_path, crm) as (world, wire):
+        of = await subscribe(world, wire)
+        await job(world, "first", **wire.vendor.known)
+        wire.answers = [wire.vendor.forbidden]
+        await job(world, "second", **wire.vendor.known)
+        held = await world.store.subscriptions.get(of.id)
+        assert held.state == "disabled"
+        await world.store.subscriptions.set_state(of.id, "enabled", world.clock())
+        world.dispatcher.wake()
+        await world.run(8, 5.0)
+        assert [one.state for one in await deliveries(world, of)] == ["delivered"] * 2
