@@ -313,9 +313,12 @@ def _delivery(delivery: Document, hidden: Sequence[str]) -> Iterator[str]:
 
 
 def _without_paths(attempt: Document, hidden: Sequence[str]) -> Document:
-    """The attempt, with the sinks' paths removed from its excerpt, also where it is truncated or in hex."""
+    """The attempt, with the sinks' paths removed from its excerpt, also where it is truncated or in hex. Of a dry run
+    the requests are left out: they name people."""
     from relay.redaction import without
 
+    if attempt.get("requests"):
+        attempt = {**attempt, "requests": []}
     excerpt = attempt.get("response_excerpt")
     if not excerpt or not hidden:
         return attempt

@@ -298,3 +298,12 @@ def test_planted_secrets_never_appear_in_the_text(secret: str, before: int) -> N
     assert secret not in text
     assert secret.encode().hex() not in text
     assert "https://receiver.example/…" in text
+
+
+def test_requests_of_a_dry_run_are_left_out() -> None:
+    requests = [{"method": "PATCH", "url": "https://api.hubapi.com/kim@example.com", "body": '{"text": "Dear Kim"}'}]
+    dry = attempt(status_code=None, requests=requests, decision="dry_run: nothing was sent")
+    text = "\n".join(report(case(deliveries=[delivery(dry)]), now=NOW))
+    assert "a dry run" in text
+    assert "nothing was sent" in text
+    assert "kim" not in text.lower()
