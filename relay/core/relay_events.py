@@ -128,9 +128,6 @@ def delivery_expired_data(
 
 _WORD = re.compile(r"[a-z][a-z_]{0,39}", re.ASCII)
 _ID = re.compile(r"[0-9]{1,20}|[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}|[A-Za-z0-9]{15,18}")
-_UNKNOWN_ID = "?"
-"""Remembered instead of an id while a write is in doubt, by kinds that write several records of an event."""
-_WRITTEN = ("note", "task")
 _MAX_TARGETS = 5
 
 
@@ -176,12 +173,7 @@ def delivery_uncertain_data(
 def _in_doubt(memory: Memory) -> tuple[str | None, dict[str, str | int]]:
     """The record that may have been written, and what it is attached to: fields of the sink with ids."""
     entry = ledger.read_entry(memory)
-    if entry is not None and entry.record:
-        record, found = entry.record, entry.target
-    else:  # several records in one memory, by their plurals
-        ids = {name.removesuffix("s"): id for name, id in memory.items()}
-        record = next((name for name, id in ids.items() if id == _UNKNOWN_ID), "")
-        found = {name: id for name, id in ids.items() if name not in _WRITTEN}
+    record, found = ("", {}) if entry is None else (entry.record, entry.target)
     target = {name: id for name, id in found.items() if _WORD.fullmatch(name) and _is_id(id)}
     return record if _WORD.fullmatch(record) else None, dict(list(target.items())[:_MAX_TARGETS])
 
