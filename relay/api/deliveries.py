@@ -9,12 +9,13 @@ from starlette.responses import Response
 from typing_extensions import TypedDict
 
 from relay.api.examples import DELIVERY_ID, EVENT_ID, JOB_UID, SUBSCRIPTION_ID, TIME
-from relay.api.fields import NextCursor, Nothing, Time, header_view
+from relay.api.fields import Body, NextCursor, Nothing, Time, header_view
 from relay.api.operations import ADMINS, NEXT, READS_SUBSCRIPTIONS, WRITES_SUBSCRIPTIONS, Answer, Call, Operation
 from relay.api.params import PAGE, choice, choices, text
 from relay.api.problems import invalid_parameter
 from relay.api.resource import json_response, page_response
 from relay.api.sink_credentials import sent_headers_view
+from relay.api.validation import validate
 from relay.clock import optional_rfc3339, to_rfc3339
 from relay.core import delivery as core
 from relay.core.events import Event
@@ -98,6 +99,12 @@ class DeliveryWithAttempts(Delivery):
     """A delivery with all its attempts."""
 
     attempts: list[Attempt]
+
+
+class Settlement(Body):
+    """What came of an uncertain delivery."""
+
+    fate: Literal["sent", "not_sent"] = Field(description="Whether the record is in the CRM.")
 
 
 class DeliveryPage(TypedDict):
@@ -336,6 +343,30 @@ async def retry_delivery(call: Call) -> Response:
     return await _shown(call, delivery, 202)
 
 
+@operation(
+    "POST /v1/deliveries/{id}/settle",
+    bound=True,
+    audited="deliveries.settle",
+    scopes=WRITES_SUBSCRIPTIONS,
+    body=Settlement,
+    answers={200: Answer("The delivery: delivered, or due now.", DeliveryWithAttempts)},
+    problems={409: "The delivery is not uncertain, or its subscription was removed."},
+)
+async def settle_delivery(call: Call) -> Response:
+    """Say what came of an uncertain delivery.
+
+    Use it once you have looked in the CRM. `sent`: the record is there, and the delivery counts as delivered.
+    `not_sent`: it is not there, and is written again.
+    """
+    fate = validate(Settlement, call.document).fate
+    found = await _find(call)
+    if fate == "not_sent":
+        await _refuse_removed(call, found)
+    delivery = await call.ports.store.deliveries.settle(found.id, fate, call.ports.clock())
+    call.ports.dispatcher.wake()
+    return await _shown(call, delivery)
+
+
 async def _refuse_removed(call: Call, delivery: core.Delivery) -> None:
     if await call.ports.store.subscriptions.get(delivery.subscription_id) is None:
         detail = f"subscription {delivery.subscription_id} was removed, so there is no sink to send this to"
@@ -393,6 +424,7 @@ _DELIVERY: Delivery = {
 EXAMPLES: dict[str, Any] = {
     "DeliveryListing": {"items": [_DELIVERY], "next_cursor": None},
     "DeliveryWithAttempts": {**_DELIVERY, "attempts": [EXAMPLE_ATTEMPT]},
+    "Settlement": {"fate": "sent"},
     "SignedRequest": {
         "method": "POST",
         "url": "https://receiver.example/hooks",

@@ -2,7 +2,7 @@
 
 import sys
 import time
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -13,7 +13,9 @@ from relay.cli.output import note, print_json, print_list, print_result, print_t
 from relay.cli.replays import COUNT_TIMEOUT_SECONDS, follow_up
 from relay.errors import UsageError
 
-app = typer.Typer(help="List deliveries, explain one, and send them again.", no_args_is_help=True)
+app = typer.Typer(
+    help="List deliveries, explain one, send them again, and settle uncertain ones.", no_args_is_help=True
+)
 
 DeliveryId = Annotated[str, typer.Argument(metavar="ID", help="The delivery's id (dlv_…).")]
 Subscription = Annotated[str | None, typer.Option(help="Only deliveries to this subscription (sub_…).")]
@@ -123,3 +125,15 @@ def retry(
         follow_up(started, wait=wait, json=json)
         return
     print_result(api().post(path_of("deliveries", id, "retry")), f"{id} is pending again", json=json)
+
+
+@app.command()
+def settle(
+    id: DeliveryId,
+    fate: Annotated[Literal["sent", "not_sent"], typer.Option(help="Whether the record is there.")],
+    json: Json = False,
+) -> None:
+    """Say what came of an uncertain delivery, once you have looked in the CRM. With not_sent it is sent again."""
+    answer = api().post(path_of("deliveries", id, "settle"), {"fate": fate})
+    done = "is delivered" if fate == "sent" else "is pending again"
+    print_result(answer, f"{id} is settled as {fate}: it {done}", json=json)

@@ -241,6 +241,8 @@ def _next(delivery: Document, subscription: Document | None, now: float) -> str:
 def _commands(delivery: Document, subscription: Document | None) -> Iterator[tuple[str, str]]:
     """What you can do, and the command for it."""
     id, sink, state, failed = (delivery[name] for name in ("id", "subscription_id", "state", "attempt_count"))
+    if state == "uncertain":
+        yield "it is there", f"relay deliveries settle {id} --fate sent"
     if subscription is None:
         pass  # no sink to send it to
     elif state == "pending" and subscription["state"] in ("paused", "disabled"):
@@ -250,6 +252,7 @@ def _commands(delivery: Document, subscription: Document | None) -> Iterator[tup
     elif state == "pending" and failed:
         yield "try it now", f"relay deliveries retry {id}"
     elif state == "uncertain":
+        yield "it is not", f"relay deliveries settle {id} --fate not_sent"
         yield "ask the CRM", f"relay deliveries retry {id}"
     elif state != "pending":
         yield "send it again", f"relay deliveries retry {id}"

@@ -100,10 +100,10 @@ class Two:
             subject=f"revor/{name}", owner=owner_of(*account),
         )  # fmt: skip
         await world.store.events.record(trouble)
-        claimed = await claim(world.store, subscription, count=1, now=world.now)
-        await world.store.deliveries.record_attempt(
-            result_of(claimed[0], "dead", now=world.now, reason=f"refused by {name}")
-        )
+        dead, uncertain = await claim(world.store, subscription, count=2, now=world.now)
+        for one, state, reason in ((dead, "dead", "refused"), (uncertain, "uncertain", "not known")):
+            ended = result_of(one, state, now=world.now, reason=f"{reason} by {name}")
+            await world.store.deliveries.record_attempt(ended)
         await list_accounts(
             world.store, account, "shared", f"acc {name}", state="cannot_send", now=world.now, name=f"Ada of {name}"
         )
@@ -356,6 +356,10 @@ CASES: Mapping[str, Callable[[Things], list[Request]]] = {
     "getDelivery": on_delivery("GET"),
     "getDeliveryRequest": on_delivery("GET", "/request"),
     "retryDelivery": on_delivery("POST", "/retry"),
+    "settleDelivery": lambda of: [
+        *by_id("POST", "/v1/deliveries/{id}/settle", *of.deliveries, body={"fate": "sent"}),
+        *by_id("POST", "/v1/deliveries/{id}/settle", *of.deliveries, body={"fate": "not_sent"}),
+    ],
     "retryDeliveries": lambda of: [
         Request("POST", "/v1/deliveries/retry", body={"filter": {"subscription": of.subscription}}),
         Request("POST", "/v1/deliveries/retry", body={"filter": {"reason": f"refused by {of.account[1]}"}}),
@@ -440,6 +444,8 @@ OWN: Mapping[str, Callable[[Things], list[Request]]] = {
         lambda of: {"limit": "1"},
         lambda of: {"state": "dead"},
         lambda of: {"state": "pending"},
+        lambda of: {"state": "uncertain"},
+        lambda of: {"state": "uncertain", "group_by": "reason"},
         lambda of: {"group_by": "reason,sink,day"},
         lambda of: {"group_by": "reason", "state": "dead"},
         lambda of: {"event": of.events[-1], "group_by": "day"},
@@ -492,11 +498,15 @@ OWN: Mapping[str, Callable[[Things], list[Request]]] = {
     "pauseSubscription": on_subscription("POST", "/pause"),
     "resumeSubscription": on_subscription("POST", "/resume"),
     "rotateSecret": on_subscription("POST", "/rotate-secret", {}),
+    "settleDelivery": lambda of: [
+        *by_id("POST", "/v1/deliveries/{id}/settle", *of.deliveries[::2], body={"fate": "not_sent"}),
+        *by_id("POST", "/v1/deliveries/{id}/settle", *of.deliveries, body={"fate": "sent"}),
+    ],
     "retryDelivery": on_delivery("POST", "/retry"),
     "replaySubscription": on_subscription("POST", "/replay", {**SINCE, "only": "all"}),
     "retryDeliveries": lambda of: [
         Request("POST", "/v1/deliveries/retry", body={"filter": {"state": state}})
-        for state in ("pending", "dead", "delivered", "cancelled")
+        for state in ("pending", "dead", "delivered", "cancelled", "uncertain")
     ],
     "getReplay": lambda of: by_id("GET", "/v1/replays/{id}", of.replay),
     "stopReplay": lambda of: by_id("DELETE", "/v1/replays/{id}", of.replay),

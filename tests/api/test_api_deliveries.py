@@ -1,9 +1,12 @@
-"""Uncertain and skipped deliveries over HTTP: listed, counted, replayed."""
+"""Uncertain and skipped deliveries over HTTP: listed, counted, settled."""
 
+import pytest
+
+from relay.core.delivery import Shown
 from relay.core.dialogue import Memory
 from relay.core.ledger import Entry, event_key
 from tests.support.api_world import HOOK
-from tests.support.store_kit import claim, result_of
+from tests.support.store_kit import attempt, claim, result_of
 
 PATH = "/v1/deliveries"
 
@@ -52,6 +55,70 @@ async def test_uncertain_deliveries_are_listed_and_counted(client, world):
     assert (refused.status_code, "uncertain" in refused.text) == (422, True)
 
 
+async def test_sent_makes_an_uncertain_delivery_delivered_and_keeps_it_from_being_written_again(client, world):
+    _, (one,) = await ended(world, client, "uncertain", "not_found_in_time", memory=intended(world))
+    settled = await client.post(f"{PATH}/{one}/settle", json={"fate": "sent"})
+    shown = settled.json()
+    assert (settled.status_code, shown["state"], shown["reason"]) == (200, "delivered", "settled")
+    (memory,) = await memories(world)
+    assert '"settled":"sent"' in memory
+    again = await client.post(f"{PATH}/{one}/settle", json={"fate": "sent"})
+    assert (again.status_code, again.json()["code"]) == (409, "delivery_not_uncertain")
+
+
+async def test_not_sent_makes_an_uncertain_delivery_due_and_clears_what_is_remembered(client, world):
+    id, (one,) = await ended(world, client, "uncertain", "not_found_in_time", memory=intended(world))
+    woken = world.dispatcher.woken
+    settled = await client.post(f"{PATH}/{one}/settle", json={"fate": "not_sent"})
+    shown = settled.json()
+    assert (settled.status_code, shown["state"]) == (200, "pending")
+    assert world.dispatcher.woken == woken + 1
+    assert await memories(world) == ["{}"]
+    assert [claimed.id for claimed in await claim(world.store, id, now=world.now + 1)] == [one]
+
+
+@pytest.mark.parametrize("state", ["pending", "delivered", "dead", "cancelled"])
+@pytest.mark.parametrize("fate", ["sent", "not_sent"])
+async def test_only_an_uncertain_delivery_is_settled(client, world, state, fate):
+    _, (one,) = await ended(world, client, state, "x")
+    before = (await client.get(f"{PATH}/{one}")).json()
+    answer = await client.post(f"{PATH}/{one}/settle", json={"fate": fate})
+    assert (answer.status_code, answer.json()["code"]) == (409, "delivery_not_uncertain")
+    assert (await client.get(f"{PATH}/{one}")).json() == before
+
+
+@pytest.mark.parametrize(
+    ("id", "body", "status", "code"),
+    [
+        ("dlv_1", {"fate": "sent"}, 404, "delivery_not_found"),
+        (None, {"fate": "lost"}, 422, "invalid_request"),
+        (None, {}, 422, "invalid_request"),
+        (None, {"fate": "sent", "job_id": "1"}, 422, "invalid_request"),
+    ],
+)
+async def test_bad_settlement_is_refused(client, world, id, body, status, code):
+    _, (one,) = await ended(world, client, "uncertain", "x")
+    answer = await client.post(f"{PATH}/{id or one}/settle", json=body)
+    assert (answer.status_code, answer.json()["code"]) == (status, code)
+    assert (await client.get(f"{PATH}/{one}")).json()["state"] == "uncertain"
+
+
+async def test_delivery_of_a_removed_subscription_can_only_be_settled_as_sent(client, world):
+    id, (one,) = await ended(world, client, "uncertain", "x")
+    await client.delete(f"/v1/subscriptions/{id}")
+    refused = await client.post(f"{PATH}/{one}/settle", json={"fate": "not_sent"})
+    assert (refused.status_code, refused.json()["code"]) == (409, "subscription_removed")
+    assert (await client.post(f"{PATH}/{one}/settle", json={"fate": "sent"})).json()["state"] == "delivered"
+
+
+async def test_settlement_is_in_the_audit(client, world):
+    _, (one,) = await ended(world, client, "uncertain", "x")
+    await client.post(f"{PATH}/{one}/settle", json={"fate": "sent"})
+    (entry,) = (await client.get("/v1/audit", params={"action": "deliveries.settle"})).json()["items"]
+    assert (entry["result"], entry["status"]) == ("ok", 200)
+    assert one in str(entry)
+
+
 async def test_retry_of_an_uncertain_delivery_keeps_what_is_remembered(client, world):
     _, (one,) = await ended(world, client, "uncertain", "x", memory=intended(world))
     assert (await client.post(f"{PATH}/{one}/retry")).json()["state"] == "pending"
@@ -86,3 +153,27 @@ async def test_nothing_is_skipped_unless_nobody_matches(client, world):
 async def test_uncertain_deliveries_are_replayed_by_their_state(client, world):
     await ended(world, client, "uncertain", "x", jobs=2)
     assert (await client.post(f"{PATH}/retry", json={"filter": {"state": "uncertain"}})).json()["matched"] == 2
+
+
+async def test_attempt_of_a_dry_run_shows_its_requests(client, world):
+    id = (await client.post("/v1/subscriptions", json={"sink": HOOK})).json()["id"]
+    await world.poll(await world.job("a"), "queued")
+    world.now += 1
+    (one,) = await claim(world.store, id, now=world.now)
+    requests = (
+        Shown(method="GET", url="https://acme.pipedrive.com/api/v2/persons/search?…", body=""),
+        Shown(method="POST", url="https://acme.pipedrive.com/v1/notes", body='{"content": "{recipient.address}"}'),
+    )
+    dry = attempt(status_code=None, requests=requests)
+    await world.store.deliveries.record_attempt(result_of(one, now=world.now, reason="dry_run", attempt=dry))
+    shown = (await client.get(f"{PATH}/{one.id}")).json()
+    assert (shown["state"], shown["reason"]) == ("delivered", "dry_run")
+    assert shown["attempts"][0]["requests"] == [
+        {"method": "GET", "url": "https://acme.pipedrive.com/api/v2/persons/search?…", "body": ""},
+        {"method": "POST", "url": "https://acme.pipedrive.com/v1/notes", "body": '{"content": "{recipient.address}"}'},
+    ]
+
+
+async def test_attempt_of_other_deliveries_has_no_requests_of_a_dry_run(client, world):
+    _, (one,) = await ended(world, client, "delivered", "http_200")
+    assert (await client.get(f"{PATH}/{one}")).json()["attempts"][0]["requests"] is None

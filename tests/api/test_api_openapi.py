@@ -75,6 +75,15 @@ async def a_dead_delivery(world, client):
     return id
 
 
+async def an_uncertain_delivery(world, client):
+    id = await a_subscription(world, client)
+    await a_job(world, client)
+    world.now += 1
+    (one,) = await claim(world.store, id, now=world.now)
+    await world.store.deliveries.record_attempt(result_of(one, "uncertain", now=world.now, reason="not_found_in_time"))
+    return one.id
+
+
 async def an_event(world, client):
     return (await world.poll(await world.job("a"), "queued"))[0].id
 
@@ -130,6 +139,7 @@ CALLS = {
     "getDelivery": (a_delivery, None, 200),
     "getDeliveryRequest": (a_delivery, None, 200),
     "retryDelivery": (a_delivery, None, 202),
+    "settleDelivery": (an_uncertain_delivery, {"fate": "sent"}, 200),
     "replaySubscription": (a_dead_delivery, {"since": "2020-01-01T00:00:00Z", "types": ["ai.revor.job.queued"]}, 202),
     "retryDeliveries": (None, {"filter": {}}, 202),
     "getReplay": (a_replay, None, 200),

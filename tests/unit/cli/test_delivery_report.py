@@ -163,7 +163,7 @@ def test_only_the_first_and_last_of_many_attempts_are_shown() -> None:
             "may or may not have been written at 2026-05-20 10:05:09 UTC, after 1 attempt: not_found_in_time.",
             f"nothing, until a person settles it. Look in the CRM whether a record names {EVENT}, and settle it. Later "
             "events of the job continue without it.",
-            f"ask the CRM:     relay deliveries retry {DELIVERY}",
+            f"it is not:       relay deliveries settle {DELIVERY} --fate not_sent",
         ),
         (
             delivery(attempt(), state="uncertain", reason="http_503"),
@@ -171,7 +171,7 @@ def test_only_the_first_and_last_of_many_attempts_are_shown() -> None:
             "may or may not have been written, after 1 attempt: HTTP 503.",
             f"nothing, until a person settles it. Look in the CRM whether a record names {EVENT}, and settle it. Later "
             "events of the job continue without it.",
-            f"for a ticket:    relay support {DELIVERY}",
+            f"it is there:     relay deliveries settle {DELIVERY} --fate sent",
         ),
         (
             delivery(attempt(status_code=200), state="cancelled", reason="unmatched"),
@@ -343,3 +343,22 @@ def test_command_reads_the_event_and_the_subscription(stub: Stub, capsys: pytest
     stub.says("GET /v1/deliveries/dlv_2", {"code": "delivery_not_found", "detail": "there is no delivery"}, status=404)
     assert run(["deliveries", "show", "dlv_2"]) == 2
     assert capsys.readouterr().err == "relay: there is no delivery\n"
+
+
+@pytest.mark.parametrize(("fate", "then"), [("sent", "is delivered"), ("not_sent", "is pending again")])
+def test_command_settles_an_uncertain_delivery(
+    stub: Stub, capsys: pytest.CaptureFixture[str], fate: str, then: str
+) -> None:
+    stub.says("POST /v1/deliveries/dlv_1/settle", delivery(attempt(), state="delivered"))
+    assert run(["deliveries", "settle", "dlv_1", "--fate", fate]) == 0
+    assert json.loads(stub.seen[-1][2]) == {"fate": fate}
+    assert capsys.readouterr().out == f"dlv_1 is settled as {fate}: it {then}\n"
+
+
+def test_command_says_why_a_delivery_cannot_be_settled(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
+    problem = {"code": "delivery_not_uncertain", "detail": "delivery dlv_1 is delivered, so there is nothing to settle"}
+    stub.says("POST /v1/deliveries/dlv_1/settle", problem, status=409)
+    assert run(["deliveries", "settle", "dlv_1", "--fate", "sent"]) == 2
+    assert capsys.readouterr().err == "relay: delivery dlv_1 is delivered, so there is nothing to settle\n"
+    assert run(["deliveries", "settle", "dlv_1", "--fate", "lost"]) == 2
+    assert "sent" in capsys.readouterr().err
