@@ -26,6 +26,7 @@ LIKELY_CAUSES = {
     "protocol": "the answer is not valid HTTP. Check the port.",
     "render": "this event cannot be rendered for this kind of sink. Please report it, with the reason in the log.",
     "cancelled": "the relay was shutting down. There is nothing to do.",
+    "unsent": "the requests before it took all of config.timeout_seconds. Raise it if that happens again.",
     "3xx": "the sink redirects, and redirects are not followed. Set its new URL in the subscription.",
     "401": "the sink rejects the signature or credentials. Check a captured request with `relay verify`.",
     "404": "the sink's URL does not accept these requests. Check the URL.",

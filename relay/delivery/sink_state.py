@@ -241,12 +241,12 @@ class SinkState:
 
     def health_change(self, outcome: Outcome, now: float, *, by_proxy: bool = False) -> HealthChange | None:
         """What to store after an attempt; None if nothing has changed."""
-        if not outcome.judges_sink:
-            return None
         pause = self.paused_until if self.paused_until > now else 0.0
         before = (self.failing_since, self._stored_since, self._stored_pause)
         ends_outage = False
-        if outcome.verdict == "delivered":
+        if not outcome.judges_sink:
+            pass  # it may have asked for a pause
+        elif outcome.verdict == "delivered":
             ends_outage = self.down_since is not None and now - self.down_since >= OUTAGE_SECONDS
             if ends_outage:
                 self.back_since = now

@@ -472,6 +472,7 @@ class Worker:
             return
         if change.ends_outage:
             self.wake()
+        reason = outcome.reason if outcome.judges_sink else target.subscription.failing_reason
         others = self.slots.pause_to_store(target, now)
         for other in others:  # before the commit: others of the portal get the same answer meanwhile
             other.sink.pause_stored(change.paused_until)
@@ -479,7 +480,7 @@ class Worker:
             await self.subscriptions.set_sink_health(
                 target.subscription.id,
                 failing_since=change.failing_since,
-                failing_reason=None if outcome.verdict == "delivered" else outcome.reason,
+                failing_reason=None if change.failing_since is None and not by_proxy else reason,
                 paused_until=change.paused_until or None,
                 paused_with_it=[other.subscription.id for other in others],
             )

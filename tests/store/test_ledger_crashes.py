@@ -62,8 +62,9 @@ def _steps(event: Event, subscription: Subscription, context: RenderContext, mem
     if entry is not None and entry.state == "done":
         return Ended(outcome=ledger.WRITTEN)
     whom = "nobody" if context.recipient is None else context.recipient.address
-    if subscription.options.get("unmatched"):
-        return Ended(outcome=Outcome(verdict="skip", reason="unmatched"))
+    if unmatched := subscription.options.get("unmatched"):
+        pause = None if unmatched is True else unmatched
+        return Ended(outcome=Outcome(verdict="skip", reason="unmatched", retry_after_seconds=pause))
     found = yield Step(request=_request("GET", f"person?email={whom}"), name="person", private=True)
     if found.status_code != 200:
         outcome = http_outcome(found, now)
@@ -494,6 +495,17 @@ async def test_probe_that_sends_nothing_enables_no_subscription(world: World, op
     assert (found.state, world.crm.asked) == ("disabled", {})
     assert found.probe_at is not None
     assert found.probe_at <= NOW + 61
+
+
+async def test_skipped_event_keeps_why_its_sink_fails_and_may_pause_it(world: World) -> None:
+    await world.event(options={"unmatched": 60.0})
+    failing = {"failing_since": NOW - 5, "failing_reason": "http_500"}
+    await world.store.subscriptions.set_sink_health("sub_1", **failing, paused_until=None)
+    await world.scan()
+    found = await world.store.subscriptions.get("sub_1")
+    assert found is not None
+    assert (found.failing_since, found.failing_reason, found.paused_until) == (NOW - 5, "http_500", NOW + 60)
+    assert (await world.the_one()).state == "cancelled"
 
 
 async def test_recipient_is_read_for_a_kind_that_asks_for_it_and_shown_nowhere(world: World) -> None:

@@ -98,6 +98,17 @@ def test_attempt_that_says_nothing_about_the_sink_changes_nothing(outcome: Outco
     assert after == before
 
 
+def test_skipped_event_may_bring_a_pause() -> None:
+    state = sink()
+    skip = Outcome(verdict="skip", reason="unmatched", retry_after_seconds=60.0)
+    state.pause(NOW + 60)
+    answer(state, skip)
+    change = state.health_change(skip, NOW)
+    assert change is not None
+    assert (change.failing_since, change.paused_until, change.ends_outage) == (None, NOW + 60, False)
+    assert state.health_change(skip, NOW + 1) is None, "it is stored already"
+
+
 def test_health_that_was_not_stored_is_stored_by_the_next_attempt() -> None:
     state = sink()
     change = state.health_change(FAILED, NOW)
