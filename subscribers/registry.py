@@ -48,9 +48,10 @@ _INFERRED = (
         "",
         "flat",
     ),
-    (HUBSPOT_HOSTS, "", "hubspot"),
-    (r"(.+\.my|login|test)\.salesforce\.com|.+\.lightning\.force\.com", "", "salesforce"),
-    (r".+\.pipedrive\.com", "", "pipedrive"),
+    # The address of an API. One with a path is a webhook there, such as a workflow's trigger or a class in Apex.
+    (HUBSPOT_HOSTS, "/?", "hubspot"),
+    (r"(.+\.my|login|test)\.salesforce\.(com|mil)|.+\.lightning\.force\.com", "/?", "salesforce"),
+    (r".+\.pipedrive\.com", "/?", "pipedrive"),
     (r".+\.app\.n8n\.cloud", r"/webhook(-test)?/.*", "flat"),
 )
 """Patterns of hosts and of paths ("": any), with the kind of sink that is there."""
