@@ -186,3 +186,31 @@ async def test_missing_permission_disables_and_no_event_is_lost(tmp_path: Path, 
         world.dispatcher.wake()
         await world.run(8, 5.0)
         assert [one.state for one in await deliveries(world, of)] == ["delivered"] * 2
+
+
+@every_crm
+async def test_dry_run_reads_and_writes_nothing_and_shows_what_it_would(tmp_path: Path, crm: str) -> None:
+    async with open_crm(tmp_path, crm) as (world, wire):
+        of = await subscribe(world, wire, dry_run=True)
+        await job(world, "first", **wire.vendor.known)
+        await job(world, "second", Recipient(address=EMAIL))
+        assert wire.requests == []
+        for one in await deliveries(world, of):
+            assert (one.state, one.reason) == ("delivered", "dry_run")
+            (attempt,) = one.attempts
+            assert attempt.status_code is None
+            assert attempt.requests
+            assert wire.vendor.token not in repr(attempt)
+        assert EMAIL not in repr(attempt), "a captured address is shown by a placeholder"
+
+
+@every_crm
+async def test_captured_recipient_is_looked_up_and_shown_nowhere(tmp_path: Path, crm: str) -> None:
+    async with open_crm(tmp_path, crm) as (world, wire):
+        of = await subscribe(world, wire)
+        await job(world, "first", Recipient(address=EMAIL, profile_url="https://linkedin.com/in/jane"))
+        await world.run(4, 2.0)
+        (one,) = await deliveries(world, of)
+        assert one.state == "delivered", one.reason
+        assert wire.vendor.written()
+        assert "jane" not in repr(one)
