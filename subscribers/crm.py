@@ -41,6 +41,7 @@ _KEY_CHARACTERS = 12
 _KINDS = ("succeeded", "failed", "cancelled", "not_found")
 _EMAIL = re.compile(r"[^\s@<>\"(),:;\\\x00-\x1f\x7f]{1,64}@[^\s@<>\"(),:;\\\x00-\x1f\x7f]{1,190}")
 _PHONE = re.compile(r"\+?[0-9][0-9 ().-]{5,30}[0-9]")
+_URL = re.compile(r"https?://[^\s\"<>\\\x00-\x1f\x7f]{4,300}")
 _CODE = re.compile(r"[A-Za-z0-9_]{1,60}")
 
 
@@ -82,6 +83,7 @@ class Identity:
     ids: Mapping[str, str | int] = field(default_factory=dict, repr=False)
     email: str | None = field(default=None, repr=False)
     phone: str | None = field(default=None, repr=False)
+    profile_url: str | None = field(default=None, repr=False)
 
 
 def identity(event: Event, context: RenderContext, ids: Mapping[str, re.Pattern[str]]) -> Identity:
@@ -89,11 +91,14 @@ def identity(event: Event, context: RenderContext, ids: Mapping[str, re.Pattern[
     metadata = metadata_of(event.document())
     found = {name: id for name, pattern in ids.items() if (id := _id(metadata.get(name), pattern)) is not None}
     captured = context.recipient
-    address, phone = (None, None) if captured is None else (captured.address, captured.phone)
+    address = phone = url = None
+    if captured is not None:
+        address, phone, url = captured.address, captured.phone, captured.profile_url
     return Identity(
         ids=found,
         email=_fitting(_EMAIL, metadata.get("email"), address),
         phone=_fitting(_PHONE, metadata.get("phone"), phone),
+        profile_url=_fitting(_URL, metadata.get("profile_url"), url),
     )
 
 

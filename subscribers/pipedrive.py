@@ -214,8 +214,9 @@ def _find_target(
 def _find_person(
     subscription: Subscription, who: crm.Identity, entry: Entry | None, now: float
 ) -> Generator[Step, Response, str | int | Ended | None]:
-    """The one person with this e-mail address or phone number; None: there is none."""
-    for field, term in (("email", who.email), ("phone", who.phone)):
+    """The one person with this e-mail address, phone number or, in a field of the company's own, profile URL; None:
+    there is none."""
+    for field, term in (("email", who.email), ("phone", who.phone), ("custom_fields", who.profile_url)):
         if term is None:
             continue
         query = urlencode({"term": term, "fields": field, "exact_match": "true", "limit": 2})

@@ -141,6 +141,21 @@ def test_captured_recipient_is_used_where_the_metadata_names_nobody() -> None:
     assert EMAIL not in orjson.dumps(world.memories).decode(), "nor in what is remembered"
 
 
+def test_captured_profile_url_is_looked_up_in_fields_of_the_companys_own() -> None:
+    world = World()
+    url = "https://www.linkedin.com/in/sam?x=1&y=ü"
+    world.company.add_person("Sam")["custom_fields"] = {"d4de1c1518b4531717c676029a45911c340390a6": url}
+    world.context = replace(CONTEXT, recipient=Recipient(profile_url=url))
+    outcome = world.deliver(event({}))
+    assert outcome is not None
+    assert outcome.verdict == "delivered"
+    assert world.company.notes[0]["person_id"] == world.company.persons[-1]["id"]
+    world.subscription = pipedrive(unmatched="create")
+    world.context = replace(CONTEXT, recipient=Recipient(profile_url="https://www.linkedin.com/in/nobody"))
+    outcome = world.deliver(event({}, nth=2))
+    assert outcome == Outcome(verdict="skip", reason="unmatched"), "nobody is created without an address or a number"
+
+
 def test_note_says_what_happened_and_ends_with_the_key() -> None:
     world = World(metadata_keys=["deal_id", "note"])
     world.deliver(event({"deal_id": 2, "note": "<img src=x onerror=alert(1)> & co"}, "failed"))

@@ -377,6 +377,7 @@ class Pipedrive:
         limit, now, found = _number(query, "limit", 100, 500), self.clock(), []
         for person in self.persons:
             values = [one["value"] for one in person.get(f"{fields}s", [])] if fields != "name" else [person["name"]]
+            values += person.get("custom_fields", {}).values() if fields == "custom_fields" else []
             fits = any(term.lower() == one.lower() if exact else term.lower() in one.lower() for one in values)
             if fits and not person["is_deleted"] and person["indexed_at"] <= now:
                 names = {key: [one["value"] for one in person[key]] for key in ("emails", "phones")}
