@@ -9,7 +9,7 @@ import pytest
 
 from relay.config.keyring import DecryptError
 from relay.core.erasure import Erased, ErasureRequest
-from relay.core.events import CREATE_UNKNOWN, DELIVERY_EXPIRED, INCIDENT_EVENTS
+from relay.core.events import CREATE_UNKNOWN, DELIVERY_EXPIRED, DELIVERY_UNCERTAIN, INCIDENT_EVENTS
 from relay.errors import InvalidRequest
 from relay.store import erasure
 from relay.store.intents import IN_FLIGHT_SECONDS
@@ -55,7 +55,7 @@ async def happen(store: Store, uid: str, sequence: int, kind: str, metadata: Any
     return event.id
 
 
-async def a_life(store: Store, job: str, metadata: Any, **fields: Any) -> str:
+async def a_life(store: Store, job: str, metadata: Any, tells: str = DELIVERY_EXPIRED, **fields: Any) -> str:
     """A job with a delivered, a dead and a pending event, a report of the dead one, and an answer. Returns its uid."""
     made = await store.jobs.register(registration(job, metadata=metadata, **fields))
     uid = made.job.uid
@@ -66,14 +66,14 @@ async def a_life(store: Store, job: str, metadata: Any, **fields: Any) -> str:
     second = await happen(store, uid, 2, "running", metadata, job)
     (one,) = await claim(store, "sub_all", now=NOW + 2)
     report = orjson.dumps(
-        {"type": DELIVERY_EXPIRED, "data": {"delivery": one.id, "event": second, "job": job, "subscription": "sub_all"}}
+        {"type": tells, "data": {"delivery": one.id, "event": second, "job": job, "subscription": "sub_all"}}
     )
     await store.deliveries.record_attempt(
         result_of(
             one,
             "dead",
             now=NOW + 2,
-            events=(relay_event(DELIVERY_EXPIRED, subject="sub_all", body=report, now=NOW + 2),),
+            events=(relay_event(tells, subject="sub_all", body=report, now=NOW + 2),),
         )
     )
     await happen(store, uid, 3, "failed", metadata, job)
@@ -121,6 +121,15 @@ async def test_nothing_of_a_person_is_left_and_everything_else_is(filled: Store)
     assert await everything(filled) == before
     assert await filled.jobs.get(uid) is None
     assert await erase(filled, BY_EMAIL) == Erased()
+
+
+@pytest.mark.parametrize("tells", [DELIVERY_EXPIRED, DELIVERY_UNCERTAIN])
+async def test_what_reports_a_delivery_is_erased_with_its_job(filled: Store, tells: str) -> None:
+    before = await everything(filled)
+    await a_life(filled, "the job", PERSON, tells)
+    assert tells in [row["type"] for row in (await everything(filled))["events"] if row not in before["events"]]
+    await erase(filled, BY_EMAIL)
+    assert await everything(filled) == before
 
 
 async def test_a_group_whose_name_no_group_can_have_is_sought_in_the_metadata(store: Store) -> None:

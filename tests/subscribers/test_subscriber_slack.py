@@ -297,7 +297,7 @@ def trouble(**changes: Any) -> dict[str, Any]:
         (
             "relay.delivery.uncertain",
             {"event_type": "a.job.failed", "kind": "hubspot", "record": "note", "last_error": "http_503"},
-            "A note in HubSpot about one failed event may or may not have been written: http 503",
+            "A note in HubSpot about one failed event may or may not have been written: http_503",
         ),
         (
             "relay.delivery.uncertain",

@@ -39,6 +39,7 @@ OPENED, FAILED = "relay.incident.opened", "ai.revor.job.failed"
         (("relay.create.unknown",), "collapse", True),
         (("relay.delivery.expired",), "collapse", True),
         (("relay.subscription.disabled",), "collapse", True),
+        (("relay.delivery.uncertain",), "collapse", False),
         (("ai.revor.job.succeeded",), "collapse", False),
         (("ai.revor.job.succeeded", OPENED), "collapse", True),
         ((), "collapse", False),
