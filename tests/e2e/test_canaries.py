@@ -2,6 +2,8 @@
 
 The relay is a process that logs everything (debug level). It is reloaded, killed, started again with a proxy in front
 of its sinks, and ended. Sinks repeat every header that they get in their answers.
+
+Whom creates name is a secret too: a CRM is asked for it, in whatever way its deliveries end, and nobody else gets it.
 """
 
 import asyncio
@@ -10,15 +12,20 @@ import contextlib
 import json
 import os
 import re
+import secrets
 import signal
+import sqlite3
+import string
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import aiohttp
+import asyncpg
 import pytest
 
 from relay.cli.demo.environment import listen, served, url_of
@@ -29,15 +36,28 @@ from tests.support.connect_proxy import ConnectProxy, open_connect_proxy
 from tests.support.postgres_server import shared_server
 from tests.support.process_world import Process, Start
 from tests.support.scale import soak_only
+from tests.vendors.pipedrive import TOKEN, Fault, Pipedrive
 
 AT_DEBUG_LEVEL = """
 import functools
 from relay import log
+from relay.core import ledger
+ledger.SETTLE_SECONDS = 0.1
 log.configure = functools.partial(log.configure, level="debug")
 from relay.cli import main
 main()
 """
 PATIENCE_SECONDS = 60.0
+COMPANIES: dict[str, dict[str, Any]] = {
+    "dead": {"unmatched": "fail"},  # this company knows nobody
+    "delivered": {},
+    "dry_run": {"dry_run": True},
+    "uncertain": {},  # its answers are lost
+}
+"""Customers of a CRM, by what becomes of deliveries to them."""
+DRY = {"hubspot": "https://api.hubapi.com", "salesforce": "https://acme.my.salesforce.com"}
+"""Other CRMs, where nothing is sent."""
+SEARCH = "GET /api/v2/persons/search"
 SETTINGS = """\
 server: {{host: 127.0.0.1, port: 0, public_url: "https://relay.example"}}
 auth: {{tokens: [{{name: ops, token: "${{CANARY_OPS}}", scopes: [admin]}}{more_tokens}]}}
@@ -45,6 +65,7 @@ sources:
   revor:
     accounts: {{default: {{api_key: "${{CANARY_UPSTREAM}}"}}, refused: {{api_key: "{refused_key}"}}}}
     polling: {{min_interval_seconds: 0.05, max_interval_seconds: 0.5}}
+proxy: {{capture: [recipient.address, recipient.profile_url, recipient.phone]}}
 delivery: {{retry_schedule: [0.1s, 0.1s], callback_secret: "{callback_secret}", timeout_seconds: 5}}
 heartbeat: {{url: "{heartbeat}"}}
 security: {{allow_http: true, allow_networks: [127.0.0.0/8]{proxy}}}
@@ -89,6 +110,17 @@ class Sink:
         await _respond(send, status, headers, echo)
 
 
+class Company(Pipedrive):
+    """Repeats what it is asked for, and finds persons with all that it knows of them."""
+
+    def answer(
+        self, method: str, url: str, headers: Mapping[str, str], body: bytes
+    ) -> tuple[int, dict[str, str], bytes]:
+        status, shown, content = super().answer(method, url, headers, body)
+        echo = urlsplit(url).query
+        return status, {**shown, "x-echo": echo}, content if status < 400 else echo.encode()
+
+
 async def _respond(send: Any, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
     headers = [*headers, (b"content-length", str(len(body)).encode())]
     await send({"type": "http.response.start", "status": status, "headers": headers})
@@ -110,9 +142,21 @@ class World:
     database_url: str | None
     materials: dict[str, bytes] = field(default_factory=dict)
     subscriptions: list[str] = field(default_factory=list)
+    companies: dict[str, Company] = field(default_factory=dict)
+    company_urls: dict[str, str] = field(default_factory=dict)
+    crms: dict[str, str] = field(default_factory=dict)
+    """The subscriptions that write to them."""
+    dry: dict[str, str] = field(default_factory=dict)
+    """The subscriptions to other CRMs."""
+    created: list[str] = field(default_factory=list)
+    """The jobs of creates that name somebody."""
     relay: Process | None = None
     url: str = ""
     token: str = ""
+
+    def captured(self) -> set[str]:
+        """What was captured of creates, by its name."""
+        return {name for name in self.canaries.secrets if name.startswith("captured")}
 
     def settings(self, *, more_tokens: str = "", proxy: str = "") -> None:
         refused = f"sk-revor-revoked-{self.canaries.new('refused upstream key') if not self.url else word()}"
@@ -205,7 +249,7 @@ async def open_world(start: Start, folder: Path, database: str) -> AsyncIterator
         listener = stack.enter_context(contextlib.closing(listen()))
         await stack.enter_async_context(served(sink, listener))
         proxy = await stack.enter_async_context(open_connect_proxy(ConnectProxy(credentials="nobody:nothing")))
-        yield World(
+        world = World(
             start=start,
             folder=folder,
             environ=environ,
@@ -217,6 +261,12 @@ async def open_world(start: Start, folder: Path, database: str) -> AsyncIterator
             database_url=url,
             token=environ["CANARY_OPS"],
         )
+        for name in COMPANIES:
+            world.companies[name] = company = Company()
+            listener = stack.enter_context(contextlib.closing(listen()))
+            await stack.enter_async_context(served(company.app(), listener))
+            world.company_urls[name] = url_of(listener)
+        yield world
         if url is not None:
             shared_server().drop_database(name)
 
@@ -310,6 +360,33 @@ async def give_secrets(world: World) -> None:
     )
 
 
+def recipient(world: World) -> dict[str, str]:
+    """Somebody whose address, profile and number the relay keeps. Every second one is known by the number only."""
+    number = len(world.captured()) // 3
+    name, profile = world.canaries.new(f"captured address {number}"), world.canaries.new(f"captured profile {number}")
+    phone = world.canaries.add(f"captured phone {number}", "".join(secrets.choice(string.digits) for _ in range(14)))
+    for company in ("delivered", "uncertain"):
+        world.companies[company].add_person("Kim", f"{name}@example.com", f"+{phone}")
+    found = {"profile_url": f"https://www.linkedin.com/in/{profile}/", "phone": f"+{phone}"}
+    return found if number % 2 else {**found, "address": f"{name}@example.com"}
+
+
+async def write_to_crms(world: World) -> None:
+    """A subscription to each company."""
+    for name, options in COMPANIES.items():
+        world.companies[name].fail(SEARCH, Fault(status=500))
+        credential = {"credentialtype": "ACCESSTOKEN", "accesstoken": TOKEN}
+        config = {"kind": "pipedrive", **options}
+        world.crms[name] = await world.subscribe(world.company_urls[name], sinkcredential=credential, config=config)
+    for kind, sink in DRY.items():
+        body = {"sinkcredential": {"credentialtype": "ACCESSTOKEN", "accesstoken": TOKEN},
+                "config": {"kind": kind, "dry_run": True}}  # fmt: skip
+        made = await world.call("POST", "/v1/subscriptions?check=false", {"sink": sink, **body})
+        world.dry[kind] = made["id"]
+    world.companies["uncertain"].fail("POST /v1/notes", *[Fault(status=500, works=True)] * 99)
+    world.companies["uncertain"].fail("GET /v1/notes", *[Fault(status=400)] * 99)
+
+
 async def use_drop_in(world: World, number: int) -> None:
     """Creates through the relay: with its token, with the account's key, and with keys of nobody."""
     callback = f"{world.sink_url}/webhook/{world.canaries.new(f'callback path {number}')}"
@@ -319,8 +396,35 @@ async def use_drop_in(world: World, number: int) -> None:
         (f"sk-revor-other-{world.canaries.new(f'unknown key {number}')}", {}),
         (world.canaries.new(f"unknown token {number}"), {"Relay_Metadata": "no json"}),
     ):
-        await world.call("POST", DISPATCH_PATH, dispatch_body(number), token=key, **extra)
+        body: dict[str, Any] = {**dispatch_body(number), "recipient": recipient(world)}
+        made = await world.call("POST", DISPATCH_PATH, body, token=key, **extra)
+        if made["ok"]:
+            world.created.append(made["item"]["id"])
         await world.call("GET", f"{DISPATCH_PATH}/nothing", token=key)
+
+
+async def lose_an_answer(world: World) -> None:
+    """A create of unknown fate, which a person settles."""
+    async with aiohttp.ClientSession() as session:
+        fault = {"kind": "timeout", "share": 1, "count": 1, "hold_seconds": 0, "path_prefix": DISPATCH_PATH}
+        async with session.post(f"{world.sandbox_url}/_sandbox/faults", json=fault) as response:
+            assert response.status == 201, await response.text()
+    await world.call("POST", DISPATCH_PATH, {**dispatch_body(1), "recipient": recipient(world)})
+    (lost,) = (await world.call("GET", "/v1/intents"))["items"]
+    body = {"fate": "sent", "job_id": "found by a person"}
+    assert (await world.call("POST", f"/v1/intents/{lost['id']}/resolve", body))["fate"] == "sent"
+
+
+async def ends_at_crms(world: World) -> dict[str, Any]:
+    """A delivery to each company that has ended as it should."""
+    found: dict[str, Any] = {}
+    for name, id in {**world.crms, **world.dry}.items():
+        page = await world.call("GET", f"/v1/deliveries?subscription={id}&limit=500")
+        end = "dry_run" if name in world.dry else name
+        ended = next((one for one in page["items"] if end in (one["state"], one["reason"])), None)
+        if ended is not None:
+            found[name] = ended
+    return found
 
 
 async def let_events_flow(world: World) -> None:
@@ -329,7 +433,9 @@ async def let_events_flow(world: World) -> None:
         while True:
             dead = await world.call("GET", "/v1/deliveries?state=dead&limit=500")
             done = await world.call("GET", "/v1/deliveries?state=delivered")
-            if len({one["subscription_id"] for one in dead["items"]}) >= 6 and done["items"]:
+            at_crms = await ends_at_crms(world)
+            subscriptions = {one["subscription_id"] for one in dead["items"]}
+            if len(subscriptions) >= 6 and done["items"] and at_crms.keys() == {*COMPANIES, *DRY}:
                 return
             await asyncio.sleep(0.3)
 
@@ -339,6 +445,7 @@ async def look_everywhere(world: World) -> None:
     paths = ["/metrics", "/readyz", "/livez", "/openapi.json", "/.well-known/webhook-keys.json"]
     paths += ["/v1/jobs", "/v1/events?limit=500", "/v1/sources", "/v1/tokens", "/v1/keys", "/v1/audit?limit=500"]
     paths += ["/v1/audit/verify", "/v1/intents", "/v1/subscriptions?callbacks=true&limit=500"]
+    paths += ["/v1/deliveries?limit=500", "/v1/incidents"]
     for path in paths:
         await world.call("GET", path)
     for id in world.subscriptions:
@@ -350,12 +457,25 @@ async def look_everywhere(world: World) -> None:
         await world.call("GET", f"/v1/deliveries/{id}")
         await world.call("GET", f"/v1/deliveries/{id}/request")
     some = next(iter(failed.values()))
+    at_crms = await ends_at_crms(world)
+    for delivery in at_crms.values():
+        await world.call("GET", f"/v1/deliveries/{delivery['id']}")
+        await world.call("GET", f"/v1/deliveries/{delivery['id']}/request")
+        event: dict[str, Any]
+        for event in ({"event_id": delivery["event_id"]}, {}):
+            body = {"subscription": delivery["subscription_id"], **event}
+            await world.call("POST", "/v1/subscriptions/preview", body)
+    await world.call("GET", f"/v1/jobs/{world.created[0]}")
     for arguments in (
         ("support", world.subscriptions[2]),
         ("support", some),
+        ("support", world.created[0]),
+        ("support", at_crms["uncertain"]["id"]),
+        ("deliveries", "show", at_crms["dry_run"]["id"]),
         ("deliveries", "show", some, "--raw"),
         ("subscriptions", "list", "--callbacks", "--json"),
         ("audit", "--json"),
+        ("export",),
         ("check",),
     ):
         await asyncio.to_thread(world.run, *arguments)
@@ -378,7 +498,9 @@ async def test_no_secret_is_anywhere_but_where_it_is_needed(start: Start, tmp_pa
         await asyncio.to_thread(world.serve, debug=True)
         assert world.relay is not None
         await give_secrets(world)
+        await write_to_crms(world)
         await use_drop_in(world, 1)
+        await lose_an_answer(world)
         await let_events_flow(world)
         await look_everywhere(world)
 
@@ -404,6 +526,7 @@ async def test_no_secret_is_anywhere_but_where_it_is_needed(start: Start, tmp_pa
         await use_drop_in(world, 3)
         await look_everywhere(world)
         world.run("check")
+        await erase_a_job(world)
         assert world.relay.end() == 0
         world.keep("log at info level", "\n".join(world.relay.lines).encode())
         assert await search(world, "ended") == []
@@ -411,8 +534,45 @@ async def test_no_secret_is_anywhere_but_where_it_is_needed(start: Start, tmp_pa
         check_that_it_was_a_test(world)
 
 
+async def erase_a_job(world: World) -> None:
+    """What is captured goes with its job."""
+    kept, job = await captured_jobs(world), world.created[0]
+    assert {job, "found by a person"} <= kept
+    assert "erased 1 jobs" in "".join(await asyncio.to_thread(world.run, "erase", "--job", job))
+    assert await captured_jobs(world) == kept - {job}
+
+
+async def captured_jobs(world: World) -> set[str]:
+    """The jobs of which a recipient is kept."""
+    statement = "SELECT external_id FROM jobs WHERE captured IS NOT NULL"
+    if world.database_url is None:
+        with contextlib.closing(sqlite3.connect(world.folder / "relay.db")) as database:
+            return {row[0] for row in database.execute(statement)}
+    connection = await asyncpg.connect(world.database_url)
+    try:
+        return {row[0] for row in await connection.fetch(statement)}
+    finally:
+        await connection.close()
+
+
+def check_that_recipients_were_kept(world: World) -> None:
+    """The CRMs were asked for the addresses and the numbers, and nobody else got them."""
+    captured = world.captured()
+    asked = {name: world.canaries.found_in(repr(one.calls).encode(), captured) for name, one in world.companies.items()}
+    assert asked["dry_run"] == set()
+    for name in ("dead", "delivered", "uncertain"):
+        assert {one.rpartition(" ")[0] for one in asked[name]} == {"captured address", "captured phone"}, name
+    notes = [note for company in world.companies.values() for note in company.notes]
+    assert notes
+    assert world.canaries.found_in(repr(notes).encode(), captured) == set()
+    attempts = b"".join(material for name, material in world.materials.items() if " GET /v1/deliveries/dlv_" in name)
+    assert attempts.count(b"{recipient.address}") > 0
+    assert world.canaries.found_in(b"\n".join(world.sink.got), captured) == set()
+
+
 def check_that_it_was_a_test(world: World) -> None:
     """The secrets were used, and a leak would have been found."""
+    check_that_recipients_were_kept(world)
     got = b"\n".join(world.sink.got) + "\n".join(world.proxy.heads).encode()
     for name in (
         *("n8n path", "query of a sink", "custom header", "custom api key", "sink password", "access token"),
