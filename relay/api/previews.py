@@ -251,7 +251,7 @@ def _request_view(call: Call, subscription: Subscription, step: Step) -> Preview
     return {
         "name": step.name or None,
         "method": sent.method,
-        "url": call.shown_url(subscription, sent.url),
+        "url": call.shown_url(subscription, sent.url).replace("%7B", "{").replace("%7D", "}"),  # placeholders
         "headers": headers,
         "body": None if sent.method == "GET" else sent.body.decode(errors="replace"),
     }

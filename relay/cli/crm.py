@@ -176,7 +176,11 @@ def _fields(body: str) -> list[list[str]]:
         value = loads(body.encode())
     except JSONDecodeError:
         return []
-    return [[name, text[:MAX_VALUE_CHARACTERS]] for name, text in _flat("", value)]
+    return [[name, _shortened(text)] for name, text in _flat("", value)]
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= MAX_VALUE_CHARACTERS else text[: MAX_VALUE_CHARACTERS - 1] + "…"
 
 
 def _flat(name: str, value: Any) -> list[tuple[str, str]]:
@@ -213,8 +217,8 @@ def wants_sample(kind: str, metadata: Any, sample: bool | None, *, json: bool) -
     while metadata is None:
         try:
             metadata = read_metadata(typer.prompt(f"About whom, such as {crm.example}", err=True))
-        except UsageError as error:
-            say(str(error))
+        except UsageError:
+            typer.echo(f"That is no JSON object. Write it like {crm.example}", err=True)
     return True, metadata
 
 

@@ -428,7 +428,7 @@ def _verdict(id: str, tested: Any, kind: str = "") -> str:
         again = f"relay subscriptions test {id} --metadata '{example}'"
         return f"nothing was written: nobody there is whom the sample is about ({tested['reason']}). Name one: {again}"
     if tested["delivered"] and attempt["status_code"] is None:
-        return f"nothing was sent ({tested['reason']})"
+        return f"no sample was sent: {tested['reason'].replace('_', ' ')}"
     if tested["delivered"]:
         return f"the sample was accepted: {attempt['status_code']} in {attempt['duration_ms']:.0f} ms"
     reason = attempt["error"] or tested["reason"] or f"answered {attempt['status_code']}"

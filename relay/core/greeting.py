@@ -29,7 +29,7 @@ def refusal(outcome: Outcome, response: Response) -> CheckFailed | None:
     if status == 401 and error is None:
         return _failed("credential_refused", "/sinkcredential", f"the sink refuses the credential: {why}")
     if error is not None or status is None or outcome.verdict == "retry" or 300 <= status < 400:
-        said = f"no answer of a service that the relay knows: {why}" if error is None else _told(response, why)
+        said = f"no answer that can be used: {why}" if error is None else _told(response, why)
         return _failed("sink_unreachable", "/sink", f"{said}. {_AGAIN}", outcome.retry_after_seconds)
     if status == 403:
         return _failed("permission_missing", "/sinkcredential", f"the credential lacks a permission: {why}")

@@ -264,7 +264,7 @@ def test_leaving_the_last_question_keeps_the_subscription(relay: Relay, answers:
     ("tested", "status", "code", "said"),
     [
         ({"delivered": True, "verdict": "delivered", "reason": "http_201"}, 201, 0, "accepted: 201"),
-        ({"delivered": True, "verdict": "delivered", "reason": "dry_run"}, None, 0, "nothing was sent (dry_run)"),
+        ({"delivered": True, "verdict": "delivered", "reason": "dry_run"}, None, 0, "no sample was sent: dry run"),
         (
             {"delivered": False, "verdict": "skip", "reason": "unmatched"},
             200,
