@@ -6,6 +6,7 @@ import aiohttp
 import pytest
 
 from relay.cli.demo.environment import Plan
+from relay.cli.demo.vendors import CRMS
 from relay.cli.demo.wired import MIN_JOBS, open_wired, run_wired, subscribe_all
 from relay.cli.demo.wired_targets import TARGETS
 
@@ -30,6 +31,8 @@ async def test_every_target_gets_exactly_its_events_and_refuses_none() -> None:
         assert found[name].due == found["slack, bot"].due
         assert found[name].requests == len(found[name].due)
     assert found["slack, digest"].requests < len(found["slack, digest"].due)
+    for name in CRMS:
+        assert (len(found[name].due), found[name].skipped, found[name].lost) == (MIN_JOBS - 1, 1, 1), name
     [incident, group] = found["slack, bot"].messages
     assert " work again: " in incident.title
     assert "Group q4-launch finished: " in group.title

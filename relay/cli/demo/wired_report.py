@@ -166,13 +166,22 @@ class WiredReport:
         skipped, lost = (sum(getattr(one, name) for one in self.results) for name in ("skipped", "lost"))
         if skipped or lost:
             found += [
-                f"CRMs: {skipped} events are about a deal that they do not have, and were skipped. {lost} answers were "
-                "lost on the way: the relay asked, and wrote nothing twice."
+                f"CRMs: {_are(skipped, 'event')} about a deal that they do not have, and {_were(skipped)} skipped. "
+                f"{lost} answer{'s' * (lost != 1)} {_were(lost)} lost on the way: the relay asked, and wrote nothing "
+                "twice."
             ]
         return found + (
             [f"Wrong: {problem}." for problem in self.problems]
             or ["Each target got exactly the events that it should get."]
         )
+
+
+def _are(count: int, thing: str) -> str:
+    return f"{count} {thing} is" if count == 1 else f"{count} {thing}s are"
+
+
+def _were(count: int) -> str:
+    return "was" if count == 1 else "were"
 
 
 def as_text(message: Message) -> str:

@@ -55,6 +55,8 @@ REPORT = WiredReport(
         ({"got": Arrivals((ONE, OTHER, OTHER))}, ("1 missing", "1 not its own", "1 twice")),
         ({"refused": 1}, ("1 refused",)),
         ({"mentions": 2}, ("2 mentions",)),
+        ({"to_skip": 2, "skipped": 1}, ("1 skipped wrongly, or not",)),
+        ({"to_skip": 1, "skipped": 1, "lost": 1}, ()),
     ],
 )
 def test_a_target_must_get_exactly_what_is_due(changes: dict[str, Any], problems: tuple[str, ...]) -> None:
@@ -72,6 +74,10 @@ def test_the_report_tells_what_is_lost_and_what_was_never_told() -> None:
         "0 jobs, 7 events. 2 targets got 4 events in 4 requests, none refused.",
         "Each target got exactly the events that it should get.",
     ]
+    crm = replace(REPORT, results=(replace(GOOD, to_skip=1, skipped=1, lost=1),))
+    assert crm.lines()[2].startswith(
+        "CRMs: 1 event is about a deal that they do not have, and was skipped. 1 answer was"
+    )
     wrong = replace(REPORT, told=frozenset(MUST_TELL[1:]), of_jobs=2)
     assert wrong.problems == (
         "of 2 events of jobs 0 arrived, 0 are lost, 0 twice, 0 out of order",
