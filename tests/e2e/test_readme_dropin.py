@@ -73,7 +73,7 @@ def until_it_listens(port: int) -> None:
 @needs_curl
 def test_readme_curl_example(terminals: Terminals, hook: int, tmp_path: Path) -> None:
     *_, receiver, you = blocks(section("README.md", "1. curl"), "console")
-    (code,) = blocks(section("README.md", "4. Your code"), "python")
+    (code,) = blocks(section("README.md", "5. Your code"), "python")
     (tmp_path / "receiver.py").write_text(with_places(code, {'("127.0.0.1", 3000)': f'("127.0.0.1", {hook})'}))
     secret, begin = prompts(receiver)
     sink = terminals.typed(f"{secret}\nexec {begin}", PYTHONUNBUFFERED="1")
