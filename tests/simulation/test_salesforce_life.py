@@ -1,9 +1,8 @@
 """Salesforce with a real store, real tokens and deliveries, at a strict stand-in of an org."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -13,11 +12,10 @@ from relay.core.delivery import Delivery
 from relay.core.recipient import Recipient
 from relay.core.records import Registration
 from relay.core.subscription import Subscription
+from relay.errors import CheckFailed
 from relay.ids import new_id
-from subscribers import registry
 from subscribers.salesforce import Salesforce
 from subscribers.salesforce_answers import DAILY_PAUSE_SECONDS
-from tests.support import simulation_world
 from tests.support.simulation_world import World, open_world, seen
 from tests.vendors.salesforce import CLIENT_ID, CLIENT_SECRET, ORIGIN, TOKEN, Fault
 from tests.vendors.salesforce import Salesforce as Org
@@ -33,10 +31,7 @@ GIVEN = {"credentialtype": "ACCESSTOKEN", "accesstoken": TOKEN}
 
 
 @asynccontextmanager
-async def open_org(folder: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[World, Org]]:
-    monkeypatch.setattr(
-        simulation_world, "kinds", lambda: MappingProxyType({**registry.kinds(), "salesforce": Salesforce()})
-    )
+async def open_org(folder: Path) -> AsyncIterator[tuple[World, Org]]:
     async with open_world(folder) as world:
         org = Org()
         org.add("Contact", LastName="Ng", Email=EMAIL)
@@ -76,8 +71,8 @@ async def deliveries(world: World, of: Subscription) -> list[Delivery]:
     return [one for one in found if one is not None]
 
 
-async def test_session_that_was_ended_costs_one_more_token_and_no_event(tmp_path, monkeypatch):
-    async with open_org(tmp_path, monkeypatch) as (world, org):
+async def test_session_that_was_ended_costs_one_more_token_and_no_event(tmp_path):
+    async with open_org(tmp_path) as (world, org):
         await subscribe(world)
         await job(world, "first", email=EMAIL)
         await job(world, "second", email=EMAIL)
@@ -91,8 +86,8 @@ async def test_session_that_was_ended_costs_one_more_token_and_no_event(tmp_path
 
 
 @pytest.mark.parametrize("object", ["Job_Event__c", "Task"])
-async def test_lost_answer_and_a_replay_make_no_second_record(tmp_path, monkeypatch, object):
-    async with open_org(tmp_path, monkeypatch) as (world, org):
+async def test_lost_answer_and_a_replay_make_no_second_record(tmp_path, object):
+    async with open_org(tmp_path) as (world, org):
         of = await subscribe(world, object=object)
         contact = org.rows("Contact")[0]["Id"]
         await job(world, "first", contact_id=contact)  # gets a token
@@ -113,8 +108,8 @@ async def test_lost_answer_and_a_replay_make_no_second_record(tmp_path, monkeypa
         assert (len(org.calls) > asked, len(org.rows(object))) == (True, 2)
 
 
-async def test_token_of_another_org_is_not_sent(tmp_path, monkeypatch):
-    async with open_org(tmp_path, monkeypatch) as (world, org):
+async def test_token_of_another_org_is_not_sent(tmp_path):
+    async with open_org(tmp_path) as (world, org):
         org.instance = "https://other.my.salesforce.com"
         of = await subscribe(world)
         await job(world, "first", email=EMAIL)
@@ -124,8 +119,8 @@ async def test_token_of_another_org_is_not_sent(tmp_path, monkeypatch):
         assert "valid at https://other.my.salesforce.com, which is not the sink's" in repr(one.attempts[-1])
 
 
-async def test_little_left_of_the_day_pauses_every_subscription_of_the_org(tmp_path, monkeypatch):
-    async with open_org(tmp_path, monkeypatch) as (world, org):
+async def test_little_left_of_the_day_pauses_every_subscription_of_the_org(tmp_path):
+    async with open_org(tmp_path) as (world, org):
         org.api_limit, org.api_used = 1000, 948
         both = [await subscribe(world), await subscribe(world, object="Task")]
         await job(world, "first", email=EMAIL)
@@ -144,8 +139,8 @@ async def test_little_left_of_the_day_pauses_every_subscription_of_the_org(tmp_p
 @pytest.mark.parametrize(
     ("unmatched", "state", "reason"), [("skip", "cancelled", "unmatched"), ("fail", "dead", "unmatched")]
 )
-async def test_job_about_nobody_is_skipped_or_told(tmp_path, monkeypatch, unmatched, state, reason):
-    async with open_org(tmp_path, monkeypatch) as (world, org):
+async def test_job_about_nobody_is_skipped_or_told(tmp_path, unmatched, state, reason):
+    async with open_org(tmp_path) as (world, org):
         of = await subscribe(world, unmatched=unmatched)
         await job(world, "first", email="nobody@example.com")
         [one] = await deliveries(world, of)
@@ -155,8 +150,8 @@ async def test_job_about_nobody_is_skipped_or_told(tmp_path, monkeypatch, unmatc
         assert org.rows() == []
 
 
-async def test_missing_permission_disables_with_its_name_and_holds_the_event(tmp_path, monkeypatch):
-    async with open_org(tmp_path, monkeypatch) as (world, org):
+async def test_missing_permission_disables_with_its_name_and_holds_the_event(tmp_path):
+    async with open_org(tmp_path) as (world, org):
         of = await subscribe(world)
         org.read_only.add("Job_Event__c")
         await job(world, "first", email=EMAIL)
@@ -170,8 +165,8 @@ async def test_missing_permission_disables_with_its_name_and_holds_the_event(tmp
         assert len(org.rows()) == 1
 
 
-async def test_captured_recipient_is_found_and_is_in_no_attempt(tmp_path, monkeypatch):
-    async with open_org(tmp_path, monkeypatch) as (world, org):
+async def test_captured_recipient_is_found_and_is_in_no_attempt(tmp_path):
+    async with open_org(tmp_path) as (world, org):
         of = await subscribe(world)
         await job(world, "first", recipient=Recipient(address=EMAIL))
         assert len(org.rows()) == 1
@@ -182,8 +177,8 @@ async def test_captured_recipient_is_found_and_is_in_no_attempt(tmp_path, monkey
             assert secret not in str(org.rows())
 
 
-async def test_dry_run_shows_the_requests_without_the_recipient_and_sends_nothing(tmp_path, monkeypatch):
-    async with open_org(tmp_path, monkeypatch) as (world, org):
+async def test_dry_run_shows_the_requests_without_the_recipient_and_sends_nothing(tmp_path):
+    async with open_org(tmp_path) as (world, org):
         of = await subscribe(world, dry_run=True)
         await job(world, "first", recipient=Recipient(address=EMAIL))
         [one] = await deliveries(world, of)
@@ -192,3 +187,44 @@ async def test_dry_run_shows_the_requests_without_the_recipient_and_sends_nothin
         assert "/sobjects/Job_Event__c/Event_Id__c/" in shown
         assert '"Contact__c":"{contact}"' in shown, "a placeholder for what only an answer tells"
         assert EMAIL not in shown
+
+
+async def greeted(world: World, fields: dict[str, str]) -> dict[str, str]:
+    """What the check before a subscription is stored finds."""
+    credential = SinkCredential(id="crd_1", origin=origin_text(ORIGIN), fields=fields)
+    of = Subscription(id="sub_1", sink=ORIGIN, kind="salesforce", credential=credential)
+    steps = Salesforce().greeting(of, world.clock())
+    assert steps is not None
+    return dict(await world.dispatcher.greet(of, steps))
+
+
+async def test_org_that_has_everything_is_accepted_and_tells_its_version(tmp_path):
+    async with open_org(tmp_path) as (world, org):
+        assert await greeted(world, APP) == {"portal": "acme.my.salesforce.com", "api_version": "66.0"}
+        assert (org.rows(), org.refused) == ([], [])
+
+
+REFUSED: list[tuple[dict[str, str], Callable[[Org], Any], str, str]] = [
+    ({**APP, "client_id": "x"}, lambda org: None, "credential_refused", "(invalid_client_id)"),
+    ({**APP, "client_secret": "s3cr3t-of-somebody"}, lambda org: None, "credential_refused", "(invalid_client)"),
+    (APP, lambda org: setattr(org, "run_as", False), "credential_refused", "(invalid_grant)"),
+    (APP, lambda org: setattr(org, "instance", "https://b.my.salesforce.com"), "credential_refused", "https://b.my."),
+    ({**GIVEN, "accesstoken": "s3cr3t-of-somebody"}, lambda org: None, "credential_refused", "INVALID_SESSION_ID"),
+    (GIVEN, lambda org: org.objects.pop("Job_Event__c"), "sink_incomplete", "deploy Job_Event__c"),
+    (GIVEN, lambda org: org.read_only.add("Job_Event__c"), "sink_incomplete", "Create and Edit on Job_Event__c"),
+    (GIVEN, lambda org: org.faults.append(Fault(status=302)), "sink_unreachable", "http_302"),
+    (GIVEN, lambda org: org.faults.append(Fault(status=200, body=b"<html>")), "sink_unreachable", "not an answer"),
+    (GIVEN, lambda org: setattr(org, "api_used", org.api_limit), "sink_unreachable", "REQUEST_LIMIT_EXCEEDED"),
+]
+
+
+@pytest.mark.parametrize(("fields", "prepare", "code", "said"), REFUSED, ids=[f"{row[2]} {row[3]}" for row in REFUSED])
+async def test_org_that_lacks_something_is_refused_by_name(tmp_path, fields, prepare, code, said):
+    async with open_org(tmp_path) as (world, org):
+        prepare(org)
+        with pytest.raises(CheckFailed) as refused:
+            await greeted(world, fields)
+        assert (refused.value.code, said in str(refused.value)) == (code, True), str(refused.value)
+        for secret in ("s3cr3t", CLIENT_SECRET, TOKEN):
+            assert secret not in str(refused.value)
+        assert "resume" not in str(refused.value)
