@@ -26,8 +26,8 @@ MAX_NEWEST = 100
 """Most records whose times are read: the newest, which have the highest ids."""
 MAX_READ = 5
 """Most records whose text is read."""
-EARLIER_SECONDS = 3600.0
-"""A record that was made so long before the intention is another one: clocks differ."""
+EARLIER_SECONDS = 86_400.0
+"""A record that was made so long before the intention is another one: clocks differ, and time zones."""
 
 
 def was_made(

@@ -479,6 +479,18 @@ def add_notes(account: Account, contact: str, count: int, *, age: float = 0.0, b
         account.hubspot.records["notes"][id].created -= age
 
 
+@pytest.mark.parametrize("hours", [-14, 14])
+def test_note_is_found_although_the_machine_s_clock_is_hours_off(hours: int) -> None:
+    account, contact = account_with(PLAIN, record="note")
+    account.hubspot.fail("POST notes", Fault(works=True))
+    one = event("succeeded", contact_id=contact)
+    assert account.deliver(one).in_doubt
+    for note in account.hubspot.records["notes"].values():
+        note.created -= hours * 3600.0
+    account.now += ledger.SETTLE_SECONDS
+    assert account.deliver(one) == WRITTEN
+
+
 def test_note_is_found_among_many_and_beside_those_of_people() -> None:
     account, contact = account_with(PLAIN, record="note")
     add_notes(account, contact, MAX_NEWEST + 20, age=2 * EARLIER_SECONDS)
