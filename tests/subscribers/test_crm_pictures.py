@@ -17,7 +17,7 @@ from relay.core.dialogue import previewed
 from relay.core.events import Event
 from subscribers.base import RenderContext
 from tests.subscribers.test_chat_pictures import FAILED
-from tests.support.crm_pictures import Card, timeline_picture
+from tests.support.crm_pictures import Card, record_picture, timeline_picture
 from tests.support.crm_world import NOW, VENDORS, subscription_to
 from tests.support.story_events import of_job
 
@@ -42,7 +42,7 @@ def sent(kind: str, event: Event, **options: object) -> dict[str, object]:
 def pipedrive() -> str:
     activity = sent("pipedrive", FAILED, record="activity", attach="deal")
     cards = [
-        Card("Note · revor-relay", "20 May, 12:40", str(sent("pipedrive", DONE)["content"]), fill="#fffbe6"),
+        Card("Note · revor-relay", "20 May, 10:40", str(sent("pipedrive", DONE)["content"]), fill="#fffbe6"),
         Card("Note · revor-relay", "20 May, 10:00", str(sent("pipedrive", FAILED)["content"]), fill="#fffbe6"),
         Card(
             "Activity · revor-relay",
@@ -73,8 +73,25 @@ def hubspot() -> str:
     return timeline_picture("Alex: Activities", cards, accent="#ff5c35")
 
 
+LABELS = (
+    *("Sentence__c", "Status__c", "Occurred_At__c", "Channel__c", "Action__c", "Account__c", "Advice__c"),
+    *("Error_Code__c", "Request_Id__c", "Link__c", "Job_Id__c", "Event_Type__c", "Sequence__c"),
+)
+
+
+def salesforce() -> str:
+    record = sent("salesforce", FAILED)
+    people = {"Contact__c": "Alex Example"}
+    shown = {name.removesuffix("__c").replace("_", " "): str(record[name]) for name in LABELS if name in record}
+    assert record.keys() <= {*LABELS, *people}
+    linked = {name.removesuffix("__c"): value for name, value in people.items() if name in record}
+    return record_picture("JE-00042", "Job Event", {**linked, **shown}, accent="#0176d3")
+
+
 @pytest.mark.parametrize(
-    ("name", "drawn"), [("pipedrive", pipedrive), ("hubspot", hubspot)], ids=["pipedrive", "hubspot"]
+    ("name", "drawn"),
+    [("pipedrive", pipedrive), ("hubspot", hubspot), ("salesforce", salesforce)],
+    ids=["pipedrive", "hubspot", "salesforce"],
 )
 def test_picture_shows_what_arrives(name: str, drawn: Callable[[], str]) -> None:
     svg, file = drawn(), FOLDER / f"{name}.svg"

@@ -4,7 +4,6 @@ import html
 import re
 import textwrap
 from collections.abc import Mapping, Sequence
-from html import escape
 from typing import NamedTuple
 
 from tests.support.chat_pictures import WIDTH, _svg
@@ -84,6 +83,3 @@ def lines_of(markup: str) -> list[tuple[bool, str, bool]]:
         assert set(re.findall(r"</?([a-z]+)", line)) <= {"b", "a"}, line
         found.append((line.startswith("<b>"), html.unescape(_TAG.sub("", line)), "<a " in line))
     return found
-
-
-__all__ = ["Card", "escape", "lines_of", "record_picture", "timeline_picture"]
