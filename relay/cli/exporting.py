@@ -16,6 +16,8 @@ _SECRET_FIELDS = {
     "CLIENTCREDENTIALS": ("client_secret",),
     "HEADER": ("value",),
 }
+_NOT_DECLARED = ("secret", "portal")
+"""Fields of `config` that have a rule of their own, and that nobody may set."""
 _ABOUT = """\
 # Written by `relay export`. Put it into relay.yaml: `relay apply` makes the subscriptions of a relay the same.
 """
@@ -160,7 +162,7 @@ def _config(
     found = {
         name: value
         for name, value in given.items()
-        if name in fields and value is not None and value != defaults[name] and name != "secret"
+        if name in fields and value is not None and value != defaults[name] and name not in _NOT_DECLARED
     }
     if (kind is None or kind.signed) and given["signature"] != "v1a":
         found["secret"] = _placeholder(id) if real is None else current_secret(real.secrets)

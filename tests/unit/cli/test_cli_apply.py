@@ -16,6 +16,7 @@ from relay.cli.checks import run_checks
 from relay.cli.client import Api, ApiError
 from relay.cli.direct import opened
 from relay.config.settings import load_settings
+from relay.core.credentials import SinkCredential, origin_text
 from relay.core.subscription import SigningSecret, Subscription
 from relay.node.declared import check_declared, log_differing
 from relay.store import migrations
@@ -220,6 +221,40 @@ def test_what_was_made_by_hand_and_paused_is_exported_and_can_be_declared(cli: C
     write(out)
     _, out, _ = cli("apply")
     assert out.splitlines()[0] == f"~ change {made.id}: declared (it was made by hand, and is declared from now on)"
+    assert cli("apply")[1] == "nothing to change: 1 as declared\n"
+
+
+@pytest.mark.parametrize(
+    ("kind", "sink", "options"),
+    [
+        ("hubspot", "https://api.hubapi.com", {"record": ["note", "task"], "create_properties": True, "portal": "123"}),
+        ("pipedrive", "https://acme.pipedrive.com", {"record": "activity", "attach": "deal", "unmatched": "fail"}),
+        ("pipedrive", "https://crm.example", {"dry_run": True, "template": {"content": "{{ event.status }}"}}),
+        ("salesforce", "https://acme.my.salesforce.com", {"object": "Task", "api_version": "62.0", "portal": "acme"}),
+    ],
+    ids=str,
+)
+def test_a_crm_is_exported_and_declared_without_what_it_has_told(
+    cli: Cli, kind: str, sink: str, options: dict[str, Any]
+) -> None:
+    write("")
+    token = {"credentialtype": "ACCESSTOKEN", "accesstoken": "verysecret", "accesstokentype": "bearer"}
+    made = Subscription(
+        id="crm", kind=kind, sink=sink, options=options, created_at=5.0, secrets=(SigningSecret(value=SECRET),),
+        types=("ai.revor.job.failed",), credential=SinkCredential(id="crd_1", origin=origin_text(sink), fields=token),
+    )  # fmt: skip
+
+    async def add() -> None:
+        async with opened(load_settings(None, {}), creates=True, writes=False) as database:
+            await database.store.subscriptions.create(made)
+
+    asyncio.run(add())
+    [declared] = shown(cli)
+    assert declared["sinkcredential"]["accesstoken"] == "${file:/run/secrets/crm-accesstoken}"
+    given = {name: value for name, value in options.items() if name != "portal"}
+    assert {name: value for name, value in declared["config"].items() if name != "kind"} == given
+    write(cli("export", "--with-secrets")[1])
+    assert cli("apply")[1].splitlines()[0].startswith("~ change crm: declared (")
     assert cli("apply")[1] == "nothing to change: 1 as declared\n"
 
 
