@@ -561,7 +561,7 @@ def check_that_recipients_were_kept(world: World) -> None:
     asked = {name: world.canaries.found_in(repr(one.calls).encode(), captured) for name, one in world.companies.items()}
     assert asked["dry_run"] == set()
     for name in ("dead", "delivered", "uncertain"):
-        assert {one.rpartition(" ")[0] for one in asked[name]} == {"captured address", "captured phone"}, name
+        assert {one.rpartition(" ")[0] for one in asked[name]} >= {"captured address", "captured phone"}, name
     notes = [note for company in world.companies.values() for note in company.notes]
     assert notes
     assert world.canaries.found_in(repr(notes).encode(), captured) == set()
