@@ -140,6 +140,7 @@ _KINDS: Mapping[str, tuple[str, str]] = {
     "grew": ("incident grew", "incidents grew"),
     "failed": ("failed", "failed"),
     "unknown": ("create of unknown outcome", "creates of unknown outcome"),
+    "uncertain": ("record of unknown fate", "records of unknown fate"),
     "not_found": ("not found", "not found"),
     "overdue": ("overdue", "overdue"),
     "account_trouble": ("account trouble", "account troubles"),
@@ -163,7 +164,7 @@ _RANKS = {kind: rank for rank, kind in enumerate(_KINDS)}
 _RELAY_KINDS = {
     CREATE_UNKNOWN: "unknown",
     DELIVERY_EXPIRED: "sink_trouble",
-    DELIVERY_UNCERTAIN: "sink_trouble",
+    DELIVERY_UNCERTAIN: "uncertain",
     SUBSCRIPTION_DISABLED: "sink_trouble",
     SUBSCRIPTION_RECOVERED: "recovered",
     GROUP_FINISHED: "finished",
@@ -299,6 +300,13 @@ def _advice(found: Sequence[_Told]) -> Pairs:
         if first.kind == "unknown" and not pairs:
             pairs = (
                 ("How to fix it", f"Check in {upstream_of(first.data)} which of them went out: relay intents list"),
+            )
+        if first.kind == "uncertain" and not pairs:
+            pairs = (
+                (
+                    "How to fix it",
+                    "Look which of them are there, and settle each: relay deliveries list --state uncertain",
+                ),
             )
         again = _again(first.kind, {one.repeat for one in found})
         pairs += (("Sending them again", again),) if again else ()

@@ -91,6 +91,8 @@ def _headline(attempt: Document) -> str:
     status, address, started = attempt.get("status_code"), attempt.get("remote_ip"), attempt["started_at"]
     if attempt.get("requests") is not None:
         return f"{started[:10]} {started[11:23]} UTC: a dry run"
+    if status is None and not attempt.get("error"):
+        return f"{started[:10]} {started[11:23]} UTC: nothing was sent"
     result = attempt.get("error") if status is None else f"HTTP {status}"
     where = f", {'to' if status is None else 'from'} {address}" if address else ""
     return f"{started[:10]} {started[11:23]} UTC: {result} after {duration(attempt['duration_ms'])}{where}"

@@ -8,6 +8,7 @@ import pytest
 from relay.core import relay_events
 from relay.core.events import GROUP_FINISHED, INCIDENT_EVENTS, Event, relay_event
 from relay.core.jsontext import dumps
+from relay.core.ledger import Entry
 from relay.core.samples import sample_event
 from relay.core.subscription import Subscription
 from subscribers import registry
@@ -63,7 +64,7 @@ def test_heading_of_every_type_stays_short() -> None:
     ]
     assert of(*events).heading == (
         f"{len(TYPES)} events in 1 second: 1 incident opened, 1 incident grew, 1 failed, 1 create of unknown outcome, "
-        "1 not found, 1 overdue, 2 account troubles, 19 others"
+        "1 record of unknown fate, 1 not found, 1 overdue, 21 others"
     )
 
 
@@ -167,6 +168,27 @@ def test_events_about_a_sink_are_one_cluster() -> None:
     (cluster,) = of(disabled, replace(disabled, id="evt_2")).clusters
     assert cluster.title == "2 sink troubles"
     assert cluster.advice == (("How to fix it", "Fix the receiver, then run: relay subscriptions resume sub_9"),)
+
+
+def test_uncertain_records_are_a_cluster_of_their_own() -> None:
+    def uncertain(n: int) -> Event:
+        memory = Entry(record="note", target={"deal_id": n}, portal="x", at=0.0).memory()
+        data = relay_events.delivery_uncertain_data(
+            delivery_id=f"dlv_{n}", event_id=f"evt_{n}", event_type="ai.revor.job.failed", subscription_id="sub_9",
+            job_id=str(n), attempts=1, last_error="target_gone", reason="cannot_tell", kind="pipedrive", memory=memory,
+        )  # fmt: skip
+        return relay_event(f"evt_9{n}", "relay.delivery.uncertain", at("10:00:00"), data, dataschema="http://x/s.json")
+
+    (cluster,) = of(uncertain(1), uncertain(2)).clusters
+    assert cluster.title == "2 records of unknown fate"
+    fix = "Look which of them are there, and settle each: relay deliveries list --state uncertain"
+    assert cluster.advice == (("How to fix it", fix),)
+    (cluster, _) = of(uncertain(1), relay_event(
+        "evt_1", "relay.subscription.disabled", at("10:00:00"),
+        relay_events.subscription_data(subscription_id="sub_9", sink="https://x.example/", reason="410", since=0.0),
+        dataschema="http://x/s.json",
+    )).clusters  # fmt: skip
+    assert cluster.title == "1 record of unknown fate"
 
 
 def test_incidents_and_groups_have_sections_of_their_own() -> None:

@@ -10,11 +10,13 @@ from relay.cli.delivery_report import (
     FIRST_ATTEMPTS,
     LAST_ATTEMPTS,
     LIKELY_CAUSES,
+    SKIPPED,
     attempt_lines,
     describe_delivery,
     duration,
 )
 from relay.clock import from_rfc3339
+from relay.core.delivery import SKIPPED_REASONS
 from tests.unit.cli.test_cli_client import Stub, stub
 
 __all__ = ["stub"]
@@ -289,6 +291,19 @@ def test_report_shows_state_next_step_and_commands(
 def test_likely_cause_of_a_failure(last: dict[str, Any], behind: str | None) -> None:
     said = [line for line in report_lines(delivery(attempt(), last)) if line.startswith("Why")]
     assert said == ([] if behind is None else [f"Why   {LIKELY_CAUSES[behind]}"])
+
+
+def test_every_reason_to_skip_has_words() -> None:
+    assert set(SKIPPED) == set(SKIPPED_REASONS)
+
+
+def test_attempt_that_needed_no_request_says_so() -> None:
+    written = attempt(status_code=None, remote_ip=None, response_excerpt=None, timings={}, next_attempt_at=None)
+    lines = attempt_lines([{**written, "requests": None, "decision": "already written: nothing was sent"}])
+    assert lines == [
+        "#1    2026-05-20 10:00:08.123 UTC: nothing was sent",
+        "      → already written: nothing was sent",
+    ]
 
 
 def test_requests_of_a_dry_run_are_a_table() -> None:
