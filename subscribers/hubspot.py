@@ -100,13 +100,14 @@ class Written:
     @classmethod
     def read(cls, memory: Memory, portal: str) -> "Written":
         """As it was remembered, as far as it makes sense."""
+        made = mapping(memory.get(ledger.MADE))
         ids = {
             object: id
-            for object, given in mapping(memory.get("ids")).items()
+            for object, given in made.items()
             if object in ("contacts", "deals", "notes", "tasks") and (id := object_id(given)) is not None
         }
         intent = ledger.read_entry(memory) if memory.get("state") == "intended" else None
-        before = memory.get("portal")
+        before = made.get("portal")
         return cls(
             portal=before if isinstance(before, str) else portal,
             ids=ids,
@@ -116,9 +117,8 @@ class Written:
 
     def memory(self) -> Memory:
         """As it is remembered. It holds ids only, no text and no address."""
-        entry = self.intent
-        state = {"state": "written", "portal": self.portal} if entry is None else entry.memory()
-        return {**state, "ids": dict(self.ids), "keyed": self.keyed}
+        state = {"state": "written"} if self.intent is None else self.intent.memory()
+        return {**state, "keyed": self.keyed, ledger.MADE: {"portal": self.portal, **self.ids}}
 
     def intends(self, object: str, now: float, *, keyed: bool) -> Memory:
         """Remembers that an object is about to be made."""
@@ -157,6 +157,8 @@ class _Delivery:
         self._event, self._subscription, self._context, self._now = event, subscription, context, now
         self._portal = portal_of(subscription)
         self._written = Written.read(memory, self._portal)
+        self._is_settled = "state" not in memory
+        """A person has said that what was in doubt is not there."""
         self._key = crm.key_of(event, subscription)
         self._pause: float | None = None
 
@@ -165,7 +167,8 @@ class _Delivery:
         if written.intent is None and made and all(object in written.ids for object in made):
             return Ended(outcome=ledger.WRITTEN)
         if written.portal != self._portal:
-            if written.intent is not None or not written.ids.keys().isdisjoint(("notes", "tasks")):
+            begun = written.intent is not None or not written.ids.keys().isdisjoint(("notes", "tasks"))
+            if begun and not self._is_settled:
                 return Ended(outcome=ledger.uncertain("written_elsewhere"))
             written = self._written = Written(portal=self._portal)
         if written.intent is not None:

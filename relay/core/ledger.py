@@ -29,8 +29,9 @@ CLEARED: Memory = {}
 """The memory of a write that was not carried out."""
 EVENT_KEY = "event/"
 """The beginning of the keys of entries."""
-UNKNOWN = "?"
-"""Stands for the id of a record that may have been written, in the memory of a kind that writes several."""
+MADE = "made"
+"""Under this name a kind that writes several records remembers those that are written, beside the entry of the one that
+may be."""
 SETTLED: Memory = {"settled": "sent"}
 """Added to a memory once a person has found out that the records are there."""
 
@@ -115,13 +116,12 @@ def is_settled(memory: Memory) -> bool:
 
 def is_open(memory: Memory) -> bool:
     """True if a record may have been written and it is not known whether it was. Of every kind's memory."""
-    return not is_settled(memory) and (memory.get("state") == "intended" or UNKNOWN in memory.values())
+    return not is_settled(memory) and memory.get("state") == "intended"
 
 
 def not_sent(memory: Memory) -> Memory:
     """The memory once a person has found out that what is in doubt was not written. What else was written stays."""
-    kept = {name: value for name, value in memory.items() if value != UNKNOWN}
-    return kept if "state" not in memory and len(kept) < len(memory) else CLEARED
+    return {MADE: memory[MADE]} if MADE in memory else CLEARED
 
 
 def uncertain(why: str) -> Outcome:

@@ -371,7 +371,7 @@ def test_request_that_never_left_is_no_doubt(key: str, error: str) -> None:
     with pytest.raises(StopIteration) as end:
         steps.send(Response(started_at=NOW, duration_ms=1.0, error=error))
     assert (end.value.value.outcome.verdict, end.value.value.outcome.in_doubt) == ("retry", False)
-    assert end.value.value.remember["ids"] == {"contacts": "7"}
+    assert end.value.value.remember["made"] == {"contacts": "7", "portal": "hubspot/crd_1"}
     assert "record" not in end.value.value.remember
 
 
@@ -433,7 +433,10 @@ def test_value_of_another_property_that_is_not_unique_is_no_note_of_ours() -> No
     assert account.deliver(event("succeeded", 1, contact_id=contact)) == OK
     outcome = account.deliver(event("succeeded", 2, contact_id=contact))
     assert (outcome.verdict, "the value of other is not unique" in outcome.reason) == ("dead", True)
-    assert account.memories["event/evt_01jvpq00000000000000000002"]["ids"] == {"contacts": contact}
+    assert account.memories["event/evt_01jvpq00000000000000000002"]["made"] == {
+        "contacts": contact,
+        "portal": "hubspot/crd_1",
+    }
 
 
 @pytest.mark.parametrize(
@@ -551,6 +554,28 @@ def test_record_in_another_account_is_uncertain_if_it_may_be_there(key: str) -> 
     assert account.deliver(event(nth=2, contact_id=contact)).verdict == "uncertain"
 
 
+@every_key
+def test_person_who_says_that_it_is_not_there_has_only_that_made_again(key: str) -> None:
+    account, contact = account_with(key)
+    one = event(contact_id=contact)
+    account.hubspot.fail("POST tasks", *([Fault(status=400, body=UNKNOWN_KEY)] if key == NONE else []), Fault())
+    assert account.deliver(one).in_doubt
+    place = f"event/{one.id}"
+    account.memories[place] = ledger.not_sent(account.memories[place])
+    assert account.deliver(one) == OK
+    assert [len(account.hubspot.records[object]) for object in ("notes", "tasks")] == [1, 1]
+    account.deliver(event(nth=2, contact_id=contact), dies_after=1 if key != NONE else 2)
+    account.subscription = replace(account.subscription, options={"portal": "2"})
+    two = event(nth=2, contact_id=contact)
+    assert account.deliver(two).reason == "written_elsewhere"
+    place = f"event/{two.id}"
+    account.memories[place] = ledger.not_sent(account.memories[place])
+    account.memories[place] = {"made": {**account.memories[place]["made"], "contacts": "999"}}
+    sent = len(account.steps)
+    assert account.deliver(two).verdict in ("delivered", "dead", "retry")
+    assert account.steps[sent].request.url.endswith(f"/contacts/{contact}"), "ids of the other account are not used"
+
+
 def test_ids_of_another_account_are_not_used() -> None:
     account, contact, _ = ready(portal="1")
     one = event("succeeded", contact_id=contact)
@@ -587,9 +612,11 @@ def test_ledger_holds_ids_only() -> None:
     account, contact, deal = ready()
     account.deliver(event(email="ada@example.com", deal_id=deal))
     (memory,) = account.memories.values()
-    assert memory["ids"].keys() == {"contacts", "deals", "notes", "tasks"}
-    assert all(value.isdigit() for value in memory["ids"].values())
-    assert memory.keys() == {"state", "portal", "ids", "keyed"}
+    made = dict(memory["made"])
+    assert made.pop("portal") == "hubspot/crd_1"
+    assert made.keys() == {"contacts", "deals", "notes", "tasks"}
+    assert all(value.isdigit() for value in made.values())
+    assert memory.keys() == {"state", "made", "keyed"}
     account.deliver(event(nth=2, email="ada@example.com"), dies_before=1)
     memory = account.memories["event/evt_01jvpq00000000000000000002"]
     assert ledger.read_entry(memory) == ledger.Entry(
@@ -605,7 +632,7 @@ JSON = st.recursive(st.none() | st.integers() | st.text() | st.floats(allow_nan=
         {},
         optional={
             "state": st.sampled_from(["intended", "written", "done", 7]),
-            "ids": JSON | st.dictionaries(st.sampled_from(["contacts", "notes", "tasks", "x"]), JSON, max_size=3),
+            "made": JSON | st.dictionaries(st.sampled_from(["contacts", "notes", "portal", "x"]), JSON, max_size=3),
             "portal": JSON | st.just("hubspot/crd_1"),
             "record": JSON | st.just("note"),
             "target": st.just({}) | JSON,
