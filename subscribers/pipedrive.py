@@ -317,8 +317,8 @@ def _find_record(
             return Answer(outcome=ledger.uncertain("target_gone"))
         if not answer.ok:
             return answer
-        records = records_in(answer)
-        following = None if records is None else next_page(entry, place, answer)
+        records = records_in(answer) if response.status_code == 200 else None
+        following = None if records is None else next_page(entry, place, answer, PAGES[size])
         if records is None or following is None or (following and following == place):
             return Answer(outcome=_NOT_READABLE)
         if not following or is_past(records, last, entry.at):

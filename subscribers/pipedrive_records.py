@@ -102,19 +102,18 @@ def records_in(answer: Answer) -> Sequence[Any] | None:
     return found if isinstance(found, list) else None
 
 
-def next_page(entry: Entry, place: Mapping[str, str | int], answer: Answer) -> dict[str, str | int] | None:
-    """Where the next page begins: notes are paged by number, activities by a cursor. Empty: there is none. None: there
-    is one, and nothing says where."""
+def next_page(entry: Entry, place: Mapping[str, str | int], answer: Answer, limit: int) -> dict[str, str | int] | None:
+    """Where the page after one of at most `limit` records begins: notes are paged by number, activities by a cursor.
+    Empty: there is none, for the answer says so, or it says nothing and is not full. None: nobody knows."""
     more, records = answer.more if isinstance(answer.more, Mapping) else {}, records_in(answer) or ()
+    cursor, paging = more.get("next_cursor"), more.get("pagination")
+    said = paging.get("more_items_in_collection") if isinstance(paging, Mapping) else None
+    if cursor is None and said is not True:
+        is_end = "next_cursor" in more or said is False or len(records) < limit
+        return {} if is_end else None
     if entry.record == ACTIVITY:
-        cursor = more.get("next_cursor")
-        if cursor is None:
-            return {}
         return {"cursor": cursor} if isinstance(cursor, str) and 0 < len(cursor) <= 1000 else None
-    paging = more.get("pagination")
-    if not isinstance(paging, Mapping) or paging.get("more_items_in_collection") is not True:
-        return {}
-    return {"start": int(place.get("start", 0)) + len(records)} if records else None
+    return {"start": int(place.get("start", 0)) + len(records)} if records and said is True else None
 
 
 def is_past(records: Sequence[Any], before: int | None, at: float) -> bool:
