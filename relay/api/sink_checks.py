@@ -5,26 +5,31 @@ Nothing holds a transaction meanwhile. A subscription that waits for its sink's 
 
 from collections.abc import Mapping
 
+from relay.api.auth import TOKEN_GONE
 from relay.api.operations import Call
 from relay.api.params import boolean
 from relay.api.subscription_checks import awaits_consent
 from relay.core.declared import same_credential
 from relay.core.subscription import Subscription
+from relay.errors import Unauthorized
 
 CHECK = boolean("check", "For CRMs: try the sink and its credential first. If they fail, store nothing.", default=True)
 CHECK_PROBLEMS = {429: "Too many sinks are being tried.", 502: "The sink does not answer, so nothing was stored."}
 
 
 async def tried(call: Call, subscription: Subscription) -> Mapping[str, str] | None:
-    """The facts that the sink tells; None if it was not asked. Raises CheckFailed, and TooMany: this counts as a test
-    of a subscription."""
+    """The facts that the sink tells; None if it was not asked. Raises CheckFailed, TooMany (this counts as a test of a
+    subscription), and Unauthorized if the token was revoked meanwhile."""
     if not call.query["check"] or awaits_consent(subscription, call.context):
         return None
     steps = call.ports.kinds.greeting(subscription, call.ports.clock())
     if steps is None:
         return None
     with call.ports.admission.tests.held(call.caller):
-        return await call.ports.dispatcher.greet(subscription, steps)
+        facts = await call.ports.dispatcher.greet(subscription, steps)
+    if not call.is_allowed:
+        raise Unauthorized(TOKEN_GONE)
+    return facts
 
 
 def needs_check(after: Subscription, before: Subscription) -> bool:

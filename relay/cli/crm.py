@@ -61,7 +61,7 @@ CRMS: Mapping[str, Crm] = {
         title="Salesforce",
         token="consumer secret of the external client app, whose Run As user has the permissions",  # noqa: S106
         home="https://{domain}.my.salesforce.com",
-        names="contact_id, deal_id or email",
+        names="contact_id, lead_id, deal_id, email or phone",
         example='{"email": "jane@example.com"}',
         domain="My Domain, such as acme of https://acme.my.salesforce.com",
     ),
@@ -69,7 +69,7 @@ CRMS: Mapping[str, Crm] = {
         title="Pipedrive",
         token="API token (Pipedrive: Personal preferences, API)",  # noqa: S106
         home="https://{domain}.pipedrive.com",
-        names="deal_id, lead_id, person_id or email",
+        names="deal_id, lead_id, person_id, email or phone",
         example='{"deal_id": 7}',
         domain="company, such as acme of https://acme.pipedrive.com",
     ),

@@ -10,7 +10,7 @@ from relay.core.delivery import OutboundRequest, Outcome
 from relay.core.dialogue import Ended, Step, Steps
 from relay.core.subscription import Subscription
 from relay.errors import CheckFailed
-from tests.support.api_world import KINDS
+from tests.support.api_world import KINDS, TOKENS
 
 SINK = "https://crm.example/api"
 TOKEN = {"credentialtype": "ACCESSTOKEN", "accesstoken": "secret-token"}
@@ -197,3 +197,16 @@ async def test_a_sink_that_has_not_consented_is_not_tried(open_client, world):
     made = await client.post("/v1/subscriptions", json=BODY)
     assert (made.status_code, made.json()["state"]) == (201, "pending")
     assert world.dispatcher.greeted == []
+
+
+async def test_a_token_that_is_revoked_during_a_check_stores_nothing(open_client, world):
+    client = open_client(dev=False, tokens=TOKENS, peer="203.0.113.9")
+    client.headers["Authorization"] = "Bearer rl_subs"
+
+    async def revoke() -> dict[str, str]:
+        world.node.access[-1].configure([one for one in TOKENS if one.value != "rl_subs"])
+        return {"portal": "123"}
+
+    world.dispatcher.greeting = [revoke]
+    assert (await client.post("/v1/subscriptions", json=BODY)).status_code == 401
+    assert await world.store.subscriptions.all() == []
