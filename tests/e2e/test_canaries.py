@@ -47,7 +47,7 @@ log.configure = functools.partial(log.configure, level="debug")
 from relay.cli import main
 main()
 """
-PATIENCE_SECONDS = 60.0
+PATIENCE_SECONDS = 120.0
 COMPANIES: dict[str, dict[str, Any]] = {
     "dead": {"unmatched": "fail"},  # this company knows nobody
     "delivered": {},
