@@ -272,7 +272,7 @@ class FakeDispatcher:
 
     async def greet(self, subscription: Subscription, steps: Steps) -> Mapping[str, str]:
         self.greeted.append(subscription)
-        answer = self.greeting.pop(0)
+        answer = self.greeting.pop(0) if self.greeting else {}
         if callable(answer):
             answer = await answer()
         if isinstance(answer, Exception):
