@@ -5,8 +5,9 @@ what was written. Sources: Pipedrive's OpenAPI documents of API v1 (leads, users
 """
 
 import re
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 from urllib.parse import quote, urlencode
 
@@ -27,6 +28,7 @@ from subscribers.pipedrive_records import (
     FIELDS,
     NOTE,
     PATHS,
+    PERSON,
     READS,
     WRITES,
     Target,
@@ -39,7 +41,7 @@ from subscribers.pipedrive_records import (
     write_request,
 )
 
-PERSON, DEAL, LEAD = "person", "deal", "lead"
+DEAL, LEAD = "deal", "lead"
 PAGES = (25, 5, 1)
 """Records per page. An answer is read up to 64 KiB, and one note may have 100 KB: then a smaller page is asked for."""
 MAX_QUESTIONS = 12
@@ -128,9 +130,10 @@ def _steps(event: Event, subscription: Subscription, context: RenderContext, mem
             return Ended(outcome=ledger.uncertain("written_elsewhere"))
         if entry.state == "done":
             return Ended(outcome=ledger.WRITTEN)
-    if entry is not None and entry.record in PATHS:
-        asked = yield from _find_record(subscription, entry, crm.key_of(event, subscription).encode(), now)
-        if asked is None:
+    if entry is not None and entry.record != PERSON:
+        key = crm.key_of(event, subscription).encode()
+        asked = yield from _find_record(subscription, entry, partial(_has_key, key), now)
+        if not isinstance(asked, Answer):
             return Ended(outcome=ledger.WRITTEN, remember=entry.done().memory())
         if not asked.ok:
             return Ended(outcome=ledger.still_in_doubt(asked.outcome))
@@ -199,8 +202,14 @@ def _find_target(
         if isinstance(found_person, Ended):
             return found_person
         person = found_person
-    if person is None and entry is not None:
-        return _waiting(entry, now) if entry.settles_in(now) else Ended(outcome=ledger.uncertain("person_not_found"))
+    if person is None and entry is not None:  # the search finds new people late
+        asked = yield from _find_record(subscription, entry, partial(_person_in, who), now)
+        if not isinstance(asked, Answer):
+            person = asked
+        elif not asked.ok:
+            return Ended(outcome=ledger.still_in_doubt(asked.outcome))
+        elif entry.settles_in(now):
+            return _waiting(entry, now)
     if person is None:
         if subscription.options.get(crm.UNMATCHED) != crm.CREATE or not (who.email or who.phone):
             return Ended(outcome=crm.nobody(subscription, "unmatched"))
@@ -252,9 +261,9 @@ def _create_person(
     ways = {"emails": who.email, "phones": who.phone}
     document: dict[str, Any] = {"name": who.email or who.phone}
     document |= {name: [{"value": value, "primary": True}] for name, value in ways.items() if value is not None}
-    sent = request(subscription, "/api/v2/persons", document)
+    sent = request(subscription, PATHS[PERSON], document)
     step = Step(request=sent, name=PERSON, expected=_added(PERSON), remember=entry.memory(), private=True)
-    answer = read_answer((yield step), now, scope="contacts:full")
+    answer = read_answer((yield step), now, scope=WRITES[PERSON])
     id = id_in(answer.data)
     return id if answer.ok and id is not None else _not_added(answer)
 
@@ -294,16 +303,18 @@ def _looked_up(answer: Answer, entry: Entry | None) -> Ended:
 
 
 def _find_record(
-    subscription: Subscription, entry: Entry, key: bytes, now: float
-) -> Generator[Step, Response, Answer | None]:
-    """None if the record is there. Else an answer: ok if it is not there, or why nobody knows."""
+    subscription: Subscription, entry: Entry, found_in: Callable[[Response], str | int | None], now: float
+) -> Generator[Step, Response, Answer | str | int]:
+    """What `found_in` finds in a page of the newest ones. Else an answer: ok if it is not there, or why nobody
+    knows."""
     place: dict[str, str | int] = {}
     size, last = 0, None
     for _ in range(MAX_QUESTIONS):
         path = list_path(entry, place, PAGES[size])
-        response = yield _reads(subscription, path, f"{entry.record}s of the target", [])
-        if key in response.excerpt and response.status_code == 200:
-            return None
+        response = yield _reads(subscription, path, f"newest {entry.record}s", [])
+        found = found_in(response) if response.status_code == 200 else None
+        if found is not None:
+            return found
         if response.status_code == 200 and is_cut(response):
             if size + 1 < len(PAGES):
                 size += 1
@@ -325,6 +336,22 @@ def _find_record(
             return _ABSENT
         place, last = following, next((id for one in reversed(records) if isinstance(id := id_in(one), int)), last)
     return Answer(outcome=ledger.uncertain("not_found_in_time"))
+
+
+def _has_key(key: bytes, response: Response) -> str | None:
+    return "there" if key in response.excerpt else None
+
+
+def _person_in(who: crm.Identity, response: Response) -> str | int | None:
+    """The person who was created with this address or number."""
+    people = (crm.read_object(response.excerpt) or {}).get("data")
+    for person in people if isinstance(people, list) else ():
+        for name, term in (("emails", who.email), ("phones", who.phone)):
+            ways = person.get(name) if isinstance(person, Mapping) and term is not None else None
+            values = [one.get("value") for one in ways if isinstance(one, Mapping)] if isinstance(ways, list) else []
+            if term in values:
+                return id_in(person)
+    return None
 
 
 # --- requests

@@ -21,11 +21,11 @@ from subscribers.base import RenderContext
 from subscribers.job_wording import job_event_kind
 from subscribers.pipedrive_answers import Answer, id_in
 
-NOTE, ACTIVITY = "note", "activity"
-PATHS = {NOTE: "/v1/notes", ACTIVITY: "/api/v2/activities"}
-WRITES = {NOTE: "deals:full or contacts:full", ACTIVITY: "activities:full"}
-"""Scopes that an app needs for a record."""
-READS = {NOTE: "deals:read or contacts:read", ACTIVITY: "activities:read"}
+NOTE, ACTIVITY, PERSON = "note", "activity", "person"
+PATHS = {NOTE: "/v1/notes", ACTIVITY: "/api/v2/activities", PERSON: "/api/v2/persons"}
+WRITES = {NOTE: "deals:full or contacts:full", ACTIVITY: "activities:full", PERSON: "contacts:full"}
+"""Scopes that an app needs to add one."""
+READS = {NOTE: "deals:read or contacts:read", ACTIVITY: "activities:read", PERSON: "contacts:read"}
 FIELDS: Mapping[str, frozenset[str]] = {
     NOTE: frozenset(("content", *(f"pinned_to_{kind}_flag" for kind in ("deal", "lead", "person")))),
     ACTIVITY: frozenset(
@@ -103,7 +103,7 @@ def records_in(answer: Answer) -> Sequence[Any] | None:
 
 
 def next_page(entry: Entry, place: Mapping[str, str | int], answer: Answer, limit: int) -> dict[str, str | int] | None:
-    """Where the page after one of at most `limit` records begins: notes are paged by number, activities by a cursor.
+    """Where the page after one of at most `limit` records begins: notes are paged by number, others by a cursor.
     Empty: there is none, for the answer says so, or it says nothing and is not full. None: nobody knows."""
     more, records = answer.more if isinstance(answer.more, Mapping) else {}, records_in(answer) or ()
     cursor, paging = more.get("next_cursor"), more.get("pagination")
@@ -111,7 +111,7 @@ def next_page(entry: Entry, place: Mapping[str, str | int], answer: Answer, limi
     if cursor is None and said is not True:
         is_end = "next_cursor" in more or said is False or len(records) < limit
         return {} if is_end else None
-    if entry.record == ACTIVITY:
+    if entry.record != NOTE:
         return {"cursor": cursor} if isinstance(cursor, str) and 0 < len(cursor) <= 1000 else None
     return {"start": int(place.get("start", 0)) + len(records)} if records and said is True else None
 

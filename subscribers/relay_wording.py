@@ -80,7 +80,6 @@ def _expired(data: Document, _: RenderContext) -> str:
 _DOUBTS = {
     "written_elsewhere": "the subscription writes to another account by now",
     "target_gone": "what it was to be attached to is gone",
-    "person_not_found": "the person who may have been created is not found",
     "not_found_in_time": "it is not among the newest ones, and there are too many to read",
     "not_found": "it is not among those that can be read",
     "not_readable": "the answer cannot be read",

@@ -24,6 +24,7 @@ ANSWERS: list[Any] = [
     {"success": True, "data": [NOTE], "additional_data": {"pagination": {"more_items_in_collection": True}}},
     {"success": True, "data": OLD, "additional_data": {"pagination": {"more_items_in_collection": True}}},
     {"success": True, "data": OLD, "additional_data": {"next_cursor": "a"}},
+    {"success": True, "data": [{"id": 5, "emails": [{"value": EMAIL}]}], "additional_data": {"next_cursor": "a"}},
     {"success": True, "data": None, "additional_data": {"next_cursor": None}},
     {"success": True, "data": [{"id": "00000000-0000-4000-8000-000000000003"}]},
     {"success": False, "error": "Scope and URL mismatch", "errorCode": 403},
@@ -100,6 +101,21 @@ def test_answers_to_the_question_whether_a_record_is_there(answers: list[tuple[i
     if "POST" in methods:
         assert any(shows_an_end(body) for _, body in asked[: methods.index("POST")])
     elif found.outcome.verdict != "delivered":
+        assert found.outcome.in_doubt
+
+
+@fuzzed(answers=RESPONSES)
+def test_answers_to_the_question_whether_a_person_is_there(answers: list[tuple[int, bytes, str]]) -> None:
+    subscription = pipedrive(unmatched="create")
+    entry = ledger.Entry(record="person", portal=portal_of(subscription), at=NOW - 1000)
+    nobody = (200, b'{"success": true, "data": {"items": []}}', "")
+    steps = PIPEDRIVE.steps(event({"email": EMAIL}), subscription, CONTEXT, entry.memory(), NOW)
+    found, asked = ended(steps, [nobody, *answers])
+    methods = [method for method, _ in asked]
+    if "POST" in methods:
+        listed = [body for _, body in asked[1 : methods.index("POST")]]
+        assert any(shows_an_end(body) or EMAIL.encode() in body for body in listed)
+    else:
         assert found.outcome.in_doubt
 
 

@@ -214,14 +214,30 @@ def test_unknown_person_is_created_and_gets_the_note() -> None:
     assert "new@example.com" not in orjson.dumps(world.memories).decode()
 
 
-def test_person_is_never_created_twice() -> None:
+@pytest.mark.parametrize("index_seconds", [5.0, 1e9])
+@pytest.mark.parametrize("way", ["email", "phone"])
+def test_person_is_never_created_twice(way: str, index_seconds: float) -> None:
     world = World(unmatched="create")
-    about = event({"email": "new@example.com"})
+    world.company.index_seconds = index_seconds
+    about = event({way: {"email": "new@example.com", "phone": "+1 415 555 2672"}[way]})
     assert world.deliver(about, dies_after=2) is None
     assert len(world.company.persons) == 2
     outcome = world.deliver(about)
     assert outcome is not None
-    assert (outcome.verdict, outcome.in_doubt) == ("retry", True), "the search does not know the person yet"
+    assert outcome.verdict == "delivered", "the search does not know the person yet, but the list does"
+    assert (len(world.company.persons), len(world.company.notes)) == (2, 1)
+
+
+def test_person_who_was_not_created_is_created_once_that_is_certain() -> None:
+    world = World(unmatched="create")
+    about = event({"email": "new@example.com"})
+    world.company.fail("POST /api/v2/persons", Fault(status=0))
+    first = world.deliver(about)
+    assert first is not None
+    assert (first.verdict, first.wait_seconds, first.in_doubt) == ("retry", 0.0, True)
+    second = world.deliver(about)
+    assert second is not None
+    assert (second.reason, second.wait_seconds, second.in_doubt) == ("settling", SETTLE_SECONDS, True)
     world.clock.now += SETTLE_SECONDS
     outcome = world.deliver(about)
     assert outcome is not None
@@ -229,19 +245,19 @@ def test_person_is_never_created_twice() -> None:
     assert (len(world.company.persons), len(world.company.notes)) == (2, 1)
 
 
-def test_person_whom_the_search_never_finds_is_for_a_person() -> None:
+def test_person_who_cannot_be_found_in_time_is_for_a_person() -> None:
     world = World(unmatched="create")
-    about = event({"email": "new@example.com"})
     world.company.index_seconds = 1e9
+    about = event({"email": "new@example.com"})
     world.company.fail("POST /api/v2/persons", Fault(status=0, works=True))
-    first = world.deliver(about)
-    assert first is not None
-    assert (first.verdict, first.wait_seconds, first.in_doubt) == ("retry", 0.0, True)
+    world.deliver(about)
+    for nth in range(400):
+        world.company.add_person(f"Person {nth}", f"person-{nth}@example.com")
     world.clock.now += SETTLE_SECONDS
     outcome = world.deliver(about)
     assert outcome is not None
-    assert outcome.verdict == "uncertain"
-    assert len(world.company.persons) == 2
+    assert (outcome.verdict, outcome.reason) == ("uncertain", "not_found_in_time")
+    assert sum(one["emails"][0]["value"] == "new@example.com" for one in world.company.persons) == 1
 
 
 # --- no doubles

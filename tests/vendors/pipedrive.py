@@ -25,6 +25,7 @@ class Pipedrive(pipedrive.Pipedrive):
         emails = [{"value": email, "label": "work", "primary": True}] if email else []
         phones = [{"value": phone, "label": "work", "primary": True}] if phone else []
         person = {"id": self._id(), "name": name, "emails": emails, "phones": phones, "is_deleted": False}
+        person["add_time"] = self._v2_time()
         self.persons.append({**person, "indexed_at": 0.0})
         return self.persons[-1]
 

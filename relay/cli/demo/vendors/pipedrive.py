@@ -47,7 +47,13 @@ _INFO = "Please check developers.pipedrive.com for more information about Pipedr
 _COSTS = {
     **{"GET /v1/users/me": 2, "POST /v1/notes": 10, "GET /v1/notes": 20, "GET /v1/leads": 20, "GET /v1/leads/": 2},
     **{"POST /api/v2/activities": 5, "GET /api/v2/activities": 10, "GET /api/v2/persons/search": 20},
-    **{"POST /api/v2/persons": 5, "GET /api/v2/persons/": 1, "GET /api/v2/deals": 10, "GET /api/v2/deals/": 1},
+    **{
+        "POST /api/v2/persons": 5,
+        "GET /api/v2/persons": 10,
+        "GET /api/v2/persons/": 1,
+        "GET /api/v2/deals": 10,
+        "GET /api/v2/deals/": 1,
+    },
 }
 """Tokens of a request. A path with a final slash takes an id."""
 _SCOPES: Mapping[str, tuple[str, ...]] = {
@@ -60,6 +66,7 @@ _SCOPES: Mapping[str, tuple[str, ...]] = {
     "GET /api/v2/activities": ("activities:read", "activities:full"),
     "GET /api/v2/persons/search": ("contacts:read", "contacts:full", "search:read"),
     "POST /api/v2/persons": ("contacts:full",),
+    "GET /api/v2/persons": ("contacts:read", "contacts:full"),
     "GET /api/v2/persons/": ("contacts:read", "contacts:full"),
     "GET /api/v2/deals": ("deals:read", "deals:full"),
     "GET /api/v2/deals/": ("deals:read", "deals:full"),
@@ -94,6 +101,12 @@ _QUERIES: Mapping[str, frozenset[str]] = {
     ),
     "GET /api/v2/persons/search": frozenset(
         ("term", "fields", "exact_match", "organization_id", "include_fields", "limit", "cursor")
+    ),
+    "GET /api/v2/persons": frozenset(
+        (
+            *("filter_id", "ids", "owner_id", "org_id", "deal_id", "updated_since", "updated_until", "sort_by"),
+            *("sort_direction", "include_fields", "custom_fields", "limit", "cursor"),
+        )
     ),
     "GET /api/v2/deals": frozenset(
         (
@@ -396,9 +409,14 @@ class Pipedrive:
                 members(one, f"/{name}/{index}", ("value",), ("label", "primary"))
                 _text(one["value"], f"/{name}/{index}/value", MAX_SUBJECT, in_bytes=False)
         ways = {name: [{"label": "work", **one} for one in given.get(name, [])] for name in ("emails", "phones")}
-        person = {"id": self._id(), "name": given["name"], **ways, "is_deleted": False}
+        person = {"id": self._id(), "name": given["name"], **ways, "is_deleted": False, "add_time": self._v2_time()}
         self.persons.append({**person, "indexed_at": self.clock() + self.index_seconds})
         return 200, {"success": True, "data": person}
+
+    def _list_persons(self, query: Mapping[str, str], id: str, document: Any) -> tuple[int, Row]:
+        rows = [{name: value for name, value in one.items() if name != "indexed_at"} for one in self.persons]
+        rows = [one for one in rows if not one["is_deleted"]]
+        return 200, self._page(rows, query, ("id", "update_time", "add_time"))
 
     def _person(self, query: Mapping[str, str], id: str, document: Any) -> tuple[int, Row]:
         return self._one(self.persons, id, "Person")
@@ -485,6 +503,7 @@ _CALLS: Mapping[str, Callable[[Pipedrive, Mapping[str, str], str, Any], tuple[in
     "GET /api/v2/activities": Pipedrive._list_activities,
     "GET /api/v2/persons/search": Pipedrive._search_persons,
     "POST /api/v2/persons": Pipedrive._add_person,
+    "GET /api/v2/persons": Pipedrive._list_persons,
     "GET /api/v2/persons/": Pipedrive._person,
     "GET /api/v2/deals": Pipedrive._list_deals,
     "GET /api/v2/deals/": Pipedrive._deal,
