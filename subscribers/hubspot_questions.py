@@ -83,7 +83,7 @@ def _by_text(
         results = answer.document.get("results")
         if not isinstance(results, list):
             return ledger.uncertain("not_readable") if answer.ok else answer.outcome
-        made = {one.get("id"): _seconds(one.get("createdAt")) for one in map(mapping, results)}
+        made = {str(one.get("id")): _seconds(one.get("createdAt")) for one in map(mapping, results)}
         complete = complete and all(id in made for id in newest)  # a 207 lacks those that were deleted since
         lately = [id for id in newest if id in made and made[id] >= intent.at - EARLIER_SECONDS]
     for id in lately[:MAX_READ]:
