@@ -147,6 +147,11 @@ class Subscription:
         return self.sink, self.method, self.headers, None if self.credential is None else self.credential.id
 
     @property
+    def is_dry(self) -> bool:
+        """True if its deliveries are shown instead of sent."""
+        return bool(self.options.get("dry_run"))
+
+    @property
     def allowed_per_second(self) -> float | None:
         """The lower one of `rate_per_second` and the rate that the sink permits; None: no limit."""
         permitted = None if self.consent is None else self.consent.rate_per_minute

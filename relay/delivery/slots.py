@@ -280,7 +280,7 @@ class Slots:
         rate = subscription.allowed_per_second or kind.rate_per_second
         target.sink.adopt(subscription, before, ceiling=ceiling, rate=rate)
         host.targets.add(target)
-        key = kind.portal(subscription)
+        key = None if subscription.is_dry else kind.portal(subscription)  # which gets nothing of it
         if key is not None or target.portal is not None:
             self._adopt_portal(target, key)
 

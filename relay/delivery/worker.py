@@ -129,7 +129,7 @@ class Worker:
         recipient: Recipient | None = None
         try:
             recipient = await self._recipient(subscription, kind, events[0])
-            if is_dry(subscription):
+            if subscription.is_dry:
                 return self._made_up(subscription, kind, dialogue, events, recipient)
             request = self.signed(subscription, kind, *events) if dialogue is None else None
         except StoreError:
@@ -281,7 +281,7 @@ class Worker:
             # since it was claimed: its sink has not consented, or has requests of one event now
             if subscription.state == "pending" or (len(claimed) > 1 and target.bundle is None):
                 return await self._release(claimed, now)
-            if not (is_dry(subscription) or target.sink.take_turn(now)):
+            if not (subscription.is_dry or target.sink.take_turn(now)):
                 return await self._release(claimed, target.sink.turns.next_at)
             turn, held = await self._turn(target, first) if len(claimed) == 1 else (None, False)
             if held:
@@ -313,7 +313,7 @@ class Worker:
 
     async def _turn(self, target: Target, claimed: Claimed) -> tuple[MemoryTurn | None, bool]:
         """The turn that a delivery needs, and True if another delivery has it."""
-        dialogue = None if is_dry(target.subscription) else target.kind.dialogue(target.subscription)
+        dialogue = None if target.subscription.is_dry else target.kind.dialogue(target.subscription)
         try:
             key = None if dialogue is None else dialogue.key(claimed.event, target.subscription)
         except Exception:  # then the attempt fails as well, and is recorded
@@ -489,11 +489,6 @@ class Worker:
             for other in others:
                 other.sink.pause_stored(0.0)
             log.error("sink_health_failed", subscription=target.subscription.id, error=str(error))
-
-
-def is_dry(subscription: Subscription) -> bool:
-    """True if its deliveries are shown instead of sent."""
-    return bool(subscription.options.get(DRY_RUN))
 
 
 def _written() -> Steps:

@@ -115,6 +115,20 @@ def test_portal_is_forgotten_with_its_last_subscription() -> None:
     assert again.sink.may_send(NOW)
 
 
+def test_dry_run_takes_no_turns_of_its_portal_and_none_of_its_pauses() -> None:
+    slots = new_slots()
+    dry = subscription("b", options={"portal": "acme", "dry_run": True})
+    one, other = adopt(slots, subscription("a"), dry)
+    slots.pause(one, NOW + 60, shared=True)
+    assert other.portal is None, "its turns never end, so it would always come first"
+    assert other.sink.may_send(NOW)
+    adopt(slots, replace(dry, options={"portal": "acme"}))
+    assert other.portal is one.portal is not None
+    assert not other.sink.may_send(NOW)
+    adopt(slots, dry)
+    assert other.portal is None
+
+
 def test_disabled_subscription_does_not_open_a_paused_portal() -> None:
     slots = new_slots()
     one, _ = adopt(slots, subscription("a"), subscription("b", state="disabled"))
