@@ -35,7 +35,7 @@ _TEXTS: Mapping[str, tuple[str, int]] = {
 }
 """Fields that show an attribute of the event, and their lengths."""
 _OTHERS = (
-    *("Status__c", "Sentence__c", "Occurred_At__c", "Sequence__c", "Error_Code__c", "Advice__c", "Request_Id__c"),
+    *("Status__c", "Sentence__c", "Occurred_At__c", "Sequence__c", "Error_Code__c", "Details__c", "Request_Id__c"),
     "Link__c",
 )
 LINKS: Mapping[str, Mapping[str, str]] = {
@@ -147,7 +147,7 @@ def _job_event(event: Event, said: chat.Message) -> dict[str, Any]:
         "Occurred_At__c": to_rfc3339(event.time),
         "Sequence__c": event.sequence,
         "Error_Code__c": _text(error.get("code") or data.get("code"), 80),
-        "Advice__c": fitted("\n".join(f"{label}: {text}" for label, text in said.pairs), MAX_DESCRIPTION, str),
+        "Details__c": fitted("\n".join(f"{label}: {text}" for label, text in said.pairs), MAX_DESCRIPTION, str),
         "Request_Id__c": _text(data.get("request_id"), 80),
         "Link__c": _short(said.link, 255),
     }

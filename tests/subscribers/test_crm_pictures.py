@@ -23,6 +23,12 @@ from tests.support.story_events import of_job
 
 FOLDER = Path(__file__).resolve().parents[2] / "docs" / "integrations"
 DONE = of_job("succeeded", "10:40:00", "Alex", url="https://crm.example/deals/42", deal="Example Ltd, renewal")
+IDS = {
+    FAILED.id: ("evt_01jvpq3m8n0000000000000007", str(FAILED.subject)),
+    DONE.id: ("evt_01jvpq3m8n0000000000000012", "8d4b7f20-6e1a-4c3d-b5f8-0a9e2c7d1b64"),
+}
+"""The ids of the event and its job, as long as real ones."""
+OBJECT = FOLDER.parents[1] / "deploy" / "salesforce" / "objects" / "Job_Event__c.object"
 
 
 def sent(kind: str, event: Event, **options: object) -> dict[str, object]:
@@ -33,7 +39,9 @@ def sent(kind: str, event: Event, **options: object) -> dict[str, object]:
     assert dialogue is not None
     document = event.document()
     document["data"]["metadata"] = {**document["data"]["metadata"], "email": "alex@example.com"}
-    about = replace(event, body=orjson.dumps(document))
+    id, job = IDS[event.id]
+    document["data"]["job"]["id"] = job
+    about = replace(event, id=id, subject=job, body=orjson.dumps(document))
     *_, last = previewed(dialogue.steps(about, subscription, RenderContext(), {}, NOW))
     record: dict[str, object] = orjson.loads(last.request.body)
     return record
@@ -74,17 +82,24 @@ def hubspot() -> str:
 
 
 LABELS = (
-    *("Sentence__c", "Status__c", "Occurred_At__c", "Channel__c", "Action__c", "Account__c", "Advice__c"),
+    *("Sentence__c", "Status__c", "Occurred_At__c", "Channel__c", "Action__c", "Account__c", "Details__c"),
     *("Error_Code__c", "Request_Id__c", "Link__c", "Job_Id__c", "Event_Type__c", "Sequence__c"),
 )
+
+
+def labels_deployed() -> dict[str, str]:
+    """What people read in Salesforce, by the API name of the field."""
+    fields = ElementTree.parse(OBJECT).getroot().findall("{*}fields")
+    return {str(field.findtext("{*}fullName")): str(field.findtext("{*}label")) for field in fields}
 
 
 def salesforce() -> str:
     record = sent("salesforce", FAILED)
     people = {"Contact__c": "Alex Example"}
-    shown = {name.removesuffix("__c").replace("_", " "): str(record[name]) for name in LABELS if name in record}
+    labels = labels_deployed()
+    shown = {labels[name]: str(record[name]) for name in LABELS if name in record}
     assert record.keys() <= {*LABELS, *people}
-    linked = {name.removesuffix("__c"): value for name, value in people.items() if name in record}
+    linked = {labels[name]: value for name, value in people.items() if name in record}
     return record_picture("JE-00042", "Job Event", {**linked, **shown}, accent="#0176d3")
 
 

@@ -113,7 +113,7 @@ def test_event_becomes_a_record_that_is_linked_to_the_contact_with_the_address()
     [row] = org.rows()
     assert (row["Event_Id__c"], row["Contact__c"], row["Status__c"]) == (KEY, contact, "failed")
     assert row["Sentence__c"] == "This is a sample: LinkedIn outreach to Alex failed: the account needs reconnecting"
-    assert row["Advice__c"].startswith("How to fix it: Reconnect it in Revor")
+    assert row["Details__c"].startswith("How to fix it: Reconnect it in Revor")
     assert (row["Sequence__c"], row["Occurred_At__c"]) == (4, "2026-05-20T10:00:07.000Z")
     assert (row["Error_Code__c"], row["Request_Id__c"], row["Link__c"]) == (
         "sample_error",
@@ -171,12 +171,12 @@ def test_template_changes_and_removes_fields() -> None:
     pytest.importorskip("liquid")
     org = Org()
     contact = org.add("Contact", LastName="Ng")
-    template = {"Status__c": "lost: {{ job.error.code }}", "Advice__c": None, "Account__c": "{{ metadata.owner }}"}
+    template = {"Status__c": "lost: {{ job.error.code }}", "Details__c": None, "Account__c": "{{ metadata.owner }}"}
     of = subscription(api_version="60.0", template=template)
     KIND.check(of)
     deliver(org, event(contact_id=contact), of)
     [row] = org.rows()
-    assert (row["Status__c"], row["Account__c"], "Advice__c" in row) == ("lost: sample_error", "Kim", False)
+    assert (row["Status__c"], row["Account__c"], "Details__c" in row) == ("lost: sample_error", "Kim", False)
 
 
 def test_hostile_texts_are_accepted() -> None:
@@ -618,16 +618,16 @@ def test_missing_permission_or_definition_disables_and_says_what_to_do(change: s
     contact = org.add("Contact", LastName="Ng")
     match change:
         case "hidden":
-            org.hidden.add("Job_Event__c.Advice__c")
+            org.hidden.add("Job_Event__c.Details__c")
         case "read_only":
             org.read_only.add("Job_Event__c")
         case "object":
             del org.objects["Job_Event__c"]
         case "field":
-            del org.objects["Job_Event__c"]["Advice__c"]
+            del org.objects["Job_Event__c"]["Details__c"]
     outcome, _ = deliver(org, event(contact_id=contact), subscription(api_version="60.0"))
     assert outcome.verdict == "disable"
-    assert ("Advice__c" if change in ("hidden", "field") else "Job_Event__c") in outcome.reason
+    assert ("Details__c" if change in ("hidden", "field") else "Job_Event__c") in outcome.reason
 
 
 @pytest.mark.parametrize("id", ["", "x", 7, None, "00Qxx0000000001", {"a": 1}])
@@ -690,7 +690,7 @@ MISSING: list[tuple[str, Callable[[Org], object], str]] = [
     ("Job_Event__c", _lacks("Job_Event__c", "Event_Id__c"), "may not see, Event_Id__c"),
     ("Job_Event__c", _changed("Event_Id__c", unique=False), "Event_Id__c a unique external id"),
     ("Job_Event__c", _lacks("Job_Event__c", "Lead__c"), "may not see, Lead__c"),
-    ("Job_Event__c", lambda org: org.hidden.add("Job_Event__c.Advice__c"), "may not see, Advice__c"),
+    ("Job_Event__c", lambda org: org.hidden.add("Job_Event__c.Details__c"), "may not see, Details__c"),
     ("Job_Event__c", _lacks("Job_Event__c", "Owner__c"), "may not see, Owner__c"),
     ("Task", lambda org: org.objects.pop("Task"), "deploy Task"),
     ("Task", lambda org: org.read_only.add("Task"), "Create and Edit on Task"),

@@ -213,12 +213,12 @@ def test_required_fields_and_other_content_types_and_unknown_places_are_refused(
 
 
 def test_permissions_that_are_missing_are_told_in_the_words_of_salesforce() -> None:
-    org = Salesforce(hidden={"Job_Event__c.Advice__c"})
-    status, errors = org.ask("PATCH", PLACE, {"Advice__c": "x"})
+    org = Salesforce(hidden={"Job_Event__c.Details__c"})
+    status, errors = org.ask("PATCH", PLACE, {"Details__c": "x"})
     assert (status, errors[0]["errorCode"], errors[0]["fields"]) == (
         400,
         "INVALID_FIELD_FOR_INSERT_UPDATE",
-        ["Advice__c"],
+        ["Details__c"],
     )
     org.ask("PATCH", PLACE, {})
     org.read_only.add("Job_Event__c")
@@ -229,7 +229,7 @@ def test_permissions_that_are_missing_are_told_in_the_words_of_salesforce() -> N
     described = org.ask("GET", f"{V60}/sobjects/Job_Event__c/describe")[1]
     names = {one["name"]: one for one in described["fields"]}
     assert described["createable"] is False
-    assert "Advice__c" not in names
+    assert "Details__c" not in names
     assert (names["Event_Id__c"]["externalId"], names["Event_Id__c"]["unique"], names["Status__c"]["length"]) == (
         True,
         True,

@@ -131,7 +131,7 @@ def _salesforce(indexes: range) -> salesforce.Salesforce:
 
 
 def _job_events(org: salesforce.Salesforce) -> list[Message]:
-    shown = (("Status", "Status__c"), ("Channel", "Channel__c"), ("Contact", "Contact__c"), ("Advice", "Advice__c"))
+    shown = (("Status", "Status__c"), ("Channel", "Channel__c"), ("Contact", "Contact__c"), ("Details", "Details__c"))
     return [
         Message(
             title=row["Sentence__c"],

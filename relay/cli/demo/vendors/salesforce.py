@@ -66,7 +66,7 @@ JOB_EVENT: Mapping[str, Field] = {
     "Account__c": _text(80),
     "Group__c": _text(255),
     "Error_Code__c": _text(80),
-    "Advice__c": Field("textarea", 4000),
+    "Details__c": Field("textarea", 4000),
     "Request_Id__c": _text(80),
     "Link__c": Field("url", 255),
     "Contact__c": Field("reference", 18, refers=("Contact",)),
@@ -428,7 +428,7 @@ class Salesforce:
 
 def read_record(row: Mapping[str, Any], known: Mapping[str, Field]) -> Message:
     """A record as its page shows it: the sentence, the lines below it, and what it is linked to."""
-    lines = str(row.get("Advice__c") or row.get("Description") or "").splitlines()
+    lines = str(row.get("Details__c") or row.get("Description") or "").splitlines()
     pairs = [tuple(line.partition(": ")[::2]) for line in lines if ": " in line]
     pairs += [("Link", str(row["Link__c"]))] if row.get("Link__c") else []
     linked = [f"{name}: {row[name]}" for name, one in known.items() if one.refers and row.get(name)]
