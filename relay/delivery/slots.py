@@ -144,11 +144,14 @@ class _Host:
 class Portal:
     """An account at a CRM. What it allows, all its subscriptions share: see `Kind.portal`.
 
+    host          that all of them are sent to. A server somewhere else may claim to be the account, and must not pause
+                  the subscriptions of others
     turns         spaces the attempts of all its subscriptions: its rate limit
     paused_until  end of the last pause that it asked for, which a new subscription obeys too
     """
 
     kind: str
+    host: str
     key: str
     turns: Turns = field(default_factory=Turns)
     paused_until: float = 0.0
@@ -163,6 +166,8 @@ class Portal:
 
     def take_turn(self, now: float) -> bool:
         """Takes the next turn of its rate. Returns False if it is not due yet."""
+        if self.turns.opens_at(now) > now:  # first, since many subscriptions may ask for one event
+            return False
         rate = self.per_second
         return rate is None or self.turns.take(now, rate)
 
@@ -195,7 +200,7 @@ class Slots:
         self._targets: dict[str, Target] = {}
         self._listed: dict[str, Target] = {}
         self._hosts: dict[str, _Host] = {}
-        self._portals: dict[tuple[str, str], Portal] = {}
+        self._portals: dict[tuple[str, str, str], Portal] = {}
 
     def limit(self, *, concurrency: int, per_host: int) -> None:
         """Sets new limits; deliveries in flight are not affected."""
@@ -287,12 +292,12 @@ class Slots:
     # --- portals
 
     def _adopt_portal(self, target: Target, key: str | None) -> None:
-        name, portal = target.kind.name, target.portal
-        if portal is not None and (portal.kind, portal.key) == (name, key):
+        name, host, portal = target.kind.name, target.host.name, target.portal
+        if portal is not None and (portal.kind, portal.host, portal.key) == (name, host, key):
             return
         self._leave_portal(target)
         if key is not None:
-            target.portal = portal = self._portals.setdefault((name, key), Portal(name, key))
+            target.portal = portal = self._portals.setdefault((name, host, key), Portal(name, host, key))
             portal.targets.add(target)
             target.sink.pause(portal.paused_until)
 
@@ -301,7 +306,7 @@ class Slots:
         if portal is not None:
             portal.targets.discard(target)
             if not portal.targets:
-                del self._portals[portal.kind, portal.key]
+                del self._portals[portal.kind, portal.host, portal.key]
 
     def pause(self, target: Target, until: float, *, shared: bool) -> None:
         """A sink asked for no requests before then. `shared`: its portal did, so all its subscriptions pause."""

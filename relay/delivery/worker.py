@@ -18,7 +18,7 @@ import structlog
 from relay.clock import Clock
 from relay.core import ledger, retry
 from relay.core.bundles import message_id, outcome_of_bundle
-from relay.core.delivery import CREDENTIAL_ERROR, DRY_RUN, PROXY_ERROR, Claimed, OutboundRequest, Outcome, Response
+from relay.core.delivery import DRY_RUN, PROXY_ERROR, Claimed, OutboundRequest, Outcome, Response
 from relay.core.dialogue import Ended, Memory, Step, Steps, imagined
 from relay.core.events import Event
 from relay.core.handshake import REQUEST_ORIGIN
@@ -396,7 +396,7 @@ class Worker:
             shown = results[0].attempt if results else None
             result, pause_until = attempt_result(finished, policy, now, next_claim, shown)
             if pause_until:  # a token that cannot be had is a trouble of this subscription alone
-                self.slots.pause(target, pause_until, shared=sent.response.error != CREDENTIAL_ERROR)
+                self.slots.pause(target, pause_until, shared=sent.response.status_code is not None)
             results.append(result)
         if results[0].disable is not None:
             target.sink.hold(now + DATABASE_RETRY_SECONDS)

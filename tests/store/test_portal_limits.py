@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from relay.core.credentials import SinkCredential, origin_text
 from relay.core.delivery import OutboundRequest, Outcome, Response
 from relay.core.subscription import Subscription
 from relay.delivery.dispatcher import Dispatcher
@@ -50,10 +51,13 @@ class Portals:
         self.opens_at: dict[str, float] = {}
         self.asked: list[tuple[float, str, str]] = []
         self.remaining: tuple[tuple[str, str], ...] = ()
+        self.tokens_fail = ""
 
     async def send(self, request: OutboundRequest, *, timeout_seconds: float) -> Response:
         parts = urlsplit(request.url)
         host, now = parts.hostname or "", self.clock()
+        if host == "tokens.test":
+            return Response(started_at=now, duration_ms=1.0, error=self.tokens_fail)
         self.asked.append((now, host, parts.path[1:]))
         await asyncio.sleep(0)
         wait = self.opens_at.get(host, 0.0) - now
@@ -250,6 +254,23 @@ async def test_probe_of_a_disabled_subscription_waits_for_its_portal(world: Worl
     assert [path for *_, path in world.portals.asked] == ["sub_1"]
     await world.run(world.nodes[0], seconds=30, step=1)
     assert "sub_off" in [path for *_, path in world.portals.asked]
+
+
+@pytest.mark.parametrize("error", ["timeout", "proxy"])
+async def test_token_that_cannot_be_had_pauses_no_other_subscription_of_the_portal(world: World, error: str) -> None:
+    world.portals.tokens_fail = error
+    fields = {"token_url": "https://tokens.test/", "client_id": "me", "client_secret": "secret"}
+    tokens = SinkCredential(
+        id="cred_1", origin=origin_text("https://acme.test"), fields={"credentialtype": "CLIENTCREDENTIALS", **fields}
+    )
+    await world.subscribe("sub_1", credential=tokens)
+    await world.subscribe("sub_2")
+    await world.event()
+    await world.run(world.nodes[0])
+    one, two = (world.nodes[0].slots.get(id) for id in ("sub_1", "sub_2"))
+    assert one is not None
+    assert two is not None
+    assert (one.sink.paused_until > NOW, two.sink.paused_until) == (True, 0.0)
 
 
 async def _disable(store: Store, id: str, probe_at: float) -> None:

@@ -163,6 +163,17 @@ def test_portal_of_a_kind_without_a_rate_has_none() -> None:
     assert one.portal.take_turn(NOW)
 
 
+def test_server_that_claims_to_be_an_account_elsewhere_pauses_no_subscription_of_it() -> None:
+    slots = new_slots()
+    (one, other) = adopt(slots, subscription("a"), subscription("b", sink="https://evil.test/"))
+    slots.pause(other, NOW + 86_400, shared=True)
+    assert one.sink.may_send(NOW)
+    assert slots.pause_to_store(other, NOW) == ()
+    adopt(slots, subscription("b"))
+    slots.pause(other, NOW + 60, shared=True)
+    assert not one.sink.may_send(NOW), "it was moved to the account itself"
+
+
 def test_two_kinds_have_no_portal_in_common() -> None:
     slots = new_slots()
     (one,) = adopt(slots, subscription("a"))
