@@ -71,6 +71,11 @@ class Kind(Protocol):
         ...
 
     @property
+    def timeout_seconds(self) -> float | None:
+        """Default of `config.timeout_seconds` where `delivery.timeout_seconds` is less; None = that one."""
+        ...
+
+    @property
     def default_incidents(self) -> Incidents:
         """Default of `config.incidents`. "off": the kind is for programs, and takes no other value."""
         ...
@@ -132,6 +137,8 @@ class Kind(Protocol):
 
 class OneRequest:
     """The part of a kind that delivers each event in one request, to a sink that is not asked anything before."""
+
+    timeout_seconds: float | None = None
 
     def dialogue(self, subscription: Subscription) -> Dialogue | None:
         """None: `render` and `classify` do all of it."""

@@ -50,6 +50,9 @@ class Crm(base.Single):
 
     signed = False
     rate_per_second: float | None = 5.0
+    timeout_seconds: float | None = 30.0
+    """Of a whole dialogue. Without time for the write after slow look-ups, each attempt would end alike; and a write
+    that is cut short costs a question."""
     default_incidents: Incidents = "off"
 
     def default_types(self, type_prefixes: Sequence[str]) -> tuple[str, ...] | None:

@@ -99,6 +99,7 @@ class Kinds:
     infer              the kind for a sink's URL
     check              raises InvalidRequest if the kind cannot serve a subscription
     default_types      kind name to the types it gets by default (None: all job events)
+    default_timeout_seconds  kind name to its default of `config.timeout_seconds`, None without one
     default_incidents  kind name to its default of `config.incidents`
     redacted_url       kind name and URL to the redacted sink
     signed             whether requests to a kind are signed
@@ -111,6 +112,7 @@ class Kinds:
     infer: Callable[[str], str]
     check: Callable[[Subscription], None]
     default_types: Callable[[str], tuple[str, ...] | None]
+    default_timeout_seconds: Callable[[str], float | None]
     default_incidents: Callable[[str], Incidents]
     redacted_url: Callable[[str, str], str]
     signed: Callable[[str], bool]

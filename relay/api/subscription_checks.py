@@ -154,7 +154,10 @@ def _subscription(
         types = given_types
     elif default_types is not None and incidents == "off":
         types = tuple(type for type in default_types if type not in INCIDENT_EVENTS)
-    schedule = config.retry_schedule
+    schedule, timeout_seconds = config.retry_schedule, config.timeout_seconds
+    least_seconds = kinds.default_timeout_seconds(kind)
+    if timeout_seconds is None and least_seconds is not None and least_seconds > settings.default_timeout_seconds:
+        timeout_seconds = least_seconds
     subscription = replace(
         before,
         sink=body.sink,
@@ -168,7 +171,7 @@ def _subscription(
         credential=credential,
         ordering=config.ordering,
         signature=config.signature,
-        timeout_seconds=config.timeout_seconds,
+        timeout_seconds=timeout_seconds,
         retry_schedule_seconds=None if schedule is None else tuple(schedule),
         rate_per_second=config.rate_per_second,
         concurrency=config.concurrency,

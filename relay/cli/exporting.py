@@ -157,7 +157,8 @@ def _config(
     defaults = {name: field.default for name, field in fields.items()}
     defaults |= {"kind": registry.infer_kind(str(shown["sink"])), "incidents": kind and kind.default_incidents}
     if stored is not None:  # these follow the relay's settings
-        defaults |= {"timeout_seconds": given["timeout_seconds"]} if stored.timeout_seconds is None else {}
+        own_timeout = stored.timeout_seconds not in (None, kind and kind.timeout_seconds)
+        defaults |= {} if own_timeout else {"timeout_seconds": given["timeout_seconds"]}
         defaults |= {"retry_schedule": given["retry_schedule"]} if stored.retry_schedule_seconds is None else {}
     found = {
         name: value

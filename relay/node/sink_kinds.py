@@ -20,6 +20,7 @@ def api_kinds(type_prefixes: Sequence[str]) -> Kinds:
         infer=registry.infer_kind,
         check=lambda subscription: registry.kind_named(subscription.kind).check(subscription),
         default_types=lambda kind: registry.kind_named(kind).default_types(type_prefixes),
+        default_timeout_seconds=lambda kind: registry.kind_named(kind).timeout_seconds,
         default_incidents=lambda kind: registry.kind_named(kind).default_incidents,
         redacted_url=_redacted_url,
         signed=lambda kind: registry.kind_named(kind).signed,

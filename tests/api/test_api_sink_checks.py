@@ -65,6 +65,20 @@ async def test_other_kinds_are_not_tried(client, world):
     assert world.dispatcher.greeted == []
 
 
+async def test_a_crm_has_half_a_minute_for_its_requests_unless_its_owner_says_otherwise(open_client):
+    client = open_client()
+    crm = {"sink": "https://acme.pipedrive.com", "sinkcredential": TOKEN}
+    shown = (await client.post("/v1/subscriptions?check=false", json=crm)).json()
+    assert shown["config"]["timeout_seconds"] == 30.0
+    path = f"/v1/subscriptions/{shown['id']}"
+    own = {**crm, "config": {"timeout_seconds": 5}}
+    assert (await client.put(f"{path}?check=false", json=own)).json()["config"]["timeout_seconds"] == 5.0
+    assert (await client.put(f"{path}?check=false", json=crm)).json()["config"]["timeout_seconds"] == 30.0
+    patient = open_client(default_timeout_seconds=45.0)
+    made = (await patient.post("/v1/subscriptions?check=false", json=crm)).json()
+    assert made["config"]["timeout_seconds"] == 45.0, "the relay's own is longer"
+
+
 async def test_the_check_can_be_left_out(client, world):
     made = await client.post("/v1/subscriptions?check=false", json=BODY)
     assert (made.status_code, made.json()["config"]["portal"]) == (201, None)

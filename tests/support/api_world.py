@@ -417,6 +417,7 @@ KINDS = Kinds(
     infer=infer_kind,
     check=lambda subscription: kind_named(subscription.kind).check(subscription),
     default_types=lambda name: kind_named(name).default_types(("ai.revor.job",)),
+    default_timeout_seconds=lambda name: kind_named(name).timeout_seconds,
     default_incidents=lambda name: kind_named(name).default_incidents,
     redacted_url=lambda name, url: kind_named(name).redacted_url(url),
     signed=lambda name: kind_named(name).signed,

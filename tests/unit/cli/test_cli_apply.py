@@ -242,6 +242,7 @@ def test_a_crm_is_exported_and_declared_without_what_it_has_told(
     made = Subscription(
         id="crm", kind=kind, sink=sink, options=options, created_at=5.0, secrets=(SigningSecret(value=SECRET),),
         types=("ai.revor.job.failed",), credential=SinkCredential(id="crd_1", origin=origin_text(sink), fields=token),
+        timeout_seconds=30.0,
     )  # fmt: skip
 
     async def add() -> None:
