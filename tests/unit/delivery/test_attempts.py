@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.core.delivery import Attempt, Response, Timings
+from relay.core.delivery import Attempt, OutboundRequest, Response, Timings
 from relay.delivery.attempts import (
     CUT,
     EXCERPT_CHARACTERS,
@@ -19,6 +19,7 @@ from relay.delivery.attempts import (
     MAX_HEADERS,
     NAME_CHARACTERS,
     READ_BYTES,
+    SHOWN_CHARACTERS,
     attempt_of,
     bare,
 )
@@ -198,3 +199,20 @@ def test_bare_attempt_has_number_times_and_status() -> None:
     assert (left.number, left.started_at, left.duration_ms, left.status_code) == (2, 1.0, 2.0, 200)
     assert (left.request_headers, left.response_headers, left.response_excerpt) == ((), (), None)
     assert bare(left) == left
+
+
+def test_requests_of_a_dry_run_are_redacted_and_cut_where_they_are_too_long_together() -> None:
+    url = "https://acme.test/contacts?email=alex@example.com"
+    made_up = [
+        OutboundRequest(url=url, method="GET"),
+        OutboundRequest(url="https://hooks.slack.com/services/T0/B0/abc", body=b"token abc-123456 \xff \0"),
+        *(OutboundRequest(url="https://acme.test/notes", body=b"x" * 10_000) for _ in range(3)),
+    ]
+    response = Response(started_at=0.0, duration_ms=0.0)
+    made = attempt_of(1, (), response, secrets=("abc-123456",), made_up=made_up).requests
+    assert made is not None
+    assert [one.url for one in made[:2]] == ["https://acme.test/contacts?…", "https://hooks.slack.com/…"]
+    assert made[1].body == "token [redacted] \N{REPLACEMENT CHARACTER} \N{REPLACEMENT CHARACTER}"
+    assert [one.body.endswith("…[truncated]") for one in made[2:]] == [False, True, True]
+    assert sum(len(one.body) for one in made) < SHOWN_CHARACTERS + 50
+    assert attempt_of(1, (), response).requests is None
