@@ -5,7 +5,7 @@
 
 from typing import Annotated, Any, ClassVar, Literal, NotRequired
 
-from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, create_model
+from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, WithJsonSchema, create_model
 from pydantic_core import PydanticCustomError
 from typing_extensions import TypedDict
 
@@ -41,7 +41,12 @@ MAX_DIGEST_SECONDS = 1_800
 MAX_BATCH_EVENTS = 1_000
 MAX_BATCH_SECONDS = 900.0
 MAX_RECORDS = 10
-_Word = Annotated[str, Field(min_length=1, max_length=100)]
+MAX_WORD = 100
+_Word = Annotated[str, Field(min_length=1, max_length=MAX_WORD)]
+_WORD_SCHEMA = {"type": "string", "minLength": 1, "maxLength": MAX_WORD}
+_RECORD_SCHEMA: dict[str, Any] = {
+    "anyOf": [_WORD_SCHEMA, {"type": "array", "items": _WORD_SCHEMA, "minItems": 1, "maxItems": MAX_RECORDS}]
+}
 
 Method = Literal["POST", "PUT", "PATCH"]
 ContentMode = Literal["structured", "binary", "batch"]
@@ -65,6 +70,14 @@ def _start(value: str) -> str:
 def _whole(value: object) -> object:
     # JSON has one number type, so 4.0 is an integer.
     return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _record(value: object) -> object:
+    # A union would name its types in the pointers to mistakes.
+    words = value if isinstance(value, list) else [value]
+    if 0 < len(words) <= MAX_RECORDS and all(isinstance(one, str) and 0 < len(one) <= MAX_WORD for one in words):
+        return value
+    raise PydanticCustomError("invalid", f"a word or a list of 1 to {MAX_RECORDS} words is expected")
 
 
 def _signing_secret(value: str) -> str:
@@ -288,7 +301,7 @@ class SubscriptionConfig(Body):
         description="With a template: an event that lacks a name in it is not sent, and its delivery is `dead`. "
         "Default: such a name is empty text.",
     )
-    record: _Word | Annotated[list[_Word], Field(min_length=1, max_length=MAX_RECORDS)] | None = Field(
+    record: Annotated[str | list[str], PlainValidator(_record), WithJsonSchema(_RECORD_SCHEMA)] | None = Field(
         default=None,
         description="For CRMs: what is written. `hubspot`: `properties`, `note`, `task`, or a list of these. "
         "`pipedrive`: `note` or `activity`.",
