@@ -106,9 +106,9 @@ def identity(event: Event, context: RenderContext, ids: Mapping[str, re.Pattern[
         address, phone, url = captured.address, captured.phone, captured.profile_url
     return Identity(
         ids=found,
-        email=_fitting(_EMAIL, metadata.get("email"), address),
-        phone=_fitting(_PHONE, metadata.get("phone"), phone),
-        profile_url=_fitting(_URL, metadata.get("profile_url"), url),
+        email=_fitting(_EMAIL, metadata.get("email")) or _captured(_EMAIL, address),
+        phone=_fitting(_PHONE, metadata.get("phone")) or _captured(_PHONE, phone),
+        profile_url=_fitting(_URL, metadata.get("profile_url")) or _captured(_URL, url),
     )
 
 
@@ -121,9 +121,14 @@ def _id(value: object, pattern: re.Pattern[str]) -> str | None:
     return text if pattern.fullmatch(text) else None
 
 
-def _fitting(pattern: re.Pattern[str], *values: object) -> str | None:
-    texts = (value.strip() for value in values if isinstance(value, str) and len(value) <= 320)
-    return next((text for text in texts if pattern.fullmatch(text) or PLACEHOLDER.fullmatch(text)), None)
+def _fitting(pattern: re.Pattern[str], value: object) -> str | None:
+    text = value.strip() if isinstance(value, str) and len(value) <= 320 else ""
+    return text if pattern.fullmatch(text) else None
+
+
+def _captured(pattern: re.Pattern[str], part: str | None) -> str | None:
+    """What is captured, or its placeholder. Those who write metadata do not choose what looks like one."""
+    return part if part is not None and PLACEHOLDER.fullmatch(part) else _fitting(pattern, part)
 
 
 def nobody(subscription: Subscription, why: str) -> Outcome:

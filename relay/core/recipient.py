@@ -41,9 +41,10 @@ ANYBODY = Recipient(**dict.fromkeys(PARTS, "-")).shown()
 
 
 def part_of(value: object) -> str | None:
-    """A part as it is kept: a line of printable text. None for anything else, and for text that was repaired, which
-    names nobody."""
+    """A part as it is kept: a line of printable text. None for anything else, for text that was repaired, and for what
+    looks like a placeholder: these name nobody."""
     if not isinstance(value, str) or len(value) > MAX_CHARACTERS:
         return None
     text = value.strip()
-    return text if text and text.isprintable() and _REPLACEMENT not in text else None
+    names = text.isprintable() and _REPLACEMENT not in text and not text.startswith("{")
+    return text if text and names else None

@@ -272,6 +272,15 @@ def test_preview_shows_look_ups_and_placeholders_and_sends_nothing(crm: str, opt
 
 
 @every_crm
+def test_metadata_that_look_like_a_placeholder_name_nobody(crm: str) -> None:
+    world = CrmWorld(crm)
+    texts = ("{contact}", "{person}", "{recipient.address}")
+    for text in texts:
+        outcome = world.deliver(event({"email": text, "phone": text, "profile_url": text}))
+        assert (outcome, world.steps) == (Outcome(verdict="skip", reason="unmatched"), [])
+
+
+@every_crm
 @pytest.mark.parametrize("kind", JOB_EVENTS)
 def test_every_job_event_is_written_or_needs_no_record(crm: str, kind: str) -> None:
     world = CrmWorld(crm)

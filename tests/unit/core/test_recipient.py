@@ -26,6 +26,8 @@ KIM = Recipient(address="kim@example.com", phone="+1 415 555 0100")
         ("kim\u200b@example.com", None),
         (f"kim{chr(0xD800)}@example.com", None),
         ("kim\ufffd@example.com", None),
+        ("{recipient.address}", None),
+        (" {person}", None),
         (14155550100, None),
         (True, None),
         (None, None),
