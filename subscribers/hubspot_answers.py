@@ -19,7 +19,7 @@ from subscribers.words import mapping
 ID = re.compile(r"[1-9][0-9]{0,17}", re.ASCII)
 READ_BYTES = 65_536
 """So much of an answer is read."""
-CREATE_PROPERTIES = "--create-properties makes it (relay subscriptions add and edit)"
+CREATE_PROPERTIES = "config.create_properties makes it (--create-properties of relay subscriptions add and edit)"
 MAX_PAUSE_SECONDS = 60.0
 """Of a pause because the requests of an interval are used up."""
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 
 from relay.core.events import CREATE_UNKNOWN, DELIVERY_EXPIRED, DELIVERY_UNCERTAIN, SUBSCRIPTION_DISABLED
+from relay.core.ledger import DOUBTS
 from relay.core.sentences import cause_of_unknown, continued, titled, with_article
 from relay.redaction import redacted_url
 from subscribers.base import RenderContext
@@ -77,23 +78,12 @@ def _expired(data: Document, _: RenderContext) -> str:
     return f"Delivery of one {event} was given up{tries}" + (f": {last}" if last else "")
 
 
-_DOUBTS = {
-    "written_elsewhere": "the subscription writes to another account by now",
-    "target_gone": "what it was to be attached to is gone",
-    "not_found_in_time": "it is not among the newest ones, and there are too many to read",
-    "not_found": "it is not among those that can be read",
-    "not_readable": "the answer cannot be read",
-    "unreadable": "what the relay remembers of it cannot be read",
-}
-"""Why a CRM cannot tell whether it has a record, by the reasons of the kinds."""
-
-
 def _uncertain(data: Document, _: RenderContext) -> str:
     what, where = with_article(word(data.get("record")) or "record"), titled(word(data.get("kind"))) or "the CRM"
     type = one_line(data.get("event_type"))
     about = f" about one {job_event_kind(type) or type} event" if type else ""
     last = without_addresses(data.get("last_error"))
-    last = _DOUBTS.get(last, last)
+    last = DOUBTS.get(last, last)
     return f"{what[0].upper()}{what[1:]} in {where}{about} may or may not have been written" + (
         f": {last}" if last else ""
     )

@@ -135,7 +135,7 @@ def _asked_credential(kind: str, crm: Crm) -> Body:
 def _asked(what: str, option: str, *, is_secret: bool = False) -> str:
     """An answer of somebody at a terminal. Raises UsageError without a terminal."""
     if not is_interactive():
-        raise UsageError(f"{what[0].lower() + what[1:]}: not given. Use {option}; only a terminal is asked")
+        raise UsageError(f"not given: {_small(what)}. Use {option}; only a terminal is asked")
     answer = ""
     while not answer:
         answer = str(typer.prompt(what, hide_input=is_secret, err=True)).strip()
@@ -144,6 +144,12 @@ def _asked(what: str, option: str, *, is_secret: bool = False) -> str:
 
 def _capital(text: str) -> str:
     return text[0].upper() + text[1:]
+
+
+def _small(text: str) -> str:
+    """With a small first letter, but for names such as API and My Domain."""
+    first = text.partition(" ")[0]
+    return text if first.isupper() or text.startswith("My Domain") else text[0].lower() + text[1:]
 
 
 # --- what it will get
@@ -161,19 +167,23 @@ def show(api: Api, id: str, kind: str, types: list[str] | None, metadata: Any) -
     say(f"What {crm.title} would get for {whom}:")
     rows = [[one["method"], one["url"], one.get("name") or ""] for one in shown["requests"]]
     print_table(REQUESTS, rows, empty=f"nothing: the sample names nobody. {crm.title} looks for {crm.names}")
-    fields = [row for one in shown["requests"] if one.get("body") for row in _fields(one["body"])]
-    if fields:
+    written = [(one.get("name") or one["url"], fields) for one in shown["requests"] if (fields := _fields(one))]
+    for name, fields in written:
         typer.echo()
+        if len(written) > 1:
+            say(f"{_capital(name)}:")
         print_table(FIELDS, fields, empty="")
     typer.echo()
     say_wrapped(_recent(crm, shown["recent"]))
     return shown
 
 
-def _fields(body: str) -> list[list[str]]:
-    """The fields of a body, one a row; parts of objects have dotted names."""
+def _fields(request: Mapping[str, Any]) -> list[list[str]]:
+    """The fields of a request's body, one a row; parts of objects have dotted names."""
+    if not request.get("body"):
+        return []
     try:
-        value = loads(body.encode())
+        value = loads(request["body"].encode())
     except JSONDecodeError:
         return []
     return [[name, _shortened(text)] for name, text in _flat("", value)]
@@ -244,5 +254,6 @@ def _records(kind: str, config: Mapping[str, Any]) -> str:
     if kind == "pipedrive":
         return "an activity" if given == "activity" else "a note"
     names = [given] if isinstance(given, str) else given or ["properties", "note", "task"]
-    said = {"properties": "properties of the contact", "note": "a note", "task": "a task if it failed"}
-    return ", ".join(said.get(name, name) for name in names)
+    said = {"properties": "properties of the contact and the deal", "note": "a note", "task": "after a failure a task"}
+    *first, last = (said.get(name, name) for name in names)
+    return f"{', '.join(first)} and {last}" if first else last

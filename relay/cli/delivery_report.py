@@ -6,6 +6,7 @@ from typing import Any
 
 from relay.cli.output import clean
 from relay.clock import from_rfc3339, in_words, short_time
+from relay.core.ledger import DOUBTS
 
 Document = Mapping[str, Any]
 
@@ -39,6 +40,7 @@ LIKELY_CAUSES = {
 _LIKE = {"403": "401", "405": "404"}
 SKIPPED = {"unmatched": "nobody in the CRM matches", "ambiguous": "more than one in the CRM match"}
 """Reasons of a delivery that was skipped."""
+NAMES_NOBODY = "its job names nobody whom the CRM can look for"
 DELIVERED = {
     "dry_run": "was not sent: its subscription has config.dry_run",
     "settled": "counts as delivered, because a person said so",
@@ -60,7 +62,8 @@ def describe_delivery(
     lines.append("")
     if attempts:
         lines += [*attempt_lines(attempts, width=width), ""]
-    cause = _likely_cause(attempts[-1]) if attempts and delivery["state"] != "delivered" else None
+    ended_well = delivery["state"] in ("delivered", "uncertain") or _is_skipped(delivery)
+    cause = _likely_cause(attempts[-1]) if attempts and not ended_well else None
     if cause is not None:
         lines += _labelled("Why", cause, width)
     lines += _labelled("Next", _next(delivery, subscription, now), width)
@@ -157,9 +160,9 @@ def _state(delivery: Document, subscription: Document | None, now: float) -> str
     if state == "delivered":
         return f"{DELIVERED.get(reason, 'was delivered')}{ended}, after {tries}"
     if state == "uncertain":
-        return f"may or may not have been written{ended}, after {tries}: {reason}"
+        return f"may or may not have been written{ended}, after {tries}: {DOUBTS.get(reason, reason)}"
     if _is_skipped(delivery):
-        return f"was skipped{ended}, after {tries}: {SKIPPED[reason]}"
+        return f"was skipped{ended}, after {tries}: {NAMES_NOBODY if _names_nobody(delivery) else SKIPPED[reason]}"
     if state == "dead":
         return f"was given up{ended}, after {tries}" + (f": {reason}" if reason else "")
     if state == "cancelled":
@@ -173,6 +176,12 @@ def _state(delivery: Document, subscription: Document | None, now: float) -> str
 
 def _is_skipped(delivery: Document) -> bool:
     return delivery["state"] == "cancelled" and delivery.get("reason") in SKIPPED
+
+
+def _names_nobody(delivery: Document) -> bool:
+    """True if it was skipped and the CRM was not even asked."""
+    last = (delivery.get("attempts") or ({"error": "unknown"},))[-1]
+    return _is_skipped(delivery) and last.get("status_code") is None and not last.get("error")
 
 
 def _about_event(delivery: Document, event: Document | None) -> Iterator[str]:
@@ -214,7 +223,11 @@ def _next(delivery: Document, subscription: Document | None, now: float) -> str:
         return "nothing. The sink accepted it."
     if delivery["state"] == "uncertain":
         what = f"Look in the CRM whether a record names {delivery['event_id']}, and settle it."
-        return f"nothing, until a person settles it. {what} Later events of the job continue without it."
+        where = "On which record: `relay events list --type relay.delivery.uncertain --json`."
+        return f"nothing, until a person settles it. {what} {where} Later events of the job continue without it."
+    if _names_nobody(delivery):
+        names = "Give jobs metadata that do, such as deal_id, contact_id or email, or keep recipients (proxy.capture)."
+        return f"nothing. {names} Metadata of this job: relay jobs show {delivery['job_uid']}"
     if _is_skipped(delivery):
         return "nothing, unless you correct the contact in the CRM and send it again."
     if delivery["state"] != "pending":

@@ -181,6 +181,8 @@ def _humanized(cell: str, now: float) -> str:
 
 
 def _shortened(cell: str, width: int | None) -> str:
+    if width is not None:
+        cell = cell.removeprefix("http://")
     return cell if width is None or len(cell) <= width else f"{cell[: width - 1]}…"
 
 

@@ -53,7 +53,15 @@ def sentence(replay: Any) -> str:
     """The replay's state and counts."""
     counts = f"{replay['delivered']:,} of {replay['matched']:,} delivered"
     rest = [f"{replay[name]:,} {name}" for name in ("dead", "left") if replay[name]]
+    if others := _others(replay):
+        rest.append(f"{others:,} skipped, uncertain or cancelled (`relay deliveries list`)")
     return f"{replay['id']} is {replay['state']}: {', '.join([counts, *rest])}"
+
+
+def _others(replay: Any) -> int:
+    """How many have ended, but neither delivered nor dead."""
+    ended: int = replay["matched"] - replay["left"]
+    return max(ended - replay["delivered"] - replay["dead"], 0)
 
 
 def _get(id: str) -> Any:
@@ -64,7 +72,7 @@ def _wait(id: str, json: bool) -> None:
     """Prints the ended replay. Exit code 1 if not everything was delivered."""
     replay = _ended(id)
     print_result(replay, sentence(replay), json=json)
-    if replay["state"] != "done" or replay["dead"]:
+    if replay["state"] != "done" or replay["dead"] or _others(replay):
         raise typer.Exit(1)
 
 

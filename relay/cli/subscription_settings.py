@@ -37,13 +37,21 @@ def _headers(lines: list[str] | None) -> dict[str, str] | None:
     return headers
 
 
+def _read(path: str, size: int) -> bytes:
+    """The beginning of a file; "-" is the input, which stays open for the questions of a terminal. Raises OSError and
+    ValueError."""
+    if path == "-":
+        return sys.stdin.buffer.read(size)
+    with Path(path).open("rb") as file:
+        return file.read(size)
+
+
 def _credential(path: str | None) -> Any:
     """From a file, because others can read the arguments of a process."""
     if path is None:
         return None
     try:
-        with sys.stdin.buffer if path == "-" else Path(path).open("rb") as file:
-            given = file.read(MAX_CREDENTIAL_BYTES)
+        given = _read(path, MAX_CREDENTIAL_BYTES)
     except OSError as error:
         raise UsageError(f"--credential {path:.200}: {error.strerror}") from None
     token = given.decode(errors="replace").strip()
@@ -63,8 +71,7 @@ def _json(option: str, text: str, example: str) -> Any:
         body = text.encode(errors="surrogateescape")
     else:
         try:
-            with sys.stdin.buffer if text == "-" else Path(text).open("rb") as file:
-                body = file.read(MAX_JSON_BYTES)
+            body = _read(text, MAX_JSON_BYTES)
         except (OSError, ValueError) as error:
             why = error.strerror if isinstance(error, OSError) else "no name of a file"
             raise UsageError(f"{option} {text:.200}: {why}. It takes JSON such as {example}, or a file") from None

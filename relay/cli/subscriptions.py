@@ -430,7 +430,10 @@ def _verdict(id: str, tested: Any, kind: str = "") -> str:
     if tested["delivered"] and attempt["status_code"] is None:
         return f"no sample was sent: {tested['reason'].replace('_', ' ')}"
     if tested["delivered"]:
-        return f"the sample was accepted: {attempt['status_code']} in {attempt['duration_ms']:.0f} ms"
+        took = f"{attempt['status_code']} in {attempt['duration_ms']:.0f} ms"
+        if kind not in crm.CRMS:
+            return f"the sample was accepted: {took}"
+        return f"the sample was accepted: {took}. It is a record in {crm.CRMS[kind].title} now: delete it there"
     reason = attempt["error"] or tested["reason"] or f"answered {attempt['status_code']}"
     return f"the sample was not accepted ({reason}). {_kept(id)}"
 

@@ -1,6 +1,7 @@
 """What follows if a sink and its credential are tried before a subscription is stored. Values only."""
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -14,6 +15,8 @@ MAX_FACT_CHARACTERS = 100
 MAX_REASON_CHARACTERS = 300
 MAX_RETRY_AFTER_SECONDS = 86_400
 _EGRESS_GUARD = "refused"
+_RESUME = re.compile(r", then resume( it| the subscription)?(?=[.:;]|$)")
+"""Advice of the kinds about a subscription that is stored."""
 _AGAIN = "Nothing was stored: try again later, or add it unchecked with ?check=false"
 
 
@@ -21,7 +24,8 @@ def refusal(outcome: Outcome, response: Response) -> CheckFailed | None:
     """Why a subscription is not stored, given what its kind makes of the last answer; None if the sink agrees."""
     if outcome.verdict == "delivered":
         return None
-    error, status, why = response.error, response.status_code, outcome.reason[:MAX_REASON_CHARACTERS]
+    error, status = response.error, response.status_code
+    why = _RESUME.sub("", outcome.reason)[:MAX_REASON_CHARACTERS]
     if error == CREDENTIAL_ERROR:
         return _failed("credential_refused", "/sinkcredential", f"no token could be got: {_told(response, why)}")
     if error == _EGRESS_GUARD:

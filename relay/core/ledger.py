@@ -35,6 +35,16 @@ may be."""
 SETTLED: Memory = {"settled": "sent"}
 """Added to a memory once a person has found out that the records are there."""
 
+DOUBTS: Mapping[str, str] = {
+    "written_elsewhere": "the subscription writes to another account by now",
+    "target_gone": "what it was to be attached to is gone",
+    "not_found_in_time": "it is not among the newest ones, and there are too many to read",
+    "not_found": "it is not among those that can be read",
+    "not_readable": "the answer cannot be read",
+    "unreadable": "what the relay remembers of it cannot be read",
+}
+"""Why a CRM cannot tell whether it has a record, by the reasons of the kinds."""
+
 _NEVER_SENT = frozenset(("connect", "dns", "tls", "refused", UNSENT_ERROR, PROXY_ERROR, CREDENTIAL_ERROR, RENDER_ERROR))
 
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from relay.clock import in_words
-from relay.core.delivery import CREDENTIAL_ERROR, Outcome, Response
+from relay.core.delivery import CREDENTIAL_ERROR, SETTLING, Outcome, Response
 from relay.core.retry_after import MAX_RETRY_AFTER_SECONDS, parse_retry_after
 from relay.core.values import value_class
 
@@ -18,6 +18,7 @@ MAX_PROBE_SECONDS = 3600.0
 DRAIN_PER_SECOND = 50.0
 DRAIN_DOUBLE_SECONDS = 10.0
 DRAIN_SECONDS = 60.0
+_NOT_THERE_YET = "asked for the record, which is not there yet"
 
 
 @value_class(frozen=True, slots=True, kw_only=True)
@@ -151,7 +152,7 @@ def sentence(
     probe            the attempt was a probe of a disabled subscription
     judged           it said something about the sink's health (`Outcome.judges_sink`)
     """
-    reason = decision.reason
+    reason = _NOT_THERE_YET if decision.reason == SETTLING else decision.reason
     why = f"HTTP {reason[5:]}" if reason.startswith("http_") else reason.replace("_", " ") if not judged else reason
     if isinstance(decision, Skip | Done) and not judged:
         stays = "; the subscription stays disabled, and the next event probes it" if probe else ""

@@ -40,8 +40,8 @@ def sent(kind: str, event: Event, **options: object) -> dict[str, object]:
     document = event.document()
     document["data"]["metadata"] = {**document["data"]["metadata"], "email": "alex@example.com"}
     id, job = IDS[event.id]
-    document["data"]["job"]["id"] = job
-    about = replace(event, id=id, subject=job, body=orjson.dumps(document))
+    document["subject"] = job
+    about = replace(event, id=id, body=orjson.dumps(document))
     *_, last = previewed(dialogue.steps(about, subscription, RenderContext(), {}, NOW))
     record: dict[str, object] = orjson.loads(last.request.body)
     return record

@@ -314,9 +314,9 @@ def test_a_failed_check_is_one_line(
 @pytest.mark.parametrize(
     ("kind", "config", "said"),
     [
-        ("hubspot", {}, "HubSpot gets properties of the contact, a note, a task if it failed for each"),
+        ("hubspot", {}, "gets properties of the contact and the deal, a note and after a failure a task for each"),
         ("hubspot", {"record": "note"}, "HubSpot gets a note for each"),
-        ("hubspot", {"record": ["note", "task"]}, "HubSpot gets a note, a task if it failed for each"),
+        ("hubspot", {"record": ["note", "task"]}, "HubSpot gets a note and after a failure a task for each"),
         ("pipedrive", {"record": "activity", "unmatched": "fail"}, "are dead, which is told."),
         ("salesforce", {}, "Salesforce gets a record of Job_Event__c for each"),
         ("salesforce", {"object": "Task", "unmatched": "create"}, "it makes a record where it can."),
@@ -360,3 +360,53 @@ def test_a_later_sample_takes_metadata(relay: Relay) -> None:
     assert run(["subscriptions", "test", "sub_1", "--metadata", '{"deal_id": 7}']) == 0
     assert relay.samples == [{"metadata": {"deal_id": 7}}]
     assert run(["subscriptions", "test", "sub_1", "--metadata", "7"]) == 2
+
+
+def test_a_credential_from_the_input_leaves_the_input_open(
+    relay: Relay, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    piped = io.TextIOWrapper(io.BytesIO(b"a-token-of-40-characters\n"))
+    monkeypatch.setattr("sys.stdin", piped)
+    assert run(["subscriptions", "add", "pipedrive", "--domain", "acme", "--credential", "-"]) == 0, capsys.readouterr()
+    assert relay.created["sinkcredential"] == {
+        "credentialtype": "ACCESSTOKEN",
+        "accesstoken": "a-token-of-40-characters",
+    }
+    assert not piped.closed
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["pipedrive", "--domain", "acme"], "not given: API token (Pipedrive: Personal preferences, API). Use --cred"),
+        (["pipedrive"], "not given: company, such as acme of https://acme.pipedrive.com. Use --domain NAME"),
+        (["salesforce"], "not given: My Domain, such as acme of https://acme.my.salesforce.com. Use --domain NAME"),
+        (["hubspot"], "not given: service key (HubSpot: Development, Keys, Service keys). Use --credential FILE"),
+    ],
+    ids=["token", "company", "My Domain", "key"],
+)
+def test_what_is_missing_has_the_name_that_the_vendor_gives_it(
+    relay: Relay, options: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["subscriptions", "add", *options]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_fields_of_several_records_are_told_apart(
+    relay: Relay, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    task = {**NOTE, "name": "create the task", "body": '{"subject":"It failed"}'}
+    relay.kind, relay.requests = "hubspot", [LOOK_UP, NOTE, task]
+    assert run(["subscriptions", "add", "hubspot", "--credential", token_file(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert "\nNote:\nFIELD\tVALUE\ncontent\t<b>It failed</b>\n" in out
+    assert "\nCreate the task:\nFIELD\tVALUE\nsubject\tIt failed\n" in out
+
+
+def test_somebody_who_sent_a_sample_is_told_to_delete_it(
+    relay: Relay, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--domain", "acme", "--credential", token_file(tmp_path), "--sample", "--metadata", '{"deal_id": 7}']
+    assert run(["subscriptions", "add", "pipedrive", *options]) == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last == "the sample was accepted: 201 in 5 ms. It is a record in Pipedrive now: delete it there"

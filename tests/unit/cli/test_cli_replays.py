@@ -74,6 +74,14 @@ def test_wait_returns_at_the_end_of_a_replay(
         ]
 
 
+def test_replay_says_what_ended_otherwise(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
+    stub.says("GET /v1/replays/rpl_1", shown("done", delivered=1100, left=0))
+    assert run(["replays", "show", "rpl_1", "--wait"]) == 1
+    assert capsys.readouterr().out == (
+        "rpl_1 is done: 1,100 of 1,200 delivered, 100 skipped, uncertain or cancelled (`relay deliveries list`)\n"
+    )
+
+
 @pytest.mark.parametrize("end", [shown("done", delivered=1100, dead=100), shown("stopped", delivered=200)])
 def test_incomplete_replay_exits_with_1(stub: Stub, capsys: pytest.CaptureFixture[str], end: dict[str, Any]) -> None:
     stub.says("GET /v1/replays/rpl_1", end)

@@ -162,17 +162,20 @@ def test_only_the_first_and_last_of_many_attempts_are_shown() -> None:
         (
             delivery(attempt(), state="uncertain", reason="not_found_in_time", ended_at="2026-05-20T10:05:09.000Z"),
             subscription(),
-            "may or may not have been written at 2026-05-20 10:05:09 UTC, after 1 attempt: not_found_in_time.",
-            f"nothing, until a person settles it. Look in the CRM whether a record names {EVENT}, and settle it. Later "
-            "events of the job continue without it.",
+            "may or may not have been written at 2026-05-20 10:05:09 UTC, after 1 attempt: it is "
+            "not among the newest ones, and there are too many to read.",
+            f"nothing, until a person settles it. Look in the CRM whether a record names {EVENT}, and settle it. "
+            "On which record: `relay events list --type relay.delivery.uncertain --json`. Later events of the "
+            "job continue without it.",
             f"it is not:       relay deliveries settle {DELIVERY} --fate not_sent",
         ),
         (
             delivery(attempt(), state="uncertain", reason="http_503"),
             None,
             "may or may not have been written, after 1 attempt: HTTP 503.",
-            f"nothing, until a person settles it. Look in the CRM whether a record names {EVENT}, and settle it. Later "
-            "events of the job continue without it.",
+            f"nothing, until a person settles it. Look in the CRM whether a record names {EVENT}, and settle it. "
+            "On which record: `relay events list --type relay.delivery.uncertain --json`. Later events of the "
+            "job continue without it.",
             f"it is there:     relay deliveries settle {DELIVERY} --fate sent",
         ),
         (
@@ -182,6 +185,14 @@ def test_only_the_first_and_last_of_many_attempts_are_shown() -> None:
             "nothing, unless you correct the contact in the CRM and send it again.",
             "all skipped:     relay deliveries retry --state cancelled --reason unmatched "
             f"--subscription {SUBSCRIPTION}",
+        ),
+        (
+            delivery(attempt(status_code=None), state="cancelled", reason="unmatched", job_uid="job_1"),
+            subscription(),
+            "was skipped, after 1 attempt: its job names nobody whom the CRM can look for.",
+            "nothing. Give jobs metadata that do, such as deal_id, contact_id or email, or keep recipients "
+            "(proxy.capture). Metadata of this job: relay jobs show job_1",
+            f"send it again:   relay deliveries retry {DELIVERY}",
         ),
         (
             delivery(attempt(status_code=200), state="cancelled", reason="ambiguous"),
@@ -377,3 +388,10 @@ def test_command_says_why_a_delivery_cannot_be_settled(stub: Stub, capsys: pytes
     assert capsys.readouterr().err == "relay: delivery dlv_1 is delivered, so there is nothing to settle\n"
     assert run(["deliveries", "settle", "dlv_1", "--fate", "lost"]) == 2
     assert "sent" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("state", "reason"), [("uncertain", "target_gone"), ("cancelled", "unmatched")])
+def test_answer_to_a_question_is_no_cause_of_a_failure(state: str, reason: str) -> None:
+    asked = delivery(attempt(status_code=404), state=state, reason=reason)
+    lines = describe_delivery(asked, None, subscription(), now=NOW)
+    assert not any(line.startswith("Why") for line in lines)

@@ -100,3 +100,9 @@ def test_a_refresh_token_is_not_traded_for_a_check(fields, tried) -> None:
     found = trial(SinkCredential(id="crd_1", origin="https://x.example", fields=fields), 20.0)
     assert (None if found is None else found.fields["accesstoken"]) == tried
     assert found is None or "refreshtoken" not in found.fields
+
+
+@pytest.mark.parametrize("advice", ["", ", then resume", ", then resume it", ", then resume the subscription"])
+def test_nobody_is_told_to_resume_what_is_not_stored(advice: str) -> None:
+    found = refusal(Outcome(verdict="disable", reason=f"http_401: give it a valid token{advice}"), answered(401))
+    assert str(found) == "the sink refuses the credential: http_401: give it a valid token"

@@ -404,3 +404,9 @@ def test_the_sentence_of_a_refused_bundle(failing_seconds: float | None, words: 
         failing_seconds=failing_seconds,
     )
     assert said == words
+
+
+def test_waiting_for_a_record_is_told_in_words() -> None:
+    waiting = Retry(at=NOW + 90, reason="settling")
+    said = sentence(waiting, attempt_count=2, schedule_seconds=(5.0,), now=NOW, judged=False)
+    assert said == "asked for the record, which is not there yet (attempt 2 of 2): tried again in 90 s"
