@@ -60,8 +60,8 @@ def sentence(replay: Any) -> str:
 
 def _others(replay: Any) -> int:
     """How many have ended, but neither delivered nor dead."""
-    ended: int = replay["matched"] - replay["left"]
-    return max(ended - replay["delivered"] - replay["dead"], 0)
+    others: int = replay["matched"] - replay["left"] - replay["delivered"] - replay["dead"]
+    return max(0, others)
 
 
 def _get(id: str) -> Any:
