@@ -82,7 +82,7 @@ def test_readme_curl_example(terminals: Terminals, hook: int, tmp_path: Path) ->
     assert program.close() == 0, program.lines
     registered, ended = (json.loads(each) for each in "".join(program.lines).replace("}{", "}\n{").splitlines())
     job_id = registered["id"]
-    assert registered["metadata"] == {"deal": 42}
+    assert registered["metadata"] == {"deal_id": 42}
     assert (ended["id"], ended["open"]) == (job_id, False)
     assert ended["outcome"] in ("succeeded", "failed", "cancelled")
     sink.until(rf"^{job_id} \d+ ai\.revor\.job\.{WAYS_TO_END}$")
@@ -112,5 +112,5 @@ def test_readme_change_one_line(terminals: Terminals) -> None:
     listener.until(rf"ai\.revor\.job\.(succeeded|failed|cancelled|retrying) {job_id} ")
     show = terminals.typed("relay jobs show --json " + job_id)
     assert show.close() == 0
-    assert json.loads(show.lines[0])["metadata"] == {"deal": 42}
+    assert json.loads(show.lines[0])["metadata"] == {"deal_id": 42}
     assert prompts(change)[0].partition(" #")[0] in export, "the one line is the one that is tried"
