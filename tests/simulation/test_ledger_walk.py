@@ -16,7 +16,7 @@ from tests.support.fuzz_kit import COUNT, SEED
 from tests.support.ledger_world import HubSpotAccount, LedgerWorld, PipedriveCompanies, open_ledger_world
 from tests.support.scale import scaled
 
-WALKS = max(scaled(2, 40), COUNT // 400)
+WALKS = max(scaled(1, 40), COUNT // 400)
 STEPS = 60
 CRMS: dict[str, Any] = {
     "pipedrive note": PipedriveCompanies,
