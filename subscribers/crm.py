@@ -18,7 +18,7 @@ from relay.core.events import Event
 from relay.core.samples import SAMPLE_JOB_ID
 from relay.core.subscription import Incidents, Subscription
 from relay.errors import FieldError, NotRenderable
-from relay.redaction import host_of, redacted_url, split_url
+from relay.redaction import redacted_url, split_url
 from subscribers import base, chat, templates
 from subscribers.base import RenderContext
 from subscribers.job_wording import job_event_kind, metadata_of
@@ -74,13 +74,6 @@ class Crm(base.Single):
     def redacted_url(self, url: str) -> str:
         """The URL: the address of an API holds no secret."""
         return redacted_url(url)
-
-
-def shared_portal(subscription: Subscription, portal: str, hosts: re.Pattern[str]) -> str:
-    """The portal for `Kind.portal`. Only a host of the vendor's own (`hosts`) is believed whose account it serves: any
-    other could name a stranger's, and pause all who write there."""
-    host = host_of(subscription.sink)
-    return portal if hosts.fullmatch(host) else f"{host}/{portal}"
 
 
 # --- who is meant

@@ -6,7 +6,6 @@ the request is sent, and after a crash or a time-out `hubspot_questions.py` asks
 answers.
 """
 
-import re
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -67,7 +66,7 @@ class HubSpot(crm.Crm):
 
     def portal(self, subscription: Subscription) -> str | None:
         """The account, else the token: HubSpot counts the requests of each token."""
-        return crm.shared_portal(subscription, portal_of(subscription), re.compile(HOSTS))
+        return portal_of(subscription)
 
     def greeting(self, subscription: Subscription, now: float) -> Steps | None:
         """Reads the account, and reads or makes the properties that deliveries need."""

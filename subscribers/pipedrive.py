@@ -85,7 +85,7 @@ class Pipedrive(crm.Crm):
 
     def portal(self, subscription: Subscription) -> str | None:
         """The company: its host or, where companies share one, the credential."""
-        return crm.shared_portal(subscription, portal_of(subscription), _COMPANY)
+        return portal_of(subscription)
 
     def greeting(self, subscription: Subscription, now: float) -> Steps | None:
         """Asks whose token it is."""
