@@ -129,6 +129,8 @@ def delivery_expired_data(
 _WORD = re.compile(r"[a-z][a-z_]{0,39}", re.ASCII)
 _ID = re.compile(r"[0-9]{1,20}|[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}|[A-Za-z0-9]{15,18}")
 _MAX_TARGETS = 5
+_PERSON = "person"
+"""A record that is made first, so that the event's own can be attached to it."""
 
 
 def delivery_uncertain_data(
@@ -153,6 +155,12 @@ def delivery_uncertain_data(
     record, target = _in_doubt(memory)
     places = " and ".join(f"{name.removesuffix('_id')} {id}" for name, id in target.items())
     what = f"{with_article(record or 'record')}{f' of {places}' if places else ''} that names {event_id}"
+    settle = f"relay deliveries settle {delivery_id} --fate"
+    if record == _PERSON:  # for whom nothing is written yet
+        fix = f"the person whom job {job_id} is about. If they are there, run: relay deliveries retry {delivery_id}, "
+        fix += f"which writes the rest. If not, run: {settle} not_sent, which creates them first"
+    else:
+        fix = f"{what}. Then run: {settle} sent, or --fate not_sent, which writes it again"
     return {
         "delivery": delivery_id,
         "event": event_id,
@@ -165,8 +173,7 @@ def delivery_uncertain_data(
         "kind": kind,
         "record": record,
         "target": target or None,
-        "fix": f"Look in {titled(kind)} for {what}. Then run: relay deliveries settle {delivery_id} --fate sent, "
-        "or --fate not_sent, which writes it again",
+        "fix": f"Look in {titled(kind)} for {fix}",
     }
 
 

@@ -43,7 +43,6 @@ UUID = "adf21080-0e10-11eb-879b-05d71fb426ec"
     [
         (entry("note", {"deal_id": 7}), "note", {"deal_id": 7}, "a note of deal 7 that names evt_1"),
         (entry("activity", {"lead_id": UUID}), "activity", {"lead_id": UUID}, f"an activity of lead {UUID} that"),
-        (entry("person", {}), "person", None, "a person that names evt_1"),
         (
             {**entry("note", {"contact_id": "12", "deal_id": "34"}), "ids": {"contacts": "12"}, "keyed": True},
             "note",
@@ -64,6 +63,15 @@ def test_event_names_the_record_and_what_it_hangs_on(
     assert look_for in data["fix"]
     assert data["fix"].startswith("Look in HubSpot for ")
     assert data["fix"].endswith("relay deliveries settle dlv_1 --fate sent, or --fate not_sent, which writes it again")
+
+
+def test_person_in_doubt_is_no_end_since_nothing_was_written_for_them() -> None:
+    data = data_of(entry("person", {}), "pipedrive")
+    assert (data["record"], data["target"]) == ("person", None)
+    assert data["fix"] == (
+        "Look in Pipedrive for the person whom job 1 is about. If they are there, run: relay deliveries retry dlv_1, "
+        "which writes the rest. If not, run: relay deliveries settle dlv_1 --fate not_sent, which creates them first"
+    )
 
 
 @pytest.mark.parametrize(
