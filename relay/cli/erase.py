@@ -23,7 +23,11 @@ COUNTS = {
 
 def erase(
     metadata: Annotated[
-        str | None, typer.Option(metavar="NAME=VALUE", help="A field of the metadata and its exact value.")
+        str | None,
+        typer.Option(
+            metavar="NAME=VALUE",
+            help="A field of the metadata and its exact value. Finds nothing that proxy.capture keeps: erase the job.",
+        ),
     ] = None,
     group: Annotated[str | None, typer.Option(help="A group of jobs, by its name.")] = None,
     job: Annotated[str | None, typer.Option(metavar="ID", help="The upstream's id of a job, or its uid.")] = None,

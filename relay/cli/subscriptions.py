@@ -163,9 +163,11 @@ def list_subscriptions(
 
 def _row(subscription: dict[str, Any]) -> list[Any]:
     types = subscription.get("types")
-    shown = "all job events" if types is None else ",".join(_short(types))
-    if types is not None and len(types) > MAX_TYPES_SHOWN and terminal_width() is not None:
-        shown = f"{','.join(_short(types[: MAX_TYPES_SHOWN - 1]))} and {len(types) - MAX_TYPES_SHOWN + 1} more"
+    is_terminal = terminal_width() is not None
+    between = ", " if is_terminal else ","
+    shown = "all job events" if types is None else between.join(_short(types))
+    if types is not None and len(types) > MAX_TYPES_SHOWN and is_terminal:
+        shown = f"{between.join(_short(types[: MAX_TYPES_SHOWN - 1]))} and {len(types) - MAX_TYPES_SHOWN + 1} more"
     kind = (subscription.get("config") or {}).get("kind")
     return [subscription["id"], *standing(subscription), kind, subscription.get("sink"), shown]
 

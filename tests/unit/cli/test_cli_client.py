@@ -326,7 +326,9 @@ def test_subscription_says_until_when_and_why_it_waits(
 
 
 @pytest.mark.parametrize(
-    ("width", "types"), [(100, "a.b,a.b,a.b,a.b and 15 more"), (None, ",".join(["a.b"] * 19))], ids=["terminal", "pipe"]
+    ("width", "types"),
+    [(100, "a.b, a.b, a.b, a.b and 15 more"), (None, ",".join(["a.b"] * 19))],
+    ids=["terminal", "pipe"],
 )
 def test_long_lists_of_types_are_cut_on_a_terminal(
     stub: Stub, monkeypatch: pytest.MonkeyPatch, width: int | None, types: str

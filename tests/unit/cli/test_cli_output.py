@@ -8,7 +8,7 @@ import pytest
 from relay.cli import run
 from relay.cli.event_stream import ServerEvent
 from relay.cli.events import show_event
-from relay.cli.output import note, print_fields, print_json, print_table, say
+from relay.cli.output import _shortened, note, print_fields, print_json, print_table, say
 from tests.unit.cli.test_cli_sources import Terminal
 
 ID = "int_01m8agvk3zph7995dmd4868kza"
@@ -190,3 +190,8 @@ def test_nothing_that_a_command_prints_controls_the_terminal(
     show_event(event, None, json=False)
     shown = capsys.readouterr()
     assert not set(printed + shown.out + shown.err) & set(CONTROLS)
+
+
+def test_a_shortened_sink_keeps_its_port() -> None:
+    assert _shortened("http://127.0.0.1:18092", 16) == "127.0.0.1:18092"
+    assert _shortened("http://127.0.0.1:18092", None) == "http://127.0.0.1:18092"
