@@ -440,7 +440,8 @@ def test_value_of_another_property_that_is_not_unique_is_no_note_of_ours() -> No
 
 
 @pytest.mark.parametrize(
-    "why", ["contact deleted", "too many", "too many lately", "too long", "cut list", "another page", "cut times"]
+    "why",
+    ["contact deleted", "too many", "too many lately", "too long", "cut list", "another page", "cut times", "odd ids"],
 )
 def test_fate_that_hubspot_cannot_tell_is_uncertain_and_nothing_is_sent_again(why: str) -> None:
     account, contact = account_with(PLAIN, record="note")
@@ -465,6 +466,9 @@ def test_fate_that_hubspot_cannot_tell_is_uncertain_and_nothing_is_sent_again(wh
         case "cut times":
             add_notes(account, contact, 1)
             account.hubspot.fail("POST notes/batch/read", Fault(status=200, body=b'{"status":"COMPLETE"}'))
+        case "odd ids":
+            add_notes(account, contact, 1)
+            account.hubspot.fail("POST notes/batch/read", Fault(status=200, body=b'{"results": [{"id": [{}]}]}'))
     before = account.operations.count("POST notes")
     outcome = account.deliver(one)
     if why == "cut list":
