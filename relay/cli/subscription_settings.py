@@ -53,7 +53,8 @@ def _credential(path: str | None) -> Any:
     try:
         given = _read(path, MAX_CREDENTIAL_BYTES)
     except OSError as error:
-        raise UsageError(f"--credential {path:.200}: {error.strerror}") from None
+        # It may be the token itself, so it is not repeated.
+        raise UsageError(f"--credential: {error.strerror}. Name a file that has it, not the token") from None
     token = given.decode(errors="replace").strip()
     if _TOKEN.fullmatch(token):
         return {"credentialtype": "ACCESSTOKEN", "accesstoken": token}

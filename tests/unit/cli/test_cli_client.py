@@ -720,6 +720,14 @@ def test_file_without_a_credential_is_one_line(
     assert not stub.seen
 
 
+def test_token_given_instead_of_a_file_is_not_repeated(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["subscriptions", "add", "https://a.example/", "--credential", "pat-na1-an-access-token"]) == 2
+    error = capsys.readouterr().err
+    assert (error.count("\n"), "an-access-token" in error) == (1, False)
+    assert "Name a file" in error
+    assert not stub.seen
+
+
 def test_credential_is_removed_by_unset(stub: Stub) -> None:
     stub.says("GET /v1/subscriptions/sub_1", {**SHOWN, "sinkcredential": {"credentialtype": "ACCESSTOKEN"}})
     stub.says("PUT /v1/subscriptions/sub_1", SHOWN)
