@@ -486,7 +486,7 @@ def add_notes(account: Account, contact: str, count: int, *, age: float = 0.0, b
         account.hubspot.records["notes"][id].created -= age
 
 
-@pytest.mark.parametrize("hours", [-14, 14])
+@pytest.mark.parametrize("hours", [-72, -14, 14, 72])
 def test_note_is_found_although_the_machine_s_clock_is_hours_off(hours: int) -> None:
     account, contact = account_with(PLAIN, record="note")
     account.hubspot.fail("POST notes", Fault(works=True))
