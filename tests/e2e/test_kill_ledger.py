@@ -174,7 +174,12 @@ class World:
             body = {
                 "sink": sink,
                 "sinkcredential": {"credentialtype": "ACCESSTOKEN", "accesstoken": self.crm.vendor.token},
-                "config": {"kind": self.crm.vendor.kind, "record": "note", "rate_per_second": 1000},
+                "config": {
+                    "kind": self.crm.vendor.kind,
+                    "record": "note",
+                    "rate_per_second": 1000,
+                    "timeout_seconds": 1,
+                },
             }
             self.subscriptions.append((await self.call("POST", "/v1/subscriptions?check=false", body))["id"])
 
