@@ -64,3 +64,8 @@ def test_subscription_has_the_time_it_was_enabled(
     state: State, state_since: float | None, expected: float | None
 ) -> None:
     assert replace(SUBSCRIPTION, state=state, state_since=state_since).enabled_since == expected
+
+
+@pytest.mark.parametrize(("options", "expected"), [({}, False), ({"dry_run": False}, False), ({"dry_run": True}, True)])
+def test_dry_run_is_an_option(options: dict[str, object], expected: bool) -> None:
+    assert replace(SUBSCRIPTION, options=options).is_dry is expected
