@@ -5,17 +5,19 @@ from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from relay.delivery.slots import Slots
 from relay.node import readiness
 from relay.testing import ScriptedPoll
 from tests.support.simulation_world import World, open_world, seen
 
 KEY = ("revor", "default")
+NO_SLOTS = Slots(concurrency=1, per_host=1)
 ENDED = {"action": "outreach.dispatch", "channel": "email", "started_at": 1.0}
 
 
 def measured(world: World, name: str) -> dict[tuple[str, ...], float]:
     """The samples of a metric by their labels after source and account."""
-    text = readiness.measured(world.metrics, world.store, {KEY: world.poller}, world.clock()).decode()
+    text = readiness.measured(world.metrics, world.store, {KEY: world.poller}, NO_SLOTS, world.clock()).decode()
     return {
         tuple(
             value for label, value in sorted(sample.labels.items()) if label not in ("source", "account")
