@@ -28,7 +28,7 @@ KILLS_A_TEST = 50
 WORLDS = min(12, max(1, KILL_COUNT // 2))
 """That are killed side by side in one test, each with a relay, a database, an upstream and a sink of its own."""
 TESTS = [min(KILLS_A_TEST, KILL_COUNT - first) for first in range(0, KILL_COUNT, KILLS_A_TEST)]
-SECONDS = {"sqlite": scaled(6.0, 24.0), "postgresql": scaled(12.0, 48.0)}
+SECONDS = {"sqlite": scaled(5.0, 24.0), "postgresql": scaled(8.0, 48.0)}
 """In which all the kills of a test fall, at the first try: a commit takes longer where it goes through a server."""
 BURSTS_PER_SECOND = 0.7
 IN_A_CROWD = {

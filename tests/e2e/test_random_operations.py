@@ -12,7 +12,7 @@ from tests.support.kill_world import DATABASES
 from tests.support.operations_judge import findings
 from tests.support.operations_world import open_world, run_operations
 
-SECONDS = float(os.environ.get("OPERATIONS_TEST_SECONDS", "6"))
+SECONDS = float(os.environ.get("OPERATIONS_TEST_SECONDS", "4"))
 SEED = os.environ.get("OPERATIONS_TEST_SEED", "20260520")
 PAUSE_SECONDS = (1.0, 4.0)
 SHOWN = 20

@@ -27,7 +27,7 @@ LARGEST = scaled(2, 48) * MEBIBYTE
 LISTS = max(LARGEST, 4 * MEBIBYTE)
 """More lists than a body may have."""
 LARGEST_CREATE = scaled(8, 64) * MEBIBYTE
-MANY = scaled(1_000, 10_000)
+MANY = scaled(600, 10_000)
 MOST_MS = 250
 JSON = [("Authorization", f"Bearer {API_TOKEN}"), ("Content-Type", "application/json")]
 HOOK = "https://hooks.example/x"

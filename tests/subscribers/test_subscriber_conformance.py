@@ -484,7 +484,7 @@ def test_no_hostile_text_in_a_field_breaks_the_message(kind: Kind) -> None:
     assert len(TEXTS) >= 500
     for turn, text in enumerate(TEXTS):
         context = RenderContext(account_names={text: text, "emea": text}, public_url="https://relay.example")
-        for event in events_with(text, part=turn, parts=scaled(14, 1)):
+        for event in events_with(text, part=turn, parts=scaled(28, 1)):
             CHECKS[kind.name](kind.render(event, subscription, context), event)
     for _, event in events_with_one_field():
         CHECKS[kind.name](kind.render(event, subscription, CONTEXT), event)
