@@ -111,7 +111,7 @@ class Metrics:
         )
         self.deliveries_skipped = Counter(
             "relay_deliveries_skipped",
-            "Deliveries that were skipped because nobody, or more than one, in the CRM matches, by kind",
+            "Deliveries that were skipped because no contact in the CRM matches, or more than one, by kind",
             ("kind",),
             registry=self.registry,
         )

@@ -1,4 +1,4 @@
-"""What the CRMs share: who an event is about, what a record says, and what follows if the CRM knows nobody.
+"""What the CRMs share: who an event is about, what a record says, and what follows if the CRM knows no such person.
 
 `Crm` is the part of a kind that all have, `common_errors` checks the settings that all have. Texts come from
 `chat.message`, as chats show them; a record may be HTML, in which everything but our own markup is escaped. Identities
@@ -30,7 +30,7 @@ RECORD = "record"
 ATTACH = "attach"
 """Option: what it is attached to."""
 UNMATCHED = "unmatched"
-"""Option: what follows if the CRM knows nobody."""
+"""Option: what follows if the CRM knows no such person."""
 OPTIONS = (UNMATCHED, chat.METADATA_KEYS, chat.TIME_ZONE, *templates.OPTIONS)
 """What all CRMs have."""
 SKIP, CREATE, FAIL = "skip", "create", "fail"
@@ -68,7 +68,7 @@ class Crm(base.Single):
         raise NotImplementedError
 
     def wants_recipient(self, subscription: Subscription) -> bool:
-        """True: whom a create names is looked up where the metadata name nobody."""
+        """True: whom a create names is looked up where the metadata name no person."""
         return True
 
     def redacted_url(self, url: str) -> str:

@@ -303,7 +303,7 @@ async def get_delivery_request(call: Call) -> Response:
         raise Conflict(f"the subscription of delivery {found.id} was removed", code="subscription_removed")
     sent = await call.ports.dispatcher.request_of(subscription, event, await recipient_of(call, event))
     if sent is None:
-        detail = "the event names nobody whom the sink could look for, so nothing would be written"
+        detail = "the event names no person whom the sink can look for, so nothing would be written"
         raise Conflict(detail, code="nothing_to_send")
     headers = sent_headers_view(sent.headers, subscription.credential)
     headers |= {name: value for name, value in sent.headers if is_signed_name(name)}

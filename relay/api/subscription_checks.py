@@ -81,7 +81,7 @@ def read_replace(document: Any, context: Context, before: core.Subscription) -> 
 
 
 def _refuse_portal(config: SubscriptionConfig) -> None:
-    """Raises InvalidRequest for a portal: nobody may set it."""
+    """Raises InvalidRequest for a portal, which is read-only."""
     if config.portal is not None:
         raise invalid(FieldError(pointer="/config/portal", code="unknown_field", detail="portal is read-only"))
 

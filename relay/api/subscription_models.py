@@ -198,7 +198,7 @@ class Subscription(TypedDict):
 
 
 class Skipped(TypedDict):
-    """Deliveries that were not sent because nobody in the CRM, or more than one, matches."""
+    """Deliveries that were not sent because no contact in the CRM matches, or more than one."""
 
     count: Annotated[int, Field(description="At most a million.")]
     since: Annotated[Time | None, Field(description="When the oldest of them was made; null: there is none.")]
@@ -313,8 +313,8 @@ class SubscriptionConfig(Body):
     )
     unmatched: _Word | None = Field(
         default=None,
-        description="For CRMs: what follows if the CRM knows nobody whom an event is about: `skip` (default), `create` "
-        "or `fail`.",
+        description="For CRMs: what follows if the CRM knows no person whom an event is about: `skip` (default), "
+        "`create` or `fail`.",
     )
     object: _Word | None = Field(
         default=None, description="For `salesforce`: the object of the records, such as `Job_Event__c` or `Task`."

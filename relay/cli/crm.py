@@ -166,7 +166,7 @@ def show(api: Api, id: str, kind: str, types: list[str] | None, metadata: Any) -
     whom = "this sample" if metadata is not None else "a sample, whose recipient your create would name"
     say(f"What {crm.title} would get for {whom}:")
     rows = [[one["method"], one["url"], one.get("name") or ""] for one in shown["requests"]]
-    print_table(REQUESTS, rows, empty=f"nothing: the sample names nobody. {crm.title} looks for {crm.names}")
+    print_table(REQUESTS, rows, empty=f"nothing: the sample names no person. {crm.title} looks for {crm.names}")
     written = [(one.get("name") or one["url"], fields) for one in shown["requests"] if (fields := _fields(one))]
     for name, fields in written:
         typer.echo()
@@ -204,9 +204,9 @@ def _recent(crm: Crm, recent: Mapping[str, Any]) -> str:
     matched, named = recent["matched"], recent.get("named") or 0
     if not matched:
         return f"No event {days} would have come. Jobs name somebody by their metadata: {crm.names}."
-    nobody = "" if named == matched else f" The others are about nobody whom {crm.title} can look for."
+    others = "" if named == matched else f" The others are about people whom {crm.title} cannot look for."
     verb = "names" if named == 1 else "name"
-    return f"Of {counted(matched, 'event')} {days}, {named:,} {verb} somebody by metadata: {crm.names}.{nobody}"
+    return f"Of {counted(matched, 'event')} {days}, {named:,} {verb} somebody by metadata: {crm.names}.{others}"
 
 
 def sample_type(types: list[str] | None) -> str | None:
@@ -236,14 +236,14 @@ def arriving(config: Mapping[str, Any], types: str) -> str:
     """What a CRM will get for events of these types, in a sentence or two."""
     kind = str(config.get("kind"))
     title, unmatched = CRMS[kind].title, str(config.get("unmatched") or "skip")
-    nobody = _UNMATCHED.get(unmatched, "").format(title)
-    return f"{title} gets {_records(kind, config)} for each {types} event. {nobody}".rstrip()
+    unmatched_ones = _UNMATCHED.get(unmatched, "").format(title)
+    return f"{title} gets {_records(kind, config)} for each {types} event. {unmatched_ones}".rstrip()
 
 
 _UNMATCHED = {
-    "skip": "Events about nobody whom {} knows are skipped, and counted.",
-    "create": "For events about nobody whom {} knows, it makes a record where it can.",
-    "fail": "Events about nobody whom {} knows are dead, which is told.",
+    "skip": "Events about people whom {} does not know are skipped, and counted.",
+    "create": "For events about people whom {} does not know, it makes a record where it can.",
+    "fail": "Events about people whom {} does not know are dead, which is told.",
 }
 
 

@@ -38,9 +38,9 @@ LIKELY_CAUSES = {
     "5xx": "the sink fails. Check its log.",
 }
 _LIKE = {"403": "401", "405": "404"}
-SKIPPED = {"unmatched": "nobody in the CRM matches", "ambiguous": "more than one in the CRM match"}
+SKIPPED = {"unmatched": "no contact in the CRM matches", "ambiguous": "more than one in the CRM match"}
 """Reasons of a delivery that was skipped."""
-NAMES_NOBODY = "its job names nobody whom the CRM can look for"
+NAMES_NO_PERSON = "its job names no person whom the CRM can look for"
 DELIVERED = {
     "dry_run": "was not sent: its subscription has config.dry_run",
     "settled": "counts as delivered, because a person said so",
@@ -162,7 +162,7 @@ def _state(delivery: Document, subscription: Document | None, now: float) -> str
     if state == "uncertain":
         return f"may or may not have been written{ended}, after {tries}: {DOUBTS.get(reason, reason)}"
     if _is_skipped(delivery):
-        return f"was skipped{ended}, after {tries}: {NAMES_NOBODY if _names_nobody(delivery) else SKIPPED[reason]}"
+        return f"was skipped{ended}, after {tries}: {NAMES_NO_PERSON if _names_nobody(delivery) else SKIPPED[reason]}"
     if state == "dead":
         return f"was given up{ended}, after {tries}" + (f": {reason}" if reason else "")
     if state == "cancelled":

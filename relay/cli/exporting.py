@@ -17,7 +17,7 @@ _SECRET_FIELDS = {
     "HEADER": ("value",),
 }
 _NOT_DECLARED = ("secret", "portal")
-"""Fields of `config` that have a rule of their own, and that nobody may set."""
+"""Fields of `config` that have a rule of their own, or are read-only."""
 _ABOUT = """\
 # Written by `relay export`. Put it into relay.yaml: `relay apply` makes the subscriptions of a relay the same.
 """

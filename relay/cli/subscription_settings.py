@@ -205,7 +205,7 @@ SETTINGS = (
     ),
     Setting("attach", str, "pipedrive: what a person's record is attached to: deal, lead or person."),
     Setting("object", str, "salesforce: the object of the records, such as Job_Event__c or Task."),
-    Setting("unmatched", str, "CRMs: what follows if nobody there is meant: skip, create or fail."),
+    Setting("unmatched", str, "CRMs: what follows if the CRM has no such contact: skip, create or fail."),
     Setting("api_version", str, "salesforce: the version of its API, such as 62.0."),
     Setting("create_properties", bool, "hubspot: make the properties that the relay needs."),
     Setting("dry_run", bool, "Send nothing: attempts show the requests that would have been sent."),

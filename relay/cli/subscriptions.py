@@ -428,7 +428,8 @@ def _verdict(id: str, tested: Any, kind: str = "") -> str:
     if tested.get("verdict") == "skip":
         example = crm.CRMS[kind].example if kind in crm.CRMS else '{"email": "jane@example.com"}'
         again = f"relay subscriptions test {id} --metadata '{example}'"
-        return f"nothing was written: nobody there is whom the sample is about ({tested['reason']}). Name one: {again}"
+        why = f"the CRM has no contact whom the sample is about ({tested['reason']})"
+        return f"nothing was written: {why}. Name one: {again}"
     if tested["delivered"] and attempt["status_code"] is None:
         return f"no sample was sent: {tested['reason'].replace('_', ' ')}"
     if tested["delivered"]:

@@ -57,7 +57,7 @@ class Wire:
     id          of its subscription
     verifier    of the target's signatures; None: it is not signed
     unverified  signatures that are wrong; the stand-in counts what it refuses itself
-    unmatched   events that the relay skipped, since they are about nobody whom the target knows
+    unmatched   events that the relay skipped, since they are about people whom the target does not know
     skipped     why it is not run
     """
 

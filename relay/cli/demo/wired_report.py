@@ -53,7 +53,7 @@ class Result:
     refused   requests that the stand-in did not accept, and signatures that are wrong
     mentions  people and channels that its messages mention
     messages  one or two of them
-    to_skip   events that are about nobody whom it knows, and `skipped` those that the relay skipped
+    to_skip   events that are about people whom it does not know, and `skipped` those that the relay skipped
     lost      answers that were lost on the way
     """
 

@@ -125,7 +125,7 @@ def test_a_terminal_is_asked_for_what_is_missing(
         "sub_1 is enabled",
         "account: acme.pipedrive.com",
         "Pipedrive gets a note for each succeeded and failed event. "
-        "Events about nobody whom Pipedrive knows are skipped, and counted.",
+        "Events about people whom Pipedrive does not know are skipped, and counted.",
         "",
         "What Pipedrive would get for a sample, whose recipient your create would name:",
         "REQUEST\tURL\tFOR",
@@ -138,7 +138,7 @@ def test_a_terminal_is_asked_for_what_is_missing(
         "a.b\t[1]",
         "",
         "Of 120 events of the last 7 days, 83 name somebody by metadata: deal_id, lead_id, person_id, email or phone. "
-        "The others are about nobody whom Pipedrive can look for.",
+        "The others are about people whom Pipedrive cannot look for.",
     ]
 
 
@@ -269,7 +269,7 @@ def test_leaving_the_last_question_keeps_the_subscription(relay: Relay, answers:
             {"delivered": False, "verdict": "skip", "reason": "unmatched"},
             200,
             1,
-            "nothing was written: nobody there is whom the sample is about (unmatched). Name one: "
+            "nothing was written: the CRM has no contact whom the sample is about (unmatched). Name one: "
             "relay subscriptions test sub_1 --metadata '{\"deal_id\": 7}'",
         ),
         ({"delivered": False, "verdict": "dead", "reason": "http_400"}, 400, 1, "not accepted (http_400)"),
@@ -347,7 +347,7 @@ def test_how_many_events_name_somebody(
     assert run(["subscriptions", "add", "hubspot", "--credential", token_file(tmp_path)]) == 0
     out, err = capsys.readouterr()
     assert said in out
-    assert "nothing: the sample names nobody. HubSpot looks for contact_id, deal_id or email" in err
+    assert "nothing: the sample names no person. HubSpot looks for contact_id, deal_id or email" in err
 
 
 def test_a_url_of_a_crm_gets_no_sample_unasked(relay: Relay, tmp_path: Path) -> None:

@@ -181,7 +181,7 @@ def test_only_the_first_and_last_of_many_attempts_are_shown() -> None:
         (
             delivery(attempt(status_code=200), state="cancelled", reason="unmatched"),
             subscription(),
-            "was skipped, after 1 attempt: nobody in the CRM matches.",
+            "was skipped, after 1 attempt: no contact in the CRM matches.",
             "nothing, unless you correct the contact in the CRM and send it again.",
             "all skipped:     relay deliveries retry --state cancelled --reason unmatched "
             f"--subscription {SUBSCRIPTION}",
@@ -189,7 +189,7 @@ def test_only_the_first_and_last_of_many_attempts_are_shown() -> None:
         (
             delivery(attempt(status_code=None), state="cancelled", reason="unmatched", job_uid="job_1"),
             subscription(),
-            "was skipped, after 1 attempt: its job names nobody whom the CRM can look for.",
+            "was skipped, after 1 attempt: its job names no person whom the CRM can look for.",
             "nothing. Give jobs metadata that do, such as deal_id, contact_id or email, or keep recipients "
             "(proxy.capture). Metadata of this job: relay jobs show job_1",
             f"send it again:   relay deliveries retry {DELIVERY}",
