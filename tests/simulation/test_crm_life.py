@@ -9,13 +9,11 @@ import orjson
 import pytest
 
 from relay.core.credentials import SinkCredential, origin_text
-from relay.core.delivery import Delivery, OutboundRequest, Response
+from relay.core.delivery import OutboundRequest, Response
 from relay.core.recipient import Recipient
-from relay.core.records import Registration
 from relay.core.subscription import Subscription
-from relay.ids import new_id
 from tests.support.crm_world import EMAIL, WORLDS, Vendor
-from tests.support.simulation_world import World, crashing, open_world, seen
+from tests.support.simulation_world import World, crashing, deliveries_of, end_job, open_world
 from tests.vendors import hubspot, pipedrive, salesforce
 
 every_crm = pytest.mark.parametrize("crm", WORLDS)
@@ -81,39 +79,14 @@ async def subscribe(world: World, wire: Wire, given: dict[str, str] | None = Non
     )
 
 
-async def job(world: World, name: str, recipient: Recipient | None = None, **metadata: Any) -> None:
-    """A job that fails at once."""
-    now = world.clock()
-    world.source.script(name, seen("failed"))
-    made = Registration(
-        uid=new_id("job", now),
-        external_id=name,
-        source="revor",
-        account="default",
-        tracked_at=now,
-        deadline_seconds=3600.0,
-        metadata=metadata,
-        recipient=recipient,
-    )
-    registered = await world.store.jobs.register(made)
-    world.poller.track(registered.job)
-    await world.step()
-
-
-async def deliveries(world: World, of: Subscription) -> list[Delivery]:
-    rows = [one for one in (await world.store.deliveries.page(limit=50)).items if one.subscription_id == of.id]
-    found = [await world.store.deliveries.get(row.id) for row in sorted(rows, key=lambda row: row.created_at)]
-    return [one for one in found if one is not None]
-
-
 @every_crm
 async def test_known_people_get_a_record_and_unknown_ones_are_counted(tmp_path: Path, crm: str) -> None:
     async with open_crm(tmp_path, crm) as (world, wire):
         of = await subscribe(world, wire)
-        await job(world, "first", **wire.vendor.known)
-        await job(world, "second", **wire.vendor.unknown)
+        await end_job(world, "first", **wire.vendor.known)
+        await end_job(world, "second", **wire.vendor.unknown)
         await world.run(8, 2.0)
-        found = await deliveries(world, of)
+        found = await deliveries_of(world, of)
         assert [one.state for one in found] == ["delivered", "cancelled"]
         assert found[1].reason == "unmatched"
         assert (await world.store.deliveries.skipped(of.id)).count == 1
@@ -126,13 +99,13 @@ async def test_lost_answers_crashes_and_a_replay_make_no_second_record(tmp_path:
     async with open_crm(tmp_path, crm) as (world, wire):
         of = await subscribe(world, wire)
         wire.lose = 2
-        await job(world, "first", **wire.vendor.known)
+        await end_job(world, "first", **wire.vendor.known)
         for step in ("after_send", "after_mark", "before_send"):
             with crashing(world, step):
-                await job(world, step, **wire.vendor.known)
+                await end_job(world, step, **wire.vendor.known)
             await world.restart()
         await world.run(12, 400.0)
-        found = await deliveries(world, of)
+        found = await deliveries_of(world, of)
         assert [one.state for one in found] == ["delivered"] * 4, [(one.state, one.reason) for one in found]
         written = wire.vendor.written()
         assert len(written) == len(set(written))
@@ -148,16 +121,16 @@ async def test_lost_answers_crashes_and_a_replay_make_no_second_record(tmp_path:
 async def test_limit_pauses_every_subscription_of_the_portal(tmp_path: Path, crm: str) -> None:
     async with open_crm(tmp_path, crm) as (world, wire):
         both = [await subscribe(world, wire), await subscribe(world, wire)]
-        await job(world, "first", **wire.vendor.known)
+        await end_job(world, "first", **wire.vendor.known)
         await world.run(3, 2.0)
         wire.answers = [wire.vendor.limited]
-        await job(world, "second", **wire.vendor.known)
+        await end_job(world, "second", **wire.vendor.known)
         asked = wire.asked
-        await job(world, "third", **wire.vendor.known)
+        await end_job(world, "third", **wire.vendor.known)
         assert wire.asked == asked, "the other subscription went on"
         await world.run(10, 400.0)
         for of in both:
-            assert [one.state for one in await deliveries(world, of)] == ["delivered"] * 3
+            assert [one.state for one in await deliveries_of(world, of)] == ["delivered"] * 3
 
 
 @every_crm
@@ -165,37 +138,37 @@ async def test_expired_token_of_an_app_is_renewed_once(tmp_path: Path, crm: str)
     async with open_crm(tmp_path, crm) as (world, wire):
         given = {"credentialtype": "REFRESHTOKEN", "accesstoken": "expired", "refreshtoken": "refresh-1"}
         of = await subscribe(world, wire, {**given, "refreshtokenendpoint": TOKEN_URL})
-        await job(world, "first", **wire.vendor.known)
-        await job(world, "second", **wire.vendor.known)
+        await end_job(world, "first", **wire.vendor.known)
+        await end_job(world, "second", **wire.vendor.known)
         await world.run(4, 5.0)
-        assert [one.state for one in await deliveries(world, of)] == ["delivered"] * 2
+        assert [one.state for one in await deliveries_of(world, of)] == ["delivered"] * 2
         assert wire.tokens == 1
-        assert "expired" not in repr(await deliveries(world, of))
+        assert "expired" not in repr(await deliveries_of(world, of))
 
 
 @every_crm
 async def test_missing_permission_disables_and_no_event_is_lost(tmp_path: Path, crm: str) -> None:
     async with open_crm(tmp_path, crm) as (world, wire):
         of = await subscribe(world, wire)
-        await job(world, "first", **wire.vendor.known)
+        await end_job(world, "first", **wire.vendor.known)
         wire.answers = [wire.vendor.forbidden]
-        await job(world, "second", **wire.vendor.known)
+        await end_job(world, "second", **wire.vendor.known)
         held = await world.store.subscriptions.get(of.id)
         assert held.state == "disabled"
         await world.store.subscriptions.set_state(of.id, "enabled", world.clock())
         world.dispatcher.wake()
         await world.run(8, 5.0)
-        assert [one.state for one in await deliveries(world, of)] == ["delivered"] * 2
+        assert [one.state for one in await deliveries_of(world, of)] == ["delivered"] * 2
 
 
 @every_crm
 async def test_dry_run_reads_and_writes_nothing_and_shows_what_it_would(tmp_path: Path, crm: str) -> None:
     async with open_crm(tmp_path, crm) as (world, wire):
         of = await subscribe(world, wire, dry_run=True)
-        await job(world, "first", **wire.vendor.known)
-        await job(world, "second", Recipient(address=EMAIL))
+        await end_job(world, "first", **wire.vendor.known)
+        await end_job(world, "second", recipient=Recipient(address=EMAIL))
         assert wire.requests == []
-        for one in await deliveries(world, of):
+        for one in await deliveries_of(world, of):
             assert (one.state, one.reason) == ("delivered", "dry_run")
             (attempt,) = one.attempts
             assert attempt.status_code is None
@@ -208,9 +181,9 @@ async def test_dry_run_reads_and_writes_nothing_and_shows_what_it_would(tmp_path
 async def test_captured_recipient_is_looked_up_and_shown_nowhere(tmp_path: Path, crm: str) -> None:
     async with open_crm(tmp_path, crm) as (world, wire):
         of = await subscribe(world, wire)
-        await job(world, "first", Recipient(address=EMAIL, profile_url="https://linkedin.com/in/jane"))
+        await end_job(world, "first", recipient=Recipient(address=EMAIL, profile_url="https://linkedin.com/in/jane"))
         await world.run(4, 2.0)
-        (one,) = await deliveries(world, of)
+        (one,) = await deliveries_of(world, of)
         assert one.state == "delivered", one.reason
         assert wire.vendor.written()
         assert "jane" not in repr(one)

@@ -11,16 +11,13 @@ import pytest
 
 from relay.cli.demo.vendors.hubspot import CLIENT_ID, CLIENT_SECRET, REFRESH_TOKEN, WRITE
 from relay.core.credentials import SinkCredential, origin_text
-from relay.core.delivery import Delivery, OutboundRequest, Response
+from relay.core.delivery import OutboundRequest, Response
 from relay.core.ledger import SETTLE_SECONDS
-from relay.core.recipient import Recipient
-from relay.core.records import Registration
 from relay.core.subscription import Subscription
-from relay.ids import new_id
 from subscribers import registry
 from subscribers.hubspot import HubSpot as Kind
 from tests.support import simulation_world
-from tests.support.simulation_world import World, open_world, seen
+from tests.support.simulation_world import World, deliveries_of, end_job, open_world
 from tests.vendors.hubspot import SINK, TOKEN, Fault, HubSpot, prepare, response_of
 
 EMAIL = "ada@example.com"
@@ -64,42 +61,15 @@ async def subscribe(world: World, given: dict[str, str] = GIVEN, **options: Any)
     return await world.subscribe(sink=SINK, kind="hubspot", credential=credential, types=types, options=options)
 
 
-async def job(
-    world: World, name: str, status: str = "succeeded", *, recipient: Recipient | None = None, **metadata: Any
-) -> None:
-    """A job that ends at once."""
-    now = world.clock()
-    world.source.script(name, seen(status))
-    made = Registration(
-        uid=new_id("job", now),
-        external_id=name,
-        source="revor",
-        account="default",
-        tracked_at=now,
-        deadline_seconds=3600.0,
-        metadata=metadata,
-        recipient=recipient,
-    )
-    registered = await world.store.jobs.register(made)
-    world.poller.track(registered.job)
-    await world.step()
-
-
-async def deliveries(world: World, of: Subscription) -> list[Delivery]:
-    rows = [one for one in (await world.store.deliveries.page(limit=50)).items if one.subscription_id == of.id]
-    found = [await world.store.deliveries.get(row.id) for row in sorted(rows, key=lambda row: row.created_at)]
-    return [one for one in found if one is not None]
-
-
 async def test_token_of_an_app_that_has_ended_is_renewed_once(tmp_path, monkeypatch):
     async with open_account(tmp_path, monkeypatch) as (world, account, contact):
         await subscribe(world, APP)
-        await job(world, "first", email=EMAIL)
+        await end_job(world, "first", "succeeded", email=EMAIL)
         assert len(account.timeline("contacts", contact)) == 1
         assert len(account.issued) == 1
         account.expired.update(account.tokens)
         account.tokens = {TOKEN}
-        await job(world, "second", email=EMAIL)
+        await end_job(world, "second", "succeeded", email=EMAIL)
         assert len(account.timeline("contacts", contact)) == 2
         assert len(account.issued) == 2
         assert account.refused == ["The OAuth token used to make this call expired 5 minute(s) ago."]
@@ -111,10 +81,10 @@ async def test_lost_answers_crashes_and_replays_make_one_note_and_one_task(tmp_p
         of = await subscribe(world)
         account.fail("POST notes", Fault(works=True), Fault(status=502, works=True))
         account.fail("POST tasks", Fault(status=200, body=b"<html>", works=True), Fault())
-        await job(world, "first", "failed", email=EMAIL)
+        await end_job(world, "first", "failed", email=EMAIL)
         await world.restart()
         await world.run(8, 3600.0)
-        [one] = await deliveries(world, of)
+        [one] = await deliveries_of(world, of)
         assert one.state == "delivered"
         assert sorted("hs_task_subject" in made.properties for made in account.timeline("contacts", contact)) == [
             False,
@@ -123,7 +93,7 @@ async def test_lost_answers_crashes_and_replays_make_one_note_and_one_task(tmp_p
         asked = len(account.calls)
         await world.store.deliveries.retry(one.id, world.clock())
         await world.step()
-        [one] = await deliveries(world, of)
+        [one] = await deliveries_of(world, of)
         assert (one.state, one.reason, len(account.calls)) == ("delivered", "already_written", asked)
 
 
@@ -132,10 +102,10 @@ async def test_note_that_nobody_can_ask_for_is_uncertain_and_told(tmp_path, monk
         of = await subscribe(world, record="note")
         refusal = {"status": "error", "category": "VALIDATION_ERROR", "errors": [_UNKNOWN]}
         account.fail("POST notes", Fault(status=400, body=orjson.dumps(refusal)), Fault())
-        await job(world, "first", contact_id=contact)
+        await end_job(world, "first", "succeeded", contact_id=contact)
         del account.records["contacts"][contact]
         await world.run(10, SETTLE_SECONDS)
-        [one] = await deliveries(world, of)
+        [one] = await deliveries_of(world, of)
         assert (one.state, one.reason) == ("uncertain", "not_found")
         assert account.operations("POST notes") == 2
         assert account.records["notes"] == {}
@@ -149,33 +119,33 @@ async def test_limit_of_the_account_pauses_all_of_its_subscriptions_and_each_mak
         both = [await subscribe(world, record="note"), await subscribe(world, record="note")]
         account.burst = 3
         for name in ("first", "second", "third"):
-            await job(world, name, email=EMAIL)
+            await end_job(world, name, "succeeded", email=EMAIL)
         await world.run(60, 2.0)
         assert len(account.timeline("contacts", contact)) == 6
         assert len([one for one in account.refused if "limit" in one]) <= 2, "the last request of an interval pauses"
         for of in both:
-            assert [one.state for one in await deliveries(world, of)] == ["delivered"] * 3
+            assert [one.state for one in await deliveries_of(world, of)] == ["delivered"] * 3
 
 
 async def test_day_that_is_used_up_is_left_alone_for_an_hour(tmp_path, monkeypatch):
     async with open_account(tmp_path, monkeypatch) as (world, account, _):
         of = await subscribe(world)
         account.daily = 2
-        await job(world, "first", email=EMAIL)
+        await end_job(world, "first", "succeeded", email=EMAIL)
         asked = len(account.calls)
-        await job(world, "second", email=EMAIL)
+        await end_job(world, "second", "succeeded", email=EMAIL)
         await world.run(50, 60.0)
         assert len(account.calls) == asked == 2
         account.daily = 1_000
         await world.run(20, 60.0)
-        assert [one.state for one in await deliveries(world, of)] == ["delivered"] * 2
+        assert [one.state for one in await deliveries_of(world, of)] == ["delivered"] * 2
 
 
 async def test_event_about_nobody_is_skipped_and_written_once_the_contact_is_there(tmp_path, monkeypatch):
     async with open_account(tmp_path, monkeypatch) as (world, account, _):
         of = await subscribe(world)
-        await job(world, "first", email="new@example.com")
-        [one] = await deliveries(world, of)
+        await end_job(world, "first", "succeeded", email="new@example.com")
+        [one] = await deliveries_of(world, of)
         assert (one.state, one.reason) == ("cancelled", "unmatched")
         assert (await world.store.deliveries.skipped(of.id)).count == 1
         contact = account.add("contacts", email="new@example.com")
@@ -189,7 +159,7 @@ async def test_missing_scope_disables_with_its_name_and_holds_the_event(tmp_path
     async with open_account(tmp_path, monkeypatch) as (world, account, contact):
         of = await subscribe(world)
         account.scopes.remove(WRITE)
-        await job(world, "first", email=EMAIL)
+        await end_job(world, "first", "succeeded", email=EMAIL)
         found = await world.store.subscriptions.get(of.id)
         assert found is not None
         assert (found.state, WRITE in (found.state_reason or "")) == ("disabled", True)

@@ -8,15 +8,12 @@ from typing import Any
 import pytest
 
 from relay.core.credentials import SinkCredential, origin_text
-from relay.core.delivery import Delivery
 from relay.core.recipient import Recipient
-from relay.core.records import Registration
 from relay.core.subscription import Subscription
 from relay.errors import CheckFailed
-from relay.ids import new_id
 from subscribers.salesforce import Salesforce
 from subscribers.salesforce_answers import DAILY_PAUSE_SECONDS
-from tests.support.simulation_world import World, open_world, seen
+from tests.support.simulation_world import World, deliveries_of, end_job, open_world
 from tests.vendors.salesforce import CLIENT_ID, CLIENT_SECRET, ORIGIN, TOKEN, Fault
 from tests.vendors.salesforce import Salesforce as Org
 
@@ -46,40 +43,15 @@ async def subscribe(world: World, sink: str = ORIGIN, given: dict[str, str] = AP
     return await world.subscribe(sink=sink, kind="salesforce", credential=credential, options=options)
 
 
-async def job(world: World, name: str, recipient: Recipient | None = None, **metadata: Any) -> None:
-    """A job that fails at once."""
-    now = world.clock()
-    world.source.script(name, seen("failed"))
-    made = Registration(
-        uid=new_id("job", now),
-        external_id=name,
-        source="revor",
-        account="default",
-        tracked_at=now,
-        deadline_seconds=3600.0,
-        metadata=metadata,
-        recipient=recipient,
-    )
-    registered = await world.store.jobs.register(made)
-    world.poller.track(registered.job)
-    await world.step()
-
-
-async def deliveries(world: World, of: Subscription) -> list[Delivery]:
-    rows = [one for one in (await world.store.deliveries.page(limit=50)).items if one.subscription_id == of.id]
-    found = [await world.store.deliveries.get(row.id) for row in sorted(rows, key=lambda row: row.created_at)]
-    return [one for one in found if one is not None]
-
-
 async def test_session_that_was_ended_costs_one_more_token_and_no_event(tmp_path):
     async with open_org(tmp_path) as (world, org):
         await subscribe(world)
-        await job(world, "first", email=EMAIL)
-        await job(world, "second", email=EMAIL)
+        await end_job(world, "first", email=EMAIL)
+        await end_job(world, "second", email=EMAIL)
         assert len(org.rows()) == 2
         assert [path for _, path in org.calls].count("/services/oauth2/token") == 1
         org.tokens.clear()
-        await job(world, "third", email=EMAIL)
+        await end_job(world, "third", email=EMAIL)
         assert len(org.rows()) == 3
         assert [path for _, path in org.calls].count("/services/oauth2/token") == 2
         assert org.refused == ["INVALID_SESSION_ID"]
@@ -90,16 +62,16 @@ async def test_lost_answer_and_a_replay_make_no_second_record(tmp_path, object):
     async with open_org(tmp_path) as (world, org):
         of = await subscribe(world, object=object)
         contact = org.rows("Contact")[0]["Id"]
-        await job(world, "first", contact_id=contact)  # gets a token
+        await end_job(world, "first", contact_id=contact)  # gets a token
         lost = (Fault(works=True), Fault(status=502, works=True), Fault(status=200, body=b"<html>", works=True))
         org.faults = [lost[0]]
-        await job(world, "second", contact_id=contact)
+        await end_job(world, "second", contact_id=contact)
         for fault in lost[1:]:
             org.faults = [fault]
             await world.run(1, 400.0)
             assert (org.faults, len(org.rows(object))) == ([], 2)
         await world.run(1, 86_400.0)
-        _, one = await deliveries(world, of)
+        _, one = await deliveries_of(world, of)
         assert [attempt.status_code for attempt in one.attempts] == [None, 502, 200, 200]
         assert one.state == "delivered"
         asked = len(org.calls)
@@ -112,8 +84,8 @@ async def test_token_of_another_org_is_not_sent(tmp_path):
     async with open_org(tmp_path) as (world, org):
         org.instance = "https://other.my.salesforce.com"
         of = await subscribe(world)
-        await job(world, "first", email=EMAIL)
-        [one] = await deliveries(world, of)
+        await end_job(world, "first", email=EMAIL)
+        [one] = await deliveries_of(world, of)
         assert {path for _, path in org.calls} == {"/services/oauth2/token"}
         assert one.state == "pending"
         assert "valid at https://other.my.salesforce.com, which is not the sink's" in repr(one.attempts[-1])
@@ -123,8 +95,8 @@ async def test_little_left_of_the_day_pauses_every_subscription_of_the_org(tmp_p
     async with open_org(tmp_path) as (world, org):
         org.api_limit, org.api_used = 1000, 948
         both = [await subscribe(world), await subscribe(world, object="Task")]
-        await job(world, "first", email=EMAIL)
-        await job(world, "second", email=EMAIL)
+        await end_job(world, "first", email=EMAIL)
+        await end_job(world, "second", email=EMAIL)
         asked, written = len(org.calls), len(org.rows()) + len(org.rows("Task"))
         assert written < 4
         await world.run(3, (DAILY_PAUSE_SECONDS - 60) / 3)
@@ -133,7 +105,7 @@ async def test_little_left_of_the_day_pauses_every_subscription_of_the_org(tmp_p
         await world.run(10, 60.0)
         assert (len(org.rows()), len(org.rows("Task"))) == (2, 2)
         for of in both:
-            assert [one.state for one in await deliveries(world, of)] == ["delivered"] * 2
+            assert [one.state for one in await deliveries_of(world, of)] == ["delivered"] * 2
 
 
 @pytest.mark.parametrize(
@@ -142,8 +114,8 @@ async def test_little_left_of_the_day_pauses_every_subscription_of_the_org(tmp_p
 async def test_job_about_nobody_is_skipped_or_told(tmp_path, unmatched, state, reason):
     async with open_org(tmp_path) as (world, org):
         of = await subscribe(world, unmatched=unmatched)
-        await job(world, "first", email="nobody@example.com")
-        [one] = await deliveries(world, of)
+        await end_job(world, "first", email="nobody@example.com")
+        [one] = await deliveries_of(world, of)
         assert (one.state, one.reason) == (state, reason)
         told = await world.types()
         assert ("relay.delivery.expired" in told) == (state == "dead")
@@ -154,7 +126,7 @@ async def test_missing_permission_disables_with_its_name_and_holds_the_event(tmp
     async with open_org(tmp_path) as (world, org):
         of = await subscribe(world)
         org.read_only.add("Job_Event__c")
-        await job(world, "first", email=EMAIL)
+        await end_job(world, "first", email=EMAIL)
         found = await world.store.subscriptions.get(of.id)
         assert found is not None
         assert found.state == "disabled"
@@ -168,9 +140,9 @@ async def test_missing_permission_disables_with_its_name_and_holds_the_event(tmp
 async def test_captured_recipient_is_found_and_is_in_no_attempt(tmp_path):
     async with open_org(tmp_path) as (world, org):
         of = await subscribe(world)
-        await job(world, "first", recipient=Recipient(address=EMAIL))
+        await end_job(world, "first", recipient=Recipient(address=EMAIL))
         assert len(org.rows()) == 1
-        [one] = await deliveries(world, of)
+        [one] = await deliveries_of(world, of)
         shown = repr(one) + repr(one.attempts)
         for secret in (EMAIL, "jane", CLIENT_SECRET, *org.tokens):
             assert secret not in shown
@@ -180,8 +152,8 @@ async def test_captured_recipient_is_found_and_is_in_no_attempt(tmp_path):
 async def test_dry_run_shows_the_requests_without_the_recipient_and_sends_nothing(tmp_path):
     async with open_org(tmp_path) as (world, org):
         of = await subscribe(world, dry_run=True)
-        await job(world, "first", recipient=Recipient(address=EMAIL))
-        [one] = await deliveries(world, of)
+        await end_job(world, "first", recipient=Recipient(address=EMAIL))
+        [one] = await deliveries_of(world, of)
         assert (one.state, one.reason, org.calls) == ("delivered", "dry_run", [])
         shown = repr(one) + repr(one.attempts)
         assert "/sobjects/Job_Event__c/Event_Id__c/" in shown

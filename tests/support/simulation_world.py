@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from relay.config.keyring import Keyring, new_key
+from relay.core.delivery import Delivery
 from relay.core.events import Hint, Origin, PointsAt
 from relay.core.job import Observation, Problem
 from relay.core.planner import PlannerConfig
+from relay.core.recipient import Recipient
 from relay.core.records import Registration
 from relay.core.subscription import SigningSecret, Subscription
 from relay.delivery.dispatcher import Dispatcher
@@ -209,6 +211,36 @@ class World:
             event.type.removeprefix("test.job.").removeprefix("test.")
             for _, event in (await self.store.events.tail(0)).events
         ]
+
+
+async def end_job(
+    world: World, name: str, status: str = "failed", *, recipient: Recipient | None = None, **metadata: Any
+) -> None:
+    """A job that is registered, and ends at once."""
+    now = world.clock()
+    world.source.script(name, seen(status))
+    made = Registration(
+        uid=new_id("job", now),
+        external_id=name,
+        source="revor",
+        account="default",
+        tracked_at=now,
+        deadline_seconds=3600.0,
+        metadata=metadata,
+        recipient=recipient,
+    )
+    registered = await world.store.jobs.register(made)
+    world.poller.track(registered.job)
+    await world.step()
+
+
+async def deliveries_of(world: World, subscription: Subscription) -> list[Delivery]:
+    """The deliveries of a subscription, the oldest first, with their attempts."""
+    rows = [
+        one for one in (await world.store.deliveries.page(limit=50)).items if one.subscription_id == subscription.id
+    ]
+    found = [await world.store.deliveries.get(row.id) for row in sorted(rows, key=lambda row: row.created_at)]
+    return [one for one in found if one is not None]
 
 
 @contextmanager
