@@ -1,6 +1,7 @@
 """The record of an attempt, without secrets and bounded in size, and the `relay.*` events it can cause. No I/O."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from relay.core import relay_events
 from relay.core.delivery import Attempt, Claimed, OutboundRequest, Response, Shown
@@ -71,6 +72,19 @@ def bare(attempt: Attempt) -> Attempt:
     )
 
 
+def _ended(claimed: Claimed, attempt: Attempt, reason: str) -> dict[str, Any]:
+    """What is told of every delivery that is given up."""
+    return {
+        "delivery_id": claimed.id,
+        "event_id": claimed.event.id,
+        "event_type": claimed.event.type,
+        "subscription_id": claimed.subscription_id,
+        "job_id": claimed.event.subject,
+        "attempts": attempt.number,
+        "last_error": attempt.error or reason,
+    }
+
+
 def expired_event(
     claimed: Claimed,
     attempt: Attempt,
@@ -83,17 +97,10 @@ def expired_event(
 ) -> Event | None:
     """The event that a delivery is dead. None if its own event is about the relay: a dead sink subscribed to those
     would cause new ones forever. `owner`: the subscription's."""
-    event = claimed.event
-    if event.job_uid is None:
+    if claimed.event.job_uid is None:
         return None
     data = relay_events.delivery_expired_data(
-        delivery_id=claimed.id,
-        event_id=event.id,
-        event_type=event.type,
-        subscription_id=claimed.subscription_id,
-        job_id=event.subject,
-        attempts=attempt.number,
-        last_error=attempt.error or reason,
+        **_ended(claimed, attempt, reason),
         reason="exhausted" if exhausted else "refused",
     )
     return _notice("relay.delivery.expired", data, now, claimed.subscription_id, dataschema_base, owner)
@@ -111,17 +118,10 @@ def uncertain_event(
     memory: Memory,
 ) -> Event | None:
     """The event that a delivery is uncertain. None as for `expired_event`. `memory`: what is remembered of it."""
-    event = claimed.event
-    if event.job_uid is None:
+    if claimed.event.job_uid is None:
         return None
     data = relay_events.delivery_uncertain_data(
-        delivery_id=claimed.id,
-        event_id=event.id,
-        event_type=event.type,
-        subscription_id=claimed.subscription_id,
-        job_id=event.subject,
-        attempts=attempt.number,
-        last_error=attempt.error or reason,
+        **_ended(claimed, attempt, reason),
         reason="exhausted" if exhausted else "cannot_tell",
         kind=subscription.kind,
         memory=memory,
