@@ -22,7 +22,7 @@ from relay.errors import FieldError, InvalidRequest
 _METHODS = ("POST", "PUT", "PATCH")
 
 _OF_EVERY_KIND = ("dry_run", PORTAL)
-"""Options that every kind has. A portal is no setting: nobody may give it."""
+"""Options that every kind has. A portal is read-only."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -124,8 +124,8 @@ def _captured(pattern: re.Pattern[str], part: str | None) -> str | None:
     return part if part is not None and PLACEHOLDER.fullmatch(part) else _fitting(pattern, part)
 
 
-def nobody(subscription: Subscription, why: str) -> Outcome:
-    """The outcome if there is nobody to write about, and nobody is created."""
+def not_matched(subscription: Subscription, why: str) -> Outcome:
+    """The outcome if the CRM has no such contact, and none is created."""
     if subscription.options.get(UNMATCHED, SKIP) == FAIL:
         return Outcome(verdict="dead", reason=why)
     return Outcome(verdict="skip", reason=why)
@@ -209,7 +209,7 @@ def common_errors(subscription: Subscription, service: str, example: str, option
             (
                 "/types",
                 "types_unsuitable",
-                f"{', '.join(others)[:100]}: this is about no job, so about nobody in {service}. Name types of jobs",
+                f"{', '.join(others)[:100]}: this is about no job, so about no person in {service}. Name types of jobs",
             ),
         ),
     )

@@ -225,8 +225,8 @@ class _Delivery:
             elif not answer.missing:
                 return answer.outcome
             elif policy == crm.FAIL:
-                return crm.nobody(self._subscription, "unmatched")
-        return None if self._written.about else crm.nobody(self._subscription, "unmatched")
+                return crm.not_matched(self._subscription, "unmatched")
+        return None if self._written.about else crm.not_matched(self._subscription, "unmatched")
 
     def _write(self, object: str, id: str, properties: Mapping[str, str] | None, *, by_email: bool) -> Asked:
         """Sets properties, or reads if there are none to set or newer ones are there."""

@@ -212,7 +212,7 @@ def _find_target(
             return _waiting(entry, now)
     if person is None:
         if subscription.options.get(crm.UNMATCHED) != crm.CREATE or not (who.email or who.phone):
-            return Ended(outcome=crm.nobody(subscription, "unmatched"))
+            return Ended(outcome=crm.not_matched(subscription, "unmatched"))
         made = yield from _create_person(subscription, who, now)
         if isinstance(made, Ended):
             return made
@@ -238,7 +238,7 @@ def _find_person(
         people = [one.get("item") for one in items if isinstance(one, Mapping)]
         ids = {id for one in people if _has(one, f"{field}s", term) and (id := id_in(one)) is not None}
         if len(ids) > 1:
-            return Ended(outcome=crm.nobody(subscription, "ambiguous"))
+            return Ended(outcome=crm.not_matched(subscription, "ambiguous"))
         if ids:
             return ids.pop()
     return None

@@ -104,7 +104,7 @@ def records_in(answer: Answer) -> Sequence[Any] | None:
 
 def next_page(entry: Entry, place: Mapping[str, str | int], answer: Answer, limit: int) -> dict[str, str | int] | None:
     """Where the page after one of at most `limit` records begins: notes are paged by number, others by a cursor.
-    Empty: there is none, for the answer says so, or it says nothing and is not full. None: nobody knows."""
+    Empty: there is none, for the answer says so, or it says nothing and is not full. None: it cannot be told."""
     more, records = answer.more if isinstance(answer.more, Mapping) else {}, records_in(answer) or ()
     cursor, paging = more.get("next_cursor"), more.get("pagination")
     said = paging.get("more_items_in_collection") if isinstance(paging, Mapping) else None

@@ -110,9 +110,9 @@ class _Org:
         self.pause_seconds = answer.outcome.retry_after_seconds
         return answer
 
-    def nobody(self, why: str) -> Outcome:
-        """The outcome if there is nobody to write about."""
-        return replace(crm.nobody(self.subscription, why), retry_after_seconds=self.pause_seconds)
+    def not_matched(self, why: str) -> Outcome:
+        """The outcome if the org has no such contact."""
+        return replace(crm.not_matched(self.subscription, why), retry_after_seconds=self.pause_seconds)
 
 
 # --- a delivery
@@ -125,10 +125,10 @@ def _key(event: Event, subscription: Subscription) -> str | None:
 
 def _steps(event: Event, subscription: Subscription, context: base.RenderContext, memory: Memory, now: float) -> Steps:
     """The versions of the instance, unless one is set; the person, unless an id is known; and the record. A record
-    whose links are all refused is about nobody."""
+    whose links are all refused counts as unmatched."""
     meant, may_be_alone = meant_by(event, context), subscription.options.get(crm.UNMATCHED) == crm.CREATE
-    if meant.nobody and not may_be_alone:
-        return Ended(outcome=crm.nobody(subscription, _UNMATCHED))
+    if meant.is_empty and not may_be_alone:
+        return Ended(outcome=crm.not_matched(subscription, _UNMATCHED))
     org = yield from _org_of(subscription, now)
     if isinstance(org, Outcome):
         return Ended(outcome=org)
@@ -148,7 +148,7 @@ def _steps(event: Event, subscription: Subscription, context: base.RenderContext
         if outcome is not None:
             return Ended(outcome=outcome)
     if not may_be_alone:
-        return Ended(outcome=org.nobody(why))
+        return Ended(outcome=org.not_matched(why))
     answer = yield from _write(org, event, body, {})
     return Ended(outcome=answer.outcome)
 
@@ -195,8 +195,8 @@ def _write_linked(
     org: _Org, event: Event, body: Mapping[str, Any], ids: Mapping[str, str], found: Mapping[str, str]
 ) -> Generator[Step, Response, Outcome | None]:
     """The outcome of the record with links to the ids that were given and to those that were found, as many as
-    Salesforce takes. None if there is nobody to link it to. A link that is refused although the other end is there is
-    no sign of that: the record is refused, for a reason that somebody has to see."""
+    Salesforce takes. None if there is no record to link it to. A link that is refused although the other end is
+    there is no sign of that: the record is refused, for a reason that somebody has to see."""
     answer = None
     for linked in links(org.object, {**ids, **found}):
         answer = yield from _write(org, event, body, linked)

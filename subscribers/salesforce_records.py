@@ -79,7 +79,7 @@ class Meant:
         return self.email is not None or bool(self.phones)
 
     @property
-    def nobody(self) -> bool:
+    def is_empty(self) -> bool:
         """True if there is nothing to link a record to."""
         return not (self.ids or self.searched)
 

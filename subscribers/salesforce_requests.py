@@ -18,7 +18,7 @@ from subscribers.salesforce_answers import KEY_FIELD, NEWEST_VERSION
 from subscribers.salesforce_records import LEAD
 
 CHECK = "relay-check@relay.invalid"
-"""An address that nobody has, and a key that no record has."""
+"""An address and a key that no record has."""
 PLACEHOLDERS = {"Contact": "{contact}", "Lead": "{lead}", "Opportunity": "{opportunity}"}
 """What a preview shows for an id that is looked up."""
 

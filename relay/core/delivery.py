@@ -9,7 +9,7 @@ from relay.core.values import value_class
 
 DeliveryState = Literal["pending", "delivered", "dead", "cancelled", "uncertain"]
 SKIPPED_REASONS = ("unmatched", "ambiguous")
-"""Reasons of a delivery that is skipped: nobody, or more than one, in the sink is meant by its event."""
+"""Reasons of a delivery that is skipped: its event names no contact of the sink, or more than one."""
 DRY_RUN = "dry_run"
 """The option that has deliveries shown instead of sent, and the reason of such a delivery."""
 ALREADY_WRITTEN = "already_written"

@@ -47,7 +47,7 @@ def facts_of(remembered: Mapping[str, Any] | None) -> dict[str, str]:
 
 
 def with_facts(subscription: Subscription, facts: Mapping[str, str]) -> Subscription:
-    """The subscription with what was learnt. What its user has set stays; a portal nobody sets."""
+    """The subscription with what was learnt. What its user has set stays; a portal is read-only."""
     portal = {PORTAL: facts[PORTAL]} if PORTAL in facts else {}
     return replace(subscription, options={**facts, **subscription.options, **portal})
 

@@ -42,7 +42,7 @@ ANYBODY = Recipient(**dict.fromkeys(PARTS, "-")).shown()
 
 def part_of(value: object) -> str | None:
     """A part as it is kept: a line of printable text. None for anything else, for text that was repaired, and for what
-    looks like a placeholder: these name nobody."""
+    looks like a placeholder: these name no person."""
     if not isinstance(value, str) or len(value) > MAX_CHARACTERS:
         return None
     text = value.strip()

@@ -285,7 +285,7 @@ class Pending:
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """Deliveries that were skipped, since nobody in the sink is meant by their events. `since`: when the oldest was
+    """Deliveries that were skipped, since their events name no contact of the sink. `since`: when the oldest was
     made."""
 
     count: int

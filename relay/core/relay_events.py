@@ -146,7 +146,7 @@ def delivery_uncertain_data(
     kind: str,
     memory: Memory,
 ) -> dict[str, Any]:
-    """For `relay.delivery.uncertain`: a write was sent, and nobody but a person can find out what came of it.
+    """For `relay.delivery.uncertain`: a write was sent, and only a person can find out what came of it.
 
     reason  the retry schedule is `exhausted` before the sink could be asked, or the sink `cannot_tell`
     kind    of the subscription

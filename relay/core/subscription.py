@@ -18,7 +18,7 @@ Incidents = Literal["off", "collapse", "both"]
 """off: each failure; collapse: incidents instead of the failures in them; both: incidents and each failure."""
 
 PORTAL = "portal"
-"""Option, a fact that is learnt and that nobody sets: the customer's account at the vendor of the sink."""
+"""Option, a fact that is learnt and never set by a user: the customer's account at the vendor of the sink."""
 FACTS = (PORTAL, "api_version")
 """Options that may be learnt when a sink is greeted. The version of the vendor's API may be set instead."""
 

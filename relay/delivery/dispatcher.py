@@ -96,7 +96,7 @@ class Share(NamedTuple):
     priorities: tuple[int, ...]
 
 
-async def nobody(_job_uid: str) -> Recipient | None:
+async def no_recipient(_job_uid: str) -> Recipient | None:
     """None: nothing is captured of creates."""
     return None
 
@@ -123,7 +123,7 @@ class Dispatcher:
         signer: Signer,
         infer: Callable[[str], str] = lambda sink: "webhook",
         recorded: Callable[[Event], None] = lambda event: None,
-        recipient: Callable[[str], Awaitable[Recipient | None]] = nobody,
+        recipient: Callable[[str], Awaitable[Recipient | None]] = no_recipient,
         filters: EventFilters | None = None,
         seed: int | None = None,
     ) -> None:
@@ -275,8 +275,8 @@ class Dispatcher:
     async def request_of(
         self, subscription: Subscription, event: Event, recipient: Recipient | None
     ) -> OutboundRequest | None:
-        """The first request that would be sent now and that is no look-up; None if there is none, since the event is
-        about nobody. Raises what the kind of sink raises."""
+        """The first request that would be sent now and that is no look-up; None if there is none, since the event
+        names no person. Raises what the kind of sink raises."""
         steps = await self.requests_of(subscription, event, recipient)
         return next((step.request for step in steps if step.request.method != "GET"), None)
 

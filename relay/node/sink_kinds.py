@@ -32,7 +32,7 @@ def api_kinds(type_prefixes: Sequence[str]) -> Kinds:
 
 def names_somebody(subscription: Subscription) -> Callable[[Event], bool] | None:
     """Whether an event's metadata name somebody: then a delivery begins with a request, whatever is done about events
-    about nobody. None for a sink that looks for nobody."""
+    that name no person. None for a sink that looks for no one."""
     kind = registry.kind_named(subscription.kind)
     dialogue = kind.dialogue(subscription)
     if dialogue is None or not kind.wants_recipient(subscription):
@@ -42,7 +42,7 @@ def names_somebody(subscription: Subscription) -> Callable[[Event], bool] | None
     def names(event: Event) -> bool:
         try:
             return bool(previewed(dialogue.steps(event, asked, RenderContext(), {}, 0.0), most=1))
-        except NotRenderable:  # by a template, of which an event about nobody has no need
+        except NotRenderable:  # by a template, which an event that names no person does not need
             return True
 
     return names

@@ -28,7 +28,7 @@ LISTED_DELIVERY = f"{OPEN_DELIVERY} AND created_at >= 0"
 """The same rows, for list pages. The second condition keeps PostgreSQL from choosing the list index for the hot
 statements when its statistics say that no row is open."""
 SKIPPED_DELIVERY = f"state = 'cancelled' AND reason IN {SKIPPED_REASONS}"
-"""Deliveries that were not sent because nobody in the sink is meant by their events."""
+"""Deliveries that were not sent because their events name no contact of the sink."""
 
 
 Text = Annotated[str, Field(sa_type=SqlText)]

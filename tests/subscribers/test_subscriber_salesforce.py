@@ -911,7 +911,7 @@ def test_mistakes_are_named_with_their_place(given: Subscription, pointer: str) 
 
 def test_only_metadata_say_whom_an_event_is_about() -> None:
     meant = meant_by(event(email="a@example.com", contact_id="003xx0000000001"), CONTEXT)
-    assert (meant.email, meant.ids, meant.nobody) == ("a@example.com", {"Contact": "003xx0000000001"}, False)
+    assert (meant.email, meant.ids, meant.is_empty) == ("a@example.com", {"Contact": "003xx0000000001"}, False)
 
 
 def test_request_is_json_without_a_credential() -> None:

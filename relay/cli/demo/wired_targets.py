@@ -74,7 +74,7 @@ class Target:
 
     gets     in words
     wants    whether an event should arrive
-    skips    whether an event should be skipped, since it is about nobody there
+    skips    whether an event should be skipped, since the target has no such contact
     vendor   the stand-in; None: the workspace of `slack_web.py`
     path     of its sink; None: made of its name
     types    None: the kind's own
