@@ -71,7 +71,8 @@ class GroupMachine(RuleBasedStateMachine):
         self.now = NOW
         self.removed: dict[Any, group_recount.Count] = {}
         self.past_events: set[str] = set()
-        """Of groups that were erased: another one of the name begins with the first round."""
+        """Of groups that are gone: another one of the name begins with the first round."""
+        self.ids_before: dict[str, str] = {}
 
     def run(self, coroutine: Any) -> Any:
         return self.loop.run_until_complete(coroutine)
@@ -198,7 +199,9 @@ class GroupMachine(RuleBasedStateMachine):
         if not hasattr(self, "store"):
             return
         told: Counter[tuple[str, int]] = Counter()
-        for row in self.rows(group_recount.FINISHED):
+        finished = self.rows(group_recount.FINISHED)
+        self._leave_out_those_of_earlier_groups(finished)
+        for row in finished:
             data = orjson.loads(bytes(row["body"]))["data"]
             if data["group"] not in self.keys:
                 self.past_events.add(row["id"])
@@ -210,6 +213,15 @@ class GroupMachine(RuleBasedStateMachine):
                 assert told[name, group.round] == 1, (name, group)
             if group.finished_at is None:
                 assert told[name, group.round] == 0, (name, group)
+
+    def _leave_out_those_of_earlier_groups(self, finished: list[dict[str, Any]]) -> None:
+        """A group can go and come back within one step. Its events so far are those of the one before, but for the
+        last if it has finished already."""
+        for name, group in self.keys.items():
+            if self.ids_before.get(name, group.id) != group.id:
+                of_name = [row["id"] for row in finished if orjson.loads(bytes(row["body"]))["data"]["group"] == name]
+                self.past_events.update(of_name if group.finished_at is None else of_name[:-1])
+        self.ids_before = {name: group.id for name, group in self.keys.items()}
 
 
 def _same(job: dict[str, Any]) -> Any:
