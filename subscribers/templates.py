@@ -36,10 +36,15 @@ def template_errors(subscription: Subscription) -> list[FieldError]:
         if subscription.options.get(STRICT):
             return [FieldError(pointer=f"/config/{STRICT}", code="template_missing", detail="strict needs a template")]
         return []
+    return errors_in(template, _POINTER)
+
+
+def errors_in(template: Any, pointer: str) -> list[FieldError]:
+    """An error for each mistake in a template, which is at `pointer` in the body of a subscription."""
     try:
         _liquid().compile_template(template)
     except InvalidRequest as error:
-        return [_placed(one) for one in error.errors]
+        return [_placed(one, pointer) for one in error.errors]
     return []
 
 
@@ -58,11 +63,13 @@ def render(
     *,
     strict: bool,
     escape: Callable[[object], object] = lambda value: value,
+    pointer: str = _POINTER,
 ) -> bytes:
     """The JSON that a template makes of an event. The same arguments give the same bytes.
 
-    strict  a name that the event lacks is an error, as in a preview; otherwise it is empty text
-    escape  changes each value that the template can name
+    strict   a name that the event lacks is an error, as in a preview; otherwise it is empty text
+    escape   changes each value that the template can name
+    pointer  where the template is in the body of a subscription
 
     Raises NotRenderable, with a pointer to each text that cannot be rendered and the name it lacks, and InvalidRequest
     for a template with mistakes or without the extra.
@@ -70,7 +77,7 @@ def render(
     try:
         body: bytes = _liquid().compile_template(template).render(_Variables(event, context, escape), strict=strict)
     except NotRenderable as error:
-        raise NotRenderable([_placed(one) for one in error.errors]) from None
+        raise NotRenderable([_placed(one, pointer) for one in error.errors]) from None
     return body
 
 
@@ -116,12 +123,12 @@ def _liquid() -> ModuleType:
     return liquid
 
 
-def _placed(error: FieldError) -> FieldError:
+def _placed(error: FieldError, pointer: str) -> FieldError:
     """An error about a place in a template, as one about that place in the body of a subscription."""
     name = error.detail.removesuffix(" is absent")
     is_unknown = error.code == "missing_name" and name.isidentifier() and name not in VARIABLES
     detail = f"{error.detail}: known are {', '.join(VARIABLES)}" if is_unknown else error.detail
-    return replace(error, pointer=_POINTER + error.pointer, detail=detail)
+    return replace(error, pointer=pointer + error.pointer, detail=detail)
 
 
 class _Variables(dict[str, object]):

@@ -1,0 +1,1 @@
+"""Connections to brokers: Kafka, NATS JetStream and RabbitMQ. Start at `publishers.py`."""

@@ -1,0 +1,117 @@
+"""The egress guard of brokers: every address that their clients dial is judged, also those that a broker advertises.
+
+The clients dial through the event loop. Its `create_connection` is wrapped once; a task that runs `guarded` work, and
+each task that it starts, gets sockets from the guard, which resolves the name and judges each address. All others are
+not affected.
+"""
+
+import asyncio
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+import structlog
+from aiohttp.abc import AbstractResolver
+
+from relay.core.bus import policy_for_brokers, refusal_of_host
+from relay.core.netguard import GuardPolicy, refusal_of_address
+
+CONNECT_SECONDS = 5.0
+"""Time-out of one address, so that the next one of a name gets its turn."""
+
+log = structlog.get_logger("relay.bus")
+
+_guard: ContextVar["Guard | None"] = ContextVar("relay_bus_guard", default=None)
+_WRAPPED = "_relay_guards_brokers"
+
+
+class Refused(OSError):
+    """The egress guard forbids this address. The text may be shown to the subscription's owner."""
+
+
+class Guard:
+    """Opens sockets to brokers. One per attempt to connect; it remembers what it refused.
+
+    scheme    `https` with TLS, `http` without
+    refusals  of the addresses that were asked for, for the subscription's owner
+    """
+
+    def __init__(self, policy: GuardPolicy, resolver: AbstractResolver, scheme: str) -> None:
+        self._policy = policy_for_brokers(policy)
+        self._resolver = resolver
+        self._scheme = scheme
+        self.refusals: list[str] = []
+        self.remote_ip: str | None = None
+
+    async def open(self, host: str, port: int) -> socket.socket:
+        """A connected socket. Raises Refused or OSError."""
+        refusal = refusal_of_host(host, port, self._scheme, self._policy)
+        if refusal is not None:
+            raise self._refused(refusal, host=host, reason=refusal)
+        error: OSError | None = None
+        for found in await self._resolver.resolve(host, port, socket.AF_UNSPEC):
+            ip = str(found["host"])
+            judged = refusal_of_address(ip, port=port, scheme=self._scheme, policy=self._policy)
+            if judged is not None:
+                error = error or self._refused(judged.shown, host=host, ip=ip, reason=judged.detail)
+                continue
+            try:
+                return await self._dial(found["family"], ip, port)
+            except OSError as failure:
+                error = failure
+        raise error or OSError("the name has no address")
+
+    async def _dial(self, family: int, ip: str, port: int) -> socket.socket:
+        connection = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            connection.setblocking(False)
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            async with asyncio.timeout(CONNECT_SECONDS):
+                await asyncio.get_running_loop().sock_connect(connection, (ip, port))
+        except BaseException:
+            connection.close()
+            raise
+        self.remote_ip = ip
+        return connection
+
+    def _refused(self, shown: str, **noted: str) -> Refused:
+        log.info("egress_refused", **noted)
+        self.refusals.append(shown)
+        return Refused(shown)
+
+
+@contextmanager
+def guarded(guard: Guard | None) -> Iterator[None]:
+    """What is dialled inside, and by tasks that are started inside, goes through the guard."""
+    _wrap(asyncio.get_running_loop())
+    token = _guard.set(guard)
+    try:
+        yield
+    finally:
+        _guard.reset(token)
+
+
+def _wrap(loop: asyncio.AbstractEventLoop) -> None:
+    if getattr(loop, _WRAPPED, False):
+        return
+    original = loop.create_connection
+
+    async def create_connection(protocol_factory: Any, host: Any = None, port: Any = None, **options: Any) -> Any:
+        guard = _guard.get()
+        if guard is None:
+            return await original(protocol_factory, host, port, **options)
+        if host is None or port is None or options.get("sock") is not None:
+            raise Refused("a broker's client must name a host and a port")
+        connection = await guard.open(str(host), int(port))
+        if options.get("ssl"):
+            options.setdefault("server_hostname", host)
+        try:
+            return await original(protocol_factory, sock=connection, **options)
+        except BaseException:
+            connection.close()
+            raise
+
+    setattr(loop, "create_connection", create_connection)  # noqa: B010 - mypy takes no assignment to a method
+    setattr(loop, _WRAPPED, True)

@@ -1,0 +1,241 @@
+"""The connections of a node to brokers: one per broker and login, made when first needed.
+
+A broker that cannot be reached is not tried again for a while; until then publishing to it fails at once, and so holds
+no slot. A connection that broke, or did not answer in time, is closed and replaced. An idle one is closed.
+"""
+
+import asyncio
+import ssl
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import Any, Protocol
+
+import structlog
+from aiohttp.abc import AbstractResolver
+
+from relay.bus.guard import Guard, Refused, guarded
+from relay.clock import Clock
+from relay.core.bus import Broker, Message, Published, unsent_behind
+from relay.core.delivery import Response
+from relay.core.netguard import GuardPolicy
+from relay.core.text import storable
+from relay.tasks import Tasks
+
+FIRST_PAUSE_SECONDS = 1.0
+MAX_PAUSE_SECONDS = 60.0
+IDLE_SECONDS = 60.0
+CLOSE_SECONDS = 2.0
+"""How long a connection is given to close in order."""
+
+log = structlog.get_logger("relay.bus")
+
+_MODULES = {"KAFKA": "relay.bus.kafka", "NATS": "relay.bus.nats", "AMQP": "relay.bus.rabbitmq"}
+
+
+class CannotConnect(Exception):
+    """No connection. `error`: a word as in `core.delivery.Response`; the text is one line without secrets."""
+
+    def __init__(self, error: str, detail: str) -> None:
+        super().__init__(detail)
+        self.error = error
+
+
+class Publisher(Protocol):
+    """A connection to one broker."""
+
+    @property
+    def broken(self) -> bool:
+        """True once it can publish no more."""
+        ...
+
+    async def publish(self, messages: Sequence[Message]) -> Sequence[Published | None]:
+        """Publishes the messages in their order and waits for the broker's acknowledgements. One result each; None:
+        it did not come before the caller's time-out, which cancels."""
+        ...
+
+    async def close(self) -> None:
+        """Closes it, without waiting for what is unacknowledged."""
+        ...
+
+
+Connect = Callable[[Broker, ssl.SSLContext | None], Any]
+"""Connects to a broker. Raises CannotConnect."""
+
+
+@dataclass(slots=True, eq=False)
+class _Line:
+    """What is known of one broker. `turn`: one task connects at a time."""
+
+    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+    publisher: Publisher | None = None
+    guard: Guard | None = None
+    users: int = 0
+    used_at: float = 0.0
+    failures: int = 0
+    blocked_until: float = 0.0
+    why: CannotConnect | None = None
+
+
+class Publishers:
+    """All connections of a node to brokers. `publish` never raises, except when cancelled.
+
+    clock  of attempts, in epoch seconds; `now` is a steady one
+    tls    trusts other authorities than the system's (tests)
+    """
+
+    def __init__(
+        self,
+        policy: GuardPolicy,
+        *,
+        clock: Clock,
+        resolver: AbstractResolver,
+        tls: ssl.SSLContext | None = None,
+        now: Callable[[], float] = time.monotonic,
+        connect: Mapping[str, Connect] | None = None,
+    ) -> None:
+        self._policy = policy
+        self._clock = clock
+        self._resolver = resolver
+        self._tls = tls
+        self._now = now
+        self._connect = connect
+        self._lines: dict[Broker, _Line] = {}
+        self._tasks = Tasks()
+
+    async def publish(self, broker: Broker, messages: Sequence[Message], timeout_seconds: float) -> list[Response]:
+        """Publishes messages in their order. Returns a response for each: no `error` means that the broker has stored
+        it."""
+        started_at, begun = self._clock(), time.perf_counter()
+        results: list[Published | None] = [None] * len(messages)
+        line = self._lines.setdefault(broker, _Line())
+        line.users += 1
+        publisher: Publisher | None = None
+        late = False
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                publisher = await self._publisher(broker, line)
+                with guarded(line.guard):  # a client may dial again at any time
+                    results = list(await publisher.publish(messages))
+        except TimeoutError:
+            late = True
+            if publisher is None:
+                results = [Published(error="timeout", detail="no connection in time")] * len(messages)
+        except CannotConnect as error:
+            results = [Published(error=error.error, detail=str(error))] * len(messages)
+        except Exception as error:  # of a client's library
+            log.warning("publish_failed", broker=broker.shown, error=type(error).__name__)
+            why = Published(error="protocol", detail=f"the client of the broker failed ({type(error).__name__})")
+            results = [result or why for result in results]
+        finally:
+            line.users -= 1
+            line.used_at = self._now()
+            if publisher is not None and (late or publisher.broken or None in results):
+                self._drop(line, publisher)
+        ms = (time.perf_counter() - begun) * 1000.0
+        return [
+            Response(
+                started_at=started_at,
+                duration_ms=ms,
+                error=one.error,
+                detail=None if one.detail is None else storable(one.detail[:500]),
+                remote_ip=None if line.guard is None else line.guard.remote_ip,
+                late=late,
+            )
+            for one in unsent_behind(messages, results)
+        ]
+
+    async def _publisher(self, broker: Broker, line: _Line) -> Publisher:
+        async with line.turn:
+            if line.publisher is not None and not line.publisher.broken:
+                return line.publisher
+            if line.publisher is not None:
+                self._drop(line, line.publisher)
+            if line.why is not None and self._now() < line.blocked_until:
+                raise line.why
+            line.guard = guard = Guard(self._policy, self._resolver, broker.scheme)
+            try:
+                with guarded(guard):
+                    line.publisher = await self._connector(broker)(broker, self._context(broker))
+            except TimeoutError:
+                raise self._failed(line, CannotConnect("timeout", "the broker did not answer in time")) from None
+            except Exception as error:
+                raise self._failed(line, _named(error, guard)) from None
+            except asyncio.CancelledError:  # the attempt's time-out
+                self._failed(line, CannotConnect("timeout", "no connection in time"))
+                raise
+            line.failures, line.why = 0, None
+            return line.publisher
+
+    def _connector(self, broker: Broker) -> Connect:
+        if self._connect is not None:
+            return self._connect[broker.protocol]
+        connect: Connect = import_module(_MODULES[broker.protocol]).connect
+        return connect
+
+    def _context(self, broker: Broker) -> ssl.SSLContext | None:
+        if not broker.secure:
+            return None
+        if self._tls is None:
+            self._tls = ssl.create_default_context()
+        return self._tls
+
+    def _failed(self, line: _Line, why: CannotConnect) -> CannotConnect:
+        line.failures += 1
+        pause = min(FIRST_PAUSE_SECONDS * 2.0 ** min(line.failures - 1, 10), MAX_PAUSE_SECONDS)
+        line.blocked_until, line.why = self._now() + pause, why
+        return why
+
+    def _drop(self, line: _Line, publisher: Publisher) -> None:
+        """Closes a connection beside other work."""
+        if line.publisher is publisher:
+            line.publisher = None
+        self._tasks.start(_closed(publisher))
+
+    async def close_idle(self) -> None:
+        """Closes connections that were not used for a while, and forgets brokers that nobody uses."""
+        now = self._now()
+        for broker, line in list(self._lines.items()):
+            if line.users or line.turn.locked() or now - line.used_at < IDLE_SECONDS or now < line.blocked_until:
+                continue
+            del self._lines[broker]
+            if line.publisher is not None:
+                self._drop(line, line.publisher)
+
+    async def close(self) -> None:
+        """Closes all connections."""
+        for line in self._lines.values():
+            if line.publisher is not None:
+                self._drop(line, line.publisher)
+        self._lines.clear()
+        await self._tasks.drain()
+
+
+async def _closed(publisher: Publisher) -> None:
+    try:
+        async with asyncio.timeout(CLOSE_SECONDS):
+            await publisher.close()
+    except Exception as error:
+        log.debug("close_failed", error=type(error).__name__)
+
+
+def _named(error: Exception, guard: Guard) -> CannotConnect:
+    """Why there is no connection. Texts of the clients may contain secrets, so they are not used."""
+    seen: BaseException | None = error
+    while seen is not None:
+        match seen:
+            case CannotConnect():
+                return seen
+            case Refused():
+                return CannotConnect("refused", str(seen))
+            case ssl.SSLCertVerificationError():
+                return CannotConnect("tls", f"the certificate does not verify: {seen.verify_message}")
+            case ssl.SSLError():
+                return CannotConnect("tls", f"the TLS handshake failed: {seen.reason or 'no reason given'}")
+        seen = seen.__cause__ or seen.__context__
+    if guard.refusals and guard.remote_ip is None:
+        return CannotConnect("refused", guard.refusals[0])
+    if guard.refusals:
+        return CannotConnect("refused", f"an address that the broker advertises: {guard.refusals[0]}")
+    return CannotConnect("connect", f"no connection to the broker ({type(error).__name__})")

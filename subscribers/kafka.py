@@ -1,0 +1,72 @@
+"""Apache Kafka: an event is a record of a topic.
+
+Sources: CloudEvents 1.0.2, Kafka binding §3.1 (key), §3.2 (binary) and §3.3 (structured).
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import ClassVar
+
+from relay.core.bus import Login, Message
+from relay.core.events import Event
+from relay.core.subscription import Subscription
+from subscribers import base
+from subscribers.brokers import ToBroker, order_of, partition_key, settings_of
+
+MAX_KEY_CHARACTERS = 1000
+MECHANISMS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
+_TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}", re.ASCII)
+_NOT_IN_TOPICS = re.compile(r"[^A-Za-z0-9._-]", re.ASCII)
+
+
+class Kafka(ToBroker):
+    """Records in the order of their keys: that of a record is the event's `partitionkey`, or what
+    `partitionkeyextractor` makes of the event."""
+
+    name = "kafka"
+    schemes = ("kafka", "kafkas")
+    settings: ClassVar[Mapping[str, bool]] = {
+        **{"topicname": True, "partitionkeyextractor": False},
+        **{"saslmechanism": False, "ackmode": False},
+    }
+    prefix = "ce_"
+    credentials: ClassVar[Mapping[str, tuple[str, str]]] = {
+        "PLAIN": ("identifier", "secret"),
+        "ACCESSTOKEN": ("", "accesstoken"),
+    }
+
+    def login(self, subscription: Subscription) -> Login | None:
+        """A token is for OAUTHBEARER; a name and a secret for `saslmechanism`."""
+        found = super().login(subscription)
+        if found is None:
+            return None
+        mechanism = "OAUTHBEARER" if found.name is None else settings_of(subscription).get("saslmechanism", "PLAIN")
+        return replace(found, mechanism=mechanism)
+
+    def problem_of(self, name: str, text: str) -> str | None:
+        """See `ToBroker`."""
+        match name:
+            case "topicname" if _TOPIC.fullmatch(text) is None or text in (".", ".."):
+                return "a topic has 1 to 249 letters, digits, dots, dashes and underscores"
+            case "partitionkeyextractor" if len(text) > MAX_KEY_CHARACTERS:
+                return f"a key has at most {MAX_KEY_CHARACTERS} characters"
+            case "saslmechanism" if text not in MECHANISMS:
+                return f"one of {', '.join(MECHANISMS)} is needed"
+            case "ackmode" if text != "all":
+                return "only all is possible: an event is delivered once all in-sync replicas have it"
+        return None
+
+    def message(self, event: Event, subscription: Subscription, context: base.RenderContext) -> Message:
+        """See `ToBroker`."""
+        settings = self.rendered(event, subscription, context, lambda text: _NOT_IN_TOPICS.sub("_", text))
+        content_type, headers, body = self.content(event, subscription)
+        return Message(
+            destination=settings["topicname"],
+            key=settings.get("partitionkeyextractor") or partition_key(event),
+            headers=(("content-type", content_type), *headers),
+            body=body,
+            id=event.id,
+            content_type=content_type,
+            order=order_of(event, subscription),
+        )

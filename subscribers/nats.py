@@ -1,0 +1,70 @@
+"""NATS JetStream: an event is a message of a subject.
+
+Source: CloudEvents 1.0.3, NATS binding §3.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import ClassVar
+
+from relay.core.bus import Login, Message
+from relay.core.events import NOT_IN_ATTRIBUTES, Event
+from relay.core.subscription import Subscription
+from subscribers import base
+from subscribers.brokers import ToBroker, order_of
+
+MAX_SUBJECT_CHARACTERS = 500
+_SUBJECT = re.compile(r"[^\s.*>\x00-\x1f\x7f]+(?:\.[^\s.*>\x00-\x1f\x7f]+)*")
+_NOT_IN_SUBJECTS = re.compile(r"[\s*>\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+_SEED = re.compile(r"S[A-Z2-7]{57}", re.ASCII)
+
+
+class Nats(ToBroker):
+    """Messages of subjects that a stream of JetStream has."""
+
+    name = "nats"
+    schemes = ("nats", "tls")
+    settings: ClassVar[Mapping[str, bool]] = {"subject": True}
+    prefix = "ce-"
+    credentials: ClassVar[Mapping[str, tuple[str, str]]] = {
+        "PLAIN": ("identifier", "secret"),
+        "ACCESSTOKEN": ("", "accesstoken"),
+    }
+
+    def login(self, subscription: Subscription) -> Login | None:
+        """A token that looks like the seed of an NKey is one."""
+        found = super().login(subscription)
+        if found is not None and found.name is None and _SEED.fullmatch(found.secret):
+            return Login(secret=found.secret, mechanism="NKEY")
+        return found
+
+    def problem_of(self, name: str, text: str) -> str | None:
+        """See `ToBroker`."""
+        if len(text) > MAX_SUBJECT_CHARACTERS or _SUBJECT.fullmatch(text) is None or text.startswith("$"):
+            return (
+                f"a subject has at most {MAX_SUBJECT_CHARACTERS} characters, in words between dots, without spaces, "
+                "wildcards and a $ at its start"
+            )
+        return None
+
+    def tidied(self, text: str) -> str:
+        """An empty word, such as the channel of an event without one, is `_`."""
+        return ".".join(word or "_" for word in text.split("."))
+
+    def message(self, event: Event, subscription: Subscription, context: base.RenderContext) -> Message:
+        """See `ToBroker`."""
+        settings = self.rendered(event, subscription, context, clean)
+        content_type, headers, body = self.content(event, subscription)
+        return Message(
+            destination=settings["subject"],
+            headers=(("content-type", content_type), *headers),
+            body=body,
+            id=event.id,
+            content_type=content_type,
+            order=order_of(event, subscription),
+        )
+
+
+def clean(text: str) -> str:
+    """A text as a part of a subject: without what would change its meaning."""
+    return _NOT_IN_SUBJECTS.sub("_", NOT_IN_ATTRIBUTES.sub("_", text)).strip(".") or "_"

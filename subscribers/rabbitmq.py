@@ -1,0 +1,62 @@
+"""RabbitMQ (AMQP 0-9-1): an event is a persistent message to an exchange or a queue.
+
+CloudEvents has a binding for AMQP 1.0 only. It is mapped as the CloudEvents SDKs do: in binary mode attributes are
+headers that begin with `ce-`, `datacontenttype` is the property `content_type`, and `message_id` is the event's id.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import ClassVar
+from urllib.parse import quote, unquote
+
+from relay.core.bus import Message
+from relay.core.events import NOT_IN_ATTRIBUTES, Event
+from relay.core.subscription import Subscription
+from subscribers import base
+from subscribers.brokers import ToBroker, order_of
+
+MAX_NAME_BYTES = 255
+_ADDRESS = re.compile(r"/(?:queues/([^/]+)|exchanges/([^/]+)(?:/([^/]*))?)")
+
+
+class RabbitMq(ToBroker):
+    """Messages to an address of RabbitMQ: `/queues/NAME`, or `/exchanges/NAME/ROUTING-KEY`. Names are
+    percent-encoded."""
+
+    name = "rabbitmq"
+    schemes = ("amqp", "amqps")
+    settings: ClassVar[Mapping[str, bool]] = {"address": True}
+    prefix = "ce-"
+    credentials: ClassVar[Mapping[str, tuple[str, str]]] = {"PLAIN": ("identifier", "secret")}
+
+    def problem_of(self, name: str, text: str) -> str | None:
+        """See `ToBroker`."""
+        parts = _ADDRESS.fullmatch(text)
+        names = [] if parts is None else [unquote(part) for part in parts.groups() if part]
+        if not names or any(len(one.encode("utf-8", "replace")) > MAX_NAME_BYTES or "\x00" in one for one in names):
+            return (
+                "an address is /queues/NAME or /exchanges/NAME/ROUTING-KEY, with percent-encoded names of at most "
+                f"{MAX_NAME_BYTES} bytes"
+            )
+        return None
+
+    def message(self, event: Event, subscription: Subscription, context: base.RenderContext) -> Message:
+        """See `ToBroker`."""
+        address = self.rendered(event, subscription, context, clean)["address"]
+        parts = _ADDRESS.fullmatch(address)
+        queue, exchange, key = ("", "", "") if parts is None else (unquote(part or "") for part in parts.groups())
+        content_type, headers, body = self.content(event, subscription)
+        return Message(
+            exchange=exchange,
+            destination=queue or key,
+            headers=headers,
+            body=body,
+            id=event.id,
+            content_type=content_type,
+            order=order_of(event, subscription),
+        )
+
+
+def clean(text: str) -> str:
+    """A text as a part of an address."""
+    return quote(NOT_IN_ATTRIBUTES.sub("_", text)[:200], safe="") or "_"
