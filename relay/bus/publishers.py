@@ -112,7 +112,7 @@ class Publishers:
         line = self._lines.setdefault(broker, _Line())
         line.users += 1
         publisher: Publisher | None = None
-        late = False
+        late = failed = False
         try:
             async with asyncio.timeout(timeout_seconds):
                 publisher = await self._publisher(broker, line)
@@ -126,12 +126,13 @@ class Publishers:
             results = [Published(error=error.error, detail=str(error))] * len(messages)
         except Exception as error:  # of a client's library
             log.warning("publish_failed", broker=broker.shown, error=type(error).__name__)
+            failed = True
             why = Published(error="protocol", detail=f"the client of the broker failed ({type(error).__name__})")
             results = [result or why for result in results]
         finally:
             line.users -= 1
             line.used_at = self._now()
-            if publisher is not None and (late or publisher.broken or None in results):
+            if publisher is not None and (late or failed or publisher.broken or None in results):
                 self._drop(line, publisher)
         ms = (time.perf_counter() - begun) * 1000.0
         return [
@@ -230,12 +231,16 @@ def _named(error: Exception, guard: Guard) -> CannotConnect:
             case Refused():
                 return CannotConnect("refused", str(seen))
             case ssl.SSLCertVerificationError():
-                return CannotConnect("tls", f"the certificate does not verify: {seen.verify_message}")
+                return CannotConnect("tls", f"the certificate does not verify: {_said(seen, 'verify_message')}")
             case ssl.SSLError():
-                return CannotConnect("tls", f"the TLS handshake failed: {seen.reason or 'no reason given'}")
+                return CannotConnect("tls", f"the TLS handshake failed: {_said(seen, 'reason')}")
         seen = seen.__cause__ or seen.__context__
     if guard.refusals and guard.remote_ip is None:
         return CannotConnect("refused", guard.refusals[0])
     if guard.refusals:
         return CannotConnect("refused", f"an address that the broker advertises: {guard.refusals[0]}")
     return CannotConnect("connect", f"no connection to the broker ({type(error).__name__})")
+
+
+def _said(error: ssl.SSLError, name: str) -> str:
+    return getattr(error, name, None) or "no reason given"

@@ -41,7 +41,7 @@ def missing() -> str | None:
         libraries.mkdir(parents=True, exist_ok=True)
         (libraries / "pom.xml").write_text(_POM)
         command = ["mvn", "-q", "-B", "dependency:copy-dependencies", "-DoutputDirectory=jars"]
-        done = subprocess.run(command, cwd=libraries, capture_output=True, text=True, timeout=300, check=False)  # noqa: S603
+        done = subprocess.run(command, cwd=libraries, capture_output=True, text=True, timeout=300, check=False)
         if done.returncode != 0:
             return f"KAFKA IS NOT TESTED: Maven could not fetch it: {done.stdout[-200:]}"
         (libraries / "done").touch()
@@ -54,13 +54,11 @@ async def kafka_server(folder: Path, *, port: int = 0, advertised: str | None = 
     port, controller = port or free_port(), free_port()
     settings = folder / "server.properties"
     settings.write_text(
-        _SETTINGS.format(
-            port=port, controller=controller, advertised=advertised or f"127.0.0.1:{port}", folder=folder
-        )
+        _SETTINGS.format(port=port, controller=controller, advertised=advertised or f"127.0.0.1:{port}", folder=folder)
     )
     java = ["java", "-Xmx256m", "-Xshare:auto", "-XX:TieredStopAtLevel=1", "-cp", f"{_libraries()}/jars/*"]
     format_storage = [*java, "kafka.tools.StorageTool", "format", "-t", "c29tZS1jbHVzdGVyLWlkMA", "-c", str(settings)]
-    subprocess.run(format_storage, check=True, capture_output=True, timeout=60)  # noqa: ASYNC221, S603
+    subprocess.run(format_storage, check=True, capture_output=True, timeout=60)
     process = Process(command=(*java, "kafka.Kafka", str(settings)), port=port, folder=folder)
     try:
         yield await process.start()

@@ -31,7 +31,7 @@ class Process:
 
     async def start(self) -> Self:
         log = (self.folder / "broker.log").open("ab")
-        self._running = subprocess.Popen(  # noqa: ASYNC220, S603 - a test's own command
+        self._running = subprocess.Popen(
             self.command, stdout=log, stderr=log, cwd=self.folder, env={**os.environ, **self.environment}
         )
         log.close()

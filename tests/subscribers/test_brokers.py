@@ -1,0 +1,254 @@
+"""Kinds of brokers: where an event goes, its key and its content, read by the CloudEvents SDK."""
+
+from dataclasses import replace
+
+import pytest
+from cloudevents.core.bindings import kafka as sdk_kafka
+from cloudevents.core.bindings import rabbitmq as sdk_rabbitmq
+from cloudevents.core.formats.json import JSONFormat
+
+from relay.core.bus import Login
+from relay.core.credentials import SinkCredential
+from relay.core.delivery import Response
+from relay.core.events import Event
+from relay.core.jsontext import dumps
+from relay.core.subscription import Subscription
+from relay.errors import InvalidRequest, NotRenderable
+from subscribers import base
+from subscribers.brokers import ToBroker
+from subscribers.kafka import Kafka
+from subscribers.nats import Nats
+from subscribers.rabbitmq import RabbitMq
+
+CONTEXT = base.RenderContext()
+DATA = {"deal": 42, "text": "ü"}
+DOCUMENT = {
+    **{"specversion": "1.0", "id": "evt_1", "source": "https://x.example/jobs", "type": "ai.revor.job.failed"},
+    **{"subject": "j 1.2*", "time": "2026-05-20T10:00:08Z", "datacontenttype": "application/json"},
+    **{"partitionkey": "j1", "channel": "linkedin", "status": "failed", "data": DATA},
+}
+EVENT = Event(
+    id="evt_1",
+    source="https://x.example/jobs",
+    type="ai.revor.job.failed",
+    subject="j 1.2*",
+    time=1.0,
+    recorded_at=1.0,
+    body=dumps(DOCUMENT),
+    job_uid="job_1",
+)
+SINKS = {"kafka": "kafkas://k.example:9093", "nats": "tls://n.example", "rabbitmq": "amqps://r.example/v"}
+SETTINGS = {
+    "kafka": {"topicname": "jobs"},
+    "nats": {"subject": "jobs.{{ event.channel }}.{{ event.status }}"},
+    "rabbitmq": {"address": "/exchanges/jobs/{{ event.channel }}"},
+}
+KINDS: tuple[ToBroker, ...] = (Kafka(), Nats(), RabbitMq())
+EACH = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
+
+
+def subscription(kind: ToBroker, *, settings: dict[str, str] | None = None, **changes: object) -> Subscription:
+    options = {"protocolsettings": SETTINGS[kind.name] if settings is None else settings, **changes.pop("options", {})}  # type: ignore[dict-item]
+    return Subscription(id="sub_1", sink=SINKS[kind.name], kind=kind.name, options=options, **changes)  # type: ignore[arg-type]
+
+
+def errors_of(kind: ToBroker, made: Subscription) -> dict[str, str]:
+    with pytest.raises(InvalidRequest) as caught:
+        kind.check(made)
+    return {error.pointer: error.code for error in caught.value.errors}
+
+
+@EACH
+def test_message_in_structured_mode_is_the_stored_bytes(kind):
+    message = kind.message(EVENT, subscription(kind), CONTEXT)
+    assert (message.body, message.id, message.order) == (EVENT.body, "evt_1", "job_1")
+    assert message.content_type == "application/cloudevents+json"
+
+
+def test_destinations_come_from_templates():
+    kafka, nats, rabbit = (kind.message(EVENT, subscription(kind), CONTEXT) for kind in KINDS)
+    assert (kafka.destination, kafka.key) == ("jobs", "j1")
+    assert nats.destination == "jobs.linkedin.failed"
+    assert (rabbit.exchange, rabbit.destination) == ("jobs", "linkedin")
+
+
+def test_what_an_event_lacks_leaves_no_hole():
+    bare = replace(EVENT, body=dumps({**DOCUMENT, "channel": "a b>c"}))
+    made = subscription(Nats(), settings={"subject": "jobs.{{ event.group }}.{{ event.channel }}.{{ event.type }}"})
+    assert Nats().message(bare, made, CONTEXT).destination == "jobs._.a_b_c.ai.revor.job.failed"
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "pointer"),
+    [
+        (Kafka(), {"topicname": "{{ event.group }}"}, "/protocolsettings/topicname"),
+        (Nats(), {"subject": "jobs.{{ data.long }}"}, "/protocolsettings/subject"),
+        (RabbitMq(), {"address": "/queues/{{ event.group }}"}, "/protocolsettings/address"),
+    ],
+)
+def test_destination_that_the_broker_would_refuse_is_not_rendered(kind, settings, pointer):
+    event = replace(EVENT, body=dumps({**DOCUMENT, "data": {"long": "x" * 600}}))
+    with pytest.raises(NotRenderable) as caught:
+        kind.message(event, subscription(kind, settings=settings), CONTEXT)
+    assert [error.pointer for error in caught.value.errors] == [pointer]
+
+
+def test_binary_mode_of_kafka_is_read_by_the_sdk():
+    message = Kafka().message(EVENT, subscription(Kafka(), options={"content_mode": "binary"}), CONTEXT)
+    headers = {name: value.encode() for name, value in message.headers}
+    read = sdk_kafka.from_binary(sdk_kafka.KafkaMessage(headers=headers, key=b"j1", value=message.body), JSONFormat())
+    assert (read.get_id(), read.get_data()) == ("evt_1", DATA)
+    assert read.get_subject() == "j 1.2*"
+
+
+def test_structured_mode_of_kafka_is_read_by_the_sdk():
+    message = Kafka().message(EVENT, subscription(Kafka()), CONTEXT)
+    headers = {name: value.encode() for name, value in message.headers}
+    read = sdk_kafka.from_structured(
+        sdk_kafka.KafkaMessage(headers=headers, key=None, value=message.body), JSONFormat()
+    )
+    assert read.get_id() == "evt_1"
+
+
+def test_binary_mode_of_rabbitmq_is_read_by_the_sdk():
+    message = RabbitMq().message(EVENT, subscription(RabbitMq(), options={"content_mode": "binary"}), CONTEXT)
+    read = sdk_rabbitmq.from_binary(
+        sdk_rabbitmq.RabbitMQMessage(
+            headers=dict(message.headers), content_type=message.content_type, body=message.body
+        ),
+        JSONFormat(),
+    )
+    assert (read.get_id(), read.get_data(), read.get_subject()) == ("evt_1", DATA, "j 1.2*")
+
+
+@EACH
+def test_subscription_that_fits_is_accepted(kind):
+    kind.check(subscription(kind))
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "pointer", "code"),
+    [
+        *[
+            one
+            for kind in KINDS
+            for one in (
+                (kind, {"sink": "https://x.example"}, "/sink", "sink_unsuitable"),
+                (kind, {"settings": {}}, f"/protocolsettings/{next(iter(kind.settings))}", "required"),
+                (
+                    kind,
+                    {"settings": {**SETTINGS[kind.name], "acks": "0"}},
+                    "/protocolsettings/acks",
+                    "unknown_field",
+                ),
+                (kind, {"options": {"content_mode": "batch"}}, "/config/content_mode", "content_mode_unsuitable"),
+                (kind, {"options": {"channel": "#x"}}, "/config/channel", "unknown_option"),
+                (kind, {"headers": (("X", "1"),)}, "/protocolsettings", "unknown_field"),
+                (kind, {"incidents": "collapse"}, "/config/incidents", "incidents_unsuitable"),
+                (
+                    kind,
+                    {"settings": {next(iter(kind.settings)): "{{ event.typ"}},
+                    f"/protocolsettings/{next(iter(kind.settings))}",
+                    "invalid_template",
+                ),
+                (
+                    kind,
+                    {"credential": SinkCredential(id="c", origin="", fields={"credentialtype": "REFRESHTOKEN"})},
+                    "/sinkcredential/credentialtype",
+                    "credential_unsuitable",
+                ),
+            )
+        ],
+        (Kafka(), {"settings": {"topicname": "a b"}}, "/protocolsettings/topicname", "invalid"),
+        (Kafka(), {"settings": {"topicname": ".."}}, "/protocolsettings/topicname", "invalid"),
+        (Kafka(), {"settings": {"topicname": "a", "ackmode": "1"}}, "/protocolsettings/ackmode", "invalid"),
+        (Kafka(), {"settings": {"topicname": "a", "saslmechanism": "x"}}, "/protocolsettings/saslmechanism", "invalid"),
+        (
+            Kafka(),
+            {"settings": {"topicname": "a", "partitionkeyextractor": "x" * 1001}},
+            "/protocolsettings/partitionkeyextractor",
+            "invalid",
+        ),
+        *[
+            (Nats(), {"settings": {"subject": subject}}, "/protocolsettings/subject", "invalid")
+            for subject in ("a..b", ".a", "a.*", "a.>", "a b", "$JS.API.x", "x" * 501)
+        ],
+        *[
+            (RabbitMq(), {"settings": {"address": address}}, "/protocolsettings/address", "invalid")
+            for address in ("jobs", "/queues/", "/queues/a/b", "/topics/a", "/queues/%00", "/queues/" + "x" * 256)
+        ],
+    ],
+)
+def test_subscription_that_does_not_fit_is_refused(kind, changes, pointer, code):
+    assert errors_of(kind, replace_sink(subscription(kind, **without_sink(changes)), changes)) == {pointer: code}
+
+
+def without_sink(changes: dict[str, object]) -> dict[str, object]:
+    return {name: value for name, value in changes.items() if name != "sink"}
+
+
+def replace_sink(made: Subscription, changes: dict[str, object]) -> Subscription:
+    return replace(made, sink=str(changes.get("sink", made.sink)))
+
+
+SEED = "SUAMK2FG4MI6UE3ACF3FK3OIQBCEIEZV7NSWFFEW63UXMRLFM2XLAXK4GY"
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields", "settings", "login"),
+    [
+        (
+            Kafka(),
+            {"credentialtype": "PLAIN", "identifier": "me", "secret": "s"},
+            {},
+            Login(name="me", secret="s"),
+        ),
+        (
+            Kafka(),
+            {"credentialtype": "PLAIN", "identifier": "me", "secret": "s"},
+            {"saslmechanism": "SCRAM-SHA-512"},
+            Login(name="me", secret="s", mechanism="SCRAM-SHA-512"),
+        ),
+        (
+            Kafka(),
+            {"credentialtype": "ACCESSTOKEN", "accesstoken": "t"},
+            {},
+            Login(secret="t", mechanism="OAUTHBEARER"),
+        ),
+        (Nats(), {"credentialtype": "ACCESSTOKEN", "accesstoken": "t"}, {}, Login(secret="t")),
+        (Nats(), {"credentialtype": "ACCESSTOKEN", "accesstoken": SEED}, {}, Login(secret=SEED, mechanism="NKEY")),
+        (
+            RabbitMq(),
+            {"credentialtype": "PLAIN", "identifier": "me", "secret": "s"},
+            {},
+            Login(name="me", secret="s"),
+        ),
+    ],
+)
+def test_credential_is_the_brokers_login(kind, fields, settings, login):
+    credential = SinkCredential(id="c", origin="", fields=fields)
+    made = subscription(kind, settings={**SETTINGS[kind.name], **settings}, credential=credential)
+    kind.check(made)
+    assert kind.broker(made).login == login
+
+
+@pytest.mark.parametrize(
+    ("error", "verdict"),
+    [(None, "delivered"), ("timeout", "retry"), ("no_stream", "retry"), ("behind", "retry"), ("too_large", "dead")],
+)
+@EACH
+def test_acknowledgement_decides(kind, error, verdict):
+    assert kind.classify(Response(started_at=1.0, duration_ms=1.0, error=error), 1.0).verdict == verdict
+
+
+@EACH
+def test_preview_shows_the_place_and_the_message(kind):
+    request = kind.render(EVENT, subscription(kind), CONTEXT)
+    assert request.method == "PUBLISH"
+    assert request.url == {
+        "kafka": "kafkas://k.example:9093/jobs",
+        "nats": "tls://n.example/jobs.linkedin.failed",
+        "rabbitmq": "amqps://r.example/v/jobs/linkedin",
+    }.get(kind.name)
+    assert ("message-id", "evt_1") in request.headers
+    assert request.body == EVENT.body

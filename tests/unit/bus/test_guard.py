@@ -1,0 +1,98 @@
+"""Every address that a broker's client dials is judged."""
+
+import asyncio
+import socket
+from ipaddress import ip_network
+
+import pytest
+from aiohttp.abc import AbstractResolver, ResolveResult
+
+from relay.bus.guard import Guard, Refused, guarded
+from relay.core.netguard import GuardPolicy
+
+LOOPBACK = GuardPolicy(allow_http=True, allow_networks=(ip_network("127.0.0.0/8"),))
+
+
+class Names(AbstractResolver):
+    """Names of the test's own."""
+
+    def __init__(self, **addresses: tuple[str, ...]) -> None:
+        self.addresses = addresses
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
+    ) -> list[ResolveResult]:
+        found = self.addresses.get(host.partition(".")[0], (host,))
+        return [
+            ResolveResult(hostname=host, host=ip, port=port, family=socket.AF_INET, proto=0, flags=0) for ip in found
+        ]
+
+    async def close(self) -> None:
+        pass
+
+
+async def dial(guard: Guard, host: str, port: int) -> None:
+    with guarded(guard):
+        _, writer = await asyncio.open_connection(host, port)
+    writer.close()
+    await writer.wait_closed()
+
+
+@pytest.fixture
+async def port():
+    server = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0)
+    yield server.sockets[0].getsockname()[1]
+    server.close()
+
+
+async def test_allowed_address_is_dialled(port):
+    guard = Guard(LOOPBACK, Names(broker=("127.0.0.1",)), "http")
+    await dial(guard, "broker.example", port)
+    assert guard.remote_ip == "127.0.0.1"
+
+
+@pytest.mark.parametrize(
+    ("addresses", "policy", "shown"),
+    [
+        (("169.254.169.254",), LOOPBACK, "not public"),
+        (("10.0.0.1",), GuardPolicy(), "not public"),
+        (("127.0.0.1",), GuardPolicy(), "not public"),
+    ],
+)
+async def test_name_of_a_forbidden_address_is_refused_without_telling_it(addresses, policy, shown):
+    guard = Guard(policy, Names(broker=addresses), "https")
+    with pytest.raises(Refused, match=shown) as caught:
+        await dial(guard, "broker.example", 9093)
+    assert addresses[0] not in str(caught.value)
+    assert guard.refusals == [str(caught.value)]
+
+
+async def test_next_address_of_a_name_is_tried(port):
+    guard = Guard(LOOPBACK, Names(broker=("10.0.0.1", "127.0.0.2", "127.0.0.1")), "http")
+    await dial(guard, "broker.example", port)
+    assert guard.remote_ip == "127.0.0.1"
+
+
+async def test_tasks_that_are_started_inside_are_guarded_too():
+    guard = Guard(GuardPolicy(), Names(), "https")
+    with guarded(guard):
+        task = asyncio.create_task(asyncio.open_connection("127.0.0.1", 9))
+    with pytest.raises(Refused):
+        await task
+
+
+async def test_other_tasks_are_not(port):
+    guard = Guard(GuardPolicy(), Names(), "https")
+    with guarded(guard), pytest.raises(Refused):
+        await asyncio.open_connection("127.0.0.1", port)
+    _, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.close()
+
+
+@pytest.mark.parametrize("options", [{}, {"sock": socket.socket()}])
+async def test_client_that_does_not_name_host_and_port_is_refused(options):
+    guard = Guard(LOOPBACK, Names(), "http")
+    with guarded(guard), pytest.raises(Refused):
+        await asyncio.get_running_loop().create_connection(asyncio.Protocol, **options)
+    for one in options.values():
+        one.close()

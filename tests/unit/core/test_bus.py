@@ -1,0 +1,116 @@
+"""Brokers and messages: what a sink names, what the guard says, and the order of failures."""
+
+from ipaddress import ip_network
+
+import pytest
+
+from relay.core.bus import (
+    Broker,
+    Login,
+    Message,
+    Published,
+    policy_for_brokers,
+    read_sink,
+    refusal_of_host,
+    scheme_of,
+    unsent_behind,
+)
+from relay.core.netguard import GuardPolicy
+
+ACKNOWLEDGED = Published(detail="stored")
+
+
+@pytest.mark.parametrize(
+    ("sink", "broker"),
+    [
+        ("kafka://a.example", Broker(protocol="KAFKA", addresses=(("a.example", 9092),), secure=False)),
+        (
+            "kafkas://A.example:1,[2001:DB8::1]:2,b.example/",
+            Broker(
+                protocol="KAFKA", addresses=(("a.example", 1), ("2001:db8::1", 2), ("b.example", 9093)), secure=True
+            ),
+        ),
+        ("nats://a.example", Broker(protocol="NATS", addresses=(("a.example", 4222),), secure=False)),
+        ("tls://a.example:4443", Broker(protocol="NATS", addresses=(("a.example", 4443),), secure=True)),
+        ("amqp://a.example", Broker(protocol="AMQP", addresses=(("a.example", 5672),), secure=False)),
+        (
+            "amqps://a.example/sales%2Feu",
+            Broker(protocol="AMQP", addresses=(("a.example", 5671),), secure=True, virtual_host="sales/eu"),
+        ),
+    ],
+)
+def test_sink_names_a_broker(sink, broker):
+    assert read_sink(sink) == broker
+
+
+@pytest.mark.parametrize(
+    "sink",
+    [
+        *("https://a.example", "kafka:a.example", "kafka://", "kafka:///x", "kafka://a.example/topic", "kafka://a b"),
+        *("nats://user:secret@a.example", "nats://a.example?x=1", "amqp://a.example#x", "kafka://a.example:0"),
+        *("kafka://a.example:65536", "kafka://a,,b", "kafka://ü.example", "nats://a.example/x"),
+        "kafka://" + ",".join(f"a{n}.example" for n in range(17)),
+    ],
+)
+def test_other_sinks_name_none(sink):
+    assert read_sink(sink) is None
+
+
+def test_scheme_is_read_of_any_text():
+    assert [scheme_of(sink) for sink in ("KAFKA://a", "x", "http://[")] == ["kafka", "", ""]
+
+
+def test_broker_is_shown_without_its_login():
+    broker = read_sink("nats://[::1]:1,a.example", Login(name="me", secret="s3cr3t"))
+    assert broker is not None
+    assert (broker.shown, broker.scheme) == ("[::1]:1,a.example:4222", "http")
+    assert "s3cr3t" not in repr(broker)
+
+
+def test_guard_allows_the_ports_of_brokers_and_no_other():
+    policy = policy_for_brokers(GuardPolicy())
+    assert refusal_of_host("a.example", 9093, "https", policy) is None
+    assert "port 8080 is not allowed" in str(refusal_of_host("a.example", 8080, "https", policy))
+
+
+@pytest.mark.parametrize(
+    ("host", "scheme", "policy", "why"),
+    [
+        ("a.example", "http", GuardPolicy(), "use https"),
+        ("169.254.169.254", "https", GuardPolicy(), "link-local|not public"),
+        ("::1", "https", GuardPolicy(), "public addresses"),
+        ("a.example", "https", GuardPolicy(deny_hosts=("a.example",)), "deny_hosts"),
+        ("a.example", "https", GuardPolicy(by_proxy=True), "egress_proxy"),
+    ],
+)
+def test_guard_refuses(host, scheme, policy, why):
+    refusal = refusal_of_host(host, 9093, scheme, policy)
+    assert refusal is not None
+    assert any(part in refusal for part in why.split("|"))
+
+
+def test_guard_allows_plain_connections_inside_allowed_networks():
+    policy = GuardPolicy(allow_http=True, allow_networks=(ip_network("127.0.0.0/8"),))
+    assert refusal_of_host("127.0.0.1", 12345, "http", policy) is None
+
+
+def message(order: str | None) -> Message:
+    return Message(destination="jobs", body=b"{}", id="evt_1", order=order)
+
+
+FAILED = Published(error="nack", detail="no")
+
+
+@pytest.mark.parametrize(
+    ("orders", "results", "errors"),
+    [
+        (("a", "a"), (ACKNOWLEDGED, ACKNOWLEDGED), [None, None]),
+        (("a", "b", "a", "a"), (FAILED, ACKNOWLEDGED, ACKNOWLEDGED, FAILED), ["nack", None, "behind", "nack"]),
+        ((None, None), (FAILED, ACKNOWLEDGED), ["nack", None]),
+        (("a", "a"), (None, ACKNOWLEDGED), ["timeout", "behind"]),
+        (("a", "a"), (ACKNOWLEDGED, None), [None, "timeout"]),
+    ],
+)
+def test_what_follows_a_failure_of_its_order_failed_too(orders, results, errors):
+    found = unsent_behind([message(order) for order in orders], results)
+    assert [one.error for one in found] == errors
