@@ -11,8 +11,8 @@ from typing import Any, ClassVar
 from relay.core.bus import Broker, Login, Message, read_sink, scheme_of
 from relay.core.credentials import SinkCredential
 from relay.core.delivery import OutboundRequest, Outcome, Response
-from relay.core.events import CONTENT_TYPE, Event, canonical
-from relay.core.jsontext import dumps, loads
+from relay.core.events import CONTENT_TYPE, Event, attributes_of, canonical, content_of
+from relay.core.jsontext import loads
 from relay.core.subscription import Incidents, Subscription
 from relay.errors import FieldError, NotRenderable
 from subscribers import base, templates
@@ -165,13 +165,9 @@ class ToBroker(base.OneRequest):
         if subscription.options.get(CONTENT_MODE) != "binary":
             return CONTENT_TYPE, (), event.body
         document = event.document()
-        content_type = document.pop("datacontenttype", "application/json")
-        data = document.pop("data", None)
-        return (
-            content_type,
-            tuple((f"{self.prefix}{name}", canonical(value)) for name, value in document.items()),
-            dumps(data),
-        )
+        content_type, body = content_of(document)
+        headers = tuple((f"{self.prefix}{name}", canonical(value)) for name, value in attributes_of(document))
+        return content_type or "application/octet-stream", headers, body
 
     def render(self, event: Event, subscription: Subscription, context: base.RenderContext) -> OutboundRequest:
         """The message as a preview shows it."""
@@ -218,7 +214,7 @@ def is_template(text: str) -> bool:
 
 def order_of(event: Event, subscription: Subscription) -> str | None:
     """What the order of an event is kept by; None: nothing."""
-    return event.job_uid if subscription.ordering == "job" else None
+    return event.order_key if subscription.ordering == "job" else None
 
 
 def partition_key(event: Event) -> str | None:

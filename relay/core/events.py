@@ -6,6 +6,7 @@ extensions `sequence` and `partitionkey`.
 """
 
 import re
+from base64 import b64decode
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -46,6 +47,8 @@ ACCOUNT_EVENTS = ("needs_reconnect", "cannot_send", "recovered", "added", "remov
 """Last words of the event types about a source's connect accounts, such as `ai.revor.account.recovered`."""
 
 _NAME = re.compile(r"[a-z0-9]{1,20}")
+_JSON_TYPE = re.compile(r"(?:application|text)/(?:json|[^;\s]+\+json)\s*(?:;|\Z)", re.ASCII | re.IGNORECASE)
+_NOT_ATTRIBUTES = frozenset(("data", "data_base64", "datacontenttype"))
 _NO_HEADER_TEXT = re.compile(r'[^!-~]|["%]')
 NOT_IN_ATTRIBUTES = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]")
 """Characters that no attribute's value may contain: CloudEvents 1.0.2 §3.1."""
@@ -112,6 +115,13 @@ class Event:
     job_uid: str | None = None
     owner: str | None = None
     """The account it is about, as `owner_of` writes it; None if it is about none."""
+    stream: str | None = None
+    """The stream of a published event with a partition key, see `core/published.py`."""
+
+    @property
+    def order_key(self) -> str | None:
+        """What its order is kept by: its job or its stream; None: nothing."""
+        return self.job_uid or self.stream
 
     def document(self) -> dict[str, Any]:
         """The event as a JSON object."""
@@ -332,9 +342,33 @@ def in_binary_mode(event: Event) -> tuple[tuple[tuple[str, str], ...], bytes]:
     """The headers and the body of an event in binary mode: HTTP binding §3.1. Its attributes are headers, and its data
     is the body."""
     document = event.document()
-    data, content_type = document.pop("data", None), document.pop("datacontenttype", "application/json")
-    attributes = ((f"ce-{name}", _header_text(value)) for name, value in document.items())
-    return (("Content-Type", content_type), *attributes), dumps(data)
+    content_type, data = content_of(document)
+    headers = [] if content_type is None else [("Content-Type", content_type)]
+    headers += [(f"ce-{name}", _header_text(value)) for name, value in attributes_of(document)]
+    return tuple(headers), data
+
+
+def attributes_of(document: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """The attributes of an event in structured JSON, but not the content type of its data."""
+    return [(name, value) for name, value in document.items() if name not in _NOT_ATTRIBUTES]
+
+
+def content_of(document: Mapping[str, Any]) -> tuple[str | None, bytes]:
+    """The content type and the data of an event in structured JSON, as binary mode has them: JSON format §3.1. Without
+    data there may be no type."""
+    content_type = document.get("datacontenttype")
+    if "data_base64" in document:
+        return content_type, b64decode(document["data_base64"])
+    if "data" not in document:
+        return content_type, b""
+    data, content_type = document["data"], content_type or "application/json"
+    is_text = isinstance(data, str) and not is_json_type(content_type)
+    return content_type, data.encode() if is_text else dumps(data)
+
+
+def is_json_type(content_type: str) -> bool:
+    """True if data of this media type is JSON."""
+    return _JSON_TYPE.match(content_type) is not None
 
 
 def _header_text(value: object) -> str:

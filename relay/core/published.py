@@ -1,0 +1,255 @@
+"""CloudEvents that other programs publish: read in the content modes of HTTP, judged, and kept as they are. Pure.
+
+Sources: CloudEvents 1.0.2, core §3 and §5, HTTP binding §3.1 (binary), §3.2 (structured) and §3.3 (batched), JSON
+format §2 to §4.
+"""
+
+import re
+from base64 import b64decode, b64encode
+from binascii import Error as NotBase64
+from collections.abc import Iterable, Mapping, Sequence
+from hashlib import sha256
+from typing import Any, NamedTuple
+from urllib.parse import unquote_to_bytes
+
+from relay.clock import from_rfc3339
+from relay.core.events import NOT_IN_ATTRIBUTES, Event, is_json_type
+from relay.core.jsontext import dumps, loads
+from relay.core.values import value_class
+
+MAX_EVENTS = 1_000
+MAX_EVENT_BYTES = 256 * 1024
+MAX_BODY_BYTES = 16 * 1024 * 1024
+MAX_TEXT = 1_024
+"""Maximum characters of an id, a source, a subject and a partition key."""
+MAX_TYPE = 200
+MAX_ATTRIBUTE = 4_096
+"""Maximum characters of any other attribute."""
+MAX_ATTRIBUTES = 64
+
+_RELAY_TYPES = "relay."
+_NAME = re.compile(r"[a-z0-9]{1,64}", re.ASCII)
+_TYPE = re.compile(r"[!-~]+", re.ASCII)
+_URI_REFERENCE = re.compile(r"[^\s<>\"{}|\\^`\x00-\x1f\x7f-\x9f\ud800-\udfff]+")
+_MEDIA_TYPE = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+/[!#$%&'*+.^_`|~0-9A-Za-z-]+(?:\s*;[ -~]*)?", re.ASCII)
+_LONGEST = {"id": MAX_TEXT, "source": MAX_TEXT, "subject": MAX_TEXT, "partitionkey": MAX_TEXT, "type": MAX_TYPE}
+_FIRST = ("specversion", "id", "source", "type", "subject", "time", "datacontenttype", "dataschema")
+_NEEDED = ("specversion", "id", "source", "type")
+_DATA = ("data", "data_base64")
+
+
+class Refused(NamedTuple):
+    """Why an event is not taken. `pointer`: into the event as structured JSON."""
+
+    code: str
+    detail: str
+    pointer: str = ""
+
+
+@value_class(frozen=True, slots=True, kw_only=True)
+class Draft:
+    """An event that can be published.
+
+    id             its CloudEvents id; the relay's own id is made when it is recorded
+    time           as it says, else None
+    body           structured JSON, with every attribute that it came with
+    partition_key  what its order is kept by; None: nothing
+    """
+
+    id: str
+    source: str
+    type: str
+    subject: str | None
+    time: float | None
+    partition_key: str | None
+    body: bytes
+
+    def event(self, event_id: str, now: float, owner: str | None, stream: str | None, sequence: int | None) -> Event:
+        """As it is recorded."""
+        return Event(
+            id=event_id,
+            source=self.source,
+            type=self.type,
+            subject=self.subject,
+            time=now if self.time is None else self.time,
+            recorded_at=now,
+            body=self.body,
+            sequence=sequence,
+            stream=stream,
+            owner=owner,
+        )
+
+
+def identity_of(owner: str | None, source: str, id: str) -> bytes:
+    """What is unique to a published event: CloudEvents §3.1.1 says that source and id are. Each owner has a space of
+    its own."""
+    return sha256("\0".join((owner or "", source, id)).encode()).digest()
+
+
+def stream_of(owner: str | None, partition_key: str) -> str:
+    """The uid of the stream that keeps the order of the owner's events with a partition key."""
+    digest = sha256("\0".join((owner or "", partition_key)).encode()).hexdigest()
+    return f"key_{digest[:32]}"
+
+
+def read_document(document: object, reserved: Sequence[str]) -> Draft | Refused:
+    """An event in structured JSON, parsed.
+
+    reserved  prefixes of the event types that only the relay makes
+    """
+    if not isinstance(document, Mapping):
+        return Refused("not_an_event", "an event is a JSON object")
+    attributes = {name: value for name, value in document.items() if value is not None and name not in _DATA}
+    for name, value in attributes.items():
+        refused = _judged(name, value)
+        if refused is not None:
+            return refused
+    missing = next((name for name in _NEEDED if name not in attributes), None)
+    if missing is not None:
+        return Refused("required", f"attribute {missing} is needed", f"/{missing}")
+    if len(attributes) > MAX_ATTRIBUTES:
+        return Refused("too_many_attributes", f"an event has at most {MAX_ATTRIBUTES} attributes")
+    refused = _reserved(attributes["type"], reserved) or _judged_data(document)
+    if refused is not None:
+        return refused
+    data = {name: document[name] for name in _DATA if document.get(name) is not None}
+    if "data" in document and not data:
+        data = {"data": None}
+    first = {name: attributes[name] for name in _FIRST if name in attributes}
+    try:
+        body = dumps({**first, **attributes, **data})
+    except TypeError:
+        return Refused("too_deep", "the data is nested too deeply", "/data")
+    if len(body) > MAX_EVENT_BYTES:
+        detail = f"an event has at most {MAX_EVENT_BYTES:,} bytes as JSON, this one has {len(body):,}"
+        return Refused("too_large", detail)
+    return Draft(
+        id=attributes["id"],
+        source=attributes["source"],
+        type=attributes["type"],
+        subject=attributes.get("subject"),
+        time=_time(attributes.get("time")),
+        partition_key=attributes.get("partitionkey"),
+        body=body,
+    )
+
+
+def document_of_binary(headers: Iterable[tuple[str, str]], body: bytes) -> dict[str, Any] | Refused:
+    """An event in binary mode as structured JSON: `ce-` headers are its attributes, the body is its data."""
+    document: dict[str, Any] = {}
+    content_type = None
+    for name, value in headers:
+        lower = name.lower()
+        if lower == "content-type":
+            content_type = value.strip()
+        elif lower.startswith("ce-"):
+            attribute = lower[3:]
+            if attribute in document or attribute in (*_DATA, "datacontenttype"):
+                return Refused("invalid", f"header {lower[:70]} is given twice, or names no attribute", f"/{attribute}")
+            text = _header_text(value)
+            if text is None:
+                return Refused("invalid", f"header {lower[:70]} is not percent-encoded UTF-8", f"/{attribute}")
+            document[attribute] = text
+    if content_type:
+        document["datacontenttype"] = content_type
+    if not body:
+        return document
+    if content_type is None or is_json_type(content_type):
+        try:
+            document["data"] = loads(body)
+        except ValueError:
+            return Refused("not_json", "the body is not JSON, which its content type says", "/data")
+        return document
+    text = _text(content_type, body)
+    document |= {"data_base64": b64encode(body).decode()} if text is None else {"data": text}
+    return document
+
+
+def _judged(name: str, value: object) -> Refused | None:
+    pointer = f"/{name[:70]}"
+    if _NAME.fullmatch(name) is None:
+        detail = f"{name[:70]!r} is no name of an attribute: 1 to 64 characters of a-z and 0-9"
+        return Refused("invalid_name", detail, pointer)
+    if isinstance(value, bool):
+        return None if name not in (*_FIRST, "partitionkey") else _not_a_text(name, pointer)
+    if isinstance(value, int):
+        if name in (*_FIRST, "partitionkey"):
+            return _not_a_text(name, pointer)
+        fits = -(2**31) <= value < 2**31
+        return None if fits else Refused("invalid", f"attribute {name}: it does not fit 32 bits", pointer)
+    if not isinstance(value, str):
+        return _not_a_text(name, pointer)
+    longest = _LONGEST.get(name, MAX_ATTRIBUTE)
+    if len(value) > longest:
+        return Refused("too_long", f"attribute {name} has at most {longest:,} characters", pointer)
+    if (not value and name in (*_FIRST, "partitionkey")) or NOT_IN_ATTRIBUTES.search(value):
+        return Refused("invalid", f"attribute {name} is empty, or has a control character", pointer)
+    problem = _PROBLEMS[name](value) if name in _PROBLEMS else None
+    return None if problem is None else Refused("invalid", f"attribute {name}: {problem}", pointer)
+
+
+def _not_a_text(name: str, pointer: str) -> Refused:
+    return Refused("invalid", f"attribute {name} must be a text", pointer)
+
+
+_PROBLEMS: Mapping[str, Any] = {
+    "specversion": lambda text: None if text == "1.0" else "only 1.0 is known",
+    "type": lambda text: None if _TYPE.fullmatch(text) else "printable ASCII without spaces is needed",
+    "source": lambda text: None if _URI_REFERENCE.fullmatch(text) else "it is not a URI reference",
+    "dataschema": lambda text: None if _URI_REFERENCE.fullmatch(text) else "it is not a URI",
+    "datacontenttype": lambda text: None if _MEDIA_TYPE.fullmatch(text) else "it is not a media type",
+    "time": lambda text: "it is not an RFC 3339 time" if _time(text) is None else None,
+}
+"""What the specification says about the values of some attributes: None, or what is wrong."""
+
+
+def _reserved(type: str, reserved: Sequence[str]) -> Refused | None:
+    prefix = next((one for one in (_RELAY_TYPES, *reserved) if type.lower().startswith(one)), None)
+    if prefix is None:
+        return None
+    detail = f"types that begin with {prefix} are made by the relay only: choose a name of your own"
+    return Refused("reserved_type", detail, "/type")
+
+
+def _judged_data(document: Mapping[str, Any]) -> Refused | None:
+    encoded = document.get("data_base64")
+    if encoded is None:
+        return None
+    if document.get("data") is not None:
+        return Refused("invalid", "an event has data or data_base64, not both", "/data_base64")
+    try:
+        if isinstance(encoded, str):
+            b64decode(encoded, validate=True)
+            return None
+    except (NotBase64, ValueError):
+        pass
+    return Refused("invalid", "data_base64 is not base64", "/data_base64")
+
+
+def _time(text: object) -> float | None:
+    try:
+        return from_rfc3339(text) if isinstance(text, str) else None
+    except ValueError:
+        return None
+
+
+def _header_text(value: str) -> str | None:
+    """HTTP binding §3.1.3.2: optional quotes, then percent-encoding."""
+    text = value.strip()
+    if len(text) >= 2 and text[0] == text[-1] == '"':
+        text = re.sub(r"\\(.)", r"\1", text[1:-1])
+    try:
+        return unquote_to_bytes(text.encode("latin-1", "replace")).decode()
+    except UnicodeDecodeError:
+        return None
+
+
+def _text(content_type: str, body: bytes) -> str | None:
+    """The body as text if it is text in UTF-8; None otherwise."""
+    lower = content_type.lower()
+    if not (lower.startswith("text/") or "xml" in lower) or ("charset" in lower and "utf-8" not in lower):
+        return None
+    try:
+        return body.decode()
+    except UnicodeDecodeError:
+        return None

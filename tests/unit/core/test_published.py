@@ -1,0 +1,214 @@
+"""Events that other programs publish: what is taken, what is refused, and that nothing of them changes."""
+
+from base64 import b64encode
+
+import pytest
+from cloudevents.core.bindings.http import HTTPMessage, from_binary, to_binary
+from cloudevents.core.formats.json import JSONFormat
+from cloudevents.core.v1.event import CloudEvent
+
+from relay.core.events import content_of, in_binary_mode
+from relay.core.jsontext import dumps, loads
+from relay.core.published import (
+    MAX_EVENT_BYTES,
+    Draft,
+    Refused,
+    document_of_binary,
+    identity_of,
+    read_document,
+    stream_of,
+)
+
+RESERVED = ("ai.revor.job.", "ai.revor.account.")
+EVENT = {"specversion": "1.0", "id": "a-1", "source": "/shop", "type": "com.acme.order.paid"}
+
+
+def read(**changes: object) -> Draft | Refused:
+    return read_document({**EVENT, **changes}, RESERVED)
+
+
+def test_least_event_is_taken():
+    draft = read()
+    assert draft == Draft(
+        id="a-1",
+        source="/shop",
+        type="com.acme.order.paid",
+        subject=None,
+        time=None,
+        partition_key=None,
+        body=b'{"specversion":"1.0","id":"a-1","source":"/shop","type":"com.acme.order.paid"}',
+    )
+
+
+def test_nothing_of_an_event_is_lost():
+    given = {
+        **{"data": {"text": "ü", "big": 2**70}, "comacmeflag": True, "count": -7, "traceparent": "00-1-1-00"},
+        **{"partitionkey": "order 7", "dataschema": "https://a.example/s.json", "datacontenttype": "application/json"},
+        **{"time": "2026-05-20T10:00:08.123456+02:00", "subject": "7", **EVENT},
+    }
+    draft = read_document(given, RESERVED)
+    assert isinstance(draft, Draft)
+    assert loads(draft.body) == given
+    assert list(loads(draft.body))[:8] == [
+        *("specversion", "id", "source", "type", "subject", "time", "datacontenttype", "dataschema")
+    ]
+    assert (draft.subject, draft.partition_key, draft.time) == ("7", "order 7", 1779264008.123456)
+
+
+def test_event_is_recorded_under_an_id_of_the_relay():
+    draft = read(time="2026-05-20T10:00:08Z")
+    assert isinstance(draft, Draft)
+    event = draft.event("evt_1", 5.0, "revor/default", "key_1", 3)
+    assert (event.id, event.document()["id"]) == ("evt_1", "a-1")
+    assert (event.order_key, event.sequence, event.owner, event.job_uid) == ("key_1", 3, "revor/default", None)
+    assert (event.time, event.recorded_at) == (1779271208.0, 5.0)
+    timeless = read()
+    assert isinstance(timeless, Draft)
+    assert timeless.event("evt_1", 5.0, None, None, None).time == 5.0
+
+
+@pytest.mark.parametrize(
+    ("changes", "code", "pointer"),
+    [
+        *[({name: None}, "required", f"/{name}") for name in EVENT],
+        *[({name: ""}, "invalid", f"/{name}") for name in (*EVENT, "subject", "time", "partitionkey")],
+        *[({name: True}, "invalid", f"/{name}") for name in ("id", "subject", "partitionkey")],
+        *[({name: 7}, "invalid", f"/{name}") for name in ("id", "time", "partitionkey")],
+        ({"specversion": "0.3"}, "invalid", "/specversion"),
+        ({"type": "a b"}, "invalid", "/type"),
+        ({"source": "a b"}, "invalid", "/source"),
+        ({"dataschema": "<x>"}, "invalid", "/dataschema"),
+        ({"datacontenttype": "json"}, "invalid", "/datacontenttype"),
+        ({"time": "yesterday"}, "invalid", "/time"),
+        ({"time": "2026-05-20T10:00:08"}, "invalid", "/time"),
+        ({"subject": "a\nb"}, "invalid", "/subject"),
+        ({"subject": "a\ud800"}, "invalid", "/subject"),
+        ({"id": "x" * 1025}, "too_long", "/id"),
+        ({"type": "x" * 201}, "too_long", "/type"),
+        ({"other": "x" * 4097}, "too_long", "/other"),
+        ({"Other": "x"}, "invalid_name", "/Other"),
+        ({"x" * 65: "x"}, "invalid_name", f"/{'x' * 65}"),
+        ({"": "x"}, "invalid_name", "/"),
+        ({"other": {"a": 1}}, "invalid", "/other"),
+        ({"other": 1.5}, "invalid", "/other"),
+        ({"other": 2**31}, "invalid", "/other"),
+        ({f"a{n}": 1 for n in range(61)}, "too_many_attributes", ""),
+        ({"data": 1, "data_base64": "YQ=="}, "invalid", "/data_base64"),
+        ({"data_base64": "a"}, "invalid", "/data_base64"),
+        ({"data_base64": 7}, "invalid", "/data_base64"),
+        ({"data": "x" * MAX_EVENT_BYTES}, "too_large", ""),
+        ({"type": "relay.test"}, "reserved_type", "/type"),
+        ({"type": "Relay.anything"}, "reserved_type", "/type"),
+        ({"type": "ai.revor.job.failed"}, "reserved_type", "/type"),
+        ({"type": "ai.revor.account.moved"}, "reserved_type", "/type"),
+    ],
+)
+def test_what_is_no_event_is_refused_with_its_place(changes, code, pointer):
+    refused = read(**changes)
+    assert isinstance(refused, Refused)
+    assert (refused.code, refused.pointer) == (code, pointer)
+
+
+@pytest.mark.parametrize("document", [None, 7, "x", [EVENT]])
+def test_only_an_object_is_an_event(document):
+    assert read_document(document, RESERVED) == Refused("not_an_event", "an event is a JSON object")
+
+
+def test_data_that_is_nested_too_deeply_is_refused():
+    deep: object = 1
+    for _ in range(300):
+        deep = [deep]
+    refused = read(data=deep)
+    assert isinstance(refused, Refused)
+    assert refused.code == "too_deep"
+
+
+@pytest.mark.parametrize("changes", [{"data": None}, {"data": False}, {"data_base64": "YQ=="}, {"other": False}])
+def test_values_that_look_empty_are_kept(changes):
+    draft = read(**changes)
+    assert isinstance(draft, Draft)
+    assert loads(draft.body) == {**EVENT, **changes}
+
+
+@pytest.mark.parametrize(
+    ("content_type", "body", "data"),
+    [
+        ("application/json", b'{"a": 1}', {"data": {"a": 1}}),
+        ("application/vnd.acme+json; charset=utf-8", b"[1]", {"data": [1]}),
+        (None, b"7", {"data": 7}),
+        ("application/json", b"", {}),
+        ("text/plain", "ü".encode(), {"data": "ü"}),
+        ("application/xml; charset=UTF-8", b"<a/>", {"data": "<a/>"}),
+        ("text/plain; charset=latin-1", b"a", {"data_base64": "YQ=="}),
+        ("text/plain", b"\xff", {"data_base64": "/w=="}),
+        ("application/octet-stream", b"\x00", {"data_base64": "AA=="}),
+    ],
+)
+def test_binary_mode_is_read(content_type, body, data):
+    headers = [(f"Ce-{name}", value) for name, value in EVENT.items()]
+    if content_type is not None:
+        headers.append(("Content-Type", content_type))
+    expected = {**EVENT, **({} if content_type is None else {"datacontenttype": content_type}), **data}
+    assert document_of_binary([*headers, ("Host", "x")], body) == expected
+
+
+def test_header_values_are_decoded():
+    headers = (("ce-subject", "Euro%20%E2%82%AC"), ("ce-note", '"a \\"b\\" c"'))
+    assert document_of_binary(headers, b"") == {"subject": "Euro €", "note": 'a "b" c'}
+
+
+@pytest.mark.parametrize(
+    ("headers", "body", "code"),
+    [
+        ((("ce-id", "a"), ("CE-ID", "b")), b"", "invalid"),
+        ((("ce-data", "a"),), b"", "invalid"),
+        ((("ce-datacontenttype", "a/b"),), b"", "invalid"),
+        ((("ce-id", "%ff"),), b"", "invalid"),
+        ((("content-type", "application/json"),), b"{", "not_json"),
+    ],
+)
+def test_binary_mode_that_cannot_be_read_is_refused(headers, body, code):
+    refused = document_of_binary(headers, body)
+    assert isinstance(refused, Refused)
+    assert refused.code == code
+
+
+SDK_EVENT = CloudEvent({**EVENT, "subject": "Zoë 100 %", "datacontenttype": "application/json"}, {"deal": 42})
+
+
+def test_what_the_sdk_sends_in_binary_mode_is_read():
+    message = to_binary(SDK_EVENT, JSONFormat())
+    document = document_of_binary(message.headers.items(), bytes(message.body))
+    assert isinstance(document, dict)
+    assert document["subject"] == "Zoë 100 %"
+    assert document["data"] == {"deal": 42}
+
+
+@pytest.mark.parametrize(
+    ("data", "content_type", "body"),
+    [
+        ({"data": {"a": 1}}, "application/json", b'{"a":1}'),
+        ({"data": "a"}, "application/json", b'"a"'),
+        ({"data": "<a/>", "datacontenttype": "text/xml"}, "text/xml", b"<a/>"),
+        ({"data_base64": b64encode(b"\0").decode(), "datacontenttype": "a/b"}, "a/b", b"\0"),
+        ({}, None, b""),
+    ],
+)
+def test_binary_mode_sends_what_was_published(data, content_type, body):
+    draft = read(**data)
+    assert isinstance(draft, Draft)
+    event = draft.event("evt_1", 1.0, None, None, None)
+    assert content_of(event.document()) == (content_type, body)
+    headers, sent = in_binary_mode(event)
+    assert sent == body
+    assert dict(headers).get("Content-Type") == content_type
+    if content_type is not None:
+        read_again = from_binary(HTTPMessage(headers=dict(headers), body=sent), JSONFormat())
+        assert read_again.get_id() == "a-1"
+
+
+def test_identities_and_streams_of_owners_are_apart():
+    assert len({identity_of(owner, "/s", "1") for owner in (None, "a/b", "a/c")}) == 3
+    assert identity_of(None, "/s", "1") == identity_of(None, "/s", "1") != identity_of(None, "/s1", "")
+    assert len({stream_of(owner, "k") for owner in (None, "a/b")}) == 2
+    assert dumps(stream_of(None, "k"))
