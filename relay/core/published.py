@@ -28,6 +28,7 @@ MAX_ATTRIBUTE = 4_096
 MAX_ATTRIBUTES = 64
 
 _RELAY_TYPES = "relay."
+_STREAM = "key_"
 _NAME = re.compile(r"[a-z0-9]{1,64}", re.ASCII)
 _TYPE = re.compile(r"[!-~]+", re.ASCII)
 _URI_REFERENCE = re.compile(r"[^\s<>\"{}|\\^`\x00-\x1f\x7f-\x9f\ud800-\udfff]+")
@@ -80,16 +81,21 @@ class Draft:
         )
 
 
-def identity_of(owner: str | None, source: str, id: str) -> bytes:
+def identity_of(owner: str | None, source: str, id: str) -> str:
     """What is unique to a published event: CloudEvents §3.1.1 says that source and id are. Each owner has a space of
     its own."""
-    return sha256("\0".join((owner or "", source, id)).encode()).digest()
+    return sha256("\0".join((owner or "", source, id)).encode()).hexdigest()[:48]
 
 
 def stream_of(owner: str | None, partition_key: str) -> str:
     """The uid of the stream that keeps the order of the owner's events with a partition key."""
     digest = sha256("\0".join((owner or "", partition_key)).encode()).hexdigest()
-    return f"key_{digest[:32]}"
+    return f"{_STREAM}{digest[:32]}"
+
+
+def is_stream(order_key: str | None) -> bool:
+    """True if an order is kept by a stream, False if by a job or by nothing."""
+    return order_key is not None and order_key.startswith(_STREAM)
 
 
 def read_document(document: object, reserved: Sequence[str]) -> Draft | Refused:

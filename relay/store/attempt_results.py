@@ -20,7 +20,7 @@ from relay.store.group_commit import MAX_GROUP_ITEMS, alone, quick
 from relay.store.incident_recorder import joined
 from relay.store.locks import MATCH, TransactionLock, incidents_of, locking, row_of, to_change
 from relay.store.memories import end_turns
-from relay.store.outbox import LOCK_JOBS, Outbox, lock_jobs
+from relay.store.outbox import LOCK_JOBS, LOCK_STREAMS, Outbox, lock_jobs
 from relay.store.procedures import Each, Lock, Procedure, Run
 from relay.store.rows import attempt_values
 from relay.store.statements import (
@@ -194,6 +194,7 @@ END_ATTEMPTS = Procedure(
         Run(WRITE_ATTEMPT, "attempts"),
         Run(UPDATE_DELIVERIES, "results"),
         Lock(LOCK_JOBS),
+        Lock(LOCK_STREAMS),
         Run(PROMOTE, "pairs"),
         Run(PROMOTE_MANUAL, "manual"),
         Each(TAKE, FOLLOW_ON_CLAIMS),

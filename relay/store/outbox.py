@@ -14,6 +14,7 @@ from sqlalchemy.engine import Connection
 from relay.core.delivery import Claimed
 from relay.core.events import INCIDENT_EVENTS, SUBSCRIPTION_DISABLED, Event
 from relay.core.incidents import Incident
+from relay.core.published import is_stream
 from relay.core.records import Lease, Recorded
 from relay.core.subscription import Subscription
 from relay.ids import new_id
@@ -63,6 +64,8 @@ CROSS JOIN LATERAL ({of_one} = wanted.uid OFFSET 0) AS found
 OPEN_OF_JOBS, OPEN_MANUAL_OF_JOBS = _open_pairs("priority < 2"), _open_pairs("priority = 2")
 # Locks jobs. Recording an event and ending its head both lock the job. Otherwise a follower could stay blocked.
 LOCK_JOBS = sql("SELECT uid FROM jobs WHERE uid IN $json_values(uids) $for_update(jobs)")
+# The same for streams of published events.
+LOCK_STREAMS = sql("SELECT uid FROM streams WHERE uid IN $json_values(uids) $for_update(streams)")
 
 # The event of an incident that has this type. There is one that opens it, and one that closes it.
 EVENT_OF_INCIDENT = f"SELECT {', '.join(_EVENT)} FROM events WHERE subject = :incident AND type = :type LIMIT 1"
@@ -107,11 +110,20 @@ class Outbox:
         if not entries:
             return {}
         run_many(connection, INSERT_EVENT, [event_values(event) for event, _ in entries])
+        return self.deliver(connection, entries, summary)
+
+    def deliver(
+        self,
+        connection: Connection,
+        entries: Sequence[tuple[Event, Lease | None]],
+        summary: Summary = NO_SUMMARY,
+    ) -> dict[str, Recorded]:
+        """Writes the deliveries of events that the open transaction has written. Returns as `insert` does."""
         for event, _ in entries:
             notify(connection, f"event {event.job_uid or ''}")
         job_uids = sorted({event.job_uid for event, _ in entries if event.job_uid is not None})
         callbacks = self._callbacks(connection, job_uids)
-        busy = open_pairs(connection, job_uids)
+        busy = open_pairs(connection, sorted({event.order_key for event, _ in entries if event.order_key is not None}))
         deliveries: list[dict[str, Any]] = []
         collapsed: list[dict[str, Any]] = []
         recorded: dict[str, Recorded] = {}
@@ -189,9 +201,14 @@ def callback_types(stored: str | None) -> frozenset[str] | None:
 
 
 def lock_jobs(connection: Connection, uids: Sequence[str]) -> None:
-    """Keeps other nodes from recording events of these jobs until the transaction ends."""
+    """Keeps other nodes from recording events of these jobs, or streams, until the transaction ends."""
     if uids and connection.dialect.name != SQLITE:
-        run(connection, LOCK_JOBS, uids=json_list(sorted(set(uids))))
+        streams = sorted({uid for uid in uids if is_stream(uid)})
+        jobs = sorted(set(uids).difference(streams))
+        if jobs:
+            run(connection, LOCK_JOBS, uids=json_list(jobs))
+        if streams:
+            run(connection, LOCK_STREAMS, uids=json_list(streams))
 
 
 def open_pairs(connection: Connection, job_uids: Sequence[str], *, manual: bool = False) -> set[tuple[str, str]]:
@@ -230,8 +247,8 @@ def delivery_values(
     otherwise pending, and leased if `lease` covers the subscription. Adds its pair to `busy`. `now`: the creation time,
     if later than the event's."""
     created_at = event.recorded_at if now is None else now
-    pair = (event.job_uid, subscription.id)
-    ordered = event.job_uid is not None and subscription.ordering == "job"
+    pair = (event.order_key, subscription.id)
+    ordered = event.order_key is not None and subscription.ordering == "job"
     blocked = ordered and pair in busy
     if ordered:
         busy.add(pair)  # type: ignore[arg-type]
@@ -240,7 +257,7 @@ def delivery_values(
         "id": new_id("dlv", created_at),
         "event_id": event.id,
         "subscription_id": subscription.id,
-        "job_uid": event.job_uid,
+        "job_uid": event.order_key,
         "sequence": event.sequence,
         "state": "blocked" if blocked else "pending",
         "due_at": lease.until if leased and lease is not None else created_at,
@@ -256,7 +273,7 @@ def claimed_from(row: dict[str, Any], event: Event, lease: Lease) -> Claimed:
         id=row["id"],
         event=event,
         subscription_id=row["subscription_id"],
-        job_uid=event.job_uid,
+        job_uid=event.order_key,
         lease_token=lease.token,
         lease_until=lease.until,
         created_at=row["created_at"],

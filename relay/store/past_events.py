@@ -70,7 +70,7 @@ def advance(
     matching = [(row.position, event) for row in rows if _is_for(subscription, event := event_from(row))]
     passing = cache.filters.passing(filters, [event.body for _, event in matching])
     wanted = [event for (_, event), passes in zip(matching, passing, strict=False) if passes]
-    job_uids = sorted({event.job_uid for event in wanted if event.job_uid is not None})
+    job_uids = sorted({event.order_key for event in wanted if event.order_key is not None})
     lock_jobs(connection, job_uids)  # the head of one may just be ending
     busy, now = open_pairs(connection, job_uids), subscription.created_at
     made = [delivery_values(event, subscription, busy, now=now) for event in wanted]

@@ -86,7 +86,8 @@ COUNT_DELIVERIES = _count(
 # The next slice of events, and whether each is in scope; protects them from retention.
 SLICE = json_query(
     f"""
-SELECT e.position, e.id, e.job_uid, e.sequence, CASE WHEN {_MATCHES} THEN 1 ELSE 0 END AS wanted
+SELECT e.position, e.id, COALESCE(e.job_uid, e.stream) AS job_uid, e.sequence,
+  CASE WHEN {_MATCHES} THEN 1 ELSE 0 END AS wanted
 FROM events e WHERE e.position > :position AND e.position <= :last
 ORDER BY e.position LIMIT :count $for_key_share(e)
 """,

@@ -11,6 +11,7 @@ from relay.core.events import Event
 from relay.core.job import Job, Observation, Progress
 from relay.core.job_groups import JobGroup
 from relay.core.jsontext import dumps
+from relay.core.published import is_stream
 from relay.store.statements import table_of
 from relay.store.tables import JobRow
 
@@ -140,6 +141,7 @@ def event_from(row: Row[Any]) -> Event:
         sequence=row.sequence,
         job_uid=row.job_uid,
         owner=row.owner,
+        stream=row.stream,
     )
 
 
@@ -207,7 +209,7 @@ def delivery_from(row: Row[Any], *, waiting_for: str | None = None, attempts: tu
         event_type=row.type,
         subject=row.subject,
         subscription_id=row.subscription_id,
-        job_uid=row.job_uid,
+        job_uid=None if is_stream(row.job_uid) else row.job_uid,
         state="pending" if open_ else row.state,
         attempt_count=row.made_count,
         next_attempt_at=row.due_at if row.state == "pending" else None,

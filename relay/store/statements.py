@@ -97,7 +97,7 @@ class _Postgresql(Dialect):
         return f"position(CAST(:needle AS bytea) IN {column}) > 0"
 
     def for_update(self, alias: str) -> str:
-        key = {"jobs": ("uid",), "sink_memories": ("subscription_id", "key")}.get(alias, ("id",))
+        key = {"jobs": ("uid",), "streams": ("uid",), "sink_memories": ("subscription_id", "key")}.get(alias, ("id",))
         return f"ORDER BY {', '.join(f'{alias}.{name}' for name in key)} FOR UPDATE OF {alias}"
 
     def for_key_share(self, alias: str) -> str:

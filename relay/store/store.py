@@ -33,6 +33,7 @@ from relay.store.memories import MemoryStore
 from relay.store.outbox import Outbox
 from relay.store.postgres import PostgresDatabase
 from relay.store.postgres_engine import is_postgres
+from relay.store.published import PublishedStore
 from relay.store.replays import ReplayStore
 from relay.store.scoped import Account
 from relay.store.secrets import SecretStore
@@ -63,6 +64,7 @@ class Store:
         self.groups = GroupStore(database, ledger)
         self.group_work = GroupWorkStore(database)
         self.events = EventStore(database, outbox)
+        self.published = PublishedStore(database, outbox)
         self.deliveries = DeliveryStore(database, outbox)
         self.memories = MemoryStore(database)
         self.replays = ReplayStore(database, outbox)

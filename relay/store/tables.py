@@ -144,7 +144,11 @@ class JobRow(SQLModel, table=True):
 
 
 class EventRow(SQLModel, table=True):
-    """An event, rendered once. `position` is the commit order; `owner` the account it is about, as source/account."""
+    """An event, rendered once. `position` is the commit order; `owner` the account it is about, as source/account.
+
+    stream    of a published event with a partition key; `sequence` is then its place in the stream
+    identity  of a published event: a digest of its owner, its source and the id that it came with
+    """
 
     __tablename__: ClassVar[str] = "events"
     __table_args__ = (
@@ -156,6 +160,14 @@ class EventRow(SQLModel, table=True):
         Index("ix_events_recorded_at", "recorded_at", "position"),
         # list pages of a token bound to an account
         Index("ix_events_owner", "owner", "recorded_at", "position"),
+        # publishing: what is known already
+        Index(
+            "uq_events_identity",
+            "identity",
+            unique=True,
+            sqlite_where=text("identity IS NOT NULL"),
+            postgresql_where=text("identity IS NOT NULL"),
+        ),
         {"sqlite_autoincrement": True},
     )
 
@@ -170,6 +182,21 @@ class EventRow(SQLModel, table=True):
     recorded_at: float
     body: bytes
     owner: OptionalText = None
+    stream: OptionalText = None
+    identity: OptionalText = None
+
+
+class StreamRow(SQLModel, table=True):
+    """The published events of one owner and partition key. Its lock is for its events what a job's is for those of a
+    job. `sequence`: the place of the last one; `used_at`: when it was recorded."""
+
+    __tablename__: ClassVar[str] = "streams"
+    # retention: streams that nothing was published to since a time
+    __table_args__ = (Index("ix_streams_used_at", "used_at"),)
+
+    uid: TextKey
+    sequence: int
+    used_at: float
 
 
 class SubscriptionRow(SQLModel, table=True):
@@ -250,6 +277,7 @@ class SecretRow(SQLModel, table=True):
 class DeliveryRow(SQLModel, table=True):
     """One event on its way to one subscription.
 
+    job_uid   what its order is kept by: its event's job, or the stream of a published event
     state     pending (the head of its job and subscription), blocked (a follower), delivered, dead, cancelled,
               uncertain (the sink may have accepted it)
     priority  0 first attempts, 1 retries and the backlog of a failing sink, 2 manual retries and replays, which have

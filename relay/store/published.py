@@ -1,0 +1,137 @@
+"""Published events: recorded once each, with their deliveries, in the order in which they came.
+
+The same source and id again, at any node and at the same time, gets the id of the event that is there. With a partition
+key an event takes its place in a stream, whose row is locked as a job's is.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+from sqlalchemy.engine import Connection
+
+from relay.core.events import Event
+from relay.store.database import Database
+from relay.store.group_commit import alone, each
+from relay.store.locks import MATCH, locking
+from relay.store.outbox import Outbox, event_values
+from relay.store.statements import INTEGER, REAL, TEXT, fetch, insert_into, json_list, run, run_many, run_rows, sql
+from relay.store.tables import OPEN_DELIVERY, EventRow
+
+MAX_SEQUENCE = 2**31 - 1_000_000
+"""The column's limit, with room for one transaction. Behind it a stream begins anew: after two billion events, those
+that are open just then may be out of order."""
+FORGET_AT_ONCE = 1_000
+MAX_CALLS = 5
+"""Calls of `record` that share a transaction."""
+
+_EVENT = ("id", "job_uid", "sequence", "type", "source", "subject", "time", "recorded_at", "body", "owner")
+# Writes a published event, unless it is there.
+INSERT_PUBLISHED = (
+    insert_into(EventRow, *_EVENT, "stream", "identity")
+    + " ON CONFLICT (identity) WHERE identity IS NOT NULL DO NOTHING"
+)
+# The published events of some identities.
+OF_IDENTITIES = sql("SELECT identity, id FROM events WHERE identity IN $json_values(identities)")
+_STREAM = {"uid": TEXT, "count": INTEGER, "used_at": REAL}
+# Takes the next places of some streams, and locks them.
+TAKE_PLACES = sql(
+    f"""
+INSERT INTO streams (uid, sequence, used_at)
+SELECT m.uid, m.count, m.used_at FROM $json_rows(rows) AS m WHERE 1 = 1 ORDER BY m.uid
+ON CONFLICT (uid) DO UPDATE SET used_at = excluded.used_at, sequence = excluded.sequence
+  + CASE WHEN streams.sequence < {MAX_SEQUENCE} THEN streams.sequence ELSE 0 END
+""",
+    rows=_STREAM,
+)
+# The last places of some streams.
+PLACES = sql("SELECT uid, sequence FROM streams WHERE uid IN $json_values(uids)")
+# Forgets streams that are not used any more and have nothing open.
+FORGET_STREAMS = sql(
+    f"""
+DELETE FROM streams WHERE uid IN (
+  SELECT uid FROM streams WHERE used_at < :before ORDER BY used_at LIMIT {FORGET_AT_ONCE} $skip_locked
+) AND NOT EXISTS (SELECT 1 FROM deliveries WHERE job_uid = streams.uid AND {OPEN_DELIVERY})
+"""
+)
+
+
+class Publication(NamedTuple):
+    """An event to publish, and its identity. Its `sequence` is not known yet."""
+
+    event: Event
+    identity: str
+
+
+class Taken(NamedTuple):
+    """What became of it: the id under which it is recorded, and whether it was recorded before."""
+
+    id: str
+    known: bool
+
+
+class PublishedStore:
+    """Records published events."""
+
+    def __init__(self, database: Database, outbox: Outbox) -> None:
+        self._database = database
+        self._outbox = outbox
+
+    async def record(self, publications: Sequence[Publication]) -> list[Taken]:
+        """Records the events, in their order and in one transaction, and their deliveries."""
+        return list(await self._database.write(self._record, tuple(publications)))
+
+    async def forget_streams(self, before: float) -> int:
+        """Forgets a slice of the streams that nothing was published to since a time. Returns the number."""
+        return await self._database.write(_forget, before)
+
+    @alone(MAX_CALLS)
+    @locking(lambda item: [MATCH])
+    def _record(self, connection: Connection, items: Sequence[tuple[Publication, ...]]) -> list[tuple[Taken, ...]]:
+        every = [one for item in items for one in item]
+        before = _known(connection, every)
+        first: dict[str, Publication] = {}
+        for one in every:
+            if one.identity not in before:
+                first.setdefault(one.identity, one)
+        placed = _placed(connection, list(first.values()))
+        values = [{**event_values(one.event), "stream": one.event.stream, "identity": one.identity} for one in placed]
+        run_many(connection, INSERT_PUBLISHED, values)
+        there = {**before, **_known(connection, placed)}  # another node may have been faster
+        made = [one.event for one in placed if there[one.identity] == one.event.id]
+        self._outbox.deliver(connection, [(event, None) for event in made])
+        fresh = {event.id for event in made}
+        return [tuple(Taken(id=there[one.identity], known=one.event.id not in fresh) for one in item) for item in items]
+
+
+def _known(connection: Connection, publications: Sequence[Publication]) -> dict[str, str]:
+    """The ids of the events that are recorded, by identity."""
+    if not publications:
+        return {}
+    identities = json_list([one.identity for one in publications])
+    return {row[0]: row[1] for row in fetch(connection, OF_IDENTITIES, identities=identities)}
+
+
+def _placed(connection: Connection, publications: Sequence[Publication]) -> list[Publication]:
+    """The events with their places in their streams, which are locked."""
+    counts = Counter(one.event.stream for one in publications if one.event.stream is not None)
+    if not counts:
+        return list(publications)
+    used_at = {one.event.stream: one.event.recorded_at for one in publications}
+    run_rows(connection, TAKE_PLACES, [(uid, counts[uid], used_at[uid]) for uid in sorted(counts)])
+    last: dict[str, int] = {row[0]: row[1] for row in fetch(connection, PLACES, uids=json_list(sorted(counts)))}
+    taken: Counter[str] = Counter()
+    found: list[Publication] = []
+    for one in publications:
+        event, stream = one.event, one.event.stream
+        if stream is not None:
+            taken[stream] += 1
+            event = replace(event, sequence=last[stream] - counts[stream] + taken[stream])
+        found.append(Publication(event, one.identity))
+    return found
+
+
+@each
+def _forget(connection: Connection, before: float) -> int:
+    return run(connection, FORGET_STREAMS, before=before).rowcount

@@ -1,0 +1,164 @@
+"""Published events: recorded once, delivered as others are, and in the order of their streams."""
+
+import asyncio
+
+import pytest
+
+from relay.core.events import Event
+from relay.core.jsontext import dumps
+from relay.core.published import identity_of, stream_of
+from relay.core.replay import ReplayRequest
+from relay.ids import new_id
+from relay.store.published import MAX_SEQUENCE, Publication, Taken
+from relay.store.store import Store
+from tests.support.store_kit import NOW, claim, execute, result_of, rows, states, subscription
+
+TYPE = "com.acme.order.paid"
+OWNER = "revor/default"
+
+
+def publication(id: str, *, key: str | None = None, source: str = "/shop", owner: str | None = None) -> Publication:
+    document = {"specversion": "1.0", "id": id, "source": source, "type": TYPE}
+    event = Event(
+        id=new_id("evt", NOW),
+        source=source,
+        type=TYPE,
+        subject=None,
+        time=NOW,
+        recorded_at=NOW,
+        body=dumps(document if key is None else {**document, "partitionkey": key}),
+        stream=None if key is None else stream_of(owner, key),
+        owner=owner,
+    )
+    return Publication(event, identity_of(owner, source, id))
+
+
+async def subscribed(store: Store, id: str = "sub_1", **changes: object) -> None:
+    await store.subscriptions.create(subscription(id, types=(TYPE,), **changes))
+
+
+async def test_published_event_is_recorded_and_delivered(store: Store) -> None:
+    await subscribed(store)
+    one = publication("1")
+    assert await store.published.record([one]) == [Taken(one.event.id, known=False)]
+    assert await store.events.get(one.event.id) == one.event
+    (claimed,) = await claim(store, "sub_1")
+    assert (claimed.event, claimed.job_uid) == (one.event, None)
+
+
+async def test_subscription_without_types_gets_no_published_event(store: Store) -> None:
+    await store.subscriptions.create(subscription("sub_1", types=None))
+    await store.published.record([publication("1")])
+    assert await states(store) == []
+
+
+async def test_the_same_event_again_is_known_and_goes_out_once(store: Store) -> None:
+    await subscribed(store)
+    first, again, other = publication("1"), publication("1"), publication("1", source="/other")
+    taken = await store.published.record([first, again, other])
+    assert taken == [
+        Taken(first.event.id, known=False),
+        Taken(first.event.id, known=True),
+        Taken(other.event.id, known=False),
+    ]
+    assert await store.published.record([publication("1")]) == [Taken(first.event.id, known=True)]
+    assert len(await states(store)) == 2
+
+
+async def test_two_that_publish_the_same_at_once_get_one_event(store: Store) -> None:
+    await subscribed(store)
+    found = await asyncio.gather(*(store.published.record([publication(str(n)) for n in range(20)]) for _ in range(8)))
+    assert len({taken.id for one in found for taken in one}) == 20
+    assert sum(not taken.known for one in found for taken in one) == 20
+    assert len(await states(store)) == 20
+
+
+async def test_owners_have_ids_of_their_own(store: Store) -> None:
+    a, b = publication("1"), publication("1", owner=OWNER)
+    assert [one.known for one in await store.published.record([a, b])] == [False, False]
+
+
+async def test_events_of_a_stream_go_out_in_their_order(store: Store) -> None:
+    await subscribed(store)
+    await store.published.record([publication("1", key="a"), publication("x", key="b"), publication("2", key="a")])
+    await store.published.record([publication("3", key="a"), publication("free")])
+    assert sorted(await states(store)) == ["blocked", "blocked", "pending", "pending", "pending"]
+    seen = []
+    while batch := await claim(store, "sub_1"):
+        seen += [one.event.document()["id"] for one in batch]
+        for one in batch:
+            await store.deliveries.record_attempt(result_of(one, "delivered"))
+    assert [id for id in seen if id in "123"] == ["1", "2", "3"]
+    assert sorted(seen) == ["1", "2", "3", "free", "x"]
+
+
+async def test_stream_keeps_its_order_among_many_that_publish(store: Store) -> None:
+    await subscribed(store)
+    for n in range(5):
+        await asyncio.gather(*(store.published.record([publication(f"{n}-{m}", key="a")]) for m in range(4)))
+    seen = []
+    while batch := await claim(store, "sub_1"):
+        assert len(batch) == 1
+        seen.append(batch[0].event.document()["id"])
+        await store.deliveries.record_attempt(result_of(batch[0], "delivered"))
+    assert len(seen) == 20
+    assert [id.split("-")[0] for id in seen] == sorted(id.split("-")[0] for id in seen)
+
+
+async def test_subscription_without_ordering_gets_them_at_once(store: Store) -> None:
+    await subscribed(store, ordering="none")
+    await store.published.record([publication(str(n), key="a") for n in range(3)])
+    assert await states(store) == ["pending"] * 3
+
+
+async def test_delivery_of_a_stream_names_no_job(store: Store) -> None:
+    await subscribed(store)
+    await store.published.record([publication("1", key="a")])
+    (listed,) = (await store.deliveries.page(limit=5)).items
+    assert listed.job_uid is None
+
+
+async def test_replay_sends_the_events_of_a_stream_in_order(store: Store) -> None:
+    await subscribed(store)
+    await store.published.record([publication(str(n), key="a") for n in range(3)])
+    for _ in range(3):
+        (one,) = await claim(store, "sub_1")
+        await store.deliveries.record_attempt(result_of(one, "delivered"))
+    request = ReplayRequest(id="rpl_1", subscription_id="sub_1", since=0.0, until=NOW + 9, now=NOW + 10, only="all")
+    replay = await store.replays.create(request)
+    await store.replays.advance(replay.id, "node", NOW + 10)
+    assert sorted(await states(store)) == ["blocked", "blocked", "pending"]
+    again = []
+    while batch := await claim(store, "sub_1", now=NOW + 20):
+        again += [one.event.document()["id"] for one in batch]
+        for one in batch:
+            await store.deliveries.record_attempt(result_of(one, "delivered"))
+    assert again == ["0", "1", "2"]
+
+
+async def test_past_events_of_a_stream_keep_their_order(store: Store) -> None:
+    await store.published.record([publication(str(n), key="a") for n in range(3)])
+    await subscribed(store, start_at=0.0)
+    assert sorted(await states(store)) == ["blocked", "blocked", "pending"]
+
+
+async def test_stream_begins_anew_before_its_places_run_out(store: Store) -> None:
+    await store.published.record([publication("1", key="a")])
+    await execute(store, f"UPDATE streams SET sequence = {MAX_SEQUENCE}")
+    one = publication("2", key="a")
+    await store.published.record([one])
+    found = await store.events.get(one.event.id)
+    assert found is not None
+    assert found.sequence == 1
+
+
+@pytest.mark.parametrize(("ended", "left"), [(False, 1), (True, 0)])
+async def test_stream_is_forgotten_once_nothing_of_it_is_open(store: Store, ended: bool, left: int) -> None:
+    await subscribed(store)
+    await store.published.record([publication("1", key="a")])
+    if ended:
+        (one,) = await claim(store, "sub_1")
+        await store.deliveries.record_attempt(result_of(one, "delivered"))
+    assert await store.published.forget_streams(NOW) == 0
+    assert await store.published.forget_streams(NOW + 1) == 1 - left
+    assert len(await rows(store, "SELECT uid FROM streams")) == left
