@@ -98,15 +98,21 @@ async def read_batch(
 
 
 async def _pieces(body: bytes, turns: Turns) -> AsyncIterator[list[Any]]:
-    """The values of the entries, some at a time; the error in place of one that is too large to be parsed."""
     body = body.strip(b" \t\r\n")
     before = _BEFORE.match(body)
     after = _AFTER.search(body, max(len(body) - _LONGEST_END, 0))
     if len(body) <= SLICE_BYTES or before is None or after is None or after.start() < before.end():
         yield _plain(body)
         return
+    async for values in elements(body, before.end(), after.start(), depth=2, turns=turns):
+        yield values
+
+
+async def elements(body: bytes, start: int, end: int, *, depth: int, turns: Turns) -> AsyncIterator[list[Any]]:
+    """The elements of a JSON array, whose inside is from `start` to `end` of a body and `depth` levels below its top,
+    some at a time; the error in place of one that is too large to be parsed. Raises InvalidRequest."""
     try:
-        for piece in array_pieces(body, before.end(), after.start()):
+        for piece in array_pieces(body, start, end):
             if isinstance(piece, int):
                 if piece > MAX_CONTAINERS:
                     raise limits.too_complex(MAX_CONTAINERS)
@@ -116,8 +122,8 @@ async def _pieces(body: bytes, turns: Turns) -> AsyncIterator[list[Any]]:
             elif piece.is_long and piece.containers > limits.MAX_CONTAINERS:
                 yield [limits.too_complex(limits.MAX_CONTAINERS)]
             else:
-                values = limits.parse_part(body, piece.start, piece.end, depth=2)
-                if not values and (piece.start, piece.end) != (before.end(), after.start()):
+                values = limits.parse_part(body, piece.start, piece.end, depth=depth)
+                if not values and (piece.start, piece.end) != (start, end):
                     raise limits.not_json("an entry is missing", body, piece.start)
                 yield values
             if turns.over:

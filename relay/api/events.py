@@ -22,17 +22,17 @@ from relay.errors import InvalidRequest, NotFound
 
 @with_config(ConfigDict(extra="allow"))
 class CloudEvent(TypedDict):
-    """A CloudEvent in structured JSON, as sent to sinks."""
+    """A CloudEvent in structured JSON, as sent to sinks. A published one has what its program gave it."""
 
     specversion: Literal["1.0"]
     id: str
     source: str
     type: str
     subject: NotRequired[Annotated[str, Field(json_schema_extra={"default": ""})]]
-    time: Time
-    datacontenttype: str
-    dataschema: str
-    data: dict[str, Any]
+    time: NotRequired[Annotated[Time, Field(json_schema_extra={"default": ""})]]
+    datacontenttype: NotRequired[Annotated[str, Field(json_schema_extra={"default": ""})]]
+    dataschema: NotRequired[Annotated[str, Field(json_schema_extra={"default": ""})]]
+    data: NotRequired[Annotated[Any, Field(json_schema_extra={"default": None})]]
 
 
 class EventPage(TypedDict):

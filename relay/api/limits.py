@@ -71,14 +71,19 @@ def check_media_type(headers: Headers) -> None:
         media_type, _, parameters = given.partition(";")
         if media_type.strip().lower() != "application/json":
             shown = repr(media_type.strip()[:100]) if media_type.strip() else "nothing"
-            raise _unsupported(f"Content-Type says {shown}: send application/json")
+            raise unsupported(f"Content-Type says {shown}: send application/json")
         for parameter in parameters.split(";"):
             name, _, value = parameter.partition("=")
             if name.strip().lower() == "charset" and value.strip().strip('"').lower() not in ("utf-8", "utf8"):
-                raise _unsupported("the body must be in UTF-8, but Content-Type names another charset")
+                raise unsupported("the body must be in UTF-8, but Content-Type names another charset")
+    check_encoding(headers)
+
+
+def check_encoding(headers: Headers) -> None:
+    """Raises InvalidRequest (415) for a compressed body."""
     encoding = headers.get("content-encoding", "identity").strip().lower()
     if encoding not in ("identity", ""):
-        raise _unsupported(f"Content-Encoding {encoding[:100]!r} is not supported: send the body uncompressed")
+        raise unsupported(f"Content-Encoding {encoding[:100]!r} is not supported: send the body uncompressed")
 
 
 def parse_json(body: bytes) -> Any:
@@ -253,7 +258,8 @@ def _too_large(max_bytes: int) -> TooLarge:
     return TooLarge(f"the body is larger than {max_bytes:,} bytes: send less at once", headers={"Connection": "close"})
 
 
-def _unsupported(detail: str) -> InvalidRequest:
+def unsupported(detail: str) -> InvalidRequest:
+    """The error for a body of another kind."""
     error = InvalidRequest(detail, code="unsupported_media_type", status=415)
     error.title = "Unsupported media type"
     return error

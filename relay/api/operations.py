@@ -9,7 +9,7 @@ from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 
-from relay.api.auth import ADMIN, JOBS_WRITE, PROXY, READ, SUBSCRIPTIONS_WRITE, Identity
+from relay.api.auth import ADMIN, EVENTS_WRITE, JOBS_WRITE, PROXY, READ, SUBSCRIPTIONS_WRITE, Identity
 from relay.api.limits import MAX_BODY_BYTES
 from relay.api.ports import Account, ApiSettings, Ports
 from relay.core.filters import known_types
@@ -24,6 +24,7 @@ READS_JOBS = frozenset({READ, JOBS_WRITE})
 WRITES_JOBS = frozenset({JOBS_WRITE})
 READS_SUBSCRIPTIONS = frozenset({READ, SUBSCRIPTIONS_WRITE})
 WRITES_SUBSCRIPTIONS = frozenset({SUBSCRIPTIONS_WRITE})
+WRITES_EVENTS = frozenset({EVENTS_WRITE})
 READS_UPSTREAM = frozenset({READ, JOBS_WRITE, PROXY})
 WRITES_UPSTREAM = frozenset({JOBS_WRITE, PROXY})
 ADMINS: frozenset[str] = frozenset()
@@ -191,6 +192,7 @@ class Operation:
     counted   the action that a frequent write is counted as in the audit, per token and hour
     body      the model of the body; None: no body
     reads_body  the handler parses the body itself
+    any_media_type  the handler judges the Content-Type itself
     problems  errors that only this operation has: status code to description
     bound     whether a token bound to an account may call it. The handler then sees that account only, through
               `Context.within`: what it reads elsewhere must be as safe. Without a decision a bound token is refused
@@ -210,6 +212,7 @@ class Operation:
     body_optional: bool = False
     max_body_bytes: int = MAX_BODY_BYTES
     reads_body: bool = False
+    any_media_type: bool = False
     request_headers: Mapping[str, str] = field(default_factory=dict)
     problems: Mapping[int, str] = field(default_factory=dict)
     bound: bool = False

@@ -130,6 +130,7 @@ class Ports:
     """Everything the API needs.
 
     count_request  is called after each response with the method and status
+    published      is called with the number of events that were published, after their commit
     access         the tokens, of the node that outlives these ports. Open streams and waits ask it after each signal
                    whether it still holds their caller's, so `Signals.wake_all` after a change ends those it does not
     forecasts      of groups, which the caller has read through the store
@@ -148,6 +149,7 @@ class Ports:
     forecasts: "GroupForecasts"
     kinds: Kinds
     count_request: Callable[[str, int], None] = _count_nothing
+    published: Callable[[int], None] = lambda count: None
     admission: Admission = field(default_factory=Admission)
 
     def within(self, account: Account) -> "Ports":

@@ -81,6 +81,20 @@ class Draft:
         )
 
 
+class Publication(NamedTuple):
+    """An event to record, whose `sequence` is not known yet, and its identity."""
+
+    event: Event
+    identity: str
+
+
+class Taken(NamedTuple):
+    """What became of it: the id under which it is recorded, and whether it was recorded before."""
+
+    id: str
+    known: bool
+
+
 def identity_of(owner: str | None, source: str, id: str) -> str:
     """What is unique to a published event: CloudEvents §3.1.1 says that source and id are. Each owner has a space of
     its own."""

@@ -64,6 +64,10 @@ LOAD_RETRY_SECONDS = 1.0
 log = structlog.get_logger("relay.node")
 
 
+PUBLISHED = "published"
+"""The type that published events are counted under."""
+
+
 class Node:
     """One running relay, and its ASGI application. Use `relay.node.opening.open_node`."""
 
@@ -457,6 +461,7 @@ class Node:
             forecasts=self._forecasts,
             kinds=api_kinds([origin.type_prefix for origin in api.origins.values()]),
             count_request=self.metrics_registry.count_request,
+            published=self._on_published,
             admission=self._admission,
         )
 
@@ -489,6 +494,11 @@ class Node:
     def _on_recorded(self, event: Event) -> None:
         self.metrics_registry.events.labels(event.type).inc()
         self.signals.event_recorded()
+
+    def _on_published(self, count: int) -> None:
+        self.metrics_registry.events.labels(PUBLISHED).inc(count)  # their types are others' own, and may be many
+        self.signals.event_recorded()
+        self.dispatcher.wake()
 
     def _on_groups_finished(self, ids: Sequence[str]) -> None:
         for id in ids:

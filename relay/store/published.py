@@ -7,15 +7,15 @@ key an event takes its place in a stream, whose row is locked as a job's is.
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import NamedTuple
 
 from sqlalchemy.engine import Connection
 
-from relay.core.events import Event
+from relay.core.published import Publication, Taken
 from relay.store.database import Database
 from relay.store.group_commit import alone, each
 from relay.store.locks import MATCH, locking
 from relay.store.outbox import Outbox, event_values
+from relay.store.scoped import Scoped
 from relay.store.statements import INTEGER, REAL, TEXT, fetch, insert_into, json_list, run, run_many, run_rows, sql
 from relay.store.tables import OPEN_DELIVERY, EventRow
 
@@ -57,21 +57,7 @@ DELETE FROM streams WHERE uid IN (
 )
 
 
-class Publication(NamedTuple):
-    """An event to publish, and its identity. Its `sequence` is not known yet."""
-
-    event: Event
-    identity: str
-
-
-class Taken(NamedTuple):
-    """What became of it: the id under which it is recorded, and whether it was recorded before."""
-
-    id: str
-    known: bool
-
-
-class PublishedStore:
+class PublishedStore(Scoped):
     """Records published events."""
 
     def __init__(self, database: Database, outbox: Outbox) -> None:
@@ -80,6 +66,8 @@ class PublishedStore:
 
     async def record(self, publications: Sequence[Publication]) -> list[Taken]:
         """Records the events, in their order and in one transaction, and their deliveries."""
+        if not all(self._sees(one.event.owner) for one in publications):
+            raise ValueError("an event of another owner")
         return list(await self._database.write(self._record, tuple(publications)))
 
     async def forget_streams(self, before: float) -> int:

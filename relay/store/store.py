@@ -92,10 +92,10 @@ class Store:
         view.deliveries, view.replays = self.deliveries.within(account), self.replays.within(account)
         view.subscriptions, view.intents = self.subscriptions.within(account), self.intents.within(account)
         view.secrets, view.groups = self.secrets.within(account), self.groups.within(account)
-        view.incidents = self.incidents.within(account)
+        view.incidents, view.published = self.incidents.within(account), self.published.within(account)
         view.connect_accounts = self.connect_accounts.within(account)
         seen = ("jobs", "groups", "events", "deliveries", "replays", "subscriptions", "secrets", "intents", "incidents")
-        for name in vars(self).keys() - {*seen, "connect_accounts", "handshakes", "idempotency"}:
+        for name in vars(self).keys() - {*seen, "published", "connect_accounts", "handshakes", "idempotency"}:
             delattr(view, name)
         return view
 

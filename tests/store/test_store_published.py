@@ -6,10 +6,10 @@ import pytest
 
 from relay.core.events import Event
 from relay.core.jsontext import dumps
-from relay.core.published import identity_of, stream_of
+from relay.core.published import Publication, Taken, identity_of, stream_of
 from relay.core.replay import ReplayRequest
 from relay.ids import new_id
-from relay.store.published import MAX_SEQUENCE, Publication, Taken
+from relay.store.published import MAX_SEQUENCE
 from relay.store.store import Store
 from tests.support.store_kit import NOW, claim, execute, result_of, rows, states, subscription
 

@@ -1,0 +1,231 @@
+"""`POST /v1/events`: other programs publish CloudEvents through the relay's outbox.
+
+Three content modes of HTTP: structured, binary, batch. An event that cannot be taken takes no other with it. What is
+answered with 202 is committed, and goes out once, however often it is sent.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, NotRequired
+
+from starlette.responses import Response
+from typing_extensions import TypedDict
+
+from relay.api import limits
+from relay.api.auth import ADMIN, EVENTS_WRITE
+from relay.api.batches import Turns, elements
+from relay.api.examples import EVENT_ID
+from relay.api.operations import WRITES_EVENTS, Answer, Call, Operation
+from relay.api.resource import json_response
+from relay.core.events import BATCH_CONTENT_TYPE, CONTENT_TYPE, account_type_prefix, owner_of
+from relay.core.published import (
+    MAX_BODY_BYTES,
+    MAX_EVENT_BYTES,
+    MAX_EVENTS,
+    Draft,
+    Publication,
+    Refused,
+    document_of_binary,
+    identity_of,
+    read_document,
+    stream_of,
+)
+from relay.errors import FieldError, Forbidden, InvalidRequest, RequestError
+from relay.ids import new_id
+
+CHUNK = 100
+"""Events of one transaction, which holds up other writes for that long."""
+_WHITE_SPACE = b" \t\r\n"
+
+
+class PublishedEvent(TypedDict):
+    """An event that was taken."""
+
+    index: int
+    id: str
+    known: bool
+
+
+class RefusedEvent(TypedDict):
+    """An event that was not taken."""
+
+    index: int
+    code: str
+    detail: str
+    pointer: NotRequired[str]
+
+
+class Publishing(TypedDict):
+    """What became of the events, by their index in the request."""
+
+    accepted: int
+    known: int
+    items: list[PublishedEvent]
+    rejected: list[RefusedEvent]
+
+
+OPERATIONS: list[Operation] = []
+operation = partial(Operation, into=OPERATIONS, tag="Events")
+
+
+@operation(
+    "POST /v1/events",
+    bound=True,
+    counted="events.publish",
+    scopes=WRITES_EVENTS,
+    reads_body=True,
+    any_media_type=True,
+    max_body_bytes=MAX_BODY_BYTES,
+    answers={202: Answer("The relay's ids of the events, which are recorded.", Publishing)},
+    problems={
+        400: "The body is not JSON.",
+        403: "The token may not publish events of this type.",
+        413: "The body has more than 16 MiB.",
+        415: "The body is in none of the content modes.",
+        422: "The only event was refused; `errors` says why.",
+        429: "Too many batches are being recorded.",
+    },
+)
+async def publish_events(call: Call) -> Response:
+    """Publish CloudEvents: one in structured or binary mode, or up to 1,000 in a batch.
+
+    An event with a source and an id that the relay has already answers with the same `id`, and goes out once. Events
+    with the same `partitionkey` go out in their order.
+    """
+    with call.ports.admission.batches.held(call.caller):
+        found = await _read(call)
+        is_batch = isinstance(found, list)
+        results = found if isinstance(found, list) else [found]
+        allowed = _prefixes(call)
+        results = [_permitted(one, allowed) for one in results]
+        if not is_batch and isinstance(results[0], Refused):
+            raise _problem(results[0])
+        answer = await _publish(call, results)
+    call.count = len(answer["items"])
+    return json_response(answer, 202)
+
+
+async def _publish(call: Call, results: Sequence[Draft | Refused]) -> Publishing:
+    account = None if call.identity is None else call.identity.account
+    owner = None if account is None else owner_of(*account)
+    drafts = [(index, one) for index, one in enumerate(results) if isinstance(one, Draft)]
+    items: list[PublishedEvent] = []
+    for first in range(0, len(drafts), CHUNK):
+        chunk = drafts[first : first + CHUNK]
+        now = call.ports.clock()
+        taken = await call.ports.store.published.record([_publication(draft, owner, now) for _, draft in chunk])
+        call.ports.published(sum(not one.known for one in taken))
+        items += [
+            {"index": index, "id": one.id, "known": one.known} for (index, _), one in zip(chunk, taken, strict=True)
+        ]
+    rejected = [_rejection(index, one) for index, one in enumerate(results) if isinstance(one, Refused)]
+    known = sum(one["known"] for one in items)
+    return {"accepted": len(items) - known, "known": known, "items": items, "rejected": rejected}
+
+
+def _publication(draft: Draft, owner: str | None, now: float) -> Publication:
+    stream = None if draft.partition_key is None else stream_of(owner, draft.partition_key)
+    return Publication(
+        draft.event(new_id("evt", now), now, owner, stream, None), identity_of(owner, draft.source, draft.id)
+    )
+
+
+# --- reading
+
+
+async def _read(call: Call) -> list[Draft | Refused] | Draft | Refused:
+    """The events of a batch, or the only one. Raises InvalidRequest if the body is no batch and no event."""
+    headers, reserved = call.request.headers, _reserved(call)
+    media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
+    limits.check_encoding(headers)
+    if media_type == BATCH_CONTENT_TYPE:
+        return await _read_batch(call.body, reserved)
+    if media_type == CONTENT_TYPE:
+        return read_document(limits.parse_json(call.body), reserved)
+    if "ce-specversion" not in headers:
+        detail = (
+            f"send Content-Type {CONTENT_TYPE} with an event, {BATCH_CONTENT_TYPE} with an array of events, or an "
+            "event in binary mode: its attributes as ce- headers, ce-specversion among them"
+        )
+        raise limits.unsupported(detail)
+    if len(call.body) > MAX_EVENT_BYTES:
+        return Refused("too_large", f"an event has at most {MAX_EVENT_BYTES:,} bytes as JSON")
+    return _checked(document_of_binary(headers.items(), call.body), reserved)
+
+
+def _checked(document: object, reserved: Sequence[str]) -> Draft | Refused:
+    if isinstance(document, Refused):
+        return document
+    if limits.deeper_than(document, limits.MAX_DEPTH):
+        return Refused("too_deep", f"the event is nested deeper than {limits.MAX_DEPTH} levels", "/data")
+    return read_document(document, reserved)
+
+
+async def _read_batch(body: bytes, reserved: Sequence[str]) -> list[Draft | Refused]:
+    """Reads an array of events a part at a time, so that a large one does not hold up other requests."""
+    body = body.strip(_WHITE_SPACE)
+    if not (body.startswith(b"[") and body.endswith(b"]")):
+        raise InvalidRequest("the body is not a JSON array of events", code="not_json", status=400)
+    turns = Turns()
+    found: list[Draft | Refused] = []
+    async for values in elements(body, 1, len(body) - 1, depth=1, turns=turns):
+        if len(found) + len(values) > MAX_EVENTS:
+            detail = f"a batch can have at most {MAX_EVENTS:,} events, this one has more: send several"
+            raise InvalidRequest(detail, code="batch_too_long")
+        for value in values:
+            if isinstance(value, RequestError):  # too large to be parsed
+                found.append(Refused(value.code, str(value)))
+            else:
+                found.append(read_document(value, reserved))
+            if turns.over:
+                await turns.next()
+    return found
+
+
+def _reserved(call: Call) -> list[str]:
+    """Prefixes of the types that only the relay makes."""
+    prefixes = [origin.type_prefix for origin in call.context.settings.origins.values()]
+    return sorted({f"{one}." for prefix in prefixes for one in (prefix, account_type_prefix(prefix))})
+
+
+# --- who may publish what
+
+
+def _prefixes(call: Call) -> tuple[str, ...] | None:
+    """Prefixes of the types that the caller may publish; None: all."""
+    scopes = frozenset() if call.identity is None else call.identity.scopes
+    if not scopes.isdisjoint({ADMIN, EVENTS_WRITE}):
+        return None
+    return tuple(sorted(one.removeprefix(f"{EVENTS_WRITE}:") for one in scopes if one.startswith(f"{EVENTS_WRITE}:")))
+
+
+def _permitted(one: Draft | Refused, prefixes: tuple[str, ...] | None) -> Draft | Refused:
+    if prefixes is None or isinstance(one, Refused) or one.type.startswith(prefixes):
+        return one
+    detail = f"the token may publish types that begin with {', '.join(prefixes) or 'nothing'}"
+    return Refused(NOT_ALLOWED, detail, "/type")
+
+
+NOT_ALLOWED = "type_not_allowed"
+
+
+def _problem(refused: Refused) -> RequestError:
+    if refused.code == NOT_ALLOWED:
+        return Forbidden(refused.detail, code=NOT_ALLOWED)
+    error = FieldError(pointer=refused.pointer, code=refused.code, detail=refused.detail)
+    return InvalidRequest(refused.detail, code="invalid_event", errors=[error])
+
+
+def _rejection(index: int, refused: Refused) -> RefusedEvent:
+    found: RefusedEvent = {"index": index, "code": refused.code, "detail": refused.detail}
+    return {**found, "pointer": refused.pointer} if refused.pointer else found
+
+
+EXAMPLES: dict[str, Any] = {
+    "Publishing": {
+        "accepted": 1,
+        "known": 0,
+        "items": [{"index": 0, "id": EVENT_ID, "known": False}],
+        "rejected": [{"index": 1, "code": "required", "detail": "attribute type is needed", "pointer": "/type"}],
+    }
+}
