@@ -226,7 +226,8 @@ async def _event(call: Call, body: SubscriptionPreview, subscription: Subscripti
 def _usual(call: Call, subscription: Subscription) -> str:
     """The type of a sample that the subscription gets: of a failed job if it gets those."""
     known = call.context.known_types
-    wanted = [one for one in known if subscription.types is None or one in subscription.types] or list(known)
+    wanted = [one for one in known if subscription.types is None or one in subscription.types]
+    wanted = wanted or list(subscription.types or known)
     return next((one for one in wanted if one.endswith(f".{PREFERRED}")), wanted[0])
 
 

@@ -188,7 +188,7 @@ def _from_upstream(
 
 def callback_types(names: Sequence[str], source: str, settings: Rules) -> tuple[tuple[str, ...], list[FieldError]]:
     """The full types of a source's job events for these names, and an error for each unknown name."""
-    return event_types(names, job_event_types(settings.origins[source].type_prefix), "/callback_types")
+    return event_types(names, job_event_types(settings.origins[source].type_prefix), "/callback_types", free=False)
 
 
 def check_sink(url: str, settings: Rules, pointer: str) -> None:

@@ -43,6 +43,7 @@ from relay.api.validation import invalid, validate
 from relay.clock import to_rfc3339
 from relay.core import subscription as core
 from relay.core.events import Origin, source_event_types
+from relay.core.filters import is_free_type
 from relay.core.greeting import with_facts
 from relay.core.handshake import WAITS
 from relay.core.jsontext import dumps
@@ -411,7 +412,8 @@ def sample_origin(call: Call, event_type: str, owner: str | None) -> tuple[str, 
     found = next(of_type, None) or (source if owner is not None else next(iter(origins)))
     if owner is None:
         return found, origins[found], (accounts.get(found) or ("default",))[0]
-    if found != source or source not in origins:
+    free = is_free_type(event_type, call.context.known_types)
+    if source not in origins or (found != source and not free):
         detail = f"it belongs to the account {owner}, which has no events of the type {event_type!r}"
         raise Conflict(detail, code="type_not_sent")
     return source, origins[source], account

@@ -16,6 +16,7 @@ JOB_EVENTS = (
     *("queued", "scheduled", "running", "succeeded", "failed", "cancelled"),
     *("retrying", "overdue", "not_found", "status_unknown"),
 )
+_PREFIX = "ai.revor.job"
 _AGE_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 Json = Annotated[bool, typer.Option("--json", help="Print only JSON on stdout.")]
@@ -54,11 +55,25 @@ def one_of(name: str, known: Sequence[str], what: str) -> str:
 
 
 def full_types(text: str | None) -> list[str] | None:
-    """The full types of a list such as `failed,relay.test`. A name without a dot is a job event. Raises UsageError."""
+    """The full types of a list such as `failed,relay.test,com.acme.order.paid`. A name without a dot is a job event.
+    Raises UsageError."""
     names = split_names(text, "--types", "failed,overdue")
     if names is None:
         return None
-    return [name if "." in name else f"ai.revor.job.{one_of(name, JOB_EVENTS, 'event type')}" for name in names]
+    return [_dotted(name) if "." in name else f"{_PREFIX}.{one_of(name, JOB_EVENTS, 'event type')}" for name in names]
+
+
+def _dotted(name: str) -> str:
+    """A type with a dot: a known one, by its full name or ending, or one that another program publishes."""
+    from relay.core.filters import known_types, nearest_type, wanted_type
+
+    known = known_types([_PREFIX])
+    found = wanted_type(name, known)
+    if found is None:
+        near = nearest_type(name[:200], known)
+        hint = f"did you mean {near}?" if near else "`relay subscriptions add --help` names some"
+        raise UsageError(f"unknown event type {name!r:.80}: {hint}")
+    return found
 
 
 def full_type(text: str | None) -> str | None:

@@ -117,6 +117,8 @@ class Event:
     """The account it is about, as `owner_of` writes it; None if it is about none."""
     stream: str | None = None
     """The stream of a published event with a partition key, see `core/published.py`."""
+    published: bool = False
+    """True if another program has published it: its attributes, `id` included, and its data are that program's."""
 
     @property
     def order_key(self) -> str | None:

@@ -5,7 +5,9 @@ Filters: CloudEvents Subscriptions API 0.1, §3.2.4 (all of them must be true), 
 """
 
 import difflib
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
 import orjson
@@ -15,7 +17,6 @@ from relay.core.events import (
     RELAY_EVENTS,
     account_event_types,
     canonical,
-    is_attribute_name,
     job_event_types,
 )
 from relay.core.jsontext import dumps, loads
@@ -34,6 +35,14 @@ ATTRIBUTES = (
     *("sequence", "partitionkey", "account", "channel", "group", "action", "status", "previousstatus", "resultstatus"),
 )
 """The attributes that events of the relay have."""
+
+ATTRIBUTE_NAME = re.compile(r"[a-z0-9]{1,64}", re.ASCII)
+"""Names of attributes that other programs publish. The relay's own have at most 20 characters."""
+FREE_TYPE = re.compile(r"(?!\.)(?!.*\.\.)[!-~]{1,200}(?<!\.)", re.ASCII)
+"""The form of a type that other programs publish."""
+_RELAY_PREFIX = "relay."
+_MISSPELT = 0.9
+"""From this likeness on, a type is a known one misspelt."""
 
 MAX_FILTERS = 100
 """Filters of one subscription, nested ones included."""
@@ -184,7 +193,7 @@ def attribute_problem(name: str) -> tuple[str, str] | None:
     if name in ATTRIBUTES:
         return None
     near = difflib.get_close_matches(name.lower()[:100], ATTRIBUTES, n=1, cutoff=0.85)
-    if is_attribute_name(name) and name != "data" and not near:
+    if ATTRIBUTE_NAME.fullmatch(name) and name != "data" and not near:
         return None
     hint = f": did you mean {near[0]!r}?" if near else ""
     if name == "data" or "." in name:
@@ -393,6 +402,29 @@ def full_type(name: str, known: Sequence[str]) -> str | None:
     if name in known:
         return name
     return next((one for one in known if one.endswith(f".{name}")), None)
+
+
+@lru_cache(maxsize=1024)
+def is_free_type(name: str, known: tuple[str, ...]) -> bool:
+    """True if other programs may publish events of this type: it has a dot, is under no prefix of a known one, and is
+    no known one misspelt, its ending alone included."""
+    if "." not in name or FREE_TYPE.fullmatch(name) is None or reserved_prefix(name, known) is not None:
+        return False
+    lower, words = name.lower(), name.count(".") + 1
+    endings = {".".join(one.split(".")[-words:]) for one in known}
+    return not difflib.get_close_matches(lower, endings, n=1, cutoff=_MISSPELT)
+
+
+def reserved_prefix(name: str, known: Iterable[str]) -> str | None:
+    """The prefix of known types under which a type is; None if it is under none."""
+    prefixes = {_RELAY_PREFIX, *(f"{one.rpartition('.')[0]}." for one in known if not one.startswith(_RELAY_PREFIX))}
+    return next((one for one in sorted(prefixes) if name.lower().startswith(one)), None)
+
+
+def wanted_type(name: str, known: Sequence[str]) -> str | None:
+    """The type that a name stands for: a known one, by its full name or ending, or a free one. None: it is neither."""
+    found = full_type(name, known)
+    return name if found is None and is_free_type(name, tuple(known)) else found
 
 
 def nearest_type(text: str, known: Sequence[str]) -> str | None:

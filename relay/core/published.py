@@ -7,13 +7,14 @@ format §2 to §4.
 import re
 from base64 import b64decode, b64encode
 from binascii import Error as NotBase64
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from hashlib import sha256
 from typing import Any, NamedTuple
 from urllib.parse import unquote_to_bytes
 
 from relay.clock import from_rfc3339
 from relay.core.events import NOT_IN_ATTRIBUTES, Event, is_json_type
+from relay.core.filters import ATTRIBUTE_NAME, FREE_TYPE, is_free_type, nearest_type, reserved_prefix
 from relay.core.jsontext import dumps, loads
 from relay.core.values import value_class
 
@@ -27,10 +28,7 @@ MAX_ATTRIBUTE = 4_096
 """Maximum characters of any other attribute."""
 MAX_ATTRIBUTES = 64
 
-_RELAY_TYPES = "relay."
 _STREAM = "key_"
-_NAME = re.compile(r"[a-z0-9]{1,64}", re.ASCII)
-_TYPE = re.compile(r"[!-~]+", re.ASCII)
 _URI_REFERENCE = re.compile(r"[^\s<>\"{}|\\^`\x00-\x1f\x7f-\x9f\ud800-\udfff]+")
 _MEDIA_TYPE = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+/[!#$%&'*+.^_`|~0-9A-Za-z-]+(?:\s*;[ -~]*)?", re.ASCII)
 _LONGEST = {"id": MAX_TEXT, "source": MAX_TEXT, "subject": MAX_TEXT, "partitionkey": MAX_TEXT, "type": MAX_TYPE}
@@ -77,6 +75,7 @@ class Draft:
             body=self.body,
             sequence=sequence,
             stream=stream,
+            published=True,
             owner=owner,
         )
 
@@ -112,10 +111,10 @@ def is_stream(order_key: str | None) -> bool:
     return order_key is not None and order_key.startswith(_STREAM)
 
 
-def read_document(document: object, reserved: Sequence[str]) -> Draft | Refused:
+def read_document(document: object, known: tuple[str, ...]) -> Draft | Refused:
     """An event in structured JSON, parsed.
 
-    reserved  prefixes of the event types that only the relay makes
+    known  the types of the events that only the relay makes
     """
     if not isinstance(document, Mapping):
         return Refused("not_an_event", "an event is a JSON object")
@@ -129,7 +128,7 @@ def read_document(document: object, reserved: Sequence[str]) -> Draft | Refused:
         return Refused("required", f"attribute {missing} is needed", f"/{missing}")
     if len(attributes) > MAX_ATTRIBUTES:
         return Refused("too_many_attributes", f"an event has at most {MAX_ATTRIBUTES} attributes")
-    refused = _reserved(attributes["type"], reserved) or _judged_data(document)
+    refused = _reserved(attributes["type"], known) or _judged_data(document)
     if refused is not None:
         return refused
     data = {name: document[name] for name in _DATA if document.get(name) is not None}
@@ -187,7 +186,7 @@ def document_of_binary(headers: Iterable[tuple[str, str]], body: bytes) -> dict[
 
 def _judged(name: str, value: object) -> Refused | None:
     pointer = f"/{name[:70]}"
-    if _NAME.fullmatch(name) is None:
+    if ATTRIBUTE_NAME.fullmatch(name) is None:
         detail = f"{name[:70]!r} is no name of an attribute: 1 to 64 characters of a-z and 0-9"
         return Refused("invalid_name", detail, pointer)
     if isinstance(value, bool):
@@ -214,7 +213,9 @@ def _not_a_text(name: str, pointer: str) -> Refused:
 
 _PROBLEMS: Mapping[str, Any] = {
     "specversion": lambda text: None if text == "1.0" else "only 1.0 is known",
-    "type": lambda text: None if _TYPE.fullmatch(text) else "printable ASCII without spaces is needed",
+    "type": lambda text: (
+        None if FREE_TYPE.fullmatch(text) else "use printable ASCII without spaces, and words between the dots"
+    ),
     "source": lambda text: None if _URI_REFERENCE.fullmatch(text) else "it is not a URI reference",
     "dataschema": lambda text: None if _URI_REFERENCE.fullmatch(text) else "it is not a URI",
     "datacontenttype": lambda text: None if _MEDIA_TYPE.fullmatch(text) else "it is not a media type",
@@ -223,12 +224,15 @@ _PROBLEMS: Mapping[str, Any] = {
 """What the specification says about the values of some attributes: None, or what is wrong."""
 
 
-def _reserved(type: str, reserved: Sequence[str]) -> Refused | None:
-    prefix = next((one for one in (_RELAY_TYPES, *reserved) if type.lower().startswith(one)), None)
-    if prefix is None:
+def _reserved(type: str, known: tuple[str, ...]) -> Refused | None:
+    """What is wrong with a type that subscriptions could not name, or would name another one with."""
+    if is_free_type(type, known):
         return None
-    detail = f"types that begin with {prefix} are made by the relay only: choose a name of your own"
-    return Refused("reserved_type", detail, "/type")
+    if "." not in type:
+        return Refused("invalid", "attribute type: it has no dot: name it like com.acme.order.paid", "/type")
+    prefix = reserved_prefix(type, known)
+    what = f"types that begin with {prefix}" if prefix else f"{nearest_type(type, known)} and what can be taken for it"
+    return Refused("reserved_type", f"{what} are made by the relay only: choose a name of your own", "/type")
 
 
 def _judged_data(document: Mapping[str, Any]) -> Refused | None:

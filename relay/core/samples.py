@@ -20,11 +20,14 @@ from relay.core.events import (
     job_event_types,
     relay_event,
 )
+from relay.core.filters import is_free_type, known_types
 from relay.core.job import Job, Observation, Transition
+from relay.core.jsontext import dumps
 from relay.core.ledger import Entry
 from relay.core.records import Intent
 from relay.core.summary_samples import account_sample, summary_sample
 
+SAMPLE_SUBJECT = "sample"
 SAMPLE_JOB_ID = "3f2a9c1e-5b7d-4e8f-9a10-2b3c4d5e6f70"
 _JOB_UID = "job_01jvpq0000000000000000000a"
 _SUBSCRIPTION_ID = "sub_01jvpq0000000000000000000b"
@@ -125,8 +128,10 @@ def sample_event(
     """A sample of one type. `dataschema_base`: public URL of the relay, for the schemas of events that are not a job's;
     `metadata`: added to that of a job.
 
-    Raises ValueError for an unknown type.
+    Raises ValueError for a type of this source that it does not have.
     """
+    if is_free_type(type, known_types([origin.type_prefix])):
+        return published_sample(type, event_id, now, metadata or {})
     if type in RELAY_EVENTS:
         data, subject = _relay_sample(type, now, origin, source, account)
         dataschema = relay_events.dataschema_for(type, dataschema_base)
@@ -137,6 +142,25 @@ def sample_event(
     if type not in job_event_types(origin.type_prefix):
         raise ValueError(f"{type!r} is not an event type of this source")
     return _job_sample(type.rpartition(".")[2], event_id, now, origin, source, account, metadata or {})
+
+
+def published_sample(type: str, event_id: str, now: float, metadata: Mapping[str, Any]) -> Event:
+    """A sample of an event that another program publishes."""
+    document = {
+        **{"specversion": "1.0", "id": "sample-1", "source": "/sample", "type": type, "subject": SAMPLE_SUBJECT},
+        **{"time": to_rfc3339(now), "datacontenttype": "application/json"},
+        "data": {"message": "This is a sample", "metadata": {**_METADATA, **metadata}},
+    }
+    return Event(
+        id=event_id,
+        source="/sample",
+        type=type,
+        subject=SAMPLE_SUBJECT,
+        time=now,
+        recorded_at=now,
+        body=dumps(document),
+        published=True,
+    )
 
 
 def _job_sample(

@@ -116,7 +116,10 @@ UPDATE deliveries SET priority = 1 WHERE id IN (
 """
 )
 _OF_DELIVERY = ("id", "subscription_id", "lease_token", "due_at", "attempt_count", "made_count", "created_at")
-_OF_EVENT = ("type", "source", "subject", "time", "recorded_at", "body", "job_uid", "sequence", "owner", "stream")
+_OF_EVENT = (
+    *("type", "source", "subject", "time", "recorded_at", "body", "job_uid", "sequence", "owner", "stream"),
+    "identity",
+)
 _SHOWN = (*_OF_DELIVERY, "event_id", *_OF_EVENT, "priority")
 # The deliveries under some leases, with their events.
 WITH_EVENT = json_query(
@@ -232,7 +235,7 @@ def leased_of(rows: Iterable[Sequence[Any]]) -> list[Claimed]:
 
 def _claimed(row: Sequence[Any]) -> Claimed:
     delivery_id, subscription_id, lease_token, due_at, attempt_count, made_count, created_at, event_id = row[:8]
-    type, source, subject, time, recorded_at, body, job_uid, sequence, owner, stream, priority = row[8:]
+    type, source, subject, time, recorded_at, body, job_uid, sequence, owner, stream, identity, priority = row[8:]
     event = Event(
         id=event_id,
         source=source,
@@ -245,6 +248,7 @@ def _claimed(row: Sequence[Any]) -> Claimed:
         job_uid=job_uid,
         owner=owner,
         stream=stream,
+        published=identity is not None,
     )
     return Claimed(
         id=delivery_id,

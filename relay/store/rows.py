@@ -142,6 +142,7 @@ def event_from(row: Row[Any]) -> Event:
         job_uid=row.job_uid,
         owner=row.owner,
         stream=row.stream,
+        published=row.identity is not None,
     )
 
 

@@ -172,6 +172,7 @@ def nested(levels: int) -> dict[str, Any]:
         ({"exact": {"channel": True}}, "/filters/0/exact/channel", "wrong_type", "a string is expected"),
         ({"prefix": {"type": "a\0b"}}, "/filters/0/prefix/type", "invalid_text", "control characters"),
         ({"prefix": {"type": "a\ud800"}}, "/filters/0/prefix/type", "invalid_text", "surrogates"),
+        ({"exact": {"a" * 65: "a"}}, f"/filters/0/exact/{'a' * 65}", "unknown_attribute", "is not an attribute"),
         ({"exact": {"": "a"}}, "/filters/0/exact/", "unknown_attribute", "is not an attribute"),
         ({"exact": {"Status": "a"}}, "/filters/0/exact/Status", "unknown_attribute", "did you mean 'status'"),
         ({"exact": {"chanel": "a"}}, "/filters/0/exact/chanel", "unknown_attribute", "did you mean 'channel'"),

@@ -3,7 +3,7 @@
 import pytest
 
 from relay.core.events import RELAY_EVENTS
-from relay.core.filters import full_type, known_types, matches, nearest_type
+from relay.core.filters import full_type, known_types, matches, nearest_type, wanted_type
 from relay.core.subscription import Subscription
 
 SOURCE = "https://api.example/jobs"
@@ -124,3 +124,30 @@ def test_no_suggestion_without_known_types() -> None:
 )
 def test_a_short_name_stands_for_one_type(name: str, full: str | None) -> None:
     assert full_type(name, KNOWN) == full
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("com.acme.order.paid", "order.paid", "com.acme.job.failed", "COM.Acme.Order", "relayed.order.paid"),
+        *("a" * 98 + "." + "b" * 101, "com.github.pull_request.opened", "urn:acme:order.paid/2"),
+    ],
+)
+def test_a_type_of_another_program_is_free(name: str) -> None:
+    assert wanted_type(name, KNOWN) == name
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("order", "faild", "", ".", "com.acme order.paid", "com.acme.\xfcber", "a." + "b" * 199, "com.acme.\n"),
+        *("relay.order.paid", "Relay.x", "ai.revor.job.paid", "AI.revor.account.moved", "relay.source.down.twice"),
+        *("ai.rever.job.failed", "ai.revor.jobs.failed", "job.faild", "Job.Failed", "revor.job.failed.", "rely.test"),
+    ],
+)
+def test_a_reserved_or_misspelt_type_is_not_free(name: str) -> None:
+    assert wanted_type(name, KNOWN) is None
+
+
+def test_a_short_name_means_the_relays_type() -> None:
+    assert wanted_type("job.failed", KNOWN) == FAILED

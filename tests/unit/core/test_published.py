@@ -7,7 +7,8 @@ from cloudevents.core.bindings.http import HTTPMessage, from_binary, to_binary
 from cloudevents.core.formats.json import JSONFormat
 from cloudevents.core.v1.event import CloudEvent
 
-from relay.core.events import content_of, in_binary_mode
+from relay.core.events import Origin, content_of, in_binary_mode
+from relay.core.filters import known_types
 from relay.core.jsontext import dumps, loads
 from relay.core.published import (
     MAX_EVENT_BYTES,
@@ -18,13 +19,14 @@ from relay.core.published import (
     read_document,
     stream_of,
 )
+from relay.core.samples import sample_event
 
-RESERVED = ("ai.revor.job.", "ai.revor.account.")
+KNOWN = known_types(["ai.revor.job"])
 EVENT = {"specversion": "1.0", "id": "a-1", "source": "/shop", "type": "com.acme.order.paid"}
 
 
 def read(**changes: object) -> Draft | Refused:
-    return read_document({**EVENT, **changes}, RESERVED)
+    return read_document({**EVENT, **changes}, KNOWN)
 
 
 def test_least_event_is_taken():
@@ -46,7 +48,7 @@ def test_nothing_of_an_event_is_lost():
         **{"partitionkey": "order 7", "dataschema": "https://a.example/s.json", "datacontenttype": "application/json"},
         **{"time": "2026-05-20T10:00:08.123456+02:00", "subject": "7", **EVENT},
     }
-    draft = read_document(given, RESERVED)
+    draft = read_document(given, KNOWN)
     assert isinstance(draft, Draft)
     assert loads(draft.body) == given
     assert list(loads(draft.body))[:8] == [
@@ -101,6 +103,9 @@ def test_event_is_recorded_under_an_id_of_the_relay():
         ({"type": "Relay.anything"}, "reserved_type", "/type"),
         ({"type": "ai.revor.job.failed"}, "reserved_type", "/type"),
         ({"type": "ai.revor.account.moved"}, "reserved_type", "/type"),
+        ({"type": "job.failed"}, "reserved_type", "/type"),
+        ({"type": "ai.rever.job.failed"}, "reserved_type", "/type"),
+        ({"type": "order"}, "invalid", "/type"),
     ],
 )
 def test_what_is_no_event_is_refused_with_its_place(changes, code, pointer):
@@ -111,7 +116,7 @@ def test_what_is_no_event_is_refused_with_its_place(changes, code, pointer):
 
 @pytest.mark.parametrize("document", [None, 7, "x", [EVENT]])
 def test_only_an_object_is_an_event(document):
-    assert read_document(document, RESERVED) == Refused("not_an_event", "an event is a JSON object")
+    assert read_document(document, KNOWN) == Refused("not_an_event", "an event is a JSON object")
 
 
 def test_data_that_is_nested_too_deeply_is_refused():
@@ -212,3 +217,21 @@ def test_identities_and_streams_of_owners_are_apart():
     assert identity_of(None, "/s", "1") == identity_of(None, "/s", "1") != identity_of(None, "/s1", "")
     assert len({stream_of(owner, "k") for owner in (None, "a/b")}) == 2
     assert dumps(stream_of(None, "k"))
+
+
+def test_sample_of_a_published_event_is_one_that_could_be_published():
+    origin = Origin(source="https://upstream.example", type_prefix="ai.revor.job", dataschema="http://x")
+    event = sample_event(
+        "com.acme.order.paid",
+        event_id="evt_1",
+        now=1779271208.0,
+        origin=origin,
+        dataschema_base="http://x",
+        metadata={"deal": 42},
+    )
+    draft = read_document(event.document(), KNOWN)
+    assert isinstance(draft, Draft)
+    assert (event.published, event.job_uid, event.order_key) == (True, None, None)
+    assert (draft.body, draft.type, draft.subject) == (event.body, "com.acme.order.paid", event.subject)
+    metadata = event.document()["data"]["metadata"]
+    assert (metadata["deal"], metadata["sample"]) == (42, True)

@@ -62,7 +62,7 @@ def test_a_sample_passes_no_other_schema(type: str) -> None:
 
 def test_there_is_no_sample_of_an_unknown_type() -> None:
     with pytest.raises(ValueError, match="not an event type of this source"):
-        sample_event("other.job.failed", event_id=EVENT_ID, now=NOW, origin=ORIGIN, dataschema_base="http://x")
+        sample_event("ai.revor.job.paid", event_id=EVENT_ID, now=NOW, origin=ORIGIN, dataschema_base="http://x")
 
 
 @pytest.mark.parametrize(
