@@ -14,6 +14,7 @@ from starlette.datastructures import Headers
 from starlette.types import Scope
 
 from relay.api.ports import ApiSettings
+from relay.core.access import PUBLISH, publish_prefixes
 from relay.core.client_address import address_of
 from relay.errors import Forbidden, RequestError, Unauthorized
 
@@ -23,12 +24,10 @@ if TYPE_CHECKING:
 READ = "read"
 JOBS_WRITE = "jobs:write"
 SUBSCRIPTIONS_WRITE = "subscriptions:write"
-EVENTS_WRITE = "events:write"
+EVENTS_WRITE = PUBLISH
 PROXY = "proxy"
 """The drop-in proxy only, and all of it."""
 ADMIN = "admin"
-SCOPES = (READ, JOBS_WRITE, SUBSCRIPTIONS_WRITE, EVENTS_WRITE, PROXY, ADMIN)
-"""Every scope of a token."""
 
 NODE_HEADER = b"relay-node"
 """Carries the id of the node that sent a request."""
@@ -63,8 +62,11 @@ class Identity:
         return self.name if self.token_id is None else f"token:{self.token_id}"
 
     def require(self, scopes: frozenset[str]) -> None:
-        """Raises Forbidden unless the caller is admin or has one of these scopes."""
+        """Raises Forbidden unless the caller is admin or has one of these scopes. Publishing needs one with any prefix:
+        the operation looks at the types."""
         if ADMIN in self.scopes or not self.scopes.isdisjoint(scopes):
+            return
+        if EVENTS_WRITE in scopes and publish_prefixes(self.scopes):
             return
         needed = " or ".join(sorted({*scopes, ADMIN}))
         detail = f"token {self.name!r} has the scopes {', '.join(sorted(self.scopes)) or 'none'}: this needs {needed}"

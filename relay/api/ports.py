@@ -31,7 +31,7 @@ Account = tuple[str, str]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Token:
-    """A token that may call the API. `scopes`: see `auth.SCOPES`."""
+    """A token that may call the API. `scopes`: see `core/access.py`."""
 
     name: str
     value: str = field(repr=False)

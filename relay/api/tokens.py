@@ -3,14 +3,14 @@
 from collections.abc import Mapping
 from functools import partial
 from hashlib import sha256
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
 from starlette.responses import Response
 from typing_extensions import TypedDict
 
-from relay.api.auth import LOCAL, SCOPES
+from relay.api.auth import LOCAL
 from relay.api.examples import TIME, TOKEN_ID
 from relay.api.fields import Body, Moment, NextCursor, Time
 from relay.api.names import account_errors
@@ -19,7 +19,18 @@ from relay.api.params import PAGE
 from relay.api.resource import json_response, page_response
 from relay.api.validation import invalid, validate
 from relay.clock import from_rfc3339, optional_rfc3339, to_rfc3339
-from relay.core.access import NAME_FORM, NAME_PATTERN, AccessToken, is_token_name
+from relay.core.access import (
+    MAX_SCOPE,
+    MAX_SCOPES,
+    NAME_FORM,
+    NAME_PATTERN,
+    SCOPE_FORM,
+    SCOPE_PATTERN,
+    AccessToken,
+    in_order,
+    is_scope,
+    is_token_name,
+)
 from relay.core.client_address import network_of
 from relay.errors import FieldError
 from relay.ids import new_token
@@ -31,13 +42,22 @@ DEFAULT_SOURCE = "revor"
 RESERVED = (LOCAL, "relay")
 """Names that the audit uses for those without a token."""
 
-ScopeName = Literal["read", "jobs:write", "subscriptions:write", "events:write", "proxy", "admin"]
-
 
 def _name(value: str) -> str:
     if not is_token_name(value):
         raise PydanticCustomError("invalid_name", "{form} is expected", {"form": NAME_FORM})
     return value
+
+
+def _scope(value: str) -> str:
+    if not is_scope(value):
+        raise PydanticCustomError("unknown_value", "{form} is expected", {"form": SCOPE_FORM})
+    return value
+
+
+ScopeName = Annotated[
+    str, AfterValidator(_scope), Field(json_schema_extra={"pattern": f"^{SCOPE_PATTERN}$", "maxLength": MAX_SCOPE})
+]
 
 
 def _network(value: str) -> str:
@@ -60,8 +80,9 @@ class TokenCreate(Body):
     )
     scopes: list[ScopeName] = Field(
         min_length=1,
-        max_length=len(SCOPES),
-        description="What it allows. `proxy`: the drop-in only; `admin`: everything.",
+        max_length=MAX_SCOPES,
+        description="What it allows. `proxy`: the drop-in only; `events:write:com.acme.`: publishing events of "
+        "types that begin so; `admin`: everything.",
     )
     expires_at: Moment | None = Field(default=None, description="When it ends. null: never.")
     source: str | None = Field(default=None, description="The source of `account`. Default: `revor`.")
@@ -156,7 +177,7 @@ def token_view(token: AccessToken, used_at: float | None = None) -> Token:
     return {
         "id": token.id,
         "name": token.name,
-        "scopes": [scope for scope in SCOPES if scope in token.scopes],  # type: ignore[misc]
+        "scopes": in_order(token.scopes),
         "created_at": to_rfc3339(token.created_at),
         "created_by": token.created_by,
         "expires_at": optional_rfc3339(token.expires_at),

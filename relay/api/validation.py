@@ -46,6 +46,7 @@ _OWN_CODES = frozenset(
         "invalid_group",
         "invalid_name",
         "invalid_network",
+        "unknown_value",
         "invalid_secret",
         "invalid_start",
         "invalid_time",

@@ -33,7 +33,11 @@ COLUMNS = ("id", "name", "scopes", "account", "expires_at", "last_used_at")
 def create(
     name: Annotated[str, typer.Argument(metavar="NAME", help="What the token is called in lists and logs.")],
     scopes: Annotated[
-        str, typer.Option(help="Some of read, jobs:write, subscriptions:write, events:write, proxy, admin.")
+        str,
+        typer.Option(
+            help="Some of read, jobs:write, subscriptions:write, events:write (or events:write:com.acme. for types "
+            "that begin so), proxy, admin."
+        ),
     ],
     expires: Annotated[str | None, typer.Option(help="When it ends: a duration (90d) or a time.")] = None,
     account: Annotated[
@@ -48,14 +52,14 @@ def create(
     json: Json = False,
 ) -> None:
     """Create a token. It is printed this once; the database keeps only a digest of it."""
-    from relay.api.auth import SCOPES
+    from relay.core.access import SCOPES, is_scope
 
     named = split_names(scopes, "--scopes", "read,jobs:write") or []
     source, _, of_source = (account or "").rpartition("/")
     body = given(
         {
             "name": name,
-            "scopes": [one_of(scope, SCOPES, "scope") for scope in named],
+            "scopes": [scope if is_scope(scope) else one_of(scope, SCOPES, "scope") for scope in named],
             "expires_at": _expiry(expires),
             "source": source or None,
             "account": of_source or None,

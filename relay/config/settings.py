@@ -41,6 +41,7 @@ from relay.config.fields import (
 )
 from relay.config.loader import Value, overlay, overlay_environment, read_file, read_secret_file, resolve
 from relay.core import own_address
+from relay.core.access import MAX_SCOPE, PUBLISH, SCOPE_FORM, SCOPE_PATTERN, SCOPES
 from relay.core.declared import MAX_DECLARED
 from relay.errors import SettingsError
 
@@ -84,8 +85,7 @@ class DatabaseSettings(Section):
     )
 
 
-Scope = Literal["read", "jobs:write", "subscriptions:write", "events:write", "proxy", "admin"]
-SCOPES: tuple[Scope, ...] = get_args(Scope)
+Scope = Annotated[str, Form(SCOPE_FORM), Field(pattern=f"^{SCOPE_PATTERN}$", max_length=MAX_SCOPE)]
 
 
 class TokenSettings(Section):
@@ -94,7 +94,9 @@ class TokenSettings(Section):
     name: Name = setting(..., "name shown in logs", reloaded=True)
     token: Token = setting(..., "the secret that callers send", secret=True, reloaded=True)
     scopes: Annotated[
-        tuple[Scope, ...], Form(f"a list of {', '.join(SCOPES)}", text=False), Field(max_length=MAX_LIST)
+        tuple[Scope, ...],
+        Form(f"a list of {', '.join(SCOPES)}, or {PUBLISH}:PREFIX.", text=False),
+        Field(max_length=MAX_LIST),
     ] = setting(
         ...,
         "permissions; proxy is the drop-in only, admin everything",

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,6 +16,15 @@ MISTAKE_SECONDS = 6.0
 """How long it takes to be forgiven one of them."""
 MAX_MISTAKES = FREE_MISTAKES + 10
 """More are not counted, so that no caller waits longer than a minute."""
+
+PUBLISH = "events:write"
+"""The scope to publish events of every type that is free."""
+SCOPES = ("read", "jobs:write", "subscriptions:write", PUBLISH, "proxy", "admin")
+"""Every scope of a token but those to publish under a prefix, such as `events:write:com.acme.`."""
+SCOPE_PATTERN = rf"(?:{'|'.join(SCOPES)}|{PUBLISH}:[A-Za-z0-9_:/~+-]+(?:\.[A-Za-z0-9_:/~+-]+)*\.)"
+MAX_SCOPE = 200
+MAX_SCOPES = 50
+SCOPE_FORM = f"one of {', '.join(SCOPES)}, or {PUBLISH}: with a prefix of types that ends with a dot"
 
 NAME_FORM = "a name of up to 64 letters, digits, dots, dashes and underscores"
 NAME_PATTERN = "[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
@@ -47,6 +56,22 @@ class AccessToken:
 def is_token_name(text: str) -> bool:
     """Whether a token can have this name."""
     return re.fullmatch(NAME_PATTERN, text) is not None
+
+
+def is_scope(text: str) -> bool:
+    """Whether a token can have this scope."""
+    return len(text) <= MAX_SCOPE and re.fullmatch(SCOPE_PATTERN, text) is not None
+
+
+def in_order(scopes: Iterable[str]) -> list[str]:
+    """Scopes as they are listed: the general ones, then those with a prefix."""
+    return sorted(scopes, key=lambda one: (SCOPES.index(one) if one in SCOPES else len(SCOPES), one))
+
+
+def publish_prefixes(scopes: Iterable[str]) -> tuple[str, ...]:
+    """The prefixes of the types that these scopes allow to publish; events:write itself has none."""
+    begins = f"{PUBLISH}:"
+    return tuple(sorted(one.removeprefix(begins) for one in scopes if one.startswith(begins)))
 
 
 def refusal_of(expires_at: float | None, networks: Sequence[Network], client: str, now: float) -> Refusal | None:

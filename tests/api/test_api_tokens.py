@@ -84,7 +84,11 @@ async def test_a_token_works_at_once_and_is_refused_once_revoked(ops, open_clien
         ({"scopes": []}, "/scopes", "too_short"),
         ({"scopes": ["root"]}, "/scopes/0", "unknown_value"),
         ({"scopes": "read"}, "/scopes", "wrong_type"),
-        ({"scopes": ["read"] * 7}, "/scopes", "too_long"),
+        ({"scopes": ["read"] * 51}, "/scopes", "too_long"),
+        ({"scopes": ["events:write:com.acme"]}, "/scopes/0", "unknown_value"),
+        ({"scopes": ["events:write:"]}, "/scopes/0", "unknown_value"),
+        ({"scopes": ["events:write:." + "a" * 200]}, "/scopes/0", "unknown_value"),
+        ({"scopes": ["jobs:write:com.acme."]}, "/scopes/0", "unknown_value"),
         ({"expires_at": "tomorrow"}, "/expires_at", "invalid_time"),
         ({"expires_at": "2020-01-01T00:00:00Z"}, "/expires_at", "invalid_time"),
         ({"expires_at": "2027-01-15T08:00:00Z"}, "/expires_at", "invalid_time"),  # now

@@ -4,7 +4,18 @@ from ipaddress import ip_network
 
 import pytest
 
-from relay.core.access import FREE_MISTAKES, MAX_MISTAKES, Mistakes, is_token_name, mistake, refusal_of, spend
+from relay.core.access import (
+    FREE_MISTAKES,
+    MAX_MISTAKES,
+    Mistakes,
+    in_order,
+    is_scope,
+    is_token_name,
+    mistake,
+    publish_prefixes,
+    refusal_of,
+    spend,
+)
 
 HOME = (ip_network("203.0.113.0/24"),)
 
@@ -75,3 +86,27 @@ def test_clock_that_runs_backwards_forgives_nothing() -> None:
 )
 def test_names_of_tokens(name: str, fits: bool) -> None:
     assert is_token_name(name) == fits
+
+
+@pytest.mark.parametrize(
+    ("text", "known"),
+    [
+        *(("read", True), ("admin", True), ("events:write", True), ("events:write:com.acme.", True)),
+        *(("events:write:com.", True), ("events:write:com.acme", False), ("events:write:com..", False)),
+        *(("events:write:.", False), ("events:write:*.", False), ("read:com.acme.", False), ("", False)),
+        *(
+            ("events:write:" + "a" * 200 + ".", False),
+            ("events:write:com.acme.\n", False),
+            ("events:write:a,b.", False),
+        ),
+    ],
+)
+def test_scopes_are_known_ones_or_publish_under_a_prefix(text: str, known: bool) -> None:
+    assert is_scope(text) is known
+
+
+def test_scopes_are_listed_in_one_order() -> None:
+    scopes = {"events:write:b.", "events:write:a.", "admin", "read"}
+    assert in_order(scopes) == ["read", "admin", "events:write:a.", "events:write:b."]
+    assert publish_prefixes(scopes) == ("a.", "b.")
+    assert publish_prefixes({"events:write"}) == ()
