@@ -14,8 +14,8 @@ from typing import Any
 
 from relay.core import jsontext
 from relay.core.delivery import OutboundRequest, Outcome, Response
-from relay.core.events import Event
-from relay.core.samples import SAMPLE_JOB_ID
+from relay.core.events import RELAY_EVENTS, Event, account_event_kind
+from relay.core.samples import SAMPLE_JOB_ID, SAMPLE_SUBJECT
 from relay.core.subscription import Incidents, Subscription
 from relay.errors import FieldError, NotRenderable
 from relay.redaction import redacted_url, split_url
@@ -145,7 +145,7 @@ def key_of(event: Event, subscription: Subscription) -> str:
 def message(event: Event, subscription: Subscription, context: RenderContext) -> chat.Message:
     """The parts of a record. A sample is written about a real person, so its sentence says what it is."""
     said = chat.message(event, subscription, context)
-    is_sample = event.subject == SAMPLE_JOB_ID and metadata_of(event.document()).get("sample") is True
+    is_sample = event.subject in (SAMPLE_JOB_ID, SAMPLE_SUBJECT) and metadata_of(event.document()).get("sample") is True
     return replace(said, sentence=f"This is a sample: {said.sentence}") if is_sample else said
 
 
@@ -186,7 +186,7 @@ def common_errors(subscription: Subscription, service: str, example: str, option
     `example`: a sink; `options`: what this kind has."""
     read = ("/sinkcredential", "/config/handshake")
     parts = split_url(subscription.sink)
-    others = [one for one in subscription.types or () if job_event_kind(one) is None]
+    others = [one for one in subscription.types or () if _is_about_nobody(one)]
     found = (
         (
             parts is None or parts.path not in ("", "/") or bool(parts.query),
@@ -209,7 +209,8 @@ def common_errors(subscription: Subscription, service: str, example: str, option
             (
                 "/types",
                 "types_unsuitable",
-                f"{', '.join(others)[:100]}: this is about no job, so about no person in {service}. Name types of jobs",
+                f"{', '.join(others)[:100]}: this is about no job, so about no person in {service}. Name types of jobs, "
+                "or of events that programs publish with data.metadata",
             ),
         ),
     )
@@ -217,6 +218,12 @@ def common_errors(subscription: Subscription, service: str, example: str, option
     errors += [error for error in base.chat_errors(subscription, service) if error.pointer not in read]
     errors += [FieldError(pointer=at, code=code, detail=detail) for wrong, (at, code, detail) in found if wrong]
     return errors + choice_errors(subscription, {UNMATCHED: (SKIP, CREATE, FAIL)})
+
+
+def _is_about_nobody(type: str) -> bool:
+    """True for the types of events about the relay and about connect accounts. What programs publish may name
+    somebody in its metadata."""
+    return job_event_kind(type) is None and (type in RELAY_EVENTS or account_event_kind(type) is not None)
 
 
 def template_errors(subscription: Subscription, allowed: Collection[str]) -> list[FieldError]:

@@ -25,7 +25,8 @@ from relay.core.events import (
 )
 from relay.core.sentences import counted, duration, titled
 from subscribers.base import RenderContext
-from subscribers.job_wording import SENDING_AGAIN, WITH_REASON, job_event_kind, reason_of, sending_account
+from subscribers.job_wording import SENDING_AGAIN, WITH_REASON, job_kind, reason_of, sending_account
+from subscribers.published_wording import published_words
 from subscribers.summary_wording import REPEAT_OPEN
 from subscribers.wording import advice, heading, link, sentence
 from subscribers.words import (
@@ -157,6 +158,7 @@ _KINDS: Mapping[str, tuple[str, str]] = {
     "running": ("running", "running"),
     "scheduled": ("scheduled", "scheduled"),
     "queued": ("queued", "queued"),
+    "published": ("published event", "published events"),
     "other": ("other", "others"),
 }
 """What events are counted as, in words, the most serious ones first."""
@@ -193,11 +195,12 @@ class _Told:
         document = event.document()
         self.data = data = data_of(document)
         self.kind = _kind(event)
-        self.is_job = job_event_kind(event.type) is not None
+        self.is_job = job_kind(event) is not None
         self.is_apart = self.kind in _APART
         self.channel = titled(word(document.get("channel") or data.get("channel")))
         self.sender = sending_account(data) if self.is_job or self.kind == "unknown" else ""
-        account = name(document.get("account") or data.get("account"))
+        self.what = published_words(event.type) if event.published else ""
+        account = "" if event.published else name(document.get("account") or data.get("account"))
         self.account = "" if account == DEFAULT_ACCOUNT else account_of(account, context)
         code = mapping(mapping(data.get("job")).get("error")).get("code") if self.is_job else None
         self.code = code if isinstance(code, str) and _CODE.fullmatch(code) else ""
@@ -209,7 +212,7 @@ class _Told:
     def cluster(self) -> tuple[str, ...]:
         """What the events of one cluster have in common."""
         whose = (self.channel, self.sender) if self.sender else ()
-        return self.kind, self.account, self.code, self.reason, *whose
+        return self.kind, self.what, self.account, self.code, self.reason, *whose
 
     @property
     def line(self) -> Line:
@@ -227,7 +230,9 @@ class _Told:
 
 def _kind(event: Event) -> str:
     """The key of _KINDS that an event counts as."""
-    job, account = job_event_kind(event.type), account_event_kind(event.type)
+    if event.published:
+        return "published"
+    job, account = job_kind(event), account_event_kind(event.type)
     if job is not None:
         return job
     if account is not None:
@@ -279,7 +284,7 @@ def _cluster(found: Sequence[_Told], names: Mapping[str, str], max_lines: int) -
         channel = f"{first.channel} account".strip()
         where = f" on {channel} {names.get(first.sender, first.sender)}{where and f' ({first.account})'}"
     return Cluster(
-        title=f"{number:,} {_KINDS[first.kind][number != 1]}{where}{first.reason}",
+        title=f"{number:,} {_KINDS[first.kind][number != 1]}{first.what and ': '}{first.what}{where}{first.reason}",
         advice=_advice(found),
         lines=tuple(one.short_line for one in found[:max_lines]),
         more=max(number - max_lines, 0),

@@ -17,7 +17,7 @@ from relay.core.job_groups import OTHER
 from relay.core.subscription import Subscription
 from subscribers.base import RenderContext
 from subscribers.chat import Message, message, time_zone
-from subscribers.job_wording import job_event_kind
+from subscribers.job_wording import job_kind
 from subscribers.summary_wording import moment_of
 from subscribers.words import Pairs, count, data_of, mapping, one_line, word, zone_of
 
@@ -72,7 +72,7 @@ def message_key(event: Event) -> str | None:
     if event.source == RELAY_SOURCE and event.type in INCIDENT_EVENTS:
         id = _INCIDENT_ID.fullmatch(event.subject or "")
         return None if id is None else f"incident/{id[0]}"
-    of_group = job_event_kind(event.type) is not None or event.type == GROUP_FINISHED
+    of_group = job_kind(event) is not None or event.type == GROUP_FINISHED
     group = event.document().get("group") if of_group and event.owner is not None else None
     if event.owner is None or not isinstance(group, str) or not group or len(group) > 2 * _GROUP_CHARACTERS:
         return None
@@ -115,7 +115,7 @@ def _facts_of(event: Event, zone: str | None) -> Pairs:
 
 
 def _of_group(event: Event, said: Message, memory: Memory) -> Update:
-    kind = job_event_kind(event.type) or ""
+    kind = job_kind(event) or ""
     finished_at = memory.get("finished_at")
     if finished_at is not None and event.recorded_at <= _number(finished_at):  # it was sent late
         return Update(shown=said, edits=False, detail=said, repeats=True, memory=memory)

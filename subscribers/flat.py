@@ -16,7 +16,7 @@ from relay.core.subscription import Incidents, Subscription
 from relay.errors import FieldError
 from relay.redaction import host_of, split_url, url_without_path
 from subscribers import base, templates
-from subscribers.job_wording import job_event_kind, metadata_of
+from subscribers.job_wording import job_kind, metadata_of
 from subscribers.wording import link, sentence
 from subscribers.words import data_of, mapping
 
@@ -94,7 +94,7 @@ def fields(event: Event, context: base.RenderContext) -> dict[str, Scalar]:
     """The fields of an event."""
     document = event.document()
     data = data_of(document)
-    job, hint, of_job = mapping(data.get("job")), mapping(data.get("hint")), job_event_kind(event.type) is not None
+    job, hint, of_job = mapping(data.get("job")), mapping(data.get("hint")), job_kind(event) is not None
     error = mapping(job.get("error"))
     found: dict[str, Any] = {name: document.get(attribute) for name, attribute in _ATTRIBUTES.items()}
     found |= {
@@ -113,6 +113,8 @@ def fields(event: Event, context: base.RenderContext) -> dict[str, Scalar]:
     }
     flat = {name: _scalar(value) for name, value in found.items()}
     _flatten(flat, "metadata", metadata_of(document))
+    if event.published and not isinstance(document.get("data"), Mapping):
+        flat["data"] = _scalar(document.get("data"))
     if not of_job:
         _flatten(flat, "data", {name: value for name, value in data.items() if name not in ("hint", "metadata")})
     return flat

@@ -15,7 +15,7 @@ from relay.core.subscription import Subscription
 from relay.errors import FieldError, NotRenderable
 from subscribers import crm, templates
 from subscribers.base import RenderContext
-from subscribers.job_wording import job_event_kind, metadata_of
+from subscribers.job_wording import job_kind, metadata_of
 from subscribers.words import data_of, mapping, word
 
 PROPERTIES, NOTE, TASK = "properties", "note", "task"
@@ -50,9 +50,9 @@ def records_of(subscription: Subscription) -> Sequence[Any]:
 
 def made_of(event: Event, subscription: Subscription) -> tuple[str, ...]:
     """The objects that are made of an event: notes, tasks."""
-    kind, records = job_event_kind(event.type), records_of(subscription)
-    found = (("notes", NOTE, _NOTED), ("tasks", TASK, _TASKED))
-    return tuple(object for object, record, kinds in found if record in records and kind in kinds)
+    kind, records = job_kind(event), records_of(subscription)
+    found = (("notes", NOTE, event.published or kind in _NOTED), ("tasks", TASK, kind in _TASKED))
+    return tuple(object for object, record, made in found if record in records and made)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

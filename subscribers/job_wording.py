@@ -49,6 +49,11 @@ def job_event_kind(event_type: str) -> str | None:
     return kind if kind in JOB_EVENTS and kind != event_type else None
 
 
+def job_kind(event: Event) -> str | None:
+    """The member of JOB_EVENTS that an event is of; None for others, and for what another program has published."""
+    return None if event.published else job_event_kind(event.type)
+
+
 def job_sentence(kind: str, document: Document, *, reason: bool = True) -> str:
     """What happened to a job, in one sentence without the full stop. `reason`: with the reason that its hint gives."""
     if not reason:
@@ -67,23 +72,29 @@ def sending_again(kind: str, data: Document) -> str:
 
 
 def job_details(event: Event, metadata_keys: Sequence[str] | None) -> Pairs:
-    """The job's metadata, channel and sending account, as (label, text).
+    """The job's metadata, channel and sending account, or what a published event has in its data, as (label, text).
 
-    metadata_keys  the metadata fields that the subscription selects; None: the first that say nothing about a person
+    metadata_keys  the fields that the subscription selects; None: the first that say nothing about a person
     """
     if not _has_user_metadata(event):
         return ()
     document = event.document()
     metadata = metadata_of(document)
+    if event.published:
+        metadata = {**metadata, **{key: value for key, value in data_of(document).items() if key not in metadata}}
     if metadata_keys is None:
         shown = [(key, text) for key, value in metadata.items() if (text := _public_text(key, value))]
     else:
         shown = [(key, text) for key in metadata_keys if (text := _scalar_text(metadata.get(key)))]
     found = [(_label(key), text) for key, text in shown[:MAX_METADATA]]
-    found += [
-        ("Channel", titled(word(document.get("channel") or data_of(document).get("channel")))),
-        ("Sending account", sending_account(data_of(document))),
-    ]
+    found += (
+        []
+        if event.published
+        else [
+            ("Channel", titled(word(document.get("channel") or data_of(document).get("channel")))),
+            ("Sending account", sending_account(data_of(document))),
+        ]
+    )
     return tuple((label, text) for label, text in found if text)
 
 
@@ -116,8 +127,9 @@ def reason_of(document: Document) -> str:
 
 
 def _has_user_metadata(event: Event) -> bool:
-    """True for events with user metadata: those of a job or a create."""
-    return job_event_kind(event.type) is not None or (event.source == RELAY_SOURCE and event.type == CREATE_UNKNOWN)
+    """True for events with user metadata: those of a job or a create, and what others have published."""
+    of_create = event.source == RELAY_SOURCE and event.type == CREATE_UNKNOWN
+    return event.published or of_create or job_event_kind(event.type) is not None
 
 
 def _what(document: Document) -> str:

@@ -18,7 +18,7 @@ from relay.core.ledger import Entry
 from relay.core.subscription import Subscription
 from subscribers import crm, templates
 from subscribers.base import RenderContext
-from subscribers.job_wording import job_event_kind
+from subscribers.job_wording import job_kind
 from subscribers.pipedrive_answers import Answer, id_in
 
 NOTE, ACTIVITY, PERSON = "note", "activity", "person"
@@ -77,7 +77,7 @@ def write_request(event: Event, subscription: Subscription, context: RenderConte
         "subject": crm.subject_of(event, subscription, context, MAX_SUBJECT),
         "type": "task",
         "due_date": to_rfc3339(event.time)[:10],
-        "done": job_event_kind(event.type) not in ("failed", "not_found"),
+        "done": job_kind(event) not in ("failed", "not_found"),
         "note": crm.html_of(event, subscription, context),
     }
     fields = crm.merged(defaults, given)

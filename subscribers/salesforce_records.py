@@ -15,7 +15,7 @@ from relay.core.subscription import Subscription
 from subscribers import chat, crm, templates
 from subscribers.base import RenderContext
 from subscribers.chat import fitted
-from subscribers.job_wording import job_event_kind
+from subscribers.job_wording import job_kind
 from subscribers.words import data_of, mapping, one_line
 
 JOB_EVENT = "Job_Event__c"
@@ -142,7 +142,7 @@ def _job_event(event: Event, said: chat.Message) -> dict[str, Any]:
     error = mapping(mapping(data.get("job")).get("error"))
     found: dict[str, Any] = {name: _text(document.get(source), size) for name, (source, size) in _TEXTS.items()}
     found |= {
-        "Status__c": _text(job_event_kind(event.type) or document.get("status"), 40),
+        "Status__c": _text(job_kind(event) or document.get("status"), 40),
         "Sentence__c": fitted(said.sentence, 255, str),
         "Occurred_At__c": to_rfc3339(event.time),
         "Sequence__c": event.sequence,
@@ -155,7 +155,7 @@ def _job_event(event: Event, said: chat.Message) -> dict[str, Any]:
 
 
 def _task(event: Event, said: chat.Message) -> dict[str, Any]:
-    kind = job_event_kind(event.type)
+    kind = job_kind(event)
     lines = [f"{label}: {text}" for label, text in (*said.pairs, *said.place, *said.ids)]
     return {
         "Subject": fitted(said.sentence, 255, str),

@@ -152,6 +152,7 @@ class _Variables(dict[str, object]):
 def _attributes(document: Document, *_: object) -> dict[str, Any]:
     attributes = dict(document)
     attributes.pop("data", None)
+    attributes.pop("data_base64", None)
     return attributes
 
 
@@ -163,7 +164,7 @@ def _account(document: Document, _: Event, context: RenderContext) -> Mapping[st
 VARIABLES: Mapping[str, Callable[[Document, Event, RenderContext], object]] = MappingProxyType(
     {
         "event": _attributes,
-        "data": lambda document, *_: data_of(document),
+        "data": lambda document, event, _: document.get("data") if event.published else data_of(document),
         "job": lambda document, *_: data_of(document).get("job"),
         "metadata": lambda document, *_: metadata_of(document),
         "hint": lambda document, *_: data_of(document).get("hint"),

@@ -14,11 +14,12 @@ from subscribers.base import RenderContext
 from subscribers.job_wording import (
     SENDING_AGAIN,
     job_details,
-    job_event_kind,
+    job_kind,
     job_sentence,
     metadata_link,
     sending_again,
 )
+from subscribers.published_wording import published_sentence
 from subscribers.relay_wording import relay_fix, relay_sentence
 from subscribers.summary_wording import incident_link, is_summary, summary_advice, summary_heading, summary_sentence
 from subscribers.words import (
@@ -47,7 +48,9 @@ __all__ = ("advice", "facts", "heading", "ids", "job_details", "link", "sentence
 def sentence(event: Event, context: RenderContext, *, reason: bool = True) -> str:
     """What happened, in one sentence without the full stop. `reason`: with why a job failed."""
     document = event.document()
-    kind = job_event_kind(event.type)
+    if event.published:
+        return published_sentence(document)
+    kind = job_kind(event)
     if kind is not None:
         return job_sentence(kind, document, reason=reason)
     if _is_summary(event):
@@ -66,10 +69,12 @@ def heading(event: Event) -> str:
 
 def advice(event: Event) -> Pairs:
     """How to fix it, who can, and whether to send again, as (label, text); empty if nothing is known."""
+    if event.published:
+        return ()
     data = data_of(event.document())
     if _is_summary(event):
         return _said(summary_advice(event.type, data))
-    kind = job_event_kind(event.type)
+    kind = job_kind(event)
     hint = mapping(data.get("hint"))
     fix = without_addresses(hint.get("fix"))
     if not fix and event.source == RELAY_SOURCE:
@@ -85,14 +90,17 @@ def advice(event: Event) -> Pairs:
 
 def facts(event: Event, context: RenderContext, time_zone: str | None = None) -> Pairs:
     """Where and when it happened, as (label, text). `time_zone`: an IANA name; None: UTC."""
+    time = ("Time", local_time(event.time, zone_of(time_zone)))
+    if event.published:
+        return (time,)
     document = event.document()
     data = data_of(document)
     account = name(document.get("account") or data.get("account"))
     return _said(
         (
-            ("Job", one_line(document.get("subject") if job_event_kind(event.type) else data.get("job"), 200)),
+            ("Job", one_line(document.get("subject") if job_kind(event) else data.get("job"), 200)),
             ("Relay account", "" if account == DEFAULT_ACCOUNT else account_of(account, context)),
-            ("Time", local_time(event.time, zone_of(time_zone))),
+            time,
         )
     )
 
@@ -109,13 +117,14 @@ def link(event: Event, context: RenderContext) -> str | None:
 
 def ids(event: Event) -> Pairs:
     """The ids that support asks for, as (label, text): Revor's request id and the event id."""
-    data = data_of(event.document())
+    data = {} if event.published else data_of(event.document())
     return _said((("Request", one_line(data.get("request_id"))), ("Event", one_line(event.id))))
 
 
 def _is_summary(event: Event) -> bool:
     """True for events about connect accounts, groups and incidents."""
-    return is_summary(event.type) and (event.source == RELAY_SOURCE or account_event_kind(event.type) is not None)
+    of_relay = not event.published and is_summary(event.type)
+    return of_relay and (event.source == RELAY_SOURCE or account_event_kind(event.type) is not None)
 
 
 def _said(found: Pairs) -> Pairs:

@@ -449,9 +449,9 @@ class Worker:
             delivery=result.claimed.id,
             event_id=result.claimed.event.id,
             type=result.claimed.event.type,
-            job=result.claimed.event.subject,
+            job=None if result.claimed.event.published else result.claimed.event.subject,  # which may name a person
             subscription=target.subscription.id,
-            job_uid=result.claimed.job_uid,
+            job_uid=result.claimed.event.job_uid,
             number=attempt.number,
             sink=target.shown_sink,
             status_code=attempt.status_code,
