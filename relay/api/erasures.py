@@ -25,7 +25,7 @@ Value = Annotated[str, Field(min_length=1, max_length=MAX_VALUE_CHARACTERS)]
 
 
 class ErasureCreate(Body):
-    """What to erase: exactly one of `metadata`, `group` and `job`."""
+    """What to erase: exactly one of `metadata`, `group`, `job` and `subject`."""
 
     metadata: dict[str, Value] | None = Field(
         default=None,
@@ -38,6 +38,7 @@ class ErasureCreate(Body):
         default=None, description="A group of jobs, by its name, and whatever `metadata: {group: …}` finds."
     )
     job: str | None = Field(default=None, pattern=ID_PATTERN, description="The upstream's id of a job, or its uid.")
+    subject: Value | None = Field(default=None, description="The subject of events that programs have published.")
     source: str | None = Field(default=None, pattern=ID_PATTERN, description="Only what is about this source.")
     account: str | None = Field(default=None, pattern=ID_PATTERN, description="Only what is about this account.")
     cursor: str | None = Field(
@@ -92,14 +93,16 @@ operation = partial(Operation, into=OPERATIONS, tag="Erasures")
     },
 )
 async def erase_data(call: Call) -> Response:
-    """Erase a person, a group or a job.
+    """Erase a person, a group, a job, or published events.
 
-    Removes jobs with the metadata, their events, deliveries and attempts, creates with it, and stored answers about
-    them. What is pending is not sent any more. It cannot be undone. A request that was cut off can be sent again.
+    Removes jobs with the metadata, their events, deliveries and attempts, published events with it, creates with it,
+    and stored answers about them. What is pending is not sent any more. It cannot be undone. A request that was cut off
+    can be sent again.
     """
     body = validate(ErasureCreate, call.document)
     request, cursor = await _request(call, body), body.cursor
-    call.note(by="job" if request.name is None else f"metadata.{request.name[:100]}")
+    by = "job" if request.subject is None else "subject"
+    call.note(by=by if request.name is None else f"metadata.{request.name[:100]}")
     with call.ports.admission.erasures.held(call.caller):
         return json_response(await _erase(call, request, cursor))
 
@@ -118,10 +121,12 @@ async def _erase(call: Call, request: ErasureRequest, cursor: str | None) -> Era
 
 
 async def _request(call: Call, body: ErasureCreate) -> ErasureRequest:
-    if [body.metadata, body.group, body.job].count(None) != 2:
-        detail = "send exactly one of metadata, group and job"
+    if [body.metadata, body.group, body.job, body.subject].count(None) != 3:
+        detail = "send exactly one of metadata, group, job and subject"
         raise invalid(FieldError(pointer="", code="one_of", detail=detail))
     source, account, jobs = body.source, body.account, call.ports.store.jobs
+    if body.subject is not None:
+        return ErasureRequest(subject=body.subject, source=source, account=account)
     if body.group is not None:
         return ErasureRequest.of_group(body.group, source, account)
     if body.metadata is not None:

@@ -31,20 +31,22 @@ def erase(
     ] = None,
     group: Annotated[str | None, typer.Option(help="A group of jobs, by its name.")] = None,
     job: Annotated[str | None, typer.Option(metavar="ID", help="The upstream's id of a job, or its uid.")] = None,
+    subject: Annotated[str | None, typer.Option(help="The subject of events that programs have published.")] = None,
     source: Source = None,
     account: Account = None,
     json: Json = False,
 ) -> None:
     """Erase a person, a group or a job: jobs, events, deliveries, attempts, intents. It cannot be undone."""
-    if [metadata, group, job].count(None) != 2:
-        raise UsageError("use exactly one of --metadata, --group and --job")
+    if [metadata, group, job, subject].count(None) != 3:
+        raise UsageError("use exactly one of --metadata, --group, --job and --subject")
     fields = None
     if metadata is not None:
         name, _, value = metadata.partition("=")
         if not (name and value):
             raise UsageError("--metadata: use NAME=VALUE, such as email=kim@example.com")
         fields = {name: value}
-    body = given({"metadata": fields, "group": group, "job": job, "source": source, "account": account})
+    named = {"metadata": fields, "group": group, "job": job, "subject": subject}
+    body = given({**named, "source": source, "account": account})
     total, client, cursor = dict.fromkeys((*COUNTS, "in_flight"), 0), api(), None
     with working("erasing"):
         while True:

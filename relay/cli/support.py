@@ -78,8 +78,8 @@ def gather(client: Api, id: str) -> Case:
     elif kind == "delivery":
         case.deliveries, job_id = [found], found["job_uid"]
     elif kind == "event":
-        case.events, event_ids = [found], [found["id"]]
-        if found.get("partitionkey"):  # events about the relay have no job
+        case.events, event_ids = [found], [id]
+        if found["id"] == id and found.get("partitionkey"):  # others have no job: about the relay, or published
             job_id, query = found.get("subject"), {"account": found.get("account")}
     else:
         case.subscriptions = [found]
@@ -270,7 +270,8 @@ def _job(job: Document, explanation: Document | None) -> Iterator[str]:
 def _event(event: Document) -> str:
     data = event.get("data") if isinstance(event.get("data"), dict) else {}
     assert isinstance(data, dict)
-    parts = [str(event.get("sequence") or "").lstrip("0") or "-", event["time"], event["type"], event["id"]]
+    parts = [str(event.get("sequence") or "").lstrip("0") or "-", str(event.get("time") or "no time")]
+    parts += [event["type"], event["id"]]
     if event.get("status"):
         parts.append(f"({event.get('previousstatus') or 'nothing'} → {event['status']})")
     parts.append(_facts(data, "detected_at", "inferred", "request_id"))

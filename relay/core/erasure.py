@@ -19,6 +19,7 @@ class ErasureRequest:
     name, value      a field of the metadata, at any depth, and its exact text; a list matches with any member
     group            a group of jobs: also jobs whose metadata names it in a field `group`
     job              the upstream's id of a job, or its uid
+    subject          of published events
     source, account  only rows of these; None: of all
     """
 
@@ -26,6 +27,7 @@ class ErasureRequest:
     value: str = ""
     group: str | None = None
     job: str | None = None
+    subject: str | None = None
     source: str | None = None
     account: str | None = None
 

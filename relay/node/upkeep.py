@@ -88,6 +88,7 @@ class Retention:
             "memories": lambda: _batches(lambda: rows.delete_memories(min(events, jobs))),
             "replays": lambda: _batches(lambda: rows.delete_replays(jobs)),
             "idempotency_keys": lambda: _batches(lambda: rows.delete_idempotency_keys(now - IDEMPOTENCY_SECONDS)),
+            "streams": lambda: _batches(lambda: rows.delete_streams(events)),
             # A receiver may still look for the public key of a request that is on its way.
             "secrets": lambda: rows.delete_secrets(now - TOLERANCE_SECONDS),
         }

@@ -80,6 +80,13 @@ WHERE ((subject = :job AND job_uid IS NOT NULL) OR job_uid = :job) AND position 
 ORDER BY position LIMIT :count
 """
 
+# Published events about a subject.
+EVENTS_ABOUT = """
+SELECT position, id, owner FROM events
+WHERE subject = :subject AND identity IS NOT NULL AND position > :after
+ORDER BY position LIMIT :count
+"""
+
 # The events of a job.
 EVENTS_OF_JOB = "SELECT id, recorded_at FROM events WHERE job_uid = :uid ORDER BY sequence"
 # The subscriptions that some events went to.
@@ -171,7 +178,9 @@ class ErasureStore:
 
     async def _jobs(self, request: ErasureRequest, after: str, now: float) -> Found:
         last = None
-        if request.job is not None:
+        if request.subject is not None:
+            rows: Sequence[Row[Any]] = []
+        elif request.job is not None:
             rows = await self._read(JOBS_NAMED, job=request.job)
         else:
             rows, last = await self._slice(JOBS_SLICE, JOBS_END, after, LAST_ID, **_sought(request))
@@ -200,6 +209,8 @@ class ErasureStore:
         return found
 
     async def _creates(self, request: ErasureRequest, after: str, now: float) -> Found:
+        if request.subject is not None:
+            return Erased(), (), None
         if request.job is not None:
             rows, last = await self._slice(CREATES_OF_JOB, CREATES_END, after, LAST_ID, job=request.job)
         else:
@@ -217,8 +228,13 @@ class ErasureStore:
 
     async def _events(self, request: ErasureRequest, after: str, now: float) -> Found:
         position = int(after or 0)
-        if request.job is not None:
-            rows = await self._read(EVENTS_NAMED, job=request.job, after=position, count=SLICE)
+        if request.job is not None or request.subject is not None:
+            named, sought = (
+                (EVENTS_NAMED, {"job": request.job})
+                if request.job is not None
+                else (EVENTS_ABOUT, {"subject": request.subject})
+            )
+            rows = await self._read(named, **sought, after=position, count=SLICE)
             last = str(rows[-1].position) if len(rows) == SLICE else None
         else:
             rows, last = await self._slice(EVENTS_SLICE, EVENTS_END, position, LAST_POSITION, needle=request.needle)

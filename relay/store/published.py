@@ -12,17 +12,16 @@ from sqlalchemy.engine import Connection
 
 from relay.core.published import Publication, Taken
 from relay.store.database import Database
-from relay.store.group_commit import alone, each
+from relay.store.group_commit import alone
 from relay.store.locks import MATCH, locking
 from relay.store.outbox import Outbox, event_values
 from relay.store.scoped import Scoped
-from relay.store.statements import INTEGER, REAL, TEXT, fetch, insert_into, json_list, run, run_many, run_rows, sql
-from relay.store.tables import OPEN_DELIVERY, EventRow
+from relay.store.statements import INTEGER, REAL, SQLITE, TEXT, fetch, insert_into, json_list, run_many, run_rows, sql
+from relay.store.tables import EventRow
 
 MAX_SEQUENCE = 2**31 - 1_000_000
 """The column's limit, with room for one transaction. Behind it a stream begins anew: after two billion events, those
 that are open just then may be out of order."""
-FORGET_AT_ONCE = 1_000
 MAX_CALLS = 5
 """Calls of `record` that share a transaction."""
 
@@ -47,14 +46,6 @@ ON CONFLICT (uid) DO UPDATE SET used_at = excluded.used_at, sequence = excluded.
 )
 # The last places of some streams.
 PLACES = sql("SELECT uid, sequence FROM streams WHERE uid IN $json_values(uids)")
-# Forgets streams that are not used any more and have nothing open.
-FORGET_STREAMS = sql(
-    f"""
-DELETE FROM streams WHERE uid IN (
-  SELECT uid FROM streams WHERE used_at < :before ORDER BY used_at LIMIT {FORGET_AT_ONCE} $skip_locked
-) AND NOT EXISTS (SELECT 1 FROM deliveries WHERE job_uid = streams.uid AND {OPEN_DELIVERY})
-"""
-)
 
 
 class PublishedStore(Scoped):
@@ -70,10 +61,6 @@ class PublishedStore(Scoped):
             raise ValueError("an event of another owner")
         return list(await self._database.write(self._record, tuple(publications)))
 
-    async def forget_streams(self, before: float) -> int:
-        """Forgets a slice of the streams that nothing was published to since a time. Returns the number."""
-        return await self._database.write(_forget, before)
-
     @alone(MAX_CALLS)
     @locking(lambda item: [MATCH])
     def _record(self, connection: Connection, items: Sequence[tuple[Publication, ...]]) -> list[tuple[Taken, ...]]:
@@ -84,7 +71,11 @@ class PublishedStore(Scoped):
             if one.identity not in before:
                 first.setdefault(one.identity, one)
         placed = _placed(connection, list(first.values()))
-        values = [{**event_values(one.event), "stream": one.event.stream, "identity": one.identity} for one in placed]
+        written = placed
+        if connection.dialect.name != SQLITE:
+            # What no stream keeps in order is in key order, or two nodes that publish the same would deadlock.
+            written = sorted(placed, key=lambda one: ("", one.identity) if one.event.stream is None else ("s", ""))
+        values = [{**event_values(one.event), "stream": one.event.stream, "identity": one.identity} for one in written]
         run_many(connection, INSERT_PUBLISHED, values)
         there = {**before, **_known(connection, placed)}  # another node may have been faster
         made = [one.event for one in placed if there[one.identity] == one.event.id]
@@ -118,8 +109,3 @@ def _placed(connection: Connection, publications: Sequence[Publication]) -> list
             event = replace(event, sequence=last[stream] - counts[stream] + taken[stream])
         found.append(Publication(event, one.identity))
     return found
-
-
-@each
-def _forget(connection: Connection, before: float) -> int:
-    return run(connection, FORGET_STREAMS, before=before).rowcount

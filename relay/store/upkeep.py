@@ -127,6 +127,17 @@ DELETE FROM intents WHERE id IN (
   SELECT id FROM intents WHERE id < :before ORDER BY id LIMIT {MAX_ROWS}
 )
 """
+# Deletes a batch of streams that nothing was published to for long and that have nothing open. All of their events are
+# old, so one that begins anew keeps the order of all that there are.
+DELETE_OLD_STREAMS = sql(
+    f"""
+DELETE FROM streams WHERE uid IN (
+  SELECT uid FROM streams WHERE used_at < :before
+    AND NOT EXISTS (SELECT 1 FROM deliveries WHERE job_uid = streams.uid AND {OPEN_DELIVERY})
+  ORDER BY used_at LIMIT {MAX_ROWS} $skip_locked
+)
+"""
+)
 # Deletes expired secrets.
 DELETE_OLD_SECRETS = "DELETE FROM secrets WHERE expires_at IS NOT NULL AND expires_at < :now"
 # Deletes a batch of closed incidents.
@@ -265,6 +276,10 @@ class UpkeepStore:
         """Deletes a batch of connect accounts that were removed before a time, and all those of upstream accounts that
         were not listed since, such as one that the settings no longer have."""
         return await self._database.write(_on_one_node(_delete_connect_accounts), (before,))
+
+    async def delete_streams(self, before: float) -> int:
+        """Deletes a batch of streams that nothing was published to since a time and that have nothing open."""
+        return await self._database.write(_on_one_node(_delete_streams), (before,))
 
     async def delete_secrets(self, now: float) -> int:
         """Deletes rotated signing secrets that have expired."""
@@ -413,6 +428,10 @@ def _delete_connect_accounts(connection: Connection, before: float) -> int:
     for row in run(connection, END_OLD_LISTINGS, before=before).all():
         count += run(connection, DELETE_LISTED_ACCOUNTS, source=row.source, account=row.name).rowcount
     return count
+
+
+def _delete_streams(connection: Connection, before: float) -> int:
+    return run(connection, DELETE_OLD_STREAMS, before=before).rowcount
 
 
 def _delete_secrets(connection: Connection, now: float) -> int:

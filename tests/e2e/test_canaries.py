@@ -47,6 +47,7 @@ log.configure = functools.partial(log.configure, level="debug")
 from relay.cli import main
 main()
 """
+PUBLISHED = "published-to@example.com"
 PATIENCE_SECONDS = 120.0
 COMPANIES: dict[str, dict[str, Any]] = {
     "dead": {"unmatched": "fail"},  # this company knows nobody
@@ -427,6 +428,15 @@ async def ends_at_crms(world: World) -> dict[str, Any]:
     return found
 
 
+async def publish(world: World) -> None:
+    """An event of another program that names a person: no log may say whom."""
+    await world.subscribe("/published", types=["com.acme.order.paid"])
+    event = {"specversion": "1.0", "id": "1", "source": "/shop", "type": "com.acme.order.paid", "subject": PUBLISHED}
+    body = {**event, "partitionkey": PUBLISHED, "data": {"metadata": {"email": PUBLISHED}}}
+    answer = await world.call("POST", "/v1/events", body, Content_Type="application/cloudevents+json")
+    assert answer["accepted"] == 1, answer
+
+
 async def let_events_flow(world: World) -> None:
     """Waits until deliveries have succeeded and failed for good."""
     async with asyncio.timeout(PATIENCE_SECONDS):
@@ -501,6 +511,7 @@ async def test_no_secret_is_anywhere_but_where_it_is_needed(start: Start, tmp_pa
         await write_to_crms(world)
         await use_drop_in(world, 1)
         await lose_an_answer(world)
+        await publish(world)
         await let_events_flow(world)
         await look_everywhere(world)
 
@@ -582,6 +593,8 @@ def check_that_it_was_a_test(world: World) -> None:
         assert name in world.canaries.found_in(got), f"{name} was not used"
     assert any(name.startswith("issued token") for name in world.canaries.found_in(got))
     logs = b"".join(material for name, material in world.materials.items() if "log at debug level" in name)
+    assert b"com.acme.order.paid" in logs
+    assert PUBLISHED.encode() not in b"".join(one for name, one in world.materials.items() if "log at" in name)
     for event in (b"api_request", b"settings_refused", b'"debug"'):
         assert event in logs
     answers = b"".join(world.materials.values())

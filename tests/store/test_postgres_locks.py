@@ -26,10 +26,12 @@ from tests.support.scale import scaled
 from tests.support.store_databases import emptied_postgres
 from tests.support.store_kit import (
     NOW,
+    PUBLISHED_TYPE,
     claim,
     job_event,
     lease,
     poll,
+    publication,
     registration,
     relay_event,
     result_of,
@@ -66,7 +68,8 @@ class Storm:
     async def begin(self) -> None:
         """The subscriptions that all writes are about."""
         for id in self.ids:
-            await self.nodes[0].subscriptions.create(subscription(id, incidents="collapse"))
+            types = ("ai.revor.job.failed", PUBLISHED_TYPE)
+            await self.nodes[0].subscriptions.create(subscription(id, incidents="collapse", types=types))
 
     async def step(self) -> None:
         """One write, or a few. Another step may have removed the subscription."""
@@ -75,7 +78,7 @@ class Storm:
         writes = (
             *(self._fail_jobs, self._fail_jobs, self._attempt, self._attempt, self._attempt),
             *(self._replace, self._set_state, self._set_state, self._remove, self._consent, self._health),
-            *(self._listing, self._rotate, self._close_group),
+            *(self._listing, self._rotate, self._close_group, self._publish, self._publish),
         )
         with suppress(NotFound):
             await self.random.choice(writes)(store, id, nth)
@@ -135,6 +138,12 @@ class Storm:
 
     async def _rotate(self, store: Store, id: str, nth: int) -> None:
         await store.secrets.add_secret(id, f"whsec_{nth}", NOW + nth)
+
+    async def _publish(self, store: Store, _id: str, nth: int) -> None:
+        """Two nodes get the same events at once, in any order, some of a stream and some of none."""
+        batch = [publication(f"{nth // 8} {part}", key=(None, "a", "b")[part % 3]) for part in range(9)]
+        self.random.shuffle(batch)
+        await asyncio.gather(*(node.published.record(batch) for node in self.nodes))
 
     async def _listing(self, store: Store, _id: str, nth: int) -> None:
         known = await store.connect_accounts.known("revor", "default")

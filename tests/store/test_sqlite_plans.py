@@ -52,6 +52,7 @@ from tests.support.store_kit import (
     intent,
     lease,
     poll,
+    publication,
     registration,
     relay_event,
     result_of,
@@ -474,6 +475,9 @@ async def run_everything(store: Store) -> None:
         first = await store.jobs.page(limit=1, **filters)  # type: ignore[arg-type]
         await store.jobs.page(limit=1, cursor=first.next_cursor, **filters)  # type: ignore[arg-type]
 
+    published = [publication(str(n), key=key) for n, key in enumerate(("a", "a", "b", None))]
+    await store.published.record(published)
+    await store.published.record(published)
     await store.events.record(relay_event())
     (_, one), *_ = (await store.events.tail(0)).events
     await store.events.get(one.id)
@@ -663,6 +667,7 @@ async def run_everything(store: Store) -> None:
     await store.upkeep.delete_incidents(NOW + 1)
     await store.upkeep.delete_intents(NOW + 1)
     await store.upkeep.delete_connect_accounts(NOW + 1)
+    await store.upkeep.delete_streams(NOW + 1)
     await store.upkeep.delete_secrets(NOW + 1)
     await store.upkeep.give_back()
 
@@ -670,7 +675,7 @@ async def run_everything(store: Store) -> None:
 PARTS = (
     *("jobs", "events", "deliveries", "replays", "subscriptions", "idempotency", "intents", "accounts", "learned"),
     *("upkeep", "erasure", "groups", "group_work", "audit", "secrets", "credentials", "handshakes", "incidents"),
-    *("connect_accounts", "memories"),
+    *("connect_accounts", "memories", "published"),
 )
 
 

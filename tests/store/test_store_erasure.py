@@ -17,6 +17,7 @@ from relay.store.sqlite import SqliteDatabase
 from relay.store.store import Store
 from tests.support.store_kit import (
     NOW,
+    PUBLISHED_TYPE,
     attempt,
     claim,
     counts,
@@ -24,6 +25,7 @@ from tests.support.store_kit import (
     intent,
     job_event,
     poll,
+    publication,
     registration,
     relay_event,
     result_of,
@@ -277,3 +279,44 @@ async def test_what_waited_for_an_erased_event_of_a_job_that_stays_is_sent(store
     later = await happen(store, uid, 2, "running", {"deal": 42}, "job")
     assert (await erase(store, BY_EMAIL)).events == 1
     assert [one.event.id for one in await claim(store, "sub_all", now=LATER)] == [later]
+
+
+async def a_published_life(store: Store) -> None:
+    """Events of another program: some are about the person, some in the group, and later ones wait behind them."""
+    await store.subscriptions.create(subscription("sub_shop", types=(PUBLISHED_TYPE,)))
+    about: tuple[dict[str, Any], ...] = (
+        {"data": {"metadata": {"who": {"email": [CANARY]}}}},
+        {"data": {"metadata": {}}, "group": "spring"},
+        {"subject": CANARY, "data": CANARY},
+        {"data": {"metadata": {"email": "other@example.com"}}},
+    )
+    await store.published.record([publication(str(n), key="a", **one) for n, one in enumerate(about)])
+
+
+@pytest.mark.parametrize(
+    ("request_", "left"),
+    [
+        (BY_EMAIL, ["1", "2", "3"]),
+        (ErasureRequest.of_group("spring"), ["0", "2", "3"]),
+        (ErasureRequest(subject=CANARY), ["0", "1", "3"]),
+        (ErasureRequest(subject=CANARY, account="b"), ["0", "1", "2", "3"]),
+        (ErasureRequest(job=CANARY), ["0", "1", "2", "3"]),
+    ],
+)
+async def test_published_events_are_erased_and_later_ones_go_out(
+    store: Store, request_: ErasureRequest, left: list[str]
+) -> None:
+    await a_published_life(store)
+    found = await erase(store, request_)
+    assert (found.events, found.deliveries) == (4 - len(left), 4 - len(left))
+    seen = []
+    while batch := await claim(store, "sub_shop"):
+        seen += [one.event.document()["id"] for one in batch]
+        for one in batch:
+            await store.deliveries.record_attempt(result_of(one, "delivered"))
+    assert seen == left
+
+
+async def test_subject_of_a_job_event_is_not_erased_as_that_of_a_published_one(filled: Store) -> None:
+    await a_life(filled, "the job", {})
+    assert await erase(filled, ErasureRequest(subject="the job")) == Erased()

@@ -4,37 +4,29 @@ import asyncio
 
 import pytest
 
-from relay.core.events import Event
-from relay.core.jsontext import dumps
-from relay.core.published import Publication, Taken, identity_of, stream_of
+from relay.core.bundles import Bundle, Room
+from relay.core.published import Taken
 from relay.core.replay import ReplayRequest
-from relay.ids import new_id
 from relay.store.published import MAX_SEQUENCE
 from relay.store.store import Store
-from tests.support.store_kit import NOW, claim, execute, result_of, rows, states, subscription
+from tests.support.store_kit import (
+    NOW,
+    PUBLISHED_TYPE,
+    claim,
+    execute,
+    lease,
+    publication,
+    result_of,
+    rows,
+    states,
+    subscription,
+)
 
-TYPE = "com.acme.order.paid"
 OWNER = "revor/default"
 
 
-def publication(id: str, *, key: str | None = None, source: str = "/shop", owner: str | None = None) -> Publication:
-    document = {"specversion": "1.0", "id": id, "source": source, "type": TYPE}
-    event = Event(
-        id=new_id("evt", NOW),
-        source=source,
-        type=TYPE,
-        subject=None,
-        time=NOW,
-        recorded_at=NOW,
-        body=dumps(document if key is None else {**document, "partitionkey": key}),
-        stream=None if key is None else stream_of(owner, key),
-        owner=owner,
-    )
-    return Publication(event, identity_of(owner, source, id))
-
-
 async def subscribed(store: Store, id: str = "sub_1", **changes: object) -> None:
-    await store.subscriptions.create(subscription(id, types=(TYPE,), **changes))
+    await store.subscriptions.create(subscription(id, types=(PUBLISHED_TYPE,), **changes))
 
 
 async def test_published_event_is_recorded_and_delivered(store: Store) -> None:
@@ -159,6 +151,49 @@ async def test_stream_is_forgotten_once_nothing_of_it_is_open(store: Store, ende
     if ended:
         (one,) = await claim(store, "sub_1")
         await store.deliveries.record_attempt(result_of(one, "delivered"))
-    assert await store.published.forget_streams(NOW) == 0
-    assert await store.published.forget_streams(NOW + 1) == 1 - left
+    assert await store.upkeep.delete_streams(NOW) == 0
+    assert await store.upkeep.delete_streams(NOW + 1) == 1 - left
     assert len(await rows(store, "SELECT uid FROM streams")) == left
+
+
+async def test_bundle_has_the_events_of_streams_in_their_order(store: Store) -> None:
+    await subscribed(store, options={"content_mode": "batch"})
+    await store.published.record([publication(f"{key}{n}", key=key) for n in range(3) for key in "ab"])
+    await store.published.record([publication("free")])
+    limits = Bundle(max_events=20, wait_seconds=0.0, max_bytes=1_000_000)
+    claims = await store.deliveries.claim_bundle("sub_1", (0, 1, 2), limits, Room(), 3, NOW + 9, lease())
+    (members,) = claims.requests
+    ids = [one.event.document()["id"] for one in members]
+    assert [[id for id in ids if id[0] == key] for key in "ab"] == [["a0", "a1", "a2"], ["b0", "b1", "b2"]]
+    assert "free" in ids
+    await store.deliveries.record_bundle([result_of(one, "delivered") for one in members])
+    assert await states(store) == ["delivered"] * 7
+
+
+async def test_replay_passes_the_filters_of_the_subscription(store: Store) -> None:
+    await store.published.record([publication(str(n), shop=f"s{n % 2}") for n in range(4)])
+    await subscribed(store, filters=({"exact": {"shop": "s1"}},), created_at=NOW + 5)
+    request = ReplayRequest(id="rpl_1", subscription_id="sub_1", since=0.0, until=NOW + 9, now=NOW + 10, only="all")
+    replay = await store.replays.create(request)
+    await store.replays.advance(replay.id, "node", NOW + 10)
+    claimed = await claim(store, "sub_1", now=NOW + 20)
+    assert sorted(one.event.document()["id"] for one in claimed) == ["1", "3"]
+    assert all(one.event.published for one in claimed)
+
+
+async def test_replaced_ordering_frees_the_events_of_a_stream(store: Store) -> None:
+    await subscribed(store)
+    await store.published.record([publication(str(n), key="a") for n in range(3)])
+    assert sorted(await states(store)) == ["blocked", "blocked", "pending"]
+    await store.subscriptions.replace(subscription("sub_1", types=(PUBLISHED_TYPE,), ordering="none"), NOW)
+    assert await states(store) == ["pending"] * 3
+    await store.subscriptions.replace(subscription("sub_1", types=(PUBLISHED_TYPE,), ordering="job"), NOW)
+    assert sorted(await states(store)) == ["blocked", "blocked", "pending"]
+
+
+async def test_retention_removes_published_events_and_forgets_what_was_known(store: Store) -> None:
+    await store.published.record([publication("1", key="a")])
+    assert (await store.upkeep.delete_events(NOW + 1))[0] == 1
+    assert await store.upkeep.delete_streams(NOW + 1) == 1
+    (again,) = await store.published.record([publication("1", key="a")])
+    assert not again.known

@@ -104,6 +104,13 @@ LEDGER_POINTS: Mapping[str, str] = {
 }
 """The delivery of a note passes all of these, in this order."""
 
+PUBLISH_POINTS: Mapping[str, str] = {
+    "publish.called": "events are read; the transaction of the next of them has not begun",
+    "publish.written": "they and their deliveries are written; the transaction is not committed",
+    "publish.committed": "the transaction is committed; the publisher has no answer",
+}
+"""Each part of a batch that is published passes all of these, in this order."""
+
 AUDIT_POINTS: Mapping[str, str] = {
     "audit.called": "an administrative request is read; the transaction of its entry has not begun",
     "audit.written": "the entry is written; the transaction is not committed",

@@ -47,6 +47,7 @@ class Stop:
         from relay.store.intents import IntentStore
         from relay.store.jobs import JobStore
         from relay.store.memories import MemoryStore
+        from relay.store.published import PublishedStore
         from relay.store.replays import ReplayStore
         from relay.store.store import Store
         from relay.store.subscriptions import SubscriptionStore
@@ -69,6 +70,7 @@ class Stop:
         self._around(sender.Sender, "send", after="drain.answered", draining=True)
         self._around(IntentStore, "begin", "create.called", "intent.committed", "intent.written")
         self._around(ReplayStore, "advance", "replay.called", "replay.committed", "replay.written")
+        self._around(PublishedStore, "record", "publish.called", "publish.committed", "publish.written")
         self._around(CiphertextStore, "replace", "again.called", "again.committed", "again.written")
         self._around(CiphertextStore, "retire", "retire.called", "retire.committed", "retire.written")
         self._after(KeyFile, "add", "rotation.filed")

@@ -17,6 +17,8 @@ from relay.core.connect_accounts import ConnectAccount
 from relay.core.delivery import Attempt, Claimed
 from relay.core.events import Event, Hint
 from relay.core.job import Observation, Problem, Progress
+from relay.core.jsontext import dumps
+from relay.core.published import Publication, identity_of, stream_of
 from relay.core.records import AttemptResult, Intent, Lease, ListingRecord, PollRecord, Registration, WantedCallback
 from relay.core.subscription import Subscription
 from relay.ids import new_id
@@ -89,6 +91,29 @@ def job_event(job_uid: str, sequence: int, kind: str = "running", *, now: float 
 def relay_event(type: str = "relay.source.down", *, now: float = NOW, **fields: Any) -> Event:
     values: dict[str, Any] = {"id": new_id("evt", now), "subject": None, "body": b"{}"}
     return Event(source="/relay", type=type, time=now, recorded_at=now, **{**values, **fields})
+
+
+PUBLISHED_TYPE = "com.acme.order.paid"
+
+
+def publication(
+    id: str, *, key: str | None = None, source: str = "/shop", owner: str | None = None, **members: Any
+) -> Publication:
+    """An event of another program. `members`: of its body, besides the usual ones."""
+    document = {"specversion": "1.0", "id": id, "source": source, "type": PUBLISHED_TYPE, **members}
+    event = Event(
+        id=new_id("evt", NOW),
+        source=source,
+        type=PUBLISHED_TYPE,
+        subject=members.get("subject"),
+        time=NOW,
+        recorded_at=NOW,
+        body=dumps(document if key is None else {**document, "partitionkey": key}),
+        stream=None if key is None else stream_of(owner, key),
+        owner=owner,
+        published=True,
+    )
+    return Publication(event, identity_of(owner, source, id))
 
 
 def seen(status: str = "running", now: float = NOW, **fields: Any) -> Observation:

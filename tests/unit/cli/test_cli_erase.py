@@ -45,7 +45,11 @@ def test_creates_in_flight_are_a_failure_to_repeat(stub: Stub, capsys: pytest.Ca
 
 
 @pytest.mark.parametrize(
-    "options", [[], ["--job", "a", "--group", "b"], ["--metadata", "email"], ["--metadata", "=x"], ["--metadata", "a="]]
+    "options",
+    [
+        *([], ["--job", "a", "--group", "b"], ["--job", "a", "--subject", "b"]),
+        *(["--metadata", "email"], ["--metadata", "=x"], ["--metadata", "a="]),
+    ],
 )
 def test_anything_but_one_selection_is_misuse(
     stub: Stub, capsys: pytest.CaptureFixture[str], options: list[str]
