@@ -39,6 +39,9 @@ class EventPage(TypedDict):
     """One page of events."""
 
     items: list[CloudEvent]
+    ids: Annotated[
+        list[str], Field(description="The relay's ids of `items`. A published event has in it the id of its program.")
+    ]
     next_cursor: NextCursor
 
 
@@ -50,7 +53,7 @@ operation = partial(Operation, into=OPERATIONS, tag="Events")
     "GET /v1/events",
     bound=True,
     query=(
-        text("type", "The event's type, full or short (`failed`)."),
+        text("type", "The event's type: full, short (`failed`), or of another program."),
         text("subject", "The event's subject. For job events: the upstream's id of the job."),
         time("since", "Events recorded at or after this time."),
         time("until", "Events recorded before this time."),
@@ -64,7 +67,7 @@ async def list_events(call: Call) -> Response:
     if errors:
         raise InvalidRequest(invalid_detail(errors), code="invalid_parameter", errors=errors)
     page = await call.ports.store.events.page(**{**call.query, "type": type})
-    return page_response(call.request, page, fragment)
+    return page_response(call.request, page, fragment, {"ids": [event.id for event in page.items]})
 
 
 # Before `get_event`: routes are matched in order.
@@ -103,4 +106,7 @@ EXAMPLE_EVENT = sample_event(
     ),
     dataschema_base="http://127.0.0.1:8080",
 ).document()
-EXAMPLES: dict[str, Any] = {"CloudEvent": EXAMPLE_EVENT, "EventPage": {"items": [EXAMPLE_EVENT], "next_cursor": "MTI"}}
+EXAMPLES: dict[str, Any] = {
+    "CloudEvent": EXAMPLE_EVENT,
+    "EventPage": {"items": [EXAMPLE_EVENT], "ids": [EVENT_ID], "next_cursor": "MTI"},
+}

@@ -44,14 +44,18 @@ def key_of(headers: Headers) -> str | None:
     return key
 
 
-async def once(call: Call, key: str, run: Callable[[], Awaitable[Response]]) -> Response:
+async def once(
+    call: Call, key: str, run: Callable[[], Awaitable[Response]], described: tuple[str, ...] = ()
+) -> Response:
     """The response of `run`, or the stored first response. Raises Conflict while the first request is in progress, and
-    InvalidRequest if the key was used with another body."""
+    InvalidRequest if the key was used with another body. `described`: beginnings of the names of headers that are part
+    of it."""
     scope = call.request.scope
     store = call.ports.store.idempotency
     caller = call.identity.key if call.identity is not None else ""
     id = _digest(caller, scope["method"], scope["path"], key)
-    body_digest = _digest(scope["query_string"].decode("latin-1"), await _sha256(call.body))
+    parts = [f"{name}: {value}" for name, value in call.request.headers.items() if name.startswith(described)]
+    body_digest = _digest(scope["query_string"].decode("latin-1"), await _sha256(call.body), *sorted(parts))
     holder = token_hex(8)
     now = call.ports.clock()
     begun = await store.begin(id, body_digest, holder, now, now - KEPT_SECONDS)

@@ -364,7 +364,7 @@ async def list_job_events(call: Call) -> Response:
     shown = tail.events[:limit]
     cursor = params.encode_cursor(shown[-1][0]) if tail.more else None
     page = Page(items=tuple(event for _, event in shown), next_cursor=cursor)
-    return page_response(call.request, page, stream.fragment)
+    return page_response(call.request, page, stream.fragment, {"ids": [event.id for event in page.items]})
 
 
 async def find_job(call: Call) -> core.Job:

@@ -88,6 +88,10 @@ _HEADERS = {
 }
 
 
+FREE = {"type": "string", "pattern": r"^[!-~]+\.[!-~]+$", "maxLength": 200}
+"""The form of the types that other programs publish."""
+
+
 class _Schemas(GenerateJsonSchema):
     """Documents that an answer has no other fields than those of its TypedDict."""
 
@@ -108,7 +112,7 @@ def _fill_in_names(
     schemas: dict[str, Any], operations: Sequence[Operation], settings: ApiSettings, kinds: Sequence[str]
 ) -> None:
     """Adds the names that depend on the settings; handlers check them, not the models."""
-    types = list(known_types(origin.type_prefix for origin in settings.origins.values()))
+    types = {"anyOf": [{"enum": list(known_types(one.type_prefix for one in settings.origins.values()))}, FREE]}
     sources = sorted(settings.event_sources)
     for name in ("JobRegistration", "UpstreamAnswer") if settings.dev else ():
         properties = schemas[name]["properties"]
@@ -116,14 +120,14 @@ def _fill_in_names(
         properties["account"]["enum"] = sorted({account for names in settings.accounts.values() for account in names})
     for name in ("SubscriptionCreate", "SubscriptionReplace", "DeclaredSubscription"):
         properties = schemas[name]["properties"]
-        properties["types"]["anyOf"][0]["items"]["enum"] = types
+        properties["types"]["anyOf"][0]["items"] = types
         if settings.dev:
             properties["source"]["anyOf"][0]["enum"] = sources
         schemas["SubscriptionConfig"]["properties"]["kind"]["anyOf"][0]["enum"] = list(kinds)
-    schemas["ReplayCreate"]["properties"]["types"]["anyOf"][0]["items"]["enum"] = types
-    schemas["DeliveryFilter"]["properties"]["type"]["anyOf"][0]["enum"] = types
+    schemas["ReplayCreate"]["properties"]["types"]["anyOf"][0]["items"] = types
+    schemas["DeliveryFilter"]["properties"]["type"]["anyOf"][0] |= types
     for name in ("TestRequest", "SubscriptionPreview"):
-        schemas[name]["properties"]["type"]["anyOf"][0]["enum"] = types
+        schemas[name]["properties"]["type"]["anyOf"][0] |= types
     for operation in operations:
         for model in (operation.body, *operation.also_bodies):
             if model is not None:
@@ -138,18 +142,26 @@ def _operation(operation: Operation, refs: Mapping[type, Mapping[str, Any]], set
     if parameters:
         document["parameters"] = parameters
     if operation.body is not None:
-        schemas = [refs[model] for model in (operation.body, *operation.also_bodies)]
-        schema = schemas[0] if len(schemas) == 1 else {"anyOf": schemas}
-        document["requestBody"] = {
-            "required": not operation.body_optional,
-            "content": {"application/json": {"schema": schema, "example": EXAMPLES[operation.body.__name__]}},
-        }
+        document["requestBody"] = {"required": not operation.body_optional, "content": _bodies(operation, refs)}
     document["responses"] = {
         str(code): _answer(operation, answer, refs) for code, answer in sorted(operation.answers.items())
     } | {str(code): _problem(code, when) for code, when in sorted(_problems(operation).items())}
     if operation.scopes is not PUBLIC and _asks_for_tokens(settings):
         document["security"] = [{"bearer": sorted({*operation.scopes, "admin"})}]
     return document
+
+
+def _bodies(operation: Operation, refs: Mapping[type, Mapping[str, Any]]) -> dict[str, Any]:
+    """What a request can contain, by its media type."""
+    models = [model for model in (operation.body, *operation.also_bodies) if model is not None]
+    if operation.media_types:
+        return {
+            media_type: {"schema": refs[model], "example": EXAMPLES[model.__name__]}
+            for media_type, model in zip(operation.media_types, models, strict=True)
+        }
+    schemas = [refs[model] for model in models]
+    schema = schemas[0] if len(schemas) == 1 else {"anyOf": schemas}
+    return {"application/json": {"schema": schema, "example": EXAMPLES[models[0].__name__]}}
 
 
 def _parameters(operation: Operation) -> list[dict[str, Any]]:

@@ -192,7 +192,7 @@ class Operation:
     counted   the action that a frequent write is counted as in the audit, per token and hour
     body      the model of the body; None: no body
     reads_body  the handler parses the body itself
-    any_media_type  the handler judges the Content-Type itself
+    media_types  of `body` and `also_bodies`, if they are not application/json: the handler judges the Content-Type
     problems  errors that only this operation has: status code to description
     bound     whether a token bound to an account may call it. The handler then sees that account only, through
               `Context.within`: what it reads elsewhere must be as safe. Without a decision a bound token is refused
@@ -212,7 +212,7 @@ class Operation:
     body_optional: bool = False
     max_body_bytes: int = MAX_BODY_BYTES
     reads_body: bool = False
-    any_media_type: bool = False
+    media_types: tuple[str, ...] = ()
     request_headers: Mapping[str, str] = field(default_factory=dict)
     problems: Mapping[int, str] = field(default_factory=dict)
     bound: bool = False

@@ -6,8 +6,9 @@ answered with 202 is committed, and goes out once, however often it is sent.
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, NotRequired
+from typing import Any, Literal, NotRequired
 
+from pydantic import BaseModel, ConfigDict, Field, RootModel
 from starlette.responses import Response
 from typing_extensions import TypedDict
 
@@ -17,11 +18,14 @@ from relay.api.batches import Turns, elements
 from relay.api.examples import EVENT_ID
 from relay.api.operations import WRITES_EVENTS, Answer, Call, Operation
 from relay.api.resource import json_response
-from relay.core.events import BATCH_CONTENT_TYPE, CONTENT_TYPE, account_type_prefix, owner_of
+from relay.core.access import publish_prefixes
+from relay.core.events import BATCH_CONTENT_TYPE, CONTENT_TYPE, owner_of
 from relay.core.published import (
     MAX_BODY_BYTES,
     MAX_EVENT_BYTES,
     MAX_EVENTS,
+    MAX_TEXT,
+    MAX_TYPE,
     Draft,
     Publication,
     Refused,
@@ -36,6 +40,34 @@ from relay.ids import new_id
 CHUNK = 100
 """Events of one transaction, which holds up other writes for that long."""
 _WHITE_SPACE = b" \t\r\n"
+
+
+class PublishedCloudEvent(BaseModel):
+    """A CloudEvent of another program. Other names are its extensions: texts, whole numbers, booleans."""
+
+    model_config = ConfigDict(extra="allow")
+
+    specversion: Literal["1.0"]
+    id: str = Field(min_length=1, max_length=MAX_TEXT, description="With `source`: what tells the event from others.")
+    source: str = Field(min_length=1, max_length=MAX_TEXT)
+    type: str = Field(
+        pattern=r"^[!-~]+\.[!-~]+$",
+        max_length=MAX_TYPE,
+        description="Not one of the relay: `com.acme.order.paid`.",
+    )
+    subject: str | None = Field(default=None, min_length=1, max_length=MAX_TEXT)
+    time: str | None = Field(default=None, description="RFC 3339. Default: when the relay records it.")
+    datacontenttype: str | None = None
+    dataschema: str | None = None
+    partitionkey: str | None = Field(
+        default=None, min_length=1, max_length=MAX_TEXT, description="Events with the same one go out in their order."
+    )
+    data: Any = None
+    data_base64: str | None = Field(default=None, description="Binary data, instead of `data`.")
+
+
+class PublishedBatch(RootModel[list[Any]]):
+    """CloudEvents of another program. Each is judged by itself."""
 
 
 class PublishedEvent(TypedDict):
@@ -74,7 +106,9 @@ operation = partial(Operation, into=OPERATIONS, tag="Events")
     counted="events.publish",
     scopes=WRITES_EVENTS,
     reads_body=True,
-    any_media_type=True,
+    body=PublishedCloudEvent,
+    also_bodies=(PublishedBatch,),
+    media_types=(CONTENT_TYPE, BATCH_CONTENT_TYPE),
     max_body_bytes=MAX_BODY_BYTES,
     answers={202: Answer("The relay's ids of the events, which are recorded.", Publishing)},
     problems={
@@ -135,13 +169,15 @@ def _publication(draft: Draft, owner: str | None, now: float) -> Publication:
 
 async def _read(call: Call) -> list[Draft | Refused] | Draft | Refused:
     """The events of a batch, or the only one. Raises InvalidRequest if the body is no batch and no event."""
-    headers, reserved = call.request.headers, _reserved(call)
+    headers, known = call.request.headers, call.context.known_types
     media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
     limits.check_encoding(headers)
     if media_type == BATCH_CONTENT_TYPE:
-        return await _read_batch(call.body, reserved)
+        return await _read_batch(call.body, known)
+    if len(call.body) > limits.MAX_BODY_BYTES:  # white space and escapes included; it would be parsed in one turn
+        return Refused("too_large", f"an event has at most {MAX_EVENT_BYTES:,} bytes as JSON")
     if media_type == CONTENT_TYPE:
-        return read_document(limits.parse_json(call.body), reserved)
+        return read_document(limits.parse_json(call.body), known)
     if "ce-specversion" not in headers:
         detail = (
             f"send Content-Type {CONTENT_TYPE} with an event, {BATCH_CONTENT_TYPE} with an array of events, or an "
@@ -150,18 +186,18 @@ async def _read(call: Call) -> list[Draft | Refused] | Draft | Refused:
         raise limits.unsupported(detail)
     if len(call.body) > MAX_EVENT_BYTES:
         return Refused("too_large", f"an event has at most {MAX_EVENT_BYTES:,} bytes as JSON")
-    return _checked(document_of_binary(headers.items(), call.body), reserved)
+    return _checked(document_of_binary(headers.items(), call.body), known)
 
 
-def _checked(document: object, reserved: Sequence[str]) -> Draft | Refused:
+def _checked(document: object, known: tuple[str, ...]) -> Draft | Refused:
     if isinstance(document, Refused):
         return document
     if limits.deeper_than(document, limits.MAX_DEPTH):
         return Refused("too_deep", f"the event is nested deeper than {limits.MAX_DEPTH} levels", "/data")
-    return read_document(document, reserved)
+    return read_document(document, known)
 
 
-async def _read_batch(body: bytes, reserved: Sequence[str]) -> list[Draft | Refused]:
+async def _read_batch(body: bytes, known: tuple[str, ...]) -> list[Draft | Refused]:
     """Reads an array of events a part at a time, so that a large one does not hold up other requests."""
     body = body.strip(_WHITE_SPACE)
     if not (body.startswith(b"[") and body.endswith(b"]")):
@@ -176,16 +212,10 @@ async def _read_batch(body: bytes, reserved: Sequence[str]) -> list[Draft | Refu
             if isinstance(value, RequestError):  # too large to be parsed
                 found.append(Refused(value.code, str(value)))
             else:
-                found.append(read_document(value, reserved))
+                found.append(read_document(value, known))
             if turns.over:
                 await turns.next()
     return found
-
-
-def _reserved(call: Call) -> list[str]:
-    """Prefixes of the types that only the relay makes."""
-    prefixes = [origin.type_prefix for origin in call.context.settings.origins.values()]
-    return sorted({f"{one}." for prefix in prefixes for one in (prefix, account_type_prefix(prefix))})
 
 
 # --- who may publish what
@@ -194,15 +224,13 @@ def _reserved(call: Call) -> list[str]:
 def _prefixes(call: Call) -> tuple[str, ...] | None:
     """Prefixes of the types that the caller may publish; None: all."""
     scopes = frozenset() if call.identity is None else call.identity.scopes
-    if not scopes.isdisjoint({ADMIN, EVENTS_WRITE}):
-        return None
-    return tuple(sorted(one.removeprefix(f"{EVENTS_WRITE}:") for one in scopes if one.startswith(f"{EVENTS_WRITE}:")))
+    return publish_prefixes(scopes) if scopes.isdisjoint({ADMIN, EVENTS_WRITE}) else None
 
 
 def _permitted(one: Draft | Refused, prefixes: tuple[str, ...] | None) -> Draft | Refused:
     if prefixes is None or isinstance(one, Refused) or one.type.startswith(prefixes):
         return one
-    detail = f"the token may publish types that begin with {', '.join(prefixes) or 'nothing'}"
+    detail = f"the token may publish types that begin with {', '.join(prefixes)}"
     return Refused(NOT_ALLOWED, detail, "/type")
 
 
@@ -221,11 +249,17 @@ def _rejection(index: int, refused: Refused) -> RefusedEvent:
     return {**found, "pointer": refused.pointer} if refused.pointer else found
 
 
+_EVENT = {
+    **{"specversion": "1.0", "id": "A-17-paid", "source": "/shop", "type": "com.acme.order.paid"},
+    **{"subject": "A-17", "partitionkey": "A-17", "data": {"total": 42, "metadata": {"deal": "D-7"}}},
+}
 EXAMPLES: dict[str, Any] = {
+    "PublishedCloudEvent": _EVENT,
+    "PublishedBatch": [_EVENT, {**_EVENT, "id": "A-17-sent", "type": "com.acme.order.sent"}],
     "Publishing": {
         "accepted": 1,
         "known": 0,
         "items": [{"index": 0, "id": EVENT_ID, "known": False}],
         "rejected": [{"index": 1, "code": "required", "detail": "attribute type is needed", "pointer": "/type"}],
-    }
+    },
 }

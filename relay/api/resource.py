@@ -1,6 +1,7 @@
 """One path of the API as an ASGI app: finds the operation, checks the request, sends the response."""
 
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 from starlette.exceptions import HTTPException
@@ -20,6 +21,9 @@ from relay.core.records import Page
 from relay.errors import Forbidden, RequestError, StoreError, Unauthorized
 
 Item = TypeVar("Item")
+_DESCRIBES = ("content-type", "ce-")
+"""Beginnings of the headers that say what is in a body of CloudEvents."""
+NO_MORE: Mapping[str, object] = MappingProxyType({})
 
 
 class Resource:
@@ -116,17 +120,18 @@ async def _audited(action: str, identity: Identity, operation: Operation, call: 
 async def _perform(operation: Operation, call: Call, key: str | None) -> Response:
     if key is None:
         return await _run(operation, call)
-    return await idempotency.once(call, key, lambda: _run(operation, call))
+    described = _DESCRIBES if operation.media_types else ()
+    return await idempotency.once(call, key, lambda: _run(operation, call), described)
 
 
 async def _run(operation: Operation, call: Call) -> Response:
     if call.body:
-        if not operation.any_media_type:
+        if not operation.media_types:
             limits.check_media_type(call.request.headers)
         call.document = None if operation.reads_body else limits.parse_json(call.body)
     elif operation.body_optional:
         call.document = {}
-    elif operation.body is not None:
+    elif operation.body is not None and not operation.media_types:
         call.document = limits.parse_json(b"")
     if operation.body is Nothing:
         validate(Nothing, call.document)
@@ -146,8 +151,10 @@ def json_response(value: Any, status_code: int = 200, headers: Mapping[str, str]
     return Response(dumps(value), status_code=status_code, headers=headers, media_type="application/json")
 
 
-def page_response(request: Request, page: Page[Item], view: Callable[[Item], object]) -> Response:
-    """One page of a list. `view` makes the JSON value of an item."""
+def page_response(
+    request: Request, page: Page[Item], view: Callable[[Item], object], more: Mapping[str, object] = NO_MORE
+) -> Response:
+    """One page of a list. `view` makes the JSON value of an item. `more`: further members."""
     headers = {} if page.next_cursor is None else {"Link": params.next_link(request, page.next_cursor)}
     items = [view(item) for item in page.items]
-    return json_response({"items": items, "next_cursor": page.next_cursor}, headers=headers)
+    return json_response({"items": items, **more, "next_cursor": page.next_cursor}, headers=headers)

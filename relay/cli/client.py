@@ -60,10 +60,12 @@ class Answer:
 
 
 class Items(list[Any]):
-    """The first `limit` items of a list. `more`: it has others, which the limit left out."""
+    """The first `limit` items of a list. `more`: it has others, which the limit left out. `ids`: of events, the relay's
+    ids."""
 
-    def __init__(self, found: Sequence[Any], limit: int, *, more: bool = False) -> None:
+    def __init__(self, found: Sequence[Any], limit: int, *, more: bool = False, ids: Sequence[str] = ()) -> None:
         super().__init__(found[:limit])
+        self.ids = tuple(ids)
         self.more = more or len(found) > limit
 
 
@@ -118,14 +120,16 @@ class Api:
     def items(self, path: str, query: Mapping[str, Any], limit: int) -> "Items":
         """The first `limit` items of a list, read page by page."""
         found: list[Any] = []
+        ids: list[str] = []
         cursor = None
         while len(found) < limit:
             page = self.get(path, {**query, "limit": min(limit - len(found), MAX_PAGE), "cursor": cursor})
             found += page["items"]
+            ids += page.get("ids", ())
             cursor = page.get("next_cursor")
             if cursor is None:
                 break
-        return Items(found, limit, more=cursor is not None)
+        return Items(found, limit, more=cursor is not None, ids=ids)
 
     @contextmanager
     def open(

@@ -33,11 +33,13 @@ def list_events(
         "until": time_or_age(until),
     }
     empty = "no events yet. Track a job with `relay jobs add ID`"
-    print_list(api().items("/v1/events", query, limit), COLUMNS, _row, empty=empty, json=json)
+    found = api().items("/v1/events", query, limit)
+    ids = iter(found.ids)
+    print_list(found, COLUMNS, lambda event: _row(event, next(ids, event.get("id"))), empty=empty, json=json)
 
 
-def _row(event: dict[str, Any]) -> list[Any]:
-    return [event.get("time"), event.get("type"), event.get("subject"), sequence_of(event) or None, event.get("id")]
+def _row(event: dict[str, Any], id: Any) -> list[Any]:
+    return [event.get("time"), event.get("type"), event.get("subject"), sequence_of(event) or None, id]
 
 
 @app.command()

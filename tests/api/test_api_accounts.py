@@ -250,6 +250,11 @@ def declared(*subscriptions: Any, **options: bool) -> Request:
     return Request("POST", "/v1/subscriptions/apply", body={"subscriptions": list(subscriptions), **options})
 
 
+def published(id: str, **attributes: str) -> Request:
+    event = {"specversion": "1.0", "id": id, "source": "/shop", "type": "com.acme.order.paid", **attributes}
+    return Request("POST", "/v1/events", body=event, headers={"Content-Type": "application/cloudevents+json"})
+
+
 def preview_of(subscription: Any, **body: Any) -> Request:
     return Request("POST", "/v1/subscriptions/preview", body={"subscription": subscription, **body})
 
@@ -336,6 +341,7 @@ CASES: Mapping[str, Callable[[Things], list[Request]]] = {
     "rotateSecret": on_subscription("POST", "/rotate-secret", {}),
     "replaySubscription": on_subscription("POST", "/replay", SINCE),
     "getSigningSecret": lambda of: [Request("GET", "/v1/signing-secret")],
+    "publishEvents": lambda of: [published("evt", partitionkey=of.own_id)],
     "listEvents": lists(
         "/v1/events",
         lambda of: {"subject": of.own_id},
@@ -425,6 +431,7 @@ OWN: Mapping[str, Callable[[Things], list[Request]]] = {
     ],
     "listSubscriptions": lists("/v1/subscriptions", lambda of: {}, lambda of: {"callbacks": "true", "limit": "1"}),
     "getSubscription": on_subscription("GET"),
+    "publishEvents": lambda of: [published(SHARED, partitionkey=SHARED), published(SHARED), published("a")],
     "listEvents": lists(
         "/v1/events",
         lambda of: {},
@@ -636,6 +643,7 @@ async def transcript(two: Two, *, neighbour: bool) -> list[tuple[Request, Any]]:
             two.world.now += 1
             if neighbour and id != "registerJob":
                 await busy.post("/v1/jobs", json={"id": f"busy {len(found)}", "callback_url": SINK["sink"]})
+                assert (await send(busy, published(SHARED, partitionkey=SHARED))).status_code == 202
                 assert (await busy.post("/v1/subscriptions", json=SINK)).status_code == 201
             answer = await send(client, request)
             assert answer.status_code in (200, 201, 202, 409) or id == "dismissIntent", (request, answer.text)

@@ -255,6 +255,17 @@ async def test_registrations_are_counted_per_token_and_hour(client, world):
     }
 
 
+async def test_published_events_are_counted_per_token_and_hour(client, world):
+    event = {"specversion": "1.0", "source": "/shop", "type": "com.acme.order.paid"}
+    batch = [{**event, "id": id} for id in ("1", "2", "2")] + [event]
+    headers = {**OPS, "Content-Type": "application/cloudevents-batch+json"}
+    for _ in range(2):
+        assert (await client.post("/v1/events", json=batch, headers=headers)).status_code == 202
+    world.now += 3600
+    await world.audit.flush()
+    assert [(one["action"], one["count"]) for one in await audit_of(client)] == [("events.publish", 6)]
+
+
 async def test_a_purge_has_an_entry_of_its_own(client, world):
     await client.post("/v1/jobs", json={"id": "a"}, headers=CRM)
     await client.delete("/v1/jobs/a?purge=true", headers=CRM)

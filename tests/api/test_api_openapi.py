@@ -132,6 +132,7 @@ CALLS = {
     "resumeSubscription": (a_subscription, None, 200),
     "rotateSecret": (a_subscription, {}, 200),
     "getSigningSecret": (None, None, 200),
+    "publishEvents": (None, EXAMPLES["PublishedCloudEvent"], 202),
     "listEvents": (an_event, None, 200),
     "streamEvents": (None, None, 200),
     "getEvent": (an_event, None, 200),
@@ -182,7 +183,11 @@ async def test_every_documented_operation_answers_as_documented(client, world, k
     method, path = key
     prepare, body, status = CALLS[operation["operationId"]]
     id = "" if prepare is None else await prepare(world, client)
-    answer = await client.request(method, re.sub(r"\{\w+\}", id, path), json=body)  # the client checks the body
+    (media_type, *_) = operation.get("requestBody", {}).get("content", {"application/json": {}})
+    headers = {} if body is None else {"Content-Type": media_type}
+    answer = await client.request(
+        method, re.sub(r"\{\w+\}", id, path), json=body, headers=headers
+    )  # the client checks the body
     assert answer.status_code == status, answer.text
 
 
@@ -271,7 +276,9 @@ def test_the_description_lists_scopes_if_tokens_are_configured():
 def test_the_description_lists_configured_names():
     properties = DOCUMENT["components"]["schemas"]["JobRegistration"]["properties"]
     assert (properties["source"]["enum"], properties["account"]["enum"]) == (["revor"], ["default", "second"])
-    types = DOCUMENT["components"]["schemas"]["SubscriptionCreate"]["properties"]["types"]["anyOf"][0]["items"]["enum"]
+    types = DOCUMENT["components"]["schemas"]["SubscriptionCreate"]["properties"]["types"]["anyOf"][0]["items"][
+        "anyOf"
+    ][0]["enum"]
     assert "ai.revor.job.failed" in types
     assert "relay.test" in types
     assert set(METHODS) >= {method for methods in DOCUMENT["paths"].values() for method in methods}

@@ -1,6 +1,14 @@
 """`POST /v1/events`: CloudEvents of other programs."""
 
+import asyncio
+import time
+
 import pytest
+
+from relay.api.ports import Token
+from relay.core.jsontext import dumps
+from tests.support.api_world import HOOK
+from tests.support.loop_watch import LoopWatch
 
 EVENT = {"specversion": "1.0", "id": "a-1", "source": "/shop", "type": "com.acme.order.paid", "data": {"n": 1}}
 STRUCTURED = {"Content-Type": "application/cloudevents+json"}
@@ -55,6 +63,7 @@ async def test_the_same_event_again_answers_with_the_same_id(client, world):
         (b"[" + b" " * (16 << 20) + b"]", BATCH, 413, "too_large"),
         (b"x" * 262_145, {"Content-Type": "text/plain", "ce-specversion": "1.0"}, 422, "invalid_event"),
         (b"", {"ce-specversion": "1.0"}, 422, "invalid_event"),
+        (b"[" * (1 << 21), STRUCTURED, 422, "invalid_event"),
         (b"{", {"Content-Type": "application/json", "ce-specversion": "1.0"}, 422, "invalid_event"),
     ],
 )
@@ -68,7 +77,146 @@ async def test_empty_batch_is_taken(client, world):
     assert (answer.status_code, answer.json()["items"]) == (202, [])
 
 
-async def test_batch_of_a_thousand_large_events_is_taken(client, world):
-    batch = [{**EVENT, "id": str(n), "data": "x" * 10_000} for n in range(1000)]
-    answer = await client.post("/v1/events", json=batch, headers=BATCH)
+async def test_batch_of_a_thousand_large_events_leaves_others_their_turn(client, world):
+    batch = [{**EVENT, "id": str(n), "partitionkey": f"k{n % 50}", "data": "x" * 16_000} for n in range(1000)]
+    body = dumps(batch)
+    answers = []
+
+    async def watch():
+        while True:
+            began = time.perf_counter()
+            answers.append(((await client.get("/livez")).status_code, time.perf_counter() - began))
+            await asyncio.sleep(0.002)
+
+    watching = asyncio.create_task(watch())
+    async with LoopWatch() as loop:
+        answer = await client.post("/v1/events", content=body, headers=BATCH)
+    watching.cancel()
     assert (answer.status_code, answer.json()["accepted"]) == (202, 1000)
+    assert {status for status, _ in answers} == {200}
+    assert len(answers) > 20
+    assert loop.longest_cpu_seconds < 0.25
+
+
+def limited(*scopes):
+    return (Token(name="shop", value="t" * 20, scopes=frozenset(scopes)),)
+
+
+@pytest.mark.parametrize(
+    ("scopes", "type", "status", "code"),
+    [
+        (["events:write"], "com.acme.order.paid", 202, None),
+        (["admin"], "com.acme.order.paid", 202, None),
+        (["events:write:com.acme."], "com.acme.order.paid", 202, None),
+        (["events:write:org.", "events:write:com.acme."], "com.acme.order.paid", 202, None),
+        (["events:write:com.acme."], "com.acmeother.order.paid", 403, "type_not_allowed"),
+        (["events:write:com.acme.", "read"], "org.other.paid", 403, "type_not_allowed"),
+        (["read", "jobs:write"], "com.acme.order.paid", 403, "scope_missing"),
+    ],
+)
+async def test_token_publishes_the_types_that_its_scopes_name(open_client, scopes, type, status, code):
+    client = open_client(tokens=limited(*scopes))
+    headers = {**STRUCTURED, "Authorization": f"Bearer {'t' * 20}"}
+    answer = await client.post("/v1/events", json={**EVENT, "type": type}, headers=headers)
+    assert (answer.status_code, answer.json().get("code")) == (status, code)
+    assert code != "type_not_allowed" or "com.acme." in answer.json()["detail"]
+
+
+async def test_token_that_may_only_publish_may_not_read(open_client):
+    client = open_client(tokens=limited("events:write:com.acme."))
+    headers = {**BATCH, "Authorization": f"Bearer {'t' * 20}"}
+    batch = [EVENT, {**EVENT, "id": "2", "type": "org.other.paid"}]
+    answer = (await client.post("/v1/events", json=batch, headers=headers)).json()
+    assert [one["code"] for one in answer["rejected"]] == ["type_not_allowed"]
+    for path in ("/v1/events", f"/v1/events/{answer['items'][0]['id']}", "/v1/subscriptions"):
+        assert (await client.get(path, headers=headers)).json()["code"] == "scope_missing"
+
+
+async def test_key_covers_the_attributes_of_binary_mode(client, world):
+    headers = {f"ce-{name}": str(EVENT[name]) for name in EVENT if name != "data"} | {"Idempotency-Key": "k"}
+    first, again = [(await client.post("/v1/events", headers=headers)).json() for _ in range(2)]
+    assert first == again
+    other = await client.post("/v1/events", headers={**headers, "ce-id": "a-2"})
+    assert (other.status_code, other.json()["code"]) == (422, "idempotency_conflict")
+
+
+async def test_events_are_listed_with_the_relays_ids(client, world):
+    published = (await client.post("/v1/events", json=EVENT, headers=STRUCTURED)).json()
+    page = (await client.get("/v1/events", params={"type": EVENT["type"]})).json()
+    assert (page["items"], page["ids"]) == ([EVENT], [published["items"][0]["id"]])
+
+
+async def test_stream_has_the_relays_id_of_an_event(client, world):
+    first, second = [
+        (await client.post("/v1/events", json={**EVENT, "id": id}, headers=STRUCTURED)).json()["items"][0]["id"]
+        for id in ("a-1", "a-2")
+    ]
+    world.node.stopping = True
+    answer = await client.get("/v1/events/stream", headers={"Last-Event-ID": first})
+    assert answer.status_code == 200
+    tail = await world.store.events.tail(await world.store.events.position_of(first))
+    assert [event.id for _, event in tail.events] == [second]
+
+
+@pytest.mark.parametrize(
+    ("type", "status", "hint"),
+    [
+        ("com.acme.order.paid", 201, ""),
+        ("ai.revor.job.faild", 422, "did you mean ai.revor.job.failed?"),
+        ("relay.order.paid", 422, "is no event type"),
+        ("ai.rever.job.failed", 422, "did you mean ai.revor.job.failed?"),
+        ("order", 422, "have a dot"),
+    ],
+)
+async def test_subscription_names_types_of_other_programs(client, world, type, status, hint):
+    answer = await client.post("/v1/subscriptions", json={"sink": HOOK, "types": ["failed", type]})
+    assert answer.status_code == status
+    assert hint in answer.text
+
+
+async def test_callback_takes_no_types_of_other_programs(client, world):
+    body = {"id": "a", "callback_url": HOOK, "callback_types": ["com.acme.order.paid"]}
+    answer = await client.post("/v1/jobs", json=body)
+    assert answer.json()["errors"][0]["pointer"] == "/callback_types/0"
+
+
+async def test_free_type_is_tested_previewed_and_replayed(client, world):
+    body = {"sink": HOOK, "types": [EVENT["type"]]}
+    id = (await client.post("/v1/subscriptions", json=body)).json()["id"]
+    tested = (await client.post(f"/v1/subscriptions/{id}/test", json={"type": EVENT["type"]})).json()
+    assert (tested["event"]["type"], tested["event"]["data"]["metadata"]["sample"]) == (EVENT["type"], True)
+    preview = (await client.post("/v1/subscriptions/preview", json={"subscription": id})).json()
+    assert (preview["matches"], preview["event"]["type"]) == (True, EVENT["type"])
+    published = (await client.post("/v1/events", json=EVENT, headers=STRUCTURED)).json()["items"][0]["id"]
+    shown = await client.post("/v1/subscriptions/preview", json={"subscription": id, "event_id": published})
+    assert (shown.json()["matches"], shown.json()["event"]["id"]) == (True, "a-1")
+    world.now += 60
+    replay = {"since": "2020-01-01T00:00:00Z", "types": [EVENT["type"]]}
+    answer = await client.post(f"/v1/subscriptions/{id}/replay", json=replay)
+    assert (answer.status_code, answer.json()["matched"]) == (202, 1)
+    other = await client.post(f"/v1/subscriptions/{id}/replay", json={**replay, "types": ["com.acme.order.sent"]})
+    assert other.json()["errors"][0]["code"] == "unknown_type"
+
+
+async def test_new_events_are_counted_and_known_ones_are_not(client, world):
+    for _ in range(2):
+        await client.post("/v1/events", json=[EVENT, EVENT, {**EVENT, "id": "a-2"}], headers=BATCH)
+    assert world.published == [2, 0]
+
+
+@pytest.mark.parametrize("data", ["x" * 262_000, {"n": [[1]] * 3}, 1e308, "\N{GRINNING FACE}\u2028"])
+async def test_data_is_sent_as_it_came(client, world, data):
+    answer = await client.post("/v1/events", json={**EVENT, "data": data}, headers=STRUCTURED)
+    assert answer.status_code == 202
+    id = answer.json()["items"][0]["id"]
+    assert (await client.get(f"/v1/events/{id}")).json()["data"] == data
+
+
+async def test_erasure_names_a_subject_of_published_events(client, world):
+    for id, subject in (("1", "kim@example.com"), ("2", "other")):
+        await client.post("/v1/events", json={**EVENT, "id": id, "subject": subject}, headers=STRUCTURED)
+    erased = (await client.post("/v1/erasures", json={"subject": "kim@example.com"})).json()
+    assert erased["events"] == 1
+    assert [one["id"] for one in (await client.get("/v1/events")).json()["items"]] == ["2"]
+    refused = await client.post("/v1/erasures", json={"subject": "a", "job": "a"})
+    assert refused.json()["errors"][0]["code"] == "one_of"

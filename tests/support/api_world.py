@@ -434,6 +434,7 @@ class World:
     store: Store
     now: float = NOW
     requests: list[tuple[str, int]] = field(default_factory=list)
+    published: list[int] = field(default_factory=list)
     node: FakeNode = field(default_factory=FakeNode)
     dispatcher: FakeDispatcher = field(default_factory=FakeDispatcher)
     kinds: Kinds = KINDS
@@ -473,6 +474,7 @@ class World:
             forecasts=GroupForecasts(self.store.group_work, self.store.learned, lambda: self.now),
             kinds=self.kinds,
             count_request=lambda method, status_code: self.requests.append((method, status_code)),
+            published=self.published.append,
         )
 
     async def job(self, external_id: str, *, account: str = "default", callback_url: str | None = None) -> Job:
