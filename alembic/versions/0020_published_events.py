@@ -21,7 +21,7 @@ def upgrade() -> None:
         'streams',
         sa.Column('uid', sa.Text, primary_key=True),
         sa.Column('sequence', sa.Integer, nullable=False),
-        sa.Column('used_at', sa.Double, nullable=False),
+        sa.Column('used_at', sa.Float(precision=53), nullable=False),
     )
     op.create_index('ix_streams_used_at', 'streams', ['used_at'])
 

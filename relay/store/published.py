@@ -32,7 +32,9 @@ INSERT_PUBLISHED = (
     + " ON CONFLICT (identity) WHERE identity IS NOT NULL DO NOTHING"
 )
 # The published events of some identities.
-OF_IDENTITIES = sql("SELECT identity, id FROM events WHERE identity IN $json_values(identities)")
+OF_IDENTITIES = sql(
+    "SELECT identity, id FROM events WHERE identity IN $json_values(identities) AND identity IS NOT NULL"
+)
 _STREAM = {"uid": TEXT, "count": INTEGER, "used_at": REAL}
 # Takes the next places of some streams, and locks them.
 TAKE_PLACES = sql(

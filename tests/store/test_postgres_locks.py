@@ -141,9 +141,9 @@ class Storm:
 
     async def _publish(self, store: Store, _id: str, nth: int) -> None:
         """Two nodes get the same events at once, in any order, some of a stream and some of none."""
-        batch = [publication(f"{nth // 8} {part}", key=(None, "a", "b")[part % 3]) for part in range(9)]
-        self.random.shuffle(batch)
-        await asyncio.gather(*(node.published.record(batch) for node in self.nodes))
+        places = [self.random.sample(range(9), 9) for _ in self.nodes]
+        batches = [[publication(f"{nth // 8} {n}", key=(None, "a", "b")[n % 3]) for n in one] for one in places]
+        await asyncio.gather(*(node.published.record(one) for node, one in zip(self.nodes, batches, strict=True)))
 
     async def _listing(self, store: Store, _id: str, nth: int) -> None:
         known = await store.connect_accounts.known("revor", "default")

@@ -310,7 +310,7 @@ async def test_published_events_are_erased_and_later_ones_go_out(
     found = await erase(store, request_)
     assert (found.events, found.deliveries) == (4 - len(left), 4 - len(left))
     seen = []
-    while batch := await claim(store, "sub_shop"):
+    while batch := await claim(store, "sub_shop", now=LATER + 1):
         seen += [one.event.document()["id"] for one in batch]
         for one in batch:
             await store.deliveries.record_attempt(result_of(one, "delivered"))

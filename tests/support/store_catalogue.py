@@ -29,6 +29,7 @@ from relay.store import (
     ordering,
     outbox,
     past_events,
+    published,
     registrations,
     replay_statements,
     secrets,
@@ -391,6 +392,9 @@ CATALOGUE = (
     Case("retention: attempts of deliveries", upkeep.DELETE_ATTEMPTS_OF_DELIVERIES),
     Case("retention: deliveries", upkeep.DELETE_DELIVERIES),
     Case("retention: events", upkeep.DELETE_EVENTS),
+    Case("retention: streams", upkeep.DELETE_OLD_STREAMS),
+    Case("publish: known ones", published.OF_IDENTITIES),
+    Case("publish: places", published.PLACES),
     Case("retention: old attempts", upkeep.DELETE_OLD_ATTEMPTS, harmless=("SCAN attempts",)),  # from the oldest on
     Case("retention: old jobs", upkeep.OLD_JOBS),
     Case("retention: jobs", upkeep.DELETE_JOBS),
