@@ -209,8 +209,8 @@ def common_errors(subscription: Subscription, service: str, example: str, option
             (
                 "/types",
                 "types_unsuitable",
-                f"{', '.join(others)[:100]}: this is about no job, so about no person in {service}. Name types of jobs, "
-                "or of events that programs publish with data.metadata",
+                f"{', '.join(others)[:100]}: this is about no job, so about no person in {service}. Name types of "
+                "jobs, or of events that programs publish with data.metadata",
             ),
         ),
     )

@@ -12,6 +12,7 @@ from relay.errors import InvalidRequest
 from tests.support.api_world import HOOK, SETTINGS, FakeTracking
 
 WITH_BODY = [operation for operation in OPERATIONS if operation.body is not None]
+MEDIA_TYPES = {"publishEvents": "application/cloudevents+json"}
 BAD_DOCUMENTS = [
     None,
     True,
@@ -52,7 +53,7 @@ async def test_a_bad_body_is_refused_by_every_operation(client, world, document)
             operation.method,
             operation.path.replace("{id}", id),
             content=orjson.dumps(document),
-            headers={"Content-Type": "application/json"},
+            headers={"Content-Type": MEDIA_TYPES.get(operation.id, "application/json")},
         )
         assert answer.status_code == 422 or operation.tag == "Deliveries", (operation.id, answer.text)
         assert answer.headers["content-type"] == "application/problem+json"

@@ -104,6 +104,7 @@ KINDS = [
     "incidents",
     "memories",
     "replays",
+    "streams",
     "idempotency_keys",
     "secrets",
 ]
