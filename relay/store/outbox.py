@@ -67,8 +67,8 @@ LOCK_JOBS = sql("SELECT uid FROM jobs WHERE uid IN $json_values(uids) $for_updat
 # The same for streams of published events.
 LOCK_STREAMS = sql("SELECT uid FROM streams WHERE uid IN $json_values(uids) $for_update(streams)")
 
-# The event of an incident that has this type. There is one that opens it, and one that closes it.
 _READ = ", ".join((*_EVENT, "stream", "identity"))
+# The event of an incident that has this type. There is one that opens it, and one that closes it.
 EVENT_OF_INCIDENT = f"SELECT {_READ} FROM events WHERE subject = :incident AND type = :type LIMIT 1"
 
 Callback = tuple[Subscription, frozenset[str] | None]

@@ -40,6 +40,7 @@ WALKED_ROWS = 100
 """Rows that may be the whole index: the planner's estimate for a list of ids."""
 WITH_CONDITION = re.compile(
     r"ix_jobs_(?:open|closed)\w*$|ix_deliveries_(?:pending|dead|cancelled|uncertain|skipped|lease|replay)$|ix_replays_(?:running|ended_at)$"
+    r"|uq_events_identity$"
 )
 TYPES: Mapping[str, Any] = {
     **{
@@ -64,6 +65,7 @@ TYPES: Mapping[str, Any] = {
 LISTS = ("ids", "uids", "job_uids", "tokens", "external_ids", "rows", "priorities", "types", "event_ids")
 MORE = (
     Case("lock jobs", outbox.LOCK_JOBS),
+    Case("lock streams", outbox.LOCK_STREAMS),
     Case("retention: hold events", upkeep.LOCK_EVENTS),
     Case("version of the subscriptions", subscription_cache.VERSION),
 )

@@ -137,6 +137,7 @@ def exceptions() -> list[MayScan]:
         MayScan(r"UPDATE sink_memories SET token = NULL", "at the start of a node"),
         MayScan(r"UPDATE intents SET reason = 'cut_off'", "at the start of a node"),
         MayScan(r"FROM jobs ORDER BY jobs.uid DESC\n? LIMIT", "a page of jobs without a filter"),
+        MayScan(r"INSERT INTO streams", "the streams of one call, sorted: a row lock each, in one order"),
         MayScan(r"FROM groups ORDER BY groups.id DESC\n? LIMIT", "a page of groups without a filter"),
         MayScan(r"FROM groups\s+WHERE (?:.+ AND )?finished_at IS NOT NULL ORDER BY", "a page of groups: most finished"),
         MayScan(r"FROM groups\s+WHERE groups.name = \? ORDER BY", "the groups of one name, sorted"),
