@@ -1,6 +1,7 @@
 """A whole node in this process: the sandbox and a receiver on real sockets, the relay's API as an application."""
 
 import contextlib
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -50,10 +51,11 @@ AT_ONCE = {"attempt_failures": 0, "start_delay_seconds": 0, "run_seconds": 0, "i
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """One request received by a sink; header names in lower case."""
+    """One request received by a sink; header names in lower case. `at`: seconds of a steady clock."""
 
     headers: Mapping[str, str]
     body: bytes
+    at: float = field(default_factory=time.monotonic)
 
     @property
     def event(self) -> dict[str, Any]:
