@@ -38,13 +38,13 @@ class Kafka:
         task = self._producer._sender.sender_task
         return task is None or task.done()
 
-    async def publish(self, messages: Sequence[Message]) -> Sequence[Published | None]:
+    async def publish(self, messages: Sequence[Message], results: list[Published | None]) -> None:
         """See `Publisher`."""
         waiting: list[Any] = [await self._begun(message) for message in messages]
         futures = [one for one in waiting if not isinstance(one, Published)]
         if futures:
             await asyncio.wait(futures)
-        return [one if isinstance(one, Published) else self._result(one) for one in waiting]
+        results[:] = [one if isinstance(one, Published) else self._result(one) for one in waiting]
 
     async def _begun(self, message: Message) -> Any:
         try:

@@ -63,9 +63,21 @@ class Nats:
         """True once the connection is gone."""
         return self._gone.is_set() or not self._client.is_connected
 
-    async def publish(self, messages: Sequence[Message]) -> Sequence[Published | None]:
+    async def publish(self, messages: Sequence[Message], results: list[Published | None]) -> None:
         """See `Publisher`."""
-        waiting: list[Any] = [await self._begun(message) for message in messages]
+        waiting: list[Any] = []
+        try:
+            await self._publish(messages, waiting)
+        except asyncio.CancelledError:
+            results[: len(waiting)] = [
+                one if isinstance(one, Published) else self._result(one) if one.done() else None for one in waiting
+            ]
+            raise
+        results[:] = [one if isinstance(one, Published) else self._result(one) for one in waiting]
+
+    async def _publish(self, messages: Sequence[Message], waiting: list[Any]) -> None:
+        for message in messages:
+            waiting.append(await self._begun(message))  # noqa: PERF401 - those so far count when it is cancelled
         futures = [one for one in waiting if not isinstance(one, Published)]
         acknowledged = asyncio.ensure_future(_all(futures))
         gone = asyncio.ensure_future(self._gone.wait())
@@ -74,7 +86,6 @@ class Nats:
         finally:
             gone.cancel()
             acknowledged.cancel()
-        return [one if isinstance(one, Published) else self._result(one) for one in waiting]
 
     async def _begun(self, message: Message) -> Any:
         if len(message.body) > self._client.max_payload:

@@ -50,9 +50,10 @@ class Publisher(Protocol):
         """True once it can publish no more."""
         ...
 
-    async def publish(self, messages: Sequence[Message]) -> Sequence[Published | None]:
-        """Publishes the messages in their order and waits for the broker's acknowledgements. One result each; None:
-        it did not come before the caller's time-out, which cancels."""
+    async def publish(self, messages: Sequence[Message], results: list[Published | None]) -> None:
+        """Publishes the messages in their order and waits for the broker's acknowledgements, which it puts into
+        `results`, a place for each message. The caller's time-out cancels it: what is None then has no result, and what
+        has been acknowledged until then is not sent again."""
         ...
 
     async def close(self) -> None:
@@ -117,7 +118,7 @@ class Publishers:
             async with asyncio.timeout(timeout_seconds):
                 publisher = await self._publisher(broker, line)
                 with guarded(line.guard):  # a client may dial again at any time
-                    results = list(await publisher.publish(messages))
+                    await publisher.publish(messages, results)
         except TimeoutError:
             late = True
             if publisher is None:
@@ -142,9 +143,9 @@ class Publishers:
                 error=one.error,
                 detail=None if one.detail is None else storable(one.detail[:500]),
                 remote_ip=None if line.guard is None else line.guard.remote_ip,
-                late=late,
+                late=late and result is None,
             )
-            for one in unsent_behind(messages, results)
+            for one, result in zip(unsent_behind(messages, results), results, strict=True)
         ]
 
     async def _publisher(self, broker: Broker, line: _Line) -> Publisher:

@@ -35,20 +35,20 @@ class RabbitMq:
         """True once the connection is closed."""
         return bool(self._connection.is_closed)
 
-    async def publish(self, messages: Sequence[Message]) -> Sequence[Published | None]:
+    async def publish(self, messages: Sequence[Message], results: list[Published | None]) -> None:
         """See `Publisher`."""
         async with self._turns:
             channel = self._free.pop() if self._free else await self._connection.channel(publisher_confirms=True)
-            results = await self._on(channel, messages)
+            await self._on(channel, messages, results)
             if not channel.is_closed:
                 self._free.append(channel)
-            return results
 
-    async def _on(self, channel: Any, messages: Sequence[Message]) -> list[Published]:
+    async def _on(self, channel: Any, messages: Sequence[Message], results: list[Published | None]) -> None:
         tasks = [asyncio.ensure_future(self._one(channel, message)) for message in messages]
         try:
-            return list(await asyncio.gather(*tasks))
+            results[:] = await asyncio.gather(*tasks)
         except BaseException:  # the caller's time-out: what is unconfirmed stays in doubt
+            results[:] = [task.result() if task.done() and not task.cancelled() else None for task in tasks]
             for task in tasks:
                 task.cancel()
             with suppress(Exception):

@@ -26,12 +26,14 @@ class Client:
         self.results, self.error, self.silent = results, error, silent
         self.broken = self.closed = False
 
-    async def publish(self, messages: Sequence[Message]) -> Sequence[Published | None]:
+    async def publish(self, messages: Sequence[Message], results: list[Published | None]) -> None:
+        results[: len(self.results)] = self.results[: len(messages)]
         if self.silent:
             await asyncio.Event().wait()
         if self.error is not None:
             raise self.error
-        return self.results[: len(messages)] or [Published() for _ in messages]
+        if not self.results:
+            results[:] = [Published() for _ in messages]
 
     async def close(self) -> None:
         self.closed = True
@@ -86,6 +88,7 @@ async def test_broken_connection_is_closed_and_replaced():
     [
         (Client(Published(), None, Published()), [None, "timeout", "behind"]),
         (Client(silent=True), ["timeout"] * 3),
+        (Client(Published(), silent=True), [None, "timeout", "timeout"]),
         (Client(error=RuntimeError("s3cr3t")), ["protocol"] * 3),
     ],
 )
