@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from relay.core.bundles import Bundle as Bundle
+from relay.core.bus import Broker, Message
 from relay.core.credentials import TOKEN_HERE
 from relay.core.delivery import OutboundRequest, Outcome, Response
 from relay.core.dialogue import Memory, Steps
@@ -110,6 +111,15 @@ class Kind(Protocol):
         """The outcome of a response, for every status code and error."""
         ...
 
+    def broker(self, subscription: Subscription) -> Broker | None:
+        """The broker that its events are published to, as `message` makes them; then `render` is for previews. None:
+        they are sent by HTTP."""
+        ...
+
+    def message(self, event: Event, subscription: Subscription, context: RenderContext) -> Message:
+        """What is published of an event. The same arguments give the same bytes."""
+        ...
+
     def dialogue(self, subscription: Subscription) -> Dialogue | None:
         """How it delivers in several requests, instead of `render` and `classify`. None: one request each."""
         ...
@@ -139,6 +149,14 @@ class OneRequest:
     """The part of a kind that delivers each event in one request, to a sink that is not asked anything before."""
 
     timeout_seconds: float | None = None
+
+    def broker(self, subscription: Subscription) -> Broker | None:
+        """None: it is sent by HTTP."""
+        return None
+
+    def message(self, event: Event, subscription: Subscription, context: RenderContext) -> Message:
+        """Never called, since `broker` is None."""
+        raise NotImplementedError
 
     def dialogue(self, subscription: Subscription) -> Dialogue | None:
         """None: `render` and `classify` do all of it."""

@@ -53,7 +53,11 @@ class ToBroker(base.OneRequest):
     def bundle(self, subscription: Subscription) -> base.Bundle | None:
         """A lone event waits for nothing; what has gathered is published in batches."""
         return base.Bundle(
-            max_events=MAX_EVENTS, wait_seconds=0.0, max_bytes=MAX_BYTES, free_per_minute=FREE_PER_MINUTE
+            max_events=MAX_EVENTS,
+            wait_seconds=0.0,
+            max_bytes=MAX_BYTES,
+            free_per_minute=FREE_PER_MINUTE,
+            own_outcomes=True,
         )
 
     # --- what a subscription may say
@@ -210,11 +214,6 @@ def settings_of(subscription: Subscription) -> Mapping[str, str]:
 def is_template(text: str) -> bool:
     """True if a text may contain Liquid."""
     return "{{" in text or "{%" in text
-
-
-def order_of(event: Event, subscription: Subscription) -> str | None:
-    """What the order of an event is kept by; None: nothing."""
-    return event.order_key if subscription.ordering == "job" else None
 
 
 def partition_key(event: Event) -> str | None:

@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import ClassVar
 
-from relay.core.bus import Login, Message
+from relay.core.bus import Login, Message, order_of
 from relay.core.events import Event
 from relay.core.subscription import Subscription
 from subscribers import base
-from subscribers.brokers import ToBroker, order_of, partition_key, settings_of
+from subscribers.brokers import ToBroker, partition_key, settings_of
 
 MAX_KEY_CHARACTERS = 1000
 MECHANISMS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")

@@ -7,11 +7,11 @@ import re
 from collections.abc import Mapping
 from typing import ClassVar
 
-from relay.core.bus import Login, Message
+from relay.core.bus import Login, Message, order_of
 from relay.core.events import NOT_IN_ATTRIBUTES, Event
 from relay.core.subscription import Subscription
 from subscribers import base
-from subscribers.brokers import ToBroker, order_of
+from subscribers.brokers import ToBroker
 
 MAX_SUBJECT_CHARACTERS = 500
 _SUBJECT = re.compile(r"[^\s.*>\x00-\x1f\x7f]+(?:\.[^\s.*>\x00-\x1f\x7f]+)*")

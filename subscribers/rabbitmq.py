@@ -9,11 +9,11 @@ from collections.abc import Mapping
 from typing import ClassVar
 from urllib.parse import quote, unquote
 
-from relay.core.bus import Message
+from relay.core.bus import Message, order_of
 from relay.core.events import NOT_IN_ATTRIBUTES, Event
 from relay.core.subscription import Subscription
 from subscribers import base
-from subscribers.brokers import ToBroker, order_of
+from subscribers.brokers import ToBroker
 
 MAX_NAME_BYTES = 255
 _ADDRESS = re.compile(r"/(?:queues/([^/]+)|exchanges/([^/]+)(?:/([^/]*))?)")

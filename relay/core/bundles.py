@@ -36,6 +36,8 @@ class Bundle:
                      when more is due, all of it is one request
     free_types       None: any event may be such a single one. Else only first attempts of these types, which are about
                      no job, and all others are always bundled
+    own_outcomes     each event has an outcome of its own, as a broker acknowledges each message. So all that is due
+                     goes together, and a sink that fails is tried with one event
     """
 
     max_events: int
@@ -43,6 +45,11 @@ class Bundle:
     max_bytes: int
     free_per_minute: int | None = None
     free_types: frozenset[str] | None = None
+    own_outcomes: bool = False
+
+    def of_failing_sink(self) -> "Bundle":
+        """What a sink that fails is tried with."""
+        return replace(self, max_events=1) if self.own_outcomes else self
 
     @property
     def always(self) -> bool:
@@ -149,6 +156,8 @@ class FreeRequests:
 def singles(heads: Sequence[Candidate], taken: int, bundle: Bundle, room: Room, *, fresh: bool) -> Sequence[Candidate]:
     """The heads that are sent by themselves, since there is room for them. `taken`: members of the bundle that would be
     sent instead; `fresh`: as in `ready_at`."""
+    if bundle.own_outcomes:
+        return ()
     if bundle.free_types is None:
         return heads if taken <= room.count else ()
     free = [head for head in heads if head.job_uid is None and head.type in bundle.free_types] if fresh else ()

@@ -9,7 +9,9 @@ from dataclasses import dataclass, field
 from typing import Literal
 from urllib.parse import unquote, urlsplit
 
+from relay.core.events import Event
 from relay.core.netguard import GuardPolicy, refusal_of_url
+from relay.core.subscription import Subscription
 from relay.core.values import value_class
 
 Protocol = Literal["KAFKA", "NATS", "AMQP"]
@@ -121,6 +123,11 @@ def read_sink(sink: str, login: Login | None = None) -> Broker | None:
         return None
     virtual_host = unquote(path[1:]) or "/"
     return Broker(protocol=protocol, addresses=tuple(found), secure=secure, virtual_host=virtual_host, login=login)
+
+
+def order_of(event: Event, subscription: Subscription) -> str | None:
+    """What the order of an event is kept by; None: nothing."""
+    return event.order_key if subscription.ordering == "job" else None
 
 
 def scheme_of(sink: str) -> str:

@@ -239,6 +239,7 @@ class AttemptResult:
     next_backlogged  follow-on claims include retries and manual retries, not only first attempts
     turn             ended with it. What is remembered is then `remember`, if that is not None
     alone            it was in a bundle, and is sent by itself from now on; this attempt uses up nothing of its schedule
+    behind           an earlier event of its order failed in the same bundle; it uses up nothing of its schedule either
     """
 
     claimed: Claimed
@@ -257,6 +258,7 @@ class AttemptResult:
     turn: MemoryTurn | None = None
     remember: Memory | None = None
     alone: bool = False
+    behind: bool = False
 
     @property
     def is_plain(self) -> bool:

@@ -84,7 +84,16 @@ class Alone:
     pause_until: float | None = None
 
 
-Decision = Done | Retry | Dead | Uncertain | Skip | Disable | Alone
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Behind:
+    """Send it again after an earlier event of its order, which failed in the same bundle. Nothing of its schedule is
+    used up."""
+
+    reason: str
+    pause_until: float | None = None
+
+
+Decision = Done | Retry | Dead | Uncertain | Skip | Disable | Alone | Behind
 
 
 def decide(
@@ -176,6 +185,8 @@ def sentence(
         return f"{why}: not given up, but sent by itself"
     if disabled:
         return f"{why}: {disabled}is disabled; this event waits"
+    if isinstance(decision, Behind):
+        return f"{reason}: published again after an earlier event of its order, which was not acknowledged"
     assert isinstance(decision, Retry)
     asked = decision.pause_until is not None and decision.at <= decision.pause_until
     pause = "when a new token may be asked for" if reason == CREDENTIAL_ERROR else "the pause that the sink asked for"

@@ -30,6 +30,7 @@ from relay.delivery.credentials import Credentials
 from relay.delivery.greetings import greet
 from relay.delivery.handshakes import Handshakes
 from relay.delivery.outcomes import Policy
+from relay.delivery.publishing import Publish, no_brokers
 from relay.delivery.settings import DeliverySettings
 from relay.delivery.signer import Signer
 from relay.delivery.slots import Portal, Slots, Target
@@ -115,6 +116,7 @@ class Dispatcher:
         kinds: Callable[[str], "Kind"],
         context: "RenderContext",
         transport: "Transport",
+        publish: Publish = no_brokers,
         clock: Clock,
         settings: DeliverySettings,
         metrics: Metrics,
@@ -158,6 +160,7 @@ class Dispatcher:
             subscriptions=subscriptions,
             memories=memories,
             transport=transport,
+            publish=publish,
             credentials=Credentials(transport=transport, store=credentials, clock=clock, tasks=self._tasks),
             context=context,
             clock=clock,
@@ -256,7 +259,7 @@ class Dispatcher:
         """Sends one event now, without limits. Nothing is stored."""
         kind = self._kinds(subscription.kind)
         await self._signer.refresh()
-        sent, outcome = await self._worker.exchange(subscription, kind, event)
+        ((sent, outcome),) = await self._worker.exchange(subscription, kind, event)
         shown_sink = kind.redacted_url(subscription.sink)
         secrets = secrets_of(subscription.sink, shown_sink, subscription.headers, sent.secrets)
         return attempt_of(1, sent.headers, sent.response, secrets=secrets, made_up=sent.made_up), outcome
@@ -583,7 +586,7 @@ class Dispatcher:
         claim = await self._deliveries.claim_bundle(
             target.subscription.id,
             share.priorities,
-            bundle,
+            bundle.of_failing_sink() if target.sink.failures else bundle,
             target.room(now),
             share.slots,
             now,

@@ -24,6 +24,7 @@ class FinishedAttempt:
     failing_since  start of the sink's failures
     turn           see `AttemptResult`
     others         events in the same request
+    behind         the result of an earlier event of its order, which a broker did not acknowledge in the same bundle
     """
 
     claimed: Claimed
@@ -34,6 +35,7 @@ class FinishedAttempt:
     outcome: Outcome
     turn: MemoryTurn | None = None
     others: int = 0
+    behind: AttemptResult | None = None
 
 
 @value_class(frozen=True, slots=True, kw_only=True)
@@ -83,15 +85,19 @@ def attempt_result(
     settings = policy.settings
     attempt_count = 1 if probe else claimed.attempt_count + 1
     schedule = (0.0,) if probe else settings.schedule_of(subscription)
-    decision = retry.decide(
-        finished.outcome,
-        attempt_count=attempt_count,
-        schedule_seconds=schedule,
-        jitter=settings.jitter,
-        random_value=policy.chance(),
-        now=now,
-        bundled=finished.others > 0,
-    )
+    decision: retry.Decision
+    if finished.behind is not None:
+        decision = retry.Behind(reason=finished.outcome.reason)
+    else:
+        decision = retry.decide(
+            finished.outcome,
+            attempt_count=attempt_count,
+            schedule_seconds=schedule,
+            jitter=settings.jitter,
+            random_value=policy.chance(),
+            now=now,
+            bundled=finished.others > 0,
+        )
     state, due_at, disable, pause_until = "pending", None, None, 0.0
     match decision:
         case retry.Done():
@@ -108,6 +114,8 @@ def attempt_result(
             state, pause_until = "cancelled", decision.pause_until or 0.0
         case retry.Alone():
             due_at, pause_until = now, decision.pause_until or 0.0
+        case retry.Behind():
+            due_at = None if finished.behind is None else finished.behind.due_at
         case retry.Disable():
             disable = decision.reason
     since = finished.failing_since if finished.sent.response.error != PROXY_ERROR else None
@@ -164,6 +172,7 @@ def attempt_result(
         turn=finished.turn,
         remember=sent.remember,
         alone=isinstance(decision, retry.Alone),
+        behind=finished.behind is not None,
     )
     return result, pause_until
 

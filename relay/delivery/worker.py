@@ -1,13 +1,15 @@
 """Attempts deliveries: render, sign, send, decide, record. One task per slot.
 
 A request carries one delivery or, if the subscription bundles (`relay/core/bundles.py`), several: one slot, one
-response, and an attempt of each delivery. Recording a single attempt also claims the next due deliveries of its
+response, and an attempt of each delivery. A broker (`publishing.py`) takes a message of each, and each has a response
+and an outcome of its own. Recording a single attempt also claims the next due deliveries of its
 subscription, and the task continues with those. Which deliveries start is decided in `dispatcher.py`, what follows from
 an outcome in `outcomes.py`.
 """
 
 import asyncio
 import math
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -18,7 +20,8 @@ import structlog
 from relay.clock import Clock
 from relay.core import ledger, retry
 from relay.core.bundles import message_id, outcome_of_bundle
-from relay.core.delivery import DRY_RUN, PROXY_ERROR, Claimed, OutboundRequest, Outcome, Response
+from relay.core.bus import Broker, order_of
+from relay.core.delivery import DRY_RUN, PROXY_ERROR, RENDER_ERROR, Claimed, OutboundRequest, Outcome, Response
 from relay.core.dialogue import Ended, Memory, Step, Steps, imagined
 from relay.core.events import Event
 from relay.core.handshake import REQUEST_ORIGIN
@@ -31,6 +34,7 @@ from relay.delivery.attempts import bare
 from relay.delivery.credentials import Credentials, Sent
 from relay.delivery.dialogues import converse, unrendered
 from relay.delivery.outcomes import FinishedAttempt, NextClaim, Policy, attempt_result
+from relay.delivery.publishing import Publish, published
 from relay.delivery.signer import Signer
 from relay.delivery.slots import Slots, Target
 from relay.errors import StoreError, ValueRefused
@@ -55,6 +59,9 @@ REASON_CHARACTERS = 200
 TURN_PAUSE_SECONDS = 1.0
 """Pause of a delivery that waits for another one of its key."""
 
+Exchange = tuple[Sent, Outcome]
+_TELLING = {"delivered": 0, "retry": 1}
+
 log = structlog.get_logger("relay.delivery")
 
 
@@ -65,6 +72,7 @@ class Worker:
     wake      makes the dispatcher scan at once
     holder    the holder name of this node's leases
     context   what rendering may use
+    publish   publishes to brokers
     policy    returns the current settings and the source of randomness
     lease     makes a lease for an attempt of a given timeout, in seconds
     recorded  called with each event that an attempt caused, after the commit
@@ -79,6 +87,7 @@ class Worker:
     subscriptions: "SubscriptionStore"
     memories: "MemoryStore"
     transport: "Transport"
+    publish: Publish
     credentials: Credentials
     context: "RenderContext"
     clock: Clock
@@ -103,19 +112,47 @@ class Worker:
 
     async def exchange(
         self, subscription: Subscription, kind: "Kind", *events: Event, turn: MemoryTurn | None = None
-    ) -> tuple[Sent, Outcome]:
+    ) -> Sequence[Exchange]:
         """Renders, signs and sends an event, or several in one request, and classifies the response. An exception in
         the kind of sink counts as a failed attempt; with NotRenderable the delivery is dead. Without a `turn` nothing
-        is remembered. In a dry run nothing is sent."""
-        sent = await self._sent(subscription, kind, events, {} if turn is None else turn.memory, turn)
-        self.answered += 1
-        outcome = _storable(sent.outcome) if sent.outcome else self._outcome(subscription, kind, sent.response)
+        is remembered. In a dry run nothing is sent. Returns what came of each event: one value for all that shared a
+        response."""
         if len(events) > 1:
-            outcome = outcome_of_bundle(outcome, sent.response)
             self.metrics.bundled_events.labels(kind.name).inc(len(events))
-        self._attempts_of(kind.name, outcome.verdict).inc()
-        self._seconds_of(kind.name).observe(sent.response.duration_ms / 1000)
-        return sent, outcome
+        try:
+            broker = kind.broker(subscription)
+        except Exception as error:
+            found = [unrendered(error, self.clock(), events[0].id)] * len(events)
+        else:
+            if broker is not None:
+                found = await self._published(subscription, kind, broker, events)
+            else:
+                memory: Memory = {} if turn is None else turn.memory
+                found = [await self._sent(subscription, kind, events, memory, turn)]
+        self.answered += 1
+        self._seconds_of(kind.name).observe(found[0].response.duration_ms / 1000)
+        exchanges = [(sent, self._outcome_of(subscription, kind, sent)) for sent in found]
+        if len(events) > len(exchanges):
+            sent, outcome = exchanges[0]
+            exchanges = [(sent, outcome_of_bundle(outcome, sent.response))]
+        for verdict, count in Counter([outcome.verdict for _, outcome in exchanges]).items():
+            self._attempts_of(kind.name, verdict).inc(count)
+        return exchanges if len(exchanges) == len(events) else exchanges * len(events)
+
+    async def _published(
+        self, subscription: Subscription, kind: "Kind", broker: Broker, events: Sequence[Event]
+    ) -> list[Sent]:
+        if subscription.is_dry:
+            return [self._dry(subscription, kind, event) for event in events]
+        seconds = self._timeout_of(subscription)
+        return await published(self.publish, kind, subscription, broker, events, self.context, seconds, self.clock)
+
+    def _dry(self, subscription: Subscription, kind: "Kind", event: Event) -> Sent:
+        """The message that would be published."""
+        try:
+            return self._made_up(subscription, kind, None, [event], None)
+        except Exception as error:
+            return unrendered(error, self.clock(), event.id)
 
     async def _sent(
         self,
@@ -170,7 +207,8 @@ class Worker:
             if not steps and ended is not None:
                 return Sent(headers=(), response=response, outcome=ended.outcome)
             requests, names = [step.request for step in steps], [step.name for step in steps]
-        response = replace(response, detail=f"it would be {counted(len(requests), 'request')}: {', '.join(names)}")
+        what = "request" if kind.broker(subscription) is None else "message"
+        response = replace(response, detail=f"it would be {counted(len(requests), what)}: {', '.join(names)}")
         outcome = Outcome(verdict="delivered", reason=DRY_RUN)
         return Sent(headers=(), response=response, outcome=outcome, made_up=tuple(requests))
 
@@ -222,12 +260,14 @@ class Worker:
             headers += self.signer.headers(subscription, message_id=id, now=self.clock(), body=request.body)
         return OutboundRequest(url=request.url, method=request.method, headers=headers, body=request.body)
 
-    def _outcome(self, subscription: Subscription, kind: "Kind", response: Response) -> Outcome:
+    def _outcome_of(self, subscription: Subscription, kind: "Kind", sent: Sent) -> Outcome:
+        if sent.outcome is not None:
+            return _storable(sent.outcome)
         try:
-            return _storable(kind.classify(response, self.clock()))
+            return _storable(kind.classify(sent.response, self.clock()))
         except Exception:
             log.exception("classify_failed", subscription=subscription.id)
-            return retry.http_outcome(response, self.clock())
+            return retry.http_outcome(sent.response, self.clock())
 
     # --- one slot's task
 
@@ -287,24 +327,25 @@ class Worker:
             if held:
                 return await self._release(claimed, now + TURN_PAUSE_SECONDS)
             in_flight, fills = target.slots.in_flight, target.slots.fills - target.full
-            sent, outcome = await self.exchange(subscription, kind, *[one.event for one in claimed], turn=turn)
+            exchanges = await self.exchange(subscription, kind, *[one.event for one in claimed], turn=turn)
+            sent, outcome = _telling(exchanges)
             target.answered(sent.response, outcome, in_flight=in_flight, fills=fills)
         finally:
             self.slots.vacate(target)
         try:
-            results = self._results(target, claimed, sent, outcome, turn)
+            results = self._results(target, claimed, exchanges, turn)
         except Exception:
             log.exception("attempt_not_shown", delivery=first.id)
-            plain = replace(sent.response, headers=(), excerpt=b"", detail=None, remote_ip=None)
-            results = self._results(target, claimed, replace(sent, headers=(), response=plain), outcome, turn)
+            results = self._results(target, claimed, [(_plain(one), came) for one, came in exchanges], turn)
         next_count = results[0].next_count
         self.slots.count_committing(target, next_count)
         try:
             results, recorded = await self._record(results)
-            result = results[0]
+            result = next((one for one in results if one.state != "delivered"), results[0])
             changed = result.state != "delivered" or target.sink.fails or target.sink.paused_until > result.now
             if changed or result.events or shows_deliveries():
-                await self._after(target, results, recorded, outcome, by_proxy=sent.response.error == PROXY_ERROR)
+                by_proxy = sent.response.error == PROXY_ERROR
+                await self._after(target, result, results, recorded, outcome, by_proxy=by_proxy)
         finally:
             self.slots.count_committing(target, -next_count)
         if not recorded[0].next and (target.slots.has_backlog or result.next_lease is None):
@@ -367,13 +408,13 @@ class Worker:
         self,
         target: Target,
         claimed: Sequence[Claimed],
-        sent: Sent,
-        outcome: Outcome,
+        exchanges: Sequence[Exchange],
         turn: MemoryTurn | None,
     ) -> Sequence[AttemptResult]:
         """Decides what follows from a request for each of its deliveries, and pauses the sink if that is needed before
         the commit."""
         now, policy = self.clock(), self.policy()
+        sent, outcome = _telling(exchanges)
         if outcome.judges_sink:
             target.sink.reached(now, by_proxy=sent.response.error == PROXY_ERROR)
         prompt = outcome.verdict == "delivered" and sent.response.duration_ms <= PROMPT_MS
@@ -382,23 +423,31 @@ class Worker:
             chance = policy.chance()
             policy = replace(policy, chance=lambda: chance)
         results: list[AttemptResult] = []
-        for one in claimed:
+        each_its_own = exchanges[0] is not exchanges[-1]
+        reached = each_its_own and outcome.verdict == "delivered"
+        failing_since = None if reached else target.sink.failing_since
+        again: dict[str, AttemptResult] = {}  # per order, the first event that is published again
+        for one, (sent, outcome) in zip(claimed, exchanges, strict=True):
+            order = order_of(one.event, target.subscription) if each_its_own else None
             finished = FinishedAttempt(
                 claimed=one,
                 subscription=target.subscription,
                 redacted_sink=target.redacted_sink,
-                failing_since=target.sink.failing_since,
+                failing_since=failing_since,
                 sent=sent,
                 outcome=outcome,
                 turn=turn,
-                others=len(claimed) - 1,
+                others=0 if each_its_own else len(claimed) - 1,
+                behind=None if order is None else again.get(order),
             )
-            shown = results[0].attempt if results else None
+            shown = results[0].attempt if results and not each_its_own else None
             result, pause_until = attempt_result(finished, policy, now, next_claim, shown)
             if pause_until:  # a token that cannot be had is a trouble of this subscription alone
                 self.slots.pause(target, pause_until, shared=sent.response.status_code is not None)
             results.append(result)
-        if results[0].disable is not None:
+            if order is not None and result.state == "pending":
+                again.setdefault(order, result)
+        if any(result.disable is not None for result in results):
             target.sink.hold(now + DATABASE_RETRY_SECONDS)
         return results
 
@@ -425,20 +474,23 @@ class Worker:
     async def _after(
         self,
         target: Target,
+        result: AttemptResult,
         results: Sequence[AttemptResult],
         recorded: Sequence[AttemptRecorded],
         outcome: Outcome,
         *,
         by_proxy: bool,
     ) -> None:
-        """Publishes the committed results of a request: events, subscription changes, sink health, a log line."""
-        result = results[0]
+        """Publishes the committed results of a request: events, subscription changes, sink health, a log line about
+        one of them."""
+        kept = True
         for made, one in zip(results, recorded, strict=True):
+            kept = one.kept if made is result else kept
             for event in made.events if one.kept else ():
                 self.recorded(event)
             if made.state == "cancelled" and one.kept:
                 self.metrics.deliveries_skipped.labels(target.kind.name).inc()
-        if result.claimed.probe and recorded[0].kept:
+        if result.claimed.probe and kept:
             target.sink.plan_probe(result.probe_at)
         if result.disable is not None or result.recovers:
             self.subscriptions.changed()
@@ -459,7 +511,7 @@ class Worker:
             duration_ms=round(attempt.duration_ms, 1),
             state=result.state,
             decision=attempt.decision,
-            kept=recorded[0].kept,
+            kept=kept,
         )
         if result.state == "pending" or result.disable is not None or result.events:
             self.wake()
@@ -495,6 +547,19 @@ def _written() -> Steps:
     """The steps of a delivery whose record is there: none."""
     yield from ()
     return Ended(outcome=ledger.WRITTEN)
+
+
+def _telling(exchanges: Sequence[Exchange]) -> Exchange:
+    """The exchange that tells how the sink is: one that was delivered, if any was."""
+    if exchanges[0] is exchanges[-1]:
+        return exchanges[0]
+    return min(exchanges, key=lambda one: (_TELLING.get(one[1].verdict, 2), one[0].response.error == RENDER_ERROR))
+
+
+def _plain(sent: Sent) -> Sent:
+    """Without what cannot be shown."""
+    plain = replace(sent.response, headers=(), excerpt=b"", detail=None, remote_ip=None)
+    return replace(sent, headers=(), response=plain)
 
 
 def _storable(outcome: Outcome) -> Outcome:

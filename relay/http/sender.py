@@ -199,6 +199,11 @@ class Sender:
         """The policy that guards every request."""
         return self._policy
 
+    @property
+    def resolver(self) -> AbstractResolver:
+        """Looks names up on threads of its own. Its addresses are not guarded yet."""
+        return self._resolver
+
     async def send(self, request: OutboundRequest, *, timeout_seconds: float) -> Response:
         """Sends a request once. Every failure is returned as a Response with `error`; only cancellation is raised.
 

@@ -18,6 +18,7 @@ from relay.api.group_finish import GroupForecasts
 from relay.api.limits import Admission
 from relay.api.operations import Context
 from relay.api.ports import Ports, Readiness
+from relay.bus.publishers import Publishers
 from relay.clock import Clock, wall_clock
 from relay.config.settings import Settings
 from relay.core.events import Event
@@ -58,6 +59,8 @@ from subscribers.base import RenderContext
 
 ROLES = ("api", "scheduler", "dispatcher")
 SAVE_SECONDS = 5.0
+BROKERS_SECONDS = 15.0
+"""How often idle connections to brokers are looked for."""
 LOAD_WAIT_SECONDS = 1.0
 LOAD_RETRY_SECONDS = 1.0
 
@@ -77,6 +80,7 @@ class Node:
         *,
         store: Store,
         sender: Sender,
+        publishers: Publishers,
         base_url: str,
         keys: EncryptionKeys,
         clock: Clock = wall_clock,
@@ -98,6 +102,7 @@ class Node:
         self._adopted = dict(adopted)
         self.keys = keys
         self._reloads = Tasks()
+        self._publishers = publishers
         self._dispatching: asyncio.Task[None] | None = None
         self._watching: asyncio.Task[None] | None = None
         self._auditing: asyncio.Task[None] | None = None
@@ -138,6 +143,7 @@ class Node:
             kinds=registry.kinds().__getitem__,
             context=RenderContext(public_url=settings.server.public_url and self.base_url),
             transport=sender,
+            publish=publishers.publish,
             clock=clock,
             settings=self._components.of_dispatcher(),
             metrics=self.metrics_registry,
@@ -256,7 +262,10 @@ class Node:
                 await asyncio.wait(self._loading, timeout=LOAD_WAIT_SECONDS)
             for work in self._upkeep():
                 self.scheduler.add_upkeep(work)
-            self.scheduler.start()
+        self.scheduler.add_upkeep(
+            Upkeep(name="brokers", every_seconds=BROKERS_SECONDS, run=self._publishers.close_idle)
+        )
+        self.scheduler.start()
         if "dispatcher" in self._roles:
             self._dispatching = loop.create_task(self.dispatcher.run())
         if self._cluster is not None:
@@ -306,6 +315,7 @@ class Node:
         await self.dropin.stop(seconds)
         if self._dispatching is not None:
             await self._dispatching
+        await self._publishers.close()
         if self._cluster is not None:
             await self._cluster.stop()
         await self._stop_watching()

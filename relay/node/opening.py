@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from relay.bus.publishers import Publishers
 from relay.clock import Clock, wall_clock
 from relay.config.keyring import KeyFile, Keyring, python_line_that_makes_a_key
 from relay.config.settings import Settings
@@ -79,6 +80,7 @@ async def open_node(
                 settings,
                 store=store,
                 sender=sender,
+                publishers=Publishers(sender.policy, clock=clock, resolver=sender.resolver),
                 base_url=base_url,
                 keys=keys,
                 clock=clock,

@@ -92,7 +92,7 @@ class Scheduler:
 
     def upkeep_now(self, name: str) -> None:
         """Runs one piece of upkeep now instead of at its time."""
-        if self._running:
+        if self._running and name in self._upkeep:
             self._scheduler.modify_job(f"upkeep:{name}", next_run_time=datetime.now(UTC))
 
     def start(self) -> None:

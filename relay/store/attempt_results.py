@@ -257,8 +257,9 @@ class AttemptRecorder:
     def record_bundles(
         self, connection: Connection, items: Sequence[Sequence[AttemptResult]]
     ) -> list[tuple[AttemptRecorded, ...]]:
-        """The same for the members of bundles, which claim nothing; those of one job are all ended, or none is. A
-        member's lease counts as lost with that of an earlier one of its job: what it waits for has another holder."""
+        """The same for the members of bundles, which claim nothing. A member's lease counts as lost with that of an
+        earlier one of its job: what it waits for has another holder. Where the first members of a job are ended and the
+        next one is tried again, that one becomes the head, due when its result says."""
         first = _without_repeats([result for item in items for result in item])
         results = _write_attempts(connection, _in_held_order(connection, first))
         made = _recorded_before(connection, first, results)
@@ -461,18 +462,20 @@ def _follow_up(
 ) -> _FollowUp:
     by_pair: dict[Pair, AttemptResult] = {}
     manual: dict[Pair, float] = {}
+    again = _tried_again(results)
     for result in results:
         if result.state != "pending" and result.claimed.job_uid is not None:
             pair = (result.claimed.job_uid, result.claimed.subscription_id)
             if result.claimed.priority < 2:
                 by_pair[pair] = result
             else:
-                manual[pair] = result.now
+                manual[pair] = again.get((*pair, True), result.now)
     pairs: list[tuple[Any, ...]] = []
     for pair, result in by_pair.items():
         going = follow_on_claims.get((pair[1], result.next_backlogged)) if result.next_lease is not None else None
         lease = going[0].next_lease if going else None
-        pairs.append((*pair, result.now, None) if lease is None else (*pair, lease.until, lease.token))
+        due_at = again.get((*pair, False), result.now)
+        pairs.append((*pair, due_at, None) if lease is None else (*pair, lease.until, lease.token))
     takes = [
         due_values(
             subscription_id,
@@ -485,6 +488,19 @@ def _follow_up(
         if (lease := results[0].next_lease) is not None
     ]
     return _FollowUp(pairs=pairs, manual=[(*pair, now, None) for pair, now in manual.items()], takes=takes)
+
+
+def _tried_again(results: Sequence[AttemptResult]) -> dict[tuple[str, str, bool], float]:
+    """When the next member of a bundle is due, per job, subscription and whether it is manual, where the first members
+    of the job are ended and the next one is tried again."""
+    found: dict[tuple[str, str, bool], tuple[int, float]] = {}
+    for result in results:
+        claimed = result.claimed
+        if result.state == "pending" and result.due_at is not None and claimed.job_uid is not None:
+            place = (claimed.job_uid, claimed.subscription_id, claimed.priority == 2)
+            due = (claimed.event.sequence or 0, result.due_at)
+            found[place] = min(due, found.get(place, due))
+    return {place: due_at for place, (_, due_at) in found.items()}
 
 
 def _without_repeats(items: Sequence[AttemptResult]) -> list[AttemptResult]:
@@ -527,5 +543,5 @@ def _outcome_values(result: AttemptResult) -> tuple[Any, ...]:
     due_at = result.now if result.due_at is None else result.due_at
     ended_at = None if result.state == "pending" else result.now
     # a failed probe uses up nothing of the schedule, nor does a refused bundle
-    counted = 0 if (claimed.probe and result.state == "pending") or result.alone else 1
+    counted = 0 if (claimed.probe and result.state == "pending") or result.alone or result.behind else 1
     return claimed.id, claimed.lease_token, result.state, due_at, ended_at, result.reason, counted

@@ -1,0 +1,77 @@
+"""Publishes events to a broker: a message each, and what came of each. The counterpart of a request by HTTP.
+
+A message that cannot be rendered takes no other with it. One that is tried again holds back those behind it in its
+order: they are not published, or are published again.
+"""
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING
+
+from relay.clock import Clock
+from relay.core.bus import Broker, Message, order_of
+from relay.core.delivery import Outcome, Response
+from relay.core.events import Event
+from relay.core.subscription import Subscription
+from relay.delivery.credentials import Sent
+from relay.delivery.dialogues import unrendered
+
+if TYPE_CHECKING:
+    from subscribers.base import Kind, RenderContext
+
+Publish = Callable[[Broker, Sequence[Message], float], Awaitable[Sequence[Response]]]
+"""Publishes messages in their order within this time, in seconds. One response each: no `error` means that the broker
+has stored it. Never raises, except when cancelled."""
+
+BEHIND = "behind"
+"""The `error` of an event that was not published, or is published again, since an earlier one of its order failed."""
+
+
+async def no_brokers(broker: Broker, messages: Sequence[Message], _seconds: float) -> Sequence[Response]:
+    """Reaches no broker."""
+    detail = f"this node has no connections to brokers, so none to {broker.shown}"
+    return [Response(started_at=0.0, duration_ms=0.0, error="connect", detail=detail) for _ in messages]
+
+
+async def published(
+    publish: Publish,
+    kind: "Kind",
+    subscription: Subscription,
+    broker: Broker,
+    events: Sequence[Event],
+    context: "RenderContext",
+    seconds: float,
+    clock: Clock,
+) -> list[Sent]:
+    """Publishes events, the oldest first and those of one order in theirs. Returns what came of each."""
+    results: list[Sent | None] = [None] * len(events)
+    messages: list[tuple[int, Message]] = []
+    held: set[str] = set()
+    for place, event in enumerate(events):
+        order = order_of(event, subscription)
+        if order is not None and order in held:
+            results[place] = _behind(clock())
+            continue
+        try:
+            messages.append((place, kind.message(event, subscription, context)))
+        except Exception as error:
+            failed = results[place] = unrendered(error, clock(), event.id)
+            if order is not None and failed.outcome is not None and failed.outcome.verdict == "retry":
+                held.add(order)
+    if messages:
+        responses = await publish(broker, [message for _, message in messages], seconds)
+        for (place, message), response in zip(messages, responses, strict=True):
+            results[place] = Sent(headers=_shown(message), response=response)
+    return [one for one in results if one is not None]
+
+
+def _behind(now: float) -> Sent:
+    detail = "an earlier event of its order cannot be rendered yet"
+    response = Response(started_at=now, duration_ms=0.0, error=BEHIND, detail=detail)
+    return Sent(headers=(), response=response, outcome=Outcome(verdict="retry", reason=BEHIND))
+
+
+def _shown(message: Message) -> tuple[tuple[str, str], ...]:
+    """What an attempt shows of a message."""
+    place = f"{message.exchange}/{message.destination}" if message.exchange else message.destination
+    key = () if message.key is None else (("key", message.key),)
+    return (("destination", place), *key, ("message-id", message.id))
