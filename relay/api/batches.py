@@ -108,9 +108,15 @@ async def _pieces(body: bytes, turns: Turns) -> AsyncIterator[list[Any]]:
         yield values
 
 
-async def elements(body: bytes, start: int, end: int, *, depth: int, turns: Turns) -> AsyncIterator[list[Any]]:
-    """The elements of a JSON array, whose inside is from `start` to `end` of a body and `depth` levels below its top,
-    some at a time; the error in place of one that is too large to be parsed. Raises InvalidRequest."""
+async def elements(
+    body: bytes, start: int, end: int, *, depth: int | None = None, turns: Turns
+) -> AsyncIterator[list[Any]]:
+    """The elements of a JSON array, whose inside is from `start` to `end` of a body, some at a time; the error in place
+    of one that is too large to be parsed. Raises InvalidRequest.
+
+    depth  levels of the array below the body's top, which count for its elements; None: each has its own, and one that
+           is nested too deep has an error in its place
+    """
     try:
         for piece in array_pieces(body, start, end):
             if isinstance(piece, int):
@@ -122,7 +128,11 @@ async def elements(body: bytes, start: int, end: int, *, depth: int, turns: Turn
             elif piece.is_long and piece.containers > limits.MAX_CONTAINERS:
                 yield [limits.too_complex(limits.MAX_CONTAINERS)]
             else:
-                values = limits.parse_part(body, piece.start, piece.end, depth=depth)
+                values = (
+                    limits.parse_apart(body, piece.start, piece.end)
+                    if depth is None
+                    else limits.parse_part(body, piece.start, piece.end, depth=depth)
+                )
                 if not values and (piece.start, piece.end) != (start, end):
                     raise limits.not_json("an entry is missing", body, piece.start)
                 yield values

@@ -9,7 +9,7 @@ from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive
 
-from relay.core.json_pieces import has_more_containers
+from relay.core.json_pieces import Element, cut_elements, has_more_containers
 from relay.core.jsontext import JSONDecodeError, loads
 from relay.errors import Busy, InvalidRequest, TooLarge, TooMany
 
@@ -114,6 +114,29 @@ def parse_part(body: bytes, start: int, end: int, *, depth: int) -> list[Any]:
     return values
 
 
+def parse_apart(body: bytes, start: int, end: int) -> list[Any]:
+    """The same, with the error in place of each element that is nested too deep."""
+    part = body[start:end]
+    is_deep = part.count(b"{") + part.count(b"[") > MAX_DEPTH  # perhaps: brackets in strings count here too
+    try:
+        values: list[Any] = loads(b"[%b]" % part)
+    except JSONDecodeError as error:
+        if not is_deep:
+            raise not_json(error.msg, body, start + error.pos - 1) from None
+        return [_parsed(body, start, element) for element in cut_elements(part)]
+    return [_too_deep() if deeper_than(value, MAX_DEPTH) else value for value in values] if is_deep else values
+
+
+def _parsed(body: bytes, start: int, element: Element) -> Any:
+    """One element. Too many levels are also more than a parser takes."""
+    if element.levels > MAX_DEPTH:
+        return _too_deep()
+    try:
+        return loads(body[start + element.start : start + element.end])
+    except JSONDecodeError as error:
+        raise not_json(error.msg, body, start + element.start + error.pos) from None
+
+
 def not_json(why: str, body: bytes, position: int) -> InvalidRequest:
     """The error for a body that is not JSON from `position` on."""
     line = body.count(b"\n", 0, position) + 1
@@ -131,7 +154,11 @@ def too_complex(most: int) -> InvalidRequest:
 def _check_depth(text: bytes, value: Any, max_depth: int) -> None:
     # Brackets in strings count here too: it only decides whether to look.
     if text.count(b"{") + text.count(b"[") > max_depth and deeper_than(value, max_depth):
-        raise InvalidRequest(f"the body is nested deeper than {MAX_DEPTH} levels", code="too_deep", status=400)
+        raise _too_deep()
+
+
+def _too_deep() -> InvalidRequest:
+    return InvalidRequest(f"the body is nested deeper than {MAX_DEPTH} levels", code="too_deep", status=400)
 
 
 def deeper_than(value: Any, max_depth: int) -> bool:

@@ -4,7 +4,7 @@ Three content modes of HTTP: structured, binary, batch. An event that cannot be 
 answered with 202 is committed, and goes out once, however often it is sent.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any, Literal, NotRequired
 
@@ -38,8 +38,14 @@ from relay.errors import FieldError, Forbidden, InvalidRequest, RequestError
 from relay.ids import new_id
 
 CHUNK = 100
-"""Events of one transaction, which holds up other writes for that long."""
+CHUNK_BYTES = 2 * 1024 * 1024
+"""Events of one transaction, and the bytes at which it ends: it holds up other writes for that long."""
 _WHITE_SPACE = b" \t\r\n"
+_FORMATS = "application/cloudevents"
+"""How media types begin that hold whole events, in this format or another one."""
+_TOO_LARGE = Refused("too_large", f"an event has at most {MAX_EVENT_BYTES:,} bytes as JSON, this one has more")
+_TOO_DEEP = Refused("too_deep", f"the event is nested deeper than {limits.MAX_DEPTH} levels", "/data")
+_NOT_PARSED = {one.code: one for one in (_TOO_LARGE, _TOO_DEEP)}
 
 
 class PublishedCloudEvent(BaseModel):
@@ -126,26 +132,29 @@ async def publish_events(call: Call) -> Response:
     An event with a source and an id that the relay has already answers with the same `id`, and goes out once. Events
     with the same `partitionkey` go out in their order.
     """
-    with call.ports.admission.batches.held(call.caller):
-        found = await _read(call)
-        is_batch = isinstance(found, list)
-        results = found if isinstance(found, list) else [found]
-        allowed = _prefixes(call)
-        results = [_permitted(one, allowed) for one in results]
-        if not is_batch and isinstance(results[0], Refused):
-            raise _problem(results[0])
-        answer = await _publish(call, results)
+    headers = call.request.headers
+    limits.check_encoding(headers)
+    media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type == BATCH_CONTENT_TYPE:
+        with call.ports.admission.batches.held(call.caller):
+            answer = await _publish(call, await _read_batch(call.body, call.context.known_types))
+    else:
+        answer = await _publish(call, [_read(call, media_type)], alone=True)
     call.count = len(answer["items"])
     return json_response(answer, 202)
 
 
-async def _publish(call: Call, results: Sequence[Draft | Refused]) -> Publishing:
+async def _publish(call: Call, results: Sequence[Draft | Refused], *, alone: bool = False) -> Publishing:
+    """Records the events that were not refused. Raises the problem of one that came alone."""
+    allowed = _prefixes(call)
+    results = [_permitted(one, allowed) for one in results]
+    if alone and isinstance(results[0], Refused):
+        raise _problem(results[0])
     account = None if call.identity is None else call.identity.account
     owner = None if account is None else owner_of(*account)
     drafts = [(index, one) for index, one in enumerate(results) if isinstance(one, Draft)]
     items: list[PublishedEvent] = []
-    for first in range(0, len(drafts), CHUNK):
-        chunk = drafts[first : first + CHUNK]
+    for chunk in _chunks(drafts):
         now = call.ports.clock()
         taken = await call.ports.store.published.record([_publication(draft, owner, now) for _, draft in chunk])
         call.ports.published(sum(not one.known for one in taken))
@@ -155,6 +164,18 @@ async def _publish(call: Call, results: Sequence[Draft | Refused]) -> Publishing
     rejected = [_rejection(index, one) for index, one in enumerate(results) if isinstance(one, Refused)]
     known = sum(one["known"] for one in items)
     return {"accepted": len(items) - known, "known": known, "items": items, "rejected": rejected}
+
+
+def _chunks(drafts: Sequence[tuple[int, Draft]]) -> Iterator[Sequence[tuple[int, Draft]]]:
+    """The events of one transaction each."""
+    first = size = 0
+    for place, (_, draft) in enumerate(drafts):
+        if place - first == CHUNK or (size and size + len(draft.body) > CHUNK_BYTES):
+            yield drafts[first:place]
+            first, size = place, 0
+        size += len(draft.body)
+    if drafts:
+        yield drafts[first:]
 
 
 def _publication(draft: Draft, owner: str | None, now: float) -> Publication:
@@ -167,25 +188,21 @@ def _publication(draft: Draft, owner: str | None, now: float) -> Publication:
 # --- reading
 
 
-async def _read(call: Call) -> list[Draft | Refused] | Draft | Refused:
-    """The events of a batch, or the only one. Raises InvalidRequest if the body is no batch and no event."""
+def _read(call: Call, media_type: str) -> Draft | Refused:
+    """The only event of a request. Raises InvalidRequest if the body is in no content mode, or not JSON."""
     headers, known = call.request.headers, call.context.known_types
-    media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
-    limits.check_encoding(headers)
-    if media_type == BATCH_CONTENT_TYPE:
-        return await _read_batch(call.body, known)
-    if len(call.body) > limits.MAX_BODY_BYTES:  # white space and escapes included; it would be parsed in one turn
-        return Refused("too_large", f"an event has at most {MAX_EVENT_BYTES:,} bytes as JSON")
-    if media_type == CONTENT_TYPE:
-        return read_document(limits.parse_json(call.body), known)
-    if "ce-specversion" not in headers:
+    if media_type != CONTENT_TYPE and ("ce-specversion" not in headers or media_type.startswith(_FORMATS)):
         detail = (
             f"send Content-Type {CONTENT_TYPE} with an event, {BATCH_CONTENT_TYPE} with an array of events, or an "
             "event in binary mode: its attributes as ce- headers, ce-specversion among them"
         )
         raise limits.unsupported(detail)
+    if media_type == CONTENT_TYPE:
+        if len(call.body) > limits.MAX_BODY_BYTES:  # white space and escapes included; it is parsed in one turn
+            return _TOO_LARGE
+        return read_document(limits.parse_json(call.body), known)
     if len(call.body) > MAX_EVENT_BYTES:
-        return Refused("too_large", f"an event has at most {MAX_EVENT_BYTES:,} bytes as JSON")
+        return _TOO_LARGE
     return _checked(document_of_binary(headers.items(), call.body), known)
 
 
@@ -193,7 +210,7 @@ def _checked(document: object, known: tuple[str, ...]) -> Draft | Refused:
     if isinstance(document, Refused):
         return document
     if limits.deeper_than(document, limits.MAX_DEPTH):
-        return Refused("too_deep", f"the event is nested deeper than {limits.MAX_DEPTH} levels", "/data")
+        return _TOO_DEEP
     return read_document(document, known)
 
 
@@ -204,13 +221,13 @@ async def _read_batch(body: bytes, known: tuple[str, ...]) -> list[Draft | Refus
         raise InvalidRequest("the body is not a JSON array of events", code="not_json", status=400)
     turns = Turns()
     found: list[Draft | Refused] = []
-    async for values in elements(body, 1, len(body) - 1, depth=1, turns=turns):
+    async for values in elements(body, 1, len(body) - 1, turns=turns):
         if len(found) + len(values) > MAX_EVENTS:
             detail = f"a batch can have at most {MAX_EVENTS:,} events, this one has more: send several"
             raise InvalidRequest(detail, code="batch_too_long")
         for value in values:
-            if isinstance(value, RequestError):  # too large to be parsed
-                found.append(Refused(value.code, str(value)))
+            if isinstance(value, RequestError):  # it was not parsed
+                found.append(_NOT_PARSED.get(value.code) or Refused(value.code, str(value)))
             else:
                 found.append(read_document(value, known))
             if turns.over:

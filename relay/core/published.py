@@ -35,6 +35,8 @@ _LONGEST = {"id": MAX_TEXT, "source": MAX_TEXT, "subject": MAX_TEXT, "partitionk
 _FIRST = ("specversion", "id", "source", "type", "subject", "time", "datacontenttype", "dataschema")
 _NEEDED = ("specversion", "id", "source", "type")
 _DATA = ("data", "data_base64")
+_COMPARED = frozenset(("id", "source", "partitionkey"))
+"""What tells events and streams apart. Half a surrogate pair arrives as U+FFFD."""
 
 
 class Refused(NamedTuple):
@@ -119,6 +121,8 @@ def read_document(document: object, known: tuple[str, ...]) -> Draft | Refused:
     if not isinstance(document, Mapping):
         return Refused("not_an_event", "an event is a JSON object")
     attributes = {name: value for name, value in document.items() if value is not None and name not in _DATA}
+    if len(attributes) > MAX_ATTRIBUTES:
+        return Refused("too_many_attributes", f"an event has at most {MAX_ATTRIBUTES} attributes")
     for name, value in attributes.items():
         refused = _judged(name, value)
         if refused is not None:
@@ -126,8 +130,6 @@ def read_document(document: object, known: tuple[str, ...]) -> Draft | Refused:
     missing = next((name for name in _NEEDED if name not in attributes), None)
     if missing is not None:
         return Refused("required", f"attribute {missing} is needed", f"/{missing}")
-    if len(attributes) > MAX_ATTRIBUTES:
-        return Refused("too_many_attributes", f"an event has at most {MAX_ATTRIBUTES} attributes")
     refused = _reserved(attributes["type"], known) or _judged_data(document)
     if refused is not None:
         return refused
@@ -160,6 +162,8 @@ def document_of_binary(headers: Iterable[tuple[str, str]], body: bytes) -> dict[
     for name, value in headers:
         lower = name.lower()
         if lower == "content-type":
+            if content_type is not None:
+                return Refused("invalid", "header content-type is given twice", "/datacontenttype")
             content_type = value.strip()
         elif lower.startswith("ce-"):
             attribute = lower[3:]
@@ -177,7 +181,8 @@ def document_of_binary(headers: Iterable[tuple[str, str]], body: bytes) -> dict[
         try:
             document["data"] = loads(body)
         except ValueError:
-            return Refused("not_json", "the body is not JSON, which its content type says", "/data")
+            detail = "the body is not JSON: send it with the Content-Type that it has"
+            return Refused("not_json", detail, "/data")
         return document
     text = _text(content_type, body)
     document |= {"data_base64": b64encode(body).decode()} if text is None else {"data": text}
@@ -203,6 +208,9 @@ def _judged(name: str, value: object) -> Refused | None:
         return Refused("too_long", f"attribute {name} has at most {longest:,} characters", pointer)
     if (not value and name in (*_FIRST, "partitionkey")) or NOT_IN_ATTRIBUTES.search(value):
         return Refused("invalid", f"attribute {name} is empty, or has a control character", pointer)
+    if name in _COMPARED and "\ufffd" in value:
+        detail = f"attribute {name} has a broken character (U+FFFD): two events could be taken for one"
+        return Refused("invalid", detail, pointer)
     problem = _PROBLEMS[name](value) if name in _PROBLEMS else None
     return None if problem is None else Refused("invalid", f"attribute {name}: {problem}", pointer)
 

@@ -18,8 +18,9 @@ from relay.core.filters import matches
 from relay.core.subscription import Subscription
 from relay.store.cancellation import revive
 from relay.store.outbox import INSERT_DELIVERY, delivery_values, lock_jobs, open_pairs
+from relay.store.pages import fitting, size_of
 from relay.store.rows import event_from
-from relay.store.statements import run, run_many
+from relay.store.statements import run, run_many, table_of
 from relay.store.subscription_cache import FILLING, SubscriptionCache
 from relay.store.tables import EventRow
 
@@ -27,6 +28,7 @@ SLICE = 1_000
 """Events per transaction: about 60 ms."""
 COSTLY_SLICE = 100
 """Fewer for filters with expressions, whose time is bounded: most of a longer slice might be read in vain."""
+BODY_BYTES = size_of(table_of(EventRow).c.body)
 MAX_FILLING = 100
 # The first event since a time. `+ 0` keeps PostgreSQL from walking the positions from the oldest event on.
 FIRST_POSITION = "SELECT MIN(position + 0) FROM events WHERE recorded_at >= :since"
@@ -60,13 +62,15 @@ def advance(
     filters = cache.filters.parsed(subscription.filters)
     count = SLICE if filters is None or not filters.expressions else min(SLICE, COSTLY_SLICE)
     since = or_(col(EventRow.recorded_at) >= subscription.start_at, col(EventRow.position) > filling["past"])
-    rows = connection.execute(
+    following = (
         select(EventRow)
         .where(col(EventRow.position) > filling["position"], since)
         .order_by(col(EventRow.position))
         .limit(count)
-        .with_for_update(read=True, key_share=True)  # or retention could delete them meanwhile
-    ).all()
+    )
+    count = fitting(connection, following, BODY_BYTES, count)
+    # Locked, or retention could delete them meanwhile.
+    rows = connection.execute(following.limit(count).with_for_update(read=True, key_share=True)).all()
     matching = [(row.position, event) for row in rows if _is_for(subscription, event := event_from(row))]
     passing = cache.filters.passing(filters, [event.body for _, event in matching])
     wanted = [event for (_, event), passes in zip(matching, passing, strict=False) if passes]

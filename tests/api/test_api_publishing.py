@@ -5,13 +5,16 @@ import time
 
 import pytest
 
+from relay.api.app import create_api
 from relay.api.ports import Token
+from relay.api.publishing import CHUNK_BYTES
 from relay.core.jsontext import dumps
 from tests.support.api_world import HOOK
 from tests.support.loop_watch import LoopWatch
 
 EVENT = {"specversion": "1.0", "id": "a-1", "source": "/shop", "type": "com.acme.order.paid", "data": {"n": 1}}
 STRUCTURED = {"Content-Type": "application/cloudevents+json"}
+UNSUPPORTED = "unsupported_media_type"
 BATCH = {"Content-Type": "application/cloudevents-batch+json"}
 
 
@@ -44,6 +47,74 @@ async def test_bad_event_takes_no_other_with_it(client, world):
     ]
 
 
+def nested(levels, around=b"%b"):
+    """An event with so many levels, itself included."""
+    inside = around % (b"[" * (levels - 1) + b"]" * (levels - 1))
+    return dumps({**EVENT, "id": f"{levels} {around.decode()}", "data": 0}).replace(b'"data":0', b'"data":' + inside)
+
+
+@pytest.mark.parametrize("filling", [0, 100_000])
+async def test_event_that_is_nested_too_deeply_takes_no_other_with_it(client, world, filling):
+    large = dumps({**EVENT, "id": "large", "data": "x" * filling})
+    events = [large, nested(65), nested(64), nested(3_000), dumps(EVENT), nested(40_000), large]
+    answer = await client.post("/v1/events", content=b"[" + b" , ".join(events) + b"]", headers=BATCH)
+    assert answer.status_code == 202
+    assert [one["index"] for one in answer.json()["items"]] == [0, 2, 4, 6]
+    assert [(one["index"], one["code"]) for one in answer.json()["rejected"]] == [
+        *((1, "too_deep"), (3, "too_deep"), (5, "too_deep"))
+    ]
+
+
+async def test_depth_is_the_same_in_each_mode(client, world):
+    attributes = {f"ce-{name}": str(value) for name, value in EVENT.items() if name != "data"}
+    for levels, status in ((64, 202), (65, 422)):
+        structured = await client.post("/v1/events", content=nested(levels), headers=STRUCTURED)
+        batch = await client.post("/v1/events", content=b"[" + nested(levels) + b"]", headers=BATCH)
+        data = b"[" * (levels - 1) + b"]" * (levels - 1)
+        binary = await client.post("/v1/events", content=data, headers={**attributes, "ce-id": str(levels)})
+        assert structured.status_code == (status if status == 202 else 400)
+        assert len(batch.json()["rejected"]) == (status != 202)
+        assert binary.status_code == status
+
+
+async def test_text_after_a_deep_event_is_still_checked(client, world):
+    for wrong in (b"[1,", b"[NaN]", b"[1 2]", b"[}"):
+        body = b"[" + nested(3_000) + b"," + wrong + b"]"
+        answer = await client.post("/v1/events", content=body, headers=BATCH)
+        assert (answer.status_code, answer.json()["code"]) == (400, "not_json")
+
+
+async def test_event_that_is_too_large_is_told_its_limit(client, world):
+    batch = [{**EVENT, "id": str(size), "data": "x" * size} for size in (270_000, 2_000_000, 5)]
+    answer = (await client.post("/v1/events", json=batch, headers=BATCH)).json()
+    assert [(one["index"], one["code"]) for one in answer["rejected"]] == [(0, "too_large"), (1, "too_large")]
+    assert all("262,144 bytes" in one["detail"] for one in answer["rejected"])
+
+
+async def test_transactions_have_few_events_and_few_bytes(client, world, monkeypatch):
+    sizes = []
+    record = world.store.published.record
+
+    async def recorded(publications):
+        sizes.append((len(publications), sum(len(one.event.body) for one in publications)))
+        return await record(publications)
+
+    monkeypatch.setattr(world.store.published, "record", recorded)
+    small = [{**EVENT, "id": f"s{n}"} for n in range(250)]
+    large = [{**EVENT, "id": f"l{n}", "data": "x" * 200_000} for n in range(30)]
+    answer = await client.post("/v1/events", json=[*small, *large], headers=BATCH)
+    assert answer.json()["accepted"] == 280
+    assert [count for count, _ in sizes] == [100, 100, 60, 10, 10]
+    assert max(size for _, size in sizes) <= CHUNK_BYTES
+
+
+async def test_single_events_are_no_batches(client, world):
+    client._transport.app = api = create_api(world.ports(), world.proxy)
+    api.context.ports.admission.batches.limit = 0
+    assert (await client.post("/v1/events", json=EVENT, headers=STRUCTURED)).status_code == 202
+    assert (await client.post("/v1/events", json=[EVENT], headers=BATCH)).json()["code"] == "too_many_requests"
+
+
 async def test_the_same_event_again_answers_with_the_same_id(client, world):
     first, second = [(await client.post("/v1/events", json=EVENT, headers=STRUCTURED)).json() for _ in range(2)]
     assert first["items"][0]["id"] == second["items"][0]["id"]
@@ -55,8 +126,8 @@ async def test_the_same_event_again_answers_with_the_same_id(client, world):
     [
         (b"{", STRUCTURED, 400, "not_json"),
         (b'{"specversion": "1.0"}', STRUCTURED, 422, "invalid_event"),
-        (b"{}", {"Content-Type": "application/json"}, 415, "unsupported_media_type"),
-        (b"{}", {**STRUCTURED, "Content-Encoding": "gzip"}, 415, "unsupported_media_type"),
+        (b"{}", {"Content-Type": "application/json"}, 415, UNSUPPORTED),
+        (b"{}", {**STRUCTURED, "Content-Encoding": "gzip"}, 415, UNSUPPORTED),
         (b"{}", BATCH, 400, "not_json"),
         (b"[" + b",".join([b"{}"] * 1001) + b"]", BATCH, 422, "batch_too_long"),
         (b"[1,,2]", BATCH, 400, "not_json"),
@@ -65,6 +136,9 @@ async def test_the_same_event_again_answers_with_the_same_id(client, world):
         (b"", {"ce-specversion": "1.0"}, 422, "invalid_event"),
         (b"[" * (1 << 21), STRUCTURED, 422, "invalid_event"),
         (b"{", {"Content-Type": "application/json", "ce-specversion": "1.0"}, 422, "invalid_event"),
+        (b"<a/>", {"Content-Type": "application/cloudevents+xml", "ce-specversion": "1.0"}, 415, UNSUPPORTED),
+        (b"{}", {**STRUCTURED, "ce-specversion": "1.0"}, 422, "invalid_event"),
+        (b"{}", {"Content-Encoding": "br", "ce-specversion": "1.0"}, 415, UNSUPPORTED),
     ],
 )
 async def test_what_cannot_be_read_is_refused(client, world, content, headers, status, code):

@@ -96,7 +96,59 @@ def get(target: str, *statuses: int, headers: Sequence[tuple[str, str]] = ()) ->
     return Case(lambda: request("GET", target, [*JSON, *headers]), statuses or (200,))
 
 
+def publish(make: Callable[[int], bytes], count: int = scaled(250, 1_000), *statuses: int) -> Case:
+    """A batch of published events, `make` giving the inside of each after its attributes."""
+
+    def event(number: int) -> bytes:
+        begins = b'{"specversion":"1.0","id":"%d-%d","source":"/s","type":"com.acme.%d"' % (id(make), number, number)
+        return begins + make(number) + b"}"
+
+    headers = [JSON[0], ("Content-Type", "application/cloudevents-batch+json")]
+    return Case(
+        lambda: request("POST", "/v1/events", headers, b"[" + b",".join(map(event, range(count))) + b"]"),
+        statuses or (202,),
+    )
+
+
+PUBLISHED = scaled(2_000, 16_000)
+"""Bytes of each of a thousand events: 16 MiB is the most."""
 CASES = {
+    # published events
+    "published events with texts": publish(lambda n: b',"data":"%b"' % (b"x" * PUBLISHED)),
+    "published events, each with a key": publish(lambda n: b',"partitionkey":"%d","data":[]' % n),
+    "published events that are as large as one may be": publish(
+        lambda n: b',"data":"%b"' % (b"x" * 261_900), scaled(8, 63)
+    ),
+    "published events with lists": publish(lambda n: b',"data":[%b]' % b",".join([b"[]"] * scaled(300, 900))),
+    "published events with escapes": publish(lambda n: b',"data":"%b"' % (b"\\u00e9" * (PUBLISHED // 6))),
+    "published events with half pairs": publish(lambda n: b',"data":"%b"' % (b"\\ud83d" * (PUBLISHED // 6))),
+    "published events with long numbers": publish(lambda n: b',"data":[%b]' % (b"1" * 30 + b",9" * (PUBLISHED // 3))),
+    "published events with base64": publish(lambda n: b',"data_base64":"%b"' % (b"YWJj" * (PUBLISHED // 4))),
+    "published events with 64 attributes": publish(
+        lambda n: b"," + b",".join(b'"x%d":"%b"' % (i, b"y" * (PUBLISHED // 80)) for i in range(58))
+    ),
+    "published events with many attributes": publish(lambda n: b"," + keys(PUBLISHED // 14)),
+    "published events of types that look like known ones": publish(
+        lambda n: b',"type":"ai.revor.jo%d.%b"' % (n, b"succeeded." * 18 + b"x")
+    ),
+    "deep published events": publish(lambda n: b',"data":%b%b' % (b"[" * PUBLISHED, b"]" * PUBLISHED), 400),
+    "deep published events, over and over": publish(
+        lambda n: b',"data":[%b]' % b",".join([b"[" * 900 + b"]" * 900] * (PUBLISHED // 1_900 + 1)),
+        scaled(250, 900),
+        202,
+        400,
+    ),
+    "published events of brackets in texts": publish(lambda n: b',"data":"%b"' % (b'[\\"{' * (PUBLISHED // 5))),
+    "published events that are known": publish(lambda n: b',"id":"1","data":"%b"' % (b"x" * PUBLISHED)),
+    "a batch of nothing": Case(
+        lambda: request(
+            "POST",
+            "/v1/events",
+            [JSON[0], ("Content-Type", "application/cloudevents-batch+json")],
+            b"[" + b",".join([b"1"] * 1_000) + b" " * (15 * MEBIBYTE) + b"]",
+        ),
+        (202,),
+    ),
     # batches
     "honest batch, as large as one may be": post("/v1/jobs/batch", lambda: honest("big", LARGEST // 5_200, 4_300)),
     "batch of many small jobs": post("/v1/jobs/batch", lambda: jobs(lambda n: {"id": f"small-{n}"})),

@@ -4,7 +4,7 @@ import orjson
 import pytest
 
 from relay.core import json_pieces
-from relay.core.json_pieces import SLICE_BYTES, array_pieces, has_more_containers
+from relay.core.json_pieces import SLICE_BYTES, array_pieces, cut_elements, has_more_containers
 
 
 @pytest.mark.parametrize(
@@ -108,3 +108,18 @@ def test_containers_are_counted_as_the_text_is_read():
     assert len(counts) == len(body) // SLICE_BYTES + 1
     assert counts == sorted(counts)
     assert counts[-1] == 60_000
+
+
+@pytest.mark.parametrize(
+    ("elements", "levels"),
+    [
+        ([b"1", b' "a,[" ', b"{}", b'{"[\\"":[1,[]],"b":2}'], [0, 0, 1, 3]),
+        ([b"[" * 5_000 + b"]" * 5_000, b"[]"], [5_000, 1]),
+        ([b"", b""], [0, 0]),
+    ],
+)
+def test_elements_of_any_nesting_are_cut_apart(elements, levels):
+    text = b",".join(elements)
+    found = cut_elements(text)
+    assert [text[one.start : one.end] for one in found] == elements
+    assert [one.levels for one in found] == levels

@@ -85,6 +85,7 @@ def test_event_is_recorded_under_an_id_of_the_relay():
         ({"time": "2026-05-20T10:00:08"}, "invalid", "/time"),
         ({"subject": "a\nb"}, "invalid", "/subject"),
         ({"subject": "a\ud800"}, "invalid", "/subject"),
+        *[({name: "a\ufffd"}, "invalid", f"/{name}") for name in ("id", "source", "partitionkey")],
         ({"id": "x" * 1025}, "too_long", "/id"),
         ({"type": "x" * 201}, "too_long", "/type"),
         ({"other": "x" * 4097}, "too_long", "/other"),
@@ -170,6 +171,7 @@ def test_header_values_are_decoded():
         ((("ce-datacontenttype", "a/b"),), b"", "invalid"),
         ((("ce-id", "%ff"),), b"", "invalid"),
         ((("content-type", "application/json"),), b"{", "not_json"),
+        ((("content-type", "text/plain"), ("Content-Type", "text/xml")), b"a", "invalid"),
     ],
 )
 def test_binary_mode_that_cannot_be_read_is_refused(headers, body, code):
