@@ -24,7 +24,7 @@ class FinishedAttempt:
     failing_since  start of the sink's failures
     turn           see `AttemptResult`
     others         events in the same request
-    behind         the result of an earlier event of its order, which a broker did not acknowledge in the same bundle
+    behind         when it is due, if a broker did not acknowledge an earlier event of its order in the same bundle
     """
 
     claimed: Claimed
@@ -35,7 +35,7 @@ class FinishedAttempt:
     outcome: Outcome
     turn: MemoryTurn | None = None
     others: int = 0
-    behind: AttemptResult | None = None
+    behind: float | None = None
 
 
 @value_class(frozen=True, slots=True, kw_only=True)
@@ -115,7 +115,7 @@ def attempt_result(
         case retry.Alone():
             due_at, pause_until = now, decision.pause_until or 0.0
         case retry.Behind():
-            due_at = None if finished.behind is None else finished.behind.due_at
+            due_at = finished.behind
         case retry.Disable():
             disable = decision.reason
     since = finished.failing_since if finished.sent.response.error != PROXY_ERROR else None

@@ -34,7 +34,7 @@ from relay.delivery.attempts import bare
 from relay.delivery.credentials import Credentials, Sent
 from relay.delivery.dialogues import converse, unrendered
 from relay.delivery.outcomes import FinishedAttempt, NextClaim, Policy, attempt_result
-from relay.delivery.publishing import Publish, published
+from relay.delivery.publishing import BEHIND, Publish, published
 from relay.delivery.signer import Signer
 from relay.delivery.slots import Slots, Target
 from relay.errors import StoreError, ValueRefused
@@ -426,9 +426,12 @@ class Worker:
         each_its_own = exchanges[0] is not exchanges[-1]
         reached = each_its_own and outcome.verdict == "delivered"
         failing_since = None if reached else target.sink.failing_since
-        again: dict[str, AttemptResult] = {}  # per order, the first event that is published again
+        again: dict[str, float | None] = {}  # per order, when its first event that failed is due
         for one, (sent, outcome) in zip(claimed, exchanges, strict=True):
             order = order_of(one.event, target.subscription) if each_its_own else None
+            behind = None if order is None else again.get(order)
+            if behind is None and sent.response.error == BEHIND:  # the event before it is given up
+                behind = now
             finished = FinishedAttempt(
                 claimed=one,
                 subscription=target.subscription,
@@ -438,7 +441,7 @@ class Worker:
                 outcome=outcome,
                 turn=turn,
                 others=0 if each_its_own else len(claimed) - 1,
-                behind=None if order is None else again.get(order),
+                behind=behind,
             )
             shown = results[0].attempt if results and not each_its_own else None
             result, pause_until = attempt_result(finished, policy, now, next_claim, shown)
@@ -446,7 +449,7 @@ class Worker:
                 self.slots.pause(target, pause_until, shared=sent.response.status_code is not None)
             results.append(result)
             if order is not None and result.state == "pending":
-                again.setdefault(order, result)
+                again.setdefault(order, result.due_at)
         if any(result.disable is not None for result in results):
             target.sink.hold(now + DATABASE_RETRY_SECONDS)
         return results

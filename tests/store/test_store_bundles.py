@@ -388,3 +388,96 @@ async def test_event_of_a_free_type_waits_for_no_other(store: Store) -> None:
     assert await claim(NOW + 3, Room(count=3)) == BundledClaim(requests=(), ready_at=NOW + 30)
     (together,) = (await claim(NOW + 30, Room(count=3))).requests
     assert places(together, uids) == [(0, 1), (0, 2)]
+
+
+FATES = {"d": "delivered", "x": "dead"}
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "left"),
+    [
+        (["ddd"], ["delivered delivered delivered"]),
+        (["dpb", "dd"], ["delivered pending:20 blocked", "delivered delivered"]),
+        (["pbb", "d"], ["pending:20 blocked blocked", "delivered"]),
+        (
+            ["ddp", "pb", "ddd"],
+            ["delivered delivered pending:20", "pending:20 blocked", "delivered delivered delivered"],
+        ),
+        (["xd", "dxd"], ["dead delivered", "delivered dead delivered"]),
+        (["xpb"], ["dead pending:20 blocked"]),
+        (["dpx"], ["delivered pending:20 dead"]),
+    ],
+)
+async def test_each_member_of_a_bundle_is_ended_by_its_own_result(
+    store: Store, outcomes: list[str], left: list[str]
+) -> None:
+    uids = await jobs(store, *(len(one) for one in outcomes))
+    claimed = await members(store)
+    results = [
+        result_of(
+            one,
+            FATES.get(fate := outcomes[job][int(sequence or 0) - 1], "pending"),
+            now=NOW + 6,
+            due_at=NOW + 20 if fate in "pb" else None,
+            reason="nack" if fate in "pb" else None,
+            behind=fate == "b",
+        )
+        for one, (job, sequence) in zip(claimed, places(claimed, uids), strict=True)
+    ]
+    await store.jobs.record(poll(uids[0], len(outcomes[0]), "running", now=NOW + 6))  # another one of the first key
+    assert all(one.kept for one in await store.deliveries.record_bundle(results))
+    found = sorted(await deliveries(store), key=lambda row: places_of(row, uids))
+    shown: dict[int, list[str]] = {}
+    for row in found:
+        due = f":{row['due_at'] - NOW:g}" if row["state"] == "pending" else ""
+        shown.setdefault(places_of(row, uids)[0], []).append(f"{row['state']}{due}")
+    last = shown[0].pop()
+    assert [" ".join(states) for states in shown.values()] == left
+    assert last == ("pending:6" if not {"p", "b"} & set(outcomes[0]) else "blocked")
+    assert {row["lease_token"] for row in found} == {None}
+    fates = {(job, nth + 1): fate for job, one in enumerate(outcomes) for nth, fate in enumerate(one)}
+    for row in found:
+        fate = fates.get(places_of(row, uids), " ")
+        assert (row["attempt_count"], row["made_count"]) == (int(fate in "dxp"), int(fate != " "))
+    if {"p", "b"} & set("".join(outcomes)):
+        assert all(one.due_at[1] in (None, NOW + 20) for one in await store.deliveries.backlog())
+        again = await members(store, now=NOW + 20, priorities=(1,))
+        assert [place for place in sorted(fates) if fates[place] in "pb"] == [
+            place for place in sorted(places(again, uids)) if place in fates
+        ]
+
+
+@pytest.mark.parametrize("only", ["all", "undelivered"])
+async def test_replayed_members_are_ended_by_their_own_results(store: Store, only: Any) -> None:
+    uids = await jobs(store, 3)
+    await end(store, await members(store), "dead" if only == "undelivered" else "delivered")
+    request = ReplayRequest(id="rpl_1", subscription_id=SUB, since=0.0, until=NOW + 60, only=only, now=NOW + 60)
+    await store.replays.create(request)
+    await store.replays.advance("rpl_1", "node", NOW + 60)
+    one, two, three = await members(store, now=NOW + 60)
+    results = [
+        result_of(one, now=NOW + 61),
+        result_of(two, "pending", now=NOW + 61, due_at=NOW + 70),
+        result_of(three, "pending", now=NOW + 61, due_at=NOW + 70, behind=True),
+    ]
+    await store.deliveries.record_bundle(results)
+    assert await states(store) == ["delivered", "pending", "blocked"]
+    assert (await take(store, now=NOW + 69, priorities=(2,))).requests == ()
+    again = await members(store, now=NOW + 70, priorities=(2,))
+    assert places(again, uids) == [(0, 2), (0, 3)]
+
+
+async def test_lost_lease_in_the_middle_leaves_the_rest_to_the_other_holder(store: Store) -> None:
+    uids = await jobs(store, 3)
+    claimed = await members(store)
+    await execute(store, "UPDATE deliveries SET lease_token = 'other' WHERE sequence = 2")
+    results = [
+        result_of(claimed[0], now=NOW + 6),
+        result_of(claimed[1], "pending", now=NOW + 6, due_at=NOW + 20),
+        result_of(claimed[2], "pending", now=NOW + 6, due_at=NOW + 20, behind=True),
+    ]
+    assert [one.kept for one in await store.deliveries.record_bundle(results)] == [True, False, False]
+    found = {places_of(row, uids)[1]: (row["state"], row["lease_token"]) for row in await deliveries(store)}
+    assert found[1] == ("delivered", None)
+    assert found[2] == ("pending", "other")
+    assert found[3][0] == "blocked"

@@ -30,6 +30,7 @@ from relay.store.store import Store, open_store
 from relay.testing import FakeClock, RecordingSink, ScriptedPoll, ScriptedSource
 from subscribers.base import RenderContext
 from subscribers.registry import kinds
+from tests.support.fake_broker import FakeBroker
 
 SECRET = "whsec_" + "c2VjcmV0" * 4
 ORIGIN = Origin(
@@ -66,6 +67,7 @@ class World:
         """`source` and `jobs` replace the scripted upstream and the store's jobs."""
         self.store, self.clock, self.sink = store, clock, sink
         self.jobs = jobs or store.jobs
+        self.broker = FakeBroker(clock)
         self.steady = FakeClock(0.0)
         self.key = key
         self.source = source or ScriptedSource(clock)
@@ -122,6 +124,7 @@ class World:
             kinds=kinds().__getitem__,
             context=RenderContext(),
             transport=self.sink,
+            publish=self.broker.publish,
             clock=self.clock,
             settings=DeliverySettings(jitter=0.0, dataschema_base="https://relay.test"),
             metrics=self.metrics,

@@ -31,6 +31,7 @@ def bundle(
     max_bytes: int = LARGE,
     free: int | None = None,
     types: frozenset[str] | None = None,
+    own: bool = False,
 ) -> Bundle:
     return Bundle(
         max_events=max_events,
@@ -38,6 +39,7 @@ def bundle(
         max_bytes=max_bytes,
         free_per_minute=free,
         free_types=types,
+        own_outcomes=own,
     )
 
 
@@ -129,6 +131,7 @@ def test_a_bundle_is_sent_when_it_is_full_or_has_waited(
         (bundle(free=20), 4, True, 4, "a1 -2 -3"),
         (bundle(free=20), 3, True, 4, ""),  # with a follower they are four
         (bundle(free=20), 4, False, 4, "a1 -2 -3"),
+        (bundle(free=20, own=True), 4, True, 4, ""),  # nothing is gained: each has its own outcome
         (bundle(free=20, types=frozenset("t")), 1, True, 4, "-2"),
         (bundle(free=20, types=frozenset("tu")), 2, True, 4, "-2 -3"),
         (bundle(free=20, types=frozenset("tu")), 1, True, 4, ""),
@@ -142,6 +145,11 @@ def test_events_are_sent_by_themselves_while_there_is_room(
 ) -> None:
     heads = [candidate("a1")._replace(type="t"), candidate("-2")._replace(type="t"), candidate("-3")._replace(type="u")]
     assert [one.id for one in singles(heads, taken, made, Room(count=room), fresh=fresh)] == expected.split()
+
+
+def test_failing_sink_is_tried_with_one_event_if_each_has_its_own_outcome() -> None:
+    assert bundle(own=True).of_failing_sink() == bundle(max_events=1, own=True)
+    assert bundle().of_failing_sink() == bundle()
 
 
 def test_free_requests_are_counted_within_a_minute() -> None:

@@ -9,6 +9,7 @@ from relay.core.bus import (
     Login,
     Message,
     Published,
+    order_of,
     policy_for_brokers,
     read_sink,
     refusal_of_host,
@@ -16,6 +17,8 @@ from relay.core.bus import (
     unsent_behind,
 )
 from relay.core.netguard import GuardPolicy
+from relay.core.subscription import Subscription
+from tests.support.store_kit import job_event
 
 ACKNOWLEDGED = Published(detail="stored")
 
@@ -92,6 +95,12 @@ def test_guard_refuses(host, scheme, policy, why):
 def test_guard_allows_plain_connections_inside_allowed_networks():
     policy = GuardPolicy(allow_http=True, allow_networks=(ip_network("127.0.0.0/8"),))
     assert refusal_of_host("127.0.0.1", 12345, "http", policy) is None
+
+
+@pytest.mark.parametrize(("ordering", "order"), [("job", "job_1"), ("none", None)])
+def test_order_is_kept_by_the_job_unless_it_is_lifted(ordering, order):
+    made = Subscription(id="sub_1", sink="nats://a.example", created_at=0.0, ordering=ordering)
+    assert order_of(job_event("job_1", 1), made) == order
 
 
 def message(order: str | None) -> Message:

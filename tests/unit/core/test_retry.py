@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from relay.core.delivery import Outcome, Response
 from relay.core.retry import (
     Alone,
+    Behind,
     Dead,
     Decision,
     Disable,
@@ -404,6 +405,15 @@ def test_the_sentence_of_a_refused_bundle(failing_seconds: float | None, words: 
         failing_seconds=failing_seconds,
     )
     assert said == words
+
+
+def test_sentence_of_an_event_behind_a_failed_one() -> None:
+    said = sentence(Behind(reason="behind"), attempt_count=1, schedule_seconds=(5.0,), now=NOW)
+    assert said == "behind: published again after an earlier event of its order, which was not acknowledged"
+    said = sentence(
+        Behind(reason="connect"), attempt_count=1, schedule_seconds=(5.0,), now=NOW, failing_seconds=432_000.0
+    )
+    assert said.endswith("only failures for 5 days, so the subscription is disabled; this event waits")
 
 
 def test_waiting_for_a_record_is_told_in_words() -> None:
