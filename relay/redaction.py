@@ -76,6 +76,9 @@ _SECRETS = re.compile(
     re.IGNORECASE,
 )
 
+_SEVERAL = re.compile(r"(?:kafkas?|nats|tls|amqps?)://[a-z0-9.:,_\[\]-]+(?=/|\Z)", re.ASCII | re.IGNORECASE)
+"""The addresses of a broker, of which `urlsplit` reads one only."""
+
 _URL_PATH = re.compile(r"(https?://[^\s/?#\"'<>]+)[/?][^\s\"'<>]+", re.IGNORECASE)
 
 # Most strings of a line are ids, words and times. Each alternative above needs one of these, in lower case, and looking
@@ -147,7 +150,8 @@ def url_without_path(url: str) -> str:
     """`https://hooks.example.com/…`, for URLs whose path is the credential."""
     parts = split_url(url)
     if parts is None:
-        return "…"
+        several = _SEVERAL.match(url)
+        return "…" if several is None else f"{several[0]}/…"
     host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
     port = f":{parts.port}" if parts.port else ""
     return f"{parts.scheme}://{host}{port}/…"

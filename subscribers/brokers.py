@@ -4,27 +4,30 @@ Sources: CloudEvents 1.0.2, Kafka binding §3, NATS binding §3 (1.0.3), AMQP bi
 CloudEvents Subscriptions API (`protocolsettings`). Names may be Liquid templates: `jobs.{{ event.channel }}`.
 """
 
+import re
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
-from relay.core.bus import Broker, Login, Message, read_sink, scheme_of
-from relay.core.credentials import SinkCredential
+from relay.core.bus import CLIENT, Broker, Login, Message, read_sink, scheme_of
+from relay.core.credentials import SinkCredential, origin_text
 from relay.core.delivery import OutboundRequest, Outcome, Response
 from relay.core.events import CONTENT_TYPE, Event, attributes_of, canonical, content_of
 from relay.core.jsontext import loads
-from relay.core.subscription import Incidents, Subscription
+from relay.core.subscription import SETTINGS, Incidents, Subscription
 from relay.errors import FieldError, NotRenderable
+from relay.redaction import redacted_url
 from subscribers import base, templates
 
-SETTINGS = "protocolsettings"
-"""Option: the settings of the protocol."""
 CONTENT_MODE = "content_mode"
 OPTIONS = (SETTINGS, CONTENT_MODE, templates.STRICT)
 MAX_EVENTS = 500
 MAX_BYTES = 1024 * 1024
 FREE_PER_MINUTE = 600
 """Up to so many events a minute are published by themselves, at once; more of them share a batch."""
+TEMPLATES = frozenset(("topicname", "partitionkeyextractor", "subject", "address"))
+"""Settings that may be Liquid templates."""
+_CLIENT = re.compile(r"[A-Za-z0-9._-]{1,100}", re.ASCII)
 _NEVER = frozenset(("too_large", "render"))
 
 
@@ -35,6 +38,7 @@ class ToBroker(base.OneRequest):
     settings     the names of its settings, and whether each is needed
     prefix       what the names of attributes begin with, in binary mode
     credentials  per type of credential, its fields with a name and a secret
+    client       the setting with the name that the relay gives itself
     """
 
     name: ClassVar[str]
@@ -42,6 +46,7 @@ class ToBroker(base.OneRequest):
     settings: ClassVar[Mapping[str, bool]]
     prefix: ClassVar[str]
     credentials: ClassVar[Mapping[str, tuple[str, str]]]
+    client: ClassVar[str] = ""
     signed = False
     rate_per_second: float | None = None
     default_incidents: Incidents = "off"
@@ -76,6 +81,9 @@ class ToBroker(base.OneRequest):
         if subscription.headers or subscription.method != "POST":
             detail = "headers and method are for HTTP"
             errors.append(FieldError(pointer="/protocolsettings", code="unknown_field", detail=detail))
+        if subscription.handshake != "off":
+            detail = "brokers answer no handshake: their own access control says who may publish"
+            errors.append(FieldError(pointer="/config/handshake", code="handshake_unsuitable", detail=detail))
         if subscription.incidents != "off":
             detail = f"{subscription.incidents} is for chat kinds: a broker gets each failure"
             errors.append(FieldError(pointer="/config/incidents", code="incidents_unsuitable", detail=detail))
@@ -91,21 +99,31 @@ class ToBroker(base.OneRequest):
                 detail = f"{name} is needed"
                 errors.append(FieldError(pointer=f"/protocolsettings/{name}", code="required", detail=detail))
         named = {name: text for name, text in given.items() if name in self.settings}
-        marked = {name: text for name, text in named.items() if is_template(text)}
+        marked = {name: text for name, text in named.items() if is_template(name, text)}
         errors += templates.errors_in(marked, f"/{SETTINGS}") if marked else []
         if not errors:
             errors += [
                 FieldError(pointer=f"/protocolsettings/{name}", code="invalid", detail=problem)
                 for name, text in named.items()
-                if not is_template(text) and (problem := self.problem_of(name, text)) is not None
+                if name not in marked and (problem := self._problem_of(name, text)) is not None
             ]
         return errors
 
     def _credential_errors(self, credential: SinkCredential | None) -> list[FieldError]:
         if credential is None or credential.type in self.credentials:
-            return []
+            if credential is None or "accesstokenexpiresutc" not in credential.fields:
+                return []
+            pointer = "/sinkcredential/accesstokenexpiresutc"
+            detail = "leave it out: the broker itself refuses a token that has expired"
+            return [FieldError(pointer=pointer, code="credential_unsuitable", detail=detail)]
         detail = f"kind {self.name} takes the credentials {', '.join(self.credentials)}"
         return [FieldError(pointer="/sinkcredential/credentialtype", code="credential_unsuitable", detail=detail)]
+
+    def _problem_of(self, name: str, text: str) -> str | None:
+        if name != self.client:
+            return self.problem_of(name, text)
+        fine = _CLIENT.fullmatch(text) is not None
+        return None if fine else "a name of the relay has 1 to 100 letters, digits, dots, dashes and underscores"
 
     @abstractmethod
     def problem_of(self, name: str, text: str) -> str | None:
@@ -119,15 +137,16 @@ class ToBroker(base.OneRequest):
 
     def broker(self, subscription: Subscription) -> Broker:
         """The broker, and the key of the node's connection to it. Raises ValueError if the sink names none."""
-        found = read_sink(subscription.sink, self.login(subscription))
+        client = settings_of(subscription).get(self.client, CLIENT)
+        found = read_sink(subscription.sink, self.login(subscription), client)
         if found is None:
             raise ValueError("the sink names no broker")
         return found
 
     def login(self, subscription: Subscription) -> Login | None:
-        """What the credential is for this broker."""
+        """What the credential is for this broker; None without one, or with one that was given for another broker."""
         credential = subscription.credential
-        if credential is None:
+        if credential is None or credential.origin != origin_text(subscription.sink):
             return None
         name, secret = self.credentials[credential.type]
         return Login(name=credential.fields.get(name), secret=credential.fields[secret])
@@ -148,7 +167,7 @@ class ToBroker(base.OneRequest):
         Raises NotRenderable for a value that the broker would not take.
         """
         given = {name: text for name, text in settings_of(subscription).items() if name in self.settings}
-        found = {name: text for name, text in given.items() if not is_template(text)}
+        found = {name: text for name, text in given.items() if not is_template(name, text)}
         marked = {name: text for name, text in given.items() if name not in found}
         if marked:
             strict = subscription.options.get(templates.STRICT) is True
@@ -198,8 +217,8 @@ class ToBroker(base.OneRequest):
         return Outcome(verdict="dead" if response.error in _NEVER else "retry", reason=response.error)
 
     def redacted_url(self, url: str) -> str:
-        """As it is: a broker's sink has no secrets."""
-        return url
+        """As it is, if it is the sink of a broker: these have no secrets."""
+        return redacted_url(url) if read_sink(url) is None else url
 
 
 _PORTS = {"kafka": 9092, "nats": 4222, "rabbitmq": 5672}
@@ -211,9 +230,9 @@ def settings_of(subscription: Subscription) -> Mapping[str, str]:
     return found
 
 
-def is_template(text: str) -> bool:
-    """True if a text may contain Liquid."""
-    return "{{" in text or "{%" in text
+def is_template(name: str, text: str) -> bool:
+    """True if the text of a setting may contain Liquid."""
+    return name in TEMPLATES and ("{{" in text or "{%" in text)
 
 
 def partition_key(event: Event) -> str | None:

@@ -28,8 +28,9 @@ class Kafka(ToBroker):
     schemes = ("kafka", "kafkas")
     settings: ClassVar[Mapping[str, bool]] = {
         **{"topicname": True, "partitionkeyextractor": False},
-        **{"saslmechanism": False, "ackmode": False},
+        **{"clientid": False, "saslmechanism": False, "ackmode": False},
     }
+    client = "clientid"
     prefix = "ce_"
     credentials: ClassVar[Mapping[str, tuple[str, str]]] = {
         "PLAIN": ("identifier", "secret"),

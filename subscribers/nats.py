@@ -5,6 +5,7 @@ Source: CloudEvents 1.0.3, NATS binding §3.
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import ClassVar
 
 from relay.core.bus import Login, Message, order_of
@@ -16,7 +17,6 @@ from subscribers.brokers import ToBroker
 MAX_SUBJECT_CHARACTERS = 500
 _SUBJECT = re.compile(r"[^\s.*>\x00-\x1f\x7f]+(?:\.[^\s.*>\x00-\x1f\x7f]+)*")
 _NOT_IN_SUBJECTS = re.compile(r"[\s*>\x00-\x1f\x7f-\x9f\ud800-\udfff]")
-_SEED = re.compile(r"S[A-Z2-7]{57}", re.ASCII)
 
 
 class Nats(ToBroker):
@@ -29,14 +29,14 @@ class Nats(ToBroker):
     credentials: ClassVar[Mapping[str, tuple[str, str]]] = {
         "PLAIN": ("identifier", "secret"),
         "ACCESSTOKEN": ("", "accesstoken"),
+        "NKEY": ("", "seed"),
     }
 
     def login(self, subscription: Subscription) -> Login | None:
-        """A token that looks like the seed of an NKey is one."""
-        found = super().login(subscription)
-        if found is not None and found.name is None and _SEED.fullmatch(found.secret):
-            return Login(secret=found.secret, mechanism="NKEY")
-        return found
+        """See `ToBroker`."""
+        found, credential = super().login(subscription), subscription.credential
+        is_key = found is not None and credential is not None and credential.type == "NKEY"
+        return replace(found, mechanism="NKEY") if found is not None and is_key else found
 
     def problem_of(self, name: str, text: str) -> str | None:
         """See `ToBroker`."""

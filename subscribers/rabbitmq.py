@@ -25,12 +25,15 @@ class RabbitMq(ToBroker):
 
     name = "rabbitmq"
     schemes = ("amqp", "amqps")
-    settings: ClassVar[Mapping[str, bool]] = {"address": True}
+    settings: ClassVar[Mapping[str, bool]] = {"address": True, "linkname": False, "sendersettlementmode": False}
+    client = "linkname"
     prefix = "ce-"
     credentials: ClassVar[Mapping[str, tuple[str, str]]] = {"PLAIN": ("identifier", "secret")}
 
     def problem_of(self, name: str, text: str) -> str | None:
         """See `ToBroker`."""
+        if name == "sendersettlementmode":
+            return None if text == "unsettled" else "only unsettled is possible: an event is delivered once confirmed"
         parts = _ADDRESS.fullmatch(text)
         names = [] if parts is None else [unquote(part) for part in parts.groups() if part]
         if not names or any(len(one.encode("utf-8", "replace")) > MAX_NAME_BYTES or "\x00" in one for one in names):

@@ -5,6 +5,8 @@ import re
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from relay.core.bus import protocol_of
+from relay.core.subscription import PROTOCOLS
 from relay.errors import FieldError, InvalidRequest
 from relay.redaction import split_url
 from subscribers.base import Kind
@@ -12,7 +14,11 @@ from subscribers.discord import Discord
 from subscribers.flat import Flat
 from subscribers.hubspot import HOSTS as HUBSPOT_HOSTS
 from subscribers.hubspot import HubSpot
+from subscribers.kafka import Kafka
+from subscribers.nats import Nats
 from subscribers.pipedrive import Pipedrive
+from subscribers.pull import Pull
+from subscribers.rabbitmq import RabbitMq
 from subscribers.salesforce import Salesforce
 from subscribers.slack import Slack
 from subscribers.slack_workflow import SlackWorkflow
@@ -29,6 +35,10 @@ _ALL: tuple[Kind, ...] = (
     HubSpot(),
     Salesforce(),
     Pipedrive(),
+    Kafka(),
+    Nats(),
+    RabbitMq(),
+    Pull(),
 )
 _KINDS: Mapping[str, Kind] = MappingProxyType({kind.name: kind for kind in _ALL})
 _INFERRED = (
@@ -75,7 +85,11 @@ def kind_named(name: str) -> Kind:
 
 
 def infer_kind(sink: str) -> str:
-    """The kind of a sink with the URL of a known service, else `webhook`."""
+    """The kind of a sink with the scheme of a broker or the URL of a known service, else `webhook`; without a sink,
+    `pull`."""
+    protocol = "PULL" if not sink else protocol_of(sink)
+    if protocol is not None:
+        return next(kind for kind, known in PROTOCOLS.items() if known == protocol)
     parts = split_url(sink)
     if parts is None:
         return "webhook"

@@ -89,7 +89,7 @@ class SubscriptionChange(TypedDict):
 
     id: str
     action: Action
-    sink: str
+    sink: Annotated[str | None, Field(description="null: protocol PULL.")]
     fields: Annotated[list[str], Field(description="The names of the settings that change.")]
     values: Annotated[
         dict[str, ValueChange], Field(description="Of these, the values that are short and cannot be secret.")
@@ -273,7 +273,7 @@ class _Reader:
         if errors:
             raise invalid(*errors)
         start_at = start_seconds(config.start)
-        empty = Subscription(id=id, sink=body.sink, created_at=self.now, owner=owner, start_at=start_at)
+        empty = Subscription(id=id, sink=body.sink or "", created_at=self.now, owner=owner, start_at=start_at)
         after = replace(read_declared(body, self.context, before or empty), declared=self._declarer)
         if config.secret is None and after.signature != "v1a" and self.context.ports.kinds.signed(after.kind):
             detail = "a declared subscription needs its signing secret, for example ${file:/run/secrets/NAME}"
@@ -394,7 +394,7 @@ def _change_view(change: Change, context: Context, shown_sink: Callable[[str, st
     return {
         "id": change.id,
         "action": change.action,
-        "sink": shown_sink(known.kind, known.sink),
+        "sink": shown_sink(known.kind, known.sink) or None,
         "fields": list(change.fields),
         "values": values,
         "note": note,

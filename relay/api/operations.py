@@ -109,7 +109,9 @@ class Call:
 
     def shown_sink(self, kind: str, url: str) -> str:
         """A sink's URL as this caller may see it: the path, which may be a credential, only who may set it."""
-        return self.ports.kinds.redacted_url(kind, url) if self._may_set_sinks else url_without_path(url)
+        if self._may_set_sinks or not url:
+            return self.ports.kinds.redacted_url(kind, url)
+        return url_without_path(url)
 
     def shown_url(self, subscription: Subscription, url: str) -> str:
         """The URL of a request to a subscription's sink. What follows the sink in it is no credential."""

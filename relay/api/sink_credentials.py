@@ -1,5 +1,8 @@
 """`sinkcredential` in JSON: the shapes of the CloudEvents Subscriptions API and two more, and both conversions."""
 
+import re
+from base64 import b32decode
+from binascii import crc_hqx
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal, NotRequired
 
@@ -21,11 +24,12 @@ from relay.core.credentials import (
     header_name,
     origin_text,
 )
-from relay.core.netguard import MAX_HEADER_NAME_LENGTH, MAX_HEADER_VALUE_BYTES, origin_of, problem_of_header
+from relay.core.netguard import MAX_HEADER_NAME_LENGTH, MAX_HEADER_VALUE_BYTES, problem_of_header
 from relay.errors import FieldError
 from relay.redaction import REDACTED
 
 MAX_TEXT_CHARACTERS = 1024
+_SEED = re.compile(r"SU[A-Z2-7]{56}", re.ASCII)
 RENEWED = "accesstokenexpiresutc"
 """The shown field that the relay itself changes."""
 
@@ -41,6 +45,14 @@ def _check(is_fine: Callable[[str], bool], expected: str) -> AfterValidator:
 
 def _is_visible(value: str) -> bool:
     return value.isascii() and value.isprintable() and " " not in value
+
+
+def _is_seed(value: str) -> bool:
+    """NKeys: base32 of two bytes of type, 32 of seed, and their CRC-16 (XMODEM)."""
+    if _SEED.fullmatch(value) is None:
+        return False
+    raw = b32decode(value + "=" * (-len(value) % 8))
+    return crc_hqx(raw[:-2], 0) == int.from_bytes(raw[-2:], "little")
 
 
 Secret = Annotated[
@@ -121,8 +133,23 @@ class HeaderCredential(Body):
     value: Annotated[str, Field(min_length=1, max_length=MAX_HEADER_VALUE_BYTES)]
 
 
+class NkeyCredential(Body):
+    """The NKey of a user of NATS."""
+
+    credentialtype: Literal["NKEY"]
+    seed: Annotated[str, _check(_is_seed, "the seed of a user's NKey, SU and 56 more letters and digits, is")]
+
+
+GivenCredential = (
+    PlainCredential
+    | AccessTokenCredential
+    | RefreshTokenCredential
+    | ClientCredentials
+    | HeaderCredential
+    | NkeyCredential
+)
 SinkCredentialBody = Annotated[
-    PlainCredential | AccessTokenCredential | RefreshTokenCredential | ClientCredentials | HeaderCredential,
+    GivenCredential,
     Field(discriminator="credentialtype"),
 ]
 
@@ -130,7 +157,7 @@ SinkCredentialBody = Annotated[
 class ShownCredential(TypedDict):
     """The credential of a sink, without what is secret."""
 
-    credentialtype: Literal["PLAIN", "ACCESSTOKEN", "REFRESHTOKEN", "CLIENTCREDENTIALS", "HEADER"]
+    credentialtype: Literal["PLAIN", "ACCESSTOKEN", "REFRESHTOKEN", "CLIENTCREDENTIALS", "HEADER", "NKEY"]
     identifier: NotRequired[str]
     accesstokenexpiresutc: NotRequired[Time]
     accesstokentype: NotRequired[str]
@@ -166,7 +193,7 @@ def is_shown(document: Any, credential: SinkCredential | None) -> bool:
 
 
 def made_credential(
-    given: "PlainCredential | AccessTokenCredential | RefreshTokenCredential | ClientCredentials | HeaderCredential",
+    given: GivenCredential,
     sink: str,
     settings: ApiSettings,
     *,
@@ -191,7 +218,7 @@ def made_credential(
 
 def kept_credential(credential: SinkCredential, sink: str) -> SinkCredential:
     """The stored credential for the sink of a `PUT`. Raises InvalidRequest if the sink has another origin."""
-    if origin_of(sink) is not None and origin_text(sink) != credential.origin:
+    if origin_text(sink) not in ("", credential.origin):
         detail = (
             f"the stored {credential.type} was given for another scheme, host or port, and is not sent to this one: "
             "send the credential again, or null to remove it"
@@ -202,7 +229,7 @@ def kept_credential(credential: SinkCredential, sink: str) -> SinkCredential:
 
 def credential_errors(credential: SinkCredential | None, headers: tuple[tuple[str, str], ...]) -> list[FieldError]:
     """An error if a custom header has the name of the credential's header."""
-    if credential is None:
+    if credential is None or not headers:
         return []
     name = header_name(credential.fields)
     if all(name.lower() != other.lower() for other, _ in headers):

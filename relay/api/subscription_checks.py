@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 from relay.api.fields import (
     header_view,
@@ -18,8 +18,10 @@ from relay.api.sink_credentials import (
     made_credential,
 )
 from relay.api.subscription_models import (
+    HTTP_SETTINGS,
     OPTIONS,
     DeclaredSubscription,
+    ProtocolSettings,
     SubscriptionConfig,
     SubscriptionCreate,
     SubscriptionReplace,
@@ -29,15 +31,18 @@ from relay.api.subscription_views import start_view
 from relay.api.validation import invalid, pointer_of, validate
 from relay.core import handshake
 from relay.core import subscription as core
+from relay.core.bus import SCHEMES, protocol_of, refusal_of_broker
 from relay.core.credentials import SinkCredential
 from relay.core.events import INCIDENT_EVENTS
 from relay.core.filters import FiltersRefused, parse_filters
 from relay.core.netguard import check_custom_headers, origin_of
-from relay.core.subscription import PORTAL
-from relay.errors import FieldError
+from relay.core.subscription import PORTAL, PROTOCOLS, PULL, SETTINGS
+from relay.errors import FieldError, SinkRefused
 from relay.expressions.cel import compile_cel
 from relay.ids import new_id
 from relay.redaction import REDACTED, url_without_path
+
+Body = TypeVar("Body", bound=SubscriptionCreate)
 
 
 def awaits_consent(subscription: core.Subscription, context: Context) -> bool:
@@ -47,11 +52,11 @@ def awaits_consent(subscription: core.Subscription, context: Context) -> bool:
 
 def read_create(document: Any, context: Context, *, id: str, now: float) -> tuple[core.Subscription, str | None]:
     """A new subscription without secrets, and the secret in the body. Raises InvalidRequest."""
-    body = validate(SubscriptionCreate, document)
+    body = with_sink(validate(SubscriptionCreate, document))
     _refuse_placeholder(body.sink)
     config = body.config or SubscriptionConfig()
     _refuse_portal(config)
-    subscription = _subscription(body, config, context, core.Subscription(id=id, sink=body.sink, created_at=now))
+    subscription = _subscription(body, config, context, core.Subscription(id=id, sink=body.sink or "", created_at=now))
     return replace(subscription, start_at=start_seconds(config.start)), config.secret
 
 
@@ -59,7 +64,7 @@ def read_replace(document: Any, context: Context, before: core.Subscription) -> 
     """The subscription with new settings; state, secrets and start are kept. Raises InvalidRequest."""
     if is_shown(document, before.credential):
         document = {name: value for name, value in document.items() if name != "sinkcredential"}
-    body = validate(SubscriptionReplace, document)
+    body = with_sink(validate(SubscriptionReplace, document))
     config = body.config or SubscriptionConfig()
     errors = []
     if config.secret is not None:
@@ -97,7 +102,7 @@ def with_portal(subscription: core.Subscription, before: core.Subscription) -> c
 def read_declared(body: DeclaredSubscription, context: Context, before: core.Subscription) -> core.Subscription:
     """The subscription with the declared settings, and nothing of those of `before`; its id, state, start and secrets
     are kept. Raises InvalidRequest."""
-    _refuse_placeholder(body.sink)
+    _refuse_placeholder(with_sink(body).sink)
     _refuse_portal(body.config or SubscriptionConfig())
     bare = replace(before, headers=(), credential=None)
     return _subscription(body, _following(body.config or SubscriptionConfig(), context, before), context, bare)
@@ -123,9 +128,9 @@ def _refuse_showing_more(config: SubscriptionConfig, context: Context, before: c
         raise invalid(FieldError(pointer="/sink", code="redacted", detail=detail))
 
 
-def _refuse_placeholder(sink: str) -> None:
+def _refuse_placeholder(sink: str | None) -> None:
     """Raises InvalidRequest for a shortened sink (`https://host/…`): events sent to it would be lost."""
-    if sink.endswith("…"):
+    if sink is not None and sink.endswith("…"):
         detail = "this is a shortened sink, which no stored one is shown as: send the whole URL"
         raise invalid(FieldError(pointer="/sink", code="redacted", detail=detail))
 
@@ -134,8 +139,10 @@ def _subscription(
     body: SubscriptionCreate, config: SubscriptionConfig, context: Context, before: core.Subscription
 ) -> core.Subscription:
     settings, kinds = context.settings, context.ports.kinds
-    kind = kinds.infer(body.sink) if config.kind is None else config.kind
+    sink = body.sink or ""
+    kind = kinds.infer(sink) if config.kind is None else config.kind
     errors = _name_errors(body, kind, context)
+    errors += _protocol_errors(body, kind)
     given_types, type_errors = event_types(body.types or (), context.known_types, "/types")
     errors += type_errors
     errors += _filter_errors(body)
@@ -143,7 +150,7 @@ def _subscription(
     errors += header_errors
     if errors:
         raise invalid(*errors)
-    check_sink(body.sink, settings, "/sink")
+    _check_sink(sink, kind, context)
     credential = _credential(body, context, before)
     errors = credential_errors(credential, headers)
     if errors:
@@ -160,7 +167,7 @@ def _subscription(
         timeout_seconds = least_seconds
     subscription = replace(
         before,
-        sink=body.sink,
+        sink=sink,
         kind=kind,
         types=types,
         incidents=incidents,
@@ -177,7 +184,7 @@ def _subscription(
         concurrency=config.concurrency,
         handshake=config.handshake,
         description=body.description,
-        options=options_of(config),
+        options=_options(body, config),
     )
     kinds.check(subscription)
     return subscription
@@ -196,15 +203,75 @@ def options_of(config: SubscriptionConfig) -> dict[str, Any]:
     return found
 
 
+def with_sink(body: Body) -> Body:
+    """The body, if it has a sink, or is of protocol PULL, which has none. Raises InvalidRequest."""
+    is_pull = body.protocol == "PULL" or (body.config is not None and body.config.kind == PULL)
+    if body.sink is None and not is_pull:
+        detail = "a sink is needed, such as https://receiver.example/hooks; only protocol PULL has none"
+        raise invalid(FieldError(pointer="/sink", code="required", detail=detail))
+    if body.sink is not None and is_pull:
+        detail = "protocol PULL has no sink: leave it out, or choose the protocol that the sink is for"
+        raise invalid(FieldError(pointer="/sink", code="sink_unsuitable", detail=detail))
+    return body
+
+
+def _protocol_errors(body: SubscriptionCreate, kind: str) -> list[FieldError]:
+    """Errors where protocol, scheme of the sink and kind do not agree, and for settings of other protocols."""
+    of_sink = "PULL" if body.sink is None else protocol_of(body.sink) or "HTTP"
+    of_kind = PROTOCOLS.get(kind, "HTTP")
+    errors = []
+    if body.protocol not in (None, of_sink):
+        schemes = " or ".join(f"{one}://" for one in SCHEMES.get(body.protocol or "", ("https",)))
+        detail = f"{body.protocol} is for sinks that begin with {schemes}; this one is of protocol {of_sink}"
+        errors.append(FieldError(pointer="/protocol", code="protocol_mismatch", detail=detail))
+    if of_kind != of_sink:
+        detail = f"kind {kind[:100]} is of protocol {of_kind}, and the sink of {of_sink}: leave config.kind out"
+        errors.append(FieldError(pointer="/config/kind", code="protocol_mismatch", detail=detail))
+    if of_sink not in SCHEMES:
+        errors += [
+            FieldError(
+                pointer=f"/{SETTINGS}/{name}",
+                code="unknown_field",
+                detail=f"{name} is for brokers: protocol {of_sink} has {'headers and method' if body.sink else 'none'}",
+            )
+            for name in broker_settings(body.protocolsettings)
+        ]
+        if of_sink == "HTTP" and body.sinkcredential is not None and body.sinkcredential.credentialtype == "NKEY":
+            detail = "an NKEY is for NATS"
+            pointer = "/sinkcredential/credentialtype"
+            errors.append(FieldError(pointer=pointer, code="credential_unsuitable", detail=detail))
+    return errors
+
+
+def _check_sink(sink: str, kind: str, context: Context) -> None:
+    """Raises SinkRefused if the egress guard forbids this sink."""
+    if kind == PULL:
+        return
+    if kind not in PROTOCOLS:
+        check_sink(sink, context.settings, "/sink")
+    elif (why := refusal_of_broker(sink, context.settings.guard)) is not None:
+        raise SinkRefused(why, errors=[FieldError(pointer="/sink", code="sink_refused", detail=why)])
+
+
+def broker_settings(given: ProtocolSettings | None) -> dict[str, str]:
+    """The given settings of a broker's protocol."""
+    return {} if given is None else given.model_dump(exclude_none=True, exclude=set(HTTP_SETTINGS))
+
+
+def _options(body: SubscriptionCreate, config: SubscriptionConfig) -> dict[str, Any]:
+    settings = broker_settings(body.protocolsettings)
+    return options_of(config) | ({SETTINGS: settings} if settings else {})
+
+
 def _credential(body: SubscriptionCreate, context: Context, before: core.Subscription) -> SinkCredential | None:
     """The credential that was given or, if none was, the stored one. Raises InvalidRequest."""
     given = body.sinkcredential
     if given is not None:
         now = context.ports.clock()
-        return made_credential(given, body.sink, context.settings, id=new_id("crd", now), now=now)
+        return made_credential(given, body.sink or "", context.settings, id=new_id("crd", now), now=now)
     if before.credential is None or "sinkcredential" in body.model_fields_set:
         return None
-    return kept_credential(before.credential, body.sink)
+    return kept_credential(before.credential, body.sink or "")
 
 
 def _name_errors(body: SubscriptionCreate, kind: str, context: Context) -> list[FieldError]:
@@ -235,7 +302,7 @@ def _headers(
     origin (scheme, host and port)."""
     given = (body.protocolsettings.headers if body.protocolsettings is not None else None) or {}
     shown = {name: header_view(name, value) for name, value in before.headers}
-    origin = origin_of(body.sink)  # None: refused
+    origin = origin_of(body.sink or "")  # None: refused, or no HTTP
     elsewhere = origin is not None and origin != origin_of(before.sink)
     headers = tuple(
         (name, value if elsewhere or value != shown.get(name) else dict(before.headers)[name])

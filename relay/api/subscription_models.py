@@ -50,6 +50,12 @@ _RECORD_SCHEMA: dict[str, Any] = {
 
 Method = Literal["POST", "PUT", "PATCH"]
 ContentMode = Literal["structured", "binary", "batch"]
+AckMode = Literal["all"]
+SaslMechanism = Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"]
+SettlementMode = Literal["unsettled"]
+HTTP_SETTINGS = frozenset(("headers", "method"))
+MAX_SETTING_CHARACTERS = 1_000
+_Setting = Annotated[str, Field(min_length=1, max_length=MAX_SETTING_CHARACTERS)]
 
 
 def start_seconds(start: str | None) -> float | None:
@@ -70,6 +76,10 @@ def _start(value: str) -> str:
 def _whole(value: object) -> object:
     # JSON has one number type, so 4.0 is an integer.
     return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _ack_mode(value: object) -> object:
+    return "all" if value == -1 and not isinstance(value, bool) else value
 
 
 def _record(value: object) -> object:
@@ -101,10 +111,20 @@ def _time_zone(value: str) -> str:
 
 
 class ShownProtocolSettings(TypedDict):
-    """Settings of the requests to the sink; credentials are redacted."""
+    """Settings of the protocol; credentials are redacted. HTTP has `headers` and `method`, a broker those that were
+    given, PULL none."""
 
-    headers: dict[str, str]
-    method: Method
+    headers: NotRequired[dict[str, str]]
+    method: NotRequired[Method]
+    topicname: NotRequired[str]
+    partitionkeyextractor: NotRequired[str]
+    clientid: NotRequired[str]
+    ackmode: NotRequired[AckMode]
+    saslmechanism: NotRequired[SaslMechanism]
+    subject: NotRequired[str]
+    address: NotRequired[str]
+    linkname: NotRequired[str]
+    sendersettlementmode: NotRequired[SettlementMode]
 
 
 class ShownBatch(TypedDict):
@@ -165,11 +185,11 @@ class Subscription(TypedDict):
     """A subscription. Secret parts of its sink are redacted."""
 
     id: str
-    sink: str
+    sink: Annotated[str | None, Field(description="null: protocol PULL.")]
     types: list[str] | None
     source: str | None
     filters: list[dict[str, Any]] | None
-    protocol: Literal["HTTP"]
+    protocol: core.Protocol
     protocolsettings: ShownProtocolSettings
     sinkcredential: ShownCredential | None
     config: ShownConfig
@@ -218,10 +238,37 @@ class SubscriptionPage(TypedDict):
 
 
 class ProtocolSettings(Body):
-    """Settings of the requests to the sink."""
+    """Settings of the protocol, as the CloudEvents Subscriptions API names them."""
 
-    headers: dict[str, str] | None = Field(default=None, description="Sent with every request.")
-    method: Method = "POST"
+    headers: dict[str, str] | None = Field(default=None, description="HTTP: sent with every request.")
+    method: Method = Field(default="POST", description="HTTP.")
+    topicname: _Setting | None = Field(default=None, description="KAFKA, needed: the topic. It may be a template.")
+    partitionkeyextractor: _Setting | None = Field(
+        default=None, description="KAFKA: a template of the key of each record. Default: the event's `partitionkey`."
+    )
+    clientid: _Setting | None = Field(default=None, description="KAFKA: the name of the client. Default: revor-relay.")
+    ackmode: Annotated[AckMode, BeforeValidator(_ack_mode)] | None = Field(
+        default=None,
+        description="KAFKA: `all` or -1, the only one: an event is delivered once all in-sync replicas have it.",
+        json_schema_extra={"anyOf": [{"enum": ["all", -1]}, {"type": "null"}]},
+    )
+    saslmechanism: SaslMechanism | None = Field(
+        default=None, description="KAFKA, for a credential of type PLAIN. Default: PLAIN."
+    )
+    subject: _Setting | None = Field(
+        default=None, description="NATS, needed: the subject, which a stream of JetStream has. It may be a template."
+    )
+    address: _Setting | None = Field(
+        default=None,
+        description="AMQP, needed: `/queues/NAME` or `/exchanges/NAME/ROUTING-KEY`, percent-encoded. It may be a "
+        "template.",
+    )
+    linkname: _Setting | None = Field(
+        default=None, description="AMQP: the name of the connection. Default: revor-relay."
+    )
+    sendersettlementmode: SettlementMode | None = Field(
+        default=None, description="AMQP: `unsettled`, the only one: an event is delivered once it is confirmed."
+    )
 
 
 class Batch(Body):
@@ -239,11 +286,14 @@ class Batch(Body):
 class SubscriptionConfig(Body):
     """How events are rendered, ordered and retried."""
 
-    kind: str | None = Field(default=None, description="Default: inferred from the sink's URL, else `webhook`.")
+    kind: str | None = Field(
+        default=None, description="Default: inferred from the protocol and the sink's URL, else `webhook`."
+    )
     content_mode: ContentMode = Field(
         default="structured",
-        description="For kind `webhook`. `structured`: one event, as JSON. `binary`: its attributes as headers, which "
-        "the signature does not cover, and its data as the body. `batch`: a JSON array of events.",
+        description="For kind `webhook` and brokers. `structured`: one event, as JSON. `binary`: its attributes as "
+        "headers, which the signature does not cover, and its data as the body. `batch`, for `webhook` only: a JSON "
+        "array of events.",
     )
     batch: Batch | None = Field(default=None, description="For content mode `batch`: when a batch is sent.")
     ordering: Literal["job", "none"] = Field(
@@ -360,7 +410,12 @@ class SubscriptionCreate(Body):
 
     read_only: ClassVar[frozenset[str]] = frozenset(SubscriptionWithSkipped.__annotations__)
 
-    sink: str = Field(min_length=1, max_length=MAX_URL_CHARACTERS, description="The https URL that events are sent to.")
+    sink: Annotated[str, Field(min_length=1, max_length=MAX_URL_CHARACTERS)] | None = Field(
+        default=None,
+        description="Where events are sent to: an https URL, or a broker such as `kafkas://one.example:9093,"
+        "two.example:9093`, `tls://nats.example:4222` or `amqps://rabbit.example/vhost`. Needed unless `protocol` is "
+        "PULL, which has none.",
+    )
     types: list[str] | None = Field(
         default=None,
         min_length=1,
@@ -375,7 +430,11 @@ class SubscriptionCreate(Body):
         description="Send only events for which all of these are true: filters of the CloudEvents Subscriptions API in "
         "the dialects `exact`, `prefix`, `suffix`, `all`, `any` and `not`, and expressions in `cel`.",
     )
-    protocol: Literal["HTTP"] = "HTTP"
+    protocol: core.Protocol | None = Field(
+        default=None,
+        description="Default: that of the sink's scheme. KAFKA: `kafka://`, `kafkas://`. NATS: `nats://`, `tls://`. "
+        "AMQP: `amqp://`, `amqps://`. PULL: a program asks for its events.",
+    )
     protocolsettings: ProtocolSettings | None = None
     sinkcredential: SinkCredentialBody | None = Field(
         default=None,

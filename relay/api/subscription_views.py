@@ -15,6 +15,7 @@ from relay.api.subscription_models import (
     ShownBatch,
     ShownConfig,
     ShownConsent,
+    ShownProtocolSettings,
     Subscription,
     SubscriptionWithSkipped,
 )
@@ -66,15 +67,12 @@ def subscription_view(
         config["secret"] = secret
     return {
         "id": subscription.id,
-        "sink": shown_sink(subscription.kind, subscription.sink),
+        "sink": shown_sink(subscription.kind, subscription.sink) or None,
         "types": None if subscription.types is None else list(subscription.types),
         "source": subscription.source,
         "filters": [dict(one) for one in subscription.filters] or None,
-        "protocol": "HTTP",
-        "protocolsettings": {
-            "headers": {name: header_view(name, value) for name, value in subscription.headers},
-            "method": cast("Method", subscription.method),
-        },
+        "protocol": subscription.protocol,
+        "protocolsettings": _settings_view(subscription),
         "sinkcredential": credential_view(subscription.credential),
         "config": config,
         "description": subscription.description,
@@ -91,6 +89,15 @@ def subscription_view(
         "next_handshake_at": optional_rfc3339(subscription.handshake_at),
         "consent": _consent_view(subscription.consent),
         "created_at": to_rfc3339(subscription.created_at),
+    }
+
+
+def _settings_view(subscription: core.Subscription) -> ShownProtocolSettings:
+    if subscription.protocol != "HTTP":
+        return cast("ShownProtocolSettings", dict(subscription.options.get(core.SETTINGS) or {}))
+    return {
+        "headers": {name: header_view(name, value) for name, value in subscription.headers},
+        "method": cast("Method", subscription.method),
     }
 
 

@@ -22,6 +22,7 @@ from relay.config.settings import (
     load_settings,
     require_token_beyond_loopback,
 )
+from relay.core.bus import refusal_of_broker
 from relay.core.connect_accounts import OK, Listing
 from relay.core.encryption import refusal_of
 from relay.core.job import POLL, Problem
@@ -353,10 +354,20 @@ async def _check_sinks(subscriptions: SubscriptionStore, settings: Settings) -> 
     return problems or f"{counted(count, 'subscription')}, all allowed"
 
 
+def refusal_of_sink(subscription: Subscription, policy: GuardPolicy) -> str | None:
+    """Why the egress guard refuses a sink; None if it does not, or if there is none."""
+    match subscription.protocol:
+        case "PULL":
+            return None
+        case "HTTP":
+            return refusal_of_url(subscription.sink, policy)
+    return refusal_of_broker(subscription.sink, policy)
+
+
 def sink_problem(subscription: Subscription, policy: GuardPolicy) -> str | None:
     """What is wrong with a sink or its token endpoint by these rules, or with its state. None: nothing."""
     shown = registry.kind_named(subscription.kind).redacted_url(subscription.sink)
-    refusal = refusal_of_url(subscription.sink, policy)
+    refusal = refusal_of_sink(subscription, policy)
     if refusal is not None:
         return f"{shown}: {refusal}"
     token_url = None if subscription.credential is None else subscription.credential.token_url

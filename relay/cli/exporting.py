@@ -15,6 +15,7 @@ _SECRET_FIELDS = {
     "REFRESHTOKEN": ("refreshtoken",),
     "CLIENTCREDENTIALS": ("client_secret",),
     "HEADER": ("value",),
+    "NKEY": ("seed",),
 }
 _NOT_DECLARED = ("secret", "portal")
 """Fields of `config` that have a rule of their own, or are read-only."""
@@ -49,7 +50,9 @@ def document_of(shown: Mapping[str, Any], stored: "Subscription | None", *, with
     for name in SubscriptionCreate.model_fields:
         value = shown.get(name)
         if name == "sink":
-            value = _sink(id, shown, stored, real)
+            value = None if value is None else _sink(id, shown, stored, real)
+        elif name == "protocol":
+            value = None if shown["sink"] is not None else value
         elif name == "protocolsettings":
             value = _protocolsettings(id, value or {}, real)
         elif name == "sinkcredential":
@@ -126,7 +129,7 @@ def _protocolsettings(id: str, shown: Mapping[str, Any], real: "Subscription | N
         }
     if shown.get("method", "POST") != "POST":
         found["method"] = shown["method"]
-    return found
+    return found | {name: value for name, value in shown.items() if name not in ("headers", "method")}
 
 
 def _credential(id: str, shown: Mapping[str, Any] | None, real: "Subscription | None") -> dict[str, Any] | None:
@@ -155,7 +158,7 @@ def _config(
     given = dict(shown["config"])
     kind = registry.kinds().get(str(given["kind"]))
     defaults = {name: field.default for name, field in fields.items()}
-    defaults |= {"kind": registry.infer_kind(str(shown["sink"])), "incidents": kind and kind.default_incidents}
+    defaults |= {"kind": registry.infer_kind(shown["sink"] or ""), "incidents": kind and kind.default_incidents}
     if stored is not None:  # these follow the relay's settings
         own_timeout = stored.timeout_seconds not in (None, kind and kind.timeout_seconds)
         defaults |= {} if own_timeout else {"timeout_seconds": given["timeout_seconds"]}

@@ -4,18 +4,22 @@
 """
 
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Literal
-from urllib.parse import unquote, urlsplit
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Literal, get_args
+from urllib.parse import quote, unquote, urlsplit
 
-from relay.core.events import Event
-from relay.core.netguard import GuardPolicy, refusal_of_url
-from relay.core.subscription import Subscription
+from relay.core.netguard import HTTP_HINT, MAX_URL_LENGTH, GuardPolicy, refusal_of_url
 from relay.core.values import value_class
+
+if TYPE_CHECKING:
+    from relay.core.events import Event
+    from relay.core.subscription import Subscription
 
 Protocol = Literal["KAFKA", "NATS", "AMQP"]
 
+CLIENT = "revor-relay"
 MAX_ADDRESSES = 16
 """Maximum addresses in one sink."""
 _SCHEMES: Mapping[str, tuple[Protocol, int, bool]] = {
@@ -27,7 +31,14 @@ _SCHEMES: Mapping[str, tuple[Protocol, int, bool]] = {
     "amqps": ("AMQP", 5671, True),
 }
 """Per scheme of a sink: its protocol, its default port, and whether TLS is used from the first byte."""
-_SINK = re.compile(r"([a-z]{1,10})://([^/?#]{1,1500})(/[^?#]{0,300})?", re.ASCII)
+_SECURE: Mapping[str, str] = {"kafka": "kafkas", "nats": "tls", "amqp": "amqps"}
+SCHEMES: Mapping[str, tuple[str, ...]] = {
+    protocol: tuple(scheme for scheme, (of, _, _) in _SCHEMES.items() if of == protocol)
+    for protocol in get_args(Protocol)
+}
+"""The schemes of the sinks of each protocol."""
+MAX_VIRTUAL_HOST_BYTES = 255
+_SINK = re.compile(r"([a-z]{1,10})://([^/?#]*)(/[^?#]*)?(.*)", re.ASCII | re.IGNORECASE | re.DOTALL)
 _ADDRESS = re.compile(r"(\[[0-9a-f:.]{2,45}\]|[a-z0-9._-]{1,253})(?::([0-9]{1,5}))?", re.ASCII | re.IGNORECASE)
 
 
@@ -50,6 +61,7 @@ class Broker:
     addresses     host and port of some of its nodes; brackets of IPv6 addresses are left out
     secure        TLS
     virtual_host  of RabbitMQ
+    client        the name that the relay gives itself
     """
 
     protocol: Protocol
@@ -57,6 +69,7 @@ class Broker:
     secure: bool
     virtual_host: str = "/"
     login: Login | None = None
+    client: str = CLIENT
 
     @property
     def scheme(self) -> str:
@@ -104,28 +117,82 @@ class Published:
     detail: str | None = None
 
 
-def read_sink(sink: str, login: Login | None = None) -> Broker | None:
+def read_sink(sink: str, login: Login | None = None, client: str = CLIENT) -> Broker | None:
     """The broker that a sink names; None if it names none: another scheme, or malformed."""
+    found = _read(sink)
+    return None if isinstance(found, str) else replace(found, login=login, client=client)
+
+
+def _read(sink: str) -> Broker | str:
+    """The broker that a sink names, or what is wrong with the sink."""
     parts = _SINK.fullmatch(sink)
-    known = None if parts is None else _SCHEMES.get(parts[1])
+    known = None if parts is None else _SCHEMES.get(parts[1].lower())
+    if len(sink) > MAX_URL_LENGTH:
+        return f"a URL has at most {MAX_URL_LENGTH} characters"
     if parts is None or known is None:
-        return None
+        return f"this names no broker: it begins with one of {', '.join(f'{one}://' for one in _SCHEMES)}"
+    if any(unicodedata.category(character)[0] in "CZ" for character in sink):
+        return "control characters and white space are not allowed in a URL"
     protocol, default_port, secure = known
-    found: list[tuple[str, int]] = []
-    for text in parts[2].split(","):
+    if "@" in sink:
+        return "user names and passwords in a URL are not allowed: use a sinkcredential of type PLAIN"
+    if parts[4]:
+        return (
+            f"{parts[4][0]} and what follows is not allowed in the sink of a broker: settings are in protocolsettings"
+        )
+    texts = parts[2].split(",")
+    if len(texts) > MAX_ADDRESSES:
+        return f"a sink has at most {MAX_ADDRESSES} addresses, and this one has {len(texts)}"
+    addresses: list[tuple[str, int]] = []
+    for position, text in enumerate(texts, 1):
         address = _ADDRESS.fullmatch(text)
-        port = 0 if address is None else int(address[2] or default_port)
-        if address is None or not 1 <= port <= 65_535 or len(found) == MAX_ADDRESSES:
-            return None
-        found.append((address[1].strip("[]").lower(), port))
+        if address is None:
+            kind = "a host or host:port in ASCII, and [brackets] around IPv6 addresses"
+            return f"address {position} is malformed ({text[:64]!r}): write {kind}"
+        port = default_port if address[2] is None else int(address[2])
+        if not 1 <= port <= 65_535:
+            return f"address {position}: port {port} does not exist"
+        addresses.append((address[1].strip("[]").lower(), port))
     path = parts[3] or ""
     if path.strip("/") and protocol != "AMQP":
+        return "the sink of a broker has no path: name the topic or subject in protocolsettings"
+    virtual_host = unquote(path[1:], errors="replace") or "/"
+    if len(virtual_host.encode("utf-8", "replace")) > MAX_VIRTUAL_HOST_BYTES or not virtual_host.isprintable():
+        return f"a virtual host has at most {MAX_VIRTUAL_HOST_BYTES} bytes of printable text"
+    return Broker(protocol=protocol, addresses=tuple(addresses), secure=secure, virtual_host=virtual_host)
+
+
+def protocol_of(sink: str) -> Protocol | None:
+    """The protocol that the scheme of a sink says; None: HTTP, or nothing that is known."""
+    known = _SCHEMES.get(scheme_of(sink))
+    return None if known is None else known[0]
+
+
+def refusal_of_broker(sink: str, policy: GuardPolicy) -> str | None:
+    """Why the sink of a broker is refused as far as its text tells, or None. Never raises."""
+    broker = _read(sink)
+    if isinstance(broker, str):
+        return broker
+    several = len(broker.addresses) > 1
+    for position, (host, port) in enumerate(broker.addresses, 1):
+        why = refusal_of_host(host, port, broker.scheme, policy)
+        if why is not None and not broker.secure and refusal_of_host(host, port, "https", policy) is None:
+            scheme = scheme_of(sink)
+            why = f"{scheme}:// has no TLS: use {_SECURE[scheme]}://; {HTTP_HINT}"
+        if why is not None:
+            return f"address {position}: {why}" if several else why
+    return None
+
+
+def origin_of_broker(sink: str) -> str | None:
+    """What a credential for this sink is bound to: all its addresses; None if it names no broker."""
+    broker = read_sink(sink)
+    if broker is None:
         return None
-    virtual_host = unquote(path[1:]) or "/"
-    return Broker(protocol=protocol, addresses=tuple(found), secure=secure, virtual_host=virtual_host, login=login)
+    return f"{scheme_of(sink)}://{broker.shown}/{quote(broker.virtual_host, safe='')}"
 
 
-def order_of(event: Event, subscription: Subscription) -> str | None:
+def order_of(event: "Event", subscription: "Subscription") -> str | None:
     """What the order of an event is kept by; None: nothing."""
     return event.order_key if subscription.ordering == "job" else None
 

@@ -1,7 +1,8 @@
 """Sink credentials: what a sink asks for besides the signature, and the OAuth 2.0 requests that get a token. No I/O.
 
 The fields are those of `sinkcredential` in the CloudEvents Subscriptions API (`PLAIN`, `ACCESSTOKEN`, `REFRESHTOKEN`),
-and of two more types, `CLIENTCREDENTIALS` and `HEADER`. Answers of token endpoints (RFC 6749 section 5) are untrusted.
+and of three more types, `CLIENTCREDENTIALS`, `HEADER` and `NKEY`. Answers of token endpoints (RFC 6749 section 5) are
+untrusted.
 """
 
 import re
@@ -13,6 +14,7 @@ from urllib.parse import quote_plus, urlencode
 
 from relay.clock import from_rfc3339, to_rfc3339
 from relay.core import jsontext
+from relay.core.bus import origin_of_broker
 from relay.core.delivery import PROXY_ERROR, OutboundRequest, Response
 from relay.core.netguard import origin_of
 from relay.core.retry_after import parse_retry_after
@@ -20,7 +22,7 @@ from relay.core.retry_after import parse_retry_after
 if TYPE_CHECKING:
     from relay.core.subscription import Subscription
 
-SECRET_FIELDS = frozenset({"secret", "accesstoken", "refreshtoken", "client_secret", "value"})
+SECRET_FIELDS = frozenset({"secret", "accesstoken", "refreshtoken", "client_secret", "value", "seed"})
 """Fields that are never shown."""
 FETCHED = {"CLIENTCREDENTIALS": "token_url", "REFRESHTOKEN": "refreshtokenendpoint"}
 """The types whose token is fetched, and their field with the URL of the token endpoint."""
@@ -124,9 +126,11 @@ class NoToken:
 
 
 def origin_text(url: str) -> str:
-    """The origin that a credential for this sink is bound to."""
+    """The origin that a credential for this sink is bound to; of a broker, all its addresses."""
     origin = origin_of(url)
-    return "" if origin is None else "{}://{}:{}".format(*origin)
+    if origin is None:
+        return origin_of_broker(url) or ""
+    return "{}://{}:{}".format(*origin)
 
 
 def header_name(fields: Mapping[str, str]) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, fields
 from typing import Literal
 
 from relay.core.credentials import SinkCredential
-from relay.core.subscription import SigningSecret, Subscription
+from relay.core.subscription import SETTINGS, SigningSecret, Subscription
 
 Action = Literal["add", "change", "remove", "unchanged"]
 
@@ -98,7 +98,8 @@ def changed_fields(before: Subscription, after: Subscription) -> tuple[str, ...]
         if name in NOT_SETTINGS or one == other or (name == "credential" and same_credential(one, other)):
             continue
         if name == "options":
-            names += [f"config.{key}" for key in sorted({*one, *other}) if one.get(key) != other.get(key)]
+            keys = [key for key in sorted({*one, *other}) if one.get(key) != other.get(key)]
+            names += [key if key == SETTINGS else f"config.{key}" for key in keys]
         else:
             names.append(_RENAMED.get(name) or (name if name in _TOP else f"config.{name}"))
     return tuple(names)

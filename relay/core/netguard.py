@@ -94,7 +94,7 @@ INTERNAL_SUFFIXES = (
 )
 
 _INTERNAL_ENDS = tuple(f".{suffix}" for suffix in INTERNAL_SUFFIXES)
-_HTTP_HINT = "security.allow_http with security.allow_networks permits it for development"
+HTTP_HINT = "security.allow_http with security.allow_networks permits it for development"
 _NETWORK_HINT = "security.allow_networks permits it for development"
 _PORT_HINT = "security.allow_ports permits more"
 _DENIED = "in security.deny_hosts"
@@ -300,7 +300,7 @@ def _blocked_by(address: Address) -> str | None:
 def _refusal_of_scheme(scheme: str, *, http_allowed: bool) -> str | None:
     if scheme == "https" or (scheme == "http" and http_allowed):
         return None
-    return f"{scheme[:32]} is not allowed: use https; {_HTTP_HINT}"
+    return f"{scheme[:32]} is not allowed: use https; {HTTP_HINT}"
 
 
 def _refusal_of_port(port: int, policy: GuardPolicy) -> str | None:

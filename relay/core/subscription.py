@@ -17,6 +17,14 @@ HANDSHAKES: tuple[Handshake, ...] = ("off", "optional", "required")
 Incidents = Literal["off", "collapse", "both"]
 """off: each failure; collapse: incidents instead of the failures in them; both: incidents and each failure."""
 
+Protocol = Literal["HTTP", "KAFKA", "NATS", "AMQP", "PULL"]
+PROTOCOLS: Mapping[str, Protocol] = {"kafka": "KAFKA", "nats": "NATS", "rabbitmq": "AMQP", "pull": "PULL"}
+"""The protocol of each kind that does not send HTTP requests."""
+PULL = "pull"
+"""The kind that has no sink."""
+SETTINGS = "protocolsettings"
+"""Option: the settings of the protocol, for brokers."""
+
 PORTAL = "portal"
 """Option, a fact that is learnt and never set by a user: the customer's account at the vendor of the sink."""
 FACTS = (PORTAL, "api_version")
@@ -65,6 +73,7 @@ class Consent:
 class Subscription:
     """A sink and the events it gets. Times are epoch seconds.
 
+    sink                    its URL; empty for kind `pull`, which has none
     types                   event types, matched exactly; None: all job events and no others
     incidents               whether it gets incidents, instead of or beside the failures in them; only chat kinds do
     source                  a CloudEvents source, matched exactly; None: any
@@ -143,8 +152,15 @@ class Subscription:
 
     @property
     def reached_by(self) -> tuple[object, ...]:
-        """What determines the sink's response besides the event: URL, method, headers and credential."""
-        return self.sink, self.method, self.headers, None if self.credential is None else self.credential.id
+        """What determines the sink's response besides the event: URL, method, headers, the protocol's settings, and
+        credential."""
+        settings = tuple(sorted((self.options.get(SETTINGS) or {}).items()))
+        return self.sink, self.method, self.headers, settings, None if self.credential is None else self.credential.id
+
+    @property
+    def protocol(self) -> Protocol:
+        """How its events leave the relay."""
+        return PROTOCOLS.get(self.kind, "HTTP")
 
     @property
     def is_dry(self) -> bool:

@@ -8,7 +8,7 @@ from cloudevents.core.bindings import rabbitmq as sdk_rabbitmq
 from cloudevents.core.formats.json import JSONFormat
 
 from relay.core.bus import Login
-from relay.core.credentials import SinkCredential
+from relay.core.credentials import SinkCredential, origin_text
 from relay.core.delivery import Response
 from relay.core.events import Event
 from relay.core.jsontext import dumps
@@ -216,7 +216,7 @@ SEED = "SUAMK2FG4MI6UE3ACF3FK3OIQBCEIEZV7NSWFFEW63UXMRLFM2XLAXK4GY"
             Login(secret="t", mechanism="OAUTHBEARER"),
         ),
         (Nats(), {"credentialtype": "ACCESSTOKEN", "accesstoken": "t"}, {}, Login(secret="t")),
-        (Nats(), {"credentialtype": "ACCESSTOKEN", "accesstoken": SEED}, {}, Login(secret=SEED, mechanism="NKEY")),
+        (Nats(), {"credentialtype": "NKEY", "seed": SEED}, {}, Login(secret=SEED, mechanism="NKEY")),
         (
             RabbitMq(),
             {"credentialtype": "PLAIN", "identifier": "me", "secret": "s"},
@@ -226,10 +226,11 @@ SEED = "SUAMK2FG4MI6UE3ACF3FK3OIQBCEIEZV7NSWFFEW63UXMRLFM2XLAXK4GY"
     ],
 )
 def test_credential_is_the_brokers_login(kind, fields, settings, login):
-    credential = SinkCredential(id="c", origin="", fields=fields)
+    credential = SinkCredential(id="c", origin=origin_text(SINKS[kind.name]), fields=fields)
     made = subscription(kind, settings={**SETTINGS[kind.name], **settings}, credential=credential)
     kind.check(made)
     assert kind.broker(made).login == login
+    assert kind.broker(replace(made, sink=SINKS[kind.name].replace(".example", ".evil"))).login is None
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from relay.core.events import GROUP_FINISHED, INCIDENT_EVENTS, Event, Hint, Orig
 from relay.core.filters import known_types
 from relay.core.job import JOB_EVENTS, Job, Observation, Transition
 from relay.core.samples import sample_event
-from relay.core.subscription import Subscription
+from relay.core.subscription import PROTOCOLS, Subscription
 from subscribers import registry
 from subscribers.base import Kind, RenderContext
 from subscribers.teams import MAX_BODY_BYTES as TEAMS_BYTES
@@ -38,13 +38,17 @@ MAX_BODY_BYTES = 128 * 1024
 
 FOR_PROGRAMS = {"webhook", "flat"}
 """They get the whole event, for programs that know what to do with it."""
+WITHOUT_HTTP = PROTOCOLS.keys()
+"""They have a conformance suite of their own, `test_brokers.py`."""
 every_kind = pytest.mark.parametrize("kind", registry.kinds().values(), ids=registry.kinds().keys())
 every_kind_of_one_request = pytest.mark.parametrize(
-    "kind", [kind for name, kind in registry.kinds().items() if name not in CRMS], ids=lambda k: k.name
+    "kind",
+    [kind for name, kind in registry.kinds().items() if name not in CRMS.keys() | WITHOUT_HTTP],
+    ids=lambda k: k.name,
 )
 every_wording_kind = pytest.mark.parametrize(
     "kind",
-    [kind for name, kind in registry.kinds().items() if name not in FOR_PROGRAMS | CRMS.keys()],
+    [kind for name, kind in registry.kinds().items() if name not in FOR_PROGRAMS | CRMS.keys() | WITHOUT_HTTP],
     ids=lambda k: k.name,
 )
 
@@ -222,7 +226,7 @@ CHECKS: Mapping[str, Callable[[OutboundRequest, Event], None]] = {
 
 
 def test_every_kind_has_a_check_of_its_target() -> None:
-    assert CHECKS.keys() | CRMS.keys() == registry.kinds().keys()
+    assert CHECKS.keys() | CRMS.keys() | WITHOUT_HTTP == registry.kinds().keys()
 
 
 @every_kind_of_one_request

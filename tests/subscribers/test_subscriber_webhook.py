@@ -8,7 +8,7 @@ from relay.cli.demo.vendors import CRMS
 from relay.core.delivery import Response
 from relay.core.events import Event
 from relay.core.jsontext import dumps
-from relay.core.subscription import Subscription
+from relay.core.subscription import PROTOCOLS, Subscription
 from relay.errors import InvalidRequest
 from relay.redaction import redacted_url
 from subscribers import base, registry
@@ -195,7 +195,16 @@ def test_the_kind_is_inferred_from_the_host(sink: str, kind: str) -> None:
 
 
 def test_every_kind_is_found_by_its_name() -> None:
-    assert set(registry.kinds()) == {"webhook", "slack", "slack_workflow", "teams", "discord", "flat", *CRMS}
+    assert set(registry.kinds()) == {
+        "webhook",
+        "slack",
+        "slack_workflow",
+        "teams",
+        "discord",
+        "flat",
+        *CRMS,
+        *PROTOCOLS,
+    }
     for name, kind in registry.kinds().items():
         assert registry.kind_named(name) is kind
         assert kind.name == name

@@ -16,7 +16,7 @@ from starlette.testclient import TestClient
 from relay.cli.demo.vendors import CRMS, VENDORS
 from relay.cli.demo.vendors.endpoint import Answer, Endpoint, Sent
 from relay.core.delivery import OutboundRequest, Response
-from relay.core.subscription import Subscription
+from relay.core.subscription import PROTOCOLS, Subscription
 from subscribers import registry
 from subscribers.base import RenderContext
 from tests.subscribers.test_subscriber_conformance import CONTEXT, NOW, TYPES, sample
@@ -72,7 +72,7 @@ def put(document: Any, pointer: str, value: Any) -> Any:
 
 
 def test_there_is_a_stand_in_for_every_kind_with_a_format_of_its_own() -> None:
-    assert set(VENDORS) | set(CRMS) == set(registry.kinds()) - {"webhook"}
+    assert set(VENDORS) | set(CRMS) == set(registry.kinds()) - {"webhook", *PROTOCOLS}
 
 
 @pytest.mark.parametrize("type", TYPES)
