@@ -207,7 +207,7 @@ async def test_a_chat_kind_is_inferred_redacted_and_gets_only_trouble(client):
         ({"filters": [{"cel": ""}]}, "/filters/0/cel", "too_short", "1,024"),
         ({"sinkcredential": {}}, "/sinkcredential/credentialtype", "missing", ""),
         ({"id": "sub_1"}, "/id", "unknown_field", "read-only"),
-        ({"protocol": "MQTT"}, "/protocol", "unknown_value", "known are HTTP, KAFKA"),
+        ({"protocol": "MQTT"}, "/protocol", "unknown_value", "HTTP, KAFKA, NATS"),
         ({"protocol": "KAFKA"}, "/protocol", "protocol_mismatch", "begin with kafka:// or kafkas://"),
         ({"protocolsettings": {"methd": "PUT"}}, "/protocolsettings/methd", "unknown_field", "did you mean method?"),
         ({"protocolsettings": {"method": "GET"}}, "/protocolsettings/method", "unknown_value", "POST"),
