@@ -15,9 +15,10 @@ from typing import Any
 import structlog
 from aiohttp.abc import AbstractResolver
 
-from relay.core.bus import policy_for_brokers, refusal_of_host
+from relay.core.bus import for_brokers, policy_for_brokers, refusal_of_host
 from relay.core.netguard import GuardPolicy, refusal_of_address
 
+MAX_REFUSALS = 10
 CONNECT_SECONDS = 5.0
 """Time-out of one address, so that the next one of a name gets its turn."""
 
@@ -35,7 +36,7 @@ class Guard:
     """Opens sockets to brokers. One per attempt to connect; it remembers what it refused.
 
     scheme    `https` with TLS, `http` without
-    refusals  of the addresses that were asked for, for the subscription's owner
+    refusals  the first of the addresses that were asked for, for the subscription's owner
     """
 
     def __init__(self, policy: GuardPolicy, resolver: AbstractResolver, scheme: str) -> None:
@@ -55,7 +56,7 @@ class Guard:
             ip = str(found["host"])
             judged = refusal_of_address(ip, port=port, scheme=self._scheme, policy=self._policy)
             if judged is not None:
-                error = error or self._refused(judged.shown, host=host, ip=ip, reason=judged.detail)
+                error = error or self._refused(for_brokers(judged.shown), host=host, ip=ip, reason=judged.detail)
                 continue
             try:
                 return await self._dial(found["family"], ip, port)
@@ -78,7 +79,8 @@ class Guard:
 
     def _refused(self, shown: str, **noted: str) -> Refused:
         log.info("egress_refused", **noted)
-        self.refusals.append(shown)
+        if len(self.refusals) < MAX_REFUSALS:
+            self.refusals.append(shown)
         return Refused(shown)
 
 

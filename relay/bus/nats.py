@@ -69,6 +69,7 @@ class Nats:
         try:
             await self._publish(messages, waiting)
         except asyncio.CancelledError:
+            self._gone.set()  # what it has sent may still arrive late
             results[: len(waiting)] = [
                 one if isinstance(one, Published) else self._result(one) if one.done() else None for one in waiting
             ]

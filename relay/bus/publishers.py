@@ -25,7 +25,8 @@ from relay.tasks import Tasks
 
 FIRST_PAUSE_SECONDS = 1.0
 MAX_PAUSE_SECONDS = 60.0
-IDLE_SECONDS = 60.0
+IDLE_SECONDS = 300.0
+"""Longer than the first pauses between attempts: a connection knows what is in doubt."""
 CLOSE_SECONDS = 2.0
 """How long a connection is given to close in order."""
 
@@ -47,7 +48,7 @@ class Publisher(Protocol):
 
     @property
     def broken(self) -> bool:
-        """True once it can publish no more."""
+        """True once it can publish no more, or must not, since what it has sent may still arrive late."""
         ...
 
     async def publish(self, messages: Sequence[Message], results: list[Published | None]) -> None:
@@ -113,27 +114,31 @@ class Publishers:
         line = self._lines.setdefault(broker, _Line())
         line.users += 1
         publisher: Publisher | None = None
-        late = failed = False
+        late = False
         try:
             async with asyncio.timeout(timeout_seconds):
                 publisher = await self._publisher(broker, line)
                 with guarded(line.guard):  # a client may dial again at any time
                     await publisher.publish(messages, results)
+            line.failures, line.why = 0, None
         except TimeoutError:
             late = True
             if publisher is None:
-                results = [Published(error="timeout", detail="no connection in time")] * len(messages)
+                _fill(results, Published(error="timeout", detail="no connection in time"))
         except CannotConnect as error:
-            results = [Published(error=error.error, detail=str(error))] * len(messages)
+            if publisher is not None:
+                self._failed(line, error)
+            _fill(results, Published(error=error.error, detail=str(error)))
         except Exception as error:  # of a client's library
             log.warning("publish_failed", broker=broker.shown, error=type(error).__name__)
-            failed = True
-            why = Published(error="protocol", detail=f"the client of the broker failed ({type(error).__name__})")
-            results = [result or why for result in results]
+            detail = f"the client of the broker failed ({type(error).__name__})"
+            _fill(results, Published(error="protocol", detail=detail))
+            if publisher is not None:
+                self._drop(line, publisher)
         finally:
             line.users -= 1
             line.used_at = self._now()
-            if publisher is not None and (late or failed or publisher.broken or None in results):
+            if publisher is not None and publisher.broken:
                 self._drop(line, publisher)
         ms = (time.perf_counter() - begun) * 1000.0
         return [
@@ -150,12 +155,12 @@ class Publishers:
 
     async def _publisher(self, broker: Broker, line: _Line) -> Publisher:
         async with line.turn:
-            if line.publisher is not None and not line.publisher.broken:
-                return line.publisher
-            if line.publisher is not None:
+            if line.publisher is not None and line.publisher.broken:
                 self._drop(line, line.publisher)
             if line.why is not None and self._now() < line.blocked_until:
                 raise line.why
+            if line.publisher is not None:
+                return line.publisher
             line.guard = guard = Guard(self._policy, self._resolver, broker.scheme)
             try:
                 with guarded(guard):
@@ -163,11 +168,10 @@ class Publishers:
             except TimeoutError:
                 raise self._failed(line, CannotConnect("timeout", "the broker did not answer in time")) from None
             except Exception as error:
-                raise self._failed(line, _named(error, guard)) from None
+                raise self._failed(line, named(error, guard)) from None
             except asyncio.CancelledError:  # the attempt's time-out
                 self._failed(line, CannotConnect("timeout", "no connection in time"))
                 raise
-            line.failures, line.why = 0, None
             return line.publisher
 
     def _connector(self, broker: Broker) -> Connect:
@@ -222,8 +226,13 @@ async def _closed(publisher: Publisher) -> None:
         log.debug("close_failed", error=type(error).__name__)
 
 
-def _named(error: Exception, guard: Guard) -> CannotConnect:
-    """Why there is no connection. Texts of the clients may contain secrets, so they are not used."""
+def _fill(results: list[Published | None], why: Published) -> None:
+    results[:] = [result or why for result in results]
+
+
+def named(error: Exception, guard: Guard | None = None) -> CannotConnect:
+    """Why there is no connection. Texts of the clients may contain secrets, so they are not used. `guard`: it knows
+    what it refused, if the client has lost that."""
     seen: BaseException | None = error
     while seen is not None:
         match seen:
@@ -236,9 +245,9 @@ def _named(error: Exception, guard: Guard) -> CannotConnect:
             case ssl.SSLError():
                 return CannotConnect("tls", f"the TLS handshake failed: {_said(seen, 'reason')}")
         seen = seen.__cause__ or seen.__context__
-    if guard.refusals and guard.remote_ip is None:
+    if guard is not None and guard.refusals and guard.remote_ip is None:
         return CannotConnect("refused", guard.refusals[0])
-    if guard.refusals:
+    if guard is not None and guard.refusals:
         return CannotConnect("refused", f"an address that the broker advertises: {guard.refusals[0]}")
     return CannotConnect("connect", f"no connection to the broker ({type(error).__name__})")
 

@@ -29,11 +29,12 @@ class RabbitMq:
         self._properties = needed("aiormq", "rabbitmq").spec.Basic.Properties
         self._free: list[Any] = []
         self._turns = asyncio.Semaphore(MAX_CHANNELS)
+        self._late = False
 
     @property
     def broken(self) -> bool:
-        """True once the connection is closed."""
-        return bool(self._connection.is_closed)
+        """True once the connection is closed, or did not answer in time."""
+        return self._late or bool(self._connection.is_closed)
 
     async def publish(self, messages: Sequence[Message], results: list[Published | None]) -> None:
         """See `Publisher`."""
@@ -48,6 +49,7 @@ class RabbitMq:
         try:
             results[:] = await asyncio.gather(*tasks)
         except BaseException:  # the caller's time-out: what is unconfirmed stays in doubt
+            self._late = True
             results[:] = [task.result() if task.done() and not task.cancelled() else None for task in tasks]
             for task in tasks:
                 task.cancel()

@@ -39,7 +39,9 @@ SCHEMES: Mapping[str, tuple[str, ...]] = {
 """The schemes of the sinks of each protocol."""
 MAX_VIRTUAL_HOST_BYTES = 255
 _SINK = re.compile(r"([a-z]{1,10})://([^/?#]*)(/[^?#]*)?(.*)", re.ASCII | re.IGNORECASE | re.DOTALL)
-_ADDRESS = re.compile(r"(\[[0-9a-f:.]{2,45}\]|[a-z0-9._-]{1,253})(?::([0-9]{1,5}))?", re.ASCII | re.IGNORECASE)
+_NAME = r"\[[0-9a-f:.]{2,45}\]|[a-z0-9._-]{1,253}"
+_HOST = re.compile(_NAME, re.ASCII | re.IGNORECASE)
+_ADDRESS = re.compile(rf"({_NAME})(?::([0-9]{{1,5}}))?", re.ASCII | re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -224,7 +226,15 @@ def refusal_of_host(host: str, port: int, scheme: str, policy: GuardPolicy) -> s
     if policy.by_proxy:
         return "security.egress_proxy is set, and brokers cannot be reached through it"
     written = f"[{host}]" if ":" in host else host
-    return refusal_of_url(f"{scheme}://{written}:{port}", policy_for_brokers(policy))
+    if _HOST.fullmatch(written) is None:
+        return "the host or the port is malformed"
+    refusal = refusal_of_url(f"{scheme}://{written}:{port}", policy_for_brokers(policy))
+    return None if refusal is None else for_brokers(refusal)
+
+
+def for_brokers(refusal: str) -> str:
+    """A refusal of the guard, which speaks of web addresses, in words that fit a broker."""
+    return refusal.replace("http is not allowed: use https", "without TLS is not allowed: use kafkas, tls or amqps")
 
 
 def unsent_behind(messages: Sequence[Message], results: Sequence[Published | None]) -> list[Published]:

@@ -5,30 +5,12 @@ import socket
 from ipaddress import ip_network
 
 import pytest
-from aiohttp.abc import AbstractResolver, ResolveResult
 
 from relay.bus.guard import Guard, Refused, guarded
 from relay.core.netguard import GuardPolicy
+from tests.support.brokers.names import Names
 
 LOOPBACK = GuardPolicy(allow_http=True, allow_networks=(ip_network("127.0.0.0/8"),))
-
-
-class Names(AbstractResolver):
-    """Names of the test's own."""
-
-    def __init__(self, **addresses: tuple[str, ...]) -> None:
-        self.addresses = addresses
-
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
-    ) -> list[ResolveResult]:
-        found = self.addresses.get(host.partition(".")[0], (host,))
-        return [
-            ResolveResult(hostname=host, host=ip, port=port, family=socket.AF_INET, proto=0, flags=0) for ip in found
-        ]
-
-    async def close(self) -> None:
-        pass
 
 
 async def dial(guard: Guard, host: str, port: int) -> None:

@@ -79,7 +79,9 @@ def test_guard_allows_the_ports_of_brokers_and_no_other():
 @pytest.mark.parametrize(
     ("host", "scheme", "policy", "why"),
     [
-        ("a.example", "http", GuardPolicy(), "use https"),
+        ("a.example", "http", GuardPolicy(), "without TLS is not allowed: use kafkas, tls or amqps"),
+        ("a.example/.b.example", "https", GuardPolicy(allow_hosts=("a.example",)), "malformed"),
+        ("a" * 300, "https", GuardPolicy(), "malformed"),
         ("169.254.169.254", "https", GuardPolicy(), "link-local|not public"),
         ("::1", "https", GuardPolicy(), "public addresses"),
         ("a.example", "https", GuardPolicy(deny_hosts=("a.example",)), "deny_hosts"),

@@ -1,0 +1,184 @@
+"""What the relay says to a node of a Kafka cluster: connections and requests, with aiokafka's encoders.
+
+What a node answers is limited: the size of a response, and the work that a login asks for.
+"""
+
+import ssl
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from relay.bus.extras import needed
+from relay.bus.publishers import CannotConnect
+from relay.core.bus import Login, Message
+
+_connections = needed("aiokafka.conn", "kafka")
+_metadata = needed("aiokafka.protocol.metadata", "kafka")
+_produce = needed("aiokafka.protocol.produce", "kafka")
+_transaction = needed("aiokafka.protocol.transaction", "kafka")
+_records = needed("aiokafka.record.default_records", "kafka")
+_murmur2 = needed("aiokafka.partitioner", "kafka").murmur2
+_token_provider: Any = needed("aiokafka.abc", "kafka").AbstractTokenProvider
+
+CLIENT_ID = "revor-relay"
+REQUEST_SECONDS = 10.0
+"""Time-out of one answer."""
+MAX_RESPONSE_BYTES = 1024 * 1024
+"""Maximum size of a response. Metadata of a topic have about 40 bytes a partition."""
+SCRAM_ITERATIONS = range(4096, 65_537)
+"""Kafka's own are 4,096 to 16,384. Fewer would give the password away, more would hold a core."""
+MAX_SEQUENCE = 2**31
+RECORD_OVERHEAD_BYTES = 70
+"""Lengths, time and offset of a record."""
+
+
+class BadAnswer(Exception):
+    """A node answers what no Kafka would. The text is one line without secrets."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A partition of a topic."""
+
+    topic: str
+    partition: int
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Records that are stored together, or not at all. `at_ms`: their time, in epoch milliseconds."""
+
+    messages: tuple[Message, ...]
+    at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What the brokers know a producer by."""
+
+    producer: int
+    epoch: int
+
+
+class _Scram(_connections.ScramAuthenticator):  # type: ignore[misc, name-defined]
+    def create_salted_password(self, salt: bytes, iterations: int) -> None:
+        if iterations not in SCRAM_ITERATIONS:
+            raise BadAnswer(f"the broker asks for {iterations:,} rounds of SCRAM: 4,096 to 65,536 are taken")
+        super().create_salted_password(salt, iterations)
+
+
+class Connection(_connections.AIOKafkaConnection):  # type: ignore[misc, name-defined]
+    """A connection to one node. `send` returns an awaitable answer; answers come in the order of requests."""
+
+    def __init__(self, address: tuple[str, int], login: Login | None, tls: ssl.SSLContext | None) -> None:
+        super().__init__(
+            *address,
+            client_id=CLIENT_ID,
+            request_timeout_ms=int(REQUEST_SECONDS * 1000),
+            ssl_context=tls,
+            **_security(login, secure=tls is not None),
+        )
+
+    def authenticator_scram(self) -> Any:
+        """See `AIOKafkaConnection`."""
+        return _Scram(
+            loop=self._loop,
+            sasl_plain_password=self._sasl_plain_password,
+            sasl_plain_username=self._sasl_plain_username,
+            sasl_mechanism=self._sasl_mechanism,
+        )
+
+    @staticmethod
+    async def _read(self_ref: Any) -> None:
+        connection = self_ref()
+        reader = None if connection is None else connection._reader
+        del connection  # one that is given up may be collected meanwhile
+        while reader is not None:
+            (size,) = struct.unpack(">i", await reader.readexactly(4))
+            if not 0 <= size <= MAX_RESPONSE_BYTES:
+                raise BadAnswer(f"the broker announces an answer of {size:,} bytes: it may be no Kafka, or expect TLS")
+            frame = await reader.readexactly(size)
+            connection = self_ref()
+            if connection is None:
+                return
+            connection._handle_frame(frame)
+            del connection
+
+
+def _security(login: Login | None, *, secure: bool) -> dict[str, Any]:
+    if login is None:
+        return {"security_protocol": "SSL" if secure else "PLAINTEXT"}
+    if not secure and not login.mechanism.startswith("SCRAM-"):
+        detail = f"{login.mechanism} would send the secret in the clear: use kafkas:// (TLS), or SCRAM"
+        raise CannotConnect("credential", detail)
+    found: dict[str, Any] = {
+        "security_protocol": "SASL_SSL" if secure else "SASL_PLAINTEXT",
+        "sasl_mechanism": login.mechanism,
+    }
+    if login.mechanism == "OAUTHBEARER":
+        return {**found, "sasl_oauth_token_provider": _Token(login.secret)}
+    return {**found, "sasl_plain_username": login.name or "", "sasl_plain_password": login.secret}
+
+
+class _Token(_token_provider):  # type: ignore[misc]
+    def __init__(self, token: str) -> None:
+        self._token = token
+
+    async def token(self) -> str:
+        return self._token
+
+
+def metadata_request(topics: Sequence[str]) -> Any:
+    """Asks for the nodes, and for the partitions of topics. A broker that makes topics by itself makes them now."""
+    return _metadata.MetadataRequest(list(topics))
+
+
+def identity_request() -> Any:
+    """Asks for a producer's identity."""
+    return _transaction.InitProducerIdRequest(transactional_id=None, transaction_timeout_ms=2**31 - 1)
+
+
+def produce_request(place: Place, records: bytes) -> Any:
+    """Stores records on all in-sync replicas (`acks=all`)."""
+    return _produce.ProduceRequest(
+        transactional_id=None,
+        required_acks=-1,
+        timeout=int(REQUEST_SECONDS * 1000),
+        topics=[(place.topic, [(place.partition, records)])],
+    )
+
+
+def encoded(batch: Batch, identity: Identity, sequence: int) -> bytes:
+    """The records of a batch. The same arguments give the same bytes."""
+    builder = _records.DefaultRecordBatchBuilder(
+        magic=2,
+        compression_type=0,
+        is_transactional=0,
+        producer_id=identity.producer,
+        producer_epoch=identity.epoch,
+        base_sequence=sequence,
+        batch_size=2**30,
+    )
+    for offset, message in enumerate(batch.messages):
+        builder.append(
+            offset,
+            batch.at_ms,
+            None if message.key is None else message.key.encode("utf-8", "replace"),
+            message.body,
+            [(name, value.encode("utf-8", "replace")) for name, value in message.headers],
+        )
+    return bytes(builder.build())
+
+
+def size_of(message: Message) -> int:
+    """About the bytes that a message needs in a batch."""
+    headers = sum(len(name) + len(value) + 4 for name, value in message.headers)
+    return len(message.body) + len(message.key or "") + headers + RECORD_OVERHEAD_BYTES
+
+
+@lru_cache(maxsize=10_000)
+def hash_of(key: str) -> int:
+    """The number that a key's partition follows from, as in the clients of Java and librdkafka (`murmur2`)."""
+    return int(_murmur2(key.encode("utf-8", "replace"))) & 0x7FFFFFFF

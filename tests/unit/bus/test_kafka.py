@@ -1,0 +1,355 @@
+"""Publishing to Kafka: what a broker answers, what it keeps to itself, and what it says about other nodes."""
+
+import asyncio
+import struct
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from ipaddress import ip_network
+
+import pytest
+
+from relay.bus import kafka as module
+from relay.bus import kafka_wire as wire
+from relay.bus.publishers import Publishers
+from relay.core.bus import Broker, Login, Message, read_sink
+from relay.core.netguard import GuardPolicy
+from tests.support.brokers.fake_kafka import HANG_UP, IDENTITY, METADATA, PRODUCE, SILENT, VERSIONS, FakeKafka
+from tests.support.brokers.names import Names
+
+POLICY = GuardPolicy(allow_http=True, allow_networks=(ip_network("127.0.0.0/8"),), own_address=("127.0.0.1", 8080))
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    monkeypatch.setattr(module, "PAUSES", (0.0,) * 5)
+
+
+class World:
+    """A fake node and the connections of a relay."""
+
+    def __init__(self, node: FakeKafka, **names: tuple[str, ...]) -> None:
+        self.node = node
+        self.now = 0.0
+        self.publishers = Publishers(POLICY, clock=lambda: 1.0, resolver=Names(**names), now=lambda: self.now)
+
+    def broker(self, login: Login | None = None) -> Broker:
+        found = read_sink(f"kafka://127.0.0.1:{self.node.port}", login)
+        assert found is not None
+        return found
+
+    async def publish(self, *messages: Message, seconds: float = 5.0, login: Login | None = None) -> list[str | None]:
+        found = await self.publishers.publish(self.broker(login), messages, seconds)
+        self.details = [one.detail for one in found]
+        self.now += 100.0  # no pause is left
+        return [one.error for one in found]
+
+    @property
+    def values(self) -> list[bytes]:
+        return [value for _, _, value in self.node.stored]
+
+
+@asynccontextmanager
+async def opened(node: FakeKafka | None = None, **names: tuple[str, ...]):
+    async with node or FakeKafka() as node:
+        world = World(node, **names)
+        yield world
+        await world.publishers.close()
+
+
+def message(n: int, key: str | None = "a", topic: str = "orders", body: bytes | None = None) -> Message:
+    return Message(destination=topic, body=body or b"%d" % n, id=f"evt_{n}", key=key, order=key)
+
+
+# --- what is stored
+
+
+async def test_messages_of_one_key_are_stored_in_their_order():
+    async with opened(FakeKafka(topics={"orders": [1, 1, 1, 1]})) as world:
+        await asyncio.gather(*(world.publish(*(message(n, f"key {n % 7}") for n in range(50))) for _ in range(3)))
+        assert len(world.values) == 150
+        by_key: dict[bytes, list[int]] = {}
+        places = {(key, partition) for partition, key, _ in world.node.stored}
+        assert len(places) == 7, "each key has one partition"
+        for _, key, value in world.node.stored:
+            by_key.setdefault(key or b"", []).append(int(value))
+        assert all(found == sorted(set(found)) * 3 for found in by_key.values())
+
+
+async def test_messages_without_a_key_keep_their_order_too():
+    async with opened(FakeKafka(topics={"orders": [1, 1, 1, 1]})) as world:
+        assert await world.publish(*(replace(message(n, None), order="job") for n in range(5))) == [None] * 5
+        assert len({partition for partition, _, _ in world.node.stored}) == 1
+
+
+@pytest.mark.parametrize("step", [HANG_UP, SILENT])
+async def test_batch_whose_answer_is_lost_is_stored_once(step):
+    async with opened(FakeKafka(steps=[step])) as world:
+        first = await world.publish(message(1), message(2), seconds=0.3)
+        assert first == ([None, None] if step == HANG_UP else ["timeout", "timeout"])
+        assert await world.publish(message(1), message(2), message(3)) == [None] * 3
+        assert sorted(set(world.values)) == [b"1", b"2", b"3"]
+        if step == SILENT:
+            assert world.values == [b"1", b"2", b"3"], "the second attempt knew what was in doubt"
+            assert world.details[:2] == ["stored by an earlier attempt"] * 2
+
+
+async def test_batch_in_doubt_is_settled_by_the_next_one_and_not_sent_again_after_it():
+    async with opened(FakeKafka(steps=[SILENT])) as world:
+        await world.publish(message(1), seconds=0.3)
+        assert await world.publish(message(2, "b")) == [None]
+        assert await world.publish(message(1), message(3)) == [None, None]
+        assert world.values == [b"1", b"2", b"3"]
+
+
+async def test_same_message_of_another_subscription_is_not_lost():
+    async with opened(FakeKafka(steps=[SILENT])) as world:
+        await world.publish(message(1), seconds=0.3)
+        await world.publish(message(1, body=b"another shape"))
+        await world.publish(message(1))
+        await world.publish(message(1))
+        assert world.values == [b"1", b"another shape", b"1"]
+
+
+async def test_time_out_while_the_broker_makes_an_identity_leaves_nothing_in_doubt():
+    async with opened() as world:
+        world.node.raw[IDENTITY] = b""
+        assert await world.publish(message(1), seconds=0.3) == ["timeout"]
+        del world.node.raw[IDENTITY]
+        assert await world.publish(message(2)) == [None]
+        assert world.values == [b"2"]
+
+
+@pytest.mark.parametrize("code", [45, 47, 59])
+async def test_producer_that_the_broker_has_forgotten_becomes_another(code):
+    async with opened(FakeKafka(steps=[0, code])) as world:
+        assert await world.publish(message(1)) == [None]
+        assert await world.publish(message(2)) == [None]
+        assert await world.publish(message(3)) == [None]
+        assert world.values == [b"1", b"2", b"3"]
+        assert world.node.batches == [(1001, 0, 1), (1001, 1, 1), (1002, 0, 1), (1002, 1, 1)]
+
+
+@pytest.mark.parametrize("code", [3, 5, 6, 7, 19, 20, 56])
+async def test_error_that_passes_is_tried_again_with_the_same_numbers(code):
+    async with opened(FakeKafka(steps=[code, code])) as world:
+        assert await world.publish(message(1)) == [None]
+        assert world.node.batches == [(1001, 0, 1)] * 3
+
+
+@pytest.mark.parametrize(
+    ("code", "error"),
+    [(29, "denied"), (31, "denied"), (17, "unknown_topic"), (87, "nack"), (44, "nack"), (999, "nack")],
+)
+async def test_refusal_fails_this_attempt_and_no_later_event_takes_its_numbers(code, error):
+    async with opened(FakeKafka(steps=[code])) as world:
+        assert await world.publish(message(1), message(2, "b")) == [error, error]
+        assert await world.publish(message(3)) == [None]
+        assert world.node.batches[-1] == (1002, 0, 1)
+
+
+async def test_error_that_does_not_pass_ends_the_attempt():
+    async with opened(FakeKafka(steps=[19] * 6)) as world:
+        assert await world.publish(message(1)) == ["nack"]
+        assert world.details == ["too few replicas are in sync"]
+
+
+async def test_batch_that_is_too_large_is_divided_and_only_a_message_that_is_too_large_fails():
+    async with opened(FakeKafka(max_records=3)) as world:
+        assert await world.publish(*(message(n, f"key {n}") for n in range(20))) == [None] * 20
+        assert world.values == [b"%d" % n for n in range(20)]
+        world.node.max_records = 0
+        assert await world.publish(message(1), message(2), message(3, "b")) == ["too_large", "behind", "too_large"]
+
+
+async def test_message_above_the_limit_of_kafka_is_not_sent():
+    async with opened() as world:
+        large = message(1, body=b"x" * 1024 * 1024)
+        assert await world.publish(large, message(2, "b")) == ["too_large", None]
+
+
+async def test_topic_that_is_missing_fails_alone():
+    async with opened() as world:
+        assert await world.publish(message(1, topic="none"), message(2, "b"), message(3, "c", topic="none")) == [
+            "unknown_topic",
+            None,
+            "unknown_topic",
+        ]
+        asked = world.node.requests.count(METADATA)
+        await world.publish(message(1, topic="none"))
+        assert world.node.requests.count(METADATA) == asked, "it is not asked for again at once"
+
+
+async def test_topic_that_the_broker_is_making_is_waited_for():
+    async with opened(FakeKafka(topics={"orders": 5})) as world:
+        publishing = asyncio.create_task(world.publish(message(1)))
+        await world.node.asked.wait()
+        world.node.topics["orders"] = [1]
+        assert await publishing == [None]
+
+
+async def test_partition_without_a_leader_takes_no_other_with_it():
+    async with opened(FakeKafka(topics={"orders": [1, -1]})) as world:
+        found = await world.publish(*(message(n, f"key {n}") for n in range(10)))
+        assert set(found) == {None, "nack"}
+        assert len(world.values) == found.count(None)
+
+
+async def test_leader_that_moves_is_followed():
+    async with opened() as world, FakeKafka(brokers={}) as other:
+        await world.publish(message(1))
+        world.node.brokers = {1: ("127.0.0.1", world.node.port), 2: ("127.0.0.1", other.port)}
+        world.node.topics["orders"] = [2]
+        world.node.steps = [6]
+        other._numbers[(1001, 0)] = 1  # it has replicated the first
+        assert await world.publish(message(2)) == [None]
+        assert other.stored == [(0, b"a", b"2")]
+
+
+async def test_broker_that_goes_away_is_left_alone_and_tried_again_later():
+    async with opened() as world:
+        await world.publish(message(1))
+        await world.node.__aexit__()
+        assert await world.publish(message(2)) == ["connect"]
+        world.now -= 100.0
+        assert await world.publish(message(2)) == ["connect"]
+        await world.node.__aenter__()
+        world.now -= 100.0
+        assert await world.publish(message(2)) == ["connect"], "the pause is not over"
+        assert await world.publish(message(2)) == [None]
+
+
+async def test_memory_stays_bounded_while_templates_name_ever_new_topics(monkeypatch):
+    monkeypatch.setattr(module, "MAX_TOPICS", 10)
+    monkeypatch.setattr(module, "MAX_LANES", 20)
+    async with opened() as world:
+        world.node.topics = {f"t{n}": [1] for n in range(60)}
+        for n in range(60):
+            assert await world.publish(message(n, topic=f"t{n}")) == [None]
+        kafka = world.publishers._lines[world.broker()].publisher
+        assert len(kafka._topics) <= 10
+        assert len(kafka._lanes) <= 20
+
+
+async def test_batches_in_doubt_are_bounded(monkeypatch):
+    monkeypatch.setattr(module, "MAX_DOUBTS", 2)
+    async with opened(FakeKafka(topics={f"t{n}": [1] for n in range(5)})) as world:
+        for n in range(5):
+            world.node.steps = [SILENT]
+            assert await world.publish(message(n, topic=f"t{n}"), seconds=0.1) == ["timeout"]
+        kafka = world.publishers._lines[world.broker()].publisher
+        assert sum(lane.doubt is not None for lane in kafka._lanes.values()) <= 3
+
+
+# --- hostile nodes
+
+
+@pytest.mark.parametrize(
+    ("host", "port", "said"),
+    [
+        ("169.254.169.254", 9092, "not public"),
+        ("10.0.0.1", 9092, "not public"),
+        ("fd00::1", 9092, "PERMITTED|public"),
+        ("127.0.0.1", 8080, "itself"),
+        ("inside.example", 9092, "not public"),
+        ("h" * 5000, 9092, "malformed|name"),
+        ("example.com/.inside.example", 9092, "malformed"),
+        ("127.0.0.1", 0, "port"),
+        ("127.0.0.1", -5, "port"),
+        ("", 9092, "malformed"),
+    ],
+)
+async def test_advertised_address_that_is_forbidden_is_refused_in_plain_words(host, port, said):
+    async with opened(inside=("10.1.2.3",)) as world:
+        world.node.brokers = {1: (host, port)}
+        assert await world.publish(message(1)) == ["refused"]
+        [detail] = world.details
+        assert detail.startswith("an address that the broker advertises: ")
+        assert any(word in detail for word in said.split("|")), detail
+        assert "10.1.2.3" not in detail
+        assert len(detail) <= 500
+        assert PRODUCE not in world.node.requests
+
+
+async def test_forbidden_node_does_not_take_the_others_with_it():
+    async with opened(FakeKafka(topics={"orders": [1], "inside": [2]})) as world:
+        world.node.brokers = {1: ("127.0.0.1", world.node.port), 2: ("10.0.0.1", 9092)}
+        assert await world.publish(message(1), message(2, topic="inside")) == [None, "refused"]
+        assert await world.publish(message(3)) == [None]
+
+
+async def test_cluster_of_too_many_nodes_is_refused():
+    async with opened() as world:
+        world.node.brokers = {n: (f"10.{n >> 8}.{n & 255}.1", 9092) for n in range(10_000)}
+        assert await world.publish(message(1)) == ["protocol"]
+        assert world.details == ["the broker advertises 10,000 nodes"]
+
+
+@pytest.mark.parametrize("api", [VERSIONS, METADATA, IDENTITY, PRODUCE])
+@pytest.mark.parametrize(
+    ("raw", "errors"),
+    [
+        (struct.pack(">i", 2**31 - 1) + b"x" * 100, ("protocol",)),
+        (struct.pack(">i", -1), ("protocol",)),
+        (struct.pack(">ii", 4, 77), ("protocol", "connect", "read")),
+        (struct.pack(">i", 40) + b"\xff" * 40, ("protocol", "connect", "read")),
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n", ("protocol",)),
+    ],
+)
+async def test_garbage_ends_the_connection_and_not_the_relay(api, raw, errors):
+    async with opened() as world:
+        world.node.raw[api] = raw
+        [error] = await world.publish(message(1))
+        assert error in errors, world.details
+        world.node.raw.clear()
+        assert await world.publish(message(1)) == [None]
+
+
+async def test_answer_that_comes_byte_by_byte_is_given_up_with_the_attempt(monkeypatch):
+    async with opened() as world:
+        world.node.raw[METADATA] = struct.pack(">i", 1000) + b"x"
+        assert await world.publish(message(1), seconds=0.2) == ["timeout"]
+        assert world.details == ["no connection in time"]
+
+
+# --- credentials
+
+
+async def test_password_is_not_sent_without_tls():
+    async with opened() as world:
+        for mechanism in ("PLAIN", "OAUTHBEARER"):
+            login = Login(name="relay", secret="s3cr3t", mechanism=mechanism)
+            assert await world.publish(message(1), login=login) == ["credential"]
+            assert "use kafkas:// (TLS), or SCRAM" in world.details[0]
+        assert world.node.requests == []
+
+
+@pytest.mark.parametrize(
+    ("mechanism", "first", "error", "detail"),
+    [
+        ("SCRAM-SHA-256", None, "credential", "the broker does not accept the credential"),
+        ("SCRAM-SHA-512", None, "credential", "the broker does not take this mechanism of SASL on this port"),
+        ("SCRAM-SHA-256", b"r=%s,s=c2FsdA==,i=2000000000", "protocol", "2,000,000,000 rounds"),
+        ("SCRAM-SHA-256", b"r=%s,s=c2FsdA==,i=1", "protocol", "asks for 1 rounds"),
+        ("SCRAM-SHA-256", b"r=other,s=c2FsdA==,i=4096", "protocol", "makes no sense"),
+        ("SCRAM-SHA-256", b"\xff\xfe", "protocol", "makes no sense"),
+    ],
+)
+async def test_login_that_fails_says_why_without_the_secret(mechanism, first, error, detail):
+    def secrets(said: bytes) -> bytes | None:
+        nonce = said.rpartition(b"r=")[2]
+        return first % nonce if first is not None and b"%s" in first else first
+
+    async with opened(FakeKafka(secrets=secrets)) as world:
+        login = Login(name="relay", secret="s3cr3t", mechanism=mechanism)
+        assert await world.publish(message(1), login=login) == [error]
+        assert detail in world.details[0]
+        assert "s3cr3t" not in world.details[0]
+
+
+# --- the wire
+
+
+def test_partitions_of_keys_are_those_of_other_clients():
+    """From the tests of Kafka's own client (`UtilsTest.testMurmur2`)."""
+    known = {"21": -973932308, "foobar": -790332482, "a-little-bit-long-string": -985981536}
+    assert {key: wire.hash_of(key) for key in known} == {key: number & 0x7FFFFFFF for key, number in known.items()}
