@@ -9,6 +9,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.routing import Router
 
+from relay.api.asyncapi import asyncapi_document
 from relay.api.catalogue import OPERATIONS
 from relay.api.front import Front
 from relay.api.openapi import document_of
@@ -26,7 +27,8 @@ def create_api(ports: Ports, proxy: "Callable[[Context], Proxy]") -> Front:
     """The API over these ports, and the drop-in proxy that `proxy` creates. It opens and closes nothing."""
     schemas = {path.stem: path.read_bytes() for path in sorted(schemas_dir().glob("*.json"))}
     openapi = cache(partial(openapi_json, ports.settings, ports.kinds.names))
-    context = Context(ports=ports, schemas=schemas, openapi=openapi)
+    asyncapi = cache(partial(asyncapi_json, ports.settings))
+    context = Context(ports=ports, schemas=schemas, openapi=openapi, asyncapi=asyncapi)
     # A path with a trailing slash is another path.
     router = Router(routes_of(context, OPERATIONS), redirect_slashes=False)
     # Not `Starlette`: the front answers all other exceptions.
@@ -37,3 +39,8 @@ def create_api(ports: Ports, proxy: "Callable[[Context], Proxy]") -> Front:
 def openapi_json(settings: ApiSettings, kinds: Sequence[str]) -> bytes:
     """The OpenAPI description with these settings, as JSON."""
     return orjson.dumps(document_of(OPERATIONS, settings, kinds))
+
+
+def asyncapi_json(settings: ApiSettings) -> bytes:
+    """The AsyncAPI description with these settings, as JSON."""
+    return orjson.dumps(asyncapi_document(settings))

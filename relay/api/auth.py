@@ -97,7 +97,7 @@ LOCAL = "loopback"
 """The name of callers on this machine, with `--dev`."""
 _ALL = frozenset({ADMIN})
 
-OPEN_PATHS = frozenset({"/livez", "/readyz", "/openapi.json"})
+OPEN_PATHS = frozenset({"/livez", "/readyz", "/openapi.json", "/asyncapi.json"})
 TELLS_MORE_PATHS = frozenset({"/readyz"})
 """Open paths that tell a known caller more."""
 OPEN_PREFIXES = ("/schemas/", "/.well-known/")

@@ -9,13 +9,15 @@ from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 
 from relay.api.catalogue import EXAMPLES
+from relay.api.event_schemas import PUBLISHED, REF, SIGNED, component_of, event_schemas, ref
 from relay.api.examples import HEADER_SCHEMAS, PATHS
 from relay.api.operations import PUBLIC, Answer, Operation, Parameter
 from relay.api.ports import ApiSettings
 from relay.api.problems import MEDIA_TYPE, Problem
+from relay.core.events import BATCH_CONTENT_TYPE, CONTENT_TYPE
 from relay.core.filters import known_types
+from relay.core.relay_events import SCHEMA_NAMES
 
-_REF = "#/components/schemas/{model}"
 _PROBLEM_REF = {"$ref": "#/components/schemas/Problem"}
 _REQUEST_ID = {"X-Request-Id": {"$ref": "#/components/headers/RequestId"}}
 _REPLAYED = {"Idempotency-Replayed": {"$ref": "#/components/headers/IdempotencyReplayed"}}
@@ -37,15 +39,9 @@ callers on the same machine need none."""
 def document_of(operations: Sequence[Operation], settings: ApiSettings, kinds: Sequence[str]) -> dict[str, Any]:
     """The description as JSON. It lists the event types and kinds; with `--dev` also the configured sources and
     accounts, whose names are not public."""
-    models = _models(operations)
-    names, definitions = TypeAdapter.json_schemas(
-        [(model, "validation", TypeAdapter(model)) for model in models],
-        ref_template=_REF,
-        schema_generator=_Schemas,
-    )
-    schemas = definitions["$defs"]
-    refs = {model: names[(model, "validation")] for model in models}
+    refs, schemas = schemas_of(_models(operations))
     _fill_in_names(schemas, operations, settings, kinds)
+    schemas |= event_schemas()
     paths: dict[str, dict[str, Any]] = {}
     for operation in operations:
         paths.setdefault(operation.path, {})[operation.method.lower()] = _operation(operation, refs, settings)
@@ -55,11 +51,22 @@ def document_of(operations: Sequence[Operation], settings: ApiSettings, kinds: S
         "servers": [{"url": "/"}],
         "tags": [{"name": tag} for tag in dict.fromkeys(operation.tag for operation in operations)],
         "paths": paths,
+        "webhooks": {"event": {"post": _webhook()}},
         "components": {"schemas": schemas, "headers": _HEADERS},
     }
     if _asks_for_tokens(settings):
         document["components"]["securitySchemes"] = {"bearer": {"type": "http", "scheme": "bearer"}}
     return document
+
+
+def schemas_of(models: Sequence[type]) -> tuple[Mapping[type, Mapping[str, Any]], dict[str, Any]]:
+    """A reference to each model, and the schemas of all that these need."""
+    names, definitions = TypeAdapter.json_schemas(
+        [(model, "validation", TypeAdapter(model)) for model in models],
+        ref_template=REF,
+        schema_generator=_Schemas,
+    )
+    return {model: names[(model, "validation")] for model in models}, definitions["$defs"]
 
 
 def _asks_for_tokens(settings: ApiSettings) -> bool:
@@ -197,6 +204,76 @@ def _query(parameter: Parameter) -> dict[str, Any]:
         "in": "query",
         "description": parameter.description,
         "schema": dict(parameter.schema),
+    }
+
+
+def query_schema(operation: Operation) -> dict[str, Any]:
+    """All query parameters of an operation as one object."""
+    properties = {one.name: {**one.schema, "description": one.description} for one in operation.query}
+    return {"type": "object", "properties": properties}
+
+
+_WEBHOOK_ANSWERS = {
+    "2XX": "The event is accepted, and not sent again.",
+    "410": "The receiver takes no more events: the subscription is disabled, and its events are held.",
+    "429": "Too many requests. `Retry-After` (seconds or a date, up to 24 hours) pauses the subscription.",
+    "503": "The receiver is not available. `Retry-After` pauses the subscription.",
+    "default": "Everything else fails, also a redirect, which is not followed. The event is sent again by the retry "
+    "schedule. In batch mode, 400, 413 and 422 have each event of the batch sent again by itself.",
+}
+_RETRY_AFTER = {"Retry-After": {"description": "Seconds, or an HTTP date.", "schema": {"type": "string"}}}
+
+
+def _webhook() -> dict[str, Any]:
+    """What the relay sends to the sinks of subscriptions of kind `webhook`, and to callback URLs."""
+    event = {"anyOf": [ref(component) for component in (*map(component_of, SCHEMA_NAMES), PUBLISHED)]}
+    example = EXAMPLES["CloudEvent"]
+    description = (
+        "To the `sink` of a subscription of kind `webhook`, and to the `callback_url` of a job. Every event comes at "
+        "least once, always with the same `id`, and in order within a job or a `partitionkey`: drop ids that are "
+        "known. Verify the signature over the raw body. In binary mode (`config.content_mode`) the attributes are "
+        "`ce-` headers, and the body is the data. `protocolsettings` can choose PUT or PATCH and add headers, and "
+        "`sinkcredential` adds the header of a credential."
+    )
+    parameters = [
+        {
+            "name": name,
+            "in": "header",
+            "required": True,
+            "description": schema["description"],
+            "schema": {"type": schema["type"]},
+        }
+        for name, schema in SIGNED["properties"].items()
+    ]
+    parameters += [
+        {"name": name, "in": "header", "description": text, "schema": {"type": "string"}}
+        for name, text in {
+            "ce-id": "In binary mode: the event's id.",
+            "ce-source": "In binary mode: the event's source.",
+            "ce-type": "In binary mode: the event's type. Each other attribute is a header too.",
+            "ce-specversion": "In binary mode: `1.0`.",
+        }.items()
+    ]
+    return {
+        "operationId": "receiveEvent",
+        "summary": "Receive an event",
+        "description": description,
+        "parameters": parameters,
+        "requestBody": {
+            "required": True,
+            "content": {
+                CONTENT_TYPE: {"schema": event, "example": example},
+                BATCH_CONTENT_TYPE: {
+                    "schema": {"type": "array", "minItems": 1, "items": event},
+                    "example": [example],
+                },
+                "application/json": {"schema": {}, "example": example["data"]},
+            },
+        },
+        "responses": {
+            status: {"description": text, **({"headers": _RETRY_AFTER} if status in ("429", "503") else {})}
+            for status, text in _WEBHOOK_ANSWERS.items()
+        },
     }
 
 

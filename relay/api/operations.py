@@ -37,6 +37,7 @@ class Context:
     ports: Ports
     schemas: Mapping[str, bytes] = field(default_factory=dict)
     openapi: Callable[[], bytes] = lambda: b"{}"
+    asyncapi: Callable[[], bytes] = lambda: b"{}"
     _views: dict[Account, "Context"] = field(default_factory=dict)
 
     def within(self, account: Account) -> "Context":

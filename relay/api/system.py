@@ -85,6 +85,13 @@ async def get_open_api(call: Call) -> Response:
     return Response(document, media_type="application/json")
 
 
+@operation("GET /asyncapi.json", scopes=PUBLIC, answers={200: Answer("AsyncAPI 3.")})
+async def get_async_api(call: Call) -> Response:
+    """Read the description of the events, and of the ways that they take."""
+    document = await asyncio.to_thread(call.context.asyncapi)
+    return Response(document, media_type="application/json")
+
+
 @operation(
     "GET /schemas/{name}.json", scopes=PUBLIC, answers={200: Answer("The schema.", media_type=SCHEMA_MEDIA_TYPE)}
 )

@@ -22,7 +22,7 @@ Protocol = Literal["KAFKA", "NATS", "AMQP"]
 CLIENT = "revor-relay"
 MAX_ADDRESSES = 16
 """Maximum addresses in one sink."""
-_SCHEMES: Mapping[str, tuple[Protocol, int, bool]] = {
+SINK_SCHEMES: Mapping[str, tuple[Protocol, int, bool]] = {
     "kafka": ("KAFKA", 9092, False),
     "kafkas": ("KAFKA", 9093, True),
     "nats": ("NATS", 4222, False),
@@ -33,7 +33,7 @@ _SCHEMES: Mapping[str, tuple[Protocol, int, bool]] = {
 """Per scheme of a sink: its protocol, its default port, and whether TLS is used from the first byte."""
 _SECURE: Mapping[str, str] = {"kafka": "kafkas", "nats": "tls", "amqp": "amqps"}
 SCHEMES: Mapping[str, tuple[str, ...]] = {
-    protocol: tuple(scheme for scheme, (of, _, _) in _SCHEMES.items() if of == protocol)
+    protocol: tuple(scheme for scheme, (of, _, _) in SINK_SCHEMES.items() if of == protocol)
     for protocol in get_args(Protocol)
 }
 """The schemes of the sinks of each protocol."""
@@ -128,11 +128,11 @@ def read_sink(sink: str, login: Login | None = None, client: str = CLIENT) -> Br
 def _read(sink: str) -> Broker | str:
     """The broker that a sink names, or what is wrong with the sink."""
     parts = _SINK.fullmatch(sink)
-    known = None if parts is None else _SCHEMES.get(parts[1].lower())
+    known = None if parts is None else SINK_SCHEMES.get(parts[1].lower())
     if len(sink) > MAX_URL_LENGTH:
         return f"a URL has at most {MAX_URL_LENGTH} characters"
     if parts is None or known is None:
-        return f"this names no broker: it begins with one of {', '.join(f'{one}://' for one in _SCHEMES)}"
+        return f"this names no broker: it begins with one of {', '.join(f'{one}://' for one in SINK_SCHEMES)}"
     if any(unicodedata.category(character)[0] in "CZ" for character in sink):
         return "control characters and white space are not allowed in a URL"
     protocol, default_port, secure = known
@@ -166,7 +166,7 @@ def _read(sink: str) -> Broker | str:
 
 def protocol_of(sink: str) -> Protocol | None:
     """The protocol that the scheme of a sink says; None: HTTP, or nothing that is known."""
-    known = _SCHEMES.get(scheme_of(sink))
+    known = SINK_SCHEMES.get(scheme_of(sink))
     return None if known is None else known[0]
 
 
@@ -212,7 +212,7 @@ def policy_for_brokers(policy: GuardPolicy) -> GuardPolicy:
     return GuardPolicy(
         allow_http=policy.allow_http,
         allow_networks=policy.allow_networks,
-        allow_ports=policy.allow_ports | {port for _, port, _ in _SCHEMES.values()},
+        allow_ports=policy.allow_ports | {port for _, port, _ in SINK_SCHEMES.values()},
         allow_hosts=policy.allow_hosts,
         deny_hosts=policy.deny_hosts,
         own_address=policy.own_address,

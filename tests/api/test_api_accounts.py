@@ -408,6 +408,7 @@ CASES: Mapping[str, Callable[[Things], list[Request]]] = {
     "getLiveness": lambda of: [Request("GET", "/livez")],
     "getReadiness": lambda of: [Request("GET", "/readyz")],
     "getOpenApi": lambda of: [Request("GET", "/openapi.json")],
+    "getAsyncApi": lambda of: [Request("GET", "/asyncapi.json")],
     "getSchema": lambda of: [Request("GET", "/schemas/job-status.v1.json")],
 }
 

@@ -137,7 +137,9 @@ async def test_a_route_refuses_a_caller_that_the_front_let_through(open_client, 
         assert (answer.status_code == 401) == (operation.scopes is not PUBLIC), operation.id
 
 
-@pytest.mark.parametrize("path", ["/livez", "/readyz", "/openapi.json", "/schemas/job-status.v1.json"])
+@pytest.mark.parametrize(
+    "path", ["/livez", "/readyz", "/openapi.json", "/asyncapi.json", "/schemas/job-status.v1.json"]
+)
 @pytest.mark.parametrize("dev", [False, True])
 async def test_open_paths_need_no_token(open_client, path, dev):
     client = open_client(dev=dev, tokens=TOKENS, peer="203.0.113.9", base_url="http://attacker.example")

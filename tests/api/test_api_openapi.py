@@ -6,12 +6,17 @@ from pydantic import TypeAdapter
 
 from relay.api.app import create_api
 from relay.api.catalogue import EXAMPLES, OPERATIONS
+from relay.api.examples import EVENT_ID
 from relay.api.resource import routes_of
+from relay.core.events import BATCH_CONTENT_TYPE, CONTENT_TYPE
+from relay.core.filters import known_types
 from relay.core.records import Intent
-from relay.core.signing import new_signing_key
+from relay.core.samples import sample_event
+from relay.core.signing import new_secret, new_signing_key, signature_headers
+from relay.core.subscription import SigningSecret
 from relay.store.secrets import SIGNING_OWNER
 from tests.support.api_conformity import DOCUMENT, METHODS, pointer_to, validator, with_tokens
-from tests.support.api_world import HOOK
+from tests.support.api_world import HOOK, ORIGIN
 from tests.support.store_kit import claim, list_accounts, result_of
 
 DOCUMENTED = {
@@ -174,6 +179,7 @@ CALLS = {
     "getLiveness": (None, None, 200),
     "getReadiness": (None, None, 200),
     "getOpenApi": (None, None, 200),
+    "getAsyncApi": (None, None, 200),
     "getSchema": (a_schema, None, 200),
 }
 
@@ -214,6 +220,30 @@ def test_the_description_is_valid_openapi():
         Draft202012Validator.check_schema(component)
 
 
+def test_what_the_relay_sends_to_sinks_is_described():
+    """OpenAPI 3.1 §4.8.1: `webhooks`."""
+    (webhook,) = DOCUMENT["webhooks"].values()
+    content = webhook["post"]["requestBody"]["content"]
+    place = pointer_to("webhooks", "event", "post", "requestBody", "content")
+    for type in known_types([ORIGIN.type_prefix]):
+        event = sample_event(type, event_id=EVENT_ID, now=1.0, origin=ORIGIN, dataschema_base="http://x").document()
+        for media_type, body in ((CONTENT_TYPE, event), (BATCH_CONTENT_TYPE, [event, event])):
+            schema = validator(f"{place}{pointer_to(media_type, 'schema')}")
+            assert not list(schema.iter_errors(body)), (type, media_type)
+            assert list(schema.iter_errors({**event, "id": 1})), "any event is valid"
+    for media_type, media in content.items():
+        assert not list(validator(f"{place}{pointer_to(media_type, 'schema')}").iter_errors(media["example"]))
+    assert list(webhook["post"]["responses"]) == ["2XX", "410", "429", "503", "default"]
+
+
+def test_a_signed_request_has_the_documented_headers():
+    headers = dict(
+        signature_headers([SigningSecret(value=new_secret(bytes(32)))], message_id=EVENT_ID, now=1.0, body=b"{}")
+    )
+    parameters = DOCUMENT["webhooks"]["event"]["post"]["parameters"]
+    assert {one["name"] for one in parameters if one.get("required")} == set(headers)
+
+
 def test_every_reference_in_the_description_resolves():
     text = str(DOCUMENT)
     for section, name in set(re.findall(r"#/components/(\w+)/([\w\[\]]+)", text)):
@@ -229,7 +259,7 @@ def test_every_json_body_and_answer_has_a_valid_example():
             for part in place:
                 content = content.get(part, {})
             for media_type, media in content.items():
-                if media_type != "application/json" or path == "/openapi.json":
+                if media_type != "application/json" or path in ("/openapi.json", "/asyncapi.json"):
                     continue
                 pointer = pointer_to("paths", path, method.lower(), *place, media_type, "schema")
                 assert "example" in media, (method, path, place)

@@ -1,0 +1,343 @@
+"""The AsyncAPI description: it names every event and every way out, and what is sent is as it says.
+
+`UPDATE_ASYNCAPI=1 pytest tests/api/test_api_asyncapi.py` writes `schemas/asyncapi.yaml` anew; read the difference.
+"""
+
+import json
+import os
+import re
+import subprocess
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, get_args
+
+import orjson
+import pytest
+import yaml
+from jsonschema import Draft7Validator, Draft202012Validator
+from referencing import Registry
+from referencing.jsonschema import DRAFT7, DRAFT202012
+
+from relay import __version__
+from relay.api.app import asyncapi_json
+from relay.api.asyncapi import asyncapi_document
+from relay.core.bus import SINK_SCHEMES, Message, Protocol
+from relay.core.delivery import OutboundRequest
+from relay.core.events import MAX_EVENT_BYTES, Event
+from relay.core.filters import known_types
+from relay.core.relay_events import SCHEMA_NAMES
+from relay.core.samples import sample_event
+from relay.core.signing import new_secret, signature_headers
+from relay.core.subscription import SigningSecret, Subscription
+from subscribers import registry
+from subscribers.base import RenderContext
+from subscribers.brokers import ToBroker
+from subscribers.kafka import Kafka
+from subscribers.nats import Nats
+from subscribers.rabbitmq import RabbitMq
+from tests.support.api_world import ORIGIN, SETTINGS
+from tests.support.npm import npm_folder
+from tests.support.schema_check import SCHEMAS
+
+FILE = SCHEMAS / "asyncapi.yaml"
+DEFAULT = replace(SETTINGS, version=__version__, dev=False)
+DOCUMENT: dict[str, Any] = orjson.loads(asyncapi_json(DEFAULT))
+TYPES = known_types([ORIGIN.type_prefix])
+PUBLISHED = "com.acme.order.paid"
+SECRET = SigningSecret(value=new_secret(bytes(32)))
+WAYS_OUT = ("webhook", "kafka", "nats", "rabbitmqExchange", "rabbitmqQueue", "stream")
+NPM_PACKAGES = ("@asyncapi/parser@3.4.0",)
+SCRIPT = """
+import { readFileSync } from "node:fs";
+import { Parser } from "@asyncapi/parser";
+const told = [];
+for (const file of process.argv.slice(2)) {
+  const { document, diagnostics } = await new Parser().parse(readFileSync(file, "utf8"));
+  const complaints = diagnostics.filter(({ code }) => code !== "asyncapi-latest-version");
+  told.push({
+    complaints: complaints.map(({ severity, code, path, message }) => [severity, code, path.join("/"), message]),
+    channels: document?.channels().all().map((channel) => channel.id()),
+    messages: document?.channels().get("nats")?.messages().all().map((message) => message.name()),
+  });
+}
+console.log(JSON.stringify(told));
+"""
+
+
+class Plain(yaml.SafeDumper):
+    """Writes each value where it is, and texts of several lines as such."""
+
+    def ignore_aliases(self, _data: object) -> bool:
+        return True
+
+
+def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
+
+
+Plain.add_representer(str, _text)
+
+
+def test_committed_file_is_what_the_models_say() -> None:
+    """Compares `schemas/asyncapi.yaml`. See the head of this file."""
+    if os.environ.get("UPDATE_ASYNCAPI"):
+        head = "# The events of revor-relay. Made from its models: tests/api/test_api_asyncapi.py says how.\n"
+        text = yaml.dump(DOCUMENT, Dumper=Plain, sort_keys=False, width=120, allow_unicode=True)
+        FILE.write_text(head + text, encoding="utf-8")
+    stored = yaml.load(FILE.read_bytes(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    assert stored == DOCUMENT, "schemas/asyncapi.yaml is old: run UPDATE_ASYNCAPI=1 pytest on this file"
+
+
+@pytest.mark.slow
+def test_parser_of_asyncapi_accepts_it_without_a_warning(tmp_path: Path) -> None:
+    folder = npm_folder(tmp_path, NPM_PACKAGES)
+    broken = {key: DOCUMENT[key] for key in ("asyncapi", "info")} | {"channels": {"nats": {"messages": {"a": 1}}}}
+    (folder / "broken.json").write_bytes(orjson.dumps(broken))
+    (folder / "look.mjs").write_text(SCRIPT, encoding="utf-8")
+    command = ["node", "look.mjs", str(FILE), "broken.json"]
+    ran = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, check=False)
+    assert ran.returncode == 0, ran.stderr
+    told, of_broken = json.loads(ran.stdout)
+    assert told["complaints"] == []
+    assert told["channels"] == list(DOCUMENT["channels"])
+    assert set(TYPES) | {"published"} <= set(told["messages"])
+    assert of_broken["complaints"]
+
+
+# --- it is complete
+
+
+@pytest.mark.parametrize("channel", WAYS_OUT)
+def test_every_way_out_names_every_event_type(channel: str) -> None:
+    assert {*TYPES, "published"} <= set(DOCUMENT["channels"][channel]["messages"])
+
+
+def test_every_documented_event_type_is_described_and_no_other() -> None:
+    documented = (Path(__file__).parents[2] / "docs" / "events.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `((?:relay|ai\.revor)\.[a-z_.]+)`", documented, flags=re.MULTILINE)
+    described = [name for name in DOCUMENT["channels"]["webhook"]["messages"] if name in TYPES]
+    assert sorted(set(rows)) == sorted(described)
+
+
+def test_types_of_another_source_are_described() -> None:
+    origins = {"revor": ORIGIN, "other": replace(ORIGIN, type_prefix="com.other.job")}
+    channels = asyncapi_document(replace(DEFAULT, origins=origins))["channels"]
+    assert {"com.other.job.failed", "com.other.account.added"} <= set(channels["kafka"]["messages"])
+    assert "com.other.job.failed" in channels["jobStream"]["messages"]
+    assert "relay.test" in asyncapi_document(replace(DEFAULT, origins={}))["channels"]["kafka"]["messages"]
+
+
+def test_every_scheme_of_a_sink_has_a_server_and_every_protocol_a_channel() -> None:
+    servers = DOCUMENT["servers"]
+    assert set(SINK_SCHEMES) | {"relay", "receiver"} == set(servers)
+    used = {ref["$ref"].rpartition("/")[2] for one in DOCUMENT["channels"].values() for ref in one["servers"]}
+    assert used == set(servers)
+    assert {protocol for protocol, _, _ in SINK_SCHEMES.values()} == set(get_args(Protocol))
+
+
+def test_every_channel_has_an_operation_and_every_message_a_schema() -> None:
+    used = {one["channel"]["$ref"].rpartition("/")[2] for one in DOCUMENT["operations"].values()}
+    assert used == set(DOCUMENT["channels"])
+    assert all(message.get("payload") is not None for _, _, message in _messages())
+
+
+def test_every_reference_resolves_and_no_component_is_left_over() -> None:
+    used = set()
+    for pointer in re.findall(r'"\$ref":"#/([^"]+)"', orjson.dumps(DOCUMENT).decode()):
+        part: Any = DOCUMENT
+        for step in pointer.split("/"):
+            part = part[step]
+        used.add("/".join(pointer.split("/")[:3]))
+    components = {f"components/{section}/{name}" for section, named in DOCUMENT["components"].items() for name in named}
+    assert used >= components
+
+
+# --- it is true
+
+
+def _registry(specification: Any) -> Registry[Any]:
+    return Registry().with_resource("urn:asyncapi", specification.create_resource(DOCUMENT))
+
+
+REGISTRY, REGISTRY_7 = _registry(DRAFT202012), _registry(DRAFT7)
+
+
+def _absolute(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: f"urn:asyncapi{v}" if k == "$ref" else _absolute(v) for k, v in value.items()}
+    return [_absolute(part) for part in value] if isinstance(value, list) else value
+
+
+def faults(schema: Any, value: Any) -> list[str]:
+    """What is wrong with a value, for a reader of JSON Schema draft 7 and for one of 2020-12: both say the same."""
+    schema = _absolute(schema)
+    found = [error.message for error in Draft202012Validator(schema, registry=REGISTRY).iter_errors(value)]
+    old = [error.message for error in Draft7Validator(schema, registry=REGISTRY_7).iter_errors(value)]
+    assert bool(found) == bool(old)
+    return found
+
+
+def _merged(message: dict[str, Any]) -> dict[str, Any]:
+    """A message with its traits: JSON Merge Patch (RFC 7386), in their order."""
+
+    def patched(target: Any, patch: Any) -> Any:
+        if not isinstance(target, dict) or not isinstance(patch, dict):
+            return patch
+        return {**target, **{name: patched(target.get(name), value) for name, value in patch.items()}}
+
+    found: Any = {}
+    for trait in message.get("traits", ()):
+        name = trait["$ref"].rpartition("/")[2]
+        found = patched(found, DOCUMENT["components"]["messageTraits"][name])
+    result: dict[str, Any] = patched(found, {key: value for key, value in message.items() if key != "traits"})
+    return result
+
+
+def _messages() -> Iterator[tuple[str, str, dict[str, Any]]]:
+    for channel, described in DOCUMENT["channels"].items():
+        for name, message in described["messages"].items():
+            yield channel, name, _merged(message)
+
+
+def test_every_example_is_valid_and_every_type_has_one() -> None:
+    seen = set()
+    for channel, name, message in _messages():
+        for example in message.get("examples", ()):
+            assert not faults(message["payload"], example["payload"]), (channel, name)
+            seen.add(name)
+    assert {*TYPES, "published", "PublishedCloudEvent"} <= seen
+
+
+def test_a_message_takes_no_event_of_another_type() -> None:
+    messages = DOCUMENT["channels"]["nats"]["messages"]
+    examples = {name: _merged(messages[name])["examples"][0]["payload"] for name in TYPES}
+    for name, other in zip(TYPES, (*TYPES[1:], TYPES[0]), strict=True):
+        assert faults(messages[name]["payload"], examples[other]), (name, other)
+
+
+@pytest.mark.parametrize("name", SCHEMA_NAMES)
+def test_schemas_use_only_what_all_versions_of_json_schema_read_alike(name: str) -> None:
+    schema = json.loads((SCHEMAS / f"{name}.json").read_text(encoding="utf-8"))
+    common = {
+        *("type", "enum", "const", "properties", "required", "additionalProperties", "propertyNames", "minProperties"),
+        *(
+            "maxProperties",
+            "items",
+            "minItems",
+            "maxItems",
+            "uniqueItems",
+            "minLength",
+            "maxLength",
+            "pattern",
+            "format",
+        ),
+        *("minimum", "maximum", "allOf", "anyOf", "oneOf", "not", "if", "then", "else", "title", "description"),
+    }
+
+    def check(part: Any) -> None:
+        if isinstance(part, bool):
+            return
+        if "$ref" in part:  # a reader of draft 7 ignores what stands beside it
+            assert set(part) <= {"$ref", "description"}
+            assert part["$ref"] == "#/$defs/time"
+            return
+        assert set(part) <= common, part
+        for key, value in part.items():
+            for inner in value.values() if key == "properties" else value if key in ("allOf", "anyOf", "oneOf") else ():
+                check(inner)
+            if key in ("items", "not", "if", "then", "else", "additionalProperties", "propertyNames"):
+                check(value)
+
+    check({key: value for key, value in schema.items() if key not in ("$schema", "$id", "$defs")})
+
+
+KINDS: dict[str, tuple[ToBroker, dict[str, str]]] = {
+    "kafka": (Kafka(), {"topicname": "jobs"}),
+    "nats": (Nats(), {"subject": "jobs"}),
+    "rabbitmqExchange": (RabbitMq(), {"address": "/exchanges/jobs/all"}),
+    "rabbitmqQueue": (RabbitMq(), {"address": "/queues/jobs"}),
+}
+
+
+def _event(type: str) -> Event:
+    return sample_event(
+        type, event_id="evt_01jvpq0000000000000000000e", now=1779271208.0, origin=ORIGIN, dataschema_base="http://x"
+    )
+
+
+def _described(channel: str, name: str, headers: dict[str, str], body: bytes) -> None:
+    message = _merged(DOCUMENT["channels"][channel]["messages"][name])
+    assert not faults(message["payload"], orjson.loads(body)), (channel, name)
+    if "headers" in message:
+        assert not faults(message["headers"], headers), (channel, name)
+        documented = set(message["headers"]["properties"])
+        told = {header for header in headers if header.lower() != "content-type"}
+        assert told <= documented, told - documented
+    assert headers["content-type"] == message.get("contentType", DOCUMENT["defaultContentType"])
+
+
+def _binary_name(channel: str, type: str) -> str:
+    """The message in binary mode that documents a type."""
+    for name in DOCUMENT["channels"][channel]["messages"]:
+        if name.endswith(".binary") and name != "PublishedCloudEvent.binary":
+            headers = _merged(DOCUMENT["channels"][channel]["messages"][name])["headers"]["properties"]
+            (types,) = [schema["enum"] for header, schema in headers.items() if header in ("ce-type", "ce_type")]
+            if type in types:
+                return str(name)
+    return "PublishedCloudEvent.binary"
+
+
+@pytest.mark.parametrize("mode", ["structured", "binary"])
+@pytest.mark.parametrize("channel", KINDS)
+def test_messages_of_brokers_are_as_described(channel: str, mode: str) -> None:
+    kind, settings = KINDS[channel]
+    options = {"protocolsettings": settings, "content_mode": mode}
+    sink = f"{kind.schemes[0]}://broker.example"
+    subscription = Subscription(id="sub_1", sink=sink, kind=kind.name, options=options)
+    for type in (*TYPES, PUBLISHED):
+        message: Message = kind.message(_event(type), subscription, RenderContext())
+        headers = {"content-type": message.content_type, **dict(message.headers)}
+        if channel == "nats":
+            headers["Nats-Msg-Id"] = message.id
+        structured = "published" if type == PUBLISHED else type
+        name = structured if mode == "structured" else _binary_name(channel, type)
+        _described(channel, name, headers, message.body)
+
+
+@pytest.mark.parametrize("mode", ["structured", "binary", "batch"])
+def test_requests_to_webhooks_are_as_described(mode: str) -> None:
+    kind = registry.kind_named("webhook")
+    subscription = Subscription(id="sub_1", sink="https://x.example", kind="webhook", options={"content_mode": mode})
+    for type in (*TYPES, PUBLISHED):
+        request: OutboundRequest = kind.render(_event(type), subscription, RenderContext())
+        signed = signature_headers([SECRET], message_id="evt_1", now=1.0, body=request.body)
+        headers = {name.lower(): value for name, value in (*request.headers, *signed)}
+        structured = "published" if type == PUBLISHED else type
+        name = {"structured": structured, "batch": "batch"}.get(mode) or _binary_name("webhook", type)
+        _described("webhook", name, headers, request.body)
+
+
+# --- it is served
+
+
+async def test_description_is_served_to_everyone_and_tells_no_names(client: Any) -> None:
+    answer = await client.get("/asyncapi.json", headers={"Authorization": ""})
+    assert answer.status_code == 200
+    assert answer.json() == orjson.loads(asyncapi_json(replace(SETTINGS, host="10.0.0.7", port=8081)))
+    for secret in ('"second"', ORIGIN.source, "127.0.0.1:8081"):
+        assert secret not in answer.text
+
+
+def test_public_url_is_the_server() -> None:
+    server = asyncapi_document(replace(DEFAULT, public_url="https://relay.example.com/x/"))["servers"]["relay"]
+    assert (server["protocol"], server["pathname"]) == ("https", "/x")
+    assert server["variables"]["relay"]["default"] == "relay.example.com"
+
+
+def test_examples_are_no_larger_than_events() -> None:
+    assert all(
+        len(orjson.dumps(example["payload"])) <= MAX_EVENT_BYTES
+        for _, _, message in _messages()
+        for example in message.get("examples", ())
+    )
