@@ -13,10 +13,9 @@ from starlette import routing
 from relay.api import app
 from relay.api.app import create_api
 from relay.store import migrations
-from relay.store.store import open_store
 from tests.support.api_conformity import check_answer
-from tests.support.api_world import NOW, World
-from tests.support.store_kit import ReversingCipher
+from tests.support.api_world import World
+from tests.support.store_databases import open_new
 
 Client = httpx2.AsyncClient
 
@@ -48,8 +47,7 @@ def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 async def world(tmp_path: Path, empty_database: Path) -> AsyncIterator[World]:
     """An empty store, and stand-ins for the rest of the relay."""
-    shutil.copy(empty_database, tmp_path / "relay.db")
-    store = await open_store(f"sqlite:///{tmp_path / 'relay.db'}", ReversingCipher(), now=NOW)
+    store = await open_new(Path(shutil.copy(empty_database, tmp_path / "relay.db")))
     yield World(store=store)
     await store.close()
 

@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 from cloudevents.core.formats.json import JSONFormat
 from cloudevents.core.v1.event import CloudEvent
-from jsonschema import Draft202012Validator
+from jsonschema_rs import Draft202012Validator
 
 from relay.clock import from_rfc3339
 from relay.core.events import MAX_EVENT_BYTES
@@ -28,7 +28,7 @@ def check_event(body: bytes) -> dict[str, Any]:
     assert len(body) <= MAX_EVENT_BYTES, f"{len(body)} bytes"
     document: dict[str, Any] = orjson.loads(body)
     faults = [
-        f"{'/'.join(map(str, error.absolute_path)) or '(the whole)'}: {error.message[:300]}"
+        f"{'/'.join(map(str, error.instance_path)) or '(the whole)'}: {error.message[:300]}"
         for error in validator(schema_name_for(document.get("type", ""))).iter_errors(document)
     ]
     assert not faults, "\n".join(faults)

@@ -1,9 +1,14 @@
-"""The PostgreSQL database of the store's tests."""
+"""The databases of the tests of the store and of the API."""
 
 from functools import lru_cache
+from pathlib import Path
 
 from relay.store import migrations
+from relay.store.cipher import Cipher
+from relay.store.sqlite import SqliteDatabase, url_of
+from relay.store.store import Store
 from tests.support.postgres_server import shared_server
+from tests.support.store_kit import ReversingCipher
 
 POSTGRES_DATABASE = "relay_store"
 TEMPLATE = "relay_store_template"
@@ -35,3 +40,11 @@ def emptied_postgres() -> str:
     url = postgres_url()
     shared_server().execute(EMPTY_IT, POSTGRES_DATABASE)
     return url
+
+
+async def open_new(path: Path, cipher: Cipher | None = None) -> Store:
+    """Like `open_store`, for a file that has just been made with the schema: nothing has to be migrated, and there was
+    no crash. Both take longer than the rest."""
+    database = SqliteDatabase(url_of(path))
+    database.open()
+    return Store(database, cipher or ReversingCipher())
