@@ -146,6 +146,8 @@ def _notice(
 
 def _shown(headers: Headers, secrets: Sequence[str] = ()) -> tuple[tuple[str, str], ...]:
     """The headers without credentials and secrets, truncated; a last header `…` counts those left out."""
+    if not headers:
+        return ()
     redacted = [(name, REDACTED if is_credential(name) else value) for name, value in headers]
     if secrets:
         redacted = [(name, without(value, secrets)) for name, value in redacted]

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import lru_cache
 
 from relay.core import retry
 from relay.core.delivery import PROXY_ERROR, Attempt, Claimed, Outcome
@@ -175,6 +176,20 @@ def attempt_result(
         behind=finished.behind is not None,
     )
     return result, pause_until
+
+
+def acknowledged(claimed: Claimed, sent: Sent, outcome: Outcome, now: float) -> AttemptResult:
+    """What to record about one of many events that a broker has stored: as `attempt_result`, for less."""
+    sentence = _acknowledged(outcome.reason)
+    if sent.response.detail is not None:
+        sentence = f"{sentence}; {sent.response.detail}"
+    attempt = attempt_of(claimed.made_count + 1, sent.headers, sent.response, decision=sentence)
+    return AttemptResult(claimed=claimed, state="delivered", now=now, attempt=attempt, reason=outcome.reason)
+
+
+@lru_cache(maxsize=16)
+def _acknowledged(reason: str) -> str:
+    return retry.sentence(retry.Done(reason=reason), attempt_count=1, schedule_seconds=(), now=0.0)
 
 
 def _events(

@@ -12,6 +12,7 @@ from relay.core.bus import Broker, Message, order_of
 from relay.core.delivery import Outcome, Response
 from relay.core.events import Event
 from relay.core.subscription import Subscription
+from relay.core.text import storable
 from relay.delivery.credentials import Sent
 from relay.delivery.dialogues import unrendered
 
@@ -22,6 +23,7 @@ Publish = Callable[[Broker, Sequence[Message], float], Awaitable[Sequence[Respon
 """Publishes messages in their order within this time, in seconds. One response each: no `error` means that the broker
 has stored it. Never raises, except when cancelled."""
 
+SHOWN_CHARACTERS = 1000
 BEHIND = "behind"
 """The `error` of an event that was not published, or is published again, since an earlier one of its order failed."""
 
@@ -73,5 +75,5 @@ def _behind(now: float) -> Sent:
 def _shown(message: Message) -> tuple[tuple[str, str], ...]:
     """What an attempt shows of a message."""
     place = f"{message.exchange}/{message.destination}" if message.exchange else message.destination
-    key = () if message.key is None else (("key", message.key),)
-    return (("destination", place), *key, ("message-id", message.id))
+    key = () if message.key is None else (("key", storable(message.key[:SHOWN_CHARACTERS])),)
+    return (("destination", storable(place[:SHOWN_CHARACTERS])), *key, ("message-id", message.id))

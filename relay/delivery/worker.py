@@ -33,7 +33,7 @@ from relay.core.text import storable
 from relay.delivery.attempts import bare
 from relay.delivery.credentials import Credentials, Sent
 from relay.delivery.dialogues import converse, unrendered
-from relay.delivery.outcomes import FinishedAttempt, NextClaim, Policy, attempt_result
+from relay.delivery.outcomes import FinishedAttempt, NextClaim, Policy, acknowledged, attempt_result
 from relay.delivery.publishing import BEHIND, Publish, published
 from relay.delivery.signer import Signer
 from relay.delivery.slots import Slots, Target
@@ -423,18 +423,22 @@ class Worker:
             chance = policy.chance()
             policy = replace(policy, chance=lambda: chance)
         results: list[AttemptResult] = []
+        subscription = target.subscription
         each_its_own = exchanges[0] is not exchanges[-1]
         reached = each_its_own and outcome.verdict == "delivered"
         failing_since = None if reached else target.sink.failing_since
         again: dict[str, float | None] = {}  # per order, when its first event that failed is due
         for one, (sent, outcome) in zip(claimed, exchanges, strict=True):
-            order = order_of(one.event, target.subscription) if each_its_own else None
+            if each_its_own and outcome.verdict == "delivered" and not subscription.is_dry:
+                results.append(acknowledged(one, sent, outcome, now))
+                continue
+            order = order_of(one.event, subscription) if each_its_own else None
             behind = None if order is None else again.get(order)
             if behind is None and sent.response.error == BEHIND:  # the event before it is given up
                 behind = now
             finished = FinishedAttempt(
                 claimed=one,
-                subscription=target.subscription,
+                subscription=subscription,
                 redacted_sink=target.redacted_sink,
                 failing_since=failing_since,
                 sent=sent,

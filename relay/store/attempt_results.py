@@ -261,7 +261,8 @@ class AttemptRecorder:
         earlier one of its job: what it waits for has another holder. Where the first members of a job are ended and the
         next one is tried again, that one becomes the head, due when its result says."""
         first = _without_repeats([result for item in items for result in item])
-        results = _write_attempts(connection, _in_held_order(connection, first))
+        results = _in_held_order(connection, first)
+        run_rows(connection, WRITE_ATTEMPT, [_attempt_values(result) for result in results])
         made = _recorded_before(connection, first, results)
         values = [(*_outcome_values(result), int(result.alone)) for result in results]
         run_rows(connection, UPDATE_BUNDLED, values)

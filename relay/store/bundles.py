@@ -89,8 +89,9 @@ def claim_bundle(connection: Connection, item: BundleRequest) -> BundledClaim:
     """Claims one bundle, of the first priority that has one ready, or single events for which there is room; and
     deliveries that are sent by themselves. Most looks find that it is too early: only if not, the deliveries are looked
     at again and locked."""
-    wanted, waits_until = _wanted(connection, item, locks=False)
-    if wanted and connection.dialect.name != SQLITE:
+    locks = connection.dialect.name != SQLITE
+    wanted, waits_until = _wanted(connection, item, locks=locks and item.bundle.own_outcomes)  # these never wait
+    if wanted and locks and not item.bundle.own_outcomes:
         wanted, waits_until = _wanted(connection, item, locks=True)
     if not wanted:
         return BundledClaim(requests=(), ready_at=waits_until)
@@ -109,7 +110,9 @@ def _wanted(connection: Connection, item: BundleRequest, *, locks: bool) -> tupl
         heads = _heads(connection, item, priority, item.bundle.max_events, locks=locks)
         if not heads:
             continue
-        taken = take(heads, _open_by_job(connection, item, priority, heads, locks=locks), item.bundle)
+        filled = item.bundle.own_outcomes and len(heads) == item.bundle.max_events
+        open_by_job = {} if filled else _open_by_job(connection, item, priority, heads, locks=locks)
+        taken = take(heads, open_by_job, item.bundle)
         free = singles(heads, len(taken.ids), item.bundle, item.room, fresh=priority == 0)
         if free:
             wanted = [(head.id,) for head in free[: item.requests]]
