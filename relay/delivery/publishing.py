@@ -75,5 +75,5 @@ def _behind(now: float) -> Sent:
 def _shown(message: Message) -> tuple[tuple[str, str], ...]:
     """What an attempt shows of a message."""
     place = f"{message.exchange}/{message.destination}" if message.exchange else message.destination
-    key = () if message.key is None else (("key", storable(message.key[:SHOWN_CHARACTERS])),)
+    key = () if message.key is None else (("partitioned-by", storable(message.key[:SHOWN_CHARACTERS])),)
     return (("destination", storable(place[:SHOWN_CHARACTERS])), *key, ("message-id", message.id))
