@@ -143,6 +143,10 @@ class ToBroker(base.OneRequest):
             raise ValueError("the sink names no broker")
         return found
 
+    def place(self, subscription: Subscription) -> Message | None:
+        """A message without content to the destination; None if that depends on the event."""
+        return None
+
     def login(self, subscription: Subscription) -> Login | None:
         """What the credential is for this broker; None without one, or with one that was given for another broker."""
         credential = subscription.credential

@@ -12,7 +12,7 @@ from relay.core.bus import Login, Message, order_of
 from relay.core.events import Event
 from relay.core.subscription import Subscription
 from subscribers import base
-from subscribers.brokers import ToBroker, partition_key, settings_of
+from subscribers.brokers import ToBroker, is_template, partition_key, settings_of
 
 MAX_KEY_CHARACTERS = 1000
 MECHANISMS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
@@ -57,6 +57,11 @@ class Kafka(ToBroker):
             case "ackmode" if text != "all":
                 return "only all is possible: an event is delivered once all in-sync replicas have it"
         return None
+
+    def place(self, subscription: Subscription) -> Message | None:
+        """See `ToBroker`."""
+        topic = settings_of(subscription)["topicname"]
+        return None if is_template("topicname", topic) else Message(destination=topic, body=b"", id="")
 
     def message(self, event: Event, subscription: Subscription, context: base.RenderContext) -> Message:
         """See `ToBroker`."""

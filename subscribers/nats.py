@@ -12,7 +12,7 @@ from relay.core.bus import Login, Message, order_of
 from relay.core.events import NOT_IN_ATTRIBUTES, Event
 from relay.core.subscription import Subscription
 from subscribers import base
-from subscribers.brokers import ToBroker
+from subscribers.brokers import ToBroker, is_template, settings_of
 
 MAX_SUBJECT_CHARACTERS = 500
 _SUBJECT = re.compile(r"[^\s.*>\x00-\x1f\x7f]+(?:\.[^\s.*>\x00-\x1f\x7f]+)*")
@@ -50,6 +50,11 @@ class Nats(ToBroker):
     def tidied(self, text: str) -> str:
         """An empty word, such as the channel of an event without one, is `_`."""
         return ".".join(word or "_" for word in text.split("."))
+
+    def place(self, subscription: Subscription) -> Message | None:
+        """See `ToBroker`."""
+        subject = settings_of(subscription)["subject"]
+        return None if is_template("subject", subject) else Message(destination=subject, body=b"", id="")
 
     def message(self, event: Event, subscription: Subscription, context: base.RenderContext) -> Message:
         """See `ToBroker`."""

@@ -13,7 +13,7 @@ from relay.core.bus import Message, order_of
 from relay.core.events import NOT_IN_ATTRIBUTES, Event
 from relay.core.subscription import Subscription
 from subscribers import base
-from subscribers.brokers import ToBroker
+from subscribers.brokers import ToBroker, is_template, settings_of
 
 MAX_NAME_BYTES = 255
 _ADDRESS = re.compile(r"/(?:queues/([^/]+)|exchanges/([^/]+)(?:/([^/]*))?)")
@@ -42,6 +42,15 @@ class RabbitMq(ToBroker):
                 f"{MAX_NAME_BYTES} bytes"
             )
         return None
+
+    def place(self, subscription: Subscription) -> Message | None:
+        """See `ToBroker`. The exchange may be known although the routing key is not."""
+        parts = _ADDRESS.fullmatch(settings_of(subscription)["address"])
+        queue, exchange, _ = (None, None, None) if parts is None else parts.groups()
+        name = queue or exchange
+        if name is None or is_template("address", name):
+            return None
+        return Message(exchange=unquote(exchange or ""), destination=unquote(queue or ""), body=b"", id="")
 
     def message(self, event: Event, subscription: Subscription, context: base.RenderContext) -> Message:
         """See `ToBroker`."""

@@ -3,12 +3,13 @@
 `relay/node/node.py` passes the real objects; tests pass stand-ins (`tests/support/api_world.py`).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from relay.api.limits import Admission
 from relay.clock import Clock
+from relay.core.bus import Broker, Message, Published
 from relay.core.dialogue import Steps
 from relay.core.events import RELAY_SOURCE, Event, Origin
 from relay.core.netguard import GuardPolicy
@@ -104,6 +105,7 @@ class Kinds:
     redacted_url       kind name and URL to the redacted sink
     signed             whether requests to a kind are signed
     portal             the account at a vendor whose limits a subscription shares, None without one
+    broker             the broker of a subscription, and a destination to look for there; None: it has none
     greeting           the requests that try a sink before its subscription is stored, None without any
     names_somebody     whether an event's metadata name somebody whom the sink can look for; None if it is no CRM
     """
@@ -117,8 +119,14 @@ class Kinds:
     redacted_url: Callable[[str, str], str]
     signed: Callable[[str], bool]
     portal: Callable[[Subscription], str | None]
+    broker: Callable[[Subscription], tuple[Broker, Message | None] | None]
     greeting: Callable[[Subscription, float], Steps | None]
     names_somebody: Callable[[Subscription], Callable[[Event], bool] | None]
+
+
+async def _dial_nothing(_broker: Broker, _place: Message | None) -> Published:
+    """The default for tests without brokers."""
+    return Published()
 
 
 def _count_nothing(_method: str, _status_code: int) -> None:
@@ -129,6 +137,7 @@ def _count_nothing(_method: str, _status_code: int) -> None:
 class Ports:
     """Everything the API needs.
 
+    dial           looks at a broker, and for a destination there; publishes nothing
     count_request  is called after each response with the method and status
     published      is called with the number of events that were published, after their commit
     access         the tokens, of the node that outlives these ports. Open streams and waits ask it after each signal
@@ -148,6 +157,7 @@ class Ports:
     audit: "AuditLog"
     forecasts: "GroupForecasts"
     kinds: Kinds
+    dial: Callable[[Broker, Message | None], Awaitable[Published]] = _dial_nothing
     count_request: Callable[[str, int], None] = _count_nothing
     published: Callable[[int], None] = lambda count: None
     admission: Admission = field(default_factory=Admission)

@@ -247,7 +247,10 @@ async def _requests(
 
 def _request_view(call: Call, subscription: Subscription, step: Step) -> PreviewedRequest:
     sent = step.request
-    headers = sent_headers_view(sent.headers, subscription.credential)
+    if subscription.protocol != "HTTP":  # a message's headers have no credential
+        headers = dict(sent.headers)
+    else:
+        headers = sent_headers_view(sent.headers, subscription.credential)
     headers |= {name: REDACTED for name in headers if is_signed_name(name) and name.lower().endswith("signature")}
     return {
         "name": step.name or None,

@@ -57,7 +57,7 @@ from relay.ids import new_id
 MAX_OVERLAP_SECONDS = 30 * 86_400.0
 SECRET_BYTES = 32
 DEFAULT_TEST_TYPE = "relay.test"
-_PLACES = ("channel", "record", "object")
+_PLACES = ("channel", "record", "object", core.SETTINGS)
 """Options that say where in a sink something arrives."""
 
 
@@ -125,14 +125,15 @@ _SUBSCRIPTION = Answer("The subscription.", Subscription)
 async def create_subscription(call: Call) -> Response:
     """Subscribe to events.
 
-    For a CRM, its sink and credential are tried first with a few requests. If they fail, nothing is stored.
+    For a CRM, its sink and credential are tried first with a few requests; for a broker, by a connection and a look for
+    the topic, stream, queue or exchange. If they fail, nothing is stored.
     """
     now = call.ports.clock()
     subscription, given = read_create(call.document, call.context, id=call.new_id("sub", now), now=now)
     if call.first is not None and (known := await call.ports.store.subscriptions.get(subscription.id)) is not None:
         return _made(call, known)  # the first request was cut off after its commit
     subscription = with_facts(subscription, await tried(call, subscription) or {})
-    if call.query["reuse"]:
+    if call.query["reuse"] and subscription.sink:
         place = partial(_place, call.ports.kinds)
         wanted = place(subscription)
         same = [one for one in await call.ports.store.subscriptions.all() if place(one) == wanted]
@@ -204,7 +205,7 @@ async def get_subscription(call: Call) -> Response:
 async def replace_subscription(call: Call) -> Response:
     """Replace a subscription's settings.
 
-    Its id, state, secret and start are kept. For a CRM, a new sink or credential is tried first.
+    Its id, state, secret and start are kept. For a CRM or a broker, a new sink or credential is tried first.
     """
     before = await _find(call)
     _refuse_callback(before, "its settings cannot be changed")

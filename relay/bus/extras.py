@@ -14,4 +14,4 @@ def needed(module: str, extra: str) -> ModuleType:
         return import_module(module)
     except ImportError:
         detail = f"this node needs an extra package: pip install 'revor-relay[{extra}]'"
-        raise CannotConnect("connect", detail) from None
+        raise CannotConnect("extra_missing", detail) from None

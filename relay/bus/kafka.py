@@ -148,6 +148,19 @@ class Kafka:
             await asyncio.wait(tasks)
             raise
 
+    async def missing(self, place: Message) -> Published | None:
+        """See `Publisher`. The question makes no topic."""
+        client = self._producer.client
+        request = needed("aiokafka.protocol.metadata", "kafka").MetadataRequest([place.destination], False)
+        found = await client.send(client.get_random_node(), request)
+        for code, *_ in found.topics:
+            error = self._errors.for_code(code)
+            if error in (self._errors.UnknownTopicOrPartitionError, self._errors.InvalidTopicError):
+                return Published(error="unknown_topic", detail="there is no such topic: create it")
+            if error is self._errors.TopicAuthorizationFailedError:
+                return self._failure(error())
+        return None
+
     async def close(self) -> None:
         """See `Publisher`."""
         self._closed = True

@@ -16,6 +16,7 @@ from relay.core.bus import Broker, Message, Published
 MAX_PENDING = 4_000
 """Maximum messages that wait for their acknowledgement on one connection."""
 CONNECT_SECONDS = 5
+LOOK_SECONDS = 3.0
 
 
 class Nats:
@@ -111,6 +112,19 @@ class Nats:
             case self._library.APIError():
                 return Published(error="nack", detail=f"JetStream answered error {error.err_code} ({error.code})")
         return Published(error="read", detail=f"no acknowledgement ({type(error).__name__})")
+
+    async def missing(self, place: Message) -> Published | None:
+        """See `Publisher`. A user may lack the permission to ask."""
+        try:
+            async with asyncio.timeout(LOOK_SECONDS):
+                await self._jetstream.find_stream_name_by_subject(place.destination)
+        except self._library.NotFoundError:
+            return Published(error="no_stream", detail="no stream has this subject: add one")
+        except self._library.ServiceUnavailableError:
+            return Published(error="no_stream", detail="JetStream is off: start the server with it")
+        except (TimeoutError, self._library.APIError):
+            return None
+        return None
 
     async def _heard(self, error: Exception) -> None:
         self._said = str(error)[:200]

@@ -27,6 +27,8 @@ FIRST_PAUSE_SECONDS = 1.0
 MAX_PAUSE_SECONDS = 60.0
 IDLE_SECONDS = 300.0
 """Longer than the first pauses between attempts: a connection knows what is in doubt."""
+DIAL_SECONDS = 12.0
+"""Time limit of a look at a broker before a subscription is stored."""
 CLOSE_SECONDS = 2.0
 """How long a connection is given to close in order."""
 
@@ -55,6 +57,10 @@ class Publisher(Protocol):
         """Publishes the messages in their order and waits for the broker's acknowledgements, which it puts into
         `results`, a place for each message. The caller's time-out cancels it: what is None then has no result, and what
         has been acknowledged until then is not sent again."""
+        ...
+
+    async def missing(self, place: Message) -> Published | None:
+        """Why the destination of a message cannot take it; None if it is there, or if that cannot be told."""
         ...
 
     async def close(self) -> None:
@@ -152,6 +158,25 @@ class Publishers:
             )
             for one, result in zip(unsent_behind(messages, results), results, strict=True)
         ]
+
+    async def dial(self, broker: Broker, place: Message | None, timeout_seconds: float = DIAL_SECONDS) -> Published:
+        """Connects, apart from other work, and looks for the destination of a message. Publishes nothing. Returns what
+        is wrong, if anything is."""
+        line = _Line()
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                publisher = await self._publisher(broker, line)
+                with guarded(line.guard):
+                    return (place and await publisher.missing(place)) or Published()
+        except TimeoutError:
+            return Published(error="timeout", detail="the broker did not answer in time")
+        except CannotConnect as error:
+            return Published(error=error.error, detail=str(error))
+        except Exception as error:  # of a client's library
+            return Published(error="protocol", detail=f"the client of the broker failed ({type(error).__name__})")
+        finally:
+            if line.publisher is not None:
+                self._drop(line, line.publisher)
 
     async def _publisher(self, broker: Broker, line: _Line) -> Publisher:
         async with line.turn:

@@ -87,6 +87,23 @@ class RabbitMq:
             return Published(error="read", detail=f"no confirmation ({type(error).__name__})")
         return Published(detail="confirmed")
 
+    async def missing(self, place: Message) -> Published | None:
+        """See `Publisher`."""
+        channel, errors = await self._connection.channel(publisher_confirms=False), self._errors
+        try:
+            if place.exchange:
+                await channel.exchange_declare(place.exchange, passive=True)
+            else:
+                await channel.queue_declare(place.destination, passive=True)
+        except errors.ChannelNotFoundEntity:
+            if place.exchange:
+                return Published(error="unknown_exchange", detail="there is no such exchange: declare it")
+            return Published(error="unroutable", detail="there is no such queue: declare it")
+        except errors.AMQPChannelError:  # it may not be looked at, or is another connection's own
+            return None
+        await channel.close()
+        return None
+
     async def close(self) -> None:
         """See `Publisher`."""
         await self._connection.close()

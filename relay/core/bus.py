@@ -8,7 +8,7 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal, get_args
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import quote, unquote
 
 from relay.core.netguard import HTTP_HINT, MAX_URL_LENGTH, GuardPolicy, refusal_of_url
 from relay.core.values import value_class
@@ -201,10 +201,8 @@ def order_of(event: "Event", subscription: "Subscription") -> str | None:
 
 def scheme_of(sink: str) -> str:
     """The scheme of a sink in lower case; empty if it has none."""
-    try:
-        return urlsplit(sink).scheme.lower()
-    except ValueError:
-        return ""
+    scheme, separator, _ = sink.partition("://")
+    return scheme.lower() if separator else ""
 
 
 def policy_for_brokers(policy: GuardPolicy) -> GuardPolicy:

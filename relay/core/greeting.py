@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from relay.core.bus import Published
 from relay.core.credentials import SinkCredential, stored_token
 from relay.core.delivery import CREDENTIAL_ERROR, Outcome, Response
 from relay.core.subscription import FACTS, PORTAL, Subscription
@@ -17,6 +18,17 @@ MAX_RETRY_AFTER_SECONDS = 86_400
 _EGRESS_GUARD = "refused"
 _RESUME = re.compile(r", then resume( it| the subscription)?(?=[.:;]|$)")
 """Advice of the kinds about a subscription that is stored."""
+_OF_DIAL = {
+    "credential": ("credential_refused", "/sinkcredential"),
+    "denied": ("permission_missing", "/sinkcredential"),
+    "refused": ("sink_refused", "/sink"),
+    "extra_missing": ("extra_missing", "/sink"),
+    "unknown_topic": ("sink_incomplete", "/protocolsettings/topicname"),
+    "no_stream": ("sink_incomplete", "/protocolsettings/subject"),
+    "unknown_exchange": ("sink_incomplete", "/protocolsettings/address"),
+    "unroutable": ("sink_incomplete", "/protocolsettings/address"),
+}
+"""Per error of a look at a broker: the problem's code, and what it is about."""
 _AGAIN = "Nothing was stored: try again later, or add it unchecked with ?check=false"
 
 
@@ -38,6 +50,15 @@ def refusal(outcome: Outcome, response: Response) -> CheckFailed | None:
     if status == 403:
         return _failed("permission_missing", "/sinkcredential", f"the credential lacks a permission: {why}")
     return _failed("sink_incomplete", "/sink", f"the sink lacks what deliveries need: {why}")
+
+
+def refusal_of_dial(found: Published) -> CheckFailed | None:
+    """Why a subscription is not stored, given what its broker is like; None if it can be published to."""
+    if found.error is None:
+        return None
+    code, pointer = _OF_DIAL.get(found.error, ("sink_unreachable", "/sink"))
+    detail = found.detail or found.error
+    return _failed(code, pointer, f"{detail}. {_AGAIN}" if code in ("sink_unreachable", "sink_incomplete") else detail)
 
 
 def facts_of(remembered: Mapping[str, Any] | None) -> dict[str, str]:

@@ -470,6 +470,7 @@ class Node:
             audit=self.audit,
             forecasts=self._forecasts,
             kinds=api_kinds([origin.type_prefix for origin in api.origins.values()]),
+            dial=self._publishers.dial,
             count_request=self.metrics_registry.count_request,
             published=self._on_published,
             admission=self._admission,

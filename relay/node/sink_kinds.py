@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from relay.api.ports import Kinds
+from relay.core.bus import Broker, Message
 from relay.core.dialogue import previewed
 from relay.core.events import Event
 from relay.core.subscription import Subscription
@@ -11,6 +12,7 @@ from relay.errors import NotRenderable
 from relay.redaction import url_without_path
 from subscribers import registry
 from subscribers.base import RenderContext
+from subscribers.brokers import ToBroker
 
 
 def api_kinds(type_prefixes: Sequence[str]) -> Kinds:
@@ -25,9 +27,16 @@ def api_kinds(type_prefixes: Sequence[str]) -> Kinds:
         redacted_url=_redacted_url,
         signed=lambda kind: registry.kind_named(kind).signed,
         portal=lambda subscription: registry.kind_named(subscription.kind).portal(subscription),
+        broker=broker_of,
         greeting=lambda subscription, now: registry.kind_named(subscription.kind).greeting(subscription, now),
         names_somebody=names_somebody,
     )
+
+
+def broker_of(subscription: Subscription) -> tuple[Broker, Message | None] | None:
+    """The broker of a subscription, and a destination to look for there; None: it has none."""
+    kind = registry.kind_named(subscription.kind)
+    return (kind.broker(subscription), kind.place(subscription)) if isinstance(kind, ToBroker) else None
 
 
 def names_somebody(subscription: Subscription) -> Callable[[Event], bool] | None:

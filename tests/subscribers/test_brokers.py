@@ -253,3 +253,22 @@ def test_preview_shows_the_place_and_the_message(kind):
     }.get(kind.name)
     assert ("message-id", "evt_1") in request.headers
     assert request.body == EVENT.body
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "place"),
+    [
+        (Kafka(), {"topicname": "jobs"}, ("", "jobs")),
+        (Kafka(), {"topicname": "jobs.{{ event.status }}"}, None),
+        (Nats(), {"subject": "jobs.all"}, ("", "jobs.all")),
+        (Nats(), {"subject": "{{ event.status }}"}, None),
+        (RabbitMq(), {"address": "/queues/a%2Fb"}, ("", "a/b")),
+        (RabbitMq(), {"address": "/exchanges/jobs/{{ event.status }}"}, ("jobs", "")),
+        (RabbitMq(), {"address": "/exchanges/{{ event.status }}/x"}, None),
+        (RabbitMq(), {"address": "/queues/{{ event.status }}"}, None),
+        (RabbitMq(), {"address": "{% if event.status %}/queues/a{% endif %}"}, None),
+    ],
+)
+def test_destination_that_no_event_changes_can_be_looked_for(kind, settings, place):
+    found = kind.place(subscription(kind, settings=settings))
+    assert (None if found is None else (found.exchange, found.destination)) == place

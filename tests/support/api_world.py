@@ -14,6 +14,7 @@ from relay.api.group_finish import GroupForecasts
 from relay.api.operations import Context
 from relay.api.ports import ApiSettings, Kinds, Ports, Readiness, Token
 from relay.config.keyring import Keyring
+from relay.core.bus import Broker, Message, Published
 from relay.core.client_address import Network
 from relay.core.delivery import Attempt, OutboundRequest, Outcome, Timings
 from relay.core.dialogue import Step, Steps, previewed
@@ -31,7 +32,7 @@ from relay.core.tracking import Explanation, SourceReport, TrackRequest
 from relay.errors import RelayError, RequestError
 from relay.ids import new_id
 from relay.node.audit import AuditLog
-from relay.node.sink_kinds import names_somebody
+from relay.node.sink_kinds import broker_of, names_somebody
 from relay.proxy.asgi import Proxy
 from relay.proxy.types import Caller, CreateBody, ForwardedRequest, ProxyResponse, TrackingOptions
 from relay.store.store import Store
@@ -422,6 +423,7 @@ KINDS = Kinds(
     redacted_url=lambda name, url: kind_named(name).redacted_url(url),
     signed=lambda name: kind_named(name).signed,
     portal=lambda subscription: kind_named(subscription.kind).portal(subscription),
+    broker=broker_of,
     greeting=lambda subscription, now: kind_named(subscription.kind).greeting(subscription, now),
     names_somebody=names_somebody,
 )
@@ -438,6 +440,13 @@ class World:
     node: FakeNode = field(default_factory=FakeNode)
     dispatcher: FakeDispatcher = field(default_factory=FakeDispatcher)
     kinds: Kinds = KINDS
+    dialled: list[tuple[Broker, Message | None]] = field(default_factory=list)
+    broker_says: Published = field(default_factory=Published)
+
+    async def dial(self, broker: Broker, place: Message | None) -> Published:
+        """What a look at a broker finds."""
+        self.dialled.append((broker, place))
+        return self.broker_says
 
     def __post_init__(self) -> None:
         self.node.store = self.store
@@ -467,6 +476,7 @@ class World:
             clock=lambda: self.now,
             store=self.store,
             tracking=self.tracking,
+            dial=self.dial,
             signals=self.signals,
             dispatcher=self.dispatcher,
             node=self.node,

@@ -36,6 +36,13 @@ class Client:
         if not self.results:
             results[:] = [Published() for _ in messages]
 
+    async def missing(self, place: Message) -> Published | None:
+        if self.silent:
+            await asyncio.Event().wait()
+        if self.error is not None:
+            raise self.error
+        return self.results[0] if self.results else None
+
     async def close(self) -> None:
         self.closed = True
 
@@ -160,3 +167,28 @@ async def test_time_out_while_connecting_counts_as_a_failure():
     assert await world.errors(0.01) == ["timeout"] * 3
     assert await world.errors(0.01) == ["timeout"] * 3
     assert world.connected == 1
+
+
+@pytest.mark.parametrize(
+    ("answer", "place", "error"),
+    [
+        (Client(), MESSAGES[0], None),
+        (Client(), None, None),
+        (Client(Published(error="no_stream", detail="none")), MESSAGES[0], "no_stream"),
+        (Client(Published(error="no_stream", detail="none")), None, None),
+        (Client(silent=True), MESSAGES[0], "timeout"),
+        (Client(error=RuntimeError("secret")), MESSAGES[0], "protocol"),
+        (CannotConnect("extra_missing", "pip install"), MESSAGES[0], "extra_missing"),
+        (Refused("no"), MESSAGES[0], "refused"),
+    ],
+)
+async def test_look_at_a_broker_says_what_is_wrong_and_keeps_no_connection(answer, place, error):
+    world = World(answer, Client())
+    assert BROKER is not None
+    found = await world.publishers.dial(BROKER, place, 0.01 if getattr(answer, "silent", False) else 5.0)
+    assert found.error == error
+    assert "secret" not in str(found.detail)
+    assert await world.errors() == [None] * 3, "a look that fails holds nothing back"
+    assert world.connected == 2
+    await world.publishers.close()
+    assert getattr(answer, "closed", True)

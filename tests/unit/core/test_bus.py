@@ -10,8 +10,11 @@ from relay.core.bus import (
     Message,
     Published,
     order_of,
+    origin_of_broker,
     policy_for_brokers,
+    protocol_of,
     read_sink,
+    refusal_of_broker,
     refusal_of_host,
     scheme_of,
     unsent_behind,
@@ -59,8 +62,41 @@ def test_other_sinks_name_none(sink):
     assert read_sink(sink) is None
 
 
+@pytest.mark.parametrize(
+    ("sink", "why"),
+    [
+        ("https://a.example", "names no broker"),
+        ("kafkas://" + "a" * 2048, "at most 2048 characters"),
+        ("kafkas://a.example\n", "white space"),
+        ("kafkas://a.example,b\u3002example", "address 2 is malformed"),
+        ("amqps://a.example/\ud800", "white space"),
+        ("amqps://a.example/%0A", "virtual host"),
+        ("kafka://a.example,10.0.0.1", "address 1: kafka:// has no TLS: use kafkas://"),
+        ("amqp://a.example", "amqp:// has no TLS: use amqps://"),
+        ("kafka://10.0.0.1", "not public"),
+        ("kafkas://a.example,10.0.0.1", "address 2: address 10.0.0.1 is in 10.0.0.0/8"),
+    ],
+)
+def test_refusal_of_a_broker_says_which_address_and_why(sink, why):
+    assert why in str(refusal_of_broker(sink, GuardPolicy()))
+
+
+def test_broker_that_the_guard_allows_is_not_refused():
+    assert refusal_of_broker("kafkas://a.example,b.example:9092", GuardPolicy()) is None
+
+
+def test_credential_is_bound_to_all_addresses_and_the_virtual_host():
+    assert origin_of_broker("KAFKAS://A.example,b.example") == "kafkas://a.example:9093,b.example:9093/%2F"
+    assert origin_of_broker("amqps://a.example/sales") == "amqps://a.example:5671/sales"
+    assert origin_of_broker("https://a.example") is None
+
+
 def test_scheme_is_read_of_any_text():
-    assert [scheme_of(sink) for sink in ("KAFKA://a", "x", "http://[")] == ["kafka", "", ""]
+    assert [scheme_of(sink) for sink in ("KAFKA://a", "x", "http://[")] == ["kafka", "", "http"]
+    assert [protocol_of(sink) for sink in ("KAFKA://a", "tls://a", "amqps://a", "https://a")] == [
+        *("KAFKA", "NATS", "AMQP"),
+        None,
+    ]
 
 
 def test_broker_is_shown_without_its_login():

@@ -2,9 +2,10 @@
 
 import pytest
 
+from relay.core.bus import Published
 from relay.core.credentials import SinkCredential
 from relay.core.delivery import Outcome, Response
-from relay.core.greeting import MAX_RETRY_AFTER_SECONDS, facts_of, refusal, trial, with_facts
+from relay.core.greeting import MAX_RETRY_AFTER_SECONDS, facts_of, refusal, refusal_of_dial, trial, with_facts
 from relay.core.subscription import Subscription
 
 
@@ -51,6 +52,26 @@ def test_a_pause_that_the_sink_asks_for_is_passed_on(asked, header) -> None:
     found = refusal(Outcome(verdict="retry", reason="http_429", retry_after_seconds=asked), answered(429))
     assert found is not None
     assert found.headers.get("Retry-After") == header
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "pointer"),
+    [
+        ("connect", "sink_unreachable", "/sink"),
+        ("credential", "credential_refused", "/sinkcredential"),
+        ("no_stream", "sink_incomplete", "/protocolsettings/subject"),
+        ("extra_missing", "extra_missing", "/sink"),
+    ],
+)
+def test_broker_that_cannot_be_published_to_is_a_refusal(error, code, pointer) -> None:
+    found = refusal_of_dial(Published(error=error))
+    assert found is not None
+    assert (found.code, found.errors[0].pointer, found.errors[0].detail[: len(error)]) == (code, pointer, error)
+    assert found.status == (502 if code == "sink_unreachable" else 422)
+
+
+def test_broker_that_can_be_published_to_is_none() -> None:
+    assert refusal_of_dial(Published()) is None
 
 
 def test_a_long_reason_is_cut() -> None:
