@@ -11,6 +11,7 @@ from typing import ClassVar
 from relay.core.bus import Login, Message, order_of
 from relay.core.events import Event
 from relay.core.subscription import Subscription
+from relay.errors import FieldError
 from subscribers import base
 from subscribers.brokers import ToBroker, is_template, partition_key, settings_of
 
@@ -44,6 +45,15 @@ class Kafka(ToBroker):
             return None
         mechanism = "OAUTHBEARER" if found.name is None else settings_of(subscription).get("saslmechanism", "PLAIN")
         return replace(found, mechanism=mechanism)
+
+    def check(self, subscription: Subscription) -> None:
+        """Also refuses a secret that would be sent in the clear."""
+        super().check(subscription)
+        broker = self.broker(subscription)
+        if broker.login is not None and not broker.secure and not broker.login.mechanism.startswith("SCRAM-"):
+            mechanism = broker.login.mechanism
+            detail = f"{mechanism} would send the secret in the clear: use kafkas://, or a saslmechanism of SCRAM"
+            base.refuse([FieldError(pointer="/sinkcredential", code="credential_unsuitable", detail=detail)])
 
     def problem_of(self, name: str, text: str) -> str | None:
         """See `ToBroker`."""

@@ -150,16 +150,10 @@ class Kafka:
 
     async def missing(self, place: Message) -> Published | None:
         """See `Publisher`. The question makes no topic."""
-        client = self._producer.client
-        request = needed("aiokafka.protocol.metadata", "kafka").MetadataRequest([place.destination], False)
-        found = await client.send(client.get_random_node(), request)
-        for code, *_ in found.topics:
-            error = self._errors.for_code(code)
-            if error in (self._errors.UnknownTopicOrPartitionError, self._errors.InvalidTopicError):
-                return Published(error="unknown_topic", detail="there is no such topic: create it")
-            if error is self._errors.TopicAuthorizationFailedError:
-                return self._failure(error())
-        return None
+        answer = await self._asked(wire.metadata_request([place.destination], make=False))
+        named = [topic for topic in answer.topics or () if topic[1] == place.destination]
+        why = _topic(named[0] if named else None, self._now()).why
+        return why if why is not None and why.error in ("unknown_topic", "denied") else None
 
     async def close(self) -> None:
         """See `Publisher`."""
@@ -256,7 +250,7 @@ class Kafka:
             if self._closed:
                 raise CannotConnect("read", "the connection was closed")
             self._close_some()
-            connection = wire.Connection(address, self._broker.login, self._tls)
+            connection = wire.Connection(address, self._broker.login, self._tls, self._broker.client)
             try:
                 await connection.connect()
             except Exception as error:

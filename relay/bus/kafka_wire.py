@@ -12,7 +12,7 @@ from typing import Any
 
 from relay.bus.extras import needed
 from relay.bus.publishers import CannotConnect
-from relay.core.bus import Login, Message
+from relay.core.bus import CLIENT, Login, Message
 
 _connections = needed("aiokafka.conn", "kafka")
 _metadata = needed("aiokafka.protocol.metadata", "kafka")
@@ -22,7 +22,6 @@ _records = needed("aiokafka.record.default_records", "kafka")
 _murmur2 = needed("aiokafka.partitioner", "kafka").murmur2
 _token_provider: Any = needed("aiokafka.abc", "kafka").AbstractTokenProvider
 
-CLIENT_ID = "revor-relay"
 REQUEST_SECONDS = 10.0
 """Time-out of one answer."""
 MAX_RESPONSE_BYTES = 1024 * 1024
@@ -72,10 +71,12 @@ class _Scram(_connections.ScramAuthenticator):  # type: ignore[misc, name-define
 class Connection(_connections.AIOKafkaConnection):  # type: ignore[misc, name-defined]
     """A connection to one node. `send` returns an awaitable answer; answers come in the order of requests."""
 
-    def __init__(self, address: tuple[str, int], login: Login | None, tls: ssl.SSLContext | None) -> None:
+    def __init__(
+        self, address: tuple[str, int], login: Login | None, tls: ssl.SSLContext | None, client: str = CLIENT
+    ) -> None:
         super().__init__(
             *address,
-            client_id=CLIENT_ID,
+            client_id=client,
             request_timeout_ms=int(REQUEST_SECONDS * 1000),
             ssl_context=tls,
             **_security(login, secure=tls is not None),
@@ -130,9 +131,10 @@ class _Token(_token_provider):  # type: ignore[misc]
         return self._token
 
 
-def metadata_request(topics: Sequence[str]) -> Any:
-    """Asks for the nodes, and for the partitions of topics. A broker that makes topics by itself makes them now."""
-    return _metadata.MetadataRequest(list(topics))
+def metadata_request(topics: Sequence[str], *, make: bool = True) -> Any:
+    """Asks for the nodes, and for the partitions of topics. A broker that makes topics by itself makes them now, unless
+    it is asked not to."""
+    return _metadata.MetadataRequest(list(topics), make)
 
 
 def identity_request() -> Any:

@@ -26,7 +26,7 @@ class Nats:
         self._library = needed("nats.js.errors", "nats")
         self._client: Any = needed("nats.aio.client", "nats").Client()
         self._jetstream: Any = None
-        self._said: str | None = None
+        self._denied = False
         self._gone = asyncio.Event()
 
     async def connect(self, broker: Broker, tls: ssl.SSLContext | None) -> None:
@@ -41,7 +41,7 @@ class Nats:
         try:
             await self._client.connect(
                 servers=[f"{scheme}://{_written(host)}:{port}" for host, port in broker.addresses],
-                name="revor-relay",
+                name=broker.client,
                 allow_reconnect=False,
                 max_reconnect_attempts=1,  # 0 would mean for ever
                 reconnect_time_wait=0.1,
@@ -54,7 +54,7 @@ class Nats:
             )
         except BaseException:
             await self.close()
-            if self._said is not None and "authorization" in self._said.lower():
+            if self._denied:
                 raise CannotConnect("credential", "the broker does not accept the credential") from None
             raise
         self._jetstream = self._client.jetstream(publish_async_max_pending=MAX_PENDING)
@@ -127,7 +127,7 @@ class Nats:
         return None
 
     async def _heard(self, error: Exception) -> None:
-        self._said = str(error)[:200]
+        self._denied = self._denied or "authorization" in str(error)[:200].lower()
 
     async def _left(self) -> None:
         self._gone.set()

@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 from relay.bus.extras import needed
 from relay.bus.publishers import CannotConnect
-from relay.core.bus import Broker, Message, Published
+from relay.core.bus import CLIENT, Broker, Message, Published
 
 MAX_CHANNELS = 16
 PERSISTENT = 2
@@ -63,7 +63,7 @@ class RabbitMq:
             content_type=message.content_type,
             delivery_mode=PERSISTENT,
             message_id=message.id,
-            app_id="revor-relay",
+            app_id=CLIENT,
             headers=dict(message.headers),
         )
         try:
@@ -115,10 +115,11 @@ async def connect(broker: Broker, tls: ssl.SSLContext | None) -> RabbitMq:
     errors = needed("aiormq.exceptions", "rabbitmq")
     needed("aio_pika", "rabbitmq")
     failure: BaseException | None = None
+    named = {"connection_name": broker.client}
     for host, port in broker.addresses:
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
-                return RabbitMq(await library.connect(_url(broker, host, port), context=tls))
+                return RabbitMq(await library.connect(_url(broker, host, port), context=tls, client_properties=named))
         except errors.AuthenticationError:
             raise CannotConnect("credential", "the broker does not accept the credential") from None
         except Exception as error:

@@ -272,3 +272,24 @@ def test_preview_shows_the_place_and_the_message(kind):
 def test_destination_that_no_event_changes_can_be_looked_for(kind, settings, place):
     found = kind.place(subscription(kind, settings=settings))
     assert (None if found is None else (found.exchange, found.destination)) == place
+
+
+@pytest.mark.parametrize(
+    ("fields", "settings", "refused"),
+    [
+        ({"credentialtype": "PLAIN", "identifier": "me", "secret": "s"}, {}, True),
+        ({"credentialtype": "ACCESSTOKEN", "accesstoken": "t"}, {}, True),
+        ({"credentialtype": "PLAIN", "identifier": "me", "secret": "s"}, {"saslmechanism": "SCRAM-SHA-256"}, False),
+    ],
+)
+def test_kafka_sends_no_secret_in_the_clear(fields, settings, refused):
+    sink = "kafka://127.0.0.1:9092"
+    made = replace(
+        subscription(Kafka(), settings={"topicname": "jobs", **settings}),
+        sink=sink,
+        credential=SinkCredential(id="c", origin=origin_text(sink), fields=fields),
+    )
+    if refused:
+        assert errors_of(Kafka(), made) == {"/sinkcredential": "credential_unsuitable"}
+    else:
+        Kafka().check(made)
