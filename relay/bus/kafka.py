@@ -66,6 +66,7 @@ _PASSING_CODES = {
 """Codes of errors that pass. After some of them a batch may be stored."""
 _PASSING_RESULTS = (*_PASSING_CODES.values(), _IDENTITY_LOST)
 _PASSING = frozenset(("connect", "read", "timeout"))
+_BROKE_OFF = CannotConnect("read", "the connection broke off before the broker answered")
 _TOO_LARGE = Published(error="too_large", detail="the broker takes no message of this size")
 _REFUSED = {
     **dict.fromkeys((10, 18), _TOO_LARGE),
@@ -226,6 +227,14 @@ class Kafka:
 
     # --- connections
 
+    @property
+    def _closed_early(self) -> CannotConnect:
+        expected = "TLS" if self._tls is None else "no TLS"
+        detail = (
+            f"the broker closed the connection: is it starting, or does the port expect {expected} or a credential?"
+        )
+        return CannotConnect("connect", detail)
+
     async def _asked(self, request: Any) -> Any:
         """An answer of any node. Raises CannotConnect if none answers."""
         known = [address for address, connection in self._connections.items() if connection.connected()]
@@ -254,7 +263,7 @@ class Kafka:
             try:
                 await connection.connect()
             except Exception as error:
-                why = _named(error)
+                why = _named(error, self._closed_early)
                 if why.error == "refused" and address not in self._broker.addresses:
                     why = CannotConnect("refused", f"an address that the broker advertises: {why}")
                 raise why from None
@@ -275,9 +284,7 @@ class Kafka:
             return await connection.send(request)
         except Exception as error:
             connection.close()
-            why = _named(error)
-            if why.error == "connect":
-                why = CannotConnect("read", "the connection broke off before the broker answered")
+            why = _named(error, _BROKE_OFF)
             raise why from None
         except asyncio.CancelledError:
             connection.close()
@@ -424,8 +431,10 @@ async def connect(broker: Broker, tls: ssl.SSLContext | None) -> Kafka:
     found = Kafka(broker, tls)
     try:
         await found._read_metadata((), 0.0)
-    except BaseException:
+    except BaseException as error:
         await found.close()
+        if error is _BROKE_OFF:
+            raise found._closed_early from None
         raise
     return found
 
@@ -483,8 +492,8 @@ def _shuffled(addresses: Iterable[tuple[str, int]]) -> list[tuple[str, int]]:
     return found
 
 
-def _named(error: Exception) -> CannotConnect:
-    """What a failure of a connection means."""
+def _named(error: Exception, ended: CannotConnect) -> CannotConnect:
+    """What a failure of a connection means. `ended`: what it means if the broker closed it."""
     seen: BaseException | None = error
     while seen is not None:
         match seen:
@@ -496,16 +505,15 @@ def _named(error: Exception) -> CannotConnect:
                 return CannotConnect("credential", "the broker does not take this mechanism of SASL on this port")
             case _errors.IncompatibleBrokerVersion() | NotImplementedError():
                 return CannotConnect("protocol", "the broker speaks another version: Kafka 0.11 or newer is needed")
-            case asyncio.IncompleteReadError() | ConnectionResetError() | BrokenPipeError():
-                detail = "the broker closed the connection: its port may expect TLS, or a credential"
-                return CannotConnect("connect", detail)
+            case asyncio.IncompleteReadError() | ConnectionResetError() | BrokenPipeError() | ConnectionAbortedError():
+                return ended
             case TimeoutError():
                 return CannotConnect("timeout", "the broker did not answer in time")
             case OSError() | CannotConnect():
                 return named(seen)
         seen = seen.__cause__ or seen.__context__
     if isinstance(error, _errors.KafkaConnectionError):
-        return CannotConnect("connect", "the connection was closed")
+        return ended
     return CannotConnect("protocol", f"the broker's answer makes no sense ({type(error).__name__})")
 
 

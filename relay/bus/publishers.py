@@ -24,7 +24,10 @@ from relay.core.text import storable
 from relay.tasks import Tasks
 
 FIRST_PAUSE_SECONDS = 1.0
-MAX_PAUSE_SECONDS = 60.0
+MAX_PAUSE_SECONDS = 5.0
+"""A try costs a dial, and one slot while it is dialled: so short that a broker which is back gets its events soon."""
+MAX_REFUSED_SECONDS = 60.0
+"""The same for a broker that cannot be reached until somebody changes something: a credential, say."""
 IDLE_SECONDS = 300.0
 """Longer than the first pauses between attempts: a connection knows what is in doubt."""
 DIAL_SECONDS = 12.0
@@ -34,6 +37,7 @@ CLOSE_SECONDS = 2.0
 
 log = structlog.get_logger("relay.bus")
 
+_PASSING = frozenset(("connect", "read", "timeout"))
 _MODULES = {"KAFKA": "relay.bus.kafka", "NATS": "relay.bus.nats", "AMQP": "relay.bus.rabbitmq"}
 
 
@@ -179,6 +183,8 @@ class Publishers:
                 self._drop(line, line.publisher)
 
     async def _publisher(self, broker: Broker, line: _Line) -> Publisher:
+        if line.why is not None and line.turn.locked():  # another task tries: this one holds no slot meanwhile
+            raise line.why
         async with line.turn:
             if line.publisher is not None and line.publisher.broken:
                 self._drop(line, line.publisher)
@@ -214,7 +220,8 @@ class Publishers:
 
     def _failed(self, line: _Line, why: CannotConnect) -> CannotConnect:
         line.failures += 1
-        pause = min(FIRST_PAUSE_SECONDS * 2.0 ** min(line.failures - 1, 10), MAX_PAUSE_SECONDS)
+        longest = MAX_PAUSE_SECONDS if why.error in _PASSING else MAX_REFUSED_SECONDS
+        pause = min(FIRST_PAUSE_SECONDS * 2.0 ** min(line.failures - 1, 10), longest)
         line.blocked_until, line.why = self._now() + pause, why
         return why
 
