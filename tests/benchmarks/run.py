@@ -208,9 +208,9 @@ async def subscribed(opened: Any, url: str, in_flight: int, **settings: Any) -> 
     return subscription.id
 
 
-async def drained(opened: Any, subscription_id: str) -> float:
+async def drained(opened: Any, subscription_id: str, kind: str = "webhook") -> float:
     """Enables the subscription until nothing is owed any more. Returns how many seconds that takes."""
-    delivered = opened.metrics_registry.attempts.labels("webhook", "delivered")
+    delivered = opened.metrics_registry.attempts.labels(kind, "delivered")
     total = delivered._value.get() + (await opened.store.deliveries.pending()).count
     begun = time.perf_counter()
     await opened.store.subscriptions.set_state(subscription_id, "enabled", time.time())
@@ -559,6 +559,13 @@ async def replay(scale: float) -> dict[str, Any]:
     return await measure(int(1_000_000 * scale))
 
 
+async def brokers(scale: float) -> list[dict[str, Any]]:
+    """Deliveries to Kafka, NATS and RabbitMQ beside bare clients: see brokers.py."""
+    from brokers import measure
+
+    return await measure(int(20_000 * scale))
+
+
 def machine() -> dict[str, Any]:
     """What it ran on."""
     return {
@@ -575,6 +582,7 @@ async def run(only: str | None, scale: float) -> list[dict[str, Any]]:
     results: list[dict[str, Any]] = []
     plan: list[tuple[str, Any]] = [
         ("deliveries", lambda: deliveries(int(20_000 * scale))),
+        ("brokers", lambda: brokers(scale)),
         ("shaped deliveries", lambda: shaped(scale)),
         ("two processes", lambda: two_nodes(scale)),
         ("latency", lambda: latency(scale)),
