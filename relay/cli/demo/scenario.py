@@ -178,7 +178,7 @@ async def run_scenario(scenario: Scenario, progress: Callable[[], None] = lambda
         await subscribe(scenario, session)
         async with ticking(progress):
             await asyncio.sleep(WARM_UP_SECONDS)
-            await _dispatch(scenario, session)
+            await dispatch_jobs(scenario, session)
             await wait_for_events(scenario)
     scenario.elapsed_seconds = time.monotonic() - scenario.began_at
     await asyncio.sleep(SETTLE_SECONDS)  # duplicates and late events arrive now
@@ -200,7 +200,7 @@ async def subscribe(scenario: Scenario, session: aiohttp.ClientSession) -> None:
     scenario.verifier = Webhook(subscription["config"]["secret"])
 
 
-async def _dispatch(scenario: Scenario, session: aiohttp.ClientSession) -> None:
+async def dispatch_jobs(scenario: Scenario, session: aiohttp.ClientSession) -> None:
     """Dispatches jobs one by one, so that a seed gives the same jobs, and registers several at a time."""
     slots = asyncio.Semaphore(REGISTERING_AT_ONCE)
 
@@ -243,7 +243,7 @@ def patience_seconds(plan: Plan) -> float:
 async def post(
     session: aiohttp.ClientSession,
     url: str,
-    body: Mapping[str, Any],
+    body: Mapping[str, Any] | Sequence[Any],
     *,
     api_key: str | None = None,
     headers: Mapping[str, str] | None = None,
@@ -258,7 +258,7 @@ async def request(
     method: str,
     url: str,
     *,
-    body: Mapping[str, Any] | None = None,
+    body: Mapping[str, Any] | Sequence[Any] | None = None,
     api_key: str | None = None,
     headers: Mapping[str, str] | None = None,
     accepted: int = 200,
