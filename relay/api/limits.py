@@ -32,6 +32,7 @@ MAX_PREVIEWS_OF_CALLER = 4
 MAX_BATCHES = 32
 MAX_BATCHES_OF_CALLER = 8
 """Batches being tracked. One of small jobs takes many times its bytes in memory."""
+MAX_PUBLISHING = 2
 MAX_ERASURES = 4
 MAX_ERASURES_OF_CALLER = 2
 MAX_BODIES_BYTES = 256 << 20
@@ -273,6 +274,8 @@ class Admission:
         self.previewing = asyncio.Lock()
         """Held by the preview that computes. Other requests have their turn between two previews."""
         self.batches = ConcurrencyLimit("batches", MAX_BATCHES, MAX_BATCHES_OF_CALLER)
+        self.publishing = asyncio.Semaphore(MAX_PUBLISHING)
+        """Held by large batches of published events. Others wait: they are as large again once they are read."""
         self.erasures = ConcurrencyLimit("erasures", MAX_ERASURES, MAX_ERASURES_OF_CALLER)
         self.verifications = ConcurrencyLimit("verifications of the audit", 1, 1)
         self.bodies = Share(MAX_BODIES_BYTES, MAX_BODIES_BYTES_OF_CALLER)

@@ -5,6 +5,7 @@ answered with 202 is committed, and goes out once, however often it is sent.
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from functools import partial
 from typing import Any, Literal, NotRequired
 
@@ -136,8 +137,11 @@ async def publish_events(call: Call) -> Response:
     limits.check_encoding(headers)
     media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type == BATCH_CONTENT_TYPE:
-        with call.ports.admission.batches.held(call.caller):
-            answer = await _publish(call, await _read_batch(call.body, call.context.known_types))
+        is_large = len(call.body) > limits.MAX_BODY_BYTES
+        admission = call.ports.admission
+        with admission.batches.held(call.caller):
+            async with admission.publishing if is_large else nullcontext():
+                answer = await _publish(call, await _read_batch(call.body, call.context.known_types))
     else:
         answer = await _publish(call, [_read(call, media_type)], alone=True)
     call.count = len(answer["items"])

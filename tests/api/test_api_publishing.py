@@ -115,6 +115,28 @@ async def test_single_events_are_no_batches(client, world):
     assert (await client.post("/v1/events", json=[EVENT], headers=BATCH)).json()["code"] == "too_many_requests"
 
 
+async def test_few_large_batches_are_in_memory_as_events_at_once(client, world, monkeypatch):
+    reading, most = [], []
+    record = world.store.published.record
+
+    async def recorded(publications):
+        reading.append(1)
+        most.append(len(reading))
+        try:
+            return await record(publications)
+        finally:
+            reading.pop()
+
+    monkeypatch.setattr(world.store.published, "record", recorded)
+    large = [[{**EVENT, "id": f"{n} {m}", "data": "x" * 200_000} for m in range(6)] for n in range(6)]
+    answers = await asyncio.gather(*(client.post("/v1/events", json=one, headers=BATCH) for one in large))
+    assert [one.json()["accepted"] for one in answers] == [6] * 6
+    assert max(most) == 2
+    small = [[{**EVENT, "id": f"s{n}"}] for n in range(6)]
+    await asyncio.gather(*(client.post("/v1/events", json=one, headers=BATCH) for one in small))
+    assert max(most) > 2
+
+
 async def test_the_same_event_again_answers_with_the_same_id(client, world):
     first, second = [(await client.post("/v1/events", json=EVENT, headers=STRUCTURED)).json() for _ in range(2)]
     assert first["items"][0]["id"] == second["items"][0]["id"]
