@@ -73,16 +73,21 @@ def check_media_type(headers: Headers) -> None:
         if media_type.strip().lower() != "application/json":
             shown = repr(media_type.strip()[:100]) if media_type.strip() else "nothing"
             raise unsupported(f"Content-Type says {shown}: send application/json")
-        for parameter in parameters.split(";"):
-            name, _, value = parameter.partition("=")
-            if name.strip().lower() == "charset" and value.strip().strip('"').lower() not in ("utf-8", "utf8"):
-                raise unsupported("the body must be in UTF-8, but Content-Type names another charset")
+        check_charset(parameters)
     check_encoding(headers)
+
+
+def check_charset(parameters: str) -> None:
+    """Raises InvalidRequest (415) if the parameters of a Content-Type name another charset than UTF-8."""
+    for parameter in parameters.split(";"):
+        name, _, value = parameter.partition("=")
+        if name.strip().lower() == "charset" and value.strip().strip('"').lower() not in ("utf-8", "utf8"):
+            raise unsupported("the body must be in UTF-8, but Content-Type names another charset")
 
 
 def check_encoding(headers: Headers) -> None:
     """Raises InvalidRequest (415) for a compressed body."""
-    encoding = headers.get("content-encoding", "identity").strip().lower()
+    encoding = ", ".join(headers.getlist("content-encoding")).strip().lower()
     if encoding not in ("identity", ""):
         raise unsupported(f"Content-Encoding {encoding[:100]!r} is not supported: send the body uncompressed")
 

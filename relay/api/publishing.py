@@ -135,7 +135,10 @@ async def publish_events(call: Call) -> Response:
     """
     headers = call.request.headers
     limits.check_encoding(headers)
-    media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
+    media_type, _, parameters = headers.get("content-type", "").partition(";")
+    media_type = media_type.strip().lower()
+    if media_type in (CONTENT_TYPE, BATCH_CONTENT_TYPE):
+        limits.check_charset(parameters)
     if media_type == BATCH_CONTENT_TYPE:
         is_large = len(call.body) > limits.MAX_BODY_BYTES
         admission = call.ports.admission

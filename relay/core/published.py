@@ -31,6 +31,7 @@ MAX_ATTRIBUTES = 64
 _STREAM = "key_"
 _URI_REFERENCE = re.compile(r"[^\s<>\"{}|\\^`\x00-\x1f\x7f-\x9f\ud800-\udfff]+")
 _MEDIA_TYPE = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+/[!#$%&'*+.^_`|~0-9A-Za-z-]+(?:\s*;[ -~]*)?", re.ASCII)
+_RFC3339 = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:)(\d\d)((?:\.\d+)?(?:Z|[+-]\d\d:\d\d))", re.ASCII | re.IGNORECASE)
 _LONGEST = {"id": MAX_TEXT, "source": MAX_TEXT, "subject": MAX_TEXT, "partitionkey": MAX_TEXT, "type": MAX_TYPE}
 _FIRST = ("specversion", "id", "source", "type", "subject", "time", "datacontenttype", "dataschema")
 _NEEDED = ("specversion", "id", "source", "type")
@@ -227,7 +228,9 @@ _PROBLEMS: Mapping[str, Any] = {
     "source": lambda text: None if _URI_REFERENCE.fullmatch(text) else "it is not a URI reference",
     "dataschema": lambda text: None if _URI_REFERENCE.fullmatch(text) else "it is not a URI",
     "datacontenttype": lambda text: None if _MEDIA_TYPE.fullmatch(text) else "it is not a media type",
-    "time": lambda text: "it is not an RFC 3339 time" if _time(text) is None else None,
+    "time": lambda text: (
+        "use an RFC 3339 time from 1970 to 9999, such as 2026-05-20T10:00:08Z" if _time(text) is None else None
+    ),
 }
 """What the specification says about the values of some attributes: None, or what is wrong."""
 
@@ -259,8 +262,12 @@ def _judged_data(document: Mapping[str, Any]) -> Refused | None:
 
 
 def _time(text: object) -> float | None:
+    found = _RFC3339.fullmatch(text) if isinstance(text, str) else None
+    if found is None:
+        return None
     try:
-        return from_rfc3339(text) if isinstance(text, str) else None
+        # RFC 3339 §5.6 and §5.7: T and Z may be small, and a second may be a leap second.
+        return from_rfc3339("".join((found[1], found[2].replace("60", "59"), found[3])).upper())
     except ValueError:
         return None
 

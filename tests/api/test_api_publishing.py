@@ -160,6 +160,11 @@ async def test_the_same_event_again_answers_with_the_same_id(client, world):
         (b"{", {"Content-Type": "application/json", "ce-specversion": "1.0"}, 422, "invalid_event"),
         (b"<a/>", {"Content-Type": "application/cloudevents+xml", "ce-specversion": "1.0"}, 415, UNSUPPORTED),
         (b"{}", {**STRUCTURED, "ce-specversion": "1.0"}, 422, "invalid_event"),
+        *[
+            (b"[]", {"Content-Type": f"{one['Content-Type']}; charset=iso-8859-1"}, 415, UNSUPPORTED)
+            for one in (STRUCTURED, BATCH)
+        ],
+        (b"[", [*BATCH.items(), *(("Content-Encoding", one) for one in ("identity", "gzip"))], 415, UNSUPPORTED),
         (b"{}", {"Content-Encoding": "br", "ce-specversion": "1.0"}, 415, UNSUPPORTED),
     ],
 )

@@ -82,7 +82,14 @@ def test_event_is_recorded_under_an_id_of_the_relay():
         ({"dataschema": "<x>"}, "invalid", "/dataschema"),
         ({"datacontenttype": "json"}, "invalid", "/datacontenttype"),
         ({"time": "yesterday"}, "invalid", "/time"),
-        ({"time": "2026-05-20T10:00:08"}, "invalid", "/time"),
+        *[
+            ({"time": text}, "invalid", "/time")
+            for text in (
+                *("2026-05-20T10:00:08", "20260520T100008Z", "2026-05-20 10:00:08Z", "2026-05-20T10:00Z"),
+                *("2026-W21-3T10:00:08Z", "2026-02-30T10:00:08Z", "2026-05-20T10:00:61Z", "1969-12-31T23:59:59Z"),
+                *("2026-05-20T10:00:08Z ", "٢026-05-20T10:00:08Z"),
+            )
+        ],
         ({"subject": "a\nb"}, "invalid", "/subject"),
         ({"subject": "a\ud800"}, "invalid", "/subject"),
         *[({name: "a\ufffd"}, "invalid", f"/{name}") for name in ("id", "source", "partitionkey")],
@@ -113,6 +120,22 @@ def test_what_is_no_event_is_refused_with_its_place(changes, code, pointer):
     refused = read(**changes)
     assert isinstance(refused, Refused)
     assert (refused.code, refused.pointer) == (code, pointer)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("2026-05-20T10:00:08Z", 1779271208.0),
+        ("2026-05-20t10:00:08.5z", 1779271208.5),
+        ("2026-05-20T10:00:08.123456789-02:00", 1779278408.123456),
+        ("2016-12-31T23:59:60Z", 1483228799.0),
+    ],
+)
+def test_rfc_3339_times_are_read_and_kept_as_they_are(text, seconds):
+    draft = read(time=text)
+    assert isinstance(draft, Draft)
+    assert draft.time == seconds
+    assert loads(draft.body)["time"] == text
 
 
 @pytest.mark.parametrize("document", [None, 7, "x", [EVENT]])
