@@ -22,6 +22,7 @@ from relay.api.resource import json_response
 from relay.core.access import publish_prefixes
 from relay.core.events import BATCH_CONTENT_TYPE, CONTENT_TYPE, owner_of
 from relay.core.published import (
+    ID_TAKEN,
     MAX_BODY_BYTES,
     MAX_EVENT_BYTES,
     MAX_EVENTS,
@@ -159,18 +160,22 @@ async def _publish(call: Call, results: Sequence[Draft | Refused], *, alone: boo
         raise _problem(results[0])
     account = None if call.identity is None else call.identity.account
     owner = None if account is None else owner_of(*account)
-    drafts = [(index, one) for index, one in enumerate(results) if isinstance(one, Draft)]
     items: list[PublishedEvent] = []
-    for chunk in _chunks(drafts):
+    rejected = [(index, one) for index, one in enumerate(results) if isinstance(one, Refused)]
+    for chunk in _chunks([(index, one) for index, one in enumerate(results) if isinstance(one, Draft)]):
         now = call.ports.clock()
         taken = await call.ports.store.published.record([_publication(draft, owner, now) for _, draft in chunk])
         call.ports.published(sum(not one.known for one in taken))
-        items += [
-            {"index": index, "id": one.id, "known": one.known} for (index, _), one in zip(chunk, taken, strict=True)
-        ]
-    rejected = [_rejection(index, one) for index, one in enumerate(results) if isinstance(one, Refused)]
+        for (index, _), one in zip(chunk, taken, strict=True):
+            if one.same:
+                items.append({"index": index, "id": one.id, "known": one.known})
+            elif alone:
+                raise _problem(ID_TAKEN)
+            else:
+                rejected.append((index, ID_TAKEN))
     known = sum(one["known"] for one in items)
-    return {"accepted": len(items) - known, "known": known, "items": items, "rejected": rejected}
+    refused = [_rejection(index, one) for index, one in sorted(rejected)]
+    return {"accepted": len(items) - known, "known": known, "items": items, "rejected": refused}
 
 
 def _chunks(drafts: Sequence[tuple[int, Draft]]) -> Iterator[Sequence[tuple[int, Draft]]]:

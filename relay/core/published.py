@@ -91,10 +91,15 @@ class Publication(NamedTuple):
 
 
 class Taken(NamedTuple):
-    """What became of it: the id under which it is recorded, and whether it was recorded before."""
+    """What became of it: the id under which it is recorded, and whether it was recorded before. `same`: False if what
+    is recorded is another event, of another type."""
 
     id: str
     known: bool
+    same: bool = True
+
+
+ID_TAKEN = Refused("id_taken", "an event of another type has this source and id already: choose another id", "/id")
 
 
 def identity_of(owner: str | None, source: str, id: str) -> str:

@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from sqlalchemy.engine import Connection
 
+from relay.core.events import Event
 from relay.core.published import Publication, Taken
 from relay.store.database import Database
 from relay.store.group_commit import alone
@@ -33,7 +34,7 @@ INSERT_PUBLISHED = (
 )
 # The published events of some identities.
 OF_IDENTITIES = sql(
-    "SELECT identity, id FROM events WHERE identity IN $json_values(identities) AND identity IS NOT NULL"
+    "SELECT identity, id, type FROM events WHERE identity IN $json_values(identities) AND identity IS NOT NULL"
 )
 _STREAM = {"uid": TEXT, "count": INTEGER, "used_at": REAL}
 # Takes the next places of some streams, and locks them.
@@ -80,18 +81,23 @@ class PublishedStore(Scoped):
         values = [{**event_values(one.event), "stream": one.event.stream, "identity": one.identity} for one in written]
         run_many(connection, INSERT_PUBLISHED, values)
         there = {**before, **_known(connection, placed)}  # another node may have been faster
-        made = [one.event for one in placed if there[one.identity] == one.event.id]
+        made = [one.event for one in placed if there[one.identity][0] == one.event.id]
         self._outbox.deliver(connection, [(event, None) for event in made])
         fresh = {event.id for event in made}
-        return [tuple(Taken(id=there[one.identity], known=one.event.id not in fresh) for one in item) for item in items]
+        return [tuple(_taken(one.event, there[one.identity], fresh) for one in item) for item in items]
 
 
-def _known(connection: Connection, publications: Sequence[Publication]) -> dict[str, str]:
-    """The ids of the events that are recorded, by identity."""
+def _taken(event: Event, recorded: tuple[str, str], fresh: set[str]) -> Taken:
+    id, type = recorded
+    return Taken(id=id, known=event.id not in fresh, same=type == event.type)
+
+
+def _known(connection: Connection, publications: Sequence[Publication]) -> dict[str, tuple[str, str]]:
+    """The ids and types of the events that are recorded, by identity."""
     if not publications:
         return {}
     identities = json_list([one.identity for one in publications])
-    return {row[0]: row[1] for row in fetch(connection, OF_IDENTITIES, identities=identities)}
+    return {row[0]: (row[1], row[2]) for row in fetch(connection, OF_IDENTITIES, identities=identities)}
 
 
 def _placed(connection: Connection, publications: Sequence[Publication]) -> list[Publication]:

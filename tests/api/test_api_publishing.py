@@ -143,6 +143,17 @@ async def test_the_same_event_again_answers_with_the_same_id(client, world):
     assert (second["accepted"], second["known"]) == (0, 1)
 
 
+async def test_other_event_with_the_id_of_one_is_refused_and_not_lost_in_silence(client, world):
+    other = {**EVENT, "type": "com.acme.order.sent"}
+    batch = [EVENT, other, 7, {**EVENT, "data": "another time"}, {**EVENT, "id": "a-2"}]
+    answer = (await client.post("/v1/events", json=batch, headers=BATCH)).json()
+    assert [(one["index"], one["known"]) for one in answer["items"]] == [(0, False), (3, True), (4, False)]
+    assert [(one["index"], one["code"]) for one in answer["rejected"]] == [(1, "id_taken"), (2, "not_an_event")]
+    alone = await client.post("/v1/events", json=other, headers=STRUCTURED)
+    assert (alone.status_code, alone.json()["errors"][0]["code"]) == (422, "id_taken")
+    assert "evt_" not in alone.text
+
+
 @pytest.mark.parametrize(
     ("content", "headers", "status", "code"),
     [

@@ -31,7 +31,18 @@ from relay.store.sqlite import url_of
 from relay.store.store import open_store
 from subscribers.registry import kind_named
 from tests.support.postgres_server import shared_server
-from tests.support.store_kit import NOW, ReversingCipher, claim, poll, result_of, seen, subscription, track
+from tests.support.store_kit import (
+    NOW,
+    PUBLISHED_TYPE,
+    ReversingCipher,
+    claim,
+    poll,
+    publication,
+    result_of,
+    seen,
+    subscription,
+    track,
+)
 
 # The catalogue of PostgreSQL itself says more than an inspector: all of it has to be the same.
 POSTGRES_COLUMNS = """
@@ -315,6 +326,36 @@ async def test_downgrade_lists_uncertain_deliveries_as_dead_and_takes_back_what_
         after = await store.subscriptions.get("sub_1")
         assert after is not None
         assert set(after.types or ()) == set(defaults)
+    finally:
+        await store.close()
+
+
+@pytest.mark.locks_itself  # no relay runs while the schema changes
+async def test_downgrade_frees_published_events_from_the_order_of_their_stream(migrated: str) -> None:
+    store = await open_store(migrated, ReversingCipher(), now=NOW)
+    try:
+        await store.subscriptions.create(subscription("sub_1", types=(PUBLISHED_TYPE, "ai.revor.job.queued")))
+        uid = await track(store)
+        await store.jobs.record(poll(uid, 0, "queued", "scheduled", "queued"))
+        await store.published.record([publication(str(n), key="a") for n in range(3)])
+    finally:
+        await store.close()
+    await asyncio.to_thread(to_revision, migrated, "0019")
+    of_jobs = "SELECT COUNT(*) FROM deliveries WHERE state = 'blocked' AND job_uid IS NOT NULL"
+    free = "SELECT COUNT(*) FROM deliveries WHERE state = 'pending' AND job_uid IS NULL AND sequence IS NULL"
+    assert await asyncio.to_thread(text_of, migrated, of_jobs) == "1"
+    assert await asyncio.to_thread(text_of, migrated, free) == "3"
+    store = await open_store(migrated, ReversingCipher(), now=NOW, auto_migrate=True)
+    try:
+        (first,) = await store.published.record([publication("new", key="a")])
+        assert not first.known
+        found = await claim(store, "sub_1", 10)
+        assert sorted(one.event.document().get("id", "") for one in found if one.job_uid != uid) == [
+            "0",
+            "1",
+            "2",
+            "new",
+        ]
     finally:
         await store.close()
 
