@@ -111,6 +111,14 @@ PUBLISH_POINTS: Mapping[str, str] = {
 }
 """Each part of a batch that is published passes all of these, in this order."""
 
+BROKER_POINTS: Mapping[str, str] = {
+    "broker.called": "the messages are rendered; nothing is published",
+    "broker.acknowledged": "the broker has stored them; nothing is decided",
+    "mark.written": "attempts, states and followers' promotions are written; the transaction is not committed",
+    "mark.committed": "the mark is committed",
+}
+"""The delivery of a bundle to a broker passes all of these, in this order."""
+
 AUDIT_POINTS: Mapping[str, str] = {
     "audit.called": "an administrative request is read; the transaction of its entry has not begun",
     "audit.written": "the entry is written; the transaction is not committed",

@@ -35,6 +35,7 @@ class Stop:
         """Wraps the calls between which the points lie."""
         from aiohttp import ClientResponse
 
+        from relay.bus.publishers import Publishers
         from relay.config.keyring import KeyFile
         from relay.delivery.dispatcher import Dispatcher
         from relay.http import exchange, sender
@@ -68,6 +69,7 @@ class Stop:
         self._around(MemoryStore, "keep", "keep.called", "keep.committed", "keep.written")
         self._around(sender.Sender, "send", "send.called", "send.answered")
         self._around(sender.Sender, "send", after="drain.answered", draining=True)
+        self._around(Publishers, "publish", "broker.called", "broker.acknowledged")
         self._around(IntentStore, "begin", "create.called", "intent.committed", "intent.written")
         self._around(ReplayStore, "advance", "replay.called", "replay.committed", "replay.written")
         self._around(PublishedStore, "record", "publish.called", "publish.committed", "publish.written")
