@@ -104,6 +104,18 @@ class Metrics:
         self.deliveries_pending = Gauge(
             "relay_deliveries_pending", "Pending deliveries, at the last upkeep", registry=self.registry
         )
+        self.pull_lag = Gauge(
+            "relay_pull_lag",
+            "Deliveries that the programs of a PULL subscription have not acknowledged, at the last upkeep",
+            ("subscription",),
+            registry=self.registry,
+        )
+        self.pull_oldest_seconds = Gauge(
+            "relay_pull_oldest_seconds",
+            "Age of the oldest delivery of a PULL subscription that is not acknowledged, at the last upkeep",
+            ("subscription",),
+            registry=self.registry,
+        )
         self.deliveries_uncertain = Gauge(
             "relay_deliveries_uncertain",
             "Deliveries that may or may not have been written, at the last upkeep",
@@ -117,13 +129,13 @@ class Metrics:
         )
         self.deliveries_held = Gauge(
             "relay_deliveries_held",
-            "Pending deliveries whose subscription is failing, paused, disabled or pending",
+            "Pending deliveries whose subscription is failing, paused, disabled or pending, or that programs pull",
             ("by",),
             registry=self.registry,
         )
         self.oldest_pending_seconds = Gauge(
             "relay_oldest_pending_seconds",
-            "Age of the oldest pending delivery of an enabled subscription; alert on it",
+            "Age of the oldest pending delivery of an enabled subscription that is sent to; alert on it",
             registry=self.registry,
         )
         self.database_bytes = Gauge(

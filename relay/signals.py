@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 ALL_EVENTS = ""
+DELIVERIES = "deliveries"
 
 
 class Watch:
@@ -32,7 +33,7 @@ class Watch:
 
 
 class Signals:
-    """The topics: one per job, by its uid, one per group, by its id, and one for all events."""
+    """The topics: one per job, by its uid, one per group, by its id, one for all events, and one for deliveries."""
 
     def __init__(self) -> None:
         self._watches: dict[str, set[Watch]] = {}
@@ -55,6 +56,12 @@ class Signals:
         with self._watch(ALL_EVENTS) as watch:
             yield watch
 
+    @contextmanager
+    def watch_deliveries(self, watch: Watch) -> Iterator[Watch]:
+        """The watch is signalled when deliveries may be due, or a subscription has changed."""
+        with self._watch(DELIVERIES, watch):
+            yield watch
+
     def job_changed(self, uid: str) -> None:
         """Signals the watches of a job."""
         self._signal(uid)
@@ -66,6 +73,11 @@ class Signals:
     def event_recorded(self) -> None:
         """Signals the watches of all events."""
         self._signal(ALL_EVENTS)
+        self._signal(DELIVERIES)
+
+    def deliveries_changed(self) -> None:
+        """Signals the watches of deliveries."""
+        self._signal(DELIVERIES)
 
     def wake_all(self) -> None:
         """Signals every watch, for example at shutdown, so that waiting requests end."""
@@ -73,8 +85,8 @@ class Signals:
             self._signal(topic)
 
     @contextmanager
-    def _watch(self, topic: str) -> Iterator[Watch]:
-        watch = Watch()
+    def _watch(self, topic: str, watch: Watch | None = None) -> Iterator[Watch]:
+        watch = watch or Watch()
         self._watches.setdefault(topic, set()).add(watch)
         try:
             yield watch

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 READ = "read"
 JOBS_WRITE = "jobs:write"
 SUBSCRIPTIONS_WRITE = "subscriptions:write"
+DELIVERIES_WRITE = "deliveries:write"
 EVENTS_WRITE = PUBLISH
 PROXY = "proxy"
 """The drop-in proxy only, and all of it."""

@@ -31,9 +31,9 @@ _DESCRIPTION = """Tracks jobs of a pull-only API and sends an event for every st
 
 Errors are `application/problem+json` (RFC 9457) with a stable `code`. Times are RFC 3339 in UTC. Token scopes: `admin`
 allows everything; `read` reading everything but secrets; `jobs:write` registering, refreshing, untracking and reading
-jobs; `subscriptions:write` subscriptions, their deliveries and replays; `events:write` publishing events; `proxy` the
-drop-in proxy only. Only paths under `/v1` and `/metrics` need a token; with `relay serve --dev`,
-callers on the same machine need none."""
+jobs; `subscriptions:write` subscriptions, their deliveries and replays; `deliveries:write` pulling deliveries;
+`events:write` publishing events; `proxy` the drop-in proxy only. Only paths under `/v1` and `/metrics` need a token;
+with `relay serve --dev`, callers on the same machine need none."""
 
 
 def document_of(operations: Sequence[Operation], settings: ApiSettings, kinds: Sequence[str]) -> dict[str, Any]:

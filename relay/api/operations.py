@@ -9,7 +9,7 @@ from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 
-from relay.api.auth import ADMIN, EVENTS_WRITE, JOBS_WRITE, PROXY, READ, SUBSCRIPTIONS_WRITE, Identity
+from relay.api.auth import ADMIN, DELIVERIES_WRITE, EVENTS_WRITE, JOBS_WRITE, PROXY, READ, SUBSCRIPTIONS_WRITE, Identity
 from relay.api.limits import MAX_BODY_BYTES
 from relay.api.ports import Account, ApiSettings, Ports
 from relay.core.filters import known_types
@@ -24,6 +24,7 @@ READS_JOBS = frozenset({READ, JOBS_WRITE})
 WRITES_JOBS = frozenset({JOBS_WRITE})
 READS_SUBSCRIPTIONS = frozenset({READ, SUBSCRIPTIONS_WRITE})
 WRITES_SUBSCRIPTIONS = frozenset({SUBSCRIPTIONS_WRITE})
+PULLS = frozenset({DELIVERIES_WRITE, SUBSCRIPTIONS_WRITE})
 WRITES_EVENTS = frozenset({EVENTS_WRITE})
 READS_UPSTREAM = frozenset({READ, JOBS_WRITE, PROXY})
 WRITES_UPSTREAM = frozenset({JOBS_WRITE, PROXY})

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from relay.api.access import Access
     from relay.api.group_finish import GroupForecasts
     from relay.delivery.dispatcher import Dispatcher
+    from relay.delivery.pulls import Pulls
     from relay.node.audit import AuditLog
     from relay.node.node import Node
     from relay.polling.tracking import Tracking
@@ -153,6 +154,7 @@ class Ports:
     tracking: "Tracking"
     signals: "Signals"
     dispatcher: "Dispatcher"
+    pulls: "Pulls"
     node: "Node"
     audit: "AuditLog"
     forecasts: "GroupForecasts"
@@ -163,8 +165,8 @@ class Ports:
     admission: Admission = field(default_factory=Admission)
 
     def within(self, account: Account) -> "Ports":
-        """Everything as a token bound to the account sees it. The node, the dispatcher and the signals know no account:
-        a handler passes them only what it has read through the others."""
+        """Everything as a token bound to the account sees it. The node, the dispatcher, the pulls and the signals know
+        no account: a handler passes them only what it has read through the others."""
         return replace(
             self,
             settings=self.settings.within(account),

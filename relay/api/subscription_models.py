@@ -28,6 +28,7 @@ from relay.clock import from_rfc3339, time_zones, zone_named
 from relay.core import subscription as core
 from relay.core.bundles import BATCH_EVENTS, BATCH_SECONDS
 from relay.core.filters import MAX_FILTERS
+from relay.core.pulls import LAG_COUNTED
 from relay.core.signing import parse_secret
 from relay.core.subscription import Handshake
 
@@ -181,6 +182,13 @@ class ShownConsent(TypedDict):
     at: Time
 
 
+class Lag(TypedDict):
+    """What the programs that pull have not acknowledged yet, deliveries under a lease included."""
+
+    count: Annotated[int, Field(description=f"At most {LAG_COUNTED:,} are counted.")]
+    oldest_seconds: Annotated[float | None, Field(description="Age of the oldest one; null if there is none.")]
+
+
 class Subscription(TypedDict):
     """A subscription. Secret parts of its sink are redacted."""
 
@@ -214,6 +222,7 @@ class Subscription(TypedDict):
     ]
     next_handshake_at: Time | None
     consent: ShownConsent | None
+    lag: NotRequired[Annotated[Lag, Field(description="Of protocol PULL, in lists and where one is read.")]]
     created_at: Time
 
 

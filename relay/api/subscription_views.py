@@ -11,6 +11,7 @@ from relay.api.sink_credentials import (
     credential_view,
 )
 from relay.api.subscription_models import (
+    Lag,
     Method,
     ShownBatch,
     ShownConfig,
@@ -20,6 +21,7 @@ from relay.api.subscription_models import (
     SubscriptionWithSkipped,
 )
 from relay.clock import optional_rfc3339, to_rfc3339
+from relay.core import pulls
 from relay.core import subscription as core
 from relay.core.bundles import batch_limits
 from relay.core.records import Skipped
@@ -104,6 +106,11 @@ def _settings_view(subscription: core.Subscription) -> ShownProtocolSettings:
 def with_skipped(shown: Subscription, skipped: Skipped) -> SubscriptionWithSkipped:
     """A subscription with its skipped deliveries."""
     return {**shown, "skipped": {"count": skipped.count, "since": optional_rfc3339(skipped.since)}}
+
+
+def lag_view(lag: pulls.Lag, now: float) -> Lag:
+    """The lag of a subscription that programs pull from."""
+    return {"count": lag.count, "oldest_seconds": lag.oldest_seconds(now)}
 
 
 def _consent_view(consent: core.Consent | None) -> ShownConsent | None:

@@ -38,7 +38,7 @@ from relay.api.subscription_models import (
     SubscriptionReplace,
     SubscriptionWithSkipped,
 )
-from relay.api.subscription_views import subscription_view, with_skipped
+from relay.api.subscription_views import lag_view, subscription_view, with_skipped
 from relay.api.validation import invalid, validate
 from relay.clock import to_rfc3339
 from relay.core import subscription as core
@@ -171,8 +171,8 @@ def _made(call: Call, made: core.Subscription) -> Response:
 async def list_subscriptions(call: Call) -> Response:
     """List subscriptions, newest first."""
     page = await call.ports.store.subscriptions.page(**call.query)
-    settings = call.ports.settings
-    return page_response(call.request, page, lambda one: subscription_view(one, call.shown_sink, settings))
+    shown = {one.id: await _with_lag(call, one) for one in page.items}
+    return page_response(call.request, page, lambda one: shown[one.id])
 
 
 @operation(
@@ -185,8 +185,7 @@ async def get_subscription(call: Call) -> Response:
     """Read a subscription."""
     subscription = await _find(call)
     skipped = await call.ports.store.deliveries.skipped(subscription.id)
-    shown = subscription_view(subscription, call.shown_sink, call.ports.settings)
-    return json_response(with_skipped(shown, skipped))
+    return json_response(with_skipped(await _with_lag(call, subscription), skipped))
 
 
 @operation(
@@ -377,6 +376,13 @@ def _comparable(url: str) -> tuple[str, ...]:
     """Equal for the same URL. Scheme and host are compared case-insensitively."""
     parts = urlsplit(url)
     return parts.scheme.lower(), parts.netloc.lower(), parts.path or "/", parts.query
+
+
+async def _with_lag(call: Call, subscription: core.Subscription) -> Subscription:
+    shown = subscription_view(subscription, call.shown_sink, call.ports.settings)
+    if subscription.kind == core.PULL:
+        shown["lag"] = lag_view(await call.ports.pulls.lag(subscription.id), call.ports.clock())
+    return shown
 
 
 def _shown(call: Call, subscription: core.Subscription) -> Response:

@@ -81,8 +81,8 @@ class TokenCreate(Body):
     scopes: list[ScopeName] = Field(
         min_length=1,
         max_length=MAX_SCOPES,
-        description="What it allows. `proxy`: the drop-in only; `events:write:com.acme.`: publishing events of "
-        "types that begin so; `admin`: everything.",
+        description="What it allows. `proxy`: the drop-in only; `deliveries:write`: pulling only; "
+        "`events:write:com.acme.`: publishing events of types that begin so; `admin`: everything.",
     )
     expires_at: Moment | None = Field(default=None, description="When it ends. null: never.")
     source: str | None = Field(default=None, description="The source of `account`. Default: `revor`.")

@@ -35,8 +35,8 @@ def create(
     scopes: Annotated[
         str,
         typer.Option(
-            help="Some of read, jobs:write, subscriptions:write, events:write (or events:write:com.acme. for types "
-            "that begin so), proxy, admin."
+            help="Some of read, jobs:write, subscriptions:write, deliveries:write, events:write (or "
+            "events:write:com.acme. for types that begin so), proxy, admin."
         ),
     ],
     expires: Annotated[str | None, typer.Option(help="When it ends: a duration (90d) or a time.")] = None,

@@ -276,8 +276,8 @@ class Pending:
     """The backlog.
 
     count      pending deliveries
-    held       pending deliveries by what holds them up: failing, paused, disabled, pending
-    oldest_at  when the oldest whose subscription is enabled was recorded
+    held       pending deliveries by what holds them up: failing, paused, disabled, pending, pulled
+    oldest_at  when the oldest whose subscription is enabled was recorded, without those that programs pull
     """
 
     count: int

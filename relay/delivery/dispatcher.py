@@ -23,7 +23,7 @@ from relay.core.filters import Filters, matches
 from relay.core.heartbeat import Progress
 from relay.core.recipient import Recipient
 from relay.core.records import Lease, Recorded
-from relay.core.subscription import Subscription
+from relay.core.subscription import PULL, Subscription
 from relay.core.values import value_class
 from relay.delivery.attempts import attempt_of
 from relay.delivery.credentials import Credentials
@@ -124,6 +124,7 @@ class Dispatcher:
         lease_clock: Clock | None = None,
         signer: Signer,
         infer: Callable[[str], str] = lambda sink: "webhook",
+        woken: Callable[[], None] = lambda: None,
         recorded: Callable[[Event], None] = lambda event: None,
         recipient: Callable[[str], Awaitable[Recipient | None]] = no_recipient,
         filters: EventFilters | None = None,
@@ -147,6 +148,7 @@ class Dispatcher:
         self._pause_seconds = 0.0
         """Before the next scan, whatever is due."""
         self._tasks = Tasks()
+        self._woken = woken
         self._wake = asyncio.Event()
         self.slots = Slots(concurrency=settings.concurrency, per_host=settings.per_host, freed=self._wake.set)
         self._leases = 0
@@ -184,6 +186,11 @@ class Dispatcher:
         )
 
     @property
+    def policy(self) -> Policy:
+        """What decides on attempts at present."""
+        return self._policy
+
+    @property
     def settings(self) -> DeliverySettings:
         """The current settings."""
         return self._policy.settings
@@ -196,8 +203,9 @@ class Dispatcher:
     # --- called by other components
 
     def wake(self) -> None:
-        """Scans soon: something is due, or a subscription changed."""
+        """Scans soon: something is due, or a subscription changed. Those who wait for it elsewhere are told too."""
         self._wake.set()
+        self._woken()
 
     def reserve(self, events: Sequence[Event]) -> Reservation | None:
         """Reserves slots for the first deliveries of a job's events. None if nothing matches or no slot is free.
@@ -421,7 +429,10 @@ class Dispatcher:
         self._version = version
 
     def _kind_of(self, subscription: Subscription) -> "Kind | None":
-        """None for an unknown kind, for example after a downgrade: its deliveries wait."""
+        """None for an unknown kind, for example after a downgrade: its deliveries wait. Also for those that a program
+        pulls."""
+        if subscription.kind == PULL:
+            return None
         try:
             return self._kinds(subscription.kind)
         except KeyError:

@@ -226,6 +226,8 @@ class Cluster:
             self._tokens_changed()
         elif what == "deliveries":
             self._dispatcher.wake()
+        elif what == "pulls":
+            self._signals.deliveries_changed()
         elif what == "polling":
             self._renew_soon.set()
         elif what == "node":

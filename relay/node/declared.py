@@ -106,6 +106,7 @@ async def context_of(settings: Settings, store: "Store", audit: "AuditLog | None
         tracking=absent,
         signals=absent,
         dispatcher=absent,
+        pulls=absent,
         node=absent,
         audit=audit or absent,
         forecasts=absent,

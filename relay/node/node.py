@@ -25,6 +25,7 @@ from relay.core.events import Event
 from relay.core.heartbeat import Progress
 from relay.core.subscription import SigningSecret
 from relay.delivery.dispatcher import Dispatcher
+from relay.delivery.pulls import Pulls
 from relay.delivery.signer import Signer
 from relay.errors import RelayError, StoreError
 from relay.holder import Holder
@@ -133,6 +134,7 @@ class Node:
         )
 
         # Deliveries.
+        lease_clock = store.database.lease_clock(clock)
         self._signer = Signer(store.subscriptions, store.secrets, self._configured_secrets)
         self.dispatcher = Dispatcher(
             deliveries=store.deliveries,
@@ -148,12 +150,23 @@ class Node:
             settings=self._components.of_dispatcher(),
             metrics=self.metrics_registry,
             holder=self._holder,
-            lease_clock=store.database.lease_clock(clock),
+            lease_clock=lease_clock,
             signer=self._signer,
             infer=registry.infer_kind,
+            woken=self.signals.deliveries_changed,
             recorded=self._on_recorded,
             recipient=store.jobs.recipient,
             filters=store.filters,
+        )
+
+        self.pulls = Pulls(
+            store.pulls,
+            policy=lambda: self.dispatcher.policy,
+            clock=clock,
+            lease_clock=lease_clock,
+            signals=self.signals,
+            metrics=self.metrics_registry,
+            recorded=self._on_proxy_recorded,
         )
 
         # Polling.
@@ -466,6 +479,7 @@ class Node:
             tracking=self.tracking,
             signals=self.signals,
             dispatcher=self.dispatcher,
+            pulls=self.pulls,
             node=self,
             audit=self.audit,
             forecasts=self._forecasts,
@@ -482,6 +496,7 @@ class Node:
             pollers=self.pollers,
             statistics=self._accounts.statistics.values(),
             dispatcher=self.dispatcher,
+            pulls=self.pulls,
             gateway=self.dropin,
             metrics=self.metrics_registry,
             clock=self._clock,

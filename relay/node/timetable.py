@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable, Collection
 from relay.clock import Clock
 from relay.config.settings import RetentionSettings
 from relay.delivery.dispatcher import Dispatcher
+from relay.delivery.pulls import Pulls
 from relay.delivery.replayer import Replayer
 from relay.holder import Holder
 from relay.metrics import Metrics
@@ -24,6 +25,8 @@ INCIDENTS_SECONDS = 10.0
 ADOPTED_SECONDS = 5.0
 GROUPS_SECONDS = 5.0
 REPLAY_SECONDS = 1.0
+PULLS_SECONDS = 10.0
+"""How often ends of leases are recorded of programs that do not pull again."""
 
 
 def timetable(
@@ -32,6 +35,7 @@ def timetable(
     pollers: upkeep.Pollers,
     statistics: Collection[SourceStatistics],
     dispatcher: Dispatcher,
+    pulls: Pulls,
     gateway: Gateway,
     metrics: Metrics,
     clock: Clock,
@@ -73,6 +77,7 @@ def timetable(
             at_once=True,
             run=lambda: upkeep.past_events(store.subscriptions, dispatcher.wake),
         ),
+        Upkeep(name="pulls", every_seconds=PULLS_SECONDS, run=lambda: upkeep.end_leases(pulls, store.subscriptions)),
         Upkeep(name="incidents", every_seconds=INCIDENTS_SECONDS, run=lambda: upkeep.incidents(store.incidents, clock)),
         Upkeep(name="stalls", every_seconds=STALL_SECONDS, run=stalls),
         Upkeep(name="creates", every_seconds=CREATES_SECONDS, at_once=True, run=gateway.unknown.announce),

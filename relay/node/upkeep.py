@@ -13,6 +13,7 @@ from relay.clock import Clock
 from relay.config.settings import RetentionSettings
 from relay.core.incidents import INCIDENT_KINDS
 from relay.core.signing import TOLERANCE_SECONDS
+from relay.delivery.pulls import Pulls
 from relay.errors import StoreError
 from relay.metrics import Metrics
 from relay.polling.poller import Poller
@@ -30,6 +31,8 @@ MAX_BATCHES = 100
 """Per kind of row and call: 20,000 events and jobs, 50,000 attempts."""
 DEADLINE_COUNT = 200
 GROUP_COUNT = 200
+MEASURED_PULLS = 100
+"""Maximum subscriptions that the lag of is measured, the oldest first: each is a time series."""
 
 Result = TypeVar("Result")
 Pollers = Mapping[tuple[str, str], Poller]
@@ -172,6 +175,12 @@ async def measure(store: Store, metrics: Metrics, clock: Clock) -> None:
     for by, count in pending.held.items():
         metrics.deliveries_held.labels(by).set(count)
     metrics.oldest_pending_seconds.set(0.0 if pending.oldest_at is None else max(0.0, now - pending.oldest_at))
+    metrics.pull_lag.clear()
+    metrics.pull_oldest_seconds.clear()
+    for id in await store.pulls.subscriptions(MEASURED_PULLS):
+        lag = await store.pulls.lag(id)
+        metrics.pull_lag.labels(id).set(lag.count)
+        metrics.pull_oldest_seconds.labels(id).set(lag.oldest_seconds(now) or 0.0)
     metrics.intents_unknown.set(await store.intents.count_unknown(now))
     open_incidents = await store.incidents.open_counts()
     for kind in INCIDENT_KINDS:
@@ -184,6 +193,14 @@ async def incidents(store: IncidentStore, clock: Clock) -> None:
     for _ in range(MAX_BATCHES):
         if await store.review(clock()) < REVIEWED_AT_ONCE:
             break
+
+
+async def end_leases(pulls: Pulls, subscriptions: SubscriptionStore) -> None:
+    """Records the leases of pulls that have ended, so that lists show it although nobody pulls."""
+    for id in await pulls.ended():
+        subscription = await subscriptions.get(id)
+        if subscription is not None:
+            await pulls.end_leases(subscription)
 
 
 async def past_events(subscriptions: SubscriptionStore, wake: Callable[[], None]) -> None:

@@ -122,16 +122,20 @@ WHERE deliveries.id = m.id
 AUTOMATIC, MANUAL = "priority < 2", "priority = 2"
 
 
-def _promotion(which: str) -> Sql:
+_SENT = "m.token IS NULL AND deliveries.lease_token IS NOT NULL AND deliveries.due_at > m.due_at"
+_PULLED = "deliveries.lease_token IS NOT NULL OR (deliveries.attempt_count > 0 AND deliveries.due_at > m.due_at)"
+
+
+def _promotion(which: str, kept: str = _SENT) -> Sql:
     """Makes the first open delivery of each (job, subscription) pending if it is blocked: one index seek per pair.
-    `which` selects automatic or manual deliveries. One that a bundle is sending keeps its lease. The empty text keeps
-    PostgreSQL from reading all blocked rows if its statistics say there are none."""
-    held = "m.token IS NULL AND deliveries.lease_token IS NOT NULL AND deliveries.due_at > m.due_at"
+    `which` selects automatic or manual deliveries. One for which `kept` holds keeps its lease and its due time: a
+    bundle is sending it. The empty text keeps PostgreSQL from reading all blocked rows if its statistics say there are
+    none."""
     return sql(
         f"""
 UPDATE deliveries SET state = 'pending',
-  due_at = CASE WHEN {held} THEN deliveries.due_at ELSE m.due_at END,
-  lease_token = CASE WHEN {held} THEN deliveries.lease_token ELSE m.token END
+  due_at = CASE WHEN {kept} THEN deliveries.due_at ELSE m.due_at END,
+  lease_token = CASE WHEN {kept} THEN deliveries.lease_token ELSE m.token END
 FROM (
   SELECT due_at, token, (
     SELECT o.id FROM deliveries AS o
@@ -147,6 +151,8 @@ FROM (
 
 # Promotes the next automatic, or manual, delivery of each pair whose head ended.
 PROMOTE, PROMOTE_MANUAL = _promotion(AUTOMATIC), _promotion(MANUAL)
+# The same where a program pulls: it keeps a lease that has ended, until that is recorded, and the delay of a nack.
+PROMOTE_PULLED, PROMOTE_PULLED_MANUAL = _promotion(AUTOMATIC, _PULLED), _promotion(MANUAL, _PULLED)
 # The first open automatic, or manual, delivery of a job and subscription.
 HEAD, HEAD_MANUAL = (
     f"""
@@ -272,6 +278,19 @@ class AttemptRecorder:
         return [
             tuple(made.get(id(result), AttemptRecorded(kept=id(result) in held)) for result in item) for item in items
         ]
+
+    def record_pulled(self, connection: Connection, results: Sequence[AttemptResult]) -> None:
+        """The same for deliveries that a program has pulled. The open transaction has locked them, and knows that they
+        are open; some may have no lease any more. None of them changes its subscription."""
+        if not results:
+            return
+        run_rows(connection, WRITE_ATTEMPT, [_attempt_values(result) for result in results])
+        run_rows(connection, UPDATE_BUNDLED, [(*_outcome_values(result), 0) for result in results])
+        self._change(connection, results)
+        follow_up = _follow_up(results, {})
+        lock_jobs(connection, follow_up.job_uids)
+        run_rows(connection, PROMOTE_PULLED, follow_up.pairs)
+        run_rows(connection, PROMOTE_PULLED_MANUAL, follow_up.manual)
 
     def _change(self, connection: Connection, results: Sequence[AttemptResult]) -> set[str]:
         """Changes subscriptions and records the events of results. Returns the ids of disabled subscriptions."""

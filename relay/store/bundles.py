@@ -7,7 +7,6 @@ Its head is locked while it is claimed, so only the result of the bundle or the 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from sqlalchemy.engine import Connection
 
@@ -16,7 +15,7 @@ from relay.core.records import BundledClaim, Lease
 from relay.store.attempt_results import AUTOMATIC, MANUAL
 from relay.store.claims import load_leased
 from relay.store.group_commit import each
-from relay.store.statements import SQLITE, fetch, json_list, run, sql
+from relay.store.statements import SQLITE, Sql, fetch, json_list, run, sql
 from relay.store.tables import OPEN_DELIVERY
 
 MAX_ALONE = 100
@@ -41,10 +40,10 @@ DUE_HEADS = sql(_DUE.format(unleased=_UNLEASED, locking=""), _DUE.format(unlease
 LOCK_HEADS = sql(_DUE.format(unleased=_UNLEASED, locking=""), _DUE.format(unleased="", locking="$skip_locked"))
 
 
-def _open_of_jobs(which: str) -> Any:
+def open_of_jobs(which: str, apart: str = "d.alone") -> Sql:
     """The open deliveries of some jobs for a subscription, in order. On PostgreSQL one index seek per job, whatever the
-    statistics say."""
-    columns = "d.id, d.job_uid, d.sequence, {size}, d.created_at, d.state, d.alone"
+    statistics say. `apart`: true of those that cannot be taken with others, as the last column."""
+    columns = f"d.id, d.job_uid, d.sequence, {{size}}, d.created_at, d.state, {apart} AS apart"
     of_job = f"d.subscription_id = :subscription_id AND d.{OPEN_DELIVERY} AND d.{which}"
     shown = columns.format(size=_BYTES.format("d"))
     return sql(
@@ -61,7 +60,7 @@ SELECT found.* FROM $json_values(job_uids) AS wanted(uid) CROSS JOIN LATERAL (
 
 
 # The automatic, or manual, open deliveries of some jobs for a subscription, in order.
-OPEN_OF_JOBS, MANUAL_OPEN_OF_JOBS = _open_of_jobs(AUTOMATIC), _open_of_jobs(MANUAL)
+OPEN_OF_JOBS, MANUAL_OPEN_OF_JOBS = open_of_jobs(AUTOMATIC), open_of_jobs(MANUAL)
 # Locks deliveries, but not those that another transaction has.
 LOCK_FOLLOWERS = sql("SELECT id, state FROM deliveries d WHERE id IN $json_values(ids) $skip_locked")
 # Leases deliveries, whose heads are locked.
@@ -158,19 +157,32 @@ def _open_by_job(
     connection: Connection, item: BundleRequest, priority: int, heads: Sequence[Candidate], *, locks: bool
 ) -> dict[str, list[Candidate]]:
     """The open deliveries of the heads' jobs. `locks`: locks the followers that can be taken."""
+    statement = MANUAL_OPEN_OF_JOBS if priority == 2 else OPEN_OF_JOBS
+    return open_by_job(connection, statement, item.subscription_id, heads, 2 * item.bundle.max_events, locks=locks)
+
+
+def open_by_job(
+    connection: Connection,
+    statement: Sql,
+    subscription_id: str,
+    heads: Sequence[Candidate],
+    count: int,
+    *,
+    locks: bool,
+) -> dict[str, list[Candidate]]:
+    """The open deliveries of the heads' jobs, read by an `open_of_jobs` statement. `locks`: locks the followers that
+    can be taken."""
     job_uids = sorted({head.job_uid for head in heads if head.job_uid is not None})
     if not job_uids:
         return {}
-    statement = MANUAL_OPEN_OF_JOBS if priority == 2 else OPEN_OF_JOBS
-    count = 2 * item.bundle.max_events
-    values = {"subscription_id": item.subscription_id, "job_uids": json_list(job_uids), "count": count}
+    values = {"subscription_id": subscription_id, "job_uids": json_list(job_uids), "count": count}
     rows = fetch(connection, statement, **values)
     free = {row[0] for row in rows if row[5] == "blocked" and not row[6]}
     if free and locks:
         locked = fetch(connection, LOCK_FOLLOWERS, ids=json_list(sorted(free)))
         free = {row[0] for row in locked if row[1] == "blocked"}
     by_job: dict[str, list[Candidate]] = {}
-    for id, job_uid, sequence, size_bytes, created_at, _state, _alone in rows:
+    for id, job_uid, sequence, size_bytes, created_at, _state, _apart in rows:
         one = Candidate(id, job_uid, sequence, size_bytes or 0, created_at, free=id in free)
         by_job.setdefault(job_uid, []).append(one)
     return by_job

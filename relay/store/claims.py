@@ -11,7 +11,7 @@ from relay.core.events import Event
 from relay.core.records import Lease, Probe
 from relay.store.group_commit import each, quick
 from relay.store.locks import locking, row_of
-from relay.store.statements import columns_of, fetch_json, json_list, json_query, run, run_many, sql
+from relay.store.statements import Sql, columns_of, fetch_json, json_list, json_query, run, run_many, sql
 from relay.store.tables import DeliveryRow, EventRow
 
 # When the next delivery of each subscription is due, per priority. A loose index scan: one seek per subscription with
@@ -121,15 +121,23 @@ _OF_EVENT = (
     "identity",
 )
 _SHOWN = (*_OF_DELIVERY, "event_id", *_OF_EVENT, "priority")
-# The deliveries under some leases, with their events.
-WITH_EVENT = json_query(
-    f"""
+
+
+def with_event(which: str, body: str = "$as_text(body)") -> Sql:
+    """The deliveries for which a condition holds, with their events, as `leased_of` reads them. `body`: the text that
+    is read as the body."""
+    return json_query(
+        f"""
 SELECT {columns_of(DeliveryRow, *_OF_DELIVERY, "priority", alias="d")}, e.id AS event_id,
   {columns_of(EventRow, *_OF_EVENT, alias="e")}
-FROM deliveries d JOIN events e ON e.id = d.event_id WHERE d.lease_token IN $json_values(tokens)
+FROM deliveries d JOIN events e ON e.id = d.event_id WHERE {which}
 """,
-    ["$as_text(body)" if name == "body" else name for name in _SHOWN],
-)
+        [body if name == "body" else name for name in _SHOWN],
+    )
+
+
+# The deliveries under some leases, with their events.
+WITH_EVENT = with_event("d.lease_token IN $json_values(tokens)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,6 +9,7 @@ from sqlmodel import col
 
 from relay.core.bundles import Bundle, Room
 from relay.core.delivery import Claimed, Delivery
+from relay.core.pulls import LEASE_PREFIX
 from relay.core.records import (
     AttemptRecorded,
     AttemptResult,
@@ -53,8 +54,13 @@ from relay.store.tables import LISTED_DELIVERY, SKIPPED_DELIVERY, AttemptRow, De
 
 # Returns a leased delivery untried.
 RELEASE = "UPDATE deliveries SET lease_token = NULL, due_at = :now WHERE id = :id AND lease_token = :token"
-# Releases every lease.
-RELEASE_ALL = text("UPDATE deliveries SET lease_token = NULL, due_at = :now WHERE lease_token IS NOT NULL")
+# Releases every lease of a node. Those of programs that pull outlive it.
+RELEASE_ALL = text(
+    f"""
+UPDATE deliveries SET lease_token = NULL, due_at = :now
+WHERE lease_token IS NOT NULL AND substr(lease_token, 1, {len(LEASE_PREFIX)}) <> '{LEASE_PREFIX}'
+"""
+)
 # Ends an uncertain delivery that a person has found to be accepted.
 SETTLE = """
 UPDATE deliveries SET state = 'delivered', reason = 'settled', ended_at = :now WHERE id = :id AND state = 'uncertain'
@@ -63,10 +69,10 @@ COUNTED = 1_000_000
 """At most this many pending deliveries are counted, which takes about a second."""
 # The subscriptions whose deliveries wait, and why.
 HELD_UP = """
-SELECT id, CASE WHEN state = 'enabled' THEN 'failing' ELSE state END AS held_by FROM subscriptions
-WHERE state <> 'enabled' OR failing_since IS NOT NULL
+SELECT id, CASE WHEN state <> 'enabled' THEN state WHEN kind = 'pull' THEN 'pulled' ELSE 'failing' END AS held_by
+FROM subscriptions WHERE state <> 'enabled' OR failing_since IS NOT NULL OR kind = 'pull'
 """
-HELD_BY = ("failing", "paused", "disabled", "pending")
+HELD_BY = ("failing", "paused", "disabled", "pending", "pulled")
 
 
 _HELD = ", ".join(
@@ -440,7 +446,7 @@ def _pending(connection: Connection) -> Pending:
     for row in run(connection, HELD_UP):
         ids[row.held_by].append(row.id)
     found = run(connection, PENDING, **{by: json_list(held) for by, held in ids.items()}).one()
-    stopped = json_list([*ids["paused"], *ids["disabled"], *ids["pending"]])
+    stopped = json_list([*ids["paused"], *ids["disabled"], *ids["pending"], *ids["pulled"]])
     oldest = run(connection, OLDEST_PENDING, ids=stopped).first()
     return Pending(
         count=int(found.total),

@@ -9,6 +9,7 @@ group ID                          finished
 subscriptions                     changed
 tokens                            changed
 deliveries                        some are due that no event made
+pulls                             the same, of subscriptions that programs pull from
 polling                           an account's lease is free
 node NAME                         a name is bound
 all                               too many to list, or some may have been missed

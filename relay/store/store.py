@@ -34,6 +34,7 @@ from relay.store.outbox import Outbox
 from relay.store.postgres import PostgresDatabase
 from relay.store.postgres_engine import is_postgres
 from relay.store.published import PublishedStore
+from relay.store.pulls import PullStore
 from relay.store.replays import ReplayStore
 from relay.store.scoped import Account
 from relay.store.secrets import SecretStore
@@ -66,6 +67,7 @@ class Store:
         self.events = EventStore(database, outbox)
         self.published = PublishedStore(database, outbox)
         self.deliveries = DeliveryStore(database, outbox)
+        self.pulls = PullStore(database, outbox)
         self.memories = MemoryStore(database)
         self.replays = ReplayStore(database, outbox)
         self.subscriptions = SubscriptionStore(database, outbox, cipher)

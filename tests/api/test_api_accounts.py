@@ -336,6 +336,9 @@ CASES: Mapping[str, Callable[[Things], list[Request]]] = {
     "replaceSubscription": on_subscription("PUT", body=SINK),
     "deleteSubscription": on_subscription("DELETE"),
     "testSubscription": on_subscription("POST", "/test", {}),
+    "pullDeliveries": on_subscription("POST", "/pull", {}),
+    "ackDeliveries": on_subscription("POST", "/ack", {"ids": ["dlv_x"]}),
+    "nackDeliveries": on_subscription("POST", "/nack", {"ids": ["dlv_x"]}),
     "pauseSubscription": on_subscription("POST", "/pause"),
     "resumeSubscription": on_subscription("POST", "/resume"),
     "rotateSecret": on_subscription("POST", "/rotate-secret", {}),
@@ -503,6 +506,9 @@ OWN: Mapping[str, Callable[[Things], list[Request]]] = {
         *on_subscription("POST", "/test", {"type": "group.finished"})(of),
         *on_subscription("POST", "/test", {"type": "incident.opened"})(of),
     ],
+    "pullDeliveries": on_subscription("POST", "/pull", {}),
+    "ackDeliveries": on_subscription("POST", "/ack", {"ids": ["dlv_x"]}),
+    "nackDeliveries": on_subscription("POST", "/nack", {"ids": ["dlv_x"]}),
     "pauseSubscription": on_subscription("POST", "/pause"),
     "resumeSubscription": on_subscription("POST", "/resume"),
     "rotateSecret": on_subscription("POST", "/rotate-secret", {}),
@@ -790,3 +796,26 @@ async def test_in_the_drop_in_a_token_stands_for_its_account(
     (request,) = two.world.gateway.passed
     assert (request.caller.account, request.caller.bound) == (stands_for or "default", stands_for is not None)
     assert dict(request.headers)[b"authorization"] == f"Bearer {request.caller.key}".encode()
+
+
+async def test_pull_of_one_account_never_touches_what_another_one_pulls(two: Two) -> None:
+    """The store of pulls knows no account: what it is asked for was found through one that does."""
+    paths, ids = {}, {}
+    for account in ("default", "second"):
+        client = two.client(account)
+        made = (await client.post("/v1/subscriptions", json={"protocol": "PULL"})).json()["id"]
+        paths[account] = f"/v1/subscriptions/{made}"
+        await two.world.poll(await two.world.job(f"pulled of {account}", account=account), "queued")
+        two.world.now += 1
+        (item,) = (await client.post(f"{paths[account]}/pull")).json()["items"]
+        assert item["event"]["account"] == account
+        ids[account] = item["delivery_id"]
+    client = two.client("default")
+    for action in ("pull", "ack", "nack"):
+        body = {} if action == "pull" else {"ids": [ids["second"]]}
+        assert (await client.post(f"{paths['second']}/{action}", json=body)).status_code == 404
+    for action in ("ack", "nack"):
+        answer = await client.post(f"{paths['default']}/{action}", json={"ids": [ids["second"]]})
+        assert [one["result"] for one in answer.json()["results"]] == ["unknown"]
+    answer = await two.client("second").post(f"{paths['second']}/ack", json={"ids": [ids["second"]]})
+    assert [one["result"] for one in answer.json()["results"]] == ["acked"]

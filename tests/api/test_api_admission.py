@@ -14,6 +14,7 @@ SUBSCRIPTION = {"sink": HOOK}
 OPS, TEAM = ({"Authorization": f"Bearer {token}"} for token in ("rl_admin", "rl_subs"))
 
 LIMITED = {
+    "pulls": ("POST", "/v1/subscriptions/{id}/pull", {}),
     "tests": ("POST", "/v1/subscriptions/{id}/test", {}),
     "batches": ("POST", "/v1/jobs/batch", {"jobs": [{"id": "a"}]}),
     "erasures": ("POST", "/v1/erasures", {"job": "a"}),
@@ -22,8 +23,8 @@ LIMITED = {
 """A request for each limit of `Admission` on requests that end by themselves."""
 
 
-async def subscribe(client: Any, **headers: str) -> str:
-    answer = await client.post("/v1/subscriptions", json=SUBSCRIPTION, headers=headers)
+async def subscribe(client: Any, body: Any = SUBSCRIPTION, **headers: str) -> str:
+    answer = await client.post("/v1/subscriptions", json=body, headers=headers)
     assert answer.status_code == 201
     return str(answer.json()["id"])
 
@@ -31,7 +32,7 @@ async def subscribe(client: Any, **headers: str) -> str:
 @pytest.mark.parametrize("limit", LIMITED)
 async def test_requests_that_take_long_are_limited(limit: str, world: World, open_client: Callable[..., Any]) -> None:
     client = open_client()
-    id = await subscribe(client)
+    id = await subscribe(client, {"protocol": "PULL"} if limit == "pulls" else SUBSCRIPTION)
     client._transport.app = api = create_api(world.ports(), world.proxy)
     limits = api.context.ports.admission
     method, path, body = LIMITED[limit]

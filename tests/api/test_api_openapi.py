@@ -112,7 +112,17 @@ async def a_schema(world, client):
     return "job-status.v1"
 
 
+async def a_pulled_subscription(world, client):
+    await a_job(world, client)
+    return (await client.post("/v1/subscriptions", json={"protocol": "PULL", "config": {"start": "earliest"}})).json()[
+        "id"
+    ]
+
+
 CALLS = {
+    "pullDeliveries": (a_pulled_subscription, {"max": 10}, 200),
+    "ackDeliveries": (a_pulled_subscription, {"ids": ["dlv_x"]}, 200),
+    "nackDeliveries": (a_pulled_subscription, {"ids": ["dlv_x"], "delay_seconds": 1}, 200),
     "registerJob": (None, {"id": "new"}, 201),
     "registerJobs": (None, {"jobs": [{"id": "new"}, {}]}, 200),
     "listJobs": (a_job, None, 200),

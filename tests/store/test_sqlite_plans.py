@@ -39,6 +39,7 @@ from relay.store.pages import encode_cursor
 from relay.store.sqlite import url_of
 from relay.store.statements import Sql
 from relay.store.store import Store, open_store
+from tests.support.pull_kit import SUB, Program
 from tests.support.scale import scaled
 from tests.support.store_catalogue import CATALOGUE, filling, is_page
 from tests.support.store_kit import (
@@ -50,6 +51,7 @@ from tests.support.store_kit import (
     deliver_all,
     execute,
     intent,
+    job_event,
     lease,
     poll,
     publication,
@@ -111,6 +113,8 @@ def exceptions() -> list[MayScan]:
             r"UPDATE deliveries SET lease_token = :token",
             "sorts what was found by index, see `claim: take` and `probe: take the oldest`",
         ),
+        MayScan(r"SELECT DISTINCT job_uid FROM pending", "of those that are counted, see `pull: lag`"),
+        MayScan(r"SELECT DISTINCT subscription_id FROM \(", "of what is under a lease, found by index"),
         MayScan(r"FROM subscriptions\s+WHERE callback = 0$", "the book, without callbacks: once after each change"),
         MayScan(r"COUNT\(\*\) FROM subscriptions WHERE callback = 0 AND", "those of one token, when it makes another"),
         MayScan(r"^\s*SELECT EXISTS \(SELECT 1 FROM versions", "whether there is any callback: the first row that is"),
@@ -129,7 +133,7 @@ def exceptions() -> list[MayScan]:
         MayScan(r"FROM connect_accounts LEFT OUTER JOIN", "a page without a filter, or by state: most are in one"),
         MayScan(r"UPDATE accounts SET holder = NULL", "the few accounts, when a node ends"),
         MayScan(r"SELECT source, account, COUNT\(\*\)", "numbers of open jobs: a walk along their index"),
-        MayScan(r"SELECT id, CASE WHEN state = 'enabled'", "the subscriptions that are held up, once a minute"),
+        MayScan(r"SELECT id, CASE WHEN state <> 'enabled'", "the subscriptions that are held up, once a minute"),
         MayScan(r"UPDATE replays SET holder = NULL", "those that are running, at the start of a node"),
         MayScan(r"AS owner FROM replays", "how many are running: a hundred at most"),
         MayScan(r"SELECT DISTINCT job_uid, subscription_id FROM deliveries WHERE replay", "what is on its way, sorted"),
@@ -379,6 +383,30 @@ async def read_group_work(store: Store) -> None:
         await store.group_work.read("revor", "default", "q4", since=0.0)
 
 
+async def use_pulls(store: Store) -> None:
+    """Claims, acknowledgements, nacks and ends of leases, with followers and manual deliveries."""
+    of = replace(SUB, types=("pulled",))
+    await store.subscriptions.create(of)
+    uid = await track(store, "pulled")
+    events = [replace(job_event(uid, nth), type="pulled") for nth in range(1, 7)]
+    await store.jobs.record(poll(uid, 0, *["running"] * 6, events=events))
+    program = Program(store, of)
+    first = await program.pull(4)
+    await program.ack(first[0])
+    await program.nack(first[2], delay_seconds=0)
+    await program.give_back(first[1])
+    second = await program.pull(lease_seconds=1)
+    program.now += 2
+    assert await program.pulls.ended() == [of.id]
+    assert await program.pull()
+    await program.ack(*second)
+    await store.deliveries.retry(first[0].id, NOW)
+    await program.ack(*await program.pull())
+    await store.pulls.lag(of.id)
+    await store.pulls.arrivals([of.id])
+    await store.pulls.subscriptions(100)
+
+
 async def use_groups(store: Store) -> None:
     """Two rounds of a group, its last job erased, and retention."""
     uid = await track(store, "grouped", group="q4", group_size=1)
@@ -490,6 +518,7 @@ async def run_everything(store: Store) -> None:
         await store.events.page(limit=1, cursor=found.next_cursor, **filters)  # type: ignore[arg-type]
 
     await use_groups(store)
+    await use_pulls(store)
     await store.deliveries.backlog()
     await store.deliveries.pending()
     for of_subscription in ((), ("sub_1",)):

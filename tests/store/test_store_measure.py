@@ -20,7 +20,7 @@ async def subscribe(store: Store, *names: str) -> None:
 
 async def test_nothing_is_pending_in_an_empty_store(store: Store) -> None:
     assert await store.deliveries.pending() == Pending(
-        count=0, held={"failing": 0, "paused": 0, "disabled": 0, "pending": 0}, oldest_at=None
+        count=0, held={"failing": 0, "paused": 0, "disabled": 0, "pending": 0, "pulled": 0}, oldest_at=None
     )
 
 
@@ -31,8 +31,26 @@ async def test_pending_deliveries_are_counted_by_what_blocks_them(store: Store) 
     await store.subscriptions.set_state("sub_2", "disabled", NOW)
     await store.subscriptions.set_sink_health("sub_3", failing_since=NOW, paused_until=None)
     await store.subscriptions.set_state("sub_5", "pending", NOW)
-    expected = Pending(count=10, held={"paused": 2, "disabled": 2, "failing": 2, "pending": 2}, oldest_at=NOW)
+    held = {"paused": 2, "disabled": 2, "failing": 2, "pending": 2, "pulled": 0}
+    expected = Pending(count=10, held=held, oldest_at=NOW)
     assert await store.deliveries.pending() == expected
+
+
+async def test_what_programs_pull_is_counted_apart(store: Store) -> None:
+    await store.subscriptions.create(subscription("sub_1", kind="pull", sink=""))
+    await store.subscriptions.create(subscription("sub_2", kind="pull", sink=""))
+    await store.jobs.record(poll(await track(store), 0, "queued", "running"))
+    await store.subscriptions.set_state("sub_2", "paused", NOW)
+    found = await store.deliveries.pending()
+    assert (found.count, found.held["pulled"], found.held["paused"], found.oldest_at) == (4, 2, 2, None)
+    metrics = Metrics()
+    await upkeep.measure(store, metrics, lambda: NOW + 9)
+    shown = metrics.render().decode()
+    assert 'relay_pull_lag{subscription="sub_1"} 2.0' in shown
+    assert 'relay_pull_oldest_seconds{subscription="sub_2"} 9.0' in shown
+    await store.subscriptions.remove("sub_1", NOW)
+    await upkeep.measure(store, metrics, lambda: NOW + 9)
+    assert "sub_1" not in metrics.render().decode()
 
 
 async def test_oldest_pending_excludes_paused_and_disabled_subscriptions(store: Store) -> None:

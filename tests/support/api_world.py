@@ -29,12 +29,17 @@ from relay.core.records import PollRecord, Registered, Registration
 from relay.core.signing import new_secret, signature_headers
 from relay.core.subscription import SigningSecret, Subscription
 from relay.core.tracking import Explanation, SourceReport, TrackRequest
+from relay.delivery.outcomes import Policy
+from relay.delivery.pulls import Pulls
+from relay.delivery.settings import DeliverySettings
 from relay.errors import RelayError, RequestError
 from relay.ids import new_id
+from relay.metrics import Metrics
 from relay.node.audit import AuditLog
 from relay.node.sink_kinds import broker_of, names_somebody
 from relay.proxy.asgi import Proxy
 from relay.proxy.types import Caller, CreateBody, ForwardedRequest, ProxyResponse, TrackingOptions
+from relay.signals import Signals
 from relay.store.store import Store
 from subscribers.base import Dialogue, RenderContext
 from subscribers.registry import infer_kind, kind_named, kinds
@@ -454,6 +459,16 @@ class World:
         self.tracking = FakeTracking(self)
         self.signals = FakeSignals(self)
         self.gateway = FakeGateway(self)
+        self.arrivals = Signals()
+        """What wakes programs that pull."""
+        self.pulls = Pulls(
+            self.store.pulls,
+            policy=lambda: Policy(settings=DeliverySettings(jitter=0.0), chance=lambda: 0.5),
+            clock=lambda: self.now,
+            lease_clock=lambda: self.now,
+            signals=self.arrivals,
+            metrics=Metrics(),
+        )
         self.audit = AuditLog(self.store, KEYRING, clock=lambda: self.now, kept_days=365)
         self.store.audit.begin_chain("chain-1")
         self.store.audit.use_key(KEYRING.audit_keys[0])
@@ -479,6 +494,7 @@ class World:
             dial=self.dial,
             signals=self.signals,
             dispatcher=self.dispatcher,
+            pulls=self.pulls,
             node=self.node,
             audit=self.audit,
             forecasts=GroupForecasts(self.store.group_work, self.store.learned, lambda: self.now),

@@ -1,0 +1,259 @@
+"""Pulls: what a program claims, acknowledges and gives back, and how it waits for more.
+
+The rows are in `relay/store/pulls.py`. What follows from a nack, or from the end of a lease, is decided as for any
+other attempt (`outcomes.py`), except that it says nothing about a sink: there is none.
+"""
+
+import asyncio
+import secrets
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import structlog
+
+from relay.clock import Clock
+from relay.core.bundles import Bundle
+from relay.core.delivery import Claimed, Outcome, Response
+from relay.core.events import Event
+from relay.core.pulls import (
+    ACKNOWLEDGED,
+    LAG_COUNTED,
+    LEASE_ENDED,
+    MAX_PULLED_BYTES,
+    NACKED,
+    Lag,
+    lease_token,
+    pulled_at,
+)
+from relay.core.records import AttemptResult, Lease
+from relay.core.subscription import Subscription
+from relay.delivery.credentials import Sent
+from relay.delivery.outcomes import FinishedAttempt, NextClaim, Policy, attempt_result
+from relay.errors import StoreError
+from relay.metrics import Metrics
+from relay.signals import Signals, Watch
+from relay.store.pulls import EndedLeases, Judge, PullRequest, Settled, Settlement
+from relay.tasks import Tasks
+
+if TYPE_CHECKING:
+    from relay.store.pulls import PullStore
+
+LOOK_SECONDS = 0.05
+"""Minimum pause between two looks for what has arrived. A look reads all subscriptions that programs wait for."""
+IDLE_SECONDS = 5.0
+"""Maximum pause: signals of other nodes can get lost."""
+RETRY_SECONDS = 1.0
+"""The pause after a look that failed."""
+
+ENDED_AT_ONCE = 500
+"""Maximum ends of leases that one transaction records."""
+
+log = structlog.get_logger("relay.delivery")
+
+
+class Arrivals:
+    """Wakes requests that wait for deliveries. One task looks for all of them, and only while there are some."""
+
+    def __init__(self, rows: "PullStore", signals: Signals, clock: Clock) -> None:
+        self._rows = rows
+        self._signals = signals
+        self._clock = clock
+        self._waiting: dict[str, set[Watch]] = {}
+        self._joined = Watch()
+        self._tasks = Tasks()
+
+    @contextmanager
+    def watch(self, subscription_id: str) -> Iterator[Watch]:
+        """A watch that is signalled when a delivery of the subscription is due, or it was removed. Begin it before the
+        claim that finds nothing."""
+        watch = Watch()
+        if not self._waiting:
+            self._joined = Watch()
+            self._tasks.start(self._look_out(self._joined))
+        self._waiting.setdefault(subscription_id, set()).add(watch)
+        self._joined.signal()  # it does not know yet when this one is due
+        try:
+            yield watch
+        finally:
+            watches = self._waiting[subscription_id]
+            watches.discard(watch)
+            if not watches:
+                del self._waiting[subscription_id]
+            if not self._waiting:
+                self._joined.signal()
+
+    async def _look_out(self, joined: Watch) -> None:
+        with self._signals.watch_deliveries(joined):
+            while self._waiting and self._joined is joined:
+                try:
+                    wait_seconds = await self.look()
+                except StoreError as error:
+                    log.error("pulls_not_looked_at", error=str(error))
+                    wait_seconds = RETRY_SECONDS
+                await asyncio.sleep(LOOK_SECONDS)
+                await joined.wait(wait_seconds)
+
+    async def look(self) -> float:
+        """Signals those for whom something is due. Returns the seconds until the next look."""
+        ids = list(self._waiting)
+        found, now = await self._rows.arrivals(ids), self._clock()
+        next_at = now + IDLE_SECONDS
+        for id in ids:
+            arrival = found.get(id)
+            if arrival is not None and arrival.state != "enabled":
+                continue
+            due_at = now if arrival is None else arrival.due_at
+            if due_at is not None and due_at <= now:
+                for watch in self._waiting.get(id, ()):
+                    watch.signal()
+            if due_at is not None:
+                next_at = min(next_at, due_at)
+        return max(next_at - now, 0.0)
+
+
+class Pulls:
+    """The deliveries of subscriptions that programs pull from. The caller has found the subscription, and may see it.
+
+    policy    the present one of delivery
+    recorded  called with each event that was recorded
+    """
+
+    def __init__(
+        self,
+        rows: "PullStore",
+        *,
+        policy: Callable[[], Policy],
+        clock: Clock,
+        lease_clock: Clock,
+        signals: Signals,
+        metrics: Metrics,
+        recorded: Callable[[Event], None] = lambda event: None,
+    ) -> None:
+        self._rows = rows
+        self._policy = policy
+        self._clock = clock
+        self._lease_clock = lease_clock
+        self._signals = signals
+        self._metrics = metrics
+        self._recorded = recorded
+        self.arrivals = Arrivals(rows, signals, clock)
+
+    async def pull(
+        self, subscription: Subscription, count: int, lease_seconds: float
+    ) -> tuple[tuple[Claimed, ...], float]:
+        """Claims up to `count` deliveries under a lease. Returns them, and when the lease ends."""
+        now, taken_at = self._clock(), self._lease_clock()
+        until = taken_at + lease_seconds
+        token = lease_token(subscription.id, now=now, until=until, nonce=secrets.token_hex(8))
+        request = PullRequest(
+            subscription_id=subscription.id,
+            bundle=Bundle(max_events=count, wait_seconds=0.0, max_bytes=MAX_PULLED_BYTES),
+            now=now,
+            lease=Lease(token=token, until=until, taken_at=taken_at),
+        )
+        pulled = await self._rows.claim(request)
+        if pulled.ended and await self.end_leases(subscription) and not pulled.claimed:
+            pulled = await self._rows.claim(request)
+        return pulled.claimed, until
+
+    async def ack(self, subscription: Subscription, ids: Sequence[str]) -> Settled:
+        """Ends deliveries as delivered, whether or not their lease has ended."""
+        judge = self._judge(subscription, ACKNOWLEDGED)
+        return await self._settle(subscription, ids, judge, "delivered", fails=False)
+
+    async def nack(self, subscription: Subscription, ids: Sequence[str], delay_seconds: float | None) -> Settled:
+        """Gives deliveries under a lease back: they are due again by the schedule, or after `delay_seconds`."""
+        judge = self._judge(subscription, NACKED, delay_seconds)
+        return await self._settle(subscription, ids, judge, "retry", fails=True)
+
+    async def give_back(self, subscription: Subscription, ids: Sequence[str]) -> Settled:
+        """Gives deliveries under a lease back that were not tried: they are due at once, and no attempt counts."""
+        return await self._settle(subscription, ids, None, None, fails=True)
+
+    async def end_leases(self, subscription: Subscription) -> int:
+        """Records the leases of a subscription that have ended. Returns how many."""
+        total, count = 0, ENDED_AT_ONCE
+        judge = self._judge(subscription, LEASE_ENDED, 0.0)
+        while count == ENDED_AT_ONCE:
+            ended = EndedLeases(
+                subscription_id=subscription.id,
+                judge=judge,
+                now=self._clock(),
+                taken_at=self._lease_clock(),
+                count=ENDED_AT_ONCE,
+            )
+            count, events = await self._rows.end_leases(ended)
+            total += count
+            self._told(events)
+        if total:
+            self._metrics.attempts.labels(subscription.kind, "retry").inc(total)
+            self._signals.deliveries_changed()
+        return total
+
+    async def ended(self) -> list[str]:
+        """The subscriptions with leases that have ended and were not recorded."""
+        return await self._rows.with_ended_leases(self._lease_clock())
+
+    async def lag(self, subscription_id: str, count: int = LAG_COUNTED) -> Lag:
+        """What is not acknowledged yet. At most `count` are counted."""
+        return await self._rows.lag(subscription_id, count)
+
+    async def _settle(
+        self, subscription: Subscription, ids: Sequence[str], judge: Judge | None, verdict: str | None, *, fails: bool
+    ) -> Settled:
+        settlement = Settlement(
+            subscription_id=subscription.id, ids=tuple(ids), judge=judge, fails=fails, now=self._clock()
+        )
+        settled = await self._rows.settle(settlement)
+        done = sum(answer == "done" for answer in settled.answers.values())
+        if done:
+            if verdict is not None:
+                self._metrics.attempts.labels(subscription.kind, verdict).inc(done)
+            self._signals.deliveries_changed()
+        self._told(settled.events)
+        return settled
+
+    def _told(self, events: Sequence[Event]) -> None:
+        for event in events:
+            self._recorded(event)
+
+    def _judge(self, subscription: Subscription, reason: str, delay_seconds: float | None = None) -> Judge:
+        policy, now = self._policy(), self._clock()
+        return lambda claimed: pull_result(claimed, subscription, policy, now, reason, delay_seconds)
+
+
+def pull_result(
+    claimed: Claimed,
+    subscription: Subscription,
+    policy: Policy,
+    now: float,
+    reason: str,
+    delay_seconds: float | None = None,
+) -> AttemptResult:
+    """What to record about a delivery that was acknowledged, was nacked or has lost its lease. `delay_seconds` until it
+    is due again; None: by the schedule."""
+    began = pulled_at(claimed.lease_token or "", now)
+    acknowledged = reason == ACKNOWLEDGED
+    if delay_seconds is not None:
+        entries = len(policy.settings.schedule_of(subscription))
+        subscription = replace(subscription, retry_schedule_seconds=(delay_seconds,) * entries)
+        policy = replace(policy, settings=replace(policy.settings, jitter=0.0))
+    response = Response(
+        started_at=began, duration_ms=round((now - began) * 1000, 3), error=None if acknowledged else reason
+    )
+    finished = FinishedAttempt(
+        claimed=claimed,
+        subscription=subscription,
+        redacted_sink=subscription.sink,
+        failing_since=None,
+        sent=Sent(headers=(), response=response),
+        outcome=Outcome(verdict="delivered" if acknowledged else "retry", reason=reason),
+    )
+    result, _ = attempt_result(finished, policy, now, NextClaim())
+    if reason == LEASE_ENDED and result.state == "pending":
+        entries = len(policy.settings.schedule_of(subscription))
+        decision = f"{reason} (attempt {claimed.attempt_count + 1} of {entries + 1}): due again at once"
+        result = replace(result, attempt=replace(result.attempt, decision=decision))
+    return result
