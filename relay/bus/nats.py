@@ -1,47 +1,52 @@
 """NATS JetStream. An event is delivered once its stream has acknowledged it (PubAck).
 
 `Nats-Msg-Id` is the event's id, so JetStream drops a repetition within its `duplicate_window`. The client does not
-reconnect by itself: `publishers.py` makes a new connection, to the addresses that the sink names.
+reconnect by itself, and takes no addresses from servers: `publishers.py` makes a new connection, to the addresses that
+the sink names.
 """
 
 import asyncio
 import ssl
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
+from relay.bus.addresses import CONNECT_SECONDS, first_connected
+from relay.bus.answers import Answers
 from relay.bus.extras import needed
+from relay.bus.in_order import BROKE_OFF, publish_in_order
 from relay.bus.publishers import CannotConnect
-from relay.core.bus import Broker, Message, Published
+from relay.core.bus import Broker, Login, Message, Published
 
 MAX_PENDING = 4_000
 """Maximum messages that wait for their acknowledgement on one connection."""
-CONNECT_SECONDS = 5
 LOOK_SECONDS = 3.0
+MESSAGE_TOO_LARGE = 10_054
+"""Error of JetStream: the message exceeds `max_msg_size` of its stream."""
+_NO_PERMISSION = "permissions violation"
+_REFUSED = ("authorization", "authentication", "nkey")
 
 
 class Nats:
     """One connection."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, secure: bool) -> None:
         self._library = needed("nats.js.errors", "nats")
-        self._client: Any = needed("nats.aio.client", "nats").Client()
+        self._answers = Answers()
+        self._client: Any = _client_class()(self._answers, secure=secure)
         self._jetstream: Any = None
-        self._denied = False
-        self._gone = asyncio.Event()
+        self._gone = False
+        self._waiting: dict[asyncio.Future[Any], str] = {}
+        """Acknowledgements that are missing, and the subjects of their messages."""
+        self._denials = 0
+        self._denied = ""
 
-    async def connect(self, broker: Broker, tls: ssl.SSLContext | None) -> None:
-        """Connects to one of the addresses. Raises what the client raises, or CannotConnect."""
-        scheme = "tls" if broker.secure else "nats"
-        options: dict[str, Any] = {}
-        login = broker.login
-        if login is not None and login.mechanism == "NKEY":
-            options["nkeys_seed_str"] = login.secret
-        elif login is not None:
-            options |= {"token": login.secret} if login.name is None else {"user": login.name, "password": login.secret}
+    async def connect(self, server: str, login: Login | None, name: str, tls: ssl.SSLContext | None) -> None:
+        """Connects. Raises what the client raises, or CannotConnect."""
         try:
             await self._client.connect(
-                servers=[f"{scheme}://{_written(host)}:{port}" for host, port in broker.addresses],
-                name=broker.client,
+                servers=[server],
+                name=name,
                 allow_reconnect=False,
                 max_reconnect_attempts=1,  # 0 would mean for ever
                 reconnect_time_wait=0.1,
@@ -50,68 +55,51 @@ class Nats:
                 disconnected_cb=self._left,
                 closed_cb=self._left,
                 tls=tls,
-                **options,
+                **_options(login),
             )
-        except BaseException:
+        except BaseException as error:
             await self.close()
-            if self._denied:
+            if any(word in str(error).lower() for word in _REFUSED):
                 raise CannotConnect("credential", "the broker does not accept the credential") from None
             raise
+        self._client._reading_task.add_done_callback(self._ended)  # it also ends by what a server should not send
         self._jetstream = self._client.jetstream(publish_async_max_pending=MAX_PENDING)
 
     @property
     def broken(self) -> bool:
         """True once the connection is gone."""
-        return self._gone.is_set() or not self._client.is_connected
+        return self._gone or not self._client.is_connected
 
     async def publish(self, messages: Sequence[Message], results: list[Published | None]) -> None:
         """See `Publisher`."""
-        waiting: list[Any] = []
-        try:
-            await self._publish(messages, waiting)
-        except asyncio.CancelledError:
-            self._gone.set()  # what it has sent may still arrive late
-            results[: len(waiting)] = [
-                one if isinstance(one, Published) else self._result(one) if one.done() else None for one in waiting
-            ]
-            raise
-        results[:] = [one if isinstance(one, Published) else self._result(one) for one in waiting]
+        self._answers.expect(messages)
+        await publish_in_order(messages, results, self._one)
 
-    async def _publish(self, messages: Sequence[Message], waiting: list[Any]) -> None:
-        for message in messages:
-            waiting.append(await self._begun(message))  # noqa: PERF401 - those so far count when it is cancelled
-        futures = [one for one in waiting if not isinstance(one, Published)]
-        acknowledged = asyncio.ensure_future(_all(futures))
-        gone = asyncio.ensure_future(self._gone.wait())
-        try:
-            await asyncio.wait((acknowledged, gone), return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            gone.cancel()
-            acknowledged.cancel()
-
-    async def _begun(self, message: Message) -> Any:
-        if len(message.body) > self._client.max_payload:
-            return Published(error="too_large", detail=f"the server takes {self._client.max_payload:,} bytes")
+    async def _one(self, message: Message) -> Published:
         headers = {**dict(message.headers), "Nats-Msg-Id": message.id}
+        if _size_of(headers) + len(message.body) > self._client.max_payload:
+            limit = self._client.max_payload
+            return Published(error="too_large", detail=f"the server takes {limit:,} bytes with headers (max_payload)")
+        denials, errors = self._denials, self._library
+        future = await self._jetstream.publish_async(message.destination, message.body, headers=headers)
+        if self._denials != denials:  # while it was written
+            self._deny(self._denied)
+        self._waiting[future] = message.destination
         try:
-            return await self._jetstream.publish_async(message.destination, message.body, headers=headers)
-        except Exception as error:
-            return Published(error="read", detail=f"the message could not be sent ({type(error).__name__})")
-
-    def _result(self, future: "asyncio.Future[Any]") -> Published:
-        if not future.done() or future.cancelled():
-            return Published(error="read", detail="the connection broke off before an acknowledgement came")
-        error = future.exception()
-        match error:
-            case None:
-                ack = future.result()
-                again = ", which had it already" if ack.duplicate else ""
-                return Published(detail=f"stream {str(ack.stream)[:100]}, sequence {ack.seq}{again}")
-            case self._library.NoStreamResponseError():
-                return Published(error="no_stream", detail="no stream has this subject, or JetStream is off: add one")
-            case self._library.APIError():
-                return Published(error="nack", detail=f"JetStream answered error {error.err_code} ({error.code})")
-        return Published(error="read", detail=f"no acknowledgement ({type(error).__name__})")
+            if self._gone:
+                return BROKE_OFF
+            ack = await future
+        except errors.NoStreamResponseError:
+            return Published(error="no_stream", detail="no stream has this subject, or JetStream is off: add one")
+        except errors.APIError as error:
+            told = f"JetStream answered: {str(error.description)[:200]} ({error.err_code})"
+            return Published(error="too_large" if error.err_code == MESSAGE_TOO_LARGE else "nack", detail=told)
+        finally:
+            del self._waiting[future]
+        if isinstance(ack, Published):
+            return ack
+        again = ", which had it already" if ack.duplicate else ""
+        return Published(detail=f"stream {str(ack.stream)[:100]}, sequence {ack.seq}{again}")
 
     async def missing(self, place: Message) -> Published | None:
         """See `Publisher`. A user may lack the permission to ask."""
@@ -127,27 +115,91 @@ class Nats:
         return None
 
     async def _heard(self, error: Exception) -> None:
-        self._denied = self._denied or "authorization" in str(error)[:200].lower()
+        """An error that the server has sent. Only that of a permission leaves the connection as it is."""
+        said = str(error).lower()
+        if _NO_PERMISSION in said:
+            self._denials += 1
+            self._denied = said
+            self._deny(said)
+
+    def _deny(self, said: str) -> None:
+        """Ends the waiting of messages that will have no acknowledgement."""
+        if "subscription" in said:
+            detail, denied = "the credential may not subscribe to _INBOX.>, where acknowledgements come", None
+        else:
+            detail, denied = "the credential may not publish to the subject", said
+        for future, subject in list(self._waiting.items()):
+            if (denied is None or f'"{subject.lower()}"' in denied) and not future.done():
+                future.set_result(Published(error="denied", detail=detail))
 
     async def _left(self) -> None:
-        self._gone.set()
+        self._ended()
+
+    def _ended(self, *_: object) -> None:
+        self._gone = True
+        for future in list(self._waiting):
+            if not future.done():
+                future.set_result(BROKE_OFF)
 
     async def close(self) -> None:
         """See `Publisher`."""
-        await self._client.close()
+        transport = self._client._transport
+        try:
+            await self._client.close()
+        finally:
+            self._ended()
+            for writer in () if transport is None else (transport._io_writer, transport._bare_io_writer):
+                if writer is not None:
+                    writer.transport.abort()  # a server that does not read would keep it open
 
 
 async def connect(broker: Broker, tls: ssl.SSLContext | None) -> Nats:
     """A connection. Raises CannotConnect, or what the client raises."""
-    found = Nats()
-    await found.connect(broker, tls)
-    return found
+    scheme = "tls" if broker.secure else "nats"
+
+    async def to(host: str, port: int) -> Nats:
+        found = Nats(secure=broker.secure)
+        written = f"[{host}]" if ":" in host else host
+        await found.connect(f"{scheme}://{written}:{port}", broker.login, broker.client, tls)
+        return found
+
+    return await first_connected(broker, to)
 
 
-async def _all(futures: Sequence["asyncio.Future[Any]"]) -> None:
-    if futures:
-        await asyncio.wait(futures)
+def _options(login: Login | None) -> dict[str, Any]:
+    if login is None:
+        return {}
+    if login.mechanism == "NKEY":
+        return {"nkeys_seed_str": login.secret}
+    return {"token": login.secret} if login.name is None else {"user": login.name, "password": login.secret}
 
 
-def _written(host: str) -> str:
-    return f"[{host}]" if ":" in host else host
+def _size_of(headers: Mapping[str, str]) -> int:
+    """Bytes of the headers as they are sent: `NATS/1.0`, a line each, an empty line."""
+    return 12 + sum(len(name) + len(value.encode()) + 4 for name, value in headers.items())
+
+
+@cache
+def _client_class() -> Any:
+    """The library's client, without what a server could do to it."""
+    client: Any = needed("nats.aio.client", "nats").Client
+    parser: Any = needed("nats.protocol.parser", "nats").Parser
+
+    class Parser(parser):  # type: ignore[misc]
+        async def parse(self, data: bytes = b"") -> None:
+            self.nc.answers.count(len(data))
+            await super().parse(data)
+
+    class Client(client):  # type: ignore[misc]
+        def __init__(self, answers: Answers, *, secure: bool) -> None:
+            super().__init__()
+            self.answers, self._secure = answers, secure
+            self._ps = Parser(self)
+
+        async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
+            if initial_connection and self._secure and not info.get("tls_required"):
+                raise CannotConnect("tls", "the server offers no TLS: nothing was sent")
+            info.pop("connect_urls", None)  # other addresses, of which a server may name any number
+            await super()._process_info(info, initial_connection=initial_connection)
+
+    return Client

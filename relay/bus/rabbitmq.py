@@ -1,61 +1,93 @@
 """RabbitMQ, AMQP 0-9-1. An event is delivered once the broker has confirmed it: stored, if the queue is durable.
 
-Messages are persistent and mandatory: one that no queue takes comes back, and its delivery fails. A channel publishes
-one batch at a time, since a returned message is found by its id.
+Messages are persistent and mandatory: one that no queue takes comes back, and its delivery fails. A missing exchange
+closes its channel, so a batch has a channel for each of its exchanges.
 """
 
 import asyncio
+import socket
 import ssl
+import struct
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import Any
 from urllib.parse import quote
 
+from relay.bus.addresses import first_connected
+from relay.bus.answers import Answers
 from relay.bus.extras import needed
+from relay.bus.in_order import publish_in_order
 from relay.bus.publishers import CannotConnect
 from relay.core.bus import CLIENT, Broker, Message, Published
 
-MAX_CHANNELS = 16
+MAX_BATCHES = 16
+"""Maximum batches under way on one connection."""
+MAX_EXCHANGES = 8
+"""Maximum channels of one batch: more exchanges share the last one."""
 PERSISTENT = 2
-CONNECT_SECONDS = 8.0
+HEARTBEAT_SECONDS = 20
+MIN_FRAME_BYTES = 4096
+FRAME_BYTES = 131_072
+"""The smallest maximum that brokers may set, and RabbitMQ's default."""
+PROBE = "revor-relay.probe"
+"""Name of a queue that nobody has: a message to it comes back, unless the broker takes none from anyone."""
+NOT_ALLOWED = 530
+BLOCKED = Published(
+    error="blocked", detail="RabbitMQ takes no messages now: it has too little memory or disk (connection.blocked)"
+)
+_RESET = struct.pack("ii", 1, 0)
+"""Of SO_LINGER: what was not sent is thrown away."""
 
 
 class RabbitMq:
     """One connection and its channels."""
 
-    def __init__(self, connection: Any) -> None:
-        self._connection = connection
+    def __init__(self, connection: Any, line: "_Line") -> None:
+        self._connection, self._line = connection, line
         self._errors = needed("aiormq.exceptions", "rabbitmq")
         self._properties = needed("aiormq", "rabbitmq").spec.Basic.Properties
         self._free: list[Any] = []
-        self._turns = asyncio.Semaphore(MAX_CHANNELS)
-        self._late = False
+        self._turns = asyncio.Semaphore(MAX_BATCHES)
+        self._in_doubt = False
+        """True once messages may be on their way that nobody waits for."""
 
     @property
     def broken(self) -> bool:
-        """True once the connection is closed, or did not answer in time."""
-        return self._late or bool(self._connection.is_closed)
+        """True once the connection is closed."""
+        return self._in_doubt or bool(self._connection.is_closed)
 
     async def publish(self, messages: Sequence[Message], results: list[Published | None]) -> None:
         """See `Publisher`."""
         async with self._turns:
-            channel = self._free.pop() if self._free else await self._connection.channel(publisher_confirms=True)
-            await self._on(channel, messages, results)
-            if not channel.is_closed:
-                self._free.append(channel)
+            self._line.answers.expect(messages)
+            try:
+                exchanges = list(dict.fromkeys(message.exchange for message in messages))
+                channels = [await self._channel() for _ in exchanges[:MAX_EXCHANGES]]
+                of = {name: channels[min(place, MAX_EXCHANGES - 1)] for place, name in enumerate(exchanges)}
+                why: dict[Any, Published] = {}
 
-    async def _on(self, channel: Any, messages: Sequence[Message], results: list[Published | None]) -> None:
-        tasks = [asyncio.ensure_future(self._one(channel, message)) for message in messages]
-        try:
-            results[:] = await asyncio.gather(*tasks)
-        except BaseException:  # the caller's time-out: what is unconfirmed stays in doubt
-            self._late = True
-            results[:] = [task.result() if task.done() and not task.cancelled() else None for task in tasks]
-            for task in tasks:
-                task.cancel()
-            with suppress(Exception):
-                await channel.close()
-            raise
+                async def one(message: Message) -> Published:
+                    channel = of[message.exchange]
+                    if channel.is_closed and channel in why:
+                        return why[channel]
+                    result = await self._one(channel, message)
+                    if channel.is_closed:
+                        why.setdefault(channel, result)
+                    return result
+
+                await publish_in_order(messages, results, one)
+            except asyncio.CancelledError:
+                self._in_doubt = True
+                if await self.is_blocked():
+                    results[:] = [result or BLOCKED for result in results]
+                raise
+            self._free += [channel for channel in channels if not channel.is_closed]
+
+    async def _channel(self) -> Any:
+        while self._free:
+            channel = self._free.pop()
+            if not channel.is_closed:
+                return channel
+        return await self._connection.channel(publisher_confirms=True)
 
     async def _one(self, channel: Any, message: Message) -> Published:
         errors = self._errors
@@ -78,13 +110,15 @@ class RabbitMq:
         except errors.PublishError:
             return Published(error="unroutable", detail="no queue takes the message: bind one to the exchange")
         except errors.DeliveryError:
-            return Published(error="nack", detail="the broker could not store the message")
+            return Published(
+                error="nack", detail="the broker refused the message: a full queue, or no room to store it"
+            )
         except errors.ChannelNotFoundEntity:
             return Published(error="unknown_exchange", detail="there is no such exchange")
         except errors.ChannelAccessRefused:
             return Published(error="denied", detail="the credential may not write to the exchange")
-        except Exception as error:
-            return Published(error="read", detail=f"no confirmation ({type(error).__name__})")
+        except errors.ChannelPreconditionFailed:
+            return Published(error="nack", detail="the broker refused the message (PRECONDITION_FAILED)")
         return Published(detail="confirmed")
 
     async def missing(self, place: Message) -> Published | None:
@@ -104,27 +138,114 @@ class RabbitMq:
         await channel.close()
         return None
 
+    async def probe(self) -> None:
+        """Publishes messages that no queue takes. Raises CannotConnect if the broker takes none now: those of a batch
+        would wait in its socket, and be stored once more when it does again.
+
+        It takes the first one of a connection nevertheless, so there are two.
+        """
+        channel = await self._channel()
+        for _ in range(2):
+            asked = asyncio.ensure_future(self._one(channel, Message(destination=PROBE, body=b"", id=PROBE)))
+            try:
+                while not asked.done():
+                    await asyncio.wait((asked,), timeout=0.2)
+                    if not asked.done() and await self.is_blocked():
+                        raise CannotConnect("blocked", str(BLOCKED.detail))
+            finally:
+                asked.cancel()
+            await asyncio.gather(asked, return_exceptions=True)
+        if self._connection.is_closed:
+            raise CannotConnect("connect", "the broker closed the connection")
+        if not channel.is_closed:
+            self._free.append(channel)
+
+    async def is_blocked(self) -> bool:
+        """True if the broker has said so."""
+        try:
+            async with asyncio.timeout(0):
+                await self._connection.ready()
+        except TimeoutError:
+            return True
+        return False
+
     async def close(self) -> None:
         """See `Publisher`."""
-        await self._connection.close()
+        try:
+            if self._in_doubt:
+                self._line.reset()
+            await self._connection.close()
+        finally:
+            self._line.reset()
+
+
+class _Line:
+    """The bytes of a connection: `TransportFactory` of the library, with a limit to what comes."""
+
+    def __init__(self, host: str, port: int, tls: ssl.SSLContext | None) -> None:
+        self._host, self._port, self._tls = host, port, tls
+        self._transport: asyncio.Transport | None = None
+        self.answers = Answers()
+
+    async def create(self, url: object, **_: object) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """Connects."""
+        loop = asyncio.get_running_loop()
+        reader = _Reader(self.answers)
+        protocol = asyncio.StreamReaderProtocol(reader)
+        transport, _protocol = await loop.create_connection(lambda: protocol, self._host, self._port, ssl=self._tls)
+        self._transport = transport
+        return reader, asyncio.StreamWriter(transport, protocol, reader, loop)
+
+    def reset(self) -> None:
+        """Ends it at once. What was not sent never is."""
+        if self._transport is None or self._transport.is_closing():
+            return
+        connection = self._transport.get_extra_info("socket")
+        if connection is not None:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        self._transport.abort()
+
+
+class _Reader(asyncio.StreamReader):
+    def __init__(self, answers: Answers) -> None:
+        super().__init__()
+        self._answers = answers
+
+    async def readexactly(self, n: int) -> bytes:
+        self._answers.count(n)
+        return await super().readexactly(n)
 
 
 async def connect(broker: Broker, tls: ssl.SSLContext | None) -> RabbitMq:
-    """A connection to the first address that takes one. Raises CannotConnect, or what the client raises."""
-    library = needed("aiormq", "rabbitmq")
-    errors = needed("aiormq.exceptions", "rabbitmq")
-    needed("aio_pika", "rabbitmq")
-    failure: BaseException | None = None
-    named = {"connection_name": broker.client}
-    for host, port in broker.addresses:
+    """A connection on which messages can be published. Raises CannotConnect, or what the client raises."""
+    library, errors = needed("aiormq", "rabbitmq"), needed("aiormq.exceptions", "rabbitmq")
+
+    async def to(host: str, port: int) -> RabbitMq:
+        line = _Line(host, port, tls)
+        named = {"connection_name": broker.client}
+        connection = library.Connection(_url(broker, host, port), transport_factory=line, client_properties=named)
+        connection.vhost = broker.virtual_host
+        found = RabbitMq(connection, line)
         try:
-            async with asyncio.timeout(CONNECT_SECONDS):
-                return RabbitMq(await library.connect(_url(broker, host, port), context=tls, client_properties=named))
-        except errors.AuthenticationError:
+            await connection.connect()
+            if connection.connection_tune.frame_max < MIN_FRAME_BYTES:  # 0: any
+                connection.connection_tune.frame_max = FRAME_BYTES
+            await found.probe()
+        except (errors.AuthenticationError, errors.ProbableAuthenticationError):
+            line.reset()
             raise CannotConnect("credential", "the broker does not accept the credential") from None
-        except Exception as error:
-            failure = error
-    raise failure or CannotConnect("connect", "the sink names no address")
+        except errors.ConnectionClosed as error:
+            line.reset()
+            if error.args and error.args[0] == NOT_ALLOWED:
+                detail = "there is no such virtual host, or the user may not use it"
+                raise CannotConnect("denied", detail) from None
+            raise
+        except BaseException:
+            line.reset()
+            raise
+        return found
+
+    return await first_connected(broker, to)
 
 
 def _url(broker: Broker, host: str, port: int) -> str:
@@ -133,4 +254,4 @@ def _url(broker: Broker, host: str, port: int) -> str:
     written = f"[{host}]" if ":" in host else host
     scheme = "amqps" if broker.secure else "amqp"
     user = f"{quote(name, safe='')}:{quote(secret, safe='')}"
-    return f"{scheme}://{user}@{written}:{port}/{quote(broker.virtual_host, safe='')}?heartbeat=20"
+    return f"{scheme}://{user}@{written}:{port}/?heartbeat={HEARTBEAT_SECONDS}"

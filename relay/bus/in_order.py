@@ -1,0 +1,53 @@
+"""Messages of one order are published one behind the other, and all others side by side.
+
+A broker may refuse a message and take the next: its queue was full for a moment, or only the first one's subject has no
+stream. Were both on their way, consumers would see the second one first.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+
+from relay.core.bus import Message, Published
+
+BROKE_OFF = Published(error="read", detail="the connection broke off before an acknowledgement came")
+BEHIND = Published(error="behind", detail="an earlier event of its order was not acknowledged")
+
+
+async def publish_in_order(
+    messages: Sequence[Message],
+    results: list[Published | None],
+    publish: Callable[[Message], Awaitable[Published]],
+) -> None:
+    """Publishes each message, and puts what came of it into its place of `results`. What is behind a failed message of
+    its order is not sent. When cancelled, it cancels what is under way."""
+    chains: dict[int | str, list[int]] = {}
+    for index, message in enumerate(messages):
+        chains.setdefault(index if message.order is None else message.order, []).append(index)
+
+    async def one_by_one(chain: list[int]) -> None:
+        failed = False
+        for index in chain:
+            result = BEHIND if failed else await _one(messages[index], publish)
+            results[index] = result
+            failed = result.error is not None
+
+    tasks = [asyncio.ensure_future(one_by_one(chain)) for chain in chains.values()]
+    try:
+        await asyncio.wait(tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+
+
+async def _one(message: Message, publish: Callable[[Message], Awaitable[Published]]) -> Published:
+    try:
+        return await publish(message)
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise
+        return BROKE_OFF  # the client cancels what waits on a connection that ends
+    except (ValueError, TypeError) as error:  # before it was sent
+        return Published(error="render", detail=f"the client cannot write the message ({type(error).__name__})")
+    except Exception as error:
+        return Published(error="read", detail=f"no acknowledgement ({type(error).__name__})")
