@@ -5,8 +5,10 @@ from collections.abc import Sequence
 
 from relay.core.bus import Message
 
-FIRST_BYTES = 256 * 1024
+FIRST_BYTES = 64 * 1024
 """For the handshake, and what a server says by itself."""
+MIN_BYTES = 16
+"""What reading costs at least: many small frames are work too."""
 MESSAGE_BYTES = 4096
 """For the answer to a message, besides its body."""
 MAX_BYTES = 32 * 1024 * 1024
@@ -29,6 +31,6 @@ class Answers:
 
     def count(self, size: int) -> None:
         """Counts bytes that came, or that a length field announces. Raises TooMuch."""
-        self._left -= size
+        self._left -= max(size, MIN_BYTES)
         if self._left < 0:
             raise TooMuch("the broker sends more than the answers to what was published")

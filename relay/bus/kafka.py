@@ -17,7 +17,7 @@ from typing import Any
 from relay.bus import kafka_wire as wire
 from relay.bus.extras import needed
 from relay.bus.kafka_wire import Batch, Identity, Place
-from relay.bus.publishers import CannotConnect, named
+from relay.bus.publishers import CannotConnect, causes_of, named
 from relay.clock import Clock, wall_clock
 from relay.core.bus import Broker, Message, Published
 
@@ -494,8 +494,7 @@ def _shuffled(addresses: Iterable[tuple[str, int]]) -> list[tuple[str, int]]:
 
 def _named(error: Exception, ended: CannotConnect) -> CannotConnect:
     """What a failure of a connection means. `ended`: what it means if the broker closed it."""
-    seen: BaseException | None = error
-    while seen is not None:
+    for seen in causes_of(error):
         match seen:
             case wire.BadAnswer():
                 return CannotConnect("protocol", str(seen))
@@ -511,7 +510,6 @@ def _named(error: Exception, ended: CannotConnect) -> CannotConnect:
                 return CannotConnect("timeout", "the broker did not answer in time")
             case OSError() | CannotConnect():
                 return named(seen)
-        seen = seen.__cause__ or seen.__context__
     if isinstance(error, _errors.KafkaConnectionError):
         return ended
     return CannotConnect("protocol", f"the broker's answer makes no sense ({type(error).__name__})")

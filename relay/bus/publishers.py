@@ -7,7 +7,7 @@ no slot. A connection that broke, or did not answer in time, is closed and repla
 import asyncio
 import ssl
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any, Protocol
@@ -32,12 +32,13 @@ IDLE_SECONDS = 300.0
 """Longer than the first pauses between attempts: a connection knows what is in doubt."""
 DIAL_SECONDS = 12.0
 """Time limit of a look at a broker before a subscription is stored."""
+MAX_CAUSES = 20
 CLOSE_SECONDS = 2.0
 """How long a connection is given to close in order."""
 
 log = structlog.get_logger("relay.bus")
 
-_PASSING = frozenset(("connect", "read", "timeout"))
+_PASSING = frozenset(("connect", "read", "timeout", "blocked"))
 _MODULES = {"KAFKA": "relay.bus.kafka", "NATS": "relay.bus.nats", "AMQP": "relay.bus.rabbitmq"}
 
 
@@ -262,11 +263,20 @@ def _fill(results: list[Published | None], why: Published) -> None:
     results[:] = [result or why for result in results]
 
 
+def causes_of(error: BaseException) -> Iterator[BaseException]:
+    """An error and what it came from. Those of some clients go round in a circle."""
+    seen: BaseException | None = error
+    for _ in range(MAX_CAUSES):
+        if seen is None:
+            return
+        yield seen
+        seen = seen.__cause__ or seen.__context__
+
+
 def named(error: Exception, guard: Guard | None = None) -> CannotConnect:
     """Why there is no connection. Texts of the clients may contain secrets, so they are not used. `guard`: it knows
     what it refused, if the client has lost that."""
-    seen: BaseException | None = error
-    while seen is not None:
+    for seen in causes_of(error):
         match seen:
             case CannotConnect():
                 return seen
@@ -276,7 +286,6 @@ def named(error: Exception, guard: Guard | None = None) -> CannotConnect:
                 return CannotConnect("tls", f"the certificate does not verify: {_said(seen, 'verify_message')}")
             case ssl.SSLError():
                 return CannotConnect("tls", f"the TLS handshake failed: {_said(seen, 'reason')}")
-        seen = seen.__cause__ or seen.__context__
     if guard is not None and guard.refusals and guard.remote_ip is None:
         return CannotConnect("refused", guard.refusals[0])
     if guard is not None and guard.refusals:

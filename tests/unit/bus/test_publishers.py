@@ -192,3 +192,11 @@ async def test_look_at_a_broker_says_what_is_wrong_and_keeps_no_connection(answe
     assert world.connected == 2
     await world.publishers.close()
     assert getattr(answer, "closed", True)
+
+
+async def test_error_that_comes_from_itself_is_named():
+    """The client of RabbitMQ raises such errors when a connection ends."""
+    first, second = ValueError("a"), OSError("b")
+    first.__cause__, second.__cause__ = second, first
+    world = World(first)
+    assert await world.errors() == ["connect"] * 3

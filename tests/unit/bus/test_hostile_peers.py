@@ -1,0 +1,205 @@
+"""What a server says that is no broker, or a bad one: an error of the attempt, in bounded time, memory and work."""
+
+import asyncio
+import resource
+import struct
+import time
+import tracemalloc
+from unittest.mock import patch
+
+import pytest
+
+from relay.bus import addresses
+from relay.bus.answers import FIRST_BYTES, Answers, TooMuch
+from relay.bus.answers import MAX_BYTES as MAX_ANSWERS
+from relay.core.bus import Login, Message, read_sink
+from tests.support.brokers.peers import Script, leaves_after, peer, publishers, repeats, says
+
+INFO = b'INFO {"server_id":"x","version":"2.10.0","proto":1,"max_payload":1048576,"headers":true}\r\n'
+PONG = b"PONG\r\n"
+
+
+def frame(kind: int, channel: int, body: bytes) -> bytes:
+    return struct.pack(">BHI", kind, channel, len(body)) + body + b"\xce"
+
+
+def table(**values: bytes) -> bytes:
+    body = b"".join(bytes([len(name)]) + name.encode() + value for name, value in values.items())
+    return struct.pack(">I", len(body)) + body
+
+
+def text(value: bytes) -> bytes:
+    return struct.pack(">I", len(value)) + value
+
+
+def nested(depth: int) -> bytes:
+    found = table()
+    for _ in range(depth):
+        found = table(a=b"F" + found)
+    return found
+
+
+START = frame(
+    1,
+    0,
+    struct.pack(">HHBB", 10, 10, 0, 9)
+    + table(capabilities=b"F" + table(publisher_confirms=b"t\x01"))
+    + text(b"PLAIN")
+    + text(b"en_US"),
+)
+TUNE = frame(1, 0, struct.pack(">HHHIH", 10, 30, 2047, 131072, 60))
+OPEN_OK = frame(1, 0, struct.pack(">HHB", 10, 41, 0))
+CHANNEL_OK = frame(1, 1, struct.pack(">HHI", 20, 11, 0))
+SELECT_OK = frame(1, 1, struct.pack(">HH", 85, 11))
+RETURN = frame(1, 1, struct.pack(">HHHBBB", 60, 50, 312, 0, 0, 0))
+HUGE_BODY = frame(2, 1, struct.pack(">HHQH", 60, 0, 2**62, 0))
+READY = (START, TUNE, OPEN_OK, CHANNEL_OK, SELECT_OK)
+
+GARBAGE: dict[str, Script] = {
+    "nothing": says(),
+    "closes": leaves_after(),
+    "HTTP": leaves_after(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n"),
+    "zeros": says(b"\x00" * 100_000),
+    "not UTF-8": says(b"\xff\xfe\r\n" * 1000),
+    "endless": repeats(b"x" * 65_536),
+}
+NATS: dict[str, Script] = {
+    **GARBAGE,
+    "INFO without end": repeats(b"x" * 65_536, first=b"INFO {"),
+    "INFO that is no JSON": says(b"INFO nope\r\n"),
+    "INFO that is no object": says(b"INFO []\r\n"),
+    "INFO nested": says(b"INFO " + b"[" * 30_000 + b"\r\n"),
+    "closes after INFO": leaves_after(INFO),
+    "error for ever": repeats(b"-ERR 'no'\r\n" * 5000, first=INFO),
+    "no PONG": says(INFO),
+    "endless PING": repeats(b"PING\r\n" * 10_000, first=INFO + PONG),
+    "endless INFO": repeats(INFO * 100, first=INFO + PONG),
+    "endless message": repeats(b"x" * 65_536, first=INFO + PONG + b"MSG a 1 99999999999\r\n"),
+    "endless line": repeats(b"x" * 65_536, first=INFO + PONG),
+    "later INFO is no JSON": says(INFO + PONG, b"INFO {nope}\r\n"),
+    "max_payload is a text": says(INFO.replace(b"1048576", b'"x"') + PONG),
+}
+AMQP: dict[str, Script] = {
+    **GARBAGE,
+    "AMQP 1.0": says(b"AMQP\x00\x01\x00\x00"),
+    "huge frame": repeats(b"x" * 65_536, first=struct.pack(">BHI", 1, 0, 0xFFFF_FFF0)),
+    "frame type 9": says(frame(9, 0, b"abc")),
+    "no end of frame": says(START[:-1] + b"\x00"),
+    "nested tables": says(
+        frame(1, 0, struct.pack(">HHBB", 10, 10, 0, 9) + nested(5_000) + text(b"PLAIN") + text(b"e"))
+    ),
+    "no capabilities": says(frame(1, 0, struct.pack(">HHBB", 10, 10, 0, 9) + table() + text(b"PLAIN") + text(b"e"))),
+    "other mechanism": says(START.replace(b"PLAIN", b"OTHER")),
+    "closes after START": leaves_after(START),
+    "closes when ready": leaves_after(*READY),
+    "heartbeats only": repeats(frame(8, 0, b"") * 1000, first=START + TUNE + OPEN_OK),
+    "tiny frames": says(START, TUNE.replace(struct.pack(">I", 131072), struct.pack(">I", 9)), *READY[2:]),
+    "silent when ready": says(*READY),
+    "huge returned message": repeats(frame(3, 1, b"x" * 60_000), first=b"".join(READY) + RETURN + HUGE_BODY),
+}
+SECONDS = 0.4
+MAX_SECONDS = 3.0
+MAX_BYTES = 24 * 1024**2
+
+
+async def attempt(scheme: str, script: Script, seconds: float = SECONDS) -> str | None:
+    async with peer(script) as port, publishers() as made:
+        broker = read_sink(f"{scheme}://127.0.0.1:{port}", Login(name="relay", secret="s3cr3t"))
+        assert broker is not None
+        messages = [Message(destination="jobs", body=b"{}", id="evt_1")]
+        (found,) = await made.publish(broker, messages, seconds)
+        assert "s3cr3t" not in str(found.detail)
+        return found.error
+
+
+@pytest.mark.parametrize(
+    ("scheme", "script"),
+    [
+        *[pytest.param("nats", script, id=f"nats: {name}") for name, script in NATS.items()],
+        *[pytest.param("amqp", script, id=f"amqp: {name}") for name, script in AMQP.items()],
+    ],
+)
+async def test_peer_costs_bounded_time_and_memory(scheme, script):
+    tracemalloc.start()
+    try:
+        began = time.monotonic()
+        error = await attempt(scheme, script)
+        took = time.monotonic() - began
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert error in ("timeout", "connect", "read", "protocol", "credential", "tls", "nack", "render")
+    assert took < MAX_SECONDS
+    assert peak < MAX_BYTES
+
+
+@pytest.mark.parametrize("scheme", ["nats", "amqp"])
+async def test_slow_bytes_end_with_the_time_out_of_an_address(scheme):
+    first = {"nats": INFO, "amqp": START}[scheme]
+
+    async def drip(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for byte in first:
+            writer.write(bytes([byte]))
+            await writer.drain()
+            await asyncio.sleep(0.05)
+
+    with patch.object(addresses, "CONNECT_SECONDS", 0.2):
+        assert await attempt(scheme, drip, 5.0) == "timeout"
+
+
+@pytest.mark.parametrize("scheme", ["nats", "amqp", "tls", "amqps"])
+async def test_broker_that_is_down_costs_no_work(scheme):
+    """A client that tries again and again by itself would use a processor."""
+    async with peer(leaves_after()) as port:
+        pass
+    broker = read_sink(f"{scheme}://127.0.0.1:{port}")
+    assert broker is not None
+    async with publishers() as made:
+        before = resource.getrusage(resource.RUSAGE_SELF)
+        began = time.monotonic()
+        while time.monotonic() - began < 0.5:
+            (found,) = await made.publish(broker, [Message(destination="a", body=b"", id="1")], 5.0)
+            assert found.error == "connect"
+            await asyncio.sleep(0.05)
+        after = resource.getrusage(resource.RUSAGE_SELF)
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.3
+
+
+async def test_addresses_that_a_nats_server_advertises_are_not_dialled():
+    dialled: list[bytes] = []
+
+    async def listens(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        dialled.append(b"other")
+
+    async with peer(listens) as other:
+        urls = f'"connect_urls":["127.0.0.1:{other}","169.254.169.254:80","[fd00::1]:4222"],'.encode()
+        info = INFO.replace(b"{", b"{" + urls, 1)
+        for script in (leaves_after(info), leaves_after(info, PONG), says(info + PONG, info, b"nonsense\r\n")):
+            assert await attempt("nats", script) in ("read", "connect", "timeout")
+    assert dialled == []
+
+
+async def test_nothing_is_sent_to_a_nats_server_that_strips_tls():
+    heard: list[bytes] = []
+
+    async def strips(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(INFO)
+        heard.append(await reader.read(10_000))
+
+    assert await attempt("tls", strips, 2.0) == "tls"
+    assert heard in ([b""], [])
+
+
+async def test_answers_to_what_was_published_have_room():
+    """A broker that sends returned messages back may send as much as it got."""
+    answers = Answers()
+    answers.count(FIRST_BYTES)
+    with pytest.raises(TooMuch):
+        answers.count(1)
+    answers = Answers()
+    answers.expect([Message(destination="a", body=b"x" * 100_000, id="1")] * 10)
+    answers.count(2_000_000)
+    for _ in range(100):
+        answers.expect([Message(destination="a", body=b"x" * 1_000_000, id="1")])
+    with pytest.raises(TooMuch):
+        answers.count(MAX_ANSWERS + 1)
