@@ -55,7 +55,12 @@ class Attempt(TypedDict):
     status_code: int | None
     error: str | None
     timings: Timings
-    decision: Annotated[str | None, Field(description="The decision and its reason, in a sentence; null for a test.")]
+    decision: Annotated[
+        str | None,
+        Field(
+            description="The decision and its reason, in a sentence. Of a test: where the broker has put it, else null."
+        ),
+    ]
     next_attempt_at: Annotated[
         Time | None, Field(description="When this attempt scheduled the next one; null if there is none.")
     ]

@@ -28,6 +28,15 @@ LIKELY_CAUSES = {
     "render": "this event cannot be rendered for this kind of sink. Please report it, with the reason in the log.",
     "cancelled": "the relay was shutting down. There is nothing to do.",
     "unsent": "the requests before it took all of config.timeout_seconds. Raise it if that happens again.",
+    "no_stream": "no stream of JetStream has this subject. Add one that has it.",
+    "unroutable": "no queue is bound for this routing key. Bind one.",
+    "unknown_topic": "the topic does not exist. Make it, or let the broker make topics.",
+    "unknown_exchange": "the exchange does not exist. Declare it.",
+    "denied": "the credential may not write there. Grant it, or set another sinkcredential.",
+    "credential": "there is no valid credential. Set the sinkcredential again.",
+    "too_large": "the broker takes no message of this size. Raise its limit, then send it again.",
+    "nack": "the broker did not store the message. Check its log.",
+    "behind": "an earlier event of its job or key was not acknowledged. Look at that one.",
     "3xx": "the sink redirects, and redirects are not followed. Set its new URL in the subscription.",
     "401": "the sink rejects the signature or credentials. Check a captured request with `relay verify`.",
     "404": "the sink's URL does not accept these requests. Check the URL.",
@@ -94,6 +103,9 @@ def _headline(attempt: Document) -> str:
     status, address, started = attempt.get("status_code"), attempt.get("remote_ip"), attempt["started_at"]
     if attempt.get("requests") is not None:
         return f"{started[:10]} {started[11:23]} UTC: a dry run"
+    if status is None and not attempt.get("error") and _message(attempt):
+        by = f", by {address}" if address else ""
+        return f"{started[:10]} {started[11:23]} UTC: acknowledged after {duration(attempt['duration_ms'])}{by}"
     if status is None and not attempt.get("error"):
         return f"{started[:10]} {started[11:23]} UTC: nothing was sent"
     result = attempt.get("error") if status is None else f"HTTP {status}"
@@ -105,6 +117,9 @@ def _details(attempt: Document, before: Document | None) -> Iterator[str]:
     parts = time_parts(attempt)
     if parts:
         yield f"time: {parts}"
+    message = _message(attempt)
+    if message:
+        yield f"message: {message}"
     excerpt = attempt.get("response_excerpt")
     if excerpt:
         cut = _cut(excerpt)
@@ -119,6 +134,15 @@ def _details(attempt: Document, before: Document | None) -> Iterator[str]:
         planned = attempt.get("next_attempt_at")
         started = from_rfc3339(attempt["started_at"])
         yield f"→ {attempt['decision']}" + (f", at {short_time(from_rfc3339(planned), started)}" if planned else "")
+
+
+def _message(attempt: Document) -> str:
+    """Where the message of a broker went, and its id. Empty if it was no message."""
+    headers = attempt.get("request_headers") or {}
+    if "destination" not in headers:
+        return ""
+    key = f", partitioned by {headers['partitioned-by']}" if "partitioned-by" in headers else ""
+    return f"{headers.get('message-id')} to {headers['destination']}{key}"
 
 
 def _cut(text: str) -> str:

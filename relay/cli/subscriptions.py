@@ -430,6 +430,9 @@ def _verdict(id: str, tested: Any, kind: str = "") -> str:
         again = f"relay subscriptions test {id} --metadata '{example}'"
         why = f"the CRM has no contact whom the sample is about ({tested['reason']})"
         return f"nothing was written: {why}. Name one: {again}"
+    if tested["delivered"] and tested["reason"] == "acknowledged":
+        where = f": {attempt['decision']}" if attempt["decision"] else ""
+        return f"the sample was acknowledged in {attempt['duration_ms']:.0f} ms{where}"
     if tested["delivered"] and attempt["status_code"] is None:
         return f"no sample was sent: {tested['reason'].replace('_', ' ')}"
     if tested["delivered"]:

@@ -270,7 +270,11 @@ class Dispatcher:
         ((sent, outcome),) = await self._worker.exchange(subscription, kind, event)
         shown_sink = kind.redacted_url(subscription.sink)
         secrets = secrets_of(subscription.sink, shown_sink, subscription.headers, sent.secrets)
-        return attempt_of(1, sent.headers, sent.response, secrets=secrets, made_up=sent.made_up), outcome
+        stored = kind.broker(subscription) is not None and outcome.verdict == "delivered"
+        where = sent.response.detail if stored else None
+        return attempt_of(
+            1, sent.headers, sent.response, secrets=secrets, decision=where, made_up=sent.made_up
+        ), outcome
 
     async def greet(self, subscription: Subscription, steps: Steps) -> Mapping[str, str]:
         """The facts that a sink tells before its subscription is stored. Nothing is stored. Raises CheckFailed."""

@@ -308,7 +308,7 @@ async def test_sample_is_published_now_and_the_answer_says_where_it_is(tmp_path:
         event = published_sample("com.acme.paid", "evt_sample", world.clock(), {})
         attempt, outcome = await world.dispatcher.test(subscription, event)
         assert [message.id for message in world.broker.stored] == ["evt_sample"]
-        assert (outcome.verdict, attempt.error) == ("delivered", None)
+        assert (outcome.verdict, attempt.error, attempt.decision) == ("delivered", None, "stream JOBS, sequence 1")
         broken = replace(subscription, sink="nats://[")
         attempt, outcome = await world.dispatcher.test(broken, event)
         assert (outcome.verdict, str(attempt.error).split(":")[0]) == ("retry", "render")

@@ -395,3 +395,27 @@ def test_answer_to_a_question_is_no_cause_of_a_failure(state: str, reason: str) 
     asked = delivery(attempt(status_code=404), state=state, reason=reason)
     lines = describe_delivery(asked, None, subscription(), now=NOW)
     assert not any(line.startswith("Why") for line in lines)
+
+
+PUBLISHED = {"destination": "jobs.linkedin", "partitioned-by": JOB, "message-id": EVENT}
+
+
+def test_report_of_messages_says_where_they_are() -> None:
+    stored = {**without_answer(""), "error": None, "request_headers": PUBLISHED}
+    stored |= {"decision": "acknowledged: delivered; stream JOBS, sequence 7", "next_attempt_at": None}
+    assert attempt_lines([stored]) == [
+        "#1    2026-05-20 10:00:08.123 UTC: acknowledged after 84 ms, by 192.0.2.1",
+        f"      message: {EVENT} to jobs.linkedin, partitioned by {JOB}",
+        "      → acknowledged: delivered; stream JOBS, sequence 7",
+    ]
+    plain = stored | {"request_headers": {"destination": "jobs", "message-id": EVENT}, "remote_ip": None}
+    assert attempt_lines([plain])[:2] == [
+        "#1    2026-05-20 10:00:08.123 UTC: acknowledged after 84 ms",
+        f"      message: {EVENT} to jobs",
+    ]
+    refused = stored | {"error": "no_stream: no stream has this subject: add one"}
+    said = report_lines(delivery(refused))
+    assert "#1    2026-05-20 10:00:08.123 UTC: no_stream: no stream has this subject: add one after 84 ms, to 192" in (
+        "\n".join(said)
+    )
+    assert f"Why   {LIKELY_CAUSES['no_stream']}" in said
