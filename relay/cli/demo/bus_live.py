@@ -50,7 +50,7 @@ def picture(bus: Bus) -> RenderableType:
     """The progress as a table and a bar."""
     plan = bus.scenario.plan
     title = Text(
-        f"{plan.jobs} jobs at speed {plan.speed:g}, and a shop that publishes, at {bus.server} on {bus.url}",
+        f"{plan.jobs} jobs at speed {plan.speed:g}, and a shop that publishes, at {bus.server}",
         style="bold",
     )
     return Group(title, table(bus.arrivals), ProgressBar(total=plan.jobs, completed=bus.scenario.finished, width=48))

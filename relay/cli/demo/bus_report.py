@@ -116,8 +116,9 @@ class BusReport:
     def lines(self) -> list[str]:
         """The result in a few sentences."""
         of_jobs = len(self.recorded) - self.accepted
+        jobs = "1 job" if self.report.jobs == 1 else f"{self.report.jobs} jobs"
         found = [
-            f"{of_jobs} events of {self.report.jobs} jobs. Another program published {self.accepted} events, and all "
+            f"{of_jobs} events of {jobs}. Another program published {self.accepted} events, and all "
             f"of them again: {self.known} were known, and went out once.",
             f"{self.server} holds {self.stored} messages. A reader got {len(self.arrivals)} from it.",
         ]
