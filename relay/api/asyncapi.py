@@ -4,11 +4,12 @@ It is made from what the OpenAPI description is made from: the operations, their
 `schemas/asyncapi.yaml` is the description with the default settings.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from relay.api.catalogue import EXAMPLES, OPERATIONS
 from relay.api.event_schemas import PUBLISHED, SIGNED, event_schemas, ref, types_by_component
+from relay.api.events import CloudEvent
 from relay.api.openapi import FREE, query_schema, schemas_of
 from relay.api.operations import Operation
 from relay.api.ports import ApiSettings
@@ -40,6 +41,8 @@ def asyncapi_document(settings: ApiSettings) -> dict[str, Any]:
     schemas = {component: dict(schema) for component, schema in event_schemas().items()}
     models, definitions = schemas_of([model for operation in _operations() for model in _models(operation)])
     components = types_by_component(known)
+    definitions["PulledDelivery"]["properties"]["event"] = _any_of(components)
+    del definitions[CloudEvent.__name__]
     traits = dict(_traits(known, prefixes, components))
     schemas |= {type: _typed(component, type) for component, of in components.items() for type in of}
     return {
@@ -141,7 +144,6 @@ _SECURITY: dict[str, dict[str, Any]] = {
 
 # --- channels
 
-_ID = {"id": {"description": "The id of the subscription."}}
 _NAMED_BY = "`protocolsettings.{name}` of the subscription, which may be a template."
 
 
@@ -149,7 +151,7 @@ def _named_by(name: str) -> dict[str, str]:
     return {"description": _NAMED_BY.format(name=name)}
 
 
-_CHANNELS: Mapping[str, Mapping[str, Any]] = {
+_CHANNELS: dict[str, Mapping[str, Any]] = {
     "publish": {
         "title": "Published events",
         "description": "Other programs publish here. An event that the relay has already goes out once.",
@@ -206,6 +208,20 @@ _CHANNELS: Mapping[str, Mapping[str, Any]] = {
         "parameters": {"id": {"description": "The job's uid or upstream id."}},
     },
 }
+_CHANNELS |= {
+    name: {
+        "title": title,
+        "description": description,
+        "address": f"/v1/subscriptions/{{id}}/{name}",
+        "servers": ("relay",),
+        "parameters": {"id": {"description": "The id of a subscription with `protocol: PULL`."}},
+    }
+    for name, title, description in (
+        ("pull", "Pulled events", "A program asks for its events, and has them under a lease."),
+        ("ack", "Acknowledgements of pulled events", "What it has processed."),
+        ("nack", "Returns of pulled events", "What it has not processed, and is handed out again."),
+    )
+}
 _HTTP_ANSWERS = "Any 2xx accepts. 410 ends the subscription; 429 and 503 with `Retry-After` pause it."
 _SENDS: Mapping[str, tuple[str, str, Mapping[str, Any]]] = {
     "webhook": ("sendRequest", _HTTP_ANSWERS, {"http": {"method": "POST", "bindingVersion": "0.3.0"}}),
@@ -237,7 +253,9 @@ _SENDS: Mapping[str, tuple[str, str, Mapping[str, Any]]] = {
 }
 _STREAMS = {"stream": "streamEvents", "jobStream": "listJobEvents"}
 """Channels that are streams, and their operation of the HTTP API."""
-_ANSWERED = {"publish": "publishEvents"}
+_ANSWERED = {
+    **{"publish": "publishEvents", "pull": "pullDeliveries", "ack": "ackDeliveries", "nack": "nackDeliveries"},
+}
 """Channels that answer, and their operation of the HTTP API."""
 _BINARY_PREFIXES = {"webhook": "ce-", "kafka": "ce_", "nats": "ce-", "rabbitmqExchange": "ce-", "rabbitmqQueue": "ce-"}
 """What the names of attributes begin with in binary mode, in channels that have it."""
@@ -280,14 +298,19 @@ def _channel(
             data = ref(component, "properties", "data")
             messages[f"{component}.binary"] = _message(data, f"{trait}Binary", f"{prefix}{component}")
     if name == "webhook":
-        anything = [ref(component) for component in (*components, PUBLISHED)]
-        messages["batch"] = _message({"type": "array", "minItems": 1, "items": {"anyOf": anything}}, "webhookBatch")
+        payload = {"type": "array", "minItems": 1, "items": _any_of(components)}
+        messages["batch"] = _message(payload, "webhookBatch")
     document["messages"] = messages
     return document
 
 
 def _message(payload: Mapping[str, Any], *traits: str) -> dict[str, Any]:
     return {"payload": payload, "traits": [{"$ref": f"#/components/messageTraits/{trait}"} for trait in traits]}
+
+
+def _any_of(components: Iterable[str]) -> dict[str, Any]:
+    """An event of any type."""
+    return {"anyOf": [ref(component) for component in (*components, PUBLISHED)]}
 
 
 def _typed(component: str, type: str) -> dict[str, Any]:

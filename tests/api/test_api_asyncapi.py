@@ -133,7 +133,8 @@ def test_every_scheme_of_a_sink_has_a_server_and_every_protocol_a_channel() -> N
     assert set(SINK_SCHEMES) | {"relay", "receiver"} == set(servers)
     used = {ref["$ref"].rpartition("/")[2] for one in DOCUMENT["channels"].values() for ref in one["servers"]}
     assert used == set(servers)
-    assert {protocol for protocol, _, _ in SINK_SCHEMES.values()} == set(get_args(Protocol))
+    described = orjson.dumps(DOCUMENT["channels"]).decode()
+    assert all(f"protocol: {one}`" in described for one in ("HTTP", "PULL", *get_args(Protocol)))
 
 
 def test_every_channel_has_an_operation_and_every_message_a_schema() -> None:
@@ -214,6 +215,16 @@ def test_a_message_takes_no_event_of_another_type() -> None:
     examples = {name: _merged(messages[name])["examples"][0]["payload"] for name in TYPES}
     for name, other in zip(TYPES, (*TYPES[1:], TYPES[0]), strict=True):
         assert faults(messages[name]["payload"], examples[other]), (name, other)
+
+
+@pytest.mark.parametrize("type", [*TYPES, PUBLISHED])
+def test_every_event_can_be_pulled(type: str) -> None:
+    payload = _merged(DOCUMENT["channels"]["pull"]["messages"]["Pulled"])["payload"]
+    event = _event(type).document()
+    item = {"delivery_id": "dlv_01jvpq0000000000000000000c", "event": event, "attempt": 1}
+    pulled = {"items": [item], "lease_ends_at": None, "lag": {"count": 1, "oldest_seconds": 0.1}, "reason": None}
+    assert not faults(payload, pulled)
+    assert faults(payload, {**pulled, "items": [{**item, "event": {**event, "id": 1}}]})
 
 
 @pytest.mark.parametrize("name", SCHEMA_NAMES)
