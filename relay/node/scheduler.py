@@ -91,9 +91,10 @@ class Scheduler:
         self._upkeep.add(name)
 
     def upkeep_now(self, name: str) -> None:
-        """Runs one piece of upkeep now instead of at its time."""
-        if self._running and name in self._upkeep:
-            self._scheduler.modify_job(f"upkeep:{name}", next_run_time=datetime.now(UTC))
+        """Runs one piece of upkeep now instead of at its time, if this node has it."""
+        job = f"upkeep:{name}"
+        if self._running and job in self._upkeep:
+            self._scheduler.modify_job(job, next_run_time=datetime.now(UTC))
 
     def start(self) -> None:
         """Begins to run jobs."""
