@@ -246,7 +246,8 @@ async def delete_subscription(call: Call) -> Response:
     body_optional=True,
     answers={200: Answer("The attempt, even if the sink refused it.", TestResult)},
     problems={
-        409: "The sink has not consented, or the subscription's account has no events of this type.",
+        409: "The sink has not consented, a program pulls the events, or the subscription's account has no events of "
+        "this type.",
         429: "Too many tests are being sent.",
     },
 )
@@ -256,6 +257,8 @@ async def test_subscription(call: Call) -> Response:
     Works while the subscription is paused. Nothing is stored.
     """
     subscription = await _find(call)
+    if subscription.kind == core.PULL:
+        raise Conflict("nothing is sent to it: a program asks for its events", code="nothing_to_send")
     if awaits_consent(subscription, call.context):
         detail = f"nothing is sent before the sink consents ({subscription.state_reason}): resume asks it again"
         raise Conflict(detail, code="no_consent")

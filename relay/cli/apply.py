@@ -166,7 +166,7 @@ def _print_changes(changes: Sequence[Mapping[str, Any]]) -> None:
         if change["action"] == "change":
             line += f": {'; '.join(_field(name, change['values'].get(name)) for name in change['fields'])}"
         else:
-            line += f" → {change['sink']}"
+            line += f" → {change['sink'] or 'a program that asks'}"
         say(f"{line} ({change['note']})" if change["note"] else line)
 
 

@@ -3,15 +3,17 @@
 import asyncio
 import sqlite3
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from contextlib import asynccontextmanager, closing
 from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 from typing import Literal
 
+from aiohttp import ThreadedResolver
 from sqlalchemy import text
 from sqlalchemy.engine import Connection
 
+from relay.bus.publishers import Publishers
 from relay.cli.output import print_json, print_table
 from relay.clock import wall_clock
 from relay.config.keyring import load_or_create_keyring
@@ -22,7 +24,7 @@ from relay.config.settings import (
     load_settings,
     require_token_beyond_loopback,
 )
-from relay.core.bus import refusal_of_broker
+from relay.core.bus import SCHEMES, Broker, Message, refusal_of_broker
 from relay.core.connect_accounts import OK, Listing
 from relay.core.encryption import refusal_of
 from relay.core.job import POLL, Problem
@@ -37,6 +39,7 @@ from relay.node.component_settings import guard_policy
 from relay.node.declared import check_declared, context_of, differing
 from relay.node.local_token import NO_ACCESS, local_token, local_token_path
 from relay.node.opening import NO_KEY
+from relay.node.sink_kinds import broker_of
 from relay.private_files import default_state_dir
 from relay.redaction import redact_text
 from relay.sources.client import PollResult, UpstreamClient
@@ -52,6 +55,8 @@ from subscribers import registry
 
 PAGE = 500
 PROXY_TIMEOUT_SECONDS = 5.0
+MAX_DIALS = 8
+"""Brokers that are dialled at the same time."""
 MAX_NAMED = 5
 """Broken connect accounts that are named."""
 ABOUT_THE_SERVER = text(
@@ -340,6 +345,7 @@ async def _opened(settings: Settings, environ: Mapping[str, str], database: Find
 async def _check_sinks(subscriptions: SubscriptionStore, settings: Settings) -> str | list[Finding]:
     policy = guard_policy(settings)
     problems: list[Finding] = []
+    brokers: list[Subscription] = []
     count, cursor, is_last = 0, None, False
     while not is_last:
         page = await subscriptions.page(limit=PAGE, cursor=cursor, callbacks=True)
@@ -349,9 +355,34 @@ async def _check_sinks(subscriptions: SubscriptionStore, settings: Settings) -> 
             for one in page.items
             if (problem := sink_problem(one, policy)) is not None
         ]
+        brokers += [one for one in page.items if one.protocol in SCHEMES and one.state != "disabled"]
         cursor = page.next_cursor
         is_last = cursor is None
-    return problems or f"{counted(count, 'subscription')}, all allowed"
+    problems += await dialled([one for one in brokers if sink_problem(one, policy) is None], policy)
+    return problems or f"{counted(count, 'subscription')}, all allowed{', brokers reached' if brokers else ''}"
+
+
+async def dialled(subscriptions: Sequence[Subscription], policy: GuardPolicy) -> list[Finding]:
+    """Connects to each broker, and looks for the topic, stream, queue or exchange. Nothing is published."""
+    places = {one.id: found for one in subscriptions if (found := broker_of(one)) is not None}
+    publishers = Publishers(policy, clock=wall_clock, resolver=ThreadedResolver())
+    turns = asyncio.Semaphore(MAX_DIALS)
+
+    async def dial(place: tuple[Broker, Message | None]) -> str | None:
+        async with turns:
+            found = await publishers.dial(*place)
+        return found.error and (found.detail or found.error)
+
+    try:
+        different = list(dict.fromkeys(places.values()))
+        said = dict(zip(different, await asyncio.gather(*map(dial, different)), strict=True))
+    finally:
+        await publishers.close()
+    return [
+        Finding(f"sink {one.id}", "problem", f"{one.sink}: {why}")
+        for one in subscriptions
+        if (why := said[places[one.id]]) is not None
+    ]
 
 
 def refusal_of_sink(subscription: Subscription, policy: GuardPolicy) -> str | None:

@@ -26,6 +26,16 @@ LIKELY_CAUSES = {
     "read": "the connection was lost. Check the log of the sink, or of a proxy in front of it.",
     "protocol": "the answer is not valid HTTP. Check the port.",
     "render": "this event cannot be rendered for this kind of sink. Please report it, with the reason in the log.",
+    "no_stream": "no stream of JetStream has the subject. Add one, or correct protocolsettings.subject.",
+    "unknown_topic": "Kafka has no such topic. Create it, or correct protocolsettings.topicname.",
+    "unknown_exchange": "RabbitMQ has no such exchange. Declare it, or correct protocolsettings.address.",
+    "unroutable": "no queue of RabbitMQ takes the message. Bind one, or correct protocolsettings.address.",
+    "credential": "the sink's credential does not work. Give the subscription a new sinkcredential.",
+    "denied": "the credential may not publish there. Give it the permission, or another credential.",
+    "nack": "the broker could not store the message. Check its log, its disk and its replicas.",
+    "too_large": "the broker takes no message of this size. Raise its limit.",
+    "extra_missing": "the node that sends lacks the client of the broker. Install the extra that the error names.",
+    "behind": "an earlier event of the same order was not delivered. Look at that one.",
     "cancelled": "the relay was shutting down. There is nothing to do.",
     "unsent": "the requests before it took all of config.timeout_seconds. Raise it if that happens again.",
     "no_stream": "no stream of JetStream has this subject. Add one that has it.",
@@ -224,7 +234,8 @@ def _about_sink(delivery: Document, subscription: Document | None) -> str:
         return f"subscription {delivery['subscription_id']}, which was removed"
     reason = subscription.get("disabled_reason")
     state = subscription["state"] + (f": {reason}" if reason else "")
-    return f"{subscription['sink']} ({subscription['config']['kind']}, {state}): {subscription['id']}"
+    sink = subscription["sink"] or "a program that asks"
+    return f"{sink} ({subscription['config']['kind']}, {state}): {subscription['id']}"
 
 
 def _likely_cause(attempt: Document) -> str | None:

@@ -148,8 +148,8 @@ SETTINGS = (
     Setting(
         "kind",
         str,
-        "webhook, slack, slack_workflow, teams, discord, flat, hubspot, salesforce or pipedrive. By default the kind "
-        "that the URL is known for.",
+        "webhook, slack, slack_workflow, teams, discord, flat, hubspot, salesforce, pipedrive, kafka, nats, rabbitmq "
+        "or pull. By default the kind that the URL is known for.",
     ),
     Setting(
         "header",
@@ -161,6 +161,30 @@ SETTINGS = (
         read=_headers,
     ),
     Setting("method", str, "POST or PUT.", part="protocolsettings"),
+    Setting("topic", str, "kafka: the topic. It may be a template.", part="protocolsettings", field="topicname"),
+    Setting(
+        "key",
+        str,
+        "kafka: a template of each record's key. By default the event's partitionkey.",
+        part="protocolsettings",
+        field="partitionkeyextractor",
+    ),
+    Setting(
+        "sasl_mechanism",
+        str,
+        "kafka: PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512.",
+        part="protocolsettings",
+        field="saslmechanism",
+    ),
+    Setting("client_id", str, "kafka: the name of the client.", part="protocolsettings", field="clientid"),
+    Setting("subject", str, "nats: the subject. It may be a template.", part="protocolsettings"),
+    Setting(
+        "address",
+        str,
+        "rabbitmq: /queues/NAME or /exchanges/NAME/ROUTING-KEY. It may be a template.",
+        part="protocolsettings",
+    ),
+    Setting("link_name", str, "rabbitmq: the name of the connection.", part="protocolsettings", field="linkname"),
     Setting(
         "credential",
         str,
@@ -170,7 +194,7 @@ SETTINGS = (
         metavar="FILE",
         read=_credential,
     ),
-    Setting("content_mode", str, "webhook: structured, binary or batch."),
+    Setting("content_mode", str, "webhook: structured, binary or batch. Brokers: structured or binary."),
     Setting(
         "batch", str, "Maximum events and seconds of a batch, such as 100,5.", metavar="EVENTS,SECONDS", read=_batch
     ),
@@ -217,7 +241,7 @@ SETTINGS = (
         metavar="FILE|JSON",
         read=_template,
     ),
-    Setting("strict", bool, "webhook, flat: do not send an event that lacks a name in the template."),
+    Setting("strict", bool, "webhook, flat, brokers: do not send an event that lacks a name in the template."),
     Setting("description", str, "A description of your own.", part=""),
 )
 

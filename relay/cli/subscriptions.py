@@ -38,9 +38,10 @@ from relay.cli.preview_report import print_preview
 from relay.cli.replays import COUNT_TIMEOUT_SECONDS, follow_up
 from relay.cli.subscription_settings import KEPT, PARTS, Body, place_of, with_settings, without_empty
 from relay.clock import from_rfc3339
+from relay.core.bus import protocol_of
 from relay.core.delivery import CREDENTIAL_ERROR
 from relay.core.sentences import counted, duration, titled
-from relay.core.subscription import DEFAULT_MESSAGES_PER_MINUTE, has_failures
+from relay.core.subscription import DEFAULT_MESSAGES_PER_MINUTE, PROTOCOLS, PULL, has_failures
 from relay.errors import RelayError, UsageError
 
 app = typer.Typer(help="Choose which sink gets which events.", no_args_is_help=True)
@@ -58,7 +59,12 @@ _CRMS = ("hubspot", "salesforce", "pipedrive")
 @with_settings
 def add(
     sink: Annotated[
-        str, typer.Argument(metavar="SINK", help="URL that gets the events, or hubspot, salesforce or pipedrive.")
+        str,
+        typer.Argument(
+            metavar="SINK",
+            help="URL that gets the events, a broker such as kafkas://host:9093, tls://host or amqps://host/vhost, "
+            "pull, or hubspot, salesforce or pipedrive.",
+        ),
     ],
     settings: Body,
     start: Annotated[
@@ -72,18 +78,22 @@ def add(
     ] = None,
     test: Annotated[
         bool | None,
-        typer.Option("--test/--no-test", "--sample/--no-sample", help="Send a sample. A CRM gets one only if asked."),
+        typer.Option(
+            "--test/--no-test", "--sample/--no-sample", help="Send a sample. A CRM or broker gets one only if asked."
+        ),
     ] = None,
     metadata: Annotated[
         str | None, typer.Option(help="CRMs: a JSON object that names whom the sample is about.")
     ] = None,
-    check: Annotated[bool, typer.Option(help="CRMs: try the credential first.")] = True,
+    check: Annotated[bool, typer.Option(help="CRMs and brokers: try the sink and its credential first.")] = True,
     duplicate: Annotated[bool, typer.Option("--duplicate", help="Add the URL even if it is subscribed.")] = False,
     json: Json = False,
 ) -> None:
-    """Subscribe a URL, or a CRM by its name. Sends a sample and says what will arrive. The secret is shown only once.
+    """Subscribe a URL, a broker, or a CRM by its name. Sends a sample and says what will arrive. The secret is shown
+    only once.
 
     hubspot, salesforce and pipedrive: asks for what is missing, tries the credential, and shows what would be sent.
+    Brokers: connects, and looks for the topic, stream, queue or exchange. pull: a program asks for its events.
 
     Exit code 1: the sink did not accept the sample. The subscription is kept.
     """
@@ -95,6 +105,8 @@ def add(
         body = without_empty(crm.completed(name, settings, domain))
     elif domain is not None:
         raise UsageError(f"--domain is for {', '.join(crm.CRMS)}: {sink:.100} is an address already")
+    elif name == PULL:
+        body = without_empty({"protocol": "PULL", **settings})
     else:
         crm.refuse_unknown(sink)
         body = without_empty({"sink": sink, **settings})
@@ -112,6 +124,8 @@ def add(
             crm.show(api(), id, kind, types, about)
     if kind in crm.CRMS:
         test, about = crm.wants_sample(kind, about, test, json=json)
+    elif kind in PROTOCOLS:  # its consumers would take a sample for real
+        test = test is True and kind != PULL
     test = test is not False and not pending
     tested = _send_sample(id, _sample_type(types), about) if test else None
     if json:
@@ -139,7 +153,7 @@ def _introduce(subscription: dict[str, Any], *, types_given: bool) -> None:
     say(f"{subscription['id']} is {subscription.get('state', 'enabled')}")
     if config.get("portal"):
         say(f"account: {config['portal']}")
-    if config.get("secret") and config.get("kind", "webhook") not in {*_SERVICES, *crm.CRMS}:
+    if config.get("secret") and config.get("kind", "webhook") not in {*_SERVICES, *crm.CRMS, *PROTOCOLS}:
         say(f"signing secret, shown only once: {config['secret']}")
     say(expectation(subscription, types_given=types_given))
 
@@ -204,6 +218,10 @@ def edit(
         raise UsageError("nothing to change. Give an option such as --types failed, or --unset types")
     client, path = api(), path_of("subscriptions", id)
     body = client.get(path)
+    if sink is not None and (protocol_of(sink) or "HTTP") != body.get("protocol"):
+        for name in ("protocol", "protocolsettings"):
+            body.pop(name, None)
+        body.get("config", {}).pop("kind", None)
     for part in PARTS:
         body[part] = {**(body.get(part) or {}), **changes.pop(part, {})}
     body |= changes
@@ -236,7 +254,7 @@ def send_sample(
 @app.command()
 @with_settings
 def preview(
-    subscription: Annotated[str, typer.Argument(metavar="ID|SINK", help="A subscription's id, or a URL.")],
+    subscription: Annotated[str, typer.Argument(metavar="ID|SINK", help="A subscription's id, a URL, or pull.")],
     settings: Body,
     type: Type = None,
     event: Annotated[
@@ -247,11 +265,13 @@ def preview(
 ) -> None:
     """Show what a subscription would send, and how many events of the last days it would have got. Sends nothing.
 
-    With a URL it takes the options of `add`. Exit code 1: the subscription does not get the event.
+    With a URL, or pull, it takes the options of `add`. Exit code 1: the subscription does not get the event.
     """
     body = without_empty(settings)
     if "://" in subscription:
         body["sink"] = subscription
+    elif subscription.lower() == PULL:
+        body["protocol"] = "PULL"
     elif body:
         raise UsageError(f"{subscription} is no URL, and an option describes a new subscription. Give its URL")
     asked = {"type": full_type(type), "event_id": event, "metadata": read_metadata(metadata)}
@@ -360,10 +380,14 @@ _INCIDENTS = {
 
 def expectation(subscription: Mapping[str, Any], *, types_given: bool) -> str:
     """What will arrive, in a sentence or two."""
-    arriving = _arriving(subscription.get("config") or {}, subscription.get("types"), types_given=types_given)
+    config = subscription.get("config") or {}
+    if config.get("kind") in PROTOCOLS:
+        arriving = _published(subscription)
+    else:
+        arriving = _arriving(config, subscription.get("types"), types_given=types_given)
     if subscription.get("filters"):
         arriving += " Of these, only what its filters let through."
-    if (subscription.get("config") or {}).get("dry_run"):
+    if config.get("dry_run"):
         arriving += " Dry run: until `--unset dry-run` nothing is sent, and attempts show what would be."
     return arriving
 
@@ -386,6 +410,21 @@ def _arriving(config: Mapping[str, Any], types: list[str] | None, *, types_given
     what = f"each {_enumerated(types)} event" if types else "every event of every job"
     form = ", as one flat JSON object" if config.get("kind") == "flat" else ""
     return f"The sink gets {what}{form}, signed, in order within a job."
+
+
+def _published(subscription: Mapping[str, Any]) -> str:
+    types, settings = subscription.get("types"), subscription.get("protocolsettings") or {}
+    what = f"each {_enumerated(types)} event" if types else "every event of every job"
+    match subscription["config"]["kind"]:
+        case "kafka":
+            where = f"Topic {settings.get('topicname')} of Kafka gets {what}"
+        case "nats":
+            where = f"Subject {settings.get('subject')} of NATS gets {what}"
+        case "rabbitmq":
+            where = f"{settings.get('address')} of RabbitMQ gets {what}"
+        case _:
+            where = f"A program that asks gets {what} (`relay listen --subscription {subscription['id']}`)"
+    return f"{where}, in order within a job."
 
 
 def _bundled(config: Mapping[str, Any]) -> str:

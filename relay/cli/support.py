@@ -177,7 +177,7 @@ def report(case: Case, *, now: float) -> list[str]:
     """The lines of the text, at most `MAX_CHARACTERS`. Leaves out secrets, sink paths, recipients and metadata."""
     from relay.redaction import redact_text, secrets_of, without
 
-    paths = (secrets_of(str(found["sink"]).removesuffix("?…"), "", ()) for found in case.subscriptions)
+    paths = (secrets_of((found["sink"] or "").removesuffix("?…"), "", ()) for found in case.subscriptions)
     hidden = sorted({path for found in paths for path in found}, key=len, reverse=True)
     lines: list[str] = []
     length = 0
@@ -282,7 +282,8 @@ def _subscription(subscription: Document) -> Iterator[str]:
     config = subscription["config"]
     settings = subscription.get("protocolsettings") or {}
     yield f"SUBSCRIPTION {subscription['id']}"
-    yield f"sink: {_host(subscription['sink'])}, {settings.get('method', 'POST')}, {config['kind']}"
+    how = settings.get("method") or subscription.get("protocol", "HTTP")
+    yield f"sink: {_host(subscription['sink'])}, {how}, {config['kind']}"
     yield _facts(subscription, "state", "state_since", "state_reason", "created_at", "source")
     yield from filter(None, [_facts(subscription, "failing_since", "failing_reason", "paused_until", "next_probe_at")])
     yield f"types: {', '.join(subscription.get('types') or ['all of jobs'])}"
@@ -293,7 +294,9 @@ def _subscription(subscription: Document) -> Iterator[str]:
     yield ""
 
 
-def _host(sink: str) -> str:
+def _host(sink: str | None) -> str:
+    if sink is None:
+        return "none"
     parts = urlsplit(sink)
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}/…"
 

@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 
-from relay.cli import run
+from relay.bus.publishers import Publishers
+from relay.cli import checks, run
 from relay.cli.checks import sink_problem
+from relay.core.bus import Broker, Message, Published
 from relay.core.connect_accounts import ListedAccount, Listing
 from relay.core.credentials import SinkCredential
 from relay.core.netguard import GuardPolicy
@@ -292,3 +294,37 @@ def test_sinks_and_token_endpoints_that_the_lists_no_longer_allow_are_named(
     credential = SinkCredential(id="cred_1", origin="https://receiver.example:443", fields=fields)
     found = sink_problem(Subscription(id="sub_1", sink="https://receiver.example/hook", credential=credential), policy)
     assert (found or "") == "" if problem is None else problem in (found or "")
+
+
+async def test_each_broker_is_dialled_once_and_what_is_missing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    dialled: list[str] = []
+
+    async def dial(self: Publishers, broker: Broker, place: Message | None) -> Published:
+        dialled.append(broker.shown)
+        if broker.protocol == "KAFKA":
+            return Published(error="extra_missing", detail="pip install 'revor-relay[kafka]'")
+        return Published()
+
+    monkeypatch.setattr(Publishers, "dial", dial)
+    kafka = {"kind": "kafka", "sink": "kafkas://a.example", "options": {"protocolsettings": {"topicname": "jobs"}}}
+    nats = {"kind": "nats", "sink": "tls://n.example", "options": {"protocolsettings": {"subject": "jobs.all"}}}
+    given = [Subscription(id=f"sub_{n}", **one) for n, one in enumerate((kafka, kafka, nats))]
+    found = await checks.dialled(given, GuardPolicy())
+    assert [(one.name, one.state, one.detail) for one in found] == [
+        (f"sink sub_{n}", "problem", "kafkas://a.example: pip install 'revor-relay[kafka]'") for n in range(2)
+    ]
+    assert dialled == ["a.example:9093", "n.example:4222"]
+
+
+@pytest.mark.parametrize(
+    ("sink", "kind", "problem"),
+    [
+        ("kafka://10.0.0.1", "kafka", "not public"),
+        ("kafkas://a.example,b.example", "kafka", None),
+        ("nats://a.example", "nats", "use tls://"),
+        ("", "pull", None),
+    ],
+)
+def test_sinks_of_brokers_are_judged_by_the_guard(sink: str, kind: str, problem: str | None) -> None:
+    found = sink_problem(Subscription(id="sub_1", sink=sink, kind=kind), GuardPolicy())
+    assert found is None if problem is None else problem in str(found)

@@ -475,6 +475,89 @@ def test_what_will_arrive_includes_digests(config: dict[str, str], said: str) ->
         assert (said in sentence) or (said == "has recovered." and "digest" not in sentence)
 
 
+KAFKA_SUBSCRIPTION = {
+    "id": "sub_1",
+    "sink": "kafkas://a.example,b.example",
+    "protocol": "KAFKA",
+    "state": "enabled",
+    "types": None,
+    "protocolsettings": {"topicname": "jobs"},
+    "config": {"kind": "kafka", "secret": "whsec_of_no_use"},
+}
+
+
+def test_add_of_a_broker_sends_its_settings_and_no_sample(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
+    stub.says("POST /v1/subscriptions", KAFKA_SUBSCRIPTION, status=201)
+    options = ["--topic", "jobs", "--key", "{{ event.group }}", "--sasl-mechanism", "SCRAM-SHA-512", "--client-id", "r"]
+    assert run(["subscriptions", "add", "kafkas://a.example,b.example", *options]) == 0
+    assert sent(stub, "POST /v1/subscriptions") == [
+        {
+            "sink": "kafkas://a.example,b.example",
+            "protocolsettings": {
+                "topicname": "jobs",
+                "partitionkeyextractor": "{{ event.group }}",
+                "saslmechanism": "SCRAM-SHA-512",
+                "clientid": "r",
+            },
+        }
+    ]
+    assert capsys.readouterr().out.splitlines() == [
+        "sub_1 is enabled",
+        "Topic jobs of Kafka gets every event of every job, in order within a job.",
+    ]
+    assert sent(stub, "POST /v1/subscriptions/sub_1/test") == []
+
+
+def test_sample_for_a_broker_is_sent_if_asked_for(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
+    stub.says("POST /v1/subscriptions", KAFKA_SUBSCRIPTION, status=201)
+    acknowledged = {**sample_result(status_code=None), "reason": "acknowledged"}
+    stub.says("POST /v1/subscriptions/sub_1/test", acknowledged)
+    assert run(["subscriptions", "add", "kafkas://a.example", "--topic", "jobs", "--sample", "--no-check"]) == 0
+    assert "the sample was acknowledged in 12 ms" in capsys.readouterr().out
+    assert any("check=false" in seen for seen, _, _ in stub.seen)
+
+
+def test_pull_is_added_without_a_sink(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
+    pull = {**KAFKA_SUBSCRIPTION, "sink": None, "protocol": "PULL", "protocolsettings": {}, "config": {"kind": "pull"}}
+    stub.says("POST /v1/subscriptions", pull, status=201)
+    assert run(["subscriptions", "add", "pull", "--types", "failed", "--sample"]) == 0
+    assert sent(stub, "POST /v1/subscriptions") == [{"protocol": "PULL", "types": ["ai.revor.job.failed"]}]
+    assert "A program that asks gets every event of every job (`relay listen --subscription sub_1`)" in (
+        capsys.readouterr().out
+    )
+    assert sent(stub, "POST /v1/subscriptions/sub_1/test") == []
+
+
+def test_extra_that_the_relay_lacks_is_one_line(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
+    detail = "this node needs an extra package: pip install 'revor-relay[kafka]'"
+    stub.says("POST /v1/subscriptions", {"code": "extra_missing", "detail": detail}, status=422)
+    assert run(["subscriptions", "add", "kafkas://a.example", "--topic", "jobs"]) == 2
+    assert capsys.readouterr().err.splitlines() == [f"relay: {detail}"]
+
+
+def test_edit_to_a_sink_of_another_protocol_leaves_the_old_settings(stub: Stub) -> None:
+    stub.says("GET /v1/subscriptions/sub_1", {**KAFKA_SUBSCRIPTION, "config": {"kind": "kafka", "ordering": "none"}})
+    stub.says("PUT /v1/subscriptions/sub_1", KAFKA_SUBSCRIPTION)
+    assert run(["subscriptions", "edit", "sub_1", "--topic", "other"]) == 0
+    assert run(["subscriptions", "edit", "sub_1", "--sink", "tls://n.example", "--subject", "jobs.all"]) == 0
+    first, second = sent(stub, "PUT /v1/subscriptions/sub_1")
+    assert first["protocolsettings"] == {"topicname": "other"}
+    assert second["protocolsettings"] == {"subject": "jobs.all"}
+    assert ("protocol" in second, second["config"]) == (False, {"ordering": "none"})
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "said"),
+    [
+        ("nats", {"subject": "jobs.all"}, "Subject jobs.all of NATS gets each failed event"),
+        ("rabbitmq", {"address": "/queues/jobs"}, "/queues/jobs of RabbitMQ gets each failed event"),
+    ],
+)
+def test_what_will_arrive_at_a_broker_is_said(kind: str, settings: dict[str, str], said: str) -> None:
+    made = {"config": {"kind": kind}, "protocolsettings": settings, "types": ["ai.revor.job.failed"]}
+    assert expectation(made, types_given=True).startswith(said)
+
+
 @pytest.mark.parametrize(
     ("types", "sample"),
     [
@@ -818,7 +901,7 @@ def test_edit_changes_only_the_given_settings(stub: Stub) -> None:
     ("arguments", "words"),
     [
         ((), "nothing to change"),
-        (("--unset", "colour"), "It takes api_version, attach, batch, channel, concurrency"),
+        (("--unset", "colour"), "It takes address, api_version, attach, batch, channel, client_id"),
         (("--header", "no colon"), "--header has no colon"),
         (("--batch", "many"), "--batch 'many': write the events and seconds like 100,5"),
         (("--batch", "10,soon"), "--batch '10,soon': write"),
