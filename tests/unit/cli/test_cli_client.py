@@ -510,10 +510,10 @@ def test_add_of_a_broker_sends_its_settings_and_no_sample(stub: Stub, capsys: py
 
 def test_sample_for_a_broker_is_sent_if_asked_for(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
     stub.says("POST /v1/subscriptions", KAFKA_SUBSCRIPTION, status=201)
-    acknowledged = {**sample_result(status_code=None), "reason": "acknowledged"}
+    acknowledged = {**sample_result(status_code=None, decision="stored at 7"), "reason": "acknowledged"}
     stub.says("POST /v1/subscriptions/sub_1/test", acknowledged)
     assert run(["subscriptions", "add", "kafkas://a.example", "--topic", "jobs", "--sample", "--no-check"]) == 0
-    assert "the sample was acknowledged in 12 ms" in capsys.readouterr().out
+    assert "the sample was acknowledged in 12 ms: stored at 7" in capsys.readouterr().out
     assert any("check=false" in seen for seen, _, _ in stub.seen)
 
 
