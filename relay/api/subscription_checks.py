@@ -34,7 +34,7 @@ from relay.core import subscription as core
 from relay.core.bus import SCHEMES, protocol_of, refusal_of_broker
 from relay.core.credentials import SinkCredential
 from relay.core.events import INCIDENT_EVENTS
-from relay.core.filters import FiltersRefused, parse_filters
+from relay.core.filters import FiltersRefused, is_free_type, is_misspelt, parse_filters
 from relay.core.netguard import check_custom_headers, origin_of
 from relay.core.subscription import PORTAL, PROTOCOLS, PULL, SETTINGS
 from relay.errors import FieldError, SinkRefused
@@ -282,6 +282,9 @@ def _name_errors(body: SubscriptionCreate, kind: str, context: Context) -> list[
         errors.append(FieldError(pointer="/config/kind", code="unknown_kind", detail=detail))
     sources = context.settings.event_sources
     if body.source is not None and body.source not in sources:
+        takes_published = any(is_free_type(type, context.known_types) for type in body.types or ())
+        if takes_published and not is_misspelt(body.source[:200], sources):
+            return errors  # that of another program
         detail = f"no event has the source {body.source[:200]!r}{did_you_mean(body.source, sources)}"
         errors.append(FieldError(pointer="/source", code="unknown_source", detail=detail))
     return errors

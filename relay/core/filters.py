@@ -412,7 +412,12 @@ def is_free_type(name: str, known: tuple[str, ...]) -> bool:
         return False
     lower, words = name.lower(), name.count(".") + 1
     endings = {".".join(one.split(".")[-words:]) for one in known}
-    return not difflib.get_close_matches(lower, endings, n=1, cutoff=_MISSPELT)
+    return not is_misspelt(lower, endings)
+
+
+def is_misspelt(name: str, known: Iterable[str]) -> bool:
+    """True if a name is so like a known one that it is most likely meant."""
+    return bool(difflib.get_close_matches(name, list(known), n=1, cutoff=_MISSPELT))
 
 
 def reserved_prefix(name: str, known: Iterable[str]) -> str | None:

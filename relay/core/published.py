@@ -8,6 +8,7 @@ import re
 from base64 import b64decode, b64encode
 from binascii import Error as NotBase64
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from hashlib import sha256
 from typing import Any, NamedTuple
 from urllib.parse import unquote_to_bytes
@@ -27,6 +28,7 @@ MAX_TYPE = 200
 MAX_ATTRIBUTE = 4_096
 """Maximum characters of any other attribute."""
 MAX_ATTRIBUTES = 64
+MAX_NAME = 64
 
 _STREAM = "key_"
 _URI_REFERENCE = re.compile(r"[^\s<>\"{}|\\^`\x00-\x1f\x7f-\x9f\ud800-\udfff]+")
@@ -155,7 +157,7 @@ def read_document(document: object, known: tuple[str, ...]) -> Draft | Refused:
         source=attributes["source"],
         type=attributes["type"],
         subject=attributes.get("subject"),
-        time=_time(attributes.get("time")),
+        time=None if "time" not in attributes else _time(attributes["time"]),
         partition_key=attributes.get("partitionkey"),
         body=body,
     )
@@ -197,7 +199,7 @@ def document_of_binary(headers: Iterable[tuple[str, str]], body: bytes) -> dict[
 
 def _judged(name: str, value: object) -> Refused | None:
     pointer = f"/{name[:70]}"
-    if ATTRIBUTE_NAME.fullmatch(name) is None:
+    if len(name) > MAX_NAME or not _is_name(name):
         detail = f"{name[:70]!r} is no name of an attribute: 1 to 64 characters of a-z and 0-9"
         return Refused("invalid_name", detail, pointer)
     if isinstance(value, bool):
@@ -221,8 +223,26 @@ def _judged(name: str, value: object) -> Refused | None:
     return None if problem is None else Refused("invalid", f"attribute {name}: {problem}", pointer)
 
 
+@lru_cache(maxsize=256)
+def _is_name(name: str) -> bool:
+    return ATTRIBUTE_NAME.fullmatch(name) is not None
+
+
 def _not_a_text(name: str, pointer: str) -> Refused:
     return Refused("invalid", f"attribute {name} must be a text", pointer)
+
+
+@lru_cache(maxsize=16)
+def _time(text: str) -> float | None:
+    """The epoch seconds; None if it is no time that is taken. Each event asks twice."""
+    found = _RFC3339.fullmatch(text)
+    if found is None:
+        return None
+    try:
+        # RFC 3339 §5.6 and §5.7: T and Z may be small, and a second may be a leap second.
+        return from_rfc3339("".join((found[1], found[2].replace("60", "59"), found[3])).upper())
+    except ValueError:
+        return None
 
 
 _PROBLEMS: Mapping[str, Any] = {
@@ -264,17 +284,6 @@ def _judged_data(document: Mapping[str, Any]) -> Refused | None:
     except (NotBase64, ValueError):
         pass
     return Refused("invalid", "data_base64 is not base64", "/data_base64")
-
-
-def _time(text: object) -> float | None:
-    found = _RFC3339.fullmatch(text) if isinstance(text, str) else None
-    if found is None:
-        return None
-    try:
-        # RFC 3339 §5.6 and §5.7: T and Z may be small, and a second may be a leap second.
-        return from_rfc3339("".join((found[1], found[2].replace("60", "59"), found[3])).upper())
-    except ValueError:
-        return None
 
 
 def _header_text(value: str) -> str | None:

@@ -286,6 +286,22 @@ async def test_subscription_names_types_of_other_programs(client, world, type, s
     assert hint in answer.text
 
 
+@pytest.mark.parametrize(
+    ("types", "source", "status"),
+    [
+        ([EVENT["type"]], "/shop", 201),
+        (["failed", EVENT["type"]], "/shop", 201),
+        (["failed"], "/shop", 422),
+        (None, "/shop", 422),
+        ([EVENT["type"]], "https://revor.ai/api/v1/outreach/job", 422),
+    ],
+)
+async def test_subscription_names_a_source_of_another_program_with_its_types(client, world, types, source, status):
+    answer = await client.post("/v1/subscriptions", json={"sink": HOOK, "types": types, "source": source})
+    assert answer.status_code == status
+    assert status == 201 or answer.json()["errors"][0]["code"] == "unknown_source"
+
+
 async def test_callback_takes_no_types_of_other_programs(client, world):
     body = {"id": "a", "callback_url": HOOK, "callback_types": ["com.acme.order.paid"]}
     answer = await client.post("/v1/jobs", json=body)
