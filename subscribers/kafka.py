@@ -16,6 +16,8 @@ from subscribers import base
 from subscribers.brokers import ToBroker, is_template, partition_key, settings_of
 
 MAX_KEY_CHARACTERS = 1000
+ID_HEADER = "webhook-id"
+"""The relay's id of the event, as in requests to webhooks: a record that is there twice has it twice."""
 MECHANISMS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
 _TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}", re.ASCII)
 _NOT_IN_TOPICS = re.compile(r"[^A-Za-z0-9._-]", re.ASCII)
@@ -80,7 +82,7 @@ class Kafka(ToBroker):
         return Message(
             destination=settings["topicname"],
             key=settings.get("partitionkeyextractor") or partition_key(event),
-            headers=(("content-type", content_type), *headers),
+            headers=(("content-type", content_type), (ID_HEADER, event.id), *headers),
             body=body,
             id=event.id,
             content_type=content_type,

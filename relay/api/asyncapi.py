@@ -421,6 +421,7 @@ _KAFKA_BINDING = {
     }
 }
 _AMQP_BINDING = {"amqp": {"contentEncoding": "utf-8", "bindingVersion": "0.3.0"}}
+_KAFKA_HEADERS = _headers(webhook_id="The relay's id of the event. A record that is there twice has it twice.")
 _NATS_HEADERS = _headers(Nats_Msg_Id="The relay's id of the event. JetStream drops a repetition by it.")
 _WAYS: dict[str, dict[str, Any]] = {
     "webhook": {"contentType": CONTENT_TYPE, "headers": SIGNED, "bindings": _HTTP_BINDING},
@@ -434,8 +435,8 @@ _WAYS: dict[str, dict[str, Any]] = {
     },
     "webhookBinary": {"headers": SIGNED, "bindings": _HTTP_BINDING},
     "httpBinary": {},
-    "kafka": {"contentType": CONTENT_TYPE, "bindings": _KAFKA_BINDING},
-    "kafkaBinary": {"bindings": _KAFKA_BINDING},
+    "kafka": {"contentType": CONTENT_TYPE, "headers": _KAFKA_HEADERS, "bindings": _KAFKA_BINDING},
+    "kafkaBinary": {"headers": _KAFKA_HEADERS, "bindings": _KAFKA_BINDING},
     "nats": {"contentType": CONTENT_TYPE, "headers": _NATS_HEADERS, "bindings": {"nats": {"bindingVersion": "0.1.0"}}},
     "natsBinary": {"headers": _NATS_HEADERS},
     "amqp": {"contentType": CONTENT_TYPE, "bindings": _AMQP_BINDING},

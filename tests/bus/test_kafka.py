@@ -180,7 +180,7 @@ async def test_no_event_is_lost_or_out_of_order_while_kafka_is_killed_and_cut_of
 
         async def stored() -> list[Stored]:
             return [
-                Stored(json.loads(one.value()), None)
+                Stored(json.loads(one.value()), dict(one.headers())["webhook-id"].decode())
                 for one in await asyncio.to_thread(records, kafka.process.port, "orders", patience_seconds=30.0)
             ]
 

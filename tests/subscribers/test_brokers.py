@@ -68,6 +68,7 @@ def test_message_in_structured_mode_is_the_stored_bytes(kind):
 def test_destinations_come_from_templates():
     kafka, nats, rabbit = (kind.message(EVENT, subscription(kind), CONTEXT) for kind in KINDS)
     assert (kafka.destination, kafka.key) == ("jobs", "j1")
+    assert dict(kafka.headers)["webhook-id"] == "evt_1"
     assert nats.destination == "jobs.linkedin.failed"
     assert (rabbit.exchange, rabbit.destination) == ("jobs", "linkedin")
 
