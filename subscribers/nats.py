@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import ClassVar
 
 from relay.core.bus import Login, Message, order_of
-from relay.core.events import NOT_IN_ATTRIBUTES, Event
+from relay.core.events import NOT_IN_ATTRIBUTES, Event, header_text
 from relay.core.subscription import Subscription
 from subscribers import base
 from subscribers.brokers import ToBroker, is_template, settings_of
@@ -56,13 +56,20 @@ class Nats(ToBroker):
         subject = settings_of(subscription)["subject"]
         return None if is_template("subject", subject) else Message(destination=subject, body=b"", id="")
 
+    def content(self, event: Event, subscription: Subscription) -> tuple[str, tuple[tuple[str, str], ...], bytes]:
+        """In binary mode values are percent-encoded, and the type of the data is `ce-datacontenttype`: a `content-type`
+        could say that the message is structured."""
+        content_type, headers, body = super().content(event, subscription)
+        named = [*headers, ("ce-datacontenttype", content_type)] if headers else []
+        return content_type, tuple((name, header_text(value)) for name, value in named), body
+
     def message(self, event: Event, subscription: Subscription, context: base.RenderContext) -> Message:
         """See `ToBroker`."""
         settings = self.rendered(event, subscription, context, clean)
         content_type, headers, body = self.content(event, subscription)
         return Message(
             destination=settings["subject"],
-            headers=(("content-type", content_type), *headers),
+            headers=headers or (("content-type", content_type),),
             body=body,
             id=event.id,
             content_type=content_type,

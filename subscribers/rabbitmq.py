@@ -12,10 +12,13 @@ from urllib.parse import quote, unquote
 from relay.core.bus import Message, order_of
 from relay.core.events import NOT_IN_ATTRIBUTES, Event
 from relay.core.subscription import Subscription
+from relay.errors import FieldError, NotRenderable
 from subscribers import base
 from subscribers.brokers import ToBroker, is_template, settings_of
 
 MAX_NAME_BYTES = 255
+MAX_HEADERS_BYTES = 65_536
+"""AMQP 0-9-1 sends all headers in one frame, of 128 KiB by default."""
 _ADDRESS = re.compile(r"/(?:queues/([^/]+)|exchanges/([^/]+)(?:/([^/]*))?)")
 
 
@@ -58,6 +61,12 @@ class RabbitMq(ToBroker):
         parts = _ADDRESS.fullmatch(address)
         queue, exchange, key = ("", "", "") if parts is None else (unquote(part or "") for part in parts.groups())
         content_type, headers, body = self.content(event, subscription)
+        if len(content_type) > MAX_NAME_BYTES:
+            detail = f"RabbitMQ takes a content type of at most {MAX_NAME_BYTES} characters: use structured mode"
+            raise NotRenderable([FieldError(pointer="/datacontenttype", code="too_long", detail=detail)])
+        if sum(len(name) + len(value.encode()) for name, value in headers) > MAX_HEADERS_BYTES:
+            detail = f"RabbitMQ takes at most {MAX_HEADERS_BYTES:,} bytes of headers: use structured mode"
+            raise NotRenderable([FieldError(pointer="", code="too_large", detail=detail)])
         return Message(
             exchange=exchange,
             destination=queue or key,

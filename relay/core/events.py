@@ -346,7 +346,7 @@ def in_binary_mode(event: Event) -> tuple[tuple[tuple[str, str], ...], bytes]:
     document = event.document()
     content_type, data = content_of(document)
     headers = [] if content_type is None else [("Content-Type", content_type)]
-    headers += [(f"ce-{name}", _header_text(value)) for name, value in attributes_of(document)]
+    headers += [(f"ce-{name}", header_text(value)) for name, value in attributes_of(document)]
     return tuple(headers), data
 
 
@@ -373,8 +373,8 @@ def is_json_type(content_type: str) -> bool:
     return _JSON_TYPE.match(content_type) is not None
 
 
-def _header_text(value: object) -> str:
-    """An attribute's value as a header: HTTP binding §3.1.3.2."""
+def header_text(value: object) -> str:
+    """An attribute's value as a header: HTTP binding §3.1.3.2, NATS binding §3.1.3.2."""
     return _NO_HEADER_TEXT.sub(lambda found: "".join(f"%{byte:02X}" for byte in found[0].encode()), canonical(value))
 
 

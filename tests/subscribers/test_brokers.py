@@ -1,6 +1,8 @@
 """Kinds of brokers: where an event goes, its key and its content, read by the CloudEvents SDK."""
 
 from dataclasses import replace
+from itertools import islice
+from urllib.parse import quote
 
 import pytest
 from cloudevents.core.bindings import kafka as sdk_kafka
@@ -10,15 +12,20 @@ from cloudevents.core.formats.json import JSONFormat
 from relay.core.bus import Login
 from relay.core.credentials import SinkCredential, origin_text
 from relay.core.delivery import Response
-from relay.core.events import Event
+from relay.core.events import Event, Origin
+from relay.core.filters import known_types
 from relay.core.jsontext import dumps
+from relay.core.samples import sample_event
 from relay.core.subscription import Subscription
 from relay.errors import InvalidRequest, NotRenderable
 from subscribers import base
 from subscribers.brokers import ToBroker
 from subscribers.kafka import Kafka
 from subscribers.nats import Nats
+from subscribers.pull import Pull
 from subscribers.rabbitmq import RabbitMq
+from tests.support.hostile_texts import TEXTS, events_with
+from tests.support.scale import scaled
 
 CONTEXT = base.RenderContext()
 DATA = {"deal": 42, "text": "ü"}
@@ -294,3 +301,95 @@ def test_kafka_sends_no_secret_in_the_clear(fields, settings, refused):
         assert errors_of(Kafka(), made) == {"/sinkcredential": "credential_unsuitable"}
     else:
         Kafka().check(made)
+
+
+def sample(type: str) -> Event:
+    origin = Origin(source="https://x.example/jobs", type_prefix="ai.revor.job", dataschema="http://x/s.json")
+    return sample_event(type, event_id="evt_1", now=1779271208.0, origin=origin, dataschema_base="http://x")
+
+
+@EACH
+@pytest.mark.parametrize("mode", ["structured", "binary"])
+def test_every_type_gives_the_same_message_twice_in_both_modes(kind, mode):
+    made = subscription(kind, options={"content_mode": mode})
+    kind.check(made)
+    for type in known_types(["ai.revor.job"]):
+        event = sample(type)
+        message = kind.message(event, made, CONTEXT)
+        assert message == kind.message(sample(type), made, CONTEXT)
+        names = [name for name, _ in message.headers]
+        assert len(set(names)) == len(names)
+        assert (message.body == event.body) == (mode == "structured")
+        shown = kind.render(event, made, CONTEXT)
+        assert (shown.method, shown.body) == ("PUBLISH", message.body)
+        assert kind.redacted_url(made.sink) == made.sink
+
+
+HOSTILE_SETTINGS = {
+    "kafka": {"topicname": "jobs.{{ event.subject }}", "partitionkeyextractor": "{{ event.subject }}"},
+    "nats": {"subject": "jobs.{{ event.subject }}.{{ event.channel }}"},
+    "rabbitmq": {"address": "/exchanges/jobs/{{ event.subject }}"},
+}
+
+
+@EACH
+@pytest.mark.parametrize("mode", ["structured", "binary"])
+def test_hostile_texts_give_a_message_that_the_broker_takes_or_none(kind, mode):
+    made = subscription(kind, settings=HOSTILE_SETTINGS[kind.name], options={"content_mode": mode})
+    taken, refused = 0, set[str]()
+    for text in TEXTS:
+        for event in islice(events_with(text, part=len(text), parts=9), scaled(2, 8)):
+            try:
+                message = kind.message(event, made, CONTEXT)
+            except NotRenderable as error:
+                refused |= {one.pointer for one in error.errors}
+                continue
+            taken += 1
+            assert message == kind.message(event, made, CONTEXT)
+            place = f"/exchanges/jobs/{quote(message.destination, safe='')}"
+            name = next(iter(kind.settings))
+            assert kind.problem_of(name, place if kind.name == "rabbitmq" else message.destination) is None
+            for header, value in message.headers:
+                assert header.isascii()
+                assert not set(value) & {"\r", "\n", "\0"} or kind.name != "nats"
+                value.encode()
+    assert taken > len(TEXTS) / 2
+    assert all(pointer.startswith("/protocolsettings/") for pointer in refused)
+
+
+def test_binary_mode_of_nats_encodes_values_and_names_the_type_of_the_data():
+    event = replace(
+        EVENT, body=dumps({**DOCUMENT, "subject": 'Euro € "x" 100%', "datacontenttype": "application/json"})
+    )
+    made = subscription(Nats(), options={"content_mode": "binary"})
+    headers = dict(Nats().message(event, made, CONTEXT).headers)
+    assert headers["ce-subject"] == "Euro%20%E2%82%AC%20%22x%22%20100%25"
+    assert headers["ce-datacontenttype"] == "application/json"
+    assert "content-type" not in headers
+    assert dict(Nats().message(event, subscription(Nats()), CONTEXT).headers) == {
+        "content-type": "application/cloudevents+json"
+    }
+
+
+@pytest.mark.parametrize(
+    ("changes", "pointer"),
+    [
+        ({"datacontenttype": "application/" + "x" * 300, "data": "x"}, "/datacontenttype"),
+        ({f"x{n}": "y" * 4_000 for n in range(20)}, ""),
+    ],
+)
+def test_headers_that_no_frame_of_rabbitmq_takes_are_refused_before_they_break_the_connection(changes, pointer):
+    event = replace(EVENT, body=dumps({**DOCUMENT, **changes}))
+    made = subscription(RabbitMq(), options={"content_mode": "binary"})
+    with pytest.raises(NotRenderable) as caught:
+        RabbitMq().message(event, made, CONTEXT)
+    assert [error.pointer for error in caught.value.errors] == [pointer]
+    assert RabbitMq().message(event, subscription(RabbitMq()), CONTEXT).body == event.body
+
+
+def test_program_that_pulls_sees_the_event_as_it_is_stored():
+    made = Subscription(id="sub_1", sink="", kind="pull")
+    Pull().check(made)
+    assert Pull().render(EVENT, made, CONTEXT).body == EVENT.body
+    with pytest.raises(InvalidRequest):
+        Pull().check(replace(made, options={"template": {}}))
