@@ -161,16 +161,6 @@ async def test_connection_that_fails_says_why(kafka, publishers, sink, login, er
     assert PASSWORD not in str(found.detail)
 
 
-async def test_name_that_the_broker_advertises_must_be_in_its_certificate(kafka, tmp_path):
-    """The certificate is for 127.0.0.1, so a client that is sent on by another name must not trust it."""
-    certificate, _ = self_signed(tmp_path, "first.example")
-    trust = ssl.create_default_context(cafile=str(certificate))
-    found = Publishers(POLICY, clock=wall_clock, resolver=Names(first=("127.0.0.1",)), tls=trust)
-    [response] = await found.publish(broker(f"kafkas://first.example:{kafka.secure}"), [message(1, "x")], 15.0)
-    await found.close()
-    assert response.error == "tls", response.detail
-
-
 # --- faults
 
 

@@ -1,6 +1,7 @@
 """A node of a Kafka cluster that lies, fails and falls silent as a test says. It deduplicates like a real one."""
 
 import asyncio
+import ssl
 import struct
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -45,6 +46,7 @@ class FakeKafka:
     raw: dict[int, bytes] = field(default_factory=dict)
     secrets: Callable[[bytes], bytes | None] | None = None
     max_records: int = 10_000
+    tls: ssl.SSLContext | None = None
     stored: list[tuple[int, bytes | None, bytes]] = field(default_factory=list)
     """Partition, key and value."""
     batches: list[tuple[int, int, int]] = field(default_factory=list)
@@ -59,7 +61,7 @@ class FakeKafka:
     _server: asyncio.Server | None = None
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port, ssl=self.tls)
         self.port = self._server.sockets[0].getsockname()[1]
         return self
 

@@ -1,6 +1,7 @@
 """Publishing to Kafka: what a broker answers, what it keeps to itself, and what it says about other nodes."""
 
 import asyncio
+import ssl
 import struct
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -15,6 +16,7 @@ from relay.core.bus import Broker, Login, Message, read_sink
 from relay.core.netguard import GuardPolicy
 from tests.support.brokers.fake_kafka import HANG_UP, IDENTITY, METADATA, PRODUCE, SILENT, VERSIONS, FakeKafka
 from tests.support.brokers.names import Names
+from tests.support.certificates import self_signed
 
 POLICY = GuardPolicy(allow_http=True, allow_networks=(ip_network("127.0.0.0/8"),), own_address=("127.0.0.1", 8080))
 
@@ -192,6 +194,7 @@ async def test_partition_without_a_leader_takes_no_other_with_it():
         found = await world.publish(*(message(n, f"key {n}") for n in range(10)))
         assert set(found) == {None, "nack"}
         assert len(world.values) == found.count(None)
+        assert len(world.node.requests) < 20, "metadata are not asked for again and again"
 
 
 async def test_leader_that_moves_is_followed():
@@ -311,7 +314,26 @@ async def test_answer_that_comes_byte_by_byte_is_given_up_with_the_attempt(monke
         assert world.details == ["no connection in time"]
 
 
-# --- credentials
+# --- credentials and TLS
+
+
+@pytest.mark.parametrize(("advertised", "error"), [("first.example", None), ("other.example", "tls")])
+async def test_certificate_must_be_for_the_name_that_the_broker_advertises(tmp_path, advertised, error):
+    certificate, context = self_signed(tmp_path, "first.example")
+    async with FakeKafka(tls=context) as node:
+        node.brokers = {1: (advertised, node.port)}
+        found = Publishers(
+            POLICY,
+            clock=lambda: 1.0,
+            resolver=Names(first=("127.0.0.1",), other=("127.0.0.1",)),
+            tls=ssl.create_default_context(cafile=str(certificate)),
+        )
+        sink = read_sink(f"kafkas://first.example:{node.port}")
+        assert isinstance(sink, Broker)
+        [response] = await found.publish(sink, [message(1)], 5.0)
+        await found.close()
+        assert response.error == error, response.detail
+        assert (PRODUCE in node.requests) == (error is None)
 
 
 async def test_password_is_not_sent_without_tls():
