@@ -28,9 +28,11 @@ def follow(api: Api, on_ready: Callable[[], None] = lambda: None) -> Iterator[Se
     Calls `on_ready` once, when the first connection is open: no later event is missed. Raises ApiError if the relay
     refuses, and Unreachable if the first connection fails.
     """
-    newest = api.get("/v1/events", {"limit": 1})["items"]
-    # The starting position, so that an event before the first one received is not lost with the connection.
-    last_event_id: str | None = newest[0]["id"] if newest else None
+    newest = api.get("/v1/events", {"limit": 1})
+    # The starting position, so that an event before the first one received is not lost with the connection. Published
+    # events have ids of their programs; a relay of an older version has none, and no other ids.
+    ids = newest.get("ids") or [one["id"] for one in newest["items"]]
+    last_event_id: str | None = ids[0] if ids else None
     pause, is_ready = FIRST_PAUSE_SECONDS, False
     while True:
         reason = "the stream ended"

@@ -14,7 +14,6 @@ from relay.cli.events import show_event
 from relay.cli.options import Json, Types, full_types
 from relay.cli.output import note, print_result, say
 from relay.cli.subscription_settings import filters_given
-from relay.core.jsontext import loads
 from relay.errors import UsageError
 
 FORWARD_TIMEOUT_SECONDS = 15.0
@@ -96,8 +95,7 @@ def _forward(event: ServerEvent, target: SplitResult, secret: str) -> int:
     from relay.core.signing import signature_headers
     from relay.core.subscription import SigningSecret
 
-    message_id = str(loads(event.data).get("id") or event.id)
-    signed = signature_headers([SigningSecret(value=secret)], message_id=message_id, now=time.time(), body=event.data)
+    signed = signature_headers([SigningSecret(value=secret)], message_id=event.id, now=time.time(), body=event.data)
     made = http.client.HTTPSConnection if target.scheme == "https" else http.client.HTTPConnection
     connection = made(target.hostname or "", target.port, timeout=FORWARD_TIMEOUT_SECONDS)
     try:

@@ -78,7 +78,7 @@ def gather(client: Api, id: str) -> Case:
     elif kind == "delivery":
         case.deliveries, job_id = [found], found["job_uid"]
     elif kind == "event":
-        case.events, event_ids = [found], [id]
+        case.events, event_ids = [_ours(found, id)], [id]
         if found["id"] == id and found.get("partitionkey"):  # others have no job: about the relay, or published
             job_id, query = found.get("subject"), {"account": found.get("account")}
     else:
@@ -94,7 +94,7 @@ def gather(client: Api, id: str) -> Case:
         case.events = events[-MAX_EVENTS:] or case.events
     if kind == "delivery" and not case.events:
         event = reader.get("the event", path_of("events", found["event_id"]))
-        case.events = [] if event is None else [event]
+        case.events = [] if event is None else [_ours(event, found["event_id"])]
     if kind == "job":
         event_ids = [event["id"] for event in reversed(case.events)]
     for event_id in event_ids:
@@ -102,6 +102,14 @@ def gather(client: Api, id: str) -> Case:
     reader.add_subscriptions()
     reader.add_node()
     return case
+
+
+def _ours(event: Document, id: str) -> Document:
+    """The event; of one that a program has published only the relay's id, its type and its time: what else it holds
+    may be about a person."""
+    if event["id"] == id:
+        return event
+    return {name: value for name, value in event.items() if name in ("type", "time")} | {"id": id}
 
 
 def _find(client: Api, id: str) -> tuple[str, Document]:

@@ -178,6 +178,16 @@ def test_stream_resumes_after_the_last_event(stub: Stub) -> None:
     assert streams == ["evt_0", "evt_2", "evt_2"]
 
 
+def test_stream_begins_at_the_relays_id_of_a_published_event(stub: Stub) -> None:
+    published = {**event(0), "id": "order 7"}
+    stub.says("GET /v1/events", {"items": [published], "ids": ["evt_0"], "next_cursor": None})
+    stub.streams(frame(event(1)))
+    found = follow(Api(stub.url, None))
+    assert next(found).id == "evt_1"
+    found.close()
+    assert [headers["last-event-id"] for what, headers, _ in stub.seen if "stream" in what] == ["evt_0"]
+
+
 def test_refused_stream_ends(stub: Stub) -> None:
     stub.says("GET /v1/events", {"items": [], "next_cursor": None})
     stub.streams(b'{"detail": "no"}', status=403)
@@ -208,6 +218,19 @@ def test_listen_forwards_the_unchanged_bytes_signed(stub: Stub, capsys: pytest.C
     assert what == "POST /hook?a=1"
     assert sent == body
     assert headers["content-type"] == "application/cloudevents+json"
+    Webhook(SECRET).verify(sent, headers)
+
+
+def test_listen_forwards_published_events_with_the_relays_id(stub: Stub) -> None:
+    stub.says("GET /v1/signing-secret", {"secret": SECRET})
+    stub.says("GET /v1/events", {"items": [], "next_cursor": None})
+    body = b'{"id":"Zo\xc3\xab \xf0\x9f\x8e\x89","type":"com.acme.order.paid"}'
+    stub.streams(b"id: evt_1\ndata: " + body + b"\n\n")
+    stub.streams(b'{"detail": "enough"}', status=403)
+    stub.says("POST /hook", {}, status=204)
+    assert run(["listen", "--forward-to", f"{stub.url}/hook"]) == 2
+    [(_, headers, sent)] = [seen for seen in stub.seen if seen[0].startswith("POST")]
+    assert (headers["webhook-id"], sent) == ("evt_1", body)
     Webhook(SECRET).verify(sent, headers)
 
 

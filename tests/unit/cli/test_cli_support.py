@@ -135,6 +135,25 @@ def serve(stub: Stub) -> None:
     stub.says(f"GET /v1/subscriptions/{SUBSCRIPTION}", subscription())
 
 
+@pytest.mark.parametrize("id", [EVENT, DELIVERY])
+def test_published_event_shows_nothing_that_may_be_about_a_person(
+    id: str, stub: Stub, capsys: pytest.CaptureFixture[str]
+) -> None:
+    private = "kim@example.com"
+    published = event(
+        **dict.fromkeys(("id", "subject", "partitionkey", "status", "previousstatus", "sequence"), private),
+        type="com.acme.order.paid",
+        data={"request_id": private, "metadata": {"email": private}},
+    )
+    stub.says(f"GET /v1/events/{EVENT}", published)
+    stub.says(f"GET /v1/deliveries/{DELIVERY}", delivery(attempt(), job_uid=None))
+    serve(stub)  # an answer of before is used first
+    assert run(["support", id]) == 0
+    out = capsys.readouterr().out
+    assert private not in out
+    assert f"com.acme.order.paid  {EVENT}" in out
+
+
 @pytest.mark.parametrize("id", [JOB, UID, EVENT, DELIVERY])
 def test_text_has_everything_about_the_id(id: str, stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
     serve(stub)
