@@ -452,7 +452,7 @@ async def let_events_flow(world: World) -> None:
 
 async def look_everywhere(world: World) -> None:
     """Reads every page, and runs the commands that print about one thing."""
-    paths = ["/metrics", "/readyz", "/livez", "/openapi.json", "/.well-known/webhook-keys.json"]
+    paths = ["/metrics", "/readyz", "/livez", "/openapi.json", "/asyncapi.json", "/.well-known/webhook-keys.json"]
     paths += ["/v1/jobs", "/v1/events?limit=500", "/v1/sources", "/v1/tokens", "/v1/keys", "/v1/audit?limit=500"]
     paths += ["/v1/audit/verify", "/v1/intents", "/v1/subscriptions?callbacks=true&limit=500"]
     paths += ["/v1/deliveries?limit=500", "/v1/incidents"]
