@@ -399,7 +399,7 @@ def _binary(component: str, types: Sequence[str] | None, prefix: str) -> dict[st
     return {
         "name": f"{component}.binary",
         "title": f"{component} in binary mode",
-        "summary": "The data; each attribute of the event is a header, `datacontenttype` is the content type.",
+        "summary": "The data; each attribute of the event is a header; `datacontenttype` is the content type.",
         "contentType": _JSON,
         "headers": {"type": "object", "properties": headers, "required": required},
     }
@@ -423,6 +423,13 @@ _KAFKA_BINDING = {
 _AMQP_BINDING = {"amqp": {"contentEncoding": "utf-8", "bindingVersion": "0.3.0"}}
 _KAFKA_HEADERS = _headers(webhook_id="The relay's id of the event. A record that is there twice has it twice.")
 _NATS_HEADERS = _headers(Nats_Msg_Id="The relay's id of the event. JetStream drops a repetition by it.")
+_NATS_BINARY_HEADERS = {
+    **_NATS_HEADERS,
+    "properties": {
+        **_NATS_HEADERS["properties"],
+        "ce-datacontenttype": {"type": "string", "description": "Here `datacontenttype` is a header as the others."},
+    },
+}
 _WAYS: dict[str, dict[str, Any]] = {
     "webhook": {"contentType": CONTENT_TYPE, "headers": SIGNED, "bindings": _HTTP_BINDING},
     "webhookBatch": {
@@ -438,7 +445,7 @@ _WAYS: dict[str, dict[str, Any]] = {
     "kafka": {"contentType": CONTENT_TYPE, "headers": _KAFKA_HEADERS, "bindings": _KAFKA_BINDING},
     "kafkaBinary": {"headers": _KAFKA_HEADERS, "bindings": _KAFKA_BINDING},
     "nats": {"contentType": CONTENT_TYPE, "headers": _NATS_HEADERS, "bindings": {"nats": {"bindingVersion": "0.1.0"}}},
-    "natsBinary": {"headers": _NATS_HEADERS},
+    "natsBinary": {"headers": _NATS_BINARY_HEADERS},
     "amqp": {"contentType": CONTENT_TYPE, "bindings": _AMQP_BINDING},
     "amqpBinary": {"bindings": _AMQP_BINDING},
     "serverSentEvent": {"contentType": CONTENT_TYPE},
