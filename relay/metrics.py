@@ -81,7 +81,7 @@ class Metrics:
         )
         self.bundled_events = Counter(
             "relay_delivery_bundled_events",
-            "Events sent in requests of several",
+            "Events sent in requests of several, or published together",
             ("kind",),
             registry=self.registry,
         )
