@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+import structlog
 import uvloop
 from flat import databases  # puts the repository on the path
 from run import drained, node, serving, sink_process, subscribed
@@ -142,5 +143,6 @@ async def measure(scale: float) -> list[dict[str, Any]]:
 
 
 if __name__ == "__main__":
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(40))
     for result in uvloop.run(measure(float(sys.argv[1]) if len(sys.argv) > 1 else 1.0)):
         print(result)

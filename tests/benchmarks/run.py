@@ -510,6 +510,13 @@ async def filters(scale: float) -> list[dict[str, Any]]:
     return await measure(scale)
 
 
+async def publishing(scale: float) -> list[dict[str, Any]]:
+    """Events that come in, and go out as webhooks: see publishing.py."""
+    from publishing import measure
+
+    return await measure(scale)
+
+
 async def many_events(scale: float) -> list[dict[str, Any]]:
     """Deliveries and retention beside ten million events: see many.py."""
     from many import measure
@@ -592,6 +599,7 @@ async def run(only: str | None, scale: float) -> list[dict[str, Any]]:
         ("groups", lambda: groups(scale)),
         ("filters", lambda: filters(scale)),
         ("registrations", lambda: registrations(int(10_000 * scale))),
+        ("publishing", lambda: publishing(scale)),
         ("batches", lambda: batches(max(1_000, int(40 * scale) * 1_000))),
         ("memory", memory),
         ("planner", planner),
