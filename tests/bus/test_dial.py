@@ -10,6 +10,7 @@ from aiohttp import ThreadedResolver
 from relay.bus.publishers import Publishers
 from relay.core.bus import Login, Message, Published, read_sink
 from relay.core.netguard import GuardPolicy
+from subscribers.nats import Nats
 from tests.support.brokers.nats import nats_server
 from tests.support.brokers.process import free_port
 
@@ -69,3 +70,14 @@ async def test_extra_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPa
         "extra_missing",
         "this node needs an extra package: pip install 'revor-relay[nats]'",
     )
+
+
+async def test_delivery_waits_for_an_extra_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "nats.js.errors", None)
+    broker = read_sink("tls://nats.example")
+    assert broker is not None
+    publishers = Publishers(POLICY, clock=lambda: 1.0, resolver=ThreadedResolver())
+    [response] = await publishers.publish(broker, [Message(destination="jobs", body=b"{}", id="evt_1")], 5.0)
+    await publishers.close()
+    assert (response.error, "pip install 'revor-relay[nats]'" in str(response.detail)) == ("extra_missing", True)
+    assert Nats().classify(response, 1.0).verdict == "retry"

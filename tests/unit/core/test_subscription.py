@@ -26,6 +26,28 @@ def test_reached_by_is_url_method_and_headers() -> None:
     assert replace(SUBSCRIPTION, types=("a",), description="b").reached_by == SUBSCRIPTION.reached_by
 
 
+def test_reached_by_includes_the_settings_of_the_protocol() -> None:
+    one, other = (
+        replace(SUBSCRIPTION, options={"protocolsettings": {"topicname": topic}}) for topic in ("jobs", "other")
+    )
+    assert len({each.reached_by for each in (SUBSCRIPTION, one, other)}) == 3
+
+
+@pytest.mark.parametrize(
+    ("kind", "protocol"),
+    [
+        ("webhook", "HTTP"),
+        ("slack", "HTTP"),
+        ("kafka", "KAFKA"),
+        ("nats", "NATS"),
+        ("rabbitmq", "AMQP"),
+        ("pull", "PULL"),
+    ],
+)
+def test_kind_says_the_protocol(kind: str, protocol: str) -> None:
+    assert replace(SUBSCRIPTION, kind=kind).protocol == protocol
+
+
 OPENED, FAILED = "relay.incident.opened", "ai.revor.job.failed"
 
 
