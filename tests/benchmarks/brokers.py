@@ -118,17 +118,15 @@ async def nats(folder: Path) -> AsyncIterator[tuple[str, str, dict[str, Any], Pu
 @asynccontextmanager
 async def rabbitmq(folder: Path) -> AsyncIterator[tuple[str, str, dict[str, Any], Publish]]:
     """RabbitMQ with a durable queue, and aiormq."""
-    try:
-        from tests.support.brokers.rabbitmq import missing, rabbitmq_server
-    except ImportError:
-        raise Missing("no such server here yet") from None
+    from tests.support.brokers.rabbitmq import missing, rabbitmq_server
+
     if (why := missing()) is not None:
         raise Missing(why)
     import aiormq
 
     async with rabbitmq_server(folder) as server:
-        url = f"amqp://127.0.0.1:{server.port}"
-        connection = await aiormq.connect(f"amqp://guest:guest@127.0.0.1:{server.port}/")
+        address = f"127.0.0.1:{server.process.port}"
+        connection = await aiormq.connect(f"amqp://guest:guest@{address}/")
         channel = await connection.channel(publisher_confirms=True)
         for name in ("bare", "ours"):
             await channel.queue_declare(name, durable=True)
@@ -145,5 +143,5 @@ async def rabbitmq(folder: Path) -> AsyncIterator[tuple[str, str, dict[str, Any]
                     )
                 )
 
-        yield url, "rabbitmq", {"protocolsettings": {"address": "/queues/ours"}}, publish
+        yield f"amqp://{address}", "rabbitmq", {"protocolsettings": {"address": "/queues/ours"}}, publish
         await connection.close()
