@@ -606,7 +606,11 @@ def test_a_secret_is_found_in_any_form() -> None:
     canaries = Canaries()
     secret = canaries.new("it")
     for form in forms(secret.encode()):
-        assert canaries.found_in(b"x" + form + b"y") == {"it"}
+        for offset in range(8):
+            assert canaries.found_in(b"x" * offset + form + b"y") == {"it"}
     for offset in range(5):
         assert canaries.found_in(base64.b64encode(b"r" * offset + secret.encode() + b"!?")) == {"it"}
     assert canaries.found_in(b"nothing") == set()
+    short = canaries.add("short", secrets.token_bytes(12))
+    for offset in range(8):
+        assert canaries.found_in(b"x" * offset + short.encode("latin-1")) == {"short"}

@@ -2,9 +2,10 @@
 
 import base64
 import secrets
+import struct
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -14,6 +15,7 @@ import asyncpg
 ALPHABET = "bcdfghjkmnpqrstvwxzBCDFGHJKMNPQRSTVWXZ23456789"
 LEAST_CHARACTERS = 12
 """A shorter text could occur by chance."""
+BLOCK = 8
 FRAME = 24 + 4_096
 """Bytes of a page in SQLite's log, with its head."""
 
@@ -68,13 +70,35 @@ class Canaries:
 
     def found_in(self, material: bytes, among: Collection[str] | None = None) -> set[str]:
         """The names of the secrets, or of those of them, that occur in some form."""
-        wanted = self.secrets if among is None else among
-        return {name for name in wanted if any(form in material for form in _distinct_forms(self.secrets[name]))}
+        wanted = {self.secrets[name] for name in (self.secrets if among is None else among)}
+        found = _Search.of(frozenset(wanted)).found_in(material)
+        return {name for name in (self.secrets if among is None else among) if self.secrets[name] in found}
 
 
-@cache
-def _distinct_forms(secret: bytes) -> frozenset[bytes]:
-    return frozenset(forms(secret))
+class _Search:
+    """Looks for thousands of forms at once: a form of 15 bytes covers 8 whose place divides by 8, wherever it is."""
+
+    def __init__(self, secrets: frozenset[bytes]) -> None:
+        self._short: list[tuple[bytes, bytes]] = []
+        self._by_block: dict[int, list[tuple[bytes, bytes]]] = {}
+        for secret in secrets:
+            for form in set(forms(secret)):
+                if len(form) < 2 * BLOCK - 1:
+                    self._short.append((form, secret))
+                for at in range(len(form) - BLOCK + 1):
+                    (block,) = struct.unpack_from("<Q", form, at)
+                    self._by_block.setdefault(block, []).append((form, secret))
+
+    @staticmethod
+    @lru_cache(maxsize=8)
+    def of(secrets: frozenset[bytes]) -> "_Search":
+        return _Search(secrets)
+
+    def found_in(self, material: bytes) -> set[bytes]:
+        """The secrets that occur in some form."""
+        blocks = struct.unpack_from(f"<{len(material) // BLOCK}Q", material)
+        likely = {pair for block in self._by_block.keys() & set(blocks) for pair in self._by_block[block]}
+        return {secret for form, secret in (*self._short, *likely) if form in material}
 
 
 def of_files(folder: Path, pattern: str) -> dict[str, bytes]:
