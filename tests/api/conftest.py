@@ -15,12 +15,14 @@ from relay.api.app import create_api
 from relay.store import migrations
 from tests.support.api_conformity import check_answer
 from tests.support.api_world import World
+from tests.support.compiled import share_compiled_statements
 from tests.support.store_databases import open_new
 
 Client = httpx2.AsyncClient
 
 # Thousands of APIs are made here: what is the same for all of them is made once.
 routing.compile_path = cache(routing.compile_path)
+share_compiled_statements()
 _descriptions: list[tuple[tuple[Any, ...], bytes]] = []
 _openapi_json = app.openapi_json
 

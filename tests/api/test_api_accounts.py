@@ -5,11 +5,14 @@ with ids that nobody has, and nothing that another account does changes a single
 """
 
 import base64
+import contextlib
 import re
 import shutil
+import sqlite3
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
@@ -25,10 +28,10 @@ from relay.core.job import Job
 from relay.core.records import Intent
 from relay.errors import Unauthorized
 from relay.ids import new_id
-from relay.store.store import open_store
 from tests.support.api_conformity import check_answer
-from tests.support.api_world import NOW, World
-from tests.support.store_kit import ReversingCipher, claim, list_accounts, result_of
+from tests.support.api_world import World
+from tests.support.store_databases import open_new
+from tests.support.store_kit import claim, list_accounts, result_of
 
 Client = httpx2.AsyncClient
 
@@ -53,6 +56,26 @@ async def two(world: World, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator["T
     yield made
     for client in made.clients:
         await client.aclose()
+
+
+@pytest.fixture
+async def populated(two: "Two", tmp_path: Path) -> AsyncIterator[tuple["Two", "Things", "Things"]]:
+    """A relay whose two accounts have everything, and what each has. The first test makes it, the others copy that."""
+    path = tmp_path / "populated.db"
+    if not _populated:
+        mine, theirs = await two.populate(MINE), await two.populate(OTHERS)
+        with contextlib.closing(sqlite3.connect(tmp_path / "relay.db")) as database:
+            database.execute("VACUUM INTO ?", (str(path),))
+        _populated.append((path.read_bytes(), mine, theirs, two.world.now))
+    file, mine, theirs, now = _populated[0]
+    path.write_bytes(file)
+    async with another(path) as made:
+        made.world.now = now
+        made.world.store.audit.begin_chain("chain-2")
+        yield made, mine, theirs
+
+
+_populated: list[tuple[bytes, "Things", "Things", float]] = []
 
 
 @dataclass
@@ -577,9 +600,10 @@ def test_every_operation_has_a_case() -> None:
 
 
 @pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.id)
-async def test_what_belongs_to_another_account_does_not_exist(two: Two, operation: Any) -> None:
-    mine = await two.populate(MINE)
-    theirs = await two.populate(OTHERS)
+async def test_what_belongs_to_another_account_does_not_exist(
+    populated: tuple[Two, "Things", "Things"], operation: Any
+) -> None:
+    two, mine, theirs = populated
     before = await two.rows(OTHERS)
     assert all(before.values())
     client, absent = two.client("default"), nobody_s(theirs)
@@ -616,17 +640,16 @@ async def test_no_answer_depends_on_what_another_account_has(
 ) -> None:
     """The same requests of one account, alone on a relay and with a busy neighbour, get the same answers."""
     alone = await transcript(two, neighbour=False)
-    async with another(tmp_path, empty_database) as crowded:
+    async with another(Path(shutil.copy(empty_database, tmp_path / "other.db"))) as crowded:
         beside = await transcript(crowded, neighbour=True)
     for (request, one), (_, other) in zip(alone, beside, strict=True):
         assert other == one, request
 
 
 @asynccontextmanager
-async def another(tmp_path: Any, empty_database: Any) -> AsyncIterator[Two]:
-    (tmp_path / "other").mkdir()
-    shutil.copy(empty_database, tmp_path / "other/relay.db")
-    store = await open_store(f"sqlite:///{tmp_path / 'other/relay.db'}", ReversingCipher(), now=NOW)
+async def another(path: Path) -> AsyncIterator[Two]:
+    """A relay on this file."""
+    store = await open_new(path)
     made = Two(world=World(store=store))
     yield made
     for client in made.clients:

@@ -12,11 +12,14 @@ from relay.store import migrations
 from relay.store.cipher import Cipher
 from relay.store.sqlite import url_of
 from relay.store.store import Store, open_store
+from tests.support.compiled import share_compiled_statements
 from tests.support.lock_order import watched_order
-from tests.support.store_databases import emptied_postgres
+from tests.support.store_databases import emptied_postgres, open_new
 from tests.support.store_kit import NOW, ReversingCipher
 
 DATABASES = ["sqlite", "postgresql"]
+
+share_compiled_statements()
 
 
 @pytest.fixture(scope="session")
@@ -45,14 +48,19 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path, empty_file: Pat
 
 
 @pytest.fixture
-async def open_again(database_url: str) -> AsyncIterator[Callable[..., Awaitable[Store]]]:
+async def open_again(database_url: str, tmp_path: Path) -> AsyncIterator[Callable[..., Awaitable[Store]]]:
     """Opens the test's database; every store is closed at the end."""
     opened: list[Store] = []
+    path = tmp_path / "relay.db"
+    has_schema = database_url == url_of(path) and path.exists()
 
     async def open_one(cipher: Cipher | None = None, now: float = NOW) -> Store:
-        # It was just made with the schema: looking again takes a connection and 15 ms.
-        with patch.object(migrations, "check"):
-            store = await open_store(database_url, cipher or ReversingCipher(), now=now)
+        if has_schema and not opened:
+            store = await open_new(path, cipher)
+        else:
+            # It was just made with the schema: looking again takes a connection and 15 ms.
+            with patch.object(migrations, "check"):
+                store = await open_store(database_url, cipher or ReversingCipher(), now=now)
         opened.append(store)
         return store
 

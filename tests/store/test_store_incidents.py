@@ -74,7 +74,8 @@ async def fail(
     **fields: Any,
 ) -> list[Any]:
     """Jobs that were tracked and have failed, all in one transaction."""
-    uids = [await track(store, one, account=account, tracked_at=now) for one in external_ids]
+    tracked = (track(store, one, account=account, tracked_at=now) for one in external_ids)
+    uids = await asyncio.gather(*tracked)
     problem = Problem(code=code, message="")
     observation = seen("failed", now, problem=problem, connect_account_id=connect, channel="linkedin")
     records = [

@@ -1,5 +1,7 @@
 """The outbox: which subscriptions get a delivery, and which deliveries are leased at once."""
 
+import asyncio
+
 import pytest
 
 from relay.core.records import Recorded
@@ -154,11 +156,11 @@ async def test_callbacks_are_read_only_for_jobs_that_have_them(store: Store) -> 
     uids = {}
     await store.jobs.record(poll(await track(store, "warm"), 0, "queued"))
     version = store.subscriptions.version
-    for nth in range(MAX_CACHED + 5):
-        name = f"sub_{nth}"
-        assert await callback_for(store, f"https://callback.example/{nth}", name, NOW) == name
-        if nth % 100 == 0:
-            uids[name] = await track(store, name, callback_subscription_id=name)
+    names = [f"sub_{nth}" for nth in range(MAX_CACHED + 5)]
+    made = (callback_for(store, f"https://callback.example/{nth}", name, NOW) for nth, name in enumerate(names))
+    assert await asyncio.gather(*made) == names
+    for name in names[::100]:
+        uids[name] = await track(store, name, callback_subscription_id=name)
     assert await callback_for(store, "https://callback.example/7", "sub_other", NOW) == "sub_7"
     assert store.subscriptions.version == version, "what is kept of the others need not be read again"
     for uid in uids.values():

@@ -1,5 +1,6 @@
 """Retention in small batches that always end and never delete open deliveries."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
@@ -41,8 +42,11 @@ async def events_at(store: Store, *moments: float) -> list[str]:
     """Jobs with one event each, recorded at these times."""
     batch = [registration(f"job {n}", tracked_at=moment) for n, moment in enumerate(moments)]
     await store.jobs.register_many(batch)
-    for one, moment in zip(batch, moments, strict=True):
-        await store.jobs.record(poll(one.uid, 0, "succeeded", outcome="succeeded", now=moment))
+    polls = (
+        poll(one.uid, 0, "succeeded", outcome="succeeded", now=moment)
+        for one, moment in zip(batch, moments, strict=True)
+    )
+    await asyncio.gather(*map(store.jobs.record, polls))
     return [one.uid for one in batch]
 
 
@@ -229,8 +233,8 @@ async def test_a_callback_that_no_job_names_any_more_goes(store: Store) -> None:
 
 
 async def test_many_callbacks_are_gone_through_a_slice_at_a_time(store: Store) -> None:
-    for nth in range(SLICE + 3):
-        await callback_for(store, f"https://callback.example/{nth}", new_id("sub", NOW + nth / 1e3), NOW)
+    named = ((f"https://callback.example/{nth}", new_id("sub", NOW + nth / 1e3)) for nth in range(SLICE + 3))
+    await asyncio.gather(*(callback_for(store, url, id, NOW) for url, id in named))
     kept = (await store.subscriptions.page(limit=1, callbacks=True)).items[0].id
     await track(store, "open", callback_subscription_id=kept)
     count, after = await store.upkeep.delete_callbacks(NOW + 5)
@@ -248,8 +252,10 @@ async def test_callback_used_again_between_check_and_deletion_stays(store: Store
 
 
 async def test_old_idempotency_keys_go(store: Store) -> None:
-    for nth in range(MAX_ROWS + 3):
-        await store.idempotency.begin(f"key {nth}", "digest", "holder", NOW if nth else NOW + 5, 0.0)
+    times = [NOW + 5, *[NOW] * (MAX_ROWS + 2)]
+    await asyncio.gather(
+        *(store.idempotency.begin(f"key {nth}", "digest", "holder", time, 0.0) for nth, time in enumerate(times))
+    )
     assert await until_none(lambda: store.upkeep.delete_idempotency_keys(NOW + 5)) == [MAX_ROWS, 2, 0]
     assert await store.idempotency.begin("key 0", "digest", "holder", NOW + 9, 0.0) is not None
 

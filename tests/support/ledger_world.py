@@ -33,12 +33,13 @@ from relay.errors import RelayError
 from relay.holder import Holder
 from relay.ids import new_id
 from relay.metrics import Metrics
-from relay.store.store import Store, open_store
+from relay.store.store import Store
 from subscribers import crm as crm_kinds
 from subscribers.base import Kind, RenderContext
 from subscribers.hubspot import HubSpot
 from subscribers.pipedrive import Pipedrive
 from tests.subscribers.test_slack_bot import job
+from tests.support.store_databases import open_file
 from tests.support.store_kit import poll, track
 from tests.vendors import hubspot as hubspot_vendor
 from tests.vendors import pipedrive as pipedrive_vendor
@@ -485,7 +486,7 @@ async def open_ledger_world(
 ) -> AsyncIterator[LedgerWorld]:
     """A world with a database of its own."""
     folder.mkdir()
-    store = await open_store(f"sqlite:///{folder}/relay.db", Keyring([new_key()]), now=START)
+    store = await open_file(folder / "relay.db", Keyring([new_key()]), now=START)
     world = LedgerWorld(store=store, random=random.Random(seed), make=make)
     loop = SimpleNamespace(time=world.real)
     monkeypatch.setattr("relay.delivery.dialogues.asyncio", SimpleNamespace(get_running_loop=lambda: loop))

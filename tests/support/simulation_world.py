@@ -26,11 +26,15 @@ from relay.polling.poller import Poller
 from relay.polling.recorder import Recorder
 from relay.polling.statistics import AccountPlan, SourceStatistics
 from relay.signals import Signals
-from relay.store.store import Store, open_store
+from relay.store.store import Store
 from relay.testing import FakeClock, RecordingSink, ScriptedPoll, ScriptedSource
 from subscribers.base import RenderContext
 from subscribers.registry import kinds
+from tests.support.compiled import share_compiled_statements
 from tests.support.fake_broker import FakeBroker
+from tests.support.store_databases import open_file
+
+share_compiled_statements()
 
 SECRET = "whsec_" + "c2VjcmV0" * 4
 ORIGIN = Origin(
@@ -301,7 +305,7 @@ def _hint(problem: Problem | None, kind: str, channel: str | None) -> Hint | Non
 @asynccontextmanager
 async def open_world(folder: Path, *status_codes: int, key: str | None = "key") -> AsyncIterator[World]:
     clock = FakeClock()
-    store = await open_store(f"sqlite:///{folder}/relay.db", Keyring([new_key()]), now=clock())
+    store = await open_file(folder / "relay.db", Keyring([new_key()]), now=clock())
     try:
         yield World(store, clock, RecordingSink(clock, *status_codes), key)
     finally:

@@ -4,7 +4,7 @@ import ast
 import importlib
 import re
 from collections.abc import Iterator
-from functools import reduce
+from functools import cache, reduce
 from pathlib import Path
 from typing import NamedTuple, get_args
 
@@ -98,7 +98,7 @@ def test_every_statement_that_changes_a_state_is_in_the_diagram(name: str) -> No
     reached = reached_from({(parts[1], parts[-1]) for parts in named if parts[0] == "store"})
     statements = {
         (module, constant)
-        for module, tree in STORE.items()
+        for module, tree in store().items()
         for constant, text in constants(tree)
         if re.search(WRITES[name], text) and (name, f"{module}.{constant}") not in NO_CHANGE
     }
@@ -156,11 +156,19 @@ def references(module: str, tree: ast.Module) -> Iterator[tuple[Name, set[Name]]
         yield from (((module, name), found) for name in names)
 
 
-STORE = {path.stem: ast.parse(path.read_text(encoding="utf-8")) for path in (ROOT / "relay" / "store").glob("*.py")}
-REFERENCES: dict[Name, set[Name]] = {}
-for stem, parsed in STORE.items():
-    for key, referred in references(stem, parsed):
-        REFERENCES.setdefault(key, set()).update(referred)
+@cache
+def store() -> dict[str, ast.Module]:
+    """The modules of the store. Read by the tests that need it: every worker imports this file."""
+    return {path.stem: ast.parse(path.read_text(encoding="utf-8")) for path in (ROOT / "relay" / "store").glob("*.py")}
+
+
+@cache
+def all_references() -> dict[Name, set[Name]]:
+    found: dict[Name, set[Name]] = {}
+    for module, tree in store().items():
+        for name, referred in references(module, tree):
+            found.setdefault(name, set()).update(referred)
+    return found
 
 
 def reached_from(functions: set[Name]) -> set[Name]:
@@ -171,5 +179,5 @@ def reached_from(functions: set[Name]) -> set[Name]:
         name = waiting.pop()
         if name not in reached:
             reached.add(name)
-            waiting += REFERENCES.get(name, ())
+            waiting += all_references().get(name, ())
     return reached
