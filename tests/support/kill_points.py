@@ -111,6 +111,19 @@ PUBLISH_POINTS: Mapping[str, str] = {
 }
 """Each part of a batch that is published passes all of these, in this order."""
 
+PULL_POINTS: Mapping[str, str] = {
+    "pull.called": "a program asks; the transaction of the claim has not begun",
+    "pull.written": "the lease is written; the transaction is not committed",
+    "pull.committed": "the lease is committed; the program has no answer",
+    "ack.called": "the acknowledgement is read; its transaction has not begun",
+    "ack.written": "attempts, states and followers' promotions are written; the transaction is not committed",
+    "ack.committed": "the acknowledgement is committed; the program has no answer",
+    "ended.called": "a lease has ended; the transaction that records it has not begun",
+    "ended.written": "its attempts are written; the transaction is not committed",
+    "ended.committed": "its end is committed; nothing is claimed again",
+}
+"""A program that pulls, acknowledges and lets a lease end passes all of these, in this order."""
+
 BROKER_POINTS: Mapping[str, str] = {
     "broker.called": "the messages are rendered; nothing is published",
     "broker.acknowledged": "the broker has stored them; nothing is decided",

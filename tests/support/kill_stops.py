@@ -49,6 +49,7 @@ class Stop:
         from relay.store.jobs import JobStore
         from relay.store.memories import MemoryStore
         from relay.store.published import PublishedStore
+        from relay.store.pulls import PullStore
         from relay.store.replays import ReplayStore
         from relay.store.store import Store
         from relay.store.subscriptions import SubscriptionStore
@@ -73,6 +74,9 @@ class Stop:
         self._around(IntentStore, "begin", "create.called", "intent.committed", "intent.written")
         self._around(ReplayStore, "advance", "replay.called", "replay.committed", "replay.written")
         self._around(PublishedStore, "record", "publish.called", "publish.committed", "publish.written")
+        self._around(PullStore, "claim", "pull.called", "pull.committed", "pull.written")
+        self._around(PullStore, "settle", "ack.called", "ack.committed", "ack.written")
+        self._around(PullStore, "end_leases", "ended.called", "ended.committed", "ended.written")
         self._around(CiphertextStore, "replace", "again.called", "again.committed", "again.written")
         self._around(CiphertextStore, "retire", "retire.called", "retire.committed", "retire.written")
         self._after(KeyFile, "add", "rotation.filed")
