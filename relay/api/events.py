@@ -1,5 +1,6 @@
 """`/v1/events`: all recorded events, with or without subscriptions."""
 
+from dataclasses import replace
 from functools import partial
 from typing import Annotated, Any, Literal, NotRequired
 
@@ -15,6 +16,7 @@ from relay.api.params import PAGE, text, time
 from relay.api.problems import invalid_detail
 from relay.api.resource import page_response
 from relay.api.stream import fragment, of_all
+from relay.api.wanted_events import FILTERS, Wanted
 from relay.core.events import Origin
 from relay.core.samples import sample_event
 from relay.errors import InvalidRequest, NotFound
@@ -47,26 +49,32 @@ class EventPage(TypedDict):
 
 OPERATIONS: list[Operation] = []
 operation = partial(Operation, into=OPERATIONS, tag="Events")
+_TYPE = text("type", "The event's type: full, short (`failed`), or of another program.")
 
 
 @operation(
     "GET /v1/events",
     bound=True,
     query=(
-        text("type", "The event's type: full, short (`failed`), or of another program."),
+        _TYPE,
         text("subject", "The event's subject. For job events: the upstream's id of the job."),
         time("since", "Events recorded at or after this time."),
         time("until", "Events recorded before this time."),
+        FILTERS,
         *PAGE,
     ),
-    answers={200: Answer("A page.", EventPage, headers=NEXT)},
+    answers={
+        200: Answer(
+            "A page. With `filters` it can have few items, or none, though others follow.", EventPage, headers=NEXT
+        )
+    },
 )
 async def list_events(call: Call) -> Response:
     """List events, newest first."""
-    type, errors = event_type(call.query["type"], call.context.known_types, "type")
-    if errors:
-        raise InvalidRequest(invalid_detail(errors), code="invalid_parameter", errors=errors)
-    page = await call.ports.store.events.page(**{**call.query, "type": type})
+    query = {**call.query, "type": _type(call)}
+    wanted = Wanted(None, query.pop("filters"))
+    page = await call.ports.store.events.page(**query)
+    page = replace(page, items=tuple(await wanted.of(page.items)))
     return page_response(call.request, page, fragment, {"ids": [event.id for event in page.items]})
 
 
@@ -74,6 +82,7 @@ async def list_events(call: Call) -> Response:
 @operation(
     "GET /v1/events/stream",
     bound=True,
+    query=(_TYPE, FILTERS),
     request_headers=LAST_EVENT_ID,
     answers={200: STREAM},
     problems={429: "Too many streams are open."},
@@ -83,7 +92,14 @@ async def stream_events(call: Call) -> Response:
 
     Without `Last-Event-ID` the stream starts with the next event. A comment every 15 seconds keeps it open.
     """
-    return await of_all(call)
+    return await of_all(call, Wanted(_type(call), call.query["filters"]))
+
+
+def _type(call: Call) -> str | None:
+    type, errors = event_type(call.query["type"], call.context.known_types, "type")
+    if errors:
+        raise InvalidRequest(invalid_detail(errors), code="invalid_parameter", errors=errors)
+    return type
 
 
 @operation("GET /v1/events/{id}", bound=True, answers={200: Answer("The event.", CloudEvent)})

@@ -11,7 +11,8 @@ server ends the connection of a client that does not read (`relay/server/connect
 
 import asyncio
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
+from typing import TYPE_CHECKING
 
 import orjson
 from starlette.datastructures import Headers
@@ -22,8 +23,10 @@ from relay.api.operations import Call
 from relay.api.problems import invalid_parameter
 from relay.core.events import Event
 from relay.core.job import Job
-from relay.core.records import Tail
 from relay.signals import Watch
+
+if TYPE_CHECKING:
+    from relay.api.wanted_events import Wanted
 
 MEDIA_TYPE = "text/event-stream"
 HEARTBEAT_SECONDS = 15.0
@@ -53,8 +56,8 @@ def fragment(event: Event) -> orjson.Fragment:
     return orjson.Fragment(event.body)
 
 
-async def of_all(call: Call) -> Response:
-    """`GET /v1/events/stream`."""
+async def of_all(call: Call, wanted: "Wanted") -> Response:
+    """`GET /v1/events/stream`, with the events that are wanted."""
     last_id = last_event_id(call.request.headers)
     events = call.ports.store.events
     position = await events.newest_position() if last_id is None else await events.position_of(last_id) or 0
@@ -68,8 +71,12 @@ async def of_all(call: Call) -> Response:
                 tail = await events.tail(at, PAGE_COUNT, PAGE_BYTES)
                 if tail.last != at:
                     at, pause_seconds = tail.last, HIDDEN_SECONDS
-                if tail.events and rest.goes_on:  # the token may be gone since the reading began
-                    yield _frames(tail)
+                shown = await wanted.of([event for _, event in tail.events])
+                if shown and rest.goes_on:  # the token may be gone since the reading began
+                    yield _frames(shown)
+                    rest.spoke()
+                elif rest.is_overdue:  # it has read events for long, and none was wanted
+                    yield _HEARTBEAT
                     rest.spoke()
                 if not tail.more:
                     async for beat in rest.until_signal(pause_seconds if tail.hidden else HEARTBEAT_SECONDS):
@@ -99,7 +106,7 @@ async def of_job(call: Call, job: Job) -> Response:
                 tail = await events.tail_of_job(job.uid, at, PAGE_COUNT, PAGE_BYTES)
                 if tail.events and rest.goes_on:
                     at = tail.events[-1][0]
-                    yield _frames(tail)
+                    yield _frames([event for _, event in tail.events])
                     rest.spoke()
                 if not tail.more:
                     if now is None or not now.open:
@@ -117,6 +124,12 @@ class _Rest:
         self._call = call
         self._watch = watch
         self._silent_seconds = 0.0
+        self._spoke_at = asyncio.get_running_loop().time()
+
+    @property
+    def is_overdue(self) -> bool:
+        """True if the last bytes were sent long ago, whatever it has done since."""
+        return asyncio.get_running_loop().time() - self._spoke_at >= HEARTBEAT_SECONDS
 
     @property
     def goes_on(self) -> bool:
@@ -126,6 +139,7 @@ class _Rest:
     def spoke(self) -> None:
         """Restarts the time until the next heartbeat."""
         self._silent_seconds = 0.0
+        self._spoke_at = asyncio.get_running_loop().time()
 
     async def until_signal(self, timeout_seconds: float) -> AsyncIterator[bytes]:
         """Yields heartbeats until a signal or the timeout; in slices, so that a stopping node does not wait, and a
@@ -137,7 +151,7 @@ class _Rest:
             # Also before a signal: those of events that this stream does not show must not silence the heartbeat.
             self._silent_seconds += min(turn, loop.time() - began) if signalled else turn
             if self._silent_seconds >= HEARTBEAT_SECONDS:
-                self._silent_seconds = 0.0
+                self.spoke()
                 yield _HEARTBEAT
             if signalled:
                 return
@@ -171,8 +185,8 @@ class _Stream(StreamingResponse):
             await self._frames.aclose()
 
 
-def _frames(tail: Tail) -> bytes:
-    return b"".join(_frame(event) for _, event in tail.events)
+def _frames(events: Iterable[Event]) -> bytes:
+    return b"".join(_frame(event) for event in events)
 
 
 def _frame(event: Event) -> bytes:

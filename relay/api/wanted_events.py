@@ -1,0 +1,59 @@
+"""Which events a list or a stream shows: those of a type, and those that pass the filters of its caller."""
+
+from collections.abc import Sequence
+
+from relay.api.batches import Turns
+from relay.api.operations import Parameter
+from relay.core.events import Event
+from relay.core.filters import EventView, Filters, FiltersRefused, parse_filters
+from relay.core.jsontext import JSONDecodeError, loads
+from relay.errors import InvalidRequest
+from relay.expressions.cel import compile_cel
+
+MAX_CHARACTERS = 8_000
+
+
+class Wanted:
+    """What a caller wants to see. Filters have the bounds of those of a subscription, and an expression that fails lets
+    nothing through."""
+
+    def __init__(self, type: str | None, filters: Filters | None) -> None:
+        self._type = type
+        self._filters = filters
+
+    async def of(self, events: Sequence[Event]) -> Sequence[Event]:
+        """Those of these events that are wanted. Other requests have their turn meanwhile."""
+        if self._type is not None:
+            events = [event for event in events if event.type == self._type]
+        if self._filters is None:
+            return events
+        found, turns = [], Turns()
+        for event in events:
+            if self._filters.passes(EventView(event.body)):
+                found.append(event)
+            if turns.over:
+                await turns.next()
+        return found
+
+
+def _read_filters(value: str) -> Filters:
+    if len(value) > MAX_CHARACTERS:
+        raise ValueError(f"at most {MAX_CHARACTERS:,} characters are allowed")
+    try:
+        documents = loads(value.encode())
+    except JSONDecodeError as error:
+        raise ValueError(f"it is not JSON: {error.msg} (column {error.colno})") from None
+    try:
+        return parse_filters(documents if isinstance(documents, list) else [documents], compile_cel, "filters")
+    except FiltersRefused as refused:
+        detail = f"filters: {refused}"
+        raise InvalidRequest(detail, code="invalid_parameter", errors=refused.errors) from None
+
+
+FILTERS = Parameter(
+    name="filters",
+    description="Only events that pass these filters, as URL-encoded JSON: a filter of a subscription, or a list of "
+    "them, all of which must be true.",
+    schema={"type": "string", "maxLength": MAX_CHARACTERS},
+    read=_read_filters,
+)
