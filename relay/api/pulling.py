@@ -12,7 +12,7 @@ from typing_extensions import TypedDict
 
 from relay.api.auth import TOKEN_GONE
 from relay.api.events import EXAMPLE_EVENT, CloudEvent
-from relay.api.examples import DELIVERY_ID, TIME
+from relay.api.examples import DELIVERY_ID, EVENT_ID, TIME
 from relay.api.fields import Body, Time
 from relay.api.operations import PULLS, Answer, Call, Operation
 from relay.api.resource import json_response
@@ -80,6 +80,7 @@ class PulledDelivery(TypedDict):
     """An event, and the id to acknowledge it with."""
 
     delivery_id: str
+    event_id: Annotated[str, Field(description="The relay's id of the event. One that was published has another.")]
     event: CloudEvent
     attempt: Annotated[int, Field(description="1, or more if it was handed out before.")]
 
@@ -175,7 +176,13 @@ async def _pulled(call: Call, subscription: Subscription, wanted: PullRequest) -
     call.count = len(claimed)
     answer = {
         "items": [
-            {"delivery_id": one.id, "event": fragment(one.event), "attempt": one.made_count + 1} for one in claimed
+            {
+                "delivery_id": one.id,
+                "event_id": one.event.id,
+                "event": fragment(one.event),
+                "attempt": one.made_count + 1,
+            }
+            for one in claimed
         ],
         "lease_ends_at": to_rfc3339(until) if claimed else None,
         "lag": lag_view(lag, call.ports.clock()),
@@ -257,7 +264,7 @@ EXAMPLES: dict[str, Any] = {
     "Acknowledged": {"ids": [DELIVERY_ID]},
     "NotAcknowledged": {"ids": [DELIVERY_ID], "delay_seconds": 30},
     "Pulled": {
-        "items": [{"delivery_id": DELIVERY_ID, "event": EXAMPLE_EVENT, "attempt": 1}],
+        "items": [{"delivery_id": DELIVERY_ID, "event_id": EVENT_ID, "event": EXAMPLE_EVENT, "attempt": 1}],
         "lease_ends_at": TIME,
         "lag": {"count": 1, "oldest_seconds": 2.5},
         "reason": None,
