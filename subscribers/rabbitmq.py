@@ -1,7 +1,8 @@
 """RabbitMQ (AMQP 0-9-1): an event is a persistent message to an exchange or a queue.
 
-CloudEvents has a binding for AMQP 1.0 only. It is mapped as the CloudEvents SDKs do: in binary mode attributes are
-headers that begin with `ce-`, `datacontenttype` is the property `content_type`, and `message_id` is the event's id.
+CloudEvents has a binding for AMQP 1.0 only (§3). Its properties and application properties are those of AMQP 0-9-1, as
+RabbitMQ itself converts between the two: in binary mode attributes are headers that begin with `cloudEvents_`,
+`datacontenttype` is the property `content_type`. The property `message_id` is the event's id.
 """
 
 import re
@@ -30,7 +31,7 @@ class RabbitMq(ToBroker):
     schemes = ("amqp", "amqps")
     settings: ClassVar[Mapping[str, bool]] = {"address": True, "linkname": False, "sendersettlementmode": False}
     client = "linkname"
-    prefix = "ce-"
+    prefix = "cloudEvents_"
     credentials: ClassVar[Mapping[str, tuple[str, str]]] = {"PLAIN": ("identifier", "secret")}
 
     def problem_of(self, name: str, text: str) -> str | None:

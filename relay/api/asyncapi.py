@@ -257,7 +257,11 @@ _ANSWERED = {
     **{"publish": "publishEvents", "pull": "pullDeliveries", "ack": "ackDeliveries", "nack": "nackDeliveries"},
 }
 """Channels that answer, and their operation of the HTTP API."""
-_BINARY_PREFIXES = {"webhook": "ce-", "kafka": "ce_", "nats": "ce-", "rabbitmqExchange": "ce-", "rabbitmqQueue": "ce-"}
+_AMQP_PREFIX = "cloudEvents_"
+_BINARY_PREFIXES = {
+    **{"webhook": "ce-", "kafka": "ce_", "nats": "ce-"},
+    **{"rabbitmqExchange": _AMQP_PREFIX, "rabbitmqQueue": _AMQP_PREFIX},
+}
 """What the names of attributes begin with in binary mode, in channels that have it."""
 _STRUCTURED_TRAITS = {
     **{"webhook": "webhook", "kafka": "kafka", "nats": "nats", "rabbitmqExchange": "amqp", "rabbitmqQueue": "amqp"},
@@ -366,7 +370,7 @@ def _traits(
     example = {"name": "published", "payload": sample}
     yield "published", {"name": "published", "title": "Published event", "summary": summary, "examples": [example]}
     for component, prefix in (
-        (component, prefix) for component in (*components, PUBLISHED) for prefix in ("ce-", "ce_")
+        (component, prefix) for component in (*components, PUBLISHED) for prefix in ("ce-", "ce_", _AMQP_PREFIX)
     ):
         yield f"{prefix}{component}", _binary(component, components.get(component), prefix)
 

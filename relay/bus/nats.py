@@ -6,8 +6,10 @@ the sink names.
 """
 
 import asyncio
+import json
 import ssl
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import cache
 from typing import Any
 
@@ -21,8 +23,10 @@ from relay.core.bus import Broker, Login, Message, Published
 MAX_PENDING = 4_000
 """Maximum messages that wait for their acknowledgement on one connection."""
 LOOK_SECONDS = 3.0
+GIVE_UP_SECONDS = 0.2
 MESSAGE_TOO_LARGE = 10_054
 """Error of JetStream: the message exceeds `max_msg_size` of its stream."""
+_NO_RESPONDERS = "503"
 _NO_PERMISSION = "permissions violation"
 _REFUSED = ("authorization", "authentication", "nkey")
 
@@ -58,12 +62,16 @@ class Nats:
                 **_options(login),
             )
         except BaseException as error:
-            await self.close()
+            self._abort()
+            with suppress(Exception):  # after a failed TLS handshake the library waits for ever
+                async with asyncio.timeout(GIVE_UP_SECONDS):
+                    await self._client.close()
             if any(word in str(error).lower() for word in _REFUSED):
                 raise CannotConnect("credential", "the broker does not accept the credential") from None
             raise
         self._client._reading_task.add_done_callback(self._ended)  # it also ends by what a server should not send
         self._jetstream = self._client.jetstream(publish_async_max_pending=MAX_PENDING)
+        self._jetstream._handle_async_reply = self._replied
 
     @property
     def broken(self) -> bool:
@@ -80,26 +88,25 @@ class Nats:
         if _size_of(headers) + len(message.body) > self._client.max_payload:
             limit = self._client.max_payload
             return Published(error="too_large", detail=f"the server takes {limit:,} bytes with headers (max_payload)")
-        denials, errors = self._denials, self._library
+        denials = self._denials
         future = await self._jetstream.publish_async(message.destination, message.body, headers=headers)
-        if self._denials != denials:  # while it was written
-            self._deny(self._denied)
         self._waiting[future] = message.destination
         try:
-            if self._gone:
+            if self._denials != denials:  # while it was written
+                self._deny(self._denied)
+            if self._gone and not future.done():
                 return BROKE_OFF
-            ack = await future
-        except errors.NoStreamResponseError:
-            return Published(error="no_stream", detail="no stream has this subject, or JetStream is off: add one")
-        except errors.APIError as error:
-            told = f"JetStream answered: {str(error.description)[:200]} ({error.err_code})"
-            return Published(error="too_large" if error.err_code == MESSAGE_TOO_LARGE else "nack", detail=told)
+            found: Published = await future
+            return found
         finally:
             del self._waiting[future]
-        if isinstance(ack, Published):
-            return ack
-        again = ", which had it already" if ack.duplicate else ""
-        return Published(detail=f"stream {str(ack.stream)[:100]}, sequence {ack.seq}{again}")
+
+    async def _replied(self, reply: Any) -> None:
+        """An acknowledgement, or why there is none. The library's own function raises an error of JetStream where
+        nobody is, and the message would wait for ever."""
+        future = self._jetstream._publish_async_futures.get(reply.subject.rpartition(".")[2])
+        if future is not None and not future.done():
+            future.set_result(read_reply((reply.headers or {}).get("Status"), reply.data))
 
     async def missing(self, place: Message) -> Published | None:
         """See `Publisher`. A user may lack the permission to ask."""
@@ -143,14 +150,15 @@ class Nats:
 
     async def close(self) -> None:
         """See `Publisher`."""
+        self._ended()
+        self._abort()  # a server that does not read would keep it open
+        await self._client.close()
+
+    def _abort(self) -> None:
         transport = self._client._transport
-        try:
-            await self._client.close()
-        finally:
-            self._ended()
-            for writer in () if transport is None else (transport._io_writer, transport._bare_io_writer):
-                if writer is not None:
-                    writer.transport.abort()  # a server that does not read would keep it open
+        for writer in () if transport is None else (transport._io_writer, transport._bare_io_writer):
+            if writer is not None:
+                writer.transport.abort()
 
 
 async def connect(broker: Broker, tls: ssl.SSLContext | None) -> Nats:
@@ -166,10 +174,30 @@ async def connect(broker: Broker, tls: ssl.SSLContext | None) -> Nats:
     return await first_connected(broker, to)
 
 
+def read_reply(status: str | None, data: bytes) -> Published:
+    """What JetStream has answered to a message. `status`: the header of a server without anyone to answer."""
+    if status == _NO_RESPONDERS:
+        return Published(error="no_stream", detail="no stream has this subject, or JetStream is off: add one")
+    try:
+        answer = json.loads(data)
+        if "error" in answer:
+            number, why = answer["error"].get("err_code"), str(answer["error"].get("description"))[:200]
+            error = "too_large" if number == MESSAGE_TOO_LARGE else "nack"
+            return Published(error=error, detail=f"JetStream answered: {why} ({number})")
+        again = ", which had it already" if answer.get("duplicate") else ""
+        return Published(detail=f"stream {str(answer['stream'])[:100]}, sequence {int(answer['seq'])}{again}")
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return Published(error="protocol", detail="the answer is no acknowledgement of JetStream")
+
+
 def _options(login: Login | None) -> dict[str, Any]:
     if login is None:
         return {}
     if login.mechanism == "NKEY":
+        try:
+            needed("nkeys", "nats").from_seed(login.secret.encode())
+        except Exception:  # any, and assertions too
+            raise CannotConnect("credential", "this is not the seed of an NKey") from None
         return {"nkeys_seed_str": login.secret}
     return {"token": login.secret} if login.name is None else {"user": login.name, "password": login.secret}
 

@@ -30,7 +30,7 @@ FRAME_BYTES = 131_072
 """The smallest maximum that brokers may set, and RabbitMQ's default."""
 PROBE = "revor-relay.probe"
 """Name of a queue that nobody has: a message to it comes back, unless the broker takes none from anyone."""
-NOT_ALLOWED = 530
+NO_HOST = "the broker refuses the virtual host: there is none of this name, or the user may not use it"
 BLOCKED = Published(
     error="blocked", detail="RabbitMQ takes no messages now: it has too little memory or disk (connection.blocked)"
 )
@@ -234,11 +234,10 @@ async def connect(broker: Broker, tls: ssl.SSLContext | None) -> RabbitMq:
         except (errors.AuthenticationError, errors.ProbableAuthenticationError):
             line.reset()
             raise CannotConnect("credential", "the broker does not accept the credential") from None
-        except errors.ConnectionClosed as error:
+        except errors.InvalidFrameError as error:
             line.reset()
-            if error.args and error.args[0] == NOT_ALLOWED:
-                detail = "there is no such virtual host, or the user may not use it"
-                raise CannotConnect("denied", detail) from None
+            if "Connection.Close" in str(error):  # the library's answer to a close instead of Open-Ok; the code is lost
+                raise CannotConnect("denied", NO_HOST) from None
             raise
         except BaseException:
             line.reset()

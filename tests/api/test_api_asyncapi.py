@@ -263,6 +263,7 @@ def test_schemas_use_only_what_all_versions_of_json_schema_read_alike(name: str)
     check({key: value for key, value in schema.items() if key not in ("$schema", "$id", "$defs")})
 
 
+TYPE_HEADERS = ("ce-type", "ce_type", "cloudEvents_type")
 KINDS: dict[str, tuple[ToBroker, dict[str, str]]] = {
     "kafka": (Kafka(), {"topicname": "jobs"}),
     "nats": (Nats(), {"subject": "jobs"}),
@@ -293,7 +294,7 @@ def _binary_name(channel: str, type: str) -> str:
     for name in DOCUMENT["channels"][channel]["messages"]:
         if name.endswith(".binary") and name != "PublishedCloudEvent.binary":
             headers = _merged(DOCUMENT["channels"][channel]["messages"][name])["headers"]["properties"]
-            (types,) = [schema["enum"] for header, schema in headers.items() if header in ("ce-type", "ce_type")]
+            (types,) = [schema["enum"] for header, schema in headers.items() if header in TYPE_HEADERS]
             if type in types:
                 return str(name)
     return "PublishedCloudEvent.binary"

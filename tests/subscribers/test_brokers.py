@@ -5,8 +5,8 @@ from itertools import islice
 from urllib.parse import quote
 
 import pytest
+from cloudevents.core.bindings import amqp as sdk_amqp
 from cloudevents.core.bindings import kafka as sdk_kafka
-from cloudevents.core.bindings import rabbitmq as sdk_rabbitmq
 from cloudevents.core.formats.json import JSONFormat
 
 from relay.core.bus import Login
@@ -120,9 +120,11 @@ def test_structured_mode_of_kafka_is_read_by_the_sdk():
 
 def test_binary_mode_of_rabbitmq_is_read_by_the_sdk():
     message = RabbitMq().message(EVENT, subscription(RabbitMq(), options={"content_mode": "binary"}), CONTEXT)
-    read = sdk_rabbitmq.from_binary(
-        sdk_rabbitmq.RabbitMQMessage(
-            headers=dict(message.headers), content_type=message.content_type, body=message.body
+    read = sdk_amqp.from_binary(
+        sdk_amqp.AMQPMessage(
+            properties={"content-type": message.content_type},
+            application_properties=dict(message.headers),
+            application_data=message.body,
         ),
         JSONFormat(),
     )

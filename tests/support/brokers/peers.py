@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from ipaddress import ip_network
+from typing import Any
 
 from aiohttp import ThreadedResolver
 
@@ -42,7 +43,8 @@ async def peer(script: Script) -> AsyncIterator[int]:
 @asynccontextmanager
 async def publishers(**options: object) -> AsyncIterator[Publishers]:
     """The connections of a node whose guard allows loopback."""
-    made = Publishers(POLICY, clock=wall_clock, resolver=ThreadedResolver(), **options)  # type: ignore[arg-type]
+    given: dict[str, Any] = {"resolver": ThreadedResolver(), **options}
+    made = Publishers(POLICY, clock=wall_clock, **given)
     try:
         yield made
     finally:
