@@ -270,7 +270,7 @@ class Dispatcher:
         ((sent, outcome),) = await self._worker.exchange(subscription, kind, event)
         shown_sink = kind.redacted_url(subscription.sink)
         secrets = secrets_of(subscription.sink, shown_sink, subscription.headers, sent.secrets)
-        stored = kind.broker(subscription) is not None and outcome.verdict == "delivered"
+        stored = outcome.verdict == "delivered" and kind.broker(subscription) is not None
         where = sent.response.detail if stored else None
         return attempt_of(
             1, sent.headers, sent.response, secrets=secrets, decision=where, made_up=sent.made_up
