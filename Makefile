@@ -108,6 +108,8 @@ soak: $(READY)
 	echo "==> properties, simulations, stores, installs and restarts: what make test runs smaller"
 	$(BIN)/python -m pytest $(AT_ONCE) -n auto --durations=10 tests/simulation tests/packaging $(CORE) tests/e2e/test_canaries.py tests/e2e/test_cli_serve.py tests/e2e/test_demo.py \
 		tests/e2e/test_cluster.py tests/e2e/test_rolling_restart.py tests/e2e/test_socket_activation.py tests/store --ignore=tests/simulation/test_hostile_sink.py --ignore=tests/store/test_fuzzed_sink.py --ignore=tests/store/test_two_pollers.py
+	echo "==> brokers: 10,000 events to each, killed twice and cut off"
+	$(BIN)/python -m pytest -q -rP -n 0 tests/bus
 	echo "==> kills: $(SOAK_KILLS) at random moments, and one at each chosen one, from the same seed"
 	KILL_TEST_COUNT=$(SOAK_KILLS) KILL_TEST_SEED=$(SOAK_SEED) $(BIN)/python -m pytest -q -rP --durations=10 tests/e2e/test_kill*.py tests/e2e/test_power_loss.py
 	echo "==> operations: $(SOAK_SECONDS) s of random ones from outside on each database, from the same seed"
