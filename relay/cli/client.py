@@ -146,7 +146,7 @@ class Api:
         """A response to read from while inside. `timeout`: seconds. Raises like `send`."""
         sent = {**self._headers, **(headers or {})}
         if body is not None:
-            sent["Content-Type"] = "application/json"
+            sent.setdefault("Content-Type", "application/json")
         connection = self._connect(timeout)
         try:
             data = None if body is None else dumps(body)

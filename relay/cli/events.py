@@ -1,5 +1,8 @@
 """`relay events`: recorded events."""
 
+import sys
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated, Any
 
 import orjson
@@ -8,12 +11,18 @@ import typer
 from relay.cli.client import api, path_of
 from relay.cli.event_stream import ServerEvent, follow
 from relay.cli.options import Json, Limit, Since, Type, Types, Until, full_type, full_types, time_or_age
-from relay.cli.output import inert_json, print_json, print_list, say
+from relay.cli.output import inert_json, note, print_json, print_list, say
 from relay.core.jsontext import JSONDecodeError, dumps, loads
+from relay.errors import UsageError
 
+MAX_INPUT_BYTES = 64 << 20
+BATCH_EVENTS = 500
+BATCH_BYTES = 8 << 20
 COLUMNS = ("time", "type", "subject", "sequence", "id")
 
-app = typer.Typer(help="List events and watch them arrive.", no_args_is_help=True)
+BATCH_CONTENT_TYPE = "application/cloudevents-batch+json"
+
+app = typer.Typer(help="List events, watch them arrive, publish your own.", no_args_is_help=True)
 
 
 @app.command("list")
@@ -62,6 +71,75 @@ def tail(types: Types = None, json: Json = False) -> None:
     wanted = full_types(types)
     for event in follow(api()):
         show_event(event, wanted, json=json)
+
+
+@app.command()
+def publish(
+    file: Annotated[
+        str, typer.Argument(metavar="[FILE]", help="CloudEvents as JSON: one, an array, or one a line. - is the input.")
+    ] = "-",
+    json: Json = False,
+) -> None:
+    """Publish CloudEvents of your programs. The same event again goes out once. Exit code 1: some were refused."""
+    events, client = _read_events(file), api()
+    total: dict[str, Any] = {"accepted": 0, "known": 0, "items": [], "rejected": []}
+    for first, batch in _batches(events):
+        answer = client.post("/v1/events", batch, headers={"Content-Type": BATCH_CONTENT_TYPE})
+        for name in ("accepted", "known"):
+            total[name] += answer[name]
+        for name in ("items", "rejected"):
+            total[name] += [{**one, "index": first + one["index"]} for one in answer[name]]
+    if json:
+        print_json(total)
+    else:
+        for one in total["rejected"]:
+            place = " ".join(("event", str(one["index"] + 1), *([one["pointer"]] if "pointer" in one else [])))
+            note(f"{place}: {one['detail']} ({one['code']})")
+        refused = f", refused: {len(total['rejected'])}" if total["rejected"] else ""
+        say(f"published: {total['accepted']}, known before: {total['known']}{refused}")
+    raise typer.Exit(1 if total["rejected"] else 0)
+
+
+def _read_events(file: str) -> list[Any]:
+    """The events of a file or the input. Raises UsageError if it is not JSON."""
+    try:
+        raw = sys.stdin.buffer.read(MAX_INPUT_BYTES + 1) if file == "-" else _start_of(file)
+    except OSError as error:
+        raise UsageError(f"cannot read {file}: {error.strerror}") from error
+    if len(raw) > MAX_INPUT_BYTES:
+        raise UsageError(f"the events have more than {MAX_INPUT_BYTES:,} bytes. Publish them in parts")
+    try:
+        found = loads(raw)
+        return found if isinstance(found, list) else [found]
+    except JSONDecodeError as error:
+        lines = [(number, line) for number, line in enumerate(raw.splitlines(), 1) if line.strip()]
+        if len(lines) < 2:
+            raise UsageError(f"no CloudEvents in JSON: {error.msg} (line {error.lineno})") from None
+    events = []
+    for number, line in lines:
+        try:
+            events.append(loads(line))
+        except JSONDecodeError as error:
+            raise UsageError(f"line {number} is not JSON: {error.msg}. Nothing was published") from None
+    return events
+
+
+def _start_of(file: str) -> bytes:
+    with Path(file).open("rb") as stream:
+        return stream.read(MAX_INPUT_BYTES + 1)
+
+
+def _batches(events: list[Any]) -> Iterator[tuple[int, list[Any]]]:
+    """Parts that one request takes, each with the index of its first event."""
+    first = size = 0
+    for index, event in enumerate(events):
+        length = len(dumps(event))
+        if index - first == BATCH_EVENTS or (size and size + length > BATCH_BYTES):
+            yield first, events[first:index]
+            first, size = index, 0
+        size += length
+    if events:
+        yield first, events[first:]
 
 
 def show_event(event: ServerEvent, wanted: list[str] | None, *, json: bool) -> bool:

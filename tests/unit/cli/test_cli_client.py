@@ -234,6 +234,50 @@ def test_listen_forwards_published_events_with_the_relays_id(stub: Stub) -> None
     Webhook(SECRET).verify(sent, headers)
 
 
+ANSWER = {"accepted": 1, "known": 0, "items": [{"index": 0, "id": "evt_1", "known": False}], "rejected": []}
+
+
+@pytest.mark.parametrize("text", ['{"id": "1"}', '[{"id": "1"}]', '\n{"id": "1"}\n', '{\n"id":\n"1"}'])
+def test_events_are_published_from_a_file(
+    text: str, stub: Stub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "events.json").write_text(text)
+    stub.says("POST /v1/events", ANSWER, status=202)
+    assert run(["events", "publish", str(tmp_path / "events.json")]) == 0
+    assert capsys.readouterr().out == "published: 1, known before: 0\n"
+    [(_, headers, sent)] = stub.seen
+    assert (headers["content-type"], json.loads(sent)) == ("application/cloudevents-batch+json", [{"id": "1"}])
+
+
+def test_many_events_are_published_in_batches_and_refused_ones_named(
+    stub: Stub, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = b"\n".join(b'{"id": "%d"}' % number for number in range(501))
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(lines)))
+    refused = {"index": 0, "code": "required", "detail": "attribute type is needed", "pointer": "/type"}
+    stub.says("POST /v1/events", ANSWER, status=202)
+    stub.says("POST /v1/events", {"accepted": 0, "known": 0, "items": [], "rejected": [refused]}, status=202)
+    assert run(["events", "publish"]) == 1
+    out, err = capsys.readouterr()
+    assert out == "published: 1, known before: 0, refused: 1\n"
+    assert err == "event 501 /type: attribute type is needed (required)\n"
+    assert [len(json.loads(sent)) for _, _, sent in stub.seen] == [500, 1]
+
+
+@pytest.mark.parametrize(
+    ("text", "says"), [("", "no CloudEvents"), ("{", "no CloudEvents"), ('{"id": 1}\n{x\n', "line 2 is not JSON")]
+)
+def test_input_that_is_no_json_publishes_nothing(
+    text: str, says: str, stub: Stub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "events.json").write_text(text)
+    assert run(["events", "publish", str(tmp_path / "events.json")]) == 2
+    assert says in capsys.readouterr().err
+    assert run(["events", "publish", str(tmp_path / "none.json")]) == 2
+    assert "cannot read" in capsys.readouterr().err
+    assert stub.seen == []
+
+
 def test_listen_continues_if_the_target_is_down(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
     stub.says("GET /v1/signing-secret", {"secret": SECRET})
     stub.says("GET /v1/events", {"items": [], "next_cursor": None})
