@@ -154,6 +154,8 @@ class Kafka:
         answer = await self._asked(wire.metadata_request([place.destination], make=False))
         named = [topic for topic in answer.topics or () if topic[1] == place.destination]
         why = _topic(named[0] if named else None, self._now()).why
+        if why == _NO_TOPIC:  # it may yet be made by the first event
+            return Published(error="unknown_topic", detail="there is no such topic: create it")
         return why if why is not None and why.error in ("unknown_topic", "denied") else None
 
     async def close(self) -> None:

@@ -17,7 +17,7 @@ from relay.core.bus import Broker, Login, Message, read_sink
 from relay.core.netguard import GuardPolicy
 from tests.bus.faults import EVENTS, Stored, UnderTest, check_faults
 from tests.support.brokers.cut import Cut
-from tests.support.brokers.kafka import PASSWORD, USER, kafka_process, missing, records
+from tests.support.brokers.kafka import PASSWORD, USER, create_topic, kafka_process, missing, records
 from tests.support.brokers.names import Names
 from tests.support.brokers.process import Process, free_port
 from tests.support.certificates import self_signed
@@ -166,6 +166,7 @@ async def test_connection_that_fails_says_why(kafka, publishers, sink, login, er
 
 @pytest.mark.slow
 async def test_no_event_is_lost_or_out_of_order_while_kafka_is_killed_and_cut_off(kafka, tmp_path):
+    await asyncio.to_thread(create_topic, kafka.process.port, "orders")
     async with Cut(kafka.cut, kafka.other) as port:
 
         async def stored() -> list[Stored]:

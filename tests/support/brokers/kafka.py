@@ -130,6 +130,15 @@ def _format(libraries: Path) -> None:
     subprocess.run(tool, check=True, capture_output=True, timeout=60)
 
 
+def create_topic(port: int, topic: str, partitions: int = 4) -> None:
+    """Makes a topic, and waits until it is there."""
+    from confluent_kafka.admin import AdminClient, NewTopic
+
+    client = AdminClient({"bootstrap.servers": f"127.0.0.1:{port}", "log_level": 0})
+    for made in client.create_topics([NewTopic(topic, num_partitions=partitions)]).values():
+        made.result(30.0)
+
+
 def records(port: int, topic: str, *, patience_seconds: float = 10.0) -> Sequence[Any]:
     """All records of a topic, in the order of each partition, read by librdkafka."""
     from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition
