@@ -20,6 +20,7 @@ from relay.clock import optional_rfc3339, to_rfc3339
 from relay.core import delivery as core
 from relay.core.events import Event
 from relay.core.recipient import Recipient
+from relay.core.subscription import PULL
 from relay.errors import Conflict, NotFound
 
 GroupField = Literal["reason", "sink", "day"]
@@ -306,6 +307,8 @@ async def get_delivery_request(call: Call) -> Response:
     event = await call.ports.store.events.get(found.event_id)
     if subscription is None or event is None:
         raise Conflict(f"the subscription of delivery {found.id} was removed", code="subscription_removed")
+    if subscription.kind == PULL:
+        raise Conflict("a program pulls it, so nothing is sent", code="nothing_to_send")
     sent = await call.ports.dispatcher.request_of(subscription, event, await recipient_of(call, event))
     if sent is None:
         detail = "the event names no person whom the sink can look for, so nothing would be written"

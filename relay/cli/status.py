@@ -1,5 +1,6 @@
 """`relay status`: whether the relay is well, and the deliveries that a person may have to look at."""
 
+import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -9,7 +10,9 @@ from relay.cli.client import api
 from relay.cli.delivery_report import SKIPPED
 from relay.cli.options import Json
 from relay.cli.output import print_json, print_table, say
+from relay.clock import to_rfc3339
 
+MAX_SUBSCRIPTIONS = 500
 COLUMNS = ("deliveries", "count", "oldest", "show them")
 LISTS = {
     "uncertain": "relay deliveries list --state uncertain",
@@ -19,7 +22,8 @@ LISTS = {
 
 
 def status(json: Json = False) -> None:
-    """Show whether the relay is ready, and which deliveries are uncertain, dead or skipped. Exit code 1: not ready."""
+    """Show whether the relay is ready, which deliveries are uncertain, dead or skipped, and what programs that pull
+    have not acknowledged. Exit code 1: not ready."""
     client = api()
     ready = client.get("/readyz", accepted=503)
     groups = {
@@ -27,13 +31,16 @@ def status(json: Json = False) -> None:
         for state in ("uncertain", "dead", "cancelled")
     }
     found = [_counted(name, groups["cancelled" if name == "skipped" else name]) for name in LISTS]
+    subscriptions = client.items("/v1/subscriptions", {}, MAX_SUBSCRIPTIONS)
+    lags = [{"subscription": one["id"], **one["lag"]} for one in subscriptions if "lag" in one]
     if json:
-        print_json({**ready, "deliveries": found})
+        print_json({**ready, "deliveries": found, "lags": lags})
     else:
         for line in _readiness(ready):
             say(line)
         rows = [[one["deliveries"], _count(one), one["oldest_at"], LISTS[one["deliveries"]]] for one in found]
-        print_table(COLUMNS, [row for row, one in zip(rows, found, strict=True) if one["count"]], empty="")
+        shown = [row for row, one in zip(rows, found, strict=True) if one["count"]]
+        print_table(COLUMNS, [*shown, *(_lag_row(one) for one in lags if one["count"])], empty="")
     raise typer.Exit(0 if ready.get("status") == "ok" else 1)
 
 
@@ -52,6 +59,11 @@ def _counted(name: str, groups: Mapping[str, Any]) -> dict[str, Any]:
         "oldest_at": min((one["oldest_at"] for one in items), default=None),
         "truncated": groups["truncated"],
     }
+
+
+def _lag_row(lag: Mapping[str, Any]) -> list[Any]:
+    oldest = to_rfc3339(time.time() - lag["oldest_seconds"])
+    return ["not acknowledged", f"{lag['count']:,}", oldest, f"relay subscriptions show {lag['subscription']}"]
 
 
 def _count(found: Mapping[str, Any]) -> str:

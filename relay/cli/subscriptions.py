@@ -37,7 +37,7 @@ from relay.cli.output import (
 from relay.cli.preview_report import print_preview
 from relay.cli.replays import COUNT_TIMEOUT_SECONDS, follow_up
 from relay.cli.subscription_settings import KEPT, PARTS, Body, place_of, with_settings, without_empty
-from relay.clock import from_rfc3339
+from relay.clock import from_rfc3339, in_words
 from relay.core.bus import protocol_of
 from relay.core.delivery import CREDENTIAL_ERROR
 from relay.core.sentences import counted, duration, titled
@@ -172,7 +172,19 @@ def list_subscriptions(
     """List subscriptions, newest first."""
     found = api().items("/v1/subscriptions", {"callbacks": True if callbacks else None}, limit)
     empty = "no subscriptions. Add one with `relay subscriptions add URL`"
-    print_list(found, COLUMNS, _row, empty=empty, json=json)
+    if any("lag" in one for one in found):
+        print_list(found, (*COLUMNS, "lag"), lambda one: [*_row(one), lag_of(one)], empty=empty, json=json)
+    else:
+        print_list(found, COLUMNS, _row, empty=empty, json=json)
+
+
+def lag_of(subscription: dict[str, Any]) -> str | None:
+    """What the programs that pull have not acknowledged, and the age of the oldest; None if nothing pulls."""
+    lag = subscription.get("lag")
+    if not lag:
+        return None
+    age = lag.get("oldest_seconds")
+    return f"{lag['count']:,}" + ("" if age is None else f", {in_words(age)}")
 
 
 def _row(subscription: dict[str, Any]) -> list[Any]:

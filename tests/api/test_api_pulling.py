@@ -189,3 +189,14 @@ async def test_lists_show_the_lag_of_what_is_pulled(client, world, sub):
     shown = (await client.get(sub)).json()
     assert shown["lag"]["count"] == 3
     assert (await client.put(sub, json={**shown, "description": "worker"})).status_code == 200
+
+
+async def test_nothing_is_sent_of_what_is_pulled(client, world, sub):
+    await publish(world, 1)
+    world.now += 1
+    (item,) = (await pull(client, sub))["items"]
+    answer = await client.get(f"/v1/deliveries/{item['delivery_id']}/request")
+    assert (answer.status_code, answer.json()["code"]) == (409, "nothing_to_send")
+    assert (await client.post(f"{sub}/test", json={})).status_code == 409
+    refused = await client.post(f"/v1/deliveries/{item['delivery_id']}/retry")
+    assert (refused.status_code, refused.json()["code"]) == (409, "delivery_in_flight")

@@ -15,6 +15,7 @@ from relay.core.signing import SIGNATURE_HEADER
 from relay.delivery import dispatcher, sink_state, slots
 from relay.errors import FieldError, NotRenderable, StoreError
 from subscribers.webhook import Webhook
+from tests.support.pull_kit import SUB, Program
 from tests.support.simulation_world import SECRET, crashing, open_world, seen
 from tests.support.store_kit import callback_for, claim, rows
 
@@ -1053,3 +1054,29 @@ async def test_only_skipped_deliveries_are_counted_as_skipped(tmp_path, monkeypa
         assert await states(world) == [state]
         value = world.metrics.registry.get_sample_value
         assert value("relay_deliveries_skipped_total", {"kind": "webhook"}) == skipped
+
+
+async def test_dispatcher_leaves_what_programs_pull(tmp_path):
+    """Neither fresh events, nor retries, nor leases that have ended; also after it has loaded them anew."""
+    async with open_world(tmp_path) as world:
+        await world.subscribe()
+        await world.store.subscriptions.create(SUB)
+        program = Program(world.store)
+        await world.register("a", seen("queued"))
+        await world.run(3)
+        assert len(world.sink.requests) == 1
+        program.now = world.clock.now
+        (first, *_) = await program.pull(lease_seconds=1)
+        await program.nack(first, delay_seconds=0)
+        for _ in range(2):
+            await world.step(30)
+            world.dispatcher.slots.keep(set())
+            world.store.subscriptions.changed()
+            await world.step(30)
+        assert len(world.sink.requests) == 1
+        assert world.dispatcher.slots.get(SUB.id) is None
+        found = await rows(world.store, "SELECT state, made_count FROM deliveries WHERE subscription_id = 'sub_pull'")
+        assert {row["state"] for row in found} <= {"pending", "blocked"}
+        assert sum(row["made_count"] for row in found) == 1
+        program.now = world.clock.now
+        assert len(await program.pull()) == len(found)

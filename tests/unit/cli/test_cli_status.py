@@ -1,6 +1,7 @@
 """`relay status`: whether the relay is well, and what a person may have to look at."""
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -18,17 +19,18 @@ def groups(*found: tuple[str, int, str], truncated: bool = False) -> dict[str, A
     return {"items": items, "truncated": truncated}
 
 
-def answers(stub: Stub, ready: Any, *found: Any, status: int = 200) -> None:
+def answers(stub: Stub, ready: Any, *found: Any, status: int = 200, pulled: Sequence[Any] = ()) -> None:
     stub.says("GET /readyz", ready, status=status)
     for one in found:
         stub.says("GET /v1/deliveries", one)
+    stub.says("GET /v1/subscriptions", {"items": list(pulled), "next_cursor": None})
 
 
 def test_status_of_a_relay_without_trouble_is_one_line(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
     answers(stub, OK, groups(), groups(), groups(("incident inc_1", 3, "2026-05-20T08:00:00.000Z")))
     assert run(["status"]) == 0
     assert capsys.readouterr().out.split() == ["the", "relay", "is", "ready"]
-    asked = [seen[0] for seen in stub.seen[1:]]
+    asked = [seen[0] for seen in stub.seen[1:4]]
     assert [place.partition("state=")[2].partition("&")[0] for place in asked] == ["uncertain", "dead", "cancelled"]
 
 
@@ -71,3 +73,28 @@ def test_status_as_json(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
         {"deliveries": "dead", "count": 4, "oldest_at": "2026-05-20T08:00:00.000Z", "truncated": False},
         {"deliveries": "skipped", **nothing},
     ]
+
+
+def test_what_programs_have_not_acknowledged_is_shown(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
+    lags = [{"count": 1234, "oldest_seconds": 90.0}, {"count": 0, "oldest_seconds": None}]
+    pulled = [{"id": f"sub_{n}", "lag": lag} for n, lag in enumerate(lags)]
+    for _ in range(2):
+        answers(stub, OK, groups(), groups(), groups(), pulled=[*pulled, {"id": "sub_sent"}])
+    assert run(["status"]) == 0
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert lines[-1].startswith("not acknowledged 1,234 ")
+    assert lines[-1].endswith("relay subscriptions show sub_0")
+    assert run(["status", "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert [one["subscription"] for one in shown["lags"]] == ["sub_0", "sub_1"]
+
+
+def test_list_has_a_lag_where_something_is_pulled(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
+    config = {"config": {"kind": "pull"}, "state": "enabled", "types": None, "sink": None}
+    waits = {"id": "sub_1", **config, "lag": {"count": 12, "oldest_seconds": 300.0}}
+    idle = {"id": "sub_2", **config, "lag": {"count": 0, "oldest_seconds": None}}
+    stub.says("GET /v1/subscriptions", {"items": [waits, idle], "next_cursor": None})
+    assert run(["subscriptions", "list"]) == 0
+    out = capsys.readouterr().out
+    assert "12, 5 min" in out
+    assert "lag" in out.splitlines()[0].lower()
