@@ -15,7 +15,7 @@ import time_machine
 from relay.api import stream, waiting
 from relay.api.waiting import GROUP_SLICE_SECONDS
 from relay.clock import to_rfc3339
-from relay.delivery import dispatcher
+from relay.delivery import dispatcher, pulls
 from relay.node import cluster
 from relay.proxy import reads
 from relay.store import migrations, postgres
@@ -629,3 +629,45 @@ async def test_uses_on_two_nodes_are_one_time(first: World) -> None:
         assert token is not None
         assert token.last_used_at is not None
         assert abs(token.last_used_at - time.time()) < 5
+
+
+async def test_program_that_waits_at_one_node_gets_what_another_records_gives_back_or_takes_over(
+    first: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a look in between: only notices of the other node wake it. Leases outlive the node that gave them."""
+    monkeypatch.setattr(pulls, "IDLE_SECONDS", 60.0)
+    async with open_beside(first) as second:
+        made = await first.api.post("/v1/subscriptions", json={"protocol": "PULL", "types": ["com.acme.x"]})
+        sub = f"/v1/subscriptions/{made.json()['id']}"
+        event = {"specversion": "1.0", "source": "/shop", "type": "com.acme.x", "partitionkey": "k"}
+        structured = {"Content-Type": "application/cloudevents+json"}
+
+        async def pull() -> Any:
+            answer = await second.api.post(f"{sub}/pull", json={"wait_seconds": 20, "max": 1, "lease_seconds": 600})
+            return answer.json()["items"]
+
+        found = []
+        for act in ("publish", "publish", "ack", "nack"):
+            waiting = asyncio.create_task(pull())
+            await asyncio.sleep(0.3)
+            began = time.monotonic()
+            if act == "publish":
+                document = {**event, "id": str(len(found)), "partitionkey": f"k{len(found)}"}
+                await first.api.post("/v1/events", json=document, headers=structured)
+            elif act == "ack":
+                behind = {**event, "id": "behind", "partitionkey": "k0"}
+                await first.api.post("/v1/events", json=behind, headers=structured)
+                await asyncio.sleep(0.3)
+                assert not waiting.done(), "the first of its key is under a lease"
+                began = time.monotonic()
+                await first.api.post(f"{sub}/ack", json={"ids": [found[0]["delivery_id"]]})
+            else:
+                body = {"ids": [found[1]["delivery_id"]], "delay_seconds": 0}
+                await first.api.post(f"{sub}/nack", json=body)
+            found += await waiting
+            assert time.monotonic() - began < 5
+        assert [one["event"]["id"] for one in found] == ["0", "1", "behind", "1"]
+    ids = [one["delivery_id"] for one in found[2:]]
+    assert (await first.api.post(f"{sub}/pull")).json()["items"] == [], "a lease is a program's, not a node's"
+    answer = await first.api.post(f"{sub}/ack", json={"ids": ids})
+    assert [one["result"] for one in answer.json()["results"]] == ["acked", "acked"]
