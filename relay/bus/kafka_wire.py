@@ -91,6 +91,14 @@ class Connection(_connections.AIOKafkaConnection):  # type: ignore[misc, name-de
             sasl_mechanism=self._sasl_mechanism,
         )
 
+    def close(self, reason: Any = None, exc: BaseException | None = None) -> Any:
+        """Ends it at once: with TLS a node could otherwise delay the end."""
+        writer = self._writer
+        ended = super().close(reason, exc)
+        if writer is not None:
+            writer.transport.abort()
+        return ended
+
     @staticmethod
     async def _read(self_ref: Any) -> None:
         connection = self_ref()
