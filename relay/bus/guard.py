@@ -15,7 +15,7 @@ from typing import Any
 import structlog
 from aiohttp.abc import AbstractResolver
 
-from relay.core.bus import for_brokers, policy_for_brokers, refusal_of_host
+from relay.core.bus import Protocol, for_brokers, guard_scheme, policy_for_brokers, refusal_of_host
 from relay.core.netguard import GuardPolicy, refusal_of_address
 
 MAX_REFUSALS = 10
@@ -35,26 +35,30 @@ class Refused(OSError):
 class Guard:
     """Opens sockets to brokers. One per attempt to connect; it remembers what it refused.
 
-    scheme    `https` with TLS, `http` without
+    protocol  of the broker: its ports are allowed, those of other protocols are not
+    secure    TLS
     refusals  the first of the addresses that were asked for, for the subscription's owner
     """
 
-    def __init__(self, policy: GuardPolicy, resolver: AbstractResolver, scheme: str) -> None:
-        self._policy = policy_for_brokers(policy)
+    def __init__(self, policy: GuardPolicy, resolver: AbstractResolver, protocol: Protocol, *, secure: bool) -> None:
+        self._given = policy
+        self._policy = policy_for_brokers(policy, protocol)
         self._resolver = resolver
-        self._scheme = scheme
+        self._protocol: Protocol = protocol
+        self._secure = secure
         self.refusals: list[str] = []
         self.remote_ip: str | None = None
 
     async def open(self, host: str, port: int) -> socket.socket:
         """A connected socket. Raises Refused or OSError."""
-        refusal = refusal_of_host(host, port, self._scheme, self._policy)
+        refusal = refusal_of_host(self._protocol, host, port, self._given, secure=self._secure)
         if refusal is not None:
             raise self._refused(refusal, host=host, reason=refusal)
         error: OSError | None = None
+        scheme = guard_scheme(secure=self._secure)
         for found in await self._resolver.resolve(host, port, socket.AF_UNSPEC):
             ip = str(found["host"])
-            judged = refusal_of_address(ip, port=port, scheme=self._scheme, policy=self._policy)
+            judged = refusal_of_address(ip, port=port, scheme=scheme, policy=self._policy)
             if judged is not None:
                 error = error or self._refused(for_brokers(judged.shown), host=host, ip=ip, reason=judged.detail)
                 continue

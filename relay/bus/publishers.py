@@ -193,7 +193,7 @@ class Publishers:
                 raise line.why
             if line.publisher is not None:
                 return line.publisher
-            line.guard = guard = Guard(self._policy, self._resolver, broker.scheme)
+            line.guard = guard = Guard(self._policy, self._resolver, broker.protocol, secure=broker.secure)
             try:
                 with guarded(guard):
                     line.publisher = await self._connector(broker)(broker, self._context(broker))

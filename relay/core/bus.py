@@ -74,11 +74,6 @@ class Broker:
     client: str = CLIENT
 
     @property
-    def scheme(self) -> str:
-        """As the egress guard judges it: `https` with TLS, `http` without."""
-        return "https" if self.secure else "http"
-
-    @property
     def shown(self) -> str:
         """Its addresses, for logs."""
         return ",".join(f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in self.addresses)
@@ -177,8 +172,8 @@ def refusal_of_broker(sink: str, policy: GuardPolicy) -> str | None:
         return broker
     several = len(broker.addresses) > 1
     for position, (host, port) in enumerate(broker.addresses, 1):
-        why = refusal_of_host(host, port, broker.scheme, policy)
-        if why is not None and not broker.secure and refusal_of_host(host, port, "https", policy) is None:
+        why = refusal_of_host(broker.protocol, host, port, policy, secure=broker.secure)
+        if not (why is None or broker.secure or refusal_of_host(broker.protocol, host, port, policy, secure=True)):
             scheme = scheme_of(sink)
             why = f"{scheme}:// has no TLS: use {_SECURE[scheme]}://; {HTTP_HINT}"
         if why is not None:
@@ -205,12 +200,17 @@ def scheme_of(sink: str) -> str:
     return scheme.lower() if separator else ""
 
 
-def policy_for_brokers(policy: GuardPolicy) -> GuardPolicy:
-    """The egress guard's policy, which also allows the ports that brokers listen on."""
+def guard_scheme(*, secure: bool) -> str:
+    """What the egress guard calls a connection with TLS, or without."""
+    return "https" if secure else "http"
+
+
+def policy_for_brokers(policy: GuardPolicy, protocol: Protocol) -> GuardPolicy:
+    """The egress guard's policy, which also allows the ports that brokers of a protocol listen on."""
     return GuardPolicy(
         allow_http=policy.allow_http,
         allow_networks=policy.allow_networks,
-        allow_ports=policy.allow_ports | {port for _, port, _ in SINK_SCHEMES.values()},
+        allow_ports=policy.allow_ports | {port for of, port, _ in SINK_SCHEMES.values() if of == protocol},
         allow_hosts=policy.allow_hosts,
         deny_hosts=policy.deny_hosts,
         own_address=policy.own_address,
@@ -219,14 +219,15 @@ def policy_for_brokers(policy: GuardPolicy) -> GuardPolicy:
     )
 
 
-def refusal_of_host(host: str, port: int, scheme: str, policy: GuardPolicy) -> str | None:
+def refusal_of_host(protocol: Protocol, host: str, port: int, policy: GuardPolicy, *, secure: bool) -> str | None:
     """Why a host that a sink or a broker names is refused, as far as its name tells; None if it is allowed."""
     if policy.by_proxy:
         return "security.egress_proxy is set, and brokers cannot be reached through it"
     written = f"[{host}]" if ":" in host else host
     if _HOST.fullmatch(written) is None:
         return "the host or the port is malformed"
-    refusal = refusal_of_url(f"{scheme}://{written}:{port}", policy_for_brokers(policy))
+    url = f"{guard_scheme(secure=secure)}://{written}:{port}"
+    refusal = refusal_of_url(url, policy_for_brokers(policy, protocol))
     return None if refusal is None else for_brokers(refusal)
 
 

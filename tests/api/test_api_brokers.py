@@ -229,6 +229,7 @@ async def test_sink_of_a_broker_is_judged_like_a_url(client, sink, words):
     [
         ("kafkas://xn--bcher-kva.example", GuardPolicy(), False),
         ("kafkas://a.example:9092", GuardPolicy(), False),
+        ("kafkas://a.example:5671", GuardPolicy(), True),
         ("KAFKAS://A.example", GuardPolicy(), False),
         ("kafkas://a.example:19092", GuardPolicy(allow_ports=frozenset({19092})), False),
         ("kafkas://a.example,b.evil", GuardPolicy(deny_hosts=("*.evil",)), True),

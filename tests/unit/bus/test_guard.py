@@ -28,7 +28,7 @@ async def port():
 
 
 async def test_allowed_address_is_dialled(port):
-    guard = Guard(LOOPBACK, Names(broker=("127.0.0.1",)), "http")
+    guard = Guard(LOOPBACK, Names(broker=("127.0.0.1",)), "KAFKA", secure=False)
     await dial(guard, "broker.example", port)
     assert guard.remote_ip == "127.0.0.1"
 
@@ -42,21 +42,31 @@ async def test_allowed_address_is_dialled(port):
     ],
 )
 async def test_name_of_a_forbidden_address_is_refused_without_telling_it(addresses, policy, shown):
-    guard = Guard(policy, Names(broker=addresses), "https")
+    guard = Guard(policy, Names(broker=addresses), "KAFKA", secure=True)
     with pytest.raises(Refused, match=shown) as caught:
         await dial(guard, "broker.example", 9093)
     assert addresses[0] not in str(caught.value)
     assert guard.refusals == [str(caught.value)]
 
 
+@pytest.mark.parametrize(
+    ("protocol", "port"), [("KAFKA", 4222), ("KAFKA", 5671), ("NATS", 9093), ("NATS", 5671), ("AMQP", 9093)]
+)
+async def test_ports_of_other_protocols_are_refused_also_where_a_broker_advertises_them(protocol, port):
+    guard = Guard(GuardPolicy(), Names(broker=("1.1.1.1",)), protocol, secure=True)
+    with pytest.raises(Refused, match=f"port {port} is not allowed"):
+        await guard.open("broker.example", port)
+    assert guard.remote_ip is None
+
+
 async def test_next_address_of_a_name_is_tried(port):
-    guard = Guard(LOOPBACK, Names(broker=("10.0.0.1", "127.0.0.2", "127.0.0.1")), "http")
+    guard = Guard(LOOPBACK, Names(broker=("10.0.0.1", "127.0.0.2", "127.0.0.1")), "KAFKA", secure=False)
     await dial(guard, "broker.example", port)
     assert guard.remote_ip == "127.0.0.1"
 
 
 async def test_tasks_that_are_started_inside_are_guarded_too():
-    guard = Guard(GuardPolicy(), Names(), "https")
+    guard = Guard(GuardPolicy(), Names(), "KAFKA", secure=True)
     with guarded(guard):
         task = asyncio.create_task(asyncio.open_connection("127.0.0.1", 9))
     with pytest.raises(Refused):
@@ -64,7 +74,7 @@ async def test_tasks_that_are_started_inside_are_guarded_too():
 
 
 async def test_other_tasks_are_not(port):
-    guard = Guard(GuardPolicy(), Names(), "https")
+    guard = Guard(GuardPolicy(), Names(), "KAFKA", secure=True)
     with guarded(guard), pytest.raises(Refused):
         await asyncio.open_connection("127.0.0.1", port)
     _, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -73,7 +83,7 @@ async def test_other_tasks_are_not(port):
 
 @pytest.mark.parametrize("options", [{}, {"sock": socket.socket()}])
 async def test_client_that_does_not_name_host_and_port_is_refused(options):
-    guard = Guard(LOOPBACK, Names(), "http")
+    guard = Guard(LOOPBACK, Names(), "KAFKA", secure=False)
     with guarded(guard), pytest.raises(Refused):
         await asyncio.get_running_loop().create_connection(asyncio.Protocol, **options)
     for one in options.values():

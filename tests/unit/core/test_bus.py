@@ -11,7 +11,6 @@ from relay.core.bus import (
     Published,
     order_of,
     origin_of_broker,
-    policy_for_brokers,
     protocol_of,
     read_sink,
     refusal_of_broker,
@@ -102,37 +101,41 @@ def test_scheme_is_read_of_any_text():
 def test_broker_is_shown_without_its_login():
     broker = read_sink("nats://[::1]:1,a.example", Login(name="me", secret="s3cr3t"))
     assert broker is not None
-    assert (broker.shown, broker.scheme) == ("[::1]:1,a.example:4222", "http")
+    assert broker.shown == "[::1]:1,a.example:4222"
     assert "s3cr3t" not in repr(broker)
 
 
-def test_guard_allows_the_ports_of_brokers_and_no_other():
-    policy = policy_for_brokers(GuardPolicy())
-    assert refusal_of_host("a.example", 9093, "https", policy) is None
-    assert "port 8080 is not allowed" in str(refusal_of_host("a.example", 8080, "https", policy))
+@pytest.mark.parametrize(
+    ("protocol", "allowed"), [("KAFKA", {443, 9092, 9093}), ("NATS", {443, 4222}), ("AMQP", {443, 5671, 5672})]
+)
+def test_guard_allows_the_ports_of_a_protocol_and_no_other(protocol, allowed):
+    ports = {443, 4222, 5671, 5672, 8080, 9092, 9093}
+    refusals = {port: refusal_of_host(protocol, "a.example", port, GuardPolicy(), secure=True) for port in ports}
+    assert {port for port, why in refusals.items() if why is None} == allowed
+    assert all(f"port {port} is not allowed" in str(refusals[port]) for port in ports - allowed)
 
 
 @pytest.mark.parametrize(
-    ("host", "scheme", "policy", "why"),
+    ("host", "secure", "policy", "why"),
     [
-        ("a.example", "http", GuardPolicy(), "without TLS is not allowed: use kafkas, tls or amqps"),
-        ("a.example/.b.example", "https", GuardPolicy(allow_hosts=("a.example",)), "malformed"),
-        ("a" * 300, "https", GuardPolicy(), "malformed"),
-        ("169.254.169.254", "https", GuardPolicy(), "link-local|not public"),
-        ("::1", "https", GuardPolicy(), "public addresses"),
-        ("a.example", "https", GuardPolicy(deny_hosts=("a.example",)), "deny_hosts"),
-        ("a.example", "https", GuardPolicy(by_proxy=True), "egress_proxy"),
+        ("a.example", False, GuardPolicy(), "without TLS is not allowed: use kafkas, tls or amqps"),
+        ("a.example/.b.example", True, GuardPolicy(allow_hosts=("a.example",)), "malformed"),
+        ("a" * 300, True, GuardPolicy(), "malformed"),
+        ("169.254.169.254", True, GuardPolicy(), "link-local|not public"),
+        ("::1", True, GuardPolicy(), "public addresses"),
+        ("a.example", True, GuardPolicy(deny_hosts=("a.example",)), "deny_hosts"),
+        ("a.example", True, GuardPolicy(by_proxy=True), "egress_proxy"),
     ],
 )
-def test_guard_refuses(host, scheme, policy, why):
-    refusal = refusal_of_host(host, 9093, scheme, policy)
+def test_guard_refuses(host, secure, policy, why):
+    refusal = refusal_of_host("KAFKA", host, 9093, policy, secure=secure)
     assert refusal is not None
     assert any(part in refusal for part in why.split("|"))
 
 
 def test_guard_allows_plain_connections_inside_allowed_networks():
     policy = GuardPolicy(allow_http=True, allow_networks=(ip_network("127.0.0.0/8"),))
-    assert refusal_of_host("127.0.0.1", 12345, "http", policy) is None
+    assert refusal_of_host("KAFKA", "127.0.0.1", 12345, policy, secure=False) is None
 
 
 @pytest.mark.parametrize(("ordering", "order"), [("job", "job_1"), ("none", None)])
