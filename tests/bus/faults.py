@@ -78,6 +78,16 @@ class Report:
     webhook_seconds: float = 0.0
     faults: list[tuple[float, float]] = field(default_factory=list)
 
+    @property
+    def figures(self) -> str:
+        """For `make soak`, which shows it."""
+        seconds = ", ".join(f"{end - begin:.1f}" for begin, end in self.faults)
+        grown, late = self.grown_bytes / 1024**2, self.webhook_seconds * 1000
+        return (
+            f"{self.stored:,} messages stored, {len(self.repeated)} events twice; away for {seconds} s; "
+            f"memory grew by {grown:.0f} MiB; a webhook waited {late:.0f} ms at most"
+        )
+
 
 async def check_faults(folder: Path, broker: UnderTest) -> Report:
     """Runs the faults and asserts what is promised. Returns figures."""
@@ -98,6 +108,7 @@ async def check_faults(folder: Path, broker: UnderTest) -> Report:
         await run.ended(webhook["id"])
         run.report.grown_bytes = run.peak - before
         await run.judge()
+        print(run.report.figures)
         return run.report
 
 

@@ -250,7 +250,7 @@ async def test_blocked_broker_loses_and_repeats_nothing(node):
     now = [0.0]
     async with publishers(now=lambda: now[0]) as made:
         assert (await made.publish(node.sink(), messages(1, "blocked"), 10.0))[0].error is None
-        await node.server.control("set_vm_memory_high_watermark", "0.00001")
+        await node.server.set_memory_limit(0.00001)
         try:
             found = await made.publish(node.sink(), messages(20, "blocked"), 2.0)
             assert {one.error for one in found} <= {None, "blocked", "behind"}
@@ -262,7 +262,7 @@ async def test_blocked_broker_loses_and_repeats_nothing(node):
                 assert {one.error for one in found} == {"blocked"}
                 assert time.monotonic() - began < 5.0, "it holds no slot until the time-out"
         finally:
-            await node.server.control("set_vm_memory_high_watermark", "0.8")
+            await node.server.set_memory_limit(0.8)
         now[0] += 100.0
         async with asyncio.timeout(20.0):
             while any(one.error for one in await made.publish(node.sink(), messages(20, "blocked"), 10.0)):

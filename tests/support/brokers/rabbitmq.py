@@ -32,15 +32,24 @@ class RabbitMqServer:
     def __init__(self, process: Process, tls_port: int | None) -> None:
         self.process, self.tls_port = process, tls_port
 
-    async def control(self, *arguments: str) -> str:
-        """Runs `rabbitmqctl`."""
-        command = (str(SCRIPTS / "rabbitmqctl"), "-n", self.process.environment["RABBITMQ_NODENAME"], *arguments)
+    async def run(self, module: str, function: str, *arguments: str) -> None:
+        """Calls a function of the node, as `rabbitmqctl` does, for a hundredth of its work."""
         environment = {**os.environ, **self.process.environment}
+        cookie = (self.process.folder / ".erlang.cookie").read_text()
+        called = f"{module} {function} [{', '.join(arguments)}]"
+        command = (_erl_call(), "-n", environment["RABBITMQ_NODENAME"], "-c", cookie, "-a", called)
         done = await asyncio.to_thread(
-            subprocess.run, command, env=environment, capture_output=True, text=True, timeout=60
+            subprocess.run, command, env=environment, capture_output=True, text=True, timeout=20
         )
         assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
+
+    async def set_memory_limit(self, share: float) -> None:
+        """Of the machine's memory. Beyond it the node takes no messages."""
+        await self.run("vm_memory_monitor", "set_vm_memory_high_watermark", f"{share:.6f}")
+
+
+def _erl_call() -> str:
+    return str(next(Path("/usr/lib/erlang").glob("erts-*/bin/erl_call")))
 
 
 @asynccontextmanager
@@ -79,7 +88,6 @@ async def rabbitmq_server(
         "RABBITMQ_LOGS": "-",
         "RABBITMQ_DIST_PORT": str(distribution),
         "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "-kernel inet_dist_use_interface {127,0,0,1} +S 1:1 +sbwt none",
-        "RABBITMQ_CTL_ERL_ARGS": "+S 1:1",
         "ERL_EPMD_ADDRESS": "127.0.0.1",
         "ERL_EPMD_PORT": str(mapper),
         "ERL_CRASH_DUMP": "/dev/null",
