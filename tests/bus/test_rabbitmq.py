@@ -24,10 +24,8 @@ from tests.support.brokers.cut import Cut
 from tests.support.brokers.names import Names
 from tests.support.brokers.peers import publishers
 from tests.support.brokers.process import free_port
-from tests.support.brokers.rabbitmq import NOT_SECRET, USERS, RabbitMqServer, missing, rabbitmq_server
+from tests.support.brokers.rabbitmq import NOT_SECRET, USERS, RabbitMqServer, rabbitmq_root, rabbitmq_server
 from tests.support.certificates import self_signed
-
-pytestmark = pytest.mark.skipif(missing() is not None, reason=str(missing()))
 
 RELAY = Login(name="relay", secret=USERS["relay"])
 NARROW = Login(name="narrow", secret=NOT_SECRET)
@@ -90,10 +88,10 @@ class Node:
 
 @pytest.fixture(scope="module")
 def node(tmp_path_factory) -> Iterator[Node]:
-    folder = tmp_path_factory.mktemp("rabbitmq")
+    root, folder = rabbitmq_root(), tmp_path_factory.mktemp("rabbitmq")
     certificate, _ = self_signed(folder, "rabbit.example")
     with asyncio.Runner() as runner:
-        running = rabbitmq_server(folder, DEFINITIONS, certificate=certificate)
+        running = rabbitmq_server(root, folder, DEFINITIONS, certificate=certificate)
         server = runner.run(running.__aenter__())
         yield Node(server, ssl.create_default_context(cafile=str(certificate)))
         runner.run(running.__aexit__(None, None, None))

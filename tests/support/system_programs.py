@@ -10,6 +10,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -28,11 +29,24 @@ def system_program(name: str, package: str) -> str:
     unpacked.mkdir(parents=True, exist_ok=True)
     with open(unpacked / ".lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # the tests run in several processes
-        problem = None if _found(name, unpacked) else _unpack(package, unpacked)
+        problem = None if _found(name, unpacked) else _unpack([package], unpacked)
     found = _found(name, unpacked)
     if found is None:
         pytest.skip(f"{name.upper()} IS NOT HERE, NOT CHECKED: install the package {package} ({problem})")
     return str(found)
+
+
+def unpacked_packages(name: str, packages: Sequence[str]) -> Path:
+    """A folder with several packages unpacked, for a program in parts. Skips the test where they cannot be had."""
+    folder = Path(sys.prefix) / "system" / name
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        problem = None if (folder / ".done").exists() else _unpack(packages, folder)
+        if problem is None:
+            (folder / ".done").touch()
+            return folder
+    pytest.skip(f"{name.upper()} IS NOT HERE, NOT CHECKED: install the package {name} ({problem})")
 
 
 def _found(name: str, unpacked: Path) -> Path | None:
@@ -40,14 +54,14 @@ def _found(name: str, unpacked: Path) -> Path | None:
     return next((place for place in places if place.exists()), None)
 
 
-def _unpack(package: str, folder: Path) -> str | None:
-    """Downloads and unpacks the package. Returns why it did not work."""
+def _unpack(packages: Sequence[str], folder: Path) -> str | None:
+    """Downloads and unpacks packages. Returns why it did not work."""
     if not (shutil.which("apt-get") and shutil.which("dpkg")):
         return "there is no apt-get here"
-    problem = _run("apt-get", *QUICKLY, "download", package, cwd=folder)
+    problem = _run("apt-get", *QUICKLY, "download", *packages, cwd=folder)
     if problem is not None and os.geteuid() == 0:
         _run("apt-get", *QUICKLY, "update", cwd=folder)
-        problem = _run("apt-get", *QUICKLY, "download", package, cwd=folder)
+        problem = _run("apt-get", *QUICKLY, "download", *packages, cwd=folder)
     for archive in folder.glob("*.deb"):
         problem = _run("dpkg", "-x", str(archive), str(folder), cwd=folder)
         archive.unlink()
