@@ -172,7 +172,7 @@ async def _pulled(call: Call, subscription: Subscription, wanted: PullRequest) -
             if not arrived:
                 break
             subscription = await _find(call)
-    lag = await pulls.lag(subscription.id)
+    lag = await pulls.lag(subscription.id, core.LAG_COUNTED_IN_ANSWERS)
     call.count = len(claimed)
     answer = {
         "items": [

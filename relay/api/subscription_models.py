@@ -28,7 +28,7 @@ from relay.clock import from_rfc3339, time_zones, zone_named
 from relay.core import subscription as core
 from relay.core.bundles import BATCH_EVENTS, BATCH_SECONDS
 from relay.core.filters import MAX_FILTERS
-from relay.core.pulls import LAG_COUNTED
+from relay.core.pulls import LAG_COUNTED, LAG_COUNTED_IN_ANSWERS
 from relay.core.signing import parse_secret
 from relay.core.subscription import Handshake
 
@@ -185,7 +185,9 @@ class ShownConsent(TypedDict):
 class Lag(TypedDict):
     """What the programs that pull have not acknowledged yet, deliveries under a lease included."""
 
-    count: Annotated[int, Field(description=f"At most {LAG_COUNTED:,} are counted.")]
+    count: Annotated[
+        int, Field(description=f"At most {LAG_COUNTED:,} are counted, {LAG_COUNTED_IN_ANSWERS:,} when they are pulled.")
+    ]
     oldest_seconds: Annotated[float | None, Field(description="Age of the oldest one; null if there is none.")]
 
 

@@ -17,7 +17,9 @@ MAX_DELAY_SECONDS = 86_400.0
 LEASE_PREFIX = "pull/"
 """How the tokens of these leases begin, and no others do."""
 LAG_COUNTED = 10_000
-"""At most this many deliveries are counted for the lag of a subscription, which takes some 20 ms."""
+"""At most this many deliveries are counted for the lag of a subscription, which takes some 50 ms."""
+LAG_COUNTED_IN_ANSWERS = 1_000
+"""The same in each answer to a pull."""
 
 ACKNOWLEDGED = "acknowledged"
 """The reason of a delivery that its program has acknowledged."""

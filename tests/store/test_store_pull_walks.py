@@ -84,7 +84,7 @@ class Walk:
 
     def some(self, chance: random.Random) -> list[Claimed]:
         """A few that were handed out, at any time."""
-        found = sorted(self.known)
+        found = sorted(self.known, key=lambda id: int(self.known[id].event.document()["id"]))
         return [self.known[id] for id in chance.sample(found, min(len(found), chance.randint(1, 3)))]
 
     async def ack(self, chance: random.Random) -> None:
@@ -108,8 +108,7 @@ class Walk:
         else:
             answers, returned = await program.nack(*some, delay_seconds=chance.choice((0.0, 5.0, None)))
         gone = {one.id for one, answer in zip(some, answers, strict=True) if answer == "done"}
-        for id in sorted(gone):
-            answer_number = self.held[id][0]
+        for id, answer_number in [(id, self.held[id][0]) for id in gone]:
             behind = [
                 other
                 for other, (number, _) in self.held.items()
@@ -118,7 +117,7 @@ class Walk:
                 and (self.known[other].event.sequence or 0) > (self.known[id].event.sequence or 0)
             ]
             for other in behind:
-                self.held.pop(other)
+                self.held.pop(other, None)
         for id in gone:
             self.held.pop(id, None)
         assert not gone.intersection(returned)
