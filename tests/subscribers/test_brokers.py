@@ -354,7 +354,8 @@ def test_hostile_texts_give_a_message_that_the_broker_takes_or_none(kind, mode):
             for header, value in message.headers:
                 assert header.isascii()
                 assert not set(value) & {"\r", "\n", "\0"} or kind.name != "nats"
-                value.encode()
+                if value != message.id:  # which the relay makes
+                    value.encode()
     assert taken > len(TEXTS) / 2
     assert all(pointer.startswith("/protocolsettings/") for pointer in refused)
 
