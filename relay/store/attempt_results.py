@@ -14,6 +14,7 @@ from sqlalchemy.engine import Connection
 from relay.core.delivery import Claimed
 from relay.core.events import DELIVERY_EXPIRED, SUBSCRIPTION_DISABLED, SUBSCRIPTION_RECOVERED, Event
 from relay.core.incidents import Trouble, trouble_of_sink
+from relay.core.pulls import LEASE_PREFIX
 from relay.core.records import AttemptRecorded, AttemptResult
 from relay.store.claims import TAKE, WITH_EVENT, due_values, leased_of, load_leased
 from relay.store.group_commit import MAX_GROUP_ITEMS, alone, quick
@@ -123,7 +124,9 @@ AUTOMATIC, MANUAL = "priority < 2", "priority = 2"
 
 
 _SENT = "m.token IS NULL AND deliveries.lease_token IS NOT NULL AND deliveries.due_at > m.due_at"
-_PULLED = "deliveries.lease_token IS NOT NULL OR (deliveries.attempt_count > 0 AND deliveries.due_at > m.due_at)"
+_PULLED = f"""deliveries.lease_token IS NOT NULL
+  AND substr(deliveries.lease_token, 1, {len(LEASE_PREFIX)}) = '{LEASE_PREFIX}'
+  OR (deliveries.lease_token IS NOT NULL OR deliveries.attempt_count > 0) AND deliveries.due_at > m.due_at"""
 
 
 def _promotion(which: str, kept: str = _SENT) -> Sql:

@@ -26,7 +26,7 @@ from relay.store.database import Database
 from relay.store.group_commit import MAX_GROUP_ITEMS, alone, each
 from relay.store.locks import MATCH, TransactionLock, incidents_of, locking
 from relay.store.notices import notify
-from relay.store.outbox import Outbox
+from relay.store.outbox import Outbox, lock_jobs
 from relay.store.statements import SQLITE, fetch, fetch_json, json_list, run, sql
 from relay.store.tables import OPEN_DELIVERY
 
@@ -34,15 +34,16 @@ _DUE = """
 WITH due AS MATERIALIZED (
   SELECT id, event_id, job_uid, sequence, created_at, due_at FROM deliveries
   WHERE state = 'pending' AND subscription_id = :subscription_id AND priority = :priority AND due_at <= :now
-    AND lease_token IS NULL
-  ORDER BY due_at LIMIT :count {locking}
+    AND (lease_token IS NULL OR (due_at <= :taken_at AND {not_pulled}))
+  ORDER BY due_at LIMIT :count $skip_locked
 )
 SELECT id, job_uid, sequence, (SELECT LENGTH(e.body) FROM events e WHERE e.id = due.event_id) AS size_bytes, created_at,
   due_at
 FROM due
 """
-# The due heads of one subscription and priority that nobody has.
-DUE_TO_PULL = sql(_DUE.format(locking="$skip_locked"))
+# The due heads of one subscription and priority that nobody has. A lease of a node that is gone, from when the
+# subscription had a sink, ends by its time only.
+DUE_TO_PULL = sql(_DUE.format(not_pulled=f"substr(lease_token, 1, {len(LEASE_PREFIX)}) <> '{LEASE_PREFIX}'"))
 _LEASED = "CASE WHEN d.lease_token IS NULL THEN 0 ELSE 1 END"
 # The open deliveries of some jobs, in order. Those under a lease are not taken with others.
 OPEN_TO_PULL, MANUAL_OPEN_TO_PULL = open_of_jobs(AUTOMATIC, _LEASED), open_of_jobs(MANUAL, _LEASED)
@@ -53,8 +54,12 @@ WHERE d.lease_token >= :first AND d.lease_token < :last AND d.subscription_id ||
 """
 # Whether a lease of a subscription has ended and was not recorded.
 ANY_ENDED = f"SELECT 1 {_ENDED} LIMIT 1"
-# Locks some deliveries whose leases have ended.
-LOCK_ENDED = sql(f"SELECT d.id {_ENDED} ORDER BY d.lease_token LIMIT :count $skip_locked")
+# Some deliveries whose leases have ended, and their jobs.
+SOME_ENDED = f"SELECT d.id, d.job_uid {_ENDED} ORDER BY d.lease_token LIMIT :count"
+# Locks those of them whose leases still have ended.
+LOCK_ENDED = sql(f"SELECT d.id {_ENDED} AND d.id IN $json_values(ids) $skip_locked")
+# The jobs of some deliveries.
+JOBS_OF = sql("SELECT DISTINCT job_uid FROM deliveries WHERE id IN $json_values(ids) AND job_uid IS NOT NULL")
 # The subscriptions with leases of pulls that have ended.
 WITH_ENDED = f"""
 SELECT DISTINCT subscription_id FROM (
@@ -227,6 +232,9 @@ class PullStore:
 
     def _settled(self, connection: Connection, items: Sequence[Settlement]) -> list[Settled]:
         ids = json_list(sorted({id for item in items for id in item.ids}))
+        if connection.dialect.name != SQLITE:
+            # Before their deliveries: the end of one makes the next one pending, which another node may be ending.
+            lock_jobs(connection, [row[0] for row in fetch(connection, JOBS_OF, ids=ids)])
         locked = fetch(connection, LOCK_NACKED if items[0].fails else LOCK_ACKED, ids=ids)
         rows = {row.id: row for row in (_Row(*one) for one in locked)}
         open_ids = json_list(sorted(row.id for row in rows.values() if row.is_open))
@@ -265,8 +273,12 @@ class PullStore:
         return [self._end(connection, item) for item in items]
 
     def _end(self, connection: Connection, item: EndedLeases) -> tuple[int, tuple[Event, ...]]:
-        values = {**_ended_values(item.subscription_id, item.taken_at), "count": item.count}
-        ids = [row[0] for row in fetch(connection, LOCK_ENDED, **values)]
+        values = _ended_values(item.subscription_id, item.taken_at)
+        found = run(connection, SOME_ENDED, **values, count=item.count).all()
+        lock_jobs(connection, [row.job_uid for row in found if row.job_uid is not None])
+        ids = [
+            row[0] for row in fetch(connection, LOCK_ENDED, **values, ids=json_list(sorted(row.id for row in found)))
+        ]
         if not ids:
             return 0, ()
         results = [
@@ -336,7 +348,9 @@ def _claim(connection: Connection, item: PullRequest) -> Pulled:
     left = item.bundle
     for priorities, statement in (((0, 1), OPEN_TO_PULL), ((2,), MANUAL_OPEN_TO_PULL)):
         heads = list(
-            chain.from_iterable(_heads(connection, item, priority, left.max_events) for priority in priorities)
+            chain.from_iterable(
+                _heads(connection, item, priority, left.max_events, taken_at) for priority in priorities
+            )
         )
         if not heads:
             continue
@@ -360,10 +374,10 @@ def _claim(connection: Connection, item: PullRequest) -> Pulled:
     return Pulled(in_order(load_leased(connection, [item.lease.token])), ended)
 
 
-def _heads(connection: Connection, item: PullRequest, priority: int, count: int) -> list[Candidate]:
+def _heads(connection: Connection, item: PullRequest, priority: int, count: int, taken_at: float) -> list[Candidate]:
     """Due heads, the oldest first."""
     values = {"subscription_id": item.subscription_id, "priority": priority, "now": item.now, "count": count}
-    rows = fetch(connection, DUE_TO_PULL, **values)
+    rows = fetch(connection, DUE_TO_PULL, **values, taken_at=taken_at)
     return [
         Candidate(id, job_uid, sequence, size_bytes or 0, created_at)
         for id, job_uid, sequence, size_bytes, created_at, due_at in sorted(rows, key=lambda row: (row[5], row[0]))

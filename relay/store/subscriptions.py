@@ -13,7 +13,7 @@ from relay.core.declared import Change, changed_fields, current_secret
 from relay.core.filters import filters_key
 from relay.core.handshake import WAITS
 from relay.core.records import CallbackRoom, Page, SubscriptionRoom, WantedCallback
-from relay.core.subscription import SigningSecret, Subscription
+from relay.core.subscription import PULL, SigningSecret, Subscription
 from relay.core.summary_events import ClosedBecause
 from relay.errors import Conflict
 from relay.store.cancellation import CANCEL_CHUNK, cancel_some
@@ -399,7 +399,7 @@ class SubscriptionStore(Scoped):
             for name in (*FIXED, *OF_ITS_STATE, *OF_THE_SINK, "callback"):
                 del values[name]
             if subscription.reached_by != before.reached_by:
-                values |= {**_tried_anew(row, now), "refresh_until": None}
+                values |= {**_tried_anew(row, subscription, now), "refresh_until": None}
                 ended.append(self._end_incident(connection, subscription.id, "subscription_resumed", now))
             if _told_by(subscription) == _told_by(before):
                 values["config"][TOLD_SINCE] = row.config.get(TOLD_SINCE)
@@ -648,9 +648,12 @@ def _failing(connection: Connection) -> dict[str, float]:
     return {row.id: row.failing_since for row in run(connection, FAILING)}
 
 
-def _tried_anew(row: Row[Any], now: float) -> dict[str, Any]:
+def _tried_anew(row: Row[Any], subscription: Subscription, now: float) -> dict[str, Any]:
     """The columns that change if the sink is reached in a new way from `now` on. A sink that answered 410 Gone stays
-    disabled."""
+    disabled. Without a sink there is nothing to probe."""
+    if row.state == "disabled" and subscription.kind == PULL:
+        free = {"state": "enabled", "state_since": now, "state_reason": "has no sink", "probe_at": None}
+        return {**dict.fromkeys(OF_THE_SINK), **free}
     if row.state == "disabled":
         return {} if row.probe_at is None else {"probe_at": now}
     forgotten = dict.fromkeys(OF_THE_SINK)

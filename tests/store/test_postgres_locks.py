@@ -4,6 +4,7 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -22,6 +23,7 @@ from relay.store.locks import CHANGE, MATCH, hold, incidents_of, locking, row_of
 from relay.store.statements import json_list
 from relay.store.store import Store
 from tests.support.lock_order import watched_order
+from tests.support.pull_kit import SUB, TYPES, Program
 from tests.support.scale import scaled
 from tests.support.store_databases import emptied_postgres
 from tests.support.store_kit import (
@@ -160,23 +162,46 @@ class Storm:
             await store.groups.close(group, None, NOW + nth)
 
 
-async def test_storm_of_changes_from_two_nodes_meets_no_deadlock(
-    store: Store, other: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    conflicts: list[str] = []
+@pytest.fixture
+def conflicts(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The conflicts that transactions have met."""
+    found: list[str] = []
     is_conflict = postgres_writer.is_conflict
 
     def counted(error: Exception) -> bool:
-        found = is_conflict(error)
-        conflicts.extend([str(error)] if found else [])
-        return found
+        is_one = is_conflict(error)
+        found.extend([str(error)] if is_one else [])
+        return is_one
 
     monkeypatch.setattr(postgres_writer, "is_conflict", counted)
+    return found
+
+
+async def test_storm_of_changes_from_two_nodes_meets_no_deadlock(
+    store: Store, other: Store, conflicts: list[str]
+) -> None:
     storm = Storm((store, other))
     await storm.begin()
     for _ in range(scaled(12, 120)):
         await asyncio.gather(*(storm.step() for _ in range(24)))
 
+    assert conflicts == []
+
+
+async def test_acknowledgements_of_one_key_at_two_nodes_meet_no_deadlock(
+    store: Store, other: Store, conflicts: list[str]
+) -> None:
+    of = replace(SUB, types=TYPES)
+    await store.subscriptions.create(of)
+    programs = [Program(node, of) for node in (store, other)]
+    for turn in range(3):
+        await store.published.record([publication(f"{turn} {n}", key=f"{turn} {n // 3}") for n in range(15)])
+        claimed = await programs[0].pull(lease_seconds=10)
+        assert len(claimed) >= 15
+        acked = (programs[n % 2].ack(one) for n, one in enumerate(claimed[turn:]))
+        programs[0].now += 10
+        programs[1].now += 10
+        await asyncio.gather(*acked, *(program.pulls.end_leases(of) for program in programs))
     assert conflicts == []
 
 

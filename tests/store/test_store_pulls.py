@@ -7,13 +7,14 @@ from typing import Any
 
 import pytest
 
+from relay.core.bundles import Bundle, Room
 from relay.core.erasure import ErasureRequest
 from relay.core.events import DELIVERY_EXPIRED
 from relay.core.pulls import Lag
 from relay.core.replay import ReplayRequest
 from relay.store.store import Store
 from tests.support.pull_kit import SUB, TYPES, Program, jobs, places, published
-from tests.support.store_kit import NOW, deliveries, poll, rows, states, subscription, together
+from tests.support.store_kit import NOW, claim, deliveries, lease, poll, rows, states, subscription, together
 
 
 @pytest.fixture
@@ -269,6 +270,43 @@ async def test_dispatchers_claims_never_share_a_lease_with_pulls(program: Progra
     assert await program.store.holders.release(["pull/sub_pull/1"], NOW) == 0 if program.store.database.shared else True
     assert one.lease_token.startswith("pull/sub_pull/")
     assert "." not in one.lease_token
+
+
+async def test_lease_of_a_node_that_is_gone_ends_for_programs_too(store: Store) -> None:
+    """The subscription had a sink when the node began to send."""
+    await store.subscriptions.create(subscription(SUB.id))
+    program, uids = Program(store), await jobs(store, 2)
+    assert len(await claim(store, SUB.id, 1, now=NOW + 1, lease=lease(until=NOW + 45))) == 1
+    await store.subscriptions.replace(SUB, NOW + 1)
+    assert await program.pull() == ()
+    program.now = NOW + 45
+    assert places(await program.pull(), uids) == [(0, 1), (0, 2)]
+
+
+async def test_lease_of_a_bundle_that_is_gone_ends_for_programs_too(store: Store) -> None:
+    await store.subscriptions.create(subscription(SUB.id))
+    program, uids = Program(store), await jobs(store, 2)
+    bundle = Bundle(max_events=10, wait_seconds=0.0, max_bytes=1_000_000, own_outcomes=True)
+    until = lease(until=NOW + 45)
+    found = await store.deliveries.claim_bundle(SUB.id, (0, 1, 2), bundle, Room(count=1), 1, NOW + 1, until)
+    assert [len(one) for one in found.requests] == [2]
+    await store.subscriptions.replace(SUB, NOW + 1)
+    assert await program.pull() == ()
+    program.now = NOW + 45
+    first = await program.pull()
+    await program.ack(*first)
+    assert places([*first, *await program.pull()], uids) == [(0, 1), (0, 2)]
+
+
+async def test_subscription_whose_sink_was_disabled_is_enabled_once_it_has_none(store: Store) -> None:
+    await store.subscriptions.create(subscription(SUB.id))
+    uids = await jobs(store, 1)
+    await store.subscriptions.set_state(SUB.id, "disabled", NOW, "http_410")
+    await store.subscriptions.replace(SUB, NOW + 1)
+    found = await store.subscriptions.get(SUB.id)
+    assert found is not None
+    assert (found.state, found.state_reason) == ("enabled", "has no sink")
+    assert places(await Program(store).pull(), uids) == [(0, 1)]
 
 
 async def test_lag_counts_what_is_not_acknowledged(program: Program) -> None:
