@@ -40,7 +40,7 @@ ATTRIBUTE_NAME = re.compile(r"[a-z0-9]{1,64}", re.ASCII)
 """Names of attributes that other programs publish. The relay's own have at most 20 characters."""
 FREE_TYPE = re.compile(r"(?!\.)(?!.*\.\.)[!-~]{1,200}(?<!\.)", re.ASCII)
 """The form of a type that other programs publish."""
-_RELAY_PREFIX = "relay."
+RELAY_PREFIX = "relay."
 _MISSPELT = 0.9
 """From this likeness on, a type is a known one misspelt."""
 
@@ -422,7 +422,7 @@ def is_misspelt(name: str, known: Iterable[str]) -> bool:
 
 def reserved_prefix(name: str, known: Iterable[str]) -> str | None:
     """The prefix of known types under which a type is; None if it is under none."""
-    prefixes = {_RELAY_PREFIX, *(f"{one.rpartition('.')[0]}." for one in known if not one.startswith(_RELAY_PREFIX))}
+    prefixes = {RELAY_PREFIX, *(f"{one.rpartition('.')[0]}." for one in known if not one.startswith(RELAY_PREFIX))}
     return next((one for one in sorted(prefixes) if name.lower().startswith(one)), None)
 
 

@@ -7,6 +7,7 @@ from relay.core import relay_events
 from relay.core.delivery import Attempt, Claimed, OutboundRequest, Response, Shown
 from relay.core.dialogue import Memory
 from relay.core.events import DELIVERY_UNCERTAIN, Event, relay_event
+from relay.core.filters import RELAY_PREFIX
 from relay.core.subscription import Subscription
 from relay.core.text import storable
 from relay.ids import new_id
@@ -79,7 +80,7 @@ def _ended(claimed: Claimed, attempt: Attempt, reason: str) -> dict[str, Any]:
         "event_id": claimed.event.id,
         "event_type": claimed.event.type,
         "subscription_id": claimed.subscription_id,
-        "job_id": claimed.event.subject,
+        "job_id": None if claimed.event.job_uid is None else claimed.event.subject,
         "attempts": attempt.number,
         "last_error": attempt.error or reason,
     }
@@ -97,7 +98,7 @@ def expired_event(
 ) -> Event | None:
     """The event that a delivery is dead. None if its own event is about the relay: a dead sink subscribed to those
     would cause new ones forever. `owner`: the subscription's."""
-    if claimed.event.job_uid is None:
+    if claimed.event.type.startswith(RELAY_PREFIX):
         return None
     data = relay_events.delivery_expired_data(
         **_ended(claimed, attempt, reason),
@@ -118,7 +119,7 @@ def uncertain_event(
     memory: Memory,
 ) -> Event | None:
     """The event that a delivery is uncertain. None as for `expired_event`. `memory`: what is remembered of it."""
-    if claimed.event.job_uid is None:
+    if claimed.event.type.startswith(RELAY_PREFIX):
         return None
     data = relay_events.delivery_uncertain_data(
         **_ended(claimed, attempt, reason),

@@ -5,11 +5,12 @@ from typing import Any
 import pytest
 
 from relay.core.delivery import Claimed, Outcome, Response
+from relay.core.events import Event
 from relay.core.subscription import Subscription
 from relay.delivery.credentials import Sent
 from relay.delivery.outcomes import FinishedAttempt, NextClaim, Policy, attempt_result
 from relay.delivery.settings import DeliverySettings
-from tests.support.store_kit import NOW, job_event
+from tests.support.store_kit import NOW, job_event, publication, relay_event
 
 DAY_SECONDS = 86_400.0
 SKIP = Outcome(verdict="skip", reason="unmatched")
@@ -17,13 +18,24 @@ SHOWN = Outcome(verdict="delivered", reason="dry_run")
 UNCERTAIN = Outcome(verdict="uncertain", reason="timeout", in_doubt=True)
 
 
-def result(outcome: Outcome, *, probe: bool = False, failing_since: float | None = None, **fields: Any) -> Any:
+REFUSED = Outcome(verdict="dead", reason="400")
+NEWS_OF_AN_ACCOUNT = relay_event("ai.revor.account.needs_reconnect", subject="linkedin-1")
+
+
+def result(
+    outcome: Outcome,
+    *,
+    probe: bool = False,
+    failing_since: float | None = None,
+    event: Event | None = None,
+    **fields: Any,
+) -> Any:
     subscription = Subscription(
         id="sub_1", sink="https://sink.test/", created_at=0.0, **{"state_since": NOW - DAY_SECONDS, **fields}
     )
     claimed = Claimed(
         id="dlv_1",
-        event=job_event("job_1", 1),
+        event=event or job_event("job_1", 1),
         subscription_id="sub_1",
         job_uid="job_1",
         lease_token="t",
@@ -50,6 +62,27 @@ def test_state_of_the_delivery(outcome: Outcome, state: str, reason: str) -> Non
     found = result(outcome)
     assert (found.state, found.reason, found.due_at, found.disable) == (state, reason, None, None)
     assert found.attempt.next_attempt_at is None
+
+
+@pytest.mark.parametrize("outcome", [REFUSED, UNCERTAIN])
+@pytest.mark.parametrize(
+    ("event", "job"),
+    [
+        (job_event("job_1", 1), "subject of job_1"),
+        (publication("1", subject="order 1").event, None),
+        (publication("2", key="order 2").event, None),
+        (NEWS_OF_AN_ACCOUNT, None),
+    ],
+)
+def test_delivery_that_is_given_up_is_told(outcome: Outcome, event: Event, job: str | None) -> None:
+    (told,) = result(outcome, event=event).events
+    data = told.document()["data"]
+    assert (data["event"], data["event_type"], data["job"]) == (event.id, event.type, job)
+
+
+@pytest.mark.parametrize("outcome", [REFUSED, UNCERTAIN])
+def test_delivery_of_an_event_about_the_relay_causes_no_event(outcome: Outcome) -> None:
+    assert result(outcome, event=relay_event("relay.delivery.expired")).events == ()
 
 
 @pytest.mark.parametrize("outcome", [SKIP, SHOWN])
