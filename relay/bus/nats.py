@@ -42,6 +42,7 @@ class Nats:
         self._gone = False
         self._waiting: dict[asyncio.Future[Any], str] = {}
         """Acknowledgements that are missing, and the subjects of their messages."""
+        self._replies = 0
         self._denials = 0
         self._denied = ""
 
@@ -81,7 +82,13 @@ class Nats:
     async def publish(self, messages: Sequence[Message], results: list[Published | None]) -> None:
         """See `Publisher`."""
         self._answers.expect(messages)
-        await publish_in_order(messages, results, self._one)
+        replies = self._replies
+        try:
+            await publish_in_order(messages, results, self._one)
+        except asyncio.CancelledError:
+            if self._replies == replies:  # to none, of any subject: the connection may be half open
+                self._gone = True
+            raise
 
     async def _one(self, message: Message) -> Published:
         headers = {**dict(message.headers), "Nats-Msg-Id": message.id}
@@ -104,6 +111,7 @@ class Nats:
     async def _replied(self, reply: Any) -> None:
         """An acknowledgement, or why there is none. The library's own function raises an error of JetStream where
         nobody is, and the message would wait for ever."""
+        self._replies += 1
         future = self._jetstream._publish_async_futures.get(reply.subject.rpartition(".")[2])
         if future is not None and not future.done():
             future.set_result(read_reply((reply.headers or {}).get("Status"), reply.data))

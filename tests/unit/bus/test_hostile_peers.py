@@ -192,6 +192,23 @@ async def test_nothing_is_sent_to_a_nats_server_that_strips_tls():
     assert heard in ([b""], [])
 
 
+async def test_connection_on_which_nothing_comes_back_is_replaced():
+    """A network that drops packets closes no connection."""
+    connected: list[int] = []
+
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connected.append(1)
+        await says(INFO + PONG)(reader, writer)
+
+    async with peer(silent) as port, publishers() as made:
+        broker = read_sink(f"nats://127.0.0.1:{port}")
+        assert broker is not None
+        for _ in range(2):
+            (found,) = await made.publish(broker, [Message(destination="jobs", body=b"{}", id="evt_1")], SECONDS)
+            assert found.error == "timeout"
+    assert len(connected) == 2
+
+
 async def test_answers_to_what_was_published_have_room():
     """A broker that sends returned messages back may send as much as it got."""
     answers = Answers()
