@@ -16,6 +16,7 @@ from relay.core.published import (
     Refused,
     document_of_binary,
     identity_of,
+    is_stream,
     read_document,
     stream_of,
 )
@@ -242,6 +243,13 @@ def test_identities_and_streams_of_owners_are_apart():
     assert identity_of(None, "/s", "1") == identity_of(None, "/s", "1") != identity_of(None, "/s1", "")
     assert len({stream_of(owner, "k") for owner in (None, "a/b")}) == 2
     assert dumps(stream_of(None, "k"))
+
+
+@pytest.mark.parametrize(
+    ("order_key", "expected"), [(stream_of(None, "k"), True), ("job_01", False), ("", False), (None, False)]
+)
+def test_order_is_kept_by_a_stream_or_by_something_else(order_key: str | None, expected: bool) -> None:
+    assert is_stream(order_key) is expected
 
 
 def test_sample_of_a_published_event_is_one_that_could_be_published():
