@@ -20,6 +20,7 @@ from relay.bus.kafka_wire import Batch, Identity, Place
 from relay.bus.publishers import CannotConnect, causes_of, named
 from relay.clock import Clock, wall_clock
 from relay.core.bus import Broker, Message, Published
+from relay.tasks import Tasks
 
 _errors = needed("aiokafka.errors", "kafka")
 
@@ -127,6 +128,8 @@ class Kafka:
         self._topics: dict[str, _Topic] = {}
         self._reading = asyncio.Lock()
         self._lanes: dict[Place, _Lane] = {}
+        self._waiting: dict[wire.Connection, dict[Place, tuple[bytes, asyncio.Future[tuple[int, int]]]]] = {}
+        self._tasks = Tasks()
         self._closed = False
 
     @property
@@ -165,6 +168,7 @@ class Kafka:
         self._connections.clear()
         if gone:
             await asyncio.wait(gone)
+        await self._tasks.drain()
 
     # --- which partition
 
@@ -411,7 +415,7 @@ class Kafka:
                 lane.sequence = lane.tries = 0
             lane.tries += 1
             records = wire.encoded(batch, lane.identity, lane.sequence)
-            code, offset = _stored(await self._answer(connection, wire.produce_request(place, records)), place)
+            code, offset = await self._produced(connection, place, records)
         except CannotConnect as why:
             return Published(error=why.error, detail=str(why))
         if code == _OK or (code == _DUPLICATE and lane.tries > 1):
@@ -423,6 +427,39 @@ class Kafka:
         if said not in _PASSING_RESULTS:
             lane.forget()  # its numbers may have been used by an earlier try
         return said
+
+    async def _produced(self, connection: wire.Connection, place: Place, records: bytes) -> tuple[int, int]:
+        """Sends records, in one request with those that other lanes send at this moment: a node answers one request of
+        a connection after the other. Returns an error code and the offset."""
+        answer: asyncio.Future[tuple[int, int]] = asyncio.get_running_loop().create_future()
+        waiting = self._waiting.setdefault(connection, {})
+        waiting[place] = (records, answer)
+        if len(waiting) == 1:
+            self._tasks.start(self._exchange(connection))
+        try:
+            return await answer
+        except asyncio.CancelledError:
+            connection.close()  # it may be half open
+            raise
+
+    async def _exchange(self, connection: wire.Connection) -> None:
+        await asyncio.sleep(0)  # lanes that begin together
+        waiting = self._waiting.pop(connection)
+        try:
+            request = wire.produce_request({place: records for place, (records, _) in waiting.items()})
+            answers = _stored(await self._answer(connection, request))
+        except CannotConnect as why:
+            for _, answer in waiting.values():
+                if not answer.done():
+                    answer.set_exception(CannotConnect(why.error, str(why)))
+            return
+        for place, (_, answer) in waiting.items():
+            if answer.done():
+                continue
+            if place in answers:
+                answer.set_result(answers[place])
+            else:
+                answer.set_exception(CannotConnect("protocol", "the broker answered for other partitions"))
 
     def _now(self) -> float:
         return asyncio.get_running_loop().time()
@@ -451,12 +488,11 @@ def _topic(answer: Any, now: float) -> _Topic:
     return _Topic(tuple((partition, None if node < 0 else node) for partition, node in leaders), read_at=now)
 
 
-def _stored(answer: Any, place: Place) -> tuple[int, int]:
-    """The error code and the offset of the only batch in a request. Raises CannotConnect."""
-    match answer.topics:
-        case [(place.topic, [(place.partition, code, offset, *_)])]:
-            return int(code), int(offset)
-    raise CannotConnect("protocol", "the broker answered for another partition")
+def _stored(answer: Any) -> dict[Place, tuple[int, int]]:
+    try:
+        return wire.stored(answer)
+    except (TypeError, ValueError):
+        raise CannotConnect("protocol", "the broker's answer makes no sense") from None
 
 
 def _said(code: int) -> Published:

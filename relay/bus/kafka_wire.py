@@ -5,7 +5,7 @@ What a node answers is limited: the size of a response, and the work that a logi
 
 import ssl
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -150,14 +150,26 @@ def identity_request() -> Any:
     return _transaction.InitProducerIdRequest(transactional_id=None, transaction_timeout_ms=2**31 - 1)
 
 
-def produce_request(place: Place, records: bytes) -> Any:
-    """Stores records on all in-sync replicas (`acks=all`)."""
+def produce_request(records: Mapping[Place, bytes]) -> Any:
+    """Stores records of several partitions on all in-sync replicas (`acks=all`)."""
+    topics: dict[str, list[tuple[int, bytes]]] = {}
+    for place, batch in records.items():
+        topics.setdefault(place.topic, []).append((place.partition, batch))
     return _produce.ProduceRequest(
         transactional_id=None,
         required_acks=-1,
         timeout=int(REQUEST_SECONDS * 1000),
-        topics=[(place.topic, [(place.partition, records)])],
+        topics=list(topics.items()),
     )
+
+
+def stored(answer: Any) -> dict[Place, tuple[int, int]]:
+    """The error code and the offset of each partition in the answer to `produce_request`."""
+    return {
+        Place(topic, partition): (int(code), int(offset))
+        for topic, partitions in answer.topics
+        for partition, code, offset, *_ in partitions
+    }
 
 
 def encoded(batch: Batch, identity: Identity, sequence: int) -> bytes:

@@ -128,7 +128,7 @@ async def rabbitmq(folder: Path) -> AsyncIterator[tuple[str, str, dict[str, Any]
         raise Missing(str(why)) from None
     import aiormq
 
-    async with rabbitmq_server(folder) as server:
+    async with rabbitmq_server(rabbitmq_root(), folder) as server:
         address = f"127.0.0.1:{server.process.port}"
         connection = await aiormq.connect(f"amqp://guest:guest@{address}/")
         channel = await connection.channel(publisher_confirms=True)

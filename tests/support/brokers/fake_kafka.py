@@ -134,23 +134,30 @@ class FakeKafka:
         return MetadataResponse_v5(0, nodes, "fake", 1, found)
 
     def _store(self, request: Any) -> bytes | str:
-        [(topic, [(partition, records)])] = request.topics
         step = self.steps.pop(0) if self.steps else 0
+        answers = [
+            (topic, [(partition, *self._stored(partition, records, step), -1, 0) for partition, records in partitions])
+            for topic, partitions in request.topics
+        ]
+        if isinstance(step, str):
+            return step
+        answer: bytes = ProduceResponse_v7(answers, 0).encode()
+        return answer
+
+    def _stored(self, partition: int, records: bytes, step: int | str) -> tuple[int, int]:
+        """An error code, and an offset."""
         batch: Any = MemoryRecords(records).next_batch()
         found = list(batch)
         count, place = len(found), (batch.producer_id, partition)
         self.batches.append((batch.producer_id, batch.base_sequence, count))
-        code, offset = (0, len(self.stored)) if isinstance(step, str) else (step, -1)
         if count > self.max_records:
-            code = 10
-        elif step == 0 or isinstance(step, str):
-            expected = self._numbers[place]
-            if batch.base_sequence == expected:
-                self._numbers[place] += count
-                self.stored += [(partition, one.key, one.value) for one in found]
-            elif batch.base_sequence + count != expected:
-                code = 45
-        if isinstance(step, str):
-            return step
-        answer: bytes = ProduceResponse_v7([(topic, [(partition, code, max(0, offset), -1, 0)])], 0).encode()
-        return answer
+            return 10, 0
+        if isinstance(step, int) and step != 0:
+            return step, 0
+        offset, expected = len(self.stored), self._numbers[place]
+        if batch.base_sequence == expected:
+            self._numbers[place] += count
+            self.stored += [(partition, one.key, one.value) for one in found]
+        elif batch.base_sequence + count != expected:
+            return 45, 0
+        return 0, offset

@@ -77,6 +77,14 @@ async def test_messages_of_one_key_are_stored_in_their_order():
         assert all(found == sorted(set(found)) * 3 for found in by_key.values())
 
 
+async def test_partitions_of_one_node_share_a_request():
+    async with opened(FakeKafka(topics={"orders": [1, 1, 1, 1]})) as world:
+        await world.publish(*(message(n, f"key {n}") for n in range(50)))
+        asked = world.node.requests.count(PRODUCE)
+        await world.publish(*(message(n, f"key {n}") for n in range(50)))
+        assert (world.node.requests.count(PRODUCE) - asked, len(world.node.batches)) == (1, 8)
+
+
 async def test_messages_without_a_key_keep_their_order_too():
     async with opened(FakeKafka(topics={"orders": [1, 1, 1, 1]})) as world:
         assert await world.publish(*(replace(message(n, None), order="job") for n in range(5))) == [None] * 5
