@@ -24,8 +24,9 @@ MAX_STREAMS_OF_CALLER = 100
 MAX_WAITS = 10_000
 MAX_WAITS_OF_CALLER = 5_000
 MAX_PULLS = 5_000
-MAX_PULLS_OF_CALLER = 64
-"""Of one subscription: each may hold an answer of 8 MiB."""
+MAX_PULLS_OF_CALLER = 2_000
+MAX_PULLS_OF_SUBSCRIPTION = 64
+"""Of one caller: each may hold an answer of 8 MiB."""
 MAX_TESTS = 64
 MAX_TESTS_OF_CALLER = 8
 """Test events being sent. They take no slot of the dispatcher, so nothing else limits them."""
@@ -277,7 +278,8 @@ class Admission:
         streams = "too_many_streams"
         self.streams = ConcurrencyLimit("event streams", MAX_STREAMS, MAX_STREAMS_OF_CALLER, code=streams)
         self.waits = ConcurrencyLimit("waiting requests", MAX_WAITS, MAX_WAITS_OF_CALLER, code=streams)
-        self.pulls = ConcurrencyLimit("pulls of the subscription", MAX_PULLS, MAX_PULLS_OF_CALLER)
+        self.pulls = ConcurrencyLimit("pulls", MAX_PULLS, MAX_PULLS_OF_CALLER)
+        self.pulls_of_one = ConcurrencyLimit("pulls of the subscription", MAX_PULLS, MAX_PULLS_OF_SUBSCRIPTION)
         """By caller and subscription."""
         self.tests = ConcurrencyLimit("tests of subscriptions", MAX_TESTS, MAX_TESTS_OF_CALLER)
         self.previews = ConcurrencyLimit("previews", MAX_PREVIEWS, MAX_PREVIEWS_OF_CALLER)

@@ -26,7 +26,9 @@ from relay.core.subscription import PULL, Subscription
 from relay.errors import Conflict, NotFound, Unauthorized
 
 SLICE_SECONDS = 1.0
-"""How often a wait looks whether the node stops, or its caller is gone. It reads nothing."""
+"""How often a wait looks whether the node stops, or its token was revoked. It reads nothing."""
+GONE_SECONDS = 5.0
+"""How often it looks whether its caller is gone, which costs more than all else of thousands of waits."""
 _DELIVERY_ID = re.compile("dlv_[0-9a-z]{26}")
 
 Reason = Literal["paused", "disabled", "pending"]
@@ -146,12 +148,13 @@ async def pull_deliveries(call: Call) -> Response:
     """
     wanted = validate(PullRequest, call.document)
     subscription = await _find(call)
-    with call.ports.admission.pulls.held(f"{call.caller} {subscription.id}"):
+    admission = call.ports.admission
+    with admission.pulls.held(call.caller), admission.pulls_of_one.held(f"{call.caller} {subscription.id}"):
         return await _pulled(call, subscription, wanted)
 
 
 async def _pulled(call: Call, subscription: Subscription, wanted: PullRequest) -> Response:
-    pulls, left = call.ports.pulls, wanted.wait_seconds
+    pulls, left, unseen = call.ports.pulls, wanted.wait_seconds, 0.0
     with pulls.arrivals.watch(subscription.id) as watch:
         while True:
             if subscription.state == "enabled":
@@ -163,12 +166,14 @@ async def _pulled(call: Call, subscription: Subscription, wanted: PullRequest) -
             arrived = False
             while left > 0 and not arrived and not call.ports.node.stopping:
                 turn = min(left, SLICE_SECONDS)
-                left -= turn
+                left, unseen = left - turn, unseen + turn
                 arrived = await watch.wait(turn)
                 if not call.is_allowed:
                     raise Unauthorized(TOKEN_GONE)
-                if await call.request.is_disconnected():
-                    left, arrived = 0.0, False  # nobody would acknowledge what it gets
+                if arrived or unseen >= GONE_SECONDS:
+                    unseen = 0.0
+                    if await call.request.is_disconnected():
+                        left, arrived = 0.0, False  # nobody would acknowledge what it gets
             if not arrived:
                 break
             subscription = await _find(call)

@@ -15,6 +15,7 @@ OPS, TEAM = ({"Authorization": f"Bearer {token}"} for token in ("rl_admin", "rl_
 
 LIMITED = {
     "pulls": ("POST", "/v1/subscriptions/{id}/pull", {}),
+    "pulls_of_one": ("POST", "/v1/subscriptions/{id}/pull", {}),
     "tests": ("POST", "/v1/subscriptions/{id}/test", {}),
     "batches": ("POST", "/v1/jobs/batch", {"jobs": [{"id": "a"}]}),
     "erasures": ("POST", "/v1/erasures", {"job": "a"}),
@@ -32,7 +33,7 @@ async def subscribe(client: Any, body: Any = SUBSCRIPTION, **headers: str) -> st
 @pytest.mark.parametrize("limit", LIMITED)
 async def test_requests_that_take_long_are_limited(limit: str, world: World, open_client: Callable[..., Any]) -> None:
     client = open_client()
-    id = await subscribe(client, {"protocol": "PULL"} if limit == "pulls" else SUBSCRIPTION)
+    id = await subscribe(client, {"protocol": "PULL"} if limit.startswith("pulls") else SUBSCRIPTION)
     client._transport.app = api = create_api(world.ports(), world.proxy)
     limits = api.context.ports.admission
     method, path, body = LIMITED[limit]
@@ -42,9 +43,22 @@ async def test_requests_that_take_long_are_limited(limit: str, world: World, ope
     assert (refused.status_code, refused.json()["code"]) == (429, "too_many_requests")
     assert refused.headers["Retry-After"] == "5"
     held.limit = before
-    for _ in range(held.limit_of_caller + 1):  # each gives its place back
+    for _ in range(min(held.limit_of_caller, 100) + 1):  # each gives its place back
         assert (await client.request(method, path.format(id=id), json=body)).status_code < 300
     assert held.taken == 0
+
+
+async def test_token_cannot_take_the_pulls_of_all_others(world: World, open_client: Callable[..., Any]) -> None:
+    client = open_client(tokens=TOKENS, dev=False)
+    id = await subscribe(client, {"protocol": "PULL"}, **TEAM)
+    client._transport.app = api = create_api(world.ports(tokens=TOKENS, dev=False), world.proxy)
+    pulls = api.context.ports.admission.pulls
+    assert pulls.limit_of_caller < pulls.limit / 2
+    pulls.limit_of_caller = 0
+    refused = await client.post(f"/v1/subscriptions/{id}/pull", json={}, headers=TEAM)
+    assert refused.status_code == 429
+    assert "of this token" in refused.json()["detail"]
+    assert pulls.taken == api.context.ports.admission.pulls_of_one.taken == 0
 
 
 async def test_tests_that_a_sink_holds_up_are_limited_for_each_token(

@@ -138,6 +138,24 @@ async def test_wait_ends_when_the_node_stops(client, world, sub, monkeypatch):
     assert (await asyncio.wait_for(waiting, 5))["items"] == []
 
 
+@pytest.mark.parametrize(("gone_seconds", "arrives"), [(0.0, False), (60.0, True)])
+async def test_caller_that_is_gone_is_handed_nothing(client, world, sub, monkeypatch, gone_seconds, arrives):
+    async def is_gone(self):
+        return True
+
+    monkeypatch.setattr(pulling, "SLICE_SECONDS", 0.01)
+    monkeypatch.setattr(pulling, "GONE_SECONDS", gone_seconds)
+    with monkeypatch.context() as context:
+        context.setattr("starlette.requests.Request.is_disconnected", is_gone)
+        waiting = asyncio.create_task(pull(client, sub, wait_seconds=30))
+        await asyncio.sleep(0.1)
+        assert waiting.done() is not arrives
+        await publish(world, 1)
+        world.arrivals.event_recorded()
+        assert (await asyncio.wait_for(waiting, 5))["items"] == []
+    assert len((await pull(client, sub))["items"]) == 1
+
+
 async def test_wait_ends_with_its_subscription(client, world, sub):
     waiting = asyncio.create_task(pull(client, sub, status=404, wait_seconds=30))
     await asyncio.sleep(0.1)
