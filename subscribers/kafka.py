@@ -62,6 +62,8 @@ class Kafka(ToBroker):
         match name:
             case "topicname" if _TOPIC.fullmatch(text) is None or text in (".", ".."):
                 return "a topic has 1 to 249 letters, digits, dots, dashes and underscores"
+            case "topicname" if text.startswith("__"):
+                return "topics that begin with __ are the cluster's own: __consumer_offsets, for one"
             case "partitionkeyextractor" if len(text) > MAX_KEY_CHARACTERS:
                 return f"a key has at most {MAX_KEY_CHARACTERS} characters"
             case "saslmechanism" if text not in MECHANISMS:

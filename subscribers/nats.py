@@ -17,6 +17,8 @@ from subscribers.brokers import ToBroker, is_template, settings_of
 MAX_SUBJECT_CHARACTERS = 500
 _SUBJECT = re.compile(r"[^\s.*>\x00-\x1f\x7f]+(?:\.[^\s.*>\x00-\x1f\x7f]+)*")
 _NOT_IN_SUBJECTS = re.compile(r"[\s*>\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+_RESERVED = ("$", "_INBOX.")
+"""The servers' own subjects, and those of answers."""
 
 
 class Nats(ToBroker):
@@ -40,10 +42,10 @@ class Nats(ToBroker):
 
     def problem_of(self, name: str, text: str) -> str | None:
         """See `ToBroker`."""
-        if len(text) > MAX_SUBJECT_CHARACTERS or _SUBJECT.fullmatch(text) is None or text.startswith("$"):
+        if len(text) > MAX_SUBJECT_CHARACTERS or _SUBJECT.fullmatch(text) is None or text.startswith(_RESERVED):
             return (
-                f"a subject has at most {MAX_SUBJECT_CHARACTERS} characters, in words between dots, without spaces, "
-                "wildcards and a $ at its start"
+                f"a subject has at most {MAX_SUBJECT_CHARACTERS} characters, in words between dots, without spaces and "
+                "wildcards, and does not begin with $ or _INBOX"
             )
         return None
 

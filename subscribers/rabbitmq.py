@@ -20,6 +20,9 @@ from subscribers.brokers import ToBroker, is_template, settings_of
 MAX_NAME_BYTES = 255
 MAX_HEADERS_BYTES = 65_536
 """AMQP 0-9-1 sends all headers in one frame, of 128 KiB by default."""
+_RESERVED = "amq."
+"""How names begin that RabbitMQ reserves: default exchanges, temporary queues, and `amq.rabbitmq.reply-to`, by which a
+message goes to a client that waits for an answer."""
 _ADDRESS = re.compile(r"/(?:queues/([^/]+)|exchanges/([^/]+)(?:/([^/]*))?)")
 
 
@@ -61,6 +64,9 @@ class RabbitMq(ToBroker):
         address = self.rendered(event, subscription, context, clean)["address"]
         parts = _ADDRESS.fullmatch(address)
         queue, exchange, key = ("", "", "") if parts is None else (unquote(part or "") for part in parts.groups())
+        if (queue or exchange).startswith(_RESERVED) and not _names_reserved(settings_of(subscription)["address"]):
+            detail = f"names that begin with {_RESERVED} are RabbitMQ's own: an event cannot choose one"
+            raise NotRenderable([FieldError(pointer="/protocolsettings/address", code="invalid", detail=detail)])
         content_type, headers, body = self.content(event, subscription)
         if len(content_type) > MAX_NAME_BYTES:
             detail = f"RabbitMQ takes a content type of at most {MAX_NAME_BYTES} characters: use structured mode"
@@ -77,6 +83,11 @@ class RabbitMq(ToBroker):
             content_type=content_type,
             order=order_of(event, subscription),
         )
+
+
+def _names_reserved(address: str) -> bool:
+    """True if an address, which may be a template, itself begins with a name that is RabbitMQ's own."""
+    return address.startswith((f"/queues/{_RESERVED}", f"/exchanges/{_RESERVED}"))
 
 
 def clean(text: str) -> str:

@@ -101,6 +101,40 @@ def test_destination_that_the_broker_would_refuse_is_not_rendered(kind, settings
     assert [error.pointer for error in caught.value.errors] == [pointer]
 
 
+@pytest.mark.parametrize(
+    ("kind", "settings", "subject"),
+    [
+        (Kafka(), {"topicname": "{{ event.subject }}"}, "__consumer_offsets"),
+        (Kafka(), {"topicname": "{{ event.subject }}"}, "$_transaction_state"),
+        (Nats(), {"subject": "{{ event.subject }}"}, "$JS.API.STREAM.DELETE.X"),
+        (Nats(), {"subject": "{{ event.subject }}.{{ event.status }}"}, "$SYS.REQ"),
+        (Nats(), {"subject": "{{ event.subject }}"}, ".._INBOX.of.another"),
+        (RabbitMq(), {"address": "/exchanges/{{ event.subject }}/x"}, "amq.fanout"),
+        (RabbitMq(), {"address": "/queues/{{ event.subject | url_decode }}"}, "%61mq.rabbitmq.reply-to.g1h2"),
+    ],
+)
+def test_event_cannot_choose_a_place_that_is_the_brokers_own(kind, settings, subject):
+    event = replace(EVENT, body=dumps({**DOCUMENT, "subject": subject}))
+    with pytest.raises(NotRenderable) as caught:
+        kind.message(event, subscription(kind, settings=settings), CONTEXT)
+    assert [error.pointer for error in caught.value.errors] == [f"/protocolsettings/{next(iter(settings))}"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "place"),
+    [
+        (Kafka(), {"topicname": "jobs.{{ event.subject }}"}, ("", "jobs.a.__b___c__2F")),
+        (Nats(), {"subject": "jobs.{{ event.subject }}"}, ("", "jobs.a.__b_$_c/%2F")),
+        (RabbitMq(), {"address": "/exchanges/amq.topic/jobs.{{ event.subject }}"}, ("amq.topic", "jobs.a.__b>$*c/%2F")),
+        (RabbitMq(), {"address": "/queues/{{ event.subject }}"}, ("", "a.__b>$*c/%2F")),
+    ],
+)
+def test_event_stays_behind_the_words_that_the_setting_begins_with(kind, settings, place):
+    event = replace(EVENT, body=dumps({**DOCUMENT, "subject": "a.__b>$*c/%2F"}))
+    message = kind.message(event, subscription(kind, settings=settings), CONTEXT)
+    assert (message.exchange, message.destination) == place
+
+
 def test_binary_mode_of_kafka_is_read_by_the_sdk():
     message = Kafka().message(EVENT, subscription(Kafka(), options={"content_mode": "binary"}), CONTEXT)
     headers = {name: value.encode() for name, value in message.headers}
@@ -170,6 +204,7 @@ def test_subscription_that_fits_is_accepted(kind):
             )
         ],
         (Kafka(), {"settings": {"topicname": "a b"}}, "/protocolsettings/topicname", "invalid"),
+        (Kafka(), {"settings": {"topicname": "__consumer_offsets"}}, "/protocolsettings/topicname", "invalid"),
         (Kafka(), {"settings": {"topicname": ".."}}, "/protocolsettings/topicname", "invalid"),
         (Kafka(), {"settings": {"topicname": "a", "ackmode": "1"}}, "/protocolsettings/ackmode", "invalid"),
         (Kafka(), {"settings": {"topicname": "a", "saslmechanism": "x"}}, "/protocolsettings/saslmechanism", "invalid"),
@@ -181,7 +216,7 @@ def test_subscription_that_fits_is_accepted(kind):
         ),
         *[
             (Nats(), {"settings": {"subject": subject}}, "/protocolsettings/subject", "invalid")
-            for subject in ("a..b", ".a", "a.*", "a.>", "a b", "$JS.API.x", "x" * 501)
+            for subject in ("a..b", ".a", "a.*", "a.>", "a b", "$JS.API.x", "_INBOX.x", "x" * 501)
         ],
         *[
             (RabbitMq(), {"settings": {"address": address}}, "/protocolsettings/address", "invalid")
