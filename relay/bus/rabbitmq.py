@@ -22,7 +22,8 @@ from relay.core.bus import CLIENT, Broker, Message, Published
 MAX_BATCHES = 16
 """Maximum batches under way on one connection."""
 MAX_EXCHANGES = 8
-"""Maximum channels of one batch: more exchanges share the last one."""
+"""Maximum channels of one batch: more exchanges share the last one. If one of them closes it, the others' messages are
+published one by one."""
 PERSISTENT = 2
 HEARTBEAT_SECONDS = 20
 MIN_FRAME_BYTES = 4096
@@ -63,16 +64,22 @@ class RabbitMq:
                 exchanges = list(dict.fromkeys(message.exchange for message in messages))
                 channels = [await self._channel() for _ in exchanges[:MAX_EXCHANGES]]
                 of = {name: channels[min(place, MAX_EXCHANGES - 1)] for place, name in enumerate(exchanges)}
-                why: dict[Any, Published] = {}
+                shared = channels[-1] if len(exchanges) > MAX_EXCHANGES else None
+                why: dict[str, Published] = {}
+                alone = asyncio.Lock()
 
                 async def one(message: Message) -> Published:
                     channel = of[message.exchange]
-                    if channel.is_closed and channel in why:
-                        return why[channel]
-                    result = await self._one(channel, message)
-                    if channel.is_closed:
-                        why.setdefault(channel, result)
-                    return result
+                    if not channel.is_closed:
+                        result = await self._one(channel, message)
+                        if result.error is None or not channel.is_closed:
+                            return result
+                        if channel is not shared:
+                            why.setdefault(message.exchange, result)
+                    async with alone:  # another exchange may have closed the channel
+                        if message.exchange not in why:
+                            return await self._alone(message, why)
+                        return why[message.exchange]
 
                 await publish_in_order(messages, results, one)
             except asyncio.CancelledError:
@@ -81,6 +88,16 @@ class RabbitMq:
                     results[:] = [result or BLOCKED for result in results]
                 raise
             self._free += [channel for channel in channels if not channel.is_closed]
+
+    async def _alone(self, message: Message, why: dict[str, Published]) -> Published:
+        """Publishes on a channel of its own. `why`: of the exchanges that close theirs."""
+        channel = await self._channel()
+        result = await self._one(channel, message)
+        if channel.is_closed:
+            why[message.exchange] = result
+        else:
+            self._free.append(channel)
+        return result
 
     async def _channel(self) -> Any:
         while self._free:

@@ -185,6 +185,22 @@ async def test_refusal_is_of_one_message_and_of_those_behind_it(node):
     assert [body for _, body in await asyncio.to_thread(node.take, "paid")] == [b"5"]
 
 
+async def test_missing_exchange_takes_no_other_with_it_however_many_there_are(node):
+    """Whoever publishes events may choose the exchange: more of them than a batch has channels share one."""
+    given = [
+        *(Message(exchange=f"gone {n}", destination="x", body=b"", id=f"gone {n}") for n in range(20)),
+        *(Message(exchange="shop", destination="order.x", body=b"%d" % n, id=f"{n}", order="a") for n in range(3)),
+        Message(destination="again", body=b"again", id="again"),
+    ]
+    async with publishers() as made:
+        found = await made.publish(node.sink(), given, 10.0)
+        assert [one.error for one in found] == [*["unknown_exchange"] * 20, *[None] * 4]
+        assert (await made.publish(node.sink(), given[-1:], 10.0))[0].error is None
+    paid = [body for _, body in await asyncio.to_thread(node.take, "paid")]
+    assert list(dict.fromkeys(paid)) == [b"0", b"1", b"2"]
+    assert {body for _, body in await asyncio.to_thread(node.take, "again")} == {b"again"}
+
+
 async def test_full_queue_refuses_and_takes_messages_again(node):
     given = [replace(one, order="a") for one in messages(3, "full")]
     async with publishers() as made:
