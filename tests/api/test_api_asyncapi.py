@@ -221,7 +221,8 @@ def test_a_message_takes_no_event_of_another_type() -> None:
 def test_every_event_can_be_pulled(type: str) -> None:
     payload = _merged(DOCUMENT["channels"]["pull"]["messages"]["Pulled"])["payload"]
     event = _event(type).document()
-    item = {"delivery_id": "dlv_01jvpq0000000000000000000c", "event": event, "attempt": 1}
+    ids = {"delivery_id": "dlv_01jvpq0000000000000000000c", "event_id": "evt_01jvpq0000000000000000000c"}
+    item = {**ids, "event": event, "attempt": 1}
     pulled = {"items": [item], "lease_ends_at": None, "lag": {"count": 1, "oldest_seconds": 0.1}, "reason": None}
     assert not faults(payload, pulled)
     assert faults(payload, {**pulled, "items": [{**item, "event": {**event, "id": 1}}]})
