@@ -4,9 +4,7 @@ A large body is cut into pieces of whole entries (`relay/core/json_pieces.py`). 
 no step takes long, and what a client sends instead of jobs is never in memory as objects all at once.
 """
 
-import asyncio
 import re
-import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -16,6 +14,7 @@ from relay.api import limits
 from relay.api.fields import Body
 from relay.api.problems import few_suggestions, invalid_parameter
 from relay.api.registration import ReadAnswer, Rejected, Rules, read_registration, rejection
+from relay.api.turns import Turns
 from relay.api.validation import validate
 from relay.core.json_pieces import SLICE_BYTES, Unbalanced, array_pieces
 from relay.core.tracking import TrackRequest
@@ -26,8 +25,6 @@ MAX_CONTAINERS = 1_000_000
 """Objects and lists of a whole batch."""
 MOST_MISTAKES = 3
 """Mistakes named for one entry."""
-TURN_SECONDS = 0.01
-"""How long a batch is worked on until other requests have their turn."""
 
 _BEFORE = re.compile(rb'\{[ \t\r\n]*"jobs"[ \t\r\n]*:[ \t\r\n]*\[')
 _AFTER = re.compile(rb"\][ \t\r\n]*\}\Z")
@@ -46,23 +43,6 @@ class JobBatch(Body):
             }
         },
     )
-
-
-class Turns:
-    """Lets other requests have their turn while this one computes for long."""
-
-    def __init__(self) -> None:
-        self._until = time.perf_counter() + TURN_SECONDS
-
-    @property
-    def over(self) -> bool:
-        """Whether the others are due. Look after each step."""
-        return time.perf_counter() >= self._until
-
-    async def next(self) -> None:
-        """Returns after the others' turn."""
-        await asyncio.sleep(0)
-        self._until = time.perf_counter() + TURN_SECONDS
 
 
 async def read_batch(

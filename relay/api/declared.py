@@ -18,7 +18,6 @@ from pydantic import Field
 from starlette.responses import Response
 from typing_extensions import TypedDict
 
-from relay.api.batches import Turns
 from relay.api.fields import Body
 from relay.api.operations import WRITES_SUBSCRIPTIONS, Answer, Call, Context, Operation
 from relay.api.problems import MAX_ERRORS, did_you_mean, request_id_of
@@ -26,6 +25,7 @@ from relay.api.resource import json_response
 from relay.api.subscription_checks import awaits_consent, read_declared, with_portal
 from relay.api.subscription_models import DeclaredSubscription, SubscriptionConfig, start_seconds
 from relay.api.subscription_views import start_view, subscription_view
+from relay.api.turns import Turns
 from relay.api.validation import invalid, under, validate
 from relay.core.audit import AuditRecord
 from relay.core.credentials import SinkCredential

@@ -9,6 +9,7 @@ from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive
 
+from relay.api.turns import SharedTurns
 from relay.core.json_pieces import Element, cut_elements, has_more_containers
 from relay.core.jsontext import JSONDecodeError, loads
 from relay.errors import Busy, InvalidRequest, TooLarge, TooMany
@@ -285,6 +286,8 @@ class Admission:
         self.previews = ConcurrencyLimit("previews", MAX_PREVIEWS, MAX_PREVIEWS_OF_CALLER)
         self.previewing = asyncio.Lock()
         """Held by the preview that computes. Other requests have their turn between two previews."""
+        self.filtering = SharedTurns()
+        """Of the filters of lists and streams."""
         self.batches = ConcurrencyLimit("batches", MAX_BATCHES, MAX_BATCHES_OF_CALLER)
         self.publishing = asyncio.Semaphore(MAX_PUBLISHING)
         """Held by large batches of published events. Others wait: they are as large again once they are read."""

@@ -14,7 +14,6 @@ from pydantic import Field
 from starlette.responses import Response
 from typing_extensions import TypedDict
 
-from relay.api.batches import Turns
 from relay.api.deliveries import is_signed_name, recipient_of
 from relay.api.events import EXAMPLE_EVENT, CloudEvent
 from relay.api.fields import ID_PATTERN, Body, Time
@@ -25,6 +24,7 @@ from relay.api.resource import json_response
 from relay.api.sink_credentials import sent_headers_view
 from relay.api.subscription_checks import read_create
 from relay.api.subscriptions import SECRET_BYTES, check_metadata, sample_origin
+from relay.api.turns import Turns
 from relay.api.validation import invalid, under, validate
 from relay.clock import to_rfc3339
 from relay.core.dialogue import Step

@@ -15,10 +15,11 @@ from typing_extensions import TypedDict
 
 from relay.api import limits
 from relay.api.auth import ADMIN, EVENTS_WRITE
-from relay.api.batches import Turns, elements
+from relay.api.batches import elements
 from relay.api.examples import EVENT_ID
 from relay.api.operations import WRITES_EVENTS, Answer, Call, Operation
 from relay.api.resource import json_response
+from relay.api.turns import Turns
 from relay.core.access import publish_prefixes
 from relay.core.events import BATCH_CONTENT_TYPE, CONTENT_TYPE, owner_of
 from relay.core.published import (

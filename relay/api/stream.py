@@ -71,7 +71,7 @@ async def of_all(call: Call, wanted: "Wanted") -> Response:
                 tail = await events.tail(at, PAGE_COUNT, PAGE_BYTES)
                 if tail.last != at:
                     at, pause_seconds = tail.last, HIDDEN_SECONDS
-                shown = await wanted.of([event for _, event in tail.events])
+                shown = await wanted.of([event for _, event in tail.events], call.ports.admission.filtering)
                 if shown and rest.goes_on:  # the token may be gone since the reading began
                     yield _frames(shown)
                     rest.spoke()

@@ -1,9 +1,10 @@
 """Which events a list or a stream shows: those of a type, and those that pass the filters of its caller."""
 
 from collections.abc import Sequence
+from functools import partial
 
-from relay.api.batches import Turns
 from relay.api.operations import Parameter
+from relay.api.turns import SharedTurns
 from relay.core.events import Event
 from relay.core.filters import EventView, Filters, FiltersRefused, parse_filters
 from relay.core.jsontext import JSONDecodeError, loads
@@ -21,19 +22,19 @@ class Wanted:
         self._type = type
         self._filters = filters
 
-    async def of(self, events: Sequence[Event]) -> Sequence[Event]:
-        """Those of these events that are wanted. Other requests have their turn meanwhile."""
+    async def of(self, events: Sequence[Event], turns: SharedTurns) -> Sequence[Event]:
+        """Those of these events that are wanted. `turns`: of all callers with filters; other requests have their turn
+        meanwhile."""
         if self._type is not None:
             events = [event for event in events if event.type == self._type]
         if self._filters is None:
             return events
-        found, turns = [], Turns()
-        for event in events:
-            if self._filters.passes(EventView(event.body)):
-                found.append(event)
-            if turns.over:
-                await turns.next()
-        return found
+        filters = self._filters
+
+        def passes(event: Event) -> bool:
+            return filters.passes(EventView(event.body))
+
+        return [event for event in events if await turns.step(partial(passes, event))]
 
 
 def _read_filters(value: str) -> Filters:

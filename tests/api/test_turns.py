@@ -1,0 +1,49 @@
+"""Requests that compute for long let others go on."""
+
+import asyncio
+
+from relay.api import turns
+from relay.api.turns import SharedTurns, Turns
+
+
+async def test_turn_is_over_after_its_time(monkeypatch):
+    monkeypatch.setattr(turns, "TURN_SECONDS", 60.0)
+    assert not Turns().over
+    monkeypatch.setattr(turns, "TURN_SECONDS", 0.0)
+    mine = Turns()
+    assert mine.over
+    monkeypatch.setattr(turns, "TURN_SECONDS", 60.0)
+    await mine.next()
+    assert not mine.over
+
+
+async def test_steps_of_many_requests_share_a_turn(monkeypatch):
+    """Thirty streams with a costly filter held the event loop for half a second: each has its own page to look at, and
+    all are awake after one event."""
+    now, passes, made = 0.0, 0, list[tuple[int, int]]()
+    monkeypatch.setattr(turns.time, "perf_counter", lambda: now)
+    shared = SharedTurns()
+
+    async def look_on() -> None:
+        nonlocal passes
+        while True:
+            passes += 1
+            await asyncio.sleep(0)
+
+    def costly(stream: int) -> int:
+        nonlocal now
+        now += 0.6 * turns.TURN_SECONDS
+        made.append((passes, stream))
+        return stream
+
+    async def stream(number: int) -> list[int]:
+        return [await shared.step(lambda: costly(number)) for _ in range(3)]
+
+    watching = asyncio.create_task(look_on())
+    found = await asyncio.gather(*(stream(number) for number in range(10)))
+    watching.cancel()
+    assert found == [[number] * 3 for number in range(10)]
+    by_pass = [sum(at == one for at, _ in made) for one in range(passes + 1)]
+    assert max(by_pass) <= 2
+    assert [number for _, number in made[:12]] != [0, 0, 0], "they take turns"
+    assert len({number for _, number in made[:12]}) == 10
