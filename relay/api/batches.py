@@ -14,11 +14,11 @@ from relay.api import limits
 from relay.api.fields import Body
 from relay.api.problems import few_suggestions, invalid_parameter
 from relay.api.registration import ReadAnswer, Rejected, Rules, read_registration, rejection
-from relay.api.turns import Turns
 from relay.api.validation import validate
 from relay.core.json_pieces import SLICE_BYTES, Unbalanced, array_pieces
 from relay.core.tracking import TrackRequest
 from relay.errors import InvalidRequest, RequestError
+from relay.turns import Turns
 
 MAX_JOBS = 10_000
 MAX_CONTAINERS = 1_000_000

@@ -25,7 +25,6 @@ from relay.api.resource import json_response
 from relay.api.subscription_checks import awaits_consent, read_declared, with_portal
 from relay.api.subscription_models import DeclaredSubscription, SubscriptionConfig, start_seconds
 from relay.api.subscription_views import start_view, subscription_view
-from relay.api.turns import Turns
 from relay.api.validation import invalid, under, validate
 from relay.core.audit import AuditRecord
 from relay.core.credentials import SinkCredential
@@ -47,6 +46,7 @@ from relay.core.records import SubscriptionRoom
 from relay.core.signing import new_secret
 from relay.core.subscription import SigningSecret, Subscription
 from relay.errors import Conflict, FieldError, InvalidRequest, RequestError
+from relay.turns import Turns
 
 SECRET_BYTES = 32
 OVERLAP_SECONDS = 86_400.0

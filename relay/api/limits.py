@@ -9,10 +9,10 @@ from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive
 
-from relay.api.turns import SharedTurns
 from relay.core.json_pieces import Element, cut_elements, has_more_containers
 from relay.core.jsontext import JSONDecodeError, loads
 from relay.errors import Busy, InvalidRequest, TooLarge, TooMany
+from relay.turns import SharedTurns
 
 MAX_BODY_BYTES = 1 << 20
 MAX_BATCH_BODY_BYTES = 48 << 20

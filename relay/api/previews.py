@@ -24,7 +24,6 @@ from relay.api.resource import json_response
 from relay.api.sink_credentials import sent_headers_view
 from relay.api.subscription_checks import read_create
 from relay.api.subscriptions import SECRET_BYTES, check_metadata, sample_origin
-from relay.api.turns import Turns
 from relay.api.validation import invalid, under, validate
 from relay.clock import to_rfc3339
 from relay.core.dialogue import Step
@@ -39,6 +38,7 @@ from relay.errors import FieldError, NotRenderable
 from relay.expressions.event_filters import EventFilters
 from relay.ids import new_id
 from relay.redaction import REDACTED
+from relay.turns import Turns
 
 RECENT_DAYS = 7
 DAY_SECONDS = 86_400.0

@@ -19,7 +19,6 @@ from relay.api.batches import elements
 from relay.api.examples import EVENT_ID
 from relay.api.operations import WRITES_EVENTS, Answer, Call, Operation
 from relay.api.resource import json_response
-from relay.api.turns import Turns
 from relay.core.access import publish_prefixes
 from relay.core.events import BATCH_CONTENT_TYPE, CONTENT_TYPE, owner_of
 from relay.core.published import (
@@ -39,6 +38,7 @@ from relay.core.published import (
 )
 from relay.errors import FieldError, Forbidden, InvalidRequest, RequestError
 from relay.ids import new_id
+from relay.turns import Turns
 
 CHUNK = 100
 CHUNK_BYTES = 2 * 1024 * 1024

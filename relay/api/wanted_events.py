@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from functools import partial
 
 from relay.api.operations import Parameter
-from relay.api.turns import SharedTurns
 from relay.core.events import Event
 from relay.core.filters import EventView, Filters, FiltersRefused, parse_filters
 from relay.core.jsontext import JSONDecodeError, loads
 from relay.errors import InvalidRequest
 from relay.expressions.cel import compile_cel
+from relay.turns import SharedTurns
 
 MAX_CHARACTERS = 8_000
 

@@ -4,7 +4,9 @@ A message that cannot be rendered takes no other with it. One that is tried agai
 order: they are not published, or are published again.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from relay.clock import Clock
@@ -15,6 +17,7 @@ from relay.core.subscription import Subscription
 from relay.core.text import storable
 from relay.delivery.credentials import Sent
 from relay.delivery.dialogues import unrendered
+from relay.turns import SharedTurns
 
 if TYPE_CHECKING:
     from subscribers.base import Kind, RenderContext
@@ -24,6 +27,9 @@ Publish = Callable[[Broker, Sequence[Message], float], Awaitable[Sequence[Respon
 has stored it. Never raises, except when cancelled."""
 
 SHOWN_CHARACTERS = 1000
+RENDER_SECONDS = 10.0
+"""How long the messages of a bundle may take to be made of templates. What is left then is tried again: a lease must
+not end before the bundle is published."""
 BEHIND = "behind"
 """The `error` of an event that was not published, or is published again, since an earlier one of its order failed."""
 
@@ -43,18 +49,25 @@ async def published(
     context: "RenderContext",
     seconds: float,
     clock: Clock,
+    turns: SharedTurns,
 ) -> list[Sent]:
-    """Publishes events, the oldest first and those of one order in theirs. Returns what came of each."""
+    """Publishes events, the oldest first and those of one order in theirs. Returns what came of each. `turns`: of all
+    bundles of the node."""
     results: list[Sent | None] = [None] * len(events)
     messages: list[tuple[int, Message]] = []
     held: set[str] = set()
+    now = asyncio.get_running_loop().time
+    ends_at = now() + RENDER_SECONDS
     for place, event in enumerate(events):
         order = order_of(event, subscription)
         if order is not None and order in held:
-            results[place] = _behind(clock())
+            results[place] = _behind(clock(), "an earlier event of its order cannot be rendered yet")
+            continue
+        if now() > ends_at:
+            results[place] = _behind(clock(), f"those before it took {RENDER_SECONDS:g} s: simplify the template")
             continue
         try:
-            messages.append((place, kind.message(event, subscription, context)))
+            messages.append((place, await turns.step(partial(kind.message, event, subscription, context))))
         except Exception as error:
             failed = results[place] = unrendered(error, clock(), event.id)
             if order is not None and failed.outcome is not None and failed.outcome.verdict == "retry":
@@ -66,8 +79,7 @@ async def published(
     return [one for one in results if one is not None]
 
 
-def _behind(now: float) -> Sent:
-    detail = "an earlier event of its order cannot be rendered yet"
+def _behind(now: float, detail: str) -> Sent:
     response = Response(started_at=now, duration_ms=0.0, error=BEHIND, detail=detail)
     return Sent(headers=(), response=response, outcome=Outcome(verdict="retry", reason=BEHIND))
 

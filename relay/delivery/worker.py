@@ -12,7 +12,7 @@ import math
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING
 
 import structlog
@@ -42,6 +42,7 @@ from relay.holder import Holder
 from relay.log import shows_deliveries
 from relay.metrics import Metrics
 from relay.tasks import Tasks
+from relay.turns import SharedTurns
 
 if TYPE_CHECKING:
     from relay.http.sender import Transport
@@ -102,6 +103,8 @@ class Worker:
     def __post_init__(self) -> None:
         self.answered = 0
         """Number of attempts that have ended."""
+        self.turns = SharedTurns()
+        """Of the bundles that are rendered."""
         self._attempts_of = lru_cache(maxsize=64)(self.metrics.attempts.labels)
         self._seconds_of = lru_cache(maxsize=64)(self.metrics.attempt_seconds.labels)
 
@@ -143,9 +146,11 @@ class Worker:
         self, subscription: Subscription, kind: "Kind", broker: Broker, events: Sequence[Event]
     ) -> list[Sent]:
         if subscription.is_dry:
-            return [self._dry(subscription, kind, event) for event in events]
+            return [await self.turns.step(partial(self._dry, subscription, kind, event)) for event in events]
         seconds = self._timeout_of(subscription)
-        return await published(self.publish, kind, subscription, broker, events, self.context, seconds, self.clock)
+        return await published(
+            self.publish, kind, subscription, broker, events, self.context, seconds, self.clock, self.turns
+        )
 
     def _dry(self, subscription: Subscription, kind: "Kind", event: Event) -> Sent:
         """The message that would be published."""

@@ -2,11 +2,13 @@
 
 import asyncio
 
-from relay.api import turns
-from relay.api.turns import SharedTurns, Turns
+import pytest
+
+from relay import turns
+from relay.turns import SharedTurns, Turns
 
 
-async def test_turn_is_over_after_its_time(monkeypatch):
+async def test_turn_is_over_after_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(turns, "TURN_SECONDS", 60.0)
     assert not Turns().over
     monkeypatch.setattr(turns, "TURN_SECONDS", 0.0)
@@ -17,11 +19,20 @@ async def test_turn_is_over_after_its_time(monkeypatch):
     assert not mine.over
 
 
-async def test_steps_of_many_requests_share_a_turn(monkeypatch):
+async def test_step_that_fails_takes_its_time_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(turns, "TURN_SECONDS", 0.0)
+    shared, others = SharedTurns(), asyncio.Event()
+    asyncio.get_running_loop().call_soon(others.set)
+    with pytest.raises(ZeroDivisionError):
+        await shared.step(lambda: 1 / 0)
+    assert others.is_set()
+
+
+async def test_steps_of_many_requests_share_a_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Thirty streams with a costly filter held the event loop for half a second: each has its own page to look at, and
     all are awake after one event."""
     now, passes, made = 0.0, 0, list[tuple[int, int]]()
-    monkeypatch.setattr(turns.time, "perf_counter", lambda: now)
+    monkeypatch.setattr("relay.turns.time.perf_counter", lambda: now)
     shared = SharedTurns()
 
     async def look_on() -> None:

@@ -1,4 +1,4 @@
-"""Turns: a request that computes for long lets others go on meanwhile."""
+"""Turns: work that computes for long lets others go on meanwhile."""
 
 import asyncio
 import time
@@ -6,13 +6,13 @@ from collections.abc import Callable
 from typing import TypeVar
 
 TURN_SECONDS = 0.01
-"""How long a request computes until others have their turn."""
+"""How long something computes until others have their turn."""
 
 Value = TypeVar("Value")
 
 
 class Turns:
-    """Lets other requests have their turn while this one computes for long."""
+    """Lets others have their turn while this one computes for long."""
 
     def __init__(self) -> None:
         self._until = time.perf_counter() + TURN_SECONDS
@@ -29,8 +29,8 @@ class Turns:
 
 
 class SharedTurns:
-    """The same for many requests that compute the same thing at once, such as the filters of streams: each is short,
-    but all of them together would hold up the others. One step is made at a time."""
+    """The same for many that compute at once, such as the filters of streams: each is short, but all of them together
+    would hold up the others. One step is made at a time."""
 
     def __init__(self) -> None:
         self._turns = Turns()
@@ -39,7 +39,8 @@ class SharedTurns:
     async def step(self, compute: Callable[[], Value]) -> Value:
         """What `compute` returns, after the steps of those who came before."""
         async with self._step:
-            value = compute()
-            if self._turns.over:
-                await self._turns.next()
-            return value
+            try:
+                return compute()
+            finally:
+                if self._turns.over:
+                    await self._turns.next()
