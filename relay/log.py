@@ -84,13 +84,16 @@ def _sentence(_logger: WrappedLogger, _method: str, event_dict: EventDict) -> Ev
             return _as_sentence(event_dict, f"{job}  {step}", "job", "kind", "previous", "job_uid", "account", "source")
         case {"event": "attempt", "sink": sink, "type": type, "job": job, "state": "delivered", "status_code": status}:
             done = ("state", "status_code", "error", "decision", "kept", "job_uid", "subscription")
-            return _as_sentence(
-                event_dict, f"{job}  {_short(type)}: {status} from {sink}", "sink", "type", "job", *done
-            )
+            said = f"{_about(job, type)}: {status} from {sink}"
+            return _as_sentence(event_dict, said, "sink", "type", "job", *done)
         case {"event": "attempt", "sink": sink, "type": type, "job": job}:
-            said = f"{job}  {_short(type)}: not delivered to {sink}"
+            said = f"{_about(job, type)}: not delivered to {sink}"
             return _as_sentence(event_dict, said, "sink", "type", "job", "job_uid", "kept")
     return event_dict
+
+
+def _about(job: str | None, event_type: str) -> str:
+    return event_type if job is None else f"{job}  {_short(event_type)}"
 
 
 def _short(event_type: str) -> str:

@@ -92,7 +92,7 @@ class ToBroker(base.OneRequest):
     def _settings_errors(self, subscription: Subscription) -> list[FieldError]:
         given, errors = settings_of(subscription), []
         for name in sorted(set(given) - set(self.settings)):
-            detail = f"kind {self.name} has the settings {', '.join(self.settings)}"
+            detail = f"a subscription of kind {self.name} has no {name:.60}, only {', '.join(self.settings)}"
             errors.append(FieldError(pointer=f"/protocolsettings/{name:.60}", code="unknown_field", detail=detail))
         for name, needed in self.settings.items():
             if needed and not given.get(name):

@@ -6,6 +6,7 @@ not affected.
 """
 
 import asyncio
+import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,6 +33,10 @@ class Refused(OSError):
     """The egress guard forbids this address. The text may be shown to the subscription's owner."""
 
 
+class NotReached(OSError):
+    """No connection. The text names the host that was asked for, and may be shown to the subscription's owner."""
+
+
 class Guard:
     """Opens sockets to brokers. One per attempt to connect; it remembers what it refused.
 
@@ -48,9 +53,21 @@ class Guard:
         self._secure = secure
         self.refusals: list[str] = []
         self.remote_ip: str | None = None
+        self.failure: str | None = None
+        """Why the first address that takes no connection takes none."""
 
     async def open(self, host: str, port: int) -> socket.socket:
         """A connected socket. Raises Refused or OSError."""
+        try:
+            return await self._open(host, port)
+        except (Refused, TimeoutError):
+            raise
+        except OSError as error:
+            shown = f"no connection to {host}:{port}: {_said(error)}"
+            self.failure = self.failure or shown
+            raise NotReached(shown) from error
+
+    async def _open(self, host: str, port: int) -> socket.socket:
         refusal = refusal_of_host(self._protocol, host, port, self._given, secure=self._secure)
         if refusal is not None:
             raise self._refused(refusal, host=host, reason=refusal)
@@ -66,7 +83,7 @@ class Guard:
                 return await self._dial(found["family"], ip, port)
             except OSError as failure:
                 error = failure
-        raise error or OSError("the name has no address")
+        raise error or socket.gaierror("no address")
 
     async def _dial(self, family: int, ip: str, port: int) -> socket.socket:
         connection = socket.socket(family, socket.SOCK_STREAM)
@@ -86,6 +103,12 @@ class Guard:
         if len(self.refusals) < MAX_REFUSALS:
             self.refusals.append(shown)
         return Refused(shown)
+
+
+def _said(error: OSError) -> str:
+    if isinstance(error, socket.gaierror):
+        return "the host name does not resolve"
+    return os.strerror(error.errno) if error.errno is not None and error.errno > 0 else "no reason given"
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import structlog
 from aiohttp.abc import AbstractResolver
 
-from relay.bus.guard import Guard, Refused, guarded
+from relay.bus.guard import Guard, NotReached, Refused, guarded
 from relay.clock import Clock
 from relay.core.bus import Broker, Message, Published, unsent_behind
 from relay.core.delivery import Response
@@ -282,6 +282,8 @@ def named(error: Exception, guard: Guard | None = None) -> CannotConnect:
                 return seen
             case Refused():
                 return CannotConnect("refused", str(seen))
+            case NotReached():
+                return CannotConnect("connect", str(seen))
             case ssl.SSLCertVerificationError():
                 return CannotConnect("tls", f"the certificate does not verify: {_said(seen, 'verify_message')}")
             case ssl.SSLError():
@@ -290,7 +292,9 @@ def named(error: Exception, guard: Guard | None = None) -> CannotConnect:
         return CannotConnect("refused", guard.refusals[0])
     if guard is not None and guard.refusals:
         return CannotConnect("refused", f"an address that the broker advertises: {guard.refusals[0]}")
-    return CannotConnect("connect", f"no connection to the broker ({type(error).__name__})")
+    if guard is not None and guard.failure is not None:
+        return CannotConnect("connect", guard.failure)
+    return CannotConnect("connect", f"no connection to the broker: what answers may be none ({type(error).__name__})")
 
 
 def _said(error: ssl.SSLError, name: str) -> str:

@@ -47,6 +47,15 @@ LIKELY_CAUSES = {
     "4xx": "the sink refuses the request. Check its answer and its log.",
     "5xx": "the sink fails. Check its log.",
 }
+BROKER_CAUSES = {
+    "connect": "the broker takes no connections. Check that it runs, and the host and port of the sink.",
+    "timeout": "the broker did not acknowledge in time. Check its load and its log, or raise config.timeout_seconds.",
+    "tls": "TLS fails. Check the broker's certificate and its authority, and that this port speaks TLS.",
+    "read": "the connection was lost. Check the broker's log.",
+    "protocol": "what answers is no broker of this kind. Check the port of the sink.",
+    "blocked": "the broker has too little memory or disk. `rabbitmqctl status` lists the alarm.",
+}
+"""Those of a message to a broker, before `LIKELY_CAUSES`."""
 _LIKE = {"403": "401", "405": "404"}
 SKIPPED = {"unmatched": "no contact in the CRM matches", "ambiguous": "more than one in the CRM match"}
 """Reasons of a delivery that was skipped."""
@@ -193,10 +202,15 @@ def _state(delivery: Document, subscription: Document | None, now: float) -> str
     if state == "cancelled":
         return f"was cancelled{ended}, after {tries}" + (f": {reason}" if reason else "")
     if delivery.get("waiting_for"):
-        return f"has waited {age} for an earlier event of its job"
+        return f"has waited {age} for an earlier event of its {_order(delivery)}"
     if subscription is not None and subscription["state"] != "enabled":
         return f"has waited {age}: its subscription is {subscription['state']}"
     return f"is {age} old and not delivered yet: {tries} failed" if count else f"is {age} old and not delivered yet"
+
+
+def _order(delivery: Document) -> str:
+    """What keeps the order of its event."""
+    return "partition key" if delivery["job_uid"] is None else "job"
 
 
 def _is_skipped(delivery: Document) -> bool:
@@ -215,9 +229,12 @@ def _about_event(delivery: Document, event: Document | None) -> Iterator[str]:
         yield f"event {delivery['event_id']}, which was deleted"
         return
     sequence = str(event.get("sequence") or "").lstrip("0")
-    if sequence:
+    if sequence and delivery["job_uid"] is not None:
         yield f"event {sequence} of job {event.get('subject')},"
-    yield f"at {moment(event['time'])}: {delivery['event_id']}"
+    elif event.get("subject"):
+        yield f"about {event['subject']},"
+    at = f"at {moment(event['time'])}: " if event.get("time") else ""
+    yield f"{at}{delivery['event_id']}"
 
 
 def _about_sink(delivery: Document, subscription: Document | None) -> str:
@@ -234,6 +251,8 @@ def _likely_cause(attempt: Document) -> str | None:
     status = attempt.get("status_code")
     if status is None:
         word = str(attempt.get("error") or "").partition(":")[0]
+        if _message(attempt) and word in BROKER_CAUSES:
+            return BROKER_CAUSES[word]
         timings = attempt.get("timings") or {}
         if word == "timeout" and timings.get("first_byte_ms") is None:
             word = "unreachable" if timings.get("connect_ms") is not None else "dns"
@@ -266,7 +285,9 @@ def _next(delivery: Document, subscription: Document | None, now: float) -> str:
         probed = f"at {moment(probe)}" if from_rfc3339(probe) > now else "now"
         return f"{kept} when you resume or a probe with the oldest event succeeds. Next probe: {probed}."
     if delivery.get("waiting_for"):
-        return f"it is sent after {delivery['waiting_for']}, because events of one job are sent in order."
+        return (
+            f"it is sent after {delivery['waiting_for']}, because events of one {_order(delivery)} are sent in order."
+        )
     if delivery.get("next_attempt_at") is None:
         return "it is sent as soon as a slot is free."
     attempts = delivery.get("attempts") or ()

@@ -421,7 +421,7 @@ def _arriving(config: Mapping[str, Any], types: list[str] | None, *, types_given
         )
     what = f"each {_enumerated(types)} event" if types else "every event of every job"
     form = ", as one flat JSON object" if config.get("kind") == "flat" else ""
-    return f"The sink gets {what}{form}, signed, in order within a job."
+    return f"The sink gets {what}{form}, signed, in order within a job or partition key."
 
 
 def _published(subscription: Mapping[str, Any]) -> str:
@@ -436,7 +436,7 @@ def _published(subscription: Mapping[str, Any]) -> str:
             where = f"{settings.get('address')} of RabbitMQ gets {what}"
         case _:
             where = f"A program that asks gets {what} (`relay listen --subscription {subscription['id']}`)"
-    return f"{where}, in order within a job."
+    return f"{where}, in order within a job or partition key."
 
 
 def _bundled(config: Mapping[str, Any]) -> str:

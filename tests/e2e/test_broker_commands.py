@@ -30,7 +30,10 @@ async def test_broker_by_the_commands(start: Start, tmp_path: Path) -> None:
         await client.jetstream().add_stream(name="JOBS", subjects=["jobs.>"])
         code, lines = world.run(*add, "--credential", str(credential), "--sample")
         assert code == 0, lines
-        assert lines[1] == "Subject jobs.all of NATS gets every event of every job, in order within a job."
+        assert (
+            lines[1]
+            == "Subject jobs.all of NATS gets every event of every job, in order within a job or partition key."
+        )
         assert lines[2].startswith("the sample was acknowledged in")
         assert "whsec_" not in "\n".join(lines)
         id = lines[0].partition(" ")[0]

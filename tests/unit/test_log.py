@@ -149,6 +149,11 @@ class TestConfigure:
                 {**SENT, "state": "pending", "error": "timeout"},
                 "7d9f  failed: not delivered to http://127.0.0.1/",
             ),
+            (
+                "attempt",
+                {**SENT, "job": None, "type": "com.acme.paid", "state": "pending", "error": "timeout"},
+                " com.acme.paid: not delivered to http://127.0.0.1/",
+            ),
         ],
     )
     def test_dev_logs_transitions_and_deliveries_as_sentences_with_local_times(

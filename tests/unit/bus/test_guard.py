@@ -6,9 +6,10 @@ from ipaddress import ip_network
 
 import pytest
 
-from relay.bus.guard import Guard, Refused, guarded
+from relay.bus.guard import Guard, NotReached, Refused, guarded
 from relay.core.netguard import GuardPolicy
 from tests.support.brokers.names import Names
+from tests.support.brokers.process import free_port
 
 LOOPBACK = GuardPolicy(allow_http=True, allow_networks=(ip_network("127.0.0.0/8"),))
 
@@ -47,6 +48,17 @@ async def test_name_of_a_forbidden_address_is_refused_without_telling_it(address
         await dial(guard, "broker.example", 9093)
     assert addresses[0] not in str(caught.value)
     assert guard.refusals == [str(caught.value)]
+
+
+@pytest.mark.parametrize(
+    ("addresses", "why"), [(("127.0.0.1",), "Connection refused"), ((), "the host name does not resolve")]
+)
+async def test_address_that_takes_no_connection_is_named_with_the_reason(addresses, why):
+    guard = Guard(LOOPBACK, Names(broker=addresses), "KAFKA", secure=False)
+    closed = free_port()
+    with pytest.raises(NotReached) as caught:
+        await guard.open("broker.example", closed)
+    assert str(caught.value) == guard.failure == f"no connection to broker.example:{closed}: {why}"
 
 
 @pytest.mark.parametrize(

@@ -570,7 +570,7 @@ def test_add_of_a_broker_sends_its_settings_and_no_sample(stub: Stub, capsys: py
     ]
     assert capsys.readouterr().out.splitlines() == [
         "sub_1 is enabled",
-        "Topic jobs of Kafka gets every event of every job, in order within a job.",
+        "Topic jobs of Kafka gets every event of every job, in order within a job or partition key.",
     ]
     assert sent(stub, "POST /v1/subscriptions/sub_1/test") == []
 

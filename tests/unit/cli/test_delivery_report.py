@@ -7,6 +7,7 @@ import pytest
 
 from relay.cli import run
 from relay.cli.delivery_report import (
+    BROKER_CAUSES,
     FIRST_ATTEMPTS,
     LAST_ATTEMPTS,
     LIKELY_CAUSES,
@@ -419,3 +420,21 @@ def test_report_of_messages_says_where_they_are() -> None:
         "\n".join(said)
     )
     assert f"Why   {LIKELY_CAUSES['no_stream']}" in said
+
+
+@pytest.mark.parametrize("time", ["2026-05-20T10:00:08.000Z", None])
+def test_published_event_is_described_without_a_job_and_without_a_time_of_its_own(time: str | None) -> None:
+    event = {"type": "com.acme.paid", "subject": "A-17", "sequence": "7"} | ({} if time is None else {"time": time})
+    found = delivery(job_uid=None, event_type="com.acme.paid", waiting_for=f"{DELIVERY}9")
+    text = "\n".join(describe_delivery(found, event, subscription(), now=NOW))
+    at = "" if time is None else "at 2026-05-20 10:00:08 UTC: "
+    assert f"What  com.acme.paid, about A-17, {at}{EVENT}\n" in text
+    assert "for an earlier event of its partition key." in text
+    assert "because events of one partition key are sent in order" in text
+
+
+@pytest.mark.parametrize("word", BROKER_CAUSES)
+def test_likely_cause_of_a_broker_speaks_of_no_web_server(word: str) -> None:
+    sent = {"destination": "orders", "message-id": EVENT}
+    last = {**without_answer(f"{word}: no acknowledgement in time"), "request_headers": sent}
+    assert f"Why   {BROKER_CAUSES[word]}" in describe_delivery(delivery(last), None, subscription(), now=NOW)
