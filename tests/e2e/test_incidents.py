@@ -20,9 +20,10 @@ async def test_people_get_one_message_and_programs_every_failure(world: World) -
     await world.subscribe("/slack", config={"kind": "slack"})
     await world.subscribe("/events", types=["failed"])
 
-    ids = [await world.job(final="failed", error_code=CODE, channel="linkedin") for _ in range(5)]
-    await world.until(lambda: len(world.received.get("/events", [])) == len(ids))
+    ids = [await world.job(final="failed", error_code=CODE, channel="linkedin")]
     await world.until(lambda: len(world.received.get("/slack", [])) == 1)
+    ids += [await world.job(final="failed", error_code=CODE, channel="linkedin") for _ in range(4)]
+    await world.until(lambda: len(world.received.get("/events", [])) == len(ids))
 
     (message,) = world.received["/slack"]
     assert message.event["text"].startswith("1 LinkedIn job failed: the account needs reconnecting")

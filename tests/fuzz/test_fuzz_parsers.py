@@ -145,6 +145,7 @@ WORLD = World(store=MagicMock())  # nothing is asked of it
 CONTEXT = Context(ports=WORLD.ports())
 MODELS = sorted({model for one in OPERATIONS for model in (one.body, *one.also_bodies) if model}, key=str)
 FIELDS = sorted({name for model in MODELS for name in model.model_fields} | {"headers", "method", "kind", "secret"})
+OBJECTS = [example for example in EXAMPLES.values() if isinstance(example, dict)]
 SUBSCRIPTION: dict[str, Any] = {
     "sink": HOOK,
     "types": ["ai.revor.job.failed"],
@@ -156,7 +157,7 @@ DOCUMENTS = st.one_of(
     JSON_VALUES,
     st.builds(
         lambda valid, changed: {**valid, **changed},
-        st.sampled_from([*EXAMPLES.values(), SUBSCRIPTION, {"id": "a", "callback_url": HOOK, "metadata": {}}]),
+        st.sampled_from([*OBJECTS, SUBSCRIPTION, {"id": "a", "callback_url": HOOK, "metadata": {}}]),
         st.dictionaries(
             st.sampled_from(FIELDS) | TEXTS.map(whole),
             JSON_VALUES | st.dictionaries(st.sampled_from(FIELDS), JSON_VALUES, max_size=3),

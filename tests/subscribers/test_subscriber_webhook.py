@@ -187,7 +187,7 @@ def test_url_is_shown_without_its_secrets(url: str, shown: str) -> None:
         ("https://pipedrive.com.evil.example", "webhook"),
         ("https://x.example/", "webhook"),
         ("https://[::1", "webhook"),
-        ("", "webhook"),
+        ("", "pull"),
     ],
 )
 def test_the_kind_is_inferred_from_the_host(sink: str, kind: str) -> None:
