@@ -91,7 +91,8 @@ class Retention:
             "memories": lambda: _batches(lambda: rows.delete_memories(min(events, jobs))),
             "replays": lambda: _batches(lambda: rows.delete_replays(jobs)),
             "idempotency_keys": lambda: _batches(lambda: rows.delete_idempotency_keys(now - IDEMPOTENCY_SECONDS)),
-            "streams": lambda: _batches(lambda: rows.delete_streams(events)),
+            # A day later, so that a replay of its last events finds the row that it locks.
+            "streams": lambda: _batches(lambda: rows.delete_streams(events - DAY_SECONDS)),
             # A receiver may still look for the public key of a request that is on its way.
             "secrets": lambda: rows.delete_secrets(now - TOLERANCE_SECONDS),
         }

@@ -139,7 +139,9 @@ def resolve(group: Sequence[Waiting]) -> None:
     for waiting in group:
         if waiting.future.done():
             continue
-        if isinstance(waiting.result, Exception):
+        if isinstance(waiting.result, StopIteration):  # no future takes one, and its caller would wait for ever
+            waiting.future.set_exception(RuntimeError("a batch function raised StopIteration"))
+        elif isinstance(waiting.result, Exception):
             waiting.future.set_exception(waiting.result)
         else:
             waiting.future.set_result(waiting.result)

@@ -153,6 +153,16 @@ async def test_a_bad_item_fails_alone_and_the_others_are_committed(writer: Write
     ]
 
 
+async def test_caller_hears_of_an_error_that_no_future_takes(writer: Writer) -> None:
+    def empty(connection: Connection, items: Sequence[Any]) -> list[Any]:
+        return [next(iter(())) for _ in items]
+
+    with pytest.raises(RuntimeError, match="StopIteration"):
+        async with asyncio.timeout(10):
+            await writer.write(empty, 1)
+    assert await writer.write(echo, 2) == 2
+
+
 async def test_failed_commit_is_retried_item_by_item(writer: Writer, transactions: FakeDatabase) -> None:
     transactions.commit_error = OperationalError("COMMIT", None, Exception("disk I/O error"))
     gate = Gate()
