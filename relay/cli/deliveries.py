@@ -19,7 +19,7 @@ app = typer.Typer(
 
 DeliveryId = Annotated[str, typer.Argument(metavar="ID", help="The delivery's id (dlv_…).")]
 Subscription = Annotated[str | None, typer.Option(help="Only deliveries to this subscription (sub_…).")]
-COLUMNS = ("id", "type", "job", "sink", "state", "next", "reason")
+COLUMNS = ("id", "type", "about", "sink", "state", "next", "reason")
 FIELDS = ("id", "event_type", "subject", "sink", "state", "next_attempt_at", "reason")
 GROUP_COLUMNS = {"reason": ("reason",), "sink": ("subscription_id", "sink"), "day": ("day",)}
 MAX_GROUPS = 500

@@ -276,7 +276,7 @@ def _next(delivery: Document, subscription: Document | None, now: float) -> str:
     if _is_skipped(delivery):
         return "nothing, unless you correct the contact in the CRM and send it again."
     if delivery["state"] != "pending":
-        return "nothing, unless you send it again. Later events of the job continue without it."
+        return f"nothing, unless you send it again. Later events of the {_order(delivery)} continue without it."
     if subscription is not None and subscription["state"] != "enabled":
         kept = f"it is kept while the subscription is {subscription['state']}, and sent"
         probe = subscription.get("next_probe_at")

@@ -12,8 +12,10 @@ from relay.cli.client import api, path_of
 from relay.cli.event_stream import ServerEvent, follow
 from relay.cli.options import Json, Limit, Since, Type, Types, Until, full_type, full_types, time_or_age
 from relay.cli.output import inert_json, note, print_json, print_list, say
+from relay.clock import to_rfc3339
 from relay.core.jsontext import JSONDecodeError, dumps, loads
 from relay.errors import UsageError
+from relay.ids import made_at
 
 MAX_INPUT_BYTES = 64 << 20
 BATCH_EVENTS = 500
@@ -48,7 +50,7 @@ def list_events(
 
 
 def _row(event: dict[str, Any], id: Any) -> list[Any]:
-    return [event.get("time"), event.get("type"), event.get("subject"), sequence_of(event) or None, id]
+    return [time_of(event, str(id)), event.get("type"), event.get("subject"), sequence_of(event) or None, id]
 
 
 @app.command()
@@ -61,7 +63,7 @@ def show(
     if json:
         print_json(event)
         return
-    say(one_line(event))
+    say(one_line(event, id))
     typer.echo(inert_json(dumps(event, option=orjson.OPT_INDENT_2).decode()))
 
 
@@ -153,7 +155,7 @@ def show_event(event: ServerEvent, wanted: list[str] | None, *, json: bool) -> b
     if json:
         typer.echo(inert_json(event.data.decode(errors="replace")))
     else:
-        say(one_line(document))
+        say(one_line(document, event.id))
     return True
 
 
@@ -162,11 +164,17 @@ def sequence_of(event: dict[str, Any]) -> str:
     return str(event.get("sequence") or "").lstrip("0")
 
 
-def one_line(document: dict[str, Any]) -> str:
-    """An event in one line."""
+def time_of(event: dict[str, Any], id: str) -> str | None:
+    """The time of an event. One that has none counts as of when it was recorded, which the relay's `id` of it tells."""
+    recorded_at = made_at(id)
+    return event.get("time") or (None if recorded_at is None else to_rfc3339(recorded_at))
+
+
+def one_line(document: dict[str, Any], id: str) -> str:
+    """An event in one line. `id`: the relay's."""
     data = document.get("data")
     data = data if isinstance(data, dict) else {}
-    parts = [str(document.get("time", "")), str(document.get("type", "")), str(document.get("subject") or "")]
+    parts = [time_of(document, id) or "", str(document.get("type", "")), str(document.get("subject") or "")]
     if document.get("previousstatus") is not None:
         parts.append(f"({document['previousstatus']} → {document.get('status')})")
     if sequence := sequence_of(document):

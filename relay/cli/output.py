@@ -7,6 +7,7 @@ import textwrap
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import zip_longest
 from typing import Any
 
 import orjson
@@ -15,11 +16,12 @@ import typer
 from relay.clock import from_rfc3339, in_words
 from relay.core.jsontext import dumps
 
-_TIME = re.compile(r"\b(\d{4}-\d\d-\d\d)T(\d\d:\d\d:\d\d)\.\d{3}Z")
+_TIME = re.compile(r"\b(\d{4}-\d\d-\d\d)T(\d\d:\d\d:\d\d)(?:\.\d+)?Z")
+_SCHEME = re.compile("^[a-z]+://")
 _JOB_TYPE = re.compile(r"\bai\.revor\.job\.(?=[a-z_]+\b)")
 _CONTROL = re.compile("[\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]")
 MAX_UNBROKEN_ID_WIDTH = 40
-SHORTENED_WIDTHS = {"job": 9, "sink": 16}
+SHORTENED_WIDTHS = {"job": 9, "about": 9, "sink": 16}
 """Columns that only help to recognise a row, and the width they are cut to on a narrow terminal."""
 COLUMN_GAP = 2
 NARROW_WIDTH = 72
@@ -111,8 +113,8 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, empty:
     from rich.table import Table
     from rich.text import Text
 
-    width, at = shutil.get_terminal_size().columns, time.time() if now is None else now
-    cells = [[_humanized(cell, at) for cell in row] for row in cells]
+    width, at_time = shutil.get_terminal_size().columns, time.time() if now is None else now
+    cells = [[_humanized(cell, at_time) for cell in row] for row in cells]
     room = width - COLUMN_GAP * (len(columns) - 1)
     if sum(_widths(columns, cells)) > room:
         limits = [SHORTENED_WIDTHS.get(column) for column in columns]
@@ -129,6 +131,12 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, empty:
     ]
     least = [full[place] if is_id[place] else least[place] for place in range(len(columns))]
     fitted = _fitted(full, least, room)
+    if fitted is None and True in is_id:
+        at = is_id.index(True)
+        others = _fitted([*full[:at], *full[at + 1 :]], [*least[:at], *least[at + 1 :]], room + full[at])
+        if others is not None:
+            _print_below_ids(columns, cells, at, others)
+            return
     for place, column in enumerate(columns):
         table.add_column(
             column.upper(), overflow="fold", no_wrap=is_id[place], width=None if fitted is None else fitted[place]
@@ -136,6 +144,18 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, empty:
     for row in cells:
         table.add_row(*(Text(cell) for cell in row))
     Console(width=width, height=1).print(table)
+
+
+def _print_below_ids(columns: Sequence[str], cells: Sequence[Sequence[str]], id_at: int, widths: Sequence[int]) -> None:
+    """Prints the id of each row on a line of its own, and the other columns below it."""
+    gap = " " * COLUMN_GAP
+    for row in ([column.upper() for column in columns], *cells):
+        others = [cell for at, cell in enumerate(row) if at != id_at]
+        typer.echo(row[id_at])
+        wrapped = [textwrap.wrap(cell, width) for cell, width in zip(others, widths, strict=True)]
+        for parts in zip_longest(*wrapped, fillvalue=""):
+            padded = (f"{part:<{width}}" for part, width in zip(parts, widths, strict=True))
+            typer.echo(f"{gap}{gap.join(padded)}".rstrip())
 
 
 def _widths(columns: Sequence[str], cells: Sequence[Sequence[str]]) -> list[int]:
@@ -182,7 +202,7 @@ def _humanized(cell: str, now: float) -> str:
 
 def _shortened(cell: str, width: int | None) -> str:
     if width is not None:
-        cell = cell.removeprefix("http://")
+        cell = _SCHEME.sub("", cell)
     return cell if width is None or len(cell) <= width else f"{cell[: width - 1]}…"
 
 

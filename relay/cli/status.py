@@ -1,7 +1,7 @@
 """`relay status`: whether the relay is well, and the deliveries that a person may have to look at."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import typer
@@ -10,9 +10,11 @@ from relay.cli.client import api
 from relay.cli.delivery_report import SKIPPED
 from relay.cli.options import Json
 from relay.cli.output import print_json, print_table, say
-from relay.clock import to_rfc3339
+from relay.clock import from_rfc3339, in_words, to_rfc3339
 
 MAX_SUBSCRIPTIONS = 500
+MAX_FAILING = 10
+"""Maximum failing subscriptions that are named."""
 COLUMNS = ("deliveries", "count", "oldest", "show them")
 LISTS = {
     "uncertain": "relay deliveries list --state uncertain",
@@ -22,8 +24,8 @@ LISTS = {
 
 
 def status(json: Json = False) -> None:
-    """Show whether the relay is ready, which deliveries are uncertain, dead or skipped, and what programs that pull
-    have not acknowledged. Exit code 1: not ready."""
+    """Show whether the relay is ready, which subscriptions are failing, which deliveries are uncertain, dead or
+    skipped, and what programs that pull have not acknowledged. Exit code 1: not ready."""
     client = api()
     ready = client.get("/readyz", accepted=503)
     groups = {
@@ -33,10 +35,11 @@ def status(json: Json = False) -> None:
     found = [_counted(name, groups["cancelled" if name == "skipped" else name]) for name in LISTS]
     subscriptions = client.items("/v1/subscriptions", {}, MAX_SUBSCRIPTIONS)
     lags = [{"subscription": one["id"], **one["lag"]} for one in subscriptions if "lag" in one]
+    failing = [_failing(one) for one in subscriptions if one.get("state") == "enabled" and one.get("failing_since")]
     if json:
-        print_json({**ready, "deliveries": found, "lags": lags})
+        print_json({**ready, "deliveries": found, "lags": lags, "failing": failing})
     else:
-        for line in _readiness(ready):
+        for line in (*_readiness(ready), *_failing_lines(failing, time.time())):
             say(line)
         rows = [[one["deliveries"], _count(one), one["oldest_at"], LISTS[one["deliveries"]]] for one in found]
         shown = [row for row, one in zip(rows, found, strict=True) if one["count"]]
@@ -48,6 +51,24 @@ def _readiness(ready: Mapping[str, Any]) -> Iterator[str]:
     yield "the relay is ready" if ready.get("status") == "ok" else "the relay is not ready"
     yield from (f"problem: {problem}" for problem in ready.get("problems") or ())
     yield from (f"note: {note}" for note in ready.get("notes") or ())
+
+
+def _failing(subscription: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "subscription": subscription["id"],
+        "sink": subscription["sink"],
+        "since": subscription["failing_since"],
+        "reason": subscription.get("failing_reason"),
+    }
+
+
+def _failing_lines(failing: Sequence[Mapping[str, Any]], now: float) -> Iterator[str]:
+    for one in failing[:MAX_FAILING]:
+        since = in_words(max(0.0, now - from_rfc3339(one["since"])))
+        shown = f"relay deliveries list --state pending --subscription {one['subscription']}"
+        yield f"failing: {one['sink']}, for {since} (first: {one['reason']}): {shown}"
+    if len(failing) > MAX_FAILING:
+        yield f"failing: {len(failing) - MAX_FAILING} more, see `relay subscriptions list`"
 
 
 def _counted(name: str, groups: Mapping[str, Any]) -> dict[str, Any]:

@@ -58,7 +58,9 @@ def refusal_of_dial(found: Published) -> CheckFailed | None:
         return None
     code, pointer = _OF_DIAL.get(found.error, ("sink_unreachable", "/sink"))
     detail = found.detail or found.error
-    return _failed(code, pointer, f"{detail}. {_AGAIN}" if code in ("sink_unreachable", "sink_incomplete") else detail)
+    if code in ("sink_unreachable", "sink_incomplete"):
+        detail = f"{detail} {_AGAIN}" if detail.endswith("?") else f"{detail}. {_AGAIN}"
+    return _failed(code, pointer, detail)
 
 
 def facts_of(remembered: Mapping[str, Any] | None) -> dict[str, str]:

@@ -2,11 +2,12 @@
 
 from datetime import UTC, datetime
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from ulid import ULID
 
-from relay.ids import least_id, new_id
+from relay.ids import least_id, made_at, new_id
 
 TIMES = st.floats(min_value=0, max_value=datetime(9999, 1, 1, tzinfo=UTC).timestamp())
 
@@ -36,3 +37,13 @@ def test_least_id_separates_earlier_ids_from_later_ones(one: float, other: float
 
 def test_no_id_is_below_the_least_id_of_time_zero() -> None:
     assert least_id("int", -1.0) == least_id("int", 0.0) <= new_id("int", 0.0)
+
+
+@given(TIMES)
+def test_an_id_tells_when_it_was_made(epoch_seconds: float) -> None:
+    assert made_at(new_id("evt", epoch_seconds)) == int(epoch_seconds * 1000) / 1000
+
+
+@pytest.mark.parametrize("id", ["", "A-17", "evt_1", "evt_" + "z" * 26, "evt_" + "!" * 26])
+def test_other_ids_tell_no_time(id: str) -> None:
+    assert made_at(id) is None

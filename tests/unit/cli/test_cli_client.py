@@ -19,6 +19,7 @@ from relay.cli.subscriptions import expectation
 from relay.core.signing import signature_headers
 from relay.core.subscription import SigningSecret
 from relay.errors import RelayError, UsageError
+from relay.ids import new_id
 
 SECRET = "whsec_MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE="
 
@@ -221,6 +222,15 @@ def test_listen_forwards_the_unchanged_bytes_signed(stub: Stub, capsys: pytest.C
     Webhook(SECRET).verify(sent, headers)
 
 
+def test_event_without_a_time_is_shown_with_that_of_its_recording(
+    stub: Stub, capsys: pytest.CaptureFixture[str]
+) -> None:
+    event = {"id": "A-17-paid", "type": "com.acme.order.paid", "subject": "A-17"}
+    stub.says("GET /v1/events", {"items": [event], "ids": [new_id("evt", 1_779_271_207.5)], "next_cursor": None})
+    assert run(["events", "list"]) == 0
+    assert "2026-05-20T10:00:07.500Z\tcom.acme.order.paid\tA-17" in capsys.readouterr().out
+
+
 def test_listen_forwards_published_events_with_the_relays_id(stub: Stub) -> None:
     stub.says("GET /v1/signing-secret", {"secret": SECRET})
     stub.says("GET /v1/events", {"items": [], "next_cursor": None})
@@ -316,7 +326,7 @@ def test_deliveries_are_listed_one_per_line(stub: Stub, capsys: pytest.CaptureFi
     assert run(["deliveries", "list"]) == 0
     shown = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
     assert shown == [
-        ["ID", "TYPE", "JOB", "SINK", "STATE", "NEXT", "REASON"],
+        ["ID", "TYPE", "ABOUT", "SINK", "STATE", "NEXT", "REASON"],
         ["dlv_1", "a.job.failed", "7", "https://a.example/", "dead", "-", "http_503"],
     ]
 

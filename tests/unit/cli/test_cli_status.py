@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from relay.cli import run
+from relay.cli.status import MAX_FAILING
 from tests.unit.cli.test_cli_client import Stub, stub
 
 __all__ = ["stub"]
@@ -98,3 +99,25 @@ def test_list_has_a_lag_where_something_is_pulled(stub: Stub, capsys: pytest.Cap
     out = capsys.readouterr().out
     assert "12, 5 min" in out
     assert "lag" in out.splitlines()[0].lower()
+
+
+def test_failing_subscriptions_are_named(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
+    one = {"id": "sub_1", "state": "enabled", "sink": "nats://broker.example:4222", "failing_reason": "connect"}
+    one["failing_since"] = "2026-05-20T08:00:00.000Z"
+    answers(stub, OK, *[groups()] * 3, pulled=[one, {**one, "failing_since": None}, {**one, "state": "paused"}])
+    assert run(["status"]) == 0
+    _, line = capsys.readouterr().out.splitlines()
+    assert line.startswith("failing: nats://broker.example:4222, for ")
+    assert line.endswith(" (first: connect): relay deliveries list --state pending --subscription sub_1")
+    answers(stub, OK, *[groups()] * 3, pulled=[one] * (MAX_FAILING + 2))
+    assert run(["status", "--json"]) == 0
+    failing = json.loads(capsys.readouterr().out)["failing"]
+    assert failing[0] == {
+        "subscription": "sub_1",
+        "sink": "nats://broker.example:4222",
+        "since": "2026-05-20T08:00:00.000Z",
+        "reason": "connect",
+    }
+    answers(stub, OK, *[groups()] * 3, pulled=[one] * (MAX_FAILING + 2))
+    run(["status"])
+    assert capsys.readouterr().out.splitlines()[-1] == "failing: 2 more, see `relay subscriptions list`"

@@ -127,3 +127,12 @@ def test_a_refresh_token_is_not_traded_for_a_check(fields, tried) -> None:
 def test_nobody_is_told_to_resume_what_is_not_stored(advice: str) -> None:
     found = refusal(Outcome(verdict="disable", reason=f"http_401: give it a valid token{advice}"), answered(401))
     assert str(found) == "the sink refuses the credential: http_401: give it a valid token"
+
+
+def test_words_of_a_refusal_end_with_one_mark() -> None:
+    asked = refusal_of_dial(Published(error="connect", detail="is it starting?"))
+    told = refusal_of_dial(Published(error="connect", detail="it is starting"))
+    assert [str(found.errors[0].detail).partition(" Nothing")[0] for found in (asked, told) if found] == [
+        "is it starting?",
+        "it is starting.",
+    ]
