@@ -46,7 +46,7 @@ def list_deliveries(
 
 def _row(delivery: dict[str, Any]) -> list[Any]:
     """Omits the reason of a delivered one, which is only its status code."""
-    cells = [delivery.get(field) for field in FIELDS]
+    cells = [delivery.get(field) or None for field in FIELDS]  # what is pulled has no sink
     return [*cells[:-1], None] if delivery["state"] == "delivered" else cells
 
 

@@ -12,7 +12,7 @@ from relay.cli.client import api, path_of
 from relay.cli.event_stream import ServerEvent, follow
 from relay.cli.options import Json, Limit, Since, Type, Types, Until, full_type, full_types, time_or_age
 from relay.cli.output import inert_json, note, print_json, print_list, say
-from relay.clock import to_rfc3339
+from relay.clock import MAX_EPOCH_SECONDS, to_rfc3339
 from relay.core.jsontext import JSONDecodeError, dumps, loads
 from relay.errors import UsageError
 from relay.ids import made_at
@@ -167,7 +167,7 @@ def sequence_of(event: dict[str, Any]) -> str:
 def time_of(event: dict[str, Any], id: str) -> str | None:
     """The time of an event. One that has none counts as of when it was recorded, which the relay's `id` of it tells."""
     recorded_at = made_at(id)
-    return event.get("time") or (None if recorded_at is None else to_rfc3339(recorded_at))
+    return event.get("time") or (None if recorded_at is None else to_rfc3339(min(recorded_at, MAX_EPOCH_SECONDS)))
 
 
 def one_line(document: dict[str, Any], id: str) -> str:

@@ -133,7 +133,7 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, empty:
     fitted = _fitted(full, least, room)
     if fitted is None and True in is_id:
         at = is_id.index(True)
-        others = _fitted([*full[:at], *full[at + 1 :]], [*least[:at], *least[at + 1 :]], room + full[at])
+        others = _fitted([*full[:at], *full[at + 1 :]], [*least[:at], *least[at + 1 :]], room)
         if others is not None:
             _print_below_ids(columns, cells, at, others)
             return

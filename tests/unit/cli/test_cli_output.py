@@ -60,6 +60,7 @@ def test_ids_are_above_the_other_columns_if_words_would_break(monkeypatch: pytes
     row = (ID, "com.acme.order.paid", "A-30", "nats://broker.example.com:4222", "pending", "2025-11-26T00:13:40.000Z")
     print_table(columns, [(*row, "no_stream"), (*row, "http_401")], empty="none", now=NOW)
     lines = shown.getvalue().splitlines()
+    assert max(map(len, lines)) <= 80
     assert lines[:2] == [
         "ID",
         "  TYPE                 ABOUT  SINK              STATE    NEXT    REASON",
