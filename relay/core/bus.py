@@ -232,8 +232,9 @@ def refusal_of_host(protocol: Protocol, host: str, port: int, policy: GuardPolic
 
 
 def for_brokers(refusal: str) -> str:
-    """A refusal of the guard, which speaks of web addresses, in words that fit a broker."""
-    return refusal.replace("http is not allowed: use https", "without TLS is not allowed: use kafkas, tls or amqps")
+    """A refusal of the guard, which speaks of web addresses, in words that fit a broker: many are private for good."""
+    refusal = refusal.replace("http is not allowed: use https", "without TLS is not allowed: use kafkas, tls or amqps")
+    return refusal.replace(" permits it for development", " permits it")
 
 
 def unsent_behind(messages: Sequence[Message], results: Sequence[Published | None]) -> list[Published]:

@@ -378,7 +378,7 @@ def test_the_receiver_in_the_readme_verifies(
         thread.join()
 
     assert statuses == [204, 204, 401]
-    assert capsys.readouterr().out == "j-1 0000000001 ai.revor.job.failed\n"
+    assert capsys.readouterr().out == "ai.revor.job.failed j-1 0000000001\n"
 
 
 V1A_CASES = [(0, b"", True), (280, b"", True), (320, b"", False), (-330, b"", False), (0, b" ", False)]
