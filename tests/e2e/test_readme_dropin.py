@@ -85,7 +85,7 @@ def test_readme_curl_example(terminals: Terminals, hook: int, tmp_path: Path) ->
     assert registered["metadata"] == {"deal_id": 42}
     assert (ended["id"], ended["open"]) == (job_id, False)
     assert ended["outcome"] in ("succeeded", "failed", "cancelled")
-    sink.until(rf"^{job_id} \d+ ai\.revor\.job\.{WAYS_TO_END}$")
+    sink.until(rf"^ai\.revor\.job\.{WAYS_TO_END} {job_id} \d+$")
 
 
 def test_sandbox_prints_the_settings_in_the_readme(terminals: Terminals) -> None:
