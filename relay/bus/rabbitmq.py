@@ -1,7 +1,8 @@
 """RabbitMQ, AMQP 0-9-1. An event is delivered once the broker has confirmed it: stored, if the queue is durable.
 
-Messages are persistent and mandatory: one that no queue takes comes back, and its delivery fails. A missing exchange
-closes its channel, so a batch has a channel for each of its exchanges.
+Messages are persistent and mandatory: one that no queue takes comes back, and its delivery fails. An exchange that is
+missing, or may not be written to, closes the channel, and whatever is sent on it a moment later closes the connection.
+So the first message to each exchange goes alone, on a channel of its own.
 """
 
 import asyncio
@@ -15,15 +16,14 @@ from urllib.parse import quote
 from relay.bus.addresses import first_connected
 from relay.bus.answers import Answers
 from relay.bus.extras import needed
-from relay.bus.in_order import publish_in_order
+from relay.bus.in_order import BROKE_OFF, publish_in_order
 from relay.bus.publishers import CannotConnect
 from relay.core.bus import CLIENT, Broker, Message, Published
 
 MAX_BATCHES = 16
 """Maximum batches under way on one connection."""
-MAX_EXCHANGES = 8
-"""Maximum channels of one batch: more exchanges share the last one. If one of them closes it, the others' messages are
-published one by one."""
+MAX_PROVEN = 1000
+"""Exchanges that are remembered to take messages."""
 PERSISTENT = 2
 HEARTBEAT_SECONDS = 20
 MIN_FRAME_BYTES = 4096
@@ -35,6 +35,11 @@ NO_HOST = "the broker refuses the virtual host: there is none of this name, or t
 BLOCKED = Published(
     error="blocked", detail="RabbitMQ takes no messages now: it has too little memory or disk (connection.blocked)"
 )
+NO_EXCHANGE = Published(error="unknown_exchange", detail="there is no such exchange")
+NOT_ALLOWED = Published(error="denied", detail="the credential may not write to the exchange")
+BAD_PROPERTIES = Published(error="nack", detail="the broker refused the message (PRECONDITION_FAILED)")
+CLOSES_CHANNEL = (NO_EXCHANGE, NOT_ALLOWED, BAD_PROPERTIES, BROKE_OFF)
+"""After one of these the channel is closed, or about to be."""
 _RESET = struct.pack("ii", 1, 0)
 """Of SO_LINGER: what was not sent is thrown away."""
 
@@ -47,6 +52,8 @@ class RabbitMq:
         self._errors = needed("aiormq.exceptions", "rabbitmq")
         self._properties = needed("aiormq", "rabbitmq").spec.Basic.Properties
         self._free: list[Any] = []
+        self._proven: set[str] = set()
+        """Exchanges that have taken a message."""
         self._turns = asyncio.Semaphore(MAX_BATCHES)
         self._in_doubt = False
         """True once messages may be on their way that nobody waits for."""
@@ -60,26 +67,24 @@ class RabbitMq:
         """See `Publisher`."""
         async with self._turns:
             self._line.answers.expect(messages)
+            why: dict[str, Published] = {}
+            first = asyncio.Lock()
             try:
-                exchanges = list(dict.fromkeys(message.exchange for message in messages))
-                channels = [await self._channel() for _ in exchanges[:MAX_EXCHANGES]]
-                of = {name: channels[min(place, MAX_EXCHANGES - 1)] for place, name in enumerate(exchanges)}
-                shared = channels[-1] if len(exchanges) > MAX_EXCHANGES else None
-                why: dict[str, Published] = {}
-                alone = asyncio.Lock()
+                channel, broke = await self._channel(), False
 
                 async def one(message: Message) -> Published:
-                    channel = of[message.exchange]
-                    if not channel.is_closed:
-                        result = await self._one(channel, message)
-                        if result.error is None or not channel.is_closed:
-                            return result
-                        if channel is not shared:
-                            why.setdefault(message.exchange, result)
-                    async with alone:  # another exchange may have closed the channel
-                        if message.exchange not in why:
-                            return await self._alone(message, why)
-                        return why[message.exchange]
+                    nonlocal broke
+                    if message.exchange not in self._proven:
+                        async with first:
+                            if message.exchange in why:
+                                return why[message.exchange]
+                            if message.exchange not in self._proven:
+                                return await self._first(message, why)
+                    result = await self._one(channel, message)
+                    if result in CLOSES_CHANNEL:  # the exchange was there a moment ago
+                        broke = True
+                        self._proven.discard(message.exchange)
+                    return result
 
                 await publish_in_order(messages, results, one)
             except asyncio.CancelledError:
@@ -87,16 +92,20 @@ class RabbitMq:
                 if await self.is_blocked():
                     results[:] = [result or BLOCKED for result in results]
                 raise
-            self._free += [channel for channel in channels if not channel.is_closed]
+            if not broke:
+                self._free.append(channel)
 
-    async def _alone(self, message: Message, why: dict[str, Published]) -> Published:
-        """Publishes on a channel of its own. `why`: of the exchanges that close theirs."""
+    async def _first(self, message: Message, why: dict[str, Published]) -> Published:
+        """Publishes the first message to an exchange, on a channel of its own. `why`: of those that close theirs."""
         channel = await self._channel()
         result = await self._one(channel, message)
-        if channel.is_closed:
-            why[message.exchange] = result
-        else:
+        if result not in CLOSES_CHANNEL:
             self._free.append(channel)
+            if len(self._proven) == MAX_PROVEN:
+                self._proven.clear()
+            self._proven.add(message.exchange)
+        elif result is not BROKE_OFF:
+            why[message.exchange] = result
         return result
 
     async def _channel(self) -> Any:
@@ -131,11 +140,18 @@ class RabbitMq:
                 error="nack", detail="the broker refused the message: a full queue, or no room to store it"
             )
         except errors.ChannelNotFoundEntity:
-            return Published(error="unknown_exchange", detail="there is no such exchange")
+            return NO_EXCHANGE
         except errors.ChannelAccessRefused:
-            return Published(error="denied", detail="the credential may not write to the exchange")
+            return NOT_ALLOWED
         except errors.ChannelPreconditionFailed:
-            return Published(error="nack", detail="the broker refused the message (PRECONDITION_FAILED)")
+            return BAD_PROPERTIES
+        except (errors.ChannelClosed, errors.ChannelInvalidStateError):  # by another message
+            return BROKE_OFF
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            return BROKE_OFF  # the client cancels what waits on a channel that ends
         return Published(detail="confirmed")
 
     async def missing(self, place: Message) -> Published | None:

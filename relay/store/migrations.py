@@ -17,6 +17,8 @@ from relay.store import postgres_engine as postgres
 from relay.store.postgres_engine import is_postgres
 from relay.store.sqlite import HolderLock, lock_path, make_engine, narrow_files, real_path, sqlite_url
 
+UPGRADE_WAIT_MS = 60_000
+"""How long an upgrade of SQLite waits for another one."""
 Result = TypeVar("Result")
 
 
@@ -92,6 +94,8 @@ def _with_connection(url: str, work: Callable[[Connection], Result], what: str) 
     engine = make_engine(sqlite_url(url))
     try:
         with engine.connect() as connection:
+            if work is _upgrade:  # another process may be upgrading it
+                connection.exec_driver_sql(f"PRAGMA busy_timeout={UPGRADE_WAIT_MS}")
             connection.exec_driver_sql("BEGIN IMMEDIATE" if work is _upgrade else "BEGIN")
             result = work(connection)
             connection.commit()

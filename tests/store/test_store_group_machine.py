@@ -252,7 +252,7 @@ def test_groups_count_their_jobs_whatever_happens(machine: type[GroupMachine], m
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=scaled(20, 150) if machine is SqliteMachine else scaled(6, 40),  # these wait for a server
+            max_examples=scaled(14, 150) if machine is SqliteMachine else scaled(4, 40),  # these wait for a server
             stateful_step_count=30,
             deadline=None,
             suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
