@@ -1,7 +1,7 @@
 # make demo       the whole story on this machine: 1 minute
 # make lint       format, faults, types, imports: 1 minute, 10 s when little has changed
 # make test-fast  what to run before each commit: format, imports, units, the store on SQLite, the API: 2 minutes
-# make test       every check that a change has to pass: 13 minutes on two cores
+# make test       every check that a change has to pass: 14 minutes on two cores
 # make bench      the measurements: 15 minutes
 # make soak       the long tests, whole: 20,000 generated requests, 500 kills, an hour of operations: 3 hours
 # make audit      asks whether a pinned package has a known vulnerability: 30 s
@@ -106,10 +106,10 @@ soak: $(READY)
 	echo "==> the worst legal requests, one at a time, at a relay whose /livez is watched: alone on the machine"
 	$(BIN)/python -m pytest -q -rP -n 0 tests/e2e/test_stalls.py
 	echo "==> properties, simulations, stores, installs and restarts: what make test runs smaller"
-	$(BIN)/python -m pytest $(AT_ONCE) -n auto --durations=10 tests/simulation tests/packaging $(CORE) tests/e2e/test_canaries.py tests/e2e/test_cli_serve.py tests/e2e/test_demo.py \
+	$(BIN)/python -m pytest $(AT_ONCE) -n auto --durations=10 tests/simulation tests/packaging $(CORE) tests/e2e/test_canaries.py tests/e2e/test_cli_serve.py tests/e2e/test_demo.py tests/e2e/test_demo_campaign.py \
 		tests/e2e/test_cluster.py tests/e2e/test_rolling_restart.py tests/e2e/test_socket_activation.py tests/store --ignore=tests/simulation/test_hostile_sink.py --ignore=tests/store/test_fuzzed_sink.py --ignore=tests/store/test_two_pollers.py
 	echo "==> brokers: 10,000 events to each, killed twice and cut off"
-	$(BIN)/python -m pytest -q -rP -n 0 tests/bus
+	$(BIN)/python -m pytest -q -rP -n 0 tests/bus tests/api/test_api_asyncapi.py
 	echo "==> kills: $(SOAK_KILLS) at random moments, and one at each chosen one, from the same seed"
 	KILL_TEST_COUNT=$(SOAK_KILLS) KILL_TEST_SEED=$(SOAK_SEED) $(BIN)/python -m pytest -q -rP --durations=10 tests/e2e/test_kill*.py tests/e2e/test_power_loss.py
 	echo "==> operations: $(SOAK_SECONDS) s of random ones from outside on each database, from the same seed"

@@ -38,6 +38,7 @@ from subscribers.nats import Nats
 from subscribers.rabbitmq import RabbitMq
 from tests.support.api_world import ORIGIN, SETTINGS
 from tests.support.npm import npm_folder
+from tests.support.scale import soak_only
 from tests.support.schema_check import SCHEMAS
 
 FILE = SCHEMAS / "asyncapi.yaml"
@@ -89,6 +90,7 @@ def test_committed_file_is_what_the_models_say() -> None:
     assert stored == DOCUMENT, "schemas/asyncapi.yaml is old: run UPDATE_ASYNCAPI=1 pytest on this file"
 
 
+@soak_only
 @pytest.mark.slow
 def test_parser_of_asyncapi_accepts_it_without_a_warning(tmp_path: Path) -> None:
     folder = npm_folder(tmp_path, NPM_PACKAGES)

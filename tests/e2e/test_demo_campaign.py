@@ -9,6 +9,7 @@ from relay.cli.demo import scenario
 from relay.cli.demo.campaign import MIN_JOBS, open_campaign, run_campaign
 from relay.cli.demo.environment import Plan, demo_settings
 from relay.config.settings import Settings
+from tests.support.scale import soak_only
 
 
 def watched_closely(*given: Any, **options: Any) -> Settings:
@@ -19,6 +20,7 @@ def watched_closely(*given: Any, **options: Any) -> Settings:
     return settings.model_copy(update={"sources": {"revor": source.model_copy(update={"polling": polling})}})
 
 
+@soak_only
 @pytest.mark.slow
 async def test_a_campaign_whose_account_breaks_is_told_in_few_messages(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(group_finish, "FRESH_SECONDS", 0.2)

@@ -22,7 +22,7 @@ from tests.support.kill_world import (
     open_world,
     total,
 )
-from tests.support.scale import scaled
+from tests.support.scale import SOAK, scaled
 
 KILLS_A_TEST = 50
 WORLDS = min(12, max(1, KILL_COUNT // 2))
@@ -88,7 +88,7 @@ async def kills(folder: Path, database: str, seed: str, count: int, seconds: flo
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", range(len(TESTS)))
-@pytest.mark.parametrize("database", DATABASES)
+@pytest.mark.parametrize("database", [*DATABASES] if SOAK else ["sqlite"])
 async def test_kills_at_random_moments_lose_and_invent_nothing(tmp_path: Path, database: str, number: int) -> None:
     print(f"KILL_TEST_SEED={SEED} test {number}")
     shares: list[float] = []

@@ -11,6 +11,7 @@ import pytest
 from tests.support.kill_world import DATABASES
 from tests.support.operations_judge import findings
 from tests.support.operations_world import open_world, run_operations
+from tests.support.scale import SOAK
 
 SECONDS = float(os.environ.get("OPERATIONS_TEST_SECONDS", "4"))
 SEED = os.environ.get("OPERATIONS_TEST_SEED", "20260520")
@@ -19,7 +20,7 @@ SHOWN = 20
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("database", DATABASES)
+@pytest.mark.parametrize("database", [*DATABASES] if SOAK else ["postgresql"])
 async def test_random_operations_keep_every_promise(tmp_path: Path, database: str) -> None:
     print(f"OPERATIONS_TEST_SEED={SEED}")
     async with open_world(tmp_path, database, f"{SEED}:{database}") as world:

@@ -18,7 +18,7 @@ import pytest
 
 from tests.packaging.test_wheel import closure, link, with_linked_pip
 from tests.support.process_world import Start, processes
-from tests.support.scale import SOAK
+from tests.support.scale import SOAK, soak_only
 from tests.support.systemd_unit import ROOT, UnitRunner, below, can_confine
 from tests.support.typed import blocks, prompts, section
 from tests.support.wire import Client, request
@@ -152,6 +152,7 @@ async def jobs(machine: Machine, token: str, *ids: str) -> set[str]:
         return {job["id"] for job in listed.json["items"]}
 
 
+@soak_only
 async def test_guide_works_as_it_is_written(machine: Machine) -> None:
     printed = await machine.type("Install")
     assert printed.splitlines()[-1] == '{"status":"ok"}'
