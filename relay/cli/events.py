@@ -166,8 +166,10 @@ def sequence_of(event: dict[str, Any]) -> str:
 
 def time_of(event: dict[str, Any], id: str) -> str | None:
     """The time of an event. One that has none counts as of when it was recorded, which the relay's `id` of it tells."""
+    if event.get("time"):
+        return str(event["time"])
     recorded_at = made_at(id)
-    return event.get("time") or (None if recorded_at is None else to_rfc3339(min(recorded_at, MAX_EPOCH_SECONDS)))
+    return None if recorded_at is None else to_rfc3339(min(recorded_at, MAX_EPOCH_SECONDS))
 
 
 def one_line(document: dict[str, Any], id: str) -> str:

@@ -354,6 +354,6 @@ def test_an_answer_to_a_command(raw: bytes, status: int) -> None:
     assert str(client._refusal(status, raw))
     document = value_or_refusal(lambda: client._document(raw, "http://h"), RelayError)
     if isinstance(document, dict):
-        assert isinstance(one_line(document), str)
+        assert isinstance(one_line(document, "evt_01m8f7d6bj5129j65gwngwpkfw"), str)
     events = list(event_stream._server_events(io.BytesIO(raw + b"\n\nid: \xff\ndata: 1\ndata\n\n")))  # type: ignore[arg-type]
     assert all(isinstance(event.data, bytes) for event in events)
