@@ -186,7 +186,7 @@ def common_errors(subscription: Subscription, service: str, example: str, option
     `example`: a sink; `options`: what this kind has."""
     read = ("/sinkcredential", "/config/handshake")
     parts = split_url(subscription.sink)
-    others = [one for one in subscription.types or () if _is_about_nobody(one)]
+    others = [one for one in subscription.types or () if _is_about_no_person(one)]
     found = (
         (
             parts is None or parts.path not in ("", "/") or bool(parts.query),
@@ -220,7 +220,7 @@ def common_errors(subscription: Subscription, service: str, example: str, option
     return errors + choice_errors(subscription, {UNMATCHED: (SKIP, CREATE, FAIL)})
 
 
-def _is_about_nobody(type: str) -> bool:
+def _is_about_no_person(type: str) -> bool:
     """True for the types of events about the relay and about connect accounts. What programs publish may name
     somebody in its metadata."""
     return job_event_kind(type) is None and (type in RELAY_EVENTS or account_event_kind(type) is not None)

@@ -173,7 +173,7 @@ async def _pulled(call: Call, subscription: Subscription, wanted: PullRequest) -
                 if arrived or unseen >= GONE_SECONDS:
                     unseen = 0.0
                     if await call.request.is_disconnected():
-                        left, arrived = 0.0, False  # nobody would acknowledge what it gets
+                        left, arrived = 0.0, False  # the caller is gone, and would acknowledge nothing
             if not arrived:
                 break
             subscription = await _find(call)

@@ -7,10 +7,9 @@ stream. Were both on their way, consumers would see the second one first.
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 
-from relay.core.bus import Message, Published
+from relay.core.bus import HELD_BACK, Message, Published
 
 BROKE_OFF = Published(error="read", detail="the connection broke off before an acknowledgement came")
-BEHIND = Published(error="behind", detail="an earlier event of its order was not acknowledged")
 
 
 async def publish_in_order(
@@ -27,7 +26,7 @@ async def publish_in_order(
     async def one_by_one(chain: list[int]) -> None:
         failed = False
         for index in chain:
-            result = BEHIND if failed else await _one(messages[index], publish)
+            result = HELD_BACK if failed else await _one(messages[index], publish)
             results[index] = result
             failed = result.error is not None
 

@@ -19,7 +19,7 @@ from relay.bus.extras import needed
 from relay.bus.kafka_wire import Batch, Identity, Place
 from relay.bus.publishers import CannotConnect, causes_of, named
 from relay.clock import Clock, wall_clock
-from relay.core.bus import Broker, Message, Published
+from relay.core.bus import HELD_BACK, Broker, Message, Published
 from relay.tasks import Tasks
 
 _errors = needed("aiokafka.errors", "kafka")
@@ -76,7 +76,6 @@ _REFUSED = {
     31: Published(error="denied", detail="the credential lacks IdempotentWrite on the cluster"),
     87: Published(error="nack", detail="the broker takes no such record: does a compacted topic lack its key?"),
 }
-_BEHIND = Published(error="behind", detail="an earlier event of its order was not acknowledged")
 _STORED_BEFORE = Published(detail="stored by an earlier attempt")
 
 
@@ -182,7 +181,7 @@ class Kafka:
             topic = topics[message.destination]
             why = _TOO_LARGE if wire.size_of(message) > MAX_MESSAGE_BYTES else topic.why
             if message.order in failed:
-                results[index] = _BEHIND
+                results[index] = HELD_BACK
             elif why is not None:
                 results[index] = why
                 failed |= {message.order} - {None}
@@ -515,7 +514,7 @@ def _next(
     while left:
         message = messages[left[0]]
         if message.order in failed:
-            results[left.popleft()] = _BEHIND
+            results[left.popleft()] = HELD_BACK
             continue
         size += wire.size_of(message)
         if found and size > max_bytes:

@@ -110,7 +110,7 @@ class Nats:
 
     async def _replied(self, reply: Any) -> None:
         """An acknowledgement, or why there is none. The library's own function raises an error of JetStream where
-        nobody is, and the message would wait for ever."""
+        no caller sees it, and the message would wait for ever."""
         self._replies += 1
         future = self._jetstream._publish_async_futures.get(reply.subject.rpartition(".")[2])
         if future is not None and not future.done():

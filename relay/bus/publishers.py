@@ -233,7 +233,7 @@ class Publishers:
         self._tasks.start(_closed(publisher))
 
     async def close_idle(self) -> None:
-        """Closes connections that were not used for a while, and forgets brokers that nobody uses."""
+        """Closes connections that were not used for a while, and forgets brokers without one."""
         now = self._now()
         for broker, line in list(self._lines.items()):
             if line.users or line.turn.locked() or now - line.used_at < IDLE_SECONDS or now < line.blocked_until:

@@ -30,7 +30,7 @@ MIN_FRAME_BYTES = 4096
 FRAME_BYTES = 131_072
 """The smallest maximum that brokers may set, and RabbitMQ's default."""
 PROBE = "revor-relay.probe"
-"""Name of a queue that nobody has: a message to it comes back, unless the broker takes none from anyone."""
+"""Name of a queue that does not exist: a message to it comes back, unless the broker takes no messages at all."""
 NO_HOST = "the broker refuses the virtual host: there is none of this name, or the user may not use it"
 BLOCKED = Published(
     error="blocked", detail="RabbitMQ takes no messages now: it has too little memory or disk (connection.blocked)"
@@ -56,7 +56,7 @@ class RabbitMq:
         """Exchanges that have taken a message."""
         self._turns = asyncio.Semaphore(MAX_BATCHES)
         self._in_doubt = False
-        """True once messages may be on their way that nobody waits for."""
+        """True once messages may be on their way that no publish waits for."""
 
     @property
     def broken(self) -> bool:

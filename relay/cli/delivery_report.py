@@ -196,7 +196,9 @@ def _state(delivery: Document, subscription: Document | None, now: float) -> str
     if state == "uncertain":
         return f"may or may not have been written{ended}, after {tries}: {DOUBTS.get(reason, reason)}"
     if _is_skipped(delivery):
-        return f"was skipped{ended}, after {tries}: {NAMES_NO_PERSON if _names_nobody(delivery) else SKIPPED[reason]}"
+        return (
+            f"was skipped{ended}, after {tries}: {NAMES_NO_PERSON if _names_no_person(delivery) else SKIPPED[reason]}"
+        )
     if state == "dead":
         return f"was given up{ended}, after {tries}" + (f": {reason}" if reason else "")
     if state == "cancelled":
@@ -217,7 +219,7 @@ def _is_skipped(delivery: Document) -> bool:
     return delivery["state"] == "cancelled" and delivery.get("reason") in SKIPPED
 
 
-def _names_nobody(delivery: Document) -> bool:
+def _names_no_person(delivery: Document) -> bool:
     """True if it was skipped and the CRM was not even asked."""
     last = (delivery.get("attempts") or ({"error": "unknown"},))[-1]
     return _is_skipped(delivery) and last.get("status_code") is None and not last.get("error")
@@ -270,7 +272,7 @@ def _next(delivery: Document, subscription: Document | None, now: float) -> str:
         what = f"Look in the CRM whether a record names {delivery['event_id']}, and settle it."
         where = "On which record: `relay events list --type relay.delivery.uncertain --json`."
         return f"nothing, until a person settles it. {what} {where} Later events of the job continue without it."
-    if _names_nobody(delivery):
+    if _names_no_person(delivery):
         names = "Give jobs metadata that do, such as deal_id, contact_id or email, or keep recipients (proxy.capture)."
         return f"nothing. {names} Metadata of this job: relay jobs show {delivery['job_uid']}"
     if _is_skipped(delivery):

@@ -237,6 +237,11 @@ def for_brokers(refusal: str) -> str:
     return refusal.replace(" permits it for development", " permits it")
 
 
+BEHIND = "behind"
+"""The `error` of an event that is not published, or is published again, since an earlier one of its order failed."""
+HELD_BACK = Published(error=BEHIND, detail="an earlier event of its order was not acknowledged")
+
+
 def unsent_behind(messages: Sequence[Message], results: Sequence[Published | None]) -> list[Published]:
     """The results, in which a message counts as failed if an earlier one of its order did: both are sent again, so that
     a consumer never sees the later one first. None: no result came in time."""
@@ -246,7 +251,7 @@ def unsent_behind(messages: Sequence[Message], results: Sequence[Published | Non
         result = result or Published(error="timeout", detail="no acknowledgement in time")
         if message.order is not None:
             if result.error is None and message.order in failed:
-                result = Published(error="behind", detail="an earlier event of its order was not acknowledged")
+                result = HELD_BACK
             if result.error is not None:
                 failed.add(message.order)
         found.append(result)

@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from relay.clock import Clock
-from relay.core.bus import Broker, Message, order_of
+from relay.core.bus import BEHIND, Broker, Message, order_of
 from relay.core.delivery import Outcome, Response
 from relay.core.events import Event
 from relay.core.subscription import Subscription
@@ -30,8 +30,6 @@ SHOWN_CHARACTERS = 1000
 RENDER_SECONDS = 10.0
 """How long the messages of a bundle may take to be made of templates. What is left then is tried again: a lease must
 not end before the bundle is published."""
-BEHIND = "behind"
-"""The `error` of an event that was not published, or is published again, since an earlier one of its order failed."""
 
 
 async def no_brokers(broker: Broker, messages: Sequence[Message], _seconds: float) -> Sequence[Response]:

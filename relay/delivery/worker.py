@@ -20,7 +20,7 @@ import structlog
 from relay.clock import Clock
 from relay.core import ledger, retry
 from relay.core.bundles import message_id, outcome_of_bundle
-from relay.core.bus import Broker, order_of
+from relay.core.bus import BEHIND, Broker, order_of
 from relay.core.delivery import DRY_RUN, PROXY_ERROR, RENDER_ERROR, Claimed, OutboundRequest, Outcome, Response
 from relay.core.dialogue import Ended, Memory, Step, Steps, imagined
 from relay.core.events import Event
@@ -34,7 +34,7 @@ from relay.delivery.attempts import bare
 from relay.delivery.credentials import Credentials, Sent
 from relay.delivery.dialogues import converse, unrendered
 from relay.delivery.outcomes import FinishedAttempt, NextClaim, Policy, acknowledged, attempt_result
-from relay.delivery.publishing import BEHIND, Publish, published
+from relay.delivery.publishing import Publish, published
 from relay.delivery.signer import Signer
 from relay.delivery.slots import Slots, Target
 from relay.errors import StoreError, ValueRefused

@@ -197,7 +197,7 @@ async def incidents(store: IncidentStore, clock: Clock) -> None:
 
 
 async def end_leases(pulls: Pulls, subscriptions: SubscriptionStore) -> None:
-    """Records the leases of pulls that have ended, so that lists show it although nobody pulls."""
+    """Records the leases of pulls that have ended, so that lists show it although no program pulls."""
     for id in await pulls.ended():
         subscription = await subscriptions.get(id)
         if subscription is not None:

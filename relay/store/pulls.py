@@ -41,7 +41,7 @@ SELECT id, job_uid, sequence, (SELECT LENGTH(e.body) FROM events e WHERE e.id = 
   due_at
 FROM due
 """
-# The due heads of one subscription and priority that nobody has. A lease of a node that is gone, from when the
+# The due heads of one subscription and priority that are under no lease. A lease of a node that is gone, from when the
 # subscription had a sink, ends by its time only.
 DUE_TO_PULL = sql(_DUE.format(not_pulled=f"substr(lease_token, 1, {len(LEASE_PREFIX)}) <> '{LEASE_PREFIX}'"))
 _LEASED = "CASE WHEN d.lease_token IS NULL THEN 0 ELSE 1 END"

@@ -5,7 +5,7 @@ from typing import Any, cast
 
 import pytest
 
-from relay.core.bus import Broker, Message
+from relay.core.bus import BEHIND, Broker, Message
 from relay.core.delivery import Response
 from relay.core.events import Event
 from relay.core.subscription import Subscription
@@ -64,6 +64,6 @@ async def test_bundle_that_takes_long_to_render_is_published_before_its_lease_en
 ) -> None:
     found, sent, _ = await publish(monkeypatch, 0.4 * publishing.RENDER_SECONDS)
     assert sent == [event.id for event in EVENTS[:3]]
-    assert [one.response.error for one in found] == [None] * 3 + [publishing.BEHIND] * 7
+    assert [one.response.error for one in found] == [None] * 3 + [BEHIND] * 7
     assert "those before it took 10 s: simplify the template" in str(found[3].response.detail)
     assert all(one.outcome is not None and one.outcome.verdict == "retry" for one in found[3:])
