@@ -302,8 +302,8 @@ def make_engine(url: URL) -> Engine:
         # Only possible before the first page; see `upkeep.give_back`.
         if cursor.execute("PRAGMA page_count").fetchone()[0] == 0:
             cursor.execute("PRAGMA auto_vacuum=INCREMENTAL")
+        _use_wal(cursor)
         for pragma in (
-            "journal_mode=WAL",
             "synchronous=FULL",
             f"busy_timeout={BUSY_TIMEOUT_MS}",
             f"wal_autocheckpoint={WAL_AUTOCHECKPOINT_PAGES}",
@@ -317,6 +317,20 @@ def make_engine(url: URL) -> Engine:
         cursor.close()
 
     return engine
+
+
+def _use_wal(cursor: sqlite3.Cursor) -> None:
+    """Turns the write-ahead log on. While another connection does so in a new file, SQLite says `database is locked`
+    at once: it asks its busy handler only for other locks."""
+    ends_at = time.monotonic() + BUSY_TIMEOUT_MS / 1000
+    while True:
+        try:
+            cursor.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if not _is_busy(error) or time.monotonic() >= ends_at:
+                raise
+        time.sleep(BUSY_RETRY_SECONDS)
 
 
 def real_path(url: URL) -> Path:
