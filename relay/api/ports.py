@@ -43,7 +43,7 @@ class Token:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApiSettings:
     """The settings of the API. `accounts`: the account names of each source; `passed_paths`: the path prefixes that
-    are forwarded to an upstream."""
+    are forwarded to an upstream; `search_keys`: the keys of metadata that jobs are searched by."""
 
     host: str
     port: int
@@ -58,6 +58,7 @@ class ApiSettings:
     version: str
     node_id: str
     passed_paths: tuple[str, ...] = ()
+    search_keys: tuple[str, ...] = ()
     handshake: Handshake = "off"
     dev: bool = False
     callback_secret_given: bool = False

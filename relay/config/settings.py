@@ -299,6 +299,27 @@ class GroupSettings(Section):
     )
 
 
+SearchKey = Annotated[str, Form("the name of a metadata key, up to 64 characters"), Field(min_length=1, max_length=64)]
+HeaderName = Annotated[
+    str, Form("the name of a header, such as X-Forwarded-User"), Field(pattern=r"^[A-Za-z0-9-]{1,64}$")
+]
+
+
+class WebSettings(Section):
+    enabled: bool = setting(True, "serve the dashboard at /ui")
+    search_keys: Annotated[
+        tuple[SearchKey, ...], Form("a list of up to 8 metadata keys", text=False), Field(max_length=8)
+    ] = setting((), "keys in the metadata of jobs whose values can be searched for; applies to jobs that follow")
+    user_header: HeaderName | None = setting(
+        None, "header in which an authenticating proxy names the user; believed from server.trusted_proxies only"
+    )
+    user_scopes: Annotated[
+        tuple[Scope, ...],
+        Form(f"a list of {', '.join(SCOPES)}, or {PUBLISH}:PREFIX.", text=False),
+        Field(max_length=MAX_LIST),
+    ] = setting(("read",), "permissions of those users")
+
+
 class HeartbeatSettings(Section):
     url: PingUrl | None = setting(
         None,
@@ -333,6 +354,7 @@ class Settings(Section):
     security: SecuritySettings = SecuritySettings()
     retention: RetentionSettings = RetentionSettings()
     groups: GroupSettings = GroupSettings()
+    web: WebSettings = WebSettings()
     heartbeat: HeartbeatSettings = HeartbeatSettings()
     subscriptions: Annotated[
         tuple[InstanceOf[Declared], ...],

@@ -119,6 +119,7 @@ class ComponentSettings:
             version=__version__,
             node_id=node_id,
             passed_paths=self._passed_paths(),
+            search_keys=settings.web.search_keys,
             dev=settings.dev,
             callback_secret_given=settings.delivery.callback_secret is not None,
         )

@@ -642,6 +642,61 @@ class SinkMemoryRow(SQLModel, table=True):
     updated_at: float
 
 
+class FigureRow(SQLModel, table=True):
+    """What happened in one minute, hour or day, for charts. Written minutes later, so a crash may lose a little of it.
+
+    span     minute, hour or day
+    label    the account as source/account, or a subscription's id; "" for the whole relay
+    count    of what was counted, or of the values measured
+    total    their sum; of a gauge, its last value
+    buckets  how many values are in each class of size (see `core.figures`)
+    """
+
+    __tablename__: ClassVar[str] = "figures"
+    # retention: figures of a span from before a time
+    __table_args__ = (Index("ix_figures_span", "span", "began_at"),)
+
+    name: TextKey
+    label: TextKey
+    span: TextKey
+    began_at: Annotated[float, Field(primary_key=True)]
+    count: LargeCount = 0
+    total: float = 0.0
+    buckets: bytes | None = None
+
+
+class SessionRow(SQLModel, table=True):
+    """Who is signed in to the dashboard. A row has the digests of the session's secret and of its token, no secret.
+
+    kind          session, or link: a link that makes one session, once
+    token_digest  what the token is known by: a session ends with its token
+    name          of the token
+    """
+
+    __tablename__: ClassVar[str] = "sessions"
+    # retention: sessions and links that have expired
+    __table_args__ = (Index("ix_sessions_expires_at", "expires_at"),)
+
+    digest: TextKey
+    kind: Text
+    token_digest: Text
+    name: Text
+    created_at: float
+    expires_at: float
+
+
+class JobSearchRow(SQLModel, table=True):
+    """A value in a job's metadata that `web.search_keys` makes searchable. `digest` is of the value."""
+
+    __tablename__: ClassVar[str] = "job_search"
+    # erasure and retention: what is kept of a job
+    __table_args__ = (Index("ix_job_search_job_uid", "job_uid"),)
+
+    key: TextKey
+    digest: Annotated[bytes, Field(primary_key=True)]
+    job_uid: TextKey
+
+
 class VersionRow(SQLModel, table=True):
     """Counters that invalidate the caches of other nodes: `subscriptions`, `callbacks`, `tokens`."""
 
