@@ -8,6 +8,7 @@ import orjson
 from starlette.exceptions import HTTPException
 from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.routing import Router
+from starlette.types import ASGIApp
 
 from relay.api.asyncapi import asyncapi_document
 from relay.api.catalogue import OPERATIONS
@@ -23,8 +24,13 @@ if TYPE_CHECKING:
     from relay.proxy.asgi import Proxy
 
 
-def create_api(ports: Ports, proxy: "Callable[[Context], Proxy]") -> Front:
-    """The API over these ports, and the drop-in proxy that `proxy` creates. It opens and closes nothing."""
+Pages = Callable[[Context, ASGIApp], ASGIApp]
+"""Makes the dashboard over the API's operations."""
+
+
+def create_api(ports: Ports, proxy: "Callable[[Context], Proxy]", pages: Pages | None = None) -> Front:
+    """The API over these ports, the drop-in proxy that `proxy` creates, and the dashboard that `pages` makes. It opens
+    and closes nothing."""
     schemas = {path.stem: path.read_bytes() for path in sorted(schemas_dir().glob("*.json"))}
     openapi = cache(partial(openapi_json, ports.settings, ports.kinds.names))
     asyncapi = cache(partial(asyncapi_json, ports.settings))
@@ -33,7 +39,7 @@ def create_api(ports: Ports, proxy: "Callable[[Context], Proxy]") -> Front:
     router = Router(routes_of(context, OPERATIONS), redirect_slashes=False)
     # Not `Starlette`: the front answers all other exceptions.
     app = ExceptionMiddleware(router, handlers={HTTPException: on_http_exception})
-    return Front(app, proxy(context), context)
+    return Front(app, proxy(context), context, None if pages is None else pages(context, app))
 
 
 def openapi_json(settings: ApiSettings, kinds: Sequence[str]) -> bytes:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
+UI = "/ui"
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _EMPTY_BODY = {"type": "http.response.body", "body": b"", "more_body": False}
 
@@ -37,12 +38,13 @@ _EMPTY_BODY = {"type": "http.response.body", "body": b"", "more_body": False}
 class Front:
     """The outermost layer. No exception leaves it unless the response has started."""
 
-    def __init__(self, app: ASGIApp, proxy: "Proxy", context: Context) -> None:
-        """`app` serves the API's own paths, `proxy` those of an upstream's API."""
+    def __init__(self, app: ASGIApp, proxy: "Proxy", context: Context, web: ASGIApp | None = None) -> None:
+        """`app` serves the API's own paths, `proxy` those of an upstream's API, `web` the dashboard."""
         self.context = context
         self._app = app
         self._passed_paths = context.ports.settings.passed_paths
         self._proxy = proxy
+        self._web = web
         self._log_all = bool(log.bind().is_enabled_for(logging.DEBUG))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -57,6 +59,8 @@ class Front:
                 self.context.ports.count_request(scope["method"], reply.status)
                 return
             exchange = _Exchange(self._proxy, self.context, scope, send, self._log_all, unchanged=True)
+        elif self._web is not None and (scope["path"] == UI or scope["path"].startswith(f"{UI}/")):
+            exchange = _Exchange(self._web, self.context, scope, send, self._log_all, unchanged=True)
         else:
             scope["app"] = self  # starlette then raises HTTPException, which becomes a problem
             exchange = _Exchange(self._app, self.context, scope, send, self._log_all)
@@ -71,7 +75,7 @@ class _Exchange:
     def __init__(
         self, app: ASGIApp, context: Context, scope: Scope, send: Send, log_all: bool, *, unchanged: bool = False
     ) -> None:
-        """`unchanged`: the response is the upstream's, so no headers are added."""
+        """`unchanged`: the app knows its callers, and its response is complete."""
         self._app = app
         self._context = context
         self._scope = scope

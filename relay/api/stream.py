@@ -164,10 +164,10 @@ def _response(call: Call, frames: AsyncGenerator[bytes, None]) -> Response:
         return Response(headers=headers, media_type=MEDIA_TYPE)
     slots, caller = call.ports.admission.streams, call.caller
     slots.take(caller)
-    return _Stream(frames, lambda: slots.release(caller), headers)
+    return EventStream(frames, lambda: slots.release(caller), headers)
 
 
-class _Stream(StreamingResponse):
+class EventStream(StreamingResponse):
     """A response that always frees its slot and closes its frames."""
 
     def __init__(

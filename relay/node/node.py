@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 import structlog
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from relay import __version__
 from relay.api.access import Access
@@ -55,6 +55,7 @@ from relay.sources.definition import load_definition
 from relay.store.probe import WriteProbe
 from relay.store.store import Store
 from relay.tasks import Tasks
+from relay.web.app import Web, create_web
 from subscribers import registry
 from subscribers.base import RenderContext
 
@@ -219,7 +220,7 @@ class Node:
             adopt=self._adopt if settings.proxy.adopt_unknown_keys else None,
             capture=self._components.of_capture(),
         )
-        self._api = create_api(self._ports(), self._proxy)
+        self._api = create_api(self._ports(), self._proxy, self._pages)
 
         # Other nodes on the same database.
         self._cluster: Cluster | None = None
@@ -394,7 +395,7 @@ class Node:
         reconfigure(self._components, self.dispatcher, self.pollers)
         self.tracking.configure(self._components.of_tracking())
         self.dropin.creates.configure(self._components.of_capture())
-        self._api = create_api(self._ports(), self._proxy)
+        self._api = create_api(self._ports(), self._proxy, self._pages)
         self.dispatcher.wake()
         self.scheduler.upkeep_now("probes")  # a refused key may have been replaced
 
@@ -425,7 +426,7 @@ class Node:
                 settings = self.settings.sources[source]
                 self._accounts.add(settings, settings.accounts[name], self._components)
                 log.info("account_adopted", source=source, account=name)
-            self._api = create_api(self._ports(), self._proxy)
+            self._api = create_api(self._ports(), self._proxy, self._pages)
 
     def _set_settings(self, settings: Settings) -> None:
         self.settings = with_adopted(settings, self._adopted)
@@ -464,6 +465,10 @@ class Node:
 
     def _proxy(self, context: Context) -> Proxy:
         return Proxy(context, self.dropin)
+
+    @property
+    def _pages(self) -> Callable[[Context, ASGIApp], Web] | None:
+        return create_web if self.settings.web.enabled else None
 
     async def compare_declared(self) -> None:
         """Logs how many of the declared subscriptions differ. They are applied by `relay apply` only."""

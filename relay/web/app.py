@@ -1,0 +1,234 @@
+"""The dashboard as one ASGI application: who is asking, the page, and what goes around it."""
+
+import gzip
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import structlog
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+from starlette.routing import Match, Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from relay.api.limits import HeldBytes, read_body
+from relay.api.operations import Context
+from relay.api.problems import request_id_of, store_problem
+from relay.api.stream import MEDIA_TYPE, EventStream
+from relay.clock import http_date
+from relay.errors import NotFound, RequestError, StoreError, Unavailable
+from relay.web.desk import Desk
+from relay.web.export import csv_response
+from relay.web.live import Live
+from relay.web.navigation import NAVIGATION
+from relay.web.page import Content, Done, Form, Page, Visit
+from relay.web.pages import PAGES
+from relay.web.rendering import STATIC, Pages, static_files
+from relay.web.sessions import Sessions, Visitor
+
+log = structlog.get_logger()
+
+LOGIN = "/ui/login"
+LOGOUT = "/ui/logout"
+MAX_FORM_BYTES = 256 << 10
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
+    "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+)
+"""Content-Security-Policy. `data:` is for the small pictures inside pico's stylesheet."""
+HEADERS = {
+    "content-security-policy": POLICY,
+    "referrer-policy": "no-referrer",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+}
+FOR_EVER = "public, max-age=31536000, immutable"
+
+
+@dataclass(slots=True, kw_only=True)
+class Shared:
+    """What all requests share."""
+
+    context: Context
+    api: ASGIApp
+    sessions: Sessions
+    pages: Pages
+    live: Live
+
+
+class Web:
+    """Answers every path below /ui."""
+
+    def __init__(self, shared: Shared) -> None:
+        self._shared = shared
+        self._routes: list[tuple[Route, Page]] = [
+            (Route(page.path, _nothing, methods=[page.method]), page) for page in PAGES
+        ]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive)
+        try:
+            response = await self._answer(request)
+        except RequestError as error:
+            response = self._refused(request, error)
+        except StoreError as error:
+            log.error("page_failed", request_id=self._request_id(scope), path=scope["path"], error=str(error))
+            response = self._refused(request, store_problem(error))
+        except Exception:
+            log.exception("page_failed", request_id=self._request_id(scope), path=scope["path"])
+            response = self._refused(request, _failed(self._request_id(scope)))
+        for name, value in self._headers(scope).items():
+            response.headers.setdefault(name, value)
+        await response(scope, receive, send)
+
+    async def _answer(self, request: Request) -> Response:
+        path, sessions = request.url.path, self._shared.sessions
+        if path.startswith(f"{STATIC}/"):
+            return _static(path.removeprefix(f"{STATIC}/"), request)
+        if path in (LOGIN, LOGOUT):
+            return await (sessions.login(request) if path == LOGIN else sessions.logout(request))
+        visitor = await sessions.visitor(request)
+        if visitor is None:
+            return sessions.to_login(request)
+        page, form = self._find(request), await self._form(request)
+        if form is not None:
+            sessions.check_csrf(visitor, request, form)
+        response = await self._page(request, page, visitor, form)
+        if visitor.fresh_cookie is not None:
+            response.headers.append("set-cookie", visitor.fresh_cookie)
+        return response
+
+    async def _form(self, request: Request) -> Form | None:
+        if request.method != "POST":
+            return None
+        held = HeldBytes(self._shared.context.ports.admission.bodies, "")
+        try:
+            return Form(await read_body(request.headers, request.receive, MAX_FORM_BYTES, held))
+        finally:
+            held.release()
+
+    def _find(self, request: Request) -> Page:
+        method = "GET" if request.method == "HEAD" else request.method
+        for route, page in self._routes:
+            if page.method == method:
+                match, child = route.matches({**request.scope, "method": method})
+                if match is Match.FULL:
+                    request.scope["path_params"] = child["path_params"]
+                    return page
+        raise NotFound("the dashboard has no such page")
+
+    async def _page(self, request: Request, page: Page, visitor: Visitor, form: Form | None) -> Response:
+        visit = self._visit(request, visitor, form)
+        if page.live and MEDIA_TYPE in request.headers.get("accept", ""):
+            return self._stream(page, visit)
+        made = await page.handler(visit)
+        if isinstance(made, Done):
+            return RedirectResponse(made.location, 303)
+        if made.export is not None and visit.query.get("format") == "csv":
+            return csv_response(made.export, visit)
+        values = self._values(visit, made, page)
+        return Response(self._shared.pages.page(made.template, values), made.status, media_type="text/html")
+
+    def _visit(self, request: Request, visitor: Visitor, form: Form | None) -> Visit:
+        context, identity = self._shared.context, visitor.identity
+        if identity.account is not None:
+            context = context.within(identity.account)
+        desk = Desk(self._shared.api, request.scope, identity)
+        return Visit(request, identity, desk, context, visitor.csrf, form)
+
+    def _values(self, visit: Visit, made: Content, page: Page | None) -> dict[str, Any]:
+        done, texts = visit.query.get("done"), self._shared.pages.texts
+        said = f"done.{done}"
+        return {
+            **made.values,
+            "visit": visit,
+            "title": made.title,
+            "navigation": NAVIGATION,
+            "equivalent": made.equivalent,
+            "export": visit.path(format="csv", cursor=None) if made.export is not None else None,
+            "live_path": visit.path() if page is not None and page.live else None,
+            "said": texts(said, n=_number(visit.query.get("n"))) if done and said in texts else None,
+            "base_url": self._shared.context.base_url,
+            "version": self._shared.context.settings.version,
+        }
+
+    def _stream(self, page: Page, visit: Visit) -> Response:
+        shared = self._shared
+        ports = shared.context.ports
+
+        async def render() -> str:
+            made = await page.handler(visit)
+            assert isinstance(made, Content)
+            return shared.pages.live(made.template, self._values(visit, made, page))
+
+        async def frames() -> Any:
+            try:
+                with ports.signals.watch_events() as watch:
+                    async for frame in shared.live.frames(key, render, watch.wait, goes_on):
+                        yield frame
+            except (RequestError, StoreError) as error:  # the browser asks again later
+                log.info("live_page_ended", path=visit.path(), error=str(error))
+
+        def goes_on() -> bool:
+            return not ports.node.stopping and ports.access.holds(visit.identity)
+
+        key = (visit.csrf, visit.path())
+        if shared.live.is_full:
+            raise Unavailable("too many pages are open: this one shows what it knew", headers={"Retry-After": "30"})
+        slots, caller = ports.admission.streams, visit.identity.key
+        slots.take(caller)
+        return EventStream(frames(), lambda: slots.release(caller), {"X-Accel-Buffering": "no"})
+
+    def _refused(self, request: Request, error: RequestError) -> Response:
+        html = self._shared.pages.page("refused.html", {"error": error, "path": request.url.path})
+        return Response(html, error.status, media_type="text/html", headers=error.headers)
+
+    def _headers(self, scope: Scope) -> Mapping[str, str]:
+        return {
+            **HEADERS,
+            "cache-control": "no-store",
+            "date": http_date(self._shared.context.ports.clock()),
+            "x-request-id": self._request_id(scope),
+        }
+
+    def _request_id(self, scope: Scope) -> str:
+        return request_id_of(scope, self._shared.context.ports.clock)
+
+
+def _number(text: str) -> int:
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else 0
+
+
+def _failed(request_id: str) -> RequestError:
+    error = RequestError(f"the relay's log says why, under request id {request_id}", code="internal_error", status=500)
+    error.title = "This page could not be made"
+    return error
+
+
+async def _nothing(_scope: Scope, _receive: Receive, _send: Send) -> None:
+    """The routes only match."""
+
+
+def _static(name: str, request: Request) -> Response:
+    found = static_files().get(name)
+    if found is None:
+        raise NotFound("the dashboard has no such file")
+    body, kind = found
+    headers = {"cache-control": FOR_EVER, "vary": "accept-encoding", "content-type": kind}
+    if "gzip" in request.headers.get("accept-encoding", ""):
+        return Response(_packed(name), headers={**headers, "content-encoding": "gzip"})
+    return Response(body, headers=headers)
+
+
+@cache
+def _packed(name: str) -> bytes:
+    return gzip.compress(static_files()[name][0], mtime=0)
+
+
+def create_web(context: Context, api: ASGIApp) -> Web:
+    """The dashboard over the API's operations, which `api` serves."""
+    shared = Shared(context=context, api=api, sessions=Sessions(context), pages=Pages(), live=Live())
+    return Web(shared)

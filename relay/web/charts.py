@@ -1,0 +1,51 @@
+"""Charts as SVG, drawn on the server: they need no JavaScript. With it, `static/relay.js` draws the larger ones again
+with uPlot, which can be read value by value.
+"""
+
+from collections.abc import Sequence
+
+import orjson
+from markupsafe import Markup
+
+from relay.clock import to_rfc3339
+
+Point = tuple[float, float | None]
+"""A time in epoch seconds, and a value; None for none."""
+
+rfc3339 = to_rfc3339
+
+
+def spark(points: Sequence[Point], label: str, width: int = 160, height: int = 36) -> Markup:
+    """A line without axes. `label`: what it says, for people who do not see it."""
+    drawn = _line(points, width, height)
+    return Markup('<svg class="spark" viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>').format(
+        width, height, label, drawn
+    )
+
+
+def chart(series: Sequence[tuple[str, Sequence[Point]]], label: str, unit: str = "", height: int = 160) -> Markup:
+    """Lines over time. Each series has a name; all of them share their times."""
+    times = sorted({time for _, points in series for time, _ in points})
+    values = [[dict(points).get(time) for time in times] for _, points in series]
+    data = orjson.dumps({"times": times, "names": [name for name, _ in series], "values": values, "unit": unit})
+    lines = Markup("").join(_line(points, 600, height, index) for index, (_, points) in enumerate(series))
+    return Markup(
+        '<figure class="chart" data-chart="{}" hx-morph-skip-children>'
+        '<svg viewBox="0 0 600 {}" role="img" aria-label="{}" preserveAspectRatio="none">{}</svg></figure>'
+    ).format(data.decode(), height, label, lines)
+
+
+def _line(points: Sequence[Point], width: int, height: int, index: int = 0) -> Markup:
+    known = [(time, value) for time, value in points if value is not None]
+    if not known:
+        return Markup()
+    first, last = known[0][0], known[-1][0]
+    top = max((value for _, value in known), default=0.0) or 1.0
+    across = max(last - first, 1e-9)
+    at = [
+        f"{(time - first) / across * width:.1f},{height - 2 - max(value, 0.0) / top * (height - 4):.1f}"
+        for time, value in known
+    ]
+    if len(at) == 1:
+        at.append(f"{width},{at[0].partition(',')[2]}")
+    return Markup('<polyline class="line-{}" points="{}"/>').format(index, " ".join(at))

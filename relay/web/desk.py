@@ -1,0 +1,137 @@
+"""Calls the API's own operations in this process, as the person who looks at a page.
+
+Scopes, account limits, checks and the audit are those of the API, because it is the API that runs.
+"""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from http import HTTPStatus
+from typing import Any
+from urllib.parse import urlencode
+
+import orjson
+from starlette.types import ASGIApp, Message, Scope
+
+from relay.api.auth import Identity
+from relay.core.jsontext import dumps
+from relay.errors import FieldError, NotFound, RequestError
+
+PAGE_LIMIT = 100
+"""Items that `items` asks for at once."""
+
+Query = Mapping[str, object]
+
+
+class Desk:
+    """The API as one caller sees it."""
+
+    def __init__(self, api: ASGIApp, scope: Scope, identity: Identity) -> None:
+        """`api` serves the API's operations; `scope` is that of the request for a page."""
+        self._api = api
+        self._scope = scope
+        self._identity = identity
+
+    async def get(self, path: str, *segments: str, query: Query | None = None) -> Any:
+        """What a GET answers, as a JSON value. `segments` fill the `{}` of the path; parameters that are None or empty
+        are left out. Raises RequestError as the API does, and StoreError."""
+        return await self._call("GET", path, segments, query, None)
+
+    async def post(self, path: str, *segments: str, query: Query | None = None, body: object = None) -> Any:
+        """What a POST answers."""
+        return await self._call("POST", path, segments, query, body)
+
+    async def put(self, path: str, *segments: str, query: Query | None = None, body: object = None) -> Any:
+        """What a PUT answers."""
+        return await self._call("PUT", path, segments, query, body)
+
+    async def delete(self, path: str, *segments: str, query: Query | None = None) -> Any:
+        """What a DELETE answers."""
+        return await self._call("DELETE", path, segments, query, None)
+
+    async def items(
+        self, path: str, *segments: str, query: Query | None = None, at_most: int
+    ) -> AsyncIterator[Mapping[str, Any]]:
+        """The items of a list, over its pages."""
+        cursor, left = None, at_most
+        while left > 0:
+            asked = {**(query or {}), "limit": min(PAGE_LIMIT, left), "cursor": cursor}
+            page = await self.get(path, *segments, query=asked)
+            for item in page["items"]:
+                yield item
+            left -= len(page["items"])
+            cursor = page.get("next_cursor")
+            if cursor is None:
+                return
+
+    async def _call(self, method: str, path: str, segments: Sequence[str], query: Query | None, body: object) -> Any:
+        sent = b"" if body is None else dumps(body)
+        headers = [(b"accept", b"application/json")]
+        if body is not None:
+            headers += [(b"content-type", b"application/json"), (b"content-length", str(len(sent)).encode())]
+        target = filled(path, segments)
+        scope = {
+            "type": "http",
+            "asgi": self._scope["asgi"],
+            "http_version": "1.1",
+            "scheme": self._scope["scheme"],
+            "server": self._scope.get("server"),
+            "client": self._scope.get("client"),
+            "method": method,
+            "path": target,
+            "raw_path": target.encode("utf-8", "surrogateescape"),
+            "root_path": "",
+            "query_string": urlencode(shown(query)).encode(),
+            "headers": headers,
+            "app": self._scope.get("app", self),
+            "relay.identity": self._identity,
+            "relay.request_id": self._scope.get("relay.request_id"),
+        }
+        answer = _Answer()
+
+        async def receive() -> Message:
+            return {"type": "http.request", "body": sent, "more_body": False}
+
+        await self._api(scope, receive, answer.take)
+        return answer.value()
+
+
+class _Answer:
+    """Collects a response."""
+
+    def __init__(self) -> None:
+        self._status = 0
+        self._body = bytearray()
+
+    async def take(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self._status = message["status"]
+        else:
+            self._body += message.get("body", b"")
+
+    def value(self) -> Any:
+        document = orjson.loads(self._body) if self._body else None
+        if self._status < 400:
+            return document
+        raise _refusal(self._status, document if isinstance(document, dict) else {})
+
+
+def _refusal(status: int, problem: Mapping[str, Any]) -> RequestError:
+    errors = [
+        FieldError(pointer=one["pointer"], code=one["code"], detail=one["detail"]) for one in problem.get("errors", ())
+    ]
+    title = problem.get("title") or HTTPStatus(status).phrase
+    error = RequestError(problem.get("detail") or title, code=problem.get("code"), status=status, errors=errors)
+    error.title = title
+    return error
+
+
+def shown(query: Query | None) -> dict[str, object]:
+    """The parameters that have a value."""
+    return {name: value for name, value in (query or {}).items() if value is not None and value != ""}
+
+
+def filled(path: str, segments: Sequence[str]) -> str:
+    """The path with its segments. Raises NotFound for one that would name another path."""
+    for segment in segments:
+        if not segment or "/" in segment or "\0" in segment or segment in (".", ".."):
+            raise NotFound("there is nothing of this id")
+    return path.format(*segments)

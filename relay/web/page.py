@@ -1,0 +1,175 @@
+"""A page and its actions: what a handler gets, and what it returns.
+
+A handler is a coroutine function of a Visit. For a GET it returns Content, which a template renders; for a POST also
+Done, which leads to a page that says so. It calls the API through `visit.desk`, and lets RequestError pass: the caller
+then sees a page that says what was wrong.
+"""
+
+import shlex
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import parse_qsl, quote, urlencode
+
+from starlette.requests import Request
+
+from relay.api.auth import ADMIN, Identity
+from relay.api.operations import Context
+from relay.errors import InvalidRequest
+from relay.web.desk import Desk, Query, filled, shown
+
+MAX_FIELDS = 300
+"""Fields of a form or a query that are read."""
+MAX_VALUE = 65_536
+MAX_NAME = 200
+PAGE_ITEMS = 50
+"""Items of a list on one page."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Equivalent:
+    """What does the same from a terminal: a command, and a call of the API."""
+
+    command: str
+    method: str
+    target: str
+    body: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Export:
+    """How a list becomes CSV: the API's list, and the columns as heading and dotted path into an item."""
+
+    path: str
+    segments: Sequence[str] = ()
+    query: Query = field(default_factory=dict)
+    columns: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Content:
+    """What a template shows. `title`: of the browser's tab, from the catalogue or made of it."""
+
+    template: str
+    title: str
+    values: Mapping[str, Any] = field(default_factory=dict)
+    status: int = 200
+    equivalent: Equivalent | None = None
+    export: Export | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Done:
+    """An action was carried out: the page `to` says so with the text `done.KEY`. `n`: a count in that text."""
+
+    key: str
+    to: str
+    n: int | None = None
+
+    @property
+    def location(self) -> str:
+        """Where the browser goes."""
+        path, _, query = self.to.partition("?")
+        more = {"done": self.key} | ({} if self.n is None else {"n": str(self.n)})
+        kept = [(name, value) for name, value in parse_qsl(query) if name not in ("done", "n")]
+        return f"{path}?{urlencode([*kept, *more.items()])}"
+
+
+class Visit:
+    """One request for a page, of somebody who may see it."""
+
+    def __init__(
+        self, request: Request, identity: Identity, desk: Desk, context: Context, csrf: str, form: "Form | None" = None
+    ) -> None:
+        self.request = request
+        self.identity = identity
+        self.desk = desk
+        self.csrf = csrf
+        self.context = context
+        self.query = Form(request.scope["query_string"])
+        self.form = form if form is not None else Form(b"")
+
+    @property
+    def now(self) -> float:
+        """The time, in epoch seconds."""
+        return self.context.ports.clock()
+
+    def id(self, name: str = "id") -> str:
+        """A segment of the page's path."""
+        value: str = self.request.path_params[name]
+        return value
+
+    def may(self, *scopes: str) -> bool:
+        """Whether the caller has one of these scopes, or is admin."""
+        return ADMIN in self.identity.scopes or not self.identity.scopes.isdisjoint(scopes)
+
+    def asked(self, *names: str) -> dict[str, str]:
+        """The parameters of these names that have a value, for the API's list and for links to this page."""
+        found = {name: self.query.get(name) for name in names}
+        return {name: value for name, value in found.items() if value}
+
+    def path(self, **changes: str | None) -> str:
+        """This page's path, with its query changed; None removes a parameter."""
+        kept = {name: value for name, value in self.query.pairs if name not in ("done", "n") and name not in changes}
+        query = urlencode(shown({**kept, **changes}))
+        return self.request.url.path + (f"?{query}" if query else "")
+
+
+class Form:
+    """The fields of a form or a query: text, decoded once. Of several fields with one name the last counts, but for
+    `all`."""
+
+    def __init__(self, encoded: bytes) -> None:
+        """Raises InvalidRequest for what is no text or too much."""
+        try:
+            text = encoded.decode("ascii")
+            pairs = parse_qsl(text, keep_blank_values=True, errors="strict", max_num_fields=MAX_FIELDS)
+        except ValueError as error:
+            raise InvalidRequest("the form cannot be read: it is not text, or has too many fields") from error
+        for name, value in pairs:
+            if len(value) > MAX_VALUE or len(name) > MAX_NAME or "\0" in name + value:
+                raise InvalidRequest("a field of the form is too long, or has a NUL", code="invalid_form")
+        self.pairs = pairs
+        self._last = dict(pairs)
+
+    def get(self, name: str, default: str = "") -> str:
+        """The value of a field, without white space around it."""
+        return self._last.get(name, default).strip()
+
+    def all(self, name: str) -> list[str]:
+        """Every value of a field."""
+        return [value for given, value in self.pairs if given == name and value]
+
+
+Handler = Callable[[Visit], Awaitable[Content | Done]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Page:
+    """A handler and its place. `live`: its block `live` is sent again when something has happened."""
+
+    method: str
+    path: str
+    handler: Handler
+    live: bool = False
+
+    @staticmethod
+    def add(route: str, *, into: list["Page"], live: bool = False) -> Callable[[Handler], Handler]:
+        """Adds the decorated handler to a list. `route`: such as `GET /ui/jobs`."""
+        method, _, path = route.partition(" ")
+
+        def added(handler: Handler) -> Handler:
+            into.append(Page(method=method, path=path, handler=handler, live=live))
+            return handler
+
+        return added
+
+
+def equivalent(
+    command: Sequence[str], call: str, *segments: str, query: Query | None = None, body: str | None = None
+) -> Equivalent:
+    """The same as a command and a call such as `GET /v1/jobs/{}`. Values are quoted for a shell."""
+    method, _, path = call.partition(" ")
+    encoded = urlencode(shown(query))
+    target = filled(path, [quote(one, safe="") for one in segments]) + (f"?{encoded}" if encoded else "")
+    return Equivalent(command=shlex.join(command), method=method, target=target, body=body)

@@ -1,0 +1,137 @@
+"""Turns values into HTML. Everything is escaped unless a template or `charts.py` made it."""
+
+import hashlib
+import mimetypes
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode, urlsplit
+
+import orjson
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from relay.clock import from_rfc3339
+from relay.web import charts
+from relay.web.desk import shown
+from relay.web.texts import Texts, english
+
+HERE = Path(__file__).parent
+STATIC = "/ui/static"
+
+
+class Pages:
+    """The templates, with what each of them can use:
+
+    t(key, …)        a text of the catalogue
+    asset(name)      the path of a file of static/, which changes with the file
+    chart, spark     see `charts.py`
+    m                the macros of macros.html
+    filters: when (a time), duration, count, json, link (only for http and https), query
+    """
+
+    def __init__(self, texts: Texts | None = None) -> None:
+        self.texts = texts or english()
+        self.environment = Environment(
+            loader=FileSystemLoader(HERE / "templates"),
+            autoescape=True,
+            undefined=StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+            auto_reload=False,
+        )
+        self.environment.globals |= {"t": self.texts, "asset": asset, "spark": charts.spark, "chart": charts.chart}
+        self.environment.filters |= {
+            "when": when,
+            "duration": duration,
+            "count": count,
+            "json": pretty,
+            "link": link,
+            "query": query,
+        }
+        # A global, because a block that is rendered alone does not see what its page imports.
+        self.environment.globals["m"] = self.environment.get_template("macros.html").module
+
+    def page(self, template: str, values: Mapping[str, Any]) -> str:
+        """The whole page."""
+        return self.environment.get_template(template).render(values)
+
+    def live(self, template: str, values: Mapping[str, Any]) -> str:
+        """Only its block `live`."""
+        found = self.environment.get_template(template)
+        return "".join(found.blocks["live"](found.new_context(dict(values))))
+
+
+def when(time: str | float | None) -> Markup:
+    """A time as the browser can show it: relative, with the absolute time on hover. Without JavaScript: in UTC."""
+    if time is None:
+        return Markup("—")
+    text = time if isinstance(time, str) else charts.rfc3339(time)
+    try:
+        from_rfc3339(text)
+    except ValueError:
+        return Markup("{}").format(text)
+    return Markup('<time datetime="{}">{} UTC</time>').format(text, text[:19].replace("T", " "))
+
+
+def duration(seconds: float | None) -> str:
+    """A duration in the two largest units that it has, such as `2 h 5 min`; short ones in ms."""
+    if seconds is None:
+        return "—"
+    if seconds < 1:
+        return f"{seconds * 1000:.0f} ms"
+    if seconds < 60:
+        return f"{seconds:.1f} s".replace(".0 s", " s")
+    left, parts = round(seconds), []
+    for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1)):
+        amount, left = divmod(left, size)
+        if amount:
+            parts.append(f"{amount} {unit}")
+    return " ".join(parts[:2])
+
+
+def count(number: float | None) -> str:
+    """A number with separators; — for none."""
+    if number is None:
+        return "—"
+    return f"{number:,.0f}" if number == int(number) or abs(number) >= 100 else f"{number:,.2f}"
+
+
+def pretty(value: object) -> str:
+    """A JSON value, to be read by a person."""
+    return orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS).decode()
+
+
+def link(url: str | None) -> str:
+    """The URL, if a browser may follow it; else nothing. Events come from outside, and so do their links."""
+    try:
+        scheme = urlsplit(url or "").scheme
+    except ValueError:
+        return ""
+    return url or "" if scheme in ("http", "https") else ""
+
+
+def query(path: str, **values: str | int | None) -> str:
+    """The path with a query of the values that there are."""
+    encoded = urlencode(shown(values))
+    return f"{path}?{encoded}" if encoded else path
+
+
+@cache
+def static_files() -> Mapping[str, tuple[bytes, str]]:
+    """Every file of static/, by its name: its bytes and its media type."""
+    folder = HERE / "static"
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and path.suffix in (".js", ".css", ".svg"):
+            kind = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
+            found[path.relative_to(folder).as_posix()] = (path.read_bytes(), f"{kind}; charset=utf-8")
+    return found
+
+
+@cache
+def asset(name: str) -> str:
+    """The path of a static file, with a part of its digest: browsers may keep it for ever."""
+    digest = hashlib.sha256(static_files()[name][0]).hexdigest()[:12]
+    return f"{STATIC}/{name}?v={digest}"

@@ -1,0 +1,159 @@
+// What pages do beyond HTML: times, charts, keys, copying, the theme, and the state of the live connection.
+// Every page works without it.
+"use strict";
+
+const find = (selector, root = document) => [...root.querySelectorAll(selector)];
+
+// --- times: relative, with the local time on hover
+
+const UNITS = [["year", 31536000], ["month", 2592000], ["day", 86400], ["hour", 3600], ["minute", 60], ["second", 1]];
+const RELATIVE = new Intl.RelativeTimeFormat("en", { numeric: "always", style: "short" });
+const ABSOLUTE = new Intl.DateTimeFormat("en", { dateStyle: "medium", timeStyle: "medium" });
+
+function relative(seconds) {
+  const [unit, size] = UNITS.find(([, size]) => Math.abs(seconds) >= size) ?? ["second", 1];
+  return RELATIVE.format(Math.round(seconds / size), unit);
+}
+
+function showTimes(root = document) {
+  for (const element of find("time[datetime]", root)) {
+    const at = Date.parse(element.dateTime);
+    if (Number.isNaN(at)) continue;
+    const text = relative((at - Date.now()) / 1000);
+    if (element.textContent !== text) element.textContent = text;
+    const title = ABSOLUTE.format(at);
+    if (element.title !== title) element.title = title;
+  }
+}
+
+// --- charts
+
+const plots = new WeakMap();
+const color = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+
+function drawChart(figure) {
+  const text = figure.dataset.chart;
+  const before = plots.get(figure);
+  if (before?.text === text) return;
+  const { times, names, values, unit } = JSON.parse(text);
+  if (before) {
+    before.plot.setData([times, ...values]);
+    before.text = text;
+    return;
+  }
+  if (times.length < 2) return;
+  const axis = { stroke: color("--pico-color"), grid: { stroke: color("--pico-muted-border-color"), width: 1 } };
+  const series = names.map((name, index) => ({
+    label: name,
+    stroke: color(`--line-${index % 4}`),
+    width: 2,
+    value: (_, value) => (value == null ? "—" : `${+value.toFixed(3)} ${unit}`.trim()),
+  }));
+  figure.replaceChildren();
+  const options = {
+    width: figure.clientWidth || 600,
+    height: 180,
+    cursor: { drag: { x: false, y: false } },
+    scales: { y: { range: (_, low, high) => [Math.min(0, low ?? 0), Math.max(high ?? 1, 1e-9) * 1.05] } },
+    series: [{}, ...series],
+    axes: [axis, { ...axis, size: 60 }],
+  };
+  plots.set(figure, { plot: new uPlot(options, [times, ...values], figure), text });
+}
+
+function drawCharts(root = document) {
+  if (window.uPlot) find("figure[data-chart]", root).forEach(drawChart);
+}
+
+addEventListener("resize", () => {
+  for (const figure of find("figure[data-chart]")) plots.get(figure)?.plot.setSize({ width: figure.clientWidth, height: 180 });
+});
+
+// --- keys: / searches, ? helps, g and a letter goes to a page
+
+let waitsForPlace = false;
+
+document.addEventListener("keydown", (event) => {
+  if (event.ctrlKey || event.metaKey || event.altKey) return;
+  const at = event.target;
+  if (at instanceof HTMLElement && (at.isContentEditable || /^(INPUT|TEXTAREA|SELECT)$/.test(at.tagName))) return;
+  if (waitsForPlace) {
+    waitsForPlace = false;
+    const link = find("a[data-key]").find((one) => one.dataset.key === event.key);
+    if (link) {
+      event.preventDefault();
+      link.click();
+    }
+  } else if (event.key === "g") {
+    waitsForPlace = true;
+    setTimeout(() => (waitsForPlace = false), 1500);
+  } else if (event.key === "/") {
+    const field = document.querySelector("[data-search]");
+    event.preventDefault();
+    if (field) field.focus();
+    else location.href = "/ui/jobs#search";
+  } else if (event.key === "?") {
+    event.preventDefault();
+    document.getElementById("help")?.showModal();
+  }
+});
+
+// --- buttons
+
+document.addEventListener("click", async (event) => {
+  const button = event.target instanceof Element ? event.target.closest("button, [data-all]") : null;
+  if (!button) return;
+  if (button.matches("[data-copy]")) {
+    const text = button.parentElement.querySelector("code").textContent;
+    const before = button.textContent;
+    try {
+      await navigator.clipboard.writeText(text);
+      button.textContent = button.dataset.copied;
+      setTimeout(() => (button.textContent = before), 1500);
+    } catch {
+      getSelection().selectAllChildren(button.parentElement.querySelector("code"));
+    }
+  } else if (button.matches("[data-theme-toggle]")) {
+    const root = document.documentElement;
+    const dark = root.dataset.theme ? root.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
+    root.dataset.theme = dark ? "light" : "dark";
+    try {
+      localStorage.setItem("theme", root.dataset.theme);
+    } catch {}
+    location.reload(); // charts take their colours when they are drawn
+  } else if (button.matches("[data-help]")) {
+    document.getElementById("help").showModal();
+  } else if (button.matches("[data-all]")) {
+    for (const box of find('input[type="checkbox"][name="id"]', button.closest("form"))) box.checked = button.checked;
+  }
+});
+
+// A form that filters a list is sent when a choice changes.
+document.addEventListener("change", (event) => {
+  const form = event.target instanceof HTMLElement ? event.target.closest("form[data-filter]") : null;
+  if (form && event.target.tagName === "SELECT") form.requestSubmit();
+});
+
+// --- the live connection
+
+function showLive(text, lost) {
+  const state = document.getElementById("live-state");
+  if (!state) return;
+  state.hidden = false;
+  state.textContent = text;
+  state.classList.toggle("lost", lost);
+}
+
+document.addEventListener("htmx:sse:after:connection", () => showLive(document.getElementById("live-state")?.dataset.live, false));
+document.addEventListener("htmx:sse:error", () => showLive(document.getElementById("live-state")?.dataset.lost, true));
+
+function show(root) {
+  showTimes(root);
+  drawCharts(root);
+  find("[data-copy], [data-theme-toggle], [data-help], [data-script]", root).forEach((one) => (one.hidden = false));
+}
+
+document.addEventListener("htmx:sse:after:message", () => show(document));
+document.addEventListener("htmx:after:swap", () => show(document));
+setInterval(showTimes, 1000);
+show(document);
