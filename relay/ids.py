@@ -20,6 +20,11 @@ def new_token() -> str:
     return f"{TOKEN_PREFIX}{secrets.token_urlsafe(32)}"
 
 
+def new_secret() -> str:
+    """A secret of 256 random bits, as a browser keeps one: 43 characters of base64url."""
+    return secrets.token_urlsafe(32)
+
+
 def new_id(prefix: str, epoch_seconds: float) -> str:
     """A new id such as `job_01jvq3…`: 48 bits of time in milliseconds, then 80 random bits. Ids from different
     milliseconds sort by time."""

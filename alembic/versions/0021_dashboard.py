@@ -34,6 +34,7 @@ def upgrade() -> None:
         sa.Column('expires_at', TIME, nullable=False),
     )
     op.create_index('ix_sessions_expires_at', 'sessions', ['expires_at'])
+    op.create_index('ix_sessions_token', 'sessions', ['token_digest', 'kind', 'created_at'])
     op.create_table(
         'job_search',
         sa.Column('key', sa.Text, primary_key=True),

@@ -20,7 +20,7 @@ from relay.api.auth import Identity, WrongToken, client_of
 from relay.api.ports import Token
 from relay.clock import Clock, steady_clock
 from relay.core.access import AccessToken, Mistakes, Quota, mistake, refusal_of, spend
-from relay.core.client_address import Network, client_address, group_of
+from relay.core.client_address import Network, client_address, group_of, is_within
 from relay.errors import RequestError, TooMany
 from relay.ids import TOKEN_PREFIX
 
@@ -31,6 +31,8 @@ MAX_HELD_OF_AN_ADDRESS = 4
 HOLD_SECONDS = 1.0
 """How long the answer to a wrong token is held back once its address has sent too many."""
 QUOTA_NAME = "token"
+_PEER = "relay.peer"
+"""Where a scope has the address that connected to us, once its `client` may be another one."""
 
 Limits = list[tuple[bytes, bytes]]
 
@@ -151,15 +153,20 @@ class Access:
 
     def address(self, scope: Scope) -> None:
         """Puts the caller's address into the scope, where a trusted proxy names it."""
-        if self.trusted_proxies:
+        if self.trusted_proxies and _PEER not in scope:
             headers = Headers(scope=scope)
+            scope[_PEER] = peer = client_of(scope)
             believed = client_address(
-                client_of(scope),
+                peer,
                 forwarded_for=headers.getlist("x-forwarded-for"),
                 forwarded=headers.getlist("forwarded"),
                 trusted=self.trusted_proxies,
             )
             scope["client"] = (believed, 0)
+
+    def is_proxied(self, scope: Mapping[str, Any]) -> bool:
+        """Whether a trusted proxy has sent the request: it connected to us itself. After `address`."""
+        return _PEER in scope and is_within(scope[_PEER], self.trusted_proxies)
 
     def is_token(self, value: str) -> bool:
         """Whether this is a token of this relay, or has the form of one. Says nothing of where it may be used from."""
@@ -174,6 +181,15 @@ class Access:
             if entry is None:
                 return None
             self._seen[value] = entry
+        return self._caller(entry, scope)
+
+    def of_digest(self, digest: bytes, scope: MutableMapping[str, Any]) -> Identity | None:
+        """The caller that acts as the token with this digest, as `identify` gives it: for those who have proved before
+        that they hold it. Raises TooMany."""
+        entry = self._entries.get(digest)
+        return None if entry is None else self._caller(entry, scope)
+
+    def _caller(self, entry: _Entry, scope: MutableMapping[str, Any]) -> Identity | None:
         client, identity, stored = client_of(scope), entry.last, entry.stored
         same = identity is not None and identity.client == client
         if stored is not None:

@@ -62,6 +62,8 @@ class ApiSettings:
     handshake: Handshake = "off"
     dev: bool = False
     callback_secret_given: bool = False
+    dashboard: bool = True
+    """Whether the dashboard is served."""
     account: Account | None = None
     """The account that the caller is bound to; `accounts` and `origins` then hold nothing else."""
 

@@ -32,6 +32,7 @@ from relay.cli.subscriptions import app as subscriptions_app
 from relay.cli.subscriptions import signing_secret
 from relay.cli.support import support as support_command
 from relay.cli.tokens import app as tokens_app
+from relay.cli.ui import ui as ui_command
 from relay.errors import RelayError
 
 DEBUG_VARIABLE = "RELAY_DEBUG"
@@ -65,6 +66,7 @@ app.command("apply")(apply_command)
 app.command("export")(export_command)
 app.command("sources")(sources_command)
 app.command("status")(status_command)
+app.command("ui")(ui_command)
 app.command("accounts")(accounts_command)
 app.command("erase")(erase_command)
 app.command("support")(support_command)

@@ -122,6 +122,7 @@ class ComponentSettings:
             search_keys=settings.web.search_keys,
             dev=settings.dev,
             callback_secret_given=settings.delivery.callback_secret is not None,
+            dashboard=settings.web.enabled,
         )
 
     def _passed_paths(self) -> tuple[str, ...]:

@@ -95,6 +95,7 @@ class Retention:
             "streams": lambda: _batches(lambda: rows.delete_streams(events - DAY_SECONDS)),
             # A receiver may still look for the public key of a request that is on its way.
             "secrets": lambda: rows.delete_secrets(now - TOLERANCE_SECONDS),
+            "sessions": lambda: _batches(lambda: rows.delete_sessions(now)),
         }
         total = 0
         for kind, delete in kinds.items():

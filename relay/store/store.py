@@ -38,6 +38,7 @@ from relay.store.pulls import PullStore
 from relay.store.replays import ReplayStore
 from relay.store.scoped import Account
 from relay.store.secrets import SecretStore
+from relay.store.sessions import SessionStore
 from relay.store.sqlite import SqliteDatabase
 from relay.store.subscription_cache import SubscriptionCache
 from relay.store.subscriptions import SubscriptionStore
@@ -83,6 +84,7 @@ class Store:
         self.ciphertexts = CiphertextStore(database)
         self.learned = LearnedStore(database)
         self.tokens = TokenStore(database)
+        self.sessions = SessionStore(database)
         self.callback_hosts = CallbackHostStore(database)
         self.upkeep = UpkeepStore(database, cache)
         self.erasure = ErasureStore(database, cipher, ledger)
@@ -97,7 +99,14 @@ class Store:
         view.incidents, view.published = self.incidents.within(account), self.published.within(account)
         view.connect_accounts = self.connect_accounts.within(account)
         seen = ("jobs", "groups", "events", "deliveries", "replays", "subscriptions", "secrets", "intents", "incidents")
-        for name in vars(self).keys() - {*seen, "published", "connect_accounts", "handshakes", "idempotency"}:
+        for name in vars(self).keys() - {
+            *seen,
+            "published",
+            "connect_accounts",
+            "handshakes",
+            "idempotency",
+            "sessions",
+        }:
             delattr(view, name)
         return view
 

@@ -674,8 +674,12 @@ class SessionRow(SQLModel, table=True):
     """
 
     __tablename__: ClassVar[str] = "sessions"
-    # retention: sessions and links that have expired
-    __table_args__ = (Index("ix_sessions_expires_at", "expires_at"),)
+    __table_args__ = (
+        # retention: sessions and links that have expired
+        Index("ix_sessions_expires_at", "expires_at"),
+        # a new one: the oldest of its token go
+        Index("ix_sessions_token", "token_digest", "kind", "created_at"),
+    )
 
     digest: TextKey
     kind: Text

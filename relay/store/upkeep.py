@@ -140,6 +140,14 @@ DELETE FROM streams WHERE uid IN (
 )
 # Deletes expired secrets.
 DELETE_OLD_SECRETS = "DELETE FROM secrets WHERE expires_at IS NOT NULL AND expires_at < :now"
+# Deletes a batch of expired sessions and links.
+DELETE_OLD_SESSIONS = sql(
+    f"""
+DELETE FROM sessions WHERE digest IN (
+  SELECT digest FROM sessions WHERE expires_at < :now ORDER BY expires_at LIMIT {MAX_ROWS} $skip_locked
+)
+"""
+)
 # Deletes a batch of closed incidents.
 DELETE_OLD_INCIDENTS = f"""
 DELETE FROM incidents WHERE id IN (
@@ -284,6 +292,10 @@ class UpkeepStore:
     async def delete_secrets(self, now: float) -> int:
         """Deletes rotated signing secrets that have expired."""
         return await self._database.write(_on_one_node(_delete_secrets), (now,))
+
+    async def delete_sessions(self, now: float) -> int:
+        """Deletes a batch of expired sessions of the dashboard, and of links to it."""
+        return await self._database.write(_on_one_node(_delete_sessions), (now,))
 
     async def give_back(self) -> int:
         """SQLite: returns up to GIVEN_BACK_PAGES free pages to the disk while more than one KEPT_FREE-th of the file
@@ -436,6 +448,10 @@ def _delete_streams(connection: Connection, before: float) -> int:
 
 def _delete_secrets(connection: Connection, now: float) -> int:
     return run(connection, DELETE_OLD_SECRETS, now=now).rowcount
+
+
+def _delete_sessions(connection: Connection, now: float) -> int:
+    return run(connection, DELETE_OLD_SESSIONS, now=now).rowcount
 
 
 def _pages_to_give_back(connection: Connection) -> int:

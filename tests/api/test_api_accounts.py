@@ -38,7 +38,7 @@ Client = httpx2.AsyncClient
 MINE, OTHERS = ("revor", "default"), ("revor", "second")
 SHARED = "an id that both accounts have"
 ID = re.compile(r"\b(job|sub|evt|dlv|int|rpl|req|att|acc|grp|inc)_[0-9a-z]{26}")
-SECRET = re.compile(r"whsec_[\w+/=-]+|v1,[\w+/=]+")
+SECRET = re.compile(r"whsec_[\w+/=-]+|v1,[\w+/=]+|link=[\w-]{43}")
 
 
 @pytest.fixture
@@ -420,6 +420,7 @@ CASES: Mapping[str, Callable[[Things], list[Request]]] = {
     "getPublicKeys": lambda of: [Request("GET", "/.well-known/webhook-keys.json")],
     "getConsent": lambda of: by_id("GET", "/.well-known/webhook-consent/{id}", of.subscription),
     "postConsent": lambda of: by_id("POST", "/.well-known/webhook-consent/{id}", of.subscription),
+    "createSession": lambda of: [Request("POST", "/v1/sessions", body={})],
     "createToken": lambda of: [Request("POST", "/v1/tokens", body={"name": "new", "scopes": ["read"], **named(of)})],
     "listAudit": lists("/v1/audit", lambda of: {}),
     "verifyAudit": lambda of: [Request("GET", "/v1/audit/verify")],
@@ -551,6 +552,7 @@ OWN: Mapping[str, Callable[[Things], list[Request]]] = {
         "POST", "/v1/intents/{id}/resolve", of.intent, body={"fate": "sent", "job_id": SHARED}
     ),
     "dismissIntent": lambda of: by_id("DELETE", "/v1/intents/{id}", of.intent),
+    "createSession": lambda of: [Request("POST", "/v1/sessions")],
     "untrackJob": lambda of: [
         *by_id("DELETE", "/v1/jobs/{id}", SHARED),
         *by_id("DELETE", "/v1/jobs/{id}", of.own_id, purge="true"),

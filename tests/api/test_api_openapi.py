@@ -170,6 +170,7 @@ CALLS = {
     "listConnectAccounts": (a_connect_account, None, 200),
     "dismissIntent": (an_intent, None, 200),
     "resolveIntent": (an_intent, {"fate": "not_sent"}, 200),
+    "createSession": (None, {}, 201),
     "createToken": (None, {"name": "crm", "scopes": ["read"], "expires_at": "2100-01-01T00:00:00Z"}, 201),
     "listTokens": (a_token, None, 200),
     "getToken": (a_token, None, 200),

@@ -59,6 +59,7 @@ from tests.support.store_kit import (
     relay_event,
     result_of,
     seen,
+    session,
     subscription,
     together,
     track,
@@ -478,11 +479,20 @@ async def use_connect_accounts(store: Store) -> None:
     await store.within(("revor", "default")).connect_accounts.page(limit=1)
 
 
+async def use_sessions(store: Store) -> None:
+    """Makes sessions, finds them and ends them."""
+    await store.sessions.create(session("a link", kind="link"))
+    assert await store.sessions.use_link("a link", session("a session"))
+    await store.sessions.find("a session", "session", NOW)
+    await store.sessions.delete("a session")
+
+
 async def run_everything(store: Store) -> None:
     """Calls every method of the store."""
     await use_audit(store)
     await use_incidents(store)
     await use_declared(store)
+    await use_sessions(store)
     uid = await track(store, "one")
     sub = await callback_for(store, "https://callback.example/2", "sub_9", NOW)
     with_event = registration("two", callback_subscription_id=sub)
@@ -699,13 +709,14 @@ async def run_everything(store: Store) -> None:
     await store.upkeep.delete_connect_accounts(NOW + 1)
     await store.upkeep.delete_streams(NOW + 1)
     await store.upkeep.delete_secrets(NOW + 1)
+    await store.upkeep.delete_sessions(NOW + 1)
     await store.upkeep.give_back()
 
 
 PARTS = (
     *("jobs", "events", "deliveries", "replays", "subscriptions", "idempotency", "intents", "accounts", "learned"),
     *("upkeep", "erasure", "groups", "group_work", "audit", "secrets", "credentials", "handshakes", "incidents"),
-    *("connect_accounts", "memories", "published"),
+    *("connect_accounts", "memories", "published", "sessions"),
 )
 
 

@@ -34,6 +34,7 @@ from relay.store import (
     registrations,
     replay_statements,
     secrets,
+    sessions,
     subscriptions,
     upkeep,
 )
@@ -429,6 +430,10 @@ CATALOGUE = (
     Case("connect accounts: keep", connect_accounts.KEEP),
     Case("connect accounts: forget", connect_accounts.FORGET),
     Case("retention: secrets", upkeep.DELETE_OLD_SECRETS),
+    Case("retention: sessions", upkeep.DELETE_OLD_SESSIONS),
+    Case("session: make room", sessions.DELETE_OLDEST),
+    Case("session: take a link", sessions.TAKE_LINK),
+    Case("session: end", sessions.END_SESSION),
     Case("intent: begin", intents.BEGIN),
     Case("intent: end", intents.END),
     Case("intent: settle", intents.SETTLE_REPEATS),
@@ -576,6 +581,10 @@ FROM n""",
         f"""
 INSERT INTO sink_memories (subscription_id, key, data, token, updated_at) {_rows(4_000)}
 SELECT 'sub_' || (i % 20), 'incident/' || i, '{{}}', CASE WHEN i % 50 = 0 THEN 'token ' || i END, {NOW} + i FROM n""",
+        f"""
+INSERT INTO sessions (digest, kind, token_digest, name, created_at, expires_at) {_rows(4_000)}
+SELECT 'digest ' || i, CASE WHEN i % 9 = 0 THEN 'link' ELSE 'session' END, 'token ' || (i % 300), 'ops', {NOW} + i,
+  {NOW} + 43200 + i FROM n""",
         f"""
 INSERT INTO accounts (source, name, state) {_rows(2_000)} SELECT 'revor', 'account ' || i, 'ok' FROM n""",
     ]

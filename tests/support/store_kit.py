@@ -20,6 +20,7 @@ from relay.core.job import Observation, Problem, Progress
 from relay.core.jsontext import dumps
 from relay.core.published import Publication, identity_of, stream_of
 from relay.core.records import AttemptResult, Intent, Lease, ListingRecord, PollRecord, Registration, WantedCallback
+from relay.core.sign_in import Session
 from relay.core.subscription import Subscription
 from relay.ids import new_id
 from relay.store.postgres import PostgresDatabase
@@ -60,6 +61,12 @@ def access_token(id: str, secret: str | None = None, **fields: Any) -> AccessTok
     digest = sha256((secret or f"rl_{id}").encode()).hexdigest()
     values: dict[str, Any] = {"name": id, "scopes": frozenset({"read"}), "created_at": NOW, "created_by": "ops"}
     return AccessToken(id=id, digest=digest, **{**values, **fields})
+
+
+def session(digest: str, token: str = "token 1", **fields: Any) -> Session:
+    """A session of the dashboard that has just begun."""
+    values: dict[str, Any] = {"kind": "session", "name": "ops", "created_at": NOW, "expires_at": NOW + 60}
+    return Session(digest=digest, token_digest=token, **{**values, **fields})
 
 
 def intent(sent_at: float = NOW, **fields: Any) -> Intent:

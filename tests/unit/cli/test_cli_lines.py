@@ -27,7 +27,7 @@ def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (["jobs", "import", "nope.csv"], 2, "cannot read nope.csv"),
         (["sources", "revor"], 2, "unexpected extra argument"),
         (["support"], 2, "Missing argument"),
-        (["ui"], 2, "No such command"),
+        (["u"], 2, "No such command"),
         (["tokens", "create", "crm"], 2, "Missing option '--scopes'"),
         (["tokens", "create", "crm", "--scopes", "reed"], 2, "did you mean read?"),
         (["tokens", "create", "crm", "--scopes", ","], 2, "--scopes is empty"),
@@ -125,7 +125,20 @@ def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
     out = capsys.readouterr().out
     listed = re.findall(r"^  ([a-z-]+)  ", out.partition("Commands:")[2], re.MULTILINE)
     assert listed == [
-        *("demo", "serve", "init", "migrate", "check", "sandbox", "apply", "export", "sources", "status", "accounts"),
+        *(
+            "demo",
+            "serve",
+            "init",
+            "migrate",
+            "check",
+            "sandbox",
+            "apply",
+            "export",
+            "sources",
+            "status",
+            "ui",
+            "accounts",
+        ),
         *("erase", "support", "signing-secret", "salesforce-definition", "listen", "verify"),
         *("jobs", "groups", "subscriptions", "events", "deliveries", "replays", "incidents", "intents"),
         *("tokens", "keys", "audit"),

@@ -107,6 +107,7 @@ KINDS = [
     "streams",
     "idempotency_keys",
     "secrets",
+    "sessions",
 ]
 
 

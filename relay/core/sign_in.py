@@ -1,0 +1,108 @@
+"""Who a browser is to the dashboard: what a session is, and what may be believed of a request.
+
+Text from a request in, decisions out.
+"""
+
+import hmac
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Literal
+
+SESSION_SECONDS = 12 * 3_600.0
+"""The life of a session. Use does not prolong it."""
+LINK_SECONDS = 120.0
+"""How long a one-time link can be used."""
+HOME = "/ui"
+USER_PREFIX = "user:"
+"""Begins the name of a user whom a proxy has signed in. No token's name has a colon."""
+MAX_USER_CHARACTERS = 128
+MAX_TARGET_CHARACTERS = 2_000
+
+SessionKind = Literal["session", "link"]
+
+_TARGET = re.compile(r"/ui(?:/[!$-\[\]-~]*)?(?:\?[!$-\[\]-~]*)?")
+"""Printable ASCII without quotes and `#`, and without a backslash, which browsers read as a slash."""
+_DOTS = re.compile(r"(?:^|/)(?:\.|%2e){1,2}(?:/|$)", re.IGNORECASE)
+"""A segment of a path that browsers resolve."""
+_SIGNS_IN = ("/ui/login", "/ui/logout")
+_SECRET = re.compile(r"[A-Za-z0-9_-]{43}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Session:
+    """A session of the dashboard, or a link that makes one. Times in epoch seconds.
+
+    digest        SHA-256 of its secret, in hexadecimal digits
+    token_digest  of the token that it acts as
+    name          of that token when the session was made
+    """
+
+    digest: str
+    kind: SessionKind
+    token_digest: str
+    name: str
+    created_at: float
+    expires_at: float
+
+
+def is_secret(text: str) -> bool:
+    """Whether a text has the form of the secret of a session, a link or a visitor's cookie (`ids.new_secret`)."""
+    return _SECRET.fullmatch(text) is not None
+
+
+def digest_of(secret: str) -> str:
+    """What a session's secret is known by."""
+    return sha256(secret.encode()).hexdigest()
+
+
+def csrf_of(secret: str) -> str:
+    """The token that forms carry, for the visitor who holds this secret in a cookie."""
+    return hmac.new(secret.encode(), b"csrf", sha256).hexdigest()
+
+
+def is_csrf_of(secret: str, given: str) -> bool:
+    """Whether a form's token is this visitor's. Takes the same time for each wrong one."""
+    return hmac.compare_digest(csrf_of(secret).encode(), given.encode("utf-8", "surrogatepass"))
+
+
+def is_own_page(fetch_site: Sequence[str]) -> bool:
+    """Whether a write may come from the dashboard's own page. `fetch_site`: the values of `Sec-Fetch-Site`, which
+    browsers send over TLS and to this machine, and no page can change."""
+    return all(value == "same-origin" for value in fetch_site)
+
+
+def local_target(text: str | None) -> str:
+    """Where a browser goes after it has signed in: the page of the dashboard that it asked for, else its first page.
+    Never another site, nor a path outside the dashboard."""
+    if text is None or len(text) > MAX_TARGET_CHARACTERS or _TARGET.fullmatch(text) is None:
+        return HOME
+    path = text.partition("?")[0]
+    return HOME if path.startswith(_SIGNS_IN) or _DOTS.search(path) else text
+
+
+def user_named(values: Sequence[str]) -> str | None:
+    """The name of the user whom a proxy has signed in; None without one. `values`: of its header, one character for
+    each byte. Raises ValueError, whose text completes "the header ...", for several values or one that is no name."""
+    if not values:
+        return None
+    if len(values) > 1:
+        raise ValueError("has several values: the proxy must replace what the client sends")
+    try:
+        name = values[0].encode("latin-1").decode().strip()
+    except UnicodeError:
+        raise ValueError("is not in UTF-8") from None
+    if not name:
+        return None
+    if len(name) > MAX_USER_CHARACTERS or not name.isprintable():
+        raise ValueError(f"is no name: up to {MAX_USER_CHARACTERS} printable characters are expected")
+    return USER_PREFIX + name
+
+
+def came_by_tls(scheme: str, *, public_url: str | None, forwarded_proto: Sequence[str]) -> bool:
+    """Whether the browser reached the relay by TLS, so that its cookies are for TLS only. `forwarded_proto`: the values
+    of `X-Forwarded-Proto` from a trusted proxy; the first one says how the browser came."""
+    if scheme == "https" or (public_url or "").lower().startswith("https:"):
+        return True
+    return ",".join(forwarded_proto).partition(",")[0].strip().lower() == "https"

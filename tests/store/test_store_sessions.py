@@ -1,0 +1,110 @@
+"""Sessions of the dashboard: each ends at its time or when it is deleted, and one link makes one session."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from relay.store import sessions
+from relay.store.store import Store
+from tests.support.store_kit import NOW, session
+
+
+async def kept(store: Store, *digests: str, kind: str = "session") -> list[str]:
+    """Those of the digests that are found."""
+    return [digest for digest in digests if await store.sessions.find(digest, kind, NOW)]  # type: ignore[arg-type]
+
+
+async def test_session_is_read_back_as_it_was_stored_until_it_ends(store: Store) -> None:
+    made = session("a")
+    await store.sessions.create(made)
+    for at, found in ((NOW, made), (NOW + 59.9, made), (NOW + 60, None), (NOW + 1e9, None)):
+        assert await store.sessions.find("a", "session", at) == found
+    assert await store.sessions.delete("a")
+    assert not await store.sessions.delete("a")
+    assert await store.sessions.find("a", "session", NOW) is None
+
+
+async def test_link_is_no_session_and_session_no_link(store: Store) -> None:
+    await store.sessions.create(session("a link", kind="link"))
+    await store.sessions.create(session("a session"))
+    assert await store.sessions.find("a link", "session", NOW) is None
+    assert await store.sessions.find("a session", "link", NOW) is None
+    assert not await store.sessions.delete("a link")
+    assert not await store.sessions.use_link("a session", session("b"))
+    assert await kept(store, "a session", "b") == ["a session"]
+
+
+@pytest.mark.parametrize(
+    ("digest", "at", "token", "works"),
+    [
+        ("link", NOW, "token 1", True),
+        ("link", NOW + 59.9, "token 1", True),
+        ("link", NOW + 60, "token 1", False),  # expired
+        ("link", NOW, "token 2", False),  # another token's
+        ("other", NOW, "token 1", False),
+        ("", NOW, "token 1", False),
+    ],
+)
+async def test_link_makes_a_session_of_its_token_in_time(
+    store: Store, digest: str, at: float, token: str, works: bool
+) -> None:
+    await store.sessions.create(session("link", kind="link"))
+    made = session("made", token, created_at=at, expires_at=at + 60)
+    assert await store.sessions.use_link(digest, made) is works
+    assert await store.sessions.find("made", "session", at) == (made if works else None)
+
+
+async def test_link_makes_one_session_however_many_use_it_at_once(
+    store: Store, open_again: Callable[[], Awaitable[Store]]
+) -> None:
+    stores = [store, await open_again()] if store.database.shared else [store]
+    await store.sessions.create(session("link", kind="link"))
+    names = [f"made {number}" for number in range(10)]
+    used = await asyncio.gather(
+        *(stores[place % len(stores)].sessions.use_link("link", session(name)) for place, name in enumerate(names))
+    )
+    assert used.count(True) == 1
+    assert await kept(store, *names) == [names[used.index(True)]]
+    assert not await store.sessions.use_link("link", session("later"))
+
+
+async def test_newest_sessions_of_a_token_stay(store: Store) -> None:
+    """A hundred of each token, whatever others have."""
+    count = sessions.MAX_OF_TOKEN
+    await store.sessions.create(session("of another", "token 2", created_at=NOW - 9))
+    await store.sessions.create(session("link", kind="link", created_at=NOW - 9, expires_at=NOW + 1e4))
+    names = [f"made {number}" for number in range(count + 2)]
+    await asyncio.gather(
+        *(store.sessions.create(session(name, created_at=NOW + place)) for place, name in enumerate(names))
+    )
+    assert await kept(store, *names) == names[2:]
+    assert await kept(store, "of another") == ["of another"]
+    assert await store.sessions.use_link("link", session("last", created_at=NOW + count + 2, expires_at=NOW + 1e4))
+    assert await kept(store, *names) == names[3:]
+
+
+async def test_two_nodes_make_sessions_of_one_token_at_once(
+    store: Store, open_again: Callable[[], Awaitable[Store]]
+) -> None:
+    other = await open_again() if store.database.shared else store
+    names = [f"made {number}" for number in range(sessions.MAX_OF_TOKEN + 40)]
+    await asyncio.gather(
+        *((store, other)[place % 2].sessions.create(session(name)) for place, name in enumerate(names))
+    )
+    assert sessions.MAX_OF_TOKEN <= len(await kept(store, *names)) <= sessions.MAX_OF_TOKEN + 2
+
+
+async def test_expired_ones_are_deleted(store: Store) -> None:
+    for number in range(5):
+        kind = "link" if number % 2 else "session"
+        await store.sessions.create(session(f"made {number}", kind=kind, expires_at=NOW + number))
+    assert await store.upkeep.delete_sessions(NOW + 3) == 3
+    assert await store.upkeep.delete_sessions(NOW + 3) == 0
+    assert await kept(store, "made 4") == ["made 4"]
+    assert await kept(store, "made 3", kind="link") == ["made 3"]
+
+
+async def test_bound_token_has_sessions_too(store: Store) -> None:
+    await store.within(("revor", "default")).sessions.create(session("a"))
+    assert await kept(store, "a") == ["a"]

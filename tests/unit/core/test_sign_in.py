@@ -1,0 +1,192 @@
+"""What a browser's request is believed: where it may go, who it is, and whether a form is the dashboard's own."""
+
+import pytest
+
+from relay.core import sign_in
+from relay.core.sign_in import HOME, came_by_tls, csrf_of, is_csrf_of, is_own_page, is_secret, local_target, user_named
+from relay.ids import new_secret
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "/ui",
+        "/ui/",
+        "/ui/jobs",
+        "/ui?a=b",
+        "/ui/jobs?status=failed&group=a%20b",
+        "/ui/jobs/job_01%2F..%2Fx",
+        "/ui/jobs/a..b",
+        "/ui/a//evil.example",
+        "/ui/jobs?next=https://evil.example/../",
+        "/ui/" + "x" * 1_996,
+    ],
+)
+def test_page_of_the_dashboard_is_a_target(target: str) -> None:
+    assert local_target(target) == target
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        None,
+        "",
+        "/",
+        "ui",
+        "//evil.example",
+        "//evil.example/ui",
+        "///evil.example",
+        "/\\evil.example",
+        "\\\\evil.example/ui",
+        "/ui\\evil",
+        "/ui/\\evil.example",
+        "/ui/a\\..\\..",
+        "https://evil.example/ui",
+        "https:/ui",
+        "javascript:alert(1)",
+        "data:text/html,x",
+        "/uix",
+        "/ui.evil.example",
+        "/ui@evil.example",
+        "/ui:80",
+        "/ui#a",
+        "/ui/#a",
+        "/v1/jobs",
+        "/ui/../v1/jobs",
+        "/ui/..",
+        "/ui/.",
+        "/ui/./x",
+        "/ui/%2e%2e/v1",
+        "/ui/.%2E/v1?x",
+        "/ui/%2E",
+        " /ui",
+        "/ui ",
+        "/ui/a b",
+        "/ui\n",
+        "/ui/\r\nSet-Cookie: a=b",
+        "\t/ui",
+        "/u\ti",
+        "/ui/\0",
+        "/ui/\x7f",
+        "/ui/ä",
+        "/ui/\u2028",
+        "/ui/\ud800",
+        "/ui/login",
+        "/ui/login?link=x",
+        "/ui/logout",
+        "/ui/" + "x" * 2_000,
+    ],
+)
+def test_everything_else_leads_to_the_first_page(target: str | None) -> None:
+    assert local_target(target) == HOME
+
+
+@pytest.mark.parametrize(
+    ("values", "name"),
+    [
+        ([], None),
+        ([""], None),
+        (["  \t"], None),
+        (["alice@example.com"], "user:alice@example.com"),
+        ([" alice "], "user:alice"),
+        (["CN=Alice,OU=Sales"], "user:CN=Alice,OU=Sales"),
+        (["ops"], "user:ops"),
+        (["user:ops"], "user:user:ops"),
+        (["Jürgen".encode().decode("latin-1")], "user:Jürgen"),
+        (["x" * 128], "user:" + "x" * 128),
+    ],
+)
+def test_user_of_a_proxy(values: list[str], name: str | None) -> None:
+    assert user_named(values) == name
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        ["alice", "mallory"],
+        ["alice", "alice"],
+        ["", ""],
+        ["x" * 129],
+        ["x" * 10_000],
+        ["a\nb"],
+        ["a\0"],
+        ["a\x1b[31m"],
+        ["a\x7f"],
+        ["\xff\xfe"],
+        ["a\u202eb".encode().decode("latin-1")],
+        ["\ud800"],
+        ["a\u0100"],
+        [b"\xed\xa0\x80".decode("latin-1")],
+    ],
+)
+def test_header_that_names_no_single_user_is_refused(values: list[str]) -> None:
+    with pytest.raises(ValueError, match=r"^(has several|is not in|is no name)"):
+        user_named(values)
+
+
+@pytest.mark.parametrize(
+    ("scheme", "public_url", "forwarded", "tls"),
+    [
+        ("http", None, [], False),
+        ("https", None, [], True),
+        ("http", "https://relay.example", [], True),
+        ("http", "HTTPS://relay.example", [], True),
+        ("http", "http://relay.example", [], False),
+        ("http", "http://https.example", [], False),
+        ("http", None, ["https"], True),
+        ("http", None, ["HTTPS"], True),
+        ("http", None, ["http"], False),
+        ("http", None, ["https, http"], True),
+        ("http", None, ["http, https"], False),
+        ("http", None, ["http", "https"], False),
+        ("http", None, [""], False),
+        ("http", None, ["httpsx"], False),
+        ("https", None, ["http"], True),
+    ],
+)
+def test_cookie_is_for_tls_if_the_browser_came_by_it(
+    scheme: str, public_url: str | None, forwarded: list[str], tls: bool
+) -> None:
+    assert came_by_tls(scheme, public_url=public_url, forwarded_proto=forwarded) is tls
+
+
+def test_form_token_belongs_to_one_secret() -> None:
+    secret, other = new_secret(), new_secret()
+    token = csrf_of(secret)
+    assert is_csrf_of(secret, token)
+    assert secret not in token
+    for wrong in ("", token[:-1], token + "0", token.upper() + "x", csrf_of(other), secret, "ä", "\ud800", "\0"):
+        assert not is_csrf_of(secret, wrong), wrong
+
+
+@pytest.mark.parametrize(
+    ("fetch_site", "own"),
+    [
+        ([], True),
+        (["same-origin"], True),
+        (["same-site"], False),
+        (["cross-site"], False),
+        (["none"], False),
+        ([""], False),
+        (["same-origin", "cross-site"], False),
+        (["same-origin, cross-site"], False),
+    ],
+)
+def test_write_comes_from_the_own_page(fetch_site: list[str], own: bool) -> None:
+    assert is_own_page(fetch_site) is own
+
+
+def test_secret_has_its_form() -> None:
+    secret = new_secret()
+    assert is_secret(secret)
+    assert len(sign_in.digest_of(secret)) == 64
+    for wrong in (
+        "",
+        secret[:-1],
+        secret + "x",
+        secret[:-1] + "\n",
+        secret[:-1] + "=",
+        secret[:-1] + "ä",
+        "rl_" + secret,
+    ):
+        assert not is_secret(wrong)
