@@ -2,13 +2,22 @@
 
 import re
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from relay.core.figures import Tally
+
+if TYPE_CHECKING:
+    from relay.core.events import Event
+    from relay.core.subscription import Subscription
 
 DELAY_BUCKETS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600)
 LATENCY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 15)
 MAX_CLASSES = 50
 OTHER = "other"
+NOT_FAILED = ("delivered", "skip")
+"""The verdicts of attempts that have not failed."""
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"})
 _CLASS = re.compile(r"[A-Za-z0-9_.:-]{1,40}(/[A-Za-z0-9_.:-]{1,40})?")
 
@@ -16,8 +25,10 @@ _CLASS = re.compile(r"[A-Za-z0-9_.:-]{1,40}(/[A-Za-z0-9_.:-]{1,40})?")
 class Metrics:
     """Every metric. Names and labels are part of the public interface (docs/metrics.md)."""
 
-    def __init__(self) -> None:
+    def __init__(self, node_id: str = "") -> None:
         self.registry = CollectorRegistry()
+        self.figures = Tally(node_id)
+        """The figures over time, which are counted beside some of the metrics."""
         self._classes = {OTHER}
         account = ("source", "account")
         self.polls = Counter(
@@ -177,6 +188,36 @@ class Metrics:
         )
 
         self._requests_of = lru_cache(self.requests.labels)
+        self._events_of = lru_cache(maxsize=64)(self.events.labels)
+        self._attempts_of = lru_cache(maxsize=64)(self.attempts.labels)
+        self._seconds_of = lru_cache(maxsize=64)(self.attempt_seconds.labels)
+
+    def count_event(self, event: "Event") -> None:
+        """Counts an event that was recorded."""
+        self._events_of(event.type).inc()
+        self.figures.add("events", event.owner or "", event.recorded_at)
+
+    def count_published(self, type: str, count: int, at: float) -> None:
+        """Counts published events as those of one type."""
+        self._events_of(type).inc(count)
+        self.figures.add("events", "", at, count=count)
+
+    def count_attempts(self, subscription: "Subscription", kind: str, verdict: str, count: int, at: float) -> None:
+        """Counts attempts that have ended with a verdict."""
+        self._attempts_of(kind, verdict).inc(count)
+        label = figures_label(subscription)
+        self.figures.add("attempts", label, at, count=count)
+        if verdict not in NOT_FAILED:
+            self.figures.add("attempts_failed", label, at, count=count)
+
+    def observe_attempt(self, subscription: "Subscription", kind: str, seconds: float, at: float) -> None:
+        """Notes the duration of a request to a sink."""
+        self._seconds_of(kind).observe(seconds)
+        self.figures.add("attempt_seconds", figures_label(subscription), at, seconds)
+
+    def count_dead(self, subscription: "Subscription", at: float) -> None:
+        """Counts a delivery that was given up."""
+        self.figures.add("deliveries_dead", figures_label(subscription), at)
 
     def count_request(self, method: str, status: int) -> None:
         """Counts an API request. Unknown methods share one label, so that callers cannot create time series."""
@@ -196,3 +237,8 @@ class Metrics:
     def render(self) -> bytes:
         """All metrics in Prometheus' text format."""
         return generate_latest(self.registry)
+
+
+def figures_label(subscription: "Subscription") -> str:
+    """The label of a subscription's figures. Callbacks have none: there may be as many as jobs."""
+    return "" if subscription.callback else subscription.id

@@ -16,6 +16,7 @@ from relay.cli.deliveries import app as deliveries_app
 from relay.cli.demo.command import demo as demo_command
 from relay.cli.erase import erase as erase_command
 from relay.cli.events import app as events_app
+from relay.cli.figures import figures as figures_command
 from relay.cli.groups import app as groups_app
 from relay.cli.incidents import app as incidents_app
 from relay.cli.intents import app as intents_app
@@ -67,6 +68,7 @@ app.command("export")(export_command)
 app.command("sources")(sources_command)
 app.command("status")(status_command)
 app.command("ui")(ui_command)
+app.command("figures")(figures_command)
 app.command("accounts")(accounts_command)
 app.command("erase")(erase_command)
 app.command("support")(support_command)

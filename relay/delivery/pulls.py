@@ -16,7 +16,7 @@ import structlog
 from relay.clock import Clock
 from relay.core.bundles import Bundle
 from relay.core.delivery import Claimed, Outcome, Response
-from relay.core.events import Event
+from relay.core.events import DELIVERY_EXPIRED, Event
 from relay.core.pulls import (
     ACKNOWLEDGED,
     LAG_COUNTED,
@@ -186,9 +186,9 @@ class Pulls:
             )
             count, events = await self._rows.end_leases(ended)
             total += count
-            self._told(events)
+            self._told(subscription, events)
         if total:
-            self._metrics.attempts.labels(subscription.kind, "retry").inc(total)
+            self._metrics.count_attempts(subscription, subscription.kind, "retry", total, self._clock())
             self._signals.deliveries_changed()
         return total
 
@@ -210,13 +210,15 @@ class Pulls:
         done = sum(answer == "done" for answer in settled.answers.values())
         if done:
             if verdict is not None:
-                self._metrics.attempts.labels(subscription.kind, verdict).inc(done)
+                self._metrics.count_attempts(subscription, subscription.kind, verdict, done, self._clock())
             self._signals.deliveries_changed()
-        self._told(settled.events)
+        self._told(subscription, settled.events)
         return settled
 
-    def _told(self, events: Sequence[Event]) -> None:
+    def _told(self, subscription: Subscription, events: Sequence[Event]) -> None:
         for event in events:
+            if event.type == DELIVERY_EXPIRED:
+                self._metrics.count_dead(subscription, event.recorded_at)
             self._recorded(event)
 
     def _judge(self, subscription: Subscription, reason: str, delay_seconds: float | None = None) -> Judge:

@@ -12,7 +12,7 @@ import math
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from functools import partial
 from typing import TYPE_CHECKING
 
 import structlog
@@ -105,8 +105,6 @@ class Worker:
         """Number of attempts that have ended."""
         self.turns = SharedTurns()
         """Of the bundles that are rendered."""
-        self._attempts_of = lru_cache(maxsize=64)(self.metrics.attempts.labels)
-        self._seconds_of = lru_cache(maxsize=64)(self.metrics.attempt_seconds.labels)
 
     def start(self, target: Target, *claimed: Claimed, has_slot: bool = True) -> None:
         """Starts a task that attempts the deliveries of a request: in its slot if it has one, otherwise as soon as one
@@ -133,13 +131,14 @@ class Worker:
                 memory: Memory = {} if turn is None else turn.memory
                 found = [await self._sent(subscription, kind, events, memory, turn)]
         self.answered += 1
-        self._seconds_of(kind.name).observe(found[0].response.duration_ms / 1000)
+        now = self.clock()
+        self.metrics.observe_attempt(subscription, kind.name, found[0].response.duration_ms / 1000, now)
         exchanges = [(sent, self._outcome_of(subscription, kind, sent)) for sent in found]
         if len(events) > len(exchanges):
             sent, outcome = exchanges[0]
             exchanges = [(sent, outcome_of_bundle(outcome, sent.response))]
         for verdict, count in Counter([outcome.verdict for _, outcome in exchanges]).items():
-            self._attempts_of(kind.name, verdict).inc(count)
+            self.metrics.count_attempts(subscription, kind.name, verdict, count, now)
         return exchanges if len(exchanges) == len(events) else exchanges * len(events)
 
     async def _published(
@@ -500,6 +499,8 @@ class Worker:
             kept = one.kept if made is result else kept
             for event in made.events if one.kept else ():
                 self.recorded(event)
+            if made.state == "dead" and one.kept:
+                self.metrics.count_dead(target.subscription, made.now)
             if made.state == "cancelled" and one.kept:
                 self.metrics.deliveries_skipped.labels(target.kind.name).inc()
         if result.claimed.probe and kept:

@@ -38,6 +38,7 @@ from relay.node.cluster import Cluster
 from relay.node.component_settings import ComponentSettings
 from relay.node.declared import log_differing
 from relay.node.encryption_keys import EncryptionKeys
+from relay.node.figures import FLUSH_SECONDS, Figures
 from relay.node.heartbeat import Heartbeat
 from relay.node.reload import reconfigure
 from relay.node.scheduler import Scheduler, Upkeep
@@ -118,7 +119,7 @@ class Node:
         self._components = ComponentSettings(
             settings=settings, base_url=self.base_url, definitions=definitions, seed=seed
         )
-        self.metrics_registry = Metrics()
+        self.metrics_registry = Metrics(node_id)
         self.signals = Signals()
         self._holder = Holder()
         self._answers = AnswerCache()
@@ -222,6 +223,8 @@ class Node:
         )
         self._api = create_api(self._ports(), self._proxy, self._pages)
 
+        self._figures = Figures(store.figures, self.metrics_registry.figures, self.pollers, clock)
+
         # Other nodes on the same database.
         self._cluster: Cluster | None = None
         if store.database.shared:
@@ -278,6 +281,9 @@ class Node:
                 self.scheduler.add_upkeep(work)
         self.scheduler.add_upkeep(
             Upkeep(name="brokers", every_seconds=BROKERS_SECONDS, run=self._publishers.close_idle)
+        )
+        self.scheduler.add_upkeep(
+            Upkeep(name="figures", every_seconds=FLUSH_SECONDS, at_once=True, run=self._figures.run_once)
         )
         self.scheduler.start()
         if "dispatcher" in self._roles:
@@ -338,6 +344,7 @@ class Node:
             await asyncio.wait([self._beating])
         self.scheduler.shutdown()
         await self._accounts.close()
+        await self._end_figures()
         await self._end_audit()
         log.info("stopped")
 
@@ -346,6 +353,13 @@ class Node:
             self._watching.cancel()
             await asyncio.gather(self._watching, return_exceptions=True)
             await self._tokens.close()
+
+    async def _end_figures(self) -> None:
+        try:
+            async with asyncio.timeout(SAVE_SECONDS):
+                await self._figures.flush()
+        except (StoreError, TimeoutError) as error:
+            log.warning("figures_not_kept", error=str(error) or type(error).__name__)
 
     async def _end_audit(self) -> None:
         if self._auditing is not None:
@@ -523,11 +537,12 @@ class Node:
         return loops
 
     def _on_recorded(self, event: Event) -> None:
-        self.metrics_registry.events.labels(event.type).inc()
+        self.metrics_registry.count_event(event)
         self.signals.event_recorded()
 
     def _on_published(self, count: int) -> None:
-        self.metrics_registry.events.labels(PUBLISHED).inc(count)  # their types are others' own, and may be many
+        # their types are others' own, and may be many
+        self.metrics_registry.count_published(PUBLISHED, count, self._clock())
         self.signals.event_recorded()
         self.dispatcher.wake()
 

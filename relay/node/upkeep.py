@@ -88,6 +88,7 @@ class Retention:
             "connect_accounts": lambda: _batches(lambda: rows.delete_connect_accounts(jobs)),
             "intents": lambda: _batches(lambda: rows.delete_intents(jobs)),
             "incidents": lambda: _batches(lambda: rows.delete_incidents(jobs)),
+            "figures": lambda: _batches(lambda: rows.delete_figures(now)),
             "memories": lambda: _batches(lambda: rows.delete_memories(min(events, jobs))),
             "replays": lambda: _batches(lambda: rows.delete_replays(jobs)),
             "idempotency_keys": lambda: _batches(lambda: rows.delete_idempotency_keys(now - IDEMPOTENCY_SECONDS)),
@@ -173,6 +174,7 @@ async def measure(store: Store, metrics: Metrics, clock: Clock) -> None:
     """Sets the gauges that need a database query."""
     pending, now = await store.deliveries.pending(), clock()
     metrics.deliveries_pending.set(pending.count)
+    metrics.figures.gauge("deliveries_undelivered", "", now, pending.count)
     metrics.deliveries_uncertain.set(await store.deliveries.uncertain())
     for by, count in pending.held.items():
         metrics.deliveries_held.labels(by).set(count)

@@ -175,7 +175,7 @@ class AccountHealth:
             self.state = before
             raise
         log.warning(event.type, source=self.state.source, account=self.state.name, event_id=event.id)
-        self._metrics.events.labels(event.type).inc()
+        self._metrics.count_event(event)
         self._signals.event_recorded()
         self._wake()
 

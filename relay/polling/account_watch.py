@@ -166,7 +166,7 @@ class AccountWatch:
                 state=one.account.state,
                 event_id=one.event.id,
             )
-            self._metrics.events.labels(one.event.type).inc()
+            self._metrics.count_event(one.event)
         if news:
             self._signals.event_recorded()
             self._wake()

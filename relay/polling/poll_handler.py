@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from relay.clock import Clock
+from relay.core.events import owner_of
 from relay.core.job import Job, Observation, Problem, Transition, detect, mark_not_found, mark_overdue
 from relay.core.planner.planner_views import Purpose
 from relay.core.records import PollNote
@@ -52,6 +53,8 @@ class PollHandler:
         failed: Callable[[Problem, str | None], None],
     ) -> None:
         self.last_completed_at: float | None = None
+        self.answered = 0
+        """Number of polls that have ended."""
         self.last_request_ids: dict[str, str] = {}
         """The upstream's request id of the last poll, by job uid."""
         self._agenda = agenda
@@ -98,6 +101,7 @@ class PollHandler:
 
     def _count(self, job: Job, result: PollResult, purpose: Purpose, now: float) -> None:
         self.last_completed_at = now
+        self.answered += 1
         self._polls_of(job.source, job.account, result.kind, purpose).inc()
         self._seconds_of(job.source, job.account).observe(result.duration_ms / 1000)
         if result.request_id is not None:
@@ -144,6 +148,8 @@ class PollHandler:
                 delay = max(0.0, now - max(seen.finished_at, job.tracked_at))
                 label = self._metrics.class_of(seen.action or job.action, seen.channel or job.channel)
                 self._delays_of(job.source, job.account, label).observe(delay)
+                owner = owner_of(job.source, job.account)
+                self._metrics.figures.add("detection_delay_seconds", owner, now, delay)
         else:
             await self._note(job.uid, poll_count, polled_at=None if recorded else now)
         return [transition.kind for transition in recorded]

@@ -1,13 +1,12 @@
 """Writes a job's transitions and their events in one transaction. Shared by polls, upkeep and registrations."""
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import structlog
 
 from relay.clock import Clock
-from relay.core.events import Event, Hint, Origin, from_transition
+from relay.core.events import Event, Hint, Origin, from_transition, owner_of
 from relay.core.job import Job, Observation, Problem, Progress, Transition
 from relay.core.records import PollRecord, Recorded
 from relay.ids import new_id
@@ -41,7 +40,7 @@ class Recorder:
         self._jobs = jobs
         self._dispatcher = dispatcher
         self._signals = signals
-        self._events_of = lru_cache(maxsize=64)(metrics.events.labels)
+        self._metrics = metrics
         self._clock = clock
         self._hint = hint
         self._origin = origin
@@ -125,7 +124,15 @@ class Recorder:
                 job_uid=job.uid,
                 request_id=None if seen is None else seen.request_id,
             )
+        if outcome is not None:
+            self._count_end(job, outcome)
         self.announce(job.uid, events)
+
+    def _count_end(self, job: Job, outcome: str) -> None:
+        label, now = owner_of(job.source, job.account), self._clock()
+        self._metrics.figures.add("jobs_ended", label, now)
+        if outcome == "failed":
+            self._metrics.figures.add("jobs_failed", label, now)
 
     def _hint_of_failure(self, job: Job, seen: Observation | None) -> Hint | None:
         return None if seen is None else self._hint(seen.problem, "failed", seen.channel or job.channel)
@@ -134,6 +141,6 @@ class Recorder:
         """Wakes readers of the job and its events."""
         self._signals.job_changed(job_uid)
         for event in events:
-            self._events_of(event.type).inc()
+            self._metrics.count_event(event)
         if events:
             self._signals.event_recorded()

@@ -20,6 +20,7 @@ from relay.store.database import Database
 from relay.store.deliveries import DeliveryStore
 from relay.store.erasure import ErasureStore
 from relay.store.events import EventStore
+from relay.store.figures import FigureStore
 from relay.store.group_work import GroupWorkStore
 from relay.store.handshakes import HandshakeStore
 from relay.store.holders import HolderStore
@@ -83,6 +84,7 @@ class Store:
         self.connect_accounts = ConnectAccountStore(database, outbox)
         self.ciphertexts = CiphertextStore(database)
         self.learned = LearnedStore(database)
+        self.figures = FigureStore(database)
         self.tokens = TokenStore(database)
         self.sessions = SessionStore(database)
         self.callback_hosts = CallbackHostStore(database)
@@ -97,16 +99,10 @@ class Store:
         view.subscriptions, view.intents = self.subscriptions.within(account), self.intents.within(account)
         view.secrets, view.groups = self.secrets.within(account), self.groups.within(account)
         view.incidents, view.published = self.incidents.within(account), self.published.within(account)
-        view.connect_accounts = self.connect_accounts.within(account)
+        view.connect_accounts, view.figures = self.connect_accounts.within(account), self.figures.within(account)
         seen = ("jobs", "groups", "events", "deliveries", "replays", "subscriptions", "secrets", "intents", "incidents")
-        for name in vars(self).keys() - {
-            *seen,
-            "published",
-            "connect_accounts",
-            "handshakes",
-            "idempotency",
-            "sessions",
-        }:
+        others = ("published", "connect_accounts", "figures", "handshakes", "idempotency", "sessions")
+        for name in vars(self).keys() - {*seen, *others}:
             delattr(view, name)
         return view
 

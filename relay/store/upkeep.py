@@ -7,6 +7,7 @@ from typing import Any
 
 from sqlalchemy.engine import Connection
 
+from relay.core.figures import SPAN_SECONDS, SPANS
 from relay.core.ledger import EVENT_KEY
 from relay.ids import least_id
 from relay.store.attempt_results import promote_heads
@@ -154,6 +155,15 @@ DELETE FROM incidents WHERE id IN (
   SELECT id FROM incidents WHERE closed_at IS NOT NULL AND closed_at < :before ORDER BY closed_at, id LIMIT {MAX_ROWS}
 )
 """
+_FIGURES = "SELECT name, label, span, began_at FROM figures WHERE span = :span AND began_at"
+# Deletes a batch of the figures of a span from before a time.
+DELETE_OLD_FIGURES = f"""
+DELETE FROM figures WHERE (name, label, span, began_at) IN ({_FIGURES} < :before ORDER BY began_at LIMIT {MAX_ROWS})
+"""
+# Deletes a batch of the figures of a span from after a time, which the clock had reached by mistake.
+DELETE_FUTURE_FIGURES = f"""
+DELETE FROM figures WHERE (name, label, span, began_at) IN ({_FIGURES} > :after ORDER BY began_at LIMIT {MAX_ROWS})
+"""
 # Deletes a batch of what sinks were not told of for long, unless a delivery uses it. What was written of an event, its
 # key says which, stays as long as the event: its delivery may wait for long.
 DELETE_OLD_MEMORIES = f"""
@@ -271,6 +281,10 @@ class UpkeepStore:
     async def delete_incidents(self, before: float) -> int:
         """Deletes a batch of incidents that were closed before a time."""
         return await self._database.write(_on_one_node(_delete_incidents), (before,))
+
+    async def delete_figures(self, now: float) -> int:
+        """Deletes a batch of the figures of each span that are older than they are kept, or of days to come."""
+        return await self._database.write(_on_one_node(_delete_figures), (now,))
 
     async def delete_memories(self, before: float) -> int:
         """Deletes a batch of what subscriptions remember of their sinks and have not changed since a time."""
@@ -425,6 +439,14 @@ def _delete_intents(connection: Connection, before: float) -> int:
 
 def _delete_incidents(connection: Connection, before: float) -> int:
     return run(connection, DELETE_OLD_INCIDENTS, before=before).rowcount
+
+
+def _delete_figures(connection: Connection, now: float) -> int:
+    count = 0
+    for span, kept_seconds in SPANS.items():
+        count += run(connection, DELETE_OLD_FIGURES, span=span, before=now - kept_seconds).rowcount
+        count += run(connection, DELETE_FUTURE_FIGURES, span=span, after=now + SPAN_SECONDS["day"]).rowcount
+    return count
 
 
 def _delete_memories(connection: Connection, before: float) -> int:

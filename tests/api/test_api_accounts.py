@@ -24,6 +24,7 @@ from relay.api.app import create_api
 from relay.api.auth import ADMIN, Identity
 from relay.api.catalogue import OPERATIONS
 from relay.core.events import owner_of, relay_event
+from relay.core.figures import FIGURES, Tally
 from relay.core.job import Job
 from relay.core.records import Intent
 from relay.errors import Unauthorized
@@ -139,6 +140,14 @@ class Two:
         for nth in range(2):
             world.now += 1
             await world.fail(f"failure {nth} of {name}", f"code {nth}", account=name)
+        tally = Tally()
+        for counted in FIGURES:
+            label = {"account": owner_of(*account), "subscription": subscription, "": ""}[FIGURES[counted].label]
+            if FIGURES[counted].kind == "gauge":
+                tally.gauge(counted, label, world.now, 7.0)
+            else:
+                tally.add(counted, label, world.now, 1.5)
+        await world.store.figures.add(tally.take(world.now))
         found = {}
         for kind in ("deliveries", "events"):
             page = (await client.get(f"/v1/{kind}", params={"limit": 500})).json()
@@ -405,6 +414,12 @@ CASES: Mapping[str, Callable[[Things], list[Request]]] = {
     "listIncidents": lists("/v1/incidents", named, lambda of: {"cursor": cursor_of(of.incidents[0])}),
     "getIncident": lambda of: by_id("GET", "/v1/incidents/{id}", *of.incidents),
     "listIncidentJobs": lambda of: by_id("GET", "/v1/incidents/{id}/jobs", *of.incidents),
+    "listFigures": lists(
+        "/v1/figures",
+        lambda of: {"label": of.subscription},
+        lambda of: {"label": owner_of(*of.account)},
+        lambda of: {"label": owner_of(*of.account), "span": "minute"},
+    ),
     "listIntents": lists("/v1/intents", lambda of: {"cursor": cursor_of(of.intent)}),
     "resolveIntent": lambda of: [
         *by_id("POST", "/v1/intents/{id}/resolve", of.intent, body={"fate": "not_sent"}),
@@ -491,6 +506,13 @@ OWN: Mapping[str, Callable[[Things], list[Request]]] = {
     "listIncidents": lists("/v1/incidents", lambda of: {}, lambda of: {"limit": "1"}, lambda of: {"state": "open"}),
     "getIncident": lambda of: by_id("GET", "/v1/incidents/{id}", *of.incidents),
     "listIncidentJobs": lambda of: by_id("GET", "/v1/incidents/{id}/jobs", *of.incidents, repeat="may_send_twice"),
+    "listFigures": lists(
+        "/v1/figures",
+        lambda of: {},
+        lambda of: {"span": "day", "name": "attempts,events,jobs_open,deliveries_undelivered"},
+        lambda of: {"label": of.subscription},
+        lambda of: {"label": owner_of(*of.account)},
+    ),
     "listIntents": lists("/v1/intents", lambda of: {}),
     "listSources": lists("/v1/sources", lambda of: {}),
     "listConnectAccounts": lists(

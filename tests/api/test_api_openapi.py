@@ -9,6 +9,7 @@ from relay.api.catalogue import EXAMPLES, OPERATIONS
 from relay.api.examples import EVENT_ID
 from relay.api.resource import routes_of
 from relay.core.events import BATCH_CONTENT_TYPE, CONTENT_TYPE
+from relay.core.figures import Tally
 from relay.core.filters import known_types
 from relay.core.records import Intent
 from relay.core.samples import sample_event
@@ -39,6 +40,13 @@ async def a_group(world, client):
 async def an_incident(world, client):
     await world.fail("a")
     return (await client.get("/v1/incidents")).json()["items"][0]["id"]
+
+
+async def figures(world, client):
+    tally = Tally()
+    tally.add("attempt_seconds", "", world.now, 0.2)
+    await world.store.figures.add(tally.take(world.now))
+    return ""
 
 
 async def a_subscription(world, client):
@@ -166,6 +174,7 @@ CALLS = {
     "listIncidents": (an_incident, None, 200),
     "getIncident": (an_incident, None, 200),
     "listIncidentJobs": (an_incident, None, 200),
+    "listFigures": (figures, None, 200),
     "listIntents": (an_intent, None, 200),
     "listConnectAccounts": (a_connect_account, None, 200),
     "dismissIntent": (an_intent, None, 200),

@@ -29,6 +29,7 @@ from relay.core.connect_accounts import ConnectAccount
 from relay.core.credentials import SinkCredential
 from relay.core.declared import Change
 from relay.core.erasure import ErasureRequest
+from relay.core.figures import NAMES, Tally
 from relay.core.job import Problem, Progress
 from relay.core.records import AccountNews, AccountState, ListingRecord, PollNote, SavedStatistics, SubscriptionRoom
 from relay.core.replay import ReplayRequest
@@ -660,6 +661,15 @@ async def run_everything(store: Store) -> None:
     await store.learned.load("revor")
     await store.learned.find("revor", ["a"])
 
+    tally = Tally()
+    for seconds in (1.0, 9.0):
+        tally.add("attempt_seconds", "sub_1", NOW, seconds)
+        tally.gauge("jobs_open", "revor/default", NOW, seconds)
+        await store.figures.add(tally.take(NOW))
+    for label in ("", "sub_1"):
+        await store.figures.series(NAMES, label, "hour", NOW)
+        await store.within(("revor", "default")).figures.series(NAMES, label, "hour", NOW)
+
     while await store.upkeep.delete_idempotency_keys(NOW + 1e6):  # the file was filled with some that nobody can read
         pass
     await store.jobs.register(registration("erased", metadata={"email": "a@b.c"}))
@@ -706,6 +716,7 @@ async def run_everything(store: Store) -> None:
     await store.upkeep.delete_replays(NOW + 1)
     await store.upkeep.delete_incidents(NOW + 1)
     await store.upkeep.delete_intents(NOW + 1)
+    await store.upkeep.delete_figures(NOW + 1)
     await store.upkeep.delete_connect_accounts(NOW + 1)
     await store.upkeep.delete_streams(NOW + 1)
     await store.upkeep.delete_secrets(NOW + 1)
@@ -716,7 +727,7 @@ async def run_everything(store: Store) -> None:
 PARTS = (
     *("jobs", "events", "deliveries", "replays", "subscriptions", "idempotency", "intents", "accounts", "learned"),
     *("upkeep", "erasure", "groups", "group_work", "audit", "secrets", "credentials", "handshakes", "incidents"),
-    *("connect_accounts", "memories", "published", "sessions"),
+    *("connect_accounts", "memories", "published", "sessions", "figures"),
 )
 
 

@@ -17,6 +17,7 @@ from relay.store import (
     deliveries,
     delivery_groups,
     events,
+    figures,
     group_work,
     handshakes,
     incident_recorder,
@@ -454,6 +455,15 @@ CATALOGUE = (
     Case("memory: of an event", memories.MEMORY),
     Case("memory: settle", memories.WRITE_MEMORY),
     Case("settle", deliveries.SETTLE),
+    Case("figures: add", figures.ADD),
+    Case("figures: buckets", figures.BUCKETS),
+    Case("figures: set buckets", figures.SET_BUCKETS),
+    Case("figures: set a gauge", figures.SET_GAUGE),
+    Case("figures: series", figures.SERIES),
+    Case("figures: own subscriptions", figures.OWN_SUBSCRIPTIONS),
+    Case("figures: an own subscription", figures.OWN_SUBSCRIPTION),
+    Case("retention: figures", upkeep.DELETE_OLD_FIGURES),
+    Case("retention: figures of days to come", upkeep.DELETE_FUTURE_FIGURES),
     Case("learned: save", learned.SAVE),
     Case("learned: find", learned.FIND),
     Case("learned: load", learned.LOAD, sorts=True),  # the classes of one source, at the start of a node
@@ -569,6 +579,11 @@ FROM n""",
 INSERT INTO connect_accounts (source, account, id, uid, state, since, changes, told_state) {_rows(2_000)}
 SELECT 'revor', 'account ' || (i % 70), 'acc_' || i, {_key("acc")}, CASE WHEN i % 50 = 0 THEN 'removed' ELSE 'ok' END,
   {NOW} + i, '[]', 'ok' FROM n""",
+        f"""
+INSERT INTO figures (name, label, span, began_at, count, total) {_rows(6_000)}
+SELECT 'events', CASE WHEN i % 2 = 0 THEN '' ELSE 'revor/a' || (i % 40) END,
+  CASE i % 3 WHEN 0 THEN 'minute' WHEN 1 THEN 'hour' ELSE 'day' END, {NOW} + 60 * i, 1, 1.0
+FROM n""",
         f"""
 INSERT INTO hazards (source, name, event_count, values_json, updated_at) {_rows(4_000)}
 SELECT CASE WHEN i % 4 = 0 THEN 'other' ELSE 'revor' END, 'class ' || i, i, '{{}}', {NOW} FROM n""",

@@ -102,6 +102,7 @@ KINDS = [
     "connect_accounts",
     "intents",
     "incidents",
+    "figures",
     "memories",
     "replays",
     "streams",

@@ -1,0 +1,124 @@
+"""`/v1/figures`: what happened in each minute, hour and day, for charts."""
+
+from collections.abc import Sequence
+from functools import lru_cache, partial
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+from starlette.responses import Response
+from typing_extensions import TypedDict
+
+from relay.api.examples import TIME
+from relay.api.fields import Time
+from relay.api.operations import Answer, Call, Operation, Parameter
+from relay.api.params import choice, text, time
+from relay.api.problems import did_you_mean, invalid_parameter
+from relay.api.resource import json_response
+from relay.clock import to_rfc3339
+from relay.core import figures as core
+from relay.core.figures import LABELLED, NAMES, SHOWN_SECONDS, SPAN_NAMES, SPANS, Name, Span, began
+
+
+class FigurePoint(TypedDict):
+    """One minute, hour or day."""
+
+    time: Annotated[Time, Field(description="When it began.")]
+    count: Annotated[int, Field(description="How often it happened, or how many values there are.")]
+    total: Annotated[
+        float, Field(description="The sum of the values. Of a gauge its last value, and of a count the count.")
+    ]
+    p50: Annotated[float | None, Field(description="Of durations: half of them are no longer.")]
+    p95: Annotated[float | None, Field(description="Of durations: 95 of 100 are no longer.")]
+
+
+class Figures(TypedDict):
+    """One name over time."""
+
+    name: str
+    label: str
+    points: Annotated[list[FigurePoint], Field(description="In order. Times without any are absent.")]
+
+
+class FigureList(TypedDict):
+    """Figures over time."""
+
+    span: Literal["minute", "hour", "day"]
+    items: Annotated[list[Figures], Field(description="In the order in which their names were given.")]
+
+
+OPERATIONS: list[Operation] = []
+operation = partial(Operation, into=OPERATIONS, tag="Figures")
+
+
+def _read_names(value: str) -> tuple[Name, ...]:
+    known = {str(name): name for name in NAMES}
+    given = value.split(",")
+    for word in given:
+        if word not in known:
+            near = did_you_mean(word, known)
+            raise ValueError(f"{word[:40]!r} is unknown{near}. The names are: {', '.join(known)}")
+    if len(given) > len(known):
+        raise ValueError(f"at most {len(known)} names are expected")
+    return tuple(dict.fromkeys(known[word] for word in given))
+
+
+_ONE_NAME = "|".join(NAMES)
+_NAMES = Parameter(
+    name="name",
+    description="Names, separated by commas. Default: all.",
+    schema={"type": "string", "pattern": f"^({_ONE_NAME})(,({_ONE_NAME})){{0,{len(NAMES) - 1}}}$"},
+    read=_read_names,
+    default=NAMES,
+)
+
+
+@operation(
+    "GET /v1/figures",
+    bound=True,
+    query=(
+        _NAMES,
+        choice("span", "The length of a point. Default: `hour`.", *SPAN_NAMES),
+        text("label", "Only of this account, as `source/account`, or of this subscription. Default: the whole relay."),
+        time("since", "Only from this time on. Default: a day of minutes, 7 days of hours, 90 days."),
+    ),
+    answers={200: Answer("The figures.", FigureList)},
+)
+async def list_figures(call: Call) -> Response:
+    """List figures over time, for charts.
+
+    They are counted by the minute and written within 15 seconds. Minutes are kept for 26 hours, hours for 35 days, days
+    for 2 years. Figures with a label have hours and days only. A crash loses the last seconds of them: the record of
+    what happened is the events.
+    """
+    span: Span = call.query["span"] or "hour"
+    label: str | None = call.query["label"]
+    account = call.ports.settings.account
+    if span not in LABELLED and (label is not None or account is not None):
+        whose = "a label" if account is None else "one account"
+        detail = f"span: figures of {whose} have no minutes: use {' or '.join(LABELLED)}"
+        raise invalid_parameter("span", detail, code="invalid_parameter")
+    now = call.ports.clock()
+    asked: float | None = call.query["since"]
+    since = began(now - SHOWN_SECONDS[span], span) if asked is None else max(asked, now - SPANS[span])
+    found = await call.ports.store.figures.series(call.query["name"], label or "", span, since)
+    items = [Figures(name=one.name, label=label or "", points=_points(one.points)) for one in found]
+    return json_response(FigureList(span=span, items=items))
+
+
+def _points(points: Sequence[core.Point]) -> list[FigurePoint]:
+    return [
+        {"time": _time(one.began_at), "count": one.count, "total": one.total, "p50": one.p50, "p95": one.p95}
+        for one in points
+    ]
+
+
+_time = lru_cache(maxsize=4_096)(to_rfc3339)
+
+
+_POINT: FigurePoint = {"time": TIME, "count": 12, "total": 40.5, "p50": 2.8, "p95": 9.1}
+EXAMPLES: dict[str, Any] = {
+    "FigureList": {
+        "span": "hour",
+        "items": [{"name": "detection_delay_seconds", "label": "revor/default", "points": [_POINT]}],
+    },
+}

@@ -1,0 +1,349 @@
+"""Figures over time: what happened in each minute, hour and day, for charts. Values in, values out.
+
+A node adds what happens to its `Tally`, and `relay/node/figures.py` writes that every few seconds.
+Figures are for charts: a crash loses the last seconds of them. The record of what happened is the events.
+"""
+
+import hashlib
+import math
+import struct
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias, get_args
+
+Name: TypeAlias = Literal[
+    "jobs_ended",
+    "jobs_failed",
+    "detection_delay_seconds",
+    "events",
+    "attempts",
+    "attempts_failed",
+    "attempt_seconds",
+    "deliveries_dead",
+    "jobs_open",
+    "jobs_due",
+    "requests_own",
+    "requests_others",
+    "price_seconds",
+    "deliveries_undelivered",
+]
+Span: TypeAlias = Literal["minute", "hour", "day"]
+SPAN_NAMES: tuple[Span, ...] = get_args(Span)
+
+SPAN_SECONDS: Mapping[Span, float] = {"minute": 60.0, "hour": 3_600.0, "day": 86_400.0}
+SPANS: Mapping[Span, float] = {"minute": 26 * 3_600.0, "hour": 35 * 86_400.0, "day": 731 * 86_400.0}
+"""For how many seconds the figures of each span are kept."""
+SHOWN_SECONDS: Mapping[Span, float] = {"minute": 86_400.0, "hour": 7 * 86_400.0, "day": 90 * 86_400.0}
+"""How far back each span is shown by default."""
+LABELLED: tuple[Span, ...] = ("hour", "day")
+"""The spans that labelled figures have. Those of the whole relay, whose label is empty, have all."""
+
+MAX_LABELS = 1_000
+"""Labels of one name in one day. What has another label counts for the whole relay only."""
+MAX_ROWS = 50_000
+"""Rows kept in memory while they cannot be written. Then the oldest are lost."""
+LATE_SECONDS = 60.0
+"""What comes up to so much later than its minute counts in the present one."""
+
+FACTOR = 1.25
+"""The upper end of a bucket divided by its lower end. A quantile is exact to half of that."""
+LEAST = 0.001
+MOST = 30 * 86_400.0
+"""Smaller and larger values are in the first and the last bucket."""
+_SCALE = 1.0 / math.log(FACTOR)
+_LAST_BUCKET = int(math.log(MOST / LEAST) * _SCALE)
+_BUCKET = struct.Struct("<BQ")
+"""A bucket and how many values are in it."""
+
+STALE_SECONDS = 45.0
+"""A node's part of a gauge is dropped once another part is newer by this: the node has stopped."""
+MAX_PARTS = 100
+_PART = struct.Struct("<Qdd")
+"""Of a gauge: a node, when it has measured, and its value."""
+SHARED = 0
+"""The node of a gauge that all nodes measure alike."""
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """What a name means.
+
+    kind   count: how often; values: values with quantiles; gauge: the last value that was measured
+    label  what is told apart: accounts as `source/account`, subscriptions by id, or nothing
+    joins  of a gauge: how the values of several labels make that of the whole relay
+    """
+
+    kind: Literal["count", "values", "gauge"]
+    label: Literal["account", "subscription", ""]
+    joins: Literal["sum", "max"] = "sum"
+
+
+FIGURES: Mapping[Name, Figure] = {
+    "jobs_ended": Figure("count", "account"),
+    "jobs_failed": Figure("count", "account"),
+    "detection_delay_seconds": Figure("values", "account"),
+    "events": Figure("count", "account"),
+    "attempts": Figure("count", "subscription"),
+    "attempts_failed": Figure("count", "subscription"),
+    "attempt_seconds": Figure("values", "subscription"),
+    "deliveries_dead": Figure("count", "subscription"),
+    "jobs_open": Figure("gauge", "account"),
+    "jobs_due": Figure("gauge", "account"),
+    "requests_own": Figure("gauge", "account"),
+    "requests_others": Figure("gauge", "account"),
+    "price_seconds": Figure("gauge", "account", joins="max"),
+    "deliveries_undelivered": Figure("gauge", ""),
+}
+NAMES: tuple[Name, ...] = tuple(FIGURES)
+
+Key: TypeAlias = tuple[str, str, str, float]
+"""Name, label, span, and when the span began."""
+Buckets: TypeAlias = dict[int, int]
+Parts: TypeAlias = dict[int, tuple[float, float]]
+"""Of a gauge: when each node has measured, and its value."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Cell:
+    """What came together. `total`: the sum of the values; `buckets`: how many are in each; `parts`: of a gauge."""
+
+    count: int = 0
+    total: float = 0.0
+    buckets: Buckets | None = None
+    parts: Parts | None = None
+
+    def take_in(self, other: "Cell") -> None:
+        """Adds what came together elsewhere."""
+        self.count += other.count
+        self.total += other.total
+        if other.buckets is not None:
+            self.buckets = joined(self.buckets or {}, other.buckets)
+        if other.parts is not None:
+            self.parts = newest(self.parts or {}, other.parts)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Point:
+    """One minute, hour or day of a series. `p50`, `p95`: of values only."""
+
+    began_at: float
+    count: int
+    total: float
+    p50: float | None = None
+    p95: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Series:
+    """The figures of one name over time, in order. Times without any are absent."""
+
+    name: Name
+    points: Sequence[Point] = field(default=())
+
+
+class Tally:
+    """What has happened on this node and is not written yet. It belongs to the node's event loop: nothing here is
+    called from another thread. Neither `add` nor `gauge` raises."""
+
+    def __init__(self, node_id: str = "") -> None:
+        """`node_id` tells this node's part of a gauge from those of others."""
+        self._node = int.from_bytes(hashlib.sha256(node_id.encode()).digest()[:8], "big") | 1  # not SHARED
+        self._from = self._ends_at = 0.0
+        self._began_at = 0.0
+        self._cells: dict[str, dict[str, Cell]] = {name: {} for name in NAMES}
+        self._gauges: dict[str, dict[str, tuple[float, float]]] = {}
+        self._labels: dict[str, set[str]] = {}
+        self._day = -1.0
+        self._rows: dict[Key, Cell] = {}
+        self.lost_count = 0
+        """Rows that were lost, because they could not be written for too long."""
+
+    def add(self, name: Name, label: str, at: float, value: float | None = None, count: int = 1) -> None:
+        """Counts once, or `count` times; of values, the value. Without a label it counts for the whole relay only."""
+        if not self._from <= at < self._ends_at:
+            self._turn(at)
+        cells = self._cells[name]
+        cell = cells.get(label)
+        if cell is None:
+            cell = self._new_cell(name, cells, label)
+        cell.count += count
+        if value is not None:
+            if not 0.0 <= value <= MOST:
+                value = MOST if value > MOST else 0.0  # a clock was set, or it is no number
+            cell.total += value
+            buckets = cell.buckets
+            if buckets is None:
+                buckets = cell.buckets = {}
+            place = int(math.log(value / LEAST) * _SCALE) if value > LEAST else 0
+            buckets[place] = buckets.get(place, 0) + 1
+
+    def gauge(self, name: Name, label: str, at: float, value: float) -> None:
+        """Notes the present value. All of a name are taken together: those that are not noted again are gone."""
+        if math.isfinite(value) and math.isfinite(at):
+            self._gauges.setdefault(name, {})[label] = (at, value)
+
+    def take(self, now: float) -> list[tuple[Key, Cell]]:
+        """Removes and returns what is to be written, in the order of the keys. What is later than `now` is dropped: the
+        clock was ahead."""
+        self._turn(now)
+        self._take_gauges()
+        rows, self._rows = self._rows, {}
+        return sorted((row for row in rows.items() if row[0][3] <= now), key=lambda row: row[0])
+
+    def give_back(self, rows: Iterable[tuple[Key, Cell]]) -> None:
+        """Puts back what could not be written."""
+        for key, cell in rows:
+            self._put(key, cell)
+        self._bound()
+
+    def _new_cell(self, name: str, cells: dict[str, Cell], label: str) -> Cell:
+        if label and not self._may_label(name, label):
+            label = ""
+        return cells.setdefault(label, Cell())
+
+    def _may_label(self, name: str, label: str) -> bool:
+        known = self._labels.setdefault(name, set())
+        if label not in known:
+            if len(known) >= MAX_LABELS:
+                return False
+            known.add(label)
+        return True
+
+    def _turn(self, at: float) -> None:
+        """Ends the present minute, and begins the one of this time."""
+        for name, cells in self._cells.items():
+            if cells:
+                whole = Cell()
+                for label, cell in cells.items():
+                    whole.take_in(cell)
+                    if label:
+                        self._put_spans(name, label, self._began_at, cell, LABELLED)
+                self._put_spans(name, "", self._began_at, whole, SPAN_NAMES)
+                self._cells[name] = {}
+        self._bound()
+        if not math.isfinite(at):
+            return
+        self._began_at = at // 60.0 * 60.0
+        self._from, self._ends_at = self._began_at - LATE_SECONDS, self._began_at + 60.0
+        if self._day != at // 86_400.0:
+            self._day = at // 86_400.0
+            self._labels.clear()
+
+    def _take_gauges(self) -> None:
+        for name, values in self._gauges.items():
+            figure = FIGURES[name]  # type: ignore[index]
+            if figure.label:
+                for label, (at, value) in values.items():
+                    if self._may_label(name, label):
+                        self._put_spans(name, label, at, _measured(SHARED, at, value), LABELLED)
+            at = max(at for at, _ in values.values())
+            value = (max if figure.joins == "max" else sum)([value for _, value in values.values()])
+            node = self._node if figure.label else SHARED
+            self._put_spans(name, "", at, _measured(node, at, value), SPAN_NAMES)
+        self._gauges.clear()
+
+    def _put_spans(self, name: str, label: str, at: float, cell: Cell, spans: Sequence[Span]) -> None:
+        for span in spans:
+            seconds = SPAN_SECONDS[span]
+            self._put((name, label, span, at // seconds * seconds), cell)
+
+    def _put(self, key: Key, cell: Cell) -> None:
+        row = self._rows.get(key)
+        if row is None:
+            row = self._rows[key] = Cell()
+        row.take_in(cell)
+
+    def _bound(self) -> None:
+        excess = len(self._rows) - MAX_ROWS
+        if excess > 0:
+            for key in sorted(self._rows, key=lambda key: key[3])[:excess]:
+                del self._rows[key]
+            self.lost_count += excess
+
+
+def _measured(node: int, at: float, value: float) -> Cell:
+    return Cell(count=1, parts={node: (at, value)})
+
+
+def joined(one: Mapping[int, int], other: Mapping[int, int]) -> Buckets:
+    """The values of both."""
+    found = dict(one)
+    for place, count in other.items():
+        found[place] = found.get(place, 0) + count
+    return found
+
+
+def newest(one: Mapping[int, tuple[float, float]], other: Mapping[int, tuple[float, float]]) -> Parts:
+    """The newest part of each node, without those of nodes that no longer measure."""
+    found = dict(one)
+    for node, part in other.items():
+        if node not in found or part[0] >= found[node][0]:
+            found[node] = part
+    last = max((at for at, _ in found.values()), default=0.0)
+    kept = [(node, part) for node, part in found.items() if part[0] >= last - STALE_SECONDS]
+    return dict(kept[:MAX_PARTS])
+
+
+def gauge_value(name: str, label: str, parts: Mapping[int, tuple[float, float]]) -> float:
+    """The value that a gauge's parts make together."""
+    values = [value for _, value in parts.values()] or [0.0]
+    return max(values) if not label and FIGURES[name].joins == "max" else sum(values)  # type: ignore[index]
+
+
+def packed_buckets(buckets: Mapping[int, int]) -> bytes:
+    """The buckets as they are stored."""
+    return b"".join(_BUCKET.pack(place, count) for place, count in sorted(buckets.items()))
+
+
+def unpacked_buckets(stored: bytes | None) -> Buckets:
+    """Stored buckets. What is damaged counts as none."""
+    if not stored or len(stored) % _BUCKET.size:
+        return {}
+    return dict(_BUCKET.iter_unpack(stored))
+
+
+def packed_parts(parts: Mapping[int, tuple[float, float]]) -> bytes:
+    """The parts of a gauge as they are stored."""
+    return b"".join(_PART.pack(node, *part) for node, part in sorted(parts.items()))
+
+
+def unpacked_parts(stored: bytes | None) -> Parts:
+    """The stored parts of a gauge. What is damaged counts as none."""
+    if not stored or len(stored) % _PART.size:
+        return {}
+    return {node: (at, value) for node, at, value in _PART.iter_unpack(stored)}
+
+
+def quantile(buckets: Mapping[int, int], share: float) -> float | None:
+    """The value that `share` of the values do not exceed, with three digits. None without values."""
+    total = sum(buckets.values())
+    if total <= 0:
+        return None
+    left, places = share * total, sorted(buckets)
+    while left > buckets[places[0]] and len(places) > 1:
+        left -= buckets[places.pop(0)]
+    found = LEAST * FACTOR ** (places[0] + min(left / max(buckets[places[0]], 1), 1.0))
+    return float(f"{found:.3g}")
+
+
+def point(name: Name, began_at: float, cells: Sequence[tuple[int, float, bytes | None]]) -> Point:
+    """What the stored cells of some labels make together: of each its count, its total and its buckets."""
+    figure = FIGURES[name]
+    count, total = cells[0][0], cells[0][1]
+    for other_count, other_total, _ in cells[1:]:
+        count += other_count
+        total = max(total, other_total) if figure.joins == "max" else total + other_total
+    if figure.kind == "count":
+        return Point(began_at=began_at, count=count, total=float(count))
+    if figure.kind == "gauge":
+        return Point(began_at=began_at, count=count, total=total)
+    buckets = unpacked_buckets(cells[0][2])
+    for _, _, stored in cells[1:]:
+        buckets = joined(buckets, unpacked_buckets(stored))
+    return Point(began_at=began_at, count=count, total=total, p50=quantile(buckets, 0.5), p95=quantile(buckets, 0.95))
+
+
+def began(at: float, span: Span) -> float:
+    """When the span of this time began."""
+    seconds = SPAN_SECONDS[span]
+    return at // seconds * seconds

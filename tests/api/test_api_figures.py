@@ -1,0 +1,112 @@
+"""`/v1/figures`: figures over time, for charts."""
+
+import pytest
+
+from relay.core.figures import NAMES, SPANS, Tally
+from tests.support.api_world import NOW
+
+TIME = "2027-01-15T08:00:00.000Z"
+
+
+async def counted(world, *adds, gauges=()):
+    tally = Tally()
+    for name, label, ago, *value in adds:
+        tally.add(name, label, world.now - ago, *value)
+    for name, label, ago, value in gauges:
+        tally.gauge(name, label, world.now - ago, value)
+    await world.store.figures.add(tally.take(world.now))
+
+
+async def listed(client, **query):
+    answer = await client.get("/v1/figures", params=query)
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+async def test_names_are_listed_in_the_order_asked_for_with_the_points_in_order(client, world):
+    await counted(world, *[("events", "", ago) for ago in (3_600.0, 1.0, 0.0)], ("attempts", "", 0.0))
+    shown = await listed(client, name="jobs_ended,events")
+    assert (shown["span"], [(one["name"], one["label"]) for one in shown["items"]]) == (
+        "hour",
+        [("jobs_ended", ""), ("events", "")],
+    )
+    assert shown["items"][0]["points"] == []
+    nothing = {"p50": None, "p95": None}
+    assert shown["items"][1]["points"] == [
+        {"time": "2027-01-15T07:00:00.000Z", "count": 2, "total": 2.0, **nothing},
+        {"time": TIME, "count": 1, "total": 1.0, **nothing},
+    ]
+
+
+async def test_durations_have_quantiles_and_gauges_their_last_value(client, world):
+    await counted(
+        world,
+        *[("detection_delay_seconds", "revor/default", 0.0, value) for value in (*[1.0] * 9, 60.0)],
+        gauges=[("jobs_open", "revor/default", 0.0, 40.0), ("jobs_open", "revor/second", 0.0, 2.0)],
+    )
+    delay, open_jobs = (await listed(client, name="detection_delay_seconds,jobs_open", span="minute"))["items"]
+    (point,) = delay["points"]
+    assert (point["count"], point["total"]) == (10, 69.0)
+    assert point["p50"] == pytest.approx(1.0, rel=0.2)
+    assert point["p95"] == pytest.approx(60.0, rel=0.2)
+    assert [point["total"] for point in open_jobs["points"]] == [42.0]
+
+
+async def test_all_names_are_listed_by_default(client):
+    assert [one["name"] for one in (await listed(client))["items"]] == list(NAMES)
+
+
+@pytest.mark.parametrize(("label", "count"), [(None, 3), ("revor/default", 2), ("revor/second", 1), ("revor/x", 0)])
+async def test_a_label_selects_an_account(client, world, label, count):
+    await counted(world, *[("jobs_ended", f"revor/{name}", 0.0) for name in ("default", "default", "second")])
+    query = {} if label is None else {"label": label}
+    (shown,) = (await listed(client, name="jobs_ended", span="day", **query))["items"]
+    assert sum(point["count"] for point in shown["points"]) == count
+    assert shown["label"] == (label or "")
+
+
+@pytest.mark.parametrize(
+    ("span", "since", "ages"),
+    [
+        ("minute", None, [0, 86_340]),
+        ("minute", "2027-01-15T07:00:00Z", [0]),
+        ("minute", "2000-01-01T00:00:00Z", [0, 86_340, 90_000]),
+        ("hour", None, [0, 86_340, 90_000, 6 * 86_400]),
+        ("hour", "2027-01-15T07:00:00+01:00", [0]),
+        ("day", "2027-02-15T07:00:00Z", []),
+    ],
+)
+async def test_since_and_its_default(client, world, span, since, ages):
+    for ago in (0, 86_340, 90_000, 6 * 86_400, 8 * 86_400):
+        await counted(world, ("events", "", float(ago)))
+    query = {} if since is None else {"since": since}
+    (shown,) = (await listed(client, name="events", span=span, **query))["items"]
+    assert sum(point["count"] for point in shown["points"]) == len(ages)
+
+
+@pytest.mark.parametrize(
+    ("query", "pointer", "words"),
+    [
+        ({"name": "jobs_endd"}, "name", ["did you mean jobs_ended?", "The names are: jobs_ended, jobs_failed"]),
+        ({"name": ""}, "name", ["The names are: jobs_ended"]),
+        ({"name": ",".join([*NAMES, NAMES[0]])}, "name", [f"at most {len(NAMES)} names"]),
+        ({"span": "week"}, "span", ["'week' is unknown"]),
+        ({"span": "minute", "label": "revor/default"}, "span", ["have no minutes: use hour or day"]),
+        ({"since": "yesterday"}, "since", ["RFC 3339"]),
+        ({"label": ""}, "label", ["printable"]),
+    ],
+)
+async def test_what_is_wrong_is_refused(client, query, pointer, words):
+    answer = await client.get("/v1/figures", params=query)
+    assert answer.status_code == 422
+    (error,) = answer.json()["errors"]
+    assert error["pointer"] == pointer
+    for word in words:
+        assert word in error["detail"]
+
+
+async def test_a_time_long_ago_reads_no_more_than_is_kept(client, world):
+    await counted(world, ("events", "", SPANS["minute"] - 60.0), ("events", "", SPANS["minute"] + 60.0))
+    (shown,) = (await listed(client, name="events", span="minute", since="1970-01-01T00:00:00Z"))["items"]
+    assert len(shown["points"]) == 1
+    assert world.now == NOW
