@@ -28,7 +28,8 @@ from relay.core.figures import (
 from relay.store.database import Database
 from relay.store.group_commit import alone
 from relay.store.scoped import Scoped
-from relay.store.statements import INTEGER, REAL, TEXT, fetch, json_list, run_many, run_rows, sql
+from relay.store.statements import INTEGER, REAL, TEXT, columns_of, fetch, json_list, run_many, run_rows, sql
+from relay.store.tables import FigureRow
 
 MAX_WRITTEN = 500
 """Rows that one transaction writes."""
@@ -67,7 +68,7 @@ SET_GAUGE = f"UPDATE figures SET buckets = :buckets, total = :total WHERE {_THIS
 # One series since a time, in order.
 SERIES = sql(
     f"""
-SELECT began_at, count, total, buckets FROM figures
+SELECT {columns_of(FigureRow, "began_at", "count", "total", "buckets")} FROM figures
 WHERE name = :name AND label = :label AND span = :span AND began_at >= :since ORDER BY began_at LIMIT {MAX_POINTS}
 """
 )
