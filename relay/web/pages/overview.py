@@ -1,14 +1,114 @@
-"""The page /ui."""
+"""The overview at /ui: whether everything is well, what is late, what did not arrive, and what to do."""
 
+from collections.abc import Mapping, Sequence
 from functools import partial
+from typing import Any
 
-from relay.web.page import Content, Page, Visit
+from relay.clock import from_rfc3339, to_rfc3339
+from relay.errors import RequestError
+from relay.web.charts import Point
+from relay.web.concerns import Seen, concerns
+from relay.web.page import Content, Page, Visit, equivalent
+from relay.web.texts import english
 
 PAGES: list[Page] = []
 page = partial(Page.add, into=PAGES)
 
+FIGURES = "jobs_open,jobs_ended,jobs_failed,detection_delay_seconds,deliveries_undelivered,attempts"
+DAY_SECONDS = 86_400
+FEW_POINTS = 6
+"""With fewer hours than this the minutes are shown: the relay is new."""
+MAX_SUBSCRIPTIONS = 200
+LIST = 8
+
+Answer = Mapping[str, Any]
+
 
 @page("GET /ui", live=True)
 async def overview(visit: Visit) -> Content:
-    """Not built yet."""
-    return Content(template="soon.html", title="overview")
+    """Health in one sentence, four figures, what needs a person, groups and budgets."""
+    ready = await visit.desk.get("/readyz")
+    sources = await _items(visit, "/v1/sources")
+    seen = Seen(
+        ready=ready,
+        sources=sources,
+        incidents=await _items(visit, "/v1/incidents", state="open", limit=LIST),
+        accounts=[
+            *await _items(visit, "/v1/connect-accounts", state="needs_reconnect", limit=LIST),
+            *await _items(visit, "/v1/connect-accounts", state="cannot_send", limit=LIST),
+        ],
+        subscriptions=await _items(visit, "/v1/subscriptions", limit=MAX_SUBSCRIPTIONS),
+        dead=await _deliveries(visit, "dead"),
+        uncertain=await _deliveries(visit, "uncertain"),
+        pending=await _deliveries(visit, "pending"),
+        intents=await _items(visit, "/v1/intents", limit=100),
+    )
+    found = concerns(seen, visit.now)
+    groups = await _items(visit, "/v1/groups", state="open", limit=LIST)
+    return Content(
+        template="overview.html",
+        title=english()("overview.title"),
+        values={
+            "ready": ready["status"] == "ok",
+            "concerns": found,
+            "urgent": sum(one.level == "bad" for one in found),
+            "figures": await _figures(visit),
+            "groups": [await _forecast(visit, group) for group in groups],
+            "sources": sources,
+            "open_jobs": sum(one["open_jobs"] for one in sources),
+        },
+        equivalent=equivalent(["relay", "status"], "GET /readyz"),
+    )
+
+
+async def _items(visit: Visit, path: str, **query: object) -> Sequence[Answer]:
+    """The first items of a list; none if the caller may not read it."""
+    answer = await _allowed(visit, path, query)
+    return () if answer is None else answer["items"]
+
+
+async def _allowed(visit: Visit, path: str, query: Mapping[str, object], *segments: str) -> Answer | None:
+    try:
+        answer: Answer = await visit.desk.get(path, *segments, query=query)
+    except RequestError as error:
+        if error.status in (403, 404):
+            return None
+        raise
+    return answer
+
+
+async def _deliveries(visit: Visit, state: str) -> Sequence[Answer]:
+    return await _items(visit, "/v1/deliveries", state=state, group_by="sink", limit=LIST)
+
+
+async def _forecast(visit: Visit, group: Answer) -> Answer:
+    query = {"source": group["source"], "account": group["account"]}
+    return await _allowed(visit, "/v1/groups/{}", query, group["name"]) or group
+
+
+async def _figures(visit: Visit) -> Mapping[str, Any]:
+    """The figures of a day, by name: points and the newest value. Of a new relay those of its first hours."""
+    since = to_rfc3339(visit.now - DAY_SECONDS)
+    answer = await _allowed(visit, "/v1/figures", {"name": FIGURES, "span": "hour", "since": since})
+    if answer is None:
+        return {}
+    span = "hour"
+    if max((len(one["points"]) for one in answer["items"]), default=0) < FEW_POINTS:
+        span, since = "minute", to_rfc3339(visit.now - FEW_POINTS * 3_600)
+        answer = await _allowed(visit, "/v1/figures", {"name": FIGURES, "span": span, "since": since}) or answer
+    by_name = {one["name"]: one["points"] for one in answer["items"]}
+    per_hour = 60 if span == "minute" else 1
+    ended = _points(by_name, "jobs_ended", "count")
+    return {
+        "open": _points(by_name, "jobs_open", "total"),
+        "ended": ended,
+        "ended_per_hour": sum(value or 0 for _, value in ended[-per_hour:]) if ended else None,
+        "delay_p50": _points(by_name, "detection_delay_seconds", "p50"),
+        "delay_p95": _points(by_name, "detection_delay_seconds", "p95"),
+        "undelivered": _points(by_name, "deliveries_undelivered", "total"),
+        "span": span,
+    }
+
+
+def _points(by_name: Mapping[str, Sequence[Answer]], name: str, value: str) -> list[Point]:
+    return [(from_rfc3339(one["time"]), one[value]) for one in by_name.get(name, ())]

@@ -23,7 +23,7 @@ class Texts:
         """The text of a key with these values. `n` chooses the form of a text that counts. Raises KeyError."""
         found = self._texts[key]
         if not isinstance(found, str):
-            found = found["one" if values["n"] == 1 else "other"]
+            found = found["one" if values["n"] == 1 else "other"]  # a number, not shown as text yet
         if not values:
             return found
         return found.format(**{name: f"{value:,}" if type(value) is int else value for name, value in values.items()})

@@ -1,0 +1,132 @@
+"""What needs a person, from what the API answers: values in, values out.
+
+Each concern is one sentence, where to look, and what to do. The worst come first.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from relay.clock import from_rfc3339
+from relay.core.sentences import titled
+
+LATE_SECONDS = 300.0
+"""A delivery that has waited longer is late."""
+RECENT_SECONDS = 86_400.0
+"""Deliveries that were given up within this time are urgent; older ones are worth a look."""
+
+Item = Mapping[str, Any]
+Level = Literal["bad", "warn"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Concern:
+    """`key`: of the text `overview.KEY` and its values. `path`: where to look. `fix`: what the API advises."""
+
+    level: Level
+    key: str
+    values: Mapping[str, object] = field(default_factory=dict)
+    path: str
+    since: str | None = None
+    fix: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """What the concerns are found in: the items of the API's lists. Lists that the caller may not read are empty."""
+
+    ready: Item
+    sources: Sequence[Item] = ()
+    incidents: Sequence[Item] = ()
+    accounts: Sequence[Item] = ()
+    subscriptions: Sequence[Item] = ()
+    dead: Sequence[Item] = ()
+    uncertain: Sequence[Item] = ()
+    pending: Sequence[Item] = ()
+    intents: Sequence[Item] = ()
+
+
+def concerns(seen: Seen, now: float) -> list[Concern]:
+    """Everything that needs a person, the worst first."""
+    found = [
+        *_readiness(seen),
+        *_incidents(seen),
+        *_accounts(seen),
+        *_uncertain(seen),
+        *_intents(seen),
+        *_subscriptions(seen),
+        *_dead(seen, now),
+        *_late(seen, now),
+    ]
+    return sorted(found, key=lambda one: one.level)  # "bad" sorts before "warn", and the order above is kept
+
+
+def _readiness(seen: Seen) -> Iterator[Concern]:
+    for problem in seen.ready.get("problems", ()):
+        yield Concern(level="bad", key="problem", values={"problem": problem}, path="/ui/sources")
+    for one in seen.sources:
+        if one["state"] in ("down", "unauthorized"):
+            values = {"account": f"{one['source']}/{one['account']}"}
+            fix = (one.get("problem") or {}).get("detail")
+            path = "/ui/sources"
+            yield Concern(
+                level="bad", key=f"source_{one['state']}", values=values, path=path, since=one["since"], fix=fix
+            )
+
+
+def _incidents(seen: Seen) -> Iterator[Concern]:
+    for one in seen.incidents:
+        path = f"/ui/incidents/{one['id']}"
+        values = {"what": one["what"]}
+        yield Concern(level="bad", key="incident", values=values, path=path, since=one["opened_at"], fix=one.get("fix"))
+
+
+def _accounts(seen: Seen) -> Iterator[Concern]:
+    told = {one.get("connect_account_id") for one in seen.incidents}
+    for one in seen.accounts:
+        if one["id"] not in told and one["state"] in ("needs_reconnect", "cannot_send"):
+            channel = titled(one["channel"] or "")
+            values = {"name": one["name"] or one["id"], "channel": channel, "n": one["open_jobs"]}
+            path, key = "/ui/sources#accounts", f"account_{one['state']}"
+            level: Level = "bad" if one["open_jobs"] else "warn"
+            yield Concern(level=level, key=key, values=values, path=path, since=one["since"])
+
+
+def _uncertain(seen: Seen) -> Iterator[Concern]:
+    if count := sum(one["count"] for one in seen.uncertain):
+        oldest = min(one["oldest_at"] for one in seen.uncertain)
+        path = "/ui/deliveries?state=uncertain"
+        yield Concern(level="bad", key="uncertain", values={"n": count}, path=path, since=oldest)
+
+
+def _intents(seen: Seen) -> Iterator[Concern]:
+    if seen.intents:
+        yield Concern(level="bad", key="intents", values={"n": len(seen.intents)}, path="/ui/intents")
+
+
+def _subscriptions(seen: Seen) -> Iterator[Concern]:
+    for one in seen.subscriptions:
+        path, values = f"/ui/subscriptions/{one['id']}", {"sink": one["sink"]}
+        if one["state"] == "disabled":
+            why = one.get("disabled_reason")
+            yield Concern(level="bad", key="disabled", values=values, path=path, since=one.get("state_since"), fix=why)
+        elif one.get("failing_since") and one["state"] == "enabled":
+            why = one.get("failing_reason")
+            yield Concern(level="bad", key="failing", values=values, path=path, since=one["failing_since"], fix=why)
+
+
+def _dead(seen: Seen, now: float) -> Iterator[Concern]:
+    for one in seen.dead:
+        recent = now - from_rfc3339(one["newest_at"]) < RECENT_SECONDS
+        values = {"n": one["count"], "sink": one["sink"] or one["subscription_id"]}
+        path = f"/ui/deliveries?state=dead&subscription={one['subscription_id']}"
+        yield Concern(level="bad" if recent else "warn", key="dead", values=values, path=path, since=one["newest_at"])
+
+
+def _late(seen: Seen, now: float) -> Iterator[Concern]:
+    told = {one["id"] for one in seen.subscriptions if one["state"] != "enabled" or one.get("failing_since")}
+    for one in seen.pending:
+        if one["subscription_id"] not in told and now - from_rfc3339(one["oldest_at"]) > LATE_SECONDS:
+            values = {"n": one["count"], "sink": one["sink"] or one["subscription_id"]}
+            path = f"/ui/deliveries?state=pending&subscription={one['subscription_id']}"
+            yield Concern(level="warn", key="late", values=values, path=path, since=one["oldest_at"])

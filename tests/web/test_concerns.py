@@ -1,0 +1,117 @@
+"""What the overview tells a person to look at, from the API's answers."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pytest
+
+from relay.clock import to_rfc3339
+from relay.web.concerns import Concern, Seen, concerns
+from relay.web.texts import english
+
+NOW = 1_800_000_000.0
+NEW, OLD = to_rfc3339(NOW - 60), to_rfc3339(NOW - 3 * 86_400)
+WELL: Mapping[str, Any] = {"status": "ok", "problems": []}
+
+
+def source(**changes: object) -> dict[str, Any]:
+    return {"source": "revor", "account": "default", "state": "ok", "since": None, "problem": None, **changes}
+
+
+def incident(**changes: object) -> dict[str, Any]:
+    return {"id": "inc_1", "what": "8 jobs failed", "opened_at": NEW, "fix": "Reconnect it", **changes}
+
+
+def account(**changes: object) -> dict[str, Any]:
+    found = {"id": "acc", "name": "Ada", "channel": "linkedin", "state": "ok", "since": NEW, "open_jobs": 3}
+    return {**found, **changes}
+
+
+def subscription(**changes: object) -> dict[str, Any]:
+    return {"id": "sub_1", "sink": "https://a.example/…", "state": "enabled", **changes}
+
+
+def group(**changes: object) -> dict[str, Any]:
+    found = {"subscription_id": "sub_1", "sink": "https://a.example/…", "count": 2}
+    return {**found, "oldest_at": OLD, "newest_at": OLD, **changes}
+
+
+def keys(seen: Seen) -> list[tuple[str, str]]:
+    return [(one.level, one.key) for one in concerns(seen, NOW)]
+
+
+@pytest.mark.parametrize(
+    ("seen", "found"),
+    [
+        ({}, []),
+        ({"sources": [source()], "accounts": [account()], "subscriptions": [subscription()]}, []),
+        ({"ready": {"status": "failing", "problems": ["database: full"]}}, [("bad", "problem")]),
+        ({"sources": [source(state="down")]}, [("bad", "source_down")]),
+        ({"sources": [source(state="unauthorized")]}, [("bad", "source_unauthorized")]),
+        ({"sources": [source(state="elsewhere")]}, []),
+        ({"incidents": [incident()]}, [("bad", "incident")]),
+        ({"accounts": [account(state="needs_reconnect")]}, [("bad", "account_needs_reconnect")]),
+        ({"accounts": [account(state="cannot_send", open_jobs=0)]}, [("warn", "account_cannot_send")]),
+        (
+            {"incidents": [incident(connect_account_id="acc")], "accounts": [account(state="needs_reconnect")]},
+            [("bad", "incident")],
+        ),
+        ({"uncertain": [group(), group(subscription_id="sub_2")]}, [("bad", "uncertain")]),
+        ({"intents": [{"id": "int_1"}]}, [("bad", "intents")]),
+        ({"subscriptions": [subscription(state="disabled", disabled_reason="410")]}, [("bad", "disabled")]),
+        ({"subscriptions": [subscription(state="paused")]}, []),
+        ({"subscriptions": [subscription(failing_since=NEW, failing_reason="500")]}, [("bad", "failing")]),
+        ({"subscriptions": [subscription(state="paused", failing_since=NEW)]}, []),
+        ({"dead": [group(newest_at=NEW)]}, [("bad", "dead")]),
+        ({"dead": [group()]}, [("warn", "dead")]),
+        ({"pending": [group()]}, [("warn", "late")]),
+        ({"pending": [group(oldest_at=NEW)]}, []),
+        ({"pending": [group()], "subscriptions": [subscription(state="paused")]}, []),
+    ],
+)
+def test_what_needs_a_person(seen: dict[str, Sequence[Any]], found: list[tuple[str, str]]) -> None:
+    assert keys(Seen(**{"ready": WELL, **seen})) == found  # type: ignore[arg-type]
+
+
+def test_the_worst_comes_first() -> None:
+    seen = Seen(
+        ready=WELL, dead=[group()], accounts=[account(state="cannot_send", open_jobs=0)], incidents=[incident()]
+    )
+    assert keys(seen) == [("bad", "incident"), ("warn", "account_cannot_send"), ("warn", "dead")]
+
+
+def everything() -> list[Concern]:
+    return concerns(
+        Seen(
+            ready={"status": "failing", "problems": ["database: full"]},
+            sources=[source(state="down"), source(state="unauthorized")],
+            incidents=[incident()],
+            accounts=[
+                account(state=state, open_jobs=n) for state in ("needs_reconnect", "cannot_send") for n in (1, 5)
+            ],
+            subscriptions=[subscription(state="disabled"), subscription(failing_since=NEW)],
+            dead=[group(count=1), group(sink=None)],
+            uncertain=[group()],
+            pending=[group(subscription_id="sub_2")],
+            intents=[{"id": "int_1"}],
+        ),
+        NOW,
+    )
+
+
+def test_each_has_a_sentence_and_a_place_to_look() -> None:
+    found = everything()
+    assert {one.key for one in found} == {
+        *("problem", "source_down", "source_unauthorized", "incident", "uncertain", "intents", "disabled", "failing"),
+        *("account_needs_reconnect", "account_cannot_send", "dead", "late"),
+    }
+    for one in found:
+        sentence = english()(f"overview.{one.key}", **one.values)
+        assert "{" not in sentence
+        assert one.path.startswith("/ui/")
+
+
+def test_an_account_is_named_as_its_owner_writes_it() -> None:
+    (one,) = concerns(Seen(ready=WELL, accounts=[account(state="needs_reconnect")]), NOW)
+    sentence = english()("overview.account_needs_reconnect", **one.values)
+    assert sentence == "The LinkedIn account Ada needs reconnecting. 3 open jobs need it."
