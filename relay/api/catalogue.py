@@ -20,6 +20,7 @@ from relay.api import (
     registration,
     replays,
     sessions,
+    settings,
     sources,
     subscription_models,
     subscriptions,
@@ -49,6 +50,7 @@ _RESOURCES = (
     sessions,
     audit,
     consents,
+    settings,
     system,
 )
 

@@ -27,6 +27,7 @@ from relay.cli.local import check, init, migrate, sandbox, verify
 from relay.cli.replays import app as replays_app
 from relay.cli.salesforce import salesforce_definition
 from relay.cli.serve import serve as serve_command
+from relay.cli.settings import settings as settings_command
 from relay.cli.sources import sources as sources_command
 from relay.cli.status import status as status_command
 from relay.cli.subscriptions import app as subscriptions_app
@@ -67,6 +68,7 @@ app.command("apply")(apply_command)
 app.command("export")(export_command)
 app.command("sources")(sources_command)
 app.command("status")(status_command)
+app.command("settings")(settings_command)
 app.command("ui")(ui_command)
 app.command("figures")(figures_command)
 app.command("accounts")(accounts_command)

@@ -75,6 +75,11 @@ def settings_in(made: Section, prefix: str = "") -> Iterator[tuple[str, Any, boo
             yield key, value, bool(field.json_schema_extra["reloaded"])
 
 
+def phrase_of(field: FieldInfo) -> str:
+    """What a value of this setting must be."""
+    return _kind_of(field).phrase
+
+
 # --- from written values to a model
 
 

@@ -40,9 +40,11 @@ from relay.config.fields import (
     setting,
 )
 from relay.config.loader import Value, overlay, overlay_environment, read_file, read_secret_file, resolve
+from relay.config.written import Written, effective, written_in
 from relay.core import own_address
 from relay.core.access import MAX_SCOPE, PUBLISH, SCOPE_FORM, SCOPE_PATTERN, SCOPES
 from relay.core.declared import MAX_DECLARED
+from relay.core.effective import EffectiveSetting
 from relay.errors import SettingsError
 
 MIN_EXPOSED_TOKEN_CHARS = 16
@@ -342,7 +344,8 @@ DEV_RETRY_SCHEDULE = (1.0, 2.0, 3.0, 5.0, 5.0, 10.0, 10.0, 30.0, 60.0)
 
 
 class Settings(Section):
-    """All settings. `dev` is not a setting but `relay serve --dev`, which opens `security` to loopback."""
+    """All settings. `dev` is not a setting but `relay serve --dev`, which opens `security` to loopback; `written` says
+    where each of them was written."""
 
     server: ServerSettings = ServerSettings()
     database: DatabaseSettings = DatabaseSettings()
@@ -368,6 +371,7 @@ class Settings(Section):
         reloaded=True,
     )
     dev: bool = internal(False)
+    written: InstanceOf[Written] = internal(Written())
 
 
 def load_settings(
@@ -392,8 +396,9 @@ def load_settings(
     if written_keys is None and environ.get("RELAY_ENCRYPTION_KEY"):
         given_key = Value(data=environ["RELAY_ENCRYPTION_KEY"], where="RELAY_ENCRYPTION_KEY", key="encryption.keys[0]")
         overlay(tree, ["encryption", "keys"], replace(given_key, data=[given_key], key="encryption.keys"))
+    written = written_in(tree)
     tree = resolve(tree, environ)
-    settings = bind(Settings, tree, dev=dev)
+    settings = bind(Settings, tree, dev=dev, written=written)
     _require_upstream(settings, tree)
     _refuse_ourselves(settings, tree)
     _refuse_plain_http(settings, tree)
@@ -406,13 +411,25 @@ def describe_settings() -> list[SettingDoc]:
     return list(describe(Settings))
 
 
+def effective_settings(settings: Settings) -> list[EffectiveSetting]:
+    """Every setting as it is in force, with the place that it comes from, and without secrets."""
+    return list(effective(settings, settings.written))
+
+
+def reloaded_keys(settings: Settings) -> frozenset[str]:
+    """The keys of these settings that SIGHUP applies a change of."""
+    return frozenset(key for key, _, reloaded in settings_in(settings) if reloaded)
+
+
 def _opened_for_development(settings: Settings) -> Settings:
     networks = tuple(dict.fromkeys((*settings.security.allow_networks, *LOOPBACK_NETWORKS)))
     security = settings.security.replace(allow_http=True, allow_networks=networks)
-    delivery = settings.delivery
+    delivery, changed = settings.delivery, ["security.allow_http", "security.allow_networks"]
     if "retry_schedule" not in delivery.model_fields_set:
         delivery = delivery.replace(retry_schedule=DEV_RETRY_SCHEDULE)
-    return settings.replace(security=security, delivery=delivery)
+        changed.append("delivery.retry_schedule")
+    written = settings.written.opened(changed, "--dev")
+    return settings.replace(security=security, delivery=delivery, written=written)
 
 
 def require_token_beyond_loopback(settings: Settings) -> None:
@@ -472,13 +489,14 @@ def _with_token_file(settings: Settings, environ: Mapping[str, str]) -> Settings
         if other.token == added.token:
             place = f"{TOKEN_FILE_VARIABLE}: {given}"
             raise SettingsError(f"{place} contains the token {other.name} of auth.tokens: remove one of the two")
-    return with_token(settings, added)
+    return with_token(settings, added, place=f"{TOKEN_FILE_VARIABLE} ({given})")
 
 
-def with_token(settings: Settings, token: TokenSettings) -> Settings:
-    """The settings with one more API token."""
-    auth = settings.auth.replace(tokens=(*settings.auth.tokens, token))
-    return settings.replace(auth=auth)
+def with_token(settings: Settings, token: TokenSettings, *, place: str) -> Settings:
+    """The settings with one more API token, which was written at `place`."""
+    tokens = settings.auth.tokens
+    written = settings.written.including({f"auth.tokens[{len(tokens)}]": place})
+    return settings.replace(auth=settings.auth.replace(tokens=(*tokens, token)), written=written)
 
 
 def _revor_source(tree: Value) -> str:

@@ -108,7 +108,8 @@ def with_local_token(settings: "Settings", environ: Mapping[str, str], *, has_st
         token = local_token(environ) if has_stored else make_local_token(environ)
     if token is None or any(token == one.token for one in given):
         return settings
-    return with_token(settings, TokenSettings.model_construct(name=LOCAL_NAME, token=token, scopes=("admin",)))
+    made = TokenSettings.model_construct(name=LOCAL_NAME, token=token, scopes=("admin",))
+    return with_token(settings, made, place=str(local_token_path(environ)))
 
 
 def uses_local_token(settings: "Settings") -> bool:

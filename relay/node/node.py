@@ -20,7 +20,8 @@ from relay.api.operations import Context
 from relay.api.ports import Ports, Readiness
 from relay.bus.publishers import Publishers
 from relay.clock import Clock, wall_clock
-from relay.config.settings import Settings
+from relay.config.settings import Settings, effective_settings
+from relay.core.effective import EffectiveSetting
 from relay.core.events import Event
 from relay.core.heartbeat import Progress
 from relay.core.subscription import SigningSecret
@@ -460,6 +461,11 @@ class Node:
     def metrics(self) -> bytes:
         """All metrics in Prometheus' text format."""
         return readiness.measured(self.metrics_registry, self.store, self.pollers, self.dispatcher.slots, self._clock())
+
+    def effective_settings(self) -> list[EffectiveSetting]:
+        """The settings in force, without secrets, and without adopted accounts: the database has these."""
+        adopted = tuple(f"sources.{source}.accounts.{name}." for source, name in self._adopted)
+        return [one for one in effective_settings(self.settings) if not one.key.startswith(adopted)]
 
     async def tokens_changed(self) -> None:
         """Takes over a change of the tokens in the database."""

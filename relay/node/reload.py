@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from relay.config.settings import Settings, changed_needs_restart
+from relay.config.settings import Settings, changed_needs_restart, reloaded_keys
 from relay.delivery.dispatcher import Dispatcher
 from relay.node.component_settings import ComponentSettings
 from relay.polling.poller import Poller
@@ -18,7 +18,7 @@ def takes_over(old: Settings, new: Settings) -> Settings:
             accounts = {one: after.accounts.get(one, account) for one, account in source.accounts.items()}
             source = source.replace(polling=after.polling, accounts=accounts)
         sources[name] = source
-    return old.replace(
+    taken = old.replace(
         auth=new.auth,
         delivery=new.delivery,
         encryption=new.encryption,
@@ -26,6 +26,7 @@ def takes_over(old: Settings, new: Settings) -> Settings:
         sources=sources,
         subscriptions=new.subscriptions,
     )
+    return taken.replace(written=old.written.reread(new.written, reloaded_keys(taken)))
 
 
 def needs_restart(old: Settings, new: Settings) -> list[str]:

@@ -446,6 +446,7 @@ CASES: Mapping[str, Callable[[Things], list[Request]]] = {
         Request("POST", "/v1/erasures", body={"job": of.own_id, **named(of)}),
         Request("POST", "/v1/erasures", body={"metadata": {"of": of.account[1]}}),
     ],
+    "listSettings": lambda of: [Request("GET", "/v1/settings")],
     "getMetrics": lambda of: [Request("GET", "/metrics")],
     "getLiveness": lambda of: [Request("GET", "/livez")],
     "getReadiness": lambda of: [Request("GET", "/readyz")],

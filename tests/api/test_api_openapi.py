@@ -195,6 +195,7 @@ CALLS = {
     "postConsent": (a_key, None, 202),
     "listSources": (None, None, 200),
     "eraseData": (a_job, {"job": "a"}, 200),
+    "listSettings": (None, None, 200),
     "getMetrics": (None, None, 200),
     "getLiveness": (None, None, 200),
     "getReadiness": (None, None, 200),

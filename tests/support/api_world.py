@@ -14,10 +14,12 @@ from relay.api.group_finish import GroupForecasts
 from relay.api.operations import Context
 from relay.api.ports import ApiSettings, Kinds, Ports, Readiness, Token
 from relay.config.keyring import Keyring
+from relay.config.settings import Settings, effective_settings
 from relay.core.bus import Broker, Message, Published
 from relay.core.client_address import Network
 from relay.core.delivery import Attempt, OutboundRequest, Outcome, Timings
 from relay.core.dialogue import Step, Steps, previewed
+from relay.core.effective import EffectiveSetting
 from relay.core.encryption import Rotation
 from relay.core.erasure import ErasureRequest, ErasureStep
 from relay.core.events import Event, Hint, Origin, Repeat, from_transition, owner_of
@@ -332,6 +334,7 @@ class FakeNode:
     """Set by the world."""
 
     def __init__(self) -> None:
+        self.settings = Settings()
         self.keys = FakeKeys()
         self.answer = Readiness(notes=("all is well",), checks={"database": "ok"})
         self.stopping = False
@@ -347,6 +350,9 @@ class FakeNode:
 
     def metrics(self) -> bytes:
         return b"relay_up 1\n"
+
+    def effective_settings(self) -> list[EffectiveSetting]:
+        return effective_settings(self.settings)
 
     async def tokens_changed(self) -> None:
         assert self.store is not None

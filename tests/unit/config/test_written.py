@@ -1,0 +1,130 @@
+"""Where each setting was written, and the settings as they are in force."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from relay.config.settings import Settings, describe_settings, effective_settings, load_settings
+from relay.core.effective import EffectiveSetting
+from relay.node.reload import takes_over
+
+FILE = """\
+server:
+  port: 9090
+auth:
+  tokens:
+    - name: ops
+      token: ${OPS}
+      scopes: [admin]
+delivery:
+  jitter: 0.5
+security:
+  allow_hosts: ["*.example"]
+  egress_proxy: http://user:${file:/dev/null}hunter2@proxy.example:1
+sources:
+  revor:
+    accounts:
+      second: {api_key: "key-two"}
+subscriptions:
+  - id: crm
+    sink: https://crm.example/very-secret
+"""
+ENVIRON = {
+    "OPS": "abcabcabcabcabcabcabc",
+    "REVOR_API_KEY": "key-one",
+    "RELAY_DELIVERY__PER_HOST": "7",
+    "RELAY_WEB__SEARCH_KEYS": '["deal"]',
+}
+
+
+def settings(tmp_path: Path, text: str = FILE, environ: dict[str, str] | None = None, **given: Any) -> Settings:
+    path = tmp_path / "relay.yaml"
+    path.write_text(text.replace("${file:/dev/null}", ""))
+    return load_settings(path, {**ENVIRON, **(environ or {})}, **given)
+
+
+def by_key(made: Settings) -> dict[str, EffectiveSetting]:
+    return {one.key: one for one in effective_settings(made)}
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "place"),
+    [
+        ("server.port", 9090, "relay.yaml:2"),
+        ("server.host", "127.0.0.1", "default"),
+        ("auth.tokens[0].name", "ops", "relay.yaml:5"),
+        ("auth.tokens[0].token", None, "relay.yaml:6 (${OPS})"),
+        ("auth.tokens[0].scopes", ["admin"], "relay.yaml:7"),
+        ("delivery.jitter", 0.5, "relay.yaml:9"),
+        ("delivery.per_host", 7, "RELAY_DELIVERY__PER_HOST"),
+        ("security.allow_hosts", ["*.example"], "relay.yaml:11"),
+        ("security.egress_proxy", None, "relay.yaml:12"),
+        ("sources.revor.accounts.second.api_key", None, "relay.yaml:16"),
+        ("sources.revor.accounts.default.api_key", None, "REVOR_API_KEY"),
+        ("sources.revor.polling.reserve", 0.3, "default"),
+        ("web.search_keys", ["deal"], "RELAY_WEB__SEARCH_KEYS"),
+        ("database.url", "sqlite:///relay.db", "default"),
+        ("subscriptions", None, "relay.yaml:17"),
+        ("heartbeat.url", None, "default"),
+    ],
+)
+def test_each_setting_has_its_value_and_place(tmp_path: Path, key: str, value: object, place: str) -> None:
+    found = by_key(settings(tmp_path))[key]
+    assert found.value == value
+    assert found.place.removeprefix(f"{tmp_path}/") == place
+
+
+def test_no_secret_is_in_what_is_shown(tmp_path: Path) -> None:
+    shown = repr(effective_settings(settings(tmp_path, environ={"DATABASE_URL": "postgresql://me:hunter3@db/x"})))
+    for secret in (ENVIRON["OPS"], "key-one", "key-two", "hunter2", "hunter3", "very-secret"):
+        assert secret not in shown
+
+
+def test_options_and_development_are_places(tmp_path: Path) -> None:
+    found = by_key(settings(tmp_path, host="127.0.0.1", port=1, dev=True))
+    assert (found["server.port"].value, found["server.port"].place) == (1, "--port")
+    assert found["server.host"].place == "--host"
+    assert found["security.allow_http"].place == "--dev"
+    assert found["delivery.retry_schedule"].place == "--dev"
+    both = by_key(settings(tmp_path, "security:\n  allow_networks: [10.0.0.0/8]\n", dev=True))[
+        "security.allow_networks"
+    ]
+    assert both.place == f"{tmp_path}/relay.yaml:2, --dev"
+    assert both.value == ["10.0.0.0/8", "127.0.0.0/8", "::1/128"]
+
+
+def test_token_of_a_file_is_from_its_variable(tmp_path: Path) -> None:
+    token = tmp_path / "token"
+    token.write_text("a-token-that-is-long-enough")
+    found = by_key(settings(tmp_path, environ={"RELAY_TOKEN_FILE": str(token)}))
+    assert found["auth.tokens[1].token"].place == f"RELAY_TOKEN_FILE ({token})"
+    assert (found["auth.tokens[1].token"].value, found["auth.tokens[1].token"].is_set) == (None, True)
+
+
+def test_places_of_a_reload_are_new_for_what_it_applies_only(tmp_path: Path) -> None:
+    old = settings(tmp_path)
+    new = settings(
+        tmp_path, "\n\n" + FILE.replace("9090", "9191").replace("0.5", "0.7").replace("name: ops", "name: us")
+    )
+    found = by_key(takes_over(old, new))
+    name = f"{tmp_path}/relay.yaml"
+    assert (found["server.port"].value, found["server.port"].place) == (9090, f"{name}:2")
+    assert (found["delivery.jitter"].value, found["delivery.jitter"].place) == (0.7, f"{name}:11")
+    assert (found["auth.tokens[0].name"].value, found["auth.tokens[0].name"].place) == ("us", f"{name}:7")
+    assert found["sources.revor.accounts.second.api_key"].place == f"{name}:18"
+    back = by_key(takes_over(old, settings(tmp_path, "server: {port: 9090}\n")))
+    assert (back["delivery.jitter"].value, back["delivery.jitter"].place) == (0.2, "default")
+
+
+def test_settings_are_equal_wherever_they_were_written(tmp_path: Path) -> None:
+    assert settings(tmp_path) == settings(tmp_path, "\n" + FILE)
+
+
+def test_every_documented_setting_is_listed(tmp_path: Path) -> None:
+    found = {
+        key.replace(".revor.", ".NAME.").replace(".second.", ".NAME.").replace("[0]", "[]")
+        for key in by_key(settings(tmp_path))
+    }
+    documented = {one.key for one in describe_settings()} - {"auth.tokens"}  # its entries are listed
+    assert documented <= found
