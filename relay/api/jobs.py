@@ -14,8 +14,19 @@ from relay.api.events import EventPage
 from relay.api.examples import JOB_ID, JOB_UID, TIME
 from relay.api.fields import JobRequest, LastError, NextCursor, Nothing, Time, job_request_view, last_error_view
 from relay.api.limits import MAX_BATCH_BODY_BYTES
-from relay.api.operations import LAST_EVENT_ID, LOCATION, NEXT, READS_JOBS, STREAM, WRITES_JOBS, Answer, Call, Operation
-from relay.api.params import PAGE, boolean, choice, text
+from relay.api.operations import (
+    LAST_EVENT_ID,
+    LOCATION,
+    NEXT,
+    READS_JOBS,
+    STREAM,
+    WRITES_JOBS,
+    Answer,
+    Call,
+    Operation,
+    Parameter,
+)
+from relay.api.params import PAGE, boolean, choice, text, time
 from relay.api.problems import did_you_mean, invalid_parameter
 from relay.api.registration import JobRegistration, Rejected, UpstreamAnswer, read_registration, rejection
 from relay.api.resource import json_response, page_response
@@ -24,10 +35,14 @@ from relay.core import job as core
 from relay.core import tracking
 from relay.core.job import KNOWN_STATUSES, Priority
 from relay.core.records import Page
+from relay.core.search import MAX_VALUE_CHARACTERS
 from relay.errors import Conflict, NotFound, RequestError
 
 BATCH_CHUNK = 250
 """Jobs of a batch tracked in one transaction. Other requests, and other writes, have their turn between two."""
+
+MAX_METADATA_CHARACTERS = 64 + 1 + MAX_VALUE_CHARACTERS
+"""A key of `web.search_keys`, a colon and a value."""
 
 Outcome = Literal["succeeded", "failed", "cancelled", "not_found", "untracked"]
 
@@ -165,6 +180,21 @@ _WHICH = (
     text("source", "Only jobs of this source. Also selects one of several jobs with the same id."),
     text("account", "Only jobs of this account. Also selects one of several jobs with the same id."),
 )
+
+
+def _read_metadata(value: str) -> str:
+    if len(value) > MAX_METADATA_CHARACTERS or ":" not in value[1:]:
+        raise ValueError("KEY:VALUE is expected, with a value of at most 1,000 characters")
+    return value
+
+
+_METADATA = Parameter(
+    name="metadata",
+    description="A key of the metadata and its exact value, as `KEY:VALUE`. The key is one of `web.search_keys`; the "
+    "value is a string, a number or a boolean.",
+    schema={"type": "string", "pattern": "^[^:]+:", "maxLength": MAX_METADATA_CHARACTERS},
+    read=_read_metadata,
+)
 _JOB = Answer("The job.", Job)
 _AMBIGUOUS = {409: "Several accounts have a job with this id: use `source` and `account`, or the uid."}
 
@@ -237,20 +267,44 @@ async def _register_batch(call: Call) -> BatchResult:
         text("status", "The last upstream status."),
         boolean("open", "Whether the relay still polls the job."),
         text("group", "The name of its group."),
+        text("channel", "The channel, as the upstream names it."),
+        text("connect_account", "The upstream's id of the sending account."),
+        _METADATA,
+        time("since", "Jobs registered at or after this time."),
+        time("until", "Jobs registered before this time."),
         *_WHICH,
         *PAGE,
     ),
-    answers={200: Answer("A page.", JobPage, headers=NEXT)},
+    answers={
+        200: Answer(
+            "A page. With several filters it can have few items, or none, though others follow.", JobPage, headers=NEXT
+        )
+    },
 )
 async def list_jobs(call: Call) -> Response:
     """List jobs, newest first."""
-    page = await call.ports.store.jobs.page(**call.query)
+    page = await call.ports.store.jobs.page(**{**call.query, "metadata": _searched_for(call)})
     status = call.query["status"]
-    if status is not None and not page.items and status not in KNOWN_STATUSES:
+    nothing = not page.items and page.next_cursor is None
+    if status is not None and nothing and status not in KNOWN_STATUSES:
         # Upstreams may send other statuses, so only an unknown one without jobs counts as a misspelling.
         detail = f"no job has the status {status[:100]!r}{did_you_mean(status, sorted(KNOWN_STATUSES))}"
         raise invalid_parameter("status", detail, code="invalid_parameter", field_code="unknown_value")
     return page_response(call.request, page, job_view)
+
+
+def _searched_for(call: Call) -> tuple[str, str] | None:
+    """The key and the value of `metadata`. A key may have a colon in it: the longest known one counts."""
+    given, keys = call.query["metadata"], call.ports.settings.search_keys
+    if given is None:
+        return None
+    key = max((one for one in keys if given.startswith(f"{one}:")), key=len, default=None)
+    if key is None:
+        name = given.partition(":")[0][:100]
+        detail = f"metadata: jobs cannot be searched by {name!r}{did_you_mean(name, keys)}"
+        detail += "" if keys else ": web.search_keys in the settings is empty"
+        raise invalid_parameter("metadata", detail, code="invalid_parameter", field_code="unknown_key")
+    return key, given[len(key) + 1 :]
 
 
 @operation(

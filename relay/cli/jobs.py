@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from relay.cli.client import Api, api, path_of
-from relay.cli.options import Json, Limit, given, read_metadata, split_names
+from relay.cli.options import Json, Limit, given, read_metadata, split_names, time_or_age
 from relay.cli.output import (
     note,
     print_fields,
@@ -125,13 +125,35 @@ def list_jobs(
     status: Annotated[str | None, typer.Option(help="Only jobs with this status.")] = None,
     open: Annotated[bool | None, typer.Option("--open/--closed", help="Only open or only closed jobs.")] = None,
     group: Annotated[str | None, typer.Option(help="Only jobs of this group.")] = None,
+    channel: Annotated[str | None, typer.Option(help="Only jobs of this channel, such as linkedin.")] = None,
+    connect_account: Annotated[
+        str | None, typer.Option(metavar="ID", help="Only jobs of this sending account.")
+    ] = None,
+    metadata: Annotated[
+        str | None, typer.Option(metavar="KEY:VALUE", help="Only jobs with this metadata, such as deal:42.")
+    ] = None,
+    since: Annotated[
+        str | None, typer.Option(help="Only jobs registered since a time (2026-05-20T10:00:00Z) or age (1d, 6h, 30m).")
+    ] = None,
+    until: Annotated[str | None, typer.Option(help="Only jobs registered before this time or age.")] = None,
     source: Source = None,
     account: Account = None,
     limit: Limit = 50,
     json: Json = False,
 ) -> None:
     """List jobs, newest first."""
-    query = {"status": status, "open": open, "group": group, "source": source, "account": account}
+    query = {
+        "status": status,
+        "open": open,
+        "group": group,
+        "channel": channel,
+        "connect_account": connect_account,
+        "metadata": metadata,
+        "since": time_or_age(since),
+        "until": time_or_age(until),
+        "source": source,
+        "account": account,
+    }
     empty = "no jobs. Track one with `relay jobs add ID`"
     print_list(api().items("/v1/jobs", query, limit), COLUMNS, _row, empty=empty, json=json)
 

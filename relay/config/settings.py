@@ -301,7 +301,9 @@ class GroupSettings(Section):
     )
 
 
-SearchKey = Annotated[str, Form("the name of a metadata key, up to 64 characters"), Field(min_length=1, max_length=64)]
+SearchKey = Annotated[
+    str, Form("the name of a metadata key, up to 64 printable characters"), Field(pattern=r"^[^\x00-\x1f\x7f]{1,64}$")
+]
 HeaderName = Annotated[
     str, Form("the name of a header, such as X-Forwarded-User"), Field(pattern=r"^[A-Za-z0-9-]{1,64}$")
 ]

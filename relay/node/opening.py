@@ -57,7 +57,12 @@ async def open_node(
     keyring = Keyring(settings.encryption.keys if file is None else file.read_or_create())
     pool_size = settings.database.pool_size
     store = await open_store(
-        settings.database.url, keyring, now=clock(), pool_size=pool_size, auto_migrate=auto_migrate
+        settings.database.url,
+        keyring,
+        now=clock(),
+        pool_size=pool_size,
+        auto_migrate=auto_migrate,
+        search_keys=settings.web.search_keys,
     )
     clock = store.clock(clock)
     keys = EncryptionKeys(keyring, store.ciphertexts, clock=clock, file=file)

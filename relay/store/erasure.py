@@ -22,6 +22,7 @@ from relay.store.database import Database
 from relay.store.group_commit import alone, each
 from relay.store.intents import in_flight_since
 from relay.store.job_groups import GroupLedger, delete_empty
+from relay.store.job_search import delete_search
 from relay.store.locks import MATCH, locking
 from relay.store.memories import forget_events
 from relay.store.notices import notify
@@ -333,6 +334,7 @@ def erase_job(
     erased = _delete_events(connection, [*events, *reports])
     run(connection, DELETE_CALLBACKS, uid=uid)
     run(connection, DELETE_JOB, uid=uid)
+    delete_search(connection, uid)
     notify(connection, f"gone {row.source}/{row.account} {row.uid} {row.external_id}")
     job = job_from(row)
     groups.note_job(connection, job, now, place_of_job(job), None)

@@ -14,7 +14,7 @@ from relay.core.records import Page
 from relay.ids import least_id
 from relay.store.database import Database
 from relay.store.incident_recorder import INCIDENTS, ShownIncident, incident_from, shown, turn_of
-from relay.store.jobs import LISTED_BYTES
+from relay.store.job_pages import LISTED_BYTES
 from relay.store.locks import MATCH, incidents_of, locking
 from relay.store.outbox import Outbox
 from relay.store.pages import decode_cursor, decode_moment, fitting, moment_key, page_of, read_page

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import structlog
-from sqlalchemy import bindparam, select, text, tuple_, update
+from sqlalchemy import bindparam, select, text, update
 from sqlalchemy.engine import Connection, Row
 from sqlmodel import col
 
@@ -20,18 +20,18 @@ from relay.store.database import Database
 from relay.store.erasure import erase_job
 from relay.store.group_commit import alone, each, quick
 from relay.store.job_groups import GroupLedger
+from relay.store.job_pages import JobFilter, jobs_by_uid, read_jobs
 from relay.store.locks import MATCH, TransactionLock, incidents_of, locking
 from relay.store.lookup import Lookup
 from relay.store.notices import notify
 from relay.store.outbox import (
     Outbox,
 )
-from relay.store.pages import decode_cursor, read_page, size_of
+from relay.store.pages import decode_cursor
 from relay.store.registrations import BY_UID, Registrar
 from relay.store.rows import JOB_COLUMNS, job_from, loads, observation_values, progress_values
 from relay.store.scoped import Account, Scoped
 from relay.store.statements import (
-    SQLITE,
     TEXT,
     Sql,
     fetch,
@@ -41,25 +41,13 @@ from relay.store.statements import (
     run,
     run_many,
     sql,
-    table_of,
 )
 from relay.store.tables import JobRow
 
-JOBS = table_of(JobRow)
-_UIDS = sql("uid IN $json_values(uids)")
-# Jobs by uid, for a group of reads.
-BY_UIDS = {
-    SQLITE: select(*JOB_COLUMNS).where(text(_UIDS.sqlite)),
-    "postgresql": select(*JOB_COLUMNS).where(_UIDS.postgresql),
-}
 # Jobs by the upstream's id.
 BY_EXTERNAL_ID = select(*JOB_COLUMNS).where(col(JobRow.external_id) == bindparam("external_id"))
 # What is captured of a job's recipient.
 CAPTURED = "SELECT captured, source, account FROM jobs WHERE uid = :uid"
-
-# The bytes of a listed job.
-LISTED_BYTES = size_of(JOBS.c.upstream, JOBS.c.metadata, JOBS.c.request)
-
 
 log = structlog.get_logger("relay.store")
 
@@ -164,12 +152,19 @@ FIRST_DEADLINE: Deadline = (0.0, "")
 class JobStore(Scoped):
     """Reads and writes of jobs. Every write is durable when its call returns."""
 
-    def __init__(self, database: Database, outbox: Outbox, groups: GroupLedger, cipher: Cipher) -> None:
+    def __init__(
+        self,
+        database: Database,
+        outbox: Outbox,
+        groups: GroupLedger,
+        cipher: Cipher,
+        search_keys: Sequence[str] = (),
+    ) -> None:
         self._database = database
         self._cipher = cipher
         self._outbox = outbox
         self._groups = groups
-        self._registrar = Registrar(outbox, groups, cipher)
+        self._registrar = Registrar(outbox, groups, cipher, search_keys)
         self._untrack, self._purge = each(self._untracked), each(self._purged)
         self._by_uid = Lookup(database, _by_uids)
 
@@ -275,12 +270,23 @@ class JobStore(Scoped):
         source: str | None = None,
         account: str | None = None,
         group: str | None = None,
+        channel: str | None = None,
+        connect_account: str | None = None,
+        since: float | None = None,
+        until: float | None = None,
+        metadata: tuple[str, str] | None = None,
     ) -> Page[Job]:
-        """Newest first. Raises InvalidRequest for an invalid cursor."""
-        statement = page_statement(limit, decode_cursor(cursor, prefix="job_"), status, open, source, account, group)
-        if self._account is not None:
-            statement = statement.where(tuple_(col(JobRow.source), col(JobRow.account)) == self._account)
-        return await self._database.read(read_page, statement, limit, job_from, "uid", LISTED_BYTES)
+        """Newest first, see `JobFilter`. With several filters a page may be short, or empty, although there is a next
+        one. Raises InvalidRequest for an invalid cursor."""
+        wanted: JobFilter | None = JobFilter(
+            status, open, source, account, group, channel, connect_account, since, until, metadata
+        )
+        before = decode_cursor(cursor, prefix="job_")
+        if wanted is not None and self._account is not None:
+            wanted = wanted.within(self._account)
+        if wanted is None:
+            return Page(items=(), next_cursor=None)
+        return await self._database.read(read_jobs, wanted, limit, before, self._account is not None)
 
     # --- batches
 
@@ -443,8 +449,7 @@ def _ask_for_poll(connection: Connection, job: Job) -> None:
 
 
 def _by_uids(connection: Connection, uids: Sequence[str]) -> dict[str, Job]:
-    rows = connection.execute(BY_UIDS[connection.dialect.name], {"uids": json_list(uids)})
-    return {row.uid: job_from(row) for row in rows}
+    return {job.uid: job for job in jobs_by_uid(connection, uids)}
 
 
 def _captured(connection: Connection, uid: str) -> Row[Any] | None:
@@ -477,29 +482,3 @@ def _find(connection: Connection, external_id: str, source: str | None, account:
 
 def _open_counts(connection: Connection) -> dict[tuple[str, str], int]:
     return {(row.source, row.account): row.open_count for row in connection.execute(COUNT_OPEN)}
-
-
-def page_statement(
-    limit: int,
-    before: str | None,
-    status: str | None,
-    open: bool | None,
-    source: str | None,
-    account: str | None,
-    group: str | None = None,
-) -> Any:
-    """One page of jobs, newest first."""
-    statement = select(*JOB_COLUMNS).order_by(col(JobRow.uid).desc()).limit(limit + 1)
-    if before is not None:
-        statement = statement.where(col(JobRow.uid) < before)
-    if status is not None:
-        statement = statement.where(col(JobRow.status) == status)
-    if open is not None:
-        statement = statement.where(text("closed_at IS NULL" if open else "closed_at IS NOT NULL"))
-    if source is not None:
-        statement = statement.where(col(JobRow.source) == source)
-    if account is not None:
-        statement = statement.where(col(JobRow.account) == account)
-    if group is not None:
-        statement = statement.where(col(JobRow.group_name) == group)
-    return statement

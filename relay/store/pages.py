@@ -6,7 +6,7 @@ A page of rows with large values ends early: reading, rendering and keeping it f
 import base64
 import binascii
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import attrgetter
 from typing import Any, TypeVar
 
@@ -98,8 +98,14 @@ def fitting(
 ) -> int:
     """How many of a statement's first rows to read: `limit`, or fewer if these are larger than `max_bytes` together
     (default: MAX_PAGE_BYTES), and at least one."""
+    return fitting_sizes(
+        connection.execute(statement.with_only_columns(size), values or {}).scalars(), limit, max_bytes
+    )
+
+
+def fitting_sizes(sizes: Iterable[int], limit: int, max_bytes: int | None = None) -> int:
+    """The same for rows of these sizes."""
     at_most = MAX_PAGE_BYTES if max_bytes is None else max_bytes
-    sizes = connection.execute(statement.with_only_columns(size), values or {}).scalars()
     total = 0
     for count, of_row in enumerate(sizes):
         total += of_row

@@ -14,6 +14,7 @@ from relay.errors import Conflict, FieldError, InvalidRequest, RequestError
 from relay.store.cipher import Cipher, sealed_if_possible
 from relay.store.intents import end_registered, resolve_sent
 from relay.store.job_groups import GroupLedger
+from relay.store.job_search import delete_search, write_search
 from relay.store.locks import MATCH, locking
 from relay.store.notices import notify
 from relay.store.outbox import (
@@ -77,12 +78,13 @@ Key = tuple[str, str, str]
 
 
 class Registrar:
-    """The batch function of registrations."""
+    """The batch function of registrations. `search_keys`: the keys of metadata that jobs are found by."""
 
-    def __init__(self, outbox: Outbox, groups: GroupLedger, cipher: Cipher) -> None:
+    def __init__(self, outbox: Outbox, groups: GroupLedger, cipher: Cipher, search_keys: Sequence[str] = ()) -> None:
         self._outbox = outbox
         self._groups = groups
         self._cipher = cipher
+        self._search_keys = tuple(dict.fromkeys(search_keys))
 
     @locking(lambda item: [MATCH] if any(map(_matches, item)) else [])
     def register(
@@ -130,6 +132,8 @@ class Registrar:
         run_many(connection, INSERT_CALLBACK, links)
         self._outbox.insert(connection, [(event, None) for registration in new for event in registration.events])
         made = {_key(registration): Registered(job=job_of(registration), created=True) for registration in new}
+        if self._search_keys:
+            write_search(connection, self._search_keys, [one.job for one in made.values()])
         for registration in new:
             if registration.group is not None:
                 self._join(connection, registration, None, made[_key(registration)].job)
@@ -202,6 +206,9 @@ class Registrar:
         if changes:
             connection.execute(update(JOBS).where(JOBS.c.uid == job.uid).values(**changes))
             job = job_from(connection.execute(BY_UID, {"uid": job.uid}).one())
+        if self._search_keys and (job.metadata, job.request) != (before.metadata, before.request):
+            delete_search(connection, job.uid)
+            write_search(connection, self._search_keys, [job])
         self._join(connection, registration, before, job)
         why = None if refused is None else str(refused)
         return Registered(job=job, created=False, resumed=resumed, callback_refused=why, group_refused=conflict)

@@ -1,7 +1,7 @@
 """The store as other packages see it: one object with one attribute per kind of record."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from copy import copy
 
@@ -52,7 +52,7 @@ PROCEDURES = (END_ATTEMPTS,)
 class Store:
     """An open database. Open one with `open_store`."""
 
-    def __init__(self, database: Database, cipher: Cipher) -> None:
+    def __init__(self, database: Database, cipher: Cipher, search_keys: Sequence[str] = ()) -> None:
         self.database = database
         self.filters = EventFilters()
         cache = SubscriptionCache(self.filters)
@@ -63,7 +63,7 @@ class Store:
         database.on_end(commit=outbox.committed, rollback=outbox.rolled_back)
         self.group_ledger = ledger = GroupLedger(outbox)
         database.on_end(commit=ledger.committed, rollback=ledger.rolled_back)
-        self.jobs = JobStore(database, outbox, ledger, cipher)
+        self.jobs = JobStore(database, outbox, ledger, cipher, search_keys)
         self.groups = GroupStore(database, ledger)
         self.group_work = GroupWorkStore(database)
         self.events = EventStore(database, outbox)
@@ -125,9 +125,17 @@ class Store:
         await self.database.close()
 
 
-async def open_store(url: str, cipher: Cipher, *, now: float, pool_size: int = 10, auto_migrate: bool = False) -> Store:
+async def open_store(
+    url: str,
+    cipher: Cipher,
+    *,
+    now: float,
+    pool_size: int = 10,
+    auto_migrate: bool = False,
+    search_keys: Sequence[str] = (),
+) -> Store:
     """Opens a database. A SQLite file is locked and migrated. PostgreSQL must have the current schema already,
-    unless `auto_migrate` is set.
+    unless `auto_migrate` is set. Jobs that are registered can be searched for by these keys of their metadata.
 
     Raises DatabaseHeld, SchemaTooOld, SchemaTooNew, StoreError, SettingsError.
     """
@@ -136,7 +144,7 @@ async def open_store(url: str, cipher: Cipher, *, now: float, pool_size: int = 1
         await loop.run_in_executor(None, migrations.upgrade if auto_migrate else migrations.check, url)
         postgres = PostgresDatabase(url, PROCEDURES, pool_size=pool_size)
         await postgres.open()
-        store = Store(postgres, cipher)
+        store = Store(postgres, cipher, search_keys)
         try:
             await store.events.adopt_restored()
         except BaseException:
@@ -147,7 +155,7 @@ async def open_store(url: str, cipher: Cipher, *, now: float, pool_size: int = 1
     database.open()
     try:
         await loop.run_in_executor(None, migrations.upgrade, url)
-        store = Store(database, cipher)
+        store = Store(database, cipher, search_keys)
         await store.recover_from_crash(now)
     except BaseException:
         await database.close()

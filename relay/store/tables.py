@@ -82,6 +82,10 @@ class JobRow(SQLModel, table=True):
         Index("ix_jobs_source_uid", "source", "uid"),
         # list pages with group=; whether any job of it is left
         partial_index("ix_jobs_group", "group_name", "uid", where="group_name IS NOT NULL"),
+        # list pages with channel=
+        partial_index("ix_jobs_channel", "channel", "uid", where="channel IS NOT NULL"),
+        # list pages with connect_account=
+        partial_index("ix_jobs_connect", "connect_account_id", "uid", where="connect_account_id IS NOT NULL"),
         # a group's open jobs by channel and scheduled time, and those that ended last
         partial_index(
             "ix_jobs_group_work",

@@ -15,6 +15,7 @@ from relay.store.cancellation import CANCEL_CHUNK, cancel
 from relay.store.database import Database
 from relay.store.group_commit import alone
 from relay.store.job_groups import NO_JOBS
+from relay.store.job_search import delete_search_of_gone
 from relay.store.locks import CHANGE, locking, row_of
 from relay.store.memories import forget_groups
 from relay.store.statements import SQLITE, fetch_json, json_list, json_query, run, sql
@@ -399,6 +400,7 @@ def _old_jobs(connection: Connection, before: float, after: JobPlace) -> list[tu
 def _delete_jobs(connection: Connection, uids: Sequence[str], before: float) -> int:
     count = run(connection, DELETE_JOBS, uids=json_list(uids), before=before).rowcount
     run(connection, DELETE_CALLBACKS_OF_GONE_JOBS, uids=json_list(uids))
+    delete_search_of_gone(connection, uids)
     return count
 
 

@@ -4,7 +4,9 @@ import pytest
 
 from relay.core.subscription import Subscription
 from relay.errors import Conflict
+from relay.store import job_pages
 from tests.support.api_world import HOOK, NOW
+from tests.support.store_kit import execute
 
 FIELDS = [
     *("uid", "id", "source", "account", "status", "outcome", "open", "sequence", "metadata", "request"),
@@ -360,3 +362,60 @@ async def test_an_unknown_status_is_refused_with_a_suggestion(client) -> None:
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid_parameter")
     assert "did you mean succeeded?" in answer.json()["detail"]
     assert (await client.get("/v1/jobs?status=succeeded")).status_code == 200
+
+
+async def test_jobs_are_found_by_channel_connect_account_and_time(client, world):
+    first, second = await world.job("a"), await world.job("b")
+    await world.poll(first, "failed", connect="acc_1")
+    world.now += 60
+    await world.job("later")
+    cases = {
+        "connect_account=acc_1": ["a"],
+        "connect_account=acc_2": [],
+        "channel=linkedin": [],
+        "since=2027-01-15T08:00:30Z": ["later"],
+        "until=2027-01-15T08:00:30Z": [second.external_id, "a"],
+        "since=2027-01-15T08:00:00Z&until=2027-01-15T08:00:30Z&status=failed": ["a"],
+    }
+    for query, ids in cases.items():
+        answer = await client.get(f"/v1/jobs?{query}")
+        assert sorted(job["id"] for job in answer.json()["items"]) == sorted(ids), query
+
+
+async def test_jobs_are_found_by_metadata_of_the_searchable_keys(open_client, world):
+    client = open_client(search_keys=("deal", "deal:stage"))
+    jobs: dict[str, Any] = {"a": {"deal": 42}, "b": {"deal": "42"}, "c": {"deal:stage": "won"}, "d": {"deal": "x:y"}}
+    for id, metadata in jobs.items():
+        world.now += 1
+        await client.post("/v1/jobs", json={"id": id, "metadata": metadata})
+    for given, ids in {"deal:42": "ba", "deal:stage:won": "c", "deal:x:y": "d", "deal:": "", "deal:4": ""}.items():
+        answer = await client.get("/v1/jobs", params={"metadata": given})
+        assert "".join(job["id"] for job in answer.json()["items"]) == ids, given
+
+
+@pytest.mark.parametrize(
+    ("given", "keys", "code", "words"),
+    [
+        ("deal:42", (), "unknown_key", "web.search_keys"),
+        ("dael:42", ("deal",), "unknown_key", "did you mean deal?"),
+        ("deal", ("deal",), "invalid_parameter", "KEY:VALUE"),
+        (":42", ("deal",), "invalid_parameter", "KEY:VALUE"),
+        ("deal:" + "x" * 1_100, ("deal",), "invalid_parameter", "1,000"),
+    ],
+)
+async def test_metadata_that_cannot_be_searched_is_422(open_client, given, keys, code, words):
+    answer = await open_client(search_keys=keys).get("/v1/jobs", params={"metadata": given})
+    assert answer.status_code == 422
+    (error,) = answer.json()["errors"]
+    assert (error["pointer"], error["code"]) == ("metadata", code)
+    assert words in error["detail"]
+
+
+async def test_an_unknown_status_with_an_empty_page_that_continues_is_no_mistake(client, world, monkeypatch):
+    monkeypatch.setattr(job_pages, "SCANNED", 1)
+    for id, status, account in (("a", "odd", "second"), ("b", "odd", "default"), ("c", "running", "second")):
+        world.now += 1
+        job = await world.job(id, account=account)
+        await execute(world.store, f"UPDATE jobs SET status = '{status}' WHERE uid = '{job.uid}'")
+    page = (await client.get("/v1/jobs?status=odd&account=second")).json()
+    assert (page["items"], page["next_cursor"] is None) == ([], False)

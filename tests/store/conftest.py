@@ -2,7 +2,7 @@
 
 import asyncio
 import shutil
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 from unittest.mock import patch
 
@@ -54,13 +54,14 @@ async def open_again(database_url: str, tmp_path: Path) -> AsyncIterator[Callabl
     path = tmp_path / "relay.db"
     has_schema = database_url == url_of(path) and path.exists()
 
-    async def open_one(cipher: Cipher | None = None, now: float = NOW) -> Store:
+    async def open_one(cipher: Cipher | None = None, now: float = NOW, search_keys: Sequence[str] = ()) -> Store:
         if has_schema and not opened:
-            store = await open_new(path, cipher)
+            store = await open_new(path, cipher, search_keys)
         else:
             # It was just made with the schema: looking again takes a connection and 15 ms.
             with patch.object(migrations, "check"):
-                store = await open_store(database_url, cipher or ReversingCipher(), now=now)
+                chosen = cipher or ReversingCipher()
+                store = await open_store(database_url, chosen, now=now, search_keys=search_keys)
         opened.append(store)
         return store
 

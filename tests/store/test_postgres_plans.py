@@ -23,6 +23,7 @@ from tests.support.store_kit import NOW, ReversingCipher
 
 LARGE = (
     "jobs",
+    "job_search",
     "events",
     "deliveries",
     "attempts",
@@ -153,6 +154,8 @@ def explained(connection: Connection, case: Case, *, generic: bool) -> Plan:
 def _literal(value: Any) -> str:
     if value is None:
         return "NULL"
+    if isinstance(value, bytes):
+        return f"'\\x{value.hex()}'::bytea"
     return str(value) if isinstance(value, int | float) else "'" + str(value).replace("'", "''") + "'"
 
 
@@ -165,7 +168,7 @@ def filled_url(request: pytest.FixtureRequest) -> Iterator[tuple[str, int]]:
     tables = ("jobs", "events", "deliveries", "attempts")
     for statement in (
         *(f"ALTER TABLE {table} SET UNLOGGED" for table in tables),  # half of the time
-        *filling(request.param, empty_bytes="'\\x7b7d'::bytea"),
+        *filling(request.param, empty_bytes="'\\x7b7d'::bytea", to_bytes="convert_to({}, 'UTF8')"),
         "VACUUM ANALYZE",
     ):
         server.execute(statement, name)

@@ -242,9 +242,9 @@ def filled_file(tmp_path_factory: pytest.TempPathFactory, empty_file: Path) -> P
 
 
 @pytest.fixture
-async def filled(filled_file: Path, tmp_path: Path, open_again: Callable[[], Awaitable[Store]]) -> Store:
+async def filled(filled_file: Path, tmp_path: Path, open_again: Callable[..., Awaitable[Store]]) -> Store:
     shutil.copy(filled_file, tmp_path / "relay.db")
-    return await open_again()
+    return await open_again(search_keys=("deal",))
 
 
 @pytest.fixture(params=["without statistics", "with statistics"])
@@ -428,6 +428,19 @@ async def use_groups(store: Store) -> None:
     await store.jobs.purge(uid, NOW)
 
 
+async def use_search(store: Store) -> None:
+    for deal in (42, 43):
+        await store.jobs.register(registration("found", metadata={"deal": deal}))
+    every: dict[str, Any] = {
+        **{"status": "failed", "open": True, "source": "revor", "account": "default", "group": "q4"},
+        **{"channel": "email", "connect_account": "acc_1", "metadata": ("deal", "43"), "since": NOW, "until": NOW + 1},
+    }
+    await store.jobs.page(limit=1, **every)
+    for name, value in every.items():
+        await store.jobs.page(limit=1, **{name: value})
+        await store.jobs.page(limit=1, **{name: value, "status": "failed"})
+
+
 async def use_incidents(store: Store) -> None:
     filters = ({"not": {"exact": {"channel": "email"}}},)
     chat = subscription("sub_chat", incidents="collapse", types=("ai.revor.job.failed",), filters=filters)
@@ -514,7 +527,7 @@ async def run_everything(store: Store) -> None:
     for filters in ({}, {"status": "failed"}, {"open": True}, {"open": False}, {"account": "default"}, {"source": "x"}):
         first = await store.jobs.page(limit=1, **filters)  # type: ignore[arg-type]
         await store.jobs.page(limit=1, cursor=first.next_cursor, **filters)  # type: ignore[arg-type]
-
+    await use_search(store)
     published = [publication(str(n), key=key) for n, key in enumerate(("a", "a", "b", None))]
     await store.published.record(published)
     await store.published.record(published)

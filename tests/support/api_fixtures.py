@@ -44,6 +44,7 @@ def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 async def world(tmp_path: Path, empty_database: Path) -> AsyncIterator[World]:
     """An empty store, and stand-ins for the rest of the relay."""
-    store = await open_new(Path(shutil.copy(empty_database, tmp_path / "relay.db")))
+    file = Path(shutil.copy(empty_database, tmp_path / "relay.db"))
+    store = await open_new(file, search_keys=("deal", "deal:stage"))
     yield World(store=store)
     await store.close()

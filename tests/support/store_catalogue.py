@@ -24,6 +24,8 @@ from relay.store import (
     incidents,
     intents,
     job_groups,
+    job_pages,
+    job_search,
     jobs,
     learned,
     memories,
@@ -60,7 +62,7 @@ class Case:
     """PostgreSQL's statement, if it is another one."""
 
 
-def job_pages() -> Iterator[Case]:
+def pages_of_jobs() -> Iterator[Case]:
     filters: dict[str, dict[str, Any]] = {
         "nothing": {},
         "status": {"status": "running"},
@@ -73,12 +75,30 @@ def job_pages() -> Iterator[Case]:
         "status and closed": {"status": "failed", "open": False},
         "group": {"group": "group 7"},
         "group and account": {"group": "group 7", "source": "revor", "account": "default"},
+        "channel": {"channel": "email"},
+        "connect account": {"connect_account": "acc_5"},
+        "metadata": {"metadata": ("deal", "value 5")},
+        "since and until": {"since": NOW, "until": NOW + 1},
+        "channel and since": {"channel": "email", "since": NOW},
+        "metadata and until": {"metadata": ("deal", "value 5"), "until": NOW},
+        "metadata, status and closed": {"metadata": ("deal", "value 5"), "status": "failed", "open": False},
+        "everything": {
+            **{"status": "running", "open": True, "source": "revor", "account": "default", "group": "group 7"},
+            **{"channel": "email", "connect_account": "acc_5", "metadata": ("deal", "value 5"), "since": NOW},
+        },
     }
     for name, given in filters.items():
+        wanted = job_pages.JobFilter(**given)
+        drivers = job_pages.drivers_of(wanted)
         for before in (None, "job_01"):
-            values = {"status": None, "open": None, "source": None, "account": None, **given}
-            made = jobs.page_statement(51, before, **values)
-            yield Case(f"jobs by {name}, {'first page' if before is None else 'cursor'}", made, walks=not given)
+            where = "first page" if before is None else "cursor"
+            for driver in drivers or [()]:
+                along = f"jobs by {name}, along {' and '.join(driver) or 'uid'}, {where}"
+                made = job_pages.page_statement(51, before, wanted, driver, None if len(given) < 2 else "job_00")
+                # with several filters at most `SCANNED` rows, which may be sorted if they are few
+                yield Case(along, made, walks=not driver, sorts=len(drivers) > 1)
+                if len(drivers) > 1:
+                    yield Case(f"{along}: how far", job_pages.end_statement(wanted, driver, before))
 
 
 def group_pages() -> Iterator[Case]:
@@ -316,12 +336,14 @@ CATALOGUE = (
     ),
     Case("register: insert", registrations.INSERT_JOB),
     Case("register: by uid", registrations.BY_UID),
+    Case("register: searchable values", job_search.INSERT_SEARCH),
+    Case("register: searchable values of before", job_search.DELETE_SEARCH),
     Case("register: events of a job", registrations.EVENTS_OF_JOB),
     Case("record: states", jobs.STATES),
     Case("record: advance, seen", jobs.ADVANCE_SEEN),
     Case("record: advance, unseen", jobs.ADVANCE_UNSEEN),
     Case("note", jobs.NOTE),
-    Case("get: by uid", jobs.BY_UIDS["sqlite"], postgresql=jobs.BY_UIDS["postgresql"]),
+    Case("get: by uid", job_pages.BY_UIDS["sqlite"], postgresql=job_pages.BY_UIDS["postgresql"]),
     Case("find", jobs.BY_EXTERNAL_ID),
     Case("open after", jobs.OPEN_AFTER),
     Case("opened since", jobs.OPENED_SINCE),
@@ -419,6 +441,7 @@ CATALOGUE = (
     Case("retention: old groups", upkeep.OLD_GROUPS),
     Case("retention: groups", upkeep.DELETE_GROUPS),
     Case("retention: callbacks of jobs", upkeep.DELETE_CALLBACKS_OF_GONE_JOBS),
+    Case("retention: searchable values of jobs", job_search.DELETE_SEARCH_OF_GONE_JOBS),
     Case("retention: keys", upkeep.DELETE_OLD_KEYS),
     Case("retention: memories", upkeep.DELETE_OLD_MEMORIES),
     Case("retention: replays", upkeep.DELETE_OLD_REPLAYS),
@@ -489,7 +512,7 @@ CATALOGUE = (
     Case("account: keep plan, held", accounts.KEEP_PLAN_HELD),
     Case("account: plan", accounts.PLAN),
     *intent_pages(),
-    *job_pages(),
+    *pages_of_jobs(),
     *group_pages(),
     *event_pages(),
     *delivery_pages(),
@@ -504,7 +527,7 @@ CATALOGUE = (
 SUBSCRIPTION_COUNT = 20
 
 
-def filling(count: int, *, empty_bytes: str) -> list[str]:
+def filling(count: int, *, empty_bytes: str, to_bytes: str = "CAST({} AS BLOB)") -> list[str]:
     """Statements that fill every table, the large ones with `count` rows. A tenth of the jobs and of the deliveries
     is open, and nine tenths of those are blocked. A fiftieth of the deliveries ended otherwise than delivered."""
     every = _rows(count)
@@ -512,13 +535,19 @@ def filling(count: int, *, empty_bytes: str) -> list[str]:
         f"""
 INSERT INTO jobs (uid, source, account, external_id, status, outcome, sequence, retry_count, running_sent, overdue,
   attempt_count, weight, tracked_at, closed_at, deadline_at, next_poll_at, poll_count, failure_count, missing_count,
-  metadata, group_name, group_round) {every}
+  metadata, group_name, group_round, channel, connect_account_id) {every}
 SELECT {_key("job")}, 'revor', CASE WHEN i % 40 = 0 THEN 'other' ELSE 'default' END, 'external ' || i,
   CASE WHEN i % 10 = 0 THEN 'running' WHEN i % 10 = 1 THEN 'failed' ELSE 'succeeded' END,
   CASE WHEN i % 10 = 0 THEN NULL ELSE 'succeeded' END, 1, 0, 0, CASE WHEN i % 1000 = 0 THEN 1 ELSE 0 END, 1, 1.0,
   {NOW} + i, CASE WHEN i % 10 = 0 THEN NULL ELSE {NOW} + i END, {NOW} + i + 604800, {NOW} + i, 1, 0, 0, {empty_bytes},
-  CASE WHEN i % 2 = 0 THEN 'group ' || (i % 400) END, CASE WHEN i % 2 = 0 THEN 1 END
+  CASE WHEN i % 2 = 0 THEN 'group ' || (i % 400) END, CASE WHEN i % 2 = 0 THEN 1 END,
+  CASE WHEN i % 20 > 0 THEN CASE WHEN i % 3 = 0 THEN 'email' ELSE 'linkedin' END END,
+  CASE WHEN i % 20 > 0 THEN 'acc_' || (i % 100) END
 FROM n""",
+        f"""
+INSERT INTO job_search (key, digest, job_uid) {every}
+SELECT CASE WHEN i % 2 = 0 THEN 'deal' ELSE 'campaign' END, {to_bytes.format("'value ' || (i % 5000)")},
+  {_key("job")} FROM n""",
         f"""
 INSERT INTO events (id, job_uid, sequence, type, source, subject, time, recorded_at, body) {every}
 SELECT {_key("evt")}, CASE WHEN i % 500 = 0 THEN NULL ELSE {_key("job")} END,

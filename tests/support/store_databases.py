@@ -1,5 +1,6 @@
 """The databases of the tests of the store and of the API."""
 
+from collections.abc import Sequence
 from functools import cache, lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -58,12 +59,12 @@ def new_file(path: Path) -> Path:
     return path
 
 
-async def open_new(path: Path, cipher: Cipher | None = None) -> Store:
+async def open_new(path: Path, cipher: Cipher | None = None, search_keys: Sequence[str] = ()) -> Store:
     """Like `open_store`, for a file that has just been made with the schema: nothing has to be migrated, and there was
     no crash. Both take longer than the rest."""
     database = SqliteDatabase(url_of(path))
     database.open()
-    return Store(database, cipher or ReversingCipher())
+    return Store(database, cipher or ReversingCipher(), search_keys)
 
 
 async def open_file(path: Path, cipher: Cipher, *, now: float) -> Store:

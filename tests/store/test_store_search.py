@@ -1,0 +1,240 @@
+"""Lists of jobs by several filters, and by values of their metadata."""
+
+import itertools
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.engine import Connection
+
+from relay.core.erasure import ErasureRequest
+from relay.store import job_pages
+from relay.store.job_pages import JobFilter
+from relay.store.pages import decode_cursor
+from relay.store.store import Store
+from tests.support.store_kit import NOW, execute, job_event, poll, registration, seen, together
+
+KEYS = ("deal", "campaign", "deal")
+
+
+@pytest.fixture
+async def store(open_again: Any) -> Store:
+    store: Store = await open_again(search_keys=KEYS)
+    return store
+
+
+async def found(store: Store, limit: int = 50, **filters: Any) -> list[str]:
+    """The ids of all pages, newest first. Each page continues where the one before ended."""
+    ids: list[str] = []
+    cursor = None
+    for _ in range(500):
+        page = await store.jobs.page(limit=limit, cursor=cursor, **filters)
+        assert len(page.items) <= limit
+        ids += [job.external_id for job in page.items]
+        cursor = page.next_cursor
+        if cursor is None:
+            return ids
+    raise AssertionError("the list has no end")
+
+
+async def rows_of(store: Store) -> int:
+    def count(connection: Connection) -> int:
+        return int(connection.execute(text("SELECT COUNT(*) FROM job_search")).scalar_one())
+
+    return await store.database.read(count)
+
+
+@pytest.mark.parametrize(
+    ("value", "searched_for"),
+    [("spring", "spring"), (42, "42"), (True, "true"), (4.5, "4.5"), ("", ""), ("it's; \0 é\n", "it's; \0 é\n")],
+)
+async def test_a_job_is_found_by_the_exact_text_of_a_value(store: Store, value: Any, searched_for: str) -> None:
+    await store.jobs.register(registration("a", metadata={"deal": value, "other": "x"}))
+    await store.jobs.register(registration("b", metadata={"campaign": value}))
+    assert await found(store, metadata=("deal", searched_for)) == ["a"]
+    assert await found(store, metadata=("campaign", searched_for)) == ["b"]
+    assert await found(store, metadata=("deal", searched_for + " ")) == []
+    assert await found(store, metadata=("other", "x")) == []
+
+
+@pytest.mark.parametrize("value", [None, ["a"], {"a": 1}, "x" * 1_001])
+async def test_other_values_are_not_searchable(store: Store, value: Any) -> None:
+    await store.jobs.register(registration("a", metadata={"deal": value}))
+    assert await rows_of(store) == 0
+
+
+async def test_without_search_keys_nothing_is_written(open_again: Any) -> None:
+    store = await open_again()
+    await store.jobs.register(registration("a", metadata={"deal": 42}))
+    await store.jobs.register(registration("a", metadata={"deal": 43}))
+    assert await rows_of(store) == 0
+
+
+async def test_new_metadata_replaces_what_a_job_is_found_by(store: Store) -> None:
+    await store.jobs.register(registration("a", metadata={"deal": 42, "campaign": "q4"}))
+    await store.jobs.register(registration("a"))
+    assert await found(store, metadata=("deal", "42")) == ["a"]
+    await store.jobs.register(registration("a", metadata={"deal": 43}))
+    assert await found(store, metadata=("deal", "42")) == []
+    assert await found(store, metadata=("campaign", "q4")) == []
+    assert await found(store, metadata=("deal", "43")) == ["a"]
+    twice = [registration("b", metadata={"deal": 1}), registration("b", metadata={"deal": 2})]
+    await store.jobs.register_many(twice)
+    assert (await found(store, metadata=("deal", "1")), await found(store, metadata=("deal", "2"))) == ([], ["b"])
+
+
+async def test_a_job_is_found_by_the_metadata_of_its_create(store: Store) -> None:
+    await store.jobs.register(registration("a", metadata={"deal": 1}, request={"metadata": {"deal": 2}}))
+    await store.jobs.register(registration("b", metadata={"deal": 3}, request={"metadata": {"deal": 3}}))
+    for value, ids in {"1": ["a"], "2": ["a"], "3": ["b"]}.items():
+        assert await found(store, metadata=("deal", value)) == ids
+    await store.jobs.register(registration("a", request={"metadata": {"deal": 4}}))
+    for value, ids in {"1": ["a"], "2": [], "4": ["a"]}.items():
+        assert await found(store, metadata=("deal", value)) == ids
+
+
+async def test_metadata_that_changed_while_its_key_was_not_searchable_is_not_found(
+    store: Store, open_again: Any
+) -> None:
+    await store.jobs.register(registration("a", metadata={"deal": 42}))
+    await store.database.close()
+    without = await open_again()
+    await without.jobs.register(registration("a", metadata={"deal": 43}))
+    assert await found(without, metadata=("deal", "42")) == []
+
+
+async def test_erasure_and_retention_remove_what_a_job_is_found_by(store: Store) -> None:
+    for name in ("purged", "erased", "old", "kept"):
+        await store.jobs.register(registration(name, metadata={"deal": name}))
+    jobs = {name: (await store.jobs.find(name))[0].uid for name in ("purged", "erased", "old")}
+    await store.jobs.purge(jobs["purged"], NOW)
+    await store.erasure.step(ErasureRequest(job="erased"), None, NOW)
+    await store.jobs.record(poll(jobs["old"], 0, "failed", outcome="failed"))
+    assert await rows_of(store) == 2
+    await store.upkeep.delete_events(NOW + 1e6)
+    await store.upkeep.delete_jobs(NOW + 1e6)
+    assert await rows_of(store) == 1
+    assert await found(store, metadata=("deal", "kept")) == ["kept"]
+
+
+async def test_times_are_exact_to_less_than_a_millisecond(store: Store) -> None:
+    times = [NOW, NOW + 0.0002, NOW + 0.0008, NOW + 0.001, NOW + 1]
+    for nth, at in enumerate(times):
+        await store.jobs.register(registration(str(nth), tracked_at=at))
+    for since, until in itertools.product(times, repeat=2):
+        wanted = {str(nth) for nth, at in enumerate(times) if since <= at < until}
+        assert set(await found(store, since=since, until=until)) == wanted
+    assert set(await found(store, since=times[2])) == {"2", "3", "4"}
+    assert set(await found(store, until=times[1])) == {"0"}
+
+
+async def _varied(store: Store) -> list[dict[str, Any]]:
+    """Jobs with every combination of a few values, and what each is found by."""
+    made, jobs, polls = [], [], []
+    for nth in range(64):
+        one: dict[str, Any] = {
+            "source": "revor" if nth & 1 else "other",
+            "account": "default" if nth & 2 else "second",
+            "group": "q4" if nth & 4 else None,
+            "channel": "email" if nth & 8 else "linkedin",
+            "connect_account": "acc_1" if nth & 16 else "acc_2",
+            "metadata": ("deal", str(nth % 3)),
+            "status": "failed" if nth & 32 else "running",
+            "open": not nth & 32,
+            "since": NOW + nth,
+        }
+        job = registration(
+            str(nth),
+            source=one["source"],
+            account=one["account"],
+            group=one["group"],
+            tracked_at=NOW + nth,
+            metadata={"deal": nth % 3},
+        )
+        state = seen(one["status"], channel=one["channel"], connect_account_id=one["connect_account"])
+        events = [job_event(job.uid, 1, one["status"], owner=f"{one['source']}/{one['account']}")]
+        outcome = None if one["open"] else "failed"
+        polls.append(poll(job.uid, 0, one["status"], seen=state, events=events, outcome=outcome))
+        jobs.append(job)
+        made.append(one)
+    await store.jobs.register_many(jobs)
+    await together(store, *map(store.jobs.record, polls))
+    return made
+
+
+@pytest.mark.parametrize("scanned", [2, 5_000])
+async def test_every_pair_of_filters_finds_what_it_should(
+    store: Store, scanned: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However far a page reads: its cursor continues there."""
+    monkeypatch.setattr(job_pages, "SCANNED", scanned)
+    made = await _varied(store)
+    wanted: dict[str, Any] = {**made[47], "since": NOW + 9}
+    for pair in itertools.combinations(wanted, 2):
+        filters = {name: wanted[name] for name in pair}
+        right = [
+            str(nth)
+            for nth, one in reversed(list(enumerate(made)))
+            if all(one[name] >= value if name == "since" else one[name] == value for name, value in filters.items())
+        ]
+        assert await found(store, limit=5, **filters) == right, filters
+    assert await found(store, **wanted) == ["47"]
+    mine = store.within(("revor", "default"))
+    right = [str(nth) for nth, one in reversed(list(enumerate(made))) if nth & 3 == 3 and one["status"] == "failed"]
+    assert await found(mine, limit=3, status="failed") == right
+    assert await found(mine, metadata=("deal", "2"), account="second") == []
+    assert await found(mine, metadata=("deal", "2"), open=False) == ["59", "47", "35"]
+
+
+async def test_a_page_of_several_filters_reads_a_bounded_number_of_rows(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of twenty jobs of each filter one has both: a page that reads four rows is short and continues."""
+    monkeypatch.setattr(job_pages, "SCANNED", 4)
+    await _varied(store)
+    page = await store.jobs.page(limit=50, status="running", connect_account="acc_1")
+    assert 0 < len(page.items) <= 4
+    assert page.next_cursor is not None
+
+
+@pytest.mark.parametrize(
+    ("wanted", "bound", "drivers"),
+    [
+        (JobFilter(), False, []),
+        (JobFilter(since=NOW), False, []),
+        (JobFilter(open=True), False, [("open",)]),
+        (JobFilter(source="a", account="b"), False, [("account",), ("source",)]),
+        (JobFilter(source="a", account="b", open=False), False, [("account",), ("source",), ("open",)]),
+        (
+            JobFilter(source="a", account="b", open=True),
+            True,
+            [("source", "account", "open"), ("account",)],
+        ),
+        (JobFilter(source="a", account="b", status="failed", channel="email"), True, [("account",)]),
+        (JobFilter(source="a", account="b", metadata=("k", "v")), True, [("metadata",), ("account",)]),
+    ],
+)
+def test_a_bound_token_s_page_reads_rows_of_its_account(
+    wanted: JobFilter, bound: bool, drivers: list[tuple[str, ...]]
+) -> None:
+    """How short a page is would tell how many jobs of others have a status."""
+    assert job_pages.drivers_of(wanted, bound=bound) == drivers
+
+
+async def test_no_cursor_names_a_job_of_another_account(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(job_pages, "SCANNED", 1)
+    for nth in range(4):
+        await store.jobs.register(registration(str(nth), source="other", tracked_at=NOW + nth, metadata={"deal": 1}))
+    mine = store.within(("revor", "default"))
+    page = await mine.jobs.page(limit=5, metadata=("deal", "1"))
+    assert page.items == ()
+    shown = decode_cursor(page.next_cursor)
+    others = [job.uid for nth in range(4) for job in await store.jobs.find(str(nth))]
+    assert shown is not None
+    assert shown not in others
+
+
+async def test_rows_without_a_job_are_passed_over(store: Store) -> None:
+    await store.jobs.register(registration("a", metadata={"deal": 1}))
+    await execute(store, "DELETE FROM jobs")
+    assert await found(store, metadata=("deal", "1")) == []
