@@ -57,14 +57,24 @@ def digest_of(secret: str) -> str:
     return sha256(secret.encode()).hexdigest()
 
 
-def csrf_of(secret: str) -> str:
-    """The token that forms carry, for the visitor who holds this secret in a cookie."""
-    return hmac.new(secret.encode(), b"csrf", sha256).hexdigest()
+def csrf_of(secret: str, who: str = "") -> str:
+    """The token in the forms of the visitor who holds this secret in a cookie. `who`: the user, if the cookie does not
+    say who that is."""
+    return hmac.new(secret.encode(), b"csrf" + who.encode(), sha256).hexdigest()
 
 
-def is_csrf_of(secret: str, given: str) -> bool:
-    """Whether a form's token is this visitor's. Takes the same time for each wrong one."""
-    return hmac.compare_digest(csrf_of(secret).encode(), given.encode("utf-8", "surrogatepass"))
+def is_same(expected: str, given: str) -> bool:
+    """Whether a form's token is the expected one. Takes the same time for each wrong one."""
+    return hmac.compare_digest(expected.encode(), given.encode("utf-8", "surrogatepass"))
+
+
+def secret_in(cookies: Sequence[str], name: str) -> str | None:
+    """The secret in a cookie. None without one, and for several different ones: a neighbouring site can set one for
+    this host too, and which of them comes first is for the browser to say. `cookies`: the values of `Cookie`."""
+    pairs = (part.strip().partition("=") for header in cookies for part in header.split(";"))
+    found = {value for given, _, value in pairs if given == name}
+    secret = found.pop() if len(found) == 1 else ""
+    return secret if is_secret(secret) else None
 
 
 def is_own_page(fetch_site: Sequence[str]) -> bool:

@@ -22,6 +22,7 @@ from relay.http.egress_proxy import EgressProxy
 from relay.polling.account_settings import AccountSettings
 from relay.polling.recorder import Hints
 from relay.sources.definition import SourceDefinition
+from relay.web.settings import WebSettings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,6 +125,11 @@ class ComponentSettings:
             callback_secret_given=settings.delivery.callback_secret is not None,
             dashboard=settings.web.enabled,
         )
+
+    def of_web(self) -> WebSettings:
+        """For the dashboard."""
+        web = self.settings.web
+        return WebSettings(user_header=web.user_header, user_scopes=frozenset(web.user_scopes))
 
     def _passed_paths(self) -> tuple[str, ...]:
         if not self.settings.proxy.enabled:

@@ -6,6 +6,7 @@
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import structlog
@@ -488,7 +489,7 @@ class Node:
 
     @property
     def _pages(self) -> Callable[[Context, ASGIApp], Web] | None:
-        return create_web if self.settings.web.enabled else None
+        return partial(create_web, settings=self._components.of_web()) if self.settings.web.enabled else None
 
     async def compare_declared(self) -> None:
         """Logs how many of the declared subscriptions differ. They are applied by `relay apply` only."""

@@ -17,7 +17,7 @@ from relay.api.operations import Context
 from relay.api.problems import request_id_of, store_problem
 from relay.api.stream import MEDIA_TYPE, EventStream
 from relay.clock import http_date
-from relay.errors import NotFound, RequestError, StoreError, Unavailable
+from relay.errors import NotFound, RequestError, StoreError, Unauthorized, Unavailable
 from relay.web.desk import Desk
 from relay.web.export import csv_response
 from relay.web.live import Live
@@ -25,12 +25,11 @@ from relay.web.navigation import NAVIGATION
 from relay.web.page import Content, Done, Form, Page, Visit
 from relay.web.pages import PAGES
 from relay.web.rendering import STATIC, Pages, static_files
-from relay.web.sessions import Sessions, Visitor
+from relay.web.sessions import LOGIN, LOGOUT, Sessions, Visitor
+from relay.web.settings import WebSettings
 
 log = structlog.get_logger()
 
-LOGIN = "/ui/login"
-LOGOUT = "/ui/logout"
 MAX_FORM_BYTES = 256 << 10
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
@@ -39,7 +38,7 @@ POLICY = (
 """Content-Security-Policy. `data:` is for the small pictures inside pico's stylesheet."""
 HEADERS = {
     "content-security-policy": POLICY,
-    "referrer-policy": "no-referrer",
+    "referrer-policy": "same-origin",
     "cross-origin-opener-policy": "same-origin",
     "cross-origin-resource-policy": "same-origin",
     "x-content-type-options": "nosniff",
@@ -123,7 +122,7 @@ class Web:
     async def _page(self, request: Request, page: Page, visitor: Visitor, form: Form | None) -> Response:
         visit = self._visit(request, visitor, form)
         if page.live and MEDIA_TYPE in request.headers.get("accept", ""):
-            return self._stream(page, visit)
+            return self._stream(page, visit, visitor)
         made = await page.handler(visit)
         if isinstance(made, Done):
             return RedirectResponse(made.location, 303)
@@ -137,7 +136,7 @@ class Web:
         if identity.account is not None:
             context = context.within(identity.account)
         desk = Desk(self._shared.api, request.scope, identity)
-        return Visit(request, identity, desk, context, visitor.csrf, form)
+        return Visit(request, identity, desk, context, visitor.csrf, form, signs_out=visitor.kind == "session")
 
     def _values(self, visit: Visit, made: Content, page: Page | None) -> dict[str, Any]:
         done, texts = visit.query.get("done"), self._shared.pages.texts
@@ -155,11 +154,13 @@ class Web:
             "version": self._shared.context.settings.version,
         }
 
-    def _stream(self, page: Page, visit: Visit) -> Response:
+    def _stream(self, page: Page, visit: Visit, visitor: Visitor) -> Response:
         shared = self._shared
         ports = shared.context.ports
 
         async def render() -> str:
+            if not await shared.sessions.holds(visitor):
+                raise Unauthorized("the session has ended")
             made = await page.handler(visit)
             assert isinstance(made, Content)
             return shared.pages.live(made.template, self._values(visit, made, page))
@@ -228,7 +229,8 @@ def _packed(name: str) -> bytes:
     return gzip.compress(static_files()[name][0], mtime=0)
 
 
-def create_web(context: Context, api: ASGIApp) -> Web:
+def create_web(context: Context, api: ASGIApp, settings: WebSettings) -> Web:
     """The dashboard over the API's operations, which `api` serves."""
-    shared = Shared(context=context, api=api, sessions=Sessions(context), pages=Pages(), live=Live())
-    return Web(shared)
+    pages = Pages()
+    sessions = Sessions(context, settings, pages)
+    return Web(Shared(context=context, api=api, sessions=sessions, pages=pages, live=Live()))

@@ -79,12 +79,22 @@ class Visit:
     """One request for a page, of somebody who may see it."""
 
     def __init__(
-        self, request: Request, identity: Identity, desk: Desk, context: Context, csrf: str, form: "Form | None" = None
+        self,
+        request: Request,
+        identity: Identity,
+        desk: Desk,
+        context: Context,
+        csrf: str,
+        form: "Form | None" = None,
+        *,
+        signs_out: bool = False,
     ) -> None:
+        """`signs_out`: whether there is a session to end."""
         self.request = request
         self.identity = identity
         self.desk = desk
         self.csrf = csrf
+        self.signs_out = signs_out
         self.context = context
         self.query = Form(request.scope["query_string"])
         self.form = form if form is not None else Form(b"")

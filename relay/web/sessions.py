@@ -1,26 +1,66 @@
-"""Who looks at the dashboard."""
+"""Who looks at the dashboard, and how a browser signs in.
 
-import hashlib
-import hmac
-import secrets
+A visitor is, in this order: the user whom a trusted proxy names, a caller on this machine with `--dev`, or the holder
+of a session's cookie. A session acts as its token: every request asks `Access` for it, so scopes, account, networks,
+expiry and quota are those of the token, now. Writes carry a token made from a secret in a cookie that no other site
+can read (`core/sign_in.py`).
+"""
+
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
+from urllib.parse import urlencode
 
-from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
-from relay.api.auth import LOCAL, Identity, client_of, is_local
+from relay.api.auth import ADMIN, LOCAL, Identity, WrongToken, client_of, is_local
+from relay.api.limits import HeldBytes, read_body
 from relay.api.operations import Context
-from relay.errors import Forbidden
+from relay.api.problems import request_id_of
+from relay.api.sessions import SIGNS_IN
+from relay.api.stream import MEDIA_TYPE
+from relay.core.sign_in import (
+    HOME,
+    SESSION_SECONDS,
+    Session,
+    came_by_tls,
+    csrf_of,
+    digest_of,
+    is_own_page,
+    is_same,
+    is_secret,
+    local_target,
+    secret_in,
+    user_named,
+)
+from relay.errors import Forbidden, InvalidRequest, RequestError
+from relay.ids import new_secret
 from relay.web.page import Form
+from relay.web.rendering import Pages
+from relay.web.settings import WebSettings
 
+LOGIN = "/ui/login"
+LOGOUT = "/ui/logout"
+SESSION_COOKIE = "relay_session"
 VISITOR_COOKIE = "relay_visitor"
+"""Only makes forms safe, for those who have no session."""
+MAX_FORM_BYTES = 16 << 10
+KNOWN_SECONDS = 5.0
+"""How long a session that was read is believed. One that is ended on another node lasts so long on this one."""
+MAX_KNOWN = 10_000
+FORM_TYPE = "application/x-www-form-urlencoded"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Visitor:
-    """Somebody who may see pages."""
+    """Somebody who may see pages.
+
+    secret        in the visitor's cookie
+    csrf          what forms carry
+    fresh_cookie  a cookie to set, because the visitor has none yet
+    """
 
     identity: Identity
     secret: str
@@ -29,36 +69,348 @@ class Visitor:
     kind: Literal["local", "proxy", "session"]
 
 
-class Sessions:
-    """Finds out who is asking."""
+class _Known(NamedTuple):
+    session: Session
+    read_at: float
 
-    def __init__(self, context: Context) -> None:
-        self._context = context
+
+class _Refused(Exception):
+    """The sign-in failed. `error` has the status and headers, `text` is the key of what the form says."""
+
+    def __init__(self, error: RequestError, text: str = "") -> None:
+        super().__init__(str(error))
+        self.error = error
+        self.text = text
+
+
+class Sessions:
+    """Finds out who is asking, signs in and signs out."""
+
+    def __init__(self, context: Context, settings: WebSettings, pages: Pages) -> None:
+        self._ports = context.ports
+        self._api = context.settings
+        self._settings = settings
+        self._pages = pages
+        self._known: OrderedDict[str, _Known] = OrderedDict()
+        self._ended: OrderedDict[str, None] = OrderedDict()
+        """Sessions that ended here, so that one that was just being read is not known again."""
+
+    # --- who is asking
 
     async def visitor(self, request: Request) -> Visitor | None:
-        """Who is asking; None without a session."""
-        if not is_local(request.scope, Headers(scope=request.scope), self._context.settings):
-            return None
-        identity = Identity(name=LOCAL, scopes=frozenset({"admin"}), client=client_of(request.scope))
-        known = request.cookies.get(VISITOR_COOKIE)
-        secret = known or secrets.token_urlsafe(32)
-        cookie = None if known else f"{VISITOR_COOKIE}={secret}; HttpOnly; SameSite=Strict; Path=/ui"
-        csrf = hmac.new(secret.encode(), b"csrf", hashlib.sha256).hexdigest()
-        return Visitor(identity=identity, secret=secret, csrf=csrf, fresh_cookie=cookie, kind="local")
+        """Who is asking; None without a session. Raises TooMany if the token's quota is used up, and Forbidden for what
+        a trusted proxy sends if it is no name."""
+        self._ports.access.address(request.scope)
+        found = self._proxied(request) or self._local(request) or await self._signed_in(request)
+        if found is not None:
+            request.scope["relay.identity"] = found.identity  # for the log
+        return found
+
+    async def holds(self, visitor: Visitor) -> bool:
+        """Whether the visitor may still see a page that stays open."""
+        if not self._ports.access.holds(visitor.identity):
+            return False
+        return visitor.kind != "session" or await self._session(digest_of(visitor.secret)) is not None
+
+    def check_csrf(self, visitor: Visitor, request: Request, form: Form) -> None:
+        """Raises Forbidden unless the form, or the header X-CSRF-Token, is of a page of this visitor."""
+        self._check_csrf(visitor.csrf, request, form)
 
     def to_login(self, request: Request) -> Response:
-        """Leads to the login page."""
-        return RedirectResponse("/ui/login", 303)
+        """The answer without a session: leads to the login page, and back from there.
+
+        A link on another site brings no cookie with it, because of SameSite=Strict. The page that it gets leads on
+        from here: then the cookie comes, and whoever is signed in sees no form.
+        """
+        target = LOGIN
+        if request.method in ("GET", "HEAD"):
+            target += "?" + urlencode({"next": _asked(request)})
+        headers = request.headers
+        if MEDIA_TYPE in headers.get("accept", "") or "hx-request" in headers:  # a page would be shown inside the page
+            return self._page("signed_out.html", 401, target=target)
+        crossed = headers.get("sec-fetch-site") == "cross-site" and headers.get("sec-fetch-mode") == "navigate"
+        if crossed and target != LOGIN and self._secret(request, SESSION_COOKIE) is None:
+            return self._page("arrived.html", 200, target=target)
+        return RedirectResponse(target, 303)
+
+    def _proxied(self, request: Request) -> Visitor | None:
+        name = self._settings.user_header
+        if name is None or not self._ports.access.is_proxied(request.scope):
+            return None
+        try:
+            user = user_named(request.headers.getlist(name))
+        except ValueError as error:
+            raise Forbidden(f"the header {name} of the proxy {error}", code="user_header_invalid") from None
+        if user is None:
+            return None
+        scopes = self._settings.user_scopes
+        return self._without_session(request, Identity(name=user, scopes=scopes, client=client_of(request.scope)))
+
+    def _local(self, request: Request) -> Visitor | None:
+        if not is_local(request.scope, request.headers, self._api):
+            return None
+        identity = Identity(name=LOCAL, scopes=frozenset({ADMIN}), client=client_of(request.scope))
+        return self._without_session(request, identity)
+
+    def _without_session(self, request: Request, identity: Identity) -> Visitor:
+        secret, fresh = self._visitor_secret(request)
+        return Visitor(
+            identity=identity,
+            secret=secret,
+            csrf=csrf_of(secret, identity.name),
+            fresh_cookie=fresh,
+            kind="local" if identity.name == LOCAL else "proxy",
+        )
+
+    async def _signed_in(self, request: Request) -> Visitor | None:
+        secret = self._secret(request, SESSION_COOKIE)
+        session = None if secret is None else await self._session(digest_of(secret))
+        if secret is None or session is None:
+            return None
+        identity = self._ports.access.of_digest(bytes.fromhex(session.token_digest), request.scope)
+        if identity is None:
+            return None
+        return Visitor(identity=identity, secret=secret, csrf=csrf_of(secret), fresh_cookie=None, kind="session")
+
+    async def _session(self, digest: str) -> Session | None:
+        now, known = self._ports.clock(), self._known.get(digest)
+        if known is not None and 0 <= now - known.read_at < KNOWN_SECONDS:
+            session: Session | None = known.session
+        else:
+            session = await self._ports.store.sessions.find(digest, "session", now)
+            if session is None:
+                self._known.pop(digest, None)
+            elif digest not in self._ended:
+                self._known[digest] = _Known(session, now)
+                _trim(self._known)
+        return session if session is not None and now < session.expires_at and digest not in self._ended else None
+
+    # --- signing in and out
 
     async def login(self, request: Request) -> Response:
         """The login page, and its form."""
-        return Response("", media_type="text/html")
+        self._ports.access.address(request.scope)
+        if request.method in ("GET", "HEAD"):
+            return await self._login_page(request)
+        _only_post(request)
+        form = await self._form(request)
+        try:
+            self._check_csrf(csrf_of(self._secret(request, VISITOR_COOKIE) or new_secret()), request, form)
+            return await (self._use_link(request, form) if form.get("link") else self._use_token(request, form))
+        except _Refused as refused:
+            return self._login_form(request, form, refused.error, refused.text)
+        except RequestError as error:
+            return self._login_form(request, form, error)
 
     async def logout(self, request: Request) -> Response:
-        """Ends the session."""
-        return RedirectResponse("/ui/login", 303)
+        """Ends the session. Works also when the token's quota is used up."""
+        _only_post(request)
+        self._ports.access.address(request.scope)
+        form = await self._form(request)
+        secret = self._secret(request, SESSION_COOKIE)
+        session = None if secret is None else await self._session(digest_of(secret))
+        if secret is not None and session is not None:
+            self._check_csrf(csrf_of(secret), request, form)
+            token = bytes.fromhex(session.token_digest)
+            identity = Identity(name=session.name, scopes=frozenset(), client=client_of(request.scope), digest=token)
+            await self._audited(request, "logout", identity, lambda: self._end(session.digest))
+        response = RedirectResponse(LOGIN, 303)
+        response.headers.append("set-cookie", self._cookie(request, SESSION_COOKIE, "", 0))
+        return response
 
-    def check_csrf(self, visitor: Visitor, request: Request, form: Form) -> None:
-        """Raises Forbidden unless the form is of a page of this visitor."""
-        if not hmac.compare_digest(form.get("_csrf").encode(), visitor.csrf.encode()):
+    async def _login_page(self, request: Request) -> Response:
+        query = Form(request.scope["query_string"])
+        if query.get("link"):
+            found = await self._link(query)
+            if found is None:
+                return self._login_form(request, query, _link_gone(request), "login.link_gone")
+            return self._login_form(request, query, name=found.name)
+        if await self.visitor(request) is not None:
+            return RedirectResponse(local_target(query.get("next")), 303)
+        return self._login_form(request, query)
+
+    async def _use_token(self, request: Request, form: Form) -> Response:
+        value = _one(form, "token")
+        if not value:
+            raise _Refused(InvalidRequest("a token is needed", code="missing"), "login.missing")
+        identity = self._ports.access.identify(value, request.scope)
+        if identity is None:
+            raise await self._wrong(request, WrongToken("the token is not accepted", client_of(request.scope)))
+        session, secret = self._new_session(identity)
+
+        async def create() -> bool:
+            await self._ports.store.sessions.create(session)
+            return True
+
+        return await self._begin(request, form, identity, secret, create)
+
+    async def _use_link(self, request: Request, form: Form) -> Response:
+        _one(form, "link")
+        link = await self._link(form)
+        identity = None
+        if link is not None:
+            identity = self._ports.access.of_digest(bytes.fromhex(link.token_digest), request.scope)
+        if link is None or identity is None:
+            raise await self._wrong(request, _link_gone(request), "login.link_gone")
+        session, secret = self._new_session(identity)
+        return await self._begin(
+            request, form, identity, secret, lambda: self._ports.store.sessions.use_link(link.digest, session)
+        )
+
+    async def _link(self, form: Form) -> Session | None:
+        secret = form.get("link")
+        if not is_secret(secret):
+            return None
+        return await self._ports.store.sessions.find(digest_of(secret), "link", self._ports.clock())
+
+    async def _begin(
+        self, request: Request, form: Form, identity: Identity, secret: str, create: Callable[[], Awaitable[bool]]
+    ) -> Response:
+        """Begins a session with a new secret, in place of the one that the browser had."""
+        identity.require(SIGNS_IN)
+        if not await self._audited(request, "login", identity, create):
+            raise _Refused(_link_gone(request), "login.link_gone")  # another request was faster
+        before = self._secret(request, SESSION_COOKIE)
+        if before is not None:
+            await self._end(digest_of(before))
+        response = RedirectResponse(local_target(_one(form, "next")), 303)
+        response.headers.append("set-cookie", self._cookie(request, SESSION_COOKIE, secret, int(SESSION_SECONDS)))
+        return response
+
+    async def _audited(
+        self, request: Request, action: str, identity: Identity, work: Callable[[], Awaitable[bool]]
+    ) -> bool:
+        """Does it between two entries of the audit. False if there was nothing to do any more."""
+        audit = self._ports.audit
+        request_id = request_id_of(request.scope, self._ports.clock)
+        record = audit.request(action, identity, target=None, request_id=request_id)
+        number = await audit.begin(record)
+        try:
+            done = await work()
+        except Exception:
+            await audit.end(number, record, status=503)
+            raise
+        await audit.end(number, record, status=303 if done else 401)
+        return done
+
+    async def _end(self, digest: str) -> bool:
+        self._ended[digest] = None
+        _trim(self._ended)
+        self._known.pop(digest, None)
+        return await self._ports.store.sessions.delete(digest)
+
+    async def _wrong(self, request: Request, error: WrongToken, text: str = "login.wrong") -> _Refused:
+        """The answer to a wrong token or link: slowed down as everywhere."""
+        self._ports.audit.login_refused(client_of(request.scope))
+        slowed = await self._ports.access.slowed(error)
+        return _Refused(slowed, text if slowed is error else "")
+
+    def _new_session(self, identity: Identity) -> tuple[Session, str]:
+        """A session that acts as the caller's token, and its secret."""
+        assert identity.digest is not None  # it has a token
+        secret, now = new_secret(), self._ports.clock()
+        session = Session(
+            digest=digest_of(secret),
+            kind="session",
+            token_digest=identity.digest.hex(),
+            name=identity.name,
+            created_at=now,
+            expires_at=now + SESSION_SECONDS,
+        )
+        return session, secret
+
+    # --- forms and cookies
+
+    async def _form(self, request: Request) -> Form:
+        media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if media_type != FORM_TYPE:
+            raise InvalidRequest(f"a form is expected: {FORM_TYPE}", code="unsupported_media_type", status=415)
+        held = HeldBytes(self._ports.admission.bodies, "")
+        try:
+            return Form(await read_body(request.headers, request.receive, MAX_FORM_BYTES, held))
+        finally:
+            held.release()
+
+    def _check_csrf(self, expected: str, request: Request, form: Form) -> None:
+        given = request.headers.getlist("x-csrf-token") or [value for name, value in form.pairs if name == "_csrf"]
+        own = is_own_page(request.headers.getlist("sec-fetch-site"))
+        if not own or len(given) != 1 or not is_same(expected, given[0]):
             raise Forbidden("the form is too old, or not of this session: load the page again", code="csrf")
+
+    def _login_form(
+        self, request: Request, form: Form, error: RequestError | None = None, text: str = "", *, name: str = ""
+    ) -> Response:
+        """The login page. `name`: of the token that the link signs in as; else it asks for a token."""
+        secret, fresh = self._visitor_secret(request)
+        status, headers = (200, {}) if error is None else (error.status, error.headers)
+        texts = self._pages.texts
+        if error is not None and not text:
+            text = "login.csrf" if error.code == "csrf" else ""
+        response = self._page(
+            "login.html",
+            status,
+            csrf=csrf_of(secret),
+            next=local_target(form.get("next")),
+            link=form.get("link") if name else "",
+            name=name,
+            error=texts(text) if text else None if error is None else str(error),
+        )
+        response.headers.update(headers)
+        if fresh is not None:
+            response.headers.append("set-cookie", fresh)
+        return response
+
+    def _page(self, template: str, status: int, **values: object) -> Response:
+        return Response(self._pages.page(template, values), status, media_type="text/html")
+
+    def _secret(self, request: Request, name: str) -> str | None:
+        return secret_in(request.headers.getlist("cookie"), name)
+
+    def _visitor_secret(self, request: Request) -> tuple[str, str | None]:
+        """What makes a visitor's forms safe, and the cookie to set if it is new."""
+        known = self._secret(request, VISITOR_COOKIE)
+        if known is not None:
+            return known, None
+        made = new_secret()
+        return made, self._cookie(request, VISITOR_COOKIE, made)
+
+    def _cookie(self, request: Request, name: str, value: str, seconds: int | None = None) -> str:
+        """A cookie that only the dashboard's own pages get. Without `seconds` it ends with the browser."""
+        proxied = self._ports.access.is_proxied(request.scope)
+        tls = came_by_tls(
+            request.scope["scheme"],
+            public_url=self._api.public_url,
+            forwarded_proto=request.headers.getlist("x-forwarded-proto") if proxied else (),
+        )
+        life = "" if seconds is None else f"; Max-Age={seconds}"
+        return f"{name}={value}; Path={HOME}; HttpOnly; SameSite=Strict{life}{'; Secure' if tls else ''}"
+
+
+def _asked(request: Request) -> str:
+    """The page that was asked for, as a browser writes it."""
+    path = request.scope.get("raw_path") or b""
+    query = request.scope["query_string"]
+    return local_target((path + (b"?" + query if query else b"")).decode("latin-1"))
+
+
+def _one(form: Form, name: str) -> str:
+    """The value of a field. Raises InvalidRequest if there are several."""
+    if sum(given == name for given, _ in form.pairs) > 1:
+        raise InvalidRequest(f"the form has several fields {name}", code="invalid_form")
+    return form.get(name)
+
+
+def _link_gone(request: Request) -> WrongToken:
+    return WrongToken("the link was used, or has expired", client_of(request.scope), code="link_gone")
+
+
+def _only_post(request: Request) -> None:
+    if request.method != "POST":
+        error = RequestError("this needs a POST", code="method_not_allowed", status=405, headers={"Allow": "POST"})
+        error.title = "Method not allowed"
+        raise error
+
+
+def _trim(known: OrderedDict[str, object] | OrderedDict[str, _Known] | OrderedDict[str, None]) -> None:
+    if len(known) > MAX_KNOWN:
+        known.popitem(last=False)

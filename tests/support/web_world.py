@@ -1,26 +1,27 @@
 """A browser without JavaScript, inside the process: cookies, CSRF tokens, parsed pages, over the real dashboard and the
 real API on a store of SQLite."""
 
-import hmac
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
 
 import httpx2
-from starlette.requests import Request
 
 from relay.api.app import create_api
+from relay.api.auth import LOCAL
 from relay.api.operations import Context
-from relay.ids import new_id
+from relay.core.sign_in import Session, csrf_of, digest_of
+from relay.ids import new_id, new_secret
 from relay.web.app import Web, create_web
-from relay.web.sessions import Visitor
+from relay.web.sessions import SESSION_COOKIE, VISITOR_COOKIE
+from relay.web.settings import WebSettings
 from tests.support.api_world import TOKENS, World
 from tests.support.html import Soup
 from tests.support.store_kit import access_token
 
 BASE_URL = "http://127.0.0.1:8080"
-SECRET = "the secret of a session in a test"
+NO_PROXY = WebSettings()
 
 Fields = Mapping[str, str | Sequence[str]]
 
@@ -82,10 +83,10 @@ class Browser:
         return Answer(await self.client.post(path, data=sent, follow_redirects=follow))
 
     async def csrf(self) -> str:
-        """The form token of this visitor, from the page at /ui."""
+        """The form token of this visitor."""
         if self._csrf is None:
-            found = (await self.get("/ui")).soup.all("//input[@name='_csrf']")
-            self._csrf = str(found[0].get("value"))
+            await self.get("/ui")
+            self._csrf = csrf_of(self.client.cookies[VISITOR_COOKIE], LOCAL)
         return self._csrf
 
 
@@ -97,6 +98,8 @@ async def open_browser(
     account: tuple[str, str] | None = None,
     peer: str = "127.0.0.1",
     headers: Mapping[str, str] | None = None,
+    base_url: str = BASE_URL,
+    web: WebSettings = NO_PROXY,
     **settings: Any,
 ) -> Browser:
     """A browser. Without more it is on loopback of a relay with --dev: admin, without a sign-in.
@@ -104,13 +107,15 @@ async def open_browser(
     token    the browser is signed in with this token of TOKENS, such as `rl_read`
     scopes   it is signed in with a new token of the database that has these scopes,
     account  and is bound to this source and account
+    peer     the address that connects
+    web      which proxy signs users in
     """
     if token is not None or scopes:
         settings = {"dev": False, "tokens": TOKENS, **settings}
     made: list[Web] = []
 
     def pages(context: Context, app: Any) -> Web:
-        made.append(create_web(context, app))
+        made.append(create_web(context, app, web))
         return made[0]
 
     api = create_api(world.ports(**settings), world.proxy, pages)
@@ -121,21 +126,22 @@ async def open_browser(
         await world.store.tokens.create(stored, world.now)
         await world.node.tokens_changed()
     transport = httpx2.ASGITransport(app=api, client=(peer, 5000), raise_app_exceptions=False)
-    client = httpx2.AsyncClient(transport=transport, base_url=BASE_URL, headers=headers)
-    return Browser(client, made[0], None if token is None else _sign_in(made[0], token))
+    client = httpx2.AsyncClient(transport=transport, base_url=base_url, headers=headers)
+    return Browser(client, made[0], None if token is None else await sign_in(world, client, token))
 
 
-def _sign_in(web: Web, token: str) -> str:
-    """Every request is one of a session of this token, without a sign-in (tests/web/test_sessions.py signs in). Returns
-    the form token."""
-    shared, digest = web._shared, sha256(token.encode()).digest()
-    csrf = hmac.new(SECRET.encode(), b"csrf", sha256).hexdigest()
-
-    async def visitor(request: Request) -> Visitor | None:
-        identity = shared.context.ports.access.of_digest(digest, request.scope)
-        if identity is None:
-            return None
-        return Visitor(identity=identity, secret=SECRET, csrf=csrf, fresh_cookie=None, kind="session")
-
-    shared.sessions.visitor = visitor  # type: ignore[method-assign]
-    return csrf
+async def sign_in(world: World, client: httpx2.AsyncClient, token: str) -> str:
+    """Gives the client the cookie of a session of this token, without a sign-in (tests/web/test_sessions.py signs in).
+    Returns the form token."""
+    secret = new_secret()
+    session = Session(
+        digest=digest_of(secret),
+        kind="session",
+        token_digest=sha256(token.encode()).hexdigest(),
+        name="test",
+        created_at=world.now,
+        expires_at=world.now + 1e9,
+    )
+    await world.store.sessions.create(session)
+    client.cookies.set(SESSION_COOKIE, secret, path="/ui")
+    return csrf_of(secret)

@@ -3,7 +3,17 @@
 import pytest
 
 from relay.core import sign_in
-from relay.core.sign_in import HOME, came_by_tls, csrf_of, is_csrf_of, is_own_page, is_secret, local_target, user_named
+from relay.core.sign_in import (
+    HOME,
+    came_by_tls,
+    csrf_of,
+    is_own_page,
+    is_same,
+    is_secret,
+    local_target,
+    secret_in,
+    user_named,
+)
 from relay.ids import new_secret
 
 
@@ -150,13 +160,41 @@ def test_cookie_is_for_tls_if_the_browser_came_by_it(
     assert came_by_tls(scheme, public_url=public_url, forwarded_proto=forwarded) is tls
 
 
-def test_form_token_belongs_to_one_secret() -> None:
+def test_form_token_belongs_to_one_secret_and_one_user() -> None:
     secret, other = new_secret(), new_secret()
     token = csrf_of(secret)
-    assert is_csrf_of(secret, token)
+    assert is_same(token, csrf_of(secret))
     assert secret not in token
-    for wrong in ("", token[:-1], token + "0", token.upper() + "x", csrf_of(other), secret, "ä", "\ud800", "\0"):
-        assert not is_csrf_of(secret, wrong), wrong
+    of_others = (csrf_of(other), csrf_of(secret, "user:alice"), csrf_of(secret, "user:bob"))
+    assert len({token, *of_others}) == 4
+    for wrong in (*of_others, "", token[:-1], token + "0", token.upper() + "x", secret, "ä", "\ud800", "\0"):
+        assert not is_same(token, wrong), wrong
+
+
+SECRET, OTHER = "a" * 43, "b" * 43
+
+
+@pytest.mark.parametrize(
+    ("cookies", "found"),
+    [
+        ([], None),
+        ([f"s={SECRET}"], SECRET),
+        ([f"a=b; s={SECRET}; c"], SECRET),
+        (["a=b", f"s={SECRET}"], SECRET),
+        ([f"s={SECRET};s={SECRET}"], SECRET),
+        ([f"s={SECRET}; s={OTHER}"], None),
+        ([f"s={SECRET}", f"s={OTHER}"], None),
+        ([f"s={SECRET}; s="], None),
+        ([f"S={SECRET}"], None),
+        ([f"xs={SECRET}"], None),
+        ([f's="{SECRET}"'], None),
+        (["s"], None),
+        ([f"s={SECRET}x"], None),
+        (["=" * 10_000 + ";" * 10_000], None),
+    ],
+)
+def test_cookie_counts_if_there_is_one(cookies: list[str], found: str | None) -> None:
+    assert secret_in(cookies, "s") == found
 
 
 @pytest.mark.parametrize(
