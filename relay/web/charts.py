@@ -49,3 +49,19 @@ def _line(points: Sequence[Point], width: int, height: int, index: int = 0) -> M
     if len(at) == 1:
         at.append(f"{width},{at[0].partition(',')[2]}")
     return Markup('<polyline class="line-{}" points="{}"/>').format(index, " ".join(at))
+
+
+def stack(parts: Sequence[tuple[str, int]], label: str) -> Markup:
+    """One bar whose parts are as long as their counts. A part's name is its class."""
+    total = sum(count for _, count in parts) or 1
+    drawn, left = [], 0.0
+    for name, count in parts:
+        width = count / total * 100
+        if count:
+            drawn.append(
+                Markup('<rect class="part {}" x="{:.3f}" y="0" width="{:.3f}" height="4"/>').format(name, left, width)
+            )
+        left += width
+    return Markup(
+        '<svg class="stack" viewBox="0 0 100 4" preserveAspectRatio="none" role="img" aria-label="{}">{}</svg>'
+    ).format(label, Markup().join(drawn))

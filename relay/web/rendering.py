@@ -26,7 +26,7 @@ class Pages:
 
     t(key, …)        a text of the catalogue
     asset(name)      the path of a file of static/, which changes with the file
-    chart, spark     see `charts.py`
+    chart, spark, stack  see `charts.py`
     m                the macros of macros.html
     filters: when (a time), duration, count, json, link (only for http and https), query
     """
@@ -41,7 +41,13 @@ class Pages:
             lstrip_blocks=True,
             auto_reload=False,
         )
-        self.environment.globals |= {"t": self.texts, "asset": asset, "spark": charts.spark, "chart": charts.chart}
+        self.environment.globals |= {
+            "t": self.texts,
+            "asset": asset,
+            "spark": charts.spark,
+            "chart": charts.chart,
+            "stack": charts.stack,
+        }
         self.environment.filters |= {
             "when": when,
             "duration": duration,

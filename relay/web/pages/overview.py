@@ -9,6 +9,7 @@ from relay.errors import RequestError
 from relay.web.charts import Point
 from relay.web.concerns import Seen, concerns
 from relay.web.page import Content, Page, Visit, equivalent
+from relay.web.pages.groups import path_of
 from relay.web.texts import english
 
 PAGES: list[Page] = []
@@ -53,7 +54,7 @@ async def overview(visit: Visit) -> Content:
             "concerns": found,
             "urgent": sum(one.level == "bad" for one in found),
             "figures": await _figures(visit),
-            "groups": [await _forecast(visit, group) for group in groups],
+            "groups": [(await _forecast(visit, group), path_of(group)) for group in groups],
             "sources": sources,
             "open_jobs": sum(one["open_jobs"] for one in sources),
         },

@@ -1,14 +1,72 @@
-"""The page /ui/sources."""
+"""The accounts at Revor, at /ui/sources: what polling costs and gains, and the accounts that jobs are sent from."""
 
+from collections.abc import Mapping, Sequence
 from functools import partial
+from typing import Any
 
-from relay.web.page import Content, Page, Visit
+from relay.clock import from_rfc3339, to_rfc3339
+from relay.errors import RequestError
+from relay.web.page import PAGE_ITEMS, Content, Export, Page, Visit, equivalent
+from relay.web.texts import english
 
 PAGES: list[Page] = []
 page = partial(Page.add, into=PAGES)
 
+FIGURES = "requests_own,requests_others,price_seconds,detection_delay_seconds,jobs_open"
+DAY_SECONDS = 86_400
+MAX_CHARTS = 6
+"""Accounts that get charts; the page of one account has them always."""
+COLUMNS = {
+    "source": "source",
+    "account": "account",
+    "state": "state",
+    "open jobs": "open_jobs",
+    "own requests per second": "own_requests_per_second",
+    "others requests per second": "others_requests_per_second",
+    "price seconds": "price_seconds",
+    "expected delay seconds": "expected_detection_delay_seconds",
+}
+
 
 @page("GET /ui/sources", live=True)
 async def sources(visit: Visit) -> Content:
-    """Not built yet."""
-    return Content(template="soon.html", title="sources")
+    """Each account's budget, and the accounts that jobs are sent from."""
+    found = await visit.desk.get("/v1/sources", query={"limit": PAGE_ITEMS, "cursor": visit.query.get("cursor")})
+    items: Sequence[Mapping[str, Any]] = found["items"]
+    state = visit.asked("state")
+    senders = await visit.desk.get("/v1/connect-accounts", query={**state, "limit": PAGE_ITEMS})
+    charts = {f"{one['source']}/{one['account']}": await _charts(visit, one) for one in items[:MAX_CHARTS]}
+    return Content(
+        template="sources.html",
+        title=english()("sources.title"),
+        values={
+            "sources": items,
+            "next_cursor": found["next_cursor"],
+            "charts": charts,
+            "senders": senders["items"],
+            "more_senders": senders["next_cursor"],
+            "asked": state,
+        },
+        equivalent=equivalent(["relay", "sources"], "GET /v1/sources"),
+        export=Export(path="/v1/sources", columns=COLUMNS),
+    )
+
+
+async def _charts(visit: Visit, source: Mapping[str, Any]) -> Mapping[str, list[tuple[float, float | None]]]:
+    """What is charted of an account: a day by hours."""
+    label, since = f"{source['source']}/{source['account']}", to_rfc3339(visit.now - DAY_SECONDS)
+    query = {"name": FIGURES, "span": "hour", "label": label, "since": since}
+    try:
+        answer = await visit.desk.get("/v1/figures", query=query)
+    except RequestError as error:
+        if error.status in (403, 404):
+            return {}
+        raise
+    points = {one["name"]: one["points"] for one in answer["items"]}
+    return {
+        "own": [(from_rfc3339(one["time"]), one["total"]) for one in points["requests_own"]],
+        "others": [(from_rfc3339(one["time"]), one["total"]) for one in points["requests_others"]],
+        "price": [(from_rfc3339(one["time"]), one["total"]) for one in points["price_seconds"]],
+        "p50": [(from_rfc3339(one["time"]), one["p50"]) for one in points["detection_delay_seconds"]],
+        "p95": [(from_rfc3339(one["time"]), one["p95"]) for one in points["detection_delay_seconds"]],
+    }
