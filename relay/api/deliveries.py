@@ -11,7 +11,7 @@ from typing_extensions import TypedDict
 from relay.api.examples import DELIVERY_ID, EVENT_ID, JOB_UID, SUBSCRIPTION_ID, TIME
 from relay.api.fields import Body, NextCursor, Nothing, Time, header_view
 from relay.api.operations import ADMINS, NEXT, READS_SUBSCRIPTIONS, WRITES_SUBSCRIPTIONS, Answer, Call, Operation
-from relay.api.params import PAGE, choice, choices, text
+from relay.api.params import PAGE, choice, choices, text, time, whole_number
 from relay.api.problems import invalid_parameter
 from relay.api.resource import json_response, page_response
 from relay.api.sink_credentials import sent_headers_view
@@ -24,6 +24,7 @@ from relay.core.subscription import PULL
 from relay.errors import Conflict, NotFound
 
 GroupField = Literal["reason", "sink", "day"]
+MAX_COUNTED = 50_000
 GROUPED_BY: Mapping[GroupField, str] = {"reason": "reason", "sink": "subscription_id", "day": "day"}
 """The values of `group_by`, and the column that each groups by."""
 
@@ -240,7 +241,9 @@ operation = partial(Operation, into=OPERATIONS, tag="Deliveries")
         choice("state", "The delivery's state.", "pending", "delivered", "dead", "cancelled", "uncertain"),
         text("subscription", "The subscription's id."),
         text("event", "The event's id."),
+        time("until", "Deliveries created before this time. Not with `group_by`."),
         choices("group_by", "Count deliveries by these fields, largest groups first.", *GROUPED_BY),
+        whole_number("newest", "With `group_by`: count so many of the newest deliveries.", MAX_COUNTED, MAX_COUNTED),
         *PAGE,
     ),
     answers={200: Answer("A page; with `group_by`: groups.", DeliveryListing, headers=NEXT)},
@@ -249,8 +252,9 @@ async def list_deliveries(call: Call) -> Response:
     """List deliveries, newest first, or count them by group."""
     query = dict(call.query)
     query["subscription_id"], query["event_id"] = query.pop("subscription"), query.pop("event")
-    if group_by := query.pop("group_by"):
-        return await _groups(call, group_by, query)
+    group_by, newest = query.pop("group_by"), query.pop("newest")
+    if group_by:
+        return await _groups(call, group_by, {**query, "newest": newest})
     page = await call.ports.store.deliveries.page(**query)
     sinks = await _sinks(call, (one.subscription_id for one in page.items))
     return page_response(call.request, page, lambda one: delivery_view(one, sinks.get(one.subscription_id)))
@@ -260,6 +264,8 @@ async def _groups(call: Call, group_by: Sequence[GroupField], query: dict[str, A
     if query.pop("cursor") is not None:
         detail = "cursor: groups have no pages; use `limit` for the number of groups"
         raise invalid_parameter("cursor", detail, code="invalid_cursor")
+    if query.pop("until") is not None:
+        raise invalid_parameter("until", "until: groups are of the newest deliveries; group them by `day`", code="invalid_parameter")
     found = await call.ports.store.deliveries.groups([GROUPED_BY[word] for word in group_by], **query)
     sinks = await _sinks(call, (group.subscription_id for group in found.items if group.subscription_id is not None))
     groups: DeliveryGroups = {

@@ -45,12 +45,6 @@ def _read_time(value: str) -> float:
         raise ValueError(f"{value[:40]!r} is not an RFC 3339 time such as 2026-05-20T10:00:08Z") from None
 
 
-def _read_limit(value: str) -> int:
-    if not (value.isascii() and value.isdigit() and len(value) <= 6 and 1 <= int(value) <= MAX_LIMIT):
-        raise ValueError(f"{value[:40]!r} is not a whole number from 1 to {MAX_LIMIT}")
-    return int(value)
-
-
 def _read_cursor(value: str) -> str:
     if _CURSOR.fullmatch(value) is None:
         raise ValueError("not a valid cursor; use next_cursor unchanged")
@@ -104,14 +98,20 @@ def choices(name: str, description: str, *words: str) -> Parameter:
     return Parameter(name=name, description=description, schema=schema, read=read, default=())
 
 
+def whole_number(name: str, description: str, most: int, default: int) -> Parameter:
+    """A whole number from 1 to `most`."""
+
+    def read(value: str) -> int:
+        if not (value.isascii() and value.isdigit() and len(value) <= 6 and 1 <= int(value) <= most):
+            raise ValueError(f"{value[:40]!r} is not a whole number from 1 to {most}")
+        return int(value)
+
+    schema = {"type": "integer", "minimum": 1, "maximum": most, "default": default}
+    return Parameter(name=name, description=description, schema=schema, read=read, default=default)
+
+
 PAGE = (
-    Parameter(
-        name="limit",
-        description="The maximum number of items on a page.",
-        schema={"type": "integer", "minimum": 1, "maximum": MAX_LIMIT, "default": DEFAULT_LIMIT},
-        read=_read_limit,
-        default=DEFAULT_LIMIT,
-    ),
+    whole_number("limit", "The maximum number of items on a page.", MAX_LIMIT, DEFAULT_LIMIT),
     Parameter(
         name="cursor",
         description="The `next_cursor` of the previous page.",

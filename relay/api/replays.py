@@ -11,6 +11,7 @@ from relay.api.examples import REPLAY_ID, SUBSCRIPTION_ID, TIME
 from relay.api.fields import ID_PATTERN, MAX_TYPES, Body, Moment, Time
 from relay.api.names import event_type, event_types
 from relay.api.operations import LOCATION, READS_SUBSCRIPTIONS, WRITES_SUBSCRIPTIONS, Answer, Call, Operation
+from relay.api.params import boolean
 from relay.api.resource import json_response
 from relay.api.validation import invalid, pointer_of, validate
 from relay.clock import from_rfc3339, optional_rfc3339, to_rfc3339
@@ -63,6 +64,15 @@ class ReplayStarted(TypedDict):
     matched: Annotated[int, Field(description="The number of events to send.")]
 
 
+class ReplayCounted(TypedDict):
+    """What a dry run has counted."""
+
+    matched: Annotated[int, Field(description="The number of events that would be sent.")]
+    complete: Annotated[
+        bool, Field(description="False if the range was too large to count all of it: there may be more.")
+    ]
+
+
 class Replay(TypedDict):
     """The progress of a replay."""
 
@@ -108,16 +118,19 @@ OPERATIONS: list[Operation] = []
 operation = partial(Operation, into=OPERATIONS, tag="Replays")
 
 _STARTED = Answer("The replay has started. `GET /v1/replays/{id}` has its progress.", ReplayStarted, headers=LOCATION)
+_COUNTED = Answer("With `dry_run=true`: the number of events that would be sent. Nothing has started.", ReplayCounted)
+_DRY_RUN = boolean("dry_run", "Only count the events.", default=False)
 _TOO_MANY = {409: "A hundred replays are already running."}
 
 
 @operation(
     "POST /v1/subscriptions/{id}/replay",
     bound=True,
-    audited="subscriptions.replay",
+    audited=lambda query: None if query["dry_run"] else "subscriptions.replay",
     scopes=WRITES_SUBSCRIPTIONS,
+    query=(_DRY_RUN,),
     body=ReplayCreate,
-    answers={202: _STARTED},
+    answers={200: _COUNTED, 202: _STARTED},
     problems=_TOO_MANY,
     tag="Subscriptions",
 )
@@ -150,16 +163,17 @@ async def replay_subscription(call: Call) -> Response:
         types=None if body.types is None else types,
         only=body.only,
     )
-    return _started(await call.ports.store.replays.create(request))
+    return await _answer(call, request)
 
 
 @operation(
     "POST /v1/deliveries/retry",
     bound=True,
-    audited="deliveries.retry_many",
+    audited=lambda query: None if query["dry_run"] else "deliveries.retry_many",
     scopes=WRITES_SUBSCRIPTIONS,
+    query=(_DRY_RUN,),
     body=DeliveriesRetry,
-    answers={202: _STARTED},
+    answers={200: _COUNTED, 202: _STARTED},
     problems=_TOO_MANY,
     tag="Deliveries",
 )
@@ -185,7 +199,7 @@ async def retry_deliveries(call: Call) -> Response:
         only=wanted.state,
         reason=wanted.reason,
     )
-    return _started(await call.ports.store.replays.create(request))
+    return await _answer(call, request)
 
 
 @operation("GET /v1/replays/{id}", bound=True, scopes=READS_SUBSCRIPTIONS, answers={200: Answer("The replay.", Replay)})
@@ -215,7 +229,13 @@ async def stop_replay(call: Call) -> Response:
     return json_response(replay_view(stopped))
 
 
-def _started(made: core.Replay) -> Response:
+async def _answer(call: Call, request: core.ReplayRequest) -> Response:
+    """Starts a replay, or counts what it would send."""
+    if call.query["dry_run"]:
+        found = await call.ports.store.replays.count(request)
+        counted: ReplayCounted = {"matched": found.matched, "complete": found.complete}
+        return json_response(counted)
+    made = await call.ports.store.replays.create(request)
     answer: ReplayStarted = {"replay_id": made.id, "matched": made.matched}
     return json_response(answer, 202, {"Location": f"/v1/replays/{made.id}"})
 
@@ -268,6 +288,7 @@ _REPLAY: Replay = {
 EXAMPLES: dict[str, Any] = {
     "ReplayCreate": {"since": "2026-05-19T00:00:00Z", "until": "2026-05-20T00:00:00Z", "only": "undelivered"},
     "DeliveriesRetry": {"filter": {"subscription": SUBSCRIPTION_ID, "reason": "http_500"}},
+    "ReplayCounted": {"matched": 12840, "complete": True},
     "ReplayStarted": {"replay_id": REPLAY_ID, "matched": 12840},
     "Replay": _REPLAY,
 }

@@ -10,7 +10,7 @@ from relay.cli.client import api, path_of
 from relay.cli.delivery_report import describe_delivery
 from relay.cli.options import Json, Limit, Since, Type, Until, Wait, full_type, given, time_or_age
 from relay.cli.output import note, print_json, print_list, print_result, print_table, terminal_width
-from relay.cli.replays import COUNT_TIMEOUT_SECONDS, follow_up
+from relay.cli.replays import COUNT_TIMEOUT_SECONDS, DryRun, dry_run_of, follow_up
 from relay.errors import UsageError
 
 app = typer.Typer(
@@ -104,6 +104,7 @@ def retry(
     since: Since = None,
     until: Until = None,
     reason: Annotated[str | None, typer.Option(help="Only those that ended for this reason, such as http_500.")] = None,
+    dry_run: DryRun = False,
     wait: Wait = False,
     json: Json = False,
 ) -> None:
@@ -120,6 +121,11 @@ def retry(
     )
     if (id is None) is not bool(wanted):
         raise UsageError("give either the id of one delivery or options such as --state dead, not both")
+    if dry_run:
+        if id is not None:
+            raise UsageError("--dry-run counts those that match options: give no id")
+        dry_run_of("/v1/deliveries/retry", {"filter": wanted}, json=json)
+        return
     if id is None:
         started = api().post("/v1/deliveries/retry", {"filter": wanted}, timeout=COUNT_TIMEOUT_SECONDS)
         follow_up(started, wait=wait, json=json)

@@ -14,6 +14,7 @@ from relay.errors import RelayError
 app = typer.Typer(help="Show the progress of a replay, and stop it.", no_args_is_help=True)
 
 ReplayId = Annotated[str, typer.Argument(metavar="ID", help="The replay's id (rpl_…).")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only count what would be sent.")]
 COUNT_TIMEOUT_SECONDS = 300.0
 """The relay counts the matching events before it answers, which takes a while for many millions."""
 POLL_SECONDS = 0.5
@@ -34,6 +35,13 @@ def stop(id: ReplayId, json: Json = False) -> None:
     """Stop a replay. What it has not sent stays as it was before."""
     answer = api().delete(path_of("replays", id))
     print_result(answer, sentence(answer), json=json)
+
+
+def dry_run_of(path: str, body: Any, *, json: bool) -> None:
+    """Says how many events a replay would send."""
+    answer = api().post(f"{path}?dry_run=true", body, timeout=COUNT_TIMEOUT_SECONDS)
+    least = "" if answer["complete"] else "at least "
+    print_result(answer, f"{least}{counted(answer['matched'], 'event')} would be sent again", json=json)
 
 
 def follow_up(started: Any, *, wait: bool, json: bool) -> None:

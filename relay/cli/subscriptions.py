@@ -35,7 +35,7 @@ from relay.cli.output import (
     working,
 )
 from relay.cli.preview_report import print_preview
-from relay.cli.replays import COUNT_TIMEOUT_SECONDS, follow_up
+from relay.cli.replays import COUNT_TIMEOUT_SECONDS, DryRun, dry_run_of, follow_up
 from relay.cli.subscription_settings import KEPT, PARTS, Body, place_of, with_settings, without_empty
 from relay.clock import from_rfc3339, in_words
 from relay.core.bus import protocol_of
@@ -332,11 +332,15 @@ def replay(
     only: Annotated[
         Literal["undelivered", "all"], typer.Option(help="undelivered, or all: delivered events too.")
     ] = "undelivered",
+    dry_run: DryRun = False,
     wait: Wait = False,
     json: Json = False,
 ) -> None:
     """Send a range of events again. They keep their order within each job and are sent after new events."""
     body = given({"since": time_or_age(since), "until": time_or_age(until), "types": full_types(types), "only": only})
+    if dry_run:
+        dry_run_of(path_of("subscriptions", id, "replay"), body, json=json)
+        return
     answer = api().post(path_of("subscriptions", id, "replay"), body, timeout=COUNT_TIMEOUT_SECONDS)
     follow_up(answer, wait=wait, json=json)
 

@@ -50,6 +50,15 @@ class ReplayRequest:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ReplayCount:
+    """How many deliveries a replay would send. `complete`: False if not all of the range was counted, so that there may
+    be more."""
+
+    matched: int
+    complete: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Replay:
     """Progress of a replay, in deliveries.
 

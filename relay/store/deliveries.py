@@ -23,6 +23,7 @@ from relay.core.records import (
     Skipped,
 )
 from relay.errors import Conflict, NotFound
+from relay.ids import least_id
 from relay.store.attempt_results import AttemptRecorder, head_of, record_in_one_call
 from relay.store.bundles import BundleRequest, claim_bundle
 from relay.store.claims import (
@@ -38,7 +39,7 @@ from relay.store.claims import (
     expedite,
 )
 from relay.store.database import Database
-from relay.store.delivery_groups import grouped
+from relay.store.delivery_groups import SCANNED, grouped
 from relay.store.group_commit import alone, each
 from relay.store.locks import MATCH, locking
 from relay.store.memories import settle_event
@@ -257,9 +258,13 @@ class DeliveryStore(Scoped):
         state: str | None = None,
         subscription_id: str | None = None,
         event_id: str | None = None,
+        until: float | None = None,
     ) -> Page[Delivery]:
-        """Newest first, without attempts."""
+        """Newest first, without attempts. `until`: only those created before it."""
         before = decode_cursor(cursor, prefix="dlv_")
+        if until is not None:
+            bound = least_id("dlv", until)
+            before = bound if before is None else min(before, bound)
         statement = page_statement(limit, before, state, subscription_id, event_id, self._owner)
         return await self._database.read(read_page, statement, limit, delivery_from, "id")
 
@@ -268,12 +273,13 @@ class DeliveryStore(Scoped):
         columns: Sequence[str],
         *,
         limit: int,
+        newest: int = SCANNED,
         state: str | None = None,
         subscription_id: str | None = None,
         event_id: str | None = None,
     ) -> Groups:
-        """The newest deliveries, up to a limit, counted by `columns`: any of `reason`, `subscription_id` and `day`."""
-        return await self._database.read(grouped, columns, limit, state, subscription_id, event_id, self._owner)
+        """The `newest` deliveries, counted by `columns`: any of `reason`, `subscription_id` and `day`."""
+        return await self._database.read(grouped, columns, limit, newest, state, subscription_id, event_id, self._owner)
 
     async def pending(self) -> Pending:
         """The open deliveries. Reads as many rows as are open, plus the blocked subscriptions' rows that are older

@@ -4,7 +4,7 @@ Each step is one transaction: the deliveries it queues and its progress. A crash
 continues when the lease expires.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,13 +13,14 @@ from sqlalchemy.engine import Connection, Row
 from sqlmodel import col
 
 from relay.core.filters import Filters
-from relay.core.replay import Replay, ReplayRequest, ReplayStep
+from relay.core.replay import Replay, ReplayCount, ReplayRequest, ReplayStep
 from relay.core.subscription import Subscription
 from relay.errors import Conflict, NotFound
 from relay.expressions.event_filters import EventFilters
 from relay.store import replay_statements as sql
 from relay.store.attempt_results import promote_manual
 from relay.store.database import Database
+from relay.store.delivery_groups import retried
 from relay.store.group_commit import alone, each
 from relay.store.locks import MATCH, locking
 from relay.store.outbox import Outbox, lock_jobs
@@ -33,6 +34,8 @@ LEASE_SECONDS = 10.0
 COUNT_SLICE = 5_000
 FILTERED_COUNT_SLICE = 500
 """Fewer where filters look into each event. A slice ends earlier if they take long."""
+DRY_SLICES = 40
+"""Slices that a dry run counts at most: its answer should not take as long as that of a replay."""
 MAX_UNTRIED = 1_000
 MAX_OPEN = 4_000
 """Limits for one replay's open deliveries: untried ones, and all of them including those waiting for a retry."""
@@ -50,22 +53,10 @@ class ReplayStore(Scoped):
         """Counts the deliveries to send, slice by slice, and starts the replay. Raises NotFound for the
         subscription, and Conflict if too many replays are running."""
         request = replace(request, owner=self._owner)
-        filtered = self._outbox.subscriptions.filters
-        scope, documents = await self._database.read(_scope, request)
-        filters = filtered.parsed(documents)
         matched, first, last = 0, 0, 0
-        after = (request.since, -1)
-        while True:
-            if filters is None:
-                found = await self._database.read(_count_slice, request, scope, after)
-            else:
-                found = await self._database.read(_count_filtered, request, scope, after, filters, filtered)
-            upto, count, low, high = found
+        async for count, low, high in self._slices(request):
             if count:
                 matched, first, last = matched + count, min(first or low, low), max(last, high)
-            if upto is None:
-                break
-            after = upto
         values = {
             **{"id": request.id, "subscription_id": request.subscription_id, "since": request.since},
             **{"until": request.until, "types": None if request.types is None else list(request.types)},
@@ -78,6 +69,33 @@ class ReplayStore(Scoped):
         if made is None:
             raise _not_found(request.id)
         return made
+
+    async def count(self, request: ReplayRequest) -> ReplayCount:
+        """How many deliveries `create` would send: a dry run, which reads a bounded number of rows. Raises NotFound for
+        the subscription."""
+        request = replace(request, owner=self._owner)
+        if not request.adds:
+            return await self._database.read(retried, request)
+        matched = slices = 0
+        async for count, _, _ in self._slices(request):
+            if slices == DRY_SLICES:
+                return ReplayCount(matched=matched, complete=False)
+            matched, slices = matched + count, slices + 1
+        return ReplayCount(matched=matched, complete=True)
+
+    async def _slices(self, request: ReplayRequest) -> AsyncIterator[tuple[int, int, int]]:
+        """The deliveries to send, slice by slice: their number, and their first and last position."""
+        filtered = self._outbox.subscriptions.filters
+        scope, documents = await self._database.read(_scope, request)
+        filters = filtered.parsed(documents)
+        after: _Place | None = (request.since, -1)
+        while after is not None:
+            if filters is None:
+                found = await self._database.read(_count_slice, request, scope, after)
+            else:
+                found = await self._database.read(_count_filtered, request, scope, after, filters, filtered)
+            after, count, low, high = found
+            yield count, low, high
 
     async def get(self, replay_id: str) -> Replay | None:
         """One replay with its current progress."""

@@ -177,3 +177,21 @@ async def test_attempt_of_a_dry_run_shows_its_requests(client, world):
 async def test_attempt_of_other_deliveries_has_no_requests_of_a_dry_run(client, world):
     _, (one,) = await ended(world, client, "delivered", "http_200")
     assert (await client.get(f"{PATH}/{one}")).json()["attempts"][0]["requests"] is None
+
+
+async def test_deliveries_before_a_time_are_listed(client, world):
+    _, (one,) = await ended(world, client, "dead", "x")
+    day, since = "2027-01-16T00:00:00Z", "2027-01-15T07:00:00Z"
+    assert [item["id"] for item in (await client.get(PATH, params={"until": day})).json()["items"]] == [one]
+    assert (await client.get(PATH, params={"until": since})).json()["items"] == []
+    page = (await client.get(PATH, params={"until": day, "limit": 1, "state": "dead"})).json()
+    assert [item["id"] for item in page["items"]] == [one]
+    refused = await client.get(PATH, params={"until": day, "group_by": "day"})
+    assert (refused.status_code, "group them by `day`" in refused.text) == (422, True)
+
+
+async def test_only_the_newest_deliveries_are_counted(client, world):
+    await ended(world, client, "dead", "x", jobs=3)
+    groups = (await client.get(PATH, params={"group_by": "reason", "newest": 2})).json()
+    assert ([item["count"] for item in groups["items"]], groups["scanned"], groups["truncated"]) == ([2], 2, True)
+    assert (await client.get(PATH, params={"group_by": "reason", "newest": 50_001})).status_code == 422

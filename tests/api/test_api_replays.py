@@ -178,3 +178,50 @@ async def test_more_than_a_hundred_replays_are_refused(client, world, monkeypatc
     assert (await client.post(path, json={"since": SINCE})).status_code == 202
     refused = await client.post(path, json={"since": SINCE})
     assert (refused.status_code, refused.json()["code"]) == (409, "too_many_replays")
+
+
+@pytest.mark.parametrize(
+    ("filter", "matched"),
+    [
+        ({}, 3),
+        ({"reason": "http_500"}, 3),
+        ({"reason": "timeout"}, 0),
+        ({"state": "pending"}, 1),
+        ({"type": "queued", "since": SINCE}, 3),
+        ({"type": "failed"}, 0),
+        ({"until": "2027-01-15T08:00:00Z"}, 0),
+        ({"subscription": "sub_unknown"}, 0),
+    ],
+)
+async def test_a_dry_run_counts_the_deliveries_and_starts_nothing(client, world, filter, matched):
+    first, _ = await dead(world, client), await dead(world, client, count=1, types=["ai.revor.job.queued"])
+    answer = await client.post("/v1/deliveries/retry?dry_run=true", json={"filter": filter})
+    assert (answer.status_code, answer.json()) == (200, {"matched": matched, "complete": True})
+    of_one = {"filter": {"subscription": first, **filter}}
+    counted = (await client.post("/v1/deliveries/retry?dry_run=true", json=of_one)).json()
+    started = (await client.post("/v1/deliveries/retry", json=of_one)).json()
+    assert counted["matched"] == started["matched"]
+    entries = (await client.get("/v1/audit", params={"action": "deliveries.retry_many"})).json()["items"]
+    assert len(entries) == 1, "a dry run changes nothing, and has no entry"
+
+
+@pytest.mark.parametrize("only", ["undelivered", "all"])
+async def test_a_dry_run_of_a_range_counts_what_the_replay_sends(client, world, only):
+    id = await dead(world, client)
+    path, body = f"/v1/subscriptions/{id}/replay", {"since": SINCE, "only": only}
+    counted = await client.post(f"{path}?dry_run=true", json=body)
+    assert (counted.status_code, counted.json()["complete"]) == (200, True)
+    assert (await client.post(path, json=body)).json()["matched"] == counted.json()["matched"]
+    refused = await client.post(f"{path}?dry_run=true", json={**body, "since": "2040-01-01T00:00:00Z"})
+    assert (refused.status_code, refused.json()["errors"][0]["pointer"]) == (422, "/since")
+
+
+async def test_a_dry_run_of_a_large_range_says_that_there_may_be_more(client, world, monkeypatch):
+    monkeypatch.setattr("relay.store.replays.COUNT_SLICE", 1)
+    monkeypatch.setattr("relay.store.replays.DRY_SLICES", 2)
+    id = await dead(world, client, count=4)
+    counted = (await client.post(f"/v1/subscriptions/{id}/replay?dry_run=true", json={"since": SINCE})).json()
+    assert counted == {"matched": 2, "complete": False}
+    monkeypatch.setattr("relay.store.delivery_groups.SCANNED", 3)
+    counted = (await client.post("/v1/deliveries/retry?dry_run=true", json={"filter": {}})).json()
+    assert counted == {"matched": 3, "complete": False}

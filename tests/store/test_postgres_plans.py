@@ -61,7 +61,7 @@ TYPES: Mapping[str, Any] = {
     **{"in_flight_since": "int_10000500", "idempotency_key": "key 5", "path": "/api/v1/outreach/dispatches"},
     **{"body_digest": "digest 150", "created_at": NOW + 200_000, "reason": "no_answer", "status_code": 500},
     **{"dead": 1, "token": "lease 1", "external_id": "external 5", "source": "revor", "account": "default"},
-    **{"after_uid": "job_1", "probe_at": NOW},
+    **{"after_uid": "job_1", "probe_at": NOW, "newest": 10_000},
 }
 LISTS = ("ids", "uids", "job_uids", "tokens", "external_ids", "rows", "priorities", "types", "event_ids")
 MORE = (

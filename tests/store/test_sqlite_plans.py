@@ -623,6 +623,7 @@ async def run_everything(store: Store) -> None:
             until=NOW + 1e6,
             now=NOW,
         )
+        await store.replays.count(wanted)
         await store.replays.create(wanted)
         await store.replays.due("node 1", NOW)
         await store.replays.advance(wanted.id, "node 1", NOW)

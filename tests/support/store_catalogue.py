@@ -223,6 +223,16 @@ def groups_of_deliveries() -> Iterator[Case]:
         yield Case(f"groups of deliveries by {name}: how many", counted, walks=walks)
 
 
+def retries_of_deliveries() -> Iterator[Case]:
+    for state in ("pending", "dead", "cancelled", "uncertain", "delivered"):
+        for subscription_id in (None, "sub_1"):
+            for owner in (None, "revor/a"):
+                made = delivery_groups.retried_statement(state, subscription_id, owner)
+                name = f"retry {state} deliveries of {subscription_id} and {owner}: count"
+                # sorts the scanned rows, which are found by index
+                yield Case(name, made, walks=state == "delivered" and subscription_id is None and owner is None)
+
+
 def counts_of_deliveries() -> Iterator[Case]:
     for owner in (None, "revor/a"):
         for subscription_id in (None, "sub_1"):
@@ -519,6 +529,7 @@ CATALOGUE = (
     *audit_pages(),
     *connect_account_pages(),
     *groups_of_deliveries(),
+    *retries_of_deliveries(),
     *counts_of_deliveries(),
 )
 

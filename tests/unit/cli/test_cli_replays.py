@@ -154,3 +154,21 @@ def test_times_may_be_ages() -> None:
     for wrong in ("yesterday", "d", "1.5d", "2026-05-20", "9999999d", ""):
         with pytest.raises(UsageError, match="an age such as 1d"):
             time_or_age(wrong, now)
+
+
+@pytest.mark.parametrize(
+    ("complete", "said"), [(True, "1,200 events would"), (False, "at least 1,200 events would be sent again")]
+)
+def test_dry_run_says_how_many_events_would_be_sent(
+    stub: Stub, capsys: pytest.CaptureFixture[str], complete: bool, said: str
+) -> None:
+    for path, command in (
+        (PATH, ["subscriptions", "replay", "sub_1", "--since", "1d"]),
+        ("POST /v1/deliveries/retry", ["deliveries", "retry", "--state", "dead"]),
+    ):
+        stub.says(path, {"matched": 1200, "complete": complete})
+        assert run([*command, "--dry-run"]) == 0
+        assert stub.seen[-1][0].endswith("?dry_run=true")
+        assert said in capsys.readouterr().out
+    assert run(["deliveries", "retry", "dlv_1", "--dry-run"]) == 2
+    assert "give no id" in capsys.readouterr().err
