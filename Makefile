@@ -33,9 +33,10 @@ SOAK_SEED ?= 20260520
 SOAK_SECONDS ?= 3600
 
 # A file's tests run in one worker, as they share its databases. Unit tests compute: one worker per processor. The
-# others spend part of their time waiting for processes and databases: three for two. Each worker imports for ten seconds.
+# others spend half of their time waiting for processes and databases: two per processor. tests/support/order.py says
+# in which order they run. Each worker imports for five seconds.
 AT_ONCE := -q --dist loadfile --no-loadscope-reorder
-THREE_FOR_TWO := $$($(BIN)/python -c 'import os; print(max(2, 3 * (os.cpu_count() or 1) // 2))')
+TWO_EACH := $$($(BIN)/python -c 'import os; print(2 * (os.cpu_count() or 1))')
 
 # The variables that would make a run here depend on whose shell it is.
 unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV
@@ -80,7 +81,7 @@ test: $(READY)
 	trap - EXIT
 	cat .lint.log
 	echo "==> pytest: all others"
-	$(BIN)/python -m pytest $(AT_ONCE) -n $(THREE_FOR_TWO) $(patsubst %,--ignore=%,$(CORE))
+	$(BIN)/python -m pytest $(AT_ONCE) -n $(TWO_EACH) $(patsubst %,--ignore=%,$(CORE))
 	echo "==> all checks passed"
 
 test-fast: $(READY)

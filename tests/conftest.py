@@ -4,11 +4,13 @@ import gc
 import logging
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import structlog
 from hypothesis import settings
 
+from tests.support.order import folders_from, sort_items
 from tests.support.scale import scaled
 
 # A shell starts what runs in the background with Ctrl-C ignored, and the programs that we start would inherit that.
@@ -17,6 +19,18 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 # What is imported and collected lasts: the garbage collector need not go through it, now or during the tests.
 gc.disable()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    worker = getattr(config, "workerinput", None)
+    if worker is not None and config.args == config.getini("testpaths"):
+        number, workers = int(worker["workerid"].removeprefix("gw")), worker["workercount"]
+        config.args = [str(folder) for folder in folders_from(Path(__file__).parent.iterdir(), number, workers)]
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if hasattr(config, "workerinput"):
+        sort_items(items, Path(__file__).parent)
 
 
 def pytest_collection_finish() -> None:
