@@ -29,6 +29,7 @@ from tests.support.api_conformity import DOCUMENT
 from tests.support.api_world import HOOK, NOW, FakeNode, FakeSignals, World
 from tests.support.fuzz_kit import COUNT, seeded, with_note
 from tests.support.guard import DEVELOPMENT
+from tests.support.loop_watch import forget_earlier_objects
 from tests.support.schema_check import check_event
 from tests.support.store_kit import ReversingCipher, access_token, intent, registration
 
@@ -129,6 +130,7 @@ def base_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         server = uvicorn.Server(uvicorn.Config(api, log_config=None, ws="none", lifespan="off"))
         servers.append(server)
         ready.set()
+        forget_earlier_objects()
         pacing = asyncio.create_task(pace(stalls))
         await server.serve(sockets=[listener])
         pacing.cancel()

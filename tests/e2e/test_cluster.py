@@ -601,13 +601,13 @@ async def test_revoked_token_is_refused_by_every_node(
 
 async def test_expired_token_ends_what_is_open_on_every_node(first: World) -> None:
     async with open_beside(first) as second:
-        expires_at = time.time() + 2
+        expires_at = time.time() + 4
         _, headers = await a_token(first, expires_at=to_rfc3339(expires_at))
         await until(accepts(second, headers))
         answers = await asyncio.gather(
             *(world.api.get("/v1/events/stream", headers=headers) for world in (first, second))
         )
-        assert time.time() - expires_at < 5  # a stream's next heartbeat is later
+        assert time.time() - expires_at < 10  # a stream's next heartbeat is later
         assert {answer.text for answer in answers} == {": connected\n\n"}
 
 
@@ -628,7 +628,7 @@ async def test_uses_on_two_nodes_are_one_time(first: World) -> None:
         token = await first.node.store.tokens.get(id)
         assert token is not None
         assert token.last_used_at is not None
-        assert abs(token.last_used_at - time.time()) < 5
+        assert abs(token.last_used_at - time.time()) < 60
 
 
 async def test_program_that_waits_at_one_node_gets_what_another_records_gives_back_or_takes_over(
@@ -665,7 +665,7 @@ async def test_program_that_waits_at_one_node_gets_what_another_records_gives_ba
                 body = {"ids": [found[1]["delivery_id"]], "delay_seconds": 0}
                 await first.api.post(f"{sub}/nack", json=body)
             found += await waiting
-            assert time.monotonic() - began < 5
+            assert time.monotonic() - began < 15  # the wait ends after 20 s
         assert [one["event"]["id"] for one in found] == ["0", "1", "behind", "1"]
     ids = [one["delivery_id"] for one in found[2:]]
     assert (await first.api.post(f"{sub}/pull")).json()["items"] == [], "a lease is a program's, not a node's"

@@ -139,7 +139,7 @@ async def test_tokens_of_a_running_relay(start: Start, tmp_path: Path) -> None:
     ):
         assert (await stream.content.readline()) == b": connected\n"
         assert world.run("tokens", "revoke", "crm")[0] == 0
-        async with asyncio.timeout(1):
+        async with asyncio.timeout(10):  # a heartbeat would come after 15 s
             await stream.content.read()  # to its end
     assert await ask(world.url, **bearer) == 401
     assert world.json("tokens", "list") == []

@@ -290,7 +290,7 @@ async def dripping(first: bytes, status: int | None) -> Response:
     async with peer(drip) as sink:
         response = await send(sink.url(), timeout_seconds=0.3)
     assert response.status_code == status
-    assert 290 <= response.duration_ms < 2000
+    assert 290 <= response.duration_ms < 10_000  # the sink would go on for ever
     assert response.remote_ip == "127.0.0.1"
     assert response.late
     return response
