@@ -25,7 +25,8 @@ class ForkServer:
         self._lock = threading.Lock()
         self._names = 0
         self._process = subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name("fork_server.py"))],
+            # -P: not with its own folder in the path, where html.py would stand for that of the standard library.
+            [sys.executable, "-P", str(Path(__file__).with_name("fork_server.py"))],
             env={**os.environ, "PYTHONPATH": os.getcwd()},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
