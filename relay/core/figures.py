@@ -41,7 +41,8 @@ LABELLED: tuple[Span, ...] = ("hour", "day")
 MAX_LABELS = 1_000
 """Labels of one name in one day. What has another label counts for the whole relay only."""
 MAX_ROWS = 50_000
-"""Rows kept in memory while they cannot be written. Then the oldest are lost."""
+"""Rows kept in memory while they cannot be written. Then the oldest minutes are lost, then hours, then days."""
+_SPAN_RANK: Mapping[str, int] = {span: rank for rank, span in enumerate(SPAN_NAMES)}
 LATE_SECONDS = 60.0
 """What comes up to so much later than its minute counts in the present one."""
 
@@ -256,7 +257,7 @@ class Tally:
     def _bound(self) -> None:
         excess = len(self._rows) - MAX_ROWS
         if excess > 0:
-            for key in sorted(self._rows, key=lambda key: key[3])[:excess]:
+            for key in sorted(self._rows, key=lambda key: (_SPAN_RANK[key[2]], key[3]))[:excess]:
                 del self._rows[key]
             self.lost_count += excess
 

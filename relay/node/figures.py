@@ -13,7 +13,7 @@ import structlog
 
 from relay.clock import Clock
 from relay.core.events import owner_of
-from relay.core.figures import Cell, Key, Tally
+from relay.core.figures import Tally
 from relay.errors import ValueRefused
 from relay.store.figures import MAX_WRITTEN, FigureStore
 
@@ -63,7 +63,7 @@ class Figures:
         """Notes the gauges of the accounts that this node polls."""
         now, gauge = self._clock(), self._tally.gauge
         for place, poller in self._pollers.items():
-            if not poller.holds:
+            if not poller.holds or poller.agenda.loading:
                 self._polls.pop(place, None)
                 continue
             stats, label = poller.planner.stats(now), owner_of(*place)
@@ -84,18 +84,18 @@ class Figures:
             rows = self._tally.take(now)
             try:
                 while rows:
-                    await self._add(rows[:MAX_WRITTEN])
-                    rows = rows[MAX_WRITTEN:]
+                    part, rows = rows[:MAX_WRITTEN], rows[MAX_WRITTEN:]
+                    try:
+                        await self._rows.add(part)
+                    except ValueRefused as error:  # it would be refused again, and hold up the rest
+                        log.error("figures_refused", rows=len(part), error=str(error))
+                    except Exception:  # not CancelledError: then the write goes on, and must not be repeated
+                        rows = [*part, *rows]
+                        raise
             finally:
                 self._tally.give_back(rows)
                 if self._tally.lost_count > lost:
                     log.warning("figures_lost", rows=self._tally.lost_count - lost)
-
-    async def _add(self, rows: list[tuple[Key, Cell]]) -> None:
-        try:
-            await self._rows.add(rows)
-        except ValueRefused as error:  # it would be refused again, and hold up the rest
-            log.error("figures_refused", rows=len(rows), error=str(error))
 
     def _is_believed(self, now: float) -> bool:
         steady = self._steady()

@@ -1,0 +1,328 @@
+"""Figures over time: what a node tallies, and what stored cells make together."""
+
+import math
+import random
+from typing import Any
+
+import pytest
+
+from relay.core import figures
+from relay.core.figures import (
+    FIGURES,
+    LEAST,
+    MAX_PARTS,
+    MOST,
+    SHARED,
+    SPAN_NAMES,
+    STALE_SECONDS,
+    Cell,
+    Point,
+    Tally,
+    began,
+    gauge_value,
+    joined,
+    newest,
+    packed_buckets,
+    packed_parts,
+    point,
+    quantile,
+    unpacked_buckets,
+    unpacked_parts,
+)
+
+NOW = 1_800_000_000.0
+"""The beginning of a minute and of an hour."""
+DAY = NOW // 86_400.0 * 86_400.0
+
+
+def counts(tally: Tally, now: float = NOW) -> dict[Any, int]:
+    return {key: cell.count for key, cell in tally.take(now)}
+
+
+def test_what_is_counted_is_in_every_span_of_the_whole_relay_and_in_hours_and_days_of_its_label() -> None:
+    tally = Tally()
+    tally.add("jobs_ended", "revor/a", NOW)
+    tally.add("jobs_ended", "revor/a", NOW + 1)
+    tally.add("jobs_ended", "revor/b", NOW + 2, count=5)
+    tally.add("events", "", NOW + 3)
+    assert counts(tally, NOW + 4) == {
+        ("events", "", "day", DAY): 1,
+        ("events", "", "hour", NOW): 1,
+        ("events", "", "minute", NOW): 1,
+        ("jobs_ended", "", "day", DAY): 7,
+        ("jobs_ended", "", "hour", NOW): 7,
+        ("jobs_ended", "", "minute", NOW): 7,
+        ("jobs_ended", "revor/a", "day", DAY): 2,
+        ("jobs_ended", "revor/a", "hour", NOW): 2,
+        ("jobs_ended", "revor/b", "day", DAY): 5,
+        ("jobs_ended", "revor/b", "hour", NOW): 5,
+    }
+    assert tally.take(NOW + 5) == []
+
+
+def test_rows_are_taken_in_the_order_of_their_keys() -> None:
+    tally = Tally()
+    for name in ("jobs_failed", "attempts", "events"):
+        for label in ("b", "a"):
+            tally.add(name, label, NOW)  # type: ignore[arg-type]
+    keys = [key for key, _ in tally.take(NOW)]
+    assert keys == sorted(keys)
+
+
+@pytest.mark.parametrize(
+    ("times", "minutes"),
+    [
+        ([NOW, NOW + 59.9], {NOW: 2}),
+        ([NOW, NOW + 60.0], {NOW: 1, NOW + 60.0: 1}),
+        ([NOW, NOW + 60.0, NOW + 1.0], {NOW: 1, NOW + 60.0: 2}),
+        ([NOW, NOW - 61.0], {NOW: 1, NOW - 120.0: 1}),
+        ([NOW, NOW + 60.0, NOW - 1.0], {NOW: 1, NOW - 60.0: 1, NOW + 60.0: 1}),
+    ],
+    ids=["same minute", "next minute", "a little late counts in the present one", "the clock was set back", "far late"],
+)
+def test_minutes(times: list[float], minutes: dict[float, int]) -> None:
+    tally = Tally()
+    for at in times:
+        tally.add("events", "", at)
+    found = counts(tally, NOW + 120.0)
+    assert {key[3]: count for key, count in found.items() if key[2] == "minute"} == minutes
+
+
+def test_what_a_clock_that_was_ahead_has_counted_is_dropped() -> None:
+    tally = Tally()
+    tally.add("events", "", NOW)
+    tally.add("events", "", NOW + 74 * 365 * 86_400.0)
+    tally.gauge("jobs_open", "revor/a", NOW + 74 * 365 * 86_400.0, 3.0)
+    assert {key[3] for key in counts(tally)} == {DAY, NOW}
+    assert tally.take(NOW + 100 * 365 * 86_400.0) == []
+
+
+@pytest.mark.parametrize("at", [math.nan, math.inf, -math.inf])
+def test_a_time_that_is_none_does_not_raise(at: float) -> None:
+    tally = Tally()
+    tally.add("events", "", NOW)
+    tally.add("events", "", at)
+    tally.gauge("jobs_open", "revor/a", at, 3.0)
+    assert ("events", "", "minute", NOW) in counts(tally)
+
+
+@pytest.mark.parametrize(
+    ("value", "total", "least", "most"),
+    [
+        (0.0, 0.0, LEAST, LEAST * 2),
+        (-5.0, 0.0, LEAST, LEAST * 2),
+        (math.nan, 0.0, LEAST, LEAST * 2),
+        (0.25, 0.25, 0.2, 0.32),
+        (MOST, MOST, MOST * 0.75, MOST * 1.3),
+        (math.inf, MOST, MOST * 0.75, MOST * 1.3),
+        (1e300, MOST, MOST * 0.75, MOST * 1.3),
+    ],
+)
+def test_values_outside_of_the_buckets_are_in_the_first_or_the_last(
+    value: float, total: float, least: float, most: float
+) -> None:
+    tally = Tally()
+    tally.add("attempt_seconds", "", NOW, value)
+    cell = tally.take(NOW)[0][1]
+    assert (cell.count, cell.total) == (1, total)
+    assert cell.buckets is not None
+    found = quantile(cell.buckets, 0.5)
+    assert found is not None
+    assert least <= found <= most
+    assert max(cell.buckets) <= 255, "a bucket is one byte"
+
+
+def test_quantiles_are_exact_to_an_eighth() -> None:
+    chance, tally = random.Random(1), Tally()
+    values = sorted(chance.lognormvariate(0.0, 2.0) for _ in range(10_000))
+    for value in values:
+        tally.add("detection_delay_seconds", "", NOW, value)
+    buckets = tally.take(NOW)[0][1].buckets
+    assert buckets is not None
+    for share in (0.5, 0.95, 0.99):
+        assert quantile(buckets, share) == pytest.approx(values[int(share * len(values))], rel=0.125)
+
+
+@pytest.mark.parametrize(
+    ("buckets", "share", "expected"),
+    [
+        ({}, 0.5, None),
+        ({3: 0}, 0.5, None),
+        ({0: 1}, 1.0, 0.00125),
+        ({0: 5, 7: 0}, 1.0, 0.00125),
+        ({0: 1, 31: 1}, 0.5, 0.00125),
+        ({0: 1, 31: 1}, 1.0, 1.26),
+    ],
+)
+def test_quantiles(buckets: dict[int, int], share: float, expected: float | None) -> None:
+    assert quantile(buckets, share) == expected
+
+
+def test_only_so_many_labels_of_a_name_are_told_apart_in_a_day(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(figures, "MAX_LABELS", 2)
+    tally = Tally()
+    for label in ("a", "b", "c", "d", "a"):
+        tally.add("attempts", label, NOW)
+        tally.gauge("jobs_open", label, NOW, 10.0)
+    found = dict(tally.take(NOW))
+    assert {key[1] for key in found if key[0] == "attempts"} == {"", "a", "b"}
+    assert found["attempts", "", "minute", NOW].count == 5
+    assert {key[1] for key in found if key[0] == "jobs_open"} == {"", "a", "b"}
+    parts = found["jobs_open", "", "minute", NOW].parts
+    assert parts is not None
+    assert [value for _, value in parts.values()] == [40.0]
+    tally.add("attempts", "c", NOW + 1)
+    assert {key[1] for key in counts(tally, NOW + 1)} == {""}
+    tally.add("attempts", "c", NOW + 86_400.0)
+    assert {key[1] for key in counts(tally, NOW + 86_400.0)} == {"", "c"}, "the next day has labels of its own"
+
+
+def test_gauges_of_accounts_are_summed_and_their_price_is_the_largest() -> None:
+    tally = Tally("node 1")
+    for label, value in (("revor/a", 40.0), ("revor/b", 2.0)):
+        tally.gauge("jobs_open", label, NOW, 7.0)
+        tally.gauge("jobs_open", label, NOW + 1.0, value)
+        tally.gauge("price_seconds", label, NOW, value)
+    tally.gauge("deliveries_undelivered", "", NOW, 9.0)
+    found = {key: (cell.count, cell.parts) for key, cell in tally.take(NOW + 1)}
+    node = next(iter(found["jobs_open", "", "minute", NOW][1] or {}))
+    assert node not in (SHARED, next(iter(_parts(Tally("node 2")))))
+    assert found["jobs_open", "", "minute", NOW] == (1, {node: (NOW + 1.0, 42.0)})
+    assert found["jobs_open", "revor/a", "hour", NOW] == (1, {SHARED: (NOW + 1.0, 40.0)})
+    assert found["price_seconds", "", "day", DAY] == (1, {node: (NOW, 40.0)})
+    assert found["deliveries_undelivered", "", "minute", NOW] == (1, {SHARED: (NOW, 9.0)})
+    assert {key[1] for key in found if key[2] == "minute"} == {""}
+    tally.gauge("jobs_open", "revor/a", NOW + 15.0, 1.0)
+    (again,) = [cell.parts for key, cell in tally.take(NOW + 15.0) if key[1:3] == ("", "minute")]
+    assert again == {node: (NOW + 15.0, 1.0)}, "an account that is not measured again is gone"
+
+
+def _parts(tally: Tally) -> dict[int, tuple[float, float]]:
+    tally.gauge("jobs_open", "revor/a", NOW, 1.0)
+    return next(cell.parts for key, cell in tally.take(NOW) if key[1] == "") or {}
+
+
+def test_what_could_not_be_written_is_added_to_what_comes_after() -> None:
+    tally = Tally()
+    tally.add("attempt_seconds", "sub_1", NOW, 1.0)
+    tally.gauge("jobs_open", "revor/a", NOW, 5.0)
+    rows = tally.take(NOW)
+    tally.add("attempt_seconds", "sub_1", NOW + 1, 2.0)
+    tally.gauge("jobs_open", "revor/a", NOW + 1, 6.0)
+    tally.give_back(rows)
+    found = dict(tally.take(NOW + 2))
+    cell = found["attempt_seconds", "sub_1", "hour", NOW]
+    assert (cell.count, cell.total, sum((cell.buckets or {}).values())) == (2, 3.0, 2)
+    assert found["jobs_open", "revor/a", "hour", NOW].parts == {SHARED: (NOW + 1, 6.0)}
+    first = dict(rows)["attempt_seconds", "sub_1", "hour", NOW]
+    assert (first.count, sum((first.buckets or {}).values())) == (1, 1), "a row that was given back is not changed"
+
+
+def test_memory_is_bounded_and_the_oldest_minutes_are_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(figures, "MAX_ROWS", 10)
+    tally = Tally()
+    for minute in range(60):
+        tally.add("events", "", NOW + 60.0 * minute)
+    found = counts(tally, NOW + 3_600.0)
+    assert tally.lost_count == 60 - 8
+    minutes = [key[3] for key in found if key[2] == "minute"]
+    assert minutes == [NOW + 60.0 * minute for minute in range(52, 60)]
+    assert found["events", "", "hour", NOW] == found["events", "", "day", DAY] == 60
+
+
+# --- stored cells
+
+
+@pytest.mark.parametrize("buckets", [{}, {0: 1}, {255: 2**63, 3: 7}])
+def test_buckets_are_stored_and_read(buckets: dict[int, int]) -> None:
+    assert unpacked_buckets(packed_buckets(buckets)) == buckets
+
+
+@pytest.mark.parametrize("parts", [{}, {SHARED: (NOW, 1.5)}, {2**64 - 1: (NOW + 0.25, -1.0), 7: (0.0, 1e300)}])
+def test_parts_are_stored_and_read(parts: dict[int, tuple[float, float]]) -> None:
+    assert unpacked_parts(packed_parts(parts)) == parts
+
+
+@pytest.mark.parametrize("stored", [None, b"", b"x", b"x" * 25])
+def test_damaged_cells_count_as_none(stored: bytes | None) -> None:
+    assert (unpacked_buckets(stored), unpacked_parts(stored)) == ({}, {})
+
+
+def test_buckets_are_joined() -> None:
+    one = {1: 1, 2: 2}
+    assert joined(one, {2: 3, 4: 4}) == {1: 1, 2: 5, 4: 4}
+    assert one == {1: 1, 2: 2}
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "expected"),
+    [
+        ({}, {}, {}),
+        ({1: (NOW, 5.0)}, {1: (NOW + 1, 6.0)}, {1: (NOW + 1, 6.0)}),
+        ({1: (NOW + 1, 6.0)}, {1: (NOW, 5.0)}, {1: (NOW + 1, 6.0)}),
+        ({1: (NOW, 5.0)}, {2: (NOW + STALE_SECONDS, 6.0)}, {1: (NOW, 5.0), 2: (NOW + STALE_SECONDS, 6.0)}),
+        ({1: (NOW, 5.0)}, {2: (NOW + STALE_SECONDS + 1, 6.0)}, {2: (NOW + STALE_SECONDS + 1, 6.0)}),
+    ],
+    ids=["nothing", "newer", "older", "two nodes", "a node that has stopped"],
+)
+def test_the_newest_part_of_each_node_counts(one: Any, other: Any, expected: Any) -> None:
+    assert newest(one, other) == expected
+
+
+def test_parts_are_bounded() -> None:
+    many = dict.fromkeys(range(MAX_PARTS + 50), (NOW, 1.0))
+    assert len(newest(many, {0: (NOW, 1.0)})) == MAX_PARTS
+
+
+@pytest.mark.parametrize(
+    ("name", "label", "values", "expected"),
+    [
+        ("jobs_open", "", [40.0, 2.0], 42.0),
+        ("price_seconds", "", [0.8, 3.0], 3.0),
+        ("price_seconds", "revor/a", [0.8], 0.8),
+        ("jobs_open", "", [], 0.0),
+        ("price_seconds", "", [], 0.0),
+    ],
+)
+def test_parts_of_a_gauge_make_its_value(name: str, label: str, values: list[float], expected: float) -> None:
+    assert gauge_value(name, label, {node: (NOW, value) for node, value in enumerate(values)}) == expected
+
+
+BUCKETS = packed_buckets({31: 10})
+
+
+@pytest.mark.parametrize(
+    ("name", "cells", "expected"),
+    [
+        ("events", [(3, 0.0, None)], Point(began_at=NOW, count=3, total=3.0)),
+        ("events", [(3, 0.0, None), (4, 0.0, None)], Point(began_at=NOW, count=7, total=7.0)),
+        ("jobs_open", [(4, 40.0, b"")], Point(began_at=NOW, count=4, total=40.0)),
+        ("jobs_open", [(4, 40.0, b""), (4, 2.0, b"")], Point(began_at=NOW, count=8, total=42.0)),
+        ("price_seconds", [(4, 0.8, b""), (4, 3.0, b""), (4, 1.0, b"")], Point(began_at=NOW, count=12, total=3.0)),
+        ("attempt_seconds", [(0, 0.0, None)], Point(began_at=NOW, count=0, total=0.0)),
+        (
+            "attempt_seconds",
+            [(10, 10.0, BUCKETS), (10, 12.0, BUCKETS)],
+            Point(began_at=NOW, count=20, total=22.0, p50=1.13, p95=1.25),
+        ),
+    ],
+)
+def test_cells_make_a_point(name: Any, cells: Any, expected: Point) -> None:
+    assert point(name, NOW, cells) == expected
+
+
+@pytest.mark.parametrize("span", SPAN_NAMES)
+def test_spans_begin_at_whole_minutes_hours_and_days_in_utc(span: Any) -> None:
+    expected = {"minute": NOW, "hour": NOW, "day": DAY}[span]
+    assert began(NOW + 59.9, span) == expected
+
+
+def test_a_cell_takes_in_what_has_neither_buckets_nor_parts() -> None:
+    cell = Cell(count=1, buckets={1: 1}, parts={1: (NOW, 1.0)})
+    cell.take_in(Cell(count=2, total=3.0))
+    assert cell == Cell(count=3, total=3.0, buckets={1: 1}, parts={1: (NOW, 1.0)})
+
+
+def test_every_figure_of_the_whole_relay_is_a_gauge() -> None:
+    """It has no label that a bound token could see."""
+    assert {one.kind for one in FIGURES.values() if not one.label} == {"gauge"}
