@@ -107,7 +107,7 @@ async def list_figures(call: Call) -> Response:
 
 def _points(points: Sequence[core.Point]) -> list[FigurePoint]:
     return [
-        {"time": _time(one.began_at), "count": one.count, "total": one.total, "p50": one.p50, "p95": one.p95}
+        {"time": _time(one.began_at), "count": one.number, "total": one.total, "p50": one.p50, "p95": one.p95}
         for one in points
     ]
 

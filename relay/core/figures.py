@@ -9,7 +9,7 @@ import math
 import struct
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias, get_args
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 Name: TypeAlias = Literal[
     "jobs_ended",
@@ -52,7 +52,9 @@ LEAST = 0.001
 MOST = 30 * 86_400.0
 """Smaller and larger values are in the first and the last bucket."""
 _SCALE = 1.0 / math.log(FACTOR)
-_LAST_BUCKET = int(math.log(MOST / LEAST) * _SCALE)
+SHOWN_SHARES = (0.5, 0.95)
+_ENDS = [0.0, *(LEAST * FACTOR**place for place in range(1, 257))]
+"""Where the buckets begin and end: the place of one is a byte."""
 _BUCKET = struct.Struct("<BQ")
 """A bucket and how many values are in it."""
 
@@ -123,12 +125,11 @@ class Cell:
             self.parts = newest(self.parts or {}, other.parts)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Point:
-    """One minute, hour or day of a series. `p50`, `p95`: of values only."""
+class Point(NamedTuple):
+    """One minute, hour or day of a series. `number`: how often, or of how many values; `p50`, `p95`: of durations."""
 
     began_at: float
-    count: int
+    number: int
     total: float
     p50: float | None = None
     p95: float | None = None
@@ -315,33 +316,63 @@ def unpacked_parts(stored: bytes | None) -> Parts:
     return {node: (at, value) for node, at, value in _PART.iter_unpack(stored)}
 
 
-def quantile(buckets: Mapping[int, int], share: float) -> float | None:
-    """The value that `share` of the values do not exceed, with three digits. None without values."""
+def quantiles(buckets: Mapping[int, int], shares: Sequence[float]) -> list[float] | None:
+    """For each share, in increasing order, the value that so many of the values do not exceed. None without
+    values."""
     total = sum(buckets.values())
     if total <= 0:
         return None
-    left, places = share * total, sorted(buckets)
-    while left > buckets[places[0]] and len(places) > 1:
-        left -= buckets[places.pop(0)]
-    found = LEAST * FACTOR ** (places[0] + min(left / max(buckets[places[0]], 1), 1.0))
-    return float(f"{found:.3g}")
+    found: list[float] = []
+    places = sorted(buckets)
+    last, below = len(places) - 1, 0
+    at, count = 0, buckets[places[0]]
+    for share in shares:
+        wanted = share * total
+        while at < last and below + count < wanted:
+            below += count
+            at += 1
+            count = buckets[places[at]]
+        low, high = _ENDS[places[at] : places[at] + 2]
+        found.append(round(low + (high - low) * min((wanted - below) / max(count, 1), 1.0), 4))
+    return found
 
 
-def point(name: Name, began_at: float, cells: Sequence[tuple[int, float, bytes | None]]) -> Point:
-    """What the stored cells of some labels make together: of each its count, its total and its buckets."""
-    figure = FIGURES[name]
-    count, total = cells[0][0], cells[0][1]
-    for other_count, other_total, _ in cells[1:]:
-        count += other_count
-        total = max(total, other_total) if figure.joins == "max" else total + other_total
-    if figure.kind == "count":
-        return Point(began_at=began_at, count=count, total=float(count))
-    if figure.kind == "gauge":
-        return Point(began_at=began_at, count=count, total=total)
-    buckets = unpacked_buckets(cells[0][2])
-    for _, _, stored in cells[1:]:
-        buckets = joined(buckets, unpacked_buckets(stored))
-    return Point(began_at=began_at, count=count, total=total, p50=quantile(buckets, 0.5), p95=quantile(buckets, 0.95))
+Stored: TypeAlias = Sequence[Any]
+"""A stored cell: when it began, its count, its total, and its buckets in hex if they are needed."""
+
+
+def points(name: Name, cells: Sequence[Stored]) -> list[Point]:
+    """The points that the cells of one series make."""
+    kind = FIGURES[name].kind
+    if kind == "count":
+        return [Point(began_at, count, float(count)) for began_at, count, _, _ in cells]
+    if kind == "gauge":
+        return [Point(began_at, count, total) for began_at, count, total, _ in cells]
+    found = []
+    for began_at, count, total, stored in cells:
+        p50, p95 = quantiles(_from_hex(stored), SHOWN_SHARES) or (None, None)
+        found.append(Point(began_at, count, total, p50, p95))
+    return found
+
+
+def _from_hex(stored: str | None) -> Buckets:
+    return unpacked_buckets(bytes.fromhex(stored or ""))
+
+
+def together(name: Name, series: Iterable[Sequence[Stored]]) -> list[Stored]:
+    """The cells that those of several labels make together, in order."""
+    found: dict[float, Stored] = {}
+    largest = FIGURES[name].joins == "max"
+    for cells in series:
+        for began_at, count, total, stored in cells:
+            before = found.get(began_at)
+            if before is not None:
+                count += before[1]
+                total = max(total, before[2]) if largest else total + before[2]
+                if FIGURES[name].kind == "values":
+                    stored = packed_buckets(joined(_from_hex(before[3]), _from_hex(stored))).hex()
+            found[began_at] = (began_at, count, total, stored)
+    return [found[began_at] for began_at in sorted(found)]
 
 
 def began(at: float, span: Span) -> float:

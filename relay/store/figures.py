@@ -5,6 +5,7 @@ is lost and nothing deadlocks.
 """
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from sqlalchemy.engine import Connection
 
@@ -21,14 +22,27 @@ from relay.core.figures import (
     newest,
     packed_buckets,
     packed_parts,
-    point,
+    points,
+    together,
     unpacked_buckets,
     unpacked_parts,
 )
 from relay.store.database import Database
 from relay.store.group_commit import alone
 from relay.store.scoped import Scoped
-from relay.store.statements import INTEGER, REAL, TEXT, columns_of, fetch, json_list, run_many, run_rows, sql
+from relay.store.statements import (
+    INTEGER,
+    REAL,
+    TEXT,
+    columns_of,
+    fetch,
+    fetch_json,
+    json_list,
+    json_query,
+    run_many,
+    run_rows,
+    sql,
+)
 from relay.store.tables import FigureRow
 
 MAX_WRITTEN = 500
@@ -65,12 +79,18 @@ _THIS = " AND ".join(f"{name} = :{name}" for name in _KEY)
 SET_BUCKETS = f"UPDATE figures SET buckets = :buckets WHERE {_THIS}"
 # The same of a gauge, with its value.
 SET_GAUGE = f"UPDATE figures SET buckets = :buckets, total = :total WHERE {_THIS}"
-# One series since a time, in order.
-SERIES = sql(
-    f"""
-SELECT {columns_of(FigureRow, "began_at", "count", "total", "buckets")} FROM figures
+_SERIES = f"""
+FROM figures
 WHERE name = :name AND label = :label AND span = :span AND began_at >= :since ORDER BY began_at LIMIT {MAX_POINTS}
 """
+_SHOWN = f"SELECT {columns_of(FigureRow, 'began_at', 'count', 'total')}"
+# One series since a time, in order.
+SERIES = json_query(f"{_SHOWN} {_SERIES}", ("began_at", "count", "total", "NULL"))
+# The same of durations, with their buckets.
+DETAILED_SERIES = json_query(
+    f"{_SHOWN}, hex(buckets) AS buckets {_SERIES}",
+    ("began_at", "count", "total", "buckets"),
+    f"{_SHOWN}, encode(buckets, 'hex') AS buckets {_SERIES}",
 )
 # The newest subscriptions of an account, without callbacks.
 OWN_SUBSCRIPTIONS = sql(
@@ -159,8 +179,8 @@ def _labels(connection: Connection, kind: str, label: str, owner: str | None) ->
 
 
 def _points(connection: Connection, name: Name, labels: Sequence[str], span: Span, since: float) -> list[Point]:
-    cells: dict[float, list[tuple[int, float, bytes | None]]] = {}
-    for label in labels:
-        for began_at, *cell in fetch(connection, SERIES, name=name, label=label, span=span, since=since):
-            cells.setdefault(began_at, []).append((cell[0], cell[1], cell[2]))
-    return [point(name, began_at, found) for began_at, found in sorted(cells.items(), key=lambda one: one[0])]
+    statement = DETAILED_SERIES if FIGURES[name].kind == "values" else SERIES
+    series: list[Sequence[Any]] = [
+        fetch_json(connection, statement, name=name, label=label, span=span, since=since) for label in labels
+    ]
+    return points(name, series[0] if len(series) == 1 else together(name, series))

@@ -493,6 +493,7 @@ CATALOGUE = (
     Case("figures: set buckets", figures.SET_BUCKETS),
     Case("figures: set a gauge", figures.SET_GAUGE),
     Case("figures: series", figures.SERIES),
+    Case("figures: series of durations", figures.DETAILED_SERIES),
     Case("figures: own subscriptions", figures.OWN_SUBSCRIPTIONS),
     Case("figures: an own subscription", figures.OWN_SUBSCRIPTION),
     Case("retention: figures", upkeep.DELETE_OLD_FIGURES),

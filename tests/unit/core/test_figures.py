@@ -24,8 +24,9 @@ from relay.core.figures import (
     newest,
     packed_buckets,
     packed_parts,
-    point,
-    quantile,
+    points,
+    quantiles,
+    together,
     unpacked_buckets,
     unpacked_parts,
 )
@@ -109,9 +110,9 @@ def test_a_time_that_is_none_does_not_raise(at: float) -> None:
 @pytest.mark.parametrize(
     ("value", "total", "least", "most"),
     [
-        (0.0, 0.0, LEAST, LEAST * 2),
-        (-5.0, 0.0, LEAST, LEAST * 2),
-        (math.nan, 0.0, LEAST, LEAST * 2),
+        (0.0, 0.0, 0.0, LEAST),
+        (-5.0, 0.0, 0.0, LEAST),
+        (math.nan, 0.0, 0.0, LEAST),
         (0.25, 0.25, 0.2, 0.32),
         (MOST, MOST, MOST * 0.75, MOST * 1.3),
         (math.inf, MOST, MOST * 0.75, MOST * 1.3),
@@ -126,8 +127,7 @@ def test_values_outside_of_the_buckets_are_in_the_first_or_the_last(
     cell = tally.take(NOW)[0][1]
     assert (cell.count, cell.total) == (1, total)
     assert cell.buckets is not None
-    found = quantile(cell.buckets, 0.5)
-    assert found is not None
+    found = median(cell.buckets)
     assert least <= found <= most
     assert max(cell.buckets) <= 255, "a bucket is one byte"
 
@@ -140,22 +140,31 @@ def test_quantiles_are_exact_to_an_eighth() -> None:
     buckets = tally.take(NOW)[0][1].buckets
     assert buckets is not None
     for share in (0.5, 0.95, 0.99):
-        assert quantile(buckets, share) == pytest.approx(values[int(share * len(values))], rel=0.125)
+        assert next(iter(quantiles(buckets, [share]) or [])) == pytest.approx(
+            values[int(share * len(values))], rel=0.125
+        )
 
 
 @pytest.mark.parametrize(
-    ("buckets", "share", "expected"),
+    ("buckets", "shares", "expected"),
     [
-        ({}, 0.5, None),
-        ({3: 0}, 0.5, None),
-        ({0: 1}, 1.0, 0.00125),
-        ({0: 5, 7: 0}, 1.0, 0.00125),
-        ({0: 1, 31: 1}, 0.5, 0.00125),
-        ({0: 1, 31: 1}, 1.0, 1.26),
+        ({}, [0.5], None),
+        ({3: 0}, [0.5], None),
+        ({0: 1}, [0.5, 1.0], [0.0006, 0.0013]),
+        ({0: 5, 7: 0}, [1.0], [0.0013]),
+        ({0: 1, 31: 1}, [0.5, 0.75, 1.0], [0.0013, 1.136, 1.2622]),
+        ({20: 2, 21: 2, 30: 4}, [0.1, 0.5, 0.95], [0.0954, 0.1355, 0.9895]),
+        ({255: 1}, [1.0], [round(LEAST * 1.25**256, 4)]),
     ],
 )
-def test_quantiles(buckets: dict[int, int], share: float, expected: float | None) -> None:
-    assert quantile(buckets, share) == expected
+def test_quantiles(buckets: dict[int, int], shares: list[float], expected: list[float] | None) -> None:
+    assert quantiles(buckets, shares) == (None if expected is None else pytest.approx(expected, abs=2e-4))
+
+
+def median(buckets: dict[int, int]) -> float:
+    found = quantiles(buckets, [0.5])
+    assert found is not None
+    return found[0]
 
 
 def test_only_so_many_labels_of_a_name_are_told_apart_in_a_day(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -288,27 +297,35 @@ def test_parts_of_a_gauge_make_its_value(name: str, label: str, values: list[flo
     assert gauge_value(name, label, {node: (NOW, value) for node, value in enumerate(values)}) == expected
 
 
-BUCKETS = packed_buckets({31: 10})
+BUCKETS, MORE = packed_buckets({31: 10}).hex(), packed_buckets({31: 10, 40: 20}).hex()
 
 
 @pytest.mark.parametrize(
-    ("name", "cells", "expected"),
+    ("name", "series", "expected"),
     [
-        ("events", [(3, 0.0, None)], Point(began_at=NOW, count=3, total=3.0)),
-        ("events", [(3, 0.0, None), (4, 0.0, None)], Point(began_at=NOW, count=7, total=7.0)),
-        ("jobs_open", [(4, 40.0, b"")], Point(began_at=NOW, count=4, total=40.0)),
-        ("jobs_open", [(4, 40.0, b""), (4, 2.0, b"")], Point(began_at=NOW, count=8, total=42.0)),
-        ("price_seconds", [(4, 0.8, b""), (4, 3.0, b""), (4, 1.0, b"")], Point(began_at=NOW, count=12, total=3.0)),
-        ("attempt_seconds", [(0, 0.0, None)], Point(began_at=NOW, count=0, total=0.0)),
+        ("events", [[]], []),
+        ("events", [[(NOW, 3, 0.0, None)]], [Point(NOW, 3, 3.0)]),
+        ("events", [[(NOW, 3, 0.0, None)], [(NOW, 4, 0.0, None)]], [Point(NOW, 7, 7.0)]),
+        (
+            "jobs_open",
+            [[(NOW, 4, 40.0, None), (NOW + 60, 4, 41.0, None)], [(NOW - 60, 4, 3.0, None), (NOW, 4, 2.0, None)]],
+            [Point(NOW - 60, 4, 3.0), Point(NOW, 8, 42.0), Point(NOW + 60, 4, 41.0)],
+        ),
+        ("price_seconds", [[(NOW, 4, price, None)] for price in (0.8, 3.0, 1.0)], [Point(NOW, 12, 3.0)]),
+        ("attempt_seconds", [[(NOW, 0, 0.0, None)]], [Point(NOW, 0, 0.0)]),
+        ("attempt_seconds", [[(NOW, 2, 9.0, "00")]], [Point(NOW, 2, 9.0)]),
+        ("attempt_seconds", [[(NOW, 10, 10.0, BUCKETS)]], [Point(NOW, 10, 10.0, 1.136, 1.2496)]),
         (
             "attempt_seconds",
-            [(10, 10.0, BUCKETS), (10, 12.0, BUCKETS)],
-            Point(began_at=NOW, count=20, total=22.0, p50=1.13, p95=1.25),
+            [[(NOW, 10, 10.0, BUCKETS)], [(NOW, 30, 90.0, MORE)]],
+            [Point(NOW, 40, 100.0, 1.2622, 9.2159)],
         ),
     ],
+    ids=["nothing", "one", "two labels", "in order", "the largest price", "no values", "damaged", "values", "joined"],
 )
-def test_cells_make_a_point(name: Any, cells: Any, expected: Point) -> None:
-    assert point(name, NOW, cells) == expected
+def test_stored_cells_make_points(name: Any, series: Any, expected: list[Point]) -> None:
+    found = points(name, series[0] if len(series) == 1 else together(name, series))
+    assert found == expected
 
 
 @pytest.mark.parametrize("span", SPAN_NAMES)
