@@ -1,7 +1,7 @@
 """The dashboard as one ASGI application: who is asking, the page, and what goes around it."""
 
 import gzip
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -20,8 +20,8 @@ from relay.clock import http_date
 from relay.errors import NotFound, RequestError, StoreError, Unauthorized, Unavailable
 from relay.web.desk import Desk
 from relay.web.export import csv_response
-from relay.web.live import Live
-from relay.web.navigation import NAVIGATION
+from relay.web.live import Key, Live
+from relay.web.navigation import NAVIGATION, SECTIONS
 from relay.web.page import Content, Done, Form, Page, Visit
 from relay.web.pages import PAGES
 from relay.web.rendering import STATIC, Pages, static_files
@@ -30,6 +30,7 @@ from relay.web.settings import WebSettings
 
 log = structlog.get_logger()
 
+UI = "/ui"
 MAX_FORM_BYTES = 256 << 10
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
@@ -121,7 +122,7 @@ class Web:
 
     async def _page(self, request: Request, page: Page, visitor: Visitor, form: Form | None) -> Response:
         visit = self._visit(request, visitor, form)
-        if page.live and MEDIA_TYPE in request.headers.get("accept", ""):
+        if page.live and _is_live(request):
             return self._stream(page, visit, visitor)
         made = await page.handler(visit)
         if isinstance(made, Done):
@@ -129,7 +130,7 @@ class Web:
         if made.export is not None and visit.query.get("format") == "csv":
             return csv_response(made.export, visit)
         values = self._values(visit, made, page)
-        return Response(self._shared.pages.page(made.template, values), made.status, media_type="text/html")
+        return _html(self._shared.pages.page(made.template, values), made.status)
 
     def _visit(self, request: Request, visitor: Visitor, form: Form | None) -> Visit:
         context, identity = self._shared.context, visitor.identity
@@ -145,7 +146,8 @@ class Web:
             **made.values,
             "visit": visit,
             "title": made.title,
-            "navigation": NAVIGATION,
+            "navigation": SECTIONS,
+            "here": _place_of(visit.request.url.path),
             "equivalent": made.equivalent,
             "export": visit.path(format="csv", cursor=None) if made.export is not None else None,
             "live_path": visit.path() if page is not None and page.live else None,
@@ -165,19 +167,16 @@ class Web:
             assert isinstance(made, Content)
             return shared.pages.live(made.template, self._values(visit, made, page))
 
-        async def frames() -> Any:
-            try:
-                with ports.signals.watch_events() as watch:
-                    async for frame in shared.live.frames(key, render, watch.wait, goes_on):
-                        yield frame
-            except (RequestError, StoreError) as error:  # the browser asks again later
-                log.info("live_page_ended", path=visit.path(), error=str(error))
+        async def frames() -> AsyncGenerator[bytes, None]:
+            with ports.signals.watch_events() as watch:
+                async for frame in shared.live.frames(key, render, watch.wait, goes_on):
+                    yield frame
 
         def goes_on() -> bool:
             return not ports.node.stopping and ports.access.holds(visit.identity)
 
-        key = (visit.csrf, visit.path())
-        if shared.live.is_full:
+        key = Key(visit.csrf, visit.path())
+        if not shared.live.has_room(key):
             raise Unavailable("too many pages are open: this one shows what it knew", headers={"Retry-After": "30"})
         slots, caller = ports.admission.streams, visit.identity.key
         slots.take(caller)
@@ -185,7 +184,7 @@ class Web:
 
     def _refused(self, request: Request, error: RequestError) -> Response:
         html = self._shared.pages.page("refused.html", {"error": error, "path": request.url.path})
-        return Response(html, error.status, media_type="text/html", headers=error.headers)
+        return _html(html, error.status, error.headers)
 
     def _headers(self, scope: Scope) -> Mapping[str, str]:
         return {
@@ -197,6 +196,21 @@ class Web:
 
     def _request_id(self, scope: Scope) -> str:
         return request_id_of(scope, self._shared.context.ports.clock)
+
+
+def _place_of(path: str) -> str:
+    """The page of the navigation that a path belongs to; "" for none."""
+    below = [one.path for one in NAVIGATION if path == one.path or (one.path != UI and path.startswith(f"{one.path}/"))]
+    return below[0] if below else ""
+
+
+def _is_live(request: Request) -> bool:
+    """Whether an open page asks for its live part."""
+    return request.method == "GET" and MEDIA_TYPE in request.headers.get("accept", "")
+
+
+def _html(text: str, status: int, headers: Mapping[str, str] | None = None) -> Response:
+    return Response(text.encode("utf-8", "replace"), status, media_type="text/html", headers=headers)
 
 
 def _number(text: str) -> int:

@@ -2,15 +2,22 @@
 
 Tabs that show the same page to the same person share one rendering. All renderings together may take SHARE of the
 time, so that many open tabs slow the pages down and never the deliveries.
+
+A browser opens six connections to a host at most, so each session has TABS live tabs: one more takes the place of the
+oldest, which asks again after LATER_SECONDS. `static/relay.js` knows the events: `live` (connected), `beat` (nothing
+new), `later` (other tabs have the connections), `failed` (the page could not be made).
 """
 
 import asyncio
 import time
-from collections import OrderedDict
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import structlog
 
 from relay.clock import Clock
+from relay.errors import RequestError, StoreError, Unauthorized
 
 MIN_SECONDS = 2.0
 """Between two renderings of a page."""
@@ -20,11 +27,25 @@ SHARE = 0.03
 """Of one processor, for all live pages of a node."""
 MAX_PAGES = 500
 """Pages that are open at once, at most. Further tabs are refused."""
+TABS = 4
+"""Live tabs of a session at once."""
+LATER_SECONDS = 20
+RETRY_SECONDS = 1
+BEAT_SECONDS = 10.0
+"""A tab that hears nothing for three times as long takes the connection for lost."""
 SLICE_SECONDS = 1.0
-HEARTBEAT = b": still here\n\n"
 
-Key = tuple[str, ...]
 Render = Callable[[], Awaitable[str]]
+Wait = Callable[[float], Awaitable[bool]]
+
+log = structlog.get_logger()
+
+
+class Key(NamedTuple):
+    """What is rendered once: a page as one session sees it."""
+
+    session: str
+    path: str
 
 
 @dataclass(slots=True)
@@ -38,46 +59,85 @@ class _Shared:
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
+@dataclass(slots=True, eq=False)
+class _Tab:
+    """An open stream. `displaced`: a newer one of the same session has its place."""
+
+    displaced: bool = False
+
+
 class Live:
     """The live pages of one node."""
 
     def __init__(self, steady: Clock = time.monotonic) -> None:
         self._steady = steady
-        self._pages: OrderedDict[Key, _Shared] = OrderedDict()
+        self._pages: dict[Key, _Shared] = {}
+        self._tabs: dict[str, list[_Tab]] = {}
 
     @property
     def interval_seconds(self) -> float:
         """How long a page waits between two renderings."""
         return max(MIN_SECONDS, sum(page.seconds for page in self._pages.values()) / SHARE)
 
-    @property
-    def is_full(self) -> bool:
-        """Whether no further page can be live."""
-        return len(self._pages) >= MAX_PAGES
+    def has_room(self, key: Key) -> bool:
+        """Whether a tab of this page can be live."""
+        return key in self._pages or len(self._pages) < MAX_PAGES
 
     async def frames(
-        self, key: Key, render: Render, wait: Callable[[float], Awaitable[bool]], goes_on: Callable[[], bool]
+        self, key: Key, render: Render, wait: Wait, goes_on: Callable[[], bool]
     ) -> AsyncGenerator[bytes, None]:
         """The page's frames, each when it differs from the one before. `wait` returns True for a signal, False after
         so many seconds; `goes_on` says whether the reader may still see the page."""
         page = self._pages.setdefault(key, _Shared())
         page.tabs += 1
+        tab = self._seat(key.session)
         sent = ""
+
+        def stays() -> bool:
+            return not tab.displaced and goes_on()
+
         try:
-            yield HEARTBEAT
-            while goes_on():
+            yield _event("live", RETRY_SECONDS)
+            while stays():
                 html = await self._html(page, render)
-                if not goes_on():
-                    return
-                yield HEARTBEAT if html == sent else _frame(html)
+                if not stays():
+                    break
+                yield _event("beat") if html == sent else _frame(html)
                 sent = html
                 pause = self.interval_seconds
-                await _in_slices(asyncio.sleep, pause, goes_on)
-                await _in_slices(wait, max(0.0, IDLE_SECONDS - pause), goes_on)
+                async for beat in _beats(_sleep, pause, stays):
+                    yield beat
+                async for beat in _beats(wait, max(0.0, IDLE_SECONDS - pause), stays):
+                    yield beat
+            if tab.displaced:
+                yield _event("later", LATER_SECONDS)
+        except Unauthorized:
+            return  # the browser asks again, and learns it
+        except (RequestError, StoreError) as error:
+            log.info("live_page_failed", path=key.path, error=str(error))
+            yield _event("failed", LATER_SECONDS)
+        except Exception:
+            log.exception("live_page_failed", path=key.path)
+            yield _event("failed", LATER_SECONDS)
         finally:
-            page.tabs -= 1
-            if page.tabs == 0:
-                self._pages.pop(key, None)
+            self._leave(key, page, tab)
+
+    def _seat(self, session: str) -> _Tab:
+        tabs = self._tabs.setdefault(session, [])
+        tabs.append(_Tab())
+        if len(tabs) > TABS:
+            tabs.pop(0).displaced = True
+        return tabs[-1]
+
+    def _leave(self, key: Key, page: _Shared, tab: _Tab) -> None:
+        page.tabs -= 1
+        if page.tabs == 0:
+            self._pages.pop(key, None)
+        tabs = self._tabs.get(key.session, [])
+        if tab in tabs:
+            tabs.remove(tab)
+        if not tabs:
+            self._tabs.pop(key.session, None)
 
     async def _html(self, page: _Shared, render: Render) -> str:
         async with page.lock:
@@ -89,15 +149,31 @@ class Live:
             return page.html
 
 
-async def _in_slices(wait: Callable[[float], Awaitable[object]], seconds: float, goes_on: Callable[[], bool]) -> None:
+async def _sleep(seconds: float) -> bool:
+    await asyncio.sleep(seconds)
+    return False
+
+
+async def _beats(wait: Wait, seconds: float, goes_on: Callable[[], bool]) -> AsyncGenerator[bytes, None]:
     """Waits until `wait` returns True, or for so long; no longer than a slice once the page does not go on."""
+    silent = 0.0
     while seconds > 0 and goes_on():
         turn = min(seconds, SLICE_SECONDS)
         if await wait(turn):
             return
         seconds -= turn
+        silent += turn
+        if silent >= BEAT_SECONDS:
+            silent = 0.0
+            yield _event("beat")
+
+
+def _event(name: str, retry_seconds: int | None = None) -> bytes:
+    """An event without a page. `retry_seconds`: how soon the browser connects again after the stream has ended."""
+    retry = "" if retry_seconds is None else f"retry: {retry_seconds * 1000}\n"
+    return f"event: {name}\n{retry}\n".encode()
 
 
 def _frame(html: str) -> bytes:
-    lines = html.replace("\r", "").split("\n")
-    return "".join(f"data: {line}\n" for line in lines if line.strip()).encode("utf-8", "replace") + b"\n"
+    lines = html.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    return "".join(f"data: {line}\n" for line in lines).encode("utf-8", "replace") + b"\n"

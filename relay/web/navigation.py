@@ -11,17 +11,24 @@ class Place(NamedTuple):
     key: str
 
 
-NAVIGATION = (
-    Place("overview", "/ui", "o"),
-    Place("jobs", "/ui/jobs", "j"),
-    Place("groups", "/ui/groups", "g"),
-    Place("deliveries", "/ui/deliveries", "d"),
-    Place("subscriptions", "/ui/subscriptions", "s"),
-    Place("events", "/ui/events", "e"),
-    Place("incidents", "/ui/incidents", "i"),
-    Place("intents", "/ui/intents", "n"),
-    Place("sources", "/ui/sources", "u"),
-    Place("tokens", "/ui/tokens", "t"),
-    Place("audit", "/ui/audit", "a"),
-    Place("settings", "/ui/settings", "c"),
+SECTIONS = (
+    ("watch", (Place("overview", "/ui", "o"), Place("incidents", "/ui/incidents", "i"))),
+    ("work", (Place("jobs", "/ui/jobs", "j"), Place("groups", "/ui/groups", "g"))),
+    (
+        "delivery",
+        (
+            Place("events", "/ui/events", "e"),
+            Place("deliveries", "/ui/deliveries", "d"),
+            Place("subscriptions", "/ui/subscriptions", "s"),
+        ),
+    ),
+    ("upstream", (Place("sources", "/ui/sources", "u"), Place("intents", "/ui/intents", "n"))),
+    (
+        "administration",
+        (Place("tokens", "/ui/tokens", "t"), Place("audit", "/ui/audit", "a"), Place("settings", "/ui/settings", "c")),
+    ),
 )
+"""The navigation: sections by name (the text `base.section_NAME`), each with its pages."""
+
+NAVIGATION = tuple(place for _, places in SECTIONS for place in places)
+"""Every page of the navigation, in order."""

@@ -8,7 +8,7 @@ async def test_every_page_leads_to_every_other(browser):
     assert page.status == 200
     links = page.soup.all("//header//nav//a[@data-key]")
     assert [(one.get("href"), one.get("data-key")) for one in links] == [(one.path, one.key) for one in NAVIGATION]
-    assert page.soup.texts("//a[@aria-current='page']") == ["Jobs"]
+    assert page.soup.texts("//a[@data-key][@aria-current='page']") == ["Jobs"]
 
 
 async def test_an_action_says_what_it_did(browser, world):

@@ -134,26 +134,90 @@ document.addEventListener("change", (event) => {
   if (form && event.target.tagName === "SELECT") form.requestSubmit();
 });
 
-// --- the live connection
+// --- the live connection: `relay/web/live.py` says what the events mean. A hidden tab has none.
 
-function showLive(text, lost) {
+const SILENT_MS = 35_000; // three beats
+const RETRY_MS = 10_000;
+const live = document.getElementById("live");
+let stream = null;
+let heardAt = 0;
+let retryTimer = 0;
+
+function showLive(kind) {
   const state = document.getElementById("live-state");
   if (!state) return;
   state.hidden = false;
-  state.textContent = text;
-  state.classList.toggle("lost", lost);
+  state.classList.toggle("lost", kind !== "live");
+  if (state.textContent !== state.dataset[kind]) state.textContent = state.dataset[kind];
 }
 
-document.addEventListener("htmx:sse:after:connection", () => showLive(document.getElementById("live-state")?.dataset.live, false));
-document.addEventListener("htmx:sse:error", () => showLive(document.getElementById("live-state")?.dataset.lost, true));
+function connect() {
+  clearTimeout(retryTimer);
+  if (live && window.htmx && !stream && !document.hidden) htmx.trigger(live, "connect");
+}
 
-function show(root) {
+function connectLater() {
+  clearTimeout(retryTimer);
+  retryTimer = setTimeout(connect, RETRY_MS);
+}
+
+function lost(status) {
+  if (status === 401) location.reload(); // the session is over: the page leads to the login page
+  else showLive("lost");
+}
+
+if (live) {
+  live.addEventListener("htmx:sse:after:connection", (event) => {
+    stream = event.detail.connection;
+    heardAt = Date.now();
+  });
+  live.addEventListener("htmx:sse:before:connection", () => (heardAt = Date.now()));
+  live.addEventListener("htmx:sse:after:message", () => (heardAt = Date.now()));
+  live.addEventListener("htmx:sse:error", (event) => lost(event.detail.status));
+  live.addEventListener("htmx:sse:close", () => {
+    stream = null;
+    connectLater();
+  });
+  // The first request is htmx's own, which does not ask again.
+  for (const failed of ["htmx:error", "htmx:response:error"]) {
+    live.addEventListener(failed, (event) => {
+      if (stream) return;
+      lost(event.detail.ctx?.response?.status);
+      connectLater();
+    });
+  }
+  live.addEventListener("live", () => showLive("live"));
+  live.addEventListener("later", () => showLive("later"));
+  live.addEventListener("failed", () => showLive("lost"));
+  // What comes is made ready before it is compared with what is there, so that nothing flickers.
+  live.addEventListener("htmx:before:swap", (event) => event.detail.tasks.forEach((task) => prepare(task.fragment)));
+  live.addEventListener("htmx:sse:after:message", () => drawCharts(live));
+  document.addEventListener("visibilitychange", connect);
+  addEventListener("load", () => setTimeout(connect));
+  setInterval(() => {
+    if (!stream || document.hidden || Date.now() - heardAt < SILENT_MS) return;
+    showLive("lost");
+    heardAt = Date.now();
+    stream.reader?.cancel(); // a connection that died without a word: htmx opens another one
+  }, 5000);
+}
+
+// --- all of it
+
+function prepare(root) {
+  if (!root) return;
   showTimes(root);
-  drawCharts(root);
   find("[data-copy], [data-theme-toggle], [data-help], [data-script]", root).forEach((one) => (one.hidden = false));
 }
 
-document.addEventListener("htmx:sse:after:message", () => show(document));
-document.addEventListener("htmx:after:swap", () => show(document));
-setInterval(showTimes, 1000);
-show(document);
+prepare(document);
+drawCharts(document);
+setInterval(() => showTimes(), 1000);
+
+// What an action did is said once: not again when the page is loaded again.
+if (/[?&]done=/.test(location.search)) {
+  const query = new URLSearchParams(location.search);
+  query.delete("done");
+  query.delete("n");
+  history.replaceState(null, "", location.pathname + (query.size ? `?${query}` : "") + location.hash);
+}
