@@ -2,9 +2,11 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ import pytest
 from tests.support.scale import soak_only
 
 COMMAND = [sys.executable, "-W", "error", "-m", "relay", "demo", "--speed", "600"]
+LINK = r"Dashboard: (http://127\.0\.0\.1:\d+/ui)"
 FIGURES = [
     *("jobs", "events_delivered", "owed", "lost", "unobserved", "duplicates", "out_of_order", "signature_failures"),
     *("upstream_requests", "requests_per_job", "naive_requests_per_job", "detection_delay_seconds", "elapsed_seconds"),
@@ -45,7 +48,8 @@ def test_text_output_ends_with_a_headline(environ: dict[str, str]) -> None:
     ran = subprocess.run([*COMMAND, "--jobs", "3"], env=environ, capture_output=True, text=True, timeout=120)
     assert ran.returncode == 0, ran.stderr
     assert ran.stderr == ""
-    first, *_, last = ran.stdout.splitlines()
+    link, first, *_, last = ran.stdout.splitlines()
+    assert re.fullmatch(LINK + ", until the demo ends .*", link)
     assert first.startswith("0/3 jobs finished")
     assert last.startswith("3 jobs, ")
     assert "Polling every 5 s needs" in last
@@ -103,7 +107,12 @@ def test_keep_serves_until_interrupted(
             line = running.stdout.readline()
             assert line, lines
             lines.append(line)
-        assert any("http://127.0.0.1:" in line for line in lines)
+        found = re.match(LINK, lines[0])
+        assert found is not None
+        assert any(line.endswith(f"dashboard  {found[1]}\n") for line in lines)
+        with urllib.request.urlopen(found[1], timeout=30) as page:
+            assert page.headers.get_content_type() == "text/html"
+            assert len(page.headers.get_all("date")) == 1
         running.send_signal(sign)
         try:
             _, errors = running.communicate(timeout=30)
@@ -119,6 +128,7 @@ def test_interrupted_demo_leaves_nothing_behind(environ: dict[str, str], tmp_pat
     command = [*COMMAND[:-1], "1", "--jobs", "3"]
     with subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
         assert running.stdout is not None
+        assert re.match(LINK, running.stdout.readline())
         assert running.stdout.readline().startswith("0/3")
         running.send_signal(sign)
         try:

@@ -12,7 +12,7 @@ from rich.text import Text
 from relay.cli.demo.bus import Bus, open_bus, run_bus
 from relay.cli.demo.bus_report import Arrival, BusReport, by_subject
 from relay.cli.demo.environment import Plan
-from relay.cli.demo.live import keep_serving, run_to_end, shown
+from relay.cli.demo.live import keep_serving, run_to_end, say_dashboard, shown
 
 
 def run(plan: Plan, *, as_json: bool, keep: bool) -> BusReport:
@@ -24,6 +24,7 @@ async def _run(plan: Plan, *, as_json: bool, keep: bool) -> BusReport:
     console = Console(stderr=as_json, highlight=False)
     async with open_bus(plan) as bus:
         scenario = bus.scenario
+        say_dashboard(scenario, console, keep=keep)
         with shown(console, lambda: picture(bus), lambda: progress_line(bus), scenario.is_over) as progress:
             report = await run_bus(bus, progress)
         if not console.is_terminal:
@@ -33,7 +34,7 @@ async def _run(plan: Plan, *, as_json: bool, keep: bool) -> BusReport:
         if as_json:
             typer.echo(orjson.dumps(report.shown()).decode())
         if keep:
-            console.print(f"    nats  {bus.url}  nats sub --server {bus.url} '>'", soft_wrap=True)
+            console.print(f"     nats  {bus.url}  nats sub --server {bus.url} '>'", soft_wrap=True)
             await keep_serving(scenario, console)
         return report
 

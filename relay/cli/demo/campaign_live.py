@@ -11,7 +11,7 @@ from rich.text import Text
 from relay.cli.demo.campaign import Campaign, open_campaign, run_campaign
 from relay.cli.demo.campaign_report import CampaignReport
 from relay.cli.demo.environment import Plan
-from relay.cli.demo.live import keep_serving, picture, progress_line, run_to_end, shown
+from relay.cli.demo.live import keep_serving, picture, progress_line, run_to_end, say_dashboard, shown
 from relay.cli.demo.slack_channel import Message
 
 
@@ -24,6 +24,7 @@ async def _run(plan: Plan, *, as_json: bool, keep: bool) -> CampaignReport:
     console = Console(stderr=as_json, highlight=False)
     async with open_campaign(plan) as campaign:
         scenario = campaign.scenario
+        say_dashboard(scenario, console, keep=keep)
         tell = _teller(console, campaign)
         with shown(console, lambda: picture(scenario), lambda: progress_line(scenario), scenario.is_over) as progress:
 

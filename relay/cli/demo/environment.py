@@ -58,9 +58,9 @@ def url_of(listener: socket.socket) -> str:
 
 
 @contextlib.asynccontextmanager
-async def served(app: ASGIApp, listener: socket.socket) -> AsyncIterator[None]:
-    """Serves the application on the socket while inside."""
-    server = make_server(app, shutdown_seconds=2)
+async def served(app: ASGIApp, listener: socket.socket, *, dates: bool = True) -> AsyncIterator[None]:
+    """Serves the application on the socket while inside. `dates`: it does not add `Date` itself, as a node does."""
+    server = make_server(app, shutdown_seconds=2, dates=dates)
     serving = asyncio.get_running_loop().create_task(server.serve(sockets=[listener]))
     try:
         yield

@@ -51,6 +51,7 @@ async def _run(plan: Plan, *, compare: bool, as_json: bool, keep: bool) -> Repor
     """Runs a demo. With `as_json` only the figures go to stdout, and everything else to stderr."""
     console = Console(stderr=as_json, highlight=False)
     async with open_scenario(plan) as scenario:
+        say_dashboard(scenario, console, keep=keep)
         with shown(console, lambda: picture(scenario), lambda: progress_line(scenario), scenario.is_over) as progress:
             report = await run_scenario(scenario, progress)
         style = "bold green" if report.ok else "bold red"
@@ -97,11 +98,12 @@ def _terminated_like_interrupted() -> Iterator[None]:
 async def keep_serving(scenario: Scenario, console: Console) -> None:
     """Prints the addresses and serves until Ctrl-C."""
     for name, url in (
+        ("dashboard", scenario.dashboard_url),
         ("relay", f"{scenario.relay_url}/v1/jobs"),
         ("sandbox", f"{scenario.sandbox_url}/_sandbox/jobs"),
         ("receiver", f"{scenario.receiver_url}{EVENTS_PATH}"),
     ):
-        console.print(f"{name:>8}  {url}", soft_wrap=True)
+        console.print(f"{name:>9}  {url}", soft_wrap=True)
     console.print("Serving until Ctrl-C.")
     try:
         await asyncio.Event().wait()
@@ -109,6 +111,12 @@ async def keep_serving(scenario: Scenario, console: Console) -> None:
         task = asyncio.current_task()
         if task is None or task.uncancel() > 0:
             raise
+
+
+def say_dashboard(scenario: Scenario, console: Console, *, keep: bool) -> None:
+    """Prints where to watch the demo."""
+    until = "" if keep else ", until the demo ends (--keep leaves it open)"
+    console.print(f"Dashboard: {scenario.dashboard_url}{until}", soft_wrap=True)
 
 
 @contextlib.contextmanager

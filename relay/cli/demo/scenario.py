@@ -78,6 +78,11 @@ class Scenario:
     node: Node | None = None
 
     @property
+    def dashboard_url(self) -> str:
+        """The dashboard. The relay runs with --dev: no sign-in."""
+        return f"{self.relay_url}/ui"
+
+    @property
     def upstream_requests(self) -> int:
         """Reads of jobs so far, including refused ones."""
         reads: int = self.sandbox.state.request_counts.job_reads
@@ -165,7 +170,7 @@ async def open_scenario(
         node = await stack.enter_async_context(
             open_node(settings, base_url=scenario.relay_url, state_dir=directory, seed=plan.seed, auto_migrate=True)
         )
-        await stack.enter_async_context(served(node, at_relay))
+        await stack.enter_async_context(served(node, at_relay, dates=False))
         scenario.node = node
         yield scenario
 

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from relay.cli.demo.environment import Plan
-from relay.cli.demo.live import keep_serving, run_to_end, shown
+from relay.cli.demo.live import keep_serving, run_to_end, say_dashboard, shown
 from relay.cli.demo.slack_channel import Message
 from relay.cli.demo.wired import Wired, open_wired, run_wired
 from relay.cli.demo.wired_report import Result, WiredReport
@@ -29,6 +29,7 @@ async def _run(plan: Plan, *, as_json: bool, keep: bool) -> WiredReport:
     console = Console(stderr=as_json, highlight=False)
     async with open_wired(plan) as wired:
         scenario = wired.campaign.scenario
+        say_dashboard(scenario, console, keep=keep)
         with shown(console, lambda: picture(wired), lambda: progress_line(wired), scenario.is_over) as progress:
             report = await run_wired(wired, progress)
         console.print(outcome(report))
