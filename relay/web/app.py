@@ -93,6 +93,7 @@ class Web:
         visitor = await sessions.visitor(request)
         if visitor is None:
             return sessions.to_login(request)
+        request.state.visitor = visitor
         page, form = self._find(request), await self._form(request)
         if form is not None:
             sessions.check_csrf(visitor, request, form)
@@ -183,7 +184,16 @@ class Web:
         return EventStream(frames(), lambda: slots.release(caller), {"X-Accel-Buffering": "no"})
 
     def _refused(self, request: Request, error: RequestError) -> Response:
-        html = self._shared.pages.page("refused.html", {"error": error, "path": request.url.path})
+        """The error as a page: inside the frame for a visitor, alone for anyone else."""
+        if _is_live(request):
+            return Response(status_code=error.status, headers=error.headers)
+        visitor: Visitor | None = getattr(request.state, "visitor", None)
+        content = Content(template="refused.html", title=self._shared.pages.texts("base.refused_title"))
+        values: dict[str, Any] = {"visit": None, "title": content.title}
+        if visitor is not None:
+            plain = Request({**request.scope, "query_string": b""})  # the query may be what cannot be read
+            values = self._values(self._visit(plain, visitor, None), content, None)
+        html = self._shared.pages.page(content.template, {**values, "error": error})
         return _html(html, error.status, error.headers)
 
     def _headers(self, scope: Scope) -> Mapping[str, str]:
