@@ -120,16 +120,15 @@ class Sessions:
         """The answer without a session: leads to the login page, and back from there.
 
         A link on another site brings no cookie with it, because of SameSite=Strict. The page that it gets leads on
-        from here: then the cookie comes, and whoever is signed in sees no form.
+        from here: then the cookies come, and whoever is signed in sees no form.
         """
-        target = LOGIN
-        if request.method in ("GET", "HEAD"):
-            target += "?" + urlencode({"next": _asked(request)})
+        if request.method not in ("GET", "HEAD"):
+            return RedirectResponse(LOGIN, 303)
+        target = f"{LOGIN}?{urlencode({'next': _asked(request)})}"
         headers = request.headers
         if MEDIA_TYPE in headers.get("accept", "") or "hx-request" in headers:  # a page would be shown inside the page
             return self._page("signed_out.html", 401, target=target)
-        crossed = headers.get("sec-fetch-site") == "cross-site" and headers.get("sec-fetch-mode") == "navigate"
-        if crossed and target != LOGIN and self._secret(request, SESSION_COOKIE) is None:
+        if _follows_foreign_link(request) and self._secret(request, SESSION_COOKIE) is None:
             return self._page("arrived.html", 200, target=target)
         return RedirectResponse(target, 303)
 
@@ -152,8 +151,12 @@ class Sessions:
         identity = Identity(name=LOCAL, scopes=frozenset({ADMIN}), client=client_of(request.scope))
         return self._without_session(request, identity)
 
-    def _without_session(self, request: Request, identity: Identity) -> Visitor:
+    def _without_session(self, request: Request, identity: Identity) -> Visitor | None:
+        """The visitor whom no cookie names. None on the way from another site, which brings none: a new one would take
+        the place of the one that there is, and end the forms of pages that are open."""
         secret, fresh = self._visitor_secret(request)
+        if fresh is not None and _is_foreign(request):
+            return None
         return Visitor(
             identity=identity,
             secret=secret,
@@ -203,7 +206,8 @@ class Sessions:
             return self._login_form(request, form, error)
 
     async def logout(self, request: Request) -> Response:
-        """Ends the session. Works also when the token's quota is used up."""
+        """Ends the session. Works also when the token's quota is used up. A form of another site brings no cookie, and
+        changes nothing."""
         _only_post(request)
         self._ports.access.address(request.scope)
         form = await self._form(request)
@@ -215,11 +219,15 @@ class Sessions:
             identity = Identity(name=session.name, scopes=frozenset(), client=client_of(request.scope), digest=token)
             await self._audited(request, "logout", identity, lambda: self._end(session.digest))
         response = RedirectResponse(LOGIN, 303)
-        response.headers.append("set-cookie", self._cookie(request, SESSION_COOKIE, "", 0))
+        if secret is not None:
+            response.headers.append("set-cookie", self._cookie(request, SESSION_COOKIE, "", 0))
         return response
 
     async def _login_page(self, request: Request) -> Response:
         query = Form(request.scope["query_string"])
+        if _follows_foreign_link(request) and not query.get("arrived"):  # once: no browser goes in circles here
+            kept = {name: query.get(name) for name in ("next", "link") if query.get(name)}
+            return self._page("arrived.html", 200, target=f"{LOGIN}?{urlencode({**kept, 'arrived': '1'})}")
         if query.get("link"):
             found = await self._link(query)
             if found is None:
@@ -349,6 +357,7 @@ class Sessions:
         response = self._page(
             "login.html",
             status,
+            title=texts("login.title"),
             csrf=csrf_of(secret),
             next=local_target(form.get("next")),
             link=form.get("link") if name else "",
@@ -356,7 +365,7 @@ class Sessions:
             error=texts(text) if text else None if error is None else str(error),
         )
         response.headers.update(headers)
-        if fresh is not None:
+        if fresh is not None and (form.get("arrived") or not _is_foreign(request)):
             response.headers.append("set-cookie", fresh)
         return response
 
@@ -391,6 +400,16 @@ def _asked(request: Request) -> str:
     path = request.scope.get("raw_path") or b""
     query = request.scope["query_string"]
     return local_target((path + (b"?" + query if query else b"")).decode("latin-1"))
+
+
+def _is_foreign(request: Request) -> bool:
+    """Whether the browser says that another site's page has caused the request."""
+    return request.headers.get("sec-fetch-site") == "cross-site"
+
+
+def _follows_foreign_link(request: Request) -> bool:
+    """Whether a person has followed a link of another site."""
+    return _is_foreign(request) and request.headers.get("sec-fetch-mode") == "navigate"
 
 
 def _one(form: Form, name: str) -> str:

@@ -72,7 +72,8 @@ async def entries(world: World) -> list[tuple[str, str | None, str]]:
     """The audit: action, actor and result, oldest first."""
     await world.audit.flush(everything=True)
     page = await world.store.audit.page(limit=100, cursor=None, since=None, until=None, actor=None, action=None)
-    return [(one.record.action, one.record.actor, one.record.result) for one in reversed(page.items)]
+    found = sorted(page.items, key=lambda one: one.number)
+    return [(one.record.action, one.record.actor, one.record.result) for one in found]
 
 
 # --- the form
@@ -95,7 +96,7 @@ async def test_without_a_session_every_page_leads_to_the_form_and_back(guest: Br
 
 async def test_form_is_for_people_and_their_password_managers(guest: Browser) -> None:
     page = await guest.get("/ui/login")
-    (shown,) = page.soup.all("//input[not(@type='hidden')]")
+    (shown,) = page.soup.all("//input[not(@type='hidden') and not(@hidden)]")
     assert (shown.get("type"), shown.get("autocomplete"), shown.get("name")) == (
         "password",
         "current-password",
@@ -103,7 +104,7 @@ async def test_form_is_for_people_and_their_password_managers(guest: Browser) ->
     )
     assert page.soup.texts(f"//label[@for='{shown.get('id')}']") == ["Relay token"]
     refused = await login(guest, "rl_wrong")
-    (shown,) = refused.soup.all("//input[not(@type='hidden')]")
+    (shown,) = refused.soup.all("//input[not(@type='hidden') and not(@hidden)]")
     described = [refused.soup.all(f"//*[@id='{id}']") for id in str(shown.get("aria-describedby")).split()]
     assert all(len(found) == 1 for found in described)
     assert shown.get("aria-invalid") == "true"
@@ -634,20 +635,62 @@ async def test_forms_keep_their_origin(browser: Browser) -> None:
     assert (await browser.get("/ui")).headers["referrer-policy"] == "same-origin"
 
 
-async def test_link_on_another_site_leads_on_from_the_relays_own_page(guest: Browser, open_as: OpenAs) -> None:
-    crossing = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}
-    page = Answer(await guest.client.get("/ui/jobs?group=%22%3E", headers=crossing))
+CROSSING = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}
+
+
+def leads_on_to(page: Answer) -> str:
+    """Where the page leads that a link on another site gets."""
     assert page.status == 200
-    target = f"/ui/login?next={quote('/ui/jobs?group=%22%3E', safe='')}"
+    assert "set-cookie" not in page.headers, "the cookies that did not come are still there"
+    (link,) = page.soup.all("//a")
     (found,) = page.soup.all("//meta[@http-equiv='refresh']")
-    assert found.get("content") == f"0;url={target}"
-    assert [link.get("href") for link in page.soup.all("//a")] == [target]
+    assert found.get("content") == f"0;url={link.get('href')}"
+    return str(link.get("href"))
+
+
+async def test_link_on_another_site_leads_on_from_the_relays_own_page(guest: Browser, open_as: OpenAs) -> None:
+    page = Answer(await guest.client.get("/ui/jobs?group=%22%3E", headers=CROSSING))
+    target = leads_on_to(page)
+    assert target == f"/ui/login?next={quote('/ui/jobs?group=%22%3E', safe='')}"
     signed_in = await open_as(token="rl_read")
     assert (await signed_in.get(target)).headers["location"] == "/ui/jobs?group=%22%3E"
-    assert (await signed_in.client.get("/ui/jobs", headers=crossing)).status_code == 200
+    assert (await signed_in.client.get("/ui/jobs", headers=CROSSING)).status_code == 200
     for headers in ({}, {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors"}, {"Sec-Fetch-Site": "none"}):
         assert (await guest.client.get("/ui/jobs", headers=headers)).status_code == 303
-    assert (await guest.client.post("/ui/jobs/x/refresh", headers=crossing)).status_code == 303
+    assert (await guest.client.post("/ui/jobs/x/refresh", headers=CROSSING)).status_code == 303
+
+
+async def test_one_time_link_in_a_chat_leads_on_once(guest: Browser) -> None:
+    link = await link_of(guest)
+    target = leads_on_to(Answer(await guest.client.get(link + "&next=/ui/jobs", headers=CROSSING)))
+    assert parse_qs(urlsplit(target).query).keys() == {"next", "link", "arrived"}
+    again = Answer(await guest.client.get(target, headers=CROSSING))  # a browser that says so still
+    assert again.soup.all("//meta[@http-equiv='refresh']") == []
+    done = await use(guest, target, next=field(again, "next"))
+    assert (done.status, done.headers["location"]) == (303, "/ui/jobs")
+
+
+async def test_requests_of_other_sites_change_no_cookie(open_as: OpenAs, world: World) -> None:
+    """They bring none, because of SameSite=Strict: an answer that set one would end forms, or sign somebody out."""
+    given = {"dev": False, "tokens": TOKENS, "trusted_proxies": TRUSTED, "web": BY_PROXY, "peer": PROXY}
+    by_proxy = await open_as(headers={"X-Forwarded-User": "alice"}, **given)
+    for browser in (await open_as(), by_proxy, await open_as(dev=False, tokens=TOKENS)):
+        page = Answer(await browser.client.get("/ui/jobs", headers=CROSSING))
+        target = leads_on_to(page)
+        for method, path in (
+            ("GET", "/ui/jobs"),
+            ("GET", "/ui/login"),
+            ("POST", "/ui/login"),
+            ("POST", "/ui/logout"),
+            ("POST", "/ui/jobs/x/refresh"),
+        ):
+            for mode in ("navigate", "no-cors"):
+                headers = {**CROSSING, "Sec-Fetch-Mode": mode}
+                data = {"token": "rl_admin"} if method == "POST" else None
+                answer = await browser.client.request(method, path, data=data, headers=headers)
+                assert "set-cookie" not in answer.headers, (method, path)
+                assert answer.status_code in (200, 303, 403)
+        assert (await browser.get(target)).status in (200, 303)
 
 
 @pytest.mark.parametrize(
