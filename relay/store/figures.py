@@ -45,8 +45,8 @@ from relay.store.statements import (
 )
 from relay.store.tables import FigureRow
 
-MAX_WRITTEN = 500
-"""Rows that one transaction writes."""
+MAX_WRITTEN = 200
+"""Rows that one transaction writes: more would hold up the writes of deliveries."""
 MAX_POINTS = 2_000
 """More than any span keeps."""
 MAX_SUMMED = 100
