@@ -18,6 +18,9 @@ from relay.clock import to_rfc3339
 from relay.core import figures as core
 from relay.core.figures import LABELLED, NAMES, SHOWN_SECONDS, SPAN_NAMES, SPANS, Name, Span, began
 
+MAX_LABELS = 50
+"""Labels of one request."""
+
 
 class FigurePoint(TypedDict):
     """One minute, hour or day."""
@@ -43,7 +46,7 @@ class FigureList(TypedDict):
     """Figures over time."""
 
     span: Literal["minute", "hour", "day"]
-    items: Annotated[list[Figures], Field(description="In the order in which their names were given.")]
+    items: Annotated[list[Figures], Field(description="In the order in which the labels and names were given.")]
 
 
 OPERATIONS: list[Operation] = []
@@ -78,7 +81,11 @@ _NAMES = Parameter(
     query=(
         _NAMES,
         choice("span", "The length of a point. Default: `hour`.", *SPAN_NAMES),
-        text("label", "Only of this account, as `source/account`, or of this subscription. Default: the whole relay."),
+        text(
+            "label",
+            "Only of these accounts, as `source/account`, or of these subscriptions, separated by commas. Default: the "
+            "whole relay.",
+        ),
         time("since", "Only from this time on. Default: a day of minutes, 7 days of hours, 90 days."),
     ),
     answers={200: Answer("The figures.", FigureList)},
@@ -100,9 +107,19 @@ async def list_figures(call: Call) -> Response:
     now = call.ports.clock()
     asked: float | None = call.query["since"]
     since = began(now - SHOWN_SECONDS[span], span) if asked is None else max(asked, now - SPANS[span])
-    found = await call.ports.store.figures.series(call.query["name"], label or "", span, since)
-    items = [Figures(name=one.name, label=label or "", points=_points(one.points)) for one in found]
+    items: list[Figures] = []
+    for one_label in _labels(label):
+        found = await call.ports.store.figures.series(call.query["name"], one_label, span, since)
+        items += [Figures(name=one.name, label=one_label, points=_points(one.points)) for one in found]
     return json_response(FigureList(span=span, items=items))
+
+
+def _labels(given: str | None) -> Sequence[str]:
+    labels = list(dict.fromkeys((given or "").split(",")))
+    if len(labels) > MAX_LABELS:
+        detail = f"label: at most {MAX_LABELS} labels are expected"
+        raise invalid_parameter("label", detail, code="invalid_parameter")
+    return labels
 
 
 def _points(points: Sequence[core.Point]) -> list[FigurePoint]:

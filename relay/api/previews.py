@@ -22,7 +22,7 @@ from relay.api.operations import READS_SUBSCRIPTIONS, Answer, Call, Operation
 from relay.api.registration import is_printable_id
 from relay.api.resource import json_response
 from relay.api.sink_credentials import sent_headers_view
-from relay.api.subscription_checks import read_create
+from relay.api.subscription_checks import read_create, read_replace
 from relay.api.subscriptions import SECRET_BYTES, check_metadata, sample_origin
 from relay.api.validation import invalid, under, validate
 from relay.clock import to_rfc3339
@@ -34,7 +34,7 @@ from relay.core.recipient import ANYBODY, Recipient
 from relay.core.samples import sample_event
 from relay.core.signing import new_secret
 from relay.core.subscription import SigningSecret, Subscription
-from relay.errors import FieldError, NotRenderable
+from relay.errors import FieldError, InvalidRequest, NotRenderable
 from relay.expressions.event_filters import EventFilters
 from relay.ids import new_id
 from relay.redaction import REDACTED
@@ -59,6 +59,12 @@ class SubscriptionPreview(Body):
             "anyOf": [{"$ref": "#/components/schemas/SubscriptionCreate"}, {"type": "string", "pattern": ID_PATTERN}]
         },
         description="A body as for `POST /v1/subscriptions`, or the id of a subscription.",
+    )
+    replaces: str | None = Field(
+        default=None,
+        pattern=ID_PATTERN,
+        description="`subscription` is a body as for `PUT /v1/subscriptions/{id}` with this id: a redacted sink or "
+        "header and an absent credential are those that are stored.",
     )
     type: str | None = Field(
         default=None, description="A sample of this type. Default: one that the subscription gets."
@@ -177,11 +183,19 @@ class _Matcher:
 async def _subscription(call: Call, body: SubscriptionPreview) -> Subscription:
     given = body.subscription
     if isinstance(given, str):
+        if body.replaces is not None:
+            detail = "replaces needs the new settings of the subscription, not its id"
+            raise invalid(FieldError(pointer="/subscription", code="contradiction", detail=detail))
         found = await call.ports.store.subscriptions.get(given) if is_printable_id(given) else None
         if found is None:
-            detail = f"there is no subscription {given[:200]!r}"
-            raise invalid(FieldError(pointer="/subscription", code="subscription_not_found", detail=detail))
+            raise _no_subscription("/subscription", given)
         return found
+    if body.replaces is not None:
+        before = await call.ports.store.subscriptions.get(body.replaces)
+        if before is None:
+            raise _no_subscription("/replaces", body.replaces)
+        with under("subscription"):
+            return read_replace(given, call.context, before)
     now = call.ports.clock()
     with under("subscription"):
         made, secret = read_create(given, call.context, id=new_id("sub", now), now=now)
@@ -189,6 +203,11 @@ async def _subscription(call: Call, body: SubscriptionPreview) -> Subscription:
     account = call.ports.settings.account
     owner = None if account is None else owner_of(*account)
     return replace(made, owner=owner, secrets=(SigningSecret(value=value),))
+
+
+def _no_subscription(pointer: str, id: str) -> InvalidRequest:
+    detail = f"there is no subscription {id[:200]!r}"
+    return invalid(FieldError(pointer=pointer, code="subscription_not_found", detail=detail))
 
 
 async def _event(call: Call, body: SubscriptionPreview, subscription: Subscription) -> tuple[Event, str | None]:

@@ -65,6 +65,17 @@ async def test_a_label_selects_an_account(client, world, label, count):
     assert shown["label"] == (label or "")
 
 
+async def test_several_labels_have_their_figures_each(client, world):
+    await counted(world, *[("jobs_ended", f"revor/{name}", 0.0) for name in ("default", "default", "second")])
+    shown = await listed(client, name="jobs_ended,jobs_failed", span="day", label="revor/second,revor/default,revor/x")
+    found = [(one["label"], one["name"], sum(point["count"] for point in one["points"])) for one in shown["items"]]
+    assert found == [
+        (f"revor/{label}", name, count if name == "jobs_ended" else 0)
+        for label, count in (("second", 1), ("default", 2), ("x", 0))
+        for name in ("jobs_ended", "jobs_failed")
+    ]
+
+
 @pytest.mark.parametrize(
     ("span", "since", "ages"),
     [
@@ -94,6 +105,7 @@ async def test_since_and_its_default(client, world, span, since, ages):
         ({"span": "minute", "label": "revor/default"}, "span", ["have no minutes: use hour or day"]),
         ({"since": "yesterday"}, "since", ["RFC 3339"]),
         ({"label": ""}, "label", ["printable"]),
+        ({"label": ",".join(f"revor/{number}" for number in range(51))}, "label", ["at most 50 labels"]),
     ],
 )
 async def test_what_is_wrong_is_refused(client, query, pointer, words):

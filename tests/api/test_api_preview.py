@@ -387,3 +387,43 @@ async def test_a_captured_recipient_is_a_placeholder_in_the_preview_of_its_event
     shown = await preview(client, {"sink": HOOK}, event_id=recorded.id)
     assert shown["requests"][0]["url"] == f"{HOOK}/persons?email={{recipient.address}}"
     assert "private.example" not in str(shown)
+
+
+async def test_new_settings_are_shown_with_what_is_stored(client, world):
+    headers = {"X-Api-Key": "very-secret", "X-Team": "sales"}
+    credential = {"credentialtype": "HEADER", "name": "X-Other", "value": "very-secret"}
+    sink = HOOK + "?token=very-secret"
+    id = await a_subscription(
+        client,
+        sink=sink,
+        protocolsettings={"headers": headers},
+        sinkcredential=credential,
+        config={"start": "earliest"},
+    )
+    body = (await client.get(f"/v1/subscriptions/{id}")).json()
+    body["config"]["template"] = {"deal": "{{ metadata.deal }}"}
+
+    refused = await preview(client, body, status=422)
+    assert {one["code"] for one in refused["errors"]} & {"redacted", "unknown_field"}
+    answer = await client.post(
+        "/v1/subscriptions/preview", json={"subscription": body, "replaces": id, "metadata": {"deal": 7}}
+    )
+
+    (sent,) = answer.json()["requests"]
+    assert orjson.loads(sent["body"]) == {"deal": 7}
+    assert sent["headers"]["X-Api-Key"] == sent["headers"]["X-Other"] == "[redacted]"
+    assert sent["headers"]["X-Team"] == "sales"
+    assert "very-secret" not in answer.text
+    assert (await client.get(f"/v1/subscriptions/{id}")).json()["config"]["template"] is None
+
+
+@pytest.mark.parametrize(
+    ("body", "pointer", "code"),
+    [
+        ({"subscription": {"sink": HOOK}, "replaces": "sub_none"}, "/replaces", "subscription_not_found"),
+        ({"subscription": "sub_none", "replaces": "sub_none"}, "/subscription", "contradiction"),
+    ],
+)
+async def test_what_is_replaced_must_be_there_and_the_new_settings_too(client, body, pointer, code):
+    refused = (await client.post("/v1/subscriptions/preview", json=body)).json()
+    assert [(one["pointer"], one["code"]) for one in refused["errors"]] == [(pointer, code)]

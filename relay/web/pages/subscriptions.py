@@ -1,14 +1,441 @@
-"""The page /ui/subscriptions."""
+"""Subscriptions at /ui/subscriptions: the list, one of them, its form with a preview, and what can be done with it."""
 
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
+from typing import Any
 
-from relay.web.page import Content, Page, Visit
+from relay.clock import from_rfc3339, to_rfc3339
+from relay.core.jsontext import JSONDecodeError, loads
+from relay.core.subscription import PULL
+from relay.errors import FieldError, Forbidden, InvalidRequest, RequestError
+from relay.web.charts import Point
+from relay.web.page import Content, Done, Export, Page, Visit, equivalent
+from relay.web.subscription_form import (
+    AUTOMATIC,
+    CREDENTIALS,
+    KEEP,
+    NO_CREDENTIAL,
+    Filled,
+    body_of,
+    credential_sentence,
+    errors_by_field,
+    fields_of,
+    pretty,
+    typed_again,
+)
+from relay.web.texts import english
 
 PAGES: list[Page] = []
 page = partial(Page.add, into=PAGES)
 
+SHOWN = 25
+"""Subscriptions on one page of the list: each has its own figures."""
+LAST_DELIVERIES = 15
+RECENT_EVENTS = 20
+"""Events that a preview can be made of."""
+MAX_SINKS = 500
+HOUR_SECONDS, DAY_SECONDS = 3_600, 86_400
+OVERLAPS = {"0": "now", "3600": "hour", "86400": "day", "604800": "week"}
+"""How long an old secret keeps signing, in seconds, and the word of the catalogue."""
+WRITES = "subscriptions:write"
+FIGURES = "attempts,attempts_failed,attempt_seconds"
+COLUMNS = {
+    "id": "id",
+    "description": "description",
+    "state": "state",
+    "since": "state_since",
+    "why": "state_reason",
+    "failing since": "failing_since",
+    "failing why": "failing_reason",
+    "kind": "config.kind",
+    "sink": "sink",
+    "types": "types",
+    "owner": "owner",
+    "created at": "created_at",
+}
+
+Answer = Mapping[str, Any]
+text = english()
+
+
+# --- the list and one subscription
+
 
 @page("GET /ui/subscriptions", live=True)
 async def subscriptions(visit: Visit) -> Content:
-    """Not built yet."""
-    return Content(template="soon.html", title="subscriptions")
+    """Each with its state, its success and its backlog."""
+    asked = visit.asked("callbacks")
+    query = {**asked, "limit": SHOWN, "cursor": visit.query.get("cursor")}
+    found = await visit.desk.get("/v1/subscriptions", query=query)
+    items = found["items"]
+    figures = await _recent_figures(visit, [one["id"] for one in items])
+    backlogs = await _backlogs(visit)
+    return Content(
+        template="subscriptions.html",
+        title=text("subscriptions.title"),
+        values={
+            "subscriptions": [
+                {**one, **_standing(one), **figures.get(one["id"], NO_FIGURES), "backlog": _backlog(one, backlogs)}
+                for one in items
+            ],
+            "next_cursor": found["next_cursor"],
+            "callbacks": bool(asked),
+            "writes": visit.may(WRITES),
+        },
+        equivalent=equivalent(
+            ["relay", "subscriptions", "list", *(["--callbacks"] if asked else [])],
+            "GET /v1/subscriptions",
+            query=asked,
+        ),
+        export=Export(path="/v1/subscriptions", query=asked, columns=COLUMNS),
+    )
+
+
+def _standing(one: Answer) -> dict[str, Any]:
+    """The state, since when, and why. An enabled one whose deliveries fail is failing."""
+    if one["state"] == "enabled" and one["failing_since"] is not None:
+        return {"standing": "failing", "since": one["failing_since"], "why": one["failing_reason"]}
+    why = one["disabled_reason"] or one["state_reason"]
+    return {"standing": one["state"], "since": one["state_since"], "why": why}
+
+
+NO_FIGURES: Mapping[str, Any] = {"success": None, "p95": None, "attempts": 0}
+
+
+async def _recent_figures(visit: Visit, ids: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Success and p95 of the attempts since yesterday, 00:00 UTC."""
+    since = visit.now - visit.now % DAY_SECONDS - DAY_SECONDS
+    query = {"name": FIGURES, "span": "day", "label": ",".join(ids), "since": to_rfc3339(since)}
+    found = await _allowed(visit, "/v1/figures", query) if ids else None
+    points: dict[str, dict[str, Sequence[Answer]]] = {}
+    for one in found["items"] if found is not None else ():
+        points.setdefault(one["label"], {})[one["name"]] = one["points"]
+    return {id: _summed(one) for id, one in points.items()}
+
+
+def _summed(points: Mapping[str, Sequence[Answer]]) -> dict[str, Any]:
+    attempts = sum(one["count"] for one in points["attempts"])
+    failed = sum(one["count"] for one in points["attempts_failed"])
+    times = [one["p95"] for one in points["attempt_seconds"] if one["p95"] is not None]
+    success = max(0.0, 1 - failed / attempts) if attempts else None
+    return {"success": success, "p95": times[-1] if times else None, "attempts": attempts}
+
+
+async def _backlogs(visit: Visit, id: str | None = None) -> tuple[Mapping[str, Answer], bool]:
+    """The pending deliveries of each subscription, and whether there are more than were counted."""
+    query = {"state": "pending", "group_by": "sink", "limit": MAX_SINKS, "subscription": id}
+    found = await visit.desk.get("/v1/deliveries", query=query)
+    return {one["subscription_id"]: one for one in found["items"]}, found["truncated"]
+
+
+def _backlog(one: Answer, backlogs: tuple[Mapping[str, Answer], bool]) -> dict[str, Any]:
+    counted, truncated = backlogs
+    if (lag := one.get("lag")) is not None:
+        return {"count": lag["count"], "seconds": lag["oldest_seconds"], "oldest_at": None, "more": False}
+    found = counted.get(one["id"])
+    count, oldest_at = (0, None) if found is None else (found["count"], found["oldest_at"])
+    return {"count": count, "seconds": None, "oldest_at": oldest_at, "more": truncated}
+
+
+async def _allowed(visit: Visit, path: str, query: Mapping[str, object]) -> Answer | None:
+    """What the API answers; None if the caller may not read it."""
+    try:
+        found: Answer = await visit.desk.get(path, query=query)
+    except RequestError as error:
+        if error.status == 403:
+            return None
+        raise
+    return found
+
+
+# --- the form
+
+
+@page("GET /ui/subscriptions/new")
+async def new(visit: Visit) -> Content:
+    """An empty form."""
+    _require_writes(visit)
+    return await _form(visit, Filled({"config": "{}", "event": ""}))
+
+
+@page("POST /ui/subscriptions/new")
+async def create(visit: Visit) -> Content:
+    """Creates the subscription, and shows its secret this once."""
+    _require_writes(visit)
+    try:
+        body = body_of(visit.form, visit.context.known_types)
+        made = await visit.desk.post("/v1/subscriptions", query=_check(visit), body=body)
+    except RequestError as error:
+        return await _form(visit, _typed(visit, None), error=error)
+    secret = (made["config"] or {}).get("secret")
+    return Content(
+        template="subscription_made.html",
+        title=text("subscriptions.made"),
+        values={
+            "subscription": made,
+            "secret": secret if visit.context.ports.kinds.signed(made["config"]["kind"]) else None,
+        },
+        equivalent=equivalent(["relay", "subscriptions", "show", made["id"]], "GET /v1/subscriptions/{}", made["id"]),
+    )
+
+
+@page("GET /ui/subscriptions/{id}/edit")
+async def edit(visit: Visit) -> Content:
+    """The form with the settings of a subscription."""
+    _require_writes(visit)
+    before = await visit.desk.get("/v1/subscriptions/{}", visit.id())
+    return await _form(visit, fields_of(before, visit.context.known_types), before=before)
+
+
+@page("POST /ui/subscriptions/{id}/edit")
+async def replace(visit: Visit) -> Content | Done:
+    """Changes the subscription."""
+    _require_writes(visit)
+    before = await visit.desk.get("/v1/subscriptions/{}", visit.id())
+    try:
+        body = body_of(visit.form, visit.context.known_types)
+        await visit.desk.put("/v1/subscriptions/{}", visit.id(), query=_check(visit), body=body)
+    except RequestError as error:
+        return await _form(visit, _typed(visit, before), before=before, error=error)
+    return Done(key="subscription_changed", to=f"/ui/subscriptions/{visit.id()}")
+
+
+@page("POST /ui/subscriptions/preview")
+async def preview(visit: Visit) -> Content:
+    """What the form would send: the page again with it, or, for the script, only the preview."""
+    _require_writes(visit)
+    id = visit.form.get("id")
+    before = await visit.desk.get("/v1/subscriptions/{}", id) if id else None
+    shown: Answer | None = None
+    error: RequestError | None = None
+    try:
+        asked = {"subscription": body_of(visit.form, visit.context.known_types), "replaces": id or None}
+        event = visit.form.get("event")
+        asked["event_id" if event.startswith("evt_") else "type"] = event or None
+        shown = await visit.desk.post("/v1/subscriptions/preview", body={k: v for k, v in asked.items() if v})
+    except RequestError as refused:
+        error = refused
+    values = {"preview": None if shown is None else _shown_preview(shown), **_errors(error)}
+    if visit.request.headers.get("hx-request") == "true":
+        return Content(template="subscription_preview.html", title="", values=values)
+    return await _form(visit, _typed(visit, before), before=before, error=error, preview=values["preview"])
+
+
+def _shown_preview(found: Answer) -> Answer:
+    return {**found, "requests": [{**one, "body": _readable(one["body"])} for one in found["requests"]]}
+
+
+def _readable(body: str | None) -> str | None:
+    """A body that is JSON, indented."""
+    try:
+        return body if body is None else pretty(loads(body.encode()))
+    except (JSONDecodeError, TypeError):
+        return body
+
+
+def _check(visit: Visit) -> Mapping[str, object]:
+    return {"check": "false" if visit.form.get("check") == "off" else None}
+
+
+def _typed(visit: Visit, before: Answer | None) -> Filled:
+    kinds, known = visit.context.ports.kinds, visit.context.known_types
+
+    def is_secret(sink: str) -> bool:
+        kind = visit.form.get("kind") or kinds.infer(sink)
+        return kind in kinds.names and kinds.redacted_url(kind, sink) != sink
+
+    return typed_again(visit.form, known, is_secret, None if before is None else fields_of(before, known))
+
+
+async def _form(
+    visit: Visit,
+    filled: Filled,
+    *,
+    before: Answer | None = None,
+    error: RequestError | None = None,
+    preview: Answer | None = None,
+) -> Content:
+    name = "subscriptions.new" if before is None else "subscriptions.edit"
+    events = await _allowed(visit, "/v1/events", {"limit": RECENT_EVENTS})
+    recent = () if events is None else tuple(zip(events["ids"], events["items"], strict=True))
+    sources = sorted({*visit.context.settings.event_sources, *filter(None, [filled.get("source")])})
+    command = ["relay", "subscriptions", *(["add", "SINK"] if before is None else ["edit", before["id"]])]
+    call = "POST /v1/subscriptions" if before is None else "PUT /v1/subscriptions/{}"
+    return Content(
+        template="subscription_form.html",
+        title=text(name),
+        status=200
+        if error is None or preview is not None or visit.request.url.path.endswith("preview")
+        else error.status,
+        values={
+            "filled": filled,
+            "before": before,
+            "kind_options": [(AUTOMATIC, text("subscriptions.automatic")), *_same(visit.context.ports.kinds.names)],
+            "known_types": visit.context.known_types,
+            "source_options": [("", text("subscriptions.any_source")), *_same(sources)],
+            "credential_options": _credential_options(filled),
+            "keep": KEEP,
+            "event_options": [("", text("subscriptions.event_sample")), *map(_event_option, recent)],
+            "preview": preview,
+            **_errors(error),
+        },
+        equivalent=equivalent(command, call, *([] if before is None else [before["id"]])),
+    )
+
+
+def _same(values: Iterable[str]) -> list[tuple[str, str]]:
+    """Options that show their values."""
+    return [(one, one) for one in values]
+
+
+def _credential_options(filled: Filled) -> list[tuple[str, str]]:
+    kept = filled.credential_shown
+    keep = [(KEEP, text("subscriptions.credential_keep", shown=kept))] if kept else []
+    return [*keep, (NO_CREDENTIAL, text("subscriptions.credential_none")), *_same(CREDENTIALS)]
+
+
+def _event_option(event: tuple[str, Answer]) -> tuple[str, str]:
+    id, document = event
+    parts = (document["type"], document.get("subject"), str(document.get("time", ""))[:19].replace("T", " "))
+    return id, " · ".join(str(one)[:80] for one in parts if one)
+
+
+def _errors(error: RequestError | None) -> dict[str, Any]:
+    """What was wrong, by field, and in words what a refusal as a whole means."""
+    if error is None:
+        return {"error": None, "errors": {}, "explained": ""}
+    errors = errors_by_field(error.errors)
+    code = error.errors[0].code if error.errors else error.code
+    explained = text.get(f"subscriptions.code_{code}", text.get(f"subscriptions.code_{error.code}", ""))
+    return {"error": error, "errors": errors, "explained": explained}
+
+
+def _require_writes(visit: Visit) -> None:
+    if not visit.may(WRITES):
+        raise Forbidden(text("subscriptions.needs_scope"))
+
+
+# --- one subscription and its actions
+
+
+@page("GET /ui/subscriptions/{id}", live=True)
+async def subscription(visit: Visit) -> Content:
+    """One of them: how it stands, its charts, its last deliveries."""
+    id = visit.id()
+    found = await visit.desk.get("/v1/subscriptions/{}", id)
+    deliveries = await visit.desk.get("/v1/deliveries", query={"subscription": id, "limit": LAST_DELIVERIES})
+    figures = (await _recent_figures(visit, [id])).get(id, NO_FIGURES)
+    hours = await _hours(visit, id)
+    kind = found["config"]["kind"]
+    return Content(
+        template="subscription.html",
+        title=found["description"] or found["sink"] or text("subscriptions.pulled_by"),
+        values={
+            "one": {**found, **_standing(found), **figures, "backlog": _backlog(found, await _backlogs(visit, id))},
+            "hours": hours,
+            "deliveries": deliveries["items"],
+            "credential": credential_sentence(found["sinkcredential"]),
+            "settings": pretty({name: value for name, value in found["config"].items() if value is not None}),
+            "protocolsettings": pretty(found["protocolsettings"]) if found["protocolsettings"] else "",
+            "filters": pretty(found["filters"]) if found["filters"] else "",
+            "writes": visit.may(WRITES),
+            "pulled": kind == PULL,
+            "signed": visit.context.ports.kinds.signed(kind),
+            "types_sent": _same(found["types"] or visit.context.known_types),
+            "overlaps": OVERLAPS,
+        },
+        equivalent=equivalent(["relay", "subscriptions", "show", id], "GET /v1/subscriptions/{}", id),
+    )
+
+
+async def _hours(visit: Visit, id: str) -> Answer | None:
+    """A day by hours: attempts, failures, and how long they took."""
+    first = visit.now - visit.now % HOUR_SECONDS - DAY_SECONDS + HOUR_SECONDS
+    query = {"name": FIGURES, "span": "hour", "label": id, "since": to_rfc3339(first)}
+    found = await _allowed(visit, "/v1/figures", query)
+    if found is None or not any(one["points"] for one in found["items"]):
+        return None
+    names = {one["name"]: {from_rfc3339(point["time"]): point for point in one["points"]} for one in found["items"]}
+    times = [first + hour * HOUR_SECONDS for hour in range(24) if first + hour * HOUR_SECONDS <= visit.now]
+
+    def of(name: str, value: str, missing: float | None) -> list[Point]:
+        return [(at, names[name][at][value] if at in names[name] else missing) for at in times]
+
+    columns = {
+        "attempts": of("attempts", "count", 0),
+        "failed": of("attempts_failed", "count", 0),
+        "p50": of("attempt_seconds", "p50", None),
+        "p95": of("attempt_seconds", "p95", None),
+    }
+    rows = [(at, *(columns[name][index][1] for name in columns)) for index, at in enumerate(times)]
+    return {**columns, "rows": [row for row in reversed(rows) if row[1]]}
+
+
+@page("POST /ui/subscriptions/{id}/test")
+async def test(visit: Visit) -> Content:
+    """Sends a sample, and shows what the sink answered."""
+    id = visit.id()
+    metadata, type = visit.form.get("metadata"), visit.form.get("type")
+    body = {"type": type or None, "metadata": _metadata(metadata) if metadata else None}
+    body = {name: value for name, value in body.items() if value is not None}
+    result = await visit.desk.post("/v1/subscriptions/{}/test", id, body=body)
+    words = ["relay", "subscriptions", "test", id, *(["--type", type] if type else [])]
+    return Content(
+        template="subscription_test.html",
+        title=text("subscriptions.tested"),
+        values={
+            "id": id,
+            "result": result,
+            "excerpt": _readable(result["attempt"]["response_excerpt"]),
+            "event": pretty(result["event"]),
+        },
+        equivalent=equivalent(words, "POST /v1/subscriptions/{}/test", id, body=pretty(body)),
+    )
+
+
+def _metadata(given: str) -> Any:
+    try:
+        return loads(given.encode())
+    except JSONDecodeError as error:
+        detail = f"line {error.lineno}, column {error.colno}: this is not JSON ({error.msg})"
+        raise InvalidRequest(detail, errors=[FieldError(pointer="/metadata", code="invalid", detail=detail)]) from None
+
+
+@page("POST /ui/subscriptions/{id}/pause")
+async def pause(visit: Visit) -> Done:
+    """Holds deliveries back."""
+    await visit.desk.post("/v1/subscriptions/{}/pause", visit.id())
+    return Done(key="subscription_paused", to=f"/ui/subscriptions/{visit.id()}")
+
+
+@page("POST /ui/subscriptions/{id}/resume")
+async def resume(visit: Visit) -> Done:
+    """Delivers again."""
+    made = await visit.desk.post("/v1/subscriptions/{}/resume", visit.id())
+    key = "subscription_pending" if made["state"] == "pending" else "subscription_resumed"
+    return Done(key=key, to=f"/ui/subscriptions/{visit.id()}")
+
+
+@page("POST /ui/subscriptions/{id}/rotate-secret")
+async def rotate(visit: Visit) -> Content:
+    """Makes a new signing secret, and shows it this once."""
+    overlap = visit.form.get("overlap")
+    body = {"overlap_seconds": float(overlap)} if overlap in OVERLAPS else {}
+    made = await visit.desk.post("/v1/subscriptions/{}/rotate-secret", visit.id(), body=body)
+    return Content(
+        template="subscription_secret.html",
+        title=text("subscriptions.rotated"),
+        values={"id": visit.id(), **made},
+        equivalent=equivalent(
+            ["relay", "subscriptions", "rotate-secret", visit.id()],
+            "POST /v1/subscriptions/{}/rotate-secret",
+            visit.id(),
+        ),
+    )
+
+
+@page("POST /ui/subscriptions/{id}/delete")
+async def delete(visit: Visit) -> Done:
+    """Removes it."""
+    await visit.desk.delete("/v1/subscriptions/{}", visit.id())
+    return Done(key="subscription_removed", to="/ui/subscriptions")

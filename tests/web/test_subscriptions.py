@@ -1,0 +1,625 @@
+"""Subscriptions in the dashboard: the list, one of them, its form with a preview, and its actions."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import orjson
+import pytest
+
+from relay.core.figures import Cell
+from relay.errors import CheckFailed, FieldError
+from relay.web.subscription_form import CREDENTIALS
+from tests.support.api_world import HOOK, SLACK, World
+from tests.support.web_world import Answer, Browser
+
+Fields = dict[str, str | Sequence[str]]
+EVERY_TYPE = ["ai.revor.job.failed", "ai.revor.job.overdue", "relay.group.finished", "com.acme.invoice.paid"]
+
+
+async def api(world: World, browser: Browser, method: str, path: str, **given: Any) -> Any:
+    """A call of the API by the same browser, on loopback."""
+    answer = await browser.client.request(method, path, headers={"accept": "application/json"}, **given)
+    assert answer.status_code < 400, answer.text
+    return answer.json()
+
+
+async def subscribed(world: World, browser: Browser, **body: Any) -> dict[str, Any]:
+    made: dict[str, Any] = await api(world, browser, "POST", "/v1/subscriptions", json={"sink": HOOK, **body})
+    return made
+
+
+async def shown(world: World, browser: Browser, id: str) -> dict[str, Any]:
+    found: dict[str, Any] = await api(world, browser, "GET", f"/v1/subscriptions/{id}")
+    return found
+
+
+def filled(page: Answer, **changes: str | Sequence[str]) -> Fields:
+    """The form of a page as the browser would send it, with some fields filled in."""
+    (form,) = [one for one in page.soup.forms() if "sink" in one.fields]
+    types = [one.get("value") for one in page.soup.all("//input[@name='types'][@checked]")]
+    return {**form.fields, "types": types, **changes}
+
+
+def errors_of(page: Answer) -> dict[str, str]:
+    """The errors at their fields."""
+    found = {}
+    for one in page.soup.all("//*[contains(@class, 'field-error')]"):
+        name = one.get("id").removesuffix("-error")
+        found[name] = " ".join(one.text_content().split())
+        described = page.soup.one(f"//*[@id='{name}']")
+        assert f"{name}-error" in described.get("aria-describedby").split()
+    return found
+
+
+# --- the list
+
+
+async def test_list_says_what_to_do_first(browser: Browser) -> None:
+    page = await browser.get("/ui/subscriptions")
+    assert "No subscription yet" in page.soup.text
+    assert "relay subscriptions add https://receiver.example/hooks" in page.soup.text
+    assert page.soup.links()["New subscription"] == "/ui/subscriptions/new"
+
+
+async def test_list_shows_how_each_stands(browser: Browser, world: World) -> None:
+    well = await subscribed(world, browser, description="The CRM")
+    paused = await subscribed(world, browser, sink="https://other.example/hooks")
+    await api(world, browser, "POST", f"/v1/subscriptions/{paused['id']}/pause")
+    for _ in range(2):
+        await world.poll(await world.job("job_1"), "queued")
+    day = world.now - world.now % 86_400
+    cells = [
+        (("attempt_seconds", well["id"], "day", day), Cell(count=8, total=2.0, buckets={20: 8})),
+        (("attempts", well["id"], "day", day), Cell(count=8, total=8.0)),
+        (("attempts_failed", well["id"], "day", day), Cell(count=2, total=2.0)),
+    ]
+    await world.store.figures.add(cells)
+
+    page = await browser.get("/ui/subscriptions")
+    rows = {row["Subscription"].split(" ")[0]: row for row in page.soup.rows()}
+
+    assert rows["The"]["State"] == "enabled"
+    assert rows["The"]["Success"] == "75.0 %"
+    assert rows["The"]["Slowest of twenty"].endswith("ms")
+    assert rows["The"]["Backlog"].startswith("1 oldest")
+    other = next(row for name, row in rows.items() if name != "The")
+    assert other["State"] == "paused paused by hand"
+    assert other["Success"] == "—"
+
+
+async def test_list_of_a_pulled_one_shows_its_lag(browser: Browser, world: World) -> None:
+    await subscribed(world, browser, sink=None, protocol="PULL", description="worker")
+    await world.poll(await world.job("job_1"), "queued")
+    assert (await browser.get("/ui/subscriptions")).soup.rows()[0]["Backlog"].startswith("1 oldest")
+
+
+async def test_list_is_csv_without_formulas(browser: Browser, world: World) -> None:
+    await subscribed(world, browser, description='=HYPERLINK("https://evil.example")')
+    lines = (await browser.get("/ui/subscriptions", format="csv")).html.splitlines()
+    assert lines[0].startswith("id,description,state")
+    assert "'=HYPERLINK" in lines[1]
+
+
+async def test_hostile_names_are_text(browser: Browser, world: World) -> None:
+    hostile = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>"
+    made = await subscribed(world, browser, description=hostile)
+    for path in ("", f"/{made['id']}", f"/{made['id']}/edit"):
+        page = await browser.get(f"/ui/subscriptions{path}")
+        assert page.status == 200
+        assert "<script>alert" not in page.html
+        assert "<img" not in page.html
+
+
+# --- one subscription
+
+
+async def test_one_has_its_deliveries_and_settings_and_links(browser: Browser, world: World) -> None:
+    made = await subscribed(
+        world, browser, description="The CRM", sinkcredential={"credentialtype": "ACCESSTOKEN", "accesstoken": "s3cret"}
+    )
+    await world.poll(await world.job("job_1"), "queued")
+    page = await browser.get(f"/ui/subscriptions/{made['id']}")
+    assert page.soup.headings[0] == "The CRM"
+    assert [row["About"] for row in page.soup.rows()] == ["job_1"]
+    assert "ACCESSTOKEN" in page.soup.text
+    assert "s3cret" not in page.html
+    assert made["config"]["secret"] not in page.html
+    assert page.soup.links()["Send events again"] == f"/ui/replays/new?subscription={made['id']}"
+    assert f"relay subscriptions show {made['id']}" in page.soup.text
+
+
+async def test_charts_are_drawn_over_a_day(browser: Browser, world: World) -> None:
+    made = await subscribed(world, browser)
+    hour = world.now - world.now % 3_600
+    await world.store.figures.add(
+        [
+            (("attempt_seconds", made["id"], "hour", hour), Cell(count=3, total=1.0, buckets={20: 3})),
+            (("attempts", made["id"], "hour", hour), Cell(count=3, total=3.0)),
+            (("attempts_failed", made["id"], "hour", hour - 7_200), Cell(count=1, total=1.0)),
+            (("attempts", made["id"], "hour", hour - 7_200), Cell(count=1, total=1.0)),
+        ]
+    )
+    page = await browser.get(f"/ui/subscriptions/{made['id']}")
+    charts = page.soup.all("//figure[@data-chart]")
+    assert len(charts) == 2
+    drawn = orjson.loads(charts[0].get("data-chart"))
+    assert drawn["names"] == ["Attempts", "Failed attempts"]
+    assert (drawn["values"][0][-3:], drawn["values"][1][-3:]) == ([1, 0, 3], [1, 0, 0])
+    assert [(row["Attempts"], row["Failed attempts"]) for row in page.soup.rows()] == [("3", "0"), ("1", "1")]
+
+
+async def test_a_missing_one_is_a_page(browser: Browser) -> None:
+    page = await browser.get("/ui/subscriptions/sub_none")
+    assert page.status == 404
+    assert "there is no subscription" in page.soup.text
+
+
+# --- actions
+
+
+async def audited(world: World, browser: Browser, action: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = (await api(world, browser, "GET", f"/v1/audit?action={action}"))["items"]
+    return found
+
+
+async def test_pause_and_resume_are_done_and_audited(browser: Browser, world: World) -> None:
+    id = (await subscribed(world, browser))["id"]
+    done = await browser.post(f"/ui/subscriptions/{id}/pause")
+    assert done.said == "The subscription is paused. Its events are recorded and wait."
+    assert (await shown(world, browser, id))["state"] == "paused"
+    assert [one["target"] for one in await audited(world, browser, "subscriptions.pause")] == [id]
+    done = await browser.post(f"/ui/subscriptions/{id}/resume")
+    assert done.said == "The subscription is enabled. What waited is sent."
+    assert (await shown(world, browser, id))["state"] == "enabled"
+
+
+async def test_a_test_shows_the_answer_of_the_sink(browser: Browser, world: World) -> None:
+    id = (await subscribed(world, browser))["id"]
+    page = await browser.post(
+        f"/ui/subscriptions/{id}/test", {"type": "ai.revor.job.failed", "metadata": '{"deal": 42}'}
+    )
+    assert page.status == 200
+    assert "The sink took it 200 OK" in page.soup.text
+    assert "ok" in page.soup.texts("//pre")
+    ((_, event),) = world.dispatcher.tested
+    assert event.type == "ai.revor.job.failed"
+    assert event.document()["data"]["metadata"]["deal"] == 42
+    refused = await browser.post(f"/ui/subscriptions/{id}/test", {"metadata": "{"})
+    assert refused.status == 422
+    assert len(world.dispatcher.tested) == 1
+
+
+async def test_a_new_secret_is_shown_once(browser: Browser, world: World) -> None:
+    made = await subscribed(world, browser)
+    page = await browser.post(f"/ui/subscriptions/{made['id']}/rotate-secret", {"overlap": "3600"})
+    (secret,) = [one for one in page.soup.texts("//pre") if one.startswith("whsec_")]
+    assert secret != made["config"]["secret"]
+    assert secret not in (await browser.get(f"/ui/subscriptions/{made['id']}")).html
+
+
+async def test_delete_asks_and_then_removes(browser: Browser, world: World) -> None:
+    id = (await subscribed(world, browser))["id"]
+    page = await browser.get(f"/ui/subscriptions/{id}")
+    assert page.soup.form(f"/ui/subscriptions/{id}/delete").buttons == ["Delete"]
+    assert page.soup.all("//details[contains(@class, 'confirm')]//form[contains(@action, '/delete')]")
+    done = await browser.post(f"/ui/subscriptions/{id}/delete")
+    assert done.path.startswith("/ui/subscriptions?")
+    assert done.said.startswith("The subscription is deleted")
+    assert (await browser.get(f"/ui/subscriptions/{id}")).status == 404
+
+
+async def test_a_reader_sees_no_actions_and_cannot_act(
+    open_as: Callable[..., Any], browser: Browser, world: World
+) -> None:
+    made = await subscribed(world, browser)
+    reader = await open_as(token="rl_read")
+    page = await reader.get(f"/ui/subscriptions/{made['id']}")
+    assert page.status == 200
+    assert page.soup.forms() == []
+    assert HOOK not in page.html
+    assert "New subscription" not in (await reader.get("/ui/subscriptions")).soup.links()
+    for path in ("new", f"{made['id']}/edit"):
+        assert (await reader.get(f"/ui/subscriptions/{path}")).status == 403
+    for action in ("pause", "resume", "test", "rotate-secret", "delete", "edit"):
+        assert (await reader.post(f"/ui/subscriptions/{made['id']}/{action}")).status == 403
+    assert (await reader.post("/ui/subscriptions/new", {"sink": HOOK})).status == 403
+    assert (await reader.post("/ui/subscriptions/preview", {"sink": HOOK})).status == 403
+    assert (await shown(world, browser, made["id"]))["state"] == "enabled"
+
+
+async def test_a_token_that_only_writes_subscriptions_has_its_pages(open_as: Callable[..., Any], world: World) -> None:
+    writer = await open_as(token="rl_subs")
+    page = await writer.get("/ui/subscriptions/new")
+    made = await writer.post("/ui/subscriptions/new", filled(page, sink=HOOK))
+    assert made.status == 200
+    assert len((await writer.get("/ui/subscriptions")).soup.rows()) == 1
+
+
+async def test_a_bound_token_sees_its_own(open_as: Callable[..., Any], browser: Browser, world: World) -> None:
+    other = await subscribed(world, browser, description="of all")
+    bound = await open_as(scopes=["read", "subscriptions:write"], account=("revor", "second"))
+    page = await bound.get("/ui/subscriptions/new")
+    assert (await bound.post("/ui/subscriptions/new", filled(page, sink=HOOK, description="mine"))).status == 200
+    assert [row["Subscription"].split()[0] for row in (await bound.get("/ui/subscriptions")).soup.rows()] == ["mine"]
+    assert (await bound.get(f"/ui/subscriptions/{other['id']}")).status == 404
+    assert (await bound.post("/ui/subscriptions/preview", {"id": other["id"], "sink": HOOK})).status == 404
+
+
+# --- create
+
+
+async def test_create_makes_what_the_fields_say(browser: Browser, world: World) -> None:
+    page = await browser.get("/ui/subscriptions/new")
+    given = filled(
+        page,
+        sink=HOOK,
+        description="The CRM",
+        types=["ai.revor.job.failed"],
+        other_types="com.acme.invoice.paid",
+        filters="data.metadata.deal == 42",
+        template='{"deal": "{{ metadata.deal }}"}',
+        protocolsettings='{"headers": {"X-Team": "sales"}}',
+        config='{"retry_schedule": ["5s", 300], "ordering": "none"}',
+        credential="PLAIN",
+        credential_name="relay",
+        credential_secret="hunter2hunter2",
+    )
+    made = await browser.post("/ui/subscriptions/new", given)
+    assert made.status == 200, made.soup.text
+    (secret,) = [one for one in made.soup.texts("//pre") if one.startswith("whsec_")]
+    assert "shown this once" in made.soup.text
+    assert "hunter2hunter2" not in made.html
+    (one,) = (await api(world, browser, "GET", "/v1/subscriptions"))["items"]
+    assert one["description"] == "The CRM"
+    assert one["types"] == ["ai.revor.job.failed", "com.acme.invoice.paid"]
+    assert one["filters"] == [{"cel": "data.metadata.deal == 42"}]
+    assert one["config"]["template"] == {"deal": "{{ metadata.deal }}"}
+    assert one["config"]["retry_schedule"] == [5, 300]
+    assert one["protocolsettings"]["headers"] == {"X-Team": "sales"}
+    assert one["sinkcredential"] == {"credentialtype": "PLAIN", "identifier": "relay"}
+    assert secret not in (await browser.get(f"/ui/subscriptions/{one['id']}")).html
+    assert len(await audited(world, browser, "subscriptions.create")) == 1
+
+
+WRONG: tuple[tuple[Fields, str, str], ...] = (
+    ({"sink": ""}, "sink", "a sink is needed"),
+    ({"sink": "https://127.0.0.1/hook"}, "sink", ""),
+    ({"filters": "data.metadata.deal =="}, "filters", "0/cel: "),
+    ({"filters": '[{"exact": {"chanel": "email"}}]'}, "filters", "0/exact/chanel: "),
+    ({"filters": '[{"exact":'}, "filters", "line 1, column "),
+    ({"template": '{"a": \n "{{ metadata."}'}, "template", "a: "),
+    ({"template": '{"a": \n nope}'}, "template", "line 2, column "),
+    ({"config": '{"retry_schedule": ["often"]}'}, "config", "retry_schedule/0: "),
+    ({"config": "[]"}, "config", "a JSON object is needed"),
+    ({"config": '{"kind": "slack"}'}, "config", "remove kind"),
+    ({"config": '{"concurency": 1}'}, "config", "concurency: "),
+    ({"protocolsettings": '{"headers": {"a b": "c"}}'}, "protocolsettings", "headers: "),
+    ({"kind": "salesfroce"}, "kind", ""),
+    ({"other_types": "ai.revor.job.faild"}, "types", "0: "),
+    ({"secret": "whsec_short"}, "secret", ""),
+    ({"credential": "PLAIN", "credential_name": "a:b", "credential_secret": "hunter2hunter2"}, "credential", ""),
+    ({"credential": "OTHER"}, "credential", "choose a type"),
+    ({"credential": "HEADER", "credential_more": "{"}, "credential", "line 1, column "),
+)
+
+
+async def test_errors_stand_at_their_fields(browser: Browser, world: World) -> None:
+    page = await browser.get("/ui/subscriptions/new")
+    for changes, field, text in WRONG:
+        given = filled(page, **{"sink": HOOK, "description": "kept", **changes})
+        refused = await browser.post("/ui/subscriptions/new", given)
+        assert refused.status == 422, changes
+        found = errors_of(refused)
+        assert text in found[field], (changes, found)
+        again = filled(refused)
+        assert again["description"] == "kept"
+        for name in ("filters", "template", "other_types"):
+            assert again[name] == given[name]
+        assert "hunter2hunter2" not in refused.html
+        assert "whsec_short" not in refused.html
+    assert (await api(world, browser, "GET", "/v1/subscriptions"))["items"] == []
+    previewed = await browser.post("/ui/subscriptions/preview", filled(page, sink=HOOK, filters="data.deal =="))
+    assert "0/cel: " in errors_of(previewed)["filters"]
+
+
+async def test_nothing_secret_is_echoed(browser: Browser) -> None:
+    page = await browser.get("/ui/subscriptions/new")
+    secrets = {
+        "sink": SLACK,
+        "config": '{"secret": "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "concurrency": 0}',
+        "secret": "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
+        "protocolsettings": '{"headers": {"X-Api-Key": "very-secret-key", "X-Team": "sales"}}',
+        "credential": "REFRESHTOKEN",
+        "credential_secret": "very-secret-token",
+        "credential_secret2": "very-secret-client",
+        "credential_url": "https://login.example/token",
+    }
+    for path in ("/ui/subscriptions/new", "/ui/subscriptions/preview"):
+        again = await browser.post(path, filled(page, **secrets))
+        for secret in ("secretsecret", "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "very-secret"):
+            assert secret not in again.html
+        fields = filled(again)
+        assert fields["sink"] == ""
+        assert "not shown again" in again.soup.text
+        assert orjson.loads(str(fields["protocolsettings"]))["headers"] == {
+            "X-Api-Key": "[redacted]",
+            "X-Team": "sales",
+        }
+        assert orjson.loads(str(fields["config"])) == {"concurrency": 0}
+        assert fields["credential_url"] == "https://login.example/token"
+    broken = filled(page, **{**secrets, "config": '{"secret": "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",'})
+    broken["protocolsettings"] = '{"headers": {"X-Api-Key": "very-secret-key"},'
+    again = await browser.post("/ui/subscriptions/new", broken)
+    assert "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw" not in again.html
+    assert "very-secret" not in again.html
+
+
+async def test_every_input_of_a_secret_is_write_only(browser: Browser) -> None:
+    page = await browser.get("/ui/subscriptions/new")
+    found = {one.get("name") for one in page.soup.all("//input[@type='password'][@value='']")}
+    assert found == {"secret", "credential_secret", "credential_secret2"}
+    for one in page.soup.all("//input[@type='password']"):
+        assert one.get("autocomplete") == "new-password"
+
+
+@pytest.mark.parametrize(
+    ("refusal", "status", "said"),
+    [
+        (
+            CheckFailed(
+                "the sink refuses the credential: 401",
+                code="credential_refused",
+                errors=[FieldError(pointer="/sinkcredential", code="credential_refused", detail="401")],
+            ),
+            422,
+            "The sink refuses the credential. Nothing was stored.",
+        ),
+        (CheckFailed("it does not answer", code="sink_unreachable", status=502), 502, "The sink does not answer."),
+    ],
+)
+async def test_a_check_that_fails_is_told_in_words(
+    browser: Browser, world: World, refusal: CheckFailed, status: int, said: str
+) -> None:
+    world.dispatcher.greeting = [refusal, {}]
+    page = await browser.get("/ui/subscriptions/new")
+    given = filled(
+        page,
+        sink="https://api.hubapi.com",
+        credential="ACCESSTOKEN",
+        credential_secret="pat-na1-secret",
+        config='{"record": "note"}',
+    )
+    refused = await browser.post("/ui/subscriptions/new", given)
+    assert refused.status == status
+    assert said in refused.soup.text
+    assert "pat-na1-secret" not in refused.html
+    assert (await api(world, browser, "GET", "/v1/subscriptions"))["items"] == []
+    stored = await browser.post("/ui/subscriptions/new", {**given, "check": "off"})
+    assert stored.status == 200, stored.soup.text
+    assert len(world.dispatcher.greeted) == 1
+
+
+async def test_a_handshake_that_waits_is_told_in_words(browser: Browser) -> None:
+    page = await browser.get("/ui/subscriptions/new")
+    made = await browser.post("/ui/subscriptions/new", filled(page, sink=HOOK, config='{"handshake": "required"}'))
+    assert "The sink is asked for its consent" in made.soup.text
+    (row,) = (await browser.get("/ui/subscriptions")).soup.rows()
+    assert row["State"].startswith("waits for consent")
+
+
+# --- edit
+
+
+COMMON: Mapping[str, Any] = {
+    "description": "everything",
+    "types": EVERY_TYPE[:3],
+    "source": "https://revor.ai/api/v1/outreach/jobs",
+    "filters": [{"not": {"prefix": {"subject": "x-"}}}, {"cel": "true"}],
+}
+TUNED: Mapping[str, Any] = {
+    "ordering": "none",
+    "timeout_seconds": 7.5,
+    "retry_schedule": [1.5, 60],
+    "rate_per_second": 2.5,
+    "concurrency": 3,
+    "dry_run": True,
+    "start": "earliest",
+}
+BEARER = {"credentialtype": "ACCESSTOKEN", "accesstoken": "very-secret-token"}
+LOGIN = {"credentialtype": "PLAIN", "identifier": "relay", "secret": "very-secret-token"}
+KINDS_FULL: Mapping[str, dict[str, Any]] = {
+    "webhook": {
+        "sink": HOOK + "?key=very-secret",
+        "types": EVERY_TYPE,
+        "protocolsettings": {"headers": {"X-Api-Key": "very-secret-key", "X-Team": "sales"}, "method": "PUT"},
+        "sinkcredential": {"credentialtype": "HEADER", "name": "X-Other", "value": "very-secret-token"},
+        "config": {
+            "signature": "both",
+            "content_mode": "batch",
+            "batch": {"max_events": 7, "max_seconds": 2.5},
+            "handshake": "optional",
+        },
+    },
+    "flat": {
+        "sink": "https://hooks.zapier.com/hooks/catch/1/very-secret",
+        "config": {"template": {"deal": "{{ metadata.deal }}", "n": [1, "{{ event.status }}"]}, "strict": True},
+    },
+    "slack": {
+        "sink": SLACK,
+        "config": {
+            "metadata_keys": ["deal"],
+            "time_zone": "Europe/Berlin",
+            "digest_seconds": 30,
+            "messages_per_minute": 5,
+            "incidents": "both",
+        },
+    },
+    "slack_workflow": {"sink": "https://hooks.slack.com/triggers/T/1/very-secret"},
+    "teams": {
+        "sink": "https://prod-00.westeurope.logic.azure.com/workflows/a/triggers/manual/paths/invoke?sig=very-secret",
+        "config": {"time_zone": "Asia/Tokyo"},
+    },
+    "discord": {"sink": "https://discord.com/api/webhooks/1/very-secret", "config": {"digest_seconds": 60}},
+    "hubspot": {
+        "sink": "https://api.hubapi.com",
+        "sinkcredential": BEARER,
+        "config": {"record": ["note", "task"], "unmatched": "fail", "create_properties": True},
+    },
+    "salesforce": {
+        "sink": "https://acme.my.salesforce.com",
+        "sinkcredential": {
+            "credentialtype": "CLIENTCREDENTIALS",
+            "token_url": "https://acme.my.salesforce.com/services/oauth2/token",
+            "client_id": "relay",
+            "client_secret": "very-secret-token",
+        },
+        "config": {"object": "Task", "api_version": "62.0", "unmatched": "fail"},
+    },
+    "pipedrive": {
+        "sink": "https://acme.pipedrive.com",
+        "sinkcredential": {"credentialtype": "HEADER", "name": "x-api-token", "value": "very-secret-token"},
+        "config": {"record": "activity", "attach": "person", "unmatched": "create"},
+    },
+    "kafka": {
+        "sink": "kafkas://one.example:9093,two.example:9093",
+        "sinkcredential": LOGIN,
+        "protocolsettings": {
+            "topicname": "jobs",
+            "partitionkeyextractor": "{{ event.subject }}",
+            "clientid": "me",
+            "ackmode": "all",
+            "saslmechanism": "SCRAM-SHA-256",
+        },
+        "config": {"content_mode": "binary"},
+    },
+    "nats": {"sink": "tls://nats.example:4222", "sinkcredential": LOGIN, "protocolsettings": {"subject": "jobs.all"}},
+    "rabbitmq": {
+        "sink": "amqps://rabbit.example/vhost",
+        "sinkcredential": LOGIN,
+        "protocolsettings": {"address": "/queues/jobs", "linkname": "me", "sendersettlementmode": "unsettled"},
+    },
+    "pull": {"sink": None, "protocol": "PULL"},
+}
+NOT_TUNED = {"pull": ("rate_per_second", "concurrency", "timeout_seconds", "retry_schedule", "dry_run")}
+
+
+def body_for(kind: str) -> dict[str, Any]:
+    own = KINDS_FULL[kind]
+    tuned = {name: value for name, value in TUNED.items() if name not in NOT_TUNED.get(kind, ())}
+    common = (
+        {**COMMON, "types": EVERY_TYPE[:2]} if "record" in own.get("config", {}) or kind == "salesforce" else COMMON
+    )
+    return {**common, **own, "config": {**tuned, **own.get("config", {})}}
+
+
+def test_every_kind_is_covered(world: World) -> None:
+    assert set(KINDS_FULL) == set(world.kinds.names)
+
+
+@pytest.mark.parametrize("kind", KINDS_FULL)
+async def test_an_edit_loses_nothing(browser: Browser, world: World, kind: str) -> None:
+    """The form sent back as it is changes nothing; another name changes the name; its preview uses what is stored."""
+    made = await api(world, browser, "POST", "/v1/subscriptions", json=body_for(kind))
+    assert made["config"]["kind"] == kind
+    path = f"/ui/subscriptions/{made['id']}/edit"
+    before, stored = await shown(world, browser, made["id"]), await world.store.subscriptions.get(made["id"])
+    page = await browser.get(path)
+    assert "very-secret" not in page.html
+
+    done = await browser.post(path, filled(page))
+    assert done.said == "The subscription is changed.", (errors_of(done), done.soup.text)
+    assert await shown(world, browser, made["id"]) == before
+    after = await world.store.subscriptions.get(made["id"])
+    assert stored is not None
+    assert after is not None
+    assert replace(after, state_since=None) == replace(stored, state_since=None)
+
+    previewed = await browser.post("/ui/subscriptions/preview", filled(page))
+    assert previewed.status == 200
+    assert "It gets" in previewed.soup.text or kind == "pull", previewed.soup.text
+    assert "very-secret" not in previewed.html
+    assert previewed.soup.form(path).fields["id"] == made["id"]
+
+    assert (await browser.post(path, filled(page, description="renamed"))).said
+    assert await shown(world, browser, made["id"]) == {**before, "description": "renamed"}
+
+
+async def test_a_credential_is_kept_replaced_and_removed(browser: Browser, world: World) -> None:
+    made = await subscribed(world, browser, sinkcredential=BEARER)
+    path = f"/ui/subscriptions/{made['id']}/edit"
+    page = await browser.get(path)
+    assert filled(page)["credential"] == "keep"
+    await browser.post(path, filled(page, credential="PLAIN", credential_name="me", credential_secret="another"))
+    shown_now = (await shown(world, browser, made["id"]))["sinkcredential"]
+    assert shown_now == {"credentialtype": "PLAIN", "identifier": "me"}
+    stored = await world.store.subscriptions.get(made["id"])
+    assert stored is not None
+    assert stored.credential is not None
+    assert stored.credential.fields["secret"] == "another"
+    await browser.post(path, filled(page, credential=""))
+    assert (await shown(world, browser, made["id"]))["sinkcredential"] is None
+
+
+async def test_a_kept_credential_is_not_sent_elsewhere(browser: Browser, world: World) -> None:
+    made = await subscribed(world, browser, sinkcredential=BEARER)
+    path = f"/ui/subscriptions/{made['id']}/edit"
+    refused = await browser.post(path, filled(await browser.get(path), sink="https://evil.example/hooks"))
+    assert refused.status == 422
+    assert "send the credential again" in errors_of(refused)["credential"]
+    assert (await shown(world, browser, made["id"]))["sink"] == HOOK
+
+
+def test_every_type_of_credential_can_be_given() -> None:
+    from typing import get_args
+
+    from relay.api.sink_credentials import GivenCredential
+
+    for model in get_args(GivenCredential):
+        kind = get_args(model.model_fields["credentialtype"].annotation)[0]
+        named = {name for name in CREDENTIALS[kind] if name is not None}
+        needed = {name for name, one in model.model_fields.items() if one.is_required()} - {"credentialtype"}
+        assert needed <= named <= set(model.model_fields)
+
+
+# --- preview
+
+
+async def test_preview_shows_the_request_without_script(browser: Browser, world: World) -> None:
+    (event,) = await world.poll(await world.job("job_1"), "queued")
+    page = await browser.get("/ui/subscriptions/new")
+    options = page.soup.all("//select[@name='event']/option")
+    assert [one.get("value") for one in options] == ["", event.id]
+    given = filled(page, sink=HOOK, event=event.id, template='{"the_job": "{{ job.id }}"}', types=[event.type])
+    shown_page = await browser.post("/ui/subscriptions/preview", given)
+    assert shown_page.status == 200
+    assert "It gets this event" in shown_page.soup.text
+    assert f"POST {HOOK}" in shown_page.soup.text
+    assert "the_job" in " ".join(shown_page.soup.texts("//pre"))
+    assert "Of 1 events of the last 7 days it would have got 1." in shown_page.soup.text
+    assert filled(shown_page)["template"] == given["template"]
+    assert filled(shown_page)["event"] == event.id
+    assert world.dispatcher.tested == []
+    assert (await api(world, browser, "GET", "/v1/subscriptions"))["items"] == []
+
+
+async def test_preview_for_the_script_is_only_the_region(browser: Browser) -> None:
+    page = await browser.get("/ui/subscriptions/new")
+    region = page.soup.one("//*[@hx-post='/ui/subscriptions/preview']")
+    assert region.get("hx-target") == "#preview"
+    assert page.soup.one("//*[@id='preview']").get("aria-live") == "polite"
+    data = {**filled(page, sink=HOOK, filters='channel == "email"'), "_csrf": await browser.csrf()}
+    answer = await browser.client.post("/ui/subscriptions/preview", data=data, headers={"HX-Request": "true"})
+    assert answer.status_code == 200
+    assert "<html" not in answer.text
+    assert "It does not get this event" in answer.text
+    assert "a filter is false" in answer.text
+    wrong = await browser.client.post(
+        "/ui/subscriptions/preview", data={**data, "filters": "channel =="}, headers={"HX-Request": "true"}
+    )
+    assert wrong.status_code == 200
+    assert '<a href="#filters">Filter</a>' in wrong.text
+
+
+async def test_preview_needs_the_form_token(browser: Browser) -> None:
+    assert (await browser.post("/ui/subscriptions/preview", {"sink": HOOK}, csrf=False)).status == 403
