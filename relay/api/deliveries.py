@@ -265,7 +265,9 @@ async def _groups(call: Call, group_by: Sequence[GroupField], query: dict[str, A
         detail = "cursor: groups have no pages; use `limit` for the number of groups"
         raise invalid_parameter("cursor", detail, code="invalid_cursor")
     if query.pop("until") is not None:
-        raise invalid_parameter("until", "until: groups are of the newest deliveries; group them by `day`", code="invalid_parameter")
+        raise invalid_parameter(
+            "until", "until: groups are of the newest deliveries; group them by `day`", code="invalid_parameter"
+        )
     found = await call.ports.store.deliveries.groups([GROUPED_BY[word] for word in group_by], **query)
     sinks = await _sinks(call, (group.subscription_id for group in found.items if group.subscription_id is not None))
     groups: DeliveryGroups = {
