@@ -304,8 +304,21 @@ class GroupSettings(Section):
 SearchKey = Annotated[
     str, Form("the name of a metadata key, up to 64 printable characters"), Field(pattern=r"^[^\x00-\x1f\x7f]{1,64}$")
 ]
+NO_USERS = frozenset({"authorization", "cookie", "forwarded", "host", "proxy-authorization", "x-forwarded-for"})
+"""Headers that name no user. Some hold secrets, and a user's name is written to the audit."""
+
+
+def _names_a_user(header: str) -> str:
+    if header.lower() in NO_USERS:
+        raise ValueError("names no user: choose the header that the proxy writes the user's name into")
+    return header
+
+
 HeaderName = Annotated[
-    str, Form("the name of a header, such as X-Forwarded-User"), Field(pattern=r"^[A-Za-z0-9-]{1,64}$")
+    str,
+    Form("the name of a header, such as X-Forwarded-User"),
+    Field(pattern=r"^[A-Za-z0-9-]{1,64}$"),
+    AfterValidator(_names_a_user),
 ]
 
 
@@ -404,6 +417,7 @@ def load_settings(
     _require_upstream(settings, tree)
     _refuse_ourselves(settings, tree)
     _refuse_plain_http(settings, tree)
+    _require_proxy(settings, tree)
     settings = _with_token_file(settings, environ)
     return _opened_for_development(settings) if dev else settings
 
@@ -545,6 +559,16 @@ def _refuse_ourselves(settings: Settings, tree: Value) -> None:
                 f"{written.where}: sources.{source.name}.base_url ({source.base_url}) is {whose}: "
                 "it must be the upstream's, such as https://revor.ai"
             )
+
+
+def _require_proxy(settings: Settings, tree: Value) -> None:
+    """Without a proxy to believe, the header would be ignored, and nobody would know why."""
+    if settings.web.user_header is not None and not settings.server.trusted_proxies:
+        written = _find(tree, "web", "user_header") or tree
+        raise SettingsError(
+            f"{written.where}: web.user_header is believed from server.trusted_proxies only, which is empty: list the "
+            "address of the proxy there"
+        )
 
 
 def _refuse_plain_http(settings: Settings, tree: Value) -> None:

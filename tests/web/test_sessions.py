@@ -1,6 +1,8 @@
 """Who may see the dashboard: signing in and out, sessions that end with their token, proxies, and forged requests."""
 
 import asyncio
+import os
+import random
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from hashlib import sha256
@@ -18,6 +20,7 @@ from relay.ids import new_secret
 from relay.web.sessions import KNOWN_SECONDS, MAX_FORM_BYTES, SESSION_COOKIE, VISITOR_COOKIE
 from relay.web.settings import WebSettings
 from tests.support.api_world import NOW, TOKENS, World, scope_of
+from tests.support.scale import scaled
 from tests.support.store_kit import access_token, session
 from tests.support.web_world import Answer, Browser, sign_in
 
@@ -342,6 +345,30 @@ async def test_sign_in_begins_a_new_session_and_ends_the_old_one(guest: Browser,
     for value, status in ((f"{SESSION_COOKIE}={planted}", 303), (first, 303), (second, 200)):
         assert (await guest.client.get("/ui/jobs", headers={"Cookie": value})).status_code == status
     assert [action for action, _, _ in await entries(world)] == ["login", "sessions.create", "login"]
+
+
+async def test_nothing_that_a_stranger_sends_fails_inside(guest: Browser, world: World) -> None:
+    """Random cookies, headers, queries and bodies, of the characters that parsers stumble over."""
+    chance = random.Random(int(os.environ.get("FUZZ_TEST_SEED", "1")))
+    pieces = [b"%", b"%ff", b"%00", b"=", b"&", b";", b'"', b"\\", b"\xff", b"/ui", b"//", b"relay_session=", b"_csrf="]
+    pieces += [new_secret().encode(), b"link=", b"next=", b"token=", b"a" * 500, b",", b" "]
+
+    def noise() -> bytes:
+        return b"".join(chance.choices(pieces, k=chance.randrange(12)))
+
+    names = (b"Cookie", b"X-CSRF-Token", b"Sec-Fetch-Site", b"X-Forwarded-Proto", b"X-Forwarded-User", b"Accept")
+    for _ in range(scaled(150, 20_000)):
+        path = chance.choice(("/ui", "/ui/login", "/ui/logout", "/ui/jobs", "/ui/static/x"))
+        query = "".join(one for one in noise().decode("latin-1") if one not in "#\\ \xff")
+        headers = [(name, noise()) for name in names if chance.random() < 0.5]
+        headers.append((b"Content-Type", b"application/x-www-form-urlencoded"))
+        method, body = chance.choice((("GET", None), ("POST", noise())))
+        answer = await guest.client.request(method, f"{path}?{query}", headers=headers, content=body)
+        assert answer.status_code in (200, 303, 401, 403, 404, 405, 413, 415, 422, 429), (path, query, headers, body)
+        assert all(
+            one.startswith((VISITOR_COOKIE, f"{SESSION_COOKIE}=;")) for one in answer.headers.get_list("set-cookie")
+        )
+        guest.client.cookies.clear()
 
 
 # --- one-time links

@@ -1,6 +1,10 @@
 """What a browser's request is believed: where it may go, who it is, and whether a form is the dashboard's own."""
 
+from urllib.parse import unquote, urljoin, urlsplit
+
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from relay.core import sign_in
 from relay.core.sign_in import (
@@ -89,6 +93,17 @@ def test_page_of_the_dashboard_is_a_target(target: str) -> None:
 )
 def test_everything_else_leads_to_the_first_page(target: str | None) -> None:
     assert local_target(target) == HOME
+
+
+@given(st.text(alphabet="/\\ui.%2eE5cC:@?#\t\n a", max_size=30).map("/ui".__add__) | st.text(max_size=30))
+@example("/ui/..;/v1")
+def test_whatever_is_asked_for_stays_in_the_dashboard(text: str) -> None:
+    """As a browser reads it: `\\` is `/`, `%2e` is a dot, and dots are resolved."""
+    target = local_target(text)
+    read = urljoin("https://relay.example/ui/login", unquote(target.replace("\\", "/").partition("?")[0]))
+    parts = urlsplit(read)
+    assert (parts.scheme, parts.netloc) == ("https", "relay.example")
+    assert f"{parts.path}/".startswith("/ui/")
 
 
 @pytest.mark.parametrize(
