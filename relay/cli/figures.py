@@ -16,7 +16,7 @@ COLUMNS = ("began", "count", "total", "p50", "p95", "bar")
 
 def figures(
     names: Annotated[
-        list[str] | None, typer.Argument(metavar="NAME...", help=f"Any of {', '.join(NAMES)}. Default: all.")
+        list[str] | None, typer.Argument(metavar="NAME", help=f"Any of {', '.join(NAMES)}. Default: all.")
     ] = None,
     span: Annotated[Literal["minute", "hour", "day"], typer.Option(help="The length of a row.")] = "hour",
     label: Annotated[
@@ -27,7 +27,7 @@ def figures(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Show figures over time: a row for each minute, hour or day with its bar."""
+    """Show figures over time, with bars. With names also a row for each minute, hour or day."""
     name = ",".join(names) if names else None
     query = {"name": name, "span": span, "label": label, "since": time_or_age(since)}
     found = api().get("/v1/figures", query)
