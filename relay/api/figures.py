@@ -1,5 +1,6 @@
 """`/v1/figures`: what happened in each minute, hour and day, for charts."""
 
+import re
 from collections.abc import Sequence
 from functools import lru_cache, partial
 from typing import Annotated, Any, Literal
@@ -9,9 +10,9 @@ from starlette.responses import Response
 from typing_extensions import TypedDict
 
 from relay.api.examples import TIME
-from relay.api.fields import Time
+from relay.api.fields import PRINTABLE, Time
 from relay.api.operations import Answer, Call, Operation, Parameter
-from relay.api.params import choice, text, time
+from relay.api.params import choice, time
 from relay.api.problems import did_you_mean, invalid_parameter
 from relay.api.resource import json_response
 from relay.clock import to_rfc3339
@@ -20,6 +21,8 @@ from relay.core.figures import LABELLED, NAMES, SHOWN_SECONDS, SPAN_NAMES, SPANS
 
 MAX_LABELS = 50
 """Labels of one request."""
+MAX_LABEL = 256
+"""Characters of a label."""
 
 
 class FigurePoint(TypedDict):
@@ -65,6 +68,23 @@ def _read_names(value: str) -> tuple[Name, ...]:
     return tuple(dict.fromkeys(known[word] for word in given))
 
 
+def _read_labels(value: str) -> tuple[str, ...]:
+    if re.fullmatch(_LABELS_PATTERN, value) is None:
+        detail = f"1 to {MAX_LABELS} labels of 1 to {MAX_LABEL} printable characters are expected"
+        raise ValueError(detail)
+    return tuple(dict.fromkeys(value.split(",")))
+
+
+_ONE_LABEL = f"{PRINTABLE[:-1]},]{{1,{MAX_LABEL}}}"
+_LABELS_PATTERN = f"^{_ONE_LABEL}(,{_ONE_LABEL}){{0,{MAX_LABELS - 1}}}$"
+_LABELS = Parameter(
+    name="label",
+    description="Only of these accounts, as `source/account`, or of these subscriptions, separated by commas. Default: "
+    "the whole relay.",
+    schema={"type": "string", "pattern": _LABELS_PATTERN},
+    read=_read_labels,
+    default=(),
+)
 _ONE_NAME = "|".join(NAMES)
 _NAMES = Parameter(
     name="name",
@@ -81,11 +101,7 @@ _NAMES = Parameter(
     query=(
         _NAMES,
         choice("span", "The length of a point. Default: `hour`.", *SPAN_NAMES),
-        text(
-            "label",
-            "Only of these accounts, as `source/account`, or of these subscriptions, separated by commas. Default: the "
-            "whole relay.",
-        ),
+        _LABELS,
         time("since", "Only from this time on. Default: a day of minutes, 7 days of hours, 90 days."),
     ),
     answers={200: Answer("The figures.", FigureList)},
@@ -98,9 +114,9 @@ async def list_figures(call: Call) -> Response:
     what happened is the events.
     """
     span: Span = call.query["span"] or "hour"
-    label: str | None = call.query["label"]
+    labels: tuple[str, ...] = call.query["label"]
     account = call.ports.settings.account
-    if span not in LABELLED and (label is not None or account is not None):
+    if span not in LABELLED and (labels or account is not None):
         whose = "a label" if account is None else "one account"
         detail = f"span: figures of {whose} have no minutes: use {' or '.join(LABELLED)}"
         raise invalid_parameter("span", detail, code="invalid_parameter")
@@ -108,18 +124,10 @@ async def list_figures(call: Call) -> Response:
     asked: float | None = call.query["since"]
     since = began(now - SHOWN_SECONDS[span], span) if asked is None else max(asked, now - SPANS[span])
     items: list[Figures] = []
-    for one_label in _labels(label):
-        found = await call.ports.store.figures.series(call.query["name"], one_label, span, since)
-        items += [Figures(name=one.name, label=one_label, points=_points(one.points)) for one in found]
+    for label in labels or ("",):
+        found = await call.ports.store.figures.series(call.query["name"], label, span, since)
+        items += [Figures(name=one.name, label=label, points=_points(one.points)) for one in found]
     return json_response(FigureList(span=span, items=items))
-
-
-def _labels(given: str | None) -> Sequence[str]:
-    labels = list(dict.fromkeys((given or "").split(",")))
-    if len(labels) > MAX_LABELS:
-        detail = f"label: at most {MAX_LABELS} labels are expected"
-        raise invalid_parameter("label", detail, code="invalid_parameter")
-    return labels
 
 
 def _points(points: Sequence[core.Point]) -> list[FigurePoint]:

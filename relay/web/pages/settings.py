@@ -1,14 +1,42 @@
-"""The page /ui/settings."""
+"""The settings at /ui/settings, to read: each with its value, and where that comes from. For admins."""
 
+from collections.abc import Mapping
 from functools import partial
+from typing import Any
 
-from relay.web.page import Content, Page, Visit
+import orjson
+
+from relay.core.effective import DEFAULT
+from relay.web.page import Content, Page, Visit, equivalent
+from relay.web.texts import english
 
 PAGES: list[Page] = []
 page = partial(Page.add, into=PAGES)
+text = english()
 
 
 @page("GET /ui/settings", live=True)
 async def settings(visit: Visit) -> Content:
-    """Not built yet."""
-    return Content(template="soon.html", title="settings")
+    """Every setting in force, by section."""
+    changed = visit.query.get("changed") == "true"
+    found = await visit.desk.get("/v1/settings")
+    sections: dict[str, list[Mapping[str, Any]]] = {}
+    for one in found["items"]:
+        if not changed or one["place"] != DEFAULT:
+            sections.setdefault(one["key"].partition(".")[0], []).append({**one, "shown": _shown(one)})
+    return Content(
+        template="settings.html",
+        title=text("settings.title"),
+        values={"sections": sections, "changed": changed, "node_id": found["node_id"], "default": DEFAULT},
+        equivalent=equivalent(["relay", "settings", *(["--changed"] if changed else [])], "GET /v1/settings"),
+    )
+
+
+def _shown(one: Mapping[str, Any]) -> str:
+    """The value for a person; of a secret only whether it is set."""
+    if not one["set"]:
+        return text("settings.not_set")
+    if one["secret"] and one["value"] is None:
+        return text("settings.set")
+    value = one["value"]
+    return value if isinstance(value, str) else orjson.dumps(value).decode()

@@ -1,0 +1,62 @@
+"""The audit in the dashboard: filters, verification, CSV."""
+
+import sqlite3
+from contextlib import closing
+
+from tests.support.api_world import HOOK, World
+from tests.support.web_world import Browser
+
+
+async def acted(browser: Browser, world: World) -> str:
+    made = (await browser.client.post("/v1/subscriptions", json={"sink": HOOK})).json()["id"]
+    world.now += 1
+    await browser.client.post(f"/v1/subscriptions/{made}/pause")
+    return str(made)
+
+
+async def test_entries_are_listed_and_filtered(browser: Browser, world: World) -> None:
+    id = await acted(browser, world)
+    rows = (await browser.get("/ui/audit")).soup.rows()
+    assert [(row["Action"], row["What"], row["Result"]) for row in rows] == [
+        ("subscriptions.pause", id, "done 200"),
+        ("subscriptions.create", id, "done 201"),
+    ]
+    one = await browser.get("/ui/audit", action="subscriptions.pause")
+    assert [row["Action"] for row in one.soup.rows()] == ["subscriptions.pause"]
+    assert one.soup.one("//input[@name='action']").get("value") == "subscriptions.pause"
+    assert "relay audit --action subscriptions.pause" in one.soup.text
+    assert (await browser.get("/ui/audit", actor="somebody")).soup.texts("//*[@class='empty']") == ["No entries match."]
+    assert "No entries match." in (await browser.get("/ui/audit", until="2001-01-01T00:00:00Z")).soup.text
+    assert (await browser.get("/ui/audit", since="yesterday")).status == 422
+
+
+async def test_audit_is_verified(browser: Browser, world: World) -> None:
+    await acted(browser, world)
+    page = await browser.post("/ui/audit/verify")
+    assert "The audit is intact: 4 entries in one chain." in page.soup.text
+    with closing(sqlite3.connect(world.store.database.path)) as connection:  # type: ignore[attr-defined]
+        for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'").fetchall():
+            connection.execute(f"DROP TRIGGER {name}")
+        connection.execute("UPDATE audit SET actor = 'mallory' WHERE number = 2")
+        connection.commit()
+    page = await browser.post("/ui/audit/verify")
+    assert "The audit is not intact." in page.soup.text
+    assert page.soup.texts("//main//li") == ["chain chain-1: entry 2 was changed or inserted: its MAC is wrong"]
+
+
+async def test_entries_are_csv_without_formulas(browser: Browser) -> None:
+    await browser.client.post("/v1/tokens", json={"name": "x", "scopes": ["read"]})
+    await browser.client.post("/v1/subscriptions/=1+1/pause")
+    lines = (await browser.get("/ui/audit", format="csv")).html.splitlines()
+    assert lines[0].startswith("at,actor,token,action,target")
+    assert any(",tokens.create," in line for line in lines)
+    assert all(",=1+1," not in line for line in lines)
+
+
+async def test_hostile_values_are_text(browser: Browser) -> None:
+    await browser.client.post("/v1/subscriptions/<script>alert(1)<%2Fscript>/pause")
+    await browser.client.post("/v1/subscriptions/<img src=x>/pause")
+    page = await browser.get("/ui/audit", actor="<script>alert(1)</script>")
+    assert "<script>alert" not in page.html
+    page = await browser.get("/ui/audit")
+    assert "<img" not in page.html
