@@ -198,7 +198,10 @@ class Sessions:
         _only_post(request)
         form = await self._form(request)
         try:
-            self._check_csrf(csrf_of(self._secret(request, VISITOR_COOKIE) or new_secret()), request, form)
+            visitor = self._secret(request, VISITOR_COOKIE)
+            if visitor is None:
+                raise _Refused(Forbidden("the browser sent no cookie", code="csrf"), "login.no_cookie")
+            self._check_csrf(csrf_of(visitor), request, form)
             return await (self._use_link(request, form) if form.get("link") else self._use_token(request, form))
         except _Refused as refused:
             return self._login_form(request, form, refused.error, refused.text)
@@ -276,12 +279,13 @@ class Sessions:
     ) -> Response:
         """Begins a session with a new secret, in place of the one that the browser had."""
         identity.require(SIGNS_IN)
+        target = local_target(_one(form, "next"))
         if not await self._audited(request, "login", identity, create):
             raise _Refused(_link_gone(request), "login.link_gone")  # another request was faster
         before = self._secret(request, SESSION_COOKIE)
         if before is not None:
             await self._end(digest_of(before))
-        response = RedirectResponse(local_target(_one(form, "next")), 303)
+        response = RedirectResponse(target, 303)
         response.headers.append("set-cookie", self._cookie(request, SESSION_COOKIE, secret, int(SESSION_SECONDS)))
         return response
 
@@ -304,8 +308,13 @@ class Sessions:
     async def _end(self, digest: str) -> bool:
         self._ended[digest] = None
         _trim(self._ended)
+        try:
+            ended = await self._ports.store.sessions.delete(digest)
+        except BaseException:
+            self._ended.pop(digest, None)  # it goes on, so that the caller can try again
+            raise
         self._known.pop(digest, None)
-        return await self._ports.store.sessions.delete(digest)
+        return ended
 
     async def _wrong(self, request: Request, error: WrongToken, text: str = "login.wrong") -> _Refused:
         """The answer to a wrong token or link: slowed down as everywhere."""
@@ -365,7 +374,8 @@ class Sessions:
             error=texts(text) if text else None if error is None else str(error),
         )
         response.headers.update(headers)
-        if fresh is not None and (form.get("arrived") or not _is_foreign(request)):
+        arrived = request.method == "GET" and bool(form.get("arrived")) and _follows_foreign_link(request)
+        if fresh is not None and (arrived or not _is_foreign(request)):
             response.headers.append("set-cookie", fresh)
         return response
 

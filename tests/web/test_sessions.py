@@ -16,6 +16,7 @@ from starlette.requests import Request
 
 from relay.core.access import FREE_MISTAKES
 from relay.core.sign_in import SESSION_SECONDS, csrf_of, digest_of
+from relay.errors import StoreError
 from relay.ids import new_secret
 from relay.web.sessions import KNOWN_SECONDS, MAX_FORM_BYTES, SESSION_COOKIE, VISITOR_COOKIE
 from relay.web.settings import WebSettings
@@ -164,6 +165,14 @@ async def test_cookies_are_for_tls_only_where_there_is_tls(
     assert cookie(done, SESSION_COOKIE).endswith("; Secure") is secure
 
 
+async def test_browser_that_keeps_no_cookie_is_told(guest: Browser) -> None:
+    token = field(await guest.get("/ui/login"), "_csrf")
+    guest.client.cookies.clear()
+    refused = Answer(await guest.client.post("/ui/login", data={"_csrf": token, "token": "rl_read"}))
+    assert refused.status == 403
+    assert "did not keep the cookie" in refused.html
+
+
 @pytest.mark.parametrize(
     ("token", "status", "words"),
     [
@@ -230,7 +239,7 @@ async def test_what_is_no_form_is_refused(guest: Browser, body: bytes, media_typ
 
 
 @pytest.mark.parametrize("name", ["token", "link", "next", "_csrf"])
-async def test_field_that_comes_twice_is_refused(guest: Browser, name: str) -> None:
+async def test_field_that_comes_twice_is_refused(guest: Browser, world: World, name: str) -> None:
     page = await guest.get("/ui/login")
     sent: dict[str, Any] = {"_csrf": field(page, "_csrf"), "token": "rl_read"}
     if name == "link":
@@ -239,6 +248,7 @@ async def test_field_that_comes_twice_is_refused(guest: Browser, name: str) -> N
     answer = await guest.client.post("/ui/login", data=sent)
     assert answer.status_code in (403, 422)
     assert SESSION_COOKIE not in guest.client.cookies
+    assert "login" not in [action for action, _, _ in await entries(world)]
 
 
 @pytest.mark.parametrize("method", ["PUT", "DELETE", "PATCH", "OPTIONS"])
@@ -532,6 +542,28 @@ async def test_session_that_is_read_while_it_ends_does_not_live_on(
     assert answer.status_code == 303
 
 
+async def test_sign_out_that_the_database_refuses_can_be_repeated(
+    guest: Browser, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secret = cookie(await login(guest), SESSION_COOKIE).partition("=")[2].partition(";")[0]
+
+    async def fails(_digest: str) -> bool:
+        raise StoreError("the database is locked")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(world.store.sessions, "delete", fails)
+        answer = await guest.client.post("/ui/logout", data={"_csrf": csrf_of(secret)})
+    assert answer.status_code == 503
+    assert (await guest.get("/ui/jobs")).status == 200
+    await guest.client.post("/ui/logout", data={"_csrf": csrf_of(secret)})
+    assert await world.store.sessions.find(digest_of(secret), "session", world.now) is None
+    assert await entries(world) == [
+        ("login", "viewer", "ok"),
+        ("logout", "viewer", "failed"),
+        ("logout", "viewer", "ok"),
+    ]
+
+
 @pytest.mark.parametrize("end", ["revoked", "signed out elsewhere", "twelve hours"])
 async def test_open_page_ends_with_its_session(open_as: OpenAs, world: World, end: str) -> None:
     await world.store.tokens.create(access_token("tok_1", "rl_mine", name="mine"), NOW)
@@ -708,12 +740,13 @@ async def test_requests_of_other_sites_change_no_cookie(open_as: OpenAs, world: 
             ("GET", "/ui/jobs"),
             ("GET", "/ui/login"),
             ("POST", "/ui/login"),
+            ("POST", "/ui/login?arrived=1"),
             ("POST", "/ui/logout"),
             ("POST", "/ui/jobs/x/refresh"),
         ):
             for mode in ("navigate", "no-cors"):
                 headers = {**CROSSING, "Sec-Fetch-Mode": mode}
-                data = {"token": "rl_admin"} if method == "POST" else None
+                data = {"token": "rl_admin", "arrived": "1"} if method == "POST" else None
                 answer = await browser.client.request(method, path, data=data, headers=headers)
                 assert "set-cookie" not in answer.headers, (method, path)
                 assert answer.status_code in (200, 303, 403)
