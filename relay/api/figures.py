@@ -21,6 +21,8 @@ from relay.core.figures import LABELLED, NAMES, SHOWN_SECONDS, SPAN_NAMES, SPANS
 
 MAX_LABELS = 50
 """Labels of one request."""
+MAX_SERIES = 200
+"""Of one request: its names for each of its labels."""
 MAX_LABEL = 256
 """Characters of a label."""
 
@@ -120,12 +122,16 @@ async def list_figures(call: Call) -> Response:
         whose = "a label" if account is None else "one account"
         detail = f"span: figures of {whose} have no minutes: use {' or '.join(LABELLED)}"
         raise invalid_parameter("span", detail, code="invalid_parameter")
+    names: tuple[Name, ...] = call.query["name"]
+    if len(labels) * len(names) > MAX_SERIES:
+        detail = f"label: {len(labels)} labels of {len(names)} names are more than {MAX_SERIES} series: ask for fewer"
+        raise invalid_parameter("label", detail, code="invalid_parameter")
     now = call.ports.clock()
     asked: float | None = call.query["since"]
     since = began(now - SHOWN_SECONDS[span], span) if asked is None else max(asked, now - SPANS[span])
     items: list[Figures] = []
     for label in labels or ("",):
-        found = await call.ports.store.figures.series(call.query["name"], label, span, since)
+        found = await call.ports.store.figures.series(names, label, span, since)
         items += [Figures(name=one.name, label=label, points=_points(one.points)) for one in found]
     return json_response(FigureList(span=span, items=items))
 

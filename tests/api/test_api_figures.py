@@ -76,6 +76,14 @@ async def test_several_labels_have_their_figures_each(client, world):
     ]
 
 
+async def test_fifty_subscriptions_fit_into_one_request(client, world):
+    labels = [f"sub_{number:026}" for number in range(50)]
+    shown = await listed(
+        client, name="attempts,attempts_failed,attempt_seconds,deliveries_dead", label=",".join(labels)
+    )
+    assert len(shown["items"]) == 200
+
+
 @pytest.mark.parametrize(
     ("span", "since", "ages"),
     [
@@ -106,6 +114,8 @@ async def test_since_and_its_default(client, world, span, since, ages):
         ({"since": "yesterday"}, "since", ["RFC 3339"]),
         ({"label": ""}, "label", ["printable"]),
         ({"label": ",".join(f"revor/{number}" for number in range(51))}, "label", ["1 to 50 labels"]),
+        ({"label": "revor/a,,revor/b"}, "label", ["printable"]),
+        ({"label": ",".join(f"revor/{number}" for number in range(50))}, "label", ["50 labels of 14 names", "200"]),
     ],
 )
 async def test_what_is_wrong_is_refused(client, query, pointer, words):
