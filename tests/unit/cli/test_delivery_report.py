@@ -7,10 +7,8 @@ import pytest
 
 from relay.cli import run
 from relay.cli.delivery_report import (
-    BROKER_CAUSES,
     FIRST_ATTEMPTS,
     LAST_ATTEMPTS,
-    LIKELY_CAUSES,
     SKIPPED,
     attempt_lines,
     describe_delivery,
@@ -18,6 +16,7 @@ from relay.cli.delivery_report import (
 )
 from relay.clock import from_rfc3339
 from relay.core.delivery import SKIPPED_REASONS
+from relay.core.delivery_causes import BROKER_CAUSES, LIKELY_CAUSES
 from tests.unit.cli.test_cli_client import Stub, stub
 
 __all__ = ["stub"]

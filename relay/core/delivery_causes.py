@@ -1,0 +1,72 @@
+"""What likely made a delivery fail, and what to do about it, in words: from an attempt as the API shows it, or from the
+reason of a delivery. Pure."""
+
+from collections.abc import Mapping
+from typing import Any
+
+LIKELY_CAUSES = {
+    "dns": "the sink's host name does not resolve. Check the name, and DNS on the relay's machine.",
+    "connect": "the connection is refused. Check that the receiver runs and that no firewall blocks it.",
+    "unreachable": "the host does not answer. Check that it is up and that no firewall drops the packets.",
+    "tls": "the sink's certificate does not verify. Renew it, or send its whole chain. Verification is always on.",
+    "timeout": "the sink is too slow. Let it answer 2xx before it works, or raise config.timeout_seconds.",
+    "refused": "the relay may not send there. The error names the rule, and the setting that allows it.",
+    "proxy": "the relay's egress proxy made no connection. Check security.egress_proxy, and the proxy's log and rules.",
+    "read": "the connection was lost. Check the log of the sink, or of a proxy in front of it.",
+    "protocol": "the answer is not valid HTTP. Check the port.",
+    "render": "this event cannot be rendered for this kind of sink. Please report it, with the reason in the log.",
+    "extra_missing": "the node that sends lacks the client of the broker. Install the extra that the error names.",
+    "cancelled": "the relay was shutting down. There is nothing to do.",
+    "unsent": "the requests before it took all of config.timeout_seconds. Raise it if that happens again.",
+    "no_stream": "no stream of JetStream has this subject. Add one that has it.",
+    "unroutable": "no queue is bound for this routing key. Bind one.",
+    "unknown_topic": "the topic does not exist. Make it, or let the broker make topics.",
+    "unknown_exchange": "the exchange does not exist. Declare it.",
+    "denied": "the credential may not write there. Grant it, or set another sinkcredential.",
+    "credential": "there is no valid credential. Set the sinkcredential again.",
+    "too_large": "the broker takes no message of this size. Raise its limit, then send it again.",
+    "nack": "the broker did not store the message. Check its log.",
+    "behind": "an earlier event of its job or key was not acknowledged. Look at that one.",
+    "3xx": "the sink redirects, and redirects are not followed. Set its new URL in the subscription.",
+    "401": "the sink rejects the signature or credentials. Check a captured request with `relay verify`.",
+    "404": "the sink's URL does not accept these requests. Check the URL.",
+    "410": "the sink reports that it is gone. Resume the subscription once it is back.",
+    "413": "the event is too large for the sink, or for a proxy in front of it.",
+    "429": "the sink limits the rate. The relay waits for as long as it asks.",
+    "4xx": "the sink refuses the request. Check its answer and its log.",
+    "5xx": "the sink fails. Check its log.",
+}
+BROKER_CAUSES = {
+    "connect": "the broker takes no connections. Check that it runs, and the host and port of the sink.",
+    "timeout": "the broker did not acknowledge in time. Check its load and its log, or raise config.timeout_seconds.",
+    "tls": "TLS fails. Check the broker's certificate and its authority, and that this port speaks TLS.",
+    "read": "the connection was lost. Check the broker's log.",
+    "protocol": "what answers is no broker of this kind. Check the port of the sink.",
+    "blocked": "the broker has too little memory or disk. `rabbitmqctl status` lists the alarm.",
+}
+"""Those of a message to a broker, before `LIKELY_CAUSES`."""
+_LIKE = {"403": "401", "405": "404"}
+
+
+def likely_cause(attempt: Mapping[str, Any]) -> str | None:
+    """The likely cause of a failed attempt; None if there is nothing to say about it."""
+    status = attempt.get("status_code")
+    if status is not None:
+        return _of_status(str(status))
+    word = str(attempt.get("error") or "").partition(":")[0]
+    if "destination" in (attempt.get("request_headers") or {}) and word in BROKER_CAUSES:
+        return BROKER_CAUSES[word]
+    timings = attempt.get("timings") or {}
+    if word == "timeout" and timings.get("first_byte_ms") is None:
+        word = "unreachable" if timings.get("connect_ms") is not None else "dns"
+    return LIKELY_CAUSES.get(word)
+
+
+def cause_of_reason(reason: str | None) -> str | None:
+    """The likely cause of what many deliveries ended or wait for, such as `http_503`; None if it is not known."""
+    name, _, status = (reason or "").partition("_")
+    return _of_status(status) if name == "http" else LIKELY_CAUSES.get(str(reason).partition(":")[0])
+
+
+def _of_status(status: str) -> str | None:
+    return LIKELY_CAUSES.get(_LIKE.get(status, status)) or LIKELY_CAUSES.get(f"{status[:1]}xx")
