@@ -2,6 +2,7 @@
 
 import hashlib
 import mimetypes
+import re
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -19,6 +20,9 @@ from relay.web.texts import Texts, english
 
 HERE = Path(__file__).parent
 STATIC = "/ui/static"
+_UNSEEN = re.compile(
+    r"\r(?!\n)|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\xad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]"
+)
 
 
 class Pages:
@@ -28,7 +32,7 @@ class Pages:
     asset(name)      the path of a file of static/, which changes with the file
     chart, spark, stack  see `charts.py`
     m                the macros of macros.html
-    filters: when (a time), duration, count, json, link (only for http and https), query
+    filters: when (a time), duration, count, json, link (only for http and https), query, inert (bytes from outside)
     """
 
     def __init__(self, texts: Texts | None = None) -> None:
@@ -55,6 +59,7 @@ class Pages:
             "json": pretty,
             "link": link,
             "query": query,
+            "inert": inert,
         }
         # A global, because a block that is rendered alone does not see what its page imports.
         self.environment.globals["m"] = self.environment.get_template("macros.html").module
@@ -116,6 +121,12 @@ def link(url: str | None) -> str:
     except ValueError:
         return ""
     return url or "" if scheme in ("http", "https") else ""
+
+
+def inert(text: str) -> str:
+    """Text from outside in which nothing moves what is around it: control characters, marks that turn the direction of
+    writing and characters without width are shown by their numbers."""
+    return _UNSEEN.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def query(path: str, **values: str | int | None) -> str:

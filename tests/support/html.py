@@ -45,6 +45,10 @@ class Soup:
         """The texts of every element of an XPath."""
         return [text_of(one) for one in self.all(xpath)]
 
+    def attributes(self, xpath: str, name: str) -> list[str]:
+        """The values of an attribute of every element of an XPath."""
+        return [one.get(name) for one in self.all(xpath)]
+
     @property
     def title(self) -> str:
         """The title of the browser's tab."""

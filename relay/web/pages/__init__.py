@@ -9,16 +9,19 @@ from relay.web.pages import (
     intents,
     jobs,
     overview,
+    replays,
     settings,
     sources,
     subscriptions,
     tokens,
 )
 
+# `replays` before `deliveries`: pages are matched in order, and it has /ui/deliveries/retry.
 _MODULES = (
     overview,
     jobs,
     groups,
+    replays,
     deliveries,
     subscriptions,
     events,

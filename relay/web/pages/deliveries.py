@@ -1,14 +1,357 @@
-"""The page /ui/deliveries."""
+"""Deliveries: counted by sink, reason and day at /ui/deliveries, listed, and one as a story at /ui/deliveries/{id}."""
 
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from functools import partial
+from typing import Any
 
-from relay.web.page import Content, Page, Visit
+from relay.core.delivery_causes import cause_of_reason, likely_cause
+from relay.errors import InvalidRequest, RequestError
+from relay.web.delivery_words import INCIDENT, STATES, actions_of, advice, next_of, state_of
+from relay.web.drawings import attempts as drawing
+from relay.web.page import PAGE_ITEMS, Content, Done, Export, Page, Visit, equivalent
+from relay.web.rendering import duration
+from relay.web.texts import english
 
 PAGES: list[Page] = []
 page = partial(Page.add, into=PAGES)
 
+NEED_A_PERSON = STATES[:3]
+GROUPINGS = ("sink,reason,day", "sink,reason", "reason", "day")
+COUNTED = 10_000
+"""Deliveries of a state that are counted, the newest: what that costs is bounded, and a person sees enough."""
+FEW_GROUPS, MANY_GROUPS = 10, 100
+SUBSCRIPTIONS = 200
+"""Subscriptions that are named in a filter."""
+PAGES_READ, ITEMS_READ = 5, 100
+"""Pages of the API, and items on each, that are looked through for a filter that it does not have."""
+FIRST_ATTEMPTS, LAST_ATTEMPTS = 3, 20
+"""Of a delivery with many attempts only so many are shown."""
+LAST_EXCERPT, EARLIER_EXCERPT = 4_000, 500
+"""Characters of an answer that are shown."""
+MAX_HEADERS, MAX_HEADER = 40, 300
+COLUMNS = {
+    "id": "id",
+    "state": "state",
+    "reason": "reason",
+    "event type": "event_type",
+    "about": "subject",
+    "event": "event_id",
+    "subscription": "subscription_id",
+    "sink": "sink",
+    "attempts": "attempt_count",
+    "next attempt at": "next_attempt_at",
+    "created at": "created_at",
+    "ended at": "ended_at",
+}
+
+Answer = Mapping[str, Any]
+
 
 @page("GET /ui/deliveries", live=True)
 async def deliveries(visit: Visit) -> Content:
-    """Not built yet."""
-    return Content(template="soon.html", title="deliveries")
+    """The groups of deliveries; with `view=list`, of an event, or on a later page: the list."""
+    query = visit.query
+    if query.get("view") == "list" or query.get("event") or query.get("cursor"):
+        return await _list(visit)
+    state, by = query.get("state"), query.get("by") or GROUPINGS[0]
+    subscription = query.get("subscription")
+    known = await subscriptions(visit)
+    shown = (state,) if state else NEED_A_PERSON
+    limit = MANY_GROUPS if state else FEW_GROUPS
+    asked = {"state": state, "subscription": subscription}
+    options = [part for name, value in asked.items() if value for part in (f"--{name}", value)]
+    return Content(
+        template="deliveries.html",
+        title=english()("deliveries.title"),
+        values={
+            "sections": [await _section(visit, one, by, subscription, known, limit) for one in shown],
+            "states": STATES,
+            "groupings": GROUPINGS,
+            "by": by,
+            "state": state,
+            "subscription": subscription,
+            "subscriptions": _named(known, subscription),
+        },
+        equivalent=equivalent(
+            ["relay", "deliveries", "list", *options, "--group-by", by],
+            "GET /v1/deliveries",
+            query={**asked, "group_by": by},
+        ),
+        export=Export(path="/v1/deliveries", query=asked, columns=COLUMNS),
+    )
+
+
+async def _section(
+    visit: Visit, state: str, by: str, subscription: str, known: Mapping[str, Answer], limit: int
+) -> Mapping[str, Any]:
+    query = {"state": state, "subscription": subscription, "group_by": by, "limit": limit, "newest": COUNTED}
+    found = await visit.desk.get("/v1/deliveries", query=query)
+    groups = [_group(one, state, known, visit.now) for one in found["items"]]
+    return {
+        "state": state,
+        "groups": groups,
+        "count": sum(one["count"] for one in found["items"]),
+        "oldest_at": min((one["oldest_at"] for one in found["items"]), default=None),
+        "truncated": found["truncated"],
+    }
+
+
+def _group(group: Answer, state: str, known: Mapping[str, Answer], now: float) -> Mapping[str, Any]:
+    subscription = known.get(group["subscription_id"] or "")
+    reason = group["reason"] or ""
+    found = {"state": state, "subscription": group["subscription_id"], "reason": reason, "day": group["day"]}
+    return {
+        **group,
+        "name": name_of(subscription, group),
+        "held": subscription,
+        "reason_words": reason_words(group["reason"]),
+        "cause": cause_of_reason(reason) if state in ("dead", "pending") else None,
+        "advice": advice(state, reason, subscription, group["oldest_at"], now),
+        "incident": reason.removeprefix(INCIDENT) if reason.startswith(INCIDENT) else None,
+        "found": found,
+    }
+
+
+async def _list(visit: Visit) -> Content:
+    asked = visit.asked("state", "subscription", "event")
+    reason, day = visit.query.get("reason"), visit.query.get("day")
+    known = await subscriptions(visit)
+    query = {**asked, "until": day_after(day) if day else None}
+
+    def wanted(delivery: Answer) -> bool:
+        return (not reason or delivery["reason"] == reason) and (not day or delivery["created_at"][:10] == day)
+
+    items, cursor, looked = await _find(visit, query, wanted if reason or day else None, day)
+    options = [part for name, value in asked.items() for part in (f"--{name}", value)]
+    filtered = bool(reason or day)
+    return Content(
+        template="delivery_list.html",
+        title=english()("deliveries.title"),
+        values={
+            "deliveries": [
+                {
+                    **one,
+                    "kind": short_type(one["event_type"]),
+                    "name": name_of(known.get(one["subscription_id"]), one),
+                    "reason_words": _list_reason(one),
+                }
+                for one in items
+            ],
+            "next_cursor": cursor,
+            "looked": looked if filtered else None,
+            "asked": {**asked, "reason": reason, "day": day},
+            "filtered": bool(asked or filtered),
+            "reason_words": reason_words(reason) if reason else None,
+            "states": STATES,
+            "subscriptions": _named(known, asked.get("subscription", "")),
+        },
+        equivalent=equivalent(["relay", "deliveries", "list", *options], "GET /v1/deliveries", query=query),
+        export=Export(path="/v1/deliveries", query=query, columns=COLUMNS),
+    )
+
+
+async def _find(visit: Visit, query: Answer, wanted: Any, day: str) -> tuple[list[Answer], str | None, int]:
+    """A page of the deliveries that are wanted, where the next one begins, and how many were looked at. With a
+    condition that the API does not have, only so many are looked at for one page."""
+    cursor: str | None = visit.query.get("cursor") or None
+    if wanted is None:
+        found = await visit.desk.get("/v1/deliveries", query={**query, "limit": PAGE_ITEMS, "cursor": cursor})
+        return found["items"], found["next_cursor"], len(found["items"])
+    items: list[Answer] = []
+    looked = 0
+    for _ in range(PAGES_READ):
+        found = await visit.desk.get("/v1/deliveries", query={**query, "limit": ITEMS_READ, "cursor": cursor})
+        cursor, looked = found["next_cursor"], looked + len(found["items"])
+        items += [one for one in found["items"] if wanted(one)]
+        if day and found["items"] and found["items"][-1]["created_at"][:10] < day:
+            cursor = None  # older days follow
+        if cursor is None or len(items) >= PAGE_ITEMS:
+            break
+    return items, cursor, looked
+
+
+def day_after(day: str) -> str:
+    try:
+        return f"{datetime.strptime(day, '%Y-%m-%d').replace(tzinfo=UTC) + timedelta(days=1):%Y-%m-%d}T00:00:00Z"
+    except (ValueError, OverflowError):
+        raise InvalidRequest(english()("deliveries.bad_day"), code="invalid_parameter") from None
+
+
+def _list_reason(delivery: Answer) -> str:
+    """Of a delivered one there is none to tell, but for those that were not sent."""
+    plain = delivery["state"] == "delivered" and delivery["reason"] not in ("dry_run", "settled", "already_written")
+    return "" if plain or delivery["reason"] is None else reason_words(delivery["reason"])
+
+
+def reason_words(reason: str | None) -> str:
+    """A reason of the API in words."""
+    texts = english()
+    if not reason:
+        return texts("deliveries.reason_none")
+    if reason.startswith("http_"):
+        return f"HTTP {reason.removeprefix('http_')}"
+    if reason.startswith(INCIDENT):
+        return texts("deliveries.reason_incident")
+    return texts.get(f"deliveries.reason_{reason}", reason)
+
+
+async def subscriptions(visit: Visit) -> Mapping[str, Answer]:
+    """The subscriptions by id, as far as the caller may list them."""
+    found = await allowed(visit, "/v1/subscriptions", query={"limit": SUBSCRIPTIONS})
+    return {one["id"]: one for one in (found or {"items": ()})["items"]}
+
+
+async def allowed(visit: Visit, path: str, *segments: str, query: Answer | None = None) -> Any:
+    """What a GET answers; None if the caller may not read it, or if it is gone."""
+    try:
+        return await visit.desk.get(path, *segments, query=query)
+    except RequestError as error:
+        if error.status in (403, 404, 409):
+            return None
+        raise
+
+
+def name_of(subscription: Answer | None, shown: Answer) -> str:
+    """How people know a subscription: what they wrote about it, else its sink, else its id."""
+    if subscription is not None and subscription.get("description"):
+        return str(subscription["description"])
+    return str(shown.get("sink") or (subscription or {}).get("sink") or shown["subscription_id"] or "")
+
+
+def _named(known: Mapping[str, Answer], chosen: str) -> Sequence[tuple[str, str]]:
+    """The subscriptions for a choice, by name."""
+    named = sorted((name_of(one, {**one, "subscription_id": id}), id) for id, one in known.items())
+    choices = [(id, f"{name} ({id[-6:]})") for name, id in named]
+    return choices if not chosen or chosen in known else [*choices, (chosen, chosen)]
+
+
+# --- one delivery
+
+
+@page("GET /ui/deliveries/{id}", live=True)
+async def delivery(visit: Visit) -> Content:
+    """One delivery: what was sent where, what came back, and what is next."""
+    texts, found = english(), await visit.desk.get("/v1/deliveries/{}", visit.id())
+    event = await allowed(visit, "/v1/events/{}", found["event_id"])
+    subscription = await allowed(visit, "/v1/subscriptions/{}", found["subscription_id"])
+    job = None if found["job_uid"] is None else await allowed(visit, "/v1/jobs/{}", found["job_uid"])
+    attempts, left_out = _shown_attempts(found["attempts"])
+    waits = drawing.waits(attempts)
+    scale = drawing.longest(attempts)
+    said = state_of(found, subscription)
+    cause = likely_cause(attempts[-1]) if attempts and found["state"] in ("dead", "pending") else None
+    actions = actions_of(found, subscription) if visit.may("subscriptions:write") else ()
+    return Content(
+        template="delivery.html",
+        title=texts("deliveries.one_title", type=short_type(found["event_type"])),
+        values={
+            "delivery": found,
+            "event": event,
+            "job": job,
+            "subscription": subscription,
+            "name": name_of(subscription, found),
+            "became": said,
+            "ahead": next_of(found, subscription, visit.now),
+            "cause": cause,
+            "plain": _sends_events(subscription),
+            "reason_words": _list_reason(found),
+            "actions": actions,
+            "attempts": [
+                _attempt(one, waited, scale, last=number == len(attempts) - 1)
+                for number, (one, waited) in enumerate(zip(attempts, waits, strict=True))
+            ],
+            "gap_at": FIRST_ATTEMPTS if left_out else None,
+            "left_out": left_out,
+            "line": drawing.line(found, visit.now, _line_words(found, waits)),
+        },
+        equivalent=equivalent(["relay", "deliveries", "show", found["id"]], "GET /v1/deliveries/{}", found["id"]),
+    )
+
+
+def _sends_events(subscription: Answer | None) -> bool:
+    """Whether the bodies of its requests are the events themselves."""
+    config = {} if subscription is None else subscription["config"]
+    return config.get("kind") == "webhook" and not config.get("template") and config.get("content_mode") == "structured"
+
+
+def short_type(type: str) -> str:
+    """The last words of an event's type, as people say it."""
+    return type.removeprefix("ai.revor.").removeprefix("relay.")
+
+
+def _shown_attempts(attempts: Sequence[Answer]) -> tuple[Sequence[Answer], int]:
+    left_out = len(attempts) - FIRST_ATTEMPTS - LAST_ATTEMPTS
+    if left_out <= 0:
+        return attempts, 0
+    return [*attempts[:FIRST_ATTEMPTS], *attempts[-LAST_ATTEMPTS:]], left_out
+
+
+def _line_words(delivery: Answer, waits: Sequence[float | None]) -> str:
+    texts = english()
+    waited = ", ".join(duration(one) for one in waits if one is not None)
+    count = len(delivery["attempts"])
+    said = texts("deliveries.line", n=count)
+    return f"{said} {texts('deliveries.line_waits', waits=waited)}" if waited else said
+
+
+def _attempt(attempt: Answer, waited: float | None, scale_ms: float, *, last: bool) -> Mapping[str, Any]:
+    texts = english()
+    excerpt, most = attempt.get("response_excerpt") or "", LAST_EXCERPT if last else EARLIER_EXCERPT
+    parts = drawing.phases(attempt)
+    words = ", ".join(f"{texts(f'deliveries.phase_{name}')} {duration(took / 1000)}" for name, took in parts)
+    status, error = attempt.get("status_code"), attempt.get("error")
+    answered = f"HTTP {status}" if status is not None else error
+    return {
+        **attempt,
+        "waited": waited,
+        "parts": dict(parts),
+        "bar": drawing.bar(attempt, scale_ms, words or texts("deliveries.not_measured")),
+        "answered": answered or texts(f"deliveries.answered_{_unanswered(attempt)}"),
+        "bad": bool(error) or (status is not None and status >= 300),
+        "request_headers": _headers(attempt["request_headers"]),
+        "response_headers": _headers(attempt["response_headers"]),
+        "excerpt": excerpt[:most],
+        "excerpt_left": max(0, len(excerpt) - most),
+    }
+
+
+def _unanswered(attempt: Answer) -> str:
+    if attempt.get("requests") is not None:
+        return "dry_run"
+    return "acknowledged" if "destination" in attempt["request_headers"] else "nothing"
+
+
+def _headers(headers: Mapping[str, str]) -> Sequence[tuple[str, str]]:
+    cut = [(name[:MAX_HEADER], value[:MAX_HEADER]) for name, value in headers.items()]
+    return cut[:MAX_HEADERS]
+
+
+@page("GET /ui/deliveries/{id}/request")
+async def request(visit: Visit) -> Content:
+    """The request as it would be sent now, signed. Only for an admin."""
+    found = await visit.desk.get("/v1/deliveries/{}", visit.id())
+    signed = await visit.desk.get("/v1/deliveries/{}/request", visit.id())
+    return Content(
+        template="delivery_request.html",
+        title=english()("deliveries.request_title"),
+        values={"delivery": found, "signed": signed, "headers": _headers(signed["headers"])},
+        equivalent=equivalent(
+            ["relay", "deliveries", "show", found["id"], "--raw"], "GET /v1/deliveries/{}/request", found["id"]
+        ),
+    )
+
+
+@page("POST /ui/deliveries/{id}/retry")
+async def retry(visit: Visit) -> Done:
+    """Sends it again, at once."""
+    await visit.desk.post("/v1/deliveries/{}/retry", visit.id())
+    return Done(key="delivery_retried", to=f"/ui/deliveries/{visit.id()}")
+
+
+@page("POST /ui/deliveries/{id}/settle")
+async def settle(visit: Visit) -> Done:
+    """Records what a person has found out."""
+    fate = visit.form.get("fate")
+    await visit.desk.post("/v1/deliveries/{}/settle", visit.id(), body={"fate": fate})
+    return Done(key=f"delivery_settled_{fate}", to=f"/ui/deliveries/{visit.id()}")

@@ -1,14 +1,176 @@
-"""The page /ui/events."""
+"""Events: the newest ones at /ui/events, with filters and live, and one whole at /ui/events/{id}."""
 
+from collections.abc import Mapping
 from functools import partial
+from typing import Any
 
-from relay.web.page import Content, Page, Visit
+from relay.core.jsontext import JSONDecodeError, dumps, loads
+from relay.errors import FieldError, InvalidRequest
+from relay.ids import made_at
+from relay.web.page import PAGE_ITEMS, Content, Export, Page, Visit, equivalent
+from relay.web.pages.deliveries import allowed, name_of, reason_words, short_type, subscriptions
+from relay.web.texts import english
+from relay.web.times import moment
+from subscribers.job_wording import job_event_kind, job_sentence
 
 PAGES: list[Page] = []
 page = partial(Page.add, into=PAGES)
 
+FILTERS = ("type", "subject", "filter", "since", "until")
+PAGES_READ, ITEMS_READ = 5, 100
+"""Pages of the API, and events on each, that are looked through for those that pass a filter."""
+MAX_DELIVERIES = 100
+MAX_WORDS = 300
+COLUMNS = {
+    "id": "id",
+    "time": "time",
+    "type": "type",
+    "subject": "subject",
+    "source": "source",
+    "account": "account",
+    "group": "group",
+    "status": "status",
+    "data": "data",
+}
+
+Answer = Mapping[str, Any]
+
 
 @page("GET /ui/events", live=True)
 async def events(visit: Visit) -> Content:
-    """Not built yet."""
-    return Content(template="soon.html", title="events")
+    """The events that pass the filters, newest first."""
+    asked = visit.asked(*FILTERS)
+    query = _query(asked, visit.now)
+    errors: Mapping[str, str] = {}
+    items: list[Answer] = []
+    cursor, looked = visit.query.get("cursor") or None, 0
+    try:
+        for _ in range(PAGES_READ):
+            limit = ITEMS_READ if "filters" in query else PAGE_ITEMS
+            found = await visit.desk.get("/v1/events", query={**query, "limit": limit, "cursor": cursor})
+            cursor, looked = found["next_cursor"], looked + limit
+            items += [_row(event, id) for event, id in zip(found["items"], found["ids"], strict=True)]
+            if cursor is None or "filters" not in query or len(items) >= PAGE_ITEMS:
+                break
+    except InvalidRequest as error:
+        errors = _by_field(error)
+    options = [part for name, value in query.items() if name != "filters" for part in (f"--{name}", value)]
+    command = ["relay", "listen", "--filters", query["filters"]] if "filters" in query else None
+    return Content(
+        template="events.html",
+        title=english()("events.title"),
+        status=422 if errors else 200,
+        values={
+            "events": items,
+            "next_cursor": cursor,
+            "asked": asked,
+            "errors": errors,
+            "looked": looked if "filters" in query else None,
+        },
+        equivalent=equivalent(command or ["relay", "events", "list", *options], "GET /v1/events", query=query),
+        export=Export(path="/v1/events", query=query, columns=COLUMNS),
+    )
+
+
+def _query(asked: Mapping[str, str], now: float) -> dict[str, str]:
+    """What the API is asked for. A type that ends with `*` is a prefix; a filter is one of subscriptions as JSON, or an
+    expression in CEL."""
+    query = {name: asked[name] for name in ("type", "subject") if name in asked}
+    query |= {name: moment(asked[name], now) for name in ("since", "until") if name in asked}
+    filters = _filters(asked["filter"]) if "filter" in asked else []
+    if query.get("type", "").endswith("*"):
+        prefix = query.pop("type")[:-1]
+        filters = [*([{"prefix": {"type": prefix}}] if prefix else []), *filters]
+    return query | ({"filters": dumps(filters).decode()} if filters else {})
+
+
+def _filters(text: str) -> list[Any]:
+    if text.startswith(("{", "[")):
+        try:
+            found = loads(text.encode())
+            return found if isinstance(found, list) else [found]
+        except (JSONDecodeError, UnicodeEncodeError):
+            pass  # a list or a map of CEL, or a mistake that the answer names
+    return [{"cel": text}]
+
+
+def _by_field(error: InvalidRequest) -> Mapping[str, str]:
+    """What is wrong, by the field of the form."""
+    found: dict[str, str] = {}
+    for one in error.errors or [FieldError(pointer="", code=error.code, detail=str(error))]:
+        name = one.pointer.strip("/").partition("/")[0]
+        name = "filter" if name == "filters" else name
+        found.setdefault(name if name in FILTERS else "", one.detail)
+    return found
+
+
+def _row(event: Answer, id: str) -> Mapping[str, Any]:
+    return {
+        "id": id,
+        "at": made_at(id),
+        "type": event["type"],
+        "kind": short_type(event["type"]),
+        "subject": event.get("subject"),
+        "group": event.get("group"),
+        "words": words_of(event)[:MAX_WORDS],
+        "tone": tone_of(event["type"]),
+    }
+
+
+def tone_of(type: str) -> str:
+    """The class that an event's type is coloured by."""
+    last = type.rpartition(".")[2]
+    if last in ("failed", "not_found", "needs_reconnect", "cannot_send", "down", "unauthorized", "disabled", "expired"):
+        return "bad"
+    if last in ("overdue", "retrying", "opened", "grew", "uncertain", "unknown", "status_unknown"):
+        return "warn"
+    return "good" if last in ("succeeded", "recovered", "finished", "closed") else "quiet"
+
+
+def words_of(event: Answer) -> str:
+    """What an event tells, in a sentence; "" if it is not known."""
+    kind, data = job_event_kind(str(event["type"])), event.get("data")
+    if not isinstance(data, dict):
+        return ""
+    if kind is not None and event.get("subject"):
+        return job_sentence(kind, dict(event))
+    told = data.get("summary") or data.get("what")
+    return told if isinstance(told, str) else ""
+
+
+@page("GET /ui/events/{id}", live=True)
+async def event(visit: Visit) -> Content:
+    """One event: what it tells, where it went, and the whole of it."""
+    texts, id = english(), visit.id()
+    found = await visit.desk.get("/v1/events/{}", id)
+    answer = await allowed(visit, "/v1/deliveries", query={"event": id, "limit": MAX_DELIVERIES})
+    sent = None if answer is None else answer["items"]
+    known = await subscriptions(visit) if sent else {}
+    job = None
+    if job_event_kind(str(found["type"])) is not None and isinstance(found.get("subject"), str):
+        uid = next((one["job_uid"] for one in sent or () if one["job_uid"]), found["subject"])
+        job = await allowed(visit, "/v1/jobs/{}", uid) if uid and "/" not in uid else None
+    return Content(
+        template="event.html",
+        title=texts("events.one_title", type=short_type(found["type"])),
+        values={
+            "event": found,
+            "id": id,
+            "at": made_at(id),
+            "words": words_of(found)[:MAX_WORDS],
+            "tone": tone_of(found["type"]),
+            "kind": short_type(found["type"]),
+            "job": job,
+            "deliveries": None
+            if sent is None
+            else [
+                {
+                    **one,
+                    "name": name_of(known.get(one["subscription_id"]), one),
+                    "reason_words": reason_words(one["reason"]) if one["reason"] else "",
+                }
+                for one in sent
+            ],
+        },
+        equivalent=equivalent(["relay", "events", "show", id], "GET /v1/events/{}", id),
+    )

@@ -1,0 +1,127 @@
+"""What a delivery's state means, what is next and what a person can do: keys of the catalogue, from what the API says.
+
+Pure. The words are in texts/en/deliveries.yaml.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from relay.clock import from_rfc3339
+from relay.core.delivery import SKIPPED_REASONS
+from relay.core.ledger import DOUBTS
+from relay.core.subscription import PULL
+
+STATES = ("dead", "uncertain", "pending", "cancelled", "delivered")
+"""The states of a delivery, those that need a person first."""
+LATE_SECONDS = 60.0
+"""A delivery that is older is not on its way, it waits."""
+INCIDENT = "incident "
+"""How the reason begins of an event that was told with an incident."""
+_DELIVERED = ("dry_run", "settled", "already_written")
+
+Answer = Mapping[str, Any]
+Action = Literal["retry", "retry_now", "settle", "resume"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Said:
+    """The text `deliveries.KEY` with its values. `at`: a time to show behind it."""
+
+    key: str
+    values: Mapping[str, object] = field(default_factory=dict)
+    at: str | None = None
+
+
+def held_by(subscription: Answer | None) -> str | None:
+    """The state of a subscription that nothing is sent to; None if something is."""
+    return None if subscription is None or subscription["state"] == "enabled" else str(subscription["state"])
+
+
+def _is_pulled(subscription: Answer | None) -> bool:
+    return subscription is not None and subscription["config"]["kind"] == PULL and subscription["state"] == "enabled"
+
+
+def state_of(delivery: Answer, subscription: Answer | None) -> Said:
+    """What became of a delivery, in one sentence."""
+    state, reason, count = delivery["state"], str(delivery.get("reason") or ""), delivery["attempt_count"]
+    if state == "delivered":
+        return Said(key=f"is_{reason}" if reason in _DELIVERED else "is_delivered", values={"n": count})
+    if state == "uncertain":
+        return Said(key="is_uncertain", values={"why": DOUBTS.get(reason, reason)})
+    if state == "dead":
+        return Said(key="is_dead", values={"n": count})
+    if state == "cancelled":
+        return Said(key=_cancelled(delivery, reason), values={"reason": reason})
+    if _is_pulled(subscription):
+        return Said(key="is_pulled")
+    if delivery.get("waiting_for"):
+        return Said(key="is_behind")
+    if held_by(subscription) is not None:
+        return Said(key=f"is_held_{held_by(subscription)}")
+    return Said(key="is_retrying" if count else "is_pending", values={"n": count})
+
+
+def _cancelled(delivery: Answer, reason: str) -> str:
+    if reason in SKIPPED_REASONS:
+        last = (delivery.get("attempts") or ({"error": "unknown"},))[-1]
+        asked = last.get("status_code") is not None or last.get("error")
+        return f"is_{reason}" if asked else "is_nobody"
+    return "is_incident" if reason.startswith(INCIDENT) else "is_cancelled"
+
+
+def next_of(delivery: Answer, subscription: Answer | None, now: float) -> Said:
+    """What happens next, and what a person can do."""
+    state = delivery["state"]
+    if state != "pending":
+        key = state_of(delivery, subscription).key
+        return Said(key=f"next_{key.removeprefix('is_')}", values={"event": delivery["event_id"]})
+    if _is_pulled(subscription):
+        return Said(key="next_pulled")
+    if held_by(subscription) is not None:
+        assert subscription is not None
+        probe = subscription.get("next_probe_at")
+        return Said(key="next_held" if probe is None else "next_probed", at=probe)
+    if delivery.get("waiting_for"):
+        return Said(key="next_behind")
+    if delivery.get("next_attempt_at") is None:
+        return Said(key="next_free")
+    attempts = delivery.get("attempts") or ()
+    planned = attempts[-1].get("next_attempt_at") if attempts else delivery["created_at"]
+    due, number = from_rfc3339(delivery["next_attempt_at"]), delivery["attempt_count"] + 1
+    if due <= now:
+        return Said(key="next_due", values={"number": number})
+    if planned is not None and from_rfc3339(planned) <= now:
+        return Said(key="next_running", values={"number": number})
+    return Said(key="next_planned", values={"number": number}, at=delivery["next_attempt_at"])
+
+
+def actions_of(delivery: Answer, subscription: Answer | None) -> tuple[Action, ...]:
+    """What a person can do with a delivery. Without a subscription there is no sink to send it to."""
+    state = delivery["state"]
+    if state == "uncertain":
+        return ("settle",) if subscription is None else ("settle", "retry")
+    if subscription is None:
+        return ()
+    if state != "pending":
+        return ("retry",)
+    if subscription["state"] in ("paused", "disabled"):
+        return ("resume",)
+    return () if delivery.get("waiting_for") or not delivery["attempt_count"] else ("retry_now",)
+
+
+def advice(state: str, reason: str | None, subscription: Answer | None, oldest_at: str, now: float) -> str:
+    """The key of what to do about deliveries of one state, reason and subscription."""
+    if state == "pending":
+        if _is_pulled(subscription):
+            return "do_pulled"
+        if held_by(subscription) is not None:
+            return f"do_{held_by(subscription)}"
+        if subscription is not None and subscription.get("failing_since"):
+            return "do_failing"
+        return "do_late" if now - from_rfc3339(oldest_at) > LATE_SECONDS else "do_on_the_way"
+    if state == "cancelled":
+        if reason in SKIPPED_REASONS:
+            return f"do_{reason}"
+        return "do_incident" if (reason or "").startswith(INCIDENT) else "do_cancelled"
+    return f"do_{state}"

@@ -1,0 +1,200 @@
+"""Sending many events again: counted first, then started, then followed at /ui/replays/{id}."""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+from relay.core.jsontext import dumps
+from relay.errors import RequestError
+from relay.web.page import Content, Done, Page, Visit, equivalent
+from relay.web.pages.deliveries import allowed, day_after, name_of, reason_words, subscriptions
+from relay.web.texts import english
+from relay.web.times import moment
+
+PAGES: list[Page] = []
+page = partial(Page.add, into=PAGES)
+
+FILTER = ("state", "subscription", "type", "reason")
+MAX_TYPES = 50
+
+Answer = Mapping[str, Any]
+
+
+# --- the deliveries of a group
+
+
+@page("GET /ui/deliveries/retry")
+async def count_group(visit: Visit) -> Content:
+    """How many deliveries would be sent again."""
+    filter = _filter(visit.query.get, visit.query.get("day"))
+    found = await visit.desk.post("/v1/deliveries/retry", query={"dry_run": "true"}, body={"filter": filter})
+    id = filter.get("subscription")
+    known = None if id is None else await allowed(visit, "/v1/subscriptions/{}", id)
+    options = [part for name, value in filter.items() for part in (f"--{name}", value)]
+    return Content(
+        template="retry.html",
+        title=english()("replays.retry_title"),
+        values={
+            "found": found,
+            "state": filter.get("state", "dead"),
+            "reason_words": reason_words(filter["reason"]) if "reason" in filter else None,
+            "name": None if id is None else name_of(known, {"subscription_id": id}),
+            "subscription": known,
+            "subscription_id": id,
+            "kept": {name: visit.query.get(name) for name in (*FILTER, "day")},
+        },
+        equivalent=equivalent(
+            ["relay", "deliveries", "retry", *options], "POST /v1/deliveries/retry", body=_json({"filter": filter})
+        ),
+    )
+
+
+@page("POST /ui/deliveries/retry")
+async def retry_group(visit: Visit) -> Done:
+    """Sends them again."""
+    filter = _filter(visit.form.get, visit.form.get("day"))
+    return _started(await visit.desk.post("/v1/deliveries/retry", body={"filter": filter}))
+
+
+def _filter(given: Any, day: str) -> dict[str, str]:
+    """The filter of the API: those of its fields that have a value, and the day as a range."""
+    found = {name: given(name) for name in FILTER if given(name)}
+    return found | ({"since": f"{day}T00:00:00Z", "until": day_after(day)} if day else {})
+
+
+# --- a range of events
+
+
+@page("GET /ui/replays/new")
+async def new_replay(visit: Visit) -> Content:
+    """The form: which events to which subscription."""
+    given = {"since": "1d", "only": "undelivered", **visit.asked("subscription", "since", "until", "types", "only")}
+    return await _form(visit, given)
+
+
+@page("POST /ui/replays/new")
+async def count_range(visit: Visit) -> Content:
+    """How many events would be sent again."""
+    given = _given(visit)
+    body = _body(given, visit.now)
+    try:
+        found = await visit.desk.post(
+            "/v1/subscriptions/{}/replay", given["subscription"] or "-", query={"dry_run": "true"}, body=body
+        )
+    except RequestError as error:
+        return await _form(visit, given, error)
+    subscription = await allowed(visit, "/v1/subscriptions/{}", given["subscription"])
+    options = ["--since", body["since"]]
+    options += ["--until", body["until"]] if "until" in body else []
+    options += ["--types", ",".join(body["types"])] if "types" in body else []
+    path = "/v1/subscriptions/{}/replay"
+    return Content(
+        template="replay_count.html",
+        title=english()("replays.count_title"),
+        values={
+            "found": found,
+            "body": body,
+            "kept": {**given, "since": body["since"], "until": body.get("until", "")},
+            "subscription": subscription,
+            "name": name_of(subscription, {"subscription_id": given["subscription"]}),
+        },
+        equivalent=equivalent(
+            ["relay", "subscriptions", "replay", given["subscription"], *options, "--only", body["only"]],
+            f"POST {path}",
+            given["subscription"],
+            body=_json(body),
+        ),
+    )
+
+
+@page("POST /ui/replays")
+async def start_replay(visit: Visit) -> Content | Done:
+    """Starts it."""
+    given = _given(visit)
+    try:
+        started = await visit.desk.post(
+            "/v1/subscriptions/{}/replay", given["subscription"] or "-", body=_body(given, visit.now)
+        )
+    except RequestError as error:
+        return await _form(visit, given, error)
+    return _started(started)
+
+
+def _given(visit: Visit) -> dict[str, str]:
+    return {name: visit.form.get(name) for name in ("subscription", "since", "until", "types", "only")}
+
+
+def _body(given: Mapping[str, str], now: float) -> dict[str, Any]:
+    types = [one for one in given["types"].replace(",", " ").split() if one]
+    body: dict[str, Any] = {"since": moment(given["since"], now), "only": given["only"] or "undelivered"}
+    body |= {"until": moment(given["until"], now)} if given["until"] else {}
+    return body | ({"types": types[:MAX_TYPES]} if types else {})
+
+
+async def _form(visit: Visit, given: Mapping[str, str], error: RequestError | None = None) -> Content:
+    known = await subscriptions(visit)
+    chosen = given.get("subscription", "")
+    choices = sorted((name_of(one, {**one, "subscription_id": id}), id) for id, one in known.items())
+    return Content(
+        template="replay_form.html",
+        title=english()("replays.new_title"),
+        status=200 if error is None else error.status,
+        values={
+            "given": given,
+            "choices": [(id, f"{name} ({id[-6:]})") for name, id in choices],
+            "unknown": chosen if chosen and chosen not in known else None,
+            "error": error,
+            "errors": {} if error is None else _by_field(error),
+        },
+    )
+
+
+def _by_field(error: RequestError) -> Mapping[str, str]:
+    """What is wrong, by the field of the form."""
+    if error.code == "subscription_not_found":
+        return {"subscription": english()("replays.choose")}
+    found: dict[str, str] = {}
+    for one in error.errors:
+        found.setdefault(one.pointer.strip("/").partition("/")[0], one.detail)
+    return found
+
+
+# --- progress
+
+
+@page("GET /ui/replays/{id}", live=True)
+async def replay(visit: Visit) -> Content:
+    """How far it is."""
+    found = await visit.desk.get("/v1/replays/{}", visit.id())
+    id = found["subscription_id"]
+    subscription = None if id is None else await allowed(visit, "/v1/subscriptions/{}", id)
+    done = found["matched"] - found["left"]
+    return Content(
+        template="replay.html",
+        title=english()("replays.title"),
+        values={
+            "replay": found,
+            "done_count": done,
+            "others": max(0, done - found["delivered"] - found["dead"]),
+            "percent": 100 if not found["matched"] else int(100 * done / found["matched"]),
+            "subscription": subscription,
+            "name": None if id is None else name_of(subscription, {"subscription_id": id}),
+            "reason_words": reason_words(found["reason"]) if found["reason"] else None,
+        },
+        equivalent=equivalent(["relay", "replays", "show", found["id"]], "GET /v1/replays/{}", found["id"]),
+    )
+
+
+@page("POST /ui/replays/{id}/stop")
+async def stop(visit: Visit) -> Done:
+    """Stops it: what it has not sent stays as it was before."""
+    await visit.desk.delete("/v1/replays/{}", visit.id())
+    return Done(key="replay_stopped", to=f"/ui/replays/{visit.id()}")
+
+
+def _started(answer: Answer) -> Done:
+    return Done(key="replay_started", to=f"/ui/replays/{answer['replay_id']}", n=answer["matched"])
+
+
+def _json(value: object) -> str:
+    return dumps(value).decode()

@@ -1,0 +1,333 @@
+"""Deliveries: counted by sink, reason and day, listed, one as a story, sent again and settled."""
+
+import re
+
+import pytest
+
+from relay.core.delivery import Timings
+from relay.web.pages import deliveries as pages
+from tests.support.api_world import HOOK
+from tests.support.store_kit import attempt, claim, result_of
+
+HOSTILE = '<script>alert(1)</script>"><img src=x onerror=alert(2)>\u202egnp.exe\x07'
+HTTP_500 = {"status_code": 500, "timings": Timings(dns_ms=2.0, connect_ms=18.0, tls_ms=21.0, first_byte_ms=42.0)}
+
+
+async def subscribe(browser, **body):
+    """The id of a subscription."""
+    answer = await browser.client.post("/v1/subscriptions", json={"sink": HOOK, "description": "CRM sync", **body})
+    assert answer.status_code == 201, answer.text
+    return answer.json()["id"]
+
+
+async def ended(world, id, state, reason, jobs=1, **fields):
+    """Deliveries that ended so. Returns their ids."""
+    for number in range(jobs):
+        await world.poll(await world.job(f"{id[-4:]} {reason} {number}"), "queued")
+    world.now += 1
+    found = []
+    for one in await claim(world.store, id, now=world.now):
+        tried = attempt(1, **{"started_at": world.now, "duration_ms": 95.0, "decision": reason, **fields})
+        due = {"due_at": world.now + 60} if state == "pending" else {}
+        result = result_of(one, state, now=world.now, reason=reason, attempt=tried, **due)
+        await world.store.deliveries.record_attempt(result)
+        found.append(one.id)
+    return found
+
+
+async def state_of(world, id):
+    return (await world.store.deliveries.get(id)).state
+
+
+def facts(soup):
+    """What the page says, by its terms."""
+    return dict(zip(soup.texts("//dl[@class='facts']/dt"), soup.texts("//dl[@class='facts']/dd"), strict=True))
+
+
+# --- groups
+
+
+async def test_what_needs_a_person_is_counted_by_sink_reason_and_day(world, browser):
+    id = await subscribe(browser)
+    await ended(world, id, "dead", "http_503", jobs=2, status_code=503)
+    await ended(world, id, "uncertain", "not_found_in_time")
+    await ended(world, id, "pending", "timeout", status_code=None, error="timeout")
+    await ended(world, id, "cancelled", "unmatched")
+    page = await browser.get("/ui/deliveries")
+    assert page.soup.texts("//h2/span[1]") == ["Failed", "In doubt", "Waiting"]
+    (dead,) = page.soup.rows(0)
+    assert (dead["To"], dead["Number"], dead["Day"]) == ("CRM synchttps://receiver.example/hooks", "2", "2027-01-15")
+    assert dead["Why"].startswith("HTTP 503")
+    assert "the sink fails. Check its log." in dead["Why"]
+    assert "Repair the sink first" in dead["What to do"]
+    (uncertain,) = page.soup.rows(1)
+    assert "settle each of them" in uncertain["What to do"]
+    (pending,) = page.soup.rows(2)
+    assert "no answer in time" in pending["Why"]
+    assert "relay deliveries list --group-by sink,reason,day" in page.html
+    other = await browser.get("/ui/deliveries", state="cancelled")
+    assert "Add or correct the contact in the CRM" in other.soup.rows(0)[0]["What to do"]
+    one = await browser.get("/ui/deliveries", state="dead", by="reason")
+    assert list(one.soup.rows(0)[0]) == ["Why", "Number", "Oldest", "What to do"]
+
+
+@pytest.mark.parametrize(
+    ("action", "says"),
+    [("pause", "paused. They are kept, and sent when you resume it"), (None, "They are on their way")],
+)
+async def test_what_waits_says_why(world, browser, action, says):
+    id = await subscribe(browser)
+    await world.poll(await world.job("a job"), "queued")
+    if action is not None:
+        await browser.client.post(f"/v1/subscriptions/{id}/{action}")
+    page = await browser.get("/ui/deliveries", state="pending")
+    assert says in page.soup.rows(0)[0]["What to do"]
+    assert page.soup.all("//a[starts-with(@href,'/ui/deliveries/retry')]") == []
+
+
+async def test_only_so_many_are_counted(world, browser, monkeypatch):
+    monkeypatch.setattr(pages, "COUNTED", 2)
+    await ended(world, await subscribe(browser), "dead", "http_500", jobs=3)
+    page = await browser.get("/ui/deliveries")
+    assert "at least 2, the oldest" in page.html
+    assert "There are more" in page.html
+
+
+async def test_without_subscriptions_the_page_says_what_to_do_first(browser):
+    page = await browser.get("/ui/deliveries")
+    assert "relay subscriptions add" in page.html
+    assert "Nothing has failed for good." in page.html
+
+
+@pytest.mark.parametrize("query", [{"state": "lost"}, {"by": "colour"}, {"view": "list", "day": "yesterday"}])
+async def test_a_wrong_filter_is_refused(browser, query):
+    assert (await browser.get("/ui/deliveries", **query)).status == 422
+
+
+# --- the list
+
+
+async def test_a_group_leads_to_its_deliveries(world, browser):
+    id = await subscribe(browser)
+    one, two = await ended(world, id, "dead", "http_503", jobs=2)
+    await ended(world, id, "dead", "dns", status_code=None, error="dns")
+    page = await browser.get("/ui/deliveries")
+    (look,) = [one.get("href") for one in page.soup.all("//a[text()='Look']") if "http_503" in one.get("href")]
+    found = await browser.get(look)
+    assert [row["Event"] for row in found.soup.rows()] == ["job.queued", "job.queued"]
+    assert found.soup.attributes("//tbody/tr", "id") == [two, one]
+    assert "The newest 3 of them were looked through." in found.html
+    earlier = await browser.get("/ui/deliveries", view="list", state="dead", day="2027-01-14")
+    assert "No deliveries match." in earlier.html
+
+
+async def test_the_list_has_pages(world, browser, monkeypatch):
+    monkeypatch.setattr(pages, "PAGE_ITEMS", 2)
+    ids = await ended(world, await subscribe(browser), "dead", "http_500", jobs=3)
+    first = await browser.get("/ui/deliveries", view="list")
+    (older,) = first.soup.attributes("//a[@rel='next']", "href")
+    second = await browser.get(older)
+    shown = first.soup.attributes("//tbody/tr", "id") + second.soup.attributes("//tbody/tr", "id")
+    assert shown == sorted(ids, reverse=True)
+
+
+async def test_a_condition_that_the_api_lacks_looks_through_so_many(world, browser, monkeypatch):
+    monkeypatch.setattr(pages, "ITEMS_READ", 1)
+    monkeypatch.setattr(pages, "PAGES_READ", 2)
+    id = await subscribe(browser)
+    (old,) = await ended(world, id, "dead", "dns", status_code=None, error="dns")
+    await ended(world, id, "dead", "http_500", jobs=2)
+    first = await browser.get("/ui/deliveries", view="list", reason="dns")
+    assert first.soup.all("//tbody/tr") == []
+    assert "Older ones follow." in first.html
+    second = await browser.get(first.soup.attributes("//a[@rel='next']", "href")[0])
+    assert second.soup.attributes("//tbody/tr", "id") == [old]
+
+
+async def test_the_list_as_csv_has_no_formulas(world, browser):
+    await ended(world, await subscribe(browser), "dead", "=cmd()")
+    lines = (await browser.get("/ui/deliveries", view="list", format="csv")).html.splitlines()
+    assert lines[0].startswith("id,state,reason")
+    assert "'=cmd()" in lines[1]
+
+
+# --- one delivery
+
+
+async def test_a_delivery_is_told_with_its_attempts(world, browser):
+    (id,) = await ended(
+        world,
+        await subscribe(browser),
+        "dead",
+        "http_500",
+        **HTTP_500,
+        request_headers=(("webhook-id", "evt_1"), ("authorization", "Bearer secret")),
+        response_headers=(("server", "nginx"),),
+        response_excerpt="it broke",
+        remote_ip="192.0.2.7",
+    )
+    page = await browser.get(f"/ui/deliveries/{id}")
+    told = facts(page.soup)
+    assert "Given up after one attempt." in page.soup.texts("//p[@class='lead']")[0]
+    assert told["Likely cause"] == "the sink fails. Check its log."
+    assert told["What next"].startswith("Nothing by itself.")
+    (row,) = page.soup.rows()
+    assert (row["DNS"], row["Connect"], row["TLS"], row["Wait"], row["Rest"], row["Total"]) == (
+        "2 ms",
+        "18 ms",
+        "21 ms",
+        "42 ms",
+        "12 ms",
+        "95 ms",
+    )
+    widths = [float(one) for one in page.soup.attributes("//*[@class='attempt']/*[name()='rect']", "width")]
+    assert [round(width / 300 * 95) for width in widths] == [2, 18, 21, 42, 12], "the bar is to scale"
+    assert page.soup.attributes("//*[@class='attempt']", "aria-label") == [
+        "DNS 2 ms, Connect 18 ms, TLS 21 ms, Wait 42 ms, Rest 12 ms"
+    ]
+    assert "it broke" in page.html
+    assert "Bearer secret" not in page.html
+    assert '"specversion": "1.0"' in page.soup.texts("//pre[@class='bytes']")[0]
+    assert f"relay deliveries show {id}" in page.html
+
+
+async def test_a_follower_waits_behind_an_earlier_one(world, browser):
+    await subscribe(browser)
+    job = await world.job("a job")
+    await world.poll(job, "queued")
+    world.now += 1
+    await world.poll(job, "running")
+    follower, head = (await browser.get("/ui/deliveries", view="list")).soup.attributes("//tbody/tr", "id")
+    page = await browser.get(f"/ui/deliveries/{follower}")
+    assert "Waits behind an earlier event of its job." in page.html
+    assert f"/ui/deliveries/{head}" in page.html
+    assert page.soup.all(f"//form[@action='/ui/deliveries/{follower}/retry']") == []
+
+
+@pytest.mark.parametrize(
+    ("body", "shown"),
+    [
+        ({"response_excerpt": HOSTILE}, r"&lt;script&gt;alert\(1\)&lt;/script&gt;.*\\u202egnp\.exe\\u0007"),
+        ({"response_excerpt": "00ff" * 10, "excerpt_is_hex": True}, "as hexadecimal bytes"),
+        ({"response_excerpt": "A" * 65_536}, "61,536 more characters"),
+        ({"error": HOSTILE, "status_code": None}, r"\\u202egnp\.exe"),
+        ({"response_headers": ((HOSTILE, HOSTILE),)}, r"&lt;img src=x onerror=alert\(2\)&gt;"),
+        ({"decision": HOSTILE}, r"\\u202egnp\.exe"),
+    ],
+)
+async def test_what_a_sink_answers_is_inert(world, browser, body, shown):
+    (id,) = await ended(world, await subscribe(browser), "dead", "http_500", **body)
+    page = await browser.get(f"/ui/deliveries/{id}")
+    assert re.search(shown, page.html, re.DOTALL)
+    assert "\u202e" not in page.html
+    assert "\x07" not in page.html
+    assert page.soup.all("//script[not(@src)]|//img[@onerror]") == []
+    assert len(page.html) < 60_000
+
+
+async def test_many_attempts_are_left_out(world, browser, monkeypatch):
+    monkeypatch.setattr(pages, "FIRST_ATTEMPTS", 1)
+    monkeypatch.setattr(pages, "LAST_ATTEMPTS", 1)
+    id = await subscribe(browser)
+    await world.poll(await world.job("a job"), "queued")
+    for number in range(1, 5):
+        world.now += 60
+        (one,) = await claim(world.store, id, now=world.now)
+        tried = attempt(number, started_at=world.now, status_code=500, next_attempt_at=world.now + 60)
+        await world.store.deliveries.record_attempt(
+            result_of(one, "pending", now=world.now, reason="http_500", attempt=tried, due_at=world.now + 60)
+        )
+    page = await browser.get(f"/ui/deliveries/{one.id}")
+    assert "2 attempts are left out here." in page.html
+    assert page.soup.attributes("//tbody/tr[@id]", "id") == ["attempt-1", "attempt-4"]
+    assert facts(page.soup)["What next"].startswith("Attempt 5:")
+    (label,) = page.soup.attributes("//*[@class='line']", "aria-label")
+    assert label.startswith("4 attempts. Waits between them:")
+
+
+async def test_a_delivery_is_sent_again(world, browser):
+    (id,) = await ended(world, await subscribe(browser), "dead", "http_500")
+    woken = world.dispatcher.woken
+    done = await browser.post(f"/ui/deliveries/{id}/retry")
+    assert (done.path, await state_of(world, id), world.dispatcher.woken) == (
+        f"/ui/deliveries/{id}?done=delivery_retried",
+        "pending",
+        woken + 1,
+    )
+    entries = (await browser.client.get("/v1/audit", params={"action": "deliveries.retry"})).json()["items"]
+    assert id in str(entries)
+
+
+@pytest.mark.parametrize(("fate", "state"), [("sent", "delivered"), ("not_sent", "pending")])
+async def test_a_delivery_in_doubt_is_settled_by_a_person(world, browser, fate, state):
+    (id,) = await ended(world, await subscribe(browser), "uncertain", "not_found_in_time")
+    page = await browser.get(f"/ui/deliveries/{id}")
+    assert page.soup.attributes("//input[@name='fate']", "value") == ["sent", "not_sent"]
+    assert "If the record is there after all, it is there twice." in page.html
+    done = await browser.post(f"/ui/deliveries/{id}/settle", {"fate": fate})
+    assert done.said.startswith("Recorded: it")
+    assert await state_of(world, id) == state
+    assert (await browser.post(f"/ui/deliveries/{id}/settle", {"fate": "sent"})).status == 409
+
+
+async def test_the_signed_request_is_for_admins(world, browser, open_as):
+    (id,) = await ended(world, await subscribe(browser), "dead", "http_500")
+    assert f"/ui/deliveries/{id}/request" in (await browser.get(f"/ui/deliveries/{id}")).html
+    request = await browser.get(f"/ui/deliveries/{id}/request")
+    assert "webhook-signature" in request.html
+    reader = await open_as(token="rl_read")
+    assert "/request" not in (await reader.get(f"/ui/deliveries/{id}")).html
+    assert (await reader.get(f"/ui/deliveries/{id}/request")).status == 403
+
+
+async def test_a_token_that_may_only_read_sees_no_buttons_and_no_path_of_a_sink(world, browser, open_as):
+    (id,) = await ended(world, await subscribe(browser), "dead", "http_500")
+    reader = await open_as(token="rl_read")
+    for path in (f"/ui/deliveries/{id}", "/ui/deliveries", "/ui/deliveries?view=list"):
+        page = await reader.get(path)
+        assert page.status == 200
+        assert "/hooks" not in page.html
+        assert page.soup.all("//main//form[@method='post']") == []
+        assert "Send again" not in page.html
+    assert (await reader.post(f"/ui/deliveries/{id}/retry")).status == 403
+    assert (await reader.get("/ui/deliveries/retry?state=dead")).status == 403
+    assert await state_of(world, id) == "dead"
+
+
+async def test_a_bound_token_sees_the_deliveries_of_its_account_only(world, browser, open_as):
+    (id,) = await ended(world, await subscribe(browser), "dead", "http_500")
+    bound = await open_as(scopes=["read", "subscriptions:write"], account=("revor", "second"))
+    assert "Nothing has failed for good." in (await bound.get("/ui/deliveries")).html
+    assert (await bound.get("/ui/deliveries?view=list")).soup.all("//tbody/tr") == []
+    assert (await bound.get(f"/ui/deliveries/{id}")).status == 404
+    assert (await bound.post(f"/ui/deliveries/{id}/retry")).status == 404
+
+
+# --- many at once
+
+
+async def test_a_group_is_counted_before_it_is_sent_again(world, browser):
+    id = await subscribe(browser)
+    await ended(world, id, "dead", "http_503", jobs=2)
+    (other,) = await ended(world, id, "dead", "dns", status_code=None, error="dns")
+    page = await browser.get("/ui/deliveries")
+    (path,) = [one.get("href") for one in page.soup.all("//a[text()='Send again…']") if "http_503" in one.get("href")]
+    counted = await browser.get(path)
+    assert "2 events would be sent again." in counted.html
+    assert "--dry-run" not in counted.html
+    (form,) = [one for one in counted.soup.forms() if one.action == "/ui/deliveries/retry"]
+    started = await browser.post(form.action, form.fields)
+    assert started.said == "Started. 2 events are sent again."
+    assert started.path.startswith("/ui/replays/rpl_")
+    await world.store.replays.advance(started.path[12:].partition("?")[0], "node", world.now)
+    assert await state_of(world, other) == "dead"
+    assert len((await browser.get("/ui/deliveries", view="list", state="pending")).soup.rows()) == 2
+
+
+async def test_an_event_leads_to_its_deliveries(world, browser):
+    await subscribe(browser)
+    await subscribe(browser, sink="https://other.example/hooks", description=HOSTILE.replace("\x07", ""))
+    (event,) = await world.poll(await world.job("a job"), "queued")
+    page = await browser.get("/ui/deliveries", event=event.id)
+    assert len(page.soup.rows()) == 2
+    assert "\u202e" not in page.html

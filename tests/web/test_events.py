@@ -1,0 +1,152 @@
+"""Events: the newest ones with filters and live, and one whole."""
+
+import pytest
+
+from relay.web.pages import events as pages
+from relay.web.times import moment
+from tests.support.api_world import HOOK, NOW
+
+HOSTILE = "<script>alert(1)</script>\u202egnp.exe"
+
+
+@pytest.fixture
+async def two(world):
+    """A job that has failed, and one that is queued. Returns the events, the oldest first."""
+    failed = await world.job("job-1")
+    found = [*await world.poll(failed, "queued")]
+    world.now += 60
+    found += await world.poll(failed, "failed")
+    world.now += 60
+    return [*found, *await world.poll(await world.job("job-2"), "queued")]
+
+
+def ids(page):
+    return page.soup.attributes("//tbody/tr", "id")
+
+
+@pytest.mark.parametrize(
+    ("query", "places"),
+    [
+        ({}, [2, 1, 0]),
+        ({"type": "failed"}, [1]),
+        ({"type": "ai.revor.job.queued"}, [2, 0]),
+        ({"type": "ai.revor.job.q*"}, [2, 0]),
+        ({"type": "*"}, [2, 1, 0]),
+        ({"subject": "job-1"}, [1, 0]),
+        ({"filter": 'data.status == "failed"'}, [1]),
+        ({"filter": '{"exact": {"subject": "job-2"}}'}, [2]),
+        ({"filter": '[{"suffix": {"type": "queued"}}, {"not": {"exact": {"subject": "job-2"}}}]'}, [0]),
+        ({"filter": 'type.endsWith("queued")', "type": "relay.*"}, []),
+        ({"since": "90s"}, [2, 1]),
+        ({"since": "2027-01-15 08:02"}, [2]),
+        ({"until": "2027-01-15T08:01:00Z"}, [0]),
+        ({"until": "2027-01-15"}, []),
+    ],
+)
+async def test_events_are_filtered(browser, two, query, places):
+    page = await browser.get("/ui/events", **query)
+    assert page.status == 200
+    assert ids(page) == [two[place].id for place in places]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("type", "faild"),
+        ("filter", "data.status =="),
+        ("filter", '{"exact": {"chanel": "email"}}'),
+        ("filter", "[1"),
+        ("since", "yesterday"),
+        ("until", "2027-13-45"),
+    ],
+)
+async def test_a_wrong_filter_is_named_at_its_field(browser, field, value):
+    page = await browser.get("/ui/events", **{field: value})
+    assert page.status == 422
+    assert page.soup.attributes("//*[@aria-invalid='true']", "name") == [field]
+    assert page.soup.attributes("//*[@aria-invalid='true']", "value") == [value]
+
+
+async def test_a_filter_looks_through_so_many_events_at_once(browser, two, monkeypatch):
+    monkeypatch.setattr(pages, "ITEMS_READ", 1)
+    monkeypatch.setattr(pages, "PAGES_READ", 2)
+    first = await browser.get("/ui/events", filter='sequence == "0000000001" && subject == "job-1"')
+    assert (ids(first), "Older ones follow." in first.html) == ([], True)
+    second = await browser.get(first.soup.attributes("//a[@rel='next']", "href")[0])
+    assert ids(second) == [two[0].id]
+
+
+async def test_the_list_has_pages(browser, two, monkeypatch):
+    monkeypatch.setattr(pages, "PAGE_ITEMS", 2)
+    first = await browser.get("/ui/events")
+    second = await browser.get(first.soup.attributes("//a[@rel='next']", "href")[0])
+    assert ids(first) + ids(second) == [one.id for one in reversed(two)]
+
+
+async def test_a_row_says_what_the_event_tells(browser, two):
+    row = (await browser.get("/ui/events", type="failed")).soup.rows()[0]
+    assert (row["Event"], row["About"]) == ("job.failed", "job-1")
+    assert "failed" in row["What it tells"]
+
+
+async def test_an_event_is_shown_whole_with_where_it_went(browser, world):
+    made = (await browser.client.post("/v1/subscriptions", json={"sink": HOOK, "description": "CRM sync"})).json()
+    job = await world.job("job-1")
+    (event,) = await world.poll(job, "queued")
+    page = await browser.get(f"/ui/events/{event.id}")
+    assert page.soup.rows() == [{"To": "CRM sync", "State": "Waiting", "Reason": "", "Attempts": "0"}]
+    assert f"/ui/jobs/{job.uid}" in page.html
+    code = page.soup.texts("//code")
+    assert any('"specversion": "1.0"' in one for one in code)
+    assert f"/v1/events/{event.id}" in next(one for one in code if one.startswith("curl"))
+    await browser.client.delete(f"/v1/subscriptions/{made['id']}")
+    assert (await browser.get(f"/ui/events/{event.id}")).soup.rows()[0]["State"] == "Skipped or cancelled"
+
+
+async def test_events_from_outside_are_inert(browser, world):
+    sent = {"specversion": "1.0", "id": "1", "source": "https://shop.example", "type": "shop.<b>sold</b>"}
+    sent |= {"subject": HOSTILE, "data": {"summary": HOSTILE, HOSTILE: [HOSTILE]}}
+    answer = await browser.client.post(
+        "/v1/events", json=sent, headers={"content-type": "application/cloudevents+json"}
+    )
+    assert answer.json()["accepted"] == 1
+    id = (await browser.client.get("/v1/events")).json()["ids"][0]
+    listed, shown = await browser.get("/ui/events"), await browser.get(f"/ui/events/{id}")
+    for page in (listed, shown):
+        assert page.status == 200
+        assert "\u202e" not in page.html
+        assert "\\u202egnp.exe" in page.html
+        assert page.soup.all("//script[not(@src)]") == []
+
+
+async def test_events_as_csv(browser, two):
+    lines = (await browser.get("/ui/events", type="failed", format="csv")).html.splitlines()
+    assert (len(lines), lines[0].startswith("id,time,type"), two[1].id in lines[1]) == (2, True, True)
+
+
+async def test_the_first_event_is_explained(browser):
+    assert "relay jobs add JOB_ID" in (await browser.get("/ui/events")).html
+    assert "No events match." in (await browser.get("/ui/events", type="failed")).html
+
+
+async def test_a_bound_token_sees_the_events_of_its_account_only(browser, two, world, open_as):
+    (mine,) = await world.poll(await world.job("job-3", account="second"), "queued")
+    bound = await open_as(scopes=["read"], account=("revor", "second"))
+    assert ids(await bound.get("/ui/events")) == [mine.id]
+    assert (await bound.get(f"/ui/events/{two[0].id}")).status == 404
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("2h", "2027-01-15T06:00:00.000Z"),
+        ("2027-01-14", "2027-01-14T00:00:00Z"),
+        ("2027-01-14 10:30", "2027-01-14T10:30:00Z"),
+        ("2027-01-14T10:30:05", "2027-01-14T10:30:05Z"),
+        ("2027-01-14T10:30:05+02:00", "2027-01-14T10:30:05+02:00"),
+        ("yesterday", "yesterday"),
+        ("999999999d", "999999999d"),
+    ],
+)
+def test_times_are_read_as_people_type_them(typed, meant):
+    assert moment(typed, NOW) == meant
