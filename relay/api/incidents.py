@@ -10,11 +10,10 @@ from typing_extensions import TypedDict
 from relay.api.examples import INCIDENT_ID, TIME
 from relay.api.fields import NextCursor, Time
 from relay.api.jobs import EXAMPLES as JOB_EXAMPLES
-from relay.api.jobs import Job, job_view
+from relay.api.jobs import Job, job_views
 from relay.api.operations import NEXT, Answer, Call, Operation
 from relay.api.params import PAGE, choice, text
 from relay.api.resource import json_response, page_response
-from relay.core import job as core
 from relay.core.events import Repeat
 from relay.core.incidents import data_of
 from relay.core.records import Page
@@ -155,20 +154,20 @@ async def list_incident_jobs(call: Call) -> Response:
     """
     incident = (await _find(call)).incident
     wanted, limit, cursor = call.query["repeat"], call.query["limit"], call.query["cursor"]
-    found: list[tuple[core.Job, Repeat | None]] = []
+    shown = job_views(call)
+    found: list[FailedJob] = []
     for _ in range(MAX_READS):
         page = await call.ports.store.incidents.jobs(incident, limit=limit - len(found), cursor=cursor)
         jobs = [(job, call.ports.tracking.repeat_of(job)) for job in page.items]
-        found += [(job, repeat) for job, repeat in jobs if wanted in (None, repeat)]
+        found += [{**shown(job), "repeat": repeat} for job, repeat in jobs if wanted in (None, repeat)]
         cursor = page.next_cursor
         if wanted is None or cursor is None or len(found) == limit:
             break
-    return page_response(call.request, Page(items=tuple(found), next_cursor=cursor), _failed_job_view)
+    return page_response(call.request, Page(items=tuple(found), next_cursor=cursor), _as_it_is)
 
 
-def _failed_job_view(found: tuple[core.Job, Repeat | None]) -> FailedJob:
-    job, repeat = found
-    return {**job_view(job), "repeat": repeat}
+def _as_it_is(job: FailedJob) -> FailedJob:
+    return job
 
 
 async def _find(call: Call) -> ShownIncident:

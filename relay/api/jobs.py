@@ -1,6 +1,6 @@
 """`/v1/jobs`: register, read, wait, refresh, explain, untrack."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Annotated, Any, Literal, cast
 
@@ -33,10 +33,13 @@ from relay.api.resource import json_response, page_response
 from relay.clock import optional_rfc3339, to_rfc3339
 from relay.core import job as core
 from relay.core import tracking
+from relay.core.events import Hint
 from relay.core.job import KNOWN_STATUSES, Priority
+from relay.core.planner import outlook as planner
 from relay.core.records import Page
 from relay.core.search import MAX_VALUE_CHARACTERS
 from relay.errors import Conflict, NotFound, RequestError
+from relay.redaction import redact_text
 
 BATCH_CHUNK = 250
 """Jobs of a batch tracked in one transaction. Other requests, and other writes, have their turn between two."""
@@ -45,6 +48,19 @@ MAX_METADATA_CHARACTERS = 64 + 1 + MAX_VALUE_CHARACTERS
 """A key of `web.search_keys`, a colon and a value."""
 
 Outcome = Literal["succeeded", "failed", "cancelled", "not_found", "untracked"]
+
+
+class JobProblem(TypedDict):
+    """What a job failed with, and how to fix it."""
+
+    code: str
+    message: str
+    meaning: Annotated[str, Field(description="What the error means, in plain words.")]
+    fix: Annotated[str, Field(description="What to do about the cause.")]
+    who: Annotated[str, Field(description="Who can do it.")]
+    repeat: Annotated[
+        Literal["safe", "useless", "may_send_twice"], Field(description="The effect of sending its create again.")
+    ]
 
 
 class Job(TypedDict):
@@ -69,6 +85,20 @@ class Job(TypedDict):
     closed_at: Time | None
     poll_count: int
     last_error: LastError | None
+    action: Annotated[str | None, Field(description="What it does, as the upstream names it.")]
+    channel: Annotated[str | None, Field(description="The channel, as the upstream names it.")]
+    scheduled_at: Annotated[Time | None, Field(description="The earliest time of its start.")]
+    started_at: Annotated[Time | None, Field(description="When its last attempt started.")]
+    next_attempt_at: Annotated[Time | None, Field(description="When a retrying job is tried again.")]
+    result_status: Annotated[
+        str | None, Field(description="How it succeeded, such as `accepted` or `skipped`; null if that is unknown.")
+    ]
+    attempt_count: Annotated[int, Field(description="The number of attempts, as the upstream counts them.")]
+    deadline_at: Annotated[Time | None, Field(description="After this time an open job is `overdue`.")]
+    problem: Annotated[
+        JobProblem | None,
+        Field(description="What it failed with, if its last change was a failure, a cancellation or a failed attempt."),
+    ]
     upstream: Annotated[Mapping[str, Any] | None, Field(description="The upstream's item at the last poll.")]
 
 
@@ -93,6 +123,26 @@ class ExplainedError(LastError):
     meaning: Annotated[str, Field(description="What the error means, in plain words.")]
     fix: Annotated[str, Field(description="What to do about the cause.")]
     who: Annotated[str, Field(description="Who can do it.")]
+
+
+class OutlookPoint(TypedDict):
+    """What is known in advance about one time."""
+
+    time: Time
+    hazard_per_second: Annotated[
+        float, Field(description="The rate of the change at this time, if it has not happened before.")
+    ]
+    expected_delay_seconds: Annotated[
+        float, Field(description="The mean time for which the job has ended by then without being polled.")
+    ]
+
+
+class Outlook(TypedDict):
+    """What the next poll was weighed against: a poll is worth a request once the expected delay reaches the price."""
+
+    change: Annotated[Literal["start", "end"], Field(description="The change that is expected next.")]
+    price_seconds: Annotated[float, Field(description="The seconds of delay that a poll of this job must save.")]
+    points: list[OutlookPoint]
 
 
 class Explanation(TypedDict):
@@ -122,10 +172,11 @@ class Explanation(TypedDict):
             "there is none. `at` is null if unknown."
         ),
     ]
+    outlook: Annotated[Outlook | None, Field(description="Null if the price of requests does not decide the poll.")]
 
 
-def job_view(job: core.Job) -> Job:
-    """A job."""
+def job_view(job: core.Job, problem: JobProblem | None) -> Job:
+    """A job. `problem` is `Tracking.problem_of` it."""
     return {
         "uid": job.uid,
         "id": job.external_id,
@@ -146,8 +197,37 @@ def job_view(job: core.Job) -> Job:
         "closed_at": optional_rfc3339(job.closed_at),
         "poll_count": job.poll_count,
         "last_error": None if job.last_error is None else last_error_view(job.last_error),
+        "action": job.action,
+        "channel": job.channel,
+        "scheduled_at": optional_rfc3339(job.scheduled_at),
+        "started_at": optional_rfc3339(job.started_at),
+        "next_attempt_at": optional_rfc3339(job.next_attempt_at) if job.progress.phase == "retrying" else None,
+        "result_status": job.result_status,
+        "attempt_count": job.attempt_count,
+        "deadline_at": optional_rfc3339(job.deadline_at),
+        "problem": problem,
         "upstream": job.upstream,
     }
+
+
+def problem_view(found: tuple[core.Problem, Hint] | None) -> JobProblem | None:
+    """What a job failed with."""
+    if found is None:
+        return None
+    problem, hint = found
+    return {
+        "code": problem.code,
+        "message": redact_text(problem.message),
+        "meaning": hint.meaning,
+        "fix": hint.fix,
+        "who": hint.who,
+        "repeat": hint.repeat,
+    }
+
+
+def job_views(call: Call) -> Callable[[core.Job], Job]:
+    """Shows jobs of this caller."""
+    return lambda job: job_view(job, problem_view(call.ports.tracking.problem_of(job)))
 
 
 def explanation_view(job: core.Job, explanation: tracking.Explanation) -> Explanation:
@@ -166,6 +246,22 @@ def explanation_view(job: core.Job, explanation: tracking.Explanation) -> Explan
         "last_polled_at": optional_rfc3339(explanation.last_polled_at),
         "last_request_id": explanation.last_request_id,
         "last_error": None if explanation.last_error is None else _explained_error(explanation.last_error),
+        "outlook": None if explanation.outlook is None else _outlook_view(explanation.outlook),
+    }
+
+
+def _outlook_view(outlook: planner.Outlook) -> Outlook:
+    return {
+        "change": outlook.change,
+        "price_seconds": outlook.price_seconds,
+        "points": [
+            {
+                "time": to_rfc3339(point.at),
+                "hazard_per_second": point.hazard_per_second,
+                "expected_delay_seconds": point.expected_delay_seconds,
+            }
+            for point in outlook.points
+        ],
     }
 
 
@@ -222,7 +318,8 @@ async def register_job(call: Call) -> Response:
     if isinstance(result, RequestError):
         raise result
     headers = {"Location": f"/v1/jobs/{result.job.uid}"}
-    return json_response(job_view(result.job), 201 if result.created else 200, headers if result.created else None)
+    shown = job_views(call)(result.job)
+    return json_response(shown, 201 if result.created else 200, headers if result.created else None)
 
 
 @operation(
@@ -290,7 +387,7 @@ async def list_jobs(call: Call) -> Response:
         # Upstreams may send other statuses, so only an unknown one without jobs counts as a misspelling.
         detail = f"no job has the status {status[:100]!r}{did_you_mean(status, sorted(KNOWN_STATUSES))}"
         raise invalid_parameter("status", detail, code="invalid_parameter", field_code="unknown_value")
-    return page_response(call.request, page, job_view)
+    return page_response(call.request, page, job_views(call))
 
 
 def _searched_for(call: Call) -> tuple[str, str] | None:
@@ -331,9 +428,9 @@ async def get_job(call: Call) -> Response:
     job = await find_job(call)
     seconds = waiting.preferred_seconds(call.request.headers)
     if seconds is None:
-        return json_response(job_view(job))
+        return json_response(job_views(call)(job))
     job = await waiting.wait_for(call, job, seconds, until_running=call.query["until"] == "running")
-    return json_response(job_view(job), headers={"Preference-Applied": f"wait={seconds}"})
+    return json_response(job_views(call)(job), headers={"Preference-Applied": f"wait={seconds}"})
 
 
 @operation(
@@ -354,7 +451,7 @@ async def refresh_job(call: Call) -> Response:
         detail = f"job {job.external_id} is closed ({job.outcome}): it is no longer polled"
         raise Conflict(detail, code="job_closed")
     await call.ports.tracking.refresh(job)
-    return json_response(job_view(job), 202)
+    return json_response(job_views(call)(job), 202)
 
 
 @operation(
@@ -388,7 +485,7 @@ async def untrack_job(call: Call) -> Response:
     """
     job = await find_job(call)
     end = call.ports.tracking.purge if call.query["purge"] else call.ports.tracking.untrack
-    return json_response(job_view(await end(job)))
+    return json_response(job_views(call)(await end(job)))
 
 
 @operation(
@@ -464,6 +561,15 @@ _EXAMPLE: Job = {
     "closed_at": None,
     "poll_count": 1,
     "last_error": None,
+    "action": "linkedin.invite",
+    "channel": "linkedin",
+    "scheduled_at": "2026-05-20T10:00:05.000Z",
+    "started_at": None,
+    "next_attempt_at": None,
+    "result_status": None,
+    "attempt_count": 0,
+    "deadline_at": "2026-05-27T10:00:05.000Z",
+    "problem": None,
     "upstream": {"id": JOB_ID, "status": "scheduled"},
 }
 EXAMPLES: dict[str, Any] = {
@@ -491,5 +597,13 @@ EXAMPLES: dict[str, Any] = {
         "last_polled_at": "2026-05-20T10:00:01.000Z",
         "last_request_id": "req_8c1f",
         "last_error": None,
+        "outlook": {
+            "change": "end",
+            "price_seconds": 0.8,
+            "points": [
+                {"time": "2026-05-20T10:00:05.000Z", "hazard_per_second": 0.4, "expected_delay_seconds": 0.0},
+                {"time": "2026-05-20T10:00:06.000Z", "hazard_per_second": 0.9, "expected_delay_seconds": 0.3},
+            ],
+        },
     },
 }

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from relay.core.job import Observation, Priority
+from relay.core.planner.outlook import Outlook
 from relay.core.recipient import Recipient
 from relay.core.records import Intent
 
@@ -88,6 +89,8 @@ class Explanation:
     last_request_id: str | None
     last_error: Mapping[str, Any] | None = None
     """A job's `last_error` with the `meaning`, `fix` and `who` of its hint."""
+    outlook: Outlook | None = None
+    """What the next poll was weighed against; None if no price decides it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,7 @@ import structlog
 
 from relay.clock import Clock
 from relay.core.erasure import ErasureRequest, ErasureStep
-from relay.core.events import Event, Repeat, owner_of
+from relay.core.events import Event, Hint, Repeat, owner_of
 from relay.core.explanations import sentence
 from relay.core.forwarding import escapes_segment
 from relay.core.job import POLL, PRIORITY_WEIGHTS, Job, Observation, Problem, Progress, Transition, detect
@@ -38,6 +38,8 @@ MAX_KNOWN_CALLBACKS = 10_000
 CALLBACKS_AT_ONCE = 100
 """Callbacks looked up, and made, in one transaction. Other writes have their turn between two."""
 DEFAULT_LIMITS = CallbackLimits()
+FAILURES = frozenset({"failed", "cancelled", "retrying"})
+"""Kinds of transitions that have a reason."""
 
 log = structlog.get_logger("relay.polling")
 
@@ -363,6 +365,7 @@ class Tracking:
             last_polled_at=job.last_polled_at,
             last_request_id=request_id,
             last_error=error,
+            outlook=plan.outlook if planned and plan is not None else None,
         )
 
     def _error(self, job: Job, poller: Poller | None, now: float) -> dict[str, Any] | None:
@@ -386,6 +389,17 @@ class Tracking:
             hint = definition.hint_for(seen.problem, kind, channel=job.channel)
             error = {"code": seen.problem.code, "message": seen.problem.message, "at": seen.finished_at}
         return None if hint is None else {**error, "meaning": hint.meaning, "fix": hint.fix, "who": hint.who}
+
+    def problem_of(self, job: Job) -> tuple[Problem, Hint] | None:
+        """What a job failed with, if its last change was a failure; None if its source is no longer configured."""
+        kind, definition = job.progress.phase, self._definitions.get(job.source)
+        if kind not in FAILURES or definition is None:
+            return None
+        seen = observe_item(definition, job.upstream or {}, now=0.0)
+        if not isinstance(seen, Observation) or seen.problem is None:
+            return None
+        hint = definition.hint_for(seen.problem, kind, channel=job.channel)
+        return None if hint is None else (seen.problem, hint)
 
     def repeat_of(self, job: Job) -> Repeat | None:
         """The effect of sending the create of a failed job again; None if its source is no longer configured."""

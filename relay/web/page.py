@@ -60,7 +60,8 @@ class Content:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Done:
-    """An action was carried out: the page `to` says so with the text `done.KEY`. `n`: a count in that text."""
+    """An action was carried out: the page `to` says so with the text `done.KEY`. `n`: a count in that text. Without a
+    key the page says nothing: the visitor is only led there."""
 
     key: str
     to: str
@@ -70,9 +71,10 @@ class Done:
     def location(self) -> str:
         """Where the browser goes."""
         path, _, query = self.to.partition("?")
-        more = {"done": self.key} | ({} if self.n is None else {"n": str(self.n)})
+        more = ({"done": self.key} if self.key else {}) | ({} if self.n is None else {"n": str(self.n)})
         kept = [(name, value) for name, value in parse_qsl(query) if name not in ("done", "n")]
-        return f"{path}?{urlencode([*kept, *more.items()])}"
+        encoded = urlencode([*kept, *more.items()])
+        return f"{path}?{encoded}" if encoded else path
 
 
 class Visit:

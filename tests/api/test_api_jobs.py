@@ -11,7 +11,10 @@ from tests.support.store_kit import execute
 FIELDS = [
     *("uid", "id", "source", "account", "status", "outcome", "open", "sequence", "metadata", "request"),
     *("connect_account_id", "group", "priority", "tracked_at"),
-    *("last_polled_at", "next_poll_at", "closed_at", "poll_count", "last_error", "upstream"),
+    *("last_polled_at", "next_poll_at", "closed_at", "poll_count", "last_error"),
+    *("action", "channel", "scheduled_at", "started_at", "next_attempt_at"),
+    *("result_status", "attempt_count", "deadline_at"),
+    *("problem", "upstream"),
 ]
 
 
@@ -41,6 +44,15 @@ async def test_a_new_job_is_201_with_its_location(client, world):
         "closed_at": None,
         "poll_count": 0,
         "last_error": None,
+        "action": None,
+        "channel": None,
+        "scheduled_at": None,
+        "started_at": None,
+        "next_attempt_at": None,
+        "result_status": None,
+        "attempt_count": 0,
+        "deadline_at": "2027-01-22T08:00:00.000Z",
+        "problem": None,
         "upstream": None,
     }
     assert (await client.get(answer.headers["location"])).json() == job

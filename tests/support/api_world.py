@@ -26,6 +26,7 @@ from relay.core.events import Event, Hint, Origin, Repeat, from_transition, owne
 from relay.core.forwarding import Header
 from relay.core.job import PRIORITY_WEIGHTS, Job, Observation, Problem, detect
 from relay.core.netguard import GuardPolicy
+from relay.core.planner.outlook import Outlook
 from relay.core.recipient import Recipient
 from relay.core.records import PollRecord, Registered, Registration
 from relay.core.signing import new_secret, signature_headers
@@ -138,6 +139,8 @@ class FakeTracking:
         self.polling = True
         self.chunks: list[int] = []
         self.refusals: dict[str, RequestError] = {}
+        self.problems: dict[str, tuple[Problem, Hint]] = {}
+        self.outlook: Outlook | None = None
         self.account: tuple[str, str] | None = None
 
     def within(self, account: tuple[str, str]) -> "FakeTracking":
@@ -187,6 +190,9 @@ class FakeTracking:
             group_size=request.group_size,
         )
 
+    def problem_of(self, job: Job) -> tuple[Problem, Hint] | None:
+        return self.problems.get(job.external_id)
+
     def repeat_of(self, job: Job) -> Repeat | None:
         return "safe" if job.external_id.startswith("safe") else "may_send_twice"
 
@@ -220,6 +226,7 @@ class FakeTracking:
             waiting_for=None,
             last_polled_at=None,
             last_request_id="req_1",
+            outlook=self.outlook,
         )
 
     def reports(self) -> list[SourceReport]:

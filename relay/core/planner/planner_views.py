@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from relay.core.planner.outlook import Outlook
+
 Reason = Literal[
     "in_flight", "paused_until", "budget", "due", "lane_parked", "before_anchor", "backing_off", "between_looks"
 ]
@@ -43,6 +45,7 @@ class PollExplanation:
     step                    polls that found nothing new
     failures                consecutive failed polls
     expected_delay_seconds  mean time from the job's end to its detection; None if unknown
+    outlook                 what the next poll was weighed against; None if no price decides it
     """
 
     reason: Reason
@@ -53,6 +56,7 @@ class PollExplanation:
     step: int
     failures: int
     expected_delay_seconds: float | None = None
+    outlook: Outlook | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

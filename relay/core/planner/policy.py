@@ -52,7 +52,7 @@ class ClassPolicy:
                 self.used.discard(oldest := next(iter(self.tables)))
                 del self.tables[oldest]
             price = price_of(rung)
-            run_rates = self._run_rates(price)
+            run_rates = self.run_rates(price)
             if kind == RUN:
                 found = run_table(run_rates, price)
             else:
@@ -60,7 +60,8 @@ class ClassPolicy:
             self.tables[kind, rung] = found
         return found
 
-    def _run_rates(self, price: float) -> tuple[float, ...]:
+    def run_rates(self, price: float) -> tuple[float, ...]:
+        """The hazard of runs that plans use at a price, per bin."""
         if not self.exploration:
             return self._rates[RUN]
         share = min((EXPLORATION_PRICE / price) ** 2, 1.0)

@@ -6,9 +6,11 @@ Times are planner time, in seconds.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 from relay.core.planner import backoff
 from relay.core.planner.config import PlannerConfig
+from relay.core.planner.outlook import Outlook, outlook
 from relay.core.planner.planned_job import (
     ASKED,
     CHECK,
@@ -23,7 +25,7 @@ from relay.core.planner.planned_job import (
     PlannedJob,
 )
 from relay.core.planner.poll_queues import LIKELY_QUEUES, PollQueues
-from relay.core.planner.price import Price
+from relay.core.planner.price import Price, price_of
 from relay.core.planner.statistics import ClassStatistics, PlannerStatistics
 
 CHECK_BEFORE = 1.5
@@ -146,6 +148,22 @@ class PollSchedule:
         unit = self._statistics.unit
         table = job.statistics.policy.table(job.kind, self._price.rung(job.weight))
         return table.at(table.delay, max(job.seen - job.anchor, 0.0) / unit) * unit
+
+    def outlook(self, job: PlannedJob, clock: Callable[[float], float]) -> Outlook | None:
+        """What the job's next poll was weighed against; None if the price does not decide it. `clock`: epoch seconds of
+        a planner time."""
+        if job.phase not in (WAITING, RUNNING) or job.statistics is None or job.failures:
+            return None
+        policy, unit, rung = job.statistics.policy, self._statistics.unit, self._price.rung(job.weight)
+        return outlook(
+            seen=clock(job.seen),
+            anchor=clock(job.anchor),
+            due=clock(job.due),
+            unit=unit,
+            price_seconds=self._price.value / job.weight * unit,
+            run_rates=policy.run_rates(price_of(rung)),
+            start_rates=policy.rates(job.kind) if job.phase == WAITING else None,
+        )
 
     def _patience(self, job: PlannedJob) -> float:
         """Longest intervals between safety polls: more than 1 if requests are scarce and changes of such jobs rare."""

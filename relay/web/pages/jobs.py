@@ -1,43 +1,276 @@
-"""The list of jobs at /ui/jobs, and one job at /ui/jobs/{id}."""
+"""The list of jobs at /ui/jobs with its search and bulk actions, and one job at /ui/jobs/{id}."""
 
+import shlex
+from collections.abc import Mapping, Sequence
 from functools import partial
+from typing import Any
 
+import orjson
+
+from relay.api.limits import parse_json
+from relay.clock import from_rfc3339, to_rfc3339
+from relay.core.job import KNOWN_STATUSES
+from relay.errors import FieldError, RequestError
+from relay.web.drawings import hazard, timeline
+from relay.web.job_history import history
+from relay.web.job_words import event_kind, sentence_of, state_of, tone
 from relay.web.page import PAGE_ITEMS, Content, Done, Export, Page, Visit, equivalent
+from relay.web.rendering import duration, pretty
 from relay.web.texts import english
 
 PAGES: list[Page] = []
 page = partial(Page.add, into=PAGES)
-FILTERS = ("status", "open", "group", "source", "account")
+FILTERS = ("status", "open", "group", "source", "account", "channel", "connect_account", "since", "until")
+FEW_FILTERS = frozenset({"status", "open", "account"})
+"""Filters that are shown at once; a page with another one shows all."""
+AGES = {"1h": 3600, "1d": 86_400, "7d": 604_800, "30d": 2_592_000}
+CHANNELS = ("linkedin", "email", "whatsapp")
+MAX_ACCOUNTS_TRIED = 20
+"""Accounts in which a job is looked for whose id several of them have."""
+MAX_EVENTS = 100
+MAX_DELIVERIES = 100
+MAX_EVENTS_ASKED = 25
+"""Events whose deliveries are read, the last ones."""
+MAX_REQUEST_IDS = 20
 COLUMNS = {
     "id": "id",
     "uid": "uid",
     "status": "status",
+    "outcome": "outcome",
     "source": "source",
     "account": "account",
     "group": "group",
+    "channel": "channel",
     "tracked at": "tracked_at",
+    "closed at": "closed_at",
+    "problem": "problem.code",
+    "meaning": "problem.meaning",
+    "fix": "problem.fix",
     "metadata": "metadata",
 }
 
+Answer = Mapping[str, Any]
+
 
 @page("GET /ui/jobs", live=True)
-async def jobs(visit: Visit) -> Content:
-    """The jobs, newest first."""
-    asked = visit.asked(*FILTERS)
-    query = {**asked, "limit": PAGE_ITEMS, "cursor": visit.query.get("cursor")}
-    found = await visit.desk.get("/v1/jobs", query=query)
-    options = [part for name, value in asked.items() for part in (f"--{name}", value)]
+async def jobs(visit: Visit) -> Content | Done:
+    """The jobs, newest first; with `id` the job of this id at once."""
+    note = None
+    if visit.query.get("id"):
+        found = await _by_id(visit, visit.query.get("id"))
+        if isinstance(found, str):
+            return Done(key="", to=f"/ui/jobs/{found}")
+        note = found
+    return await _list(visit, note)
+
+
+async def _list(visit: Visit, note: Mapping[str, Any] | None) -> Content:
+    texts = english()
+    asked = _asked(visit)
+    errors: Sequence[FieldError] = ()
+    found: Answer = {"items": [], "next_cursor": None}
+    if note is None:
+        try:
+            query = {**asked, "limit": PAGE_ITEMS, "cursor": visit.query.get("cursor")}
+            found = await visit.desk.get("/v1/jobs", query=query)
+        except RequestError as error:
+            if error.status not in (400, 422):
+                raise
+            errors = error.errors or [FieldError(pointer="", code=error.code, detail=str(error))]
+    settings = visit.context.ports.settings
+    key, _, value = asked.get("metadata", "").partition(":")
     return Content(
         template="jobs.html",
-        title=english()("jobs.title"),
-        values={"jobs": found["items"], "next_cursor": found["next_cursor"], "asked": asked},
-        equivalent=equivalent(["relay", "jobs", "list", *options], "GET /v1/jobs", query=asked),
-        export=Export(path="/v1/jobs", query=asked, columns=COLUMNS),
+        title=texts("jobs.title"),
+        status=422 if errors else 404 if note is not None and not note["choices"] else 200,
+        values={
+            "jobs": [_row(job, visit.now) for job in found["items"]],
+            "next_cursor": found["next_cursor"],
+            "asked": asked,
+            "chosen": {name: asked.get(name, "") for name in FILTERS},
+            "errors": errors,
+            "note": note,
+            "more": bool(asked.keys() - FEW_FILTERS - {"source"}),
+            "statuses": sorted(KNOWN_STATUSES),
+            "sources": sorted(settings.accounts),
+            "accounts": sorted({name for names in settings.accounts.values() for name in names}),
+            "search_keys": settings.search_keys,
+            "channels": CHANNELS,
+            "ages": AGES,
+            "chosen_key": key,
+            "chosen_value": value,
+        },
+        equivalent=equivalent(["relay", "jobs", "list", *_options(asked)], "GET /v1/jobs", query=asked),
+        export=Export(path="/v1/jobs", query=asked, columns=COLUMNS) if note is None and not errors else None,
     )
+
+
+def _asked(visit: Visit) -> dict[str, str]:
+    """The filters, as the API takes them."""
+    asked = visit.asked(*FILTERS, "metadata")
+    key, value = visit.query.get("key"), visit.query.get("value")
+    if key and value:
+        asked["metadata"] = f"{key}:{value}"
+    age = AGES.get(visit.query.get("age"))
+    if age is not None:
+        asked.setdefault("since", to_rfc3339(visit.now - age))
+    return asked
+
+
+def _options(asked: Mapping[str, str]) -> list[str]:
+    return [part for name, value in asked.items() for part in (f"--{name.replace('_', '-')}", value)]
+
+
+def _row(job: Answer, now: float) -> Mapping[str, Any]:
+    state = state_of(job, now)
+    return {"job": job, "state": state, "tone": tone(state), "sentence": sentence_of(job, now, english())}
+
+
+async def _by_id(visit: Visit, id: str) -> str | Mapping[str, Any]:
+    """The uid of the job with an id; or what to say if there is none, or one in each of several accounts."""
+    which = visit.asked("source", "account")
+    try:
+        return str((await visit.desk.get("/v1/jobs/{}", id, query=which))["uid"])
+    except RequestError as error:
+        if error.status != 404 and error.code != "ambiguous_job":
+            raise
+        ambiguous = error.status != 404
+    choices = await _choices(visit, id) if ambiguous else []
+    return {"id": id[:200], "choices": choices, "command": shlex.join(["relay", "jobs", "track", id])}
+
+
+async def _choices(visit: Visit, id: str) -> list[Answer]:
+    accounts = visit.context.ports.settings.accounts
+    found = []
+    for source, account in [(source, name) for source, names in accounts.items() for name in names][
+        :MAX_ACCOUNTS_TRIED
+    ]:
+        try:
+            found.append(await visit.desk.get("/v1/jobs/{}", id, query={"source": source, "account": account}))
+        except RequestError as error:
+            if error.status != 404:
+                raise
+    return found
+
+
+@page("POST /ui/jobs/register")
+async def register(visit: Visit) -> Content | Done:
+    """Tracks a job, from the body of a registration. It sends no message: registering only tracks."""
+    given = visit.form.get("body")
+    try:
+        job = await visit.desk.post("/v1/jobs", body=parse_json(given.encode()))
+    except RequestError as error:
+        if error.status == 403:
+            raise
+        return Content(
+            template="job_register.html",
+            title=english()("jobs.register_title"),
+            status=error.status,
+            values={"body": given, "error": error},
+        )
+    return Done(key="job_registered", to=f"/ui/jobs/{job['uid']}")
+
+
+@page("GET /ui/jobs/{id}", live=True)
+async def job(visit: Visit) -> Content:
+    """One job: what happened to it, what is next and why, and what can be done."""
+    texts, now = english(), visit.now
+    job = await visit.desk.get("/v1/jobs/{}", visit.id(), query=visit.asked("source", "account"))
+    uid = job["uid"]
+    explanation = await visit.desk.get("/v1/jobs/{}/explain", uid)
+    events = await visit.desk.get("/v1/jobs/{}/events", uid, query={"limit": MAX_EVENTS})
+    deliveries = await _deliveries(visit, events["ids"])
+    told = history(job, events["items"], deliveries or (), explanation, now, texts)
+    kinds = {id: event_kind(document) for id, document in zip(events["ids"], events["items"], strict=True)}
+    state = state_of(job, now)
+    body = pretty(_registration(job))
+    return Content(
+        template="job.html",
+        title=texts("jobs.job_title", id=job["id"][:60]),
+        values={
+            "job": job,
+            "state": state,
+            "tone": tone(state),
+            "sentence": sentence_of(job, now, texts),
+            "explanation": explanation,
+            "story": told.entries,
+            "quiet_polls": told.quiet_polls,
+            "deadline_later": told.deadline_later,
+            "request_ids": told.request_ids[:MAX_REQUEST_IDS],
+            "timeline": timeline.draw(told.timeline, texts),
+            "hazard": _hazard(explanation, now),
+            "more_events": events["next_cursor"] is not None,
+            "deliveries": deliveries,
+            "more_deliveries": _is_cut(events["ids"], deliveries),
+            "kinds": kinds,
+            "tones": tone,
+            "body": body,
+            "register": equivalent([], "POST /v1/jobs", body=orjson.dumps(_registration(job)).decode()),
+        },
+        equivalent=equivalent(["relay", "jobs", "explain", uid], "GET /v1/jobs/{}", uid),
+    )
+
+
+async def _deliveries(visit: Visit, event_ids: Sequence[str]) -> list[Answer] | None:
+    """The deliveries of a job's last events; None if the caller may not see them."""
+    found: list[Answer] = []
+    try:
+        for id in event_ids[-MAX_EVENTS_ASKED:][::-1]:
+            if len(found) >= MAX_DELIVERIES:
+                break
+            query = {"event": id, "limit": MAX_DELIVERIES - len(found)}
+            found += (await visit.desk.get("/v1/deliveries", query=query))["items"]
+    except RequestError as error:
+        if error.status != 403:
+            raise
+        return None
+    return found
+
+
+def _is_cut(event_ids: Sequence[str], deliveries: Sequence[Answer] | None) -> bool:
+    return len(event_ids) > MAX_EVENTS_ASKED or len(deliveries or ()) >= MAX_DELIVERIES
+
+
+def _hazard(explanation: Answer, now: float) -> Mapping[str, Any] | None:
+    """The chart of the next poll and its figures; None if the price does not decide that poll."""
+    outlook, planned = explanation["outlook"], explanation["next_poll_at"]
+    if outlook is None or planned is None or len(outlook["points"]) < 2:
+        return None
+    at = from_rfc3339(planned)
+    texts = english()
+    return {
+        "drawing": hazard.draw(outlook, at, now, texts),
+        "price": duration(outlook["price_seconds"]),
+        "saved": duration(hazard.at(outlook, at, "expected_delay_seconds")),
+        "hazard": hazard.at(outlook, at, "hazard_per_second") * 60,
+        "change": texts.get(f"jobs.change_{outlook['change']}", ""),
+    }
+
+
+def _registration(job: Answer) -> dict[str, Any]:
+    """The body that registers a job again."""
+    body = {"id": job["id"], "source": job["source"], "account": job["account"]}
+    more = {"group": job["group"], "metadata": job["metadata"] or None}
+    priority = None if job["priority"] == "normal" else job["priority"]
+    return body | {name: value for name, value in {**more, "priority": priority}.items() if value is not None}
 
 
 @page("POST /ui/jobs/{id}/refresh")
 async def refresh(visit: Visit) -> Done:
     """Polls the job again at once."""
-    await visit.desk.post("/v1/jobs/{}/refresh", visit.id())
-    return Done(key="job_refreshed", to=f"/ui/jobs/{visit.id()}")
+    job = await visit.desk.post("/v1/jobs/{}/refresh", visit.id())
+    return Done(key="job_refreshed", to=f"/ui/jobs/{job['uid']}")
+
+
+@page("POST /ui/jobs/{id}/untrack")
+async def untrack(visit: Visit) -> Done:
+    """Stops tracking the job."""
+    job = await visit.desk.delete("/v1/jobs/{}", visit.id())
+    return Done(key="job_untracked", to=f"/ui/jobs/{job['uid']}")
+
+
+@page("POST /ui/jobs/{id}/purge")
+async def purge(visit: Visit) -> Done:
+    """Erases the job, its events and their attempts."""
+    await visit.desk.delete("/v1/jobs/{}", visit.id(), query={"purge": "true"})
+    return Done(key="job_purged", to="/ui/jobs")

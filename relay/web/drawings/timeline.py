@@ -1,0 +1,170 @@
+"""One job over time, drawn to scale: what it did, the polls that are known, its events, and their deliveries.
+
+The page has the same as a list: the drawing is for those who see it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
+from relay.web.drawings.scale import Scale
+from relay.web.rendering import duration
+from relay.web.texts import Texts
+
+WIDTH = 760
+_LEFT, _RIGHT = 92, WIDTH - 14
+_BAR_TOP, _BAR_HEIGHT = 30, 24
+_POLLS, _EVENTS, _DELIVERIES = 76, 104, 132
+_ROW = 12
+_MOST_ROWS = 4
+_NEAR = 9
+_LETTER = 7.5
+"""Width of a letter, for labels that must fit."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Phase:
+    """What the job did between two times. `kind` is a kind of transition, or `unknown` or `planned`."""
+
+    kind: str
+    began: float
+    ended: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mark:
+    """Something at one time. `since`: when it began, if it took time. `label`: what a pointer on it is told."""
+
+    kind: str
+    at: float
+    label: str
+    since: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timeline:
+    """What is drawn. Times are epoch seconds; those beyond `ended` are drawn at the edge.
+
+    now       None for a closed job
+    deadline  None if it is too far away to be drawn
+    """
+
+    began: float
+    ended: float
+    phases: Sequence[Phase]
+    polls: Sequence[Mark]
+    events: Sequence[Mark]
+    deliveries: Sequence[Mark]
+    now: float | None
+    deadline: float | None
+
+
+def draw(timeline: Timeline, texts: Texts) -> Markup:
+    """The drawing."""
+    scale = Scale(timeline.began, timeline.ended, _LEFT, _RIGHT)
+    rows = _rows(timeline.deliveries, scale)
+    bottom = _DELIVERIES + _ROW * max(rows, default=0) + 18
+    parts = [_axis(scale, bottom)]
+    for key, y in (("phases", _BAR_TOP + 16), ("polls", _POLLS), ("events", _EVENTS), ("deliveries", _DELIVERIES)):
+        parts.append(Markup('<text class="lane" x="0" y="{}">{}</text>').format(y + 4, texts(f"jobs.lane_{key}")))
+    parts += [_phase(phase, scale, texts) for phase in timeline.phases]
+    parts += [_poll(mark, scale) for mark in timeline.polls]
+    parts += [_event(mark, scale) for mark in timeline.events]
+    parts += [_delivery(mark, scale, row) for mark, row in zip(timeline.deliveries, rows, strict=True)]
+    if timeline.now is not None:
+        parts.append(_line("now", texts("jobs.mark_now"), timeline.now, scale, bottom))
+    if timeline.deadline is not None:
+        parts.append(_line("deadline", texts("jobs.mark_deadline"), timeline.deadline, scale, bottom))
+    return Markup('<svg class="timeline" viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>').format(
+        WIDTH, bottom + 20, texts("jobs.timeline_label"), Markup("").join(parts)
+    )
+
+
+def _axis(scale: Scale, bottom: int) -> Markup:
+    drawn = [Markup('<line class="axis" x1="{}" x2="{}" y1="{}" y2="{}"/>').format(_LEFT, _RIGHT, bottom, bottom)]
+    for tick in scale.ticks(scale.began):
+        x = scale.at(scale.began + tick)
+        text = "0" if tick == 0 else f"+{duration(tick)}"
+        drawn.append(
+            Markup('<line class="grid-line" x1="{0:.1f}" x2="{0:.1f}" y1="{1}" y2="{2}"/>').format(x, _BAR_TOP, bottom)
+        )
+        anchor = "end" if x > _RIGHT - 30 else "middle"
+        drawn.append(
+            Markup('<text class="tick" x="{:.1f}" y="{}" text-anchor="{}">{}</text>').format(
+                x, bottom + 15, anchor, text
+            )
+        )
+    return Markup("").join(drawn)
+
+
+def _phase(phase: Phase, scale: Scale, texts: Texts) -> Markup:
+    left, right = scale.at(phase.began), scale.at(phase.ended)
+    width = max(right - left, 2.0)
+    name = texts.get(f"jobs.phase_{phase.kind}", phase.kind[:40])
+    lasted = duration(phase.ended - phase.began)
+    bar = Markup(
+        '<g class="phase {}"><rect x="{:.1f}" y="{}" width="{:.1f}" height="{}"><title>{}</title></rect>{}</g>'
+    )
+    label = Markup()
+    for words in (f"{name} {lasted}", name):
+        if len(words) * _LETTER + 8 <= width:
+            label = Markup('<text x="{:.1f}" y="{}">{}</text>').format(left + 5, _BAR_TOP + 16, words)
+            break
+    return bar.format(_class(phase.kind), left, _BAR_TOP, width, _BAR_HEIGHT, f"{name}: {lasted}", label)
+
+
+def _poll(mark: Mark, scale: Scale) -> Markup:
+    return Markup('<g class="poll {}"><line x1="{x:.1f}" x2="{x:.1f}" y1="{}" y2="{}"/><title>{}</title></g>').format(
+        _class(mark.kind), _POLLS - 9, _POLLS + 9, mark.label, x=scale.at(mark.at)
+    )
+
+
+def _event(mark: Mark, scale: Scale) -> Markup:
+    x = scale.at(mark.at)
+    return Markup('<path class="event {}" d="M{x:.1f} {} l7 7 l-7 7 l-7 -7 z"><title>{}</title></path>').format(
+        _class(mark.kind), _EVENTS - 7, mark.label, x=x
+    )
+
+
+def _delivery(mark: Mark, scale: Scale, row: int) -> Markup:
+    x, y = scale.at(mark.at), _DELIVERIES + _ROW * row
+    since = x if mark.since is None else scale.at(mark.since)
+    if mark.kind == "dead":
+        shape = Markup('<path d="M{:.1f} {} l8 8 m0 -8 l-8 8"/>').format(x - 4, y - 4)
+    else:
+        shape = Markup('<circle cx="{:.1f}" cy="{}" r="4.5"/>').format(x, y)
+    return Markup(
+        '<g class="delivery {}"><line x1="{:.1f}" x2="{:.1f}" y1="{y}" y2="{y}"/>{}<title>{}</title></g>'
+    ).format(_class(mark.kind), since, x, shape, mark.label, y=y)
+
+
+def _line(kind: str, words: str, at: float, scale: Scale, bottom: int) -> Markup:
+    x = scale.at(at)
+    anchor = "end" if x > _RIGHT - 60 else "start"
+    return Markup(
+        '<g class="{}"><line x1="{x:.1f}" x2="{x:.1f}" y1="{}" y2="{}"/>'
+        '<text x="{:.1f}" y="{}" text-anchor="{}">{}</text></g>'
+    ).format(kind, 18, bottom, x + (-4 if anchor == "end" else 4), 14, anchor, words, x=x)
+
+
+def _rows(marks: Sequence[Mark], scale: Scale) -> list[int]:
+    """The row of each mark: one below those that it would cover."""
+    ends: list[float] = []
+    rows = []
+    for mark in marks:
+        left = scale.at(mark.at if mark.since is None else min(mark.since, mark.at))
+        row = next((row for row, end in enumerate(ends) if end + _NEAR <= left), len(ends))
+        row = min(row, _MOST_ROWS - 1)
+        place = scale.at(mark.at)
+        if row == len(ends):
+            ends.append(place)
+        else:
+            ends[row] = max(ends[row], place)
+        rows.append(row)
+    return rows
+
+
+def _class(kind: str) -> str:
+    """A kind as the name of a class: kinds of transitions and states are words."""
+    return kind if kind.isascii() and kind.replace("_", "").isalpha() else "unknown"

@@ -1,0 +1,61 @@
+"""A job in words: its state, and what happened to it in the sentences that chat messages have."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from relay.clock import from_rfc3339
+from relay.core.job import JOB_EVENTS, KNOWN_STATUSES
+from relay.web.texts import Texts
+from subscribers.job_wording import job_event_kind, job_sentence
+
+Answer = Mapping[str, Any]
+BAD = frozenset({"failed", "not_found", "overdue", "dead"})
+WARN = frozenset({"retrying", "status_unknown", "uncertain", "pending"})
+GOOD = frozenset({"succeeded", "delivered"})
+
+
+def state_of(job: Answer, now: float) -> str:
+    """The state that a person wants to know: `unpolled`, one of JOB_EVENTS, or `untracked`."""
+    if not job["open"]:
+        return str(job["outcome"])
+    if job["deadline_at"] is not None and from_rfc3339(job["deadline_at"]) <= now:
+        return "overdue"
+    if job["problem"] is not None:
+        return "retrying"
+    if job["status"] is None:
+        return "unpolled"
+    return job["status"] if job["status"] in KNOWN_STATUSES else "status_unknown"
+
+
+def tone(state: str) -> str:
+    """The class that a state is coloured by."""
+    return "bad" if state in BAD else "warn" if state in WARN else "good" if state in GOOD else f"is-{state}"
+
+
+def sentence_of(job: Answer, now: float, texts: Texts) -> str:
+    """What is known of a job, such as `LinkedIn outreach to Ada failed: the account needs reconnecting`."""
+    state = state_of(job, now)
+    kind = state if state in JOB_EVENTS else "queued"
+    document = {
+        "type": f"{job['source']}.job.{kind}",
+        "subject": job["id"],
+        "channel": job["channel"],
+        "action": job["action"],
+        "status": job["status"],
+        "resultstatus": job["result_status"],
+        "data": {"metadata": job["metadata"], "request": job["request"], "hint": job["problem"]},
+    }
+    told = job_sentence(kind, document)
+    if state in JOB_EVENTS:
+        return told
+    return texts(f"jobs.is_{state}", what=told.removesuffix(" is queued"))
+
+
+def event_kind(document: Answer) -> str:
+    """The member of JOB_EVENTS that an event of a job is of."""
+    return job_event_kind(str(document["type"])) or "status_unknown"
+
+
+def event_sentence(document: Answer) -> str:
+    """What an event of a job tells."""
+    return job_sentence(event_kind(document), document)

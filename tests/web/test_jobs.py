@@ -1,0 +1,462 @@
+"""The pages of jobs: the list with its search, one job with its story, and what can be done."""
+
+from dataclasses import replace
+
+import orjson
+import pytest
+
+from relay.core.events import Hint
+from relay.core.job import Observation, Problem, detect
+from relay.core.planner.hazard import lomax
+from relay.core.planner.outlook import outlook
+from relay.core.records import PollNote, PollRecord
+from relay.core.tracking import TrackRequest
+from tests.support.api_world import HOOK, NOW, ORIGIN, from_transition, new_id
+from tests.support.hostile_texts import TEXTS
+
+RECONNECT = Hint(
+    meaning="The LinkedIn account needs reconnecting",
+    fix="Reconnect it in Revor",
+    who="account owner",
+    repeat="safe",
+    points_at="connect_account",
+)
+BROKEN = Problem(code="connect_account_reconnect_required", message="Session expired")
+EVIL = "<img src=x onerror=alert(1)>"
+
+
+async def add(world, id, **fields):
+    request = TrackRequest(external_id=id, source="revor", account=fields.pop("account", "default"), **fields)
+    return (await world.tracking.register([request]))[0].job
+
+
+async def poll(world, job, status, after=0.0, *, problem=None, hint=None, **fields):
+    """A poll so many seconds after NOW, of a LinkedIn message."""
+    world.now = NOW + after
+    known = await world.store.jobs.get(job.uid)
+    item = {"id": job.external_id, "status": status}
+    seen = Observation(
+        status=status,
+        observed_at=world.now,
+        upstream=item,
+        problem=problem,
+        action="linkedin.invite",
+        channel="linkedin",
+        request_id=f"req_{status}",
+        **fields,
+    )
+    transitions, progress = detect(known.progress, seen)
+    events = tuple(
+        from_transition(
+            new_id("evt", world.now), known, one, ORIGIN, seen=seen, hint=hint if one.kind == status else None
+        )
+        for one in transitions
+    )
+    record = PollRecord(
+        job_uid=job.uid,
+        expected_sequence=known.progress.sequence,
+        progress=progress,
+        events=events,
+        now=world.now,
+        seen=seen,
+        outcome=status if seen.terminal else None,
+        hint=hint,
+    )
+    await world.store.jobs.record(record)
+    if problem is not None:
+        world.tracking.problems[job.external_id] = (problem, hint)
+
+
+async def failed(world, id="job_1", **fields):
+    job = await add(world, id, **fields)
+    await poll(world, job, "queued", 2)
+    await poll(world, job, "running", 60, started_at=NOW + 50)
+    await poll(world, job, "failed", 100, finished_at=NOW + 97, problem=BROKEN, hint=RECONNECT)
+    return job
+
+
+async def jobs_shown(browser, path):
+    page = await browser.get(path)
+    assert page.status == 200, page.soup.text
+    return [row["Job"].rpartition(" ")[2] for row in page.soup.rows()] if page.soup.all("//table") else []
+
+
+async def audited(world):
+    return {entry.record.action for entry in await world.store.audit.entries("chain-1", 0)}
+
+
+# --- the list
+
+
+async def test_the_list_says_what_became_of_each_job_in_words(browser, world):
+    await failed(world)
+    row = (await browser.get("/ui/jobs")).soup.rows()[0]
+    assert row["Job"] == "LinkedIn invite (job job_1) failed: the account needs reconnecting job_1"
+    assert row["State"] == "failed"
+
+
+async def test_the_states_that_a_person_asks_for(browser, world):
+    await add(world, "new")
+    await poll(world, await add(world, "scheduled"), "scheduled", scheduled_at=NOW + 900)
+    await poll(world, await add(world, "late", deadline_seconds=5.0), "running")
+    again = await add(world, "again")
+    await poll(world, again, "queued", attempt_count=1, next_attempt_at=NOW + 60, problem=BROKEN, hint=RECONNECT)
+    await poll(world, await add(world, "odd"), "pondering")
+    await poll(world, await add(world, "done"), "succeeded")
+    stopped = await add(world, "stopped")
+    await world.store.jobs.untrack(stopped.uid, NOW)
+    world.now = NOW + 10
+    rows = {row["Job"].rpartition(" ")[2]: row["State"] for row in (await browser.get("/ui/jobs")).soup.rows()}
+    assert rows == {
+        "new": "not polled yet",
+        "scheduled": "scheduled",
+        "late": "overdue",
+        "again": "retrying",
+        "odd": "unknown status",
+        "done": "succeeded",
+        "stopped": "no longer tracked",
+    }
+
+
+@pytest.mark.parametrize(
+    ("query", "ids"),
+    [
+        ("", {"a", "b", "c"}),
+        ("?open=false", {"b"}),
+        ("?status=queued", {"a"}),
+        ("?group=spring", {"a"}),
+        ("?account=second", {"c"}),
+        ("?source=revor&account=default&open=true", {"a"}),
+        ("?channel=linkedin&connect_account=acc_1", {"a"}),
+        ("?key=deal&value=42", {"a"}),
+        ("?metadata=deal:42", {"a"}),
+        ("?key=deal&value=43", set()),
+        ("?age=1h", {"a", "b", "c"}),
+        ("?until=2000-01-01T00:00:00Z", set()),
+    ],
+)
+async def test_filters_are_a_plain_form(open_as, world, query, ids):
+    browser = await open_as(search_keys=("deal",))
+    await poll(
+        world, await add(world, "a", group="spring", metadata={"deal": 42}), "queued", connect_account_id="acc_1"
+    )
+    await poll(world, await add(world, "b"), "succeeded")
+    await add(world, "c", account="second")
+    assert set(await jobs_shown(browser, f"/ui/jobs{query}")) == ids
+
+
+async def test_the_form_shows_what_was_asked(open_as):
+    browser = await open_as(search_keys=("deal", "team"))
+    page = await browser.get("/ui/jobs?status=failed&group=spring&metadata=team:blue:1")
+    fields = page.soup.form("/ui/jobs").fields
+    assert (fields["status"], fields["group"], fields["key"], fields["value"]) == ("failed", "spring", "team", "blue:1")
+    assert "No jobs match" in page.soup.text
+
+
+async def test_the_search_field_is_found_by_its_key_and_its_anchor(browser):
+    form = (await browser.get("/ui/jobs")).soup.one("//form[@id='search']")
+    assert form.xpath(".//input[@data-search]/@name") == ["id"]
+    assert form.get("data-filter") is not None
+
+
+async def test_a_wrong_filter_is_named_beside_the_form(browser):
+    page = await browser.get("/ui/jobs?since=yesterday")
+    assert page.status == 422
+    assert "since" in " ".join(page.soup.texts("//p[@role='alert']"))
+    assert page.soup.form("/ui/jobs").fields["since"] == "yesterday"
+
+
+async def test_an_exact_id_leads_to_its_job(browser, world):
+    job = await add(world, "job 1")
+    answer = await browser.get("/ui/jobs", id=" job 1 ")
+    assert (answer.status, answer.headers["location"]) == (303, f"/ui/jobs/{job.uid}")
+    assert (await browser.get("/ui/jobs", id=job.uid)).headers["location"] == f"/ui/jobs/{job.uid}"
+
+
+async def test_an_unknown_id_says_how_to_track_it(browser):
+    page = await browser.get("/ui/jobs", id="a'b")
+    assert page.status == 404
+    assert page.soup.texts("//main//pre")[0] == """relay jobs track 'a'"'"'b'"""
+    assert (await browser.get("/ui/jobs", id="a/b")).status == 404
+
+
+async def test_an_id_of_several_accounts_asks_which(browser, world):
+    uids = {account: (await add(world, "twin", account=account)).uid for account in ("default", "second")}
+    page = await browser.get("/ui/jobs", id="twin")
+    assert {name: path for name, path in page.soup.links().items() if name.startswith("revor/")} == {
+        f"revor/{account}": f"/ui/jobs/{uid}" for account, uid in uids.items()
+    }
+    one = await browser.get("/ui/jobs", id="twin", account="second")
+    assert one.headers["location"] == f"/ui/jobs/{uids['second']}"
+
+
+async def test_an_empty_list_says_what_to_do_first(browser):
+    assert "relay jobs track JOB_ID" in (await browser.get("/ui/jobs")).soup.texts("//main//pre")
+
+
+async def test_a_page_is_one_page_of_the_list(browser, world):
+    await world.tracking.register(
+        [TrackRequest(external_id=f"job_{number}", source="revor", account="default") for number in range(60)]
+    )
+    page = await browser.get("/ui/jobs?account=default")
+    assert len(page.soup.rows()) == 50
+    older = await browser.get(page.soup.links()["Older"])
+    assert len(older.soup.rows()) == 10
+
+
+async def test_the_list_as_a_file_has_the_problem_and_its_fix(browser, world):
+    await failed(world, metadata={"note": "=1+1"})
+    lines = (await browser.get("/ui/jobs?format=csv&status=failed")).html.splitlines()
+    assert lines[0].split(",")[:4] == ["id", "uid", "status", "outcome"]
+    assert "Reconnect it in Revor" in lines[1]
+
+
+# --- one job
+
+
+async def test_a_failed_job_says_what_to_do_and_who_can(browser, world):
+    job = await failed(world)
+    page = await browser.get(f"/ui/jobs/{job.uid}")
+    assert page.soup.headings[0] == "LinkedIn invite (job job_1) failed: the account needs reconnecting"
+    told = page.soup.texts("//section[@aria-labelledby='to-do']")[0]
+    assert "Reconnect it in Revor (account owner)" in told
+    assert "Nothing was sent: after the fix it can be sent again safely." in told
+    assert "connect_account_reconnect_required" in told
+
+
+async def test_the_story_has_each_event_with_its_durations(browser, world):
+    job = await failed(world)
+    world.now = NOW + 200
+    page = await browser.get(f"/ui/jobs/{job.uid}")
+    told = page.soup.texts("//ol[@class='story']/li")
+    assert [line.split(" 2027-")[0] for line in told] == ["0 s", "+2 s", "+50 s", "+1 min 37 s"]
+    assert told[1].endswith("is queued · for 48 s")
+    assert told[2].endswith("is running · seen 10 s later · for 47 s")
+    assert told[3].endswith("failed: the account needs reconnecting · seen 3 s later")
+
+
+async def test_the_timeline_is_drawn_and_points_to_its_text(browser, world):
+    job = await failed(world)
+    drawn = (await browser.get(f"/ui/jobs/{job.uid}")).soup.one("//*[@class='timeline']")
+    assert "list below" in drawn.get("aria-label")
+    assert [one.get("class") for one in drawn.xpath(".//g[contains(@class, 'phase')]")] == [
+        "phase unknown",
+        "phase queued",
+        "phase running",
+    ]
+    assert len(drawn.xpath(".//*[contains(@class, 'event')]")) == 3
+
+
+async def test_the_wait_for_its_schedule_is_apart_from_the_queue(browser, world):
+    job = await add(world, "job_1")
+    await poll(world, job, "scheduled", 0, scheduled_at=NOW + 30)
+    await poll(world, job, "running", 70, started_at=NOW + 60, scheduled_at=NOW + 30)
+    page = await browser.get(f"/ui/jobs/{job.uid}")
+    titles = page.soup.texts("//*[@class='timeline']//rect/*")
+    assert titles == ["waits for its schedule: 30 s", "queued: 30 s", "runs: 10 s"]
+
+
+async def test_an_open_job_shows_what_comes_and_the_polls_that_found_nothing(browser, world):
+    job = await add(world, "job_1")
+    await poll(world, job, "scheduled", 1, scheduled_at=NOW + 20)
+    for number in range(3):
+        note = PollNote(job_uid=job.uid, polled_at=NOW + 4 + number, next_poll_at=NOW + 30)
+        await world.store.jobs.note(note)
+    world.now = NOW + 10
+    page = await browser.get(f"/ui/jobs/{job.uid}")
+    assert "2 more polls found nothing new" in page.soup.text
+    told = page.soup.texts("//ol[@class='story']/li")
+    assert [line for line in told if "Next poll" in line or "It may start" in line or "Poll 4" in line]
+    assert page.soup.texts("//*[@class='now']/*[local-name()='text']") == ["now"]
+    assert "Its deadline comes in 7 d" in page.soup.text
+
+
+async def test_failing_polls_are_said_with_their_error(browser, world):
+    job = await add(world, "job_1")
+    error = {"code": "no_answer", "message": "timed out", "request_id": "req_9", "at": NOW + 5}
+    note = PollNote(job_uid=job.uid, polled_at=NOW + 5, next_poll_at=NOW + 9, last_error=error, failure_count=1)
+    await world.store.jobs.note(note)
+    world.now = NOW + 6
+    page = await browser.get(f"/ui/jobs/{job.uid}")
+    assert "The first poll failed" in page.soup.text
+    assert "poll failed" in page.soup.texts("//p[@class='job-facts']")[0]
+    assert "poll failed" in (await browser.get("/ui/jobs")).soup.rows()[0]["State"]
+
+
+async def test_why_the_next_poll_is_then_is_a_chart_with_its_figures(browser, world):
+    job = await add(world, "job_1")
+    rates = lomax(2.0)
+    world.tracking.outlook = outlook(
+        seen=NOW, anchor=NOW, due=NOW + 5, unit=5.0, price_seconds=2.0, run_rates=rates, start_rates=None
+    )
+    page = await browser.get(f"/ui/jobs/{job.uid}")
+    assert "A poll must save 2 s of delay" in page.soup.text
+    assert page.soup.one("//*[@class='hazard']").get("aria-label")
+    world.tracking.outlook = None
+    assert not (await browser.get(f"/ui/jobs/{job.uid}")).soup.all("//*[@class='hazard']")
+
+
+async def test_deliveries_stand_with_their_state_and_links(browser, world):
+    job = await add(world, "job_1", callback_url=HOOK)
+    await poll(world, job, "queued", 1)
+    world.now = NOW + 5
+    page = await browser.get(f"/ui/jobs/{job.uid}")
+    row = page.soup.rows()[0]
+    assert (row["Event"], row["Delivery"], row["To"], row["Attempts"]) == ("queued", "pending", HOOK, "0")
+    assert page.soup.links()["queued"].startswith("/ui/deliveries/dlv_")
+    assert page.soup.links()[HOOK].startswith("/ui/subscriptions/sub_")
+    assert len(page.soup.all("//*[@class='delivery pending']")) == 1
+
+
+async def test_request_ids_and_the_upstream_item_are_there_to_copy(browser, world):
+    job = await failed(world, metadata={"deal": 42})
+    page = await browser.get(f"/ui/jobs/{job.uid}")
+    assert page.soup.texts("//ul[@class='ids']//code") == ["req_1", "req_failed", "req_running", "req_queued"]
+    assert {"id": "job_1", "status": "failed"} in [orjson.loads(text) for text in page.soup.texts("//details//pre")[:2]]
+    assert f"/v1/jobs/{job.uid}" in page.html
+
+
+async def test_many_events_are_cut_and_the_rest_is_a_link_away(browser, world):
+    job = await add(world, "job_1")
+    for number in range(102):
+        await poll(world, job, f"odd {number}", number)
+    page = await browser.get(f"/ui/jobs/{job.uid}")
+    assert len(page.soup.all("//ol[@class='story']/li[@class='event']")) == 100
+    assert page.soup.links()["All events of this job"] == "/ui/events?subject=job_1"
+
+
+async def test_an_untracked_job_says_when_that_was(browser, world):
+    job = await add(world, "job_1")
+    await world.store.jobs.untrack(job.uid, NOW + 30)
+    page = await browser.get(f"/ui/jobs/{job.uid}")
+    assert "Tracking was stopped" in page.soup.text
+    assert "Poll again now" not in page.soup.text
+
+
+async def test_a_job_that_is_not_there_is_a_page_that_says_so(browser):
+    page = await browser.get("/ui/jobs/job_nothing")
+    assert (page.status, "job_nothing" in page.soup.text) == (404, True)
+
+
+# --- actions on one job
+
+
+async def test_registering_again_tracks_the_job_and_sends_nothing(browser, world):
+    job = await add(world, "job_1", group="spring", metadata={"deal": 42})
+    await world.store.jobs.untrack(job.uid, NOW)
+    page = await browser.get(f"/ui/jobs/{job.uid}")
+    form = page.soup.form("/ui/jobs/register")
+    assert orjson.loads(form.fields["body"]) == {
+        "id": "job_1",
+        "source": "revor",
+        "account": "default",
+        "group": "spring",
+        "metadata": {"deal": 42},
+    }
+    done = await browser.post("/ui/jobs/register", form.fields)
+    assert done.path == f"/ui/jobs/{job.uid}?done=job_registered"
+    assert (await world.store.jobs.get(job.uid)).open
+    assert world.gateway.passed == []
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "said"),
+    [
+        ("{", 400, "not JSON"),
+        ('{"id": ""}', 422, "/id"),
+        ('{"id": "a", "source": "other"}', 422, "/source"),
+        ("[]", 422, ""),
+        (f'"{EVIL}"', 422, ""),
+    ],
+)
+async def test_a_wrong_registration_is_shown_again_with_its_mistakes(browser, body, status, said):
+    page = await browser.post("/ui/jobs/register", {"body": body})
+    assert page.status == status
+    assert page.soup.form("/ui/jobs/register").fields["body"] == body
+    assert said in page.soup.text
+    assert not page.soup.all("//img")
+
+
+async def test_untracking_and_erasing_ask_first_and_are_audited(browser, world):
+    job = await failed(world)
+    open_job = await add(world, "job_2")
+    page = await browser.get(f"/ui/jobs/{open_job.uid}")
+    questions = page.soup.texts("//details[@class='confirm']//p")
+    assert len(questions) == 2
+    done = await browser.post(f"/ui/jobs/{open_job.uid}/untrack")
+    assert done.said == "The job is no longer tracked."
+    assert (await world.store.jobs.get(open_job.uid)).outcome == "untracked"
+    done = await browser.post(f"/ui/jobs/{job.uid}/purge")
+    assert (done.path.partition("?")[0], done.said) == (
+        "/ui/jobs",
+        "The job, its events and their attempts are erased.",
+    )
+    assert await world.store.jobs.get(job.uid) is None
+    assert await audited(world) == {"jobs.purge"}
+
+
+async def test_who_may_only_read_sees_no_actions_and_cannot_act(open_as, world):
+    job = await failed(world)
+    open_job = await add(world, "job_2")
+    browser = await open_as(scopes=["read"])
+    for path in ("/ui/jobs", f"/ui/jobs/{job.uid}", f"/ui/jobs/{open_job.uid}"):
+        assert not [form for form in (await browser.get(path)).soup.forms() if form.method == "post"]
+    for action in ("refresh", "untrack", "purge"):
+        assert (await browser.post(f"/ui/jobs/{open_job.uid}/{action}")).status == 403
+    assert (await browser.post("/ui/jobs/register", {"body": '{"id": "x"}'})).status == 403
+    assert (await world.store.jobs.get(open_job.uid)).open
+
+
+async def test_a_token_for_jobs_alone_sees_them_without_deliveries(open_as, world):
+    job = await failed(world)
+    browser = await open_as(scopes=["jobs:write"])
+    page = await browser.get(f"/ui/jobs/{job.uid}")
+    assert page.status == 200
+    assert "Your token may not see deliveries." in page.soup.text
+
+
+async def test_a_bound_token_neither_finds_nor_changes_jobs_of_others(open_as, world):
+    job = await failed(world)
+    await add(world, "own", account="second")
+    browser = await open_as(scopes=["read", "jobs:write"], account=("revor", "second"))
+    assert await jobs_shown(browser, "/ui/jobs") == ["own"]
+    assert (await browser.get("/ui/jobs", id="job_1")).status == 404
+    assert (await browser.get(f"/ui/jobs/{job.uid}")).status == 404
+    assert (await world.store.jobs.get(job.uid)).outcome == "failed"
+
+
+# --- hostile values
+
+
+@pytest.mark.parametrize("text", [EVIL, "<script>alert(1)</script>", "'\"><svg onload=alert(1)>", "x" * 200])
+async def test_hostile_ids_groups_and_metadata_stay_text(browser, world, text):
+    hint = replace(RECONNECT, meaning=text, fix=text, who=text)
+    problem = Problem(code=text, message=text * 50)
+    metadata = {text: text, "recipient_name": text, "long": text * 60}
+    job = await add(world, text, group=text.replace("/", ""), metadata=metadata, callback_url=HOOK)
+    await poll(world, job, "failed", 5, problem=problem, hint=hint, connect_account_id=text)
+    await add(world, f"{text[:190]} 2", metadata=metadata)
+    for path in ("/ui/jobs", f"/ui/jobs/{job.uid}"):
+        page = await browser.get(path)
+        assert page.status == 200
+        assert not page.soup.all("//main//img | //main//script | //*[@onload or @onerror]")
+    assert text in page.soup.text
+    assert (await browser.get("/ui/jobs", id=text)).headers.get(
+        "location", f"/ui/jobs/{job.uid}"
+    ) == f"/ui/jobs/{job.uid}"
+
+
+async def test_long_values_are_short_in_the_list_and_whole_on_the_page(browser, world):
+    job = await add(world, "i" * 200, group="g" * 200)
+    assert "i" * 61 not in (await browser.get("/ui/jobs")).soup.text
+    assert "g" * 61 not in (await browser.get("/ui/jobs")).soup.text
+    text = (await browser.get(f"/ui/jobs/{job.uid}")).soup.text
+    assert ("i" * 200 in text, "g" * 200 in text) == (True, True)
+
+
+async def test_every_hostile_string_is_inert_in_a_job(browser, world):
+    texts = [text for text in TEXTS if len(text) < 2000 and "\0" not in text][:60]
+    job = await add(world, "job_1", metadata={f"key {index}": text for index, text in enumerate(texts)})
+    page = await browser.get(f"/ui/jobs/{job.uid}")
+    assert page.status == 200
+    assert not page.soup.all("//main//img | //main//script | //main//iframe | //*[@onload or @onerror]")
