@@ -157,3 +157,15 @@ async def test_each_list_is_a_file_for_a_spreadsheet(browser, path):
     answer = await browser.get(f"{path}?format=csv")
     assert answer.headers["content-type"].startswith("text/csv")
     assert answer.html.splitlines()
+
+
+# --- the overview
+
+
+async def test_a_bound_token_sees_the_overview_of_its_account(open_as, world):
+    await world.job("job_1")
+    browser = await open_as(scopes=["read"], account=("revor", "second"))
+    page = await browser.get("/ui")
+    assert page.status == 200
+    (health,) = page.soup.texts("//p[contains(@class, 'health')]")
+    assert health.startswith("All is well.")

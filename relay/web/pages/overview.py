@@ -94,7 +94,8 @@ async def _figures(visit: Visit) -> Mapping[str, Any]:
     if answer is None:
         return {}
     span = "hour"
-    if max((len(one["points"]) for one in answer["items"]), default=0) < FEW_POINTS:
+    few = max((len(one["points"]) for one in answer["items"]), default=0) < FEW_POINTS
+    if few and visit.identity.account is None:  # of one account there are hours only
         span, since = "minute", to_rfc3339(visit.now - FEW_POINTS * 3_600)
         answer = await _allowed(visit, "/v1/figures", {"name": FIGURES, "span": span, "since": since}) or answer
     by_name = {one["name"]: one["points"] for one in answer["items"]}
