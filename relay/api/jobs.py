@@ -12,7 +12,17 @@ from relay.api import params, stream, waiting
 from relay.api.batches import JobBatch, read_batch
 from relay.api.events import EventPage
 from relay.api.examples import JOB_ID, JOB_UID, TIME
-from relay.api.fields import JobRequest, LastError, NextCursor, Nothing, Time, job_request_view, last_error_view
+from relay.api.fields import (
+    ID_PATTERN,
+    Body,
+    JobRequest,
+    LastError,
+    NextCursor,
+    Nothing,
+    Time,
+    job_request_view,
+    last_error_view,
+)
 from relay.api.limits import MAX_BATCH_BODY_BYTES
 from relay.api.operations import (
     LAST_EVENT_ID,
@@ -30,6 +40,7 @@ from relay.api.params import PAGE, boolean, choice, text, time
 from relay.api.problems import did_you_mean, invalid_parameter
 from relay.api.registration import JobRegistration, Rejected, UpstreamAnswer, read_registration, rejection
 from relay.api.resource import json_response, page_response
+from relay.api.validation import validate
 from relay.clock import optional_rfc3339, to_rfc3339
 from relay.core import job as core
 from relay.core import tracking
@@ -46,6 +57,8 @@ BATCH_CHUNK = 250
 
 MAX_METADATA_CHARACTERS = 64 + 1 + MAX_VALUE_CHARACTERS
 """A key of `web.search_keys`, a colon and a value."""
+
+MAX_BULK_IDS = 100
 
 Outcome = Literal["succeeded", "failed", "cancelled", "not_found", "untracked"]
 
@@ -115,6 +128,34 @@ class BatchResult(TypedDict):
     created: int
     existing: int
     rejected: list[Rejected]
+
+
+class BulkChange(Body):
+    """What to do with some jobs."""
+
+    action: Annotated[
+        Literal["refresh", "untrack"],
+        Field(description="refresh: poll as soon as the budget allows; untrack: stop tracking."),
+    ]
+    ids: Annotated[
+        list[Annotated[str, Field(pattern=ID_PATTERN)]],
+        Field(min_length=1, max_length=MAX_BULK_IDS, description="Ids as in the path of one job."),
+    ]
+
+
+class BulkItem(TypedDict):
+    """What came of one job."""
+
+    id: Annotated[str, Field(description="As it was given.")]
+    status: Annotated[int, Field(description="The status that the call for this one job would have had.")]
+    code: Annotated[str | None, Field(description="The code of its problem.")]
+    error: Annotated[str | None, Field(description="What is wrong, in a sentence.")]
+
+
+class BulkResult(TypedDict):
+    """What came of each job, in the order of `ids`."""
+
+    items: list[BulkItem]
 
 
 class ExplainedError(LastError):
@@ -357,6 +398,38 @@ async def _register_batch(call: Call) -> BatchResult:
 
 
 @operation(
+    "POST /v1/jobs/bulk",
+    bound=True,
+    audited="jobs.bulk",
+    scopes=WRITES_JOBS,
+    body=BulkChange,
+    answers={200: Answer("What came of each job.", BulkResult)},
+)
+async def change_jobs(call: Call) -> Response:
+    """Poll up to 100 jobs soon, or stop tracking them.
+
+    Each as with the call for one job, and whatever came of the others.
+    """
+    body = validate(BulkChange, call.document)
+    items = [await _changed(call, body.action, id) for id in body.ids]
+    call.note(action=body.action, jobs=len(items), failed=sum(item["status"] >= 400 for item in items))
+    result: BulkResult = {"items": items}
+    return json_response(result)
+
+
+async def _changed(call: Call, action: str, id: str) -> BulkItem:
+    try:
+        job = await job_named(call, id)
+        if action == "refresh":
+            await _refresh(call, job)
+        else:
+            await call.ports.tracking.untrack(job)
+    except RequestError as error:
+        return {"id": id, "status": error.status, "code": error.code, "error": str(error)}
+    return {"id": id, "status": 202 if action == "refresh" else 200, "code": None, "error": None}
+
+
+@operation(
     "GET /v1/jobs",
     bound=True,
     scopes=READS_JOBS,
@@ -447,11 +520,15 @@ async def get_job(call: Call) -> Response:
 async def refresh_job(call: Call) -> Response:
     """Poll a job as soon as the budget allows."""
     job = await find_job(call)
+    await _refresh(call, job)
+    return json_response(job_views(call)(job), 202)
+
+
+async def _refresh(call: Call, job: core.Job) -> None:
     if not job.open:
         detail = f"job {job.external_id} is closed ({job.outcome}): it is no longer polled"
         raise Conflict(detail, code="job_closed")
     await call.ports.tracking.refresh(job)
-    return json_response(job_views(call)(job), 202)
 
 
 @operation(
@@ -520,8 +597,12 @@ async def list_job_events(call: Call) -> Response:
 
 async def find_job(call: Call) -> core.Job:
     """The job of the path. Raises NotFound, or Conflict if several accounts have a job with this id."""
-    jobs, id = call.ports.store.jobs, call.id
-    source, account = call.query["source"], call.query["account"]
+    return await job_named(call, call.id, call.query["source"], call.query["account"])
+
+
+async def job_named(call: Call, id: str, source: str | None = None, account: str | None = None) -> core.Job:
+    """The job with this uid, or this id upstream. Raises like `find_job`."""
+    jobs = call.ports.store.jobs
     if id.startswith("job_"):
         job = await jobs.get(id)
         if job is not None and (source in (None, job.source)) and (account in (None, job.account)):
@@ -576,6 +657,13 @@ EXAMPLES: dict[str, Any] = {
     "JobBatch": {"jobs": [{"id": "job-1", "priority": "high"}, {"id": "job-2", "metadata": {"deal": 43}}]},
     "Job": _EXAMPLE,
     "JobPage": {"items": [_EXAMPLE], "next_cursor": None},
+    "BulkChange": {"action": "refresh", "ids": ["job-1", JOB_UID]},
+    "BulkResult": {
+        "items": [
+            {"id": "job-1", "status": 202, "code": None, "error": None},
+            {"id": JOB_UID, "status": 404, "code": "job_not_found", "error": f"no job '{JOB_UID}' is tracked here"},
+        ]
+    },
     "BatchResult": {
         "created": 9998,
         "existing": 1,

@@ -1,12 +1,13 @@
 """`relay jobs`: the tracked jobs."""
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 
-from relay.cli.client import Api, api, path_of
+from relay.cli.client import Api, api, in_cli_words, path_of
 from relay.cli.options import Json, Limit, given, read_metadata, split_names, time_or_age
 from relay.cli.output import (
     note,
@@ -24,6 +25,8 @@ WAIT_SECONDS = 60
 TIMEOUT_MARGIN_SECONDS = 15.0
 MIN_REPEAT_SECONDS = 1.0
 MAX_EVENTS = 1000
+BULK_IDS = 100
+"""In one request."""
 COLUMNS = ("id", "channel", "account", "status", "tracked", "next", "error")
 
 app = typer.Typer(help="Track upstream jobs and see their progress.", no_args_is_help=True)
@@ -31,6 +34,7 @@ app = typer.Typer(help="Track upstream jobs and see their progress.", no_args_is
 Source = Annotated[str | None, typer.Option(help="The source, if there are several.")]
 Account = Annotated[str | None, typer.Option(help="The account, if there are several.")]
 JobId = Annotated[str, typer.Argument(metavar="ID", help="The upstream's id, or the relay's uid (job_…).")]
+JobIds = Annotated[list[str], typer.Argument(metavar="ID...", help="The upstream's ids, or the relay's uids (job_…).")]
 CallbackTypes = Annotated[
     str | None, typer.Option(metavar="TYPES", help="Only these events for the callback, such as succeeded,failed.")
 ]
@@ -229,17 +233,51 @@ def explain(id: JobId, source: Source = None, account: Account = None, json: Jso
 
 
 @app.command()
+def refresh(ids: JobIds, source: Source = None, account: Account = None, json: Json = False) -> None:
+    """Poll jobs as soon as the budget allows. Exit code 1: some could not be."""
+    if len(ids) == 1:
+        query = {"source": source, "account": account}
+        job = api().send("POST", path_of("jobs", ids[0], "refresh"), query=query, body={}).document
+        print_result(job, f"{ids[0]} is polled as soon as the budget allows", json=json)
+        return
+    _change("refresh", ids, "is polled as soon as the budget allows", (source, account), json=json)
+
+
+@app.command()
 def untrack(
-    id: JobId,
+    ids: JobIds,
     purge: Annotated[bool, typer.Option("--purge", help="Also erase the job, its events and attempts.")] = False,
     source: Source = None,
     account: Account = None,
     json: Json = False,
 ) -> None:
-    """Stop polling a job. Pending deliveries continue."""
-    query = {"source": source, "account": account, "purge": True if purge else None}
-    job = api().delete(path_of("jobs", id), query)
-    print_result(job, f"{id} is {'erased' if purge else 'no longer tracked'}", json=json)
+    """Stop polling jobs. Pending deliveries continue. Exit code 1: some of several were not found."""
+    if len(ids) == 1:
+        query = {"source": source, "account": account, "purge": True if purge else None}
+        job = api().delete(path_of("jobs", ids[0]), query)
+        print_result(job, f"{ids[0]} is {'erased' if purge else 'no longer tracked'}", json=json)
+        return
+    if purge:
+        raise UsageError("--purge takes one ID")
+    _change("untrack", ids, "is no longer tracked", (source, account), json=json)
+
+
+def _change(
+    action: str, ids: Sequence[str], done: str, account: tuple[str | None, str | None], *, json: bool
+) -> NoReturn:
+    """Changes several jobs, and says what came of each."""
+    if account != (None, None):
+        raise UsageError("--source and --account take one ID. Use the uids (job_…) of several jobs")
+    client, items = api(), []
+    for first in range(0, len(ids), BULK_IDS):
+        body = {"action": action, "ids": list(ids[first : first + BULK_IDS])}
+        items += client.post("/v1/jobs/bulk", body)["items"]
+    if json:
+        print_json(items)
+    else:
+        for item in items:
+            say(f"{item['id']} {done}" if item["error"] is None else f"{item['id']}: {in_cli_words(item['error'])}")
+    raise typer.Exit(1 if any(item["error"] is not None for item in items) else 0)
 
 
 def _types(text: str | None) -> list[str] | None:

@@ -343,6 +343,10 @@ CASES: Mapping[str, Callable[[Things], list[Request]]] = {
     "registerJobs": lambda of: [
         Request("POST", "/v1/jobs/batch", body={"jobs": [{"id": "new", "account": of.account[1]}]})
     ],
+    "changeJobs": lambda of: [
+        Request("POST", "/v1/jobs/bulk", body={"action": action, "ids": [*of.jobs, of.own_id]})
+        for action in ("refresh", "untrack")
+    ],
     "listJobs": lists(
         "/v1/jobs", named, lambda of: {"group": of.own_group}, lambda of: {"cursor": cursor_of(of.jobs[0])}
     ),
@@ -531,6 +535,7 @@ OWN: Mapping[str, Callable[[Things], list[Request]]] = {
         Request("POST", "/v1/jobs/batch", body={"jobs": [{"id": SHARED}, {"id": "b"}, {"id": "c", "account": "x"}]})
     ],
     "refreshJob": lambda of: by_id("POST", "/v1/jobs/{id}/refresh", SHARED),
+    "changeJobs": lambda of: [Request("POST", "/v1/jobs/bulk", body={"action": "refresh", "ids": [SHARED]})],
     "createSubscription": lambda of: [
         Request("POST", "/v1/subscriptions", {"reuse": "true"}, {"sink": "https://second.receiver.example/hooks"}),
         Request("POST", "/v1/subscriptions", body={**SINK, "config": {"start": "earliest"}}),

@@ -431,3 +431,54 @@ async def test_an_unknown_status_with_an_empty_page_that_continues_is_no_mistake
         await execute(world.store, f"UPDATE jobs SET status = '{status}' WHERE uid = '{job.uid}'")
     page = (await client.get("/v1/jobs?status=odd&account=second")).json()
     assert (page["items"], page["next_cursor"] is None) == ([], False)
+
+
+async def test_bulk_change_answers_for_each_job(client, world):
+    first, second = await world.job("a"), await world.job("b")
+    await world.job("same")
+    await world.job("same", account="second")
+    await world.poll(second, "failed")
+    ids = ["a", second.uid, "same", "nothing", "a"]
+    refreshed = (await client.post("/v1/jobs/bulk", json={"action": "refresh", "ids": ids})).json()["items"]
+    assert [item["id"] for item in refreshed] == ids
+    assert [(item["status"], item["code"]) for item in refreshed] == [
+        (202, None),
+        (409, "job_closed"),
+        (409, "ambiguous_job"),
+        (404, "job_not_found"),
+        (202, None),
+    ]
+    assert [item["error"] is None for item in refreshed] == [True, False, False, False, True]
+    assert world.tracking.refreshed == [first.uid, first.uid]
+    untracked = (await client.post("/v1/jobs/bulk", json={"action": "untrack", "ids": ids})).json()["items"]
+    assert [item["status"] for item in untracked] == [200, 200, 409, 404, 200]
+    assert (await client.get("/v1/jobs/a")).json()["outcome"] == "untracked"
+    assert (await client.get("/v1/jobs/b")).json()["outcome"] == "failed"
+
+
+async def test_bulk_change_is_done_once_with_its_idempotency_key(client, world):
+    await world.job("a")
+    headers = {"Idempotency-Key": "k"}
+    for _ in range(2):
+        answer = await client.post("/v1/jobs/bulk", json={"action": "refresh", "ids": ["a"]}, headers=headers)
+        assert answer.status_code == 200
+    assert len(world.tracking.refreshed) == 1
+
+
+@pytest.mark.parametrize(
+    ("body", "pointer", "code"),
+    [
+        ({"action": "purge", "ids": ["a"]}, "/action", "unknown_value"),
+        ({"action": "refresh", "ids": []}, "/ids", "too_short"),
+        ({"action": "refresh", "ids": ["a"] * 101}, "/ids", "too_long"),
+        ({"action": "refresh", "ids": ["a\0"]}, "/ids/0", "invalid_text"),
+        ({"action": "refresh"}, "/ids", "missing"),
+        ({"action": "refresh", "ids": ["a"], "all": True}, "/all", "unknown_field"),
+    ],
+)
+async def test_invalid_bulk_change_is_refused_whole(client, world, body, pointer, code):
+    await world.job("a")
+    answer = await client.post("/v1/jobs/bulk", json=body)
+    assert answer.status_code == 422
+    assert [(error["pointer"], error["code"]) for error in answer.json()["errors"]] == [(pointer, code)]
+    assert world.tracking.refreshed == []

@@ -134,6 +134,7 @@ CALLS = {
     "registerJob": (None, {"id": "new"}, 201),
     "registerJobs": (None, {"jobs": [{"id": "new"}, {}]}, 200),
     "listJobs": (a_job, None, 200),
+    "changeJobs": (a_job, {"action": "refresh", "ids": ["a", "b"]}, 200),
     "getJob": (a_job, None, 200),
     "untrackJob": (a_job, None, 200),
     "refreshJob": (a_job, None, 202),

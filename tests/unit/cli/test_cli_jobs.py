@@ -1,0 +1,66 @@
+"""`relay jobs list`, `refresh` and `untrack` against a stub server."""
+
+import json
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+
+from relay.cli import run
+from tests.unit.cli.test_cli_client import Stub, stub
+
+__all__ = ["stub"]
+
+
+def item(id: str, error: str | None = None) -> dict[str, Any]:
+    return {"id": id, "status": 202 if error is None else 404, "code": error and "job_not_found", "error": error}
+
+
+def test_list_sends_every_filter(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
+    stub.says("GET /v1/jobs", {"items": [], "next_cursor": None})
+    filters = ["--channel", "email", "--connect-account", "acc_1", "--metadata", "deal:42", "--closed"]
+    times = ["--since", "2026-05-20T10:00:00Z", "--until", "2026-05-21T10:00:00Z"]
+    assert run(["jobs", "list", *filters, *times]) == 0
+    assert parse_qs(urlsplit(stub.seen[0][0].split()[1]).query) == {
+        "channel": ["email"],
+        "connect_account": ["acc_1"],
+        "metadata": ["deal:42"],
+        "open": ["false"],
+        "since": ["2026-05-20T10:00:00Z"],
+        "until": ["2026-05-21T10:00:00Z"],
+        "limit": ["50"],
+    }
+    assert run(["jobs", "list", "--since", "yesterday"]) == 2
+
+
+def test_list_reads_on_after_short_pages(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
+    for cursor in ("c", "d", None):
+        stub.says("GET /v1/jobs", {"items": [], "next_cursor": cursor})
+    assert run(["jobs", "list", "--json"]) == 0
+    assert len(stub.seen) == 3
+
+
+@pytest.mark.parametrize("action", ["refresh", "untrack"])
+def test_several_jobs_are_one_request(stub: Stub, action: str, capsys: pytest.CaptureFixture[str]) -> None:
+    stub.says("POST /v1/jobs/bulk", {"items": [item("a"), item("b", "no job 'b' is tracked here")]})
+    assert run(["jobs", action, "a", "b"]) == 1
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.startswith("a is ")
+    assert second == "b: no job 'b' is tracked here"
+    assert json.loads(stub.seen[0][2]) == {"action": action, "ids": ["a", "b"]}
+
+
+def test_more_than_a_hundred_jobs_are_several_requests(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
+    ids = [str(number) for number in range(101)]
+    stub.says("POST /v1/jobs/bulk", {"items": [item(id) for id in ids[:100]]})
+    stub.says("POST /v1/jobs/bulk", {"items": [item("100")]})
+    assert run(["jobs", "refresh", "--json", *ids]) == 0
+    assert [one["id"] for one in json.loads(capsys.readouterr().out)] == ids
+
+
+def test_one_job_takes_its_account(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
+    stub.says("POST /v1/jobs/a/refresh", {"id": "a"}, status=202)
+    assert run(["jobs", "refresh", "a", "--account", "eu"]) == 0
+    assert stub.seen[0][0] == "POST /v1/jobs/a/refresh?account=eu"
+    assert run(["jobs", "refresh", "a", "b", "--account", "eu"]) == 2
+    assert run(["jobs", "untrack", "a", "b", "--purge"]) == 2
