@@ -241,12 +241,21 @@ operation = partial(Operation, into=OPERATIONS, tag="Deliveries")
         choice("state", "The delivery's state.", "pending", "delivered", "dead", "cancelled", "uncertain"),
         text("subscription", "The subscription's id."),
         text("event", "The event's id."),
-        time("until", "Deliveries created before this time. Not with `group_by`."),
+        text("reason", "The reason, such as `http_500`."),
+        time("since", "Deliveries made at or after this time, to the millisecond."),
+        time("until", "Deliveries made before this time."),
         choices("group_by", "Count deliveries by these fields, largest groups first.", *GROUPED_BY),
         whole_number("newest", "With `group_by`: count so many of the newest deliveries.", MAX_COUNTED, MAX_COUNTED),
         *PAGE,
     ),
-    answers={200: Answer("A page; with `group_by`: groups.", DeliveryListing, headers=NEXT)},
+    answers={
+        200: Answer(
+            "A page; with `group_by`: groups. With several filters a page can have few items, or none, though others "
+            "follow.",
+            DeliveryListing,
+            headers=NEXT,
+        )
+    },
 )
 async def list_deliveries(call: Call) -> Response:
     """List deliveries, newest first, or count them by group."""
@@ -264,10 +273,6 @@ async def _groups(call: Call, group_by: Sequence[GroupField], query: dict[str, A
     if query.pop("cursor") is not None:
         detail = "cursor: groups have no pages; use `limit` for the number of groups"
         raise invalid_parameter("cursor", detail, code="invalid_cursor")
-    if query.pop("until") is not None:
-        raise invalid_parameter(
-            "until", "until: groups are of the newest deliveries; group them by `day`", code="invalid_parameter"
-        )
     found = await call.ports.store.deliveries.groups([GROUPED_BY[word] for word in group_by], **query)
     sinks = await _sinks(call, (group.subscription_id for group in found.items if group.subscription_id is not None))
     groups: DeliveryGroups = {

@@ -165,13 +165,19 @@ def _made(call: Call, made: core.Subscription) -> Response:
     "GET /v1/subscriptions",
     bound=True,
     scopes=READS_SUBSCRIPTIONS,
-    query=(boolean("callbacks", "Include subscriptions created by a `callback_url`.", default=False), *PAGE),
+    query=(
+        boolean("callbacks", "Include subscriptions created by a `callback_url`.", default=False),
+        boolean("lag", "Count what the programs of protocol PULL have not acknowledged.", default=True),
+        *PAGE,
+    ),
     answers={200: Answer("A page.", SubscriptionPage, headers=NEXT)},
 )
 async def list_subscriptions(call: Call) -> Response:
     """List subscriptions, newest first."""
-    page = await call.ports.store.subscriptions.page(**call.query)
-    shown = {one.id: await _with_lag(call, one) for one in page.items}
+    query = dict(call.query)
+    view = _with_lag if query.pop("lag") else _without_lag
+    page = await call.ports.store.subscriptions.page(**query)
+    shown = {one.id: await view(call, one) for one in page.items}
     return page_response(call.request, page, lambda one: shown[one.id])
 
 
@@ -381,8 +387,12 @@ def _comparable(url: str) -> tuple[str, ...]:
     return parts.scheme.lower(), parts.netloc.lower(), parts.path or "/", parts.query
 
 
+async def _without_lag(call: Call, subscription: core.Subscription) -> Subscription:
+    return subscription_view(subscription, call.shown_sink, call.ports.settings)
+
+
 async def _with_lag(call: Call, subscription: core.Subscription) -> Subscription:
-    shown = subscription_view(subscription, call.shown_sink, call.ports.settings)
+    shown = await _without_lag(call, subscription)
     if subscription.kind == core.PULL:
         shown["lag"] = lag_view(await call.ports.pulls.lag(subscription.id), call.ports.clock())
     return shown

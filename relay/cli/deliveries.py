@@ -30,12 +30,24 @@ def list_deliveries(
     state: Annotated[str | None, typer.Option(help="pending, delivered, dead, cancelled or uncertain.")] = None,
     subscription: Subscription = None,
     event: Annotated[str | None, typer.Option(help="Only deliveries of this event (evt_…).")] = None,
+    reason: Annotated[str | None, typer.Option(help="Only deliveries with this reason, such as http_500.")] = None,
+    since: Annotated[
+        str | None, typer.Option(help="Only deliveries made since a time (2026-05-20T10:00:00Z) or age (1d, 6h, 30m).")
+    ] = None,
+    until: Annotated[str | None, typer.Option(help="Only deliveries made before this time or age.")] = None,
     group_by: Annotated[str | None, typer.Option(help="Count by reason, sink or day, or by several: sink,day.")] = None,
     limit: Limit = 50,
     json: Json = False,
 ) -> None:
     """List deliveries, newest first. With --group-by, count them, largest group first."""
-    query = {"state": state, "subscription": subscription, "event": event}
+    query = {
+        "state": state,
+        "subscription": subscription,
+        "event": event,
+        "reason": reason,
+        "since": time_or_age(since),
+        "until": time_or_age(until),
+    }
     if group_by is None:
         found = api().items("/v1/deliveries", query, limit)
         print_list(found, COLUMNS, _row, empty="no deliveries", json=json)

@@ -1,6 +1,6 @@
 """Deliveries: claimed by lease, ended by attempt results, retried manually, listed."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import bindparam, select, text, update
@@ -23,7 +23,6 @@ from relay.core.records import (
     Skipped,
 )
 from relay.errors import Conflict, NotFound
-from relay.ids import least_id
 from relay.store.attempt_results import AttemptRecorder, head_of, record_in_one_call
 from relay.store.bundles import BundleRequest, claim_bundle
 from relay.store.claims import (
@@ -40,18 +39,19 @@ from relay.store.claims import (
 )
 from relay.store.database import Database
 from relay.store.delivery_groups import SCANNED, grouped
+from relay.store.delivery_pages import SHOWN, DeliveryFilter, read_deliveries
 from relay.store.group_commit import alone, each
 from relay.store.locks import MATCH, locking
 from relay.store.memories import settle_event
 from relay.store.notices import notify
 from relay.store.ordering import queue_manual_retry
 from relay.store.outbox import Outbox, lock_jobs
-from relay.store.pages import decode_cursor, read_page
+from relay.store.pages import decode_cursor
 from relay.store.rows import attempt_from, delivery_from
 from relay.store.scoped import Scoped
 from relay.store.statements import json_list, run, run_many, sql
 from relay.store.subscription_cache import SubscriptionCache
-from relay.store.tables import LISTED_DELIVERY, SKIPPED_DELIVERY, AttemptRow, DeliveryRow, EventRow
+from relay.store.tables import LISTED_DELIVERY, SKIPPED_DELIVERY, AttemptRow, DeliveryRow
 
 # Returns a leased delivery untried.
 RELEASE = "UPDATE deliveries SET lease_token = NULL, due_at = :now WHERE id = :id AND lease_token = :token"
@@ -258,15 +258,14 @@ class DeliveryStore(Scoped):
         state: str | None = None,
         subscription_id: str | None = None,
         event_id: str | None = None,
+        reason: str | None = None,
+        since: float | None = None,
         until: float | None = None,
     ) -> Page[Delivery]:
-        """Newest first, without attempts. `until`: only those created before it."""
-        before = decode_cursor(cursor, prefix="dlv_")
-        if until is not None:
-            bound = least_id("dlv", until)
-            before = bound if before is None else min(before, bound)
-        statement = page_statement(limit, before, state, subscription_id, event_id, self._owner)
-        return await self._database.read(read_page, statement, limit, delivery_from, "id")
+        """Newest first, without attempts. With several filters a page may be short, or empty, although there is a next
+        one. Raises InvalidRequest for an invalid cursor."""
+        wanted = DeliveryFilter(state, subscription_id, event_id, self._owner, reason, since, until)
+        return await self._database.read(read_deliveries, wanted, limit, decode_cursor(cursor, prefix="dlv_"))
 
     async def groups(
         self,
@@ -277,9 +276,13 @@ class DeliveryStore(Scoped):
         state: str | None = None,
         subscription_id: str | None = None,
         event_id: str | None = None,
+        reason: str | None = None,
+        since: float | None = None,
+        until: float | None = None,
     ) -> Groups:
         """The `newest` deliveries, counted by `columns`: any of `reason`, `subscription_id` and `day`."""
-        return await self._database.read(grouped, columns, limit, newest, state, subscription_id, event_id, self._owner)
+        wanted = DeliveryFilter(state, subscription_id, event_id, self._owner, reason, since, until)
+        return await self._database.read(grouped, columns, limit, newest, wanted)
 
     async def pending(self) -> Pending:
         """The open deliveries. Reads as many rows as are open, plus the blocked subscriptions' rows that are older
@@ -390,13 +393,8 @@ def _place_of_memory(settled: _Settled) -> tuple[str, str]:
     return settled[0].subscription_id, settled[0].event_id
 
 
-_SHOWN: Any = select(DeliveryRow, col(EventRow.type), col(EventRow.subject)).join(
-    EventRow, col(EventRow.id) == col(DeliveryRow.event_id)
-)
-
-
 def _get(connection: Connection, delivery_id: str, owner: str | None) -> Delivery | None:
-    row = connection.execute(_SHOWN.where(col(DeliveryRow.id) == delivery_id)).one_or_none()
+    row = connection.execute(SHOWN.where(col(DeliveryRow.id) == delivery_id)).one_or_none()
     if row is None or owner not in (None, row.owner):
         return None
     attempts = connection.execute(ATTEMPTS_OF_DELIVERY, {"delivery_id": delivery_id})
@@ -405,34 +403,6 @@ def _get(connection: Connection, delivery_id: str, owner: str | None) -> Deliver
         waiting_for = head_of(connection, row.job_uid, row.subscription_id, manual=row.priority == 2)
         waiting_for = None if waiting_for == delivery_id else waiting_for
     return delivery_from(row, waiting_for=waiting_for, attempts=tuple(attempt_from(attempt) for attempt in attempts))
-
-
-def page_statement(
-    limit: int,
-    before: str | None,
-    state: str | None,
-    subscription_id: str | None,
-    event_id: str | None,
-    owner: str | None = None,
-) -> Any:
-    """One page of deliveries, newest first."""
-    statement = _SHOWN.order_by(col(DeliveryRow.id).desc()).limit(limit + 1)
-    if before is not None:
-        statement = statement.where(col(DeliveryRow.id) < before)
-    if state == "pending":
-        statement = statement.where(text(f"deliveries.{LISTED_DELIVERY}"))
-    elif state is not None:
-        statement = statement.where(text(f"deliveries.state = '{_STATES[state]}'"))
-    if subscription_id is not None:
-        statement = statement.where(col(DeliveryRow.subscription_id) == subscription_id)
-    if event_id is not None:
-        statement = statement.where(col(DeliveryRow.event_id) == event_id)
-    if owner is not None:
-        statement = statement.where(col(DeliveryRow.owner) == owner)
-    return statement
-
-
-_STATES: Mapping[str, str] = {state: state for state in ("delivered", "dead", "cancelled", "uncertain")}
 
 
 def _skipped(connection: Connection, subscription_id: str | None, owner: str | None) -> Skipped:

@@ -8,51 +8,43 @@ from sqlalchemy.engine import Connection
 from relay.core.delivery import DeliveryGroup
 from relay.core.records import Groups
 from relay.core.replay import ReplayCount, ReplayRequest
+from relay.ids import least_id
+from relay.store.delivery_pages import OF_STATE, DeliveryFilter
 from relay.store.statements import Sql, json_list, run, sql
-from relay.store.tables import LISTED_DELIVERY
 
 SCANNED = 50_000
 DAY_SECONDS = 86_400
 
-# One index each, newest first; further filters are applied row by row.
-_OF_STATE: Mapping[str, str] = {
-    "pending": LISTED_DELIVERY,
-    **{state: f"state = '{state}'" for state in ("delivered", "dead", "cancelled", "uncertain")},
-}
-_OF_SUBSCRIPTION = "subscription_id = :subscription_id"
-_OF_OWNER = "owner = :owner"
 _COLUMNS = ("reason", "subscription_id", "day")
+_GIVEN = ("subscription_id", "event_id", "owner", "reason")
 
 
-def _conditions(
-    state: str | None, subscription_id: str | None, event_id: str | None, owner: str | None = None
-) -> tuple[str, list[str]]:
-    """The clause that selects the newest rows, and the conditions that they must meet to be counted."""
-    if owner is not None:  # before the limit: the number of rows scanned must not depend on those of others
-        newest, wanted = _conditions(state, subscription_id, event_id)
-        return f"WHERE {_OF_OWNER} {newest.replace('WHERE', 'AND')}", wanted
-    of_state = [] if state is None else [_OF_STATE[state]]
-    of_subscription = [] if subscription_id is None else [_OF_SUBSCRIPTION]
-    if event_id is not None:
-        return "WHERE event_id = :event_id", of_subscription + of_state
-    if state in ("dead", "cancelled", "uncertain"):  # rare, and perhaps old
-        return f"WHERE {_OF_STATE[state]} ORDER BY id DESC", of_subscription
-    if subscription_id is not None:
-        return f"WHERE {_OF_SUBSCRIPTION} ORDER BY id DESC", of_state
-    if state == "pending":
-        return f"WHERE {LISTED_DELIVERY} ORDER BY id DESC", []
-    return "ORDER BY id DESC", of_state
+def _conditions(wanted: DeliveryFilter) -> tuple[str, list[str]]:
+    """The clause that selects the newest rows, by one index, and the conditions that they must meet to be counted."""
+    newest: list[str] = []
+    rest = {name: f"{name} = :{name}" for name in _GIVEN if getattr(wanted, name) is not None}
+    if wanted.state is not None:
+        rest["state"] = OF_STATE[wanted.state]
+    if "owner" in rest:  # before the limit: the number of rows scanned must not depend on those of others
+        newest.append(rest.pop("owner"))
+    rare = ["state"] if wanted.state in ("dead", "cancelled", "uncertain") else []  # rare, and perhaps old
+    listed = ["state"] if wanted.state == "pending" else []
+    driver = next((name for name in ("event_id", *rare, "subscription_id", *listed) if name in rest), None)
+    if driver is not None:
+        newest.append(rest.pop(driver))
+    newest += [text for name, text in (("since", "id >= :since"), ("until", "id < :until")) if _time(wanted, name)]
+    order = "" if driver == "event_id" else " ORDER BY id DESC"
+    return (f"WHERE {' AND '.join(newest)}{order}" if newest else order.strip()), list(rest.values())
 
 
-def groups_statement(
-    columns: Sequence[str],
-    state: str | None,
-    subscription_id: str | None,
-    event_id: str | None,
-    owner: str | None = None,
-) -> Sql:
+def _time(wanted: DeliveryFilter, name: str) -> str | None:
+    at: float | None = getattr(wanted, name)
+    return None if at is None else least_id("dlv", at)
+
+
+def groups_statement(columns: Sequence[str], wanted: DeliveryFilter) -> Sql:
     """The groups by these of `_COLUMNS`, largest first."""
-    newest, wanted = _conditions(state, subscription_id, event_id, owner)
+    newest, conditions = _conditions(wanted)
     shown = ", ".join(columns)
     return sql(
         f"""
@@ -61,29 +53,27 @@ FROM (
   SELECT id, state, subscription_id, reason, created_at, $epoch_days(created_at) AS day FROM deliveries
   {newest} LIMIT :newest
 ) AS found
-WHERE {" AND ".join(wanted) or "1 = 1"}
+WHERE {" AND ".join(conditions) or "1 = 1"}
 GROUP BY {shown} ORDER BY COUNT(*) DESC, {shown} LIMIT :count
 """
     )
 
 
-def scanned_statement(
-    state: str | None, subscription_id: str | None, event_id: str | None, owner: str | None = None
-) -> str:
+def scanned_statement(wanted: DeliveryFilter) -> str:
     """The number of rows scanned; `newest` + 1 if there are more."""
-    newest, _ = _conditions(state, subscription_id, event_id, owner)
+    newest, _ = _conditions(wanted)
     return f"SELECT COUNT(*) FROM (SELECT id FROM deliveries {newest} LIMIT :newest + 1) AS found"
 
 
-def retried_statement(state: str, subscription_id: str | None, owner: str | None = None) -> Sql:
+def retried_statement(wanted: DeliveryFilter) -> Sql:
     """The number of deliveries in a state that a replay would send, of the newest ones."""
-    newest, wanted = _conditions(state, subscription_id, None, owner)
+    newest, conditions = _conditions(wanted)
     return sql(
         f"""
 SELECT COUNT(*) FROM (
   SELECT id, event_id, subscription_id, state, reason, created_at FROM deliveries {newest} LIMIT :newest
 ) AS found JOIN events e ON e.id = found.event_id
-WHERE {" AND ".join(wanted) or "1 = 1"} AND e.recorded_at >= :since AND e.recorded_at < :until
+WHERE {" AND ".join(conditions) or "1 = 1"} AND e.recorded_at >= :since AND e.recorded_at < :until
   AND (:every_type = 1 OR e.type IN $json_values(types)) AND (:reason = '' OR found.reason = :reason)
 """
     )
@@ -91,8 +81,8 @@ WHERE {" AND ".join(wanted) or "1 = 1"} AND e.recorded_at >= :since AND e.record
 
 def retried(connection: Connection, request: ReplayRequest) -> ReplayCount:
     """How many deliveries in the state of `request.only` a replay would send."""
-    values = _given(subscription_id=request.subscription_id, owner=request.owner)
-    statement = retried_statement(request.only, request.subscription_id, request.owner)
+    wanted = DeliveryFilter(request.only, request.subscription_id, owner=request.owner)
+    values = _given(wanted)
     of_replay = {
         "since": request.since,
         "until": request.until,
@@ -100,28 +90,17 @@ def retried(connection: Connection, request: ReplayRequest) -> ReplayCount:
         "types": json_list(request.types or ()),
         "reason": request.reason or "",
     }
-    matched = run(connection, statement, newest=SCANNED, **values, **of_replay).scalar_one()
-    counting = scanned_statement(request.only, request.subscription_id, None, request.owner)
-    return ReplayCount(matched=int(matched), complete=_scanned(connection, counting, SCANNED, values) <= SCANNED)
+    matched = run(connection, retried_statement(wanted), newest=SCANNED, **values, **of_replay).scalar_one()
+    complete = _scanned(connection, scanned_statement(wanted), SCANNED, values) <= SCANNED
+    return ReplayCount(matched=int(matched), complete=complete)
 
 
-def grouped(
-    connection: Connection,
-    columns: Sequence[str],
-    limit: int,
-    newest: int,
-    state: str | None,
-    subscription_id: str | None,
-    event_id: str | None,
-    owner: str | None = None,
-) -> Groups:
+def grouped(connection: Connection, columns: Sequence[str], limit: int, newest: int, wanted: DeliveryFilter) -> Groups:
     """The largest `limit` groups of the `newest` deliveries."""
     chosen = [name for name in _COLUMNS if name in columns]
-    values = _given(subscription_id=subscription_id, event_id=event_id, owner=owner)
-    statement = groups_statement(chosen, state, subscription_id, event_id, owner)
-    found = run(connection, statement, count=limit + 1, newest=newest, **values).all()
-    counting = scanned_statement(state, subscription_id, event_id, owner)
-    scanned = _scanned(connection, counting, newest, values)
+    values = _given(wanted)
+    found = run(connection, groups_statement(chosen, wanted), count=limit + 1, newest=newest, **values).all()
+    scanned = _scanned(connection, scanned_statement(wanted), newest, values)
     items = tuple(
         DeliveryGroup(
             reason=row.reason if "reason" in chosen else None,
@@ -137,7 +116,10 @@ def grouped(
     return Groups(items=items, scanned=min(scanned, newest), truncated=scanned > newest, more=len(found) > limit)
 
 
-def _given(**values: str | None) -> dict[str, Any]:
+def _given(wanted: DeliveryFilter) -> dict[str, Any]:
+    values = {name: getattr(wanted, name) for name in _GIVEN} | {
+        name: _time(wanted, name) for name in ("since", "until")
+    }
     return {name: value for name, value in values.items() if value is not None}
 
 

@@ -15,8 +15,8 @@ from sqlalchemy.engine import Connection
 from relay.core.job import Job
 from relay.core.records import Page
 from relay.core.search import digest_of, texts_of
-from relay.ids import least_id, made_at
-from relay.store.pages import encode_cursor, fitting_sizes, size_of
+from relay.ids import least_id
+from relay.store.pages import encode_cursor, fitting_sizes, rarest, size_of
 from relay.store.rows import JOB_COLUMNS, job_from
 from relay.store.scoped import Account
 from relay.store.statements import SQLITE, json_list, sql, table_of
@@ -190,26 +190,11 @@ def _is_meant(job: Job, wanted: JobFilter) -> bool:
 def _walk(
     connection: Connection, wanted: JobFilter, before: str | None, *, bound: bool
 ) -> tuple[tuple[str, ...], str | None]:
-    """The filters to walk along, and the uid at which this page's walk ends; None: it reads its filter's rows to their
-    end. The rarest filter is the one whose next SCANNED rows reach furthest."""
+    """The filters to walk along, and the uid at which this page's walk ends, as `rarest` says."""
     drivers = drivers_of(wanted, bound=bound)
     given = {name for name in ("metadata", *_COLUMNS, "open") if getattr(wanted, name) is not None}
     if not drivers:
         return (), None
     if set(drivers[0]) == given:
         return drivers[0], None
-    furthest: tuple[str, tuple[str, ...]] | None = None
-    for driver in drivers:
-        end = connection.execute(end_statement(wanted, driver, before)).scalar_one_or_none()
-        if end is None:
-            return driver, None
-        if furthest is None or end < furthest[0]:
-            furthest = end, driver
-    assert furthest is not None
-    return furthest[1], _rounded(furthest[0])
-
-
-def _rounded(uid: str) -> str:
-    """The least uid of the same millisecond: a cursor must not hold the uid of a job that the caller may not see."""
-    moment = made_at(uid)
-    return uid if moment is None else least_id("job", moment)
+    return rarest(connection, {driver: end_statement(wanted, driver, before) for driver in drivers}, "job")

@@ -6,7 +6,8 @@ A page of rows with large values ends early: reading, rendering and keeping it f
 import base64
 import binascii
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from operator import attrgetter
 from typing import Any, TypeVar
 
@@ -15,8 +16,10 @@ from sqlalchemy.engine import Connection, Row
 
 from relay.core.records import Page
 from relay.errors import FieldError, InvalidRequest
+from relay.ids import least_id, made_at
 
 Value = TypeVar("Value")
+Driver = TypeVar("Driver", bound=Hashable)
 
 MAX_PAGE_BYTES = 4 << 20
 """The most that the large columns of a page's rows hold together."""
@@ -126,3 +129,33 @@ def page_of(
     shown = rows[:limit]
     more = len(rows) > limit
     return Page(items=tuple(make(row) for row in shown), next_cursor=encode_cursor(key(shown[-1])) if more else None)
+
+
+def page_to(
+    rows: Sequence[Row[Any]],
+    limit: int,
+    make: Callable[[Row[Any]], Value],
+    key: Callable[[Row[Any]], str | int],
+    end: str | None,
+) -> Page[Value]:
+    """The same of a walk that ends at a key: the next page continues there. `end` is None at the end of the list."""
+    page = page_of(rows, limit, make, key)
+    return page if page.next_cursor is not None or end is None else replace(page, next_cursor=encode_cursor(end))
+
+
+def rarest(connection: Connection, ends: Mapping[Driver, Select[Any]], prefix: str) -> tuple[Driver, str | None]:
+    """Which of several filters to walk along, and where this page's walk ends; None: it reads the filter's rows to
+    their end. `ends`: for each filter the statement of the last row that a page may read. The rarest reaches furthest.
+
+    The end is the least id of its millisecond: a cursor must not hold the id of a row that the caller may not see.
+    """
+    furthest: tuple[str, Driver] | None = None
+    for driver, statement in ends.items():
+        end = connection.execute(statement).scalar_one_or_none()
+        if end is None:
+            return driver, None
+        if furthest is None or end < furthest[0]:
+            furthest = end, driver
+    assert furthest is not None, "no filter to walk along"
+    moment = made_at(furthest[0])
+    return furthest[1], furthest[0] if moment is None else least_id(prefix, moment)

@@ -16,6 +16,7 @@ from relay.store import (
     credentials,
     deliveries,
     delivery_groups,
+    delivery_pages,
     events,
     figures,
     group_work,
@@ -168,7 +169,7 @@ def connect_account_pages() -> Iterator[Case]:
             yield Case(case, made, walks=name != "account", sorts=name == "account")
 
 
-def delivery_pages() -> Iterator[Case]:
+def pages_of_deliveries() -> Iterator[Case]:
     filters: dict[str, dict[str, Any]] = {
         "nothing": {},
         "pending": {"state": "pending"},
@@ -181,19 +182,29 @@ def delivery_pages() -> Iterator[Case]:
         "delivered": {"state": "delivered"},
         "event": {"event_id": "evt_1"},
         "owner": {"owner": "revor/a"},
+        "owner and dead": {"owner": "revor/a", "state": "dead"},
+        "reason": {"reason": "http_500"},
+        "since and until": {"since": NOW, "until": NOW + 1},
+        "subscription, dead and since": {"subscription_id": "sub_1", "state": "dead", "since": NOW},
+        "everything": {
+            **{"state": "dead", "subscription_id": "sub_1", "reason": "http_500", "since": NOW, "until": NOW + 1},
+        },
     }
     for name, given in filters.items():
+        wanted = delivery_pages.DeliveryFilter(**given)
+        drivers = delivery_pages.drivers_of(wanted)
         for before in (None, "dlv_01"):
-            values = {"state": None, "subscription_id": None, "event_id": None, **given}
-            made = deliveries.page_statement(51, before, **values)
-            yield Case(
-                f"deliveries by {name}, {'first page' if before is None else 'cursor'}",
-                made,
-                # nearly all rows are delivered, so their page is a page of the table
-                walks=name in ("nothing", "delivered"),
-                # one row for each subscription at most
-                sorts=name == "event",
-            )
+            where = "first page" if before is None else "cursor"
+            for driver in drivers:
+                along = f"deliveries by {name}, along {driver or 'id'}, {where}"
+                end = None if len(given) < 2 and driver else "dlv_00"
+                made = delivery_pages.page_statement(51, before, wanted, driver, end)
+                # one row for each subscription at most; with several filters at most `SCANNED`
+                yield Case(along, made, walks=driver == "", sorts=name == "event" or len(given) > 1)
+                if driver != "event_id" and len(given) > 1:
+                    yield Case(
+                        f"{along}: how far", delivery_pages.end_statement(wanted, driver, before), walks=not driver
+                    )
 
 
 def groups_of_deliveries() -> Iterator[Case]:
@@ -211,15 +222,17 @@ def groups_of_deliveries() -> Iterator[Case]:
         "owner": {"owner": "revor/a"},
         "owner and dead": {"owner": "revor/a", "state": "dead"},
         "owner and event": {"owner": "revor/a", "event_id": "evt_1"},
+        "reason": {"reason": "http_500"},
+        "dead since": {"state": "dead", "since": NOW, "until": NOW + 1},
     }
     for name, given in filters.items():
-        values = {"state": None, "subscription_id": None, "event_id": None, **given}
-        walks = name in ("nothing", "delivered")
+        wanted = delivery_pages.DeliveryFilter(**given)
+        walks = name in ("nothing", "delivered", "reason")
         for columns in (("reason",), ("reason", "subscription_id", "day")):
-            made = delivery_groups.groups_statement(columns, **values)
+            made = delivery_groups.groups_statement(columns, wanted)
             # sorts the scanned rows, which are found by index
             yield Case(f"groups of deliveries by {name}, {len(columns)}", made, walks=walks, sorts=True)
-        counted = delivery_groups.scanned_statement(**values)
+        counted = delivery_groups.scanned_statement(wanted)
         yield Case(f"groups of deliveries by {name}: how many", counted, walks=walks)
 
 
@@ -227,7 +240,8 @@ def retries_of_deliveries() -> Iterator[Case]:
     for state in ("pending", "dead", "cancelled", "uncertain", "delivered"):
         for subscription_id in (None, "sub_1"):
             for owner in (None, "revor/a"):
-                made = delivery_groups.retried_statement(state, subscription_id, owner)
+                wanted = delivery_pages.DeliveryFilter(state, subscription_id, owner=owner)
+                made = delivery_groups.retried_statement(wanted)
                 name = f"retry {state} deliveries of {subscription_id} and {owner}: count"
                 # sorts the scanned rows, which are found by index
                 yield Case(name, made, walks=state == "delivered" and subscription_id is None and owner is None)
@@ -526,7 +540,7 @@ CATALOGUE = (
     *pages_of_jobs(),
     *group_pages(),
     *event_pages(),
-    *delivery_pages(),
+    *pages_of_deliveries(),
     *audit_pages(),
     *connect_account_pages(),
     *groups_of_deliveries(),
