@@ -5,7 +5,6 @@ from typing import Any
 import pytest
 
 from relay.core.records import Groups
-from relay.store import delivery_groups
 from relay.store.store import Store
 from tests.support.store_kit import NOW, deliveries, execute, poll, registration, subscription, together
 
@@ -109,21 +108,17 @@ async def test_followers_count_as_pending(store: Store) -> None:
 
 
 @pytest.mark.parametrize("filters", [{}, {"state": "dead"}, {"subscription_id": "sub_1"}])
-async def test_only_the_newest_are_counted_beyond_the_scan_limit(
-    store: Store, filters: dict[str, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(delivery_groups, "SCANNED", 4)
+async def test_only_the_newest_are_counted_beyond_the_scan_limit(store: Store, filters: dict[str, Any]) -> None:
     await undelivered(store)
-    groups = await store.deliveries.groups(["day"], limit=50, **filters)
+    groups = await store.deliveries.groups(["day"], limit=50, newest=4, **filters)
     assert (groups.scanned, groups.truncated) == (4, True)
     assert sum(one.count for one in groups.items) == 4
     assert MIDNIGHT not in {one.day for one in groups.items}
 
 
-async def test_scan_limit_reached_exactly_is_not_truncated(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(delivery_groups, "SCANNED", 6)
+async def test_scan_limit_reached_exactly_is_not_truncated(store: Store) -> None:
     await undelivered(store)
-    groups = await store.deliveries.groups(["day"], limit=50, state="dead")
+    groups = await store.deliveries.groups(["day"], limit=50, newest=6, state="dead")
     assert (groups.scanned, groups.truncated) == (6, False)
 
 
