@@ -98,7 +98,7 @@ class Made:
 
 
 def _made(number: int, size: Size, now: float) -> Made:
-    connect = number * 7 % CONNECT_ACCOUNTS
+    connect = (number * 0x9E3779B1 >> 7) % CONNECT_ACCOUNTS  # has nothing to do with the status
     newness = size.jobs - number
     if newness < size.jobs // 25 or number % 100 == 0:
         status = KINDS[number % 4]
