@@ -31,6 +31,8 @@ def ids(page):
         ({"type": "failed"}, [1]),
         ({"type": "ai.revor.job.queued"}, [2, 0]),
         ({"type": "ai.revor.job.q*"}, [2, 0]),
+        ({"type": "job.q*"}, [2, 0]),
+        ({"type": "job.failed"}, [1]),
         ({"type": "*"}, [2, 1, 0]),
         ({"subject": "job-1"}, [1, 0]),
         ({"filter": 'data.status == "failed"'}, [1]),

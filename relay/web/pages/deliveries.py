@@ -20,6 +20,8 @@ NEED_A_PERSON = STATES[:3]
 GROUPINGS = ("sink,reason,day", "sink,reason", "reason", "day")
 COUNTED = 10_000
 """Deliveries of a state that are counted, the newest: what that costs is bounded, and a person sees enough."""
+NO_REASON = "-"
+"""Of the list: those that have no reason, because they were not tried."""
 FEW_GROUPS, MANY_GROUPS = 10, 100
 SUBSCRIPTIONS = 200
 """Subscriptions that are named in a filter."""
@@ -87,7 +89,7 @@ async def _section(
 ) -> Mapping[str, Any]:
     query = {"state": state, "subscription": subscription, "group_by": by, "limit": limit, "newest": COUNTED}
     found = await visit.desk.get("/v1/deliveries", query=query)
-    groups = [_group(one, state, known, visit.now) for one in found["items"]]
+    groups = [_group(one, state, by, known, visit.now) for one in found["items"]]
     return {
         "state": state,
         "groups": groups,
@@ -97,10 +99,12 @@ async def _section(
     }
 
 
-def _group(group: Answer, state: str, known: Mapping[str, Answer], now: float) -> Mapping[str, Any]:
+def _group(group: Answer, state: str, by: str, known: Mapping[str, Answer], now: float) -> Mapping[str, Any]:
     subscription = known.get(group["subscription_id"] or "")
     reason = group["reason"] or ""
+    untried = "reason" in by and group["reason"] is None
     found = {"state": state, "subscription": group["subscription_id"], "reason": reason, "day": group["day"]}
+    listed = {**found, "reason": NO_REASON} if untried else found
     return {
         **group,
         "name": name_of(subscription, group),
@@ -109,7 +113,9 @@ def _group(group: Answer, state: str, known: Mapping[str, Answer], now: float) -
         "cause": cause_of_reason(reason) if state in ("dead", "pending") else None,
         "advice": advice(state, reason, subscription, group["oldest_at"], now),
         "incident": reason.removeprefix(INCIDENT) if reason.startswith(INCIDENT) else None,
-        "found": found,
+        "found": listed,
+        # the API has no filter for those without a reason
+        "again": None if untried else found,
     }
 
 
@@ -120,7 +126,8 @@ async def _list(visit: Visit) -> Content:
     query = {**asked, "until": day_after(day) if day else None}
 
     def wanted(delivery: Answer) -> bool:
-        return (not reason or delivery["reason"] == reason) and (not day or delivery["created_at"][:10] == day)
+        of_reason = not reason or delivery["reason"] == (None if reason == NO_REASON else reason)
+        return of_reason and (not day or delivery["created_at"][:10] == day)
 
     items, cursor, looked = await _find(visit, query, wanted if reason or day else None, day)
     options = [part for name, value in asked.items() for part in (f"--{name}", value)]
@@ -142,7 +149,7 @@ async def _list(visit: Visit) -> Content:
             "looked": looked if filtered else None,
             "asked": {**asked, "reason": reason, "day": day},
             "filtered": bool(asked or filtered),
-            "reason_words": reason_words(reason) if reason else None,
+            "reason_words": reason_words("" if reason == NO_REASON else reason) if reason else None,
             "states": STATES,
             "subscriptions": _named(known, asked.get("subscription", "")),
         },
@@ -278,6 +285,11 @@ def _sends_events(subscription: Answer | None) -> bool:
 def short_type(type: str) -> str:
     """The last words of an event's type, as people say it."""
     return type.removeprefix("ai.revor.").removeprefix("relay.")
+
+
+def full_type(name: str, known: Sequence[str]) -> str:
+    """The type that a short one names, such as `job.failed`; any other as it is."""
+    return next((one for one in known if short_type(one) == name), name)
 
 
 def _shown_attempts(attempts: Sequence[Answer]) -> tuple[Sequence[Answer], int]:

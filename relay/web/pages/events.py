@@ -1,6 +1,6 @@
 """Events: the newest ones at /ui/events, with filters and live, and one whole at /ui/events/{id}."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -8,7 +8,7 @@ from relay.core.jsontext import JSONDecodeError, dumps, loads
 from relay.errors import FieldError, InvalidRequest
 from relay.ids import made_at
 from relay.web.page import PAGE_ITEMS, Content, Export, Page, Visit, equivalent
-from relay.web.pages.deliveries import allowed, name_of, reason_words, short_type, subscriptions
+from relay.web.pages.deliveries import allowed, full_type, name_of, reason_words, short_type, subscriptions
 from relay.web.texts import english
 from relay.web.times import moment
 from subscribers.job_wording import job_event_kind, job_sentence
@@ -40,7 +40,7 @@ Answer = Mapping[str, Any]
 async def events(visit: Visit) -> Content:
     """The events that pass the filters, newest first."""
     asked = visit.asked(*FILTERS)
-    query = _query(asked, visit.now)
+    query = _query(asked, visit.context.known_types, visit.now)
     errors: Mapping[str, str] = {}
     items: list[Answer] = []
     cursor, looked = visit.query.get("cursor") or None, 0
@@ -64,6 +64,7 @@ async def events(visit: Visit) -> Content:
             "events": items,
             "next_cursor": cursor,
             "asked": asked,
+            "types": visit.context.known_types,
             "errors": errors,
             "looked": looked if "filters" in query else None,
         },
@@ -72,7 +73,7 @@ async def events(visit: Visit) -> Content:
     )
 
 
-def _query(asked: Mapping[str, str], now: float) -> dict[str, str]:
+def _query(asked: Mapping[str, str], known: Sequence[str], now: float) -> dict[str, str]:
     """What the API is asked for. A type that ends with `*` is a prefix; a filter is one of subscriptions as JSON, or an
     expression in CEL."""
     query = {name: asked[name] for name in ("type", "subject") if name in asked}
@@ -80,8 +81,16 @@ def _query(asked: Mapping[str, str], now: float) -> dict[str, str]:
     filters = _filters(asked["filter"]) if "filter" in asked else []
     if query.get("type", "").endswith("*"):
         prefix = query.pop("type")[:-1]
-        filters = [*([{"prefix": {"type": prefix}}] if prefix else []), *filters]
+        meant = {prefix, *(one.removesuffix(short_type(one)) + prefix for one in known if _begins(one, prefix))}
+        starts = [{"prefix": {"type": one}} for one in sorted(meant)]
+        filters = [*([{"any": starts}] if prefix else []), *filters]
+    elif "type" in query:
+        query["type"] = full_type(query["type"], known)
     return query | ({"filters": dumps(filters).decode()} if filters else {})
+
+
+def _begins(type: str, prefix: str) -> bool:
+    return short_type(type).startswith(prefix)
 
 
 def _filters(text: str) -> list[Any]:

@@ -7,7 +7,7 @@ from typing import Any
 from relay.core.jsontext import dumps
 from relay.errors import RequestError
 from relay.web.page import Content, Done, Page, Visit, equivalent
-from relay.web.pages.deliveries import allowed, day_after, name_of, reason_words, subscriptions
+from relay.web.pages.deliveries import allowed, day_after, full_type, name_of, reason_words, subscriptions
 from relay.web.texts import english
 from relay.web.times import moment
 
@@ -76,7 +76,7 @@ async def new_replay(visit: Visit) -> Content:
 async def count_range(visit: Visit) -> Content:
     """How many events would be sent again."""
     given = _given(visit)
-    body = _body(given, visit.now)
+    body = _body(visit, given)
     try:
         found = await visit.desk.post(
             "/v1/subscriptions/{}/replay", given["subscription"] or "-", query={"dry_run": "true"}, body=body
@@ -113,7 +113,7 @@ async def start_replay(visit: Visit) -> Content | Done:
     given = _given(visit)
     try:
         started = await visit.desk.post(
-            "/v1/subscriptions/{}/replay", given["subscription"] or "-", body=_body(given, visit.now)
+            "/v1/subscriptions/{}/replay", given["subscription"] or "-", body=_body(visit, given)
         )
     except RequestError as error:
         return await _form(visit, given, error)
@@ -124,8 +124,9 @@ def _given(visit: Visit) -> dict[str, str]:
     return {name: visit.form.get(name) for name in ("subscription", "since", "until", "types", "only")}
 
 
-def _body(given: Mapping[str, str], now: float) -> dict[str, Any]:
-    types = [one for one in given["types"].replace(",", " ").split() if one]
+def _body(visit: Visit, given: Mapping[str, str]) -> dict[str, Any]:
+    now, known = visit.now, visit.context.known_types
+    types = [full_type(one, known) for one in given["types"].replace(",", " ").split()]
     body: dict[str, Any] = {"since": moment(given["since"], now), "only": given["only"] or "undelivered"}
     body |= {"until": moment(given["until"], now)} if given["until"] else {}
     return body | ({"types": types[:MAX_TYPES]} if types else {})
