@@ -149,6 +149,8 @@ async def test_the_list_as_csv_has_no_formulas(world, browser):
     lines = (await browser.get("/ui/deliveries", view="list", format="csv")).html.splitlines()
     assert lines[0].startswith("id,state,reason")
     assert "'=cmd()" in lines[1]
+    other = await browser.get("/ui/deliveries", view="list", reason="http_500", format="csv")
+    assert len(other.html.splitlines()) == 1, "what the page leaves out, the file leaves out"
 
 
 # --- one delivery
@@ -322,6 +324,25 @@ async def test_a_group_is_counted_before_it_is_sent_again(world, browser):
     await world.store.replays.advance(started.path[12:].partition("?")[0], "node", world.now)
     assert await state_of(world, other) == "dead"
     assert len((await browser.get("/ui/deliveries", view="list", state="pending")).soup.rows()) == 2
+
+
+async def test_pages_are_sent_again_while_they_are_open(world, browser):
+    (id,) = await ended(world, await subscribe(browser), "dead", "http_500", **HTTP_500)
+    started = await browser.client.post("/v1/deliveries/retry", json={"filter": {}})
+    event = (await world.store.deliveries.get(id)).event_id
+    replay = started.json()["replay_id"]
+    for path in (
+        "deliveries",
+        "deliveries?view=list",
+        f"deliveries/{id}",
+        f"replays/{replay}",
+        "events",
+        f"events/{event}",
+    ):
+        world.node.stopping = False
+        answer = await browser.client.get(f"/ui/{path}", headers={"accept": "text/event-stream"})
+        assert answer.status_code == 200
+        assert "data: <" in answer.text, path
 
 
 async def test_an_event_leads_to_its_deliveries(world, browser):

@@ -31,7 +31,8 @@ FIRST_ATTEMPTS, LAST_ATTEMPTS = 3, 20
 """Of a delivery with many attempts only so many are shown."""
 LAST_EXCERPT, EARLIER_EXCERPT = 4_000, 500
 """Characters of an answer that are shown."""
-MAX_HEADERS, MAX_HEADER = 40, 300
+MAX_HEADERS, EARLIER_HEADERS = 40, 8
+MAX_NAME, MAX_HEADER = 100, 300
 COLUMNS = {
     "id": "id",
     "state": "state",
@@ -154,7 +155,7 @@ async def _list(visit: Visit) -> Content:
             "subscriptions": _named(known, asked.get("subscription", "")),
         },
         equivalent=equivalent(["relay", "deliveries", "list", *options], "GET /v1/deliveries", query=query),
-        export=Export(path="/v1/deliveries", query=query, columns=COLUMNS),
+        export=Export(path="/v1/deliveries", query=query, columns=COLUMNS, wanted=wanted),
     )
 
 
@@ -321,8 +322,8 @@ def _attempt(attempt: Answer, waited: float | None, scale_ms: float, *, last: bo
         "bar": drawing.bar(attempt, scale_ms, words or texts("deliveries.not_measured")),
         "answered": answered or texts(f"deliveries.answered_{_unanswered(attempt)}"),
         "bad": bool(error) or (status is not None and status >= 300),
-        "request_headers": _headers(attempt["request_headers"]),
-        "response_headers": _headers(attempt["response_headers"]),
+        "request_headers": _headers(attempt["request_headers"])[: MAX_HEADERS if last else EARLIER_HEADERS],
+        "response_headers": _headers(attempt["response_headers"])[: MAX_HEADERS if last else EARLIER_HEADERS],
         "excerpt": excerpt[:most],
         "excerpt_left": max(0, len(excerpt) - most),
     }
@@ -335,8 +336,7 @@ def _unanswered(attempt: Answer) -> str:
 
 
 def _headers(headers: Mapping[str, str]) -> Sequence[tuple[str, str]]:
-    cut = [(name[:MAX_HEADER], value[:MAX_HEADER]) for name, value in headers.items()]
-    return cut[:MAX_HEADERS]
+    return [(name[:MAX_NAME], value[:MAX_HEADER]) for name, value in headers.items()][:MAX_HEADERS]
 
 
 @page("GET /ui/deliveries/{id}/request")
