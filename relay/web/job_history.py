@@ -130,7 +130,7 @@ def _phases(job: Answer, changes: Sequence[_Change], tracked: float, ended: floa
     for change, began, end in zip(changes, begins, [*begins, ended][1:], strict=True):
         if change.kind in TERMINAL or change.kind == "not_found":
             continue
-        if change.kind not in WAITING:
+        if change.kind != "scheduled":
             found.append(Phase(kind=change.kind, began=began, ended=end))
             continue
         due = began if scheduled is None else min(max(scheduled, began), end)
