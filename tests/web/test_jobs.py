@@ -211,6 +211,39 @@ async def test_the_list_as_a_file_has_the_problem_and_its_fix(browser, world):
     assert "Reconnect it in Revor" in lines[1]
 
 
+# --- bulk actions
+
+
+async def test_chosen_jobs_are_polled_again(browser, world):
+    jobs = [await add(world, id) for id in ("a", "b")]
+    done = await browser.post("/ui/jobs/bulk", {"action": "refresh", "id": [job.uid for job in jobs]})
+    assert done.said == "2 jobs are polled again now."
+    assert sorted(world.tracking.refreshed) == sorted(job.uid for job in jobs)
+
+
+async def test_chosen_jobs_are_no_longer_tracked(browser, world):
+    job = await add(world, "a")
+    back = "/ui/jobs?group=spring"
+    done = await browser.post("/ui/jobs/bulk", {"action": "untrack", "id": job.uid, "back": back}, follow=False)
+    assert done.headers["location"] == "/ui/jobs?group=spring&done=jobs_untrack&n=1"
+    assert (await world.store.jobs.get(job.uid)).outcome == "untracked"
+    assert await audited(world) == {"jobs.bulk"}
+
+
+async def test_jobs_that_could_not_be_changed_are_listed_with_the_reason(browser, world):
+    fine, closed = await add(world, "a"), await add(world, "b")
+    await poll(world, closed, "succeeded")
+    page = await browser.post("/ui/jobs/bulk", {"action": "refresh", "id": [fine.uid, closed.uid]})
+    assert page.soup.headings == ["Some jobs were left as they were", "1 job was left as it was"]
+    assert "is closed (succeeded)" in page.soup.text
+    assert world.tracking.refreshed == [fine.uid]
+
+
+async def test_nothing_chosen_changes_nothing(browser, world):
+    done = await browser.post("/ui/jobs/bulk", {"action": "refresh", "back": "https://evil.example/"})
+    assert (done.path.partition("?")[0], done.said) == ("/ui/jobs", "No job was chosen. Tick some first.")
+
+
 # --- one job
 
 
@@ -403,6 +436,7 @@ async def test_who_may_only_read_sees_no_actions_and_cannot_act(open_as, world):
         assert not [form for form in (await browser.get(path)).soup.forms() if form.method == "post"]
     for action in ("refresh", "untrack", "purge"):
         assert (await browser.post(f"/ui/jobs/{open_job.uid}/{action}")).status == 403
+    assert (await browser.post("/ui/jobs/bulk", {"action": "refresh", "id": open_job.uid})).status == 403
     assert (await browser.post("/ui/jobs/register", {"body": '{"id": "x"}'})).status == 403
     assert (await world.store.jobs.get(open_job.uid)).open
 
@@ -416,12 +450,14 @@ async def test_a_token_for_jobs_alone_sees_them_without_deliveries(open_as, worl
 
 
 async def test_a_bound_token_neither_finds_nor_changes_jobs_of_others(open_as, world):
-    job = await failed(world)
-    await add(world, "own", account="second")
+    job, own = await failed(world), await add(world, "own", account="second")
     browser = await open_as(scopes=["read", "jobs:write"], account=("revor", "second"))
     assert await jobs_shown(browser, "/ui/jobs") == ["own"]
     assert (await browser.get("/ui/jobs", id="job_1")).status == 404
     assert (await browser.get(f"/ui/jobs/{job.uid}")).status == 404
+    page = await browser.post("/ui/jobs/bulk", {"action": "untrack", "id": [job.uid, own.uid]})
+    assert "no job" in page.soup.text
+    assert (await world.store.jobs.get(own.uid)).outcome == "untracked"
     assert (await world.store.jobs.get(job.uid)).outcome == "failed"
 
 

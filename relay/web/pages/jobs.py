@@ -31,6 +31,7 @@ MAX_EVENTS = 100
 MAX_DELIVERIES = 100
 MAX_EVENTS_ASKED = 25
 """Events whose deliveries are read, the last ones."""
+MAX_BULK = 100
 MAX_REQUEST_IDS = 20
 COLUMNS = {
     "id": "id",
@@ -151,6 +152,26 @@ async def _choices(visit: Visit, id: str) -> list[Answer]:
             if error.status != 404:
                 raise
     return found
+
+
+@page("POST /ui/jobs/bulk")
+async def bulk(visit: Visit) -> Content | Done:
+    """Polls the chosen jobs again, or stops tracking them."""
+    action, ids = visit.form.get("action"), visit.form.all("id")
+    back = visit.form.get("back")
+    back = back if back.startswith("/ui/jobs?") else "/ui/jobs"
+    if not ids:
+        return Done(key="jobs_none_chosen", to=back)
+    answer = await visit.desk.post("/v1/jobs/bulk", body={"action": action, "ids": ids[:MAX_BULK]})
+    failed = [one for one in answer["items"] if one["status"] >= 400]
+    if not failed:
+        return Done(key=f"jobs_{action}", to=back, n=len(answer["items"]))
+    texts = english()
+    return Content(
+        template="jobs_bulk.html",
+        title=texts("jobs.bulk_title"),
+        values={"failed": failed, "fine": len(answer["items"]) - len(failed), "back": back},
+    )
 
 
 @page("POST /ui/jobs/register")
