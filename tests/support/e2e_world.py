@@ -31,6 +31,7 @@ from relay.config.settings import (
     Settings,
     SourceSettings,
     TokenSettings,
+    WebSettings,
 )
 from relay.node.node import ROLES, Node
 from relay.node.opening import open_node
@@ -182,6 +183,7 @@ async def open_e2e_world(
     roles: tuple[str, ...] = ROLES,
     speed: float = SPEED,
     adopts_keys: bool = False,
+    search_keys: tuple[str, ...] = (),
 ) -> AsyncIterator[World]:
     """`base_url`: an upstream other than the sandbox. `accounts`: API keys by name, in place of `api_key`.
 
@@ -206,6 +208,7 @@ async def open_e2e_world(
             sources={source.name: source},
             security=SecuritySettings(allow_http=True, allow_networks=LOOPBACK_NETWORKS),
             proxy=ProxySettings(adopt_unknown_keys=adopts_keys),
+            web=WebSettings(search_keys=search_keys),
             dev=not tokens,
         )
         node = await stack.enter_async_context(
