@@ -52,6 +52,8 @@ _PLACES = (
     ("/type", "event"),
 )
 """The beginnings of JSON Pointers, and the field that they are about."""
+ONLY_EXPRESSION = "0/cel"
+"""Where an expression is that stands alone in the field."""
 _PAIR = re.compile(r'"((?:[^"\\]|\\.)*)"(\s*:\s*)"((?:[^"\\]|\\.)*)"')
 _OWN_SECRET = re.compile(r"whsec_[A-Za-z0-9+/=_-]+|whsk_[A-Za-z0-9+/=_-]+")
 
@@ -151,6 +153,7 @@ def errors_by_field(errors: Sequence[FieldError]) -> dict[str, list[str]]:
         pointer = error.pointer.removeprefix("/subscription")
         prefix, name = next((one for one in _PLACES if pointer.startswith(one[0])), ("", ""))
         place = pointer.removeprefix(prefix).lstrip("/")
+        place = "" if (name, place) == ("filters", ONLY_EXPRESSION) else place
         found.setdefault(name, []).append(f"{place}: {error.detail}" if place else error.detail)
     return found
 

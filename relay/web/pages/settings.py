@@ -38,5 +38,14 @@ def _shown(one: Mapping[str, Any]) -> str:
         return text("settings.not_set")
     if one["secret"] and one["value"] is None:
         return text("settings.set")
-    value = one["value"]
+    value = _rounded(one["value"])
     return value if isinstance(value, str) else orjson.dumps(value).decode()
+
+
+def _rounded(value: Any) -> Any:
+    """Whole numbers without a fraction, others without the digits that a computation leaves."""
+    if isinstance(value, list):
+        return [_rounded(each) for each in value]
+    if isinstance(value, float):
+        return int(value) if value.is_integer() else round(value, 9)
+    return value

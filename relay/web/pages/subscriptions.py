@@ -104,7 +104,7 @@ NO_FIGURES: Mapping[str, Any] = {"success": None, "p95": None, "attempts": 0}
 
 async def _recent_figures(visit: Visit, ids: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Success and p95 of the attempts since yesterday, 00:00 UTC."""
-    since = visit.now - visit.now % DAY_SECONDS - DAY_SECONDS
+    since = (visit.now // DAY_SECONDS - 1) * DAY_SECONDS
     query = {"name": FIGURES, "span": "day", "label": ",".join(ids), "since": to_rfc3339(since)}
     found = await _allowed(visit, "/v1/figures", query) if ids else None
     points: dict[str, dict[str, Sequence[Answer]]] = {}
@@ -215,7 +215,7 @@ async def preview(visit: Visit) -> Content:
         shown = await visit.desk.post("/v1/subscriptions/preview", body={k: v for k, v in asked.items() if v})
     except RequestError as refused:
         error = refused
-    values = {"preview": None if shown is None else _shown_preview(shown), **_errors(error)}
+    values = {"preview": None if shown is None else _shown_preview(shown), **_errors(error), "explained": ""}
     if visit.request.headers.get("hx-request") == "true":
         return Content(template="subscription_preview.html", title="", values=values)
     return await _form(visit, _typed(visit, before), before=before, error=error, preview=values["preview"])
@@ -350,7 +350,7 @@ async def subscription(visit: Visit) -> Content:
 
 async def _hours(visit: Visit, id: str) -> Answer | None:
     """A day by hours: attempts, failures, and how long they took."""
-    first = visit.now - visit.now % HOUR_SECONDS - DAY_SECONDS + HOUR_SECONDS
+    first = (visit.now // HOUR_SECONDS - 23) * HOUR_SECONDS
     query = {"name": FIGURES, "span": "hour", "label": id, "since": to_rfc3339(first)}
     found = await _allowed(visit, "/v1/figures", query)
     if found is None or not any(one["points"] for one in found["items"]):
