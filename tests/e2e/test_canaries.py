@@ -455,7 +455,7 @@ async def look_everywhere(world: World) -> None:
     paths = ["/metrics", "/readyz", "/livez", "/openapi.json", "/asyncapi.json", "/.well-known/webhook-keys.json"]
     paths += ["/v1/jobs", "/v1/events?limit=500", "/v1/sources", "/v1/tokens", "/v1/keys", "/v1/audit?limit=500"]
     paths += ["/v1/audit/verify", "/v1/intents", "/v1/subscriptions?callbacks=true&limit=500"]
-    paths += ["/v1/deliveries?limit=500", "/v1/incidents"]
+    paths += ["/v1/deliveries?limit=500", "/v1/incidents", "/v1/settings"]
     for path in paths:
         await world.call("GET", path)
     for id in world.subscriptions:

@@ -128,6 +128,10 @@ def test_sighup_reads_the_settings_again(start: Start, tmp_path: Path) -> None:
     world.relay.popen.send_signal(signal.SIGHUP)
     world.relay.until(r"retention\.jobs_days")
     assert world.json("jobs", "list") == []
+    found = {one["key"]: (one["value"], one["place"]) for one in world.json("settings")}
+    assert found["delivery.per_host"] == (9, "relay.yaml:1")
+    assert found["retention.jobs_days"] == (30, "default")  # it needs a restart
+    assert found["server.port"][1] == "--port"
     assert world.relay.end() == 0
 
 

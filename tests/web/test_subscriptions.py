@@ -81,7 +81,7 @@ async def test_list_shows_how_each_stands(browser: Browser, world: World) -> Non
 
     assert rows["The"]["State"] == "enabled"
     assert rows["The"]["Success"] == "75.0 %"
-    assert rows["The"]["Slowest of twenty"].endswith("ms")
+    assert rows["The"]["Time, p95"].endswith("ms")
     assert rows["The"]["Backlog"].startswith("1 oldest")
     other = next(row for name, row in rows.items() if name != "The")
     assert other["State"] == "paused paused by hand"

@@ -12,6 +12,8 @@ from relay.web.texts import english
 
 PAGES: list[Page] = []
 page = partial(Page.add, into=PAGES)
+NEEDED = "(needed)"
+"""The default of a setting that has none."""
 text = english()
 
 
@@ -27,7 +29,13 @@ async def settings(visit: Visit) -> Content:
     return Content(
         template="settings.html",
         title=text("settings.title"),
-        values={"sections": sections, "changed": changed, "node_id": found["node_id"], "default": DEFAULT},
+        values={
+            "sections": sections,
+            "changed": changed,
+            "node_id": found["node_id"],
+            "default": DEFAULT,
+            "needed": NEEDED,
+        },
         equivalent=equivalent(["relay", "settings", *(["--changed"] if changed else [])], "GET /v1/settings"),
     )
 
@@ -39,6 +47,8 @@ def _shown(one: Mapping[str, Any]) -> str:
     if one["secret"] and one["value"] is None:
         return text("settings.set")
     value = _rounded(one["value"])
+    if isinstance(value, list):
+        return ", ".join(one if isinstance(one, str) else orjson.dumps(one).decode() for one in value)
     return value if isinstance(value, str) else orjson.dumps(value).decode()
 
 
