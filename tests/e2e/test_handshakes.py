@@ -4,6 +4,7 @@ written by others (the Go SDK of CloudEvents), and a relay that is killed in bet
 import asyncio
 import contextlib
 import json
+import os
 import re
 import shutil
 import signal
@@ -28,6 +29,8 @@ ROOT = Path(__file__).resolve().parents[2]
 SIGNING_SECRET = "whsec_" + "c2VjcmV0" * 4
 REQUIRED = SETTINGS.replace("security: {", "security: {handshake: required, ")
 GO_SECONDS = 400
+GO_BUILD = ["build", "-mod=mod", "-gcflags=all=-N -l", "-ldflags=-w", "-o", "receiver", "."]
+"""Without optimization or debug information, and with CGO_ENABLED=0: a third less work for the same receiver."""
 GO_MOD = "module receiver\n\ngo 1.23.0\n\nrequire github.com/cloudevents/sdk-go/v2 v2.16.2\n"
 GO_MAIN = """
 package main
@@ -246,10 +249,12 @@ def go_receiver(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "go.mod").write_text(GO_MOD)
     (folder / "main.go").write_text(GO_MAIN)
     try:
-        for command in (["mod", "tidy"], ["build", "-o", "receiver", "."]):
-            ran = subprocess.run([go, *command], cwd=folder, capture_output=True, text=True, timeout=GO_SECONDS)
-            if ran.returncode != 0:
-                pytest.skip(f"NOT VERIFIED WITH GO: go {command[0]} failed: {ran.stderr.strip()[:500]}")
+        environ = {**os.environ, "CGO_ENABLED": "0"}
+        ran = subprocess.run(
+            [go, *GO_BUILD], cwd=folder, env=environ, capture_output=True, text=True, timeout=GO_SECONDS
+        )
+        if ran.returncode != 0:
+            pytest.skip(f"NOT VERIFIED WITH GO: go build failed: {ran.stderr.strip()[:500]}")
     except subprocess.TimeoutExpired:
         pytest.skip(f"NOT VERIFIED WITH GO: it took longer than {GO_SECONDS} s")
     return folder / "receiver"
