@@ -148,7 +148,7 @@ async def test_caller_that_is_gone_is_handed_nothing(client, world, sub, monkeyp
     with monkeypatch.context() as context:
         context.setattr("starlette.requests.Request.is_disconnected", is_gone)
         waiting = asyncio.create_task(pull(client, sub, wait_seconds=30))
-        await asyncio.sleep(0.1)
+        await asyncio.wait([waiting], timeout=0.1 if arrives else 10)
         assert waiting.done() is not arrives
         await publish(world, 1)
         world.arrivals.event_recorded()

@@ -130,12 +130,12 @@ def base_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         server = uvicorn.Server(uvicorn.Config(api, log_config=None, ws="none", lifespan="off"))
         servers.append(server)
         ready.set()
-        forget_earlier_objects()
         pacing = asyncio.create_task(pace(stalls))
         await server.serve(sockets=[listener])
         pacing.cancel()
         await store.close()
 
+    forget_earlier_objects()  # not in the thread: hypothesis looks at the objects that it makes meanwhile
     thread = threading.Thread(target=lambda: asyncio.run(serve()), daemon=True)
     thread.start()
     assert ready.wait(20)

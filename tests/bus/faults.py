@@ -27,7 +27,8 @@ CLOSED_SECONDS = scaled(8.0, 20.0)
 HEALTHY_SECONDS = scaled(1.0, 5.0)
 """Between two faults."""
 TICK_SECONDS = 0.25
-MAX_DUPLICATES = 0.01
+MAX_DUPLICATES = scaled(0.05, 0.01)
+"""Of the events. What two kills can repeat is the same however many there are, and each one is looked at."""
 MAX_GROWTH_BYTES = scaled(64, 128) * 1024**2
 MAX_WEBHOOK_SECONDS = 5.0
 """How late the webhook may get an event while the broker is away. On a quiet machine it is some milliseconds."""

@@ -150,7 +150,9 @@ class Between:
     url: str
     holding: bool = False
     came: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set while an answer is held."""
+    """Set while the answer to a create is held."""
+    read: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set while another answer is held."""
     go_on: asyncio.Event = field(default_factory=asyncio.Event)
 
 
@@ -159,17 +161,27 @@ async def between(world: RelayWorld, at: socket.socket | None = None) -> AsyncIt
     """Serves at a free port, or at a bound socket."""
     there_port = int(world.sandbox_url.rpartition(":")[2])
 
-    async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, is_answer: bool) -> None:
-        with contextlib.closing(writer), contextlib.suppress(ConnectionError):
-            while data := await reader.read(65_536):
-                if is_answer and found.holding:
-                    found.came.set()
-                    await found.go_on.wait()
-                writer.write(data)
-
     async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        creates = False  # whether the last request on this connection is a create
+
+        async def copy_requests() -> None:
+            nonlocal creates
+            with contextlib.closing(back), contextlib.suppress(ConnectionError):
+                while data := await reader.read(65_536):
+                    if b" HTTP/1.1\r\n" in data:
+                        creates = data.startswith(f"POST {DISPATCH_PATH}".encode())
+                    back.write(data)
+
+        async def copy_answers() -> None:
+            with contextlib.closing(writer), contextlib.suppress(ConnectionError):
+                while data := await there.read(65_536):
+                    if found.holding:
+                        (found.came if creates else found.read).set()
+                        await found.go_on.wait()
+                    writer.write(data)
+
         there, back = await asyncio.open_connection("127.0.0.1", there_port)
-        await asyncio.gather(copy(reader, back, False), copy(there, writer, True))
+        await asyncio.gather(copy_requests(), copy_answers())
 
     listener = at or socket.create_server(("127.0.0.1", 0))
     found = Between(url=f"http://127.0.0.1:{listener.getsockname()[1]}")
@@ -434,8 +446,7 @@ async def test_create_that_outlasts_the_shutdown_time(world: RelayWorld) -> None
         await world.serve(REVOR_BASE_URL=upstream.url)
         upstream.holding = True
         reading = asyncio.create_task(world.call("GET", "/api/v1/connect/accounts"))
-        await upstream.came.wait()
-        upstream.came.clear()
+        await upstream.read.wait()
         creating = asyncio.create_task(send(world, key="one"))
         await upstream.came.wait()
         assert await world.end() == 0
