@@ -164,6 +164,7 @@ class Web:
         async def render() -> str:
             if not await shared.sessions.holds(visitor):
                 raise Unauthorized("the session has ended")
+            visit.begin()
             made = await page.handler(visit)
             assert isinstance(made, Content)
             return shared.pages.live(made.template, self._values(visit, made, page))

@@ -93,9 +93,10 @@ class Visit:
         *,
         signs_out: bool = False,
     ) -> None:
-        """`signs_out`: whether there is a session to end."""
+        """`signs_out`: whether there is a session to end. `now`: when the page is made, in epoch seconds."""
         self.request = request
         self.identity = identity
+        self.now = context.ports.clock()
         self.desk = desk
         self.csrf = csrf
         self.signs_out = signs_out
@@ -103,10 +104,9 @@ class Visit:
         self.query = Form(request.scope["query_string"])
         self.form = form if form is not None else Form(b"")
 
-    @property
-    def now(self) -> float:
-        """The time, in epoch seconds."""
-        return self.context.ports.clock()
+    def begin(self) -> None:
+        """Takes the time before the page is made: it is the same all through it."""
+        self.now = self.context.ports.clock()
 
     def id(self, name: str = "id") -> str:
         """A segment of the page's path."""

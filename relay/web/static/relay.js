@@ -43,6 +43,8 @@ function drawChart(figure) {
   }
   if (times.length < 2) return;
   const axis = { stroke: color("--pico-color"), grid: { stroke: color("--pico-muted-border-color"), width: 1 } };
+  const days = times.at(-1) - times[0] > 3 * 86400;
+  const format = new Intl.DateTimeFormat(undefined, days ? { month: "short", day: "numeric" } : { hour: "2-digit", minute: "2-digit", hourCycle: "h23" });
   const series = names.map((name, index) => ({
     label: name,
     stroke: color(`--line-${index % 4}`),
@@ -54,9 +56,9 @@ function drawChart(figure) {
     width: figure.clientWidth || 600,
     height: 180,
     cursor: { drag: { x: false, y: false } },
-    scales: { y: { range: (_, low, high) => [Math.min(0, low ?? 0), Math.max(high ?? 1, 1e-9) * 1.05] } },
-    series: [{}, ...series],
-    axes: [axis, { ...axis, size: 60 }],
+    scales: { y: { range: (_, low, high) => [Math.min(0, low ?? 0), (high || 1) * 1.05] } },
+    series: [{ value: (_, time) => (time == null ? "—" : ABSOLUTE.format(time * 1000)) }, ...series],
+    axes: [{ ...axis, values: (_, at) => at.map((time) => format.format(time * 1000)) }, { ...axis, size: 60 }],
   };
   plots.set(figure, { plot: new uPlot(options, [times, ...values], figure), text });
 }
