@@ -163,7 +163,7 @@ async def create(visit: Visit) -> Content:
     """Creates the subscription, and shows its secret this once."""
     _require_writes(visit)
     try:
-        body = body_of(visit.form, visit.context.known_types)
+        body = _body(visit, None)
         made = await visit.desk.post("/v1/subscriptions", query=_check(visit), body=body)
     except RequestError as error:
         return await _form(visit, _typed(visit, None), error=error)
@@ -193,7 +193,7 @@ async def replace(visit: Visit) -> Content | Done:
     _require_writes(visit)
     before = await visit.desk.get("/v1/subscriptions/{}", visit.id())
     try:
-        body = body_of(visit.form, visit.context.known_types)
+        body = _body(visit, before)
         await visit.desk.put("/v1/subscriptions/{}", visit.id(), query=_check(visit), body=body)
     except RequestError as error:
         return await _form(visit, _typed(visit, before), before=before, error=error)
@@ -209,7 +209,7 @@ async def preview(visit: Visit) -> Content:
     shown: Answer | None = None
     error: RequestError | None = None
     try:
-        asked = {"subscription": body_of(visit.form, visit.context.known_types), "replaces": id or None}
+        asked = {"subscription": _body(visit, before), "replaces": id or None}
         event = visit.form.get("event")
         asked["event_id" if event.startswith("evt_") else "type"] = event or None
         shown = await visit.desk.post("/v1/subscriptions/preview", body={k: v for k, v in asked.items() if v})
@@ -231,6 +231,13 @@ def _readable(body: str | None) -> str | None:
         return body if body is None else pretty(loads(body.encode()))
     except (JSONDecodeError, TypeError):
         return body
+
+
+def _body(visit: Visit, before: Answer | None) -> dict[str, Any]:
+    """What the form says. The same types in another order are as before: they may be the kind's default."""
+    body = body_of(visit.form, visit.context.known_types)
+    same = before is not None and before["types"] and set(body.get("types", ())) == set(before["types"])
+    return {**body, "types": before["types"]} if before is not None and same else body
 
 
 def _check(visit: Visit) -> Mapping[str, object]:
