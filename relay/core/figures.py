@@ -341,38 +341,38 @@ Stored: TypeAlias = Sequence[Any]
 """A stored cell: when it began, its count, its total, and its buckets in hex if they are needed."""
 
 
-def points(name: Name, cells: Sequence[Stored]) -> list[Point]:
-    """The points that the cells of one series make."""
-    kind = FIGURES[name].kind
-    if kind == "count":
-        return [Point(began_at, count, float(count)) for began_at, count, _, _ in cells]
-    if kind == "gauge":
-        return [Point(began_at, count, total) for began_at, count, total, _ in cells]
-    found = []
-    for began_at, count, total, stored in cells:
-        p50, p95 = quantiles(_from_hex(stored), SHOWN_SHARES) or (None, None)
-        found.append(Point(began_at, count, total, p50, p95))
-    return found
+class Sum:
+    """The figures of one name that the cells of one label make, or those of several labels together."""
+
+    def __init__(self, name: Name) -> None:
+        self._kind, self._largest = FIGURES[name].kind, FIGURES[name].joins == "max"
+        self._cells: dict[float, Cell] = {}
+
+    def add(self, cells: Sequence[Stored]) -> None:
+        """Adds those of a label. A thousand cells take some milliseconds."""
+        for began_at, count, total, stored in cells:
+            buckets = _from_hex(stored) if self._kind == "values" else None
+            cell = self._cells.get(began_at)
+            if cell is None:
+                self._cells[began_at] = Cell(count=count, total=total, buckets=buckets)
+                continue
+            cell.count += count
+            cell.total = max(cell.total, total) if self._largest else cell.total + total
+            if buckets is not None:
+                cell.buckets = joined(buckets, cell.buckets or {})
+
+    def points(self) -> list[Point]:
+        """The points, in order."""
+        return [self._point(began_at, self._cells[began_at]) for began_at in sorted(self._cells)]
+
+    def _point(self, began_at: float, cell: Cell) -> Point:
+        total = float(cell.count) if self._kind == "count" else cell.total
+        p50, p95 = quantiles(cell.buckets or {}, SHOWN_SHARES) or (None, None)
+        return Point(began_at, cell.count, total, p50, p95)
 
 
 def _from_hex(stored: str | None) -> Buckets:
     return unpacked_buckets(bytes.fromhex(stored or ""))
-
-
-def together(name: Name, series: Iterable[Sequence[Stored]]) -> list[Stored]:
-    """The cells that those of several labels make together, in order."""
-    found: dict[float, Stored] = {}
-    largest = FIGURES[name].joins == "max"
-    for cells in series:
-        for began_at, count, total, stored in cells:
-            before = found.get(began_at)
-            if before is not None:
-                count += before[1]
-                total = max(total, before[2]) if largest else total + before[2]
-                if FIGURES[name].kind == "values":
-                    stored = packed_buckets(joined(_from_hex(before[3]), _from_hex(stored))).hex()
-            found[began_at] = (began_at, count, total, stored)
-    return [found[began_at] for began_at in sorted(found)]
 
 
 def began(at: float, span: Span) -> float:

@@ -5,7 +5,6 @@ is lost and nothing deadlocks.
 """
 
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 from sqlalchemy.engine import Connection
 
@@ -17,13 +16,12 @@ from relay.core.figures import (
     Point,
     Series,
     Span,
+    Sum,
     gauge_value,
     joined,
     newest,
     packed_buckets,
     packed_parts,
-    points,
-    together,
     unpacked_buckets,
     unpacked_parts,
 )
@@ -180,7 +178,7 @@ def _labels(connection: Connection, kind: str, label: str, owner: str | None) ->
 
 def _points(connection: Connection, name: Name, labels: Sequence[str], span: Span, since: float) -> list[Point]:
     statement = DETAILED_SERIES if FIGURES[name].kind == "values" else SERIES
-    series: list[Sequence[Any]] = [
-        fetch_json(connection, statement, name=name, label=label, span=span, since=since) for label in labels
-    ]
-    return points(name, series[0] if len(series) == 1 else together(name, series))
+    found = Sum(name)
+    for label in labels:  # one at a time: on PostgreSQL the event loop computes, and others have their turn in between
+        found.add(fetch_json(connection, statement, name=name, label=label, span=span, since=since))
+    return found.points()

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from relay.core.figures import SPANS, STALE_SECONDS, Name, Point, Span, Tally
+from relay.core.figures import SPANS, STALE_SECONDS, Name, Point, Span, Tally, packed_buckets
 from relay.store.store import Store
+from tests.support.loop_watch import LoopWatch
 from tests.support.store_kit import NOW, execute, rows, subscription, together
 
 HOUR = NOW // 3_600.0 * 3_600.0
@@ -179,6 +180,26 @@ async def test_a_token_bound_to_an_account_sees_its_figures_only(store: Store) -
         assert [count for count, _ in await points(bound, name, label)] == expected, (name, label)
     assert [count for count, _ in await points(store, "events")] == [8]
     assert [count for count, _ in await points(store, "attempt_seconds", "sub_b1")] == [1_000]
+
+
+async def test_figures_of_many_subscriptions_are_summed_without_holding_up_others(store: Store) -> None:
+    """On PostgreSQL the event loop computes."""
+    hours, buckets = 200, packed_buckets({place: 1_000 + place for place in range(60)}).hex()
+    stored = f"decode('{buckets}', 'hex')" if store.database.shared else f"X'{buckets}'"
+    for number in range(40):
+        await store.subscriptions.create(subscription(f"sub_{number:02}", owner="revor/a"))
+    await execute(
+        store,
+        f"""
+        WITH RECURSIVE n(n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM n WHERE n < {hours - 1})
+        INSERT INTO figures (name, label, span, began_at, count, total, buckets)
+        SELECT 'attempt_seconds', s.id, 'hour', {HOUR} - 3600.0 * n.n, 7, 0.5, {stored} FROM n, subscriptions AS s
+        """,
+    )
+    async with LoopWatch() as watch:
+        found = await points(store.within(("revor", "a")), "attempt_seconds")
+    assert found == [(280, 20.0)] * hours
+    assert watch.longest_cpu_seconds < 0.06
 
 
 async def test_old_figures_are_deleted_and_those_of_days_to_come(store: Store) -> None:

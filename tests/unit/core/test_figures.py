@@ -17,6 +17,7 @@ from relay.core.figures import (
     STALE_SECONDS,
     Cell,
     Point,
+    Sum,
     Tally,
     began,
     gauge_value,
@@ -24,9 +25,7 @@ from relay.core.figures import (
     newest,
     packed_buckets,
     packed_parts,
-    points,
     quantiles,
-    together,
     unpacked_buckets,
     unpacked_parts,
 )
@@ -324,8 +323,10 @@ BUCKETS, MORE = packed_buckets({31: 10}).hex(), packed_buckets({31: 10, 40: 20})
     ids=["nothing", "one", "two labels", "in order", "the largest price", "no values", "damaged", "values", "joined"],
 )
 def test_stored_cells_make_points(name: Any, series: Any, expected: list[Point]) -> None:
-    found = points(name, series[0] if len(series) == 1 else together(name, series))
-    assert found == expected
+    found = Sum(name)
+    for cells in series:
+        found.add(cells)
+    assert found.points() == expected
 
 
 @pytest.mark.parametrize("span", SPAN_NAMES)
