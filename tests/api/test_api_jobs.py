@@ -2,6 +2,9 @@ from typing import Any
 
 import pytest
 
+from relay.core.events import Hint
+from relay.core.job import Problem
+from relay.core.planner.outlook import Outlook, OutlookPoint
 from relay.core.subscription import Subscription
 from relay.errors import Conflict
 from relay.store import job_pages
@@ -266,6 +269,36 @@ async def test_explain_answers_with_a_sentence_and_fields(client, world):
     assert answer["next_poll_at"] == "2027-01-15T08:00:05.000Z"
     assert answer["expected_delay_seconds"] == 1.2
     assert answer["last_request_id"] == "req_1"
+
+
+async def test_explain_says_what_the_next_poll_was_weighed_against(client, world):
+    await world.job("a")
+    assert (await client.get("/v1/jobs/a/explain")).json()["outlook"] is None
+    point = OutlookPoint(at=NOW + 2, hazard_per_second=0.5, expected_delay_seconds=1.5)
+    world.tracking.outlook = Outlook(change="end", price_seconds=0.8, points=(point,))
+    assert (await client.get("/v1/jobs/a/explain")).json()["outlook"] == {
+        "change": "end",
+        "price_seconds": 0.8,
+        "points": [
+            {"time": "2027-01-15T08:00:02.000Z", "hazard_per_second": 0.5, "expected_delay_seconds": 1.5},
+        ],
+    }
+
+
+async def test_a_failed_job_has_its_problem_without_credentials(client, world):
+    await world.poll(await world.job("a"), "failed")
+    hint = Hint(meaning="No credits", fix="Add credits", who="account owner", repeat="safe")
+    world.tracking.problems["a"] = (Problem(code="insufficient_credits", message="Bearer abcdefghijklmnop1234"), hint)
+    expected = {
+        "code": "insufficient_credits",
+        "message": "[redacted]",
+        "meaning": "No credits",
+        "fix": "Add credits",
+        "who": "account owner",
+        "repeat": "safe",
+    }
+    assert (await client.get("/v1/jobs/a")).json()["problem"] == expected
+    assert (await client.get("/v1/jobs")).json()["items"][0]["problem"] == expected
 
 
 async def test_untrack_keeps_the_job_and_purge_erases_it(client, world):

@@ -178,6 +178,25 @@ async def test_explanation_says_why_a_job_failed(tmp_path):
             "insufficient_credits",
             "Add credits in Revor",
         )
+        problem, hint = tracking_of(world).problem_of(await world.store.jobs.get(uid))
+        assert (problem.code, hint.fix, hint.repeat) == ("insufficient_credits", "Add credits in Revor", "safe")
+
+
+@pytest.mark.parametrize("status", ["running", "succeeded"])
+async def test_job_that_has_not_failed_has_no_problem(tmp_path, status):
+    poll = ScriptedPoll(observation=Observation(status=status, observed_at=0.0, upstream={"id": "a", "status": status}))
+    async with open_world(tmp_path) as world:
+        uid = await world.register("a", poll)
+        await world.run(3)
+        assert tracking_of(world).problem_of(await world.store.jobs.get(uid)) is None
+
+
+async def test_failed_job_without_an_error_has_no_problem(tmp_path):
+    poll = ScriptedPoll(observation=Observation(status="failed", observed_at=0.0, upstream={"id": "a"}))
+    async with open_world(tmp_path) as world:
+        uid = await world.register("a", poll)
+        await world.run(3)
+        assert tracking_of(world).problem_of(await world.store.jobs.get(uid)) is None
 
 
 async def test_lost_job_counts_its_last_poll(tmp_path):

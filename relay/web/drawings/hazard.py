@@ -14,6 +14,8 @@ WIDTH, HEIGHT = 640, 232
 _LEFT, _RIGHT = 8, WIDTH - 8
 _TOP, _MIDDLE, _LOW_TOP, _BOTTOM = 34, 96, 128, 204
 _HEADROOM = 1.15
+_TICK_WIDTH = 70
+"""Room for the words of a mark of time."""
 
 
 def draw(outlook: Mapping[str, Any], next_poll_at: float, now: float, texts: Texts) -> Markup:
@@ -34,8 +36,12 @@ def draw(outlook: Mapping[str, Any], next_poll_at: float, now: float, texts: Tex
         _area(scale, times, delays, top, _LOW_TOP, _BOTTOM, "delay-area"),
         _price(price, top, texts),
     ]
+    free = 0.0
     for tick in scale.ticks(now):
         x = scale.at(now + tick)
+        if x < free:
+            continue
+        free = x + _TICK_WIDTH
         words = texts("jobs.mark_now") if tick == 0 else f"{'+' if tick > 0 else '−'}{duration(abs(tick))}"
         anchor = "end" if x > _RIGHT - 30 else "start" if x < _LEFT + 30 else "middle"
         parts.append(_words(x, HEIGHT - 10, anchor, words, "tick"))
