@@ -86,7 +86,7 @@ async def test_what_waits_says_why(world, browser, action, says):
 
 
 async def test_only_so_many_are_counted(world, browser, monkeypatch):
-    monkeypatch.setattr(pages, "COUNTED", 2)
+    monkeypatch.setattr(pages, "FEW_COUNTED", 2)
     await ended(world, await subscribe(browser), "dead", "http_500", jobs=3)
     page = await browser.get("/ui/deliveries")
     assert "at least 2, the oldest" in page.html

@@ -18,14 +18,15 @@ page = partial(Page.add, into=PAGES)
 
 NEED_A_PERSON = STATES[:3]
 GROUPINGS = ("sink,reason,day", "sink,reason", "reason", "day")
-COUNTED = 10_000
-"""Deliveries of a state that are counted, the newest: what that costs is bounded, and a person sees enough."""
+FEW_COUNTED, MANY_COUNTED = 2_000, 10_000
+"""Deliveries of a state that are counted, the newest: on the page of several states, and on that of one. What the page
+costs is bounded, and a person sees enough."""
 NO_REASON = "-"
 """Of the list: those that have no reason, because they were not tried."""
 FEW_GROUPS, MANY_GROUPS = 10, 100
 SUBSCRIPTIONS = 200
 """Subscriptions that are named in a filter."""
-PAGES_READ, ITEMS_READ = 5, 100
+PAGES_READ, ITEMS_READ = 3, 100
 """Pages of the API, and items on each, that are looked through for a filter that it does not have."""
 FIRST_ATTEMPTS, LAST_ATTEMPTS = 3, 20
 """Of a delivery with many attempts only so many are shown."""
@@ -61,14 +62,14 @@ async def deliveries(visit: Visit) -> Content:
     subscription = query.get("subscription")
     known = await subscriptions(visit)
     shown = (state,) if state else NEED_A_PERSON
-    limit = MANY_GROUPS if state else FEW_GROUPS
+    limit, newest = (MANY_GROUPS, MANY_COUNTED) if state else (FEW_GROUPS, FEW_COUNTED)
     asked = {"state": state, "subscription": subscription}
     options = [part for name, value in asked.items() if value for part in (f"--{name}", value)]
     return Content(
         template="deliveries.html",
         title=english()("deliveries.title"),
         values={
-            "sections": [await _section(visit, one, by, subscription, known, limit) for one in shown],
+            "sections": [await _section(visit, one, by, subscription, known, limit, newest) for one in shown],
             "states": STATES,
             "groupings": GROUPINGS,
             "by": by,
@@ -86,9 +87,9 @@ async def deliveries(visit: Visit) -> Content:
 
 
 async def _section(
-    visit: Visit, state: str, by: str, subscription: str, known: Mapping[str, Answer], limit: int
+    visit: Visit, state: str, by: str, subscription: str, known: Mapping[str, Answer], limit: int, newest: int
 ) -> Mapping[str, Any]:
-    query = {"state": state, "subscription": subscription, "group_by": by, "limit": limit, "newest": COUNTED}
+    query = {"state": state, "subscription": subscription, "group_by": by, "limit": limit, "newest": newest}
     found = await visit.desk.get("/v1/deliveries", query=query)
     groups = [_group(one, state, by, known, visit.now) for one in found["items"]]
     return {
@@ -97,6 +98,7 @@ async def _section(
         "count": sum(one["count"] for one in found["items"]),
         "oldest_at": min((one["oldest_at"] for one in found["items"]), default=None),
         "truncated": found["truncated"],
+        "newest": newest,
     }
 
 

@@ -17,7 +17,7 @@ PAGES: list[Page] = []
 page = partial(Page.add, into=PAGES)
 
 FILTERS = ("type", "subject", "filter", "since", "until")
-PAGES_READ, ITEMS_READ = 5, 100
+PAGES_READ, ITEMS_READ = 3, 100
 """Pages of the API, and events on each, that are looked through for those that pass a filter."""
 MAX_DELIVERIES = 100
 MAX_WORDS = 300
