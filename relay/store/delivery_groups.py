@@ -65,16 +65,21 @@ def scanned_statement(wanted: DeliveryFilter) -> str:
     return f"SELECT COUNT(*) FROM (SELECT id FROM deliveries {newest} LIMIT :newest + 1) AS found"
 
 
-def retried_statement(wanted: DeliveryFilter) -> Sql:
-    """The number of deliveries in a state that a replay would send, of the newest ones."""
+_OF_EVENTS = """
+  JOIN events e ON e.id = found.event_id AND e.recorded_at >= :since AND e.recorded_at < :until
+    AND (:every_type = 1 OR e.type IN $json_values(types))"""
+
+
+def retried_statement(wanted: DeliveryFilter, *, of_events: bool) -> Sql:
+    """The number of deliveries in a state that a replay would send, of the newest ones. `of_events`: only those with
+    events of a time and of types, which costs a look at each event."""
     newest, conditions = _conditions(wanted)
     return sql(
         f"""
 SELECT COUNT(*) FROM (
   SELECT id, event_id, subscription_id, state, reason, created_at FROM deliveries {newest} LIMIT :newest
-) AS found JOIN events e ON e.id = found.event_id
-WHERE {" AND ".join(conditions) or "1 = 1"} AND e.recorded_at >= :since AND e.recorded_at < :until
-  AND (:every_type = 1 OR e.type IN $json_values(types)) AND (:reason = '' OR found.reason = :reason)
+) AS found {_OF_EVENTS if of_events else ""}
+WHERE {" AND ".join(conditions) or "1 = 1"} AND (:reason = '' OR found.reason = :reason)
 """
     )
 
@@ -83,14 +88,13 @@ def retried(connection: Connection, request: ReplayRequest) -> ReplayCount:
     """How many deliveries in the state of `request.only` a replay would send."""
     wanted = DeliveryFilter(request.only, request.subscription_id, owner=request.owner)
     values = _given(wanted)
-    of_replay = {
-        "since": request.since,
-        "until": request.until,
-        "every_type": int(request.types is None),
-        "types": json_list(request.types or ()),
-        "reason": request.reason or "",
-    }
-    matched = run(connection, retried_statement(wanted), newest=SCANNED, **values, **of_replay).scalar_one()
+    of_replay: dict[str, Any] = {"reason": request.reason or ""}
+    of_events = request.since > 0 or request.until < request.now or request.types is not None
+    if of_events:
+        of_replay |= {"since": request.since, "until": request.until, "every_type": int(request.types is None)}
+        of_replay["types"] = json_list(request.types or ())
+    statement = retried_statement(wanted, of_events=of_events)
+    matched = run(connection, statement, newest=SCANNED, **values, **of_replay).scalar_one()
     complete = _scanned(connection, scanned_statement(wanted), SCANNED, values) <= SCANNED
     return ReplayCount(matched=int(matched), complete=complete)
 

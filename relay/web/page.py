@@ -38,14 +38,12 @@ class Equivalent:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Export:
-    """How a list becomes CSV: the API's list, the columns as heading and dotted path into an item, and which items are
-    wanted if the page has a condition that the API has not."""
+    """How a list becomes CSV: the API's list, and the columns as heading and dotted path into an item."""
 
     path: str
     segments: Sequence[str] = ()
     query: Query = field(default_factory=dict)
     columns: Mapping[str, str]
-    wanted: Callable[[Mapping[str, Any]], bool] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

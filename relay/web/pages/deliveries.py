@@ -21,13 +21,9 @@ GROUPINGS = ("sink,reason,day", "sink,reason", "reason", "day")
 FEW_COUNTED, MANY_COUNTED = 2_000, 10_000
 """Deliveries of a state that are counted, the newest: on the page of several states, and on that of one. What the page
 costs is bounded, and a person sees enough."""
-NO_REASON = "-"
-"""Of the list: those that have no reason, because they were not tried."""
 FEW_GROUPS, MANY_GROUPS = 10, 100
 SUBSCRIPTIONS = 200
 """Subscriptions that are named in a filter."""
-PAGES_READ, ITEMS_READ = 3, 100
-"""Pages of the API, and items on each, that are looked through for a filter that it does not have."""
 FIRST_ATTEMPTS, LAST_ATTEMPTS = 3, 20
 """Of a delivery with many attempts only so many are shown."""
 LAST_EXCERPT, EARLIER_EXCERPT = 4_000, 500
@@ -107,7 +103,6 @@ def _group(group: Answer, state: str, by: str, known: Mapping[str, Answer], now:
     reason = group["reason"] or ""
     untried = "reason" in by and group["reason"] is None
     found = {"state": state, "subscription": group["subscription_id"], "reason": reason, "day": group["day"]}
-    listed = {**found, "reason": NO_REASON} if untried else found
     return {
         **group,
         "name": name_of(subscription, group),
@@ -116,25 +111,19 @@ def _group(group: Answer, state: str, by: str, known: Mapping[str, Answer], now:
         "cause": cause_of_reason(reason) if state in ("dead", "pending") else None,
         "advice": advice(state, reason, subscription, group["oldest_at"], now),
         "incident": reason.removeprefix(INCIDENT) if reason.startswith(INCIDENT) else None,
-        "found": listed,
+        "found": found,
         # the API has no filter for those without a reason
         "again": None if untried else found,
     }
 
 
 async def _list(visit: Visit) -> Content:
-    asked = visit.asked("state", "subscription", "event")
-    reason, day = visit.query.get("reason"), visit.query.get("day")
+    asked, day = visit.asked("state", "subscription", "event", "reason"), visit.query.get("day")
     known = await subscriptions(visit)
-    query = {**asked, "until": day_after(day) if day else None}
-
-    def wanted(delivery: Answer) -> bool:
-        of_reason = not reason or delivery["reason"] == (None if reason == NO_REASON else reason)
-        return of_reason and (not day or delivery["created_at"][:10] == day)
-
-    items, cursor, looked = await _find(visit, query, wanted if reason or day else None, day)
-    options = [part for name, value in asked.items() for part in (f"--{name}", value)]
-    filtered = bool(reason or day)
+    query = {**asked, **({"since": f"{day}T00:00:00Z", "until": day_after(day)} if day else {})}
+    cursor = visit.query.get("cursor")
+    found = await visit.desk.get("/v1/deliveries", query={**query, "limit": PAGE_ITEMS, "cursor": cursor})
+    options = [part for name, value in query.items() for part in (f"--{name}", value)]
     return Content(
         template="delivery_list.html",
         title=english()("deliveries.title"),
@@ -146,39 +135,18 @@ async def _list(visit: Visit) -> Content:
                     "name": name_of(known.get(one["subscription_id"]), one),
                     "reason_words": _list_reason(one),
                 }
-                for one in items
+                for one in found["items"]
             ],
-            "next_cursor": cursor,
-            "looked": looked if filtered else None,
-            "asked": {**asked, "reason": reason, "day": day},
-            "filtered": bool(asked or filtered),
-            "reason_words": reason_words("" if reason == NO_REASON else reason) if reason else None,
+            "next_cursor": found["next_cursor"],
+            "asked": {**asked, "day": day},
+            "filtered": bool(query or cursor),
+            "reason_words": reason_words(asked.get("reason")),
             "states": STATES,
             "subscriptions": _named(known, asked.get("subscription", "")),
         },
         equivalent=equivalent(["relay", "deliveries", "list", *options], "GET /v1/deliveries", query=query),
-        export=Export(path="/v1/deliveries", query=query, columns=COLUMNS, wanted=wanted),
+        export=Export(path="/v1/deliveries", query=query, columns=COLUMNS),
     )
-
-
-async def _find(visit: Visit, query: Answer, wanted: Any, day: str) -> tuple[list[Answer], str | None, int]:
-    """A page of the deliveries that are wanted, where the next one begins, and how many were looked at. With a
-    condition that the API does not have, only so many are looked at for one page."""
-    cursor: str | None = visit.query.get("cursor") or None
-    if wanted is None:
-        found = await visit.desk.get("/v1/deliveries", query={**query, "limit": PAGE_ITEMS, "cursor": cursor})
-        return found["items"], found["next_cursor"], len(found["items"])
-    items: list[Answer] = []
-    looked = 0
-    for _ in range(PAGES_READ):
-        found = await visit.desk.get("/v1/deliveries", query={**query, "limit": ITEMS_READ, "cursor": cursor})
-        cursor, looked = found["next_cursor"], looked + len(found["items"])
-        items += [one for one in found["items"] if wanted(one)]
-        if day and found["items"] and found["items"][-1]["created_at"][:10] < day:
-            cursor = None  # older days follow
-        if cursor is None or len(items) >= PAGE_ITEMS:
-            break
-    return items, cursor, looked
 
 
 def day_after(day: str) -> str:
