@@ -99,6 +99,8 @@ class _Exchange:
             refusal = await self._context.ports.access.slowed(error)
             await problem_response(refusal)(scope, receive, self._answer)
         except RequestError as error:
+            if self._status:
+                raise  # part of the answer was sent: the connection ends, so that it is not taken for the whole
             if isinstance(error, Unauthorized):
                 self._context.ports.audit.login_refused(client_of(scope))
             await problem_response(error)(scope, receive, self._answer)

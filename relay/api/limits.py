@@ -34,6 +34,9 @@ MAX_TESTS_OF_CALLER = 8
 MAX_PREVIEWS = 16
 MAX_PREVIEWS_OF_CALLER = 4
 """Previews being made. Each reads the newest events."""
+MAX_EXPORTS = 16
+MAX_EXPORTS_OF_CALLER = 4
+"""Lists being downloaded as CSV. Each reads up to 10,000 items."""
 MAX_BATCHES = 32
 MAX_BATCHES_OF_CALLER = 8
 """Batches being tracked. One of small jobs takes many times its bytes in memory."""
@@ -284,6 +287,7 @@ class Admission:
         """By caller and subscription."""
         self.tests = ConcurrencyLimit("tests of subscriptions", MAX_TESTS, MAX_TESTS_OF_CALLER)
         self.previews = ConcurrencyLimit("previews", MAX_PREVIEWS, MAX_PREVIEWS_OF_CALLER)
+        self.exports = ConcurrencyLimit("downloads", MAX_EXPORTS, MAX_EXPORTS_OF_CALLER)
         self.previewing = asyncio.Lock()
         """Held by the preview that computes. Other requests have their turn between two previews."""
         self.filtering = SharedTurns()

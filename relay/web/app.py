@@ -85,7 +85,7 @@ class Web:
         await response(scope, receive, send)
 
     async def _answer(self, request: Request) -> Response:
-        path, sessions = request.url.path, self._shared.sessions
+        path, sessions = request.scope["path"], self._shared.sessions
         if path.startswith(f"{STATIC}/"):
             return _static(path.removeprefix(f"{STATIC}/"), request)
         if path in (LOGIN, LOGOUT):
@@ -94,7 +94,7 @@ class Web:
         if visitor is None:
             return sessions.to_login(request)
         request.state.visitor = visitor
-        page, form = self._find(request), await self._form(request)
+        page, form = self._find(request), await self._form(request, visitor)
         if form is not None:
             sessions.check_csrf(visitor, request, form)
         response = await self._page(request, page, visitor, form)
@@ -102,10 +102,10 @@ class Web:
             response.headers.append("set-cookie", visitor.fresh_cookie)
         return response
 
-    async def _form(self, request: Request) -> Form | None:
+    async def _form(self, request: Request, visitor: Visitor) -> Form | None:
         if request.method != "POST":
             return None
-        held = HeldBytes(self._shared.context.ports.admission.bodies, "")
+        held = HeldBytes(self._shared.context.ports.admission.bodies, visitor.identity.key)
         try:
             return Form(await read_body(request.headers, request.receive, MAX_FORM_BYTES, held))
         finally:
@@ -148,7 +148,7 @@ class Web:
             "visit": visit,
             "title": made.title,
             "navigation": SECTIONS,
-            "here": _place_of(visit.request.url.path),
+            "here": _place_of(visit.place),
             "equivalent": made.equivalent,
             "export": visit.path(format="csv", cursor=None) if made.export is not None else None,
             "live_path": visit.path() if page is not None and page.live else None,
@@ -166,7 +166,8 @@ class Web:
                 raise Unauthorized("the session has ended")
             visit.begin()
             made = await page.handler(visit)
-            assert isinstance(made, Content)
+            if isinstance(made, Done):
+                raise NotFound("this page only leads to another one")
             return shared.pages.live(made.template, self._values(visit, made, page))
 
         async def frames() -> AsyncGenerator[bytes, None]:

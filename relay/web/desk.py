@@ -30,10 +30,10 @@ class Desk:
         self._scope = scope
         self._identity = identity
 
-    async def get(self, path: str, *segments: str, query: Query | None = None) -> Any:
+    async def get(self, path: str, *segments: str, query: Query | None = None, also: int = 200) -> Any:
         """What a GET answers, as a JSON value. `segments` fill the `{}` of the path; parameters that are None or empty
-        are left out. Raises RequestError as the API does, and StoreError."""
-        return await self._call("GET", path, segments, query, None)
+        are left out. `also`: a status that is an answer too. Raises RequestError as the API does, and StoreError."""
+        return await self._call("GET", path, segments, query, None, also)
 
     async def post(self, path: str, *segments: str, query: Query | None = None, body: object = None) -> Any:
         """What a POST answers."""
@@ -50,19 +50,22 @@ class Desk:
     async def items(
         self, path: str, *segments: str, query: Query | None = None, at_most: int
     ) -> AsyncIterator[Mapping[str, Any]]:
-        """The items of a list, over its pages."""
+        """The items of a list, over its pages. Of a filtered list, those among the first `at_most`: reading goes no
+        further, however few pass the filter."""
         cursor, left = None, at_most
         while left > 0:
             asked = {**(query or {}), "limit": min(PAGE_LIMIT, left), "cursor": cursor}
             page = await self.get(path, *segments, query=asked)
             for item in page["items"]:
                 yield item
-            left -= len(page["items"])
+            left -= PAGE_LIMIT
             cursor = page.get("next_cursor")
             if cursor is None:
                 return
 
-    async def _call(self, method: str, path: str, segments: Sequence[str], query: Query | None, body: object) -> Any:
+    async def _call(
+        self, method: str, path: str, segments: Sequence[str], query: Query | None, body: object, also: int = 200
+    ) -> Any:
         sent = b"" if body is None else dumps(body)
         headers = [(b"accept", b"application/json")]
         if body is not None:
@@ -91,7 +94,7 @@ class Desk:
             return {"type": "http.request", "body": sent, "more_body": False}
 
         await self._api(scope, receive, answer.take)
-        return answer.value()
+        return answer.value(also)
 
 
 class _Answer:
@@ -107,9 +110,9 @@ class _Answer:
         else:
             self._body += message.get("body", b"")
 
-    def value(self) -> Any:
+    def value(self, also: int) -> Any:
         document = orjson.loads(self._body) if self._body else None
-        if self._status < 400:
+        if self._status < 400 or self._status == also:
             return document
         raise _refusal(self._status, document if isinstance(document, dict) else {})
 

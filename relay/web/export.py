@@ -2,29 +2,59 @@
 
 import csv
 import io
-from collections.abc import AsyncIterator, Mapping
+import re
+from collections.abc import AsyncGenerator, Callable, Mapping
 from typing import Any
 
 import orjson
 from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
+from relay.errors import Unauthorized
 from relay.web.page import Export, Visit
 
 MAX_ROWS = 10_000
+MEDIA_TYPE = "text/csv; charset=utf-8"
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "|", "%", "＝", "＋", "－", "＠")
 """A cell that begins so is run as a formula by some spreadsheet."""
+_LATER = re.compile(rf"([;\t\r\n]\s*)([{re.escape(''.join(_FORMULA))}])")
+"""The same inside a cell: where the comma is the decimal point, spreadsheets divide cells at semicolons and tabs."""
 
 
 def csv_response(export: Export, visit: Visit) -> Response:
     """The list of a page with its filters, up to MAX_ROWS items."""
     name = export.path.rstrip("/").rpartition("/")[2]
     headers = {"content-disposition": f'attachment; filename="{name}.csv"'}
-    return StreamingResponse(_lines(export, visit), media_type="text/csv; charset=utf-8", headers=headers)
+    if visit.request.method == "HEAD":
+        return Response(headers=headers, media_type=MEDIA_TYPE)
+    slots, caller = visit.context.ports.admission.exports, visit.identity.key
+    slots.take(caller)
+    return _Download(_lines(export, visit), lambda: slots.release(caller), headers)
 
 
-async def _lines(export: Export, visit: Visit) -> AsyncIterator[bytes]:
+class _Download(StreamingResponse):
+    """A response that always frees its slot."""
+
+    def __init__(
+        self, lines: AsyncGenerator[bytes, None], release: Callable[[], None], headers: Mapping[str, str]
+    ) -> None:
+        super().__init__(lines, headers=headers, media_type=MEDIA_TYPE)
+        self._lines = lines
+        self._release = release
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._release()
+            await self._lines.aclose()
+
+
+async def _lines(export: Export, visit: Visit) -> AsyncGenerator[bytes, None]:
     yield line(export.columns)
     async for item in visit.desk.items(export.path, *export.segments, query=export.query, at_most=MAX_ROWS):
+        if not visit.context.ports.access.holds(visit.identity):
+            raise Unauthorized("the token has ended: this export is not complete")
         yield line(value_at(item, path) for path in export.columns.values())
 
 
@@ -36,7 +66,8 @@ def line(cells: Any) -> bytes:
 
 
 def safe(value: object) -> str:
-    """A cell that no spreadsheet runs: a text that looks like a formula begins with an apostrophe."""
+    """A cell that no spreadsheet runs: a text that looks like a formula begins with an apostrophe, and so does what
+    looks like one after a character that may divide cells."""
     if value is None:
         return ""
     if isinstance(value, bool):
@@ -44,7 +75,8 @@ def safe(value: object) -> str:
     if isinstance(value, int | float):
         return str(value)
     text = value if isinstance(value, str) else orjson.dumps(value).decode()
-    return f"'{text}" if text.lstrip(" \n").startswith(_FORMULA) else text
+    text = f"'{text}" if text.lstrip().startswith(_FORMULA) or text.startswith(_FORMULA) else text
+    return _LATER.sub(r"\1'\2", text)
 
 
 def value_at(item: Mapping[str, Any], path: str) -> object:

@@ -111,6 +111,12 @@ class Visit:
         value: str = self.request.path_params[name]
         return value
 
+    @property
+    def place(self) -> str:
+        """The path of this page, decoded. Not of `request.url`: that cuts it at an encoded `?` or `#`."""
+        path: str = self.request.scope["path"]
+        return path
+
     def may(self, *scopes: str) -> bool:
         """Whether the caller has one of these scopes, or is admin."""
         return ADMIN in self.identity.scopes or not self.identity.scopes.isdisjoint(scopes)
@@ -124,7 +130,7 @@ class Visit:
         """This page's path, with its query changed; None removes a parameter."""
         kept = {name: value for name, value in self.query.pairs if name not in ("done", "n") and name not in changes}
         query = urlencode(shown({**kept, **changes}))
-        return self.request.url.path + (f"?{query}" if query else "")
+        return quote(self.place, safe="/:@") + (f"?{query}" if query else "")
 
 
 class Form:

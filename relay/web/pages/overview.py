@@ -28,7 +28,7 @@ Answer = Mapping[str, Any]
 @page("GET /ui", live=True)
 async def overview(visit: Visit) -> Content:
     """Health in one sentence, four figures, what needs a person, groups and budgets."""
-    ready = await visit.desk.get("/readyz")
+    ready = await visit.desk.get("/readyz", also=503)  # when it is not ready, this page is needed most
     sources = await _items(visit, "/v1/sources")
     seen = Seen(
         ready=ready,

@@ -271,9 +271,7 @@ async def _form(
     return Content(
         template="subscription_form.html",
         title=text(name),
-        status=200
-        if error is None or preview is not None or visit.request.url.path.endswith("preview")
-        else error.status,
+        status=200 if error is None or preview is not None or visit.place.endswith("preview") else error.status,
         values={
             "filled": filled,
             "before": before,

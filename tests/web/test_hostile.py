@@ -1,0 +1,151 @@
+"""What hostile requests and names do to the dashboard, and what one caller can take of it."""
+
+import asyncio
+from collections.abc import MutableMapping
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+from structlog.testing import capture_logs
+
+from relay.api.auth import LOCAL
+from relay.api.limits import MAX_EXPORTS_OF_CALLER
+from relay.api.ports import Readiness
+from relay.errors import Unauthorized
+from relay.web import export
+from relay.web.desk import PAGE_LIMIT, Desk
+from tests.support.api_world import TOKENS
+from tests.support.store_kit import track
+
+NAMES = ["a?b", "a#b", "100%", "50%41", "a b&c=d", "ä;b", "{{7*7}}", '"><b>', "..;", "a\\b"]
+
+
+async def raw(browser, target: str, query: bytes = b"", headers=(), until: bytes | None = None):
+    """Status, headers and body of a GET with the bytes as they are; `until`: the client leaves after these bytes."""
+    scope: MutableMapping[str, Any] = {
+        "type": "http",
+        "asgi": {"version": "3.0"},
+        "http_version": "1.1",
+        "scheme": "http",
+        "method": "GET",
+        "path": target,
+        "raw_path": quote(target).encode(),
+        "root_path": "",
+        "query_string": query,
+        "headers": [(b"host", b"127.0.0.1:8080"), *headers],
+        "server": ("127.0.0.1", 8080),
+        "client": ("127.0.0.1", 5000),
+    }
+    sent, left = [], asyncio.Event()
+
+    async def receive():
+        await left.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message):
+        sent.append(message)
+        if until is not None and until in message.get("body", b""):
+            left.set()
+
+    await browser.client._transport.app(scope, receive, send)
+    return sent[0]["status"], dict(sent[0]["headers"]), b"".join(one.get("body", b"") for one in sent[1:])
+
+
+def cookie_of(browser):
+    return b"cookie", "; ".join(f"{one.name}={one.value}" for one in browser.client.cookies.jar).encode()
+
+
+# --- requests
+
+
+@pytest.mark.parametrize("path", ["/ui", "/ui/jobs", "/ui/login", "/ui/static/relay.css", "/ui/nothing"])
+async def test_a_query_that_is_no_text_is_no_failure_of_the_relay(open_as, path):
+    for browser in (await open_as(dev=False, tokens=TOKENS), await open_as()):
+        status, _, _ = await raw(browser, path, b"a=\xff\xfe")
+        assert status in (200, 303, 404, 422)
+
+
+@pytest.mark.parametrize("name", NAMES)
+async def test_the_live_part_of_a_page_is_of_that_page(browser, world, name):
+    await track(world.store, "job_1", group=name)
+    page = await browser.get(f"/ui/groups/{quote(name, safe='')}", source="revor", account="default")
+    assert page.soup.texts("//h1") == [name]
+    (path,) = page.soup.attributes("//div[@id='live']", "hx-sse:connect")
+    again = await browser.get(path)
+    assert again.soup.texts("//h1") == [name]
+
+
+async def test_a_page_that_only_leads_on_has_no_live_part(browser, world):
+    await world.job("job_1")
+    with capture_logs() as written:
+        answer = await browser.client.get("/ui/jobs?id=job_1", headers={"Accept": "text/event-stream"})
+    assert "event: failed" in answer.text
+    assert [one["log_level"] for one in written if one["event"] == "live_page_failed"] == ["info"]
+
+
+async def test_the_overview_is_there_when_the_relay_is_not_ready(browser, world):
+    problem = "source revor: no key. Set REVOR_API_KEY."
+    world.node.answer = Readiness(problems=(problem,), components=("source",))
+    page = await browser.get("/ui")
+    assert page.status == 200
+    assert problem in page.html
+
+
+# --- downloads
+
+
+@pytest.mark.parametrize(
+    ("value", "cell"),
+    [
+        ("=1+1", "'=1+1"),
+        ("\xa0=1+1", "'\xa0=1+1"),
+        ("\u3000@x", "'\u3000@x"),
+        ("a;=1+1", "a;'=1+1"),
+        ("a\t +1", "a\t '+1"),
+        ("a\n-1;=2", "a\n'-1;'=2"),
+        ({"a": ";=1+1"}, '{"a":";\'=1+1"}'),
+        ("a; b - c = d", "a; b - c = d"),
+    ],
+)
+def test_a_cell_is_no_formula_wherever_a_spreadsheet_divides_it(value, cell):
+    assert export.safe(value) == cell
+
+
+async def test_a_filter_that_nothing_passes_reads_no_further_than_a_whole_download(browser, world, monkeypatch):
+    monkeypatch.setattr(export, "MAX_ROWS", PAGE_LIMIT)
+    for number in range(2 * PAGE_LIMIT + 1):
+        await world.poll(await world.job(f"job_{number}"), "queued")
+    asked, get = [], Desk.get
+
+    async def watched(self, path, *segments, **named):
+        asked.append(named["query"]["limit"])
+        return await get(self, path, *segments, **named)
+
+    monkeypatch.setattr(Desk, "get", watched)
+    page = await browser.get("/ui/events", filter="false")
+    read_by_page = len(asked)
+    answer = await browser.get("/ui/events", filter="false", format="csv")
+    assert (page.status, answer.html.count("\n")) == (200, 1)
+    assert len(asked) - 2 * read_by_page == 1
+
+
+async def test_a_token_has_so_many_downloads_at_once(browser, world):
+    shared = browser.web._shared.context.ports.admission.exports
+    for _ in range(MAX_EXPORTS_OF_CALLER):
+        shared.take(LOCAL)
+    assert (await browser.get("/ui/jobs", format="csv")).status == 429
+    assert (await browser.client.head("/ui/jobs?format=csv")).status_code == 200
+    shared.release(LOCAL)
+    for _ in range(2):
+        assert (await browser.get("/ui/jobs", format="csv")).status == 200
+    assert shared.taken == MAX_EXPORTS_OF_CALLER - 1
+
+
+async def test_a_download_ends_with_its_token(open_as, world, monkeypatch):
+    await world.job("job_1")
+    browser = await open_as(scopes=["read"])
+    ports = browser.web._shared.context.ports
+    monkeypatch.setattr(type(ports.access), "holds", lambda self, identity: False)
+    with pytest.raises(Unauthorized):  # so that the server ends the connection, and nobody takes it for the whole
+        await raw(browser, "/ui/jobs", b"format=csv", [cookie_of(browser)])
+    assert ports.admission.exports.taken == 0
