@@ -142,6 +142,7 @@ const SILENT_MS = 35_000; // three beats
 const RETRY_MS = 10_000;
 const live = document.getElementById("live");
 let stream = null;
+let asking = false; // htmx's first request is on its way
 let heardAt = 0;
 let retryTimer = 0;
 
@@ -155,7 +156,9 @@ function showLive(kind) {
 
 function connect() {
   clearTimeout(retryTimer);
-  if (live && window.htmx && !stream && !document.hidden) htmx.trigger(live, "connect");
+  if (!live || stream || asking || document.hidden) return;
+  window.htmx?.trigger(live, "connect");
+  if (!asking) retryTimer = setTimeout(connect, 500); // htmx has not read the page yet
 }
 
 function connectLater() {
@@ -169,6 +172,8 @@ function lost(status) {
 }
 
 if (live) {
+  live.addEventListener("htmx:config:request", () => (asking = true));
+  live.addEventListener("htmx:finally:request", () => (asking = false));
   live.addEventListener("htmx:sse:after:connection", (event) => {
     stream = event.detail.connection;
     heardAt = Date.now();
@@ -215,6 +220,9 @@ function prepare(root) {
 prepare(document);
 drawCharts(document);
 setInterval(() => showTimes(), 1000);
+
+// From a page without a search: after the browser has looked for an element of this name.
+if (location.hash === "#search") addEventListener("load", () => setTimeout(() => document.querySelector("[data-search]")?.focus()));
 
 // What an action did is said once: not again when the page is loaded again.
 if (/[?&]done=/.test(location.search)) {

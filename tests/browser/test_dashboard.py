@@ -1,0 +1,488 @@
+"""The dashboard in Chromium, against one relay that has something of everything.
+
+Each page: no fault on the console, nothing that the Content-Security-Policy refuses, nothing of another host, no text
+of strangers that runs, nothing that axe finds, no horizontal scrolling on a phone; and without JavaScript. Then what
+people do with it: keys, live pages, many tabs, a lost connection, a token that is revoked.
+"""
+
+import json
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import psutil
+import pytest
+from playwright.sync_api import Browser, BrowserContext, Page, Request, expect, sync_playwright
+
+from relay.web.pages import PAGES
+from tests.support.chromium import FLAGS, chromium
+from tests.support.cut_proxy import cut_proxy
+from tests.support.dashboard_world import Shown
+from tests.support.npm import npm_folder
+from tests.support.scale import scaled, soak_only
+
+ROUTES = sorted(page.path for page in PAGES if page.method == "GET")
+FILLED: dict[str, str] = {
+    "/ui/jobs/{id}": "/ui/jobs/{job}",
+    "/ui/groups/{name}": "/ui/groups/{group}?source=revor&account=default",
+    "/ui/deliveries/{id}": "/ui/deliveries/{dead}",
+    "/ui/deliveries/{id}/request": "/ui/deliveries/{dead}/request",
+    "/ui/replays/{id}": "/ui/replays/{replay}",
+    "/ui/subscriptions/{id}": "/ui/subscriptions/{failing}",
+    "/ui/subscriptions/{id}/edit": "/ui/subscriptions/{subscription}/edit",
+    "/ui/incidents/{id}": "/ui/incidents/{incident}",
+    "/ui/events/{id}": "/ui/events/{event}",
+}
+"""The pages of one thing. A new page that is missing here fails."""
+PAGE_BYTES = 150_000
+"""Over the wire, with all that it loads."""
+PHONE = {"width": 360, "height": 740}
+DESK = {"width": 1280, "height": 900}
+AXE = "axe-core@4.14.1"
+AXE_TAGS = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
+MAX_TABS = 150
+
+
+@dataclass
+class Faults:
+    """What goes wrong in a page."""
+
+    found: list[str] = field(default_factory=list)
+    hosts: set[str] = field(default_factory=set)
+
+    def watch(self, page: Page) -> "Faults":
+        page.on("console", self._said)
+        page.on("pageerror", lambda error: self.found.append(f"error: {error}"))
+        page.on("dialog", lambda dialog: (self.found.append(f"dialog: {dialog.message}"), dialog.dismiss()))
+        page.on("request", self._asked)
+        return self
+
+    def _said(self, message: Any) -> None:
+        if message.type in ("error", "warning"):
+            self.found.append(f"{message.type}: {message.text}")
+
+    def _asked(self, request: Request) -> None:
+        scheme, _, rest = request.url.partition("://")
+        if scheme in ("http", "https"):
+            self.hosts.add(rest.partition("/")[0])
+            if "/probed" in request.url.partition("?")[0]:
+                self.found.append(f"loaded: {request.url}")
+
+
+# --- one relay and one browser for all of it
+
+
+@pytest.fixture(scope="module")
+def program() -> str:
+    return chromium()
+
+
+@pytest.fixture(scope="module")
+def relay(program: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[subprocess.Popen[str]]:
+    folder = tmp_path_factory.mktemp("relay")
+    command = [sys.executable, "-m", "tests.support.dashboard_world", str(folder)]
+    errors = folder / "errors"
+    with (
+        open(errors, "w") as log,
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True) as process,
+    ):
+        try:
+            yield process
+        finally:
+            assert process.stdin is not None
+            process.stdin.close()
+            process.wait(30)
+    assert process.returncode == 0, errors.read_text()[-2000:]
+
+
+@pytest.fixture(scope="module")
+def shown(relay: subprocess.Popen[str]) -> Shown:
+    assert relay.stdout is not None
+    line = relay.stdout.readline()
+    assert line, "the relay did not start: its errors follow at the end"
+    return Shown(**json.loads(line))
+
+
+@pytest.fixture(scope="module")
+def browser(program: str) -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=program, args=list(FLAGS))
+        yield opened
+        opened.close()
+
+
+@pytest.fixture
+def open_context(browser: Browser, shown: Shown) -> Iterator[Callable[..., BrowserContext]]:
+    """Opens windows of their own: `open_context(java_script_enabled=False)`."""
+    opened: list[BrowserContext] = []
+
+    def make(**options: Any) -> BrowserContext:
+        opened.append(browser.new_context(**{"base_url": shown.url, "viewport": DESK, **options}))
+        opened[-1].set_default_timeout(scaled(20_000, 60_000))
+        return opened[-1]
+
+    yield make
+    for context in opened:
+        context.close()
+
+
+@pytest.fixture(scope="module")
+def windows(browser: Browser, shown: Shown) -> Iterator[dict[str, BrowserContext]]:
+    """Windows that many tests use: with all checks, for axe, and a phone without JavaScript."""
+    contexts = {
+        "checked": browser.new_context(base_url=shown.url, viewport=DESK),
+        "axe": browser.new_context(base_url=shown.url, viewport=DESK, bypass_csp=True, reduced_motion="reduce"),
+        "plain": browser.new_context(base_url=shown.url, viewport=PHONE, java_script_enabled=False),
+    }
+    yield contexts
+    for context in contexts.values():
+        context.close()
+
+
+@pytest.fixture
+def open_tab(windows: dict[str, BrowserContext]) -> Iterator[Callable[[str], Page]]:
+    """Opens a tab of one of these windows."""
+    opened: list[Page] = []
+
+    def make(window: str) -> Page:
+        opened.append(windows[window].new_page())
+        return opened[-1]
+
+    yield make
+    for page in opened:
+        page.close()
+
+
+@pytest.fixture(scope="module")
+def axe(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = npm_folder(tmp_path_factory.mktemp("npm"), [AXE])
+    return (folder / "node_modules" / "axe-core" / "axe.min.js").read_text()
+
+
+def path_of(route: str, shown: Shown) -> str:
+    """The path of a page in this relay."""
+    return FILLED.get(route, route).format_map(vars_of(shown))
+
+
+def vars_of(shown: Shown) -> dict[str, str]:
+    return {name: getattr(shown, name) for name in Shown.__slots__}
+
+
+def until_live(page: Page) -> None:
+    """Waits until the page is live, if it can be."""
+    if page.locator("#live").count():
+        expect(page.locator("#live-state")).to_have_text("Live", timeout=20_000)
+
+
+def call(shown: Shown, method: str, path: str, body: Any = None) -> Any:
+    """A call of the API."""
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(shown.url + path, data, {"content-type": "application/json"}, method=method)
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        return json.loads(answer.read() or b"null")
+
+
+# --- each page
+
+
+@pytest.mark.parametrize("route", ROUTES)
+def test_page_has_no_fault_and_fits_a_phone(route: str, open_tab: Callable[[str], Page], shown: Shown) -> None:
+    page = open_tab("checked")
+    faults = Faults().watch(page)
+    answer = page.goto(path_of(route, shown))
+    assert answer is not None
+    assert answer.status == 200
+    until_live(page)
+    assert page.locator("h1").count() == 1
+    assert page.evaluate("window.probed") is None
+    page.set_viewport_size(PHONE)
+    wide = page.evaluate(
+        """() => {
+          const width = document.documentElement.clientWidth;
+          if (document.documentElement.scrollWidth <= width) return [];
+          return [...document.querySelectorAll("main *")].filter((one) => one.getBoundingClientRect().right > width + 1)
+            .map((one) => `${one.tagName} ${one.id} ${one.className}`).slice(0, 5);
+        }"""
+    )
+    assert wide == [], "wider than a phone"
+    assert faults.found == []
+    assert faults.hosts == {shown.url.partition("://")[2]}
+
+
+@pytest.mark.parametrize("route", ROUTES)
+def test_axe_finds_nothing_in_either_theme(route: str, open_tab: Callable[[str], Page], axe: str, shown: Shown) -> None:
+    page = open_tab("axe")
+    page.goto(path_of(route, shown))
+    until_live(page)
+    page.evaluate(axe + ";0")
+    assert axe_of(page, AXE_TAGS) == []
+    page.emulate_media(color_scheme="dark")
+    assert axe_of(page, ["color-contrast"], kind="rule") == []
+
+
+def axe_of(page: Page, values: list[str], kind: str = "tag") -> list[str]:
+    """What axe finds by rules with these tags, or by these rules, as lines."""
+    options = {"runOnly": {"type": kind, "values": values}, "resultTypes": ["violations"]}
+    found = page.evaluate("(options) => axe.run(options)", options)
+    return [
+        f"{one['id']}: {one['help']}: {node['html'][:160]} {node['any'][:1]}"
+        for one in found["violations"]
+        for node in one["nodes"][:3]
+    ]
+
+
+@pytest.mark.parametrize("route", ROUTES)
+def test_page_works_without_javascript(route: str, open_tab: Callable[[str], Page], shown: Shown) -> None:
+    page = open_tab("plain")
+    answer = page.goto(path_of(route, shown))
+    assert answer is not None
+    assert answer.status == 200
+    assert page.locator("h1").count() == 1
+    # what only works with JavaScript is not shown
+    assert page.locator("[data-copy]:visible, [data-theme-toggle]:visible, #live-state:visible").count() == 0
+
+
+def test_every_page_is_small(browser: Browser, shown: Shown) -> None:
+    sizes: dict[str, int] = {}
+    for route in scaled(["/ui", "/ui/jobs", "/ui/subscriptions/{id}"], ROUTES):
+        context = browser.new_context(base_url=shown.url)
+        page, bytes_of = context.new_page(), []
+        session = context.new_cdp_session(page)
+        session.on("Network.loadingFinished", lambda event, into=bytes_of: into.append(event["encodedDataLength"]))
+        session.send("Network.enable")
+        page.goto(path_of(route, shown))
+        until_live(page)
+        sizes[route] = int(sum(bytes_of))
+        context.close()
+    assert {route: size for route, size in sizes.items() if size > PAGE_BYTES} == {}
+    assert min(sizes.values()) > 10_000
+
+
+# --- what people do
+
+
+def test_actions_work_without_javascript(open_context: Callable[..., BrowserContext], shown: Shown) -> None:
+    page = open_context(java_script_enabled=False).new_page()
+    page.goto(f"/ui/subscriptions/{shown.subscription}")
+    page.locator(f"form[action='/ui/subscriptions/{shown.subscription}/pause'] button").click()
+    expect(page.locator(".said")).to_be_visible()
+    assert call(shown, "GET", f"/v1/subscriptions/{shown.subscription}")["state"] == "paused"
+    page.locator(f"form[action='/ui/subscriptions/{shown.subscription}/resume'] button").click()
+    expect(page.locator(".said")).to_be_visible()
+    assert call(shown, "GET", f"/v1/subscriptions/{shown.subscription}")["state"] == "enabled"
+
+
+def test_menu_of_a_phone_opens_without_javascript(open_context: Callable[..., BrowserContext]) -> None:
+    page = open_context(java_script_enabled=False, viewport=PHONE).new_page()
+    page.goto("/ui")
+    assert page.locator(".places").is_hidden()
+    page.locator(".menu > summary").click()
+    page.locator(".menu a[href='/ui/jobs']").click()
+    assert page.url.endswith("/ui/jobs")
+
+
+def test_what_was_done_is_said_once(open_context: Callable[..., BrowserContext], shown: Shown) -> None:
+    page = open_context().new_page()
+    page.goto(f"/ui/subscriptions/{shown.subscription}?done=job_refreshed")
+    expect(page.locator(".said")).to_be_visible()
+    page.reload()
+    expect(page.locator(".said")).to_have_count(0)
+
+
+def test_keys_lead_everywhere(open_context: Callable[..., BrowserContext]) -> None:
+    page = open_context().new_page()
+    page.goto("/ui")
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.className") == "skip"
+    page.keyboard.press("Enter")
+    assert page.evaluate("document.activeElement.id") == "main"
+    page.keyboard.press("?")
+    expect(page.locator("#help")).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(page.locator("#help")).to_be_hidden()
+    page.keyboard.press("g")
+    page.keyboard.press("s")
+    page.wait_for_url("**/ui/subscriptions")
+    page.keyboard.press("/")
+    page.wait_for_function("() => document.activeElement.matches('[data-search]')")
+    page.keyboard.type("g j ? /")  # in a field they are letters
+    assert page.evaluate("document.activeElement.value") == "g j ? /"
+    assert page.locator("#help").is_hidden()
+
+
+def test_tab_reaches_each_action_and_shows_where_it_is(
+    open_context: Callable[..., BrowserContext], shown: Shown
+) -> None:
+    page = open_context().new_page()
+    page.goto(f"/ui/subscriptions/{shown.failing}")
+    until_live(page)
+    wanted = page.evaluate(
+        """() => {
+          window.wanted = [...document.querySelectorAll("main :is(a[href], button, input, select, textarea, summary)")]
+            .filter((one) => one.checkVisibility({contentVisibilityAuto: true}) && one.type !== "hidden");
+          return window.wanted.length;
+        }"""
+    )
+    reached, unmarked = set(), set()
+    for _ in range(MAX_TABS):
+        page.keyboard.press("Tab")
+        index, marked = page.evaluate(
+            """() => {
+              const at = document.activeElement, style = getComputedStyle(at);
+              return [window.wanted.indexOf(at), style.outlineStyle !== "none" || style.boxShadow !== "none"];
+            }"""
+        )
+        if index >= 0:
+            reached.add(index)
+            if not marked:
+                unmarked.add(index)
+        if len(reached) == wanted:
+            break
+    assert len(reached) == wanted
+    assert unmarked == set()
+
+
+def test_theme_is_chosen_and_stays(open_context: Callable[..., BrowserContext]) -> None:
+    page = open_context(color_scheme="light").new_page()
+    page.goto("/ui/jobs")
+    back = "getComputedStyle(document.documentElement).backgroundColor"
+    light = page.evaluate(back)
+    page.locator("[data-theme-toggle]").click()
+    page.wait_for_function("() => document.documentElement.dataset.theme === 'dark'")
+    dark = page.evaluate(back)
+    assert dark != light
+    page.goto("/ui/audit")
+    assert page.evaluate("document.documentElement.dataset.theme") == "dark"
+    assert page.evaluate(back) == dark
+
+
+def test_times_are_relative_and_local(open_context: Callable[..., BrowserContext]) -> None:
+    page = open_context(timezone_id="Asia/Kolkata", locale="en-GB").new_page()
+    page.goto("/ui/jobs")
+    time = page.locator("main time").first
+    assert "ago" in time.inner_text()
+    absolute = page.evaluate(
+        """(one) => new Intl.DateTimeFormat("en", {dateStyle: "medium", timeStyle: "medium", timeZone: "Asia/Kolkata"})
+          .format(new Date(one))""",
+        time.get_attribute("datetime"),
+    )
+    assert time.get_attribute("title") == absolute
+
+
+# --- live pages
+
+
+def test_live_page_shows_what_happens_and_keeps_what_the_reader_does(
+    open_context: Callable[..., BrowserContext], shown: Shown
+) -> None:
+    page = open_context().new_page()
+    faults = Faults().watch(page)
+    page.goto("/ui/intents")
+    until_live(page)
+    page.evaluate(
+        """() => {
+          window.asking = document.querySelector("#live details:has(form)");
+          window.asking.open = true;
+          window.field = window.asking.querySelector("form :is(input:not([type=hidden]), select, textarea, button)");
+          window.field.focus();
+        }"""
+    )
+    before = page.locator("#live form").count()
+    make_intent(shown)
+    page.wait_for_function("(before) => document.querySelectorAll('#live form').length > before", arg=before)
+    kept = "[window.asking.isConnected, window.asking.open, document.activeElement === window.field]"
+    assert page.evaluate(kept) == [True, True, True]
+    assert faults.found == []
+
+
+def make_intent(shown: Shown) -> None:
+    """Another create whose answer is lost."""
+    fault = {"kind": "timeout", "method": "POST", "count": 1, "hold_seconds": 0.05}
+    request = urllib.request.Request(
+        f"{shown.sandbox}/_sandbox/faults", json.dumps(fault).encode(), {"content-type": "application/json"}
+    )
+    urllib.request.urlopen(request, timeout=30).close()
+    headers = {"content-type": "application/json", "authorization": "Bearer sk-revor-default"}
+    create = urllib.request.Request(f"{shown.url}/api/v1/outreach/dispatches", b'{"channel":"email"}', headers)
+    with pytest.raises(urllib.error.HTTPError):
+        urllib.request.urlopen(create, timeout=30)
+
+
+def test_lost_connection_is_said_and_comes_back(open_context: Callable[..., BrowserContext], shown: Shown) -> None:
+    with cut_proxy(int(shown.url.rpartition(":")[2])) as proxy:
+        page = open_context(base_url=f"http://127.0.0.1:{proxy.port}").new_page()
+        page.goto("/ui/audit")
+        until_live(page)
+        proxy.cut()
+        expect(page.locator("#live-state")).to_contain_text("Connection lost")
+        assert page.locator("h1").is_visible()
+        proxy.join()
+        until_live(page)
+
+
+def test_many_tabs_leave_connections_for_pages(open_context: Callable[..., BrowserContext], shown: Shown) -> None:
+    """Chromium has six connections to a host, for all tabs together. All tabs here count as visible."""
+    context = open_context()
+    tabs = [context.new_page() for _ in range(scaled(8, 20))]
+    for tab in tabs:
+        tab.goto("/ui/jobs", wait_until="commit")
+    paused = context.new_page()
+    for _ in range(3):
+        answer = paused.goto("/ui/audit", wait_until="load")
+        assert answer is not None
+        assert answer.status == 200
+    states = [tab.locator("#live-state").inner_text() for tab in tabs]
+    assert any(state.startswith("Paused") for state in states)
+
+
+def test_revoked_token_leads_to_the_login_page(
+    open_context: Callable[..., BrowserContext], axe: str, shown: Shown
+) -> None:
+    """From elsewhere than this machine a relay with --dev asks for a token too: a proxy's header says so."""
+    page = open_context(bypass_csp=True, extra_http_headers={"x-forwarded-for": "203.0.113.9"}).new_page()
+    made = call(shown, "POST", "/v1/tokens", {"name": "browser", "scopes": ["read"]})
+    page.goto("/ui/jobs?open=true")
+    assert "/ui/login" in page.url
+    page.evaluate(axe + ";0")
+    assert axe_of(page, AXE_TAGS) == []
+    page.locator("input[type=password]").fill(made["token"])
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/ui/jobs?open=true")
+    until_live(page)
+    call(shown, "DELETE", f"/v1/tokens/{made['id']}")
+    page.wait_for_url("**/ui/login**")
+    expect(page.locator("input[type=password]")).to_be_visible()
+
+
+@soak_only
+def test_twenty_live_tabs_do_not_grow(
+    open_context: Callable[..., BrowserContext], relay: subprocess.Popen[str], shown: Shown
+) -> None:
+    """Five minutes: the memory of the relay and of the pages stays."""
+    context = open_context()
+    paths = [path_of(route, shown) for route in ROUTES][:20]
+    tabs = [context.new_page() for _ in range(20)]
+    for tab, path in zip(tabs, paths * 2, strict=False):
+        tab.goto(path, wait_until="commit")
+    node = psutil.Process(relay.pid)
+
+    def measured() -> tuple[float, float]:
+        heap = 0.0
+        for tab in tabs:
+            session = context.new_cdp_session(tab)
+            session.send("HeapProfiler.collectGarbage")
+            heap += session.send("Runtime.getHeapUsage")["usedSize"]
+            session.detach()
+        return node.memory_info().rss / 2**20, heap / 2**20
+
+    tabs[0].wait_for_timeout(60_000)
+    before = measured()
+    for number in range(24):
+        call(shown, "POST", "/v1/jobs", {"id": f"soak-{number}"})
+        tabs[number % 20].wait_for_timeout(10_000)
+    after = measured()
+    assert after[0] < before[0] + 24, f"MB of the relay: {before[0]:.1f}, then {after[0]:.1f}"
+    assert after[1] < before[1] * 1.25 + 8, f"MB of the pages: {before[1]:.1f}, then {after[1]:.1f}"
