@@ -2,6 +2,7 @@ from typing import Any
 
 import pytest
 
+from relay.clock import MAX_EPOCH_SECONDS
 from relay.core.events import Hint
 from relay.core.job import Problem
 from relay.core.planner.outlook import Outlook, OutlookPoint
@@ -9,7 +10,7 @@ from relay.core.subscription import Subscription
 from relay.errors import Conflict
 from relay.store import job_pages
 from tests.support.api_world import HOOK, NOW
-from tests.support.store_kit import execute
+from tests.support.store_kit import execute, poll, seen, track
 
 FIELDS = [
     *("uid", "id", "source", "account", "status", "outcome", "open", "sequence", "metadata", "request"),
@@ -515,3 +516,12 @@ async def test_invalid_bulk_change_is_refused_whole(client, world, body, pointer
     assert answer.status_code == 422
     assert [(error["pointer"], error["code"]) for error in answer.json()["errors"]] == [(pointer, code)]
     assert world.tracking.refreshed == []
+
+
+async def test_a_job_that_is_scheduled_for_the_end_of_time_is_shown(client, world):
+    """Some upstreams mean "never" by it. Its deadline is later than any time that can be written."""
+    uid = await track(world.store, "never")
+    observed = seen("scheduled", scheduled_at=MAX_EPOCH_SECONDS)
+    await world.store.jobs.record(poll(uid, 0, "scheduled", seen=observed))
+    (job,) = (await client.get("/v1/jobs")).json()["items"]
+    assert (job["scheduled_at"], job["deadline_at"]) == ("9999-12-31T23:59:59.000Z",) * 2

@@ -5,7 +5,15 @@ import time
 import pytest
 import time_machine
 
-from relay.clock import MAX_EPOCH_SECONDS, FollowedClock, local_time, steady_clock, time_zones, zone_named
+from relay.clock import (
+    MAX_EPOCH_SECONDS,
+    FollowedClock,
+    local_time,
+    steady_clock,
+    time_zones,
+    to_rfc3339,
+    zone_named,
+)
 
 
 class Steady:
@@ -89,3 +97,8 @@ def test_name_that_is_no_time_zone_everywhere_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match="is not a time zone"):
         zone_named(name)
     assert name not in time_zones()
+
+
+@pytest.mark.parametrize("seconds", [MAX_EPOCH_SECONDS, MAX_EPOCH_SECONDS + 604_800.0, 1e300, float("inf")])
+def test_a_time_after_the_last_that_can_be_written_is_shown_as_that(seconds: float) -> None:
+    assert to_rfc3339(seconds) == "9999-12-31T23:59:59.000Z"
