@@ -36,6 +36,7 @@ from relay.node.opening import NO_KEY
 from relay.sandbox import admin, fate, faults
 from relay.sources.client import PollKind
 from relay.store.postgres_writer import PATIENCE_SECONDS
+from relay.web.pages import PAGES
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
@@ -453,3 +454,8 @@ def test_every_action_of_the_audit() -> None:
         named = {operation.audited, operation.counted, operation.action({"purge": True, "dry_run": False})}
         for action in {name for name in named if isinstance(name, str)}:
             assert action in page or f".{action.partition('.')[2]}" in page, f"docs/audit.md does not have {action}"
+
+
+def test_every_page_of_the_dashboard() -> None:
+    page = quoted("dashboard.md")
+    assert {one.path for one in PAGES if one.method == "GET"} - page == set()
