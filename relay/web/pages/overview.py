@@ -21,6 +21,8 @@ FEW_POINTS = 6
 """With fewer hours than this the minutes are shown: the relay is new."""
 MAX_SUBSCRIPTIONS = 200
 LIST = 8
+NEWEST = 2_000
+"""Deliveries of a state that are counted."""
 
 Answer = Mapping[str, Any]
 
@@ -79,7 +81,7 @@ async def _allowed(visit: Visit, path: str, query: Mapping[str, object], *segmen
 
 
 async def _deliveries(visit: Visit, state: str) -> Sequence[Answer]:
-    return await _items(visit, "/v1/deliveries", state=state, group_by="sink", limit=LIST)
+    return await _items(visit, "/v1/deliveries", state=state, group_by="sink", newest=NEWEST, limit=LIST)
 
 
 async def _forecast(visit: Visit, group: Answer) -> Answer:
