@@ -88,8 +88,10 @@ def _accounts(seen: Seen) -> Iterator[Concern]:
             channel = titled(one["channel"] or "")
             values = {"name": one["name"] or one["id"], "channel": channel, "n": one["open_jobs"]}
             path, key = "/ui/sources#accounts", f"account_{one['state']}"
-            level: Level = "bad" if one["open_jobs"] else "warn"
-            yield Concern(level=level, key=key, values=values, path=path, since=one["since"])
+            if one["open_jobs"]:
+                yield Concern(level="bad", key=key, values=values, path=path, since=one["since"])
+            else:
+                yield Concern(level="warn", key=f"{key}_idle", values=values, path=path, since=one["since"])
 
 
 def _uncertain(seen: Seen) -> Iterator[Concern]:

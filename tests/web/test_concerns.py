@@ -51,7 +51,7 @@ def keys(seen: Seen) -> list[tuple[str, str]]:
         ({"sources": [source(state="elsewhere")]}, []),
         ({"incidents": [incident()]}, [("bad", "incident")]),
         ({"accounts": [account(state="needs_reconnect")]}, [("bad", "account_needs_reconnect")]),
-        ({"accounts": [account(state="cannot_send", open_jobs=0)]}, [("warn", "account_cannot_send")]),
+        ({"accounts": [account(state="cannot_send", open_jobs=0)]}, [("warn", "account_cannot_send_idle")]),
         (
             {"incidents": [incident(connect_account_id="acc")], "accounts": [account(state="needs_reconnect")]},
             [("bad", "incident")],
@@ -77,7 +77,7 @@ def test_the_worst_comes_first() -> None:
     seen = Seen(
         ready=WELL, dead=[group()], accounts=[account(state="cannot_send", open_jobs=0)], incidents=[incident()]
     )
-    assert keys(seen) == [("bad", "incident"), ("warn", "account_cannot_send"), ("warn", "dead")]
+    assert keys(seen) == [("bad", "incident"), ("warn", "account_cannot_send_idle"), ("warn", "dead")]
 
 
 def everything() -> list[Concern]:
@@ -87,7 +87,7 @@ def everything() -> list[Concern]:
             sources=[source(state="down"), source(state="unauthorized")],
             incidents=[incident()],
             accounts=[
-                account(state=state, open_jobs=n) for state in ("needs_reconnect", "cannot_send") for n in (1, 5)
+                account(state=state, open_jobs=n) for state in ("needs_reconnect", "cannot_send") for n in (0, 1, 5)
             ],
             subscriptions=[subscription(state="disabled"), subscription(failing_since=NEW)],
             dead=[group(count=1), group(sink=None)],
@@ -104,6 +104,7 @@ def test_each_has_a_sentence_and_a_place_to_look() -> None:
     assert {one.key for one in found} == {
         *("problem", "source_down", "source_unauthorized", "incident", "uncertain", "intents", "disabled", "failing"),
         *("account_needs_reconnect", "account_cannot_send", "dead", "late"),
+        *("account_needs_reconnect_idle", "account_cannot_send_idle"),
     }
     for one in found:
         sentence = english()(f"overview.{one.key}", **one.values)
