@@ -24,7 +24,7 @@ from relay.web.live import Key, Live
 from relay.web.navigation import NAVIGATION, SECTIONS
 from relay.web.page import Content, Done, Form, Page, Visit
 from relay.web.pages import PAGES
-from relay.web.rendering import STATIC, Pages, static_files
+from relay.web.rendering import STATIC, Pages, static_files, version_of
 from relay.web.sessions import LOGIN, LOGOUT, Sessions, Visitor
 from relay.web.settings import WebSettings
 
@@ -172,16 +172,16 @@ class Web:
 
         async def frames() -> AsyncGenerator[bytes, None]:
             with ports.signals.watch_events() as watch:
-                async for frame in shared.live.frames(key, render, watch.wait, goes_on):
+                async for frame in shared.live.frames(key, caller, render, watch.wait, goes_on):
                     yield frame
 
         def goes_on() -> bool:
             return not ports.node.stopping and ports.access.holds(visit.identity)
 
-        key = Key(visit.csrf, visit.path())
+        key, caller = Key(visit.csrf, visit.path()), visit.identity.key
         if not shared.live.has_room(key):
             raise Unavailable("too many pages are open: this one shows what it knew", headers={"Retry-After": "30"})
-        slots, caller = ports.admission.streams, visit.identity.key
+        slots = ports.admission.streams
         slots.take(caller)
         return EventStream(frames(), lambda: slots.release(caller), {"X-Accel-Buffering": "no"})
 
@@ -244,7 +244,8 @@ def _static(name: str, request: Request) -> Response:
     if found is None:
         raise NotFound("the dashboard has no such file")
     body, kind = found
-    headers = {"cache-control": FOR_EVER, "vary": "accept-encoding", "content-type": kind}
+    is_current = request.scope["query_string"] == f"v={version_of(name)}".encode()  # nodes may differ during an update
+    headers = {"cache-control": FOR_EVER if is_current else "no-cache", "vary": "accept-encoding", "content-type": kind}
     if "gzip" in request.headers.get("accept-encoding", ""):
         return Response(_packed(name), headers={**headers, "content-encoding": "gzip"})
     return Response(body, headers=headers)

@@ -67,7 +67,7 @@ def _readiness(seen: Seen) -> Iterator[Concern]:
     for one in seen.sources:
         if one["state"] in ("down", "unauthorized"):
             values = {"account": f"{one['source']}/{one['account']}"}
-            fix = (one.get("problem") or {}).get("detail")
+            fix = (one.get("problem") or {}).get("message")
             path = "/ui/sources"
             yield Concern(
                 level="bad", key=f"source_{one['state']}", values=values, path=path, since=one["since"], fix=fix

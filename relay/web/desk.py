@@ -15,8 +15,8 @@ from relay.api.auth import Identity
 from relay.core.jsontext import dumps
 from relay.errors import FieldError, NotFound, RequestError
 
-PAGE_LIMIT = 100
-"""Items that `items` asks for at once."""
+PAGE_LIMIT = 50
+"""Items that `items` asks for at once. An item may have 64 KiB: reading more would hold up everything else."""
 
 Query = Mapping[str, object]
 

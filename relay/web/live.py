@@ -1,7 +1,8 @@
 """Live pages: the block `live` of a page, sent again over server-sent events when something has happened.
 
 Tabs that show the same page to the same person share one rendering. All renderings together may take SHARE of the
-time, so that many open tabs slow the pages down and never the deliveries.
+time, so that many open tabs slow the pages down and never the deliveries. Callers have equal parts of it: one with
+expensive pages slows down their own.
 
 A browser opens six connections to a host at most, so each session has TABS live tabs: one more takes the place of the
 oldest, which asks again after LATER_SECONDS. `static/relay.js` knows the events: `live` (connected), `beat` (nothing
@@ -52,6 +53,7 @@ class Key(NamedTuple):
 class _Shared:
     """A page that tabs are open for. `seconds`: what its rendering takes."""
 
+    caller: str
     tabs: int = 0
     html: str = ""
     rendered_at: float = float("-inf")
@@ -74,21 +76,22 @@ class Live:
         self._pages: dict[Key, _Shared] = {}
         self._tabs: dict[str, list[_Tab]] = {}
 
-    @property
-    def interval_seconds(self) -> float:
-        """How long a page waits between two renderings."""
-        return max(MIN_SECONDS, sum(page.seconds for page in self._pages.values()) / SHARE)
+    def interval_seconds(self, caller: str) -> float:
+        """How long a page of this caller waits between two renderings."""
+        callers = {page.caller for page in self._pages.values()}
+        own = sum(page.seconds for page in self._pages.values() if page.caller == caller)
+        return max(MIN_SECONDS, own * len(callers) / SHARE)
 
     def has_room(self, key: Key) -> bool:
         """Whether a tab of this page can be live."""
         return key in self._pages or len(self._pages) < MAX_PAGES
 
     async def frames(
-        self, key: Key, render: Render, wait: Wait, goes_on: Callable[[], bool]
+        self, key: Key, caller: str, render: Render, wait: Wait, goes_on: Callable[[], bool]
     ) -> AsyncGenerator[bytes, None]:
         """The page's frames, each when it differs from the one before. `wait` returns True for a signal, False after
         so many seconds; `goes_on` says whether the reader may still see the page."""
-        page = self._pages.setdefault(key, _Shared())
+        page = self._pages.setdefault(key, _Shared(caller))
         page.tabs += 1
         tab = self._seat(key.session)
         sent = ""
@@ -104,7 +107,7 @@ class Live:
                     break
                 yield _event("beat") if html == sent else _frame(html)
                 sent = html
-                pause = self.interval_seconds
+                pause = self.interval_seconds(caller)
                 async for beat in _beats(_sleep, pause, stays):
                     yield beat
                 async for beat in _beats(wait, max(0.0, IDLE_SECONDS - pause), stays):

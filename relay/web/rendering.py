@@ -150,5 +150,10 @@ def static_files() -> Mapping[str, tuple[bytes, str]]:
 @cache
 def asset(name: str) -> str:
     """The path of a static file, with a part of its digest: browsers may keep it for ever."""
-    digest = hashlib.sha256(static_files()[name][0]).hexdigest()[:12]
-    return f"{STATIC}/{name}?v={digest}"
+    return f"{STATIC}/{name}?v={version_of(name)}"
+
+
+@cache
+def version_of(name: str) -> str:
+    """What changes with a static file."""
+    return hashlib.sha256(static_files()[name][0]).hexdigest()[:12]

@@ -116,3 +116,9 @@ def test_an_account_is_named_as_its_owner_writes_it() -> None:
     (one,) = concerns(Seen(ready=WELL, accounts=[account(state="needs_reconnect")]), NOW)
     sentence = english()("overview.account_needs_reconnect", **one.values)
     assert sentence == "The LinkedIn account Ada needs reconnecting. 3 open jobs need it."
+
+
+def test_what_a_source_has_answered_is_told():
+    problem = {"code": "unavailable", "message": "revor.ai refuses connections", "request_id": None, "at": NEW}
+    (found,) = concerns(Seen(ready=WELL, sources=[source(state="down", problem=problem)]), NOW)
+    assert found.fix == "revor.ai refuses connections"

@@ -14,6 +14,8 @@ from relay.api.ports import Readiness
 from relay.errors import Unauthorized
 from relay.web import export
 from relay.web.desk import PAGE_LIMIT, Desk
+from relay.web.live import MIN_SECONDS, SHARE, Key, Live
+from relay.web.rendering import STATIC, asset
 from tests.support.api_world import TOKENS
 from tests.support.store_kit import track
 
@@ -89,6 +91,36 @@ async def test_the_overview_is_there_when_the_relay_is_not_ready(browser, world)
     page = await browser.get("/ui")
     assert page.status == 200
     assert problem in page.html
+
+
+async def test_a_caller_with_expensive_pages_slows_down_its_own():
+    live, now, took = Live(lambda: now[0]), [0.0], {"greedy": 9.0, "modest": 0.03}
+
+    async def opened(caller):
+        async def render():
+            now[0] += took[caller]
+            return caller
+
+        frames = live.frames(Key(caller, "/ui"), caller, render, no_signal, lambda: True)
+        assert b"event: live" in await anext(frames)
+        assert b"data: " in await anext(frames)
+        return frames
+
+    open_pages = [await opened("greedy"), await opened("modest")]
+    assert live.interval_seconds("greedy") == pytest.approx(9.0 * 2 / SHARE)
+    assert live.interval_seconds("modest") == MIN_SECONDS
+    for one in open_pages:
+        await one.aclose()
+
+
+async def no_signal(seconds):
+    return False
+
+
+async def test_only_the_file_that_was_asked_for_is_kept_for_ever(browser):
+    """While nodes are updated one answers with its own file for the address of another one's."""
+    for path, kept in ((asset("relay.css"), True), (f"{STATIC}/relay.css", False), (f"{STATIC}/relay.css?v=1", False)):
+        assert ("immutable" in (await browser.get(path)).headers["cache-control"]) is kept
 
 
 # --- downloads
