@@ -35,9 +35,11 @@ class Desk:
         are left out. `also`: a status that is an answer too. Raises RequestError as the API does, and StoreError."""
         return await self._call("GET", path, segments, query, None, also)
 
-    async def post(self, path: str, *segments: str, query: Query | None = None, body: object = None) -> Any:
-        """What a POST answers."""
-        return await self._call("POST", path, segments, query, body)
+    async def post(
+        self, path: str, *segments: str, query: Query | None = None, body: object = None, key: str | None = None
+    ) -> Any:
+        """What a POST answers. `key`: its Idempotency-Key, so that a form that is sent twice acts once."""
+        return await self._call("POST", path, segments, query, body, key=key)
 
     async def put(self, path: str, *segments: str, query: Query | None = None, body: object = None) -> Any:
         """What a PUT answers."""
@@ -64,10 +66,19 @@ class Desk:
                 return
 
     async def _call(
-        self, method: str, path: str, segments: Sequence[str], query: Query | None, body: object, also: int = 200
+        self,
+        method: str,
+        path: str,
+        segments: Sequence[str],
+        query: Query | None,
+        body: object,
+        also: int = 200,
+        key: str | None = None,
     ) -> Any:
         sent = b"" if body is None else dumps(body)
         headers = [(b"accept", b"application/json")]
+        if key is not None:
+            headers.append((b"idempotency-key", key.encode()))
         if body is not None:
             headers += [(b"content-type", b"application/json"), (b"content-length", str(len(sent)).encode())]
         target = filled(path, segments)

@@ -5,6 +5,7 @@ Done, which leads to a page that says so. It calls the API through `visit.desk`,
 then sees a page that says what was wrong.
 """
 
+import hashlib
 import shlex
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from starlette.requests import Request
 from relay.api.auth import ADMIN, Identity
 from relay.api.operations import Context
 from relay.errors import InvalidRequest
+from relay.ids import new_secret
 from relay.web.desk import Desk, Query, filled, shown
 
 MAX_FIELDS = 300
@@ -77,6 +79,10 @@ class Done:
         return f"{path}?{encoded}" if encoded else path
 
 
+ONCE = "_once"
+"""A field with a random value: a form that has it acts once, however often it is sent."""
+
+
 class Visit:
     """One request for a page, of somebody who may see it."""
 
@@ -105,6 +111,10 @@ class Visit:
     def begin(self) -> None:
         """Takes the time before the page is made: it is the same all through it."""
         self.now = self.context.ports.clock()
+
+    def once(self) -> str:
+        """A new value for the field `_once`."""
+        return new_secret()
 
     def id(self, name: str = "id") -> str:
         """A segment of the page's path."""
@@ -149,6 +159,14 @@ class Form:
                 raise InvalidRequest("a field of the form is too long, or has a NUL", code="invalid_form")
         self.pairs = pairs
         self._last = dict(pairs)
+
+    @property
+    def key(self) -> str | None:
+        """What makes this form known again if it is sent twice: of its field `_once` and all that it holds. None for a
+        form without that field. A form that was changed after it was sent is another one."""
+        if not self.get(ONCE):
+            return None
+        return hashlib.sha256(repr(self.pairs).encode()).hexdigest()
 
     def get(self, name: str, default: str = "") -> str:
         """The value of a field, without white space around it."""

@@ -249,6 +249,15 @@ async def test_a_bound_token_sees_its_own(open_as: Callable[..., Any], browser: 
 # --- create
 
 
+async def test_a_form_that_is_sent_twice_makes_one_subscription(browser: Browser, world: World) -> None:
+    given = filled(await browser.get("/ui/subscriptions/new"), sink=HOOK)
+    first, second = [await browser.post("/ui/subscriptions/new", given) for _ in range(2)]
+    assert (first.status, second.status) == (200, 200)
+    assert len((await world.store.subscriptions.page(limit=10)).items) == 1
+    await browser.post("/ui/subscriptions/new", {**given, "description": "another one"})
+    assert len((await world.store.subscriptions.page(limit=10)).items) == 2
+
+
 async def test_create_makes_what_the_fields_say(browser: Browser, world: World) -> None:
     page = await browser.get("/ui/subscriptions/new")
     given = filled(

@@ -179,7 +179,7 @@ async def register(visit: Visit) -> Content | Done:
     """Tracks a job, from the body of a registration. It sends no message: registering only tracks."""
     given = visit.form.get("body")
     try:
-        job = await visit.desk.post("/v1/jobs", body=parse_json(given.encode()))
+        job = await visit.desk.post("/v1/jobs", body=parse_json(given.encode()), key=visit.form.key)
     except RequestError as error:
         if error.status == 403:
             raise

@@ -53,7 +53,7 @@ async def count_group(visit: Visit) -> Content:
 async def retry_group(visit: Visit) -> Done:
     """Sends them again."""
     filter = _filter(visit.form.get, visit.form.get("day"))
-    return _started(await visit.desk.post("/v1/deliveries/retry", body={"filter": filter}))
+    return _started(await visit.desk.post("/v1/deliveries/retry", body={"filter": filter}, key=visit.form.key))
 
 
 def _filter(given: Any, day: str) -> dict[str, str]:
@@ -113,7 +113,10 @@ async def start_replay(visit: Visit) -> Content | Done:
     given = _given(visit)
     try:
         started = await visit.desk.post(
-            "/v1/subscriptions/{}/replay", given["subscription"] or "-", body=_body(visit, given)
+            "/v1/subscriptions/{}/replay",
+            given["subscription"] or "-",
+            body=_body(visit, given),
+            key=visit.form.key,
         )
     except RequestError as error:
         return await _form(visit, given, error)

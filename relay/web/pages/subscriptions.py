@@ -164,7 +164,7 @@ async def create(visit: Visit) -> Content:
     _require_writes(visit)
     try:
         body = _body(visit, None)
-        made = await visit.desk.post("/v1/subscriptions", query=_check(visit), body=body)
+        made = await visit.desk.post("/v1/subscriptions", query=_check(visit), body=body, key=visit.form.key)
     except RequestError as error:
         return await _form(visit, _typed(visit, None), error=error)
     secret = (made["config"] or {}).get("secret")

@@ -61,7 +61,7 @@ async def create(visit: Visit) -> Content:
     """Creates a token, and shows its secret this once."""
     body = _body(visit.form, visit.now)
     try:
-        made = await visit.desk.post("/v1/tokens", body=body)
+        made = await visit.desk.post("/v1/tokens", body=body, key=visit.form.key)
     except RequestError as error:
         if error.status == 403:
             raise
