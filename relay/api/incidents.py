@@ -10,7 +10,7 @@ from typing_extensions import TypedDict
 from relay.api.examples import INCIDENT_ID, TIME
 from relay.api.fields import NextCursor, Time
 from relay.api.jobs import EXAMPLES as JOB_EXAMPLES
-from relay.api.jobs import Job, job_views
+from relay.api.jobs import Job, shown_jobs
 from relay.api.operations import NEXT, Answer, Call, Operation
 from relay.api.params import PAGE, choice, text
 from relay.api.resource import json_response, page_response
@@ -154,12 +154,13 @@ async def list_incident_jobs(call: Call) -> Response:
     """
     incident = (await _find(call)).incident
     wanted, limit, cursor = call.query["repeat"], call.query["limit"], call.query["cursor"]
-    shown = job_views(call)
     found: list[FailedJob] = []
     for _ in range(MAX_READS):
         page = await call.ports.store.incidents.jobs(incident, limit=limit - len(found), cursor=cursor)
         jobs = [(job, call.ports.tracking.repeat_of(job)) for job in page.items]
-        found += [{**shown(job), "repeat": repeat} for job, repeat in jobs if wanted in (None, repeat)]
+        jobs = [(job, repeat) for job, repeat in jobs if wanted in (None, repeat)]
+        shown = await shown_jobs(call, [job for job, _ in jobs])
+        found += [{**view, "repeat": repeat} for view, (_, repeat) in zip(shown, jobs, strict=True)]
         cursor = page.next_cursor
         if wanted is None or cursor is None or len(found) == limit:
             break

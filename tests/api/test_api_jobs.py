@@ -10,7 +10,8 @@ from relay.core.subscription import Subscription
 from relay.errors import Conflict
 from relay.store import job_pages
 from tests.support.api_world import HOOK, NOW
-from tests.support.store_kit import execute, poll, seen, track
+from tests.support.loop_watch import LoopWatch
+from tests.support.store_kit import execute, poll, registration, seen, track
 
 FIELDS = [
     *("uid", "id", "source", "account", "status", "outcome", "open", "sequence", "metadata", "request"),
@@ -525,3 +526,15 @@ async def test_a_job_that_is_scheduled_for_the_end_of_time_is_shown(client, worl
     await world.store.jobs.record(poll(uid, 0, "scheduled", seen=observed))
     (job,) = (await client.get("/v1/jobs")).json()["items"]
     assert (job["scheduled_at"], job["deadline_at"]) == ("9999-12-31T23:59:59.000Z",) * 2
+
+
+async def test_a_list_of_messages_that_are_slow_to_redact_does_not_hold_up_others(client, world):
+    problem = Problem(code="failed", message="https://a.example/?token=x " * 40)
+    hint = Hint(repeat="safe", who="you", meaning="It failed.", fix="Fix it.")
+    world.tracking.problems |= {f"job {number}": (problem, hint) for number in range(150)}
+    await world.store.jobs.register_many([registration(f"job {number}") for number in range(150)])
+    async with LoopWatch() as watch:
+        for _ in range(2):  # the watch looks again while the second one is read
+            page = (await client.get("/v1/jobs?limit=150")).json()
+    assert {job["problem"]["fix"] for job in page["items"]} == {"Fix it."}
+    assert watch.longest_cpu_seconds < 0.06
