@@ -27,6 +27,7 @@ from relay.web.pages import PAGES
 from relay.web.rendering import STATIC, Pages, static_files, version_of
 from relay.web.sessions import LOGIN, LOGOUT, Sessions, Visitor
 from relay.web.settings import WebSettings
+from relay.web.turns import PageTurns
 
 log = structlog.get_logger()
 
@@ -57,6 +58,7 @@ class Shared:
     sessions: Sessions
     pages: Pages
     live: Live
+    turns: PageTurns
 
 
 class Web:
@@ -125,6 +127,12 @@ class Web:
         visit = self._visit(request, visitor, form)
         if page.live and _is_live(request):
             return self._stream(page, visit, visitor)
+        if form is not None:  # what an action takes is limited by the API, and it may wait for a sink
+            return await self._made(page, visit)
+        async with self._shared.turns.turn(visitor.identity.key):
+            return await self._made(page, visit)
+
+    async def _made(self, page: Page, visit: Visit) -> Response:
         made = await page.handler(visit)
         if isinstance(made, Done):
             return RedirectResponse(made.location, 303)
@@ -260,4 +268,5 @@ def create_web(context: Context, api: ASGIApp, settings: WebSettings) -> Web:
     """The dashboard over the API's operations, which `api` serves."""
     pages = Pages()
     sessions = Sessions(context, settings, pages)
-    return Web(Shared(context=context, api=api, sessions=sessions, pages=pages, live=Live()))
+    turns = PageTurns()
+    return Web(Shared(context=context, api=api, sessions=sessions, pages=pages, live=Live(turns), turns=turns))

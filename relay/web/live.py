@@ -19,6 +19,7 @@ import structlog
 
 from relay.clock import Clock
 from relay.errors import RequestError, StoreError, Unauthorized
+from relay.web.turns import PageTurns
 
 MIN_SECONDS = 2.0
 """Between two renderings of a page."""
@@ -71,7 +72,9 @@ class _Tab:
 class Live:
     """The live pages of one node."""
 
-    def __init__(self, steady: Clock = time.monotonic) -> None:
+    def __init__(self, turns: PageTurns, steady: Clock = time.monotonic) -> None:
+        """`turns`: shared with the pages that are not live."""
+        self._turns = turns
         self._steady = steady
         self._pages: dict[Key, _Shared] = {}
         self._tabs: dict[str, list[_Tab]] = {}
@@ -144,12 +147,14 @@ class Live:
 
     async def _html(self, page: _Shared, render: Render) -> str:
         async with page.lock:
-            if self._steady() - page.rendered_at >= MIN_SECONDS / 2:
+            if self._steady() - page.rendered_at < MIN_SECONDS / 2:
+                return page.html
+            async with self._turns.turn(page.caller):
                 began = self._steady()
                 page.html = await render()
                 page.rendered_at = self._steady()
                 page.seconds = page.rendered_at - began
-            return page.html
+                return page.html
 
 
 async def _sleep(seconds: float) -> bool:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import MutableMapping
+from contextlib import AsyncExitStack
 from typing import Any
 from urllib.parse import quote
 
@@ -11,11 +12,12 @@ from structlog.testing import capture_logs
 from relay.api.auth import LOCAL
 from relay.api.limits import MAX_EXPORTS_OF_CALLER
 from relay.api.ports import Readiness
-from relay.errors import Unauthorized
+from relay.errors import TooMany, Unauthorized
 from relay.web import export
 from relay.web.desk import PAGE_LIMIT, Desk
 from relay.web.live import MIN_SECONDS, SHARE, Key, Live
 from relay.web.rendering import STATIC, asset
+from relay.web.turns import AT_ONCE, MAX_WAITING, PageTurns
 from tests.support.api_world import TOKENS
 from tests.support.store_kit import track
 
@@ -94,7 +96,7 @@ async def test_the_overview_is_there_when_the_relay_is_not_ready(browser, world)
 
 
 async def test_a_caller_with_expensive_pages_slows_down_its_own():
-    live, now, took = Live(lambda: now[0]), [0.0], {"greedy": 9.0, "modest": 0.03}
+    live, now, took = Live(PageTurns(), lambda: now[0]), [0.0], {"greedy": 9.0, "modest": 0.03}
 
     async def opened(caller):
         async def render():
@@ -111,6 +113,45 @@ async def test_a_caller_with_expensive_pages_slows_down_its_own():
     assert live.interval_seconds("modest") == MIN_SECONDS
     for one in open_pages:
         await one.aclose()
+
+
+async def test_few_pages_of_a_caller_are_made_at_once(open_as, world, monkeypatch):
+    """Else each round of the event loop is as long as all of them."""
+    browser = await open_as(token="rl_read")
+    making, most, get = [], [], Desk.get
+
+    async def watched(self, path, *segments, **named):
+        making.append(path)
+        most.append(len(making))
+        for _ in range(100):
+            await asyncio.sleep(0)  # the others have their turn
+        answer = await get(self, path, *segments, **named)
+        making.remove(path)
+        return answer
+
+    monkeypatch.setattr(Desk, "get", watched)
+    live = browser.client.get("/ui/incidents", headers={"Accept": "text/event-stream"})
+    answers = await asyncio.gather(live, *(browser.client.get("/ui/intents") for _ in range(6)))
+    assert {one.status_code for one in answers} == {200}
+    assert max(most) == AT_ONCE
+
+
+async def test_only_so_many_pages_of_a_caller_wait():
+    turns = PageTurns()
+    async with AsyncExitStack() as held:
+        for _ in range(AT_ONCE):
+            await held.enter_async_context(turns.turn("one"))
+        waiting = [asyncio.create_task(turns.turn("one").__aenter__()) for _ in range(MAX_WAITING)]
+        await asyncio.sleep(0)
+        with pytest.raises(TooMany):
+            await turns.turn("one").__aenter__()
+        async with turns.turn("other"):
+            pass
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+    async with turns.turn("one"):
+        pass
 
 
 async def no_signal(seconds):
