@@ -3,14 +3,19 @@
 Each page: no fault on the console, nothing that the Content-Security-Policy refuses, nothing of another host, no text
 of strangers that runs, nothing that axe finds, no horizontal scrolling on a phone; and without JavaScript. Then what
 people do with it: keys, live pages, many tabs, a lost connection, a token that is revoked.
+
+`UPDATE_SCREENSHOTS=1 pytest tests/browser -k screenshots` draws `docs/img/*.png` anew; look at them before you commit.
 """
 
 import json
+import os
+import re
 import subprocess
 import sys
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -23,6 +28,7 @@ from tests.support.cut_proxy import cut_proxy
 from tests.support.dashboard_world import Shown
 from tests.support.npm import npm_folder
 from tests.support.scale import scaled, soak_only
+from tests.support.small_png import small_png
 
 ROUTES = sorted(page.path for page in PAGES if page.method == "GET")
 FILLED: dict[str, str] = {
@@ -44,6 +50,13 @@ DESK = {"width": 1280, "height": 900}
 AXE = "axe-core@4.14.1"
 AXE_TAGS = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
 MAX_TABS = 150
+PICTURES = Path("docs/img")
+PICTURES_BYTES = 2_500_000
+LOOKS: dict[str, dict[str, Any]] = {
+    "light": {"viewport": DESK, "color_scheme": "light"},
+    "dark": {"viewport": DESK, "color_scheme": "dark"},
+    "phone": {"viewport": PHONE, "color_scheme": "light"},
+}
 
 
 @dataclass
@@ -486,3 +499,20 @@ def test_twenty_live_tabs_do_not_grow(
     after = measured()
     assert after[0] < before[0] + 24, f"MB of the relay: {before[0]:.1f}, then {after[0]:.1f}"
     assert after[1] < before[1] * 1.25 + 8, f"MB of the pages: {before[1]:.1f}, then {after[1]:.1f}"
+
+
+@pytest.mark.skipif(not os.environ.get("UPDATE_SCREENSHOTS"), reason="draws docs/img anew with UPDATE_SCREENSHOTS=1")
+def test_screenshots(browser: Browser, open_context: Callable[..., BrowserContext], shown: Shown) -> None:
+    """Each page in both themes and on a phone."""
+    PICTURES.mkdir(exist_ok=True)
+    reducer = browser.new_page()
+    for look, options in LOOKS.items():
+        page = open_context(**options).new_page()
+        for route in ROUTES:
+            page.goto(path_of(route, shown))
+            until_live(page)
+            page.wait_for_timeout(300)  # what fades in has done so
+            name = re.sub(r"\W+", "-", route.removeprefix("/ui")).strip("-") or "overview"
+            (PICTURES / f"{name}-{look}.png").write_bytes(small_png(reducer, page.screenshot()))
+    reducer.close()
+    assert sum(path.stat().st_size for path in PICTURES.glob("*.png")) < PICTURES_BYTES

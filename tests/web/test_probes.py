@@ -1,0 +1,56 @@
+"""Texts of strangers in every field that lists show: nothing of them becomes part of a page.
+
+Each of 200 texts is in each field. The browser suite shows the same for one of them as a real browser reads it.
+"""
+
+import re
+
+import pytest
+
+from tests.support.api_world import HOOK
+from tests.support.html_probes import PROBES
+
+LISTS = ("", "/jobs", "/groups", "/subscriptions", "/events", "/incidents", "/sources", "/audit")
+AT_ONCE = 50
+"""Texts in one database: they share its pages, which show 50 items."""
+FOREIGN = (
+    "//script[not(starts-with(@src, '/ui/static/'))] | //iframe | //img | //base | //object | //style | //plaintext",
+    "//*[starts-with(local-name(@*), 'on')] | //@style | //@srcdoc | //main//@autofocus",
+    "//link[not(starts-with(@href, '/ui/static/'))] | //meta[@http-equiv] | //math | //set | //template | //video",
+    "//a[starts-with(translate(normalize-space(@href), 'JAVSCRIPT', 'javscript'), 'javascript')]",
+    "//main//*[@contenteditable or @popovertarget or @formaction] | //*[@hx-get] | //form[@action='/probed']",
+)
+"""What no page has by itself."""
+_NOT_IN_NAMES = re.compile(r"[^ -~]|/")
+_EVENT = {"specversion": "1.0", "source": "https://shop.example/orders", "type": "com.shop.order"}
+_AS_EVENT = {"content-type": "application/cloudevents+json"}
+
+
+async def posted(browser, path, body, **headers):
+    """Whether the API takes it: some fields refuse some characters."""
+    answer = await browser.client.post(path, json=body, headers=headers)
+    assert answer.status_code < 500, answer.text
+    return answer.status_code < 300
+
+
+@pytest.mark.parametrize("first", range(0, len(PROBES), AT_ONCE))
+async def test_texts_stay_texts(first, browser, world):
+    taken = 0
+    for index, probe in enumerate(PROBES[first : first + AT_ONCE], start=first):
+        name = _NOT_IN_NAMES.sub("", probe)
+        taken += await posted(browser, "/v1/jobs", {"id": f"{index}{name}", "group": name, "metadata": {probe: probe}})
+        taken += await posted(
+            browser, "/v1/subscriptions", {"sink": f"{HOOK}/{index}", "description": f"{index} {probe}"}
+        )
+        taken += await posted(browser, "/v1/events", {**_EVENT, "id": f"{index}", "data": probe}, **_AS_EVENT)
+        await world.fail(f"broken_{index}", probe, f"{probe}{index}")
+    assert taken > 2 * AT_ONCE
+    for path in LISTS:
+        page = await browser.get(f"/ui{path}")
+        assert page.status == 200, path
+        for what in FOREIGN:
+            assert page.soup.all(what) == [], (path, what)
+        assert len(page.soup.all("//main")) == len(page.soup.all("//footer")) == 1
+        assert page.soup.all("//*[@id='live']//form[@action='/ui/logout']") == []
+    shown = (await browser.get("/ui/subscriptions")).soup.texts("//main//a")
+    assert any("probed" in text for text in shown)  # people see them

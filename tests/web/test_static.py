@@ -1,0 +1,83 @@
+"""The files that pages load: what is vendored is unchanged and has its licence, and all of it is small."""
+
+import gzip
+import hashlib
+import re
+from pathlib import Path
+
+import pytest
+
+from relay.web.rendering import HERE, asset, static_files
+
+VENDOR = HERE / "static" / "vendor"
+DIGESTS = {
+    "htmx.min.js": "a0abb04f2f45a1f89d1d4844023245537e5e6014c87b144553e0607b4cc32130",
+    "hx-sse.min.js": "18ef2761356ec1fe0bb6d92612315b37517a7c1e9856b661c5ae81fef239d103",
+    "pico.classless.min.css": "61207a40ffc02a42d1e50143651c121beab70ed413c934c1ff84fa263ba436b0",
+    "uPlot.iife.min.js": "19c8d4c6ad88929a79f4ae49d6f7161566dfd0ba3d15cc495e974f787eb78f1f",
+    "uPlot.min.css": "df630c6a8d6f8eeaff264b50f73ce5b114f646ffd9a0bb74f049b0a00135fa04",
+}
+"""SHA-256 of the vendored files, as README.md there says where they come from."""
+STATIC_BYTES = 75_000
+"""Of all files over the wire: with a page of 75 kB that is 150 kB."""
+LONG = {"accept-encoding": "gzip"}
+
+
+def test_vendored_files_are_unchanged():
+    found = {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in VENDOR.iterdir()
+        if path.suffix in (".js", ".css")
+    }
+    assert found == DIGESTS
+
+
+def test_vendored_files_have_a_version_and_a_licence():
+    readme = (VENDOR / "README.md").read_text()
+    rows = re.findall(r"^\| (.+?) \| (\S+) \| (\d+\.\d+\.\d+) \| .*\[(LICENSE\.\w+)\]", readme, re.MULTILINE)
+    named = {name: licence for names, _, _, licence in rows for name in names.split(", ")}
+    assert named.keys() == DIGESTS.keys()
+    for licence in named.values():
+        assert (VENDOR / licence).stat().st_size > 500
+
+
+def test_all_files_are_small_over_the_wire():
+    sizes = {name: len(gzip.compress(body)) for name, (body, _) in static_files().items()}
+    assert sum(sizes.values()) < STATIC_BYTES, sizes
+
+
+def test_files_name_no_other_host():
+    """Comments, namespaces and messages may have URLs; what is loaded may not."""
+    for name, (body, _) in static_files().items():
+        text = body.decode()
+        assert not re.search(r"""url\(\s*["']?(?!data:|favicon|["']?data:)[a-z]*:?//""", text), name
+        assert not re.search(r"@import|sourceMappingURL|\beval\(|document\.write", text), name
+
+
+@pytest.mark.parametrize("name", sorted(static_files()))
+async def test_file_is_served_for_ever_by_its_digest(name, browser):
+    body, kind = static_files()[name]
+    plain = await browser.client.get(asset(name), headers={"accept-encoding": "identity"})
+    packed = await browser.client.get(asset(name), headers=LONG)
+    for answer in (plain, packed):
+        assert answer.status_code == 200
+        assert answer.content == body  # the client unpacks
+        assert answer.headers["content-type"] == kind
+        assert answer.headers["cache-control"] == "public, max-age=31536000, immutable"
+        assert answer.headers["vary"] == "accept-encoding"
+        assert answer.headers["x-content-type-options"] == "nosniff"
+    assert packed.headers["content-encoding"] == "gzip"
+    assert hashlib.sha256(body).hexdigest()[:12] in asset(name)
+
+
+@pytest.mark.parametrize("path", ["", "none.js", "../app.py", "..%2fapp.py", "vendor/LICENSE.htmx", "vendor/", "%00"])
+async def test_no_other_file_is_served(path, browser):
+    answer = await browser.client.get(f"/ui/static/{path}")
+    assert answer.status_code == 404
+    assert "Traceback" not in answer.text
+
+
+def test_package_has_every_file():
+    """Templates, texts and files are inside the package, where the wheel takes them from."""
+    assert (Path(HERE) / "templates" / "base.html").is_file()
+    assert (Path(HERE) / "texts" / "en" / "base.yaml").is_file()

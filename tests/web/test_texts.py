@@ -1,0 +1,84 @@
+"""The catalogue of texts: complete, without waste, and the only place of words."""
+
+import re
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from relay.web import texts
+from relay.web.texts import Texts, english
+
+WEB = Path(texts.__file__).parent.parent
+TEMPLATES = sorted((WEB / "templates").glob("*.html"))
+MODULES = sorted(path for path in WEB.rglob("*.py"))
+_USED = re.compile(r"""(?:\bt|english\(\)|\btexts|\bt\.get|texts\.get)\(\s*["'](\w+\.\w+)["']""")
+_QUOTED = re.compile(r"""["'](\w+\.\w*)["'{]""")
+"""A key, or what one begins with: `"done." ~ key`, f"done.{key}"."""
+_JINJA = re.compile(r"\{\{.*?\}\}|\{%.*?%\}|\{#.*?#\}", re.DOTALL)
+_SAID = re.compile(r"""\b(?:aria-label|title|placeholder|alt)=(["'])(.*?)\1""")
+_WORD = re.compile(r"[^\W\d_]{2,}")
+_NO_WORDS = re.compile(r"""\b[a-z]+_…|https?://\S+|revor-relay|[\w-]+="[^"]*\"""")
+"""Examples, the name of the program, and attributes that a macro makes."""
+
+
+@cache
+def sources() -> dict[str, str]:
+    """Templates and modules, by their names."""
+    return {path.relative_to(WEB).as_posix(): path.read_text("utf-8") for path in (*TEMPLATES, *MODULES)}
+
+
+def test_each_text_that_is_used_exists():
+    missing = {
+        (name, key)
+        for name, source in sources().items()
+        for key in _USED.findall(source)
+        if key not in english().keys and not key.endswith("_")  # one that ends so is what keys begin with
+    }
+    assert missing == set()
+
+
+def test_each_text_is_used():
+    quoted = {found for source in sources().values() for found in _QUOTED.findall(source)}
+    files = {key.partition(".")[0] for key in english().keys}
+    beginnings = tuple(
+        found for found in quoted if found.partition(".")[0] in files and found.endswith((".", "_")) and "." in found
+    )
+    assert {key for key in english().keys if key not in quoted and not key.startswith(beginnings)} == set()
+
+
+@pytest.mark.parametrize("path", TEMPLATES, ids=lambda path: path.name)
+def test_no_words_in_templates(path):
+    source = re.sub(r"<kbd>.*?</kbd>|<!doctype html>", "", _JINJA.sub("\0", path.read_text("utf-8")))
+    said = [value for _, value in _SAID.findall(source)]
+    between = re.sub(r"<[^>]*>", "\n", source)
+    assert [text.strip() for text in (*said, *between.split("\n")) if _WORD.search(_NO_WORDS.sub("", text))] == []
+
+
+def forms():
+    """Every text with its key; of one that counts, each form."""
+    for key in sorted(english().keys):
+        text = english()._texts[key]
+        yield from ((key, text),) if isinstance(text, str) else ((key, form) for form in text.values())
+
+
+def test_texts_are_plain():
+    assert [key for key, text in forms() if re.search(r"</?[a-zA-Z!]|&\w+;", text)] == []
+    assert [key for key, text in forms() if text != text.strip() or not text] == []
+
+
+def test_texts_that_count_have_both_forms():
+    for key, text in english()._texts.items():
+        if not isinstance(text, str):
+            assert set(text) == {"one", "other"}, key
+
+
+def test_numbers_are_separated_and_values_are_not_read_as_templates():
+    made = Texts({"a.many": {"one": "{n} job of {name}", "other": "{n} jobs of {name}"}, "a.plain": "{not} {a} value"})
+    assert made("a.many", n=1, name="{n}") == "1 job of {n}"
+    assert made("a.many", n=12_345, name="Ada") == "12,345 jobs of Ada"
+    assert made("a.plain") == "{not} {a} value"
+    assert made.get("a.other", "default") == "default"
+    assert "a.plain" in made
+    with pytest.raises(KeyError):
+        made("a.missing")
