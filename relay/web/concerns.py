@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from relay.clock import from_rfc3339
 from relay.core.sentences import titled
+from relay.web.reasons import reason_and_cause
 
 LATE_SECONDS = 300.0
 """A delivery that has waited longer is late."""
@@ -108,19 +109,19 @@ def _intents(seen: Seen) -> Iterator[Concern]:
 
 def _subscriptions(seen: Seen) -> Iterator[Concern]:
     for one in seen.subscriptions:
-        path, values = f"/ui/subscriptions/{one['id']}", {"sink": one["sink"]}
+        path, values = f"/ui/subscriptions/{one['id']}", {"sink": _name(one)}
         if one["state"] == "disabled":
-            why = one.get("disabled_reason")
+            why = reason_and_cause(one.get("disabled_reason"))
             yield Concern(level="bad", key="disabled", values=values, path=path, since=one.get("state_since"), fix=why)
         elif one.get("failing_since") and one["state"] == "enabled":
-            why = one.get("failing_reason")
+            why = reason_and_cause(one.get("failing_reason"))
             yield Concern(level="bad", key="failing", values=values, path=path, since=one["failing_since"], fix=why)
 
 
 def _dead(seen: Seen, now: float) -> Iterator[Concern]:
     for one in seen.dead:
         recent = now - from_rfc3339(one["newest_at"]) < RECENT_SECONDS
-        values = {"n": one["count"], "sink": one["sink"] or one["subscription_id"]}
+        values = {"n": one["count"], "sink": _sink(seen, one)}
         path = f"/ui/deliveries?state=dead&subscription={one['subscription_id']}"
         yield Concern(level="bad" if recent else "warn", key="dead", values=values, path=path, since=one["newest_at"])
 
@@ -129,6 +130,16 @@ def _late(seen: Seen, now: float) -> Iterator[Concern]:
     told = {one["id"] for one in seen.subscriptions if one["state"] != "enabled" or one.get("failing_since")}
     for one in seen.pending:
         if one["subscription_id"] not in told and now - from_rfc3339(one["oldest_at"]) > LATE_SECONDS:
-            values = {"n": one["count"], "sink": one["sink"] or one["subscription_id"]}
+            values = {"n": one["count"], "sink": _sink(seen, one)}
             path = f"/ui/deliveries?state=pending&subscription={one['subscription_id']}"
             yield Concern(level="warn", key="late", values=values, path=path, since=one["oldest_at"])
+
+
+def _name(subscription: Item) -> str:
+    """How people know it: what they wrote about it, else its sink."""
+    return str(subscription.get("description") or subscription["sink"])
+
+
+def _sink(seen: Seen, group: Item) -> str:
+    known = (_name(one) for one in seen.subscriptions if one["id"] == group["subscription_id"])
+    return next(known, None) or str(group["sink"] or group["subscription_id"])

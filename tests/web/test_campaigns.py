@@ -107,14 +107,14 @@ async def test_a_create_is_resolved_with_the_job_it_made(browser, world):
     assert "Email message" in page.html
     assert "No answer arrived." in page.html
     done = await browser.post(f"/ui/intents/{one.id}/resolve", {"fate": "sent", "job_id": "made"})
-    assert done.said == "Recorded. The create has left the list."
+    assert done.said == "Recorded. The message has left the list."
     assert [job.external_id for job in await world.store.jobs.find("made")] == ["made"]
 
 
 async def test_a_create_is_taken_off_the_list(browser, world):
     one = await unknown(world)
-    assert (await browser.post(f"/ui/intents/{one.id}/dismiss")).said == "The create has left the list."
-    assert "Nothing is unknown" in (await browser.get("/ui/intents")).html
+    assert (await browser.post(f"/ui/intents/{one.id}/dismiss")).said == "The message has left the list."
+    assert "Nothing is in doubt" in (await browser.get("/ui/intents")).html
 
 
 @pytest.mark.parametrize("fields", [{}, {"fate": "perhaps"}, {"fate": "not_sent", "job_id": "x"}])

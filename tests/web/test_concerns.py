@@ -73,6 +73,25 @@ def test_what_needs_a_person(seen: dict[str, Sequence[Any]], found: list[tuple[s
     assert keys(Seen(**{"ready": WELL, **seen})) == found  # type: ignore[arg-type]
 
 
+def test_a_subscription_has_the_name_that_people_gave_it() -> None:
+    named = subscription(description="CRM", failing_since=NEW, failing_reason="http_503")
+    found = concerns(Seen(ready=WELL, subscriptions=[named], dead=[group()], pending=[group()]), NOW)
+    assert [one.values["sink"] for one in found] == ["CRM", "CRM"]  # a failing one is not late too
+
+
+@pytest.mark.parametrize(
+    ("reason", "fix"),
+    [
+        ("http_503", "HTTP 503: the sink fails. Check its log."),
+        ("timeout", "no answer in time: the sink is too slow. Let it answer 2xx before it works,"),
+        ("of_a_later_version", "of_a_later_version"),
+    ],
+)
+def test_why_a_subscription_fails_is_said_in_words(reason: str, fix: str) -> None:
+    (found,) = concerns(Seen(ready=WELL, subscriptions=[subscription(failing_since=NEW, failing_reason=reason)]), NOW)
+    assert (found.fix or "").startswith(fix)
+
+
 def test_the_worst_comes_first() -> None:
     seen = Seen(
         ready=WELL, dead=[group()], accounts=[account(state="cannot_send", open_jobs=0)], incidents=[incident()]

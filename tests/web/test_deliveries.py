@@ -71,6 +71,23 @@ async def test_what_needs_a_person_is_counted_by_sink_reason_and_day(world, brow
     assert list(one.soup.rows(0)[0]) == ["Why", "Number", "Oldest", "What to do"]
 
 
+async def test_the_same_delivery_is_told_alike_on_every_page(world, browser):
+    id = await subscribe(browser)
+    await ended(world, id, "pending", "http_503", status_code=503)
+    overview = (await browser.get("/ui")).soup
+    assert overview.texts("//article[h2='Events on their way']/p[@class='value']") == ["1"]  # now, not a minute ago
+    (row,) = (await browser.get(f"/ui/subscriptions/{id}")).soup.rows(0)
+    assert row["State"] == "Waiting HTTP 503"
+
+
+async def test_all_deliveries_are_those_of_every_state(world, browser):
+    id = await subscribe(browser)
+    await ended(world, id, "pending", "http_503", status_code=503)
+    page = await browser.get("/ui/deliveries", state="dead", subscription=id)
+    (link,) = page.soup.all("//a[.='All deliveries']/@href")
+    assert len((await browser.get(link)).soup.rows(0)) == 1
+
+
 @pytest.mark.parametrize(
     ("action", "says"),
     [("pause", "paused. They are kept, and sent when you resume it"), (None, "They are on their way")],

@@ -10,6 +10,7 @@ from relay.errors import InvalidRequest, RequestError
 from relay.web.delivery_words import INCIDENT, STATES, actions_of, advice, next_of, state_of
 from relay.web.drawings import attempts as drawing
 from relay.web.page import PAGE_ITEMS, Content, Done, Export, Page, Visit, equivalent
+from relay.web.reasons import reason_words, told_reason
 from relay.web.rendering import duration
 from relay.web.texts import english
 
@@ -133,7 +134,7 @@ async def _list(visit: Visit) -> Content:
                     **one,
                     "kind": short_type(one["event_type"]),
                     "name": name_of(known.get(one["subscription_id"]), one),
-                    "reason_words": _list_reason(one),
+                    "reason_words": told_reason(one),
                 }
                 for one in found["items"]
             ],
@@ -154,24 +155,6 @@ def day_after(day: str) -> str:
         return f"{datetime.strptime(day, '%Y-%m-%d').replace(tzinfo=UTC) + timedelta(days=1):%Y-%m-%d}T00:00:00Z"
     except (ValueError, OverflowError):
         raise InvalidRequest(english()("deliveries.bad_day"), code="invalid_parameter") from None
-
-
-def _list_reason(delivery: Answer) -> str:
-    """Of a delivered one there is none to tell, but for those that were not sent."""
-    plain = delivery["state"] == "delivered" and delivery["reason"] not in ("dry_run", "settled", "already_written")
-    return "" if plain or delivery["reason"] is None else reason_words(delivery["reason"])
-
-
-def reason_words(reason: str | None) -> str:
-    """A reason of the API in words."""
-    texts = english()
-    if not reason:
-        return texts("deliveries.reason_none")
-    if reason.startswith("http_"):
-        return f"HTTP {reason.removeprefix('http_')}"
-    if reason.startswith(INCIDENT):
-        return texts("deliveries.reason_incident")
-    return texts.get(f"deliveries.reason_{reason}", reason)
 
 
 async def subscriptions(visit: Visit) -> Mapping[str, Answer]:
@@ -233,7 +216,7 @@ async def delivery(visit: Visit) -> Content:
             "ahead": next_of(found, subscription, visit.now),
             "cause": cause,
             "plain": _sends_events(subscription),
-            "reason_words": _list_reason(found),
+            "reason_words": told_reason(found),
             "actions": actions,
             "attempts": [
                 _attempt(one, waited, scale, last=number == len(attempts) - 1)

@@ -119,7 +119,9 @@ def _asked(visit: Visit) -> dict[str, str]:
 
 
 def _options(asked: Mapping[str, str]) -> list[str]:
-    return [part for name, value in asked.items() for part in (f"--{name.replace('_', '-')}", value)]
+    flags = [f"--{'closed' if asked['open'] == 'false' else 'open'}"] if "open" in asked else []
+    named = {name: value for name, value in asked.items() if name != "open"}
+    return [*flags, *(part for name, value in named.items() for part in (f"--{name.replace('_', '-')}", value))]
 
 
 def _row(job: Answer, now: float) -> Mapping[str, Any]:

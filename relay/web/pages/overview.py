@@ -1,6 +1,7 @@
 """The overview at /ui: whether everything is well, what is late, what did not arrive, and what to do."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -23,6 +24,7 @@ MAX_SUBSCRIPTIONS = 200
 LIST = 8
 NEWEST = 2_000
 """Deliveries of a state that are counted."""
+BY_SINK: Mapping[str, object] = {"group_by": "sink", "newest": NEWEST, "limit": LIST}
 
 Answer = Mapping[str, Any]
 
@@ -30,6 +32,7 @@ Answer = Mapping[str, Any]
 @page("GET /ui", live=True)
 async def overview(visit: Visit) -> Content:
     """Health in one sentence, four figures, what needs a person, groups and budgets."""
+    pending = await _allowed(visit, "/v1/deliveries", {"state": "pending", **BY_SINK})
     ready = await visit.desk.get("/readyz", also=503)  # when it is not ready, this page is needed most
     sources = await _items(visit, "/v1/sources")
     seen = Seen(
@@ -43,10 +46,11 @@ async def overview(visit: Visit) -> Content:
         subscriptions=await _items(visit, "/v1/subscriptions", limit=MAX_SUBSCRIPTIONS),
         dead=await _deliveries(visit, "dead"),
         uncertain=await _deliveries(visit, "uncertain"),
-        pending=await _deliveries(visit, "pending"),
+        pending=pending["items"] if pending is not None else (),
         intents=await _items(visit, "/v1/intents", limit=100),
     )
     found = concerns(seen, visit.now)
+    figures = await _figures(visit)
     groups = await _items(visit, "/v1/groups", state="open", limit=LIST)
     return Content(
         template="overview.html",
@@ -55,12 +59,16 @@ async def overview(visit: Visit) -> Content:
             "ready": ready["status"] == "ok",
             "concerns": found,
             "urgent": sum(one.level == "bad" for one in found),
-            "figures": await _figures(visit),
+            "figures": figures,
+            "on_their_way": _on_their_way(pending, figures.get("undelivered", ())),
             "groups": [(await _forecast(visit, group), path_of(group)) for group in groups],
             "sources": sources,
             "open_jobs": sum(one["open_jobs"] for one in sources),
         },
-        equivalent=equivalent(["relay", "status"], "GET /readyz"),
+        # the state of the relay, and what its jobs failed of: two commands say what this page says
+        equivalent=replace(
+            equivalent(["relay", "status"], "GET /readyz"), command="relay status; relay incidents list --state open"
+        ),
     )
 
 
@@ -81,7 +89,16 @@ async def _allowed(visit: Visit, path: str, query: Mapping[str, object], *segmen
 
 
 async def _deliveries(visit: Visit, state: str) -> Sequence[Answer]:
-    return await _items(visit, "/v1/deliveries", state=state, group_by="sink", newest=NEWEST, limit=LIST)
+    return await _items(visit, "/v1/deliveries", state=state, **BY_SINK)
+
+
+def _on_their_way(pending: Answer | None, measured: Sequence[Point]) -> float | None:
+    """The deliveries that wait now. Beyond those that were counted: the figure of the last minute, if it is larger."""
+    if pending is None:
+        return None
+    last = measured[-1][1] if measured and pending["truncated"] else None
+    scanned: int = pending["scanned"]
+    return max(scanned, last or 0)
 
 
 async def _forecast(visit: Visit, group: Answer) -> Answer:

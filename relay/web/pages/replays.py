@@ -7,7 +7,8 @@ from typing import Any
 from relay.core.jsontext import dumps
 from relay.errors import RequestError
 from relay.web.page import Content, Done, Page, Visit, equivalent
-from relay.web.pages.deliveries import allowed, day_after, full_type, name_of, reason_words, subscriptions
+from relay.web.pages.deliveries import allowed, day_after, full_type, name_of, subscriptions
+from relay.web.reasons import reason_words
 from relay.web.texts import english
 from relay.web.times import moment
 

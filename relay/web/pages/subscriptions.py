@@ -10,6 +10,7 @@ from relay.core.subscription import PULL
 from relay.errors import FieldError, Forbidden, InvalidRequest, RequestError
 from relay.web.charts import Point
 from relay.web.page import Content, Done, Export, Page, Visit, equivalent
+from relay.web.reasons import reason_and_cause, told_reason
 from relay.web.subscription_form import (
     AUTOMATIC,
     CREDENTIALS,
@@ -94,8 +95,8 @@ async def subscriptions(visit: Visit) -> Content:
 def _standing(one: Answer) -> dict[str, Any]:
     """The state, since when, and why. An enabled one whose deliveries fail is failing."""
     if one["state"] == "enabled" and one["failing_since"] is not None:
-        return {"standing": "failing", "since": one["failing_since"], "why": one["failing_reason"]}
-    why = one["disabled_reason"] or one["state_reason"]
+        return {"standing": "failing", "since": one["failing_since"], "why": reason_and_cause(one["failing_reason"])}
+    why = reason_and_cause(one["disabled_reason"]) or one["state_reason"]
     return {"standing": one["state"], "since": one["state_since"], "why": why}
 
 
@@ -284,7 +285,12 @@ async def _form(
             "preview": preview,
             **_errors(error),
         },
-        equivalent=equivalent(command, call, *([] if before is None else [before["id"]])),
+        equivalent=equivalent(
+            command,
+            call,
+            *([] if before is None else [before["id"]]),
+            body='{"sink": "SINK"}' if before is None else None,
+        ),
     )
 
 
@@ -338,7 +344,7 @@ async def subscription(visit: Visit) -> Content:
         values={
             "one": {**found, **_standing(found), **figures, "backlog": _backlog(found, await _backlogs(visit, id))},
             "hours": hours,
-            "deliveries": deliveries["items"],
+            "deliveries": [{**one, "reason_words": told_reason(one)} for one in deliveries["items"]],
             "credential": credential_sentence(found["sinkcredential"]),
             "settings": pretty({name: value for name, value in found["config"].items() if value is not None}),
             "protocolsettings": pretty(found["protocolsettings"]) if found["protocolsettings"] else "",

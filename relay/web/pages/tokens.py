@@ -123,7 +123,11 @@ def _form(visit: Visit, typed: Form, error: RequestError | None) -> Content:
             "error": error,
             "errors": {} if error is None else _errors(error),
         },
-        equivalent=equivalent(["relay", "tokens", "create", "NAME", "--scopes", "read"], "POST /v1/tokens"),
+        equivalent=equivalent(
+            ["relay", "tokens", "create", "NAME", "--scopes", "read"],
+            "POST /v1/tokens",
+            body='{"name": "NAME", "scopes": ["read"]}',
+        ),
     )
 
 
