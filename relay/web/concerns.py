@@ -76,7 +76,10 @@ def _readiness(seen: Seen) -> Iterator[Concern]:
 
 
 def _incidents(seen: Seen) -> Iterator[Concern]:
+    told = {one["id"] for one in seen.subscriptions if one["state"] == "disabled" or _fails(one)}
     for one in seen.incidents:
+        if one.get("subscription") in told:
+            continue  # the subscription tells it, by its name and with the likely cause
         path = f"/ui/incidents/{one['id']}"
         values = {"what": one["what"]}
         yield Concern(level="bad", key="incident", values=values, path=path, since=one["opened_at"], fix=one.get("fix"))
@@ -113,7 +116,7 @@ def _subscriptions(seen: Seen) -> Iterator[Concern]:
         if one["state"] == "disabled":
             why = reason_and_cause(one.get("disabled_reason"))
             yield Concern(level="bad", key="disabled", values=values, path=path, since=one.get("state_since"), fix=why)
-        elif one.get("failing_since") and one["state"] == "enabled":
+        elif _fails(one):
             why = reason_and_cause(one.get("failing_reason"))
             yield Concern(level="bad", key="failing", values=values, path=path, since=one["failing_since"], fix=why)
 
@@ -133,6 +136,10 @@ def _late(seen: Seen, now: float) -> Iterator[Concern]:
             values = {"n": one["count"], "sink": _sink(seen, one)}
             path = f"/ui/deliveries?state=pending&subscription={one['subscription_id']}"
             yield Concern(level="warn", key="late", values=values, path=path, since=one["oldest_at"])
+
+
+def _fails(subscription: Item) -> bool:
+    return bool(subscription["state"] == "enabled" and subscription.get("failing_since"))
 
 
 def _name(subscription: Item) -> str:

@@ -92,6 +92,21 @@ def test_why_a_subscription_fails_is_said_in_words(reason: str, fix: str) -> Non
     assert (found.fix or "").startswith(fix)
 
 
+@pytest.mark.parametrize(
+    ("stands", "found"),
+    [
+        ({"failing_since": NEW}, ["failing"]),
+        ({"state": "disabled"}, ["disabled"]),
+        ({"state": "paused", "failing_since": NEW}, ["incident"]),
+        ({}, ["incident"]),
+        ({"id": "sub_2", "failing_since": NEW}, ["incident", "failing"]),
+    ],
+)
+def test_a_broken_sink_is_told_once(stands: dict[str, Any], found: list[str]) -> None:
+    seen = Seen(ready=WELL, incidents=[incident(subscription="sub_1")], subscriptions=[subscription(**stands)])
+    assert [key for _, key in keys(seen)] == found
+
+
 def test_the_worst_comes_first() -> None:
     seen = Seen(
         ready=WELL, dead=[group()], accounts=[account(state="cannot_send", open_jobs=0)], incidents=[incident()]
