@@ -1,5 +1,6 @@
 """A database as a year of heavy use leaves it: a million jobs of five accounts, ten million events, three million
-deliveries with their attempts, groups, incidents, connect accounts and what metadata is searched by.
+deliveries with their attempts, groups, incidents, connect accounts, what metadata is searched by, and the history that
+the dashboard shows (`large_history.py`).
 
 `python large_database.py URL [SCALE]` fills an empty database, SQLite or PostgreSQL, in about ten minutes at scale 1
 (12 GB); at scale 0.1 it has a tenth of everything. `build` does the same for other programs. Rows are loaded past the
@@ -20,6 +21,7 @@ from typing import Any
 from uuid import UUID
 
 import asyncpg
+from large_history import history_rows
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
@@ -55,6 +57,8 @@ DEALS = 100_000
 INCIDENTS = 400
 PAUSED, DISABLED = "sub_large10", "sub_large11"
 """Whose deliveries are pending: a node that opens the database sends nothing."""
+TYPES = ("ai.revor.job.overdue",)
+"""What the subscriptions want: nothing that a benchmark records."""
 KINDS = ("queued", "scheduled", "running", "retrying", "running", "retrying", "running", "retrying", "running")
 SEARCH_KEYS = ("deal", "campaign")
 SOURCE = "https://revor.ai/api/v1/outreach/jobs"
@@ -72,10 +76,9 @@ class Size:
     events: int = EVENTS
     deliveries: int = DELIVERIES
 
-    @classmethod
-    def of(cls, scale: float) -> "Size":
-        """A multiple of the full size."""
-        return cls(*(max(1_000, int(count * scale)) for count in (JOBS, EVENTS, DELIVERIES)))
+    def times(self, scale: float) -> "Size":
+        """A multiple of it."""
+        return Size(*(max(1_000, int(count * scale)) for count in (self.jobs, self.events, self.deliveries)))
 
 
 @dataclass(frozen=True)
@@ -164,7 +167,7 @@ def event_rows(jobs: Sequence[Made], size: Size) -> Iterator[tuple[Made, Row]]:
                 **{"sequencetype": "Integer", "account": job.account, "channel": job.channel, "status": kind},
                 "data": {
                     "job": {"id": job.external_id, "uid": job.uid, "status": kind, "sequence": nth + 1},
-                    "metadata": job.metadata,
+                    **{"occurred_at": to_rfc3339(at), "detected_at": to_rfc3339(at + 1), "metadata": job.metadata},
                     "connect_account_id": job.connect_account,
                 },
             }
@@ -258,6 +261,7 @@ def summary_rows(size: Size, now: float) -> Iterator[tuple[Any, Iterator[Row]]]:
                 **{"owner": f"revor/{ACCOUNTS[nth % len(ACCOUNTS)]}", "code": "needs_reconnect", "recent": []},
                 **{"state": "open" if nth > INCIDENTS - 8 else "closed", "failed_count": 12, "told_count": 12},
                 **{"first_failure_at": began + nth * 3_600, "last_failure_at": began + nth * 3_600 + 60},
+                **{"opened_at": began + nth * 3_600 + 61},
                 "closed_at": None if nth > INCIDENTS - 8 else began + nth * 3_600 + 5_000,
             }
             for nth in range(INCIDENTS)
@@ -355,7 +359,7 @@ async def build(
     for nth in range(SUBSCRIPTIONS):
         id = f"sub_large{nth}"
         sink, state = f"https://sink-{nth}.example/hook", states.get(id, "enabled")
-        one = Subscription(id=id, sink=sink, created_at=now - DAYS * DAY_SECONDS, state=state)
+        one = Subscription(id=id, sink=sink, types=TYPES, created_at=now - DAYS * DAY_SECONDS, state=state)
         await store.subscriptions.create(one)
     await store.close()
     loader: _Sqlite | _Postgres = _Sqlite(url) if kind == "sqlite" else await _Postgres.open(url)
@@ -380,15 +384,26 @@ async def build(
                 say(f"{kind}: {chunk[-1].number + 1:,} jobs, {time.monotonic() - began:.0f} s")
         for row, rows in summary_rows(size, now):
             await loader.load(table_of(row), list(rows))
+        await _load_history(loader, size, now)
         say(f"{kind}: loaded, {time.monotonic() - began:.0f} s; making the indexes")
     await loader.close()
     say(f"{kind}: done, {time.monotonic() - began:.0f} s")
 
 
+async def _load_history(loader: _Sqlite | _Postgres, size: Size, now: float) -> None:
+    labels = {
+        "account": [f"revor/{account}" for account in sorted(set(ACCOUNTS))],
+        "subscription": [f"sub_large{nth}" for nth in range(SUBSCRIPTIONS)],
+    }
+    for row, rows in history_rows(labels, size.jobs / JOBS, now):
+        while chunk := list(islice(rows, AT_ONCE)):
+            await loader.load(table_of(row), chunk)
+
+
 async def _main(url: str, scale: float) -> None:
     key = os.environ.get("RELAY_ENCRYPTION_KEY") or new_key()
     migrations.upgrade(url) if url.startswith("sqlite") else await asyncio.to_thread(migrations.create, url)
-    await build(url, Size.of(scale), Keyring([key]))
+    await build(url, Size().times(scale), Keyring([key]))
     if "RELAY_ENCRYPTION_KEY" not in os.environ:
         print(f"RELAY_ENCRYPTION_KEY={key}")
 

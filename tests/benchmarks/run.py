@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -92,8 +92,10 @@ async def node(
     database_url: str | None = None,
     key: str | None = None,
     roles: tuple[str, ...] = ("api", "dispatcher"),
+    change: Callable[[Settings], Settings] = lambda settings: settings,
 ) -> AsyncIterator[Any]:
-    """A node with its database in `folder` or at that URL, loopback sinks allowed, no polling."""
+    """A node with its database in `folder` or at that URL, loopback sinks allowed, no polling. `change`: of its
+    settings."""
     from ipaddress import ip_network
 
     from relay.node.opening import open_node
@@ -106,7 +108,7 @@ async def node(
         delivery=settings.delivery.replace(per_host=256),
         dev=True,
     )
-    async with open_node(settings, base_url=url, state_dir=folder, roles=roles, auto_migrate=True) as opened:
+    async with open_node(change(settings), base_url=url, state_dir=folder, roles=roles, auto_migrate=True) as opened:
         yield opened
 
 
@@ -531,6 +533,13 @@ async def shaped(scale: float) -> dict[str, Any]:
     return await measure(int(24_000 * scale))
 
 
+async def dashboard(scale: float) -> list[dict[str, Any]]:
+    """Pages of the dashboard on a large database, and what open tabs cost: see dashboard.py."""
+    from dashboard import measure
+
+    return await measure(scale)
+
+
 async def two_nodes(scale: float) -> dict[str, Any]:
     """Two processes that deliver from one PostgreSQL database: see two_nodes.py."""
     from two_nodes import measure
@@ -605,6 +614,7 @@ async def run(only: str | None, scale: float) -> list[dict[str, Any]]:
         ("planner", planner),
         ("dropin", lambda: dropin(scale)),
         ("replay", lambda: replay(scale)),
+        ("dashboard", lambda: dashboard(scale)),
         ("many events", lambda: many_events(scale)),
         ("retention", lambda: retention(scale)),
     ]
