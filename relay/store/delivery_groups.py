@@ -27,9 +27,8 @@ def _conditions(wanted: DeliveryFilter) -> tuple[str, list[str]]:
         rest["state"] = OF_STATE[wanted.state]
     if "owner" in rest:  # before the limit: the number of rows scanned must not depend on those of others
         newest.append(rest.pop("owner"))
-    rare = ["state"] if wanted.state in ("dead", "cancelled", "uncertain") else []  # rare, and perhaps old
-    listed = ["state"] if wanted.state == "pending" else []
-    driver = next((name for name in ("event_id", *rare, "subscription_id", *listed) if name in rest), None)
+    rare = [] if wanted.state in (None, "delivered") else ["state"]  # rare, and perhaps old
+    driver = next((name for name in ("event_id", *rare, "subscription_id") if name in rest), None)
     if driver is not None:
         newest.append(rest.pop(driver))
     newest += [text for name, text in (("since", "id >= :since"), ("until", "id < :until")) if _time(wanted, name)]

@@ -34,7 +34,11 @@ class Concern:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seen:
-    """What the concerns are found in: the items of the API's lists. Lists that the caller may not read are empty."""
+    """What the concerns are found in: the items of the API's lists. Lists that the caller may not read are empty.
+
+    late  deliveries that have waited longer than LATE_SECONDS, by sink. These, like `dead` and `uncertain`, are counted
+          among the newest ones; `least`: there may be more
+    """
 
     ready: Item
     sources: Sequence[Item] = ()
@@ -43,7 +47,7 @@ class Seen:
     subscriptions: Sequence[Item] = ()
     dead: Sequence[Item] = ()
     uncertain: Sequence[Item] = ()
-    pending: Sequence[Item] = ()
+    late: Sequence[Item] = ()
     intents: Sequence[Item] = ()
 
 
@@ -57,7 +61,7 @@ def concerns(seen: Seen, now: float) -> list[Concern]:
         *_intents(seen),
         *_subscriptions(seen),
         *_dead(seen, now),
-        *_late(seen, now),
+        *_late(seen),
     ]
     return sorted(found, key=lambda one: one.level)  # "bad" sorts before "warn", and the order above is kept
 
@@ -102,7 +106,8 @@ def _uncertain(seen: Seen) -> Iterator[Concern]:
     if count := sum(one["count"] for one in seen.uncertain):
         oldest = min(one["oldest_at"] for one in seen.uncertain)
         path = "/ui/deliveries?state=uncertain"
-        yield Concern(level="bad", key="uncertain", values={"n": count}, path=path, since=oldest)
+        key = _counted("uncertain", seen.uncertain)
+        yield Concern(level="bad", key=key, values={"n": count}, path=path, since=oldest)
 
 
 def _intents(seen: Seen) -> Iterator[Concern]:
@@ -126,16 +131,22 @@ def _dead(seen: Seen, now: float) -> Iterator[Concern]:
         recent = now - from_rfc3339(one["newest_at"]) < RECENT_SECONDS
         values = {"n": one["count"], "sink": _sink(seen, one)}
         path = f"/ui/deliveries?state=dead&subscription={one['subscription_id']}"
-        yield Concern(level="bad" if recent else "warn", key="dead", values=values, path=path, since=one["newest_at"])
+        level: Level = "bad" if recent else "warn"
+        yield Concern(level=level, key=_counted("dead", [one]), values=values, path=path, since=one["newest_at"])
 
 
-def _late(seen: Seen, now: float) -> Iterator[Concern]:
+def _late(seen: Seen) -> Iterator[Concern]:
     told = {one["id"] for one in seen.subscriptions if one["state"] != "enabled" or one.get("failing_since")}
-    for one in seen.pending:
-        if one["subscription_id"] not in told and now - from_rfc3339(one["oldest_at"]) > LATE_SECONDS:
+    for one in seen.late:
+        if one["subscription_id"] not in told:
             values = {"n": one["count"], "sink": _sink(seen, one)}
             path = f"/ui/deliveries?state=pending&subscription={one['subscription_id']}"
-            yield Concern(level="warn", key="late", values=values, path=path, since=one["oldest_at"])
+            yield Concern(level="warn", key=_counted("late", [one]), values=values, path=path, since=one["oldest_at"])
+
+
+def _counted(key: str, groups: Sequence[Item]) -> str:
+    """The key of the text: another one if there may be more than were counted."""
+    return f"{key}_least" if any(one["least"] for one in groups) else key
 
 
 def _fails(subscription: Item) -> bool:

@@ -32,7 +32,7 @@ def subscription(**changes: object) -> dict[str, Any]:
 
 
 def group(**changes: object) -> dict[str, Any]:
-    found = {"subscription_id": "sub_1", "sink": "https://a.example/…", "count": 2}
+    found = {"subscription_id": "sub_1", "sink": "https://a.example/…", "count": 2, "least": False}
     return {**found, "oldest_at": OLD, "newest_at": OLD, **changes}
 
 
@@ -64,9 +64,11 @@ def keys(seen: Seen) -> list[tuple[str, str]]:
         ({"subscriptions": [subscription(state="paused", failing_since=NEW)]}, []),
         ({"dead": [group(newest_at=NEW)]}, [("bad", "dead")]),
         ({"dead": [group()]}, [("warn", "dead")]),
-        ({"pending": [group()]}, [("warn", "late")]),
-        ({"pending": [group(oldest_at=NEW)]}, []),
-        ({"pending": [group()], "subscriptions": [subscription(state="paused")]}, []),
+        ({"late": [group()]}, [("warn", "late")]),
+        ({"late": [group(least=True)]}, [("warn", "late_least")]),
+        ({"dead": [group(least=True)]}, [("warn", "dead_least")]),
+        ({"uncertain": [group(), group(least=True)]}, [("bad", "uncertain_least")]),
+        ({"late": [group()], "subscriptions": [subscription(state="paused")]}, []),
     ],
 )
 def test_what_needs_a_person(seen: dict[str, Sequence[Any]], found: list[tuple[str, str]]) -> None:
@@ -124,13 +126,13 @@ def everything() -> list[Concern]:
                 account(state=state, open_jobs=n) for state in ("needs_reconnect", "cannot_send") for n in (0, 1, 5)
             ],
             subscriptions=[subscription(state="disabled"), subscription(failing_since=NEW)],
-            dead=[group(count=1), group(sink=None)],
+            dead=[group(count=1), group(sink=None), group(least=True)],
             uncertain=[group()],
-            pending=[group(subscription_id="sub_2")],
+            late=[group(subscription_id="sub_2"), group(subscription_id="sub_3", least=True)],
             intents=[{"id": "int_1"}],
         ),
         NOW,
-    )
+    ) + concerns(Seen(ready=WELL, uncertain=[group(least=True)]), NOW)
 
 
 def test_each_has_a_sentence_and_a_place_to_look() -> None:
@@ -138,6 +140,7 @@ def test_each_has_a_sentence_and_a_place_to_look() -> None:
     assert {one.key for one in found} == {
         *("problem", "source_down", "source_unauthorized", "incident", "uncertain", "intents", "disabled", "failing"),
         *("account_needs_reconnect", "account_cannot_send", "dead", "late"),
+        *("dead_least", "late_least", "uncertain_least"),
         *("account_needs_reconnect_idle", "account_cannot_send_idle"),
     }
     for one in found:

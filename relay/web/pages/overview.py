@@ -8,7 +8,7 @@ from typing import Any
 from relay.clock import from_rfc3339, to_rfc3339
 from relay.errors import RequestError
 from relay.web.charts import Point
-from relay.web.concerns import Seen, concerns
+from relay.web.concerns import LATE_SECONDS, Seen, concerns
 from relay.web.page import Content, Page, Visit, equivalent
 from relay.web.pages.groups import path_of
 from relay.web.texts import english
@@ -23,7 +23,7 @@ FEW_POINTS = 6
 MAX_SUBSCRIPTIONS = 200
 LIST = 8
 NEWEST = 2_000
-"""Deliveries of a state that are counted."""
+"""Deliveries of a state that are counted: of an outage there may be very many."""
 BY_SINK: Mapping[str, object] = {"group_by": "sink", "newest": NEWEST, "limit": LIST}
 
 Answer = Mapping[str, Any]
@@ -46,7 +46,7 @@ async def overview(visit: Visit) -> Content:
         subscriptions=await _items(visit, "/v1/subscriptions", limit=MAX_SUBSCRIPTIONS),
         dead=await _deliveries(visit, "dead"),
         uncertain=await _deliveries(visit, "uncertain"),
-        pending=pending["items"] if pending is not None else (),
+        late=await _deliveries(visit, "pending", until=to_rfc3339(visit.now - LATE_SECONDS)),
         intents=await _items(visit, "/v1/intents", limit=100),
     )
     found = concerns(seen, visit.now)
@@ -88,8 +88,11 @@ async def _allowed(visit: Visit, path: str, query: Mapping[str, object], *segmen
     return answer
 
 
-async def _deliveries(visit: Visit, state: str) -> Sequence[Answer]:
-    return await _items(visit, "/v1/deliveries", state=state, **BY_SINK)
+async def _deliveries(visit: Visit, state: str, **more: str) -> Sequence[Answer]:
+    """The newest ones of a state, by sink. `least`: whether there may be more than were counted."""
+    query = {"state": state, **BY_SINK, **more}
+    found = await _allowed(visit, "/v1/deliveries", query)
+    return () if found is None else [{**one, "least": found["truncated"]} for one in found["items"]]
 
 
 def _on_their_way(pending: Answer | None, measured: Sequence[Point]) -> float | None:

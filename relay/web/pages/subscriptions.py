@@ -35,6 +35,8 @@ LAST_DELIVERIES = 15
 RECENT_EVENTS = 20
 """Events that a preview can be made of."""
 MAX_SINKS = 500
+COUNTED = 2_000
+"""Deliveries that a backlog is counted from, the newest."""
 HOUR_SECONDS, DAY_SECONDS = 3_600, 86_400
 OVERLAPS = {"0": "now", "3600": "hour", "86400": "day", "604800": "week"}
 """How long an old secret keeps signing, in seconds, and the word of the catalogue."""
@@ -124,7 +126,7 @@ def _summed(points: Mapping[str, Sequence[Answer]]) -> dict[str, Any]:
 
 async def _backlogs(visit: Visit, id: str | None = None) -> tuple[Mapping[str, Answer], bool]:
     """The pending deliveries of each subscription, and whether there are more than were counted."""
-    query = {"state": "pending", "group_by": "sink", "limit": MAX_SINKS, "subscription": id}
+    query = {"state": "pending", "group_by": "sink", "limit": MAX_SINKS, "newest": COUNTED, "subscription": id}
     found = await visit.desk.get("/v1/deliveries", query=query)
     return {one["subscription_id"]: one for one in found["items"]}, found["truncated"]
 
