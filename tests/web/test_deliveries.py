@@ -5,7 +5,9 @@ import re
 import pytest
 
 from relay.core.delivery import Timings
+from relay.web.concerns import LATE_SECONDS
 from relay.web.pages import deliveries as pages
+from relay.web.pages import overview
 from tests.support.api_world import HOOK
 from tests.support.store_kit import attempt, claim, result_of
 
@@ -366,3 +368,18 @@ async def test_an_event_leads_to_its_deliveries(world, browser):
     page = await browser.get("/ui/deliveries", event=event.id)
     assert len(page.soup.rows()) == 2
     assert "\u202e" not in page.html
+
+
+# --- what the overview says of them
+
+
+async def test_late_deliveries_are_found_behind_many_new_ones(world, browser, monkeypatch):
+    monkeypatch.setattr(overview, "NEWEST", 1)
+    id = await subscribe(browser)
+    for number in range(2):
+        await world.poll(await world.job(f"old {number}"), "queued")
+    world.now += LATE_SECONDS + 1
+    await world.poll(await world.job("new"), "queued")
+    page = await browser.get("/ui")
+    (late,) = page.soup.texts(f"//a[contains(@href, 'state=pending&subscription={id}')]")
+    assert late == "At least 1 events for https://receiver.example/hooks are late."

@@ -1,5 +1,6 @@
 """The overview at /ui: whether everything is well, what is late, what did not arrive, and what to do."""
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -22,7 +23,7 @@ FEW_POINTS = 6
 """With fewer hours than this the minutes are shown: the relay is new."""
 MAX_SUBSCRIPTIONS = 200
 LIST = 8
-NEWEST = 2_000
+NEWEST = 1_000
 """Deliveries of a state that are counted: of an outage there may be very many."""
 BY_SINK: Mapping[str, object] = {"group_by": "sink", "newest": NEWEST, "limit": LIST}
 
@@ -35,6 +36,11 @@ async def overview(visit: Visit) -> Content:
     pending = await _allowed(visit, "/v1/deliveries", {"state": "pending", **BY_SINK})
     ready = await visit.desk.get("/readyz", also=503)  # when it is not ready, this page is needed most
     sources = await _items(visit, "/v1/sources")
+    dead, uncertain, late = await asyncio.gather(  # the longest reads
+        _deliveries(visit, "dead"),
+        _deliveries(visit, "uncertain"),
+        _deliveries(visit, "pending", until=to_rfc3339(visit.now - LATE_SECONDS)),
+    )
     seen = Seen(
         ready=ready,
         sources=sources,
@@ -44,9 +50,9 @@ async def overview(visit: Visit) -> Content:
             *await _items(visit, "/v1/connect-accounts", state="cannot_send", limit=LIST),
         ],
         subscriptions=await _items(visit, "/v1/subscriptions", limit=MAX_SUBSCRIPTIONS),
-        dead=await _deliveries(visit, "dead"),
-        uncertain=await _deliveries(visit, "uncertain"),
-        late=await _deliveries(visit, "pending", until=to_rfc3339(visit.now - LATE_SECONDS)),
+        dead=dead,
+        uncertain=uncertain,
+        late=late,
         intents=await _items(visit, "/v1/intents", limit=100),
     )
     found = concerns(seen, visit.now)
