@@ -19,8 +19,9 @@ _COLUMNS = ("reason", "subscription_id", "day")
 _GIVEN = ("subscription_id", "event_id", "owner", "reason")
 
 
-def _conditions(wanted: DeliveryFilter) -> tuple[str, list[str]]:
-    """The clause that selects the newest rows, by one index, and the conditions that they must meet to be counted."""
+def _conditions(wanted: DeliveryFilter) -> tuple[str, dict[str, str]]:
+    """The clause that selects the newest rows, by one index, and by column the conditions that they must meet to be
+    counted."""
     newest: list[str] = []
     rest = {name: f"{name} = :{name}" for name in _GIVEN if getattr(wanted, name) is not None}
     if wanted.state is not None:
@@ -33,7 +34,11 @@ def _conditions(wanted: DeliveryFilter) -> tuple[str, list[str]]:
         newest.append(rest.pop(driver))
     newest += [text for name, text in (("since", "id >= :since"), ("until", "id < :until")) if _time(wanted, name)]
     order = "" if driver == "event_id" else " ORDER BY id DESC"
-    return (f"WHERE {' AND '.join(newest)}{order}" if newest else order.strip()), list(rest.values())
+    return (f"WHERE {' AND '.join(newest)}{order}" if newest else order.strip()), rest
+
+
+def _all(conditions: Mapping[str, str]) -> str:
+    return " AND ".join(conditions.values()) or "1 = 1"
 
 
 def _time(wanted: DeliveryFilter, name: str) -> str | None:
@@ -52,7 +57,7 @@ FROM (
   SELECT id, state, subscription_id, reason, created_at, $epoch_days(created_at) AS day FROM deliveries
   {newest} LIMIT :newest
 ) AS found
-WHERE {" AND ".join(conditions) or "1 = 1"}
+WHERE {_all(conditions)}
 GROUP BY {shown} ORDER BY COUNT(*) DESC, {shown} LIMIT :count
 """
     )
@@ -71,23 +76,25 @@ _OF_EVENTS = """
 
 def retried_statement(wanted: DeliveryFilter, *, of_events: bool) -> Sql:
     """The number of deliveries in a state that a replay would send, of the newest ones. `of_events`: only those with
-    events of a time and of types, which costs a look at each event."""
+    events of a time and of types, which costs a look at each event.
+    Nothing is read besides what is needed: without conditions an index has it all."""
     newest, conditions = _conditions(wanted)
+    read = ", ".join({"id": None, **conditions, **({"event_id": None} if of_events else {})})
     return sql(
         f"""
 SELECT COUNT(*) FROM (
-  SELECT id, event_id, subscription_id, state, reason, created_at FROM deliveries {newest} LIMIT :newest
+  SELECT {read} FROM deliveries {newest} LIMIT :newest
 ) AS found {_OF_EVENTS if of_events else ""}
-WHERE {" AND ".join(conditions) or "1 = 1"} AND (:reason = '' OR found.reason = :reason)
+WHERE {_all(conditions)}
 """
     )
 
 
 def retried(connection: Connection, request: ReplayRequest) -> ReplayCount:
     """How many deliveries in the state of `request.only` a replay would send."""
-    wanted = DeliveryFilter(request.only, request.subscription_id, owner=request.owner)
+    wanted = DeliveryFilter(request.only, request.subscription_id, owner=request.owner, reason=request.reason)
     values = _given(wanted)
-    of_replay: dict[str, Any] = {"reason": request.reason or ""}
+    of_replay: dict[str, Any] = {}
     of_events = request.since > 0 or request.until < request.now or request.types is not None
     if of_events:
         of_replay |= {"since": request.since, "until": request.until, "every_type": int(request.types is None)}
