@@ -207,7 +207,7 @@ async def of_pages(name: str, opened: Any, port: int, rounds: int) -> list[dict[
 async def drained(opened: Any, port: int, subscription_id: str, turn: str, count: int) -> float:
     """Seconds to deliver so many events, which are published first."""
     async with aiohttp.ClientSession(headers={"Content-Type": "application/cloudevents-batch+json"}) as session:
-        for body in batches(turn, count, 1_000):
+        for body in batches(f"{secrets.token_hex(4)} {turn}", count, 1_000):  # ids are never used again
             async with session.post(f"http://127.0.0.1:{port}/v1/events", data=body) as answer:
                 assert answer.status == 202, await answer.text()
     total = delivered(opened) + count

@@ -77,7 +77,7 @@ def test_what_needs_a_person(seen: dict[str, Sequence[Any]], found: list[tuple[s
 
 def test_a_subscription_has_the_name_that_people_gave_it() -> None:
     named = subscription(description="CRM", failing_since=NEW, failing_reason="http_503")
-    found = concerns(Seen(ready=WELL, subscriptions=[named], dead=[group()], pending=[group()]), NOW)
+    found = concerns(Seen(ready=WELL, subscriptions=[named], dead=[group()], late=[group()]), NOW)
     assert [one.values["sink"] for one in found] == ["CRM", "CRM"]  # a failing one is not late too
 
 

@@ -374,7 +374,7 @@ async def test_an_event_leads_to_its_deliveries(world, browser):
 
 
 async def test_late_deliveries_are_found_behind_many_new_ones(world, browser, monkeypatch):
-    monkeypatch.setattr(overview, "NEWEST", 1)
+    monkeypatch.setitem(overview.BY_SINK, "newest", 1)
     id = await subscribe(browser)
     for number in range(2):
         await world.poll(await world.job(f"old {number}"), "queued")
@@ -382,4 +382,4 @@ async def test_late_deliveries_are_found_behind_many_new_ones(world, browser, mo
     await world.poll(await world.job("new"), "queued")
     page = await browser.get("/ui")
     (late,) = page.soup.texts(f"//a[contains(@href, 'state=pending&subscription={id}')]")
-    assert late == "At least 1 events for https://receiver.example/hooks are late."
+    assert late == "At least 1 events for CRM sync are late."

@@ -33,10 +33,10 @@ Answer = Mapping[str, Any]
 @page("GET /ui", live=True)
 async def overview(visit: Visit) -> Content:
     """Health in one sentence, four figures, what needs a person, groups and budgets."""
-    pending = await _allowed(visit, "/v1/deliveries", {"state": "pending", **BY_SINK})
     ready = await visit.desk.get("/readyz", also=503)  # when it is not ready, this page is needed most
     sources = await _items(visit, "/v1/sources")
-    dead, uncertain, late = await asyncio.gather(  # the longest reads
+    pending, dead, uncertain, late = await asyncio.gather(  # the longest reads
+        _allowed(visit, "/v1/deliveries", {"state": "pending", **BY_SINK}),
         _deliveries(visit, "dead"),
         _deliveries(visit, "uncertain"),
         _deliveries(visit, "pending", until=to_rfc3339(visit.now - LATE_SECONDS)),
