@@ -11,6 +11,7 @@ from relay.clock import from_rfc3339, to_rfc3339
 from relay.core.job import TERMINAL, WAITING
 from relay.web.drawings.timeline import Mark, Phase, Timeline
 from relay.web.job_words import event_kind, event_sentence
+from relay.web.reasons import told_reason
 from relay.web.rendering import duration
 from relay.web.texts import Texts
 
@@ -245,8 +246,8 @@ def _delivery_entry(delivery: Answer, texts: Texts) -> Entry:
     ended, created = _time(delivery["ended_at"]), from_rfc3339(delivery["created_at"])
     kind = str(delivery["event_type"]).rpartition(".")[2]
     notes = [] if ended is None else [texts("jobs.note_took", time=duration(ended - created))]
-    if delivery["reason"]:
-        notes.append(delivery["reason"])
+    if reason := told_reason(delivery):
+        notes.append(reason)
     text = texts("jobs.entry_delivery", kind=texts.get(f"jobs.state_{kind}", kind), sink=_sink(delivery, texts))
     return Entry(
         at=created if ended is None else ended,

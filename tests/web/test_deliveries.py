@@ -80,6 +80,10 @@ async def test_the_same_delivery_is_told_alike_on_every_page(world, browser):
     assert overview.texts("//article[h2='Events on their way']/p[@class='value']") == ["1"]  # now, not a minute ago
     (row,) = (await browser.get(f"/ui/subscriptions/{id}")).soup.rows(0)
     assert row["State"] == "Waiting HTTP 503"
+    (job,) = (await browser.client.get("/v1/jobs")).json()["items"]
+    story = await browser.get(f"/ui/jobs/{job['uid']}")
+    assert story.soup.rows(0)[0]["Delivery"] == "waiting HTTP 503"
+    assert "http_503" not in story.soup.texts("//ol")[0]
 
 
 async def test_all_deliveries_are_those_of_every_state(world, browser):

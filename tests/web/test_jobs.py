@@ -335,7 +335,7 @@ async def test_deliveries_stand_with_their_state_and_links(browser, world):
     world.now = NOW + 5
     page = await browser.get(f"/ui/jobs/{job.uid}")
     row = page.soup.rows()[0]
-    assert (row["Event"], row["Delivery"], row["To"], row["Attempts"]) == ("queued", "pending", HOOK, "0")
+    assert (row["Event"], row["Delivery"], row["To"], row["Attempts"]) == ("queued", "waiting", HOOK, "0")
     assert page.soup.links()["queued"].startswith("/ui/deliveries/dlv_")
     assert page.soup.links()[HOOK].startswith("/ui/subscriptions/sub_")
     assert len(page.soup.all("//*[@class='delivery pending']")) == 1

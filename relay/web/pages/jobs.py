@@ -15,6 +15,7 @@ from relay.web.drawings import hazard, timeline
 from relay.web.job_history import history
 from relay.web.job_words import event_kind, sentence_of, state_of, tone
 from relay.web.page import PAGE_ITEMS, Content, Done, Export, Page, Visit, equivalent
+from relay.web.reasons import told_reason
 from relay.web.rendering import duration, pretty
 from relay.web.texts import english
 
@@ -227,6 +228,7 @@ async def job(visit: Visit) -> Content:
             "more_deliveries": _is_cut(events["ids"], deliveries),
             "kinds": kinds,
             "tones": tone,
+            "told_reason": told_reason,
             "body": body,
             "register": equivalent([], "POST /v1/jobs", body=orjson.dumps(_registration(job)).decode()),
         },
