@@ -29,7 +29,7 @@ async def unknown(world, **fields):
 async def test_the_list_says_what_a_group_is_before_there_is_one(browser):
     page = await browser.get("/ui/groups")
     assert "No job has a group yet" in page.html
-    assert "relay jobs track JOB_ID --group spring" in page.html
+    assert "relay jobs add JOB_ID --group spring" in page.html
     assert "No group matches" in (await browser.get("/ui/groups?state=open")).html
 
 
