@@ -52,4 +52,5 @@ def parse(words: list[str]) -> None:
     command, rest = typer.main.get_command(app), words[1:]
     while (group := getattr(command, "commands", None)) and rest and rest[0] in group:
         command, rest = group[rest[0]], rest[1:]
+    assert not group or not rest or rest[0].startswith("-"), words
     command.make_context(" ".join(words), rest)

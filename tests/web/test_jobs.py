@@ -176,7 +176,7 @@ async def test_an_exact_id_leads_to_its_job(browser, world):
 async def test_an_unknown_id_says_how_to_track_it(browser):
     page = await browser.get("/ui/jobs", id="a'b")
     assert page.status == 404
-    assert page.soup.texts("//main//pre")[0] == """relay jobs track 'a'"'"'b'"""
+    assert page.soup.texts("//main//pre")[0] == """relay jobs add 'a'"'"'b'"""
     assert (await browser.get("/ui/jobs", id="a/b")).status == 404
 
 
@@ -191,7 +191,7 @@ async def test_an_id_of_several_accounts_asks_which(browser, world):
 
 
 async def test_an_empty_list_says_what_to_do_first(browser):
-    assert "relay jobs track JOB_ID" in (await browser.get("/ui/jobs")).soup.texts("//main//pre")
+    assert "relay jobs add JOB_ID" in (await browser.get("/ui/jobs")).soup.texts("//main//pre")
 
 
 async def test_a_page_is_one_page_of_the_list(browser, world):

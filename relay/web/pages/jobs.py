@@ -140,7 +140,7 @@ async def _by_id(visit: Visit, id: str) -> str | Mapping[str, Any]:
             raise
         ambiguous = error.status != 404
     choices = await _choices(visit, id) if ambiguous else []
-    return {"id": id[:200], "choices": choices, "command": shlex.join(["relay", "jobs", "track", id])}
+    return {"id": id[:200], "choices": choices, "command": shlex.join(["relay", "jobs", "add", id])}
 
 
 async def _choices(visit: Visit, id: str) -> list[Answer]:
