@@ -1,6 +1,7 @@
 """What needs a person, from what the API answers: values in, values out.
 
-Each concern is one sentence, where to look, and what to do. The worst come first.
+Each concern is one sentence, where to look, and what to do. The worst come first: that the relay is not ready, then
+what could make somebody send a message or write to a CRM twice. What is wrong with one sink is one concern.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,6 +14,8 @@ from relay.web.reasons import reason_and_cause
 
 LATE_SECONDS = 300.0
 """A delivery that has waited longer is late."""
+MAX_INTENTS = 100
+"""Creates of unknown fate that are counted."""
 RECENT_SECONDS = 86_400.0
 """Deliveries that were given up within this time are urgent; older ones are worth a look."""
 
@@ -22,7 +25,8 @@ Level = Literal["bad", "warn"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Concern:
-    """`key`: of the text `overview.KEY` and its values. `path`: where to look. `fix`: what the API advises."""
+    """`key`: of the text `overview.KEY` and its values. `path`: where to look. `fix`: what the API advises.
+    `oldest`: `since` is the time of the oldest of several."""
 
     level: Level
     key: str
@@ -30,6 +34,7 @@ class Concern:
     path: str
     since: str | None = None
     fix: str | None = None
+    oldest: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,10 +60,11 @@ def concerns(seen: Seen, now: float) -> list[Concern]:
     """Everything that needs a person, the worst first."""
     found = [
         *_readiness(seen),
+        *_intents(seen),
+        *_uncertain(seen),
+        *_sources(seen),
         *_incidents(seen),
         *_accounts(seen),
-        *_uncertain(seen),
-        *_intents(seen),
         *_subscriptions(seen),
         *_dead(seen, now),
         *_late(seen),
@@ -69,6 +75,9 @@ def concerns(seen: Seen, now: float) -> list[Concern]:
 def _readiness(seen: Seen) -> Iterator[Concern]:
     for problem in seen.ready.get("problems", ()):
         yield Concern(level="bad", key="problem", values={"problem": problem}, path="/ui/sources")
+
+
+def _sources(seen: Seen) -> Iterator[Concern]:
     for one in seen.sources:
         if one["state"] in ("down", "unauthorized"):
             values = {"account": f"{one['source']}/{one['account']}"}
@@ -80,10 +89,12 @@ def _readiness(seen: Seen) -> Iterator[Concern]:
 
 
 def _incidents(seen: Seen) -> Iterator[Concern]:
-    told = {one["id"] for one in seen.subscriptions if one["state"] == "disabled" or _fails(one)}
+    told = _broken(seen) | {one["subscription_id"] for one in seen.dead}
     for one in seen.incidents:
         if one.get("subscription") in told:
-            continue  # the subscription tells it, by its name and with the likely cause
+            continue  # the subscription or what was given up tells it, by its name and with the likely cause
+        if one.get("kind") == "creates" and seen.intents:
+            continue  # its messages are told
         path = f"/ui/incidents/{one['id']}"
         values = {"what": one["what"]}
         yield Concern(level="bad", key="incident", values=values, path=path, since=one["opened_at"], fix=one.get("fix"))
@@ -107,31 +118,41 @@ def _uncertain(seen: Seen) -> Iterator[Concern]:
         oldest = min(one["oldest_at"] for one in seen.uncertain)
         path = "/ui/deliveries?state=uncertain"
         key = _counted("uncertain", seen.uncertain)
-        yield Concern(level="bad", key=key, values={"n": count}, path=path, since=oldest)
+        yield Concern(level="bad", key=key, values={"n": count}, path=path, since=oldest, oldest=True)
 
 
 def _intents(seen: Seen) -> Iterator[Concern]:
-    if seen.intents:
-        yield Concern(level="bad", key="intents", values={"n": len(seen.intents)}, path="/ui/intents")
+    if count := len(seen.intents):
+        all_are_counted = count < MAX_INTENTS
+        oldest = min(one["sent_at"] for one in seen.intents) if all_are_counted else None
+        key = "intents" if all_are_counted else "intents_least"
+        yield Concern(level="bad", key=key, values={"n": count}, path="/ui/intents", since=oldest, oldest=True)
 
 
 def _subscriptions(seen: Seen) -> Iterator[Concern]:
+    dead = {one["subscription_id"]: one for one in seen.dead}
     for one in seen.subscriptions:
-        path, values = f"/ui/subscriptions/{one['id']}", {"sink": _name(one)}
+        given_up = dead.get(one["id"])
+        also = "" if given_up is None else _counted("_dead", [given_up])
+        path = f"/ui/subscriptions/{one['id']}"
+        values = {"sink": _name(one), **({} if given_up is None else {"n": given_up["count"]})}
         if one["state"] == "disabled":
-            why = reason_and_cause(one.get("disabled_reason"))
-            yield Concern(level="bad", key="disabled", values=values, path=path, since=one.get("state_since"), fix=why)
+            why, since = reason_and_cause(one.get("disabled_reason")), one.get("state_since")
+            yield Concern(level="bad", key=f"disabled{also}", values=values, path=path, since=since, fix=why)
         elif _fails(one):
-            why = reason_and_cause(one.get("failing_reason"))
-            yield Concern(level="bad", key="failing", values=values, path=path, since=one["failing_since"], fix=why)
+            why, since = reason_and_cause(one.get("failing_reason")), one["failing_since"]
+            yield Concern(level="bad", key=f"failing{also}", values=values, path=path, since=since, fix=why)
 
 
 def _dead(seen: Seen, now: float) -> Iterator[Concern]:
+    told, open_ones = _broken(seen), {one.get("subscription") for one in seen.incidents}
     for one in seen.dead:
+        if one["subscription_id"] in told:
+            continue
         recent = now - from_rfc3339(one["newest_at"]) < RECENT_SECONDS
         values = {"n": one["count"], "sink": _sink(seen, one)}
         path = f"/ui/deliveries?state=dead&subscription={one['subscription_id']}"
-        level: Level = "bad" if recent else "warn"
+        level: Level = "bad" if recent or one["subscription_id"] in open_ones else "warn"
         yield Concern(level=level, key=_counted("dead", [one]), values=values, path=path, since=one["newest_at"])
 
 
@@ -141,12 +162,18 @@ def _late(seen: Seen) -> Iterator[Concern]:
         if one["subscription_id"] not in told:
             values = {"n": one["count"], "sink": _sink(seen, one)}
             path = f"/ui/deliveries?state=pending&subscription={one['subscription_id']}"
-            yield Concern(level="warn", key=_counted("late", [one]), values=values, path=path, since=one["oldest_at"])
+            key, since = _counted("late", [one]), one["oldest_at"]
+            yield Concern(level="warn", key=key, values=values, path=path, since=since, oldest=True)
 
 
 def _counted(key: str, groups: Sequence[Item]) -> str:
     """The key of the text: another one if there may be more than were counted."""
     return f"{key}_least" if any(one["least"] for one in groups) else key
+
+
+def _broken(seen: Seen) -> set[str]:
+    """The subscriptions that are disabled or fail."""
+    return {one["id"] for one in seen.subscriptions if one["state"] == "disabled" or _fails(one)}
 
 
 def _fails(subscription: Item) -> bool:

@@ -57,7 +57,14 @@ def keys(seen: Seen) -> list[tuple[str, str]]:
             [("bad", "incident")],
         ),
         ({"uncertain": [group(), group(subscription_id="sub_2")]}, [("bad", "uncertain")]),
-        ({"intents": [{"id": "int_1"}]}, [("bad", "intents")]),
+        ({"intents": [{"id": "int_1", "sent_at": OLD}]}, [("bad", "intents")]),
+        ({"intents": [{"id": "int_1", "sent_at": OLD}] * 100}, [("bad", "intents_least")]),
+        (
+            {"intents": [{"id": "int_1", "sent_at": OLD}], "incidents": [incident(kind="creates")]},
+            [("bad", "intents")],
+        ),
+        ({"incidents": [incident(kind="creates")]}, [("bad", "incident")]),
+        ({"incidents": [incident(subscription="sub_1")], "dead": [group()]}, [("bad", "dead")]),
         ({"subscriptions": [subscription(state="disabled", disabled_reason="410")]}, [("bad", "disabled")]),
         ({"subscriptions": [subscription(state="paused")]}, []),
         ({"subscriptions": [subscription(failing_since=NEW, failing_reason="500")]}, [("bad", "failing")]),
@@ -78,7 +85,7 @@ def test_what_needs_a_person(seen: dict[str, Sequence[Any]], found: list[tuple[s
 def test_a_subscription_has_the_name_that_people_gave_it() -> None:
     named = subscription(description="CRM", failing_since=NEW, failing_reason="http_503")
     found = concerns(Seen(ready=WELL, subscriptions=[named], dead=[group()], late=[group()]), NOW)
-    assert [one.values["sink"] for one in found] == ["CRM", "CRM"]  # a failing one is not late too
+    assert [(one.key, one.values["sink"], one.values["n"]) for one in found] == [("failing_dead", "CRM", 2)]
 
 
 @pytest.mark.parametrize(
@@ -109,11 +116,35 @@ def test_a_broken_sink_is_told_once(stands: dict[str, Any], found: list[str]) ->
     assert [key for _, key in keys(seen)] == found
 
 
+@pytest.mark.parametrize("stands", [{"state": "disabled"}, {"failing_since": NEW}])
+def test_all_that_is_wrong_with_one_sink_is_one_concern(stands: dict[str, Any]) -> None:
+    seen = Seen(
+        ready=WELL,
+        incidents=[incident(subscription="sub_1")],
+        subscriptions=[subscription(**stands)],
+        dead=[group(newest_at=NEW)],
+        late=[group()],
+    )
+    (found,) = concerns(seen, NOW)
+    assert "2" in english()(f"overview.{found.key}", **found.values)
+
+
 def test_the_worst_comes_first() -> None:
     seen = Seen(
-        ready=WELL, dead=[group()], accounts=[account(state="cannot_send", open_jobs=0)], incidents=[incident()]
+        ready={"status": "failing", "problems": ["database: full"]},
+        sources=[source(state="down")],
+        dead=[group()],
+        accounts=[account(state="cannot_send", open_jobs=0)],
+        incidents=[incident()],
+        uncertain=[group(subscription_id="sub_2")],
+        intents=[{"id": "int_2", "sent_at": NEW}, {"id": "int_1", "sent_at": OLD}],
     )
-    assert keys(seen) == [("bad", "incident"), ("warn", "account_cannot_send_idle"), ("warn", "dead")]
+    assert keys(seen) == [
+        *(("bad", key) for key in ("problem", "intents", "uncertain", "source_down", "incident")),
+        *(("warn", key) for key in ("account_cannot_send_idle", "dead")),
+    ]
+    (oldest,) = [one.since for one in concerns(seen, NOW) if one.key == "intents"]
+    assert oldest == OLD
 
 
 def everything() -> list[Concern]:
@@ -126,13 +157,29 @@ def everything() -> list[Concern]:
                 account(state=state, open_jobs=n) for state in ("needs_reconnect", "cannot_send") for n in (0, 1, 5)
             ],
             subscriptions=[subscription(state="disabled"), subscription(failing_since=NEW)],
-            dead=[group(count=1), group(sink=None), group(least=True)],
+            dead=[group(subscription_id="sub_2", count=1), group(sink=None), group(least=True)],
             uncertain=[group()],
             late=[group(subscription_id="sub_2"), group(subscription_id="sub_3", least=True)],
-            intents=[{"id": "int_1"}],
+            intents=[{"id": "int_1", "sent_at": OLD}],
         ),
         NOW,
-    ) + concerns(Seen(ready=WELL, uncertain=[group(least=True)]), NOW)
+    ) + concerns(
+        Seen(
+            ready=WELL,
+            subscriptions=[
+                *(subscription(state="disabled", id=id) for id in ("sub_1", "sub_2", "sub_3")),
+                *(subscription(failing_since=NEW, id=id) for id in ("sub_4", "sub_5", "sub_6")),
+            ],
+            dead=[
+                *(group(subscription_id=id) for id in ("sub_1", "sub_4")),
+                *(group(subscription_id=id, least=True) for id in ("sub_2", "sub_5")),
+                group(subscription_id="sub_7", least=True),
+            ],
+            uncertain=[group(least=True)],
+            intents=[{"id": "int_1", "sent_at": OLD}] * 100,
+        ),
+        NOW,
+    )
 
 
 def test_each_has_a_sentence_and_a_place_to_look() -> None:
@@ -140,7 +187,8 @@ def test_each_has_a_sentence_and_a_place_to_look() -> None:
     assert {one.key for one in found} == {
         *("problem", "source_down", "source_unauthorized", "incident", "uncertain", "intents", "disabled", "failing"),
         *("account_needs_reconnect", "account_cannot_send", "dead", "late"),
-        *("dead_least", "late_least", "uncertain_least"),
+        *("dead_least", "late_least", "uncertain_least", "intents_least"),
+        *(f"{stands}_dead{more}" for stands in ("disabled", "failing") for more in ("", "_least")),
         *("account_needs_reconnect_idle", "account_cannot_send_idle"),
     }
     for one in found:

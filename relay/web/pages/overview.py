@@ -9,7 +9,7 @@ from typing import Any
 from relay.clock import from_rfc3339, to_rfc3339
 from relay.errors import RequestError
 from relay.web.charts import Point
-from relay.web.concerns import LATE_SECONDS, Seen, concerns
+from relay.web.concerns import LATE_SECONDS, MAX_INTENTS, Seen, concerns
 from relay.web.page import Content, Page, Visit, equivalent
 from relay.web.pages.groups import path_of
 from relay.web.texts import english
@@ -53,7 +53,7 @@ async def overview(visit: Visit) -> Content:
         dead=dead,
         uncertain=uncertain,
         late=late,
-        intents=await _items(visit, "/v1/intents", limit=100),
+        intents=await _items(visit, "/v1/intents", limit=MAX_INTENTS),
     )
     found = concerns(seen, visit.now)
     figures = await _figures(visit)
