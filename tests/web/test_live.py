@@ -9,6 +9,7 @@ from relay.core.access import AccessToken
 from relay.errors import NotFound, StoreError, Unauthorized
 from relay.web import live
 from relay.web.live import BEAT_SECONDS, LATER_SECONDS, MIN_SECONDS, SHARE, TABS, Key, Live
+from relay.web.turns import PageTurns
 
 KEY = Key("session", "/ui/jobs")
 LIVE = b"event: live\nretry: 1000\n\n"
@@ -68,7 +69,7 @@ def clock(monkeypatch):
 
 @pytest.fixture
 def pages(clock):
-    return Live(clock)
+    return Live(PageTurns(), clock)
 
 
 async def taken(stream, count):
@@ -78,7 +79,7 @@ async def taken(stream, count):
 
 async def test_page_is_sent_at_once_and_then_when_it_differs(pages, clock):
     page = Page(clock)
-    stream = pages.frames(KEY, page, clock.wait, lambda: True)
+    stream = pages.frames(KEY, "me", page, clock.wait, lambda: True)
     assert await taken(stream, 3) == [LIVE, b"data: <p>one</p>\n\n", BEAT]
     page.html = "<p>two</p>"
     assert await anext(stream) == b"data: <p>two</p>\n\n"
@@ -88,7 +89,7 @@ async def test_page_is_sent_at_once_and_then_when_it_differs(pages, clock):
 async def test_signal_renders_again_but_not_more_often_than_the_least(pages, clock):
     clock.signals = [True] * 50
     page = Page(clock)
-    stream = pages.frames(KEY, page, clock.wait, lambda: True)
+    stream = pages.frames(KEY, "me", page, clock.wait, lambda: True)
     began = clock.now
     await taken(stream, 11)
     assert page.rendered == 10
@@ -98,7 +99,7 @@ async def test_signal_renders_again_but_not_more_often_than_the_least(pages, clo
 
 async def test_lines_of_a_page_stay_lines(pages, clock):
     page = Page(clock, html="<pre>a\n\nb\r\nc\rd\ud800</pre>\nevent: live")
-    stream = pages.frames(KEY, page, clock.wait, lambda: True)
+    stream = pages.frames(KEY, "me", page, clock.wait, lambda: True)
     _, frame = await taken(stream, 2)
     assert frame == b"data: <pre>a\ndata: \ndata: b\ndata: c\ndata: d?</pre>\ndata: event: live\n\n"
     await stream.aclose()
@@ -106,9 +107,9 @@ async def test_lines_of_a_page_stay_lines(pages, clock):
 
 async def test_slow_pages_are_rendered_seldom_and_their_readers_hear_beats(pages, clock):
     page = Page(clock, seconds=1.5)
-    stream = pages.frames(KEY, page, clock.wait, lambda: True)
+    stream = pages.frames(KEY, "me", page, clock.wait, lambda: True)
     await taken(stream, 2)
-    assert pages.interval_seconds == pytest.approx(1.5 / SHARE)
+    assert pages.interval_seconds("me") == pytest.approx(1.5 / SHARE)
     at, silent = clock.now, 0.0
     while page.rendered == 1:
         await anext(stream)
@@ -120,11 +121,11 @@ async def test_slow_pages_are_rendered_seldom_and_their_readers_hear_beats(pages
 
 async def test_tabs_of_one_page_share_a_rendering(pages, clock):
     page = Page(clock)
-    streams = [pages.frames(KEY, page, clock.wait, lambda: True) for _ in range(TABS)]
+    streams = [pages.frames(KEY, "me", page, clock.wait, lambda: True) for _ in range(TABS)]
     for stream in streams:
         await taken(stream, 2)
     assert page.rendered == 1
-    other = pages.frames(Key("another", KEY.path), page, clock.wait, lambda: True)
+    other = pages.frames(Key("another", KEY.path), "me", page, clock.wait, lambda: True)
     await taken(other, 2)
     assert page.rendered == 2  # another session's forms have other tokens
     for stream in (*streams, other):
@@ -135,8 +136,8 @@ async def test_tabs_of_one_page_share_a_rendering(pages, clock):
 
 async def test_one_tab_more_takes_the_place_of_the_oldest(pages, clock):
     page = Page(clock)
-    streams = [pages.frames(Key("session", f"/ui/{n}"), page, clock.wait, lambda: True) for n in range(TABS + 1)]
-    other = pages.frames(Key("another", "/ui"), page, clock.wait, lambda: True)
+    streams = [pages.frames(Key("session", f"/ui/{n}"), "me", page, clock.wait, lambda: True) for n in range(TABS + 1)]
+    other = pages.frames(Key("another", "/ui"), "me", page, clock.wait, lambda: True)
     for stream in (other, *streams):
         await taken(stream, 2)
     rest = [frame async for frame in streams[0]]
@@ -149,7 +150,7 @@ async def test_one_tab_more_takes_the_place_of_the_oldest(pages, clock):
 
 async def test_stream_ends_within_a_second_of_its_reason(pages, clock):
     going = True
-    stream = pages.frames(KEY, Page(clock), clock.wait, lambda: going)
+    stream = pages.frames(KEY, "me", Page(clock), clock.wait, lambda: going)
     await taken(stream, 3)
     at, going = clock.now, False
     assert [frame async for frame in stream] == []
@@ -166,14 +167,14 @@ async def test_stream_ends_within_a_second_of_its_reason(pages, clock):
     ],
 )
 async def test_page_that_fails_ends_its_stream_and_says_when_to_ask_again(pages, clock, error, rest):
-    stream = pages.frames(KEY, Page(clock, error=error), clock.wait, lambda: True)
+    stream = pages.frames(KEY, "me", Page(clock, error=error), clock.wait, lambda: True)
     assert [frame async for frame in stream] == [LIVE, *rest]
     assert pages._pages == {}
 
 
 async def test_a_tab_of_a_known_page_finds_room_when_there_is_none_for_others(pages, clock, monkeypatch):
     monkeypatch.setattr(live, "MAX_PAGES", 1)
-    stream = pages.frames(KEY, Page(clock), clock.wait, lambda: True)
+    stream = pages.frames(KEY, "me", Page(clock), clock.wait, lambda: True)
     await taken(stream, 2)
     assert pages.has_room(KEY)
     assert not pages.has_room(Key("session", "/ui/audit"))
@@ -234,3 +235,14 @@ async def test_too_many_open_pages_are_refused_for_now(browser, monkeypatch):
     monkeypatch.setattr(live, "MAX_PAGES", 0)
     answer = await browser.client.get("/ui/jobs", headers=ACCEPT)
     assert (answer.status_code, answer.headers["retry-after"], answer.text) == (503, "30", "")
+
+
+async def test_a_slow_page_of_one_caller_does_not_slow_down_another(pages, clock):
+    mine = pages.frames(KEY, "me", Page(clock), clock.wait, lambda: True)
+    heavy = pages.frames(Key("other", "/ui/events"), "other", Page(clock, seconds=9.0), clock.wait, lambda: True)
+    await taken(mine, 2)
+    await taken(heavy, 2)
+    assert pages.interval_seconds("me") == MIN_SECONDS
+    assert pages.interval_seconds("other") == pytest.approx(9.0 * 2 / SHARE)
+    await mine.aclose()
+    await heavy.aclose()
