@@ -19,8 +19,9 @@ Answer = Mapping[str, Any]
 NOT_BY_POLL = "overdue"
 """The kind of transition that the clock proves, and no poll."""
 MOST_AHEAD = 3.0
-MOST_BEHIND = 1.6
-"""How far the drawing goes, in multiples of the job's time so far: for what comes, and for late deliveries."""
+MOST_BEHIND = 8.0
+"""How far the drawing goes, in multiples of the job's time so far: for what comes, and for late deliveries. Later marks
+are arrows at its edge."""
 MARGIN = 0.02
 LEAST_SECONDS = 1.0
 NOTICED_SECONDS = 0.05

@@ -338,7 +338,7 @@ async def test_deliveries_stand_with_their_state_and_links(browser, world):
     assert (row["Event"], row["Delivery"], row["To"], row["Attempts"]) == ("queued", "waiting", HOOK, "0")
     assert page.soup.links()["queued"].startswith("/ui/deliveries/dlv_")
     assert page.soup.links()[HOOK].startswith("/ui/subscriptions/sub_")
-    assert len(page.soup.all("//*[@class='delivery pending']")) == 1
+    assert len(page.soup.all("//*[@class='timeline']//*[@class='delivery pending']")) == 1
 
 
 async def test_request_ids_and_the_upstream_item_are_there_to_copy(browser, world):

@@ -3,7 +3,7 @@
 The page has the same as a list: the drawing is for those who see it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
@@ -17,8 +17,12 @@ _LEFT, _RIGHT = 92, WIDTH - 14
 _BAR_TOP, _BAR_HEIGHT = 30, 24
 _POLLS, _EVENTS, _DELIVERIES = 76, 104, 132
 _ROW = 12
-_MOST_ROWS = 4
+LANES = 12
+"""Deliveries that have a line each. With more of them, those that do not cover each other share lines."""
 _NEAR = 9
+_POLL_KINDS = ("found", "nothing", "failed", "planned")
+_DELIVERY_KINDS = ("delivered", "dead", "pending", "uncertain")
+"""The states that are named one by one; any other is a skipped or cancelled one."""
 _LETTER = 7.5
 """Width of a letter, for labels that must fit."""
 
@@ -44,7 +48,7 @@ class Mark:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timeline:
-    """What is drawn. Times are epoch seconds; those beyond `ended` are drawn at the edge.
+    """What is drawn. Times are epoch seconds. Marks beyond `ended` are arrows at the edge.
 
     now       None for a closed job
     deadline  None if it is too far away to be drawn
@@ -59,6 +63,11 @@ class Timeline:
     now: float | None
     deadline: float | None
 
+    @property
+    def cut(self) -> int:
+        """How many marks are later than the axis reaches."""
+        return sum(mark.at > self.ended for mark in (*self.polls, *self.events, *self.deliveries))
+
 
 def draw(timeline: Timeline, texts: Texts) -> Markup:
     """The drawing."""
@@ -69,9 +78,12 @@ def draw(timeline: Timeline, texts: Texts) -> Markup:
     for key, y in (("phases", _BAR_TOP + 16), ("polls", _POLLS), ("events", _EVENTS), ("deliveries", _DELIVERIES)):
         parts.append(Markup('<text class="lane" x="0" y="{}">{}</text>').format(y + 4, texts(f"jobs.lane_{key}")))
     parts += [_phase(phase, scale, texts) for phase in timeline.phases]
-    parts += [_poll(mark, scale) for mark in timeline.polls]
-    parts += [_event(mark, scale) for mark in timeline.events]
-    parts += [_delivery(mark, scale, row) for mark, row in zip(timeline.deliveries, rows, strict=True)]
+    parts += [_mark(mark, scale, _POLLS, _poll) for mark in timeline.polls]
+    parts += [_mark(mark, scale, _EVENTS, _event) for mark in timeline.events]
+    parts += [
+        _mark(mark, scale, _DELIVERIES + _ROW * row, _delivery)
+        for mark, row in zip(timeline.deliveries, rows, strict=True)
+    ]
     if timeline.now is not None:
         parts.append(_line("now", texts("jobs.mark_now"), timeline.now, scale, bottom))
     if timeline.deadline is not None:
@@ -114,22 +126,48 @@ def _phase(phase: Phase, scale: Scale, texts: Texts) -> Markup:
     return bar.format(_class(phase.kind), left, _BAR_TOP, width, _BAR_HEIGHT, f"{name}: {lasted}", label)
 
 
-def _poll(mark: Mark, scale: Scale) -> Markup:
-    return Markup('<g class="poll {}"><line x1="{x:.1f}" x2="{x:.1f}" y1="{}" y2="{}"/><title>{}</title></g>').format(
-        _class(mark.kind), _POLLS - 9, _POLLS + 9, mark.label, x=scale.at(mark.at)
-    )
+_Symbol = Callable[[Mark, float, float, int], Markup]
+"""Draws a mark: where it began and where it is, from the left, and from the top."""
 
 
-def _event(mark: Mark, scale: Scale) -> Markup:
+def legend(timeline: Timeline, texts: Texts) -> Markup:
+    """What the marks of a drawing mean. Only those that it has are named."""
+    polls, deliveries = {mark.kind for mark in timeline.polls}, {mark.kind for mark in timeline.deliveries}
+    named: list[tuple[_Symbol, str, str]] = [(_poll, kind, f"poll_{kind}") for kind in _POLL_KINDS if kind in polls]
+    if timeline.events:
+        named.append((_event, timeline.events[-1].kind, "event"))
+    named += [(_delivery, kind, kind) for kind in _DELIVERY_KINDS if kind in deliveries]
+    if deliveries.difference(_DELIVERY_KINDS):
+        named.append((_delivery, "cancelled", "cancelled"))
+    if timeline.cut:
+        named.append((_later, "", "later"))
+    entries = [
+        (texts(f"jobs.legend_{key}"), draw(Mark(kind=kind, at=0.0, label=""), 10.0, 10.0, 10))
+        for draw, kind, key in named
+    ]
+    item = Markup('<li><svg viewBox="0 0 20 20" aria-hidden="true">{}</svg> {}</li>')
+    return Markup("").join(item.format(symbol, words) for words, symbol in entries)
+
+
+def _mark(mark: Mark, scale: Scale, y: int, symbol: _Symbol) -> Markup:
     x = scale.at(mark.at)
-    return Markup('<path class="event {}" d="M{x:.1f} {} l7 7 l-7 7 l-7 -7 z"><title>{}</title></path>').format(
-        _class(mark.kind), _EVENTS - 7, mark.label, x=x
+    since = x if mark.since is None else scale.at(mark.since)
+    return (_later if mark.at > scale.ended else symbol)(mark, since, x, y)
+
+
+def _poll(mark: Mark, _: float, x: float, y: int) -> Markup:
+    return Markup('<g class="poll {}"><line x1="{x:.1f}" x2="{x:.1f}" y1="{}" y2="{}"/><title>{}</title></g>').format(
+        _class(mark.kind), y - 9, y + 9, mark.label, x=x
     )
 
 
-def _delivery(mark: Mark, scale: Scale, row: int) -> Markup:
-    x, y = scale.at(mark.at), _DELIVERIES + _ROW * row
-    since = x if mark.since is None else scale.at(mark.since)
+def _event(mark: Mark, _: float, x: float, y: int) -> Markup:
+    return Markup('<path class="event {}" d="M{:.1f} {} l7 7 l-7 7 l-7 -7 z"><title>{}</title></path>').format(
+        _class(mark.kind), x, y - 7, mark.label
+    )
+
+
+def _delivery(mark: Mark, since: float, x: float, y: int) -> Markup:
     if mark.kind == "dead":
         shape = Markup('<path d="M{:.1f} {} l8 8 m0 -8 l-8 8"/>').format(x - 4, y - 4)
     else:
@@ -137,6 +175,14 @@ def _delivery(mark: Mark, scale: Scale, row: int) -> Markup:
     return Markup(
         '<g class="delivery {}"><line x1="{:.1f}" x2="{:.1f}" y1="{y}" y2="{y}"/>{}<title>{}</title></g>'
     ).format(_class(mark.kind), since, x, shape, mark.label, y=y)
+
+
+def _later(mark: Mark, since: float, x: float, y: int) -> Markup:
+    """A mark that is later than the axis reaches."""
+    return Markup(
+        '<g class="later"><line x1="{:.1f}" x2="{:.1f}" y1="{y}" y2="{y}"/><path d="M{:.1f} {} l8 5 l-8 5 z"/>'
+        "<title>{}</title></g>"
+    ).format(since, x, x - 4, y - 5, mark.label, y=y)
 
 
 def _line(kind: str, words: str, at: float, scale: Scale, bottom: int) -> Markup:
@@ -149,13 +195,15 @@ def _line(kind: str, words: str, at: float, scale: Scale, bottom: int) -> Markup
 
 
 def _rows(marks: Sequence[Mark], scale: Scale) -> list[int]:
-    """The row of each mark: one below those that it would cover."""
+    """The row of each mark: one of its own, or with many marks one below those that it would cover."""
+    if len(marks) <= LANES:
+        return [*range(len(marks))]
     ends: list[float] = []
     rows = []
     for mark in marks:
         left = scale.at(mark.at if mark.since is None else min(mark.since, mark.at))
         row = next((row for row, end in enumerate(ends) if end + _NEAR <= left), len(ends))
-        row = min(row, _MOST_ROWS - 1)
+        row = min(row, LANES - 1)
         place = scale.at(mark.at)
         if row == len(ends):
             ends.append(place)

@@ -13,7 +13,7 @@ NOW = 1_779_271_200.0
 EVIL = "<script>alert(1)</script>\"'"
 
 
-def timeline_of(**changes):
+def given_of(**changes):
     given = {
         "began": NOW,
         "ended": NOW + 100,
@@ -27,7 +27,16 @@ def timeline_of(**changes):
         "now": None,
         "deadline": None,
     }
-    return lxml.html.fromstring(timeline.draw(Timeline(**{**given, **changes}), english()))
+    return Timeline(**{**given, **changes})
+
+
+def timeline_of(**changes):
+    return lxml.html.fromstring(timeline.draw(given_of(**changes), english()))
+
+
+def legend_of(**changes):
+    drawn = lxml.html.fromstring(f"<ul>{timeline.legend(given_of(**changes), english())}</ul>")
+    return [one.text_content().strip() for one in drawn.xpath("//li")]
 
 
 def test_phases_are_as_wide_as_they_are_long():
@@ -42,18 +51,37 @@ def test_a_phase_too_short_for_its_name_has_none_and_can_still_be_seen():
     assert drawn.xpath("//*[contains(@class, 'phase')]/text") == []
 
 
-def test_marks_beyond_the_end_are_at_the_edge():
+def test_a_mark_beyond_the_end_is_an_arrow_at_the_edge():
     late = Mark(kind="delivered", at=NOW + 9999, label="late")
     at_end = Mark(kind="delivered", at=NOW + 100, label="at the end")
-    assert len(set(timeline_of(deliveries=[late, at_end]).xpath("//circle/@cx"))) == 1
+    drawn = timeline_of(deliveries=[late, at_end])
+    assert drawn.xpath("//*[@class='later']/title/text()") == ["late"]
+    assert drawn.xpath("//*[@class='delivery delivered']/title/text()") == ["at the end"]
+    assert legend_of(deliveries=[late, at_end])[-1] == "later than the axis reaches"
 
 
-def test_deliveries_at_one_time_do_not_cover_each_other():
-    same = [Mark(kind="pending", at=NOW + 50, since=NOW + 40, label=str(number)) for number in range(9)]
-    rows = [one.get("cy") for one in timeline_of(deliveries=same).xpath("//circle")]
-    assert len(set(rows)) == 4
-    apart = [Mark(kind="pending", at=NOW + 10 * number, label=str(number)) for number in range(9)]
-    assert len({one.get("cy") for one in timeline_of(deliveries=apart).xpath("//circle")}) == 1
+@pytest.mark.parametrize(
+    ("count", "apart", "lanes"),
+    [(9, 10, 9), (timeline.LANES, 0, timeline.LANES), (timeline.LANES + 5, 0, timeline.LANES), (13, 7, 1)],
+)
+def test_each_delivery_has_a_line_of_its_own_unless_there_are_many(count, apart, lanes):
+    sent = [Mark(kind="pending", at=NOW + apart * number, label=str(number)) for number in range(count)]
+    assert len({one.get("cy") for one in timeline_of(deliveries=sent).xpath("//circle")}) == lanes
+
+
+def test_the_legend_names_the_marks_that_are_there():
+    assert legend_of() == []
+    polls = [Mark(kind=kind, at=NOW, label="") for kind in ("planned", "found")]
+    events = [Mark(kind=EVIL, at=NOW, label=EVIL)]
+    deliveries = [Mark(kind=kind, at=NOW, label="") for kind in (EVIL, "dead", "delivered")]
+    assert legend_of(polls=polls, events=events, deliveries=deliveries) == [
+        "poll that found a change",
+        "next poll",
+        "event",
+        "delivered",
+        "failed delivery",
+        "skipped or cancelled delivery",
+    ]
 
 
 def test_a_dead_delivery_has_another_shape():
