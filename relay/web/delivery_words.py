@@ -33,6 +33,13 @@ class Said:
     at: str | None = None
 
 
+def shown_state(delivery: Answer) -> str:
+    """The state as pages name it: of the cancelled ones, those that were not needed or fit nobody are `skipped`."""
+    reason = str(delivery.get("reason") or "")
+    skipped = reason in SKIPPED_REASONS or reason.startswith(INCIDENT)
+    return "skipped" if delivery["state"] == "cancelled" and skipped else str(delivery["state"])
+
+
 def held_by(subscription: Answer | None) -> str | None:
     """The state of a subscription that nothing is sent to; None if something is."""
     return None if subscription is None or subscription["state"] == "enabled" else str(subscription["state"])

@@ -9,6 +9,7 @@ from typing import Any
 
 from relay.clock import from_rfc3339, to_rfc3339
 from relay.core.job import TERMINAL, WAITING
+from relay.web.delivery_words import shown_state
 from relay.web.drawings.timeline import Mark, Phase, Timeline
 from relay.web.job_words import event_kind, event_sentence
 from relay.web.reasons import told_reason
@@ -92,7 +93,7 @@ def history(
         ended=until + MARGIN * (until - began),
         phases=phases,
         polls=polls,
-        events=[Mark(kind=one.kind, at=one.occurred, label=event_sentence(one.document)) for one in changes],
+        events=[Mark(kind=one.kind, at=one.occurred, label=event_sentence(one.document, texts)) for one in changes],
         deliveries=sent,
         now=now if job["open"] else None,
         deadline=drawn,
@@ -164,7 +165,7 @@ def _polls(job: Answer, changes: Sequence[_Change], texts: Texts) -> tuple[list[
 
 def _delivery_mark(delivery: Answer, now: float, texts: Texts) -> Mark:
     ended = _time(delivery["ended_at"])
-    label = texts("jobs.delivery_mark", state=delivery["state"], sink=_sink(delivery, texts))
+    label = texts("jobs.delivery_mark", state=texts(f"jobs.state_{shown_state(delivery)}"), sink=_sink(delivery, texts))
     return Mark(
         kind=delivery["state"],
         at=now if ended is None else ended,
@@ -210,7 +211,7 @@ def _entries(
         entry = Entry(
             at=change.occurred,
             kind="event",
-            text=event_sentence(change.document),
+            text=event_sentence(change.document, texts),
             state=change.kind,
             notes=tuple(notes),
         )
@@ -239,7 +240,8 @@ def _to_come(job: Answer, now: float, texts: Texts) -> list[Entry]:
     for name in ("scheduled_at", "next_attempt_at", "next_poll_at", "deadline_at"):
         at = _time(job[name])
         if at is not None and (at > now or name == "next_poll_at"):
-            found.append(Entry(at=max(at, now), kind="planned", text=texts(f"jobs.entry_{name}")))
+            key = "entry_poll_due" if at <= now else f"entry_{name}"
+            found.append(Entry(at=max(at, now), kind="planned", text=texts(f"jobs.{key}")))
     return found
 
 
@@ -254,7 +256,7 @@ def _delivery_entry(delivery: Answer, texts: Texts) -> Entry:
         at=created if ended is None else ended,
         kind="delivery",
         text=text,
-        state=delivery["state"],
+        state=shown_state(delivery),
         notes=tuple(notes),
         path=delivery["id"],
     )

@@ -45,7 +45,7 @@ def sentence_of(job: Answer, now: float, texts: Texts) -> str:
         "resultstatus": job["result_status"],
         "data": {"metadata": job["metadata"], "request": job["request"], "hint": job["problem"]},
     }
-    told = job_sentence(kind, document)
+    told = _with_the_state(job_sentence(kind, document), kind, texts)
     if state in JOB_EVENTS:
         return told
     return texts(f"jobs.is_{state}", what=told.removesuffix(" is queued"))
@@ -56,6 +56,13 @@ def event_kind(document: Answer) -> str:
     return job_event_kind(str(document["type"])) or "status_unknown"
 
 
-def event_sentence(document: Answer) -> str:
+def event_sentence(document: Answer, texts: Texts) -> str:
     """What an event of a job tells."""
-    return job_sentence(event_kind(document), document)
+    kind = event_kind(document)
+    return _with_the_state(job_sentence(kind, document), kind, texts)
+
+
+def _with_the_state(told: str, kind: str, texts: Texts) -> str:
+    """Chats say only that a message was accepted. On a page it stands beside its state, `succeeded`: both are said."""
+    what = told.removesuffix(" was accepted")
+    return texts("jobs.is_succeeded", what=what) if kind == "succeeded" and what != told else told

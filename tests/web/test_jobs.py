@@ -118,6 +118,38 @@ async def test_the_states_that_a_person_asks_for(browser, world):
     }
 
 
+async def test_a_job_that_succeeded_is_called_so_in_its_sentence_too(browser, world):
+    job = await add(world, "job_1")
+    await poll(world, job, "succeeded", 5, result_status="accepted")
+    page = await browser.get(f"/ui/jobs/{job.uid}")
+    assert page.soup.texts("//h1")[0] == "LinkedIn invite (job job_1) succeeded: the channel accepted it"
+    assert "succeeded: the channel accepted it" in page.soup.texts("//ol[@class='story']/li")[-1]
+
+
+@pytest.mark.parametrize(
+    ("state", "says"),
+    [
+        ("ok", "poll due"),
+        ("elsewhere", "poll due"),
+        ("unauthorized", "not polled: the account's key is refused"),
+        ("no_key", "not polled: the account has no key"),
+        ("down", "poll due: the upstream does not answer"),
+    ],
+)
+async def test_a_poll_whose_time_has_passed_is_due_or_says_why_not(browser, world, monkeypatch, state, says):
+    job = await add(world, "job_1")
+    await poll(world, job, "queued", 1)
+    await world.store.jobs.note(PollNote(job_uid=job.uid, polled_at=NOW + 2, next_poll_at=NOW + 9))
+    (row,) = (await browser.get("/ui/jobs")).soup.rows()
+    assert row["Last or next"].startswith("next poll")
+    reports = [replace(one, state=state) for one in world.tracking.reports()]
+    monkeypatch.setattr(world.tracking, "reports", lambda: reports)
+    world.now = NOW + 30
+    (row,) = (await browser.get("/ui/jobs")).soup.rows()
+    assert row["Last or next"] == says
+    assert "Poll due" in (await browser.get(f"/ui/jobs/{job.uid}")).soup.texts("//ol[@class='story']/li")[-2]
+
+
 @pytest.mark.parametrize(
     ("query", "ids"),
     [
@@ -313,7 +345,8 @@ async def test_failing_polls_are_said_with_their_error(browser, world):
     page = await browser.get(f"/ui/jobs/{job.uid}")
     assert "The first poll failed" in page.soup.text
     assert "poll failed" in page.soup.texts("//p[@class='job-facts']")[0]
-    assert "poll failed" in (await browser.get("/ui/jobs")).soup.rows()[0]["State"]
+    (row,) = (await browser.get("/ui/jobs")).soup.rows()
+    assert "poll failed timed out" in row["State"]
 
 
 async def test_why_the_next_poll_is_then_is_a_chart_with_its_figures(browser, world):

@@ -11,6 +11,7 @@ from relay.api.limits import parse_json
 from relay.clock import from_rfc3339, to_rfc3339
 from relay.core.job import KNOWN_STATUSES
 from relay.errors import FieldError, RequestError
+from relay.web.delivery_words import shown_state
 from relay.web.drawings import hazard, timeline
 from relay.web.job_history import history
 from relay.web.job_words import event_kind, sentence_of, state_of, tone
@@ -33,6 +34,8 @@ MAX_DELIVERIES = 100
 MAX_EVENTS_ASKED = 25
 """Events whose deliveries are read, the last ones."""
 MAX_BULK = 100
+TROUBLES = ("unauthorized", "no_key", "down")
+"""States of an account in which its polls are late or not made."""
 MAX_REQUEST_IDS = 20
 COLUMNS = {
     "id": "id",
@@ -86,7 +89,7 @@ async def _list(visit: Visit, note: Mapping[str, Any] | None) -> Content:
         title=texts("jobs.title"),
         status=422 if errors else 404 if note is not None and not note["choices"] else 200,
         values={
-            "jobs": [_row(job, visit.now) for job in found["items"]],
+            "jobs": await _rows(visit, found["items"]),
             "next_cursor": found["next_cursor"],
             "asked": asked,
             "chosen": {name: asked.get(name, "") for name in FILTERS},
@@ -125,9 +128,38 @@ def _options(asked: Mapping[str, str]) -> list[str]:
     return [*flags, *(part for name, value in named.items() for part in (f"--{name.replace('_', '-')}", value))]
 
 
-def _row(job: Answer, now: float) -> Mapping[str, Any]:
-    state = state_of(job, now)
-    return {"job": job, "state": state, "tone": tone(state), "sentence": sentence_of(job, now, english())}
+async def _rows(visit: Visit, jobs: Sequence[Answer]) -> Sequence[Mapping[str, Any]]:
+    """The jobs with their words. Of a poll whose time has passed: why it was not made, if the account says so."""
+    texts, now, found = english(), visit.now, []
+    troubles = await _troubles(visit) if any(_is_due(job, now) for job in jobs) else {}
+    for job in jobs:
+        state, trouble = state_of(job, now), troubles.get((job["source"], job["account"]))
+        due = "poll_due" if trouble is None else f"poll_due_{trouble}"
+        found.append(
+            {
+                "job": job,
+                "state": state,
+                "tone": tone(state),
+                "sentence": sentence_of(job, now, texts),
+                "due": due if _is_due(job, now) else None,
+            }
+        )
+    return found
+
+
+def _is_due(job: Answer, now: float) -> bool:
+    return job["open"] and job["next_poll_at"] is not None and from_rfc3339(job["next_poll_at"]) <= now
+
+
+async def _troubles(visit: Visit) -> Mapping[tuple[str, str], str]:
+    """The state of each account that is not polled as it should be, as far as the caller may see them."""
+    try:
+        sources = (await visit.desk.get("/v1/sources", query={"limit": PAGE_ITEMS}))["items"]
+    except RequestError as error:
+        if error.status != 403:
+            raise
+        return {}
+    return {(one["source"], one["account"]): one["state"] for one in sources if one["state"] in TROUBLES}
 
 
 async def _by_id(visit: Visit, id: str) -> str | Mapping[str, Any]:
@@ -231,6 +263,7 @@ async def job(visit: Visit) -> Content:
             "more_deliveries": _is_cut(events["ids"], deliveries),
             "kinds": kinds,
             "tones": tone,
+            "shown_state": shown_state,
             "told_reason": told_reason,
             "body": body,
             "register": equivalent([], "POST /v1/jobs", body=orjson.dumps(_registration(job)).decode()),

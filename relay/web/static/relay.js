@@ -19,6 +19,11 @@ function showTimes(root = document) {
   for (const element of find("time[datetime]", root)) {
     const at = Date.parse(element.dateTime);
     if (Number.isNaN(at)) continue;
+    const due = element.closest("[data-due]");
+    if (due && at <= Date.now()) {
+      due.textContent = due.dataset.due;
+      continue;
+    }
     const text = relative((at - Date.now()) / 1000);
     if (element.textContent !== text) element.textContent = text;
     const title = ABSOLUTE.format(at);
