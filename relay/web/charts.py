@@ -24,23 +24,34 @@ def spark(points: Sequence[Point], label: str, width: int = 160, height: int = 3
 
 
 def chart(series: Sequence[tuple[str, Sequence[Point]]], label: str, unit: str = "", height: int = 160) -> Markup:
-    """Lines over time. Each series has a name; all of them share their times."""
+    """Lines over time, on one scale. Each series has a name; all of them share their times. Those without a value are
+    left out; nothing is drawn if none has one. Without JavaScript the legend has the largest values."""
+    series = [(name, points) for name, points in series if any(value is not None for _, value in points)]
+    if not series:
+        return Markup()
     times = sorted({time for _, points in series for time, _ in points})
     values = [[dict(points).get(time) for time in times] for _, points in series]
     data = orjson.dumps({"times": times, "names": [name for name, _ in series], "values": values, "unit": unit})
-    lines = Markup("").join(_line(points, 600, height, index) for index, (_, points) in enumerate(series))
+    tops = [max(value for _, value in points if value is not None) for _, points in series]
+    lines = Markup().join(_line(points, 600, height, index, max(tops)) for index, (_, points) in enumerate(series))
+    names = Markup(" ").join(
+        Markup('<span class="key-{}">{} ≤ {}</span>').format(index, name, f"{round(top, 3):g} {unit}".strip())
+        for index, ((name, _), top) in enumerate(zip(series, tops, strict=True))
+    )
     return Markup(
         '<figure class="chart" data-chart="{}" hx-morph-skip-children>'
-        '<svg viewBox="0 0 600 {}" role="img" aria-label="{}" preserveAspectRatio="none">{}</svg></figure>'
-    ).format(data.decode(), height, label, lines)
+        '<svg viewBox="0 0 600 {}" role="img" aria-label="{}" preserveAspectRatio="none">{}</svg>'
+        '<figcaption class="legend">{}</figcaption></figure>'
+    ).format(data.decode(), height, label, lines, names)
 
 
-def _line(points: Sequence[Point], width: int, height: int, index: int = 0) -> Markup:
+def _line(points: Sequence[Point], width: int, height: int, index: int = 0, top: float = 0.0) -> Markup:
+    """`top`: the value at the upper edge; 0: the largest one."""
     known = [(time, value) for time, value in points if value is not None]
     if not known:
         return Markup()
     first, last = known[0][0], known[-1][0]
-    top = max((value for _, value in known), default=0.0) or 1.0
+    top = top or max(value for _, value in known) or 1.0
     across = max(last - first, 1e-9)
     at = [
         f"{(time - first) / across * width:.1f},{height - 2 - max(value, 0.0) / top * (height - 4):.1f}"

@@ -11,6 +11,7 @@ from relay.core.figures import Cell
 from relay.errors import CheckFailed, FieldError
 from relay.web.subscription_form import CREDENTIALS
 from tests.support.api_world import HOOK, SLACK, World
+from tests.support.store_kit import attempt, claim, result_of
 from tests.support.web_world import Answer, Browser
 
 Fields = dict[str, str | Sequence[str]]
@@ -86,6 +87,43 @@ async def test_list_shows_how_each_stands(browser: Browser, world: World) -> Non
     other = next(row for name, row in rows.items() if name != "The")
     assert other["State"] == "paused paused by hand"
     assert other["Success"] == "—"
+
+
+async def gives_up(world: World, id: str, **changes: Any) -> None:
+    """A delivery of the subscription is given up."""
+    await world.poll(await world.job(f"job of {id}"), "queued")
+    for one in await claim(world.store, id, now=world.now):
+        tried = attempt(1, started_at=world.now, status_code=503)
+        result = result_of(one, "dead", now=world.now, reason="http_503", attempt=tried, **changes)
+        await world.store.deliveries.record_attempt(result)
+
+
+async def test_what_was_given_up_stands_beside_the_backlog(browser: Browser, world: World) -> None:
+    id = (await subscribed(world, browser))["id"]
+    page = await browser.get(f"/ui/subscriptions/{id}")
+    assert "nothing was given up" in page.soup.text
+    await gives_up(world, id)
+    path = f"/ui/deliveries?state=dead&subscription={id}"
+    (row,) = (page := await browser.get("/ui/subscriptions")).soup.rows()
+    assert (row["Backlog"], row["Given up"], page.soup.links()["1"]) == ("0", "1", path)
+    page = await browser.get(f"/ui/subscriptions/{id}")
+    assert page.soup.links()["Given up"] == path
+    assert "find the cause, then send them again" in page.soup.text
+
+
+async def test_a_failing_or_disabled_one_says_what_happens_next(browser: Browser, world: World) -> None:
+    id = (await subscribed(world, browser, config={"retry_schedule": [5, 60]}))["id"]
+    await world.store.subscriptions.set_sink_health(
+        id, failing_since=world.now, failing_reason="http_503", paused_until=None
+    )
+    page = await browser.get(f"/ui/subscriptions/{id}")
+    assert "tries an event again by itself: 3 times within 1 min 5 s" in page.soup.text
+    assert "pause the subscription: they wait, and use up no attempts" in page.soup.text
+    assert "Pause" in page.soup.texts("//button")
+    await gives_up(world, id, disable="http_410")
+    page = await browser.get(f"/ui/subscriptions/{id}")
+    assert "The relay does not try this sink by itself. Correct the sink, then resume." in page.soup.text
+    assert "Resume" in page.soup.texts("//button")
 
 
 async def test_list_of_a_pulled_one_shows_its_lag(browser: Browser, world: World) -> None:

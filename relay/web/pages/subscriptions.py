@@ -36,7 +36,7 @@ RECENT_EVENTS = 20
 """Events that a preview can be made of."""
 MAX_SINKS = 500
 COUNTED = 2_000
-"""Deliveries that a backlog is counted from, the newest."""
+"""Deliveries that a backlog and what was given up are counted from, the newest."""
 HOUR_SECONDS, DAY_SECONDS = 3_600, 86_400
 OVERLAPS = {"0": "now", "3600": "hour", "86400": "day", "604800": "week"}
 """How long an old secret keeps signing, in seconds, and the word of the catalogue."""
@@ -72,13 +72,19 @@ async def subscriptions(visit: Visit) -> Content:
     found = await visit.desk.get("/v1/subscriptions", query=query)
     items = found["items"]
     figures = await _recent_figures(visit, [one["id"] for one in items])
-    backlogs = await _backlogs(visit)
+    backlogs, dead = await _counts(visit, "pending"), await _counts(visit, "dead")
     return Content(
         template="subscriptions.html",
         title=text("subscriptions.title"),
         values={
             "subscriptions": [
-                {**one, **_standing(one), **figures.get(one["id"], NO_FIGURES), "backlog": _backlog(one, backlogs)}
+                {
+                    **one,
+                    **_standing(one),
+                    **figures.get(one["id"], NO_FIGURES),
+                    "backlog": _backlog(one, backlogs),
+                    "given_up": _given_up(one, dead),
+                }
                 for one in items
             ],
             "next_cursor": found["next_cursor"],
@@ -124,11 +130,22 @@ def _summed(points: Mapping[str, Sequence[Answer]]) -> dict[str, Any]:
     return {"success": success, "p95": times[-1] if times else None, "attempts": attempts}
 
 
-async def _backlogs(visit: Visit, id: str | None = None) -> tuple[Mapping[str, Answer], bool]:
-    """The pending deliveries of each subscription, and whether there are more than were counted."""
-    query = {"state": "pending", "group_by": "sink", "limit": MAX_SINKS, "newest": COUNTED, "subscription": id}
+async def _counts(visit: Visit, state: str, id: str | None = None) -> tuple[Mapping[str, Answer], bool]:
+    """The deliveries of each subscription in a state, and whether there are more than were counted."""
+    query = {"state": state, "group_by": "sink", "limit": MAX_SINKS, "newest": COUNTED, "subscription": id}
     found = await visit.desk.get("/v1/deliveries", query=query)
     return {one["subscription_id"]: one for one in found["items"]}, found["truncated"]
+
+
+def _given_up(one: Answer, dead: tuple[Mapping[str, Answer], bool]) -> dict[str, Any]:
+    counted, truncated = dead
+    return {"count": counted[one["id"]]["count"] if one["id"] in counted else 0, "more": truncated}
+
+
+def _tries(config: Answer) -> dict[str, Any]:
+    """How often an event is tried, and within which time."""
+    pauses = config.get("retry_schedule") or ()
+    return {"n": len(pauses) + 1, "seconds": sum(pauses)}
 
 
 def _backlog(one: Answer, backlogs: tuple[Mapping[str, Answer], bool]) -> dict[str, Any]:
@@ -340,11 +357,19 @@ async def subscription(visit: Visit) -> Content:
     figures = (await _recent_figures(visit, [id])).get(id, NO_FIGURES)
     hours = await _hours(visit, id)
     kind = found["config"]["kind"]
+    backlogs, dead = await _counts(visit, "pending", id), await _counts(visit, "dead", id)
     return Content(
         template="subscription.html",
         title=found["description"] or found["sink"] or text("subscriptions.pulled_by"),
         values={
-            "one": {**found, **_standing(found), **figures, "backlog": _backlog(found, await _backlogs(visit, id))},
+            "one": {
+                **found,
+                **_standing(found),
+                **figures,
+                "backlog": _backlog(found, backlogs),
+                "given_up": _given_up(found, dead),
+            },
+            "tries": _tries(found["config"]),
             "hours": hours,
             "deliveries": [{**one, "reason_words": told_reason(one)} for one in deliveries["items"]],
             "credential": credential_sentence(found["sinkcredential"]),

@@ -50,11 +50,18 @@ function drawChart(figure) {
   const axis = { stroke: color("--pico-color"), grid: { stroke: color("--pico-muted-border-color"), width: 1 } };
   const days = times.at(-1) - times[0] > 3 * 86400;
   const format = new Intl.DateTimeFormat(undefined, days ? { month: "short", day: "numeric" } : { hour: "2-digit", minute: "2-digit", hourCycle: "h23" });
+  const withUnit = (value) => `${+value.toFixed(3)} ${unit}`.trim();
+  // What the legend shows: the value below the pointer; without one the last value.
+  const shown = (plot, value, index, at) => (at == null ? plot.data[index].findLast((one) => one != null) : value);
   const series = names.map((name, index) => ({
     label: name,
     stroke: color(`--line-${index % 4}`),
     width: 2,
-    value: (_, value) => (value == null ? "—" : `${+value.toFixed(3)} ${unit}`.trim()),
+    dash: index ? [6, 4] : undefined, // the line below it stays visible
+    value: (...given) => {
+      const value = shown(...given);
+      return value == null ? "—" : withUnit(value);
+    },
   }));
   figure.replaceChildren();
   const options = {
@@ -62,8 +69,8 @@ function drawChart(figure) {
     height: 180,
     cursor: { drag: { x: false, y: false } },
     scales: { y: { range: (_, low, high) => [Math.min(0, low ?? 0), (high || 1) * 1.05] } },
-    series: [{ value: (_, time) => (time == null ? "—" : ABSOLUTE.format(time * 1000)) }, ...series],
-    axes: [{ ...axis, values: (_, at) => at.map((time) => format.format(time * 1000)) }, { ...axis, size: 60 }],
+    series: [{ value: (...given) => ABSOLUTE.format(shown(...given) * 1000) }, ...series],
+    axes: [{ ...axis, values: (_, at) => at.map((time) => format.format(time * 1000)) }, { ...axis, size: unit ? 75 : 60, values: (_, at) => at.map(withUnit) }],
   };
   plots.set(figure, { plot: new uPlot(options, [times, ...values], figure), text });
 }
