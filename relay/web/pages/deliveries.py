@@ -19,7 +19,7 @@ page = partial(Page.add, into=PAGES)
 
 NEED_A_PERSON = STATES[:3]
 GROUPINGS = ("sink,reason,day", "sink,reason", "reason", "day")
-FEW_COUNTED, MANY_COUNTED = 2_000, 5_000
+FEW_COUNTED, MANY_COUNTED = 1_000, 5_000
 """Deliveries of a state that are counted, the newest: on the page of several states, and on that of one. What the page
 costs is bounded, and a person sees enough."""
 FEW_GROUPS, MANY_GROUPS = 10, 100

@@ -23,7 +23,7 @@ FEW_POINTS = 6
 """With fewer hours than this the minutes are shown: the relay is new."""
 MAX_SUBSCRIPTIONS = 200
 LIST = 8
-NEWEST = 1_000
+NEWEST = 500
 """Deliveries of a state that are counted: of an outage there may be very many."""
 BY_SINK: Mapping[str, object] = {"group_by": "sink", "newest": NEWEST, "limit": LIST}
 
