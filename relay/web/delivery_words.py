@@ -45,6 +45,19 @@ def held_by(subscription: Answer | None) -> str | None:
     return None if subscription is None or subscription["state"] == "enabled" else str(subscription["state"])
 
 
+def waits_for_a_person(subscription: Answer | None) -> bool:
+    """Whether what is pending for a subscription is not sent by itself, as far as that is known."""
+    return subscription is None or held_by(subscription) is not None or bool(subscription.get("failing_since"))
+
+
+def trouble_of(subscription: Answer | None) -> str | None:
+    """Why sending again now most likely helps nothing; None if nothing is known against it."""
+    held = held_by(subscription)
+    if held is not None or subscription is None:
+        return held
+    return "failing" if subscription.get("failing_since") else None
+
+
 def _is_pulled(subscription: Answer | None) -> bool:
     return subscription is not None and subscription["config"]["kind"] == PULL and subscription["state"] == "enabled"
 

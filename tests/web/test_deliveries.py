@@ -64,13 +64,38 @@ async def test_what_needs_a_person_is_counted_by_sink_reason_and_day(world, brow
     assert "Repair the sink first" in dead["What to do"]
     (uncertain,) = page.soup.rows(1)
     assert "settle each of them" in uncertain["What to do"]
-    (pending,) = page.soup.rows(2)
-    assert "no answer in time" in pending["Why"]
+    assert "no clear answer" in uncertain["Why"]
+    assert "Nothing that waits needs a person." in page.html
     assert "relay deliveries list --group-by sink,reason,day" in page.html
     other = await browser.get("/ui/deliveries", state="cancelled")
     assert "Add or correct the contact in the CRM" in other.soup.rows(0)[0]["What to do"]
     one = await browser.get("/ui/deliveries", state="dead", by="reason")
     assert list(one.soup.rows(0)[0]) == ["Why", "Number", "Oldest", "What to do"]
+
+
+@pytest.mark.parametrize("by", pages.GROUPINGS)
+async def test_what_waits_needs_a_person_only_if_it_is_held(world, browser, by):
+    held, other = await subscribe(browser), await subscribe(browser, description="chat")
+    for id in (held, other):
+        await ended(world, id, "pending", "timeout", status_code=None, error="timeout")
+    await browser.client.post(f"/v1/subscriptions/{held}/pause")
+    page = await browser.get("/ui/deliveries", by=by)
+    assert page.soup.rows(0)
+    for row in page.soup.rows(0):
+        assert row["To"].startswith("CRM sync")
+        assert "The subscription is paused" in row["What to do"]
+
+
+async def test_sending_again_to_a_sink_that_fails_is_not_what_is_offered_first(world, browser):
+    id = await subscribe(browser)
+    (delivery,) = await ended(world, id, "dead", "http_503", status_code=503)
+    page = await browser.get(f"/ui/deliveries/{delivery}")
+    assert page.soup.attributes("//form[contains(@action, '/retry')]/button", "class") == ["primary"]
+    assert "Later events of the job do not wait for it" in facts(page.soup)["What next"]
+    await browser.client.post(f"/v1/subscriptions/{id}/pause")
+    page = await browser.get(f"/ui/deliveries/{delivery}")
+    assert page.soup.attributes("//form[contains(@action, '/retry')]/button", "class") == ["secondary"]
+    assert "The subscription is paused. It is kept" in page.soup.text
 
 
 async def test_the_same_delivery_is_told_alike_on_every_page(world, browser):

@@ -117,6 +117,9 @@ def test_waits_are_those_between_two_attempts():
         tried(3, "2027-01-15T07:00:10Z", 1.0),
     ]
     assert drawing.waits(attempts) == [None, 5.0, 0.0]
+    attempts[0]["next_attempt_at"] = "2027-01-15T07:00:05Z"
+    assert drawing.planned_waits(attempts) == [None, 4.5, None]
+    assert drawing.planned_waits([]) == []
     assert drawing.longest(attempts) == 15_000.0
     assert drawing.longest([]) == 1.0
 

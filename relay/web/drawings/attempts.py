@@ -57,6 +57,15 @@ def waits(attempts: Sequence[Answer]) -> list[float | None]:
     return found
 
 
+def planned_waits(attempts: Sequence[Answer]) -> list[float | None]:
+    """For each attempt the seconds after the one before it at which it was to be made; None if there was no plan."""
+    plans: list[float | None] = [None] if attempts else []
+    for one in attempts[:-1]:
+        planned, ended = one.get("next_attempt_at"), from_rfc3339(one["started_at"]) + one["duration_ms"] / 1000
+        plans.append(None if planned is None else max(0.0, from_rfc3339(planned) - ended))
+    return plans
+
+
 def line(delivery: Answer, now: float, label: str) -> Markup:
     """The life of a delivery: when it was made, its attempts, its end or now, and the next attempt."""
     began, attempts = from_rfc3339(delivery["created_at"]), delivery["attempts"]

@@ -3,11 +3,21 @@
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from relay.core.delivery_causes import cause_of_reason, likely_cause
 from relay.errors import InvalidRequest, RequestError
-from relay.web.delivery_words import INCIDENT, STATES, actions_of, advice, next_of, state_of
+from relay.web.delivery_words import (
+    INCIDENT,
+    STATES,
+    actions_of,
+    advice,
+    next_of,
+    shown_state,
+    state_of,
+    trouble_of,
+    waits_for_a_person,
+)
 from relay.web.drawings import attempts as drawing
 from relay.web.page import PAGE_ITEMS, Content, Done, Export, Page, Visit, equivalent
 from relay.web.reasons import reason_words, told_reason
@@ -31,6 +41,9 @@ LAST_EXCERPT, EARLIER_EXCERPT = 4_000, 500
 """Characters of an answer that are shown."""
 MAX_HEADERS, EARLIER_HEADERS = 40, 8
 MAX_NAME, MAX_HEADER = 100, 300
+OFF_PLAN_SECONDS = 0.1
+"""An attempt this much off its plan is told with both times."""
+T = TypeVar("T")
 COLUMNS = {
     "id": "id",
     "state": "state",
@@ -59,14 +72,13 @@ async def deliveries(visit: Visit) -> Content:
     subscription = query.get("subscription")
     known = await subscriptions(visit)
     shown = (state,) if state else NEED_A_PERSON
-    limit, newest = (MANY_GROUPS, MANY_COUNTED) if state else (FEW_GROUPS, FEW_COUNTED)
     asked = {"state": state, "subscription": subscription}
     options = [part for name, value in asked.items() if value for part in (f"--{name}", value)]
     return Content(
         template="deliveries.html",
         title=english()("deliveries.title"),
         values={
-            "sections": [await _section(visit, one, by, subscription, known, limit, newest) for one in shown],
+            "sections": [await _section(visit, one, by, subscription, known, alone=bool(state)) for one in shown],
             "states": STATES,
             "groupings": GROUPINGS,
             "by": by,
@@ -84,16 +96,26 @@ async def deliveries(visit: Visit) -> Content:
 
 
 async def _section(
-    visit: Visit, state: str, by: str, subscription: str, known: Mapping[str, Answer], limit: int, newest: int
+    visit: Visit, state: str, by: str, subscription: str, known: Mapping[str, Answer], *, alone: bool
 ) -> Mapping[str, Any]:
+    """The groups of a state. `alone`: it is the only one of the page. Else only what needs a person is told: what is
+    pending is sent by itself, unless its subscription fails or is held."""
+    limit, newest = (MANY_GROUPS, MANY_COUNTED) if alone else (FEW_GROUPS, FEW_COUNTED)
+    held = state == "pending" and not alone
+    if held and "sink" not in by:
+        by = f"sink,{by}" if by == "reason" else GROUPINGS[0]
     query = {"state": state, "subscription": subscription, "group_by": by, "limit": limit, "newest": newest}
     found = await visit.desk.get("/v1/deliveries", query=query)
-    groups = [_group(one, state, by, known, visit.now) for one in found["items"]]
+    items = found["items"]
+    if held:
+        items = [one for one in items if waits_for_a_person(known.get(one["subscription_id"] or ""))]
     return {
         "state": state,
-        "groups": groups,
-        "count": sum(one["count"] for one in found["items"]),
-        "oldest_at": min((one["oldest_at"] for one in found["items"]), default=None),
+        "key": "held" if held else state,
+        "by": by,
+        "groups": [_group(one, state, by, known, visit.now) for one in items],
+        "count": sum(one["count"] for one in items),
+        "oldest_at": min((one["oldest_at"] for one in items), default=None),
         "truncated": found["truncated"],
         "newest": newest,
     }
@@ -133,6 +155,7 @@ async def _list(visit: Visit) -> Content:
                 {
                     **one,
                     "kind": short_type(one["event_type"]),
+                    "shown_state": shown_state(one),
                     "name": name_of(known.get(one["subscription_id"]), one),
                     "reason_words": told_reason(one),
                 }
@@ -197,8 +220,10 @@ async def delivery(visit: Visit) -> Content:
     event = await allowed(visit, "/v1/events/{}", found["event_id"])
     subscription = await allowed(visit, "/v1/subscriptions/{}", found["subscription_id"])
     job = None if found["job_uid"] is None else await allowed(visit, "/v1/jobs/{}", found["job_uid"])
+    waits = drawing.waits(found["attempts"])
     attempts, left_out = _shown_attempts(found["attempts"])
-    waits = drawing.waits(attempts)
+    waited, _ = _shown_attempts(waits)
+    planned, _ = _shown_attempts(drawing.planned_waits(found["attempts"]))
     scale = drawing.longest(attempts)
     said = state_of(found, subscription)
     cause = likely_cause(attempts[-1]) if attempts and found["state"] in ("dead", "pending") else None
@@ -218,13 +243,15 @@ async def delivery(visit: Visit) -> Content:
             "plain": _sends_events(subscription),
             "reason_words": told_reason(found),
             "actions": actions,
+            "trouble": trouble_of(subscription),
+            "shown_state": shown_state(found),
             "attempts": [
-                _attempt(one, waited, scale, last=number == len(attempts) - 1)
-                for number, (one, waited) in enumerate(zip(attempts, waits, strict=True))
+                _attempt(one, after, plan, scale, last=number == len(attempts) - 1)
+                for number, (one, after, plan) in enumerate(zip(attempts, waited, planned, strict=True))
             ],
             "gap_at": FIRST_ATTEMPTS if left_out else None,
             "left_out": left_out,
-            "line": drawing.line(found, visit.now, _line_words(found, waits)),
+            "line": drawing.line(found, visit.now, _line_words(found, waited)),
         },
         equivalent=equivalent(["relay", "deliveries", "show", found["id"]], "GET /v1/deliveries/{}", found["id"]),
     )
@@ -246,7 +273,7 @@ def full_type(name: str, known: Sequence[str]) -> str:
     return next((one for one in known if short_type(one) == name), name)
 
 
-def _shown_attempts(attempts: Sequence[Answer]) -> tuple[Sequence[Answer], int]:
+def _shown_attempts(attempts: Sequence[T]) -> tuple[Sequence[T], int]:
     left_out = len(attempts) - FIRST_ATTEMPTS - LAST_ATTEMPTS
     if left_out <= 0:
         return attempts, 0
@@ -261,7 +288,9 @@ def _line_words(delivery: Answer, waits: Sequence[float | None]) -> str:
     return f"{said} {texts('deliveries.line_waits', waits=waited)}" if waited else said
 
 
-def _attempt(attempt: Answer, waited: float | None, scale_ms: float, *, last: bool) -> Mapping[str, Any]:
+def _attempt(
+    attempt: Answer, waited: float | None, planned: float | None, scale_ms: float, *, last: bool
+) -> Mapping[str, Any]:
     texts = english()
     excerpt, most = attempt.get("response_excerpt") or "", LAST_EXCERPT if last else EARLIER_EXCERPT
     parts = drawing.phases(attempt)
@@ -271,6 +300,7 @@ def _attempt(attempt: Answer, waited: float | None, scale_ms: float, *, last: bo
     return {
         **attempt,
         "waited": waited,
+        "planned": None if waited is None or planned is None or abs(waited - planned) < OFF_PLAN_SECONDS else planned,
         "parts": dict(parts),
         "bar": drawing.bar(attempt, scale_ms, words or texts("deliveries.not_measured")),
         "answered": answered or texts(f"deliveries.answered_{_unanswered(attempt)}"),
