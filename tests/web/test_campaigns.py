@@ -44,6 +44,23 @@ async def test_a_group_shows_its_progress_and_its_failures(browser, world):
     assert "relay groups show 'Q4 campaign'" in page.soup.texts("//code")[0]
 
 
+async def test_failures_of_a_group_lead_to_its_failed_jobs_and_to_the_incident(browser, world):
+    await add(world, "a", "b")
+    await world.fail("a")
+    links = (await browser.get("/ui/groups/Q4%20campaign")).soup.links()
+    assert links["reconnect"] == "/ui/jobs?group=Q4+campaign&status=failed&source=revor&account=default"
+    assert links["See the incident"].startswith("/ui/incidents/inc_")
+
+
+async def test_the_rate_of_a_young_group_is_not_shown(browser, world):
+    await add(world, "a")
+    await add(world, "b", outcome="failed")
+    world.now += 60
+    assert "jobs end per hour" not in (await browser.get("/ui/groups/Q4%20campaign")).html
+    world.now += 600
+    assert "jobs end per hour" in (await browser.get("/ui/groups/Q4%20campaign")).html
+
+
 async def test_a_name_with_a_slash_leads_to_its_jobs(browser, world):
     await add(world, "a", group="2026/q4")
     for path in ("/ui/groups", "/ui"):

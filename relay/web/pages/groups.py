@@ -5,7 +5,8 @@ from functools import partial
 from typing import Any
 from urllib.parse import quote
 
-from relay.errors import InvalidRequest
+from relay.clock import from_rfc3339
+from relay.errors import InvalidRequest, RequestError
 from relay.web.page import PAGE_ITEMS, Content, Done, Export, Page, Visit, equivalent
 from relay.web.rendering import query
 from relay.web.texts import english
@@ -15,6 +16,8 @@ page = partial(Page.add, into=PAGES)
 
 ENDED = ("succeeded", "failed", "cancelled", "not_found", "untracked")
 OPEN = ("running", "retrying", "scheduled", "queued")
+RATE_SECONDS = 600.0
+"""The rate of a group that is younger says little: it is not shown."""
 COLUMNS = {
     "name": "name",
     "source": "source",
@@ -58,11 +61,30 @@ async def group(visit: Visit) -> Content:
     return Content(
         template="group.html",
         title=found["name"],
-        values={"group": found, "progress": progress(found), "path": path_of(found), "states": (*ENDED, *OPEN)},
+        values={
+            "group": found,
+            "progress": progress(found),
+            "path": path_of(found),
+            "states": (*ENDED, *OPEN),
+            "shows_rate": visit.now - from_rfc3339(found["first_at"]) >= RATE_SECONDS,
+            "incidents": await _incidents(visit, found) if found["failures"] else {},
+        },
         equivalent=equivalent(
             ["relay", "groups", "show", found["name"], *options], "GET /v1/groups/{}", found["name"], query=which
         ),
     )
+
+
+async def _incidents(visit: Visit, group: Mapping[str, Any]) -> Mapping[str, str]:
+    """The ids of the newest incidents in the group's account, by error code; empty if the caller may not read them."""
+    query = {"source": group["source"], "account": group["account"], "limit": PAGE_ITEMS}
+    try:
+        found = await visit.desk.get("/v1/incidents", query=query)
+    except RequestError as error:
+        if error.status == 403:
+            return {}
+        raise
+    return {one["code"]: one["id"] for one in reversed(found["items"]) if one["kind"] == "jobs" and one["code"]}
 
 
 @page("POST /ui/groups/{name}/close")

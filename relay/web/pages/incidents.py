@@ -1,7 +1,10 @@
 """The incidents at /ui/incidents: failures with one cause, and the jobs of each."""
 
+from collections.abc import Mapping
 from functools import partial
+from typing import Any
 
+from relay.errors import RequestError
 from relay.web.page import PAGE_ITEMS, Content, Export, Page, Visit, equivalent
 from relay.web.texts import english
 
@@ -52,6 +55,7 @@ async def incident(visit: Visit) -> Content:
     asked = visit.asked("repeat")
     found = await visit.desk.get("/v1/incidents/{}", visit.id())
     values = {"incident": found, "asked": asked, "jobs": None, "next_cursor": None}
+    values |= {"subscription": await _subscription(visit, found["subscription"])}
     export = None
     if found["kind"] == "jobs":
         query = {**asked, "limit": PAGE_ITEMS, "cursor": visit.query.get("cursor")}
@@ -65,3 +69,16 @@ async def incident(visit: Visit) -> Content:
         equivalent=equivalent(["relay", "incidents", "show", visit.id()], "GET /v1/incidents/{}", visit.id()),
         export=export,
     )
+
+
+async def _subscription(visit: Visit, id: str | None) -> Mapping[str, Any] | None:
+    """The subscription of an incident; None if there is none, or the caller may not read it."""
+    if id is None:
+        return None
+    try:
+        found: Mapping[str, Any] = await visit.desk.get("/v1/subscriptions/{}", id)
+    except RequestError as error:
+        if error.status in (403, 404):
+            return None
+        raise
+    return found
