@@ -1,9 +1,12 @@
 """Groups, incidents, creates with an unknown fate, and the accounts: what their pages say and do."""
 
+from dataclasses import replace
+
 import pytest
 
-from tests.support.api_world import NOW
-from tests.support.store_kit import intent, list_accounts, poll, track
+from relay.core.events import SUBSCRIPTION_DISABLED
+from tests.support.api_world import HOOK, NOW
+from tests.support.store_kit import claim, intent, list_accounts, poll, relay_event, result_of, track
 
 EVIL = "<img src=x onerror=alert(1)>\"'{{7*7}}"
 
@@ -110,6 +113,23 @@ async def test_an_incident_says_what_to_do_and_which_jobs_failed(browser, world)
     assert csv.html.splitlines()[1].startswith("other 1,")
 
 
+async def test_an_incident_of_a_sink_names_its_subscription_and_leads_to_it(browser, world):
+    made = await browser.client.post("/v1/subscriptions", json={"sink": HOOK, "description": "Team CRM"})
+    id = made.json()["id"]
+    await world.poll(await world.job("a"), "queued")
+    (one,) = await claim(world.store, id, now=world.now)
+    event = relay_event(SUBSCRIPTION_DISABLED, subject=id, now=world.now)
+    gone = result_of(one, "dead", now=world.now, reason="http_410", disable="http_410", events=(event,), sink=HOOK)
+    await world.store.deliveries.record_attempt(gone)
+    path = str((await browser.get("/ui/incidents")).soup.all("//tbody//a")[0].get("href"))
+    page = await browser.get(path)
+    said = dict(zip(page.soup.texts("//dl/dt"), page.soup.texts("//dl/dd"), strict=True))
+    assert said["Subscription"].startswith("Team CRM")
+    assert said["Failures"] == "1"
+    assert said["Sending again"].startswith("No message is sent in Revor by it.")
+    assert page.soup.links()["Open the subscription"] == f"/ui/subscriptions/{id}"
+
+
 async def test_there_is_a_sentence_before_the_first_incident(browser):
     assert "No incident yet" in (await browser.get("/ui/incidents")).html
     assert (await browser.get("/ui/incidents/inc_none")).status == 404
@@ -153,6 +173,19 @@ async def test_accounts_that_cannot_send_stand_with_their_jobs(browser, world):
     assert "Ada" in page.html
     only = await browser.get("/ui/sources?state=needs_reconnect")
     assert ("Ada" in only.html, "acc_2" in only.html) == (True, False)
+
+
+async def test_a_refused_key_says_where_a_new_one_is_set(browser, world, monkeypatch):
+    page = await browser.get("/ui/sources")
+    assert "Price of a poll" in page.soup.text
+    assert "Not enough data yet." in page.soup.text  # with half of the budget
+    (report, *_) = world.tracking.reports()
+    refused = replace(report, state="unauthorized", since=NOW)
+    monkeypatch.setattr(type(world.tracking), "reports", lambda _: [refused])
+    page = await browser.get("/ui/sources")
+    assert "sources.revor.accounts.default.api_key" in page.soup.text
+    assert "kill -HUP" in page.soup.text
+    assert "Price of a poll" not in page.soup.text
 
 
 # --- hostile values
