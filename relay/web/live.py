@@ -52,7 +52,7 @@ class Key(NamedTuple):
 
 @dataclass(slots=True)
 class _Shared:
-    """A page that tabs are open for. `seconds`: what its rendering takes."""
+    """A page that tabs are open for. `seconds`: of a processor, what its rendering takes."""
 
     caller: str
     tabs: int = 0
@@ -72,10 +72,11 @@ class _Tab:
 class Live:
     """The live pages of one node."""
 
-    def __init__(self, turns: PageTurns, steady: Clock = time.monotonic) -> None:
-        """`turns`: shared with the pages that are not live."""
+    def __init__(self, turns: PageTurns, steady: Clock = time.monotonic, processor: Clock = time.process_time) -> None:
+        """`turns`: shared with the pages that are not live. `processor`: the processor time of this process."""
         self._turns = turns
         self._steady = steady
+        self._processor = processor
         self._pages: dict[Key, _Shared] = {}
         self._tabs: dict[str, list[_Tab]] = {}
 
@@ -150,10 +151,11 @@ class Live:
             if self._steady() - page.rendered_at < MIN_SECONDS / 2:
                 return page.html
             async with self._turns.turn(page.caller):
-                began = self._steady()
+                began, used = self._steady(), self._processor()
                 page.html = await render()
                 page.rendered_at = self._steady()
-                page.seconds = page.rendered_at - began
+                # Not what other programs took meanwhile: a busy machine would make all pages slow.
+                page.seconds = min(page.rendered_at - began, self._processor() - used)
                 return page.html
 
 

@@ -30,6 +30,7 @@ OLD_ID, NEW_ID = key_id(OLD), key_id(NEW)
 PLAIN = {
     *("jobs.metadata", "jobs.upstream", "jobs.request", "events.body", "attempts.details"),
     *("intents.request", "intents.metadata"),
+    *("figures.buckets", "job_search.digest"),
     *("audit.detail", "audit.mac", "audit.previous", "audit_cuts.mac", "audit_cuts.signature"),
 }
 """Columns of bytes that hold no ciphertext."""

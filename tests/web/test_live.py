@@ -69,7 +69,7 @@ def clock(monkeypatch):
 
 @pytest.fixture
 def pages(clock):
-    return Live(PageTurns(), clock)
+    return Live(PageTurns(), clock, clock)
 
 
 async def taken(stream, count):
@@ -246,3 +246,11 @@ async def test_a_slow_page_of_one_caller_does_not_slow_down_another(pages, clock
     assert pages.interval_seconds("other") == pytest.approx(9.0 * 2 / SHARE)
     await mine.aclose()
     await heavy.aclose()
+
+
+async def test_time_that_other_programs_took_does_not_count(clock):
+    pages = Live(PageTurns(), clock, lambda: clock.now / 10)
+    stream = pages.frames(KEY, "me", Page(clock, seconds=3.0), clock.wait, lambda: True)
+    await taken(stream, 2)
+    assert pages.interval_seconds("me") == pytest.approx(0.3 / SHARE)
+    await stream.aclose()
