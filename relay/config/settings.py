@@ -562,7 +562,7 @@ def _refuse_ourselves(settings: Settings, tree: Value) -> None:
 
 
 def _require_proxy(settings: Settings, tree: Value) -> None:
-    """Without a proxy to believe, the header would be ignored, and nobody would know why."""
+    """Without a proxy to believe, the header would be ignored without a word."""
     if settings.web.user_header is not None and not settings.server.trusted_proxies:
         written = _find(tree, "web", "user_header") or tree
         raise SettingsError(

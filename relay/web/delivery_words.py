@@ -34,7 +34,7 @@ class Said:
 
 
 def shown_state(delivery: Answer) -> str:
-    """The state as pages name it: of the cancelled ones, those that were not needed or fit nobody are `skipped`."""
+    """The state as pages name it: of the cancelled ones, those that were not needed or fit no contact are `skipped`."""
     reason = str(delivery.get("reason") or "")
     skipped = reason in SKIPPED_REASONS or reason.startswith(INCIDENT)
     return "skipped" if delivery["state"] == "cancelled" and skipped else str(delivery["state"])
@@ -86,7 +86,7 @@ def _cancelled(delivery: Answer, reason: str) -> str:
     if reason in SKIPPED_REASONS:
         last = (delivery.get("attempts") or ({"error": "unknown"},))[-1]
         asked = last.get("status_code") is not None or last.get("error")
-        return f"is_{reason}" if asked else "is_nobody"
+        return f"is_{reason}" if asked else "is_nameless"
     return "is_incident" if reason.startswith(INCIDENT) else "is_cancelled"
 
 

@@ -73,7 +73,7 @@ def intent_rows(count: int, now: float) -> Iterator[Row]:
 
 
 def token_rows(now: float) -> Iterator[Row]:
-    """Tokens that nobody can use: their secrets are unknown."""
+    """Tokens that cannot be used: their secrets are unknown."""
     for number in range(TOKENS):
         at = now - number * DAY_SECONDS
         yield {

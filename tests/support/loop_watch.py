@@ -1,4 +1,4 @@
-"""How much processor time something takes, and how long an event loop serves nobody else, watched from inside.
+"""How much processor time something takes, and how long an event loop serves no other task, watched from inside.
 
 Processor time of one thread, so that neither a busy machine nor the other threads of a test count. The collection of
 garbage that other tests have left does not count either.

@@ -45,7 +45,7 @@ def delivery(state, reason=None, **fields):
         (delivery("dead", "http_500"), ENABLED, "is_dead", "next_dead", ("retry",)),
         (delivery("cancelled", "unmatched"), ENABLED, "is_unmatched", "next_unmatched", ("retry",)),
         (delivery("cancelled", "ambiguous"), ENABLED, "is_ambiguous", "next_ambiguous", ("retry",)),
-        (delivery("cancelled", "unmatched", attempts=[UNASKED]), ENABLED, "is_nobody", "next_nobody", ("retry",)),
+        (delivery("cancelled", "unmatched", attempts=[UNASKED]), ENABLED, "is_nameless", "next_nameless", ("retry",)),
         (delivery("cancelled", "incident inc_1"), ENABLED, "is_incident", "next_incident", ("retry",)),
         (delivery("cancelled", "subscription_removed"), None, "is_cancelled", "next_cancelled", ()),
         (delivery("pending", waiting_for="dlv_1"), ENABLED, "is_behind", "next_behind", ()),
