@@ -96,7 +96,8 @@ async def test_the_overview_is_there_when_the_relay_is_not_ready(browser, world)
 
 
 async def test_a_caller_with_expensive_pages_slows_down_its_own():
-    live, now, took = Live(PageTurns(), lambda: now[0]), [0.0], {"greedy": 9.0, "modest": 0.03}
+    now, took = [0.0], {"greedy": 9.0, "modest": 0.03}
+    live = Live(PageTurns(), lambda: now[0], lambda: now[0])
 
     async def opened(caller):
         async def render():
