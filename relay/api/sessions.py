@@ -12,7 +12,7 @@ from relay.api.fields import Nothing, Time
 from relay.api.operations import Answer, Call, Operation
 from relay.api.resource import json_response
 from relay.clock import to_rfc3339
-from relay.core.sign_in import HOME, LINK_SECONDS, Session, digest_of
+from relay.core.sign_in import HOME, new_session
 from relay.errors import Conflict
 from relay.ids import new_secret
 
@@ -53,14 +53,7 @@ async def create_session(call: Call) -> Response:
     link: SignInLink = {"url": page, "expires_at": None}
     if identity is not None and identity.digest is not None:  # on loopback with --dev there is no token, nor a need
         secret, now = new_secret(), call.ports.clock()
-        session = Session(
-            digest=digest_of(secret),
-            kind="link",
-            token_digest=identity.digest.hex(),
-            name=identity.name,
-            created_at=now,
-            expires_at=now + LINK_SECONDS,
-        )
+        session = new_session("link", secret, token_digest=identity.digest, name=identity.name, now=now)
         await call.ports.store.sessions.create(session)
         link = {"url": f"{page}/login?link={secret}", "expires_at": to_rfc3339(session.expires_at)}
     return json_response(link, 201)

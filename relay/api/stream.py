@@ -11,7 +11,8 @@ server ends the connection of a client that does not read (`relay/server/connect
 
 import asyncio
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING
 
 import orjson
@@ -19,6 +20,7 @@ from starlette.datastructures import Headers
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
+from relay.api.limits import ConcurrencyLimit
 from relay.api.operations import Call
 from relay.api.problems import invalid_parameter
 from relay.core.events import Event
@@ -162,27 +164,32 @@ def _response(call: Call, frames: AsyncGenerator[bytes, None]) -> Response:
     headers = {"X-Accel-Buffering": "no"}
     if call.request.method == "HEAD":
         return Response(headers=headers, media_type=MEDIA_TYPE)
-    slots, caller = call.ports.admission.streams, call.caller
-    slots.take(caller)
-    return EventStream(frames, lambda: slots.release(caller), headers)
+    return SlotResponse(frames, call.ports.admission.streams, call.caller, MEDIA_TYPE, headers)
 
 
-class EventStream(StreamingResponse):
-    """A response that always frees its slot and closes its frames."""
+class SlotResponse(StreamingResponse):
+    """A long response. It takes a slot of its caller, and always frees it and closes its content."""
 
     def __init__(
-        self, frames: AsyncGenerator[bytes, None], release: Callable[[], None], headers: dict[str, str]
+        self,
+        content: AsyncGenerator[bytes, None],
+        slots: ConcurrencyLimit,
+        caller: str,
+        media_type: str,
+        headers: Mapping[str, str],
     ) -> None:
-        super().__init__(frames, headers=headers, media_type=MEDIA_TYPE)
-        self._frames = frames
-        self._release = release
+        """Raises TooMany if the caller, or all of them, have no slot left."""
+        slots.take(caller)
+        super().__init__(content, headers=headers, media_type=media_type)
+        self._content = content
+        self._release = partial(slots.release, caller)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await super().__call__(scope, receive, send)
         finally:
             self._release()
-            await self._frames.aclose()
+            await self._content.aclose()
 
 
 def _frames(events: Iterable[Event]) -> bytes:

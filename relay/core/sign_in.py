@@ -47,6 +47,18 @@ class Session:
     expires_at: float
 
 
+def new_session(kind: SessionKind, secret: str, *, token_digest: bytes, name: str, now: float) -> Session:
+    """A session or link of this secret that acts as the token of this digest and name."""
+    return Session(
+        digest=digest_of(secret),
+        kind=kind,
+        token_digest=token_digest.hex(),
+        name=name,
+        created_at=now,
+        expires_at=now + (SESSION_SECONDS if kind == "session" else LINK_SECONDS),
+    )
+
+
 def is_secret(text: str) -> bool:
     """Whether a text has the form of the secret of a session, a link or a visitor's cookie (`ids.new_secret`)."""
     return _SECRET.fullmatch(text) is not None

@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from relay.api.limits import HeldBytes, read_body
 from relay.api.operations import Context
 from relay.api.problems import request_id_of, store_problem
-from relay.api.stream import MEDIA_TYPE, EventStream
+from relay.api.stream import MEDIA_TYPE, SlotResponse
 from relay.clock import http_date
 from relay.errors import NotFound, RequestError, StoreError, Unauthorized, Unavailable
 from relay.web.desk import Desk
@@ -189,9 +189,8 @@ class Web:
         key, caller = Key(visit.csrf, visit.path()), visit.identity.key
         if not shared.live.has_room(key):
             raise Unavailable("too many pages are open: this one shows what it knew", headers={"Retry-After": "30"})
-        slots = ports.admission.streams
-        slots.take(caller)
-        return EventStream(frames(), lambda: slots.release(caller), {"X-Accel-Buffering": "no"})
+        headers = {"X-Accel-Buffering": "no"}
+        return SlotResponse(frames(), ports.admission.streams, caller, MEDIA_TYPE, headers)
 
     def _refused(self, request: Request, error: RequestError) -> Response:
         """The error as a page: inside the frame for a visitor, alone for anyone else."""

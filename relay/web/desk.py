@@ -35,6 +35,16 @@ class Desk:
         are left out. `also`: a status that is an answer too. Raises RequestError as the API does, and StoreError."""
         return await self._call("GET", path, segments, query, None, also)
 
+    async def allowed(self, path: str, *segments: str, query: Query | None = None) -> Any:
+        """What a GET answers; None if the caller may not read it, or it is not there. Raises RequestError for anything
+        else, and StoreError."""
+        try:
+            return await self.get(path, *segments, query=query)
+        except RequestError as error:
+            if error.status in (403, 404):
+                return None
+            raise
+
     async def post(
         self, path: str, *segments: str, query: Query | None = None, body: object = None, key: str | None = None
     ) -> Any:

@@ -4,13 +4,13 @@ import asyncio
 import csv
 import io
 import re
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from typing import Any
 
 import orjson
-from starlette.responses import Response, StreamingResponse
-from starlette.types import Receive, Scope, Send
+from starlette.responses import Response
 
+from relay.api.stream import SlotResponse
 from relay.errors import Unauthorized
 from relay.web.page import Export, Visit
 
@@ -28,27 +28,8 @@ def csv_response(export: Export, visit: Visit) -> Response:
     headers = {"content-disposition": f'attachment; filename="{name}.csv"'}
     if visit.request.method == "HEAD":
         return Response(headers=headers, media_type=MEDIA_TYPE)
-    slots, caller = visit.context.ports.admission.exports, visit.identity.key
-    slots.take(caller)
-    return _Download(_lines(export, visit), lambda: slots.release(caller), headers)
-
-
-class _Download(StreamingResponse):
-    """A response that always frees its slot."""
-
-    def __init__(
-        self, lines: AsyncGenerator[bytes, None], release: Callable[[], None], headers: Mapping[str, str]
-    ) -> None:
-        super().__init__(lines, headers=headers, media_type=MEDIA_TYPE)
-        self._lines = lines
-        self._release = release
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            await super().__call__(scope, receive, send)
-        finally:
-            self._release()
-            await self._lines.aclose()
+    slots = visit.context.ports.admission.exports
+    return SlotResponse(_lines(export, visit), slots, visit.identity.key, MEDIA_TYPE, headers)
 
 
 async def _lines(export: Export, visit: Visit) -> AsyncGenerator[bytes, None]:

@@ -32,6 +32,7 @@ from relay.core.sign_in import (
     is_same,
     is_secret,
     local_target,
+    new_session,
     secret_in,
     user_named,
 )
@@ -326,15 +327,7 @@ class Sessions:
         """A session that acts as the caller's token, and its secret."""
         assert identity.digest is not None  # it has a token
         secret, now = new_secret(), self._ports.clock()
-        session = Session(
-            digest=digest_of(secret),
-            kind="session",
-            token_digest=identity.digest.hex(),
-            name=identity.name,
-            created_at=now,
-            expires_at=now + SESSION_SECONDS,
-        )
-        return session, secret
+        return new_session("session", secret, token_digest=identity.digest, name=identity.name, now=now), secret
 
     # --- forms and cookies
 

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from relay.errors import RequestError
 from relay.web.page import PAGE_ITEMS, Content, Export, Page, Visit, equivalent
 from relay.web.texts import english
 
@@ -75,10 +74,5 @@ async def _subscription(visit: Visit, id: str | None) -> Mapping[str, Any] | Non
     """The subscription of an incident; None if there is none, or the caller may not read it."""
     if id is None:
         return None
-    try:
-        found: Mapping[str, Any] = await visit.desk.get("/v1/subscriptions/{}", id)
-    except RequestError as error:
-        if error.status in (403, 404):
-            return None
-        raise
+    found: Mapping[str, Any] | None = await visit.desk.allowed("/v1/subscriptions/{}", id)
     return found

@@ -7,7 +7,6 @@ from functools import partial
 from typing import Any
 
 from relay.clock import from_rfc3339, to_rfc3339
-from relay.errors import RequestError
 from relay.web.charts import Point
 from relay.web.concerns import LATE_SECONDS, MAX_INTENTS, Seen, concerns
 from relay.web.page import Content, Page, Visit, equivalent
@@ -36,7 +35,7 @@ async def overview(visit: Visit) -> Content:
     ready = await visit.desk.get("/readyz", also=503)  # when it is not ready, this page is needed most
     sources = await _items(visit, "/v1/sources")
     pending, dead, uncertain, late = await asyncio.gather(  # the longest reads
-        _allowed(visit, "/v1/deliveries", {"state": "pending", **BY_SINK}),
+        visit.desk.allowed("/v1/deliveries", query={"state": "pending", **BY_SINK}),
         _deliveries(visit, "dead"),
         _deliveries(visit, "uncertain"),
         _deliveries(visit, "pending", until=to_rfc3339(visit.now - LATE_SECONDS)),
@@ -80,24 +79,14 @@ async def overview(visit: Visit) -> Content:
 
 async def _items(visit: Visit, path: str, **query: object) -> Sequence[Answer]:
     """The first items of a list; none if the caller may not read it."""
-    answer = await _allowed(visit, path, query)
+    answer = await visit.desk.allowed(path, query=query)
     return () if answer is None else answer["items"]
-
-
-async def _allowed(visit: Visit, path: str, query: Mapping[str, object], *segments: str) -> Answer | None:
-    try:
-        answer: Answer = await visit.desk.get(path, *segments, query=query)
-    except RequestError as error:
-        if error.status in (403, 404):
-            return None
-        raise
-    return answer
 
 
 async def _deliveries(visit: Visit, state: str, **more: str) -> Sequence[Answer]:
     """The newest ones of a state, by sink. `least`: whether there may be more than were counted."""
     query = {"state": state, **BY_SINK, **more}
-    found = await _allowed(visit, "/v1/deliveries", query)
+    found = await visit.desk.allowed("/v1/deliveries", query=query)
     return () if found is None else [{**one, "least": found["truncated"]} for one in found["items"]]
 
 
@@ -112,20 +101,21 @@ def _on_their_way(pending: Answer | None, measured: Sequence[Point]) -> float | 
 
 async def _forecast(visit: Visit, group: Answer) -> Answer:
     query = {"source": group["source"], "account": group["account"]}
-    return await _allowed(visit, "/v1/groups/{}", query, group["name"]) or group
+    return await visit.desk.allowed("/v1/groups/{}", group["name"], query=query) or group
 
 
 async def _figures(visit: Visit) -> Mapping[str, Any]:
     """The figures of a day, by name: points and the newest value. Of a new relay those of its first hours."""
     since = to_rfc3339(visit.now - DAY_SECONDS)
-    answer = await _allowed(visit, "/v1/figures", {"name": FIGURES, "span": "hour", "since": since})
+    answer = await visit.desk.allowed("/v1/figures", query={"name": FIGURES, "span": "hour", "since": since})
     if answer is None:
         return {}
     span = "hour"
     few = max((len(one["points"]) for one in answer["items"]), default=0) < FEW_POINTS
     if few and visit.identity.account is None:  # of one account there are hours only
         span, since = "minute", to_rfc3339(visit.now - FEW_POINTS * 3_600)
-        answer = await _allowed(visit, "/v1/figures", {"name": FIGURES, "span": span, "since": since}) or answer
+        query = {"name": FIGURES, "span": span, "since": since}
+        answer = await visit.desk.allowed("/v1/figures", query=query) or answer
     by_name = {one["name"]: one["points"] for one in answer["items"]}
     per_hour = 60 if span == "minute" else 1
     ended = _points(by_name, "jobs_ended", "count")

@@ -115,7 +115,7 @@ async def _recent_figures(visit: Visit, ids: Sequence[str]) -> dict[str, dict[st
     """Success and p95 of the attempts since yesterday, 00:00 UTC."""
     since = (visit.now // DAY_SECONDS - 1) * DAY_SECONDS
     query = {"name": FIGURES, "span": "day", "label": ",".join(ids), "since": to_rfc3339(since)}
-    found = await _allowed(visit, "/v1/figures", query) if ids else None
+    found = await visit.desk.allowed("/v1/figures", query=query) if ids else None
     points: dict[str, dict[str, Sequence[Answer]]] = {}
     for one in found["items"] if found is not None else ():
         points.setdefault(one["label"], {})[one["name"]] = one["points"]
@@ -155,17 +155,6 @@ def _backlog(one: Answer, backlogs: tuple[Mapping[str, Answer], bool]) -> dict[s
     found = counted.get(one["id"])
     count, oldest_at = (0, None) if found is None else (found["count"], found["oldest_at"])
     return {"count": count, "seconds": None, "oldest_at": oldest_at, "more": truncated}
-
-
-async def _allowed(visit: Visit, path: str, query: Mapping[str, object]) -> Answer | None:
-    """What the API answers; None if the caller may not read it."""
-    try:
-        found: Answer = await visit.desk.get(path, query=query)
-    except RequestError as error:
-        if error.status == 403:
-            return None
-        raise
-    return found
 
 
 # --- the form
@@ -283,7 +272,7 @@ async def _form(
     preview: Answer | None = None,
 ) -> Content:
     name = "subscriptions.new" if before is None else "subscriptions.edit"
-    events = await _allowed(visit, "/v1/events", {"limit": RECENT_EVENTS})
+    events = await visit.desk.allowed("/v1/events", query={"limit": RECENT_EVENTS})
     recent = () if events is None else tuple(zip(events["ids"], events["items"], strict=True))
     sources = sorted({*visit.context.settings.event_sources, *filter(None, [filled.get("source")])})
     command = ["relay", "subscriptions", *(["add", "SINK"] if before is None else ["edit", before["id"]])]
@@ -390,7 +379,7 @@ async def _hours(visit: Visit, id: str) -> Answer | None:
     """A day by hours: attempts, failures, and how long they took."""
     first = (visit.now // HOUR_SECONDS - 23) * HOUR_SECONDS
     query = {"name": FIGURES, "span": "hour", "label": id, "since": to_rfc3339(first)}
-    found = await _allowed(visit, "/v1/figures", query)
+    found = await visit.desk.allowed("/v1/figures", query=query)
     if found is None or not any(one["points"] for one in found["items"]):
         return None
     names = {one["name"]: {from_rfc3339(point["time"]): point for point in one["points"]} for one in found["items"]}

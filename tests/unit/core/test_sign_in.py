@@ -11,10 +11,12 @@ from relay.core.sign_in import (
     HOME,
     came_by_tls,
     csrf_of,
+    digest_of,
     is_own_page,
     is_same,
     is_secret,
     local_target,
+    new_session,
     secret_in,
     user_named,
 )
@@ -243,3 +245,12 @@ def test_secret_has_its_form() -> None:
         "rl_" + secret,
     ):
         assert not is_secret(wrong)
+
+
+def test_a_session_lasts_twelve_hours_and_a_link_two_minutes() -> None:
+    secret = "s" * 43
+    made = [
+        new_session(kind, secret, token_digest=b"\x01\xff", name="crm", now=1_000.0) for kind in ("session", "link")
+    ]
+    assert [(one.kind, one.expires_at - one.created_at) for one in made] == [("session", 43_200.0), ("link", 120.0)]
+    assert {(one.digest, one.token_digest, one.name) for one in made} == {(digest_of(secret), "01ff", "crm")}
