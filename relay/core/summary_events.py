@@ -32,8 +32,11 @@ _TEXT_CHARACTERS = 256
 _FIX = {
     "jobs": "Open one of its jobs in {upstream} to see why it failed",
     "creates": "Check in {upstream} which of them went out: relay intents list",
-    "sink": "Fix the receiver, then run: relay subscriptions resume {subscription}",
+    "sink": "Fix the receiver. If the subscription is disabled, resume it (relay subscriptions resume {subscription}). "
+    "Then send again what was given up (relay deliveries retry --state dead --subscription {subscription})",
 }
+"""What to do. Of a sink it holds in every state: an enabled subscription retries by itself, and neither that nor a resume
+sends again what was given up."""
 _WHO = {"jobs": "account owner", "creates": "account owner", "sink": "administrator"}
 _REPEAT: Mapping[str, Repeat | None] = {"jobs": "may_send_twice", "creates": "may_send_twice", "sink": None}
 

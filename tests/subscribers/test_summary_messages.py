@@ -206,7 +206,9 @@ def test_what_happened(event: Event, said: str) -> None:
         (
             of_incident(**SINK),
             {
-                "How to fix it": "Fix the receiver, then run: relay subscriptions resume sub_9",
+                "How to fix it": "Fix the receiver. If the subscription is disabled, resume it (relay subscriptions "
+                "resume sub_9). Then send again what was given up (relay deliveries retry --state dead --subscription "
+                "sub_9)",
                 "Who can fix it": "administrator",
             },
         ),

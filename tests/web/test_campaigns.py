@@ -121,10 +121,15 @@ async def test_an_incident_of_a_sink_names_its_subscription_and_leads_to_it(brow
     event = relay_event(SUBSCRIPTION_DISABLED, subject=id, now=world.now)
     gone = result_of(one, "dead", now=world.now, reason="http_410", disable="http_410", events=(event,), sink=HOOK)
     await world.store.deliveries.record_attempt(gone)
-    path = str((await browser.get("/ui/incidents")).soup.all("//tbody//a")[0].get("href"))
+    found = await browser.get("/ui/incidents")
+    path = str(found.soup.all("//tbody//a")[0].get("href"))
     page = await browser.get(path)
+    advice = (await browser.client.get(path.replace("/ui", "/v1"))).json()["fix"]
+    assert f"(relay deliveries retry --state dead --subscription {id})" in advice
+    assert found.soup.texts("//tbody//small") == [advice]
     said = dict(zip(page.soup.texts("//dl/dt"), page.soup.texts("//dl/dd"), strict=True))
     assert said["Subscription"].startswith("Team CRM")
+    assert said["What to do"] == advice
     assert said["Failures"] == "1"
     assert said["Sending again"].startswith("No message is sent in Revor by it.")
     assert page.soup.links()["Open the subscription"] == f"/ui/subscriptions/{id}"

@@ -260,7 +260,11 @@ def test_an_incident_says_how_to_fix_it_and_whether_to_send_again() -> None:
     assert (data["who"], data["fix"], data["repeat"]) == ("account owner", "Reconnect it in Revor", "safe")
     assert of_incident(hint=None)["repeat"] == "may_send_twice"
     sink = of_incident(**SINK)
-    assert (sink["repeat"], sink["fix"]) == (None, "Fix the receiver, then run: relay subscriptions resume sub_1")
+    assert (sink["repeat"], sink["fix"]) == (
+        None,
+        "Fix the receiver. If the subscription is disabled, resume it (relay subscriptions resume sub_1). "
+        "Then send again what was given up (relay deliveries retry --state dead --subscription sub_1)",
+    )
     closed = of_incident(state="closed", closed_at=NOW, closed_because="quiet")
     assert closed["closed_because"] == "quiet"
 
