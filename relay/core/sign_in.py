@@ -14,6 +14,9 @@ SESSION_SECONDS = 12 * 3_600.0
 """The life of a session. Use does not prolong it."""
 LINK_SECONDS = 120.0
 """How long a one-time link can be used."""
+NOTICE_SECONDS = 60.0
+"""How long a link may say what an action did."""
+MAX_SECONDS_DIGITS = 12
 HOME = "/ui"
 USER_PREFIX = "user:"
 """Begins the name of a user whom a proxy has signed in. No token's name has a colon."""
@@ -73,6 +76,25 @@ def csrf_of(secret: str, who: str = "") -> str:
     """The token in the forms of the visitor who holds this secret in a cookie. `who`: the user, if the cookie does not
     say who that is."""
     return hmac.new(secret.encode(), b"csrf" + who.encode(), sha256).hexdigest()
+
+
+def sealed(csrf: str, said: str, now: float) -> str:
+    """A mark in a link, by which a page knows that its notice `said` is of an action that this visitor has just carried
+    out. `csrf`: the token in the visitor's forms, which no other site knows."""
+    return _seal(csrf, said, int(now + NOTICE_SECONDS))
+
+
+def is_sealed(csrf: str, said: str, seal: str, now: float) -> bool:
+    """Whether a mark is of this visitor and notice, and not older than NOTICE_SECONDS."""
+    until = seal.partition(".")[0]
+    if not (until.isascii() and until.isdigit() and len(until) <= MAX_SECONDS_DIGITS):
+        return False
+    return now <= int(until) and is_same(_seal(csrf, said, int(until)), seal)
+
+
+def _seal(csrf: str, said: str, until: int) -> str:
+    digest = hmac.new(csrf.encode(), f"done {until} {said}".encode("utf-8", "surrogatepass"), sha256)
+    return f"{until}.{digest.hexdigest()[:32]}"
 
 
 def is_same(expected: str, given: str) -> bool:

@@ -135,7 +135,7 @@ class Web:
     async def _made(self, page: Page, visit: Visit) -> Response:
         made = await page.handler(visit)
         if isinstance(made, Done):
-            return RedirectResponse(made.location, 303)
+            return RedirectResponse(made.location(visit.csrf, visit.now), 303)
         if made.export is not None and visit.query.get("format") == "csv":
             return csv_response(made.export, visit)
         values = self._values(visit, made, page)
@@ -149,8 +149,7 @@ class Web:
         return Visit(request, identity, desk, context, visitor.csrf, form, signs_out=visitor.kind == "session")
 
     def _values(self, visit: Visit, made: Content, page: Page | None) -> dict[str, Any]:
-        done, texts = visit.query.get("done"), self._shared.pages.texts
-        said = f"done.{done}"
+        done, n = visit.notice() or (None, 0)
         return {
             **made.values,
             "visit": visit,
@@ -160,7 +159,7 @@ class Web:
             "equivalent": made.equivalent,
             "export": visit.path(format="csv", cursor=None) if made.export is not None else None,
             "live_path": visit.path() if page is not None and page.live else None,
-            "said": texts(said, n=_number(visit.query.get("n"))) if done and said in texts else None,
+            "said": self._shared.pages.texts(f"done.{done}", n=n) if done else None,
             "base_url": self._shared.context.base_url,
             "version": self._shared.context.settings.version,
         }
@@ -230,10 +229,6 @@ def _is_live(request: Request) -> bool:
 
 def _html(text: str, status: int, headers: Mapping[str, str] | None = None) -> Response:
     return Response(text.encode("utf-8", "replace"), status, media_type="text/html", headers=headers)
-
-
-def _number(text: str) -> int:
-    return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else 0
 
 
 def _failed(request_id: str) -> RequestError:

@@ -16,6 +16,7 @@ from starlette.requests import Request
 
 from relay.api.auth import ADMIN, Identity
 from relay.api.operations import Context
+from relay.core.sign_in import is_sealed, sealed
 from relay.errors import InvalidRequest
 from relay.ids import new_secret
 from relay.web.desk import Desk, Query, filled, shown
@@ -69,14 +70,23 @@ class Done:
     to: str
     n: int | None = None
 
-    @property
-    def location(self) -> str:
-        """Where the browser goes."""
+    def location(self, csrf: str, now: float) -> str:
+        """Where the browser goes. The notice is sealed for the visitor with this form token, so that no other link can
+        say that something was done."""
         path, _, query = self.to.partition("?")
-        more = ({"done": self.key} if self.key else {}) | ({} if self.n is None else {"n": str(self.n)})
-        kept = [(name, value) for name, value in parse_qsl(query) if name not in ("done", "n")]
-        encoded = urlencode([*kept, *more.items()])
+        more = {"done": self.key, "n": "" if self.n is None else str(self.n)} if self.key else {}
+        more |= {"seal": sealed(csrf, _said(more), now)} if self.key else {}
+        kept = [(name, value) for name, value in parse_qsl(query) if name not in NOTICE]
+        encoded = urlencode([*kept, *shown(more).items()])
         return f"{path}?{encoded}" if encoded else path
+
+
+NOTICE = ("done", "n", "seal")
+"""The parameters of a page that say what an action did."""
+
+
+def _said(given: Mapping[str, str]) -> str:
+    return f"{given['done']} {given['n']}"
 
 
 ONCE = "_once"
@@ -136,9 +146,16 @@ class Visit:
         found = {name: self.query.get(name) for name in names}
         return {name: value for name, value in found.items() if value}
 
+    def notice(self) -> tuple[str, int] | None:
+        """The key of what this visitor's action has just done, and its count; None if there is nothing to say."""
+        given = {name: self.query.get(name) for name in NOTICE}
+        if not given["done"] or not is_sealed(self.csrf, _said(given), given["seal"], self.now):
+            return None
+        return given["done"], int(given["n"] or 0)
+
     def path(self, **changes: str | None) -> str:
         """This page's path, with its query changed; None removes a parameter."""
-        kept = {name: value for name, value in self.query.pairs if name not in ("done", "n") and name not in changes}
+        kept = {name: value for name, value in self.query.pairs if name not in NOTICE and name not in changes}
         query = urlencode(shown({**kept, **changes}))
         return quote(self.place, safe="/:@") + (f"?{query}" if query else "")
 

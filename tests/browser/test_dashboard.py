@@ -299,8 +299,11 @@ def test_menu_of_a_phone_opens_without_javascript(open_context: Callable[..., Br
 
 def test_what_was_done_is_said_once(open_context: Callable[..., BrowserContext], shown: Shown) -> None:
     page = open_context().new_page()
-    page.goto(f"/ui/subscriptions/{shown.subscription}?done=job_refreshed")
-    expect(page.locator(".said")).to_be_visible()
+    page.goto(f"/ui/subscriptions/{shown.subscription}")
+    for action in ("pause", "resume"):
+        page.locator(f"form[action='/ui/subscriptions/{shown.subscription}/{action}'] button").click()
+        expect(page.locator(".said")).to_be_visible()
+    page.wait_for_url(f"**/ui/subscriptions/{shown.subscription}")
     page.reload()
     expect(page.locator(".said")).to_have_count(0)
 

@@ -1,5 +1,6 @@
 """What goes around every page: who may see it, the navigation, forms and their tokens, errors as pages."""
 
+from relay.core.sign_in import NOTICE_SECONDS
 from relay.web.navigation import NAVIGATION
 
 
@@ -15,7 +16,30 @@ async def test_an_action_says_what_it_did(browser, world):
     job = await world.job("job_1")
     done = await browser.post(f"/ui/jobs/{job.uid}/refresh")
     assert world.tracking.refreshed == [job.uid]
-    assert done.path == f"/ui/jobs/{job.uid}?done=job_refreshed"
+    assert done.path.startswith(f"/ui/jobs/{job.uid}?done=job_refreshed&seal=")
+    assert done.said == "The job is polled again now."
+
+
+async def test_no_link_can_say_that_something_was_done(open_as, world):
+    one, other = await open_as(token="rl_admin"), await open_as(token="rl_admin")
+    job = await world.job("job_1")
+    done = await one.post(f"/ui/jobs/{job.uid}/refresh")
+    path = done.path
+    assert (await one.get(path)).said == done.said != ""
+    forged = [
+        (one, path.partition("&seal=")[0], "no seal"),
+        (one, path.replace("job_refreshed", "job_purged"), "a seal of another notice"),
+        (one, path + "&n=7", "a seal of another count"),
+        (one, path + "&seal=9999999999." + "0" * 32, "a seal of no one"),
+        (one, path + "&seal=%C2%B2.x", "a seal that is none"),
+        (one, path + "&seal=" + "9" * 5_000 + ".x", "a seal that is too long"),
+        (other, path, "a seal of another session"),
+    ]
+    for browser, link, why in forged:
+        page = await browser.get(link)
+        assert (page.status, page.said) == (200, ""), why
+    world.now += NOTICE_SECONDS + 1
+    assert (await one.get(path)).said == "", "a seal is for a short time"
 
 
 async def test_a_form_without_its_token_does_nothing(browser, world):

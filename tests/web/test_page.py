@@ -6,6 +6,7 @@ from typing import Any
 
 from starlette.requests import Request
 
+from relay.core.sign_in import is_sealed
 from relay.web.page import Done, Visit
 
 
@@ -27,4 +28,7 @@ def test_the_time_is_the_same_all_through_a_page() -> None:
 
 def test_an_action_leads_to_a_page_that_says_so_and_keeps_its_filters() -> None:
     done = Done(key="jobs_refreshed", to="/ui/jobs?status=failed&done=old&n=1", n=3)
-    assert done.location == "/ui/jobs?status=failed&done=jobs_refreshed&n=3"
+    path, _, seal = done.location("csrf", 1_000.0).partition("&seal=")
+    assert path == "/ui/jobs?status=failed&done=jobs_refreshed&n=3"
+    assert is_sealed("csrf", "jobs_refreshed 3", seal, 1_000.0)
+    assert Done(key="", to="/ui/jobs/a?done=old&seal=x", n=3).location("csrf", 1_000.0) == "/ui/jobs/a"

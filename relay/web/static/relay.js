@@ -239,7 +239,6 @@ if (location.hash === "#search") addEventListener("load", () => setTimeout(() =>
 // What an action did is said once: not again when the page is loaded again.
 if (/[?&]done=/.test(location.search)) {
   const query = new URLSearchParams(location.search);
-  query.delete("done");
-  query.delete("n");
+  for (const name of ["done", "n", "seal"]) query.delete(name);
   history.replaceState(null, "", location.pathname + (query.size ? `?${query}` : "") + location.hash);
 }

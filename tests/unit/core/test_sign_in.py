@@ -9,14 +9,17 @@ from hypothesis import strategies as st
 from relay.core import sign_in
 from relay.core.sign_in import (
     HOME,
+    NOTICE_SECONDS,
     came_by_tls,
     csrf_of,
     digest_of,
     is_own_page,
     is_same,
+    is_sealed,
     is_secret,
     local_target,
     new_session,
+    sealed,
     secret_in,
     user_named,
 )
@@ -254,3 +257,17 @@ def test_a_session_lasts_twelve_hours_and_a_link_two_minutes() -> None:
     ]
     assert [(one.kind, one.expires_at - one.created_at) for one in made] == [("session", 43_200.0), ("link", 120.0)]
     assert {(one.digest, one.token_digest, one.name) for one in made} == {(digest_of(secret), "01ff", "crm")}
+
+
+def test_a_notice_is_sealed_for_one_visitor_for_a_minute() -> None:
+    seal = sealed("csrf", "job_refreshed 3", 1_000.0)
+    assert is_sealed("csrf", "job_refreshed 3", seal, 1_000.0)
+    assert is_sealed("csrf", "job_refreshed 3", seal, 1_000.0 + NOTICE_SECONDS)
+    assert not is_sealed("csrf", "job_refreshed 3", seal, 1_001.0 + NOTICE_SECONDS)
+    assert not is_sealed("other", "job_refreshed 3", seal, 1_000.0)
+    assert not is_sealed("csrf", "job_purged 3", seal, 1_000.0)
+
+
+@pytest.mark.parametrize("seal", ["", ".", "1", "9999999999.", "\u0662.x", "-1.x", "9" * 5_000, "\ud800", "1.\ud800"])
+def test_what_is_no_seal_says_nothing(seal: str) -> None:
+    assert not is_sealed("csrf", "job_refreshed", seal, 0.0)
