@@ -59,12 +59,21 @@ class Front:
                 self.context.ports.count_request(scope["method"], reply.status)
                 return
             exchange = _Exchange(self._proxy, self.context, scope, send, self._log_all, unchanged=True)
-        elif self._web is not None and (scope["path"] == UI or scope["path"].startswith(f"{UI}/")):
+        elif self._web is not None and (scope["path"].startswith(f"{UI}/") or scope["path"] == UI or _browses(scope)):
             exchange = _Exchange(self._web, self.context, scope, send, self._log_all, unchanged=True)
         else:
             scope["app"] = self  # starlette then raises HTTPException, which becomes a problem
             exchange = _Exchange(self._app, self.context, scope, send, self._log_all)
         await exchange.run(receive)
+
+
+def _browses(scope: Scope) -> bool:
+    """Whether a person opens the relay's first page in a browser, which the dashboard leads on from. A request with a
+    token comes from a client of the API."""
+    if scope["path"] != "/" or scope["method"] != "GET":
+        return False
+    headers = Headers(scope=scope)
+    return "text/html" in headers.get("accept", "") and "authorization" not in headers
 
 
 class _Exchange:

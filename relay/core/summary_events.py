@@ -35,8 +35,8 @@ _FIX = {
     "sink": "Fix the receiver. If the subscription is disabled, resume it (relay subscriptions resume {subscription}). "
     "Then send again what was given up (relay deliveries retry --state dead --subscription {subscription})",
 }
-"""What to do. Of a sink it holds in every state: an enabled subscription retries by itself, and neither that nor a resume
-sends again what was given up."""
+"""What to do. Of a sink it holds in every state: an enabled subscription retries by itself, and neither that nor a
+resume sends again what was given up."""
 _WHO = {"jobs": "account owner", "creates": "account owner", "sink": "administrator"}
 _REPEAT: Mapping[str, Repeat | None] = {"jobs": "may_send_twice", "creates": "may_send_twice", "sink": None}
 

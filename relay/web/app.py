@@ -62,7 +62,7 @@ class Shared:
 
 
 class Web:
-    """Answers every path below /ui."""
+    """Answers every path below /ui, and leads there from /."""
 
     def __init__(self, shared: Shared) -> None:
         self._shared = shared
@@ -88,6 +88,8 @@ class Web:
 
     async def _answer(self, request: Request) -> Response:
         path, sessions = request.scope["path"], self._shared.sessions
+        if path == "/":
+            return RedirectResponse(UI, 303)
         if path.startswith(f"{STATIC}/"):
             return _static(path.removeprefix(f"{STATIC}/"), request)
         if path in (LOGIN, LOGOUT):

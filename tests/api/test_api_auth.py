@@ -128,7 +128,7 @@ async def test_a_control_character_in_a_path_is_refused(open_client, tokens):
 )
 async def test_a_path_that_is_not_listed_as_open_needs_a_token(open_client, path):
     client = open_client(dev=False, tokens=TOKENS)
-    answer = await client.request("GET", path)
+    answer = await client.request("GET", path, headers={"accept": "text/html"})
     assert (answer.status_code, answer.json()["code"]) == (401, "unauthorized")
     assert (await open_client(peer="203.0.113.9").request("GET", path)).status_code == 403
 

@@ -1,5 +1,7 @@
 """What goes around every page: who may see it, the navigation, forms and their tokens, errors as pages."""
 
+import pytest
+
 from relay.core.sign_in import NOTICE_SECONDS
 from relay.web.navigation import NAVIGATION
 
@@ -64,3 +66,31 @@ async def test_a_bound_token_sees_its_account_only(open_as, world):
     browser = await open_as(scopes=["read"], account=("revor", "second"))
     rows = (await browser.get("/ui/jobs")).soup.rows()
     assert [row["Job"].rpartition(" ")[2] for row in rows] == ["job_2"]
+
+
+BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"
+
+
+async def test_a_browser_that_opens_the_relay_is_led_to_the_dashboard(open_as):
+    browser = await open_as(token="rl_read")
+    answer = await browser.client.get("/", headers={"accept": BROWSER})
+    assert (answer.status_code, answer.headers["location"], answer.content) == (303, "/ui", b"")
+    assert answer.headers["cache-control"] == "no-store"
+    assert answer.headers["x-request-id"]
+
+
+@pytest.mark.parametrize(
+    ("method", "headers"),
+    [
+        ("GET", {}),
+        ("GET", {"accept": "application/json"}),
+        ("GET", {"accept": BROWSER, "authorization": "Bearer rl_read"}),
+        ("HEAD", {"accept": BROWSER}),
+        ("POST", {"accept": BROWSER}),
+    ],
+)
+async def test_a_client_of_the_api_finds_nothing_at_the_first_path(open_as, method, headers):
+    browser = await open_as(token="rl_read")
+    answer = await browser.client.request(method, "/", headers=headers)
+    assert answer.status_code == (404 if "authorization" in headers else 401)
+    assert method == "HEAD" or answer.json()["status"] == answer.status_code
