@@ -7,7 +7,8 @@ Figures are for charts: a crash loses the last seconds of them. The record of wh
 import hashlib
 import math
 import struct
-from collections.abc import Iterable, Mapping, Sequence
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
@@ -42,7 +43,11 @@ MAX_LABELS = 1_000
 """Labels of one name in one day. What has another label counts for the whole relay only."""
 MAX_ROWS = 50_000
 """Rows kept in memory while they cannot be written. Then the oldest minutes are lost, then hours, then days."""
-_SPAN_RANK: Mapping[str, int] = {span: rank for rank, span in enumerate(SPAN_NAMES)}
+STEP_LABELS = 50
+"""Labels of gauges that one step of `Tally.settle` handles."""
+AHEAD_SECONDS = 3_600.0
+"""Rows that begin later than this from now are dropped: the clock was ahead. After a smaller step back they are kept,
+because their time comes soon."""
 LATE_SECONDS = 60.0
 """What comes up to so much later than its minute counts in the present one."""
 
@@ -99,7 +104,7 @@ FIGURES: Mapping[Name, Figure] = {
 }
 NAMES: tuple[Name, ...] = tuple(FIGURES)
 
-Key: TypeAlias = tuple[str, str, str, float]
+Key: TypeAlias = tuple[Name, str, Span, float]
 """Name, label, span, and when the span began."""
 Buckets: TypeAlias = dict[int, int]
 Parts: TypeAlias = dict[int, tuple[float, float]]
@@ -145,122 +150,167 @@ class Series:
 
 class Tally:
     """What has happened on this node and is not written yet. It belongs to the node's event loop: nothing here is
-    called from another thread. Neither `add` nor `gauge` raises."""
+    called from another thread. Neither `add` nor `gauge` raises, and what they cost does not depend on how much waits.
+    """
 
     def __init__(self, node_id: str = "") -> None:
         """`node_id` tells this node's part of a gauge from those of others."""
         self._node = int.from_bytes(hashlib.sha256(node_id.encode()).digest()[:8], "big") | 1  # not SHARED
         self._from = self._ends_at = 0.0
         self._began_at = 0.0
-        self._cells: dict[str, dict[str, Cell]] = {name: {} for name in NAMES}
-        self._gauges: dict[str, dict[str, tuple[float, float]]] = {}
-        self._labels: dict[str, set[str]] = {}
-        self._day = -1.0
-        self._rows: dict[Key, Cell] = {}
+        # By span, the oldest first. An OrderedDict, because a dict finds its first row slowly after many were removed.
+        self._rows: dict[Span, OrderedDict[Key, Cell]] = {span: OrderedDict() for span in SPAN_NAMES}
+        self._whole: dict[str, tuple[Cell, ...]] = {}
+        """The rows of the whole relay that the present minute of a name adds to."""
+        self._own: dict[str, dict[str, tuple[Cell, ...]]] = {name: {} for name in NAMES}
+        """The rows of a name and a label that the present hour adds to."""
+        self._gauges: dict[Name, dict[str, tuple[float, float]]] = {}
+        self._labels: dict[tuple[str, float], set[str]] = {}
+        """The labels of a name in a day."""
         self.lost_count = 0
-        """Rows that were lost, because they could not be written for too long."""
+        """Rows that were lost: they could not be written for too long, or the clock was ahead."""
 
     def add(self, name: Name, label: str, at: float, value: float | None = None, count: int = 1) -> None:
         """Counts once, or `count` times; of values, the value. Without a label it counts for the whole relay only."""
         if not self._from <= at < self._ends_at:
             self._turn(at)
-        cells = self._cells[name]
-        cell = cells.get(label)
-        if cell is None:
-            cell = self._new_cell(name, cells, label)
-        cell.count += count
-        if value is not None:
-            if not 0.0 <= value <= MOST:
-                value = MOST if value > MOST else 0.0  # a clock was set, or it is no number
+        whole, own = self._whole.get(name), self._own[name].get(label)
+        if whole is None:
+            whole = self._whole[name] = self._opened(name, "", SPAN_NAMES)
+        if own is None:
+            own = self._own_of(name, label)
+        if value is None:
+            for cell in whole + own:
+                cell.count += count
+            return
+        if not 0.0 <= value <= MOST:
+            value = MOST if value > MOST else 0.0  # a clock was set, or it is no number
+        place = int(math.log(value / LEAST) * _SCALE) if value > LEAST else 0
+        for cell in whole + own:
+            cell.count += count
             cell.total += value
             buckets = cell.buckets
             if buckets is None:
                 buckets = cell.buckets = {}
-            place = int(math.log(value / LEAST) * _SCALE) if value > LEAST else 0
             buckets[place] = buckets.get(place, 0) + 1
 
     def gauge(self, name: Name, label: str, at: float, value: float) -> None:
         """Notes the present value. All of a name are taken together: those that are not noted again are gone."""
-        if math.isfinite(value) and math.isfinite(at):
-            self._gauges.setdefault(name, {})[label] = (at, value)
+        self._gauges.setdefault(name, {})[label] = (at, value)
+
+    def gauges(self, measured: Mapping[Name, dict[str, tuple[float, float]]]) -> None:
+        """Notes all present values of some names at once, by label: when each was measured, and the value. They replace
+        those that were noted before."""
+        self._gauges.update(measured)
+
+    def settle(self) -> Iterator[None]:
+        """Makes rows of the gauges, a step at a time. Others may count between two steps."""
+        gauges, self._gauges = self._gauges, {}
+        for name, values in gauges.items():
+            figure = FIGURES[name]
+            known = {label: part for label, part in values.items() if math.isfinite(part[0]) and math.isfinite(part[1])}
+            for number, (label, (at, value)) in enumerate(known.items(), 1):
+                if label and self._may_label(name, label, at):
+                    self._take_in(name, label, at, _measured(SHARED, at, value), LABELLED)
+                if number % STEP_LABELS == 0:
+                    yield
+            if known:
+                last = max(at for at, _ in known.values())
+                value = (max if figure.joins == "max" else sum)([value for _, value in known.values()])
+                node = self._node if figure.label else SHARED
+                self._take_in(name, "", last, _measured(node, last, value), SPAN_NAMES)
+            yield
+
+    def batches(self, now: float, most: int) -> Iterator[list[tuple[Key, Cell]]]:
+        """Removes what waits to be written and returns at most so many rows at a time, in the order of their keys.
+        Others may count between two batches; that waits for the next call. Drops what is much later than `now`."""
+        # Days first, because they are kept for longest.
+        left = {span: len(self._rows[span]) for span in reversed(SPAN_NAMES)}
+        while any(left.values()):
+            found: list[tuple[Key, Cell]] = []
+            for span, count in left.items():
+                taken = min(count, most - len(found), len(self._rows[span]))
+                left[span] = min(count - taken, len(self._rows[span]) - taken)
+                found += [self._pop(span) for _ in range(taken)]
+            rows = [row for row in found if row[0][3] <= now + AHEAD_SECONDS]
+            self.lost_count += len(found) - len(rows)
+            yield sorted(rows, key=lambda row: row[0])
 
     def take(self, now: float) -> list[tuple[Key, Cell]]:
-        """Removes and returns what is to be written, in the order of the keys. What is later than `now` is dropped: the
-        clock was ahead."""
-        self._turn(now)
-        self._take_gauges()
-        rows, self._rows = self._rows, {}
-        return sorted((row for row in rows.items() if row[0][3] <= now), key=lambda row: row[0])
+        """All that waits, gauges too, as one batch."""
+        for _ in self.settle():
+            pass
+        return next(self.batches(now, MAX_ROWS), [])
 
-    def give_back(self, rows: Iterable[tuple[Key, Cell]]) -> None:
-        """Puts back what could not be written."""
-        for key, cell in rows:
-            self._put(key, cell)
-        self._bound()
+    def give_back(self, rows: Sequence[tuple[Key, Cell]]) -> None:
+        """Puts back what could not be written, to be written first."""
+        for key, cell in reversed(rows):
+            waiting = self._rows[key[2]]
+            waiting.setdefault(key, Cell()).take_in(cell)
+            waiting.move_to_end(key, last=False)
+            self._bound()
 
-    def _new_cell(self, name: str, cells: dict[str, Cell], label: str) -> Cell:
-        if label and not self._may_label(name, label):
-            label = ""
-        return cells.setdefault(label, Cell())
+    def _turn(self, at: float) -> None:
+        """Ends the present minute, and begins the one of this time."""
+        if not math.isfinite(at):
+            return
+        hour, self._began_at = began(self._began_at, "hour"), began(at, "minute")
+        self._from, self._ends_at = self._began_at - LATE_SECONDS, self._began_at + SPAN_SECONDS["minute"]
+        self._whole.clear()
+        if began(at, "hour") != hour:
+            self._own = {name: {} for name in NAMES}
 
-    def _may_label(self, name: str, label: str) -> bool:
-        known = self._labels.setdefault(name, set())
+    def _own_of(self, name: Name, label: str) -> tuple[Cell, ...]:
+        if not label or not self._may_label(name, label, self._began_at):
+            return ()
+        self._own[name][label] = opened = self._opened(name, label, LABELLED)
+        return opened
+
+    def _opened(self, name: Name, label: str, spans: Sequence[Span]) -> tuple[Cell, ...]:
+        """The rows of the present minute, hour and day."""
+        return tuple([self._row((name, label, span, began(self._began_at, span))) for span in spans])
+
+    def _may_label(self, name: Name, label: str, at: float) -> bool:
+        day = began(at, "day")
+        known = self._labels.get((name, day))
+        if known is None:
+            if len(self._labels) >= 2 * len(NAMES):  # two days are counted around midnight
+                del self._labels[next(iter(self._labels))]
+            known = self._labels[name, day] = set()
         if label not in known:
             if len(known) >= MAX_LABELS:
                 return False
             known.add(label)
         return True
 
-    def _turn(self, at: float) -> None:
-        """Ends the present minute, and begins the one of this time."""
-        for name, cells in self._cells.items():
-            if cells:
-                whole = Cell()
-                for label, cell in cells.items():
-                    whole.take_in(cell)
-                    if label:
-                        self._put_spans(name, label, self._began_at, cell, LABELLED)
-                self._put_spans(name, "", self._began_at, whole, SPAN_NAMES)
-                self._cells[name] = {}
-        self._bound()
-        if not math.isfinite(at):
-            return
-        self._began_at = at // 60.0 * 60.0
-        self._from, self._ends_at = self._began_at - LATE_SECONDS, self._began_at + 60.0
-        if self._day != at // 86_400.0:
-            self._day = at // 86_400.0
-            self._labels.clear()
-
-    def _take_gauges(self) -> None:
-        for name, values in self._gauges.items():
-            figure = FIGURES[name]  # type: ignore[index]
-            if figure.label:
-                for label, (at, value) in values.items():
-                    if self._may_label(name, label):
-                        self._put_spans(name, label, at, _measured(SHARED, at, value), LABELLED)
-            at = max(at for at, _ in values.values())
-            value = (max if figure.joins == "max" else sum)([value for _, value in values.values()])
-            node = self._node if figure.label else SHARED
-            self._put_spans(name, "", at, _measured(node, at, value), SPAN_NAMES)
-        self._gauges.clear()
-
-    def _put_spans(self, name: str, label: str, at: float, cell: Cell, spans: Sequence[Span]) -> None:
+    def _take_in(self, name: Name, label: str, at: float, cell: Cell, spans: Sequence[Span]) -> None:
         for span in spans:
-            seconds = SPAN_SECONDS[span]
-            self._put((name, label, span, at // seconds * seconds), cell)
+            self._row((name, label, span, began(at, span))).take_in(cell)
 
-    def _put(self, key: Key, cell: Cell) -> None:
-        row = self._rows.get(key)
-        if row is None:
-            row = self._rows[key] = Cell()
-        row.take_in(cell)
+    def _row(self, key: Key) -> Cell:
+        """A row, which is made if it does not exist."""
+        rows = self._rows[key[2]]
+        cell = rows.get(key)
+        if cell is None:
+            cell = rows[key] = Cell()
+            self._bound()
+        return cell
 
     def _bound(self) -> None:
-        excess = len(self._rows) - MAX_ROWS
-        if excess > 0:
-            for key in sorted(self._rows, key=lambda key: (_SPAN_RANK[key[2]], key[3]))[:excess]:
-                del self._rows[key]
-            self.lost_count += excess
+        """Loses the oldest row of the shortest span if there is one too many. It may be the row that was just made:
+        what the present minute adds to it is lost with it."""
+        if sum(map(len, self._rows.values())) > MAX_ROWS:
+            self._pop(next(span for span in SPAN_NAMES if self._rows[span]))
+            self.lost_count += 1
+
+    def _pop(self, span: Span) -> tuple[Key, Cell]:
+        """Removes the oldest row of a span. Nothing is added to it any more."""
+        key, cell = self._rows[span].popitem(last=False)
+        if key[1]:
+            self._own[key[0]].pop(key[1], None)
+        else:
+            self._whole.pop(key[0], None)
+        return key, cell
 
 
 def _measured(node: int, at: float, value: float) -> Cell:

@@ -6,11 +6,12 @@ garbage that other tests have left does not count either.
 
 import asyncio
 import gc
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 BEAT_SECONDS = 0.005
 
@@ -33,6 +34,45 @@ def processor_seconds(limit: float) -> Iterator[None]:
         took = time.thread_time() - began
         gc.enable()
     assert took < limit
+
+
+@contextmanager
+def counted_calls() -> Iterator[Callable[[], int]]:
+    """Counts the calls of functions, Python's and C's: work that no other program on the machine changes. The result
+    is how many there were so far."""
+    calls, before = 0, sys.getprofile()
+
+    def note(_frame: Any, event: str, _argument: Any) -> None:
+        nonlocal calls
+        calls += event.endswith("call")
+
+    sys.setprofile(note)
+    try:
+        yield lambda: calls
+    finally:
+        sys.setprofile(before)
+
+
+async def most_calls_of_a_turn(work: Callable[[], Any]) -> int:
+    """Awaits `work()`, and returns how many functions were called in the busiest turn of the loop meanwhile."""
+    most, ended = 0, False
+
+    async def watch(calls: Callable[[], int]) -> None:
+        nonlocal most
+        while not ended:
+            before = calls()
+            await asyncio.sleep(0)
+            most = max(most, calls() - before)
+
+    with counted_calls() as calls:
+        watching = asyncio.create_task(watch(calls))
+        await asyncio.sleep(0)
+        try:
+            await work()
+        finally:
+            ended = True
+            await watching
+    return most
 
 
 class LoopWatch:

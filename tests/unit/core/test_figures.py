@@ -8,10 +8,13 @@ import pytest
 
 from relay.core import figures
 from relay.core.figures import (
+    AHEAD_SECONDS,
     FIGURES,
+    LABELLED,
     LEAST,
     MAX_PARTS,
     MOST,
+    NAMES,
     SHARED,
     SPAN_NAMES,
     STALE_SECONDS,
@@ -29,6 +32,7 @@ from relay.core.figures import (
     unpacked_buckets,
     unpacked_parts,
 )
+from tests.support.loop_watch import counted_calls
 
 NOW = 1_800_000_000.0
 """The beginning of a minute and of an hour."""
@@ -95,6 +99,20 @@ def test_what_a_clock_that_was_ahead_has_counted_is_dropped() -> None:
     tally.gauge("jobs_open", "revor/a", NOW + 74 * 365 * 86_400.0, 3.0)
     assert {key[3] for key in counts(tally)} == {DAY, NOW}
     assert tally.take(NOW + 100 * 365 * 86_400.0) == []
+
+
+@pytest.mark.parametrize("seconds", [0.3, 90.0, AHEAD_SECONDS])
+def test_what_was_counted_just_before_the_clock_was_set_back_is_not_lost(seconds: float) -> None:
+    tally = Tally()
+    tally.add("events", "", NOW)
+    assert counts(tally, NOW - seconds)["events", "", "minute", NOW] == 1
+    assert tally.lost_count == 0
+
+
+def test_rows_of_a_time_far_ahead_count_as_lost() -> None:
+    tally = Tally()
+    tally.add("events", "", NOW + 2 * 86_400.0)
+    assert (tally.take(NOW), tally.lost_count) == ([], 3)
 
 
 @pytest.mark.parametrize("at", [math.nan, math.inf, -math.inf])
@@ -185,6 +203,26 @@ def test_only_so_many_labels_of_a_name_are_told_apart_in_a_day(monkeypatch: pyte
     assert {key[1] for key in counts(tally, NOW + 86_400.0)} == {"", "c"}, "the next day has labels of its own"
 
 
+def test_labels_are_limited_also_while_two_days_are_counted_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Just after midnight some of what comes still belongs to yesterday."""
+    monkeypatch.setattr(figures, "MAX_LABELS", 2)
+    tally = Tally()
+    for number in range(20):
+        tally.gauge("jobs_open", f"revor/{number}", DAY + 86_400.0 * (number % 2), 1.0)
+        for _ in tally.settle():
+            pass
+    assert len({key[1:] for key, _ in tally.take(DAY + 86_400.0) if key[1] and key[2] == "day"}) == 2 * 2
+
+
+def test_a_tally_remembers_the_labels_of_two_days() -> None:
+    tally = Tally()
+    for day in range(10):
+        for name in NAMES:
+            tally.gauge(name, "a", DAY + 86_400.0 * day, 1.0)
+        tally.take(DAY + 86_400.0 * day)
+    assert len(tally._labels) <= 2 * len(NAMES)
+
+
 def test_gauges_of_accounts_are_summed_and_their_price_is_the_largest() -> None:
     tally = Tally("node 1")
     for label, value in (("revor/a", 40.0), ("revor/b", 2.0)):
@@ -236,6 +274,94 @@ def test_memory_is_bounded_and_the_oldest_minutes_are_lost(monkeypatch: pytest.M
     minutes = [key[3] for key in found if key[2] == "minute"]
     assert minutes == [NOW + 60.0 * minute for minute in range(52, 60)]
     assert found["events", "", "hour", NOW] == found["events", "", "day", DAY] == 60
+
+
+def test_the_first_thing_of_a_minute_costs_the_same_however_much_was_counted() -> None:
+    """Deliveries count while they are made: that must not end the minute of a thousand subscriptions."""
+
+    def calls(labels: int) -> int:
+        tally = Tally()
+        for number in range(labels):
+            tally.add("attempt_seconds", f"sub_{number}", NOW, 1.0)
+        with counted_calls() as count:
+            tally.add("attempt_seconds", "sub_0", NOW + 60.0, 1.0)
+        return count()
+
+    assert calls(1_000) == calls(1)
+
+
+def test_batches_are_bounded_and_each_is_in_order() -> None:
+    tally = Tally()
+    for number in range(25):
+        tally.add("attempts", f"sub_{number:02}", NOW)
+    batches = list(tally.batches(NOW, 10))
+    assert [len(rows) for rows in batches] == [10, 10, 10, 10, 10, 3]
+    assert all([key for key, _ in rows] == sorted(key for key, _ in rows) for rows in batches)
+    assert len({key for rows in batches for key, _ in rows}) == 2 * 25 + 3
+
+
+def test_what_is_counted_while_batches_are_written_waits_for_the_next_ones() -> None:
+    """Or a busy node would write for ever."""
+    tally = Tally()
+    for number in range(25):
+        tally.add("attempts", f"sub_{number:02}", NOW)
+    written = 0
+    for rows in tally.batches(NOW, 10):
+        written += len(rows)
+        for number in range(25):
+            tally.add("attempts", f"sub_{number:02}", NOW)
+    assert written == 2 * 25 + 3
+    assert tally.lost_count == 0
+    assert counts(tally)["attempts", "", "day", DAY] == 25 * 6
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_nothing_is_lost_or_counted_twice_whatever_fails(seed: int) -> None:
+    """Counts and clocks at random, and a database that refuses every other batch."""
+    chance, tally = random.Random(seed), Tally()
+    counted: dict[Any, int] = {}
+    stored: dict[Any, int] = {}
+    now = NOW
+
+    def count() -> None:
+        for _ in range(chance.randrange(8)):
+            label = chance.choice(["", "sub_1", "sub_2", "sub_3"])
+            tally.add("attempt_seconds", label, now, chance.random())
+            for one in {"", label}:
+                counted[one] = counted.get(one, 0) + 1
+
+    def write(rows: Any) -> None:
+        for (_, label, span, _), cell in rows:
+            stored[label, span] = stored.get((label, span), 0) + cell.count
+            assert sum(cell.buckets.values()) == cell.count
+
+    for _ in range(300):
+        now += chance.choice([1.0, 30.0, 3_000.0, -2.0, -600.0])
+        count()
+        for rows in tally.batches(now, 3):
+            count()
+            if chance.random() < 0.5:
+                tally.give_back(rows)
+                break
+            write(rows)
+    write(tally.take(now + 1e6))
+    assert tally.lost_count == 0
+    assert stored == {
+        (label, span): number for label, number in counted.items() for span in (LABELLED if label else SPAN_NAMES)
+    }
+
+
+def test_what_is_given_back_to_a_full_tally_is_lost_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    tally = Tally()
+    tally.add("events", "", NOW)
+    rows = tally.take(NOW)
+    monkeypatch.setattr(figures, "MAX_ROWS", 4)
+    tally.add("events", "", NOW + 3_600.0)
+    tally.give_back(rows)
+    found = counts(tally, NOW + 3_600.0)
+    assert (len(found), tally.lost_count) == (4, 1)
+    assert found["events", "", "minute", NOW + 3_600.0] == 1
+    assert found["events", "", "day", DAY] == 2
 
 
 # --- stored cells

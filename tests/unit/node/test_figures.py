@@ -11,6 +11,7 @@ from relay.core.figures import Cell, Key, Tally
 from relay.errors import StoreError, ValueRefused
 from relay.node import figures
 from relay.node.figures import BELIEF_SECONDS, Figures
+from tests.support.loop_watch import most_calls_of_a_turn
 
 NOW = 1_800_000_000.0
 YEAR_2100 = 4_102_444_800.0
@@ -110,10 +111,10 @@ async def test_the_rate_of_polls_is_averaged_over_a_minute() -> None:
     assert rates[10] == pytest.approx(2.0, rel=0.1)
     assert rates[19] < 0.3
     poller.holds = False
-    world.figures.measure()
+    await world.figures.measure()
     assert world.figures._polls == {}
     poller.holds, poller.poll_handler.answered = True, 900
-    world.figures.measure()
+    await world.figures.measure()
     assert world.figures._polls["revor", "a"][2] == 0.0, "what came before this node polled it is not a rate"
 
 
@@ -161,10 +162,79 @@ async def test_a_database_that_is_away_for_long_costs_bounded_memory(
         with pytest.raises(StoreError):
             await world.figures.flush()
         world.passes(60.0)
-    assert len(world.tally._rows) == 10
+    waiting = world.tally.take(world.now)
+    assert len(waiting) == 10
+    world.tally.give_back(waiting)
     assert "figures_lost" in capsys.readouterr().out
     await world.figures.flush()
     assert world.rows.total("events", "day") == 60
+
+
+@pytest.mark.parametrize("away", [True, False], ids=["database away", "database there"])
+async def test_a_turn_of_the_loop_does_a_bounded_part_of_many_figures(away: bool) -> None:
+    """Deliveries wait for each turn. The second flush meets what the first one could not write."""
+    labels = 400
+    world = World(*[StoreError("no")] * (2 if away else 0))
+    for number in range(labels):
+        world.account(f"account {number}")
+
+    async def flush() -> None:
+        for number in range(labels):
+            label = f"sub_{number}"
+            world.tally.add("attempts", label, world.now)
+            world.tally.add("attempt_seconds", label, world.now, 1.0)
+            if number % 50 == 0:
+                await asyncio.sleep(0)
+        try:
+            await world.figures.run_once()
+        except StoreError:
+            assert away
+
+    for _ in range(2):
+        assert await most_calls_of_a_turn(flush) < 5_000
+        world.passes(15.0)
+    await world.figures.flush()
+    assert world.rows.total("attempts") == 2 * labels
+    assert world.rows.values["jobs_open", "", "minute", NOW] == 3 * labels
+    assert max(world.rows.sizes) <= figures.MAX_WRITTEN
+
+
+async def test_a_flush_beside_a_measurement_writes_no_sum_of_a_part_of_the_accounts() -> None:
+    world = World()
+    for number in range(3 * figures.MEASURED_AT_ONCE):
+        world.account(f"account {number}", open_jobs=1)
+    measuring = asyncio.create_task(world.figures.measure())
+    await asyncio.sleep(0)
+    assert not measuring.done()
+    await world.figures.flush()
+    assert world.rows.values == {}
+    await measuring
+    await world.figures.flush()
+    assert world.rows.values["jobs_open", "", "minute", NOW] == 3 * figures.MEASURED_AT_ONCE
+
+
+async def test_the_polls_of_an_account_that_was_removed_are_forgotten() -> None:
+    world = World()
+    for name in ("a", "b"):
+        world.account(name)
+    await world.figures.measure()
+    del world.pollers["revor", "a"]
+    await world.figures.measure()
+    assert list(world.figures._polls) == [("revor", "b")]
+
+
+async def test_every_row_that_was_lost_is_logged_whenever_that_was(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Rows are lost while things are counted, also between two flushes and before a clock is believed."""
+    monkeypatch.setattr("relay.core.figures.MAX_ROWS", 5)
+    world = World()
+    for _ in range(8):
+        world.count()
+        world.passes(60.0)
+    await world.figures.flush()
+    await world.figures.flush()
+    assert capsys.readouterr().out.split("figures_lost")[1].split()[0] == "rows=5"
 
 
 async def test_two_flushes_at_once_write_one_after_the_other() -> None:
