@@ -29,6 +29,8 @@ DAY_SECONDS = 86_400.0
 IDEMPOTENCY_SECONDS = 86_400.0
 MAX_BATCHES = 100
 """Per kind of row and call: 20,000 events and jobs, 50,000 attempts."""
+SEARCH_BATCHES = 10
+"""Of rows by which jobs are found, per call: a million take eight hours. Rarely one has to go, and all are read."""
 DEADLINE_COUNT = 200
 GROUP_COUNT = 200
 MEASURED_PULLS = 100
@@ -49,10 +51,10 @@ class Sweeps:
     def __init__(self) -> None:
         self._places: dict[str, Any] = {}
 
-    async def advance(self, name: str, step: Step) -> int:
-        """Handles the next part and returns how many rows it handled."""
+    async def advance(self, name: str, step: Step, batches: int = MAX_BATCHES) -> int:
+        """Handles the next part, at most so many batches. Returns how many rows it handled."""
         total, after = 0, self._places.get(name)
-        for _ in range(MAX_BATCHES):
+        for _ in range(batches):
             count, after = await (step() if after is None else step(after))
             total += count
             if after is None:
@@ -82,6 +84,7 @@ class Retention:
             "attempts": lambda: _batches(lambda: rows.delete_attempts(attempts)),
             "events": lambda: sweep("events", lambda *after: rows.delete_events(events, *after)),
             "jobs": lambda: sweep("jobs", lambda *after: rows.delete_jobs(jobs, *after)),
+            "search": lambda: sweep("search", rows.delete_search, SEARCH_BATCHES),
             "groups": lambda: sweep("groups", lambda *after: rows.delete_groups(jobs, *after)),
             "callbacks": lambda: sweep("callbacks", lambda *after: rows.delete_callbacks(jobs, *after)),
             "callback_hosts": lambda: _batches(lambda: rows.delete_callback_hosts(jobs)),

@@ -9,6 +9,9 @@ from relay.core.search import searchable
 from relay.store.statements import insert_into, json_list, run, run_many, sql
 from relay.store.tables import JobSearchRow
 
+SLICE = 200
+"""Rows read at a time to find those whose job is gone."""
+
 # Writes a value of a job's metadata.
 INSERT_SEARCH = insert_into(JobSearchRow, "key", "digest", "job_uid")
 # Deletes what one job was found by.
@@ -21,6 +24,11 @@ DELETE FROM job_search WHERE job_uid IN $json_values(uids) AND NOT EXISTS (
 )
 """
 )
+# The jobs of the next rows by which jobs are found, and whether they no longer exist.
+SEARCH_SLICE = f"""
+SELECT job_uid, CASE WHEN EXISTS (SELECT 1 FROM jobs WHERE uid = job_search.job_uid) THEN 0 ELSE 1 END AS gone
+FROM job_search WHERE job_uid > :after ORDER BY job_uid LIMIT {SLICE}
+"""
 
 
 def write_search(connection: Connection, keys: Sequence[str], jobs: Iterable[Job]) -> None:
@@ -34,6 +42,13 @@ def delete_search(connection: Connection, uid: str) -> None:
     run(connection, DELETE_SEARCH, uid=uid)
 
 
-def delete_search_of_gone(connection: Connection, uids: Sequence[str]) -> None:
-    """The same for those of these jobs that were deleted."""
-    run(connection, DELETE_SEARCH_OF_GONE_JOBS, uids=json_list(uids))
+def delete_search_of_gone(connection: Connection, uids: Sequence[str]) -> int:
+    """The same for those of these jobs that were deleted. Returns how many rows that were."""
+    return run(connection, DELETE_SEARCH_OF_GONE_JOBS, uids=json_list(uids)).rowcount
+
+
+def next_gone(connection: Connection, after: str) -> tuple[list[str], str | None]:
+    """The jobs of the next SLICE rows that no longer exist, and where to continue (None: at the end)."""
+    rows = run(connection, SEARCH_SLICE, after=after).all()
+    gone = {row.job_uid for row in rows if row.gone}
+    return sorted(gone), rows[-1].job_uid if len(rows) == SLICE else None

@@ -15,7 +15,7 @@ from relay.store.cancellation import CANCEL_CHUNK, cancel
 from relay.store.database import Database
 from relay.store.group_commit import alone
 from relay.store.job_groups import NO_JOBS
-from relay.store.job_search import delete_search_of_gone
+from relay.store.job_search import delete_search_of_gone, next_gone
 from relay.store.locks import CHANGE, locking, row_of
 from relay.store.memories import forget_groups
 from relay.store.statements import SQLITE, fetch_json, json_list, json_query, run, sql
@@ -251,6 +251,13 @@ class UpkeepStore:
         count = await self._database.write(_on_one_node(_delete_jobs), (uids, before)) if uids else 0
         return count, (rows[-1][1], rows[-1][0]) if len(rows) == SLICE else None
 
+    async def delete_search(self, after: str = "") -> tuple[int, str | None]:
+        """Reads the next rows by which jobs are found and deletes those whose job no longer exists: a node of a version
+        without these rows has deleted it. Returns the number deleted, and where to continue (None: at the end)."""
+        uids, next_after = await self._database.read(next_gone, after)
+        count = await self._database.write(_on_one_node(delete_search_of_gone), (uids,)) if uids else 0
+        return count, next_after
+
     async def delete_groups(self, before: float, after: JobPlace = FIRST_JOB) -> tuple[int, JobPlace | None]:
         """Reads the next SLICE groups that finished before a time and deletes those whose jobs are all gone. Returns
         the number deleted, and where to continue (None: at the end)."""
@@ -444,11 +451,14 @@ def _delete_incidents(connection: Connection, before: float) -> int:
 
 
 def _delete_figures(connection: Connection, now: float) -> int:
-    count = 0
     for span, kept_seconds in SPANS.items():
-        count += run(connection, DELETE_OLD_FIGURES, span=span, before=now - kept_seconds).rowcount
-        count += run(connection, DELETE_FUTURE_FIGURES, span=span, after=now + SPAN_SECONDS["day"]).rowcount
-    return count
+        count = (
+            run(connection, DELETE_OLD_FIGURES, span=span, before=now - kept_seconds).rowcount
+            or run(connection, DELETE_FUTURE_FIGURES, span=span, after=now + SPAN_SECONDS["day"]).rowcount
+        )
+        if count:
+            return count
+    return 0
 
 
 def _delete_memories(connection: Connection, before: float) -> int:

@@ -723,6 +723,7 @@ async def run_everything(store: Store) -> None:
     await store.upkeep.delete_events(NOW + 1)
     await store.upkeep.delete_attempts(NOW + 1)
     await store.upkeep.delete_jobs(NOW + 1)
+    await store.upkeep.delete_search()
     await store.upkeep.delete_callbacks(NOW + 1)
     await store.upkeep.delete_callbacks(NOW + 1, "sub_01")
     await store.upkeep.delete_idempotency_keys(NOW)

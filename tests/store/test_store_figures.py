@@ -8,6 +8,7 @@ import pytest
 
 from relay.core.figures import SPANS, STALE_SECONDS, Name, Point, Span, Tally, packed_buckets
 from relay.store.store import Store
+from relay.store.upkeep import MAX_ROWS
 from tests.support.loop_watch import LoopWatch
 from tests.support.store_kit import NOW, execute, rows, subscription, together
 
@@ -219,3 +220,22 @@ async def test_old_figures_are_deleted_and_those_of_days_to_come(store: Store) -
             (NOW - ago) // 86_400.0 * 86_400.0 for ago in (0.0, SPANS["minute"] + 60.0, SPANS["hour"] + 3_600.0)
         ),
     }
+
+
+async def test_one_call_deletes_a_bounded_number_of_figures(store: Store) -> None:
+    """Each call is one transaction, and deliveries wait for it."""
+    count = 2 * MAX_ROWS
+    await execute(
+        store,
+        f"""
+        INSERT INTO figures (name, label, span, began_at, count, total)
+        WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < {count})
+        SELECT 'events', '', span.span, CASE WHEN n % 2 = 0 THEN 60.0 * n ELSE {NOW} + 1e6 + 60.0 * n END, 1, 1.0
+        FROM n, (SELECT 'minute' AS span UNION ALL SELECT 'hour' UNION ALL SELECT 'day') AS span
+        """,
+    )
+    deleted = []
+    while one := await store.upkeep.delete_figures(NOW):
+        deleted.append(one)
+    assert max(deleted) <= MAX_ROWS
+    assert sum(deleted) == 3 * count

@@ -467,6 +467,7 @@ CATALOGUE = (
     Case("retention: groups", upkeep.DELETE_GROUPS),
     Case("retention: callbacks of jobs", upkeep.DELETE_CALLBACKS_OF_GONE_JOBS),
     Case("retention: searchable values of jobs", job_search.DELETE_SEARCH_OF_GONE_JOBS),
+    Case("retention: searchable values by job", job_search.SEARCH_SLICE),
     Case("retention: keys", upkeep.DELETE_OLD_KEYS),
     Case("retention: memories", upkeep.DELETE_OLD_MEMORIES),
     Case("retention: replays", upkeep.DELETE_OLD_REPLAYS),

@@ -96,6 +96,7 @@ KINDS = [
     "attempts",
     "events",
     "jobs",
+    "search",
     "groups",
     "callbacks",
     "callback_hosts",
@@ -112,6 +113,9 @@ KINDS = [
 ]
 
 
+SWEPT = ("events", "jobs", "search", "groups", "callbacks")
+
+
 @pytest.mark.parametrize("failing", KINDS)
 async def test_failure_to_delete_one_kind_of_row_does_not_stop_the_others(failing: str) -> None:
     deleted: dict[str, int] = {}
@@ -125,7 +129,7 @@ async def test_failure_to_delete_one_kind_of_row_does_not_stop_the_others(failin
                     raise StoreError("no")
                 deleted[kind] = deleted.get(kind, 0) + 1
                 count = int(deleted[kind] == 1)
-                return (count, None) if kind in ("events", "jobs", "groups", "callbacks") else count
+                return (count, None) if kind in SWEPT else count
 
             return delete
 
