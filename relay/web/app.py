@@ -25,7 +25,7 @@ from relay.web.navigation import NAVIGATION, SECTIONS
 from relay.web.page import Content, Done, Form, Page, Visit
 from relay.web.pages import PAGES
 from relay.web.rendering import STATIC, Pages, static_files, version_of
-from relay.web.sessions import LOGIN, LOGOUT, Sessions, Visitor
+from relay.web.sessions import LOGIN, LOGOUT, Sessions, Visitor, wrong_method
 from relay.web.settings import WebSettings
 from relay.web.turns import PageTurns
 
@@ -116,14 +116,18 @@ class Web:
             held.release()
 
     def _find(self, request: Request) -> Page:
+        """The page of a path and method. A path such as /ui/jobs/register is also of the form /ui/jobs/{id}: the first
+        page in the list that takes the method is meant."""
         method = "GET" if request.method == "HEAD" else request.method
+        taken: set[str] = set()
         for route, page in self._routes:
-            if page.method == method:
-                match, child = route.matches({**request.scope, "method": method})
-                if match is Match.FULL:
-                    request.scope["path_params"] = child["path_params"]
-                    return page
-        raise NotFound("the dashboard has no such page")
+            match, child = route.matches({**request.scope, "method": page.method})
+            if match is Match.FULL and page.method == method:
+                request.scope["path_params"] = child["path_params"]
+                return page
+            if match is Match.FULL:
+                taken |= {page.method, "HEAD"} if page.method == "GET" else {page.method}
+        raise wrong_method(taken) if taken else NotFound("the dashboard has no such page")
 
     async def _page(self, request: Request, page: Page, visitor: Visitor, form: Form | None) -> Response:
         visit = self._visit(request, visitor, form)

@@ -7,7 +7,7 @@ can read (`core/sign_in.py`).
 """
 
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 from urllib.parse import urlencode
@@ -196,7 +196,8 @@ class Sessions:
         self._ports.access.address(request.scope)
         if request.method in ("GET", "HEAD"):
             return await self._login_page(request)
-        _only_post(request)
+        if request.method != "POST":
+            raise wrong_method({"GET", "HEAD", "POST"})
         form = await self._form(request)
         try:
             visitor = self._secret(request, VISITOR_COOKIE)
@@ -212,7 +213,8 @@ class Sessions:
     async def logout(self, request: Request) -> Response:
         """Ends the session. Works also when the token's quota is used up. A form of another site brings no cookie, and
         changes nothing."""
-        _only_post(request)
+        if request.method != "POST":
+            raise wrong_method({"POST"})
         self._ports.access.address(request.scope)
         form = await self._form(request)
         secret = self._secret(request, SESSION_COOKIE)
@@ -426,11 +428,12 @@ def _link_gone(request: Request) -> WrongToken:
     return WrongToken("the link was used, or has expired", client_of(request.scope), code="link_gone")
 
 
-def _only_post(request: Request) -> None:
-    if request.method != "POST":
-        error = RequestError("this needs a POST", code="method_not_allowed", status=405, headers={"Allow": "POST"})
-        error.title = "Method not allowed"
-        raise error
+def wrong_method(taken: Collection[str]) -> RequestError:
+    """The answer to a method that a path does not take."""
+    allow = ", ".join(sorted(taken))
+    error = RequestError(f"this path takes {allow}", code="method_not_allowed", status=405, headers={"Allow": allow})
+    error.title = "Method not allowed"
+    return error
 
 
 def _trim(known: OrderedDict[str, object] | OrderedDict[str, _Known] | OrderedDict[str, None]) -> None:

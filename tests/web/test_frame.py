@@ -68,6 +68,29 @@ async def test_a_bound_token_sees_its_account_only(open_as, world):
     assert [row["Job"].rpartition(" ")[2] for row in rows] == ["job_2"]
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "taken"),
+    [
+        ("DELETE", "/ui", "GET, HEAD"),
+        ("OPTIONS", "/ui/jobs", "GET, HEAD"),
+        ("PUT", "/ui/jobs/job_1", "GET, HEAD"),
+        ("POST", "/ui/events", "GET, HEAD"),
+        ("PATCH", "/ui/replays/new", "GET, HEAD, POST"),
+        ("GET", "/ui/jobs/job_1/refresh", "POST"),
+        ("HEAD", "/ui/jobs/bulk/refresh", "POST"),
+    ],
+)
+async def test_a_wrong_method_is_told_which_ones_there_are(browser, method, path, taken):
+    answer = await browser.client.request(method, path)
+    assert (answer.status_code, answer.headers["allow"]) == (405, taken)
+    assert method == "HEAD" or "Method not allowed" in answer.text
+
+
+async def test_a_path_without_a_page_is_not_found_whatever_the_method(browser):
+    for method in ("GET", "POST", "DELETE"):
+        assert (await browser.client.request(method, "/ui/nothing/here")).status_code == 404
+
+
 BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"
 
 
