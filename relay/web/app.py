@@ -19,7 +19,7 @@ from relay.api.stream import MEDIA_TYPE, SlotResponse
 from relay.clock import http_date
 from relay.errors import NotFound, RequestError, StoreError, Unauthorized, Unavailable
 from relay.web.desk import Desk
-from relay.web.export import csv_response
+from relay.web.export import MAX_ROWS, csv_response
 from relay.web.live import Key, Live
 from relay.web.navigation import NAVIGATION, SECTIONS
 from relay.web.page import Content, Done, Form, Page, Visit
@@ -143,7 +143,7 @@ class Web:
         if isinstance(made, Done):
             return RedirectResponse(made.location(visit.csrf, visit.now), 303)
         if made.export is not None and visit.query.get("format") == "csv":
-            return csv_response(made.export, visit)
+            return await csv_response(made.export, visit)
         values = self._values(visit, made, page)
         return _html(self._shared.pages.page(made.template, values), made.status)
 
@@ -164,6 +164,7 @@ class Web:
             "here": _place_of(visit.place),
             "equivalent": made.equivalent,
             "export": visit.path(format="csv", cursor=None) if made.export is not None else None,
+            "export_rows": MAX_ROWS,
             "live_path": visit.path() if page is not None and page.live else None,
             "said": self._shared.pages.texts(f"done.{done}", n=n) if done else None,
             "base_url": self._shared.context.base_url,

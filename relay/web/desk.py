@@ -59,17 +59,17 @@ class Desk:
         """What a DELETE answers."""
         return await self._call("DELETE", path, segments, query, None)
 
-    async def items(
-        self, path: str, *segments: str, query: Query | None = None, at_most: int
+    async def pages(
+        self, path: str, *segments: str, query: Query | None = None, cursor: str | None = None, at_most: int
     ) -> AsyncIterator[Mapping[str, Any]]:
-        """The items of a list, over its pages. Of a filtered list, those among the first `at_most`: reading goes no
-        further, however few pass the filter."""
-        cursor, left = None, at_most
+        """The API's pages of a list, from a cursor on, with `at_most` items in all. Of a filtered list, those among so
+        many: reading goes no further, however few pass the filter. The last page has a `next_cursor` if there is
+        more."""
+        left = at_most
         while left > 0:
             asked = {**(query or {}), "limit": min(PAGE_LIMIT, left), "cursor": cursor}
             page = await self.get(path, *segments, query=asked)
-            for item in page["items"]:
-                yield item
+            yield page
             left -= PAGE_LIMIT
             cursor = page.get("next_cursor")
             if cursor is None:

@@ -4,7 +4,7 @@ import asyncio
 import csv
 import io
 import re
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from typing import Any
 
 import orjson
@@ -13,6 +13,7 @@ from starlette.responses import Response
 from relay.api.stream import SlotResponse
 from relay.errors import Unauthorized
 from relay.web.page import Export, Visit
+from relay.web.texts import english
 
 MAX_ROWS = 10_000
 MEDIA_TYPE = "text/csv; charset=utf-8"
@@ -22,23 +23,35 @@ _LATER = re.compile(rf"([;\t\r\n]\s?)([{re.escape(''.join(_FORMULA))}])")
 """The same inside a cell: where the comma is the decimal point, spreadsheets divide cells at semicolons and tabs."""
 
 
-def csv_response(export: Export, visit: Visit) -> Response:
-    """The list of a page with its filters, up to MAX_ROWS items."""
+async def csv_response(export: Export, visit: Visit) -> Response:
+    """The list of a page with its filters, up to MAX_ROWS items from the cursor in the page's query on. A file that is
+    not the whole list says so in its last row, with the link of the next part."""
     name = export.path.rstrip("/").rpartition("/")[2]
     headers = {"content-disposition": f'attachment; filename="{name}.csv"'}
     if visit.request.method == "HEAD":
         return Response(headers=headers, media_type=MEDIA_TYPE)
-    slots = visit.context.ports.admission.exports
-    return SlotResponse(_lines(export, visit), slots, visit.identity.key, MEDIA_TYPE, headers)
+    slots, cursor = visit.context.ports.admission.exports, visit.query.get("cursor")
+    pages = visit.desk.pages(export.path, *export.segments, query=export.query, cursor=cursor, at_most=MAX_ROWS)
+    first = await anext(pages)  # what the API refuses is refused before the file begins
+    return SlotResponse(_lines(export, visit, first, pages), slots, visit.identity.key, MEDIA_TYPE, headers)
 
 
-async def _lines(export: Export, visit: Visit) -> AsyncGenerator[bytes, None]:
+async def _lines(
+    export: Export, visit: Visit, page: Mapping[str, Any] | None, pages: AsyncIterator[Mapping[str, Any]]
+) -> AsyncGenerator[bytes, None]:
     yield line(export.columns)
-    async for item in visit.desk.items(export.path, *export.segments, query=export.query, at_most=MAX_ROWS):
-        if not visit.context.ports.access.holds(visit.identity):
-            raise Unauthorized("the token has ended: this export is not complete")
-        yield line(value_at(item, path) for path in export.columns.values())
-        await asyncio.sleep(0)  # a server that takes it at once does not let others have their turn
+    cursor = None
+    while page is not None:
+        for item in page["items"]:
+            if not visit.context.ports.access.holds(visit.identity):
+                raise Unauthorized("the token has ended: this export is not complete")
+            yield line(value_at(item, path) for path in export.columns.values())
+            await asyncio.sleep(0)  # a server that takes it at once does not let others have their turn
+        cursor = page.get("next_cursor")
+        page = await anext(pages, None)
+    if cursor is not None:
+        url = visit.context.base_url + visit.path(format="csv", cursor=cursor)
+        yield line([english()("base.export_goes_on", url=url), *[""] * (len(export.columns) - 1)])
 
 
 def line(cells: Any) -> bytes:
