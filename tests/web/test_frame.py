@@ -4,6 +4,8 @@ import pytest
 
 from relay.core.sign_in import NOTICE_SECONDS
 from relay.web.navigation import NAVIGATION
+from relay.web.pages import PAGES
+from tests.support.web_world import BASE_URL
 
 
 async def test_every_page_leads_to_every_other(browser):
@@ -89,6 +91,14 @@ async def test_a_wrong_method_is_told_which_ones_there_are(browser, method, path
 async def test_a_path_without_a_page_is_not_found_whatever_the_method(browser):
     for method in ("GET", "POST", "DELETE"):
         assert (await browser.client.request(method, "/ui/nothing/here")).status_code == 404
+
+
+@pytest.mark.parametrize("path", sorted(page.path for page in PAGES if page.method == "GET" and "{" not in page.path))
+async def test_every_page_has_its_command_and_call(browser, path):
+    page = await browser.get(path)
+    command, call = page.soup.texts("//details[@class='equivalent']//code")
+    assert command.startswith("relay ")
+    assert f"'{BASE_URL}/" in call
 
 
 BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"

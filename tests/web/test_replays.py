@@ -29,6 +29,12 @@ async def test_a_range_is_counted_and_then_sent_again(world, browser):
     id = await dead(world, browser)
     form = await browser.get("/ui/replays/new", subscription=id)
     assert form.soup.attributes("//option[@selected]", "value") == [id]
+    since = "--since 2027-01-14T08:00:01.000Z"
+    assert f"relay subscriptions replay {id} {since} --only undelivered" in form.html
+    for unknown in ("", "..", "a/b"):
+        other = await browser.get("/ui/replays/new", subscription=unknown)
+        assert f"relay subscriptions replay SUBSCRIPTION {since}" in other.html
+        assert "/v1/subscriptions/SUBSCRIPTION/replay" in other.html
     counted = await browser.post("/ui/replays/new", {"subscription": id, "since": "1d", "types": "queued, failed"})
     assert "2 events would be sent again." in counted.html
     assert "CRM sync" in counted.html

@@ -6,7 +6,7 @@ from typing import Any
 
 from relay.core.jsontext import dumps
 from relay.errors import RequestError
-from relay.web.page import Content, Done, Page, Visit, equivalent
+from relay.web.page import Content, Done, Equivalent, Page, Visit, equivalent
 from relay.web.pages.deliveries import allowed, day_after, full_type, name_of, subscriptions
 from relay.web.reasons import reason_words
 from relay.web.texts import english
@@ -16,6 +16,9 @@ PAGES: list[Page] = []
 page = partial(Page.add, into=PAGES)
 
 FILTER = ("state", "subscription", "type", "reason")
+FIELDS = ("subscription", "since", "until", "types", "only")
+ANY = "SUBSCRIPTION"
+"""Stands in a command where none is chosen."""
 MAX_TYPES = 50
 
 Answer = Mapping[str, Any]
@@ -69,7 +72,7 @@ def _filter(given: Any, day: str) -> dict[str, str]:
 @page("GET /ui/replays/new")
 async def new_replay(visit: Visit) -> Content:
     """The form: which events to which subscription."""
-    given = {"since": "1d", "only": "undelivered", **visit.asked("subscription", "since", "until", "types", "only")}
+    given = {**dict.fromkeys(FIELDS, ""), "since": "1d", "only": "undelivered", **visit.asked(*FIELDS)}
     return await _form(visit, given)
 
 
@@ -85,10 +88,6 @@ async def count_range(visit: Visit) -> Content:
     except RequestError as error:
         return await _form(visit, given, error)
     subscription = await allowed(visit, "/v1/subscriptions/{}", given["subscription"])
-    options = ["--since", body["since"]]
-    options += ["--until", body["until"]] if "until" in body else []
-    options += ["--types", ",".join(body["types"])] if "types" in body else []
-    path = "/v1/subscriptions/{}/replay"
     return Content(
         template="replay_count.html",
         title=english()("replays.count_title"),
@@ -99,12 +98,7 @@ async def count_range(visit: Visit) -> Content:
             "subscription": subscription,
             "name": name_of(subscription, {"subscription_id": given["subscription"]}),
         },
-        equivalent=equivalent(
-            ["relay", "subscriptions", "replay", given["subscription"], *options, "--only", body["only"]],
-            f"POST {path}",
-            given["subscription"],
-            body=_json(body),
-        ),
+        equivalent=_replay(given["subscription"], body),
     )
 
 
@@ -125,7 +119,7 @@ async def start_replay(visit: Visit) -> Content | Done:
 
 
 def _given(visit: Visit) -> dict[str, str]:
-    return {name: visit.form.get(name) for name in ("subscription", "since", "until", "types", "only")}
+    return {name: visit.form.get(name) for name in FIELDS}
 
 
 def _body(visit: Visit, given: Mapping[str, str]) -> dict[str, Any]:
@@ -136,9 +130,18 @@ def _body(visit: Visit, given: Mapping[str, str]) -> dict[str, Any]:
     return body | ({"types": types[:MAX_TYPES]} if types else {})
 
 
+def _replay(id: str, body: Mapping[str, Any]) -> Equivalent:
+    """What sends the range again from a terminal."""
+    options = ["--since", body["since"]]
+    options += ["--until", body["until"]] if "until" in body else []
+    options += ["--types", ",".join(body["types"])] if "types" in body else []
+    command = ["relay", "subscriptions", "replay", id, *options, "--only", body["only"]]
+    return equivalent(command, "POST /v1/subscriptions/{}/replay", id, body=_json(body))
+
+
 async def _form(visit: Visit, given: Mapping[str, str], error: RequestError | None = None) -> Content:
     known = await subscriptions(visit)
-    chosen = given.get("subscription", "")
+    chosen = given["subscription"]
     choices = sorted((name_of(one, {**one, "subscription_id": id}), id) for id, one in known.items())
     return Content(
         template="replay_form.html",
@@ -151,6 +154,7 @@ async def _form(visit: Visit, given: Mapping[str, str], error: RequestError | No
             "error": error,
             "errors": {} if error is None else _by_field(error),
         },
+        equivalent=_replay(chosen if chosen.startswith("sub_") else ANY, _body(visit, given)),
     )
 
 
