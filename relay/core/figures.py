@@ -246,7 +246,10 @@ class Tally:
         """Puts back what could not be written, to be written first."""
         for key, cell in reversed(rows):
             waiting = self._rows[key[2]]
-            waiting.setdefault(key, Cell()).take_in(cell)
+            row = waiting.setdefault(key, Cell())
+            later, row.parts = Cell(parts=row.parts), None
+            row.take_in(cell)
+            row.take_in(later)
             waiting.move_to_end(key, last=False)
             self._bound()
 
@@ -326,10 +329,15 @@ def joined(one: Mapping[int, int], other: Mapping[int, int]) -> Buckets:
 
 
 def newest(one: Mapping[int, tuple[float, float]], other: Mapping[int, tuple[float, float]]) -> Parts:
-    """The newest part of each node, without those of nodes that no longer measure."""
+    """The newest part of each node, without those of nodes that no longer measure.
+
+    `other` is what comes later. It may have waited to be written, and then the part in `one` is newer; but one that is
+    newer by more than STALE_SECONDS was measured before the clock was set back.
+    """
     found = dict(one)
     for node, part in other.items():
-        if node not in found or part[0] >= found[node][0]:
+        ahead_seconds = found[node][0] - part[0] if node in found else 0.0
+        if not 0.0 < ahead_seconds <= STALE_SECONDS:
             found[node] = part
     last = max((at for at, _ in found.values()), default=0.0)
     kept = [(node, part) for node, part in found.items() if part[0] >= last - STALE_SECONDS]

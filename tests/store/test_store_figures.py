@@ -111,8 +111,17 @@ async def test_nothing_is_written_without_rows(store: Store) -> None:
         ([("one", 0.0, {"a": 5.0, "b": 2.0}), ("two", 5.0, {"b": 3.0}), ("one", 15.0, {"a": 5.0})], 8.0),
         ([("one", 0.0, {"a": 5.0}), ("one again", STALE_SECONDS + 1.0, {"a": 6.0})], 6.0),
         ([("one", 15.0, {"a": 5.0}), ("one", 0.0, {"a": 9.0})], 5.0),
+        ([("one", STALE_SECONDS + 1.0, {"a": 5.0}), ("one", 0.0, {"a": 9.0})], 9.0),
     ],
-    ids=["accounts", "later", "two nodes", "an account moves", "a node restarts", "written late"],
+    ids=[
+        "accounts",
+        "later",
+        "two nodes",
+        "an account moves",
+        "a node restarts",
+        "written late",
+        "the clock was set back",
+    ],
 )
 @pytest.mark.parametrize("span", ["minute", "hour", "day"])
 async def test_a_gauge_of_the_whole_relay_is_what_the_nodes_that_live_have_measured_last(

@@ -351,6 +351,18 @@ def test_nothing_is_lost_or_counted_twice_whatever_fails(seed: int) -> None:
     }
 
 
+def test_a_gauge_that_is_given_back_after_a_long_outage_does_not_replace_the_present_one() -> None:
+    tally = Tally()
+    tally.gauge("jobs_open", "revor/a", NOW, 5.0)
+    rows = tally.take(NOW)
+    tally.gauge("jobs_open", "revor/a", NOW + 600.0, 6.0)
+    for _ in tally.settle():
+        pass
+    tally.give_back(rows)
+    found = dict(tally.take(NOW + 600.0))["jobs_open", "revor/a", "hour", NOW]
+    assert (found.count, found.parts) == (2, {SHARED: (NOW + 600.0, 6.0)})
+
+
 def test_what_is_given_back_to_a_full_tally_is_lost_first(monkeypatch: pytest.MonkeyPatch) -> None:
     tally = Tally()
     tally.add("events", "", NOW)
@@ -393,11 +405,12 @@ def test_buckets_are_joined() -> None:
     [
         ({}, {}, {}),
         ({1: (NOW, 5.0)}, {1: (NOW + 1, 6.0)}, {1: (NOW + 1, 6.0)}),
-        ({1: (NOW + 1, 6.0)}, {1: (NOW, 5.0)}, {1: (NOW + 1, 6.0)}),
+        ({1: (NOW + STALE_SECONDS, 6.0)}, {1: (NOW, 5.0)}, {1: (NOW + STALE_SECONDS, 6.0)}),
+        ({1: (NOW + STALE_SECONDS + 1, 6.0)}, {1: (NOW, 5.0)}, {1: (NOW, 5.0)}),
         ({1: (NOW, 5.0)}, {2: (NOW + STALE_SECONDS, 6.0)}, {1: (NOW, 5.0), 2: (NOW + STALE_SECONDS, 6.0)}),
         ({1: (NOW, 5.0)}, {2: (NOW + STALE_SECONDS + 1, 6.0)}, {2: (NOW + STALE_SECONDS + 1, 6.0)}),
     ],
-    ids=["nothing", "newer", "older", "two nodes", "a node that has stopped"],
+    ids=["nothing", "newer", "written late", "the clock was set back", "two nodes", "a node that has stopped"],
 )
 def test_the_newest_part_of_each_node_counts(one: Any, other: Any, expected: Any) -> None:
     assert newest(one, other) == expected
