@@ -81,3 +81,14 @@ def test_package_has_every_file():
     """Templates, texts and files are inside the package, where the wheel takes them from."""
     assert (Path(HERE) / "templates" / "base.html").is_file()
     assert (Path(HERE) / "texts" / "en" / "base.yaml").is_file()
+
+
+def test_a_table_that_stacks_on_phones_has_one_class_for_it():
+    style = re.sub(r"/\*.*?\*/", "", (HERE / "static" / "relay.css").read_text(encoding="utf-8"), flags=re.DOTALL)
+    hides_its_head = set(re.findall(r"(\.[\w-]+|table\.[\w-]+) thead \{ position: absolute", style))
+    assert hides_its_head == {".cards", "table.jobs"}  # a job's line has no labels
+    templates = [path.read_text(encoding="utf-8") for path in (HERE / "templates").glob("*.html")]
+    beside = {
+        word for text in templates for words in re.findall(r'class="table ([^"]*)"', text) for word in words.split()
+    }
+    assert {word for word in beside if not re.search(rf"\.{word}\b", style)} == set()
