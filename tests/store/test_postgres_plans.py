@@ -41,7 +41,6 @@ WALKED_ROWS = 100
 """Rows that may be the whole index: the planner's estimate for a list of ids."""
 WITH_CONDITION = re.compile(
     r"ix_jobs_(?:open|closed)\w*$|ix_deliveries_(?:pending|dead|cancelled|uncertain|skipped|lease|replay)$|ix_replays_(?:running|ended_at)$"
-    r"|uq_events_identity$"
 )
 TYPES: Mapping[str, Any] = {
     **{
