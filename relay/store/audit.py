@@ -68,7 +68,8 @@ APPEND = insert_into(AuditRow, *_COLUMNS)
 MAC_OF = "SELECT mac FROM audit WHERE chain = :chain AND number = :number"
 # A started entry that has ended is shown by its end.
 _NOT_ENDED = """
-NOT (audit.result = 'started' AND EXISTS (SELECT 1 FROM audit e WHERE e.chain = audit.chain AND e.ends = audit.number))
+NOT (audit.result = 'started'
+  AND (SELECT 1 FROM audit e WHERE e.chain = audit.chain AND e.ends = audit.number LIMIT 1) IS NOT NULL)
 """
 _ALL = ", ".join(_COLUMNS)
 # The next entries of a chain.
