@@ -287,12 +287,8 @@ async def _groups(call: Call, group_by: Sequence[GroupField], query: dict[str, A
 
 async def _sinks(call: Call, ids: Iterable[str]) -> dict[str, str]:
     """The redacted sink of each subscription that still exists."""
-    sinks: dict[str, str] = {}
-    for id in set(ids):
-        subscription = await call.ports.store.subscriptions.get(id)
-        if subscription is not None:
-            sinks[id] = call.shown_sink(subscription.kind, subscription.sink)
-    return sinks
+    found = await call.ports.store.subscriptions.some(sorted(set(ids)))
+    return {one.id: call.shown_sink(one.kind, one.sink) for one in found}
 
 
 @operation(
