@@ -129,10 +129,8 @@ async def list_figures(call: Call) -> Response:
     now = call.ports.clock()
     asked: float | None = call.query["since"]
     since = began(now - SHOWN_SECONDS[span], span) if asked is None else max(asked, now - SPANS[span])
-    items: list[Figures] = []
-    for label in labels or ("",):
-        found = await call.ports.store.figures.series(names, label, span, since)
-        items += [Figures(name=one.name, label=label, points=_points(one.points)) for one in found]
+    found = await call.ports.store.figures.series(names, labels or ("",), span, since)
+    items = [Figures(name=one.name, label=one.label, points=_points(one.points)) for one in found]
     return json_response(FigureList(span=span, items=items))
 
 

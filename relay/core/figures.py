@@ -142,9 +142,10 @@ class Point(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Series:
-    """The figures of one name over time, in order. Times without any are absent."""
+    """The figures of one name and label over time, in order. Times without any are absent."""
 
     name: Name
+    label: str
     points: Sequence[Point] = field(default=())
 
 

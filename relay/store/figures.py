@@ -4,7 +4,7 @@ Several nodes add to the same rows. Each write is a transaction of its own that 
 is lost and nothing deadlocks.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from sqlalchemy.engine import Connection
 
@@ -109,14 +109,13 @@ class FigureStore(Scoped):
         if rows:
             await self._database.write(_add, rows)
 
-    async def series(self, names: Iterable[Name], label: str, span: Span, since: float) -> list[Series]:
-        """The figures of each name with this label since a time. The empty label: of the whole relay.
+    async def series(self, names: Sequence[Name], labels: Sequence[str], span: Span, since: float) -> list[Series]:
+        """The figures of each label and name since a time. The empty label: of the whole relay.
 
         Limited to an account, the empty label means the account and its subscriptions, and any label that is not one
         of these has no figures.
         """
-        found = await self._database.read(_series, tuple(names), label, span, since, self._owner)
-        return [Series(name=name, points=points) for name, points in found]
+        return await self._database.read(_series, names, labels, span, since, self._owner)
 
 
 @alone()
@@ -149,17 +148,16 @@ def _add(connection: Connection, items: Sequence[Sequence[Row]]) -> Sequence[Non
 
 
 def _series(
-    connection: Connection, names: Sequence[Name], label: str, span: Span, since: float, owner: str | None
-) -> list[tuple[Name, list[Point]]]:
-    if "\0" in label:
-        return [(name, []) for name in names]
-    found: list[tuple[Name, list[Point]]] = []
-    labels_of: dict[str, list[str]] = {}
-    for name in names:
-        kind = FIGURES[name].label
-        if kind not in labels_of:
-            labels_of[kind] = _labels(connection, kind, label, owner)
-        found.append((name, _points(connection, name, labels_of[kind], span, since)))
+    connection: Connection, names: Sequence[Name], labels: Sequence[str], span: Span, since: float, owner: str | None
+) -> list[Series]:
+    found: list[Series] = []
+    for label in labels:
+        meant: dict[str, list[str]] = {}
+        for name in names:
+            kind = FIGURES[name].label
+            if kind not in meant:
+                meant[kind] = [] if "\0" in label else _labels(connection, kind, label, owner)
+            found.append(Series(name=name, label=label, points=_points(connection, name, meant[kind], span, since)))
     return found
 
 

@@ -681,8 +681,8 @@ async def run_everything(store: Store) -> None:
         tally.gauge("jobs_open", "revor/default", NOW, seconds)
         await store.figures.add(tally.take(NOW))
     for label in ("", "sub_1"):
-        await store.figures.series(NAMES, label, "hour", NOW)
-        await store.within(("revor", "default")).figures.series(NAMES, label, "hour", NOW)
+        await store.figures.series(NAMES, [label], "hour", NOW)
+        await store.within(("revor", "default")).figures.series(NAMES, [label], "hour", NOW)
 
     while await store.upkeep.delete_idempotency_keys(NOW + 1e6):  # the file was filled with some that nobody can read
         pass

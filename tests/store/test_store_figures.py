@@ -24,7 +24,7 @@ async def flush(store: Store, tally: Tally, now: float = NOW) -> None:
 async def points(
     store: Store, name: Name, label: str = "", span: Span = "hour", since: float = 0.0
 ) -> list[tuple[int, float]]:
-    (found,) = await store.figures.series([name], label, span, since)
+    (found,) = await store.figures.series([name], [label], span, since)
     return [(one.number, one.total) for one in found.points]
 
 
@@ -40,7 +40,7 @@ async def test_what_is_added_is_there_after_a_restart(
     await flush(store, tally, NOW + 1)
     await store.close()
     again = await open_again()
-    (found, jobs) = await again.figures.series(["attempt_seconds", "jobs_open"], "", "minute", MINUTE)
+    (found, jobs) = await again.figures.series(["attempt_seconds", "jobs_open"], [""], "minute", MINUTE)
     (point,) = found.points
     assert (point.began_at, point.number, point.total) == (MINUTE, 4, 81.0)
     assert point.p50 == pytest.approx(0.5, rel=0.25)
@@ -70,7 +70,7 @@ async def test_two_nodes_that_flush_at_once_lose_and_repeat_nothing(
     assert await points(store, "attempts", span="day") == [(2 * 15 * 20, 600.0)]
     for label in labels:
         assert await points(store, "attempts", label) == [(30, 30.0)]
-    (found,) = await store.figures.series(["attempt_seconds"], "", "minute", 0.0)
+    (found,) = await store.figures.series(["attempt_seconds"], [""], "minute", 0.0)
     assert sum(point.number for point in found.points) == 600
     stored = await rows(
         store, "SELECT buckets FROM figures WHERE name = 'attempt_seconds' AND label = '' AND span = 'day'"
@@ -144,12 +144,12 @@ async def test_damaged_cells_are_replaced(store: Store) -> None:
         store,
         "UPDATE figures SET buckets = 'x'" if not store.database.shared else "UPDATE figures SET buckets = '\\x78'",
     )
-    (found, jobs) = await store.figures.series(["attempt_seconds", "jobs_open"], "", "hour", 0.0)
+    (found, jobs) = await store.figures.series(["attempt_seconds", "jobs_open"], [""], "hour", 0.0)
     assert (found.points[0].number, found.points[0].p50, jobs.points[0].total) == (1, None, 5.0)
     tally.add("attempt_seconds", "", NOW, 1.0)
     tally.gauge("jobs_open", "revor/a", NOW + 1, 6.0)
     await flush(store, tally, NOW + 1)
-    (found, jobs) = await store.figures.series(["attempt_seconds", "jobs_open"], "", "hour", 0.0)
+    (found, jobs) = await store.figures.series(["attempt_seconds", "jobs_open"], [""], "hour", 0.0)
     assert (found.points[0].number, found.points[0].p50, jobs.points[0].total) == (2, pytest.approx(0.9, rel=0.02), 6.0)
 
 

@@ -5,6 +5,7 @@ from functools import partial
 from typing import Any
 
 from relay.clock import from_rfc3339, to_rfc3339
+from relay.web.charts import Point
 from relay.web.page import PAGE_ITEMS, Content, Export, Page, Visit, equivalent
 from relay.web.texts import english
 
@@ -34,7 +35,7 @@ async def sources(visit: Visit) -> Content:
     items: Sequence[Mapping[str, Any]] = found["items"]
     state = visit.asked("state")
     senders = await visit.desk.get("/v1/connect-accounts", query={**state, "limit": PAGE_ITEMS})
-    charts = {f"{one['source']}/{one['account']}": await _charts(visit, one) for one in items[:MAX_CHARTS]}
+    charts = await _charts(visit, [f"{one['source']}/{one['account']}" for one in items[:MAX_CHARTS]])
     return Content(
         template="sources.html",
         title=english()("sources.title"),
@@ -51,18 +52,24 @@ async def sources(visit: Visit) -> Content:
     )
 
 
-async def _charts(visit: Visit, source: Mapping[str, Any]) -> Mapping[str, list[tuple[float, float | None]]]:
-    """What is charted of an account: a day by hours."""
-    label, since = f"{source['source']}/{source['account']}", to_rfc3339(visit.now - DAY_SECONDS)
-    query = {"name": FIGURES, "span": "hour", "label": label, "since": since}
-    answer = await visit.desk.allowed("/v1/figures", query=query)
+async def _charts(visit: Visit, accounts: Sequence[str]) -> Mapping[str, Mapping[str, list[Point]]]:
+    """What is charted of each account: a day by hours."""
+    query = {"name": FIGURES, "span": "hour", "label": ",".join(accounts), "since": to_rfc3339(visit.now - DAY_SECONDS)}
+    answer = await visit.desk.allowed("/v1/figures", query=query) if accounts else None
     if answer is None:
         return {}
-    points = {one["name"]: one["points"] for one in answer["items"]}
+    points = {(one["label"], one["name"]): one["points"] for one in answer["items"]}
+
+    def of(account: str, name: str, value: str) -> list[Point]:
+        return [(from_rfc3339(one["time"]), one[value]) for one in points[account, name]]
+
     return {
-        "own": [(from_rfc3339(one["time"]), one["total"]) for one in points["requests_own"]],
-        "others": [(from_rfc3339(one["time"]), one["total"]) for one in points["requests_others"]],
-        "price": [(from_rfc3339(one["time"]), one["total"]) for one in points["price_seconds"]],
-        "p50": [(from_rfc3339(one["time"]), one["p50"]) for one in points["detection_delay_seconds"]],
-        "p95": [(from_rfc3339(one["time"]), one["p95"]) for one in points["detection_delay_seconds"]],
+        account: {
+            "own": of(account, "requests_own", "total"),
+            "others": of(account, "requests_others", "total"),
+            "price": of(account, "price_seconds", "total"),
+            "p50": of(account, "detection_delay_seconds", "p50"),
+            "p95": of(account, "detection_delay_seconds", "p95"),
+        }
+        for account in accounts
     }
