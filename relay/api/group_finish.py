@@ -1,6 +1,7 @@
 """When a group is expected to finish, from the database alone: any node answers, also one that does not poll.
 
-A forecast is kept for a few seconds, what polls have taught for a minute. It is computed in a thread, one at a time.
+A forecast is kept for a few seconds, one of a distant end for longer; what polls have taught for a minute. It is
+computed in a thread, one at a time.
 """
 
 import asyncio
@@ -20,7 +21,9 @@ if TYPE_CHECKING:
     from relay.store.group_work import GroupWorkStore
     from relay.store.learned import LearnedStore
 
-FRESH_SECONDS = 5.0
+FRESH_SECONDS, MAX_FRESH_SECONDS = 5.0, 30.0
+FRESH_SHARE = 0.02
+"""Of the time to the expected finish: so long a forecast is kept, within those limits. It changes little meanwhile."""
 LEARNED_SECONDS = 60.0
 MAX_KEPT = 1_000
 MAX_CLASSES = 200
@@ -39,6 +42,12 @@ class GroupForecast(NamedTuple):
     rate_per_hour: float | None = None
     finish: ExpectedFinish | None = None
     note: str | None = None
+
+    def fresh_seconds(self, now: float) -> float:
+        """How long it is kept, if it was made now."""
+        if self.finish is None:
+            return FRESH_SECONDS
+        return min(max(FRESH_SHARE * (self.finish.p50 - now), FRESH_SECONDS), MAX_FRESH_SECONDS)
 
 
 class GroupForecasts:
@@ -60,7 +69,7 @@ class GroupForecasts:
         async with self._lock:
             now = self._clock()
             kept = self._kept.get(key)
-            if kept is not None and abs(now - kept[0]) < FRESH_SECONDS:
+            if kept is not None and abs(now - kept[0]) < kept[1].fresh_seconds(kept[0]):
                 return kept[1]
             found = await self._forecast(group, now)
             self._kept[key] = (now, found)

@@ -7,12 +7,13 @@ from random import Random
 import pytest
 
 from relay.api import group_finish
-from relay.api.group_finish import GroupForecasts
+from relay.api.group_finish import GroupForecast, GroupForecasts
 from relay.clock import from_rfc3339
+from relay.core.group_forecast import ExpectedFinish
 from relay.core.planner import PlannerStatistics
 from relay.core.planner.policy import RUN
 from relay.core.records import AccountState, SavedStatistics
-from tests.support.store_kit import execute, fail_for, list_accounts, poll, registration, seen
+from tests.support.store_kit import NOW, execute, fail_for, list_accounts, poll, registration, seen
 
 PATH = "/v1/groups/q4"
 GAP = 60.0
@@ -168,6 +169,12 @@ async def test_nothing_is_said_before_anything_is_learned(client, world):
     assert (await client.get(PATH)).json()["expected_finish"] is not None
 
 
+@pytest.mark.parametrize(("ahead", "kept"), [(None, 5), (60, 5), (1_000, 20), (86_400, 30), (-5, 5)])
+def test_a_forecast_of_a_distant_end_is_kept_for_longer(ahead, kept):
+    finish = None if ahead is None else ExpectedFinish(NOW, NOW + ahead, NOW + ahead)
+    assert GroupForecast(finish=finish).fresh_seconds(NOW) == kept
+
+
 async def test_a_forecast_is_computed_once_for_all_who_ask(world, monkeypatch):
     await teach(world)
     await fill(world)
@@ -182,7 +189,7 @@ async def test_a_forecast_is_computed_once_for_all_who_ask(world, monkeypatch):
     (group,) = await world.store.groups.find("q4")
     found = await asyncio.gather(*(forecasts.of(group) for _ in range(20)))
     assert len({id(each) for each in found}) == len(reads) == 1
-    world.now += group_finish.FRESH_SECONDS
+    world.now += found[0].fresh_seconds(world.now) + 1e-3
     await forecasts.of(group)
     assert len(reads) == 2
     await fill(world, 1, group="q4 again")
