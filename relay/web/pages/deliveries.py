@@ -1,5 +1,6 @@
 """Deliveries: counted by sink, reason and day at /ui/deliveries, listed, and one as a story at /ui/deliveries/{id}."""
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -78,7 +79,9 @@ async def deliveries(visit: Visit) -> Content:
         template="deliveries.html",
         title=english()("deliveries.title"),
         values={
-            "sections": [await _section(visit, one, by, subscription, known, alone=bool(state)) for one in shown],
+            "sections": await asyncio.gather(
+                *(_section(visit, one, by, subscription, known, alone=bool(state)) for one in shown)
+            ),
             "states": STATES,
             "groupings": GROUPINGS,
             "by": by,

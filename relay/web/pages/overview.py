@@ -22,6 +22,8 @@ FEW_POINTS = 6
 """With fewer hours than this the minutes are shown: the relay is new."""
 MAX_SUBSCRIPTIONS = 200
 LIST = 8
+GROUPS = 5
+"""Open groups that are shown, the newest: the forecast of each is worth a read of hundreds of jobs."""
 NEWEST = 500
 """Deliveries of a state that are counted: of an outage there may be very many."""
 BY_SINK: Mapping[str, object] = {"group_by": "sink", "newest": NEWEST, "limit": LIST}
@@ -32,48 +34,61 @@ Answer = Mapping[str, Any]
 @page("GET /ui", live=True)
 async def overview(visit: Visit) -> Content:
     """Health in one sentence, four figures, what needs a person, groups and budgets."""
-    ready = await visit.desk.get("/readyz", also=503)  # when it is not ready, this page is needed most
-    sources = await _items(visit, "/v1/sources")
-    pending, dead, uncertain, late = await asyncio.gather(  # the longest reads
-        visit.desk.allowed("/v1/deliveries", query={"state": "pending", **BY_SINK}),
-        _deliveries(visit, "dead"),
-        _deliveries(visit, "uncertain"),
-        _deliveries(visit, "pending", until=to_rfc3339(visit.now - LATE_SECONDS)),
+    # beside deliveries each read waits for its turn, so several are under way at once
+    (pending, late), (dead, uncertain), figures, groups, seen = await asyncio.gather(
+        _waiting(visit), _ended(visit), _figures(visit), _groups(visit), _needing(visit)
     )
-    seen = Seen(
-        ready=ready,
-        sources=sources,
+    seen = replace(seen, dead=dead, uncertain=uncertain, late=late)
+    found = concerns(seen, visit.now)
+    return Content(
+        template="overview.html",
+        title=english()("overview.title"),
+        values={
+            "ready": seen.ready["status"] == "ok",
+            "concerns": found,
+            "urgent": sum(one.level == "bad" for one in found),
+            "figures": figures,
+            "on_their_way": _on_their_way(pending, figures.get("undelivered", ())),
+            "groups": [(group, path_of(group)) for group in groups],
+            "sources": seen.sources,
+            "open_jobs": sum(one["open_jobs"] for one in seen.sources),
+        },
+        # the state of the relay, and what its jobs failed of: two commands say what this page says
+        equivalent=replace(
+            equivalent(["relay", "status"], "GET /readyz"), command="relay status; relay incidents list --state open"
+        ),
+    )
+
+
+async def _waiting(visit: Visit) -> tuple[Answer | None, Sequence[Answer]]:
+    """The deliveries that wait, and those of them that are late."""
+    pending = await visit.desk.allowed("/v1/deliveries", query={"state": "pending", **BY_SINK})
+    return pending, await _deliveries(visit, "pending", until=to_rfc3339(visit.now - LATE_SECONDS))
+
+
+async def _ended(visit: Visit) -> tuple[Sequence[Answer], Sequence[Answer]]:
+    """The deliveries that were given up, and those in doubt."""
+    return await _deliveries(visit, "dead"), await _deliveries(visit, "uncertain")
+
+
+async def _groups(visit: Visit) -> Sequence[Answer]:
+    """The open groups, with their forecasts."""
+    groups = await _items(visit, "/v1/groups", state="open", limit=GROUPS)
+    return await asyncio.gather(*(_forecast(visit, group) for group in groups))
+
+
+async def _needing(visit: Visit) -> Seen:
+    """What else may need a person."""
+    return Seen(
+        ready=await visit.desk.get("/readyz", also=503),  # when it is not ready, this page is needed most
+        sources=await _items(visit, "/v1/sources"),
         incidents=await _items(visit, "/v1/incidents", state="open", limit=LIST),
         accounts=[
             *await _items(visit, "/v1/connect-accounts", state="needs_reconnect", limit=LIST),
             *await _items(visit, "/v1/connect-accounts", state="cannot_send", limit=LIST),
         ],
         subscriptions=await _items(visit, "/v1/subscriptions", limit=MAX_SUBSCRIPTIONS),
-        dead=dead,
-        uncertain=uncertain,
-        late=late,
         intents=await _items(visit, "/v1/intents", limit=MAX_INTENTS),
-    )
-    found = concerns(seen, visit.now)
-    figures = await _figures(visit)
-    groups = await _items(visit, "/v1/groups", state="open", limit=LIST)
-    return Content(
-        template="overview.html",
-        title=english()("overview.title"),
-        values={
-            "ready": ready["status"] == "ok",
-            "concerns": found,
-            "urgent": sum(one.level == "bad" for one in found),
-            "figures": figures,
-            "on_their_way": _on_their_way(pending, figures.get("undelivered", ())),
-            "groups": [(await _forecast(visit, group), path_of(group)) for group in groups],
-            "sources": sources,
-            "open_jobs": sum(one["open_jobs"] for one in sources),
-        },
-        # the state of the relay, and what its jobs failed of: two commands say what this page says
-        equivalent=replace(
-            equivalent(["relay", "status"], "GET /readyz"), command="relay status; relay incidents list --state open"
-        ),
     )
 
 

@@ -1,5 +1,6 @@
 """Subscriptions at /ui/subscriptions: the list, one of them, its form with a preview, and what can be done with it."""
 
+import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -69,10 +70,10 @@ async def subscriptions(visit: Visit) -> Content:
     """Each with its state, its success and its backlog."""
     asked = visit.asked("callbacks")
     query = {**asked, "limit": SHOWN, "cursor": visit.query.get("cursor")}
-    found = await visit.desk.get("/v1/subscriptions", query=query)
+    (found, figures), backlogs, dead = await asyncio.gather(
+        _with_figures(visit, query), _counts(visit, "pending"), _counts(visit, "dead")
+    )
     items = found["items"]
-    figures = await _recent_figures(visit, [one["id"] for one in items])
-    backlogs, dead = await _counts(visit, "pending"), await _counts(visit, "dead")
     return Content(
         template="subscriptions.html",
         title=text("subscriptions.title"),
@@ -98,6 +99,12 @@ async def subscriptions(visit: Visit) -> Content:
         ),
         export=Export(path="/v1/subscriptions", query=asked, columns=COLUMNS),
     )
+
+
+async def _with_figures(visit: Visit, query: Mapping[str, object]) -> tuple[Answer, dict[str, dict[str, Any]]]:
+    """A page of the list, and the figures of its subscriptions."""
+    found = await visit.desk.get("/v1/subscriptions", query=query)
+    return found, await _recent_figures(visit, [one["id"] for one in found["items"]])
 
 
 def _standing(one: Answer) -> dict[str, Any]:
@@ -341,12 +348,16 @@ def _require_writes(visit: Visit) -> None:
 async def subscription(visit: Visit) -> Content:
     """One of them: how it stands, its charts, its last deliveries."""
     id = visit.id()
-    found = await visit.desk.get("/v1/subscriptions/{}", id)
-    deliveries = await visit.desk.get("/v1/deliveries", query={"subscription": id, "limit": LAST_DELIVERIES})
-    figures = (await _recent_figures(visit, [id])).get(id, NO_FIGURES)
-    hours = await _hours(visit, id)
+    found = await visit.desk.get("/v1/subscriptions/{}", id)  # refused at once where it may not be seen
+    deliveries, recent, hours, backlogs, dead = await asyncio.gather(
+        visit.desk.get("/v1/deliveries", query={"subscription": id, "limit": LAST_DELIVERIES}),
+        _recent_figures(visit, [id]),
+        _hours(visit, id),
+        _counts(visit, "pending", id),
+        _counts(visit, "dead", id),
+    )
+    figures = recent.get(id, NO_FIGURES)
     kind = found["config"]["kind"]
-    backlogs, dead = await _counts(visit, "pending", id), await _counts(visit, "dead", id)
     return Content(
         template="subscription.html",
         title=found["description"] or found["sink"] or text("subscriptions.pulled_by"),
