@@ -21,7 +21,7 @@ from typing import Any
 from uuid import UUID
 
 import asyncpg
-from large_history import history_rows
+from large_history import ACTION, history_rows
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
@@ -128,14 +128,14 @@ def _group(job: Made) -> str | None:
 def job_rows(jobs: Sequence[Made], size: Size) -> Iterator[Row]:
     """The rows of jobs. Defaults are the table's."""
     for job in jobs:
-        item = {"id": job.external_id, "status": job.status, "channel": job.channel, "action": "outreach.dispatch"}
+        item = {"id": job.external_id, "status": job.status, "channel": job.channel, "action": ACTION}
         closed_at = job.at + 3_000 if job.closed else None
         group = _group(job)
         yield {
             **{"uid": job.uid, "source": "revor", "account": job.account, "external_id": job.external_id},
             **{"status": job.status, "phase": job.status, "outcome": job.status if job.closed else None},
             **{"sequence": size.events // size.jobs, "retry_count": 0, "running_sent": 1, "overdue": 0},
-            **{"action": "outreach.dispatch", "channel": job.channel, "attempt_count": 1, "weight": 1.0},
+            **{"action": ACTION, "channel": job.channel, "attempt_count": 1, "weight": 1.0},
             **{"scheduled_at": job.at + 600, "started_at": job.at + 900, "tracked_at": job.at},
             **{"last_polled_at": job.at + 3_000, "next_poll_at": None if job.closed else job.at + DAYS * DAY_SECONDS},
             **{"poll_step": 0, "closed_at": closed_at, "deadline_at": job.at + 7 * DAY_SECONDS},

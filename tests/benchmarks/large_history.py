@@ -2,22 +2,41 @@
 month. `large_database.py` loads them too."""
 
 import hashlib
+import math
 from collections.abc import Iterator, Mapping, Sequence
+from random import Random
 from typing import Any
 
 from relay.core.figures import FIGURES, LABELLED, SPAN_NAMES, SPAN_SECONDS, SPANS, packed_buckets, packed_parts
 from relay.core.jsontext import dumps
+from relay.core.planner import PlannerStatistics
+from relay.core.planner.policy import RUN
 from relay.ids import new_id
-from relay.store.tables import AuditRow, FigureRow, IntentRow, TokenRow
+from relay.store.tables import AuditRow, FigureRow, HazardRow, IntentRow, TokenRow
 
 AUDIT_ENTRIES = 200_000
 INTENTS, UNKNOWN_INTENTS = 2_000, 30
 TOKENS = 100
+ACTION, CHANNELS = "outreach.dispatch", ("linkedin", "email", "whatsapp")
+RUNS = 1_000
+"""Of each channel, that polls have seen."""
 DAYS = 30
 DAY_SECONDS = 86_400
 ACTIONS = ("jobs.create", "jobs.delete", "subscriptions.update", "tokens.create", "deliveries.retry", "login")
 
 Row = dict[str, Any]
+
+
+def learned_rows(now: float) -> Iterator[Row]:
+    """What polls have taught of the jobs."""
+    statistics, rng = PlannerStatistics(1.0), Random(1)
+    for channel in CHANNELS:
+        job_class = statistics.of_class(ACTION, channel)
+        for _ in range(RUNS):
+            statistics.record_event(job_class, RUN, 0.0, rng.lognormvariate(math.log(7.0), 0.5))
+            statistics.record_attempts(job_class, 1)
+    for name, count, values in statistics.unsaved_rows():
+        yield {"source": "revor", "name": name, "event_count": count, "values_json": values, "updated_at": now}
 
 
 def figure_rows(labels: Mapping[str, Sequence[str]], now: float) -> Iterator[Row]:
@@ -89,3 +108,4 @@ def history_rows(labels: Mapping[str, Sequence[str]], share: float, now: float) 
     yield AuditRow, audit_rows(max(100, int(AUDIT_ENTRIES * share)), now)
     yield IntentRow, intent_rows(max(2 * UNKNOWN_INTENTS, int(INTENTS * share)), now)
     yield TokenRow, token_rows(now)
+    yield HazardRow, learned_rows(now)
