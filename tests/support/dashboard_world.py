@@ -8,10 +8,12 @@ once all of that is there, and serves until its standard input ends.
 
 import asyncio
 import contextlib
+import math
+import os
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -42,12 +44,16 @@ from relay.config.settings import (
     SourceSettings,
     WebSettings,
 )
+from relay.core.figures import FACTOR, FIGURES, LABELLED, LEAST, SHARED, SPAN_SECONDS, Cell, Key
 from relay.node.node import Node
 from relay.node.opening import open_node
 from relay.sandbox.example_requests import DISPATCH_PATH, campaign_body
 from relay.sandbox.server import Sandbox
-from tests.support.html_probes import PROBE
+from relay.store.figures import MAX_WRITTEN
+from tests.support.html_probes import PROBE as HOSTILE
 
+PROBE = "Call again on Monday" if os.environ.get("UPDATE_SCREENSHOTS") else HOSTILE
+"""A text that people write. Pictures for the documentation have a harmless one."""
 SPEED = 60.0
 PATIENCE_SECONDS = 20.0
 TOKEN = "rl_of_the_dashboards_tests_0123456789"
@@ -111,6 +117,7 @@ class Loader:
         await self._publish()
         await self._unknown_create()
         await self._tokens()
+        await self._yesterday()
         await self.until_there(
             *(f"/v1/deliveries?state={state}" for state in ("delivered", "dead", "uncertain")),
             *(f"/v1/jobs?status={status}" for status in ("running", "cancelled")),
@@ -236,6 +243,13 @@ class Loader:
         ):
             await self.post(self.api, "/v1/tokens", {"name": name, **more})
 
+    async def _yesterday(self) -> None:
+        """The figures of the hours before, for the charts."""
+        labels = ["revor/default", self.subscriptions["Jobs to the CRM"], self.subscriptions["Data warehouse"]]
+        rows = sorted(_figures_before(labels, time.time()).items(), key=lambda row: row[0])
+        for first in range(0, len(rows), MAX_WRITTEN):
+            await self.node.store.figures.add(rows[first : first + MAX_WRITTEN])
+
     async def _shown(self, jobs: list[str], replay: str) -> Shown:
         return Shown(
             url=str(self.api.base_url).rstrip("/"),
@@ -254,6 +268,32 @@ class Loader:
             event=(await self.first("/v1/events"))["id"],
             replay=replay,
         )
+
+
+def _figures_before(labels: Sequence[str], now: float) -> dict[Key, Cell]:
+    """The figures of the 23 hours before this one, by hour and day: more of everything in the afternoon."""
+    rows: dict[Key, Cell] = {}
+    for name, figure in FIGURES.items():
+        kind = "revor/" if figure.label == "account" else "sub_"
+        for label in ("", *(one for one in labels if figure.label and one.startswith(kind))):
+            for back in range(23, 0, -1):
+                at = (now // 3_600 - back) * 3_600
+                busy = 20 + int(15 * math.sin(math.pi * (23 - back) / 12)) + back * 7 % 5
+                for span in LABELLED:
+                    key = (name, label, span, at // SPAN_SECONDS[span] * SPAN_SECONDS[span])
+                    rows.setdefault(key, Cell()).take_in(_cell(name, figure.kind, at, busy))
+    return rows
+
+
+def _cell(name: str, kind: str, at: float, busy: int) -> Cell:
+    if kind == "values":
+        place = int(math.log(3.0 / LEAST) / math.log(FACTOR)) if name == "detection_delay_seconds" else 12
+        buckets = {place - 2: busy, place: 2 * busy, place + 3: busy // 4}
+        return Cell(count=sum(buckets.values()), total=3.0 * busy, buckets=buckets)
+    if kind == "gauge":
+        value = busy / 10 if name in ("requests_own", "requests_others", "price_seconds") else float(busy)
+        return Cell(count=1, total=value, parts={SHARED: (at, value)})
+    return Cell(count=busy // 12 if name.endswith(("_failed", "_dead")) else busy)
 
 
 def _metadata(index: int) -> dict[str, Any]:
