@@ -3,9 +3,10 @@
 Scopes, account limits, checks and the audit are those of the API, because it is the API that runs.
 """
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from http import HTTPStatus
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
 import orjson
@@ -16,9 +17,22 @@ from relay.core.jsontext import dumps
 from relay.errors import FieldError, NotFound, RequestError
 
 PAGE_LIMIT = 50
-"""Items that `items` asks for at once. An item may have 64 KiB: reading more would hold up everything else."""
+"""Items that `pages` asks for at once. An item may have 64 KiB: reading more would hold up everything else."""
 
 Query = Mapping[str, object]
+
+if TYPE_CHECKING:
+    together = asyncio.gather
+else:
+
+    async def together(*reads: Awaitable[object]) -> Sequence[object]:
+        """What several reads answer, made at the same time. Raises the error of the first that fails, but after all
+        have ended: a page that is answered has given its turn to the next, and must not read on beside it."""
+        found = await asyncio.gather(*reads, return_exceptions=True)
+        for one in found:
+            if isinstance(one, BaseException):
+                raise one
+        return found
 
 
 class Desk:

@@ -1,6 +1,5 @@
 """Deliveries: counted by sink, reason and day at /ui/deliveries, listed, and one as a story at /ui/deliveries/{id}."""
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -19,6 +18,7 @@ from relay.web.delivery_words import (
     trouble_of,
     waits_for_a_person,
 )
+from relay.web.desk import together
 from relay.web.drawings import attempts as drawing
 from relay.web.page import PAGE_ITEMS, Content, Done, Export, Page, Visit, equivalent
 from relay.web.reasons import reason_words, told_reason
@@ -79,7 +79,7 @@ async def deliveries(visit: Visit) -> Content:
         template="deliveries.html",
         title=english()("deliveries.title"),
         values={
-            "sections": await asyncio.gather(
+            "sections": await together(
                 *(_section(visit, one, by, subscription, known, alone=bool(state)) for one in shown)
             ),
             "states": STATES,

@@ -1,6 +1,5 @@
 """The overview at /ui: whether everything is well, what is late, what did not arrive, and what to do."""
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -9,6 +8,7 @@ from typing import Any
 from relay.clock import from_rfc3339, to_rfc3339
 from relay.web.charts import Point
 from relay.web.concerns import LATE_SECONDS, MAX_INTENTS, Seen, concerns
+from relay.web.desk import together
 from relay.web.page import Content, Page, Visit, equivalent
 from relay.web.pages.groups import path_of
 from relay.web.texts import english
@@ -35,7 +35,7 @@ Answer = Mapping[str, Any]
 async def overview(visit: Visit) -> Content:
     """Health in one sentence, four figures, what needs a person, groups and budgets."""
     # beside deliveries each read waits for its turn, so several are under way at once
-    (pending, late), (dead, uncertain), figures, groups, seen = await asyncio.gather(
+    (pending, late), (dead, uncertain), figures, groups, seen = await together(
         _waiting(visit), _ended(visit), _figures(visit), _groups(visit), _needing(visit)
     )
     seen = replace(seen, dead=dead, uncertain=uncertain, late=late)
@@ -74,7 +74,7 @@ async def _ended(visit: Visit) -> tuple[Sequence[Answer], Sequence[Answer]]:
 async def _groups(visit: Visit) -> Sequence[Answer]:
     """The open groups, with their forecasts."""
     groups = await _items(visit, "/v1/groups", state="open", limit=GROUPS)
-    return await asyncio.gather(*(_forecast(visit, group) for group in groups))
+    return await together(*(_forecast(visit, group) for group in groups))
 
 
 async def _needing(visit: Visit) -> Seen:

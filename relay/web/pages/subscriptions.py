@@ -1,6 +1,5 @@
 """Subscriptions at /ui/subscriptions: the list, one of them, its form with a preview, and what can be done with it."""
 
-import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -10,6 +9,7 @@ from relay.core.jsontext import JSONDecodeError, loads
 from relay.core.subscription import PULL
 from relay.errors import FieldError, Forbidden, InvalidRequest, RequestError
 from relay.web.charts import Point
+from relay.web.desk import together
 from relay.web.page import Content, Done, Export, Page, Visit, equivalent
 from relay.web.reasons import reason_and_cause, told_reason
 from relay.web.subscription_form import (
@@ -70,7 +70,7 @@ async def subscriptions(visit: Visit) -> Content:
     """Each with its state, its success and its backlog."""
     asked = visit.asked("callbacks")
     query = {**asked, "limit": SHOWN, "cursor": visit.query.get("cursor")}
-    (found, figures), backlogs, dead = await asyncio.gather(
+    (found, figures), backlogs, dead = await together(
         _with_figures(visit, query), _counts(visit, "pending"), _counts(visit, "dead")
     )
     items = found["items"]
@@ -349,7 +349,7 @@ async def subscription(visit: Visit) -> Content:
     """One of them: how it stands, its charts, its last deliveries."""
     id = visit.id()
     found = await visit.desk.get("/v1/subscriptions/{}", id)  # refused at once where it may not be seen
-    deliveries, recent, hours, backlogs, dead = await asyncio.gather(
+    deliveries, recent, hours, backlogs, dead = await together(
         visit.desk.get("/v1/deliveries", query={"subscription": id, "limit": LAST_DELIVERIES}),
         _recent_figures(visit, [id]),
         _hours(visit, id),

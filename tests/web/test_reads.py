@@ -1,0 +1,51 @@
+"""A page reads several lists at the same time: what happens when one of these reads fails."""
+
+import asyncio
+
+import pytest
+
+from relay.errors import StoreError
+from relay.web.desk import Desk
+from relay.web.pages import PAGES
+
+SUBSCRIPTION = "/ui/subscriptions/{id}"
+PATHS = [SUBSCRIPTION, *sorted(page.path for page in PAGES if page.method == "GET" and "{" not in page.path)]
+
+
+class Reads:
+    """The reads of a page: all take a while, but for one that fails at once."""
+
+    def __init__(self, monkeypatch):
+        self.running = 0
+        self.seen = []
+        self.fails = -1
+        self.error = StoreError("away")
+        call = Desk._call
+
+        async def counted(desk, method, path, *more, **named):
+            number = len(self.seen)
+            self.seen.append(path)
+            if number == self.fails:
+                raise self.error
+            self.running += 1
+            try:
+                for _ in range(20):
+                    await asyncio.sleep(0)
+                return await call(desk, method, path, *more, **named)
+            finally:
+                self.running -= 1
+
+        monkeypatch.setattr(Desk, "_call", counted)
+
+
+@pytest.mark.parametrize("path", PATHS)
+async def test_no_read_goes_on_after_its_page(browser, monkeypatch, path):
+    if path == SUBSCRIPTION:
+        sink = {"sink": "https://crm.example/hook", "protocol": "HTTP"}
+        path = "/ui/subscriptions/" + (await browser.client.post("/v1/subscriptions", json=sink)).json()["id"]
+    reads = Reads(monkeypatch)
+    assert (await browser.get(path)).status == 200
+    for number in range(len(reads.seen)):
+        reads.seen, reads.fails = [], number
+        answer = await browser.get(path)
+        assert (answer.status, reads.running) == (503, 0), (number, reads.seen)
