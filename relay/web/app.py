@@ -1,8 +1,9 @@
 """The dashboard as one ASGI application: who is asking, the page, and what goes around it."""
 
+import asyncio
 import gzip
 from collections.abc import AsyncGenerator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
@@ -18,7 +19,7 @@ from relay.api.problems import request_id_of, store_problem
 from relay.api.stream import MEDIA_TYPE, SlotResponse
 from relay.clock import http_date
 from relay.errors import NotFound, RequestError, StoreError, Unauthorized, Unavailable
-from relay.web.desk import Desk
+from relay.web.desk import READS_AT_ONCE, Desk
 from relay.web.export import MAX_ROWS, csv_response
 from relay.web.live import Key, Live
 from relay.web.navigation import NAVIGATION, SECTIONS
@@ -59,6 +60,7 @@ class Shared:
     pages: Pages
     live: Live
     turns: PageTurns
+    reads: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(READS_AT_ONCE))
 
 
 class Web:
@@ -151,7 +153,7 @@ class Web:
         context, identity = self._shared.context, visitor.identity
         if identity.account is not None:
             context = context.within(identity.account)
-        desk = Desk(self._shared.api, request.scope, identity)
+        desk = Desk(self._shared.api, request.scope, identity, self._shared.reads)
         return Visit(request, identity, desk, context, visitor.csrf, form, signs_out=visitor.kind == "session")
 
     def _values(self, visit: Visit, made: Content, page: Page | None) -> dict[str, Any]:

@@ -19,6 +19,10 @@ from relay.errors import FieldError, NotFound, RequestError
 PAGE_LIMIT = 50
 """Items that `pages` asks for at once. An item may have 64 KiB: reading more would hold up everything else."""
 
+READS_AT_ONCE = 5
+"""Reads of all pages of a node at once: half of the connections that PostgreSQL is read by, unless that is set. With
+all of them taken by pages, calls of the API wait until they are refused. More reads wait."""
+
 Query = Mapping[str, object]
 
 if TYPE_CHECKING:
@@ -38,16 +42,19 @@ else:
 class Desk:
     """The API as one caller sees it."""
 
-    def __init__(self, api: ASGIApp, scope: Scope, identity: Identity) -> None:
-        """`api` serves the API's operations; `scope` is that of the request for a page."""
+    def __init__(self, api: ASGIApp, scope: Scope, identity: Identity, reads: asyncio.Semaphore) -> None:
+        """`api` serves the API's operations; `scope` is that of the request for a page; `reads` limits the reads of
+        all pages of the node to READS_AT_ONCE."""
         self._api = api
         self._scope = scope
         self._identity = identity
+        self._reads = reads
 
     async def get(self, path: str, *segments: str, query: Query | None = None, also: int = 200) -> Any:
         """What a GET answers, as a JSON value. `segments` fill the `{}` of the path; parameters that are None or empty
         are left out. `also`: a status that is an answer too. Raises RequestError as the API does, and StoreError."""
-        return await self._call("GET", path, segments, query, None, also)
+        async with self._reads:
+            return await self._call("GET", path, segments, query, None, also)
 
     async def allowed(self, path: str, *segments: str, query: Query | None = None) -> Any:
         """What a GET answers; None if the caller may not read it, or it is not there. Raises RequestError for anything

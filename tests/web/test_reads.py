@@ -5,7 +5,8 @@ import asyncio
 import pytest
 
 from relay.errors import StoreError
-from relay.web.desk import Desk
+from relay.web import turns
+from relay.web.desk import READS_AT_ONCE, Desk
 from relay.web.pages import PAGES
 
 SUBSCRIPTION = "/ui/subscriptions/{id}"
@@ -16,7 +17,7 @@ class Reads:
     """The reads of a page: all take a while, but for one that fails at once."""
 
     def __init__(self, monkeypatch):
-        self.running = 0
+        self.running = self.most = 0
         self.seen = []
         self.fails = -1
         self.error = StoreError("away")
@@ -28,6 +29,7 @@ class Reads:
             if number == self.fails:
                 raise self.error
             self.running += 1
+            self.most = max(self.most, self.running)
             try:
                 for _ in range(20):
                     await asyncio.sleep(0)
@@ -49,3 +51,12 @@ async def test_no_read_goes_on_after_its_page(browser, monkeypatch, path):
         reads.seen, reads.fails = [], number
         answer = await browser.get(path)
         assert (answer.status, reads.running) == (503, 0), (number, reads.seen)
+
+
+async def test_pages_leave_connections_to_the_database_for_calls_of_the_api(browser, monkeypatch):
+    """Ten people open the overview at the same time."""
+    monkeypatch.setattr(turns, "AT_ONCE", 10)
+    reads = Reads(monkeypatch)
+    answers = await asyncio.gather(*(browser.get("/ui") for _ in range(10)))
+    assert {answer.status for answer in answers} == {200}
+    assert reads.most == READS_AT_ONCE
