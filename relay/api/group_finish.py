@@ -6,7 +6,7 @@ computed in a thread, one at a time.
 
 import asyncio
 from collections import OrderedDict
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from relay.clock import Clock
 from relay.core.group_forecast import ExpectedFinish, GroupWork, expected_finish, rate_per_hour
@@ -58,14 +58,15 @@ class GroupForecasts:
         self._learned = learned
         self._clock = clock
         self._lock = asyncio.Lock()
-        self._kept: OrderedDict[tuple[str, int, int], tuple[float, GroupForecast]] = OrderedDict()
+        self._kept: OrderedDict[tuple[Any, ...], tuple[float, GroupForecast]] = OrderedDict()
         self._times: OrderedDict[tuple[str, str, str], tuple[float, JobTimes | None]] = OrderedDict()
 
     async def of(self, group: JobGroup) -> GroupForecast:
         """The forecast of a group that the caller may see."""
         if group.finished_at is not None:
             return GroupForecast(note="It has finished.")
-        key = (group.id, group.round, group.arrived)
+        # What was stated of the group, or that its last job has ended, shows at once.
+        key = (group.id, group.round, group.arrived, group.expected, group.closed_at, group.open_jobs > 0)
         async with self._lock:
             now = self._clock()
             kept = self._kept.get(key)

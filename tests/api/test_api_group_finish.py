@@ -79,6 +79,29 @@ async def test_a_closed_group_is_forecast_without_a_note(client, world):
     assert found["expected_finish_note"] is None
 
 
+async def test_what_is_stated_of_a_group_and_the_end_of_its_last_job_show_at_once(client, world):
+    """A forecast of a distant end is kept, but not one that is about something else."""
+    await teach(world)
+    await fill(world, 2, scheduled_at=world.now + 7_200)
+
+    async def told(path=PATH):
+        found = (await client.get(path)).json()
+        return found["expected_finish"], found["expected_finish_note"]
+
+    known, note = await told()
+    assert note == "More jobs may come: this is about those known."
+    await client.post(f"{PATH}/close")
+    assert await told() == (known, None)
+    await client.post(f"{PATH}/close", json={"expected": 100})
+    assert (await told())[0] != known
+    others = await fill(world, 2, "q5", scheduled_at=world.now + 7_200)
+    assert (await told("/v1/groups/q5"))[0] is not None
+    for uid in others:
+        await end(world, uid)
+    finish, note = await told("/v1/groups/q5")
+    assert (finish, note.partition(".")[0]) == (None, "All of its jobs have ended")
+
+
 async def test_jobs_that_are_expected_are_part_of_it(client, world):
     await teach(world)
     world.now -= 100
