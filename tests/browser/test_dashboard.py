@@ -7,24 +7,20 @@ people do with it: keys, live pages, many tabs, a lost connection, a token that 
 `UPDATE_SCREENSHOTS=1 pytest tests/browser -k screenshots` draws `docs/img/*.png` anew; look at them before you commit.
 """
 
-import json
 import os
 import re
 import subprocess
-import sys
-import urllib.request
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, Request, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 from relay.web.pages import PAGES
-from tests.support.chromium import FLAGS, chromium
 from tests.support.cut_proxy import cut_proxy
+from tests.support.dashboard_tabs import DESK, PHONE, Faults, call, make_intent, until_live
 from tests.support.dashboard_world import Shown
 from tests.support.npm import npm_folder
 from tests.support.scale import scaled, soak_only
@@ -45,8 +41,6 @@ FILLED: dict[str, str] = {
 """The pages of one thing. A new page that is missing here fails."""
 PAGE_BYTES = 150_000
 """Over the wire, with all that it loads."""
-PHONE = {"width": 360, "height": 740}
-DESK = {"width": 1280, "height": 900}
 AXE = "axe-core@4.14.1"
 AXE_TAGS = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
 MAX_TABS = 150
@@ -57,116 +51,6 @@ LOOKS: dict[str, dict[str, Any]] = {
     "dark": {"viewport": DESK, "color_scheme": "dark"},
     "phone": {"viewport": PHONE, "color_scheme": "light"},
 }
-
-
-@dataclass
-class Faults:
-    """What goes wrong in a page."""
-
-    found: list[str] = field(default_factory=list)
-    hosts: set[str] = field(default_factory=set)
-
-    def watch(self, page: Page) -> "Faults":
-        page.on("console", self._said)
-        page.on("pageerror", lambda error: self.found.append(f"error: {error}"))
-        page.on("dialog", lambda dialog: (self.found.append(f"dialog: {dialog.message}"), dialog.dismiss()))
-        page.on("request", self._asked)
-        return self
-
-    def _said(self, message: Any) -> None:
-        if message.type in ("error", "warning"):
-            self.found.append(f"{message.type}: {message.text}")
-
-    def _asked(self, request: Request) -> None:
-        scheme, _, rest = request.url.partition("://")
-        if scheme in ("http", "https"):
-            self.hosts.add(rest.partition("/")[0])
-            if "/probed" in request.url.partition("?")[0]:
-                self.found.append(f"loaded: {request.url}")
-
-
-# --- one relay and one browser for all of it
-
-
-@pytest.fixture(scope="module")
-def program() -> str:
-    return chromium()
-
-
-@pytest.fixture(scope="module")
-def relay(program: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[subprocess.Popen[str]]:
-    folder = tmp_path_factory.mktemp("relay")
-    command = [sys.executable, "-m", "tests.support.dashboard_world", str(folder)]
-    errors = folder / "errors"
-    with (
-        open(errors, "w") as log,
-        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True) as process,
-    ):
-        try:
-            yield process
-        finally:
-            assert process.stdin is not None
-            process.stdin.close()
-            process.wait(30)
-    assert process.returncode == 0, errors.read_text()[-2000:]
-
-
-@pytest.fixture(scope="module")
-def shown(relay: subprocess.Popen[str]) -> Shown:
-    assert relay.stdout is not None
-    line = relay.stdout.readline()
-    assert line, "the relay did not start: its errors follow at the end"
-    return Shown(**json.loads(line))
-
-
-@pytest.fixture(scope="module")
-def browser(program: str) -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=program, args=list(FLAGS))
-        yield opened
-        opened.close()
-
-
-@pytest.fixture
-def open_context(browser: Browser, shown: Shown) -> Iterator[Callable[..., BrowserContext]]:
-    """Opens windows of their own: `open_context(java_script_enabled=False)`."""
-    opened: list[BrowserContext] = []
-
-    def make(**options: Any) -> BrowserContext:
-        opened.append(browser.new_context(**{"base_url": shown.url, "viewport": DESK, **options}))
-        opened[-1].set_default_timeout(scaled(20_000, 60_000))
-        return opened[-1]
-
-    yield make
-    for context in opened:
-        context.close()
-
-
-@pytest.fixture(scope="module")
-def windows(browser: Browser, shown: Shown) -> Iterator[dict[str, BrowserContext]]:
-    """Windows that many tests use: with all checks, for axe, and a phone without JavaScript."""
-    contexts = {
-        "checked": browser.new_context(base_url=shown.url, viewport=DESK),
-        "axe": browser.new_context(base_url=shown.url, viewport=DESK, bypass_csp=True, reduced_motion="reduce"),
-        "plain": browser.new_context(base_url=shown.url, viewport=PHONE, java_script_enabled=False),
-    }
-    yield contexts
-    for context in contexts.values():
-        context.close()
-
-
-@pytest.fixture
-def open_tab(windows: dict[str, BrowserContext]) -> Iterator[Callable[[str], Page]]:
-    """Opens a tab of one of these windows."""
-    opened: list[Page] = []
-
-    def make(window: str) -> Page:
-        opened.append(windows[window].new_page())
-        return opened[-1]
-
-    yield make
-    for page in opened:
-        page.close()
 
 
 @pytest.fixture(scope="module")
@@ -182,20 +66,6 @@ def path_of(route: str, shown: Shown) -> str:
 
 def vars_of(shown: Shown) -> dict[str, str]:
     return {name: getattr(shown, name) for name in Shown.__slots__}
-
-
-def until_live(page: Page) -> None:
-    """Waits until the page is live, if it can be."""
-    if page.locator("#live").count():
-        expect(page.locator("#live-state")).to_have_text("Live", timeout=20_000)
-
-
-def call(shown: Shown, method: str, path: str, body: Any = None) -> Any:
-    """A call of the API."""
-    data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(shown.url + path, data, {"content-type": "application/json"}, method=method)
-    with urllib.request.urlopen(request, timeout=30) as answer:
-        return json.loads(answer.read() or b"null")
 
 
 # --- each page
@@ -414,19 +284,6 @@ def test_live_page_shows_what_happens_and_keeps_what_the_reader_does(
     kept = "[window.asking.isConnected, window.asking.open, document.activeElement === window.field]"
     assert page.evaluate(kept) == [True, True, True]
     assert faults.found == []
-
-
-def make_intent(shown: Shown) -> None:
-    """Another create whose answer is lost."""
-    fault = {"kind": "timeout", "method": "POST", "count": 1, "hold_seconds": 0.05}
-    request = urllib.request.Request(
-        f"{shown.sandbox}/_sandbox/faults", json.dumps(fault).encode(), {"content-type": "application/json"}
-    )
-    urllib.request.urlopen(request, timeout=30).close()
-    headers = {"content-type": "application/json", "authorization": "Bearer sk-revor-default"}
-    create = urllib.request.Request(f"{shown.url}/api/v1/outreach/dispatches", b'{"channel":"email"}', headers)
-    with pytest.raises(urllib.error.HTTPError):
-        urllib.request.urlopen(create, timeout=30)
 
 
 def test_lost_connection_is_said_and_comes_back(open_context: Callable[..., BrowserContext], shown: Shown) -> None:
