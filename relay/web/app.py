@@ -157,7 +157,8 @@ class Web:
         return Visit(request, identity, desk, context, visitor.csrf, form, signs_out=visitor.kind == "session")
 
     def _values(self, visit: Visit, made: Content, page: Page | None) -> dict[str, Any]:
-        done, n = visit.notice() or (None, 0)
+        done, n = visit.notice() or ("", 0)
+        key, texts = f"done.{done}", self._shared.pages.texts
         return {
             **made.values,
             "visit": visit,
@@ -168,7 +169,7 @@ class Web:
             "export": visit.path(format="csv", cursor=None) if made.export is not None else None,
             "export_rows": MAX_ROWS,
             "live_path": visit.path() if page is not None and page.live else None,
-            "said": self._shared.pages.texts(f"done.{done}", n=n) if done else None,
+            "said": texts(key, n=n) if key in texts else None,  # a node of a newer version may have done it
             "base_url": self._shared.context.base_url,
             "version": self._shared.context.settings.version,
         }

@@ -2,7 +2,7 @@
 
 import pytest
 
-from relay.core.sign_in import NOTICE_SECONDS
+from relay.core.sign_in import NOTICE_SECONDS, sealed
 from relay.web.navigation import NAVIGATION
 from relay.web.pages import PAGES
 from tests.support.web_world import BASE_URL
@@ -44,6 +44,13 @@ async def test_no_link_can_say_that_something_was_done(open_as, world):
         assert (page.status, page.said) == (200, ""), why
     world.now += NOTICE_SECONDS + 1
     assert (await one.get(path)).said == "", "a seal is for a short time"
+
+
+async def test_a_page_does_not_fail_because_a_newer_node_has_done_something_else(browser, world):
+    said = {"done": "something_new", "n": ""}
+    seal = sealed(await browser.csrf(), f"{said['done']} {said['n']}", world.now)
+    page = await browser.get("/ui", **said, seal=seal)
+    assert (page.status, page.said) == (200, "")
 
 
 async def test_a_form_without_its_token_does_nothing(browser, world):
