@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Message, Scope
 
 from relay.api.auth import Identity
 from relay.core.jsontext import dumps
-from relay.errors import FieldError, NotFound, RequestError
+from relay.errors import FieldError, NotFound, RequestError, Unavailable
 
 PAGE_LIMIT = 50
 """Items that `pages` asks for at once. An item may have 64 KiB: reading more would hold up everything else."""
@@ -22,6 +22,8 @@ PAGE_LIMIT = 50
 READS_AT_ONCE = 5
 """Reads of all pages of a node at once: half of the connections that PostgreSQL is read by, unless that is set. With
 all of them taken by pages, calls of the API wait until they are refused. More reads wait."""
+WAIT_SECONDS = 10.0
+"""For its turn, at most: a database that hangs would hold up every page for minutes."""
 
 Query = Mapping[str, object]
 
@@ -52,9 +54,18 @@ class Desk:
 
     async def get(self, path: str, *segments: str, query: Query | None = None, also: int = 200) -> Any:
         """What a GET answers, as a JSON value. `segments` fill the `{}` of the path; parameters that are None or empty
-        are left out. `also`: a status that is an answer too. Raises RequestError as the API does, and StoreError."""
-        async with self._reads:
+        are left out. `also`: a status that is an answer too. Raises RequestError as the API does, StoreError, and
+        Unavailable after WAIT_SECONDS behind the reads of other pages."""
+        try:
+            async with asyncio.timeout(WAIT_SECONDS):
+                await self._reads.acquire()
+        except TimeoutError:
+            detail = "the database answers too slowly for all the pages that are open: try again later"
+            raise Unavailable(detail, headers={"Retry-After": "10"}) from None
+        try:
             return await self._call("GET", path, segments, query, None, also)
+        finally:
+            self._reads.release()
 
     async def allowed(self, path: str, *segments: str, query: Query | None = None) -> Any:
         """What a GET answers; None if the caller may not read it, or it is not there. Raises RequestError for anything

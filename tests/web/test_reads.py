@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from relay.errors import StoreError
-from relay.web import turns
+from relay.web import desk, turns
 from relay.web.desk import READS_AT_ONCE, Desk
 from relay.web.pages import PAGES
 
@@ -60,3 +60,17 @@ async def test_pages_leave_connections_to_the_database_for_calls_of_the_api(brow
     answers = await asyncio.gather(*(browser.get("/ui") for _ in range(10)))
     assert {answer.status for answer in answers} == {200}
     assert reads.most == READS_AT_ONCE
+
+
+async def test_a_page_does_not_wait_for_ever_behind_others(browser, monkeypatch):
+    """The database hangs."""
+    monkeypatch.setattr(desk, "WAIT_SECONDS", 0.01)
+    reads = browser.web._shared.reads
+    for _ in range(READS_AT_ONCE):
+        await reads.acquire()
+    page = await browser.get("/ui")
+    assert (page.status, page.headers["retry-after"]) == (503, "10")
+    assert "answers too slowly" in page.html
+    for _ in range(READS_AT_ONCE):
+        reads.release()
+    assert (await browser.get("/ui")).status == 200
