@@ -1,10 +1,13 @@
 """Compares URLs by their text: loopback hosts, the relay's own address, prefixes."""
 
+import re
+from collections.abc import Sequence
 from urllib.parse import urlsplit
 
 from relay.core.client_address import address_of
 
 DEFAULT_PORTS = {"https": 443, "http": 80}
+_HOST = re.compile(r"(?:[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?")
 
 
 def is_loopback_host(host: str) -> bool:
@@ -21,6 +24,15 @@ def is_bound_address(url: str, *, host: str, port: int) -> bool:
     if (parts.port or DEFAULT_PORTS.get(parts.scheme, 80)) != port:
         return False
     return _canonical(at) == _canonical(host) or (_is_here(at) and _is_here(host))
+
+
+def browsed_url(hosts: Sequence[str], *, tls: bool) -> str | None:
+    """The URL that a browser reached the relay by, without a path; None unless it sent one plain `Host`. The caller
+    wrote it: use it in an answer to the same caller only, never in what is stored or sent to others. Its characters
+    mean nothing to a shell or in HTML."""
+    if len(hosts) != 1 or _HOST.fullmatch(hosts[0]) is None:
+        return None
+    return f"{'https' if tls else 'http'}://{hosts[0]}"
 
 
 def is_within(url: str, base: str) -> bool:

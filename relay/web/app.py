@@ -170,7 +170,7 @@ class Web:
             "export_rows": MAX_ROWS,
             "live_path": visit.path() if page is not None and page.live else None,
             "said": texts(key, n=n) if key in texts else None,  # a node of a newer version may have done it
-            "base_url": self._shared.context.base_url,
+            "base_url": visit.base_url,
             "version": self._shared.context.settings.version,
         }
 

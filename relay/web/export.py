@@ -50,7 +50,7 @@ async def _lines(
         cursor = page.get("next_cursor")
         page = await anext(pages, None)
     if cursor is not None:
-        url = visit.context.base_url + visit.path(format="csv", cursor=cursor)
+        url = visit.base_url + visit.path(format="csv", cursor=cursor)
         yield line([english()("base.export_goes_on", url=url), *[""] * (len(export.columns) - 1)])
 
 

@@ -16,7 +16,8 @@ from starlette.requests import Request
 
 from relay.api.auth import ADMIN, Identity
 from relay.api.operations import Context
-from relay.core.sign_in import is_sealed, sealed
+from relay.core.own_address import browsed_url
+from relay.core.sign_in import came_by_tls, is_sealed, sealed
 from relay.errors import InvalidRequest
 from relay.ids import new_secret
 from relay.web.desk import Desk, Query, filled, shown
@@ -136,6 +137,21 @@ class Visit:
         """The path of this page, decoded. Not of `request.url`: that cuts it at an encoded `?` or `#`."""
         path: str = self.request.scope["path"]
         return path
+
+    @property
+    def base_url(self) -> str:
+        """The relay's URL for whoever reads this page: `server.public_url`, else the one that the browser used. The
+        address that the relay listens on would name this machine, and the browser may be on another."""
+        headers, ports = self.request.headers, self.context.ports
+        if self.context.settings.public_url:
+            return self.context.base_url
+        proxied = ports.access.is_proxied(self.request.scope)
+        tls = came_by_tls(
+            self.request.scope["scheme"],
+            public_url=None,
+            forwarded_proto=headers.getlist("x-forwarded-proto") if proxied else (),
+        )
+        return browsed_url(headers.getlist("host"), tls=tls) or self.context.base_url
 
     def may(self, *scopes: str) -> bool:
         """Whether the caller has one of these scopes, or is admin."""

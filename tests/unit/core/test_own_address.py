@@ -3,7 +3,7 @@
 import pytest
 
 from relay.core.netguard import GuardPolicy, refusal_of_url
-from relay.core.own_address import is_bound_address, is_loopback_host, is_within
+from relay.core.own_address import browsed_url, is_bound_address, is_loopback_host, is_within
 from tests.support.guard import DEVELOPMENT
 
 
@@ -67,3 +67,27 @@ def test_no_event_is_sent_to_the_relay_itself() -> None:
     assert why == "this is this relay's own server.public_url: the relay would send its events to itself"
     assert refusal_of_url("http://localhost:8081/hook", policy) is None
     assert refusal_of_url("https://crm.example.com/hook", policy) is None
+
+
+@pytest.mark.parametrize(
+    ("hosts", "tls", "url"),
+    [
+        (["relay.example"], True, "https://relay.example"),
+        (["relay.example:8080"], False, "http://relay.example:8080"),
+        (["10.0.0.7:8080"], False, "http://10.0.0.7:8080"),
+        (["[2001:db8::7]:8080"], False, "http://[2001:db8::7]:8080"),
+        (["relay_1.internal"], False, "http://relay_1.internal"),
+        ([], False, None),
+        (["one.example", "two.example"], False, None),
+        ([""], False, None),
+        (["user@relay.example"], False, None),
+        (["relay.example/path"], False, None),
+        (["relay.example'; id; '"], False, None),
+        (["relay.example\n"], False, None),
+        (["relay.example:port"], False, None),
+        (["r\xe9lay.example"], False, None),
+        (["a" * 300], False, None),
+    ],
+)
+def test_a_browser_reached_the_relay_by_one_plain_host(hosts: list[str], tls: bool, url: str | None) -> None:
+    assert browsed_url(hosts, tls=tls) == url
