@@ -63,8 +63,8 @@ def _read_names(value: str) -> tuple[Name, ...]:
     given = value.split(",")
     for word in given:
         if word not in known:
-            near = did_you_mean(word, known)
-            raise ValueError(f"{word[:40]!r} is unknown{near}. The names are: {', '.join(known)}")
+            near = did_you_mean(word, known, lists=False) or "."
+            raise ValueError(f"{word[:40]!r} is unknown{near} The names are: {', '.join(known)}")
     if len(given) > len(known):
         raise ValueError(f"at most {len(known)} names are expected")
     return tuple(dict.fromkeys(known[word] for word in given))

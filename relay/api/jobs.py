@@ -483,7 +483,7 @@ def _searched_for(call: Call) -> tuple[str, str] | None:
     key = max((one for one in keys if given.startswith(f"{one}:")), key=len, default=None)
     if key is None:
         name = given.partition(":")[0][:100]
-        detail = f"metadata: jobs cannot be searched by {name!r}{did_you_mean(name, keys)}"
+        detail = f"jobs cannot be searched by {name!r}{did_you_mean(name, keys)}"
         detail += "" if keys else ": web.search_keys in the settings is empty"
         raise invalid_parameter("metadata", detail, code="invalid_parameter", field_code="unknown_key")
     return key, given[len(key) + 1 :]

@@ -106,8 +106,8 @@ async def test_since_and_its_default(client, world, span, since, ages):
 @pytest.mark.parametrize(
     ("query", "pointer", "words"),
     [
-        ({"name": "jobs_endd"}, "name", ["did you mean jobs_ended?", "The names are: jobs_ended, jobs_failed"]),
-        ({"name": ""}, "name", ["The names are: jobs_ended"]),
+        ({"name": "jobs_endd"}, "name", ["did you mean jobs_ended? The names are: jobs_ended, jobs_failed"]),
+        ({"name": ""}, "name", ["'' is unknown. The names are: jobs_ended"]),
         ({"name": ",".join([*NAMES, NAMES[0]])}, "name", [f"at most {len(NAMES)} names"]),
         ({"span": "week"}, "span", ["'week' is unknown"]),
         ({"span": "minute", "label": "revor/default"}, "span", ["have no minutes: use hour or day"]),
