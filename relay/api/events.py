@@ -65,7 +65,9 @@ _TYPE = text("type", "The event's type: full, short (`failed`), or of another pr
     ),
     answers={
         200: Answer(
-            "A page. With `filters` it can have few items, or none, though others follow.", EventPage, headers=NEXT
+            "A page. With `filters`, or several of the others, it can have few items, or none, though others follow.",
+            EventPage,
+            headers=NEXT,
         )
     },
 )

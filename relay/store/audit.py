@@ -11,7 +11,6 @@ from typing import Any
 import structlog
 from sqlalchemy import Select, select, text
 from sqlalchemy.engine import Connection, Row
-from sqlmodel import col
 
 from relay.core.audit import (
     START,
@@ -31,11 +30,12 @@ from relay.ids import least_id, new_id
 from relay.store.cipher import Cipher
 from relay.store.database import Database
 from relay.store.group_commit import quick
-from relay.store.pages import decode_cursor, read_page
+from relay.store.pages import decode_cursor, narrowest, newest_first, read_page, unindexed
 from relay.store.secrets import AUDIT_OWNER
-from relay.store.statements import insert_into, run, run_many
+from relay.store.statements import insert_into, run, run_many, table_of
 from relay.store.tables import AuditRow, SecretRow
 
+AUDIT = table_of(AuditRow)
 PREFIX = "aud"
 READ_AT_ONCE = 500
 MAX_HEADS = 200
@@ -90,8 +90,8 @@ SELECT audit.chain, audit.number, audit.mac FROM audit JOIN (
 ) AS grown ON grown.chain = audit.chain AND grown.number = audit.number
 WHERE audit.chain <> :chain ORDER BY audit.chain LIMIT {MAX_HEADS} OFFSET :skipped
 """
-# When an entry of an action was last written.
-LAST_AT = "SELECT at FROM audit WHERE action = :action ORDER BY id DESC LIMIT 1"
+# When an entry of an action was last written. Bounds: see `newest_first`.
+LAST_AT = "SELECT at FROM audit WHERE action >= :action AND action <= :action ORDER BY action DESC, id DESC LIMIT 1"
 # The chains with entries before an id.
 OLD_CHAINS = "SELECT DISTINCT chain FROM audit WHERE id < :before ORDER BY chain"
 CUT_OF = "SELECT chain, number, mac, at, key_id, signature FROM audit_cuts WHERE chain = :chain"
@@ -285,18 +285,15 @@ def page_statement(
     limit: int, before: str | None, *, since: float | None, until: float | None, actor: str | None, action: str | None
 ) -> Select[Any]:
     """A page of entries, newest first."""
-    statement = select(AuditRow).where(text(_NOT_ENDED)).order_by(col(AuditRow.id).desc()).limit(limit)
-    if before is not None:
-        statement = statement.where(col(AuditRow.id) < before)
-    if since is not None:
-        statement = statement.where(col(AuditRow.id) >= least_id(PREFIX, since))
-    if until is not None:
-        statement = statement.where(col(AuditRow.id) < least_id(PREFIX, until))
-    if actor is not None:
-        statement = statement.where(col(AuditRow.actor) == actor)
-    if action is not None:
-        statement = statement.where(col(AuditRow.action) == action)
-    return statement
+    given = [
+        (column, value) for column, value in ((AUDIT.c.actor, actor), (AUDIT.c.action, action)) if value is not None
+    ]
+    first = [None if since is None else least_id(PREFIX, since)]
+    last = [before, None if until is None else least_id(PREFIX, until)]
+    statement = newest_first(
+        select(AUDIT), given[:1], [AUDIT.c.id], since=narrowest(max, first), before=narrowest(min, last)
+    )
+    return statement.where(text(_NOT_ENDED), *(unindexed(column) == value for column, value in given[1:])).limit(limit)
 
 
 def _values(entry: AuditEntry) -> dict[str, Any]:

@@ -123,8 +123,8 @@ def uncertain_statement(owner: str | None = None) -> str:
 
 
 def _of(owner: str | None) -> str:
-    """`|| ''`: the index is that of the state, since few rows have it."""
-    return "" if owner is None else " AND owner || '' = :owner"
+    """Not by the index of owners, see `unindexed`: few rows have the state."""
+    return "" if owner is None else " AND CASE WHEN owner IS NOT NULL THEN owner END = :owner"
 
 
 class DeliveryStore(Scoped):

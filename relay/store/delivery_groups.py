@@ -22,19 +22,27 @@ _GIVEN = ("subscription_id", "event_id", "owner", "reason")
 def _conditions(wanted: DeliveryFilter) -> tuple[str, dict[str, str]]:
     """The clause that selects the newest rows, by one index, and by column the conditions that they must meet to be
     counted."""
-    newest: list[str] = []
     rest = {name: f"{name} = :{name}" for name in _GIVEN if getattr(wanted, name) is not None}
     if wanted.state is not None:
         rest["state"] = OF_STATE[wanted.state]
-    if "owner" in rest:  # before the limit: the number of rows scanned must not depend on those of others
-        newest.append(rest.pop("owner"))
     rare = [] if wanted.state in (None, "delivered") else ["state"]  # rare, and perhaps old
-    driver = next((name for name in ("event_id", *rare, "subscription_id") if name in rest), None)
-    if driver is not None:
-        newest.append(rest.pop(driver))
-    newest += [text for name, text in (("since", "id >= :since"), ("until", "id < :until")) if _time(wanted, name)]
-    order = "" if driver == "event_id" else " ORDER BY id DESC"
-    return (f"WHERE {' AND '.join(newest)}{order}" if newest else order.strip()), rest
+    drivers = [next((name for name in ("event_id", *rare, "subscription_id") if name in rest), None)]
+    if wanted.owner is not None:  # before the limit: the number of rows scanned must not depend on those of others
+        drivers.append("owner")
+    newest = {name: rest.pop(name) for name in drivers if name is not None}
+    since, until = (_time(wanted, name) is not None for name in ("since", "until"))
+    along = next(iter(newest), None)
+    if along not in ("subscription_id", "owner"):
+        times = [text for text, given in (("id >= :since", since), ("id < :until", until)) if given]
+        order = "" if along == "event_id" else " ORDER BY id DESC"
+        selected = " AND ".join([*newest.values(), *times])
+        return (f"WHERE {selected}{order}" if selected else order.strip()), rest
+    # bounds instead of an equality: see `newest_first`
+    lower = f"({along}, id) >= (:{along}, :since)" if since else f"{along} >= :{along}"
+    upper = f"({along}, id) < (:{along}, :until)" if until else f"{along} <= :{along}"
+    checked = [f"CASE WHEN {name} IS NOT NULL THEN {name} END = :{name}" for name in newest if name != along]
+    selected = " AND ".join([f"{along} IS NOT NULL", lower, upper, *checked])
+    return f"WHERE {selected} ORDER BY {along} DESC, id DESC", rest
 
 
 def _all(conditions: Mapping[str, str]) -> str:

@@ -11,7 +11,7 @@ from sqlalchemy.engine import Connection
 from relay.core.delivery import Delivery
 from relay.core.records import Page
 from relay.ids import least_id
-from relay.store.pages import page_to, rarest
+from relay.store.pages import narrowest, newest_first, page_to, rarest, unindexed
 from relay.store.rows import delivery_from
 from relay.store.statements import table_of
 from relay.store.tables import LISTED_DELIVERY, DeliveryRow, EventRow
@@ -64,32 +64,28 @@ def drivers_of(wanted: DeliveryFilter) -> list[str]:
     return [*rare, *(["subscription_id"] if wanted.subscription_id is not None else [])] or [""]
 
 
-def _walked(statement: Select[Any], wanted: DeliveryFilter, driver: str, before: str | None) -> Select[Any]:
-    """The rows of a walk, newest first: of `before` and of the filter's times."""
-    if driver:
-        statement = statement.where(_indexed(wanted, driver))
-    for bound in (before, None if wanted.until is None else least_id("dlv", wanted.until)):
-        if bound is not None:
-            statement = statement.where(DELIVERIES.c.id < bound)
-    if wanted.since is not None:
-        statement = statement.where(DELIVERIES.c.id >= least_id("dlv", wanted.since))
-    return statement.order_by(DELIVERIES.c.id.desc())
-
-
-def _indexed(wanted: DeliveryFilter, name: str) -> ColumnElement[Any]:
-    if name == "state":
-        return literal_column(f"deliveries.{OF_STATE[wanted.state or '']}")
-    condition: ColumnElement[Any] = _COLUMNS[name] == getattr(wanted, name)
-    return condition
+def _walked(
+    statement: Select[Any], wanted: DeliveryFilter, driver: str, before: str | None, end: str | None = None
+) -> Select[Any]:
+    """The rows of a walk, newest first: from `end` on, of `before`, and of the filter's times."""
+    given = []
+    if driver == "state":
+        statement = statement.where(literal_column(f"deliveries.{OF_STATE[wanted.state or '']}"))
+    elif driver == "event_id":  # few rows, sorted
+        statement = statement.where(DELIVERIES.c.event_id == wanted.event_id)
+    elif driver:
+        given = [(_COLUMNS[driver], getattr(wanted, driver))]
+    since = [end, None if wanted.since is None else least_id("dlv", wanted.since)]
+    until = [before, None if wanted.until is None else least_id("dlv", wanted.until)]
+    return newest_first(statement, given, [DELIVERIES.c.id], since=narrowest(max, since), before=narrowest(min, until))
 
 
 def _checked(wanted: DeliveryFilter, name: str) -> ColumnElement[Any]:
-    """The same, for rows that are found by another index."""
-    empty: ColumnElement[str] = literal_column("''")
+    """A filter's condition, for rows that are found by another index."""
     if name == "state":
-        state = DELIVERIES.c.state.concat(empty)
+        state = unindexed(DELIVERIES.c.state)
         return state.in_(("pending", "blocked")) if wanted.state == "pending" else state == wanted.state
-    condition: ColumnElement[Any] = _COLUMNS[name].concat(empty) == getattr(wanted, name)
+    condition: ColumnElement[Any] = unindexed(_COLUMNS[name]) == getattr(wanted, name)
     return condition
 
 
@@ -102,10 +98,9 @@ def page_statement(
     limit: int, before: str | None, wanted: DeliveryFilter, driver: str = "", end: str | None = None
 ) -> Select[Any]:
     """One page, newest first: found by the filter `driver`, down to `end`."""
-    statement = _walked(SHOWN, wanted, driver, before)
+    statement = _walked(SHOWN, wanted, driver, before, end)
     others = [name for name in ("state", *_COLUMNS) if name != driver and getattr(wanted, name) is not None]
-    statement = statement.where(*(_checked(wanted, name) for name in others))
-    return (statement if end is None else statement.where(DELIVERIES.c.id >= end)).limit(limit + 1)
+    return statement.where(*(_checked(wanted, name) for name in others)).limit(limit + 1)
 
 
 def read_deliveries(connection: Connection, wanted: DeliveryFilter, limit: int, before: str | None) -> Page[Delivery]:

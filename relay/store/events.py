@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import structlog
-from sqlalchemy import bindparam, func, literal, literal_column, select, text, tuple_
+from sqlalchemy import Select, bindparam, func, literal_column, select, text
 from sqlalchemy.engine import Connection
 from sqlmodel import col
 
@@ -15,7 +15,7 @@ from relay.store.database import Database
 from relay.store.group_commit import each
 from relay.store.locks import ADOPTION, MATCH, locking
 from relay.store.outbox import Outbox
-from relay.store.pages import decode_moment, fitting, moment_key, page_of, size_of
+from relay.store.pages import decode_moment, fitting, furthest, moment_key, newest_first, page_to, size_of, unindexed
 from relay.store.rows import event_from
 from relay.store.scoped import Scoped
 from relay.store.statements import SQLITE, run, table_of
@@ -84,10 +84,29 @@ RESET_AT_ONCE = 5_000
 NEWEST_XID = "SELECT CAST(pg_snapshot_xmin(pg_current_snapshot()) AS text)"
 # The bytes of an event's rendering.
 BODY_BYTES = size_of(EVENTS.c.body)
+SCANNED = 5_000
+"""Rows that one page reads at most, where several filters are given."""
 POSITION_BITS = 64
 LAST_POSITION = (1 << 63) - 1
 
 log = structlog.get_logger("relay.store")
+
+
+class EventFilter(NamedTuple):
+    """Which events a page has. None: any.
+
+    owner         the account of a bound token
+    since, until  recorded at or after, and before, a time
+    """
+
+    subject: str | None = None
+    owner: str | None = None
+    type: str | None = None
+    since: float | None = None
+    until: float | None = None
+
+
+_FILTERS = ("subject", "owner", "type")
 
 
 class EventStore(Scoped):
@@ -155,11 +174,10 @@ class EventStore(Scoped):
         since: float | None = None,
         until: float | None = None,
     ) -> Page[Event]:
-        """Newest first. `since` (inclusive) and `until` (exclusive) refer to the time of recording."""
-        statement = page_statement(
-            limit, decode_moment(cursor, prefix="evt_"), type, subject, since, until, self._owner
-        )
-        return await self._database.read(_page, statement, limit)
+        """Newest first. `since` (inclusive) and `until` (exclusive) refer to the time of recording. With several
+        filters a page may be short although there is a next one."""
+        wanted = EventFilter(subject=subject, owner=self._owner, type=type, since=since, until=until)
+        return await self._database.read(_page, wanted, limit, decode_moment(cursor, prefix="evt_"))
 
     @locking(lambda _: [MATCH])
     def _record(self, connection: Connection, items: Sequence[Event]) -> Sequence[None]:
@@ -244,40 +262,52 @@ def _of_job(connection: Connection, job_uid: str, sequence: int, count: int) -> 
     return [event_from(row) for row in rows]
 
 
-def page_statement(
-    limit: int,
-    before: tuple[float, str] | None,
-    type: str | None,
-    subject: str | None,
-    since: float | None,
-    until: float | None,
-    owner: str | None = None,
-) -> Any:
-    """One page of events, newest first by time of recording, which every filter's index ends with."""
-    statement = (
-        select(EventRow).order_by(col(EventRow.recorded_at).desc(), col(EventRow.position).desc()).limit(limit + 1)
-    )
-    if before is not None:
+def drivers_of(wanted: EventFilter) -> list[str]:
+    """The filters that the page may be walked along; "" is the table's own order. A bound token's page walks along its
+    own rows, but for a subject, which few events have: how short a page is must not tell how many others have."""
+    if wanted.owner is not None:
+        return ["owner" if wanted.subject is None else "subject"]
+    return [name for name in ("subject", "type") if getattr(wanted, name) is not None] or [""]
+
+
+def _walked(wanted: EventFilter, driver: str, before: tuple[float, str] | None, end: float | None) -> Select[Any]:
+    """The rows of a walk, newest first: from the time `end` on, of `before`, and of the filter's times."""
+    since = [time for time in (wanted.since, end) if time is not None]
+    last: Sequence[Any] = () if wanted.until is None else (wanted.until,)
+    if before is not None and (wanted.until is None or before[0] < wanted.until):
         moment, event_id = before
-        position = select(col(EventRow.position)).where(col(EventRow.id) == event_id).scalar_subquery()
-        place = tuple_(
-            literal(moment), func.coalesce(position, 0)
-        )  # erased meanwhile: on with what was recorded earlier
-        statement = statement.where(tuple_(col(EventRow.recorded_at), col(EventRow.position)) < place)
-    if owner is not None:
-        statement = statement.where(col(EventRow.owner) == owner)
-    if type is not None:
-        statement = statement.where(col(EventRow.type) == type)
-    if subject is not None:
-        statement = statement.where(col(EventRow.subject) == subject)
-    if since is not None:
-        statement = statement.where(col(EventRow.recorded_at) >= since)
-    if until is not None:
-        statement = statement.where(col(EventRow.recorded_at) < until)
-    return statement
+        position = select(EVENTS.c.position).where(EVENTS.c.id == event_id).scalar_subquery()
+        last = (moment, func.coalesce(position, 0))  # erased meanwhile: on with what was recorded earlier
+    given = [(EVENTS.c[driver], getattr(wanted, driver))] if driver else []
+    key = [EVENTS.c.recorded_at, EVENTS.c.position]
+    return newest_first(select(EVENTS), given, key, since=[max(since)] if since else (), before=last)
 
 
-def _page(connection: Connection, statement: Any, limit: int) -> Page[Event]:
+def end_statement(wanted: EventFilter, driver: str, before: tuple[float, str] | None) -> Select[Any]:
+    """The time of the last of the next SCANNED rows of a walk; no row if there are fewer."""
+    walked = _walked(wanted, driver, before, None)
+    return walked.with_only_columns(EVENTS.c.recorded_at).limit(1).offset(SCANNED - 1)
+
+
+def page_statement(
+    limit: int, before: tuple[float, str] | None, wanted: EventFilter, driver: str, end: float | None = None
+) -> Select[Any]:
+    """One page, newest first by time of recording, which every filter's index ends with: found by the filter `driver`,
+    down to the time `end`."""
+    others = [name for name in _FILTERS if name != driver and getattr(wanted, name) is not None]
+    checks = [unindexed(EVENTS.c[name]) == getattr(wanted, name) for name in others]
+    return _walked(wanted, driver, before, end).where(*checks).limit(limit + 1)
+
+
+def _page(connection: Connection, wanted: EventFilter, limit: int, before: tuple[float, str] | None) -> Page[Event]:
+    drivers = drivers_of(wanted)
+    several = sum(getattr(wanted, name) is not None for name in _FILTERS) > 1
+    driver, end = drivers[0], None
+    if several and not (wanted.owner and wanted.subject):
+        driver, end = furthest(connection, {one: end_statement(wanted, one, before) for one in drivers})
+    statement = page_statement(limit, before, wanted, driver, end)
     limit = fitting(connection, statement, BODY_BYTES, limit)
     rows = connection.execute(statement.limit(limit + 1)).all()
-    return page_of(rows, limit, event_from, lambda row: moment_key(row.recorded_at, row.id))
+    # There is no event of that id: the next page begins with what was recorded earlier than `end`.
+    after = None if end is None else moment_key(end, "evt_")
+    return page_to(rows, limit, event_from, lambda row: moment_key(row.recorded_at, row.id), after)

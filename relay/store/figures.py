@@ -90,9 +90,11 @@ DETAILED_SERIES = json_query(
     ("began_at", "count", "total", "buckets"),
     f"{_SHOWN}, encode(buckets, 'hex') AS buckets {_SERIES}",
 )
-# The newest subscriptions of an account, without callbacks.
+# The newest subscriptions of an account, without callbacks. Found among those of all accounts: with its callbacks an
+# account may have a million.
 OWN_SUBSCRIPTIONS = sql(
-    f"SELECT id FROM subscriptions WHERE owner = :owner AND callback = 0 ORDER BY id DESC LIMIT {MAX_SUMMED}"
+    "SELECT id FROM subscriptions WHERE CASE WHEN owner IS NOT NULL THEN owner END = :owner AND callback = 0"
+    f" ORDER BY id DESC LIMIT {MAX_SUMMED}"
 )
 # Whether a subscription is an account's.
 OWN_SUBSCRIPTION = sql("SELECT id FROM subscriptions WHERE id = :id AND owner = :owner")

@@ -51,19 +51,23 @@ LAST_OF_CHANNEL = _open(
 UNSCHEDULED_OF_CHANNEL = _open(" AND channel = :channel AND scheduled_at IS NULL", "closed_at, channel, scheduled_at")
 # A group's open jobs without a channel.
 WITHOUT_CHANNEL = _open(" AND channel IS NULL", "closed_at, channel, scheduled_at")
-# The oldest open jobs of an account, of all groups.
+# The oldest open jobs of an account, of all groups. Bounds instead of an equality: see `newest_first`.
 OPEN_OF_ACCOUNT = json_query(
     f"""
 SELECT CASE WHEN group_name = :name THEN 1 ELSE 0 END AS in_group, {_SELECTED}
-FROM jobs WHERE source = :source AND account = :account AND closed_at IS NULL ORDER BY uid LIMIT :count
+FROM jobs
+WHERE (source, account) >= (:source, :account) AND (source, account) <= (:source, :account) AND closed_at IS NULL
+ORDER BY source, account, uid LIMIT :count
 """,
     _SHOWN,
 )
-# The jobs of a group that ended last.
+# The jobs of a group that ended last. The order keeps PostgreSQL from walking the ended jobs of all groups.
 ENDED_OF_GROUP = json_query(
-    f"""
-SELECT channel, started_at, closed_at FROM jobs WHERE {_GROUP} AND closed_at >= :since
-ORDER BY closed_at DESC LIMIT :count
+    """
+SELECT channel, started_at, closed_at FROM jobs
+WHERE source = :source AND account = :account AND group_name <= :name AND (group_name, closed_at) >= (:name, :since)
+  AND group_name IS NOT NULL AND closed_at IS NOT NULL
+ORDER BY group_name DESC, closed_at DESC LIMIT :count
 """,
     ("channel", "started_at", "closed_at"),
 )

@@ -1,11 +1,11 @@
 """Incidents: listed, and looked at by upkeep. What failures change of them is in `incident_recorder`."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import select, text, tuple_
+from sqlalchemy import select, text
 from sqlalchemy.engine import Connection
-from sqlmodel import col
 
 from relay.core.events import owner_of
 from relay.core.incidents import Incident
@@ -14,14 +14,13 @@ from relay.core.records import Page
 from relay.ids import least_id
 from relay.store.database import Database
 from relay.store.incident_recorder import INCIDENTS, ShownIncident, incident_from, shown, turn_of
-from relay.store.job_pages import LISTED_BYTES
+from relay.store.job_pages import JOBS, LISTED_BYTES
 from relay.store.locks import MATCH, incidents_of, locking
 from relay.store.outbox import Outbox
-from relay.store.pages import decode_cursor, decode_moment, fitting, moment_key, page_of, read_page
+from relay.store.pages import decode_cursor, decode_moment, fitting, moment_key, newest_first, page_of, read_page
 from relay.store.rows import JOB_COLUMNS, job_from
 from relay.store.scoped import Scoped
 from relay.store.statements import run
-from relay.store.tables import JobRow
 
 MAX_SCANNED = 10_000
 """At most this many ended jobs, or deliveries, are searched for a success."""
@@ -40,10 +39,12 @@ WHERE source = :source AND account = :account AND outcome = 'succeeded'
   AND (:connect_account_id = '' OR connect_account_id = :connect_account_id)
 LIMIT 1
 """
-# Whether a delivery that was made after a time has reached its subscription's sink.
+# Whether a delivery that was made after a time has reached its subscription's sink. Bounds: see `newest_first`.
 DELIVERED_SINCE = f"""
 SELECT 1 FROM (
-  SELECT state FROM deliveries WHERE subscription_id = :subscription_id AND id > :after ORDER BY id LIMIT {MAX_SCANNED}
+  SELECT state FROM deliveries
+  WHERE subscription_id <= :subscription_id AND (subscription_id, id) > (:subscription_id, :after)
+  ORDER BY subscription_id, id LIMIT {MAX_SCANNED}
 ) AS found
 WHERE state = 'delivered' LIMIT 1
 """
@@ -118,14 +119,11 @@ def page_statement(
     owner: str | None = None,
 ) -> Any:
     """One page of incidents, newest first."""
-    statement = select(INCIDENTS).order_by(INCIDENTS.c.id.desc()).limit(limit + 1)
-    statement = statement.where(text(_STATES[state]))
-    if before is not None:
-        statement = statement.where(INCIDENTS.c.id < before)
     if source is not None and account is not None and owner is None:
-        statement = statement.where(INCIDENTS.c.owner == owner_of(source, account))
-    if owner is not None:
-        statement = statement.where(INCIDENTS.c.owner == owner)
+        owner = owner_of(source, account)
+    given = [] if owner is None else [(INCIDENTS.c.owner, owner)]
+    statement = newest_first(select(INCIDENTS), given, [INCIDENTS.c.id], before=[] if before is None else [before])
+    statement = statement.where(text(_STATES[state])).limit(limit + 1)
     if source is not None:
         statement = statement.where(INCIDENTS.c.source == source)
     if account is not None:
@@ -174,25 +172,21 @@ def _has_succeeded(connection: Connection, incident: Incident) -> bool:
 
 def jobs_statement(incident: Incident, limit: int, before: tuple[float, str] | None) -> Any:
     """One page of the failed jobs of an incident, the latest first."""
-    statement = (
-        select(*JOB_COLUMNS)
-        .where(
-            col(JobRow.source) == incident.source,
-            col(JobRow.account) == incident.account,
-            col(JobRow.error_code) == incident.code,
-            col(JobRow.closed_at) >= incident.first_failure_at,
-            col(JobRow.closed_at) <= incident.last_failure_at,
-        )
-        .order_by(col(JobRow.closed_at).desc(), col(JobRow.uid).desc())
-        .limit(limit + 1)
-    )
-    if incident.connect_account_id is None:
-        statement = statement.where(col(JobRow.connect_account_id).is_(None))
-    else:
-        statement = statement.where(col(JobRow.connect_account_id) == incident.connect_account_id)
-    if before is not None:
-        statement = statement.where(tuple_(col(JobRow.closed_at), col(JobRow.uid)) < before)
-    return statement
+    first, last = [incident.first_failure_at], [math.nextafter(incident.last_failure_at, math.inf)]
+    of_account = JOBS.c.connect_account_id
+    given = [
+        (JOBS.c.source, incident.source),
+        (JOBS.c.account, incident.account),
+        (JOBS.c.error_code, incident.code),
+        (of_account, incident.connect_account_id),
+    ]
+    key = [JOBS.c.closed_at, JOBS.c.uid]
+    statement = select(*JOB_COLUMNS).limit(limit + 1)
+    if incident.connect_account_id is not None:
+        return newest_first(statement, given, key, since=first, before=before or last)
+    # NULL is compared with nothing. In the order it has the effect that the bounds of `newest_first` have.
+    statement = statement.where(*(column == value for column, value in given)).order_by(of_account.desc())
+    return newest_first(statement, [], key, since=first, before=before or last)
 
 
 def _jobs(connection: Connection, statement: Any, limit: int) -> Page[Job]:

@@ -24,7 +24,7 @@ from relay.store.locks import MATCH, locking
 from relay.store.memories import forget_groups
 from relay.store.notices import notify
 from relay.store.outbox import Outbox
-from relay.store.pages import decode_cursor, read_page
+from relay.store.pages import decode_cursor, newest_first, read_page, unindexed
 from relay.store.rows import group_from, group_values
 from relay.store.scoped import Account, Scoped
 from relay.store.statements import INTEGER, SQLITE, TEXT, insert_into, json_list, run, run_many, run_rows, sql, table_of
@@ -304,13 +304,13 @@ def page_statement(
     within: Account | None = None,
 ) -> Any:
     """One page of groups, newest first. `within`: only those of this account."""
-    statement = select(GROUPS).order_by(GROUPS.c.id.desc()).limit(limit + 1)
-    if before is not None:
-        statement = statement.where(GROUPS.c.id < before)
+    wanted = [("account", account), ("source", source)]
+    if within is not None:
+        wanted = [("account", within[1]), ("source", within[0]), *wanted]
+    given = [(GROUPS.c[name], value) for name, value in wanted if value is not None]
+    along = [] if state == "open" else given[:1]  # few are open; an account has fewer than a source
+    statement = newest_first(select(GROUPS), along, [GROUPS.c.id], before=[] if before is None else [before])
+    statement = statement.where(*(unindexed(column) == value for column, value in given[len(along) :]))
     if state is not None:
         statement = statement.where(text(f"finished_at IS {'NULL' if state == 'open' else 'NOT NULL'}"))
-    wanted = [("source", source), ("account", account), *zip(("source", "account"), within or (), strict=False)]
-    for name, value in wanted:
-        if value is not None:
-            statement = statement.where(GROUPS.c[name] == value)
-    return statement
+    return statement.limit(limit + 1)

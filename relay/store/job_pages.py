@@ -9,14 +9,14 @@ depend on the size of the table, and no combination needs an index of its own.
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Select, exists, func, literal_column, select, text
+from sqlalchemy import ColumnElement, Select, func, literal_column, select, text
 from sqlalchemy.engine import Connection
 
 from relay.core.job import Job
 from relay.core.records import Page
 from relay.core.search import digest_of, texts_of
 from relay.ids import least_id
-from relay.store.pages import encode_cursor, fitting_sizes, rarest, size_of
+from relay.store.pages import encode_cursor, fitting_sizes, narrowest, newest_first, rarest, size_of, unindexed
 from relay.store.rows import JOB_COLUMNS, job_from
 from relay.store.scoped import Account
 from relay.store.statements import SQLITE, json_list, sql, table_of
@@ -92,73 +92,64 @@ def drivers_of(wanted: JobFilter, *, bound: bool = False) -> list[tuple[str, ...
     return found
 
 
-def _indexed(wanted: JobFilter, name: str) -> ColumnElement[Any]:
-    """A filter's condition, for its index."""
-    if name == "open":
-        return literal_column("closed_at IS NULL" if wanted.open else "closed_at IS NOT NULL")
-    condition: ColumnElement[Any] = _COLUMNS[name] == getattr(wanted, name)
-    return condition
-
-
 def _checked(wanted: JobFilter, name: str) -> ColumnElement[Any]:
-    """The same, for rows that are found by another index: the databases cannot know which filter is rare."""
+    """A filter's condition, for rows that are found by another index: the databases cannot know which is rare."""
     if name == "metadata":
-        return exists().where(*_of_metadata(wanted), SEARCH.c.job_uid == JOBS.c.uid)
+        same = [column == value for column, value in _of_metadata(wanted)]
+        # one seek a row; an EXISTS could become a join that begins with all jobs of the value
+        seek: Select[Any] = select(literal_column("1")).where(*same, SEARCH.c.job_uid == JOBS.c.uid).limit(1)
+        return seek.scalar_subquery().is_not(None)
     if name == "open":
         closed_at = func.coalesce(JOBS.c.closed_at, literal_column("-1"))
         return closed_at == literal_column("-1") if wanted.open else closed_at != literal_column("-1")
-    condition: ColumnElement[Any] = _COLUMNS[name].concat(literal_column("''")) == getattr(wanted, name)
+    condition: ColumnElement[Any] = unindexed(_COLUMNS[name]) == getattr(wanted, name)
     return condition
 
 
-def _of_metadata(wanted: JobFilter) -> tuple[ColumnElement[bool], ...]:
+def _of_metadata(wanted: JobFilter) -> list[tuple[ColumnElement[Any], Any]]:
     assert wanted.metadata is not None
     key, value = wanted.metadata
-    return SEARCH.c.key == key, SEARCH.c.digest == digest_of(value)
+    return [(SEARCH.c.key, key), (SEARCH.c.digest, digest_of(value))]
 
 
 def _walked(
-    wanted: JobFilter, driver: Sequence[str], before: str | None, columns: Sequence[ColumnElement[Any]] = ()
+    wanted: JobFilter, driver: Sequence[str], before: str | None, end: str | None = None
 ) -> tuple[Select[Any], ColumnElement[str]]:
-    """The rows of a walk, newest first, and their uid: of `before` and of the filter's times."""
-    uid: ColumnElement[str] = JOBS.c.uid
-    statement = select(*columns)
-    if "metadata" in driver:
-        uid = SEARCH.c.job_uid
-        statement = statement.where(*_of_metadata(wanted))
-    if "metadata" in driver and columns:
-        statement = statement.select_from(SEARCH.join(JOBS, JOBS.c.uid == SEARCH.c.job_uid))
-    statement = statement.where(*(_indexed(wanted, name) for name in driver if name != "metadata"))
-    if before is not None:
-        statement = statement.where(uid < before)
-    if wanted.since is not None:
-        statement = statement.where(uid >= least_id("job", wanted.since))
-    if wanted.until is not None:
-        # An id has milliseconds, and a time may have more: one on, and `tracked_at` decides.
-        statement = statement.where(uid < least_id("job", wanted.until + 0.001))
-    return statement.order_by(uid.desc()), uid
+    """The uids of a walk, newest first, and their column: from `end` on, of `before`, and of the filter's times."""
+    uid: ColumnElement[str] = SEARCH.c.job_uid if "metadata" in driver else JOBS.c.uid
+    given = _of_metadata(wanted) if "metadata" in driver else []
+    given += [(_COLUMNS[name], getattr(wanted, name)) for name in driver if name in _COLUMNS]
+    statement = select(uid)
+    if "open" in driver:
+        statement = statement.where(literal_column("closed_at IS NULL" if wanted.open else "closed_at IS NOT NULL"))
+    since = [end, None if wanted.since is None else least_id("job", wanted.since)]
+    # An id has milliseconds, and a time may have more: one on, and `tracked_at` decides.
+    until = [before, None if wanted.until is None else least_id("job", wanted.until + 0.001)]
+    return newest_first(statement, given, [uid], since=narrowest(max, since), before=narrowest(min, until)), uid
 
 
 def end_statement(wanted: JobFilter, driver: Sequence[str], before: str | None) -> Select[Any]:
     """The last uid of the next SCANNED rows of a walk; no row if there are fewer."""
-    statement, uid = _walked(wanted, driver, before)
-    return statement.with_only_columns(uid).limit(1).offset(SCANNED - 1)
+    statement, _ = _walked(wanted, driver, before)
+    return statement.limit(1).offset(SCANNED - 1)
 
 
 def page_statement(
     limit: int, before: str | None, wanted: JobFilter, driver: Sequence[str] = (), end: str | None = None
 ) -> Select[Any]:
     """The uids of one page, newest first, with their bytes: found by the filters of `driver`, down to `end`."""
-    statement, uid = _walked(wanted, driver, before, (JOBS.c.uid, LISTED_BYTES.label("size")))
+    statement, uid = _walked(wanted, driver, before, end)
     others = [name for name in ("metadata", *_COLUMNS, "open") if name not in driver]
     checks = [_checked(wanted, name) for name in others if getattr(wanted, name) is not None]
     if wanted.since is not None:
         checks.append(JOBS.c.tracked_at >= wanted.since)
     if wanted.until is not None:
         checks.append(JOBS.c.tracked_at < wanted.until)
-    if end is not None:
-        checks.append(uid >= end)
-    return statement.where(*checks).limit(limit + 1)
+    size: ColumnElement[Any] = LISTED_BYTES
+    if "metadata" in driver:  # one seek a row; a join could become one that begins with the jobs
+        size = select(size).where(JOBS.c.uid == uid, *checks).scalar_subquery()
+        checks = [size.is_not(None)]
+    return statement.where(*checks).with_only_columns(uid.label("uid"), size.label("size")).limit(limit + 1)
 
 
 def read_jobs(

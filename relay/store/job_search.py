@@ -24,9 +24,10 @@ DELETE FROM job_search WHERE job_uid IN $json_values(uids) AND NOT EXISTS (
 )
 """
 )
-# The jobs of the next rows by which jobs are found, and whether they no longer exist.
+# The jobs of the next rows by which jobs are found, and whether they no longer exist. Not EXISTS: inside of another
+# expression PostgreSQL may answer it with a hash of all jobs.
 SEARCH_SLICE = f"""
-SELECT job_uid, CASE WHEN EXISTS (SELECT 1 FROM jobs WHERE uid = job_search.job_uid) THEN 0 ELSE 1 END AS gone
+SELECT job_uid, CASE WHEN (SELECT 1 FROM jobs WHERE uid = job_search.job_uid) IS NULL THEN 1 ELSE 0 END AS gone
 FROM job_search WHERE job_uid > :after ORDER BY job_uid LIMIT {SLICE}
 """
 

@@ -77,21 +77,23 @@ STATES = sql(
 )
 
 
-def _planned(where: str) -> Sql:
+def _planned(where: str, order: str) -> Sql:
     """Open jobs, oldest first, with the columns a planner reads."""
     return json_query(
         f"""
-SELECT {", ".join(PlannedJob._fields)} FROM jobs
-WHERE {where} AND uid > :after_uid AND closed_at IS NULL ORDER BY uid LIMIT :count
+SELECT {", ".join(PlannedJob._fields)} FROM jobs WHERE {where} AND closed_at IS NULL ORDER BY {order} LIMIT :count
 """,
         PlannedJob._fields,
     )
 
 
-# The next open jobs of an account.
-OPEN_AFTER = _planned("source = :source AND account = :account")
+# The next open jobs of an account. Bounds instead of an equality: see `newest_first`.
+OPEN_AFTER = _planned(
+    "(source, account) <= (:source, :account) AND (source, account, uid) > (:source, :account, :after_uid)",
+    "source, account, uid",
+)
 # The next open jobs of all accounts.
-OPENED_SINCE = _planned("1 = 1")
+OPENED_SINCE = _planned("uid > :after_uid", "uid")
 _PAST_DEADLINE = "closed_at IS NULL AND overdue = 0 AND deadline_at <= :now"
 # Which accounts have open jobs past their deadline. One seek per account. Jobs of accounts that no longer exist are not
 # read.

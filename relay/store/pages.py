@@ -6,12 +6,13 @@ A page of rows with large values ends early: reading, rendering and keeping it f
 import base64
 import binascii
 import math
+import operator
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from operator import attrgetter
 from typing import Any, TypeVar
 
-from sqlalchemy import ColumnElement, Select, func, literal_column
+from sqlalchemy import ColumnElement, Select, case, func, literal, literal_column, tuple_
 from sqlalchemy.engine import Connection, Row
 
 from relay.core.records import Page
@@ -143,19 +144,71 @@ def page_to(
     return page if page.next_cursor is not None or end is None else replace(page, next_cursor=encode_cursor(end))
 
 
+def newest_first(
+    statement: Select[Any],
+    given: Sequence[tuple[ColumnElement[Any], Any]],
+    key: Sequence[ColumnElement[Any]],
+    *,
+    since: Sequence[Any] = (),
+    before: Sequence[Any] = (),
+) -> Select[Any]:
+    """The rows whose columns have the values `given`, newest first by `key`: from `since` on and before `before`, which
+    are keys or their first columns. There is an index of the columns and the key.
+
+    Not `column = value`: PostgreSQL would drop the column from the order, and might walk the index of the key alone
+    through the rows of all other values, because it believes that those of each value are spread evenly. Only the
+    filter's index has this order, whatever the statistics say, and bounds of the row let it begin at a cursor.
+    """
+    columns = [*(column for column, _ in given), *key]
+    values = [value for _, value in given]
+    for column, _ in given:
+        if getattr(column, "nullable", False):  # the condition of a partial index
+            statement = statement.where(column.is_not(None))
+    if values or since:
+        statement = statement.where(_row(columns, [*values, *since], operator.ge))
+    if values or before:
+        statement = statement.where(_row(columns, [*values, *before], operator.lt if before else operator.le))
+    return statement.order_by(*(column.desc() for column in columns))
+
+
+def unindexed(column: ColumnElement[Any]) -> ColumnElement[Any]:
+    """A column as no index has it, for conditions on rows that another index finds. It does not imply that there is a
+    value: PostgreSQL would read a partial index of those that have one, while it believes that they are few."""
+    return case((column.is_not(None), column))
+
+
+def narrowest(choose: Callable[[Sequence[str]], str], bounds: Iterable[str | None]) -> Sequence[str]:
+    """The one of several bounds to give `newest_first`; none if all are None. Of two bounds of one index PostgreSQL
+    seeks by the first, whichever it is."""
+    known = [bound for bound in bounds if bound is not None]
+    return [choose(known)] if known else []
+
+
+def _row(columns: Sequence[ColumnElement[Any]], values: Sequence[Any], compare: Callable[..., Any]) -> Any:
+    """A comparison of the first columns with as many values."""
+    first = columns[: len(values)]
+    bounds = [
+        value if isinstance(value, ColumnElement) else literal(value, column.type)
+        for column, value in zip(first, values, strict=True)
+    ]
+    return compare(first[0], bounds[0]) if len(first) == 1 else compare(tuple_(*first), tuple_(*bounds))
+
+
 def rarest(connection: Connection, ends: Mapping[Driver, Select[Any]], prefix: str) -> tuple[Driver, str | None]:
+    """Like `furthest`, for ids. The end is the least id of its millisecond: a cursor must not hold the id of a row that
+    the caller may not see."""
+    driver, end = furthest(connection, ends)
+    moment = None if end is None else made_at(end)
+    return driver, end if moment is None else least_id(prefix, moment)
+
+
+def furthest(connection: Connection, ends: Mapping[Driver, Select[Any]]) -> tuple[Driver, Any]:
     """Which of several filters to walk along, and where this page's walk ends; None: it reads the filter's rows to
     their end. `ends`: for each filter the statement of the last row that a page may read. The rarest reaches furthest.
-
-    The end is the least id of its millisecond: a cursor must not hold the id of a row that the caller may not see.
     """
-    furthest: tuple[str, Driver] | None = None
+    found: dict[Driver, Any] = {}
     for driver, statement in ends.items():
-        end = connection.execute(statement).scalar_one_or_none()
-        if end is None:
+        found[driver] = connection.execute(statement).scalar_one_or_none()
+        if found[driver] is None:
             return driver, None
-        if furthest is None or end < furthest[0]:
-            furthest = end, driver
-    assert furthest is not None, "no filter to walk along"
-    moment = made_at(furthest[0])
-    return furthest[1], furthest[0] if moment is None else least_id(prefix, moment)
+    return min(found.items(), key=lambda item: item[1])

@@ -29,7 +29,7 @@ from relay.store.ordering import jobs_of_subscription, reorder
 from relay.store.outbox import (
     Outbox,
 )
-from relay.store.pages import decode_cursor, page_of
+from relay.store.pages import decode_cursor, newest_first, page_of, unindexed
 from relay.store.past_events import advance, begin, filling_of, unfinished
 from relay.store.scoped import Scoped
 from relay.store.secrets import (
@@ -41,7 +41,7 @@ from relay.store.secrets import (
     secret_from,
     secrets_of,
 )
-from relay.store.statements import TEXT, json_list, run, sql
+from relay.store.statements import TEXT, json_list, run, sql, table_of
 from relay.store.subscription_cache import FILLING, READ_AT_ONCE, TOLD_SINCE, VERSION
 from relay.store.subscription_rows import (
     FIXED,
@@ -56,6 +56,7 @@ from relay.store.subscription_rows import (
 )
 from relay.store.tables import SecretRow, SubscriptionRow
 
+SUBSCRIPTIONS = table_of(SubscriptionRow)
 # The callback subscriptions of some URLs. One seek each, whatever PostgreSQL's statistics say.
 BY_DIGEST = sql(
     """
@@ -317,14 +318,10 @@ class SubscriptionStore(Scoped):
 
     async def page(self, *, limit: int, cursor: str | None = None, callbacks: bool = False) -> Page[Subscription]:
         """Newest first. Callbacks only on request."""
-        statement = select(SubscriptionRow).order_by(col(SubscriptionRow.id).desc()).limit(limit + 1)
         before = decode_cursor(cursor, prefix=CURSOR)
-        if before is not None:
-            statement = statement.where(col(SubscriptionRow.id) < before.removeprefix(CURSOR))
-        if not callbacks:
-            statement = statement.where(text("callback = 0"))
-        if self._owner is not None:
-            statement = statement.where(col(SubscriptionRow.owner) == self._owner)
+        statement = page_statement(
+            limit, None if before is None else before.removeprefix(CURSOR), self._owner, callbacks=callbacks
+        )
         return await self._database.read(self._page, statement, limit)
 
     # --- batches
@@ -559,8 +556,10 @@ class SubscriptionStore(Scoped):
             # A key of the audit that does not decrypt concerns the audit only: see `AuditStore.keys`.
             others = select(SecretRow).where(col(SecretRow.owner) != AUDIT_OWNER)
             return self._with_secrets(connection, listed, others)
-        listed = listed.where(col(SubscriptionRow.owner) == owner)
-        ids = select(col(SubscriptionRow.id)).where(col(SubscriptionRow.owner) == owner)
+        # Without callbacks, of which the owner may have a million, and so not by the index of owners.
+        own = (text("callback = 0"), unindexed(SUBSCRIPTIONS.c.owner) == owner)
+        listed = listed.where(*own)
+        ids = select(col(SubscriptionRow.id)).where(*own)
         return self._with_secrets(connection, listed, select(SecretRow).where(col(SecretRow.owner).in_(ids)))
 
     def _some(self, connection: Connection, ids: Sequence[str]) -> list[Subscription]:
@@ -594,6 +593,20 @@ class SubscriptionStore(Scoped):
             if row is None
             else subscription_from(self._cipher, row, secrets_of(connection, self._cipher, subscription_id))
         )
+
+
+def page_statement(limit: int, before: str | None, owner: str | None, *, callbacks: bool) -> Select[Any]:
+    """One page of subscriptions, newest first."""
+    # There are few but callbacks: without them an owner's are found among all others.
+    along = [(SUBSCRIPTIONS.c.owner, owner)] if callbacks and owner is not None else []
+    statement = newest_first(
+        select(SUBSCRIPTIONS), along, [SUBSCRIPTIONS.c.id], before=[] if before is None else [before]
+    )
+    if not callbacks:
+        statement = statement.where(text("callback = 0"))
+    if owner is not None and not along:
+        statement = statement.where(unindexed(SUBSCRIPTIONS.c.owner) == owner)
+    return statement.limit(limit + 1)
 
 
 def _owned(change: Change, owner: str) -> Change:

@@ -100,9 +100,10 @@ DELETE_GROUPS = sql(
     f"DELETE FROM groups WHERE id IN $json_values(ids) AND finished_at < :before AND {NO_JOBS}"
     " RETURNING source, account, name"
 )
+# Not EXISTS, here and below: inside of another expression PostgreSQL may answer it with a hash of all rows.
 _NEEDED = """
-EXISTS (SELECT 1 FROM job_callbacks WHERE subscription_id = subscriptions.id)
-OR EXISTS (SELECT 1 FROM deliveries WHERE subscription_id = subscriptions.id AND state = 'pending')
+(SELECT 1 FROM job_callbacks WHERE subscription_id = subscriptions.id LIMIT 1) IS NOT NULL
+OR (SELECT 1 FROM deliveries WHERE subscription_id = subscriptions.id AND state = 'pending' LIMIT 1) IS NOT NULL
 """
 # The next old callbacks, and whether they are needed.
 OLD_CALLBACKS = f"""
@@ -209,7 +210,7 @@ WITH RECURSIVE found(id, nth) AS (
   ), nth + 1
   FROM found WHERE found.id IS NOT NULL AND nth < {SLICE}
 )
-SELECT id, CASE WHEN EXISTS (SELECT 1 FROM subscriptions s WHERE s.id = found.id) THEN 0 ELSE 1 END AS gone
+SELECT id, CASE WHEN (SELECT 1 FROM subscriptions s WHERE s.id = found.id) IS NULL THEN 1 ELSE 0 END AS gone
 FROM found WHERE id IS NOT NULL
 """
 Pair = tuple[str, str]

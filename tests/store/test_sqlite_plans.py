@@ -269,6 +269,19 @@ def test_the_plan_of_every_hot_statement(explaining: sqlite3.Connection) -> None
     assert bad == {}
 
 
+def test_later_page_of_a_filter_begins_at_its_cursor(explaining: sqlite3.Connection) -> None:
+    """Rather than at the filter's newest row."""
+    pages = [
+        (case.name, plan_of(explaining, compiled(case.statement))[0])
+        for case in CATALOGUE
+        if re.match(r"(jobs|events|deliveries|audit|incidents|groups) by .*, cursor", case.name)
+        and not (case.walks or "event_id" in case.name)  # few rows, sorted
+    ]
+    by_key = r"(?<![\w,])(?:id|uid|job_uid|recorded_at)<\?"  # of an index without the filter, or beside an equality
+    assert len(pages) > 60
+    assert [one for one in pages if not re.search(rf"\(\w+(?:,\w+)+\)<\(|{by_key}", one[1])] == []
+
+
 @pytest.mark.parametrize("count", [1_000, scaled(50_000, 300_000)])
 async def test_the_plan_of_every_hot_statement_is_the_same_at_any_size(store: Store, count: int) -> None:
     for statement in (*filling(count, empty_bytes="x'7b7d'"), "ANALYZE"):

@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 
 from relay.core.records import Page
 from relay.errors import InvalidRequest
+from relay.ids import least_id
+from relay.store import events as store_events
 from relay.store.pages import decode_cursor, decode_moment, encode_cursor, moment_key
 from relay.store.store import Store
 from tests.support.store_kit import (
@@ -22,6 +24,7 @@ from tests.support.store_kit import (
     poll,
     relay_event,
     result_of,
+    seen,
     subscription,
     track,
 )
@@ -112,6 +115,81 @@ async def test_events(full: Store, filters: dict[str, Any], wanted: Callable[[An
     assert moments == sorted(moments, reverse=True)
     for limit in (1, 4, 25, 500):
         assert await walk(full.events.page, limit, **filters) == [event for event in everything if wanted(event)]
+
+
+MOMENT_ROWS = 5
+
+
+async def test_rows_that_share_a_value_and_a_time_come_once(store: Store) -> None:
+    """Whichever filters a page is walked along, and wherever it ends."""
+    for name in ("sub_1", "sub_2"):
+        await store.subscriptions.create(subscription(name))
+    for nth in range(3 * MOMENT_ROWS):
+        moment, of_other = NOW + nth // MOMENT_ROWS, nth % 3 == 0
+        account = "other" if of_other else "default"
+        fields = {"group": f"group {nth % 2}", "connect_account_id": "acc_1"}
+        uid = await track(store, f"job {nth}", tracked_at=moment, account=account, **fields)
+        kind = "failed" if nth % 2 else "running"
+        event = job_event(uid, 1, kind, now=moment, owner=f"revor/{account}", subject=f"subject {nth % 2}")
+        await store.jobs.record(
+            poll(uid, 0, kind, now=moment, events=[event], seen=seen(kind, moment, channel="email"))
+        )
+    jobs = await walk(store.jobs.page, 500)
+    events = await walk(store.events.page, 500)
+    sent = await walk(store.deliveries.page, 500)
+    assert (len(jobs), len(events), len(sent)) == (3 * MOMENT_ROWS, 3 * MOMENT_ROWS, 6 * MOMENT_ROWS)
+    times = {"since": NOW + 1, "until": NOW + 2}
+    of_jobs: list[tuple[dict[str, Any], Callable[[Any], bool]]] = [
+        ({"group": "group 1"}, lambda job: job.group == "group 1"),
+        ({"connect_account": "acc_1", "account": "other"}, lambda job: job.account == "other"),
+        ({"channel": "email", **times}, lambda job: job.tracked_at == NOW + 1),
+    ]
+    of_events: list[tuple[dict[str, Any], Callable[[Any], bool]]] = [
+        ({"subject": "subject 1"}, lambda event: event.subject == "subject 1"),
+        (
+            {"type": "ai.revor.job.failed", **times},
+            lambda event: "failed" in event.type and event.recorded_at == NOW + 1,
+        ),
+        ({"type": "ai.revor.job.failed", "subject": "subject 1"}, lambda event: event.subject == "subject 1"),
+        ({"type": "ai.revor.job.failed", "subject": "subject 0"}, lambda event: False),
+    ]
+    for limit in (1, MOMENT_ROWS - 1, MOMENT_ROWS):
+        for filters, wanted in of_jobs:
+            assert await walk(store.jobs.page, limit, **filters) == [job for job in jobs if wanted(job)]
+        for filters, wanted in of_events:
+            assert await walk(store.events.page, limit, **filters) == [event for event in events if wanted(event)]
+            own = store.within(("revor", "other")).events.page
+            assert await walk(own, limit, **filters) == [
+                event for event in events if wanted(event) and event.owner == "revor/other"
+            ]
+        for name in ("sub_1", "sub_2"):
+            for times, begun in ({}, ""), ({"since": NOW + 1}, least_id("dlv", NOW + 1)):
+                found = await walk(store.deliveries.page, limit, subscription_id=name, **times)
+                assert found == [one for one in sent if one.subscription_id == name and one.id >= begun]
+
+
+async def test_page_of_rare_events_ends_early_and_continues(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store_events, "SCANNED", 4)
+    for nth in range(24):
+        kind = "failed" if nth in (3, 20) else "running"
+        uid = await track(store, f"job {nth}")
+        event = job_event(uid, 1, kind, now=NOW + nth // 3, subject=f"subject {nth % 2}")
+        await store.jobs.record(poll(uid, 0, kind, now=NOW + nth // 3, events=[event]))
+    everything = await walk(store.events.page, 500)
+    for page, filters in (
+        (store.events.page, {"subject": "subject 1", "type": "ai.revor.job.running"}),
+        (store.within(("revor", "default")).events.page, {"type": "ai.revor.job.failed"}),
+    ):
+        for limit in (1, 2, 50):
+            found: list[Any] = []
+            cursor, pages = None, 0
+            while pages == 0 or cursor is not None:
+                shown = await page(limit=limit, cursor=cursor, **filters)  # type: ignore[arg-type]
+                found, cursor, pages = [*found, *shown.items], shown.next_cursor, pages + 1
+            assert found == [
+                event for event in everything if all(getattr(event, key) == filters[key] for key in filters)
+            ]
+            assert pages > 2
 
 
 async def test_events_of_a_subject(full: Store) -> None:

@@ -131,12 +131,18 @@ def event_pages() -> Iterator[Case]:
         "subject, type and until": {"subject": "a", "type": "ai.revor.job.failed", "until": NOW},
         "owner": {"owner": "revor/a"},
         "owner and since": {"owner": "revor/a", "since": NOW},
+        "owner and type": {"owner": "revor/a", "type": "ai.revor.job.failed"},
+        "owner and subject": {"owner": "revor/a", "subject": "a"},
     }
     for name, given in filters.items():
+        wanted = events.EventFilter(**given)
         for before in (None, (NOW, "evt_1")):
-            values = {"type": None, "subject": None, "since": None, "until": None, **given}
-            made = events.page_statement(51, before, **values)
-            yield Case(f"events by {name}, {'first page' if before is None else 'cursor'}", made, walks=not given)
+            where = "first page" if before is None else "cursor"
+            for driver in events.drivers_of(wanted):
+                along = f"events by {name}, along {driver or 'time'}, {where}"
+                yield Case(along, events.page_statement(51, before, wanted, driver), walks=not given)
+                if driver:
+                    yield Case(f"{along}: how far", events.end_statement(wanted, driver, before))
 
 
 def audit_pages() -> Iterator[Case]:
