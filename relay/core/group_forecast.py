@@ -90,13 +90,13 @@ def expected_finish(work: GroupWork, times_of: TimesOf, now: float) -> ExpectedF
         unseen += cuts.pop(None, 0)
     known, more = work.came_count - unseen, unseen + work.missing
     if more and known < LEAST_KNOWN_SHARE * (known + more):
-        return f"{more} of {known + more} jobs have not been polled yet, or have not come."
+        return f"The status of {more} of {known + more} jobs is not known yet, or they have not come."
     try:
         sides = _sides(work, cuts, times_of, now)
     except Unpredictable as reason:
         return str(reason)
     if not sides:
-        return "Its open jobs have not been polled yet." if unseen else "None of its known jobs is open."
+        return "The status of its open jobs is not known yet." if unseen else "None of its known jobs is open."
     rng = Random(0)  # noqa: S311  (reproducible, not a secret)
     return _drawn(sides, _shares(work), more, arrives_at, now, rng)
 

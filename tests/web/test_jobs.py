@@ -108,7 +108,7 @@ async def test_the_states_that_a_person_asks_for(browser, world):
     world.now = NOW + 10
     rows = {row["Job"].rpartition(" ")[2]: row["State"] for row in (await browser.get("/ui/jobs")).soup.rows()}
     assert rows == {
-        "new": "not polled yet",
+        "new": "not known yet",
         "scheduled": "scheduled",
         "late": "overdue",
         "again": "retrying",
@@ -329,7 +329,7 @@ async def test_an_open_job_shows_what_comes_and_the_polls_that_found_nothing(bro
         await world.store.jobs.note(note)
     world.now = NOW + 10
     page = await browser.get(f"/ui/jobs/{job.uid}")
-    assert "2 more polls found nothing new" in page.soup.text
+    assert "2 more polls found nothing new or failed" in page.soup.text
     told = page.soup.texts("//ol[@class='story']/li")
     assert [line for line in told if "Next poll" in line or "It may start" in line or "Poll 4" in line]
     assert page.soup.texts("//*[@class='now']/*[local-name()='text']") == ["now"]

@@ -281,11 +281,11 @@ def test_jobs_not_polled_yet_are_taken_to_be_like_the_others() -> None:
     assert finish(work(*lane(20), *bare))[1] == pytest.approx(40 * GAP, rel=0.1)
 
 
-def test_nothing_is_said_while_few_jobs_were_polled() -> None:
+def test_nothing_is_said_while_the_status_of_few_jobs_is_known() -> None:
     bare = [job(None, status=None, action=None, channel=None) for _ in range(20)]
-    assert "have not been polled" in why(work(*bare))
-    assert "have not been polled" in why(work(*bare, job()))
-    assert "have not been polled yet" in why(work(*bare, ended=[ended(-1.0)] * 20, came_count=40))
+    assert "of 20 of 20 jobs is not known yet" in why(work(*bare))  # they may have been polled, in vain
+    assert "is not known yet" in why(work(*bare, job()))
+    assert "of its open jobs is not known yet" in why(work(*bare, ended=[ended(-1.0)] * 20, came_count=40))
     cut = [ReadJobs(channel="email", first=tuple(lane(9))), ReadJobs(channel=None, first=tuple(bare), is_cut=True)]
     assert "991 of 1000 jobs" in why(work(jobs=cut, open_count=1000, came_count=1000))
 
