@@ -47,6 +47,18 @@ async def test_a_group_shows_its_progress_and_its_failures(browser, world):
     assert "relay groups show 'Q4 campaign'" in page.soup.texts("//code")[0]
 
 
+async def test_jobs_that_were_not_found_are_not_hidden_among_those_that_have_ended(browser, world):
+    await add(world, "a")
+    await add(world, "b", "c", outcome="not_found")
+    (row,) = (await browser.get("/ui/groups")).soup.rows()
+    assert row["Failed"] == "0 2 not found"
+    page = await browser.get("/ui/groups/Q4%20campaign")
+    said = "2 of 3 jobs have ended, 0 of them failed. 2 were not found in Revor."
+    assert page.soup.texts("//p[@class='lead']")[0].startswith(said)
+    assert 'aria-label="2 of 3 jobs have ended, 0 failed, 2 not found"' in page.html
+    assert "2 of 3, 0 failed, 2 not found" in (await browser.get("/ui")).soup.text
+
+
 async def test_failures_of_a_group_lead_to_its_failed_jobs_and_to_the_incident(browser, world):
     await add(world, "a", "b")
     await world.fail("a")
