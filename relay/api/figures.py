@@ -1,5 +1,6 @@
 """`/v1/figures`: what happened in each minute, hour and day, for charts."""
 
+import math
 import re
 from collections.abc import Sequence
 from functools import lru_cache, partial
@@ -17,12 +18,17 @@ from relay.api.problems import did_you_mean, invalid_parameter
 from relay.api.resource import json_response
 from relay.clock import to_rfc3339
 from relay.core import figures as core
-from relay.core.figures import LABELLED, NAMES, SHOWN_SECONDS, SPAN_NAMES, SPANS, Name, Span, began
+from relay.core.figures import LABELLED, NAMES, SHOWN_SECONDS, SPAN_NAMES, SPAN_SECONDS, SPANS, Name, Span, began
 
 MAX_LABELS = 50
 """Labels of one request."""
 MAX_SERIES = 200
 """Of one request: its names for each of its labels."""
+MAX_POINTS = 40_000
+"""Of one request, as many as there may be since its `since`."""
+POINTS_AT_ONCE = 5_000
+"""Read in one transaction, but at least those of one label. More would hold a connection to the database for seconds,
+and everything else up while they are written out."""
 MAX_LABEL = 256
 """Characters of a label."""
 
@@ -129,9 +135,22 @@ async def list_figures(call: Call) -> Response:
     now = call.ports.clock()
     asked: float | None = call.query["since"]
     since = began(now - SHOWN_SECONDS[span], span) if asked is None else max(asked, now - SPANS[span])
-    found = await call.ports.store.figures.series(names, labels or ("",), span, since)
-    items = [Figures(name=one.name, label=one.label, points=_points(one.points)) for one in found]
+    most = len(names) * (math.ceil(max(now - since, 0.0) / SPAN_SECONDS[span]) + 1)
+    if len(labels) * most > MAX_POINTS:
+        detail = (
+            f"label: the figures of {len(labels)} labels may have {len(labels) * most} points, more than {MAX_POINTS}: "
+            "ask for fewer labels, or from a later time on"
+        )
+        raise invalid_parameter("label", detail, code="invalid_parameter")
+    items: list[Figures] = []
+    for part in _parts(labels or ("",), max(POINTS_AT_ONCE // most, 1)):
+        found = await call.ports.store.figures.series(names, part, span, since)
+        items += [Figures(name=one.name, label=one.label, points=_points(one.points)) for one in found]
     return json_response(FigureList(span=span, items=items))
+
+
+def _parts(labels: Sequence[str], size: int) -> list[Sequence[str]]:
+    return [labels[start : start + size] for start in range(0, len(labels), size)]
 
 
 def _points(points: Sequence[core.Point]) -> list[FigurePoint]:

@@ -3,6 +3,7 @@
 import pytest
 
 from relay.core.figures import NAMES, SPANS, Tally
+from relay.store.figures import FigureStore
 from tests.support.api_world import NOW
 
 TIME = "2027-01-15T08:00:00.000Z"
@@ -84,6 +85,23 @@ async def test_fifty_subscriptions_fit_into_one_request(client, world):
     assert len(shown["items"]) == 200
 
 
+@pytest.mark.parametrize(("since", "sizes"), [("2027-01-14T08:00:00Z", [50]), (None, [9, 9, 9, 9, 9, 5])])
+async def test_no_transaction_reads_very_many_figures(client, monkeypatch, since, sizes):
+    """It holds one of ten connections to PostgreSQL, and calls that find none are refused."""
+    read, parts = FigureStore.series, []
+
+    async def noted(store, names, labels, *more):
+        parts.append(len(labels))
+        return await read(store, names, labels, *more)
+
+    monkeypatch.setattr(FigureStore, "series", noted)
+    labels = [f"sub_{number}" for number in range(50)]
+    query = {} if since is None else {"since": since}
+    shown = await listed(client, name="attempts,attempts_failed,attempt_seconds", label=",".join(labels), **query)
+    assert [one["label"] for one in shown["items"][::3]] == labels
+    assert parts == sizes
+
+
 @pytest.mark.parametrize(
     ("span", "since", "ages"),
     [
@@ -116,6 +134,11 @@ async def test_since_and_its_default(client, world, span, since, ages):
         ({"label": ",".join(f"revor/{number}" for number in range(51))}, "label", ["1 to 50 labels"]),
         ({"label": "revor/a,,revor/b"}, "label", ["printable"]),
         ({"label": ",".join(f"revor/{number}" for number in range(50))}, "label", ["50 labels of 14 names", "200"]),
+        (
+            {"label": ",".join(f"revor/{number}" for number in range(14)), "since": "2000-01-01T00:00:00Z"},
+            "label",
+            ["14 labels may have", "more than 40000", "a later time"],
+        ),
     ],
 )
 async def test_what_is_wrong_is_refused(client, query, pointer, words):
