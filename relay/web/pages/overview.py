@@ -16,7 +16,9 @@ from relay.web.texts import english
 PAGES: list[Page] = []
 page = partial(Page.add, into=PAGES)
 
-FIGURES = "jobs_open,jobs_ended,jobs_failed,detection_delay_seconds,deliveries_undelivered,attempts"
+ENDED = "jobs_ended,jobs_failed"
+FIGURES = f"jobs_open,{ENDED},detection_delay_seconds,deliveries_undelivered"
+HOUR_SECONDS = 3_600
 DAY_SECONDS = 86_400
 FEW_POINTS = 6
 """With fewer hours than this the minutes are shown: the relay is new."""
@@ -121,28 +123,38 @@ async def _forecast(visit: Visit, group: Answer) -> Answer:
 
 async def _figures(visit: Visit) -> Mapping[str, Any]:
     """The figures of a day, by name: points and the newest value. Of a new relay those of its first hours."""
-    since = to_rfc3339(visit.now - DAY_SECONDS)
-    answer = await visit.desk.allowed("/v1/figures", query={"name": FIGURES, "span": "hour", "since": since})
-    if answer is None:
+    hours = await _figure_points(visit, FIGURES, "hour", DAY_SECONDS)
+    if hours is None:
         return {}
-    span = "hour"
-    few = max((len(one["points"]) for one in answer["items"]), default=0) < FEW_POINTS
-    if few and visit.identity.account is None:  # of one account there are hours only
-        span, since = "minute", to_rfc3339(visit.now - FEW_POINTS * 3_600)
-        query = {"name": FIGURES, "span": span, "since": since}
-        answer = await visit.desk.allowed("/v1/figures", query=query) or answer
-    by_name = {one["name"]: one["points"] for one in answer["items"]}
-    per_hour = 60 if span == "minute" else 1
-    ended = _points(by_name, "jobs_ended", "count")
+    shown = latest = hours
+    if visit.identity.account is None:  # of one account there are hours only
+        few = max(map(len, hours.values()), default=0) < FEW_POINTS
+        seconds = FEW_POINTS * HOUR_SECONDS if few else HOUR_SECONDS
+        latest = await _figure_points(visit, FIGURES if few else ENDED, "minute", seconds) or hours
+        shown = latest if few else hours
     return {
-        "open": _points(by_name, "jobs_open", "total"),
-        "ended": ended,
-        "ended_per_hour": sum(value or 0 for _, value in ended[-per_hour:]) if ended else None,
-        "delay_p50": _points(by_name, "detection_delay_seconds", "p50"),
-        "delay_p95": _points(by_name, "detection_delay_seconds", "p95"),
-        "undelivered": _points(by_name, "deliveries_undelivered", "total"),
-        "span": span,
+        "open": _points(shown, "jobs_open", "total"),
+        "ended": _points(shown, "jobs_ended", "count"),
+        "ended_lately": _lately(visit, latest, "jobs_ended"),
+        "failed_lately": _lately(visit, latest, "jobs_failed"),
+        "by_hour": latest is hours,
+        "delay_p50": _points(shown, "detection_delay_seconds", "p50"),
+        "delay_p95": _points(shown, "detection_delay_seconds", "p95"),
+        "undelivered": _points(shown, "deliveries_undelivered", "total"),
     }
+
+
+async def _figure_points(visit: Visit, names: str, span: str, seconds: float) -> Mapping[str, Sequence[Answer]] | None:
+    """The points of figures over the last `seconds`, by name; None if the caller may not read them."""
+    query = {"name": names, "span": span, "since": to_rfc3339(visit.now - seconds)}
+    answer = await visit.desk.allowed("/v1/figures", query=query)
+    return None if answer is None else {one["name"]: one["points"] for one in answer["items"]}
+
+
+def _lately(visit: Visit, by_name: Mapping[str, Sequence[Answer]], name: str) -> float:
+    """How often it happened in the spans that began within the last hour: 60 minutes, or the hour of the clock. A span
+    in which nothing happened has no point, so the last points may be old."""
+    return sum(count or 0 for at, count in _points(by_name, name, "count") if at > visit.now - HOUR_SECONDS)
 
 
 def _points(by_name: Mapping[str, Sequence[Answer]], name: str, value: str) -> list[Point]:
