@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from relay.core.events import SUBSCRIPTION_DISABLED
+from relay.web.pages.overview import GROUPS
 from tests.support.api_world import HOOK, NOW
 from tests.support.store_kit import claim, intent, list_accounts, poll, relay_event, result_of, track
 
@@ -227,6 +228,15 @@ async def test_each_list_is_a_file_for_a_spreadsheet(browser, path):
 
 
 # --- the overview
+
+
+async def test_the_overview_says_that_more_groups_are_open(browser, world):
+    for number in range(GROUPS):
+        await add(world, f"job {number}", group=f"group {number}")
+    assert "More groups are open" not in (await browser.get("/ui")).html
+    await add(world, "one more", group="one more")
+    page = await browser.get("/ui")
+    assert page.soup.links()["More groups are open. See all of them"] == "/ui/groups?state=open"
 
 
 async def test_a_bound_token_sees_the_overview_of_its_account(open_as, world):

@@ -37,7 +37,7 @@ Answer = Mapping[str, Any]
 async def overview(visit: Visit) -> Content:
     """Health in one sentence, four figures, what needs a person, groups and budgets."""
     # beside deliveries each read waits for its turn, so several are under way at once
-    (pending, late), (dead, uncertain), figures, groups, seen = await together(
+    (pending, late), (dead, uncertain), figures, (groups, more_groups), seen = await together(
         _waiting(visit), _ended(visit), _figures(visit), _groups(visit), _needing(visit)
     )
     seen = replace(seen, dead=dead, uncertain=uncertain, late=late)
@@ -52,6 +52,7 @@ async def overview(visit: Visit) -> Content:
             "figures": figures,
             "on_their_way": _on_their_way(pending, figures.get("undelivered", ())),
             "groups": [(group, path_of(group)) for group in groups],
+            "more_groups": more_groups,
             "sources": seen.sources,
             "open_jobs": sum(one["open_jobs"] for one in seen.sources),
         },
@@ -73,10 +74,13 @@ async def _ended(visit: Visit) -> tuple[Sequence[Answer], Sequence[Answer]]:
     return await _deliveries(visit, "dead"), await _deliveries(visit, "uncertain")
 
 
-async def _groups(visit: Visit) -> Sequence[Answer]:
-    """The open groups, with their forecasts."""
-    groups = await _items(visit, "/v1/groups", state="open", limit=GROUPS)
-    return await together(*(_forecast(visit, group) for group in groups))
+async def _groups(visit: Visit) -> tuple[Sequence[Answer], bool]:
+    """The newest open groups, with their forecasts, and whether there are more."""
+    found = await visit.desk.allowed("/v1/groups", query={"state": "open", "limit": GROUPS})
+    if found is None:
+        return (), False
+    groups = await together(*(_forecast(visit, group) for group in found["items"]))
+    return groups, found["next_cursor"] is not None
 
 
 async def _needing(visit: Visit) -> Seen:
