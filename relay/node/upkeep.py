@@ -51,10 +51,10 @@ class Sweeps:
     def __init__(self) -> None:
         self._places: dict[str, Any] = {}
 
-    async def advance(self, name: str, step: Step, batches: int = MAX_BATCHES) -> int:
-        """Handles the next part, at most so many batches. Returns how many rows it handled."""
+    async def advance(self, name: str, step: Step, batches: int | None = None) -> int:
+        """Handles the next part, at most so many batches (default: MAX_BATCHES). Returns how many rows it handled."""
         total, after = 0, self._places.get(name)
-        for _ in range(batches):
+        for _ in range(MAX_BATCHES if batches is None else batches):
             count, after = await (step() if after is None else step(after))
             total += count
             if after is None:
