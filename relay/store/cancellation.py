@@ -11,7 +11,7 @@ from relay.store.attempt_results import promote_heads
 from relay.store.group_commit import alone, each
 from relay.store.outbox import lock_jobs
 from relay.store.statements import REAL, SQLITE, TEXT, fetch, json_list, run, run_rows, sql
-from relay.store.tables import OPEN_DELIVERY
+from relay.store.tables import OPEN_DELIVERY, OPEN_STATE
 
 # A subscription that was declared again, under its old id, keeps what it has got since.
 _OLD = "(created_at <= :now OR NOT EXISTS (SELECT 1 FROM subscriptions AS again WHERE again.id = :id))"
@@ -24,7 +24,7 @@ LOCK_HEADS = sql(
     f"""
 SELECT id FROM deliveries d WHERE id IN (
   SELECT id FROM deliveries
-  WHERE job_uid IN $json_values(job_uids) AND subscription_id = :id AND {OPEN_DELIVERY}
+  WHERE job_uid $among(job_uids) AND subscription_id || '' = :id AND {OPEN_DELIVERY}
   UNION SELECT id FROM deliveries WHERE id IN $json_values(ids)
 ) $for_update(d)
 """
@@ -32,11 +32,11 @@ SELECT id FROM deliveries d WHERE id IN (
 _CANCEL = """
 UPDATE deliveries SET state = 'cancelled', lease_token = NULL, ended_at = :now, reason = 'subscription_removed'"""
 # Cancels heads that are still open.
-CANCEL_HEADS = sql(f"{_CANCEL} WHERE id IN $json_values(ids) AND {OPEN_DELIVERY}")
+CANCEL_HEADS = sql(f"{_CANCEL} WHERE id $among(ids) AND state {OPEN_STATE}")
 # Cancels the open followers of these jobs for a subscription.
 CANCEL_FOLLOWERS = sql(
     f"""{_CANCEL}
-WHERE job_uid IN $json_values(job_uids) AND subscription_id = :id AND {OPEN_DELIVERY} AND {_OLD}
+WHERE job_uid $among(job_uids) AND subscription_id || '' = :id AND {OPEN_DELIVERY} AND {_OLD}
 """
 )
 CANCEL_CHUNK = 500

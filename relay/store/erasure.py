@@ -115,7 +115,7 @@ LOCK_EVENTS = sql("SELECT id FROM events e WHERE id IN $json_values(ids) $for_up
 OPEN_PAIRS = sql(
     f"""
 SELECT DISTINCT job_uid, subscription_id, CASE WHEN priority = 2 THEN 1 ELSE 0 END AS manual FROM deliveries
-WHERE event_id IN $json_values(ids) AND job_uid IS NOT NULL AND {OPEN_DELIVERY}
+WHERE event_id $among(ids) AND job_uid IS NOT NULL AND {OPEN_DELIVERY}
 ORDER BY job_uid, subscription_id
 """
 )

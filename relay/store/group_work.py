@@ -61,13 +61,14 @@ ORDER BY source, account, uid LIMIT :count
 """,
     _SHOWN,
 )
-# The jobs of a group that ended last. The order keeps PostgreSQL from walking the ended jobs of all groups.
+# The jobs of a group that ended last. Bounds instead of an equality: see `newest_first`.
 ENDED_OF_GROUP = json_query(
     """
 SELECT channel, started_at, closed_at FROM jobs
-WHERE source = :source AND account = :account AND group_name <= :name AND (group_name, closed_at) >= (:name, :since)
+WHERE (source, account, group_name) <= (:source, :account, :name)
+  AND (source, account, group_name, closed_at) >= (:source, :account, :name, :since)
   AND group_name IS NOT NULL AND closed_at IS NOT NULL
-ORDER BY group_name DESC, closed_at DESC LIMIT :count
+ORDER BY source DESC, account DESC, group_name DESC, closed_at DESC LIMIT :count
 """,
     ("channel", "started_at", "closed_at"),
 )

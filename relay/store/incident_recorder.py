@@ -35,20 +35,20 @@ MAX_LIKELY = 10_000
 _LIVE = "state IN ('watching', 'open')"
 # The incidents that are watched or open, by digest.
 LIVE = {
-    name: select(INCIDENTS).where(text(f"digest IN {of_name} AND {_LIVE}"))
+    name: select(INCIDENTS).where(text(f"digest {of_name} AND {_LIVE}"))
     for name, of_name in (
-        (SQLITE, sql("$json_values(digests)").sqlite),
-        ("postgresql", sql("$json_values(digests)").postgresql.text),
+        (SQLITE, sql("$among(digests)").sqlite),
+        ("postgresql", sql("$among(digests)").postgresql.text),
     )
 }
 # The open incidents of an account.
 OPEN_OF_ACCOUNT = select(INCIDENTS).where(text(f"owner = :owner AND state = 'open' AND {_LIVE}"))
 # The open incidents of accounts.
 OPEN_OF_ACCOUNTS = {
-    name: select(INCIDENTS).where(text(f"owner IN {of_name} AND state = 'open' AND {_LIVE}"))
+    name: select(INCIDENTS).where(text(f"owner {of_name} AND state = 'open' AND {_LIVE}"))
     for name, of_name in (
-        (SQLITE, sql("$json_values(owners)").sqlite),
-        ("postgresql", sql("$json_values(owners)").postgresql.text),
+        (SQLITE, sql("$among(owners)").sqlite),
+        ("postgresql", sql("$among(owners)").postgresql.text),
     )
 }
 _SAVED = tuple(column.name for column in INCIDENTS.columns)

@@ -100,7 +100,9 @@ _PAST_DEADLINE = "closed_at IS NULL AND overdue = 0 AND deadline_at <= :now"
 ACCOUNTS_PAST_DEADLINE = sql(
     f"""
 SELECT source, account FROM $json_rows(accounts) AS wanted
-WHERE EXISTS (SELECT 1 FROM jobs WHERE source = wanted.source AND account = wanted.account AND {_PAST_DEADLINE})
+WHERE (
+  SELECT 1 FROM jobs WHERE source = wanted.source AND account = wanted.account AND {_PAST_DEADLINE} LIMIT 1
+) IS NOT NULL
 """,
     accounts={"source": TEXT, "account": TEXT},
 )

@@ -32,7 +32,7 @@ JOBS_OF_SUBSCRIPTION = f"""
 SELECT DISTINCT job_uid FROM deliveries
 WHERE {OPEN_DELIVERY} AND subscription_id || '' = :id AND job_uid > :after ORDER BY job_uid LIMIT :count
 """
-_OF_JOBS = f"job_uid IN $json_values(job_uids) AND subscription_id = :id AND {OPEN_DELIVERY}"
+_OF_JOBS = f"job_uid $among(job_uids) AND subscription_id || '' = :id AND {OPEN_DELIVERY}"
 # Makes the blocked deliveries of some jobs pending. Those in a bundle that is being sent are left to its end.
 UNBLOCK_ALL = sql(
     f"""

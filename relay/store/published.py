@@ -32,12 +32,8 @@ INSERT_PUBLISHED = (
     insert_into(EventRow, *_EVENT, "stream", "identity")
     + " ON CONFLICT (identity) WHERE identity IS NOT NULL DO NOTHING"
 )
-# The published events of some identities. PostgreSQL gets an array: with a subquery it reads the whole index while its
-# statistics know of no identity, which is until a tenth of a large table is new.
-OF_IDENTITIES = sql(
-    "SELECT identity, id, type FROM events WHERE identity IN $json_values(identities) AND identity IS NOT NULL",
-    postgresql="SELECT identity, id, type FROM events WHERE identity = ANY(ARRAY $json_values(identities))",
-)
+# The published events of some identities.
+OF_IDENTITIES = sql("SELECT identity, id, type FROM events WHERE identity $among(identities) AND identity IS NOT NULL")
 _STREAM = {"uid": TEXT, "count": INTEGER, "used_at": REAL}
 # Takes the next places of some streams, and locks them.
 TAKE_PLACES = sql(

@@ -28,7 +28,7 @@ from relay.store.locks import MATCH, TransactionLock, incidents_of, locking
 from relay.store.notices import notify
 from relay.store.outbox import Outbox, lock_jobs
 from relay.store.statements import SQLITE, fetch, fetch_json, json_list, run, sql
-from relay.store.tables import OPEN_DELIVERY
+from relay.store.tables import OPEN_DELIVERY, OPEN_STATE
 
 _DUE = """
 WITH due AS MATERIALIZED (
@@ -75,19 +75,29 @@ _LOCKED = (
 )
 # Locks deliveries that are acknowledged.
 LOCK_ACKED = sql(f"{_LOCKED} $json_values(ids) $for_update(d)")
+_BEHIND = f"""
+s.job_uid = n.job_uid AND s.subscription_id = n.subscription_id AND s.{OPEN_DELIVERY} AND s.sequence > n.sequence
+  AND CASE WHEN s.lease_token IS NOT NULL THEN s.lease_token END = n.lease_token
+"""
 # Locks deliveries that are given back, and those behind them in the same answer.
 LOCK_NACKED = sql(
     f"""
 {_LOCKED} (
-  SELECT n.id FROM deliveries n WHERE n.id IN $json_values(ids)
-  UNION SELECT s.id FROM deliveries n CROSS JOIN deliveries s
-  WHERE n.id IN $json_values(ids) AND s.job_uid = n.job_uid AND s.subscription_id = n.subscription_id
-    AND s.{OPEN_DELIVERY} AND s.sequence > n.sequence AND s.lease_token || '' = n.lease_token
+  SELECT n.id FROM deliveries n WHERE n.id $among(ids)
+  UNION SELECT s.id FROM deliveries n CROSS JOIN deliveries s WHERE n.id $among(ids) AND {_BEHIND}
 ) $for_update(d)
-"""
+""",
+    # one seek for each delivery that is given back, even if no delivery is believed open, or under a lease
+    f"""
+{_LOCKED} (
+  SELECT n.id FROM deliveries n WHERE n.id $among(ids)
+  UNION SELECT s.id FROM deliveries n CROSS JOIN LATERAL (SELECT s.id FROM deliveries s WHERE {_BEHIND} OFFSET 0) AS s
+  WHERE n.id $among(ids)
+) $for_update(d)
+""",
 )
 # The open ones of some deliveries, with their events but without bodies.
-OPEN_PULLED = with_event(f"d.id IN $json_values(ids) AND d.{OPEN_DELIVERY}", body="''")
+OPEN_PULLED = with_event(f"d.id $among(ids) AND d.state {OPEN_STATE}", body="''")
 # Gives deliveries back untried.
 GIVE_BACK = sql("UPDATE deliveries SET lease_token = NULL, due_at = :now WHERE id IN $json_values(ids)")
 # The lag of a subscription: its heads, and behind each what waits for it.

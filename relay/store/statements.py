@@ -32,6 +32,10 @@ class Dialect:
         """A subquery with the members of a JSON list of texts."""
         return f"(SELECT value FROM json_each(:{parameter}))"
 
+    def among(self, parameter: str) -> str:
+        """A condition: the value before it is one of a JSON list of texts."""
+        return f"IN {self.json_values(parameter)}"
+
     def json_rows(self, parameter: str, columns: Mapping[str, str]) -> str:
         """A subquery with one row per member of a JSON list of lists; `columns`: names, in order, and types."""
         shown = ", ".join(f"json_extract(value, '$[{place}]') AS {name}" for place, name in enumerate(columns))
@@ -74,6 +78,11 @@ class _Postgresql(Dialect):
 
     def json_values(self, parameter: str) -> str:
         return f"(SELECT jsonb_array_elements_text(CAST(:{parameter} AS jsonb)))"
+
+    def among(self, parameter: str) -> str:
+        # An array is sought by its index. A subquery is joined, perhaps with all of an index that PostgreSQL believes
+        # empty: of a partial one until a tenth of the table is new.
+        return f"= ANY(ARRAY{self.json_values(parameter)})"
 
     def json_rows(self, parameter: str, columns: Mapping[str, str]) -> str:
         shown = ", ".join(

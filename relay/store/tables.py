@@ -24,6 +24,8 @@ SQLModel.metadata.naming_convention = NAMING
 
 OPEN_WITH_ACCOUNT = "closed_at IS NULL AND connect_account_id IS NOT NULL"
 OPEN_DELIVERY = "state IN ('pending', 'blocked')"
+OPEN_STATE = "|| '' IN ('pending', 'blocked')"
+"""After a state: whether it is an open one, for deliveries that are found by their ids."""
 LISTED_DELIVERY = f"{OPEN_DELIVERY} AND created_at >= 0"
 """The same rows, for list pages. The second condition keeps PostgreSQL from choosing the list index for the hot
 statements when its statistics say that no row is open."""

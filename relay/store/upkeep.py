@@ -81,12 +81,13 @@ DELETE FROM job_callbacks WHERE job_uid IN $json_values(uids) AND NOT EXISTS (
 )
 """
 )
-# Deletes closed jobs without open deliveries.
+# Deletes closed jobs without open deliveries. Not NOT EXISTS, here and below: PostgreSQL may answer it with a join of
+# all rows that it believes to be few, or inside of another expression with a hash of all.
 DELETE_JOBS = sql(
     f"""
-DELETE FROM jobs WHERE uid IN $json_values(uids) AND closed_at < :before AND NOT EXISTS (
-  SELECT 1 FROM deliveries WHERE job_uid = jobs.uid AND {OPEN_DELIVERY}
-)
+DELETE FROM jobs WHERE uid $among(uids) AND closed_at < :before AND (
+  SELECT 1 FROM deliveries WHERE job_uid = jobs.uid AND {OPEN_DELIVERY} LIMIT 1
+) IS NULL
 """
 )
 # The next groups that finished long ago.
@@ -100,7 +101,6 @@ DELETE_GROUPS = sql(
     f"DELETE FROM groups WHERE id IN $json_values(ids) AND finished_at < :before AND {NO_JOBS}"
     " RETURNING source, account, name"
 )
-# Not EXISTS, here and below: inside of another expression PostgreSQL may answer it with a hash of all rows.
 _NEEDED = """
 (SELECT 1 FROM job_callbacks WHERE subscription_id = subscriptions.id LIMIT 1) IS NOT NULL
 OR (SELECT 1 FROM deliveries WHERE subscription_id = subscriptions.id AND state = 'pending' LIMIT 1) IS NOT NULL
@@ -136,7 +136,7 @@ DELETE_OLD_STREAMS = sql(
     f"""
 DELETE FROM streams WHERE uid IN (
   SELECT uid FROM streams WHERE used_at < :before
-    AND NOT EXISTS (SELECT 1 FROM deliveries WHERE job_uid = streams.uid AND {OPEN_DELIVERY})
+    AND (SELECT 1 FROM deliveries WHERE job_uid = streams.uid AND {OPEN_DELIVERY} LIMIT 1) IS NULL
   ORDER BY used_at LIMIT {MAX_ROWS} $skip_locked
 )
 """

@@ -319,7 +319,7 @@ FROM generate_series({first}, {last}) AS i"""
 async def test_delivery_statements_seek_when_many_deliveries_open_suddenly(surprised_url: str) -> None:
     """Otherwise, until the next ANALYZE a minute later, every delivery would scan all open ones."""
     store = await open_store(surprised_url, ReversingCipher(), now=NOW)
-    hot = ("claim", "mark", "probe", "drain", "release", "outbox")
+    hot = ("claim", "mark", "probe", "drain", "release", "outbox", "pull", "remove", "retention", "ordering", "erase")
 
     def walks(connection: Connection) -> dict[str, list[str]]:
         found: dict[str, list[str]] = {}
