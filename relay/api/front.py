@@ -69,11 +69,12 @@ class Front:
 
 def _browses(scope: Scope) -> bool:
     """Whether a person opens the relay's first page in a browser, which the dashboard leads on from. A request with a
-    token comes from a client of the API."""
+    token comes from a client of the API; a password is for the proxy that signs people in, and may be passed on."""
     if scope["path"] != "/" or scope["method"] != "GET":
         return False
     headers = Headers(scope=scope)
-    return "text/html" in headers.get("accept", "") and "authorization" not in headers
+    has_token = headers.get("authorization", "").lower().startswith("bearer")
+    return "text/html" in headers.get("accept", "") and not has_token
 
 
 class _Exchange:

@@ -111,9 +111,10 @@ async def test_every_page_has_its_command_and_call(browser, path):
 BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"
 
 
-async def test_a_browser_that_opens_the_relay_is_led_to_the_dashboard(open_as):
+@pytest.mark.parametrize("headers", [{}, {"authorization": "Basic YWRhOng="}], ids=["alone", "through a proxy"])
+async def test_a_browser_that_opens_the_relay_is_led_to_the_dashboard(open_as, headers):
     browser = await open_as(token="rl_read")
-    answer = await browser.client.get("/", headers={"accept": BROWSER})
+    answer = await browser.client.get("/", headers={"accept": BROWSER, **headers})
     assert (answer.status_code, answer.headers["location"], answer.content) == (303, "/ui", b"")
     assert answer.headers["cache-control"] == "no-store"
     assert answer.headers["x-request-id"]
