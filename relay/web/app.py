@@ -22,7 +22,7 @@ from relay.errors import NotFound, RequestError, StoreError, Unauthorized, Unava
 from relay.web.desk import READS_AT_ONCE, Desk
 from relay.web.export import MAX_ROWS, csv_response
 from relay.web.live import Key, Live
-from relay.web.navigation import NAVIGATION, SECTIONS
+from relay.web.navigation import ADMINISTRATION, NAVIGATION, SECTIONS
 from relay.web.page import Content, Done, Form, Page, Visit
 from relay.web.pages import PAGES
 from relay.web.rendering import STATIC, Pages, static_files, version_of
@@ -163,7 +163,7 @@ class Web:
             **made.values,
             "visit": visit,
             "title": made.title,
-            "navigation": SECTIONS,
+            "navigation": [one for one in SECTIONS if one[0] != ADMINISTRATION or visit.may()],
             "here": _place_of(visit.place),
             "equivalent": made.equivalent,
             "export": visit.path(format="csv", cursor=None) if made.export is not None else None,

@@ -11,6 +11,8 @@ class Place(NamedTuple):
     key: str
 
 
+ADMINISTRATION = "administration"
+"""The section whose pages need the scope `admin`."""
 SECTIONS = (
     ("watch", (Place("overview", "/ui", "o"), Place("incidents", "/ui/incidents", "i"))),
     ("work", (Place("jobs", "/ui/jobs", "j"), Place("groups", "/ui/groups", "g"))),
@@ -24,7 +26,7 @@ SECTIONS = (
     ),
     ("upstream", (Place("sources", "/ui/sources", "u"), Place("intents", "/ui/intents", "n"))),
     (
-        "administration",
+        ADMINISTRATION,
         (Place("tokens", "/ui/tokens", "t"), Place("audit", "/ui/audit", "a"), Place("settings", "/ui/settings", "c")),
     ),
 )
