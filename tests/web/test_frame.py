@@ -60,16 +60,16 @@ async def test_a_form_without_its_token_does_nothing(browser, world):
     assert world.tracking.refreshed == []
 
 
-async def test_the_pages_of_admins_are_in_the_navigation_of_admins_only(open_as):
-    for scopes, leads in ((["read", "jobs:write"], False), (["admin"], True)):
-        browser = await open_as(scopes=scopes)
-        page = await browser.get("/ui")
-        paths = {link.get("href") for link in page.soup.all("//nav//a")}
-        assert {"/ui", "/ui/jobs", "/ui/intents"} <= paths
-        admins = ("/ui/tokens", "/ui/audit", "/ui/settings")
-        assert [(await browser.get(path)).status == 200 for path in admins] == [leads] * 3
-        assert [path in paths for path in admins] == [leads] * 3
-        assert ("Administration" in page.html) is leads
+@pytest.mark.parametrize(("scopes", "leads"), [(["read", "jobs:write"], False), (["admin"], True)])
+async def test_only_admins_are_led_to_the_pages_of_admins(open_as, scopes, leads):
+    browser = await open_as(scopes=scopes)
+    page = await browser.get("/ui")
+    paths = {link.get("href") for link in page.soup.all("//nav//a")}
+    assert {"/ui", "/ui/jobs", "/ui/intents"} <= paths
+    admins = ("/ui/tokens", "/ui/audit", "/ui/settings")
+    assert [(await browser.get(path)).status == 200 for path in admins] == [leads] * 3
+    assert [path in paths for path in admins] == [leads] * 3
+    assert ("Administration" in page.html) is leads
 
 
 async def test_a_token_that_may_only_read_does_not_act(open_as, world):
