@@ -8,7 +8,7 @@ from functools import cache
 from typing import Any
 
 import structlog
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -76,6 +76,8 @@ class Web:
         request = Request(scope, receive)
         try:
             response = await self._answer(request)
+        except ClientDisconnect:
+            raise  # no one is left to answer
         except RequestError as error:
             response = self._refused(request, error)
         except StoreError as error:
@@ -138,6 +140,8 @@ class Web:
         if form is not None:  # what an action takes is limited by the API, and it may wait for a sink
             return await self._made(page, visit)
         async with self._shared.turns.turn(visitor.identity.key):
+            if await request.is_disconnected():  # loaded again and again, it would hold up the last one
+                raise ClientDisconnect
             return await self._made(page, visit)
 
     async def _made(self, page: Page, visit: Visit) -> Response:

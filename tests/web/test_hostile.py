@@ -24,8 +24,9 @@ from tests.support.store_kit import track
 NAMES = ["a?b", "a#b", "100%", "50%41", "a b&c=d", "ä;b", "{{7*7}}", '"><b>', "..;", "a\\b"]
 
 
-async def raw(browser, target: str, query: bytes = b"", headers=(), until: bytes | None = None):
-    """Status, headers and body of a GET with the bytes as they are; `until`: the client leaves after these bytes."""
+async def raw(browser, target: str, query: bytes = b"", headers=(), until: bytes | None = None, gone: bool = False):
+    """Status, headers and body of a GET with the bytes as they are; `until`: the client leaves after these bytes;
+    `gone`: it has left before, and None stands for no answer."""
     scope: MutableMapping[str, Any] = {
         "type": "http",
         "asgi": {"version": "3.0"},
@@ -41,6 +42,8 @@ async def raw(browser, target: str, query: bytes = b"", headers=(), until: bytes
         "client": ("127.0.0.1", 5000),
     }
     sent, left = [], asyncio.Event()
+    if gone:
+        left.set()
 
     async def receive():
         await left.wait()
@@ -52,6 +55,8 @@ async def raw(browser, target: str, query: bytes = b"", headers=(), until: bytes
             left.set()
 
     await browser.client._transport.app(scope, receive, send)
+    if not sent:
+        return None
     return sent[0]["status"], dict(sent[0]["headers"]), b"".join(one.get("body", b"") for one in sent[1:])
 
 
@@ -135,6 +140,25 @@ async def test_few_pages_of_a_caller_are_made_at_once(open_as, world, monkeypatc
     answers = await asyncio.gather(live, *(browser.client.get("/ui/intents") for _ in range(6)))
     assert {one.status_code for one in answers} == {200}
     assert max(most) == AT_ONCE
+
+
+async def test_no_page_is_made_for_a_browser_that_has_left(open_as, monkeypatch):
+    """Who loads a slow page again and again waits for the last one only."""
+    browser = await open_as(token="rl_read")
+    made, get = [], Desk.get
+
+    async def noted(self, path, *segments, **named):
+        made.append(path)
+        return await get(self, path, *segments, **named)
+
+    monkeypatch.setattr(Desk, "get", noted)
+    with capture_logs() as logs:
+        assert await raw(browser, "/ui/intents", headers=[cookie_of(browser)], gone=True) is None
+    assert made == []
+    assert [one for one in logs if one["log_level"] in ("warning", "error")] == []
+    status, _, body = await raw(browser, "/ui/intents", headers=[cookie_of(browser)])
+    assert (status, len(made)) == (200, 1)
+    assert b"<h1>" in body
 
 
 async def test_only_so_many_pages_of_a_caller_wait():
