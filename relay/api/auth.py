@@ -16,6 +16,7 @@ from starlette.types import Scope
 from relay.api.ports import ApiSettings
 from relay.core.access import PUBLISH, publish_prefixes
 from relay.core.client_address import address_of
+from relay.core.sign_in import USER_PREFIX
 from relay.errors import Forbidden, RequestError, Unauthorized
 
 if TYPE_CHECKING:
@@ -70,7 +71,9 @@ class Identity:
         if EVENTS_WRITE in scopes and publish_prefixes(self.scopes):
             return
         needed = " or ".join(sorted({*scopes, ADMIN}))
-        detail = f"token {self.name!r} has the scopes {', '.join(sorted(self.scopes)) or 'none'}: this needs {needed}"
+        # a user of the dashboard whom a proxy has signed in has no token
+        who = repr(self.name) if self.name.startswith(USER_PREFIX) else f"token {self.name!r}"
+        detail = f"{who} has the scopes {', '.join(sorted(self.scopes)) or 'none'}: this needs {needed}"
         raise Forbidden(detail, code="scope_missing")
 
     def refuse_bound(self) -> None:

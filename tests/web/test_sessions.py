@@ -639,6 +639,15 @@ async def test_what_names_no_single_user_is_refused(open_as: OpenAs, values: lis
     assert values[0] not in answer.text
 
 
+async def test_a_user_of_a_proxy_is_not_called_a_token(open_as: OpenAs) -> None:
+    given = {"dev": False, "tokens": TOKENS, "trusted_proxies": TRUSTED, "web": BY_PROXY, "peer": PROXY}
+    browser = await open_as(headers={"X-Forwarded-User": "alice"}, **given)
+    page = await browser.get("/ui/tokens")
+    assert page.status == 403
+    said = "'user:alice' has the scopes jobs:write, read: this needs admin"
+    assert page.soup.texts("//main//p[@role='alert']") == [said], page.soup.text
+
+
 async def test_user_of_a_proxy_acts_with_the_scopes_of_the_settings(open_as: OpenAs, world: World) -> None:
     job = await world.job("job_1")
     given = {"dev": False, "tokens": TOKENS, "trusted_proxies": TRUSTED, "web": BY_PROXY, "peer": PROXY}
