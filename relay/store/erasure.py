@@ -5,6 +5,7 @@ A run that was cut off is run again: what it erased is gone, and it finds the re
 theirs can follow.
 """
 
+import math
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -73,19 +74,28 @@ LAST_ID = "~"
 LAST_POSITION = (1 << 63) - 1
 
 # The jobs with an id upstream, or a uid.
-JOBS_NAMED = "SELECT uid, source, account FROM jobs WHERE external_id = :job OR uid = :job"
-# A job's events, also those that outlived it. The subject of an event without a job is no id of a job.
+JOBS_NAMED = """
+SELECT uid, source, account FROM jobs WHERE external_id = :job
+UNION SELECT uid, source, account FROM jobs WHERE uid = :job
+"""
+# A job's events, also those that outlived it. The subject of an event without a job is no id of a job. Two seeks, not
+# OR: PostgreSQL would read the whole table. `+ 0`: nor along its positions.
 EVENTS_NAMED = """
-SELECT position, id, owner FROM events
-WHERE ((subject = :job AND job_uid IS NOT NULL) OR job_uid = :job) AND position > :after
+SELECT position, id, owner FROM (
+  SELECT position, id, owner FROM events WHERE subject = :job AND job_uid IS NOT NULL AND position + 0 > :after
+  UNION SELECT position, id, owner FROM events WHERE job_uid = :job AND position + 0 > :after
+) AS named
 ORDER BY position LIMIT :count
 """
-
-# Published events about a subject.
-EVENTS_ABOUT = """
-SELECT position, id, owner FROM events
-WHERE subject = :subject AND identity IS NOT NULL AND position > :after
-ORDER BY position LIMIT :count
+_ABOUT = """
+subject IS NOT NULL AND subject <= :subject AND (subject, recorded_at, position) > (:subject, :after, :position)
+"""
+# Published events about a subject, by time. Bounds instead of an equality: see `newest_first`. The condition on the
+# identity: see `unindexed`.
+EVENTS_ABOUT = f"""
+SELECT recorded_at, position, id, owner FROM events
+WHERE {_ABOUT} AND CASE WHEN identity IS NOT NULL THEN 1 END = 1
+ORDER BY subject, recorded_at, position LIMIT :count
 """
 
 # The events of a job.
@@ -94,12 +104,10 @@ EVENTS_OF_JOB = "SELECT id, recorded_at FROM events WHERE job_uid = :uid ORDER B
 SUBSCRIPTIONS_OF = sql("SELECT DISTINCT subscription_id FROM deliveries WHERE event_id IN $json_values(ids)")
 # The next events about a subscription, by time, with the bodies of those that may report a delivery that ended badly.
 REPORTS_SLICE = sql(
-    """
+    f"""
 SELECT id, recorded_at, position, CASE WHEN $contains(body) THEN body END AS body FROM (
-  SELECT id, recorded_at, position, body FROM events
-  WHERE subject = :subscription_id
-    AND (recorded_at, position) > (CAST(:after AS double precision), CAST(:position AS bigint))
-  ORDER BY recorded_at, position LIMIT :count
+  SELECT id, recorded_at, position, body FROM events WHERE {_ABOUT}
+  ORDER BY subject, recorded_at, position LIMIT :count
 ) AS slice
 ORDER BY recorded_at, position
 """
@@ -107,7 +115,7 @@ ORDER BY recorded_at, position
 REPORTS_EVENT = b'"event":"evt_'
 """In every report of a delivery that ended badly."""
 # The reports that a create's fate is unknown.
-REPORTS_OF_CREATE = "SELECT id FROM events WHERE subject = :id AND type = :type"
+REPORTS_OF_CREATE = "SELECT id FROM events WHERE subject = :id AND type || '' = :type"
 
 # Locks events: a new subscription's backfill of them, whose deliveries are deleted too, is waited for.
 LOCK_EVENTS = sql("SELECT id FROM events e WHERE id IN $json_values(ids) $for_update(e)")
@@ -119,11 +127,13 @@ WHERE event_id $among(ids) AND job_uid IS NOT NULL AND {OPEN_DELIVERY}
 ORDER BY job_uid, subscription_id
 """
 )
-# Deletes what belongs to some events, and the events.
+# Deletes the attempts at deliveries of some events.
 DELETE_ATTEMPTS = sql(
     "DELETE FROM attempts WHERE delivery_id IN (SELECT id FROM deliveries WHERE event_id IN $json_values(ids))"
 )
+# Deletes the deliveries of some events.
 DELETE_DELIVERIES = sql("DELETE FROM deliveries WHERE event_id IN $json_values(ids)")
+# Deletes events.
 DELETE_EVENTS = sql("DELETE FROM events WHERE id IN $json_values(ids)")
 # Deletes a job and its links to callbacks.
 DELETE_CALLBACKS = "DELETE FROM job_callbacks WHERE job_uid = :uid"
@@ -201,7 +211,7 @@ class ErasureStore:
         for subscription in await self._read(SUBSCRIPTIONS_OF, ids=json_list(list(events))):
             after, position = min(events.values()), 0
             while True:
-                place = {"subscription_id": subscription.subscription_id, "after": after, "position": position}
+                place = {"subject": subscription.subscription_id, "after": after, "position": position}
                 rows = await self._read(REPORTS_SLICE, **place, needle=REPORTS_EVENT, count=SLICE)
                 found += [row.id for row in rows if row.body is not None and _reported(row.body) in events]
                 if len(rows) < SLICE:
@@ -228,15 +238,13 @@ class ErasureStore:
         return erased, (), last
 
     async def _events(self, request: ErasureRequest, after: str, now: float) -> Found:
-        position = int(after or 0)
-        if request.job is not None or request.subject is not None:
-            named, sought = (
-                (EVENTS_NAMED, {"job": request.job})
-                if request.job is not None
-                else (EVENTS_ABOUT, {"subject": request.subject})
-            )
-            rows = await self._read(named, **sought, after=position, count=SLICE)
+        time, position = _event_place(after)
+        if request.job is not None:
+            rows = await self._read(EVENTS_NAMED, job=request.job, after=position, count=SLICE)
             last = str(rows[-1].position) if len(rows) == SLICE else None
+        elif request.subject is not None:
+            rows = await self._read(EVENTS_ABOUT, subject=request.subject, after=time, position=position, count=SLICE)
+            last = f"{rows[-1].position} {rows[-1].recorded_at.hex()}" if len(rows) == SLICE else None
         else:
             rows, last = await self._slice(EVENTS_SLICE, EVENTS_END, position, LAST_POSITION, needle=request.needle)
             rows = [row for row in rows if request.selects_event(loads(row.body))]
@@ -305,9 +313,24 @@ def _place_of(cursor: str | None) -> tuple[str, str]:
     if cursor is None:
         return STAGES[0], ""
     stage, _, after = (decode_cursor(cursor) or "").partition(" ")
-    if stage not in STAGES or (stage == "events" and not (after or "0").isdecimal()):
-        raise InvalidRequest("cursor: not a cursor of an erasure; use next_cursor unchanged", code="invalid_cursor")
+    try:
+        if stage not in STAGES:
+            raise ValueError(stage)
+        if stage == "events":
+            _event_place(after)
+    except (ValueError, OverflowError) as error:
+        detail = "cursor: not a cursor of an erasure; use next_cursor unchanged"
+        raise InvalidRequest(detail, code="invalid_cursor") from error
     return stage, after
+
+
+def _event_place(after: str) -> tuple[float, int]:
+    """The time, of events about a subject, and the position after which to continue. Raises ValueError or
+    OverflowError if it is no such place."""
+    position, _, time = after.partition(" ")
+    if not (position or "0").isdecimal() or not math.isfinite(at := float.fromhex(time or "0")):
+        raise ValueError(after)
+    return at, int(position or 0)
 
 
 def _account_of(owner: str | None) -> tuple[str, str]:

@@ -122,7 +122,7 @@ def exceptions() -> list[MayScan]:
         MayScan(r"^\s*SELECT EXISTS \(SELECT 1 FROM versions", "whether there is any callback: the first row that is"),
         MayScan(r"FROM subscriptions ORDER BY .* DESC\n? LIMIT", "a page with callbacks: the table in its order"),
         MayScan(r"SELECT DISTINCT subscription_id FROM deliveries WHERE event_id", "where one job's events went"),
-        MayScan(r"job_uid IS NOT NULL\) OR job_uid = :job", "the events of one job by two indexes, sorted"),
+        MayScan(r"job_uid IS NOT NULL AND position \+ 0 > :after", "the events of one job by two indexes, sorted"),
         MayScan(r"FROM hazards\s+WHERE source = :source ORDER BY", "what was learned of one source, sorted"),
         MayScan(r"FROM secrets\s+WHERE secrets.owner != . ORDER BY", "all secrets: with all subscriptions"),
         MayScan(

@@ -13,6 +13,7 @@ from relay.core.events import CREATE_UNKNOWN, DELIVERY_EXPIRED, DELIVERY_UNCERTA
 from relay.errors import InvalidRequest
 from relay.store import erasure
 from relay.store.intents import IN_FLIGHT_SECONDS
+from relay.store.pages import encode_cursor
 from relay.store.sqlite import SqliteDatabase
 from relay.store.store import Store
 from tests.support.store_kit import (
@@ -202,7 +203,10 @@ async def test_a_run_that_was_cut_off_is_run_again(filled: Store, monkeypatch: p
     assert await everything(filled) == before
 
 
-@pytest.mark.parametrize("cursor", ["amo", "eA", "ZXZlbnRzIHg", "bWFnaWMgam9i", ""])
+NO_PLACES = ("events 1 x", "events 1 nan", "events 1 inf", "events 1 0x1p9999", "events x 0x1p3")
+
+
+@pytest.mark.parametrize("cursor", ["amo", "eA", "ZXZlbnRzIHg", "bWFnaWMgam9i", "", *map(encode_cursor, NO_PLACES)])
 async def test_a_cursor_of_something_else_is_refused(store: Store, cursor: str) -> None:
     with pytest.raises(InvalidRequest):
         await store.erasure.step(BY_EMAIL, cursor, NOW)
@@ -315,6 +319,16 @@ async def test_published_events_are_erased_and_later_ones_go_out(
         for one in batch:
             await store.deliveries.record_attempt(result_of(one, "delivered"))
     assert seen == left
+
+
+async def test_events_about_a_subject_are_erased_in_slices(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of another account stay between them, and all share one time."""
+    monkeypatch.setattr(erasure, "SLICE", 3)
+    owners = ["revor/a" if nth % 4 else "revor/b" for nth in range(20)]
+    about = [publication(str(nth), subject=CANARY, owner=owner) for nth, owner in enumerate(owners)]
+    await store.published.record(about)
+    assert (await erase(store, ErasureRequest(subject=CANARY, account="a"))).events == 15
+    assert (await erase(store, ErasureRequest(subject=CANARY))).events == 5
 
 
 async def test_subject_of_a_job_event_is_not_erased_as_that_of_a_published_one(filled: Store) -> None:
