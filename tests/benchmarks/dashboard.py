@@ -2,9 +2,9 @@
 page beside 500 deliveries a second, how much each page weighs, what twenty open tabs cost the deliveries, in turns with
 and without, and whether they make the node grow.
 
-`python dashboard.py [SCALE]` prints what came of it; `run.py` has it in its table. At scale 1 there are 1,000,000 jobs
-and 3,000,000 events, which take about fifteen minutes to make for each database. `python dashboard.py SCALE URL` uses a
-database that is there already; RELAY_ENCRYPTION_KEY is its key.
+`python dashboard.py [SCALE]` prints what came of it; `run.py` has it in its table. At scale 1 there are 1,000,000 jobs,
+10,000,000 events and 3,000,000 deliveries, which take about fifteen minutes to make for each database, and the rest
+twenty. `python dashboard.py SCALE URL` uses a database that is there already; RELAY_ENCRYPTION_KEY is its key.
 """
 
 import asyncio
@@ -39,7 +39,7 @@ from relay.web.pages import PAGES
 from relay.web.sessions import VISITOR_COOKIE
 
 HERE = Path(__file__).resolve().parent
-SIZE = Size(1_000_000, 3_000_000, 1_000_000)
+SIZE = Size()
 RATE, AT_ONCE = 500, 5
 """Deliveries a second beside the pages, and events that are published together."""
 ROUNDS = 20
