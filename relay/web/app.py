@@ -42,11 +42,12 @@ POLICY = (
 HEADERS = {
     "content-security-policy": POLICY,
     "referrer-policy": "same-origin",
-    "cross-origin-opener-policy": "same-origin",
     "cross-origin-resource-policy": "same-origin",
     "x-content-type-options": "nosniff",
     "x-frame-options": "DENY",
 }
+OPENER_POLICY = {"cross-origin-opener-policy": "same-origin"}
+"""Over TLS only: elsewhere a browser ignores it, and says so as an error of the page."""
 FOR_EVER = "public, max-age=31536000, immutable"
 
 
@@ -86,7 +87,7 @@ class Web:
         except Exception:
             log.exception("page_failed", request_id=self._request_id(scope), path=scope["path"])
             response = self._refused(request, _failed(self._request_id(scope)))
-        for name, value in self._headers(scope).items():
+        for name, value in self._headers(request).items():
             response.headers.setdefault(name, value)
         await response(scope, receive, send)
 
@@ -218,12 +219,13 @@ class Web:
         html = self._shared.pages.page(content.template, {**values, "error": error})
         return _html(html, error.status, error.headers)
 
-    def _headers(self, scope: Scope) -> Mapping[str, str]:
+    def _headers(self, request: Request) -> Mapping[str, str]:
         return {
             **HEADERS,
+            **(OPENER_POLICY if self._shared.sessions.by_tls(request) else {}),
             "cache-control": "no-store",
             "date": http_date(self._shared.context.ports.clock()),
-            "x-request-id": self._request_id(scope),
+            "x-request-id": self._request_id(request.scope),
         }
 
     def _request_id(self, scope: Scope) -> str:

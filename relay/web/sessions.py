@@ -390,14 +390,18 @@ class Sessions:
 
     def _cookie(self, request: Request, name: str, value: str, seconds: int | None = None) -> str:
         """A cookie that only the dashboard's own pages get. Without `seconds` it ends with the browser."""
+        life = "" if seconds is None else f"; Max-Age={seconds}"
+        secure = "; Secure" if self.by_tls(request) else ""
+        return f"{name}={value}; Path={HOME}; HttpOnly; SameSite=Strict{life}{secure}"
+
+    def by_tls(self, request: Request) -> bool:
+        """Whether the browser sent this over TLS, as far as the relay or a trusted proxy knows."""
         proxied = self._ports.access.is_proxied(request.scope)
-        tls = came_by_tls(
+        return came_by_tls(
             request.scope["scheme"],
             public_url=self._api.public_url,
             forwarded_proto=request.headers.getlist("x-forwarded-proto") if proxied else (),
         )
-        life = "" if seconds is None else f"; Max-Age={seconds}"
-        return f"{name}={value}; Path={HOME}; HttpOnly; SameSite=Strict{life}{'; Secure' if tls else ''}"
 
 
 def _asked(request: Request) -> str:

@@ -156,6 +156,8 @@ async def test_cookies_are_for_tls_only_where_there_is_tls(
     page = await guest.get("/ui/login")
     visitor = cookie(page, VISITOR_COOKIE)
     assert visitor.endswith("; Secure") is secure
+    # elsewhere a browser logs an error of the page, unless it is on loopback
+    assert ("cross-origin-opener-policy" in page.headers) is secure
     assert "Path=/ui; HttpOnly; SameSite=Strict" in visitor
     # httpx keeps a Secure cookie to itself on http, as Safari does
     own = {"Cookie": visitor.partition(";")[0]}
