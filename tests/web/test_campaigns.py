@@ -206,6 +206,22 @@ async def test_a_refused_key_says_where_a_new_one_is_set(browser, world, monkeyp
     assert "Price of a poll" not in page.soup.text
 
 
+@pytest.mark.parametrize(
+    ("price", "text"),
+    [
+        (2.0, "to find its end at least 2 s earlier"),
+        (0.0004, "Requests are plentiful."),
+        (None, "Price of a poll"),
+    ],
+)
+async def test_the_price_of_a_poll_is_told_in_words(browser, world, monkeypatch, price, text):
+    (report, *_) = world.tracking.reports()
+    monkeypatch.setattr(type(world.tracking), "reports", lambda _: [replace(report, price_seconds=price)])
+    page = await browser.get("/ui/sources")
+    assert text in page.soup.text
+    assert "at least 0 ms" not in page.soup.text
+
+
 # --- hostile values
 
 
