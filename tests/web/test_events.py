@@ -51,6 +51,17 @@ async def test_events_are_filtered(browser, two, query, places):
     assert ids(page) == [two[place].id for place in places]
 
 
+async def test_rare_events_are_searched_for_on_several_pages(browser, two, monkeypatch):
+    monkeypatch.setattr("relay.store.events.SCANNED", 1)
+    wanted = {"type": "ai.revor.job.queued", "subject": "job-1"}
+    assert ids(await browser.get("/ui/events", **wanted)) == [two[0].id]
+    monkeypatch.setattr(pages, "PAGES_READ", 1)
+    page = await browser.get("/ui/events", **wanted)
+    assert ids(page) == []
+    assert "No events match so far. The next page goes on searching." in page.html
+    assert page.soup.attributes("//a[@rel='next']", "href")
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [

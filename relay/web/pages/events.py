@@ -51,7 +51,8 @@ async def events(visit: Visit) -> Content:
             found = await visit.desk.get("/v1/events", query={**query, "limit": limit, "cursor": cursor})
             cursor, looked = found["next_cursor"], looked + limit
             items += [_row(event, id) for event, id in zip(found["items"], found["ids"], strict=True)]
-            if cursor is None or "filters" not in query or len(items) >= PAGE_ITEMS:
+            # With filters, or with a type and others, a page may be short although there is a next one.
+            if cursor is None or not {"filters", "type"} & query.keys() or len(items) >= PAGE_ITEMS:
                 break
     except InvalidRequest as error:
         errors = _by_field(error)
