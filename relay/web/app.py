@@ -21,7 +21,7 @@ from relay.clock import http_date
 from relay.errors import NotFound, RequestError, StoreError, Unauthorized, Unavailable
 from relay.web.desk import READS_AT_ONCE, Desk
 from relay.web.export import MAX_ROWS, csv_response
-from relay.web.live import Key, Live
+from relay.web.live import IDLE_SECONDS, MIN_SECONDS, Key, Live
 from relay.web.navigation import ADMINISTRATION, NAVIGATION, SECTIONS
 from relay.web.page import Content, Done, Form, Page, Visit
 from relay.web.pages import PAGES
@@ -194,13 +194,14 @@ class Web:
 
         async def frames() -> AsyncGenerator[bytes, None]:
             with ports.signals.watch_events() as watch:
-                async for frame in shared.live.frames(key, caller, render, watch.wait, goes_on):
+                async for frame in shared.live.frames(key, caller, render, watch.wait, goes_on, idle):
                     yield frame
 
         def goes_on() -> bool:
             return not ports.node.stopping and ports.access.holds(visit.identity)
 
         key, caller = Key(visit.csrf, visit.path()), visit.identity.key
+        idle = MIN_SECONDS if page.moves else IDLE_SECONDS
         if not shared.live.has_room(key):
             raise Unavailable("too many pages are open: this one shows what it knew", headers={"Retry-After": "30"})
         headers = {"X-Accel-Buffering": "no"}

@@ -24,7 +24,9 @@ from relay.web.turns import PageTurns
 MIN_SECONDS = 2.0
 """Between two renderings of a page."""
 IDLE_SECONDS = 10.0
-"""After this long a page is rendered without a signal: figures and states that have no event change too."""
+"""After this long most pages are rendered without a signal: figures and states that have no event change too."""
+TOGETHER_SECONDS = 0.1
+"""Tabs that one signal wakes come so close together: the rendering of the first one is for all of them."""
 SHARE = 0.03
 """Of one processor, for all live pages of a node."""
 MAX_PAGES = 500
@@ -57,7 +59,7 @@ class _Shared:
     caller: str
     tabs: int = 0
     html: str = ""
-    rendered_at: float = float("-inf")
+    began_at: float = float("-inf")
     seconds: float = 0.0
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
@@ -91,22 +93,38 @@ class Live:
         return key in self._pages or len(self._pages) < MAX_PAGES
 
     async def frames(
-        self, key: Key, caller: str, render: Render, wait: Wait, goes_on: Callable[[], bool]
+        self,
+        key: Key,
+        caller: str,
+        render: Render,
+        wait: Wait,
+        goes_on: Callable[[], bool],
+        idle_seconds: float = IDLE_SECONDS,
     ) -> AsyncGenerator[bytes, None]:
         """The page's frames, each when it differs from the one before. `wait` returns True for a signal, False after
-        so many seconds; `goes_on` says whether the reader may still see the page."""
+        so many seconds; `goes_on` says whether the reader may still see the page; `idle_seconds`: after so long it is
+        rendered without a signal."""
         page = self._pages.setdefault(key, _Shared(caller))
         page.tabs += 1
         tab = self._seat(key.session)
         sent = ""
+        since = self._steady()  # what was rendered before the tab came may lack what its reader has just done
+        heard_at = float("-inf")
 
         def stays() -> bool:
             return not tab.displaced and goes_on()
 
+        async def hear(seconds: float) -> bool:
+            nonlocal heard_at
+            if not await wait(seconds):
+                return False
+            heard_at = self._steady()
+            return True
+
         try:
             yield _event("live", RETRY_SECONDS)
             while stays():
-                html = await self._html(page, render)
+                html = await self._html(page, render, since)
                 if not stays():
                     break
                 yield _event("beat") if html == sent else _frame(html)
@@ -114,8 +132,10 @@ class Live:
                 pause = self.interval_seconds(caller)
                 async for beat in _beats(_sleep, pause, stays):
                     yield beat
-                async for beat in _beats(wait, max(0.0, IDLE_SECONDS - pause), stays):
-                    yield beat
+                if page.began_at >= heard_at - TOGETHER_SECONDS:  # else it lacks what the signal was about
+                    async for beat in _beats(hear, max(0.0, idle_seconds - pause), stays):
+                        yield beat
+                since = self._steady() - MIN_SECONDS / 2
             if tab.displaced:
                 yield _event("later", LATER_SECONDS)
         except Unauthorized:
@@ -146,16 +166,17 @@ class Live:
         if not tabs:
             self._tabs.pop(key.session, None)
 
-    async def _html(self, page: _Shared, render: Render) -> str:
+    async def _html(self, page: _Shared, render: Render, since: float) -> str:
+        """The page as one rendering shows it that began at this time or later."""
         async with page.lock:
-            if self._steady() - page.rendered_at < MIN_SECONDS / 2:
+            if page.began_at >= since:
                 return page.html
             async with self._turns.turn(page.caller):
                 began, used = self._steady(), self._processor()
                 page.html = await render()
-                page.rendered_at = self._steady()
+                page.began_at = began
                 # Not what other programs took meanwhile: a busy machine would make all pages slow.
-                page.seconds = min(page.rendered_at - began, self._processor() - used)
+                page.seconds = min(self._steady() - began, self._processor() - used)
                 return page.html
 
 

@@ -215,20 +215,22 @@ Handler = Callable[[Visit], Awaitable[Content | Done]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Page:
-    """A handler and its place. `live`: its block `live` is sent again when something has happened."""
+    """A handler and its place. `live`: its block `live` is sent again when something has happened. `moves`: it changes
+    while nothing happens that is an event, as a progress does."""
 
     method: str
     path: str
     handler: Handler
     live: bool = False
+    moves: bool = False
 
     @staticmethod
-    def add(route: str, *, into: list["Page"], live: bool = False) -> Callable[[Handler], Handler]:
+    def add(route: str, *, into: list["Page"], live: bool = False, moves: bool = False) -> Callable[[Handler], Handler]:
         """Adds the decorated handler to a list. `route`: such as `GET /ui/jobs`."""
         method, _, path = route.partition(" ")
 
         def added(handler: Handler) -> Handler:
-            into.append(Page(method=method, path=path, handler=handler, live=live))
+            into.append(Page(method=method, path=path, handler=handler, live=live, moves=moves))
             return handler
 
         return added

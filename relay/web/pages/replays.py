@@ -171,7 +171,7 @@ def _by_field(error: RequestError) -> Mapping[str, str]:
 # --- progress
 
 
-@page("GET /ui/replays/{id}", live=True)
+@page("GET /ui/replays/{id}", live=True, moves=True)
 async def replay(visit: Visit) -> Content:
     """How far it is."""
     found = await visit.desk.get("/v1/replays/{}", visit.id())
