@@ -83,13 +83,19 @@ addEventListener("resize", () => {
   for (const figure of find("figure[data-chart]")) plots.get(figure)?.plot.setSize({ width: figure.clientWidth, height: 180 });
 });
 
-// --- keys: / searches, ? helps, g and a letter goes to a page
+// --- keys: / searches, ? helps, g and a letter goes to a page, Escape folds what asks
 
 let waitsForPlace = false;
 
 document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey) return;
   const at = event.target;
+  const asks = event.key === "Escape" && at instanceof Element && at.closest("details:is(.confirm, .menu)[open]");
+  if (asks) {
+    asks.open = false;
+    asks.querySelector("summary").focus();
+    return;
+  }
   if (at instanceof HTMLElement && (at.isContentEditable || /^(INPUT|TEXTAREA|SELECT)$/.test(at.tagName))) return;
   if (waitsForPlace) {
     waitsForPlace = false;
@@ -134,7 +140,7 @@ document.addEventListener("click", async (event) => {
     try {
       localStorage.setItem("theme", root.dataset.theme);
     } catch {}
-    location.reload(); // charts take their colours when they are drawn
+    if (find("figure[data-chart]").length) location.reload(); // charts take their colours when they are drawn
   } else if (button.matches("[data-help]")) {
     document.getElementById("help").showModal();
   } else if (button.matches("[data-all]")) {
