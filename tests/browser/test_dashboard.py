@@ -46,6 +46,12 @@ AXE_TAGS = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practi
 MAX_TABS = 150
 PICTURES = Path("docs/img")
 PICTURES_BYTES = 2_500_000
+BEYOND_KEYS = """() => [...document.querySelectorAll("main *")]
+  .filter((one) => one.scrollWidth > one.clientWidth + 1 && one.checkVisibility({contentVisibilityAuto: true})
+    && ["auto", "scroll"].includes(getComputedStyle(one).overflowX))
+  .filter((one) => ![one, ...one.querySelectorAll("*")].some((at) => at.tabIndex >= 0))
+  .map((one) => `${one.tagName} ${one.id} ${one.className} ${one.innerText.slice(0, 60)}`)"""
+"""What scrolls sideways, has no part that Tab leads to, and is none itself: not every browser makes it one."""
 LOOKS: dict[str, dict[str, Any]] = {
     "light": {"viewport": DESK, "color_scheme": "light"},
     "dark": {"viewport": DESK, "color_scheme": "dark"},
@@ -82,6 +88,7 @@ def test_page_has_no_fault_and_fits_a_phone(route: str, open_tab: Callable[[str]
     assert page.locator("h1").count() == 1
     assert page.evaluate("window.probed") is None
     page.set_viewport_size(PHONE)
+    page.evaluate("for (const one of document.querySelectorAll('main details')) one.open = true")
     wide = page.evaluate(
         """() => {
           const width = document.documentElement.clientWidth;
@@ -91,8 +98,19 @@ def test_page_has_no_fault_and_fits_a_phone(route: str, open_tab: Callable[[str]
         }"""
     )
     assert wide == [], "wider than a phone"
+    assert page.evaluate(BEYOND_KEYS) == [], "scrolls, and no key leads into it"
+    page.set_viewport_size(DESK)
+    page.keyboard.press("?")
+    expect(page.locator("#help")).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(page.locator("#help")).to_be_hidden()
     assert faults.found == []
     assert faults.hosts == {shown.url.partition("://")[2]}
+    page.keyboard.press("/")
+    if page.locator("[data-search]").count():
+        expect(page.locator("[data-search]")).to_be_focused()
+    else:
+        page.wait_for_url("**/ui/jobs#search", wait_until="commit")
 
 
 @pytest.mark.parametrize("route", ROUTES)

@@ -47,10 +47,12 @@ def until_live(page: Page) -> None:
         expect(page.locator("#live-state")).to_have_text("Live", timeout=20_000)
 
 
-def call(shown: Shown, method: str, path: str, body: Any = None) -> Any:
-    """A call of the API."""
+def call(shown: Shown, method: str, path: str, body: Any = None, *, at: str = "") -> Any:
+    """A call of the relay's API, or of the sandbox at its URL."""
     data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(shown.url + path, data, {"content-type": "application/json"}, method=method)
+    request = urllib.request.Request(
+        (at or shown.url) + path, data, {"content-type": "application/json"}, method=method
+    )
     with urllib.request.urlopen(request, timeout=30) as answer:
         return json.loads(answer.read() or b"null")
 
@@ -58,10 +60,7 @@ def call(shown: Shown, method: str, path: str, body: Any = None) -> Any:
 def make_intent(shown: Shown) -> None:
     """Another create whose answer is lost."""
     fault = {"kind": "timeout", "method": "POST", "count": 1, "hold_seconds": 0.05}
-    request = urllib.request.Request(
-        f"{shown.sandbox}/_sandbox/faults", json.dumps(fault).encode(), {"content-type": "application/json"}
-    )
-    urllib.request.urlopen(request, timeout=30).close()
+    call(shown, "POST", "/_sandbox/faults", fault, at=shown.sandbox)
     headers = {"content-type": "application/json", "authorization": "Bearer sk-revor-default"}
     create = urllib.request.Request(f"{shown.url}/api/v1/outreach/dispatches", b'{"channel":"email"}', headers)
     with pytest.raises(urllib.error.HTTPError):
