@@ -18,6 +18,7 @@ from relay.core.figures import (
     SHARED,
     SPAN_NAMES,
     STALE_SECONDS,
+    STEP_LABELS,
     Cell,
     Point,
     Sum,
@@ -241,6 +242,30 @@ def test_gauges_of_accounts_are_summed_and_their_price_is_the_largest() -> None:
     tally.gauge("jobs_open", "revor/a", NOW + 15.0, 1.0)
     (again,) = [cell.parts for key, cell in tally.take(NOW + 15.0) if key[1:3] == ("", "minute")]
     assert again == {node: (NOW + 15.0, 1.0)}, "an account that is not measured again is gone"
+
+
+def test_gauges_that_are_measured_together_replace_those_before() -> None:
+    tally = Tally("node 1")
+    for label in ("revor/a", "revor/gone"):
+        tally.gauge("jobs_open", label, NOW, 7.0)
+    tally.gauge("jobs_due", "revor/a", NOW, 3.0)
+    tally.gauges({"jobs_open": {"revor/a": (NOW + 1.0, 40.0)}})
+    found = {key[:2]: cell.parts for key, cell in tally.take(NOW + 1) if key[1] and key[2] == "hour"}
+    assert found == {
+        ("jobs_due", "revor/a"): {SHARED: (NOW, 3.0)},
+        ("jobs_open", "revor/a"): {SHARED: (NOW + 1.0, 40.0)},
+    }
+
+
+@pytest.mark.parametrize(("labels", "steps"), [(1, 1), (STEP_LABELS, 2), (2 * STEP_LABELS + 1, 3)])
+def test_many_gauges_become_rows_in_steps(labels: int, steps: int) -> None:
+    tally = Tally()
+    tally.gauges({"jobs_open": {f"revor/{number}": (NOW, 1.0) for number in range(labels)}})
+    assert len(list(tally.settle())) == steps
+    rows = dict(tally.take(NOW))
+    assert rows["jobs_open", "", "hour", NOW].total == 0.0, "what the parts make together is worked out by the store"
+    assert [parts[1] for parts in (rows["jobs_open", "", "hour", NOW].parts or {}).values()] == [labels]
+    assert sum(key[2] == "hour" for key in rows) == labels + 1
 
 
 def _parts(tally: Tally) -> dict[int, tuple[float, float]]:
