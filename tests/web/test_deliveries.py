@@ -5,6 +5,7 @@ import re
 import pytest
 
 from relay.core.delivery import Timings
+from relay.web import live
 from relay.web.concerns import LATE_SECONDS
 from relay.web.pages import deliveries as pages
 from relay.web.pages import overview
@@ -372,7 +373,12 @@ async def test_a_group_is_counted_before_it_is_sent_again(world, browser):
     assert len((await browser.get("/ui/deliveries", view="list", state="pending")).soup.rows()) == 2
 
 
-async def test_pages_are_sent_again_while_they_are_open(world, browser):
+async def test_pages_are_sent_again_while_they_are_open(world, browser, monkeypatch):
+    async def pause(_seconds: float) -> bool:
+        world.node.stop()  # a page that moves by itself waits for no signal
+        return False
+
+    monkeypatch.setattr(live, "_sleep", pause)
     (id,) = await ended(world, await subscribe(browser), "dead", "http_500", **HTTP_500)
     started = await browser.client.post("/v1/deliveries/retry", json={"filter": {}})
     event = (await world.store.deliveries.get(id)).event_id
