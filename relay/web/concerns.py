@@ -131,6 +131,7 @@ def _intents(seen: Seen) -> Iterator[Concern]:
 
 def _subscriptions(seen: Seen) -> Iterator[Concern]:
     dead = {one["subscription_id"]: one for one in seen.dead}
+    doubted = {one["subscription_id"] for one in seen.uncertain}
     for one in seen.subscriptions:
         given_up = dead.get(one["id"])
         also = "" if given_up is None else _counted("_dead", [given_up])
@@ -141,6 +142,7 @@ def _subscriptions(seen: Seen) -> Iterator[Concern]:
             yield Concern(level="bad", key=f"disabled{also}", values=values, path=path, since=since, fix=why)
         elif _fails(one):
             why, since = reason_and_cause(one.get("failing_reason")), one["failing_since"]
+            also = also or ("_in_doubt" if one["id"] in doubted else "")
             yield Concern(level="bad", key=f"failing{also}", values=values, path=path, since=since, fix=why)
 
 

@@ -273,7 +273,8 @@ class Loader:
 
 
 def _figures_before(labels: Sequence[str], now: float) -> dict[Key, Cell]:
-    """The figures of the 23 hours before this one, by hour and day: more of everything in the afternoon."""
+    """The figures of the 23 hours before this one, by hour and day, and the last one as one minute: more of
+    everything in the afternoon."""
     rows: dict[Key, Cell] = {}
     for name, figure in FIGURES.items():
         kind = "revor/" if figure.label == "account" else "sub_"
@@ -281,9 +282,9 @@ def _figures_before(labels: Sequence[str], now: float) -> dict[Key, Cell]:
             for back in range(23, 0, -1):
                 at = (now // 3_600 - back) * 3_600
                 busy = 20 + int(15 * math.sin(math.pi * (23 - back) / 12)) + back * 7 % 5
-                for span in LABELLED:
-                    key = (name, label, span, at // SPAN_SECONDS[span] * SPAN_SECONDS[span])
-                    rows.setdefault(key, Cell()).take_in(_cell(name, figure.kind, at, busy))
+                for span in (*LABELLED, *(("minute",) if back == 1 and not label else ())):
+                    began_at = at + 3_540 if span == "minute" else at // SPAN_SECONDS[span] * SPAN_SECONDS[span]
+                    rows.setdefault((name, label, span, began_at), Cell()).take_in(_cell(name, figure.kind, at, busy))
     return rows
 
 

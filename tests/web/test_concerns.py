@@ -68,6 +68,14 @@ def keys(seen: Seen) -> list[tuple[str, str]]:
         ({"subscriptions": [subscription(state="disabled", disabled_reason="410")]}, [("bad", "disabled")]),
         ({"subscriptions": [subscription(state="paused")]}, []),
         ({"subscriptions": [subscription(failing_since=NEW, failing_reason="500")]}, [("bad", "failing")]),
+        (
+            {"subscriptions": [subscription(failing_since=NEW)], "uncertain": [group()]},
+            [("bad", "uncertain"), ("bad", "failing_in_doubt")],
+        ),
+        (
+            {"subscriptions": [subscription(failing_since=NEW)], "uncertain": [group(subscription_id="sub_2")]},
+            [("bad", "uncertain"), ("bad", "failing")],
+        ),
         ({"subscriptions": [subscription(state="paused", failing_since=NEW)]}, []),
         ({"dead": [group(newest_at=NEW)]}, [("bad", "dead")]),
         ({"dead": [group()]}, [("warn", "dead")]),
@@ -168,14 +176,14 @@ def everything() -> list[Concern]:
             ready=WELL,
             subscriptions=[
                 *(subscription(state="disabled", id=id) for id in ("sub_1", "sub_2", "sub_3")),
-                *(subscription(failing_since=NEW, id=id) for id in ("sub_4", "sub_5", "sub_6")),
+                *(subscription(failing_since=NEW, id=id) for id in ("sub_4", "sub_5", "sub_6", "sub_8")),
             ],
             dead=[
                 *(group(subscription_id=id) for id in ("sub_1", "sub_4")),
                 *(group(subscription_id=id, least=True) for id in ("sub_2", "sub_5")),
                 group(subscription_id="sub_7", least=True),
             ],
-            uncertain=[group(least=True)],
+            uncertain=[group(least=True), group(subscription_id="sub_8")],
             intents=[{"id": "int_1", "sent_at": OLD}] * 100,
         ),
         NOW,
@@ -188,6 +196,7 @@ def test_each_has_a_sentence_and_a_place_to_look() -> None:
         *("problem", "source_down", "source_unauthorized", "incident", "uncertain", "intents", "disabled", "failing"),
         *("account_needs_reconnect", "account_cannot_send", "dead", "late"),
         *("dead_least", "late_least", "uncertain_least", "intents_least"),
+        "failing_in_doubt",
         *(f"{stands}_dead{more}" for stands in ("disabled", "failing") for more in ("", "_least")),
         *("account_needs_reconnect_idle", "account_cannot_send_idle"),
     }
