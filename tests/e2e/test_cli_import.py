@@ -86,6 +86,7 @@ async def importer(
         async with open_e2e_world(tmp_path / "node", api_key=None) as world, served(world.node, listener):
             monkeypatch.setenv("RELAY_URL", url_of(listener))
             monkeypatch.delenv("RELAY_TOKEN", raising=False)
+            monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))  # not the token of a relay of this machine
             yield Importer(world, url_of(listener), tmp_path, capsys, monkeypatch)
 
 
