@@ -66,7 +66,7 @@ _CUT_TYPES: Mapping[str, Any] = {
 APPEND = insert_into(AuditRow, *_COLUMNS)
 # The MAC of one entry.
 MAC_OF = "SELECT mac FROM audit WHERE chain = :chain AND number = :number"
-# A started entry that has ended is shown by its end.
+# A started entry that has ended is shown by its end. Not EXISTS: PostgreSQL would make a hash of the whole table.
 _NOT_ENDED = """
 NOT (audit.result = 'started'
   AND (SELECT 1 FROM audit e WHERE e.chain = audit.chain AND e.ends = audit.number LIMIT 1) IS NOT NULL)

@@ -27,7 +27,7 @@ WAIT_SECONDS = 10.0
 
 Query = Mapping[str, object]
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # gather has a type for each number of reads
     together = asyncio.gather
 else:
 
