@@ -132,3 +132,11 @@ def test_ci_runs_the_audit() -> None:
     workflow = (ROOT / ".github" / "workflows" / "ci.yml").read_text()
     assert "bash .ci/run" in workflow
     assert "make audit" in workflow
+
+
+def test_actions_of_workflows_are_pinned_by_commit() -> None:
+    workflows = sorted((ROOT / ".github" / "workflows").glob("*.y*ml"))
+    used = [line for path in workflows for line in path.read_text().splitlines() if re.search(r"\buses:", line)]
+    assert used
+    for line in used:
+        assert re.search(r"uses: [\w.-]+/[\w./-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+$", line), line
