@@ -12,7 +12,7 @@ writer and no locks.
 """
 
 from collections.abc import Callable, Iterable
-from enum import IntEnum
+from enum import IntEnum, unique
 from typing import Any, NamedTuple, TypeVar
 
 from sqlalchemy.engine import Connection
@@ -23,6 +23,20 @@ _HELD = "relay_locks"
 _NEEDS = "needs"
 
 Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+@unique
+class Key(IntEnum):
+    """The key of every numbered advisory lock. `holders` locks names of nodes, by a hash of 64 bits."""
+
+    CHANGE = 7212601
+    MIGRATION = 7212602
+    UPKEEP = 7212603
+    """Tried and never waited for: one node at a time does the upkeep."""
+    INCIDENTS = 7212604
+    CALLBACK_HOSTS = 7212605
+    ENCRYPTION_KEYS = 7212606
+    ADOPTION = 7212607
 
 
 class Kind(IntEnum):
@@ -72,21 +86,20 @@ def to_change(subscription_id: str) -> tuple[TransactionLock, ...]:
     return CHANGE, row_of(subscription_id)
 
 
-# The key of upkeep is tried only, and never waited for: see `upkeep`.
 _STATEMENTS: dict[Kind, Sql | str] = {
-    Kind.CHANGE: "SELECT pg_advisory_xact_lock(7212601)",
-    Kind.MATCH: "SELECT pg_advisory_xact_lock_shared(7212601)",
+    Kind.CHANGE: f"SELECT pg_advisory_xact_lock({Key.CHANGE})",
+    Kind.MATCH: f"SELECT pg_advisory_xact_lock_shared({Key.CHANGE})",
     # By hash, which is what is locked: two keys can have one.
     Kind.INCIDENTS: sql(
-        """
-SELECT pg_advisory_xact_lock(7212604, found.hash) FROM (
+        f"""
+SELECT pg_advisory_xact_lock({Key.INCIDENTS}, found.hash) FROM (
   SELECT DISTINCT hashtext(wanted.key) AS hash FROM $json_values(keys) AS wanted(key) ORDER BY hash
 ) AS found
 """
     ),
-    Kind.CALLBACK_HOSTS: "SELECT pg_advisory_xact_lock(7212605)",
-    Kind.ENCRYPTION_KEYS: "SELECT pg_advisory_xact_lock(7212603)",
-    Kind.ADOPTION: "SELECT pg_advisory_xact_lock(7212604)",
+    Kind.CALLBACK_HOSTS: f"SELECT pg_advisory_xact_lock({Key.CALLBACK_HOSTS})",
+    Kind.ENCRYPTION_KEYS: f"SELECT pg_advisory_xact_lock({Key.ENCRYPTION_KEYS})",
+    Kind.ADOPTION: f"SELECT pg_advisory_xact_lock({Key.ADOPTION})",
     Kind.SUBSCRIPTION: sql("SELECT id FROM subscriptions s WHERE id IN $json_values(keys) $for_update(s)"),
 }
 _WITH_KEYS = (Kind.INCIDENTS, Kind.SUBSCRIPTION)

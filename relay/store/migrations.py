@@ -14,6 +14,7 @@ from relay import resources
 from relay.errors import SchemaTooNew, SchemaTooOld, StoreError
 from relay.private_files import make_empty
 from relay.store import postgres_engine as postgres
+from relay.store.locks import Key
 from relay.store.postgres_engine import is_postgres
 from relay.store.sqlite import HolderLock, lock_path, make_engine, narrow_files, real_path, sqlite_url
 
@@ -26,7 +27,7 @@ _CREATE_VERSION = (  # as Alembic creates it
     "CREATE TABLE IF NOT EXISTS alembic_version "
     "(version_num VARCHAR(32) NOT NULL, CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num))"
 )
-ADVISORY_LOCK = "SELECT pg_advisory_xact_lock(7212602)"
+ADVISORY_LOCK = f"SELECT pg_advisory_xact_lock({Key.MIGRATION})"
 
 
 def migrate(url: str) -> str:

@@ -16,7 +16,7 @@ from relay.store.database import Database
 from relay.store.group_commit import alone
 from relay.store.job_groups import NO_JOBS
 from relay.store.job_search import delete_search_of_gone, next_gone
-from relay.store.locks import CHANGE, locking, row_of
+from relay.store.locks import CHANGE, Key, locking, row_of
 from relay.store.memories import forget_groups
 from relay.store.statements import SQLITE, fetch_json, json_list, json_query, run, sql
 from relay.store.subscription_cache import SubscriptionCache
@@ -26,7 +26,7 @@ SLICE = 200
 """Events, or jobs, read at a time."""
 MAX_ROWS = 500
 """Rows deleted per transaction. The rows of one event are deleted together, however many there are."""
-TRY_UPKEEP_LOCK = "SELECT pg_try_advisory_xact_lock(7212603)"
+TRY_UPKEEP_LOCK = f"SELECT pg_try_advisory_xact_lock({Key.UPKEEP})"
 GIVEN_BACK_PAGES = 200
 """Per transaction."""
 KEPT_FREE = 10

@@ -19,7 +19,7 @@ from relay.core.subscription import Consent
 from relay.errors import NotFound
 from relay.store import postgres_writer
 from relay.store.group_commit import each
-from relay.store.locks import CHANGE, MATCH, hold, incidents_of, locking, row_of
+from relay.store.locks import CHANGE, MATCH, Key, hold, incidents_of, locking, row_of
 from relay.store.statements import json_list
 from relay.store.store import Store
 from tests.support.lock_order import watched_order
@@ -218,8 +218,8 @@ async def test_group_takes_all_its_locks_in_one_order_before_its_first_statement
             store.subscriptions.set_state("sub_1", "paused", NOW),
         )
     assert run[:3] == [
-        "SELECT pg_advisory_xact_lock(7212601)",
-        f"SELECT pg_advisory_xact_lock(7212604, found.hash) FROM ( {json_list([OWNER, 'sub_1'])}",
+        f"SELECT pg_advisory_xact_lock({Key.CHANGE})",
+        f"SELECT pg_advisory_xact_lock({Key.INCIDENTS}, found.hash) FROM ( {json_list([OWNER, 'sub_1'])}",
         f"SELECT id FROM subscriptions s WHERE id IN {json_list(['sub_1', 'sub_2'])}",
     ]
     assert not any("advisory" in statement or "subscriptions s" in statement for statement in run[3:])

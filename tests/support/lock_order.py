@@ -8,7 +8,10 @@ from typing import Any
 from sqlalchemy import event
 from sqlalchemy.engine import Connection, Engine
 
-ADVISORY = re.compile(r"pg_advisory_xact_lock(_shared)?\((7212601|7212603|7212604|7212605)")
+from relay.store.locks import Key
+
+_WAITED_FOR = [str(key.value) for key in Key if key not in (Key.MIGRATION, Key.UPKEEP)]
+ADVISORY = re.compile(rf"pg_advisory_xact_lock(_shared)?\(({'|'.join(_WAITED_FOR)})\b")
 ROWS = "FROM subscriptions s WHERE id IN"
 CHANGES_ROWS = re.compile(r"^\s*(UPDATE|DELETE FROM) subscriptions\b")
 _ORDER = "watched_order"
