@@ -13,11 +13,9 @@ from relay.core.events import Event
 from relay.core.subscription import Subscription
 from relay.errors import FieldError
 from subscribers import base
-from subscribers.brokers import ToBroker, is_template, partition_key, settings_of
+from subscribers.brokers import ID_HEADER, ToBroker, is_template, partition_key, settings_of
 
 MAX_KEY_CHARACTERS = 1000
-ID_HEADER = "webhook-id"
-"""The relay's id of the event, as in requests to webhooks: a record that is there twice has it twice."""
 MECHANISMS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
 _TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}", re.ASCII)
 _NOT_IN_TOPICS = re.compile(r"[^A-Za-z0-9._-]", re.ASCII)

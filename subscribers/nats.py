@@ -12,7 +12,7 @@ from relay.core.bus import Login, Message, order_of
 from relay.core.events import NOT_IN_ATTRIBUTES, Event, header_text
 from relay.core.subscription import Subscription
 from subscribers import base
-from subscribers.brokers import ToBroker, is_template, settings_of
+from subscribers.brokers import ID_HEADER, ToBroker, is_template, settings_of
 
 MAX_SUBJECT_CHARACTERS = 500
 _SUBJECT = re.compile(r"[^\s.*>\x00-\x1f\x7f]+(?:\.[^\s.*>\x00-\x1f\x7f]+)*")
@@ -71,7 +71,7 @@ class Nats(ToBroker):
         content_type, headers, body = self.content(event, subscription)
         return Message(
             destination=settings["subject"],
-            headers=headers or (("content-type", content_type),),
+            headers=(*(headers or (("content-type", content_type),)), (ID_HEADER, event.id)),
             body=body,
             id=event.id,
             content_type=content_type,

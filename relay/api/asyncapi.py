@@ -237,7 +237,7 @@ _SENDS: Mapping[str, tuple[str, str, Mapping[str, Any]]] = {
     ),
     "nats": (
         "publishToNats",
-        "Delivered once JetStream has acknowledged the message. A repetition has the same `Nats-Msg-Id`.",
+        "Delivered once JetStream has acknowledged the message. A repetition of a delivery has the same `Nats-Msg-Id`.",
         {"nats": {"bindingVersion": "0.1.0"}},
     ),
     "rabbitmqExchange": (
@@ -426,7 +426,11 @@ _KAFKA_BINDING = {
 }
 _AMQP_BINDING = {"amqp": {"contentEncoding": "utf-8", "bindingVersion": "0.3.0"}}
 _KAFKA_HEADERS = _headers(webhook_id="The relay's id of the event. A record that is there twice has it twice.")
-_NATS_HEADERS = _headers(Nats_Msg_Id="The relay's id of the event. JetStream drops a repetition by it.")
+_NATS_HEADERS = _headers(
+    webhook_id="The relay's id of the event.",
+    Nats_Msg_Id="The id of the delivery, after a replay or a retry by hand with its number. JetStream drops a "
+    "repetition by it.",
+)
 _NATS_BINARY_HEADERS = {
     **_NATS_HEADERS,
     "properties": {

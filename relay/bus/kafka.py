@@ -553,5 +553,5 @@ def _named(error: Exception, ended: CannotConnect) -> CannotConnect:
 
 
 def _digest(message: Message) -> bytes:
-    said = repr((message.destination, message.key, message.id, message.headers, message.body))
+    said = repr((message.destination, message.key, message.delivery, message.headers, message.body))
     return hashlib.sha256(said.encode("utf-8", "replace")).digest()

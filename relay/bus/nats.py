@@ -1,8 +1,9 @@
 """NATS JetStream. An event is delivered once its stream has acknowledged it (PubAck).
 
-`Nats-Msg-Id` is the event's id, so JetStream drops a repetition within its `duplicate_window`. The client does not
-reconnect by itself, and takes no addresses from servers: `publishers.py` makes a new connection, to the addresses that
-the sink names.
+`Nats-Msg-Id` is the id of the delivery, with its round. Within its `duplicate_window` JetStream drops what it has
+stored of this delivery, and never an event of another subscription or of a replay. The client does not reconnect by
+itself, and takes no addresses from servers: `publishers.py` makes a new connection, to the addresses that the sink
+names.
 """
 
 import asyncio
@@ -91,7 +92,7 @@ class Nats:
             raise
 
     async def _one(self, message: Message) -> Published:
-        headers = {**dict(message.headers), "Nats-Msg-Id": message.id}
+        headers = {**dict(message.headers), "Nats-Msg-Id": message.delivery or message.id}
         if _size_of(headers) + len(message.body) > self._client.max_payload:
             limit = self._client.max_payload
             return Published(error="too_large", detail=f"the server takes {limit:,} bytes with headers (max_payload)")

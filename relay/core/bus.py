@@ -86,7 +86,8 @@ class Message:
     destination  topic of Kafka, subject of NATS, routing key of RabbitMQ
     exchange     of RabbitMQ; empty: the default exchange, whose routing keys are names of queues
     key          of Kafka: messages of one key are in one partition
-    id           brokers know a repeated message by it, where they can
+    id           the relay's id of the event
+    delivery     its `Claimed.round_id`: a broker that drops repetitions knows them by it. None: a sample
     order        messages of one `order` must be published in theirs; None: any order
     """
 
@@ -98,6 +99,7 @@ class Message:
     headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
     content_type: str = "application/cloudevents+json"
     order: str | None = None
+    delivery: str | None = None
 
 
 @value_class(frozen=True, slots=True, kw_only=True)

@@ -160,6 +160,7 @@ class Claimed:
     attempt_count  attempts made so far in the current schedule (a manual retry starts a new one)
     made_count     attempts made in all
     priority       0: first attempt; 1: retry, or backlog of a sink that failed; 2: manual retry or replay
+    round          how often it was sent again by a replay or by hand
     probe          sent although its subscription is disabled, to find out whether the sink has recovered
     """
 
@@ -172,8 +173,14 @@ class Claimed:
     attempt_count: int = 0
     made_count: int = 0
     priority: int = 0
+    round: int = 0
     created_at: float = 0.0
     probe: bool = False
+
+    @property
+    def round_id(self) -> str:
+        """What every attempt of one round shares and no other round does: the id, and the round behind the first."""
+        return f"{self.id}.{self.round}" if self.round else self.id
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

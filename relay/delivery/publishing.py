@@ -6,6 +6,7 @@ order: they are not published, or are published again.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -44,19 +45,20 @@ async def published(
     subscription: Subscription,
     broker: Broker,
     events: Sequence[Event],
+    deliveries: Sequence[str | None],
     context: "RenderContext",
     seconds: float,
     clock: Clock,
     turns: SharedTurns,
 ) -> list[Sent]:
-    """Publishes events, the oldest first and those of one order in theirs. Returns what came of each. `turns`: of all
-    bundles of the node."""
+    """Publishes events, the oldest first and those of one order in theirs. Returns what came of each. `deliveries`: of
+    each event the `Message.delivery`. `turns`: of all bundles of the node."""
     results: list[Sent | None] = [None] * len(events)
     messages: list[tuple[int, Message]] = []
     held: set[str] = set()
     now = asyncio.get_running_loop().time
     ends_at = now() + RENDER_SECONDS
-    for place, event in enumerate(events):
+    for place, (event, delivery) in enumerate(zip(events, deliveries, strict=True)):
         order = order_of(event, subscription)
         if order is not None and order in held:
             results[place] = _behind(clock(), "an earlier event of its order cannot be rendered yet")
@@ -65,7 +67,8 @@ async def published(
             results[place] = _behind(clock(), f"those before it took {RENDER_SECONDS:g} s: simplify the template")
             continue
         try:
-            messages.append((place, await turns.step(partial(kind.message, event, subscription, context))))
+            message = await turns.step(partial(kind.message, event, subscription, context))
+            messages.append((place, replace(message, delivery=delivery)))
         except Exception as error:
             failed = results[place] = unrendered(error, clock(), event.id)
             if order is not None and failed.outcome is not None and failed.outcome.verdict == "retry":

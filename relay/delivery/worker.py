@@ -112,12 +112,17 @@ class Worker:
         self.tasks.start(self._work(target, claimed, has_slot=has_slot))
 
     async def exchange(
-        self, subscription: Subscription, kind: "Kind", *events: Event, turn: MemoryTurn | None = None
+        self,
+        subscription: Subscription,
+        kind: "Kind",
+        *events: Event,
+        deliveries: Sequence[str | None] = (None,),
+        turn: MemoryTurn | None = None,
     ) -> Sequence[Exchange]:
         """Renders, signs and sends an event, or several in one request, and classifies the response. An exception in
         the kind of sink counts as a failed attempt; with NotRenderable the delivery is dead. Without a `turn` nothing
-        is remembered. In a dry run nothing is sent. Returns what came of each event: one value for all that shared a
-        response."""
+        is remembered. In a dry run nothing is sent. `deliveries`: of each event the `Claimed.round_id`; None for a
+        sample. Returns what came of each event: one value for all that shared a response."""
         if len(events) > 1:
             self.metrics.bundled_events.labels(kind.name).inc(len(events))
         try:
@@ -126,7 +131,7 @@ class Worker:
             found = [unrendered(error, self.clock(), events[0].id)] * len(events)
         else:
             if broker is not None:
-                found = await self._published(subscription, kind, broker, events)
+                found = await self._published(subscription, kind, broker, events, deliveries)
             else:
                 memory: Memory = {} if turn is None else turn.memory
                 found = [await self._sent(subscription, kind, events, memory, turn)]
@@ -142,13 +147,18 @@ class Worker:
         return exchanges if len(exchanges) == len(events) else exchanges * len(events)
 
     async def _published(
-        self, subscription: Subscription, kind: "Kind", broker: Broker, events: Sequence[Event]
+        self,
+        subscription: Subscription,
+        kind: "Kind",
+        broker: Broker,
+        events: Sequence[Event],
+        deliveries: Sequence[str | None],
     ) -> list[Sent]:
         if subscription.is_dry:
             return [await self.turns.step(partial(self._dry, subscription, kind, event)) for event in events]
         seconds = self._timeout_of(subscription)
         return await published(
-            self.publish, kind, subscription, broker, events, self.context, seconds, self.clock, self.turns
+            self.publish, kind, subscription, broker, events, deliveries, self.context, seconds, self.clock, self.turns
         )
 
     def _dry(self, subscription: Subscription, kind: "Kind", event: Event) -> Sent:
@@ -331,7 +341,8 @@ class Worker:
             if held:
                 return await self._release(claimed, now + TURN_PAUSE_SECONDS)
             in_flight, fills = target.slots.in_flight, target.slots.fills - target.full
-            exchanges = await self.exchange(subscription, kind, *[one.event for one in claimed], turn=turn)
+            events, deliveries = [one.event for one in claimed], [one.round_id for one in claimed]
+            exchanges = await self.exchange(subscription, kind, *events, deliveries=deliveries, turn=turn)
             sent, outcome = _telling(exchanges)
             target.answered(sent.response, outcome, in_flight=in_flight, fills=fills)
         finally:

@@ -49,7 +49,7 @@ LEFT = sql(
 REVIVE = sql(
     """
 UPDATE deliveries SET state = m.state, priority = 0, due_at = m.now, created_at = m.now, attempt_count = 0, alone = 0,
-  ended_at = NULL, reason = NULL, was = NULL
+  ended_at = NULL, reason = NULL, was = NULL, round = round + 1
 FROM $json_rows(rows) AS m
 WHERE deliveries.id = m.id
 """,

@@ -115,7 +115,7 @@ UPDATE deliveries SET priority = 1 WHERE id IN (
 )
 """
 )
-_OF_DELIVERY = ("id", "subscription_id", "lease_token", "due_at", "attempt_count", "made_count", "created_at")
+_OF_DELIVERY = ("id", "subscription_id", "lease_token", "due_at", "attempt_count", "made_count", "created_at", "round")
 _OF_EVENT = (
     *("type", "source", "subject", "time", "recorded_at", "body", "job_uid", "sequence", "owner", "stream"),
     "identity",
@@ -242,8 +242,8 @@ def leased_of(rows: Iterable[Sequence[Any]]) -> list[Claimed]:
 
 
 def _claimed(row: Sequence[Any]) -> Claimed:
-    delivery_id, subscription_id, lease_token, due_at, attempt_count, made_count, created_at, event_id = row[:8]
-    type, source, subject, time, recorded_at, body, job_uid, sequence, owner, stream, identity, priority = row[8:]
+    delivery_id, subscription_id, lease_token, due_at, attempt_count, made_count, created_at, round, event_id = row[:9]
+    type, source, subject, time, recorded_at, body, job_uid, sequence, owner, stream, identity, priority = row[9:]
     event = Event(
         id=event_id,
         source=source,
@@ -268,5 +268,6 @@ def _claimed(row: Sequence[Any]) -> Claimed:
         attempt_count=attempt_count,
         made_count=made_count,
         priority=priority,
+        round=round,
         created_at=created_at,
     )

@@ -361,6 +361,7 @@ def _retry_one(
         if row.job_uid is not None and subscription.ordering == "job":
             state = queue_manual_retry(connection, row.id, row.job_uid, row.subscription_id, row.sequence)
         values |= {"state": state, "priority": 2, "attempt_count": 0, "ended_at": None, "reason": None}
+        values["round"] = row.round + 1
     connection.execute(update(DeliveryRow).where(col(DeliveryRow.id) == delivery_id).values(**values))
     notify(connection, "deliveries")
     return None

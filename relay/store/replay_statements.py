@@ -110,7 +110,7 @@ SELECT d.* FROM $json_values(event_ids) AS one (event_id) CROSS JOIN LATERAL (
 REOPEN = sql(
     f"""
 UPDATE deliveries SET was = deliveries.state, state = m.state, priority = 2, due_at = m.due_at, lease_token = NULL,
-  attempt_count = 0, ended_at = NULL, reason = NULL, replay = m.replay
+  attempt_count = 0, ended_at = NULL, reason = NULL, replay = m.replay, round = round + 1
 FROM $json_rows(rows) AS m
 WHERE deliveries.id = m.id AND deliveries.{ENDED}
 """,

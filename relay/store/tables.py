@@ -293,6 +293,7 @@ class DeliveryRow(SQLModel, table=True):
     was       the state that stopping the replay restores; NULL if it was open without the replay
     owner     the subscription's owner
     alone     1 once a bundle with it was refused: it is sent by itself
+    round     how often it was sent again by a replay or by hand
     """
 
     __tablename__: ClassVar[str] = "deliveries"
@@ -338,6 +339,7 @@ class DeliveryRow(SQLModel, table=True):
     was: OptionalText = None
     owner: OptionalText = None
     alone: int = Field(default=0, sa_type=SmallInteger, sa_column_kwargs={"server_default": "0"})
+    round: int = Field(default=0, sa_column_kwargs={"server_default": "0"})
 
 
 class AttemptRow(SQLModel, table=True):

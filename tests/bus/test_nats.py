@@ -51,7 +51,9 @@ def broker(port: int, login: Login | None = None, scheme: str = "nats", host: st
 
 def messages(count: int, subject: str = "orders.a", **changes: Any) -> list[Message]:
     return [
-        Message(destination=subject, body=b"%d" % n, id=f"evt_{n}", order=f"key {n % 7}", **changes)
+        Message(
+            destination=subject, body=b"%d" % n, id=f"evt_{n}", delivery=f"dlv_{n}", order=f"key {n % 7}", **changes
+        )
         for n in range(count)
     ]
 
@@ -108,7 +110,7 @@ async def test_message_is_stored_once_with_its_headers_and_in_order(tmp_path):
         assert again[0].detail == "stream ORDERS, sequence 1, which had it already"
         found = await stored(server.port)
     assert len(found) == 200, "a repeated message is dropped by its Nats-Msg-Id"
-    assert found[0].headers == {"content-type": "application/json", "Nats-Msg-Id": "evt_0"}
+    assert found[0].headers == {"content-type": "application/json", "Nats-Msg-Id": "dlv_0"}
     by_key: dict[int, list[int]] = {}
     for one in found:
         by_key.setdefault(int(one.data) % 7, []).append(int(one.data))
@@ -176,7 +178,10 @@ async def test_client_of_another_language_reads_both_content_modes(tmp_path, jav
         structured, data = await read_by_javascript(javascript, server.port, 2, "js")
     assert structured["subject"] == data["subject"] == "orders.com.acme.order.paid"
     assert json.loads(structured["body"]) == document
-    assert structured["headers"] == {"content-type": "application/cloudevents+json", "Nats-Msg-Id": "evt_1"}
+    assert structured["headers"] == {
+        **{"content-type": "application/cloudevents+json", "webhook-id": "evt_1"},
+        **{"Nats-Msg-Id": "evt_1"},
+    }
     assert json.loads(data["body"]) == {"total": 42}
     assert data["headers"]["ce-id"] == "A-17"
     assert data["headers"]["ce-subject"] == "%C3%9C%201"
@@ -302,9 +307,9 @@ async def test_no_event_is_lost_or_out_of_order_while_nats_is_killed_and_cut_off
 
         async def read() -> list[Stored]:
             if javascript is None:
-                return [Stored(json.loads(one.data), one.headers["Nats-Msg-Id"]) for one in await stored(server.port)]
+                return [Stored(json.loads(one.data), one.headers["webhook-id"]) for one in await stored(server.port)]
             read = await read_by_javascript(javascript, server.port, 3 * EVENTS)
-            return [Stored(json.loads(one["body"]), one["headers"]["Nats-Msg-Id"]) for one in read]
+            return [Stored(json.loads(one["body"]), one["headers"]["webhook-id"]) for one in read]
 
         under_test = UnderTest(
             process=server,

@@ -1,6 +1,7 @@
 """Replays: what they send again, in which order, how many at once, and the effect of a crash, a stop or a removal."""
 
 from collections.abc import Awaitable, Callable
+from dataclasses import replace as changed
 from typing import Any
 
 import pytest
@@ -577,6 +578,48 @@ async def test_a_single_retry_keeps_working_beside_a_replay(store: Store) -> Non
     with pytest.raises(Conflict):
         await store.deliveries.retry(ids[0], NOW)
     assert [sequence for _, sequence in await finish(store, made.id)] == [3, 1, 2]
+
+
+async def test_replay_and_retry_by_hand_begin_a_round_and_nothing_else_does(store: Store) -> None:
+    """A broker drops repetitions by it: see `Claimed.round_id`."""
+    await job(store, "a job", "queued")
+    (first,) = await claim(store, now=NOW, subscription_id="sub_1")
+
+    async def again(now: float) -> str:
+        (one,) = await claim(store, "sub_1", now=now)
+        return one.round_id
+
+    async def end(state: str, now: float, **fields: Any) -> None:
+        (row,) = await deliveries(store)
+        one = changed(first, lease_token=row["lease_token"], made_count=row["made_count"])
+        assert (await store.deliveries.record_attempt(result_of(one, state, now=now, **fields))).kept
+
+    assert first.round_id == first.id
+    await store.deliveries.release([first], NOW)
+    assert await again(NOW) == first.id
+    await end("pending", NOW, due_at=NOW + 60, reason="http_500")
+    assert await again(NOW + 60) == first.id
+    await end("pending", NOW + 60, due_at=NOW + 600, behind=True)
+    await store.deliveries.expedite("sub_1", NOW + 61)
+    assert await again(NOW + 61) == first.id
+    await end("pending", NOW + 61, due_at=NOW + 600)
+    await store.deliveries.retry(first.id, NOW + 62)
+    assert await again(NOW + 62) == first.id, "it was due sooner, no more"
+    await end("pending", NOW + 62, due_at=NOW + 600)
+    joined = await replay(store, only="all")
+    await advance(store, joined.id, NOW + 63)
+    assert await again(NOW + 63) == first.id, "so was this one"
+    await end("delivered", NOW + 63)
+    for number, state in enumerate(("delivered", "dead"), 1):
+        if number == 1:
+            await store.deliveries.retry(first.id, NOW + 64)
+        else:
+            made = await replay(store, only="all")
+            await advance(store, made.id, NOW + 64)
+        assert await again(NOW + 64) == f"{first.id}.{number}"
+        await end("pending", NOW + 64, due_at=NOW + 64)
+        assert await again(NOW + 64) == f"{first.id}.{number}"
+        await end(state, NOW + 64)
 
 
 async def test_missed_head_of_a_replay_is_promoted(store: Store) -> None:

@@ -233,6 +233,7 @@ async def test_a_subscription_declared_again_starts_with_what_the_old_one_did_no
     claimed = await claim(store, "crm", now=NOW + 3)
     assert {one.attempt_count for one in claimed} == {0}
     assert sorted(one.made_count for one in claimed) == [0, 0, 0, 1], "the dead one keeps its attempt"
+    assert sum(one.round_id != one.id for one in claimed) == 2, "what it was before may have been sent elsewhere"
 
 
 async def test_what_is_not_cancelled_yet_belongs_to_the_subscription_declared_again(

@@ -388,9 +388,9 @@ def test_hostile_texts_give_a_message_that_the_broker_takes_or_none(kind, mode):
             assert kind.problem_of(name, place if kind.name == "rabbitmq" else message.destination) is None
             for header, value in message.headers:
                 assert header.isascii()
-                assert not set(value) & {"\r", "\n", "\0"} or kind.name != "nats"
                 if value != message.id:  # which the relay makes
                     value.encode()
+                    assert not set(value) & {"\r", "\n", "\0"} or kind.name != "nats"
     assert taken > len(TEXTS) / 2
     assert all(pointer.startswith("/protocolsettings/") for pointer in refused)
 
@@ -405,7 +405,8 @@ def test_binary_mode_of_nats_encodes_values_and_names_the_type_of_the_data():
     assert headers["ce-datacontenttype"] == "application/json"
     assert "content-type" not in headers
     assert dict(Nats().message(event, subscription(Nats()), CONTEXT).headers) == {
-        "content-type": "application/cloudevents+json"
+        "content-type": "application/cloudevents+json",
+        "webhook-id": "evt_1",
     }
 
 

@@ -86,7 +86,7 @@ class Bus:
     async def read(self, message: Any) -> None:
         """Takes a message that the broker has stored."""
         event = orjson.loads(message.data)
-        arrival = Arrival(subject=message.subject, id=message.headers["Nats-Msg-Id"], event=event)
+        arrival = Arrival(subject=message.subject, id=message.headers["webhook-id"], event=event)
         self.arrivals.append(arrival)
         if not event["type"].startswith(TYPE_PREFIX):
             self.scenario.received.add(

@@ -16,7 +16,7 @@ ORDER_SUBJECT = "orders.{{ event.type | split: '.' | last }}"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Arrival:
-    """A message as the reader got it. `id`: its `Nats-Msg-Id`."""
+    """A message as the reader got it. `id`: its header `webhook-id`."""
 
     subject: str
     id: str

@@ -120,6 +120,17 @@ async def test_same_message_of_another_subscription_is_not_lost():
         assert world.values == [b"1", b"another shape", b"1"]
 
 
+async def test_message_in_doubt_stands_for_its_own_delivery_only():
+    """Two subscriptions with one topic, or a replay, make records that are the same but for their deliveries."""
+    first, other = replace(message(1), delivery="dlv_1"), replace(message(1), delivery="dlv_1.1")
+    async with opened(FakeKafka(steps=[SILENT])) as world:
+        await world.publish(first, seconds=0.3)
+        assert await world.publish(other) == [None]
+        assert world.values == [b"1", b"1"]
+        assert await world.publish(first) == [None]
+        assert world.values == [b"1", b"1"]
+
+
 async def test_time_out_while_the_broker_makes_an_identity_leaves_nothing_in_doubt():
     async with opened() as world:
         world.node.raw[IDENTITY] = b""

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -187,6 +188,11 @@ def claimed(name: str, recorded_at: float) -> Claimed:
 def test_the_oldest_goes_first_and_a_job_keeps_its_order_when_the_clock_was_set_back() -> None:
     members = [claimed("a1", NOW + 5), claimed("a2", NOW - 60), claimed("b1", NOW), claimed("-7", NOW + 1)]
     assert [one.id for one in in_order(members)] == ["a1", "b1", "-7", "a2"]
+
+
+def test_each_round_of_a_delivery_has_an_id_of_its_own() -> None:
+    first = claimed("a1", NOW)
+    assert (first.round_id, replace(first, round=2).round_id) == ("a1", "a1.2")
 
 
 def test_the_message_id_is_that_of_the_set() -> None:

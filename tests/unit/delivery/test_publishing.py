@@ -16,6 +16,7 @@ from tests.support.store_kit import NOW, job_event, subscription
 
 BROKER = Broker(protocol="NATS", addresses=(("a.example", 4222),), secure=True)
 EVENTS = [job_event("job_1", number) for number in range(1, 11)]
+DELIVERIES = [f"dlv_{number}" for number in range(1, 11)]
 
 
 async def publish(monkeypatch: pytest.MonkeyPatch, step_seconds: float) -> tuple[list[Sent], list[str], int]:
@@ -34,6 +35,7 @@ async def publish(monkeypatch: pytest.MonkeyPatch, step_seconds: float) -> tuple
     async def take(broker: Broker, messages: Any, seconds: float) -> list[Response]:
         watching.cancel()
         sent.extend(message.id for message in messages)
+        assert [message.delivery for message in messages] == DELIVERIES[: len(messages)]
         return [Response(started_at=NOW, duration_ms=1.0) for _ in messages]
 
     async def others() -> None:
@@ -47,7 +49,7 @@ async def publish(monkeypatch: pytest.MonkeyPatch, step_seconds: float) -> tuple
     made: Subscription = subscription("sub_1", kind="nats")
     shared = SharedTurns()
     found = await publishing.published(
-        take, cast("Any", Slow()), made, BROKER, EVENTS, cast("Any", None), 15.0, lambda: NOW, shared
+        take, cast("Any", Slow()), made, BROKER, EVENTS, DELIVERIES, cast("Any", None), 15.0, lambda: NOW, shared
     )
     return found, sent, turns
 
