@@ -8,11 +8,10 @@ every function is bounded in time and output.
 
 import functools
 import html
-import json
 import re
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from typing import Any
-from urllib.parse import SplitResult, quote, quote_plus, unquote_plus, urlsplit
+from urllib.parse import SplitResult, unquote, unquote_plus, urlsplit
 
 from structlog.typing import EventDict, WrappedLogger
 
@@ -27,6 +26,14 @@ MIN_SECRET_CHARACTERS = 8
 LONG_SEGMENT_CHARACTERS = 16
 """Part of a sink's path that may be a credential although the path is shown: longer than most words."""
 
+_ESCAPE = re.compile(
+    r"\\+[ux](?P<code>(?<=u)[0-9a-f]{4}|(?<=x)[0-9a-f]{2})|\\+"
+    r"|(?P<octets>(?:%[0-9a-f]{2})+)|(?P<entity>&(?:#x?[0-9a-f]{1,7}|[a-z][a-z0-9]{1,31});)",
+    re.IGNORECASE,
+)
+_ESCAPE_MARKS = "\\%&+"
+_ESCAPE_CHARACTERS = 12
+"""The longest part of an escape that can stand at the end of a truncated text."""
 _TRUNCATED = "…[truncated]"
 _MARGIN_CHARS = 512  # read beyond the cut, so that a secret that straddles it is recognised
 
@@ -178,7 +185,6 @@ def secrets_of(
     `credentials`."""
     found = {*credentials, *(value for name, value in headers if is_credential(name))}
     found |= {word for value in found for word in value.split()}  # `Bearer …`
-    found |= {escaped for value in found for escaped in _escaped(value)}
     address, _, query = sink.partition("?")
     path = "/" + address.partition("://")[2].partition("/")[2].rstrip("/")
     if query:
@@ -189,21 +195,82 @@ def secrets_of(
     return tuple(sorted((one for one in found if len(one) >= MIN_SECRET_CHARACTERS), key=len, reverse=True))
 
 
-def _escaped(value: str) -> Iterator[str]:
-    """The value as an answer in JSON, HTML or a URL contains it."""
-    yield from (json.dumps(value)[1:-1], json.dumps(value, ensure_ascii=False)[1:-1])
-    yield from (json.dumps(value)[1:-1].replace("/", "\\/"), html.escape(value))
-    yield from (quote(value, safe=""), quote(value), quote_plus(value))
-
-
 def without(text: str, secrets: Sequence[str], *, cut: bool = False) -> str:
-    """The text with each of `secrets` (longest first) replaced by `[redacted]`.
+    """The text with each of `secrets` (longest first) replaced by `[redacted]`, also where it is escaped as in JSON, a
+    URL or HTML.
 
     cut  the text was truncated: the end that may be the beginning of a secret is dropped too
     """
+    if not secrets:
+        return text
+    if any(mark in text for mark in _ESCAPE_MARKS):
+        return _without_escaped(text, secrets, cut=cut)
     for secret in secrets:
         text = text.replace(secret, REDACTED)
-    return text[: 1 - len(secrets[0])] if cut and secrets else text
+    return text[: 1 - len(secrets[0])] if cut else text
+
+
+def _without_escaped(text: str, secrets: Sequence[str], *, cut: bool) -> str:
+    plain, starts, ends = _unescaped(text)
+    found = [(at, at + len(one)) for one in secrets for at in _places(text, one)]
+    for one in dict.fromkeys(_unescaped(secret)[0] for secret in secrets):
+        if len(one) >= MIN_SECRET_CHARACTERS:
+            found += [(starts[at], ends[at + len(one) - 1]) for at in _places(plain, one)]
+    end = len(text)
+    if cut:
+        dropped = len(secrets[0]) - 1 + _ESCAPE_CHARACTERS
+        end = starts[-dropped] if dropped <= len(starts) else 0
+    shown: list[str] = []
+    done = 0
+    for first, last in sorted(found):
+        if first >= end:
+            break
+        if last > done:
+            shown += (text[done:first], REDACTED) if first >= done else ()
+            done = last
+    return "".join((*shown, text[done:end]))
+
+
+def _places(text: str, part: str) -> Iterator[int]:
+    at = text.find(part)
+    while at >= 0:
+        yield at
+        at = text.find(part, at + 1)
+
+
+def _unescaped(text: str) -> tuple[str, list[int], list[int]]:
+    """The text without escapes, also escaped ones, and with spaces for `+`. Then where each of its characters began and
+    ended in the text."""
+    starts, ends = list(range(len(text))), list(range(1, len(text) + 1))
+    for _ in range(MAX_PASSES):
+        parts: list[str] = []
+        first: list[int] = []
+        last: list[int] = []
+        done = 0
+        for match in _ESCAPE.finditer(text):
+            if (one := _character(match)) is None:
+                continue
+            at, to = match.span()
+            parts += (text[done:at], one)
+            first += (*starts[done:at], *[starts[at]] * len(one))
+            last += (*ends[done:at], *[ends[to - 1]] * len(one))
+            done = to
+        if not parts:
+            break
+        text, starts, ends = "".join((*parts, text[done:])), first + starts[done:], last + ends[done:]
+    return text.replace("+", " "), starts, ends
+
+
+def _character(match: re.Match[str]) -> str | None:
+    """What an escape stands for; None if it is none."""
+    if match["code"]:
+        return chr(int(match["code"], 16))
+    if match["octets"]:
+        return unquote(match["octets"], errors="replace")
+    if match["entity"]:
+        found = html.unescape(match["entity"])
+        return None if found == match["entity"] else found
+    return ""  # backslashes that are left
 
 
 def redact(_logger: WrappedLogger, _method: str, event_dict: EventDict) -> EventDict:

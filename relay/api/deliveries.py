@@ -9,7 +9,7 @@ from starlette.responses import Response
 from typing_extensions import TypedDict
 
 from relay.api.examples import DELIVERY_ID, EVENT_ID, JOB_UID, SUBSCRIPTION_ID, TIME
-from relay.api.fields import Body, NextCursor, Nothing, Time, header_view
+from relay.api.fields import Body, NextCursor, Nothing, Time
 from relay.api.operations import ADMINS, NEXT, READS_SUBSCRIPTIONS, WRITES_SUBSCRIPTIONS, Answer, Call, Operation
 from relay.api.params import PAGE, choice, choices, text, time, whole_number
 from relay.api.problems import invalid_parameter
@@ -25,6 +25,7 @@ from relay.errors import Conflict, NotFound
 
 GroupField = Literal["reason", "sink", "day"]
 MAX_COUNTED = 50_000
+_MAY_CHANGE = "Null unless the caller may change the subscription."
 GROUPED_BY: Mapping[GroupField, str] = {"reason": "reason", "sink": "subscription_id", "day": "day"}
 """The values of `group_by`, and the column that each groups by."""
 
@@ -49,7 +50,8 @@ class MadeUpRequest(TypedDict):
 
 
 class Attempt(TypedDict):
-    """One attempt. Credentials in headers are redacted."""
+    """One attempt. Credentials are redacted. What was sent and answered is null unless the caller may change the
+    subscription: headers, excerpt and `requests`."""
 
     number: int
     started_at: Time
@@ -66,18 +68,16 @@ class Attempt(TypedDict):
     next_attempt_at: Annotated[
         Time | None, Field(description="When this attempt scheduled the next one; null if there is none.")
     ]
-    request_headers: dict[str, str]
-    response_headers: dict[str, str]
-    response_excerpt: Annotated[
-        str | None, Field(description="The beginning of the response body; secrets are redacted.")
-    ]
+    request_headers: Annotated[dict[str, str] | None, Field(description=_MAY_CHANGE)]
+    response_headers: Annotated[dict[str, str] | None, Field(description=_MAY_CHANGE)]
+    response_excerpt: Annotated[str | None, Field(description=f"The beginning of the response body. {_MAY_CHANGE}")]
     response_excerpt_encoding: Annotated[
         Literal["text", "hex"] | None, Field(description="`hex` if the body is not UTF-8.")
     ]
     remote_ip: Annotated[str | None, Field(description="The address that was dialled, even if it did not answer.")]
     requests: Annotated[
         list[MadeUpRequest] | None,
-        Field(description="With `config.dry_run`: what would have been sent. Null if something was sent."),
+        Field(description=f"With `config.dry_run`: what would have been sent; otherwise null. {_MAY_CHANGE}"),
     ]
 
 
@@ -191,8 +191,8 @@ def delivery_group_view(group: core.DeliveryGroup, sink: str | None) -> Delivery
     }
 
 
-def attempt_view(attempt: core.Attempt) -> Attempt:
-    """One attempt. The dispatcher redacts headers that it knows; the rest are redacted here."""
+def attempt_view(attempt: core.Attempt, *, whole: bool) -> Attempt:
+    """One attempt. `whole`: the caller may see what the sink was sent and has answered."""
     return {
         "number": attempt.number,
         "started_at": to_rfc3339(attempt.started_at),
@@ -202,12 +202,12 @@ def attempt_view(attempt: core.Attempt) -> Attempt:
         "timings": cast("Timings", attempt.timings._asdict()),
         "decision": attempt.decision,
         "next_attempt_at": optional_rfc3339(attempt.next_attempt_at),
-        "request_headers": _headers_view(attempt.request_headers),
-        "response_headers": _headers_view(attempt.response_headers),
-        "response_excerpt": attempt.response_excerpt,
-        "response_excerpt_encoding": _excerpt_encoding(attempt),
+        "request_headers": _headers_view(attempt.request_headers) if whole else None,
+        "response_headers": _headers_view(attempt.response_headers) if whole else None,
+        "response_excerpt": attempt.response_excerpt if whole else None,
+        "response_excerpt_encoding": _excerpt_encoding(attempt) if whole else None,
         "remote_ip": attempt.remote_ip,
-        "requests": None if attempt.requests is None else [_made_up(one) for one in attempt.requests],
+        "requests": [_made_up(one) for one in attempt.requests] if whole and attempt.requests is not None else None,
     }
 
 
@@ -224,8 +224,7 @@ def _excerpt_encoding(attempt: core.Attempt) -> Literal["text", "hex"] | None:
 def _headers_view(headers: tuple[tuple[str, str], ...]) -> dict[str, str]:
     shown: dict[str, str] = {}
     for name, value in headers:
-        seen = header_view(name, value)
-        shown[name] = f"{shown[name]}, {seen}" if name in shown else seen
+        shown[name] = f"{shown[name]}, {value}" if name in shown else value
     return shown
 
 
@@ -401,7 +400,7 @@ async def _shown(call: Call, delivery: core.Delivery, status_code: int = 200) ->
     sinks = await _sinks(call, [delivery.subscription_id])
     shown: DeliveryWithAttempts = {
         **delivery_view(delivery, sinks.get(delivery.subscription_id)),
-        "attempts": [attempt_view(attempt) for attempt in delivery.attempts],
+        "attempts": [attempt_view(attempt, whole=call.may_set_sinks) for attempt in delivery.attempts],
     }
     return json_response(shown, status_code)
 

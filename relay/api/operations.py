@@ -111,19 +111,21 @@ class Call:
 
     def shown_sink(self, kind: str, url: str) -> str:
         """A sink's URL as this caller may see it: the path, which may be a credential, only who may set it."""
-        if self._may_set_sinks or not url:
+        if self.may_set_sinks or not url:
             return self.ports.kinds.redacted_url(kind, url)
         return url_without_path(url)
 
     def shown_url(self, subscription: Subscription, url: str) -> str:
         """The URL of a request to a subscription's sink. What follows the sink in it is no credential."""
         base = subscription.sink.rstrip("/")
-        if self._may_set_sinks and url != subscription.sink and url.startswith(f"{base}/"):
+        if self.may_set_sinks and url != subscription.sink and url.startswith(f"{base}/"):
             return self.shown_sink(subscription.kind, base) + url[len(base) :]
         return self.shown_sink(subscription.kind, url)
 
     @property
-    def _may_set_sinks(self) -> bool:
+    def may_set_sinks(self) -> bool:
+        """Whether the caller may change the subscriptions that it sees, and so see what their sinks are sent and
+        answer."""
         return self.identity is not None and not self.identity.scopes.isdisjoint({ADMIN, SUBSCRIPTIONS_WRITE})
 
     @property

@@ -293,7 +293,7 @@ async def test_subscription(call: Call) -> Response:
         "verdict": outcome.verdict,
         "reason": outcome.reason,
         "event": cast("CloudEvent", event.document()),
-        "attempt": attempt_view(attempt),
+        "attempt": attempt_view(attempt, whole=True),
     }
     return json_response(result)
 

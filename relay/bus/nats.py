@@ -27,6 +27,16 @@ LOOK_SECONDS = 3.0
 GIVE_UP_SECONDS = 0.2
 MESSAGE_TOO_LARGE = 10_054
 """Error of JetStream: the message exceeds `max_msg_size` of its stream."""
+MAX_CODE = 100_000
+_REFUSALS = (
+    "maximum messages exceeded",
+    "maximum bytes exceeded",
+    "maximum messages per subject exceeded",
+    "message size exceeds maximum allowed",
+    "resource limits exceeded for account",
+    "insufficient resources",
+)
+"""Descriptions that are shown. Others are not: attempts are shown to callers who may not see what a sink answers."""
 _NO_RESPONDERS = "503"
 _NO_PERMISSION = "permissions violation"
 _REFUSED = ("authorization", "authentication", "nkey")
@@ -190,9 +200,11 @@ def read_reply(status: str | None, data: bytes) -> Published:
     try:
         answer = json.loads(data)
         if "error" in answer:
-            number, why = answer["error"].get("err_code"), str(answer["error"].get("description"))[:200]
+            number, said = answer["error"].get("err_code"), answer["error"].get("description")
             error = "too_large" if number == MESSAGE_TOO_LARGE else "nack"
-            return Published(error=error, detail=f"JetStream answered: {why} ({number})")
+            why = said if said in _REFUSALS else "an error"
+            code = f" ({number})" if isinstance(number, int) and 0 < number < MAX_CODE else ""
+            return Published(error=error, detail=f"JetStream answered: {why}{code}")
         again = ", which had it already" if answer.get("duplicate") else ""
         return Published(detail=f"stream {str(answer['stream'])[:100]}, sequence {int(answer['seq'])}{again}")
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):

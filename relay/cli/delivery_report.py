@@ -76,7 +76,9 @@ def _headline(attempt: Document) -> str:
         by = f", by {address}" if address else ""
         return f"{started[:10]} {started[11:23]} UTC: acknowledged after {duration(attempt['duration_ms'])}{by}"
     if status is None and not attempt.get("error"):
-        return f"{started[:10]} {started[11:23]} UTC: nothing was sent"
+        hidden = attempt.get("request_headers", {}) is None
+        what = f"no HTTP status, after {duration(attempt['duration_ms'])}" if hidden else "nothing was sent"
+        return f"{started[:10]} {started[11:23]} UTC: {what}"
     result = attempt.get("error") if status is None else f"HTTP {status}"
     where = f", {'to' if status is None else 'from'} {address}" if address else ""
     return f"{started[:10]} {started[11:23]} UTC: {result} after {duration(attempt['duration_ms'])}{where}"
@@ -90,6 +92,8 @@ def _details(attempt: Document, before: Document | None) -> Iterator[str]:
     if message:
         yield f"message: {message}"
     excerpt = attempt.get("response_excerpt")
+    if attempt.get("response_headers", {}) is None and attempt.get("status_code") is not None:
+        yield "answer: shown to tokens that may change the subscription (subscriptions:write)"
     if excerpt:
         cut = _cut(excerpt)
         shown = f"(hex) {cut}" if attempt.get("response_excerpt_encoding") == "hex" else f"“{' '.join(cut.split())}”"

@@ -318,7 +318,7 @@ def _delivery(delivery: Document, hidden: Sequence[str]) -> Iterator[str]:
     attempts = [_without_paths(attempt, hidden) for attempt in delivery.get("attempts") or ()]
     yield from (f"  {line}" for line in attempt_lines(attempts))
     if attempts:
-        headers = {name.lower(): value for name, value in attempts[-1].get("response_headers", {}).items()}
+        headers = {name.lower(): value for name, value in (attempts[-1].get("response_headers") or {}).items()}
         known = _facts(headers, *(name for name in ANSWER_HEADERS if headers.get(name)))
         if known:
             yield f"  last answer's headers: {known}"

@@ -59,7 +59,7 @@ def likely_cause(attempt: Mapping[str, Any]) -> str | None:
     timings = attempt.get("timings") or {}
     if word == "timeout" and timings.get("first_byte_ms") is None:
         word = "unreachable" if timings.get("connect_ms") is not None else "dns"
-    return LIKELY_CAUSES.get(word)
+    return LIKELY_CAUSES.get(word) or BROKER_CAUSES.get(word)  # who may only read sees no request_headers
 
 
 def cause_of_reason(reason: str | None) -> str | None:

@@ -48,14 +48,14 @@ def attempt_of(
         started_at=response.started_at,
         duration_ms=response.duration_ms,
         status_code=response.status_code,
-        error=_error_text(response),
-        request_headers=_shown(headers),
+        error=_error_text(response, secrets),
+        request_headers=_shown(headers, secrets),
         response_headers=_shown(response.headers, secrets),
         response_excerpt=excerpt,
         excerpt_is_hex=is_hex,
         remote_ip=response.remote_ip,
         timings=response.timings,
-        decision=decision,
+        decision=None if decision is None else without(decision, secrets),
         next_attempt_at=next_attempt_at,
         requests=None if made_up is None else _made_up(made_up, secrets),
     )
@@ -149,16 +149,17 @@ def _shown(headers: Headers, secrets: Sequence[str] = ()) -> tuple[tuple[str, st
     """The headers without credentials and secrets, truncated; a last header `…` counts those left out."""
     if not headers:
         return ()
-    redacted = [(name, REDACTED if is_credential(name) else value) for name, value in headers]
-    if secrets:
-        redacted = [(name, without(value, secrets)) for name, value in redacted]
+    redacted = [(name, REDACTED if is_credential(name) else without(value, secrets)) for name, value in headers]
+    together = "\n".join([value for _, value in redacted])
+    if redact_text(together) != together:
+        redacted = [(name, redact_text(value)) for name, value in redacted]
     if sum([len(name) + len(value) for name, value in redacted]) <= HEADER_CHARACTERS and len(redacted) <= MAX_HEADERS:
         return tuple(redacted)
     shown: list[tuple[str, str]] = []
     left = HEADERS_CHARACTERS
     for name, value in redacted:
         if len(value) > HEADER_CHARACTERS:
-            value = redact_text(value)[:HEADER_CHARACTERS] + CUT
+            value = value[:HEADER_CHARACTERS] + CUT
         if len(name) > NAME_CHARACTERS:
             name = name[:NAME_CHARACTERS] + CUT
         left -= len(name) + len(value)
@@ -196,7 +197,7 @@ def _excerpt(response: Response, secrets: Sequence[str]) -> tuple[str, bool]:
     return shown.replace("\0", "\N{REPLACEMENT CHARACTER}"), False
 
 
-def _error_text(response: Response) -> str | None:
+def _error_text(response: Response, secrets: Sequence[str]) -> str | None:
     if response.error is None:
         return None
-    return f"{response.error}: {response.detail}" if response.detail else response.error
+    return f"{response.error}: {without(response.detail, secrets)}" if response.detail else response.error

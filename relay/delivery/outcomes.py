@@ -14,7 +14,7 @@ from relay.core.values import value_class
 from relay.delivery.attempts import attempt_of, expired_event, subscription_event, uncertain_event
 from relay.delivery.credentials import Sent
 from relay.delivery.settings import DeliverySettings
-from relay.redaction import secrets_of, url_without_path
+from relay.redaction import secrets_of, url_without_path, without
 
 
 @value_class(frozen=True, slots=True, kw_only=True)
@@ -140,8 +140,8 @@ def attempt_result(
     if finished.others:
         sentence = f"{sentence} (in one request with {counted(finished.others, 'other event')})"
     number, next_attempt_at = claimed.made_count + 1, due_at if disable is None and not probe else None
+    secrets = secrets_of(subscription.sink, finished.redacted_sink, subscription.headers, sent.secrets)
     if shown is None:
-        secrets = secrets_of(subscription.sink, finished.redacted_sink, subscription.headers, sent.secrets)
         attempt = attempt_of(
             number,
             sent.headers,
@@ -152,7 +152,8 @@ def attempt_result(
             made_up=sent.made_up,
         )
     else:
-        attempt = replace(shown, number=number, decision=sentence, next_attempt_at=next_attempt_at)
+        decided = without(sentence, secrets)
+        attempt = replace(shown, number=number, decision=decided, next_attempt_at=next_attempt_at)
     events: tuple[Event, ...] = ()
     if probe or state != "delivered":
         events = _events(finished, attempt, decision, disable, now, settings.dataschema_base)

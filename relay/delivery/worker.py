@@ -41,6 +41,7 @@ from relay.errors import StoreError, ValueRefused
 from relay.holder import Holder
 from relay.log import shows_deliveries
 from relay.metrics import Metrics
+from relay.redaction import secrets_of, without
 from relay.tasks import Tasks
 from relay.turns import SharedTurns
 
@@ -57,6 +58,8 @@ old."""
 DATABASE_RETRY_SECONDS = 1.0
 """Pause before another try after a database error."""
 REASON_CHARACTERS = 200
+PLAIN_CHARACTERS = len("http_200")
+"""A reason of this length holds no credential."""
 TURN_PAUSE_SECONDS = 1.0
 """Pause of a delivery that waits for another one of its key."""
 
@@ -276,9 +279,9 @@ class Worker:
 
     def _outcome_of(self, subscription: Subscription, kind: "Kind", sent: Sent) -> Outcome:
         if sent.outcome is not None:
-            return _storable(sent.outcome)
+            return _shown(sent.outcome, subscription, kind, sent)
         try:
-            return _storable(kind.classify(sent.response, self.clock()))
+            return _shown(kind.classify(sent.response, self.clock()), subscription, kind, sent)
         except Exception:
             log.exception("classify_failed", subscription=subscription.id)
             return retry.http_outcome(sent.response, self.clock())
@@ -586,9 +589,13 @@ def _plain(sent: Sent) -> Sent:
     return replace(sent, headers=(), response=plain)
 
 
-def _storable(outcome: Outcome) -> Outcome:
-    """The outcome with a reason that the database takes: it may contain text of the response."""
-    reason = storable(outcome.reason)[:REASON_CHARACTERS]
+def _shown(outcome: Outcome, subscription: Subscription, kind: "Kind", sent: Sent) -> Outcome:
+    """The outcome with a reason that can be stored and shown: it may contain a code of the response."""
+    reason = storable(outcome.reason)
+    if len(reason) > PLAIN_CHARACTERS:
+        shown_sink = kind.redacted_url(subscription.sink)
+        reason = without(reason, secrets_of(subscription.sink, shown_sink, subscription.headers, sent.secrets))
+    reason = reason[:REASON_CHARACTERS]
     return outcome if reason == outcome.reason else replace(outcome, reason=reason)
 
 

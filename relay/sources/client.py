@@ -15,6 +15,7 @@ from relay.core.connect_accounts import Listing
 from relay.core.job import Observation
 from relay.core.values import value_class
 from relay.http.exchange import Exchanges, Route
+from relay.redaction import MIN_SECRET_CHARACTERS, without
 from relay.sources.definition import SourceDefinition
 from relay.sources.mapping import Malformed, UpstreamError, observe, read_answer, read_error, read_listing
 
@@ -42,7 +43,6 @@ _MAX_DETAIL_CHARACTERS = 300
 _KEY = re.compile(r"[!-~]+")  # valid in a header
 _UNFIT = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\ud800-\udfff]")
 """Characters no stored text may hold. aiohttp decodes invalid UTF-8 in headers to lone surrogates."""
-_MIN_KEY_CHARACTERS = 8  # redacting anything shorter would garble the text
 
 
 _KIND_BY_STATUS: Mapping[int, PollKind] = {
@@ -315,4 +315,4 @@ def _fit(text: str) -> str:
 
 def _redacted(text: str, api_key: str) -> str:
     """The text without the key, in case the upstream echoes it. Apply before truncating."""
-    return text.replace(api_key, "…") if len(api_key) >= _MIN_KEY_CHARACTERS else text
+    return without(text, (api_key,)) if len(api_key) >= MIN_SECRET_CHARACTERS else text

@@ -5,7 +5,7 @@ import pytest
 from relay.core.delivery import Shown
 from relay.core.dialogue import Memory
 from relay.core.ledger import Entry, event_key
-from tests.support.api_world import HOOK
+from tests.support.api_world import HOOK, TOKENS
 from tests.support.store_kit import attempt, claim, result_of
 
 PATH = "/v1/deliveries"
@@ -203,3 +203,35 @@ async def test_only_the_newest_deliveries_are_counted(client, world):
     groups = (await client.get(PATH, params={"group_by": "reason", "newest": 2})).json()
     assert ([item["count"] for item in groups["items"]], groups["scanned"], groups["truncated"]) == ([2], 2, True)
     assert (await client.get(PATH, params={"group_by": "reason", "newest": 50_001})).status_code == 422
+
+
+@pytest.mark.parametrize(("token", "whole"), [("rl_read", False), ("rl_subs", True), ("rl_admin", True)])
+async def test_only_who_may_change_a_subscription_sees_what_its_sink_is_sent_and_answers(
+    client, open_client, world, token, whole
+):
+    id = (await client.post("/v1/subscriptions", json={"sink": HOOK})).json()["id"]
+    await world.poll(await world.job("a"), "queued")
+    world.now += 1
+    (one,) = await claim(world.store, id, now=world.now)
+    tried = attempt(
+        status_code=500,
+        decision="HTTP 500 (attempt 1 of 3): tried again in 5 s",
+        request_headers=(("x-sent", "planted-1"),),
+        response_headers=(("x-echo", "planted-2"),),
+        response_excerpt="planted-3",
+        requests=(Shown(method="POST", url="https://sink.example/planted-4", body="planted-5"),),
+        remote_ip="192.0.2.7",
+    )
+    await world.store.deliveries.record_attempt(result_of(one, "dead", now=world.now, reason="http_500", attempt=tried))
+    reader = open_client(dev=False, tokens=TOKENS)
+    answer = await reader.get(f"{PATH}/{one.id}", headers={"Authorization": f"Bearer {token}"})
+    (shown,) = answer.json()["attempts"]
+    assert (shown["status_code"], shown["remote_ip"], shown["decision"]) == (500, "192.0.2.7", tried.decision)
+    assert shown["timings"].keys() == {"dns_ms", "connect_ms", "tls_ms", "first_byte_ms"}
+    planted = [f"planted-{number}" for number in range(1, 6)]
+    assert [one in answer.text for one in planted] == [whole] * 5
+    if not whole:
+        hidden = (
+            *("request_headers", "response_headers", "response_excerpt", "response_excerpt_encoding", "requests"),
+        )
+        assert [shown[name] for name in hidden] == [None] * 5

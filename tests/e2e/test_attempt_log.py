@@ -1,9 +1,12 @@
 """Attempts as a relay process records and reports them, with sinks on real sockets: timings, report, support text."""
 
 import json
-from collections.abc import AsyncIterator
+import sqlite3
+from collections.abc import AsyncIterator, Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from starlette.requests import Request
@@ -134,3 +137,41 @@ async def test_support_text_has_all_attempts_and_no_secret(world: RelayWorld) ->
             assert secret not in "\n".join(lines)
     code, lines = await world.run("support", "dlv_nobody", RELAY_TOKEN=TOKEN)
     assert (code, lines) == (2, ["relay: there is no job, event, delivery or subscription 'dlv_nobody'"])
+
+
+async def test_database_holds_no_credential_that_a_sink_gives_back(world: RelayWorld) -> None:
+    """The sink gives back what it got, plain and escaped, in headers and in the body."""
+    credentials = [f"{secret}/and+more" for secret in (QUERY_SECRET, HEADER_SECRET, PATH_SECRET)]
+    escapes: list[Callable[[str], str]] = [
+        str,
+        lambda one: json.dumps(one).replace("/", "\\/"),
+        lambda one: "".join(f"\\u{ord(character):04x}" for character in one),
+        lambda one: quote(one, safe=""),
+        lambda one: one.replace("/", "&#x2F;").replace("+", "&plus;"),
+    ]
+
+    async def echo(_request: Request) -> Response:
+        said = [escape(one) for escape in escapes for one in credentials]
+        return Response("\n".join(said), 500, {f"x-echo-{number}": one for number, one in enumerate(said)})
+
+    world.answering = echo
+    world.settings(SETTINGS.replace("[0.1s, 0.2s, 0.5s, 1s, 1s, 1s, 2s, 2s, 2s, 2s]", "[0.1s]"))
+    await world.serve()
+    made = await world.subscribe(
+        "ai.revor.job.succeeded",
+        sink=f"{world.sink_url}/{quote(credentials[2], safe='')}?code={quote(credentials[0], safe='')}",
+        protocolsettings={"headers": {"X-Own-Token": credentials[1], "X-Note": f"with {credentials[1]}"}},
+    )
+    await world.job()
+    (dead,) = await ended(world, made["id"], 1, "dead")
+    assert dead["attempts"][0]["response_headers"]["x-echo-0"] == "[redacted]"
+    assert "[redacted]" in dead["attempts"][0]["response_excerpt"]
+    with closing(sqlite3.connect(next(world.folder.glob("*.db")))) as database:
+        rows = [repr(row) for row in database.execute("SELECT * FROM attempts")]
+        rows += [repr(row) for row in database.execute("SELECT reason FROM deliveries")]
+        rows += [repr(row) for row in database.execute("SELECT failing_reason, state_reason FROM subscriptions")]
+    for text in rows:
+        for escape in escapes:
+            for part in (QUERY_SECRET, HEADER_SECRET, PATH_SECRET):
+                assert escape(part).strip('"') not in text
+                assert escape(part).strip('"').replace("\\", "\\\\") not in text

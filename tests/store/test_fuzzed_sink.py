@@ -216,7 +216,7 @@ def check_attempt(attempt: Attempt, case: Case) -> None:
         assert attempt.error is None
     assert (attempt.status_code is None) is (attempt.error is not None)
     assert attempt.decision
-    shown = orjson.dumps(attempt_view(attempt)).decode()
+    shown = orjson.dumps(attempt_view(attempt, whole=True)).decode()
     assert "\\u0000" not in shown
     kept = sum(len(name) + len(value) for name, value in attempt.response_headers)
     assert kept <= HEADERS_CHARACTERS + len(CUT) + 40

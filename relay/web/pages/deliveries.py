@@ -308,8 +308,9 @@ def _attempt(
         "bar": drawing.bar(attempt, scale_ms, words or texts("deliveries.not_measured")),
         "answered": answered or texts(f"deliveries.answered_{_unanswered(attempt)}"),
         "bad": bool(error) or (status is not None and status >= 300),
-        "request_headers": _headers(attempt["request_headers"])[: MAX_HEADERS if last else EARLIER_HEADERS],
-        "response_headers": _headers(attempt["response_headers"])[: MAX_HEADERS if last else EARLIER_HEADERS],
+        "hidden": attempt["request_headers"] is None,
+        "request_headers": _headers(attempt["request_headers"] or {})[: MAX_HEADERS if last else EARLIER_HEADERS],
+        "response_headers": _headers(attempt["response_headers"] or {})[: MAX_HEADERS if last else EARLIER_HEADERS],
         "excerpt": excerpt[:most],
         "excerpt_left": max(0, len(excerpt) - most),
     }
@@ -318,6 +319,8 @@ def _attempt(
 def _unanswered(attempt: Answer) -> str:
     if attempt.get("requests") is not None:
         return "dry_run"
+    if attempt["request_headers"] is None:
+        return "not_shown"
     return "acknowledged" if "destination" in attempt["request_headers"] else "nothing"
 
 
