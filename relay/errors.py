@@ -71,7 +71,7 @@ class RequestError(RelayError):
     status = 400
     title = "Bad request"
     kept = True
-    """Whether a request that is repeated with its Idempotency-Key gets this answer again."""
+    """Whether a request with an Idempotency-Key holds its key after this answer."""
 
     def __init__(
         self,
@@ -148,6 +148,14 @@ class CheckFailed(RequestError):
     kept = False
 
 
+class Gone(RequestError):
+    """A request is repeated with its Idempotency-Key, and what it made or changed was removed since."""
+
+    code = "gone"
+    status = 410
+    title = "Gone"
+
+
 class TooLarge(RequestError):
     """The body is too large."""
 
@@ -161,6 +169,7 @@ class TooMany(RequestError):
 
     exit_code = 1
     code = "too_many_requests"
+    kept = False
     status = 429
     title = "Too many requests"
 

@@ -19,7 +19,14 @@ from starlette.responses import Response
 from typing_extensions import TypedDict
 
 from relay.api.fields import Body
-from relay.api.operations import WRITES_SUBSCRIPTIONS, Answer, Call, Context, Operation
+from relay.api.operations import (
+    WRITES_SUBSCRIPTIONS,
+    Answer,
+    Call,
+    Context,
+    Operation,
+    stored,
+)
 from relay.api.problems import MAX_ERRORS, did_you_mean, request_id_of
 from relay.api.resource import json_response
 from relay.api.subscription_checks import awaits_consent, read_declared, with_portal
@@ -112,8 +119,13 @@ OPERATIONS: list[Operation] = []
 operation = partial(Operation, into=OPERATIONS, tag="Subscriptions")
 
 
+def _without_values(answer: SubscriptionsApplied) -> SubscriptionsApplied:
+    return {**answer, "changes": [{**one, "values": {}} for one in answer["changes"]]}
+
+
 @operation(
     "POST /v1/subscriptions/apply",
+    repeats=stored(_without_values),
     bound=True,
     audited="subscriptions.apply",
     scopes=WRITES_SUBSCRIPTIONS,

@@ -10,7 +10,17 @@ from typing_extensions import TypedDict
 
 from relay.api.examples import DELIVERY_ID, EVENT_ID, JOB_UID, SUBSCRIPTION_ID, TIME
 from relay.api.fields import Body, NextCursor, Nothing, Time
-from relay.api.operations import ADMINS, NEXT, READS_SUBSCRIPTIONS, WRITES_SUBSCRIPTIONS, Answer, Call, Operation
+from relay.api.operations import (
+    ADMINS,
+    NEXT,
+    READS_SUBSCRIPTIONS,
+    WRITES_SUBSCRIPTIONS,
+    Answer,
+    Call,
+    Operation,
+    Repeats,
+    members,
+)
 from relay.api.params import PAGE, choice, choices, text, time, whole_number
 from relay.api.problems import invalid_parameter
 from relay.api.resource import json_response, page_response
@@ -338,8 +348,13 @@ def is_signed_name(name: str) -> bool:
     return name.lower() in ("webhook-id", "webhook-timestamp", "webhook-signature")
 
 
+async def _delivery_again(call: Call, _kept: object) -> DeliveryWithAttempts:
+    return await _view(call, await _find(call))
+
+
 @operation(
     "POST /v1/deliveries/{id}/retry",
+    repeats=Repeats(members("id"), _delivery_again),
     bound=True,
     audited="deliveries.retry",
     scopes=WRITES_SUBSCRIPTIONS,
@@ -361,6 +376,7 @@ async def retry_delivery(call: Call) -> Response:
 
 @operation(
     "POST /v1/deliveries/{id}/settle",
+    repeats=Repeats(members("id"), _delivery_again),
     bound=True,
     audited="deliveries.settle",
     scopes=WRITES_SUBSCRIPTIONS,
@@ -397,12 +413,15 @@ async def _find(call: Call) -> core.Delivery:
 
 
 async def _shown(call: Call, delivery: core.Delivery, status_code: int = 200) -> Response:
+    return json_response(await _view(call, delivery), status_code)
+
+
+async def _view(call: Call, delivery: core.Delivery) -> DeliveryWithAttempts:
     sinks = await _sinks(call, [delivery.subscription_id])
-    shown: DeliveryWithAttempts = {
+    return {
         **delivery_view(delivery, sinks.get(delivery.subscription_id)),
         "attempts": [attempt_view(attempt, whole=call.may_set_sinks) for attempt in delivery.attempts],
     }
-    return json_response(shown, status_code)
 
 
 EXAMPLE_ATTEMPT: Attempt = {

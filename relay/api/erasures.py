@@ -10,7 +10,13 @@ from typing_extensions import TypedDict
 
 from relay.api.fields import ID_PATTERN, Body
 from relay.api.jobs import refuse_ambiguous
-from relay.api.operations import ADMINS, Answer, Call, Operation
+from relay.api.operations import (
+    ADMINS,
+    STORED,
+    Answer,
+    Call,
+    Operation,
+)
 from relay.api.params import CURSOR_PATTERN
 from relay.api.resource import json_response
 from relay.api.validation import invalid, validate
@@ -54,9 +60,6 @@ class Erasure(TypedDict):
     deliveries: int
     attempts: int
     intents: Annotated[int, Field(description="Creates of unknown or recorded fate.")]
-    answers: Annotated[
-        int, Field(description="Answers stored for an `Idempotency-Key` that show what no longer exists.")
-    ]
     in_flight: Annotated[
         int, Field(description="Creates that match and stay, because their answer is awaited: erase again later.")
     ]
@@ -71,7 +74,6 @@ def erasure_view(erased: Erased, next_cursor: str | None) -> Erasure:
         "deliveries": erased.deliveries,
         "attempts": erased.attempts,
         "intents": erased.creates,
-        "answers": erased.answers,
         "in_flight": erased.in_flight,
         "next_cursor": next_cursor,
     }
@@ -83,6 +85,7 @@ operation = partial(Operation, into=OPERATIONS, tag="Erasures")
 
 @operation(
     "POST /v1/erasures",
+    repeats=STORED,
     audited="erasures.create",
     scopes=ADMINS,
     body=ErasureCreate,
@@ -95,8 +98,8 @@ operation = partial(Operation, into=OPERATIONS, tag="Erasures")
 async def erase_data(call: Call) -> Response:
     """Erase a person, a group, a job, or published events.
 
-    Removes jobs with the metadata, their events, deliveries and attempts, published events with it, creates with it,
-    and stored answers about them. What is pending is not sent any more. It cannot be undone. A request that was cut off
+    Removes jobs with the metadata, their events, deliveries and attempts, published events with it, and creates with
+    it. What is pending is not sent any more. It cannot be undone. A request that was cut off
     can be sent again.
     """
     body = validate(ErasureCreate, call.document)
@@ -149,7 +152,6 @@ EXAMPLES: dict[str, Any] = {
         "deliveries": 18,
         "attempts": 19,
         "intents": 0,
-        "answers": 2,
         "in_flight": 0,
         "next_cursor": None,
     },

@@ -1,5 +1,6 @@
 """`/v1/groups`: groups of jobs. Read, wait for the end, close."""
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Annotated, Any, Literal
 
@@ -11,7 +12,16 @@ from relay.api import waiting
 from relay.api.examples import TIME
 from relay.api.fields import Body, NextCursor, Time
 from relay.api.group_finish import GroupForecast
-from relay.api.operations import NEXT, READS_JOBS, WRITES_JOBS, Answer, Call, Operation
+from relay.api.operations import (
+    NEXT,
+    READS_JOBS,
+    WRITES_JOBS,
+    Answer,
+    Call,
+    Operation,
+    Repeats,
+    members,
+)
 from relay.api.params import PAGE, choice, text
 from relay.api.resource import json_response, page_response
 from relay.api.validation import validate
@@ -194,8 +204,17 @@ async def get_group(call: Call) -> Response:
     return json_response(view, headers={"Preference-Applied": f"wait={seconds}"})
 
 
+async def _group_again(call: Call, kept: Mapping[str, Any]) -> Group:
+    name = call.request.path_params["name"]
+    found = await call.ports.store.groups.find(name, kept["source"], kept["account"])
+    if not found:
+        raise _not_found(name)
+    return group_view(found[0])
+
+
 @operation(
     "POST /v1/groups/{name}/close",
+    repeats=Repeats(members("source", "account"), _group_again),
     bound=True,
     audited="groups.close",
     scopes=WRITES_JOBS,

@@ -1,4 +1,8 @@
-"""`Idempotency-Key`: a repeated POST gets the stored first response, and nothing is done twice.
+"""`Idempotency-Key`: a repeated POST gets the status of the first one, and nothing is done twice.
+
+Of an answer its status is stored, and what `Repeats.keep` of the operation leaves of it; the rest is made again. A
+refused request did nothing: its status and code are stored. One that was refused for its body is judged again, which
+gives the same reasons. So nothing is stored that an erasure would have to find.
 
 A request holds its key by a lease that it renews. If it is cut off by a crash, or its response cannot be stored, the
 lease expires, and the same request then runs again.
@@ -7,7 +11,7 @@ lease expires, and the same request then runs again.
 import asyncio
 import hashlib
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from secrets import token_hex
 
@@ -16,15 +20,17 @@ from starlette.datastructures import Headers
 from starlette.responses import Response
 
 from relay.api.limits import MAX_BODY_BYTES
-from relay.api.operations import Call, FirstSent
+from relay.api.operations import Call, FirstSent, Repeats
 from relay.api.problems import invalid_parameter, problem_response
+from relay.core.jsontext import dumps, loads
 from relay.core.records import StoredAnswer
-from relay.errors import Conflict, InvalidRequest, RequestError, StoreError, TooMany
+from relay.errors import Conflict, Gone, InvalidRequest, NotFound, RequestError, StoreError
 
 HEADER = "Idempotency-Key"
 KEPT_SECONDS = 86_400.0
 RENEW_SECONDS = 3.0
 MAX_KEY_CHARACTERS = 255
+REPLAYED = {"Idempotency-Replayed": "true"}
 KEY_PATTERN = "^[!-~](?:[ -~]{0,253}[!-~])?$"
 
 _KEY = re.compile(KEY_PATTERN)
@@ -45,11 +51,11 @@ def key_of(headers: Headers) -> str | None:
 
 
 async def once(
-    call: Call, key: str, run: Callable[[], Awaitable[Response]], described: tuple[str, ...] = ()
+    call: Call, key: str, repeats: Repeats, run: Callable[[], Awaitable[Response]], described: tuple[str, ...] = ()
 ) -> Response:
-    """The response of `run`, or the stored first response. Raises Conflict while the first request is in progress, and
-    InvalidRequest if the key was used with another body. `described`: beginnings of the names of headers that are part
-    of it."""
+    """The response of `run`, or that of the first request again. Raises Conflict while the first request is in
+    progress, InvalidRequest if the key was used with another body, Gone if what the first request made is gone, and
+    RequestError if it was refused. `described`: beginnings of the names of headers that are part of the body."""
     scope = call.request.scope
     store = call.ports.store.idempotency
     caller = call.identity.key if call.identity is not None else ""
@@ -60,23 +66,23 @@ async def once(
     now = call.ports.clock()
     begun = await store.begin(id, body_digest, holder, now, now - KEPT_SECONDS)
     if isinstance(begun, StoredAnswer):
-        return _replayed(begun, body_digest)
+        return await _again(call, repeats, begun, body_digest)
     call.first = FirstSent(at=begun, digest=id)
     async with _held(call, id, holder):
-        kept = True
         try:
-            try:
-                response = await run()
-            except RequestError as error:
-                response, kept = problem_response(error), error.kept
+            response = await run()
+        except RequestError as error:
+            if error.kept and error.status < 500:
+                await _keep(call, id, holder, error.status, {"code": error.code, "title": error.title}, {})
+            else:
+                await _forget(call, id, holder)
+            return problem_response(error)
         except BaseException:
             await _forget(call, id, holder)
             raise
-        # Nothing was done: it may run again.
-        if not kept or response.status_code >= 500 or response.status_code == TooMany.status:
-            await _forget(call, id, holder)
-        else:
-            await _keep(call, id, holder, response)
+        headers = {name: value for name, value in response.headers.items() if name == "location"}
+        kept = repeats.keep(loads(bytes(response.body)))
+        await _keep(call, id, holder, response.status_code, kept, headers)
         return response
 
 
@@ -99,10 +105,9 @@ async def _renewing(call: Call, id: str, holder: str) -> None:
             log.warning("idempotency_key_not_renewed", error=str(error))
 
 
-async def _keep(call: Call, id: str, holder: str, response: Response) -> None:
-    headers = {name: value for name, value in response.headers.items() if name != "content-length"}
+async def _keep(call: Call, id: str, holder: str, status: int, kept: object, headers: Mapping[str, str]) -> None:
     try:
-        await call.ports.store.idempotency.end(id, holder, response.status_code, bytes(response.body), headers)
+        await call.ports.store.idempotency.end(id, holder, status, dumps(kept), headers)
     except StoreError as error:  # the work is done, so the caller gets its response
         log.warning("idempotent_answer_not_kept", error=str(error))
 
@@ -114,15 +119,26 @@ async def _forget(call: Call, id: str, holder: str) -> None:
         log.warning("idempotency_key_not_freed", error=str(error))
 
 
-def _replayed(kept: StoredAnswer, body_digest: str) -> Response:
+async def _again(call: Call, repeats: Repeats, kept: StoredAnswer, body_digest: str) -> Response:
     if kept.body_digest != body_digest:
         detail = f"this {HEADER} was used for another request to this path: use a new key for a new request"
         raise InvalidRequest(detail, code="idempotency_conflict")
     if kept.status_code is None:
         detail = f"the first request with this {HEADER} is still in progress: try again in a moment"
         raise Conflict(detail, code="idempotency_in_flight", headers={"Retry-After": "1"})
-    headers = {**kept.headers, "Idempotency-Replayed": "true"}
-    return Response(kept.body, status_code=kept.status_code, headers=headers)
+    found = loads(kept.body)
+    if kept.status_code >= 400:
+        detail = f"refused as the first request with this {HEADER} was: to try again, use a new key"
+        error = RequestError(detail, code=found["code"], status=kept.status_code, headers=dict(REPLAYED))
+        error.title = found["title"]
+        raise error
+    try:
+        document = await repeats.again(call, found)
+    except NotFound:
+        detail = f"the first request with this {HEADER} was carried out, and what it made or changed is gone since"
+        raise Gone(detail, headers=dict(REPLAYED)) from None
+    headers = {**kept.headers, **REPLAYED}
+    return Response(dumps(document), kept.status_code, headers, media_type="application/json")
 
 
 async def _sha256(body: bytes) -> str:

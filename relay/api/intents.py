@@ -10,7 +10,16 @@ from typing_extensions import TypedDict
 
 from relay.api.examples import INTENT_ID, JOB_ID, TIME
 from relay.api.fields import ID_PATTERN, Body, JobRequest, NextCursor, Time, job_request_view
-from relay.api.operations import NEXT, READS_JOBS, WRITES_JOBS, Answer, Call, Operation
+from relay.api.operations import (
+    NEXT,
+    READS_JOBS,
+    WRITES_JOBS,
+    Answer,
+    Call,
+    Operation,
+    Repeats,
+    members,
+)
 from relay.api.params import PAGE
 from relay.api.resource import json_response, page_response
 from relay.api.validation import invalid, validate
@@ -115,8 +124,16 @@ async def list_intents(call: Call) -> Response:
     return page_response(call.request, page, intent_view)
 
 
+async def _intent_again(call: Call, _kept: object) -> Intent:
+    intent = await call.ports.store.intents.get(call.id)
+    if intent is None:
+        raise _not_found(call)
+    return intent_view(intent)
+
+
 @operation(
     "POST /v1/intents/{id}/resolve",
+    repeats=Repeats(members("id"), _intent_again),
     bound=True,
     audited="intents.resolve",
     scopes=WRITES_JOBS,

@@ -29,12 +29,17 @@ from relay.api.operations import (
     LOCATION,
     NEXT,
     READS_JOBS,
+    REFUSED_BEFORE,
+    STORED,
     STREAM,
     WRITES_JOBS,
     Answer,
     Call,
     Operation,
     Parameter,
+    Repeats,
+    members,
+    stored,
 )
 from relay.api.params import PAGE, boolean, choice, text, time
 from relay.api.problems import did_you_mean, invalid_parameter
@@ -344,11 +349,26 @@ _METADATA = Parameter(
     read=_read_metadata,
 )
 _JOB = Answer("The job.", Job)
+
+
+async def _by_uid(call: Call, kept: Mapping[str, Any]) -> Job:
+    job = await call.ports.store.jobs.get(kept["uid"])
+    if job is None:
+        raise NotFound("the job was erased", code="job_not_found")
+    return job_views(call)(job)
+
+
+def _without_reasons(answer: BatchResult) -> BatchResult:
+    rejected = [{**one, "detail": REFUSED_BEFORE} for one in answer["rejected"]]
+    return {**answer, "rejected": cast("list[Rejected]", rejected)}
+
+
 _AMBIGUOUS = {409: "Several accounts have a job with this id: use `source` and `account`, or the uid."}
 
 
 @operation(
     "POST /v1/jobs",
+    repeats=Repeats(members("uid"), _by_uid),
     bound=True,
     counted="jobs.register",
     scopes=WRITES_JOBS,
@@ -376,6 +396,7 @@ async def register_job(call: Call) -> Response:
 
 @operation(
     "POST /v1/jobs/batch",
+    repeats=stored(_without_reasons),
     bound=True,
     counted="jobs.register",
     scopes=WRITES_JOBS,
@@ -410,6 +431,7 @@ async def _register_batch(call: Call) -> BatchResult:
 
 @operation(
     "POST /v1/jobs/bulk",
+    repeats=STORED,
     bound=True,
     audited="jobs.bulk",
     scopes=WRITES_JOBS,
@@ -520,6 +542,7 @@ async def get_job(call: Call) -> Response:
 
 @operation(
     "POST /v1/jobs/{id}/refresh",
+    repeats=Repeats(members("uid"), _by_uid),
     bound=True,
     counted="jobs.refresh",
     scopes=WRITES_JOBS,

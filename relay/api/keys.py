@@ -8,7 +8,14 @@ from starlette.responses import Response
 from typing_extensions import TypedDict
 
 from relay.api.fields import Nothing, Time
-from relay.api.operations import ADMINS, PUBLIC, Answer, Call, Operation
+from relay.api.operations import (
+    ADMINS,
+    PUBLIC,
+    STORED,
+    Answer,
+    Call,
+    Operation,
+)
 from relay.api.resource import json_response
 from relay.api.subscriptions import SECRET_BYTES, RotatedSecret, SecretRotation
 from relay.api.validation import validate
@@ -102,6 +109,7 @@ async def get_keys(call: Call) -> Response:
 
 @operation(
     "POST /v1/keys/encryption/rotate",
+    repeats=STORED,
     audited="keys.rotate_encryption",
     scopes=ADMINS,
     body=Nothing,
@@ -123,6 +131,7 @@ async def rotate_encryption_key(call: Call) -> Response:
 
 @operation(
     "POST /v1/keys/signing/rotate",
+    repeats=STORED,
     audited="keys.rotate_signing",
     scopes=ADMINS,
     body=SecretRotation,
@@ -146,6 +155,7 @@ async def rotate_signing_key(call: Call) -> Response:
 
 @operation(
     "POST /v1/keys/callback-secret/rotate",
+    repeats=STORED,
     audited="keys.rotate_callback_secret",
     scopes=ADMINS,
     body=SecretRotation,

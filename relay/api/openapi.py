@@ -187,10 +187,10 @@ def _parameters(operation: Operation) -> list[dict[str, Any]]:
     ]
     found += [_query(parameter) for parameter in operation.query]
     headers = dict(operation.request_headers)
-    if operation.repeatable:
+    if operation.repeats is not None:
         headers["Idempotency-Key"] = (
-            "1 to 255 printable ASCII characters. A request repeated within 24 hours with the same key and body gets "
-            "the first response again; nothing is done twice."
+            "1 to 255 printable ASCII characters. A request repeated within 24 hours with the same key and body is "
+            "answered with the first status; nothing is done twice."
         )
     return found + [
         {"name": name, "in": "header", "description": description, "schema": HEADER_SCHEMAS[name]}
@@ -281,7 +281,7 @@ def _answer(operation: Operation, answer: Answer, refs: Mapping[type, Mapping[st
     headers = {
         name: {"description": description, "schema": {"type": "string"}} for name, description in answer.headers.items()
     }
-    replayed = _REPLAYED if operation.repeatable else {}
+    replayed = _REPLAYED if operation.repeats is not None else {}
     limits = {} if operation.scopes is PUBLIC else _LIMITS
     document: dict[str, Any] = {
         "description": answer.description,
@@ -332,8 +332,9 @@ def _problems(operation: Operation) -> dict[int, str]:
         found[413] = f"The body is larger than {operation.max_body_bytes >> 20} MiB."
         found[415] = "The body is not `application/json`."
         found[422] = "The body, a parameter or a header is invalid: see `errors`."
-    if operation.repeatable:
+    if operation.repeats is not None:
         found[409] = "A request with this `Idempotency-Key` is still in progress."
+        found[410] = "What the first request with this `Idempotency-Key` made or changed was removed since."
     for code in operation.answers:
         found.pop(code, None)
     for code, when in operation.problems.items():

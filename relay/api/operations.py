@@ -173,6 +173,37 @@ class Answer:
     also: Mapping[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Repeats:
+    """How a POST is answered again for its Idempotency-Key.
+
+    keep   what is stored of its answer: ids, counts, and a secret that is shown once. Nothing that a person could ask
+           to have erased
+    again  makes the answer from what was kept, and the rest from the row. Raises NotFound if the row is gone
+    """
+
+    keep: Callable[[Any], Any]
+    again: Callable[[Call, Any], Awaitable[object]]
+
+
+def members(*names: str) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
+    """Keeps these members of an answer."""
+    return lambda answer: {name: answer[name] for name in names}
+
+
+def stored(keep: Callable[[Any], Any]) -> Repeats:
+    """The answer is what was kept of it."""
+
+    async def again(_call: Call, kept: Any) -> object:
+        return kept
+
+    return Repeats(keep, again)
+
+
+STORED = stored(lambda answer: answer)
+"""For answers of ids, counts and secrets alone."""
+REFUSED_BEFORE = "the answer to the first request with this Idempotency-Key said why: send it again with another key"
+"""The detail of what a batch refused, in an answer that is given again."""
 LOCATION = {"Location": "The path of the new resource."}
 NEXT = {"Link": 'The next page, `rel="next"`, if there is one.'}
 LAST_EVENT_ID = {
@@ -199,6 +230,7 @@ class Operation:
     body      the model of the body; None: no body
     reads_body  the handler parses the body itself
     media_types  of `body` and `also_bodies`, if they are not application/json: the handler judges the Content-Type
+    repeats   how a POST is answered again for its Idempotency-Key; None: the header has no effect
     problems  errors that only this operation has: status code to description
     bound     whether a token bound to an account may call it. The handler then sees that account only, through
               `Context.within`: what it reads elsewhere must be as safe. Without a decision a bound token is refused
@@ -220,6 +252,7 @@ class Operation:
     reads_body: bool = False
     media_types: tuple[str, ...] = ()
     request_headers: Mapping[str, str] = field(default_factory=dict)
+    repeats: Repeats | None = None
     problems: Mapping[int, str] = field(default_factory=dict)
     bound: bool = False
     handler: Handler = field(init=False)
@@ -237,11 +270,6 @@ class Operation:
     def is_plain_read(self) -> bool:
         """Whether it has no body, and no place in the audit."""
         return self.method == "GET" and self.audited is None
-
-    @property
-    def repeatable(self) -> bool:
-        """Whether it takes an Idempotency-Key."""
-        return self.method == "POST" and self.scopes is not PUBLIC
 
     def __call__(self, handler: Handler) -> Handler:
         """Adds the operation with this handler. Returns the handler."""

@@ -17,7 +17,14 @@ from relay.api import limits
 from relay.api.auth import ADMIN, EVENTS_WRITE
 from relay.api.batches import elements
 from relay.api.examples import EVENT_ID
-from relay.api.operations import WRITES_EVENTS, Answer, Call, Operation
+from relay.api.operations import (
+    REFUSED_BEFORE,
+    WRITES_EVENTS,
+    Answer,
+    Call,
+    Operation,
+    stored,
+)
 from relay.api.resource import json_response
 from relay.core.access import publish_prefixes
 from relay.core.events import BATCH_CONTENT_TYPE, CONTENT_TYPE, owner_of
@@ -109,8 +116,16 @@ OPERATIONS: list[Operation] = []
 operation = partial(Operation, into=OPERATIONS, tag="Events")
 
 
+def _without_reasons(answer: Publishing) -> Publishing:
+    rejected: list[RefusedEvent] = [
+        {"index": one["index"], "code": one["code"], "detail": REFUSED_BEFORE} for one in answer["rejected"]
+    ]
+    return {**answer, "rejected": rejected}
+
+
 @operation(
     "POST /v1/events",
+    repeats=stored(_without_reasons),
     bound=True,
     counted="events.publish",
     scopes=WRITES_EVENTS,

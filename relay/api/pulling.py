@@ -14,7 +14,13 @@ from relay.api.auth import TOKEN_GONE
 from relay.api.events import EXAMPLE_EVENT, CloudEvent
 from relay.api.examples import DELIVERY_ID, EVENT_ID, TIME
 from relay.api.fields import Body, Time
-from relay.api.operations import PULLS, Answer, Call, Operation
+from relay.api.operations import (
+    PULLS,
+    STORED,
+    Answer,
+    Call,
+    Operation,
+)
 from relay.api.resource import json_response
 from relay.api.stream import fragment
 from relay.api.subscription_models import Lag
@@ -198,6 +204,7 @@ async def _pulled(call: Call, subscription: Subscription, wanted: PullRequest) -
 
 @operation(
     "POST /v1/subscriptions/{id}/ack",
+    repeats=STORED,
     counted="deliveries.ack",
     body=Acknowledged,
     answers={200: Answer("What came of each.", Acks)},
@@ -224,6 +231,7 @@ async def ack_deliveries(call: Call) -> Response:
 
 @operation(
     "POST /v1/subscriptions/{id}/nack",
+    repeats=STORED,
     counted="deliveries.nack",
     body=NotAcknowledged,
     answers={200: Answer("What came of each.", Nacks)},

@@ -10,7 +10,15 @@ from typing_extensions import TypedDict
 from relay.api.examples import REPLAY_ID, SUBSCRIPTION_ID, TIME
 from relay.api.fields import ID_PATTERN, MAX_TYPES, Body, Moment, Time
 from relay.api.names import event_type, event_types
-from relay.api.operations import LOCATION, READS_SUBSCRIPTIONS, WRITES_SUBSCRIPTIONS, Answer, Call, Operation
+from relay.api.operations import (
+    LOCATION,
+    READS_SUBSCRIPTIONS,
+    STORED,
+    WRITES_SUBSCRIPTIONS,
+    Answer,
+    Call,
+    Operation,
+)
 from relay.api.params import boolean
 from relay.api.resource import json_response
 from relay.api.validation import invalid, pointer_of, validate
@@ -125,6 +133,7 @@ _TOO_MANY = {409: "A hundred replays are already running."}
 
 @operation(
     "POST /v1/subscriptions/{id}/replay",
+    repeats=STORED,
     bound=True,
     audited=lambda query: None if query["dry_run"] else "subscriptions.replay",
     scopes=WRITES_SUBSCRIPTIONS,
@@ -168,6 +177,7 @@ async def replay_subscription(call: Call) -> Response:
 
 @operation(
     "POST /v1/deliveries/retry",
+    repeats=STORED,
     bound=True,
     audited=lambda query: None if query["dry_run"] else "deliveries.retry_many",
     scopes=WRITES_SUBSCRIPTIONS,

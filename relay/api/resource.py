@@ -62,7 +62,7 @@ class Resource:
         try:
             if is_post or operation.body is not None:
                 call.body = await limits.read_body(request.headers, request.receive, operation.max_body_bytes, held)
-            key = idempotency.key_of(request.headers) if is_post else None
+            key = None if operation.repeats is None else idempotency.key_of(request.headers)
             action = operation.action(query)
             if action is not None and identity is not None:
                 return await _audited(action, identity, operation, call, key)
@@ -118,10 +118,10 @@ async def _audited(action: str, identity: Identity, operation: Operation, call: 
 
 
 async def _perform(operation: Operation, call: Call, key: str | None) -> Response:
-    if key is None:
+    if key is None or operation.repeats is None:
         return await _run(operation, call)
     described = _DESCRIBES if operation.media_types else ()
-    return await idempotency.once(call, key, lambda: _run(operation, call), described)
+    return await idempotency.once(call, key, operation.repeats, lambda: _run(operation, call), described)
 
 
 async def _run(operation: Operation, call: Call) -> Response:

@@ -9,7 +9,12 @@ from typing_extensions import TypedDict
 
 from relay.api.auth import DELIVERIES_WRITE, JOBS_WRITE, READ, SUBSCRIPTIONS_WRITE
 from relay.api.fields import Nothing, Time
-from relay.api.operations import Answer, Call, Operation
+from relay.api.operations import (
+    STORED,
+    Answer,
+    Call,
+    Operation,
+)
 from relay.api.resource import json_response
 from relay.clock import to_rfc3339
 from relay.core.sign_in import HOME, new_session
@@ -33,6 +38,7 @@ operation = partial(Operation, into=OPERATIONS, tag="Tokens")
 
 @operation(
     "POST /v1/sessions",
+    repeats=STORED,
     scopes=SIGNS_IN,
     audited="sessions.create",
     bound=True,

@@ -1,5 +1,6 @@
 """`/v1/subscriptions`: create, read, change, test, pause, resume, rotate secrets."""
 
+import re
 import secrets
 from collections.abc import Mapping
 from dataclasses import replace
@@ -20,10 +21,13 @@ from relay.api.operations import (
     LOCATION,
     NEXT,
     READS_SUBSCRIPTIONS,
+    STORED,
     WRITES_SUBSCRIPTIONS,
     Answer,
     Call,
     Operation,
+    Repeats,
+    stored,
 )
 from relay.api.params import PAGE, boolean
 from relay.api.ports import Kinds
@@ -100,14 +104,27 @@ class RotatedSecret(Secret):
     old_secret_expires_at: Time
 
 
+_CODE = re.compile(r"[a-z]+(?:_[a-z0-9]+)*(?=[:,]|$)")
+"""At the beginning of a reason; what follows can be the sink's words."""
+
 OPERATIONS: list[Operation] = []
 operation = partial(Operation, into=OPERATIONS, tag="Subscriptions")
 
 _SUBSCRIPTION = Answer("The subscription.", Subscription)
 
 
+def _id_and_secret(answer: Mapping[str, Any]) -> dict[str, Any]:
+    return {"id": answer["id"], "config": {"secret": answer["config"].get("secret")}}
+
+
+async def _subscription_again(call: Call, kept: Mapping[str, Any]) -> Subscription:
+    found = await _named(call, kept["id"])
+    return subscription_view(found, call.shown_sink, call.ports.settings, secret=kept["config"]["secret"])
+
+
 @operation(
     "POST /v1/subscriptions",
+    repeats=Repeats(_id_and_secret, _subscription_again),
     bound=True,
     audited="subscriptions.create",
     scopes=WRITES_SUBSCRIPTIONS,
@@ -243,8 +260,31 @@ async def delete_subscription(call: Call) -> Response:
     return _shown(call, subscription)
 
 
+def _of_test(answer: TestResult) -> TestResult:
+    """That a test was sent, and when: neither the sample, which has the caller's metadata, nor what the sink said."""
+    event, code = answer["event"], _CODE.match(answer["reason"])
+    attempt: Attempt = {
+        **answer["attempt"],
+        "error": None,
+        "decision": None,
+        "request_headers": {},
+        "response_headers": {},
+        "response_excerpt": None,
+        "response_excerpt_encoding": None,
+        "remote_ip": None,
+        "requests": None,
+    }
+    return {
+        **answer,
+        "reason": answer["verdict"] if code is None else code[0],
+        "event": {"specversion": "1.0", "id": event["id"], "source": event["source"], "type": event["type"]},
+        "attempt": attempt,
+    }
+
+
 @operation(
     "POST /v1/subscriptions/{id}/test",
+    repeats=stored(_of_test),
     bound=True,
     audited="subscriptions.test",
     scopes=WRITES_SUBSCRIPTIONS,
@@ -300,6 +340,7 @@ async def test_subscription(call: Call) -> Response:
 
 @operation(
     "POST /v1/subscriptions/{id}/pause",
+    repeats=Repeats(_id_and_secret, _subscription_again),
     bound=True,
     audited="subscriptions.pause",
     scopes=WRITES_SUBSCRIPTIONS,
@@ -322,6 +363,7 @@ async def pause_subscription(call: Call) -> Response:
 
 @operation(
     "POST /v1/subscriptions/{id}/resume",
+    repeats=Repeats(_id_and_secret, _subscription_again),
     bound=True,
     audited="subscriptions.resume",
     scopes=WRITES_SUBSCRIPTIONS,
@@ -340,6 +382,7 @@ async def resume_subscription(call: Call) -> Response:
 
 @operation(
     "POST /v1/subscriptions/{id}/rotate-secret",
+    repeats=STORED,
     bound=True,
     audited="subscriptions.rotate_secret",
     scopes=WRITES_SUBSCRIPTIONS,
@@ -403,9 +446,13 @@ def _shown(call: Call, subscription: core.Subscription) -> Response:
 
 
 async def _find(call: Call) -> core.Subscription:
-    subscription = await call.ports.store.subscriptions.get(call.id)
+    return await _named(call, call.id)
+
+
+async def _named(call: Call, id: str) -> core.Subscription:
+    subscription = await call.ports.store.subscriptions.get(id)
     if subscription is None:
-        raise NotFound(f"there is no subscription {call.id[:200]!r}", code="subscription_not_found")
+        raise NotFound(f"there is no subscription {id[:200]!r}", code="subscription_not_found")
     return subscription
 
 

@@ -14,7 +14,16 @@ from relay.api.auth import LOCAL
 from relay.api.examples import TIME, TOKEN_ID
 from relay.api.fields import Body, Moment, NextCursor, Time
 from relay.api.names import account_errors
-from relay.api.operations import ADMINS, LOCATION, NEXT, Answer, Call, Operation
+from relay.api.operations import (
+    ADMINS,
+    LOCATION,
+    NEXT,
+    Answer,
+    Call,
+    Operation,
+    Repeats,
+    members,
+)
 from relay.api.params import PAGE
 from relay.api.resource import json_response, page_response
 from relay.api.validation import invalid, validate
@@ -193,8 +202,16 @@ OPERATIONS: list[Operation] = []
 operation = partial(Operation, into=OPERATIONS, tag="Tokens", scopes=ADMINS)
 
 
+async def _token_again(call: Call, kept: Mapping[str, Any]) -> NewToken:
+    token = await call.ports.store.tokens.get(kept["id"])
+    if token is None:
+        raise no_token(kept["id"])
+    return {**token_view(token), "token": kept["token"]}
+
+
 @operation(
     "POST /v1/tokens",
+    repeats=Repeats(members("id", "token"), _token_again),
     audited="tokens.create",
     body=TokenCreate,
     answers={201: Answer("The new token. `token` is only in this response.", NewToken, headers=LOCATION)},

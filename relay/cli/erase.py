@@ -17,7 +17,6 @@ COUNTS = {
     "deliveries": "deliveries",
     "attempts": "attempts",
     "intents": "intents",
-    "answers": "stored answers",
 }
 
 

@@ -1,15 +1,11 @@
 """Erasure: which rows are about a person, a group or a job, and what was removed. Pure."""
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
 from relay.core.job import Job
 from relay.core.jsontext import dumps
-
-_JOB_UID = re.compile(r"job_[0-9a-z]{26}")
-_OTHER_ID = re.compile(r"(?:int|dlv|grp)_[0-9a-z]{26}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,15 +57,14 @@ class ErasureRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Erased:
-    """What was removed. `creates`: intents; `answers`: answers stored for an Idempotency-Key; `in_flight`: creates that
-    match and stay, because their answer is still awaited."""
+    """What was removed. `creates`: intents; `in_flight`: creates that match and stay, because their answer is still
+    awaited."""
 
     jobs: int = 0
     events: int = 0
     deliveries: int = 0
     attempts: int = 0
     creates: int = 0
-    answers: int = 0
     in_flight: int = 0
 
     def __add__(self, other: "Erased") -> "Erased":
@@ -89,16 +84,6 @@ def metadata_of_event(document: Mapping[str, Any]) -> tuple[Any, ...]:
     """The metadata in an event: the job's own, and what was captured of its create."""
     data = document.get("data")
     return (data.get("metadata"), data.get("request")) if isinstance(data, Mapping) else ()
-
-
-def id_in_answer(document: Any) -> str | None:
-    """The job, delivery, create or group that a stored answer shows; None if it shows none."""
-    if not isinstance(document, Mapping):
-        return None
-    uid, other = document.get("uid"), document.get("id")
-    if isinstance(uid, str) and _JOB_UID.fullmatch(uid):
-        return uid
-    return other if isinstance(other, str) and _OTHER_ID.fullmatch(other) else None
 
 
 def _fields(document: Any) -> Iterator[tuple[str, Any]]:

@@ -11,14 +11,12 @@ from typing import Any
 
 from sqlalchemy.engine import Connection, Row
 
-from relay.core.erasure import Erased, ErasureRequest, ErasureStep, id_in_answer
+from relay.core.erasure import Erased, ErasureRequest, ErasureStep
 from relay.core.events import CREATE_UNKNOWN, DELIVERY_EXPIRED, DELIVERY_UNCERTAIN
 from relay.core.job import Job
 from relay.core.job_groups import place_of_job
-from relay.core.jsontext import JSONDecodeError
-from relay.errors import InvalidRequest, RelayError
+from relay.errors import InvalidRequest
 from relay.store.attempt_results import promote_heads
-from relay.store.cipher import Cipher
 from relay.store.database import Database
 from relay.store.group_commit import alone, each
 from relay.store.intents import in_flight_since
@@ -38,7 +36,7 @@ SLICE = 1_000
 """Rows read by a step."""
 AT_ONCE = 100
 """Events without a job that one transaction erases, with their deliveries and attempts."""
-STAGES = ("jobs", "creates", "events", "groups", "answers")
+STAGES = ("jobs", "creates", "events", "groups")
 
 
 def _slice(table: str, key: str, columns: str, selected: str) -> Sql:
@@ -66,9 +64,6 @@ CREATES_END = _end("intents", "id")
 # Events whose metadata may match, or about a group.
 EVENTS_SLICE = _slice("events", "position", "id, owner, body", "$contains(body)")
 EVENTS_END = _end("events", "position")
-# Stored answers.
-ANSWERS_SLICE = _slice("idempotency_keys", "id", "id, ciphertext", "ciphertext IS NOT NULL")
-ANSWERS_END = _end("idempotency_keys", "id")
 LAST_ID = "~"
 """After every id: they have lower-case letters, digits and underscores."""
 LAST_POSITION = (1 << 63) - 1
@@ -142,17 +137,6 @@ DELETE_JOB = "DELETE FROM jobs WHERE uid = :uid"
 DELETE_CREATE = "DELETE FROM intents WHERE id = :id"
 # The groups of a name.
 GROUPS_NAMED = "SELECT id, source, account FROM groups WHERE name = :name"
-# Deletes stored answers.
-DELETE_ANSWERS = sql("DELETE FROM idempotency_keys WHERE id IN $json_values(ids)")
-# Which of some jobs, creates and deliveries exist.
-EXISTING = sql(
-    """
-SELECT uid AS id FROM jobs WHERE uid IN $json_values(ids) UNION ALL
-SELECT id FROM intents WHERE id IN $json_values(ids) UNION ALL
-SELECT id FROM deliveries WHERE id IN $json_values(ids) UNION ALL
-SELECT id FROM groups WHERE id IN $json_values(ids)
-"""
-)
 
 Found = tuple[Erased, Sequence[Job], str | None]
 """What a step erased, the jobs among it, and the last key of its slice; None at the end of the table."""
@@ -161,9 +145,8 @@ Found = tuple[Erased, Sequence[Job], str | None]
 class ErasureStore:
     """Erases, step by step."""
 
-    def __init__(self, database: Database, cipher: Cipher, groups: GroupLedger) -> None:
+    def __init__(self, database: Database, groups: GroupLedger) -> None:
         self._database = database
-        self._cipher = cipher
         self._groups = groups
         self._erase_job = each(self._job_erased)
         self._steps: Mapping[str, Callable[[ErasureRequest, str, float], Awaitable[Found]]] = {
@@ -171,7 +154,6 @@ class ErasureStore:
             "creates": self._creates,
             "events": self._events,
             "groups": self._groups_named,
-            "answers": self._answers,
         }
 
     async def step(self, request: ErasureRequest, cursor: str | None, now: float) -> ErasureStep:
@@ -262,26 +244,10 @@ class ErasureStore:
                     await self._database.write(_delete_group, row.id)
         return Erased(), (), None
 
-    async def _answers(self, _request: ErasureRequest, after: str, _now: float) -> Found:
-        """Answers that show a job, a create, a delivery or a group that no longer exists."""
-        rows, last = await self._slice(ANSWERS_SLICE, ANSWERS_END, after, LAST_ID)
-        shown = {row.id: self._id_in_answer(row) for row in rows}
-        asked = json_list([id for id in shown.values() if id is not None])
-        existing = {None, *(row.id for row in await self._read(EXISTING, ids=asked))}
-        ids = [key for key, id in shown.items() if id not in existing]
-        return await self._database.write(_erase_answers, ids) if ids else Erased(), (), last
-
     @alone()
     @locking(lambda _: [MATCH])
     def _job_erased(self, connection: Connection, item: tuple[str, float, Sequence[str]]) -> tuple[Erased, Job | None]:
         return erase_job(connection, self._groups, *item)
-
-    def _id_in_answer(self, row: Row[Any]) -> str | None:
-        try:
-            sealed = loads(self._cipher.decrypt(row.ciphertext, context=row.id))
-            return id_in_answer(loads(sealed["body"].encode("latin-1")))
-        except (RelayError, JSONDecodeError):  # its encryption key is lost, so it cannot be read; or it is not JSON
-            return None
 
     async def _slice(
         self, rows: Sql, end: str, after: str | int, greatest: str | int, **values: Any
@@ -403,8 +369,3 @@ def _erase_events(connection: Connection, item: tuple[Sequence[str], float]) -> 
 @each
 def _delete_group(connection: Connection, id: str) -> None:
     delete_empty(connection, id)
-
-
-@each
-def _erase_answers(connection: Connection, ids: Sequence[str]) -> Erased:
-    return Erased(answers=run(connection, DELETE_ANSWERS, ids=json_list(ids)).rowcount)

@@ -1,4 +1,4 @@
-"""Responses stored under an Idempotency-Key, encrypted because they can contain a secret that is shown only once."""
+"""What is stored of responses under an Idempotency-Key, encrypted because it can have a secret that is shown once."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -20,7 +20,8 @@ LEASE_SECONDS = 10.0
 """How long a request holds its key without renewal. After that, a request cut off by a crash may be sent again."""
 
 # Takes a key that is free. One statement, so that only one node takes a key. A request with another body is refused
-# until the key expires, because the first request may have done its work.
+# until the key expires, because the first request may have done its work. One that was refused for its body did not,
+# and its reasons are not stored: with the same body it is judged again.
 TAKE = """
 INSERT INTO idempotency_keys (id, body_digest, created_at, holder, held_until)
 VALUES (:id, :body_digest, :now, :holder, :held_until)
@@ -29,8 +30,10 @@ ON CONFLICT (id) DO UPDATE SET body_digest = excluded.body_digest, status_code =
     ELSE idempotency_keys.created_at END,
   holder = excluded.holder, held_until = excluded.held_until
 WHERE idempotency_keys.created_at < :oldest OR (
-  idempotency_keys.status_code IS NULL AND COALESCE(idempotency_keys.held_until, 0) <= :now
-  AND idempotency_keys.body_digest = excluded.body_digest
+  idempotency_keys.body_digest = excluded.body_digest AND (
+    idempotency_keys.status_code IS NULL AND COALESCE(idempotency_keys.held_until, 0) <= :now
+    OR idempotency_keys.status_code IN (400, 413, 415, 422)
+  )
 )
 RETURNING created_at
 """
@@ -60,8 +63,8 @@ class IdempotencyStore:
 
     async def begin(self, id: str, body_digest: str, holder: str, now: float, oldest: float) -> StoredAnswer | float:
         """Takes the key for LEASE_SECONDS if it is free: never used, last used before `oldest`, or held by a request
-        with the same body that was cut off. Returns when the first of those requests arrived, which may have done
-        its work. If the key is not free, returns the stored answer of its request."""
+        with the same body that was cut off, or refused for its body. Returns when the first of those requests arrived,
+        which may have done its work. If the key is not free, returns the stored answer of its request."""
         values = {"id": id, "body_digest": body_digest, "holder": holder, "now": now, "oldest": oldest}
         item: Mapping[str, Any] = {**values, "held_until": now + LEASE_SECONDS}
         return await self._database.write(self._begin, item)

@@ -89,7 +89,7 @@ class Store:
         self.sessions = SessionStore(database)
         self.callback_hosts = CallbackHostStore(database)
         self.upkeep = UpkeepStore(database, cache)
-        self.erasure = ErasureStore(database, cipher, ledger)
+        self.erasure = ErasureStore(database, ledger)
 
     def within(self, account: Account) -> "Store":
         """This store as a token bound to the account sees it. What is about no account is left out."""

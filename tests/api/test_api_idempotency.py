@@ -23,13 +23,26 @@ async def test_a_repeated_request_gets_the_same_response_and_is_done_once(client
     assert len((await client.get("/v1/subscriptions")).json()["items"]) == 1
 
 
-async def test_a_4xx_response_is_replayed(client):
+async def test_a_request_refused_for_its_body_is_judged_again_and_no_other_body_is_taken(client):
     first = await client.post("/v1/jobs", json={"id": ""}, headers=KEY)
     again = await client.post("/v1/jobs", json={"id": ""}, headers=KEY)
     assert (first.status_code, again.status_code) == (422, 422)
     assert again.content == first.content
+    assert again.headers["content-type"] == "application/problem+json"
+    other = await client.post("/v1/jobs", json={"id": "a"}, headers=KEY)
+    assert (other.status_code, other.json()["code"]) == (422, "idempotency_conflict")
+
+
+async def test_a_refused_action_stays_refused(client, world):
+    first = await client.post("/v1/jobs/a/refresh", headers=KEY)
+    await world.job("a")
+    again = await client.post("/v1/jobs/a/refresh", headers=KEY)
+    assert (first.status_code, again.status_code) == (404, 404)
+    for name in ("type", "title", "status", "code", "errors"):
+        assert first.json()[name] == again.json()[name]
     assert again.headers["idempotency-replayed"] == "true"
     assert again.headers["content-type"] == "application/problem+json"
+    assert (await client.post("/v1/jobs/a/refresh", headers={"Idempotency-Key": "new"})).status_code == 202
 
 
 @pytest.mark.parametrize(("path", "body"), [("/v1/jobs", {"id": "b"}), ("/v1/jobs?x=1", {"id": "a"})])

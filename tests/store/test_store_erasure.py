@@ -7,7 +7,6 @@ from typing import Any
 import orjson
 import pytest
 
-from relay.config.keyring import DecryptError
 from relay.core.erasure import Erased, ErasureRequest
 from relay.core.events import CREATE_UNKNOWN, DELIVERY_EXPIRED, DELIVERY_UNCERTAIN, INCIDENT_EVENTS
 from relay.errors import InvalidRequest
@@ -21,7 +20,6 @@ from tests.support.store_kit import (
     PUBLISHED_TYPE,
     attempt,
     claim,
-    counts,
     execute,
     intent,
     job_event,
@@ -39,7 +37,7 @@ CANARY = "kim.canary@example.com"
 PERSON = {"contact": {"email": CANARY}, "deal": 42}
 BY_EMAIL = ErasureRequest(name="email", value=CANARY)
 LATER = NOW + 2 * IN_FLIGHT_SECONDS
-TABLES = ("jobs", "events", "deliveries", "attempts", "intents", "idempotency_keys", "job_callbacks", "subscriptions")
+TABLES = ("jobs", "events", "deliveries", "attempts", "intents", "job_callbacks", "subscriptions")
 
 
 async def erase(store: Store, request: ErasureRequest, now: float = LATER) -> Erased:
@@ -59,7 +57,7 @@ async def happen(store: Store, uid: str, sequence: int, kind: str, metadata: Any
 
 
 async def a_life(store: Store, job: str, metadata: Any, tells: str = DELIVERY_EXPIRED, **fields: Any) -> str:
-    """A job with a delivered, a dead and a pending event, a report of the dead one, and an answer. Returns its uid."""
+    """A job with a delivered, a dead and a pending event, and a report of the dead one. Returns its uid."""
     made = await store.jobs.register(registration(job, metadata=metadata, **fields))
     uid = made.job.uid
     first = await happen(store, uid, 1, "queued", metadata, job)
@@ -80,9 +78,6 @@ async def a_life(store: Store, job: str, metadata: Any, tells: str = DELIVERY_EX
         )
     )
     await happen(store, uid, 3, "failed", metadata, job)
-    await store.idempotency.begin(f"key of {job}", "digest", "holder", NOW, 0.0)
-    answer = orjson.dumps({"uid": uid, "id": job, "metadata": metadata})
-    await store.idempotency.end(f"key of {job}", "holder", 201, answer, {})
     assert first
     return uid
 
@@ -120,7 +115,7 @@ async def test_nothing_of_a_person_is_left_and_everything_else_is(filled: Store)
     await a_life(filled, "captured", {}, request={"metadata": {"email": [CANARY]}})
     await a_create(filled, PERSON)
     found = await erase(filled, BY_EMAIL)
-    assert found == Erased(jobs=2, events=9, deliveries=9, attempts=4, creates=1, answers=2)
+    assert found == Erased(jobs=2, events=9, deliveries=9, attempts=4, creates=1)
     assert await everything(filled) == before
     assert await filled.jobs.get(uid) is None
     assert await erase(filled, BY_EMAIL) == Erased()
@@ -150,7 +145,7 @@ async def test_events_that_outlived_their_job_are_erased(filled: Store) -> None:
     await execute(filled, "DELETE FROM jobs WHERE uid = :uid", uid=uid)
     await execute(filled, "DELETE FROM intents WHERE id = :id", id=id)
     found = await erase(filled, BY_EMAIL)
-    assert (found.jobs, found.creates, found.events, found.answers) == (0, 0, 4, 1)
+    assert (found.jobs, found.creates, found.events) == (0, 0, 4)
     # What reported the dead delivery names the job by its id only, and retention removes it.
     left = await everything(filled)
     assert [row["type"] for row in left["events"] if row not in before["events"]] == [DELIVERY_EXPIRED]
@@ -210,46 +205,6 @@ NO_PLACES = ("events 1 x", "events 1 nan", "events 1 inf", "events 1 0x1p9999", 
 async def test_a_cursor_of_something_else_is_refused(store: Store, cursor: str) -> None:
     with pytest.raises(InvalidRequest):
         await store.erasure.step(BY_EMAIL, cursor, NOW)
-
-
-async def test_answers_that_show_what_exists_stay(filled: Store) -> None:
-    before = await counts(filled)
-    for key, body in (("text", b"not json"), ("list", b"[1]"), ("other", b'{"replay_id":"rpl_1"}')):
-        await filled.idempotency.begin(key, "digest", "holder", NOW, 0.0)
-        await filled.idempotency.end(key, "holder", 200, body, {})
-    await filled.idempotency.begin("in flight", "digest", "holder", NOW, 0.0)
-    assert (await erase(filled, BY_EMAIL)).answers == 0
-    assert await counts(filled) == before
-
-
-async def test_an_answer_whose_encryption_key_is_lost_does_not_stop_an_erasure(
-    filled: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    await a_life(filled, "the job", PERSON)
-
-    def lost(_blob: bytes, *, context: str) -> bytes:
-        raise DecryptError(f"no key for {context}")
-
-    monkeypatch.setattr(filled.erasure._cipher, "decrypt", lost)
-    found = await erase(filled, BY_EMAIL)
-    assert (found.jobs, found.answers) == (1, 0)
-
-
-async def test_a_purged_job_leaves_no_answer_behind_an_erasure(filled: Store) -> None:
-    uid = await a_life(filled, "the job", PERSON)
-    await filled.jobs.purge(uid, NOW)
-    assert (await erase(filled, ErasureRequest(job="the job"))).answers == 1
-
-
-async def test_answer_that_shows_an_erased_group_is_erased(filled: Store) -> None:
-    await filled.jobs.register(registration("the job", group=CANARY))
-    (group,) = await filled.groups.find(CANARY)
-    await filled.idempotency.begin("close", "digest", "holder", NOW, 0.0)
-    body = orjson.dumps({"id": group.id, "name": CANARY})
-    await filled.idempotency.end("close", "holder", 200, body, {})
-    assert (await erase(filled, BY_EMAIL)).answers == 0, "the group is there"
-    found = await erase(filled, ErasureRequest(group=CANARY))
-    assert (found.jobs, found.answers) == (1, 1)
 
 
 async def test_no_byte_of_the_person_stays_in_the_files_of_sqlite(

@@ -500,7 +500,6 @@ CATALOGUE = (
     Case("erase: attempts", erasure.DELETE_ATTEMPTS),
     Case("erase: deliveries", erasure.DELETE_DELIVERIES),
     Case("erase: events", erasure.DELETE_EVENTS),
-    Case("erase: what answers show", erasure.EXISTING),
     Case("session: make room", sessions.DELETE_OLDEST),
     Case("session: take a link", sessions.TAKE_LINK),
     Case("session: end", sessions.END_SESSION),

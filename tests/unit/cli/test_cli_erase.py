@@ -14,21 +14,19 @@ PATH = "POST /v1/erasures"
 
 
 def answer(**fields: Any) -> dict[str, Any]:
-    counts = dict.fromkeys(("jobs", "events", "deliveries", "attempts", "intents", "answers", "in_flight"), 0)
+    counts = dict.fromkeys(("jobs", "events", "deliveries", "attempts", "intents", "in_flight"), 0)
     return {**counts, "next_cursor": None, **fields}
 
 
 def test_all_parts_of_an_erasure_are_counted_together(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
     stub.says(PATH, answer(jobs=1_200, events=5, next_cursor="more"))
-    stub.says(PATH, answer(jobs=34, attempts=7, intents=1, answers=2))
+    stub.says(PATH, answer(jobs=34, attempts=7, intents=1))
     assert run(["erase", "--metadata", "email=kim=@example.com"]) == 0
     assert [json.loads(seen[2]) for seen in stub.seen] == [
         {"metadata": {"email": "kim=@example.com"}},
         {"metadata": {"email": "kim=@example.com"}, "cursor": "more"},
     ]
-    assert capsys.readouterr().out == (
-        "erased 1,234 jobs, 5 events, 0 deliveries, 7 attempts, 1 intents, 2 stored answers\n"
-    )
+    assert capsys.readouterr().out == ("erased 1,234 jobs, 5 events, 0 deliveries, 7 attempts, 1 intents\n")
 
 
 def test_json_is_one_object(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:

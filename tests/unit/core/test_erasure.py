@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.core.erasure import Erased, ErasureRequest, id_in_answer, metadata_of_event
+from relay.core.erasure import Erased, ErasureRequest, metadata_of_event
 from relay.core.jsontext import dumps
 
 EMAIL = "kim@example.com"
@@ -75,29 +75,9 @@ def test_the_metadata_of_an_event_is_the_jobs_and_the_creates() -> None:
     assert metadata_of_event({}) == ()
 
 
-ID = "0" * 26
-
-
-@pytest.mark.parametrize(
-    ("document", "found"),
-    [
-        ({"uid": f"job_{ID}", "id": "upstream"}, f"job_{ID}"),
-        ({"id": f"int_{ID}"}, f"int_{ID}"),
-        ({"id": f"dlv_{ID}", "uid": None}, f"dlv_{ID}"),
-        ({"id": f"sub_{ID}"}, None),
-        ({"id": f"job_{ID}"}, None),
-        ({"uid": "job_1"}, None),
-        ({"created": 1}, None),
-        ([f"job_{ID}"], None),
-    ],
-)
-def test_a_stored_answer_shows_one_thing(document: Any, found: str | None) -> None:
-    assert id_in_answer(document) == found
-
-
 def test_counts_add_up() -> None:
-    total = Erased(jobs=1, events=2) + Erased(jobs=3, in_flight=1, answers=5)
-    assert total == Erased(jobs=4, events=2, in_flight=1, answers=5)
+    total = Erased(jobs=1, events=2) + Erased(jobs=3, in_flight=1)
+    assert total == Erased(jobs=4, events=2, in_flight=1)
 
 
 @pytest.mark.parametrize(
