@@ -27,6 +27,8 @@ JOBS_WRITE = "jobs:write"
 SUBSCRIPTIONS_WRITE = "subscriptions:write"
 DELIVERIES_WRITE = "deliveries:write"
 EVENTS_WRITE = PUBLISH
+METRICS = "metrics"
+"""The metrics only."""
 PROXY = "proxy"
 """The drop-in proxy only, and all of it."""
 ADMIN = "admin"
@@ -63,9 +65,9 @@ class Identity:
         """What tells callers apart for good. A name may be given to another token of the database later."""
         return self.name if self.token_id is None else f"token:{self.token_id}"
 
-    def require(self, scopes: frozenset[str]) -> None:
+    def require(self, scopes: frozenset[str], why: str = "") -> None:
         """Raises Forbidden unless the caller is admin or has one of these scopes. Publishing needs one with any prefix:
-        the operation looks at the types."""
+        the operation looks at the types. `why`: begins the detail."""
         if ADMIN in self.scopes or not self.scopes.isdisjoint(scopes):
             return
         if EVENTS_WRITE in scopes and publish_prefixes(self.scopes):
@@ -73,7 +75,7 @@ class Identity:
         needed = " or ".join(sorted({*scopes, ADMIN}))
         # a user of the dashboard whom a proxy has signed in has no token
         who = repr(self.name) if self.name.startswith(USER_PREFIX) else f"token {self.name!r}"
-        detail = f"{who} has the scopes {', '.join(sorted(self.scopes)) or 'none'}: this needs {needed}"
+        detail = f"{why}{who} has the scopes {', '.join(sorted(self.scopes)) or 'none'}: this needs {needed}"
         raise Forbidden(detail, code="scope_missing")
 
     def refuse_bound(self) -> None:

@@ -9,7 +9,17 @@ from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 
-from relay.api.auth import ADMIN, DELIVERIES_WRITE, EVENTS_WRITE, JOBS_WRITE, PROXY, READ, SUBSCRIPTIONS_WRITE, Identity
+from relay.api.auth import (
+    ADMIN,
+    DELIVERIES_WRITE,
+    EVENTS_WRITE,
+    JOBS_WRITE,
+    METRICS,
+    PROXY,
+    READ,
+    SUBSCRIPTIONS_WRITE,
+    Identity,
+)
 from relay.api.limits import MAX_BODY_BYTES
 from relay.api.ports import Account, ApiSettings, Ports
 from relay.core.filters import known_types
@@ -26,8 +36,11 @@ READS_SUBSCRIPTIONS = frozenset({READ, SUBSCRIPTIONS_WRITE})
 WRITES_SUBSCRIPTIONS = frozenset({SUBSCRIPTIONS_WRITE})
 PULLS = frozenset({DELIVERIES_WRITE, SUBSCRIPTIONS_WRITE})
 WRITES_EVENTS = frozenset({EVENTS_WRITE})
-READS_UPSTREAM = frozenset({READ, JOBS_WRITE, PROXY})
-WRITES_UPSTREAM = frozenset({JOBS_WRITE, PROXY})
+READS_METRICS = frozenset({METRICS})
+READS_TRACKED = frozenset({READ, JOBS_WRITE, PROXY})
+"""For reads of tracked jobs through the drop-in."""
+USES_UPSTREAM = frozenset({JOBS_WRITE, PROXY})
+"""For everything else through it: the account's key sees and does more than the relay shows."""
 ADMINS: frozenset[str] = frozenset()
 
 

@@ -8,7 +8,7 @@ from starlette.responses import Response
 from typing_extensions import TypedDict
 
 from relay.api.auth import ADMIN, READ
-from relay.api.operations import PUBLIC, Answer, Call, Operation
+from relay.api.operations import PUBLIC, READS_METRICS, Answer, Call, Operation
 from relay.api.resource import json_response
 from relay.errors import NotFound
 
@@ -72,7 +72,7 @@ async def get_readiness(call: Call) -> Response:
     return json_response(document, 503 if readiness.problems else 200)
 
 
-@operation("GET /metrics", answers={200: Answer("The metrics.", media_type="text/plain")})
+@operation("GET /metrics", scopes=READS_METRICS, answers={200: Answer("The metrics.", media_type="text/plain")})
 async def get_metrics(call: Call) -> Response:
     """Prometheus metrics."""
     return Response(call.ports.node.metrics(), media_type=METRICS_MEDIA_TYPE)

@@ -36,7 +36,7 @@ def create(
         str,
         typer.Option(
             help="Some of read, jobs:write, subscriptions:write, deliveries:write, events:write (or "
-            "events:write:com.acme. for types that begin so), proxy, admin."
+            "events:write:com.acme. for types that begin so), metrics, proxy, admin."
         ),
     ],
     expires: Annotated[str | None, typer.Option(help="When it ends: a duration (90d) or a time.")] = None,

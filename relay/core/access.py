@@ -19,7 +19,7 @@ MAX_MISTAKES = FREE_MISTAKES + 10
 
 PUBLISH = "events:write"
 """The scope to publish events of every type that is free."""
-SCOPES = ("read", "jobs:write", "subscriptions:write", "deliveries:write", PUBLISH, "proxy", "admin")
+SCOPES = ("read", "jobs:write", "subscriptions:write", "deliveries:write", PUBLISH, "metrics", "proxy", "admin")
 """Every scope of a token but those to publish under a prefix, such as `events:write:com.acme.`."""
 SCOPE_PATTERN = rf"(?:{'|'.join(SCOPES)}|{PUBLISH}:[A-Za-z0-9_:/~+-]+(?:\.[A-Za-z0-9_:/~+-]+)*\.)"
 MAX_SCOPE = 200

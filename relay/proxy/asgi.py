@@ -19,7 +19,7 @@ from relay.api import auth
 from relay.api.access import limits_of
 from relay.api.fields import GROUP_EXPECTED, is_group_name
 from relay.api.limits import MAX_DEPTH, deeper_than
-from relay.api.operations import READS_UPSTREAM, WRITES_UPSTREAM, Context
+from relay.api.operations import READS_TRACKED, USES_UPSTREAM, Context
 from relay.api.problems import request_id_of
 from relay.api.registration import MAX_METADATA_BYTES, callback_types, url_refusal
 from relay.api.waiting import preferred_seconds
@@ -128,9 +128,15 @@ class Proxy:
             waits = self._context.ports.admission.waits
             with waits.held(_name_of(scope, caller)) if wait_seconds else nullcontext():
                 work = gateway.reads.read(
-                    request, external_id, fresh=fresh, wait_seconds=wait_seconds, check=partial(self._check, scope)
+                    request,
+                    external_id,
+                    fresh=fresh,
+                    wait_seconds=wait_seconds,
+                    check=partial(self._check, scope),
+                    untracked=partial(_require_upstream, scope, "this job is not tracked"),
                 )
                 return await _unless_left(work, receive)
+        _require_upstream(scope, "this is no read of a tracked job")
         if gateway.is_create(caller, method, path):
             scope["relay.operation"] = "create"
             options = _options(scope["headers"], caller.source, self._context)
@@ -210,7 +216,7 @@ class Proxy:
         if identity is None:
             return gateway.caller_for(key)
         scope["relay.identity"] = identity
-        identity.require(READS_UPSTREAM if scope["method"] in SAFE_METHODS else WRITES_UPSTREAM)
+        identity.require(READS_TRACKED if scope["method"] in SAFE_METHODS else USES_UPSTREAM)
         if identity.account is None:
             standing = gateway.default_caller()
             why = "a relay token acts for the only account with a key, or for the account `default`. There is neither"
@@ -246,6 +252,13 @@ def _identity(scope: Scope, caller: Caller) -> auth.Identity:
     found: auth.Identity | None = scope.get("relay.identity")
     name = f"key of {caller.source}/{caller.account or 'another account'}"
     return found or auth.Identity(name=name, scopes=frozenset())
+
+
+def _require_upstream(scope: Scope, what: str) -> None:
+    """Raises Forbidden for a token that may read tracked jobs only."""
+    identity: auth.Identity | None = scope.get("relay.identity")
+    if identity is not None:
+        identity.require(USES_UPSTREAM, f"{what}, and ")
 
 
 def _traits(headers: Sequence[Header]) -> tuple[bool, bool, bool]:

@@ -65,9 +65,11 @@ class Reads:
         fresh: bool,
         wait_seconds: float,
         check: Callable[[], None],
+        untracked: Callable[[], None],
     ) -> ProxyResponse:
         """Answers a job read from recorded state if that is current, else from the upstream. `check` is called while
-        the request waits, and may raise."""
+        the request waits, `untracked` before the read of a job that is not known to be tracked is forwarded. Both may
+        raise."""
         caller = request.caller
         poller = self._forwarding.pollers[(caller.source, caller.account or "")]
         place = (caller.source, caller.account or "", external_id)
@@ -77,6 +79,7 @@ class Reads:
             log.warning("read_without_state", error=str(error))
             cached = None
         if cached is None:
+            untracked()
             return await self._forwarding.forward(request, None)
         if fresh:
             return await self._miss(request, external_id, cached.uid, poller, cache="pass", borrow=not wait_seconds)
@@ -85,6 +88,7 @@ class Reads:
             if not cached.ended:
                 cached = await self._end_of(place, cached, poller, wait_seconds, check)
                 if cached is None:  # no longer tracked
+                    untracked()
                     return await self._forwarding.forward(request, None)
         hit = self._hit(cached, poller)
         if hit is not None:

@@ -3,7 +3,15 @@ from starlette.datastructures import Headers
 
 from relay.api.auth import identify
 from relay.api.catalogue import OPERATIONS
-from relay.api.operations import ADMINS, PUBLIC, READS_JOBS, READS_SUBSCRIPTIONS, WRITES_JOBS, WRITES_SUBSCRIPTIONS
+from relay.api.operations import (
+    ADMINS,
+    PUBLIC,
+    READS_JOBS,
+    READS_METRICS,
+    READS_SUBSCRIPTIONS,
+    WRITES_JOBS,
+    WRITES_SUBSCRIPTIONS,
+)
 from relay.errors import Forbidden
 from tests.support.api_world import TOKENS
 
@@ -30,7 +38,7 @@ ALLOWED = {
         operation.id
         for operation in OPERATIONS
         if operation.scopes in (PUBLIC, READS_SUBSCRIPTIONS)
-        or (operation.method == "GET" and operation.scopes is not ADMINS)
+        or (operation.method == "GET" and operation.scopes not in (ADMINS, READS_METRICS))
     }
     | SIGNS_IN,
     "crm": {
@@ -44,12 +52,14 @@ ALLOWED = {
     | {operation.id for operation in OPERATIONS if operation.path.startswith(TEAM) and operation.scopes is not ADMINS},
     "shop": OPEN | {"publishEvents"},
     "dropin": OPEN,
+    "scraper": OPEN | {"getMetrics"},
 }
 
 
 def test_scopes_are_as_documented():
     assert len(ADMINS) == 0
     assert frozenset({"read", "jobs:write"}) == READS_JOBS
+    assert frozenset({"metrics"}) == READS_METRICS
     assert frozenset({"jobs:write"}) == WRITES_JOBS
     assert frozenset({"read", "subscriptions:write"}) == READS_SUBSCRIPTIONS
     assert frozenset({"subscriptions:write"}) == WRITES_SUBSCRIPTIONS

@@ -251,6 +251,42 @@ async def test_token_stands_for_the_only_account(guarded: World, form: str) -> N
         assert (await guarded.api.get(f"/v1/jobs/{job_id}", headers=bearer(DROPIN))).status_code == 403
 
 
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", f"{JOBS}a-job-of-others"),
+        ("HEAD", f"{JOBS}a-job-of-others"),
+        ("GET", f"{JOBS}a-job-of-others?x=1"),
+        ("GET", JOBS),
+        ("GET", ACCOUNTS),
+        ("GET", "/api/v2/anything"),
+        ("OPTIONS", JOBS),
+    ],
+)
+async def test_token_that_reads_gets_tracked_jobs_only(tmp_path: Path, method: str, path: str) -> None:
+    async with (
+        open_stub() as upstream,
+        open_e2e_world(
+            tmp_path, accounts={"acme": ACME}, tokens=TOKENS, base_url=upstream.url, roles=("api",)
+        ) as world,
+    ):
+        for more in ({}, {"Cache-Control": "no-cache"}, {"Prefer": "wait=1"}):
+            answer = await world.api.request(method, path, headers={**bearer(READER), **more})
+            assert answer.status_code == 403, answer.text
+            if method != "HEAD":
+                assert code_of(answer) == "relay_scope_missing"
+                assert "this needs admin or jobs:write or proxy" in answer.text
+        assert upstream.received == []
+
+
+async def test_token_that_reads_gets_a_tracked_job_also_from_the_upstream(guarded: World) -> None:
+    job_id = (await create(guarded, bearer(CRM))).json()["item"]["id"]
+    for more in ({}, {"Cache-Control": "no-cache"}, {"Prefer": "wait=1"}):
+        assert (await read(guarded, job_id, {**bearer(READER), **more})).status_code == 200
+    for path in (f"{JOBS}{job_id}?x=1", f"{JOBS}{job_id}/more"):
+        assert (await guarded.api.get(path, headers=bearer(READER))).status_code == 403
+
+
 @pytest.mark.parametrize("form", ["Authorization", "x-api-key"])
 async def test_connection_header_cannot_remove_the_account_s_key(guarded: World, form: str) -> None:
     job_id = (await create(guarded, bearer(CRM))).json()["item"]["id"]
@@ -269,7 +305,7 @@ async def test_cookies_are_dropped_from_token_requests(tmp_path: Path) -> None:
             tmp_path, accounts={"acme": ACME}, tokens=TOKENS, base_url=upstream.url, roles=("api",)
         ) as world,
     ):
-        for key, cookies in ((READER, []), (ACME, [b"session=1"])):
+        for key, cookies in ((CRM, []), (ACME, [b"session=1"])):
             await world.api.get("/api/v1/x", headers={**bearer(key), "Cookie": "session=1"})
             assert upstream.received[-1].all("cookie") == cookies
             assert upstream.received[-1].one("authorization") == f"Bearer {ACME}".encode()
@@ -379,7 +415,7 @@ async def test_unknown_key_from_another_address_is_refused(guarded: World) -> No
     async with httpx2.AsyncClient(transport=transport, base_url="http://127.0.0.1:8080") as caller:
         assert (await caller.get(ACCOUNTS, headers=bearer(STRANGER))).status_code == 401
         assert (await caller.get(ACCOUNTS, headers=bearer(ACME))).status_code == 200
-        assert (await caller.get(ACCOUNTS, headers=bearer(READER))).status_code == 200
+        assert (await caller.get(ACCOUNTS, headers=bearer(CRM))).status_code == 200
 
 
 # --- keys that change

@@ -76,6 +76,7 @@ TOKENS = (
     Token(name="team", value="rl_subs", scopes=frozenset({"subscriptions:write"})),
     Token(name="shop", value="rl_events", scopes=frozenset({"events:write"})),
     Token(name="dropin", value="rl_proxy", scopes=frozenset({"proxy"})),
+    Token(name="scraper", value="rl_metrics", scopes=frozenset({"metrics"})),
 )
 KEYRING = Keyring([urlsafe_b64encode(b"k" * 32).decode()])
 HOOK = "https://receiver.example/hooks"

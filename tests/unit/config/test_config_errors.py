@@ -126,7 +126,8 @@ def problem(tmp_path: Path, text: str | bytes | None = None, **environ: str) -> 
         ("auth: {tokens: [{name: a, token: hidden, scopes: []}]}", "auth.tokens[0] has no scopes"),
         (
             "auth: {tokens: [{name: a, token: hidden, scopes: [root]}]}",
-            "must be one of read, jobs:write, subscriptions:write, deliveries:write, events:write, proxy, admin",
+            "must be one of read, jobs:write, subscriptions:write, deliveries:write, events:write, metrics, proxy, "
+            "admin",
         ),
         ("auth: {tokens: [{name: a, token: '', scopes: [read]}]}", "auth.tokens[0].token is empty"),
         (
