@@ -28,7 +28,9 @@ from relay.api.operations import (
 from relay.api.resource import json_response
 from relay.core.access import publish_prefixes
 from relay.core.events import BATCH_CONTENT_TYPE, CONTENT_TYPE, owner_of
+from relay.core.filters import known_types
 from relay.core.published import (
+    ACCOUNT_NOT_ALLOWED,
     ID_TAKEN,
     MAX_BODY_BYTES,
     MAX_EVENT_BYTES,
@@ -38,6 +40,7 @@ from relay.core.published import (
     Draft,
     Publication,
     Refused,
+    Rules,
     document_of_binary,
     identity_of,
     read_document,
@@ -137,7 +140,7 @@ def _without_reasons(answer: Publishing) -> Publishing:
     answers={202: Answer("The relay's ids of the events, which are recorded.", Publishing)},
     problems={
         400: "The body is not JSON.",
-        403: "The token may not publish events of this type.",
+        403: "The token may not publish events of this type, or of this account.",
         413: "The body has more than 16 MiB.",
         415: "The body is in none of the content modes.",
         422: "The only event was refused; `errors` says why.",
@@ -161,7 +164,7 @@ async def publish_events(call: Call) -> Response:
         admission = call.ports.admission
         with admission.batches.held(call.caller):
             async with admission.publishing if is_large else nullcontext():
-                answer = await _publish(call, await _read_batch(call.body, call.context.known_types))
+                answer = await _publish(call, await _read_batch(call.body, _rules(call)))
     else:
         answer = await _publish(call, [_read(call, media_type)], alone=True)
     call.count = len(answer["items"])
@@ -218,7 +221,7 @@ def _publication(draft: Draft, owner: str | None, now: float) -> Publication:
 
 def _read(call: Call, media_type: str) -> Draft | Refused:
     """The only event of a request. Raises InvalidRequest if the body is in no content mode, or not JSON."""
-    headers, known = call.request.headers, call.context.known_types
+    headers, rules = call.request.headers, _rules(call)
     if media_type != CONTENT_TYPE and ("ce-specversion" not in headers or media_type.startswith(_FORMATS)):
         detail = (
             f"send Content-Type {CONTENT_TYPE} with an event, {BATCH_CONTENT_TYPE} with an array of events, or an "
@@ -228,21 +231,21 @@ def _read(call: Call, media_type: str) -> Draft | Refused:
     if media_type == CONTENT_TYPE:
         if len(call.body) > limits.MAX_BODY_BYTES:  # white space and escapes included; it is parsed in one turn
             return _TOO_LARGE
-        return read_document(limits.parse_json(call.body), known)
+        return read_document(limits.parse_json(call.body), rules)
     if len(call.body) > MAX_EVENT_BYTES:
         return _TOO_LARGE
-    return _checked(document_of_binary(headers.items(), call.body), known)
+    return _checked(document_of_binary(headers.items(), call.body), rules)
 
 
-def _checked(document: object, known: tuple[str, ...]) -> Draft | Refused:
+def _checked(document: object, rules: Rules) -> Draft | Refused:
     if isinstance(document, Refused):
         return document
     if limits.deeper_than(document, limits.MAX_DEPTH):
         return _TOO_DEEP
-    return read_document(document, known)
+    return read_document(document, rules)
 
 
-async def _read_batch(body: bytes, known: tuple[str, ...]) -> list[Draft | Refused]:
+async def _read_batch(body: bytes, rules: Rules) -> list[Draft | Refused]:
     """Reads an array of events a part at a time, so that a large one does not hold up other requests."""
     body = body.strip(_WHITE_SPACE)
     if not (body.startswith(b"[") and body.endswith(b"]")):
@@ -257,13 +260,24 @@ async def _read_batch(body: bytes, known: tuple[str, ...]) -> list[Draft | Refus
             if isinstance(value, RequestError):  # it was not parsed
                 found.append(_NOT_PARSED.get(value.code) or Refused(value.code, str(value)))
             else:
-                found.append(read_document(value, known))
+                found.append(read_document(value, rules))
             if turns.over:
                 await turns.next()
     return found
 
 
 # --- who may publish what
+
+
+def _rules(call: Call) -> Rules:
+    """What the caller's events may not say. A bound token may not speak for the sources that it does not see either."""
+    settings = call.context.settings
+    every, account = settings.of_all or settings, settings.account
+    return Rules(
+        known=known_types(origin.type_prefix for origin in every.origins.values()),
+        sources=every.event_sources,
+        account=None if account is None else account[1],
+    )
 
 
 def _prefixes(call: Call) -> tuple[str, ...] | None:
@@ -283,8 +297,8 @@ NOT_ALLOWED = "type_not_allowed"
 
 
 def _problem(refused: Refused) -> RequestError:
-    if refused.code == NOT_ALLOWED:
-        return Forbidden(refused.detail, code=NOT_ALLOWED)
+    if refused.code in (NOT_ALLOWED, ACCOUNT_NOT_ALLOWED):
+        return Forbidden(refused.detail, code=refused.code)
     error = FieldError(pointer=refused.pointer, code=refused.code, detail=refused.detail)
     return InvalidRequest(refused.detail, code="invalid_event", errors=[error])
 

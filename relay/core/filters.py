@@ -41,6 +41,8 @@ ATTRIBUTE_NAME = re.compile(r"[a-z0-9]{1,64}", re.ASCII)
 FREE_TYPE = re.compile(r"(?!\.)(?!.*\.\.)[!-~]{1,200}(?<!\.)", re.ASCII)
 """The form of a type that other programs publish."""
 RELAY_PREFIX = "relay."
+UPSTREAM_PREFIX = "ai.revor"
+"""Reserved with or without a source of that name: nothing else may speak for it."""
 _MISSPELT = 0.9
 """From this likeness on, a type is a known one misspelt."""
 
@@ -422,8 +424,10 @@ def is_misspelt(name: str, known: Iterable[str]) -> bool:
 
 def reserved_prefix(name: str, known: Iterable[str]) -> str | None:
     """The prefix of known types under which a type is; None if it is under none."""
-    prefixes = {RELAY_PREFIX, *(f"{one.rpartition('.')[0]}." for one in known if not one.startswith(RELAY_PREFIX))}
-    return next((one for one in sorted(prefixes) if name.lower().startswith(one)), None)
+    of_sources = {f"{one.rpartition('.')[0]}." for one in known if not one.startswith(RELAY_PREFIX)}
+    return next(
+        (one for one in sorted({RELAY_PREFIX, UPSTREAM_PREFIX, *of_sources}) if name.lower().startswith(one)), None
+    )
 
 
 def wanted_type(name: str, known: Sequence[str]) -> str | None:

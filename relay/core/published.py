@@ -5,17 +5,26 @@ format §2 to §4.
 """
 
 import re
+import unicodedata
 from base64 import b64decode, b64encode
 from binascii import Error as NotBase64
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from hashlib import sha256
 from typing import Any, NamedTuple
-from urllib.parse import unquote_to_bytes
+from urllib.parse import unquote, unquote_to_bytes
 
 from relay.clock import from_rfc3339
 from relay.core.events import NOT_IN_ATTRIBUTES, Event, is_json_type
-from relay.core.filters import ATTRIBUTE_NAME, FREE_TYPE, is_free_type, nearest_type, reserved_prefix
+from relay.core.filters import (
+    ATTRIBUTE_NAME,
+    FREE_TYPE,
+    RELAY_PREFIX,
+    UPSTREAM_PREFIX,
+    is_free_type,
+    nearest_type,
+    reserved_prefix,
+)
 from relay.core.jsontext import dumps, loads
 from relay.core.values import value_class
 
@@ -31,6 +40,12 @@ MAX_ATTRIBUTES = 64
 MAX_NAME = 64
 
 _STREAM = "key_"
+_SCHEME = re.compile(r"[a-z][a-z0-9+.-]*:(?=/)")
+_DEFAULT_PORT = re.compile(r"\.?(?::(?:80|443)?)?\Z")
+_UNSEEN = frozenset(("Cc", "Cf", "Me", "Mn", "Zl", "Zp", "Zs"))
+"""General categories of characters without a shape of their own."""
+_BLANK = frozenset("\u115f\u1160\u2800\u3164\uffa0")
+"""Letters and symbols that are blank."""
 _URI_REFERENCE = re.compile(r"[^\s<>\"{}|\\^`\x00-\x1f\x7f-\x9f\ud800-\udfff]+")
 _MEDIA_TYPE = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+/[!#$%&'*+.^_`|~0-9A-Za-z-]+(?:\s*;[ -~]*)?", re.ASCII)
 _RFC3339 = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:)(\d\d)((?:\.\d+)?(?:Z|[+-]\d\d:\d\d))", re.ASCII | re.IGNORECASE)
@@ -48,6 +63,23 @@ class Refused(NamedTuple):
     code: str
     detail: str
     pointer: str = ""
+
+
+class Rules(NamedTuple):
+    """What a publisher may not say.
+
+    known    the types of the events that only the relay makes
+    sources  the CloudEvents sources of these
+    account  the account that the publisher is bound to, which its events then name; None: to none
+    """
+
+    known: tuple[str, ...]
+    sources: frozenset[str]
+    account: str | None = None
+
+
+ACCOUNT_NOT_ALLOWED = "account_not_allowed"
+UPSTREAM_HOST = "revor.ai"
 
 
 @value_class(frozen=True, slots=True, kw_only=True)
@@ -121,11 +153,8 @@ def is_stream(order_key: str | None) -> bool:
     return order_key is not None and order_key.startswith(_STREAM)
 
 
-def read_document(document: object, known: tuple[str, ...]) -> Draft | Refused:
-    """An event in structured JSON, parsed.
-
-    known  the types of the events that only the relay makes
-    """
+def read_document(document: object, rules: Rules) -> Draft | Refused:
+    """An event in structured JSON, parsed."""
     if not isinstance(document, Mapping):
         return Refused("not_an_event", "an event is a JSON object")
     attributes = {name: value for name, value in document.items() if value is not None and name not in _DATA}
@@ -138,9 +167,14 @@ def read_document(document: object, known: tuple[str, ...]) -> Draft | Refused:
     missing = next((name for name in _NEEDED if name not in attributes), None)
     if missing is not None:
         return Refused("required", f"attribute {missing} is needed", f"/{missing}")
-    refused = _reserved(attributes["type"], known) or _judged_data(document)
+    refused = (
+        _reserved(attributes["type"], rules.known) or _reserved_source(attributes["source"], rules.sources)
+    ) or _judged_data(document)
     if refused is not None:
         return refused
+    if rules.account is not None and attributes.setdefault("account", rules.account) != rules.account:
+        detail = f"the token is bound to the account {rules.account}: leave the attribute account out"
+        return Refused(ACCOUNT_NOT_ALLOWED, detail, "/account")
     data = {name: document[name] for name in _DATA if document.get(name) is not None}
     if "data" in document and not data:
         data = {"data": None}
@@ -269,6 +303,46 @@ def _reserved(type: str, known: tuple[str, ...]) -> Refused | None:
     prefix = reserved_prefix(type, known)
     what = f"types that begin with {prefix}" if prefix else f"{nearest_type(type, known)} and what can be taken for it"
     return Refused("reserved_type", f"{what} are made by the relay only: choose a name of your own", "/type")
+
+
+@lru_cache(maxsize=256)
+def _reserved_source(source: str, sources: frozenset[str]) -> Refused | None:
+    """What is wrong with a source that a reader could take for the relay or an upstream."""
+    text = _plain(source)
+    place = _place(text)
+    host = place.partition("/")[0]
+    if (
+        text.lstrip("/").startswith((RELAY_PREFIX, UPSTREAM_PREFIX))
+        or host == UPSTREAM_HOST
+        or host.endswith(f".{UPSTREAM_HOST}")
+        or any(place == own or place.startswith(f"{own}/") for own in map(_place, map(_plain, sources)))
+    ):
+        detail = "it can be taken for the relay or an upstream: choose a source of your own, such as /shop"
+        return Refused("reserved_source", detail, "/source")
+    return None
+
+
+def _plain(text: str) -> str:
+    """As a person reads it: without percent-encoding, case, accents, white space and what cannot be seen."""
+    for _ in range(3):
+        text = unquote(text)
+    text = unicodedata.normalize("NFKD", unicodedata.normalize("NFKC", text).casefold())
+    seen = (one for one in text if unicodedata.category(one) not in _UNSEEN and one not in _BLANK)
+    return "".join(seen).replace("\\", "/").replace("\u3002", ".")
+
+
+def _place(text: str) -> str:
+    """The host, if any, and the path of a plain source, with one slash between their parts."""
+    text = _SCHEME.sub("", re.split(r"[?#]", text, maxsplit=1)[0])
+    parts: list[str] = []
+    for part in text.split("/"):
+        if part == "..":
+            del parts[-1:]
+        elif part not in ("", "."):
+            parts.append(part)
+    if parts:
+        parts[0] = _DEFAULT_PORT.sub("", parts[0].rpartition("@")[2])
+    return "/".join(parts)
 
 
 def _judged_data(document: Mapping[str, Any]) -> Refused | None:

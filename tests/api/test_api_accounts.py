@@ -23,14 +23,14 @@ import pytest
 from relay.api.app import create_api
 from relay.api.auth import ADMIN, Identity
 from relay.api.catalogue import OPERATIONS
-from relay.core.events import owner_of, relay_event
+from relay.core.events import Origin, owner_of, relay_event
 from relay.core.figures import FIGURES, Tally
 from relay.core.job import Job
 from relay.core.records import Intent
 from relay.errors import Unauthorized
 from relay.ids import new_id
 from tests.support.api_conformity import check_answer
-from tests.support.api_world import World
+from tests.support.api_world import ORIGIN, World
 from tests.support.store_databases import open_new
 from tests.support.store_kit import claim, list_accounts, result_of
 
@@ -86,8 +86,8 @@ class Two:
     world: World
     clients: list[Client] = field(default_factory=list)
 
-    def client(self, token: str) -> Client:
-        api = create_api(self.world.ports(dev=False), self.world.proxy)
+    def client(self, token: str, **settings: Any) -> Client:
+        api = create_api(self.world.ports(dev=False, **settings), self.world.proxy)
         transport = httpx2.ASGITransport(app=api, client=("192.0.2.7", 5000), raise_app_exceptions=False)
         self.clients.append(
             Client(
@@ -872,3 +872,34 @@ async def test_pull_of_one_account_never_touches_what_another_one_pulls(two: Two
         assert [one["result"] for one in answer.json()["results"]] == ["unknown"]
     answer = await two.client("second").post(f"{paths['second']}/ack", json={"ids": [ids["second"]]})
     assert [one["result"] for one in answer.json()["results"]] == ["acked"]
+
+
+async def test_a_bound_token_publishes_in_the_name_of_its_own_account_only(two: Two) -> None:
+    unseen = Origin(source="https://unseen.example/v1/tasks", type_prefix="com.unseen.job", dataschema="http://x/s")
+    mine = two.client("default", origins={"revor": ORIGIN, "unseen": unseen})
+    batch = [{**EVENT, "id": id, **given} for id, given in PUBLISHED.items()]
+    headers = {"Content-Type": "application/cloudevents-batch+json"}
+    answer = (await mine.post("/v1/events", content=orjson.dumps(batch), headers=headers)).json()
+    assert [(list(PUBLISHED)[one["index"]], one["code"]) for one in answer["rejected"]] == [
+        *(("other", "account_not_allowed"), ("empty", "account_not_allowed")),
+        *(("relay", "reserved_source"), ("upstream", "reserved_source"), ("unseen", "reserved_source")),
+        ("unseen type", "reserved_type"),
+    ]
+    found = (await two.client("ops").get("/v1/events", params={"type": EVENT["type"]})).json()["items"]
+    assert {one["id"]: one["account"] for one in found} == {"none": "default", "own": "default"}
+    alone = await mine.post("/v1/events", content=orjson.dumps(batch[2]), headers={"Content-Type": STRUCTURED})
+    assert (alone.status_code, alone.json()["code"]) == (403, "account_not_allowed")
+
+
+STRUCTURED = "application/cloudevents+json"
+EVENT = {"specversion": "1.0", "source": "/shop", "type": "com.acme.order.paid"}
+PUBLISHED: dict[str, dict[str, Any]] = {
+    "none": {},
+    "own": {"account": "default"},
+    "other": {"account": "second"},
+    "empty": {"account": ""},
+    "relay": {"source": "/relay"},
+    "upstream": {"source": "https://revor.ai/api/v1/outreach/jobs"},
+    "unseen": {"source": "https://unseen.example/v1/tasks/7"},
+    "unseen type": {"type": "com.unseen.job.failed"},
+}

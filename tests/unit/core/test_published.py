@@ -14,6 +14,7 @@ from relay.core.published import (
     MAX_EVENT_BYTES,
     Draft,
     Refused,
+    Rules,
     document_of_binary,
     identity_of,
     is_stream,
@@ -22,12 +23,13 @@ from relay.core.published import (
 )
 from relay.core.samples import sample_event
 
-KNOWN = known_types(["ai.revor.job"])
+SOURCES = frozenset(("/relay", "https://revor.ai/api/v1/outreach/jobs", "https://gateway.example:8443/v1/tasks"))
+RULES = Rules(known_types(["ai.revor.job"]), SOURCES)
 EVENT = {"specversion": "1.0", "id": "a-1", "source": "/shop", "type": "com.acme.order.paid"}
 
 
 def read(**changes: object) -> Draft | Refused:
-    return read_document({**EVENT, **changes}, KNOWN)
+    return read_document({**EVENT, **changes}, RULES)
 
 
 def test_least_event_is_taken():
@@ -49,7 +51,7 @@ def test_nothing_of_an_event_is_lost():
         **{"partitionkey": "order 7", "dataschema": "https://a.example/s.json", "datacontenttype": "application/json"},
         **{"time": "2026-05-20T10:00:08.123456+02:00", "subject": "7", **EVENT},
     }
-    draft = read_document(given, KNOWN)
+    draft = read_document(given, RULES)
     assert isinstance(draft, Draft)
     assert loads(draft.body) == given
     assert list(loads(draft.body))[:8] == [
@@ -124,6 +126,141 @@ def test_what_is_no_event_is_refused_with_its_place(changes, code, pointer):
 
 
 @pytest.mark.parametrize(
+    "source",
+    [
+        *(
+            "/relay",
+            "relay",
+            "/RELAY",
+            "/relay/",
+            "//relay",
+            "/relay/x",
+            "/relay?x",
+            "/relay#x",
+            "/./relay",
+            "/x/../relay",
+        ),
+        *(
+            "/re\u200blay",
+            "/re\u00adlay",
+            "/\ufeffrelay",
+            "/relay\u2060",
+            "/\u202erelay",
+            "/re\u034flay",
+            "/re\u3164lay",
+        ),
+        *(
+            "\uff0frelay",
+            "/\uff52\uff45\uff4c\uff41\uff59",
+            "/\u24e1elay",
+            "/r\u00e9lay",
+            "/%72elay",
+            "/%2572elay",
+            "%2frelay",
+        ),
+        *("/%20relay", "/relay%20", "/%C2%A0relay", "/%09relay", "/%E2%80%8Brelay", "/x%5c..%5c..%5crelay"),
+        *(
+            "relay.acme",
+            "/relay.acme",
+            "Relay.x",
+            "ai.revor",
+            "AI.Revor/jobs",
+            "/ai.revor.job",
+            "ai\u3002revor",
+            "ai\uff0erevor",
+        ),
+        *("https://revor.ai", "https://revor.ai/", "HTTPS://REVOR.AI/api/v1/outreach/jobs", "http://revor.ai/x"),
+        *("https://revor.ai:443/x", "https://revor.ai./x", "https://a@revor.ai/x", "//revor.ai/x", "revor.ai/x"),
+        *("https://api.revor.ai/x", "https:/revor.ai/x", "https://re\u200bvor.ai/x", "https://revor\uff0eai/x"),
+        *("https://revor\u3002ai/x", "https://revor\uff61ai/x", "\uff48\uff54\uff54\uff50s://revor.ai/x"),
+        *(
+            "https://gateway.example:8443/v1/tasks",
+            "http://gateway.example:8443/v1/tasks/7",
+            "//GATEWAY.example:8443/v1/./tasks",
+        ),
+        "https://gateway.example:8443/v1/tas\u212as",
+    ],
+)
+def test_source_that_can_be_taken_for_the_relay_or_an_upstream_is_reserved(source):
+    refused = read(source=source)
+    assert isinstance(refused, Refused)
+    assert (refused.code, refused.pointer) == ("reserved_source", "/source")
+
+
+@pytest.mark.parametrize("source", [" /relay", "/relay\t", "/relay\u00a0", "/relay\u2003", "/re lay", "\u3000/relay"])
+def test_source_with_white_space_is_none(source):
+    refused = read(source=source)
+    assert isinstance(refused, Refused)
+    assert (refused.code, refused.pointer) == ("invalid", "/source")
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        *(
+            "/shop",
+            "/relays",
+            "/my/relay",
+            "/relay-shop",
+            "urn:acme:relay",
+            "https://notrevor.ai/x",
+            "https://revor.ai.example",
+        ),
+        *("https://relay.example/x", "https://gateway.example:8443/v1/orders", "https://gateway.example/v1/tasks", "/"),
+        *("/gr\u00f6\u00dfe", "mailto:shop@example.com", ".", "#x", "/airevor", "/%zz"),
+    ],
+)
+def test_source_of_another_program_is_kept_as_it_is(source):
+    draft = read(source=source)
+    assert isinstance(draft, Draft)
+    assert (draft.source, loads(draft.body)["source"]) == (source, source)
+
+
+@pytest.mark.parametrize(
+    ("type", "code"),
+    [
+        *[
+            (type, "reserved_type")
+            for type in ("relay.x", "RELAY.x", "ai.revor", "ai.revor.x", "AI.REVOR.job.x", "ai.revorjob.x")
+        ],
+        *[(type, "invalid") for type in (" relay.x", "relay.x ", "\trelay.x", "\u00a0ai.revor.x", "ai.revor.x\u2003")],
+        *[
+            (type, "invalid")
+            for type in ("\uff52elay.x", "re\u200blay.x", "ai.revor\uff0ex", "rela\u0443.x", "\u212aelay.x")
+        ],
+    ],
+)
+def test_type_that_can_be_taken_for_one_of_the_relay_is_refused(type, code):
+    refused = read(type=type)
+    assert isinstance(refused, Refused)
+    assert (refused.code, refused.pointer) == (code, "/type")
+
+
+BOUND = RULES._replace(account="alpha")
+
+
+def test_bound_publisher_s_event_names_its_account():
+    for given in ({}, {"account": "alpha"}, {"account": None}):
+        draft = read_document({**EVENT, **given}, BOUND)
+        assert isinstance(draft, Draft)
+        assert loads(draft.body)["account"] == "alpha"
+
+
+@pytest.mark.parametrize("account", ["beta", "", "Alpha", "alpha ", "\uff41lpha", "al\u200bpha", 7, True])
+def test_bound_publisher_names_no_other_account(account):
+    refused = read_document({**EVENT, "account": account}, BOUND)
+    assert isinstance(refused, Refused)
+    assert (refused.code, refused.pointer) == ("account_not_allowed", "/account")
+    assert str(account) not in refused.detail or account in ("", "alpha ")
+
+
+def test_publisher_that_is_not_bound_may_name_any_account():
+    draft = read(account="beta")
+    assert isinstance(draft, Draft)
+    assert loads(draft.body)["account"] == "beta"
+
+
+@pytest.mark.parametrize(
     ("text", "seconds"),
     [
         ("2026-05-20T10:00:08Z", 1779271208.0),
@@ -141,7 +278,7 @@ def test_rfc_3339_times_are_read_and_kept_as_they_are(text, seconds):
 
 @pytest.mark.parametrize("document", [None, 7, "x", [EVENT]])
 def test_only_an_object_is_an_event(document):
-    assert read_document(document, KNOWN) == Refused("not_an_event", "an event is a JSON object")
+    assert read_document(document, RULES) == Refused("not_an_event", "an event is a JSON object")
 
 
 def test_data_that_is_nested_too_deeply_is_refused():
@@ -262,7 +399,7 @@ def test_sample_of_a_published_event_is_one_that_could_be_published():
         dataschema_base="http://x",
         metadata={"deal": 42},
     )
-    draft = read_document(event.document(), KNOWN)
+    draft = read_document(event.document(), RULES)
     assert isinstance(draft, Draft)
     assert (event.published, event.job_uid, event.order_key) == (True, None, None)
     assert (draft.body, draft.type, draft.subject) == (event.body, "com.acme.order.paid", event.subject)
