@@ -3,6 +3,7 @@
 # make test-fast  what to run before each commit: format, imports, units, the store on SQLite, the API: 2 minutes
 # make test       every check that a change has to pass: 14 minutes on two cores
 # make bench      the measurements: 15 minutes
+# make bench-against  this version beside an earlier one, REF=COMMIT: half an hour. ends with 1 if it is worse
 # make soak       the long tests, whole: 20,000 generated requests, 500 kills, an hour of operations: 3 hours
 # make audit      asks whether a pinned package has a known vulnerability: 30 s
 # make lock       pins the packages again, with their hashes, after a change in pyproject.toml: needs uv
@@ -50,7 +51,7 @@ $(shell [ "$$(cat .venv/.made-at 2>/dev/null)" = "$$PWD" ] || rm -f $(READY))
 NO_POSTGRES := -k "not postgres and not Postgres" $(patsubst %,--ignore=%,$(wildcard tests/*/test_*postgres*.py)) \
 	--ignore=tests/api/test_api_schemathesis.py --ignore=tests/unit/support/test_postgres_server.py
 
-.PHONY: help demo test test-fast lint bench soak audit lock clean
+.PHONY: help demo test test-fast lint bench bench-against soak audit lock clean
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
 
@@ -96,6 +97,13 @@ bench: $(READY)
 	@echo "==> benchmarks"
 	$(BIN)/python tests/benchmarks/run.py
 
+# REF: a commit or tag; none: what CHANGELOG.md names. OPTIONS: such as "--only publish --database SQLite --rounds 9".
+REF ?=
+OPTIONS ?=
+bench-against: $(READY)
+	@echo "==> this version beside an earlier one"
+	$(BIN)/python tests/benchmarks/against.py $(if $(REF),--ref "$(REF)") $(OPTIONS)
+
 soak: export SOAK := 1
 soak: $(READY)
 	@echo "==> fuzz: $(SOAK_CASES) requests to the API, and an eighth of that to each parser, from the seed $(SOAK_SEED)"
@@ -132,7 +140,7 @@ lock:
 	echo pip-audit | uv pip compile $(LOCKED) --output-file .ci/audit.lock -
 
 clean:
-	rm -rf .venv .venv-audit .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage .coverage.* .lint.log dist build
+	rm -rf .venv .venv-audit .venv-bench .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage .coverage.* .lint.log dist build
 
 $(READY): tests/requirements.lock pyproject.toml
 	@if ! "$(PYTHON)" -c '$(NEW_ENOUGH)' >/dev/null 2>&1; then

@@ -171,7 +171,7 @@ def waiting(clients: int, jobs: int, upstream_port: int) -> list[dict[str, Any]]
         found = orjson.loads(process.stdout.read())
         process.wait(30)
     check(found, "200 hit")
-    times = [at for at in found["times"] if at >= ended_at]
+    times = sorted(at for at in found["times"] if at >= ended_at)
     if len(times) < clients:
         raise RuntimeError(f"{clients - len(times)} were answered before the end")
     return [

@@ -1,10 +1,13 @@
-"""The callers of dropin.py, a process of their own: `python dropin_load.py` does what the JSON on its standard input
-says and prints what came of it. Every way to call bounds itself.
+"""The callers of dropin.py and against.py, a process of their own: `python dropin_load.py` does what the JSON on its
+standard input says and prints what came of it. Every way to call bounds itself.
 
 closed  so many requests, so many at once: requests a second. The caller is a usual client (aiohttp), or with `raw` one
         that costs next to nothing, where the server has to be what is measured
-paced   500 requests a second whatever becomes of the ones before: seconds from when each was due
-wait    so many connections with one request each, which are held open: `ready` once all are sent, then the answers
+paced   so many requests a second whatever becomes of the ones before: seconds from when each was due
+wait    so many connections with one request each, which are held open: `ready` once all are sent, then the answers,
+        and when each was sent and answered
+
+The requests go to `paths` in turn. With `bodies` (of closed with `raw`, and of paced) each of these is sent once.
 """
 
 import asyncio
@@ -12,6 +15,8 @@ import itertools
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import aiohttp
@@ -19,9 +24,9 @@ import orjson
 import uvloop
 
 KEY = "sk-revor-benchmark-0123456789"
-TOKEN = "rl_benchmark_0123456789abcdef"
+TOKEN = "rl_benchmark_0123456789abcdefghijklmn"
 """What `/v1` takes; see `dropin_world.relay`."""
-LONGEST_SECONDS = 60.0
+LONGEST_SECONDS = 90.0
 OPENED_AT_ONCE = 200
 
 
@@ -60,9 +65,9 @@ class Connection(asyncio.Protocol):
             self._answer.set_result(self._buffer)
 
 
-def request_bytes(spec: dict[str, Any], path: str) -> bytes:
-    """A request as it goes out."""
-    body = spec.get("body", "").encode()
+def request_bytes(spec: dict[str, Any], path: str, body: str | None = None) -> bytes:
+    """A request as it goes out, with this body or that of the spec."""
+    body = (spec.get("body", "") if body is None else body).encode()
     lines = [f"{spec.get('method', 'GET')} {path} HTTP/1.1", f"Host: 127.0.0.1:{spec['port']}"]
     lines += [f"{name}: {value}" for name, value in headers_of(spec).items()]
     if body:
@@ -90,17 +95,26 @@ async def connect(port: int) -> Connection:
     return connection
 
 
+def requests_of(spec: dict[str, Any]) -> Iterator[bytes]:
+    """The requests, as they go out: without end, or one for each of `bodies`."""
+    paths = itertools.cycle(spec["paths"])
+    if "bodies" in spec:
+        return iter([request_bytes(spec, path, body) for path, body in zip(paths, spec["bodies"], strict=False)])
+    return itertools.cycle([request_bytes(spec, path) for path in spec["paths"]])
+
+
 async def closed(spec: dict[str, Any]) -> dict[str, Any]:
-    """Requests a second."""
+    """Requests a second, and with `raw` the seconds that each took, sorted."""
     seen: Counter[str] = Counter()
-    turns = itertools.cycle(spec["paths"])
+    taken: list[float] = []
     left = iter(range(spec["count"]))
     ends_at = time.perf_counter() + LONGEST_SECONDS
 
     async def raw(connection: Connection) -> None:
         for _ in left:
-            answer = await connection.send(requests[next(turns)])
-            seen[reported(answer)] += 1
+            sent = time.perf_counter()
+            seen[reported(await connection.send(next(requests)))] += 1
+            taken.append(time.perf_counter() - sent)
             if time.perf_counter() > ends_at:
                 return
 
@@ -114,25 +128,26 @@ async def closed(spec: dict[str, Any]) -> dict[str, Any]:
                 return
 
     if spec.get("raw"):
-        requests = {path: request_bytes(spec, path) for path in spec["paths"]}
+        requests = requests_of(spec)
         connections = [await connect(spec["port"]) for _ in range(spec["in_flight"])]
-        began = time.perf_counter()
+        began, began_at = time.perf_counter(), time.time()
         await asyncio.gather(*(raw(connection) for connection in connections))
         seconds = time.perf_counter() - began
     else:
+        turns = itertools.cycle(spec["paths"])
         connector = aiohttp.TCPConnector(limit=spec["in_flight"])
         async with aiohttp.ClientSession(connector=connector, headers=headers_of(spec)) as session:
-            began = time.perf_counter()
+            began, began_at = time.perf_counter(), time.time()
             await asyncio.gather(*(usual(session) for _ in range(spec["in_flight"])))
             seconds = time.perf_counter() - began
-    return {"rate": seen.total() / seconds, "answers": seen}
+    return {"rate": seen.total() / seconds, "began_at": began_at, "seconds": sorted(taken), "answers": seen}
 
 
 async def paced(spec: dict[str, Any]) -> dict[str, Any]:
-    """Seconds from when each request was due to the end of its answer, sorted."""
+    """Seconds from when each request was due to the end of its answer, sorted; and when each was due."""
     seen: Counter[str] = Counter()
     free = [await connect(spec["port"]) for _ in range(32)]
-    requests = itertools.cycle([request_bytes(spec, path) for path in spec["paths"]])
+    requests = requests_of(spec)
     taken: list[float] = []
 
     async def one(due: float) -> None:
@@ -142,27 +157,34 @@ async def paced(spec: dict[str, Any]) -> dict[str, Any]:
         seen[reported(answer)] += 1
         free.append(connection)
 
-    began = time.perf_counter()
+    began, began_at = time.perf_counter(), time.time()
     async with asyncio.timeout(LONGEST_SECONDS), asyncio.TaskGroup() as group:
         for number in range(spec["count"]):
             due = began + number / spec["rate"]
             await asyncio.sleep(max(0.0, due - time.perf_counter()))
             group.create_task(one(due))
-    return {"seconds": sorted(taken), "answers": seen}
+    due_at = [began_at + number / spec["rate"] for number in range(spec["count"])]
+    return {"seconds": sorted(taken), "due_at": due_at, "answers": seen}
 
 
 async def wait(spec: dict[str, Any]) -> dict[str, Any]:
-    """When each answer came."""
+    """When each request was sent and answered, in the order of `paths`."""
     seen: Counter[str] = Counter()
     paths = list(itertools.islice(itertools.cycle(spec["paths"]), spec["count"]))
     answers: list[asyncio.Future[bytes]] = []
-    times: list[float] = []
+    sent_at: list[float] = []
+    times = [0.0] * len(paths)
+
+    def answered(number: int, _: object) -> None:
+        times[number] = time.time()
+
     for start in range(0, len(paths), OPENED_AT_ONCE):
         chunk = paths[start : start + OPENED_AT_ONCE]
         connections = await asyncio.gather(*(connect(spec["port"]) for _ in chunk))
         for connection, path in zip(connections, chunk, strict=True):
             answer = connection.send(request_bytes(spec, path))
-            answer.add_done_callback(lambda _: times.append(time.time()))
+            sent_at.append(time.time())
+            answer.add_done_callback(partial(answered, len(answers)))
             answers.append(answer)
         await asyncio.sleep(0.02)
     print("ready", flush=True)
@@ -170,7 +192,7 @@ async def wait(spec: dict[str, Any]) -> dict[str, Any]:
         for answer in answers:
             seen[reported(await answer)] += 1
     await asyncio.sleep(0)  # the last one's time is written down after it is seen
-    return {"times": sorted(times), "answers": seen}
+    return {"sent_at": sent_at, "times": times, "answers": seen}
 
 
 if __name__ == "__main__":

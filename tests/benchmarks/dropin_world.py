@@ -1,4 +1,6 @@
-"""What dropin.py measures with: an upstream, a relay and callers as processes of their own, and what a process uses."""
+"""What dropin.py and others measure with: an upstream, a relay and callers as processes of their own, and what a
+process uses. All are in sessions of their own, so that an interrupt at the terminal reaches the measuring program
+only, which ends them."""
 
 import contextlib
 import os
@@ -18,7 +20,7 @@ from dropin_load import KEY, TOKEN
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
-STARTED_SECONDS = 30.0
+STARTED_SECONDS = 60.0
 SETTINGS = """\
 sources:
   revor:
@@ -40,6 +42,7 @@ def stub(kind: str) -> Iterator[int]:
         stdout=subprocess.PIPE,
         text=True,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
+        start_new_session=True,
     )
     assert process.stdout is not None
     try:
@@ -58,27 +61,32 @@ def relay(
     environ: Mapping[str, str] | None = None,
     options: Sequence[str] = (),
     folder: str | None = None,
+    root: Path = ROOT,
+    python: str = sys.executable,
 ) -> Iterator[tuple[int, int]]:
     """`relay serve` in front of it, with these variables and options besides: its port and its process id. `folder`:
-    where its database is and stays; None: one of its own."""
+    where its database is and stays; None: one of its own. `root` and `python`: another version of the relay, and the
+    interpreter that has its packages."""
     with contextlib.nullcontext(folder) if folder else tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "relay.yaml").write_text(SETTINGS.format(port=upstream_port, least=least, most=most, rate=rate))
         own = {name: value for name, value in os.environ.items() if not name.startswith(("RELAY_", "REVOR_"))}
+        own.pop("PYTHONDONTWRITEBYTECODE", None)  # each start would compile for seconds
         token = Path(folder) / "relay.token"
         token.write_text(TOKEN)
         written = Path(folder) / "stderr"
         with written.open("wb") as errors:
             process = subprocess.Popen(
-                [sys.executable, "-m", "relay", "serve", "--port", "0", *options],
+                [python, "-m", "relay", "serve", "--port", "0", *options],
                 cwd=folder,
                 env={
                     **own,
-                    **{"PYTHONPATH": str(ROOT), "XDG_STATE_HOME": folder, "REVOR_API_KEY": KEY},
+                    **{"PYTHONPATH": str(root), "XDG_STATE_HOME": folder, "REVOR_API_KEY": KEY},
                     "RELAY_TOKEN_FILE": str(token),
                     **(environ or {}),
                 },
                 stdin=subprocess.DEVNULL,
                 stderr=errors,
+                start_new_session=True,
             )
             try:
                 yield _port_of(process, written), process.pid
@@ -96,7 +104,7 @@ def _port_of(process: subprocess.Popen[bytes], written: Path) -> int:
         found = re.search(r"serving http://\S+:(\d+)\n", written.read_text())
         if found:
             return int(found[1])
-        time.sleep(0.05)
+        time.sleep(0.005)
     raise RuntimeError(f"the relay did not start: {written.read_text()[-2000:]}")
 
 
@@ -104,11 +112,16 @@ def load(way: str, port: int, **spec: Any) -> dict[str, Any]:
     """What came of these calls: see dropin_load.py."""
     given = orjson.dumps({"way": way, "port": port, **spec})
     done = subprocess.run(
-        [sys.executable, str(HERE / "dropin_load.py")], input=given, capture_output=True, timeout=120, check=False
+        [sys.executable, str(HERE / "dropin_load.py")],
+        input=given,
+        capture_output=True,
+        timeout=120,
+        check=False,
+        start_new_session=True,
     )
     if done.returncode:
         raise RuntimeError(done.stderr.decode()[-2000:])
-    found: dict[str, Any] = orjson.loads(done.stdout)
+    found: dict[str, Any] = orjson.loads(done.stdout.splitlines()[-1])
     return found
 
 

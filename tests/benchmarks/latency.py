@@ -79,6 +79,7 @@ def end(kind: str) -> Iterator[End]:
         stdout=subprocess.PIPE,
         text=True,
         env={"PYTHONPATH": str(ROOT)},
+        start_new_session=True,
     )
     assert process.stdout is not None
     try:
