@@ -4,6 +4,7 @@
 # make test       every check that a change has to pass: 14 minutes on two cores
 # make bench      the measurements: 15 minutes
 # make bench-against  this version beside an earlier one, REF=COMMIT: half an hour. ends with 1 if it is worse
+# make test-oldest-postgres  the whole store suite on Debian's PostgreSQL 15: 3 minutes
 # make soak       the long tests, whole: 20,000 generated requests, 500 kills, an hour of operations: 3 hours
 # make audit      asks whether a pinned package has a known vulnerability: 30 s
 # make lock       pins the packages again, with their hashes, after a change in pyproject.toml: needs uv
@@ -51,7 +52,12 @@ $(shell [ "$$(cat .venv/.made-at 2>/dev/null)" = "$$PWD" ] || rm -f $(READY))
 NO_POSTGRES := -k "not postgres and not Postgres" $(patsubst %,--ignore=%,$(wildcard tests/*/test_*postgres*.py)) \
 	--ignore=tests/api/test_api_schemathesis.py --ignore=tests/unit/support/test_postgres_server.py
 
-.PHONY: help demo test test-fast lint bench bench-against soak audit lock clean
+# On the oldest PostgreSQL that is supported, or a loud skip where Debian's cannot be had. `make test` runs the named
+# statements and the tests of these files on it, `make soak` the whole store suite.
+ON_OLDEST = POSTGRES_TEST_VERSION=15 $(BIN)/python -m pytest $(AT_ONCE) -rs -n auto -k "postgres or Postgres"
+FOR_OLDEST := $(patsubst %,tests/store/test_%.py,postgres_statements store_registration store_job_groups store_group_work store_incidents)
+
+.PHONY: help demo test test-fast test-oldest-postgres lint bench bench-against soak audit lock clean
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
 
@@ -83,6 +89,8 @@ test: $(READY)
 	cat .lint.log
 	echo "==> pytest: all others"
 	$(BIN)/python -m pytest $(AT_ONCE) -n $(TWO_EACH) $(patsubst %,--ignore=%,$(CORE))
+	echo "==> pytest: registration, groups and incidents on PostgreSQL 15"
+	$(ON_OLDEST) $(FOR_OLDEST)
 	echo "==> all checks passed"
 
 test-fast: $(READY)
@@ -92,6 +100,10 @@ test-fast: $(READY)
 	$(BIN)/lint-imports
 	echo "==> pytest: units, the store on SQLite, the API"
 	FUZZ_TEST_COUNT=80 $(BIN)/python -m pytest $(AT_ONCE) -n auto -m "not slow" $(NO_POSTGRES) tests/unit tests/api tests/store
+
+test-oldest-postgres: $(READY)
+	@echo "==> pytest: the store on PostgreSQL 15"
+	$(ON_OLDEST) tests/store
 
 bench: $(READY)
 	@echo "==> benchmarks"
@@ -117,6 +129,7 @@ soak: $(READY)
 	echo "==> properties, simulations, stores, installs and restarts: what make test runs smaller"
 	$(BIN)/python -m pytest $(AT_ONCE) -n auto --durations=10 tests/simulation tests/packaging $(CORE) tests/e2e/test_canaries.py tests/e2e/test_cli_serve.py tests/e2e/test_demo.py tests/e2e/test_demo_campaign.py \
 		tests/e2e/test_cluster.py tests/e2e/test_rolling_restart.py tests/e2e/test_socket_activation.py tests/store --ignore=tests/simulation/test_hostile_sink.py --ignore=tests/store/test_fuzzed_sink.py --ignore=tests/store/test_two_pollers.py
+	$(MAKE) test-oldest-postgres
 	echo "==> brokers: 10,000 events to each, killed twice and cut off"
 	$(BIN)/python -m pytest -q -rP -n 0 tests/bus tests/api/test_api_asyncapi.py
 	echo "==> kills: $(SOAK_KILLS) at random moments, and one at each chosen one, from the same seed"

@@ -21,6 +21,7 @@ RelayError
 └── StoreError             the database failed
     ├── ValueRefused       the database cannot store this value
     ├── DatabaseHeld       another process holds this SQLite database
+    ├── ServerTooOld       the version of the PostgreSQL server is not supported
     ├── SchemaTooNew       the database was migrated by a newer program
     ├── SchemaTooOld       the database must be migrated first
     └── StaleSequence      another write changed this job: load it again
@@ -239,6 +240,12 @@ class DatabaseHeld(StoreError):
 
     code = "database_held"
     exit_code = 2
+
+
+class ServerTooOld(StoreError):
+    """The PostgreSQL server is older than the oldest version that is supported."""
+
+    code = "server_too_old"
 
 
 class SchemaTooNew(StoreError):

