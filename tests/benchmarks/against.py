@@ -49,7 +49,7 @@ class Found:
         return [
             one
             for (database, line), rounds in self.rounds.items()
-            if len(rounds) == len(self.versions)
+            if len(rounds) == len(self.versions)  # an interrupt may come between them
             for one in compare_rounds(line, database, rounds["REF"], rounds["HEAD"])
         ]
 
@@ -73,7 +73,8 @@ def run(
                             for one in opened if number % 2 == 0 else reversed(opened):  # ABBA
                                 name = one.version.name
                                 say(f"{kind}, {line.name}: round {number + 1} of {rounds}, {name}")
-                                found.rounds[kind, line.name][name].append(line.turn(one, count))
+                                figures = line.turn(one, count)
+                                found.rounds[kind, line.name][name].append(figures)
                 except Lacks as lacks:
                     found.skipped.append(f"{kind}, {line.name}: {lacks}")
                     say(f"SKIPPED {found.skipped[-1]}")

@@ -12,7 +12,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
 from against import Found, as_json, run, table
-from against_lines import LINES, Line
+from against_lines import LINES, Figures, Line
 from against_versions import head
 from against_world import Lacks, World
 from rich.console import Console
@@ -21,7 +21,7 @@ PROGRAM = Path(__file__).resolve().parents[1] / "benchmarks" / "against.py"
 NAMES = ("job to delivery", "start, empty")
 
 
-def lacking(_world: World, _count: int) -> dict[str, float]:
+def lacking(_world: World, _count: int) -> Figures:
     raise Lacks("POST /v1/wishes")
 
 
@@ -48,6 +48,22 @@ def test_a_version_is_compared_with_itself_on_two_lines() -> None:
     Console(width=140, file=shown).print(table(found))
     assert "job to delivery" in shown.getvalue()
     assert len(json.loads(as_json(found))["figures"]) == len(comparisons)
+
+
+@pytest.mark.parametrize(("turns", "rows"), [(3, 0), (4, 0), (5, 1)])
+def test_an_interrupt_leaves_what_was_measured_until_then(turns: int, rows: int) -> None:
+    left = iter(range(turns - 1))  # the first two warm up
+
+    def turn(_world: World, _count: int) -> Figures:
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        return {"rate": 1.0}
+
+    found = Found(versions=[replace(head(), name="REF"), head()])
+    line = Line(name="rates", count=1, turn=turn, starts=True)
+    with pytest.raises(KeyboardInterrupt):
+        run(found, [line], ["SQLite"], rounds=5, size=1.0, say=lambda _: None)
+    assert table(found).row_count == rows
 
 
 @pytest.mark.parametrize("ref", ["no-such-commit", "HEAD:README.md", "--output=x"])
