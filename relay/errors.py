@@ -15,6 +15,7 @@ RelayError
 │   ├── TooMany            429
 │   └── Unavailable        503: the database is unavailable
 ├── NotRenderable          an event can never be rendered for a subscription: its delivery is dead
+├── Unreadable             this version cannot read a stored subscription: it is disabled, and its events wait
 ├── PassageError           a caller's request could not be forwarded to the upstream
 │   ├── NotSent            nothing was sent
 │   └── NoAnswer           it was sent, but no complete response arrived: its outcome is unknown
@@ -204,6 +205,13 @@ class NotRenderable(RelayError):
     def __init__(self, errors: Sequence[FieldError]) -> None:
         super().__init__("; ".join(f"{error.pointer}: {error.detail}" for error in errors))
         self.errors = tuple(errors)
+
+
+class Unreadable(RelayError):
+    """This version cannot read a setting of a stored subscription, such as a template: the subscription is disabled,
+    and its events wait until that is corrected."""
+
+    code = "unreadable"
 
 
 class PassageError(RelayError):

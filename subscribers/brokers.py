@@ -16,6 +16,7 @@ from relay.core.events import CONTENT_TYPE, Event, attributes_of, canonical, con
 from relay.core.jsontext import loads
 from relay.core.subscription import SETTINGS, Incidents, Subscription
 from relay.errors import FieldError, NotRenderable
+from relay.expressions.liquid_limits import Escape
 from relay.redaction import redacted_url
 from subscribers import base, templates
 
@@ -177,7 +178,7 @@ class ToBroker(base.OneRequest):
         marked = {name: text for name, text in given.items() if name not in found}
         if marked:
             strict = subscription.options.get(templates.STRICT) is True
-            escape = _cleaner(clean)
+            escape = Escape(_cleaner(clean), character_work=100)
             made = loads(templates.render(marked, event, context, strict=strict, escape=escape, pointer=f"/{SETTINGS}"))
             found |= {name: self.tidied(text) for name, text in made.items()}
         errors = [

@@ -131,7 +131,7 @@ def _from_template(event: Event, subscription: Subscription, context: RenderCont
     plain = {part: {name: one for name, one in fields.items() if name not in html} for part, fields in template.items()}
     marked = {part: {name: one for name, one in fields.items() if name in html} for part, fields in template.items()}
     found = loads(templates.render(plain, event, context, strict=strict))
-    escaped = loads(templates.render(marked, event, context, strict=strict, escape=templates.escaped))
+    escaped = loads(templates.render(marked, event, context, strict=strict, escape=templates.HTML))
     return {part: {**fields, **escaped[part]} for part, fields in found.items()}
 
 

@@ -10,10 +10,12 @@ from dataclasses import replace
 from types import MappingProxyType, ModuleType
 from typing import Any
 
+from relay.core.delivery import UNREADABLE
 from relay.core.events import Event
 from relay.core.jsontext import loads
 from relay.core.subscription import Subscription
-from relay.errors import FieldError, InvalidRequest, NotRenderable
+from relay.errors import FieldError, InvalidRequest, NotRenderable, Unreadable
+from relay.expressions.liquid_limits import Escape
 from subscribers.base import RenderContext
 from subscribers.job_wording import metadata_of
 from subscribers.wording import sentence
@@ -62,20 +64,27 @@ def render(
     context: RenderContext,
     *,
     strict: bool,
-    escape: Callable[[object], object] = lambda value: value,
+    escape: Escape | None = None,
     pointer: str = _POINTER,
 ) -> bytes:
     """The JSON that a template makes of an event. The same arguments give the same bytes.
 
     strict   a name that the event lacks is an error, as in a preview; otherwise it is empty text
-    escape   changes each value that the template can name
+    escape   changes each value that the template names
     pointer  where the template is in the body of a subscription
 
-    Raises NotRenderable, with a pointer to each text that cannot be rendered and the name it lacks, and InvalidRequest
-    for a template with mistakes or without the extra.
+    Raises NotRenderable, with a pointer to each text that cannot be rendered and the name it lacks, Unreadable for a
+    template with mistakes, as an older version may have stored, and InvalidRequest without the extra.
     """
+    liquid = _liquid()
     try:
-        body: bytes = _liquid().compile_template(template).render(_Variables(event, context, escape), strict=strict)
+        compiled = liquid.compile_template(template)
+    except InvalidRequest as error:
+        placed = [_placed(one, pointer) for one in error.errors]
+        why = "; ".join(f"{one.pointer}: {one.detail}" for one in placed)
+        raise Unreadable(f"{UNREADABLE}the template: {why}") from None
+    try:
+        body: bytes = compiled.render(_Variables(event, context), strict=strict, escape=escape)
     except NotRenderable as error:
         raise NotRenderable([_placed(one, pointer) for one in error.errors]) from None
     return body
@@ -98,7 +107,7 @@ def own_fields(
     marked_up = {name: value for name, value in template.items() if name in html_names}
     return {
         **loads(render(plain, event, context, strict=strict)),
-        **loads(render(marked_up, event, context, strict=strict, escape=escaped)),
+        **loads(render(marked_up, event, context, strict=strict, escape=HTML)),
     }
 
 
@@ -111,11 +120,15 @@ def escaped(value: object) -> object:
     return [escaped(one) for one in value] if isinstance(value, list) else value
 
 
+HTML = Escape(escaped, character_work=4)
+"""For fields that are HTML."""
+
+
 def _liquid() -> ModuleType:
     try:
         from relay.expressions import liquid
     except ModuleNotFoundError as error:
-        if error.name != "liquid":
+        if (error.name or "").partition(".")[0] != "liquid":
             raise
         detail = f"templates need an extra package: {_EXTRA}"
         missing = FieldError(pointer="", code="extra_missing", detail=detail)
@@ -134,9 +147,8 @@ def _placed(error: FieldError, pointer: str) -> FieldError:
 class _Variables(dict[str, object]):
     """What a template can name, made when it is first named."""
 
-    def __init__(self, event: Event, context: RenderContext, escape: Callable[[object], object]) -> None:
+    def __init__(self, event: Event, context: RenderContext) -> None:
         super().__init__()
-        self._escape = escape
         self._event = event
         self._context = context
         self._document = event.document()
@@ -145,8 +157,8 @@ class _Variables(dict[str, object]):
         value = VARIABLES[name](self._document, self._event, self._context)
         if value is None:
             raise KeyError(name)
-        self[name] = escaped = self._escape(value)
-        return escaped
+        self[name] = value
+        return value
 
 
 def _attributes(document: Document, *_: object) -> dict[str, Any]:

@@ -16,6 +16,8 @@ ALREADY_WRITTEN = "already_written"
 """The reason of a delivery whose record an earlier attempt has written."""
 SETTLING = "settling"
 """The reason of an attempt that waits until the sink can be asked what came of a write."""
+UNREADABLE = "this version cannot read "
+"""Begins the reason of an attempt that disables its subscription because of what is stored of it."""
 _NOTHING_SENT = (DRY_RUN, ALREADY_WRITTEN, SETTLING)
 
 
@@ -91,9 +93,9 @@ class Outcome:
     """What a response means to its kind of sink.
 
     verdict              delivered; retry: try again as scheduled; dead: the sink will never accept this event;
-                         disable: the sink accepts no more events (this one is held); skip: nothing there concerns this
-                         event, so nothing was sent; uncertain: the event may or may not have been accepted, and only a
-                         person can find out
+                         disable: the sink accepts no more events, or the subscription cannot be read (this event is
+                         held); skip: nothing there concerns this event, so nothing was sent; uncertain: it may or
+                         may not have been accepted, and only a person can find out
     retry_after_seconds  pause that the sink asked for: a floor for the next attempt, and a pause of the subscription
     wait_seconds         a floor for the next attempt at this event, up to 24 hours, which pauses nothing else
     in_doubt             the sink may have accepted the event: without another attempt it is uncertain, not dead

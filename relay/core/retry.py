@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from relay.clock import in_words
-from relay.core.delivery import CREDENTIAL_ERROR, SETTLING, Outcome, Response
+from relay.core.delivery import CREDENTIAL_ERROR, SETTLING, UNREADABLE, Outcome, Response
 from relay.core.retry_after import MAX_RETRY_AFTER_SECONDS, parse_retry_after
 from relay.core.values import value_class
 
@@ -70,7 +70,8 @@ class Skip:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Disable:
-    """The sink accepts no more events: disable the subscription and hold its pending deliveries, this one included."""
+    """The sink accepts no more events, or the subscription cannot be read: disable it and hold its pending deliveries,
+    this one included."""
 
     reason: str
 
@@ -180,7 +181,8 @@ def sentence(
         unknown = "it may or may not have been accepted, so somebody has to find out"
         return f"{why}: uncertain, {unknown}" + (f"; {disabled}is disabled" if disabled else "")
     if isinstance(decision, Disable):
-        disabled = "the sink accepts no more events, so its subscription "
+        unread = decision.reason.startswith(UNREADABLE)
+        disabled = "the subscription " if unread else "the sink accepts no more events, so its subscription "
     if isinstance(decision, Alone) and not disabled:
         return f"{why}: not given up, but sent by itself"
     if disabled:

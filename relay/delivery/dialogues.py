@@ -20,7 +20,7 @@ from relay.core.delivery import RENDER_ERROR, UNSENT_ERROR, Outcome, Response
 from relay.core.dialogue import MAX_STEPS, Ended, Memory, Step, Steps
 from relay.core.text import storable
 from relay.delivery.credentials import Sent
-from relay.errors import NotRenderable, StoreError
+from relay.errors import NotRenderable, StoreError, Unreadable
 
 log = structlog.get_logger("relay.delivery")
 
@@ -34,11 +34,13 @@ FAILED = Outcome(verdict="retry", reason="render")
 
 
 def unrendered(error: Exception, now: float, event_id: str, *, private: bool = False) -> Sent:
-    """Stands for a response if the kind of sink failed. With NotRenderable the delivery is dead, else it is retried.
+    """Stands for a response if the kind of sink failed. With NotRenderable the delivery is dead, with Unreadable its
+    subscription is disabled, else it is retried.
+
     `private`: the exception's text may say something about a person, so it is not logged."""
-    if isinstance(error, NotRenderable):
+    if isinstance(error, NotRenderable | Unreadable):
         detail = storable(str(error))
-        outcome = Outcome(verdict="dead", reason=detail)
+        outcome = Outcome(verdict="dead" if isinstance(error, NotRenderable) else "disable", reason=detail)
     else:
         where = {"error": type(error).__name__, "at": _places(error)} if private else {"exc_info": error}
         log.error("render_failed", event_id=event_id, **where)

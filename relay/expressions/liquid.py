@@ -3,67 +3,83 @@
 A text that is exactly one output expression keeps its JSON type: `"{{ metadata.deal }}"` becomes 42. Any other is text.
 Keys of objects are no templates. There are no files, includes or clocks, and a template sees nothing but its variables.
 
-Everything is bounded, whoever wrote the template or the data: python-liquid limits nesting, and a _Context counts the
-work and the output of a whole document. `compile_template` raises InvalidRequest, `Template.render` NotRenderable; both
-name each text by its JSON pointer within the template. Import this module only where it is needed: it costs 0.15 s.
+Everything is bounded, whoever wrote the template or the data: see `liquid_parts.py`. `compile_template` raises
+InvalidRequest, `Template.render` NotRenderable; both name each text by its JSON pointer within the template. Import
+this module only where it is needed: it costs 0.15 s.
 
 Source: the documentation of Shopify's Liquid and of python-liquid.
 """
 
-import difflib
-import inspect
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import NamedTuple
 
-from liquid import Expression, Node, Token
-from liquid.builtin.content import ContentNode
-from liquid.builtin.expressions import FilteredExpression, KeywordArgument, PositionalArgument
-from liquid.builtin.expressions.filtered import Filter
 from liquid.builtin.output import OutputNode
-from liquid.exceptions import (
-    LiquidError,
-    LiquidInterrupt,
-    UndefinedError,
-)
+from liquid.exceptions import LiquidError
 
 from relay.core.jsontext import dumps
 from relay.errors import FieldError, InvalidRequest, NotRenderable
-from relay.expressions.liquid_filters import FILTERS
+from relay.expressions.liquid_filters import suggestion
 from relay.expressions.liquid_limits import (
     MAX_CACHED_BYTES,
     MAX_DEPTH,
     MAX_ERRORS,
     MAX_OUTPUT,
     MAX_TAG_CHARACTERS,
+    MAX_TAGS,
     MAX_TEMPLATE_BYTES,
-    MAX_TEXTS,
-    SCALARS,
+    MAX_WORDS,
+    Absent,
+    Escape,
+    MissingName,
+    Unrenderable,
     as_text,
-    size_of,
 )
-from relay.expressions.liquid_parts import BOUNDED, ENVIRONMENT, PARTS, TAGS, Absent, Buffer, Context, shown
-
-_MAX_EXPRESSION_DEPTH = 100
-_NEAR = 0.6
-
-
-class _Mistake(Exception):
-    """A mistake in a text, at an index of its source."""
-
-    def __init__(self, problem: str, index: int) -> None:
-        super().__init__(problem)
-        self.index = index
-
+from relay.expressions.liquid_parts import (
+    ENVIRONMENT,
+    TAGS,
+    Evaluate,
+    Mistake,
+    Print,
+    Work,
+    block,
+    expression,
+    present,
+)
 
 _OPENING = re.compile(r"\{\{|\{%")
 _TAG_NAME = re.compile(r"-?\s*(\w+|#)?")
 _END_RAW = re.compile(r"\{%-?\s*endraw\s*-?%\}")
+_WORD = re.compile(r"""'[^']*'|"[^"]*"|[\w-]+|[^\w\s.]""")
+_NO_LOOPS = "templates have no loops: {{ metadata.tags | join: ', ' }} prints an array, map takes a field of each item"
+_NO_VARIABLES = "templates have no variables: write the value where it is used"
+_INSTEAD: Mapping[str, str] = {
+    **dict.fromkeys(("for", "endfor", "tablerow", "endtablerow", "break", "continue", "cycle"), _NO_LOOPS),
+    **dict.fromkeys(("assign", "capture", "endcapture", "increment", "decrement"), _NO_VARIABLES),
+    **dict.fromkeys(("include", "render"), "templates have no files: write it out"),
+}
+"""What to use for tags of Liquid that templates do not have."""
 
 
-def _check_delimiters(source: str) -> None:
-    """Raises _Mistake for what python-liquid would take long to refuse, or not refuse: its patterns need the square of
-    the length for a tag that is not closed."""
+class _Size:
+    """How many tags and words a template has."""
+
+    def __init__(self) -> None:
+        self.tags = self.words = 0
+
+    def count(self, inside: str, index: int) -> None:
+        """Counts a tag. Raises Mistake."""
+        self.tags += 1
+        self.words += len(_WORD.findall(inside))
+        if self.tags > MAX_TAGS:
+            raise Mistake(f"a template has at most {MAX_TAGS} {{{{ … }}}} and {{% … %}}", index)
+        if self.words > MAX_WORDS:
+            raise Mistake(f"a template has at most {MAX_WORDS:,} names, values and signs in them", index)
+
+
+def _check_tags(source: str, size: _Size) -> None:
+    """Raises Mistake for tags that there are not, and for what python-liquid would take long to refuse, or not refuse:
+    its patterns need the square of the length for a tag that is not closed."""
     index = 0
     while opening := _OPENING.search(source, index):
         start, inside = opening.span()
@@ -71,11 +87,12 @@ def _check_delimiters(source: str) -> None:
         closing = "}}" if output else "%}"
         end = source.find(closing, inside)
         if end < 0:
-            raise _Mistake(f"this {opening[0]} has no {closing}", start)
+            raise Mistake(f"this {opening[0]} has no {closing}", start)
         if end - inside > MAX_TAG_CHARACTERS:
-            raise _Mistake(f"what is between {opening[0]} and {closing} is longer than {MAX_TAG_CHARACTERS}", start)
+            raise Mistake(f"what is between {opening[0]} and {closing} is longer than {MAX_TAG_CHARACTERS}", start)
         if not source[inside:end].strip("- \t\r\n\f\v"):
-            raise _Mistake(f"there is nothing between {opening[0]} and {closing}", start)
+            raise Mistake(f"there is nothing between {opening[0]} and {closing}", start)
+        size.count(source[inside:end], start)
         index = end + 2
         if output:
             continue
@@ -83,138 +100,79 @@ def _check_delimiters(source: str) -> None:
         name = (named and named[1]) or ""
         known = (*TAGS, *(f"end{tag}" for tag in TAGS), "else", "elsif", "when")
         if name not in known:
-            raise _Mistake(f"there is no tag {name!r}{_suggestion(name, TAGS)}", start)
+            instead = f": {_INSTEAD[name]}" if name in _INSTEAD else suggestion(name, TAGS)
+            raise Mistake(f"there is no tag {name!r}{instead}", start)
         if name == "raw":
             ended = _END_RAW.search(source, index)
             if ended is None:
-                raise _Mistake("this tag has no endraw", start)
+                raise Mistake("this tag has no endraw", start)
             index = ended.end()
-
-
-def _suggestion(name: str, known: Sequence[str]) -> str:
-    near = difflib.get_close_matches(name[:100], known, n=1, cutoff=_NEAR)
-    return f": did you mean {near[0]}?" if near else f": there are {', '.join(known)}"
-
-
-def _bound(nodes: tuple[Node, ...]) -> None:
-    """Gives every part of a parsed text its limits. Raises _Mistake for an unknown filter, or wrong arguments of one.
-
-    Walks all attributes, since what python-liquid calls children is not all of them.
-    """
-    left: list[tuple[object, int]] = [(nodes, 0)]
-    while left:
-        part, depth = left.pop()
-        if isinstance(part, list | tuple) and not isinstance(part, Token):
-            left += [(one, depth) for one in part]
-            continue
-        if not isinstance(part, PARTS):
-            continue
-        if depth > _MAX_EXPRESSION_DEPTH:
-            raise _Mistake("this is nested too deeply", -1)
-        if type(part) in BOUNDED:
-            part.__class__ = BOUNDED[type(part)]  # the same slots, with limits
-        if isinstance(part, Filter):
-            _check_filter(part)
-        names = {name for kind in type(part).__mro__ for name in getattr(kind, "__slots__", ())}
-        left += [(getattr(part, name, None), depth + 1) for name in names | set(getattr(part, "__dict__", ()))]
-
-
-def _check_filter(used: Filter) -> None:
-    known = FILTERS.get(used.name)
-    if known is None:
-        raise _Mistake(
-            f"there is no filter {used.name!r}{_suggestion(used.name, tuple(FILTERS))}", used.token.start_index
-        )
-    named = {one.name: None for one in used.args if isinstance(one, KeywordArgument)}
-    positional = [None for one in used.args if isinstance(one, PositionalArgument)]
-    try:
-        inspect.signature(known.function).bind(None, *positional, **named)
-    except TypeError as error:
-        raise _Mistake(f"filter {used.name}: {error}", used.token.start_index) from None
 
 
 class _Text(NamedTuple):
     """A text with Liquid.
 
-    value  the expression whose value it is; None: it is text
-    parts  its output, if that is only texts and expressions; None: it has tags, and `nodes` are rendered
+    value   the expression whose value it is; None: it is text
+    prints  appends the text
     """
 
     pointer: str
     source: str
-    nodes: tuple[Node, ...]
-    value: Expression | None
-    parts: tuple[str | Expression, ...] | None
+    value: Evaluate | None
+    prints: Print
 
-    def render(self, context: Context) -> object:
-        """Its value. Raises whatever python-liquid raises."""
-        if self.value is not None:
-            value = self.value.evaluate(context)
-            kind = type(value)
-            if kind is str:
-                context.count_output(len(value))  # type: ignore[arg-type]
-                return value
-            if kind in SCALARS:
-                return value
-            if kind is Absent:
-                raise UndefinedError(value.hint, token=None)  # type: ignore[attr-defined]
-            context.count_output(size_of(value))
-            return value if isinstance(value, list | tuple | dict) else as_text(value)
-        if self.parts is not None:
-            texts = [part if isinstance(part, str) else shown(part.evaluate(context)) for part in self.parts]
-            text = "".join(texts)
-            context.count_output(len(text))
-            return text
-        buffer: Any = Buffer(context)
-        try:
-            for node in self.nodes:
-                node.render(context, buffer)
-        finally:
-            context.end_text()
-        return buffer.getvalue()
+    def render(self, work: Work) -> object:
+        """Its value. Raises Unrenderable."""
+        if self.value is None:
+            texts: list[str] = []
+            self.prints(work, texts)
+            return "".join(texts)
+        value = self.value(work)
+        if type(value) is Absent:
+            present(value)
+            return ""
+        keeps = value is None or isinstance(value, int | float | list | dict)
+        return value if keeps else work.printed(as_text(value))
 
 
-def _parsed(pointer: str, source: str) -> _Text:
-    """A text with Liquid, ready to render. Raises _Mistake and LiquidError."""
-    _check_delimiters(source)
+def _parsed(pointer: str, source: str, size: _Size) -> _Text:
+    """A text with Liquid, ready to render. Raises Mistake and LiquidError."""
+    _check_tags(source, size)
     nodes = tuple(ENVIRONMENT.from_string(source).nodes)
-    _bound(nodes)
-    parts = tuple([_part(node) for node in nodes])
-    outputs = tuple([part for part in parts if part is not None])
-    whole = len(outputs) == len(parts) == 1 and source.startswith("{{") and source.endswith("}}")
-    value = outputs[0] if whole and isinstance(outputs[0], Expression) else None
-    return _Text(pointer, source, nodes, value, outputs if len(outputs) == len(parts) else None)
-
-
-def _part(node: Node) -> str | Expression | None:
-    if isinstance(node, ContentNode):
-        return node.text
-    if not isinstance(node, OutputNode):
-        return None
-    expression = node.expression
-    return expression.left if isinstance(expression, FilteredExpression) and not expression.filters else expression
+    value = None
+    if len(nodes) == 1 and isinstance(nodes[0], OutputNode) and source.startswith("{{") and source.endswith("}}"):
+        value = expression(nodes[0].expression)
+    return _Text(pointer, source, value, block(nodes))
 
 
 class Template:
     """A compiled template."""
 
     def __init__(self, document: object) -> None:
-        self._texts: list[_Text] = []
+        self._size = _Size()
         self._errors: list[FieldError] = []
         self._document = self._compiled(document, "", 0)
         if self._errors:
             raise InvalidRequest("; ".join(f"{one.pointer}: {one.detail}" for one in self._errors), errors=self._errors)
 
-    def render(self, variables: Mapping[str, object], *, strict: bool) -> bytes:
+    def render(
+        self,
+        variables: Mapping[str, object],
+        *,
+        strict: bool,
+        escape: Escape | None = None,
+    ) -> bytes:
         """The document as JSON. The same variables give the same bytes.
 
-        strict  an absent name is an error; otherwise it is empty text
+        variables  raises KeyError for a name that is absent
+        strict     an absent name is an error; otherwise it is empty text
+        escape     changes each value that the template names
 
-        Raises NotRenderable, with an error for each text that cannot be rendered, and TooSlow.
+        Raises NotRenderable, with an error for each text that cannot be rendered.
         """
-        context = Context(variables, strict=strict)
+        work = Work(variables, strict=strict, escape=escape)
         errors: list[FieldError] = []
-        document = self._filled(self._document, context, errors)
+        document = self._filled(self._document, work, errors)
         if errors:
             raise NotRenderable(errors)
         try:
@@ -242,46 +200,40 @@ class Template:
         return [self._compiled(one, f"{pointer}/{index}", depth + 1) for index, one in enumerate(part)]
 
     def _compiled_text(self, source: str, pointer: str) -> object:
-        if len(self._texts) == MAX_TEXTS:
-            self._fail(pointer, f"a template has at most {MAX_TEXTS} texts with Liquid")
+        if len(self._errors) == MAX_ERRORS:
             return source
         try:
-            text = _parsed(pointer, source)
-        except _Mistake as error:
+            return _parsed(pointer, source, self._size)
+        except Mistake as error:
             self._fail(pointer, f"{error}{_position(source, error.index)}")
         except LiquidError as error:
             index = -1 if error.token is None else error.token.start_index
             self._fail(pointer, f"{error.message}{_position(source, index)}")
-        else:
-            self._texts.append(text)
-            return text
+        except RecursionError:
+            self._fail(pointer, "this is nested too deeply")
         return source
 
     def _fail(self, pointer: str, problem: str) -> None:
         if len(self._errors) < MAX_ERRORS:
             self._errors.append(FieldError(pointer=pointer, code="invalid_template", detail=problem))
 
-    def _filled(self, part: object, context: Context, errors: list[FieldError]) -> object:
+    def _filled(self, part: object, work: Work, errors: list[FieldError]) -> object:
         kind = type(part)
         if kind is dict:
-            return {name: self._filled(one, context, errors) for name, one in part.items()}  # type: ignore[attr-defined]
+            return {name: self._filled(one, work, errors) for name, one in part.items()}  # type: ignore[attr-defined]
         if kind is list:
-            return [self._filled(one, context, errors) for one in part]  # type: ignore[attr-defined]
+            return [self._filled(one, work, errors) for one in part]  # type: ignore[attr-defined]
         if kind is not _Text:
             return part
         assert isinstance(part, _Text)
         if len(errors) == MAX_ERRORS:
             return None
         try:
-            return part.render(context)
-        except UndefinedError as error:
-            errors.append(_failure(part.pointer, "missing_name", str(error.message)))
-        except LiquidInterrupt as error:
-            errors.append(_failure(part.pointer, "invalid_template", f"{error} is outside of a loop"))
-        except LiquidError as error:
-            index = -1 if error.token is None else error.token.start_index
-            where = _position(part.source, index) if index >= 0 else ""
-            errors.append(_failure(part.pointer, "not_renderable", f"{error.message}{where}"))
+            return part.render(work)
+        except MissingName as error:
+            errors.append(_failure(part.pointer, "missing_name", str(error)))
+        except Unrenderable as error:
+            errors.append(_failure(part.pointer, "not_renderable", str(error)))
         except (ArithmeticError, ValueError, LookupError, TypeError, RecursionError) as error:
             errors.append(
                 _failure(part.pointer, "not_renderable", f"a value has the wrong type or size ({type(error).__name__})")

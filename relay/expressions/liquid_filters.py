@@ -1,46 +1,40 @@
-"""The filters of templates: those of python-liquid that are safe, safe versions of others, and our own."""
+"""The filters of templates. Each has the work it takes at its worst, so that it can be counted before it is done.
 
+Of arrays there are only filters that pass over them once: no sorting, and none that looks for equal items.
+"""
+
+import base64
+import difflib
 import functools
 import html
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, tzinfo
 from types import MappingProxyType
 from typing import Any, NamedTuple
-from urllib.parse import quote_plus
+from urllib.parse import quote_plus, unquote_plus
 from zoneinfo import ZoneInfo
 
-from liquid import Undefined
-from liquid.builtin.filters import array, math, misc, string
+from liquid.builtin.filters import math, string
 
 from relay.core.jsontext import dumps, well_formed
-from relay.expressions.liquid_limits import (
-    MAX_VALUE,
-    TooMuch,
-    Unsuitable,
-    as_text,
-)
+from relay.expressions.liquid_limits import MAX_OUTPUT, Absent, Unrenderable, as_text
 
 _MAX_FORMAT_CHARACTERS = 100
 _FIRST_YEAR = 1970
+_NEAR = 0.6
 
 
 def _list(value: object) -> list[Any]:
-    """An array as filters see it: python-liquid flattens it; anything else is an array of one."""
-    if isinstance(value, list | tuple | range):
-        return list(value)
-    return [] if value is None or isinstance(value, Undefined) else [value]
-
-
-def _string(value: str) -> str:
-    return value
+    """An array as filters see it: anything else is an array of one."""
+    return value if isinstance(value, list) else [] if value is None else [value]
 
 
 def _json(value: object) -> str:
     try:
-        return dumps(None if isinstance(value, Undefined) else value).decode()
+        return dumps(value).decode()
     except TypeError:
-        raise Unsuitable("json: this value is not JSON, or is nested too deeply") from None
+        raise Unrenderable("json: this value is not JSON, or is nested too deeply") from None
 
 
 def _join(value: object, separator: object = " ") -> str:
@@ -55,9 +49,24 @@ def _replace(value: str, old: object, new: object = "") -> str:
     return value.replace(found, by)
 
 
+def _replace_last(value: str, old: object, new: object = "") -> str:
+    found, by = as_text(old), as_text(new)
+    if not found:
+        return value + by
+    before, between, after = value.rpartition(found)
+    return before + by + after if between else value
+
+
 def _refuse_longer(characters: int) -> None:
-    if characters > MAX_VALUE:
-        raise TooMuch(f"a value is larger than {MAX_VALUE:,} characters")
+    if characters > MAX_OUTPUT:
+        raise Unrenderable(f"a text is longer than {MAX_OUTPUT:,} characters")
+
+
+def _split(value: str, separator: object) -> list[str]:
+    between = as_text(separator)
+    if not between or not value:
+        return list(value)
+    return [] if value == between else value.split(None if between == " " else between)
 
 
 def _truncate(value: str, length: object = 50, end: object = "...") -> str:
@@ -74,12 +83,10 @@ def _truncatewords(value: str, count: object = 15, end: object = "...") -> str:
     return " ".join(words) if len(words) <= limit else " ".join(words[:limit]) + as_text(end)
 
 
-def _strip_html(value: str) -> str:
-    return re.sub(r"<[^<>]*>", "", value)
-
-
-def _escape(value: str) -> str:
-    return html.escape(value)
+def _slice(value: object, start: object, length: object = 1) -> object:
+    if isinstance(value, list):
+        raise Unrenderable("slice takes text: an array has first, last and join")
+    return string.slice_(as_text(value), start, length)
 
 
 def _escape_once(value: str) -> str:
@@ -87,11 +94,11 @@ def _escape_once(value: str) -> str:
 
 
 def _newline_to_br(value: str) -> str:
-    return re.sub(r"\r?\n", "<br />\n", value)
+    return value.replace("\r\n", "\n").replace("\n", "<br />\n")
 
 
 def _strip_newlines(value: str) -> str:
-    return re.sub(r"\r?\n", "", value)
+    return value.replace("\r\n", "").replace("\n", "")
 
 
 def _url_encode(value: str) -> str:
@@ -112,8 +119,13 @@ def _last(value: object) -> object:
     return items[-1] if items else None
 
 
-def _concat(value: object, other: object) -> list[object]:
-    return [*_list(value), *_list(other)]
+def _size(value: object) -> int:
+    return len(value) if isinstance(value, str | list | dict) else 0
+
+
+def _default(value: object, other: object = "", *, allow_false: bool = False) -> object:
+    is_empty = value is None or isinstance(value, Absent) or value in ("", [], {})
+    return other if is_empty or (value is False and not allow_false) else value
 
 
 _STATUSES: Mapping[str, str] = MappingProxyType(
@@ -161,52 +173,121 @@ def _date(value: object, format: object = "%Y-%m-%d %H:%M", zone: object = "UTC"
 def _checked_format(pattern: str) -> str:
     """The format, if it has only what every platform knows. `strftime` of the C library also takes widths."""
     if len(pattern) > _MAX_FORMAT_CHARACTERS or "\0" in pattern:
-        raise Unsuitable(f"date: a format has at most {_MAX_FORMAT_CHARACTERS} characters")
+        raise Unrenderable(f"date: a format has at most {_MAX_FORMAT_CHARACTERS} characters")
     for directive in _DIRECTIVE.findall(pattern):
         if directive not in DIRECTIVES:
-            raise Unsuitable(f"date: {directive} is not one of {' '.join(DIRECTIVES)}")
+            raise Unrenderable(f"date: {directive} is not one of {' '.join(DIRECTIVES)}")
     return well_formed(pattern)
 
 
+@functools.lru_cache(maxsize=1024)
 def _zone(name: str) -> tzinfo:
     try:
         return UTC if name in ("", "UTC") else ZoneInfo(name[:100])
     except (ValueError, LookupError, OSError):
-        raise Unsuitable("date: the time zone is unknown. Use one like Europe/Berlin") from None
+        raise Unrenderable("date: the time zone is unknown. Use one like Europe/Berlin") from None
 
 
 class LiquidFilter(NamedTuple):
-    """A filter: its function, whether its value is taken as text, and whether its work is the square of the value."""
+    """A filter.
 
-    function: Callable[..., object]
-    text: bool = False
-    squared: bool = False
+    function       takes the value and the arguments
+    takes_text     the value is given as text
+    takes_absent   it decides about names that are absent: they are no error
+    searches       looks for its first argument in the value
+    work           what it takes at least
+    work_per_item  what it takes for each item or character of the value
+    """
+
+    function: Callable[..., Any]
+    takes_text: bool = False
+    takes_absent: bool = False
+    searches: bool = False
+    work: int = 1_000
+    work_per_item: int = 100
 
 
-_TEXT_FILTERS: Mapping[str, Callable[..., object]] = {
-    "append": string.append, "base64_decode": string.base64_decode, "base64_encode": string.base64_encode,
-    "base64_url_safe_decode": string.base64_url_safe_decode, "base64_url_safe_encode": string.base64_url_safe_encode,
-    "capitalize": string.capitalize, "downcase": string.downcase, "escape": _escape, "escape_once": _escape_once,
-    "human_status": _human_status, "lstrip": string.lstrip, "newline_to_br": _newline_to_br,
-    "prepend": string.prepend, "remove": string.remove, "remove_first": string.remove_first,
-    "remove_last": string.remove_last, "replace": _replace, "replace_first": string.replace_first,
-    "replace_last": string.replace_last, "rstrip": string.rstrip, "split": string.split, "squish": string.squish,
-    "string": _string, "strip": string.strip, "strip_html": _strip_html, "strip_newlines": _strip_newlines,
-    "truncate": _truncate, "truncatewords": _truncatewords, "upcase": string.upcase, "url_decode": string.url_decode,
-    "url_encode": _url_encode,
-}  # fmt: skip
-_VALUE_FILTERS: Mapping[str, Callable[..., object]] = {
-    "abs": math.abs_, "at_least": math.at_least, "at_most": math.at_most, "ceil": math.ceil, "compact": array.compact,
-    "concat": _concat, "date": _date, "default": misc.default, "divided_by": math.divided_by, "find": array.find,
-    "find_index": array.find_index, "first": _first, "floor": math.floor, "has": array.has, "join": _join,
-    "json": _json, "last": _last, "map": _map, "minus": math.minus, "modulo": math.modulo, "plus": math.plus,
-    "reject": array.reject, "reverse": array.reverse, "round": math.round_, "size": misc.size, "slice": string.slice_,
-    "sort": array.sort, "sort_natural": array.sort_natural, "sum": array.sum_, "times": math.times, "uniq": array.uniq,
-    "where": array.where,
-}  # fmt: skip
+def _of_text(function: Callable[..., str | list[str]], work: int = 20, *, searches: bool = False) -> LiquidFilter:
+    return LiquidFilter(function, takes_text=True, searches=searches, work_per_item=work)
+
+
+def _of_number(function: Callable[..., object]) -> LiquidFilter:
+    return LiquidFilter(function, work=5_000)
+
+
 FILTERS: Mapping[str, LiquidFilter] = MappingProxyType(
-    {name: LiquidFilter(function, text=True) for name, function in _TEXT_FILTERS.items()}
-    | {name: LiquidFilter(function, squared=name == "uniq") for name, function in _VALUE_FILTERS.items()}
+    {
+        "append": _of_text(lambda value, other: value + as_text(other)),
+        "base64_decode": _of_text(lambda value: base64.b64decode(value).decode()),
+        "base64_encode": _of_text(lambda value: base64.b64encode(value.encode()).decode()),
+        "base64_url_safe_decode": _of_text(lambda value: base64.urlsafe_b64decode(value).decode()),
+        "base64_url_safe_encode": _of_text(lambda value: base64.urlsafe_b64encode(value.encode()).decode()),
+        "capitalize": _of_text(str.capitalize),
+        "downcase": _of_text(str.lower),
+        "escape": _of_text(lambda value: html.escape(value)),
+        "escape_once": _of_text(_escape_once, 100),
+        "human_status": _of_text(_human_status),
+        "lstrip": _of_text(lambda value: value.lstrip()),
+        "newline_to_br": _of_text(_newline_to_br),
+        "prepend": _of_text(lambda value, other: as_text(other) + value),
+        "remove": _of_text(lambda value, other: value.replace(as_text(other), ""), searches=True),
+        "remove_first": _of_text(lambda value, other: value.replace(as_text(other), "", 1), searches=True),
+        "remove_last": _of_text(lambda value, other: _replace_last(value, other), searches=True),
+        "replace": _of_text(_replace, searches=True),
+        "replace_first": _of_text(
+            lambda value, old, new="": value.replace(as_text(old), as_text(new), 1), searches=True
+        ),
+        "replace_last": _of_text(_replace_last, searches=True),
+        "rstrip": _of_text(lambda value: value.rstrip()),
+        "split": _of_text(_split, 50, searches=True),
+        "squish": _of_text(lambda value: " ".join(value.split())),
+        "string": _of_text(lambda value: value),
+        "strip": _of_text(lambda value: value.strip()),
+        "strip_html": _of_text(lambda value: re.sub(r"<[^<>]*>", "", value), 40),
+        "strip_newlines": _of_text(_strip_newlines),
+        "truncate": _of_text(_truncate),
+        "truncatewords": _of_text(_truncatewords),
+        "upcase": _of_text(str.upper, 50),
+        "url_decode": _of_text(lambda value: unquote_plus(value), 400),
+        "url_encode": _of_text(_url_encode, 170),
+        "abs": _of_number(math.abs_),
+        "at_least": _of_number(math.at_least),
+        "at_most": _of_number(math.at_most),
+        "ceil": _of_number(math.ceil),
+        "divided_by": _of_number(math.divided_by),
+        "floor": _of_number(math.floor),
+        "minus": _of_number(math.minus),
+        "modulo": _of_number(math.modulo),
+        "plus": _of_number(math.plus),
+        "round": _of_number(math.round_),
+        "times": _of_number(math.times),
+        "date": LiquidFilter(_date, work=40_000),
+        "default": LiquidFilter(_default, takes_absent=True, work_per_item=0),
+        "first": LiquidFilter(_first, work_per_item=0),
+        "join": LiquidFilter(_join),
+        "json": LiquidFilter(_json, work_per_item=20),
+        "last": LiquidFilter(_last, work_per_item=0),
+        "map": LiquidFilter(_map),
+        "size": LiquidFilter(_size, work_per_item=0),
+        "slice": LiquidFilter(_slice, work_per_item=4),
+    }
 )
 """Filters that templates can use, by name."""
-DEFAULT = FILTERS["default"]
+_OF_ARRAYS = ("join", "map", "first", "last", "size", "split")
+_REMOVED = (
+    *("compact", "concat", "find", "find_index", "has", "reject", "reverse", "sort", "sort_natural", "sum", "uniq"),
+    "where",
+)
+
+
+def no_filter(name: str) -> str:
+    """Why there is no filter of this name, and what to use."""
+    if name in _REMOVED:
+        return f"there is no filter {name!r}: those of arrays are {', '.join(_OF_ARRAYS)}"
+    return f"there is no filter {name!r}{suggestion(name, tuple(FILTERS))}"
+
+
+def suggestion(name: str, known: Sequence[str]) -> str:
+    """`: did you mean x?` with the nearest known name, else what there is."""
+    near = difflib.get_close_matches(name[:100], known, n=1, cutoff=_NEAR)
+    return f": did you mean {near[0]}?" if near else f": there are {', '.join(known)}"

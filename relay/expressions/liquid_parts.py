@@ -1,235 +1,341 @@
-"""python-liquid within limits: the state of rendering, which counts what a document uses, and bounded parts of
-templates. python-liquid itself limits only nesting."""
+"""The language of templates: what python-liquid parses, as functions that count their work. All else is refused.
+
+There are no loops and no variables, so each part of a template is evaluated once at most.
+"""
 
 import functools
-import time
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, TextIO
+from typing import Any
 
-from liquid import BlockNode, Environment, Expression, Node, RenderContext, Token, Undefined
-from liquid.builtin.content import Literal
-from liquid.builtin.expressions import KeywordArgument, PositionalArgument
+from liquid import BlockNode, Environment, Expression, Node
+from liquid.builtin.content import ContentNode
+from liquid.builtin.content import Literal as ContentTag
+from liquid.builtin.expressions import (
+    BooleanExpression,
+    FilteredExpression,
+    KeywordArgument,
+    Nil,
+    Path,
+)
 from liquid.builtin.expressions.filtered import Filter
-from liquid.builtin.expressions.logical import ContainsExpression, EqExpression, NeExpression
-from liquid.builtin.expressions.path import Path
-from liquid.builtin.expressions.primitive import RangeLiteral
+from liquid.builtin.expressions.logical import (
+    ContainsExpression,
+    EqExpression,
+    GeExpression,
+    GtExpression,
+    LeExpression,
+    LogicalAndExpression,
+    LogicalOrExpression,
+    LtExpression,
+    NeExpression,
+)
+from liquid.builtin.expressions.primitive import Blank, Empty
+from liquid.builtin.expressions.primitive import Literal as PrimitiveLiteral
 from liquid.builtin.illegal import Illegal
 from liquid.builtin.output import Output, OutputNode
-from liquid.builtin.tags.assign_tag import AssignTag
-from liquid.builtin.tags.capture_tag import CaptureTag
-from liquid.builtin.tags.case_tag import CaseTag, _AnyExpression
-from liquid.builtin.tags.comment_tag import CommentTag
-from liquid.builtin.tags.for_tag import BreakTag, ContinueTag, ForTag
-from liquid.builtin.tags.if_tag import IfTag
-from liquid.builtin.tags.unless_tag import UnlessTag
-from liquid.exceptions import (
-    LiquidError,
-    LoopIterationLimitError,
-    ResourceLimitError,
-    UndefinedError,
-)
-from liquid.undefined import UNDEFINED, FalsyStrictUndefined
-from liquid.utils import ReadOnlyChainMap
+from liquid.builtin.tags.case_tag import CaseNode, CaseTag, MultiExpressionBlockNode
+from liquid.builtin.tags.comment_tag import CommentNode, CommentTag
+from liquid.builtin.tags.if_tag import IfNode, IfTag
+from liquid.builtin.tags.unless_tag import UnlessNode, UnlessTag
+from liquid.exceptions import LiquidError
 
-from relay.expressions.liquid_filters import DEFAULT, FILTERS
+from relay.expressions.liquid_filters import FILTERS, LiquidFilter, no_filter
 from relay.expressions.liquid_limits import (
-    ITEM_SIZE,
-    LOOK_AFTER_WORK,
+    CHARACTER_WORK,
+    ITEM_WORK,
     MAX_BLOCKS,
     MAX_INTEGER_BITS,
-    MAX_ITERATIONS,
-    MAX_LOCALS,
     MAX_OUTPUT,
-    MAX_SECONDS,
-    MAX_VALUE,
     MAX_WORK,
-    SCALARS,
-    SIZE_PER_UNIT,
-    SOURCE_PER_UNIT,
-    TooMuch,
-    TooSlow,
-    Unsuitable,
+    PART_WORK,
+    Absent,
+    Escape,
+    MissingName,
+    Unrenderable,
     as_text,
-    size_of,
+    search_work,
 )
 
 
-class Missing(Undefined):
-    """A name that is not there, where that is allowed: empty text."""
+class Mistake(Exception):
+    """A mistake in a text, at an index of its source; -1 for its end."""
 
-    __slots__ = ()
-
-
-class Absent(FalsyStrictUndefined):
-    """A name that is not there, where that is an error: it can be tested, compared and given a default, not used."""
-
-    __slots__ = ()
+    def __init__(self, problem: str, index: int) -> None:
+        super().__init__(problem)
+        self.index = index
 
 
-_NOTHING = Missing("nothing")
+_NOTHING = Absent("")
 
 
-# Types are compared, not tested with isinstance, where it costs: python-liquid's classes are abstract ones.
-class Buffer:
-    """Output of a text or of a `capture`, counted by its context. python-liquid writes to it and reads its value."""
+class Work:
+    """The rendering of one document: the names it can use, and what it may still use up.
 
-    __slots__ = ("_context", "_texts")
-
-    def __init__(self, context: "Context") -> None:
-        self._context = context
-        self._texts: list[str] = []
-
-    def write(self, text: str) -> int:
-        self._context.count_output(len(text))
-        self._texts.append(text)
-        return len(text)
-
-    def getvalue(self) -> str:
-        return "".join(self._texts)
-
-
-class Context(RenderContext):
-    """The state of rendering one document: its variables, and the meter of what it has used.
-
-    variables  the names that templates can use
+    variables  the values by their names. Raises KeyError for others
     strict     an absent name is an error
     """
 
-    def __init__(self, variables: Mapping[str, object], *, strict: bool) -> None:
-        super().__init__(_EMPTY, globals=variables)
-        self.scope = ReadOnlyChainMap(self.locals, variables)  # without python-liquid's `now` and `today`
-        self._variables = variables
-        self._strict = strict
-        self._work_left = MAX_WORK
-        self._look_below = MAX_WORK - LOOK_AFTER_WORK
+    def __init__(self, variables: Mapping[str, object], *, strict: bool, escape: Escape | None = None) -> None:
+        self.variables = variables
+        self.strict = strict
+        self.left = MAX_WORK
         self._output_left = MAX_OUTPUT
-        self._iterations_left = MAX_ITERATIONS
-        self._deadline: float | None = None
-        self._sizes: dict[str, int] = {}
-
-    def end_text(self) -> None:
-        """Forgets what a text has assigned: the next one does not see it."""
-        self.locals.clear()
-        self._sizes.clear()
-        self.tag_namespace["stopindex"].clear()
-
-    # --- the meter
+        self._escape = escape
+        self._character_work = CHARACTER_WORK + (0 if escape is None else escape.character_work)
+        self._item_work = ITEM_WORK + (0 if escape is None else escape.item_work)
 
     def count(self, work: int) -> None:
-        """Counts work. Raises TooMuch, or TooSlow."""
-        self._work_left -= work
-        if self._work_left < self._look_below:
-            self._look()
+        """Counts work. Raises Unrenderable once there was too much."""
+        self.left -= work
+        if self.left < 0:
+            raise Unrenderable("this is more work than a template may be: use fewer or shorter values")
 
-    def _look(self) -> None:
-        if self._work_left < 0:
-            raise TooMuch(f"the template needs more than {MAX_WORK:,} steps: make its loops shorter")
-        now = time.thread_time()
-        if self._deadline is None:
-            self._deadline = now + MAX_SECONDS
-        elif now > self._deadline:
-            raise TooSlow(f"the template takes longer than {MAX_SECONDS:g} s")
-        self._look_below = max(self._work_left - LOOK_AFTER_WORK, 0)
+    def count_value(self, value: object) -> None:
+        """Counts a value that is named or made: its characters, and each item."""
+        kind = type(value)
+        if kind is str:
+            self.count(PART_WORK + self._character_work * len(value))  # type: ignore[arg-type]
+        elif kind is list or kind is dict:
+            self.count(PART_WORK)
+            self._count_items(value)
+        else:
+            self.count(PART_WORK)
+
+    def _count_items(self, value: Any) -> None:
+        self.count(self._item_work * (1 + len(value)))
+        characters = 0
+        if type(value) is dict:
+            characters, value = sum(map(len, value)), value.values()
+        for item in value:
+            kind = type(item)
+            if kind is str:
+                characters += len(item)
+            elif kind is list or kind is dict:
+                self._count_items(item)
+        self.count(self._character_work * characters)
+
+    def named(self, value: object) -> object:
+        """A value of a variable, as the document may use it."""
+        self.count_value(value)
+        if self._escape is None:
+            return value
+        changed = self._escape.change(value)
+        self.count_value(changed)  # which may be longer
+        return changed
+
+    def printed(self, text: str) -> str:
+        """A text that becomes a part of the document."""
+        self.count(PART_WORK + CHARACTER_WORK * len(text))
+        self.count_output(len(text))
+        return text
 
     def count_output(self, size: int) -> None:
-        """Counts output. Raises TooMuch."""
-        self.count(1 + size // SIZE_PER_UNIT)
+        """Counts what the document has. Raises Unrenderable once it is too much."""
         self._output_left -= size
         if self._output_left < 0:
-            raise TooMuch(f"the template makes more than {MAX_OUTPUT:,} characters")
-
-    def raise_for_loop_limit(self, length: int = 1) -> None:
-        """Counts the iterations of a loop before it begins: python-liquid counts only those of enclosing loops."""
-        self._iterations_left -= length
-        if self._iterations_left < 0:
-            raise LoopIterationLimitError(f"the template loops more than {MAX_ITERATIONS:,} times", token=None)
-
-    def stopindex(self, key: str, index: int | None = None) -> int:
-        """Called before a loop makes a list of what it reverses or skips."""
-        if index is not None and index > MAX_ITERATIONS:
-            raise LoopIterationLimitError(f"the template loops more than {MAX_ITERATIONS:,} times", token=None)
-        return super().stopindex(key, index)
-
-    def assign(self, key: str, val: object) -> None:
-        """Sets a variable of the text. Raises TooMuch."""
-        size = size_of(val)
-        self.count(1 + size // SIZE_PER_UNIT)
-        self._sizes[key] = size
-        if sum(self._sizes.values()) > MAX_LOCALS:
-            raise TooMuch(f"the template's variables are larger than {MAX_LOCALS:,} characters")
-        self.locals[str(key)] = val
-
-    def get_buffer(self, buf: TextIO | None = None) -> Any:
-        """A new buffer whose output is counted."""
-        return Buffer(self)
-
-    # --- names and filters
-
-    def get(self, path: list[object], *, token: Token | None, default: object = UNDEFINED) -> object:
-        """The value of a path such as `metadata.deal`; one of the undefined values if it is absent."""
-        self._work_left -= len(path)
-        if self._work_left < self._look_below:
-            self._look()
-        index = 0
-        try:
-            found: Any = (self.scope if self.locals or self.loops else self._variables)[path[0]]  # type: ignore[index]
-            for index in range(1, len(path)):
-                segment = path[index]
-                known = type(found) is dict and segment in found
-                found = found[segment] if known else self.get_item(found, segment)
-        except (LookupError, TypeError):
-            if not self._strict:
-                return _NOTHING
-            name = _path_text(path[: index + 1], "" if token is None else token.source)
-            return Absent(name, hint=f"{name} is absent", token=token)
-        return found
-
-    def filter(self, name: str, token: Token | None) -> Callable[..., object]:
-        """The filter of this name, with limits on what it takes and makes."""
-        return functools.partial(self._filtered, name)
-
-    def _filtered(self, name: str, left: object, *args: object, **kwargs: object) -> object:
-        used = FILTERS[name]
-        operands = (left, *args, *kwargs.values()) if kwargs else (left, *args)
-        size = 0
-        for operand in operands:
-            if type(operand) is Absent and used is not DEFAULT:
-                raise UndefinedError(operand.hint, token=None)
-            size += size_of(operand)
-        self.count(2 + size // SIZE_PER_UNIT)
-        if used.squared:
-            self.count((size // ITEM_SIZE) ** 2 // 100)
-        if used.text and not isinstance(left, str):
-            left = as_text(left)
-        try:
-            made = used.function(left, *args, **kwargs)
-        except (Unsuitable, UndefinedError, ResourceLimitError):
-            raise
-        except (LiquidError, ArithmeticError, ValueError, TypeError, LookupError, RecursionError):
-            kinds = " and ".join([_kind(operand) for operand in operands])
-            raise Unsuitable(f"filter {name} cannot take {kinds}, or has no result for it") from None
-        if isinstance(made, range):
-            made = list(made)
-        kind = type(made)
-        if kind is int:
-            if made.bit_length() > MAX_INTEGER_BITS:  # type: ignore[attr-defined]
-                raise TooMuch("a number is too large")
-        elif size_of(made) > MAX_VALUE:
-            raise TooMuch(f"a value is larger than {MAX_VALUE:,} characters")
-        return made
+            raise Unrenderable(f"the template makes more than {MAX_OUTPUT:,} characters")
 
 
-def _path_text(path: Sequence[object], source: str) -> str:
-    """`jobs[0].name`, cut to what an error can show; `…` for a name that is not in the template but in the data."""
-    shown = [one if not isinstance(one, str) or one in source else "…" for one in path]
-    first, *others = shown
+Evaluate = Callable[[Work], Any]
+"""Returns the value of an expression."""
+Print = Callable[[Work, list[str]], object]
+"""Appends what a node prints."""
+
+
+def present(value: object) -> Any:
+    """The value, and nil for a name that is absent. Raises MissingName if that is an error."""
+    if type(value) is not Absent:
+        return value
+    if value.name:
+        raise MissingName(f"{value.name} is absent")
+    return None
+
+
+def _or_nil(value: object) -> Any:
+    return None if type(value) is Absent else value
+
+
+# --- expressions
+
+
+def expression(part: Expression) -> Evaluate:
+    """An expression as a function. Raises Mistake."""
+    if isinstance(part, PrimitiveLiteral):
+        value = part.value
+        return lambda work: value
+    make = _EXPRESSIONS.get(type(part))
+    if make is None:
+        raise Mistake("there are no ranges: name an array of the event", part.token.start_index)
+    return make(part)
+
+
+def _constant(part: Expression) -> Evaluate:
+    value = None if isinstance(part, Nil) else part  # `empty` and `blank` are what equals them
+    return lambda work: value
+
+
+def _path(part: Path) -> Evaluate:
+    segments = tuple([_path(one) if isinstance(one, Path) else one for one in part.path])
+
+    def evaluate(work: Work) -> object:
+        work.count(PART_WORK * len(segments))
+        found: Any = work.variables
+        for place, segment in enumerate(segments):
+            key = _or_nil(segment(work)) if callable(segment) else segment
+            try:
+                found = _item(found, key) if place else found[key]
+            except (LookupError, TypeError):
+                return Absent(_shown(segments[: place + 1])) if work.strict else _NOTHING
+        return work.named(found)
+
+    return evaluate
+
+
+def _item(value: Any, key: object) -> Any:
+    """An item of an array or an object, or its size, first or last one. Raises LookupError and TypeError."""
+    kind = type(value)
+    if kind is dict and key in value:
+        return value[key]
+    if key == "size" and kind in (str, list, dict):
+        return len(value)
+    if kind is list and key in ("first", "last"):
+        return value[0 if key == "first" else -1]
+    if kind is list and type(key) is int:
+        return value[key]
+    raise LookupError
+
+
+def _shown(segments: tuple[object, ...]) -> str:
+    """`jobs[0].name`, cut to what an error can show; `…` for what the data says."""
+    first, *others = ["…" if callable(one) else one for one in segments]
     return "".join([str(first), *(f".{one}" if isinstance(one, str) else f"[{one}]" for one in others)])[:200]
 
 
-def _kind(value: object) -> str:
+def _boolean(part: BooleanExpression) -> Evaluate:
+    return expression(part.expression)
+
+
+def _binary(part: Any) -> Evaluate:
+    left, right, operator = expression(part.left), expression(part.right), _OPERATORS[type(part)]
+
+    def evaluate(work: Work) -> bool:
+        work.count(PART_WORK)
+        return operator(work, _or_nil(left(work)), _or_nil(right(work)))
+
+    return evaluate
+
+
+def _and(part: LogicalAndExpression) -> Evaluate:
+    left, right = expression(part.left), expression(part.right)
+    return lambda work: _is_true(left(work)) and _is_true(right(work))
+
+
+def _or(part: LogicalOrExpression) -> Evaluate:
+    left, right = expression(part.left), expression(part.right)
+    return lambda work: _is_true(left(work)) or _is_true(right(work))
+
+
+def _is_true(value: object) -> bool:
+    return not (value is None or value is False or type(value) is Absent)
+
+
+def _equal(_: object, left: object, right: object) -> bool:
+    if isinstance(right, Empty | Blank):
+        left, right = right, left
+    if isinstance(left, bool) or isinstance(right, bool):
+        return left is right
+    return left == right
+
+
+def _less(_: object, left: Any, right: Any) -> bool:
+    if left is None or right is None:
+        return False
+    if not _are_comparable(left, right):
+        raise Unrenderable(f"{kind_of(left)} cannot be compared with {kind_of(right)}")
+    return bool(left < right)
+
+
+def _at_most(_: object, left: Any, right: Any) -> bool:
+    return _are_comparable(left, right) and bool(left <= right)
+
+
+def _are_comparable(left: object, right: object) -> bool:
+    return any(isinstance(left, kind) and isinstance(right, kind) for kind in (str, (int, float)))
+
+
+def _contains(work: Work, left: Any, right: Any) -> bool:
+    if not (_is_true(left) and _is_true(right)):
+        return False
+    if isinstance(left, str):
+        wanted = as_text(right)
+        work.count(search_work(left, wanted))
+        return wanted in left
+    if isinstance(left, list | dict):
+        return right in left
+    raise Unrenderable(f"{kind_of(left)} contains nothing")
+
+
+# --- filters
+
+
+def _filtered(part: FilteredExpression) -> Evaluate:
+    value = expression(part.left)
+    for used in part.filters or ():
+        value = _filter(used, value)
+    return value
+
+
+def _filter(used: Filter, value: Evaluate) -> Evaluate:
+    name, known = used.name, FILTERS.get(used.name)
+    if known is None:
+        raise Mistake(no_filter(name), used.token.start_index)
+    named = {one.name: expression(one.value) for one in used.args if isinstance(one, KeywordArgument)}
+    positional = [expression(one.value) for one in used.args if not isinstance(one, KeywordArgument)]
+    try:
+        _signature(known.function).bind(None, *positional, **named)
+    except TypeError as error:
+        raise Mistake(f"filter {name}: {error}", used.token.start_index) from None
+    takes: Callable[[object], object] = (lambda value: value) if known.takes_absent else present
+
+    def evaluate(work: Work) -> object:
+        left = takes(value(work))
+        others = [takes(one(work)) for one in positional]
+        options = {option: takes(one(work)) for option, one in named.items()}
+        return _apply(work, name, known, left, others, options)
+
+    return evaluate
+
+
+_signature = functools.cache(inspect.signature)
+
+
+def _apply(work: Work, name: str, known: LiquidFilter, left: Any, others: list[Any], options: dict[str, Any]) -> object:
+    if known.takes_text:
+        left = as_text(left)
+    size = len(left) if isinstance(left, str | list) else 0
+    work.count(known.work + known.work_per_item * size)
+    if known.searches and others and isinstance(left, str):
+        work.count(search_work(left, as_text(others[0])))
+    try:
+        made = known.function(left, *others, **options)
+    except Unrenderable:
+        raise
+    except (LiquidError, ArithmeticError, ValueError, TypeError, LookupError, RecursionError):
+        kinds = " and ".join([kind_of(one) for one in (left, *others, *options.values())])
+        raise Unrenderable(f"filter {name} cannot take {kinds}, or has no result for it") from None
+    if type(made) is int and made.bit_length() > MAX_INTEGER_BITS:
+        raise Unrenderable("a number is too large")
+    if type(made) is str and len(made) > MAX_OUTPUT:
+        raise Unrenderable(f"a text is longer than {MAX_OUTPUT:,} characters")
+    work.count_value(made)
+    return made
+
+
+def kind_of(value: object) -> str:
     """What kind of value it is, without the value itself."""
-    if isinstance(value, Undefined) or value is None:
+    if value is None:
         return "nothing"
     if isinstance(value, bool):
         return "a boolean"
@@ -238,143 +344,114 @@ def _kind(value: object) -> str:
     return "text" if isinstance(value, str) else "an object" if isinstance(value, dict) else "an array"
 
 
-# --- parts of python-liquid with limits
+# --- nodes
 
 
-class _Path(Path):
-    """`metadata.deal`, without a test of each segment."""
+def block(nodes: Sequence[Node]) -> Print:
+    """Nodes as a function that prints them one after the other. Raises Mistake."""
+    printers = tuple([_NODES[type(one)](one) for one in nodes if not isinstance(one, CommentNode)])
 
-    __slots__ = ()
+    def render(work: Work, texts: list[str]) -> None:
+        for one in printers:
+            one(work, texts)
 
-    def evaluate(self, context: RenderContext) -> object:
-        path: Any = self.path
-        for segment in path:
-            if type(segment) is _Path:
-                path = [one.evaluate(context) if type(one) is _Path else one for one in path]
-                break
-        return context.get(path, token=self.token)
+    return render
 
 
-class _Range(RangeLiteral):
-    """`(1..3)`, bounded: python-liquid makes a list of it, or searches it item by item."""
-
-    __slots__ = ()
-
-    def _make_range(self, start: object, stop: object) -> range:
-        made = super()._make_range(start, stop)
-        if made.stop - made.start > MAX_ITERATIONS:
-            raise TooMuch(f"a range is longer than {MAX_ITERATIONS:,}")
-        return made
+def _content(node: ContentNode) -> Print:
+    text = node.text
+    return lambda work, texts: texts.append(work.printed(text))
 
 
-class _Compared:
-    """A comparison. Its work is the size of its left side."""
-
-    __slots__ = ()
-    left: Expression
-
-    def evaluate(self, context: RenderContext) -> object:
-        assert isinstance(context, Context)
-        context.count(1 + size_of(self.left.evaluate(context)) // SIZE_PER_UNIT)
-        return super().evaluate(context)  # type: ignore[misc]  # of the class beside this one
+def _output(node: OutputNode) -> Print:
+    value = expression(node.expression)
+    return lambda work, texts: texts.append(work.printed(as_text(present(value(work)))))
 
 
-class _Equal(_Compared, EqExpression):
-    __slots__ = ()
+def _inside(node: BlockNode) -> Print:
+    """The inside of a tag. One of white space alone prints nothing."""
+    return block(() if node.blank else node.nodes)
 
 
-class _Unequal(_Compared, NeExpression):
-    __slots__ = ()
+def _if(node: Any) -> Print:
+    branches = [(expression(node.condition), _inside(node.consequence))]
+    branches += [(expression(one.expression), _inside(one.block)) for one in node.alternatives]
+    other = _inside(node.default) if node.default else block(())
+    negated = isinstance(node, UnlessNode)
+
+    def render(work: Work, texts: list[str]) -> object:
+        for place, (condition, inside) in enumerate(branches):
+            work.count(PART_WORK)
+            if _is_true(condition(work)) is not (negated and place == 0):
+                return inside(work, texts)
+        return other(work, texts)
+
+    return render
 
 
-class _Contains(_Compared, ContainsExpression):
-    __slots__ = ()
+def _case(node: CaseNode) -> Print:
+    value = expression(node.expression)
+    branches: list[tuple[list[Evaluate] | None, Print]] = []
+    for one in node.blocks:
+        if isinstance(one, MultiExpressionBlockNode):
+            branches.append(([expression(each) for each in one.expression.expressions], _inside(one.block)))
+        else:
+            branches.append((None, _inside(one)))
+
+    def render(work: Work, texts: list[str]) -> None:
+        subject, found = _or_nil(value(work)), False
+        for wanted, inside in branches:
+            if wanted is None:
+                if not found:
+                    inside(work, texts)
+                continue
+            for one in wanted:
+                work.count_value(subject)
+                if _equal(work, subject, _or_nil(one(work))):
+                    found = True
+                    inside(work, texts)
+                    break
+
+    return render
 
 
-class _When(_AnyExpression):
-    """The comparisons of a `when`."""
-
-    __slots__ = ()
-
-    def evaluate(self, context: RenderContext) -> list[bool]:
-        assert isinstance(context, Context)
-        context.count((1 + size_of(self.left.evaluate(context)) // SIZE_PER_UNIT) * len(self.expressions))
-        return super().evaluate(context)
-
-
-class _Block(BlockNode):
-    """The inside of a tag. Its work is the length of its source, each time it is rendered."""
-
-    __slots__ = ()
-
-    def render_to_output(self, context: RenderContext, buffer: TextIO) -> int:
-        assert isinstance(context, Context)
-        length = self.token.start_index - self.nodes[0].token.start_index if self.nodes else 0
-        context.count(1 + max(length, 0) // SOURCE_PER_UNIT)
-        return super().render_to_output(context, buffer)
-
-
-class _OutputNode(OutputNode):
-    """`{{ … }}` within a text."""
-
-    __slots__ = ()
-
-    def render_to_output(self, context: RenderContext, buffer: TextIO) -> int:
-        return buffer.write(shown(self.expression.evaluate(context)))
-
-
-class _Output(Output):
-    node_class = _OutputNode
-
-
-BOUNDED: Mapping[type, type] = MappingProxyType(
+_OPERATORS: Mapping[type, Callable[[Work, Any, Any], bool]] = MappingProxyType(
     {
-        Path: _Path,
-        RangeLiteral: _Range,
-        EqExpression: _Equal,
-        NeExpression: _Unequal,
-        ContainsExpression: _Contains,
-        _AnyExpression: _When,
-        BlockNode: _Block,
+        EqExpression: _equal,
+        NeExpression: lambda work, left, right: not _equal(work, left, right),
+        LtExpression: _less,
+        GtExpression: lambda work, left, right: _less(work, right, left),
+        LeExpression: _at_most,
+        GeExpression: lambda work, left, right: _at_most(work, right, left),
+        ContainsExpression: _contains,
     }
 )
-"""Classes of python-liquid, and the class with limits that their objects get."""
-PARTS = (Node, Expression, Filter, KeywordArgument, PositionalArgument)
-_TAGS = (
-    Literal,
-    Illegal,
-    _Output,
-    IfTag,
-    UnlessTag,
-    CaseTag,
-    ForTag,
-    BreakTag,
-    ContinueTag,
-    AssignTag,
-    CaptureTag,
-    CommentTag,
+_EXPRESSIONS: Mapping[type, Callable[[Any], Evaluate]] = MappingProxyType(
+    {
+        Nil: _constant,
+        Empty: _constant,
+        Blank: _constant,
+        Path: _path,
+        BooleanExpression: _boolean,
+        FilteredExpression: _filtered,
+        LogicalAndExpression: _and,
+        LogicalOrExpression: _or,
+        **dict.fromkeys(_OPERATORS, _binary),
+    }
 )
-TAGS = ("if", "unless", "case", "for", "break", "continue", "assign", "capture", "comment", "raw")
-"""Tags that templates can use."""
+_NODES: Mapping[type, Callable[[Any], Print]] = MappingProxyType(
+    {ContentNode: _content, OutputNode: _output, IfNode: _if, UnlessNode: _if, CaseNode: _case}
+)
 
 
 class _Environment(Environment):
     block_nesting_limit = MAX_BLOCKS
-    context_depth_limit = 2 * MAX_BLOCKS
 
     def setup_tags_and_filters(self, *, extra: bool = False) -> None:
-        for tag in _TAGS:
+        for tag in (ContentTag, Illegal, Output, IfTag, UnlessTag, CaseTag, CommentTag):
             self.add_tag(tag)
 
 
-def shown(value: object) -> str:
-    """A value within a text. Raises TooMuch."""
-    if isinstance(value, str):
-        return value
-    if type(value) not in SCALARS and size_of(value) > MAX_VALUE:
-        raise TooMuch(f"a value is larger than {MAX_VALUE:,} characters")
-    return as_text(value)
-
-
 ENVIRONMENT = _Environment()
-_EMPTY = ENVIRONMENT.from_string("")
+TAGS = ("if", "unless", "case", "comment", "raw")
+"""Tags that templates can use."""

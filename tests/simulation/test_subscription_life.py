@@ -5,6 +5,7 @@ import asyncio
 import itertools
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -457,3 +458,36 @@ async def test_scans_that_claim_nothing_become_rare(tmp_path):
         answer.set()
         await world.dispatcher.drain()
         assert subjects(world) == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("webhook", {"template": {"tags": "{% for tag in metadata.tags %}{{ tag }}{% endfor %}"}}),
+        ("flat", {"template": {"tags": "{{ metadata.tags | sort | join }}"}}),
+    ],
+)
+async def test_stored_template_that_cannot_be_read_disables_its_subscription_and_loses_nothing(
+    tmp_path: Path, kind: str, options: dict[str, Any]
+) -> None:
+    async with open_world(tmp_path) as world:
+        made = await world.subscribe(kind=kind, options=options)
+        await world.register("job", seen("queued"), seen("running"), seen("succeeded"))
+        await world.run(20)
+        found = await standing(world, made)
+        assert found.disabled_reason is not None
+        assert found.disabled_reason.startswith(
+            "this version cannot read the template: /config/template/tags: there is no"
+        )
+        assert Counter(await world.types())[DISABLED] == 1
+        waiting = (await world.store.deliveries.page(subscription_id=made.id, limit=50)).items
+        assert (world.sink.requests, {one.state for one in waiting}) == ([], {"pending"})
+        read = [await world.store.deliveries.get(one.id) for one in waiting]
+        (attempt,) = [attempt for one in read if one is not None for attempt in one.attempts]
+        assert str(attempt.decision).endswith("(attempt 1 of 10): the subscription is disabled; this event waits")
+
+        corrected = {"template": "{{ event.status }}"}
+        await world.store.subscriptions.replace(replace(found, options=corrected), world.clock())
+        await world.store.subscriptions.set_state(made.id, "enabled", world.clock())
+        await world.run(20)
+        assert [request.body for request in world.sink.requests] == [b'"queued"', b'"running"', b'"succeeded"']

@@ -377,7 +377,7 @@ def test_hostile_texts_as_identities_find_nobody_and_break_nothing(crm: str) -> 
 
 
 TEMPLATES: dict[str, dict[str, Any]] = {
-    "pipedrive": {"content": "<i>{{ metadata.note }}</i>{% for one in metadata %}{{ one }}{% endfor %}"},
+    "pipedrive": {"content": "<i>{{ metadata.note }}</i>{{ metadata | json }}{{ metadata }}"},
     "hubspot": {
         "note": {"hs_note_body": "<i>{{ metadata.note }}</i>"},
         "properties": {"firstname": "{{ metadata.note }}"},

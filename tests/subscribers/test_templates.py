@@ -12,7 +12,7 @@ from relay.core.events import Event, Origin, relay_event
 from relay.core.filters import known_types
 from relay.core.samples import sample_event
 from relay.core.subscription import SigningSecret, Subscription
-from relay.errors import InvalidRequest, NotRenderable
+from relay.errors import InvalidRequest, NotRenderable, Unreadable
 from subscribers import templates
 from subscribers.base import Kind, RenderContext
 from subscribers.flat import Flat
@@ -122,6 +122,15 @@ def test_strict_webhook_names_what_is_missing_and_another_sends_nothing_in_its_p
     misspelt = replace(lax, options={"template": "{{ metadta.deal }}", "strict": True})
     with pytest.raises(NotRenderable, match="metadta is absent: known are event, data, job, metadata, hint, account, "):
         Webhook().render(FAILED, misspelt, CONTEXT)
+
+
+def test_stored_template_that_is_no_longer_allowed_is_unreadable_and_its_mistakes_are_told() -> None:
+    stored = replace(SUBSCRIPTION, options={"template": ["{% assign a = 1 %}", "{{ (1..2) }}"]})
+    with pytest.raises(Unreadable) as caught:
+        Webhook().render(FAILED, stored, CONTEXT)
+    told = str(caught.value)
+    assert told.startswith("this version cannot read the template: /config/template/0: there is no tag 'assign'")
+    assert "/config/template/1: there are no ranges" in told
 
 
 def test_no_variable_has_a_secret() -> None:

@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -53,13 +54,11 @@ def test_documentation_has_every_filter_tag_and_directive() -> None:
 @pytest.mark.parametrize(
     "limit",
     [
-        f"{limits.MAX_TEMPLATE_BYTES:,} bytes, {limits.MAX_DEPTH} levels, {limits.MAX_TEXTS} texts",
+        f"{limits.MAX_TEMPLATE_BYTES:,} bytes, {limits.MAX_DEPTH} levels",
+        f"{limits.MAX_TAGS} `{{{{ … }}}}` and `{{% … %}}`, with {limits.MAX_WORDS:,} names, values and signs",
         f"{limits.MAX_TAG_CHARACTERS:,} characters; tags are nested at most {limits.MAX_BLOCKS} deep",
-        f"{limits.MAX_ITERATIONS:,} iterations",
-        f"{limits.MAX_VALUE:,} characters; an item of an array counts {limits.ITEM_SIZE} more",
-        f"{limits.MAX_LOCALS:,} characters",
-        f"{limits.MAX_OUTPUT:,} bytes",
-        f"{limits.MAX_WORK:,} steps, about 50 ms; {limits.MAX_SECONDS:g} s of CPU",
+        f"{limits.MAX_OUTPUT:,} characters, and bytes of the body",
+        f"{limits.MAX_WORK:,} units, about {limits.MAX_WORK // 1_000_000} ms",
     ],
 )
 def test_documentation_has_every_limit(limit: str) -> None:
@@ -81,23 +80,33 @@ def test_documentation_has_every_limit(limit: str) -> None:
         ("{{ metadata.deal | times: 0.5 }}", 21.0),
         ("{{ 'inf' | plus: 1 }}", None),
         ("{{ metadata }}{{ metadata }}", '{"deal":42,"tags":["a","b"]}' * 2),
-        ("{{ (1..3) }}", "1..3"),
-        ("{{ (1..3) | reverse }}", [3, 2, 1]),
         ("{{ data.list | json }}", '[3,"x",null]'),
         ("{{ data.none | json }}", "null"),
         ("{{ gone | json }}", "null"),
         ("{{ data.objects | map: 'n' }}", [1, 2, None]),
-        ("{{ data.objects | where: 'n', 2 | first }}", {"n": 2, "k": "a"}),
-        ("{{ data.objects | sort: 'k' | map: 'k' | join: ', ' }}", "a, b, c"),
-        ("{{ data.objects | sum: 'n' }}", 3),
-        ("{% for one in data.objects %}{{ forloop.index }}{{ one.k }}{% endfor %}", "1b2a3c"),
-        ("{% for pair in metadata %}{{ pair[0] }}={{ pair[1] }};{% endfor %}", 'deal=42;tags=ab;'),
+        ("{{ data.objects | map: 'k' | join: ', ' }}", "b, a, c"),
+        ("{{ data.list.size }}{{ data.list.first }}{{ data.list[1] }}{{ data['list'][-1] }}", "33x"),
+        ("{{ data.list[data.list.first] }}!", "!"),
+        ("{{ metadata.tags | join: ' #' | prepend: '#' }}", "#a #b"),
+        ("{{ 'a' | append: data.none | append: metadata.deal }}", "a42"),
+        ("{{ 'a-b-c' | remove_last: '-' | replace_last: 'c', 'd' }}", "a-bd"),
+        ("{{ 'abc' | slice: 1, 2 }}", "bc"),
+        ("{{ data['empty'] | default: 'd' }}{{ data.yes | default: 'd' }}{{ false | default: 'd' }}", "dtrued"),
+        ("{{ false | default: 'd', allow_false: true }}", False),
         ("{{ metadata | first }}", {"deal": 42, "tags": ["a", "b"]}),
-        ("{% assign x = data.float %}{{ x | times: 2 }}", "5.0"),
-        ("{% capture x %}a{{ metadata.deal }}{% endcapture %}{{ x | append: x }}", "a42a42"),
         ("{% unless data.yes %}a{% else %}b{% endunless %}", "b"),
         ("{% case event.status %}{% when 'failed', 'x' %}1{% else %}2{% endcase %}", "1"),
+        ("{% case event.status %}{% when 'a' %}1{% when metadata.deal, event.status, 'failed' %}2{% endcase %}", "2"),
+        ("{% case event.status %}{% else %}1{% when 'failed' %}2{% else %}3{% endcase %}", "12"),
+        ("{% if false %}a{% elsif data.none %}b{% elsif metadata.deal %}c{% else %}d{% endif %}", "c"),
+        ("{% unless data.none %}a{% elsif data.yes %}b{% endunless %}", "a"),
+        ("{% unless data.yes %}a{% elsif data.yes %}b{% endunless %}", "b"),
+        ("a{% if data.yes %} \n {% endif %}b{% if metadata.gone %}c{% endif %}", "ab"),
         ("{%- if data.list contains 'x' -%} y {%- endif -%}", "y"),
+        ("{% if data.html contains '>' and metadata contains 'deal' or data.none contains 'x' %}y{% endif %}", "y"),
+        ("{% if data.yes == 1 or data.none == false or data.lines == blank or data.gone >= 1 %}n{% endif %}!", "!"),
+        ("{% if data['empty'] == blank and data['empty'] == empty and data.none == data.gone %}y{% endif %}", "y"),
+        ("{% if 'a' < 'b' and 2 > 1.5 and 'a' <= 'a' and data.float != 'x' and data.list <= 1 %}n{% endif %}!", "!"),
         ("{% if data.list != empty and metadata.deal > 41.5 %}y{% endif %}", "y"),
         ("{% comment %}{{ data.float }}{% endcomment %}{% raw %}{{ x }}{% endraw %}", "{{ x }}"),
         ("{{ event.status | human_status }}", "failed"),
@@ -122,7 +131,6 @@ def test_documentation_has_every_limit(limit: str) -> None:
         ("{{ data.lines | strip_newlines }}", "ab"),
         ("{{ 'ä b' | url_encode }}", "%C3%A4+b"),
         ("{{ 'a,b' | split: ',' | last }}", "b"),
-        ("{{ data.objects | concat: data.list | size }}", 6),
         ("{{ data.float | string | upcase }}", "2.5"),
         ("{{ metadata | string }}", '{"deal":42,"tags":["a","b"]}'),
         ({"{{ metadata.deal }}": 1}, {"{{ metadata.deal }}": 1}),
@@ -148,8 +156,6 @@ def test_large_integers_keep_their_digits() -> None:
         ("{{ metadata.owner | upcase }}", "", "metadata.owner"),
         ("{{ metadata.owner | plus: 1 }}", "", "metadata.owner"),
         ("{{ 'a' | append: metadata.owner }}", "", "metadata.owner"),
-        ("{% for one in metadata.owners %}{% endfor %}", "", "metadata.owners"),
-        ("{% assign x = metadata.owner %}{{ x }}", "", "metadata.owner"),
     ],
 )
 def test_missing_name_is_named_where_it_is_an_error_and_else_empty(template: Any, pointer: str, named: str) -> None:
@@ -167,7 +173,6 @@ def test_missing_name_is_named_where_it_is_an_error_and_else_empty(template: Any
         "{% if metadata.owner %}x{% else %}d{% endif %}",
         "{% if metadata.owner == nil %}d{% endif %}",
         "{% unless metadata.owner contains 'x' %}d{% endunless %}",
-        "{% assign owner = metadata.owner | default: 'd' %}{{ owner }}",
     ],
 )
 def test_missing_name_can_be_tested_and_given_a_default(template: str) -> None:
@@ -190,7 +195,19 @@ def test_every_missing_name_of_a_document_is_told_at_once() -> None:
         ("{{ b | append }}", "", "filter append: missing a required argument"),
         ("{% if b %}", "", "expected tag endif"),
         ("{% fi b %}", "", "there is no tag 'fi': there are if, "),
-        ("{% include 'b' %}", "", "there is no tag 'include'"),
+        ("{% include 'b' %}", "", "there is no tag 'include': templates have no files"),
+        ("x {% for one in b %}{% endfor %}", "", "there is no tag 'for': templates have no loops"),
+        ("x {% for one in b %}{% endfor %}", "", "(line 1, column 3)"),
+        ("{% tablerow one in b %}{% endtablerow %}", "", "map takes a field of each item"),
+        ("{% assign a = b %}", "", "templates have no variables: write the value where it is used"),
+        ("{% capture a %}{% endcapture %}", "", "templates have no variables"),
+        ("x {{ (1..3) | join }}", "", "there are no ranges: name an array of the event (line 1, column 6)"),
+        ("{% if b contains (1..3) %}{% endif %}", "", "there are no ranges"),
+        ("{% case (1..3) %}{% when 1 %}{% endcase %}", "", "there are no ranges"),
+        ("{{ b | join: (1..3) }}", "", "there are no ranges"),
+        ("{{ b | sort }}", "", "filter 'sort': those of arrays are join, map, first, last, size, split (line 1"),
+        ("{{ a }}" * 501, "", "at most 500 {{ … }} and {% … %} (line 1, column 3501)"),
+        (["{{ a | append: 'b' | append: 'b' }}"] * 334, "/333", "at most 3,000 names, values and signs"),
         ("a {{ b", "", "this {{ has no }} (line 1, column 3)"),
         ("{{ b c }}", "", "(line 1, column 6)"),
         ("{{ }}", "", "nothing between {{ and }}"),
@@ -206,11 +223,9 @@ def test_mistake_is_told_with_its_place(template: Any, pointer: str, detail: str
     assert detail in error.detail
 
 
-def test_same_values_give_the_same_bytes_and_texts_share_no_variables() -> None:
-    template = compile_template(
-        ["{% assign x = 1 %}{{ x }}", "{{ x }}", "{% for i in (1..3) limit: 2 %}{{ x }}{% endfor %}"]
-    )
-    assert {template.render(VARIABLES, strict=False) for _ in range(3)} == {b'["1","",""]'}
+def test_same_values_give_the_same_bytes() -> None:
+    template = compile_template(["{{ metadata }}", "{{ x }}", "{% if data.yes %}{{ data.list }}{% endif %}"])
+    assert {template.render(VARIABLES, strict=False) for _ in range(3)} == {b'[{"deal":42,"tags":["a","b"]},"","3x"]'}
 
 
 def test_template_is_compiled_once_and_old_ones_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -225,12 +240,76 @@ def test_template_is_compiled_once_and_old_ones_are_forgotten(monkeypatch: pytes
     assert sum(map(len, liquid._cache)) == liquid._cached_bytes <= 100
 
 
-def test_cpu_time_ends_what_the_work_does_not_know(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(liquid_parts, "MAX_SECONDS", -1.0)
-    template = compile_template("{% for i in (1..5000) %}{{ i }}{{ i }}{% endfor %}")
-    with pytest.raises(limits.TooSlow):
+LONG = {
+    "text": "<a href='x'>&amp; 1 " * 1_000,
+    "number": "1" * 4_000,
+    "array": ["x", {"a": 1}] * 1_000,
+    "object": {f"k{index}": index for index in range(1_000)},
+}
+ARGUMENTS = {
+    **dict.fromkeys(("append", "prepend", "remove", "remove_first", "remove_last", "split", "map"), "'a'"),
+    **dict.fromkeys(("replace", "replace_first", "replace_last"), "'a', 'b'"),
+    **dict.fromkeys(("at_least", "at_most", "divided_by", "minus", "modulo", "plus", "times", "slice"), "1"),
+}
+
+
+def work_of(template: str, data: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> int:
+    """The work of a template that names `data`."""
+    made: list[liquid_parts.Work] = []
+
+    class Watched(liquid_parts.Work):
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **options)
+            made.append(self)
+
+    monkeypatch.setattr(liquid, "Work", Watched)
+    with suppress(NotRenderable):
+        compile_template(template).render({"data": data}, strict=False)
+    return limits.MAX_WORK - made[0].left
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        *(f"{{{{ data.NAME | {name}: {ARGUMENTS[name]} }}}}" for name in ARGUMENTS),
+        *(f"{{{{ data.NAME | {name} }}}}" for name in liquid_filters.FILTERS if name not in ARGUMENTS),
+        *(f"{{% if data.NAME {one} data.NAME %}}{{% endif %}}" for one in ("==", "!=", "<", ">=", "contains")),
+        "{{ data.NAME }}",
+        "{{ data.NAME }}!",
+        "{% case data.NAME %}{% when 1 %}{% endcase %}",
+        "{% if data.NAME %}{% endif %}",
+        "{{ 'a' | append: data.NAME }}",
+    ],
+)
+@pytest.mark.parametrize("name", LONG)
+def test_work_of_every_part_grows_with_its_values(name: str, expression: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    template = expression.replace("NAME", name)
+    long = LONG[name]
+    tenth = dict(list(long.items())[:100]) if isinstance(long, dict) else long[: len(long) // 10]
+    assert work_of(template, LONG, monkeypatch) > 2 * work_of(template, {name: tenth}, monkeypatch)
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{% if data.text contains data.wanted %}{% endif %}",
+        "{{ data.text | remove: data.wanted }}",
+        "{{ data.text | split: data.wanted }}",
+    ],
+)
+def test_work_of_a_search_grows_with_what_is_sought(template: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    short, long = ({"text": "a" * 5_000, "wanted": "a" * length + "b"} for length in (2, 90))
+    assert work_of(template, long, monkeypatch) > 2 * work_of(template, short, monkeypatch)
+
+
+def test_work_ends_a_document_and_not_each_of_its_texts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(liquid_parts, "MAX_WORK", 10_000)
+    template = compile_template(["{{ metadata.deal }}"] * 50)
+    with pytest.raises(NotRenderable) as caught:
         template.render(VARIABLES, strict=False)
-    assert rendered("{{ metadata.deal }}") == 42
+    first = caught.value.errors[0]
+    assert (first.code, "more work than a template may be" in first.detail) == ("not_renderable", True)
+    assert 1 < int(first.pointer[1:]) < 10
 
 
 def test_relay_does_not_import_liquid_until_a_template_is_used() -> None:
@@ -245,8 +324,6 @@ def test_relay_does_not_import_liquid_until_a_template_is_used() -> None:
         "data.name | divided_by: data.name",
         "data.name | base64_decode",
         "data.name | slice: data.name",
-        "data.names | uniq: data.name",
-        "data.names | sum",
         "0 | date: '%Y', data.name",
         "data[data.name]",
         "data.name[data.name].x",
@@ -255,7 +332,7 @@ def test_relay_does_not_import_liquid_until_a_template_is_used() -> None:
 )
 def test_no_error_quotes_the_data(expression: str) -> None:
     data = {"name": "Ada <ada@example.com>", "names": [{"Ada": "ada@example.com"}, 7, "ada@example.com"]}
-    for template in (f"{{{{ {expression} }}}}", f"{{% assign x = {expression} %}}{{{{ x.y }}}}"):
+    for template in (f"{{{{ {expression} }}}}", f"x {{{{ {expression} }}}}"):
         with pytest.raises(NotRenderable) as caught:
             compile_template(template).render({"data": data}, strict=True)
         assert "ada" not in str(caught.value).lower()
