@@ -22,7 +22,7 @@ from relay.config.settings import (
     Settings,
     SourceSettings,
     load_settings,
-    require_token_beyond_loopback,
+    require_strong_access,
 )
 from relay.core.bus import SCHEMES, Broker, Message, refusal_of_broker
 from relay.core.connect_accounts import OK, Listing
@@ -86,7 +86,7 @@ async def run_checks(path: Path | None, environ: Mapping[str, str]) -> list[Find
     """Checks settings, database, keys and sinks, in this order. Wrong settings end the checks."""
     try:
         settings = load_settings(path, environ)
-        require_token_beyond_loopback(settings)
+        require_strong_access(settings)
     except RelayError as error:
         return [Finding("settings", "problem", str(error))]
     found = [Finding("settings", "ok", str(path or "no file, only defaults and variables"))]

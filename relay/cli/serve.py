@@ -94,11 +94,11 @@ class SettingsSource:
 
     def load(self) -> "Settings":
         """The current settings. With `--dev` they have this machine's token, if it exists. Raises SettingsError."""
-        from relay.config.settings import load_settings, require_token_beyond_loopback
+        from relay.config.settings import load_settings, require_strong_access
         from relay.node.local_token import with_local_token
 
         settings = load_settings(self.path, os.environ, dev=self.dev, host=self.host, port=self.port)
-        require_token_beyond_loopback(settings)
+        require_strong_access(settings)
         if settings.subscriptions:
             from relay.node.declared import check_declared
 

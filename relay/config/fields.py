@@ -247,7 +247,11 @@ UpstreamUrl = Annotated[
 DatabaseUrl = Annotated[
     Text, Form("sqlite:/// and a path, or postgresql://…", shown=False), _checked(_check_database_url)
 ]
-Token = Annotated[Text, Form("a random token", shown=False), _checked(_check_header_text)]
+Token = Annotated[
+    Text,
+    Form("a random token of at least 32 characters, 10 of them different", shown=False),
+    _checked(_check_header_text),
+]
 ApiKey = Annotated[Text, Form("the upstream's key", shown=False), _checked(_check_header_text)]
 EncryptionKey = Annotated[Text, Form(KEY_FORMAT, shown=False), _checked(decode_encryption_key)]
 SigningSecrets = Annotated[

@@ -42,12 +42,11 @@ from relay.config.fields import (
 from relay.config.loader import Value, overlay, overlay_environment, read_file, read_secret_file, resolve
 from relay.config.written import Written, effective, written_in
 from relay.core import own_address
-from relay.core.access import MAX_SCOPE, PUBLISH, SCOPE_FORM, SCOPE_PATTERN, SCOPES
+from relay.core.access import MAX_SCOPE, PUBLISH, SCOPE_FORM, SCOPE_PATTERN, SCOPES, weakness_of
 from relay.core.declared import MAX_DECLARED
 from relay.core.effective import EffectiveSetting
 from relay.errors import SettingsError
 
-MIN_EXPOSED_TOKEN_CHARS = 16
 TOKEN_FILE_VARIABLE = "RELAY_TOKEN_FILE"  # noqa: S105 (a name)
 DEFAULT_SOURCE = "revor"
 DEFAULT_ACCOUNT = "default"
@@ -448,19 +447,21 @@ def _opened_for_development(settings: Settings) -> Settings:
     return settings.replace(security=security, delivery=delivery, written=written)
 
 
-def require_token_beyond_loopback(settings: Settings) -> None:
-    """Raises SettingsError if others can reach the relay with --dev, or with a token short enough to guess."""
-    if own_address.is_loopback_host(settings.server.host):
-        return
-    where = f"server.host is {settings.server.host}, which others can reach"
+def require_strong_access(settings: Settings) -> None:
+    """Raises SettingsError if others can reach the relay with --dev, or, without it, for a token that can be
+    guessed."""
     if settings.dev:
-        raise SettingsError(f"{where}, and --dev asks this machine for no token: listen on 127.0.0.1, or drop --dev")
-    for token in settings.auth.tokens:
-        if len(token.token) < MIN_EXPOSED_TOKEN_CHARS:
-            raise SettingsError(
-                f"{where}, and the token {token.name} in auth.tokens is shorter than {MIN_EXPOSED_TOKEN_CHARS} "
-                "characters: create one with `openssl rand -hex 32`"
-            )
+        if not own_address.is_loopback_host(settings.server.host):
+            where = f"server.host is {settings.server.host}, which others can reach"
+            what = "--dev asks this machine for no token: listen on 127.0.0.1, or drop --dev"
+            raise SettingsError(f"{where}, and {what}")
+        return
+    for index, token in enumerate(settings.auth.tokens):
+        weakness = weakness_of(token.token)
+        if weakness is not None:
+            place = settings.written.place(f"auth.tokens[{index}].token")
+            what = f"{place}: auth.tokens[{index}]: the token {token.name} {weakness}"
+            raise SettingsError(f"{what}: create one with `openssl rand -hex 32`")
 
 
 def changed_keys(old: Settings, new: Settings) -> list[str]:

@@ -26,6 +26,9 @@ MAX_SCOPE = 200
 MAX_SCOPES = 50
 SCOPE_FORM = f"one of {', '.join(SCOPES)}, or {PUBLISH}: with a prefix of types that ends with a dot"
 
+MIN_TOKEN_CHARACTERS = 32
+MIN_DISTINCT_CHARACTERS = 10
+
 NAME_FORM = "a name of up to 64 letters, digits, dots, dashes and underscores"
 NAME_PATTERN = "[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 
@@ -56,6 +59,15 @@ class AccessToken:
 def is_token_name(text: str) -> bool:
     """Whether a token can have this name."""
     return re.fullmatch(NAME_PATTERN, text) is not None
+
+
+def weakness_of(token: str) -> str | None:
+    """What makes a token easy to guess, as the end of a sentence; None if it is long and mixed enough."""
+    if len(token) < MIN_TOKEN_CHARACTERS:
+        return f"has fewer than {MIN_TOKEN_CHARACTERS} characters"
+    if len(set(token)) < MIN_DISTINCT_CHARACTERS:
+        return f"has fewer than {MIN_DISTINCT_CHARACTERS} different characters"
+    return None
 
 
 def is_scope(text: str) -> bool:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from relay.core.access import weakness_of
 from relay.errors import SettingsError
 from relay.ids import new_token
 from relay.private_files import create, default_state_dir, read
@@ -43,6 +44,9 @@ def local_token(environ: Mapping[str, str]) -> str | None:
         raise SettingsError(
             f"the file {path} does not contain an API token. Remove it, and `relay serve` creates another"
         )
+    weakness = weakness_of(token)
+    if weakness is not None:
+        raise SettingsError(f"the API token in {path} {weakness}. Remove it, and `relay serve` creates another")
     return token
 
 

@@ -90,7 +90,7 @@ async def test_reloads_are_recorded_with_what_changed_and_without_values(start: 
     (tmp_path / "relay.yaml").write_text("delivery: {concurrency: 8}\n")
     relay = start("serve", "--port", "0", **UPSTREAM)
     relay.until(r"serving (http://\S+)")
-    secret = "rl_0123456789abcdefghijklmnop"
+    secret = "rl_0123456789abcdefghijklmnopqrstuvw"
     token = f"auth: {{tokens: [{{name: crm, token: {secret}, scopes: [read]}}]}}\n"
     (tmp_path / "relay.yaml").write_text(f"delivery: {{concurrency: 9}}\n{token}")
     relay.popen.send_signal(signal.SIGHUP)

@@ -11,12 +11,14 @@ import aiohttp
 from tests.e2e.test_tokens import World
 from tests.support.process_world import Start
 
-TOKEN = "rl_a_0123456789abcdef"
+TOKEN = "rl_a_0123456789abcdefghijklmnopqrstuvw"
 
 
 async def test_link_signs_in_and_a_reload_without_its_token_ends_the_session(start: Start, tmp_path: Path) -> None:
     settings = tmp_path / "relay.yaml"
-    one, other = (f"{{name: {name}, token: rl_{name}_0123456789abcdef, scopes: [read]}}" for name in "ab")
+    one, other = (
+        f"{{name: {name}, token: rl_{name}_0123456789abcdefghijklmnopqrstuvw, scopes: [read]}}" for name in "ab"
+    )
     settings.write_text(f"auth: {{tokens: [{one}, {other}]}}\n")
     world = World(start)
     code, lines = world.run("ui", RELAY_TOKEN=TOKEN)

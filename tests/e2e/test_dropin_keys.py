@@ -19,8 +19,11 @@ from tests.support.wire import Call, open_stub
 from tests.support.wire import answer as said
 
 ACME, BETA, STRANGER = "sk-revor-acme-0123456789", "sk-revor-beta-0123456789", "sk-revor-stranger-0123456789"
-ADMIN, READER, CRM = "rl_admin_0123456789abcdef", "rl_reader_0123456789abcdef", "rl_crm_0123456789abcdef"
-DROPIN, TEAM = "rl_dropin_0123456789abcdef", "rl_team_0123456789abcdef"
+ADMIN = "rl_admin_0123456789abcdefghijklmnopqrstuvw"
+READER = "rl_reader_0123456789abcdefghijklmnopqrstuvw"
+CRM = "rl_crm_0123456789abcdefghijklmnopqrstuvw"
+DROPIN = "rl_dropin_0123456789abcdefghijklmnopqrstuvw"
+TEAM = "rl_team_0123456789abcdefghijklmnopqrstuvw"
 TOKENS = (
     TokenSettings(name="ops", token=ADMIN, scopes=("admin",)),
     TokenSettings(name="viewer", token=READER, scopes=("read",)),

@@ -56,7 +56,7 @@ async def test_first_start_creates_a_token_and_says_where(start: Start, tmp_path
 
 
 async def test_dev_needs_no_token_on_this_machine(start: Start, tmp_path: Path) -> None:
-    tokens = '[{"name": "crm", "token": "rl_crm_0123456789abcdef", "scopes": ["read"]}]'
+    tokens = '[{"name": "crm", "token": "rl_crm_0123456789abcdefghijklmnopqrstuvw", "scopes": ["read"]}]'
     world = World(start, "--dev", RELAY_AUTH__TOKENS=tokens)
     assert await ask(world.url) == 200
     assert await ask(world.url, Authorization="Bearer rl_another") == 401
@@ -80,14 +80,14 @@ async def test_dev_checks_the_host_in_an_absolute_request_target(start: Start) -
 
 async def test_sighup_reloads_the_token_file(start: Start, tmp_path: Path) -> None:
     path = tmp_path / "relay.token"
-    path.write_text("rl_first_0123456789abcdef\n")
+    path.write_text("rl_first_0123456789abcdefghijklmnopqrstuvw\n")
     world = World(start, RELAY_TOKEN_FILE=str(path))
-    assert await ask(world.url, Authorization="Bearer rl_first_0123456789abcdef") == 200
-    path.write_text("rl_second_0123456789abcdef\n")
+    assert await ask(world.url, Authorization="Bearer rl_first_0123456789abcdefghijklmnopqrstuvw") == 200
+    path.write_text("rl_second_0123456789abcdefghijklmnopqrstuvw\n")
     world.relay.popen.send_signal(signal.SIGHUP)
     world.relay.until("settings_read_again")
-    assert await ask(world.url, Authorization="Bearer rl_first_0123456789abcdef") == 401
-    assert await ask(world.url, Authorization="Bearer rl_second_0123456789abcdef") == 200
+    assert await ask(world.url, Authorization="Bearer rl_first_0123456789abcdefghijklmnopqrstuvw") == 401
+    assert await ask(world.url, Authorization="Bearer rl_second_0123456789abcdefghijklmnopqrstuvw") == 200
     assert not (tmp_path / "state" / "revor-relay" / "token").exists()
 
 
@@ -159,13 +159,15 @@ async def test_tokens_of_a_running_relay(start: Start, tmp_path: Path) -> None:
 
 async def test_reload_ends_streams_of_a_removed_token(start: Start, tmp_path: Path) -> None:
     settings = tmp_path / "relay.yaml"
-    one = "{name: a, token: rl_a_0123456789abcdef, scopes: [read]}"
-    other = "{name: b, token: rl_b_0123456789abcdef, scopes: [read]}"
+    one = "{name: a, token: rl_a_0123456789abcdefghijklmnopqrstuvw, scopes: [read]}"
+    other = "{name: b, token: rl_b_0123456789abcdefghijklmnopqrstuvw, scopes: [read]}"
     settings.write_text(f"auth: {{tokens: [{one}, {other}]}}\n")
     world = World(start)
     async with aiohttp.ClientSession(world.url) as session:
         streams = [
-            await session.get("/v1/events/stream", headers={"Authorization": f"Bearer rl_{name}_0123456789abcdef"})
+            await session.get(
+                "/v1/events/stream", headers={"Authorization": f"Bearer rl_{name}_0123456789abcdefghijklmnopqrstuvw"}
+            )
             for name in "ab"
         ]
         for stream in streams:

@@ -30,10 +30,10 @@ WRONG = {
     "wrong value": ("server:\n  port: many\n", "relay.yaml:2: server.port", "many"),
     "variable": ("auth:\n  tokens: [{name: a, token: '${UNSET}'}]\n", "relay.yaml:2:", "UNSET, which is not set"),
     "secret file": ("encryption: {keys: ['${file:/nowhere/key}']}\n", "/nowhere/key, which", "does not exist"),
-    "open to all": (
-        "auth: {tokens: [{name: a, token: short, scopes: [read]}]}\nserver: {host: 0.0.0.0}\n",
-        "server.host",
-        "shorter",
+    "weak token": (
+        "auth: {tokens: [{name: a, token: short, scopes: [read]}]}\n",
+        "relay.yaml:1",
+        "openssl rand -hex 32",
     ),
     "itself": ("server: {port: 18080}\nsources: {revor: {base_url: 'http://127.0.0.1:18080'}}\n", "base_url", "relay"),
 }

@@ -1,20 +1,20 @@
 """Settings: precedence, references, ranges, and errors that say where, which key and what to do."""
 
 import ipaddress
+import json
 from pathlib import Path
 
 import pytest
 
 from relay.config.fields import parse_duration
 from relay.config.settings import (
-    AuthSettings,
     ServerSettings,
     Settings,
     TokenSettings,
     changed_needs_restart,
     describe_settings,
     load_settings,
-    require_token_beyond_loopback,
+    require_strong_access,
 )
 from relay.errors import SettingsError
 from relay.node.component_settings import ComponentSettings, egress_proxy, guard_policy
@@ -182,22 +182,56 @@ def test_unset_reference_is_an_error_in_a_value_and_absent_in_a_default(tmp_path
     )
 
 
-def test_exposed_host_needs_a_long_token_and_refuses_dev() -> None:
-    settings = Settings()
-    require_token_beyond_loopback(settings)
-    exposed = settings.replace(server=ServerSettings(host="0.0.0.0"))
-    require_token_beyond_loopback(exposed)  # a token is made then, and a long one
+def test_exposed_host_refuses_dev() -> None:
+    require_strong_access(Settings())
+    exposed = Settings().replace(server=ServerSettings(host="0.0.0.0"))
+    require_strong_access(exposed)  # a token is made then, and a long one
     with pytest.raises(SettingsError, match=r"0\.0\.0\.0, which others can reach, and --dev .* listen on 127\.0\.0\.1"):
-        require_token_beyond_loopback(exposed.replace(dev=True))
-    for token, good in (("short", False), (TOKEN, True)):
-        tokens = (TokenSettings(name="crm", token=token, scopes=("admin",)),)
-        guarded = exposed.replace(auth=AuthSettings(tokens=tokens))
-        if good:
-            require_token_beyond_loopback(guarded)
-        else:
-            with pytest.raises(SettingsError, match=r"crm in auth\.tokens is shorter than 16") as caught:
-                require_token_beyond_loopback(guarded)
-            assert "short-" not in str(caught.value)
+        require_strong_access(exposed.replace(dev=True))
+
+
+@pytest.mark.parametrize(
+    ("token", "weakness"),
+    [
+        ("a", "has fewer than 32 characters"),
+        ("0123456789abcdef0123456789abcde", "has fewer than 32 characters"),
+        ("abcdefghi" * 10, "has fewer than 10 different characters"),
+        ("abcdefghij" * 3 + "ab", None),
+        ("5f2b1c0d9e8a7463" * 4, None),
+    ],
+)
+@pytest.mark.parametrize("where", ["file", "variable", "reference", "token file"])
+def test_token_that_can_be_guessed_is_refused_wherever_it_is_set(
+    tmp_path: Path, where: str, token: str, weakness: str | None
+) -> None:
+    path, kept = tmp_path / "relay.yaml", tmp_path / "kept"
+    kept.write_text(f"{token}\n")
+    kept.chmod(0o600)
+    entry = f"- {{name: crm, token: '{token if where == 'file' else '${OF_CRM}'}', scopes: [read]}}"
+    path.write_text(f"auth:\n  tokens:\n    {entry}\n" if where in ("file", "reference") else "")
+    environ = {
+        "file": {},
+        "reference": {"OF_CRM": token},
+        "variable": {"RELAY_AUTH__TOKENS": json.dumps([{"name": "crm", "token": token, "scopes": ["read"]}])},
+        "token file": {"RELAY_TOKEN_FILE": str(kept)},
+    }[where]
+    require_strong_access(load_settings(path, environ, dev=True))
+    settings = load_settings(path, environ)
+    if weakness is None:
+        require_strong_access(settings)
+        return
+    with pytest.raises(SettingsError) as caught:
+        require_strong_access(settings)
+    said = str(caught.value)
+    place, name = {
+        "file": (f"{path.name}:3", "crm"),
+        "reference": (f"{path.name}:3", "crm"),
+        "variable": ("RELAY_AUTH__TOKENS", "crm"),
+        "token file": (f"RELAY_TOKEN_FILE ({kept})", "RELAY_TOKEN_FILE"),
+    }[where]
+    assert place in said
+    assert f"auth.tokens[0]: the token {name} {weakness}: create one with `openssl rand -hex 32`" in said
+    assert f" {token} " not in said
 
 
 def test_dev_retries_within_seconds_unless_a_schedule_is_set() -> None:

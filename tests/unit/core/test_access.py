@@ -15,7 +15,9 @@ from relay.core.access import (
     publish_prefixes,
     refusal_of,
     spend,
+    weakness_of,
 )
+from relay.ids import new_token
 
 HOME = (ip_network("203.0.113.0/24"),)
 
@@ -110,3 +112,7 @@ def test_scopes_are_listed_in_one_order() -> None:
     assert in_order(scopes) == ["read", "admin", "events:write:a.", "events:write:b."]
     assert publish_prefixes(scopes) == ("a.", "b.")
     assert publish_prefixes({"events:write"}) == ()
+
+
+def test_no_token_that_is_made_is_weak() -> None:
+    assert {weakness_of(new_token()) for _ in range(2_000)} == {None}

@@ -14,7 +14,14 @@ from relay.config.settings import AuthSettings, DatabaseSettings, Settings, Toke
 from relay.errors import SettingsError
 from relay.node import local_token
 
-GIVEN = TokenSettings(name="crm", token="rl_given_0123456789", scopes=("read",))
+CHANGED = "rl_changed_0123456789abcdefghijklmnopqrstuvw"
+OF_SETTINGS = "rl_given_0123456789abcdefghijklmnopqrstuvw"
+HIDDEN = "rl_hidden_0123456789abcdefghijklmnopqrstuvw"
+KEPT = "rl_kept_0123456789abcdefghijklmnopqrstuvw"
+MINE = "rl_mine_0123456789abcdefghijklmnopqrstuvw"
+OF_A_FILE = "rl_of_a_file_0123456789abcdefghijklmnopqrstuvw"
+PLANTED = "rl_planted_0123456789abcdefghijklmnopqrstuvw"
+GIVEN = TokenSettings(name="crm", token=OF_SETTINGS, scopes=("read",))
 
 
 @pytest.fixture
@@ -72,12 +79,12 @@ def test_processes_that_race_for_the_token_agree(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o660, 0o602])
 def test_token_file_readable_by_others_is_refused(environ: dict[str, str], path: Path, mode: int) -> None:
-    put(path, "rl_hidden_0123456789\n", mode)
+    put(path, f"{HIDDEN}\n", mode)
     for read in (local_token.local_token, local_token.make_local_token, local_token.token_here):
         with pytest.raises(SettingsError) as caught:
             read(environ)
         assert str(caught.value) == f"others may read the token file {path} ({mode:04o}): chmod 600 '{path}'"
-    assert path.read_text() == "rl_hidden_0123456789\n"
+    assert path.read_text() == f"{HIDDEN}\n"
 
 
 def test_a_symbolic_link_is_refused_and_not_followed(environ: dict[str, str], path: Path, tmp_path: Path) -> None:
@@ -87,7 +94,7 @@ def test_a_symbolic_link_is_refused_and_not_followed(environ: dict[str, str], pa
         path.unlink(missing_ok=True)
         path.symlink_to(elsewhere)
         if there:
-            put(elsewhere, "rl_planted_0123456789\n")
+            put(elsewhere, f"{PLANTED}\n")
         with pytest.raises(SettingsError, match="is a symbolic link"):
             local_token.make_local_token(environ)
         assert elsewhere.exists() is there
@@ -132,7 +139,7 @@ def test_accepted_tokens(
     environ: dict[str, str], path: Path, given: tuple[TokenSettings, ...], dev: bool, kept: bool, names: list[str]
 ) -> None:
     if kept:
-        put(path, "rl_kept_0123456789\n")
+        put(path, f"{KEPT}\n")
     settings = local_token.with_local_token(Settings(auth=AuthSettings(tokens=given), dev=dev), environ)
     assert [token.name for token in settings.auth.tokens] == names
     assert local_token.uses_local_token(settings) == ("token file" in names)
@@ -146,9 +153,9 @@ def test_accepted_tokens(
 def test_none_is_created_beside_tokens_of_the_database(environ: dict[str, str], path: Path, kept: bool) -> None:
     """One that an earlier start has created goes on working: it may be the only admin."""
     if kept:
-        put(path, "rl_kept_0123456789\n")
+        put(path, f"{KEPT}\n")
     settings = local_token.with_local_token(Settings(), environ, has_stored=True)
-    assert [token.token for token in settings.auth.tokens] == (["rl_kept_0123456789"] if kept else [])
+    assert [token.token for token in settings.auth.tokens] == ([KEPT] if kept else [])
     assert path.exists() == kept
 
 
@@ -159,13 +166,13 @@ def test_configured_token_equal_to_the_file_s_is_listed_once(environ: dict[str, 
 
 
 def test_dev_ignores_an_unusable_token_file(environ: dict[str, str], path: Path) -> None:
-    put(path, "rl_kept_0123456789\n", 0o644)
+    put(path, f"{KEPT}\n", 0o644)
     for where in (environ, {}):
         assert local_token.with_local_token(Settings(dev=True), where).auth.tokens == ()
 
 
 def test_postgresql_needs_a_configured_token(environ: dict[str, str], path: Path) -> None:
-    put(path, "rl_kept_0123456789\n")
+    put(path, f"{KEPT}\n")
     shared = Settings(database=DatabaseSettings(url="postgresql://relay@db/relay"))
     with pytest.raises(SettingsError, match="RELAY_TOKEN_FILE to a file with an API token, the same for every node"):
         local_token.with_local_token(shared, environ)
@@ -180,17 +187,17 @@ def test_postgresql_needs_a_configured_token(environ: dict[str, str], path: Path
 
 def test_token_file_adds_an_admin_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings_file = tmp_path / "relay.yaml"
-    settings_file.write_text("auth: {tokens: [{name: crm, token: rl_given_0123456789, scopes: [read]}]}\n")
-    (tmp_path / "token").write_text("rl_of_a_file_0123456789\n")
+    settings_file.write_text(f"auth: {{tokens: [{{name: crm, token: {OF_SETTINGS}, scopes: [read]}}]}}\n")
+    (tmp_path / "token").write_text(f"{OF_A_FILE}\n")
     monkeypatch.chdir(tmp_path)
     for name in ("token", str(tmp_path / "token")):
         tokens = load_settings(settings_file, {"RELAY_TOKEN_FILE": name}).auth.tokens
         assert [(one.token, one.scopes) for one in tokens] == [
-            ("rl_given_0123456789", ("read",)),
-            ("rl_of_a_file_0123456789", ("admin",)),
+            (OF_SETTINGS, ("read",)),
+            (OF_A_FILE, ("admin",)),
         ]
-    (tmp_path / "token").write_text("rl_changed_0123456789")
-    assert load_settings(None, {"RELAY_TOKEN_FILE": "token"}).auth.tokens[0].token == "rl_changed_0123456789"
+    (tmp_path / "token").write_text(CHANGED)
+    assert load_settings(None, {"RELAY_TOKEN_FILE": "token"}).auth.tokens[0].token == CHANGED
     assert load_settings(None, {"RELAY_TOKEN_FILE": ""}).auth.tokens == ()
 
 
@@ -200,12 +207,12 @@ def test_token_file_adds_an_admin_token(tmp_path: Path, monkeypatch: pytest.Monk
         (None, "does not exist"),
         ("", "is empty"),
         ("rl_two words", "white space"),
-        ("rl_given_0123456789", r"contains the token crm of auth\.tokens"),
+        (OF_SETTINGS, r"contains the token crm of auth\.tokens"),
     ],
 )
 def test_wrong_token_file_is_named(tmp_path: Path, content: str | None, said: str) -> None:
     settings_file = tmp_path / "relay.yaml"
-    settings_file.write_text("auth: {tokens: [{name: crm, token: rl_given_0123456789, scopes: [read]}]}\n")
+    settings_file.write_text(f"auth: {{tokens: [{{name: crm, token: {OF_SETTINGS}, scopes: [read]}}]}}\n")
     path = tmp_path / "token"
     if content is not None:
         path.write_text(content)
@@ -244,12 +251,12 @@ def sent(monkeypatch: pytest.MonkeyPatch, **variables: str) -> Any:
 def test_local_token_is_sent_to_this_machine_only(
     monkeypatch: pytest.MonkeyPatch, environ: dict[str, str], path: Path, url: str, is_sent: bool, tmp_path: Path
 ) -> None:
-    put(path, "rl_kept_0123456789\n")
-    assert sent(monkeypatch, **environ, RELAY_URL=url) == ("Bearer rl_kept_0123456789" if is_sent else None)
-    (tmp_path / "given").write_text("rl_of_a_file_0123456789\n")
+    put(path, f"{KEPT}\n")
+    assert sent(monkeypatch, **environ, RELAY_URL=url) == (f"Bearer {KEPT}" if is_sent else None)
+    (tmp_path / "given").write_text(f"{OF_A_FILE}\n")
     found = sent(monkeypatch, **environ, RELAY_URL=url, RELAY_TOKEN_FILE=str(tmp_path / "given"))
-    assert found == ("Bearer rl_of_a_file_0123456789" if is_sent else None)
-    assert sent(monkeypatch, **environ, RELAY_URL=url, RELAY_TOKEN="rl_mine_0123456789") == "Bearer rl_mine_0123456789"
+    assert found == (f"Bearer {OF_A_FILE}" if is_sent else None)
+    assert sent(monkeypatch, **environ, RELAY_URL=url, RELAY_TOKEN=MINE) == f"Bearer {MINE}"
 
 
 def test_command_without_a_home_sends_no_token(monkeypatch: pytest.MonkeyPatch) -> None:
