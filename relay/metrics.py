@@ -78,12 +78,6 @@ class Metrics:
             registry=self.registry,
         )
         self.events = Counter("relay_events", "Recorded events by type", ("type",), registry=self.registry)
-        self.filter_failures = Counter(
-            "relay_filter_failures",
-            "Expressions in filters that had no result for an event, which then does not match, by reason",
-            ("reason",),
-            registry=self.registry,
-        )
         self.attempts = Counter(
             "relay_delivery_attempts",
             "Attempts by kind and verdict",

@@ -62,8 +62,7 @@ MAX_PLANS = 10
 """Maximum number of plans for one request: one that a change of a subscription has made out of date is made again."""
 MAX_SHOWN_BYTES = 500
 """Maximum size of a value that a plan shows. Of a larger one only the name is shown."""
-_NOT_SHOWN = ("sink", "protocolsettings.headers", "sinkcredential", "config.secret", "config.template", "declared")
-"""What may be a secret, also the value before: who writes a document is not who may read what is stored."""
+_NOT_SHOWN = ("protocolsettings.headers", "sinkcredential", "config.secret", "declared")
 _ACTIONS = {"add": "subscriptions.create", "change": "subscriptions.replace", "remove": "subscriptions.remove"}
 
 
@@ -183,7 +182,6 @@ async def apply_declared(
         effective = [one for one in changes if one.action != "unchanged"]
         if body.dry_run or not effective:
             return changes
-        await _parse_filters(context, effective)
         begun = [record(_ACTIONS[one.action], one.id) for one in effective]
         notes = [{"by": "subscriptions.apply", "fields": list(one.fields)} for one in effective]
         numbers = await ports.audit.begin_all(begun)
@@ -203,17 +201,6 @@ async def apply_declared(
             await ports.audit.end_all(numbers, begun, notes, "ok")
             return changes
     raise AssertionError  # the last attempt returned or raised
-
-
-async def _parse_filters(context: Context, changes: Sequence[Change]) -> None:
-    """Parses their filters here, where others have their turn. The writer would do it at the next event: expressions
-    take milliseconds each."""
-    turns = Turns()
-    for one in changes:
-        if one.after is not None:
-            context.ports.store.subscriptions.prepare(one.after)
-        if turns.over:
-            await turns.next()
 
 
 async def planned(context: Context, body: SubscriptionsApply, now: float) -> list[Change]:

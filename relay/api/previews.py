@@ -26,16 +26,16 @@ from relay.api.subscription_checks import read_create, read_replace
 from relay.api.subscriptions import SECRET_BYTES, check_metadata, sample_origin
 from relay.api.validation import invalid, under, validate
 from relay.clock import to_rfc3339
+from relay.core.comparisons import EventView
 from relay.core.dialogue import Step
 from relay.core.events import Event, owner_of
-from relay.core.filters import EventView, explain_filters
+from relay.core.filters import explain_filters, filters_of
 from relay.core.preview import why_not
 from relay.core.recipient import ANYBODY, Recipient
 from relay.core.samples import sample_event
 from relay.core.signing import new_secret
 from relay.core.subscription import SigningSecret, Subscription
 from relay.errors import FieldError, InvalidRequest, NotRenderable
-from relay.expressions.event_filters import EventFilters
 from relay.ids import new_id
 from relay.redaction import REDACTED
 from relay.turns import Turns
@@ -165,7 +165,7 @@ class _Matcher:
 
     def __init__(self, subscription: Subscription) -> None:
         self._subscription = subscription
-        self._filters = EventFilters().parsed(subscription.filters)
+        self._filters = filters_of(subscription.filters)
 
     def why_not(self, event: Event, owner: str | None) -> str | None:
         """Why it does not get an event; None if it does."""

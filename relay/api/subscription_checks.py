@@ -38,7 +38,6 @@ from relay.core.filters import FiltersRefused, is_free_type, is_misspelt, parse_
 from relay.core.netguard import check_custom_headers, origin_of
 from relay.core.subscription import PORTAL, PROTOCOLS, PULL, SETTINGS
 from relay.errors import FieldError, SinkRefused
-from relay.expressions.cel import compile_cel
 from relay.ids import new_id
 from relay.redaction import REDACTED, url_without_path
 
@@ -292,7 +291,7 @@ def _name_errors(body: SubscriptionCreate, kind: str, context: Context) -> list[
 
 def _filter_errors(body: SubscriptionCreate) -> Sequence[FieldError]:
     try:
-        parse_filters(body.filters or (), compile_cel)
+        parse_filters(body.filters or ())
     except FiltersRefused as refused:
         return refused.errors
     return ()

@@ -27,7 +27,7 @@ from relay.api.sink_credentials import (
 from relay.clock import from_rfc3339, time_zones, zone_named
 from relay.core import subscription as core
 from relay.core.bundles import BATCH_EVENTS, BATCH_SECONDS
-from relay.core.filters import MAX_FILTERS
+from relay.core.filters import MAX_COMPARISONS
 from relay.core.pulls import LAG_COUNTED, LAG_COUNTED_IN_ANSWERS
 from relay.core.signing import parse_secret
 from relay.core.subscription import Handshake
@@ -437,9 +437,10 @@ class SubscriptionCreate(Body):
     source: str | None = Field(default=None, description="Send only events with this CloudEvents `source`.")
     filters: list[Annotated[Any, WithJsonSchema(_FILTER)]] | None = Field(
         default=None,
-        max_length=MAX_FILTERS,
+        max_length=MAX_COMPARISONS,
         description="Send only events for which all of these are true: filters of the CloudEvents Subscriptions API in "
-        "the dialects `exact`, `prefix`, `suffix`, `all`, `any` and `not`, and expressions in `cel`.",
+        "the dialects `exact`, `prefix`, `suffix`, `all`, `any` and `not`, with names of attributes or JSON pointers "
+        "into the event (`/data/metadata/deal`), and the dialects `in`, `contains`, `range` and `exists`.",
     )
     protocol: core.Protocol | None = Field(
         default=None,

@@ -4,19 +4,18 @@ from collections.abc import Sequence
 from functools import partial
 
 from relay.api.operations import Parameter
+from relay.core.comparisons import EventView
 from relay.core.events import Event
-from relay.core.filters import EventView, Filters, FiltersRefused, parse_filters
+from relay.core.filters import Filters, FiltersRefused, parse_filters
 from relay.core.jsontext import JSONDecodeError, loads
 from relay.errors import InvalidRequest
-from relay.expressions.cel import compile_cel
 from relay.turns import SharedTurns
 
 MAX_CHARACTERS = 8_000
 
 
 class Wanted:
-    """What a caller wants to see. Filters have the bounds of those of a subscription, and an expression that fails lets
-    nothing through."""
+    """What a caller wants to see. Filters have the bounds of those of a subscription."""
 
     def __init__(self, type: str | None, filters: Filters | None) -> None:
         self._type = type
@@ -45,9 +44,9 @@ def _read_filters(value: str) -> Filters:
     except JSONDecodeError as error:
         raise ValueError(f"it is not JSON: {error.msg} (column {error.colno})") from None
     try:
-        return parse_filters(documents if isinstance(documents, list) else [documents], compile_cel, "filters")
+        return parse_filters(documents if isinstance(documents, list) else [documents], "filters")
     except FiltersRefused as refused:
-        detail = f"filters: {refused}"
+        detail = str(refused)
         raise InvalidRequest(detail, code="invalid_parameter", errors=refused.errors) from None
 
 

@@ -5,8 +5,8 @@ Through the relay at RELAY_URL or the node that holds the SQLite file, else dire
 
 import os
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager, nullcontext
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager, nullcontext
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,11 +17,9 @@ from relay.cli.direct import COMMAND_LINE, Opened, done, opened
 from relay.cli.options import Json
 from relay.cli.output import clean, note, print_json, say, working
 from relay.cli.serve import ConfigFile, settings_file
-from relay.errors import FieldError, RelayError, UsageError
-from relay.redaction import url_without_path
+from relay.errors import FieldError, UsageError
 
 if TYPE_CHECKING:
-    from relay.config.declared import Declared
     from relay.config.settings import Settings
 
 TIMEOUT_SECONDS = 120.0
@@ -73,7 +71,7 @@ def export(
     json: Json = False,
 ) -> None:
     """Write the subscriptions as a section of relay.yaml, for `relay apply`. Secrets are placeholders."""
-    from relay.cli.exporting import as_yaml, document_of, escaped, refer
+    from relay.cli.exporting import as_yaml, document_of, escaped
 
     settings = _settings(config)
 
@@ -96,11 +94,6 @@ def export(
     found = done(settings, through, directly, lambda settings: opened(settings, creates=False, writes=with_secrets))
     found.sort(key=lambda pair: str(pair[0]["id"]))
     documents = [document_of(shown, stored, with_secrets=with_secrets) for shown, stored in found]
-    if not with_secrets:
-        for document in documents:
-            for entry in settings.subscriptions:
-                if document["id"].partition("@")[0] == entry.id.partition("@")[0]:
-                    refer(document, entry)
     if json:
         print_json({"subscriptions": [escaped(document) for document in documents]})
         return
@@ -141,42 +134,11 @@ def _apply(settings: "Settings", *, dry_run: bool, prune: bool) -> Any:
             changes = await apply_declared(context, body, room=None, record=record)
         return applied_view(changes, context, context.ports.kinds.redacted_url, dry_run=dry_run)
 
-    with working("comparing"), _masking(settings.subscriptions):
+    with working("comparing"):
         opening: Callable[[Any], Any] = (
             _opened_to_plan if dry_run else lambda given: opened(given, creates=True, writes=True)
         )
-        return _as_written(done(settings, through, directly, opening), settings.subscriptions)
-
-
-@contextmanager
-def _masking(entries: "Sequence[Declared]") -> Iterator[None]:
-    """Errors inside do not show what references stand for."""
-    from relay.config.declared import masked
-
-    try:
-        yield
-    except RelayError as error:
-        error.args = (masked(entries, str(error)), *error.args[1:])
-        raise
-
-
-def _as_written(plan: Any, entries: "Sequence[Declared]") -> Any:
-    """The plan with every value of a reference as it was written. A plan has the declared subscriptions first, in their
-    order, then those that are removed: of these only the host is shown, because the path may be a secret."""
-    from relay.cli.exporting import value_as_written
-
-    changes: list[dict[str, Any]] = list(plan["changes"])
-    for change, entry in zip(changes, entries, strict=False):
-        paths = [one.path for one in entry.references]
-        if ("sink",) in paths:
-            change["sink"] = value_as_written(entry, ("sink",))
-        if ("config", "template") in {path[:2] for path in paths} and "config.template" in change["fields"]:
-            change["values"]["config.template"] = {"to": value_as_written(entry, ("config", "template"))}
-        if "sink" in change["fields"]:
-            change["values"]["sink"] = {"to": change["sink"]}
-    for change in changes[len(entries) :]:
-        change["sink"] = None if change["sink"] is None else url_without_path(change["sink"])
-    return {**plan, "changes": changes}
+        return done(settings, through, directly, opening)
 
 
 @asynccontextmanager
@@ -209,10 +171,7 @@ def _print_changes(changes: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _field(name: str, values: Mapping[str, Any] | None) -> str:
-    if values is None:
-        return name
-    before = f": {_value(values['from'])}" if "from" in values else ""
-    return f"{name}{before} → {_value(values['to'])}"
+    return name if values is None else f"{name}: {_value(values['from'])} → {_value(values['to'])}"
 
 
 def _value(value: Any) -> str:

@@ -27,12 +27,12 @@ from relay.config.settings import (
 from relay.core.bus import SCHEMES, Broker, Message, refusal_of_broker
 from relay.core.connect_accounts import OK, Listing
 from relay.core.encryption import refusal_of
+from relay.core.filters import UNREADABLE, unreadable
 from relay.core.job import POLL, Problem
 from relay.core.netguard import GuardPolicy, refusal_of_url
 from relay.core.sentences import counted
 from relay.core.subscription import Subscription
 from relay.errors import DatabaseHeld, RelayError, SchemaTooOld, StoreError
-from relay.expressions.event_filters import check_extras
 from relay.http.egress_proxy import EgressProxy, ProxyFailed
 from relay.http.sender import USER_AGENT
 from relay.node.component_settings import guard_policy
@@ -307,7 +307,9 @@ async def _proxy(proxy: EgressProxy) -> str:
 async def _sinks(settings: Settings, environ: Mapping[str, str], database: Finding) -> str | list[Finding]:
     asks = "`relay subscriptions list`"
     async with _opened(settings, environ, database, asks) as store:
-        check_extras(await store.subscriptions.all())  # fails with a wrong encryption key, like `relay serve`
+        for one in await store.subscriptions.all():  # fails with a wrong encryption key, like `relay serve`
+            if (why := unreadable(one.filters)) is not None:
+                raise _Found(f"subscription {one.id} is paused, and its events wait: {UNREADABLE}: {why}")
         if settings.delivery.callback_secret is None:
             await store.secrets.of(CALLBACK_OWNER)
         return await _check_sinks(store.subscriptions, settings)

@@ -90,11 +90,11 @@ def _passing(text: str | None) -> Callable[[bytes], bool]:
     documents = filters_given(text)
     if documents is None:
         return lambda body: True
-    from relay.core.filters import EventView, FiltersRefused, parse_filters
-    from relay.expressions.cel import compile_cel
+    from relay.core.comparisons import EventView
+    from relay.core.filters import FiltersRefused, parse_filters
 
     try:
-        filters = parse_filters(documents, compile_cel, "--filters")
+        filters = parse_filters(documents, "--filters")
     except FiltersRefused as refused:
         raise UsageError(str(refused)) from None
     return lambda body: filters.passes(EventView(body))

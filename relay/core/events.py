@@ -119,6 +119,9 @@ class Event:
     """The stream of a published event with a partition key, see `core/published.py`."""
     published: bool = False
     """True if another program has published it: its attributes, `id` included, and its data are that program's."""
+    compared: dict[str, bool] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """What came of comparisons with it, by their keys: see `core/comparisons.py`. So what was evaluated to reserve a
+    slot is not evaluated again when the event is recorded."""
 
     @property
     def order_key(self) -> str | None:

@@ -1,40 +1,39 @@
 """Matches events to subscriptions: by type, source and account, and by the filters of the subscription.
 
-Filters: CloudEvents Subscriptions API 0.1, §3.2.4 (all of them must be true), and the dialect `cel`, whose expressions
-`relay/expressions` compiles. A filter whose expression fails is false, as the specification has it for `sql`.
+Filters: CloudEvents Subscriptions API 0.1, §3.2.4 (all of them must be true), with JSON pointers beside the names of
+attributes, and the dialects `in`, `contains`, `range` and `exists`. They are values, whose comparisons
+`relay/core/comparisons.py` evaluates. Filters that cannot be read let everything through: their subscription is paused,
+so its events wait.
 """
 
 import difflib
+import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import orjson
 
+from relay.core.comparisons import BOUNDS, MISSING, NO_ATTRIBUTES, Comparison, EventView, Path, comparison
 from relay.core.events import (
     NOT_IN_ATTRIBUTES,
     RELAY_EVENTS,
     account_event_types,
-    canonical,
     job_event_types,
 )
 from relay.core.jsontext import dumps, loads
 from relay.core.subscription import Subscription
 from relay.errors import FieldError
 
-COMPARED: Mapping[str, Callable[[str, str], bool]] = {
-    "exact": str.__eq__,
-    "prefix": str.startswith,
-    "suffix": str.endswith,
-}
-"""Dialects that compare attributes with texts."""
-DIALECTS = (*COMPARED, "all", "any", "not", "cel")
+COMPARING = ("exact", "prefix", "suffix", "in", "contains", "range", "exists")
+"""Dialects that compare places in the event: an object of attributes' names or JSON pointers, each with an operand."""
+DIALECTS = (*COMPARING, "all", "any", "not")
 ATTRIBUTES = (
     *("specversion", "id", "source", "type", "subject", "time", "datacontenttype", "dataschema"),
     *("sequence", "partitionkey", "account", "channel", "group", "action", "status", "previousstatus", "resultstatus"),
 )
-"""The attributes that events of the relay have."""
+"""The attributes that events of the relay have. All of them are texts."""
 
 ATTRIBUTE_NAME = re.compile(r"[a-z0-9]{1,64}", re.ASCII)
 """Names of attributes that other programs publish. The relay's own have at most 20 characters."""
@@ -46,134 +45,121 @@ UPSTREAM_PREFIX = "ai.revor"
 _MISSPELT = 0.9
 """From this likeness on, a type is a known one misspelt."""
 
-MAX_FILTERS = 100
-"""Filters of one subscription, nested ones included."""
+MAX_COMPARISONS = 32
+"""Comparisons of one subscription."""
+MAX_OWNER_COMPARISONS = 2_000
+"""Distinct comparisons of the subscriptions of one owner: bounds what matching one event costs."""
+MAX_FILTER_BYTES = 16_384
+"""Bytes of the filters of one subscription, as compact JSON."""
 MAX_FILTER_LEVELS = 8
-MAX_EXPRESSIONS = 10
-"""Expressions of one subscription: each takes milliseconds to compile."""
-MAX_COMPARED = 20
-"""Attributes in one filter."""
+MAX_SEGMENTS = 8
+"""Segments of a JSON pointer."""
 MAX_OPERAND_CHARACTERS = 1_024
+MAX_CONTAINED_CHARACTERS = 256
+"""Characters of a text that `contains` searches for."""
+MAX_POINTER_CHARACTERS = 1_024
 MAX_FILTER_ERRORS = 20
-MAX_EVALUATION_SECONDS = 0.025
-"""Estimated time for the expressions of one subscription and one event."""
-_DIFFERS = {"exact": "not", "prefix": "which does not begin with", "suffix": "which does not end with"}
+REMOVED = "cel"
+"""A dialect that there was, with expressions in CEL."""
+INSTEAD_OF_CEL = (
+    "expressions in CEL are gone: compare places in the event, such as "
+    '{"range": {"/data/metadata/deal": {"gt": 40}}}. The section "Filters instead of CEL" of docs/upgrading.md '
+    "has a filter for each kind of expression"
+)
+UNREADABLE = "its filters cannot be read"
+"""How the reason begins for which a subscription with such filters is paused."""
 _MAX_TOLD = 3
 """Filters of an `any` that an explanation goes through."""
 _TOLD_CHARACTERS = 60
 _NO_VALUE_HAS_IT = "no attribute contains control characters, surrogates or noncharacters"
-
-FailureReason = Literal["missing", "wrong_type", "too_costly", "unavailable", "other"]
-
-
-class EventView:
-    """An event as filters read it.
-
-    attributes  its CloudEvents attributes
-    data        its data; None if it has none
-    body        the event in JSON
-    prepared    what an expression language has made of it, for the next expression of that language
-    limit_seconds  estimated time that one expression may take
-    """
-
-    __slots__ = ("attributes", "body", "data", "limit_seconds", "prepared")
-
-    def __init__(self, body: bytes) -> None:
-        attributes: dict[str, Any] = loads(body)
-        self.data: Any = attributes.pop("data", None)
-        attributes.pop("data_base64", None)
-        self.attributes: Mapping[str, Any] = attributes
-        self.body = body
-        self.prepared: Any = None
-        self.limit_seconds = MAX_EVALUATION_SECONDS
-
-
-class ExpressionRefused(ValueError):
-    """An expression is not allowed. `code` is one of `errors[]` of the HTTP API."""
-
-    def __init__(self, code: str, detail: str) -> None:
-        super().__init__(detail)
-        self.code = code
-        self.detail = detail
-
-
-class ExpressionFailed(ValueError):
-    """An expression has no result for an event."""
-
-    def __init__(self, reason: FailureReason, detail: str) -> None:
-        super().__init__(detail)
-        self.reason: FailureReason = reason
+_NOT_IN_TEXTS = re.compile(r"[\x00\ud800-\udfff]")
+_ESCAPE = re.compile(r"~[01]")
+_TILDE = re.compile(r"~(?![01])")
+_PLACES = 'an object such as {{"channel": {0}}} or {{"/data/metadata/deal": {0}}} is expected'
+_OPERANDS: Mapping[str, str] = {
+    "in": '["a", "b"]',
+    "range": '{"gte": 40}',
+    "exists": "true",
+}
+"""Of each dialect an operand, for examples in errors. The others: a text."""
 
 
 class FiltersRefused(ValueError):
-    """Filters are not allowed. `errors`: what is wrong where, with JSON pointers that begin at the list of filters."""
+    """Filters are not allowed. `errors`: what is wrong where, with JSON pointers that begin at the list of filters.
+    Each detail begins with the place as people read it: `filters[0].all[2].range./data/total`."""
 
     def __init__(self, errors: Sequence[FieldError]) -> None:
-        super().__init__("; ".join(f"{error.pointer}: {error.detail}" for error in errors))
+        super().__init__("; ".join(error.detail for error in errors))
         self.errors = tuple(errors)
 
 
-Expression = Callable[[EventView], bool]
-"""A compiled expression. Raises ExpressionFailed."""
-Compile = Callable[[str], Expression]
-"""Compiles an expression. Raises ExpressionRefused."""
+class _Part(NamedTuple):
+    """One comparison of a filter. `name`: the place as the user wrote it; `operand`: what is expected there."""
+
+    name: str
+    operand: Any
+    comparison: Comparison
 
 
 class _Filter(NamedTuple):
-    """One filter object. `operands` belong to the dialects in COMPARED, `parts` to all, any and not."""
+    """One filter object. `parts` belong to the dialects in COMPARING, `inner` to all, any and not."""
 
     pointer: str
     dialect: str
-    operands: tuple[tuple[str, str], ...] = ()
-    parts: tuple["_Filter", ...] = ()
-    expression: Expression | None = None
+    parts: tuple[_Part, ...] = ()
+    inner: tuple["_Filter", ...] = ()
 
 
 class Filters:
-    """The filters of a subscription. Equal only to itself, so that results can be kept by it.
+    """The filters of a subscription.
 
-    expressions  the number of expressions in them
+    keys        of their comparisons
+    unreadable  why they cannot be read; then they let everything through
     """
 
-    __slots__ = ("_filters", "expressions")
+    __slots__ = ("_filters", "keys", "unreadable")
 
-    def __init__(self, filters: Sequence[_Filter], expressions: int = 0) -> None:
+    def __init__(
+        self, filters: Sequence[_Filter], keys: frozenset[str] = frozenset(), unreadable: str | None = None
+    ) -> None:
         self._filters = tuple(filters)
-        self.expressions = expressions
+        self.keys = keys
+        self.unreadable = unreadable
 
-    def passes(
-        self,
-        view: EventView,
-        failed: Callable[[ExpressionFailed], object] = lambda failure: None,
-        limit_seconds: float = MAX_EVALUATION_SECONDS,
-    ) -> bool:
-        """True if they let the event through.
-
-        failed         is told of each expression that fails
-        limit_seconds  estimated time that all expressions together may take: each gets the same part of it
-        """
-        view.limit_seconds = limit_seconds / max(self.expressions, 1)
-        return all(_is_true(one, view, failed) for one in self._filters)
+    def passes(self, view: EventView) -> bool:
+        """True if they let the event through."""
+        return all(_is_true(one, view) for one in self._filters)
 
     def why_not(self, view: EventView) -> str | None:
         """Which filter is false and why, such as `exact /filters/0: channel is "email", not "linkedin"`; None if none
         is."""
-        view.limit_seconds = MAX_EVALUATION_SECONDS / max(self.expressions, 1)
+        if self.unreadable is not None:
+            return f"{UNREADABLE}: {self.unreadable}"
         return next(filter(None, (_why_false(one, view) for one in self._filters)), None)
 
 
-def parse_filters(documents: object, expression: Compile, pointer: str = "/filters") -> Filters:
-    """Filters as a user wrote them. `expression` compiles those of the dialect `cel`. Raises FiltersRefused."""
-    return _Parser(expression).read(documents, pointer)
+def parse_filters(documents: object, pointer: str = "/filters") -> Filters:
+    """Filters as a user wrote them. Raises FiltersRefused."""
+    return _Parser(pointer).read(documents)
 
 
-def unavailable(reason: str) -> Filters:
-    """Filters that let nothing through, because this node cannot evaluate them."""
+def filters_of(documents: Sequence[Mapping[str, Any]]) -> Filters | None:
+    """Filters as they are stored; None if there are none. Those of another version can be unreadable."""
+    return _stored(filters_key(documents)) if documents else None
 
-    def fails(view: EventView) -> bool:
-        raise ExpressionFailed("unavailable", reason)
 
-    return Filters([_Filter("/filters", "cel", expression=fails)])
+def unreadable(documents: Sequence[Mapping[str, Any]]) -> str | None:
+    """Why stored filters cannot be read; None if they can."""
+    filters = filters_of(documents)
+    return None if filters is None else filters.unreadable
+
+
+@lru_cache(maxsize=10_000)
+def _stored(key: bytes) -> Filters:
+    try:
+        return parse_filters(loads(key))
+    except FiltersRefused as refused:
+        return Filters((), unreadable=refused.errors[0].detail)
 
 
 def explain_filters(filters: Filters | None, body: bytes) -> str | None:
@@ -190,174 +176,232 @@ def attribute_problem(name: str) -> tuple[str, str] | None:
     """What is wrong with an attribute's name, as the code and the detail of an error; None: nothing.
 
     An attribute that no event has at present is allowed, unless it looks like a misspelt one: such a filter would never
-    be true, and nobody would notice.
+    be true.
     """
     if name in ATTRIBUTES:
         return None
     near = difflib.get_close_matches(name.lower()[:100], ATTRIBUTES, n=1, cutoff=0.85)
-    if ATTRIBUTE_NAME.fullmatch(name) and name != "data" and not near:
+    if ATTRIBUTE_NAME.fullmatch(name) and name not in NO_ATTRIBUTES and not near:
         return None
     hint = f": did you mean {near[0]!r}?" if near else ""
     if name == "data" or "." in name:
-        hint = ": use the dialect cel for what is in the event's data"
+        steps = name.split(".") if name.startswith("data") else ["data", *name.split(".")]
+        place = "/".join(steps) if len(steps) > 1 else "data/metadata/deal"
+        hint = f": a place in the event's data is a JSON pointer, such as '/{place[:100]}'"
     return "unknown_attribute", f"{name[:100]!r} is not an attribute{hint}"
 
 
 class _Parser:
-    """Reads filters and collects what is wrong with them."""
+    """Reads filters and collects what is wrong with them. A place is the steps to it, from the list of filters on."""
 
-    def __init__(self, expression: Compile) -> None:
-        self._compile = expression
+    def __init__(self, pointer: str) -> None:
+        self._pointer = pointer
         self._errors: list[FieldError] = []
-        self._count = 0
-        self._expressions = 0
+        self._keys: list[str] = []
 
-    def read(self, documents: object, pointer: str) -> Filters:
-        if not isinstance(documents, list | tuple):
-            raise FiltersRefused([FieldError(pointer=pointer, code="wrong_type", detail="a list is expected")])
-        found = self._several(documents, pointer, 1)
+    def read(self, documents: object) -> Filters:
+        if isinstance(documents, list | tuple):
+            found = self._several(documents, (), 1)
+            if len(self._keys) > MAX_COMPARISONS:
+                detail = f"at most {MAX_COMPARISONS} comparisons are allowed: use `in` for several values of one place"
+                self._refuse((), "too_long", detail)
+            elif not self._errors and len(filters_key(documents)) > MAX_FILTER_BYTES:
+                self._refuse((), "too_long", f"at most {MAX_FILTER_BYTES:,} bytes are allowed, as compact JSON")
+        else:
+            self._refuse((), "wrong_type", "a list is expected")
         if self._errors:
-            raise FiltersRefused(self._errors)
-        return Filters(found, self._expressions)
+            raise FiltersRefused(self._errors[:MAX_FILTER_ERRORS])
+        return Filters(found, frozenset(self._keys))
 
-    def _refuse(self, pointer: str, code: str, detail: str) -> None:
-        self._errors.append(FieldError(pointer=pointer, code=code, detail=detail))
+    @property
+    def _is_full(self) -> bool:
+        return len(self._errors) >= MAX_FILTER_ERRORS or len(self._keys) > MAX_COMPARISONS
 
-    def _several(self, documents: Sequence[object], pointer: str, level: int) -> list[_Filter]:
-        if len(documents) > MAX_FILTERS:
-            self._refuse(pointer, "too_long", f"at most {MAX_FILTERS} filters are allowed")
-            return []
+    def _refuse(self, place: tuple[str | int, ...], code: str, detail: str) -> None:
+        where = self._pointer.strip("/").replace("/", ".") + "".join(
+            f"[{step}]" if isinstance(step, int) else f".{_told(step)}" for step in place
+        )
+        pointer = self._at(place)
+        self._errors.append(FieldError(pointer=pointer, code=code, detail=f"{where}: {detail}"))
+
+    def _at(self, place: tuple[str | int, ...]) -> str:
+        """The JSON pointer (RFC 6901) to a place."""
+        return self._pointer + "".join(f"/{_told(step).replace('~', '~0').replace('/', '~1')}" for step in place)
+
+    def _several(self, documents: Sequence[object], place: tuple[str | int, ...], level: int) -> list[_Filter]:
         found = []
-        for place, document in enumerate(documents):
-            one = self._one(document, f"{pointer}/{place}", level)
+        for number, document in enumerate(documents):
+            one = self._one(document, (*place, number), level)
             if one is not None:
                 found.append(one)
-            if len(self._errors) >= MAX_FILTER_ERRORS:
+            if self._is_full:
                 break
         return found
 
-    def _one(self, document: object, pointer: str, level: int) -> _Filter | None:
-        self._count += 1
-        if self._count > MAX_FILTERS:
-            if self._count == MAX_FILTERS + 1:
-                self._refuse(pointer, "too_long", f"at most {MAX_FILTERS} filters are allowed, nested ones included")
-            return None
+    def _one(self, document: object, place: tuple[str | int, ...], level: int) -> _Filter | None:
         if level > MAX_FILTER_LEVELS:
-            self._refuse(pointer, "too_long", f"filters may be nested {MAX_FILTER_LEVELS} levels deep")
+            self._refuse(place, "too_long", f"filters may be nested {MAX_FILTER_LEVELS} levels deep")
             return None
         if not isinstance(document, Mapping):
-            self._refuse(pointer, "wrong_type", 'an object such as {"exact": {"channel": "linkedin"}} is expected')
+            self._refuse(place, "wrong_type", 'an object such as {"exact": {"channel": "linkedin"}} is expected')
             return None
         if len(document) != 1:
-            self._refuse(pointer, "invalid", f"one dialect is expected, not {len(document)}: use a filter for each")
+            self._refuse(place, "invalid", f"one dialect is expected, not {len(document)}: use a filter for each")
             return None
         ((dialect, operand),) = document.items()
-        inner = f"{pointer}/{_escaped(dialect)}"
-        if dialect in COMPARED:
-            return self._comparison(pointer, inner, dialect, operand)
+        inside = (*place, str(dialect))
+        if dialect in COMPARING:
+            return self._comparing(place, dialect, operand)
         if dialect in ("all", "any"):
-            return self._group(pointer, inner, dialect, operand, level)
+            if not isinstance(operand, list | tuple):
+                self._refuse(inside, "wrong_type", "a list of filters is expected")
+            elif not operand:
+                self._refuse(inside, "too_short", "at least one filter is expected")
+            else:
+                return _Filter(self._at(place), dialect, inner=tuple(self._several(operand, inside, level + 1)))
+            return None
         if dialect == "not":
-            part = self._one(operand, inner, level + 1)
-            return None if part is None else _Filter(pointer, dialect, parts=(part,))
-        if dialect == "cel":
-            return self._expression(pointer, inner, operand)
+            part = self._one(operand, inside, level + 1)
+            return None if part is None else _Filter(self._at(place), dialect, inner=(part,))
+        if dialect == REMOVED:
+            self._refuse(inside, "unknown_dialect", INSTEAD_OF_CEL)
+            return None
         near = difflib.get_close_matches(str(dialect).lower()[:100], DIALECTS, n=1, cutoff=0.5)
         hint = f": did you mean {near[0]!r}?" if near else f": use one of {', '.join(DIALECTS)}"
-        self._refuse(inner, "unknown_dialect", f"{str(dialect)[:100]!r} is not a dialect of filters{hint}")
+        self._refuse(inside, "unknown_dialect", f"{str(dialect)[:100]!r} is not a dialect of filters{hint}")
         return None
 
-    def _group(self, pointer: str, inner: str, dialect: str, operand: object, level: int) -> _Filter | None:
-        if not isinstance(operand, list | tuple):
-            self._refuse(inner, "wrong_type", "a list of filters is expected")
-        elif not operand:
-            self._refuse(inner, "too_short", "at least one filter is expected")
-        else:
-            return _Filter(pointer, dialect, parts=tuple(self._several(operand, inner, level + 1)))
+    def _comparing(self, place: tuple[str | int, ...], dialect: str, operands: object) -> _Filter | None:
+        inside = (*place, dialect)
+        if not isinstance(operands, Mapping):
+            self._refuse(inside, "wrong_type", _PLACES.format(_OPERANDS.get(dialect, '"text"')))
+            return None
+        if not operands:
+            self._refuse(inside, "too_short", "at least one attribute or JSON pointer is expected")
+        parts: list[_Part] = []
+        for name, operand in operands.items():
+            problem: tuple[str, str] | None
+            if isinstance(name, str):
+                path, problem = _path(name)
+            else:  # YAML has such names
+                path, problem = (), ("wrong_type", "a string is expected as the attribute's name")
+            where = (*inside, str(name))
+            if problem is None:
+                where, problem = self._operand_problem(where, dialect, path, operand)
+            if problem is None:
+                made = comparison(dialect, path, operand)
+                parts.append(_Part(name, operand, made))
+                self._keys.append(made.key)
+            else:
+                self._refuse(where, *problem)
+            if self._is_full:
+                break
+        return _Filter(self._at(place), dialect, tuple(parts))
+
+    def _operand_problem(
+        self, place: tuple[str | int, ...], dialect: str, path: Path, operand: object
+    ) -> tuple[tuple[str | int, ...], tuple[str, str] | None]:
+        """What is wrong with an operand, and in which place of it."""
+        if dialect == "in":
+            if not isinstance(operand, list | tuple) or not operand:
+                return place, ("wrong_type", 'a list such as ["a", "b"] is expected')
+            for number, one in enumerate(operand):
+                problem = _scalar_problem("in", path, one)
+                if problem is not None:
+                    return (*place, number), problem
+            return place, None
+        if dialect == "range":
+            return _range_problem(place, path, operand)
+        if dialect == "exists":
+            return place, None if isinstance(operand, bool) else ("wrong_type", "true or false is expected")
+        return place, _scalar_problem(dialect, path, operand)
+
+
+def _path(name: str) -> tuple[Path, tuple[str, str] | None]:
+    """The place that an attribute's name or a JSON pointer means, and what is wrong with it."""
+    if not name.startswith("/"):
+        return (name,), attribute_problem(name)
+    if len(name) > MAX_POINTER_CHARACTERS:
+        return (), ("too_long", f"at most {MAX_POINTER_CHARACTERS:,} characters are allowed")
+    if _NOT_IN_TEXTS.search(name):
+        return (), ("invalid_text", "a JSON pointer without NUL and lone surrogates is expected")
+    if _TILDE.search(name):
+        return (), ("invalid", "in a JSON pointer ~ is written ~0, and / in a name ~1")
+    path = tuple(_ESCAPE.sub(lambda found: "~" if found[0] == "~0" else "/", step) for step in name[1:].split("/"))
+    if len(path) > MAX_SEGMENTS:
+        return (), ("too_long", f"at most {MAX_SEGMENTS} segments are allowed, not {len(path)}")
+    problem = None if path[0] in NO_ATTRIBUTES else attribute_problem(path[0])
+    if problem is None and len(path) > 1 and path[0] != "data":
+        problem = "invalid", f"{path[0]!r} is a text, which has no members: places in the data begin with /data/"
+    return path, problem
+
+
+def _scalar_problem(dialect: str, path: Path, operand: object) -> tuple[str, str] | None:
+    """What is wrong with a JSON scalar to compare with; None: nothing."""
+    is_attribute = len(path) == 1 and path[0] not in NO_ATTRIBUTES
+    texts_only = dialect in ("prefix", "suffix") or (is_attribute and (path[0] in ATTRIBUTES or operand is None))
+    if isinstance(operand, str):
+        may_be_empty = not is_attribute and dialect in ("exact", "in")
+        most = MAX_CONTAINED_CHARACTERS if dialect == "contains" else MAX_OPERAND_CHARACTERS
+        if not (may_be_empty or operand) or len(operand) > most:
+            return "too_long" if operand else "too_short", f"1 to {most:,} characters are expected"
+        if is_attribute and NOT_IN_ATTRIBUTES.search(operand):
+            return "invalid_text", _NO_VALUE_HAS_IT
+        if _NOT_IN_TEXTS.search(operand):
+            return "invalid_text", "NUL and lone surrogates are not allowed"
         return None
-
-    def _comparison(self, pointer: str, inner: str, dialect: str, operand: object) -> _Filter | None:
-        if not isinstance(operand, Mapping):
-            self._refuse(inner, "wrong_type", 'an object of attributes such as {"channel": "linkedin"} is expected')
-            return None
-        if not 1 <= len(operand) <= MAX_COMPARED:
-            code = "too_long" if operand else "too_short"
-            self._refuse(inner, code, f"1 to {MAX_COMPARED} attributes are expected")
-            return None
-        for name, value in operand.items():
-            place = f"{inner}/{_escaped(name)}"
-            problem = attribute_problem(str(name))
-            if problem is not None:
-                self._refuse(place, *problem)
-            elif not isinstance(name, str):  # YAML has such names
-                self._refuse(place, "wrong_type", "a string is expected as the attribute's name")
-            elif not isinstance(value, str):
-                self._refuse(place, "wrong_type", "a string is expected")
-            elif not 1 <= len(value) <= MAX_OPERAND_CHARACTERS:
-                code = "too_long" if value else "too_short"
-                self._refuse(place, code, f"1 to {MAX_OPERAND_CHARACTERS:,} characters are expected")
-            elif NOT_IN_ATTRIBUTES.search(value):
-                self._refuse(place, "invalid_text", _NO_VALUE_HAS_IT)
-        return _Filter(pointer, dialect, operands=tuple(operand.items()))
-
-    def _expression(self, pointer: str, inner: str, operand: object) -> _Filter | None:
-        if not isinstance(operand, str):
-            self._refuse(inner, "wrong_type", "a string is expected")
-            return None
-        self._expressions += 1
-        if self._expressions > MAX_EXPRESSIONS:
-            self._refuse(inner, "too_long", f"at most {MAX_EXPRESSIONS} expressions are allowed: join them with &&")
-            return None
-        try:
-            return _Filter(pointer, "cel", expression=self._compile(operand))
-        except ExpressionRefused as refused:
-            self._refuse(inner, refused.code, refused.detail)
-            return None
+    if texts_only:
+        return "wrong_type", "a string is expected"
+    if operand is None or isinstance(operand, bool):
+        return None
+    return _number_problem(operand, "a string, a number, true, false or null is expected")
 
 
-def _escaped(name: object) -> str:
-    """One segment of a JSON pointer (RFC 6901)."""
-    text = NOT_IN_ATTRIBUTES.sub("\N{REPLACEMENT CHARACTER}", str(name)[:100])
-    return text.replace("~", "~0").replace("/", "~1")
+def _number_problem(operand: object, expected: str) -> tuple[str, str] | None:
+    if isinstance(operand, bool) or not isinstance(operand, int | float):
+        return "wrong_type", expected
+    fits = math.isfinite(operand) if isinstance(operand, float) else operand.bit_length() < 1_024
+    return None if fits else ("out_of_range", "a number that a double can hold is expected")
 
 
-def _is_true(one: _Filter, view: EventView, failed: Callable[[ExpressionFailed], object]) -> bool:
-    if one.operands:
-        return next(_differing(one, view), None) is None
-    if one.expression is not None:
-        try:
-            return one.expression(view)
-        except ExpressionFailed as failure:
-            failed(failure)
-            return False
-    results = (_is_true(part, view, failed) for part in one.parts)
-    if one.dialect == "not":
-        return not next(results)
-    return all(results) if one.dialect == "all" else any(results)
+def _range_problem(
+    place: tuple[str | int, ...], path: Path, operand: object
+) -> tuple[tuple[str | int, ...], tuple[str, str] | None]:
+    if path[0] in ATTRIBUTES:
+        return place, ("wrong_type", f"{path[0]!r} is a text, and a range is of numbers")
+    if not isinstance(operand, Mapping) or not operand:
+        return place, ("wrong_type", 'an object such as {"gte": 100, "lt": 500} is expected')
+    for name, bound in operand.items():
+        if name not in BOUNDS:
+            return (*place, str(name)), ("unknown_field", f"use {', '.join(BOUNDS)}")
+        problem = _number_problem(bound, "a number is expected: texts and times are not compared by size")
+        if problem is not None:
+            return (*place, name), problem
+    return place, None
 
 
-def _differing(one: _Filter, view: EventView) -> Iterator[tuple[str, str | None, str]]:
-    """The attributes that are not as a filter wants them: name, value and operand."""
-    for name, operand in one.operands:
-        found = view.attributes.get(name)
-        value = None if found is None else canonical(found)
-        if value is None or not COMPARED[one.dialect](value, operand):
-            yield name, value, operand
+def _told(step: str | int) -> str:
+    """A step of a place, as an error shows it."""
+    return NOT_IN_ATTRIBUTES.sub("\N{REPLACEMENT CHARACTER}", str(step)[:100])
+
+
+def _is_true(one: _Filter, view: EventView) -> bool:
+    match one.dialect:
+        case "all":
+            return all(_is_true(part, view) for part in one.inner)
+        case "any":
+            return any(_is_true(part, view) for part in one.inner)
+        case "not":
+            return not _is_true(one.inner[0], view)
+    return all(view.holds(part.comparison) for part in one.parts)
 
 
 def _why_false(one: _Filter, view: EventView) -> str | None:
     """Which filter is false and why; None if this one is true."""
     said = f"{one.dialect} {one.pointer}"
-    for name, value, operand in _differing(one, view):
-        if value is None:
-            return f"{said}: the event has no {name}"
-        return f"{said}: {name} is {_quoted(value)}, {_DIFFERS[one.dialect]} {_quoted(operand)}"
-    if one.expression is not None:
-        try:
-            return None if one.expression(view) else f"{said}: the expression is false"
-        except ExpressionFailed as failure:
-            return f"{said}: {failure}"
-    reasons = [_why_false(part, view) for part in one.parts]
+    if one.parts:
+        return next((f"{said}: {why}" for why in _differing(one, view)), None)
+    reasons = [_why_false(part, view) for part in one.inner]
     if one.dialect == "not":
         return f"{said}: the filter in it is true" if reasons == [None] else None
     if one.dialect == "any" and None not in reasons:
@@ -367,9 +411,47 @@ def _why_false(one: _Filter, view: EventView) -> str | None:
     return next(filter(None, reasons), None) if one.dialect == "all" else None
 
 
-def _quoted(text: str) -> str:
-    """A text in double quotes, cut, with what does not print escaped."""
-    return dumps(text if len(text) <= _TOLD_CHARACTERS else f"{text[:_TOLD_CHARACTERS]}…").decode()
+def _differing(one: _Filter, view: EventView) -> Iterator[str]:
+    """Of each comparison that does not hold: what was found, and what is expected."""
+    for part in one.parts:
+        if view.holds(part.comparison):
+            continue
+        found = view.reading(part.comparison.path)
+        if found is MISSING or (one.dialect == "exists" and found.value is None):
+            yield f"the event has no {part.name}"
+        else:
+            yield f"{part.name} is {_shown(found.value)}, {_expected(one.dialect, part.operand)}"
+
+
+def _expected(dialect: str, operand: Any) -> str:
+    match dialect:
+        case "exact":
+            return f"not {_shown(operand)}"
+        case "prefix":
+            return f"which does not begin with {_shown(operand)}"
+        case "suffix":
+            return f"which does not end with {_shown(operand)}"
+        case "in":
+            named = ", ".join(_shown(each) for each in operand[:_MAX_TOLD])
+            return f"which is not in [{named}{', …' if len(operand) > _MAX_TOLD else ''}]"
+        case "contains":
+            return f"which does not contain {_shown(operand)}"
+        case "range":
+            return f"which is not {' and '.join(f'{name} {_shown(operand[name])}' for name in operand)}"
+    return "and is expected not to exist"
+
+
+def _shown(value: object) -> str:
+    """A value of an event or a filter, cut, with what does not print escaped."""
+    match value:
+        case str():
+            return dumps(value if len(value) <= _TOLD_CHARACTERS else f"{value[:_TOLD_CHARACTERS]}…").decode()
+        case dict():
+            return "an object"
+        case list() | tuple():
+            return f"a list of {len(value)}"
+    text = dumps(value).decode()
+    return text if len(text) <= _TOLD_CHARACTERS else f"{text[:_TOLD_CHARACTERS]}…"
 
 
 def matches(

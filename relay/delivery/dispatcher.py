@@ -16,10 +16,11 @@ import structlog
 
 from relay.clock import Clock
 from relay.core.bundles import Bundle
+from relay.core.comparisons import EventView
 from relay.core.delivery import Attempt, OutboundRequest, Outcome
 from relay.core.dialogue import Step, Steps, previewed
 from relay.core.events import Event
-from relay.core.filters import Filters, matches
+from relay.core.filters import Filters, filters_of, matches
 from relay.core.heartbeat import Progress
 from relay.core.recipient import Recipient
 from relay.core.records import Lease, Recorded
@@ -36,7 +37,6 @@ from relay.delivery.signer import Signer
 from relay.delivery.slots import Portal, Slots, Target
 from relay.delivery.worker import DATABASE_RETRY_SECONDS, Worker
 from relay.errors import StoreError
-from relay.expressions.event_filters import EventFilters
 from relay.holder import Holder
 from relay.metrics import Metrics
 from relay.redaction import secrets_of
@@ -127,7 +127,6 @@ class Dispatcher:
         woken: Callable[[], None] = lambda: None,
         recorded: Callable[[Event], None] = lambda event: None,
         recipient: Callable[[str], Awaitable[Recipient | None]] = no_recipient,
-        filters: EventFilters | None = None,
         seed: int | None = None,
     ) -> None:
         self._deliveries = deliveries
@@ -138,7 +137,6 @@ class Dispatcher:
         self._holder = holder
         self._signer = signer
         self._lease_clock = lease_clock or clock
-        self._filters = filters or EventFilters()
         self._filters_of: dict[str, Filters] = {}
         """The filters of those subscriptions that have some."""
         self._version = -1
@@ -216,7 +214,7 @@ class Dispatcher:
             return None
         now = self._clock()
         taken: list[Target] = []
-        evaluations = [self._filters.of(event) for event in events] if self._filters_of else []
+        views = [EventView(event.body, event.compared) for event in events] if self._filters_of else []
         for target in self.slots.listed:
             filters = self._filters_of.get(target.subscription.id)
             wanted = any(
@@ -227,7 +225,7 @@ class Dispatcher:
                     job_event=event.job_uid is not None,
                     owner=event.owner,
                 )
-                and (filters is None or evaluations[place].passes(filters, target.subscription.owner))
+                and (filters is None or filters.passes(views[place]))
                 for place, event in enumerate(events)
             )
             if wanted:
@@ -414,15 +412,14 @@ class Dispatcher:
         for start in range(0, len(callbacks), LOADED_AT_ONCE):
             found += await self._subscriptions.some(callbacks[start : start + LOADED_AT_ONCE])
         await self._signer.refresh()
+        found = await self._subscriptions.hold_unreadable(found, self._clock())
         found = await self.handshakes.gate(found)
-        filters_of: dict[str, Filters] = {}
+        parsed: dict[str, Filters] = {}
         for one in found:
-            filters = self._filters.parsed(one.filters)
+            filters = filters_of(one.filters)
             if filters is not None:
-                filters_of[one.id] = filters
-                if filters.expressions:  # each takes up to 5 ms to compile
-                    await asyncio.sleep(0)
-        self._filters_of = filters_of
+                parsed[one.id] = filters
+        self._filters_of = parsed
         known = {one.id: (one, kind) for one in found if (kind := self._kind_of(one)) is not None}
         self.slots.keep(known.keys())
         for start in range(0, len(found), LOADED_AT_ONCE):

@@ -1,4 +1,4 @@
-"""Expressions that users write: filters in CEL, templates in Liquid. Both are compiled once and bounded.
+"""Templates in Liquid: compiled once and bounded.
 
-Each language is an extra; what needs one that is not installed names it, with the command that installs it.
+The language is an extra; what needs it without it says so, with the command that installs it.
 """

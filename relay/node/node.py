@@ -130,7 +130,6 @@ class Node:
         self._probe = WriteProbe(store.database)
         store.outbox.incidents.base_url = self.base_url
         store.outbox.on_made = self._from_writer(self._on_made)
-        store.filters.on_failure = lambda reason: self.metrics_registry.filter_failures.labels(reason).inc()
         store.group_ledger.configure(
             settle_seconds=settings.groups.settle_seconds,
             base_url=self.base_url,
@@ -160,7 +159,6 @@ class Node:
             woken=self.signals.deliveries_changed,
             recorded=self._on_recorded,
             recipient=store.jobs.recipient,
-            filters=store.filters,
         )
 
         self.pulls = Pulls(

@@ -12,7 +12,6 @@ from relay.config.keyring import KeyFile, Keyring, python_line_that_makes_a_key
 from relay.config.settings import Settings
 from relay.core.signing import ED25519_BYTES, new_secret, new_signing_key
 from relay.errors import SettingsError
-from relay.expressions.event_filters import check_extras
 from relay.http.sender import Sender
 from relay.node.accounts import adopted_accounts
 from relay.node.audit import AuditLog
@@ -73,7 +72,7 @@ async def open_node(
         await keys.start()
         await ensure_secrets(store, clock())
         # Decrypts every secret: a missing key is reported now, not at the first delivery.
-        check_extras(await store.subscriptions.all())
+        await store.subscriptions.hold_unreadable(await store.subscriptions.all(), clock())
         await store.subscriptions.page(limit=1, callbacks=True)
         node_id = secrets.token_hex(8)
         audit = AuditLog(store, keyring, clock=clock, kept_days=settings.retention.audit_days)

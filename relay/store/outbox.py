@@ -11,8 +11,10 @@ from typing import Any
 import orjson
 from sqlalchemy.engine import Connection
 
+from relay.core.comparisons import EventView
 from relay.core.delivery import Claimed
 from relay.core.events import INCIDENT_EVENTS, SUBSCRIPTION_DISABLED, Event
+from relay.core.filters import filters_of
 from relay.core.incidents import Incident
 from relay.core.published import is_stream
 from relay.core.records import Lease, Recorded
@@ -181,18 +183,19 @@ class Outbox:
         return kept, ended
 
     def _told(self, connection: Connection, incident: Incident, subscription: Subscription, summary: Summary) -> bool:
-        """Whether the subscription's filters let the event through that tells of the incident. If they do not, it gets
-        each failure."""
-        every = self.subscriptions.filters
-        filters = every.parsed(subscription.filters)
+        """Whether the subscription's filters let the event through that tells of the incident. If they do not, or
+        cannot be read, it gets each failure."""
+        filters = filters_of(subscription.filters)
         if filters is None:
             return True
+        if filters.unreadable is not None:
+            return False
         type = told_by(incident)
         event = next((one for one in summary.events if one.subject == incident.id and one.type == type), None)
         if event is None:
             row = run(connection, EVENT_OF_INCIDENT, incident=incident.id, type=type).one_or_none()
             event = None if row is None else event_from(row)
-        return event is not None and every.of(event).passes(filters, subscription.owner)
+        return event is not None and filters.passes(EventView(event.body, event.compared))
 
 
 @lru_cache(maxsize=MAX_CACHED)

@@ -13,21 +13,20 @@ from sqlalchemy import or_, select
 from sqlalchemy.engine import Connection
 from sqlmodel import col
 
+from relay.core.comparisons import EventView
 from relay.core.events import Event
-from relay.core.filters import matches
+from relay.core.filters import filters_of, matches
 from relay.core.subscription import Subscription
 from relay.store.cancellation import revive
 from relay.store.outbox import INSERT_DELIVERY, delivery_values, lock_jobs, open_pairs
 from relay.store.pages import fitting, size_of
 from relay.store.rows import event_from
 from relay.store.statements import run, run_many, table_of
-from relay.store.subscription_cache import FILLING, SubscriptionCache
+from relay.store.subscription_cache import FILLING
 from relay.store.tables import EventRow
 
 SLICE = 1_000
 """Events per transaction: about 60 ms."""
-COSTLY_SLICE = 100
-"""Fewer for filters with expressions, whose time is bounded: most of a longer slice might be read in vain."""
 BODY_BYTES = size_of(table_of(EventRow).c.body)
 MAX_FILLING = 100
 # The first event since a time. `+ 0` keeps PostgreSQL from walking the positions from the oldest event on.
@@ -54,33 +53,27 @@ def begin(connection: Connection, subscription: Subscription) -> Filling | None:
     return {"position": int(first) - 1, "past": int(run(connection, LAST_POSITION).scalar_one())}
 
 
-def advance(
-    connection: Connection, cache: SubscriptionCache, subscription: Subscription, filling: Filling
-) -> Filling | None:
+def advance(connection: Connection, subscription: Subscription, filling: Filling) -> Filling | None:
     """Queues the next slice. Returns where to continue; None at the end. The transaction holds the subscriptions."""
     # By its position a new event counts whatever its time, which a clock that was set back can make earlier.
-    filters = cache.filters.parsed(subscription.filters)
-    count = SLICE if filters is None or not filters.expressions else min(SLICE, COSTLY_SLICE)
+    filters = filters_of(subscription.filters)
     since = or_(col(EventRow.recorded_at) >= subscription.start_at, col(EventRow.position) > filling["past"])
     following = (
         select(EventRow)
         .where(col(EventRow.position) > filling["position"], since)
         .order_by(col(EventRow.position))
-        .limit(count)
+        .limit(SLICE)
     )
-    count = fitting(connection, following, BODY_BYTES, count)
+    count = fitting(connection, following, BODY_BYTES, SLICE)
     # Locked, or retention could delete them meanwhile.
     rows = connection.execute(following.limit(count).with_for_update(read=True, key_share=True)).all()
-    matching = [(row.position, event) for row in rows if _is_for(subscription, event := event_from(row))]
-    passing = cache.filters.passing(filters, [event.body for _, event in matching])
-    wanted = [event for (_, event), passes in zip(matching, passing, strict=False) if passes]
+    matching = [event for event in map(event_from, rows) if _is_for(subscription, event)]
+    wanted = [event for event in matching if filters is None or filters.passes(EventView(event.body))]
     job_uids = sorted({event.order_key for event in wanted if event.order_key is not None})
     lock_jobs(connection, job_uids)  # the head of one may just be ending
     busy, now = open_pairs(connection, job_uids), subscription.created_at
     made = [delivery_values(event, subscription, busy, now=now) for event in wanted]
     run_many(connection, INSERT_DELIVERY, revive(connection, subscription.id, made))
-    if len(passing) < len(matching):
-        return {**filling, "position": matching[len(passing) - 1][0]}
     return {**filling, "position": rows[-1].position} if len(rows) == count else None
 
 

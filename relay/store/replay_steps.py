@@ -6,6 +6,8 @@ from typing import Any
 
 from sqlalchemy.engine import Connection
 
+from relay.core.comparisons import EventView
+from relay.core.filters import filters_of
 from relay.core.replay import JOINS, SENDS
 from relay.core.subscription import Subscription
 from relay.ids import new_id
@@ -17,7 +19,7 @@ from relay.store.subscription_cache import SubscriptionCache
 
 SLICE = 500
 FILTERED_SLICE = 100
-"""Smaller where filters look into each event, which delays other writes. It ends earlier if they take long."""
+"""Smaller where filters read the body of each event, which delays other writes."""
 SLICE_OF_ALL = 50
 """Smaller if a replay covers all subscriptions, because each event can then have many deliveries."""
 
@@ -69,7 +71,7 @@ def queue_slice(
     """Queues the next slice. Its jobs are locked, so no delivery of them ends or begins meanwhile."""
     scope = scope_of(replay, subscription)
     adds = None in SENDS[replay.which]  # otherwise deliveries that exist are sent again
-    filters = cache.filters.parsed(subscription.filters) if adds and subscription is not None else None
+    filters = filters_of(subscription.filters) if adds and subscription is not None else None
     count = SLICE_OF_ALL if replay.subscription_id is None else SLICE if filters is None else FILTERED_SLICE
     place = {"position": replay.position, "last": replay.last_position, "count": count}
     events = sorted(fetch_json(connection, sql.SLICE, **scope, **place))
@@ -77,11 +79,7 @@ def queue_slice(
     wanted_events = {event[1]: event for event in events if event[4]}
     if filters is not None and wanted_events:
         bodies = {row[0]: row[1] for row in fetch(connection, sql.BODIES, ids=json_list(list(wanted_events)))}
-        passing = cache.filters.passing(filters, [bodies[id] for id in wanted_events])
-        if len(passing) < len(wanted_events):
-            position = list(wanted_events.values())[len(passing) - 1][0]
-        found = zip(wanted_events.items(), passing, strict=False)
-        wanted_events = {id: event for (id, event), passes in found if passes}
+        wanted_events = {id: one for id, one in wanted_events.items() if filters.passes(EventView(bodies[id]))}
     lock_jobs(connection, [event[2] for event in wanted_events.values() if event[2] is not None])
     there = fetch_json(
         connection,

@@ -12,11 +12,11 @@ from sqlalchemy import insert, select
 from sqlalchemy.engine import Connection, Row
 from sqlmodel import col
 
-from relay.core.filters import Filters
+from relay.core.comparisons import EventView
+from relay.core.filters import Filters, filters_of
 from relay.core.replay import Replay, ReplayCount, ReplayRequest, ReplayStep
 from relay.core.subscription import Subscription
 from relay.errors import Conflict, NotFound
-from relay.expressions.event_filters import EventFilters
 from relay.store import replay_statements as sql
 from relay.store.attempt_results import promote_manual
 from relay.store.database import Database
@@ -85,15 +85,14 @@ class ReplayStore(Scoped):
 
     async def _slices(self, request: ReplayRequest) -> AsyncIterator[tuple[int, int, int]]:
         """The deliveries to send, slice by slice: their number, and their first and last position."""
-        filtered = self._outbox.subscriptions.filters
         scope, documents = await self._database.read(_scope, request)
-        filters = filtered.parsed(documents)
+        filters = filters_of(documents)
         after: _Place | None = (request.since, -1)
         while after is not None:
             if filters is None:
                 found = await self._database.read(_count_slice, request, scope, after)
             else:
-                found = await self._database.read(_count_filtered, request, scope, after, filters, filtered)
+                found = await self._database.read(_count_filtered, request, scope, after, filters)
             after, count, low, high = found
             yield count, low, high
 
@@ -186,15 +185,10 @@ def _count_filtered(
     scope: dict[str, Any],
     after: _Place,
     filters: Filters,
-    every: EventFilters,
 ) -> _Counted:
     end, within = _slice(connection, request, scope, after, FILTERED_COUNT_SLICE)
     rows = sorted(run(connection, sql.LIST_EVENTS, **within, again=int(request.only == "all")), key=lambda row: row[:2])
-    passing = every.passing(filters, [row.body for row in rows])
-    if len(passing) < len(rows):
-        last = rows[len(passing) - 1]
-        end = last.recorded_at, last.position
-    found = [row.position for row, passes in zip(rows, passing, strict=False) if passes]
+    found = [row.position for row in rows if filters.passes(EventView(row.body))]
     return end, len(found), min(found, default=0), max(found, default=0)
 
 

@@ -6,7 +6,6 @@ from contextlib import asynccontextmanager
 from copy import copy
 
 from relay.clock import Clock
-from relay.expressions.event_filters import EventFilters
 from relay.store import migrations
 from relay.store.accounts import AccountStore
 from relay.store.attempt_results import END_ATTEMPTS
@@ -54,8 +53,7 @@ class Store:
 
     def __init__(self, database: Database, cipher: Cipher, search_keys: Sequence[str] = ()) -> None:
         self.database = database
-        self.filters = EventFilters()
-        cache = SubscriptionCache(self.filters)
+        cache = SubscriptionCache()
         database.on_end(commit=cache.committed, rollback=cache.rolled_back)
         self.audit = AuditStore(database, cipher)
         database.on_end(commit=self.audit.committed, rollback=self.audit.rolled_back)

@@ -8,10 +8,10 @@ from sqlalchemy import select, text
 from sqlalchemy.engine import Connection
 from sqlmodel import col
 
+from relay.core.comparisons import EventView
 from relay.core.events import Event
-from relay.core.filters import Filters, matches
+from relay.core.filters import Filters, filters_of, matches
 from relay.core.subscription import Subscription
-from relay.expressions.event_filters import EventFilters
 from relay.store.locks import CHANGE, MATCH, TransactionLock, hold
 from relay.store.notices import notify
 from relay.store.statements import SQLITE, run
@@ -68,8 +68,7 @@ class SubscriptionCache:
     `version`.
     """
 
-    def __init__(self, filters: EventFilters) -> None:
-        self.filters = filters
+    def __init__(self) -> None:
         self._number: int | None = None
         self._checked = False
         self._all: dict[str, Subscription] | None = None
@@ -158,7 +157,7 @@ class SubscriptionCache:
                 is_there = one.id not in self._filling
                 if is_there and matches(one, event.type, event.source, job_event=key[2], owner=one.owner):
                     matching.setdefault(one.owner, []).append(one)
-            found = {owner: self._by_filters(of_owner) for owner, of_owner in matching.items()}
+            found = {owner: _by_filters(of_owner) for owner, of_owner in matching.items()}
             if len(self._by_kind) >= MAX_CACHED:
                 self._by_kind.clear()
             self._by_kind[key] = found
@@ -168,17 +167,9 @@ class SubscriptionCache:
             every = _Matching(every.plain + owned.plain, every.filtered + owned.filtered)
         if not every.filtered:
             return every.plain
-        evaluation = self.filters.of(event)
-        passing = (several for filters, several in every.filtered if evaluation.passes(filters, several[0].owner))
+        view = EventView(event.body, event.compared)
+        passing = (several for filters, several in every.filtered if filters.passes(view))
         return every.plain + tuple(chain.from_iterable(passing))
-
-    def _by_filters(self, subscriptions: Iterable[Subscription]) -> _Matching:
-        plain: list[Subscription] = []
-        filtered: dict[Filters, list[Subscription]] = {}
-        for one in subscriptions:
-            filters = self.filters.parsed(one.filters)
-            (plain if filters is None else filtered.setdefault(filters, [])).append(one)
-        return _Matching(tuple(plain), tuple((filters, tuple(several)) for filters, several in filtered.items()))
 
     def _check(self, connection: Connection) -> None:
         if self._checked or connection.dialect.name == SQLITE:
@@ -198,13 +189,21 @@ class SubscriptionCache:
             rows = listed.all()
             self._all = {row.id: matching_fields(row) for row in rows}
             self._filling = {row.id for row in rows if FILLING in row.config}
-            self.filters.divide(self._all.values())
             self._by_kind.clear()
             self._callbacks.clear()
             self._has_callbacks = bool(run(connection, ANY_CALLBACK).scalar_one())
             if self._has_callbacks:
                 run(connection, NOTE_CALLBACK)
         return self._all
+
+
+def _by_filters(subscriptions: Iterable[Subscription]) -> _Matching:
+    plain: list[Subscription] = []
+    filtered: dict[Filters, list[Subscription]] = {}
+    for one in subscriptions:
+        filters = filters_of(one.filters)
+        (plain if filters is None else filtered.setdefault(filters, [])).append(one)
+    return _Matching(tuple(plain), tuple((filters, tuple(several)) for filters, several in filtered.items()))
 
 
 def matching_fields(row: Any) -> Subscription:

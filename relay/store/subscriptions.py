@@ -5,12 +5,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
+import structlog
 from sqlalchemy import Select, delete, insert, select, text, update
 from sqlalchemy.engine import Connection, Row
 from sqlmodel import col
 
 from relay.core.declared import Change, changed_fields, current_secret
-from relay.core.filters import filters_key
+from relay.core.filters import filters_key, unreadable
 from relay.core.handshake import WAITS
 from relay.core.records import CallbackRoom, Page, SubscriptionRoom, WantedCallback
 from relay.core.subscription import PULL, SigningSecret, Subscription
@@ -20,6 +21,7 @@ from relay.store.cancellation import CANCEL_CHUNK, cancel_some
 from relay.store.cipher import Cipher
 from relay.store.credentials import is_same
 from relay.store.database import Database
+from relay.store.filter_room import FilterRoom
 from relay.store.group_commit import alone, each
 from relay.store.incident_recorder import Summary, joined
 from relay.store.locks import CHANGE, MATCH, incidents_of, locking, row_of, to_change
@@ -55,7 +57,10 @@ from relay.store.subscription_rows import (
     values_of,
 )
 from relay.store.tables import SecretRow, SubscriptionRow
+from relay.store.unreadable_filters import begin_of, filter_waiting, hold, is_held
+from relay.turns import Turns
 
+log = structlog.get_logger("relay.store")
 SUBSCRIPTIONS = table_of(SubscriptionRow)
 # The callback subscriptions of some URLs. One seek each, whatever PostgreSQL's statistics say.
 BY_DIGEST = sql(
@@ -197,10 +202,6 @@ class SubscriptionStore(Scoped):
         if await self._database.write(self._replace, (subscription, now, awaits_consent)):
             await self._reorder_all(subscription.id, now)
 
-    def prepare(self, subscription: Subscription) -> None:
-        """Parses its filters, so that the writer need not once it is stored."""
-        self._outbox.subscriptions.filters.parsed(subscription.filters)
-
     async def apply(
         self,
         changes: Sequence[Change],
@@ -252,11 +253,35 @@ class SubscriptionStore(Scoped):
         return await self._database.write(self._make_callbacks, made)
 
     async def set_state(self, subscription_id: str, state: str, now: float, reason: str | None = None) -> None:
-        """Enables, pauses or disables, or makes it pending. Disabled this way, a subscription is not probed. Raises
-        NotFound."""
+        """Enables, pauses or disables, or makes it pending. Disabled this way, a subscription is not probed. Before one
+        is enabled whose filters could not be read, what waits is filtered. Raises NotFound, and Conflict if its filters
+        cannot be read."""
         await refuse_hidden(self._database, self._owner, subscription_id)
+        if state in ("enabled", "pending"):
+            await self._filter_waiting(subscription_id, now)
         change = _Change(id=subscription_id, state=state, reason=reason, now=now)
         await self._database.write(self._set_state, change)
+
+    async def _filter_waiting(self, subscription_id: str, now: float) -> None:
+        found = await self._database.read(self._get, subscription_id)
+        after = None if found is None else begin_of(found)
+        while found is not None and after is not None:
+            after = await self._database.write(_filter_some, (found, after, now))
+
+    async def hold_unreadable(self, subscriptions: Sequence[Subscription], now: float) -> list[Subscription]:
+        """These subscriptions, and those whose filters cannot be read as paused, which they then are: their events
+        wait."""
+        found: list[Subscription] = []
+        turns = Turns()
+        for one in subscriptions:
+            if turns.over:  # filters that are new are parsed
+                await turns.next()
+            if unreadable(one.filters) is not None:
+                if not is_held(one):
+                    await self._database.write(self._hold, (one.id, now))
+                one = replace(one, state="paused", probe_at=None)
+            found.append(one)
+        return found
 
     async def set_sink_health(
         self,
@@ -329,10 +354,15 @@ class SubscriptionStore(Scoped):
     @alone()
     @locking(lambda _: [CHANGE])  # waits for other nodes: their subscriptions count as well
     def _create(
-        self, connection: Connection, items: Sequence[tuple[Subscription, SubscriptionRoom | None]]
+        self,
+        connection: Connection,
+        items: Sequence[tuple[Subscription, SubscriptionRoom | None]],
+        *,
+        checked: bool = False,
     ) -> Sequence[Conflict | bool]:
-        """For each item, whether past events are left to queue."""
+        """For each item, whether past events are left to queue. `checked`: there is room for their comparisons."""
         self._outbox.subscriptions.changed(connection)
+        comparisons = FilterRoom(connection)
         results: list[Conflict | bool] = []
         filled = False
         for subscription, room in items:
@@ -341,11 +371,15 @@ class SubscriptionStore(Scoped):
             ):
                 results.append(_too_many(room))
                 continue
+            full = None if checked else comparisons.change(subscription.owner, {subscription.id: subscription})
+            if full is not None:
+                results.append(full)
+                continue
             creator = None if room is None else room.creator
             values = {**values_of(self._cipher, subscription), "creator": creator}
             filling = begin(connection, subscription)
             if filling is not None and not filled:  # one slice in this transaction: most relays have no more
-                filling, filled = advance(connection, self._outbox.subscriptions, subscription, filling), True
+                filling, filled = advance(connection, subscription, filling), True
             if filling is not None:
                 values["config"][FILLING] = filling
             connection.execute(insert(SubscriptionRow), values)
@@ -366,7 +400,7 @@ class SubscriptionStore(Scoped):
                 results.append(False)
                 continue
             subscription = subscription_from(self._cipher, row, ())
-            further = advance(connection, self._outbox.subscriptions, subscription, filling)
+            further = advance(connection, subscription, filling)
             config = {name: value for name, value in row.config.items() if name != FILLING}
             if further is None:
                 self._outbox.subscriptions.changed(connection)
@@ -379,9 +413,14 @@ class SubscriptionStore(Scoped):
 
     @locking(lambda item: [*to_change(item[0].id), incidents_of(item[0].id)])
     def _replace(
-        self, connection: Connection, items: Sequence[tuple[Subscription, float, Callable[[Subscription], bool]]]
+        self,
+        connection: Connection,
+        items: Sequence[tuple[Subscription, float, Callable[[Subscription], bool]]],
+        *,
+        checked: bool = False,
     ) -> Sequence[bool | Exception]:
-        """For each item, whether its ordering changed."""
+        """For each item, whether its ordering changed. `checked`: there is room for their comparisons."""
+        comparisons = FilterRoom(connection)
         results: list[bool | Exception] = []
         ended: list[Summary] = []
         for subscription, now, awaits_consent in items:
@@ -390,6 +429,11 @@ class SubscriptionStore(Scoped):
                 results.append(not_found(subscription.id))
                 continue
             before = subscription_from(self._cipher, row, ())
+            if not checked and subscription.filters != before.filters:
+                full = comparisons.change(row.owner, {row.id: subscription})
+                if full is not None:
+                    results.append(full)
+                    continue
             if is_same(subscription.credential, before.credential):  # its tokens may have been renewed meanwhile
                 subscription = replace(subscription, credential=before.credential)
             values = values_of(self._cipher, subscription)
@@ -475,6 +519,16 @@ class SubscriptionStore(Scoped):
         self._outbox.insert(connection, (), joined(ended))
         return results
 
+    @locking(lambda item: to_change(item[0]))
+    def _hold(self, connection: Connection, items: Sequence[tuple[str, float]]) -> Sequence[None]:
+        for subscription_id, now in items:
+            why = hold(connection, subscription_id, now)
+            if why is not None:
+                hint = "its events wait: correct the filters, then `relay subscriptions resume` it"
+                log.error("filters_unreadable", subscription=subscription_id, error=why, hint=hint)
+        self._outbox.subscriptions.changed(connection)
+        return [None] * len(items)
+
     @alone()
     @locking(lambda item: [CHANGE, *(lock for one in item.changes for lock in (row_of(one.id), incidents_of(one.id)))])
     def _apply(self, connection: Connection, items: Sequence[_Apply]) -> Sequence[list[str] | Exception]:
@@ -493,6 +547,15 @@ class SubscriptionStore(Scoped):
                 return Conflict(f"the subscription {change.id} has just been changed", code="subscriptions_changed")
             if change.new_secret is not None and (full := no_room(connection, change.id, item.now)) is not None:
                 return Conflict(f"of the subscription {change.id}, {full}", code=full.code)
+        comparisons = FilterRoom(connection)
+        of_owner: dict[str | None, dict[str, Subscription | None]] = {}
+        for change in item.changes:
+            changed = change.after or change.before
+            if changed is not None and change.action != "unchanged":
+                of_owner.setdefault(changed.owner, {})[change.id] = change.after
+        for owner, changes in of_owner.items():
+            if (too_many := comparisons.change(owner, changes)) is not None:
+                return too_many
         if item.room is None:
             return None
         made = run(connection, COUNT_OF_CREATOR, creator=item.room.creator).scalar_one()
@@ -509,13 +572,15 @@ class SubscriptionStore(Scoped):
         self._remove(connection, [(one.id, item.now) for one in item.each("remove")])
         changed = item.each("change")
         after = [one.after for one in changed if one.after is not None]
-        reordered = self._replace(connection, [(one, item.now, item.awaits_consent) for one in after])
+        wanted = [(one, item.now, item.awaits_consent) for one in after]
+        reordered = self._replace(connection, wanted, checked=True)
         for one in changed:
             if one.new_secret is not None:
                 put_secret(
                     connection, self._cipher, one.id, one.new_secret, item.now, old_expire_at=item.secrets_expire_at
                 )
-        self._create(connection, [(one.after, item.room) for one in item.each("add") if one.after is not None])
+        added = [(one.after, item.room) for one in item.each("add") if one.after is not None]
+        self._create(connection, added, checked=True)
         return [one.id for one, differs in zip(after, reordered, strict=True) if differs]
 
     def _end_incident(self, connection: Connection, id: str, because: ClosedBecause, now: float) -> Summary:
@@ -671,6 +736,12 @@ def _tried_anew(row: Row[Any], subscription: Subscription, now: float) -> dict[s
         return {} if row.probe_at is None else {"probe_at": now}
     forgotten = dict.fromkeys(OF_THE_SINK)
     return forgotten if row.failing_since is None else {**forgotten, "drain_since": now}
+
+
+@alone()
+@each
+def _filter_some(connection: Connection, item: tuple[Subscription, str, float]) -> str | None:
+    return filter_waiting(connection, item)
 
 
 @each

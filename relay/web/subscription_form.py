@@ -52,8 +52,6 @@ _PLACES = (
     ("/type", "event"),
 )
 """The beginnings of JSON Pointers, and the field that they are about."""
-ONLY_EXPRESSION = "0/cel"
-"""Where an expression is that stands alone in the field."""
 _PAIR = re.compile(r'"((?:[^"\\]|\\.)*)"(\s*:\s*)"((?:[^"\\]|\\.)*)"')
 _OWN_SECRET = re.compile(r"whsec_[A-Za-z0-9+/=_-]+|whsk_[A-Za-z0-9+/=_-]+")
 
@@ -111,7 +109,7 @@ def fields_of(subscription: Mapping[str, Any], known_types: Iterable[str]) -> Fi
         "sink": subscription["sink"] or "",
         "other_types": "\n".join(sorted(types - known)),
         "source": subscription["source"] or "",
-        "filters": _filters_text(subscription["filters"]),
+        "filters": pretty(subscription["filters"]) if subscription["filters"] else "",
         "template": "" if config["template"] is None else pretty(config["template"]),
         "protocolsettings": pretty(settings) if settings else "",
         "config": pretty(rest),
@@ -153,8 +151,8 @@ def errors_by_field(errors: Sequence[FieldError]) -> dict[str, list[str]]:
         pointer = error.pointer.removeprefix("/subscription")
         prefix, name = next((one for one in _PLACES if pointer.startswith(one[0])), ("", ""))
         place = pointer.removeprefix(prefix).lstrip("/")
-        place = "" if (name, place) == ("filters", ONLY_EXPRESSION) else place
-        found.setdefault(name, []).append(f"{place}: {error.detail}" if place else error.detail)
+        is_told = not place or (name == "filters" and error.detail.startswith("filters["))
+        found.setdefault(name, []).append(error.detail if is_told else f"{place}: {error.detail}")
     return found
 
 
@@ -169,23 +167,8 @@ def _types(form: Form, known: frozenset[str]) -> list[str] | None:
 
 
 def _filters(form: Form, errors: list[FieldError]) -> list[Any] | None:
-    """JSON, or else an expression in CEL."""
-    text = form.get("filters")
-    if not text:
-        return None
-    if not text.startswith(("[", "{")):
-        return [{"cel": text}]
     found = _json(form, "filters", errors)
-    return found if isinstance(found, list) else [found]
-
-
-def _filters_text(filters: Sequence[Mapping[str, Any]] | None) -> str:
-    if not filters:
-        return ""
-    expression = filters[0].get("cel") if len(filters) == 1 and len(filters[0]) == 1 else None
-    if isinstance(expression, str) and expression.strip() == expression and not expression.startswith(("[", "{")):
-        return expression
-    return pretty(filters)
+    return found if found is None or isinstance(found, list) else [found]
 
 
 def _credential(form: Form, kind: str, errors: list[FieldError]) -> dict[str, Any] | None:

@@ -113,9 +113,12 @@ async def test_an_event_that_it_does_not_get_has_a_reason_and_no_request(client,
     ("filter", "why"),
     [
         ({"exact": {"channel": "email"}}, 'exact /filters/0: channel is "linkedin", not "email"'),
-        ({"cel": "data.metadata.size > 40"}, "cel /filters/0: the expression is false"),
-        ({"cel": "data.metadata.sise > 40"}, "cel /filters/0: "),
-        ({"cel": 'data.metadata.size < 40 && channel == "linkedin"'}, None),
+        (
+            {"range": {"/data/metadata/size": {"gt": 40}}},
+            "range /filters/0: /data/metadata/size is 5, which is not gt 40",
+        ),
+        ({"exists": {"/data/metadata/sise": True}}, "exists /filters/0: the event has no /data/metadata/sise"),
+        ({"range": {"/data/metadata/size": {"lt": 40}}}, None),
     ],
 )
 async def test_a_filter_that_is_false_is_named(client, filter, why):

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from ipaddress import IPv4Network
 
 import orjson
@@ -203,8 +204,13 @@ async def test_a_chat_kind_is_inferred_redacted_and_gets_only_trouble(client):
         ({"filters": [{"exact": {"channel": "a\0"}}]}, "/filters/0/exact/channel", "invalid_text", "NUL"),
         ({"filters": [{"sufix": {"type": "a"}}]}, "/filters/0/sufix", "unknown_dialect", "'suffix'"),
         ({"filters": [{"not": {"any": []}}]}, "/filters/0/not/any", "too_short", "at least one"),
-        ({"filters": [{"cel": "status = 1"}]}, "/filters/0/cel", "invalid_expression", "line 1, column 8"),
-        ({"filters": [{"cel": ""}]}, "/filters/0/cel", "too_short", "1,024"),
+        ({"filters": [{"cel": "status == 'a'"}]}, "/filters/0/cel", "unknown_dialect", "docs/upgrading.md"),
+        (
+            {"filters": [{"all": [{"range": {"/data/total": {"gt": "5"}}}]}]},
+            "/filters/0/all/0/range/~1data~1total/gt",
+            "wrong_type",
+            "filters[0].all[0].range./data/total.gt: a number is expected",
+        ),
         ({"sinkcredential": {}}, "/sinkcredential/credentialtype", "missing", ""),
         ({"id": "sub_1"}, "/id", "unknown_field", "read-only"),
         ({"protocol": "MQTT"}, "/protocol", "unknown_value", "HTTP, KAFKA, NATS"),
@@ -851,7 +857,9 @@ async def test_filters_survive_what_get_shows_being_sent_back(client):
     filters = [
         {"exact": {"channel": "linkedin"}},
         {"not": {"any": [{"prefix": {"group": "test-"}}, {"suffix": {"type": "\u00e9\u4e16"}}]}},
-        {"cel": 'has(data.metadata.deal) &&\n  data.metadata.deal > 40 && channel == "linkedin"'},
+        {"range": {"/data/metadata/deal": {"gt": 40, "lte": 2**70}}},
+        {"in": {"/data/a~1b": ["x", 1, 1.5, True, None]}},
+        {"exists": {"/data/job/error": False}},
     ]
     made = (await client.post("/v1/subscriptions", json={"sink": HOOK, "filters": filters})).json()
     path = f"/v1/subscriptions/{made['id']}"
@@ -866,21 +874,50 @@ async def test_filters_survive_what_get_shows_being_sent_back(client):
 
 
 async def test_every_mistake_in_filters_is_reported(client):
-    body = {"sink": HOOK, "filters": [{"exact": {"type": 1}}, {"cel": "1 +"}]}
+    body = {"sink": HOOK, "filters": [{"exact": {"type": 1}}, {"cel": "1 + 1"}, {"contains": {"/data/a": ""}}]}
     answer = await client.post("/v1/subscriptions", json=body)
     assert answer.status_code == 422
     assert [(one["pointer"], one["code"]) for one in answer.json()["errors"]] == [
         ("/filters/0/exact/type", "wrong_type"),
-        ("/filters/1/cel", "invalid_expression"),
+        ("/filters/1/cel", "unknown_dialect"),
+        ("/filters/2/contains/~1data~1a", "too_short"),
     ]
 
 
-async def test_a_filter_that_needs_a_missing_extra_is_refused(client, monkeypatch):
-    monkeypatch.setattr("relay.expressions.cel.find_spec", lambda name: None)
-    answer = await client.post("/v1/subscriptions", json={"sink": HOOK, "filters": [{"cel": "true"}]})
-    (error,) = answer.json()["errors"]
-    assert (answer.status_code, error["code"]) == (422, "extra_missing")
-    assert "pip install 'revor-relay[cel]'" in error["detail"]
+async def test_more_distinct_comparisons_than_an_owner_may_have_are_a_conflict(client, monkeypatch):
+    monkeypatch.setattr("relay.store.filter_room.MAX_OWNER_COMPARISONS", 2)
+    body = {"sink": HOOK, "filters": [{"exact": {"channel": "linkedin", "/data/a": 1}}]}
+    made = (await client.post("/v1/subscriptions", json=body)).json()
+    assert (await client.post("/v1/subscriptions", json=body)).status_code == 201
+    more = {"sink": HOOK, "filters": [{"exact": {"/data/a": 2}}]}
+    declared = {"subscriptions": [{**more, "id": "crm", "config": {"secret": SECRET}}]}
+    for path, wanted in (("/v1/subscriptions", more), ("/v1/subscriptions/apply", declared)):
+        answer = await client.post(path, json=wanted)
+        assert (answer.status_code, answer.json()["code"]) == (409, "too_many_comparisons")
+        assert "3 distinct comparisons" in answer.json()["detail"]
+    assert (await client.put(f"/v1/subscriptions/{made['id']}", json=body)).status_code == 200
+
+
+async def test_a_subscription_whose_filters_cannot_be_read_is_corrected_and_then_resumed(client, world):
+    made = (await client.post("/v1/subscriptions", json={"sink": HOOK})).json()
+    path = f"/v1/subscriptions/{made['id']}"
+    stored = await world.store.subscriptions.get(made["id"])
+    old = ({"cel": "data.metadata.deal > 40"},)
+    await world.store.subscriptions.replace(replace(stored, filters=old), world.now)  # as an older version does
+    await world.store.subscriptions.hold_unreadable(await world.store.subscriptions.all(), world.now)
+    shown = (await client.get(path)).json()
+    assert (shown["state"], shown["filters"]) == ("paused", list(old))
+    assert "its filters cannot be read: filters[0].cel: expressions in CEL are gone" in shown["state_reason"]
+    refused = await client.post(f"{path}/resume")
+    assert (refused.status_code, refused.json()["code"]) == (409, "filters_unreadable")
+    assert "docs/upgrading.md" in refused.json()["detail"]
+    preview = (await client.post("/v1/subscriptions/preview", json={"subscription": made["id"]})).json()
+    assert (preview["matches"], "cannot be read" in preview["why"]) == (False, True)
+    again = await client.put(path, json=shown)
+    assert (again.status_code, again.json()["errors"][0]["pointer"]) == (422, "/filters/0/cel")
+    body = {"sink": HOOK, "filters": [{"range": {"/data/metadata/deal": {"gt": 40}}}]}
+    assert (await client.put(path, json=body)).json()["state"] == "paused"
+    assert (await client.post(f"{path}/resume")).json()["state"] == "enabled"
 
 
 async def test_a_sample_has_the_metadata_that_are_given(client, world):

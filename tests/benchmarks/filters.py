@@ -1,5 +1,6 @@
-"""What matching an event costs with 1,000 subscriptions that have ten distinct filters: ten evaluations. In a dialect
-of CloudEvents and in CEL, beside 1,000 subscriptions without filters.
+"""What matching an event costs with 1,000 subscriptions that have ten distinct filters, on attributes and on data,
+beside 1,000 subscriptions without filters; and with the most comparisons that an owner may have, of texts and with the
+operands that take longest.
 
 `python filters.py [SCALE]` prints what came of it; `run.py` has it in its table.
 """
@@ -18,8 +19,9 @@ import orjson
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
+from relay.core.comparisons import MAX_SEARCHED  # noqa: E402
 from relay.core.events import Event  # noqa: E402
-from relay.core.filters import EventView, Filters  # noqa: E402
+from relay.core.filters import MAX_COMPARISONS, MAX_OWNER_COMPARISONS  # noqa: E402
 from relay.core.samples import sample_event  # noqa: E402
 from relay.store.sqlite import url_of  # noqa: E402
 from relay.store.store import Store, open_store  # noqa: E402
@@ -33,17 +35,37 @@ ROUNDS = 7
 CASES: Mapping[str, Callable[[int], Sequence[Mapping[str, Any]]]] = {
     "none": lambda number: (),
     "exact": lambda number: ({"exact": {"channel": "linkedin", "group": f"group {number}"}},),
-    "cel": lambda number: ({"cel": f'data.metadata.deal > 4{number} && channel == "linkedin"'},),
+    "data": lambda number: (
+        {"range": {"/data/metadata/deal": {"gt": 40 + number}}},
+        {"exact": {"channel": "linkedin"}},
+    ),
+    "most": lambda number: _some_of_most(number, lambda n: {"exact": {"/data/metadata/campaign": f"other {n}"}}),
+    "worst": lambda number: _some_of_most(number, _worst),
 }
+MOST = ("most", "worst")
+"""The cases with as many subscriptions as the most comparisons take."""
 
 
-def event(number: int) -> Event:
+def _some_of_most(number: int, one: Callable[[int], Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
+    """The comparisons of one of the subscriptions that have the most comparisons together. All are evaluated."""
+    first = number * MAX_COMPARISONS
+    return ({"any": [one(n) for n in range(first, min(first + MAX_COMPARISONS, MAX_OWNER_COMPARISONS))]},)
+
+
+def _worst(number: int) -> Mapping[str, Any]:
+    """The text that is searched repeats its first letters up to its end."""
+    return {"contains": {"/data/metadata/text": f"{'a' * 200}{number}b"}}
+
+
+def event(number: int, *, worst: bool = False) -> Event:
     """A failed job with metadata, of about 1.5 KiB, that no filter lets through: deliveries would hide the cost."""
     made = sample_event(
         "ai.revor.job.failed", event_id=f"evt_{number}", now=NOW, origin=ORIGIN, dataschema_base="https://relay.test"
     )
     document = orjson.loads(made.body)
     document["data"]["metadata"] = {"deal": 17, "owner": "ada", "campaign": "spring"}
+    if worst:
+        document["data"]["metadata"]["text"] = "a" * MAX_SEARCHED
     return Event(
         **{name: getattr(made, name) for name in ("source", "type", "subject", "time", "recorded_at")},
         id=f"evt_{number}",
@@ -52,7 +74,7 @@ def event(number: int) -> Event:
     )
 
 
-async def microseconds(store: Store, first: int, count: int) -> float:
+async def microseconds(store: Store, first: int, count: int, *, worst: bool = False) -> float:
     """One event's share, in the writer's thread, where the outbox matches."""
 
     def batch(connection: Any, items: Sequence[Any]) -> Sequence[float]:
@@ -65,53 +87,43 @@ async def microseconds(store: Store, first: int, count: int) -> float:
             took.append((time.thread_time() - began) / count * 1e6)
         return took
 
-    return await store.database.write(batch, [event(first + number) for number in range(count + 1)])
+    return await store.database.write(batch, [event(first + number, worst=worst) for number in range(count + 1)])
 
 
 async def measure(scale: float = 1.0) -> list[dict[str, Any]]:
-    """The three cases, in alternation."""
-    events, evaluated = max(10, int(EVENTS * scale)), [0]
-    passes = Filters.passes
-
-    def counted(self: Filters, view: EventView, *options: Any) -> bool:
-        evaluated[0] += 1
-        return passes(self, view, *options)
-
+    """The cases, in alternation."""
+    events = max(10, int(EVENTS * scale))
     found: dict[str, list[float]] = {name: [] for name in CASES}
-    evaluations: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder:
         stores = {}
         for name, filters_of in CASES.items():
             stores[name] = store = await open_store(url_of(Path(folder) / f"{name}.db"), ReversingCipher(), now=NOW)
-            made = (subscription(f"sub_{n}", filters=tuple(filters_of(n % DISTINCT))) for n in range(SUBSCRIPTIONS))
-            await asyncio.gather(*(store.subscriptions.create(one) for one in made))
+            count = -(-MAX_OWNER_COMPARISONS // MAX_COMPARISONS) if name in MOST else SUBSCRIPTIONS
+            made = [
+                subscription(f"sub_{n}", filters=tuple(filters_of(n if name in MOST else n % DISTINCT)))
+                for n in range(count)
+            ]
+            await asyncio.gather(*map(store.subscriptions.create, made))
         for turn in range(ROUNDS):
             for name, store in stores.items():
-                found[name].append(await microseconds(store, turn * (events + 1), events))
-        Filters.passes = counted  # type: ignore[method-assign]
-        try:
-            for name, store in stores.items():
-                evaluated[0] = 0
-                await microseconds(store, ROUNDS * (events + 1), events)
-                evaluations[name] = evaluated[0] / (events + 1)
-        finally:
-            Filters.passes = passes  # type: ignore[method-assign]
+                number = max(10, events // 20) if name in MOST else events
+                took = await microseconds(store, turn * (events + 1), number, worst=name == "worst")
+                found[name].append(took)
         for store in stores.values():
             await store.close()
-    matched = f"an event to {SUBSCRIPTIONS:,} subscriptions"
-    results = [
-        {
-            "name": f"{matched}, {DISTINCT} filters ({name})",
-            "ours": evaluations[name],
-            "at_most": float(DISTINCT),
-            "unit": "evaluations",
-        }
-        for name in ("exact", "cel")
+    matched = f"an event to {SUBSCRIPTIONS:,} subscriptions, filters"
+    most = f"an event to {MAX_OWNER_COMPARISONS:,} distinct comparisons"
+    limits = (
+        (f"{matched}: none", "none", 20.0),
+        (f"{matched}: ten on attributes", "exact", 200.0),
+        (f"{matched}: ten on data", "data", 200.0),
+        (f"{most} of texts", "most", 5_000.0),
+        (f"{most}, the worst operands", "worst", 50_000.0),
+    )
+    return [
+        {"name": name, "ours": statistics.median(found[case]), "at_most": at_most, "unit": "us"}
+        for name, case, at_most in limits
     ]
-    for name, at_most in (("none", 20.0), ("exact", 200.0), ("cel", 500.0)):
-        ours = statistics.median(found[name])
-        results.append({"name": f"{matched}, filters: {name}", "ours": ours, "at_most": at_most, "unit": "us"})
-    return results
 
 
 if __name__ == "__main__":

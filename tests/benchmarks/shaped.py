@@ -26,7 +26,7 @@ TEMPLATE = {
         "note": "Outreach {{ event.status | human_status }} on {{ event.time | date: '%d.%m.%Y' }}",
     }
 }
-FILTERS = ({"cel": 'data.job.attempt_count > 0 && account == "default"'},)
+FILTERS = ({"range": {"/data/job/attempt_count": {"gt": 0}}}, {"exact": {"account": "default"}})
 SHAPE: dict[str, Any] = {"options": {"template": TEMPLATE}, "filters": FILTERS}
 BAR = 0.70
 ROUNDS = 4

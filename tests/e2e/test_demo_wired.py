@@ -25,7 +25,7 @@ async def test_every_target_gets_exactly_its_events_and_refuses_none() -> None:
     for name in ("webhook, structured", "webhook, binary", "flat"):
         assert (found[name].requests, len(found[name].due)) == (of_jobs, of_jobs)
     assert found["webhook, batch"].requests < of_jobs == len(found["webhook, batch"].due)
-    assert 0 < len(found["webhook, CEL"].due) < len(found["webhook, filter"].due) < of_jobs
+    assert 0 < len(found["webhook, range"].due) < len(found["webhook, filter"].due) < of_jobs
     assert found["webhook, template"].requests == MIN_JOBS
     for name in ("slack, webhook", "slack_workflow", "teams", "discord"):
         assert found[name].due == found["slack, bot"].due
@@ -40,17 +40,15 @@ async def test_every_target_gets_exactly_its_events_and_refuses_none() -> None:
 
 
 async def test_targets_that_need_extras_which_are_missing_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("relay.expressions.cel.find_spec", lambda name: None)
     for name in [name for name in sys.modules if name.split(".")[0] == "liquid" or name == "relay.expressions.liquid"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setattr("relay.expressions.liquid", None, raising=False)
     monkeypatch.delattr("relay.expressions.liquid")
     monkeypatch.setitem(sys.modules, "liquid", None)
-    needy = [target for target in TARGETS if target.name in ("webhook, CEL", "webhook, template", "teams")]
+    needy = [target for target in TARGETS if target.name in ("webhook, template", "teams")]
     async with open_wired(Plan(), needy) as wired, aiohttp.ClientSession() as session:
         await subscribe_all(wired, session)
         assert [one.target.name for one in wired.live] == ["teams"]
-        assert [one.skipped for one in wired.wires[:2]] == [
-            "CEL needs an extra package: pip install 'revor-relay[cel]'",
+        assert [one.skipped for one in wired.wires[:1]] == [
             "templates need an extra package: pip install 'revor-relay[templates]'",
         ]

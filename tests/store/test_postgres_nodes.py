@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import asyncpg
@@ -16,8 +17,9 @@ from relay.clock import wall_clock
 from relay.core.declared import Change
 from relay.core.encryption import NodeKeys
 from relay.core.records import PollNote, StoredAnswer
-from relay.errors import NotFound, StaleSequence, StoreError
+from relay.errors import Conflict, NotFound, StaleSequence, StoreError
 from relay.ids import new_id
+from relay.store import filter_room
 from relay.store.group_commit import run_group
 from relay.store.store import Store
 from relay.store.upkeep import FIRST_JOB
@@ -268,6 +270,38 @@ async def test_change_on_one_node_is_noticed_on_the_other(store: Store, other: S
     await store.subscriptions.create(subscription("sub_1"))
     await other.events.record(relay_event())
     assert other.subscriptions.version > version
+
+
+async def test_nodes_that_add_comparisons_at_once_find_room_for_one(
+    store: Store, other: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(filter_room, "MAX_OWNER_COMPARISONS", 10)
+    made = [
+        subscription(f"sub_{n}", filters=({"exact": {f"/data/n{6 * n + place}": 1 for place in range(6)}},))
+        for n in range(8)
+    ]
+    nodes = [store, other] * 4
+    results = await asyncio.gather(
+        *(node.subscriptions.create(one) for node, one in zip(nodes, made, strict=True)), return_exceptions=True
+    )
+    assert sum(isinstance(one, Conflict) for one in results) == 7
+    assert len(await other.subscriptions.all()) == 1
+
+
+async def test_filters_that_another_node_stores_and_this_one_cannot_read_lose_no_event(
+    store: Store, other: Store
+) -> None:
+    made = subscription("sub_1", filters=({"exact": {"channel": "email"}},))
+    await store.subscriptions.create(made)
+    uid = await track(store)
+    await store.jobs.record(poll(uid, 0, "queued"))
+    assert await deliveries(store, "sub_1") == []
+    await other.subscriptions.replace(replace(made, filters=({"cel": "true"},)), NOW)  # as an older version does
+    await store.jobs.record(poll(uid, 1, "running"))  # before it has paused the subscription
+    found = await store.subscriptions.hold_unreadable(await store.subscriptions.all(), NOW)
+    assert [one.state for one in found] == ["paused"]
+    await other.jobs.record(poll(uid, 2, "failed"))
+    assert [row["sequence"] for row in await deliveries(store, "sub_1")] == [2, 3]
 
 
 async def test_callback_created_on_one_node_gets_events_recorded_on_another(store: Store, other: Store) -> None:

@@ -118,6 +118,10 @@ def exceptions() -> list[MayScan]:
         MayScan(r"SELECT DISTINCT job_uid FROM pending", "of those that are counted, see `pull: lag`"),
         MayScan(r"SELECT DISTINCT subscription_id FROM \(", "of what is under a lease, found by index"),
         MayScan(r"FROM subscriptions\s+WHERE callback = 0$", "the book, without callbacks: once after each change"),
+        MayScan(
+            r"subscriptions.config\s+FROM subscriptions\s+WHERE callback = 0 AND",
+            "the filters of an owner, when one of its subscriptions gets others",
+        ),
         MayScan(r"COUNT\(\*\) FROM subscriptions WHERE callback = 0 AND", "those of one token, when it makes another"),
         MayScan(r"^\s*SELECT EXISTS \(SELECT 1 FROM versions", "whether there is any callback: the first row that is"),
         MayScan(r"FROM subscriptions ORDER BY .* DESC\n? LIMIT", "a page with callbacks: the table in its order"),
@@ -387,9 +391,7 @@ async def use_memories(store: Store) -> None:
     assert turn is not None
     await store.memories.keep(turn, {}, NOW)
     await store.deliveries.record_attempt(result_of(one, turn=turn, remember={}))
-    await store.memories.free([turn], NOW)
     await store.upkeep.delete_memories(NOW + 1)
-    await store.upkeep.delete_shared_memories(NOW + 1)
 
 
 async def read_group_work(store: Store) -> None:
@@ -611,6 +613,11 @@ async def run_everything(store: Store) -> None:
     for ordering in ("none", "job"):
         await store.subscriptions.replace(subscription("sub_5", ordering=ordering), NOW)
     await store.subscriptions.set_state("sub_5", "paused", NOW)
+    (fifth,) = await store.subscriptions.some(["sub_5"])
+    await store.subscriptions.replace(replace(fifth, filters=({"cel": "true"},)), NOW)
+    await store.subscriptions.hold_unreadable(await store.subscriptions.some(["sub_5"]), NOW)
+    await store.subscriptions.replace(replace(fifth, filters=({"exact": {"type": "none"}},)), NOW)
+    await store.subscriptions.set_state("sub_5", "enabled", NOW)
     await store.subscriptions.set_sink_health("sub_5", failing_since=NOW, paused_until=None)
     await store.subscriptions.set_sink_health("sub_5", failing_since=NOW, paused_until=NOW, paused_with_it=["sub_1"])
     await store.subscriptions.failing()

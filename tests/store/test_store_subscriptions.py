@@ -369,8 +369,8 @@ async def test_a_failure_between_applied_changes_leaves_none(
     ]
     real = getattr(store.subscriptions, place)
 
-    def fails(*arguments: object) -> None:
-        real(*arguments)
+    def fails(*arguments: object, **options: object) -> None:
+        real(*arguments, **options)
         raise ValueRefused("no further")
 
     monkeypatch.setattr(store.subscriptions, place, fails)

@@ -133,7 +133,6 @@ class World:
             settings=DeliverySettings(jitter=0.0, dataschema_base="https://relay.test"),
             metrics=self.metrics,
             holder=self.holder,
-            filters=self.store.filters,
             signer=Signer(self.store.subscriptions, self.store.secrets, lambda: (SigningSecret(value=SECRET),)),
         )
 

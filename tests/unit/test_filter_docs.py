@@ -7,10 +7,9 @@ from typing import Any
 import pytest
 
 from relay.core import filters
-from relay.core.filters import EventView, parse_filters
+from relay.core.comparisons import BOUNDS, MAX_SEARCHED, EventView
+from relay.core.filters import parse_filters
 from relay.core.samples import sample_event
-from relay.expressions import cel, event_filters
-from relay.expressions.cel import compile_cel
 from tests.unit.test_docs import ROOT
 
 PAGE = (ROOT / "docs" / "filters.md").read_text()
@@ -29,6 +28,7 @@ def event(kind: str, data: dict[str, Any] | None = None, **attributes: str) -> E
     return EventView(json.dumps(document).encode())
 
 
+LIMITED = event("failed", {"metadata": {"deal": 1}, "job": {"error": {"message": "rate limit"}}})
 TAGGED = event("queued", {"metadata": {"tags": ["vip"]}})
 
 
@@ -47,36 +47,50 @@ TAGGED = event("queued", {"metadata": {"tags": ["vip"]}})
         (3, TAGGED, event("queued")),
         (4, event("failed", {"hint": {"repeat": "safe"}}), event("failed", {"hint": {"repeat": "may_send_twice"}})),
         (4, event("failed", {"hint": {"repeat": "safe"}}), event("succeeded")),
+        (5, LIMITED, event("failed", {"metadata": {"deal": 1}})),
+        (5, LIMITED, event("failed", {"metadata": {}, "job": {"error": {"message": "rate limit"}}})),
     ],
 )
 def test_examples_do_what_they_say(number: int, let_through: EventView, held_back: EventView) -> None:
-    parsed = parse_filters(EXAMPLES[number], compile_cel)
+    parsed = parse_filters(EXAMPLES[number])
     assert parsed.passes(let_through), parsed.why_not(let_through)
     assert not parsed.passes(held_back)
 
 
 def test_every_example_is_tried() -> None:
-    assert len(EXAMPLES) == 5
+    assert len(EXAMPLES) == 6
 
 
 def test_limits_are_as_documented() -> None:
     rows = dict(re.findall(r"^\| ([^|]+) \| ([^|]+) \|$", PAGE, re.MULTILINE))
     for what, limit in (
-        ("filters of a subscription, nested ones included", filters.MAX_FILTERS),
+        ("comparisons of a subscription", filters.MAX_COMPARISONS),
+        (
+            "distinct comparisons of all subscriptions of an [account](access.md), and of all that are limited to none",
+            filters.MAX_OWNER_COMPARISONS,
+        ),
+        ("bytes of a subscription's filters, as compact JSON", filters.MAX_FILTER_BYTES),
+        ("segments of a JSON pointer", filters.MAX_SEGMENTS),
         ("levels of nesting", filters.MAX_FILTER_LEVELS),
-        ("attributes in one `exact`, `prefix` or `suffix`", filters.MAX_COMPARED),
         ("characters of a text to compare with", filters.MAX_OPERAND_CHARACTERS),
-        ("expressions of a subscription", filters.MAX_EXPRESSIONS),
-        ("characters of an expression", cel.MAX_CHARACTERS),
-        ("levels of brackets", cel.MAX_BRACKETS),
+        ("characters of a text for `contains`", filters.MAX_CONTAINED_CHARACTERS),
     ):
         assert rows[what] == f"{limit:,}", what
-    for seconds in (filters.MAX_EVALUATION_SECONDS, event_filters.MAX_EVENT_SECONDS):
-        assert f"{seconds * 1e3:.0f} ms" in rows["expressions of a subscription, for one event"]
-    assert f"{cel.MAX_REGEX_SECONDS * 1e3:.0f} ms" in rows["regular expressions"]
+    assert f"the first {MAX_SEARCHED:,} characters" in PAGE
 
 
-def test_dialects_functions_and_attributes_are_documented() -> None:
+def test_dialects_bounds_and_attributes_are_documented() -> None:
     quoted = set(re.findall(r"`([^`]+)`", re.sub(r"```.*?```", "", PAGE, flags=re.DOTALL)))
-    assert {*filters.DIALECTS, *filters.ATTRIBUTES} <= quoted
-    assert quoted >= cel.FUNCTIONS | cel.METHODS | cel.MACROS
+    assert {*filters.DIALECTS, *filters.ATTRIBUTES, *BOUNDS} <= quoted
+
+
+def test_what_is_written_instead_of_cel_is_allowed() -> None:
+    upgrading = (ROOT / "docs" / "upgrading.md").read_text()
+    section = upgrading.partition("### Filters instead of CEL\n")[2].partition("\n### ")[0]
+    assert section
+    shown = [json.loads(text) for text in re.findall(r"`(\{[^`]+\})`", section) if '"cel"' not in text]
+    assert len(shown) >= 13
+    for one in (*shown, *(json.loads(text) for text in re.findall(r"\| `(\{.+?\})` \|$", PAGE, re.MULTILINE))):
+        parse_filters([one])
+    assert "docs/upgrading.md" in filters.INSTEAD_OF_CEL
+    assert "Filters instead of CEL" in filters.INSTEAD_OF_CEL

@@ -304,7 +304,7 @@ async def test_create_makes_what_the_fields_say(browser: Browser, world: World) 
         description="The CRM",
         types=["ai.revor.job.failed"],
         other_types="com.acme.invoice.paid",
-        filters="data.metadata.deal == 42",
+        filters='{"exact": {"/data/metadata/deal": 42}}',
         template='{"deal": "{{ metadata.deal }}"}',
         protocolsettings='{"headers": {"X-Team": "sales"}}',
         config='{"retry_schedule": ["5s", 300], "ordering": "none"}',
@@ -320,7 +320,7 @@ async def test_create_makes_what_the_fields_say(browser: Browser, world: World) 
     (one,) = (await api(world, browser, "GET", "/v1/subscriptions"))["items"]
     assert one["description"] == "The CRM"
     assert one["types"] == ["ai.revor.job.failed", "com.acme.invoice.paid"]
-    assert one["filters"] == [{"cel": "data.metadata.deal == 42"}]
+    assert one["filters"] == [{"exact": {"/data/metadata/deal": 42}}]
     assert one["config"]["template"] == {"deal": "{{ metadata.deal }}"}
     assert one["config"]["retry_schedule"] == [5, 300]
     assert one["protocolsettings"]["headers"] == {"X-Team": "sales"}
@@ -333,7 +333,7 @@ WRONG: tuple[tuple[Fields, str, str], ...] = (
     ({"sink": ""}, "sink", "a sink is needed"),
     ({"sink": "https://127.0.0.1/hook"}, "sink", ""),
     ({"filters": "data.metadata.deal =="}, "filters", "line 1, column "),
-    ({"filters": '[{"exact": {"chanel": "email"}}]'}, "filters", "0/exact/chanel: "),
+    ({"filters": '[{"exact": {"chanel": "email"}}]'}, "filters", "filters[0].exact.chanel: "),
     ({"filters": '[{"exact":'}, "filters", "line 1, column "),
     ({"template": '{"a": \n "{{ metadata."}'}, "template", "a: "),
     ({"template": '{"a": \n nope}'}, "template", "line 2, column "),
@@ -462,7 +462,7 @@ COMMON: Mapping[str, Any] = {
     "description": "everything",
     "types": EVERY_TYPE[:3],
     "source": "https://revor.ai/api/v1/outreach/jobs",
-    "filters": [{"not": {"prefix": {"subject": "x-"}}}, {"cel": "true"}],
+    "filters": [{"not": {"prefix": {"subject": "x-"}}}, {"exists": {"/data": True}}],
 }
 TUNED: Mapping[str, Any] = {
     "ordering": "none",
@@ -667,7 +667,7 @@ async def test_preview_for_the_script_is_only_the_region(browser: Browser) -> No
     region = page.soup.one("//*[@hx-post='/ui/subscriptions/preview']")
     assert region.get("hx-target") == "#preview"
     assert page.soup.one("//*[@id='preview']").get("aria-live") == "polite"
-    data = {**filled(page, sink=HOOK, filters='channel == "email"'), "_csrf": await browser.csrf()}
+    data = {**filled(page, sink=HOOK, filters='{"exact": {"channel": "email"}}'), "_csrf": await browser.csrf()}
     answer = await browser.client.post("/ui/subscriptions/preview", data=data, headers={"HX-Request": "true"})
     assert answer.status_code == 200
     assert "<html" not in answer.text

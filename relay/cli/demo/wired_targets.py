@@ -159,12 +159,12 @@ TARGETS = (
         filters=({"exact": {"channel": "linkedin"}},),
     ),
     Target(
-        name="webhook, CEL",
+        name="webhook, range",
         kind="webhook",
         gets=f"LinkedIn, deals over {LEAST_DEAL}",
         wants=lambda truth: truth.channel == "linkedin" and truth.deal is not None and truth.deal > LEAST_DEAL,
         vendor=RECEIVER,
-        filters=({"cel": f'data.metadata.deal > {LEAST_DEAL} && channel == "linkedin"'},),
+        filters=({"range": {"/data/metadata/deal": {"gt": LEAST_DEAL}}}, {"exact": {"channel": "linkedin"}}),
     ),
     Target(
         name="webhook, template",

@@ -76,8 +76,8 @@ async def events(visit: Visit) -> Content:
 
 
 def _query(asked: Mapping[str, str], known: Sequence[str], now: float) -> dict[str, str]:
-    """What the API is asked for. A type that ends with `*` is a prefix; a filter is one of subscriptions as JSON, or an
-    expression in CEL."""
+    """What the API is asked for. A type that ends with `*` is a prefix; a filter is one of subscriptions as JSON, or a
+    list of them."""
     query = {name: asked[name] for name in ("type", "subject") if name in asked}
     query |= {name: moment(asked[name], now) for name in ("since", "until") if name in asked}
     filters = _filters(asked["filter"]) if "filter" in asked else []
@@ -96,13 +96,11 @@ def _begins(type: str, prefix: str) -> bool:
 
 
 def _filters(text: str) -> list[Any]:
-    if text.startswith(("{", "[")):
-        try:
-            found = loads(text.encode())
-            return found if isinstance(found, list) else [found]
-        except (JSONDecodeError, UnicodeEncodeError):
-            pass  # a list or a map of CEL, or a mistake that the answer names
-    return [{"cel": text}]
+    try:
+        found = loads(text.encode())
+    except (JSONDecodeError, UnicodeEncodeError):
+        found = text  # which the answer refuses
+    return found if isinstance(found, list) else [found]
 
 
 def _by_field(error: InvalidRequest) -> Mapping[str, str]:

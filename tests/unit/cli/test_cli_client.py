@@ -307,7 +307,7 @@ def test_listen_shows_what_passes_the_filters(stub: Stub, capsys: pytest.Capture
     )
     stub.streams(b"".join(frames))
     stub.streams(b'{"detail": "enough"}', status=403)
-    filters = '[{"cel": "data.deal > 10"}, {"not": {"exact": {"id": "evt_3"}}}]'
+    filters = '[{"range": {"/data/deal": {"gt": 10}}}, {"not": {"exact": {"id": "evt_3"}}}]'
     assert run(["listen", "--filters", filters, "--json"]) == 2
     assert [json.loads(line).get("id") for line in capsys.readouterr().out.splitlines()] == [None, "evt_2"]
 
@@ -315,7 +315,7 @@ def test_listen_shows_what_passes_the_filters(stub: Stub, capsys: pytest.Capture
 def test_wrong_filters_of_listen_are_one_line(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["listen", "--filters", '{"exact": {"chanel": "email"}}']) == 2
     error = capsys.readouterr().err
-    assert "--filters/0/exact/chanel: 'chanel' is not an attribute: did you mean 'channel'?" in error
+    assert "--filters[0].exact.chanel: 'chanel' is not an attribute: did you mean 'channel'?" in error
     assert error.count("\n") == 1
     assert not stub.seen
 
@@ -944,7 +944,7 @@ def test_edit_keeps_replaces_and_removes_filters(stub: Stub) -> None:
     stub.says("PUT /v1/subscriptions/sub_1", SHOWN)
     for options, filters in (
         (["--types", "failed"], FILTERS),
-        (["--filters", '{"cel": "true"}'], [{"cel": "true"}]),
+        (["--filters", '{"exists": {"/data": true}}'], [{"exists": {"/data": True}}]),
         (["--unset", "filters"], None),
     ):
         assert run(["subscriptions", "edit", "sub_1", *options]) == 0

@@ -105,7 +105,6 @@ KINDS = [
     "incidents",
     "figures",
     "memories",
-    "shared_memories",
     "replays",
     "streams",
     "idempotency_keys",

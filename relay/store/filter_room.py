@@ -1,0 +1,61 @@
+"""How many distinct comparisons the filters of an owner's subscriptions make: bounded, since each of them is evaluated
+for every event that it may be about.
+
+It is counted in the transaction that changes subscriptions, which holds the lock CHANGE: no other one adds any
+meanwhile, on this node or another.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from sqlalchemy import select, text
+from sqlalchemy.engine import Connection
+from sqlmodel import col
+
+from relay.core.filters import MAX_OWNER_COMPARISONS, filters_of
+from relay.core.subscription import Subscription
+from relay.errors import Conflict
+from relay.store.pages import unindexed
+from relay.store.statements import table_of
+from relay.store.tables import SubscriptionRow
+
+_OWNER = unindexed(table_of(SubscriptionRow).c.owner)
+
+
+class FilterRoom:
+    """The comparisons of the owners that one transaction has looked at, by subscription."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._keys: dict[str | None, dict[str, frozenset[str]]] = {}
+
+    def change(self, owner: str | None, changes: Mapping[str, Subscription | None]) -> Conflict | None:
+        """Replaces subscriptions of an owner; None: it goes. Returns why it may not, and then has not: there would be
+        more comparisons than are allowed, and more than there are."""
+        changed = {id: _keys(one.filters) if one is not None else frozenset() for id, one in changes.items()}
+        if owner not in self._keys and not any(changed.values()):
+            return None
+        before = self._of(owner)
+        after = before | changed
+        count = len(frozenset().union(*after.values()))
+        if count > MAX_OWNER_COMPARISONS and count > len(frozenset().union(*before.values())):
+            whose = "of the relay" if owner is None else f"of the account {owner}"
+            many = f"the filters of all subscriptions {whose} would make {count:,} distinct comparisons"
+            detail = f"{many}, and {MAX_OWNER_COMPARISONS:,} are allowed: use `in` for several values of one place"
+            return Conflict(detail, code="too_many_comparisons")
+        self._keys[owner] = after
+        return None
+
+    def _of(self, owner: str | None) -> dict[str, frozenset[str]]:
+        found = self._keys.get(owner)
+        if found is None:
+            chosen = select(col(SubscriptionRow.id), col(SubscriptionRow.config)).where(
+                text("callback = 0"), _OWNER.is_not_distinct_from(owner)
+            )
+            rows = self._connection.execute(chosen)
+            found = self._keys[owner] = {row.id: _keys(row.config.get("filters") or ()) for row in rows}
+        return found
+
+
+def _keys(documents: Sequence[Mapping[str, object]]) -> frozenset[str]:
+    filters = filters_of(documents)
+    return frozenset() if filters is None else filters.keys

@@ -1,0 +1,93 @@
+"""Subscriptions whose stored filters this version cannot read: they are paused, and their events wait.
+
+Such filters let every event through, so nothing is lost while no node can say what they mean. `resume` is refused until
+they are corrected. Then it first cancels what waits and does not pass the corrected filters, slice by slice, and only
+after that enables the subscription: a crash in between leaves it paused, and the next `resume` begins again.
+"""
+
+from sqlalchemy.engine import Connection
+
+from relay.core.comparisons import EventView
+from relay.core.filters import UNREADABLE, filters_of, unreadable
+from relay.core.subscription import Subscription
+from relay.errors import Conflict
+from relay.ids import least_id
+from relay.store.attempt_results import promote_heads
+from relay.store.outbox import lock_jobs
+from relay.store.statements import fetch, json_list, run, sql
+from relay.store.subscription_rows import locked
+from relay.store.tables import OPEN_STATE
+
+FILTERED = "filtered"
+"""Why a delivery is cancelled that waited and does not pass the corrected filters."""
+SKEW_SECONDS = 600.0
+"""How long before the pause a delivery that waits for it may seem to be made: clocks of nodes differ."""
+SLICE = 200
+# Pauses a subscription, whatever its state.
+HOLD = """
+UPDATE subscriptions SET state = 'paused', state_since = :now, state_reason = :reason, probe_at = NULL,
+  handshake_at = NULL
+WHERE id = :id
+"""
+# The next deliveries of a subscription, by id. Few of them have ended: a paused subscription sends nothing.
+NEXT_OF_SUBSCRIPTION = """
+SELECT id, event_id, job_uid FROM deliveries WHERE subscription_id = :id AND id > :after ORDER BY id LIMIT :count
+"""
+# The bodies of some events.
+BODIES = sql("SELECT id, body FROM events WHERE id IN $json_values(ids)")
+# Locks deliveries, before their jobs.
+LOCK = sql("SELECT id FROM deliveries d WHERE id IN $json_values(ids) $for_update(d)")
+# Cancels those that wait: they were never tried, and nobody has asked by hand to send them.
+CANCEL = sql(
+    f"""
+UPDATE deliveries SET state = 'cancelled', ended_at = :now, reason = '{FILTERED}'
+WHERE id IN $json_values(ids) AND state {OPEN_STATE} AND priority < 2 AND attempt_count = 0 AND lease_token IS NULL
+"""
+)
+
+
+def is_held(subscription: Subscription) -> bool:
+    """True if a subscription is paused because its filters could not be read."""
+    return subscription.state == "paused" and (subscription.state_reason or "").startswith(UNREADABLE)
+
+
+def hold(connection: Connection, subscription_id: str, now: float) -> str | None:
+    """Pauses a subscription whose filters cannot be read. Returns why; None if they can be read by now."""
+    row = locked(connection, subscription_id)
+    why = None if row is None else unreadable(row.config.get("filters") or ())
+    if why is not None:
+        run(connection, HOLD, id=subscription_id, now=now, reason=f"{UNREADABLE}: {why}")
+    return why
+
+
+def begin_of(subscription: Subscription) -> str | None:
+    """Where the deliveries begin that are to be filtered before a subscription is enabled; None if none are. Raises
+    Conflict if its filters cannot be read."""
+    why = unreadable(subscription.filters)
+    if why is not None:
+        raise Conflict(f"{UNREADABLE}: {why}. Correct them, then resume it", code="filters_unreadable")
+    if not is_held(subscription):
+        return None
+    return least_id("dlv", (subscription.state_since or 0.0) - SKEW_SECONDS)
+
+
+def filter_waiting(connection: Connection, item: tuple[Subscription, str, float]) -> str | None:
+    """Cancels those of the next deliveries that wait and do not pass the filters. Returns the last one's id; None if
+    there are no more."""
+    subscription, after, now = item
+    filters = filters_of(subscription.filters)
+    rows = run(connection, NEXT_OF_SUBSCRIPTION, id=subscription.id, after=after, count=SLICE).all()
+    if filters is None or not rows:
+        return None
+    wanted = json_list(sorted({row.event_id for row in rows}))
+    bodies = {row[0]: row[1] for row in fetch(connection, BODIES, ids=wanted)}
+    false = [row for row in rows if row.event_id in bodies and not filters.passes(EventView(bodies[row.event_id]))]
+    if false:
+        ids = json_list([row.id for row in false])
+        job_uids = sorted({row.job_uid for row in false if row.job_uid is not None})
+        run(connection, LOCK, ids=ids)
+        lock_jobs(connection, job_uids)
+        run(connection, CANCEL, ids=ids, now=now)
+        promote_heads(connection, [(job_uid, subscription.id) for job_uid in job_uids], [], now)
+    last: str = rows[-1].id
+    return last if len(rows) == SLICE else None
