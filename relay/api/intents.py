@@ -25,9 +25,11 @@ from relay.api.resource import json_response, page_response
 from relay.api.validation import invalid, validate
 from relay.clock import to_rfc3339
 from relay.core import records
+from relay.core.forwarding import NOT_ATTACHED_HEADER, not_attached
 from relay.core.tracking import TrackRequest
-from relay.errors import Conflict, FieldError, NotFound, RequestError
+from relay.errors import Conflict, FieldError, NotFound
 
+NOT_ATTACHED = {"Relay-Not-Attached": "What of the create the job is tracked without, if anything, with the reasons."}
 UnknownReason = Literal["no_answer", "server_error", "unreadable", "cut_off"]
 
 
@@ -138,7 +140,7 @@ async def _intent_again(call: Call, _kept: object) -> Intent:
     audited="intents.resolve",
     scopes=WRITES_JOBS,
     body=IntentResolution,
-    answers={200: Answer("The create, as recorded.", Intent)},
+    answers={200: Answer("The create, as recorded.", Intent, headers=NOT_ATTACHED)},
     problems={409: "The create was already resolved, or is still in flight."},
 )
 async def resolve_intent(call: Call) -> Response:
@@ -166,10 +168,9 @@ async def resolve_intent(call: Call) -> Response:
             raise Conflict(f"{intent.id} was resolved meanwhile", code="intent_resolved")
         return json_response(intent_view(resolved))
     request = TrackRequest.of_create(intent, body.job_id, resolves=intent, caller=call.caller)
-    (result,) = await ports.tracking.register((request,))
-    if isinstance(result, RequestError):
-        raise result
-    return json_response(intent_view(replace(intent, fate=body.fate, job_id=body.job_id)))
+    missing = (await ports.tracking.register_made(request)).not_attached
+    headers = {NOT_ATTACHED_HEADER: not_attached(missing)} if missing else {}
+    return json_response(intent_view(replace(intent, fate=body.fate, job_id=body.job_id)), headers=headers)
 
 
 @operation(

@@ -7,7 +7,7 @@ Headers are raw pairs of bytes, names lower-cased. Sources: RFC 9110 sections 7.
 import re
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Literal
-from urllib.parse import unquote_to_bytes
+from urllib.parse import quote, unquote_to_bytes
 
 Header = tuple[bytes, bytes]
 _KEY_HEADERS = frozenset({b"authorization", b"x-api-key"})
@@ -23,8 +23,11 @@ CALLBACK_TYPES_HEADER = b"relay-callback-types"
 GROUP_HEADER = b"relay-group"
 GROUP_SIZE_HEADER = b"relay-group-size"
 CACHE_HEADER = b"relay-cache"
-CALLBACK_REFUSED_HEADER = b"relay-callback-refused"
-"""In the answer to a create whose callback was one too many for its job."""
+NOT_ATTACHED_HEADER = "relay-not-attached"
+"""In the answer to a create whose job is tracked without something that the create attached."""
+NOT_RECORDED_HEADER = "relay-job-not-recorded"
+"""In the answer to a create whose job is not tracked yet: its id."""
+MAX_REASON_CHARACTERS = 300
 
 HOP_BY_HOP = frozenset(
     {
@@ -146,6 +149,21 @@ def api_key_of(headers: Iterable[Header]) -> str | None:
         elif name == b"x-api-key" and api_key is None:
             api_key = value.decode("latin-1").strip()
     return bearer or api_key or None
+
+
+def not_attached(parts: Iterable[tuple[str, str]]) -> str:
+    """The header's value: a list of names, each with the reason as a parameter (RFC 9651)."""
+    return ", ".join(f'{part};reason="{_quotable(reason)}"' for part, reason in parts)
+
+
+def _quotable(text: str) -> str:
+    ascii = text[:MAX_REASON_CHARACTERS].encode("ascii", "replace").decode()
+    return re.sub(r'["\\]', r"\\\g<0>", re.sub(r"[^ -~]", " ", ascii))
+
+
+def not_recorded(external_id: str) -> str:
+    """The header's value: the id, with anything but plain characters percent-encoded."""
+    return quote(external_id, safe="-._~:")
 
 
 def without_tokens(headers: list[Header], is_token: Callable[[str], bool]) -> list[Header]:

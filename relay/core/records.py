@@ -148,15 +148,13 @@ class Registration:
 class Registered:
     """Result of a Registration. `created`: the job is new; `resumed`: a closed job is tracked again.
 
-    callback_refused  why it is tracked without the callback of the create that made it
-    group_refused     why it stays in its group, though the create that made it names another one
+    not_attached  what of the create that made it is not attached, such as `callback`, each with the reason
     """
 
     job: Job
     created: bool
     resumed: bool = False
-    callback_refused: str | None = None
-    group_refused: str | None = None
+    not_attached: tuple[tuple[str, str], ...] = ()
 
 
 @value_class(frozen=True, slots=True, kw_only=True)

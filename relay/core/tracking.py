@@ -1,6 +1,6 @@
 """Values shared by the API, the proxy and polling: track requests, explanations, source reports."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -8,6 +8,15 @@ from relay.core.job import Observation, Priority
 from relay.core.planner.outlook import Outlook
 from relay.core.recipient import Recipient
 from relay.core.records import Intent
+
+PARTS: Mapping[str, tuple[str, ...]] = {
+    "callback": ("callback_url", "callback_types"),
+    "group": ("group", "group_size"),
+    "metadata": ("metadata",),
+    "recipient": ("recipient",),
+    "details": ("request", "connect_account_id", "spacing_seconds", "seen"),
+}
+"""What belongs to a job, and can be left out if it cannot be written. Polls find the details again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +59,18 @@ class TrackRequest(NamedTuple):
     group: str | None = None
     group_size: int | None = None
     recipient: Recipient | None = None
+
+    def reductions(self) -> Iterator[tuple[str, ...]]:
+        """What to leave out to find the part that cannot be written: each one alone, then all of them."""
+        present = tuple(part for part, names in PARTS.items() if any(getattr(self, name) is not None for name in names))
+        yield from ((part,) for part in present)
+        if len(present) > 1:
+            yield present
+
+    def without(self, parts: Collection[str]) -> "TrackRequest":
+        """The request with these parts left out."""
+        nothing: dict[str, Any] = {name: None for part in parts for name in PARTS[part]}
+        return self._replace(**nothing)
 
     @property
     def follows_create(self) -> bool:

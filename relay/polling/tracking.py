@@ -9,7 +9,7 @@ from typing import Any
 
 import structlog
 
-from relay.clock import Clock
+from relay.clock import Clock, steady_clock
 from relay.core.erasure import ErasureRequest, ErasureStep
 from relay.core.events import Event, Hint, Repeat, owner_of
 from relay.core.explanations import sentence
@@ -19,7 +19,7 @@ from relay.core.netguard import host_of
 from relay.core.planner.planner_views import PollExplanation
 from relay.core.records import CallbackRoom, Registered, Registration, WantedCallback
 from relay.core.tracking import CallbackLimits, Explanation, SourceReport, TrackRequest
-from relay.errors import Conflict, FieldError, InvalidRequest, RequestError
+from relay.errors import Conflict, FieldError, InvalidRequest, RelayError, RequestError
 from relay.ids import new_id
 from relay.log import shows_deliveries
 from relay.polling.poller import Poller
@@ -27,7 +27,7 @@ from relay.signals import Signals
 from relay.sources.definition import SourceDefinition
 from relay.sources.mapping import observe_item
 from relay.sources.mapping import registered as read_registered
-from relay.store.registrations import too_many_callbacks
+from relay.store.registrations import CALLBACK_REMOVED, too_many_callbacks
 from relay.store.store import Store
 from relay.tasks import Tasks
 
@@ -37,6 +37,10 @@ MAX_KNOWN_HOSTS = 10_000
 MAX_KNOWN_CALLBACKS = 10_000
 CALLBACKS_AT_ONCE = 100
 """Callbacks looked up, and made, in one transaction. Other writes have their turn between two."""
+REGISTER_TRIES = 3
+"""How often a job is registered whose callback's subscription is removed at the same time."""
+REDUCE_SECONDS = 5.0
+"""A statement that is refused is refused at once. What takes longer is a database that is away."""
 DEFAULT_LIMITS = CallbackLimits()
 FAILURES = frozenset({"failed", "cancelled", "retrying"})
 """Kinds of transitions that have a reason."""
@@ -137,6 +141,54 @@ class Tracking:
                 raise
         return [result for result in results if result is not None]
 
+    async def register_made(self, request: TrackRequest) -> Registered:
+        """Tracks the job that a create has made, without what cannot be written beside it; durable on return. Either
+        is one transaction.
+
+        Raises RequestError for a job that cannot be tracked at all, and what the database raised if nothing can be
+        written.
+        """
+        began = steady_clock()
+        try:
+            return await self._made(request)
+        except Exception as error:
+            if isinstance(error, RequestError) and error.code != CALLBACK_REMOVED:
+                raise
+            first = error
+        for parts in request.reductions():
+            if steady_clock() - began > REDUCE_SECONDS:
+                break
+            try:
+                tracked = await self._made(request.without(parts))
+            except Exception as error:
+                log.warning("job_refused", job=request.external_id, without=list(parts), error=str(error))
+                continue
+            try:
+                # The database may have been away until now. A create is resolved once.
+                return await self._made(request._replace(resolves=None))
+            except Exception as error:
+                unknown = None if isinstance(error, RelayError) else error
+                log.error(
+                    "not_attached", job=request.external_id, parts=list(parts), error=str(error), exc_info=unknown
+                )
+                reason = str(error) if unknown is None else "unexpected error"
+                return replace(tracked, not_attached=(*tracked.not_attached, *((part, reason) for part in parts)))
+        raise first
+
+    async def _made(self, request: TrackRequest) -> Registered:
+        tries = REGISTER_TRIES
+        while True:
+            tries -= 1
+            try:
+                (result,) = await self.register((request,))
+            except Conflict as error:
+                if error.code != CALLBACK_REMOVED or not tries:
+                    raise
+                continue
+            if isinstance(result, RequestError):
+                raise result
+            return result
+
     def _refusal(self, request: TrackRequest) -> RequestError | None:
         """Why the job cannot be tracked at all."""
         account = request.source, request.account
@@ -187,14 +239,12 @@ class Tracking:
         due = False
         for (index, registration), result in zip(registrations, written, strict=True):
             if index in without and isinstance(result, Registered):
-                result = replace(result, callback_refused=without[index])
+                result = replace(result, not_attached=(*result.not_attached, ("callback", without[index])))
             results[index] = result
             if isinstance(result, RequestError):
                 continue
-            if result.callback_refused is not None:
-                log.warning("callback_refused", job=result.job.external_id, reason=result.callback_refused)
-            if result.group_refused is not None:
-                log.warning("group_refused", job=result.job.external_id, reason=result.group_refused)
+            for part, reason in result.not_attached:
+                log.warning("not_attached", job=result.job.external_id, part=part, reason=reason)
             self._pollers[(result.job.source, result.job.account)].track(result.job)
             due = due or bool(registration.events) or (registration.callback_subscription_id is not None)
             if result.resumed or (result.created and registration.events):

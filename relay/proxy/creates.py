@@ -11,11 +11,19 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from relay.core.forwarding import CALLBACK_REFUSED_HEADER, Header, fate_of, readable_only
+from relay.core.forwarding import (
+    NOT_ATTACHED_HEADER,
+    NOT_RECORDED_HEADER,
+    Header,
+    fate_of,
+    not_attached,
+    not_recorded,
+    readable_only,
+)
 from relay.core.planner.planner import DEFAULT_SPACING_SECONDS
 from relay.core.records import Intent
 from relay.core.tracking import TrackRequest
-from relay.errors import Conflict, InvalidRequest, NoAnswer, NotSent, RequestError, StoreError
+from relay.errors import InvalidRequest, NoAnswer, NotSent, RequestError, StoreError
 from relay.ids import new_id
 from relay.polling.tracking import Tracking
 from relay.proxy.adopted_keys import MAX_ADOPTED, name_of
@@ -23,8 +31,8 @@ from relay.proxy.forwarding import Forwarding
 from relay.proxy.transport import MAX_ANSWER_BYTES, UpstreamResponse, plain
 from relay.proxy.types import Caller, CreateBody, ForwardedRequest, ProxyResponse, TrackingOptions
 from relay.proxy.unknown_creates import UnknownCreates
+from relay.proxy.unrecorded import MadeJob, Unrecorded
 from relay.sources.mapping import Malformed, read_create, read_error, read_object
-from relay.tasks import Tasks
 
 if TYPE_CHECKING:
     from relay.store.intents import IntentStore
@@ -32,9 +40,8 @@ if TYPE_CHECKING:
 CREATE_SECONDS = 330.0
 """Maximum wait for the answer to a create."""
 MOST_SPACING_SECONDS = 86_400.0
-REGISTER_TRIES = 3
-AGAIN_SECONDS = 1.0
-MAX_UNRECORDED = 1_000
+MAX_KEPT_ANSWER_BYTES = 65_536
+"""Of a larger answer an unrecorded job keeps the id alone."""
 
 Adopt = Callable[[str, str], Awaitable[None]]
 """Adopts an account: (source, API key)."""
@@ -61,8 +68,7 @@ class Creates:
         self._adopt = adopt
         self._unknown = unknown
         self._capture = capture
-        self.unrecorded = Tasks()
-        """Created jobs that the database has not accepted yet."""
+        self.unrecorded = Unrecorded(self._record)
 
     def configure(self, capture: Sequence[str]) -> None:
         """Keeps these parts of a recipient from now on."""
@@ -134,11 +140,8 @@ class Creates:
             await self._settle(intent, "unreadable", answer.status)
             return ProxyResponse.of(answer, content, complete=False)
         response = ProxyResponse.of(answer, content, complete=True)
-        refused = await self._settle_answer(
-            intent, request.caller, options.caller, asked.spacing_seconds, answer, content
-        )
-        if refused is not None:
-            response.headers = [*response.headers, (CALLBACK_REFUSED_HEADER, refused.encode("ascii", "replace"))]
+        said = await self._settle_answer(intent, request.caller, options.caller, asked.spacing_seconds, answer, content)
+        response.headers = [*response.headers, *((name.encode(), value.encode()) for name, value in said.items())]
         return response
 
     async def _settle_answer(
@@ -149,8 +152,8 @@ class Creates:
         spacing_seconds: float | None,
         answer: UpstreamResponse,
         content: bytes,
-    ) -> str | None:
-        """Records what the answer proves about the create. Returns why its callback is not attached, if it is not."""
+    ) -> dict[str, str]:
+        """Records what the answer proves about the create. Returns headers for its caller."""
         definition = self._forwarding.definitions[intent.source]
         readable = plain(content, answer.headers, MAX_ANSWER_BYTES) or b""
         code = read_error(definition, readable).code if answer.status >= 500 else ""
@@ -165,56 +168,41 @@ class Creates:
             if found is None:
                 log.warning("create_not_understood", intent=intent.id, status_code=answer.status, path=intent.path)
                 await self._settle(intent, "unreadable", answer.status)
-                return None
+                return {}
             spacing = _spacing(spacing_seconds)
             job = TrackRequest.of_create(
                 intent, found[0], seen=found[1], spacing_seconds=spacing, intent=intent, caller=named
             )
-            return await self._track(intent, caller, job)
-        return None
+            return await self._track(MadeJob(intent, caller, job), len(content))
+        return {}
 
-    async def _track(self, intent: Intent, caller: Caller, request: TrackRequest) -> str | None:
-        """Registers the job, and retries while the database refuses.
+    async def _track(self, made: MadeJob, answer_bytes: int) -> dict[str, str]:
+        """Records the job, or keeps it and records it later if nothing can be written. Returns headers for the caller.
 
         Raises nothing: the create was carried out, and a caller that gets an error might send it again.
         """
         try:
-            return await self._register(intent, caller, request)
-        except StoreError as error:
-            log.error("job_not_recorded", job=request.external_id, intent=intent.id, error=str(error))
-            if len(self.unrecorded) < MAX_UNRECORDED:
-                self.unrecorded.start(self._track_later(intent, caller, request))
-        except Exception:
-            log.exception("job_not_tracked", job=request.external_id, intent=intent.id)
-            await self._settle(intent, "unreadable")
-        return None
+            missing = await self._record(made)
+        except RequestError as error:  # what answered is no job that can be polled
+            log.error("job_not_tracked", job=made.request.external_id, intent=made.intent.id, error=str(error))
+            await self._settle(made.intent, "unreadable")
+        except Exception as error:
+            if answer_bytes > MAX_KEPT_ANSWER_BYTES:
+                made = made._replace(request=made.request._replace(seen=None))
+            self.unrecorded.keep(made, error)
+        else:
+            return {NOT_ATTACHED_HEADER: not_attached(missing)} if missing else {}
+        return {NOT_RECORDED_HEADER: not_recorded(made.request.external_id)}
 
-    async def _track_later(self, intent: Intent, caller: Caller, request: TrackRequest) -> None:
-        while not self._forwarding.stopping():
-            await asyncio.sleep(AGAIN_SECONDS)
-            try:
-                await self._register(intent, caller, request)
-            except StoreError:
-                continue
-            log.info("job_recorded_late", job=request.external_id, intent=intent.id)
-            return
-
-    async def _register(self, intent: Intent, caller: Caller, request: TrackRequest) -> str | None:
-        """Returns why the callback is not attached, if it is not."""
+    async def _record(self, made: MadeJob) -> Sequence[tuple[str, str]]:
+        """Tracks the job and ends its intent, in one transaction. Returns what is not attached, and why. See
+        `Tracking.register_made` for what it raises."""
+        request, caller = made.request, made.caller
         place = (request.source, request.account)
         if self._adopt is not None and caller.key is not None and place not in self._forwarding.pollers:
             await self._adopt(request.source, caller.key)
         tracking = self._tracking.within(place) if caller.bound else self._tracking
-        for _ in range(REGISTER_TRIES):  # the callback's subscription may be removed concurrently
-            try:
-                result = (await tracking.register((request,)))[0]
-            except Conflict as error:
-                result = error
-            if not isinstance(result, RequestError):
-                return result.callback_refused
-        log.error("job_not_tracked", job=request.external_id, intent=intent.id, error=str(result))
-        await self._settle(intent, "unreadable")
-        return None
+        return (await tracking.register_made(request)).not_attached
 
     async def _settle(self, intent: Intent, reason: str | None, status_code: int | None = None) -> None:
         """Ends the intent, or with a `reason` marks its outcome unknown.

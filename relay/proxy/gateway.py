@@ -3,6 +3,7 @@
 `reads.py`, `creates.py` and `forwarding.py` answer it.
 """
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from urllib.parse import unquote
@@ -136,5 +137,6 @@ class Gateway:
 
     async def stop(self, timeout_seconds: float) -> None:
         """Lets borrowed polls settle and created jobs be recorded, within the time."""
-        await self.reads.settling.finish(timeout_seconds)
-        await self.creates.unrecorded.finish(timeout_seconds)
+        await asyncio.gather(
+            self.reads.settling.finish(timeout_seconds), self.creates.unrecorded.finish(timeout_seconds)
+        )

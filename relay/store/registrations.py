@@ -72,6 +72,7 @@ CHANGE_CALLBACK = """
 UPDATE job_callbacks SET types = :types WHERE job_uid = :job_uid AND subscription_id = :subscription_id
 """
 UNLIMITED = 1 << 30
+CALLBACK_REMOVED = "callback_removed"
 RESUMABLE = ("untracked", "not_found")
 
 Key = tuple[str, str, str]
@@ -115,7 +116,7 @@ class Registrar:
             if registration.callback_subscription_id not in known:
                 raise Conflict(
                     f"the callback of job {registration.external_id} was removed meanwhile: register it again",
-                    code="callback_removed",
+                    code=CALLBACK_REMOVED,
                 )
 
     def _insert(self, connection: Connection, new: Sequence[Registration]) -> dict[Key, Registered]:
@@ -210,8 +211,9 @@ class Registrar:
             delete_search(connection, job.uid)
             write_search(connection, self._search_keys, [job])
         self._join(connection, registration, before, job)
-        why = None if refused is None else str(refused)
-        return Registered(job=job, created=False, resumed=resumed, callback_refused=why, group_refused=conflict)
+        missing = (("callback", None if refused is None else str(refused)), ("group", conflict))
+        not_attached = tuple((part, why) for part, why in missing if why is not None)
+        return Registered(job=job, created=False, resumed=resumed, not_attached=not_attached)
 
     def _add_callback(
         self, connection: Connection, job_uid: str, registration: Registration, subscription_id: str

@@ -73,7 +73,7 @@ async def test_a_job_whose_create_was_sent_is_tracked_without_the_callback(tmp_p
         await tracking.register([request("a", "a.example")])
         (result,) = await tracking.register([request("b", "b.example", intent=intent())])
         assert isinstance(result, Registered)
-        assert "go to 1 hosts already" in (result.callback_refused or "")
+        assert "go to 1 hosts already" in dict(result.not_attached)["callback"]
         assert len((await world.store.subscriptions.page(limit=50, callbacks=True)).items) == 1
         with pytest.raises(InvalidRequest):
             await tracking.claim_host("https://b.example/x", "crm")
@@ -94,7 +94,7 @@ async def test_refused_callbacks_of_a_job_leave_nothing_behind(tmp_path):
         assert await results("e.example", "a.example", "f.example") == [too_many, "tracked", too_many]
         (kept,) = await tracking.register([request("job", "g.example", intent=intent())])
         assert isinstance(kept, Registered)
-        assert "2 callbacks already" in (kept.callback_refused or "")
+        assert "2 callbacks already" in dict(kept.not_attached)["callback"]
         page = await world.store.subscriptions.page(limit=50, callbacks=True)
         assert {one.sink for one in page.items} == {"https://a.example/hook", "https://b.example/hook"}
         await tracking.register([request("other", "c.example")])

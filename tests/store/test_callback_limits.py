@@ -75,7 +75,7 @@ async def test_a_create_that_was_sent_is_tracked_without_a_callback_too_many(sto
         await store.jobs.register(replace(job, callback_subscription_id=id))
     made = replace(job, callback_subscription_id=ids[MOST], intent=sent, metadata={"deal": 43})
     result = await store.jobs.register(made)
-    assert "has 3 callbacks already" in (result.callback_refused or "")
+    assert "has 3 callbacks already" in dict(result.not_attached)["callback"]
     assert result.job.metadata == {"deal": 43}
     assert await count(store, "intents") == 0
     assert await links(store) == MOST

@@ -163,7 +163,7 @@ async def test_job_keeps_its_first_group(store: Store) -> None:
     assert isinstance(twice, Conflict)
     assert isinstance(made, Registered)
     assert (made.job.group, made.job.metadata) == ("q4", {})
-    assert made.group_refused is not None
+    assert [part for part, _ in made.not_attached] == ["group"]
     assert (await group(store)).closed_at is None
     assert (await group(store, "q5")).counts == {"queued": 1}
     assert await store.groups.find("q6") == []

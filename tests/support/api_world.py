@@ -165,6 +165,12 @@ class FakeTracking:
         done = iter(await self.world.store.jobs.register_many(registrations) if registrations else [])
         return [self.refusals.get(request.external_id) or next(done) for request in requests]
 
+    async def register_made(self, request: TrackRequest) -> Registered:
+        (result,) = await self.register((request,))
+        if isinstance(result, RequestError):
+            raise result
+        return result
+
     async def _registration(self, request: TrackRequest) -> Registration:
         now = self.world.now
         callback = None

@@ -17,6 +17,8 @@ from relay.core.forwarding import (
     header_text,
     headers_to_forward,
     headers_to_return,
+    not_attached,
+    not_recorded,
     path_refusal,
     readable_only,
     with_key,
@@ -405,3 +407,30 @@ def test_id_is_a_segment(external_id: str) -> None:
 )
 def test_id_that_could_address_another_path_is_detected(external_id: str) -> None:
     assert escapes_segment(external_id)
+
+
+@pytest.mark.parametrize(
+    ("parts", "value"),
+    [
+        ([("group", "no room")], 'group;reason="no room"'),
+        ([("callback", "8 already"), ("metadata", "x")], 'callback;reason="8 already", metadata;reason="x"'),
+        ([("group", 'a "b" \\ c')], 'group;reason="a \\"b\\" \\\\ c"'),
+        ([("group", "Zo\u00eb\r\nX: y\x7f")], 'group;reason="Zo?  X: y "'),
+        ([("group", "x" * 1_000)], f'group;reason="{"x" * 300}"'),
+    ],
+)
+def test_parts_that_are_not_attached_are_a_list_with_reasons(parts: list[tuple[str, str]], value: str) -> None:
+    assert not_attached(parts) == value
+
+
+@pytest.mark.parametrize(
+    ("id", "value"),
+    [
+        ("1699a819-188d-48b6-b6be-12cc430419ef", "1699a819-188d-48b6-b6be-12cc430419ef"),
+        ("job_1.2~3:4", "job_1.2~3:4"),
+        ("a/b c%\u00eb", "a%2Fb%20c%25%C3%AB"),
+    ],
+)
+def test_id_that_is_not_recorded_can_be_read_from_its_header(id: str, value: str) -> None:
+    assert not_recorded(id) == value
+    assert unquote(value) == id

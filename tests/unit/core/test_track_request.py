@@ -46,3 +46,26 @@ def test_only_a_request_after_a_create_follows_one() -> None:
     assert not asked.follows_create
     assert asked._replace(intent=CREATE).follows_create
     assert asked._replace(resolves=CREATE).follows_create
+
+
+WHOLE = TrackRequest.of_create(CREATE, "job", intent=CREATE, caller="crm")
+
+
+def test_each_part_is_left_out_alone_and_then_all_of_them() -> None:
+    parts = ("callback", "group", "metadata", "recipient", "details")
+    assert list(WHOLE.reductions()) == [*((part,) for part in parts), parts]
+    assert list(TrackRequest(external_id="job", source="revor", account="acme").reductions()) == []
+    assert list(TrackRequest(external_id="job", source="revor", account="acme", metadata={}).reductions()) == [
+        ("metadata",)
+    ]
+
+
+def test_request_without_a_part_keeps_the_others() -> None:
+    assert WHOLE.without(("group",)) == WHOLE._replace(group=None, group_size=None)
+    assert WHOLE.without(("callback", "metadata")) == WHOLE._replace(
+        callback_url=None, callback_types=None, metadata=None
+    )
+    *_, everything = WHOLE.reductions()
+    assert WHOLE.without(everything) == TrackRequest(
+        external_id="job", source="revor", account="acme", intent=CREATE, caller="crm"
+    )

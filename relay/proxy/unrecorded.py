@@ -1,0 +1,94 @@
+"""Jobs that the upstream has made and the database has not accepted yet: kept in memory, and recorded once it does.
+
+Their number is bounded. If the process ends first, the intent of each is in the database and marks a create of unknown
+outcome (`unknown_creates.py`); the log and the answer to its create have the job's id.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import NamedTuple
+
+import structlog
+
+from relay.core.records import Intent
+from relay.core.tracking import TrackRequest
+from relay.errors import RelayError
+from relay.proxy.types import Caller
+
+MAX_UNRECORDED = 1_000
+AGAIN_SECONDS = 1.0
+MAX_FAILED = 3
+"""After so many failures in a row the others wait, too."""
+
+log = structlog.get_logger("relay.proxy")
+
+
+class MadeJob(NamedTuple):
+    """A job that a create has made."""
+
+    intent: Intent
+    caller: Caller
+    request: TrackRequest
+
+
+class Unrecorded:
+    """Tries to record them again and again. `record` raises if it cannot."""
+
+    def __init__(self, record: Callable[[MadeJob], Awaitable[object]]) -> None:
+        self._record = record
+        self._waiting: deque[MadeJob] = deque()
+        self._running: asyncio.Task[None] | None = None
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def keep(self, made: MadeJob, error: Exception) -> None:
+        """Records the job as soon as the database accepts it, if there is room. `error`: why it could not be."""
+        if len(self._waiting) < MAX_UNRECORDED:
+            self._waiting.append(made)
+            hint = "it is recorded as soon as the database is back"
+            if self._running is None:
+                self._running = asyncio.get_running_loop().create_task(self._run())
+        else:
+            hint = f"{MAX_UNRECORDED} jobs wait to be recorded already: its create will be listed as unknown"
+        unknown = None if isinstance(error, RelayError) else error
+        _say_missing(made, error=str(error), hint=hint, exc_info=unknown)
+
+    async def finish(self, timeout_seconds: float) -> None:
+        """Waits until all are recorded, at most so long."""
+        if self._running is not None:
+            await asyncio.wait([self._running], timeout=timeout_seconds)
+        if self._running is not None:
+            self._running.cancel()
+            await asyncio.wait([self._running])
+        for made in self._waiting:
+            _say_missing(made, error="the relay ends", hint="its create will be listed as unknown")
+
+    async def _run(self) -> None:
+        try:
+            while self._waiting:
+                await asyncio.sleep(AGAIN_SECONDS)
+                await self._try_all()
+        finally:
+            self._running = None
+
+    async def _try_all(self) -> None:
+        failed = 0
+        for _ in range(len(self._waiting)):
+            made = self._waiting[0]
+            try:
+                await self._record(made)
+            except Exception:
+                self._waiting.rotate(-1)
+                failed += 1
+                if failed == MAX_FAILED:
+                    return
+            else:
+                failed = 0
+                self._waiting.popleft()
+                log.info("job_recorded_late", job=made.request.external_id, intent=made.intent.id)
+
+
+def _say_missing(made: MadeJob, **said: object) -> None:
+    log.error("job_not_recorded", job=made.request.external_id, intent=made.intent.id, **said)
