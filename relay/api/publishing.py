@@ -27,7 +27,7 @@ from relay.api.operations import (
 )
 from relay.api.resource import json_response
 from relay.core.access import publish_prefixes
-from relay.core.events import BATCH_CONTENT_TYPE, CONTENT_TYPE, owner_of
+from relay.core.events import BATCH_CONTENT_TYPE, CONTENT_TYPE, owner_of, stream_of
 from relay.core.filters import known_types
 from relay.core.published import (
     ACCOUNT_NOT_ALLOWED,
@@ -44,7 +44,6 @@ from relay.core.published import (
     document_of_binary,
     identity_of,
     read_document,
-    stream_of,
 )
 from relay.errors import FieldError, Forbidden, InvalidRequest, RequestError
 from relay.ids import new_id

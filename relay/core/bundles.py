@@ -160,7 +160,7 @@ def singles(heads: Sequence[Candidate], taken: int, bundle: Bundle, room: Room, 
         return ()
     if bundle.free_types is None:
         return heads if taken <= room.count else ()
-    free = [head for head in heads if head.job_uid is None and head.type in bundle.free_types] if fresh else ()
+    free = [head for head in heads if head.type in bundle.free_types] if fresh else ()
     return free if len(free) <= room.count else ()
 
 

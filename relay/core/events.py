@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache, partial
+from hashlib import sha256
 from typing import Any, Literal
 
 from cloudevents.core.exceptions import CloudEventValidationError
@@ -43,9 +44,12 @@ RELAY_EVENTS = (
     *(DELIVERY_EXPIRED, DELIVERY_UNCERTAIN, CREATE_UNKNOWN, "relay.test"),
     *(GROUP_FINISHED, *INCIDENT_EVENTS),
 )
+_UNORDERED = frozenset((DELIVERY_EXPIRED, DELIVERY_UNCERTAIN, CREATE_UNKNOWN, "relay.test"))
+"""Events of the relay that are the only one of their subject. The others are ordered by it."""
 ACCOUNT_EVENTS = ("needs_reconnect", "cannot_send", "recovered", "added", "removed")
 """Last words of the event types about a source's connect accounts, such as `ai.revor.account.recovered`."""
 
+_STREAM = "key_"
 _NAME = re.compile(r"[a-z0-9]{1,20}")
 _JSON_TYPE = re.compile(r"(?:application|text)/(?:json|[^;\s]+\+json)\s*(?:;|\Z)", re.ASCII | re.IGNORECASE)
 _NOT_ATTRIBUTES = frozenset(("data", "data_base64", "datacontenttype"))
@@ -116,7 +120,8 @@ class Event:
     owner: str | None = None
     """The account it is about, as `owner_of` writes it; None if it is about none."""
     stream: str | None = None
-    """The stream of a published event with a partition key, see `core/published.py`."""
+    """What the order of an event without a job is kept by, see `stream_of`. The event's place in it is its `sequence`,
+    once it is recorded."""
     published: bool = False
     """True if another program has published it: its attributes, `id` included, and its data are that program's."""
     compared: dict[str, bool] = field(default_factory=dict, init=False, repr=False, compare=False)
@@ -132,6 +137,16 @@ class Event:
         """The event as a JSON object."""
         document: dict[str, Any] = loads(self.body)
         return document
+
+
+def stream_of(*key: str | None) -> str:
+    """The uid of the stream that keeps the order of the events with this key. No part of it has a NUL."""
+    return f"{_STREAM}{sha256(chr(0).join(part or '' for part in key).encode()).hexdigest()[:32]}"
+
+
+def is_stream(order_key: str | None) -> bool:
+    """True if an order is kept by a stream, False if by a job or by nothing."""
+    return order_key is not None and order_key.startswith(_STREAM)
 
 
 def owner_of(source: str, account: str) -> str:
@@ -249,7 +264,8 @@ def relay_event(
     subject: str | None = None,
     owner: str | None = None,
 ) -> Event:
-    """An event about the relay itself: one of RELAY_EVENTS. `owner`: the account whose bound tokens may see it."""
+    """An event about the relay itself: one of RELAY_EVENTS. `owner`: the account whose bound tokens may see it. Events
+    about one subject, such as an incident, keep their order."""
     extensions = {name: _attribute_text(value) for name in ("account", "channel", "group") if (value := data.get(name))}
     return _without_job(event_id, RELAY_SOURCE, type, subject, now, dataschema, extensions, data, owner)
 
@@ -293,6 +309,7 @@ def _without_job(
         extensions=extensions,
         data=data,
     )
+    ordered = subject is not None and type not in _UNORDERED
     return Event(
         id=event_id,
         source=source,
@@ -302,6 +319,7 @@ def _without_job(
         recorded_at=now,
         body=body,
         owner=owner,
+        stream=stream_of(owner, type.rpartition(".")[0], subject) if ordered else None,
     )
 
 

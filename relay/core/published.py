@@ -39,7 +39,6 @@ MAX_ATTRIBUTE = 4_096
 MAX_ATTRIBUTES = 64
 MAX_NAME = 64
 
-_STREAM = "key_"
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*:(?=/)")
 _DEFAULT_PORT = re.compile(r"\.?(?::(?:80|443)?)?\Z")
 _UNSEEN = frozenset(("Cc", "Cf", "Me", "Mn", "Zl", "Zp", "Zs"))
@@ -140,17 +139,6 @@ def identity_of(owner: str | None, source: str, id: str) -> str:
     """What is unique to a published event: CloudEvents §3.1.1 says that source and id are. Each owner has a space of
     its own."""
     return sha256("\0".join((owner or "", source, id)).encode()).hexdigest()[:48]
-
-
-def stream_of(owner: str | None, partition_key: str) -> str:
-    """The uid of the stream that keeps the order of the owner's events with a partition key."""
-    digest = sha256("\0".join((owner or "", partition_key)).encode()).hexdigest()
-    return f"{_STREAM}{digest[:32]}"
-
-
-def is_stream(order_key: str | None) -> bool:
-    """True if an order is kept by a stream, False if by a job or by nothing."""
-    return order_key is not None and order_key.startswith(_STREAM)
 
 
 def read_document(document: object, rules: Rules) -> Draft | Refused:

@@ -255,7 +255,7 @@ class AttemptRecorder:
         disabled = self._change(connection, results)
         follow_on_claims = _follow_on_claims(results, disabled)
         follow_up = _follow_up(results, follow_on_claims)
-        _promote(connection, follow_up)
+        self._promote(connection, follow_up)
         run_many(connection, TAKE, follow_up.takes)
         end_turns(connection, first)
         recorded = _recorded(items, results, follow_on_claims, load_leased(connection, follow_up.tokens))
@@ -276,7 +276,7 @@ class AttemptRecorder:
         values = [(*_outcome_values(result), int(result.alone)) for result in results]
         run_rows(connection, UPDATE_BUNDLED, values)
         self._change(connection, results)
-        _promote(connection, _follow_up(results, {}))
+        self._promote(connection, _follow_up(results, {}))
         held = {id(result) for result in results}
         return [
             tuple(made.get(id(result), AttemptRecorded(kept=id(result) in held)) for result in item) for item in items
@@ -291,9 +291,14 @@ class AttemptRecorder:
         run_rows(connection, UPDATE_BUNDLED, [(*_outcome_values(result), 0) for result in results])
         self._change(connection, results)
         follow_up = _follow_up(results, {})
-        lock_jobs(connection, follow_up.job_uids)
+        self._outbox.lock_orders(connection, follow_up.job_uids)
         run_rows(connection, PROMOTE_PULLED, follow_up.pairs)
         run_rows(connection, PROMOTE_PULLED_MANUAL, follow_up.manual)
+
+    def _promote(self, connection: Connection, follow_up: "_FollowUp") -> None:
+        self._outbox.lock_orders(connection, follow_up.job_uids)
+        run_rows(connection, PROMOTE, follow_up.pairs)
+        run_rows(connection, PROMOTE_MANUAL, follow_up.manual)
 
     def _change(self, connection: Connection, results: Sequence[AttemptResult]) -> set[str]:
         """Changes subscriptions and records the events of results. Returns the ids of disabled subscriptions."""
@@ -386,12 +391,6 @@ def _in_held_order(connection: Connection, results: Sequence[AttemptResult]) -> 
         elif claimed.id in there:
             lost.add(pair)
     return kept
-
-
-def _promote(connection: Connection, follow_up: "_FollowUp") -> None:
-    lock_jobs(connection, follow_up.job_uids)
-    run_rows(connection, PROMOTE, follow_up.pairs)
-    run_rows(connection, PROMOTE_MANUAL, follow_up.manual)
 
 
 def _write_attempts(connection: Connection, results: Sequence[AttemptResult]) -> list[AttemptResult]:

@@ -109,7 +109,8 @@ def next_group(waiting: deque[Waiting]) -> list[Waiting]:
 
 def collected(connection: Connection, work: Callable[[Connection, list[Any]], None]) -> list[Any]:
     """The list of what the open transaction collects for `work`, which then runs once with it, after the statements of
-    the whole group. Locks that many transactions want are taken there: late, and in one order."""
+    the whole group: in the order of their names, and what one collects for a later one as well. Locks that many
+    transactions want are taken there: late, and in one order."""
     found: list[Any] = connection.info.setdefault(_COLLECTED, {}).setdefault(work, [])
     return found
 
@@ -126,12 +127,17 @@ def run_group(connection: Connection, group: Sequence[Waiting]) -> None:
         results = batch(connection, [member.item for member in members])
         for member, result in zip(members, results, strict=True):
             member.result = result
-    for work, items in connection.info.pop(_COLLECTED, {}).items():
-        work(connection, items)
+    while works := connection.info.get(_COLLECTED):  # one may collect for the next
+        work = min(works, key=_place_of)
+        work(connection, works.pop(work))
 
 
 def _name_of(work: tuple[Batch[Any, Any], object]) -> tuple[str, str]:
-    return work[0].__module__, work[0].__qualname__
+    return _place_of(work[0])
+
+
+def _place_of(function: Callable[..., Any]) -> tuple[str, str]:
+    return function.__module__, function.__qualname__
 
 
 def resolve(group: Sequence[Waiting]) -> None:

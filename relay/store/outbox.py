@@ -13,17 +13,18 @@ from sqlalchemy.engine import Connection
 
 from relay.core.comparisons import EventView
 from relay.core.delivery import Claimed
-from relay.core.events import INCIDENT_EVENTS, SUBSCRIPTION_DISABLED, Event
+from relay.core.events import INCIDENT_EVENTS, SUBSCRIPTION_DISABLED, Event, is_stream
 from relay.core.filters import filters_of
 from relay.core.incidents import Incident
-from relay.core.published import is_stream
 from relay.core.records import Lease, Recorded
 from relay.core.subscription import Subscription
 from relay.ids import new_id
-from relay.store.incident_recorder import NO_SUMMARY, IncidentRecorder, Summary, told_by
+from relay.store.group_commit import collected
+from relay.store.incident_recorder import NO_SUMMARY, IncidentRecorder, Summary, joined, told_by
 from relay.store.notices import notify
 from relay.store.rows import event_from
 from relay.store.statements import SQLITE, Sql, fetch, insert_into, json_list, run, run_many, sql
+from relay.store.streams import placed
 from relay.store.subscription_cache import MAX_CACHED, SubscriptionCache
 from relay.store.tables import OPEN_DELIVERY, DeliveryRow, EventRow
 
@@ -35,6 +36,8 @@ _DELIVERY = (
 _ENDED = ("ended_at", "reason")
 # Writes events.
 INSERT_EVENT = insert_into(EventRow, *_EVENT)
+# Writes events without a job that are kept in order.
+INSERT_ORDERED = insert_into(EventRow, *_EVENT, "stream")
 # Writes deliveries.
 INSERT_DELIVERY = insert_into(
     DeliveryRow, *_DELIVERY, constants={"priority": "0", "attempt_count": "0", "made_count": "0"}
@@ -106,14 +109,31 @@ class Outbox:
         summary: Summary = NO_SUMMARY,
     ) -> dict[str, Recorded]:
         """Writes the events in the given order, then those of incidents. Returns what was recorded, by event id, for
-        events that have deliveries."""
+        events that have deliveries. Those of streams are written at the end of the transaction, which locks streams
+        last."""
         if summary.events:
             self._made += summary.events
             entries = [*entries, *((event, None) for event in summary.events)]
+        ordered = [(event, summary) for event, _ in entries if event.stream is not None]
+        if ordered:
+            collected(connection, self._insert_ordered).extend(ordered)
+            entries = [entry for entry in entries if entry[0].stream is None]
         if not entries:
             return {}
         run_many(connection, INSERT_EVENT, [event_values(event) for event, _ in entries])
         return self.deliver(connection, entries, summary)
+
+    def _insert_ordered(self, connection: Connection, items: Sequence[tuple[Event, Summary]]) -> None:
+        if not items:
+            return
+        events = placed(connection, [event for event, _ in items])
+        run_many(connection, INSERT_ORDERED, [{**event_values(event), "stream": event.stream} for event in events])
+        summaries = {id(summary): summary for _, summary in items}
+        self.deliver(connection, [(event, None) for event in events], joined(list(summaries.values())))
+
+    def lock_orders(self, connection: Connection, uids: Sequence[str]) -> None:
+        """`lock_jobs`, together with the streams of the events that the open transaction will write at its end."""
+        lock_jobs(connection, [*uids, *(event.stream for event, _ in collected(connection, self._insert_ordered))])
 
     def deliver(
         self,

@@ -4,9 +4,7 @@ The same source and id again, at any node and at the same time, gets the id of t
 key an event takes its place in a stream, whose row is locked as a job's is.
 """
 
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
 
 from sqlalchemy.engine import Connection
 
@@ -17,12 +15,10 @@ from relay.store.group_commit import alone
 from relay.store.locks import MATCH, locking
 from relay.store.outbox import Outbox, event_values
 from relay.store.scoped import Scoped
-from relay.store.statements import INTEGER, REAL, SQLITE, TEXT, fetch, insert_into, json_list, run_many, run_rows, sql
+from relay.store.statements import SQLITE, fetch, insert_into, json_list, run_many, sql
+from relay.store.streams import placed
 from relay.store.tables import EventRow
 
-MAX_SEQUENCE = 2**31 - 1_000_000
-"""The column's limit, with room for one transaction. Behind it a stream begins anew: after two billion events, those
-that are open just then may be out of order."""
 MAX_CALLS = 5
 """Calls of `record` that share a transaction."""
 
@@ -34,19 +30,6 @@ INSERT_PUBLISHED = (
 )
 # The published events of some identities.
 OF_IDENTITIES = sql("SELECT identity, id, type FROM events WHERE identity $among(identities) AND identity IS NOT NULL")
-_STREAM = {"uid": TEXT, "count": INTEGER, "used_at": REAL}
-# Takes the next places of some streams, and locks them.
-TAKE_PLACES = sql(
-    f"""
-INSERT INTO streams (uid, sequence, used_at)
-SELECT m.uid, m.count, m.used_at FROM $json_rows(rows) AS m WHERE 1 = 1 ORDER BY m.uid
-ON CONFLICT (uid) DO UPDATE SET used_at = excluded.used_at, sequence = excluded.sequence
-  + CASE WHEN streams.sequence < {MAX_SEQUENCE} THEN streams.sequence ELSE 0 END
-""",
-    rows=_STREAM,
-)
-# The last places of some streams.
-PLACES = sql("SELECT uid, sequence FROM streams WHERE uid IN $json_values(uids)")
 
 
 class PublishedStore(Scoped):
@@ -71,15 +54,17 @@ class PublishedStore(Scoped):
         for one in every:
             if one.identity not in before:
                 first.setdefault(one.identity, one)
-        placed = _placed(connection, list(first.values()))
-        written = placed
+        new = list(first.values())
+        events = placed(connection, [one.event for one in new])
+        taken = [Publication(event, one.identity) for event, one in zip(events, new, strict=True)]
+        written = taken
         if connection.dialect.name != SQLITE:
             # What no stream keeps in order is in key order, or two nodes that publish the same would deadlock.
-            written = sorted(placed, key=lambda one: ("", one.identity) if one.event.stream is None else ("s", ""))
+            written = sorted(taken, key=lambda one: ("", one.identity) if one.event.stream is None else ("s", ""))
         values = [{**event_values(one.event), "stream": one.event.stream, "identity": one.identity} for one in written]
         run_many(connection, INSERT_PUBLISHED, values)
-        there = {**before, **_known(connection, placed)}  # another node may have been faster
-        made = [one.event for one in placed if there[one.identity][0] == one.event.id]
+        there = {**before, **_known(connection, taken)}  # another node may have been faster
+        made = [one.event for one in taken if there[one.identity][0] == one.event.id]
         self._outbox.deliver(connection, [(event, None) for event in made])
         fresh = {event.id for event in made}
         return [tuple(_taken(one.event, there[one.identity], fresh) for one in item) for item in items]
@@ -96,22 +81,3 @@ def _known(connection: Connection, publications: Sequence[Publication]) -> dict[
         return {}
     identities = json_list([one.identity for one in publications])
     return {row[0]: (row[1], row[2]) for row in fetch(connection, OF_IDENTITIES, identities=identities)}
-
-
-def _placed(connection: Connection, publications: Sequence[Publication]) -> list[Publication]:
-    """The events with their places in their streams, which are locked."""
-    counts = Counter(one.event.stream for one in publications if one.event.stream is not None)
-    if not counts:
-        return list(publications)
-    used_at = {one.event.stream: one.event.recorded_at for one in publications}
-    run_rows(connection, TAKE_PLACES, [(uid, counts[uid], used_at[uid]) for uid in sorted(counts)])
-    last: dict[str, int] = {row[0]: row[1] for row in fetch(connection, PLACES, uids=json_list(sorted(counts)))}
-    taken: Counter[str] = Counter()
-    found: list[Publication] = []
-    for one in publications:
-        event, stream = one.event, one.event.stream
-        if stream is not None:
-            taken[stream] += 1
-            event = replace(event, sequence=last[stream] - counts[stream] + taken[stream])
-        found.append(Publication(event, one.identity))
-    return found

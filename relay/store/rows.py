@@ -7,11 +7,10 @@ from sqlalchemy.engine import Row
 
 from relay.core import jsontext
 from relay.core.delivery import Attempt, Delivery, Shown, Timings
-from relay.core.events import Event
+from relay.core.events import Event, is_stream
 from relay.core.job import Job, Observation, Progress
 from relay.core.job_groups import JobGroup
 from relay.core.jsontext import dumps
-from relay.core.published import is_stream
 from relay.store.statements import table_of
 from relay.store.tables import JobRow
 

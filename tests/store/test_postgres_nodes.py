@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
@@ -10,13 +10,16 @@ from typing import Any
 import asyncpg
 import pytest
 import time_machine
-from sqlalchemy import text
-from sqlalchemy.engine import Connection
+from sqlalchemy import event, text
+from sqlalchemy.engine import Connection, Engine, ExceptionContext
 
 from relay.clock import wall_clock
+from relay.core import events as core_events
 from relay.core.declared import Change
+from relay.core.delivery import Claimed
 from relay.core.encryption import NodeKeys
-from relay.core.records import PollNote, StoredAnswer
+from relay.core.events import SUBSCRIPTION_RECOVERED, Event
+from relay.core.records import AccountState, PollNote, StoredAnswer
 from relay.errors import Conflict, NotFound, StaleSequence, StoreError
 from relay.ids import new_id
 from relay.store import filter_room
@@ -32,6 +35,7 @@ from tests.support.store_kit import (
     deliver_all,
     deliveries,
     held_writer,
+    job_event,
     lease,
     poll,
     registration,
@@ -225,6 +229,95 @@ async def test_follower_recorded_while_its_head_ends_is_promoted(store: Store, o
             await task
         assert await states(store) == ["delivered"] * (nth + 1) + ["pending"]
     assert await store.upkeep.promote_heads(NOW) == (0, (uid, "sub_1", ROUNDS + 1))
+
+
+def told(type: str, subject: str) -> Event:
+    """An event about the relay, which keeps the order of its subject."""
+    return core_events.relay_event(new_id("evt", NOW), type, NOW, {}, dataschema="http://x", subject=subject)
+
+
+def source_events(count: int, *accounts: str) -> list[Event]:
+    return [
+        told(f"relay.source.{'recovered' if nth % 2 else 'down'}", account)
+        for nth in range(count)
+        for account in accounts
+    ]
+
+
+@pytest.mark.parametrize("first", ["record", "mark"])
+async def test_event_about_the_relay_recorded_while_its_head_ends_is_promoted(
+    store: Store, other: Store, first: str
+) -> None:
+    await store.subscriptions.create(subscription("sub_1", types=("relay.source.down", "relay.source.recovered")))
+    head_event, *later = source_events(ROUNDS, "revor/default")
+    await store.events.record(head_event)
+    for nth, later_event in enumerate(later):
+        (head,) = await claim(store, "sub_1")
+        record, mark = other.events.record(later_event), store.deliveries.record_attempt(result_of(head))
+        begins, follows = ((other, record), mark) if first == "record" else ((store, mark), record)
+        async with uncommitted(*begins) as open_one:
+            task = asyncio.ensure_future(follows)
+            await blocked(store)
+            assert not any(isinstance(result, Exception) for result in await open_one.commit())
+            await task
+        assert await states(store) == ["delivered"] * (nth + 1) + ["pending"]
+
+
+@pytest.fixture
+def errors() -> Iterator[list[str]]:
+    """What the database has refused: a group that is refused runs again, and no test would notice."""
+    found: list[str] = []
+
+    def refused(context: ExceptionContext) -> None:
+        found.append(str(context.original_exception))
+
+    event.listen(Engine, "handle_error", refused)
+    yield found
+    event.remove(Engine, "handle_error", refused)
+
+
+async def test_jobs_and_events_about_the_relay_that_are_recorded_and_delivered_at_once_never_deadlock(
+    store: Store, other: Store, errors: list[str]
+) -> None:
+    """Streams are locked behind jobs, and all of a transaction in one order: also by an attempt that ends the head of a
+    job, and has an event of its own."""
+    types = ("ai.revor.job.failed", "relay.source.down", "relay.source.recovered", SUBSCRIPTION_RECOVERED)
+    for id in ("sub_1", "sub_2"):
+        await store.subscriptions.create(subscription(id, types=types))
+    accounts = [f"revor/{nth}" for nth in range(4)]
+    ended = asyncio.Event()
+
+    async def record(node: Store) -> None:
+        for nth, about in enumerate(source_events(5, *accounts)):
+            uid = await track(node, new_id("evt", NOW))
+            failed = poll(uid, 0, events=[job_event(uid, 1, "failed")], outcome="failed")
+            await asyncio.gather(
+                node.jobs.record(failed),
+                node.accounts.set(AccountState(source="revor", name=f"{nth % 4}", since=NOW), about),
+            )
+
+    async def attempt(node: Store, one: Claimed) -> None:
+        made = [told(SUBSCRIPTION_RECOVERED, one.subscription_id)] if one.event.job_uid is not None else []
+        await node.deliveries.record_attempt(result_of(one, events=tuple(made)))
+
+    async def deliver(node: Store, id: str) -> None:
+        while True:
+            last = ended.is_set()
+            claimed = await claim(node, id, 7)
+            await asyncio.gather(*(attempt(node, one) for one in claimed))
+            if last and not claimed:
+                return
+
+    async def record_all() -> None:
+        await asyncio.gather(*(record(node) for node in (store, other) for _ in range(2)))
+        ended.set()
+
+    async with asyncio.timeout(120):
+        await asyncio.gather(record_all(), deliver(store, "sub_1"), deliver(other, "sub_2"))
+    while any([await deliver_all(node, id) for node, id in ((store, "sub_1"), (other, "sub_2"))]):
+        pass  # what one has told the other
+    assert errors == []
+    assert set(await states(store)) == {"delivered"}
 
 
 async def test_no_interleaving_leaves_a_follower_blocked(store: Store, other: Store) -> None:

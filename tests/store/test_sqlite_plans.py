@@ -218,6 +218,7 @@ async def fill(store: Store) -> None:
         " last_failure_at, closed_at) SELECT 'inc_' || (10000000 + i), 'digest ' || i, 'jobs', 'revor/other', "
         f"'closed', '[]', 3, 3, {NOW}, {NOW}, {NOW} FROM n",
         f"INSERT INTO hazards SELECT 'revor', 'class ' || i, i, '{{}}', {NOW} FROM n",
+        f"INSERT INTO streams SELECT 'key_' || i, 1, {NOW} FROM n",
     ):
         head, _, tail = statement.partition(" SELECT ")
         await execute(store, f"{head} {number} SELECT {tail}")

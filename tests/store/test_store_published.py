@@ -7,8 +7,8 @@ import pytest
 from relay.core.bundles import Bundle, Room
 from relay.core.published import Taken
 from relay.core.replay import ReplayRequest
-from relay.store.published import MAX_SEQUENCE
 from relay.store.store import Store
+from relay.store.streams import MAX_SEQUENCE
 from tests.support.store_kit import (
     NOW,
     PUBLISHED_TYPE,

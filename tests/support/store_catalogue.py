@@ -40,6 +40,7 @@ from relay.store import (
     replay_statements,
     secrets,
     sessions,
+    streams,
     subscriptions,
     upkeep,
 )
@@ -466,7 +467,7 @@ CATALOGUE = (
     Case("retention: events", upkeep.DELETE_EVENTS),
     Case("retention: streams", upkeep.DELETE_OLD_STREAMS),
     Case("publish: known ones", published.OF_IDENTITIES),
-    Case("publish: places", published.PLACES),
+    Case("publish: places", streams.PLACES),
     Case("retention: old attempts", upkeep.DELETE_OLD_ATTEMPTS, harmless=("SCAN attempts",)),  # from the oldest on
     Case("retention: old jobs", upkeep.OLD_JOBS),
     Case("retention: jobs", upkeep.DELETE_JOBS),

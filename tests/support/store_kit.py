@@ -15,10 +15,10 @@ from sqlalchemy.engine import Connection
 from relay.core.access import AccessToken
 from relay.core.connect_accounts import ConnectAccount
 from relay.core.delivery import Attempt, Claimed
-from relay.core.events import Event, Hint
+from relay.core.events import Event, Hint, stream_of
 from relay.core.job import Observation, Problem, Progress
 from relay.core.jsontext import dumps
-from relay.core.published import Publication, identity_of, stream_of
+from relay.core.published import Publication, identity_of
 from relay.core.records import AttemptResult, Intent, Lease, ListingRecord, PollRecord, Registration, WantedCallback
 from relay.core.sign_in import Session
 from relay.core.subscription import Subscription

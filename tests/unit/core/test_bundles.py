@@ -144,7 +144,11 @@ def test_a_bundle_is_sent_when_it_is_full_or_has_waited(
 def test_events_are_sent_by_themselves_while_there_is_room(
     made: Bundle, room: int, fresh: bool, taken: int, expected: str
 ) -> None:
-    heads = [candidate("a1")._replace(type="t"), candidate("-2")._replace(type="t"), candidate("-3")._replace(type="u")]
+    heads = [
+        candidate("a1")._replace(type="job"),
+        candidate("-2")._replace(type="t"),
+        candidate("-3")._replace(type="u"),
+    ]
     assert [one.id for one in singles(heads, taken, made, Room(count=room), fresh=fresh)] == expected.split()
 
 

@@ -21,6 +21,7 @@ from relay.core.events import (
     check_attribute,
     from_transition,
     in_binary_mode,
+    is_stream,
     job_event_types,
     relay_event,
     render,
@@ -431,3 +432,28 @@ def test_attribute_in_binary_mode(value: object, header: str) -> None:
     headers, data = in_binary_mode(event)
     assert headers == (("Content-Type", "application/json"), ("ce-id", "evt_1"), ("ce-extra", header))
     assert data == b'{"n":1180591620717411303424}'
+
+
+@pytest.mark.parametrize(
+    ("type_", "subject", "ordered"),
+    [
+        ("relay.incident.opened", "inc_1", True),
+        ("relay.source.down", "revor/default", True),
+        ("relay.subscription.disabled", "sub_1", True),
+        ("relay.group.finished", "spring", True),
+        ("relay.group.finished", None, False),
+        ("relay.delivery.expired", "sub_1", False),
+        ("relay.delivery.uncertain", "sub_1", False),
+        ("relay.create.unknown", "int_1", False),
+        ("relay.test", "sub_1", False),
+    ],
+)
+def test_events_about_one_subject_keep_their_order(type_: str, subject: str | None, ordered: bool) -> None:
+    def key(**changes: str | None) -> str | None:
+        values = {"type": type_, "subject": subject, "owner": "revor/default", **changes}
+        return relay_event("evt_1", now=AT, data={}, dataschema="/x", **values).order_key  # type: ignore[arg-type]
+
+    assert is_stream(key()) is ordered
+    if ordered:
+        assert key() == key(type=f"{type_.rpartition('.')[0]}.another")
+        assert len({key(), key(subject="another"), key(owner="revor/emea"), key(owner=None)}) == 4

@@ -7,7 +7,7 @@ from cloudevents.core.bindings.http import HTTPMessage, from_binary, to_binary
 from cloudevents.core.formats.json import JSONFormat
 from cloudevents.core.v1.event import CloudEvent
 
-from relay.core.events import Origin, content_of, in_binary_mode
+from relay.core.events import Origin, content_of, in_binary_mode, is_stream, stream_of
 from relay.core.filters import known_types
 from relay.core.jsontext import dumps, loads
 from relay.core.published import (
@@ -17,9 +17,7 @@ from relay.core.published import (
     Rules,
     document_of_binary,
     identity_of,
-    is_stream,
     read_document,
-    stream_of,
 )
 from relay.core.samples import sample_event
 
