@@ -177,6 +177,9 @@ def main() -> int:
         except RuntimeError as problem:
             errors.print(str(problem), style="red", markup=False)
             ended = 2
+        except Exception:  # a fault of the tool: what was measured is shown all the same
+            errors.print_exception()
+            ended = 2
     console.print(table(found), markup=False)
     for line in found.skipped:
         console.print(f"SKIPPED {line}", style="bold yellow", markup=False, highlight=False, soft_wrap=True)

@@ -111,9 +111,11 @@ def _port_of(process: subprocess.Popen[bytes], written: Path) -> int:
 def load(way: str, port: int, **spec: Any) -> dict[str, Any]:
     """What came of these calls: see dropin_load.py."""
     given = orjson.dumps({"way": way, "port": port, **spec})
+    environ = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}  # cuts large answers
     done = subprocess.run(
         [sys.executable, str(HERE / "dropin_load.py")],
         input=given,
+        env=environ,
         capture_output=True,
         timeout=120,
         check=False,
