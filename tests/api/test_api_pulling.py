@@ -121,7 +121,7 @@ async def test_wait_ends_with_the_first_delivery(client, world, sub):
     assert not waiting.done()
     await publish(world, 1)
     world.arrivals.event_recorded()
-    found = await asyncio.wait_for(waiting, 5)
+    found = await asyncio.wait_for(waiting, 15)
     assert len(found["items"]) == 1
 
 
@@ -135,7 +135,7 @@ async def test_wait_ends_when_the_node_stops(client, world, sub, monkeypatch):
     waiting = asyncio.create_task(pull(client, sub, wait_seconds=30))
     await asyncio.sleep(0.05)
     world.node.stop()
-    assert (await asyncio.wait_for(waiting, 5))["items"] == []
+    assert (await asyncio.wait_for(waiting, 15))["items"] == []
 
 
 @pytest.mark.parametrize(("gone_seconds", "arrives"), [(0.0, False), (60.0, True)])
@@ -152,7 +152,7 @@ async def test_caller_that_is_gone_is_handed_nothing(client, world, sub, monkeyp
         assert waiting.done() is not arrives
         await publish(world, 1)
         world.arrivals.event_recorded()
-        assert (await asyncio.wait_for(waiting, 5))["items"] == []
+        assert (await asyncio.wait_for(waiting, 15))["items"] == []
     assert len((await pull(client, sub))["items"]) == 1
 
 
@@ -161,7 +161,7 @@ async def test_wait_ends_with_its_subscription(client, world, sub):
     await asyncio.sleep(0.1)
     await client.delete(sub)
     world.arrivals.deliveries_changed()
-    assert (await asyncio.wait_for(waiting, 5))["code"] == "subscription_not_found"
+    assert (await asyncio.wait_for(waiting, 15))["code"] == "subscription_not_found"
 
 
 async def test_paused_subscription_hands_nothing_out_and_says_so(client, world, sub):
@@ -175,7 +175,7 @@ async def test_paused_subscription_hands_nothing_out_and_says_so(client, world, 
     assert not waiting.done()
     await client.post(f"{sub}/resume")
     world.arrivals.deliveries_changed()
-    found = await asyncio.wait_for(waiting, 5)
+    found = await asyncio.wait_for(waiting, 15)
     assert (len(found["items"]), found["reason"]) == (1, None)
 
 

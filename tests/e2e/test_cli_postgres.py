@@ -17,7 +17,7 @@ from relay.config.keyring import new_key, python_line_that_makes_a_key
 from relay.store.migrations import newest_revision
 from tests.support.old_postgres import postgres_that_says
 from tests.support.postgres_server import shared_server
-from tests.support.process_world import API_TOKEN, Process, Start
+from tests.support.process_world import API_TOKEN, DEADLINE_SECONDS, Process, Start
 
 PASSWORD = "not-for-anybody"
 NOBODY_LISTENS = f"postgresql://relay:{PASSWORD}@127.0.0.1:1/relay"
@@ -149,7 +149,7 @@ def test_serve_requires_a_token_and_says_how_to_create_one(here: Here, tmp_path:
     assert here.run("jobs", "list", RELAY_URL=url, RELAY_TOKEN="rl_another")[0] == 2
     # directly on the database, beside the node
     assert here.run("tokens", "revoke", "ops", RELAY_TOKEN_FILE="")[0] == 0
-    deadline = time.monotonic() + 1
+    deadline = time.monotonic() + DEADLINE_SECONDS
     while ask(url, made["token"]) != 401:
         assert time.monotonic() < deadline
     assert node.end() == 0

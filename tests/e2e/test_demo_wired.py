@@ -5,14 +5,19 @@ import sys
 import aiohttp
 import pytest
 
+from relay.cli.demo import wired as wired_demo
 from relay.cli.demo.environment import Plan
 from relay.cli.demo.vendors import CRMS
 from relay.cli.demo.wired import MIN_JOBS, open_wired, run_wired, subscribe_all
 from relay.cli.demo.wired_targets import TARGETS
 
+PATIENCE_SECONDS = 600.0
+"""Far beyond what the events and the last digest of ten seconds take. The demo ends when all has come."""
+
 
 @pytest.mark.slow
-async def test_every_target_gets_exactly_its_events_and_refuses_none() -> None:
+async def test_every_target_gets_exactly_its_events_and_refuses_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wired_demo, "patience_seconds", lambda _plan: PATIENCE_SECONDS)
     async with open_wired(Plan(jobs=MIN_JOBS, speed=120.0, seed=3)) as wired:
         report = await run_wired(wired)
     assert report.problems == ()

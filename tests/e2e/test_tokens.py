@@ -175,11 +175,11 @@ async def test_reload_ends_streams_of_a_removed_token(start: Start, tmp_path: Pa
         changed = other.replace("[read]", "[admin]")  # other permissions: it has to ask again
         settings.write_text(f"auth: {{tokens: [{one}, {changed}]}}\n")
         world.relay.popen.send_signal(signal.SIGHUP)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(12):  # a heartbeat would come after 15 s
             await streams[1].content.read()
         settings.write_text(f"auth: {{tokens: [{other}]}}\n")
         world.relay.popen.send_signal(signal.SIGHUP)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(12):  # a heartbeat would come after 15 s
             await streams[0].content.read()
 
 

@@ -19,7 +19,7 @@ async def test_setting_the_clock_does_not_stop_the_node(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], seconds: float
 ) -> None:
     ahead = time.time() - time.monotonic()
-    async with asyncio.timeout(30), open_e2e_world(tmp_path, upstream_clock=lambda: ahead + time.monotonic()) as world:
+    async with asyncio.timeout(120), open_e2e_world(tmp_path, upstream_clock=lambda: ahead + time.monotonic()) as world:
         await world.subscribe()
         before = [await world.job(run_seconds=400) for _ in range(2)]  # two seconds
         await world.until(lambda: all("running" in world.kinds(job_id) for job_id in before))
@@ -42,7 +42,7 @@ async def test_delivery_in_flight_is_not_repeated_when_the_clock_is_set(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float
 ) -> None:
     ahead = time.time() - time.monotonic()
-    async with asyncio.timeout(30), open_e2e_world(tmp_path, upstream_clock=lambda: ahead + time.monotonic()) as world:
+    async with asyncio.timeout(120), open_e2e_world(tmp_path, upstream_clock=lambda: ahead + time.monotonic()) as world:
         dispatcher = world.node.dispatcher
         transport = dispatcher._worker.transport
         really_send, sent, answer = transport.send, asyncio.Event(), asyncio.Event()
@@ -67,7 +67,7 @@ async def test_delivery_in_flight_is_not_repeated_when_the_clock_is_set(
 
 async def until_it_polls_again(world: World, polls: float) -> None:
     """No request reaches the node meanwhile: it has to notice by itself."""
-    latest = time.monotonic() + 10
+    latest = time.monotonic() + 60
     while world.polls("observed") <= polls:
         assert time.monotonic() < latest, "it no longer polls"
         await asyncio.sleep(0.02)

@@ -19,6 +19,7 @@ from relay.cli.demo.campaign_world import (
     GROUP,
     PEOPLE,
     CampaignWorld,
+    break_account,
     dispatch,
     open_campaign_world,
     set_account,
@@ -133,9 +134,9 @@ async def _break_and_repair(
     campaign: Campaign, session: aiohttp.ClientSession, breaks_at: float, repaired_at: float
 ) -> None:
     """Breaks the account, and repairs it, at these times."""
-    for at, status in ((breaks_at, "credentials"), (repaired_at, "ok")):
-        await asyncio.sleep(max(0.0, at - wall_clock()))
-        await set_account(campaign, session, status)
+    await break_account(campaign, session, breaks_at)
+    await asyncio.sleep(max(0.0, repaired_at - wall_clock()))
+    await set_account(campaign, session, "ok")
 
 
 async def _nothing() -> None:

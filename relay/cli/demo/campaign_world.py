@@ -4,7 +4,9 @@ An account breaks and is repaired. It breaks between the starts of certain jobs,
 failures.
 """
 
+import asyncio
 import contextlib
+import math
 from bisect import bisect_right
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -35,12 +37,13 @@ FAILS_ALONE = {"channel": "email", "final": "failed", "attempt_failures": 0, "er
 @dataclass(slots=True)
 class HeldClock:
     """The sandbox's clock. It shows `until` before that time has come: the jobs of a campaign do not start before all
-    of them are there, however slow the machine is."""
+    of them are there, however slow the machine is. It stops at `stops_at`, in epoch seconds, as long as that is set."""
 
     until: float = 0.0
+    stops_at: float = math.inf
 
     def __call__(self) -> float:
-        return max(self.until, wall_clock())
+        return min(max(self.until, wall_clock()), self.stops_at)
 
 
 @dataclass(kw_only=True)
@@ -128,6 +131,15 @@ async def dispatch(
         body = {"id": item["id"], "group": GROUP, **({} if metadata is None else {"metadata": metadata(index)})}
         await post(session, f"{scenario.relay_url}/v1/jobs", body)
     await post(session, f"{campaign.group_url}/close", {"expected": jobs})
+
+
+async def break_account(campaign: CampaignWorld, session: aiohttp.ClientSession, breaks_at: float) -> None:
+    """Breaks the account at this time of the sandbox's clock, which stands still until the account is broken: no other
+    job fails on a slow machine."""
+    campaign.clock.stops_at = max(breaks_at, campaign.clock())  # it never goes back
+    await asyncio.sleep(max(0.0, breaks_at - wall_clock()))
+    await set_account(campaign, session, "credentials")
+    campaign.clock.stops_at = math.inf
 
 
 async def set_account(campaign: CampaignWorld, session: aiohttp.ClientSession, status: str) -> None:

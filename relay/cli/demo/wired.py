@@ -16,7 +16,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from relay.cli.demo.campaign_world import FAILS_ALONE, CampaignWorld, dispatch, open_campaign_world, set_account
+from relay.cli.demo.campaign_world import (
+    FAILS_ALONE,
+    CampaignWorld,
+    break_account,
+    dispatch,
+    open_campaign_world,
+    set_account,
+)
 from relay.cli.demo.environment import Plan
 from relay.cli.demo.report import Receipt, Receipts, make_report
 from relay.cli.demo.scenario import (
@@ -249,8 +256,7 @@ async def _break_and_repair(wired: Wired, session: aiohttp.ClientSession) -> Non
     """Breaks the account after some of its jobs have started. Somebody repairs it once the relay has told of it."""
     campaign = wired.campaign
     breaks_at, repaired_at = campaign.outage(wall_clock(), BROKEN_FOR)
-    await asyncio.sleep(max(0.0, breaks_at - wall_clock()))
-    await set_account(campaign, session, "credentials")
+    await break_account(campaign, session, breaks_at)
     latest = repaired_at + patience_seconds(campaign.scenario.plan)
     await asyncio.sleep(max(0.0, repaired_at - wall_clock()))
     while wall_clock() < latest:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import secrets
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -25,19 +26,23 @@ SECRET = "whsec_MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE="
 
 
 class Stub(ThreadingHTTPServer):
-    """Answers each `METHOD path` with the next of its answers (status, media type, bytes) and repeats the last one."""
+    """Answers each `METHOD path` with the next of its answers (status, media type, bytes) and repeats the last one.
+
+    All paths begin with one of its own, so requests of another test to a port that was free are none of its own.
+    """
 
     daemon_threads = True
     allow_reuse_address = False
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
+        self.prefix = f"/{secrets.token_hex(8)}"
         self.answers: dict[str, list[tuple[int, str, bytes]]] = {}
         self.seen: list[tuple[str, dict[str, str], bytes]] = []
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}"
+        return f"http://127.0.0.1:{self.server_address[1]}{self.prefix}"
 
     def says(self, what: str, document: Any, status: int = 200) -> None:
         self.answers.setdefault(what, []).append((status, "application/json", json.dumps(document).encode()))
@@ -51,9 +56,13 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self) -> None:
         body = self.rfile.read(int(self.headers.get("content-length") or 0))
+        if not self.path.startswith(f"{self.server.prefix}/"):
+            self.send_error(404)
+            return
+        path = self.path.removeprefix(self.server.prefix)
         headers = {name.lower(): value for name, value in self.headers.items()}
-        self.server.seen.append((f"{self.command} {self.path}", headers, body))
-        answers = self.server.answers.get(f"{self.command} {self.path.partition('?')[0]}", [(404, "text/plain", b"?")])
+        self.server.seen.append((f"{self.command} {path}", headers, body))
+        answers = self.server.answers.get(f"{self.command} {path.partition('?')[0]}", [(404, "text/plain", b"?")])
         status, media_type, raw = answers.pop(0) if len(answers) > 1 else answers[0]
         self.send_response(status)
         self.send_header("Content-Type", media_type)

@@ -248,7 +248,7 @@ def test_a_missing_database_is_not_created(
 def test_a_held_file_is_rotated_through_its_node(
     database: Path, stub: Stub, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    port = stub.server_address[1]
+    port, stub.prefix = stub.server_address[1], ""  # the settings say where it listens, which has no path
     monkeypatch.delenv("RELAY_URL")
     monkeypatch.setenv("RELAY_SERVER__PORT", str(port))
     stub.says("POST /v1/keys/signing/rotate", {"key": {"public_key": "whpk_x"}, "old_key_expires_at": "2026-05-21"})

@@ -5,6 +5,7 @@ import time
 from dataclasses import replace
 from typing import Any
 
+import aiohttp
 import httpx2 as httpx
 import orjson
 import pytest
@@ -16,7 +17,7 @@ from relay.cli import run
 from relay.cli.demo.campaign import open_campaign, speed_for
 from relay.cli.demo.campaign_live import drawn
 from relay.cli.demo.campaign_report import CampaignReport, Statement, true_counts
-from relay.cli.demo.campaign_world import BROKEN, HeldClock, account_of
+from relay.cli.demo.campaign_world import BROKEN, HeldClock, account_of, break_account
 from relay.cli.demo.environment import Plan
 from relay.cli.demo.report import Receipts, make_report
 from relay.cli.demo.slack_channel import PATH, Message, SlackChannel, read_message
@@ -159,6 +160,23 @@ async def test_the_account_breaks_between_the_starts_of_two_jobs() -> None:
         assert starts[14] < repaired_at < starts[15]
         breaks_at, repaired_at = campaign.outage(starts[19])
         assert starts[17] < breaks_at < starts[18] < repaired_at < starts[19]
+
+
+async def test_the_sandbox_stands_still_until_the_account_is_broken() -> None:
+    """However late the request comes: its jobs do not start meanwhile."""
+    async with open_campaign(Plan(jobs=60, speed=1000)) as campaign, aiohttp.ClientSession() as session:
+        breaks_at = campaign.clock() + 0.05
+        set_connect_account, seen = campaign.world.set_connect_account, []
+
+        def late(account_id: str, now: float, **fields: Any) -> Any:
+            while time.time() < breaks_at + 0.2:  # a slow machine
+                seen.append(campaign.clock())
+            return set_connect_account(account_id, now, **fields)
+
+        campaign.world.set_connect_account = late  # type: ignore[method-assign]
+        await break_account(campaign, session, breaks_at)
+        assert max(seen) == breaks_at
+        assert campaign.clock() >= breaks_at + 0.2
 
 
 def test_the_clock_stands_until_its_time_has_come() -> None:

@@ -89,7 +89,7 @@ class World:
             return gone
 
         self.access.load = loading  # type: ignore[method-assign]
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             await done.wait()
         self.access.load = load  # type: ignore[method-assign]
 
