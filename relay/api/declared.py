@@ -133,8 +133,8 @@ def _without_values(answer: SubscriptionsApplied) -> SubscriptionsApplied:
     also_bodies=(DeclaredSubscription,),
     answers={200: Answer("What was changed or, with `dry_run`, would be.", SubscriptionsApplied)},
     problems={
-        409: "The token has made too many subscriptions, one has too many valid secrets, or other requests change "
-        "them at the same time.",
+        409: "The token has made too many subscriptions, filters would make too many distinct comparisons, one has too "
+        "many valid secrets, or other requests change them at the same time.",
         429: "Too many batches are in progress.",
     },
 )

@@ -137,7 +137,10 @@ async def _subscription_again(call: Call, kept: Mapping[str, Any]) -> Subscripti
         200: Answer("With `reuse`: the existing subscription of this sink, unchanged.", Subscription),
         201: Answer("The new subscription. `config.secret` is only in this response.", Subscription, headers=LOCATION),
     },
-    problems={409: "The token has made too many subscriptions.", **CHECK_PROBLEMS},
+    problems={
+        409: "The token has made too many subscriptions, or filters would make too many distinct comparisons.",
+        **CHECK_PROBLEMS,
+    },
 )
 async def create_subscription(call: Call) -> Response:
     """Subscribe to events.
@@ -220,7 +223,8 @@ async def get_subscription(call: Call) -> Response:
     query=(CHECK,),
     answers={200: _SUBSCRIPTION},
     problems={
-        409: "The subscription was created by a `callback_url`, or another request has changed it meanwhile.",
+        409: "The subscription was created by a `callback_url`, another request has changed it meanwhile, or filters "
+        "would make too many distinct comparisons.",
         **CHECK_PROBLEMS,
     },
 )
@@ -369,6 +373,7 @@ async def pause_subscription(call: Call) -> Response:
     scopes=WRITES_SUBSCRIPTIONS,
     body=Nothing,
     body_optional=True,
+    problems={409: "Its filters cannot be read: correct them first."},
     answers={200: _SUBSCRIPTION},
 )
 async def resume_subscription(call: Call) -> Response:
