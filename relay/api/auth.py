@@ -2,7 +2,8 @@
 
 Without `--dev` there is no anonymous access, because a reverse proxy also connects from loopback. With `--dev` a caller
 on loopback is admin. Web pages in a local browser come from loopback too, so `Host` must be a loopback name or address
-(which stops DNS rebinding), `Origin` must be the relay's own, and headers added by proxies are refused.
+(which stops DNS rebinding), `Origin` must be the relay's own, a write that another site caused (`Sec-Fetch-Site`) must
+have one, and headers added by proxies are refused.
 """
 
 import re
@@ -16,6 +17,7 @@ from starlette.types import Scope
 from relay.api.ports import ApiSettings
 from relay.core.access import PUBLISH, publish_prefixes
 from relay.core.client_address import address_of
+from relay.core.forwarding import NODE_HEADER, SAFE_METHODS
 from relay.core.sign_in import USER_PREFIX
 from relay.errors import Forbidden, RequestError, Unauthorized
 
@@ -33,13 +35,13 @@ PROXY = "proxy"
 """The drop-in proxy only, and all of it."""
 ADMIN = "admin"
 
-NODE_HEADER = b"relay-node"
-"""Carries the id of the node that sent a request."""
 _PROXY_HEADERS = frozenset({"forwarded", "via", "x-real-ip"})
 _PROXY_PREFIXES = ("x-forwarded-", "cf-")
 _PROXY_SUFFIX = "-client-ip"
 """`True-Client-IP`, `X-Client-IP`, `Fastly-Client-IP`."""
 _HTTP_ORIGIN = re.compile(r"http://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+)(?::([0-9]{0,5}))?")
+_OWN_SITES = ("same-origin", "none")
+"""Values of Sec-Fetch-Site of requests that no other site has caused. Other ports of this machine are `same-site`."""
 _CHALLENGE = 'Bearer realm="revor-relay"'
 
 
@@ -159,6 +161,10 @@ def require_local(scope: Scope, headers: Headers) -> None:
         raise Forbidden(detail, code="host_not_allowed")
     if any(_authority_of(origin) != authority for origin in headers.getlist("origin")):
         detail = "the request comes from another site's web page (Origin) and has no token"
+        raise Forbidden(detail, code="origin_not_allowed")
+    is_foreign = any(site not in _OWN_SITES for site in headers.getlist("sec-fetch-site"))
+    if is_foreign and "origin" not in headers and scope["method"] not in SAFE_METHODS:
+        detail = "the request comes from another site's web page (Sec-Fetch-Site) and has no token"
         raise Forbidden(detail, code="origin_not_allowed")
 
 

@@ -20,6 +20,7 @@ from relay.api.auth import (
     needs_identity,
     refuse_loop,
 )
+from relay.api.limits import is_long_body
 from relay.api.operations import Context
 from relay.api.problems import internal_error, problem_response, request_id_of, store_problem
 from relay.clock import http_date
@@ -154,6 +155,8 @@ class _Exchange:
     async def _answer(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self._status = message["status"]
+            if self._leaves_body():
+                message["headers"] = [*message["headers"], (b"connection", b"close")]
             if not self._unchanged:
                 message["headers"] = [
                     *message["headers"],
@@ -168,6 +171,15 @@ class _Exchange:
                 return
             message = _EMPTY_BODY
         await self._send(message)
+
+    def _leaves_body(self) -> bool:
+        """Whether the answer ends the connection, so that the long body of a caller who is not known is not read on.
+        Whoever sends an upstream's key is known to the upstream."""
+        scope, passed_paths = self._scope, self._context.ports.settings.passed_paths
+        is_known = scope.get("relay.identity") is not None
+        if is_known or (self._status != 401 and scope["path"].startswith(passed_paths)):
+            return False
+        return is_long_body(Headers(scope=scope))
 
     def _write_log(self, failed: bool) -> None:
         self._context.ports.count_request(self._scope["method"], self._status)

@@ -37,7 +37,11 @@ HOP_BY_HOP = frozenset(
 )
 FOR_THE_RELAY = (METADATA_HEADER, CALLBACK_HEADER, CALLBACK_TYPES_HEADER, GROUP_HEADER, GROUP_SIZE_HEADER)
 """Headers of a create that say how its job is tracked. The upstream does not get them."""
-_NEVER_FORWARDED = HOP_BY_HOP | {b"host", b"expect", *FOR_THE_RELAY}
+_NEVER_FORWARDED = HOP_BY_HOP | {b"host", b"expect", b"forwarded", b"x-real-ip", *FOR_THE_RELAY}
+_NEVER_FORWARDED_PREFIX = b"x-forwarded-"
+"""The upstream would take from these where a request comes from. It comes from the relay."""
+NODE_HEADER = b"relay-node"
+_NODE_ID = re.compile(rb"[0-9a-f]{16}")
 _ALWAYS_END_TO_END = frozenset(
     {
         *(b"authorization", b"x-api-key", b"idempotency-key", b"content-type", b"content-encoding", b"content-length"),
@@ -53,10 +57,10 @@ _POLL_HEADERS = frozenset(
     {
         *(b"authorization", b"x-api-key", b"accept", b"accept-encoding", b"accept-language", b"user-agent", b"dnt"),
         *(b"cache-control", b"pragma", b"content-type", b"content-length", b"origin", b"referer", b"priority"),
-        *(b"traceparent", b"tracestate", b"x-request-id", b"via", b"forwarded", b"x-real-ip", b"relay-node"),
+        *(b"traceparent", b"tracestate", b"x-request-id", b"via"),
     }
 )
-_POLL_HEADER_PREFIXES = (b"x-forwarded-", b"sec-fetch-", b"sec-ch-ua")
+_POLL_HEADER_PREFIXES = (b"sec-fetch-", b"sec-ch-ua")
 _TAKES_JSON = re.compile(rb"(?:^|,)\s*(?:\*/\*|application/(?:\*|json))\s*(?:[;,]|$)", re.IGNORECASE)
 _READABLE_CODINGS = frozenset({"gzip", "x-gzip", "deflate", "identity"})
 _MAX_NAMED_HEADERS = 100
@@ -66,8 +70,15 @@ _UNWRITABLE = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 
 
 def headers_to_forward(headers: Iterable[Header]) -> list[Header]:
-    """The request headers to forward: without hop-by-hop headers and those meant for the relay."""
-    return [header for header in _end_to_end(headers) if header[0] not in _NEVER_FORWARDED]
+    """The request headers to forward: without hop-by-hop headers, those meant for the relay, and those that say where
+    the request came from. The ids of other relays' nodes stay: a loop through several relays is found by them."""
+    return [
+        header
+        for header in _end_to_end(headers)
+        if header[0] not in _NEVER_FORWARDED
+        and not header[0].startswith(_NEVER_FORWARDED_PREFIX)
+        and (header[0] != NODE_HEADER or _NODE_ID.fullmatch(header[1]) is not None)
+    ]
 
 
 def headers_to_return(headers: Iterable[Header], status_code: int) -> list[Header]:

@@ -17,7 +17,7 @@ from typing import Any
 
 import httptools
 from uvicorn.protocols.http.flow_control import FlowControl
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from relay.server.connections import GRACE_SECONDS, Connections, network_of
 from relay.server.heads import Fault, authority_of, fault_of, is_absolute
@@ -56,6 +56,8 @@ class Protocol(HttpToolsProtocol):
         """Loop time at which the current expectation began or the last body bytes arrived."""
         self._connections = connections
         self._expects = _IDLE
+        self._answered: RequestResponseCycle | None = None
+        """The request that is being answered."""
         self._heads = 0
         """Number of complete heads."""
         self._head_bytes = 0
@@ -90,15 +92,24 @@ class Protocol(HttpToolsProtocol):
         """Admits the connection, or answers 503 and closes it."""
         super().connection_made(transport)
         self.flow = _Flow(transport, self)
+        self._gentle = _Gentle(self)
         self.address = network_of(self.client[0]) if self.client else ""
         if not self._connections.admit(self, self.since):
             self.transport.write(_FULL)
             self.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The connection has ended."""
+        """The connection has ended. uvicorn tells the request that came last, which may be waiting behind the one that
+        is being answered."""
         self._connections.remove(self)
         super().connection_lost(exc)
+        if self._answered is not None and not self._answered.response_complete:
+            self._answered.disconnected = True
+            self._answered.message_event.set()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._answered = cycle
+        super()._start_asgi_task(cycle, app)
 
     def eof_received(self) -> bool | None:  # type: ignore[override]
         """The client has closed its side. Returns True to keep ours open for the answer it waits for."""
@@ -168,6 +179,11 @@ class Protocol(HttpToolsProtocol):
                 connection.shutdown(socket.SHUT_WR)
         finally:
             connection.detach()
+
+    @property
+    def reads_body(self) -> bool:
+        """Whether the body of a request is arriving."""
+        return self._expects == _BODY
 
     @property
     def is_busy(self) -> bool:
@@ -330,6 +346,7 @@ class Protocol(HttpToolsProtocol):
             except Exception:  # not a request, so it has no body; the previous one may still be running
                 self._expects = _HEAD
                 raise
+            self.cycle.transport = self._gentle  # type: ignore[assignment]  # has all that a cycle uses
             if self._connections.draining:
                 self._answer_last()
             return
@@ -404,6 +421,20 @@ class _Last:
         self.write = protocol.transport.write
         self.is_closing = protocol.transport.is_closing
         self.close = protocol.close_gently
+
+
+class _Gentle(_Last):
+    """The transport of any other answer: `close` closes gently where the rest of the request may still come."""
+
+    def __init__(self, protocol: Protocol) -> None:
+        super().__init__(protocol)
+        self.close = self._close
+
+    def _close(self) -> None:
+        if self._protocol.reads_body:
+            self._protocol.close_gently()
+        else:
+            self._protocol.transport.close()
 
 
 class _Flow(FlowControl):

@@ -1,6 +1,7 @@
 import pytest
 from starlette.datastructures import Headers
 
+from relay.api.app import create_api
 from relay.api.auth import identify
 from relay.api.catalogue import OPERATIONS
 from relay.api.operations import (
@@ -218,6 +219,55 @@ async def test_with_dev_only_callers_on_this_machine_need_no_token(open_client, 
             assert answer.status_code == (200 if code is None else 403), (peer, host, origin, answer.text)
             if code is not None:
                 assert answer.json()["code"] == code, (peer, host, origin)
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH"])
+@pytest.mark.parametrize(
+    ("site", "is_refused"), [("cross-site", True), ("same-site", True), ("same-origin", False), ("none", False)]
+)
+async def test_with_dev_a_write_that_another_site_causes_is_refused(open_client, method, site, is_refused):
+    """A form without an Origin, as some browsers and privacy settings send it."""
+    client = open_client(dev=True)
+    answer = await client.request(method, "/v1/jobs/none", headers={"Sec-Fetch-Site": site})
+    assert (answer.status_code == 403) is is_refused
+    if is_refused:
+        assert answer.json()["code"] == "origin_not_allowed"
+    own = {"Sec-Fetch-Site": site, "Origin": "http://127.0.0.1:8080"}
+    assert (await client.request(method, "/v1/jobs/none", headers=own)).status_code != 403
+    assert (await client.get("/v1/jobs", headers={"Sec-Fetch-Site": site})).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("headers", "ends"),
+    [
+        ({"Content-Length": "300000000"}, True),
+        ({"Transfer-Encoding": "chunked"}, True),
+        ({"Content-Length": "9" * 40}, True),
+        ({"Content-Length": "65536"}, False),
+        ({}, False),
+    ],
+)
+@pytest.mark.parametrize("path", ["/v1/jobs", "/v1/jobs/batch", "/api/v1/outreach/dispatches", "/livez"])
+async def test_connection_of_a_stranger_with_a_long_body_ends_with_the_answer(world, headers, ends, path):
+    api, sent, begun = create_api(world.ports(dev=False, tokens=TOKENS), world.proxy), [], []
+    raw = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
+    scope = {
+        **{"type": "http", "http_version": "1.1", "method": "POST", "scheme": "http", "query_string": b""},
+        **{"path": path, "raw_path": path.encode(), "root_path": "", "client": ("203.0.113.9", 1)},
+        **{"server": ("relay.example", 80), "headers": [(b"host", b"relay.example"), *raw]},
+    }
+
+    async def receive():
+        begun.append(path)
+        return {"type": "http.disconnect"}
+
+    async def send(message):
+        sent.append(message)
+
+    await api(scope, receive, send)
+    assert sent[0]["status"] == (405 if path == "/livez" else 401)
+    assert ((b"connection", b"close") in sent[0]["headers"]) is ends
+    assert begun == []
 
 
 async def test_with_dev_a_host_that_is_sent_twice_is_refused(open_client):

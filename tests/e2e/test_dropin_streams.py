@@ -376,10 +376,13 @@ async def test_create_is_recognised_however_its_path_is_encoded(place: Place, up
 
 
 async def test_chain_of_relays_works_and_a_loop_is_detected(upstream: Stub, caller: Client) -> None:
-    await caller.exchange(request("GET", "/api/v1/x", [*AUTH, ("Relay-Node", "another")]))
+    other = "0123456789abcdef"
+    sent = [*AUTH, ("Relay-Node", other), ("Relay-Node", "forged"), ("X-Forwarded-For", "10.0.0.1")]
+    await caller.exchange(request("GET", "/api/v1/x", sent))
     first, own = upstream.received[-1].all("relay-node")
-    assert first == b"another"
-    for names in ((own,), (b"another", own), (own, b"another")):
+    assert first == other.encode()
+    assert upstream.received[-1].all("x-forwarded-for") == []
+    for names in ((own,), (other, own), (own, other)):
         got = await caller.exchange(request("GET", "/api/v1/x", [*AUTH, *(("Relay-Node", name) for name in names)]))
         assert got.status == 508
     assert len(upstream.received) == 1

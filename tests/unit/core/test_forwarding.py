@@ -48,6 +48,19 @@ def test_hop_by_hop_and_relay_headers_are_not_forwarded(name: bytes) -> None:
     assert headers_to_forward([(name, b"x"), (b"accept", b"*/*")]) == [(b"accept", b"*/*")]
 
 
+@pytest.mark.parametrize(
+    "name", [b"forwarded", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-anything", b"x-real-ip"]
+)
+def test_headers_that_say_where_a_request_comes_from_are_not_forwarded(name: bytes) -> None:
+    assert headers_to_forward([(name, b"10.0.0.1"), (b"accept", b"*/*")]) == [(b"accept", b"*/*")]
+
+
+def test_of_relay_nodes_only_ids_are_forwarded() -> None:
+    ids = [(b"relay-node", b"0123456789abcdef"), (b"relay-node", b"fedcba9876543210")]
+    forged = [(b"relay-node", value) for value in (b"", b"x", b"node-1", b"0123456789ABCDEF", b"0123456789abcdef0")]
+    assert headers_to_forward([*forged, *ids]) == ids
+
+
 @pytest.mark.parametrize("name", sorted(HOP_BY_HOP))
 def test_hop_by_hop_headers_are_not_returned(name: bytes) -> None:
     kept = (b"Content-Type", b"text/plain")
@@ -296,7 +309,7 @@ PLAIN: tuple[Sequence[Header], ...] = (
     [(b"authorization", b"Bearer k"), (b"accept", b"*/*"), (b"user-agent", b"curl/8"), (b"accept-encoding", b"br")],
     [(b"x-api-key", b"k"), (b"accept", b"application/json, text/plain, */*"), (b"accept-language", b"*")],
     [(b"accept", b"text/html , Application/JSON;q=0.5"), (b"sec-fetch-mode", b"cors"), (b"cache-control", b"no-cache")],
-    [(b"accept", b"application/*"), (b"x-forwarded-for", b"10.0.0.1"), (b"via", b"1.1 proxy"), (b"traceparent", b"0")],
+    [(b"accept", b"application/*"), (b"via", b"1.1 proxy"), (b"traceparent", b"0")],
 )
 NOT_PLAIN: tuple[Sequence[Header], ...] = (
     *([(name, b"*")] for name in (b"if-none-match", b"if-match", b"if-modified-since", b"if-unmodified-since")),

@@ -40,6 +40,7 @@ class App:
     most_at_once: int = 0
     holding: asyncio.Event = field(default_factory=asyncio.Event)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
+    more_headers: list[tuple[bytes, bytes]] = field(default_factory=list)
     url: str = ""
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
@@ -71,7 +72,8 @@ class App:
             await self._pour(path, receive, send)
             return
         said = bytes(LARGE) if path == "/large" else path.encode()
-        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(said))]})
+        headers = [(b"content-length", b"%d" % len(said)), *self.more_headers]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": said})
 
     async def _pour(self, path: str, receive: Any, send: Any) -> None:
@@ -229,6 +231,41 @@ async def test_endless_input_is_cut_off_in_bounded_memory(name: str) -> None:
         for _, writer in streams:
             writer.close()
         await answers(app)
+
+
+@pytest.mark.parametrize("waits", [True, False])
+async def test_body_after_an_answer_that_ends_the_connection_is_not_read_on(waits: bool) -> None:
+    async with served(ROOMY) as app:
+        app.more_headers = [(b"connection", b"close")]
+        reader, writer = await connect(app)
+        writer.write(b"POST /unread HTTP/1.1\r\nHost: x\r\nContent-Length: 300000000\r\n\r\n")
+        if waits:
+            await reader.readuntil(b"/unread")
+        sent = await poured(writer, lambda: b"b" * 50_000, 300_000_000)
+        assert sent < 40 * MEBIBYTE, "what the buffers of both ends hold, and not all"
+        writer.close()
+        await answers(app)
+
+
+async def test_client_that_writes_its_whole_request_first_sees_an_answer_that_ends_the_connection() -> None:
+    async with served(ROOMY) as app:
+        app.more_headers = [(b"connection", b"close")]
+        reader, writer = await connect(app)
+        writer.write(b"POST /unread HTTP/1.1\r\nHost: x\r\nContent-Length: 500000\r\n\r\n" + b"b" * 500_000)
+        assert (await said(reader)).endswith(b"/unread")
+        writer.close()
+
+
+@pytest.mark.parametrize("behind", [1, 30])
+async def test_client_that_leaves_with_requests_behind_is_told_to_the_one_that_is_answered(behind: int) -> None:
+    """Otherwise it writes to a connection that is gone, which uvloop answers with an exception."""
+    async with served(ROOMY) as app:
+        reader, writer = await connect(app)
+        writer.write(request("GET", "/endless") + request("GET", "/behind") * behind)
+        await reader.readexactly(CHUNK_BYTES)
+        writer.transport.abort()
+        await app.until(lambda: app.left == ["/endless"])
+        assert app.asked == ["/endless"]
 
 
 async def test_trailers_never_become_headers() -> None:
