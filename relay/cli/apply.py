@@ -3,17 +3,17 @@
 Through the relay at RELAY_URL or the node that holds the SQLite file, else directly on the database.
 """
 
+import asyncio
 import os
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager, nullcontext
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from relay.cli.client import Api, ApiError
-from relay.cli.direct import COMMAND_LINE, Opened, done, opened
+from relay.cli.direct import COMMAND_LINE, NoDatabase, Opened, done, opened
 from relay.cli.options import Json
 from relay.cli.output import clean, note, print_json, say, working
 from relay.cli.serve import ConfigFile, settings_file
@@ -77,6 +77,9 @@ def export(
 
     def through(relay: Api) -> Any:
         if with_secrets:
+            if not os.environ.get("RELAY_URL"):
+                with relay.open("GET", "/livez"):  # raises Unreachable
+                    pass
             where = f"the relay at {relay.url}"
             raise UsageError(f"{where} shows no secrets. Stop it and unset RELAY_URL, to read the database itself")
         return [(shown, None) for shown in relay.items("/v1/subscriptions", {}, MAX_SUBSCRIPTIONS)]
@@ -91,7 +94,7 @@ def export(
         redacted = context.ports.kinds.redacted_url
         return [(subscription_view(one, redacted, context.settings), one) for one in stored]
 
-    found = done(settings, through, directly, lambda settings: opened(settings, creates=False, writes=with_secrets))
+    found = done(settings, through, directly, lambda settings: opened(settings, writes=with_secrets))
     found.sort(key=lambda pair: str(pair[0]["id"]))
     documents = [document_of(shown, stored, with_secrets=with_secrets) for shown, stored in found]
     if json:
@@ -135,26 +138,21 @@ def _apply(settings: "Settings", *, dry_run: bool, prune: bool) -> Any:
         return applied_view(changes, context, context.ports.kinds.redacted_url, dry_run=dry_run)
 
     with working("comparing"):
-        opening: Callable[[Any], Any] = (
-            _opened_to_plan if dry_run else lambda given: opened(given, creates=True, writes=True)
-        )
-        return done(settings, through, directly, opening)
+        try:
+            return done(settings, through, directly, lambda given: opened(given, writes=not dry_run))
+        except NoDatabase:
+            if not dry_run:
+                raise
+            return asyncio.run(_planned_for_nothing(settings, directly))
 
 
-@asynccontextmanager
-async def _opened_to_plan(settings: "Settings") -> AsyncIterator[Opened]:
-    """The database of the settings; an empty one, for as long as this lasts, where a SQLite file is missing."""
-    from relay.store.postgres_engine import is_postgres
-    from relay.store.sqlite import real_path, sqlite_url
-
-    url = settings.database.url
-    missing = not is_postgres(url) and not real_path(sqlite_url(url)).exists()
-    with TemporaryDirectory() if missing else nullcontext("") as folder:
-        if missing:
-            database = settings.database.model_copy(update={"url": f"sqlite:///{folder}/relay.db"})
-            settings = settings.model_copy(update={"database": database})
-        async with opened(settings, creates=missing, writes=False) as database_of_plan:
-            yield database_of_plan
+async def _planned_for_nothing(settings: "Settings", directly: Callable[[Opened], Awaitable[Any]]) -> Any:
+    """The plan for an empty database, which is gone afterwards."""
+    with TemporaryDirectory() as folder:
+        database = settings.database.model_copy(update={"url": f"sqlite:///{folder}/relay.db"})
+        settings = settings.model_copy(update={"database": database})
+        async with opened(settings, creates=True, writes=False) as empty:
+            return await directly(empty)
 
 
 def _print_changes(changes: Sequence[Mapping[str, Any]]) -> None:

@@ -1,4 +1,8 @@
-"""Commands that work through the node that holds the SQLite file, and otherwise on the database itself."""
+"""Commands that work through the node that holds the SQLite file, and otherwise on the database itself.
+
+None of them makes a SQLite file: in another folder, or without the settings of the relay, it would be one that no node
+reads. They ask the relay then, or refuse.
+"""
 
 import asyncio
 import os
@@ -8,11 +12,13 @@ from dataclasses import dataclass
 from secrets import token_hex
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from relay.cli.client import DEFAULT_URL, Api, api
+from relay.cli.client import DEFAULT_URL, Api, Unreachable, api
 from relay.cli.serve import ConfigFile, settings_file
 from relay.errors import DatabaseHeld, UsageError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from relay.api.operations import Context
     from relay.clock import Clock
     from relay.config.keyring import Keyring
@@ -25,6 +31,10 @@ Result = TypeVar("Result")
 
 COMMAND_LINE = "command line"
 """The actor of what a command does on the database itself."""
+
+
+class NoDatabase(UsageError):
+    """There is no SQLite file where the settings say."""
 
 
 def through_or_directly(
@@ -57,6 +67,41 @@ def done(
         return asyncio.run(work())
     except DatabaseHeld:
         return through(api(own_url(settings)))
+    except NoDatabase as missing:
+        return asked_instead(settings, through, missing)
+
+
+def database_path(settings: "Settings") -> "Path":
+    """The SQLite file of these settings."""
+    from relay.store.sqlite import real_path, sqlite_url
+
+    return real_path(sqlite_url(settings.database.url))
+
+
+def has_database(settings: "Settings") -> bool:
+    """True if there is the SQLite file of these settings, or they name a PostgreSQL database."""
+    from relay.store.postgres_engine import is_postgres
+
+    return is_postgres(settings.database.url) or database_path(settings).exists()
+
+
+def require_database(settings: "Settings") -> None:
+    """Raises NoDatabase if there is no SQLite file where the settings say."""
+    if not has_database(settings):
+        raise NoDatabase(f"there is no database at {database_path(settings)}")
+
+
+def asked_instead(settings: "Settings", through: Callable[[Api], Result], missing: NoDatabase) -> Result:
+    """The result of `through` the relay at RELAY_URL, else at the address of these settings. Raises NoDatabase if none
+    answers."""
+    relay = api() if os.environ.get("RELAY_URL") else api(own_url(settings))
+    try:
+        return through(relay)
+    except Unreachable:
+        raise NoDatabase(
+            f"{missing}, and no relay answers at {relay.url}. `relay serve` creates the database. For a relay "
+            "elsewhere set RELAY_URL; for another settings file use --config FILE"
+        ) from None
 
 
 def own_url(settings: "Settings") -> str:
@@ -87,31 +132,28 @@ class Opened:
 @asynccontextmanager
 async def open_audit(settings: "Settings") -> "AsyncIterator[AuditLog]":
     """The audit in the database of these settings, to read. Raises DatabaseHeld, UsageError, StoreError."""
-    async with opened(settings, creates=False, writes=False) as database:
+    async with opened(settings, writes=False) as database:
         yield database.audit
 
 
 @asynccontextmanager
-async def opened(settings: "Settings", *, creates: bool, writes: bool) -> AsyncIterator[Opened]:
-    """The database of these settings. Raises DatabaseHeld, UsageError, StoreError, and SettingsError for an encryption
-    key that nodes do not have.
+async def opened(settings: "Settings", *, writes: bool, creates: bool = False) -> AsyncIterator[Opened]:
+    """The database of these settings. Raises DatabaseHeld, NoDatabase, UsageError, StoreError, and SettingsError for an
+    encryption key that nodes do not have.
 
-    creates  a SQLite file that is missing is made
+    creates  a SQLite file that is missing is made: only for one that nobody keeps
     writes   administrative writes are recorded, in a chain of this process
     """
     from relay import log
     from relay.clock import wall_clock
     from relay.node.audit import AuditLog
-    from relay.store.postgres_engine import is_postgres
-    from relay.store.sqlite import real_path, sqlite_url
     from relay.store.store import open_store
 
     log.configure(dev=False, level="critical")  # what goes wrong is printed as the result
-    url = settings.database.url
-    if not creates and not is_postgres(url) and not real_path(sqlite_url(url)).exists():
-        raise UsageError(f"there is no database at {real_path(sqlite_url(url))} yet. `relay serve` creates it")
+    if not creates:
+        require_database(settings)
     keyring = _keyring(settings)
-    store = await open_store(url, keyring, now=wall_clock(), pool_size=2)
+    store = await open_store(settings.database.url, keyring, now=wall_clock(), pool_size=2)
     try:
         clock = store.clock(wall_clock)
         audit = AuditLog(store, keyring, clock=clock, kept_days=settings.retention.audit_days)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from relay.cli.client import Api, Unreachable, api
-from relay.cli.direct import own_url, recorded
+from relay.cli.direct import NoDatabase, asked_instead, own_url, recorded, require_database
 from relay.cli.options import Json, given
 from relay.cli.output import note, print_json, print_result, say
 from relay.cli.serve import ConfigFile, settings_file
@@ -35,10 +35,6 @@ DEFAULT_OVERLAP_SECONDS = 86_400
 MAX_OVERLAP_SECONDS = 30 * 86_400
 POLL_SECONDS = 0.2
 PATIENCE_SECONDS = 60.0
-
-
-class NoDatabase(UsageError):
-    """There is no SQLite file where the settings say."""
 
 
 @app.command()
@@ -88,10 +84,8 @@ def rotate(
     settings = load_settings(settings_file(config), os.environ)
     try:
         asyncio.run(_direct(settings, what, DEFAULT_OVERLAP_SECONDS if overlap is None else overlap, json))
-    except NoDatabase:
-        if not os.environ.get("RELAY_URL"):
-            raise
-        _through(relay, what, overlap, json)
+    except NoDatabase as missing:
+        asked_instead(settings, lambda relay: _through(relay, what, overlap, json), missing)
     except DatabaseHeld:
         _through(relay if os.environ.get("RELAY_URL") else api(own_url(settings)), what, overlap, json)
 
@@ -133,15 +127,13 @@ async def _direct(settings: "Settings", what: What, overlap: int, json: bool) ->
     from relay.node.opening import NO_KEY
     from relay.private_files import default_state_dir
     from relay.store.postgres_engine import is_postgres
-    from relay.store.sqlite import real_path, sqlite_url
     from relay.store.store import open_store
 
     log.configure(dev=False, level="critical")  # what goes wrong is printed as the result
     url = settings.database.url
     if is_postgres(url) and not settings.encryption.keys:
         raise UsageError(NO_KEY)
-    if not is_postgres(url) and not real_path(sqlite_url(url)).exists():
-        raise NoDatabase(f"there is no database at {real_path(sqlite_url(url))} yet. `relay serve` creates it")
+    require_database(settings)
     file = None if settings.encryption.keys else KeyFile(default_state_dir(os.environ))
     keyring = Keyring(settings.encryption.keys if file is None else file.read_or_create())
     store = await open_store(url, keyring, now=wall_clock(), pool_size=2)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from relay import private_files
+from relay.cli.direct import database_path, has_database
 from relay.cli.options import Json, read_rate_limit
 from relay.cli.output import note, print_result, say, working
 from relay.cli.serve import DEFAULT_FILE, ConfigFile, settings_file
@@ -58,9 +59,13 @@ def migrate(config: ConfigFile = None) -> None:
     from relay.store import migrations
 
     settings = load_settings(settings_file(config), os.environ)
+    is_there = has_database(settings)
     with working("migrating"):
         revision = migrations.migrate(settings.database.url)
-    say(f"the database has the newest schema, {revision}")
+    if is_there:
+        say(f"the database has the newest schema, {revision}")
+    else:
+        say(f"there was no database: created {database_path(settings)} with the newest schema, {revision}")
 
 
 def check(config: ConfigFile = None, json: Json = False) -> None:

@@ -1,7 +1,7 @@
 """`relay tokens`: creates, lists and revokes API tokens.
 
-Through the relay where RELAY_URL names another machine or a node holds the SQLite file, else directly in the database,
-so that the first token can be made before the first start.
+Through the relay where RELAY_URL names another machine, a node holds the SQLite file or there is none, else directly in
+the database: with PostgreSQL the first token can be made before the first start.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from relay.cli.client import Api, Items, api, path_of
-from relay.cli.direct import COMMAND_LINE, own_url, recorded
+from relay.cli.direct import COMMAND_LINE, NoDatabase, asked_instead, own_url, recorded, require_database
 from relay.cli.options import Json, Limit, given, one_of, split_names
 from relay.cli.output import note, print_json, print_list, print_result, say
 from relay.cli.serve import ConfigFile, settings_file
@@ -139,6 +139,7 @@ def _done(
     settings = load_settings(settings_file(config), os.environ)
 
     async def work() -> Any:
+        require_database(settings)
         async with open_tokens(settings.database.url) as tokens:
             return await directly(tokens, settings)
 
@@ -146,6 +147,8 @@ def _done(
         return asyncio.run(work())
     except DatabaseHeld:
         return through(relay if os.environ.get("RELAY_URL") else api(own_url(settings)))
+    except NoDatabase as missing:
+        return asked_instead(settings, through, missing)
     except InvalidRequest as error:
         raise UsageError(str(error)) from None
 

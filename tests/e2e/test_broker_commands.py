@@ -71,6 +71,7 @@ async def test_broker_by_the_commands(start: Start, tmp_path: Path) -> None:
     (tmp_path / "secret").write_text("s3cr3t-of-nats")
     text = exported.replace(f"/run/secrets/{id}-secret", str(tmp_path / "secret")).replace(id, "mine")
     settings.write_text(text + f"\ndatabase: {{url: 'sqlite:///{tmp_path}/other.db'}}\n")
+    assert start("migrate", "--config", str(settings), **NETWORKS).close() == 0
     applied = start("apply", "--config", str(settings), **NETWORKS)
     assert applied.close() == 0, applied.lines
     assert f"+ add mine → {sink}" in applied.lines

@@ -97,6 +97,7 @@ def secret_of(lines: list[str]) -> str:
 
 
 async def test_first_token_is_created_before_the_first_start(start: Start, tmp_path: Path) -> None:
+    assert start("migrate").close() == 0
     created = start("tokens", "create", "ops", "--scopes", "admin", "--json")
     assert created.close() == 0
     made = json.loads(created.lines[0])
@@ -108,6 +109,22 @@ async def test_first_token_is_created_before_the_first_start(start: Start, tmp_p
     assert made["token"] not in "\n".join(world.relay.lines)
     for path in tmp_path.glob("relay.db*"):
         assert made["token"].encode() not in path.read_bytes()
+
+
+async def test_commands_in_another_folder_ask_the_relay_and_make_no_database(start: Start, tmp_path: Path) -> None:
+    world = World(start)
+    elsewhere = {"DATABASE_URL": f"sqlite:///{tmp_path}/elsewhere.db", "RELAY_URL": ""}
+    here = {**elsewhere, "RELAY_SERVER__PORT": world.url.rpartition(":")[2]}
+    for variables in (here, {**elsewhere, "RELAY_URL": world.url}):
+        code, lines = world.run("tokens", "create", "crm", "--scopes", "read,jobs:write", **variables)
+        assert code == 0, lines
+        assert await ask(world.url, Authorization=f"Bearer {secret_of(lines)}") == 200
+        assert "crm" in "".join(world.run("tokens", "list", **variables)[1])
+        assert world.run("tokens", "revoke", "crm", **variables)[0] == 0
+        assert await ask(world.url, Authorization=f"Bearer {secret_of(lines)}") == 401
+        for command in ("audit", "keys rotate", "apply", "export"):
+            assert world.run(*command.split(), **variables)[0] == 0, command
+    assert not (tmp_path / "elsewhere.db").exists()
 
 
 async def test_command_with_another_encryption_key_changes_nothing(start: Start) -> None:

@@ -166,6 +166,7 @@ async def test_guide_works_as_it_is_written(machine: Machine) -> None:
 
     printed = await machine.type("Tokens")
     admin = machine._at("/var/lib/revor-relay").joinpath("token").read_text().strip()
+    assert '{"items":[]' in printed, "the new token was taken"
     crm = re.findall(r"^rl_\S+$", printed, re.MULTILINE)[0]
     async with Client(machine.runner.url) as client:
         refused = await client.exchange(request("GET", "/v1/jobs", [("Authorization", f"Bearer {crm}")]))

@@ -31,12 +31,7 @@ def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (["tokens", "create", "crm"], 2, "Missing option '--scopes'"),
         (["tokens", "create", "crm", "--scopes", "reed"], 2, "did you mean read?"),
         (["tokens", "create", "crm", "--scopes", ","], 2, "--scopes is empty"),
-        (["tokens", "create", "a b", "--scopes", "read"], 2, "/name: a name of up to 64"),
         (["tokens", "create", "crm", "--scopes", "read", "--expires", "soon"], 2, "invalid --expires 'soon'"),
-        (["tokens", "create", "crm", "--scopes", "read", "--expires", "2020-01-01T00:00:00Z"], 2, "over already"),
-        (["tokens", "create", "crm", "--scopes", "read", "--account", "nobody"], 2, "has no account 'nobody'"),
-        (["tokens", "create", "crm", "--scopes", "read", "--network", "10.0.0.1/8"], 2, "like 10.0.0.0/8"),
-        (["tokens", "revoke", "nobody"], 2, "there is no token 'nobody'"),
         (["jobs", "add"], 2, "Missing argument"),
         (["jobs", "add", "a", "--metadata", "[1]"], 2, "--metadata is not a JSON object"),
         (["jobs", "wait", "a", "--until", "never"], 2, "'running'"),
@@ -178,10 +173,62 @@ def test_init_stores_the_key_in_a_private_file(monkeypatch: pytest.MonkeyPatch) 
     assert account.api_key_file == str(Path("revor.key").resolve())
 
 
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["create", "a b", "--scopes", "read"], "/name: a name of up to 64"),
+        (["create", "crm", "--scopes", "read", "--expires", "2020-01-01T00:00:00Z"], "over already"),
+        (["create", "crm", "--scopes", "read", "--account", "nobody"], "has no account 'nobody'"),
+        (["create", "crm", "--scopes", "read", "--network", "10.0.0.1/8"], "like 10.0.0.0/8"),
+        (["revoke", "nobody"], "there is no token 'nobody'"),
+    ],
+)
+def test_mistake_in_a_token_is_one_line(arguments: list[str], text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["migrate"]) == 0
+    capsys.readouterr()
+    assert run(["tokens", *arguments]) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert text in err
+
+
+WITHOUT_A_DATABASE = (
+    *(["tokens", "create", "crm", "--scopes", "read"], ["tokens", "list"], ["tokens", "revoke", "crm"]),
+    *(["audit"], ["audit", "verify"], ["apply"], ["export"], ["export", "--with-secrets"]),
+    *(["keys", "rotate"], ["keys", "rotate", "signing"], ["erase", "--job", "job_1"], ["jobs", "import", "jobs.txt"]),
+    *(["check"], ["apply", "--dry-run"], ["ui"], ["subscriptions", "list"]),
+)
+
+
+@pytest.mark.parametrize("arguments", WITHOUT_A_DATABASE, ids=" ".join)
+@pytest.mark.parametrize("url", [None, "http://127.0.0.1:9"])
+def test_command_in_a_folder_without_a_database_makes_none(
+    arguments: list[str], url: str | None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("jobs.txt").write_text("job_1\n")
+    Path("relay.yaml").write_text("server: {port: 9}\n")
+    if url is not None:
+        monkeypatch.setenv("RELAY_URL", url)
+    code = run(arguments)
+    assert list(Path().glob("*.db*")) == []
+    err = capsys.readouterr().err
+    assert "Traceback" not in err
+    if arguments[0] != "check" and arguments != ["apply", "--dry-run"]:
+        assert code != 0
+        assert err.splitlines()[-1].startswith("relay: ")
+    if arguments[0] in ("tokens", "audit", "apply", "keys") and url is None and "--dry-run" not in arguments:
+        assert code == 2
+        assert f"there is no database at {Path('relay.db').resolve()}, and no relay answers at http://127" in err
+
+
 def test_migrate_creates_the_newest_schema(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["migrate"]) == 0
-    assert migrations.newest_revision() in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert migrations.newest_revision() in out
+    assert f"created {Path('relay.db').resolve()}" in out
     migrations.check("sqlite:///relay.db")
+    assert run(["migrate"]) == 0
+    assert capsys.readouterr().out == f"the database has the newest schema, {migrations.newest_revision()}\n"
 
 
 def test_migrate_names_the_process_that_holds_the_database(capsys: pytest.CaptureFixture[str]) -> None:
