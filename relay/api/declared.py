@@ -62,7 +62,8 @@ MAX_PLANS = 10
 """Maximum number of plans for one request: one that a change of a subscription has made out of date is made again."""
 MAX_SHOWN_BYTES = 500
 """Maximum size of a value that a plan shows. Of a larger one only the name is shown."""
-_NOT_SHOWN = ("protocolsettings.headers", "sinkcredential", "config.secret", "declared")
+_NOT_SHOWN = ("sink", "protocolsettings.headers", "sinkcredential", "config.secret", "config.template", "declared")
+"""What may be a secret, also the value before: who writes a document is not who may read what is stored."""
 _ACTIONS = {"add": "subscriptions.create", "change": "subscriptions.replace", "remove": "subscriptions.remove"}
 
 

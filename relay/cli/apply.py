@@ -6,7 +6,8 @@ Through the relay at RELAY_URL or the node that holds the SQLite file, else dire
 import asyncio
 import os
 import sys
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,9 +18,11 @@ from relay.cli.direct import COMMAND_LINE, NoDatabase, Opened, done, opened
 from relay.cli.options import Json
 from relay.cli.output import clean, note, print_json, say, working
 from relay.cli.serve import ConfigFile, settings_file
-from relay.errors import FieldError, UsageError
+from relay.errors import FieldError, RelayError, UsageError
+from relay.redaction import url_without_path
 
 if TYPE_CHECKING:
+    from relay.config.declared import Declared
     from relay.config.settings import Settings
 
 TIMEOUT_SECONDS = 120.0
@@ -71,7 +74,7 @@ def export(
     json: Json = False,
 ) -> None:
     """Write the subscriptions as a section of relay.yaml, for `relay apply`. Secrets are placeholders."""
-    from relay.cli.exporting import as_yaml, document_of, escaped
+    from relay.cli.exporting import as_yaml, document_of, escaped, refer
 
     settings = _settings(config)
 
@@ -97,6 +100,11 @@ def export(
     found = done(settings, through, directly, lambda settings: opened(settings, writes=with_secrets))
     found.sort(key=lambda pair: str(pair[0]["id"]))
     documents = [document_of(shown, stored, with_secrets=with_secrets) for shown, stored in found]
+    if not with_secrets:
+        for document in documents:
+            for entry in settings.subscriptions:
+                if document["id"].partition("@")[0] == entry.id.partition("@")[0]:
+                    refer(document, entry)
     if json:
         print_json({"subscriptions": [escaped(document) for document in documents]})
         return
@@ -137,13 +145,45 @@ def _apply(settings: "Settings", *, dry_run: bool, prune: bool) -> Any:
             changes = await apply_declared(context, body, room=None, record=record)
         return applied_view(changes, context, context.ports.kinds.redacted_url, dry_run=dry_run)
 
-    with working("comparing"):
+    with working("comparing"), _masking(settings.subscriptions):
         try:
-            return done(settings, through, directly, lambda given: opened(given, writes=not dry_run))
+            plan = done(settings, through, directly, lambda given: opened(given, writes=not dry_run))
         except NoDatabase:
             if not dry_run:
                 raise
-            return asyncio.run(_planned_for_nothing(settings, directly))
+            plan = asyncio.run(_planned_for_nothing(settings, directly))
+        return _as_written(plan, settings.subscriptions)
+
+
+@contextmanager
+def _masking(entries: "Sequence[Declared]") -> Iterator[None]:
+    """Errors inside do not show what references stand for."""
+    from relay.config.declared import masked
+
+    try:
+        yield
+    except RelayError as error:
+        error.args = (masked(entries, str(error)), *error.args[1:])
+        raise
+
+
+def _as_written(plan: Any, entries: "Sequence[Declared]") -> Any:
+    """The plan with every value of a reference as it was written. A plan has the declared subscriptions first, in their
+    order, then those that are removed: of these only the host is shown, because the path may be a secret."""
+    from relay.cli.exporting import value_as_written
+
+    changes: list[dict[str, Any]] = list(plan["changes"])
+    for change, entry in zip(changes, entries, strict=False):
+        paths = [one.path for one in entry.references]
+        if ("sink",) in paths:
+            change["sink"] = value_as_written(entry, ("sink",))
+        if ("config", "template") in {path[:2] for path in paths} and "config.template" in change["fields"]:
+            change["values"]["config.template"] = {"to": value_as_written(entry, ("config", "template"))}
+        if "sink" in change["fields"]:
+            change["values"]["sink"] = {"to": change["sink"]}
+    for change in changes[len(entries) :]:
+        change["sink"] = None if change["sink"] is None else url_without_path(change["sink"])
+    return {**plan, "changes": changes}
 
 
 async def _planned_for_nothing(settings: "Settings", directly: Callable[[Opened], Awaitable[Any]]) -> Any:
@@ -169,7 +209,10 @@ def _print_changes(changes: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _field(name: str, values: Mapping[str, Any] | None) -> str:
-    return name if values is None else f"{name}: {_value(values['from'])} → {_value(values['to'])}"
+    if values is None:
+        return name
+    before = f": {_value(values['from'])}" if "from" in values else ""
+    return f"{name}{before} → {_value(values['to'])}"
 
 
 def _value(value: Any) -> str:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from relay.redaction import REDACTED
 
 if TYPE_CHECKING:
+    from relay.config.declared import Declared, Path
     from relay.core.subscription import Subscription
 
 SECRETS = "/run/secrets"
@@ -64,6 +65,34 @@ def document_of(shown: Mapping[str, Any], stored: "Subscription | None", *, with
     if shown.get("owner") is not None:
         document["owner"] = shown["owner"]
     return document
+
+
+def refer(document: dict[str, Any], entry: "Declared") -> None:
+    """Puts the references of an entry of relay.yaml into the document of the same subscription."""
+    for reference in entry.references:
+        *parents, last = reference.path[:2] if reference.path[:2] == ("config", "template") else reference.path
+        here: Any = document
+        for part in parents:
+            here = here.get(part) if isinstance(here, dict) else None
+        if isinstance(here, dict) and last in here:
+            here[last] = value_as_written(entry, (*parents, last))
+
+
+def value_as_written(entry: "Declared", path: "Path") -> Any:
+    """A value of an entry with its references, as it was written."""
+    written = {one.path: one.written for one in entry.references}
+
+    def shown(value: Any, here: "Path") -> Any:
+        if here in written:
+            return Placeholder(written[here])
+        if isinstance(value, dict):
+            return {name: shown(child, (*here, name)) for name, child in value.items()}
+        return [shown(one, (*here, index)) for index, one in enumerate(value)] if isinstance(value, list) else value
+
+    found: Any = entry.document
+    for part in path:
+        found = found[part]
+    return shown(found, path)
 
 
 def as_yaml(documents: Sequence[Any], *, paused: Sequence[str]) -> str:

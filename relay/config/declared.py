@@ -1,15 +1,38 @@
 """The section `subscriptions`: each entry as it was written, with the line of every value.
 
 The API's models know what a subscription looks like, and this package does not know the API: it checks only that each
-entry is a mapping with an `id`. Code that checks more finds the place of a mistake with `place_of`.
+entry is a mapping with an `id`, and that references stand where secrets may. Code that checks more finds the place of a
+mistake with `place_of`. What a reference stands for is never shown: `masked` gives texts as they were written.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from relay.config.loader import Value
 from relay.errors import SettingsError
+
+Path = tuple[str | int, ...]
+
+MAY_REFER = (
+    ("sink",),
+    ("protocolsettings", "headers"),
+    ("sinkcredential",),
+    ("config", "secret"),
+    ("config", "template"),
+)
+"""Where a reference may stand: what is there is hidden in plans and errors."""
+SHORT = 8
+"""Characters of a value that a text may not have in common with it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """A text of an entry with `${…}`: where it is in the entry, what it stands for, and as it was written."""
+
+    path: Path
+    value: str = field(repr=False)
+    written: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,12 +48,25 @@ class Declared:
         given: str = self.document["id"]
         return given
 
+    @property
+    def references(self) -> tuple[Reference, ...]:
+        """The texts with `${…}` in it."""
+        return tuple(
+            Reference(path, str(found.data), found.written or "${…}") for path, found in _references(self.written, ())
+        )
+
 
 def declared(value: Value) -> Declared:
-    """An entry as it was written. Raises SettingsError if it is not a mapping with an id. Text from a reference, such
-    as `${file:/run/secrets/crm}`, stays text."""
+    """An entry as it was written. Raises SettingsError if it is not a mapping with an id, or has a reference where none
+    may be. Text from a reference, such as `${file:/run/secrets/crm}`, stays text."""
     if not isinstance(value.data, dict):
         raise value.error("must be a mapping such as {id: crm, sink: https://…}")
+    for path, found in _references(value, ()):
+        if not any(path[: len(place)] == place for place in MAY_REFER):
+            raise found.error(
+                "has a ${…}, which only sink, headers, sinkcredential, secret and template may have: write its value, "
+                "or $${ for a literal ${"
+            )
     id = value.data.get("id")
     if id is None or not isinstance(id.data, str) or not id.data:
         raise (id or value).error("needs an id of your own choice, such as `id: crm`")
@@ -59,9 +95,48 @@ def place_of(entries: Sequence[Declared], pointer: str) -> tuple[str, str]:
 
 
 def mistake(entries: Sequence[Declared], pointer: str, detail: str) -> SettingsError:
-    """The error about one value, in the form of all mistakes in the settings."""
+    """The error about one value, in the form of all mistakes in the settings. What a reference stands for is not in
+    it."""
     where, key = place_of(entries, pointer)
-    return SettingsError(f"{where}: in {key}, {detail}")
+    _, _, index, *path = pointer.split("/")
+    here = [
+        one
+        for one in entries[int(index)].references
+        if all(str(part) == given for part, given in zip(one.path, path, strict=False))
+    ]
+    return SettingsError(f"{where}: in {key}, {masked(entries, detail, here)}")
+
+
+def masked(entries: Sequence[Declared], text: str, here: Sequence[Reference] = ()) -> str:
+    """A text without what references in these entries stand for: each is as it was written. `here`: those that the
+    text is about, of which it may not have the shortest value either."""
+    found = [one for entry in entries for one in entry.references]
+    for one in sorted(found, key=lambda one: -len(one.value)):
+        if len(one.value) >= SHORT:
+            text = text.replace(one.value, one.written)
+        if (one in here or len(one.value) >= SHORT) and _tells(text.replace(one.written, ""), one.value):
+            return f"what {one.written} stands for is refused; the reason would show a part of it, so correct it there"
+    return text
+
+
+def _tells(text: str, value: str) -> bool:
+    """Whether a text has a part of a value that is not just its scheme."""
+    text, value = text.casefold(), value.casefold()
+    value = value.partition("://")[2] or value
+    size = min(len(value), SHORT)
+    return any(value[first : first + size] in text for first in range(len(value) - size + 1))
+
+
+def _references(value: Value, path: Path) -> Iterator[tuple[Path, Value]]:
+    data = value.data
+    if isinstance(data, dict):
+        for name, child in data.items():
+            yield from _references(child, (*path, name))
+    elif isinstance(data, list):
+        for index, child in enumerate(data):
+            yield from _references(child, (*path, index))
+    elif value.hidden:
+        yield path, value
 
 
 def _plain(value: Value) -> Any:

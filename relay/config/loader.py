@@ -34,8 +34,9 @@ class Value:
 
     `where` is the place (`relay.yaml:12`, `RELAY_SERVER__PORT`), `key` the path of keys (`server.port`). `untyped` text
     comes from a variable or a reference, where `8080` can be a number or text. A `hidden` value comes from a reference
-    and is never shown in messages. `file` is the path if `${file:/path}` is the whole value. `raw` is the text of a
-    variable that was read as a mapping or list, for settings that are text after all (`[::1]`).
+    and is never shown in messages; `written` is its text with the references. `file` is the path if `${file:/path}` is
+    the whole value. `raw` is the text of a variable that was read as a mapping or list, for settings that are text
+    after all (`[::1]`).
     """
 
     data: "bool | int | float | str | dict[str, Value] | list[Value] | None"
@@ -45,6 +46,7 @@ class Value:
     hidden: bool = False
     file: str | None = None
     raw: str | None = None
+    written: str | None = None
 
     def error(self, problem: str) -> SettingsError:
         """The error to raise about this value: `relay.yaml:12: server.port <problem>`."""
@@ -142,6 +144,8 @@ def resolve(value: Value, environ: Mapping[str, str]) -> Value:
         raise value.error(_NO_TEXT)
     if "${" not in data:
         return value
+    if all(match[1] for match in _REFERENCE.finditer(data)):
+        return replace(value, data=filled)
     whole = _REFERENCE.fullmatch(data)
     reference = (whole and whole[2]) or ""
     return replace(
@@ -149,6 +153,7 @@ def resolve(value: Value, environ: Mapping[str, str]) -> Value:
         data=filled,
         untyped=True,
         hidden=True,
+        written=data,
         file=reference.removeprefix("file:") if reference.startswith("file:") else None,
     )
 

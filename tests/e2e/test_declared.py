@@ -36,6 +36,6 @@ def test_apply_goes_through_the_node_that_holds_the_file(start: Start, tmp_path:
     world.relay.popen.send_signal(signal.SIGHUP)
     world.relay.until("declared_subscriptions_differ")
     assert world.relay.end() == 0
-    assert apply() == (0, ["~ change crm: sink: https://crm.example/hook → https://crm.example/new",
+    assert apply() == (0, ["~ change crm: sink → https://crm.example/new",
                            "done: 0 added, 1 changed, 0 removed, 0 unchanged"])  # fmt: skip
     assert "A" * 32 not in "\n".join(world.relay.lines)

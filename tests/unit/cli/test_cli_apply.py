@@ -196,13 +196,171 @@ def test_an_export_has_placeholders_for_what_is_secret(cli: Cli) -> None:
         },
         "config": {
             "start": "earliest", "retry_schedule": [5.0, 60.0], "rate_per_second": 5.0,
-            "secret": "${file:/run/secrets/crm}",
+            "secret": f"${{file:{os.getcwd()}/crm}}",
         },
         "description": "costs $${5}",
     }  # fmt: skip
     assert plain["owner"] == "revor/default"
     assert slack["sink"] == "${file:/run/secrets/slack-alerts-sink}"
     assert slack["config"] == {"metadata_keys": ["deal"], "incidents": "off"}
+
+
+CANARY = "canary-5ecret-value"
+MINIMAL = """\
+subscriptions:
+  - id: crm
+    sink: https://crm.example/hooks
+    config: {secret: whsec_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA}
+"""
+EVERY_PLACE = """\
+subscriptions:
+  - id: crm
+    sink: https://crm.example/hooks/REF?x=REF
+    protocolsettings: {headers: {X-Key: "REF"}}
+    sinkcredential: {credentialtype: PLAIN, identifier: "REF", secret: "REF"}
+    config: {secret: "${SIGNING}", template: {key: "a REF", list: ["REF", plain]}}
+"""
+
+
+@pytest.fixture(params=["variable", "file"])
+def reference(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A reference to CANARY."""
+    monkeypatch.setenv("CANARY", CANARY)
+    monkeypatch.setenv("SIGNING", OTHER)
+    (tmp_path / "canary").write_text(CANARY)
+    return "${CANARY}" if request.param == "variable" else f"${{file:{tmp_path}/canary}}"
+
+
+@pytest.mark.parametrize(
+    ("field", "key"),
+    [
+        ('description: "REF"', "description"),
+        ("description: about REF.", "description"),
+        ('types: ["REF"]', "types[0]"),
+        ('types: "REF"', "types"),
+        ('source: "REF"', "source"),
+        ('protocol: "REF"', "protocol"),
+        ('owner: "REF"', "owner"),
+        ('filters: [{exact: {type: "REF"}}]', "filters[0].exact.type"),
+        ('filters: "REF"', "filters"),
+        ('protocolsettings: {method: "REF"}', "protocolsettings.method"),
+        ('protocolsettings: "REF"', "protocolsettings"),
+        ('config: {kind: "REF"}', "config.kind"),
+        ('config: {rate_per_second: "REF"}', "config.rate_per_second"),
+        ('config: {channel: "REF"}', "config.channel"),
+        ('config: "REF"', "config"),
+        ('id: "REF"', "id"),
+        ('unknown: {deep: ["REF"]}', "unknown.deep[0]"),
+    ],
+)
+@pytest.mark.parametrize("arguments", [("apply", "--dry-run"), ("apply", "--json"), ("export",)], ids=str)
+def test_reference_where_none_may_be_is_refused_with_its_place(
+    cli: Cli, reference: str, field: str, key: str, arguments: tuple[str, ...]
+) -> None:
+    name = field.partition(":")[0]
+    lines = [line for line in MINIMAL.splitlines() if not line.strip(" -").startswith(f"{name}:")]
+    place, indent = (1, "  - ") if name == "id" else (3, "    ")
+    lines.insert(place, indent + field.replace("REF", reference))
+    write("\n".join(lines))
+    code, out, err = cli(*arguments)
+    assert (code, out) == (2, "")
+    where = f"relay.yaml:{place + 1}: subscriptions[0].{key}"
+    assert err.startswith(
+        f"relay: {where} has a ${{…}}, which only sink, headers, sinkcredential, secret and template "
+    )
+    assert CANARY not in err
+
+
+def test_plan_export_and_their_json_show_references_as_they_were_written(cli: Cli, reference: str) -> None:
+    printed = []
+
+    def run_all() -> None:
+        for arguments in (("apply", "--dry-run"), ("apply", "--dry-run", "--json"), ("apply",), ("apply", "--json")):
+            code, out, err = cli(*arguments)
+            assert (code, err) in ((0, ""), (1, ""))
+            printed.append(out)
+        printed.extend((cli("export")[1], cli("export", "--json")[1]))
+
+    write(EVERY_PLACE.replace("REF", reference))
+    run_all()
+    sink = f"https://crm.example/hooks/{reference}?x={reference}"
+    assert printed[0].startswith(f"+ add crm → {sink}\n")
+    exported = orjson.loads(printed[-1])["subscriptions"][0]
+    assert exported["sink"] == sink
+    assert exported["protocolsettings"]["headers"] == {"X-Key": reference}
+    assert exported["sinkcredential"]["secret"] == reference
+    assert exported["config"]["secret"] == "${SIGNING}"
+    assert exported["config"]["template"] == {"key": f"a {reference}", "list": [reference, "plain"]}
+    changed = EVERY_PLACE.replace("a REF", "b REF").replace("hooks/", "other/")
+    write(changed.replace("REF", reference))
+    run_all()
+    assert f'config.template → {{"key":"b {reference}"' in printed[6]
+    assert f"sink → {sink.replace('hooks', 'other')}" in printed[6]
+    write(MINIMAL)
+    run_all()
+    write("subscriptions: []")
+    code, out, _ = cli("apply", "--prune")
+    assert code == 0
+    for text in (*printed, out):
+        assert CANARY not in text
+        assert OTHER not in text
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("https://crm.example/hooks", '"REF"'),
+        ("https://crm.example/hooks", "ftp://REF/x"),
+        ("https://crm.example/hooks", "https://REF:99999/x"),
+        ("https://crm.example/hooks", "http://10.0.0.1/REF"),
+        ("whsec_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA", '"REF"'),
+        ("    config:", '    sinkcredential: {credentialtype: "REF"}\n    config:'),
+        ("    config:", '    sinkcredential: {credentialtype: PLAIN, "REF": x, secret: "REF"}\n    config:'),
+        ("    config:", '    protocolsettings: {headers: {Host: "REF"}}\n    config:'),
+        ("    config:", '    protocolsettings: {headers: "REF"}\n    config:'),
+        ("config: {", 'config: {template: "{{ REF", '),
+        ("config: {", "config: {template: {a: '{% if REF %}'}, "),
+        ("config: {", "config: {template: {a: '{{ REF | nothing }}'}, "),
+    ],
+)
+@pytest.mark.parametrize("json", [(), ("--json",)], ids=["text", "json"])
+def test_error_shows_a_reference_as_it_was_written(
+    cli: Cli, reference: str, old: str, new: str, json: tuple[str, ...]
+) -> None:
+    assert old in MINIMAL
+    write(MINIMAL.replace(old, new.replace("REF", reference)))
+    code, out, err = cli("apply", "--dry-run", *json)
+    assert (code, out) == (2, "")
+    assert err.startswith("relay: relay.yaml:")
+    assert "5ecret" not in err
+
+
+def test_error_of_the_relay_shows_a_reference_as_it_was_written(
+    cli: Cli, reference: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(MINIMAL.replace("https://crm.example/hooks", f'"{reference}"'))
+    monkeypatch.setenv("RELAY_URL", "http://127.0.0.1:1")
+    pointer, where = "/subscriptions/0/sink", "relay: relay.yaml:3: in subscriptions[0].sink, "
+    for error, printed in (
+        (ApiError("no", status=422, errors=[(pointer, f"{CANARY} is no URL")]), f"{where}{reference} is no URL\n"),
+        (
+            ApiError("no", status=422, errors=[(pointer, f"not {CANARY[:9]}…")]),
+            f"{where}what {reference} stands for is refused; the reason would show a part of it, so correct it there\n",
+        ),
+        (ApiError(f"{CANARY} is taken", status=409), f"relay: {reference} is taken\n"),
+    ):
+
+        def refuse(*_: Any, error: ApiError = error, **__: Any) -> Any:
+            raise error
+
+        monkeypatch.setattr(Api, "post", refuse)
+        assert cli("apply") == (2, "", printed)
+
+
+def test_escaped_reference_may_be_anywhere(cli: Cli) -> None:
+    write(MINIMAL.replace("    sink:", "    description: costs $${5}\n    sink:"))
+    assert cli("apply")[0] == 0
+    assert shown(cli)[0]["description"] == "costs $${5}"
 
 
 def test_what_was_made_by_hand_and_paused_is_exported_and_can_be_declared(cli: Cli) -> None:
