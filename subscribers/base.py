@@ -33,11 +33,13 @@ class RenderContext:
     account_names  display names of accounts, by their name in the settings
     public_url     the relay's public URL without a trailing slash, for links; None = unknown
     recipient      whom the job's create names, if it was captured and the kind asked for it
+    known          what the subscriptions to a portal remember, a memory for each key of `Dialogue.shared`
     """
 
     account_names: Mapping[str, str] = field(default_factory=dict)
     public_url: str | None = None
     recipient: Recipient | None = None
+    known: Sequence[Memory] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,10 +49,13 @@ class Dialogue:
     key    under which key a delivery remembers something, 1,000 characters at most. Deliveries of one key are sent
            one at a time. None: it remembers nothing
     steps  the requests of a delivery, given the memory that an earlier delivery of its key has left, and the time
+    shared  further keys, under which all subscriptions to a portal remember the same. A delivery that has to wait for
+            one sends nothing. Only for a kind whose key is never None
     """
 
     key: Callable[[Event, Subscription], str | None]
     steps: Callable[[Event, Subscription, RenderContext, Memory, float], Steps]
+    shared: Callable[[Event, Subscription, RenderContext], Sequence[str]] | None = None
 
 
 class Kind(Protocol):

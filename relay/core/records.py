@@ -214,12 +214,19 @@ class MemoryTurn:
 
     token   names the turn
     memory  what is remembered, as of its beginning
+    shared  the delivery's turns with what all subscriptions to the portal remember. They end with this one
     """
 
     subscription_id: str
     key: str
     token: str
     memory: Memory
+    shared: "tuple[MemoryTurn, ...]" = ()
+
+    @property
+    def known(self) -> tuple[Memory, ...]:
+        """What the portal's subscriptions remember, a memory for each shared key."""
+        return tuple(one.memory for one in self.shared)
 
 
 @value_class(frozen=True, slots=True, kw_only=True)
@@ -235,7 +242,7 @@ class AttemptResult:
                      job first, then due ones. No other lease has its token; results in one transaction may share it
     next_count       maximum number of follow-on claims
     next_backlogged  follow-on claims include retries and manual retries, not only first attempts
-    turn             ended with it. What is remembered is then `remember`, if that is not None
+    turn             ended with it. What is remembered is then `remember`, in its shared turns `share`, if not None
     alone            it was in a bundle, and is sent by itself from now on; this attempt uses up nothing of its schedule
     behind           an earlier event of its order failed in the same bundle; it uses up nothing of its schedule either
     """
@@ -255,6 +262,7 @@ class AttemptResult:
     next_backlogged: bool = True
     turn: MemoryTurn | None = None
     remember: Memory | None = None
+    share: Memory | None = None
     alone: bool = False
     behind: bool = False
 

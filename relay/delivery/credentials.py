@@ -52,7 +52,7 @@ class Sent:
     headers   those sent; the credential's value is redacted
     outcome   if it is known already, such as when there was nothing to send with; otherwise the kind of sink decides
     secrets   texts that the sink could echo
-    remember  see `relay.core.dialogue.Ended`
+    remember  see `relay.core.dialogue.Ended`, also for `share`
     made_up   the requests of a dry run, of which none was sent; None: it was none
     """
 
@@ -61,6 +61,7 @@ class Sent:
     outcome: Outcome | None = None
     secrets: tuple[str, ...] = ()
     remember: Memory | None = None
+    share: Memory | None = None
     made_up: tuple[OutboundRequest, ...] | None = None
 
 

@@ -9,7 +9,7 @@ Whatever ends an attempt early, a write that may have been carried out stays in 
 import asyncio
 import math
 import traceback
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 
 import structlog
@@ -26,8 +26,9 @@ log = structlog.get_logger("relay.delivery")
 
 Send = Callable[[Step, float], Awaitable[Sent]]
 """Sends the request of a step within this time, in seconds."""
-Save = Callable[[Memory], Awaitable[bool]]
-"""Stores what is remembered. False: another delivery has the turn by now, or the subscription has another sink."""
+Save = Callable[[Memory | None, Memory | None], Awaitable[bool]]
+"""Stores what is remembered, and what is shared; None: nothing new. False: another delivery has the turn by now, or the
+subscription has another sink."""
 
 NOT_STORED = Outcome(verdict="retry", reason="not_stored")
 FAILED = Outcome(verdict="retry", reason="render")
@@ -58,12 +59,14 @@ async def converse(
     clock: Clock,
     event_id: str,
     memory: Memory = ledger.CLEARED,
+    known: Sequence[Memory] = (),
     *,
     private: bool = False,
 ) -> Sent:
     """Sends the steps in turn, until the kind of sink says what became of the delivery or fails.
 
     memory   what is remembered so far
+    known    what is shared so far, by its keys
     private  as in `unrendered`
     """
     loop = asyncio.get_running_loop()
@@ -74,16 +77,20 @@ async def converse(
     secrets: dict[str, None] = {}
     duration_ms = 0.0
     remember: Memory | None = None
+    share: Memory | None = None
+    shared = next(filter(ledger.is_open, known), ledger.CLEARED)
     try:
         steps = begin()
         step = next(steps)
         while True:
-            before = remember
-            if step.remember is not None:
-                remember = step.remember
-                if not await _saved(save, remember):
-                    ended = Ended(outcome=NOT_STORED, remember=_unless_intended(remember, before, memory))
-                    break
+            before, shared_before = remember, share
+            remember = remember if step.remember is None else step.remember
+            share = share if step.share is None else step.share
+            if not await _saved(save, step.remember, step.share):
+                remember = _unless_intended(remember, before, memory)
+                share = _unless_intended(share, shared_before, shared)
+                ended = Ended(outcome=NOT_STORED)
+                break
             left = ends_at - loop.time()  # after storing, which may have taken long
             if left > 0:
                 sent = await send(step, math.ceil(left * 10) / 10)  # the sender keeps a timer per length
@@ -97,8 +104,9 @@ async def converse(
             secrets |= dict.fromkeys(sent.secrets)
             told.append(f"{step.name}: {response.error or f'HTTP {response.status_code}'}")
             if sent.outcome is not None or len(told) == MAX_STEPS:
-                if remember is not None and ledger.never_sent(response):
+                if ledger.never_sent(response):
                     remember = _unless_intended(remember, before, memory)
+                    share = _unless_intended(share, shared_before, shared)
                 ended = Ended(outcome=sent.outcome or FAILED)
                 break
             step = steps.send(response)
@@ -109,8 +117,8 @@ async def converse(
         failed = unrendered(error, started_at, event_id, private=private)
         ended = Ended(outcome=failed.outcome or FAILED)
         sent = sent if told else failed
-    if ended.remember is not None:
-        remember = ended.remember
+    remember = remember if ended.remember is None else ended.remember
+    share = share if ended.share is None else ended.share
     outcome = ended.outcome
     if not by_kind and ledger.is_open(memory if remember is None else remember):
         outcome = ledger.still_in_doubt(outcome)
@@ -124,11 +132,14 @@ async def converse(
         outcome=outcome,
         secrets=tuple(secrets),
         remember=remember,
+        share=share,
     )
 
 
-def _unless_intended(remember: Memory, before: Memory | None, memory: Memory) -> Memory:
+def _unless_intended(remember: Memory | None, before: Memory | None, memory: Memory) -> Memory | None:
     """What is remembered if a request was not sent: not that it was intended, unless something is in doubt anyway."""
+    if remember is None:
+        return None
     known = memory if before is None else before
     return known if ledger.is_open(remember) and not ledger.is_open(known) else remember
 
@@ -138,9 +149,11 @@ def _places(error: Exception) -> list[str]:
     return [f"{place.name}:{place.lineno}" for place in traceback.extract_tb(error.__traceback__)[-5:]]
 
 
-async def _saved(save: Save, memory: Memory) -> bool:
+async def _saved(save: Save, remember: Memory | None, share: Memory | None) -> bool:
+    if remember is None and share is None:
+        return True
     try:
-        return await save(memory)
+        return await save(remember, share)
     except StoreError as error:
         log.error("memory_not_stored", error=str(error))
         return False

@@ -41,7 +41,7 @@ async def greet(
             return await credentials.send(tried, step.request, limit)
         return Sent(headers=(), response=await transport.send(step.request, timeout_seconds=limit))
 
-    async def save(memory: Memory) -> bool:
+    async def save(remember: Memory | None, share: Memory | None) -> bool:
         return True
 
     sent = await converse(lambda: steps, send, save, ALL_SECONDS, clock, "greeting")

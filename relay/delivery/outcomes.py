@@ -173,6 +173,7 @@ def attempt_result(
         next_backlogged=next_claim.backlogged,
         turn=finished.turn,
         remember=sent.remember,
+        share=sent.share,
         alone=isinstance(decision, retry.Alone),
         behind=finished.behind is not None,
     )

@@ -22,7 +22,7 @@ from relay.core import ledger, retry
 from relay.core.bundles import message_id, outcome_of_bundle
 from relay.core.bus import BEHIND, Broker, order_of
 from relay.core.delivery import DRY_RUN, PROXY_ERROR, RENDER_ERROR, Claimed, OutboundRequest, Outcome, Response
-from relay.core.dialogue import Ended, Memory, Step, Steps, imagined
+from relay.core.dialogue import SHARED, Ended, Memory, Step, Steps, imagined
 from relay.core.events import Event
 from relay.core.handshake import REQUEST_ORIGIN
 from relay.core.recipient import Recipient
@@ -241,19 +241,28 @@ class Worker:
         turn: MemoryTurn | None,
         recipient: Recipient | None,
     ) -> Sent:
+        known = () if turn is None else turn.known
+
         def steps() -> Steps:
             if ledger.is_settled(memory):
                 return _written()
-            return dialogue.steps(event, subscription, self._context(recipient), memory, self.clock())
+            context = replace(self._context(recipient), known=known) if known else self._context(recipient)
+            return dialogue.steps(event, subscription, context, memory, self.clock())
 
-        async def save(memory: Memory) -> bool:
-            return turn is None or await self.memories.keep(turn, memory, self.clock())
+        async def save(remember: Memory | None, share: Memory | None) -> bool:
+            if turn is None:
+                return True
+            if share is not None and not turn.shared:  # whoever has that turn may be writing the same
+                return False
+            kept = [] if remember is None else [(turn, remember)]
+            kept += [] if share is None else [(one, share) for one in turn.shared]
+            return all([await self.memories.keep(one, what, self.clock()) for one, what in kept])
 
         async def send(step: Step, seconds: float) -> Sent:
             return await self._send(subscription, step.request, seconds)
 
         seconds, private = self._timeout_of(subscription), recipient is not None
-        return await converse(steps, send, save, seconds, self.clock, event.id, memory, private=private)
+        return await converse(steps, send, save, seconds, self.clock, event.id, memory, known, private=private)
 
     def _timeout_of(self, subscription: Subscription) -> float:
         return self.policy().settings.timeout_of(subscription)
@@ -371,17 +380,41 @@ class Worker:
         return recorded[0].next
 
     async def _turn(self, target: Target, claimed: Claimed) -> tuple[MemoryTurn | None, bool]:
-        """The turn that a delivery needs, and True if another delivery has it."""
+        """The turn that a delivery needs, and True if another delivery has it, or one that is shared."""
         dialogue = None if target.subscription.is_dry else target.kind.dialogue(target.subscription)
         try:
             key = None if dialogue is None else dialogue.key(claimed.event, target.subscription)
         except Exception:  # then the attempt fails as well, and is recorded
             log.exception("key_failed", delivery=claimed.id)
             key = None
-        if key is None:
+        if dialogue is None or key is None:
             return None, False
+        shared: list[MemoryTurn] = []
+        for shared_key in await self._shared_keys(target, dialogue, claimed):
+            one = await self.memories.take(claimed, shared_key, self.lease_clock(), self.clock(), SHARED)
+            if one is None:
+                await self.memories.free(shared, self.clock())
+                return None, True
+            shared.append(one)
         turn = await self.memories.take(claimed, key, self.lease_clock(), self.clock())
-        return turn, turn is None
+        if turn is None:
+            await self.memories.free(shared, self.clock())
+            return None, True
+        return replace(turn, shared=tuple(shared)) if shared else turn, False
+
+    async def _shared_keys(self, target: Target, dialogue: "Dialogue", claimed: Claimed) -> Sequence[str]:
+        """The keys of the turns that a delivery shares with those of other subscriptions. Without them, after an
+        error, nothing is written that needs them."""
+        if dialogue.shared is None:
+            return ()
+        try:
+            recipient = await self._recipient(target.subscription, target.kind, claimed.event)
+            return dialogue.shared(claimed.event, target.subscription, self._context(recipient))
+        except StoreError:
+            raise
+        except Exception as error:  # its text may name a person
+            log.error("key_failed", delivery=claimed.id, error=type(error).__name__)
+            return ()
 
     def _must_release(self, claimed: Claimed) -> bool:
         """True if a delivery must not be sent: this node is stopping, or another one may have taken it over."""

@@ -27,6 +27,8 @@ from relay.store.upkeep import UpkeepStore
 
 DAY_SECONDS = 86_400.0
 IDEMPOTENCY_SECONDS = 86_400.0
+SHARED_SECONDS = 3600.0
+"""Digests of addresses are kept until the search of every CRM finds the person."""
 MAX_BATCHES = 100
 """Per kind of row and call: 20,000 events and jobs, 50,000 attempts."""
 SEARCH_BATCHES = 10
@@ -93,6 +95,7 @@ class Retention:
             "incidents": lambda: _batches(lambda: rows.delete_incidents(jobs)),
             "figures": lambda: _batches(lambda: rows.delete_figures(now)),
             "memories": lambda: _batches(lambda: rows.delete_memories(min(events, jobs))),
+            "shared_memories": lambda: _batches(lambda: rows.delete_shared_memories(now - SHARED_SECONDS)),
             "replays": lambda: _batches(lambda: rows.delete_replays(jobs)),
             "idempotency_keys": lambda: _batches(lambda: rows.delete_idempotency_keys(now - IDEMPOTENCY_SECONDS)),
             # A day later, so that a replay of its last events finds the row that it locks.

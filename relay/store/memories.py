@@ -82,11 +82,14 @@ class MemoryStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def take(self, claimed: Claimed, key: str, now: float, at: float) -> MemoryTurn | None:
+    async def take(
+        self, claimed: Claimed, key: str, now: float, at: float, subscription_id: str | None = None
+    ) -> MemoryTurn | None:
         """The turn of a delivery with a key, until its lease ends. None if another delivery has it, or this one is
-        gone. `now`: by the clock of leases; `at`: by that of the machine."""
+        gone. `now`: by the clock of leases; `at`: by that of the machine; `subscription_id`: another than the
+        delivery's, such as `SHARED`."""
         item = {
-            "subscription_id": claimed.subscription_id,
+            "subscription_id": claimed.subscription_id if subscription_id is None else subscription_id,
             "key": key,
             "token": f"{claimed.lease_token}/{claimed.id}",
             "until": claimed.lease_until,
@@ -98,6 +101,11 @@ class MemoryStore:
         """Stores what is remembered, during the turn. False if the turn is over."""
         return await self._database.write(_keep, (turn, memory, at))
 
+    async def free(self, turns: Sequence[MemoryTurn], at: float) -> None:
+        """Ends turns in which nothing was sent."""
+        if turns:
+            await self._database.write(_free, [(one.subscription_id, one.key, one.token, None, at) for one in turns])
+
     async def free_all(self) -> None:
         """Ends all turns. Only for a SQLite file at start-up."""
         await self._database.write(_free_all, None)
@@ -106,9 +114,10 @@ class MemoryStore:
 def end_turns(connection: Connection, results: Sequence[AttemptResult]) -> None:
     """Ends the turns of attempts. Also of those whose lease was lost: what a sink has accepted, it has accepted."""
     rows = [
-        (turn.subscription_id, turn.key, turn.token, _written(result.remember), result.now)
+        (turn.subscription_id, turn.key, turn.token, _written(remember), result.now)
         for result in results
-        if (turn := result.turn) is not None
+        if result.turn is not None
+        for turn, remember in [(result.turn, result.remember), *[(one, result.share) for one in result.turn.shared]]
     ]
     run_rows(connection, END_TURNS, sorted(rows, key=lambda row: (row[0], row[1])))
 
@@ -168,6 +177,13 @@ def _keep(connection: Connection, item: tuple[MemoryTurn, Memory, float]) -> boo
         return False
     place = {"subscription_id": turn.subscription_id, "key": turn.key, "token": turn.token}
     return run(connection, KEEP_MEMORY, **place, data=data, at=at).rowcount > 0
+
+
+@quick
+def _free(connection: Connection, items: Sequence[Sequence[tuple[Any, ...]]]) -> list[None]:
+    rows = [row for item in items for row in item]
+    run_rows(connection, END_TURNS, sorted(rows, key=lambda row: (row[0], row[1])))
+    return [None] * len(items)
 
 
 @each

@@ -7,6 +7,7 @@ from typing import Any
 
 from sqlalchemy.engine import Connection
 
+from relay.core.dialogue import SHARED
 from relay.core.figures import SPAN_SECONDS, SPANS
 from relay.core.ledger import EVENT_KEY
 from relay.ids import least_id
@@ -176,6 +177,15 @@ DELETE FROM sink_memories WHERE (subscription_id, key) IN (
   ORDER BY updated_at LIMIT {MAX_ROWS}
 )
 """
+# Deletes a batch of what the subscriptions to a portal remember of people and have not changed since a time, unless a
+# delivery uses it.
+DELETE_OLD_SHARED = f"""
+DELETE FROM sink_memories WHERE subscription_id = '{SHARED}' AND key IN (
+  SELECT key FROM sink_memories
+  WHERE subscription_id = '{SHARED}' AND updated_at < :before AND (token IS NULL OR held_until < :before)
+  ORDER BY key LIMIT {MAX_ROWS}
+)
+"""
 # Deletes a batch of ended replays.
 DELETE_OLD_REPLAYS = f"""
 DELETE FROM replays WHERE id IN (
@@ -298,6 +308,10 @@ class UpkeepStore:
     async def delete_memories(self, before: float) -> int:
         """Deletes a batch of what subscriptions remember of their sinks and have not changed since a time."""
         return await self._database.write(_on_one_node(_delete_memories), (before,))
+
+    async def delete_shared_memories(self, before: float) -> int:
+        """The same of what all subscriptions to a portal remember."""
+        return await self._database.write(_on_one_node(_delete_shared_memories), (before,))
 
     async def delete_replays(self, before: float) -> int:
         """Deletes a batch of replays that ended before a time."""
@@ -464,6 +478,10 @@ def _delete_figures(connection: Connection, now: float) -> int:
 
 def _delete_memories(connection: Connection, before: float) -> int:
     return run(connection, DELETE_OLD_MEMORIES, before=before).rowcount
+
+
+def _delete_shared_memories(connection: Connection, before: float) -> int:
+    return run(connection, DELETE_OLD_SHARED, before=before).rowcount
 
 
 def _delete_replays(connection: Connection, before: float) -> int:

@@ -392,7 +392,9 @@ async def use_memories(store: Store) -> None:
     assert turn is not None
     await store.memories.keep(turn, {}, NOW)
     await store.deliveries.record_attempt(result_of(one, turn=turn, remember={}))
+    await store.memories.free([turn], NOW)
     await store.upkeep.delete_memories(NOW + 1)
+    await store.upkeep.delete_shared_memories(NOW + 1)
 
 
 async def read_group_work(store: Store) -> None:

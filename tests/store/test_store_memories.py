@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from relay.core.delivery import Claimed
-from relay.core.dialogue import group_key
+from relay.core.dialogue import SHARED, group_key, person_key
 from relay.core.erasure import ErasureRequest
 from relay.core.jsontext import dumps
 from relay.core.ledger import event_key
@@ -207,6 +207,43 @@ async def test_memory_of_a_group_is_erased_with_it(store: Store) -> None:
     assert [key for key, _ in await remembered(store)] == [group_key("revor/other", "spring/sale"), KEY]
     assert await store.memories.take(first, GROUP, NOW, NOW) is None, "its delivery is gone, and so is the group's name"
     assert len(await remembered(store)) == 2
+
+
+async def test_all_subscriptions_remember_the_same_under_a_shared_key_one_at_a_time(store: Store) -> None:
+    (first,), (second,) = await claimed_of(store), await claimed_of(store, id="sub_2")
+    key = person_key("acme.test", "alex@example.com")
+    shared = await store.memories.take(first, key, NOW, NOW, SHARED)
+    assert shared is not None
+    assert await store.memories.take(second, key, NOW, NOW, SHARED) is None
+    await store.memories.free([shared], NOW)
+    again = await store.memories.take(second, key, NOW, NOW, SHARED)
+    assert again is not None
+    assert not await store.memories.keep(shared, {"id": 6}, NOW), "the turn is over"
+    turn = replace(await took(store, second, event_key(second.event.id)), shared=(again,))
+    assert await store.memories.keep(again, {"id": 7}, NOW)
+    result = result_of(second, turn=turn, remember={"state": "done"}, share={"id": 8})
+    assert (await store.deliveries.record_attempt(result)).kept
+    assert await remembered(store) == [(event_key(second.event.id), '{"state":"done"}'), (key, '{"id":8}')]
+    found = await store.memories.take(first, key, NOW, NOW, SHARED)
+    assert found is not None
+    assert found.memory == {"id": 8}
+    late = await store.memories.take(second, key, first.lease_until, NOW, SHARED)
+    assert late is not None, "the node died: its turn ends with its lease"
+
+
+async def test_what_is_shared_is_kept_for_an_hour_and_no_subscription_takes_it_along(store: Store) -> None:
+    first, second = await claimed_of(store, 2)
+    for one, at in ((first, NOW), (second, NOW + 10)):
+        shared = await store.memories.take(one, f"person/{one.id}", NOW, at, SHARED)
+        assert shared is not None
+        turn = replace(await took(store, one, event_key(one.event.id)), shared=(shared,))
+        assert (await store.deliveries.record_attempt(result_of(one, now=at, turn=turn, share={"id": 1}))).kept
+    found = await store.subscriptions.get("sub_1")
+    assert found is not None
+    await store.subscriptions.remove("sub_1", NOW)
+    assert await store.upkeep.delete_shared_memories(NOW + 5) == 1
+    assert f"person/{second.id}" in [key for key, _ in await remembered(store)]
+    assert f"person/{first.id}" not in [key for key, _ in await remembered(store)]
 
 
 async def test_retention_forgets_what_is_old_and_finished_groups(store: Store) -> None:

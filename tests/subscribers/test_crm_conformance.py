@@ -97,6 +97,21 @@ def test_no_person_is_created_twice(crm: str, fate: Fate) -> None:
         assert outcome.verdict == "uncertain" or world.vendor.written() == written
 
 
+@every_crm
+@pytest.mark.parametrize("fate", [None, *FATES])
+def test_events_of_two_subscriptions_about_one_person_create_one(crm: str, fate: Fate | None) -> None:
+    options = {"unmatched": "create"}
+    count, _ = usual(crm, options, lambda world: event(world.vendor.unknown))
+    for at in range(count if fate else 1):
+        world = CrmWorld(crm, **options)
+        before = world.vendor.people()
+        other = subscription_to(world.vendor, id="sub_01jvpq0000000000000000000c", **options)
+        first, second = event(world.vendor.unknown), event(world.vendor.unknown, nth=2)
+        world.deliver(first, fate=fate, at=at)
+        assert [world.settle(second, other).verdict, world.settle(first).verdict] == ["delivered"] * 2
+        assert world.vendor.people() <= before + 1, f"request {at}"
+
+
 @every_record
 def test_death_after_death_makes_no_double(crm: str, options: dict[str, Any]) -> None:
     _, written = usual(crm, options, lambda world: event(world.vendor.known))

@@ -4,7 +4,7 @@ For the conformance suite of kinds that write to CRMs.
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, Literal, Protocol, get_args
 
@@ -283,16 +283,18 @@ class CrmWorld:
         key = dialogue.key(about, subscription)
         place = (subscription.id, key or "")
         self.steps = []
-        steps = dialogue.steps(about, subscription, self.context, self.memories.get(place, {}), self.clock.now)
+        shared = [] if dialogue.shared is None else dialogue.shared(about, subscription, self.context)
+        shared_places = [("", one) for one in shared]
+        context = replace(self.context, known=[self.memories.get(one, {}) for one in shared_places])
+        steps = dialogue.steps(about, subscription, context, self.memories.get(place, {}), self.clock.now)
         try:
             step = next(steps)
             while True:
                 here = len(self.steps) == at
                 if here and fate == "killed before it is stored":
                     return None
-                if step.remember is not None:
-                    assert key is not None
-                    self.memories[place] = stored(step.remember)
+                self._keep([place], step.remember)
+                self._keep(shared_places, step.share)
                 assert step.private, "the answer or the URL may say something about a person"
                 self.steps.append(step)
                 if here and fate == "killed before it is sent":
@@ -305,10 +307,15 @@ class CrmWorld:
             ended: Ended = end.value
         if fate == "killed before the end is recorded":
             return None
-        if ended.remember is not None:
-            assert key is not None
-            self.memories[place] = stored(ended.remember)
+        self._keep([place], ended.remember)
+        self._keep(shared_places, ended.share)
         return ended.outcome
+
+    def _keep(self, places: Sequence[tuple[str, str]], memory: Memory | None) -> None:
+        if memory is not None:
+            assert places
+            assert all(key for _, key in places)
+            self.memories |= dict.fromkeys(places, stored(memory))
 
     def _response(
         self, step: Step, fate: Fate | None, answer: tuple[int, bytes] | None, error: str | None

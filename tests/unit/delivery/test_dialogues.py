@@ -1,7 +1,7 @@
 """The requests of one delivery: one time-out, the last one decides, and what is remembered is never lost."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -19,9 +19,9 @@ from relay.testing import FakeClock
 OK = Outcome(verdict="delivered", reason="ok")
 
 
-def step(name: str, remember: Memory | None = None, *, private: bool = False) -> Step:
+def step(name: str, remember: Memory | None = None, *, share: Memory | None = None, private: bool = False) -> Step:
     request = OutboundRequest(url=f"https://x.example/{name}", headers=(("X-Step", name),))
-    return Step(request=request, name=name, remember=remember, private=private)
+    return Step(request=request, name=name, remember=remember, share=share, private=private)
 
 
 class Sink:
@@ -56,11 +56,11 @@ class Sink:
             headers=step.request.headers, response=response, outcome=self.outcome, secrets=(f"secret of {step.name}",)
         )
 
-    async def save(self, memory: Memory) -> bool:
+    async def save(self, remember: Memory | None, share: Memory | None) -> bool:
         self.order.append("save")
         if isinstance(self.saves, StoreError):
             raise self.saves
-        self.saved.append(memory)
+        self.saved += [memory for memory in (remember, share) if memory is not None]
         return self.saves
 
     async def converse(
@@ -69,9 +69,10 @@ class Sink:
         timeout_seconds: float = 15.0,
         memory: Memory = ledger.CLEARED,
         *,
+        known: Sequence[Memory] = (),
         private: bool = False,
     ) -> Sent:
-        named = {"memory": memory, "private": private}
+        named = {"memory": memory, "known": known, "private": private}
         return await converse(begin, self.send, self.save, timeout_seconds, self.clock, "evt_1", **named)  # type: ignore[arg-type]
 
 
@@ -212,7 +213,7 @@ async def test_write_without_time_left_is_not_sent_although_it_was_stored() -> N
     loop = asyncio.get_running_loop()
     late = loop.time() + 99.0
 
-    async def slow(memory: Memory) -> bool:
+    async def slow(remember: Memory | None, share: Memory | None) -> bool:
         sink.order.append("save")
         moved.setattr(loop, "time", lambda: late)
         return True
@@ -252,6 +253,49 @@ async def test_write_that_cannot_be_sent_is_not_in_doubt_unless_it_was_before(
 
     sent = await sink.converse(steps, memory=memory)
     assert (sent.outcome, sent.remember) == (outcome, kept)
+
+
+@pytest.mark.parametrize(
+    ("known", "kept"),
+    [((), {}), ((DONE, {}), {}), (({}, INTENDED), SECOND)],
+    ids=["nothing known", "another one done", "in doubt before"],
+)
+@pytest.mark.parametrize("why", ["no credential", "not stored"])
+async def test_what_is_shared_is_in_doubt_only_once_the_request_may_have_been_sent(
+    known: Sequence[Memory], kept: Memory, why: str
+) -> None:
+    sink = Sink("credential")
+    sink.outcome = WAIT
+    sink.saves = why == "no credential"
+
+    def steps() -> Steps:
+        yield step("create", share=SECOND)
+        raise AssertionError
+
+    sent = await sink.converse(steps, known=known)
+    assert (sent.share, sent.remember) == (kept, None)
+    assert sent.outcome is not None
+    assert not sent.outcome.in_doubt, "no record is in doubt"
+
+
+async def test_what_is_shared_is_stored_before_the_request_and_again_with_the_attempt() -> None:
+    def steps() -> Steps:
+        yield step("create", share=INTENDED)
+        yield step("write", INTENDED)
+        return Ended(outcome=OK, remember=DONE, share={"id": 7})
+
+    sink = Sink(200, 200)
+    sent = await sink.converse(steps)
+    assert sink.order == ["save", "create", "save", "write"]
+    assert (sent.remember, sent.share) == (DONE, {"id": 7})
+
+
+async def test_what_is_shared_stays_intended_if_the_answer_is_lost() -> None:
+    def steps() -> Steps:
+        yield step("create", share=INTENDED)
+        return Ended(outcome=WAIT)
+
+    assert (await Sink("timeout").converse(steps)).share == INTENDED
 
 
 async def test_question_without_a_credential_keeps_the_write_in_doubt() -> None:

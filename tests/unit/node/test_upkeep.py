@@ -105,6 +105,7 @@ KINDS = [
     "incidents",
     "figures",
     "memories",
+    "shared_memories",
     "replays",
     "streams",
     "idempotency_keys",
