@@ -30,6 +30,8 @@ from rich.table import Table
 
 DATABASES = ("SQLite", "PostgreSQL")
 ROUNDS = 5
+WIDTH = 130
+"""Of the table, at least: in characters."""
 WARM_UP_SHARE = 0.1
 """Of a turn: what each version does before the first one that counts."""
 
@@ -105,7 +107,7 @@ def table(found: Found) -> Table:
         shown.add_column(name, no_wrap=True)
     for name in ("REF", "spread", "HEAD", "spread", "ratio"):
         shown.add_column(name, justify="right", no_wrap=True)
-    shown.add_column("")
+    shown.add_column("", min_width=5)
     before = ("", "")
     for one in found.comparisons():
         place = (one.database, one.line)
@@ -146,7 +148,7 @@ def main() -> int:
     if not lines or options.rounds < 1 or options.size <= 0:
         parser.error(f"nothing to do. Lines: {'; '.join(line.name for line in LINES)}")
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    console, errors = Console(width=max(120, shutil.get_terminal_size().columns)), Console(stderr=True)
+    console, errors = Console(width=max(WIDTH, shutil.get_terminal_size().columns)), Console(stderr=True)
     kinds = [options.database] if options.database else DATABASES
     begun, ended = time.monotonic(), 0
     try:
