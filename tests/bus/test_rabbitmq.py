@@ -272,13 +272,13 @@ async def test_blocked_broker_loses_and_repeats_nothing(node):
             for _ in range(3):
                 now[0] += 100.0
                 began = time.monotonic()
-                found = await made.publish(node.sink(), messages(20, "blocked"), 30.0)
+                found = await made.publish(node.sink(), messages(20, "blocked"), 600.0)
                 assert {one.error for one in found} == {"blocked"}
-                assert time.monotonic() - began < 15.0, "it holds no slot until the time-out"
+                assert time.monotonic() - began < 60.0, "it holds no slot until the time-out"
         finally:
             await node.server.set_memory_limit(0.8)
         now[0] += 100.0
-        async with asyncio.timeout(20.0):
+        async with asyncio.timeout(120.0):
             while any(one.error for one in await made.publish(node.sink(), messages(20, "blocked"), 10.0)):
                 now[0] += 100.0
                 await asyncio.sleep(0.2)
