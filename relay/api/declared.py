@@ -86,6 +86,11 @@ class SubscriptionsApply(Body):
         description="Remove what was applied before and is no longer declared. What `POST /v1/subscriptions` made is "
         "never removed. A token bound to an account removes only what such a token declared.",
     )
+    cancel_pending: bool = Field(
+        default=False,
+        description="Let `prune` cancel pending deliveries. Without it a removal that would is refused with 409 "
+        "`pending_deliveries`, and nothing is changed.",
+    )
 
 
 ValueChange = TypedDict("ValueChange", {"from": Any, "to": Any})
@@ -103,6 +108,9 @@ class SubscriptionChange(TypedDict):
         dict[str, ValueChange], Field(description="Of these, the values that are short and cannot be secret.")
     ]
     note: Annotated[str | None, Field(description="What to know about it.")]
+    pending: Annotated[
+        int, Field(description="Of a removal: deliveries that are cancelled; 10,000 at most are counted.")
+    ]
 
 
 class SubscriptionsApplied(TypedDict):
@@ -135,7 +143,8 @@ def _without_values(answer: SubscriptionsApplied) -> SubscriptionsApplied:
     answers={200: Answer("What was changed or, with `dry_run`, would be.", SubscriptionsApplied)},
     problems={
         409: "The token has made too many subscriptions, filters would make too many distinct comparisons, one has too "
-        "many valid secrets, or other requests change them at the same time.",
+        "many valid secrets, other requests change them at the same time, or a removal would cancel pending "
+        "deliveries.",
         429: "Too many batches are in progress.",
     },
 )
@@ -193,6 +202,7 @@ async def apply_declared(
                 secrets_expire_at=now + OVERLAP_SECONDS,
                 room=room,
                 awaits_consent=partial(awaits_consent, context=context),
+                cancel_pending=body.cancel_pending,
             )
         except Exception as error:
             await ports.audit.end_all(numbers, begun, notes, "refused" if isinstance(error, RequestError) else "failed")
@@ -209,7 +219,8 @@ async def planned(context: Context, body: SubscriptionsApply, now: float) -> lis
     InvalidRequest with the mistakes of all of them."""
     account = context.settings.account
     own = None if account is None else owner_of(*account)
-    stored = {one.id: one for one in await context.ports.store.subscriptions.all()}
+    subscriptions = context.ports.store.subscriptions
+    stored = {one.id: one for one in await subscriptions.all()}
     hidden = await _callbacks(context, body.subscriptions, stored)
     reader = _Reader(context=context, own=own, stored=stored, hidden=hidden, now=now)
     changes: list[Change] = []
@@ -230,7 +241,7 @@ async def planned(context: Context, body: SubscriptionsApply, now: float) -> lis
     if refused:
         raise invalid(*[error for one in refused for error in one.errors][:MAX_ERRORS])
     if body.prune:
-        changes += reader.removed()
+        changes += [replace(one, pending=await subscriptions.pending(one.id)) for one in reader.removed()]
     return changes
 
 
@@ -399,6 +410,7 @@ def _change_view(change: Change, context: Context, shown_sink: Callable[[str, st
         "fields": list(change.fields),
         "values": values,
         "note": note,
+        "pending": change.pending,
     }
 
 
@@ -432,6 +444,7 @@ EXAMPLES: dict[str, Any] = {
                 "fields": ["types"],
                 "values": {"types": {"from": None, "to": ["ai.revor.job.failed"]}},
                 "note": None,
+                "pending": 0,
             }
         ],
         "dry_run": True,

@@ -235,6 +235,12 @@ class Skipped(TypedDict):
     since: Annotated[Time | None, Field(description="When the oldest of them was made; null: there is none.")]
 
 
+class RemovedSubscription(Subscription):
+    """A removed subscription."""
+
+    cancelled: Annotated[int, Field(description="Its pending deliveries; 10,000 at most are counted.")]
+
+
 class SubscriptionWithSkipped(Subscription):
     """A subscription, with the number of its skipped deliveries. Secret parts of its sink are redacted."""
 
@@ -555,6 +561,7 @@ EXAMPLES: dict[str, Any] = {
     },
     "SubscriptionReplace": {"sink": "https://receiver.example/hooks", "description": "The new CRM"},
     "Subscription": _EXAMPLE,
+    "RemovedSubscription": {**_EXAMPLE, "cancelled": 5},
     "SubscriptionWithSkipped": {**_EXAMPLE, "skipped": {"count": 0, "since": None}},
     "SubscriptionPage": {"items": [_EXAMPLE], "next_cursor": None},
 }

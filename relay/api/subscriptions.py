@@ -36,6 +36,7 @@ from relay.api.resource import json_response, page_response
 from relay.api.sink_checks import CHECK, CHECK_PROBLEMS, needs_check, same_place, tried
 from relay.api.subscription_checks import awaits_consent, read_create, read_replace
 from relay.api.subscription_models import (
+    RemovedSubscription,
     Subscription,
     SubscriptionCreate,
     SubscriptionPage,
@@ -251,7 +252,7 @@ async def replace_subscription(call: Call) -> Response:
     bound=True,
     audited="subscriptions.remove",
     scopes=WRITES_SUBSCRIPTIONS,
-    answers={200: Answer("The removed subscription.", Subscription)},
+    answers={200: Answer("The removed subscription.", RemovedSubscription)},
 )
 async def delete_subscription(call: Call) -> Response:
     """Remove a subscription.
@@ -259,9 +260,11 @@ async def delete_subscription(call: Call) -> Response:
     Its pending deliveries are cancelled.
     """
     subscription = await _find(call)
+    cancelled = await call.ports.store.subscriptions.pending(subscription.id)
     await call.ports.store.subscriptions.remove(subscription.id, call.ports.clock())
     call.ports.dispatcher.wake()
-    return _shown(call, subscription)
+    removed: RemovedSubscription = {**await _without_lag(call, subscription), "cancelled": cancelled}
+    return json_response(removed)
 
 
 def _of_test(answer: TestResult) -> TestResult:

@@ -18,6 +18,7 @@ from relay.cli.direct import COMMAND_LINE, NoDatabase, Opened, done, opened
 from relay.cli.options import Json
 from relay.cli.output import clean, note, print_json, say, working
 from relay.cli.serve import ConfigFile, settings_file
+from relay.core.declared import pending_words
 from relay.errors import FieldError, RelayError, UsageError
 from relay.redaction import url_without_path
 
@@ -44,6 +45,12 @@ def apply(
     prune: Annotated[
         bool, typer.Option("--prune", help="Also remove what was applied before and is no longer declared.")
     ] = False,
+    cancel_pending: Annotated[
+        bool,
+        typer.Option(
+            "--cancel-pending", help="Let --prune cancel pending deliveries. Without it nothing is changed then."
+        ),
+    ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Remove without asking.")] = False,
     json: Json = False,
 ) -> None:
@@ -52,13 +59,15 @@ def apply(
     if not settings.subscriptions and not prune:
         note("nothing is declared: add the section `subscriptions` to relay.yaml. `relay export` writes it")
     asks = prune and not (dry_run or yes or json) and sys.stdin.isatty() and sys.stdout.isatty()
-    plan = _apply(settings, dry_run=dry_run or asks, prune=prune)
+    plan = _apply(settings, dry_run=dry_run or asks, prune=prune, cancel_pending=cancel_pending)
     if asks:
         _print_changes(plan["changes"])
         removed = plan["removed"]
-        if removed and not typer.confirm(f"Remove {removed}? What is pending to it is cancelled.", default=False):
+        if not cancel_pending and any(change["pending"] for change in plan["changes"]):
+            raise UsageError("nothing was changed: to cancel the pending deliveries, use --cancel-pending")
+        if removed and not typer.confirm(f"Remove {removed}?", default=False):
             raise UsageError("nothing was changed")
-        plan = _apply(settings, dry_run=False, prune=True)
+        plan = _apply(settings, dry_run=False, prune=True, cancel_pending=cancel_pending)
     if json:
         print_json(plan)
     else:
@@ -118,11 +127,11 @@ def _settings(config: ConfigFile) -> "Settings":
     return load_settings(settings_file(config), os.environ)
 
 
-def _apply(settings: "Settings", *, dry_run: bool, prune: bool) -> Any:
+def _apply(settings: "Settings", *, dry_run: bool, prune: bool, cancel_pending: bool) -> Any:
     from relay.node.declared import as_settings, body_of, wrong
 
     def through(relay: Api) -> Any:
-        body = body_of(settings, dry_run=dry_run, prune=prune).model_dump()
+        body = body_of(settings, dry_run=dry_run, prune=prune, cancel_pending=cancel_pending).model_dump()
         try:
             return relay.post("/v1/subscriptions/apply", body, timeout=TIMEOUT_SECONDS)
         except ApiError as error:
@@ -141,7 +150,7 @@ def _apply(settings: "Settings", *, dry_run: bool, prune: bool) -> Any:
             )
 
         with as_settings(settings.subscriptions):
-            body = body_of(settings, dry_run=dry_run, prune=prune)
+            body = body_of(settings, dry_run=dry_run, prune=prune, cancel_pending=cancel_pending)
             changes = await apply_declared(context, body, room=None, record=record)
         return applied_view(changes, context, context.ports.kinds.redacted_url, dry_run=dry_run)
 
@@ -205,6 +214,8 @@ def _print_changes(changes: Sequence[Mapping[str, Any]]) -> None:
             line += f": {'; '.join(_field(name, change['values'].get(name)) for name in change['fields'])}"
         else:
             line += f" → {change['sink'] or 'a program that asks'}"
+        if change["pending"]:
+            line += f": {pending_words(change['pending'])} will be cancelled"
         say(f"{line} ({change['note']})" if change["note"] else line)
 
 

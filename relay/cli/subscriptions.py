@@ -39,6 +39,7 @@ from relay.cli.replays import COUNT_TIMEOUT_SECONDS, DryRun, dry_run_of, follow_
 from relay.cli.subscription_settings import KEPT, PARTS, Body, place_of, with_settings, without_empty
 from relay.clock import from_rfc3339, in_words
 from relay.core.bus import protocol_of
+from relay.core.declared import pending_words
 from relay.core.delivery import CREDENTIAL_ERROR
 from relay.core.sentences import counted, duration, titled
 from relay.core.subscription import DEFAULT_MESSAGES_PER_MINUTE, PROTOCOLS, PULL, has_failures
@@ -348,7 +349,8 @@ def replay(
 @app.command()
 def remove(id: SubscriptionId, json: Json = False) -> None:
     """Remove a subscription and cancel its pending deliveries."""
-    print_result(api().delete(path_of("subscriptions", id)), f"{id} is removed", json=json)
+    removed: Any = api().delete(path_of("subscriptions", id))
+    print_result(removed, f"{id} is removed, {pending_words(removed['cancelled'])} cancelled", json=json)
 
 
 def signing_secret(json: Json = False) -> None:

@@ -45,6 +45,7 @@ class Change:
     after       as it is declared; None: it is removed
     fields      the names of what changes, as in the API
     new_secret  the signing secret that replaces the present one
+    pending     deliveries that a removal cancels; of many not all are counted
     """
 
     id: str
@@ -53,6 +54,12 @@ class Change:
     after: Subscription | None = None
     fields: tuple[str, ...] = ()
     new_secret: str | None = field(default=None, repr=False)
+    pending: int = 0
+
+
+def pending_words(count: int) -> str:
+    """A number of pending deliveries."""
+    return "1 pending delivery" if count == 1 else f"{count:,} pending deliveries"
 
 
 def problem_of_id(given: str, owner: str | None) -> str | None:

@@ -60,10 +60,10 @@ def wrong(entries: Sequence[Declared], errors: Sequence[FieldError]) -> Settings
     return SettingsError("; ".join(texts) + more)
 
 
-def body_of(settings: Settings, *, dry_run: bool, prune: bool) -> SubscriptionsApply:
+def body_of(settings: Settings, *, dry_run: bool, prune: bool, cancel_pending: bool = False) -> SubscriptionsApply:
     """The declared subscriptions as the body that applies them."""
     documents = [entry.document for entry in settings.subscriptions]
-    return SubscriptionsApply(subscriptions=documents, dry_run=dry_run, prune=prune)
+    return SubscriptionsApply(subscriptions=documents, dry_run=dry_run, prune=prune, cancel_pending=cancel_pending)
 
 
 async def differing(settings: Settings, context: Context) -> Sequence[Change]:

@@ -10,7 +10,7 @@ from sqlalchemy import Select, delete, insert, select, text, update
 from sqlalchemy.engine import Connection, Row
 from sqlmodel import col
 
-from relay.core.declared import Change, changed_fields, current_secret
+from relay.core.declared import Change, changed_fields, current_secret, pending_words
 from relay.core.filters import filters_key, unreadable
 from relay.core.handshake import WAITS
 from relay.core.records import CallbackRoom, Page, SubscriptionRoom, WantedCallback
@@ -33,6 +33,7 @@ from relay.store.outbox import (
 )
 from relay.store.pages import decode_cursor, newest_first, page_of, unindexed
 from relay.store.past_events import advance, begin, filling_of, unfinished
+from relay.store.pulls import LAG
 from relay.store.scoped import Scoped
 from relay.store.secrets import (
     AUDIT_OWNER,
@@ -88,6 +89,7 @@ COUNT_OF_CREATOR = "SELECT COUNT(*) FROM subscriptions WHERE callback = 0 AND cr
 # Deletes a callback's links to jobs.
 DELETE_CALLBACK_LINKS = "DELETE FROM job_callbacks WHERE subscription_id = :id"
 MAX_SUBSCRIPTIONS = 100_000
+PENDING_COUNTED = 10_000
 CURSOR = "subscription "
 """How cursors begin: ids can be of the user's own choice, so they do not tell which list they are of."""
 # The failing sinks.
@@ -140,6 +142,7 @@ class _Apply:
     now: float
     secrets_expire_at: float
     awaits_consent: Callable[[Subscription], bool]
+    cancel_pending: bool
 
     def each(self, action: str) -> list[Change]:
         """The changes of one action, in the order in which rows are locked."""
@@ -210,17 +213,23 @@ class SubscriptionStore(Scoped):
         secrets_expire_at: float,
         room: SubscriptionRoom | None = None,
         awaits_consent: Callable[[Subscription], bool] = lambda _: False,
+        cancel_pending: bool = False,
     ) -> None:
         """Adds, changes and removes subscriptions in one transaction: all of them, or none. Each behaves as `create`,
         `replace` and `remove` do; a replaced signing secret signs until `secrets_expire_at`.
 
-        Raises Conflict: `subscriptions_changed` if one of them is no longer as the change found it, or as `create` and
-        `add_secret`.
+        Raises Conflict: `subscriptions_changed` if one of them is no longer as the change found it,
+        `pending_deliveries` if a removal would cancel some without `cancel_pending`, or as `create` and `add_secret`.
         """
         if self._owner is not None:
             changes = [_owned(one, self._owner) for one in changes]
         item = _Apply(
-            changes=changes, room=room, now=now, secrets_expire_at=secrets_expire_at, awaits_consent=awaits_consent
+            changes=changes,
+            room=room,
+            now=now,
+            secrets_expire_at=secrets_expire_at,
+            awaits_consent=awaits_consent,
+            cancel_pending=cancel_pending,
         )
         for id in await self._database.write(self._apply, item):
             await self._reorder_all(id, now)
@@ -322,6 +331,10 @@ class SubscriptionStore(Scoped):
         return True
 
     # --- reads
+
+    async def pending(self, subscription_id: str) -> int:
+        """How many deliveries of a subscription a removal would cancel, PENDING_COUNTED at most."""
+        return await self._database.read(_pending, subscription_id)
 
     async def all(self) -> list[Subscription]:
         """All subscriptions with their secrets, without callbacks, of which there may be as many as jobs."""
@@ -547,6 +560,12 @@ class SubscriptionStore(Scoped):
                 return Conflict(f"the subscription {change.id} has just been changed", code="subscriptions_changed")
             if change.new_secret is not None and (full := no_room(connection, change.id, item.now)) is not None:
                 return Conflict(f"of the subscription {change.id}, {full}", code=full.code)
+            if change.action == "remove" and not item.cancel_pending and (count := _pending(connection, change.id)):
+                detail = (
+                    f"{pending_words(count)} of the subscription {change.id} would be cancelled, so nothing was "
+                    "changed. Keep its id, or send cancel_pending (`relay apply --cancel-pending`)"
+                )
+                return Conflict(detail, code="pending_deliveries")
         comparisons = FilterRoom(connection)
         of_owner: dict[str | None, dict[str, Subscription | None]] = {}
         for change in item.changes:
@@ -757,3 +776,7 @@ def _set_sink_health(connection: Connection, item: _Health) -> None:
     )
     if item.paused_with_it and item.paused_until is not None:
         run(connection, PAUSE, ids=json_list(item.paused_with_it), until=item.paused_until)
+
+
+def _pending(connection: Connection, subscription_id: str) -> int:
+    return int(run(connection, LAG, subscription_id=subscription_id, count=PENDING_COUNTED).one().number)

@@ -185,7 +185,16 @@ async def test_a_new_sink_keeps_pending_deliveries_and_a_removed_one_cancels_the
     await apply(client, CRM, {**CRM, "id": "old"})
     await world.poll(await world.job("a"), "queued")
 
-    await apply(client, {**CRM, "sink": "https://new.example/hook"}, prune=True)
+    new = {**CRM, "sink": "https://new.example/hook"}
+    planned = await apply(client, new, prune=True, dry_run=True)
+    assert [(one["id"], one["pending"]) for one in planned["changes"]] == [("crm", 0), ("old", 1)]
+    refused = await apply(client, new, prune=True, status=409)
+    assert refused["code"] == "pending_deliveries"
+    kept = {one.subscription_id: one.state for one in (await world.store.deliveries.page(limit=5)).items}
+    assert kept == {"crm": "pending", "old": "pending"}
+    assert (await client.get("/v1/subscriptions/crm")).json()["sink"] == CRM["sink"]
+
+    await apply(client, new, prune=True, cancel_pending=True)
 
     states = {one.subscription_id: one.state for one in (await world.store.deliveries.page(limit=5)).items}
     assert states == {"crm": "pending", "old": "cancelled"}

@@ -930,3 +930,11 @@ async def test_a_sample_has_the_metadata_that_are_given(client, world):
     refused = await client.post(path, json={"metadata": {"x": "y" * 20_000}})
     assert (refused.status_code, refused.json()["errors"][0]["code"]) == (422, "too_large")
     assert len(world.dispatcher.tested) == 1
+
+
+async def test_removal_says_how_many_pending_deliveries_it_cancels(client, world):
+    id = (await client.post("/v1/subscriptions", json={"sink": HOOK})).json()["id"]
+    for name in ("a", "b"):
+        await world.poll(await world.job(name), "queued")
+    assert (await client.delete(f"/v1/subscriptions/{id}")).json()["cancelled"] == 2
+    assert {one.state for one in (await world.store.deliveries.page(limit=5)).items} == {"cancelled"}

@@ -380,6 +380,7 @@ async def use_declared(store: Store) -> None:
     ]
     room = SubscriptionRoom("token:2", fewer_than=10)
     await store.subscriptions.apply(changes, NOW, secrets_expire_at=NOW + 60, room=room)
+    await store.subscriptions.pending(changes[0].id)
 
 
 async def use_memories(store: Store) -> None:

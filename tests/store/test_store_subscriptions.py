@@ -340,7 +340,16 @@ async def test_applied_changes_are_one_transaction_of_every_node(store: Store) -
     ]
     version = store.subscriptions.version
 
-    await store.subscriptions.apply(changes, NOW + 5, secrets_expire_at=NOW + 60)
+    assert await store.subscriptions.pending("removed") == 2
+    with pytest.raises(
+        Conflict, match="2 pending deliveries of the subscription removed would be cancelled"
+    ) as refused:
+        await store.subscriptions.apply(changes, NOW + 5, secrets_expire_at=NOW + 60)
+    assert refused.value.code == "pending_deliveries"
+    assert {one.id: one for one in await store.subscriptions.all()} == found
+    assert await states(store, "removed") == ["pending", "pending"]
+
+    await store.subscriptions.apply(changes, NOW + 5, secrets_expire_at=NOW + 60, cancel_pending=True)
 
     stored = {one.id: one for one in await store.subscriptions.all()}
     assert stored.keys() == {"added", "changed"}

@@ -20,6 +20,7 @@ from relay.core.credentials import SinkCredential, origin_text
 from relay.core.subscription import SigningSecret, Subscription
 from relay.node.declared import check_declared, log_differing
 from relay.store import migrations
+from tests.support.store_kit import poll, track
 
 SECRET, OTHER = "whsec_" + "A" * 32, "whsec_" + "B" * 32
 SLACK = "https://hooks.slack.com/services/T000/B000/verysecret"
@@ -129,8 +130,83 @@ def test_removal_is_asked_for_on_a_terminal(cli: Cli, monkeypatch: pytest.Monkey
     assert (code, err) == (2, "relay: nothing was changed\n")
     assert "- remove crm" in out
     assert cli("apply", "--prune")[0] == 0
-    assert asked == ["Remove 3? What is pending to it is cancelled."] * 2
+    assert asked == ["Remove 3?"] * 2
     assert shown(cli) == []
+
+
+def backlog(subscription_id: str, count: int) -> None:
+    """Deliveries that wait for a subscription."""
+
+    async def make() -> None:
+        async with opened(load_settings(None, {}), creates=True, writes=False) as database:
+            for number in range(count):
+                await database.store.jobs.record(poll(await track(database.store, f"job {number}"), 0, "failed"))
+
+    asyncio.run(make())
+
+
+def pending(subscription_id: str) -> int:
+    async def read() -> int:
+        async with opened(load_settings(None, {}), creates=True, writes=False) as database:
+            return await database.store.subscriptions.pending(subscription_id)
+
+    return asyncio.run(read())
+
+
+@pytest.mark.parametrize("options", [(), ("--yes",), ("--json",), ("--yes", "--json")], ids=str)
+def test_renamed_id_cancels_no_backlog_unless_it_is_said(cli: Cli, options: tuple[str, ...]) -> None:
+    write(MINIMAL)
+    cli("apply")
+    backlog("crm", 5)
+    before = shown(cli)
+    write(MINIMAL.replace("id: crm", "id: customers"))
+
+    code, out, err = cli("apply", "--prune", "--dry-run")
+    assert (code, err) == (1, "")
+    assert "- remove crm → https://crm.example/…: 5 pending deliveries will be cancelled" in out.splitlines()
+    planned = orjson.loads(cli("apply", "--prune", "--dry-run", "--json")[1])["changes"]
+    assert [(one["id"], one["pending"]) for one in planned] == [("customers", 0), ("crm", 5)]
+
+    code, out, err = cli("apply", "--prune", *options)
+    assert (code, out) == (2, "")
+    assert err.startswith(
+        "relay: 5 pending deliveries of the subscription crm would be cancelled, so nothing was changed"
+    )
+    assert "--cancel-pending" in err
+    assert (shown(cli), pending("crm")) == (before, 5)
+
+    assert cli("apply", *options)[0] == 0, "without --prune nothing is removed"
+    assert pending("crm") == 5
+    assert cli("apply", "--prune", "--cancel-pending", *options)[0] == 0
+    assert [one["id"] for one in shown(cli)] == ["customers"]
+    assert pending("crm") == 0
+
+
+@pytest.mark.parametrize(("cancelled", "words"), [(0, "0 pending deliveries"), (1, "1 pending delivery")])
+def test_removal_by_hand_says_how_many_it_cancels(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, cancelled: int, words: str
+) -> None:
+    monkeypatch.setattr(Api, "delete", lambda *_: {"id": "crm", "cancelled": cancelled})
+    assert cli("subscriptions", "remove", "crm") == (0, f"crm is removed, {words} cancelled\n", "")
+
+
+def test_pending_deliveries_are_said_before_it_is_asked(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(MINIMAL)
+    cli("apply")
+    backlog("crm", 1)
+    write("subscriptions: []")
+    for stream in (sys.stdin, sys.stdout):
+        monkeypatch.setattr(stream, "isatty", lambda: True)
+    asked: list[str] = []
+    monkeypatch.setattr("typer.confirm", lambda question, **_: asked.append(question) or True)
+    code, out, err = cli("apply", "--prune")
+    assert (code, asked) == (2, [])
+    assert "- remove crm → https://crm.example/…: 1 pending delivery will be cancelled" in out
+    assert err == "relay: nothing was changed: to cancel the pending deliveries, use --cancel-pending\n"
+    assert pending("crm") == 1
+    assert cli("apply", "--prune", "--cancel-pending")[0] == 0
+    assert asked == ["Remove 1?"]
+    assert pending("crm") == 0
 
 
 @pytest.mark.parametrize(
