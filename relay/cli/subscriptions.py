@@ -133,6 +133,12 @@ def add(
         print_json({**subscription, "test": tested} if test else subscription)
     elif tested is not None:
         say(_verdict(id, tested, kind))
+        if _may_check_a_secret(subscription, tested):
+            say(
+                "If the receiver checks signatures: a subscription has a secret of its own, not the one that `relay "
+                "signing-secret` prints. Give the receiver the secret above. Or use the receiver's: relay "
+                f"subscriptions remove {id}, then relay subscriptions add URL --secret whsec_…"
+            )
     if pending and not json:
         say(f"The sink is asked for its consent first: relay subscriptions show {id}")
     if test and (tested is None or not tested["delivered"]):
@@ -154,7 +160,7 @@ def _introduce(subscription: dict[str, Any], *, types_given: bool) -> None:
     say(f"{subscription['id']} is {subscription.get('state', 'enabled')}")
     if config.get("portal"):
         say(f"account: {config['portal']}")
-    if config.get("secret") and config.get("kind", "webhook") not in {*_SERVICES, *crm.CRMS, *PROTOCOLS}:
+    if config.get("secret") and _is_signed(config):
         say(f"signing secret, shown only once: {config['secret']}")
     say(expectation(subscription, types_given=types_given))
 
@@ -261,6 +267,12 @@ def send_sample(
     """Send a realistic sample now. Exit code 1: the sink did not accept it."""
     tested = _send_sample(id, full_type(type), read_metadata(metadata), raising=True)
     print_result(tested, _verdict(id, tested), json=json)
+    if not json and _refuses_a_caller(tested) and _may_check_a_secret(api().get(path_of("subscriptions", id)), tested):
+        say(
+            "If the receiver checks signatures: a subscription has a secret of its own, which was shown when it was "
+            "added, not the one that `relay signing-secret` prints. Give the receiver that one, or a new one: relay "
+            f"subscriptions rotate-secret {id}"
+        )
     raise typer.Exit(0 if tested["delivered"] else 1)
 
 
@@ -499,6 +511,21 @@ def _verdict(id: str, tested: Any, kind: str = "") -> str:
         return f"the sample was accepted: {took}. It is a record in {crm.CRMS[kind].title} now: delete it there"
     reason = attempt["error"] or tested["reason"] or f"answered {attempt['status_code']}"
     return f"the sample was not accepted ({reason}). {_kept(id)}"
+
+
+def _is_signed(config: Mapping[str, Any]) -> bool:
+    """True if the kind of sink gets a signature with the subscription's own secret."""
+    return config.get("kind", "webhook") not in {*_SERVICES, *crm.CRMS, *PROTOCOLS} and config.get("signature") != "v1a"
+
+
+def _refuses_a_caller(tested: Any) -> bool:
+    """True if a receiver that rejects a signature answers so."""
+    return not tested["delivered"] and tested["attempt"]["status_code"] in (400, 401, 403)
+
+
+def _may_check_a_secret(subscription: Mapping[str, Any], tested: Any) -> bool:
+    """True if the sample may have been refused because of its signature."""
+    return _refuses_a_caller(tested) and _is_signed(subscription.get("config") or {})
 
 
 def _kept(id: str) -> str:

@@ -211,7 +211,7 @@ def run_rule_tests(folder: Path, tests: list[dict[str, Any]]) -> None:
     promtool("test", "rules", str(path))
 
 
-def rule_test(series: dict[str, str], expected: list[dict[str, Any]]) -> dict[str, Any]:
+def rule_test(series: dict[str, str], expected: list[Any]) -> dict[str, Any]:
     scraped = [{"series": name, "values": values} for name, values in series.items()]
     return {"interval": "1m", "input_series": scraped, "alert_rule_test": expected}
 
@@ -222,7 +222,7 @@ def test_alert_fires(name: str, tmp_path: Path) -> None:
     rule = RULES_BY_NAME[name]
     annotations = {"summary": summary, "runbook": rule["annotations"]["runbook"]}
     alert = {"exp_labels": {**labels, **rule["labels"]}, "exp_annotations": annotations}
-    expected = [{"eval_time": "0m", "alertname": name, "exp_alerts": []}] if "for" in rule else []
+    expected: list[Any] = [{"eval_time": "0m", "alertname": name, "exp_alerts": []}] if "for" in rule else []
     expected.append({"eval_time": at, "alertname": name, "exp_alerts": [alert]})
     run_rule_tests(tmp_path, [rule_test(series, expected)])
 

@@ -660,6 +660,36 @@ def test_sample_is_a_failed_job_if_subscribed(stub: Stub, types: list[str] | Non
     assert sent(stub, "POST /v1/subscriptions/sub_1/test") == [{"type": sample}]
 
 
+@pytest.mark.parametrize(
+    ("status", "config", "advised"),
+    [
+        (401, {"kind": "webhook", "secret": "whsec_made"}, True),
+        (400, {"kind": "webhook", "secret": "whsec_made"}, True),
+        (403, {"kind": "flat", "secret": "whsec_made", "signature": "both"}, True),
+        (401, {"kind": "webhook", "signature": "v1a"}, False),
+        (500, {"kind": "webhook", "secret": "whsec_made"}, False),
+        (None, {"kind": "webhook", "secret": "whsec_made"}, False),
+        (401, {"kind": "slack", "secret": "whsec_made"}, False),
+    ],
+)
+def test_receiver_that_may_check_another_secret_is_told_of_the_subscriptions_own(
+    status: int | None, config: dict[str, str], advised: bool, stub: Stub, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = {"id": "sub_1", "sink": "https://x.example/hook", "state": "enabled", "config": config}
+    stub.says("POST /v1/subscriptions", made, status=201)
+    stub.says("POST /v1/subscriptions/sub_1/test", sample_result(delivered=False, status_code=status))
+    kept = {**made, "config": {name: value for name, value in config.items() if name != "secret"}}
+    stub.says("GET /v1/subscriptions/sub_1", kept)
+    assert run(["subscriptions", "add", "https://x.example/hook"]) == 1
+    out = capsys.readouterr().out
+    assert ("a subscription has a secret of its own, not the one that `relay signing-secret` prints" in out) is advised
+    assert ("relay subscriptions remove sub_1, then relay subscriptions add URL --secret whsec_…" in out) is advised
+    assert run(["subscriptions", "test", "sub_1"]) == 1
+    assert ("relay subscriptions rotate-secret sub_1" in capsys.readouterr().out) is advised
+    assert run(["subscriptions", "test", "sub_1", "--json"]) == 1
+    json.loads(capsys.readouterr().out)
+
+
 def test_rejected_sample_exits_with_1_and_keeps_the_subscription(
     stub: Stub, capsys: pytest.CaptureFixture[str]
 ) -> None:
