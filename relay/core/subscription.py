@@ -168,6 +168,12 @@ class Subscription:
         return bool(self.options.get("dry_run"))
 
     @property
+    def has_template(self) -> bool:
+        """True if its owner's template makes what is sent, which takes up to some milliseconds an event."""
+        settings = self.options.get(SETTINGS) or {}
+        return "template" in self.options or any("{" in text for text in settings.values())
+
+    @property
     def allowed_per_second(self) -> float | None:
         """The lower one of `rate_per_second` and the rate that the sink permits; None: no limit."""
         permitted = None if self.consent is None else self.consent.rate_per_minute

@@ -30,6 +30,9 @@ Save = Callable[[Memory | None, Memory | None], Awaitable[bool]]
 """Stores what is remembered, and what is shared; None: nothing new. False: another delivery has the turn by now, or the
 subscription has another sink."""
 
+Take = Callable[[Callable[[], Step | Ended]], Awaitable[Step | Ended]]
+"""Computes the next step of a dialogue, at once or in a turn."""
+
 NOT_STORED = Outcome(verdict="retry", reason="not_stored")
 FAILED = Outcome(verdict="retry", reason="render")
 
@@ -62,11 +65,13 @@ async def converse(
     known: Sequence[Memory] = (),
     *,
     private: bool = False,
+    take: Take | None = None,
 ) -> Sent:
     """Sends the steps in turn, until the kind of sink says what became of the delivery or fails.
 
     memory   what is remembered so far
     known    what is shared so far, by its keys
+    take     computes each step; None: at once
     private  as in `unrendered`
     """
     loop = asyncio.get_running_loop()
@@ -81,8 +86,8 @@ async def converse(
     shared = next(filter(ledger.is_open, known), ledger.CLEARED)
     try:
         steps = begin()
-        step = next(steps)
-        while True:
+        step = await _taken(take, steps)
+        while isinstance(step, Step):
             before, shared_before = remember, share
             remember = remember if step.remember is None else step.remember
             share = share if step.share is None else step.share
@@ -109,10 +114,10 @@ async def converse(
                     share = _unless_intended(share, shared_before, shared)
                 ended = Ended(outcome=sent.outcome or FAILED)
                 break
-            step = steps.send(response)
+            step = await _taken(take, steps, response)
+        else:
+            ended, by_kind = step, True
         steps.close()
-    except StopIteration as end:
-        ended, by_kind = end.value, True
     except Exception as error:
         failed = unrendered(error, started_at, event_id, private=private)
         ended = Ended(outcome=failed.outcome or FAILED)
@@ -134,6 +139,19 @@ async def converse(
         remember=remember,
         share=share,
     )
+
+
+async def _taken(take: Take | None, steps: Steps, response: Response | None = None) -> Step | Ended:
+    """The next step, or the end."""
+
+    def compute() -> Step | Ended:
+        try:
+            return next(steps) if response is None else steps.send(response)
+        except StopIteration as end:
+            ended: Ended = end.value
+            return ended
+
+    return compute() if take is None else await take(compute)
 
 
 def _unless_intended(remember: Memory | None, before: Memory | None, memory: Memory) -> Memory | None:

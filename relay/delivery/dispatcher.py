@@ -537,7 +537,7 @@ class Dispatcher:
             count = min(most, self.slots.free(target, now))
             priorities: tuple[int, ...] = ()
             if count <= 0:
-                self.slots.starved |= not target.slots.claimed  # other subscriptions have all the slots
+                self.slots.starve(target)
                 continue
             if target.subscription.state == "disabled":
                 count = 1

@@ -18,7 +18,6 @@ from relay.core.subscription import Subscription
 from relay.core.text import storable
 from relay.delivery.credentials import Sent
 from relay.delivery.dialogues import unrendered
-from relay.turns import SharedTurns
 
 if TYPE_CHECKING:
     from subscribers.base import Kind, RenderContext
@@ -26,6 +25,8 @@ if TYPE_CHECKING:
 Publish = Callable[[Broker, Sequence[Message], float], Awaitable[Sequence[Response]]]
 """Publishes messages in their order within this time, in seconds. One response each: no `error` means that the broker
 has stored it. Never raises, except when cancelled."""
+
+Make = Callable[[Callable[[], Message]], Awaitable[Message]]
 
 SHOWN_CHARACTERS = 1000
 RENDER_SECONDS = 10.0
@@ -49,10 +50,10 @@ async def published(
     context: "RenderContext",
     seconds: float,
     clock: Clock,
-    turns: SharedTurns,
+    make: Make,
 ) -> list[Sent]:
     """Publishes events, the oldest first and those of one order in theirs. Returns what came of each. `deliveries`: of
-    each event the `Message.delivery`. `turns`: of all bundles of the node."""
+    each event the `Message.delivery`. `make`: computes a message in its turn."""
     results: list[Sent | None] = [None] * len(events)
     messages: list[tuple[int, Message]] = []
     held: set[str] = set()
@@ -67,7 +68,7 @@ async def published(
             results[place] = _behind(clock(), f"those before it took {RENDER_SECONDS:g} s: simplify the template")
             continue
         try:
-            message = await turns.step(partial(kind.message, event, subscription, context))
+            message = await make(partial(kind.message, event, subscription, context))
             messages.append((place, replace(message, delivery=delivery)))
         except Exception as error:
             failed = results[place] = unrendered(error, clock(), event.id)

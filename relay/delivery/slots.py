@@ -78,6 +78,7 @@ class Target:
     looked_at      when its deliveries were last found to wait for others, until `ready_at`
     known          False once the subscription is removed; deliveries in flight outlive it
     portal         the account at a CRM whose limits it shares; None: its limits are its own
+    templates      the slots of all subscriptions of its owner with templates; None: it has none
     """
 
     subscription: Subscription
@@ -93,6 +94,7 @@ class Target:
     ready_at: float = 0.0
     known: bool = True
     portal: "Portal | None" = None
+    templates: "_Owner | None" = None
 
     @property
     def full(self) -> bool:
@@ -141,6 +143,14 @@ class _Host:
 
 
 @dataclass(slots=True, eq=False)
+class _Owner:
+    """An account whose subscriptions have templates. `starved`: one of them got no slot because others had them all."""
+
+    in_flight: int = 0
+    starved: bool = False
+
+
+@dataclass(slots=True, eq=False)
 class Portal:
     """An account at a CRM. What it allows, all its subscriptions share: see `Kind.portal`.
 
@@ -181,7 +191,8 @@ class Slots:
     """All targets and their slots.
 
     concurrency  maximum slots in all
-    per_host     maximum per host (scheme, name and port); one subscription gets at most half while another one waits
+    per_host     maximum per host (scheme, name and port); one subscription gets at most half while another one waits.
+                 All subscriptions of an owner with templates get at most half of it: they wait for each other's turns
     freed        called when a slot is freed while `starved`
     """
 
@@ -201,6 +212,7 @@ class Slots:
         self._listed: dict[str, Target] = {}
         self._hosts: dict[str, _Host] = {}
         self._portals: dict[tuple[str, str, str], Portal] = {}
+        self._owners: dict[str | None, _Owner] = {}
 
     def limit(self, *, concurrency: int, per_host: int) -> None:
         """Sets new limits; deliveries in flight are not affected."""
@@ -281,6 +293,13 @@ class Slots:
             host.in_flight += target.slots.in_flight
         target.subscription, target.kind, target.host = subscription, kind, host
         target.shown_sink, target.redacted_sink = shown_sink, redacted_sink
+        templates = self._owners.setdefault(subscription.owner, _Owner()) if subscription.has_template else None
+        if target.templates is not templates:
+            if target.templates is not None:
+                target.templates.in_flight -= target.slots.in_flight
+            if templates is not None:
+                templates.in_flight += target.slots.in_flight
+            target.templates = templates
         target.bundle = kind.bundle(subscription)
         rate = subscription.allowed_per_second or kind.rate_per_second
         target.sink.adopt(subscription, before, ceiling=ceiling, rate=rate)
@@ -353,7 +372,20 @@ class Slots:
             limit if ahead else min(limit - slots.in_flight, self.per_host - host.in_flight),
             CLAIMED_PER_SLOT * limit - slots.claimed,
             self.concurrency - self.in_flight,
+            self.concurrency if target.templates is None else self._most_templates - target.templates.in_flight,
         )
+
+    def starve(self, target: Target) -> None:
+        """A due subscription gets no slot. `freed` is called once some are free."""
+        owner = target.templates
+        if owner is not None and owner.in_flight >= self._most_templates:
+            owner.starved = True
+        elif not target.slots.claimed:  # other subscriptions have all the slots
+            self.starved = True
+
+    @property
+    def _most_templates(self) -> int:
+        return max(1, self.per_host // 2)
 
     def backlogged_limit(self, target: Target, now: float) -> float:
         """How many backlogged deliveries it may have in flight: while fresh ones arrive, a share of BACKLOGGED_SLOTS
@@ -391,6 +423,8 @@ class Slots:
         target.slots.fills += target.full
         target.host.in_flight += 1
         self.in_flight += 1
+        if target.templates is not None:
+            target.templates.in_flight += 1
 
     def vacate(self, target: Target) -> None:
         """Frees a slot, or passes it on to a waiting delivery."""
@@ -403,9 +437,19 @@ class Slots:
         target.slots.in_flight -= 1
         target.host.in_flight -= 1
         self.in_flight -= 1
+        if target.templates is not None:
+            self._vacate_template(target.templates)
         if not target.known:
             self._leave(target)
         if self.starved:
+            self._freed()
+
+    def _vacate_template(self, owner: _Owner) -> None:
+        """Frees a slot of an owner's templates. A scan follows once half of them are free: each looks at all that is
+        due, and what is in flight goes on with the next of its subscription anyway."""
+        owner.in_flight -= 1
+        if owner.starved and owner.in_flight <= self._most_templates // 2:
+            owner.starved = False
             self._freed()
 
     async def wait_for_slot(self, target: Target) -> bool:

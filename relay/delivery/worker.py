@@ -43,7 +43,7 @@ from relay.log import shows_deliveries
 from relay.metrics import Metrics
 from relay.redaction import secrets_of, without
 from relay.tasks import Tasks
-from relay.turns import SharedTurns
+from relay.turns import OwnerTurns, SharedTurns, Value
 
 if TYPE_CHECKING:
     from relay.http.sender import Transport
@@ -108,6 +108,8 @@ class Worker:
         """Number of attempts that have ended."""
         self.turns = SharedTurns()
         """Of the bundles that are rendered."""
+        self.renders = OwnerTurns()
+        """Of what templates render."""
 
     def start(self, target: Target, *claimed: Claimed, has_slot: bool = True) -> None:
         """Starts a task that attempts the deliveries of a request: in its slot if it has one, otherwise as soon as one
@@ -157,11 +159,12 @@ class Worker:
         events: Sequence[Event],
         deliveries: Sequence[str | None],
     ) -> list[Sent]:
+        make = partial(self.renders.step, subscription.owner) if subscription.has_template else self.turns.step
         if subscription.is_dry:
-            return [await self.turns.step(partial(self._dry, subscription, kind, event)) for event in events]
+            return [await make(partial(self._dry, subscription, kind, event)) for event in events]
         seconds = self._timeout_of(subscription)
         return await published(
-            self.publish, kind, subscription, broker, events, deliveries, self.context, seconds, self.clock, self.turns
+            self.publish, kind, subscription, broker, events, deliveries, self.context, seconds, self.clock, make
         )
 
     def _dry(self, subscription: Subscription, kind: "Kind", event: Event) -> Sent:
@@ -184,8 +187,11 @@ class Worker:
         try:
             recipient = await self._recipient(subscription, kind, events[0])
             if subscription.is_dry:
-                return self._made_up(subscription, kind, dialogue, events, recipient)
-            request = self.signed(subscription, kind, *events) if dialogue is None else None
+                shown = partial(self._made_up, subscription, kind, dialogue, events, recipient)
+                return await self._in_turn(subscription, shown)
+            request = None
+            if dialogue is None:
+                request = await self._in_turn(subscription, partial(self.signed, subscription, kind, *events))
         except StoreError:
             raise
         except Exception as error:
@@ -197,6 +203,10 @@ class Worker:
             return await self._converse(subscription, dialogue, events[0], memory, turn, recipient)
         assert request is not None
         return await self._send(subscription, request, self._timeout_of(subscription))
+
+    async def _in_turn(self, subscription: Subscription, compute: Callable[[], Value]) -> Value:
+        """What `compute` renders: at once, or in its owner's turn if a template does."""
+        return await self.renders.step(subscription.owner, compute) if subscription.has_template else compute()
 
     async def _recipient(self, subscription: Subscription, kind: "Kind", event: Event) -> Recipient | None:
         """Whom the create of the event's job names, if the kind asks for it and it was captured."""
@@ -262,7 +272,10 @@ class Worker:
             return await self._send(subscription, step.request, seconds)
 
         seconds, private = self._timeout_of(subscription), recipient is not None
-        return await converse(steps, send, save, seconds, self.clock, event.id, memory, known, private=private)
+        take = partial(self._in_turn, subscription)
+        return await converse(
+            steps, send, save, seconds, self.clock, event.id, memory, known, private=private, take=take
+        )
 
     def _timeout_of(self, subscription: Subscription) -> float:
         return self.policy().settings.timeout_of(subscription)

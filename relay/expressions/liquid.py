@@ -29,6 +29,8 @@ from relay.expressions.liquid_limits import (
     MAX_TAGS,
     MAX_TEMPLATE_BYTES,
     MAX_WORDS,
+    TAG_BYTES,
+    WORD_BYTES,
     Absent,
     Escape,
     MissingName,
@@ -66,6 +68,11 @@ class _Size:
 
     def __init__(self) -> None:
         self.tags = self.words = 0
+
+    @property
+    def memory(self) -> int:
+        """About how many bytes they take, compiled."""
+        return TAG_BYTES * self.tags + WORD_BYTES * self.words
 
     def count(self, inside: str, index: int) -> None:
         """Counts a tag. Raises Mistake."""
@@ -183,6 +190,11 @@ class Template:
             raise NotRenderable([_failure("", "too_large", f"the document has more than {MAX_OUTPUT:,} bytes")])
         return body
 
+    @property
+    def memory(self) -> int:
+        """About how many bytes it takes beside its source."""
+        return self._size.memory
+
     def _compiled(self, part: object, pointer: str, depth: int) -> object:
         """A part of the document with _Text in place of each text with Liquid."""
         if isinstance(part, str):
@@ -253,7 +265,7 @@ def _position(source: str, index: int) -> str:
 
 
 _cache: dict[bytes, Template] = {}
-"""The templates used last, by their JSON, the oldest first: MAX_CACHED_BYTES of source at most."""
+"""The templates used last, by their JSON, the oldest first."""
 _cached_bytes = 0
 
 
@@ -272,10 +284,9 @@ def compile_template(document: object) -> Template:
             detail = f"the template has {len(source):,} bytes, more than {MAX_TEMPLATE_BYTES:,}"
             raise InvalidRequest(detail, errors=[FieldError(pointer="", code="too_large", detail=detail)])
         template = Template(document)
-        _cached_bytes += len(source)
-        while _cached_bytes > MAX_CACHED_BYTES:
+        _cached_bytes += len(source) + template.memory
+        while _cached_bytes > MAX_CACHED_BYTES and _cache:
             oldest = next(iter(_cache))
-            del _cache[oldest]
-            _cached_bytes -= len(oldest)
+            _cached_bytes -= len(oldest) + _cache.pop(oldest).memory
     _cache[source] = template
     return template

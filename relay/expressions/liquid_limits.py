@@ -7,10 +7,10 @@ from relay.core.jsontext import dumps
 
 MAX_TEMPLATE_BYTES = 32_768
 """Maximum size of a template as JSON."""
-MAX_TAGS = 500
+MAX_TAGS = 200
 """Maximum number of `{{ … }}` and `{% … %}` in a template."""
-MAX_WORDS = 3_000
-"""Maximum number of names, values and signs in them: what compiling takes grows with it."""
+MAX_WORDS = 1_000
+"""Maximum number of names, values and signs in them. Compiling as many takes python-liquid 7 ms."""
 MAX_DEPTH = 20
 """Maximum nesting of arrays and objects in a template."""
 MAX_BLOCKS = 10
@@ -25,8 +25,10 @@ MAX_WORK = 2_000_000
 """Maximum work of a document. A unit takes about a nanosecond."""
 MAX_ERRORS = 20
 """Maximum number of errors that are reported about one template."""
-MAX_CACHED_BYTES = 1_048_576
-"""Maximum size of the compiled templates that are kept, as JSON. They take up to 75 times as much memory."""
+MAX_CACHED_BYTES = 96 * 1024 * 1024
+"""Maximum memory of the compiled templates that are kept, about: that of 300 of the largest."""
+TAG_BYTES, WORD_BYTES = 500, 200
+"""What a tag and a word take of it."""
 
 PART_WORK = 500
 """Work of a name, an operator or a tag, without that of its values."""

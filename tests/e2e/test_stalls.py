@@ -11,6 +11,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import orjson
 import pytest
@@ -19,7 +20,7 @@ from tests.support import wire
 from tests.support.process_world import API_TOKEN, processes
 from tests.support.scale import SOAK, scaled
 from tests.support.stall_host import PATH
-from tests.support.wire import Answer, Call, Client, answer, open_stub, request
+from tests.support.wire import Answer, Call, Client, Stub, answer, open_stub, request
 
 MEBIBYTE = 1 << 20
 LARGEST = scaled(2, 48) * MEBIBYTE
@@ -299,9 +300,9 @@ async def upstream(call: Call) -> None:
 
 
 @contextlib.asynccontextmanager
-async def relay(folder: Path, *, database: str = "sqlite:///relay.db") -> AsyncIterator[str]:
+async def relay(folder: Path, *, database: str = "sqlite:///relay.db", settings: str = SETTINGS) -> AsyncIterator[str]:
     """The URL of a relay that measures itself."""
-    (folder / "relay.yaml").write_text(SETTINGS)
+    (folder / "relay.yaml").write_text(settings)
     async with open_stub(upstream) as stub:
         with processes(folder) as start:
             process = start(
@@ -312,6 +313,76 @@ async def relay(folder: Path, *, database: str = "sqlite:///relay.db") -> AsyncI
                 DATABASE_URL=database,
             )
             yield await asyncio.to_thread(process.until, r"serving (http://\S+)")
+
+
+COSTLY = scaled(40, 300)
+"""Subscriptions with templates that take as long as they may."""
+TWO_ACCOUNTS = f"""
+auth: {{tokens: [{{name: tests, token: {API_TOKEN}, scopes: [admin]}}]}}
+sources:
+  revor:
+    polling: {{max_requests_per_second: 2, min_interval_seconds: 60}}
+    accounts: {{alpha: {{api_key: sk-alpha-0123456789}}, beta: {{api_key: sk-beta-0123456789}}}}
+security: {{allow_http: true, allow_networks: [127.0.0.0/8]}}
+"""
+
+
+def costly(number: int) -> object:
+    """A template that is like no other, as large as one may be, and takes as much work as it may."""
+    dear = "{{ data.text | upcase | downcase | size }}" * 5
+    many = "{% if data.one == 2 and data.two %}{{ data.one | plus: 1.5 }}{% endif %}{{ data.one }}" * 40
+    template = {"number": number, "many": many, "dear": dear}
+    return {**template, "filling": "x" * (32_700 - len(orjson.dumps(template)))}
+
+
+@dataclass(frozen=True)
+class Account:
+    """A program with a token that is bound to an account. Its events are of types of its own."""
+
+    url: str
+    name: str
+    token: str
+    sink: Stub
+
+    @classmethod
+    async def of(cls, url: str, name: str, sink: Stub) -> Self:
+        """A program of this account."""
+        scopes = ["read", "subscriptions:write", "events:write"]
+        body = {"name": name, "scopes": scopes, "source": "revor", "account": name}
+        async with Client(url) as client:
+            answered = await client.exchange(request("POST", "/v1/tokens", JSON, orjson.dumps(body)))
+        assert answered.status == 201, answered.body
+        return cls(url, name, orjson.loads(answered.body)["token"], sink)
+
+    async def subscribe(self, *bodies: dict[str, object]) -> None:
+        """Subscriptions to its own events."""
+        async with Client(self.url) as client:
+            for body in bodies:
+                given = {"sink": f"{self.sink.url}/{self.name}", "types": [f"com.{self.name}.x"], **body}
+                answered = await client.exchange(self._post("/v1/subscriptions", given))
+                assert answered.status == 201, answered.body
+
+    async def publish(self, client: Client, prefix: str, count: int, **data: object) -> None:
+        """Publishes events."""
+        source, type = f"https://{self.name}.example/", f"com.{self.name}.x"
+        events = [
+            {"specversion": "1.0", "id": f"{prefix}-{number}", "source": source, "type": type, "data": data}
+            for number in range(count)
+        ]
+        answered = await client.exchange(self._post("/v1/events", events, "application/cloudevents-batch+json"))
+        assert answered.status == 202, answered.body
+
+    async def delivered(self, id: str) -> float:
+        """The seconds from the publication of an event to its arrival."""
+        async with Client(self.url) as client:
+            begins_at = time.monotonic()
+            await self.publish(client, id, 1)
+            await self.sink.until(lambda: any(id.encode() in one.body for one in self.sink.of(f"/{self.name}")))
+            return time.monotonic() - begins_at
+
+    def _post(self, path: str, body: object, content_type: str = "application/json") -> bytes:
+        headers = [("Authorization", f"Bearer {self.token}"), ("Content-Type", content_type)]
+        return request("POST", path, headers, orjson.dumps(body))
 
 
 async def send(url: str, raw: bytes) -> tuple[list[Answer], float]:
@@ -379,3 +450,32 @@ async def test_no_request_stalls_the_process(tmp_path: Path, monkeypatch: pytest
             if stalled > MOST_MS or late or not statuses <= set(case.statuses):
                 failed.append(line)
     assert not failed, "\n".join(failed)
+
+
+@pytest.mark.slow
+async def test_costly_templates_of_one_account_hold_up_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wire, "PATIENCE_SECONDS", 120.0)
+    events = scaled(10, 100)
+    async with open_stub() as sink, relay(tmp_path, settings=TWO_ACCOUNTS) as url, watched(url) as taken:
+        alpha, beta = await Account.of(url, "alpha", sink), await Account.of(url, "beta", sink)
+        await beta.subscribe({})
+        alone = sorted([await beta.delivered(f"alone-{number}") for number in range(9)])
+        await alpha.subscribe(*({"config": {"template": costly(number)}} for number in range(COSTLY)))
+        await stalled_ms(url)
+        taken.clear()
+        async with Client(url) as client:
+            await alpha.publish(client, "costly", events, text="é" * 3_000, one=1, two=2)
+        beside = [await beta.delivered(f"beside-{number}") for number in range(9)]
+        rendered = len(sink.of("/alpha"))
+        stalled, alive_ms = await stalled_ms(url), round(max(taken, default=0.0) * 1000)
+        print([round(one * 1000) for one in alone], [round(one * 1000) for one in beside])
+        print(f"held {stalled} ms, /livez {alive_ms} ms; beta alone {alone[4] * 1000:.0f} ms, beside {COSTLY * events}")
+        print(f"costly ones, of which {rendered} were sent: first {beside[0] * 1000:.0f} ms, ", end="")
+        print(f"middle {sorted(beside)[4] * 1000:.0f} ms, last {beside[-1] * 1000:.0f} ms")
+        assert stalled <= MOST_MS
+        if SOAK:
+            assert rendered < COSTLY * events, "they were over before the others began"
+            assert alive_ms <= MOST_MS
+            assert beside[0] <= max(3 * max(alone), MOST_MS / 1000), (beside, alone)  # a scan of all backlogs: 20 ms

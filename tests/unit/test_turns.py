@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from relay import turns
-from relay.turns import SharedTurns, Turns
+from relay.turns import OwnerTurns, SharedTurns, Turns
 
 
 async def test_turn_is_over_after_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -58,3 +58,60 @@ async def test_steps_of_many_requests_share_a_turn(monkeypatch: pytest.MonkeyPat
     assert max(by_pass) <= 2
     assert [number for _, number in made[:12]] != [0, 0, 0], "they take turns"
     assert len({number for _, number in made[:12]}) == 10
+
+
+async def test_owners_have_one_step_at_a_time_in_turn_and_others_go_on_between(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    passes, made = 0, list[tuple[int, str]]()
+    owned = OwnerTurns()
+
+    async def look_on() -> None:
+        nonlocal passes
+        while True:
+            passes += 1
+            await asyncio.sleep(0)
+
+    async def step(owner: str) -> None:
+        await owned.step(owner, lambda: made.append((passes, owner)))
+
+    watching = asyncio.create_task(look_on())
+    await asyncio.gather(*(step(owner) for owner in "aaaaaabbc"))
+    watching.cancel()
+    assert "".join(owner for _, owner in made) == "aabcabaaa"
+    assert len({at for at, _ in made}) == len(made), "never two in one pass of the loop"
+    assert await owned.step("d", lambda: 7) == 7
+
+
+@pytest.mark.parametrize(("seconds", "pause"), [(0.0005, 0.0), (0.002, 0.004), (9.0, turns.MAX_PAUSE_SECONDS)])
+async def test_long_step_leaves_twice_its_time_to_others(
+    monkeypatch: pytest.MonkeyPatch, seconds: float, pause: float
+) -> None:
+    now, pauses = 0.0, list[float]()
+    monkeypatch.setattr("relay.turns.time.perf_counter", lambda: now)
+    loop = asyncio.get_running_loop()
+    monkeypatch.setattr(loop, "call_later", lambda delay, call: (pauses.append(delay), loop.call_soon(call)))
+
+    def compute() -> None:
+        nonlocal now
+        now += seconds
+
+    await OwnerTurns().step("a", compute)
+    assert pauses == [pytest.approx(pause)]
+
+
+async def test_step_that_fails_and_those_that_are_cancelled_pass_the_turn_on() -> None:
+    owned, made = OwnerTurns(), list[str]()
+
+    async def step(name: str) -> None:
+        await owned.step(name, lambda: made.append(name))
+
+    with pytest.raises(ZeroDivisionError):
+        await owned.step("fails", lambda: 1 / 0)
+    waiting, given, last = [asyncio.create_task(step(name)) for name in ("waiting", "given", "last")]
+    await asyncio.sleep(0)
+    waiting.cancel()
+    asyncio.get_running_loop().call_soon(lambda: asyncio.get_running_loop().call_soon(given.cancel))
+    await asyncio.wait([waiting, given, last], timeout=20)
+    assert last.done()
+    assert made in (["last"], ["given", "last"])

@@ -171,6 +171,10 @@ def test_sentence_of_an_uncertain_delivery() -> None:
             "HTTP 410 (attempt 3 of 10): the sink accepts no more events, so its subscription is disabled; "
             "this event waits",
         ),
+        (
+            Disable(reason="this version cannot read the template"),
+            "this version cannot read the template (attempt 3 of 10): the subscription is disabled; this event waits",
+        ),
     ],
 )
 def test_decision_is_described_in_a_sentence(decision: Decision, said: str) -> None:

@@ -91,3 +91,17 @@ def test_subscription_has_the_time_it_was_enabled(
 @pytest.mark.parametrize(("options", "expected"), [({}, False), ({"dry_run": False}, False), ({"dry_run": True}, True)])
 def test_dry_run_is_an_option(options: dict[str, object], expected: bool) -> None:
     assert replace(SUBSCRIPTION, options=options).is_dry is expected
+
+
+@pytest.mark.parametrize(
+    ("options", "has_one"),
+    [
+        ({}, False),
+        ({"strict": True}, False),
+        ({"template": {}}, True),
+        ({"protocolsettings": {"subject": "jobs.all"}}, False),
+        ({"protocolsettings": {"clientid": "x", "subject": "jobs.{{ event.channel }}"}}, True),
+    ],
+)
+def test_subscription_has_a_template_where_liquid_makes_what_is_sent(options: dict[str, object], has_one: bool) -> None:
+    assert Subscription(id="sub_1", sink="https://x.example/", options=options).has_template is has_one

@@ -47,9 +47,9 @@ async def publish(monkeypatch: pytest.MonkeyPatch, step_seconds: float) -> tuple
     watching = asyncio.create_task(others())
     await asyncio.sleep(0)
     made: Subscription = subscription("sub_1", kind="nats")
-    shared = SharedTurns()
+    make = SharedTurns().step
     found = await publishing.published(
-        take, cast("Any", Slow()), made, BROKER, EVENTS, DELIVERIES, cast("Any", None), 15.0, lambda: NOW, shared
+        take, cast("Any", Slow()), made, BROKER, EVENTS, DELIVERIES, cast("Any", None), 15.0, lambda: NOW, make
     )
     return found, sent, turns
 

@@ -145,3 +145,50 @@ def test_full_host_has_no_free_slot_for_anyone() -> None:
     assert slots.free(two, NOW) == 1
     slots.occupy(one)
     assert slots.free(two, NOW) == 0
+
+
+def test_templates_of_one_owner_leave_half_of_a_host_to_others() -> None:
+    slots = Slots(concurrency=256, per_host=8)
+    template = {"options": {"template": {}}}
+    given: dict[str, dict[str, Any]] = {
+        **{f"busy {number}": {"owner": "alpha", "sink": f"https://{number}.test/", **template} for number in range(9)},
+        "beta": {"owner": "beta", "sink": "https://0.test/", **template},
+        "plain": {"owner": "alpha", "sink": "https://0.test/"},
+    }
+
+    def adopt() -> None:
+        subscriptions = {id: Subscription(id=id, **values) for id, values in given.items()}
+        slots.adopt({id: (one, cast(Kind, PlainKind())) for id, one in subscriptions.items()})
+
+    adopt()
+    targets = {id: target for id in given if (target := slots.get(id)) is not None}
+    for number in range(4):
+        assert slots.free(targets[f"busy {number}"], NOW) == 4 - number
+        slots.occupy(targets[f"busy {number}"])
+    assert [slots.free(target, NOW) for id, target in targets.items() if id.startswith("busy")] == [0] * 9
+    assert (slots.free(targets["beta"], NOW), slots.free(targets["plain"], NOW)) == (4, 4)
+    slots.vacate(targets["busy 0"])
+    assert slots.free(targets["busy 8"], NOW) == 1
+    given["busy 1"].pop("options")
+    adopt()
+    assert slots.free(targets["busy 8"], NOW) == 2, "its template was removed while a delivery was in flight"
+    slots.vacate(targets["busy 1"])
+    assert slots.free(targets["busy 8"], NOW) == 2
+
+
+def test_owner_whose_templates_had_all_their_slots_gets_a_scan_once_half_are_free() -> None:
+    scans: list[str] = []
+    slots = Slots(concurrency=256, per_host=8, freed=lambda: scans.append("scan"))
+    for number in range(5):
+        one = Subscription(id=f"s{number}", sink=f"https://{number}.test/", options={"template": {}})
+        slots.join(one, cast(Kind, PlainKind()))
+    targets = list(slots)
+    for target in targets[:4]:
+        slots.occupy(target)
+    slots.starve(targets[4])
+    assert not slots.starved
+    for target, expected in zip(targets, (0, 1, 1, 1), strict=False):
+        slots.vacate(target)
+        assert len(scans) == expected
+    slots.starve(targets[4])
+    assert slots.starved, "by others"
