@@ -133,7 +133,8 @@ async def _again(call: Call, repeats: Repeats, kept: StoredAnswer, body_digest: 
         error.title = found["title"]
         raise error
     try:
-        document = await repeats.again(call, found)
+        # An older version kept whole answers.
+        document = await repeats.again(call, repeats.keep(found))
     except NotFound:
         detail = f"the first request with this {HEADER} was carried out, and what it made or changed is gone since"
         raise Gone(detail, headers=dict(REPLAYED)) from None

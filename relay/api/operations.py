@@ -191,7 +191,7 @@ class Repeats:
     """How a POST is answered again for its Idempotency-Key.
 
     keep   what is stored of its answer: ids, counts, and a secret that is shown once. Nothing that a person could ask
-           to have erased
+           to have erased. Of what was kept it keeps all
     again  makes the answer from what was kept, and the rest from the row. Raises NotFound if the row is gone
     """
 
