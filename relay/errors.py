@@ -209,9 +209,13 @@ class NotRenderable(RelayError):
 
 class Unreadable(RelayError):
     """This version cannot read a setting of a stored subscription, such as a template: the subscription is disabled,
-    and its events wait until that is corrected."""
+    and its events wait until that is corrected. `errors`: what is wrong where, with pointers into the subscription."""
 
     code = "unreadable"
+
+    def __init__(self, message: str, errors: Sequence[FieldError]) -> None:
+        super().__init__(message)
+        self.errors = tuple(errors)
 
 
 class PassageError(RelayError):

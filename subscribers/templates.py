@@ -82,7 +82,7 @@ def render(
     except InvalidRequest as error:
         placed = [_placed(one, pointer) for one in error.errors]
         why = "; ".join(f"{one.pointer}: {one.detail}" for one in placed)
-        raise Unreadable(f"{UNREADABLE}the template: {why}") from None
+        raise Unreadable(f"{UNREADABLE}the template: {why}", placed) from None
     try:
         body: bytes = compiled.render(_Variables(event, context), strict=strict, escape=escape)
     except NotRenderable as error:

@@ -35,7 +35,7 @@ from relay.core.recipient import ANYBODY, Recipient
 from relay.core.samples import sample_event
 from relay.core.signing import new_secret
 from relay.core.subscription import SigningSecret, Subscription
-from relay.errors import FieldError, InvalidRequest, NotRenderable
+from relay.errors import FieldError, InvalidRequest, NotRenderable, Unreadable
 from relay.ids import new_id
 from relay.redaction import REDACTED
 from relay.turns import Turns
@@ -259,7 +259,7 @@ async def _requests(
     try:
         with under("subscription"):
             steps = await call.ports.dispatcher.requests_of(asked, event, recipient)
-    except NotRenderable as error:
+    except (NotRenderable, Unreadable) as error:
         raise invalid(*(replace(one, pointer=f"/subscription{one.pointer}") for one in error.errors)) from None
     return [_request_view(call, subscription, one) for one in steps]
 

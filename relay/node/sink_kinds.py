@@ -8,7 +8,7 @@ from relay.core.bus import Broker, Message
 from relay.core.dialogue import previewed
 from relay.core.events import Event
 from relay.core.subscription import Subscription
-from relay.errors import NotRenderable
+from relay.errors import NotRenderable, Unreadable
 from relay.redaction import url_without_path
 from subscribers import registry
 from subscribers.base import RenderContext
@@ -51,7 +51,7 @@ def names_somebody(subscription: Subscription) -> Callable[[Event], bool] | None
     def names(event: Event) -> bool:
         try:
             return bool(previewed(dialogue.steps(event, asked, RenderContext(), {}, 0.0), most=1))
-        except NotRenderable:  # by a template, which an event that names no person does not need
+        except (NotRenderable, Unreadable):  # by a template, which an event that names no person does not need
             return True
 
     return names

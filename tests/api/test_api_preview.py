@@ -218,6 +218,36 @@ async def test_a_template_is_rendered_and_a_missing_name_is_an_error(client):
         assert "deel" in refused["errors"][0]["detail"]
 
 
+OLD_TEXT = "{% for tag in metadata.tags %}{{ tag }}{% endfor %}"
+
+
+@pytest.mark.parametrize(
+    ("sink", "template", "place"),
+    [
+        (HOOK, {"tags": OLD_TEXT}, "tags"),
+        ("https://api.hubapi.com", {"contact": {"city": OLD_TEXT}}, "contact/city"),
+        ("https://acme.pipedrive.com", {"content": OLD_TEXT}, "content"),
+    ],
+)
+async def test_a_stored_template_that_cannot_be_read_is_an_error_with_its_position(
+    client, world, sink, template, place
+):
+    for name in ("a", "b"):
+        job = replace(await world.job(name), metadata={"email": "ada@example.com"})
+        await world.poll(job, "failed")
+    login = {} if sink == HOOK else {"sinkcredential": {"credentialtype": "ACCESSTOKEN", "accesstoken": "pat-1234567"}}
+    made = await client.post("/v1/subscriptions", json={"sink": sink, **login})
+    stored = await world.store.subscriptions.get(made.json()["id"])
+    old = replace(stored, options={**stored.options, "template": template})
+    await world.store.subscriptions.replace(old, world.now)  # as an older version does
+    refused = await preview(client, stored.id, 422)
+    assert [(one["pointer"], one["code"]) for one in refused["errors"]] == [
+        (f"/subscription/config/template/{place}", "invalid_template")
+    ]
+    other = await preview(client, stored.id, type="relay.incident.opened")
+    assert (other["matches"], other["recent"]["matched"]) == (False, 2)
+
+
 async def test_a_wrong_template_is_an_error_with_its_position(client):
     body = {"sink": HOOK, "config": {"template": {"a": ["{{ event.status"]}}}
     refused = await preview(client, body, status=422)
