@@ -58,20 +58,28 @@ URL at which a sink consents to get this relay's events."""
 _HOOK_HOST = "|".join(map(re.escape, HOOK_HOSTS))
 _QUOTED = r"\"(?:[^\"\\]|\\.)*\"?|\\+\"[^\"\\]*|'[^']*'?"
 
+_PROSE = (
+    "a|an|at|and|are|can|cannot|create|for|from|give|has|have|in|is|it|its|leave|listen|may|more|must|name|needs|no|"
+    "none|not|of|one|only|or|remove|seconds|send|set|such|that|the|this|to|two|unknown|use|was|which|with|write"
+)
+_OURS = rf"(?!(?:{_PROSE})\s+[\w`“(]|…(?!\w)|<[a-z ]+>|\"?\$?\{{[a-z_]+\}}|\"(?:[a-z]{{1,6}}-)?…\")"
+"""What follows `token:` and the like where a sentence goes on, or where a placeholder stands: no secret."""
+
 # One alternation, tried once over a text. A group holds what stays in front of the redaction.
 _SECRETS = re.compile(
     "|".join(
         (
-            r"(://)[^\s/?#\"'<>]*(?=@)",
-            rf"((?<![\w-])(?:{_HOOK_HOST}|linkedin\.com/in)\.?(?::[0-9]{{1,5}})?/)[^\s\"'<>]+",
-            rf"({_HOOK_PATH.pattern})[^\s\"'<>]+",
-            rf"((?:authorization|cookie|signature)[\\\"']*\s*[:=]\s*)(?:{_QUOTED}|[^\r\n\"']+)",
-            r"((?:(?:api|routing)[_-]?key|token|secret|passw(?:or)?d|private[_-]?key|\bsig|\bpwd)[\\\"']*\s*[:=]\s*)"
-            rf"(?:{_QUOTED}|(?:(?:bearer|basic|token)\s+)*[^\s\"'&;<>)\]}}]+\]?)",
+            r"(://)(?!user(?::password)?@)[^\s/?#\"'<>]*(?=@)",
+            rf"((?<![\w-])(?:{_HOOK_HOST}|linkedin\.com/in)\.?(?::[0-9]{{1,5}})?/)(?!trigger/EVENT/)[^\s\"'<>]+",
+            rf"({_HOOK_PATH.pattern})(?!\{{key\}})[^\s\"'<>]+",
+            rf"((?:authorization|cookie|signature)[\\\"']*\s*[:=]\s*+)(?!(?:bearer\s+)?(?:<|…)){_OURS}"
+            rf"(?:{_QUOTED}|[^\r\n\"']+)",
+            r"((?:(?:api|routing)[_-]?key|token|secret|passw(?:or)?d|private[_-]?key|\bsig|\bpwd)[\\\"']*\s*[:=]\s*+)"
+            rf"{_OURS}(?:{_QUOTED}|(?:(?:bearer|basic|token)\s+)*[^\s\"'&;<>)\]}}]+\]?)",
             r"(\"(?:recipient(?:_name)?|address|e?mail|phone|profile_url|account_identifier)\\*\"\s*:\s*)"
             rf"(?:{_QUOTED})",
-            r"(?:bearer\s+)+[\w\-.~+/]+=*",
-            r"(?:basic\s+)+[a-z0-9+/_-]{8,}=*",
+            r"(?:bearer\s+)+(?!tokens?\b|realm=)[\w\-.~+/]+=*",
+            r"(?:basic\s+)+(?!authentication\b)[a-z0-9+/_-]{8,}=*",
             r"sk-revor-[\w-]+|\bsk-[\w-]{16,}",
             r"wh(?:sec|sk)_[\w+/=-]+",
             r"(?<![a-z0-9])rl_[\w-]{8,}|rl_[\w-]{40,}",

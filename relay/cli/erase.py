@@ -42,7 +42,7 @@ def erase(
     if metadata is not None:
         name, _, value = metadata.partition("=")
         if not (name and value):
-            raise UsageError("--metadata: use NAME=VALUE, such as email=kim@example.com")
+            raise UsageError("--metadata: use NAME=VALUE, such as deal=42")
         fields = {name: value}
     named = {"metadata": fields, "group": group, "job": job, "subject": subject}
     body = given({**named, "source": source, "account": account})

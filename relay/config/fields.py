@@ -165,10 +165,10 @@ def _check_database_url(text: str) -> None:
         rest, _, query = text.partition("://")[2].partition("?")
         host, _, database = rest.rpartition("@")[2].partition("/")
         if not database:
-            raise ValueError("must name a database, such as postgresql://relay@db.example/relay")
+            raise ValueError("must name a database, such as postgresql://user@host/relay")
         port = host.rpartition("]")[2].partition(":")[2]
         if port and not (port.isascii() and port.isdigit() and len(port) <= 5 and 0 < int(port) < 65536):
-            example = "postgresql://relay@db.example:5432/relay"
+            example = "postgresql://user@host:5432/relay"
             raise ValueError(f"must have a port from 1 to 65535, or none, such as {example}")
         if any(name not in URL_PARAMETERS for name, _ in parse_qsl(query, keep_blank_values=True)):
             raise ValueError(f"takes no parameters but {', '.join(URL_PARAMETERS)}")
@@ -277,6 +277,6 @@ HostPattern = Annotated[
 ]
 ProxyUrl = Annotated[
     Text,
-    Form("the URL of a proxy that takes CONNECT, such as http://user:password@proxy.example:3128", shown=False),
+    Form("the URL of a proxy that takes CONNECT, such as http://user:password@proxy:3128", shown=False),
     _checked(_check_proxy_url),
 ]

@@ -60,6 +60,24 @@ BLOCKED_IPV6 = tuple(
 # The last 32 bits of these IPv6 addresses are an IPv4 address: RFC 4291 (mapped), RFC 6052 (NAT64).
 WRAPPING_IPV6 = (IPv6Network("::ffff:0:0/96"), IPv6Network("64:ff9b::/96"))
 
+# Only these may hold sinks of the operator's own, so only for these a refusal names the setting that permits it.
+_OWN_NETWORKS: tuple[Network, ...] = (
+    *(IPv4Network(text) for text in ("10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16")),
+    *(IPv6Network(text) for text in ("::1/128", "fc00::/7")),
+)
+# Inside of them: the clouds' metadata services, which give credentials to whoever asks.
+_METADATA: tuple[Network, ...] = (
+    IPv4Network("100.100.100.200/32"),
+    *(IPv6Network(text) for text in ("fd00:ec2::254/128", "fd20:ce::254/128")),
+)
+_METADATA_NAMES = (
+    "metadata",
+    "metadata.goog",
+    "metadata.google.internal",
+    "instance-data",
+    "instance-data.ec2.internal",
+)
+
 LOOPBACK_IPV4 = IPv4Network("127.0.0.0/8")
 LOOPBACK_IPV6 = IPv6Network("::1/128")
 LOOPBACK_NETWORKS: tuple[Network, ...] = (LOOPBACK_IPV4, LOOPBACK_IPV6)
@@ -94,8 +112,9 @@ INTERNAL_SUFFIXES = (
 )
 
 _INTERNAL_ENDS = tuple(f".{suffix}" for suffix in INTERNAL_SUFFIXES)
-HTTP_HINT = "security.allow_http with security.allow_networks permits it for development"
-_NETWORK_HINT = "security.allow_networks permits it for development"
+_NETWORK_HINT = "in security.allow_networks permits it for development"
+HTTP_HINT = f"security.allow_http with the host's address as /32 {_NETWORK_HINT}"
+_ALLOW_HTTP_HINT = "security.allow_http permits it for development"
 _PORT_HINT = "security.allow_ports permits more"
 _DENIED = "in security.deny_hosts"
 _NO_ADDRESS = "the host has an address that cannot be used"
@@ -155,11 +174,10 @@ def refusal_of_address(address: str, *, port: int, scheme: str, policy: GuardPol
         return AddressRefusal(f"the host's address is {_DENIED}", f"address {written} is {_DENIED}")
     general: str | None
     if any(actual in network for network in policy.allow_networks):
-        general = _refusal_of_scheme(scheme, http_allowed=policy.allow_http)
+        general = _refusal_of_scheme(scheme, http_allowed=policy.allow_http, hint=_ALLOW_HTTP_HINT)
     elif (rule := _blocked_by(actual)) is not None:
-        return AddressRefusal(
-            f"the host's address is not public; {_NETWORK_HINT}", f"address {written} is {rule}; {_NETWORK_HINT}"
-        )
+        shown = "the host's address is not public: the relay's log has it (egress_refused)"
+        return AddressRefusal(shown, f"address {written} is {rule}")
     else:
         general = _refusal_of_scheme(scheme, http_allowed=False) or _refusal_of_port(port, policy)
     return None if general is None else AddressRefusal(general, general)
@@ -291,16 +309,23 @@ def _unwrapped(address: Address) -> Address:
 @lru_cache(maxsize=4096)
 def _blocked_by(address: Address) -> str | None:
     if isinstance(address, IPv6Address) and address not in PERMITTED_IPV6:
-        return f"outside of {PERMITTED_IPV6}, the public addresses"
+        return f"outside of {PERMITTED_IPV6}, the public addresses{_hint_for(address)}"
     blocked: tuple[Network, ...] = BLOCKED_IPV4 if isinstance(address, IPv4Address) else BLOCKED_IPV6
     network = next((network for network in blocked if address in network), None)
-    return None if network is None else f"in {network}, which is not public"
+    return None if network is None else f"in {network}, which is not public{_hint_for(address)}"
 
 
-def _refusal_of_scheme(scheme: str, *, http_allowed: bool) -> str | None:
+def _hint_for(address: Address) -> str:
+    """The narrowest setting that permits an address; nothing for one that no sink may have."""
+    if any(address in network for network in _METADATA) or not any(address in network for network in _OWN_NETWORKS):
+        return ""
+    return f"; {address}/{address.max_prefixlen} {_NETWORK_HINT}"
+
+
+def _refusal_of_scheme(scheme: str, *, http_allowed: bool, hint: str = "") -> str | None:
     if scheme == "https" or (scheme == "http" and http_allowed):
         return None
-    return f"{scheme[:32]} is not allowed: use https; {HTTP_HINT}"
+    return f"{scheme[:32]} is not allowed: use https" + (f"; {hint}" if hint else "")
 
 
 def _refusal_of_port(port: int, policy: GuardPolicy) -> str | None:
@@ -353,17 +378,19 @@ def _refusal_of_host(host: str, port: int, scheme: str, policy: GuardPolicy) -> 
     if by_name is not None:
         return by_name
     networks = policy.allow_networks
+    hint = "" if bare in _METADATA_NAMES else f"; the host's address as /32 {_NETWORK_HINT}"
     if labels[-1] == "localhost":
         if not any(_overlaps_loopback(network) for network in networks):
-            return f"localhost is not allowed; a loopback network in {_NETWORK_HINT}"
+            return f"localhost is not allowed; 127.0.0.1/32 {_NETWORK_HINT}"
     elif bare.endswith(_INTERNAL_ENDS) and all(network.is_loopback for network in networks):
         suffix = next(end for end in _INTERNAL_ENDS if bare.endswith(end))
-        return f"names under {suffix} are not allowed; a private network in {_NETWORK_HINT}"
+        return f"names under {suffix} are not allowed{hint}"
     elif len(labels) == 1 and not networks:
-        return f"a host name without a dot is not allowed: public names have one; {_NETWORK_HINT}"
+        return f"a host name without a dot is not allowed: public names have one{hint}"
     if networks and not policy.by_proxy:
-        return _refusal_of_scheme(scheme, http_allowed=policy.allow_http)
-    return _refusal_of_scheme(scheme, http_allowed=False) or _refusal_of_port(port, policy)
+        return _refusal_of_scheme(scheme, http_allowed=policy.allow_http, hint=_ALLOW_HTTP_HINT)
+    http_hint = "" if policy.by_proxy else HTTP_HINT
+    return _refusal_of_scheme(scheme, http_allowed=False, hint=http_hint) or _refusal_of_port(port, policy)
 
 
 def _whose_own(url: str, policy: GuardPolicy) -> str | None:

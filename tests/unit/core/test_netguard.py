@@ -349,6 +349,58 @@ def test_refusals_name_the_setting_that_lifts_them(url: str, setting: str) -> No
     assert setting in (refusal_of_url(url, STRICT) or "")
 
 
+@pytest.mark.parametrize(
+    ("host", "narrowest"),
+    [
+        ("10.1.2.3", "10.1.2.3/32"),
+        ("172.16.0.9", "172.16.0.9/32"),
+        ("192.168.1.5", "192.168.1.5/32"),
+        ("100.64.0.1", "100.64.0.1/32"),
+        ("127.0.0.1", "127.0.0.1/32"),
+        ("localhost", "127.0.0.1/32"),
+        ("[::1]", "::1/128"),
+        ("[fd12::7]", "fd12::7/128"),
+        ("[::ffff:10.1.2.3]", "10.1.2.3/32"),
+        ("169.254.169.254", None),
+        ("169.254.1.1", None),
+        ("[::ffff:169.254.169.254]", None),
+        ("[fd00:ec2::254]", None),
+        ("[fd20:ce::254]", None),
+        ("100.100.100.200", None),
+        ("168.63.129.16", None),
+        ("192.0.0.192", None),
+        ("0.0.0.0", None),
+        ("192.0.2.1", None),
+        ("198.18.0.1", None),
+        ("224.0.0.1", None),
+        ("255.255.255.255", None),
+        ("[fe80::1]", None),
+        ("[::]", None),
+        ("[2001:db8::1]", None),
+        ("[2002:a00:1::1]", None),
+        ("[ff02::1]", None),
+        ("metadata.google.internal", None),
+        ("metadata", None),
+        ("instance-data", None),
+    ],
+)
+def test_advice_opens_no_more_than_one_address_and_none_that_no_sink_may_have(host: str, narrowest: str | None) -> None:
+    refusal = refusal_of_url(f"https://{host}/hook", STRICT) or ""
+    assert refusal
+    if narrowest is None:
+        assert "security." not in refusal
+    else:
+        assert refusal.endswith(f"; {narrowest} in security.allow_networks permits it for development")
+
+
+def test_what_a_name_resolves_to_is_not_told_by_the_advice() -> None:
+    found = [
+        refusal_of_address(address, port=443, scheme="https", policy=STRICT)
+        for address in ("10.0.0.1", "169.254.169.254", "::1", "fe80::1", "192.0.2.1")
+    ]
+    assert len({one.shown for one in found if one is not None}) == 1
+
+
 def test_names_are_judged_when_dialled_if_networks_are_allowed() -> None:
     assert refusal_of_url("http://sink.example.com:3000/", DEVELOPMENT) is None
     assert refusal_of_url("https://sink.example.com:3000/", PRIVATE) is None
