@@ -20,6 +20,8 @@ READ_BYTES = 4 * EXCERPT_CHARACTERS
 MAX_HEADERS = 100
 HEADER_CHARACTERS = 1024
 """Maximum length of a header's value."""
+READ_HEADER_CHARACTERS = 4 * HEADER_CHARACTERS
+"""Read of a header's value: more than is kept, so that a secret across its end is recognised."""
 NAME_CHARACTERS = 256
 HEADERS_CHARACTERS = 8192
 """Maximum length of all headers of a request or a response, names included."""
@@ -149,17 +151,22 @@ def _shown(headers: Headers, secrets: Sequence[str] = ()) -> tuple[tuple[str, st
     """The headers without credentials and secrets, truncated; a last header `…` counts those left out."""
     if not headers:
         return ()
-    redacted = [(name, REDACTED if is_credential(name) else without(value, secrets)) for name, value in headers]
-    together = "\n".join([value for _, value in redacted])
-    if redact_text(together) != together:
-        redacted = [(name, redact_text(value)) for name, value in redacted]
-    if sum([len(name) + len(value) for name, value in redacted]) <= HEADER_CHARACTERS and len(redacted) <= MAX_HEADERS:
+    if sum([len(name) + len(value) for name, value in headers]) <= HEADER_CHARACTERS and len(headers) <= MAX_HEADERS:
+        redacted = [(name, REDACTED if is_credential(name) else without(value, secrets)) for name, value in headers]
+        together = "\n".join([value for _, value in redacted])
+        if redact_text(together) != together:
+            redacted = [(name, redact_text(value)) for name, value in redacted]
         return tuple(redacted)
     shown: list[tuple[str, str]] = []
     left = HEADERS_CHARACTERS
-    for name, value in redacted:
-        if len(value) > HEADER_CHARACTERS:
-            value = value[:HEADER_CHARACTERS] + CUT
+    for name, value in headers:
+        cut = len(value) > READ_HEADER_CHARACTERS
+        if is_credential(name):
+            value = REDACTED
+        else:
+            value = redact_text(without(value[:READ_HEADER_CHARACTERS], secrets, cut=cut))
+            if cut or len(value) > HEADER_CHARACTERS:
+                value = value[:HEADER_CHARACTERS] + CUT
         if len(name) > NAME_CHARACTERS:
             name = name[:NAME_CHARACTERS] + CUT
         left -= len(name) + len(value)
