@@ -196,13 +196,17 @@ class Proxy:
             by_token = "relay.identity" in scope
             return caller, gateway.with_account_key(passed, caller) if by_token else passed
         is_token = "relay.refused" in scope or (key is not None and access.is_token(key))
-        if not is_token and (
-            (key is not None and gateway.adopts_keys) or auth.is_local(scope, Headers(raw=raw), settings)
-        ):
-            return caller, passed
-        detail = "the key belongs to no configured account and is not a valid token of this relay"
         if key is None:
+            if auth.is_local(scope, Headers(raw=raw), settings):
+                return caller, passed  # the upstream answers as it does without the relay
+            detail = "a key is needed: send that of a configured account, or a token of this relay"
             raise Unauthorized(detail, code=KEY_UNKNOWN)
+        if not is_token and gateway.adopts_keys:
+            return caller, passed
+        detail = (
+            "the key belongs to no configured account and is not a valid token of this relay: configure it as "
+            f"sources.{caller.source}.accounts.NAME.api_key, or set proxy.adopt_unknown_keys: true"
+        )
         raise auth.WrongToken(detail, auth.client_of(scope), code=KEY_UNKNOWN)
 
     def _who(self, scope: Scope, key: str | None) -> Caller:

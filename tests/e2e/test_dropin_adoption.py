@@ -71,19 +71,10 @@ async def test_refused_key_is_not_adopted(world: RelayWorld) -> None:
     assert (await world.get("/v1/intents"))["items"] == []
 
 
-async def test_unknown_key_is_refused_without_the_setting(world: RelayWorld) -> None:
-    await world.serve()
+@pytest.mark.parametrize("options", [(), ("--dev",)])
+async def test_unknown_key_is_refused_without_the_setting(world: RelayWorld, options: tuple[str, ...]) -> None:
+    await world.serve(*options)
     status, answer = await create(world, OTHER_KEY)
     assert (status, answer["error"]["code"]) == (401, "relay_key_unknown")
     assert await accounts(world) == ["default"]
     assert (await world.call("GET", "/_sandbox", url=world.sandbox_url))[1]["jobs"] == 0
-
-
-async def test_dev_forwards_an_unknown_key_untracked(world: RelayWorld) -> None:
-    await world.serve("--dev")
-    status, answer = await create(world, OTHER_KEY)
-    assert status == 202, answer
-    assert await accounts(world) == ["default"]
-    assert (await world.call("GET", f"/v1/jobs/{answer['item']['id']}"))[0] == 404
-    assert await world.end() == 0
-    assert len([line for line in world.lines if "untracked_create" in line]) == 1
