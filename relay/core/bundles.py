@@ -164,15 +164,17 @@ def singles(heads: Sequence[Candidate], taken: int, bundle: Bundle, room: Room, 
     return free if len(free) <= room.count else ()
 
 
-def ready_at(bundle: Bundle, room: Room, oldest_at: float, *, fresh: bool, full: bool) -> float:
-    """When a bundle is sent whose first delivery began to wait at `oldest_at`; 0 for at once.
+def ready_at(bundle: Bundle, room: Room, oldest_at: float, now: float, *, fresh: bool, full: bool) -> float:
+    """When a bundle is sent whose first delivery began to wait at `oldest_at`; 0 for at once. If that is further ahead
+    of `now` than the wait is long, the clock was set back, and nothing waits.
 
     fresh  first attempts. Retries and replays have waited, so they wait again only for room
     full   it has no room for more
     """
+    ends_at = oldest_at + bundle.wait_seconds if oldest_at - now <= bundle.wait_seconds else 0.0
     if bundle.always:
-        return oldest_at + bundle.wait_seconds if fresh and not full else 0.0
-    return 0.0 if full or room.count else min(oldest_at + bundle.wait_seconds, room.next_at)
+        return ends_at if fresh and not full else 0.0
+    return 0.0 if full or room.count else min(ends_at, room.next_at)
 
 
 def in_order(members: Sequence[Claimed]) -> tuple[Claimed, ...]:

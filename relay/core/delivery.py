@@ -8,6 +8,9 @@ from relay.core.events import Event
 from relay.core.values import value_class
 
 DeliveryState = Literal["pending", "delivered", "dead", "cancelled", "uncertain"]
+AT_ONCE_SECONDS = 1e10
+"""What is due at once is due so long before it became due. So its time has passed by every clock, also by one that is
+set back, and what has waited longest is still first."""
 SKIPPED_REASONS = ("unmatched", "ambiguous")
 """Reasons of a delivery that is skipped: its event names no contact of the sink, or more than one."""
 DRY_RUN = "dry_run"
@@ -19,6 +22,16 @@ SETTLING = "settling"
 UNREADABLE = "this version cannot read "
 """Begins the reason of an attempt that disables its subscription because of what is stored of it."""
 _NOTHING_SENT = (DRY_RUN, ALREADY_WRITTEN, SETTLING)
+
+
+def at_once(since: float) -> float:
+    """The due time of what has been due since then, whatever the clock says."""
+    return since - AT_ONCE_SECONDS
+
+
+def due_since(due_at: float) -> float:
+    """The time at which something is, or became, due."""
+    return due_at + AT_ONCE_SECONDS if due_at < 0 else due_at
 
 
 @value_class(frozen=True, slots=True, kw_only=True)

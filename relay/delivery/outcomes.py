@@ -5,7 +5,7 @@ from dataclasses import replace
 from functools import lru_cache
 
 from relay.core import retry
-from relay.core.delivery import PROXY_ERROR, Attempt, Claimed, Outcome
+from relay.core.delivery import PROXY_ERROR, Attempt, Claimed, Outcome, at_once, due_since
 from relay.core.events import Event
 from relay.core.records import AttemptResult, Lease, MemoryTurn
 from relay.core.sentences import counted
@@ -104,7 +104,7 @@ def attempt_result(
         case retry.Done():
             state, pause_until = "delivered", decision.pause_until or 0.0
         case retry.Retry() if probe:
-            due_at = claimed.created_at
+            due_at = at_once(claimed.created_at)
         case retry.Retry():
             due_at, pause_until = decision.at, decision.pause_until or 0.0
         case retry.Dead():
@@ -114,7 +114,7 @@ def attempt_result(
         case retry.Skip():
             state, pause_until = "cancelled", decision.pause_until or 0.0
         case retry.Alone():
-            due_at, pause_until = now, decision.pause_until or 0.0
+            due_at, pause_until = at_once(now), decision.pause_until or 0.0
         case retry.Behind():
             due_at = finished.behind
         case retry.Disable():
@@ -139,7 +139,8 @@ def attempt_result(
         sentence = f"{sentence}; {sent.response.detail}"
     if finished.others:
         sentence = f"{sentence} (in one request with {counted(finished.others, 'other event')})"
-    number, next_attempt_at = claimed.made_count + 1, due_at if disable is None and not probe else None
+    number = claimed.made_count + 1
+    next_attempt_at = due_since(due_at) if due_at is not None and disable is None and not probe else None
     secrets = secrets_of(subscription.sink, finished.redacted_sink, subscription.headers, sent.secrets)
     if shown is None:
         attempt = attempt_of(

@@ -21,7 +21,16 @@ from relay.clock import Clock
 from relay.core import ledger, retry
 from relay.core.bundles import message_id, outcome_of_bundle
 from relay.core.bus import BEHIND, Broker, order_of
-from relay.core.delivery import DRY_RUN, PROXY_ERROR, RENDER_ERROR, Claimed, OutboundRequest, Outcome, Response
+from relay.core.delivery import (
+    DRY_RUN,
+    PROXY_ERROR,
+    RENDER_ERROR,
+    Claimed,
+    OutboundRequest,
+    Outcome,
+    Response,
+    at_once,
+)
 from relay.core.dialogue import SHARED, Ended, Memory, Step, Steps, imagined
 from relay.core.events import Event
 from relay.core.handshake import REQUEST_ORIGIN
@@ -343,7 +352,7 @@ class Worker:
             if has_slot and unsent:
                 self.slots.vacate(target)
             if unsent or not has_slot:
-                return await self._release(claimed, self.clock())
+                return await self._release(claimed, at_once(self.clock()))
             return await self._deliver(target, claimed)
         finally:
             if backlogged:
@@ -356,10 +365,10 @@ class Worker:
             now = self.clock()
             if first.lease_until - self.lease_clock() < self.policy().settings.timeout_of(subscription):
                 log.warning("lease_too_old", delivery=first.id)
-                return await self._release(claimed, now)
+                return await self._release(claimed, at_once(now))
             # since it was claimed: its sink has not consented, or has requests of one event now
             if subscription.state == "pending" or (len(claimed) > 1 and target.bundle is None):
-                return await self._release(claimed, now)
+                return await self._release(claimed, at_once(now))
             if not (subscription.is_dry or target.sink.take_turn(now)):
                 return await self._release(claimed, target.sink.turns.next_at)
             turn, held = await self._turn(target, first) if len(claimed) == 1 else (None, False)
@@ -499,7 +508,7 @@ class Worker:
             order = order_of(one.event, subscription) if each_its_own else None
             behind = None if order is None else again.get(order)
             if behind is None and sent.response.error == BEHIND:  # the event before it is given up
-                behind = now
+                behind = at_once(now)
             finished = FinishedAttempt(
                 claimed=one,
                 subscription=subscription,

@@ -11,7 +11,7 @@ from typing import Any
 
 from sqlalchemy.engine import Connection
 
-from relay.core.delivery import Claimed
+from relay.core.delivery import Claimed, at_once
 from relay.core.events import DELIVERY_EXPIRED, SUBSCRIPTION_DISABLED, SUBSCRIPTION_RECOVERED, Event
 from relay.core.incidents import Trouble, trouble_of_sink
 from relay.core.pulls import LEASE_PREFIX
@@ -439,7 +439,7 @@ def promote_heads(connection: Connection, pairs: Sequence[Pair], manual: Sequenc
     """Makes the first open delivery of each (job, subscription) pending if it is blocked behind nothing. `manual`:
     pairs of manual retries and replays."""
     lock_jobs(connection, [job_uid for job_uid, _ in (*pairs, *manual)])
-    return run_rows(connection, PROMOTE, [(*pair, now, None) for pair in pairs]) + promote_manual(
+    return run_rows(connection, PROMOTE, [(*pair, at_once(now), None) for pair in pairs]) + promote_manual(
         connection, manual, now
     )
 
@@ -447,7 +447,7 @@ def promote_heads(connection: Connection, pairs: Sequence[Pair], manual: Sequenc
 def promote_manual(connection: Connection, pairs: Iterable[Pair], now: float) -> int:
     """The same for manual deliveries; their jobs must be locked. They become due at once but are not leased, because
     new events go first."""
-    return run_rows(connection, PROMOTE_MANUAL, [(*pair, now, None) for pair in pairs])
+    return run_rows(connection, PROMOTE_MANUAL, [(*pair, at_once(now), None) for pair in pairs])
 
 
 def _follow_on_claims(kept: Sequence[AttemptResult], disabled: set[str]) -> dict[FollowOnClaim, list[AttemptResult]]:
@@ -491,12 +491,12 @@ def _follow_up(
             if result.claimed.priority < 2:
                 by_pair[pair] = result
             else:
-                manual[pair] = again.get((*pair, True), result.now)
+                manual[pair] = again.get((*pair, True), at_once(result.now))
     pairs: list[tuple[Any, ...]] = []
     for pair, result in by_pair.items():
         going = follow_on_claims.get((pair[1], result.next_backlogged)) if result.next_lease is not None else None
         lease = going[0].next_lease if going else None
-        due_at = again.get((*pair, False), result.now)
+        due_at = again.get((*pair, False), at_once(result.now))
         pairs.append((*pair, due_at, None) if lease is None else (*pair, lease.until, lease.token))
     takes = [
         due_values(
@@ -562,7 +562,7 @@ def _attempt_values(result: AttemptResult) -> tuple[Any, ...]:
 
 def _outcome_values(result: AttemptResult) -> tuple[Any, ...]:
     claimed = result.claimed
-    due_at = result.now if result.due_at is None else result.due_at
+    due_at = at_once(result.now) if result.due_at is None else result.due_at
     ended_at = None if result.state == "pending" else result.now
     # a failed probe uses up nothing of the schedule, nor does a refused bundle
     counted = 0 if (claimed.probe and result.state == "pending") or result.alone or result.behind else 1

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from sqlalchemy.engine import Connection
 
 from relay.core.bundles import Bundle, Candidate, Room, in_order, ready_at, singles, take
+from relay.core.delivery import due_since
 from relay.core.records import BundledClaim, Lease
 from relay.store.attempt_results import AUTOMATIC, MANUAL
 from relay.store.claims import load_leased
@@ -117,7 +118,7 @@ def _wanted(connection: Connection, item: BundleRequest, *, locks: bool) -> tupl
             wanted = [(head.id,) for head in free[: item.requests]]
             break
         oldest_at = min(head.since for head in heads)
-        at = ready_at(item.bundle, item.room, oldest_at, fresh=priority == 0, full=taken.full)
+        at = ready_at(item.bundle, item.room, oldest_at, item.now, fresh=priority == 0, full=taken.full)
         if at <= item.now:
             wanted = [taken.ids]
             break
@@ -146,7 +147,9 @@ def _heads(
         count=count,
     )
     return [
-        Candidate(id, job_uid, sequence, size_bytes or 0, created_at if priority == 0 else due_at, type or "")
+        Candidate(
+            id, job_uid, sequence, size_bytes or 0, created_at if priority == 0 else due_since(due_at), type or ""
+        )
         for id, job_uid, sequence, size_bytes, created_at, due_at, type in sorted(
             rows, key=lambda row: (row[5], row[0])
         )

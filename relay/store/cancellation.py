@@ -7,6 +7,7 @@ from typing import Any
 
 from sqlalchemy.engine import Connection
 
+from relay.core.delivery import AT_ONCE_SECONDS
 from relay.store.attempt_results import promote_heads
 from relay.store.group_commit import alone, each
 from relay.store.outbox import lock_jobs
@@ -47,9 +48,9 @@ LEFT = sql(
 )
 # Makes deliveries that have ended first attempts.
 REVIVE = sql(
-    """
-UPDATE deliveries SET state = m.state, priority = 0, due_at = m.now, created_at = m.now, attempt_count = 0, alone = 0,
-  ended_at = NULL, reason = NULL, was = NULL, round = round + 1
+    f"""
+UPDATE deliveries SET state = m.state, priority = 0, due_at = m.now - {AT_ONCE_SECONDS}, created_at = m.now,
+  attempt_count = 0, alone = 0, ended_at = NULL, reason = NULL, was = NULL, round = round + 1
 FROM $json_rows(rows) AS m
 WHERE deliveries.id = m.id
 """,

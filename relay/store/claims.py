@@ -6,7 +6,7 @@ from typing import Any
 
 from sqlalchemy.engine import Connection
 
-from relay.core.delivery import Claimed
+from relay.core.delivery import AT_ONCE_SECONDS, Claimed, at_once
 from relay.core.events import Event
 from relay.core.records import Lease, Probe
 from relay.store.group_commit import each, quick
@@ -95,7 +95,8 @@ ANY_NUMBER = 1_000_000_000
 # uses up nothing of the schedule.
 EXPEDITE = sql(
     f"""
-UPDATE deliveries SET due_at = created_at, attempt_count = attempt_count - CASE WHEN attempt_count > 0 THEN 1 ELSE 0 END
+UPDATE deliveries SET due_at = created_at - {AT_ONCE_SECONDS},
+  attempt_count = attempt_count - CASE WHEN attempt_count > 0 THEN 1 ELSE 0 END
 WHERE id IN (
   SELECT id FROM deliveries
   WHERE state = 'pending' AND subscription_id = :subscription_id AND priority IN (1, 2) AND due_at > :now
@@ -109,7 +110,7 @@ DEMOTE = sql(
     f"""
 UPDATE deliveries SET priority = 1 WHERE id IN (
   SELECT id FROM deliveries
-  WHERE state = 'pending' AND subscription_id = :subscription_id AND priority = 0 AND due_at <= :now
+  WHERE state = 'pending' AND subscription_id = :subscription_id AND priority = 0 AND due_at <= :due_by
     AND lease_token IS NULL
   LIMIT {EXPEDITE_CHUNK} $skip_locked
 )
@@ -228,7 +229,7 @@ def expedite(connection: Connection, item: tuple[str, float, float, int]) -> int
 @each
 def demote(connection: Connection, item: tuple[str, float]) -> int:
     """Demotes a chunk of due first attempts to retries. Returns the number."""
-    return run(connection, DEMOTE, subscription_id=item[0], now=item[1]).rowcount
+    return run(connection, DEMOTE, subscription_id=item[0], due_by=at_once(item[1])).rowcount
 
 
 def load_leased(connection: Connection, tokens: Sequence[str]) -> list[Claimed]:

@@ -8,7 +8,7 @@ from sqlalchemy.engine import Connection, Row
 from sqlmodel import col
 
 from relay.core.bundles import Bundle, Room
-from relay.core.delivery import Claimed, Delivery
+from relay.core.delivery import Claimed, Delivery, at_once
 from relay.core.pulls import LEASE_PREFIX
 from relay.core.records import (
     AttemptRecorded,
@@ -54,11 +54,11 @@ from relay.store.subscription_cache import SubscriptionCache
 from relay.store.tables import LISTED_DELIVERY, SKIPPED_DELIVERY, AttemptRow, DeliveryRow
 
 # Returns a leased delivery untried.
-RELEASE = "UPDATE deliveries SET lease_token = NULL, due_at = :now WHERE id = :id AND lease_token = :token"
+RELEASE = "UPDATE deliveries SET lease_token = NULL, due_at = :due_at WHERE id = :id AND lease_token = :token"
 # Releases every lease of a node. Those of programs that pull outlive it.
 RELEASE_ALL = text(
     f"""
-UPDATE deliveries SET lease_token = NULL, due_at = :now
+UPDATE deliveries SET lease_token = NULL, due_at = :due_at
 WHERE lease_token IS NOT NULL AND substr(lease_token, 1, {len(LEASE_PREFIX)}) <> '{LEASE_PREFIX}'
 """
 )
@@ -185,8 +185,8 @@ class DeliveryStore(Scoped):
         return await self._database.write(expedite, item) == EXPEDITE_CHUNK
 
     async def demote(self, subscription_id: str, now: float) -> bool:
-        """Demotes first attempts due by `now`, which are backlogged because their sink fails, so that later events
-        go first. Works in chunks that do not delay other writes; returns whether more may be left."""
+        """Demotes first attempts that were due by `now`, which are backlogged because their sink fails, so that later
+        events go first. Works in chunks that do not delay other writes; returns whether more may be left."""
         return await self._database.write(demote, (subscription_id, now)) == EXPEDITE_CHUNK
 
     async def record_attempt(self, result: AttemptResult) -> AttemptRecorded:
@@ -202,9 +202,9 @@ class DeliveryStore(Scoped):
         """Ends the attempts of a bundle's members, in one transaction. Their order is that of the bundle."""
         return await self._database.write(self._recorder.record_bundles, tuple(results))
 
-    async def release(self, claimed: Sequence[Claimed], now: float) -> None:
-        """Returns deliveries untried; they are due at once."""
-        await self._database.write(_release, [(one.id, one.lease_token, now) for one in claimed])
+    async def release(self, claimed: Sequence[Claimed], due_at: float) -> None:
+        """Returns deliveries untried; they are due then, see `at_once`."""
+        await self._database.write(_release, [(one.id, one.lease_token, due_at) for one in claimed])
 
     async def release_all(self, now: float) -> int:
         """Releases every lease. Only for a SQLite file at start-up. Returns the number."""
@@ -317,7 +317,7 @@ class DeliveryStore(Scoped):
 
 def _release(connection: Connection, items: Sequence[Sequence[tuple[str, str, float]]]) -> Sequence[None]:
     rows = [
-        {"id": one, "token": token, "now": now} for one, token, now in sorted(row for item in items for row in item)
+        {"id": one, "token": token, "due_at": at} for one, token, at in sorted(row for item in items for row in item)
     ]
     run_many(connection, RELEASE, rows)
     return [None] * len(items)
@@ -325,7 +325,7 @@ def _release(connection: Connection, items: Sequence[Sequence[tuple[str, str, fl
 
 @each
 def _release_all(connection: Connection, now: float) -> int:
-    return connection.execute(RELEASE_ALL, {"now": now}).rowcount
+    return connection.execute(RELEASE_ALL, {"due_at": at_once(now)}).rowcount
 
 
 def _retry_one(
@@ -355,7 +355,7 @@ def _retry_one(
     if subscription is None:
         return Conflict(f"the subscription of delivery {delivery_id} was removed", code="subscription_removed")
     # Without `was`, stopping a replay no longer restores it.
-    values: dict[str, Any] = {"due_at": now, "lease_token": None, "was": None}
+    values: dict[str, Any] = {"due_at": at_once(now), "lease_token": None, "was": None}
     if row.state != "pending":
         state = "pending"
         if row.job_uid is not None and subscription.ordering == "job":

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from sqlalchemy.engine import Connection
 
+from relay.core.delivery import at_once
 from relay.store.database import Database
 from relay.store.notices import notify
 from relay.store.statements import json_list, run, sql
@@ -45,7 +46,7 @@ END
 # Releases the deliveries that some names hold. Rows locked by a transaction of the dead node are released next time.
 RELEASE_DELIVERIES = sql(
     """
-UPDATE deliveries SET lease_token = NULL, due_at = :now WHERE id IN (
+UPDATE deliveries SET lease_token = NULL, due_at = :due_at WHERE id IN (
   SELECT id FROM deliveries
   WHERE lease_token IS NOT NULL AND split_part(lease_token, '.', 1) IN $json_values(names)
   $skip_locked
@@ -100,4 +101,7 @@ def _release_accounts(connection: Connection, items: Sequence[Sequence[str]]) ->
 def _release(connection: Connection, items: Sequence[tuple[Sequence[str], float]]) -> Sequence[int]:
     _release_accounts(connection, [names for names, _ in items])
     notify(connection, "deliveries")
-    return [run(connection, RELEASE_DELIVERIES, names=json_list(names), now=now).rowcount for names, now in items]
+    return [
+        run(connection, RELEASE_DELIVERIES, names=json_list(names), due_at=at_once(now)).rowcount
+        for names, now in items
+    ]

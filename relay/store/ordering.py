@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from sqlalchemy.engine import Connection
 
+from relay.core.delivery import at_once
 from relay.store.notices import notify
 from relay.store.outbox import lock_jobs
 from relay.store.statements import json_list, run, sql
@@ -36,7 +37,7 @@ _OF_JOBS = f"job_uid $among(job_uids) AND subscription_id || '' = :id AND {OPEN_
 # Makes the blocked deliveries of some jobs pending. Those in a bundle that is being sent are left to its end.
 UNBLOCK_ALL = sql(
     f"""
-UPDATE deliveries SET state = 'pending', due_at = :now
+UPDATE deliveries SET state = 'pending', due_at = :due_at
 WHERE {_OF_JOBS} AND state || '' = 'blocked' AND lease_token IS NULL
 """
 )
@@ -82,7 +83,7 @@ def reorder(
         return
     lock_jobs(connection, uids)
     if subscription.ordering == "none":
-        run(connection, UNBLOCK_ALL, job_uids=json_list(uids), id=subscription_id, now=now)
+        run(connection, UNBLOCK_ALL, job_uids=json_list(uids), id=subscription_id, due_at=at_once(now))
         notify(connection, "deliveries")
     else:
         run(connection, BLOCK_FOLLOWERS, job_uids=json_list(uids), id=subscription_id)

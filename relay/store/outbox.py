@@ -12,7 +12,7 @@ import orjson
 from sqlalchemy.engine import Connection
 
 from relay.core.comparisons import EventView
-from relay.core.delivery import Claimed
+from relay.core.delivery import Claimed, at_once
 from relay.core.events import INCIDENT_EVENTS, SUBSCRIPTION_DISABLED, Event, is_stream
 from relay.core.filters import filters_of
 from relay.core.incidents import Incident
@@ -284,7 +284,7 @@ def delivery_values(
         "job_uid": event.order_key,
         "sequence": event.sequence,
         "state": "blocked" if blocked else "pending",
-        "due_at": lease.until if leased and lease is not None else created_at,
+        "due_at": lease.until if leased and lease is not None else at_once(created_at),
         "lease_token": lease.token if leased and lease is not None else None,
         "created_at": created_at,
         "owner": subscription.owner,

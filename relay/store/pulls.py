@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple
 from sqlalchemy.engine import Connection
 
 from relay.core.bundles import Bundle, Candidate, in_order, take
-from relay.core.delivery import Claimed
+from relay.core.delivery import Claimed, at_once
 from relay.core.events import Event
 from relay.core.pulls import LAG_COUNTED, LEASE_PREFIX, Lag, ended_tokens
 from relay.core.records import AttemptResult, Lease
@@ -99,7 +99,7 @@ LOCK_NACKED = sql(
 # The open ones of some deliveries, with their events but without bodies.
 OPEN_PULLED = with_event(f"d.id $among(ids) AND d.state {OPEN_STATE}", body="''")
 # Gives deliveries back untried.
-GIVE_BACK = sql("UPDATE deliveries SET lease_token = NULL, due_at = :now WHERE id IN $json_values(ids)")
+GIVE_BACK = sql("UPDATE deliveries SET lease_token = NULL, due_at = :due_at WHERE id IN $json_values(ids)")
 # The lag of a subscription: its heads, and behind each what waits for it.
 LAG = f"""
 WITH pending AS MATERIALIZED (
@@ -260,7 +260,8 @@ class PullStore:
         returned = _behind(rows, ended) if items[0].fails else {}
         given_back = [*(id for id, result in ended.items() if result is None), *chain.from_iterable(returned.values())]
         if given_back:
-            run(connection, GIVE_BACK, ids=json_list(sorted(given_back)), now=max(item.now for item in items))
+            due_at = at_once(max(item.now for item in items))
+            run(connection, GIVE_BACK, ids=json_list(sorted(given_back)), due_at=due_at)
         if ended:
             notify(connection, "pulls")
         return [

@@ -130,7 +130,7 @@ JOIN_OPEN = sql(
     f"""
 UPDATE deliveries SET replay = :replay,
   attempt_count = CASE WHEN {_WAITS} THEN 0 ELSE attempt_count END,
-  due_at = CASE WHEN {_WAITS} AND due_at > :now THEN :now ELSE due_at END
+  due_at = CASE WHEN {_WAITS} AND due_at > :due_at THEN :due_at ELSE due_at END
 WHERE id IN (
   SELECT id FROM deliveries
   WHERE id IN $json_values(ids) AND replay IS NULL AND ended_at IS NULL $skip_locked

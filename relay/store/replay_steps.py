@@ -7,6 +7,7 @@ from typing import Any
 from sqlalchemy.engine import Connection
 
 from relay.core.comparisons import EventView
+from relay.core.delivery import at_once
 from relay.core.filters import filters_of
 from relay.core.replay import JOINS, SENDS
 from relay.core.subscription import Subscription
@@ -94,7 +95,7 @@ def queue_slice(
     run_many(connection, sql.ADD, added)
     if open_ids:
         ids = json_list(sorted(open_ids))
-        queued += run(connection, sql.JOIN_OPEN, ids=ids, replay=replay.id, now=now).rowcount
+        queued += run(connection, sql.JOIN_OPEN, ids=ids, replay=replay.id, due_at=at_once(now)).rowcount
     if queued:
         notify(connection, "deliveries")
     return QueuedSlice(position=position, passed=len(open_ids) + len(wanted), queued=queued)
@@ -147,13 +148,13 @@ def _values(
         if ordered:
             busy.add(pair)
         if one.id is not None:
-            reopened.append((one.id, state, now, replay_id))
+            reopened.append((one.id, state, at_once(now), replay_id))
             continue
         added.append(
             {
                 **{"id": new_id("dlv", now), "event_id": event_id, "subscription_id": one.subscription_id},
                 **{"job_uid": job_uid, "sequence": sequence, "state": state},
-                **{"due_at": now, "created_at": now, "replay": replay_id, "owner": subscription.owner},
+                **{"due_at": at_once(now), "created_at": now, "replay": replay_id, "owner": subscription.owner},
             }
         )
     return reopened, added

@@ -6,7 +6,7 @@ from typing import Any
 from sqlalchemy.engine import Row
 
 from relay.core import jsontext
-from relay.core.delivery import Attempt, Delivery, Shown, Timings
+from relay.core.delivery import Attempt, Delivery, Shown, Timings, due_since
 from relay.core.events import Event, is_stream
 from relay.core.job import Job, Observation, Progress
 from relay.core.job_groups import JobGroup
@@ -212,7 +212,7 @@ def delivery_from(row: Row[Any], *, waiting_for: str | None = None, attempts: tu
         job_uid=None if is_stream(row.job_uid) else row.job_uid,
         state="pending" if open_ else row.state,
         attempt_count=row.made_count,
-        next_attempt_at=row.due_at if row.state == "pending" else None,
+        next_attempt_at=due_since(row.due_at) if row.state == "pending" else None,
         created_at=row.created_at,
         ended_at=row.ended_at,
         reason=row.reason,

@@ -288,7 +288,8 @@ class DeliveryRow(SQLModel, table=True):
               uncertain (the sink may have accepted it)
     priority  0 first attempts, 1 retries and the backlog of a failing sink, 2 manual retries and replays, which have
               heads and followers of their own
-    due_at    when it may be claimed: the next attempt, or the end of its holder's lease
+    due_at    when it may be claimed: the next attempt, or the end of its holder's lease. Below 0: at once, by every
+              clock, see `core.delivery.at_once`
     replay    the replay that counts its end; NULL again once counted
     was       the state that stopping the replay restores; NULL if it was open without the replay
     owner     the subscription's owner

@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 import time_machine
 
@@ -63,6 +64,34 @@ async def test_delivery_in_flight_is_not_repeated_when_the_clock_is_set(
             await world.until(lambda: "succeeded" in world.kinds(job_id))
         ids = [request.event["id"] for request in world.received["/events"]]
         assert len(ids) == len(set(ids))
+
+
+async def test_what_waits_in_a_batch_or_to_be_pulled_is_had_after_the_clock_was_set_back(tmp_path: Path) -> None:
+    """It was recorded an hour ahead of the new clock."""
+    types = ["com.acme.order.paid"]
+    async with asyncio.timeout(60), open_e2e_world(tmp_path) as world:
+        await world.subscribe(
+            "/batch", types=types, config={"content_mode": "batch", "batch": {"max_events": 100, "max_seconds": 2}}
+        )
+        made = await world.api.post("/v1/subscriptions", json={"protocol": "PULL", "types": types})
+        assert made.status_code == 201, made.text
+        pull = f"/v1/subscriptions/{made.json()['id']}/pull"
+        await publish(world, "before")
+        with time_machine.travel(time.time() - HOUR_SECONDS, tick=True):
+            pulled = (await world.api.post(pull, json={"lease_seconds": 30})).json()
+            assert [item["event"]["id"] for item in pulled["items"]] == ["before"]
+            assert pulled["lag"]["oldest_seconds"] == 0.0
+            await world.until(lambda: "/batch" in world.received)
+            await publish(world, "after")
+            await world.until(lambda: len(world.received["/batch"]) == 2)
+        ids = [event["id"] for request in world.received["/batch"] for event in orjson.loads(request.body)]
+        assert ids == ["before", "after"]
+
+
+async def publish(world: World, id: str) -> None:
+    event = {"specversion": "1.0", "id": id, "source": "/shop", "type": "com.acme.order.paid"}
+    answer = await world.api.post("/v1/events", json=event, headers={"content-type": "application/cloudevents+json"})
+    assert answer.status_code == 202, answer.text
 
 
 async def until_it_polls_again(world: World, polls: float) -> None:

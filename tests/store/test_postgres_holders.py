@@ -165,7 +165,7 @@ async def test_the_leases_of_dead_nodes_are_found_along_their_index(store: Store
 
     def plan(connection: Connection) -> str:
         found = run(connection, f"EXPLAIN {BOUND_NAMES}").scalars().all()
-        names = {"names": '["name"]', "now": NOW}
+        names = {"names": '["name"]', "due_at": NOW}
         found += connection.execute(text(f"EXPLAIN {RELEASE_DELIVERIES.postgresql.text}"), names).scalars().all()
         return "\n".join(found)
 

@@ -8,7 +8,7 @@ import orjson
 import pytest
 
 from relay.core.bundles import Bundle, Room
-from relay.core.delivery import Claimed
+from relay.core.delivery import Claimed, due_since
 from relay.core.erasure import ErasureRequest
 from relay.core.records import AttemptRecorded, BundledClaim
 from relay.core.replay import ReplayRequest
@@ -429,7 +429,7 @@ async def test_each_member_of_a_bundle_is_ended_by_its_own_result(
     found = sorted(await deliveries(store), key=lambda row: places_of(row, uids))
     shown: dict[int, list[str]] = {}
     for row in found:
-        due = f":{row['due_at'] - NOW:g}" if row["state"] == "pending" else ""
+        due = f":{due_since(row['due_at']) - NOW:g}" if row["state"] == "pending" else ""
         shown.setdefault(places_of(row, uids)[0], []).append(f"{row['state']}{due}")
     last = shown[0].pop()
     assert [" ".join(states) for states in shown.values()] == left

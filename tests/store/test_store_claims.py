@@ -2,6 +2,7 @@
 
 import pytest
 
+from relay.core.delivery import at_once
 from relay.core.records import AttemptResult, Lease
 from relay.errors import StoreError
 from relay.store.claims import Backlog
@@ -12,6 +13,7 @@ from tests.support.store_kit import (
     claim,
     counts,
     deliveries,
+    execute,
     lease,
     poll,
     registration,
@@ -38,8 +40,13 @@ async def heads(store: Store, *due: float) -> list[str]:
     return [one.uid for one in batch]
 
 
+async def postpone(store: Store, uid: str, until: float) -> None:
+    await execute(store, "UPDATE deliveries SET due_at = :until WHERE job_uid = :uid", until=until, uid=uid)
+
+
 async def test_claim_takes_the_longest_due_up_to_its_limit(store: Store) -> None:
-    uids = await heads(store, NOW - 1, NOW - 3, NOW - 2, NOW + 1)
+    uids = await heads(store, NOW - 1, NOW - 3, NOW - 2, NOW)
+    await postpone(store, uids[3], NOW + 1)
     assert [one.job_uid for one in await claim(store, "sub_1", 2)] == [uids[1], uids[2]]
     assert [one.job_uid for one in await claim(store, "sub_1", 2)] == [uids[0]]
     assert await claim(store, "sub_1") == ()
@@ -180,8 +187,8 @@ async def test_backlog_says_when_each_priority_is_due_next(store: Store) -> None
     await store.deliveries.retry(second.id, NOW + 7)
     await store.subscriptions.set_state("sub_2", "paused", NOW)
     assert await store.deliveries.backlog() == [
-        Backlog(subscription_id="sub_1", due_at=(None, NOW + 5, NOW + 7)),
-        Backlog(subscription_id="sub_2", due_at=(NOW - 3, None, None)),
+        Backlog(subscription_id="sub_1", due_at=(None, NOW + 5, at_once(NOW + 7))),
+        Backlog(subscription_id="sub_2", due_at=(at_once(NOW - 3), None, None)),
     ]
     assert (await store.deliveries.pending()).count == 4
 
@@ -214,7 +221,8 @@ async def test_result_that_disables_a_subscription_emits_one_event(store: Store)
 
 
 async def test_result_claims_the_next_due_delivery_of_its_subscription(store: Store) -> None:
-    uids = await heads(store, NOW - 3, NOW - 2, NOW + 9)
+    uids = await heads(store, NOW - 3, NOW - 2, NOW)
+    await postpone(store, uids[2], NOW + 9)
     (first,) = await claim(store, "sub_1", 1)
     before = store.database.commit_count
     marked = await store.deliveries.record_attempt(result_of(first, next_lease=lease(token="next")))
@@ -233,7 +241,8 @@ async def test_result_claims_its_follower_first(store: Store) -> None:
 
 
 async def test_result_claims_as_many_as_requested_and_due(store: Store) -> None:
-    uids = await heads(store, *(NOW - n for n in range(6, 0, -1)), NOW + 9)
+    uids = await heads(store, *(NOW - n for n in range(6, -1, -1)))
+    await postpone(store, uids[-1], NOW + 9)
     await store.jobs.record(poll(uids[0], 1, "running"))
     first, second = await claim(store, "sub_1", 2)
     results = await together(

@@ -19,7 +19,7 @@ from relay.core.bundles import (
     singles,
     take,
 )
-from relay.core.delivery import Claimed, Outcome, Response
+from relay.core.delivery import Claimed, Outcome, Response, at_once, due_since
 from relay.core.events import Event
 
 NOW = 1_700_000_000.0
@@ -123,7 +123,17 @@ def test_bytes_are_bounded(sizes: list[int], max_bytes: int, count: int, full: b
 def test_a_bundle_is_sent_when_it_is_full_or_has_waited(
     made: Bundle, room: Room, fresh: bool, full: bool, expected: float
 ) -> None:
-    assert ready_at(made, room, NOW, fresh=fresh, full=full) == expected
+    assert ready_at(made, room, NOW, NOW, fresh=fresh, full=full) == expected
+
+
+@pytest.mark.parametrize(
+    ("ahead", "expected"),
+    [(0.0, NOW + 5), (5.0, NOW + 10), (5.1, 0.0), (3600.0, 0.0)],  # other nodes' clocks are a little ahead
+)
+def test_wait_that_begins_in_the_future_ends_if_the_clock_was_set_back(ahead: float, expected: float) -> None:
+    assert ready_at(bundle(), Room(), NOW + ahead, NOW, fresh=True, full=False) == expected
+    busy = Room(next_at=NOW + 30)
+    assert ready_at(bundle(free=1), busy, NOW + ahead, NOW, fresh=True, full=False) == expected
 
 
 @pytest.mark.parametrize(
@@ -226,3 +236,8 @@ def test_what_refuses_the_content_refuses_the_bundle(
     response = Response(started_at=NOW, duration_ms=1.0, status_code=status, error=error)
     outcome = Outcome(verdict=verdict, reason="why")  # type: ignore[arg-type]
     assert outcome_of_bundle(outcome, response).verdict == expected
+
+
+def test_what_is_due_at_once_is_due_by_every_clock_and_in_its_order() -> None:
+    assert at_once(NOW) < at_once(NOW + 0.001) < 0.0
+    assert due_since(at_once(NOW)) == NOW == due_since(NOW)
