@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
-from relay.core.connect_accounts import ConnectAccount, Known
+from relay.core.connect_accounts import OK, ConnectAccount, Known
 from relay.core.credentials import SinkCredential
 from relay.core.delivery import Attempt, Claimed, DeliveryGroup, judges_sink
 from relay.core.dialogue import Memory
@@ -401,6 +401,12 @@ class ListingRecord:
     changed: tuple[ConnectAccount, ...] = ()
     forgotten: tuple[str, ...] = ()
     news: tuple[AccountNews, ...] = ()
+
+    @property
+    def recovered(self) -> tuple[str, ...]:
+        """The accounts that are connected and can send again, whether an event tells it or not."""
+        before = self.known.accounts
+        return tuple(one.id for one in self.changed if one.state == OK and before.get(one.id, one).state != OK)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,14 +12,14 @@ from sqlalchemy import Select, and_, bindparam, select, tuple_
 from sqlalchemy.engine import Connection, Row
 from sqlmodel import col
 
-from relay.core.connect_accounts import NEW, OK, ConnectAccount, Known
+from relay.core.connect_accounts import NEW, ConnectAccount, Known
 from relay.core.events import owner_of
 from relay.core.jsontext import dumps
-from relay.core.records import AccountNews, ConnectAccountReport, ListingRecord, Page
+from relay.core.records import ConnectAccountReport, ListingRecord, Page
 from relay.ids import new_id
 from relay.store.database import Database
 from relay.store.group_commit import in_order_of
-from relay.store.incident_recorder import joined, open_by_connect_account
+from relay.store.incident_recorder import Summary, joined, open_by_connect_account
 from relay.store.locks import MATCH, TransactionLock, incidents_of, locking
 from relay.store.outbox import Outbox
 from relay.store.pages import decode_cursor, page_of
@@ -108,28 +108,24 @@ class ConnectAccountStore(Scoped):
     @locking(lambda item: _locks_of(item))
     def _record(self, connection: Connection, items: Sequence[ListingRecord]) -> Sequence[bool | Exception]:
         written = _write(connection, items)
-        news = [one for item, is_current in zip(items, written, strict=True) if is_current is True for one in item.news]
-        if news:
-            self._tell(connection, news)
+        current = [item for item, is_current in zip(items, written, strict=True) if is_current is True]
+        closed = [self._close_incidents(connection, item) for item in current if item.recovered]
+        self._outbox.insert(connection, [(one.event, None) for item in current for one in item.news], joined(closed))
         return written
 
-    def _tell(self, connection: Connection, news: Sequence[AccountNews]) -> None:
-        """Records the events about connect accounts, and closes the incidents of those that can send again: the only
-        place that does."""
-        incidents = self._outbox.incidents
-        recovered: dict[tuple[str, str], dict[str, str]] = {}
-        for one in news:
-            if one.account.state == OK:
-                recovered.setdefault((one.account.source, one.account.account), {})[one.account.id] = one.event.id
-        now = max(one.event.recorded_at for one in news)
-        closed = [
-            incidents.accounts_recovered(connection, *place, reports, now) for place, reports in recovered.items()
-        ]
-        self._outbox.insert(connection, [(one.event, None) for one in news], joined(closed))
+    def _close_incidents(self, connection: Connection, item: ListingRecord) -> Summary:
+        """Closes the incidents of the accounts that can send again: the only place that does. An account that changes
+        often may do so without an event."""
+        told = {one.account.id: one.event.id for one in item.news}
+        reports = {id: told.get(id) for id in item.recovered}
+        known = item.known
+        return self._outbox.incidents.accounts_recovered(connection, known.source, known.account, reports, item.now)
 
 
 def _locks_of(item: ListingRecord) -> Sequence[TransactionLock]:
-    return [MATCH, *(incidents_of(one.event.owner) for one in item.news)] if item.news else []
+    if not (item.news or item.recovered):
+        return []
+    return [MATCH, incidents_of(owner_of(item.known.source, item.known.account))]
 
 
 def page_statement(

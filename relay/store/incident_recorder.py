@@ -191,17 +191,17 @@ class IncidentRecorder:
         return self._save(connection, found, stood_for, now)
 
     def accounts_recovered(
-        self, connection: Connection, source: str, account: str, reports: Mapping[str, str], now: float
+        self, connection: Connection, source: str, account: str, reports: Mapping[str, str | None], now: float
     ) -> Summary:
         """Closes the incidents of connect accounts that are connected and can send again. `reports`: by their ids the
-        events that say so. All are looked up at once: a listing may show a thousand."""
+        events that say so, None if none does. All are looked up at once: a listing may show a thousand."""
         owner = owner_of(source, account)
         self.lock(connection, [owner])
         over: dict[str | None, list[Incident]] = {}
         for incident in map(incident_from, connection.execute(OPEN_OF_ACCOUNT, {"owner": owner})):
-            event_id = reports.get(incident.connect_account_id or "")
-            if event_id is not None and incident.waits_for_account:
-                over.setdefault(event_id, []).append(incident)
+            id = incident.connect_account_id
+            if id is not None and id in reports and incident.waits_for_account:
+                over.setdefault(reports[id], []).append(incident)
         return self._close(connection, over, "account_recovered", now)
 
     def sink_recovered(

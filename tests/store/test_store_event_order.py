@@ -20,6 +20,7 @@ from tests.support.store_kit import (
     claim,
     fail_for,
     lease,
+    list_accounts,
     result_of,
     states,
     subscription,
@@ -159,6 +160,7 @@ async def test_incident_of_a_flapping_cause_is_told_in_order(store: Store) -> No
     """What the stores themselves record: a job fails, and its account recovers before a sink has heard of it."""
     recovered = of_account("recovered")
     await store.subscriptions.create(subscription("sub_1", types=(OPENED, CLOSED, recovered.type)))
+    await list_accounts(store, ("revor", "default"), "acc_1", state="needs_reconnect", now=NOW - 9)
     await fail_for(store, "acc_1")
     known = await store.connect_accounts.known("revor", "default")
     account = ConnectAccount(source="revor", account="default", id="acc_1", state="ok", since=NOW, told_state="ok")

@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import event as sqlalchemy_event
 from sqlalchemy import text
 
-from relay.core.connect_accounts import ConnectAccount
+from relay.core.connect_accounts import ConnectAccount, ListedAccount, Listing, compare
 from relay.core.events import (
     CREATE_UNKNOWN,
     DELIVERY_EXPIRED,
@@ -450,8 +450,46 @@ async def test_any_number_of_recovered_accounts_takes_the_same_number_of_stateme
     assert sorted(closed) == ids
 
 
+async def test_incident_of_an_account_that_flaps_is_closed_without_an_event_of_the_account(store: Store) -> None:
+    """The account changes so often that its events are held back: that it ends connected closes the incident."""
+    await store.subscriptions.create(chat(types=(*TYPES, "ai.revor.account.recovered")))
+    now = NOW
+
+    async def listed(state: str) -> int:
+        """Two listings of this state. Returns the number of events that they made."""
+        nonlocal now
+        made = 0
+        for _ in range(2):
+            now += 60
+            known = await store.connect_accounts.known("revor", "default")
+            listing = Listing(accounts={"acc_1": ListedAccount(id="acc_1", state=state)})
+            found = compare(known, listing, now, confirm_seconds=30.0)
+            news = []
+            for account, kind in found.news:
+                event = relay_event(f"ai.revor.account.{kind}", now=now, owner="revor/default")
+                news.append(AccountNews(account=account, kind=kind, event=event))
+            record = ListingRecord(known=known, now=now, changed=found.changed, news=tuple(news))
+            assert await store.connect_accounts.record(record)
+            made += len(news)
+        return made
+
+    assert await listed("ok") == 0
+    while await listed("needs_reconnect"):
+        await listed("ok")
+    await fail(store, "a", hint=RECONNECT, code="reconnect", now=now)
+    assert (await the_incident(store)).state == "open"
+
+    assert await listed("ok") == 0, "the account flaps, so nothing tells that it has recovered"
+
+    shown = await the_incident(store)
+    assert (shown.state, shown.closed_because, shown.closed_at) == ("closed", "account_recovered", now)
+    assert [type for type, _ in await told(store)] == [INCIDENT_OPENED, INCIDENT_CLOSED]
+    assert (await sent(store))[INCIDENT_CLOSED] == ["blocked"]
+
+
 async def recover(store: Store, *connect_account_ids: str, now: float) -> None:
     """As the watch of the accounts records it."""
+    await list_accounts(store, ("revor", "default"), *connect_account_ids, state="needs_reconnect", now=now - 0.5)
     known = await store.connect_accounts.known("revor", "default")
     news = []
     for id in connect_account_ids:

@@ -20,6 +20,7 @@ from relay.core.connect_accounts import (
     compare,
     confirm_at,
 )
+from relay.core.records import ListingRecord
 
 NOW = 1_779_271_200.0
 CONFIRM = 30.0
@@ -158,6 +159,40 @@ def test_the_state_in_which_a_flapping_account_settles_is_told_within_the_hour()
     assert (kind, FLAPPING_SECONDS <= at - told_at <= FLAPPING_SECONDS + MINUTE) == ("cannot_send", True)
     story.see({"a": "cannot_send"}, 9 * FLAPPING_SECONDS)
     assert len(story.events) == FREE_CHANGES + 1
+
+
+def test_recovery_counts_whether_it_is_told_or_not() -> None:
+    """An incident is closed by it."""
+    story = Story({"a": "ok", "b": "needs_reconnect"})
+    recovered: list[tuple[str, ...]] = []
+    for change in range(4 * FREE_CHANGES):
+        for _ in range(2):
+            known = story.known
+            found = story.see({"a": ("cannot_send", "ok")[change % 2], "b": "needs_reconnect"})
+            recovered.append(ListingRecord(known=known, now=story.now, changed=found.changed).recovered)
+    assert [one for one in recovered if one] == [("a",)] * 2 * FREE_CHANGES
+    assert story.kinds.count("a recovered") == FREE_CHANGES / 2
+
+
+@pytest.mark.parametrize(
+    ("listed", "recovered"),
+    [
+        ([{"a": "ok"}], ()),  # the baseline
+        ([{}, {"a": "ok"}, {"a": "ok"}], ("a",)),  # it is there again
+        ([{"a": "cannot_send"}, {"a": "ok"}], ()),  # not confirmed
+        ([{"a": "cannot_send"}, {"a": "ok"}, {"a": "ok"}], ("a",)),
+        ([{"a": "cannot_send"}, {"a": "ok"}, {"a": "ok"}, {"a": "ok"}], ()),
+        ([{"a": "cannot_send"}, {}, {}], ()),
+        ([{"a": "ok"}, {"a": "cannot_send"}, {"a": "cannot_send"}], ()),
+    ],
+)
+def test_account_has_recovered_once_a_second_listing_shows_it(
+    listed: Sequence[States], recovered: tuple[str, ...]
+) -> None:
+    story = Story(*listed[:-1])
+    known = story.known
+    changed = story.see(listed[-1]).changed
+    assert ListingRecord(known=known, now=story.now, changed=changed).recovered == recovered
 
 
 def test_slow_changes_are_all_told() -> None:
