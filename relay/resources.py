@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from relay.errors import RelayError
+from relay.installation import reinstall_command
 
 _PACKAGE = Path(__file__).resolve().parent
 
@@ -38,6 +39,6 @@ def _find(installed: str, source: str) -> Path:
     for place in places:
         if place.exists():
             return place
-    raise ResourceMissing(
-        f"neither {places[0]} nor {places[1]} exists. Reinstall with `pip install --force-reinstall revor-relay`"
-    )
+    command = reinstall_command()
+    again = "Install the relay again from a clone or a wheel" if command is None else f"Reinstall with `{command}`"
+    raise ResourceMissing(f"neither {places[0]} nor {places[1]} exists. {again}")

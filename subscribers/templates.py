@@ -16,6 +16,7 @@ from relay.core.jsontext import loads
 from relay.core.subscription import Subscription
 from relay.errors import FieldError, InvalidRequest, NotRenderable, Unreadable
 from relay.expressions.liquid_limits import Escape
+from relay.installation import install_command
 from subscribers.base import RenderContext
 from subscribers.job_wording import metadata_of
 from subscribers.wording import sentence
@@ -28,7 +29,6 @@ STRICT = "strict"
 OPTIONS = (TEMPLATE, STRICT)
 
 _POINTER = f"/config/{TEMPLATE}"
-_EXTRA = "pip install 'revor-relay[templates]'"
 
 
 def template_errors(subscription: Subscription) -> list[FieldError]:
@@ -130,7 +130,7 @@ def _liquid() -> ModuleType:
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] != "liquid":
             raise
-        detail = f"templates need an extra package: {_EXTRA}"
+        detail = f"templates need the extra templates: {install_command('templates')}"
         missing = FieldError(pointer="", code="extra_missing", detail=detail)
         raise InvalidRequest(detail, errors=[missing]) from None
     return liquid

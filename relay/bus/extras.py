@@ -5,6 +5,7 @@ from importlib import import_module
 from types import ModuleType
 
 from relay.bus.publishers import CannotConnect
+from relay.installation import install_command
 
 
 def needed(module: str, extra: str) -> ModuleType:
@@ -13,5 +14,5 @@ def needed(module: str, extra: str) -> ModuleType:
     try:
         return import_module(module)
     except ImportError:
-        detail = f"this node needs an extra package: pip install 'revor-relay[{extra}]'"
+        detail = f"this node needs the extra {extra}: {install_command(extra)}"
         raise CannotConnect("extra_missing", detail) from None

@@ -14,6 +14,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from relay.errors import ServerTooOld, SettingsError, StoreError
+from relay.installation import install_command
 from relay.store.group_commit import as_store_error
 
 OLDEST_SERVER = 15
@@ -60,7 +61,7 @@ def make_engine(
     Raises SettingsError if the driver is not installed.
     """
     if find_spec("asyncpg") is None:
-        raise SettingsError("PostgreSQL needs an extra package: pip install 'revor-relay[postgres]'")
+        raise SettingsError(f"PostgreSQL needs the extra postgres: {install_command('postgres')}")
     return create_async_engine(
         "postgresql+asyncpg://",
         async_creator=partial(connect, url, statement_seconds),

@@ -10,6 +10,7 @@ from aiohttp import ThreadedResolver
 from relay.bus.publishers import Publishers
 from relay.core.bus import Login, Message, Published, read_sink
 from relay.core.netguard import GuardPolicy
+from relay.installation import install_command
 from subscribers.nats import Nats
 from tests.support.brokers.nats import nats_server
 from tests.support.brokers.process import free_port
@@ -69,7 +70,7 @@ async def test_extra_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPa
     found = await look(free_port(), None, None)
     assert (found.error, found.detail) == (
         "extra_missing",
-        "this node needs an extra package: pip install 'revor-relay[nats]'",
+        f"this node needs the extra nats: {install_command('nats')}",
     )
 
 
@@ -80,5 +81,5 @@ async def test_delivery_waits_for_an_extra_that_is_not_installed(monkeypatch: py
     publishers = Publishers(POLICY, clock=lambda: 1.0, resolver=ThreadedResolver())
     [response] = await publishers.publish(broker, [Message(destination="jobs", body=b"{}", id="evt_1")], 5.0)
     await publishers.close()
-    assert (response.error, "pip install 'revor-relay[nats]'" in str(response.detail)) == ("extra_missing", True)
+    assert (response.error, install_command("nats") in str(response.detail)) == ("extra_missing", True)
     assert Nats().classify(response, 1.0).verdict == "retry"

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from relay.config.keyring import new_key, python_line_that_makes_a_key
+from relay.installation import install_command
 from relay.store.migrations import newest_revision
 from tests.support.old_postgres import postgres_that_says
 from tests.support.postgres_server import shared_server
@@ -125,7 +126,7 @@ def test_missing_database_or_user_is_reported(here: Here) -> None:
 @pytest.mark.parametrize("command", COMMANDS)
 def test_missing_driver_is_reported(here: Here, command: tuple[str, ...], tmp_path: Path) -> None:
     line = here.refused(*command, PYTHONPATH=without_the_driver(tmp_path))
-    assert "pip install 'revor-relay[postgres]'" in line
+    assert f"PostgreSQL needs the extra postgres: {install_command('postgres')}" in line
 
 
 def test_serve_requires_a_key_and_says_how_to_create_one(here: Here, tmp_path: Path) -> None:

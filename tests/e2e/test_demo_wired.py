@@ -10,6 +10,7 @@ from relay.cli.demo.environment import Plan
 from relay.cli.demo.vendors import CRMS
 from relay.cli.demo.wired import MIN_JOBS, open_wired, run_wired, subscribe_all
 from relay.cli.demo.wired_targets import TARGETS
+from relay.installation import install_command
 
 PATIENCE_SECONDS = 600.0
 """Far beyond what the events and the last digest of ten seconds take. The demo ends when all has come."""
@@ -55,5 +56,5 @@ async def test_targets_that_need_extras_which_are_missing_are_left_out(monkeypat
         await subscribe_all(wired, session)
         assert [one.target.name for one in wired.live] == ["teams"]
         assert [one.skipped for one in wired.wires[:1]] == [
-            "templates need an extra package: pip install 'revor-relay[templates]'",
+            f"templates need the extra templates: {install_command('templates')}",
         ]

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from relay.config.keyring import new_key
+from relay.installation import reinstall_command
 from tests.support.process_world import API_TOKEN, Start
 from tests.support.relay_world import SETTINGS, RelayWorld, open_relay_world
 
@@ -172,7 +173,7 @@ def test_missing_data_files(start: Start, tmp_path: Path) -> None:
     process = start("migrate", PYTHONPATH=str(tmp_path))
     assert process.close() == 1
     (line,) = process.lines
-    assert "Reinstall with `pip install --force-reinstall revor-relay`" in line
+    assert f"Reinstall with `{reinstall_command()}`" in line
 
 
 async def test_failing_commands(world: RelayWorld, tmp_path: Path) -> None:

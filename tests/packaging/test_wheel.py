@@ -6,6 +6,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -141,6 +142,42 @@ def test_the_ways_to_install_work_as_they_are_written(wheel: Path, tmp_path: Pat
     printed = run("bash", "-ec", script, cwd=clone)
     assert f"relay {relay.__version__}" in printed.splitlines()
     assert printed.splitlines()[-1] == second.strip().splitlines()[-1]
+
+
+@pytest.mark.parametrize("origin", ["wheel", "checkout", "editable checkout"])
+def test_printed_command_installs_a_missing_extra(origin: str, wheel: Path, tmp_path: Path) -> None:
+    """A stand-in of the driver is in the one folder where pip may look."""
+    venv, found, clone = tmp_path / "my venv", tmp_path / "found", tmp_path / "my clone"
+    run(sys.executable, "-m", "venv", "--without-pip", venv)
+    link(closure([*requirements_of(wheel), "hatchling", "pip"]).values(), site_packages(venv))
+    if origin == "wheel":
+        from_here = [str(wheel)]
+    else:
+        from_here = [*(["-e"] if origin.startswith("editable") else []), str(clone)]
+        tracked = subprocess.run(["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=ROOT, capture_output=True)
+        for name in filter(None, tracked.stdout.decode().split("\0")):
+            if (ROOT / name).is_file() and not name.startswith("tests/"):
+                (clone / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(ROOT / name, clone / name)
+    found.mkdir()
+    with zipfile.ZipFile(found / "asyncpg-0.31.0-py3-none-any.whl", "w") as made:
+        info = "asyncpg-0.31.0.dist-info"
+        made.writestr("asyncpg/__init__.py", "")
+        made.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: asyncpg\nVersion: 0.31.0\n")
+        made.writestr(
+            f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
+        made.writestr(f"{info}/RECORD", "")
+    offline = f"export PIP_NO_INDEX=1 PIP_FIND_LINKS='{found.as_uri()}' PIP_NO_BUILD_ISOLATION=0 PIP_NO_COMPILE=1; "
+    python = venv / "bin" / "python"
+    run("bash", "-ec", offline + shlex.join([str(python), "-m", "pip", "install", "--quiet", *from_here]))
+
+    relay_command = f"DATABASE_URL=postgresql://127.0.0.1:9/none '{venv}/bin/relay' migrate 2>&1 || true"
+    printed = run("bash", "-c", relay_command, cwd=tmp_path)
+    assert printed.startswith("relay: PostgreSQL needs the extra postgres: "), printed
+    run("bash", "-ec", offline + printed.partition("the extra postgres: ")[2], cwd=tmp_path)
+    assert "needs the extra" not in run("bash", "-c", relay_command, cwd=tmp_path)
+    assert (site_packages(venv) / "asyncpg" / "__init__.py").is_file()
 
 
 def site_packages(venv: Path) -> Path:

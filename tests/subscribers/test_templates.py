@@ -13,6 +13,7 @@ from relay.core.filters import known_types
 from relay.core.samples import sample_event
 from relay.core.subscription import SigningSecret, Subscription
 from relay.errors import InvalidRequest, NotRenderable, Unreadable
+from relay.installation import install_command
 from subscribers import templates
 from subscribers.base import Kind, RenderContext
 from subscribers.flat import Flat
@@ -152,7 +153,7 @@ def test_missing_extra_names_the_command_that_installs_it(monkeypatch: pytest.Mo
         Webhook().check(replace(SUBSCRIPTION, options={"template": {}}))
     [error] = caught.value.errors
     assert (error.pointer, error.code) == ("/config/template", "extra_missing")
-    assert "pip install 'revor-relay[templates]'" in error.detail
+    assert error.detail == f"templates need the extra templates: {install_command('templates')}"
 
 
 def test_fields_that_are_html_escape_what_they_print_and_others_do_not() -> None:

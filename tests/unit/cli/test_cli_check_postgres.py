@@ -14,6 +14,7 @@ from relay.cli import run
 from relay.clock import wall_clock
 from relay.config.keyring import Keyring, new_key, python_line_that_makes_a_key
 from relay.core.signing import new_secret
+from relay.installation import install_command
 from relay.node.local_token import new_token
 from relay.sources.client import PollResult, UpstreamClient
 from relay.store.migrations import known_revisions, newest_revision
@@ -126,7 +127,7 @@ def test_missing_driver_is_a_problem(
     database: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "asyncpg", None)
-    assert "pip install 'revor-relay[postgres]'" in Checks(capsys, 2).detail("database", "problem")
+    assert install_command("postgres") in Checks(capsys, 2).detail("database", "problem")
 
 
 def test_read_only_database_is_a_problem(database: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -21,6 +21,7 @@ from relay.core.signing import signature_headers
 from relay.core.subscription import SigningSecret
 from relay.errors import RelayError, UsageError
 from relay.ids import new_id
+from relay.installation import install_command
 
 SECRET = "whsec_MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE="
 
@@ -615,7 +616,7 @@ def test_pull_is_added_without_a_sink(stub: Stub, capsys: pytest.CaptureFixture[
 
 
 def test_extra_that_the_relay_lacks_is_one_line(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
-    detail = "this node needs an extra package: pip install 'revor-relay[kafka]'"
+    detail = f"this node needs the extra kafka: {install_command('kafka')}"
     stub.says("POST /v1/subscriptions", {"code": "extra_missing", "detail": detail}, status=422)
     assert run(["subscriptions", "add", "kafkas://a.example", "--topic", "jobs"]) == 2
     assert capsys.readouterr().err.splitlines() == [f"relay: {detail}"]

@@ -39,7 +39,7 @@ REPORT = WiredReport(
     of_jobs=0,
     told=frozenset(MUST_TELL),
     results=(GOOD, replace(GOOD, name="discord")),
-    skipped=(("webhook, template", "templates need an extra package"),),
+    skipped=(("webhook, template", "templates need the extra templates"),),
 )
 
 
@@ -71,7 +71,7 @@ def test_a_target_must_get_exactly_what_is_due(changes: dict[str, Any], problems
 def test_the_report_tells_what_is_lost_and_what_was_never_told() -> None:
     assert REPORT.problems == ()
     assert REPORT.lines() == [
-        "Left out: webhook, template. Templates need an extra package",
+        "Left out: webhook, template. Templates need the extra templates",
         "0 jobs, 7 events. 2 targets got 4 events in 4 requests, none refused.",
         "Each target got exactly the events that it should get.",
     ]
