@@ -9,7 +9,7 @@ every function is bounded in time and output.
 import functools
 import html
 import re
-from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from typing import Any
 from urllib.parse import SplitResult, unquote, unquote_plus, urlsplit
 
@@ -34,6 +34,8 @@ _ESCAPE = re.compile(
 _ESCAPE_MARKS = "\\%&+"
 _ESCAPE_CHARACTERS = 12
 """The longest part of an escape that can stand at the end of a truncated text."""
+_FIRST, _NEXT = "\udffe", "\udfff"
+_HIDDEN = re.compile(f"{_FIRST}{_NEXT}*")
 _TRUNCATED = "…[truncated]"
 _MARGIN_CHARS = 512  # read beyond the cut, so that a secret that straddles it is recognised
 
@@ -220,10 +222,9 @@ def without(text: str, secrets: Sequence[str], *, cut: bool = False) -> str:
 
 def _without_escaped(text: str, secrets: Sequence[str], *, cut: bool) -> str:
     plain, starts, ends = _unescaped(text)
-    found = [(at, at + len(one)) for one in secrets for at in _places(text, one)]
-    for one in dict.fromkeys(_unescaped(secret)[0] for secret in secrets):
-        if len(one) >= MIN_SECRET_CHARACTERS:
-            found += [(starts[at], ends[at + len(one) - 1]) for at in _places(plain, one)]
+    found = [one.span() for one in _HIDDEN.finditer(_hidden(text, secrets))]
+    inside = _HIDDEN.finditer(_hidden(plain, _unescaped_secrets(tuple(secrets))))
+    found += [(starts[one.start()], ends[one.end() - 1]) for one in inside]
     end = len(text)
     if cut:
         dropped = len(secrets[0]) - 1 + _ESCAPE_CHARACTERS
@@ -239,11 +240,17 @@ def _without_escaped(text: str, secrets: Sequence[str], *, cut: bool) -> str:
     return "".join((*shown, text[done:end]))
 
 
-def _places(text: str, part: str) -> Iterator[int]:
-    at = text.find(part)
-    while at >= 0:
-        yield at
-        at = text.find(part, at + 1)
+def _hidden(text: str, secrets: Sequence[str]) -> str:
+    """The text, as long as before, with marks in place of the characters of secrets (longest first)."""
+    for one in secrets:
+        text = text.replace(one, _FIRST + _NEXT * (len(one) - 1))
+    return text
+
+
+@functools.lru_cache(maxsize=1024)
+def _unescaped_secrets(secrets: tuple[str, ...]) -> tuple[str, ...]:
+    found = {_unescaped(secret)[0] for secret in secrets}
+    return tuple(sorted((one for one in found if len(one) >= MIN_SECRET_CHARACTERS), key=len, reverse=True))
 
 
 def _unescaped(text: str) -> tuple[str, list[int], list[int]]:

@@ -2,14 +2,17 @@
 
 import html
 import json
+import tracemalloc
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 from urllib.parse import quote, quote_plus
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from relay import redaction
 from relay.core.delivery import Attempt, OutboundRequest, Response, Timings
 from relay.delivery.attempts import (
     CUT,
@@ -153,6 +156,34 @@ def test_text_around_an_escaped_secret_is_kept() -> None:
     )
     assert without(text, ()) == text
     assert without("no such thing \\ here", secrets) == "no such thing \\ here"
+
+
+def test_secrets_that_are_in_each_other_are_taken_out_once() -> None:
+    nested = tuple("a" * length for length in range(60, 7, -1))
+    tracemalloc.start()
+    try:
+        shown = without("a" * 4_096 + "+", nested)
+        _, most_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert shown == "[redacted]" * (4_096 // 60) + "[redacted]" + "+"
+    assert most_bytes < 2_000_000  # it is not a place for each secret at each character: 40 MB
+
+
+def test_secrets_are_unescaped_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    unescaped: list[str] = []
+    real = redaction._unescaped
+
+    def counted(text: str) -> Any:
+        unescaped.append(text)
+        return real(text)
+
+    monkeypatch.setattr(redaction, "_unescaped", counted)
+    secrets = tuple(f"a secret, number {number}" for number in range(200))
+    headers = tuple((f"X-{number}", f"{number}%41") for number in range(MAX_HEADERS))
+    response = Response(started_at=1.0, duration_ms=2.0, status_code=200, headers=headers)
+    assert len(attempt_of(1, (), response, secrets=secrets).response_headers) == MAX_HEADERS
+    assert len(unescaped) == len(secrets) + len(headers)
 
 
 def test_headers_are_redacted_before_they_are_stored() -> None:
