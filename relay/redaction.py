@@ -80,8 +80,8 @@ _SECRETS = re.compile(
             rf"{_OURS}(?:{_QUOTED}|(?:(?:bearer|basic|token)\s+)*[^\s\"'&;<>)\]}}]+\]?)",
             r"(\"(?:recipient(?:_name)?|address|e?mail|phone|profile_url|account_identifier)\\*\"\s*:\s*)"
             rf"(?:{_QUOTED})",
-            r"(?:bearer\s+)+(?!tokens?\b|realm=)[\w\-.~+/]+=*",
-            r"(?:basic\s+)+(?!authentication\b)[a-z0-9+/_-]{8,}=*",
+            r"(?:bearer\s+)+(?!tokens?(?![\w\-.~+/=])|realm=)[\w\-.~+/]+=*",
+            r"(?:basic\s+)+(?!authentication(?![a-z0-9+/_=-]))[a-z0-9+/_-]{8,}=*",
             r"sk-revor-[\w-]+|\bsk-[\w-]{16,}",
             r"wh(?:sec|sk)_[\w+/=-]+",
             r"(?<![a-z0-9])rl_[\w-]{8,}|rl_[\w-]{40,}",
