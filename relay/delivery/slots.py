@@ -78,7 +78,8 @@ class Target:
     looked_at      when its deliveries were last found to wait for others, until `ready_at`
     known          False once the subscription is removed; deliveries in flight outlive it
     portal         the account at a CRM whose limits it shares; None: its limits are its own
-    templates      the slots of all subscriptions of its owner with templates; None: it has none
+    templates      the slots that its owner's subscriptions with templates share, in all and of its host; it has none
+                   without a template
     """
 
     subscription: Subscription
@@ -94,7 +95,7 @@ class Target:
     ready_at: float = 0.0
     known: bool = True
     portal: "Portal | None" = None
-    templates: "_Owner | None" = None
+    templates: "tuple[_Templates, ...]" = ()
 
     @property
     def full(self) -> bool:
@@ -140,12 +141,15 @@ class _Host:
     name: str
     in_flight: int = 0
     targets: set[Target] = field(default_factory=set)
+    templates: "dict[str | None, _Templates]" = field(default_factory=dict)
 
 
 @dataclass(slots=True, eq=False)
-class _Owner:
-    """An account whose subscriptions have templates. `starved`: one of them got no slot because others had them all."""
+class _Templates:
+    """What the subscriptions of one account with templates have in flight. `starved`: one of them got no slot because
+    others had them all."""
 
+    of_host: bool
     in_flight: int = 0
     starved: bool = False
 
@@ -192,7 +196,8 @@ class Slots:
 
     concurrency  maximum slots in all
     per_host     maximum per host (scheme, name and port); one subscription gets at most half while another one waits.
-                 All subscriptions of an owner with templates get at most half of it: they wait for each other's turns
+                 All subscriptions of an owner with templates get at most half of either: they wait for each other's
+                 turns
     freed        called when a slot is freed while `starved`
     """
 
@@ -212,7 +217,7 @@ class Slots:
         self._listed: dict[str, Target] = {}
         self._hosts: dict[str, _Host] = {}
         self._portals: dict[tuple[str, str, str], Portal] = {}
-        self._owners: dict[str | None, _Owner] = {}
+        self._templates: dict[str | None, _Templates] = {}
 
     def limit(self, *, concurrency: int, per_host: int) -> None:
         """Sets new limits; deliveries in flight are not affected."""
@@ -293,13 +298,11 @@ class Slots:
             host.in_flight += target.slots.in_flight
         target.subscription, target.kind, target.host = subscription, kind, host
         target.shown_sink, target.redacted_sink = shown_sink, redacted_sink
-        templates = self._owners.setdefault(subscription.owner, _Owner()) if subscription.has_template else None
-        if target.templates is not templates:
-            if target.templates is not None:
-                target.templates.in_flight -= target.slots.in_flight
-            if templates is not None:
-                templates.in_flight += target.slots.in_flight
-            target.templates = templates
+        for one in target.templates:
+            one.in_flight -= target.slots.in_flight
+        target.templates = self._templates_of(subscription, host) if subscription.has_template else ()
+        for one in target.templates:
+            one.in_flight += target.slots.in_flight
         target.bundle = kind.bundle(subscription)
         rate = subscription.allowed_per_second or kind.rate_per_second
         target.sink.adopt(subscription, before, ceiling=ceiling, rate=rate)
@@ -307,6 +310,11 @@ class Slots:
         key = None if subscription.is_dry else kind.portal(subscription)  # which gets nothing of it
         if key is not None or target.portal is not None:
             self._adopt_portal(target, key)
+
+    def _templates_of(self, subscription: Subscription, host: _Host) -> tuple[_Templates, ...]:
+        owner = subscription.owner
+        in_all = self._templates.setdefault(owner, _Templates(of_host=False))
+        return in_all, host.templates.setdefault(owner, _Templates(of_host=True))
 
     # --- portals
 
@@ -372,20 +380,19 @@ class Slots:
             limit if ahead else min(limit - slots.in_flight, self.per_host - host.in_flight),
             CLAIMED_PER_SLOT * limit - slots.claimed,
             self.concurrency - self.in_flight,
-            self.concurrency if target.templates is None else self._most_templates - target.templates.in_flight,
+            *[self._most_of(one) - one.in_flight for one in target.templates],
         )
 
     def starve(self, target: Target) -> None:
         """A due subscription gets no slot. `freed` is called once some are free."""
-        owner = target.templates
-        if owner is not None and owner.in_flight >= self._most_templates:
-            owner.starved = True
-        elif not target.slots.claimed:  # other subscriptions have all the slots
+        full = [one for one in target.templates if one.in_flight >= self._most_of(one)]
+        for one in full:
+            one.starved = True
+        if not full and not target.slots.claimed:  # other subscriptions have all the slots
             self.starved = True
 
-    @property
-    def _most_templates(self) -> int:
-        return max(1, self.per_host // 2)
+    def _most_of(self, templates: _Templates) -> int:
+        return max(1, (self.per_host if templates.of_host else self.concurrency) // 2)
 
     def backlogged_limit(self, target: Target, now: float) -> float:
         """How many backlogged deliveries it may have in flight: while fresh ones arrive, a share of BACKLOGGED_SLOTS
@@ -423,8 +430,8 @@ class Slots:
         target.slots.fills += target.full
         target.host.in_flight += 1
         self.in_flight += 1
-        if target.templates is not None:
-            target.templates.in_flight += 1
+        for one in target.templates:
+            one.in_flight += 1
 
     def vacate(self, target: Target) -> None:
         """Frees a slot, or passes it on to a waiting delivery."""
@@ -437,19 +444,19 @@ class Slots:
         target.slots.in_flight -= 1
         target.host.in_flight -= 1
         self.in_flight -= 1
-        if target.templates is not None:
-            self._vacate_template(target.templates)
+        for one in target.templates:
+            self._vacate_template(one)
         if not target.known:
             self._leave(target)
         if self.starved:
             self._freed()
 
-    def _vacate_template(self, owner: _Owner) -> None:
+    def _vacate_template(self, templates: _Templates) -> None:
         """Frees a slot of an owner's templates. A scan follows once half of them are free: each looks at all that is
         due, and what is in flight goes on with the next of its subscription anyway."""
-        owner.in_flight -= 1
-        if owner.starved and owner.in_flight <= self._most_templates // 2:
-            owner.starved = False
+        templates.in_flight -= 1
+        if templates.starved and templates.in_flight <= self._most_of(templates) // 2:
+            templates.starved = False
             self._freed()
 
     async def wait_for_slot(self, target: Target) -> bool:

@@ -151,9 +151,10 @@ def test_templates_of_one_owner_leave_half_of_a_host_to_others() -> None:
     slots = Slots(concurrency=256, per_host=8)
     template = {"options": {"template": {}}}
     given: dict[str, dict[str, Any]] = {
-        **{f"busy {number}": {"owner": "alpha", "sink": f"https://{number}.test/", **template} for number in range(9)},
+        **{f"busy {number}": {"owner": "alpha", "sink": "https://0.test/", **template} for number in range(9)},
         "beta": {"owner": "beta", "sink": "https://0.test/", **template},
         "plain": {"owner": "alpha", "sink": "https://0.test/"},
+        "elsewhere": {"owner": "alpha", "sink": "https://1.test/", **template},
     }
 
     def adopt() -> None:
@@ -174,13 +175,32 @@ def test_templates_of_one_owner_leave_half_of_a_host_to_others() -> None:
     assert slots.free(targets["busy 8"], NOW) == 2, "its template was removed while a delivery was in flight"
     slots.vacate(targets["busy 1"])
     assert slots.free(targets["busy 8"], NOW) == 2
+    given["busy 2"]["sink"] = "https://1.test/"
+    adopt()
+    assert slots.free(targets["busy 8"], NOW) == 3, "its sink moved while a delivery was in flight"
+
+
+def test_templates_of_one_owner_leave_half_of_all_slots_to_others_and_sinks_that_hang_leave_them_to_its_own() -> None:
+    slots = Slots(concurrency=16, per_host=8)
+    template = {"options": {"template": {}}}
+    for number in range(4):
+        slots.join(Subscription(id=f"{number}", sink=f"https://{number}.test/", **template), cast(Kind, PlainKind()))
+    slots.join(Subscription(id="other", owner="beta", sink="https://4.test/", **template), cast(Kind, PlainKind()))
+    *own, other = list(slots)
+    for _ in range(4):  # all that its host may have
+        slots.occupy(own[0])
+    assert [slots.free(one, NOW) for one in own] == [0, 4, 4, 4]
+    for _ in range(4):
+        slots.occupy(own[1])
+    assert [slots.free(one, NOW) for one in own] == [0] * 4
+    assert slots.free(other, NOW) == 4
 
 
 def test_owner_whose_templates_had_all_their_slots_gets_a_scan_once_half_are_free() -> None:
     scans: list[str] = []
     slots = Slots(concurrency=256, per_host=8, freed=lambda: scans.append("scan"))
     for number in range(5):
-        one = Subscription(id=f"s{number}", sink=f"https://{number}.test/", options={"template": {}})
+        one = Subscription(id=f"s{number}", sink="https://receiver.test/", options={"template": {}})
         slots.join(one, cast(Kind, PlainKind()))
     targets = list(slots)
     for target in targets[:4]:
