@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from relay.clock import from_rfc3339
+from relay.core.filters import UNREADABLE
 from relay.core.sentences import titled
 from relay.web.reasons import reason_and_cause
 
@@ -140,6 +141,9 @@ def _subscriptions(seen: Seen) -> Iterator[Concern]:
         if one["state"] == "disabled":
             why, since = reason_and_cause(one.get("disabled_reason")), one.get("state_since")
             yield Concern(level="bad", key=f"disabled{also}", values=values, path=path, since=since, fix=why)
+        elif one["state"] == "paused" and (one.get("state_reason") or "").startswith(UNREADABLE):
+            values, why, since = {"sink": _name(one)}, one["state_reason"], one.get("state_since")
+            yield Concern(level="bad", key="held", values=values, path=path, since=since, fix=why)
         elif _fails(one):
             why, since = reason_and_cause(one.get("failing_reason")), one["failing_since"]
             also = also or ("_in_doubt" if one["id"] in doubted else "")

@@ -11,6 +11,7 @@ from relay.web.texts import english
 
 NOW = 1_800_000_000.0
 NEW, OLD = to_rfc3339(NOW - 60), to_rfc3339(NOW - 3 * 86_400)
+HELD = "its filters cannot be read: filters[0].cel: expressions in CEL are gone"
 WELL: Mapping[str, Any] = {"status": "ok", "problems": []}
 
 
@@ -66,6 +67,12 @@ def keys(seen: Seen) -> list[tuple[str, str]]:
         ({"incidents": [incident(kind="creates")]}, [("bad", "incident")]),
         ({"incidents": [incident(subscription="sub_1")], "dead": [group()]}, [("bad", "dead")]),
         ({"subscriptions": [subscription(state="disabled", disabled_reason="410")]}, [("bad", "disabled")]),
+        ({"subscriptions": [subscription(state="paused", state_reason="paused by ops")]}, []),
+        ({"subscriptions": [subscription(state="paused", state_reason=HELD)]}, [("bad", "held")]),
+        (
+            {"subscriptions": [subscription(state="paused", state_reason=HELD)], "dead": [group()]},
+            [("bad", "held"), ("warn", "dead")],
+        ),
         ({"subscriptions": [subscription(state="paused")]}, []),
         ({"subscriptions": [subscription(failing_since=NEW, failing_reason="500")]}, [("bad", "failing")]),
         (
@@ -164,7 +171,11 @@ def everything() -> list[Concern]:
             accounts=[
                 account(state=state, open_jobs=n) for state in ("needs_reconnect", "cannot_send") for n in (0, 1, 5)
             ],
-            subscriptions=[subscription(state="disabled"), subscription(failing_since=NEW)],
+            subscriptions=[
+                subscription(state="disabled"),
+                subscription(failing_since=NEW),
+                subscription(state="paused", state_reason=HELD),
+            ],
             dead=[group(subscription_id="sub_2", count=1), group(sink=None), group(least=True)],
             uncertain=[group()],
             late=[group(subscription_id="sub_2"), group(subscription_id="sub_3", least=True)],
@@ -193,7 +204,17 @@ def everything() -> list[Concern]:
 def test_each_has_a_sentence_and_a_place_to_look() -> None:
     found = everything()
     assert {one.key for one in found} == {
-        *("problem", "source_down", "source_unauthorized", "incident", "uncertain", "intents", "disabled", "failing"),
+        *(
+            "problem",
+            "source_down",
+            "source_unauthorized",
+            "incident",
+            "uncertain",
+            "intents",
+            "disabled",
+            "failing",
+            "held",
+        ),
         *("account_needs_reconnect", "account_cannot_send", "dead", "late"),
         *("dead_least", "late_least", "uncertain_least", "intents_least"),
         "failing_in_doubt",
