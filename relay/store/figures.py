@@ -5,6 +5,7 @@ is lost and nothing deadlocks.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 from sqlalchemy.engine import Connection
 
@@ -133,7 +134,8 @@ def _add(connection: Connection, items: Sequence[Sequence[Row]]) -> Sequence[Non
             continue
         keys = json_list([key for key, _ in detailed])
         stored = {tuple(row[:4]): row[4] for row in fetch(connection, BUCKETS, rows=keys)}
-        buckets, gauges = [], []
+        buckets: list[dict[str, Any]] = []
+        gauges: list[dict[str, Any]] = []
         for key, cell in detailed:
             place = dict(zip(_KEY, key, strict=True))
             before = stored.get(key)

@@ -23,7 +23,7 @@ from relay.store.group_commit import collected
 from relay.store.incident_recorder import NO_SUMMARY, IncidentRecorder, Summary, joined, told_by
 from relay.store.notices import notify
 from relay.store.rows import event_from
-from relay.store.statements import SQLITE, Sql, fetch, insert_into, json_list, run, run_many, sql
+from relay.store.statements import SQLITE, Sql, fetch, in_turns, insert_into, json_list, run, run_many, sql
 from relay.store.streams import placed
 from relay.store.subscription_cache import MAX_CACHED, SubscriptionCache
 from relay.store.tables import OPEN_DELIVERY, DeliveryRow, EventRow
@@ -150,7 +150,7 @@ class Outbox:
         deliveries: list[dict[str, Any]] = []
         collapsed: list[dict[str, Any]] = []
         recorded: dict[str, Recorded] = {}
-        for event, lease in entries:
+        for event, lease in in_turns(connection, entries):
             targets: Iterable[Subscription] = self.subscriptions.matching(connection, event)
             if event.type == SUBSCRIPTION_DISABLED:  # a person reads it when it is over
                 targets = [one for one in targets if one.incidents == "off" or one.id != event.subject]

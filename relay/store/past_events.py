@@ -21,7 +21,7 @@ from relay.store.cancellation import revive
 from relay.store.outbox import INSERT_DELIVERY, delivery_values, lock_jobs, open_pairs
 from relay.store.pages import fitting, size_of
 from relay.store.rows import event_from
-from relay.store.statements import run, run_many, table_of
+from relay.store.statements import in_turns, run, run_many, table_of
 from relay.store.subscription_cache import FILLING
 from relay.store.tables import EventRow
 
@@ -68,7 +68,9 @@ def advance(connection: Connection, subscription: Subscription, filling: Filling
     # Locked, or retention could delete them meanwhile.
     rows = connection.execute(following.limit(count).with_for_update(read=True, key_share=True)).all()
     matching = [event for event in map(event_from, rows) if _is_for(subscription, event)]
-    wanted = [event for event in matching if filters is None or filters.passes(EventView(event.body))]
+    wanted = [
+        event for event in in_turns(connection, matching) if filters is None or filters.passes(EventView(event.body))
+    ]
     job_uids = sorted({event.order_key for event in wanted if event.order_key is not None})
     lock_jobs(connection, job_uids)  # the head of one may just be ending
     busy, now = open_pairs(connection, job_uids), subscription.created_at

@@ -15,7 +15,7 @@ from relay.ids import new_id
 from relay.store import replay_statements as sql
 from relay.store.notices import notify
 from relay.store.outbox import lock_jobs, open_pairs
-from relay.store.statements import fetch, fetch_json, json_list, run, run_many, run_rows
+from relay.store.statements import fetch, fetch_json, in_turns, json_list, run, run_many, run_rows
 from relay.store.subscription_cache import SubscriptionCache
 
 SLICE = 500
@@ -80,7 +80,8 @@ def queue_slice(
     wanted_events = {event[1]: event for event in events if event[4]}
     if filters is not None and wanted_events:
         bodies = {row[0]: row[1] for row in fetch(connection, sql.BODIES, ids=json_list(list(wanted_events)))}
-        wanted_events = {id: one for id, one in wanted_events.items() if filters.passes(EventView(bodies[id]))}
+        every = in_turns(connection, wanted_events.items())
+        wanted_events = {id: one for id, one in every if filters.passes(EventView(bodies[id]))}
     lock_jobs(connection, [event[2] for event in wanted_events.values() if event[2] is not None])
     there = fetch_json(
         connection,

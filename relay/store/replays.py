@@ -26,7 +26,7 @@ from relay.store.locks import MATCH, locking
 from relay.store.outbox import Outbox, lock_jobs
 from relay.store.replay_steps import count_ended, queue_slice, scope_of
 from relay.store.scoped import Scoped
-from relay.store.statements import run
+from relay.store.statements import in_turns, run
 from relay.store.subscription_cache import MATCHED_BY, matching_fields
 from relay.store.tables import ReplayRow, SubscriptionRow
 
@@ -188,7 +188,7 @@ def _count_filtered(
 ) -> _Counted:
     end, within = _slice(connection, request, scope, after, FILTERED_COUNT_SLICE)
     rows = sorted(run(connection, sql.LIST_EVENTS, **within, again=int(request.only == "all")), key=lambda row: row[:2])
-    found = [row.position for row in rows if filters.passes(EventView(row.body))]
+    found = [row.position for row in in_turns(connection, rows) if filters.passes(EventView(row.body))]
     return end, len(found), min(found, default=0), max(found, default=0)
 
 

@@ -8,16 +8,20 @@ ids.
 
 import re
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
 from sqlalchemy import Table, TextClause, text
 from sqlalchemy.engine import Connection, CursorResult
+from sqlalchemy.util import await_only
 from sqlmodel import SQLModel
 
+from relay.turns import Turns
+
+Item = TypeVar("Item")
 SQLITE = "sqlite"
 TEXT, REAL, INTEGER = "text", "double precision", "bigint"
 
@@ -236,6 +240,19 @@ def _driven(
     if isinstance(parameters, Mapping):
         return cursor.execute(_lite(statement), parameters)
     return cursor.executemany(_lite(statement), parameters)
+
+
+def in_turns(connection: Connection, items: Iterable[Item]) -> Iterator[Item]:
+    """The items, each of which may take the caller some milliseconds. On PostgreSQL that is time of the event loop,
+    where others then have their turn. SQLite has a thread."""
+    if connection.dialect.name == SQLITE:
+        yield from items
+        return
+    turns = Turns()
+    for item in items:
+        yield item
+        if turns.over:
+            await_only(turns.next())
 
 
 def driver_of(connection: Connection) -> sqlite3.Connection:

@@ -14,7 +14,7 @@ from relay.errors import Conflict
 from relay.ids import least_id
 from relay.store.attempt_results import promote_heads
 from relay.store.outbox import lock_jobs
-from relay.store.statements import fetch, json_list, run, sql
+from relay.store.statements import fetch, in_turns, json_list, run, sql
 from relay.store.subscription_rows import locked
 from relay.store.tables import OPEN_STATE
 
@@ -81,7 +81,8 @@ def filter_waiting(connection: Connection, item: tuple[Subscription, str, float]
         return None
     wanted = json_list(sorted({row.event_id for row in rows}))
     bodies = {row[0]: row[1] for row in fetch(connection, BODIES, ids=wanted)}
-    false = [row for row in rows if row.event_id in bodies and not filters.passes(EventView(bodies[row.event_id]))]
+    known = [row for row in rows if row.event_id in bodies]
+    false = [row for row in in_turns(connection, known) if not filters.passes(EventView(bodies[row.event_id]))]
     if false:
         ids = json_list([row.id for row in false])
         job_uids = sorted({row.job_uid for row in false if row.job_uid is not None})

@@ -1,6 +1,7 @@
 """Filters in the store: wherever events are matched to subscriptions, and once for each distinct filter."""
 
 import asyncio
+import itertools
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -8,25 +9,29 @@ from typing import Any
 import orjson
 import pytest
 
+from relay import turns
 from relay.core.comparisons import EventView
 from relay.core.declared import Change
 from relay.core.events import INCIDENT_OPENED, Event, Hint
-from relay.core.filters import MAX_OWNER_COMPARISONS, UNREADABLE, filters_of
+from relay.core.filters import MAX_OWNER_COMPARISONS, UNREADABLE, Filters, filters_of
 from relay.core.job import Problem
 from relay.core.replay import ReplayRequest
 from relay.core.subscription import Subscription
 from relay.errors import Conflict
 from relay.ids import new_id
 from relay.store import filter_room, replay_steps, replays, subscriptions, unreadable_filters
+from relay.store.postgres import PostgresDatabase
 from relay.store.store import Store
 from tests.support.store_kit import (
     NOW,
+    PUBLISHED_TYPE,
     SOURCE,
     deliver_all,
     deliveries,
     job_event,
     lease,
     poll,
+    publication,
     relay_event,
     seen,
     subscription,
@@ -337,6 +342,52 @@ async def test_the_most_comparisons_with_the_worst_operands_cost_no_other_owner_
     assert len(event.compared) == MAX_OWNER_COMPARISONS + 1
     assert await got(store, "sub_other") == [1]
     assert await got(store, "sub_0") == [1]  # nothing is given up: each of them is evaluated
+
+
+@pytest.mark.parametrize("what", ["record", "earlier events", "replay", "resume"])
+async def test_where_the_event_loop_evaluates_filters_others_have_their_turn_between_two_events(
+    store: Store, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    if not isinstance(store.database, PostgresDatabase):
+        pytest.skip("SQLite evaluates them in a thread")
+    filters = OLD if what == "resume" else DEALS
+    made = subscription("sub_1", types=(PUBLISHED_TYPE,), filters=filters, start_at=0.0)
+    if what == "resume":
+        await store.subscriptions.create(made)
+        await hold(store)
+    if what in ("earlier events", "replay", "resume"):
+        await store.published.record([publication(str(number)) for number in range(5)])
+    seen: list[str] = []
+    passes = Filters.passes
+
+    def noted(self: Filters, view: EventView) -> bool:
+        seen.append("event")
+        return passes(self, view)
+
+    async def others() -> None:
+        while True:
+            seen.append("others")
+            await asyncio.sleep(0)
+
+    if what == "replay":
+        await store.subscriptions.create(replace(made, start_at=None))
+    monkeypatch.setattr(Filters, "passes", noted)
+    monkeypatch.setattr(turns, "TURN_SECONDS", 0.0)
+    beside = asyncio.create_task(others())
+    if what == "record":
+        await store.subscriptions.create(made)
+        await store.published.record([publication(str(number)) for number in range(5)])
+    elif what == "earlier events":
+        await store.subscriptions.create(made)
+    elif what == "replay":
+        request = ReplayRequest(id=new_id("rpl", NOW), subscription_id="sub_1", since=0.0, until=NOW + 9, now=NOW)
+        await store.replays.create(request)
+    else:
+        await store.subscriptions.replace(replace(made, filters=DEALS), NOW)
+        await store.subscriptions.set_state("sub_1", "enabled", NOW)
+    beside.cancel()
+    assert seen.count("event") >= 5
+    assert ("event", "event") not in itertools.pairwise(seen)
 
 
 @pytest.mark.usefixtures("ten")
