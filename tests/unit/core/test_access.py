@@ -116,3 +116,18 @@ def test_scopes_are_listed_in_one_order() -> None:
 
 def test_no_token_that_is_made_is_weak() -> None:
     assert {weakness_of(new_token()) for _ in range(2_000)} == {None}
+
+
+@pytest.mark.parametrize(
+    ("token", "why"),
+    [
+        ("", "has fewer than 32 characters"),
+        ("abcdefghijklmnopqrstuvwxyz01234", "has fewer than 32 characters"),
+        ("a" * 64, "has fewer than 10 different characters"),
+        ("abcdefghi" * 4, "has fewer than 10 different characters"),
+        ("abcdefghij" * 4, None),
+        ("abcdefghijklmnopqrstuvwxyz012345", None),
+    ],
+)
+def test_short_and_monotonous_tokens_are_weak(token: str, why: str | None) -> None:
+    assert weakness_of(token) == why

@@ -227,6 +227,13 @@ def test_a_comparison_never_fails(data: object, dialect: str, place: str, operan
     assert parse_filters([{"not": {dialect: {place: operand}}}]).passes(view) is not passes
 
 
+def test_a_list_is_read_once_for_all_comparisons_with_it() -> None:
+    view = EventView(b'{"data": ["a", 1, null]}')
+    parsed = parse_filters([{"contains": {"/data": "a"}}, {"contains": {"/data": 1}}])
+    assert parsed.passes(view)
+    assert not parse_filters([{"contains": {"/data": "1"}}]).passes(view)
+
+
 def test_an_event_nested_as_deep_as_json_allows_is_compared() -> None:
     body = b'{"data": ' + b"[" * 900 + b"1" + b"]" * 900 + b"}"
     assert parse_filters([{"exists": {"/data/0/0/0/0/0/0/0": True}}]).passes(EventView(body))

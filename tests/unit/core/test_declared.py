@@ -7,6 +7,7 @@ from relay.core.declared import (
     NOT_SETTINGS,
     changed_fields,
     current_secret,
+    pending_words,
     problem_of_id,
     qualified,
     same_credential,
@@ -97,3 +98,11 @@ def test_every_field_of_a_subscription_is_a_setting_or_not():
         (shown,) = changed_fields(ONE, replace(ONE, **{name: other}))
         part, _, rest = shown.rpartition(".")
         assert rest in {"": top, "config": config, "protocolsettings": {"headers", "method"}}[part], shown
+
+
+@pytest.mark.parametrize(
+    ("count", "words"),
+    [(0, "0 pending deliveries"), (1, "1 pending delivery"), (2_345, "2,345 pending deliveries")],
+)
+def test_pending_deliveries_are_counted_in_words(count: int, words: str) -> None:
+    assert pending_words(count) == words

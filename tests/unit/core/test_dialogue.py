@@ -1,7 +1,8 @@
 """Deliveries of several requests, as values: previews."""
 
 from relay.core.delivery import OutboundRequest, Outcome, Response
-from relay.core.dialogue import MAX_STEPS, Ended, Step, Steps, group_key, previewed
+from relay.core.dialogue import MAX_STEPS, Ended, Step, Steps, group_key, person_key, previewed
+from relay.core.records import MemoryTurn
 
 
 def step(url: str, expected: bytes = b"") -> Step:
@@ -39,3 +40,24 @@ def test_preview_ends() -> None:
 
 def test_groups_of_different_accounts_have_different_keys() -> None:
     assert group_key("revor/a", "b") == "group/revor/a/b"
+
+
+def test_key_of_a_person_shows_neither_portal_nor_address() -> None:
+    key = person_key("acme.pipedrive.com", "alex@example.com")
+    assert key == person_key("acme.pipedrive.com", "alex@example.com")
+    assert not any(part in key for part in ("acme", "alex", "example"))
+    assert (
+        len({key, person_key("acme.pipedrive.co", "malex@example.com"), person_key("other", "alex@example.com")}) == 3
+    )
+
+
+def test_turn_knows_what_the_subscriptions_of_the_portal_remember() -> None:
+    person, phone = {"id": 1}, {"id": 2}
+    shared = tuple(
+        MemoryTurn(subscription_id="", key=key, token="t", memory=memory)
+        for key, memory in (("person/1", person), ("person/2", phone))
+    )
+    assert MemoryTurn(subscription_id="sub_1", key="k", token="t", memory={}, shared=shared).known == (
+        person,
+        phone,
+    )
