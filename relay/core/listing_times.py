@@ -38,7 +38,7 @@ class ListingTimes:
         due_at = self._due_at
         if self._is_asked:
             again = min(ASK_AGAIN_SECONDS, self._interval_seconds * ASK_AGAIN_SHARE)
-            due_at = min(due_at, self._began_at + again)
+            due_at = min(due_at, max(self._began_at + again, 0.0))
         missing = 1 - self._saved_at_rate(now, requests_per_second)
         if missing <= 0:
             return due_at

@@ -3,6 +3,7 @@
 Adopted accounts are added while the node runs; none is removed before it stops.
 """
 
+import asyncio
 from collections.abc import Callable
 
 from relay import __version__
@@ -24,6 +25,9 @@ from relay.proxy.transport import UpstreamTransport
 from relay.signals import Signals
 from relay.sources.client import PollResult, UpstreamClient
 from relay.store.store import Store
+
+MAX_LISTINGS = 16
+"""Listings of connect accounts that a node makes at once: at a start every account asks for one."""
 
 
 class Accounts:
@@ -57,6 +61,7 @@ class Accounts:
         self.transports: dict[str, UpstreamTransport] = {}
         self.statistics: dict[str, SourceStatistics] = {}
         self._planner_statistics: dict[str, PlannerStatistics] = {}
+        self._listings = asyncio.Semaphore(MAX_LISTINGS)
 
     def add_source(self, source: SourceSettings, components: ComponentSettings) -> None:
         """Adds a source with its accounts."""
@@ -97,6 +102,7 @@ class Accounts:
                 wake=self._dispatcher.wake,
                 metrics=self._metrics,
                 clock=self._clock,
+                turns=self._listings,
             )
         poller = Poller(
             settings,

@@ -20,7 +20,7 @@ from relay.sources.client import problem_of
 
 if TYPE_CHECKING:
     from relay.signals import Signals
-    from relay.sources.client import UpstreamClient
+    from relay.sources.client import PollResult, UpstreamClient
     from relay.store.accounts import AccountStore
 
 DOWN_FAILURES = 5
@@ -68,6 +68,10 @@ class AccountHealth:
         self._failures = 0
         self._failing_since: float | None = None
         self._forbidden: set[str] = set()
+        self.is_proven = False
+        """Whether the upstream has answered a request with this key since this node polls the account."""
+        self._silent: AccountState | None = None
+        """What to show while it has not."""
 
     @property
     def key_refused(self) -> bool:
@@ -84,8 +88,10 @@ class AccountHealth:
 
     def configure(self, settings: AccountSettings) -> None:
         """Applies reloaded settings and reads the key again."""
-        self._settings = settings
+        before, self._settings = self.key, settings
         self.key = settings.read_key()
+        if self.key != before:
+            self._prove(proven=False)
 
     async def probe(self, upstream: "UpstreamClient") -> bool:
         """While the key is refused: reads it again and tries one cheap call. Returns True if polling continues.
@@ -112,7 +118,10 @@ class AccountHealth:
 
     @property
     def shown_state(self) -> AccountState:
-        """The state to show: a refusal of an earlier key counts as ok."""
+        """The state to show: a refusal of an earlier key counts as ok, and an upstream that has answered nothing yet as
+        down."""
+        if self._silent is not None and self.state.state == "ok":
+            return self._silent
         if self.state.state == "unauthorized" and not self.key_refused:
             return AccountState(source=self.state.source, name=self.state.name)
         return self.state
@@ -121,10 +130,35 @@ class AccountHealth:
         """Forgets the state: another node polls the account now."""
         self.state = AccountState(source=self.state.source, name=self.state.name)
         self._forget_failures()
+        self._prove(proven=False)
+
+    async def tried(self, result: "PollResult", now: float) -> None:
+        """Judges a request that was made to find out whether the key works, before a job has to be polled: as a poll's
+        result, but that an upstream which does not answer is shown as down at once. Recorded is that as of polls."""
+        if result.kind == "unauthorized":
+            await self.unauthorized(problem_of(result, now), now)
+        elif result.kind == "observed":
+            await self.succeeded(now)
+        elif result.kind == "unavailable":
+            problem = problem_of(result, now)
+            if self._silent is None:
+                place = {"source": self.state.source, "account": self.state.name}
+                log.warning("upstream_does_not_answer", **place, problem=problem["message"])
+                since = now
+            else:
+                since = self._silent.since or now
+            self._silent = replace(self.state, state="down", since=since, problem=problem)
+            await self.failed(problem, now)
+        else:  # an answer: what it says is about the listing
+            self._prove(proven=True)
+
+    def _prove(self, *, proven: bool) -> None:
+        self.is_proven, self._silent = proven, None
 
     async def succeeded(self, now: float) -> None:
         """A poll was answered properly."""
         self._forget_failures()
+        self._prove(proven=True)
         if self.state.state != "ok":
             await self.recover(now)
 
@@ -147,6 +181,7 @@ class AccountHealth:
 
     async def unauthorized(self, problem: Mapping[str, Any], now: float) -> None:
         """The upstream refuses the key. Recorded once per key."""
+        self._prove(proven=True)
         if not self.key_refused:
             await self._set_state("unauthorized", {**problem, "key": fingerprint(self.key)}, now)
             self._reschedule()

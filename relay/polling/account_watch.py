@@ -1,9 +1,11 @@
 """Watch of an account's connect accounts, which it sends from: lists them now and then, and records what changed.
 
 All that a listing decides is in `relay/core/connect_accounts.py`, and when it is due in `relay/core/listing_times.py`.
-A listing that fails says nothing about the account's health: polls find out about keys and outages.
+A listing that fails says nothing about the account's health, but where nothing has been answered yet since this node
+polls the account (`AccountHealth.tried`): later, polls find out about keys and outages.
 """
 
+import asyncio
 from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
@@ -25,7 +27,7 @@ from relay.polling.account_settings import AccountSettings
 if TYPE_CHECKING:
     from relay.core.planner import Planner
     from relay.signals import Signals
-    from relay.sources.client import UpstreamClient
+    from relay.sources.client import PollResult, UpstreamClient
     from relay.store.connect_accounts import ConnectAccountStore
 
 log = structlog.get_logger("relay.polling")
@@ -47,8 +49,9 @@ class AccountWatch:
         wake: Callable[[], None],
         metrics: Metrics,
         clock: Clock,
+        turns: asyncio.Semaphore | None = None,
     ) -> None:
-        """`wake` wakes the dispatcher."""
+        """`wake` wakes the dispatcher. `turns` bounds the listings that all accounts of a node make at once."""
         self.listed_at: float | None = None
         """When the accounts were last listed; None: never, or not since this node polls the account."""
         self.states: Mapping[str, int] = {}
@@ -60,6 +63,7 @@ class AccountWatch:
         self._wake = wake
         self._metrics = metrics
         self._clock = clock
+        self._turns = turns or asyncio.Semaphore()
         self._working = False
         self.reset()
 
@@ -79,7 +83,7 @@ class AccountWatch:
         self.reset()
 
     def ask(self) -> None:
-        """Asks for a listing soon: a job has failed in a way that points at its account."""
+        """Asks for a listing soon: a job has failed in a way that points at its account, or a key is to be tried."""
         self._times.ask()
 
     def next_at(self, planner: "Planner") -> float | None:
@@ -90,19 +94,23 @@ class AccountWatch:
         at = self._times.next_at(now, planner.requests_per_second)
         return at if at > now or not self._is_loaded else planner.other_opens_at(now)
 
-    async def run_once(self, planner: Callable[[], "Planner"], key: str, still_holds: Callable[[], bool]) -> None:
-        """Lists the accounts, with one request of the planner's budget, and records what changed.
+    async def run_once(
+        self, planner: Callable[[], "Planner"], key: str, still_holds: Callable[[], bool]
+    ) -> "PollResult | None":
+        """Lists the accounts, with one request of the planner's budget, and records what changed. Returns the answer,
+        or None if nothing was asked.
 
         `planner` is the account's planner, which a reload replaces. `still_holds`: whether this node still polls the
         account; if not, the answer is dropped.
         """
         if self._working:
-            return
+            return None
         self._working = True
         times = self._times
+        result: PollResult | None = None
         try:
             if self._is_loaded:
-                await self._list(planner, key, still_holds)
+                result = await self._list(planner, key, still_holds)
             else:
                 await self._load()
         except StoreError as error:
@@ -113,6 +121,7 @@ class AccountWatch:
             log.exception("accounts_not_listed", **self._place)
         finally:
             self._working = False
+        return result
 
     async def _load(self) -> None:
         times = self._times
@@ -121,14 +130,18 @@ class AccountWatch:
             self._listed(known.listed_at, known.accounts)
             self._is_loaded = True
 
-    async def _list(self, planner: Callable[[], "Planner"], key: str, still_holds: Callable[[], bool]) -> None:
-        now, times = self._clock(), self._times
-        if not planner().take_other(now):
-            return
-        times.began(now, planner().requests_per_second)
-        result = await self._upstream.list_accounts(key)
+    async def _list(
+        self, planner: Callable[[], "Planner"], key: str, still_holds: Callable[[], bool]
+    ) -> "PollResult | None":
+        times = self._times
+        async with self._turns:
+            now = self._clock()
+            if not still_holds() or not planner().take_other(now):
+                return None
+            times.began(now, planner().requests_per_second)
+            result = await self._upstream.list_accounts(key)
         if not still_holds():
-            return
+            return None
         planner().other_answered(result.status_code, result.headers, result.sent_at, self._clock())
         self._metrics.account_listings.labels(*self._place.values(), result.kind).inc()
         log.debug(
@@ -142,6 +155,7 @@ class AccountWatch:
             times.failed(self._clock())
         else:
             await self._record(result.listing)
+        return result
 
     async def _record(self, listing: Listing) -> None:
         known = await self._rows.known(**self._place)

@@ -196,6 +196,7 @@ class Poller:
         """Restores the planner and the account's state. Call before any job is planned."""
         if state is not None:
             self.health.state = state
+        self._try_key()
         if self._saved_plan is not None:
             await self._saved_plan.restore(self.planner)
 
@@ -211,7 +212,15 @@ class Poller:
         self.health.configure(settings)
         if self.watch is not None:
             self.watch.configure(settings)
+        if not self.health.is_proven:
+            self._try_key()
         self.reschedule()
+
+    def _try_key(self) -> None:
+        """Has the connect accounts listed soon, so that a wrong key, or an upstream that does not answer, is known
+        before a job is tracked."""
+        if self.watch is not None:
+            self.watch.ask()
 
     def track(self, job: Job | PlannedJob) -> None:
         """Plans a registered job. If it is already planned, only its weight can have changed."""
@@ -291,7 +300,16 @@ class Poller:
             self._tasks.start(self._list_accounts(watch, key, term))
 
     async def _list_accounts(self, watch: AccountWatch, key: str, term: int) -> None:
-        await watch.run_once(lambda: self.planner, key, lambda: self._holds_since(term))
+        def holds() -> bool:
+            return self._holds_since(term) and not self._stopping
+
+        result = await watch.run_once(lambda: self.planner, key, holds)
+        if result is not None and not self.health.is_proven and key == self.key and self._holds_since(term):
+            try:
+                await self.health.tried(result, self._clock())
+            except StoreError as error:
+                place = {"source": self.settings.source, "account": self.settings.account}
+                log.error("state_not_recorded", **place, error=str(error))
         self.reschedule()
 
     def _job_failed(self, problem: Problem, channel: str | None) -> None:

@@ -144,11 +144,13 @@ async def test_sighup_resumes_an_account_with_a_new_key(world: RelayWorld, tmp_p
         "security: {allow_http: true, allow_networks: [127.0.0.0/8]}\n"
     )
     await world.serve(REVOR_API_KEY="")
-    await world.subscribe("relay.source.unauthorized", "relay.source.recovered", "ai.revor.job.succeeded")
+    types = ("relay.source.unauthorized", "relay.source.recovered", "ai.revor.job.succeeded")
+    await world.subscribe(*types, config={"start": "earliest"})  # the key is tried as soon as the relay has started
     job_id = await world.job()
     await world.until(lambda: [event["type"] for event in world.received] == ["relay.source.unauthorized"])
     assert world.received[0]["data"]["code"] == code
-    assert (await world.get(f"/v1/jobs/{job_id}"))["last_error"]["code"] == code
+    (source,) = (await world.get("/v1/sources"))["items"]
+    assert source["problem"]["code"] == code
     (note,) = (await world.get("/readyz"))["notes"]
     assert note.startswith("revor/default is unauthorized since ")
     assert 'relay_source_up{account="default",source="revor"} 0.0' in await _metrics(world)

@@ -52,6 +52,29 @@ async def forwarder(target: list[int]) -> AsyncIterator[int]:
         yield port
 
 
+@pytest.mark.parametrize("what", ["unauthorized", "down"])
+async def test_trouble_is_said_before_a_job_is_tracked(world: RelayWorld, what: str) -> None:
+    if what == "down":
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        await world.serve(REVOR_BASE_URL=f"http://127.0.0.1:{port}")
+    else:
+        await world.fault("revoked_key")
+        await world.serve()
+
+    async def is_said() -> bool:
+        notes = (await world.get("/readyz"))["notes"]
+        return any(note.startswith(f"revor/default is {what} since ") for note in notes)
+
+    await world.until(is_said)
+    (source,) = (await world.get("/v1/sources"))["items"]
+    assert (source["state"], source["open_jobs"]) == (what, 0)
+    assert source["problem"]["message"]
+    line = "upstream_does_not_answer" if what == "down" else "relay.source.unauthorized"
+    assert await world.end() == 0
+    assert len([one for one in world.lines if line in one]) == 1
+
+
 async def test_upstream_refuses_connections(world: RelayWorld) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]

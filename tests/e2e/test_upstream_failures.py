@@ -166,15 +166,16 @@ async def test_refused_key_is_read_again(tmp_path: Path) -> None:
     key_file = tmp_path / "revor-key"
     key_file.write_text("sk-revor-revoked-test\n")
     async with open_e2e_world(tmp_path, api_key="sk-revor-revoked-test", api_key_file=key_file) as world:
-        await world.subscribe(types=ALL_TYPES)
-        job_id = await world.job()
-        await world.until(lambda: world.kinds() == ["relay.source.unauthorized"])
+        await world.subscribe(types=ALL_TYPES, config={"start": "earliest"})
+        await world.until(lambda: world.kinds() == ["relay.source.unauthorized"])  # before a job is tracked
         event = check_event(world.received["/events"][-1].body)
         assert event["data"]["code"] == "api_key_revoked"
 
-        shown = await noted(world, job_id)
-        assert shown["last_error"]["code"] == "api_key_revoked"
-        assert shown["open"]
+        job_id = await world.job()
+        explained = (await world.api.get(f"/v1/jobs/{job_id}/explain")).json()
+        assert "refuses" in explained["sentence"], explained
+        shown = (await world.api.get(f"/v1/jobs/{job_id}")).json()
+        assert (shown["last_error"], shown["open"]) == (None, True)
         assert world.metric("relay_source_up") == 0
         (note,) = await world.notes()
         assert note.startswith(UNAUTHORIZED_NOTE)
