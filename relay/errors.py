@@ -21,6 +21,7 @@ RelayError
 │   └── NoAnswer           it was sent, but no complete response arrived: its outcome is unknown
 └── StoreError             the database failed
     ├── ValueRefused       the database cannot store this value
+    ├── DecryptError       a stored secret cannot be decrypted with the configured keys
     ├── DatabaseHeld       another process holds this SQLite database
     ├── ServerTooOld       the version of the PostgreSQL server is not supported
     ├── SchemaTooNew       the database was migrated by a newer program
@@ -245,6 +246,16 @@ class StoreError(RelayError):
 
 class ValueRefused(StoreError):
     """The database cannot store a value. A retry will not help."""
+
+
+class DecryptError(StoreError):
+    """A secret in the database cannot be decrypted. `key`: the id of the missing key; None if the secret is damaged."""
+
+    code = "decrypt_failed"
+
+    def __init__(self, problem: str, key: str | None = None) -> None:
+        super().__init__(problem)
+        self.key = key
 
 
 class DatabaseHeld(StoreError):

@@ -45,17 +45,14 @@ class PublicKeys(TypedDict):
 
 
 class Rotation(TypedDict):
-    """A rotation of the encryption keys. `unused` keys may be removed."""
+    """One part of a rotation of the encryption keys: how many secrets were encrypted again, and how many are left.
+    `unused` keys may be removed."""
 
-    state: Literal["running", "done", "failed"]
     key: str
-    total: int
     done: int
-    failed: int
+    left: int
     unused: list[str]
     problem: str | None
-    started_at: Time
-    ended_at: Time | None
 
 
 class EncryptionKeys(TypedDict):
@@ -63,7 +60,6 @@ class EncryptionKeys(TypedDict):
 
     ids: list[str]
     place: str
-    rotation: Rotation | None
 
 
 class Keys(TypedDict):
@@ -97,11 +93,10 @@ async def get_public_keys(call: Call) -> Response:
 
 @operation("GET /v1/keys", scopes=ADMINS, answers={200: Answer("The keys, without secrets.", Keys)})
 async def get_keys(call: Call) -> Response:
-    """Read the ids of the keys, and the progress of a rotation."""
+    """Read the ids of the keys."""
     own = call.ports.node.keys
-    rotation = None if own.rotation is None else rotation_view(own.rotation)
     document: Keys = {
-        "encryption": {"ids": list(own.ids), "place": own.place, "rotation": rotation},
+        "encryption": {"ids": list(own.ids), "place": own.place},
         "signing": await _public_keys(call),
     }
     return json_response(document)
@@ -114,19 +109,19 @@ async def get_keys(call: Call) -> Response:
     scopes=ADMINS,
     body=Nothing,
     body_optional=True,
-    answers={202: Answer("The rotation runs, or is joined. `GET /v1/keys` shows its progress.", Rotation)},
-    problems={409: "Another node encrypts with another key, or the key file cannot be replaced."},
+    answers={200: Answer("What was done. Send the request again until nothing is left.", Rotation)},
+    problems={409: "The key file cannot be replaced."},
 )
 async def rotate_encryption_key(call: Call) -> Response:
-    """Encrypt every stored secret again with the first key.
+    """Encrypt stored secrets again with the first key, for five seconds.
 
-    Started again after a crash, it continues.
+    Each request continues where the rows are left.
     """
     try:
         rotation = await call.ports.node.keys.rotate()
     except SettingsError as error:
         raise Conflict(str(error), code="keys_refused") from None
-    return json_response(rotation_view(rotation), 202)
+    return json_response(rotation_view(rotation))
 
 
 @operation(
@@ -206,15 +201,11 @@ def public_key_view(key: SigningSecret) -> PublicKey:
 def rotation_view(rotation: encryption.Rotation) -> Rotation:
     """A rotation as the API shows it."""
     return {
-        "state": rotation.state,
         "key": rotation.key,
-        "total": max(rotation.total, rotation.done),
         "done": rotation.done,
-        "failed": rotation.failed,
+        "left": rotation.left,
         "unused": list(rotation.unused),
         "problem": rotation.problem,
-        "started_at": to_rfc3339(rotation.started_at),
-        "ended_at": optional_rfc3339(rotation.ended_at),
     }
 
 
@@ -227,23 +218,12 @@ _KEY: PublicKey = {
     "valid_from": _TIME,
     "valid_until": None,
 }
-_ROTATION: Rotation = {
-    "state": "running",
-    "key": "0c1d2e3f",
-    "total": 1200,
-    "done": 450,
-    "failed": 0,
-    "unused": [],
-    "problem": None,
-    "started_at": _TIME,
-    "ended_at": None,
-}
 EXAMPLES: dict[str, Any] = {
     "PublicKeys": {"keys": [_KEY]},
     "Keys": {
-        "encryption": {"ids": ["0c1d2e3f", "8a9b0c1d"], "place": "encryption.keys", "rotation": _ROTATION},
+        "encryption": {"ids": ["0c1d2e3f", "8a9b0c1d"], "place": "encryption.keys"},
         "signing": [_KEY],
     },
-    "Rotation": _ROTATION,
+    "Rotation": {"key": "0c1d2e3f", "done": 1200, "left": 0, "unused": ["8a9b0c1d"], "problem": None},
     "RotatedKey": {"key": _KEY, "old_key_expires_at": "2026-05-21T10:00:00.000Z"},
 }

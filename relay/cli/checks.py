@@ -337,7 +337,7 @@ async def _opened(settings: Settings, environ: Mapping[str, str], database: Find
     keyring = load_or_create_keyring(settings.encryption.keys, state_dir=default_state_dir(environ))
     store = await open_store(settings.database.url, keyring, now=wall_clock(), pool_size=1)
     try:
-        if (problem := refusal_of(keyring.ids, await store.ciphertexts.used(), ())) is not None:
+        if (problem := refusal_of(keyring.ids, await store.ciphertexts.used())) is not None:
             raise _Found(problem)
         yield store
     finally:

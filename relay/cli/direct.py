@@ -190,12 +190,8 @@ async def _begin(audit: "AuditLog", store: "Store", keyring: "Keyring", clock: "
     """Begins this process's chain."""
     from relay.node.encryption_keys import EncryptionKeys
 
-    keys = EncryptionKeys(keyring, store.ciphertexts, clock=clock, file=None)
-    try:
-        await keys.start()  # or nodes could not decrypt the audit's key
-        await audit.open(token_hex(8))
-    finally:
-        await keys.close()
+    await EncryptionKeys(keyring, store.ciphertexts, clock=clock, file=None).check()
+    await audit.open(token_hex(8))
 
 
 def _keyring(settings: "Settings") -> "Keyring":

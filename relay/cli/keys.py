@@ -5,27 +5,24 @@ works on the database itself, also while nodes use the same PostgreSQL database.
 """
 
 import asyncio
+import math
 import os
 import secrets
-import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from relay.cli.client import Api, Unreachable, api
+from relay.cli.client import Api, api
 from relay.cli.direct import NoDatabase, asked_instead, own_url, recorded, require_database
 from relay.cli.options import Json, given
 from relay.cli.output import note, print_json, print_result, say
 from relay.cli.serve import ConfigFile, settings_file
 from relay.core.sentences import counted
-from relay.errors import DatabaseHeld, RelayError, UsageError
+from relay.errors import DatabaseHeld, UsageError
 
 if TYPE_CHECKING:
     from relay.config.settings import Settings
-    from relay.node.encryption_keys import EncryptionKeys
     from relay.store.store import Store
 
 app = typer.Typer(help="Create and rotate the relay's own keys.", no_args_is_help=True)
@@ -33,8 +30,6 @@ app = typer.Typer(help="Create and rotate the relay's own keys.", no_args_is_hel
 What = Literal["encryption", "signing", "callback-secret"]
 DEFAULT_OVERLAP_SECONDS = 86_400
 MAX_OVERLAP_SECONDS = 30 * 86_400
-POLL_SECONDS = 0.2
-PATIENCE_SECONDS = 60.0
 
 
 @app.command()
@@ -49,7 +44,8 @@ def generate(json: Json = False) -> None:
     say(key)
     note(
         f"relay: this key encrypts the secrets in the database. Its id is {key_id(key)}. Keep a copy. To replace a "
-        "key, add it as the last of encryption.keys on every node, then make it the first, then run `relay keys rotate`"
+        "key, add it as the second of encryption.keys on every node, then make it the first on every node, then run "
+        "`relay keys rotate`"
     )
 
 
@@ -71,7 +67,7 @@ def rotate(
     config: ConfigFile = None,
     json: Json = False,
 ) -> None:
-    """Rotate a key while the relay runs. Cut off, a rotation of the encryption key continues when it is run again."""
+    """Rotate a key while the relay runs. For the encryption key, run it again until 0 are left."""
     if what == "encryption" and overlap is not None:
         raise UsageError("--overlap is for signing and callback-secret. Encryption keys overlap until you remove one")
     from relay.config.settings import load_settings
@@ -98,22 +94,12 @@ def _through(client: Api, what: What, overlap: int | None, json: bool) -> None:
     if what != "encryption":
         _print(what, client.post(path, given({"overlap_seconds": overlap})), json)
         return
-    rotation, answered_at = client.post(path), time.monotonic()
     place = client.get("/v1/keys")["encryption"]["place"]
-    with _progress() as show:
-        while rotation["state"] == "running":
-            show(rotation)
-            time.sleep(POLL_SECONDS)
-            try:
-                rotation, answered_at = client.get("/v1/keys")["encryption"]["rotation"], time.monotonic()
-            except Unreachable as error:
-                if time.monotonic() - answered_at > PATIENCE_SECONDS:
-                    raise RelayError(f"{error}. Continue with `relay keys rotate`") from None
-                continue
-            if rotation is None:  # the node was restarted
-                rotation = client.post(path)
-        show(rotation)
-    _print_rotation(rotation, place, json)
+
+    async def part() -> Any:
+        return client.post(path)
+
+    asyncio.run(_rotate_encryption(part, place, json))
 
 
 # --- on the database
@@ -121,6 +107,7 @@ def _through(client: Api, what: What, overlap: int | None, json: bool) -> None:
 
 async def _direct(settings: "Settings", what: What, overlap: int, json: bool) -> None:
     from relay import log
+    from relay.api.keys import rotation_view
     from relay.clock import wall_clock
     from relay.config.keyring import KeyFile, Keyring
     from relay.node.encryption_keys import EncryptionKeys
@@ -139,29 +126,19 @@ async def _direct(settings: "Settings", what: What, overlap: int, json: bool) ->
     store = await open_store(url, keyring, now=wall_clock(), pool_size=2)
     clock = store.clock(wall_clock)
     keys = EncryptionKeys(keyring, store.ciphertexts, clock=clock, file=file)
+
+    async def part() -> Any:
+        return rotation_view(await keys.rotate())
+
     try:
-        await keys.start()
+        await keys.check()
         async with recorded(store.database, settings, f"keys.rotate_{what.replace('-', '_')}"):
             if what == "encryption":
-                await _rotate_encryption(keys, json)
+                await _rotate_encryption(part, keys.place, json)
             else:
                 _print(what, await _rotate_secret(store, settings, what, clock(), overlap), json)
     finally:
-        await keys.close()
         await store.close()
-
-
-async def _rotate_encryption(keys: "EncryptionKeys", json: bool) -> None:
-    from relay.api.keys import rotation_view
-
-    await keys.rotate()
-    ended = asyncio.ensure_future(keys.rotated())
-    with _progress() as show:
-        while not ended.done():
-            await asyncio.wait([ended], timeout=POLL_SECONDS)
-            if keys.rotation is not None:
-                show(rotation_view(keys.rotation))
-    _print_rotation(rotation_view(ended.result()), keys.place, json)
 
 
 async def _rotate_secret(store: "Store", settings: "Settings", what: What, now: float, overlap: int) -> Any:
@@ -199,50 +176,29 @@ def _print(what: What, answer: Any, json: bool) -> None:
     print_result(answer, text, json=json)
 
 
-def _print_rotation(rotation: Any, place: str, json: bool) -> None:
-    """Prints the end of a rotation. Exit code 1 if it is not complete."""
-    done = f"{counted(rotation['done'], 'secret')} encrypted again with the key {rotation['key']}"
+async def _rotate_encryption(part: Callable[[], Awaitable[Any]], place: str, json: bool) -> None:
+    """Calls `part` as long as less is left each time, and prints the end. Exit code 1 if something is left."""
+    before, done = math.inf, 0
+    while True:
+        rotation = await part()
+        done += rotation["done"]
+        if not 0 < rotation["left"] < before:
+            break
+        before = rotation["left"]
+        note(f"{done:,} secrets encrypted again, {before:,} left")
+    rotation = {**rotation, "done": done}
+    text = f"{counted(done, 'secret')} encrypted again with the key {rotation['key']}, {rotation['left']:,} left"
     unused = rotation["unused"]
-    if rotation["state"] == "failed":
-        text = f"{done}, but not all: {rotation['problem']}"
+    if rotation["left"]:
+        first = f"a node still encrypts with another key: make {rotation['key']} the first of {place} on every node"
+        text += f": {rotation['problem'] or first}. Then run `relay keys rotate` again"
     elif unused:
-        text = (
-            f"{done}. No longer used: {', '.join(unused)}. Remove {'it' if len(unused) == 1 else 'them'} from {place} "
+        text += (
+            f". No longer used: {', '.join(unused)}. Remove {'it' if len(unused) == 1 else 'them'} from {place} "
             "once you need no backup from before"
         )
-    elif rotation["done"]:
-        text = f"{done}. No other key is left in {place}"
-    else:
-        text = (
-            f"every secret is encrypted with the key {rotation['key']} already. For a new one: `relay keys generate`, "
-            f"then make it the first of {place}"
-        )
+    elif not done:
+        text += f". For a new key: `relay keys generate`, then make it the first of {place}"
     print_result(rotation, text, json=json)
-    if rotation["state"] == "failed":
+    if rotation["left"]:
         raise typer.Exit(1)
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[Any], None]]:
-    """Yields a function that shows a rotation's progress: a bar on a terminal, elsewhere a line for each tenth."""
-    if sys.stderr.isatty():
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
-
-        columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=Console(stderr=True)) as progress:
-            task = progress.add_task("", total=1)
-            yield lambda rotation: progress.update(
-                task, total=max(rotation["total"], 1), completed=rotation["done"] if rotation["total"] else 1
-            )
-        return
-    tenth = 0
-
-    def line(rotation: Any) -> None:
-        nonlocal tenth
-        reached = 10 * rotation["done"] // max(rotation["total"], 1)
-        if reached > tenth:
-            tenth = reached
-            note(f"{rotation['done']:,} of {rotation['total']:,} secrets encrypted again")
-
-    yield line

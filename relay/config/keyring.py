@@ -11,7 +11,7 @@ import hashlib
 import secrets
 import time
 from base64 import urlsafe_b64encode
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from relay import private_files
 from relay.config.fields import decode_encryption_key
 from relay.core.audit import AuditKey, derived_key
-from relay.errors import RelayError, SettingsError, StoreError
+from relay.errors import DecryptError, SettingsError
 
 _VERSION = b"\x01"
 _KEY_ID_BYTES = 4
@@ -32,13 +32,6 @@ _HEADER_BYTES = len(_VERSION) + _KEY_ID_BYTES + _NONCE_BYTES
 MAX_KEYS = 20
 MAX_FILE_BYTES = 16_384
 _MAKE_KEY = 'python3 -c "import base64, os; print(base64.urlsafe_b64encode(os.urandom(32)).decode())"'
-
-
-class DecryptError(RelayError):
-    """A secret in the database cannot be decrypted with the configured keys."""
-
-    code = "decrypt_failed"
-    exit_code = 2
 
 
 class _Keys(NamedTuple):
@@ -55,8 +48,6 @@ class Keyring:
     def __init__(self, keys: Sequence[str]) -> None:
         """Keys are 32 bytes as URL-safe base64. Raises SettingsError if there is none or one is malformed."""
         self._keys = _read_keys(keys)
-        self.refusal: Callable[[], str | None] = lambda: None
-        """Why nothing may be encrypted at this moment; None if it may."""
 
     def __repr__(self) -> str:
         return f"Keyring({len(self._keys.ciphers)} keys)"
@@ -81,10 +72,7 @@ class Keyring:
         return self._keys.audit
 
     def encrypt(self, plaintext: bytes, *, context: str) -> bytes:
-        """Encrypts with the first key. `context`, the row's id, is needed again to decrypt. Raises StoreError while
-        this node cannot know whether other nodes still have that key."""
-        if (why := self.refusal()) is not None:
-            raise StoreError(why)
+        """Encrypts with the first key. `context`, the row's id, is needed again to decrypt."""
         first, ciphers, _ = self._keys
         nonce = secrets.token_bytes(_NONCE_BYTES)
         header = _VERSION + first
@@ -101,7 +89,8 @@ class Keyring:
         if cipher is None:
             raise DecryptError(
                 f"the secret of {context} was encrypted with the key {key_id.hex()}, which is not one of the "
-                f"{len(ciphers)} configured: add it to encryption.keys, or restore the key file"
+                f"{len(ciphers)} configured: add it to encryption.keys, or restore the key file",
+                key_id.hex(),
             )
         header, nonce, sealed = blob[:5], blob[5:_HEADER_BYTES], blob[_HEADER_BYTES:]
         try:
@@ -110,10 +99,6 @@ class Keyring:
             raise DecryptError(
                 f"the secret of {context} was modified, or belongs to another row: restore it from a backup"
             ) from None
-
-    def is_current(self, blob: bytes) -> bool:
-        """Whether the first key encrypted this blob. Rotation encrypts the others again."""
-        return blob.startswith(self.header)
 
     @staticmethod
     def _id_of(blob: bytes) -> bytes:

@@ -36,7 +36,7 @@ from relay.delivery.settings import DeliverySettings
 from relay.delivery.signer import Signer
 from relay.delivery.slots import Portal, Slots, Target
 from relay.delivery.worker import DATABASE_RETRY_SECONDS, Worker
-from relay.errors import StoreError
+from relay.errors import DecryptError, StoreError
 from relay.holder import Holder
 from relay.metrics import Metrics
 from relay.redaction import secrets_of
@@ -74,6 +74,8 @@ CALLBACKS_PER_SCAN = 1_000
 """Maximum callback subscriptions that one scan loads."""
 LOADED_AT_ONCE = 250
 """Subscriptions that are read, and then adopted, in one step. Other work has its turn between two steps."""
+OWN = "the relay's own"
+"""Stands for a subscription where the relay's own secrets cannot be decrypted."""
 SCANNED_PER_SECOND = 50_000
 """Maximum subscriptions with a backlog that scans look at per second. There may be as many as jobs, each scan looks at
 all of them, and each slot that becomes free calls for another scan."""
@@ -182,6 +184,11 @@ class Dispatcher:
             signer=signer,
             wake=self._wake.set,
         )
+
+    @property
+    def undecryptable(self) -> dict[str, DecryptError]:
+        """Why deliveries wait whose secrets cannot be decrypted, by subscription."""
+        return self._worker.undecryptable
 
     @property
     def policy(self) -> Policy:
@@ -331,6 +338,8 @@ class Dispatcher:
             try:
                 wait_seconds = await self.run_once()
             except StoreError as error:
+                if isinstance(error, DecryptError):  # the relay's own secrets: nothing can be signed
+                    self.undecryptable[OWN] = error
                 log.error("dispatch_failed", error=str(error))
                 wait_seconds = DATABASE_RETRY_SECONDS
             except Exception:
@@ -408,10 +417,13 @@ class Dispatcher:
         if version == self._version:
             return
         callbacks = [target.subscription.id for target in self.slots if target.subscription.callback]
-        found = await self._subscriptions.all()
+        failed: dict[str, DecryptError] = {}
+        found = await self._subscriptions.all(failed)
         for start in range(0, len(callbacks), LOADED_AT_ONCE):
-            found += await self._subscriptions.some(callbacks[start : start + LOADED_AT_ONCE])
+            found += await self._subscriptions.some(callbacks[start : start + LOADED_AT_ONCE], failed)
         await self._signer.refresh()
+        self.undecryptable.clear()
+        self.undecryptable.update(failed)
         found = await self._subscriptions.hold_unreadable(found, self._clock())
         found = await self.handshakes.gate(found)
         parsed: dict[str, Filters] = {}
@@ -441,10 +453,13 @@ class Dispatcher:
             return None
 
     async def _sync_failing(self, now: float) -> None:
-        """Takes over what other nodes saw: a sink is failing only if all nodes saw only failures."""
+        """Takes over what other nodes saw: a sink is failing only if all nodes saw only failures. Another node may
+        also have encrypted a secret again."""
         if now < self._sync_at:
             return
         self._sync_at = now + SYNC_SECONDS
+        if self.undecryptable:
+            self._version = -1
         failing = await self._subscriptions.failing()
         for target in self.slots:
             target.sink.sync_failing(failing.get(target.subscription.id))
@@ -455,7 +470,7 @@ class Dispatcher:
         missing = [one for one in due if self.slots.get(one) is None and one not in self._gone]
         page = missing[:CALLBACKS_PER_SCAN]
         for start in range(0, len(page), LOADED_AT_ONCE):
-            part = await self._subscriptions.some(page[start : start + LOADED_AT_ONCE])
+            part = await self._subscriptions.some(page[start : start + LOADED_AT_ONCE], self.undecryptable)
             for one in await self.handshakes.gate(part):
                 if (kind := self._kind_of(one)) is not None:
                     self.slots.join(one, kind)

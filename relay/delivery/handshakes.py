@@ -122,7 +122,7 @@ class Handshakes:
         now = self.clock()
         due = await self.store.due_handshakes(now, after=self._after, count=SWEEP_COUNT)
         self._after = due[-1] if len(due) == SWEEP_COUNT else FIRST
-        for one in await self.subscriptions.some([id for _, id in due]) if due else ():
+        for one in await self.subscriptions.some([id for _, id in due], failed={}) if due else ():
             host = host_of(one.sink)
             if len(self._asking) < MAX_ASKING and one.id not in self._asking and host not in self._asking.values():
                 self._asking[one.id] = host

@@ -46,7 +46,7 @@ from relay.delivery.outcomes import FinishedAttempt, NextClaim, Policy, acknowle
 from relay.delivery.publishing import Publish, published
 from relay.delivery.signer import Signer
 from relay.delivery.slots import Slots, Target
-from relay.errors import StoreError, ValueRefused
+from relay.errors import DecryptError, StoreError, ValueRefused
 from relay.holder import Holder
 from relay.log import shows_deliveries
 from relay.metrics import Metrics
@@ -115,6 +115,8 @@ class Worker:
     def __post_init__(self) -> None:
         self.answered = 0
         """Number of attempts that have ended."""
+        self.undecryptable: dict[str, DecryptError] = {}
+        """See `Dispatcher.undecryptable`."""
         self.turns = SharedTurns()
         """Of the bundles that are rendered."""
         self.renders = OwnerTurns()
@@ -328,6 +330,8 @@ class Worker:
                 for other in following[1:]:
                     self.tasks.start(self._work(target, (other,), has_slot=False))
         except StoreError as error:
+            if isinstance(error, DecryptError):
+                self.undecryptable[target.subscription.id] = error
             log.error("delivery_failed", subscription=target.subscription.id, error=str(error))
             self.wake()
         except Exception:

@@ -418,6 +418,9 @@ class Node:
             await self.keys.reload(keys)
         except RelayError as error:
             log.error("encryption_keys_refused", error=str(error), hint="the previous keys stay in use")
+        else:
+            self.store.subscriptions.changed()  # some of them can perhaps be decrypted now
+            self.dispatcher.wake()
 
     async def _adopt(self, source: str, api_key: str) -> None:
         """Adds an account for a caller's key that the upstream has accepted."""
@@ -454,7 +457,12 @@ class Node:
         running = {"api": True, "scheduler": self.scheduler.running, "dispatcher": delivers}
         roles = {role: running[role] for role in self._roles}
         return await readiness.readiness(
-            self.store, self._probe, self.pollers, roles, self._clock(), keys=self.keys.problem
+            self.store,
+            self._probe,
+            self.pollers,
+            roles,
+            self._clock(),
+            undecryptable=self.dispatcher.undecryptable.values(),
         )
 
     def metrics(self) -> bytes:

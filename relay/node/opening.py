@@ -69,9 +69,9 @@ async def open_node(
         if not settings.dev:  # now that the database can say whether it has a token
             given = os.environ if environ is None else environ
             settings = with_local_token(settings, given, has_stored=bool((await store.tokens.page(limit=1)).items))
-        await keys.start()
+        await keys.check()
         await ensure_secrets(store, clock())
-        # Decrypts every secret: a missing key is reported now, not at the first delivery.
+        # Decrypts every secret: a damaged one is reported now, not at the first delivery.
         await store.subscriptions.hold_unreadable(await store.subscriptions.all(), clock())
         await store.subscriptions.page(limit=1, callbacks=True)
         node_id = secrets.token_hex(8)
@@ -100,7 +100,6 @@ async def open_node(
             finally:
                 await node.stop()
     finally:
-        await keys.close()
         await store.close()
 
 

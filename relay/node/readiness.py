@@ -1,11 +1,12 @@
 """The state of a node for /readyz and /metrics."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from relay.api.ports import Readiness
 from relay.clock import optional_rfc3339
 from relay.core.connect_accounts import SHOWN_STATES
 from relay.delivery.slots import Slots
+from relay.errors import DecryptError
 from relay.metrics import Metrics
 from relay.polling.poller import Poller
 from relay.store.probe import WriteProbe
@@ -21,11 +22,12 @@ async def readiness(
     roles: Mapping[str, bool],
     now: float,
     *,
-    keys: str | None = None,
+    undecryptable: Collection[DecryptError] = (),
 ) -> Readiness:
-    """Whether the node can do its work. `roles`: its roles, and whether each is running; `keys`: what is wrong with its
-    encryption keys."""
-    problems: list[tuple[str, str]] = [] if keys is None else [("encryption", f"encryption keys: {keys}")]
+    """Whether the node can do its work. `roles`: its roles, and whether each is running; `undecryptable`: why
+    deliveries wait whose secrets cannot be decrypted."""
+    missing = {error.key: f"deliveries wait: {error}" for error in undecryptable}  # one for each key
+    problems = [("encryption", sentence) for sentence in missing.values()]
     """Of which component, and a sentence."""
     notes: list[str] = []
     checks: dict[str, str] = {}

@@ -18,7 +18,7 @@ from relay.core.jsontext import dumps
 from relay.core.recipient import Recipient
 from relay.core.records import Intent, Page, Resolution
 from relay.ids import least_id
-from relay.store.cipher import Cipher, sealed_if_possible
+from relay.store.cipher import Cipher
 from relay.store.database import Database
 from relay.store.group_commit import each, in_order_of
 from relay.store.locks import MATCH, incidents_of, locking
@@ -99,13 +99,13 @@ class IntentStore(Scoped):
         await self._database.write(_begin, (intent, self._sealed(intent)))
 
     def _sealed(self, intent: Intent) -> bytes | None:
-        """The callback and the recipient, encrypted. A create is not refused because its recipient cannot be kept."""
+        """The callback and the recipient, encrypted. None if it has neither."""
+        if intent.callback_url is None and intent.recipient is None:
+            return None
         kept: dict[str, Any] = {"callback_url": intent.callback_url, "callback_types": intent.callback_types}
         if intent.recipient is not None:
             kept["recipient"] = intent.recipient.document()
-        if intent.callback_url is not None:
-            return self._cipher.encrypt(dumps(kept), context=intent.id)
-        return None if intent.recipient is None else sealed_if_possible(self._cipher, kept, context=intent.id)
+        return self._cipher.encrypt(dumps(kept), context=intent.id)
 
     async def get(self, id: str) -> Intent | None:
         """One intent with its callback and recipient; None if it does not exist, or a response has decided its fate."""

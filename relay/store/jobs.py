@@ -14,7 +14,7 @@ from relay.core.job_groups import JobChange, place_of, place_of_job
 from relay.core.jsontext import dumps
 from relay.core.recipient import Recipient
 from relay.core.records import Page, PollNote, PollRecord, Recorded, Registered, Registration
-from relay.errors import NotFound, RelayError, RequestError, StaleSequence
+from relay.errors import DecryptError, NotFound, RequestError, StaleSequence
 from relay.store.cipher import Cipher
 from relay.store.database import Database
 from relay.store.erasure import erase_job
@@ -223,14 +223,16 @@ class JobStore(Scoped):
         return job if job is None or self._account in (None, (job.source, job.account)) else None
 
     async def recipient(self, uid: str) -> Recipient | None:
-        """Whom the job's create named, as far as it is captured. None if it cannot be decrypted either: a lost key
-        must not hold up what can be said without it."""
+        """Whom the job's create named, as far as it is captured. None if it is damaged. Raises DecryptError if its
+        encryption key is missing, which can be added."""
         row = None if "\0" in uid else await self._database.read(_captured, uid)
         if row is None or row.captured is None or self._account not in (None, (row.source, row.account)):
             return None
         try:
             return Recipient.of(loads(self._cipher.decrypt(bytes(row.captured), context=uid)))
-        except RelayError as error:  # names the job and the key, never the value
+        except DecryptError as error:  # names the job and the key, never the value
+            if error.key is not None:
+                raise
             log.warning("recipient_unreadable", job_uid=uid, error=str(error))
             return None
 

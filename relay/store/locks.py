@@ -36,7 +36,6 @@ class Key(IntEnum):
     """Tried and never waited for: one node at a time does the upkeep."""
     INCIDENTS = 7212604
     CALLBACK_HOSTS = 7212605
-    ENCRYPTION_KEYS = 7212606
     ADOPTION = 7212607
 
 
@@ -51,11 +50,9 @@ class Kind(IntEnum):
     """The incidents of an account (its owner is the key), of a subscription's sink (its id), or of no account ('')."""
     CALLBACK_HOSTS = 3
     """Two nodes that claim a host at once could both find room for one more."""
-    ENCRYPTION_KEYS = 4
-    """One writer at a time announces or retires keys: what it has read stays true until its commit."""
-    ADOPTION = 5
+    ADOPTION = 4
     """Every starting node adopts restored events, and none continues before all is done."""
-    SUBSCRIPTION = 6
+    SUBSCRIPTION = 5
     """A subscription's row, by its id."""
 
 
@@ -67,9 +64,7 @@ class TransactionLock(NamedTuple):
 
 
 CHANGE, MATCH = TransactionLock(Kind.CHANGE), TransactionLock(Kind.MATCH)
-CALLBACK_HOSTS, ENCRYPTION_KEYS, ADOPTION = (
-    TransactionLock(kind) for kind in (Kind.CALLBACK_HOSTS, Kind.ENCRYPTION_KEYS, Kind.ADOPTION)
-)
+CALLBACK_HOSTS, ADOPTION = TransactionLock(Kind.CALLBACK_HOSTS), TransactionLock(Kind.ADOPTION)
 
 
 def incidents_of(key: str | None) -> TransactionLock:
@@ -99,7 +94,6 @@ SELECT pg_advisory_xact_lock({Key.INCIDENTS}, found.hash) FROM (
 """
     ),
     Kind.CALLBACK_HOSTS: f"SELECT pg_advisory_xact_lock({Key.CALLBACK_HOSTS})",
-    Kind.ENCRYPTION_KEYS: f"SELECT pg_advisory_xact_lock({Key.ENCRYPTION_KEYS})",
     Kind.ADOPTION: f"SELECT pg_advisory_xact_lock({Key.ADOPTION})",
     Kind.SUBSCRIPTION: sql("SELECT id FROM subscriptions s WHERE id IN $json_values(keys) $for_update(s)"),
 }

@@ -11,7 +11,7 @@ from relay.core.job_groups import Closing, place_of_job
 from relay.core.jsontext import dumps
 from relay.core.records import Registered, Registration
 from relay.errors import Conflict, FieldError, InvalidRequest, RequestError
-from relay.store.cipher import Cipher, sealed_if_possible
+from relay.store.cipher import Cipher
 from relay.store.intents import end_registered, resolve_sent
 from relay.store.job_groups import GroupLedger
 from relay.store.job_search import delete_search, write_search
@@ -164,7 +164,7 @@ class Registrar:
     def _captured(self, registration: Registration, uid: str) -> bytes | None:
         """What is captured of the recipient, encrypted for the job."""
         recipient = registration.recipient
-        return None if recipient is None else sealed_if_possible(self._cipher, recipient.document(), context=uid)
+        return None if recipient is None else self._cipher.encrypt(dumps(recipient.document()), context=uid)
 
     def _again(self, connection: Connection, registration: Registration, job: Job) -> Registered | RequestError:
         refused = conflict = None

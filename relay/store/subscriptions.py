@@ -1,7 +1,8 @@
 """Subscriptions and callbacks. What can be a credential is encrypted: see `subscription_rows.py` and `secrets.py`."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -16,7 +17,7 @@ from relay.core.handshake import WAITS
 from relay.core.records import CallbackRoom, Page, SubscriptionRoom, WantedCallback
 from relay.core.subscription import PULL, SigningSecret, Subscription
 from relay.core.summary_events import ClosedBecause
-from relay.errors import Conflict
+from relay.errors import Conflict, DecryptError
 from relay.store.cancellation import CANCEL_CHUNK, cancel_some
 from relay.store.cipher import Cipher
 from relay.store.credentials import is_same
@@ -89,6 +90,8 @@ COUNT_OF_CREATOR = "SELECT COUNT(*) FROM subscriptions WHERE callback = 0 AND cr
 # Deletes a callback's links to jobs.
 DELETE_CALLBACK_LINKS = "DELETE FROM job_callbacks WHERE subscription_id = :id"
 MAX_SUBSCRIPTIONS = 100_000
+Failed = dict[str, DecryptError]
+"""Why a subscription cannot be decrypted, by its id, or by the owner of a secret."""
 PENDING_COUNTED = 10_000
 CURSOR = "subscription "
 """How cursors begin: ids can be of the user's own choice, so they do not tell which list they are of."""
@@ -336,13 +339,14 @@ class SubscriptionStore(Scoped):
         """How many deliveries of a subscription a removal would cancel, PENDING_COUNTED at most."""
         return await self._database.read(_pending, subscription_id)
 
-    async def all(self) -> list[Subscription]:
-        """All subscriptions with their secrets, without callbacks, of which there may be as many as jobs."""
-        return await self._database.read(self._all, self._owner)
+    async def all(self, failed: Failed | None = None) -> list[Subscription]:
+        """All subscriptions with their secrets, without callbacks, of which there may be as many as jobs. Those that
+        cannot be decrypted are in `failed`; without it, raises DecryptError."""
+        return await self._database.read(self._all, self._owner, failed)
 
-    async def some(self, ids: Sequence[str]) -> list[Subscription]:
-        """The existing subscriptions of these ids, callbacks included, with their secrets."""
-        found = await self._database.read(self._some, ids)
+    async def some(self, ids: Sequence[str], failed: Failed | None = None) -> list[Subscription]:
+        """The existing subscriptions of these ids, callbacks included, with their secrets. `failed` as in `all`."""
+        found = await self._database.read(self._some, ids, failed)
         return [one for one in found if self._sees(one.owner)]
 
     async def get(self, subscription_id: str) -> Subscription | None:
@@ -629,7 +633,7 @@ class SubscriptionStore(Scoped):
 
     # --- queries
 
-    def _all(self, connection: Connection, owner: str | None) -> list[Subscription]:
+    def _all(self, connection: Connection, owner: str | None, failed: Failed | None) -> list[Subscription]:
         listed = (
             select(SubscriptionRow)
             .where(text("callback = 0"))
@@ -639,28 +643,34 @@ class SubscriptionStore(Scoped):
         if owner is None:
             # A key of the audit that does not decrypt concerns the audit only: see `AuditStore.keys`.
             others = select(SecretRow).where(col(SecretRow.owner) != AUDIT_OWNER)
-            return self._with_secrets(connection, listed, others)
+            return self._with_secrets(connection, listed, others, failed)
         # Without callbacks, of which the owner may have a million, and so not by the index of owners.
         own = (text("callback = 0"), unindexed(SUBSCRIPTIONS.c.owner) == owner)
         listed = listed.where(*own)
         ids = select(col(SubscriptionRow.id)).where(*own)
-        return self._with_secrets(connection, listed, select(SecretRow).where(col(SecretRow.owner).in_(ids)))
+        return self._with_secrets(connection, listed, select(SecretRow).where(col(SecretRow.owner).in_(ids)), failed)
 
-    def _some(self, connection: Connection, ids: Sequence[str]) -> list[Subscription]:
+    def _some(self, connection: Connection, ids: Sequence[str], failed: Failed | None) -> list[Subscription]:
         found: list[Subscription] = []
         for start in range(0, len(ids), READ_AT_ONCE):
             part = ids[start : start + READ_AT_ONCE]
             chosen = select(SubscriptionRow).where(col(SubscriptionRow.id).in_(part)).order_by(col(SubscriptionRow.id))
-            found += self._with_secrets(connection, chosen, select(SecretRow).where(col(SecretRow.owner).in_(part)))
+            theirs = select(SecretRow).where(col(SecretRow.owner).in_(part))
+            found += self._with_secrets(connection, chosen, theirs, failed)
         return found
 
-    def _with_secrets(self, connection: Connection, which: Select[Any], of_them: Select[Any]) -> list[Subscription]:
+    def _with_secrets(
+        self, connection: Connection, which: Select[Any], of_them: Select[Any], failed: Failed | None
+    ) -> list[Subscription]:
         secrets: dict[str, list[SigningSecret]] = {}
+        found: list[Subscription] = []
         for row in connection.execute(of_them.order_by(*NEWEST_SECRET)):
-            secrets.setdefault(row.owner, []).append(secret_from(self._cipher, row))
-        return [
-            subscription_from(self._cipher, row, tuple(secrets.get(row.id, ()))) for row in connection.execute(which)
-        ]
+            with _noting(failed, row.owner):
+                secrets.setdefault(row.owner, []).append(secret_from(self._cipher, row))
+        for row in connection.execute(which):
+            with _noting(failed, row.id):
+                found.append(subscription_from(self._cipher, row, tuple(secrets.get(row.id, ()))))
+        return [one for one in found if one.id not in failed] if failed else found
 
     def _page(self, connection: Connection, statement: Select[Any], limit: int) -> Page[Subscription]:
         rows = connection.execute(statement).all()
@@ -677,6 +687,16 @@ class SubscriptionStore(Scoped):
             if row is None
             else subscription_from(self._cipher, row, secrets_of(connection, self._cipher, subscription_id))
         )
+
+
+@contextmanager
+def _noting(failed: Failed | None, owner: str) -> Iterator[None]:
+    try:
+        yield
+    except DecryptError as error:
+        if failed is None:
+            raise
+        failed[owner] = error
 
 
 def page_statement(limit: int, before: str | None, owner: str | None, *, callbacks: bool) -> Select[Any]:

@@ -88,6 +88,8 @@ class JobRow(SQLModel, table=True):
         partial_index("ix_jobs_channel", "channel", "uid", where="channel IS NOT NULL"),
         # list pages with connect_account=
         partial_index("ix_jobs_connect", "connect_account_id", "uid", where="connect_account_id IS NOT NULL"),
+        # start-up and rotation: the encryption keys of what is captured
+        partial_index("ix_jobs_captured", "uid", where="captured IS NOT NULL"),
         # a group's open jobs by channel and scheduled time, and those that ended last
         partial_index(
             "ix_jobs_group_work",
@@ -537,31 +539,6 @@ class TokenRow(SQLModel, table=True):
     account: OptionalText = None
     networks: list[str] = Field(default_factory=list, sa_type=Json)
     requests_per_minute: int | None = None
-
-
-class EncryptionKeyRow(SQLModel, table=True):
-    """A key that ciphertexts may need. `id`: the beginning of the key's SHA-256 in hex."""
-
-    __tablename__: ClassVar[str] = "encryption_keys"
-
-    id: TextKey
-    created_at: float
-
-
-class NodeKeysRow(SQLModel, table=True):
-    """The encryption keys of a running node, if several share the database.
-
-    keys     their ids, a JSON list, the one that encrypts first
-    since    when the node took them
-    seen_at  when it last said so
-    """
-
-    __tablename__: ClassVar[str] = "node_keys"
-
-    node: TextKey
-    keys: Text
-    since: float
-    seen_at: float
 
 
 class AuditRow(SQLModel, table=True):

@@ -187,7 +187,7 @@ CALLS = {
     "revokeToken": (a_token, None, 200),
     "getPublicKeys": (a_signing_key, None, 200),
     "getKeys": (a_signing_key, None, 200),
-    "rotateEncryptionKey": (None, None, 202),
+    "rotateEncryptionKey": (None, None, 200),
     "rotateSigningKey": (None, {}, 200),
     "rotateCallbackSecret": (None, {}, 200),
     "listAudit": (None, None, 200),

@@ -14,8 +14,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from relay.clock import wall_clock
-from relay.config.keyring import KeyFile, key_id, new_key
+from relay.config.keyring import KeyFile, Keyring, key_id, new_key
 from relay.core.signing import verify
+from relay.core.subscription import Subscription
+from relay.store.store import open_store
 from tests.support.relay_world import RelayWorld, open_relay_world
 from tests.support.store_databases import emptied_postgres
 
@@ -58,7 +60,7 @@ async def test_the_key_file_is_rotated_while_the_relay_delivers(world: RelayWorl
     code, lines = await world.run("keys", "rotate", "--json")
     assert code == 0, lines
     ended = document(lines)
-    assert (ended["state"], ended["unused"]) == ("done", [key_id(old)])
+    assert (ended["left"], ended["unused"]) == (0, [key_id(old)])
     jobs += [await world.job() for _ in range(5)]
     await world.until_delivered(jobs)
     assert await world.end() == 0
@@ -100,43 +102,68 @@ async def test_a_key_removed_too_early_is_refused_at_run_time_and_at_the_start(
     await world.until_delivered([await world.job()])
 
 
-async def test_with_postgresql_the_documented_order_needs_no_restart(world: RelayWorld, tmp_path: Path) -> None:
-    for number in (1, 2):
-        (tmp_path / f"key_{number}").write_text(new_key() + "\n")
+async def with_keys(world: RelayWorld, *numbers: int) -> list[str]:
+    """Writes the settings with these keys of the folder and sends SIGHUP. Returns the ids of the keys then."""
+    files = [world.folder / f"key_{number}" for number in numbers]
+    for file in files:
+        if not file.exists():
+            file.write_text(new_key() + "\n")
+    names = ", ".join(f'"${{file:{file}}}"' for file in files)
+    world.settings(more=f"encryption: {{keys: [{names}]}}\n")
+    expected = [key_id(file.read_text().strip()) for file in files]
+
+    async def taken() -> bool:
+        return bool((await world.get("/v1/keys"))["encryption"]["ids"] == expected)
+
+    if world.relay is not None:
+        world.hang_up()
+        await world.until(taken)
+    return expected
+
+
+async def serve_on_postgresql(world: RelayWorld) -> str:
+    """Returns the URL of the database."""
     url = await asyncio.to_thread(emptied_postgres)
-
-    async def with_keys(*numbers: int) -> list[str]:
-        """Writes the settings and sends SIGHUP. Returns the ids of the keys then."""
-        names = ", ".join(f'"${{file:{tmp_path}/key_{number}}}"' for number in numbers)
-        world.settings(more=f"encryption: {{keys: [{names}]}}\n")
-        expected = [key_id((tmp_path / f"key_{number}").read_text().strip()) for number in numbers]
-
-        async def taken() -> bool:
-            return bool((await world.get("/v1/keys"))["encryption"]["ids"] == expected)
-
-        if world.relay is not None:
-            world.hang_up()
-            await world.until(taken)
-        return expected
-
-    (old,) = await with_keys(1)
-    token = str(tmp_path / "state" / "revor-relay" / "token")
+    token = str(world.folder / "state" / "revor-relay" / "token")
     await world.serve("--auto-migrate", DATABASE_URL=url, RELAY_TOKEN_FILE=token)
+    return url
+
+
+async def test_with_postgresql_the_documented_order_needs_no_restart(world: RelayWorld) -> None:
+    (old,) = await with_keys(world, 1)
+    await serve_on_postgresql(world)
     await world.subscribe()
-    await with_keys(1, 2)
-    new, _ = await with_keys(2, 1)
+    await with_keys(world, 1, 2)
+    new, _ = await with_keys(world, 2, 1)
     status, rotation = await world.call("POST", "/v1/keys/encryption/rotate")
-    assert status == 202, rotation
-
-    async def done() -> bool:
-        nonlocal rotation
-        rotation = (await world.get("/v1/keys"))["encryption"]["rotation"]
-        return bool(rotation["state"] != "running")
-
-    await world.until(done)
-    assert (rotation["state"], rotation["key"], rotation["unused"]) == ("done", new, [old])
-    await with_keys(2)
+    assert (status, rotation["left"], rotation["key"], rotation["unused"]) == (200, 0, new, [old])
+    await with_keys(world, 2)
     await world.until_delivered([await world.job()])
+
+
+async def test_deliveries_wait_for_a_key_that_only_another_node_has(world: RelayWorld) -> None:
+    await with_keys(world, 1)
+    url = await serve_on_postgresql(world)
+    await world.subscribe()
+    new = new_key()
+    (world.folder / "key_2").write_text(new + "\n")
+    here = Keyring([new, (world.folder / "key_1").read_text().strip()])
+    other = await open_store(url, here, now=wall_clock())
+    try:
+        await other.subscriptions.create(Subscription(id="sub_2", sink=f"{world.sink_url}/2", created_at=wall_clock()))
+        await world.until_not_ready()
+    finally:
+        await other.close()
+    status, problem = await world.call("GET", "/readyz")
+    assert (status, len(problem["problems"])) == (503, 1)
+    assert f"deliveries wait: the secret of sub_2 was encrypted with the key {key_id(new)}" in problem["problems"][0]
+    receiver = Receiver(world)
+    await world.job()
+    await world.until(lambda: "/hook" in receiver.paths)
+    assert "/hook/2" not in receiver.paths
+    await with_keys(world, 1, 2)
+    await world.until(lambda: "/hook/2" in receiver.paths)
+    await world.until_ready()
 
 
 async def test_callbacks_and_subscriptions_verify_through_both_rotations(world: RelayWorld, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import orjson
 import pytest
 
+from relay.config.keyring import Keyring, new_key
 from relay.core.credentials import SinkCredential, origin_text
 from relay.core.delivery import OutboundRequest, Response
 from relay.core.recipient import Recipient
@@ -187,3 +188,22 @@ async def test_captured_recipient_is_looked_up_and_shown_nowhere(tmp_path: Path,
         assert one.state == "delivered", one.reason
         assert wire.vendor.written()
         assert "jane" not in repr(one)
+
+
+@every_crm
+async def test_delivery_waits_for_the_key_of_its_recipient(tmp_path: Path, crm: str) -> None:
+    async with open_crm(tmp_path, crm) as (world, wire):
+        of = await subscribe(world, wire)
+        keyring = Keyring([new_key()])
+        world.store.jobs._registrar._cipher = keyring  # a node with another first key
+        await end_job(world, "first", recipient=Recipient(address=EMAIL))
+        await world.run(8, 30.0)
+        (one,) = await deliveries_of(world, of)
+        assert (one.state, one.attempts, wire.vendor.written()) == ("pending", (), [])
+        assert [error.key for error in world.dispatcher.undecryptable.values()] == list(keyring.ids)
+        world.store.jobs._cipher = keyring
+        await world.run(8, 30.0)
+        (one,) = await deliveries_of(world, of)
+        assert one.state == "delivered", one.reason
+        assert len(set(wire.vendor.written())) == len(wire.vendor.written()) > 0
+        assert world.dispatcher.undecryptable == {}

@@ -17,7 +17,6 @@ from relay.clock import wall_clock
 from relay.core import events as core_events
 from relay.core.declared import Change
 from relay.core.delivery import Claimed
-from relay.core.encryption import NodeKeys
 from relay.core.events import SUBSCRIPTION_RECOVERED, Event
 from relay.core.records import AccountState, PollNote, StoredAnswer
 from relay.errors import Conflict, NotFound, StaleSequence, StoreError
@@ -877,14 +876,6 @@ async def test_one_node_runs_retention_at_a_time_and_others_do_not_wait(store: S
         assert await other.upkeep.delete_events(NOW + 1) == (0, None)
         assert await deleting.commit() == [(2, None)]
     assert (await counts(other))["events"] == 0
-
-
-async def test_retention_goes_on_while_another_node_announces_its_encryption_keys(store: Store, other: Store) -> None:
-    await store.jobs.record(poll(await track(store), 0, "succeeded", outcome="succeeded"))
-    keys = NodeKeys(node="node-2", keys=("a",), since=NOW)
-    async with uncommitted(other, other.ciphertexts.take(keys, NOW, lambda _used, _others: None)) as announcing:
-        assert await store.upkeep.delete_events(NOW + 1) == (1, None)
-        assert await announcing.commit() == [None]
 
 
 async def test_event_retried_manually_during_its_deletion_stays(store: Store, other: Store) -> None:

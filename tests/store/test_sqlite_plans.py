@@ -869,6 +869,7 @@ def test_every_index_serves_a_statement(explaining: sqlite3.Connection) -> None:
         "ix_audit_ends": "whether what the audit says has begun has ended",
         "ix_audit_id": "a page of the audit",
         "ix_callback_hosts_used_at": "deletes old hosts, see the run through the store",
+        "ix_jobs_captured": "the encryption keys in use, at the start of a node",
         "ix_secrets_owner": "the secrets of an owner",
         "ix_subscriptions_listed": "a page of subscriptions",
         "ix_subscriptions_owner": "a page of an account's subscriptions",

@@ -1,4 +1,5 @@
-"""Every ciphertext is found and encrypted again, beside other writers; no key is retired while it is needed."""
+"""Every ciphertext is found and encrypted again, beside other writers. A secret whose key is missing holds up only what
+needs it."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -12,21 +13,29 @@ from sqlmodel import SQLModel
 
 import relay.store.tables  # noqa: F401 - fills the metadata
 from relay.config.keyring import KeyFile, Keyring, key_id, new_key
-from relay.core.encryption import NodeKeys, Rotation
+from relay.core.encryption import Rotation
 from relay.core.recipient import Recipient
 from relay.core.signing import new_secret, new_signing_key
 from relay.core.subscription import SigningSecret
-from relay.errors import Conflict, SettingsError, StoreError
+from relay.delivery.dispatcher import OWN, SYNC_SECONDS
+from relay.errors import Conflict, SettingsError
 from relay.node import encryption_keys
-from relay.node.encryption_keys import FRESH_SECONDS, SETTLE_SECONDS, EncryptionKeys
+from relay.node.encryption_keys import EncryptionKeys
+from relay.node.readiness import readiness
 from relay.store import ciphertexts
-from relay.store.ciphertexts import LAPSE_SECONDS, SealedColumn, Stale, batches, sealed_columns
-from relay.store.secrets import CALLBACK_OWNER, MAX_SECRETS, SIGNING_OWNER
+from relay.store.ciphertexts import SealedColumn, sealed_columns
+from relay.store.probe import WriteProbe
+from relay.store.secrets import AUDIT_OWNER, CALLBACK_OWNER, MAX_SECRETS, SIGNING_OWNER
 from relay.store.store import Store
-from tests.support.store_kit import NOW, execute, intent, registration, rows, subscription
+from relay.testing import FakeClock, RecordingSink
+from tests.support.simulation_world import World as DeliveryWorld
+from tests.support.simulation_world import seen
+from tests.support.store_kit import NOW, execute, intent, registration, rows, subscription, until
 
-OLD, NEW, OTHER = new_key(), new_key(), new_key()
+OLD, NEW = new_key(), new_key()
 OLD_ID, NEW_ID = key_id(OLD), key_id(NEW)
+FILLED = 3 * 6 + 3
+"""What `fill` encrypts."""
 PLAIN = {
     *("jobs.metadata", "jobs.upstream", "jobs.request", "events.body", "attempts.details"),
     *("intents.request", "intents.metadata"),
@@ -37,28 +46,23 @@ PLAIN = {
 
 
 class World:
-    """The nodes of one test, on one database and one clock."""
+    """The nodes of one test, on one database. A second node on SQLite shares the open file."""
 
     def __init__(self, open_again: Callable[..., Awaitable[Store]]) -> None:
         self._open_again = open_again
-        self.now = NOW
-        self.slept: list[float] = []
-
-    async def sleep(self, seconds: float) -> None:
-        await asyncio.sleep(0)
-        if seconds > 1:
-            self.slept.append(seconds)
-            self.now += seconds
+        self.steady = 0.0
 
     async def node(
-        self, *keys: str, file: KeyFile | None = None, store: Store | None = None
+        self, *keys: str, file: KeyFile | None = None, beside: Store | None = None
     ) -> tuple[Store, EncryptionKeys]:
-        """A node that has started. `store`: shares an open database, as a second node on SQLite cannot open it."""
+        """A node that has started, with keys of its own."""
         keyring = Keyring(keys if file is None else file.read_or_create())
-        if store is None:
+        if beside is not None and not beside.database.shared:
+            store = Store(beside.database, keyring)
+        else:
             store = await self._open_again(keyring)
-        made = EncryptionKeys(keyring, store.ciphertexts, clock=lambda: self.now, file=file, sleep=self.sleep)
-        await made.start()
+        made = EncryptionKeys(keyring, store.ciphertexts, clock=lambda: NOW, file=file, steady=lambda: self.steady)
+        await made.check()
         return store, made
 
 
@@ -81,6 +85,7 @@ async def fill(store: Store, count: int = 3) -> None:
         await store.jobs.register(registration(f"job {number}", uid=f"job_{number:05}", recipient=kim))
     await store.secrets.ensure_secret(CALLBACK_OWNER, new_secret(bytes(32)), NOW)
     await store.secrets.ensure_secret(SIGNING_OWNER, new_signing_key(bytes(32)), NOW)
+    await store.secrets.ensure_secret(AUDIT_OWNER, "the key of the audit", NOW)
 
 
 async def everything(store: Store, count: int = 3) -> list[Any]:
@@ -90,22 +95,7 @@ async def everything(store: Store, count: int = 3) -> list[Any]:
         found.append(await store.idempotency.begin(f"idem-{number}", "body", "other", NOW, NOW - 60))
         found.append(await store.intents.get(f"int_{number}"))
         found.append(await store.jobs.recipient(f"job_{number:05}"))
-    return [*found, await store.secrets.own_secrets()]
-
-
-async def ids_in_use(store: Store) -> set[str]:
-    """The key ids in all ciphertexts."""
-    found: set[str] = set()
-    for column in sealed_columns():
-        for row in await rows(store, f"SELECT {column.column} AS sealed FROM {column.table}"):
-            if row["sealed"] is not None:
-                found.add(bytes(row["sealed"])[1:5].hex())
-    return found
-
-
-async def rotated(keys: EncryptionKeys) -> Rotation:
-    await keys.rotate()
-    return await keys.rotated()
+    return [*found, await store.secrets.own_secrets(), await store.secrets.of(AUDIT_OWNER)]
 
 
 def test_every_column_of_bytes_is_known_to_rotation_or_holds_no_ciphertext() -> None:
@@ -129,90 +119,127 @@ async def test_rotation_encrypts_every_ciphertext_again(world: World) -> None:
         assert found, f"this test has nothing in {column.table}.{column.column}"
     await keys.reload([OLD, NEW])
     await keys.reload([NEW, OLD])
-    ended = await rotated(keys)
-    assert (ended.state, ended.problem, ended.unused) == ("done", None, (OLD_ID,))
-    assert ended.total == ended.done == 3 * 6 + 2
-    assert await ids_in_use(store) == {NEW_ID}
-    assert await store.ciphertexts.used() == [NEW_ID]
+    assert await keys.rotate() == Rotation(key=NEW_ID, done=FILLED, left=0, unused=(OLD_ID,), problem=None)
+    assert await store.ciphertexts.used() == {NEW_ID: FILLED}
     assert await everything(store) == before
     await keys.reload([NEW])
     assert await everything(store) == before
-    again = await rotated(keys)
-    assert (again.state, again.done, again.unused) == ("done", 0, ())
+    assert await keys.rotate() == Rotation(key=NEW_ID, done=0, left=0, unused=(), problem=None)
 
 
-async def test_rotation_goes_through_slices_and_steps(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ciphertexts, "SLICE", 2)
-    monkeypatch.setattr(encryption_keys, "STEP_ROWS", 1)
-    store, keys = await world.node(OLD)
+async def test_a_rotation_goes_on_in_parts_and_in_small_transactions(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ciphertexts, "READ_ROWS", 3)
+    monkeypatch.setattr(encryption_keys, "STEP_BYTES", 300)
+    store, _ = await world.node(OLD)
     await fill(store, 7)
-    await keys.reload([OLD, NEW])
-    await keys.reload([NEW, OLD])
-    assert (await rotated(keys)).done == 7 * 6 + 2
-    assert await ids_in_use(store) == {NEW_ID}
+    before = await everything(store, 7)
+    store, keys = await world.node(NEW, OLD, beside=store)
+    replace_them = store.ciphertexts.replace
+    sizes: list[int] = []
 
+    async def in_two_seconds(column: SealedColumn, changes: Any) -> None:
+        sizes.append(len(changes))
+        world.steady += 2.0
+        await replace_them(column, changes)
 
-def test_steps_are_bounded_in_rows_and_bytes() -> None:
-    found = [Stale(place=(str(size),), size=size, blob=None) for size in (5, 5, 5, 90, 1, 1, 1, 1)]
-    assert [[one.size for one in group] for group in batches(found, 3, 12)] == [[5, 5], [5], [90], [1, 1, 1], [1]]
-    assert list(batches([], 3, 12)) == []
+    monkeypatch.setattr(store.ciphertexts, "replace", in_two_seconds)
+    parts = [await keys.rotate()]
+    while parts[-1].left:
+        parts.append(await keys.rotate())
+    total = 7 * 6 + 3
+    assert sum(part.done for part in parts) == sum(sizes) == total
+    assert [part.left for part in parts] == [total - sum(sizes[: 3 * (nth + 1)]) for nth in range(len(parts))]
+    assert max(sizes) == 3
+    assert 1 in sizes, "the answer of 20 KB ends its transaction"
+    assert await store.ciphertexts.used() == {NEW_ID: total}
+    assert await everything(store, 7) == before
 
 
 async def test_a_row_that_changes_meanwhile_is_not_overwritten(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    store, keys = await world.node(OLD)
+    store, _ = await world.node(OLD)
     await fill(store)
-    await keys.reload([OLD, NEW])
-    await keys.reload([NEW, OLD])
+    store, keys = await world.node(NEW, OLD, beside=store)
     replace_them = store.ciphertexts.replace
-    changed = False
 
-    async def after_another_writer(column: SealedColumn, changes: Any) -> None:
-        nonlocal changed
-        if column.table == "subscriptions" and not changed:
-            changed = True
+    async def after_other_writers(column: SealedColumn, changes: Any) -> None:
+        if column.table == "subscriptions":
             await store.subscriptions.replace(subscription("sub_00000", sink="https://changed.example/"), NOW)
             await store.subscriptions.remove("sub_00001", NOW)
+        if column.table == "accounts":
+            await store.accounts.adopt("revor", "adopted-0", "sk-revor-changed")
         await replace_them(column, changes)
 
-    monkeypatch.setattr(store.ciphertexts, "replace", after_another_writer)
-    assert (await rotated(keys)).state == "done"
+    monkeypatch.setattr(store.ciphertexts, "replace", after_other_writers)
+    assert (await keys.rotate()).left == 0
     assert [one.sink for one in await store.subscriptions.all()] == [
         "https://changed.example/",
         "https://sub-00002.example/hook",
     ]
-    assert await ids_in_use(store) == {NEW_ID}
+    assert (await store.accounts.adopted())[0] == ("revor", "adopted-0", "sk-revor-changed")
+    assert (await store.ciphertexts.used()).keys() == {NEW_ID}
 
 
-async def test_what_is_written_with_the_old_key_meanwhile_is_found(
+async def test_no_write_of_a_concurrent_writer_is_lost(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ciphertexts, "READ_ROWS", 2)
+    store, _ = await world.node(OLD)
+    await fill(store, 20)
+    other, _ = await world.node(OLD, NEW, beside=store)
+    store, keys = await world.node(NEW, OLD, beside=store)
+    written: dict[str, str] = {}
+    begun, ended = asyncio.Event(), False
+
+    async def write() -> None:
+        turn = 0
+        while not ended:
+            for number in range(20):
+                turn += 1
+                writer = other if turn % 3 else store
+                await writer.accounts.adopt("revor", f"adopted-{number}", f"sk-{turn}")
+                sink = f"https://{turn}.example/"
+                await writer.subscriptions.replace(subscription(f"sub_{number:05}", sink=sink), NOW)
+                written.update({f"adopted-{number}": f"sk-{turn}", f"sub_{number:05}": sink})
+                begun.set()
+
+    writing = asyncio.ensure_future(write())
+    await begun.wait()
+    for _ in range(5):
+        await keys.rotate()
+    ended = True
+    await writing
+    assert (await keys.rotate()).left == 0
+    found = {name: key for _, name, key in await store.accounts.adopted()}
+    found |= {one.id: one.sink for one in await other.subscriptions.all()}
+    assert {name: found[name] for name in written} == written
+    assert (await store.ciphertexts.used()).keys() == {NEW_ID}
+
+
+async def test_what_a_node_with_the_old_order_writes_is_found_by_the_next_rotation(world: World) -> None:
+    store, _ = await world.node(OLD)
+    await fill(store)
+    old_order, keys_there = await world.node(OLD, NEW, beside=store)
+    _, keys = await world.node(NEW, OLD, beside=store)
+    assert (await keys.rotate()).left == 0
+    await old_order.accounts.adopt("revor", "adopted-0", "sk-revor-later")
+    before = await everything(old_order)
+    with pytest.raises(SettingsError, match=f"encrypted with the key {OLD_ID}"):
+        await keys.reload([NEW])
+    await keys_there.reload([NEW, OLD])
+    assert await keys.rotate() == Rotation(key=NEW_ID, done=1, left=0, unused=(OLD_ID,), problem=None)
+    for one in (keys, keys_there):
+        await one.reload([NEW])
+    assert await everything(old_order) == before
+
+
+async def test_a_rotation_that_was_cut_off_leaves_everything_readable_and_continues(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store, keys = await world.node(OLD)
-    await fill(store)
-    old = Keyring([OLD])
-    await keys.reload([OLD, NEW])
-    await keys.reload([NEW, OLD])
-    stale, late = store.ciphertexts.stale, iter(range(2))
-
-    async def then_a_late_write(column: SealedColumn, header: bytes, after: Any) -> Any:
-        found = await stale(column, header, after)
-        if column.table == "subscriptions" and next(late, None) is not None:
-            sealed = old.encrypt(b'{"sink":"https://late.example/","headers":[]}', context="sub_00000")
-            await execute(store, "UPDATE subscriptions SET sealed = :sealed WHERE id = 'sub_00000'", sealed=sealed)
-        return found
-
-    monkeypatch.setattr(store.ciphertexts, "stale", then_a_late_write)
-    assert (await rotated(keys)).state == "done"
-    assert (await store.subscriptions.all())[0].sink == "https://late.example/"
-    assert await ids_in_use(store) == {NEW_ID}
-
-
-async def test_an_interrupted_rotation_continues(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(encryption_keys, "STEP_ROWS", 1)
-    store, keys = await world.node(OLD)
+    monkeypatch.setattr(ciphertexts, "READ_ROWS", 1)
+    store, _ = await world.node(OLD)
     await fill(store)
     before = await everything(store)
-    await keys.reload([OLD, NEW])
-    await keys.reload([NEW, OLD])
+    store, keys = await world.node(NEW, OLD, beside=store)
     replace_them, left = store.ciphertexts.replace, 4
 
     async def cut_off(column: SealedColumn, changes: Any) -> None:
@@ -224,58 +251,65 @@ async def test_an_interrupted_rotation_continues(world: World, monkeypatch: pyte
 
     with monkeypatch.context() as interrupted:
         interrupted.setattr(store.ciphertexts, "replace", cut_off)
-        await keys.rotate()
         with pytest.raises(asyncio.CancelledError):
-            await keys._rotating  # type: ignore[misc]
-    assert await ids_in_use(store) == {OLD_ID, NEW_ID}
-    assert set(await store.ciphertexts.used()) == {OLD_ID, NEW_ID}
+            await keys.rotate()
+    assert await store.ciphertexts.used() == {OLD_ID: FILLED - 4, NEW_ID: 4}
     assert await everything(store) == before
     with pytest.raises(SettingsError, match="encrypted with the key"):
         await keys.reload([NEW])
-    ended = await rotated(keys)
-    assert (ended.state, ended.done, ended.unused) == ("done", 3 * 6 + 2 - 4, (OLD_ID,))
+    assert await keys.rotate() == Rotation(key=NEW_ID, done=FILLED - 4, left=0, unused=(OLD_ID,), problem=None)
     assert await everything(store) == before
 
 
-async def testtwo_rotations_at_once_are_one(world: World) -> None:
-    store, keys = await world.node(OLD)
+async def test_two_rotations_at_once_both_end(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ciphertexts, "READ_ROWS", 1)
+    store, _ = await world.node(OLD)
     await fill(store)
-    await keys.reload([OLD, NEW])
-    await keys.reload([NEW, OLD])
-    first, second = await asyncio.gather(keys.rotate(), keys.rotate())
-    assert first.started_at == second.started_at
-    assert (await keys.rotated()).done == 3 * 6 + 2
+    before = await everything(store)
+    nodes = [await world.node(NEW, OLD, beside=store) for _ in range(2)]
+    ends = await asyncio.gather(*(keys.rotate() for _, keys in nodes))
+    assert [(end.left, end.unused) for end in ends] == [(0, (OLD_ID,))] * 2
+    assert await store.ciphertexts.used() == {NEW_ID: FILLED}
+    for other, _ in nodes:
+        assert await everything(other) == before
 
 
-async def test_a_secret_that_cannot_be_decrypted_is_reported_and_keeps_the_old_keys(world: World) -> None:
-    store, keys = await world.node(OLD)
+async def test_a_damaged_secret_is_reported_and_left(world: World) -> None:
+    store, _ = await world.node(OLD)
     await fill(store)
     await execute(
         store, "UPDATE intents SET sealed = (SELECT sealed FROM intents WHERE id = 'int_1') WHERE id = 'int_2'"
     )
-    await keys.reload([OLD, NEW])
-    await keys.reload([NEW, OLD])
-    ended = await rotated(keys)
-    assert (ended.state, ended.failed, ended.done) == ("failed", 1, 3 * 6 + 1)
-    assert "1 secret cannot be decrypted, so no key was retired: the secret of int_2 was modified" in str(ended.problem)
-    assert set(await store.ciphertexts.used()) == {OLD_ID, NEW_ID}
+    store, keys = await world.node(NEW, OLD, beside=store)
+    ended = await keys.rotate()
+    assert (ended.done, ended.left, ended.unused) == (FILLED - 1, 1, ())
+    assert "the secret of int_2 was modified" in str(ended.problem)
 
 
-# --- the start of a node
+# --- which keys a node can run with
 
 
-async def test_a_node_without_a_key_in_use_does_not_start(world: World) -> None:
+@pytest.mark.parametrize("place", [f"{column.table}.{column.column}" for column in sealed_columns()])
+async def test_neither_start_nor_reload_lets_a_key_go_that_any_secret_needs(world: World, place: str) -> None:
     store, _ = await world.node(OLD)
-    with pytest.raises(SettingsError, match=f"encrypted with the key {OLD_ID}, which is not one of the 1 configured"):
-        await world.node(NEW, store=store)
-    assert await store.ciphertexts.used() == [OLD_ID]
-
-
-async def test_removing_a_key_in_use_at_run_time_is_refused(world: World) -> None:
-    _, keys = await world.node(OLD, NEW)
-    with pytest.raises(SettingsError, match="run `relay keys rotate` while it is still there"):
-        await keys.reload([NEW])
-    assert keys.ids == (OLD_ID, NEW_ID)
+    await fill(store)
+    store, keys = await world.node(NEW, OLD, beside=store)
+    await keys.rotate()
+    old, new = Keyring([OLD]), Keyring([NEW])
+    table, _, name = place.partition(".")
+    (column,) = [one for one in sealed_columns() if one.table == table]
+    key = ", ".join(column.key)
+    (row,) = await rows(store, f"SELECT {key}, {name} AS sealed FROM {table} WHERE {name} IS NOT NULL LIMIT 1")
+    context = column.context(tuple(row[one] for one in column.key))
+    sealed = old.encrypt(new.decrypt(bytes(row["sealed"]), context=context), context=context)
+    await execute(store, f"UPDATE {table} SET {name} = :sealed WHERE {name} = :old", sealed=sealed, old=row["sealed"])
+    for call in (keys.reload([NEW]), world.node(NEW, beside=store)):
+        with pytest.raises(SettingsError, match="run `relay keys rotate` while it is still there") as refused:
+            await call
+        assert f"encrypted with the key {OLD_ID}, which is not one of the 1 configured ({NEW_ID})" in str(refused.value)
+    assert keys.ids == (NEW_ID, OLD_ID)
+    assert (await keys.rotate()).done == 1
+    await world.node(NEW, beside=store)
 
 
 async def test_keys_can_be_neither_added_to_a_file_nor_removed_from_the_settings_at_run_time(world: World) -> None:
@@ -284,19 +318,9 @@ async def test_keys_can_be_neither_added_to_a_file_nor_removed_from_the_settings
         await keys.reload([])
 
 
-# --- several nodes
-
-
-@pytest.fixture
-def shared(database_url: str) -> None:
-    if database_url.startswith("sqlite"):
-        pytest.skip("a SQLite file has one node")
-
-
-@pytest.mark.usefixtures("shared")
 async def test_the_documented_order_works_while_both_nodes_write(world: World) -> None:
     store, one = await world.node(OLD)
-    second, two = await world.node(OLD)
+    second, two = await world.node(OLD, beside=store)
     await fill(store)
     before = await everything(store)
     for keys in ([OLD, NEW], [NEW, OLD]):
@@ -305,153 +329,95 @@ async def test_the_documented_order_works_while_both_nodes_write(world: World) -
             assert await everything(store) == before
             await second.accounts.adopt("revor", "adopted-0", "sk-revor-0")
             assert await everything(store) == before == await everything(second)
-    ended = await rotated(one)
-    assert (ended.state, ended.unused) == ("done", (OLD_ID,))
-    assert sum(world.slept) >= encryption_keys.SETTLE_SECONDS, "writes of the other node may have been on their way"
+    assert (await one.rotate()).unused == (OLD_ID,)
     for node in (two, one):
         await node.reload([NEW])
     assert await everything(store) == before == await everything(second)
 
 
-@pytest.mark.usefixtures("shared")
-async def test_a_node_must_not_encrypt_with_a_key_that_another_lacks(world: World) -> None:
-    store, one = await world.node(OLD)
-    await world.node(OLD)
-    with pytest.raises(SettingsError, match=r"add the new key as the last of encryption\.keys on every node"):
-        await one.reload([NEW, OLD])
-    assert one.ids == (OLD_ID,)
-    with pytest.raises(SettingsError, match="could not decrypt what this node encrypts"):
-        await world.node(NEW, OLD, store=store)
-    assert await store.ciphertexts.used() == [OLD_ID]
+# --- a key that another node has
 
 
-@pytest.mark.usefixtures("shared")
-async def test_a_wrong_order_on_one_node_holds_the_rotation_back(world: World) -> None:
-    store, one = await world.node(OLD, NEW)
-    await fill(store)
-    _, two = await world.node(OLD, NEW)
-    await one.reload([NEW, OLD])
-    with pytest.raises(Conflict, match=f"{two.node} still encrypts with the key {OLD_ID}: make {NEW_ID} the first"):
-        await one.rotate()
-    await two.reload([NEW, OLD])
-    assert (await rotated(one)).state == "done"
+async def test_deliveries_whose_secrets_cannot_be_decrypted_wait_and_others_do_not(open_again: Any) -> None:
+    keyring, clock = Keyring([OLD]), FakeClock()
+    store = await open_again(keyring)
+    here = DeliveryWorld(store, clock, RecordingSink(clock))
+    await here.subscribe(id="sub_1", sink="https://readable.example/")
+    keyring.replace([NEW])  # what another node writes that has another first key
+    await here.subscribe(id="sub_2", sink="https://unreadable.example/")
+    await store.secrets.ensure_secret("sub_4", new_secret(bytes(32)), NOW)
+    keyring.replace([OLD])
+    await store.subscriptions.create(subscription("sub_4", sink="https://unreadable.example/4"))
+
+    async def reached() -> list[str]:
+        await here.deliver()
+        return sorted(request.url for request in here.sink.requests)
+
+    async def problems() -> tuple[str, ...]:
+        failed = here.dispatcher.undecryptable.values()
+        return (await readiness(store, WriteProbe(store.database), {}, {}, clock(), undecryptable=failed)).problems
+
+    await here.register("job", seen("queued"))
+    await here.step()
+    assert await reached() == ["https://readable.example/"]
+    assert set(here.dispatcher.undecryptable) == {"sub_2", "sub_4"}
+    (problem,) = await problems()
+    assert problem.startswith("deliveries wait: the secret of s")
+    assert f"encrypted with the key {NEW_ID}, which is not one of the 1 configured" in problem
+    waiting = "SELECT subscription_id AS id, state, attempt_count FROM deliveries WHERE subscription_id <> 'sub_1'"
+    assert {(row["id"], row["state"], row["attempt_count"]) for row in await rows(store, waiting)} == {
+        ("sub_2", "pending", 0),
+        ("sub_4", "pending", 0),
+    }
+
+    keyring.replace([OLD, NEW])
+    store.subscriptions.changed()  # as `Node.reload` does
+    assert await reached() == [
+        "https://readable.example/",
+        "https://unreadable.example/",
+        "https://unreadable.example/4",
+    ]
+    assert await problems() == ()
 
 
-@pytest.mark.usefixtures("shared")
-async def test_a_node_that_starts_with_the_wrong_order_meanwhile_keeps_the_old_key(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    store, one = await world.node(NEW, OLD)
-    await fill(store)
-    started: list[EncryptionKeys] = []
-    retire = store.ciphertexts.retire
-
-    async def after_a_start(*arguments: Any) -> Any:
-        started.append((await world.node(OLD, NEW))[1])
-        return await retire(*arguments)
-
-    monkeypatch.setattr(store.ciphertexts, "retire", after_a_start)
-    ended = await rotated(one)
-    assert ended.state == "failed"
-    assert "still encrypts with the key" in str(ended.problem)
-    assert OLD_ID in await store.ciphertexts.used()
-
-
-@pytest.mark.usefixtures("shared")
-async def testtwo_nodes_that_rotate_at_once_both_end(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(encryption_keys, "STEP_ROWS", 1)
-    store, one = await world.node(OLD, NEW)
-    second, two = await world.node(OLD, NEW)
-    await fill(store)
-    before = await everything(store)
-    for node in (one, two):
-        await node.reload([NEW, OLD])
-    ends = await asyncio.gather(rotated(one), rotated(two))
-    assert [(end.state, end.unused) for end in ends] == [("done", (OLD_ID,))] * 2
-    assert await ids_in_use(store) == {NEW_ID}
-    assert await everything(store) == before == await everything(second)
+async def test_nothing_is_sent_unsigned_while_the_relays_own_secrets_cannot_be_decrypted(open_again: Any) -> None:
+    keyring, clock = Keyring([NEW]), FakeClock()
+    store = await open_again(keyring)
+    await store.secrets.ensure_secret(SIGNING_OWNER, new_signing_key(bytes(32)), NOW)
+    keyring.replace([OLD])
+    here = DeliveryWorld(store, clock, RecordingSink(clock))
+    await here.subscribe(signature="v1a")
+    await here.register("job", seen("queued"))
+    clock.advance(1.0)
+    await here.poller.run_once()
+    await here.poller.drain()
+    running = asyncio.ensure_future(here.dispatcher.run())
+    await until(lambda: OWN in here.dispatcher.undecryptable)
+    assert here.sink.requests == []
+    keyring.replace([OLD, NEW])
+    store.subscriptions.changed()
+    here.dispatcher.wake()
+    await until(lambda: bool(here.sink.requests))
+    assert here.dispatcher.undecryptable == {}
+    await here.dispatcher.stop(5.0)
+    await running
 
 
-@pytest.mark.usefixtures("shared")
-async def test_a_node_that_was_cut_off_stores_no_secret_until_it_has_announced_its_keys(world: World) -> None:
-    store, one = await world.node(OLD, NEW)
-    assert FRESH_SECONDS + SETTLE_SECONDS < LAPSE_SECONDS
-    steady = one._announced_at
-    one._steady = lambda: steady
-    steady += FRESH_SECONDS
-    await fill(store, 1)
-    steady += 1
-    with pytest.raises(StoreError, match="could not announce its encryption keys for 16 s"):
-        await store.subscriptions.create(subscription("sub_1"))
-    assert await store.subscriptions.get("sub_00000") is not None  # reading goes on
-    await one.announce()
-    await store.subscriptions.create(subscription("sub_1"))
-
-    one._keyring.replace([NEW, OLD])  # in spite of all checks: another node has only the old key
-    _, two = await world.node(OLD, NEW)
-    two._keyring.replace([OLD])
-    await two.announce()
-    await one.announce()
-    assert one.problem is not None
-    steady += FRESH_SECONDS + 1
-    await one.announce()
-    with pytest.raises(StoreError, match="could not decrypt what this node encrypts"):
-        await store.subscriptions.create(subscription("sub_2"))
-
-
-@pytest.mark.usefixtures("shared")
-async def test_a_node_that_was_killed_counts_for_a_while(world: World) -> None:
-    store, one = await world.node(OLD, NEW)
-    await world.node(OLD, NEW)  # never closed
-    await one.reload([NEW, OLD])
-    with pytest.raises(Conflict):
-        await one.rotate()
-    world.now += LAPSE_SECONDS + 1
-    await one.announce()
-    assert (await rotated(one)).state == "done"
-    assert await store.ciphertexts.others(one.node, world.now) == []
-
-
-@pytest.mark.usefixtures("shared")
-@pytest.mark.parametrize("step", [3600.0, -3600.0])
-async def test_a_clock_that_is_set_neither_blocks_a_rotation_nor_hastens_it(world: World, step: float) -> None:
-    store, one = await world.node(OLD, NEW)
-    await fill(store)
-    _, dead = await world.node(OLD, NEW)
-    await one.reload([NEW, OLD])
-    await dead.reload([NEW, OLD])
-    world.now += step
-    await one.announce()
-    _, two = await world.node(NEW, OLD)
-    if step < 0:
-        two._since -= step  # as if it had taken its keys before the clock was set back
-        await two.announce()
-    ended = await rotated(one)
-    assert (ended.state, ended.unused) == ("done", (OLD_ID,))
-    assert sum(world.slept) == pytest.approx(encryption_keys.SETTLE_SECONDS, abs=1.0)
-
-
-@pytest.mark.usefixtures("shared")
-async def test_a_node_that_stops_is_forgotten_at_once(world: World) -> None:
-    store, one = await world.node(OLD)
-    _, two = await world.node(OLD)
-    assert [other.node for other in await store.ciphertexts.others(one.node, world.now)] == [two.node]
-    await two.close()
-    assert await store.ciphertexts.others(one.node, world.now) == []
-
-
-@pytest.mark.usefixtures("shared")
-async def test_a_node_finds_out_that_others_use_a_key_it_lacks(world: World) -> None:
-    store, one = await world.node(OLD)
-    await one.announce()
-    assert one.problem is None
-    mine = NodeKeys(node="other", keys=(NEW_ID, OLD_ID), since=NOW)
-    await store.ciphertexts.take(mine, NOW, lambda used, others: None)  # a node of a version that does not check
-    await one.announce()
-    assert f"encrypted with the key {NEW_ID}" in str(one.problem)
-    await one.reload([OLD, NEW])
-    await one.announce()
-    assert one.problem is None
+async def test_a_secret_that_another_node_encrypts_again_is_found(world: World) -> None:
+    store, _ = await world.node(OLD)
+    clock = FakeClock()
+    here = DeliveryWorld(store, clock, RecordingSink(clock))
+    other, there = await world.node(NEW, OLD, beside=store)
+    await other.subscriptions.create(subscription("sub_1"))
+    store.subscriptions.changed()
+    await here.deliver()
+    assert set(here.dispatcher.undecryptable) == {"sub_1"}
+    await there.reload([OLD, NEW])
+    assert (await there.rotate()).left == 0
+    clock.advance(SYNC_SECONDS)
+    await here.dispatcher.run_once()
+    await here.dispatcher.run_once()
+    assert here.dispatcher.undecryptable == {}
 
 
 # --- a key file
@@ -462,14 +428,13 @@ async def test_a_key_file_gets_a_new_key_and_keeps_the_old_one(world: World, tmp
     store, keys = await world.node(file=file)
     await fill(store)
     before, (old_id,) = await everything(store), keys.ids
-    ended = await rotated(keys)
-    assert (ended.state, ended.unused) == ("done", (old_id,))
+    assert (await keys.rotate()).unused == (old_id,)
     assert len(file.read()) == 2
     assert file.path.stat().st_mode & 0o777 == 0o600
     assert keys.ids == tuple(map(key_id, file.read()))
     assert await everything(store) == before
     # A copy of the file from then still reads a backup from before; a second rotation adds a third key.
-    await rotated(keys)
+    await keys.rotate()
     assert len(file.read()) == 3
     file.path.write_text(file.read()[0])
     await keys.reload([])
@@ -490,10 +455,10 @@ async def test_a_lost_key_file_stops_a_rotation_before_it_begins(world: World, t
     assert await everything(store) == before
     file.path.write_bytes(kept)
     file.path.chmod(0o600)
-    assert (await rotated(keys)).state == "done"
+    assert (await keys.rotate()).left == 0
 
 
-async def test_a_rotation_of_a_key_file_that_was_cut_off_makes_no_second_key(
+async def test_a_rotation_of_a_key_file_that_goes_on_makes_no_second_key(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = KeyFile(tmp_path / "state")
@@ -501,24 +466,19 @@ async def test_a_rotation_of_a_key_file_that_was_cut_off_makes_no_second_key(
     await fill(store)
     before = await everything(store)
     (old_id,) = keys.ids
-
-    async def cut_off(*_: Any) -> None:
-        raise asyncio.CancelledError
-
-    with monkeypatch.context() as interrupted:
-        interrupted.setattr(store.ciphertexts, "take", cut_off)
-        with pytest.raises(asyncio.CancelledError):
-            await keys.rotate()  # the file is written, nothing else
+    monkeypatch.setattr(encryption_keys, "PART_SECONDS", 0.0)
+    assert (await keys.rotate()).left == (await keys.rotate()).left == FILLED
     assert len(file.read()) == 2
-    ended = await rotated(keys)
-    assert (ended.state, ended.unused, len(file.read())) == ("done", (old_id,), 2)
+    monkeypatch.undo()
+    ended = await keys.rotate()
+    assert (ended.left, ended.unused, len(file.read())) == (0, (old_id,), 2)
     assert await everything(store) == before
 
 
 # --- the relay's own secrets
 
 
-async def testtwo_nodes_that_start_together_have_the_same_secrets(store: Store, open_again: Any) -> None:
+async def test_two_nodes_that_start_together_have_the_same_secrets(store: Store, open_again: Any) -> None:
     made = [store] if not store.database.shared else [store, await open_again(), await open_again()]
     await asyncio.gather(
         *(

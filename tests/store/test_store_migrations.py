@@ -21,7 +21,6 @@ from sqlmodel import SQLModel
 
 import relay.store.tables  # noqa: F401 - fills the metadata
 from relay import resources
-from relay.config.keyring import Keyring, key_id, new_key
 from relay.core.records import StoredAnswer
 from relay.core.subscription import Incidents
 from relay.errors import SchemaTooNew, SchemaTooOld
@@ -236,26 +235,6 @@ async def test_a_job_of_an_older_schema_is_overdue_when_it_was_and_follows_its_s
         shown = seen("scheduled", scheduled_at=NOW + 500)
         await store.jobs.record(poll("job_1", 0, "scheduled", seen=shown))
         assert await store.jobs.past_deadline("revor", "default", NOW + 561) == [(NOW + 560, "job_1")]
-    finally:
-        await store.close()
-
-
-async def test_the_keys_of_existing_ciphertexts_are_noted_as_used(database_url: str) -> None:
-    keys = [new_key() for _ in range(3)]
-    blobs = [Keyring([key]).encrypt(b"{}", context="x").hex() for key in keys]
-    written = [f"decode('{blob}', 'hex')" if is_postgres(database_url) else f"x'{blob}'" for blob in blobs]
-    await asyncio.to_thread(to_first_schema, database_url)
-    await asyncio.to_thread(
-        change,
-        database_url,
-        f"INSERT INTO secrets (id, owner, ciphertext, created_at) VALUES ('sec_1', 'a', {written[0]}, {NOW})",
-        f"INSERT INTO secrets (id, owner, ciphertext, created_at) VALUES ('sec_2', 'a', {written[1]}, {NOW})",
-        f"INSERT INTO accounts (source, name, state, key_ciphertext) VALUES ('s', 'a', 'ok', {written[2]})",
-        "INSERT INTO accounts (source, name, state) VALUES ('s', 'b', 'ok')",
-    )
-    store = await open_store(database_url, Keyring(keys), now=NOW, auto_migrate=True)
-    try:
-        assert set(await store.ciphertexts.used()) == set(map(key_id, keys))
     finally:
         await store.close()
 

@@ -325,20 +325,18 @@ class FakeDispatcher:
 
 
 class FakeKeys:
-    """Encryption keys whose rotation never ends."""
+    """Encryption keys of which a part is encrypted again."""
 
     ids = ("0c1d2e3f", "8a9b0c1d")
     place = "encryption.keys"
 
     def __init__(self) -> None:
-        self.rotation: Rotation | None = None
         self.refusal: RelayError | None = None
 
     async def rotate(self) -> Rotation:
         if self.refusal is not None:
             raise self.refusal
-        self.rotation = Rotation(state="running", key=self.ids[0], started_at=NOW, total=3, done=1)
-        return self.rotation
+        return Rotation(key=self.ids[0], done=1, left=2, unused=(), problem="why")
 
 
 class FakeNode:

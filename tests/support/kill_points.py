@@ -65,9 +65,6 @@ ROTATION_POINTS: Mapping[str, str] = {
     "again.called": "some secrets are encrypted again; their transaction has not begun",
     "again.written": "they are written; the transaction is not committed",
     "again.committed": "that is committed; the rest is encrypted with the old key",
-    "retire.called": "everything is encrypted again; the old key is still noted as used",
-    "retire.written": "the old key is retired; the transaction is not committed",
-    "retire.committed": "that is committed; nobody was told",
 }
 """A rotation of the encryption keys passes all of these, in this order."""
 

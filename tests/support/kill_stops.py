@@ -78,7 +78,6 @@ class Stop:
         self._around(PullStore, "settle", "ack.called", "ack.committed", "ack.written")
         self._around(PullStore, "end_leases", "ended.called", "ended.committed", "ended.written")
         self._around(CiphertextStore, "replace", "again.called", "again.committed", "again.written")
-        self._around(CiphertextStore, "retire", "retire.called", "retire.committed", "retire.written")
         self._after(KeyFile, "add", "rotation.filed")
         self._around(UpstreamTransport, "send", operation="create.sent")
         self._around(Creates, "_settle_answer", "create.answered", "create.recorded")

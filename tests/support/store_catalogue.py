@@ -11,6 +11,7 @@ from relay.store import (
     audit,
     bundles,
     cancellation,
+    ciphertexts,
     claims,
     connect_accounts,
     credentials,
@@ -307,6 +308,7 @@ def incident_pages() -> Iterator[Case]:
 
 RUNNING_REPLAYS = ("SCAN replays USING INDEX ix_replays_running",)  # a hundred at most
 CATALOGUE = (
+    *(Case(f"rotation: {one.table}", one.stale, walks=True) for one in ciphertexts.sealed_columns()),
     Case("claim: backlog", claims.PENDING_SUBSCRIPTIONS),
     Case("claim: take", claims.TAKE, sorts=True),  # at most three times as many as requested
     Case("claim: with event", claims.WITH_EVENT),
