@@ -5,11 +5,11 @@ AsyncAPI 3 read differently, apart from `$defs`; `tests/api/test_api_asyncapi.py
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
-from relay.core.relay_events import SCHEMA_NAMES, schema_name_for
+from relay.core.relay_events import SCHEMA_NAMES
 from relay.core.signing import ID_HEADER, SIGNATURE_HEADER, TIMESTAMP_HEADER
 from relay.resources import schemas_dir
 
@@ -62,12 +62,3 @@ def _rewritten(value: Any) -> Any:
         time = ref(TIME) if value.get("$ref") == "#/$defs/time" else {}
         return {key: _rewritten(part) for key, part in value.items()} | time
     return [_rewritten(part) for part in value] if isinstance(value, list) else value
-
-
-def types_by_component(types: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """Event types of the relay, by the component that describes them."""
-    found: dict[str, tuple[str, ...]] = {}
-    for type in types:
-        component = component_of(schema_name_for(type))
-        found[component] = (*found.get(component, ()), type)
-    return found

@@ -207,12 +207,6 @@ def _query(parameter: Parameter) -> dict[str, Any]:
     }
 
 
-def query_schema(operation: Operation) -> dict[str, Any]:
-    """All query parameters of an operation as one object."""
-    properties = {one.name: {**one.schema, "description": one.description} for one in operation.query}
-    return {"type": "object", "properties": properties}
-
-
 _WEBHOOK_ANSWERS = {
     "2XX": "The event is accepted, and not sent again.",
     "410": "The receiver takes no more events: the subscription is disabled, and its events are held.",
