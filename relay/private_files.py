@@ -110,11 +110,6 @@ def narrow(path: Path) -> None:
         log.warning("%s was open to others (%04o): now only its owner may read and write it", path, mode)
 
 
-def private_opener(path: str, flags: int) -> int:
-    """An `opener` for `open`: files it creates are for their owner only."""
-    return os.open(path, flags | os.O_CLOEXEC, PRIVATE)
-
-
 def _make_folder(path: Path) -> None:
     """Missing parents are private too: a user who may write to one could replace the folder."""
     if not path.is_dir():

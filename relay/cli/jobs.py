@@ -85,24 +85,16 @@ def import_jobs(
     file: Annotated[
         Path | None, typer.Argument(metavar="FILE", help="The input. Standard input if missing or -.")
     ] = None,
-    format: Annotated[
-        Literal["auto", "csv", "jsonl", "answers"], typer.Option(metavar="FORMAT", help="auto, csv, jsonl or answers.")
-    ] = "auto",
     callback_url: Annotated[str | None, typer.Option(help="URL that gets the events, for jobs without one.")] = None,
     callback_types: CallbackTypes = None,
     metadata: Annotated[str | None, typer.Option(help="JSON object for every event, for jobs without one.")] = None,
     group: Annotated[str | None, typer.Option(help="The group that they join, for jobs without one.")] = None,
     source: Annotated[str | None, typer.Option(help="The source, for jobs without one.")] = None,
     account: Annotated[str | None, typer.Option(help="The account, for jobs without one.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check every entry and send nothing.")] = False,
-    rejects: Annotated[
-        Path | None, typer.Option(help="File for rejected entries, to be corrected and imported.")
-    ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted import of this file.")] = False,
     json: Json = False,
 ) -> None:
-    """Track the jobs in a CSV, JSON lines or pasted answers. Exit code 1: some were rejected."""
-    from relay.cli.importing.run import Plan, run
+    """Track the jobs in a CSV, JSON lines or a list of ids. Exit code 2: some were rejected."""
+    from relay.cli.importing import run
 
     defaults = {
         "callback_url": callback_url,
@@ -112,16 +104,9 @@ def import_jobs(
         "source": source,
         "account": account,
     }
-    plan = Plan(
-        file=None if file is None or str(file) == "-" else file,
-        format=None if format == "auto" else format,
-        defaults=given(defaults),
-        dry_run=dry_run,
-        rejects=rejects,
-        resume=resume,
-        json=json,
-    )
-    raise typer.Exit(0 if run(plan, api()) else 1)
+    is_stdin = file is None or str(file) == "-"
+    accepted = run(api(), None if is_stdin else file, given(defaults), json=json)
+    raise typer.Exit(0 if accepted else 2)
 
 
 @app.command("list")

@@ -16,11 +16,9 @@ import pytest
 from structlog.testing import capture_logs
 
 from relay import cli
-from relay.cli import client
+from relay.cli import client, importing
 from relay.cli.client import Api, Unreachable
 from relay.cli.demo.environment import listen, served, url_of
-from relay.cli.importing import run as import_run
-from relay.cli.importing import send as import_send
 from tests.support.e2e_world import World, open_e2e_world
 from tests.support.relay_world import open_relay_world
 
@@ -98,7 +96,7 @@ class Cut:
         send = Api.send
 
         def cut(api: Api, method: str, path: str, **options: Any) -> Any:
-            if path != import_send.PATH:
+            if path != importing.PATH:
                 return send(api, method, path, **options)
             self.batches.append(len(options["body"]["jobs"]))
             answer = send(api, method, path, **options) if len(self.batches) != at or after else None
@@ -109,115 +107,56 @@ class Cut:
         monkeypatch.setattr(client.Api, "send", cut)
 
 
-def state_of(file: Path) -> Path:
-    return file.with_name(file.name + ".import-state")
-
-
 def numbered(count: int, *, first: int = 0) -> str:
     rows = (f'job-{number},"{{""deal"": {number}}}",high' for number in range(first, first + count))
     return "id,metadata,priority\n" + "\n".join(rows) + "\n"
-
-
-def table(out: str) -> list[list[str]]:
-    return [line.split("\t") for line in out.splitlines() if "\t" in line]
 
 
 async def test_many_lines_are_imported(importer: Importer) -> None:
     file = importer.write("jobs.csv", numbered(LINES))
     found = await importer.json(file)
     assert importer.code == 0
-    assert (found["entries"], found["created"], found["existing"], found["rejected_count"]) == (LINES, LINES, 0, 0)
+    assert (found["complete"], found["created"], found["existing"], found["rejected_count"]) == (True, LINES, 0, 0)
     assert importer.err == ""  # no progress bar without a terminal
-    assert not state_of(file).exists()
     for number in (0, LINES // 2, LINES - 1):
         job = await importer.world.shown(f"job-{number}")
         assert (job["metadata"], job["priority"]) == ({"deal": number}, "high")
 
 
-async def test_resume_continues_an_interrupted_import(importer: Importer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(import_run, "BATCH_ENTRIES", 10)
+async def test_interrupted_import_is_run_again(importer: Importer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importing, "BATCH_ENTRIES", 10)
     rows = numbered(95).splitlines(keepends=True)
     rows[13] = "job-12,no metadata,high\n"
-    file, rejects = importer.write("jobs.csv", "".join(rows)), importer.folder / "rejects.csv"
+    file = importer.write("jobs.csv", "".join(rows))
     with monkeypatch.context() as patch:
-        cut = Cut(patch, 4, KeyboardInterrupt())
-        out = await importer(file, "--rejects", rejects)
+        Cut(patch, 4, KeyboardInterrupt())
+        out = await importer(file)
     assert importer.code == 130
     assert "29 created, 0 already tracked, 1 rejected" in out
-    assert importer.err == "relay: stopped after line 31 (continue with the same command and --resume)\n"
-    assert state_of(file).exists()
-    rejects.write_bytes(rejects.read_bytes() + b"half a li")  # as a crash would leave it
-
-    with monkeypatch.context() as patch:
-        cut = Cut(patch, 0, KeyboardInterrupt())
-        found = await importer.json(file, "--rejects", rejects, "--resume")
-    assert cut.batches == [10] * 6 + [5]
-    assert importer.code == 1
-    assert (found["complete"], found["entries"], found["created"], found["existing"]) == (True, 95, 94, 0)
+    first, second = importer.err.splitlines()
+    assert first.startswith("line 14 (job-12): metadata: ")
+    assert second == "relay: stopped after line 31. Run it again from the start: tracked jobs do not change"
+    found = await importer.json(file)
+    assert (importer.code, found["complete"], found["created"], found["existing"]) == (2, True, 65, 29)
     assert [(one["line"], one["id"]) for one in found["rejected"]] == [(14, "job-12")]
-    assert rejects.read_text().count("# line ") == 1
-    assert "half a li" not in rejects.read_text()
     assert len(await importer.tracked()) == 94
-    assert not state_of(file).exists()
-    again = await importer.json(file)
-    assert (again["created"], again["existing"]) == (0, 94)
 
 
 async def test_lost_connection_is_reported_with_how_to_continue(
     importer: Importer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(import_run, "BATCH_ENTRIES", 10)
-    monkeypatch.setattr(import_send, "PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr(importing, "BATCH_ENTRIES", 10)
+    monkeypatch.setattr(importing, "PATIENCE_SECONDS", 0.0)
     file = importer.write("ids", "".join(f"job-{number}\n" for number in range(30)))
     with monkeypatch.context() as patch:
         Cut(patch, 2, Unreachable("no relay at all"), after=True)  # it has them, and its answer was lost
         found = await importer.json(file)
     assert (importer.code, found["complete"], found["created"]) == (1, False, 10)
     assert importer.err == (
-        "relay: stopped after line 10 (continue with the same command and --resume): no relay at all\n"
+        "relay: stopped after line 10. Run it again from the start: tracked jobs do not change: no relay at all\n"
     )
-    found = await importer.json(file, "--resume")
-    assert (importer.code, found["created"], found["existing"]) == (0, 20, 10)
-
-
-@pytest.mark.parametrize("change", ["input", "options", "rejects", "state"])
-async def test_changed_input_is_imported_from_its_start(
-    importer: Importer, monkeypatch: pytest.MonkeyPatch, change: str
-) -> None:
-    monkeypatch.setattr(import_run, "BATCH_ENTRIES", 10)
-    file, rejects = importer.write("jobs.csv", "id\n" + "".join(f"job-{n}\n" for n in range(30))), importer.folder / "r"
-    with monkeypatch.context() as patch:
-        Cut(patch, 3, KeyboardInterrupt())
-        await importer(file, "--rejects", rejects)
-    assert importer.code == 130
-    more: list[str] = []
-    if change == "input":
-        file.write_text(file.read_text().replace("job-3\n", "job-three\n"))
-    elif change == "options":
-        more = ["--metadata", '{"deal": 1}']
-    elif change == "rejects":
-        lines = state_of(file).read_text().replace('"rejects_bytes":0', '"rejects_bytes":7')
-        state_of(file).write_text(lines)
-    else:
-        state_of(file).write_text("no state\n")
-    found = await importer.json(file, "--rejects", rejects, "--resume", *more)
-    assert "starting at the first line" in importer.err
-    assert (found["entries"], found["rejected_count"]) == (30, 0)
-    assert ("job-three" in await importer.tracked()) is (change == "input")
-
-
-async def test_batches_after_a_torn_state_line_are_repeated(
-    importer: Importer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(import_run, "BATCH_ENTRIES", 10)
-    file = importer.write("jobs.csv", "id\n" + "".join(f"job-{number}\n" for number in range(30)))
-    with monkeypatch.context() as patch:
-        Cut(patch, 3, KeyboardInterrupt())
-        await importer(file)
-    state_of(file).write_bytes(state_of(file).read_bytes()[:-20])
-    found = await importer.json(file, "--resume")
-    assert importer.err == ""
-    assert (found["entries"], found["created"], found["existing"]) == (30, 20, 10)
+    found = await importer.json(file)
+    assert (importer.code, found["created"], found["existing"]) == (0, 10, 20)
 
 
 WRONG = {
@@ -237,34 +176,22 @@ WRONG = {
 }
 
 
-async def test_corrected_rejects_are_imported(importer: Importer) -> None:
+async def test_rejected_lines_are_corrected_in_the_file(importer: Importer) -> None:
     head = "id,account,callback_url,priority,deadline_seconds\n"
     given = (head + "".join(f"{row}\n" for row in WRONG)).encode("utf-8", "surrogateescape")
-    file, rejects = importer.write("jobs.csv", given), importer.folder / "rejects.csv"
-    out = await importer(file, "--rejects", rejects)
-    assert importer.code == 1
-    assert "2 created, 0 already tracked, 10 rejected" in out
-    wrong = {row: said for row, (said, corrected) in WRONG.items() if corrected}
-    shown = table(out)[1:]
-    assert [int(line) for line, _, _ in shown] == [list(WRONG).index(row) + 2 for row in wrong]
-    assert all(said in reason for said, (_, _, reason) in zip(wrong.values(), shown, strict=True))
-    kept = rejects.read_bytes().decode("utf-8", "surrogateescape")
-    assert kept.startswith(f"# format: csv\n{head}# line 3: ")
-    assert [line for line in kept.splitlines() if not line.startswith("# ")] == [head.strip(), *wrong]
-
-    # As it is, all of it is rejected once more, and for the same reasons.
-    again = await importer(rejects)
-    assert importer.code == 1
-    assert [reason for _, _, reason in table(again)[1:]] == [reason for _, _, reason in shown]
-
-    for row, (_, corrected) in WRONG.items():
-        if corrected:
-            kept = kept.replace(f"\n{row}\n", f"\n{corrected}\n")
-    rejects.write_text(kept)
-    found = await importer.json(rejects)
-    assert (importer.code, found["created"], found["rejected"]) == (0, 10, [])
-    assert set(await importer.tracked()) == {"ok-1", "ok-2"} | {
-        corrected.partition(",")[0] for _, corrected in WRONG.values() if corrected
+    out = await importer(importer.write("jobs.csv", given))
+    assert (importer.code, out) == (2, "2 created, 0 already tracked, 10 rejected\n")
+    wrong = [(number, said) for number, (said, corrected) in enumerate(WRONG.values(), 2) if corrected]
+    shown = importer.err.splitlines()
+    assert len(shown) == len(wrong)
+    for (number, said), line in zip(wrong, shown, strict=True):
+        assert re.match(rf"line {number}\b", line)
+        assert said in line
+    text = head + "".join(f"{corrected or row}\n" for row, (_, corrected) in WRONG.items())
+    found = await importer.json(importer.write("jobs.csv", text))
+    assert (importer.code, found["created"], found["existing"], found["rejected"]) == (0, 10, 2, [])
+    assert set(await importer.tracked()) == {
+        (corrected or row).partition(",")[0] for row, (_, corrected) in WRONG.items()
     }
 
 
@@ -283,9 +210,9 @@ async def test_json_lines_may_be_answers_and_ids(importer: Importer) -> None:
         "{broken",
         "5",
     ]
-    file, rejects = importer.write("jobs.jsonl", "\n".join(lines)), importer.folder / "rejects"
-    found = await importer.json(file, "--metadata", '{"from": "file"}', "--rejects", rejects)
-    assert importer.code == 1
+    file = importer.write("jobs.jsonl", "\n".join(lines))
+    found = await importer.json(file, "--metadata", '{"from": "file"}')
+    assert importer.code == 2
     tracked = await importer.tracked()
     assert {id: job["metadata"] for id, job in tracked.items()} == {
         "a": {"deal": 1},
@@ -295,7 +222,7 @@ async def test_json_lines_may_be_answers_and_ids(importer: Importer) -> None:
     assert tracked[answer["item"]["id"]]["status"] == "queued"  # the pasted answer has the status, so no poll is needed
     codes = [(one["line"], one["id"], one["code"]) for one in found["rejected"]]
     assert codes == [
-        (5, None, "invalid_answer"),
+        (5, None, "missing"),
         (6, "c", "unknown_field"),
         (7, "d", "wrong_type"),
         (8, "e", "too_deep"),
@@ -303,35 +230,6 @@ async def test_json_lines_may_be_answers_and_ids(importer: Importer) -> None:
         (10, None, "wrong_type"),
     ]
     assert "did you mean source?" in found["rejected"][1]["detail"]
-    again = await importer.json(rejects)
-    assert [one["code"] for one in again["rejected"]] == [code for _, _, code in codes]
-
-
-async def test_pasted_answers_are_imported(importer: Importer) -> None:
-    samples = json.loads(SAMPLES.read_text())
-    answers = {name: samples[name]["body"] for name in ("create_response", "job_succeeded", "job_failed")}
-    for name, answer in answers.items():
-        answer["item"]["id"] = name
-    paste = "\r\n".join(
-        (
-            "$ curl -i -d '" + json.dumps(samples["create_dispatch_request_email"]["body"]) + "' https://…",
-            "HTTP/2 202",
-            'report-to: {"group":"cf-nel","max_age":604800}',
-            "{ [5 bytes data]",
-            "",
-            json.dumps(answers["create_response"], indent=2) + json.dumps(answers["job_succeeded"]),
-            "2026-05-20T10:00:00Z INFO answer=" + json.dumps(answers["job_failed"]),
-            json.dumps([samples["v2_job_already_done_at_create"]["body"], "id-1", {"id": "id-2"}], indent=1),
-            json.dumps(samples["error_envelope"]["body"]),
-        )
-    )
-    found = await importer.json(stdin=b"\xef\xbb\xbf" + paste.encode())
-    assert importer.code == 1
-    assert set(await importer.tracked()) == {*answers, "job-contacts", "id-1", "id-2"}
-    assert [(one["code"], "api_key_invalid" in one["detail"]) for one in found["rejected"]] == [
-        ("invalid_answer", True)
-    ]
-    assert found["lines_passed_over"] == 5
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
@@ -356,24 +254,7 @@ async def test_defaults_apply_only_to_missing_fields(importer: Importer) -> None
     hooks = (await importer.world.api.get("/v1/subscriptions?callbacks=true")).json()["items"]
     assert len(hooks) == 2
     await importer("--account", "nobody", stdin=b"d\n")
-    assert importer.code == 1
-
-
-async def test_dry_run_agrees_with_the_relay_and_writes_nothing(importer: Importer) -> None:
-    given = ("id,account,callback_url,priority,deadline_seconds\n" + "".join(f"{row}\n" for row in WRONG)).encode(
-        "utf-8", "surrogateescape"
-    )
-    file, rejects, dry_rejects = importer.write("jobs.csv", given), importer.folder / "wet", importer.folder / "dry"
-    dry = await importer.json(file, "--dry-run", "--rejects", dry_rejects)
-    assert (importer.code, importer.err) == (1, "")
-    assert (dry["dry_run"], dry["created"], dry["accepted"]) == (True, 0, 2)
-    assert await importer.tracked() == {}
-    assert not state_of(file).exists()
-    wet = await importer.json(file, "--rejects", rejects)
-    assert dry["rejected"] == wet["rejected"]
-    assert dry_rejects.read_bytes() == rejects.read_bytes()
-    out = await importer("--dry-run", stdin=b"a\n")
-    assert (importer.code, out) == (0, "dry run: 1 would be registered, 0 rejected; nothing was sent\n")
+    assert importer.code == 2
 
 
 async def test_import_waits_for_a_killed_relay(tmp_path: Path) -> None:
@@ -383,12 +264,17 @@ async def test_import_waits_for_a_killed_relay(tmp_path: Path) -> None:
     async with open_relay_world(tmp_path) as relay:
         await relay.serve()
         port = relay.url.rpartition(":")[2]
+
+        async def is_under_way() -> bool:
+            (account,) = (await relay.get("/v1/sources"))["items"]
+            return bool(account["open_jobs"] > importing.BATCH_ENTRIES)  # the first batch has been answered
+
         command = relay.start("jobs", "import", str(pipe), RELAY_URL=relay.url)
         with await asyncio.to_thread(pipe.open, "w") as stream:
             half = len(ids) // 2
             await asyncio.to_thread(stream.writelines, (f"{id}\n" for id in ids[:half]))
             stream.flush()
-            await relay.until(lambda: state_of(pipe).exists() and b"digest" in state_of(pipe).read_bytes())
+            await relay.until(is_under_way)
             assert await relay.end(signal.SIGKILL) == -signal.SIGKILL
             writing = asyncio.create_task(asyncio.to_thread(stream.writelines, (f"{id}\n" for id in ids[half:])))
             await asyncio.to_thread(command.until, "trying again in")

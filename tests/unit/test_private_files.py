@@ -10,8 +10,6 @@ import pytest
 
 from relay import private_files
 from relay.cli import run
-from relay.cli.importing.report import Rejects
-from relay.cli.importing.state import State
 
 
 def mode_of(path: Path) -> int:
@@ -110,15 +108,3 @@ def test_init_writes_the_settings_with_the_usual_mode(tmp_path: Path, monkeypatc
     finally:
         os.umask(before)
     assert mode_of(tmp_path / "relay.yaml") == 0o640
-
-
-def test_files_of_an_import_are_private(tmp_path: Path) -> None:
-    before = os.umask(0)
-    try:
-        Rejects(tmp_path / "rejects.csv", "csv").close()
-        state = State(tmp_path / "state", {})
-        state.begin([])
-        state.close()
-    finally:
-        os.umask(before)
-    assert [mode_of(tmp_path / name) for name in ("rejects.csv", "state")] == [0o600] * 2

@@ -1,5 +1,6 @@
 """`relay jobs import` without a relay: conflicting options, retries and output."""
 
+import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,12 +8,9 @@ from typing import Any
 
 import pytest
 
-from relay.cli import run
+from relay.cli import importing, run
 from relay.cli.client import Answer, Api, ApiError, Unreachable, _refusal
-from relay.cli.importing import run as import_run
-from relay.cli.importing import send as import_send
-from relay.cli.importing.lines import Fault
-from relay.cli.importing.send import PATIENCE_SECONDS, Relay
+from relay.cli.importing import PATIENCE_SECONDS, Fault, ImportStopped, Relay
 from relay.errors import RelayError
 
 NOBODY = "http://127.0.0.1:9"
@@ -46,16 +44,10 @@ def bodies(ids: str) -> list[dict[str, Any]]:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--format", "xml"], "'auto', 'csv', 'jsonl', 'answers'"),
         (["--metadata", "[1]"], "--metadata is not a JSON object"),
         (["--source", "a\nb"], "--source contains characters"),
         (["nope.csv"], "cannot read nope.csv: No such file"),
         (["."], "cannot read .: Is a directory"),
-        (["--resume"], "--resume needs a file"),
-        (["-", "--resume"], "--resume needs a file"),
-        (["jobs.csv", "--resume", "--dry-run"], "cannot be used with --dry-run"),
-        (["jobs.csv", "--rejects", "./jobs.csv"], "--rejects is the imported file"),
-        (["jobs.csv", "--rejects", "no/folder"], "cannot write no/folder: No such file"),
         (["wrong.csv"], "did you mean account?"),
     ],
 )
@@ -89,19 +81,6 @@ def test_missing_relay_is_reported_at_once(
     assert "`relay serve`" in err
 
 
-def test_a_dry_run_without_a_relay_checks_what_it_can(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("RELAY_URL", NOBODY)
-    file = tmp_path / "jobs.csv"
-    file.write_text("id,account,priority\na,any,\nb,,urgent\n")
-    assert run(["jobs", "import", str(file), "--dry-run", "--json"]) == 1
-    out, err = capsys.readouterr()
-    found = json.loads(out)
-    assert (found["accepted"], [one["id"] for one in found["rejected"]]) == (1, ["b"])
-    assert "the names of sources and accounts are not checked" in err
-
-
 def test_callback_types_are_sent_only_with_a_callback(tmp_path: Path) -> None:
     file = tmp_path / "jobs.csv"
     file.write_text(
@@ -114,8 +93,8 @@ def test_callback_types_are_sent_only_with_a_callback(tmp_path: Path) -> None:
             sent.extend(options["body"]["jobs"])
             return super().send(method, path, **options)
 
-    plan = import_run.Plan(file=file, defaults={"callback_types": ["failed"]})
-    assert import_run.run(plan, Taking({"created": 3, "existing": 0, "rejected": []}))
+    api = Taking({"created": 3, "existing": 0, "rejected": []})
+    assert importing.run(api, file, {"callback_types": ["failed"]})
     assert [(one["id"], one.get("callback_types")) for one in sent] == [
         ("a", ["succeeded", "failed"]),
         ("b", ["failed"]),
@@ -123,22 +102,14 @@ def test_callback_types_are_sent_only_with_a_callback(tmp_path: Path) -> None:
     ]
 
 
-def test_dry_run_checks_callback_types(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    file = tmp_path / "jobs.csv"
-    file.write_text("id,callback_url,callback_types\na,https://a.example/,faild\nb,https://b.example/,failed\n")
-    plan = import_run.Plan(file=file, dry_run=True)
-    assert not import_run.run(plan, Api(NOBODY, None))
-    assert "did you mean ai.revor.job.failed?" in "".join(capsys.readouterr())
-
-
 def test_empty_input_is_imported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("RELAY_URL", NOBODY)
-    for name, text in (("empty", ""), ("blank.csv", "id\n\n"), ("noise", "[]\n")):
+    for name, text in (("empty", ""), ("blank.csv", "id\n\n")):
         (tmp_path / name).write_text(text)
         assert run(["jobs", "import", str(tmp_path / name)]) == 0
-    assert capsys.readouterr().out == "0 created, 0 already tracked, 0 rejected\n" * 3
+    assert capsys.readouterr().out == "0 created, 0 already tracked, 0 rejected\n" * 2
 
 
 def test_temporary_errors_are_waited_out() -> None:
@@ -164,7 +135,7 @@ def test_waiting_has_a_limit() -> None:
     slept: list[float] = []
     with pytest.raises(ApiError, match="not now"):
         Relay(Scripted(*[refusal(503)] * 100), slept.append).register(bodies("a"))
-    assert PATIENCE_SECONDS - import_send.LAST_PAUSE_SECONDS < sum(slept) <= PATIENCE_SECONDS
+    assert PATIENCE_SECONDS - importing.LAST_PAUSE_SECONDS < sum(slept) <= PATIENCE_SECONDS
     with pytest.raises(ApiError, match="not now"):
         Relay(Scripted(refusal(429, "3600")), slept.append).register(bodies("a"))
 
@@ -187,7 +158,7 @@ def test_entry_that_makes_its_batch_fail_is_isolated() -> None:
 
     api = Picky()
     result = Relay(api, lambda _: None).register(bodies("abcxefg"))
-    assert (result.created, result.faults) == (6, {3: Fault(code="too_deep", detail="nested too deep")})
+    assert (result.created, result.faults) == (6, {3: Fault("too_deep", "nested too deep")})
 
 
 @pytest.mark.parametrize("document", [None, [], {}, {"created": 1, "existing": 0, "rejected": [5]}])
@@ -197,68 +168,101 @@ def test_answer_that_is_not_a_relays_is_reported(document: Any) -> None:
 
 
 def test_batches_are_bounded_by_size_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(import_run, "BATCH_CHARACTERS", 100)
+    monkeypatch.setattr(importing, "BATCH_BYTES", 100)
     api = Scripted()
     file = tmp_path / "ids"
     file.write_text("".join(f"{letter * 40}\n" for letter in "abcdef"))
-    assert import_run.run(import_run.Plan(file=file), api)
+    assert importing.run(api, file, {})
     assert [len(ids) for ids in api.sent] == [3, 3]
 
 
-def test_first_rejected_entries_are_shown_and_the_rest_counted(
+def test_every_rejected_line_is_reported_with_its_number_and_the_others_are_registered(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("relay.cli.importing.report.MAX_LISTED", 25)
+    monkeypatch.setattr(importing, "MAX_LISTED", 25)
+    monkeypatch.setattr(importing, "BATCH_ENTRIES", 7)
     file = tmp_path / "jobs.csv"
-    file.write_text("id,metadata\n" + "".join(f"job-{n}\x1b,x\n" for n in range(30)))
-    assert not import_run.run(import_run.Plan(file=file), Scripted())
-    out = capsys.readouterr().out.splitlines()
-    assert out[0] == "LINE\tID\tREASON"
-    assert out[1].startswith("2\tjob-0 \tmetadata: ")
-    assert out[21:] == ["and 10 more. --rejects FILE writes all of them", "0 created, 0 already tracked, 30 rejected"]
-    assert not import_run.run(import_run.Plan(file=file, json=True), Scripted())
-    found = json.loads(capsys.readouterr().out)
-    assert (len(found["rejected"]), found["rejected_count"]) == (25, 30)
-
-
-def test_run_without_a_relay_keeps_the_files_of_an_earlier_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(import_run, "BATCH_ENTRIES", 1)
-    file, rejects, state = (tmp_path / name for name in ("jobs.csv", "rejects", "jobs.csv.import-state"))
-    file.write_text("id,metadata\na,5\nb,\nc,\n")
-    plan = import_run.Plan(file=file, rejects=rejects)
-    with pytest.raises(RelayError, match="--resume"):
-        import_run.run(plan, Scripted(refusal(401)))
-    before = rejects.read_bytes(), state.read_bytes()
-    assert b"# line 2: metadata" in before[0]
-    with pytest.raises(RelayError, match="RELAY_TOKEN"):
-        import_run.run(import_run.Plan(file=file, rejects=rejects, resume=True), Scripted(refusal(401)))
-    assert (rejects.read_bytes(), state.read_bytes()) == before
+    file.write_text("id,metadata\n" + "".join(f"job-{n}\x1b,x\ngood-{n},\n" for n in range(30)))
     api = Scripted()
-    assert not import_run.run(import_run.Plan(file=file, rejects=rejects, resume=True), api)
-    assert api.sent == [["b"], ["c"]]
-    assert not state.exists()
+    assert not importing.run(api, file, {})
+    out, err = capsys.readouterr()
+    assert out == "30 created, 0 already tracked, 30 rejected\n"
+    assert [line.partition(": ")[0] for line in err.splitlines()] == [f"line {2 * n + 2} (job-{n} )" for n in range(30)]
+    assert [id for batch in api.sent for id in batch] == [f"good-{n}" for n in range(30)]
+    assert not importing.run(Scripted(), file, {}, json=True)
+    found = json.loads(capsys.readouterr().out)
+    assert (len(found["rejected"]), found["rejected_count"], found["complete"]) == (25, 30, True)
+    assert found["rejected"][0] == {
+        **{"line": 2, "id": "job-0 ", "code": "wrong_type"},
+        "detail": 'metadata: expected a JSON object such as {"deal": 42}',
+    }
 
 
-def test_import_continues_without_a_state_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    file = tmp_path / "ids"
-    file.write_text("a\n")
-    (tmp_path / "ids.import-state").mkdir()
-    assert import_run.run(import_run.Plan(file=file), Scripted())
-    err = capsys.readouterr().err
-    assert "ids.import-state (Is a directory). An interrupted import will start again" in err
-
-
-def test_interrupted_standard_input_says_to_import_it_again(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+def test_rejections_of_the_relay_have_the_line_of_their_entry(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(import_run, "BATCH_ENTRIES", 1)
+    file = tmp_path / "jobs.csv"
+    file.write_text('id,metadata\na,5\n\n"b\n",\nc,\n')
+    api = Scripted({"created": 1, "existing": 0, "rejected": [{"index": 1, "code": "x", "detail": "why\x07"}]})
+    assert not importing.run(api, file, {})
+    first, second = capsys.readouterr().err.splitlines()
+    assert (first.partition(":")[0], second) == ("line 2 (a)", "line 6 (c): why ")
+
+
+def test_reading_stays_one_batch_ahead_of_the_relay(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file of any size needs the memory of one batch."""
+    read_ahead: list[int] = []
+    lines = 0
+
+    class Endless(io.RawIOBase):
+        def readable(self) -> bool:
+            return True
+
+        def readinto(self, buffer: Any) -> int:
+            nonlocal lines
+            lines += 1
+            piece = b"" if lines > 100_000 else b"job-%06d\n" % lines
+            buffer[: len(piece)] = piece
+            return len(piece)
+
+    class Counting(Scripted):
+        def send(self, method: str, path: str, **options: Any) -> Answer:  # type: ignore[override]
+            read_ahead.append(lines - sum(map(len, self.sent)))
+            return super().send(method, path, **options)
+
+    stdin = io.TextIOWrapper(io.BufferedReader(Endless(), 16))
+    monkeypatch.setattr("sys.stdin", stdin)
+    api = Counting()
+    assert importing.run(api, None, {})
+    assert sum(map(len, api.sent)) == 100_000
+    assert max(read_ahead) <= importing.BATCH_ENTRIES + 2
+
+
+def test_progress_is_shown_on_a_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    err = io.StringIO()
+    monkeypatch.setattr(err, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr("sys.stderr", err)
     (tmp_path / "ids").write_text("a\nb\n")
+    assert importing.run(Scripted(), tmp_path / "ids", {})
+    assert "line 2" in err.getvalue()
+    assert "100%" in err.getvalue()
+
+
+@pytest.mark.parametrize("is_file", [True, False])
+def test_interrupted_import_says_to_run_it_again(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, is_file: bool
+) -> None:
+    monkeypatch.setattr(importing, "BATCH_ENTRIES", 1)
+    file = tmp_path / "ids"
+    file.write_text("a\nb\n")
     api = Scripted({"created": 1, "existing": 0, "rejected": []}, refusal(401))
-    with (tmp_path / "ids").open() as stdin:
+    with file.open() as stdin:
         monkeypatch.setattr("sys.stdin", stdin)
-        with pytest.raises(RelayError) as raised:
-            import_run.run(import_run.Plan(), api)
-    assert "stopped after line 1 (import all of it again: tracked jobs do not change): " in str(raised.value)
+        with pytest.raises(ImportStopped) as raised:
+            importing.run(api, file if is_file else None, {})
+    assert str(raised.value).startswith(
+        "stopped after line 1. Run it again from the start: tracked jobs do not change: "
+    )
     assert "RELAY_TOKEN" in str(raised.value)
     assert raised.value.exit_code == 1
     assert capsys.readouterr().out == "1 created, 0 already tracked, 0 rejected\n"
