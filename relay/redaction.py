@@ -53,9 +53,8 @@ HOOK_HOSTS = (
 )
 """Hosts, with their subdomains, whose URL path is the credential: it suffices to post."""
 
-_HOOK_PATH = re.compile(r"/webhook(?:-test|-waiting|-consent)?/", re.IGNORECASE)
-"""n8n's catch hooks: the rest of such a path is the credential on any host, since people run n8n themselves. And the
-URL at which a sink consents to get this relay's events."""
+_HOOK_PATH = re.compile(r"/webhook(?:-test|-waiting)?/", re.IGNORECASE)
+"""n8n's catch hooks: the rest of such a path is the credential on any host, since people run n8n themselves."""
 
 _HOOK_HOST = "|".join(map(re.escape, HOOK_HOSTS))
 _QUOTED = r"\"(?:[^\"\\]|\\.)*\"?|\\+\"[^\"\\]*|'[^']*'?"

@@ -3,7 +3,6 @@
 from relay.api import (
     audit,
     connect_accounts,
-    consents,
     declared,
     deliveries,
     erasures,
@@ -49,7 +48,6 @@ _RESOURCES = (
     tokens,
     sessions,
     audit,
-    consents,
     settings,
     system,
 )

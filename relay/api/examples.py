@@ -28,13 +28,11 @@ PATHS = {
     "Tokens": TOKEN_ID,
     "Audit": "aud_01jvpq3m8n0000000000000007",
     "System": "job-status.v1",
-    "Consents": "AQoXGQ",
 }
 """The example of `{id}`, by tag."""
 
 HEADER_SCHEMAS: dict[str, dict[str, Any]] = {
     "Idempotency-Key": {"type": "string", "minLength": 1, "maxLength": MAX_KEY_CHARACTERS, "pattern": KEY_PATTERN},
     "Prefer": {"type": "string", "examples": ["wait=1"]},
-    "WebHook-Allowed-Rate": {"type": "string", "pattern": r"^([1-9][0-9]{0,9}|\*)$", "examples": ["120"]},
     "Last-Event-ID": {"type": "string", "pattern": EVENT_ID_PATTERN},
 }

@@ -1,9 +1,7 @@
 """The ownership handshake: a sink agrees to get events before the first one is sent. No I/O.
 
-First the validation request of the CloudEvents HTTP 1.1 Web Hooks specification (1.0.2, section 4): `OPTIONS`, answered
-with the header `WebHook-Allowed-Origin`, whatever the status. Without consent, a signed `GET` with a challenge follows,
-as in WebSub, which the sink repeats in its body. A sink may also agree later, by a call of the URL in
-`WebHook-Request-Callback`. Answers are untrusted.
+The validation request of the CloudEvents HTTP 1.1 Web Hooks specification (1.0.2, section 4): `OPTIONS`, answered with
+the header `WebHook-Allowed-Origin`, whatever the status. Answers are untrusted.
 """
 
 import re
@@ -22,13 +20,8 @@ MAX_PAUSE_SECONDS = 3600.0
 MAX_RATE_PER_MINUTE = 600_000
 """A higher rate is no limit: `rate_per_second` goes up to 10,000."""
 MAX_RATE_DIGITS = 100
-CHALLENGE_DIGITS = 40
-"""133 random bits. Digits, because verifiers of Standard Webhooks parse what is signed as JSON."""
-
 ALLOWED_ORIGIN, ALLOWED_RATE = "WebHook-Allowed-Origin", "WebHook-Allowed-Rate"
 REQUEST_ORIGIN = "WebHook-Request-Origin"
-CONSENT_PATH = "/.well-known/webhook-consent/"
-"""Where a sink consents by a call; a key follows."""
 WAITS = "waits for the sink's consent"
 
 _DIGITS = re.compile(r"[0-9]+", re.ASCII)
@@ -85,11 +78,9 @@ def origin_name(base_url: str) -> str:
     return host if host.isascii() else host.encode("idna").decode()
 
 
-def validation_request(subscription: Subscription, origin: str, callback_url: str | None) -> OutboundRequest:
+def validation_request(subscription: Subscription, origin: str) -> OutboundRequest:
     """The request for consent. It carries neither credentials nor custom headers: the sink may be a stranger's."""
     headers = [(REQUEST_ORIGIN, origin)]
-    if callback_url is not None:
-        headers.append(("WebHook-Request-Callback", callback_url))
     if subscription.rate_per_second is not None:
         headers.append(("WebHook-Request-Rate", str(max(1, round(subscription.rate_per_second * 60)))))
     return OutboundRequest(url=subscription.sink, method="OPTIONS", headers=tuple(headers))
@@ -98,32 +89,14 @@ def validation_request(subscription: Subscription, origin: str, callback_url: st
 def read_validation(response: Response, origin: str, now: float) -> Agreement | Refusal:
     """The answer to a validation request. The status means nothing."""
     if response.error is not None:
-        return _unanswered(response)
+        detail = f": {response.detail}" if response.detail else ""
+        return Refusal(f"it gave no answer ({response.error}{detail})")
     allowed = _values(response, ALLOWED_ORIGIN)
     if not allowed:
         pause = parse_retry_after(response.header("retry-after"), now=now, received_date=response.header("date"))
         return Refusal(f"it answered {response.status_code} to OPTIONS, without {ALLOWED_ORIGIN}", pause)
     if len(allowed) > 1 or (allowed[0] != "*" and allowed[0].lower() != origin.lower()):
         return Refusal(f"its {ALLOWED_ORIGIN} is neither {origin!r} nor '*'")
-    return read_rate(_values(response, ALLOWED_RATE))
-
-
-def challenge_request(
-    subscription: Subscription, challenge: str, signature: tuple[tuple[str, str], ...]
-) -> OutboundRequest:
-    """The request with a challenge. `signature` are the headers of Standard Webhooks, with the challenge as body."""
-    joint = "&" if "?" in subscription.sink else "?"
-    return OutboundRequest(url=f"{subscription.sink}{joint}challenge={challenge}", method="GET", headers=signature)
-
-
-def read_challenge(response: Response, challenge: str) -> Agreement | Refusal:
-    """The answer to a challenge: 2xx, and the challenge as the body."""
-    if response.error is not None:
-        return _unanswered(response)
-    if response.status_code is None or not 200 <= response.status_code <= 299:
-        return Refusal(f"it answered {response.status_code} to the challenge")
-    if response.excerpt.strip() != challenge.encode():
-        return Refusal("its answer to the challenge is not the challenge")
     return read_rate(_values(response, ALLOWED_RATE))
 
 
@@ -157,7 +130,3 @@ def _values(response: Response, name: str) -> tuple[str, ...]:
     """The different values of a header."""
     wanted = name.lower()
     return tuple(dict.fromkeys(value.strip() for key, value in response.headers if key.lower() == wanted))
-
-
-def _unanswered(response: Response) -> Refusal:
-    return Refusal(f"it gave no answer ({response.error}{f': {response.detail}' if response.detail else ''})")

@@ -181,7 +181,6 @@ class Dispatcher:
             clock=clock,
             settings=lambda: self._policy.settings,
             infer=infer,
-            signer=signer,
             wake=self._wake.set,
         )
 

@@ -6,8 +6,7 @@ a lower minimum in the settings.
 """
 
 import asyncio
-import secrets
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -15,14 +14,11 @@ import structlog
 
 from relay.clock import Clock
 from relay.core import handshake
-from relay.core.delivery import OutboundRequest, Response
-from relay.core.handshake import Agreement, Refusal
+from relay.core.handshake import Agreement
 from relay.core.subscription import Consent, Subscription
 from relay.core.text import storable
 from relay.delivery.settings import DeliverySettings
-from relay.delivery.signer import Signer
 from relay.errors import StoreError
-from relay.ids import new_id
 from relay.redaction import host_of, redact_text
 from relay.tasks import Tasks
 
@@ -43,8 +39,6 @@ WAIVE_SECONDS = 60.0
 settings are changed on one after the other, would change its state back and forth, and expedite its retries each time.
 """
 REASON_CHARACTERS = 200
-NOT_REACHED = ("refused", "proxy", "dns", "connect", "tls", "cancelled")
-"""Errors after which a second request would fail as well."""
 
 log = structlog.get_logger("relay.delivery")
 
@@ -55,7 +49,6 @@ class Handshakes:
 
     settings  returns the current settings
     infer     the kind that a sink's URL implies
-    signer    signs challenges
     wake      makes the dispatcher load the subscriptions that were enabled
     """
 
@@ -65,7 +58,6 @@ class Handshakes:
     clock: Clock
     settings: Callable[[], DeliverySettings]
     infer: Callable[[str], str]
-    signer: Signer
     wake: Callable[[], None]
     tasks: Tasks = field(default_factory=Tasks)
 
@@ -162,7 +154,7 @@ class Handshakes:
             elif await self.store.waive_consent(subscription.id, now, "needs no consent"):
                 self.wake()
             return
-        until = now + 2 * settings.timeout_of(subscription) + MARGIN_SECONDS
+        until = now + settings.timeout_of(subscription) + MARGIN_SECONDS
         if not await self.store.handshake_turn(subscription.id, now, until):
             return
         present = await self.subscriptions.get(subscription.id)  # the turn is for the sink that it has now
@@ -170,8 +162,10 @@ class Handshakes:
             return
         subscription, since = present, present.state_since or present.created_at
         origin = handshake.origin_name(settings.base_url)
-        result = await self._ask(subscription, origin, settings)
+        request = handshake.validation_request(subscription, origin)
+        response = await self.transport.send(request, timeout_seconds=settings.timeout_of(subscription))
         now = self.clock()
+        result = handshake.read_validation(response, origin, now)
         if isinstance(result, Agreement):
             await self._end(subscription, handshake.consent_of(result, origin, now), "the sink has consented")
             return
@@ -184,31 +178,6 @@ class Handshakes:
         at = handshake.next_try_at(since=since, now=now, refusal=result)
         reason = f"{handshake.WAITS}: {why}" if at is not None else f"no consent within a day: {why}; resume asks again"
         await self.store.postpone_handshake(subscription.id, until, at, reason)
-
-    async def _ask(self, subscription: Subscription, origin: str, settings: DeliverySettings) -> Agreement | Refusal:
-        """Both ways to ask. The reason of a refusal is that of the first one, unless the sink knows the second."""
-        seconds = settings.timeout_of(subscription)
-        callback_url = None
-        if settings.reachable:
-            key = self.store.grant_key(subscription, origin, self.clock())
-            callback_url = f"{settings.base_url}{handshake.CONSENT_PATH}{key}"
-        response = await self._send(handshake.validation_request(subscription, origin, callback_url), seconds)
-        first = handshake.read_validation(response, origin, self.clock())
-        if isinstance(first, Agreement) or response.error in NOT_REACHED:
-            return first
-        least = 10 ** (handshake.CHALLENGE_DIGITS - 1)
-        challenge = str(least + secrets.randbelow(9 * least))
-        now = self.clock()
-        message_id = new_id("hsk", now)
-        signature = self.signer.headers(subscription, message_id=message_id, now=now, body=challenge.encode())
-        answer = await self._send(handshake.challenge_request(subscription, challenge, signature), seconds)
-        second = handshake.read_challenge(answer, challenge)
-        if isinstance(second, Agreement):
-            return second
-        return replace(first, why=f"{first.why}; {second.why}")
-
-    def _send(self, request: OutboundRequest, seconds: float) -> Awaitable[Response]:
-        return self.transport.send(request, timeout_seconds=seconds)
 
     async def _end(self, subscription: Subscription, consent: Consent, reason: str) -> None:
         kept = await self.store.end_handshake(subscription, consent, reason)

@@ -10,7 +10,7 @@ class DeliverySettings:
     """Limits, timeout and retry policy. A subscription's own timeout and schedule take precedence.
 
     handshake  the least that every sink must have agreed to
-    base_url   of this relay; `reachable`: sinks can call it
+    base_url   of this relay
     """
 
     concurrency: int = 256
@@ -22,7 +22,6 @@ class DeliverySettings:
     dataschema_base: str = ""
     handshake: Handshake = "off"
     base_url: str = ""
-    reachable: bool = False
 
     def timeout_of(self, subscription: Subscription) -> float:
         """The timeout of one attempt, in seconds."""

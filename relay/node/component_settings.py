@@ -82,7 +82,6 @@ class ComponentSettings:
             dataschema_base=self.base_url,
             handshake=self.settings.security.handshake,
             base_url=self.base_url,
-            reachable=self.settings.server.public_url is not None or self.settings.dev,
         )
 
     def of_tracking(self) -> CallbackLimits:

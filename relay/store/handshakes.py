@@ -1,27 +1,21 @@
 """Handshakes: which sinks are to be asked for their consent, whose turn it is to ask, and what they have answered."""
 
 import asyncio
-from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from sqlalchemy import select
 from sqlalchemy.engine import Connection
-from sqlmodel import col
 
 from relay.core.handshake import WAITS
 from relay.core.jsontext import dumps
 from relay.core.subscription import Consent, Subscription
-from relay.store.cipher import Cipher
 from relay.store.database import Database
 from relay.store.group_commit import each
 from relay.store.locks import locking, row_of, to_change
 from relay.store.outbox import Outbox
-from relay.store.rows import loads
 from relay.store.statements import run, sql
 from relay.store.subscription_cache import READ_AT_ONCE
-from relay.store.subscription_rows import consent_of, digest
-from relay.store.tables import SubscriptionRow
+from relay.store.subscription_rows import digest
 
 # Makes a subscription pending that was sent to without a handshake, unless it has changed since it was read.
 AWAIT_CONSENT = """
@@ -71,19 +65,14 @@ FREE_HANDSHAKES = """
 UPDATE subscriptions SET handshake_at = :now
 WHERE id IN (SELECT id FROM subscriptions WHERE state = 'pending' AND handshake_at > :now)
 """
-GRANT_CONTEXT = "webhook-consent"
-"""What binds the key of a consent URL to its purpose."""
-MAX_GRANT_CHARACTERS = 1_024
-GRANT_SECONDS = 7 * 86_400.0
 
 
 class HandshakeStore:
     """Reads and writes of handshakes."""
 
-    def __init__(self, database: Database, outbox: Outbox, cipher: Cipher) -> None:
+    def __init__(self, database: Database, outbox: Outbox) -> None:
         self._database = database
         self._outbox = outbox
-        self._cipher = cipher
         self._awaits = each(self._await_consent)
         self._ends = each(self._end_handshake)
         self._waives = each(self._waive_consent)
@@ -117,37 +106,13 @@ class HandshakeStore:
 
     async def end_handshake(self, subscription: Subscription, consent: Consent, reason: str) -> bool:
         """Records a result, and enables the subscription if it is pending. Returns False if it has another sink by
-        now, or consent already, or was removed."""
+        now, or was removed, or without consent if it is not pending."""
         found = digest(subscription.sink, subscription.owner)
         return await self._database.write(self._ends, (subscription.id, found, consent, reason))
 
     async def waive_consent(self, subscription_id: str, now: float, reason: str) -> bool:
         """Enables a pending subscription that is due. Returns False if it is none by now."""
         return await self._database.write(self._waives, (subscription_id, now, reason))
-
-    def grant_key(self, subscription: Subscription, origin: str, now: float) -> str:
-        """A key with which the sink can consent later: encrypted, so only this relay can make one."""
-        granted = dumps([subscription.id, digest(subscription.sink, subscription.owner), origin, now])
-        sealed = self._cipher.encrypt(granted, context=GRANT_CONTEXT)
-        return urlsafe_b64encode(sealed).decode().rstrip("=")
-
-    async def grant(self, key: str, now: float, rate_per_minute: int | None, reason: str) -> str | None:
-        """Records the consent that a key stands for. Returns the subscription's id; None if the key is malformed or
-        old, or if the subscription has another sink by now, or consent already."""
-        try:
-            if len(key) > MAX_GRANT_CHARACTERS:
-                return None
-            sealed = urlsafe_b64decode(key + "=" * (-len(key) % 4))
-            subscription_id, found, origin, made_at = loads(self._cipher.decrypt(sealed, context=GRANT_CONTEXT))
-        except Exception:  # a stranger sends what he likes, and a cipher says so in its own way
-            return None
-        if not 0 <= now - made_at <= GRANT_SECONDS:
-            return None
-        if not await self._database.read(_may_consent, subscription_id, found):
-            return None  # repeated calls by a stranger cost no write
-        consent = Consent(granted=True, origin=origin, at=now, rate_per_minute=rate_per_minute)
-        recorded = await self._database.write(self._ends, (subscription_id, found, consent, reason))
-        return subscription_id if recorded else None
 
     async def free_all(self, now: float) -> None:
         """Ends the handshakes of a node that was killed. Only for a database that no other node has."""
@@ -170,8 +135,6 @@ class HandshakeStore:
     @locking(lambda item: to_change(item[0]))
     def _end_handshake(self, connection: Connection, item: tuple[str, str, Consent, str]) -> bool:
         subscription_id, found, consent, reason = item
-        if consent.granted and not _may_consent(connection, subscription_id, found):
-            return False
         stored = {"sink": found, **asdict(consent)}
         recorded = run(
             connection,
@@ -186,16 +149,6 @@ class HandshakeStore:
         if recorded:
             self._outbox.subscriptions.changed(connection)
         return bool(recorded)
-
-
-def _may_consent(connection: Connection, subscription_id: str, found: str) -> bool:
-    """Whether the subscription still has the sink of this digest, and no consent yet."""
-    of_it = select(SubscriptionRow).where(col(SubscriptionRow.id) == subscription_id)
-    row = connection.execute(of_it).one_or_none()
-    if row is None or row.sink_digest != found:
-        return False
-    consent = consent_of(row)
-    return consent is None or not consent.granted
 
 
 @each

@@ -73,7 +73,7 @@ class Store:
         self.subscriptions = SubscriptionStore(database, outbox, cipher)
         self.secrets = SecretStore(database, outbox, cipher)
         self.credentials = CredentialStore(database, cipher)
-        self.handshakes = HandshakeStore(database, outbox, cipher)
+        self.handshakes = HandshakeStore(database, outbox)
         self.idempotency = IdempotencyStore(database, cipher)
         self.intents = IntentStore(database, outbox, cipher)
         self.incidents = IncidentStore(database, outbox)

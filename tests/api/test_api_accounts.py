@@ -437,8 +437,6 @@ CASES: Mapping[str, Callable[[Things], list[Request]]] = {
     "rotateSigningKey": lambda of: [Request("POST", "/v1/keys/signing/rotate", body={})],
     "rotateCallbackSecret": lambda of: [Request("POST", "/v1/keys/callback-secret/rotate", body={})],
     "getPublicKeys": lambda of: [Request("GET", "/.well-known/webhook-keys.json")],
-    "getConsent": lambda of: by_id("GET", "/.well-known/webhook-consent/{id}", of.subscription),
-    "postConsent": lambda of: by_id("POST", "/.well-known/webhook-consent/{id}", of.subscription),
     "createSession": lambda of: [Request("POST", "/v1/sessions", body={})],
     "createToken": lambda of: [Request("POST", "/v1/tokens", body={"name": "new", "scopes": ["read"], **named(of)})],
     "listAudit": lists("/v1/audit", lambda of: {}),

@@ -1,13 +1,12 @@
-"""`config.handshake` and the state `pending`; and the open endpoint at which a sink consents by a call."""
+"""`config.handshake` and the state `pending`."""
 
 from dataclasses import replace
 
 import pytest
 
 from relay.core.subscription import Consent
-from tests.support.api_world import HOOK, NOW, SLACK, TOKENS
+from tests.support.api_world import HOOK, NOW, SLACK
 
-CONSENT = "/.well-known/webhook-consent/"
 WAITS = "waits for the sink's consent"
 
 
@@ -158,50 +157,3 @@ async def test_consent_that_came_before_the_put_was_written_counts(client, world
         replace(before, description="new"), world.now, lambda one: one.consent is None
     )
     assert (await stored(world, made)).state == "enabled"
-
-
-# --- the endpoint for strangers
-
-
-async def key_of(world, made):
-    return world.store.handshakes.grant_key(await stored(world, made), "relay.example", world.now)
-
-
-@pytest.mark.parametrize("method", ["GET", "POST"])
-async def test_sink_consents_by_a_call_without_a_token(client, open_client, world, method):
-    made = await create(client, config={"handshake": "required"})
-    stranger = open_client(dev=False, tokens=TOKENS, peer="203.0.113.9")
-    body = {"content": b"<anything>", "headers": {"Content-Type": "text/html", "WebHook-Allowed-Rate": "60"}}
-    if method == "GET":
-        del body["content"]
-    answer = await stranger.request(method, CONSENT + await key_of(world, made), **body)
-    assert (answer.status_code, answer.json()) == (202, {"status": "received"})
-    found = await stored(world, made)
-    assert (found.state, found.state_reason, found.allowed_per_second) == ("enabled", "the sink has consented", 1.0)
-    assert found.consent.origin == "relay.example"
-
-
-async def test_every_key_gets_the_same_answer(client, open_client, world):
-    made = await create(client, config={"handshake": "required"})
-    stranger = open_client(dev=False, tokens=TOKENS)
-    valid, answers = await key_of(world, made), set()
-    for key in (valid, valid, valid[:-1], "x", "%FF", "A" * 2000, made["id"], "%C3%BC"):
-        answer = await stranger.post(CONSENT + key)
-        shown = {name: value for name, value in answer.headers.items() if name not in ("x-request-id", "date")}
-        answers.add((answer.status_code, answer.text, str(sorted(shown.items()))))
-    assert len(answers) == 1
-
-
-async def test_prefetching_a_consent_url_consents_to_nothing(client, world):
-    made = await create(client, config={"handshake": "required"})
-    assert (await client.head(CONSENT + await key_of(world, made))).status_code == 202
-    assert (await stored(world, made)).state == "pending"
-
-
-@pytest.mark.parametrize("rate", ["0", "-1", "1e99", "ten", "1, 2"])
-async def test_rate_that_makes_no_sense_is_refused_whatever_the_key(client, world, rate):
-    made = await create(client, config={"handshake": "required"})
-    for key in (await key_of(world, made), "x"):
-        answer = await client.post(CONSENT + key, headers={"WebHook-Allowed-Rate": rate})
-        assert (answer.status_code, answer.json()["code"]) == (422, "invalid_parameter")
-    assert (await stored(world, made)).state == "pending"

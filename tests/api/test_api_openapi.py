@@ -111,11 +111,6 @@ async def a_signing_key(world, client):
     return ""
 
 
-async def a_key(world, client):
-    found = await world.store.subscriptions.get(await a_subscription(world, client))
-    return world.store.handshakes.grant_key(found, "relay.example", world.now)
-
-
 async def a_schema(world, client):
     return "job-status.v1"
 
@@ -192,8 +187,6 @@ CALLS = {
     "rotateCallbackSecret": (None, {}, 200),
     "listAudit": (None, None, 200),
     "verifyAudit": (None, None, 200),
-    "getConsent": (a_key, None, 202),
-    "postConsent": (a_key, None, 202),
     "listSources": (None, None, 200),
     "eraseData": (a_job, {"job": "a"}, 200),
     "listSettings": (None, None, 200),

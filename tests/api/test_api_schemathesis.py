@@ -36,7 +36,7 @@ from tests.support.store_kit import ReversingCipher, access_token, intent, regis
 IDS = {"Jobs": ["a"], "Subscriptions": ["sub_01jvpq3m8n0000000000000002"], "System": ["job-status.v1"]}
 IDS |= {"Tokens": ["tok_01jvpq3m8n0000000000000007"]}
 IDS |= {"Intents": ["int_01jvpq3m8n0000000000000005"], "Replays": ["rpl_01jvpq3m8n0000000000000006"]}
-IDS |= {"Consents": ["AQoXGQ"], "Groups": ["q4"]}
+IDS |= {"Groups": ["q4"]}
 GONE = {
     "Jobs": "gone",
     "Subscriptions": "sub_01jvpq3m8n0000000000000003",

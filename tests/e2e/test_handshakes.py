@@ -1,5 +1,5 @@
-"""A relay process whose sinks must agree: receivers after the documentation and after the specification, one of them
-written by others (the Go SDK of CloudEvents), and a relay that is killed in between."""
+"""A relay process whose sinks must agree: the receiver of the documentation, one written by others (the Go SDK of
+CloudEvents), and a relay that is killed in between."""
 
 import asyncio
 import contextlib
@@ -16,7 +16,6 @@ from typing import Any
 
 import aiohttp
 import pytest
-from standardwebhooks import Webhook
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
@@ -50,7 +49,7 @@ func main() {
 	port, _ := strconv.Atoi(os.Args[1])
 	protocol, err := cloudevents.NewHTTP(
 		cloudevents.WithPort(port),
-		cehttp.WithDefaultOptionsHandlerFunc([]string{"POST"}, 600, []string{"127.0.0.1"}, os.Args[2] == "callback"),
+		cehttp.WithDefaultOptionsHandlerFunc([]string{"POST"}, 600, []string{"127.0.0.1"}, false),
 	)
 	if err != nil {
 		panic(err)
@@ -99,21 +98,21 @@ class Sink:
 async def sink() -> AsyncIterator[Sink]:
     made = Sink()
     with contextlib.closing(listen()) as listener:
-        app = Starlette(routes=[Route("/{path:path}", made.take, methods=["POST", "GET", "OPTIONS"])])
+        app = Starlette(routes=[Route("/{path:path}", made.take, methods=["POST", "OPTIONS"])])
         made.url = f"{url_of(listener)}/hook"
         async with served(app, listener):
             yield made
 
 
-def documented(**names: Any) -> dict[str, Handler]:
-    """The receivers in docs/events.md, by method."""
+def documented() -> dict[str, Handler]:
+    """The receiver in docs/events.md, by method."""
     section = (
         (ROOT / "docs" / "events.md").read_text(encoding="utf-8").partition("## Agreeing")[2].partition("\n## ")[0]
     )
-    scope: dict[str, Any] = {"Response": Response, "PlainTextResponse": PlainTextResponse, "Webhook": Webhook, **names}
+    scope: dict[str, Any] = {"Response": Response}
     for block in re.findall(r"```python\n(.*?)```", section, re.DOTALL):
         exec(block.replace("relay.example.com", "127.0.0.1"), scope)
-    return {"OPTIONS": scope["options"], "GET": scope["get"]}
+    return {"OPTIONS": scope["options"]}
 
 
 async def subscribe(world: RelayWorld, sink: Sink, **config: Any) -> str:
@@ -135,46 +134,15 @@ async def until_state(world: RelayWorld, id: str, state: str) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize("method", ["OPTIONS", "GET"])
-async def test_receiver_of_the_documentation_agrees(world: RelayWorld, sink: Sink, method: str) -> None:
-    sink.handlers[method] = documented(SECRET=SIGNING_SECRET)[method]
+async def test_receiver_of_the_documentation_agrees(world: RelayWorld, sink: Sink) -> None:
+    sink.handlers = documented()
     await world.serve()
     id = await subscribe(world, sink, handshake="required")
     found = await until_state(world, id, "enabled")
-    assert found["consent"]["rate_per_minute"] == (600 if method == "OPTIONS" else None)
+    assert found["consent"]["rate_per_minute"] == 600
     job = await world.job()
     await world.until(lambda: [event["subject"] for event in sink.events].count(job) == 2)
     assert all(headers["webhook-request-origin"] == "127.0.0.1" for way, headers in sink.requests if way == "POST")
-
-
-async def test_receiver_of_the_documentation_refuses_a_forged_challenge(sink: Sink) -> None:
-    get = documented(SECRET=SIGNING_SECRET)["GET"]
-    scope = {"type": "http", "method": "GET", "query_string": b"challenge=123", "headers": [], "path": "/"}
-    with pytest.raises(Exception, match=r"(?i)missing required headers"):
-        await get(Request(scope))
-
-
-async def test_events_of_before_arrive_after_a_consent_by_a_call(world: RelayWorld, sink: Sink) -> None:
-    urls: list[str] = []
-
-    async def options(request: Request) -> Response:
-        urls.append(request.headers["webhook-request-callback"])
-        return Response(status_code=202)
-
-    sink.handlers["OPTIONS"] = options
-    await world.serve("--dev")
-    id = await subscribe(world, sink, handshake="required")
-    job = await world.job()
-    await world.until(lambda: bool(urls))
-    assert await state_of(world, id) == "pending"
-    assert sink.events == []
-    async with world.session.get(urls[0], headers={"Authorization": "", "WebHook-Allowed-Rate": "6000"}) as answer:
-        assert (answer.status, await answer.json()) == (202, {"status": "received"})
-    assert (await until_state(world, id, "enabled"))["consent"]["rate_per_minute"] == 6000
-    await world.until(lambda: [event["subject"] for event in sink.events].count(job) == 2)
-    assert await world.end() == 0
-    key = urls[0].rpartition("/")[2]
-    assert not any(key in line for line in world.lines)
 
 
 async def test_setting_holds_for_callbacks_and_what_was_enabled_before(world: RelayWorld, sink: Sink) -> None:
@@ -260,18 +228,14 @@ def go_receiver(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "receiver"
 
 
-@pytest.mark.parametrize("way", ["answer", "callback"])
-async def test_receiver_of_the_go_sdk_agrees_and_reads_the_events(
-    world: RelayWorld, go_receiver: Path, way: str
-) -> None:
-    """With a callback URL in the request that SDK consents by a call only, without one in its answer."""
+async def test_receiver_of_the_go_sdk_agrees_and_reads_the_events(world: RelayWorld, go_receiver: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     receiver = await asyncio.create_subprocess_exec(
-        str(go_receiver), str(port), way, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL
+        str(go_receiver), str(port), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL
     )
     try:
-        await world.serve(*(["--dev"] if way == "callback" else []))
+        await world.serve()
 
         async def listening() -> bool:
             with contextlib.suppress(OSError):

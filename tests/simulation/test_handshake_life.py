@@ -2,8 +2,6 @@
 not lost. The receiver follows the text of the CloudEvents specification."""
 
 import asyncio
-import base64
-import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -11,8 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import time_machine
-from standardwebhooks import Webhook
 
 from relay.core.delivery import OutboundRequest, Response
 from relay.core.handshake import PERIOD_SECONDS
@@ -21,8 +17,8 @@ from relay.delivery.dispatcher import Dispatcher
 from relay.delivery.handshakes import MAX_ASKING, WAIVE_SECONDS, Handshakes
 from relay.errors import StoreError
 from relay.testing import FakeClock
-from tests.support.simulation_world import SECRET, World, open_world, seen
-from tests.support.store_kit import callback_for, rows
+from tests.support.simulation_world import World, open_world, seen
+from tests.support.store_kit import callback_for
 
 SINK = "https://sink.test/hook"
 BASE = "https://relay.test"
@@ -31,24 +27,23 @@ Answer = Callable[[OutboundRequest], Response]
 
 
 class Receivers:
-    """Sinks. Each answers OPTIONS and GET as its URL's entry says, and accepts events."""
+    """Sinks. Each answers OPTIONS as `options` says, and accepts events."""
 
     def __init__(self, clock: FakeClock) -> None:
         self.clock = clock
         self.requests: list[OutboundRequest] = []
         self.options: Answer = self.says(405)
-        self.get: Answer = self.says(404)
         self.gate: asyncio.Event | None = None
         self.asked = asyncio.Event()
 
     async def send(self, request: OutboundRequest, *, timeout_seconds: float) -> Response:
         assert timeout_seconds > 0
         self.requests.append(request)
-        if request.method in ("OPTIONS", "GET"):
+        if request.method == "OPTIONS":
             self.asked.set()
             if self.gate is not None:
                 await self.gate.wait()
-            return (self.options if request.method == "OPTIONS" else self.get)(request)
+            return self.options(request)
         return self.response(200)
 
     def response(self, status: int, *headers: tuple[str, str], body: bytes = b"") -> Response:
@@ -63,23 +58,12 @@ class Receivers:
         rates = () if rate is None else (("WebHook-Allowed-Rate", rate),)
         self.options = self.says(200, ("Allow", "POST"), ("WebHook-Allowed-Origin", origin), *rates)
 
-    def echoes(self) -> None:
-        def answer(request: OutboundRequest) -> Response:
-            return self.response(200, body=request.url.rpartition("challenge=")[2].encode())
-
-        self.get = answer
-
     def methods(self) -> list[str]:
         return [request.method for request in self.requests]
 
     @property
     def events(self) -> list[OutboundRequest]:
         return [request for request in self.requests if request.method == "POST"]
-
-    def callback_key(self) -> str:
-        found = dict(self.requests[-2].headers)["WebHook-Request-Callback"]
-        assert found.startswith(f"{BASE}/.well-known/webhook-consent/")
-        return found.rpartition("/")[2]
 
 
 @asynccontextmanager
@@ -91,7 +75,7 @@ async def open_receivers(tmp_path: Path, **settings: Any) -> AsyncIterator[tuple
 
         def dispatcher() -> Dispatcher:
             made = make()
-            made.configure(replace(made.settings, base_url=BASE, reachable=True, **settings))
+            made.configure(replace(made.settings, base_url=BASE, **settings))
             return made
 
         world._new_dispatcher = dispatcher  # type: ignore[method-assign]
@@ -161,47 +145,21 @@ async def test_validation_request_carries_no_credential(tmp_path):
     async with open_receivers(tmp_path) as (world, receivers):
         await subscribe(world, headers=(("X-Api-Key", "a-key"),), rate_per_second=2.0)
         await ask(world)
-        options, get = receivers.requests
-        assert (options.url, options.body) == (SINK, b"")
-        headers = dict(options.headers)
-        assert headers.pop("WebHook-Request-Callback").startswith(BASE)
-        assert headers == {"WebHook-Request-Origin": ORIGIN, "WebHook-Request-Rate": "120"}
-        assert not {"X-Api-Key", "Authorization"} & set(dict(get.headers))
-
-
-async def test_relay_that_no_sink_can_call_names_no_callback(tmp_path):
-    async with open_receivers(tmp_path) as (world, receivers):
-        world.dispatcher.configure(replace(world.dispatcher.settings, reachable=False))
-        await subscribe(world)
-        await ask(world)
-        assert "WebHook-Request-Callback" not in dict(receivers.requests[0].headers)
-
-
-async def test_signed_challenge_is_the_second_way(tmp_path):
-    async with open_receivers(tmp_path) as (world, receivers):
-        made = await subscribe(world)
-        receivers.echoes()
-        await ask(world)
-        assert receivers.methods() == ["OPTIONS", "GET"]
-        challenge = receivers.requests[1].url.removeprefix(f"{SINK}?challenge=")
-        assert re.fullmatch("[1-9][0-9]{39}", challenge)
-        assert (await standing(world, made)).state == "enabled"
-        headers = {name: value for name, value in receivers.requests[1].headers if name.startswith("webhook-")}
-        with time_machine.travel(world.clock(), tick=False):
-            assert Webhook(SECRET).verify(challenge, headers) == int(challenge)
+        (options,) = receivers.requests
+        assert (options.method, options.url, options.body) == ("OPTIONS", SINK, b"")
+        assert dict(options.headers) == {"WebHook-Request-Origin": ORIGIN, "WebHook-Request-Rate": "120"}
 
 
 async def test_status_alone_is_no_consent(tmp_path):
     async with open_receivers(tmp_path) as (world, receivers):
         made = await subscribe(world)
-        receivers.options, receivers.get = receivers.says(200), receivers.says(200, body=b"OK")
+        receivers.options = receivers.says(200, body=b"OK")
         await event(world, "job")
         await ask(world)
         found = await standing(world, made)
         assert found.state == "pending"
         assert found.state_reason == (
-            "waits for the sink's consent: it answered 200 to OPTIONS, without WebHook-Allowed-Origin; "
-            "its answer to the challenge is not the challenge"
+            "waits for the sink's consent: it answered 200 to OPTIONS, without WebHook-Allowed-Origin"
         )
         assert found.handshake_at == world.clock() + 5
         assert receivers.events == []
@@ -292,7 +250,7 @@ async def test_optional_handshake_asks_once_and_goes_on(tmp_path):
         await world.deliver()
         await world.restart()
         await event(world, "another")
-        assert receivers.methods() == ["OPTIONS", "GET", "POST", "POST"]
+        assert receivers.methods() == ["OPTIONS", "POST", "POST"]
         assert "WebHook-Request-Origin" not in dict(receivers.events[0].headers)
 
 
@@ -302,55 +260,6 @@ async def test_optional_handshake_obeys_a_rate(tmp_path):
         receivers.consents(rate="60")
         await ask(world)
         assert (await standing(world, made)).allowed_per_second == 1.0
-
-
-# --- consent by a call
-
-
-async def test_sink_consents_later_by_the_callback(tmp_path):
-    async with open_receivers(tmp_path) as (world, receivers):
-        made = await subscribe(world)
-        await event(world, "job")
-        await ask(world)
-        key = receivers.callback_key()
-        world.clock.advance(6 * 86_400)
-        assert await world.store.handshakes.grant(key, world.clock(), 120, "the sink has consented") == made.id
-        found = await standing(world, made)
-        assert (found.state, found.allowed_per_second, found.handshake_at) == ("enabled", 2.0, None)
-        assert found.consent is not None
-        assert found.consent.origin == ORIGIN
-        await world.deliver()
-        assert len(receivers.events) == 1
-
-
-async def test_key_of_the_callback_is_for_one_sink_one_purpose_and_a_week(tmp_path):
-    async with open_receivers(tmp_path) as (world, receivers):
-        made, other = await subscribe(world), await subscribe(world, sink="https://other.test/")
-        await ask(world)
-        keys = [
-            dict(one.headers)["WebHook-Request-Callback"].rpartition("/")[2]
-            for one in receivers.requests
-            if one.method == "OPTIONS" and one.url == SINK
-        ]
-        grant = world.store.handshakes.grant
-        sealed = (await sealed_of(world, made)).rstrip("=")
-        for key in ("", "x", "ü", "A" * 5000, keys[0][:-2], keys[0].swapcase(), keys[0] + "A", sealed, made.id):
-            assert await grant(key, world.clock(), None, "") is None
-        assert await grant(keys[0], world.clock() + 7 * 86_400 + 1, None, "") is None
-        assert await grant(keys[0], world.clock() - 1, None, "") is None
-        assert (await standing(world, made)).state == (await standing(world, other)).state == "pending"
-        await world.store.subscriptions.replace(
-            replace(await standing(world, made), sink="https://moved.test/"), world.clock(), lambda one: True
-        )
-        assert await grant(keys[0], world.clock(), None, "") is None, "the consent of another sink"
-        assert (await standing(world, made)).state == "pending"
-        await world.store.subscriptions.remove(made.id, world.clock())
-        assert await grant(keys[0], world.clock(), None, "") is None
-
-
-async def sealed_of(world: World, made: Subscription) -> str:
-    (row,) = await rows(world.store, f"SELECT sealed FROM subscriptions WHERE id = '{made.id}'")
-    return base64.urlsafe_b64encode(row["sealed"]).decode()
 
 
 # --- changes
@@ -557,7 +466,7 @@ async def test_one_node_at_a_time_asks_a_sink(tmp_path):
         nodes = [world.dispatcher.handshakes, world._new_dispatcher().handshakes, world._new_dispatcher().handshakes]
         await asyncio.gather(*(node.run_once() for node in nodes))
         await asyncio.gather(*(node.tasks.drain() for node in nodes))
-        assert receivers.methods() == ["OPTIONS", "GET"]
+        assert receivers.methods() == ["OPTIONS"]
 
 
 async def test_nodes_with_different_minimums_do_not_change_a_state_back_and_forth(tmp_path):

@@ -367,7 +367,6 @@ async def use_handshakes(store: Store) -> None:
     await store.handshakes.ask_again(["sub_1"], NOW)
     await store.handshakes.free_all(NOW)
     await store.handshakes.end_handshake(made, Consent(granted=True, origin="relay.example", at=NOW), "agreed")
-    await store.handshakes.grant(store.handshakes.grant_key(made, "relay.example", NOW), NOW, None, "agreed")
 
 
 async def use_declared(store: Store) -> None:

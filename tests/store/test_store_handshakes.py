@@ -53,7 +53,7 @@ async def test_consent_of_another_sink_is_not_recorded(store: Store) -> None:
 async def test_handshake_without_consent_does_not_undo_consent(store: Store) -> None:
     await made(store)
     refused = Consent(granted=False, origin="relay.example", at=NOW)
-    assert await store.handshakes.end_handshake(await found(store), CONSENT, "agreed by a call")
+    assert await store.handshakes.end_handshake(await found(store), CONSENT, "agreed")
     assert not await store.handshakes.end_handshake(await found(store), refused, "goes on without consent")
     assert (await found(store)).consent == CONSENT
 
@@ -170,33 +170,10 @@ async def test_resume_begins_anew_and_forgets_failures(store: Store) -> None:
     assert (await found(store)).handshake_at is None
 
 
-async def test_key_of_a_consent_is_unlike_any_other(store: Store) -> None:
-    one = await made(store)
-    keys = {store.handshakes.grant_key(one, "relay.example", NOW + nth) for nth in range(3)}
-    assert len(keys) == 3
-    assert all(key.isascii() and len(key) < 512 and "/" not in key and "=" not in key for key in keys)
-    assert await store.handshakes.grant(keys.pop(), NOW + 2, 30, "agreed") == "sub_1"
-    after = await found(store)
-    assert after.consent is not None
-    assert (after.consent.rate_per_minute, after.consent.origin, after.state) == (30, "relay.example", "enabled")
-
-
-async def test_repeated_consent_changes_nothing_and_costs_no_other_node_anything(store: Store) -> None:
-    one = await made(store)
-    key = store.handshakes.grant_key(one, "relay.example", NOW)
-    assert await store.handshakes.grant(key, NOW, 30, "agreed") == "sub_1"
-    version, before = store.subscriptions.version, await found(store)
-    for rate in (30, 31, None):
-        assert await store.handshakes.grant(key, NOW + 1, rate, "agreed") is None
-        assert not await store.handshakes.end_handshake(one, replace(CONSENT, rate_per_minute=rate), "agreed")
-    assert (store.subscriptions.version, await found(store)) == (version, before)
-
-
 async def test_sink_that_did_not_have_to_agree_can_do_so_later(store: Store) -> None:
     one = await made(store, handshake="optional")
     refused = Consent(granted=False, origin="relay.example", at=NOW)
     assert await store.handshakes.end_handshake(one, refused, "goes on without consent")
-    key = store.handshakes.grant_key(one, "relay.example", NOW)
-    assert await store.handshakes.grant(key, NOW, 30, "agreed") == "sub_1"
+    assert await store.handshakes.end_handshake(one, replace(CONSENT, rate_per_minute=30), "agreed")
     after = await found(store)
     assert (after.state, after.state_reason, after.allowed_per_second) == ("enabled", "goes on without consent", 0.5)

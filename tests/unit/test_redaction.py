@@ -49,7 +49,6 @@ SECRETS = [
     ("https://hook.make.com/hidden", "hidden"),
     ("https://n8n.example.com/webhook/hidden-uuid", "hidden"),
     ("https://x.app.n8n.cloud/webhook-test/hidden", "hidden"),
-    ("https://relay.example/.well-known/webhook-consent/hidden", "hidden"),
     ("https://discord.com/api/webhooks/1/hidden", "hidden"),
     ("https://acme.webhook.office.com/webhookb2/hidden", "hidden"),
     ("https://api.telegram.org/bot1:hidden/send", "hidden"),

@@ -10,13 +10,11 @@ from relay.core.handshake import (
     Agreement,
     Refusal,
     awaits_consent,
-    challenge_request,
     consent_of,
     effective,
     is_asked_no_more,
     next_try_at,
     origin_name,
-    read_challenge,
     read_rate,
     read_validation,
     validation_request,
@@ -26,7 +24,6 @@ from relay.core.subscription import Consent, Subscription
 NOW = 1_800_000_000.0
 ORIGIN = "relay.example.com"
 SINK = "https://sink.example/hooks?key=1"
-CHALLENGE = "1234567890"
 
 
 def subscription(**fields: Any) -> Subscription:
@@ -117,17 +114,16 @@ def test_origin_is_the_host_of_the_relay(url, name):
     assert origin_name(url) == name
 
 
-def test_validation_request_has_origin_callback_and_rate_and_nothing_of_the_subscription():
+def test_validation_request_has_origin_and_rate_and_nothing_of_the_subscription():
     made = subscription(headers=(("X-Api-Key", "secret"),), method="PUT", rate_per_second=2.0)
-    request = validation_request(made, ORIGIN, "https://relay.example.com/x")
+    request = validation_request(made, ORIGIN)
     assert (request.method, request.url, request.body) == ("OPTIONS", SINK, b"")
     assert request.headers == (
         ("WebHook-Request-Origin", ORIGIN),
-        ("WebHook-Request-Callback", "https://relay.example.com/x"),
         ("WebHook-Request-Rate", "120"),
     )
-    assert validation_request(subscription(), ORIGIN, None).headers == (("WebHook-Request-Origin", ORIGIN),)
-    slow = validation_request(subscription(rate_per_second=0.001), ORIGIN, None)
+    assert validation_request(subscription(), ORIGIN).headers == (("WebHook-Request-Origin", ORIGIN),)
+    slow = validation_request(subscription(rate_per_second=0.001), ORIGIN)
     assert dict(slow.headers)["WebHook-Request-Rate"] == "1", "a positive integer"
 
 
@@ -206,36 +202,6 @@ def test_rate_that_makes_no_sense_is_no_consent(values):
     refused = read_rate(values)
     assert isinstance(refused, Refusal)
     assert len(refused.why) < 200
-
-
-def test_challenge_is_added_to_the_url_and_signed():
-    signature = (("webhook-id", "hsk_1"),)
-    request = challenge_request(subscription(), CHALLENGE, signature)
-    assert (request.method, request.url, request.headers) == ("GET", f"{SINK}&challenge={CHALLENGE}", signature)
-    plain = challenge_request(subscription(sink="https://sink.example/"), CHALLENGE, signature)
-    assert plain.url == f"https://sink.example/?challenge={CHALLENGE}"
-
-
-@pytest.mark.parametrize(
-    ("response", "result"),
-    [
-        (answer(excerpt=CHALLENGE.encode()), Agreement()),
-        (answer(excerpt=f" {CHALLENGE}\r\n".encode(), status=202), Agreement()),
-        (answer(("WebHook-Allowed-Rate", "60"), excerpt=CHALLENGE.encode()), Agreement(rate_per_minute=60)),
-        (
-            answer(excerpt=f"?challenge={CHALLENGE}".encode()),
-            Refusal("its answer to the challenge is not the challenge"),
-        ),
-        (answer(excerpt=f'"{CHALLENGE}"'.encode()), Refusal("its answer to the challenge is not the challenge")),
-        (answer(excerpt=b""), Refusal("its answer to the challenge is not the challenge")),
-        (answer(excerpt=CHALLENGE.encode(), status=404), Refusal("it answered 404 to the challenge")),
-        (answer(excerpt=CHALLENGE.encode(), status=302), Refusal("it answered 302 to the challenge")),
-        (answer(status=None), Refusal("it answered None to the challenge")),
-        (answer(status=None, error="tls"), Refusal("it gave no answer (tls)")),
-    ],
-)
-def test_challenge_is_answered_by_itself_and_2xx(response, result):
-    assert read_challenge(response, CHALLENGE) == result
 
 
 def test_sink_is_asked_at_growing_intervals_for_a_day():
