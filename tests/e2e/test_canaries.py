@@ -225,7 +225,7 @@ async def open_world(start: Start, folder: Path, database: str) -> AsyncIterator
     sink = Sink(canaries)
     environ = {
         "RELAY_ENCRYPTION_KEY": new_key(),
-        "CANARY_OPS": canaries.new("token of the settings"),
+        "CANARY_OPS": canaries.add("token of the settings", word(40)),
         "CANARY_UPSTREAM": f"sk-revor-acme-{canaries.new('upstream key')}",
         "CANARY_CALLBACK": canaries.add_signing(
             "callback secret", f"whsec_{base64.b64encode(os.urandom(24)).decode()}"
@@ -512,12 +512,12 @@ async def test_no_secret_is_anywhere_but_where_it_is_needed(start: Start, tmp_pa
         await look_everywhere(world)
 
         # a reload, right and wrong
-        reloaded = world.canaries.new("reloaded token")
+        reloaded = world.canaries.add("reloaded token", word(40))
         world.settings(more_tokens=f", {{name: new, token: {reloaded}, scopes: [read]}}")
         world.relay.popen.send_signal(signal.SIGHUP)
         await asyncio.to_thread(world.relay.until, "settings_read_again")
         await world.call("GET", "/v1/jobs", token=reloaded)
-        wrong = world.canaries.new("wrong token of the settings")
+        wrong = world.canaries.add("wrong token of the settings", word(40))
         world.settings(more_tokens=f", {{name: new, token: {wrong}, scopes: [none]}}")
         world.relay.popen.send_signal(signal.SIGHUP)
         await asyncio.to_thread(world.relay.until, "settings_refused")
