@@ -36,6 +36,8 @@ ITEM_WORK = 200
 """Work of an item of an array or an object that is named or made."""
 CHARACTER_WORK = 4
 """Work of a character that is named, made or printed."""
+NUMBER_WORK = 2_500
+"""Work of an item that is a number that `is_long`, in addition."""
 
 
 class Absent(NamedTuple):
@@ -61,6 +63,14 @@ class Unrenderable(Exception):
 
 class MissingName(Unrenderable):
     """A name is absent where that is an error."""
+
+
+def is_long(number: float) -> bool:
+    """True if a number takes Python long to print: an integer of more than 64 bits, or a fraction that is written with
+    an exponent."""
+    if type(number) is int:
+        return number.bit_length() > 64
+    return number != 0 and not 1e-4 <= abs(number) < 1e16
 
 
 def search_work(text: str, wanted: str) -> int:

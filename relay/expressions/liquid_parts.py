@@ -49,12 +49,14 @@ from relay.expressions.liquid_limits import (
     MAX_INTEGER_BITS,
     MAX_OUTPUT,
     MAX_WORK,
+    NUMBER_WORK,
     PART_WORK,
     Absent,
     Escape,
     MissingName,
     Unrenderable,
     as_text,
+    is_long,
     search_work,
 )
 
@@ -114,6 +116,8 @@ class Work:
                 characters += len(item)
             elif kind is list or kind is dict:
                 self._count_items(item)
+            elif (kind is int or kind is float) and is_long(item):
+                self.count(NUMBER_WORK)
         self.count(self._character_work * characters)
 
     def named(self, value: object) -> object:

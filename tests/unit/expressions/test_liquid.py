@@ -303,6 +303,30 @@ def test_work_of_a_search_grows_with_what_is_sought(template: str, monkeypatch: 
     assert work_of(template, long, monkeypatch) > 2 * work_of(template, short, monkeypatch)
 
 
+LONG_NUMBERS = {
+    "huge": 10**300,
+    "65 bits": 2**64,
+    "negative": -(10**20),
+    "large": 1.2345678901234567e300,
+    "tiny": 3e-308,
+}
+
+
+@pytest.mark.parametrize("number", LONG_NUMBERS)
+@pytest.mark.parametrize("template", ["{{ data.numbers | join }}", "{{ data.numbers | json }}", "{{ data.numbers }}!"])
+@pytest.mark.parametrize("place", ["array", "array in an array", "object"])
+def test_work_counts_numbers_that_take_long_to_print(
+    number: str, template: str, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def of(one: float) -> dict[str, Any]:
+        numbers = [one] * 100
+        places = {"array": numbers, "array in an array": [numbers], "object": {str(place): one for place in range(100)}}
+        return {"numbers": places[place]}
+
+    more = work_of(template, of(LONG_NUMBERS[number]), monkeypatch) - work_of(template, of(7), monkeypatch)
+    assert more >= 100 * limits.NUMBER_WORK
+
+
 def test_work_ends_a_document_and_not_each_of_its_texts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(liquid_parts, "MAX_WORK", 10_000)
     template = compile_template(["{{ metadata.deal }}"] * 50)
