@@ -39,8 +39,9 @@ MAX_ATTRIBUTE = 4_096
 MAX_ATTRIBUTES = 64
 MAX_NAME = 64
 
-_SCHEME = re.compile(r"[a-z][a-z0-9+.-]*:(?=/)")
+_SCHEME = re.compile(r"(?:https?|wss?):|[a-z][a-z0-9+.-]*:(?=/)")
 _DEFAULT_PORT = re.compile(r"\.?(?::(?:80|443)?)?\Z")
+_PORT = re.compile(r":[0-9]*\Z")
 _UNSEEN = frozenset(("Cc", "Cf", "Me", "Mn", "Zl", "Zp", "Zs"))
 """General categories of characters without a shape of their own."""
 _BLANK = frozenset("\u115f\u1160\u2800\u3164\uffa0")
@@ -298,7 +299,7 @@ def _reserved_source(source: str, sources: frozenset[str]) -> Refused | None:
     """What is wrong with a source that a reader could take for the relay or an upstream."""
     text = _plain(source)
     place = _place(text)
-    host = place.partition("/")[0]
+    host = _PORT.sub("", place.partition("/")[0])
     if (
         text.lstrip("/").startswith((RELAY_PREFIX, UPSTREAM_PREFIX))
         or host == UPSTREAM_HOST

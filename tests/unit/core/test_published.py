@@ -169,6 +169,14 @@ def test_what_is_no_event_is_refused_with_its_place(changes, code, pointer):
         ),
         *("https://revor.ai", "https://revor.ai/", "HTTPS://REVOR.AI/api/v1/outreach/jobs", "http://revor.ai/x"),
         *("https://revor.ai:443/x", "https://revor.ai./x", "https://a@revor.ai/x", "//revor.ai/x", "revor.ai/x"),
+        *(
+            "https://revor.ai:8443/x",
+            "revor.ai:8080",
+            "https:revor.ai/x",
+            "HTTP:revor.ai",
+            "https:relay",
+            "wss:revor.ai",
+        ),
         *("https://api.revor.ai/x", "https:/revor.ai/x", "https://re\u200bvor.ai/x", "https://revor\uff0eai/x"),
         *("https://revor\u3002ai/x", "https://revor\uff61ai/x", "\uff48\uff54\uff54\uff50s://revor.ai/x"),
         *(
@@ -205,7 +213,7 @@ def test_source_with_white_space_is_none(source):
             "https://revor.ai.example",
         ),
         *("https://relay.example/x", "https://gateway.example:8443/v1/orders", "https://gateway.example/v1/tasks", "/"),
-        *("/gr\u00f6\u00dfe", "mailto:shop@example.com", ".", "#x", "/airevor", "/%zz"),
+        *("urn:revor.ai", "https:shop", "/gr\u00f6\u00dfe", "mailto:shop@example.com", ".", "#x", "/airevor", "/%zz"),
     ],
 )
 def test_source_of_another_program_is_kept_as_it_is(source):
