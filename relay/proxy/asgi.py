@@ -47,7 +47,7 @@ from relay.proxy.gateway import Gateway
 from relay.proxy.spool import Spool
 from relay.proxy.types import Caller, ForwardedRequest, ProxyResponse, TrackingOptions
 
-_NOT_PLAIN = frozenset({b"content-length", b"transfer-encoding", b"cache-control", b"prefer", NODE_HEADER})
+_NOT_PLAIN = OVERRIDE_HEADERS | {b"content-length", b"transfer-encoding", b"cache-control", b"prefer", NODE_HEADER}
 """A request with any of these may need more than the cached answer, or may have to be refused."""
 KEY_UNKNOWN = "key_unknown"
 LEAVING_SECONDS = 0.05

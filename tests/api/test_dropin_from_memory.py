@@ -45,6 +45,15 @@ async def test_cached_answers_are_used_where_allowed(open_client, dropin, memory
     assert (answer.status_code, answer.content) == (200, answered)
 
 
+@pytest.mark.parametrize("header", ["X-HTTP-Method-Override", "x-http-method", "X-Original-URL", "X-Rewrite-URL"])
+async def test_override_header_is_refused_although_the_answer_is_in_memory(open_client, dropin, header):
+    dropin.update(any=ENDED, ended=ENDED)
+    client = open_client(passed_paths=("/api/v1/",))
+    client.event_hooks = {}
+    answer = await client.get(PATH, headers={"Authorization": "Bearer sk-test", header: "DELETE"})
+    assert (answer.status_code, b"overrides the method or path" in answer.content) == (400, True)
+
+
 async def test_an_ended_job_is_answered_despite_the_limit_on_waits(world, open_client, dropin):
     dropin.update(any=ENDED, ended=ENDED)
     client = open_client()
