@@ -13,8 +13,6 @@ CountAttempts = Literal["start", "end"]
 StartedAtWhileWaiting = Literal["clear", "keep"]
 """Whether `started_at` between two attempts is null or that of the failed attempt. Revor does not document it."""
 
-TERMINAL_STATUSES = frozenset({"succeeded", "failed", "cancelled"})
-
 RECONNECT_REQUIRED = "connect_account_reconnect_required"
 """Error code of a job whose connect account could not send when an attempt started."""
 

@@ -53,11 +53,6 @@ class AsyncWriter:
         """Starts the task."""
         self._task = asyncio.get_running_loop().create_task(self._run())
 
-    @property
-    def waiting_count(self) -> int:
-        """Number of items waiting for the next group."""
-        return len(self._waiting)
-
     async def write(self, batch: Batch[Item, Result], item: Item) -> Result:
         """Runs `batch` with `item` in the next group and returns its result after the commit.
 

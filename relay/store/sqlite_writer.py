@@ -88,11 +88,6 @@ class Writer:
         self._open = True
         self._thread.start()
 
-    @property
-    def waiting_count(self) -> int:
-        """Number of items waiting for the next group."""
-        return len(self._waiting)
-
     async def write(self, batch: Batch[Item, Result], item: Item) -> Result:
         """Runs `batch` with `item` in the next group and returns its result after the commit.
 

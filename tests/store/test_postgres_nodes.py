@@ -819,7 +819,7 @@ async def test_waiting_group_does_not_block_other_nodes(store: Store, other: Sto
         task = asyncio.ensure_future(store.jobs.register(registration("held")))
         async with asyncio.timeout(10):
             await track(other, "free")
-        await until(lambda: store.database.writer.waiting_count == 1)
+        await until(lambda: len(store.database.writer._waiting) == 1)
         assert not task.done()
     assert (await task).created
 

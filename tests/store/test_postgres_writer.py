@@ -87,7 +87,7 @@ async def held(writer: AsyncWriter, transactions: FakeTransactions) -> "asyncio.
     transactions.free.clear()
     task = asyncio.ensure_future(writer.write(echo, None))
     await asyncio.sleep(0)
-    await until(lambda: writer.waiting_count == 0)
+    await until(lambda: len(writer._waiting) == 0)
     return task
 
 
@@ -127,11 +127,11 @@ async def test_queue_never_exceeds_its_limit(writer: AsyncWriter, transactions: 
     holder = await held(writer, transactions)
     writes = [asyncio.ensure_future(writer.write(echo, nth)) for nth in range(MAX_WAITING_ITEMS + 50)]
     await asyncio.sleep(0)
-    assert writer.waiting_count == MAX_WAITING_ITEMS - 1  # the one in the transaction has a place as well
+    assert len(writer._waiting) == MAX_WAITING_ITEMS - 1  # the one in the transaction has a place as well
     for write in writes[:100]:
         write.cancel()
     await asyncio.wait(writes[:100])
-    assert writer.waiting_count == MAX_WAITING_ITEMS - 1  # what was cancelled is written all the same
+    assert len(writer._waiting) == MAX_WAITING_ITEMS - 1  # what was cancelled is written all the same
     transactions.free.set()
     await holder
     assert await asyncio.gather(*writes[100:]) == list(range(100, MAX_WAITING_ITEMS + 50))

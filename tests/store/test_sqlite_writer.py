@@ -111,11 +111,11 @@ async def test_queue_never_exceeds_its_limit(writer: Writer) -> None:
     holder = await gate.hold(writer)
     writes = [asyncio.ensure_future(writer.write(echo, nth)) for nth in range(MAX_WAITING_ITEMS + 50)]
     await asyncio.sleep(0)
-    assert writer.waiting_count == MAX_WAITING_ITEMS - 1  # the one that holds the thread has a place as well
+    assert len(writer._waiting) == MAX_WAITING_ITEMS - 1  # the one that holds the thread has a place as well
     for write in writes[:100]:
         write.cancel()
     await asyncio.wait(writes[:100])
-    assert writer.waiting_count == MAX_WAITING_ITEMS - 1  # what was cancelled is written all the same
+    assert len(writer._waiting) == MAX_WAITING_ITEMS - 1  # what was cancelled is written all the same
     gate.opened.set()
     await holder
     assert await asyncio.gather(*writes[100:]) == list(range(100, MAX_WAITING_ITEMS + 50))
@@ -315,7 +315,7 @@ def test_loop_closed_before_its_turn_does_not_stop_the_writer(transactions: Fake
     loop = asyncio.new_event_loop()
     with contextlib.suppress(RuntimeError):
         loop.run_until_complete(leaves())
-    assert writer.waiting_count == 1
+    assert len(writer._waiting) == 1
     loop.close()
 
     async def goes_on() -> None:

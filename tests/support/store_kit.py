@@ -259,7 +259,7 @@ async def together(store: Store, *writes: Awaitable[Any]) -> list[Any]:
     async with held_writer(store):
         tasks = [asyncio.ensure_future(write) for write in writes]
         await asyncio.sleep(0)  # one turn of the loop, in which each task gets as far as its future
-        assert sum(writer.waiting_count for writer in _writers(store)) == len(tasks)
+        assert sum(len(writer._waiting) for writer in _writers(store)) == len(tasks)
     return await asyncio.gather(*tasks, return_exceptions=True)
 
 
@@ -271,7 +271,7 @@ async def held_writer(store: Store) -> AsyncIterator[None]:
     try:
         holders = [asyncio.ensure_future(writer.write(_nothing, None)) for writer in writers]
         await asyncio.sleep(0)
-        await until(lambda: not any(writer.waiting_count for writer in writers))
+        await until(lambda: not any(writer._waiting for writer in writers))
         yield
     finally:
         release()
