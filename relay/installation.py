@@ -8,7 +8,7 @@ import json
 import re
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,15 +21,13 @@ _ROOT = Path(__file__).resolve().parent.parent
 _OF_EXTRA = re.compile(r"""(?P<requirement>[^;]+);.*\bextra == ['"](?P<extra>[\w-]+)['"]""")
 
 
-def install_command(*extras: str, also: Sequence[str] = ()) -> str:
-    """The command that installs extras of this relay into this environment, and other packages with them."""
+def install_command(extra: str) -> str:
+    """The command that installs an extra of this relay into this environment."""
     installed = _distribution()
-    wanted: list[str] = []
-    if extras:
-        origin = _origin(installed)
-        of_relay = f"[{','.join(extras)}]"
-        wanted = (_packages(installed, extras) or [NAME + of_relay]) if origin is None else _from(origin, of_relay)
-    return _command(*wanted, *also)
+    origin = _origin(installed)
+    if origin is not None:
+        return _command(*_from(origin, f"[{extra}]"))
+    return _command(*(_packages(installed, extra) or [f"{NAME}[{extra}]"]))
 
 
 def reinstall_command() -> str | None:
@@ -75,19 +73,19 @@ def _path(url: str) -> Path | None:
     return Path(url2pathname(parts.path)) if parts.scheme == "file" else None
 
 
-def _from(origin: Mapping[str, Any], extras: str) -> list[str]:
+def _from(origin: Mapping[str, Any], extra: str) -> list[str]:
     """The arguments of pip for an origin."""
     url, path = str(origin["url"]), _path(str(origin["url"]))
     if path is not None:
         is_editable = (origin.get("dir_info") or {}).get("editable") is True
-        return [*(["-e"] if is_editable else []), f"{path}{extras}"]
+        return [*(["-e"] if is_editable else []), f"{path}{extra}"]
     vcs = origin.get("vcs_info") or {}
     source = f"{vcs['vcs']}+{url}@{vcs['commit_id']}" if {"vcs", "commit_id"} <= vcs.keys() else url
-    return [f"{NAME}{extras} @ {source}"]
+    return [f"{NAME}{extra} @ {source}"]
 
 
-def _packages(installed: Distribution | None, extras: Sequence[str]) -> list[str]:
-    """The requirements of extras."""
+def _packages(installed: Distribution | None, extra: str) -> list[str]:
+    """The requirements of an extra."""
     lines = (installed.requires if installed is not None else None) or ()
     found = [match for line in lines if (match := _OF_EXTRA.fullmatch(line.strip())) is not None]
-    return [match["requirement"].strip() for match in found if match["extra"] in extras]
+    return [match["requirement"].strip() for match in found if match["extra"] == extra]

@@ -8,8 +8,6 @@ import pytest
 
 from relay.api import previews
 from relay.api.ports import Token
-from relay.cli.demo.vendors import VENDORS
-from relay.cli.demo.vendors.endpoint import Sent
 from relay.core.credentials import TOKEN_HERE
 from relay.core.delivery import OutboundRequest, Outcome
 from relay.core.dialogue import Ended, Step
@@ -18,6 +16,8 @@ from relay.core.recipient import Recipient
 from relay.ids import new_id
 from subscribers.base import Dialogue
 from tests.support.api_world import HOOK, KINDS, SLACK, TOKENS
+from tests.vendors.endpoint import Sent
+from tests.vendors.stand_ins import VENDORS
 
 TEMPLATE = {"properties": {"status": "{{ event.status }}", "deal": "{{ metadata.deal }}"}}
 

@@ -12,7 +12,7 @@ from starlette.responses import RedirectResponse, Response
 from relay.cli.demo.environment import listen, served, url_of
 from tests.support.relay_world import RelayWorld, open_relay_world
 from tests.vendors.hubspot import TOKEN as HUBSPOT_TOKEN
-from tests.vendors.hubspot import HubSpot, app
+from tests.vendors.hubspot import HubSpot
 from tests.vendors.pipedrive import TOKEN as PIPEDRIVE_TOKEN
 from tests.vendors.pipedrive import Pipedrive
 from tests.vendors.salesforce import CLIENT_ID, CLIENT_SECRET, Salesforce
@@ -63,7 +63,7 @@ async def test_each_crm_is_checked_shown_and_written_to(world: RelayWorld) -> No
         assert (code, len(lines)) == (2, 1), lines
         assert "refuses the credential" in lines[0]
 
-    async with serving(app(account)) as url:
+    async with serving(account.app()) as url:
         code, lines = await add(world, "hubspot", url, HUBSPOT_TOKEN)
         assert (code, len(lines)) == (2, 1), lines
         assert "--create-properties" in lines[0]

@@ -35,7 +35,8 @@ from tests.support.connect_proxy import ConnectProxy, open_connect_proxy
 from tests.support.postgres_server import shared_server
 from tests.support.process_world import Process, Start
 from tests.support.scale import soak_only
-from tests.vendors.pipedrive import TOKEN, Fault, Pipedrive
+from tests.vendors.endpoint import Answer, Fault
+from tests.vendors.pipedrive import TOKEN, Pipedrive
 
 AT_DEBUG_LEVEL = """
 import functools
@@ -110,12 +111,10 @@ class Sink:
 class Company(Pipedrive):
     """Repeats what it is asked for, and finds persons with all that it knows of them."""
 
-    def answer(
-        self, method: str, url: str, headers: Mapping[str, str], body: bytes
-    ) -> tuple[int, dict[str, str], bytes]:
-        status, shown, content = super().answer(method, url, headers, body)
+    def answer(self, method: str, url: str, headers: Mapping[str, str], body: bytes) -> Answer:
+        status, content, shown = super().answer(method, url, headers, body)
         echo = urlsplit(url).query
-        return status, {**shown, "x-echo": echo}, content if status < 400 else echo.encode()
+        return Answer(status, content if status < 400 else echo.encode(), (*shown, ("x-echo", echo)))
 
 
 async def _respond(send: Any, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:

@@ -1,4 +1,4 @@
-"""The campaign story of the demo, small: people are told the right things, and what is stated holds."""
+"""The story `campaign`, small: people are told the right things, and what is stated holds."""
 
 from typing import Any
 
@@ -6,9 +6,9 @@ import pytest
 
 from relay.api import group_finish
 from relay.cli.demo import scenario
-from relay.cli.demo.campaign import MIN_JOBS, open_campaign, run_campaign
 from relay.cli.demo.environment import Plan, demo_settings
 from relay.config.settings import Settings
+from tests.stories.campaign import MIN_JOBS, open_campaign
 from tests.support.scale import soak_only
 
 
@@ -26,12 +26,13 @@ async def test_a_campaign_whose_account_breaks_is_told_in_few_messages(monkeypat
     monkeypatch.setattr(group_finish, "FRESH_SECONDS", 0.2)
     monkeypatch.setattr(scenario, "demo_settings", watched_closely)
     async with open_campaign(Plan(jobs=MIN_JOBS, speed=80.0, seed=5)) as campaign:
-        report = await run_campaign(campaign)
+        report = await campaign.run()
     assert report.problems == ()
     assert 1 <= report.broken <= 4, "four, unless the machine is too slow to break the account in time"
     assert report.counts == {"failed": report.broken + 1, "succeeded": MIN_JOBS - report.broken - 1}
     assert report.collapsed == report.broken
     assert "needs reconnecting" in str(report.while_broken.note)
-    figures = report.shown()
-    assert figures["lost"] == figures["duplicates"] == figures["out_of_order"] == 0
-    assert figures["stated"]["after"]["p10"] <= figures["stated"]["after"]["p90"]
+    assert report.report.lost == report.report.duplicates == report.report.out_of_order == 0
+    assert report.after.p10 is not None
+    assert report.after.p90 is not None
+    assert report.after.p10 <= report.after.p90

@@ -1,16 +1,12 @@
-"""`relay demo --wired`, small: every kind gets exactly its events, and without the extras two targets are left out."""
+"""The story `wired`, small: every kind of subscription gets exactly its events."""
 
-import sys
-
-import aiohttp
 import pytest
 
-from relay.cli.demo import wired as wired_demo
 from relay.cli.demo.environment import Plan
-from relay.cli.demo.vendors import CRMS
-from relay.cli.demo.wired import MIN_JOBS, open_wired, run_wired, subscribe_all
-from relay.cli.demo.wired_targets import TARGETS
-from relay.installation import install_command
+from tests.stories import wired as story
+from tests.stories.wired import MIN_JOBS, open_wired
+from tests.stories.wired_targets import TARGETS
+from tests.vendors.stand_ins import CRMS
 
 PATIENCE_SECONDS = 600.0
 """Far beyond what the events and the last digest of ten seconds take. The demo ends when all has come."""
@@ -18,13 +14,12 @@ PATIENCE_SECONDS = 600.0
 
 @pytest.mark.slow
 async def test_every_target_gets_exactly_its_events_and_refuses_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wired_demo, "patience_seconds", lambda _plan: PATIENCE_SECONDS)
+    monkeypatch.setattr(story, "patience_seconds", lambda _plan: PATIENCE_SECONDS)
     async with open_wired(Plan(jobs=MIN_JOBS, speed=120.0, seed=3)) as wired:
-        report = await run_wired(wired)
+        report = await wired.run()
     assert report.problems == ()
     found = {result.name: result for result in report.results}
     assert list(found) == [target.name for target in TARGETS]
-    assert report.skipped == ()
     for result in report.results:
         assert (result.refused, len(result.got)) == (0, len(result.due)), result.name
     of_jobs = report.of_jobs
@@ -39,22 +34,8 @@ async def test_every_target_gets_exactly_its_events_and_refuses_none(monkeypatch
     assert found["slack, digest"].requests < len(found["slack, digest"].due)
     for name in CRMS:
         assert (len(found[name].due), found[name].skipped, found[name].lost) == (MIN_JOBS - 1, 1, 1), name
-    [incident, group] = found["slack, bot"].messages
-    assert " work again: " in incident.title
-    assert "Group q4-launch finished: " in group.title
-    assert [label for label, _ in group.fields].count("In its thread") == 3
-
-
-async def test_targets_that_need_extras_which_are_missing_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [name for name in sys.modules if name.split(".")[0] == "liquid" or name == "relay.expressions.liquid"]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setattr("relay.expressions.liquid", None, raising=False)
-    monkeypatch.delattr("relay.expressions.liquid")
-    monkeypatch.setitem(sys.modules, "liquid", None)
-    needy = [target for target in TARGETS if target.name in ("webhook, template", "teams")]
-    async with open_wired(Plan(), needy) as wired, aiohttp.ClientSession() as session:
-        await subscribe_all(wired, session)
-        assert [one.target.name for one in wired.live] == ["teams"]
-        assert [one.skipped for one in wired.wires[:1]] == [
-            f"templates need the extra templates: {install_command('templates')}",
-        ]
+    (bot,) = (one.stand_in for one in wired.wires if one.target.name == "slack, bot")
+    [incident] = [post for post in bot.channel() if " work again: " in post.text]
+    [group] = [post for post in bot.channel() if "Group q4-launch finished: " in post.text]
+    assert incident.edits
+    assert len(group.replies) == 3

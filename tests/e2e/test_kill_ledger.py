@@ -22,10 +22,12 @@ import orjson
 import pytest
 
 from relay.cli.demo.environment import listen, served, url_of
+from tests.support.hubspot_account import prepare
 from tests.support.kill_points import LEDGER_POINTS
 from tests.support.kill_world import DATABASES, KILL_COUNT, OWED_SECONDS, SEED, Relay
 from tests.support.scale import scaled
 from tests.vendors import hubspot, pipedrive
+from tests.vendors.endpoint import Answer
 
 KILLS = {"pipedrive": scaled(5, max(100, KILL_COUNT // 5)), "hubspot": scaled(4, max(100, KILL_COUNT // 5))}
 """At random moments; the kills at points come on top."""
@@ -49,8 +51,6 @@ CONSTANTS = {
 }
 
 JOBS_PATH = "/api/v1/outreach/jobs/"
-
-Answer = tuple[int, Mapping[str, str], bytes]
 
 
 class Pipedrive:
@@ -81,7 +81,7 @@ class HubSpot:
 
     def __init__(self) -> None:
         self.account = hubspot.HubSpot(burst=1_000_000, clock=time.monotonic)
-        hubspot.prepare(self.account, keyed=False)
+        prepare(self.account, keyed=False)
         self.made = 0
 
     def metadata(self) -> dict[str, Any]:
@@ -89,8 +89,7 @@ class HubSpot:
         return {"contact_id": self.account.add("contacts", email=f"{self.made}@example.com")}
 
     def answer(self, method: str, url: str, headers: Mapping[str, str], body: bytes) -> Answer:
-        answer = self.account.answer(method, url, headers, body)
-        return answer.status, dict(answer.headers), answer.body
+        return self.account.answer(method, url, headers, body)
 
     def notes(self) -> list[str]:
         return [note.properties["hs_note_body"] for note in self.account.records["notes"].values()]
@@ -125,12 +124,12 @@ class Crm:
             return
         headers = {name.decode(): value.decode() for name, value in scope["headers"]}
         url = f"http://crm.test{scope['path']}?{scope['query_string'].decode()}"
-        status, shown, answer = self.vendor.answer(scope["method"], url, headers, body)
+        status, answer, shown = self.vendor.answer(scope["method"], url, headers, body)
         self.written += is_write
         await asyncio.sleep(self.random.uniform(0.0, 0.03) if is_write else 0.0)
         if fate == "late":
             await asyncio.sleep(1.2)
-        await _answer(send, 502 if fate == "502" else status, shown, answer, cut=fate == "cut")
+        await _answer(send, 502 if fate == "502" else status, dict(shown), answer, cut=fate == "cut")
 
     def _fate(self) -> str:
         if self.calm:

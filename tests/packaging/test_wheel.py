@@ -208,6 +208,15 @@ def test_nothing_else_lands_beside_the_packages(wheel: Path) -> None:
     assert {top for top in tops if not top.endswith(".dist-info")} == {"relay", "subscribers"}
 
 
+def test_stand_ins_of_vendors_stay_in_the_repository(wheel: Path) -> None:
+    mark = b"of-the-stand-in"
+    with zipfile.ZipFile(wheel) as archive:
+        shipped = [name for name in archive.namelist() if mark in archive.read(name)]
+
+    assert shipped == []
+    assert any(mark in path.read_bytes() for path in (ROOT / "tests" / "vendors").glob("*.py"))
+
+
 def test_a_plain_install_is_small(installed: Path) -> None:
     packages = site_packages(installed)
     brought = [found for found in distributions(path=[str(packages)]) if found.name.lower() not in NOT_OURS]

@@ -9,16 +9,16 @@ from typing import Any
 import orjson
 import pytest
 
-from relay.cli.demo.vendors.hubspot import CLIENT_ID, CLIENT_SECRET, REFRESH_TOKEN, WRITE
 from relay.core.credentials import SinkCredential, origin_text
-from relay.core.delivery import OutboundRequest, Response
 from relay.core.ledger import SETTLE_SECONDS
 from relay.core.subscription import Subscription
 from subscribers import registry
 from subscribers.hubspot import HubSpot as Kind
 from tests.support import simulation_world
+from tests.support.hubspot_account import SINK, prepare
 from tests.support.simulation_world import World, deliveries_of, end_job, open_world
-from tests.vendors.hubspot import SINK, TOKEN, Fault, HubSpot, prepare, response_of
+from tests.vendors.endpoint import Fault
+from tests.vendors.hubspot import CLIENT_ID, CLIENT_SECRET, REFRESH_TOKEN, TOKEN, WRITE, HubSpot
 
 EMAIL = "ada@example.com"
 GIVEN = {"credentialtype": "ACCESSTOKEN", "accesstoken": TOKEN}
@@ -32,10 +32,7 @@ APP = {
 
 
 class Account(HubSpot):
-    """An account as a transport."""
-
-    async def send(self, request: OutboundRequest, *, timeout_seconds: float) -> Response:
-        return response_of(self.answer(request.method, request.url, dict(request.headers), request.body))
+    """An account that counts its calls."""
 
     def operations(self, name: str) -> int:
         return [operation for operation, _ in self.calls].count(name)

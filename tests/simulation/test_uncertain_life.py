@@ -14,7 +14,8 @@ from relay.ids import new_id
 from relay.testing import RecordingSink
 from tests.support.schema_check import check_event
 from tests.support.simulation_world import World, open_world, seen
-from tests.vendors.pipedrive import HOST, TOKEN, Fault, Pipedrive
+from tests.vendors.endpoint import Fault
+from tests.vendors.pipedrive import HOST, TOKEN, Pipedrive
 
 SINK = f"https://{HOST}"
 

@@ -7,8 +7,6 @@ from typing import Any
 import orjson
 import pytest
 
-from relay.cli.demo.vendors import VENDORS
-from relay.cli.demo.vendors.endpoint import Endpoint, Sent
 from relay.core.events import Event
 from relay.core.subscription import Subscription
 from relay.errors import InvalidRequest
@@ -18,6 +16,8 @@ from tests.support.chat_texts import shown_by_discord, shown_by_markdown
 from tests.support.hostile_texts import TEXTS, events_with, unseen
 from tests.support.scale import scaled
 from tests.support.story_events import CODE, RECONNECT, at, finished, of_incident, of_job
+from tests.vendors.endpoint import Endpoint, Sent
+from tests.vendors.stand_ins import VENDORS
 
 CONTEXT = RenderContext(public_url="https://relay.example")
 KINDS = ("teams", "discord")

@@ -11,7 +11,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.cli.demo.vendors.hubspot import ALL_SCOPES, DEALS_WRITE, PORTAL, SCHEMAS, WRITE
 from relay.core import ledger
 from relay.core.delivery import Outcome, Response
 from relay.core.dialogue import MAX_STEPS, previewed
@@ -25,7 +24,9 @@ from subscribers.hubspot_answers import READ_BYTES, read_answer
 from subscribers.hubspot_questions import EARLIER_SECONDS, MAX_NEWEST, MAX_READ
 from subscribers.hubspot_records import KEY, KEY_PROPERTY, MAX_BODY_BYTES, MAX_PROPERTIES, MAX_TEXT, OWN_PROPERTIES
 from tests.support.hostile_texts import TEXTS
-from tests.vendors.hubspot import CONTEXT, NOW, Account, Definition, Fault, subscription
+from tests.support.hubspot_account import CONTEXT, NOW, Account, subscription
+from tests.vendors.endpoint import Fault
+from tests.vendors.hubspot import ALL_SCOPES, DEALS_WRITE, PORTAL, SCHEMAS, WRITE, Definition
 
 ORIGIN = Origin(source="https://api.example/jobs", type_prefix="ai.revor.job", dataschema="http://x/s.json")
 KIND = HubSpot()

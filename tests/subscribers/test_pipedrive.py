@@ -24,7 +24,8 @@ from tests.subscribers.test_slack_bot import job
 from tests.support.hostile_texts import TEXTS, events_with
 from tests.support.scale import scaled
 from tests.vendors import pipedrive as stand_in
-from tests.vendors.pipedrive import HOST, TOKEN, Fault
+from tests.vendors.endpoint import Fault
+from tests.vendors.pipedrive import HOST, TOKEN
 
 NOW = 1779271208.0
 SINK = f"https://{HOST}"

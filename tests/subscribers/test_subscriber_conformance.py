@@ -10,7 +10,6 @@ from discord_webhook import DiscordEmbed, DiscordWebhook
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.cli.demo.vendors import CRMS
 from relay.core.delivery import OutboundRequest, Outcome, Response
 from relay.core.events import GROUP_FINISHED, INCIDENT_EVENTS, Event, Hint, Origin, Repeat, from_transition, relay_event
 from relay.core.filters import known_types
@@ -25,6 +24,7 @@ from tests.support.hostile_texts import TEXTS, events_with, events_with_one_fiel
 from tests.support.scale import scaled
 from tests.support.schema_check import check_event
 from tests.support.slack_check import check_message
+from tests.vendors.stand_ins import CRMS
 
 NOW = 1779271208.0
 ORIGIN = Origin(

@@ -8,7 +8,6 @@ from urllib.parse import parse_qs, urlsplit
 import orjson
 import pytest
 
-from relay.cli.demo.vendors.endpoint import Answer
 from relay.core.credentials import SinkCredential, origin_text
 from relay.core.delivery import OutboundRequest, Outcome, Response
 from relay.core.dialogue import Ended, Step, Steps, previewed
@@ -32,7 +31,8 @@ from subscribers.salesforce_records import meant_by, names_of, phone_forms
 from subscribers.salesforce_requests import soql_text
 from tests.support.hostile_texts import TEXTS, events_with
 from tests.support.scale import scaled
-from tests.vendors.salesforce import CLIENT_ID, CLIENT_SECRET, ORIGIN, TOKEN, Fault, response_of
+from tests.vendors.endpoint import Answer
+from tests.vendors.salesforce import CLIENT_ID, CLIENT_SECRET, ORIGIN, TOKEN, Fault
 from tests.vendors.salesforce import Salesforce as Org
 
 NOW = 1779271208.0
@@ -91,7 +91,7 @@ def converse(org: Org, steps: Steps, break_at: int = -1) -> tuple[Ended, list[St
         if len(sent) == break_at:
             org.faults.append(Fault(works=True))
         sent.append(step)
-        response = org.respond(step.request)
+        response = org.take(step.request)
 
 
 KEY = crm.key_of(event(), subscription())
@@ -364,7 +364,7 @@ def test_question_whether_a_person_is_there_that_fails_is_asked_again(at: int) -
     org = Org()
     one = event(contact_id="003xx0000000099")
     steps = SALESFORCE.steps(one, subscription(api_version="60.0"), CONTEXT, {}, NOW)
-    assert steps.send(org.respond(next(steps).request)).name == "look-up of the contact"
+    assert steps.send(org.take(next(steps).request)).name == "look-up of the contact"
     with pytest.raises(StopIteration) as end:
         steps.send(told(503, "SERVER_UNAVAILABLE") if at == 1 else response(200, b"<html>"))
     assert end.value.value.outcome.verdict == "retry"
@@ -749,9 +749,9 @@ def test_sink_that_fails_while_it_is_greeted_says_nothing_about_permissions(at: 
     assert steps is not None
     step = next(steps)
     for _ in range(at):
-        step = steps.send(org.respond(step.request))
+        step = steps.send(org.take(step.request))
     with pytest.raises(StopIteration) as end:
-        steps.send(response_of(Answer(status, body)))
+        steps.send(Org.response_of(Answer(status, body)))
     assert (end.value.value.outcome.verdict, end.value.value.remember) == ("retry", None)
 
 

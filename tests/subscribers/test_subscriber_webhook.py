@@ -4,7 +4,6 @@ import pytest
 from cloudevents.core.bindings.http import HTTPMessage, from_binary
 from cloudevents.core.formats.json import JSONFormat
 
-from relay.cli.demo.vendors import CRMS
 from relay.core.delivery import Response
 from relay.core.events import Event
 from relay.core.jsontext import dumps
@@ -12,6 +11,7 @@ from relay.core.subscription import PROTOCOLS, Subscription
 from relay.errors import InvalidRequest
 from relay.redaction import redacted_url
 from subscribers import base, registry
+from tests.vendors.stand_ins import CRMS
 
 EVENT = Event(
     id="evt_1", source="/s", type="a.job.failed", subject="1", time=1.0, recorded_at=1.0, body=b'{"id": "evt_1" }\n'

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from html import escape
 from typing import Any
 
-from relay.cli.demo.vendors.endpoint import plain
 from tests.support.slack_picture import _text
+from tests.vendors.endpoint import plain
 
 WIDTH = 760
 _TEAMS_FONT = "'Segoe UI', 'Helvetica Neue', Arial, sans-serif"

@@ -21,6 +21,7 @@ from subscribers.hubspot_records import BODIES, KEY_PROPERTY
 from subscribers.pipedrive import Pipedrive
 from subscribers.salesforce import Salesforce
 from tests.subscribers.test_slack_bot import job
+from tests.support.hubspot_account import SINK, prepare, stored
 from tests.vendors import hubspot as hubspot_vendor
 from tests.vendors import pipedrive as pipedrive_vendor
 from tests.vendors import salesforce as salesforce_vendor
@@ -136,7 +137,7 @@ class PipedriveVendor:
         return len(self.company.persons)
 
     def refusals(self) -> list[str]:
-        return [f"{status} {error}" for status, error in self.company.refused if status != 404]
+        return self.company.mistakes
 
 
 class SalesforceVendor:
@@ -157,7 +158,7 @@ class SalesforceVendor:
         self.org.add("Contact", LastName="Doe", Email=EMAIL)
 
     def respond(self, request: OutboundRequest) -> Response:
-        return self.org.respond(request, token=None)
+        return self.org.take(request, token=None)
 
     def written(self) -> list[str]:
         rows = [(object, row) for object in ("Job_Event__c", "Task") for row in self.org.rows(object)]
@@ -170,14 +171,14 @@ class SalesforceVendor:
         return len(self.org.rows("Contact")) + len(self.org.rows("Lead"))
 
     def refusals(self) -> list[str]:
-        return [one for one in self.org.refused if one != "NOT_FOUND"]
+        return self.org.mistakes
 
 
 class HubSpotVendor:
     """An account with the relay's properties."""
 
     kind: Kind = HubSpot()
-    sink = hubspot_vendor.SINK
+    sink = SINK
     token = hubspot_vendor.TOKEN
     known: Mapping[str, Any] = {"email": EMAIL}
     unknown: Mapping[str, Any] = {"email": "nobody@example.com"}
@@ -199,11 +200,10 @@ class HubSpotVendor:
         self.hubspot = hubspot_vendor.HubSpot(burst=100_000, now=clock)
         self.hubspot.daily = 10**9
         self.hubspot.add("contacts", email=EMAIL)
-        hubspot_vendor.prepare(self.hubspot, keyed=self.keyed)
+        prepare(self.hubspot, keyed=self.keyed)
 
     def respond(self, request: OutboundRequest) -> Response:
-        answer = self.hubspot.answer(request.method, request.url, dict(request.headers), request.body)
-        return hubspot_vendor.response_of(answer)
+        return self.hubspot.take(request)
 
     def _made(self) -> list[tuple[str, str]]:
         return [
@@ -222,7 +222,7 @@ class HubSpotVendor:
         return len(self.hubspot.records["contacts"])
 
     def refusals(self) -> list[str]:
-        return [one for one in self.hubspot.refused if "not found" not in one and KEY_PROPERTY not in one]
+        return [one for one in self.hubspot.mistakes if KEY_PROPERTY not in one]
 
 
 class UnkeyedHubSpotVendor(HubSpotVendor):
@@ -355,11 +355,3 @@ def subscription_to(vendor: Vendor, id: str = "sub_01jvpq0000000000000000000b", 
     fields = {"credentialtype": "ACCESSTOKEN", "accesstoken": vendor.token}
     credential = SinkCredential(id="crd_1", origin=origin_text(vendor.sink), fields=fields)
     return Subscription(id=id, sink=vendor.sink, kind=vendor.kind.name, credential=credential, options=options)
-
-
-def stored(memory: Memory) -> Memory:
-    """A memory as the store gives it back."""
-    body = orjson.dumps(dict(memory))
-    assert len(body) <= 16_384
-    found: Memory = orjson.loads(body)
-    return found

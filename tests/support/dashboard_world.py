@@ -28,7 +28,6 @@ from starlette.routing import Route
 
 from relay import log
 from relay.cli.demo.environment import listen, served, url_of
-from relay.cli.demo.wired_crms import PIPEDRIVE, Account
 from relay.clock import to_rfc3339
 from relay.config.keyring import new_key
 from relay.config.settings import (
@@ -50,6 +49,7 @@ from relay.node.opening import open_node
 from relay.sandbox.example_requests import DISPATCH_PATH, campaign_body
 from relay.sandbox.server import Sandbox
 from relay.store.figures import MAX_WRITTEN
+from tests.stories.crms import PIPEDRIVE, Account
 from tests.support.html_probes import PROBE as HOSTILE
 
 PROBE = "Call again on Monday" if os.environ.get("UPDATE_SCREENSHOTS") else HOSTILE

@@ -39,6 +39,7 @@ from subscribers.base import Kind, RenderContext
 from subscribers.hubspot import HubSpot
 from subscribers.pipedrive import Pipedrive
 from tests.subscribers.test_slack_bot import job
+from tests.support.hubspot_account import SINK, prepare
 from tests.support.store_databases import open_file
 from tests.support.store_kit import poll, track
 from tests.vendors import hubspot as hubspot_vendor
@@ -97,20 +98,18 @@ class PipedriveCompanies:
 class HubSpotAccount:
     """One account. Not `keyed`: it has no property for our key, which is then in the text only."""
 
-    sinks = (hubspot_vendor.SINK,)
+    sinks = (SINK,)
     token = hubspot_vendor.TOKEN
     options: Mapping[str, Any] = MappingProxyType({"record": "note"})
 
     def __init__(self, clock: Callable[[], float], *, keyed: bool = True) -> None:
         self.kind: Kind = HubSpot()
         self.account = hubspot_vendor.HubSpot(burst=1_000_000, clock=clock, now=clock)
-        hubspot_vendor.prepare(self.account, keyed=keyed)
+        prepare(self.account, keyed=keyed)
         self.metadata = {"contact_id": self.account.add("contacts", email="jane@example.com")}
 
     def take(self, request: OutboundRequest) -> Response:
-        return hubspot_vendor.response_of(
-            self.account.answer(request.method, request.url, dict(request.headers), request.body)
-        )
+        return self.account.take(request)
 
     def count(self, event: Event, subscription: Subscription) -> int:
         key = crm_kinds.key_of(event, subscription)

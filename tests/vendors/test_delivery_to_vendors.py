@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from relay.cli.demo.vendors import VENDORS
-from relay.cli.demo.vendors.endpoint import Answer, Endpoint, Sent
 from relay.core.delivery import OutboundRequest, Response
 from relay.core.job import JOB_EVENTS
 from tests.subscribers.test_subscriber_conformance import TYPES, sample
 from tests.support.simulation_world import World, open_world, seen
+from tests.vendors.endpoint import Answer, Endpoint, Sent
+from tests.vendors.stand_ins import VENDORS
 
 KINDS = tuple(VENDORS)
 SECRET_PATH = "T0secretpath0123456789"

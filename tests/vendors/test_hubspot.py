@@ -10,8 +10,8 @@ import pytest
 import uvicorn
 from starlette.testclient import TestClient
 
-from relay.cli.demo.vendors.endpoint import Answer
-from relay.cli.demo.vendors.hubspot import (
+from tests.vendors.endpoint import Answer, Fault
+from tests.vendors.hubspot import (
     ALL_SCOPES,
     ASSOCIATIONS,
     CLIENT_ID,
@@ -22,9 +22,8 @@ from relay.cli.demo.vendors.hubspot import (
     TOKEN,
     WRITE,
     Definition,
-    Fault,
+    HubSpot,
 )
-from tests.vendors.hubspot import HubSpot, app
 
 V = "2026-09"
 KEY = "relay_event_id"
@@ -275,7 +274,7 @@ def test_fault_stands_in_for_an_answer_with_or_without_the_call() -> None:
 def test_account_is_served_over_http() -> None:
     hubspot = account()
     id = hubspot.add("contacts", email="a+b@example.com")
-    with TestClient(app(hubspot)) as client:
+    with TestClient(hubspot.app()) as client:
         headers = {"Authorization": f"Bearer {TOKEN}"}
         found = client.get(f"{CONTACTS}/a%2Bb%40example.com?idProperty=email", headers=headers)
         assert (found.status_code, found.json()["id"]) == (200, id)
@@ -289,7 +288,7 @@ def test_account_is_served_over_http() -> None:
 def served() -> Iterator[tuple[HubSpot, str]]:
     """The account on a port of its own."""
     hubspot = account()
-    server = uvicorn.Server(uvicorn.Config(app(hubspot), port=0, log_level="error", lifespan="off"))
+    server = uvicorn.Server(uvicorn.Config(hubspot.app(), port=0, log_level="error", lifespan="off"))
     thread = threading.Thread(target=server.run)
     thread.start()
     while not server.started:

@@ -6,7 +6,8 @@ import orjson
 import pytest
 from starlette.testclient import TestClient
 
-from tests.vendors.pipedrive import BEARER, HOST, TOKEN, Fault, Pipedrive
+from tests.vendors.endpoint import Fault
+from tests.vendors.pipedrive import BEARER, HOST, TOKEN, Pipedrive
 
 NOW = 1779271208.0
 BASE = f"https://{HOST}"
@@ -39,8 +40,8 @@ def call(
 ) -> tuple[int, Any, dict[str, str]]:
     given = {"x-api-token": TOKEN} if document is None else JSON
     body = b"" if document is None else orjson.dumps(document)
-    status, shown, answer = company.answer(method, BASE + path, headers or given, body)
-    return status, orjson.loads(answer), shown
+    answer = company.answer(method, BASE + path, headers or given, body)
+    return answer.status, orjson.loads(answer.body), dict(answer.headers)
 
 
 LEAD = "00000000-0000-4000-8000-000000000003"
@@ -236,7 +237,7 @@ def test_markup_is_sanitized_and_text_is_kept(company: Pipedrive) -> None:
 def test_fault_takes_the_place_of_an_answer_after_the_work_or_before(company: Pipedrive) -> None:
     company.fail("POST /v1/notes", Fault(status=0, works=True), Fault(status=503), Fault(status=200, body=b"<html>"))
     answers = [company.answer("POST", f"{BASE}/v1/notes", JSON, orjson.dumps(NOTE)) for _ in range(4)]
-    assert [status for status, _, _ in answers] == [0, 503, 200, 201]
+    assert [answer.status for answer in answers] == [0, 503, 200, 201]
     assert len(company.notes) == 2
     assert [name for name, _, _ in company.calls] == ["POST /v1/notes"] * 4
 

@@ -10,12 +10,21 @@ import orjson
 import pytest
 from starlette.testclient import TestClient
 
-from relay.cli.demo.vendors.salesforce import JOB_EVENT, TASK, Field
 from relay.core.credentials import NoToken, SinkCredential, Token, origin_text, read_token, token_request
 from relay.core.delivery import OutboundRequest
 from subscribers.salesforce_answers import KEY_FIELD, PEOPLE
 from subscribers.salesforce_records import names_of
-from tests.vendors.salesforce import CLIENT_ID, CLIENT_SECRET, ORIGIN, TOKEN, Fault, Salesforce, response_of
+from tests.vendors.salesforce import (
+    CLIENT_ID,
+    CLIENT_SECRET,
+    JOB_EVENT,
+    ORIGIN,
+    TASK,
+    TOKEN,
+    Fault,
+    Field,
+    Salesforce,
+)
 
 V60 = "/services/data/v60.0"
 KEY = "evt_01jvpq0000000000000000000e"
@@ -41,12 +50,12 @@ def query(org: Salesforce, soql: str) -> tuple[int, Any]:
 def test_client_gets_a_token_with_its_secret_in_the_header_or_in_the_body(secret_in_body: bool) -> None:
     org = Salesforce()
     token = read_token(
-        org.respond(token_request(credential(), secret_in_body=secret_in_body), token=None), 0.0, origin_text(ORIGIN)
+        org.take(token_request(credential(), secret_in_body=secret_in_body), token=None), 0.0, origin_text(ORIGIN)
     )
     assert isinstance(token, Token)
     assert token.stale_at == 3540.0, "Salesforce does not say how long a token lives"
     request = OutboundRequest(url=ORIGIN + PLACE, method="GET")
-    assert org.respond(request, token=token.value).status_code == 404
+    assert org.take(request, token=token.value).status_code == 404
 
 
 @pytest.mark.parametrize(
@@ -59,7 +68,7 @@ def test_client_gets_a_token_with_its_secret_in_the_header_or_in_the_body(secret
 )
 def test_wrong_clients_get_no_token(fields: dict[str, str], run_as: bool, error: str) -> None:
     org = Salesforce(run_as=run_as)
-    answer = read_token(org.respond(token_request(credential(**fields)), token=None), 0.0, origin_text(ORIGIN))
+    answer = read_token(org.take(token_request(credential(**fields)), token=None), 0.0, origin_text(ORIGIN))
     assert isinstance(answer, NoToken)
     assert f"({error})" in answer.detail
     assert org.refused == [error]
@@ -323,12 +332,12 @@ def test_org_fails_when_told_to_before_or_after_the_work_is_done() -> None:
     request = OutboundRequest(
         url=ORIGIN + PLACE, method="PATCH", headers=(("Content-Type", "application/json"),), body=b"{}"
     )
-    assert org.respond(request).status_code == 503
+    assert org.take(request).status_code == 503
     assert org.rows() == []
-    assert org.respond(request).error == "read"
+    assert org.take(request).error == "read"
     assert len(org.rows()) == 1
-    assert b"UNABLE_TO_LOCK_ROW" in org.respond(request).excerpt
-    assert org.respond(request).status_code == 200
+    assert b"UNABLE_TO_LOCK_ROW" in org.take(request).excerpt
+    assert org.take(request).status_code == 200
 
 
 def test_org_is_served_over_http() -> None:
@@ -343,7 +352,7 @@ def test_org_is_served_over_http() -> None:
 
 
 def test_response_of_a_broken_connection_is_an_error() -> None:
-    assert response_of(Fault().answer).error == "read"
+    assert Salesforce.response_of(Fault().answer).error == "read"
 
 
 # --- the definition to deploy

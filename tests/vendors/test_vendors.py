@@ -1,7 +1,4 @@
-"""The stand-ins of services refuse what the services refuse, and take what the relay sends.
-
-Stand-ins are in `relay/cli/demo/vendors/`, because `relay demo` uses them too.
-"""
+"""The stand-ins of services refuse what the services refuse, and take what the relay sends."""
 
 import copy
 from collections.abc import Mapping
@@ -13,8 +10,6 @@ from starlette.applications import Starlette
 from starlette.routing import Route
 from starlette.testclient import TestClient
 
-from relay.cli.demo.vendors import CRMS, VENDORS
-from relay.cli.demo.vendors.endpoint import Answer, Endpoint, Sent
 from relay.core.delivery import OutboundRequest, Response
 from relay.core.subscription import PROTOCOLS, Subscription
 from subscribers import registry
@@ -22,6 +17,9 @@ from subscribers.base import RenderContext
 from tests.subscribers.test_subscriber_conformance import CONTEXT, NOW, TYPES, sample
 from tests.support.hostile_texts import TEXTS, events_with
 from tests.support.scale import scaled
+from tests.vendors.endpoint import Answer, Endpoint, Sent
+from tests.vendors.slack import read_message
+from tests.vendors.stand_ins import CRMS, VENDORS
 
 KINDS = tuple(VENDORS)
 JSON = {"content-type": "application/json"}
@@ -268,3 +266,31 @@ def test_messages_are_read_as_people_see_them(kind: str) -> None:
     assert message.title.startswith("LinkedIn outreach to Alex failed: the account needs reconnecting")
     assert not any("\\" in text for pair in message.fields for text in (message.title, message.footer, *pair))
     assert any("Reconnect it in Revor" in value for _, value in message.fields)
+
+
+PAYLOAD: dict[str, Any] = {
+    "text": "a & b",
+    "blocks": [
+        {
+            "type": "section",
+            "text": {"type": "mrkdwn", "text": "a &amp; b \u2060_c\u2060_\n<https://x.example/1|Open in x.example>"},
+            "fields": [{"type": "mrkdwn", "text": "*How to fix it*\n&lt;so&gt;"}, {"type": "mrkdwn", "text": "plain"}],
+        },
+        {"type": "context", "elements": [{"type": "mrkdwn", "text": "Job 1"}, {"type": "mrkdwn", "text": "Time 2"}]},
+    ],
+}
+
+
+def test_a_message_is_read_as_slack_shows_it() -> None:
+    message = read_message(PAYLOAD)
+    assert message.title == "a & b _c_\nOpen in x.example (https://x.example/1)"
+    assert message.fields == (("How to fix it", "<so>"), ("", "plain"))
+    assert message.footer == "Job 1 · Time 2"
+
+
+def test_a_digest_is_read_in_the_order_of_its_lines() -> None:
+    first, last = PAYLOAD["blocks"]
+    header = {"type": "header", "text": {"type": "plain_text", "text": "2 events"}}
+    message = read_message({"blocks": [header, last, {"type": "divider"}, first, last]})
+    assert message.title.splitlines()[:4] == ["2 events", "Job 1", "Time 2", "a & b _c_"]
+    assert message.footer == "Job 1 · Time 2"

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import signal
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import orjson
@@ -54,8 +54,7 @@ async def _run(plan: Plan, *, compare: bool, as_json: bool, keep: bool) -> Repor
         say_dashboard(scenario, console, keep=keep)
         with shown(console, lambda: picture(scenario), lambda: progress_line(scenario), scenario.is_over) as progress:
             report = await run_scenario(scenario, progress)
-        style = "bold green" if report.ok else "bold red"
-        console.print(Text(report.headline(), style=style), soft_wrap=True)
+        say_result(console, report.headline(), ok=report.ok)
         figures = report.shown()
         if compare:
             naive = await _compare(scenario, report, console)
@@ -143,6 +142,11 @@ def shown(
     yield say
 
 
+def say_result(console: Console, text: str, *, ok: bool) -> None:
+    """Prints what a run found, in green or red."""
+    console.print(Text(text, style="bold green" if ok else "bold red"), soft_wrap=True)
+
+
 def progress_line(scenario: Scenario) -> str:
     """The progress of a demo in one line."""
     return (
@@ -151,20 +155,37 @@ def progress_line(scenario: Scenario) -> str:
     )
 
 
-def picture(scenario: Scenario) -> RenderableType:
-    """The progress of a demo as a table: jobs by state, events, requests, and a bar."""
+def picture(scenario: Scenario, *tables: RenderableType) -> RenderableType:
+    """The progress of a demo: a table, or these tables, and a bar."""
+    plan = scenario.plan
+    title = Text(f"{plan.jobs} jobs over three channels at speed {plan.speed:g}", style="bold")
+    bar = ProgressBar(total=plan.jobs, completed=scenario.finished, width=48)
+    return Group(title, *(tables or (_states(scenario),)), bar)
+
+
+def _states(scenario: Scenario) -> Table:
+    """Jobs by state, events and requests."""
     states = scenario.states()
-    title = Text(f"{scenario.plan.jobs} jobs over three channels at speed {scenario.plan.speed:g}", style="bold")
-    table = Table()
-    table.add_column("state")
-    table.add_column("jobs", justify="right", min_width=6)
-    for state in STATES:
-        if state in ALWAYS_SHOWN or state in states:
-            table.add_row(state, str(states.get(state, 0)))
-    table.add_section()
-    table.add_row("events delivered", str(scenario.received.events_delivered))
-    table.add_row("upstream requests", str(scenario.upstream_requests))
-    return Group(title, table, ProgressBar(total=scenario.plan.jobs, completed=scenario.finished, width=48))
+    shown = [(state, states.get(state, 0)) for state in STATES if state in ALWAYS_SHOWN or state in states]
+    figures = (
+        ("events delivered", scenario.received.events_delivered),
+        ("upstream requests", scenario.upstream_requests),
+    )
+    return table(("state", "jobs"), shown, figures)
+
+
+def table(names: Sequence[str], *sections: Iterable[Sequence[object]]) -> Table:
+    """A table of sections of rows. Its first column has words, the others have numbers."""
+    first, *others = names
+    found = Table()
+    found.add_column(first, no_wrap=True)
+    for name in others:
+        found.add_column(name, justify="right", no_wrap=True, min_width=6)
+    for rows in sections:
+        for row in rows:
+            found.add_row(*map(str, row))
+        found.add_section()
+    return found
 
 
 def rerun_line(rerun: Rerun) -> str:
@@ -179,16 +200,14 @@ def rerun_picture(rerun: Rerun) -> RenderableType:
 
 def side_by_side(report: Report, naive: Naive) -> Table:
     """The figures of the relay and of the plain poller as a table."""
-    table = Table()
-    table.add_column("")
-    for name in ("relay", f"every {NAIVE_INTERVAL_SECONDS:g} s"):
-        table.add_column(name, justify="right", min_width=9)
     relays, naives = report.detection_delay_seconds, naive.detection_delay_seconds
-    for name, ours, theirs in (
-        ("end seen after, mean", relays.mean, naives.mean),
-        ("end seen after, p50", relays.p50, naives.p50),
-        ("end seen after, p95", relays.p95, naives.p95),
-    ):
-        table.add_row(name, *("-" if seconds is None else f"{seconds:.1f} s" for seconds in (ours, theirs)))
-    table.add_row("upstream requests", str(report.upstream_requests), str(naive.upstream_requests))
-    return table
+    rows = [
+        (f"end seen after, {name}", *("-" if seconds is None else f"{seconds:.1f} s" for seconds in delays))
+        for name, *delays in (
+            ("mean", relays.mean, naives.mean),
+            ("p50", relays.p50, naives.p50),
+            ("p95", relays.p95, naives.p95),
+        )
+    ]
+    requests = ("upstream requests", report.upstream_requests, naive.upstream_requests)
+    return table(("", "relay", f"every {NAIVE_INTERVAL_SECONDS:g} s"), [*rows, requests])

@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from relay.clock import from_rfc3339
+
 NAIVE_INTERVAL_SECONDS = 5.0
 """The polling interval of the plain poller that the relay is compared with."""
 
@@ -20,6 +22,17 @@ class Receipt:
     sequence: int
     kind: str
     detected_at: float
+
+    @classmethod
+    def of(cls, event: Mapping[str, Any]) -> "Receipt":
+        """The arrival of an event of a job. Raises KeyError, TypeError or ValueError for anything else."""
+        return cls(
+            event_id=event["id"],
+            job_id=event["subject"],
+            sequence=int(event["sequence"]),
+            kind=event["type"].rpartition(".")[2],
+            detected_at=from_rfc3339(event["data"]["detected_at"]),
+        )
 
 
 @dataclass(kw_only=True)
@@ -150,9 +163,19 @@ class Report:
     elapsed_seconds: float
 
     @property
+    def problems(self) -> tuple[str, ...]:
+        """What does not hold, a few words each."""
+        found = (
+            (self.lost, "lost"),
+            (self.out_of_order, "out of order"),
+            (self.signature_failures, "with a bad signature"),
+        )
+        return tuple(f"{number} {what}" for number, what in found if number)
+
+    @property
     def ok(self) -> bool:
         """True if nothing is lost, out of order or unverified."""
-        return not (self.lost or self.out_of_order or self.signature_failures)
+        return not self.problems
 
     def shown(self) -> dict[str, Any]:
         """As a JSON object."""
@@ -162,16 +185,7 @@ class Report:
         """The result in one sentence."""
         mean = self.detection_delay_seconds.mean
         delay = "no end was seen" if mean is None else f"ends seen after {mean:.1f} s on average"
-        troubles = [
-            f"{number} {what}"
-            for number, what in (
-                (self.lost, "lost"),
-                (self.out_of_order, "out of order"),
-                (self.signature_failures, "with a bad signature"),
-            )
-            if number
-        ]
-        checks = ", ".join(troubles) if troubles else "none lost, none out of order, every signature valid"
+        checks = ", ".join(self.problems) or "none lost, none out of order, every signature valid"
         jobs = "1 job" if self.jobs == 1 else f"{self.jobs} jobs"
         return (
             f"{jobs}, {self.events_delivered} events delivered ({checks}); {delay}, with {self.requests_per_job:.1f} "

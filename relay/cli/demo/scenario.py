@@ -20,7 +20,7 @@ from starlette.routing import Route
 
 from relay.cli.demo.environment import API_KEY, Plan, demo_database, demo_settings, listen, sandbox_of, served, url_of
 from relay.cli.demo.report import FINAL_STATUSES, Receipt, Receipts, Report, check_job, make_report
-from relay.clock import from_rfc3339, wall_clock
+from relay.clock import wall_clock
 from relay.config.settings import PollingSettings
 from relay.errors import RelayError
 from relay.node.local_token import with_local_token
@@ -126,14 +126,7 @@ class Scenario:
         try:
             if self.verifier is None:
                 raise WebhookVerificationError("no secret yet")
-            event = self.verifier.verify(body, dict(request.headers))
-            receipt = Receipt(
-                event_id=event["id"],
-                job_id=event["subject"],
-                sequence=int(event["sequence"]),
-                kind=event["type"].rpartition(".")[2],
-                detected_at=from_rfc3339(event["data"]["detected_at"]),
-            )
+            receipt = Receipt.of(self.verifier.verify(body, dict(request.headers)))
             if receipt.event_id != request.headers["webhook-id"]:
                 raise WebhookVerificationError("webhook-id is not the event's id")
         except (WebhookVerificationError, ValueError, KeyError, TypeError):
@@ -177,18 +170,24 @@ async def open_scenario(
 
 async def run_scenario(scenario: Scenario, progress: Callable[[], None] = lambda: None) -> Report:
     """Subscribes, dispatches and registers the jobs, and waits for every owed event or the time limit."""
-    timeout = aiohttp.ClientTimeout(total=60)
-    async with aiohttp.ClientSession(timeout=timeout) as session:
-        scenario.began_at = time.monotonic()
+    async with running(scenario, progress) as session:
         await subscribe(scenario, session)
-        async with ticking(progress):
-            await asyncio.sleep(WARM_UP_SECONDS)
-            await dispatch_jobs(scenario, session)
-            await wait_for_events(scenario)
-    scenario.elapsed_seconds = time.monotonic() - scenario.began_at
-    await asyncio.sleep(SETTLE_SECONDS)  # duplicates and late events arrive now
-    progress()
+        await dispatch_jobs(scenario, session)
+        await wait_for_events(scenario)
     return scenario.report()
+
+
+@contextlib.asynccontextmanager
+async def running(scenario: Scenario, progress: Callable[[], None]) -> AsyncIterator[aiohttp.ClientSession]:
+    """A session for the run. It warms up before, measures the time and calls `progress` meanwhile, and then waits for
+    duplicates and late events."""
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=60)) as session, ticking(progress):
+        scenario.began_at = time.monotonic()
+        await asyncio.sleep(WARM_UP_SECONDS)
+        yield session
+        scenario.elapsed_seconds = time.monotonic() - scenario.began_at
+        await asyncio.sleep(SETTLE_SECONDS)
+    progress()
 
 
 async def subscribe(scenario: Scenario, session: aiohttp.ClientSession) -> None:

@@ -37,8 +37,6 @@ from tests.support.postgres_server import shared_server
         ["--rate-limit", "1/nan"],
         ["--rate-limit", "x/60"],
         ["--compare", "clever"],
-        ["--bus", "kafka"],
-        ["--bus", "nats", "--wired"],
     ],
 )
 def test_out_of_range_options_exit_with_2(arguments: list[str]) -> None:

@@ -403,11 +403,7 @@ def test_no_other_file_names_the_upstream_s_fields() -> None:
 
 
 def test_only_the_planner_s_defaults_name_the_upstream_s_headers() -> None:
-    others = {
-        ROOT / "relay" / "core" / "planner",
-        ROOT / "relay" / "cli" / "demo" / "vendors",
-        ROOT / "subscribers",
-    }  # vendors and subscribers: those of sinks
+    others = {ROOT / "relay" / "core" / "planner", ROOT / "subscribers"}  # subscribers: those of sinks
 
     assert found_in(RATE_LIMIT_HEADERS, [path for path in program_files() if not others & set(path.parents)]) == []
 

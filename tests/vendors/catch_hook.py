@@ -9,8 +9,7 @@ from typing import Any
 
 import orjson
 
-from relay.cli.demo.slack_channel import Message
-from relay.cli.demo.vendors.endpoint import Answer, Limit, Sent, Vendor, Wrong, is_json, members, seconds
+from tests.vendors.endpoint import Answer, Limit, Message, Sent, Vendor, Wrong, is_json, members, seconds
 
 MAX_BYTES = 10_000_000
 

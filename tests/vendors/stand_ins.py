@@ -9,11 +9,11 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
-from relay.cli.demo.vendors import catch_hook, discord, slack, slack_workflow, teams
-from relay.cli.demo.vendors.endpoint import Vendor
-from relay.cli.demo.vendors.hubspot import HubSpot
-from relay.cli.demo.vendors.pipedrive import Pipedrive
-from relay.cli.demo.vendors.salesforce import Salesforce
+from tests.vendors import catch_hook, discord, slack, slack_workflow, teams
+from tests.vendors.endpoint import Vendor
+from tests.vendors.hubspot import HubSpot
+from tests.vendors.pipedrive import Pipedrive
+from tests.vendors.salesforce import Salesforce
 
 VENDORS: Mapping[str, Vendor] = MappingProxyType(
     {

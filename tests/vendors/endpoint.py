@@ -1,4 +1,4 @@
-"""One endpoint of a service: accepts or refuses requests, limits their rate, fails when told to, keeps what came."""
+"""What stand-ins share: one endpoint of a service, an API of many paths, and strict reading of documents."""
 
 import math
 import re
@@ -9,11 +9,25 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import orjson
+from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Route
 
-from relay.cli.demo.slack_channel import Message
+from relay.core import delivery
 from relay.redaction import split_url
+
+READ_BYTES = 64 * 1024
+"""Of an answer, as the relay reads it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One message as people read it: its sentence, the labelled fields below it, and the small print."""
+
+    title: str
+    fields: tuple[tuple[str, str], ...] = ()
+    footer: str = ""
 
 
 class Sent(NamedTuple):
@@ -36,6 +50,66 @@ class Answer(NamedTuple):
     def json(cls, status: int, document: Any, headers: tuple[tuple[str, str], ...] = ()) -> "Answer":
         """An answer with a JSON document."""
         return cls(status, orjson.dumps(document), (("Content-Type", "application/json"), *headers))
+
+
+@dataclass(kw_only=True)
+class Fault:
+    """An answer in place of a service's own. `status` 0: the connection breaks. `works`: the call is carried out
+    first."""
+
+    status: int = 0
+    body: bytes = b""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    works: bool = False
+
+    @property
+    def answer(self) -> Answer:
+        """The answer."""
+        return Answer(self.status, self.body, tuple(self.headers.items()))
+
+
+class Api:
+    """An API of many paths. `broken`: what the relay makes of no answer."""
+
+    broken = delivery.Response(started_at=0.0, duration_ms=1.0, error="read", detail="the connection broke")
+
+    def answer(self, method: str, url: str, headers: Mapping[str, str], body: bytes) -> Answer:
+        """The answer to a request. Status 0: none."""
+        raise NotImplementedError
+
+    async def receive(self, request: Request) -> Response:
+        """Takes a call: an endpoint of Starlette for every path."""
+        path = request.scope.get("raw_path", request.url.path.encode()).decode("ascii")
+        url = f"{request.url.scheme}://{request.url.netloc}{path}?{request.url.query}".removesuffix("?")
+        answer = self.answer(request.method, url, dict(request.headers), await request.body())
+        return Response(answer.body, answer.status or 500, dict(answer.headers))
+
+    def app(self) -> Starlette:
+        """The API over HTTP."""
+        methods = ["GET", "POST", "PATCH", "PUT", "DELETE"]
+        return Starlette(routes=[Route("/{path:path}", self.receive, methods=methods)])
+
+    def take(self, request: delivery.OutboundRequest) -> delivery.Response:
+        """The response to a request with its credential, as the relay gets it."""
+        return self.response_of(self.answer(request.method, request.url, dict(request.headers), request.body))
+
+    async def send(self, request: delivery.OutboundRequest, *, timeout_seconds: float) -> delivery.Response:
+        """The API as a transport."""
+        assert timeout_seconds > 0
+        return self.take(request)
+
+    @classmethod
+    def response_of(cls, answer: Answer) -> delivery.Response:
+        """An answer as the relay gets it."""
+        if not answer.status:
+            return cls.broken
+        return delivery.Response(
+            started_at=0.0,
+            duration_ms=1.0,
+            status_code=answer.status,
+            headers=answer.headers,
+            excerpt=answer.body[:READ_BYTES],
+        )
 
 
 class Limit(NamedTuple):

@@ -1,4 +1,4 @@
-"""The CRMs of `relay demo --wired`: a stand-in of each, which knows the deals of all jobs but the first.
+"""The CRMs of the story `wired`: a stand-in of each, which knows the deals of all jobs but the first.
 
 The answer to the first record of each is lost on the way, as a crash of a proxy loses one: the record must not be made
 again.
@@ -12,8 +12,8 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from relay.cli.demo.slack_channel import Message
-from relay.cli.demo.vendors import hubspot, pipedrive, salesforce
+from tests.vendors import hubspot, pipedrive, salesforce
+from tests.vendors.endpoint import Message
 
 DEAL_STEP = 10
 UNKNOWN = 0
@@ -37,16 +37,12 @@ class Crm:
     paths    of its API
     record   "METHOD path" of the requests that make a record
     token    of the subscription
-    records  what it has, as people read it
-    refused  what it has refused, but for look-ups of what it does not have
     """
 
     open: Callable[[range], Any]
     paths: tuple[str, ...]
     record: re.Pattern[str]
     token: str
-    records: Callable[[Any], list[Message]]
-    refused: Callable[[Any], list[str]]
 
     @property
     def credential(self) -> Mapping[str, str]:
@@ -78,12 +74,14 @@ class Account:
     @property
     def messages(self) -> list[Message]:
         """Its records, as people read them."""
-        return self.crm.records(self.stand_in)
+        messages: list[Message] = self.stand_in.messages
+        return messages
 
     @property
     def refused(self) -> list[str]:
-        """What it has refused."""
-        return self.crm.refused(self.stand_in)
+        """What it has refused, but for look-ups of what it does not have."""
+        mistakes: list[str] = self.stand_in.mistakes
+        return mistakes
 
 
 def _pipedrive(indexes: range) -> pipedrive.Pipedrive:
@@ -99,8 +97,6 @@ PIPEDRIVE = Crm(
     paths=("/v1/{path:path}", "/api/v2/{path:path}"),
     record=re.compile(r"POST /v1/notes"),
     token=pipedrive.TOKEN,
-    records=lambda company: company.messages,
-    refused=lambda company: [error for status, error in company.refused if status != 404],
 )
 
 
@@ -118,8 +114,6 @@ HUBSPOT = Crm(
     paths=("/crm/{path:path}", "/account-info/{path:path}"),
     record=re.compile(r"POST /crm/objects/[^/]+/notes"),
     token=hubspot.TOKEN,
-    records=lambda account: account.messages,
-    refused=lambda account: [message for message in account.refused if "not found" not in message],
 )
 
 
@@ -130,23 +124,9 @@ def _salesforce(indexes: range) -> salesforce.Salesforce:
     return org
 
 
-def _job_events(org: salesforce.Salesforce) -> list[Message]:
-    shown = (("Status", "Status__c"), ("Channel", "Channel__c"), ("Contact", "Contact__c"), ("Details", "Details__c"))
-    return [
-        Message(
-            title=row["Sentence__c"],
-            fields=tuple((label, row[name]) for label, name in shown if name in row),
-            footer=f"Job Event {row['Event_Id__c']}",
-        )
-        for row in org.rows()
-    ]
-
-
 SALESFORCE = Crm(
     open=_salesforce,
     paths=("/services/{path:path}",),
     record=re.compile(r"PATCH /services/data/[^/]+/sobjects/Job_Event__c/.+"),
     token=salesforce.TOKEN,
-    records=_job_events,
-    refused=lambda org: [code for code in org.refused if code != "NOT_FOUND"],
 )

@@ -12,8 +12,7 @@ from urllib.parse import unquote
 
 import orjson
 
-from relay.cli.demo.slack_channel import Message
-from relay.cli.demo.vendors.endpoint import Answer, Limit, Sent, Vendor, Wrong, is_json, items, members, seconds, text
+from tests.vendors.endpoint import Answer, Limit, Message, Sent, Vendor, Wrong, is_json, items, members, seconds, text
 
 MAX_BATCH = 1_000
 _NAME = re.compile(r"[a-z0-9]{1,20}")

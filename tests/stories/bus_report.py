@@ -1,11 +1,15 @@
-"""The figures of `relay demo --bus nats`: what a reader of the broker got beside what the relay has recorded. Pure."""
+"""What the story `bus` found: what a reader of the broker got beside what the relay has recorded. Pure."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
-from relay.cli.demo.report import Report
+from rich.table import Table
+
+from relay.cli.demo.live import table
+from tests.stories.story import Findings
 
 ORDERS, STEPS = ("A-17", "A-18", "A-19", "A-20"), ("placed", "paid", "shipped")
 """What the other program publishes: each step of each order."""
@@ -49,10 +53,9 @@ def published_events() -> list[dict[str, Any]]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BusReport:
-    """What `relay demo --bus nats` found.
+class BusReport(Findings):
+    """What the story found. `report` has what the reader got.
 
-    report      the events of jobs that the reader got, compared with the truth of the sandbox
     server      name and version of the broker
     stored      messages that the broker itself says it has
     recorded    ids of the events that the relay has recorded
@@ -60,7 +63,6 @@ class BusReport:
     arrivals    what the reader got, in its order
     """
 
-    report: Report
     server: str
     stored: int
     recorded: frozenset[str]
@@ -68,18 +70,11 @@ class BusReport:
     known: int
     arrivals: Sequence[Arrival]
 
-    def by_subject(self) -> list[tuple[str, int, int]]:
-        """Per subject the number of its messages, and of the jobs or orders that these are about."""
-        return by_subject(self.arrivals)
-
-    @property
-    def problems(self) -> tuple[str, ...]:
-        """What does not hold, a few words each."""
+    def checks(self) -> Iterable[tuple[object, str]]:
+        """What must not be."""
         ids = Counter(arrival.id for arrival in self.arrivals)
         sent = len(published_events())
         found = (
-            (self.report.lost, "events of jobs lost"),
-            (self.report.out_of_order, "events of jobs out of order"),
             (len(self.recorded - ids.keys()), "recorded events missing"),
             (len(ids.keys() - self.recorded), "messages without a recorded event"),
             (ids.total() - len(ids), "messages twice"),
@@ -88,44 +83,25 @@ class BusReport:
             (abs(self.stored - len(self.arrivals)), "messages more or fewer at the broker than were read"),
             (abs(self.accepted - sent) + abs(self.known - sent), "published events counted wrongly"),
         )
-        return tuple(f"{number} {what}" for number, what in found if number)
+        return [(number, f"{number} {what}") for number, what in found]
 
-    @property
-    def ok(self) -> bool:
-        """True if everything holds."""
-        return not self.problems
-
-    def shown(self) -> dict[str, Any]:
-        """As a JSON object."""
-        return {
-            "story": "bus",
-            "broker": self.server,
-            "jobs": self.report.jobs,
-            "events": len(self.recorded),
-            "published": self.accepted,
-            "published_again": self.known,
-            "messages": len(self.arrivals),
-            "stored": self.stored,
-            "subjects": {subject: messages for subject, messages, _ in self.by_subject()},
-            "lost": self.report.lost,
-            "out_of_order": self.report.out_of_order,
-            "problems": list(self.problems),
-            "elapsed_seconds": self.report.elapsed_seconds,
-        }
-
-    def lines(self) -> list[str]:
+    def sentences(self) -> list[str]:
         """The result in a few sentences."""
-        of_jobs = len(self.recorded) - self.accepted
-        jobs = "1 job" if self.report.jobs == 1 else f"{self.report.jobs} jobs"
-        found = [
-            f"{of_jobs} events of {jobs}. Another program published {self.accepted} events, and all "
-            f"of them again: {self.known} were known, and went out once.",
+        return [
+            f"{len(self.recorded) - self.accepted} events of {self.report.jobs} jobs. Another program published "
+            f"{self.accepted} events, and all of them again: {self.known} were known, and went out once.",
             f"{self.server} holds {self.stored} messages. A reader got {len(self.arrivals)} from it.",
         ]
-        return found + (
-            [f"Wrong: {problem}." for problem in self.problems]
-            or ["Every event is there once, in the order of its job or order, under its subject."]
-        )
+
+    def details(self) -> Table:
+        """The messages by subject."""
+        return subjects_table(self.arrivals)
+
+
+def subjects_table(arrivals: Sequence[Arrival]) -> Table:
+    """Per subject the number of its messages, and of the jobs or orders that these are about."""
+    sections = groupby(by_subject(arrivals), key=lambda row: row[0].rpartition(".")[0])
+    return table(("subject", "messages", "about"), *(list(rows) for _, rows in sections), [("all", len(arrivals), "")])
 
 
 def by_subject(arrivals: Sequence[Arrival]) -> list[tuple[str, int, int]]:

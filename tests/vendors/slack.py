@@ -7,14 +7,15 @@ https://docs.slack.dev/apis/web-api/rate-limits (one message a second, short bur
 """
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import orjson
 
-from relay.cli.demo.slack_channel import read_message
-from relay.cli.demo.vendors.endpoint import (
+from tests.vendors.endpoint import (
     Answer,
     Limit,
+    Message,
     Sent,
     Vendor,
     Wrong,
@@ -28,6 +29,11 @@ from relay.cli.demo.vendors.endpoint import (
 
 MAX_TEXT = 40_000
 MENTION = re.compile(r"<(?:[!@#][^>]*)>")
+_LINK = re.compile(r"<([^|>]*)\|([^>]*)>")
+_TITLE = re.compile(r"\A\*([^\u2060\n].*)\*$", re.MULTILINE)
+_BOLD = re.compile(r"^\*(.*?)\*\n")
+_ENTITIES = (("&lt;", "<"), ("&gt;", ">"), ("&amp;", "&"))
+_JOINER = "\u2060"
 
 
 def accept(sent: Sent) -> tuple[Answer, Any]:
@@ -103,6 +109,30 @@ def _limited(pause: float) -> Answer:
 def mentions(payload: Any) -> list[str]:
     """Who a payload mentions."""
     return MENTION.findall(orjson.dumps(payload).decode())
+
+
+def read_message(payload: Mapping[str, Any]) -> Message:
+    """A message as Slack shows it: its lines, then the small print at its end. Raises an error if it is none."""
+    said, pairs, small = [], [], []
+    for block in payload["blocks"]:
+        if block["type"] == "context":
+            small += [_shown(one["text"]) for one in block["elements"]]
+        elif block["type"] != "divider":
+            said += [*small, _shown(block["text"]["text"])]
+            small = []
+            for one in block.get("fields", ()):
+                label = _BOLD.match(one["text"])
+                pairs.append((_shown(label[1]) if label else "", _shown(_BOLD.sub("", one["text"]))))
+    if not said:
+        raise ValueError("a message without a text")
+    return Message(title="\n".join(said), fields=tuple(pairs), footer=" · ".join(small))
+
+
+def _shown(mrkdwn: str) -> str:
+    text = _LINK.sub(r"\2 (\1)", _TITLE.sub(r"\1", mrkdwn)).replace(_JOINER, "")
+    for entity, character in _ENTITIES:
+        text = text.replace(entity, character)
+    return text
 
 
 VENDOR = Vendor("Slack", accept, Limit(4, 3.0), _limited, read_message, mentions)

@@ -1,10 +1,14 @@
-"""The figures of the campaign story: what people were told, compared with the truth of the sandbox. Pure."""
+"""What the campaign found: what people were told, compared with the truth of the sandbox. Pure."""
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from relay.cli.demo.report import Report
+from rich.console import RenderableType
+
+from tests.stories.story import Findings, drawn
+from tests.vendors.endpoint import Message
 
 MAX_MESSAGES = 8
 """Maximum number of messages about the whole campaign."""
@@ -37,41 +41,44 @@ class Statement:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CampaignReport:
-    """The figures of one campaign, as `--json` prints them.
+class CampaignReport(Findings):
+    """What one campaign found.
 
-    report        that of the webhook's events
+    refused       messages that the channel did not take
     counts        jobs by state as the relay counts them; `true_counts`: as the sandbox does
     broken        jobs that failed because the account was broken
     collapsed     failures that the channel was told of in an incident
-    before, while_broken, after   what the relay said of the finish; None: it was not asked
+    while_broken, after           what the relay said of the finish
     began_at, finished_at         true times in epoch seconds
     """
 
     group: str
     name: str
-    report: Report
-    titles: tuple[str, ...]
+    messages: tuple[Message, ...]
+    refused: int
     counts: Mapping[str, int]
     true_counts: Mapping[str, int]
     broken: int
     collapsed: int
-    before: Statement | None
     while_broken: Statement
     after: Statement
     began_at: float
     finished_at: float
 
     @property
-    def problems(self) -> tuple[str, ...]:
-        """What does not hold, each in a sentence."""
-        found = [
-            (not self.report.ok, f"{self.report.lost} events lost, {self.report.out_of_order} out of order"),
+    def titles(self) -> list[str]:
+        """The sentences of the messages."""
+        return [message.title for message in self.messages]
+
+    def checks(self) -> Iterable[tuple[object, str]]:
+        """What must not be."""
+        yield from (
             (
                 dict(self.counts) != dict(self.true_counts),
                 f"the group counts {_listed(self.counts)}, in truth {_listed(self.true_counts)}",
             ),
-            (len(self.titles) > MAX_MESSAGES, f"{len(self.titles)} messages, more than {MAX_MESSAGES}"),
+            (len(self.messages) > MAX_MESSAGES, f"{len(self.messages)} messages, more than {MAX_MESSAGES}"),
+            (self.refused, f"{self.refused} messages refused by the channel"),
             (
                 self.collapsed > self.broken,
                 f"{self.collapsed} failures collapsed, but only {self.broken} are of the account",
@@ -79,11 +86,10 @@ class CampaignReport:
             (self.while_broken.has_times, "a finish was stated while the account was broken"),
             (not self.after.has_times, f"no finish was stated after the repair: {str(self.after.note).rstrip('.')}"),
             (self.after.has_times and not self.holds, "the finish came at another time than stated"),
-        ]
+        )
         for what, part in TOLD.items():
             told = sum(part.format(name=self.name, group=self.group) in title for title in self.titles)
-            found.append((told != 1 and (told == 0 or "group" in what), f"{what}: told {told} times"))
-        return tuple(text for wrong, text in found if wrong)
+            yield told != 1 and (told == 0 or "group" in what), f"{what}: told {told} times"
 
     @property
     def holds(self) -> bool:
@@ -92,49 +98,16 @@ class CampaignReport:
         p10, p90 = self.after.p10, self.after.p90
         return p10 is not None and p90 is not None and p10 - slack <= self.finished_at <= p90 + slack
 
-    @property
-    def ok(self) -> bool:
-        """True if everything holds."""
-        return not self.problems
+    def details(self) -> RenderableType:
+        """The messages."""
+        return drawn("Slack", self.messages)
 
-    def shown(self) -> dict[str, Any]:
-        """As a JSON object. Times of the finish are seconds since the campaign began."""
-        return {
-            "story": "campaign",
-            "group": self.group,
-            "jobs": self.report.jobs,
-            "counts": dict(self.counts),
-            "failed_while_broken": self.broken,
-            "collapsed": self.collapsed,
-            "slack_messages": len(self.titles),
-            "messages": list(self.titles),
-            "events_delivered": self.report.events_delivered,
-            "owed": self.report.owed,
-            "lost": self.report.lost,
-            "duplicates": self.report.duplicates,
-            "out_of_order": self.report.out_of_order,
-            "signature_failures": self.report.signature_failures,
-            "finish_seconds": round(self.finished_at - self.began_at, 3),
-            "stated": {
-                "before": None if self.before is None else self._stated(self.before),
-                "while_broken": self._stated(self.while_broken),
-                "after": self._stated(self.after),
-            },
-            "problems": list(self.problems),
-            "elapsed_seconds": self.report.elapsed_seconds,
-        }
-
-    def _stated(self, said: Statement) -> dict[str, Any]:
-        times = {"p10": said.p10, "p50": said.p50, "p90": said.p90}
-        since = {name: None if at is None else round(at - self.began_at, 3) for name, at in times.items()}
-        return {"share": round(said.share, 3), **since, "note": said.note}
-
-    def lines(self) -> list[str]:
+    def sentences(self) -> list[str]:
         """The result in a few sentences."""
         said = self.after
         found = [
             f"{self.report.jobs} jobs, {self.report.events_delivered} events delivered to the webhook; "
-            f"{_listed(self.counts)}. In Slack: {len(self.titles)} messages.",
+            f"{_listed(self.counts)}. In Slack: {len(self.messages)} messages.",
             f"{self.broken} jobs failed while the account of {self.name} was broken; {self.collapsed} of them were "
             "told as one incident.",
         ]
@@ -146,17 +119,12 @@ class CampaignReport:
             )
         if self.while_broken.note:
             found.append(f"While the account was broken no finish was stated: {self.while_broken.note}")
-        found += [f"Wrong: {problem}." for problem in self.problems] or ["Nothing was lost, and everything holds."]
         return found
 
 
 def true_counts(truths: Sequence[Mapping[str, Any]]) -> dict[str, int]:
     """The number of jobs by their true last status."""
-    found: dict[str, int] = {}
-    for truth in truths:
-        status = truth["transitions"][-1]["status"]
-        found[status] = found.get(status, 0) + 1
-    return dict(sorted(found.items()))
+    return dict(sorted(Counter(truth["transitions"][-1]["status"] for truth in truths).items()))
 
 
 def _listed(counts: Mapping[str, int]) -> str:

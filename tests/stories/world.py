@@ -1,4 +1,4 @@
-"""The world of `relay demo --story campaign` and `--wired`: one group of jobs over three channels.
+"""The world of the stories `campaign` and `wired`: one group of jobs over three channels.
 
 An account breaks and is repaired. It breaks between the starts of certain jobs, so a seed always gives the same
 failures.
@@ -10,20 +10,24 @@ import math
 from bisect import bisect_right
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import aiohttp
 import orjson
 from starlette.routing import Route
 
 from relay.cli.demo.environment import API_KEY, Plan, sandbox_of
-from relay.cli.demo.scenario import Scenario, open_scenario, post
+from relay.cli.demo.scenario import Scenario, open_scenario, post, request
 from relay.clock import wall_clock
 from relay.sandbox.example_requests import DISPATCH_PATH, campaign_body
 from relay.sandbox.fate import FINAL_CODES, Mix
 from relay.sandbox.world import World
+from tests.stories.story import Story
+
+World_ = TypeVar("World_", bound="CampaignWorld")
 
 GROUP = "q4-launch"
+PAGE = 500
 TRIAL_JOBS, MARGIN, MAX_HELD_SECONDS = 6, 1.3, 60.0
 PEOPLE = {"email": "Grace Hopper", "linkedin": "Ada Lovelace", "whatsapp": "Katherine Johnson"}
 BROKEN = "linkedin"
@@ -47,10 +51,9 @@ class HeldClock:
 
 
 @dataclass(kw_only=True)
-class CampaignWorld:
-    """A running scenario, and the sandbox's clock."""
+class CampaignWorld(Story):
+    """A running story with a group of jobs, and the sandbox's clock."""
 
-    scenario: Scenario
     clock: HeldClock = field(default_factory=HeldClock)
 
     @property
@@ -82,7 +85,7 @@ def account_of(channel: str) -> str:
 
 
 @contextlib.asynccontextmanager
-async def open_campaign_world(plan: Plan, routes: Sequence[Route]) -> AsyncIterator[CampaignWorld]:
+async def open_world(story: Callable[..., World_], plan: Plan, routes: Sequence[Route]) -> AsyncIterator[World_]:
     """Runs the servers while inside, then closes everything. `routes`: those of the receivers."""
     clock, sandbox = HeldClock(), sandbox_of(plan)
     world = sandbox.world()
@@ -90,7 +93,7 @@ async def open_campaign_world(plan: Plan, routes: Sequence[Route]) -> AsyncItera
     for name, person in PEOPLE.items():
         world.set_connect_account(account_of(name), wall_clock(), channel=name, name=person)
     async with open_scenario(plan, sandbox=sandbox.app(clock=clock, world=world), routes=routes) as scenario:
-        yield CampaignWorld(scenario=scenario, clock=clock)
+        yield story(scenario=scenario, clock=clock)
 
 
 async def dispatch(
@@ -146,3 +149,25 @@ async def set_account(campaign: CampaignWorld, session: aiohttp.ClientSession, s
     """Breaks the account (`credentials`), or repairs it (`ok`)."""
     url = f"{campaign.scenario.sandbox_url}/_sandbox/accounts"
     await post(session, url, {"id": account_of(BROKEN), "status": status})
+
+
+async def recorded_events(scenario: Scenario, session: aiohttp.ClientSession) -> list[tuple[str, dict[str, Any]]]:
+    """All events that the relay has recorded, the newest first, each with its id at the relay."""
+    found: list[tuple[str, dict[str, Any]]] = []
+    cursor = ""
+    while True:
+        _, page = await request(session, "GET", f"{scenario.relay_url}/v1/events?limit={PAGE}{cursor}")
+        found += zip(page["ids"], page["items"], strict=True)
+        if page["next_cursor"] is None:
+            return found
+        cursor = f"&cursor={page['next_cursor']}"
+
+
+async def cancelled_deliveries(
+    scenario: Scenario, session: aiohttp.ClientSession, subscription_id: str
+) -> list[dict[str, Any]]:
+    """The deliveries of a subscription that the relay has cancelled."""
+    query = f"?subscription={subscription_id}&state=cancelled&limit={PAGE}"
+    _, page = await request(session, "GET", f"{scenario.relay_url}/v1/deliveries{query}")
+    items: list[dict[str, Any]] = page["items"]
+    return items

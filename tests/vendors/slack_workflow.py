@@ -9,9 +9,8 @@ from typing import Any
 
 import orjson
 
-from relay.cli.demo.slack_channel import Message
-from relay.cli.demo.vendors.endpoint import Answer, Limit, Sent, Vendor, Wrong, is_json, members, seconds, text
-from relay.cli.demo.vendors.slack import MENTION
+from tests.vendors.endpoint import Answer, Limit, Message, Sent, Vendor, Wrong, is_json, members, seconds, text
+from tests.vendors.slack import MENTION
 
 VARIABLES = (
     *("sentence", "what_to_do", "details", "type", "status", "job_id", "channel", "account", "group", "error_code"),

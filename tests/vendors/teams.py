@@ -10,10 +10,10 @@ from typing import Any
 
 import orjson
 
-from relay.cli.demo.slack_channel import Message
-from relay.cli.demo.vendors.endpoint import (
+from tests.vendors.endpoint import (
     Answer,
     Limit,
+    Message,
     Sent,
     Vendor,
     Wrong,

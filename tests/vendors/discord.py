@@ -12,10 +12,10 @@ from urllib.parse import parse_qs
 
 import orjson
 
-from relay.cli.demo.slack_channel import Message
-from relay.cli.demo.vendors.endpoint import (
+from tests.vendors.endpoint import (
     Answer,
     Limit,
+    Message,
     Sent,
     Vendor,
     Wrong,

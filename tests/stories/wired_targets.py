@@ -1,4 +1,4 @@
-"""The targets of `relay demo --wired`: every kind of sink, and which events each should get.
+"""The targets of the story `wired`: every kind of sink, and which events each should get.
 
 What a target should get is decided here from what the events say and what the sandbox knows to be true, without the
 relay's filters, subscriptions and deliveries.
@@ -8,11 +8,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from relay.cli.demo.vendors import VENDORS
-from relay.cli.demo.vendors.endpoint import Vendor
-from relay.cli.demo.vendors.programs import CRM, RECEIVER
-from relay.cli.demo.vendors.slack_web import CHANNEL, TOKEN
-from relay.cli.demo.wired_crms import DEAL_STEP, HUBSPOT, PIPEDRIVE, SALESFORCE, UNKNOWN, Crm
+from tests.stories.crms import DEAL_STEP, HUBSPOT, PIPEDRIVE, SALESFORCE, UNKNOWN, Account, Crm
+from tests.vendors.endpoint import Endpoint, Vendor
+from tests.vendors.programs import CRM, RECEIVER
+from tests.vendors.slack_web import CHANNEL, TOKEN, SlackWeb
+from tests.vendors.stand_ins import VENDORS
 
 LEAST_DEAL = 40
 BOT_PATH = "/api/chat.postMessage"
@@ -72,21 +72,23 @@ def _in_digest(truth: Truth) -> bool:
 class Target:
     """One subscription, and the stand-in that it sends to.
 
-    gets     in words
-    wants    whether an event should arrive
-    skips    whether an event should be skipped, since the target has no such contact
-    vendor   the stand-in; None: the workspace of `slack_web.py`
-    path     of its sink; None: made of its name
-    types    None: the kind's own
+    gets      in words
+    wants     whether an event should arrive
+    skips     whether an event should be skipped, since the target has no such contact
+    stand_in  makes it, for a number of jobs
+    path      of its sink; None: made of its name
+    paths     of its API; none: that of its sink
+    types     None: the kind's own
     """
 
     name: str
     kind: str
     gets: str
     wants: Callable[[Truth], bool]
-    vendor: Vendor | Crm | None
+    stand_in: Callable[[int], Any]
     skips: Callable[[Truth], bool] | None = None
     path: str | None = None
+    paths: tuple[str, ...] = ()
     types: tuple[str, ...] | None = None
     filters: tuple[Mapping[str, Any], ...] = ()
     config: Mapping[str, Any] = field(default_factory=dict)
@@ -113,6 +115,10 @@ class Target:
         return body
 
 
+def _endpoint(vendor: Vendor) -> Callable[[int], Endpoint]:
+    return lambda _jobs: Endpoint(vendor)
+
+
 def _webhook(mode: str, **options: Any) -> Target:
     config = {"content_mode": mode, **options}
     return Target(
@@ -120,13 +126,13 @@ def _webhook(mode: str, **options: Any) -> Target:
         kind="webhook",
         gets="all job events",
         wants=every_job_event,
-        vendor=RECEIVER,
+        stand_in=_endpoint(RECEIVER),
         config=config,
     )
 
 
 def _chat(kind: str, name: str | None = None, **more: Any) -> Target:
-    given = {"gets": "what people act on", "wants": for_people, "vendor": VENDORS[kind], **more}
+    given = {"gets": "what people act on", "wants": for_people, "stand_in": _endpoint(VENDORS[kind]), **more}
     return Target(name=name or kind, kind=kind, **given)
 
 
@@ -138,16 +144,16 @@ def _crm(kind: str, crm: Crm, **config: Any) -> Target:
         gets="ends of jobs, for known deals",
         wants=lambda truth: truth.kind in _ENDS and truth.of_job and truth.deal != unknown,
         skips=lambda truth: truth.kind in _ENDS and truth.of_job and truth.deal == unknown,
-        vendor=crm,
+        stand_in=lambda jobs: Account(crm=crm, jobs=jobs),
         path="",
+        paths=crm.paths,
         config=config,
         credential=crm.credential,
     )
 
 
-STRUCTURED = _webhook("structured")
 TARGETS = (
-    STRUCTURED,
+    _webhook("structured"),
     _webhook("binary"),
     _webhook("batch", batch={"max_events": BATCH_EVENTS, "max_seconds": BATCH_SECONDS}),
     Target(
@@ -155,7 +161,7 @@ TARGETS = (
         kind="webhook",
         gets="job events of LinkedIn",
         wants=lambda truth: truth.channel == "linkedin",
-        vendor=RECEIVER,
+        stand_in=_endpoint(RECEIVER),
         filters=({"exact": {"channel": "linkedin"}},),
     ),
     Target(
@@ -163,7 +169,7 @@ TARGETS = (
         kind="webhook",
         gets=f"LinkedIn, deals over {LEAST_DEAL}",
         wants=lambda truth: truth.channel == "linkedin" and truth.deal is not None and truth.deal > LEAST_DEAL,
-        vendor=RECEIVER,
+        stand_in=_endpoint(RECEIVER),
         filters=({"range": {"/data/metadata/deal": {"gt": LEAST_DEAL}}}, {"exact": {"channel": "linkedin"}}),
     ),
     Target(
@@ -171,7 +177,7 @@ TARGETS = (
         kind="webhook",
         gets="ends of jobs",
         wants=lambda truth: truth.of_job and truth.kind in _ENDS,
-        vendor=CRM,
+        stand_in=_endpoint(CRM),
         types=_ENDS,
         config={
             "strict": True,
@@ -193,8 +199,9 @@ TARGETS = (
     _chat(
         "slack",
         "slack, bot",
-        vendor=None,
+        stand_in=lambda _jobs: SlackWeb(),
         path=BOT_PATH,
+        paths=("/api/{method}",),
         config={"channel": CHANNEL},
         credential={"credentialtype": "ACCESSTOKEN", "accesstoken": TOKEN},
     ),
