@@ -682,7 +682,7 @@ async def test_deeply_nested_metadata_is_refused_before_anything_is_sent(
 async def test_caller_gets_the_answer_to_a_create_even_if_tracking_fails(
     over_stub: World, upstream: Stub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A caller that gets an error instead may send the create again."""
+    """A caller that gets an error instead may send the create again. The job is recorded as soon as it can be."""
 
     async def make(call: Call) -> None:
         await call.body()
@@ -692,13 +692,19 @@ async def test_caller_gets_the_answer_to_a_create_even_if_tracking_fails(
         raise ValueError("an event that cannot be made")
 
     upstream.handler = make
-    monkeypatch.setattr(over_stub.node.tracking, "register", fail)
-    answered = await create(over_stub)
-    assert (answered.status_code, answered.json()["item"]["id"]) == (202, "odd")
-    (intent,) = (await over_stub.api.get("/v1/intents")).json()["items"]
-    assert intent["reason"] == "unreadable"
-    (event,) = (await over_stub.api.get("/v1/events?type=relay.create.unknown")).json()["items"]
-    assert event["data"]["intent"] == intent["id"]
+    with monkeypatch.context() as patched:
+        patched.setattr(over_stub.node.tracking, "register", fail)
+        answered = await create(over_stub)
+        assert (answered.status_code, answered.json()["item"]["id"]) == (202, "odd")
+        assert answered.headers["relay-job-not-recorded"] == "odd"
+        assert (await over_stub.api.get("/v1/jobs/odd")).status_code == 404
+
+    async def recorded() -> bool:
+        return (await over_stub.api.get("/v1/jobs/odd")).status_code == 200
+
+    await over_stub.until(recorded)
+    assert (await over_stub.api.get("/v1/intents")).json()["items"] == []
+    assert len(upstream.received) == 1
 
 
 async def test_create_joins_its_group(over_stub: World, upstream: Stub) -> None:
