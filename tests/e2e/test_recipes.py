@@ -35,7 +35,7 @@ ENDS = ("succeeded", "failed", "cancelled")
 BASH = ["bash", "-euo", "pipefail", "-c"]
 PYTHON = [sys.executable, "-c"]
 NODE = ["node", "--input-type=module", "-e"]
-TOKEN = "test-token-" + "5" * 32
+TOKEN = "test-token-" + "0123456789abcdef" * 2
 needs_node = pytest.mark.skipif(shutil.which("node") is None, reason="NODE RECIPES NOT RUN: node is not here")
 needs_curl = pytest.mark.skipif(
     not (shutil.which("curl") and shutil.which("jq")), reason="CURL RECIPES NOT RUN: curl and jq are not both here"
