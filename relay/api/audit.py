@@ -1,8 +1,7 @@
 """`/v1/audit`: who did what, when and from where, and whether the record is intact."""
 
-import re
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import orjson
 from pydantic import Field
@@ -15,17 +14,14 @@ from relay.api.fields import NextCursor, Time
 from relay.api.operations import ADMINS, NEXT, Answer, Call, Operation, Parameter
 from relay.api.resource import json_response, page_response
 from relay.clock import to_rfc3339
-from relay.core.audit import AuditEntry, Finding, FindingKind, Head, Seen, Verification
-
-MAX_HEADS = 100
-HEAD_PATTERN = "[A-Za-z0-9_-]{1,64}:[0-9]{1,15}:[0-9a-f]{64}"
-_HEAD = re.compile(HEAD_PATTERN)
+from relay.core.audit import HEAD_PATTERN, AuditEntry, FindingKind, Result, Verification, read_head
 
 
 class AuditItem(TypedDict):
     """One entry of the audit."""
 
     id: str
+    number: Annotated[int, Field(description="The place of the entry in the chain, from 1.")]
     at: Time
     action: Annotated[str, Field(description="What was done, such as `subscriptions.create`.")]
     actor: Annotated[str | None, Field(description="The name of the token; `relay` for the relay itself.")]
@@ -33,7 +29,7 @@ class AuditItem(TypedDict):
     target: Annotated[str | None, Field(description="The id of what it was done to.")]
     address: Annotated[str | None, Field(description="The client's address.")]
     result: Annotated[
-        Literal["started", "ok", "refused", "failed"],
+        Result,
         Field(
             description="started: it has not ended yet, or the node died meanwhile and its outcome is unknown; "
             "refused: a 4xx; failed: a 5xx."
@@ -43,8 +39,6 @@ class AuditItem(TypedDict):
     count: Annotated[int, Field(description="How many requests or jobs this entry stands for.")]
     request_id: Annotated[str | None, Field(description="`X-Request-Id` of the response.")]
     detail: Annotated[dict[str, Any], Field(description="More, without secrets.")]
-    chain: Annotated[str, Field(description="The chain of the node that wrote the entry.")]
-    number: Annotated[int, Field(description="The place of the entry in its chain, from 1.")]
 
 
 class AuditPage(TypedDict):
@@ -58,17 +52,8 @@ class AuditFinding(TypedDict):
     """Something that was done to the audit itself."""
 
     kind: Annotated[FindingKind, Field(description="For programs.")]
-    chain: str | None
     number: Annotated[int | None, Field(description="The first entry that it concerns.")]
     text: Annotated[str, Field(description="What is wrong, in a sentence.")]
-
-
-class AuditHead(TypedDict):
-    """The last entry of a chain."""
-
-    chain: str
-    number: int
-    mac: str
 
 
 class AuditVerification(TypedDict):
@@ -76,14 +61,13 @@ class AuditVerification(TypedDict):
 
     ok: bool
     entries: Annotated[int, Field(description="How many entries were verified.")]
-    chains: int
     finding_count: int
     findings: Annotated[list[AuditFinding], Field(description="The first hundred findings.")]
-    heads: Annotated[
-        list[AuditHead],
+    head: Annotated[
+        str | None,
         Field(
-            description="The last entry of each chain, newest first. Kept elsewhere, they prove later that nothing "
-            "was cut off."
+            description="The last entry, as `NUMBER:MAC`. Kept elsewhere, it proves later that nothing was cut off. "
+            "null: there is none, or it is not genuine."
         ),
     ]
 
@@ -93,6 +77,7 @@ def entry_view(entry: AuditEntry) -> AuditItem:
     record = entry.record
     return {
         "id": entry.id,
+        "number": entry.number,
         "at": to_rfc3339(record.at),
         "action": record.action,
         "actor": record.actor,
@@ -101,11 +86,9 @@ def entry_view(entry: AuditEntry) -> AuditItem:
         "address": record.address,
         "result": record.result,
         "status": record.status,
-        "count": record.count,
+        "count": record.times,
         "request_id": record.request_id,
         "detail": _detail(record.detail),
-        "chain": entry.chain,
-        "number": entry.number,
     }
 
 
@@ -123,27 +106,10 @@ def verification_view(verification: Verification) -> AuditVerification:
     return {
         "ok": not verification.finding_count,
         "entries": verification.entry_count,
-        "chains": verification.chain_count,
         "finding_count": verification.finding_count,
-        "findings": [_finding(finding) for finding in verification.findings],
-        "heads": [{"chain": head.chain, "number": head.number, "mac": head.mac.hex()} for head in verification.heads],
+        "findings": [{"kind": one.kind, "number": one.number, "text": one.text} for one in verification.findings],
+        "head": None if verification.head is None else str(verification.head),
     }
-
-
-def read_heads(text: str) -> tuple[Seen, ...]:
-    """The heads in a list such as `chain:number:mac,…`. Raises ValueError."""
-    parts = text.split(",")
-    if len(parts) > MAX_HEADS or not all(map(_HEAD.fullmatch, parts)):
-        raise ValueError(f"1 to {MAX_HEADS} of chain:number:mac are expected, separated by commas")
-    heads = [part.split(":") for part in parts]
-    return tuple(
-        Seen(head=Head(chain=chain, number=int(number), mac=bytes.fromhex(mac)), by="the given report")
-        for chain, number, mac in heads
-    )
-
-
-def _finding(finding: Finding) -> AuditFinding:
-    return {"kind": finding.kind, "chain": finding.chain, "number": finding.number, "text": finding.text}
 
 
 OPERATIONS: list[Operation] = []
@@ -178,51 +144,37 @@ async def list_audit(call: Call) -> Response:
     scopes=ADMINS,
     query=(
         Parameter(
-            name="heads",
-            description="`chain:number:mac` of `heads` in earlier answers, separated by commas: these entries must "
-            "still be there.",
-            schema={"type": "string", "pattern": f"^{HEAD_PATTERN}(,{HEAD_PATTERN}){{0,{MAX_HEADS - 1}}}$"},
-            read=lambda text: read_heads(text),
-            default=(),
+            name="head",
+            description="`head` of an earlier verification: this entry must still be there.",
+            schema={"type": "string", "pattern": f"^{HEAD_PATTERN}$"},
+            read=read_head,
         ),
     ),
     answers={200: Answer("The result.", AuditVerification)},
     problems={429: "A verification is running already."},
 )
 async def verify_audit(call: Call) -> Response:
-    """Verify that no entry was changed, removed, inserted or reordered.
+    """Verify that no entry was changed, inserted or removed.
 
     Reads the whole audit, which takes about a minute for a million entries.
     """
     with call.ports.admission.verifications.held(call.caller):
-        return json_response(verification_view(await call.ports.audit.verify(call.query["heads"])))
+        return json_response(verification_view(await call.ports.audit.verify(call.query["head"])))
 
 
-_ITEM: AuditItem = {
-    "id": "aud_01jvpq3m8n0000000000000007",
-    "at": TIME,
-    "action": "subscriptions.create",
-    "actor": "ops",
-    "token_id": None,
-    "target": SUBSCRIPTION_ID,
-    "address": "203.0.113.9",
-    "result": "ok",
-    "status": 201,
-    "count": 1,
-    "request_id": "req_01jvpq3m8n0000000000000008",
-    "detail": {},
-    "chain": "5f0c9a7b3e2d4c18",
-    "number": 42,
-}
-_LAST: AuditHead = {"chain": _ITEM["chain"], "number": 42, "mac": "9b" * 32}
 EXAMPLES: dict[str, Any] = {
-    "AuditPage": {"items": [_ITEM], "next_cursor": None},
+    "AuditPage": {
+        "items": [
+            {
+                **{"id": "aud_01jvpq3m8n0000000000000007", "number": 42, "at": TIME, "action": "subscriptions.create"},
+                **{"actor": "ops", "token_id": None, "target": SUBSCRIPTION_ID, "address": "203.0.113.9"},
+                **{"result": "ok", "status": 201, "count": 1, "request_id": "req_01jvpq3m8n0000000000000008"},
+                "detail": {},
+            }
+        ],
+        "next_cursor": None,
+    },
     "AuditVerification": {
-        "ok": True,
-        "entries": 42,
-        "chains": 1,
-        "finding_count": 0,
-        "findings": [],
-        "heads": [_LAST],
+        **{"ok": True, "entries": 42, "finding_count": 0, "findings": [], "head": f"42:{'9b' * 32}"},
     },
 }

@@ -5,6 +5,7 @@ Subscriptions that do not differ are not touched, so applying the same document 
 the same functions on the database itself (`relay/cli/apply.py`).
 """
 
+import asyncio
 import hashlib
 import secrets
 from collections import Counter
@@ -12,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 from starlette.responses import Response
@@ -33,7 +34,7 @@ from relay.api.subscription_checks import awaits_consent, read_declared, with_po
 from relay.api.subscription_models import DeclaredSubscription, SubscriptionConfig, start_seconds
 from relay.api.subscription_views import start_view, subscription_view
 from relay.api.validation import invalid, under, validate
-from relay.core.audit import AuditRecord
+from relay.core.audit import AuditRecord, Result
 from relay.core.credentials import SinkCredential
 from relay.core.declared import (
     BY_ANYONE,
@@ -54,6 +55,9 @@ from relay.core.signing import new_secret
 from relay.core.subscription import SigningSecret, Subscription
 from relay.errors import Conflict, FieldError, InvalidRequest, RequestError
 from relay.turns import Turns
+
+if TYPE_CHECKING:
+    from relay.node.audit import AuditLog
 
 SECRET_BYTES = 32
 OVERLAP_SECONDS = 86_400.0
@@ -192,9 +196,7 @@ async def apply_declared(
         effective = [one for one in changes if one.action != "unchanged"]
         if body.dry_run or not effective:
             return changes
-        begun = [record(_ACTIONS[one.action], one.id) for one in effective]
-        notes = [{"by": "subscriptions.apply", "fields": list(one.fields)} for one in effective]
-        numbers = await ports.audit.begin_all(begun)
+        begun = await ports.audit.begin(*(record(_ACTIONS[one.action], one.id) for one in effective))
         try:
             await ports.store.subscriptions.apply(
                 effective,
@@ -205,13 +207,18 @@ async def apply_declared(
                 cancel_pending=body.cancel_pending,
             )
         except Exception as error:
-            await ports.audit.end_all(numbers, begun, notes, "refused" if isinstance(error, RequestError) else "failed")
+            await _end_all(ports.audit, begun, effective, "refused" if isinstance(error, RequestError) else "failed")
             if not isinstance(error, Conflict) or error.code != "subscriptions_changed" or attempt == MAX_PLANS:
                 raise
         else:
-            await ports.audit.end_all(numbers, begun, notes, "ok")
+            await _end_all(ports.audit, begun, effective, "ok")
             return changes
     raise AssertionError  # the last attempt returned or raised
+
+
+async def _end_all(audit: "AuditLog", begun: Sequence[AuditRecord], changes: Sequence[Change], result: Result) -> None:
+    notes = [{"by": "subscriptions.apply", "fields": list(one.fields)} for one in changes]
+    await asyncio.gather(*(audit.end(one, result=result, notes=note) for one, note in zip(begun, notes, strict=True)))
 
 
 async def planned(context: Context, body: SubscriptionsApply, now: float) -> list[Change]:

@@ -95,11 +95,10 @@ async def _audited(action: str, identity: Identity, operation: Operation, call: 
     audit, scope = call.ports.audit, call.request.scope
     target = next(iter(call.request.path_params.values()), None)
     request_id = request_id_of(scope, call.ports.clock)
-    record = audit.request(action, identity, target=target, request_id=request_id)
-    number = await audit.begin(record)
+    (begun,) = await audit.begin(audit.request(action, identity, target=target, request_id=request_id))
 
     async def end(status: int, target: str | None = target) -> None:
-        await audit.end(number, record, status=status, target=target, notes=call.notes)
+        await audit.end(begun, status=status, target=target, notes=call.notes)
 
     try:
         response = await _perform(operation, call, key)

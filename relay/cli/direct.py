@@ -9,7 +9,6 @@ import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
-from secrets import token_hex
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from relay.cli.client import DEFAULT_URL, Api, Unreachable, api
@@ -38,15 +37,16 @@ class NoDatabase(UsageError):
 
 
 def through_or_directly(
-    config: ConfigFile, through: Callable[[Api], Result], directly: "Callable[[AuditLog], Awaitable[Result]]"
+    config: ConfigFile, through: Callable[[Api], Result], directly: "Callable[[Opened], Awaitable[Result]]"
 ) -> Result:
     """The result of `through` the relay at RELAY_URL or the node that holds the SQLite file; else of `directly` on the
-    database of the settings."""
+    database of the settings, which it only reads."""
     if os.environ.get("RELAY_URL"):
         return through(api())
     from relay.config.settings import load_settings
 
-    return done(load_settings(settings_file(config), os.environ), through, directly, open_audit)
+    settings = load_settings(settings_file(config), os.environ)
+    return done(settings, through, directly, lambda given: opened(given, writes=False))
 
 
 def done(
@@ -130,19 +130,12 @@ class Opened:
 
 
 @asynccontextmanager
-async def open_audit(settings: "Settings") -> "AsyncIterator[AuditLog]":
-    """The audit in the database of these settings, to read. Raises DatabaseHeld, UsageError, StoreError."""
-    async with opened(settings, writes=False) as database:
-        yield database.audit
-
-
-@asynccontextmanager
 async def opened(settings: "Settings", *, writes: bool, creates: bool = False) -> AsyncIterator[Opened]:
     """The database of these settings. Raises DatabaseHeld, NoDatabase, UsageError, StoreError, and SettingsError for an
     encryption key that nodes do not have.
 
     creates  a SQLite file that is missing is made: only for one that nobody keeps
-    writes   administrative writes are recorded, in a chain of this process
+    writes   administrative writes are recorded
     """
     from relay import log
     from relay.clock import wall_clock
@@ -156,11 +149,9 @@ async def opened(settings: "Settings", *, writes: bool, creates: bool = False) -
     store = await open_store(settings.database.url, keyring, now=wall_clock(), pool_size=2)
     try:
         clock = store.clock(wall_clock)
-        audit = AuditLog(store, keyring, clock=clock, kept_days=settings.retention.audit_days)
+        audit = AuditLog(store, clock=clock, kept_days=settings.retention.audit_days)
         if writes:
-            await _begin(audit, store, keyring, clock)
-        else:
-            await audit.read_keys()
+            await _check_keys(store, keyring, clock)
         yield Opened(settings=settings, store=store, audit=audit, clock=clock)
     finally:
         await store.close()
@@ -170,9 +161,8 @@ async def opened(settings: "Settings", *, writes: bool, creates: bool = False) -
 async def recorded(
     database: "Database", settings: "Settings", action: str, target: str | None = None
 ) -> AsyncIterator[dict[str, Any]]:
-    """Records an administrative write on the database, before it begins and after it, in a chain of this process. What
-    it puts into the dictionary is in the entry. Raises UsageError without an encryption key, SettingsError if nodes do
-    not have it, StoreError."""
+    """Records an administrative write on the database, before it begins and after it. What it puts into the dictionary
+    is in the entry. Raises UsageError without an encryption key, SettingsError if nodes do not have it, StoreError."""
     from relay.clock import wall_clock
     from relay.node.audit import AuditLog
     from relay.store.store import Store
@@ -180,18 +170,17 @@ async def recorded(
     keyring = _keyring(settings)
     clock = database.clock(wall_clock)
     store = Store(database, keyring)
-    audit = AuditLog(store, keyring, clock=clock, kept_days=settings.retention.audit_days)
-    await _begin(audit, store, keyring, clock)
+    audit = AuditLog(store, clock=clock, kept_days=settings.retention.audit_days)
+    await _check_keys(store, keyring, clock)
     async with audit.writing(action, actor=COMMAND_LINE, target=target) as notes:
         yield notes
 
 
-async def _begin(audit: "AuditLog", store: "Store", keyring: "Keyring", clock: "Clock") -> None:
-    """Begins this process's chain."""
+async def _check_keys(store: "Store", keyring: "Keyring", clock: "Clock") -> None:
+    """Raises SettingsError if nodes could not decrypt the key of the audit, should this process make it."""
     from relay.node.encryption_keys import EncryptionKeys
 
     await EncryptionKeys(keyring, store.ciphertexts, clock=clock, file=None).check()
-    await audit.open(token_hex(8))
 
 
 def _keyring(settings: "Settings") -> "Keyring":

@@ -20,7 +20,6 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from relay import private_files
 from relay.config.fields import decode_encryption_key
-from relay.core.audit import AuditKey, derived_key
 from relay.errors import DecryptError, SettingsError
 
 _VERSION = b"\x01"
@@ -39,7 +38,6 @@ class _Keys(NamedTuple):
 
     first: bytes
     ciphers: dict[bytes, AESGCM]
-    audit: tuple[AuditKey, ...]
 
 
 class Keyring:
@@ -66,14 +64,9 @@ class Keyring:
         """How every blob begins that the first key encrypts."""
         return _VERSION + self._keys.first
 
-    @property
-    def audit_keys(self) -> tuple[AuditKey, ...]:
-        """The audit key of each encryption key, in their order."""
-        return self._keys.audit
-
     def encrypt(self, plaintext: bytes, *, context: str) -> bytes:
         """Encrypts with the first key. `context`, the row's id, is needed again to decrypt."""
-        first, ciphers, _ = self._keys
+        first, ciphers = self._keys
         nonce = secrets.token_bytes(_NONCE_BYTES)
         header = _VERSION + first
         sealed = ciphers[first].encrypt(nonce, plaintext, header + context.encode())
@@ -190,15 +183,13 @@ def _read_keys(keys: Sequence[str]) -> _Keys:
     if not keys:
         raise SettingsError(f"encryption.keys is empty: create a key with {_MAKE_KEY}")
     ciphers: dict[bytes, AESGCM] = {}
-    audit: dict[str, AuditKey] = {}
     for index, key in enumerate(keys):
         try:
             raw = decode_encryption_key(key)
         except ValueError as error:
             raise SettingsError(f"encryption.keys[{index}] {error}: create one with {_MAKE_KEY}") from None
         ciphers.setdefault(_key_id(raw), AESGCM(raw))
-        audit.setdefault(_key_id(raw).hex(), derived_key(_key_id(raw).hex(), raw))
-    return _Keys(next(iter(ciphers)), ciphers, tuple(audit.values()))
+    return _Keys(next(iter(ciphers)), ciphers)
 
 
 def _key_id(raw: bytes) -> bytes:

@@ -6,31 +6,20 @@ written per token and hour, or per address and minute. A crash loses the numbers
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import orjson
 import structlog
 
 from relay.clock import Clock, to_rfc3339
-from relay.config.keyring import Keyring
-from relay.core.audit import (
-    ANCHOR,
-    AuditEntry,
-    AuditRecord,
-    Result,
-    Seen,
-    Verification,
-    anchor_detail,
-    detail_of,
-    plain,
-    target_of,
-)
+from relay.core.audit import CUT, AuditRecord, Head, Result, Verification, is_genuine, plain, target_of
 from relay.core.tally import Tally, Window
 from relay.errors import RelayError, StoreError
 from relay.redaction import redact_text
-from relay.store.audit import MAX_HEADS
+from relay.store.audit import AuditKeyError
 
 if TYPE_CHECKING:
     from relay.api.auth import Identity
@@ -42,19 +31,12 @@ HOUR_SECONDS = 3_600.0
 MINUTE_SECONDS = 60.0
 LIST_SECONDS = 60.0
 """How often a list first writes what has been counted so far."""
-SLACK_SECONDS = 300.0
-"""An entry is committed at most this long after its time."""
-KEPT_CUTS_SECONDS = 2 * DAY_SECONDS
-"""Cuts outlive the anchors that name their chains by this time."""
-MAX_CUTS = 100
-"""Steps of retention in one call, of 500 entries each."""
+MAX_NOTES = 20
 MAX_TOKENS = 1_000
 MAX_ADDRESSES = 500
 MAX_ROWS_PER_MINUTE = 50
 MAX_ROWS_PER_HOUR = 300
 """Entries of refused requests with an address of their own. The rest is one entry a minute."""
-MAX_VERIFICATIONS = 3
-"""A verification begins again if another node removes old entries meanwhile."""
 LOGIN_REFUSED = "login.refused"
 
 log = structlog.get_logger("relay.node")
@@ -70,14 +52,10 @@ class _Counted(NamedTuple):
 
 
 class AuditLog:
-    """Writes this process's chain, from `open` on."""
+    """Writes and verifies the audit."""
 
-    def __init__(self, store: "Store", keyring: Keyring, *, clock: Clock, kept_days: float = 365.0) -> None:
+    def __init__(self, store: "Store", *, clock: Clock, kept_days: float = 365.0) -> None:
         self._store = store.audit
-        self._keyring = keyring
-        self._keys = {key.id: key.secret for key in keyring.audit_keys}
-        self._stored: set[str] = set()
-        self._key_id: str | None = None
         self._clock = clock
         self._kept_seconds = kept_days * DAY_SECONDS
         self._done: Tally[_Counted] = Tally(HOUR_SECONDS, MAX_TOKENS)
@@ -91,65 +69,38 @@ class AuditLog:
         """Each tally, the action of what it could not tell apart, and the result and status of what it counts."""
         self._rows_left = MAX_ROWS_PER_HOUR
         self._hour = 0.0
-        self._anchored_at: float | None = None
-        self._anchored: dict[str, int] = {}
-        """The heads in the last anchor."""
         self._listed_at = 0.0
+        self._kept_at = 0.0
+        """When the head was last logged, and old entries removed."""
         self._writing = asyncio.Lock()
-        self._cutting = asyncio.Lock()
-
-    async def open(self, chain: str) -> None:
-        """Begins this process's chain. Raises StoreError."""
-        await self.read_keys()
-        self._store.begin_chain(chain)
-        await self.use_newest_key()
-
-    async def read_keys(self) -> None:
-        """Reads the stored keys, to verify without a chain of one's own. Raises StoreError."""
-        stored = await self._store.keys()
-        self._stored = set(stored)
-        self._keys = {**stored, **self._keys}
-
-    async def use_newest_key(self) -> None:
-        """Seals with the key of the first encryption key. It is stored, encrypted, so that its entries still verify
-        once that encryption key has been rotated out."""
-        first, *others = self._keyring.audit_keys
-        if first.id == self._key_id:
-            return
-        if first.id not in self._stored:
-            await self._store.keep_key(first, self._clock())
-        self._keys |= {key.id: key.secret for key in (first, *others)}
-        self._key_id = first.id
-        self._store.use_key(first)
 
     # --- administrative writes
 
-    async def begin(self, record: AuditRecord) -> int:
-        """Records that an administrative write begins. Returns the number for `end`. Raises StoreError."""
-        return await self._store.append(record)
+    def record_of(
+        self, action: str, *, actor: str | None, target: str | None = None, address: str | None = None, **more: Any
+    ) -> AuditRecord:
+        """A record of this moment, with texts fit for an entry; `more`: other fields of it."""
+        return AuditRecord(
+            at=self._clock(),
+            action=action,
+            actor=None if actor is None else plain(actor),
+            target=None if target is None else _target(target),
+            address=plain(address) if address else None,
+            **more,
+        )
 
-    async def begin_all(self, records: Sequence[AuditRecord]) -> Sequence[int]:
-        """As `begin`, for writes that begin together."""
+    def request(self, action: str, identity: "Identity", *, target: str | None, request_id: str) -> AuditRecord:
+        """The record for `begin` of a request."""
+        who = {"actor": identity.name, "token_id": identity.token_id, "address": identity.client}
+        return self.record_of(action, target=target, result="started", request_id=request_id, **who)
+
+    async def begin(self, *records: AuditRecord) -> list[AuditRecord]:
+        """Records that administrative writes begin, all or none. Returns what `end` needs. Raises StoreError."""
         last = await self._store.append(*records)
-        return range(last - len(records) + 1, last + 1)
-
-    async def end_all(
-        self, numbers: Sequence[int], begun: Sequence[AuditRecord], notes: Sequence[Mapping[str, Any]], result: Result
-    ) -> None:
-        """As `end`, for the writes of `begin_all`."""
-        now = self._clock()
-        records = [
-            replace(one, at=now, result=result, ends=number, detail=_detail(noted))
-            for number, one, noted in zip(numbers, begun, notes, strict=True)
-        ]
-        try:
-            await self._store.append(*records)
-        except StoreError as error:
-            log.error("audit_not_ended", action=begun[0].action, entry=numbers[0], error=str(error))
+        return [replace(one, ends=number) for number, one in enumerate(records, last - len(records) + 1)]
 
     async def end(
         self,
-        number: int,
         begun: AuditRecord,
         *,
         result: Result | None = None,
@@ -157,77 +108,38 @@ class AuditLog:
         target: str | None = None,
         notes: Mapping[str, Any] | None = None,
     ) -> None:
-        """Records the result of `begun`; without `result`, the status says it. A database that fails meanwhile is
-        logged, because the write has happened."""
+        """Records the result of what `begin` returned; without `result`, the status says it. A database that fails
+        meanwhile is logged, because the write has happened."""
         record = replace(
             begun,
             at=self._clock(),
             result=result or _result_of(status or 200),
             status=status,
             target=begun.target if target is None else _target(target),
-            ends=number,
-            detail=_detail(notes or {}),
+            detail=detail_of(notes or {}),
         )
         try:
             await self._store.append(record)
         except StoreError as error:
-            log.error("audit_not_ended", action=record.action, entry=number, error=str(error))
+            log.error("audit_not_ended", action=record.action, entry=record.ends, error=str(error))
 
-    def request(self, action: str, identity: "Identity", *, target: str | None, request_id: str) -> AuditRecord:
-        """The record for `begin` of a request."""
-        return AuditRecord(
-            at=self._clock(),
-            action=action,
-            actor=plain(identity.name),
-            token_id=identity.token_id,
-            target=None if target is None else _target(target),
-            address=plain(identity.client) or None,
-            result="started",
-            request_id=request_id,
-        )
-
-    async def record(
-        self,
-        action: str,
-        *,
-        actor: str,
-        result: Result = "ok",
-        target: str | None = None,
-        address: str | None = None,
-        **notes: Any,
-    ) -> None:
-        """Records something that has no result of its own. Raises StoreError."""
-        record = AuditRecord(
-            at=self._clock(),
-            action=action,
-            actor=plain(actor),
-            target=None if target is None else _target(target),
-            address=plain(address) if address else None,
-            result=result,
-            detail=_detail(notes),
-        )
-        await self._store.append(record)
+    async def record(self, action: str, *, actor: str, **notes: Any) -> None:
+        """Records something that has no result and no target. Raises StoreError."""
+        await self._store.append(self.record_of(action, actor=actor, detail=detail_of(notes)))
 
     @asynccontextmanager
     async def writing(self, action: str, *, actor: str, target: str | None = None) -> AsyncIterator[dict[str, Any]]:
         """Records an administrative write outside the API, before it begins and after it. What it puts into the
         dictionary is in the entry. Raises StoreError before the write begins."""
-        begun = AuditRecord(
-            at=self._clock(),
-            action=action,
-            actor=plain(actor),
-            target=None if target is None else _target(target),
-            result="started",
-        )
+        (begun,) = await self.begin(self.record_of(action, actor=actor, target=target, result="started"))
         notes: dict[str, Any] = {}
-        number = await self.begin(begun)
         try:
             yield notes
         except Exception as error:
             refused = isinstance(error, RelayError) and not isinstance(error, StoreError)
-            await self.end(number, begun, result="refused" if refused else "failed", notes=notes)
+            await self.end(begun, result="refused" if refused else "failed", notes=notes)
             raise
-        await self.end(number, begun, result="ok", notes=notes)
+        await self.end(begun, notes=notes)
 
     # --- frequent requests
 
@@ -242,8 +154,7 @@ class AuditLog:
 
     def denied(self, action: str, identity: "Identity") -> None:
         """Counts an administrative write that the token may not do."""
-        counted = _Counted(action, identity.name, identity.token_id, identity.client)
-        self._denied.add(counted, self._clock())
+        self._denied.add(_Counted(action, identity.name, identity.token_id, identity.client), self._clock())
 
     async def flush(self, *, everything: bool = False) -> None:
         """Writes the counts of windows that have ended, or all of them. What cannot be written is kept."""
@@ -258,38 +169,21 @@ class AuditLog:
                     if result == "refused":
                         window = window.largest(min(MAX_ROWS_PER_MINUTE, self._rows_left))
                         self._rows_left -= len(window.counts)
+                    records = self._counted(window, others, result=result, status=status)
                     try:
-                        await self._write(window, others, now, result, status)
+                        await self._store.append(*records)
                     except StoreError as error:
                         tally.give_back(windows)
                         log.warning("audit_counts_not_written", error=str(error))
                         return
                     del windows[0]
 
-    async def _write(
-        self, window: Window[_Counted], others: str, now: float, result: Result, status: int | None
-    ) -> None:
+    def _counted(self, window: Window[_Counted], others: str, **same: Any) -> list[AuditRecord]:
         counts = [*window.counts.items()]
         if window.other_count:
             counts.append((_Counted(others), window.other_count))
-        detail = _detail({"since": to_rfc3339(window.began_at)})
-        records = [
-            AuditRecord(
-                at=now,
-                action=key.action,
-                actor=None if key.actor is None else plain(key.actor),
-                token_id=key.token_id,
-                address=plain(key.address) if key.address else None,
-                result=result,
-                status=status,
-                count=count,
-                detail=detail,
-            )
-            for key, count in counts
-        ]
-        await self._store.append(*records)
-
-    # --- lists and upkeep
+        detail = detail_of({"since": to_rfc3339(window.began_at)})
+        return [self.record_of(**key._asdict(), times=count, detail=detail, **same) for key, count in counts]
 
     async def before_list(self) -> None:
         """Writes what has been counted so far, at most once in LIST_SECONDS."""
@@ -297,17 +191,7 @@ class AuditLog:
         await self.flush(everything=not 0 <= now - self._listed_at < LIST_SECONDS)
         self._listed_at = now
 
-    async def newest(self, limit: int, **query: Any) -> list[AuditEntry]:
-        """The newest entries; `query` as of `AuditStore.page`."""
-        found: list[AuditEntry] = []
-        cursor = None
-        while len(found) < limit:
-            page = await self._store.page(limit=limit - len(found), cursor=cursor, **query)
-            found += page.items
-            cursor = page.next_cursor
-            if cursor is None:
-                break
-        return found
+    # --- upkeep
 
     async def run(self) -> None:
         """Repeats `run_once` until cancelled."""
@@ -321,106 +205,65 @@ class AuditLog:
                 log.exception("upkeep_failed", upkeep="audit")
 
     async def run_once(self) -> None:
-        """Writes counts and, each hour, anchors the other chains and removes entries that are too old."""
-        await self.use_newest_key()
+        """Writes counts and, each hour, logs the head and removes entries that are too old."""
         await self.flush()
-        if self._anchored_at is None:
-            await self.anchor()
-        elif not 0 <= self._clock() - self._anchored_at < HOUR_SECONDS:
-            await self.anchor()
-            await self.remove_old()
-            self.log_head()
-
-    def log_head(self) -> None:
-        """Logs how far this chain has come, for those who keep the log elsewhere."""
-        head = self._store.head
-        log.info("audit_head", chain=head.chain, entry=head.number, mac=head.mac.hex())
-
-    async def anchor(self) -> int:
-        """Records how far other chains have come: those that have grown since the last anchor. Returns how many."""
         now = self._clock()
-        last_at = self._anchored_at if self._anchored_at is not None else await self._store.last_at(ANCHOR)
-        since = None if last_at is None else min(last_at, now) - SLACK_SECONDS
-        read, grown = 0, dict[str, int]()
-        while heads := await self._store.heads(since, read):
-            read += len(heads)
-            new = [head for head in heads if self._anchored.get(head.chain) != head.number]
-            if new:
-                detail = anchor_detail(new)
-                await self._store.append(
-                    AuditRecord(at=now, action=ANCHOR, actor="relay", detail=detail, count=len(new))
-                )
-            grown |= {head.chain: head.number for head in new}
-            if len(heads) < MAX_HEADS:
-                break
-        self._anchored = grown
-        self._anchored_at = now
-        return len(grown)
+        if not 0 <= now - self._kept_at < HOUR_SECONDS:
+            self._kept_at = now
+            await self.log_head()
+            await self.remove_old()
+
+    async def log_head(self) -> None:
+        """Logs the last entry, for those who keep the log elsewhere. Raises StoreError."""
+        log.info("audit_head", head=str(await self._store.head()))
 
     async def remove_old(self) -> int:
-        """Removes entries older than `retention.audit_days`. Returns how many."""
-        before, removed = self._clock() - self._kept_seconds, 0
-        async with self._cutting:
-            for chain in await self._store.old_chains(before):
-                for _ in range(MAX_CUTS):
-                    count = await self._store.cut(chain, before, self._keys)
-                    removed += count
-                    if not count:
-                        break
-            await self._store.delete_cuts(before - KEPT_CUTS_SECONDS)
+        """Removes the oldest entries, those of days before `retention.audit_days`, and records that. Returns up to
+        which number. Only genuine entries are removed, so changing an entry's time does not make it disappear."""
+        before = (self._clock() - self._kept_seconds) // DAY_SECONDS * DAY_SECONDS
+        removed, key = 0, await self._store.key()
+        async for entry in self._store.entries():
+            if isinstance(entry, int) or not is_genuine(entry, key):
+                log.error("audit_not_verified", after_entry=removed, hint="run `relay audit verify`")
+                break
+            if entry.record.at >= before:
+                break
+            removed = entry.number
         if removed:
-            log.info("retention", kind="audit", deleted=removed)
+            await self._store.cut(self.record_of(CUT, actor="relay", times=removed))
+            log.info("retention", kind="audit", deleted_up_to=removed)
         return removed
 
-    async def verify(self, seen: Sequence[Seen] = ()) -> Verification:
-        """Verifies every chain against the keys, the anchors, `seen`, and this process's memory. Raises StoreError."""
-        async with self._cutting:
-            for _ in range(MAX_VERIFICATIONS):
-                verification, undisturbed = await self._verified(seen)
-                if undisturbed:
-                    break
+    async def verify(self, kept: Head | None = None) -> Verification:
+        """Verifies the whole chain; `kept`: a head that was noted down earlier. Raises StoreError."""
+        try:
+            key = await self._store.key()
+        except AuditKeyError as error:
+            log.error("audit_key_not_read", error=str(error))
+            key = None
+        verification = Verification(key, kept)
+        async for entries in self._store.batches():
+            await asyncio.to_thread(verification.take, entries)  # hashing takes a while
         verification.end()
         return verification
 
-    async def _verified(self, seen: Sequence[Seen]) -> tuple[Verification, bool]:
-        own = () if self._store.head.number == 0 else (Seen(head=self._store.head, by="the running node"),)
-        verification = Verification(self._keys, (*seen, *own))
-        cuts: dict[str, int] = {}
-        waiting = dict.fromkeys(await self._store.chains(), None) or verification.behind()
-        while waiting:
-            before = verification.entry_count
-            for chain, reached in waiting.items():
-                after: Any = reached
-                if after is None:
-                    cut = await self._store.cut_of(chain)
-                    cuts[chain] = 0 if cut is None else cut.number
-                    after = verification.begin(chain, cut)
-                while entries := await self._store.entries(chain, after):
-                    await asyncio.to_thread(verification.take, chain, entries)  # hashing takes a while
-                    after = entries[-1] if isinstance(entries[-1], int) else entries[-1].number
-                    if after < 0:  # SQLite sorts what is not a number last
-                        break
-            waiting = verification.behind() if verification.entry_count > before else {}
-        now = {chain: await self._store.cut_of(chain) for chain in cuts}
-        return verification, all((0 if cut is None else cut.number) == cuts[chain] for chain, cut in now.items())
+
+def detail_of(notes: Mapping[str, Any]) -> bytes:
+    """Notes as the `detail` of a record: at most MAX_NOTES, with texts fit for an entry and without secrets."""
+    return orjson.dumps({plain(name): _note(value) for name, value in list(notes.items())[:MAX_NOTES]})
 
 
-def _result_of(status: int) -> Result:
-    return "ok" if status < 400 else "refused" if status < 500 else "failed"
+def _note(value: Any) -> Any:
+    if value is None or isinstance(value, bool | float) or (isinstance(value, int) and abs(value) < 1 << 53):
+        return value
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_note(one) for one in list(value)[:MAX_NOTES]]
+    return plain(redact_text(str(value)))
 
 
 def _target(text: str) -> str:
     return redact_text(target_of(text))
 
 
-def _detail(notes: Mapping[str, Any]) -> bytes:
-    detail = detail_of(notes)
-    text = detail.decode()
-    redacted = redact_text(text)
-    return detail if redacted == text else detail_of({name: _redacted(value) for name, value in notes.items()})
-
-
-def _redacted(value: Any) -> Any:
-    if isinstance(value, list | tuple):
-        return [_redacted(one) for one in value]
-    return redact_text(value) if isinstance(value, str) else value
+def _result_of(status: int) -> Result:
+    return "ok" if status < 400 else "refused" if status < 500 else "failed"

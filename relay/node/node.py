@@ -265,7 +265,6 @@ class Node:
                 hint = f"nothing is polled until {readiness.setting_of_key(source, account)} is set"
                 log.warning("no_upstream_key", source=source, account=account, hint=hint)
         await self.audit.record("node.start", actor="relay", version=__version__, roles=list(self._roles))
-        await self.audit.run_once()
         self._auditing = loop.create_task(self.audit.run())
         if self._cluster is not None:
             await self._cluster.introduce()
@@ -369,7 +368,7 @@ class Node:
             async with asyncio.timeout(SAVE_SECONDS):
                 await self.audit.flush(everything=True)
                 await self.audit.record("node.stop", actor="relay")
-            self.audit.log_head()
+                await self.audit.log_head()
         except (StoreError, TimeoutError) as error:
             log.warning("audit_not_ended", action="node.stop", error=str(error) or type(error).__name__)
 

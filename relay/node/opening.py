@@ -75,8 +75,7 @@ async def open_node(
         await store.subscriptions.hold_unreadable(await store.subscriptions.all(), clock())
         await store.subscriptions.page(limit=1, callbacks=True)
         node_id = secrets.token_hex(8)
-        audit = AuditLog(store, keyring, clock=clock, kept_days=settings.retention.audit_days)
-        await audit.open(node_id)
+        audit = AuditLog(store, clock=clock, kept_days=settings.retention.audit_days)
         async with Sender(
             guard_policy(settings), clock=clock, node=(NODE_HEADER, node_id), proxy=egress_proxy(settings)
         ) as sender:

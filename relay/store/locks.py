@@ -37,6 +37,7 @@ class Key(IntEnum):
     INCIDENTS = 7212604
     CALLBACK_HOSTS = 7212605
     ADOPTION = 7212607
+    AUDIT = 7212608
 
 
 class Kind(IntEnum):
@@ -52,7 +53,9 @@ class Kind(IntEnum):
     """Two nodes that claim a host at once could both find room for one more."""
     ADOPTION = 4
     """Every starting node adopts restored events, and none continues before all is done."""
-    SUBSCRIPTION = 5
+    AUDIT = 5
+    """The end of the audit's chain: each entry follows the one before."""
+    SUBSCRIPTION = 6
     """A subscription's row, by its id."""
 
 
@@ -64,7 +67,7 @@ class TransactionLock(NamedTuple):
 
 
 CHANGE, MATCH = TransactionLock(Kind.CHANGE), TransactionLock(Kind.MATCH)
-CALLBACK_HOSTS, ADOPTION = TransactionLock(Kind.CALLBACK_HOSTS), TransactionLock(Kind.ADOPTION)
+CALLBACK_HOSTS, ADOPTION, AUDIT = (TransactionLock(kind) for kind in (Kind.CALLBACK_HOSTS, Kind.ADOPTION, Kind.AUDIT))
 
 
 def incidents_of(key: str | None) -> TransactionLock:
@@ -95,6 +98,7 @@ SELECT pg_advisory_xact_lock({Key.INCIDENTS}, found.hash) FROM (
     ),
     Kind.CALLBACK_HOSTS: f"SELECT pg_advisory_xact_lock({Key.CALLBACK_HOSTS})",
     Kind.ADOPTION: f"SELECT pg_advisory_xact_lock({Key.ADOPTION})",
+    Kind.AUDIT: f"SELECT pg_advisory_xact_lock({Key.AUDIT})",
     Kind.SUBSCRIPTION: sql("SELECT id FROM subscriptions s WHERE id IN $json_values(keys) $for_update(s)"),
 }
 _WITH_KEYS = (Kind.INCIDENTS, Kind.SUBSCRIPTION)

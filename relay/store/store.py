@@ -56,7 +56,6 @@ class Store:
         cache = SubscriptionCache()
         database.on_end(commit=cache.committed, rollback=cache.rolled_back)
         self.audit = AuditStore(database, cipher)
-        database.on_end(commit=self.audit.committed, rollback=self.audit.rolled_back)
         outbox = self.outbox = Outbox(cache)
         database.on_end(commit=outbox.committed, rollback=outbox.rolled_back)
         self.group_ledger = ledger = GroupLedger(outbox)

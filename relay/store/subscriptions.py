@@ -641,7 +641,7 @@ class SubscriptionStore(Scoped):
             .limit(MAX_SUBSCRIPTIONS)
         )
         if owner is None:
-            # A key of the audit that does not decrypt concerns the audit only: see `AuditStore.keys`.
+            # If the key of the audit does not decrypt, that concerns the audit only.
             others = select(SecretRow).where(col(SecretRow.owner) != AUDIT_OWNER)
             return self._with_secrets(connection, listed, others, failed)
         # Without callbacks, of which the owner may have a million, and so not by the index of owners.

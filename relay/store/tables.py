@@ -543,24 +543,22 @@ class TokenRow(SQLModel, table=True):
 
 class AuditRow(SQLModel, table=True):
     """One entry of the audit, see `AuditRecord` and `AuditEntry` in `relay/core/audit.py`. Rows are never updated, and
-    deleted only below a cut: triggers refuse anything else.
+    deleted only up to the number that an `audit.cut` names: triggers refuse anything else.
 
-    id     begins with the time of `at`
-    times  how many requests, of an aggregated entry
+    id  begins with the time of `at`
     """
 
     __tablename__: ClassVar[str] = "audit"
     __table_args__ = (
-        # list pages, newest first; retention: entries before a time; anchors: chains that moved since a time
+        # list pages, newest first
         Index("ix_audit_id", "id", unique=True),
-        # list pages with action=, and with actor=
+        # list pages with action=, and with actor=; cuts
         Index("ix_audit_action_id", "action", "id"),
         Index("ix_audit_actor_id", "actor", "id"),
         # list pages: whether a started entry has ended
-        partial_index("ix_audit_ends", "chain", "ends", where="ends IS NOT NULL"),
+        partial_index("ix_audit_ends", "ends", where="ends IS NOT NULL"),
     )
 
-    chain: TextKey
     number: Annotated[int, Field(sa_type=LargeInteger, primary_key=True, sa_column_kwargs={"autoincrement": False})]
     id: Text
     at: float
@@ -573,24 +571,10 @@ class AuditRow(SQLModel, table=True):
     status: int | None = None
     times: LargeCount = 1
     request_id: OptionalText = None
-    ends: int | None = Field(default=None, sa_type=LargeInteger)
+    ends: OptionalCount = None
     detail: bytes
-    key_id: Text
     previous: bytes
     mac: bytes
-
-
-class AuditCutRow(SQLModel, table=True):
-    """Up to which entry retention has removed a chain of the audit, see `Cut` in `relay/core/audit.py`."""
-
-    __tablename__: ClassVar[str] = "audit_cuts"
-
-    chain: TextKey
-    number: LargeCount
-    mac: bytes
-    at: float
-    key_id: Text
-    signature: bytes
 
 
 class CallbackHostRow(SQLModel, table=True):
@@ -707,7 +691,7 @@ for _statement in EVENT_TRANSACTIONS:
     _after_create = DDL(_statement).execute_if(dialect="postgresql")  # type: ignore[no-untyped-call]
     listen(EventRow.__table__, "after_create", _after_create)  # type: ignore[attr-defined]
 
-_CUT = "SELECT 1 FROM audit_cuts WHERE chain = OLD.chain AND number >= OLD.number"
+_CUT = "SELECT 1 FROM audit WHERE action = 'audit.cut' AND times >= OLD.number"
 AUDIT_IS_APPEND_ONLY = {
     "sqlite": (
         "CREATE TRIGGER audit_never_changes BEFORE UPDATE ON audit "

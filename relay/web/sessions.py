@@ -298,14 +298,13 @@ class Sessions:
         """Does it between two entries of the audit. False if there was nothing to do any more."""
         audit = self._ports.audit
         request_id = request_id_of(request.scope, self._ports.clock)
-        record = audit.request(action, identity, target=None, request_id=request_id)
-        number = await audit.begin(record)
+        (begun,) = await audit.begin(audit.request(action, identity, target=None, request_id=request_id))
         try:
             done = await work()
         except Exception:
-            await audit.end(number, record, status=503)
+            await audit.end(begun, status=503)
             raise
-        await audit.end(number, record, status=303 if done else 401)
+        await audit.end(begun, status=303 if done else 401)
         return done
 
     async def _end(self, digest: str) -> bool:

@@ -72,7 +72,6 @@ async def populated(two: "Two", tmp_path: Path) -> AsyncIterator[tuple["Two", "T
     path.write_bytes(file)
     async with another(path) as made:
         made.world.now = now
-        made.world.store.audit.begin_chain("chain-2")
         yield made, mine, theirs
 
 

@@ -55,7 +55,7 @@ async def audit_of(client, **query):
 
 
 async def chain_of(world):
-    return [(entry.record.action, entry.record.result) for entry in await world.store.audit.entries("chain-1", 0)]
+    return [(entry.record.action, entry.record.result) async for entry in world.store.audit.entries()]
 
 
 async def test_an_entry_says_who_did_what_on_what_when_from_where_with_which_result(client, world):
@@ -74,7 +74,6 @@ async def test_an_entry_says_who_did_what_on_what_when_from_where_with_which_res
         "count": 1,
         "request_id": made.headers["x-request-id"],
         "detail": {},
-        "chain": "chain-1",
         "number": 2,
     }
 
@@ -272,7 +271,7 @@ async def test_a_purge_has_an_entry_of_its_own(client, world):
 async def test_an_erasure_is_recorded_without_whom_it_concerned(client, world):
     body = {"metadata": {"email": "kim@example.com"}}
     assert (await client.post("/v1/erasures", json=body, headers=OPS)).status_code == 200
-    entries = await world.store.audit.entries("chain-1", 0)
+    entries = [entry async for entry in world.store.audit.entries()]
     assert [entry.record.action for entry in entries] == ["erasures.create"] * 2
     assert "kim" not in str(entries)
     (entry,) = await audit_of(client)
@@ -325,10 +324,8 @@ async def test_what_a_path_says_is_recorded_without_secrets_recipients_and_escap
 async def test_notes_are_in_the_entry_without_secrets(world, client):
     identity = Identity(name="ops", scopes=frozenset(), client="203.0.113.9\x1b[2J")
     record = world.audit.request("x.y", identity, target=None, request_id="req_1")
-    number = await world.audit.begin(record)
-    await world.audit.end(
-        number, record, status=200, notes={"said": "Bearer abcdefgh", "count": 3, "list": ["a@b.example"]}
-    )
+    (begun,) = await world.audit.begin(record)
+    await world.audit.end(begun, status=200, notes={"said": "Bearer abcdefgh", "count": 3, "list": ["a@b.example"]})
     (entry,) = await audit_of(client)
     assert entry["detail"] == {"said": "[redacted]", "count": 3, "list": ["[redacted]"]}
     assert entry["address"] == "203.0.113.9\ufffd[2J"
@@ -338,23 +335,36 @@ async def test_verification_answers_what_is_wrong(client, world):
     for _ in range(2):
         await client.post("/v1/subscriptions", json={"sink": HOOK}, headers=OPS)
     answer = (await client.get("/v1/audit/verify", headers=OPS)).json()
-    assert (answer["ok"], answer["entries"], answer["chains"], answer["findings"]) == (True, 4, 1, [])
-    assert answer["heads"][0]["number"] == 4
+    assert (answer["ok"], answer["entries"], answer["findings"]) == (True, 4, [])
+    assert answer["head"] == str(await world.store.audit.head())
     await tampered(world, "UPDATE audit SET actor = 'eve' WHERE number = 2")
     answer = (await client.get("/v1/audit/verify", headers=OPS)).json()
-    text = "chain chain-1: entry 2 was changed or inserted: its MAC is wrong"
-    assert answer["findings"] == [{"kind": "changed", "chain": "chain-1", "number": 2, "text": text}]
+    text = "entry 2 was changed or inserted: its MAC is wrong"
+    assert answer["findings"] == [{"kind": "changed", "number": 2, "text": text}]
     assert (answer["ok"], answer["finding_count"]) == (False, 1)
+
+
+async def test_a_kept_head_must_still_be_there(client, world):
+    for _ in range(2):
+        await client.post("/v1/subscriptions", json={"sink": HOOK}, headers=OPS)
+    head = (await client.get("/v1/audit/verify", headers=OPS)).json()["head"]
+    assert (await client.get(f"/v1/audit/verify?head={head}", headers=OPS)).json()["ok"] is True
+    await tampered(world, "DELETE FROM audit WHERE number > 2")
+    assert (await client.get("/v1/audit/verify", headers=OPS)).json()["ok"] is True, "nothing says that there was more"
+    (finding,) = (await client.get(f"/v1/audit/verify?head={head}", headers=OPS)).json()["findings"]
+    assert (finding["kind"], finding["number"]) == ("truncated", 3)
+    refused = await client.get("/v1/audit/verify?head=4", headers=OPS)
+    assert (refused.status_code, "NUMBER:MAC" in refused.json()["detail"]) == (422, True)
 
 
 async def test_one_verification_runs_at_a_time(client, world, monkeypatch):
     began, go_on = asyncio.Event(), asyncio.Event()
     verify = world.audit.verify
 
-    async def slow(seen):
+    async def slow(kept):
         began.set()
         await go_on.wait()
-        return await verify(seen)
+        return await verify(kept)
 
     monkeypatch.setattr(world.audit, "verify", slow)
     first = asyncio.create_task(client.get("/v1/audit/verify", headers=OPS))
@@ -382,16 +392,17 @@ async def tampered(world, *statements):
     "change",
     [
         "UPDATE audit SET at = x'00'",
-        "UPDATE audit SET number = 'abc' WHERE number = 2",
+        "UPDATE audit SET number = 9223372036854775807 WHERE number = 2",
         "UPDATE audit SET actor = CAST(x'ff' AS TEXT) WHERE number = 2",
         "UPDATE audit SET detail = 'text'",
         "UPDATE audit SET detail = x'ff'",
-        "UPDATE audit SET chain = x'ff' WHERE number = 3",
-        "UPDATE audit SET key_id = 5",
+        "UPDATE audit SET previous = 5",
         "UPDATE audit SET mac = NULL",
-        "INSERT INTO audit_cuts VALUES ('chain-1', 'x', 'y', 'z', 5, 'w')",
+        "UPDATE audit SET mac = 'text'",
+        "UPDATE audit SET action = 'audit.cut', times = 'x'",
         "DELETE FROM audit",
-        "DROP TABLE audit_cuts",
+        "UPDATE secrets SET ciphertext = 'x' WHERE owner = 'audit'",
+        "DROP TABLE audit",
     ],
 )
 async def test_no_value_in_the_table_crashes_the_verification(client, world, change):

@@ -65,17 +65,17 @@ def _figure(name: str, kind: str, label: str, span: str, at: float) -> Row:
 
 
 def audit_rows(count: int, now: float) -> Iterator[Row]:
-    """The audit of one node that has ended. Its entries are not sealed: nothing verifies them here."""
+    """An audit whose entries are not sealed: nothing verifies them here."""
     began = now - DAYS * DAY_SECONDS
     for number in range(1, count + 1):
         at = began + number * DAYS * DAY_SECONDS / count
         refused = number % 40 == 0
         yield {
-            **{"chain": "large", "number": number, "id": new_id("aud", at), "at": at, "times": 1},
+            **{"number": number, "id": new_id("aud", at), "at": at, "times": 1},
             **{"action": ACTIONS[number % len(ACTIONS)], "actor": f"person {number % 30}", "token_id": None},
             **{"target": f"target-{number}", "address": "192.0.2.7", "result": "refused" if refused else "ok"},
             **{"status": 403 if refused else 200, "request_id": f"req-{number}", "ends": None},
-            **{"detail": dumps({"fields": ["name"]}), "key_id": "large", "previous": b"\0" * 32, "mac": b"\0" * 32},
+            **{"detail": dumps({"fields": ["name"]}), "previous": b"\0" * 32, "mac": b"\0" * 32},
         }
 
 

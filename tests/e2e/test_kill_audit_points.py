@@ -1,6 +1,6 @@
 """The relay is stopped between any two steps of an administrative request.
 
-After a restart no change is without its entry, and the chain of the killed node verifies.
+After a restart no change is without its entry, and the audit verifies.
 """
 
 from pathlib import Path
@@ -45,4 +45,4 @@ async def test_stop_at_any_point_of_a_write_leaves_no_change_without_an_entry(
         verified = await read(world, "/v1/audit/verify")
         assert (verified["ok"], verified["findings"]) == (True, [])
         starts = (await read(world, "/v1/audit?action=node.start"))["items"]
-        assert len({entry["chain"] for entry in starts}) == 2
+        assert len(starts) == 2

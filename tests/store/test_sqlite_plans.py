@@ -23,7 +23,7 @@ from sqlalchemy import text
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.engine import Connection
 
-from relay.core.audit import AuditRecord, derived_key
+from relay.core.audit import CUT, AuditRecord
 from relay.core.bundles import Bundle, Room
 from relay.core.connect_accounts import ConnectAccount
 from relay.core.credentials import SinkCredential
@@ -82,7 +82,6 @@ FILTERED_WALK = re.compile(
     r"(?:ix_jobs_(?:open|closed)_uid|ix_groups_open|ix_deliveries_(?:pending|dead|cancelled|uncertain|skipped)|ix_replays_running|ix_subscriptions_listed|"
     r"ix_subscriptions_failing|ix_incidents_(?:shown|open|due|closed_at))$"
 )
-AUDIT_KEY = derived_key("00000000", b"k" * 32)
 
 
 def problems(plan: Iterable[str], *, page: bool = False, walks: bool = False, sorts: bool = False) -> list[str]:
@@ -157,10 +156,7 @@ def exceptions() -> list[MayScan]:
         MayScan(r"COUNT\(\*\) AS number, MIN\(created_at\)", "groups of the newest deliveries, so many at most"),
         MayScan(r"SELECT kind, COUNT\(\*\) AS number FROM incidents", "the open ones by kind, once a minute"),
         MayScan(r"FROM audit\s+WHERE\s+NOT \(audit", "a page of the audit without a filter"),
-        MayScan(r"SELECT chain FROM audit UNION", "all chains, to verify them"),
-        MayScan(r"SELECT chain, MAX\(number\) AS number FROM audit", "the chains that have grown, once an hour"),
-        MayScan(r"SELECT DISTINCT chain FROM audit WHERE id", "the chains with old entries, once an hour"),
-        MayScan(r"FROM audit_cuts WHERE at", "one row for each chain that was cut, once an hour"),
+        MayScan(r"SELECT number, mac FROM audit ORDER BY number DESC LIMIT 1", "the last entry"),
         MayScan(r"FROM \(SELECT id FROM deliveries ORDER BY id DESC LIMIT", "how many there are of those, at most"),
     ]
 
@@ -482,22 +478,12 @@ async def use_incidents(store: Store) -> None:
 
 
 async def use_audit(store: Store) -> None:
-    for chain in ("first", "second"):
-        store.audit.begin_chain(chain)
-        store.audit.use_key(AUDIT_KEY)
-        number = await store.audit.append(AuditRecord(at=NOW, action="x.y", result="started"))
-        await store.audit.append(AuditRecord(at=NOW, action="x.y", ends=number))
-    await store.audit.keep_key(AUDIT_KEY, NOW)
-    await store.audit.keys()
+    number = await store.audit.append(AuditRecord(at=NOW, action="x.y", result="started"))
+    await store.audit.append(AuditRecord(at=NOW, action="x.y", ends=number))
     await store.audit.page(limit=1)
-    await store.audit.chains()
-    await store.audit.old_chains(NOW + 1)
-    await store.audit.heads(NOW, 0)
-    await store.audit.last_at("x.y")
-    await store.audit.cut("first", NOW + 1, {AUDIT_KEY.id: AUDIT_KEY.secret})
-    await store.audit.cut_of("first")
-    await store.audit.entries("second", 0)
-    await store.audit.delete_cuts(NOW - 1)
+    await store.audit.head()
+    await store.audit.cut(AuditRecord(at=NOW, action=CUT, times=1))
+    assert [one async for one in store.audit.entries()]
 
 
 async def use_connect_accounts(store: Store) -> None:

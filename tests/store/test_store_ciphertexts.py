@@ -40,7 +40,7 @@ PLAIN = {
     *("jobs.metadata", "jobs.upstream", "jobs.request", "events.body", "attempts.details"),
     *("intents.request", "intents.metadata"),
     *("figures.buckets", "job_search.digest"),
-    *("audit.detail", "audit.mac", "audit.previous", "audit_cuts.mac", "audit_cuts.signature"),
+    *("audit.detail", "audit.mac", "audit.previous"),
 }
 """Columns of bytes that hold no ciphertext."""
 

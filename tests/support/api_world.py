@@ -487,9 +487,7 @@ class World:
             signals=self.arrivals,
             metrics=Metrics(),
         )
-        self.audit = AuditLog(self.store, KEYRING, clock=lambda: self.now, kept_days=365)
-        self.store.audit.begin_chain("chain-1")
-        self.store.audit.use_key(KEYRING.audit_keys[0])
+        self.audit = AuditLog(self.store, clock=lambda: self.now, kept_days=365)
 
     def proxy(self, context: Context) -> Proxy:
         """The HTTP half of the proxy over the fake gateway."""

@@ -75,7 +75,7 @@ async def use(browser: Browser, link: str, **fields: str) -> Answer:
 async def entries(world: World) -> list[tuple[str, str | None, str]]:
     """The audit: action, actor and result, oldest first."""
     await world.audit.flush(everything=True)
-    page = await world.store.audit.page(limit=100, cursor=None, since=None, until=None, actor=None, action=None)
+    page = await world.store.audit.page(limit=100)
     found = sorted(page.items, key=lambda one: one.number)
     return [(one.record.action, one.record.actor, one.record.result) for one in found]
 

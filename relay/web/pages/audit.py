@@ -22,7 +22,6 @@ COLUMNS = {
     "count": "count",
     "request": "request_id",
     "detail": "detail",
-    "chain": "chain",
     "number": "number",
 }
 ACTIONS = tuple(
@@ -50,7 +49,7 @@ async def audit(visit: Visit) -> Content:
 
 @page("POST /ui/audit/verify")
 async def verify(visit: Visit) -> Content:
-    """Whether no entry was changed, removed, inserted or reordered."""
+    """Whether no entry was changed, inserted or removed."""
     found = await visit.desk.get("/v1/audit/verify")
     return Content(
         template="audit_verified.html",
