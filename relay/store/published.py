@@ -2,9 +2,12 @@
 
 The same source and id again, at any node and at the same time, gets the id of the event that is there. With a partition
 key an event takes its place in a stream, whose row is locked as a job's is.
+
+Whoever publishes also chooses the filters of its account, and a transaction holds up every other write. So one that
+would make more than MAX_COMPARED comparisons is split.
 """
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 
 from sqlalchemy.engine import Connection
 
@@ -21,6 +24,8 @@ from relay.store.tables import EventRow
 
 MAX_CALLS = 5
 """Calls of `record` that share a transaction."""
+MAX_COMPARED = 5_000
+"""Comparisons that one call makes in a transaction, or those of one event: 5 to 50 ms."""
 
 _EVENT = ("id", "job_uid", "sequence", "type", "source", "subject", "time", "recorded_at", "body", "owner")
 # Writes a published event, unless it is there.
@@ -40,16 +45,30 @@ class PublishedStore(Scoped):
         self._outbox = outbox
 
     async def record(self, publications: Sequence[Publication]) -> list[Taken]:
-        """Records the events, in their order and in one transaction, and their deliveries."""
+        """Records the events, in their order, and their deliveries: in one transaction, or in several if filters
+        compare much."""
         if not all(self._sees(one.event.owner) for one in publications):
             raise ValueError("an event of another owner")
-        return list(await self._database.write(self._record, tuple(publications)))
+        taken: list[Taken] = []
+        left, count = tuple(publications), len(publications)
+        while left:
+            answer: tuple[Taken, ...] | int = await self._database.write(self._record, left[:count])
+            if isinstance(answer, int):
+                count = answer
+            else:
+                taken += answer
+                left = left[count:]
+        return taken
 
     @alone(MAX_CALLS)
     @locking(lambda item: [MATCH])
-    def _record(self, connection: Connection, items: Sequence[tuple[Publication, ...]]) -> list[tuple[Taken, ...]]:
-        every = [one for item in items for one in item]
-        before = _known(connection, every)
+    def _record(
+        self, connection: Connection, items: Sequence[tuple[Publication, ...]]
+    ) -> list[tuple[Taken, ...] | int]:
+        """Of a call with more events than can be recorded at once nothing is recorded: the answer is how many can."""
+        before = _known(connection, [one for item in items for one in item])
+        counts = [self._count_at_once(connection, item, before) for item in items]
+        every = [one for item, count in zip(items, counts, strict=True) if count == len(item) for one in item]
         first: dict[str, Publication] = {}
         for one in every:
             if one.identity not in before:
@@ -67,7 +86,23 @@ class PublishedStore(Scoped):
         made = [one.event for one in taken if there[one.identity][0] == one.event.id]
         self._outbox.deliver(connection, [(event, None) for event in made])
         fresh = {event.id for event in made}
-        return [tuple(_taken(one.event, there[one.identity], fresh) for one in item) for item in items]
+        return [
+            tuple(_taken(one.event, there[one.identity], fresh) for one in item) if count == len(item) else count
+            for item, count in zip(items, counts, strict=True)
+        ]
+
+    def _count_at_once(
+        self, connection: Connection, publications: Sequence[Publication], before: Container[str]
+    ) -> int:
+        """How many of these events can be recorded in a transaction, the first one always. `before`: the identities of
+        those that are."""
+        compared = 0
+        for place, one in enumerate(publications):
+            if one.identity not in before:
+                compared += self._outbox.subscriptions.comparisons_of(connection, one.event)
+                if compared > MAX_COMPARED and place:
+                    return place
+        return len(publications)
 
 
 def _taken(event: Event, recorded: tuple[str, str], fresh: set[str]) -> Taken:

@@ -51,10 +51,12 @@ MAX_CACHED = 1_000
 
 
 class _Matching(NamedTuple):
-    """The subscriptions that get events of a kind: those without filters, and the others by their filters."""
+    """The subscriptions that get events of a kind: those without filters, and the others by their filters.
+    `comparisons`: how many distinct ones these have."""
 
     plain: tuple[Subscription, ...]
     filtered: tuple[tuple[Filters, tuple[Subscription, ...]], ...]
+    comparisons: int
 
 
 class SubscriptionCache:
@@ -148,6 +150,19 @@ class SubscriptionCache:
 
     def matching(self, connection: Connection, event: Event) -> tuple[Subscription, ...]:
         """The subscriptions whose types, source, owner and filters match, without callbacks."""
+        every = self._of_kind(connection, event)
+        if not every.filtered:
+            return every.plain
+        view = EventView(event.body, event.compared)
+        passing = (several for filters, several in every.filtered if filters.passes(view))
+        return every.plain + tuple(chain.from_iterable(passing))
+
+    def comparisons_of(self, connection: Connection, event: Event) -> int:
+        """How many comparisons `matching` makes for an event, at most."""
+        return self._of_kind(connection, event).comparisons
+
+    def _of_kind(self, connection: Connection, event: Event) -> _Matching:
+        """The subscriptions whose types, source and owner match."""
         known = self._load(connection)
         key = (event.type, event.source, event.job_uid is not None)
         found = self._by_kind.get(key)
@@ -164,12 +179,10 @@ class SubscriptionCache:
         every = found[None]
         owned = found.get(event.owner) if event.owner is not None and len(found) > 1 else None
         if owned is not None:
-            every = _Matching(every.plain + owned.plain, every.filtered + owned.filtered)
-        if not every.filtered:
-            return every.plain
-        view = EventView(event.body, event.compared)
-        passing = (several for filters, several in every.filtered if filters.passes(view))
-        return every.plain + tuple(chain.from_iterable(passing))
+            every = _Matching(
+                every.plain + owned.plain, every.filtered + owned.filtered, every.comparisons + owned.comparisons
+            )
+        return every
 
     def _check(self, connection: Connection) -> None:
         if self._checked or connection.dialect.name == SQLITE:
@@ -203,7 +216,9 @@ def _by_filters(subscriptions: Iterable[Subscription]) -> _Matching:
     for one in subscriptions:
         filters = filters_of(one.filters)
         (plain if filters is None else filtered.setdefault(filters, [])).append(one)
-    return _Matching(tuple(plain), tuple((filters, tuple(several)) for filters, several in filtered.items()))
+    comparisons = frozenset[str]().union(*(filters.keys for filters in filtered))
+    every = tuple((filters, tuple(several)) for filters, several in filtered.items())
+    return _Matching(tuple(plain), every, len(comparisons))
 
 
 def matching_fields(row: Any) -> Subscription:

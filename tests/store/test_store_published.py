@@ -1,12 +1,16 @@
 """Published events: recorded once, delivered as others are, and in the order of their streams."""
 
 import asyncio
+from functools import update_wrapper
+from typing import Any
 
 import pytest
 
 from relay.core.bundles import Bundle, Room
 from relay.core.published import Taken
 from relay.core.replay import ReplayRequest
+from relay.store import published
+from relay.store.published import PublishedStore
 from relay.store.store import Store
 from relay.store.streams import MAX_SEQUENCE
 from tests.support.store_kit import (
@@ -197,3 +201,71 @@ async def test_retention_removes_published_events_and_forgets_what_was_known(sto
     assert await store.upkeep.delete_streams(NOW + 1) == 1
     (again,) = await store.published.record([publication("1", key="a")])
     assert not again.known
+
+
+# --- filters with many comparisons
+
+
+@pytest.fixture
+def recorded(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
+    """How many events each transaction recorded, by call; 0: none. Six comparisons are the most of a call."""
+    found: list[list[int]] = []
+    record = PublishedStore._record
+
+    def watched(self: PublishedStore, connection: Any, items: Any) -> Any:
+        answers = record(self, connection, items)
+        found.append([0 if isinstance(one, int) else len(one) for one in answers])
+        return answers
+
+    monkeypatch.setattr(published, "MAX_COMPARED", 6)
+    monkeypatch.setattr(PublishedStore, "_record", update_wrapper(watched, record))  # with its marks
+    return found
+
+
+def comparing(count: int, first: int = 0) -> tuple[dict[str, Any], ...]:
+    return ({"any": [{"exact": {f"/data/n{first + n}": 0}} for n in range(count)]},)
+
+
+@pytest.mark.parametrize(
+    ("filters", "transactions"),
+    [
+        ([], [[5]]),
+        ([comparing(1)], [[5]]),
+        ([comparing(2)], [[0], [3], [2]]),
+        ([comparing(2), comparing(2), comparing(2)], [[0], [3], [2]]),
+        ([comparing(2), comparing(2, 2)], [[0], [1], [1], [1], [1], [1]]),
+        ([comparing(9)], [[0], [1], [1], [1], [1], [1]]),
+    ],
+)
+async def test_transaction_makes_a_bounded_number_of_comparisons(
+    store: Store, recorded: list[list[int]], filters: list[Any], transactions: list[list[int]]
+) -> None:
+    for number, one in enumerate(filters):
+        await subscribed(store, f"sub_{number}", filters=one)
+    events = [publication(str(n), key="a", data={"n0": 0}) for n in range(5)]
+    taken = await store.published.record(events)
+    assert [(one.id, one.known) for one in taken] == [(one.event.id, False) for one in events]
+    assert recorded == transactions
+    found = await rows(store, "SELECT event_id FROM deliveries WHERE subscription_id = 'sub_0' ORDER BY sequence")
+    assert [row["event_id"] for row in found] == [one.event.id for one in events if filters]
+
+
+async def test_events_that_are_known_and_other_subscriptions_cost_no_comparisons(
+    store: Store, recorded: list[list[int]]
+) -> None:
+    events = [publication(str(n)) for n in range(5)]
+    await store.published.record(events)
+    await subscribed(store, filters=comparing(9))
+    await store.subscriptions.create(subscription("sub_2", types=("com.acme.other",), filters=comparing(9)))
+    await subscribed(store, "sub_3", filters=comparing(9), owner="revor/another")
+    assert [one.known for one in await store.published.record([*events, publication("x")])] == [True] * 5 + [False]
+    assert recorded == [[5], [0], [5], [1]]
+
+
+async def test_calls_beside_one_that_is_split_are_recorded_at_once(store: Store, recorded: list[list[int]]) -> None:
+    await subscribed(store, filters=comparing(4), owner=OWNER)
+    calls = [[publication(f"{n}{of}", owner=of, data={"n0": 0}) for n in range(3)] for of in (OWNER, None)]
+    taken = await asyncio.gather(*map(store.published.record, calls))
+    assert [[one.id for one in each] for each in taken] == [[one.event.id for one in each] for each in calls]
+    assert sorted(count for each in recorded for count in each) == [0, 1, 1, 1, 3]
+    assert len(await states(store)) == 3
