@@ -49,10 +49,22 @@ def test_hop_by_hop_and_relay_headers_are_not_forwarded(name: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", [b"forwarded", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-anything", b"x-real-ip"]
+    "name",
+    [
+        *(b"forwarded", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-anything", b"x-real-ip"),
+        *(b"x-forwarded", b"x-original-forwarded-for", b"x_forwarded_for", b"x_real_ip", b"x-forwarded_proto"),
+        *(b"true-client-ip", b"x-client-ip", b"client-ip", b"x-cluster-client-ip", b"cf-connecting-ip", b"cf-ray"),
+    ],
 )
 def test_headers_that_say_where_a_request_comes_from_are_not_forwarded(name: bytes) -> None:
     assert headers_to_forward([(name, b"10.0.0.1"), (b"accept", b"*/*")]) == [(b"accept", b"*/*")]
+
+
+@pytest.mark.parametrize(
+    "name", [b"via", b"x-forward", b"x-real-ip-hint", b"client-ip-hint", b"x-cf-ray", b"cfo", b"from"]
+)
+def test_headers_with_similar_names_are_forwarded(name: bytes) -> None:
+    assert headers_to_forward([(name, b"1")]) == [(name, b"1")]
 
 
 def test_of_relay_nodes_only_ids_are_forwarded() -> None:
