@@ -83,6 +83,7 @@ lint: $(READY)
 	$(BIN)/lint-imports
 	echo "==> vulture: dead code"
 	$(BIN)/vulture
+	$(BIN)/python .ci/count.py
 
 # Lint runs beside the first tests, which leave it a processor while they start. Only relay/core's own tests are
 # measured: coverage makes them twice as slow.
