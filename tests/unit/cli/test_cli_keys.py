@@ -231,6 +231,7 @@ def test_a_missing_database_is_not_created(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DATABASE_URL", f"sqlite:///{tmp_path / 'none.db'}")
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setenv("RELAY_SERVER__PORT", "9")  # where no relay answers
     assert run(["keys", "rotate"]) == 2
     assert "there is no database at" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
