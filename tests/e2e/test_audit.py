@@ -106,7 +106,7 @@ async def test_reloads_are_recorded_with_what_changed_and_without_values(start: 
 
 
 def test_without_a_database_the_command_says_so(start: Start, tmp_path: Path) -> None:
-    code, lines = run(start, "audit", RELAY_URL="http://127.0.0.1:9")  # where no relay answers
+    code, lines = run(start, "audit", RELAY_SERVER__PORT="7")  # where no relay answers
     assert code == 2
     assert "there is no database at" in lines[0]
     assert not (tmp_path / "relay.db").exists()
