@@ -1,9 +1,9 @@
 """Bundles: several deliveries of one subscription in one request. Pure functions.
 
 A bundle takes due heads of one priority and, behind each, its followers in the order of their job. Nothing waits in
-memory: the row of a delivery says since when it waits, so a crash or another node changes nothing. No event is given up
-because of another: a bundle that is refused, or whose members have no attempt left, is sent again one by one, and each
-member's row says so (`alone`). Claimed in `relay/store/bundles.py`, sent in `relay/delivery/worker.py`.
+memory: a delivery's row has the start of its wait, so a crash or another node changes nothing. No event is given up
+because of another: if a bundle is refused, or a member has no attempt left, the members are sent again one by one,
+marked as `alone` in their rows. Claimed in `relay/store/bundles.py`, sent in `relay/delivery/worker.py`.
 """
 
 import math
@@ -20,9 +20,9 @@ BATCH_EVENTS = 100
 BATCH_SECONDS = 5.0
 """Default of `config.batch.max_seconds`."""
 FREE_SECONDS = 60.0
-"""The time in which `free_per_minute` requests are free."""
+"""The window in which `free_per_minute` requests are free."""
 REFUSED = frozenset({400, 413, 422})
-"""Status codes that refuse the content of a request. Of a bundle, one event may be what is refused."""
+"""Status codes that refuse the content of a request. In a bundle, the cause may be one event."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,14 +30,14 @@ class Bundle:
     """How the deliveries of a subscription share requests.
 
     max_events       maximum events in one request
-    wait_seconds     longest time, from its creation, that a delivery waits for others
+    wait_seconds     maximum wait of a delivery for others, from its creation
     max_bytes        maximum bytes of the events' stored bodies, with one byte between two of them
-    free_per_minute  None: always bundled. Else up to so many requests a minute are single events that wait for nothing;
-                     when more is due, all of it is one request
+    free_per_minute  None: always bundled. Else up to this many requests a minute are single events without a wait; when
+                     more is due, all of it is one request
     free_types       None: any event may be such a single one. Else only first attempts of these types, which are about
                      no job, and all others are always bundled
-    own_outcomes     each event has an outcome of its own, as a broker acknowledges each message. So all that is due
-                     goes together, and a sink that fails is tried with one event
+    own_outcomes     each event has an outcome of its own, as a broker acknowledges each message. So all due events go
+                     together, and a failing sink is tried with one event
     """
 
     max_events: int
@@ -48,7 +48,7 @@ class Bundle:
     own_outcomes: bool = False
 
     def of_failing_sink(self) -> "Bundle":
-        """What a sink that fails is tried with."""
+        """The bundle used to retry a failing sink."""
         return replace(self, max_events=1) if self.own_outcomes else self
 
     @property
@@ -69,7 +69,7 @@ class Candidate(NamedTuple):
 
     sequence    its place in its job; None without a job
     size_bytes  of the event's stored body
-    since       when its wait began
+    since       start of its wait
     type        of its event, of heads
     free        it is not `alone`, and no other transaction has it
     """
@@ -84,17 +84,17 @@ class Candidate(NamedTuple):
 
 
 class Taken(NamedTuple):
-    """The members of a bundle, and whether there was no room for more."""
+    """The members of a bundle, and whether it is full."""
 
     ids: tuple[str, ...]
     full: bool
 
 
 def take(heads: Sequence[Candidate], open_by_job: Mapping[str, Sequence[Candidate]], bundle: Bundle) -> Taken:
-    """The members of a bundle that takes these heads, oldest first, as far as there is room.
+    """The members of a bundle that takes these heads, oldest first, until it is full.
 
     `open_by_job`: the open deliveries of each job in their order, heads included. A follower is taken only behind
-    everything that it waits for, and a job's deliveries up to the first for which there is no room.
+    everything that it waits for, and a job's deliveries up to the first that does not fit.
     """
     is_head = {head.id for head in heads}
     ids: dict[str, None] = {}
@@ -126,7 +126,7 @@ def _in_line(head: Candidate, open_by_job: Mapping[str, Sequence[Candidate]], is
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Room:
-    """How many single events may be sent now, and when one more may be, if none may."""
+    """The number of single events that may be sent now; if it is 0, `next_at` is the time of the next."""
 
     count: int = 0
     next_at: float = math.inf
@@ -139,7 +139,7 @@ class FreeRequests:
     sent: deque[float] = field(default_factory=deque)
 
     def room(self, per_minute: int, now: float) -> Room:
-        """How many more requests are free now."""
+        """The number of requests that are free now."""
         while self.sent and not 0 <= now - self.sent[0] < FREE_SECONDS:  # negative if the clock was set back
             self.sent.popleft()
         if len(self.sent) < per_minute:
@@ -149,13 +149,13 @@ class FreeRequests:
         return Room(next_at=self.sent[-per_minute] + FREE_SECONDS)
 
     def count(self, now: float) -> None:
-        """Counts a request that is sent."""
+        """Counts a sent request."""
         self.sent.append(now)
 
 
 def singles(heads: Sequence[Candidate], taken: int, bundle: Bundle, room: Room, *, fresh: bool) -> Sequence[Candidate]:
-    """The heads that are sent by themselves, since there is room for them. `taken`: members of the bundle that would be
-    sent instead; `fresh`: as in `ready_at`."""
+    """The heads to send as single events within `room`. `taken`: members of the bundle that would be sent instead;
+    `fresh`: as in `ready_at`."""
     if bundle.own_outcomes:
         return ()
     if bundle.free_types is None:
@@ -165,11 +165,11 @@ def singles(heads: Sequence[Candidate], taken: int, bundle: Bundle, room: Room, 
 
 
 def ready_at(bundle: Bundle, room: Room, oldest_at: float, now: float, *, fresh: bool, full: bool) -> float:
-    """When a bundle is sent whose first delivery began to wait at `oldest_at`; 0 for at once. If that is further ahead
-    of `now` than the wait is long, the clock was set back, and nothing waits.
+    """The time to send a bundle whose first delivery began to wait at `oldest_at`; 0 for at once. If it is further
+    ahead of `now` than the wait is long, the clock was set back, and nothing waits.
 
     fresh  first attempts. Retries and replays have waited, so they wait again only for room
-    full   it has no room for more
+    full   the bundle has no room for more
     """
     ends_at = oldest_at + bundle.wait_seconds if oldest_at - now <= bundle.wait_seconds else 0.0
     if bundle.always:
@@ -195,7 +195,7 @@ def message_id(event_ids: Sequence[str]) -> str:
 
 
 def outcome_of_bundle(outcome: Outcome, response: Response) -> Outcome:
-    """The outcome of a request with several events: `dead` also if one of them may be what the sink refuses, or what
-    cannot be rendered."""
+    """The outcome of a request with several events: `dead` also if one of them may be what the sink refuses, or cannot
+    be rendered."""
     refused = response.status_code in REFUSED or response.error == RENDER_ERROR
     return replace(outcome, verdict="dead") if refused and outcome.verdict == "retry" else outcome

@@ -1,8 +1,8 @@
-"""Comparisons: a place in an event, and what is expected there. Filters are made of them.
+"""Comparisons: a place in an event, and its expected value. Filters consist of them.
 
 A comparison never raises, whatever the event is, and searches at most MAX_SEARCHED characters of a text. An event is
 parsed once, and each distinct comparison is evaluated once for it, however many subscriptions have it. docs/filters.md
-says what each dialect compares.
+defines the comparison of each dialect.
 """
 
 import operator
@@ -15,9 +15,9 @@ from relay.core.events import canonical
 from relay.core.jsontext import dumps, loads
 
 NO_ATTRIBUTES = ("data", "data_base64")
-"""The members of an event that are no attributes."""
+"""The members of an event that are not attributes."""
 MAX_SEARCHED = 4_096
-"""Characters of a text, from its beginning, that `contains` searches."""
+"""Maximum characters that `contains` searches, from the beginning of a text."""
 BOUNDS: Mapping[str, Callable[[Any, Any], bool]] = {
     "gt": operator.gt,
     "gte": operator.ge,
@@ -33,10 +33,10 @@ name."""
 
 
 class Reading:
-    """What is in a place of an event, as comparisons read it.
+    """The content of a place in an event, prepared for comparisons.
 
     value    None: nothing, or null
-    text     the value if it is a text; of an attribute its text, whatever it is
+    text     the value if it is a text; an attribute's value always as text
     keys     of the value, if it is a scalar, and of `text`: see `key_of`
     members  the keys of the scalars in a list
     """
@@ -69,8 +69,7 @@ MISSING = Reading(None, ())
 
 
 class Comparison(NamedTuple):
-    """A comparison. `key`: the same for those that are the same; `holds`: whether what is in the place is as
-    expected."""
+    """A comparison. `key`: equal for equal comparisons; `holds`: True if the content of the place is as expected."""
 
     key: str
     path: Path
@@ -78,7 +77,7 @@ class Comparison(NamedTuple):
 
 
 class EventView:
-    """An event as comparisons read it. `results`: of the comparisons so far, by their keys."""
+    """An event prepared for comparisons. `results`: of the comparisons so far, by their keys."""
 
     __slots__ = ("_body", "_document", "_readings", "_results")
 
@@ -89,14 +88,14 @@ class EventView:
         self._results: dict[str, bool] = {} if results is None else results
 
     def holds(self, one: Comparison) -> bool:
-        """Whether the event is as this comparison expects."""
+        """True if the comparison holds for the event."""
         known = self._results.get(one.key)
         if known is None:
             known = self._results[one.key] = one.holds(self.reading(one.path))
         return known
 
     def reading(self, path: Path) -> Reading:
-        """What is in a place."""
+        """The content of a place."""
         found = self._readings.get(path)
         if found is None:
             if self._document is None:
@@ -106,9 +105,8 @@ class EventView:
 
 
 def key_of(value: object) -> str:
-    """The same text for scalars that are equal: for 42 and 42.0, but not for 42 and "42", nor 1 and true. A text, since
-    whoever chooses numbers can choose those that a dictionary takes long to tell apart. Objects and lists equal no
-    scalar."""
+    """A key that is equal for equal scalars: for 42 and 42.0, but not for 42 and "42", nor 1 and true. A text, because
+    a sender could choose numbers with colliding hashes to slow down a dictionary. Objects and lists equal no scalar."""
     if isinstance(value, str):
         return f'"{value}'
     if value is None or isinstance(value, bool):
@@ -119,7 +117,7 @@ def key_of(value: object) -> str:
 
 
 def comparison(dialect: str, path: Path, operand: Any) -> Comparison:
-    """The comparison of a dialect, from a path and an operand that were checked."""
+    """The comparison of a dialect, from a checked path and operand."""
     expected: Any = operand
     holds: Callable[[Reading], bool]
     match dialect:
@@ -146,8 +144,8 @@ def comparison(dialect: str, path: Path, operand: Any) -> Comparison:
 
 @lru_cache(maxsize=10_000)
 def searcher(text: str) -> Callable[[str, int, int], object]:
-    """Searches another text for this one, between two places. A regular expression without operators takes time in
-    proportion to what it reads; `in` takes the product of both lengths for some texts."""
+    """Returns a function that searches another text for this one, between two indexes. A regular expression without
+    operators takes time in proportion to the searched text; `in` takes the product of both lengths for some texts."""
     return re.compile(re.escape(text)).search
 
 

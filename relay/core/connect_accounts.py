@@ -1,7 +1,7 @@
-"""Connect accounts, the accounts an upstream account sends from: what a listing says, and what of it is news. Pure.
+"""Connect accounts, the accounts that an upstream account sends from: the content of a listing, and its news. Pure.
 
-A change counts once a second listing, a while later, shows it too. So one wrong answer, such as an empty list, makes no
-event. All state is in the values, so a restart or another node continues where the last listing left off.
+A change counts once a second, later listing confirms it. So one wrong answer, such as an empty list, makes no event.
+All state is in the values, so a restart or another node continues after the last listing.
 """
 
 from collections.abc import Iterable, Mapping
@@ -9,15 +9,15 @@ from dataclasses import dataclass, replace
 from operator import attrgetter
 
 MAX_ACCOUNTS = 1_000
-"""Connect accounts known of one upstream account."""
+"""Maximum connect accounts known of one upstream account."""
 FREE_CHANGES = 4
-"""An account that changes more often within FLAPPING_SECONDS is told once in that time."""
+"""An account that changes more often within FLAPPING_SECONDS is reported once in that time."""
 FLAPPING_SECONDS = 3600.0
 
 OK, NEEDS_RECONNECT, CANNOT_SEND = "ok", "needs_reconnect", "cannot_send"
 REMOVED = "removed"
 NEW = "new"
-"""State of an account that one listing has shown, which the next must confirm. It is not shown to anyone."""
+"""State of an account that was in one listing and awaits confirmation by the next. It is not shown to anyone."""
 LISTED_STATES = (OK, NEEDS_RECONNECT, CANNOT_SEND)
 SHOWN_STATES = (*LISTED_STATES, REMOVED)
 
@@ -36,8 +36,8 @@ class ListedAccount:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listing:
-    """The accounts of one listing, by id. `is_complete`: False if an item could not be read or there were too many, so
-    that an account that is not in it may still be there."""
+    """The accounts of one listing, by id. `is_complete`: False if an item could not be read or there were too many: a
+    missing account may then still exist."""
 
     accounts: Mapping[str, ListedAccount]
     is_complete: bool = True
@@ -45,12 +45,12 @@ class Listing:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConnectAccount:
-    """What is known of a connect account. Times are epoch seconds.
+    """The record of a connect account. Times are epoch seconds.
 
-    state           a member of SHOWN_STATES, or NEW; `since`: since when
-    unconfirmed     the state that one listing has shown, and when it first did
+    state           a member of SHOWN_STATES, or NEW; `since`: its start
+    unconfirmed     the state in one listing, and when it was first listed
     changes         times of its latest changes of state
-    told_state      the state that the last event told, or that the first listing showed; `told_at`: when it was told
+    told_state      the state in the last event, or in the first listing; `told_at`: time of that event
     """
 
     source: str
@@ -71,8 +71,8 @@ class ConnectAccount:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Known:
-    """What is known of the connect accounts of one upstream account. `listed_at`: when they were last listed; None:
-    never, so that the next listing is the baseline."""
+    """The connect accounts known of one upstream account. `listed_at`: time of the last listing; None: there was none,
+    so the next one is the baseline."""
 
     source: str
     account: str
@@ -82,12 +82,12 @@ class Known:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """What a listing changes.
+    """The changes from a listing.
 
-    accounts    what is known now, by id
+    accounts    the accounts now known, by id
     changed     the accounts of these whose record changed
-    news        the events to tell, in order: the account, and a member of ACCOUNT_EVENTS
-    forgotten   ids of accounts to forget
+    news        the events to publish, in order: the account, and a member of ACCOUNT_EVENTS
+    forgotten   ids of accounts to delete
     """
 
     accounts: Mapping[str, ConnectAccount]
@@ -97,7 +97,8 @@ class Comparison:
 
 
 def compare(known: Known, listing: Listing, now: float, *, confirm_seconds: float) -> Comparison:
-    """What a listing received at `now` changes. A change is confirmed `confirm_seconds` after it was first shown."""
+    """The changes from a listing received at `now`. A change is confirmed `confirm_seconds` after it was first
+    listed."""
     after: dict[str, ConnectAccount] = {}
     news: list[tuple[ConnectAccount, str]] = []
     forgotten: list[str] = []
@@ -130,7 +131,7 @@ def compare(known: Known, listing: Listing, now: float, *, confirm_seconds: floa
 
 
 def confirm_at(accounts: Iterable[ConnectAccount], confirm_seconds: float) -> float | None:
-    """When the next listing can confirm a change of these accounts; None if none is unconfirmed."""
+    """The time when the next listing can confirm a change of these accounts; None if none is unconfirmed."""
     waiting = [one.unconfirmed_at for one in accounts if one.unconfirmed_at is not None]
     return min(waiting) + confirm_seconds if waiting else None
 
@@ -161,7 +162,7 @@ def _with_fields(account: ConnectAccount, listed: ListedAccount | None) -> Conne
 
 
 def _observed(account: ConnectAccount, shown: str | None, now: float, confirm_seconds: float) -> ConnectAccount:
-    """The account after a listing that shows this state; None: it says nothing about the state."""
+    """The account after a listing with this state; None: the listing says nothing about the state."""
     if shown is None:
         return account
     if shown == account.state:
@@ -183,7 +184,7 @@ def _observed(account: ConnectAccount, shown: str | None, now: float, confirm_se
 
 
 def _told(account: ConnectAccount, now: float, *, changed: bool) -> tuple[ConnectAccount, tuple[str, ...]]:
-    """The account after telling what is due, and the kinds of events that tell it."""
+    """The account after reporting its due events, and their kinds."""
     before, state, told_at = account.told_state, account.state, account.told_at
     if before == state:
         return account, ()

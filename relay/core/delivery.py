@@ -9,28 +9,28 @@ from relay.core.values import value_class
 
 DeliveryState = Literal["pending", "delivered", "dead", "cancelled", "uncertain"]
 AT_ONCE_SECONDS = 1e10
-"""What is due at once is due so long before it became due. So its time has passed by every clock, also by one that is
-set back, and what has waited longest is still first."""
+"""Work that is due at once is given a due time this long before it became due. That time has passed by every clock,
+even after one is set back, and the oldest work is still first."""
 SKIPPED_REASONS = ("unmatched", "ambiguous")
-"""Reasons of a delivery that is skipped: its event names no contact of the sink, or more than one."""
+"""Reasons of a skipped delivery: its event matches no contact of the sink, or more than one."""
 DRY_RUN = "dry_run"
-"""The option that has deliveries shown instead of sent, and the reason of such a delivery."""
+"""The option that shows deliveries instead of sending them, and the reason of such a delivery."""
 ALREADY_WRITTEN = "already_written"
-"""The reason of a delivery whose record an earlier attempt has written."""
+"""The reason of a delivery whose record was written by an earlier attempt."""
 SETTLING = "settling"
-"""The reason of an attempt that waits until the sink can be asked what came of a write."""
+"""The reason of an attempt that waits until the sink can be asked for the result of a write."""
 UNREADABLE = "this version cannot read "
-"""Begins the reason of an attempt that disables its subscription because of what is stored of it."""
+"""Prefix of the reason of an attempt that disables its subscription because its stored form cannot be read."""
 _NOTHING_SENT = (DRY_RUN, ALREADY_WRITTEN, SETTLING)
 
 
 def at_once(since: float) -> float:
-    """The due time of what has been due since then, whatever the clock says."""
+    """The due time of work that became due at `since` and is due at once by any clock."""
     return since - AT_ONCE_SECONDS
 
 
 def due_since(due_at: float) -> float:
-    """The time at which something is, or became, due."""
+    """The time at which work became or becomes due."""
     return due_at + AT_ONCE_SECONDS if due_at < 0 else due_at
 
 
@@ -45,8 +45,8 @@ class OutboundRequest:
 
 
 class Timings(NamedTuple):
-    """Phases of a request, in milliseconds. None: no such phase (a pooled connection has none of the first three).
-    A phase that failed counts up to its failure.
+    """Phases of a request, in milliseconds. None: no such phase (a pooled connection has none of the first three). A
+    failed phase counts up to its failure.
 
     dns_ms         host name look-up, unless the answer was shared
     connect_ms     TCP, over all addresses dialled
@@ -63,9 +63,10 @@ class Timings(NamedTuple):
 NO_TIMINGS = Timings()
 
 PROXY_ERROR = "proxy"
-"""The `error` that says nothing about the sink: it never disables a subscription."""
+"""The `error` if the egress proxy made no connection. It says nothing about the sink, so it never
+disables a subscription."""
 CREDENTIAL_ERROR = "credential"
-"""The `error` if there is no token or no valid credential to send with."""
+"""The `error` if there is no token or valid credential."""
 RENDER_ERROR = "render"
 """The `error` if the kind of sink cannot render the event."""
 UNSENT_ERROR = "unsent"
@@ -77,9 +78,9 @@ class Response:
     """The result of a request: a status code, or `error` if there is none.
 
     error    None, or one word: timeout, dns, connect, tls, refused (by the egress guard), proxy (the egress proxy made
-             no connection), credential (there was nothing to send with), unsent (no time was left), protocol, read,
+             no connection), credential (no token or valid credential), unsent (no time was left), protocol, read,
              cancelled
-    detail   one line without secrets about `error`, or about what was wrong with the response behind its status
+    detail   one line without secrets about `error`, or about the fault in the response behind its status
     excerpt  the first bytes of the body, at most 64 KiB
     late     the timeout passed before the end of the response
     """
@@ -122,19 +123,18 @@ class Outcome:
 
     @property
     def judges_sink(self) -> bool:
-        """True if it says something about the sink's health: the sink was to accept the event."""
+        """True if it says something about the sink's health: the sink was asked to accept the event."""
         return judges_sink(self.verdict, self.reason)
 
 
 def judges_sink(verdict: str, reason: str | None) -> bool:
-    """True if an outcome says something about the sink's health. False if nothing was sent to it, or nothing but
-    questions."""
+    """True if an outcome says something about the sink's health. False if nothing was sent to it, or only questions."""
     return verdict != "skip" and reason not in _NOTHING_SENT
 
 
 @value_class(frozen=True, slots=True, kw_only=True)
 class Shown:
-    """A request that was made up but not sent, without secrets and cut in length."""
+    """A request that was rendered but not sent, without secrets and shortened."""
 
     method: str
     url: str
@@ -147,9 +147,9 @@ class Attempt:
 
     response_excerpt  text, or hex if the body is not UTF-8 (`excerpt_is_hex`)
     remote_ip         the address dialled, whether or not it answered
-    decision          what followed and why, in a sentence
+    decision          the consequence and its reason, in a sentence
     next_attempt_at   the planned time of the next attempt, if any
-    requests          what a dry run would have sent; None: it was none
+    requests          the requests that a dry run did not send; None: not a dry run
     """
 
     number: int
@@ -175,7 +175,7 @@ class Claimed:
     attempt_count  attempts made so far in the current schedule (a manual retry starts a new one)
     made_count     attempts made in all
     priority       0: first attempt; 1: retry, or backlog of a sink that failed; 2: manual retry or replay
-    round          how often it was sent again by a replay or by hand
+    round          number of times it was sent again by a replay or by hand
     probe          sent although its subscription is disabled, to find out whether the sink has recovered
     """
 
@@ -194,7 +194,8 @@ class Claimed:
 
     @property
     def round_id(self) -> str:
-        """What every attempt of one round shares and no other round does: the id, and the round behind the first."""
+        """Identifies a round, equal for all its attempts: the delivery's id, followed by the round from the second
+        on."""
         return f"{self.id}.{self.round}" if self.round else self.id
 
 

@@ -1,5 +1,5 @@
-"""What likely made a delivery fail, and what to do about it, in words: from an attempt as the API shows it, or from the
-reason of a delivery. Pure."""
+"""The likely cause of a failed delivery and its fix, in words: from an attempt as the API shows it, or from the reason
+of a delivery. Pure."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -44,12 +44,12 @@ BROKER_CAUSES = {
     "protocol": "what answers is no broker of this kind. Check the port of the sink.",
     "blocked": "the broker has too little memory or disk. `rabbitmqctl status` lists the alarm.",
 }
-"""Those of a message to a broker, before `LIKELY_CAUSES`."""
+"""Causes for messages to a broker. They take precedence over `LIKELY_CAUSES`."""
 _LIKE = {"403": "401", "405": "404"}
 
 
 def likely_cause(attempt: Mapping[str, Any]) -> str | None:
-    """The likely cause of a failed attempt; None if there is nothing to say about it."""
+    """The likely cause of a failed attempt; None if none is known."""
     status = attempt.get("status_code")
     if status is not None:
         return _of_status(str(status))
@@ -59,11 +59,12 @@ def likely_cause(attempt: Mapping[str, Any]) -> str | None:
     timings = attempt.get("timings") or {}
     if word == "timeout" and timings.get("first_byte_ms") is None:
         word = "unreachable" if timings.get("connect_ms") is not None else "dns"
-    return LIKELY_CAUSES.get(word) or BROKER_CAUSES.get(word)  # who may only read sees no request_headers
+    return LIKELY_CAUSES.get(word) or BROKER_CAUSES.get(word)  # without write access there are no request_headers
 
 
 def cause_of_reason(reason: str | None) -> str | None:
-    """The likely cause of what many deliveries ended or wait for, such as `http_503`; None if it is not known."""
+    """The likely cause behind a reason that deliveries ended with or wait for, such as `http_503`; None if none is
+    known."""
     name, _, status = (reason or "").partition("_")
     return _of_status(status) if name == "http" else LIKELY_CAUSES.get(str(reason).partition(":")[0])
 

@@ -1,7 +1,7 @@
-"""Deliveries that take several requests: what a kind of sink yields, and what it gives back. Pure.
+"""Deliveries that take several requests: the values that a kind of sink yields and returns. Pure.
 
-A kind writes such a delivery as a generator: it yields a Step, is sent the Response to it, and returns what became of
-the delivery. `relay/delivery/dialogues.py` sends the steps; a preview imagines the answers.
+A kind writes such a delivery as a generator: it yields a Step, is sent the Response to it, and returns the result of
+the delivery. `relay/delivery/dialogues.py` sends the steps; a preview uses the expected answers.
 """
 
 import hashlib
@@ -15,10 +15,10 @@ MAX_STEPS = 20
 """Maximum number of requests of one delivery."""
 
 SHARED = ""
-"""Stands for the subscription where all subscriptions to a portal remember the same."""
+"""Stands for the subscription in memory that all subscriptions to a portal share."""
 
 Memory = Mapping[str, Any]
-"""What a subscription remembers of a sink under one key, as JSON; empty if nothing."""
+"""A subscription's memory of a sink under one key, as JSON; empty if there is none."""
 
 
 @value_class(frozen=True, slots=True, kw_only=True)
@@ -26,9 +26,9 @@ class Step:
     """One request.
 
     name      names it in the attempt and in a preview, without secrets and texts of others
-    expected  the body of the answer that a preview imagines, with placeholders for what only the sink knows
+    expected  the body of the answer in a preview, with placeholders for values that only the sink knows
     remember  stored before the request is sent: a crash after that cannot lose it
-    share     the same for what all subscriptions to the portal remember of a person. Not sent unless it is stored
+    share     the same, for a person's memory shared by all subscriptions to the portal. Not sent unless it is stored
     private   the URL, the headers or the answer say something about a person: only the status is recorded
     """
 
@@ -42,8 +42,8 @@ class Step:
 
 @value_class(frozen=True, slots=True, kw_only=True)
 class Ended:
-    """What became of a delivery. `remember` and `share`, as in `Step`, are stored with the attempt, whatever the
-    outcome; None: nothing new."""
+    """The result of a delivery. `remember` and `share`, as in `Step`, are stored with the attempt, whatever the
+    outcome; None: no change."""
 
     outcome: Outcome
     remember: Memory | None = None
@@ -54,24 +54,25 @@ Steps = Generator[Step, Response, Ended]
 
 
 def group_key(owner: str, name: str) -> str:
-    """The key under which something is remembered of a group. `owner`: its account, as `owner_of` writes it."""
+    """The key of a subscription's memory of a group. `owner`: its account, as `owner_of` writes it."""
     return f"group/{owner}/{name}"
 
 
 def person_key(portal: str, address: str) -> str:
-    """The key under which all subscriptions to a portal remember something about a person: a digest, which shows
-    neither of the two."""
+    """The key of the memory of a person that all subscriptions to a portal share: a digest, which reveals neither the
+    portal nor the person."""
     digest = hashlib.sha256("\0".join((portal, address)).encode("utf-8", "replace"))
     return f"person/{digest.hexdigest()}"
 
 
 def previewed(steps: Steps, most: int = MAX_STEPS) -> tuple[Step, ...]:
-    """The steps, if the sink answers each as expected: the first ones, if they are more."""
+    """The first `most` steps, if the sink answers each as expected."""
     return imagined(steps, most)[0]
 
 
 def imagined(steps: Steps, most: int = MAX_STEPS) -> tuple[tuple[Step, ...], Ended | None]:
-    """The steps, if the sink answers each as expected, and what becomes of the delivery then; None after too many."""
+    """The steps, if the sink answers each as expected, and the result of the delivery; None after more than `most`
+    steps."""
     found: list[Step] = []
     ended: Ended | None = None
     try:

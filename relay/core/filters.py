@@ -1,9 +1,9 @@
 """Matches events to subscriptions: by type, source and account, and by the filters of the subscription.
 
-Filters: CloudEvents Subscriptions API 0.1, §3.2.4 (all of them must be true), with JSON pointers beside the names of
-attributes, and the dialects `in`, `contains`, `range` and `exists`. They are values, whose comparisons
-`relay/core/comparisons.py` evaluates. Filters that cannot be read let everything through: their subscription is paused,
-so its events wait.
+Filters follow the CloudEvents Subscriptions API 0.1, §3.2.4 (all of them must be true), with JSON pointers beside
+attribute names, and the dialects `in`, `contains`, `range` and `exists`. They are values, whose comparisons are in
+`relay/core/comparisons.py`. Filters that cannot be read let every event through: their subscription is paused, so its
+events wait.
 """
 
 import difflib
@@ -27,49 +27,50 @@ from relay.core.subscription import Subscription
 from relay.errors import FieldError
 
 COMPARING = ("exact", "prefix", "suffix", "in", "contains", "range", "exists")
-"""Dialects that compare places in the event: an object of attributes' names or JSON pointers, each with an operand."""
+"""Dialects that compare places in the event. Each takes an object of attribute names or JSON pointers, each with an
+operand."""
 DIALECTS = (*COMPARING, "all", "any", "not")
 ATTRIBUTES = (
     *("specversion", "id", "source", "type", "subject", "time", "datacontenttype", "dataschema"),
     *("sequence", "partitionkey", "account", "channel", "group", "action", "status", "previousstatus", "resultstatus"),
 )
-"""The attributes that events of the relay have. All of them are texts."""
+"""The attributes of the relay's events. All of them are texts."""
 
 ATTRIBUTE_NAME = re.compile(r"[a-z0-9]{1,64}", re.ASCII)
-"""Names of attributes that other programs publish. The relay's own have at most 20 characters."""
+"""Attribute names of published events. The relay's own have at most 20 characters."""
 FREE_TYPE = re.compile(r"(?!\.)(?!.*\.\.)[!-~]{1,200}(?<!\.)", re.ASCII)
-"""The form of a type that other programs publish."""
+"""The form of a published event's type."""
 RELAY_PREFIX = "relay."
 UPSTREAM_PREFIX = "ai.revor"
-"""Reserved with or without a source of that name: nothing else may speak for it."""
+"""Reserved, with or without a source of that name: publishers may not use it."""
 _MISSPELT = 0.9
-"""From this likeness on, a type is a known one misspelt."""
+"""Minimum similarity at which a type counts as a known one misspelt."""
 
 MAX_COMPARISONS = 32
-"""Comparisons of one subscription."""
+"""Maximum comparisons of one subscription."""
 MAX_OWNER_COMPARISONS = 2_000
-"""Distinct comparisons of the subscriptions of one owner: bounds what matching one event costs."""
+"""Maximum distinct comparisons of all subscriptions of one owner. Bounds the cost of matching one event."""
 MAX_FILTER_BYTES = 16_384
-"""Bytes of the filters of one subscription, as compact JSON."""
+"""Maximum bytes of one subscription's filters, as compact JSON."""
 MAX_FILTER_LEVELS = 8
 MAX_SEGMENTS = 8
-"""Segments of a JSON pointer."""
+"""Maximum segments of a JSON pointer."""
 MAX_OPERAND_CHARACTERS = 1_024
 MAX_CONTAINED_CHARACTERS = 256
-"""Characters of a text that `contains` searches for."""
+"""Maximum characters of the text that `contains` searches for."""
 MAX_POINTER_CHARACTERS = 1_024
 MAX_FILTER_ERRORS = 20
 REMOVED = "cel"
-"""A dialect that there was, with expressions in CEL."""
+"""A removed dialect, with expressions in CEL."""
 INSTEAD_OF_CEL = (
     "expressions in CEL are gone: compare places in the event, such as "
     '{"range": {"/data/metadata/deal": {"gt": 40}}}. The section "Filters instead of CEL" of docs/upgrading.md '
     "has a filter for each kind of expression"
 )
 UNREADABLE = "its filters cannot be read"
-"""How the reason begins for which a subscription with such filters is paused."""
+"""Prefix of the pause reason of a subscription with such filters."""
 _MAX_TOLD = 3
-"""Filters of an `any` that an explanation goes through."""
+"""Maximum filters of an `any` in an explanation."""
 _TOLD_CHARACTERS = 60
 _NO_VALUE_HAS_IT = "no attribute contains control characters, surrogates or noncharacters"
 _NOT_IN_TEXTS = re.compile(r"[\x00\ud800-\udfff]")
@@ -81,12 +82,12 @@ _OPERANDS: Mapping[str, str] = {
     "range": '{"gte": 40}',
     "exists": "true",
 }
-"""Of each dialect an operand, for examples in errors. The others: a text."""
+"""An example operand by dialect, for errors. Dialects not listed take a text."""
 
 
 class FiltersRefused(ValueError):
-    """Filters are not allowed. `errors`: what is wrong where, with JSON pointers that begin at the list of filters.
-    Each detail begins with the place as people read it: `filters[0].all[2].range./data/total`."""
+    """Filters are not allowed. `errors`: the problems, with JSON pointers that begin at the list of filters. Each
+    detail begins with the place in a readable form: `filters[0].all[2].range./data/total`."""
 
     def __init__(self, errors: Sequence[FieldError]) -> None:
         super().__init__("; ".join(error.detail for error in errors))
@@ -94,7 +95,7 @@ class FiltersRefused(ValueError):
 
 
 class _Part(NamedTuple):
-    """One comparison of a filter. `name`: the place as the user wrote it; `operand`: what is expected there."""
+    """One comparison of a filter. `name`: the place as the user wrote it; `operand`: the expected value."""
 
     name: str
     operand: Any
@@ -114,7 +115,7 @@ class Filters:
     """The filters of a subscription.
 
     keys        of their comparisons
-    unreadable  why they cannot be read; then they let everything through
+    unreadable  why they cannot be read; then they let every event through
     """
 
     __slots__ = ("_filters", "keys", "unreadable")
@@ -131,20 +132,20 @@ class Filters:
         return all(_is_true(one, view) for one in self._filters)
 
     def why_not(self, view: EventView) -> str | None:
-        """Which filter is false and why, such as `exact /filters/0: channel is "email", not "linkedin"`; None if none
-        is."""
+        """The first false filter and why, such as `exact /filters/0: channel is "email", not "linkedin"`; None if all
+        are true."""
         if self.unreadable is not None:
             return f"{UNREADABLE}: {self.unreadable}"
         return next(filter(None, (_why_false(one, view) for one in self._filters)), None)
 
 
 def parse_filters(documents: object, pointer: str = "/filters") -> Filters:
-    """Filters as a user wrote them. Raises FiltersRefused."""
+    """Parses filters as a user wrote them. Raises FiltersRefused."""
     return _Parser(pointer).read(documents)
 
 
 def filters_of(documents: Sequence[Mapping[str, Any]]) -> Filters | None:
-    """Filters as they are stored; None if there are none. Those of another version can be unreadable."""
+    """Parses stored filters; None if there are none. Those of another version can be unreadable."""
     return _stored(filters_key(documents)) if documents else None
 
 
@@ -168,15 +169,14 @@ def explain_filters(filters: Filters | None, body: bytes) -> str | None:
 
 
 def filters_key(documents: Sequence[Mapping[str, Any]]) -> bytes:
-    """The same for filters that are the same JSON."""
+    """A key that is equal for filters that are the same JSON."""
     return dumps(documents, orjson.OPT_SORT_KEYS)
 
 
 def attribute_problem(name: str) -> tuple[str, str] | None:
-    """What is wrong with an attribute's name, as the code and the detail of an error; None: nothing.
+    """The code and detail of the error in an attribute's name; None if it is valid.
 
-    An attribute that no event has at present is allowed, unless it looks like a misspelt one: such a filter would never
-    be true.
+    An unknown attribute is allowed unless it looks misspelt: then the filter would never be true.
     """
     if name in ATTRIBUTES:
         return None
@@ -192,7 +192,7 @@ def attribute_problem(name: str) -> tuple[str, str] | None:
 
 
 class _Parser:
-    """Reads filters and collects what is wrong with them. A place is the steps to it, from the list of filters on."""
+    """Parses filters and collects their errors. A place is the path to it, from the list of filters on."""
 
     def __init__(self, pointer: str) -> None:
         self._pointer = pointer
@@ -283,7 +283,7 @@ class _Parser:
             problem: tuple[str, str] | None
             if isinstance(name, str):
                 path, problem = _path(name)
-            else:  # YAML has such names
+            else:  # YAML allows names that are not text
                 path, problem = (), ("wrong_type", "a string is expected as the attribute's name")
             where = (*inside, str(name))
             if problem is None:
@@ -301,7 +301,7 @@ class _Parser:
     def _operand_problem(
         self, place: tuple[str | int, ...], dialect: str, path: Path, operand: object
     ) -> tuple[tuple[str | int, ...], tuple[str, str] | None]:
-        """What is wrong with an operand, and in which place of it."""
+        """The error in an operand, and its place there."""
         if dialect == "in":
             if not isinstance(operand, list | tuple) or not operand:
                 return place, ("wrong_type", 'a list such as ["a", "b"] is expected')
@@ -318,7 +318,7 @@ class _Parser:
 
 
 def _path(name: str) -> tuple[Path, tuple[str, str] | None]:
-    """The place that an attribute's name or a JSON pointer means, and what is wrong with it."""
+    """The place that an attribute's name or a JSON pointer means, and its error if it is invalid."""
     if not name.startswith("/"):
         return (name,), attribute_problem(name)
     if len(name) > MAX_POINTER_CHARACTERS:
@@ -337,7 +337,7 @@ def _path(name: str) -> tuple[Path, tuple[str, str] | None]:
 
 
 def _scalar_problem(dialect: str, path: Path, operand: object) -> tuple[str, str] | None:
-    """What is wrong with a JSON scalar to compare with; None: nothing."""
+    """The error in a JSON scalar to compare with; None if it is valid."""
     is_attribute = len(path) == 1 and path[0] not in NO_ATTRIBUTES
     texts_only = dialect in ("prefix", "suffix") or (is_attribute and (path[0] in ATTRIBUTES or operand is None))
     if isinstance(operand, str):
@@ -381,7 +381,7 @@ def _range_problem(
 
 
 def _told(step: str | int) -> str:
-    """A step of a place, as an error shows it."""
+    """A step of a place, formatted for an error."""
     return NOT_IN_ATTRIBUTES.sub("\N{REPLACEMENT CHARACTER}", str(step)[:100])
 
 
@@ -397,7 +397,7 @@ def _is_true(one: _Filter, view: EventView) -> bool:
 
 
 def _why_false(one: _Filter, view: EventView) -> str | None:
-    """Which filter is false and why; None if this one is true."""
+    """The filter that is false and why; None if it is true."""
     said = f"{one.dialect} {one.pointer}"
     if one.parts:
         return next((f"{said}: {why}" for why in _differing(one, view)), None)
@@ -412,7 +412,7 @@ def _why_false(one: _Filter, view: EventView) -> str | None:
 
 
 def _differing(one: _Filter, view: EventView) -> Iterator[str]:
-    """Of each comparison that does not hold: what was found, and what is expected."""
+    """For each comparison that does not hold: the value found, and the expected one."""
     for part in one.parts:
         if view.holds(part.comparison):
             continue
@@ -442,7 +442,7 @@ def _expected(dialect: str, operand: Any) -> str:
 
 
 def _shown(value: object) -> str:
-    """A value of an event or a filter, cut, with what does not print escaped."""
+    """A value of an event or a filter, shortened, with unprintable characters escaped."""
     match value:
         case str():
             return dumps(value if len(value) <= _TOLD_CHARACTERS else f"{value[:_TOLD_CHARACTERS]}…").decode()
@@ -459,9 +459,9 @@ def matches(
 ) -> bool:
     """True if a subscription gets an event. Types and source match exactly, case included.
 
-    One that belongs to an account gets only events about that account: `owner` is the event's.
-    Without types it gets every job event and no others. Callbacks never match here: they get the events
-    of the jobs registered with them, which only the store knows.
+    A subscription that belongs to an account gets only events about that account: `owner` is the event's. Without types
+    it gets every job event and no others. Callbacks never match here: they get the events of the jobs registered with
+    them, which only the store knows.
     """
     if subscription.callback or subscription.owner not in (None, owner):
         return False
@@ -473,7 +473,7 @@ def matches(
 def known_types(type_prefixes: Iterable[str]) -> tuple[str, ...]:
     """All event types: the job events of each prefix, those about the relay, the account events of each prefix.
 
-    The order matters where several have the same last word: that word stands for the first of them.
+    The order matters if several have the same last word: it stands for the first of them.
     """
     prefixes = dict.fromkeys(type_prefixes)
     jobs = (name for prefix in prefixes for name in job_event_types(prefix))
@@ -490,8 +490,8 @@ def full_type(name: str, known: Sequence[str]) -> str | None:
 
 @lru_cache(maxsize=1024)
 def is_free_type(name: str, known: tuple[str, ...]) -> bool:
-    """True if other programs may publish events of this type: it has a dot, is under no prefix of a known one, and is
-    no known one misspelt, its ending alone included."""
+    """True if other programs may publish events of this type: it has a dot, is under no prefix of a known one, and does
+    not look like a known one misspelt, nor like its ending alone."""
     if "." not in name or FREE_TYPE.fullmatch(name) is None or reserved_prefix(name, known) is not None:
         return False
     lower, words = name.lower(), name.count(".") + 1
@@ -500,12 +500,12 @@ def is_free_type(name: str, known: tuple[str, ...]) -> bool:
 
 
 def is_misspelt(name: str, known: Iterable[str]) -> bool:
-    """True if a name is so like a known one that it is most likely meant."""
+    """True if a name is similar enough to a known one to be a misspelling."""
     return bool(difflib.get_close_matches(name, list(known), n=1, cutoff=_MISSPELT))
 
 
 def reserved_prefix(name: str, known: Iterable[str]) -> str | None:
-    """The prefix of known types under which a type is; None if it is under none."""
+    """The prefix of known types that a type is under; None if there is none."""
     of_sources = {f"{one.rpartition('.')[0]}." for one in known if not one.startswith(RELAY_PREFIX)}
     return next(
         (one for one in sorted({RELAY_PREFIX, UPSTREAM_PREFIX, *of_sources}) if name.lower().startswith(one)), None
@@ -513,7 +513,8 @@ def reserved_prefix(name: str, known: Iterable[str]) -> str | None:
 
 
 def wanted_type(name: str, known: Sequence[str]) -> str | None:
-    """The type that a name stands for: a known one, by its full name or ending, or a free one. None: it is neither."""
+    """The type that a name stands for: a known one, by its full name or ending, or a free one. None if it is
+    neither."""
     found = full_type(name, known)
     return name if found is None and is_free_type(name, tuple(known)) else found
 

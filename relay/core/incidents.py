@@ -1,7 +1,7 @@
-"""Incidents: failures with one cause, told as one thing. Pure: failures in, the incident and what to tell out.
+"""Incidents: failures with one cause, reported together. Pure: failures in, the incident and its report out.
 
 An incident is watched until enough failures show one cause, or the first one proves it; then it is open until its cause
-is gone. `observe` decides what follows from failures, `review` what follows from time alone.
+is gone. `observe` decides the consequences of failures, `review` those of time alone.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ INCIDENT_KINDS: tuple[IncidentKind, ...] = ("jobs", "creates", "sink")
 IncidentState = Literal["watching", "open", "closed"]
 
 OPENING_COUNT = 3
-"""As many failures within WINDOW_SECONDS open an incident."""
+"""Failures within WINDOW_SECONDS that open an incident."""
 WINDOW_SECONDS = 900.0
 QUIET_SECONDS = 86_400.0
 """An incident without a failure for this time is closed."""
@@ -37,7 +37,7 @@ class Trouble:
     kind             jobs: a job failed; creates: the fate of a create is unknown; sink: a delivery was given up, or its
                      subscription disabled
     owner            whose bound tokens may see it, as `owner_of` writes it
-    subscription_id  of a sink; `sink`: where it is, without its path
+    subscription_id  of a sink; `sink`: its address, without the path
     code             the job's error code, the reason of the create's unknown fate, or the sink's last error
     opens            one such failure is enough to open an incident
     event_id         the event that reports it
@@ -59,7 +59,7 @@ class Trouble:
 
     @property
     def digest(self) -> str:
-        """The same for failures with one cause. All failures of a sink have one."""
+        """Equal for failures with one cause. All failures of a sink share one."""
         if self.kind == "sink":
             return digest_of_sink(self.subscription_id)
         return _digest(self.kind, self.source, self.account, self.connect_account_id, self.code)
@@ -67,12 +67,12 @@ class Trouble:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Incident:
-    """Failures with one cause. Times are epoch seconds. Attributes that its failures have too are theirs.
+    """Failures with one cause. Times are epoch seconds. Attributes shared with Trouble are those of its failures.
 
     hint        of its failures; `repeat` is the most careful one of all
     recent      while watching: the times of its failures
     failed      number of failures from `first_failure_at` to `last_failure_at`
-    told_count  `failed` when it was told last
+    told_count  `failed` when it was last reported
     due_at      when `review` decides whether it is over
     """
 
@@ -101,12 +101,12 @@ class Incident:
 
     @property
     def waits_for_account(self) -> bool:
-        """True if it is over once its connect account has recovered."""
+        """True if it ends with the recovery of its connect account."""
         return self.connect_account_id is not None and self.hint is not None and self.hint.points_at is not None
 
 
 Told = tuple[Incident, str | None]
-"""An incident, and the type of the event that tells what has become of it; None: nothing is told."""
+"""An incident, and the type of the event that reports its change; None: no event."""
 
 
 def trouble_of_job(
@@ -120,7 +120,7 @@ def trouble_of_job(
     at: float,
     event_id: str | None,
 ) -> Trouble:
-    """The failure of a job. `hint`: what its error means."""
+    """The failure of a job. `hint`: the meaning of its error."""
     return Trouble(
         kind="jobs",
         at=at,
@@ -151,7 +151,7 @@ def trouble_of_create(intent: Intent, event: Event) -> Trouble:
 
 
 def trouble_of_sink(subscription_id: str, event: Event, *, sink: str, error: str, disabled: bool) -> Trouble:
-    """A delivery that was given up, or a subscription that was disabled, and the event that reports it."""
+    """A delivery that was given up or a subscription that was disabled, and the event that reports it."""
     return Trouble(
         kind="sink",
         at=event.recorded_at,
@@ -170,8 +170,8 @@ def digest_of_sink(subscription_id: str | None) -> str:
 
 
 def observe(incident: Incident | None, troubles: Sequence[Trouble], now: float, *, new_id: str) -> Told:
-    """The incident after more failures of its digest, at least one. `incident`: the one that is watched or open; None:
-    there is none, so one with the id `new_id` begins."""
+    """The incident after one or more failures with its digest. `incident`: the watched or open one; None: one begins
+    with the id `new_id`."""
     known = _begun(troubles[0], new_id) if incident is None else incident
     times = sorted(trouble.at for trouble in troubles)
     last_failure_at = max(known.last_failure_at, times[-1])
@@ -195,7 +195,7 @@ def observe(incident: Incident | None, troubles: Sequence[Trouble], now: float, 
 
 
 def review(incident: Incident, now: float, *, succeeded: bool) -> Told | None:
-    """What becomes of an incident by time alone. None: it is forgotten.
+    """The incident after a review by time alone. None: it is dropped.
 
     `succeeded`: a success of its key began after its last failure.
     """
@@ -213,14 +213,14 @@ def review(incident: Incident, now: float, *, succeeded: bool) -> Told | None:
 
 
 def close(incident: Incident, because: ClosedBecause, now: float) -> Told:
-    """An open incident that is over."""
+    """Closes an open incident."""
     closed = replace(incident, state="closed", closed_at=now, closed_because=because, due_at=None)
     return replace(closed, told_count=incident.failed), INCIDENT_CLOSED
 
 
 def data_of(incident: Incident, *, name: str | None, likely: int | None) -> dict[str, Any]:
-    """The data of an event about an incident that was opened. `name`: of its connect account; `likely`: how many open
-    jobs are likely to fail too, None: unknown."""
+    """The data of an event about an opened incident. `name`: of its connect account; `likely`: number of open jobs that
+    are likely to fail too, None: unknown."""
     assert incident.opened_at is not None
     return incident_data(
         incident=incident.id,
@@ -246,7 +246,8 @@ def data_of(incident: Incident, *, name: str | None, likely: int | None) -> dict
 
 
 def told_next_at(told_count: int) -> int:
-    """The number of failures at which an incident is told to have grown: the next one of 10, 100, 1,000 and so on."""
+    """The number of failures at which an incident is next reported to have grown: the next one of 10, 100, 1,000 and so
+    on."""
     return max(FIRST_GROWTH, int(10 ** len(str(told_count))))
 
 
@@ -271,7 +272,7 @@ def _begun(trouble: Trouble, new_id: str) -> Incident:
 
 
 def _attributes(known: Incident, troubles: Sequence[Trouble]) -> dict[str, Any]:
-    """What the failures say: of those that differ the newest, without a channel if that differs."""
+    """The attributes of the newest failure, without a channel if the failures have different ones."""
     newest = troubles[-1]
     hint = newest.hint
     if hint is not None:

@@ -1,4 +1,4 @@
-"""CloudEvents that other programs publish: read in the content modes of HTTP, judged, and kept as they are. Pure.
+"""CloudEvents from other programs: read in the content modes of HTTP, checked, and stored unchanged. Pure.
 
 Sources: CloudEvents 1.0.2, core §3 and §5, HTTP binding §3.1 (binary), §3.2 (structured) and §3.3 (batched), JSON
 format §2 to §4.
@@ -43,7 +43,7 @@ _SCHEME = re.compile(r"(?:https?|wss?):|[a-z][a-z0-9+.-]*:(?=/)")
 _DEFAULT_PORT = re.compile(r"\.?(?::(?:80|443)?)?\Z")
 _PORT = re.compile(r":[0-9]*\Z")
 _UNSEEN = frozenset(("Cc", "Cf", "Me", "Mn", "Zl", "Zp", "Zs"))
-"""General categories of characters without a shape of their own."""
+"""General categories of characters that are invisible or only modify another one."""
 _BLANK = frozenset("\u115f\u1160\u2800\u3164\uffa0")
 """Letters and symbols that are blank."""
 _URI_REFERENCE = re.compile(r"[^\s<>\"{}|\\^`\x00-\x1f\x7f-\x9f\ud800-\udfff]+")
@@ -54,11 +54,11 @@ _FIRST = ("specversion", "id", "source", "type", "subject", "time", "datacontent
 _NEEDED = ("specversion", "id", "source", "type")
 _DATA = ("data", "data_base64")
 _COMPARED = frozenset(("id", "source", "partitionkey"))
-"""What tells events and streams apart. Half a surrogate pair arrives as U+FFFD."""
+"""Attributes that identify events and streams. In them, half a surrogate pair arrives as U+FFFD."""
 
 
 class Refused(NamedTuple):
-    """Why an event is not taken. `pointer`: into the event as structured JSON."""
+    """The reason why an event is refused. `pointer`: into the event as structured JSON."""
 
     code: str
     detail: str
@@ -66,11 +66,11 @@ class Refused(NamedTuple):
 
 
 class Rules(NamedTuple):
-    """What a publisher may not say.
+    """Restrictions on a publisher.
 
     known    the types of the events that only the relay makes
     sources  the CloudEvents sources of these
-    account  the account that the publisher is bound to, which its events then name; None: to none
+    account  the account that the publisher is bound to, which its events then name; None: it is not bound
     """
 
     known: tuple[str, ...]
@@ -87,9 +87,9 @@ class Draft:
     """An event that can be published.
 
     id             its CloudEvents id; the relay's own id is made when it is recorded
-    time           as it says, else None
+    time           its `time`, else None
     body           structured JSON, with every attribute that it came with
-    partition_key  what its order is kept by; None: nothing
+    partition_key  key of its order; None: unordered
     """
 
     id: str
@@ -101,7 +101,7 @@ class Draft:
     body: bytes
 
     def event(self, event_id: str, now: float, owner: str | None, stream: str | None, sequence: int | None) -> Event:
-        """As it is recorded."""
+        """The event to record."""
         return Event(
             id=event_id,
             source=self.source,
@@ -125,8 +125,8 @@ class Publication(NamedTuple):
 
 
 class Taken(NamedTuple):
-    """What became of it: the id under which it is recorded, and whether it was recorded before. `same`: False if what
-    is recorded is another event, of another type."""
+    """The result of a publication: the recorded event's id, and whether it was recorded before. `same`: False if the
+    recorded event has another type."""
 
     id: str
     known: bool
@@ -137,13 +137,12 @@ ID_TAKEN = Refused("id_taken", "an event of another type has this source and id 
 
 
 def identity_of(owner: str | None, source: str, id: str) -> str:
-    """What is unique to a published event: CloudEvents §3.1.1 says that source and id are. Each owner has a space of
-    its own."""
+    """The unique identity of a published event: its source and id (CloudEvents §3.1.1), within its owner."""
     return sha256("\0".join((owner or "", source, id)).encode()).hexdigest()[:48]
 
 
 def read_document(document: object, rules: Rules) -> Draft | Refused:
-    """An event in structured JSON, parsed."""
+    """Reads an event from parsed structured JSON."""
     if not isinstance(document, Mapping):
         return Refused("not_an_event", "an event is a JSON object")
     attributes = {name: value for name, value in document.items() if value is not None and name not in _DATA}
@@ -257,12 +256,12 @@ def _not_a_text(name: str, pointer: str) -> Refused:
 
 @lru_cache(maxsize=16)
 def _time(text: str) -> float | None:
-    """The epoch seconds; None if it is no time that is taken. Each event asks twice."""
+    """The epoch seconds; None if the time is not accepted. Called twice for each event."""
     found = _RFC3339.fullmatch(text)
     if found is None:
         return None
     try:
-        # RFC 3339 §5.6 and §5.7: T and Z may be small, and a second may be a leap second.
+        # RFC 3339 §5.6 and §5.7: T and Z may be lower case, and the second may be a leap second.
         return from_rfc3339("".join((found[1], found[2].replace("60", "59"), found[3])).upper())
     except ValueError:
         return None
@@ -280,11 +279,11 @@ _PROBLEMS: Mapping[str, Any] = {
         "use an RFC 3339 time from 1970 to 9999, such as 2026-05-20T10:00:08Z" if _time(text) is None else None
     ),
 }
-"""What the specification says about the values of some attributes: None, or what is wrong."""
+"""Checks of attribute values by the specification: None, or the error."""
 
 
 def _reserved(type: str, known: tuple[str, ...]) -> Refused | None:
-    """What is wrong with a type that subscriptions could not name, or would name another one with."""
+    """The error in a type that subscriptions could not name, or could confuse with another one."""
     if is_free_type(type, known):
         return None
     if "." not in type:
@@ -296,7 +295,7 @@ def _reserved(type: str, known: tuple[str, ...]) -> Refused | None:
 
 @lru_cache(maxsize=256)
 def _reserved_source(source: str, sources: frozenset[str]) -> Refused | None:
-    """What is wrong with a source that a reader could take for the relay or an upstream."""
+    """The error in a source that a reader could mistake for the relay or an upstream."""
     text = _plain(source)
     place = _place(text)
     host = _PORT.sub("", place.partition("/")[0])
@@ -312,7 +311,7 @@ def _reserved_source(source: str, sources: frozenset[str]) -> Refused | None:
 
 
 def _plain(text: str) -> str:
-    """As a person reads it: without percent-encoding, case, accents, white space and what cannot be seen."""
+    """The text as a person reads it: without percent-encoding, case, accents, white space and invisible characters."""
     for _ in range(3):
         text = unquote(text)
     text = unicodedata.normalize("NFKD", unicodedata.normalize("NFKC", text).casefold())

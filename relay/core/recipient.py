@@ -1,20 +1,20 @@
-"""Whom a create is for, where `proxy.capture` keeps it. Values only; nothing that is shown, logged or stored in clear
+"""The recipient of a create, if `proxy.capture` keeps it. Values only; nothing shown, logged or stored in clear
 contains one."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 PARTS = ("address", "profile_url", "phone")
-"""What can be captured of a recipient."""
+"""The parts of a recipient that can be captured."""
 MAX_CHARACTERS = 320
-"""Of a part. An e-mail address has at most 320 (RFC 3696, erratum 1690)."""
+"""Maximum characters of a part. An e-mail address has at most 320 (RFC 3696, erratum 1690)."""
 
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipient:
-    """The parts of a create's recipient that are captured; None: not given, or not captured."""
+    """The captured parts of a create's recipient; None: not given, or not captured."""
 
     address: str | None = field(default=None, repr=False)
     profile_url: str | None = field(default=None, repr=False)
@@ -27,12 +27,12 @@ class Recipient:
         return cls(**kept) if kept else None
 
     def document(self) -> dict[str, str]:
-        """The parts that it has, for `of`."""
+        """The parts that are present, as input for `of`."""
         parts = ((name, getattr(self, name)) for name in PARTS)
         return {name: part for name, part in parts if part is not None}
 
     def shown(self) -> "Recipient":
-        """The same with a placeholder, such as `{recipient.address}`, in place of each part: for what people see."""
+        """The recipient with a placeholder, such as `{recipient.address}`, in place of each part: for display."""
         return Recipient(**{name: f"{{recipient.{name}}}" for name in self.document()})
 
 
@@ -41,7 +41,7 @@ ANYBODY = Recipient(**dict.fromkeys(PARTS, "-")).shown()
 
 
 def part_of(value: object) -> str | None:
-    """A part as it is kept: a line of printable text. None for anything else, for text that was repaired, and for what
+    """A part as it is kept: a line of printable text. None for any other value, for repaired text, and for text that
     looks like a placeholder: these name no person."""
     if not isinstance(value, str) or len(value) > MAX_CHARACTERS:
         return None

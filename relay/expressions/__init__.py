@@ -1,4 +1,4 @@
 """Templates in Liquid: compiled once and bounded.
 
-The language is an extra; what needs it without it says so, with the command that installs it.
+The language is an optional extra. Without it, features that need it report the command that installs it.
 """

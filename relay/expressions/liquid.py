@@ -1,9 +1,9 @@
 """Templates: JSON documents whose texts are Liquid, compiled once and rendered within limits.
 
 A text that is exactly one output expression keeps its JSON type: `"{{ metadata.deal }}"` becomes 42. Any other is text.
-Keys of objects are no templates. There are no files, includes or clocks, and a template sees nothing but its variables.
+Keys of objects are not templates. There are no files, includes or clocks, and a template can only read its variables.
 
-Everything is bounded, whoever wrote the template or the data: see `liquid_parts.py`. `compile_template` raises
+Everything is bounded, whatever the template or the data: see `liquid_parts.py`. `compile_template` raises
 InvalidRequest, `Template.render` NotRenderable; both name each text by its JSON pointer within the template. Import
 this module only where it is needed: it costs 0.15 s.
 
@@ -60,18 +60,18 @@ _INSTEAD: Mapping[str, str] = {
     **dict.fromkeys(("assign", "capture", "endcapture", "increment", "decrement"), _NO_VARIABLES),
     **dict.fromkeys(("include", "render"), "templates have no files: write it out"),
 }
-"""What to use for tags of Liquid that templates do not have."""
+"""Replacements for Liquid tags that templates do not support."""
 
 
 class _Size:
-    """How many tags and words a template has."""
+    """The number of tags and words in a template."""
 
     def __init__(self) -> None:
         self.tags = self.words = 0
 
     @property
     def memory(self) -> int:
-        """About how many bytes they take, compiled."""
+        """Approximate bytes of the compiled template."""
         return TAG_BYTES * self.tags + WORD_BYTES * self.words
 
     def count(self, inside: str, index: int) -> None:
@@ -85,8 +85,8 @@ class _Size:
 
 
 def _check_tags(source: str, size: _Size) -> None:
-    """Raises Mistake for tags that there are not, and for what python-liquid would take long to refuse, or not refuse:
-    its patterns need the square of the length for a tag that is not closed."""
+    """Raises Mistake for unsupported tags, and for errors that python-liquid does not refuse or refuses slowly: for an
+    unclosed tag, its patterns take the square of the length."""
     index = 0
     while opening := _OPENING.search(source, index):
         start, inside = opening.span()
@@ -143,7 +143,7 @@ class _Text(NamedTuple):
 
 
 def _parsed(pointer: str, source: str, size: _Size) -> _Text:
-    """A text with Liquid, ready to render. Raises Mistake and LiquidError."""
+    """Compiles a text with Liquid. Raises Mistake and LiquidError."""
     _check_tags(source, size)
     nodes = tuple(ENVIRONMENT.from_string(source).nodes)
     value = None
@@ -192,11 +192,11 @@ class Template:
 
     @property
     def memory(self) -> int:
-        """About how many bytes it takes beside its source."""
+        """Approximate bytes that it takes besides its source."""
         return self._size.memory
 
     def _compiled(self, part: object, pointer: str, depth: int) -> object:
-        """A part of the document with _Text in place of each text with Liquid."""
+        """A part of the document, with each Liquid text replaced by a _Text."""
         if isinstance(part, str):
             return self._compiled_text(part, pointer) if _OPENING.search(part) else part
         if not isinstance(part, dict | list):
@@ -270,7 +270,7 @@ _cached_bytes = 0
 
 
 def compile_template(document: object) -> Template:
-    """A template, ready to render: compiled once for each distinct template in use.
+    """Compiles a template, once for each distinct template in use.
 
     Raises InvalidRequest, with an error for each text and its line and column.
 

@@ -1,6 +1,6 @@
-"""The filters of templates. Each has the work it takes at its worst, so that it can be counted before it is done.
+"""The filters of templates. Each declares its maximum work, so that it can be counted before the filter runs.
 
-Of arrays there are only filters that pass over them once: no sorting, and none that looks for equal items.
+Array filters pass over an array once: there is no sorting, and none compares items with each other.
 """
 
 import base64
@@ -26,7 +26,7 @@ _NEAR = 0.6
 
 
 def _list(value: object) -> list[Any]:
-    """An array as filters see it: anything else is an array of one."""
+    """An array as filters see it: any other value is an array of one."""
     return value if isinstance(value, list) else [] if value is None else [value]
 
 
@@ -140,7 +140,7 @@ _STATUSES: Mapping[str, str] = MappingProxyType(
 
 
 def _human_status(value: str) -> str:
-    """The last word of a status or an event type in the words of messages, which never say “delivered”."""
+    """The last word of a status or an event type, in the words of messages, which never say “delivered”."""
     status = value.rpartition(".")[2]
     return _STATUSES.get(status, status.replace("_", " "))
 
@@ -154,8 +154,8 @@ DIRECTIVES = (
 
 
 def _date(value: object, format: object = "%Y-%m-%d %H:%M", zone: object = "UTC") -> str:
-    """A time of an event, as RFC 3339 text or epoch seconds, in a format of strftime and a time zone. Other text stays
-    as it is."""
+    """Formats a time of an event, given as RFC 3339 text or epoch seconds, with a strftime format and a time zone.
+    Other text is returned unchanged."""
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         return as_text(value)
     where = UTC if zone == "UTC" else _zone(as_text(zone))
@@ -171,7 +171,7 @@ def _date(value: object, format: object = "%Y-%m-%d %H:%M", zone: object = "UTC"
 
 @functools.lru_cache(maxsize=64)
 def _checked_format(pattern: str) -> str:
-    """The format, if it has only what every platform knows. `strftime` of the C library also takes widths."""
+    """The format, if all its directives exist on every platform. `strftime` of the C library also takes widths."""
     if len(pattern) > _MAX_FORMAT_CHARACTERS or "\0" in pattern:
         raise Unrenderable(f"date: a format has at most {_MAX_FORMAT_CHARACTERS} characters")
     for directive in _DIRECTIVE.findall(pattern):
@@ -193,10 +193,10 @@ class LiquidFilter(NamedTuple):
 
     function       takes the value and the arguments
     takes_text     the value is given as text
-    takes_absent   it decides about names that are absent: they are no error
-    searches       looks for its first argument in the value
-    work           what it takes at least
-    work_per_item  what it takes for each item or character of the value
+    takes_absent   it handles absent names: they are no error
+    searches       searches the value for its first argument
+    work           its fixed work
+    work_per_item  additional work for each item or character of the value
     """
 
     function: Callable[..., Any]
@@ -281,13 +281,13 @@ _REMOVED = (
 
 
 def no_filter(name: str) -> str:
-    """Why there is no filter of this name, and what to use."""
+    """The error for an unknown filter: why it does not exist, and its replacement."""
     if name in _REMOVED:
         return f"there is no filter {name!r}: those of arrays are {', '.join(_OF_ARRAYS)}"
     return f"there is no filter {name!r}{suggestion(name, tuple(FILTERS))}"
 
 
 def suggestion(name: str, known: Sequence[str]) -> str:
-    """`: did you mean x?` with the nearest known name, else what there is."""
+    """`: did you mean x?` with the nearest known name, else the list of names."""
     near = difflib.get_close_matches(name[:100], known, n=1, cutoff=_NEAR)
     return f": did you mean {near[0]}?" if near else f": there are {', '.join(known)}"

@@ -1,4 +1,4 @@
-"""How much a template may use, the errors that say so, and values without it."""
+"""The limits of templates, their errors, and values shared by filters and expressions."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -10,13 +10,13 @@ MAX_TEMPLATE_BYTES = 32_768
 MAX_TAGS = 200
 """Maximum number of `{{ … }}` and `{% … %}` in a template."""
 MAX_WORDS = 1_000
-"""Maximum number of names, values and signs in them. Compiling as many takes python-liquid 7 ms."""
+"""Maximum number of names, values and signs in them. Compiling that many takes python-liquid 7 ms."""
 MAX_DEPTH = 20
 """Maximum nesting of arrays and objects in a template."""
 MAX_BLOCKS = 10
 """Maximum nesting of tags such as `if`."""
 MAX_TAG_CHARACTERS = 1_000
-"""Maximum length of one `{{ … }}` or `{% … %}`. python-liquid's expressions take the square of it."""
+"""Maximum length of one `{{ … }}` or `{% … %}`. python-liquid's expressions take time in proportion to its square."""
 MAX_OUTPUT = 262_144
 """Maximum length of a text, of all output of a document, and of its JSON in bytes."""
 MAX_INTEGER_BITS = 1_024
@@ -26,31 +26,31 @@ MAX_WORK = 2_000_000
 MAX_ERRORS = 20
 """Maximum number of errors that are reported about one template."""
 MAX_CACHED_BYTES = 96 * 1024 * 1024
-"""Maximum memory of the compiled templates that are kept, about: that of 300 of the largest."""
+"""Approximate maximum memory of the cached compiled templates: that of 300 of the largest."""
 TAG_BYTES, WORD_BYTES = 500, 200
-"""What a tag and a word take of it."""
+"""Approximate bytes of a compiled tag and word."""
 
 PART_WORK = 500
 """Work of a name, an operator or a tag, without that of its values."""
 ITEM_WORK = 200
-"""Work of an item of an array or an object that is named or made."""
+"""Work of an item of an array or an object that is read or created."""
 CHARACTER_WORK = 4
-"""Work of a character that is named, made or printed."""
+"""Work of a character that is read, created or printed."""
 NUMBER_WORK = 2_500
-"""Work of an item that is a number that `is_long`, in addition."""
+"""Additional work of an item that is a number for which `is_long` is true."""
 
 
 class Absent(NamedTuple):
-    """The value of a name that is not there. It can be tested, compared and given a default.
+    """The value of an absent name. It can be tested, compared and given a default.
 
-    name  as an error shows it, where using it is one; "": it is empty text
+    name  shown in the error where using it is one; "": it is empty text
     """
 
     name: str
 
 
 class Escape(NamedTuple):
-    """What changes each value that a document names, and what it takes for each character and item."""
+    """Changes each value that a document reads, at a cost for each character and item."""
 
     change: Callable[[object], object]
     character_work: int
@@ -58,7 +58,7 @@ class Escape(NamedTuple):
 
 
 class Unrenderable(Exception):
-    """A text cannot be rendered. The message says so without any value, which may say something about a person."""
+    """A text cannot be rendered. The message contains no value, because a value may be personal data."""
 
 
 class MissingName(Unrenderable):
@@ -66,15 +66,15 @@ class MissingName(Unrenderable):
 
 
 def is_long(number: float) -> bool:
-    """True if a number takes Python long to print: an integer of more than 64 bits, or a fraction that is written with
-    an exponent."""
+    """True if a number is slow to print in Python: an integer of more than 64 bits, or a fraction written with an
+    exponent."""
     if type(number) is int:
         return number.bit_length() > 64
     return number != 0 and not 1e-4 <= abs(number) < 1e16
 
 
 def search_work(text: str, wanted: str) -> int:
-    """Work of looking for a text in another one, at its worst."""
+    """Maximum work of searching one text for another."""
     return len(text) * min(len(wanted), 100)
 
 

@@ -1,4 +1,4 @@
-"""The language of templates: what python-liquid parses, as functions that count their work. All else is refused.
+"""The language of templates: compiles python-liquid's syntax tree to functions that count their work. Refuses the rest.
 
 There are no loops and no variables, so each part of a template is evaluated once at most.
 """
@@ -73,7 +73,7 @@ _NOTHING = Absent("")
 
 
 class Work:
-    """The rendering of one document: the names it can use, and what it may still use up.
+    """The rendering of one document: its variables and its remaining limits.
 
     variables  the values by their names. Raises KeyError for others
     strict     an absent name is an error
@@ -89,13 +89,13 @@ class Work:
         self._item_work = ITEM_WORK + (0 if escape is None else escape.item_work)
 
     def count(self, work: int) -> None:
-        """Counts work. Raises Unrenderable once there was too much."""
+        """Counts work. Raises Unrenderable above the limit."""
         self.left -= work
         if self.left < 0:
             raise Unrenderable("this is more work than a template may be: use fewer or shorter values")
 
     def count_value(self, value: object) -> None:
-        """Counts a value that is named or made: its characters, and each item."""
+        """Counts a value that is read or created: its characters, and each item."""
         kind = type(value)
         if kind is str:
             self.count(PART_WORK + self._character_work * len(value))  # type: ignore[arg-type]
@@ -121,22 +121,22 @@ class Work:
         self.count(self._character_work * characters)
 
     def named(self, value: object) -> object:
-        """A value of a variable, as the document may use it."""
+        """The value of a variable, escaped for the document."""
         self.count_value(value)
         if self._escape is None:
             return value
         changed = self._escape.change(value)
-        self.count_value(changed)  # which may be longer
+        self.count_value(changed)  # the changed value may be longer
         return changed
 
     def printed(self, text: str) -> str:
-        """A text that becomes a part of the document."""
+        """Counts and returns a text that becomes a part of the document."""
         self.count(PART_WORK + CHARACTER_WORK * len(text))
         self.count_output(len(text))
         return text
 
     def count_output(self, size: int) -> None:
-        """Counts what the document has. Raises Unrenderable once it is too much."""
+        """Counts output of the document. Raises Unrenderable above the limit."""
         self._output_left -= size
         if self._output_left < 0:
             raise Unrenderable(f"the template makes more than {MAX_OUTPUT:,} characters")
@@ -145,11 +145,11 @@ class Work:
 Evaluate = Callable[[Work], Any]
 """Returns the value of an expression."""
 Print = Callable[[Work, list[str]], object]
-"""Appends what a node prints."""
+"""Appends the output of a node."""
 
 
 def present(value: object) -> Any:
-    """The value, and nil for a name that is absent. Raises MissingName if that is an error."""
+    """The value; nil for an absent name. Raises MissingName if that is an error."""
     if type(value) is not Absent:
         return value
     if value.name:
@@ -165,7 +165,7 @@ def _or_nil(value: object) -> Any:
 
 
 def expression(part: Expression) -> Evaluate:
-    """An expression as a function. Raises Mistake."""
+    """Compiles an expression to a function. Raises Mistake."""
     if isinstance(part, PrimitiveLiteral):
         value = part.value
         return lambda work: value
@@ -212,7 +212,7 @@ def _item(value: Any, key: object) -> Any:
 
 
 def _shown(segments: tuple[object, ...]) -> str:
-    """`jobs[0].name`, cut to what an error can show; `…` for what the data says."""
+    """A path such as `jobs[0].name`, shortened for an error; `…` for segments from the data."""
     first, *others = ["…" if callable(one) else one for one in segments]
     return "".join([str(first), *(f".{one}" if isinstance(one, str) else f"[{one}]" for one in others)])[:200]
 
@@ -338,7 +338,7 @@ def _apply(work: Work, name: str, known: LiquidFilter, left: Any, others: list[A
 
 
 def kind_of(value: object) -> str:
-    """What kind of value it is, without the value itself."""
+    """The type of a value in words, without the value itself."""
     if value is None:
         return "nothing"
     if isinstance(value, bool):
@@ -352,7 +352,7 @@ def kind_of(value: object) -> str:
 
 
 def block(nodes: Sequence[Node]) -> Print:
-    """Nodes as a function that prints them one after the other. Raises Mistake."""
+    """Compiles nodes to a function that prints them one after the other. Raises Mistake."""
     printers = tuple([_NODES[type(one)](one) for one in nodes if not isinstance(one, CommentNode)])
 
     def render(work: Work, texts: list[str]) -> None:
@@ -373,7 +373,7 @@ def _output(node: OutputNode) -> Print:
 
 
 def _inside(node: BlockNode) -> Print:
-    """The inside of a tag. One of white space alone prints nothing."""
+    """Compiles the inside of a tag. White space alone prints nothing."""
     return block(() if node.blank else node.nodes)
 
 

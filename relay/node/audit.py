@@ -1,8 +1,8 @@
 """The audit of a running node, or of a command that works on the database: who did what, when and from where.
 
 An administrative write is recorded before it begins (`started`) and again with its result, so no change exists without
-an entry, wherever the process is killed. Registrations and refused requests only raise a number in memory, which is
-written per token and hour, or per address and minute. A crash loses the numbers of the present window.
+an entry, wherever the process is killed. Registrations and refused requests only raise a count in memory, which is
+written per token and hour, or per address and minute. A crash loses the counts of the current window.
 """
 
 import asyncio
@@ -30,20 +30,21 @@ DAY_SECONDS = 86_400.0
 HOUR_SECONDS = 3_600.0
 MINUTE_SECONDS = 60.0
 LIST_SECONDS = 60.0
-"""How often a list first writes what has been counted so far."""
+"""Minimum time between two lists that first write the current counts."""
 MAX_NOTES = 20
 MAX_TOKENS = 1_000
 MAX_ADDRESSES = 500
 MAX_ROWS_PER_MINUTE = 50
 MAX_ROWS_PER_HOUR = 300
-"""Entries of refused requests with an address of their own. The rest is one entry a minute."""
+"""Maximum entries of refused requests per hour with an address of their own. Further ones are combined in one entry a
+minute."""
 LOGIN_REFUSED = "login.refused"
 
 log = structlog.get_logger("relay.node")
 
 
 class _Counted(NamedTuple):
-    """What frequent requests are counted by."""
+    """The key by which frequent requests are counted."""
 
     action: str
     actor: str | None = None
@@ -66,12 +67,12 @@ class AuditLog:
             (self._logins, LOGIN_REFUSED, "refused", 401),
             (self._denied, "others", "refused", 403),
         )
-        """Each tally, the action of what it could not tell apart, and the result and status of what it counts."""
+        """Each tally, the action for requests beyond its size, and the result and status of its entries."""
         self._rows_left = MAX_ROWS_PER_HOUR
         self._hour = 0.0
         self._listed_at = 0.0
         self._kept_at = 0.0
-        """When the head was last logged, and old entries removed."""
+        """When the head was last logged and old entries removed."""
         self._writing = asyncio.Lock()
 
     # --- administrative writes
@@ -79,7 +80,7 @@ class AuditLog:
     def record_of(
         self, action: str, *, actor: str | None, target: str | None = None, address: str | None = None, **more: Any
     ) -> AuditRecord:
-        """A record of this moment, with texts fit for an entry; `more`: other fields of it."""
+        """A record at this moment, with texts fit for an entry; `more`: its other fields."""
         return AuditRecord(
             at=self._clock(),
             action=action,
@@ -95,7 +96,7 @@ class AuditLog:
         return self.record_of(action, target=target, result="started", request_id=request_id, **who)
 
     async def begin(self, *records: AuditRecord) -> list[AuditRecord]:
-        """Records that administrative writes begin, all or none. Returns what `end` needs. Raises StoreError."""
+        """Records that administrative writes begin, all or none. Returns the argument for `end`. Raises StoreError."""
         last = await self._store.append(*records)
         return [replace(one, ends=number) for number, one in enumerate(records, last - len(records) + 1)]
 
@@ -108,8 +109,8 @@ class AuditLog:
         target: str | None = None,
         notes: Mapping[str, Any] | None = None,
     ) -> None:
-        """Records the result of what `begin` returned; without `result`, the status says it. A database that fails
-        meanwhile is logged, because the write has happened."""
+        """Records the result of the records from `begin`; without `result` it follows from the status. A database
+        failure is only logged, because the write has happened."""
         record = replace(
             begun,
             at=self._clock(),
@@ -124,13 +125,13 @@ class AuditLog:
             log.error("audit_not_ended", action=record.action, entry=record.ends, error=str(error))
 
     async def record(self, action: str, *, actor: str, **notes: Any) -> None:
-        """Records something that has no result and no target. Raises StoreError."""
+        """Records an action without result and target. Raises StoreError."""
         await self._store.append(self.record_of(action, actor=actor, detail=detail_of(notes)))
 
     @asynccontextmanager
     async def writing(self, action: str, *, actor: str, target: str | None = None) -> AsyncIterator[dict[str, Any]]:
-        """Records an administrative write outside the API, before it begins and after it. What it puts into the
-        dictionary is in the entry. Raises StoreError before the write begins."""
+        """Records an administrative write outside the API, before it begins and after it. The entry contains the items
+        put into the yielded dictionary. Raises StoreError before the write begins."""
         (begun,) = await self.begin(self.record_of(action, actor=actor, target=target, result="started"))
         notes: dict[str, Any] = {}
         try:
@@ -153,11 +154,11 @@ class AuditLog:
         self._logins.add(_Counted(LOGIN_REFUSED, address=address), self._clock())
 
     def denied(self, action: str, identity: "Identity") -> None:
-        """Counts an administrative write that the token may not do."""
+        """Counts an administrative write that the token lacks permission for."""
         self._denied.add(_Counted(action, identity.name, identity.token_id, identity.client), self._clock())
 
     async def flush(self, *, everything: bool = False) -> None:
-        """Writes the counts of windows that have ended, or all of them. What cannot be written is kept."""
+        """Writes the counts of windows that have ended, or all of them. Counts that cannot be written are kept."""
         async with self._writing:
             now = self._clock()
             if now // HOUR_SECONDS != self._hour:
@@ -186,7 +187,7 @@ class AuditLog:
         return [self.record_of(**key._asdict(), times=count, detail=detail, **same) for key, count in counts]
 
     async def before_list(self) -> None:
-        """Writes what has been counted so far, at most once in LIST_SECONDS."""
+        """Writes the counts so far, at most once in LIST_SECONDS."""
         now = self._clock()
         await self.flush(everything=not 0 <= now - self._listed_at < LIST_SECONDS)
         self._listed_at = now
@@ -205,7 +206,7 @@ class AuditLog:
                 log.exception("upkeep_failed", upkeep="audit")
 
     async def run_once(self) -> None:
-        """Writes counts and, each hour, logs the head and removes entries that are too old."""
+        """Writes counts; each hour also logs the head and removes entries that are too old."""
         await self.flush()
         now = self._clock()
         if not 0 <= now - self._kept_at < HOUR_SECONDS:
@@ -214,12 +215,13 @@ class AuditLog:
             await self.remove_old()
 
     async def log_head(self) -> None:
-        """Logs the last entry, for those who keep the log elsewhere. Raises StoreError."""
+        """Logs the last entry, for users who keep the log elsewhere. Raises StoreError."""
         log.info("audit_head", head=str(await self._store.head()))
 
     async def remove_old(self) -> int:
-        """Removes the oldest entries, those of days before `retention.audit_days`, and records that. Returns up to
-        which number. Only genuine entries are removed, so changing an entry's time does not make it disappear."""
+        """Removes the oldest entries, those of days before `retention.audit_days`, and records the removal. Returns the
+        number of the last entry removed. Only genuine entries are removed, so changing an entry's time does not make it
+        disappear."""
         before = (self._clock() - self._kept_seconds) // DAY_SECONDS * DAY_SECONDS
         removed, key = 0, await self._store.key()
         async for entry in self._store.entries():
@@ -235,7 +237,7 @@ class AuditLog:
         return removed
 
     async def verify(self, kept: Head | None = None) -> Verification:
-        """Verifies the whole chain; `kept`: a head that was noted down earlier. Raises StoreError."""
+        """Verifies the whole chain; `kept`: a head noted earlier. Raises StoreError."""
         try:
             key = await self._store.key()
         except AuditKeyError as error:

@@ -1,8 +1,8 @@
-"""A node among others on one database: which accounts it polls, and what it learns from the others.
+"""A node among others on one database: leases the accounts it polls, and follows changes by other nodes.
 
-One node at a time polls an account, under a lease. The leases of a dead node are released at once if the server
-noticed its death (see `relay.store.holders`), otherwise when they expire. Changes by other nodes arrive by NOTIFY, and
-are found by a scan if a notification is lost.
+One node at a time polls an account, under a lease. The leases of a dead node are released at once if the server noticed
+its death (see `relay.store.holders`), otherwise when they expire. Changes by other nodes arrive by NOTIFY; a scan finds
+those whose notification was lost.
 """
 
 import asyncio
@@ -26,11 +26,11 @@ LEASE_SECONDS = 10.0
 RENEW_SECONDS = 3.0
 SCAN_SECONDS = 1.0
 WATCH_SECONDS = 0.5
-"""How often known nodes are checked for having died."""
+"""Interval of the check whether known nodes have died."""
 SURVEY_SECONDS = 5.0
-"""How often nodes that hold leases are listed, to find those that were never announced."""
+"""Interval of listing the nodes that hold leases, to find those that were never announced."""
 INTRODUCE_SECONDS = 2.0
-"""How long a start waits for a name that is bound to its connection."""
+"""Maximum wait of a start for a name that is bound to its connection."""
 UNHEARD_SECONDS = 5.0
 LATE_COMMIT_SECONDS = 15.0
 RECONCILE_SECONDS = 60.0
@@ -89,7 +89,7 @@ class Cluster:
                 await self._introduced.wait()
 
     async def start(self) -> None:
-        """Takes the accounts that no other node holds."""
+        """Leases the accounts that no other node holds."""
         await self._attempt(self.release_dead)
         await self._attempt(self.renew)
         await asyncio.gather(*self._taking.values())
@@ -114,7 +114,7 @@ class Cluster:
 
     def named(self, name: str | None) -> None:
         """Called with the name bound to this node's connection, and with None when that connection ends. Then other
-        nodes may take what the name holds, so nothing more is polled or sent under it."""
+        nodes may take the leases under that name, so polling and sending under it stop."""
         if self._ends:
             return
         if name is not None:
@@ -140,7 +140,7 @@ class Cluster:
                 *(self._store.accounts.hold(*key, name, now, now + LEASE_SECONDS, former) for key in keys)
             )
         if self._holder.has_lost(name):
-            return  # lost meanwhile: the account is taken again under the new name
+            return  # the old name is lost: the account is taken again under the new one
         for mine, key in zip(held, keys, strict=True):
             if mine and not self._pollers[key].holds and key not in self._taking:
                 self._taking[key] = asyncio.get_running_loop().create_task(self._take(key))
@@ -178,13 +178,13 @@ class Cluster:
             if await self._attempt(self.renew):
                 renewed_at = began_at
             elif self._clock() + 2 * RENEW_SECONDS - renewed_at >= LEASE_SECONDS:
-                for key in self._pollers:  # another node may take them before the next attempt ends
+                for key in self._pollers:  # another node may take the accounts before the next attempt ends
                     self._let_go(key)
 
     # --- dead nodes
 
     async def release_dead(self) -> None:
-        """Releases what dead nodes hold. Skips this node's own former names: it finishes its work under them."""
+        """Releases the leases of dead nodes. Skips this node's own former names: it finishes its work under them."""
         now = self._clock()
         if now - self._surveyed_at >= SURVEY_SECONDS:
             self._surveyed_at, self._others = now, set(await self._store.holders.bound())
@@ -257,8 +257,8 @@ class Cluster:
             self._new_jobs = True
 
     async def scan(self) -> None:
-        """Finds jobs registered on other nodes, after a notification or from time to time. While the node cannot
-        listen, also wakes everything that waits."""
+        """Finds jobs registered on other nodes, after a notification or at intervals. While the node cannot listen,
+        also wakes all waiters."""
         if self._not_listening:
             self._store.subscriptions.changed()
             self._answers.clear()
@@ -274,7 +274,7 @@ class Cluster:
             after = jobs[-1].uid
 
     async def _forget_gone(self) -> None:
-        """Removes untracked jobs from the plans, which saves a poll each."""
+        """Removes untracked jobs from the plans, which saves one poll for each."""
         gone = list(self._gone)
         jobs = await asyncio.gather(*map(self._store.jobs.get, gone))
         self._gone.difference_update(gone)
@@ -287,8 +287,8 @@ class Cluster:
         self._find([job for job in again if job is not None and job.open])
 
     async def reconcile(self) -> None:
-        """Finds changes whose notification was lost: subscriptions, and jobs that are tracked again, if the database
-        has more open jobs of an account than are planned here."""
+        """Finds changes whose notification was lost: to subscriptions, and jobs that are tracked again, if the database
+        has more open jobs of an account than this node has planned."""
         if await self._store.subscriptions.find_changes():
             self._dispatcher.wake()
         counts = await self._store.jobs.open_counts()

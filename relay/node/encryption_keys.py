@@ -1,7 +1,7 @@
 """The encryption keys of a node: checked at the start and at SIGHUP, and rotated.
 
-The first key encrypts, all decrypt. A rotation encrypts again what other keys encrypted. It has no state of its own:
-what is left is in the database, so one that was cut off continues when it is run again.
+The first key encrypts, all decrypt. A rotation encrypts again all secrets encrypted with other keys. It has no state of
+its own: the remaining secrets are in the database, so an interrupted rotation continues when it is run again.
 """
 
 import asyncio
@@ -16,9 +16,9 @@ from relay.errors import DecryptError, SettingsError
 from relay.store.ciphertexts import Change, CiphertextStore, SealedColumn, sealed_columns
 
 PART_SECONDS = 5.0
-"""One call of `rotate` takes no longer, so that it can be a request."""
+"""Maximum duration of one call of `rotate`, so that it fits in a request."""
 STEP_BYTES = 256 * 1024
-"""A transaction of a rotation ends after so much, so that it delays no other write: a stored answer can have
+"""Maximum bytes of one transaction of a rotation, so that it delays no other write: a stored answer can have
 megabytes."""
 SHOWN_FAILURES = 3
 
@@ -37,7 +37,7 @@ class EncryptionKeys:
         file: KeyFile | None,
         steady: Clock = steady_clock,
     ) -> None:
-        """`file`: where the keys come from, if not from the settings."""
+        """`file`: the file with the keys, if they are not in the settings."""
         self._keyring = keyring
         self._ciphertexts = ciphertexts
         self._clock = clock
@@ -52,7 +52,7 @@ class EncryptionKeys:
 
     @property
     def place(self) -> str:
-        """Where the keys are written."""
+        """The setting or file that contains the keys."""
         return "encryption.keys" if self._file is None else str(self._file.path)
 
     async def check(self) -> None:
@@ -79,11 +79,11 @@ class EncryptionKeys:
             log.info("encryption_keys_read_again", keys=list(ids))
 
     async def rotate(self) -> Rotation:
-        """Encrypts secrets again for PART_SECONDS. Keys in a file get a new one first, unless another key is still in
-        use. Raises SettingsError if the file cannot be replaced."""
+        """Encrypts secrets again for up to PART_SECONDS. Keys in a file get a new one first, unless another key is
+        still in use. Raises SettingsError if the file cannot be replaced."""
         if self._file is not None:
             async with self._changing:
-                await self._use(self._file.read())  # a rotation that was cut off may have written it
+                await self._use(self._file.read())  # an interrupted rotation may have written it
                 if set(await self._ciphertexts.used()) <= {self.ids[0]}:
                     await self._use(await asyncio.to_thread(self._file.add, self._clock()))
         until, done = self._steady() + PART_SECONDS, 0

@@ -66,7 +66,7 @@ async def open_node(
     clock = store.clock(clock)
     keys = EncryptionKeys(keyring, store.ciphertexts, clock=clock, file=file)
     try:
-        if not settings.dev:  # now that the database can say whether it has a token
+        if not settings.dev:  # only the open database can tell whether it has a token
             given = os.environ if environ is None else environ
             settings = with_local_token(settings, given, has_stored=bool((await store.tokens.page(limit=1)).items))
         await keys.check()

@@ -24,11 +24,11 @@ async def readiness(
     *,
     undecryptable: Collection[DecryptError] = (),
 ) -> Readiness:
-    """Whether the node can do its work. `roles`: its roles, and whether each is running; `undecryptable`: why
-    deliveries wait whose secrets cannot be decrypted."""
+    """Whether the node can do its work. `roles`: its roles, and True for each that is running; `undecryptable`: the
+    errors of deliveries that wait because their secrets cannot be decrypted."""
     missing = {error.key: f"deliveries wait: {error}" for error in undecryptable}  # one for each key
     problems = [("encryption", sentence) for sentence in missing.values()]
-    """Of which component, and a sentence."""
+    """Component and sentence of each problem."""
     notes: list[str] = []
     checks: dict[str, str] = {}
     trouble = await database_problem(store, probe, now)
@@ -74,7 +74,7 @@ async def readiness(
 
 
 async def database_problem(store: Store, probe: WriteProbe, now: float) -> str | None:
-    """What is wrong with the database: None if it can be read and written."""
+    """The fault of the database; None if it can be read and written."""
     try:
         await store.events.newest_position()
         await probe.check(now)
@@ -89,7 +89,7 @@ def _first_line(error: Exception) -> str:
 
 
 def setting_of_key(source: str, account: str) -> str:
-    """The setting of an account's key."""
+    """The name of the setting with an account's key."""
     return "REVOR_API_KEY" if account == "default" else f"sources.{source}.accounts.{account}.api_key"
 
 

@@ -1,4 +1,4 @@
-"""Reloading the settings (SIGHUP): what a running node applies, and what needs a restart."""
+"""Reloads the settings (SIGHUP): applies some to a running node, and lists those that need a restart."""
 
 from collections.abc import Mapping
 

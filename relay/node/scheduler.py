@@ -1,7 +1,7 @@
 """Schedules all work with APScheduler: one job per polled account, and one per piece of upkeep.
 
-An account's job is due when its planner says: each run sets the next one, and its poller's `reschedule` brings it
-forward. A run never overlaps the previous run of its account. Times survive changes of the machine's clock.
+An account's job is due at its planner's time: each run sets the next one, and its poller's `reschedule` expedites it. A
+run never overlaps the previous run of its account. Times stay correct when the machine's clock is set.
 """
 
 import asyncio
@@ -38,7 +38,7 @@ log = structlog.get_logger("relay.node")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Upkeep:
-    """A function that is called every so often; with `at_once`, also when the node starts."""
+    """A function called at an interval; with `at_once`, also when the node starts."""
 
     name: str
     every_seconds: float
@@ -66,7 +66,7 @@ class Scheduler:
         self._beat: asyncio.TimerHandle | None = None
 
     def add_account(self, source: str, account: str, poller: "Poller") -> Callable[[], None]:
-        """Polls an account when its planner says. Call the result when the planner's next time may be earlier."""
+        """Polls an account at its planner's times. Call the result when the planner's next time may be earlier."""
         name = f"{source}/{account}"
         self._pollers[name] = poller
         self._scheduler.add_job(
@@ -119,11 +119,11 @@ class Scheduler:
 
     @property
     def running(self) -> bool:
-        """Whether jobs are run."""
+        """True if jobs are run."""
         return self._running
 
     async def _poll(self, name: str) -> None:
-        if name in self._polling:  # submitted twice before it began
+        if name in self._polling:  # submitted twice before the first run began
             return
         self._polling.add(name)
         self._next_at.pop(name, None)
@@ -154,12 +154,13 @@ class Scheduler:
         self._scheduler.modify_job(name, next_run_time=datetime.fromtimestamp(wall_clock() + wanted - now, UTC))
 
     def _offsets(self) -> tuple[float, float]:
-        """How far our clock and the machine's, which APScheduler reads, are ahead of the loop's time."""
+        """The differences between the loop's time and our clock, and between it and the machine's clock, which
+        APScheduler reads."""
         elapsed = asyncio.get_running_loop().time()
         return self._clock() - elapsed, wall_clock() - elapsed
 
     def _watch_clocks(self, before: tuple[float, float]) -> None:
-        """Sets every next run again when a clock was set: a time in the old hour might be far away."""
+        """Sets every next run again after a clock was set: a time by the old clock might be far away."""
         offsets = self._offsets()
         step = max((now - then for now, then in zip(offsets, before, strict=True)), key=abs)
         if abs(step) > STEP_SECONDS:

@@ -1,11 +1,11 @@
-"""Keeps a node's tokens as the database has them, and stores when they were last used.
+"""Keeps a node's tokens equal to the database's, and stores when they were last used.
 
-A change on another node arrives by NOTIFY; a lost one is found by comparing versions each CHECK_SECONDS. What waits
-under a token that is revoked or has expired is woken, and ends.
+A change on another node arrives by NOTIFY; comparing versions every CHECK_SECONDS finds it if the notification is lost.
+Requests that wait under a revoked or expired token are woken, and end.
 
 A revocation is found within a second while the database answers a query within 250 ms: it can just miss a check, which
 still has to end; then come the pause, the next check, and the reading of the tokens. The queries have a connection of
-their own, and nothing else is done between them.
+their own, and no other work runs between them.
 """
 
 import asyncio
@@ -22,21 +22,21 @@ from relay.tasks import Tasks
 
 CHECK_SECONDS = 0.2
 STUCK_SECONDS = 2.0
-"""A comparison that takes longer is given up: the next one gets another connection."""
+"""Timeout of a comparison. The next one gets another connection."""
 USES_SECONDS = 60.0
-"""How often uses are stored. A request never waits for it."""
+"""Interval of storing uses. Requests never wait for it."""
 CLOSE_SECONDS = 2.0
 
 log = structlog.get_logger("relay.node")
 
 
 class TokenWatch:
-    """`run` it in the background; `heard` and `refresh` when tokens have changed."""
+    """Keeps tokens current: `run` it in the background; call `heard` and `refresh` when tokens have changed."""
 
     def __init__(
         self, tokens: TokenStore, access: Access, *, wake_all: Callable[[], None], steady: Clock = steady_clock
     ) -> None:
-        """`wake_all` wakes everything that waits."""
+        """`wake_all` wakes all waiters."""
         self._tokens = tokens
         self._access = access
         self._wake_all = wake_all
@@ -67,7 +67,7 @@ class TokenWatch:
             self.heard()
 
     async def run_once(self) -> None:
-        """Compares versions, and ends what waits under expired tokens. Begins to store uses if they are due."""
+        """Compares versions, and ends requests that wait under expired tokens. Begins to store uses if they are due."""
         if self._access.some_expired():
             self._wake_all()
         if self._steady() - self._stored_at >= USES_SECONDS and not self._storing:
@@ -91,7 +91,7 @@ class TokenWatch:
             log.warning("token_uses_not_stored", error=str(error))
 
     async def run(self) -> None:
-        """Runs `run_once` again and again."""
+        """Repeats `run_once` until cancelled."""
         while True:
             self._wake.clear()
             try:
@@ -106,7 +106,7 @@ class TokenWatch:
                     await self._wake.wait()
 
     async def close(self) -> None:
-        """Stores the last uses. The database must not delay the stop."""
+        """Stores the last uses, for a limited time: the database must not delay the stop."""
         with contextlib.suppress(StoreError, TimeoutError):
             async with asyncio.timeout(CLOSE_SECONDS):
                 await self._storing.drain()

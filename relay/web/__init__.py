@@ -1,1 +1,1 @@
-"""The dashboard: pages at /ui. They show what the API's own operations answer, and act through them."""
+"""The dashboard: pages at /ui. They show the answers of the API's own operations, and act through them."""

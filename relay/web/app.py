@@ -1,4 +1,4 @@
-"""The dashboard as one ASGI application: who is asking, the page, and what goes around it."""
+"""The dashboard as one ASGI application: finds the visitor, runs the page's handler and renders the frame around it."""
 
 import asyncio
 import gzip
@@ -38,7 +38,7 @@ POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
     "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
-"""Content-Security-Policy. `data:` is for the small pictures inside pico's stylesheet."""
+"""Content-Security-Policy. `data:` allows the small pictures inside pico's stylesheet."""
 HEADERS = {
     "content-security-policy": POLICY,
     "referrer-policy": "same-origin",
@@ -47,13 +47,13 @@ HEADERS = {
     "x-frame-options": "DENY",
 }
 OPENER_POLICY = {"cross-origin-opener-policy": "same-origin"}
-"""Over TLS only: elsewhere a browser ignores it, and says so as an error of the page."""
+"""Sent over TLS only: without TLS a browser ignores it and reports an error on the page."""
 FOR_EVER = "public, max-age=31536000, immutable"
 
 
 @dataclass(slots=True, kw_only=True)
 class Shared:
-    """What all requests share."""
+    """State shared by all requests."""
 
     context: Context
     api: ASGIApp
@@ -65,7 +65,7 @@ class Shared:
 
 
 class Web:
-    """Answers every path below /ui, and leads there from /."""
+    """Serves every path below /ui, and redirects / there."""
 
     def __init__(self, shared: Shared) -> None:
         self._shared = shared
@@ -78,7 +78,7 @@ class Web:
         try:
             response = await self._answer(request)
         except ClientDisconnect:
-            raise  # no one is left to answer
+            raise  # the connection is closed: there is nowhere to send an answer
         except RequestError as error:
             response = self._refused(request, error)
         except StoreError as error:
@@ -121,8 +121,8 @@ class Web:
             held.release()
 
     def _find(self, request: Request) -> Page:
-        """The page of a path and method. A path such as /ui/jobs/register is also of the form /ui/jobs/{id}: the first
-        page in the list that takes the method is meant."""
+        """The page for a path and method. A path such as /ui/jobs/register also matches /ui/jobs/{id}: the first page
+        in the list that takes the method is used."""
         method = "GET" if request.method == "HEAD" else request.method
         taken: set[str] = set()
         for route, page in self._routes:
@@ -138,10 +138,10 @@ class Web:
         visit = self._visit(request, visitor, form)
         if page.live and _is_live(request):
             return self._stream(page, visit, visitor)
-        if form is not None:  # what an action takes is limited by the API, and it may wait for a sink
+        if form is not None:  # the API limits actions, and one may wait for a sink
             return await self._made(page, visit)
         async with self._shared.turns.turn(visitor.identity.key):
-            if await request.is_disconnected():  # loaded again and again, it would hold up the last one
+            if await request.is_disconnected():  # else abandoned reloads delay the last one
                 raise ClientDisconnect
             return await self._made(page, visit)
 
@@ -174,7 +174,7 @@ class Web:
             "export": visit.path(format="csv", cursor=None) if made.export is not None else None,
             "export_rows": MAX_ROWS,
             "live_path": visit.path() if page is not None and page.live else None,
-            "said": texts(key, n=n) if key in texts else None,  # a node of a newer version may have done it
+            "said": texts(key, n=n) if key in texts else None,  # unknown if a node of a newer version did it
             "base_url": visit.base_url,
             "version": self._shared.context.settings.version,
         }
@@ -208,14 +208,14 @@ class Web:
         return SlotResponse(frames(), ports.admission.streams, caller, MEDIA_TYPE, headers)
 
     def _refused(self, request: Request, error: RequestError) -> Response:
-        """The error as a page: inside the frame for a visitor, alone for anyone else."""
+        """The error as a page: inside the frame for a visitor, without it for anyone else."""
         if _is_live(request):
             return Response(status_code=error.status, headers=error.headers)
         visitor: Visitor | None = getattr(request.state, "visitor", None)
         content = Content(template="refused.html", title=self._shared.pages.texts("base.refused_title"))
         values: dict[str, Any] = {"visit": None, "title": content.title}
         if visitor is not None:
-            plain = Request({**request.scope, "query_string": b""})  # the query may be what cannot be read
+            plain = Request({**request.scope, "query_string": b""})  # the query may be the invalid part
             values = self._values(self._visit(plain, visitor, None), content, None)
         html = self._shared.pages.page(content.template, {**values, "error": error})
         return _html(html, error.status, error.headers)
@@ -234,13 +234,13 @@ class Web:
 
 
 def _place_of(path: str) -> str:
-    """The page of the navigation that a path belongs to; "" for none."""
+    """The navigation page that a path belongs to; "" for none."""
     below = [one.path for one in NAVIGATION if path == one.path or (one.path != UI and path.startswith(f"{one.path}/"))]
     return below[0] if below else ""
 
 
 def _is_live(request: Request) -> bool:
-    """Whether an open page asks for its live part."""
+    """True if an open page requests its live part."""
     return request.method == "GET" and MEDIA_TYPE in request.headers.get("accept", "")
 
 
@@ -255,7 +255,7 @@ def _failed(request_id: str) -> RequestError:
 
 
 async def _nothing(_scope: Scope, _receive: Receive, _send: Send) -> None:
-    """The routes only match."""
+    """Placeholder: the routes are only matched."""
 
 
 def _static(name: str, request: Request) -> Response:
@@ -276,7 +276,7 @@ def _packed(name: str) -> bytes:
 
 
 def create_web(context: Context, api: ASGIApp, settings: WebSettings) -> Web:
-    """The dashboard over the API's operations, which `api` serves."""
+    """The dashboard over the API operations that `api` serves."""
     pages = Pages()
     sessions = Sessions(context, settings, pages)
     turns = PageTurns()

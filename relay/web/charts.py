@@ -1,5 +1,5 @@
-"""Charts as SVG, drawn on the server: they need no JavaScript. With it, `static/relay.js` draws the larger ones again
-with uPlot, which can be read value by value.
+"""Charts as SVG, drawn on the server, so they need no JavaScript. With JavaScript, `static/relay.js` redraws the larger
+ones with uPlot, which shows single values.
 """
 
 from collections.abc import Sequence
@@ -10,13 +10,13 @@ from markupsafe import Markup
 from relay.clock import to_rfc3339
 
 Point = tuple[float, float | None]
-"""A time in epoch seconds, and a value; None for none."""
+"""A time in epoch seconds, and a value or None."""
 
 rfc3339 = to_rfc3339
 
 
 def spark(points: Sequence[Point], label: str, width: int = 160, height: int = 36) -> Markup:
-    """A line without axes. `label`: what it says, for people who do not see it."""
+    """A line without axes. `label`: its text for screen readers."""
     drawn = _line(points, width, height)
     return Markup('<svg class="spark" viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>').format(
         width, height, label, drawn
@@ -24,8 +24,8 @@ def spark(points: Sequence[Point], label: str, width: int = 160, height: int = 3
 
 
 def chart(series: Sequence[tuple[str, Sequence[Point]]], label: str, unit: str = "", height: int = 160) -> Markup:
-    """Lines over time, on one scale. Each series has a name; all of them share their times. Those without a value are
-    left out; nothing is drawn if none has one. Without JavaScript the legend has the largest values."""
+    """Lines over time on one scale. Each series has a name; all share their times. Series without a value are left out;
+    without any, nothing is drawn. Without JavaScript the legend shows the largest values."""
     series = [(name, points) for name, points in series if any(value is not None for _, value in points)]
     if not series:
         return Markup()
@@ -63,7 +63,7 @@ def _line(points: Sequence[Point], width: int, height: int, index: int = 0, top:
 
 
 def stack(parts: Sequence[tuple[str, int]], label: str) -> Markup:
-    """One bar whose parts are as long as their counts. A part's name is its class."""
+    """One bar divided in proportion to the counts. A part's name is its class."""
     total = sum(count for _, count in parts) or 1
     drawn, left = [], 0.0
     for name, count in parts:

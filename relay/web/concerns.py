@@ -1,7 +1,7 @@
-"""What needs a person, from what the API answers: values in, values out.
+"""Problems that need a person, found in the API's answers: values in, values out.
 
-Each concern is one sentence, where to look, and what to do. The worst come first: that the relay is not ready, then
-what could make somebody send a message or write to a CRM twice. What is wrong with one sink is one concern.
+Each concern is one sentence, a link and the fix. The worst come first: a relay that is not ready, then problems that
+could lead to a message sent twice or a CRM record written twice. All problems of one sink are one concern.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,11 +14,11 @@ from relay.core.sentences import titled
 from relay.web.reasons import reason_and_cause
 
 LATE_SECONDS = 300.0
-"""A delivery that has waited longer is late."""
+"""Age from which a waiting delivery is late."""
 MAX_INTENTS = 100
-"""Creates of unknown fate that are counted."""
+"""Maximum unknown sends that are counted."""
 RECENT_SECONDS = 86_400.0
-"""Deliveries that were given up within this time are urgent; older ones are worth a look."""
+"""Deliveries given up within this time are urgent; older ones are a warning."""
 
 Item = Mapping[str, Any]
 Level = Literal["bad", "warn"]
@@ -26,7 +26,7 @@ Level = Literal["bad", "warn"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Concern:
-    """`key`: of the text `overview.KEY` and its values. `path`: where to look. `fix`: what the API advises.
+    """`key`: the text `overview.KEY`, with its values. `path`: the page with details. `fix`: the API's advice.
     `oldest`: `since` is the time of the oldest of several."""
 
     level: Level
@@ -40,7 +40,7 @@ class Concern:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seen:
-    """What the concerns are found in: the items of the API's lists. Lists that the caller may not read are empty.
+    """The items of the API's lists in which concerns are found. Lists that the caller may not read are empty.
 
     late  deliveries that have waited longer than LATE_SECONDS, by sink. These, like `dead` and `uncertain`, are counted
           among the newest ones; `least`: there may be more
@@ -58,7 +58,7 @@ class Seen:
 
 
 def concerns(seen: Seen, now: float) -> list[Concern]:
-    """Everything that needs a person, the worst first."""
+    """All concerns, the worst first."""
     found = [
         *_readiness(seen),
         *_intents(seen),
@@ -93,9 +93,9 @@ def _incidents(seen: Seen) -> Iterator[Concern]:
     told = _broken(seen) | {one["subscription_id"] for one in seen.dead}
     for one in seen.incidents:
         if one.get("subscription") in told:
-            continue  # the subscription or what was given up tells it, by its name and with the likely cause
+            continue  # the concern of the subscription or its dead deliveries has the name and the likely cause
         if one.get("kind") == "creates" and seen.intents:
-            continue  # its messages are told
+            continue  # the concern about unknown sends covers it
         path = f"/ui/incidents/{one['id']}"
         values = {"what": one["what"]}
         yield Concern(level="bad", key="incident", values=values, path=path, since=one["opened_at"], fix=one.get("fix"))
@@ -173,12 +173,12 @@ def _late(seen: Seen) -> Iterator[Concern]:
 
 
 def _counted(key: str, groups: Sequence[Item]) -> str:
-    """The key of the text: another one if there may be more than were counted."""
+    """The key of the text: a different one if the count is a minimum."""
     return f"{key}_least" if any(one["least"] for one in groups) else key
 
 
 def _broken(seen: Seen) -> set[str]:
-    """The subscriptions that are disabled or fail."""
+    """Ids of subscriptions that are disabled or failing."""
     return {one["id"] for one in seen.subscriptions if one["state"] == "disabled" or _fails(one)}
 
 
@@ -187,7 +187,7 @@ def _fails(subscription: Item) -> bool:
 
 
 def _name(subscription: Item) -> str:
-    """How people know it: what they wrote about it, else its sink."""
+    """A subscription's name for people: its description, else its sink."""
     return str(subscription.get("description") or subscription["sink"])
 
 

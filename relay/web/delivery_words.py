@@ -1,6 +1,6 @@
-"""What a delivery's state means, what is next and what a person can do: keys of the catalogue, from what the API says.
+"""Texts about a delivery: its state, the next step and the actions open to a person. Returns keys of the catalogue.
 
-Pure. The words are in texts/en/deliveries.yaml.
+Pure. The texts are in texts/en/deliveries.yaml.
 """
 
 from collections.abc import Mapping
@@ -15,9 +15,9 @@ from relay.core.subscription import PULL
 STATES = ("dead", "uncertain", "pending", "cancelled", "delivered")
 """The states of a delivery, those that need a person first."""
 LATE_SECONDS = 60.0
-"""A delivery that is older is not on its way, it waits."""
+"""Age from which a pending delivery is shown as waiting instead of on its way."""
 INCIDENT = "incident "
-"""How the reason begins of an event that was told with an incident."""
+"""Prefix of the reason of an event that was reported by an incident."""
 _DELIVERED = ("dry_run", "settled", "already_written")
 
 Answer = Mapping[str, Any]
@@ -26,7 +26,7 @@ Action = Literal["retry", "retry_now", "settle", "resume"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Said:
-    """The text `deliveries.KEY` with its values. `at`: a time to show behind it."""
+    """The text `deliveries.KEY` with its values. `at`: a time shown after it."""
 
     key: str
     values: Mapping[str, object] = field(default_factory=dict)
@@ -34,24 +34,24 @@ class Said:
 
 
 def shown_state(delivery: Answer) -> str:
-    """The state as pages name it: of the cancelled ones, those that were not needed or fit no contact are `skipped`."""
+    """The state as pages name it: cancelled deliveries that were not needed or matched no contact are `skipped`."""
     reason = str(delivery.get("reason") or "")
     skipped = reason in SKIPPED_REASONS or reason.startswith(INCIDENT)
     return "skipped" if delivery["state"] == "cancelled" and skipped else str(delivery["state"])
 
 
 def held_by(subscription: Answer | None) -> str | None:
-    """The state of a subscription that nothing is sent to; None if something is."""
+    """The state of a subscription that gets no deliveries; None if it gets them."""
     return None if subscription is None or subscription["state"] == "enabled" else str(subscription["state"])
 
 
 def waits_for_a_person(subscription: Answer | None) -> bool:
-    """Whether what is pending for a subscription is not sent by itself, as far as that is known."""
+    """True if a subscription's pending deliveries are known to need a person."""
     return subscription is None or held_by(subscription) is not None or bool(subscription.get("failing_since"))
 
 
 def trouble_of(subscription: Answer | None) -> str | None:
-    """Why sending again now most likely helps nothing; None if nothing is known against it."""
+    """Why sending again now would most likely fail; None if there is no known reason."""
     held = held_by(subscription)
     if held is not None or subscription is None:
         return held
@@ -63,7 +63,7 @@ def _is_pulled(subscription: Answer | None) -> bool:
 
 
 def state_of(delivery: Answer, subscription: Answer | None) -> Said:
-    """What became of a delivery, in one sentence."""
+    """The state of a delivery in one sentence."""
     state, reason, count = delivery["state"], str(delivery.get("reason") or ""), delivery["attempt_count"]
     if state == "delivered":
         return Said(key=f"is_{reason}" if reason in _DELIVERED else "is_delivered", values={"n": count})
@@ -91,7 +91,7 @@ def _cancelled(delivery: Answer, reason: str) -> str:
 
 
 def next_of(delivery: Answer, subscription: Answer | None, now: float) -> Said:
-    """What happens next, and what a person can do."""
+    """The next step, and the actions open to a person."""
     state = delivery["state"]
     if state != "pending":
         key = state_of(delivery, subscription).key
@@ -117,7 +117,7 @@ def next_of(delivery: Answer, subscription: Answer | None, now: float) -> Said:
 
 
 def actions_of(delivery: Answer, subscription: Answer | None) -> tuple[Action, ...]:
-    """What a person can do with a delivery. Without a subscription there is no sink to send it to."""
+    """The actions open to a person. Without a subscription there is no sink to send to."""
     state = delivery["state"]
     if state == "uncertain":
         return ("settle",) if subscription is None else ("settle", "retry")
@@ -131,7 +131,7 @@ def actions_of(delivery: Answer, subscription: Answer | None) -> tuple[Action, .
 
 
 def advice(state: str, reason: str | None, subscription: Answer | None, oldest_at: str, now: float) -> str:
-    """The key of what to do about deliveries of one state, reason and subscription."""
+    """The key of the advice about deliveries of one state, reason and subscription."""
     if state == "pending":
         if _is_pulled(subscription):
             return "do_pulled"

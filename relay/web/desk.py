@@ -1,6 +1,6 @@
-"""Calls the API's own operations in this process, as the person who looks at a page.
+"""Calls the API's own operations in this process, as the visitor of a page.
 
-Scopes, account limits, checks and the audit are those of the API, because it is the API that runs.
+Scopes, account limits, checks and the audit are those of the API.
 """
 
 import asyncio
@@ -17,13 +17,13 @@ from relay.core.jsontext import dumps
 from relay.errors import FieldError, NotFound, RequestError, Unavailable
 
 PAGE_LIMIT = 50
-"""Items that `pages` asks for at once. An item may have 64 KiB: reading more would hold up everything else."""
+"""Items per request in `pages`. An item may have 64 KiB: larger requests would delay all other work."""
 
 READS_AT_ONCE = 5
-"""Reads of all pages of a node at once: half of the connections that PostgreSQL is read by, unless that is set. With
-all of them taken by pages, calls of the API wait until they are refused. More reads wait."""
+"""Maximum concurrent reads by all pages of a node: half of PostgreSQL's default read connections. If pages took all of
+them, API calls would wait until they are refused. Further reads wait."""
 WAIT_SECONDS = 10.0
-"""For its turn, at most: a database that hangs would hold up every page for minutes."""
+"""Maximum wait for a read. Without it, a database that hangs would delay every page for minutes."""
 
 Query = Mapping[str, object]
 
@@ -32,8 +32,8 @@ if TYPE_CHECKING:  # gather has a type for each number of reads
 else:
 
     async def together(*reads: Awaitable[object]) -> Sequence[object]:
-        """What several reads answer, made at the same time. Raises the error of the first that fails, but after all
-        have ended: a page that is answered has given its turn to the next, and must not read on beside it."""
+        """The results of several reads made concurrently. Raises the error of the first that fails, but only after all
+        have ended: no read may go on after its page was answered and the next page has begun."""
         found = await asyncio.gather(*reads, return_exceptions=True)
         for one in found:
             if isinstance(one, BaseException):
@@ -45,7 +45,7 @@ class Desk:
     """The API as one caller sees it."""
 
     def __init__(self, api: ASGIApp, scope: Scope, identity: Identity, reads: asyncio.Semaphore) -> None:
-        """`api` serves the API's operations; `scope` is that of the request for a page; `reads` limits the reads of
+        """`api` serves the API's operations; `scope` belongs to the request for the page; `reads` limits the reads of
         all pages of the node to READS_AT_ONCE."""
         self._api = api
         self._scope = scope
@@ -53,9 +53,9 @@ class Desk:
         self._reads = reads
 
     async def get(self, path: str, *segments: str, query: Query | None = None, also: int = 200) -> Any:
-        """What a GET answers, as a JSON value. `segments` fill the `{}` of the path; parameters that are None or empty
-        are left out. `also`: a status that is an answer too. Raises RequestError as the API does, StoreError, and
-        Unavailable after WAIT_SECONDS behind the reads of other pages."""
+        """The answer to a GET, as a JSON value. `segments` fill the `{}` of the path; parameters that are None or empty
+        are left out. `also`: a further status accepted as an answer. Raises RequestError as the API does, StoreError,
+        and Unavailable after waiting WAIT_SECONDS for the reads of other pages."""
         try:
             async with asyncio.timeout(WAIT_SECONDS):
                 await self._reads.acquire()
@@ -68,8 +68,8 @@ class Desk:
             self._reads.release()
 
     async def allowed(self, path: str, *segments: str, query: Query | None = None) -> Any:
-        """What a GET answers; None if the caller may not read it, or it is not there. Raises RequestError for anything
-        else, and StoreError."""
+        """The answer to a GET; None if the caller may not read it or it does not exist. Raises RequestError for all
+        other errors, and StoreError."""
         try:
             return await self.get(path, *segments, query=query)
         except RequestError as error:
@@ -80,23 +80,22 @@ class Desk:
     async def post(
         self, path: str, *segments: str, query: Query | None = None, body: object = None, key: str | None = None
     ) -> Any:
-        """What a POST answers. `key`: its Idempotency-Key, so that a form that is sent twice acts once."""
+        """The answer to a POST. `key`: its Idempotency-Key, so that a form sent twice acts once."""
         return await self._call("POST", path, segments, query, body, key=key)
 
     async def put(self, path: str, *segments: str, query: Query | None = None, body: object = None) -> Any:
-        """What a PUT answers."""
+        """The answer to a PUT."""
         return await self._call("PUT", path, segments, query, body)
 
     async def delete(self, path: str, *segments: str, query: Query | None = None) -> Any:
-        """What a DELETE answers."""
+        """The answer to a DELETE."""
         return await self._call("DELETE", path, segments, query, None)
 
     async def pages(
         self, path: str, *segments: str, query: Query | None = None, cursor: str | None = None, at_most: int
     ) -> AsyncIterator[Mapping[str, Any]]:
-        """The API's pages of a list, from a cursor on, with `at_most` items in all. Of a filtered list, those among so
-        many: reading goes no further, however few pass the filter. The last page has a `next_cursor` if there is
-        more."""
+        """The API's pages of a list from a cursor on, `at_most` items in all. With a filter, `at_most` limits the items
+        read, however few match. The last page has a `next_cursor` if there are more."""
         left = at_most
         while left > 0:
             asked = {**(query or {}), "limit": min(PAGE_LIMIT, left), "cursor": cursor}

@@ -18,21 +18,21 @@ from relay.web.texts import english
 MAX_ROWS = 10_000
 MEDIA_TYPE = "text/csv; charset=utf-8"
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "|", "%", "＝", "＋", "－", "＠")
-"""A cell that begins so is run as a formula by some spreadsheet."""
+"""Characters at the start of a cell that make some spreadsheets run it as a formula."""
 _LATER = re.compile(rf"([;\t\r\n]\s?)([{re.escape(''.join(_FORMULA))}])")
-"""The same inside a cell: where the comma is the decimal point, spreadsheets divide cells at semicolons and tabs."""
+"""The same inside a cell: with a decimal comma, spreadsheets split cells at semicolons and tabs."""
 
 
 async def csv_response(export: Export, visit: Visit) -> Response:
-    """The list of a page with its filters, up to MAX_ROWS items from the cursor in the page's query on. A file that is
-    not the whole list says so in its last row, with the link of the next part."""
+    """A page's list with its filters, up to MAX_ROWS items from the cursor in the page's query on. If the file is
+    incomplete, its last row says so and links to the next part."""
     name = export.path.rstrip("/").rpartition("/")[2]
     headers = {"content-disposition": f'attachment; filename="{name}.csv"'}
     if visit.request.method == "HEAD":
         return Response(headers=headers, media_type=MEDIA_TYPE)
     slots, cursor = visit.context.ports.admission.exports, visit.query.get("cursor")
     pages = visit.desk.pages(export.path, *export.segments, query=export.query, cursor=cursor, at_most=MAX_ROWS)
-    first = await anext(pages)  # what the API refuses is refused before the file begins
+    first = await anext(pages)  # raises the API's errors before the file begins
     return SlotResponse(_lines(export, visit, first, pages), slots, visit.identity.key, MEDIA_TYPE, headers)
 
 
@@ -46,7 +46,7 @@ async def _lines(
             if not visit.context.ports.access.holds(visit.identity):
                 raise Unauthorized("the token has ended: this export is not complete")
             yield line(value_at(item, path) for path in export.columns.values())
-            await asyncio.sleep(0)  # a server that takes it at once does not let others have their turn
+            await asyncio.sleep(0)  # if the server takes each part at once, only this lets other tasks run
         cursor = page.get("next_cursor")
         page = await anext(pages, None)
     if cursor is not None:
@@ -62,8 +62,8 @@ def line(cells: Any) -> bytes:
 
 
 def safe(value: object) -> str:
-    """A cell that no spreadsheet runs: a text that looks like a formula begins with an apostrophe, and so does what
-    looks like one after a character that may divide cells."""
+    """A cell that no spreadsheet runs. Text that looks like a formula gets an apostrophe in front, also after a
+    character at which a spreadsheet may split the cell."""
     if value is None:
         return ""
     if isinstance(value, bool):
@@ -76,7 +76,7 @@ def safe(value: object) -> str:
 
 
 def value_at(item: Mapping[str, Any], path: str) -> object:
-    """The value at a dotted path; None where there is none."""
+    """The value at a dotted path; None if there is none."""
     value: Any = item
     for name in path.split("."):
         value = value.get(name) if isinstance(value, Mapping) else None

@@ -1,6 +1,6 @@
-"""What happened to a job: as a list, which is the whole truth, and as what `drawings/timeline.py` draws.
+"""A job's history: as a complete list, and as the marks that `drawings/timeline.py` draws.
 
-Only what the relay has kept is told. Of single polls that is: those that found something, the last one and the next.
+It shows only recorded facts. Single polls are shown if they found something, or are the last or the next one.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,21 +18,21 @@ from relay.web.texts import Texts
 
 Answer = Mapping[str, Any]
 NOT_BY_POLL = "overdue"
-"""The kind of transition that the clock proves, and no poll."""
+"""The kind of transition that is detected by the clock instead of a poll."""
 MOST_AHEAD = 3.0
 MOST_BEHIND = 8.0
-"""How far the drawing goes, in multiples of the job's time so far: for what comes, and for late deliveries. Later marks
-are arrows at its edge."""
+"""Maximum extent of the drawing for planned times and for late deliveries, in multiples of the job's time so far. Later
+marks are arrows at its edge."""
 MARGIN = 0.02
 LEAST_SECONDS = 1.0
 NOTICED_SECONDS = 0.05
-"""A detection within this time of its change is not worth a word."""
+"""Detection delays up to this are not mentioned."""
 _SINK_CHARACTERS = 80
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """One thing that happened, or will. `state` is shown as a badge; `notes` are its durations."""
+    """One past or planned occurrence. `state` is shown as a badge; `notes` are its durations."""
 
     at: float
     kind: str
@@ -42,17 +42,17 @@ class Entry:
     path: str | None = None
 
     after: str = ""
-    """How long after the first entry it is."""
+    """Time since the first entry."""
 
     @property
     def time(self) -> str:
-        """Its time, for a page."""
+        """Its time, formatted for a page."""
         return to_rfc3339(self.at)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class History:
-    """A job's past and plans. `quiet_polls`: polls that are counted only, because they found nothing new."""
+    """A job's past and plans. `quiet_polls`: number of polls that found nothing new."""
 
     entries: Sequence[Entry]
     timeline: Timeline
@@ -74,7 +74,7 @@ class _Change:
 def history(
     job: Answer, events: Sequence[Answer], deliveries: Sequence[Answer], explanation: Answer, now: float, texts: Texts
 ) -> History:
-    """The history of a job, from what the API answers. `deliveries` are those of `events`."""
+    """The history of a job, from the API's answers. `deliveries` are those of `events`."""
     tracked, closed = from_rfc3339(job["tracked_at"]), _time(job["closed_at"])
     changes = [_change(document) for document in events]
     ended = now if closed is None else max(closed, tracked)
@@ -114,7 +114,7 @@ def _change(document: Answer) -> _Change:
 
 
 def _begins(changes: Sequence[_Change], ended: float) -> list[float]:
-    """When the phase of each change began. A time of the upstream's cuts the phase before it, which is as observed."""
+    """The start of each change's phase. A time given by the upstream ends the preceding phase, which is as observed."""
     found, latest = [], ended
     for change in reversed(changes):
         latest = min(change.occurred, latest)
@@ -144,7 +144,7 @@ def _phases(job: Answer, changes: Sequence[_Change], tracked: float, ended: floa
 
 
 def _polls(job: Answer, changes: Sequence[_Change], texts: Texts) -> tuple[list[Mark], int]:
-    """The polls of which a time is known, and how many others there were."""
+    """The polls whose time is known, and the number of others."""
     found: dict[float, Mark] = {}
     for change in changes:
         if change.kind != NOT_BY_POLL:
@@ -175,7 +175,7 @@ def _delivery_mark(delivery: Answer, now: float, texts: Texts) -> Mark:
 
 
 def _ahead(job: Answer, deadline: float | None) -> list[float]:
-    """Times to come."""
+    """The planned times of an open job."""
     if not job["open"]:
         return []
     times = [_time(job[name]) for name in ("next_poll_at", "scheduled_at", "next_attempt_at")]
@@ -183,7 +183,7 @@ def _ahead(job: Answer, deadline: float | None) -> list[float]:
 
 
 def _until(began: float, ended: float, ahead: Sequence[float], behind: Sequence[float]) -> float:
-    """Where the drawing ends, so that one late time does not squeeze all others."""
+    """The end of the drawing, chosen so that one late time does not squeeze all others."""
     span = max(ended - began, LEAST_SECONDS)
     times = [time for time in ahead if time <= began + MOST_AHEAD * span]
     times += [time for time in behind if time <= began + MOST_BEHIND * span]
@@ -268,7 +268,7 @@ def _sink(delivery: Answer, texts: Texts) -> str:
 
 
 def _request_ids(changes: Sequence[_Change], explanation: Answer) -> list[str]:
-    """The upstream's ids of the requests that are known, the last first."""
+    """The upstream's known request ids, the last first."""
     error = explanation["last_error"] or {}
     found = [explanation["last_request_id"], error.get("request_id")]
     found += [change.document["data"].get("request_id") for change in reversed(changes)]

@@ -1,4 +1,4 @@
-"""A job in words: its state, and what happened to it in the sentences that chat messages have."""
+"""A job in words: its state, and its events in the sentences of chat messages."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -15,7 +15,7 @@ GOOD = frozenset({"succeeded", "delivered"})
 
 
 def state_of(job: Answer, now: float) -> str:
-    """The state that a person wants to know: `unpolled`, one of JOB_EVENTS, or `untracked`."""
+    """The state to show: `unpolled`, one of JOB_EVENTS, or `untracked`."""
     if not job["open"]:
         return str(job["outcome"])
     if job["deadline_at"] is not None and from_rfc3339(job["deadline_at"]) <= now:
@@ -28,12 +28,12 @@ def state_of(job: Answer, now: float) -> str:
 
 
 def tone(state: str) -> str:
-    """The class that a state is coloured by."""
+    """The class that colours a state."""
     return "bad" if state in BAD else "warn" if state in WARN else "good" if state in GOOD else f"is-{state}"
 
 
 def sentence_of(job: Answer, now: float, texts: Texts) -> str:
-    """What is known of a job, such as `LinkedIn outreach to Ada failed: the account needs reconnecting`."""
+    """A job's state in a sentence, such as `LinkedIn outreach to Ada failed: the account needs reconnecting`."""
     state = state_of(job, now)
     kind = state if state in JOB_EVENTS else "queued"
     document = {
@@ -52,17 +52,18 @@ def sentence_of(job: Answer, now: float, texts: Texts) -> str:
 
 
 def event_kind(document: Answer) -> str:
-    """The member of JOB_EVENTS that an event of a job is of."""
+    """The member of JOB_EVENTS that a job's event belongs to."""
     return job_event_kind(str(document["type"])) or "status_unknown"
 
 
 def event_sentence(document: Answer, texts: Texts) -> str:
-    """What an event of a job tells."""
+    """A job's event in a sentence."""
     kind = event_kind(document)
     return _with_the_state(job_sentence(kind, document), kind, texts)
 
 
 def _with_the_state(told: str, kind: str, texts: Texts) -> str:
-    """Chats say only that a message was accepted. On a page it stands beside its state, `succeeded`: both are said."""
+    """Chat messages only say that a message was accepted. Pages show the state `succeeded` beside it, so both are
+    named."""
     what = told.removesuffix(" was accepted")
     return texts("jobs.is_succeeded", what=what) if kind == "succeeded" and what != told else told

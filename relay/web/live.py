@@ -1,12 +1,12 @@
-"""Live pages: the block `live` of a page, sent again over server-sent events when something has happened.
+"""Live pages: the block `live` of a page, sent again over server-sent events after a change.
 
-Tabs that show the same page to the same person share one rendering. All renderings together may take SHARE of the
-time, so that many open tabs slow the pages down and never the deliveries. Callers have equal parts of it: one with
-expensive pages slows down their own.
+Tabs that show the same page to the same person share one rendering. All renderings together may take SHARE of the time,
+so that many open tabs slow down the pages and never the deliveries. The share is divided equally among callers: one
+with expensive pages slows down only their own.
 
-A browser opens six connections to a host at most, so each session has TABS live tabs: one more takes the place of the
-oldest, which asks again after LATER_SECONDS. `static/relay.js` knows the events: `live` (connected), `beat` (nothing
-new), `later` (other tabs have the connections), `failed` (the page could not be made).
+A browser opens at most six connections to a host, so each session has TABS live tabs: one more replaces the oldest,
+which reconnects after LATER_SECONDS. `static/relay.js` handles the events: `live` (connected), `beat` (nothing new),
+`later` (other tabs have the connections), `failed` (the page could not be rendered).
 """
 
 import asyncio
@@ -22,21 +22,22 @@ from relay.errors import RequestError, StoreError, Unauthorized
 from relay.web.turns import PageTurns
 
 MIN_SECONDS = 2.0
-"""Between two renderings of a page."""
+"""Minimum time between two renderings of a page."""
 IDLE_SECONDS = 10.0
-"""After this long most pages are rendered without a signal: figures and states that have no event change too."""
+"""Most pages are rendered again after this time even without a signal: some figures and states change without an
+event."""
 TOGETHER_SECONDS = 0.1
-"""Tabs that one signal wakes come so close together: the rendering of the first one is for all of them."""
+"""Tabs woken by one signal ask within this time of each other and share the first one's rendering."""
 SHARE = 0.03
-"""Of one processor, for all live pages of a node."""
+"""Share of one processor, for all live pages of a node."""
 MAX_PAGES = 500
-"""Pages that are open at once, at most. Further tabs are refused."""
+"""Maximum pages open at once. Further tabs are refused."""
 TABS = 4
 """Live tabs of a session at once."""
 LATER_SECONDS = 20
 RETRY_SECONDS = 1
 BEAT_SECONDS = 10.0
-"""A tab that hears nothing for three times as long takes the connection for lost."""
+"""Heartbeat interval. A tab that receives nothing for three intervals reconnects."""
 SLICE_SECONDS = 1.0
 
 Render = Callable[[], Awaitable[str]]
@@ -46,7 +47,7 @@ log = structlog.get_logger()
 
 
 class Key(NamedTuple):
-    """What is rendered once: a page as one session sees it."""
+    """The key of a shared rendering: a page as one session sees it."""
 
     session: str
     path: str
@@ -54,7 +55,7 @@ class Key(NamedTuple):
 
 @dataclass(slots=True)
 class _Shared:
-    """A page that tabs are open for. `seconds`: of a processor, what its rendering takes."""
+    """A page with open tabs. `seconds`: processor time that its rendering takes."""
 
     caller: str
     tabs: int = 0
@@ -66,7 +67,7 @@ class _Shared:
 
 @dataclass(slots=True, eq=False)
 class _Tab:
-    """An open stream. `displaced`: a newer one of the same session has its place."""
+    """An open stream. `displaced`: a newer one of the same session has replaced it."""
 
     displaced: bool = False
 
@@ -83,13 +84,13 @@ class Live:
         self._tabs: dict[str, list[_Tab]] = {}
 
     def interval_seconds(self, caller: str) -> float:
-        """How long a page of this caller waits between two renderings."""
+        """Time between two renderings of a page of this caller."""
         callers = {page.caller for page in self._pages.values()}
         own = sum(page.seconds for page in self._pages.values() if page.caller == caller)
         return max(MIN_SECONDS, own * len(callers) / SHARE)
 
     def has_room(self, key: Key) -> bool:
-        """Whether a tab of this page can be live."""
+        """True if one more tab of this page can be live."""
         return key in self._pages or len(self._pages) < MAX_PAGES
 
     async def frames(
@@ -101,14 +102,14 @@ class Live:
         goes_on: Callable[[], bool],
         idle_seconds: float = IDLE_SECONDS,
     ) -> AsyncGenerator[bytes, None]:
-        """The page's frames, each when it differs from the one before. `wait` returns True for a signal, False after
-        so many seconds; `goes_on` says whether the reader may still see the page; `idle_seconds`: after so long it is
-        rendered without a signal."""
+        """The page's frames, each sent if it differs from the one before. `wait` returns True after a signal, False
+        after the given seconds; `goes_on` returns False once the reader may no longer see the page; `idle_seconds`:
+        maximum time between renderings without a signal."""
         page = self._pages.setdefault(key, _Shared(caller))
         page.tabs += 1
         tab = self._seat(key.session)
         sent = ""
-        since = self._steady()  # what was rendered before the tab came may lack what its reader has just done
+        since = self._steady()  # an older rendering may lack the reader's last action
         heard_at = float("-inf")
 
         def stays() -> bool:
@@ -132,14 +133,14 @@ class Live:
                 pause = self.interval_seconds(caller)
                 async for beat in _beats(_sleep, pause, stays):
                     yield beat
-                if page.began_at >= heard_at - TOGETHER_SECONDS:  # else it lacks what the signal was about
+                if page.began_at >= heard_at - TOGETHER_SECONDS:  # else the rendering is older than the signal
                     async for beat in _beats(hear, max(0.0, idle_seconds - pause), stays):
                         yield beat
                 since = self._steady() - MIN_SECONDS / 2
             if tab.displaced:
                 yield _event("later", LATER_SECONDS)
         except Unauthorized:
-            return  # the browser asks again, and learns it
+            return  # the browser reconnects and gets the error then
         except (RequestError, StoreError) as error:
             log.info("live_page_failed", path=key.path, error=str(error))
             yield _event("failed", LATER_SECONDS)
@@ -167,7 +168,7 @@ class Live:
             self._tabs.pop(key.session, None)
 
     async def _html(self, page: _Shared, render: Render, since: float) -> str:
-        """The page as one rendering shows it that began at this time or later."""
+        """The page from a rendering begun at or after `since`."""
         async with page.lock:
             if page.began_at >= since:
                 return page.html
@@ -175,7 +176,7 @@ class Live:
                 began, used = self._steady(), self._processor()
                 page.html = await render()
                 page.began_at = began
-                # Not what other programs took meanwhile: a busy machine would make all pages slow.
+                # Excludes time taken by other programs: a busy machine would make all pages slow.
                 page.seconds = min(self._steady() - began, self._processor() - used)
                 return page.html
 
@@ -186,7 +187,8 @@ async def _sleep(seconds: float) -> bool:
 
 
 async def _beats(wait: Wait, seconds: float, goes_on: Callable[[], bool]) -> AsyncGenerator[bytes, None]:
-    """Waits until `wait` returns True, or for so long; no longer than a slice once the page does not go on."""
+    """Waits until `wait` returns True or the time is over, with heartbeats. Ends within SLICE_SECONDS once `goes_on` is
+    False."""
     silent = 0.0
     while seconds > 0 and goes_on():
         turn = min(seconds, SLICE_SECONDS)
@@ -200,7 +202,7 @@ async def _beats(wait: Wait, seconds: float, goes_on: Callable[[], bool]) -> Asy
 
 
 def _event(name: str, retry_seconds: int | None = None) -> bytes:
-    """An event without a page. `retry_seconds`: how soon the browser connects again after the stream has ended."""
+    """An event without a page. `retry_seconds`: the browser's delay before it reconnects."""
     retry = "" if retry_seconds is None else f"retry: {retry_seconds * 1000}\n"
     return f"event: {name}\n{retry}\n".encode()
 

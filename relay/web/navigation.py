@@ -1,10 +1,10 @@
-"""The pages that every page leads to."""
+"""The navigation that every page shows."""
 
 from typing import NamedTuple
 
 
 class Place(NamedTuple):
-    """A page of the navigation. `key`: what is pressed after `g` to go there."""
+    """A page of the navigation. `key`: the key pressed after `g` to open it."""
 
     name: str
     path: str

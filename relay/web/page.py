@@ -1,8 +1,8 @@
-"""A page and its actions: what a handler gets, and what it returns.
+"""A page and its actions: the arguments and results of handlers.
 
 A handler is a coroutine function of a Visit. For a GET it returns Content, which a template renders; for a POST also
-Done, which leads to a page that says so. It calls the API through `visit.desk`, and lets RequestError pass: the caller
-then sees a page that says what was wrong.
+Done, which redirects to a page with a notice. It calls the API through `visit.desk` and lets RequestError pass: the
+visitor then gets a page with the error.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ from relay.ids import new_secret
 from relay.web.desk import Desk, Query, filled, shown
 
 MAX_FIELDS = 300
-"""Fields of a form or a query that are read."""
+"""Maximum fields of a form or a query."""
 MAX_VALUE = 65_536
 MAX_NAME = 200
 PAGE_ITEMS = 50
@@ -32,7 +32,7 @@ PAGE_ITEMS = 50
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Equivalent:
-    """What does the same from a terminal: a command, and a call of the API."""
+    """The same action from a terminal: a command, and a call of the API."""
 
     command: str
     method: str
@@ -42,7 +42,7 @@ class Equivalent:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Export:
-    """How a list becomes CSV: the API's list, and the columns as heading and dotted path into an item."""
+    """A list's export as CSV: the API's list, and the columns as heading and dotted path into an item."""
 
     path: str
     segments: Sequence[str] = ()
@@ -52,7 +52,7 @@ class Export:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Content:
-    """What a template shows. `title`: of the browser's tab, from the catalogue or made of it."""
+    """The values that a template shows. `title`: of the browser's tab, from the catalogue or composed from it."""
 
     template: str
     title: str
@@ -64,16 +64,16 @@ class Content:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Done:
-    """An action was carried out: the page `to` says so with the text `done.KEY`. `n`: a count in that text. Without a
-    key the page says nothing: the visitor is only led there."""
+    """The result of an action: redirects to the page `to`, which shows the text `done.KEY`. `n`: a count in that text.
+    Without a key there is only the redirect."""
 
     key: str
     to: str
     n: int | None = None
 
     def location(self, csrf: str, now: float) -> str:
-        """Where the browser goes. The notice is sealed for the visitor with this form token, so that no other link can
-        say that something was done."""
+        """The URL to redirect to. The notice is sealed for the visitor with this form token, so no foreign link can
+        fake one."""
         path, _, query = self.to.partition("?")
         more = {"done": self.key, "n": "" if self.n is None else str(self.n)} if self.key else {}
         more |= {"seal": sealed(csrf, _said(more), now)} if self.key else {}
@@ -83,7 +83,7 @@ class Done:
 
 
 NOTICE = ("done", "n", "seal")
-"""The parameters of a page that say what an action did."""
+"""The query parameters of a notice."""
 
 
 def _said(given: Mapping[str, str]) -> str:
@@ -91,11 +91,11 @@ def _said(given: Mapping[str, str]) -> str:
 
 
 ONCE = "_once"
-"""A field with a random value: a form that has it acts once, however often it is sent."""
+"""A field with a random value: a form with it acts once, however often it is sent."""
 
 
 class Visit:
-    """One request for a page, of somebody who may see it."""
+    """One request for a page, by a visitor who may see it."""
 
     def __init__(
         self,
@@ -108,7 +108,7 @@ class Visit:
         *,
         signs_out: bool = False,
     ) -> None:
-        """`signs_out`: whether there is a session to end. `now`: when the page is made, in epoch seconds."""
+        """`signs_out`: True if there is a session to end. `now`: the time of the page, in epoch seconds."""
         self.request = request
         self.identity = identity
         self.now = context.ports.clock()
@@ -120,7 +120,7 @@ class Visit:
         self.form = form if form is not None else Form(b"")
 
     def begin(self) -> None:
-        """Takes the time before the page is made: it is the same all through it."""
+        """Sets the page's time, which stays the same until the page is done."""
         self.now = self.context.ports.clock()
 
     def once(self) -> str:
@@ -134,14 +134,14 @@ class Visit:
 
     @property
     def place(self) -> str:
-        """The path of this page, decoded. Not of `request.url`: that cuts it at an encoded `?` or `#`."""
+        """The decoded path of this page. Not from `request.url`, which cuts it at an encoded `?` or `#`."""
         path: str = self.request.scope["path"]
         return path
 
     @property
     def base_url(self) -> str:
-        """The relay's URL for whoever reads this page: `server.public_url`, else the one that the browser used. The
-        address that the relay listens on would name this machine, and the browser may be on another."""
+        """The relay's URL for the visitor: `server.public_url`, else the one that the browser used. The listening
+        address would be wrong in a browser on another machine."""
         headers, ports = self.request.headers, self.context.ports
         if self.context.settings.public_url:
             return self.context.base_url
@@ -154,34 +154,34 @@ class Visit:
         return browsed_url(headers.getlist("host"), tls=tls) or self.context.base_url
 
     def may(self, *scopes: str) -> bool:
-        """Whether the caller has one of these scopes, or is admin."""
+        """True if the caller has one of these scopes, or is admin."""
         return ADMIN in self.identity.scopes or not self.identity.scopes.isdisjoint(scopes)
 
     def asked(self, *names: str) -> dict[str, str]:
-        """The parameters of these names that have a value, for the API's list and for links to this page."""
+        """The non-empty parameters with these names, for the API's list and for links to this page."""
         found = {name: self.query.get(name) for name in names}
         return {name: value for name, value in found.items() if value}
 
     def notice(self) -> tuple[str, int] | None:
-        """The key of what this visitor's action has just done, and its count; None if there is nothing to say."""
+        """The key and count of the visitor's last action; None if there is no notice."""
         given = {name: self.query.get(name) for name in NOTICE}
         if not given["done"] or not is_sealed(self.csrf, _said(given), given["seal"], self.now):
             return None
         return given["done"], int(given["n"] or 0)
 
     def path(self, **changes: str | None) -> str:
-        """This page's path, with its query changed; None removes a parameter."""
+        """This page's path with changes to its query; None removes a parameter."""
         kept = {name: value for name, value in self.query.pairs if name not in NOTICE and name not in changes}
         query = urlencode(shown({**kept, **changes}))
         return quote(self.place, safe="/:@") + (f"?{query}" if query else "")
 
 
 class Form:
-    """The fields of a form or a query: text, decoded once. Of several fields with one name the last counts, but for
+    """The fields of a form or a query: text, decoded once. If several fields have one name the last counts, except in
     `all`."""
 
     def __init__(self, encoded: bytes) -> None:
-        """Raises InvalidRequest for what is no text or too much."""
+        """Raises InvalidRequest if it is not text or exceeds a limit."""
         try:
             text = encoded.decode("ascii")
             pairs = parse_qsl(text, keep_blank_values=True, errors="strict", max_num_fields=MAX_FIELDS)
@@ -195,8 +195,8 @@ class Form:
 
     @property
     def key(self) -> str | None:
-        """What makes this form known again if it is sent twice: of its field `_once` and all that it holds. None for a
-        form without that field. A form that was changed after it was sent is another one."""
+        """An idempotency key for this form, from its field `_once` and all its values; None without that field. A form
+        changed after it was sent has another key."""
         if not self.get(ONCE):
             return None
         return hashlib.sha256(repr(self.pairs).encode()).hexdigest()
@@ -215,8 +215,8 @@ Handler = Callable[[Visit], Awaitable[Content | Done]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Page:
-    """A handler and its place. `live`: its block `live` is sent again when something has happened. `moves`: it changes
-    while nothing happens that is an event, as a progress does."""
+    """A handler and its route. `live`: its block `live` is sent again after an event. `moves`: it also changes
+    without events, as a progress bar does."""
 
     method: str
     path: str
@@ -239,7 +239,7 @@ class Page:
 def equivalent(
     command: Sequence[str], call: str, *segments: str, query: Query | None = None, body: str | None = None
 ) -> Equivalent:
-    """The same as a command and a call such as `GET /v1/jobs/{}`. Values are quoted for a shell."""
+    """The equivalent command and API call, such as `GET /v1/jobs/{}`. Values are quoted for a shell."""
     method, _, path = call.partition(" ")
     encoded = urlencode(shown(query))
     target = filled(path, [quote(one, safe="") for one in segments]) + (f"?{encoded}" if encoded else "")

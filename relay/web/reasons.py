@@ -29,6 +29,6 @@ def reason_and_cause(reason: str | None) -> str | None:
 
 
 def told_reason(delivery: Mapping[str, Any]) -> str:
-    """The reason of one of a list. Of a delivered one there is none to tell, but for those that were not sent."""
+    """The reason of a delivery in a list. Delivered ones have none, except those that were not sent."""
     plain = delivery["state"] == "delivered" and delivery["reason"] not in ("dry_run", "settled", "already_written")
     return "" if plain or delivery["reason"] is None else reason_words(delivery["reason"])

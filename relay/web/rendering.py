@@ -61,7 +61,7 @@ class Pages:
             "query": query,
             "inert": inert,
         }
-        # A global, because a block that is rendered alone does not see what its page imports.
+        # A global, because a block rendered alone does not see its page's imports.
         self.environment.globals["m"] = self.environment.get_template("macros.html").module
 
     def page(self, template: str, values: Mapping[str, Any]) -> str:
@@ -69,13 +69,13 @@ class Pages:
         return self.environment.get_template(template).render(values)
 
     def live(self, template: str, values: Mapping[str, Any]) -> str:
-        """Only its block `live`."""
+        """Only the page's block `live`."""
         found = self.environment.get_template(template)
         return "".join(found.blocks["live"](found.new_context(dict(values))))
 
 
 def when(time: str | float | None) -> Markup:
-    """A time as the browser can show it: relative, with the absolute time on hover. Without JavaScript: in UTC."""
+    """A time as the browser shows it: relative, with the absolute time on hover. Without JavaScript: in UTC."""
     if time is None:
         return Markup("—")
     text = time if isinstance(time, str) else charts.rfc3339(time)
@@ -87,7 +87,7 @@ def when(time: str | float | None) -> Markup:
 
 
 def duration(seconds: float | None) -> str:
-    """A duration in the two largest units that it has, such as `2 h 5 min`; short ones in ms."""
+    """A duration in its two largest units, such as `2 h 5 min`; short ones in ms."""
     if seconds is None:
         return "—"
     if seconds < 1:
@@ -103,19 +103,19 @@ def duration(seconds: float | None) -> str:
 
 
 def count(number: float | None) -> str:
-    """A number with separators; — for none."""
+    """A number with separators; — for None."""
     if number is None:
         return "—"
     return f"{number:,.0f}" if number == int(number) or abs(number) >= 100 else f"{number:,.2f}"
 
 
 def pretty(value: object) -> str:
-    """A JSON value, to be read by a person."""
+    """A JSON value, formatted for people."""
     return orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS).decode()
 
 
 def link(url: str | None) -> str:
-    """The URL, if a browser may follow it; else nothing. Events come from outside, and so do their links."""
+    """The URL if a browser may follow it, else "". Links of events come from outside."""
     try:
         scheme = urlsplit(url or "").scheme
     except ValueError:
@@ -124,20 +124,20 @@ def link(url: str | None) -> str:
 
 
 def inert(text: str) -> str:
-    """Text from outside in which nothing moves what is around it: control characters, marks that turn the direction of
-    writing and characters without width are shown by their numbers."""
+    """Text from outside that cannot alter the text around it: control characters, marks of writing direction and
+    characters without width are shown by their numbers."""
     return _UNSEEN.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def query(path: str, **values: str | int | None) -> str:
-    """The path with a query of the values that there are."""
+    """The path with a query of the values that are present."""
     encoded = urlencode(shown(values))
     return f"{path}?{encoded}" if encoded else path
 
 
 @cache
 def static_files() -> Mapping[str, tuple[bytes, str]]:
-    """Every file of static/, by its name: its bytes and its media type."""
+    """Every file of static/ by name: its bytes and its media type."""
     folder = HERE / "static"
     found = {}
     for path in sorted(folder.rglob("*")):
@@ -149,11 +149,11 @@ def static_files() -> Mapping[str, tuple[bytes, str]]:
 
 @cache
 def asset(name: str) -> str:
-    """The path of a static file, with a part of its digest: browsers may keep it for ever."""
+    """The path of a static file, with a part of its digest: browsers may cache it for ever."""
     return f"{STATIC}/{name}?v={version_of(name)}"
 
 
 @cache
 def version_of(name: str) -> str:
-    """What changes with a static file."""
+    """A part of a static file's digest, as its version."""
     return hashlib.sha256(static_files()[name][0]).hexdigest()[:12]

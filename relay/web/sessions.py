@@ -1,9 +1,9 @@
-"""Who looks at the dashboard, and how a browser signs in.
+"""Identifies visitors of the dashboard, signs them in and out.
 
-A visitor is, in this order: the user whom a trusted proxy names, a caller on this machine with `--dev`, or the holder
-of a session's cookie. A session acts as its token: every request asks `Access` for it, so scopes, account, networks,
-expiry and quota are those of the token, now. Writes carry a token made from a secret in a cookie that no other site
-can read (`core/sign_in.py`).
+A visitor is, in this order: the user named by a trusted proxy, a caller on this machine with `--dev`, or the holder of
+a session's cookie. A session acts as its token: every request asks `Access` for it, so scopes, account, networks,
+expiry and quota are the token's present ones. Writes carry a token made from a secret in a cookie that other sites
+cannot read (`core/sign_in.py`).
 """
 
 from collections import OrderedDict
@@ -46,20 +46,20 @@ LOGIN = "/ui/login"
 LOGOUT = "/ui/logout"
 SESSION_COOKIE = "relay_session"
 VISITOR_COOKIE = "relay_visitor"
-"""Only makes forms safe, for those who have no session."""
+"""Protects the forms of visitors without a session."""
 MAX_FORM_BYTES = 16 << 10
 KNOWN_SECONDS = 5.0
-"""How long a session that was read is believed. One that is ended on another node lasts so long on this one."""
+"""Session cache lifetime. A session ended on another node stays valid on this one for up to this time."""
 MAX_KNOWN = 10_000
 FORM_TYPE = "application/x-www-form-urlencoded"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Visitor:
-    """Somebody who may see pages.
+    """A visitor who may see pages.
 
     secret        in the visitor's cookie
-    csrf          what forms carry
+    csrf          the token in forms
     fresh_cookie  a cookie to set, because the visitor has none yet
     """
 
@@ -76,7 +76,7 @@ class _Known(NamedTuple):
 
 
 class _Refused(Exception):
-    """The sign-in failed. `error` has the status and headers, `text` is the key of what the form says."""
+    """The sign-in failed. `error` has the status and headers, `text` is the key of the form's message."""
 
     def __init__(self, error: RequestError, text: str = "") -> None:
         super().__init__(str(error))
@@ -85,7 +85,7 @@ class _Refused(Exception):
 
 
 class Sessions:
-    """Finds out who is asking, signs in and signs out."""
+    """Identifies visitors, signs in and signs out."""
 
     def __init__(self, context: Context, settings: WebSettings, pages: Pages) -> None:
         self._ports = context.ports
@@ -94,13 +94,13 @@ class Sessions:
         self._pages = pages
         self._known: OrderedDict[str, _Known] = OrderedDict()
         self._ended: OrderedDict[str, None] = OrderedDict()
-        """Sessions that ended here, so that one that was just being read is not known again."""
+        """Sessions that ended on this node: a read still in progress must not put one back into the cache."""
 
     # --- who is asking
 
     async def visitor(self, request: Request) -> Visitor | None:
-        """Who is asking; None without a session. Raises TooMany if the token's quota is used up, and Forbidden for what
-        a trusted proxy sends if it is no name."""
+        """The visitor; None without a session. Raises TooMany if the token's quota is used up, and Forbidden if a
+        trusted proxy sends an invalid name."""
         self._ports.access.address(request.scope)
         found = self._proxied(request) or self._local(request) or await self._signed_in(request)
         if found is not None:
@@ -108,26 +108,26 @@ class Sessions:
         return found
 
     async def holds(self, visitor: Visitor) -> bool:
-        """Whether the visitor may still see a page that stays open."""
+        """True if the visitor may still see an open page."""
         if not self._ports.access.holds(visitor.identity):
             return False
         return visitor.kind != "session" or await self._session(digest_of(visitor.secret)) is not None
 
     def check_csrf(self, visitor: Visitor, request: Request, form: Form) -> None:
-        """Raises Forbidden unless the form, or the header X-CSRF-Token, is of a page of this visitor."""
+        """Raises Forbidden unless the form, or the header X-CSRF-Token, has this visitor's token."""
         self._check_csrf(visitor.csrf, request, form)
 
     def to_login(self, request: Request) -> Response:
-        """The answer without a session: leads to the login page, and back from there.
+        """The answer without a session: redirects to the login page, which leads back.
 
-        A link on another site brings no cookie with it, because of SameSite=Strict. The page that it gets leads on
-        from here: then the cookies come, and whoever is signed in sees no form.
+        A link on another site sends no cookie, because of SameSite=Strict. It gets a page that redirects from here:
+        then the cookies are sent, and signed-in users see no form.
         """
         if request.method not in ("GET", "HEAD"):
             return RedirectResponse(LOGIN, 303)
         target = f"{LOGIN}?{urlencode({'next': _asked(request)})}"
         headers = request.headers
-        if MEDIA_TYPE in headers.get("accept", "") or "hx-request" in headers:  # a page would be shown inside the page
+        if MEDIA_TYPE in headers.get("accept", "") or "hx-request" in headers:  # else a page inside the page
             return self._page("signed_out.html", 401, target=target)
         if _follows_foreign_link(request) and self._secret(request, SESSION_COOKIE) is None:
             return self._page("arrived.html", 200, target=target)
@@ -153,8 +153,8 @@ class Sessions:
         return self._without_session(request, identity)
 
     def _without_session(self, request: Request, identity: Identity) -> Visitor | None:
-        """The visitor whom no cookie names. None on the way from another site, which brings none: a new one would take
-        the place of the one that there is, and end the forms of pages that are open."""
+        """The visitor without a session cookie. None for a request from another site, which sends no cookie: a new one
+        would replace the existing one and invalidate the forms of open pages."""
         secret, fresh = self._visitor_secret(request)
         if fresh is not None and _is_foreign(request):
             return None
@@ -192,7 +192,7 @@ class Sessions:
     # --- signing in and out
 
     async def login(self, request: Request) -> Response:
-        """The login page, and its form."""
+        """The login page and its form."""
         self._ports.access.address(request.scope)
         if request.method in ("GET", "HEAD"):
             return await self._login_page(request)
@@ -211,8 +211,8 @@ class Sessions:
             return self._login_form(request, form, error)
 
     async def logout(self, request: Request) -> Response:
-        """Ends the session. Works also when the token's quota is used up. A form of another site brings no cookie, and
-        changes nothing."""
+        """Ends the session, even if the token's quota is used up. A form of another site sends no cookie, so it changes
+        nothing."""
         if request.method != "POST":
             raise wrong_method({"POST"})
         self._ports.access.address(request.scope)
@@ -231,7 +231,7 @@ class Sessions:
 
     async def _login_page(self, request: Request) -> Response:
         query = Form(request.scope["query_string"])
-        if _follows_foreign_link(request) and not query.get("arrived"):  # once: no browser goes in circles here
+        if _follows_foreign_link(request) and not query.get("arrived"):  # once: no endless redirects
             kept = {name: query.get(name) for name in ("next", "link") if query.get(name)}
             return self._page("arrived.html", 200, target=f"{LOGIN}?{urlencode({**kept, 'arrived': '1'})}")
         if query.get("link"):
@@ -280,11 +280,11 @@ class Sessions:
     async def _begin(
         self, request: Request, form: Form, identity: Identity, secret: str, create: Callable[[], Awaitable[bool]]
     ) -> Response:
-        """Begins a session with a new secret, in place of the one that the browser had."""
+        """Begins a session with a new secret, which replaces the browser's previous one."""
         identity.require(SIGNS_IN)
         target = local_target(_one(form, "next"))
         if not await self._audited(request, "login", identity, create):
-            raise _Refused(_link_gone(request), "login.link_gone")  # another request was faster
+            raise _Refused(_link_gone(request), "login.link_gone")  # another request used the link first
         before = self._secret(request, SESSION_COOKIE)
         if before is not None:
             await self._end(digest_of(before))
@@ -295,7 +295,7 @@ class Sessions:
     async def _audited(
         self, request: Request, action: str, identity: Identity, work: Callable[[], Awaitable[bool]]
     ) -> bool:
-        """Does it between two entries of the audit. False if there was nothing to do any more."""
+        """Runs the change between two audit entries. Returns False if nothing was left to change."""
         audit = self._ports.audit
         request_id = request_id_of(request.scope, self._ports.clock)
         (begun,) = await audit.begin(audit.request(action, identity, target=None, request_id=request_id))
@@ -313,13 +313,13 @@ class Sessions:
         try:
             ended = await self._ports.store.sessions.delete(digest)
         except BaseException:
-            self._ended.pop(digest, None)  # it goes on, so that the caller can try again
+            self._ended.pop(digest, None)  # the session still exists: the caller can try again
             raise
         self._known.pop(digest, None)
         return ended
 
     async def _wrong(self, request: Request, error: WrongToken, text: str = "login.wrong") -> _Refused:
-        """The answer to a wrong token or link: slowed down as everywhere."""
+        """The error for a wrong token or link, with the same delay as elsewhere."""
         self._ports.audit.login_refused(client_of(request.scope))
         slowed = await self._ports.access.slowed(error)
         return _Refused(slowed, text if slowed is error else "")
@@ -351,7 +351,7 @@ class Sessions:
     def _login_form(
         self, request: Request, form: Form, error: RequestError | None = None, text: str = "", *, name: str = ""
     ) -> Response:
-        """The login page. `name`: of the token that the link signs in as; else it asks for a token."""
+        """The login page. `name`: of the token that the link signs in as; without it the page asks for a token."""
         secret, fresh = self._visitor_secret(request)
         status, headers = (200, {}) if error is None else (error.status, error.headers)
         texts = self._pages.texts
@@ -380,7 +380,7 @@ class Sessions:
         return secret_in(request.headers.getlist("cookie"), name)
 
     def _visitor_secret(self, request: Request) -> tuple[str, str | None]:
-        """What makes a visitor's forms safe, and the cookie to set if it is new."""
+        """The secret that protects a visitor's forms, and the cookie to set if it is new."""
         known = self._secret(request, VISITOR_COOKIE)
         if known is not None:
             return known, None
@@ -388,13 +388,13 @@ class Sessions:
         return made, self._cookie(request, VISITOR_COOKIE, made)
 
     def _cookie(self, request: Request, name: str, value: str, seconds: int | None = None) -> str:
-        """A cookie that only the dashboard's own pages get. Without `seconds` it ends with the browser."""
+        """A cookie for the dashboard's pages only. Without `seconds` it ends with the browser."""
         life = "" if seconds is None else f"; Max-Age={seconds}"
         secure = "; Secure" if self.by_tls(request) else ""
         return f"{name}={value}; Path={HOME}; HttpOnly; SameSite=Strict{life}{secure}"
 
     def by_tls(self, request: Request) -> bool:
-        """Whether the browser sent this over TLS, as far as the relay or a trusted proxy knows."""
+        """True if the browser sent this over TLS, as far as the relay or a trusted proxy knows."""
         proxied = self._ports.access.is_proxied(request.scope)
         return came_by_tls(
             request.scope["scheme"],
@@ -404,19 +404,19 @@ class Sessions:
 
 
 def _asked(request: Request) -> str:
-    """The page that was asked for, as a browser writes it."""
+    """The requested page, as a browser writes its path."""
     path = request.scope.get("raw_path") or b""
     query = request.scope["query_string"]
     return local_target((path + (b"?" + query if query else b"")).decode("latin-1"))
 
 
 def _is_foreign(request: Request) -> bool:
-    """Whether the browser says that another site's page has caused the request."""
+    """True if the browser reports that another site's page caused the request."""
     return request.headers.get("sec-fetch-site") == "cross-site"
 
 
 def _follows_foreign_link(request: Request) -> bool:
-    """Whether a person has followed a link of another site."""
+    """True if the visitor followed a link on another site."""
     return _is_foreign(request) and request.headers.get("sec-fetch-mode") == "navigate"
 
 
@@ -432,7 +432,7 @@ def _link_gone(request: Request) -> WrongToken:
 
 
 def wrong_method(taken: Collection[str]) -> RequestError:
-    """The answer to a method that a path does not take."""
+    """The error for a method that a path does not support."""
     allow = ", ".join(sorted(taken))
     error = RequestError(f"this path takes {allow}", code="method_not_allowed", status=405, headers={"Allow": allow})
     error.title = "Method not allowed"

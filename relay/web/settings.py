@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WebSettings:
-    """Who signs users in, beside the relay itself.
+    """Sign-in by a trusted proxy.
 
-    user_header  in which a trusted proxy names the user; None: no proxy does
-    user_scopes  of those users
+    user_header  header in which the proxy names the user; None: there is no such proxy
+    user_scopes  scopes of those users
     """
 
     user_header: str | None = None

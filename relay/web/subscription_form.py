@@ -1,7 +1,7 @@
-"""The form of a subscription: its fields become a body of the API, and a subscription becomes its fields.
+"""The form of a subscription: converts its fields to a body of the API, and a subscription to its fields.
 
-What has no field of its own is in two fields with JSON, `config` and `protocolsettings`, so that an edit loses nothing.
-Secrets are never in a field that is shown: a field that held one is empty on the next page.
+Members without a field of their own are in two JSON fields, `config` and `protocolsettings`, so that an edit loses
+nothing. Secrets are never put into a field: such a field is empty on the next page.
 """
 
 import re
@@ -19,10 +19,10 @@ from relay.redaction import REDACTED, redact_text
 from relay.web.page import Form
 
 AUTOMATIC = ""
-"""The kind that follows from the sink."""
+"""The kind is derived from the sink."""
 KEEP, NO_CREDENTIAL = "keep", ""
 NOT_IN_CONFIG = ("kind", "template", "secret", "portal")
-"""Fields of the API's `config` that the field of this name has not: they have fields of their own, or are read-only."""
+"""Members of the API's `config` that the field `config` leaves out: they have fields of their own, or are read-only."""
 
 CREDENTIALS: Mapping[str, tuple[str | None, str, str | None, str | None]] = {
     "ACCESSTOKEN": (None, "accesstoken", None, None),
@@ -32,7 +32,7 @@ CREDENTIALS: Mapping[str, tuple[str | None, str, str | None, str | None]] = {
     "REFRESHTOKEN": ("client_id", "refreshtoken", "refreshtokenendpoint", "client_secret"),
     "NKEY": (None, "seed", None, None),
 }
-"""The types of credentials, and what the fields name, secret, URL and second secret are called in each."""
+"""The types of credentials, and their members for the fields name, secret, URL and second secret."""
 _CREDENTIAL_FIELDS = ("credential_name", "credential_secret", "credential_url", "credential_secret2")
 
 _PLACES = (
@@ -51,14 +51,14 @@ _PLACES = (
     ("/event_id", "event"),
     ("/type", "event"),
 )
-"""The beginnings of JSON Pointers, and the field that they are about."""
+"""Beginnings of JSON Pointers, and the field that each belongs to."""
 _PAIR = re.compile(r'"((?:[^"\\]|\\.)*)"(\s*:\s*)"((?:[^"\\]|\\.)*)"')
 _OWN_SECRET = re.compile(r"whsec_[A-Za-z0-9+/=_-]+|whsk_[A-Za-z0-9+/=_-]+")
 
 
 @dataclass(frozen=True, slots=True)
 class Filled:
-    """What the fields show. `credential_shown`: the stored credential without its secrets, in a sentence."""
+    """The values of the fields. `credential_shown`: the stored credential without its secrets, in a sentence."""
 
     text: Mapping[str, str] = field(default_factory=dict)
     types: frozenset[str] = frozenset()
@@ -71,7 +71,7 @@ class Filled:
 
 
 def body_of(form: Form, known_types: Iterable[str]) -> dict[str, Any]:
-    """The body that the fields describe, as for `POST` and `PUT`. Raises InvalidRequest for what is no JSON."""
+    """The body that the fields describe, as for `POST` and `PUT`. Raises InvalidRequest for invalid JSON."""
     errors: list[FieldError] = []
     config = _object(form, "config", errors)
     errors += [_error("config", f"remove {name}: it is not set here") for name in NOT_IN_CONFIG if name in config]
@@ -119,7 +119,7 @@ def fields_of(subscription: Mapping[str, Any], known_types: Iterable[str]) -> Fi
 
 
 def credential_sentence(credential: Mapping[str, Any] | None) -> str:
-    """A credential as it may be shown: its type and what is no secret."""
+    """A credential without its secrets: its type and other members."""
     if credential is None:
         return ""
     more = [f"{name} {value}" for name, value in credential.items() if name != "credentialtype"]
@@ -145,7 +145,7 @@ def typed_again(
 
 
 def errors_by_field(errors: Sequence[FieldError]) -> dict[str, list[str]]:
-    """The errors of each field, each with its place in the field; "" has those of none."""
+    """The errors by field, each with its position in the field; "" has those without a field."""
     found: dict[str, list[str]] = {}
     for error in errors:
         pointer = error.pointer.removeprefix("/subscription")
@@ -206,7 +206,7 @@ def _error(pointer: str, detail: str) -> FieldError:
 
 
 def _settings_again(text: str) -> str:
-    """Settings of the protocol as they were typed, without the values of headers that look like credentials."""
+    """The typed settings of the protocol, without the values of headers that look like credentials."""
     found = _parsed(text)
     headers = found.get("headers") if isinstance(found, dict) else None
     if isinstance(found, dict) and (headers is None or isinstance(headers, dict)):
@@ -217,7 +217,7 @@ def _settings_again(text: str) -> str:
 
 
 def _config_again(text: str) -> str:
-    """The config as it was typed, without a signing secret."""
+    """The typed config, without a signing secret."""
     found = _parsed(text)
     if isinstance(found, dict) and "secret" in found:
         return pretty({name: value for name, value in found.items() if name != "secret"})
@@ -225,7 +225,7 @@ def _config_again(text: str) -> str:
 
 
 def _parsed(text: str) -> Any:
-    """A JSON value; None for what is none."""
+    """A JSON value; None if the text is not JSON."""
     try:
         return loads(text.encode())
     except JSONDecodeError:

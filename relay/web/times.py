@@ -1,4 +1,4 @@
-"""Times as people type them into a form."""
+"""Times typed into a form."""
 
 import re
 
@@ -10,8 +10,8 @@ _MINUTE = re.compile(r"(\d{4}-\d\d-\d\d)[ T](\d\d:\d\d)(:\d\d)?")
 
 
 def moment(text: str, now: float) -> str:
-    """The RFC 3339 time of an age such as `2h`, of a day, or of a day and time, all in UTC. Anything else as it is: the
-    API says what is wrong with it."""
+    """The RFC 3339 time for an age such as `2h`, for a day, or for a day and time, all in UTC. Other text is returned
+    unchanged: the API reports what is wrong with it."""
     if _DAY.fullmatch(text):
         return f"{text}T00:00:00Z"
     found = _MINUTE.fullmatch(text)

@@ -1,7 +1,7 @@
-"""How many pages of one caller are made at once.
+"""Limits how many pages of one caller are rendered at once.
 
-Making a page takes milliseconds of the event loop. Of a hundred that are made at once each takes them in every round of
-the loop, and everything else, such as deliveries, waits for the whole round.
+Rendering a page takes milliseconds of the event loop. A hundred at once would each take them in every round of the
+loop, and all other work, such as deliveries, would wait for the whole round.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ from relay.errors import TooMany
 
 AT_ONCE = 2
 MAX_WAITING = 200
-"""Pages of one caller that wait, at most. More are refused."""
+"""Maximum waiting pages of one caller. Further ones are refused."""
 
 
 @dataclass(slots=True)
@@ -23,14 +23,14 @@ class _Caller:
 
 
 class PageTurns:
-    """The pages that are being made, by caller."""
+    """The pages being rendered, by caller."""
 
     def __init__(self) -> None:
         self._callers: dict[str, _Caller] = {}
 
     @asynccontextmanager
     async def turn(self, caller: str) -> AsyncIterator[None]:
-        """Waits until a page of this caller can be made, and holds its place while inside. Raises TooMany."""
+        """Waits until a page of this caller can be rendered, and holds its place while inside. Raises TooMany."""
         found = self._callers.setdefault(caller, _Caller())
         if found.pages >= AT_ONCE + MAX_WAITING:
             raise TooMany("too many pages of this token are being made: try again later", headers={"Retry-After": "5"})
