@@ -1,4 +1,4 @@
-"""Turns: work that computes for long lets others go on meanwhile."""
+"""Turns: long computations yield to other tasks of the event loop."""
 
 import asyncio
 import time
@@ -7,42 +7,42 @@ from collections.abc import Callable
 from typing import TypeVar
 
 TURN_SECONDS = 0.01
-"""How long something computes until others have their turn."""
+"""Maximum computing time before a yield."""
 LONG_SECONDS = 0.001
 PAUSE_FACTOR = 2
-"""A step longer than LONG_SECONDS is followed by a pause so many times as long."""
+"""Pause after a step longer than LONG_SECONDS, as a multiple of the step."""
 MAX_PAUSE_SECONDS = 0.05
 
 Value = TypeVar("Value")
 
 
 class Turns:
-    """Lets others have their turn while this one computes for long."""
+    """Lets one long computation yield to other tasks."""
 
     def __init__(self) -> None:
         self._until = time.perf_counter() + TURN_SECONDS
 
     @property
     def over(self) -> bool:
-        """Whether the others are due. Look after each step."""
+        """True once it is time to yield. Check it after each step."""
         return time.perf_counter() >= self._until
 
     async def next(self) -> None:
-        """Returns after the others' turn."""
+        """Yields to other tasks, then starts a new turn."""
         await asyncio.sleep(0)
         self._until = time.perf_counter() + TURN_SECONDS
 
 
 class SharedTurns:
-    """The same for many that compute at once, such as the filters of streams: each is short, but all of them together
-    would hold up the others. One step is made at a time."""
+    """Turns for many concurrent computations, such as the filters of streams: each is short, but together they would
+    block other tasks. Runs one step at a time."""
 
     def __init__(self) -> None:
         self._turns = Turns()
         self._step = asyncio.Lock()
 
     async def step(self, compute: Callable[[], Value]) -> Value:
-        """What `compute` returns, after the steps of those who came before."""
+        """The result of `compute`, after earlier steps."""
         async with self._step:
             try:
                 return compute()
@@ -52,16 +52,16 @@ class SharedTurns:
 
 
 class OwnerTurns:
-    """Steps of many owners, each of which may take some milliseconds: one at a time, the owners in turn. Between two
-    steps everything else goes on, and twice the time that a long one took."""
+    """Turns for steps of many owners, each of some milliseconds: one step at a time, owners in rotation. Other tasks
+    run between two steps; after a long one, for PAUSE_FACTOR times its duration, at most MAX_PAUSE_SECONDS."""
 
     def __init__(self) -> None:
         self._waiting: dict[str | None, deque[asyncio.Future[None]]] = {}
-        """By owner, in the order of their turns."""
+        """Waiting steps by owner, in the order of turns."""
         self._taken = False
 
     async def step(self, owner: str | None, compute: Callable[[], Value]) -> Value:
-        """What `compute` returns, in the owner's turn."""
+        """The result of `compute`, run in the owner's turn."""
         loop = asyncio.get_running_loop()
         if self._taken:
             turn = loop.create_future()
@@ -69,7 +69,7 @@ class OwnerTurns:
             try:
                 await turn
             except asyncio.CancelledError:
-                if not turn.cancelled():  # it was given the turn
+                if not turn.cancelled():  # it already had the turn
                     self._pass_on()
                 raise
         self._taken = True

@@ -1,8 +1,8 @@
-"""Was a note or a task made? HubSpot is asked for our key.
+"""Finds out whether a note or a task was created, by looking up our key at HubSpot.
 
-If HubSpot keeps the key unique, reading by it is certain, and HubSpot refuses a second record with the key anyway. If
-not, the records of the contact or the deal are read, and those that were made lately are searched for the key in their
-text. "Not there" counts then only after the settle time, and only if everything could be read.
+If HubSpot keeps the key unique, a lookup by key is certain, and HubSpot refuses a second record with the key anyway. If
+not, the recent records of the contact or the deal are read, and their text is searched for the key. A record then
+counts as missing only after the settle time, and only if everything could be read.
 """
 
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -23,11 +23,11 @@ Ask = Callable[..., Generator[Step, Response, Answer]]
 Found = Generator[Step, Response, str | Outcome | None]
 
 MAX_NEWEST = 100
-"""Most records whose times are read: the newest, which have the highest ids."""
+"""Maximum records whose times are read: the newest, which have the highest ids."""
 MAX_READ = 5
-"""Most records whose text is read."""
+"""Maximum records whose text is read."""
 EARLIER_SECONDS = 86_400.0
-"""A record that was made so long before the intention is another one: clocks differ, and time zones."""
+"""Records created over a day before the intent are ignored. The day covers differences of clocks and time zones."""
 
 
 def was_made(
@@ -41,10 +41,10 @@ def was_made(
     *,
     keyed: bool,
 ) -> Found:
-    """The id of the record; None if there is none; the outcome if that is not known.
+    """The id of the record; None if there is none; an outcome if this is unknown.
 
-    about  what it hangs on, as (type, id)
-    keyed  it has the key in a property too
+    about  the objects it may be associated with, as (type, id)
+    keyed  the record has the key in a property too
     """
     if keyed:
         answer = yield from ask(hubspot_requests.read_property(subscription, object, KEY), about_object=False)
@@ -69,7 +69,7 @@ def _by_text(
     complete = False
     for target, id in about:
         answer = yield from ask(hubspot_requests.associated(subscription, target, id, object), about_object=False)
-        if answer.missing:  # deleted: then the other one is asked
+        if answer.missing:  # deleted: try the next object
             continue
         if not answer.ok:
             return answer.outcome
@@ -84,23 +84,23 @@ def _by_text(
         if not isinstance(results, list):
             return ledger.uncertain("not_readable") if answer.ok else answer.outcome
         made = {str(one.get("id")): _seconds(one.get("createdAt")) for one in map(mapping, results)}
-        complete = complete and all(id in made for id in newest)  # a 207 lacks those that were deleted since
+        complete = complete and all(id in made for id in newest)  # a 207 omits records deleted since
         lately = [id for id in newest if id in made and made[id] >= intent.at - EARLIER_SECONDS]
-    for id in lately[:MAX_READ] or newest[:1]:  # a clock may be days off: then ours is likely the newest
+    for id in lately[:MAX_READ] or newest[:1]:  # if a clock is days off, ours is likely the newest
         answer = yield from ask(hubspot_requests.read(subscription, object, id, BODIES[object]))
         if not (answer.ok or answer.missing):
             return answer.outcome
         text = mapping(answer.document.get("properties")).get(BODIES[object])
         if isinstance(text, str) and key in text:
             return id
-        complete = complete and (answer.missing or bool(answer.document))  # it is empty if the answer is too long
+        complete = complete and (answer.missing or bool(answer.document))  # empty if the answer is too long
     if intent.settles_in(now):
         return intent.waiting(now)[0]
     return None if complete and len(lately) <= MAX_READ else ledger.uncertain("not_found")
 
 
 def _listed(document: Mapping[str, Any]) -> tuple[Sequence[str], bool]:
-    """The ids in a list of associations, and True if these are all."""
+    """The ids in a list of associations, and True if the list is complete."""
     results = document.get("results")
     given = [str(mapping(one).get("toObjectId")) for one in results] if isinstance(results, list) else []
     ids = [id for id in dict.fromkeys(given) if ID.fullmatch(id)]
@@ -109,7 +109,7 @@ def _listed(document: Mapping[str, Any]) -> tuple[Sequence[str], bool]:
 
 
 def _seconds(moment: object) -> float:
-    """A time in epoch seconds; infinite if it cannot be read, so that the record is read."""
+    """A time in epoch seconds; infinite if it is unreadable, so that the record's text is read."""
     try:
         return from_rfc3339(moment) if isinstance(moment, str) and len(moment) <= 40 else float("inf")
     except ValueError:

@@ -1,4 +1,4 @@
-"""The first address of a sink that takes a connection."""
+"""Connects to the first address of a sink that accepts a connection."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -8,13 +8,13 @@ from relay.bus.publishers import CannotConnect
 from relay.core.bus import Broker
 
 CONNECT_SECONDS = 5.0
-"""Time-out of one address, so that the next one gets its turn."""
+"""Time-out of one address before the next is tried."""
 
 Made = TypeVar("Made")
 
 
 async def first_connected(broker: Broker, connect: Callable[[str, int], Awaitable[Made]]) -> Made:
-    """Tries the addresses in their order. Raises CannotConnect at once, and else what the first one raised."""
+    """Tries the addresses in order. Raises a CannotConnect at once; if all fail, the error of the first address."""
     failure: Exception | None = None
     for host, port in broker.addresses:
         try:

@@ -10,7 +10,7 @@ from relay.installation import install_command
 
 def needed(module: str, extra: str) -> ModuleType:
     """A module of an extra. Raises CannotConnect if it is not installed."""
-    logging.getLogger(module.partition(".")[0]).setLevel(logging.CRITICAL)  # what fails is in the attempts
+    logging.getLogger(module.partition(".")[0]).setLevel(logging.CRITICAL)  # attempts record the errors
     try:
         return import_module(module)
     except ImportError:

@@ -1,7 +1,7 @@
-"""The egress guard of brokers: every address that their clients dial is judged, also those that a broker advertises.
+"""The egress guard of brokers: checks every address that their clients dial, also those that a broker advertises.
 
-The clients dial through the event loop. Its `create_connection` is wrapped once; a task that runs `guarded` work, and
-each task that it starts, gets sockets from the guard, which resolves the name and judges each address. All others are
+The clients dial through the event loop, whose `create_connection` is wrapped once. A task that runs `guarded` work, and
+each task that it starts, gets sockets from the guard, which resolves the name and checks each address. Other tasks are
 not affected.
 """
 
@@ -21,7 +21,7 @@ from relay.core.netguard import GuardPolicy, refusal_of_address
 
 MAX_REFUSALS = 10
 CONNECT_SECONDS = 5.0
-"""Time-out of one address, so that the next one of a name gets its turn."""
+"""Time-out of one address before the next address of the name is tried."""
 
 log = structlog.get_logger("relay.bus")
 
@@ -34,15 +34,15 @@ class Refused(OSError):
 
 
 class NotReached(OSError):
-    """No connection. The text names the host that was asked for, and may be shown to the subscription's owner."""
+    """No connection. The text names the requested host, and may be shown to the subscription's owner."""
 
 
 class Guard:
-    """Opens sockets to brokers. One per attempt to connect; it remembers what it refused.
+    """Opens sockets to brokers, and records refused addresses. One per attempt to connect.
 
     protocol  of the broker: its ports are allowed, those of other protocols are not
     secure    TLS
-    refusals  the first of the addresses that were asked for, for the subscription's owner
+    refusals  why the first MAX_REFUSALS refused addresses were refused, for the subscription's owner
     """
 
     def __init__(self, policy: GuardPolicy, resolver: AbstractResolver, protocol: Protocol, *, secure: bool) -> None:
@@ -54,7 +54,7 @@ class Guard:
         self.refusals: list[str] = []
         self.remote_ip: str | None = None
         self.failure: str | None = None
-        """Why the first address that takes no connection takes none."""
+        """Error of the first address that could not be reached."""
 
     async def open(self, host: str, port: int) -> socket.socket:
         """A connected socket. Raises Refused or OSError."""
@@ -113,7 +113,7 @@ def _said(error: OSError) -> str:
 
 @contextmanager
 def guarded(guard: Guard | None) -> Iterator[None]:
-    """What is dialled inside, and by tasks that are started inside, goes through the guard."""
+    """Routes connections of the block, and of tasks started in it, through the guard."""
     _wrap(asyncio.get_running_loop())
     token = _guard.set(guard)
     try:

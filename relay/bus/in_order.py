@@ -1,7 +1,7 @@
-"""Messages of one order are published one behind the other, and all others side by side.
+"""Publishes messages of one order one after the other, and all others concurrently.
 
 A broker may refuse a message and take the next: its queue was full for a moment, or only the first one's subject has no
-stream. Were both on their way, consumers would see the second one first.
+stream. If both were in flight, consumers would see the second one first.
 """
 
 import asyncio
@@ -17,8 +17,8 @@ async def publish_in_order(
     results: list[Published | None],
     publish: Callable[[Message], Awaitable[Published]],
 ) -> None:
-    """Publishes each message, and puts what came of it into its place of `results`. What is behind a failed message of
-    its order is not sent. When cancelled, it cancels what is under way."""
+    """Publishes each message and stores its result at the same index of `results`. After a failed message, later ones
+    of its order are not sent. Cancelling it cancels all publishing in progress."""
     chains: dict[int | str, list[int]] = {}
     for index, message in enumerate(messages):
         chains.setdefault(index if message.order is None else message.order, []).append(index)
@@ -45,7 +45,7 @@ async def _one(message: Message, publish: Callable[[Message], Awaitable[Publishe
         task = asyncio.current_task()
         if task is not None and task.cancelling():
             raise
-        return BROKE_OFF  # the client cancels what waits on a connection that ends
+        return BROKE_OFF  # the client cancels waits when the connection ends
     except (ValueError, TypeError) as error:  # before it was sent
         return Published(error="render", detail=f"the client cannot write the message ({type(error).__name__})")
     except Exception as error:

@@ -1,8 +1,8 @@
 """Apache Kafka. An event is delivered once all in-sync replicas have it (`acks=all`).
 
-Each partition has a lane: an identity of its own, sequence numbers, and at most one batch on its way, so the order of a
-key is the order in which its events come. A batch whose answer did not come stays in doubt. It is sent again, with the
-same numbers, before anything else of its lane, so that the brokers store it once, also across attempts and connections.
+Each partition has a lane: its own producer identity, sequence numbers, and at most one batch in flight, so events of
+a key stay in order. A batch without an answer is unacknowledged (`doubt`). It is sent again with the same numbers
+before any other batch of its lane, so brokers store it once, also across attempts and connections.
 """
 
 import asyncio
@@ -31,24 +31,24 @@ MAX_NODES = 1000
 """Maximum nodes of a cluster."""
 MAX_CONNECTIONS = 100
 MAX_ASKED = 16
-"""Nodes that are tried before a cluster counts as unreachable."""
+"""Maximum nodes tried before a cluster counts as unreachable."""
 MAX_TOPICS = 1000
-"""Topics that are remembered, so that templates with ever new names need no more memory."""
+"""Maximum topics cached: templates can produce any number of names."""
 MAX_LANES = 4000
 MAX_DOUBTS = 64
-"""Lanes with a batch in doubt, 256 KiB each. An older one is given up: its events may be stored twice."""
+"""Maximum lanes with an unacknowledged batch of 256 KiB. The oldest are dropped: their events may be stored twice."""
 MAX_SETTLED = 1000
 TOPIC_SECONDS = 300.0
-"""After this time a topic's partitions are read again."""
+"""Cache lifetime of a topic's partitions."""
 UNKNOWN_SECONDS = 5.0
-"""For so long a topic that is not there is not asked for again."""
+"""Cache lifetime of a missing topic."""
 PAUSES = (0.1, 0.2, 0.4, 0.8, 1.6)
-"""Seconds before each further try within one attempt."""
+"""Seconds before each retry within one attempt."""
 
 _OK, _DUPLICATE = 0, 46
 _LOST_IDENTITY = frozenset((45, 47, 49, 59, 90))
 """OUT_OF_ORDER_SEQUENCE_NUMBER, INVALID_PRODUCER_EPOCH, INVALID_PRODUCER_ID_MAPPING, UNKNOWN_PRODUCER_ID,
-PRODUCER_FENCED: the brokers have lost what they knew of this producer."""
+PRODUCER_FENCED: the brokers no longer know this producer's state."""
 _NO_TOPIC = Published(error="unknown_topic", detail="there is no such topic, and the broker makes none")
 _NO_LEADER = Published(error="nack", detail="the partition has no leader now")
 _FEW_REPLICAS = Published(error="nack", detail="too few replicas are in sync")
@@ -64,7 +64,7 @@ _PASSING_CODES = {
     **dict.fromkeys((19, 20), _FEW_REPLICAS),
     56: Published(error="nack", detail="the broker cannot write to its disk"),
 }
-"""Codes of errors that pass. After some of them a batch may be stored."""
+"""Codes of transient errors. After some of them the batch may be stored."""
 _PASSING_RESULTS = (*_PASSING_CODES.values(), _IDENTITY_LOST)
 _PASSING = frozenset(("connect", "read", "timeout"))
 _BROKE_OFF = CannotConnect("read", "the connection broke off before the broker answered")
@@ -81,13 +81,13 @@ _STORED_BEFORE = Published(detail="stored by an earlier attempt")
 
 @dataclass(slots=True, eq=False)
 class _Lane:
-    """What is known of one partition.
+    """The producer state of one partition.
 
-    sequence   of the next record
-    doubt      was sent; no answer came
+    sequence   sequence number of the next record
+    doubt      the unacknowledged batch
     tries      how often this identity has sent `doubt`
-    max_bytes  of a batch, which falls when the broker refuses one
-    settled    digests of messages that were in doubt and turned out to be stored
+    max_bytes  maximum size of a batch; lowered when the broker refuses one
+    settled    digests of messages of an unacknowledged batch that proved to be stored
     """
 
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -103,13 +103,13 @@ class _Lane:
         self.doubt, self.tries = None, 0
 
     def forget(self) -> None:
-        """Another identity is needed: the numbers of this one may have been used."""
+        """Drops the identity and its batch: its sequence numbers may have been used."""
         self.identity, self.doubt, self.sequence, self.tries = None, None, 0, 0
 
 
 @dataclass(slots=True)
 class _Topic:
-    """Leaders by partition, in the order of partitions; None: it has none. Or why there is no topic."""
+    """The leader of each partition, by partition; None: no leader. `why`: the error of an unusable topic."""
 
     leaders: tuple[tuple[int, int | None], ...] = ()
     why: Published | None = None
@@ -117,7 +117,7 @@ class _Topic:
 
 
 class Kafka:
-    """A producer, and its connections to the nodes of a cluster. It replaces those that break."""
+    """A producer and its connections to the nodes of a cluster. Broken connections are replaced."""
 
     def __init__(self, broker: Broker, tls: ssl.SSLContext | None, clock: Clock = wall_clock) -> None:
         self._broker, self._tls, self._clock = broker, tls, clock
@@ -152,11 +152,11 @@ class Kafka:
             raise
 
     async def missing(self, place: Message) -> Published | None:
-        """See `Publisher`. The question makes no topic."""
+        """See `Publisher`. The request creates no topic."""
         answer = await self._asked(wire.metadata_request([place.destination], make=False))
         named = [topic for topic in answer.topics or () if topic[1] == place.destination]
         why = _topic(named[0] if named else None, self._now()).why
-        if why == _NO_TOPIC:  # it may yet be made by the first event
+        if why == _NO_TOPIC:  # the first event may create it
             return Published(error="unknown_topic", detail="there is no such topic: create it")
         return why if why is not None and why.error in ("unknown_topic", "denied") else None
 
@@ -169,12 +169,12 @@ class Kafka:
             await asyncio.wait(gone)
         await self._tasks.drain()
 
-    # --- which partition
+    # --- partitions
 
     async def _shared_out(self, messages: Sequence[Message], results: list[Published | None]) -> dict[Place, list[int]]:
-        """The messages of each partition, by index. Those that have none get their result."""
+        """Indices of the messages by partition. A message without a partition gets its error in `results`."""
         topics = await self._read_topics({message.destination for message in messages})
-        spread = random.getrandbits(31)  # messages without a key share a partition for as long as one batch
+        spread = random.getrandbits(31)  # one partition for all keyless messages of a batch
         found: dict[Place, list[int]] = {}
         failed: set[str | None] = set()
         for index, message in enumerate(messages):
@@ -192,7 +192,7 @@ class Kafka:
         return found
 
     async def _read_topics(self, names: Collection[str]) -> dict[str, _Topic]:
-        """What is known of topics. Waits a little for those that the broker is just making."""
+        """The topics by name. Waits up to 0.7 s for topics that the broker is creating."""
         for pause in (*PAUSES[:3], None):
             now = self._now()
             unread = [name for name in names if not self._fresh(name, now)]
@@ -211,8 +211,8 @@ class Kafka:
         return known is not None and now - known.read_at < (TOPIC_SECONDS if known.why is None else UNKNOWN_SECONDS)
 
     async def _read_metadata(self, topics: Sequence[str], since: float) -> None:
-        """Reads nodes and topics from any node, unless another task has done so since. Raises CannotConnect if there
-        is none."""
+        """Reads nodes and topics from any node, unless another task has read them since `since` (loop time). Raises
+        CannotConnect if no node answers."""
         async with self._reading:
             unread = [name for name in topics if name not in self._topics or self._topics[name].read_at <= since]
             if not unread and topics:
@@ -241,7 +241,7 @@ class Kafka:
         return CannotConnect("connect", detail)
 
     async def _asked(self, request: Any) -> Any:
-        """An answer of any node. Raises CannotConnect if none answers."""
+        """The answer of any node. Raises CannotConnect if none answers."""
         known = [address for address, connection in self._connections.items() if connection.connected()]
         others = [*_shuffled(self._broker.addresses), *_shuffled(self._nodes.values())]
         failure: CannotConnect | None = None
@@ -251,7 +251,7 @@ class Kafka:
             except CannotConnect as why:
                 if failure is None or failure.error in _PASSING:
                     failure = why
-                if why.error == "credential":  # more tries could lock it out
+                if why.error == "credential":  # retries could lock the user out
                     break
         raise failure or CannotConnect("connect", "the sink names no address")
 
@@ -276,7 +276,7 @@ class Kafka:
             return connection
 
     def _close_some(self) -> None:
-        """Keeps connections and their locks few, however many nodes a cluster says that it has."""
+        """Bounds the connections and their locks: a cluster may advertise any number of nodes."""
         self._connections = {at: one for at, one in self._connections.items() if one.connected()}
         while len(self._connections) >= MAX_CONNECTIONS:
             self._connections.pop(next(iter(self._connections))).close()
@@ -284,7 +284,7 @@ class Kafka:
             self._dialling = {at: lock for at, lock in self._dialling.items() if lock.locked()}
 
     async def _answer(self, connection: wire.Connection, request: Any) -> Any:
-        """An answer. Raises CannotConnect if none comes; the connection is closed then, since it may be half open."""
+        """The answer to a request. Without one: closes the connection, as it may be half open; raises CannotConnect."""
         try:
             return await connection.send(request)
         except Exception as error:
@@ -329,7 +329,7 @@ class Kafka:
                 for index in (*chosen, *left):
                     results[index] = result
                 return
-            elif len(chosen) > 1:  # the batch is, but maybe none of its messages
+            elif len(chosen) > 1:  # the batch is too large, but perhaps no single message
                 lane.max_bytes = sum(wire.size_of(messages[index]) for index in chosen) // 2
                 left.extendleft(reversed(chosen))
             else:
@@ -338,7 +338,7 @@ class Kafka:
 
     def _lane(self, place: Place) -> _Lane:
         found = self._lanes.pop(place, None) or _Lane()
-        self._lanes[place] = found  # the last one used is the last one forgotten
+        self._lanes[place] = found  # moves it to the end: the least recently used lane is dropped first
         if len(self._lanes) > MAX_LANES:
             idle = [at for at, lane in self._lanes.items() if lane.doubt is None and not lane.turn.locked()]
             for at in idle[: MAX_LANES // 10]:
@@ -346,7 +346,7 @@ class Kafka:
         return found
 
     async def _settle(self, place: Place, lane: _Lane) -> Published | None:
-        """Finds out whether a batch in doubt is stored, by storing it. Returns why it cannot be found out."""
+        """Settles an unacknowledged batch by sending it again. Returns the error if its outcome stays unknown."""
         batch = lane.doubt
         assert batch is not None
         result = await self._store(place, lane, batch)
@@ -358,7 +358,7 @@ class Kafka:
         return None
 
     def _settled(self, lane: _Lane, index: int, messages: Sequence[Message], results: list[Published | None]) -> bool:
-        """Whether a message is stored already, since it was in doubt."""
+        """True if a message was stored by an earlier, unacknowledged batch."""
         digest = _digest(messages[index])
         if digest not in lane.settled:
             return False
@@ -367,9 +367,9 @@ class Kafka:
         return True
 
     async def _store(self, place: Place, lane: _Lane, batch: Batch) -> int | Published:
-        """Sends a batch until the broker has decided. Returns its offset, or why it is not stored.
+        """Sends a batch, with retries, until the broker has decided. Returns its offset, or the error.
 
-        It stays in doubt if that is not certain, also when this is cancelled. Raises CannotConnect without any node.
+        It stays unacknowledged while its outcome is unknown, also when cancelled. Raises CannotConnect without a node.
         """
         if lane.doubt is None:
             self._doubt(lane, batch)
@@ -386,7 +386,7 @@ class Kafka:
                 await self._read_metadata([place.topic], began)
             return result
         finally:
-            if lane.tries == 0:  # it was not sent at all, or refused
+            if lane.tries == 0:  # never sent, or refused
                 lane.doubt = None
 
     def _doubt(self, lane: _Lane, batch: Batch) -> None:
@@ -396,7 +396,7 @@ class Kafka:
             one.forget()
 
     async def _send(self, place: Place, lane: _Lane, batch: Batch) -> int | Published:
-        """Sends a batch once. Returns its offset, or what is wrong."""
+        """Sends a batch once. Returns its offset, or the error."""
         topic = self._topics.get(place.topic) or _Topic(why=_NO_TOPIC)
         if topic.why is not None:
             return topic.why
@@ -424,12 +424,12 @@ class Kafka:
             return _IDENTITY_LOST
         said = _said(code)
         if said not in _PASSING_RESULTS:
-            lane.forget()  # its numbers may have been used by an earlier try
+            lane.forget()  # an earlier try may have used its numbers
         return said
 
     async def _produced(self, connection: wire.Connection, place: Place, records: bytes) -> tuple[int, int]:
-        """Sends records, in one request with those that other lanes send at this moment: a node answers one request of
-        a connection after the other. Returns an error code and the offset."""
+        """Sends records, in one request with those of other lanes at this moment: a node answers the requests of a
+        connection one after the other. Returns an error code and the offset."""
         answer: asyncio.Future[tuple[int, int]] = asyncio.get_running_loop().create_future()
         waiting = self._waiting.setdefault(connection, {})
         waiting[place] = (records, answer)
@@ -442,7 +442,7 @@ class Kafka:
             raise
 
     async def _exchange(self, connection: wire.Connection) -> None:
-        await asyncio.sleep(0)  # lanes that begin together
+        await asyncio.sleep(0)  # collects lanes that start together
         waiting = self._waiting.pop(connection)
         try:
             request = wire.produce_request({place: records for place, (records, _) in waiting.items()})
@@ -495,7 +495,7 @@ def _stored(answer: Any) -> dict[Place, tuple[int, int]]:
 
 
 def _said(code: int) -> Published:
-    """What an error code means."""
+    """The result for an error code."""
     name = _errors.for_code(code).__name__
     found = _PASSING_CODES.get(code) or _REFUSED.get(code)
     return found or Published(error="nack", detail=f"the broker answered {name} ({code})")
@@ -508,7 +508,7 @@ def _next(
     failed: Collection[str | None],
     results: list[Published | None],
 ) -> list[int]:
-    """Takes from `left` what the next batch holds. Events behind one that failed are not sent."""
+    """Takes the messages of the next batch from `left`. Those behind a failed message of their order are held back."""
     found: list[int] = []
     size = 0
     while left:
@@ -530,7 +530,7 @@ def _shuffled(addresses: Iterable[tuple[str, int]]) -> list[tuple[str, int]]:
 
 
 def _named(error: Exception, ended: CannotConnect) -> CannotConnect:
-    """What a failure of a connection means. `ended`: what it means if the broker closed it."""
+    """The error for a failure of a connection. `ended`: the error if the broker closed it."""
     for seen in causes_of(error):
         match seen:
             case wire.BadAnswer():

@@ -1,6 +1,6 @@
-"""What the relay says to a node of a Kafka cluster: connections and requests, with aiokafka's encoders.
+"""Connections and requests to a node of a Kafka cluster, with aiokafka's encoders.
 
-What a node answers is limited: the size of a response, and the work that a login asks for.
+The size of a response is limited, and the rounds of hashing that a node may demand for a login.
 """
 
 import ssl
@@ -25,16 +25,16 @@ _token_provider: Any = needed("aiokafka.abc", "kafka").AbstractTokenProvider
 REQUEST_SECONDS = 10.0
 """Time-out of one answer."""
 MAX_RESPONSE_BYTES = 1024 * 1024
-"""Maximum size of a response. Metadata of a topic have about 40 bytes a partition."""
+"""Maximum size of a response. Metadata of a topic take about 40 bytes per partition."""
 SCRAM_ITERATIONS = range(4096, 65_537)
-"""Kafka's own are 4,096 to 16,384. Fewer would give the password away, more would hold a core."""
+"""Accepted rounds. Kafka uses 4,096 to 16,384. Fewer would expose the password, more would block a core."""
 MAX_SEQUENCE = 2**31
 RECORD_OVERHEAD_BYTES = 70
 """Lengths, time and offset of a record."""
 
 
 class BadAnswer(Exception):
-    """A node answers what no Kafka would. The text is one line without secrets."""
+    """An answer that no Kafka node sends. The text is one line without secrets."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Records that are stored together, or not at all. `at_ms`: their time, in epoch milliseconds."""
+    """Records that are stored together or not at all. `at_ms`: their time, in epoch milliseconds."""
 
     messages: tuple[Message, ...]
     at_ms: int
@@ -55,7 +55,7 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """What the brokers know a producer by."""
+    """A producer's identity at the brokers."""
 
     producer: int
     epoch: int
@@ -92,7 +92,7 @@ class Connection(_connections.AIOKafkaConnection):  # type: ignore[misc, name-de
         )
 
     def close(self, reason: Any = None, exc: BaseException | None = None) -> Any:
-        """Ends it at once: with TLS a node could otherwise delay the end."""
+        """Closes the connection at once: with TLS a node could otherwise delay it."""
         writer = self._writer
         ended = super().close(reason, exc)
         if writer is not None:
@@ -103,7 +103,7 @@ class Connection(_connections.AIOKafkaConnection):  # type: ignore[misc, name-de
     async def _read(self_ref: Any) -> None:
         connection = self_ref()
         reader = None if connection is None else connection._reader
-        del connection  # one that is given up may be collected meanwhile
+        del connection  # allows garbage collection of an abandoned connection
         while reader is not None:
             (size,) = struct.unpack(">i", await reader.readexactly(4))
             if not 0 <= size <= MAX_RESPONSE_BYTES:
@@ -140,8 +140,8 @@ class _Token(_token_provider):  # type: ignore[misc]
 
 
 def metadata_request(topics: Sequence[str], *, make: bool = True) -> Any:
-    """Asks for the nodes, and for the partitions of topics. A broker that makes topics by itself makes them now, unless
-    it is asked not to."""
+    """Asks for the nodes, and for the partitions of topics. `make`: lets a broker with automatic creation create
+    missing topics."""
     return _metadata.MetadataRequest(list(topics), make)
 
 
@@ -195,12 +195,12 @@ def encoded(batch: Batch, identity: Identity, sequence: int) -> bytes:
 
 
 def size_of(message: Message) -> int:
-    """About the bytes that a message needs in a batch."""
+    """Approximate size of a message in a batch, in bytes."""
     headers = sum(len(name) + len(value) + 4 for name, value in message.headers)
     return len(message.body) + len(message.key or "") + headers + RECORD_OVERHEAD_BYTES
 
 
 @lru_cache(maxsize=10_000)
 def hash_of(key: str) -> int:
-    """The number that a key's partition follows from, as in the clients of Java and librdkafka (`murmur2`)."""
+    """The hash that selects a key's partition, as in the Java and librdkafka clients (`murmur2`)."""
     return int(_murmur2(key.encode("utf-8", "replace"))) & 0x7FFFFFFF

@@ -1,9 +1,8 @@
 """NATS JetStream. An event is delivered once its stream has acknowledged it (PubAck).
 
-`Nats-Msg-Id` is the id of the delivery, with its round. Within its `duplicate_window` JetStream drops what it has
-stored of this delivery, and never an event of another subscription or of a replay. The client does not reconnect by
-itself, and takes no addresses from servers: `publishers.py` makes a new connection, to the addresses that the sink
-names.
+`Nats-Msg-Id` is the id of the delivery, with its round. Within its `duplicate_window` JetStream drops duplicates of
+this delivery, and never an event of another subscription or of a replay. The client neither reconnects nor takes
+addresses from servers: `publishers.py` makes a new connection, to the addresses in the sink.
 """
 
 import asyncio
@@ -22,11 +21,11 @@ from relay.bus.publishers import CannotConnect
 from relay.core.bus import Broker, Login, Message, Published
 
 MAX_PENDING = 4_000
-"""Maximum messages that wait for their acknowledgement on one connection."""
+"""Maximum unacknowledged messages on one connection."""
 LOOK_SECONDS = 3.0
 GIVE_UP_SECONDS = 0.2
 MESSAGE_TOO_LARGE = 10_054
-"""Error of JetStream: the message exceeds `max_msg_size` of its stream."""
+"""JetStream's error code for a message larger than `max_msg_size` of its stream."""
 MAX_CODE = 100_000
 _REFUSALS = (
     "maximum messages exceeded",
@@ -36,7 +35,7 @@ _REFUSALS = (
     "resource limits exceeded for account",
     "insufficient resources",
 )
-"""Descriptions that are shown. Others are not: attempts are shown to callers who may not see what a sink answers."""
+"""Descriptions that attempts may show. Others stay hidden: readers of attempts may not see a sink's answers."""
 _NO_RESPONDERS = "503"
 _NO_PERMISSION = "permissions violation"
 _REFUSED = ("authorization", "authentication", "nkey")
@@ -52,19 +51,19 @@ class Nats:
         self._jetstream: Any = None
         self._gone = False
         self._waiting: dict[asyncio.Future[Any], str] = {}
-        """Acknowledgements that are missing, and the subjects of their messages."""
+        """Unacknowledged messages: their futures and subjects."""
         self._replies = 0
         self._denials = 0
         self._denied = ""
 
     async def connect(self, server: str, login: Login | None, name: str, tls: ssl.SSLContext | None) -> None:
-        """Connects. Raises what the client raises, or CannotConnect."""
+        """Connects. Raises CannotConnect, or the client's own errors."""
         try:
             await self._client.connect(
                 servers=[server],
                 name=name,
                 allow_reconnect=False,
-                max_reconnect_attempts=1,  # 0 would mean for ever
+                max_reconnect_attempts=1,  # 0 would mean no limit
                 reconnect_time_wait=0.1,
                 connect_timeout=CONNECT_SECONDS,
                 error_cb=self._heard,
@@ -75,19 +74,19 @@ class Nats:
             )
         except BaseException as error:
             self._abort()
-            with suppress(Exception):  # after a failed TLS handshake the library waits for ever
+            with suppress(Exception):  # after a failed TLS handshake the library never returns
                 async with asyncio.timeout(GIVE_UP_SECONDS):
                     await self._client.close()
             if any(word in str(error).lower() for word in _REFUSED):
                 raise CannotConnect("credential", "the broker does not accept the credential") from None
             raise
-        self._client._reading_task.add_done_callback(self._ended)  # it also ends by what a server should not send
+        self._client._reading_task.add_done_callback(self._ended)  # invalid data from the server ends it too
         self._jetstream = self._client.jetstream(publish_async_max_pending=MAX_PENDING)
         self._jetstream._handle_async_reply = self._replied
 
     @property
     def broken(self) -> bool:
-        """True once the connection is gone."""
+        """True once the connection is lost."""
         return self._gone or not self._client.is_connected
 
     async def publish(self, messages: Sequence[Message], results: list[Published | None]) -> None:
@@ -97,7 +96,7 @@ class Nats:
         try:
             await publish_in_order(messages, results, self._one)
         except asyncio.CancelledError:
-            if self._replies == replies:  # to none, of any subject: the connection may be half open
+            if self._replies == replies:  # no reply on any subject: the connection may be half open
                 self._gone = True
             raise
 
@@ -110,7 +109,7 @@ class Nats:
         future = await self._jetstream.publish_async(message.destination, message.body, headers=headers)
         self._waiting[future] = message.destination
         try:
-            if self._denials != denials:  # while it was written
+            if self._denials != denials:  # denied while it was written
                 self._deny(self._denied)
             if self._gone and not future.done():
                 return BROKE_OFF
@@ -120,15 +119,15 @@ class Nats:
             del self._waiting[future]
 
     async def _replied(self, reply: Any) -> None:
-        """An acknowledgement, or why there is none. The library's own function raises an error of JetStream where
-        no caller sees it, and the message would wait for ever."""
+        """Resolves a message with its acknowledgement or JetStream's error. The library's own handler raises that error
+        where no caller sees it, and the message would wait without end."""
         self._replies += 1
         future = self._jetstream._publish_async_futures.get(reply.subject.rpartition(".")[2])
         if future is not None and not future.done():
             future.set_result(read_reply((reply.headers or {}).get("Status"), reply.data))
 
     async def missing(self, place: Message) -> Published | None:
-        """See `Publisher`. A user may lack the permission to ask."""
+        """See `Publisher`. None too if the user lacks the permission to look up streams."""
         try:
             async with asyncio.timeout(LOOK_SECONDS):
                 await self._jetstream.find_stream_name_by_subject(place.destination)
@@ -141,7 +140,7 @@ class Nats:
         return None
 
     async def _heard(self, error: Exception) -> None:
-        """An error that the server has sent. Only that of a permission leaves the connection as it is."""
+        """Handles an error from the server. Only a permission error leaves the connection open."""
         said = str(error).lower()
         if _NO_PERMISSION in said:
             self._denials += 1
@@ -149,7 +148,7 @@ class Nats:
             self._deny(said)
 
     def _deny(self, said: str) -> None:
-        """Ends the waiting of messages that will have no acknowledgement."""
+        """Fails the messages that will get no acknowledgement."""
         if "subscription" in said:
             detail, denied = "the credential may not subscribe to _INBOX.>, where acknowledgements come", None
         else:
@@ -170,7 +169,7 @@ class Nats:
     async def close(self) -> None:
         """See `Publisher`."""
         self._ended()
-        self._abort()  # a server that does not read would keep it open
+        self._abort()  # a server that stops reading would keep it open
         await self._client.close()
 
     def _abort(self) -> None:
@@ -181,7 +180,7 @@ class Nats:
 
 
 async def connect(broker: Broker, tls: ssl.SSLContext | None) -> Nats:
-    """A connection. Raises CannotConnect, or what the client raises."""
+    """A connection. Raises CannotConnect, or the client's own errors."""
     scheme = "tls" if broker.secure else "nats"
 
     async def to(host: str, port: int) -> Nats:
@@ -194,7 +193,7 @@ async def connect(broker: Broker, tls: ssl.SSLContext | None) -> Nats:
 
 
 def read_reply(status: str | None, data: bytes) -> Published:
-    """What JetStream has answered to a message. `status`: the header of a server without anyone to answer."""
+    """The result in JetStream's answer to a message. `status`: the `Status` header; 503 means no responders."""
     if status == _NO_RESPONDERS:
         return Published(error="no_stream", detail="no stream has this subject, or JetStream is off: add one")
     try:
@@ -217,20 +216,20 @@ def _options(login: Login | None) -> dict[str, Any]:
     if login.mechanism == "NKEY":
         try:
             needed("nkeys", "nats").from_seed(login.secret.encode())
-        except Exception:  # any, and assertions too
+        except Exception:  # assertions too
             raise CannotConnect("credential", "this is not the seed of an NKey") from None
         return {"nkeys_seed_str": login.secret}
     return {"token": login.secret} if login.name is None else {"user": login.name, "password": login.secret}
 
 
 def _size_of(headers: Mapping[str, str]) -> int:
-    """Bytes of the headers as they are sent: `NATS/1.0`, a line each, an empty line."""
+    """Size of the encoded headers in bytes: `NATS/1.0`, a line per header, an empty line."""
     return 12 + sum(len(name) + len(value.encode()) + 4 for name, value in headers.items())
 
 
 @cache
 def _client_class() -> Any:
-    """The library's client, without what a server could do to it."""
+    """The library's client, hardened: limits received bytes, enforces TLS, ignores advertised addresses."""
     client: Any = needed("nats.aio.client", "nats").Client
     parser: Any = needed("nats.protocol.parser", "nats").Parser
 
@@ -248,7 +247,7 @@ def _client_class() -> Any:
         async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
             if initial_connection and self._secure and not info.get("tls_required"):
                 raise CannotConnect("tls", "the server offers no TLS: nothing was sent")
-            info.pop("connect_urls", None)  # other addresses, of which a server may name any number
+            info.pop("connect_urls", None)  # further addresses, in any number
             await super()._process_info(info, initial_connection=initial_connection)
 
     return Client

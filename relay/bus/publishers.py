@@ -1,7 +1,7 @@
-"""The connections of a node to brokers: one per broker and login, made when first needed.
+"""The connections of a node to brokers: one per broker and login, opened on first use.
 
-A broker that cannot be reached is not tried again for a while; until then publishing to it fails at once, and so holds
-no slot. A connection that broke, or did not answer in time, is closed and replaced. An idle one is closed.
+After a failed connect, publishing to the broker fails at once for a pause, and so holds no slot. Broken connections and
+those that did not answer in time are closed and replaced. Idle ones are closed.
 """
 
 import asyncio
@@ -25,16 +25,16 @@ from relay.tasks import Tasks
 
 FIRST_PAUSE_SECONDS = 1.0
 MAX_PAUSE_SECONDS = 5.0
-"""A try costs a dial, and one slot while it is dialled: so short that a broker which is back gets its events soon."""
+"""Maximum pause between connects: short, so that a recovered broker soon gets events. A try costs a dial and a slot."""
 MAX_REFUSED_SECONDS = 60.0
-"""The same for a broker that cannot be reached until somebody changes something: a credential, say."""
+"""The same after an error that only a change can fix, such as a wrong credential."""
 IDLE_SECONDS = 300.0
-"""Longer than the first pauses between attempts: a connection knows what is in doubt."""
+"""Longer than the first retry pauses: the connection keeps track of unacknowledged batches."""
 DIAL_SECONDS = 12.0
-"""Time limit of a look at a broker before a subscription is stored."""
+"""Time limit of the trial connection before a subscription is stored."""
 MAX_CAUSES = 20
 CLOSE_SECONDS = 2.0
-"""How long a connection is given to close in order."""
+"""Time limit for an orderly close."""
 
 log = structlog.get_logger("relay.bus")
 
@@ -55,21 +55,21 @@ class Publisher(Protocol):
 
     @property
     def broken(self) -> bool:
-        """True once it can publish no more, or must not, since what it has sent may still arrive late."""
+        """True once it cannot publish, or must not: earlier messages may still arrive late."""
         ...
 
     async def publish(self, messages: Sequence[Message], results: list[Published | None]) -> None:
-        """Publishes the messages in their order and waits for the broker's acknowledgements, which it puts into
-        `results`, a place for each message. The caller's time-out cancels it: what is None then has no result, and what
-        has been acknowledged until then is not sent again."""
+        """Publishes the messages in order and waits for the broker's acknowledgements, which it stores in `results`,
+        one per message. The caller's time-out cancels it: a None in `results` then means no result; acknowledged
+        messages are not sent again."""
         ...
 
     async def missing(self, place: Message) -> Published | None:
-        """Why the destination of a message cannot take it; None if it is there, or if that cannot be told."""
+        """The error if the destination of a message is missing; None if it exists, or if this cannot be checked."""
         ...
 
     async def close(self) -> None:
-        """Closes it, without waiting for what is unacknowledged."""
+        """Closes it without waiting for acknowledgements."""
         ...
 
 
@@ -79,7 +79,7 @@ Connect = Callable[[Broker, ssl.SSLContext | None], Any]
 
 @dataclass(slots=True, eq=False)
 class _Line:
-    """What is known of one broker. `turn`: one task connects at a time."""
+    """State of one broker. `turn`: one task connects at a time."""
 
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     publisher: Publisher | None = None
@@ -94,7 +94,7 @@ class _Line:
 class Publishers:
     """All connections of a node to brokers. `publish` never raises, except when cancelled.
 
-    clock  of attempts, in epoch seconds; `now` is a steady one
+    clock  time of attempts, in epoch seconds; `now` is monotonic
     tls    trusts other authorities than the system's (tests)
     """
 
@@ -118,8 +118,7 @@ class Publishers:
         self._tasks = Tasks()
 
     async def publish(self, broker: Broker, messages: Sequence[Message], timeout_seconds: float) -> list[Response]:
-        """Publishes messages in their order. Returns a response for each: no `error` means that the broker has stored
-        it."""
+        """Publishes messages in order. Returns a response for each: without an `error` the broker has stored it."""
         started_at, begun = self._clock(), time.perf_counter()
         results: list[Published | None] = [None] * len(messages)
         line = self._lines.setdefault(broker, _Line())
@@ -165,8 +164,8 @@ class Publishers:
         ]
 
     async def dial(self, broker: Broker, place: Message | None, timeout_seconds: float = DIAL_SECONDS) -> Published:
-        """Connects, apart from other work, and looks for the destination of a message. Publishes nothing. Returns what
-        is wrong, if anything is."""
+        """Opens a separate connection and checks that the destination of a message exists. Publishes nothing. Returns
+        the first error found; no `error` means that all is well."""
         line = _Line()
         try:
             async with asyncio.timeout(timeout_seconds):
@@ -184,7 +183,7 @@ class Publishers:
                 self._drop(line, line.publisher)
 
     async def _publisher(self, broker: Broker, line: _Line) -> Publisher:
-        if line.why is not None and line.turn.locked():  # another task tries: this one holds no slot meanwhile
+        if line.why is not None and line.turn.locked():  # another task is connecting: fail at once to free the slot
             raise line.why
         async with line.turn:
             if line.publisher is not None and line.publisher.broken:
@@ -227,13 +226,13 @@ class Publishers:
         return why
 
     def _drop(self, line: _Line, publisher: Publisher) -> None:
-        """Closes a connection beside other work."""
+        """Closes a connection in a background task."""
         if line.publisher is publisher:
             line.publisher = None
         self._tasks.start(_closed(publisher))
 
     async def close_idle(self) -> None:
-        """Closes connections that were not used for a while, and forgets brokers without one."""
+        """Closes connections idle for IDLE_SECONDS, and drops the state of idle brokers."""
         now = self._now()
         for broker, line in list(self._lines.items()):
             if line.users or line.turn.locked() or now - line.used_at < IDLE_SECONDS or now < line.blocked_until:
@@ -264,7 +263,7 @@ def _fill(results: list[Published | None], why: Published) -> None:
 
 
 def causes_of(error: BaseException) -> Iterator[BaseException]:
-    """An error and what it came from. Those of some clients go round in a circle."""
+    """An error and its causes, at most MAX_CAUSES: some clients' causes form a cycle."""
     seen: BaseException | None = error
     for _ in range(MAX_CAUSES):
         if seen is None:
@@ -274,8 +273,8 @@ def causes_of(error: BaseException) -> Iterator[BaseException]:
 
 
 def named(error: Exception, guard: Guard | None = None) -> CannotConnect:
-    """Why there is no connection. Texts of the clients may contain secrets, so they are not used. `guard`: it knows
-    what it refused, if the client has lost that."""
+    """The reason for a failed connection. The clients' texts are not used: they may contain secrets. `guard`: supplies
+    the refusal if the client has dropped it."""
     for seen in causes_of(error):
         match seen:
             case CannotConnect():

@@ -1,8 +1,8 @@
 """RabbitMQ, AMQP 0-9-1. An event is delivered once the broker has confirmed it: stored, if the queue is durable.
 
-Messages are persistent and mandatory: one that no queue takes comes back, and its delivery fails. An exchange that is
-missing, or may not be written to, closes the channel, and whatever is sent on it a moment later closes the connection.
-So the first message to each exchange goes alone, on a channel of its own.
+Messages are persistent and mandatory: an unroutable one is returned, and its delivery fails. The broker closes the
+channel after a message to an exchange that is missing or not writable, and the connection after a further message on
+it. So the first message to each exchange is sent alone, on its own channel.
 """
 
 import asyncio
@@ -21,16 +21,16 @@ from relay.bus.publishers import CannotConnect
 from relay.core.bus import CLIENT, Broker, Message, Published
 
 MAX_BATCHES = 16
-"""Maximum batches under way on one connection."""
+"""Maximum concurrent batches on one connection."""
 MAX_PROVEN = 1000
-"""Exchanges that are remembered to take messages."""
+"""Maximum exchanges remembered as writable."""
 PERSISTENT = 2
 HEARTBEAT_SECONDS = 20
 MIN_FRAME_BYTES = 4096
 FRAME_BYTES = 131_072
 """The smallest maximum that brokers may set, and RabbitMQ's default."""
 PROBE = "revor-relay.probe"
-"""Name of a queue that does not exist: a message to it comes back, unless the broker takes no messages at all."""
+"""Name of a queue that does not exist: a message to it is returned, unless the broker blocks all publishing."""
 NO_HOST = "the broker refuses the virtual host: there is none of this name, or the user may not use it"
 BLOCKED = Published(
     error="blocked", detail="RabbitMQ takes no messages now: it has too little memory or disk (connection.blocked)"
@@ -39,9 +39,9 @@ NO_EXCHANGE = Published(error="unknown_exchange", detail="there is no such excha
 NOT_ALLOWED = Published(error="denied", detail="the credential may not write to the exchange")
 BAD_PROPERTIES = Published(error="nack", detail="the broker refused the message (PRECONDITION_FAILED)")
 CLOSES_CHANNEL = (NO_EXCHANGE, NOT_ALLOWED, BAD_PROPERTIES, BROKE_OFF)
-"""After one of these the channel is closed, or about to be."""
+"""Results after which the channel is closed or about to close."""
 _RESET = struct.pack("ii", 1, 0)
-"""Of SO_LINGER: what was not sent is thrown away."""
+"""Value of SO_LINGER that discards unsent data."""
 
 
 class RabbitMq:
@@ -53,14 +53,14 @@ class RabbitMq:
         self._properties = needed("aiormq", "rabbitmq").spec.Basic.Properties
         self._free: list[Any] = []
         self._proven: set[str] = set()
-        """Exchanges that have taken a message."""
+        """Exchanges that have accepted a message."""
         self._turns = asyncio.Semaphore(MAX_BATCHES)
         self._in_doubt = False
-        """True once messages may be on their way that no publish waits for."""
+        """True once messages of a cancelled publish may be in flight."""
 
     @property
     def broken(self) -> bool:
-        """True once the connection is closed."""
+        """True once the connection is closed, or a publish was cancelled."""
         return self._in_doubt or bool(self._connection.is_closed)
 
     async def publish(self, messages: Sequence[Message], results: list[Published | None]) -> None:
@@ -81,7 +81,7 @@ class RabbitMq:
                             if message.exchange not in self._proven:
                                 return await self._first(message, why)
                     result = await self._one(channel, message)
-                    if result in CLOSES_CHANNEL:  # the exchange was there a moment ago
+                    if result in CLOSES_CHANNEL:  # the exchange accepted messages before
                         broke = True
                         self._proven.discard(message.exchange)
                     return result
@@ -96,7 +96,7 @@ class RabbitMq:
                 self._free.append(channel)
 
     async def _first(self, message: Message, why: dict[str, Published]) -> Published:
-        """Publishes the first message to an exchange, on a channel of its own. `why`: of those that close theirs."""
+        """Publishes the first message to an exchange, on its own channel. `why`: collects errors by exchange."""
         channel = await self._channel()
         result = await self._one(channel, message)
         if result not in CLOSES_CHANNEL:
@@ -145,13 +145,13 @@ class RabbitMq:
             return NOT_ALLOWED
         except errors.ChannelPreconditionFailed:
             return BAD_PROPERTIES
-        except (errors.ChannelClosed, errors.ChannelInvalidStateError):  # by another message
+        except (errors.ChannelClosed, errors.ChannelInvalidStateError):  # closed by another message
             return BROKE_OFF
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if task is not None and task.cancelling():
                 raise
-            return BROKE_OFF  # the client cancels what waits on a channel that ends
+            return BROKE_OFF  # the client cancels waits when the channel ends
         return Published(detail="confirmed")
 
     async def missing(self, place: Message) -> Published | None:
@@ -166,16 +166,16 @@ class RabbitMq:
             if place.exchange:
                 return Published(error="unknown_exchange", detail="there is no such exchange: declare it")
             return Published(error="unroutable", detail="there is no such queue: declare it")
-        except errors.AMQPChannelError:  # it may not be looked at, or is another connection's own
+        except errors.AMQPChannelError:  # access denied, or exclusive to another connection
             return None
         await channel.close()
         return None
 
     async def probe(self) -> None:
-        """Publishes messages that no queue takes. Raises CannotConnect if the broker takes none now: those of a batch
-        would wait in its socket, and be stored once more when it does again.
+        """Publishes unroutable messages. Raises CannotConnect if the broker blocks publishing: a batch would wait in
+        its socket, and be stored a second time after the block.
 
-        It takes the first one of a connection nevertheless, so there are two.
+        A blocking broker still accepts the first message of a connection, so the probe sends two.
         """
         channel = await self._channel()
         for _ in range(2):
@@ -194,7 +194,7 @@ class RabbitMq:
             self._free.append(channel)
 
     async def is_blocked(self) -> bool:
-        """True if the broker has said so."""
+        """True if the broker has sent `connection.blocked`."""
         try:
             async with asyncio.timeout(0):
                 await self._connection.ready()
@@ -213,7 +213,7 @@ class RabbitMq:
 
 
 class _Line:
-    """The bytes of a connection: `TransportFactory` of the library, with a limit to what comes."""
+    """The library's `TransportFactory`, with a limit on received bytes."""
 
     def __init__(self, host: str, port: int, tls: ssl.SSLContext | None) -> None:
         self._host, self._port, self._tls = host, port, tls
@@ -230,7 +230,7 @@ class _Line:
         return reader, asyncio.StreamWriter(transport, protocol, reader, loop)
 
     def reset(self) -> None:
-        """Ends it at once. What was not sent never is."""
+        """Closes the connection at once and discards unsent data."""
         if self._transport is None or self._transport.is_closing():
             return
         connection = self._transport.get_extra_info("socket")
@@ -250,7 +250,7 @@ class _Reader(asyncio.StreamReader):
 
 
 async def connect(broker: Broker, tls: ssl.SSLContext | None) -> RabbitMq:
-    """A connection on which messages can be published. Raises CannotConnect, or what the client raises."""
+    """A connection that accepts messages. Raises CannotConnect, or the client's own errors."""
     library, errors = needed("aiormq", "rabbitmq"), needed("aiormq.exceptions", "rabbitmq")
 
     async def to(host: str, port: int) -> RabbitMq:
@@ -261,7 +261,7 @@ async def connect(broker: Broker, tls: ssl.SSLContext | None) -> RabbitMq:
         found = RabbitMq(connection, line)
         try:
             await connection.connect()
-            if connection.connection_tune.frame_max < MIN_FRAME_BYTES:  # 0: any
+            if connection.connection_tune.frame_max < MIN_FRAME_BYTES:  # 0: no limit
                 connection.connection_tune.frame_max = FRAME_BYTES
             await found.probe()
         except (errors.AuthenticationError, errors.ProbableAuthenticationError):

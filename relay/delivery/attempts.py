@@ -15,19 +15,19 @@ from relay.redaction import REDACTED, is_credential, redact_text, redacted_url, 
 
 EXCERPT_CHARACTERS = 1024
 READ_BYTES = 4 * EXCERPT_CHARACTERS
-"""Bytes read for an excerpt: more than it holds, so that a secret across its end is recognised."""
+"""Bytes read for an excerpt: more than are kept, so that a secret across its end is recognised."""
 
 MAX_HEADERS = 100
 HEADER_CHARACTERS = 1024
 """Maximum length of a header's value."""
 READ_HEADER_CHARACTERS = 4 * HEADER_CHARACTERS
-"""Read of a header's value: more than is kept, so that a secret across its end is recognised."""
+"""Characters read of a header's value: more than are kept, so that a secret across its end is recognised."""
 NAME_CHARACTERS = 256
 HEADERS_CHARACTERS = 8192
 """Maximum length of all headers of a request or a response, names included."""
 CUT = "…[truncated]"
 SHOWN_CHARACTERS = 16_384
-"""Maximum length of the bodies of a dry run, together."""
+"""Maximum total length of the bodies of a dry run."""
 
 Headers = Sequence[tuple[str, str]]
 
@@ -76,7 +76,7 @@ def bare(attempt: Attempt) -> Attempt:
 
 
 def _ended(claimed: Claimed, attempt: Attempt, reason: str) -> dict[str, Any]:
-    """What is told of every delivery that is given up."""
+    """The data common to events about a dead or an uncertain delivery."""
     return {
         "delivery_id": claimed.id,
         "event_id": claimed.event.id,
@@ -120,7 +120,7 @@ def uncertain_event(
     subscription: Subscription,
     memory: Memory,
 ) -> Event | None:
-    """The event that a delivery is uncertain. None as for `expired_event`. `memory`: what is remembered of it."""
+    """The event that a delivery is uncertain. None as for `expired_event`. `memory`: the delivery's memory."""
     if claimed.event.type.startswith(RELAY_PREFIX):
         return None
     data = relay_events.delivery_uncertain_data(
@@ -177,7 +177,7 @@ def _shown(headers: Headers, secrets: Sequence[str] = ()) -> tuple[tuple[str, st
 
 
 def _made_up(requests: Sequence[OutboundRequest], secrets: Sequence[str]) -> tuple[Shown, ...]:
-    """The requests with redacted URLs. The bodies are cut where they are too long together."""
+    """The requests with redacted URLs. Bodies are cut to SHOWN_CHARACTERS in total."""
     shown: list[Shown] = []
     left = SHOWN_CHARACTERS
     for request in requests:
@@ -190,7 +190,7 @@ def _made_up(requests: Sequence[OutboundRequest], secrets: Sequence[str]) -> tup
 
 
 def _excerpt(response: Response, secrets: Sequence[str]) -> tuple[str, bool]:
-    """The beginning of the body as text, or as hex and True if it is not UTF-8."""
+    """The start of the body as text, or as hex and True if it is not UTF-8."""
     part = response.excerpt[:READ_BYTES]
     cut = len(response.excerpt) > READ_BYTES
     try:

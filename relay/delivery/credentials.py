@@ -1,9 +1,9 @@
-"""Sends requests with their subscription's credential, and fetches the tokens that this needs.
+"""Sends requests with their subscription's credential, and fetches access tokens.
 
 A token is fetched once for all attempts of a subscription on this node, and kept until shortly before it expires. A
-refresh token, which a token endpoint may replace at each use, is traded by one node at a time. A token endpoint that
-fails is left alone for growing pauses, in which attempts fail without a request. Secrets go to the sink's own origin
-and to the token endpoint only.
+refresh token, which a token endpoint may replace at each use, is traded by one node at a time. A failing token endpoint
+is retried after growing pauses, in which attempts fail without a request. Secrets go to the sink's own origin and to
+the token endpoint only.
 """
 
 import asyncio
@@ -34,12 +34,12 @@ if TYPE_CHECKING:
 TOKEN_SECONDS = 10.0
 """Time limit of one request to a token endpoint."""
 TURN_SECONDS = 2 * TOKEN_SECONDS + 10.0
-"""A node has this long to trade a refresh token: two requests, and storing the answer."""
+"""Time limit for a node to trade a refresh token: two requests, and storing the answer."""
 TURN_WAIT_SECONDS = 5.0
 TURN_POLL_SECONDS = 0.25
 STORE_RETRY_SECONDS = 1.0
 REFUSED_SECONDS = 60.0
-"""After a sink has refused a new token too, a 401 causes no more renewals for this time."""
+"""Pause of renewals on 401 after a sink has refused a new token too."""
 MAX_KEPT = 10_000
 
 log = structlog.get_logger("relay.delivery")
@@ -50,10 +50,10 @@ class Sent:
     """A request that was sent, and its response.
 
     headers   those sent; the credential's value is redacted
-    outcome   if it is known already, such as when there was nothing to send with; otherwise the kind of sink decides
+    outcome   the outcome if known, for example without a token; None: the kind of sink decides
     secrets   texts that the sink could echo
     remember  see `relay.core.dialogue.Ended`, also for `share`
-    made_up   the requests of a dry run, of which none was sent; None: it was none
+    made_up   the requests of a dry run, none of them sent; None: no dry run
     """
 
     headers: tuple[Header, ...]
@@ -67,12 +67,12 @@ class Sent:
 
 @dataclass(slots=True, eq=False)
 class _Kept:
-    """What this node knows of one subscription's token.
+    """This node's state of one subscription's token.
 
-    fetching        the request for a token that is under way
-    no_token        why the last request failed; there is no other one before `not_before`
-    refused_until   a 401 causes no renewal before then
-    secret_in_body  how the token endpoint wants the client's secret
+    fetching        the token request in progress
+    no_token        why the last request failed; the next one is not sent before `not_before`
+    refused_until   a 401 causes no renewal before this time
+    secret_in_body  the token endpoint expects the client's secret in the body
     """
 
     credential_id: str
@@ -96,12 +96,12 @@ class Credentials:
         self._kept: dict[str, _Kept] = {}
 
     def apart(self) -> "Credentials":
-        """One that knows no tokens yet, and whose tokens no delivery uses."""
+        """A separate, empty set of tokens, which deliveries do not use."""
         return Credentials(transport=self._transport, store=self._store, clock=self._clock, tasks=self._tasks)
 
     async def send(self, subscription: Subscription, request: OutboundRequest, timeout_seconds: float) -> Sent:
-        """Sends a request with the subscription's credential, all within the timeout. A 401 renews a fetched token
-        once, and the request is then sent once more: the sink has not accepted the first one."""
+        """Sends a request with the subscription's credential, all within the timeout. On a 401 it renews a fetched
+        token once and sends the request again: the sink has not accepted the first one."""
         credential = subscription.credential
         assert credential is not None
         loop = asyncio.get_running_loop()
@@ -137,7 +137,7 @@ class Credentials:
         ends_at: float,
         renew: Callable[[], Awaitable[Token | NoToken]],
     ) -> tuple[Response, Token]:
-        """The response to a second request with a new token, and that token; if there is none, the first response."""
+        """The response to a second request with a new token, and that token. Without a new token, the first ones."""
         renewed = await renew()
         if isinstance(renewed, NoToken):
             return _noted(first, f"no new token: {renewed.detail}"), token
@@ -183,7 +183,7 @@ class Credentials:
         ends_at: float,
         refused: str | None = None,
     ) -> Token | NoToken:
-        """A token that is valid and not `refused`. Waits for a request that another attempt has started."""
+        """A valid token other than `refused`. Shares the token request of another attempt."""
         now = self._clock()
         if kept.token is not None and kept.token.stale_at > now and kept.token.value != refused:
             return kept.token
@@ -205,7 +205,7 @@ class Credentials:
         kept: _Kept,
         fetched: "asyncio.Future[Token | NoToken]",
     ) -> None:
-        """Fetches a token for all attempts that wait for it."""
+        """Fetches a token for all waiting attempts."""
         result: Token | NoToken = NoToken(detail="no token was fetched, because the relay is stopping")
         instance = credentials.instance_of(subscription)
         try:
@@ -229,7 +229,7 @@ class Credentials:
             fetched.set_result(result)
 
     async def _ask(self, credential: SinkCredential, kept: _Kept, instance: str | None) -> Token | NoToken:
-        """Asks the token endpoint. If it refuses the client, the secret is sent once more in the other way."""
+        """Requests a token. If the endpoint refuses the client, sends the secret once more by the other method."""
         result = await self._ask_once(credential, instance, secret_in_body=kept.secret_in_body)
         if isinstance(result, NoToken) and result.other_method and "client_secret" in credential.fields:
             other = not kept.secret_in_body
@@ -251,10 +251,10 @@ class Credentials:
     async def _trade(
         self, subscription_id: str, credential: SinkCredential, kept: _Kept, instance: str | None
     ) -> Token | NoToken:
-        """Trades the stored refresh token in this node's turn, or takes the token that another node got.
+        """Trades the stored refresh token in this node's turn, or uses the token that another node received.
 
-        The new tokens are stored before they are used. Killed between the answer and that, a node loses them; then
-        only an endpoint that accepts the old refresh token once more can help.
+        The new tokens are stored before they are used. A node killed between the answer and the commit loses them;
+        access then continues only if the endpoint accepts the old refresh token once more.
         """
         used = None if kept.token is None else kept.token.value
         turn = await self._turn(subscription_id, credential, used)
@@ -283,7 +283,7 @@ class Credentials:
         return result if kept_it else NoToken(detail="the sinkcredential was replaced meanwhile")
 
     async def _turn(self, subscription_id: str, credential: SinkCredential, used: str | None) -> "RefreshTurn":
-        """Takes the turn, or waits a little for the node that has it."""
+        """Takes the turn, or waits up to TURN_WAIT_SECONDS for the node that has it."""
         tries = int(TURN_WAIT_SECONDS / TURN_POLL_SECONDS)
         while True:
             now = self._clock()
@@ -297,7 +297,7 @@ class Credentials:
 
 
 def _with(request: OutboundRequest, header: Header) -> OutboundRequest:
-    """The request with the credential's header, instead of another one of that name."""
+    """The request with the credential's header, which replaces others of that name."""
     return replace(request, headers=(*_others(request, header[0]), header))
 
 

@@ -1,9 +1,9 @@
 """Sends the requests of a delivery that takes several: see `relay.core.dialogue`.
 
-All of them share the attempt's time-out. The attempt shows the last request and response, which decide, and names the
-others. A delivery that remembers something has its turn first: one delivery of a key at a time, on all nodes.
+The requests share the attempt's time-out. The attempt shows the last request and response, which decide, and names the
+others. A delivery with a memory takes a turn first: one delivery per key at a time, across all nodes.
 
-Whatever ends an attempt early, a write that may have been carried out stays in doubt: see `relay.core.ledger`.
+If an attempt ends early, a write that may have been carried out stays uncertain: see `relay.core.ledger`.
 """
 
 import asyncio
@@ -25,10 +25,10 @@ from relay.errors import NotRenderable, StoreError, Unreadable
 log = structlog.get_logger("relay.delivery")
 
 Send = Callable[[Step, float], Awaitable[Sent]]
-"""Sends the request of a step within this time, in seconds."""
+"""Sends the request of a step within a time limit in seconds."""
 Save = Callable[[Memory | None, Memory | None], Awaitable[bool]]
-"""Stores what is remembered, and what is shared; None: nothing new. False: another delivery has the turn by now, or the
-subscription has another sink."""
+"""Stores the delivery's memory and the shared memory; None: unchanged. False: another delivery has taken the turn, or
+the subscription's sink was replaced."""
 
 Take = Callable[[Callable[[], Step | Ended]], Awaitable[Step | Ended]]
 """Computes the next step of a dialogue, at once or in a turn."""
@@ -38,10 +38,10 @@ FAILED = Outcome(verdict="retry", reason="render")
 
 
 def unrendered(error: Exception, now: float, event_id: str, *, private: bool = False) -> Sent:
-    """Stands for a response if the kind of sink failed. With NotRenderable the delivery is dead, with Unreadable its
-    subscription is disabled, else it is retried.
+    """The result of a kind of sink that failed. NotRenderable makes the delivery dead, Unreadable disables its
+    subscription, other errors are retried.
 
-    `private`: the exception's text may say something about a person, so it is not logged."""
+    `private`: the exception's text may contain personal data, so it is not logged."""
     if isinstance(error, NotRenderable | Unreadable):
         detail = storable(str(error))
         outcome = Outcome(verdict="dead" if isinstance(error, NotRenderable) else "disable", reason=detail)
@@ -67,10 +67,10 @@ async def converse(
     private: bool = False,
     take: Take | None = None,
 ) -> Sent:
-    """Sends the steps in turn, until the kind of sink says what became of the delivery or fails.
+    """Sends the steps one after the other, until the kind of sink returns an outcome or fails.
 
-    memory   what is remembered so far
-    known    what is shared so far, by its keys
+    memory   the delivery's memory so far
+    known    the shared memories so far, one per key
     take     computes each step; None: at once
     private  as in `unrendered`
     """
@@ -96,7 +96,7 @@ async def converse(
                 share = _unless_intended(share, shared_before, shared)
                 ended = Ended(outcome=NOT_STORED)
                 break
-            left = ends_at - loop.time()  # after storing, which may have taken long
+            left = ends_at - loop.time()  # computed after storing, which may be slow
             if left > 0:
                 sent = await send(step, math.ceil(left * 10) / 10)  # the sender keeps a timer per length
             else:
@@ -155,7 +155,7 @@ async def _taken(take: Take | None, steps: Steps, response: Response | None = No
 
 
 def _unless_intended(remember: Memory | None, before: Memory | None, memory: Memory) -> Memory | None:
-    """What is remembered if a request was not sent: not that it was intended, unless something is in doubt anyway."""
+    """The memory after a request that was not sent. Drops the intent unless a write is in doubt."""
     if remember is None:
         return None
     known = memory if before is None else before
@@ -163,7 +163,7 @@ def _unless_intended(remember: Memory | None, before: Memory | None, memory: Mem
 
 
 def _places(error: Exception) -> list[str]:
-    """Where an exception came from, without its text."""
+    """The last frames of an exception's traceback, without its text."""
     return [f"{place.name}:{place.lineno}" for place in traceback.extract_tb(error.__traceback__)[-5:]]
 
 

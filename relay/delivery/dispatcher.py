@@ -1,8 +1,8 @@
-"""Decides which deliveries are sent when: scans for due ones, claims them by lease and gives them slots.
+"""Schedules deliveries: scans for due ones, claims them by lease and gives them slots.
 
-Deliveries of a poll that was just recorded arrive in memory, already leased; the scan finds retries, recoveries and
-those that got no slot. A delivery is claimed only for a slot that is free, or soon will be, so a slow sink delays only
-its own deliveries. Slots are counted in `slots.py`; attempts run in `worker.py`.
+Deliveries of a poll that was just recorded arrive in memory, already leased. The scan finds retries, recoveries and
+deliveries that got no slot. A delivery is claimed only for a slot that is free or soon will be, so a slow sink delays
+only its own deliveries. Slots are counted in `slots.py`; attempts run in `worker.py`.
 """
 
 import asyncio
@@ -57,10 +57,10 @@ IDLE_SCAN_SECONDS = 30.0
 RESCAN_SECONDS = 0.05
 MIN_PAUSE_SECONDS = 0.001
 MAX_RESCAN_SECONDS = 1.0
-"""Maximum pause after scans that found due deliveries and could claim none: for example when the clock was set forward
-and all deliveries in flight seem due."""
+"""Maximum pause after scans that found due deliveries but claimed none, for example when the clock was set forward and
+all deliveries in flight seem due."""
 SYNC_SECONDS = 60.0
-"""Interval at which a node learns of failures and successes of sinks at other nodes."""
+"""Interval at which a node reads failures and successes of sinks from other nodes."""
 EXPEDITE_SECONDS = 3600.0
 """A node that starts within this time after a subscription was enabled again expedites its retries."""
 MAX_EXTRA_ATTEMPTS = 20
@@ -73,26 +73,26 @@ DEMOTE_CHUNKS = 5
 CALLBACKS_PER_SCAN = 1_000
 """Maximum callback subscriptions that one scan loads."""
 LOADED_AT_ONCE = 250
-"""Subscriptions that are read, and then adopted, in one step. Other work has its turn between two steps."""
+"""Subscriptions read and adopted in one step. Other tasks run between two steps."""
 OWN = "the relay's own"
-"""Stands for a subscription where the relay's own secrets cannot be decrypted."""
+"""Key in place of a subscription id if the relay's own secrets cannot be decrypted."""
 SCANNED_PER_SECOND = 50_000
-"""Maximum subscriptions with a backlog that scans look at per second. There may be as many as jobs, each scan looks at
-all of them, and each slot that becomes free calls for another scan."""
+"""Maximum backlogged subscriptions that scans read per second. There may be as many as jobs, each scan reads all of
+them, and each freed slot triggers another scan."""
 
 log = structlog.get_logger("relay.delivery")
 
 
 @value_class(frozen=True, slots=True, kw_only=True)
 class Reservation:
-    """Slots for deliveries that are about to be recorded. Return it with `settle`."""
+    """Slots for deliveries that are about to be recorded. Release it with `settle`."""
 
     lease: Lease
     targets: tuple[Target, ...]
 
 
 class Share(NamedTuple):
-    """Slots that a scan has taken for a subscription, and the priorities to claim. Without priorities: a probe."""
+    """Slots taken by a scan for a subscription, and the priorities to claim. Without priorities: a probe."""
 
     target: Target
     slots: int
@@ -100,7 +100,7 @@ class Share(NamedTuple):
 
 
 async def no_recipient(_job_uid: str) -> Recipient | None:
-    """None: nothing is captured of creates."""
+    """Always None, for a node that captures no creates."""
     return None
 
 
@@ -140,13 +140,13 @@ class Dispatcher:
         self._signer = signer
         self._lease_clock = lease_clock or clock
         self._filters_of: dict[str, Filters] = {}
-        """The filters of those subscriptions that have some."""
+        """Filters by subscription; absent for one without filters."""
         self._version = -1
         self._gone: set[str] = set()
         self._sync_at = 0.0
         self._rescan_seconds = RESCAN_SECONDS
         self._pause_seconds = 0.0
-        """Before the next scan, whatever is due."""
+        """Minimum pause before the next scan."""
         self._tasks = Tasks()
         self._woken = woken
         self._wake = asyncio.Event()
@@ -186,12 +186,12 @@ class Dispatcher:
 
     @property
     def undecryptable(self) -> dict[str, DecryptError]:
-        """Why deliveries wait whose secrets cannot be decrypted, by subscription."""
+        """Decryption errors that block deliveries, by subscription."""
         return self._worker.undecryptable
 
     @property
     def policy(self) -> Policy:
-        """What decides on attempts at present."""
+        """The current policy for attempts."""
         return self._policy
 
     @property
@@ -207,14 +207,14 @@ class Dispatcher:
     # --- called by other components
 
     def wake(self) -> None:
-        """Scans soon: something is due, or a subscription changed. Those who wait for it elsewhere are told too."""
+        """Triggers a scan, after a delivery became due or a subscription changed, and calls `woken`."""
         self._wake.set()
         self._woken()
 
     def reserve(self, events: Sequence[Event]) -> Reservation | None:
         """Reserves slots for the first deliveries of a job's events. None if nothing matches or no slot is free.
 
-        Callback subscriptions that are not loaded are left to the scan.
+        The scan serves callback subscriptions that are not loaded.
         """
         if self.slots.closed or not events or self._version != self._subscriptions.version:
             return None
@@ -258,7 +258,7 @@ class Dispatcher:
         due = recorded.due
         for target in reservation.targets if reservation is not None else ():
             leased = [one for one in recorded.claimed if one.subscription_id == target.subscription.id]
-            if not leased or not target.known:  # removed meanwhile, with its deliveries
+            if not leased or not target.known:  # none leased, or the subscription was removed with its deliveries
                 self.slots.vacate(target)
                 due |= target.slots.has_backlog  # a scan may have skipped it for lack of slots
                 continue
@@ -281,7 +281,7 @@ class Dispatcher:
         ), outcome
 
     async def greet(self, subscription: Subscription, steps: Steps) -> Mapping[str, str]:
-        """The facts that a sink tells before its subscription is stored. Nothing is stored. Raises CheckFailed."""
+        """Facts read from a sink before its subscription is stored. Stores nothing. Raises CheckFailed."""
         worker = self._worker
         return await greet(
             subscription,
@@ -294,18 +294,18 @@ class Dispatcher:
     async def request_of(
         self, subscription: Subscription, event: Event, recipient: Recipient | None
     ) -> OutboundRequest | None:
-        """The first request that would be sent now and that is no look-up; None if there is none, since the event
-        names no person. Raises what the kind of sink raises."""
+        """The first request that is not a GET, as it would be sent now; None if there is none, because the event names
+        no person. Raises the errors of the kind of sink."""
         steps = await self.requests_of(subscription, event, recipient)
         return next((step.request for step in steps if step.request.method != "GET"), None)
 
     async def requests_of(
         self, subscription: Subscription, event: Event, recipient: Recipient | None
     ) -> tuple[Step, ...]:
-        """The requests as they would be sent now, if the sink remembers nothing of earlier events and answers each as
-        expected. What only an answer or a create tells is a placeholder. Raises what the kind of sink raises.
+        """The requests as they would be sent now, with an empty memory and the expected answers. Values from an answer
+        or a create are placeholders. Raises the errors of the kind of sink.
 
-        recipient  whom the job's create names: of its parts only placeholders are shown
+        recipient  the recipient in the job's create; only placeholders of its parts are shown
         """
         kind = self._kinds(subscription.kind)
         dialogue = kind.dialogue(subscription)
@@ -320,12 +320,12 @@ class Dispatcher:
     # --- the loop
 
     async def run(self) -> None:
-        """Repeats `run_once()` until `stop()`, and the handshakes beside it."""
+        """Repeats `run_once()` until `stop()`, and runs the handshakes concurrently."""
         asking = asyncio.get_running_loop().create_task(self.handshakes.run())
         try:
             await self._scan()
         except asyncio.CancelledError:
-            asking.cancel()  # which does not end by itself unless `stop()` was called
+            asking.cancel()  # ends by itself only after `stop()`
             raise
         finally:
             await asyncio.gather(asking, return_exceptions=True)
@@ -356,8 +356,8 @@ class Dispatcher:
     async def run_once(self) -> float:
         """One scan, in four steps. Returns the seconds until the next one.
 
-        1. Refresh: load changed subscriptions, what other nodes saw of their sinks, and callbacks with due deliveries.
-        2. Due: find the subscriptions that have due deliveries and may be sent to now.
+        1. Refresh: load changed subscriptions, sink health from other nodes, and callbacks with due deliveries.
+        2. Due: find the subscriptions with due deliveries whose sinks may be sent to now.
         3. Share: divide the free slots among them.
         4. Claim: lease due deliveries for these slots, and start their attempts.
         """
@@ -389,7 +389,7 @@ class Dispatcher:
         return max(0.0, next_due - self._clock())
 
     def progress(self) -> Progress:
-        """What it has done so far."""
+        """The work done so far."""
         return Progress(turns=self._scans, ended=self._worker.answered, in_flight=self.slots.in_flight)
 
     async def drain(self) -> None:
@@ -397,7 +397,7 @@ class Dispatcher:
         await self._tasks.drain()
 
     def cut_off(self) -> None:
-        """Cancels what is in flight."""
+        """Cancels all attempts and handshakes in flight."""
         self._tasks.cancel()
         self.handshakes.tasks.cancel()
 
@@ -411,7 +411,7 @@ class Dispatcher:
     # --- 1. refresh
 
     async def _refresh(self) -> None:
-        """Loads the subscriptions and the relay's own secrets again if one has changed."""
+        """Reloads the subscriptions and the relay's own secrets if one has changed."""
         version = self._subscriptions.version
         if version == self._version:
             return
@@ -441,8 +441,8 @@ class Dispatcher:
         self._version = version
 
     def _kind_of(self, subscription: Subscription) -> "Kind | None":
-        """None for an unknown kind, for example after a downgrade: its deliveries wait. Also for those that a program
-        pulls."""
+        """The kind of a subscription. None for an unknown kind, for example after a downgrade: its deliveries wait.
+        None too for pull subscriptions."""
         if subscription.kind == PULL:
             return None
         try:
@@ -452,8 +452,8 @@ class Dispatcher:
             return None
 
     async def _sync_failing(self, now: float) -> None:
-        """Takes over what other nodes saw: a sink is failing only if all nodes saw only failures. Another node may
-        also have encrypted a secret again."""
+        """Reads sink health from other nodes: a sink is failing only if all nodes saw only failures. Reloads the
+        subscriptions after decryption errors: another node may have encrypted a secret again."""
         if now < self._sync_at:
             return
         self._sync_at = now + SYNC_SECONDS
@@ -479,8 +479,8 @@ class Dispatcher:
     # --- 2. due
 
     def _due(self, backlog: Sequence["Backlog"], now: float) -> tuple[list[tuple[Target, "Backlog"]], float]:
-        """The subscriptions to send to now, each with its backlog, and when the next one is due. Of those that share a
-        portal only one: its turn is over then."""
+        """The subscriptions to send to now, each with its backlog, and when the next one is due. One per portal: it
+        uses the portal's turn."""
         due: list[tuple[Target, Backlog]] = []
         sharing: dict[Portal, list[tuple[Target, Backlog]]] = {}
         next_due = now + IDLE_SCAN_SECONDS
@@ -496,12 +496,11 @@ class Dispatcher:
         return due, next_due
 
     def _rank(self, target: Target, now: float) -> tuple[bool, float]:
-        """Orders the subscriptions of a portal: those with a free slot first, and the one that had its turn longest
-        ago."""
+        """Sort key within a portal: subscriptions with a free slot first, then the one whose turn was longest ago."""
         return self.slots.free(target, now) <= 0, target.sink.turns.next_at
 
     def _earliest(self, target: Target | None, entry: "Backlog", now: float) -> float:
-        """When a subscription may be sent the first of its backlog; inf if something else will trigger that."""
+        """When the first of a subscription's backlog may be sent; inf if another event will trigger it."""
         if target is None:  # a callback that is not loaded
             return _due_at(entry)
         portal = target.portal
@@ -522,7 +521,7 @@ class Dispatcher:
         since = target.sink.start_expediting(resumed_at)
         if since is None or now - since >= EXPEDITE_SECONDS:
             return
-        # Recoveries can repeat: without limits an event that always fails would never be dead.
+        # Recoveries can repeat: without limits, an event that always fails would never be dead.
         schedule_seconds = sum(self.settings.schedule_of(target.subscription))
         limits = () if since == resumed_at else (now - schedule_seconds, MAX_EXTRA_ATTEMPTS)
         self._tasks.start(self._expedite(target, *limits))
@@ -540,7 +539,7 @@ class Dispatcher:
     # --- 3. share
 
     def _share(self, due: Sequence[tuple[Target, "Backlog"]], now: float) -> list[Share]:
-        """Takes slots for the due subscriptions: for each at most an equal share of those that are free."""
+        """Takes slots for the due subscriptions, at most an equal share of the free slots for each."""
         shares: list[Share] = []
         self.slots.starved = False
         most = max(1, (self.slots.concurrency - self.slots.in_flight) // max(1, len(due)))
@@ -560,15 +559,15 @@ class Dispatcher:
                 limit = self.slots.backlogged_limit(target, now)
                 if limit < math.inf:  # fresh deliveries first, and a bounded backlog
                     if target.bundle is not None and target.slots.backlogged < limit:
-                        pass  # one request, and what is fresh may have to wait for others
+                        pass  # one request for all, and fresh deliveries may have to wait for others
                     elif 0 in priorities:
                         priorities = (0,)
                     else:
                         count = min(count, int(limit) - target.slots.backlogged)
             if count > 0 and target.portal is not None and not target.portal.take_turn(now):
-                self._wake.set()  # a fresh event has taken it: the next scan finds when the next turn is
+                self._wake.set()  # a fresh event has taken the turn: the next scan finds the next one
                 continue
-            for _ in range(count):  # before the next subscription, which gets the rest
+            for _ in range(count):  # occupied before the next subscription computes its share
                 self.slots.occupy(target)
             if count > 0:
                 shares.append(Share(target, count, priorities))
@@ -577,7 +576,7 @@ class Dispatcher:
     # --- 4. claim
 
     async def _claim(self, share: Share, now: float) -> int:
-        """Claims and starts due deliveries in the slots taken for them, and frees the rest. Returns how many."""
+        """Claims and starts due deliveries in their slots, and frees the rest. Returns the number started."""
         target, started = share.target, 0
         try:
             if not share.priorities:
@@ -606,7 +605,8 @@ class Dispatcher:
         return started
 
     async def _claim_bundle(self, share: Share, bundle: Bundle, now: float) -> int:
-        """Claims and starts requests of a subscription that bundles. Returns how many: none, if what is due waits."""
+        """Claims and starts requests of a bundling subscription. Returns the number started: 0 while bundles wait for
+        more events."""
         target = share.target
         target.sink.backlog_settled()  # a bundle takes the oldest anyway
         claim = await self._deliveries.claim_bundle(
@@ -645,7 +645,7 @@ class Dispatcher:
 
 
 async def _turn_of_others(count: int) -> None:
-    """Lets other work have its turn in a scan of so many subscriptions. A scan of few needs none."""
+    """Lets other tasks run during a scan of more than LOADED_AT_ONCE subscriptions."""
     if count > LOADED_AT_ONCE:
         await asyncio.sleep(0)
 

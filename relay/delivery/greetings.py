@@ -1,4 +1,4 @@
-"""Tries a sink and its credential before a subscription is stored: sends what its kind greets with."""
+"""Tests a sink and its credential before a subscription is stored: sends the greeting requests of its kind."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -15,17 +15,17 @@ if TYPE_CHECKING:
     from relay.http.sender import Transport
 
 STEP_SECONDS = 15.0
-"""Time limit of one request, with the token that it needs."""
+"""Time limit of one request, including its token."""
 ALL_SECONDS = 60.0
-"""Time limit of all of them: HubSpot's are up to 17."""
+"""Time limit of all requests: HubSpot needs up to 17."""
 
 
 async def greet(
     subscription: Subscription, steps: Steps, *, credentials: Credentials, transport: "Transport", clock: Clock
 ) -> Mapping[str, str]:
-    """The facts that the sink tells; none if there is no token to try. Nothing is stored. Raises CheckFailed.
+    """Facts read from the sink; none without a token to test. Stores nothing. Raises CheckFailed.
 
-    credentials  of this trial alone: a token for a credential that may never be stored must not replace another one
+    credentials  separate for this trial: its token must not replace that of a stored credential
     """
     tried = subscription
     if subscription.credential is not None:

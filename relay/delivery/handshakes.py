@@ -1,8 +1,8 @@
-"""Asks the sinks of pending subscriptions for their consent, and enables those that agree.
+"""Asks the sinks of pending subscriptions for consent, and enables the subscriptions of those that agree.
 
-One node at a time asks a sink, under a turn that ends by itself if the node dies: then the sink is asked again. Consent
-and the new state are one write. A sink is asked at growing intervals for a day; after that only `resume` asks again, or
-a lower minimum in the settings.
+One node at a time asks a sink, under a turn that expires if the node dies: then the sink is asked again. Consent and
+the new state are one write. A sink is asked at growing intervals for a day, and later only on `resume` or on a lower
+minimum in the settings.
 """
 
 import asyncio
@@ -28,16 +28,15 @@ if TYPE_CHECKING:
     from relay.store.subscriptions import SubscriptionStore
 
 MAX_ASKING = 16
-"""Sinks asked at once, each of another host: a thousand URLs of one host use one of these places."""
+"""Maximum concurrent handshakes, one per host: a thousand URLs of one host use one of them."""
 SWEEP_COUNT = 200
 FIRST = (0.0, "")
 MARGIN_SECONDS = 30.0
 IDLE_SECONDS = 30.0
 RETRY_SECONDS = 1.0
 WAIVE_SECONDS = 60.0
-"""A subscription that became pending is not enabled without consent before: nodes with another minimum, as while
-settings are changed on one after the other, would change its state back and forth, and expedite its retries each time.
-"""
+"""Minimum time before a pending subscription is enabled without consent. While nodes have different minimums, during a
+change of settings, they would otherwise toggle its state and expedite its retries each time."""
 REASON_CHARACTERS = 200
 
 log = structlog.get_logger("relay.delivery")
@@ -66,12 +65,12 @@ class Handshakes:
         self._stopped = False
         self._after = FIRST
         self._asking: dict[str, str] = {}
-        """Hosts of the sinks that are being asked, by subscription."""
+        """Hosts of the handshakes in progress, by subscription."""
 
     # --- called by the dispatcher
 
     async def gate(self, subscriptions: Iterable[Subscription]) -> list[Subscription]:
-        """The subscriptions, those that await consent as pending: nothing may be sent to them."""
+        """The subscriptions. Those that await consent become pending: nothing may be sent to them."""
         found = list(subscriptions)
         awaiting = [
             one
@@ -110,7 +109,7 @@ class Handshakes:
                 pass
 
     async def run_once(self) -> float:
-        """Starts the handshakes that are due, as far as there are places. Returns the seconds until the next one."""
+        """Starts due handshakes, up to MAX_ASKING at once. Returns the seconds until the next one."""
         now = self.clock()
         due = await self.store.due_handshakes(now, after=self._after, count=SWEEP_COUNT)
         self._after = due[-1] if len(due) == SWEEP_COUNT else FIRST
@@ -125,7 +124,7 @@ class Handshakes:
         return IDLE_SECONDS if at is None else min(max(at - now, 0.0), IDLE_SECONDS)
 
     async def stop(self, timeout_seconds: float) -> None:
-        """Starts no more handshakes, and finishes those under way within the timeout."""
+        """Starts no more handshakes, and finishes those in progress within the timeout."""
         self._stopped = True
         self._soon.set()
         await self.tasks.finish(timeout_seconds)
@@ -141,7 +140,7 @@ class Handshakes:
             log.exception("handshake_failed", subscription=subscription.id)
         finally:
             del self._asking[subscription.id]
-            self._soon.set()  # there is a free place
+            self._soon.set()  # the next handshake may start
 
     async def _ask_in_turn(self, subscription: Subscription) -> None:
         settings = self.settings()
@@ -157,7 +156,7 @@ class Handshakes:
         until = now + settings.timeout_of(subscription) + MARGIN_SECONDS
         if not await self.store.handshake_turn(subscription.id, now, until):
             return
-        present = await self.subscriptions.get(subscription.id)  # the turn is for the sink that it has now
+        present = await self.subscriptions.get(subscription.id)  # its sink may have changed before the turn
         if present is None:
             return
         subscription, since = present, present.state_since or present.created_at

@@ -1,4 +1,4 @@
-"""What follows from an attempt: its record, the delivery's new state, a disabled subscription, events. No I/O."""
+"""The consequences of an attempt: its record, the delivery's new state, a disabled subscription, events. No I/O."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -25,7 +25,7 @@ class FinishedAttempt:
     failing_since  start of the sink's failures
     turn           see `AttemptResult`
     others         events in the same request
-    behind         when it is due, if a broker did not acknowledge an earlier event of its order in the same bundle
+    behind         its due time if a broker did not acknowledge an earlier event of its order in the same bundle
     """
 
     claimed: Claimed
@@ -41,7 +41,7 @@ class FinishedAttempt:
 
 @value_class(frozen=True, slots=True, kw_only=True)
 class NextClaim:
-    """What recording an attempt may claim in the same transaction. See `AttemptResult`."""
+    """The deliveries that recording an attempt may claim in the same transaction. See `AttemptResult`."""
 
     lease: Lease | None = None
     count: int = 1
@@ -50,7 +50,7 @@ class NextClaim:
 
 @value_class(frozen=True, slots=True, kw_only=True)
 class Policy:
-    """The settings that decide, and `chance`, which returns a random number from [0, 1)."""
+    """The settings that apply to attempts, and `chance`, which returns a random number from [0, 1)."""
 
     settings: DeliverySettings
     chance: Callable[[], float]
@@ -58,8 +58,8 @@ class Policy:
     def probe_at(
         self, subscription: Subscription, decision: retry.Decision, now: float, *, judged: bool = True
     ) -> float | None:
-        """The next probe of a disabled subscription; None if its sink accepts no more events. After a probe that says
-        nothing about the sink (`judged`) it comes soon."""
+        """The next probe of a disabled subscription; None if its sink accepts no more events. After a probe that does
+        not judge the sink (`judged`) the next one is soon."""
         if isinstance(decision, retry.Disable):
             return None
         disabled_at = subscription.state_since if subscription.state == "disabled" and judged else None
@@ -76,10 +76,10 @@ class Policy:
 def attempt_result(
     finished: FinishedAttempt, policy: Policy, now: float, next_claim: NextClaim, shown: Attempt | None = None
 ) -> tuple[AttemptResult, float]:
-    """What to record about an attempt, and until when the sink asked for a pause (0: it did not).
+    """The result to record for an attempt, and the end of the pause that the sink asked for (0: none).
 
     `next_claim` is dropped if the subscription is disabled or pauses. `shown`: the attempt of another event in the same
-    request, so that its headers and excerpt are not redacted once more.
+    request, whose redacted headers and excerpt are reused.
     """
     claimed, subscription, probe = finished.claimed, finished.subscription, finished.claimed.probe
     judged = finished.outcome.judges_sink
@@ -182,7 +182,7 @@ def attempt_result(
 
 
 def acknowledged(claimed: Claimed, sent: Sent, outcome: Outcome, now: float) -> AttemptResult:
-    """What to record about one of many events that a broker has stored: as `attempt_result`, for less."""
+    """The result to record for one of many events that a broker has stored. A cheaper `attempt_result`."""
     sentence = _acknowledged(outcome.reason)
     if sent.response.detail is not None:
         sentence = f"{sentence}; {sent.response.detail}"

@@ -1,7 +1,7 @@
-"""Publishes events to a broker: a message each, and what came of each. The counterpart of a request by HTTP.
+"""Publishes events to a broker, one message and one result each. The counterpart of an HTTP request.
 
-A message that cannot be rendered takes no other with it. One that is tried again holds back those behind it in its
-order: they are not published, or are published again.
+A message that cannot be rendered does not affect others. A message to retry holds back later ones of its order: they
+are not published, or are published again.
 """
 
 import asyncio
@@ -23,19 +23,19 @@ if TYPE_CHECKING:
     from subscribers.base import Kind, RenderContext
 
 Publish = Callable[[Broker, Sequence[Message], float], Awaitable[Sequence[Response]]]
-"""Publishes messages in their order within this time, in seconds. One response each: no `error` means that the broker
-has stored it. Never raises, except when cancelled."""
+"""Publishes messages in order within a time limit in seconds. One response each: without an `error` the broker has
+stored it. Never raises, except when cancelled."""
 
 Make = Callable[[Callable[[], Message]], Awaitable[Message]]
 
 SHOWN_CHARACTERS = 1000
 RENDER_SECONDS = 10.0
-"""How long the messages of a bundle may take to be made of templates. What is left then is tried again: a lease must
-not end before the bundle is published."""
+"""Time limit for rendering the messages of a bundle. The rest is retried: the lease must not end before the bundle is
+published."""
 
 
 async def no_brokers(broker: Broker, messages: Sequence[Message], _seconds: float) -> Sequence[Response]:
-    """Reaches no broker."""
+    """The `Publish` of a node without brokers: each message fails."""
     detail = f"this node has no connections to brokers, so none to {broker.shown}"
     return [Response(started_at=0.0, duration_ms=0.0, error="connect", detail=detail) for _ in messages]
 
@@ -52,8 +52,8 @@ async def published(
     clock: Clock,
     make: Make,
 ) -> list[Sent]:
-    """Publishes events, the oldest first and those of one order in theirs. Returns what came of each. `deliveries`: of
-    each event the `Message.delivery`. `make`: computes a message in its turn."""
+    """Publishes events, oldest first and in order within each order key. Returns a result for each. `deliveries`: the
+    `Message.delivery` of each event. `make`: computes a message in its turn."""
     results: list[Sent | None] = [None] * len(events)
     messages: list[tuple[int, Message]] = []
     held: set[str] = set()
@@ -87,7 +87,7 @@ def _behind(now: float, detail: str) -> Sent:
 
 
 def _shown(message: Message) -> tuple[tuple[str, str], ...]:
-    """What an attempt shows of a message."""
+    """The headers that an attempt shows for a message."""
     place = f"{message.exchange}/{message.destination}" if message.exchange else message.destination
     key = () if message.key is None else (("partitioned-by", storable(message.key[:SHOWN_CHARACTERS])),)
     return (("destination", storable(place[:SHOWN_CHARACTERS])), *key, ("message-id", message.id))

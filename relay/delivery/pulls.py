@@ -1,7 +1,7 @@
-"""Pulls: what a program claims, acknowledges and gives back, and how it waits for more.
+"""Pulls: programs claim, acknowledge and give back deliveries, and wait for new ones.
 
-The rows are in `relay/store/pulls.py`. What follows from a nack, or from the end of a lease, is decided as for any
-other attempt (`outcomes.py`), except that it says nothing about a sink: there is none.
+The rows are in `relay/store/pulls.py`. The consequences of a nack or an expired lease are decided as for any other
+attempt (`outcomes.py`), except that there is no sink to judge.
 """
 
 import asyncio
@@ -41,20 +41,20 @@ if TYPE_CHECKING:
     from relay.store.pulls import PullStore
 
 LOOK_SECONDS = 0.05
-"""Minimum pause between two looks for what has arrived. A look reads all subscriptions that programs wait for."""
+"""Minimum pause between two checks for arrivals. A check reads all subscriptions that programs wait for."""
 IDLE_SECONDS = 5.0
 """Maximum pause: signals of other nodes can get lost."""
 RETRY_SECONDS = 1.0
-"""The pause after a look that failed."""
+"""Pause after a failed check."""
 
 ENDED_AT_ONCE = 500
-"""Maximum ends of leases that one transaction records."""
+"""Maximum expired leases recorded in one transaction."""
 
 log = structlog.get_logger("relay.delivery")
 
 
 class Arrivals:
-    """Wakes requests that wait for deliveries. One task looks for all of them, and only while there are some."""
+    """Wakes requests that wait for deliveries. One task checks for all of them, and runs only while requests wait."""
 
     def __init__(self, rows: "PullStore", signals: Signals, clock: Clock) -> None:
         self._rows = rows
@@ -66,14 +66,14 @@ class Arrivals:
 
     @contextmanager
     def watch(self, subscription_id: str) -> Iterator[Watch]:
-        """A watch that is signalled when a delivery of the subscription is due, or it was removed. Begin it before the
-        claim that finds nothing."""
+        """A watch, signalled when a delivery of the subscription is due or the subscription was removed. Start it
+        before the claim, so that no arrival is missed."""
         watch = Watch()
         if not self._waiting:
             self._joined = Watch()
             self._tasks.start(self._look_out(self._joined))
         self._waiting.setdefault(subscription_id, set()).add(watch)
-        self._joined.signal()  # it does not know yet when this one is due
+        self._joined.signal()  # the task must read when this one is due
         try:
             yield watch
         finally:
@@ -96,7 +96,7 @@ class Arrivals:
                 await joined.wait(wait_seconds)
 
     async def look(self) -> float:
-        """Signals those for whom something is due. Returns the seconds until the next look."""
+        """Signals the watches of subscriptions with due deliveries. Returns the seconds until the next check."""
         ids = list(self._waiting)
         found, now = await self._rows.arrivals(ids), self._clock()
         next_at = now + IDLE_SECONDS
@@ -114,9 +114,9 @@ class Arrivals:
 
 
 class Pulls:
-    """The deliveries of subscriptions that programs pull from. The caller has found the subscription, and may see it.
+    """The deliveries of pull subscriptions. The caller has found the subscription and checked access to it.
 
-    policy    the present one of delivery
+    policy    returns the current delivery policy
     recorded  called with each event that was recorded
     """
 
@@ -164,16 +164,16 @@ class Pulls:
         return await self._settle(subscription, ids, judge, "delivered", fails=False)
 
     async def nack(self, subscription: Subscription, ids: Sequence[str], delay_seconds: float | None) -> Settled:
-        """Gives deliveries under a lease back: they are due again by the schedule, or after `delay_seconds`."""
+        """Gives leased deliveries back: they are due again by the schedule, or after `delay_seconds`."""
         judge = self._judge(subscription, NACKED, delay_seconds)
         return await self._settle(subscription, ids, judge, "retry", fails=True)
 
     async def give_back(self, subscription: Subscription, ids: Sequence[str]) -> Settled:
-        """Gives deliveries under a lease back that were not tried: they are due at once, and no attempt counts."""
+        """Gives leased deliveries back that were not tried: they are due at once, and no attempt counts."""
         return await self._settle(subscription, ids, None, None, fails=True)
 
     async def end_leases(self, subscription: Subscription) -> int:
-        """Records the leases of a subscription that have ended. Returns how many."""
+        """Records the expired leases of a subscription. Returns their number."""
         total, count = 0, ENDED_AT_ONCE
         judge = self._judge(subscription, LEASE_ENDED, 0.0)
         while count == ENDED_AT_ONCE:
@@ -193,11 +193,11 @@ class Pulls:
         return total
 
     async def ended(self) -> list[str]:
-        """The subscriptions with leases that have ended and were not recorded."""
+        """The subscriptions with expired leases that are not recorded yet."""
         return await self._rows.with_ended_leases(self._lease_clock())
 
     async def lag(self, subscription_id: str, count: int = LAG_COUNTED) -> Lag:
-        """What is not acknowledged yet. At most `count` are counted."""
+        """The unacknowledged deliveries. At most `count` are counted."""
         return await self._rows.lag(subscription_id, count)
 
     async def _settle(
@@ -234,8 +234,8 @@ def pull_result(
     reason: str,
     delay_seconds: float | None = None,
 ) -> AttemptResult:
-    """What to record about a delivery that was acknowledged, was nacked or has lost its lease. `delay_seconds` until it
-    is due again; None: by the schedule."""
+    """The result to record for a delivery that was acknowledged, was nacked or has lost its lease. `delay_seconds`:
+    until it is due again; None: by the schedule."""
     began = pulled_at(claimed.lease_token or "", now)
     acknowledged = reason == ACKNOWLEDGED
     if delay_seconds is not None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from relay.store.replays import ReplayStore
 
 MAX_STEPS = 50
-"""Maximum steps of one replay before the next one gets its turn."""
+"""Maximum steps of one replay before the next replay continues."""
 
 log = structlog.get_logger("relay.delivery")
 

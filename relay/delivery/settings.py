@@ -9,8 +9,8 @@ from relay.core.subscription import DEFAULT_RETRY_SCHEDULE_SECONDS, Handshake, S
 class DeliverySettings:
     """Limits, timeout and retry policy. A subscription's own timeout and schedule take precedence.
 
-    handshake  the least that every sink must have agreed to
-    base_url   of this relay
+    handshake  the minimum handshake for every sink
+    base_url   URL of this relay
     """
 
     concurrency: int = 256

@@ -1,7 +1,7 @@
-"""Which secrets and keys sign a request.
+"""Signs requests with the right secrets and keys.
 
 A subscription's own secrets make `v1` signatures, the relay's key pair makes `v1a` signatures. Callbacks share the
-relay's default secret, so they get both: who knows that secret can forge a `v1`, but never a `v1a`.
+relay's default secret, so they get both: a holder of that secret can forge a `v1`, but never a `v1a`.
 """
 
 from collections.abc import Callable
@@ -35,7 +35,7 @@ class Signer:
         self._version = -1
 
     async def refresh(self) -> None:
-        """Loads the relay's secrets and keys again if they, or a subscription, have changed."""
+        """Reloads the relay's secrets and keys if they, or a subscription, have changed."""
         version = self._subscriptions.version
         if version != self._version:
             self._stored, self._keys = await self._secrets.own_secrets()

@@ -1,7 +1,7 @@
-"""What this node knows about one sink: whether, when and how fast it may be sent to.
+"""This node's state of one sink: whether, when and how fast it may be sent to.
 
-Only the methods here write it: the dispatcher and the worker report what happened. It lives in memory; `HealthChange`
-is the part that is stored for restarts and other nodes. Slots are counted in `slots.py`.
+Only the methods here write it; the dispatcher and the worker call them. It is kept in memory; `HealthChange` is the
+part that is stored for restarts and other nodes. Slots are counted in `slots.py`.
 """
 
 from dataclasses import dataclass, field
@@ -19,11 +19,11 @@ FAILED_OFTEN = 100
 FAILING_PER_SECOND = 20.0
 """Attempt rate for a sink that keeps failing. Sending it more would only take capacity from healthy sinks."""
 RESTORED_SECONDS = 1.0
-"""A pause that ends at most this much later than the stored one is not stored anew: responses to requests that were
-sent together ask for almost the same pause."""
+"""A pause is stored again only if it ends more than this time after the stored one: responses to concurrent requests
+ask for almost the same pause."""
 OUTAGE_SECONDS = 60.0
-"""Minimum time of failures only after which a success expedites the waiting retries. Without a minimum, an event that a
-busy sink always rejects would be sent again after each success of another event."""
+"""Minimum outage, in seconds of failures only, after which a success expedites the waiting retries. Without a minimum,
+an event that a busy sink always rejects would be sent again after each success of another event."""
 
 
 class HealthChange(NamedTuple):
@@ -39,8 +39,8 @@ class HealthChange(NamedTuple):
 class Turns:
     """Spaces attempts.
 
-    next_at        no new attempt before then
-    pause_seconds  how far away that was when it was set. Further away means that the clock was set back
+    next_at        earliest time of the next attempt
+    pause_seconds  its distance when it was set; a greater one means that the clock was set back
     """
 
     next_at: float = 0.0
@@ -51,7 +51,7 @@ class Turns:
         return self.next_at if self.next_at - now <= self.pause_seconds else 0.0
 
     def pause(self, now: float, seconds: float) -> None:
-        """No attempt for so many seconds."""
+        """Starts a pause of `seconds`."""
         self.next_at = now + seconds
         self.pause_seconds = self.next_at - now  # as `opens_at` computes it: floats are rounded
 
@@ -73,13 +73,13 @@ class SinkState:
     drain_since    start of the drain of its backlog after a disabled subscription was enabled
     failures       failed attempts in a row
     recovered      first success after being down: the next claim demotes the backlog
-    failing_since  start of its own failures, moved on by the time in which the egress proxy failed and nothing is known
-                   of the sink; None after a success
+    failing_since  start of its own failures, plus the time in which the egress proxy failed and the sink's state was
+                   unknown; None after a success
     down_since     first failure of either since the last success
     unreached_since  first failure of the egress proxy since the sink was last reached
     back_since     last success after an outage; 0 if there was none
     paused_until   end of a pause that the sink asked for
-    held_until     no new attempts before then: the subscription is being disabled
+    held_until     end of a hold on attempts while the subscription is being disabled
     turns          spaces the attempts of a rate limit
     probe_at       next probe while disabled
     """
@@ -112,12 +112,12 @@ class SinkState:
 
     @property
     def fails(self) -> bool:
-        """True if nothing has been delivered since the last failure, be it the sink's or the egress proxy's."""
+        """True if there was no success since the last failure of the sink or the egress proxy."""
         return self.failing_since is not None or self.down_since is not None
 
     @property
     def fails_often(self) -> bool:
-        """True if the sink keeps failing, so that it is only tried at FAILING_PER_SECOND."""
+        """True if the sink keeps failing and is only tried at FAILING_PER_SECOND."""
         return self.failures >= FAILED_OFTEN
 
     @property
@@ -137,7 +137,7 @@ class SinkState:
     def adopt(
         self, subscription: Subscription, before: Subscription | None, *, ceiling: int, rate: float | None
     ) -> None:
-        """Takes over a subscription as it is now. `before`: as it was; None for a new one."""
+        """Applies a subscription's new state. `before`: its previous state; None for a new one."""
         if (
             before is None
             or subscription.enabled_since != before.enabled_since
@@ -156,24 +156,24 @@ class SinkState:
         self.drain_since, self.probe_at = subscription.drain_since, subscription.probe_at
         self.concurrency.ceiling, self.rate = ceiling, rate
 
-    # --- written by the dispatcher: claims, and what other nodes saw
+    # --- written by the dispatcher: claims, and health from other nodes
 
     def paced(self, count: int, now: float) -> None:
-        """`count` deliveries are sent now: delays the next ones while draining or failing."""
+        """Records that `count` deliveries are sent now. Delays the next ones while draining or failing."""
         rate = self.per_second(now)
         if rate is not None and count:
             self.turns.pause(now, max(self.turns.opens_at(now) - now, count / rate))
 
     def backlog_settled(self) -> None:
-        """The backlog is demoted or gone: the recovery has no further effect."""
+        """Ends the recovery: its backlog is demoted or gone."""
         self.recovered = False
 
     def plan_probe(self, at: float | None) -> None:
-        """The next probe is at this time; None: no more probes."""
+        """Sets the time of the next probe; None: no more probes."""
         self.probe_at = at
 
     def sync_failing(self, since: float | None) -> None:
-        """Takes over from the database whether all nodes see only failures, and since when."""
+        """Applies the stored start of failures seen by all nodes; None: not all nodes see only failures."""
         if (since is None) is not (self.failing_since is None):
             self._take_over(since)
 
@@ -182,7 +182,7 @@ class SinkState:
         self.unreached_since = None
 
     def start_expediting(self, resumed_at: float) -> float | None:
-        """The last resumption, drain start or recovery, if its waiting retries were not expedited yet."""
+        """Time of the last resumption, drain start or recovery; None if its waiting retries were already expedited."""
         since = max(resumed_at, self.back_since)
         if not since or since == self._expedited:
             return None
@@ -190,7 +190,7 @@ class SinkState:
         return since
 
     def expediting_failed(self) -> None:
-        """Expediting failed: the next scan tries again."""
+        """Makes the next scan expedite again, after an error."""
         self._expedited = None
 
     # --- written by the worker: attempts
@@ -200,7 +200,7 @@ class SinkState:
         return self.rate is None or self.turns.take(now, self.rate)
 
     def answered(self, response: Response, outcome: Outcome, *, in_flight: int, full: bool) -> None:
-        """Takes an outcome into account. `in_flight` and `full`: as in `Concurrency.succeeded`."""
+        """Applies an outcome. `in_flight` and `full`: as in `Concurrency.succeeded`."""
         if not outcome.judges_sink:
             return
         delivered = outcome.verdict == "delivered"
@@ -214,7 +214,7 @@ class SinkState:
             self.concurrency.succeeded(response.duration_ms / 1000, in_flight=in_flight, full=full)
 
     def reached(self, now: float, *, by_proxy: bool) -> None:
-        """An attempt has ended at the sink, or at an egress proxy that failed (`by_proxy`)."""
+        """Records that an attempt ended at the sink, or at a failed egress proxy (`by_proxy`)."""
         if by_proxy:
             if self.unreached_since is None:
                 self.unreached_since = now
@@ -224,23 +224,23 @@ class SinkState:
             self.unreached_since = None
 
     def pause(self, until: float) -> None:
-        """The sink asked for no requests before then."""
+        """Pauses until a time that the sink asked for."""
         self.paused_until = max(self.paused_until, until)
 
     def pause_to_store(self, now: float) -> bool:
-        """True if restarts and other nodes do not know its pause."""
+        """True if its pause must be stored for restarts and other nodes."""
         return self.paused_until > max(now, self._stored_pause + RESTORED_SECONDS)
 
     def pause_stored(self, until: float) -> None:
-        """The pause of its portal is stored for it, or was not (0)."""
+        """Records the stored end of its portal's pause; 0 if storing failed."""
         self._stored_pause = until
 
     def hold(self, until: float) -> None:
-        """No attempts before then: the subscription is being disabled."""
+        """Holds attempts until a time, while the subscription is being disabled."""
         self.held_until = until
 
     def health_change(self, outcome: Outcome, now: float, *, by_proxy: bool = False) -> HealthChange | None:
-        """What to store after an attempt; None if nothing has changed."""
+        """The health to store after an attempt; None if unchanged."""
         pause = self.paused_until if self.paused_until > now else 0.0
         before = (self.failing_since, self._stored_since, self._stored_pause)
         ends_outage = False
@@ -261,5 +261,5 @@ class SinkState:
         return HealthChange(self.failing_since, pause, before, ends_outage)
 
     def health_not_stored(self, change: HealthChange) -> None:
-        """Storing a change failed: the next attempt tries again."""
+        """Reverts a change that could not be stored, so that the next attempt stores it."""
         self.failing_since, self._stored_since, self._stored_pause = change.before

@@ -1,7 +1,7 @@
 """Limits how many deliveries are in flight: slots per subscription, per host and in all.
 
 A slot is held from before the claim until the response. It is free again while the result is being committed;
-CLAIMED_PER_SLOT bounds what is claimed but uncommitted. Whether a sink may be sent to at all is in `sink_state.py`.
+CLAIMED_PER_SLOT bounds claimed but uncommitted deliveries. `sink_state.py` decides if a sink may be sent to at all.
 """
 
 import asyncio
@@ -27,17 +27,17 @@ CLAIMED_PER_SLOT = 4
 BATCH_SECONDS = 0.1
 """Burst allowance while draining or failing, in seconds of the allowed rate."""
 BACKLOGGED_SLOTS = 8
-"""Slots of prompt sinks for backlogged deliveries (retries, manual retries, replays) while fresh events arrive. With
-more of them fresh deliveries would wait for the event loop and for commits."""
+"""Slots of prompt sinks for backlogged deliveries (retries, manual retries, replays) while fresh events arrive. More
+would delay fresh deliveries in the event loop and in commits."""
 LOOK_SECONDS = 0.1
-"""Minimum pause between two looks at deliveries that wait for others. Each event that joins them calls for one."""
+"""Minimum pause between two checks of a bundle that waits for more events. Each event that joins it triggers one."""
 MAX_LOOK_SECONDS = 1.0
-"""The pause where they wait for 10 seconds or more: a look at a long digest reads all of it."""
+"""The pause for waits of 10 seconds or more: each check reads the whole digest."""
 FRESH_SECONDS = 10.0
-"""Fresh events count as arriving for this time after the last one."""
+"""Time after the last fresh event in which fresh events count as arriving."""
 STORED_PAUSE_SECONDS = 5.0
-"""A pause of a portal that is shorter is stored for none of its other subscriptions: it is over before another node has
-read it."""
+"""Minimum pause of a portal that is stored for its other subscriptions. A shorter one ends before other nodes read
+it."""
 
 
 @dataclass(slots=True, eq=False)
@@ -46,11 +46,11 @@ class SlotCount:
 
     in_flight        slots in use
     fills            how often its last free slot was taken
-    committing       deliveries claimed, or to be claimed, by commits that are under way
+    committing       deliveries claimed, or to be claimed, by commits in progress
     queue            claimed deliveries that wait for a slot
-    has_backlog      it has pending deliveries, as of the last scan
+    has_backlog      True if the last scan found pending deliveries
     backlogged       deliveries in flight or being committed that are not first attempts
-    backlogged_load  their load compared with those of a prompt sink, from 0 to 1
+    backlogged_load  their load relative to a prompt sink, from 0 to 1
     """
 
     in_flight: int = 0
@@ -73,13 +73,13 @@ class Target:
 
     shown_sink     the sink in logs: without its path
     redacted_sink  the sink as its owner sees it
-    bundle         how its deliveries share requests; None: each has its own
-    free           its requests that count for `bundle.free_per_minute`
-    looked_at      when its deliveries were last found to wait for others, until `ready_at`
+    bundle         how its deliveries share requests; None: one request each
+    free           its requests that count towards `bundle.free_per_minute`
+    looked_at      time of the last check that found its bundle waiting for more events, until `ready_at`
     known          False once the subscription is removed; deliveries in flight outlive it
-    portal         the account at a CRM whose limits it shares; None: its limits are its own
-    templates      the slots that its owner's subscriptions with templates share, in all and of its host; it has none
-                   without a template
+    portal         the account at a CRM whose limits it shares; None: it has limits of its own
+    templates      the slots shared by its owner's subscriptions with templates, in all and of its host; empty without
+                   a template
     """
 
     subscription: Subscription
@@ -99,40 +99,40 @@ class Target:
 
     @property
     def full(self) -> bool:
-        """True if its own limit is reached."""
+        """True if the subscription's own limit is reached."""
         limit = self.sink.concurrency.limit
         return self.slots.in_flight >= limit or self.slots.claimed >= CLAIMED_PER_SLOT * limit
 
     def room(self, now: float) -> Room:
-        """How many single events it may be sent although it bundles."""
+        """Number of events that may be sent singly although it bundles."""
         if self.bundle is None or self.bundle.free_per_minute is None:
             return Room()
         return self.free.room(self.bundle.free_per_minute, now)
 
     def takes_fresh(self, now: float) -> bool:
-        """True if an event may be sent as it is recorded: nothing of it waits for others."""
+        """True if an event may be sent as soon as it is recorded, without waiting for a bundle."""
         if self.bundle is None:
             return True
         return not self.bundle.always and not self.slots.has_backlog and self.room(now).count > 0
 
     def count_request(self, now: float) -> None:
-        """A request is sent."""
+        """Counts a sent request."""
         if self.bundle is not None and self.bundle.free_per_minute is not None:
             self.free.count(now)
 
     def looked(self, now: float, ready_at: float) -> None:
-        """Its deliveries were looked at, and wait for others until `ready_at`; 0: they do not."""
+        """Records a check of its bundle, which waits for more events until `ready_at`; 0: it does not wait."""
         self.looked_at, self.ready_at = now, ready_at
 
     def waits_until(self, now: float) -> float:
-        """When its deliveries are looked at again, which others may have joined; 0 for now."""
+        """Time of the next check of its bundle, which more events may have joined; 0 for now."""
         pause = min(max(LOOK_SECONDS, (self.ready_at - self.looked_at) / 10), MAX_LOOK_SECONDS)
         if now >= self.ready_at or not 0 <= now - self.looked_at < pause:
             return 0.0
         return min(self.ready_at, self.looked_at + pause)
 
     def answered(self, response: Response, outcome: Outcome, *, in_flight: int, fills: int) -> None:
-        """Takes an outcome into account. `in_flight` and `fills` are their values when the request was sent."""
+        """Applies an outcome. `in_flight` and `fills` are their values when the request was sent."""
         self.sink.answered(response, outcome, in_flight=in_flight, full=self.slots.fills > fills or self.full)
 
 
@@ -146,8 +146,8 @@ class _Host:
 
 @dataclass(slots=True, eq=False)
 class _Templates:
-    """What the subscriptions of one account with templates have in flight. `starved`: one of them got no slot because
-    others had them all."""
+    """Slots in use by an owner's subscriptions with templates. `starved`: one of them got no slot because others had
+    them all."""
 
     of_host: bool
     in_flight: int = 0
@@ -156,12 +156,12 @@ class _Templates:
 
 @dataclass(slots=True, eq=False)
 class Portal:
-    """An account at a CRM. What it allows, all its subscriptions share: see `Kind.portal`.
+    """An account at a CRM, whose limits all its subscriptions share: see `Kind.portal`.
 
-    host          that all of them are sent to. A server somewhere else may claim to be the account, and must not pause
-                  the subscriptions of others
+    host          host of all its subscriptions. A server on another host may claim to be the account, and must not
+                  pause the subscriptions of others
     turns         spaces the attempts of all its subscriptions: its rate limit
-    paused_until  end of the last pause that it asked for, which a new subscription obeys too
+    paused_until  end of the last pause that it asked for; applies to new subscriptions too
     """
 
     kind: str
@@ -173,20 +173,20 @@ class Portal:
 
     @property
     def per_second(self) -> float | None:
-        """Its rate: the default of its kind, or what one of its subscriptions is allowed by its owner if that is more.
-        None: no limit."""
+        """Its rate: the default of its kind, or a higher rate that an owner allows one of its subscriptions. None: no
+        limit."""
         rates = {rate for one in self.targets for rate in (one.kind.rate_per_second, one.sink.rate) if rate is not None}
         return max(rates, default=None)
 
     def take_turn(self, now: float) -> bool:
         """Takes the next turn of its rate. Returns False if it is not due yet."""
-        if self.turns.opens_at(now) > now:  # first, since many subscriptions may ask for one event
+        if self.turns.opens_at(now) > now:  # checked first: cheap, and many subscriptions may ask for one event
             return False
         rate = self.per_second
         return rate is None or self.turns.take(now, rate)
 
     def paused_seconds(self, now: float) -> float:
-        """Seconds until the first of its enabled subscriptions may be sent to again; 0 if one may be."""
+        """Seconds until the earliest pause of its enabled subscriptions ends; 0 if one is not paused."""
         ends = (one.sink.paused_until for one in self.targets if one.sink.enabled)
         return max(min(ends, default=now) - now, 0.0)
 
@@ -196,8 +196,7 @@ class Slots:
 
     concurrency  maximum slots in all
     per_host     maximum per host (scheme, name and port); one subscription gets at most half while another one waits.
-                 All subscriptions of an owner with templates get at most half of either: they wait for each other's
-                 turns
+                 An owner's subscriptions with templates together get at most half of either: they render in turns
     freed        called when a slot is freed while `starved`
     """
 
@@ -208,9 +207,9 @@ class Slots:
         self.fresh_at = -math.inf
         """Time of the last fresh event."""
         self.starved = False
-        """A due subscription got no slot because others had them all. Written by the scan."""
+        """True if a due subscription got no slot because others had them all. Written by the scan."""
         self.closed = False
-        """No more claims; unsent deliveries are released."""
+        """True once claiming has ended; unsent deliveries are then released."""
         self._freed = freed
         self._backlogged_load = 0.0
         self._targets: dict[str, Target] = {}
@@ -232,7 +231,7 @@ class Slots:
 
     @property
     def listed(self) -> Iterable[Target]:
-        """The targets of all subscriptions but callbacks, which match no event by themselves."""
+        """The targets of all subscriptions except callbacks, which do not match events."""
         return self._listed.values()
 
     def get(self, subscription_id: str) -> Target | None:
@@ -273,7 +272,7 @@ class Slots:
         self._leave_portal(target)
 
     def _leave(self, target: Target) -> None:
-        """Takes a target from its host, which is forgotten once nothing of it is in flight."""
+        """Removes a target from its host, and the host once it has no targets and nothing in flight."""
         host = target.host
         host.targets.discard(target)
         if not host.targets and not host.in_flight:
@@ -307,7 +306,7 @@ class Slots:
         rate = subscription.allowed_per_second or kind.rate_per_second
         target.sink.adopt(subscription, before, ceiling=ceiling, rate=rate)
         host.targets.add(target)
-        key = None if subscription.is_dry else kind.portal(subscription)  # which gets nothing of it
+        key = None if subscription.is_dry else kind.portal(subscription)  # a dry run sends nothing to its portal
         if key is not None or target.portal is not None:
             self._adopt_portal(target, key)
 
@@ -336,7 +335,7 @@ class Slots:
                 del self._portals[portal.kind, portal.host, portal.key]
 
     def pause(self, target: Target, until: float, *, shared: bool) -> None:
-        """A sink asked for no requests before then. `shared`: its portal did, so all its subscriptions pause."""
+        """Pauses a sink as it asked. `shared`: its portal asked, so all the portal's subscriptions pause."""
         target.sink.pause(until)
         portal = target.portal
         if shared and portal is not None and until > portal.paused_until:
@@ -345,14 +344,14 @@ class Slots:
                 other.sink.pause(until)
 
     def pause_to_store(self, target: Target, now: float) -> tuple[Target, ...]:
-        """The other subscriptions of its portal for which the present pause must be stored."""
+        """The other subscriptions of its portal for which the current pause must be stored."""
         portal = target.portal
         if portal is None or portal.paused_until < now + STORED_PAUSE_SECONDS:
             return ()
         return tuple(one for one in portal.targets if one is not target and one.sink.pause_to_store(now))
 
     def paused_portals(self, now: float) -> dict[str, float]:
-        """By kind: for how many seconds the portal is paused that is paused for longest."""
+        """The longest remaining pause of a portal, in seconds, by kind."""
         longest: dict[str, float] = {}
         for portal in self._portals.values():
             longest[portal.kind] = max(portal.paused_seconds(now), longest.get(portal.kind, 0.0))
@@ -361,9 +360,9 @@ class Slots:
     # --- limits
 
     def free(self, target: Target, now: float | None = None, *, ahead: bool = False) -> int:
-        """How many more of its deliveries may be claimed.
+        """Number of further deliveries that may be claimed.
 
-        now    also limits them to the burst that a drain or failures allow at this time
+        now    also limits them to the burst allowed while draining or failing
         ahead  includes deliveries that will wait for one of its slots, unless others of its host want slots
         """
         host, sink, slots = target.host, target.sink, target.slots
@@ -384,19 +383,19 @@ class Slots:
         )
 
     def starve(self, target: Target) -> None:
-        """A due subscription gets no slot. `freed` is called once some are free."""
+        """Records that a due subscription gets no slot. `freed` is called once slots are free."""
         full = [one for one in target.templates if one.in_flight >= self._most_of(one)]
         for one in full:
             one.starved = True
-        if not full and not target.slots.claimed:  # other subscriptions have all the slots
+        if not full and not target.slots.claimed:  # other subscriptions hold all the slots
             self.starved = True
 
     def _most_of(self, templates: _Templates) -> int:
         return max(1, (self.per_host if templates.of_host else self.concurrency) // 2)
 
     def backlogged_limit(self, target: Target, now: float) -> float:
-        """How many backlogged deliveries it may have in flight: while fresh ones arrive, a share of BACKLOGGED_SLOTS
-        that grows with the sink's own response time."""
+        """Maximum backlogged deliveries in flight: while fresh ones arrive, a share of BACKLOGGED_SLOTS that grows with
+        the sink's own response time."""
         if not 0 <= now - self.fresh_at <= FRESH_SECONDS:  # negative if the clock was set back
             return math.inf
         others = max(self._backlogged_load - target.slots.backlogged_load, 0.0)
@@ -410,9 +409,9 @@ class Slots:
         self.fresh_at = now
 
     def count_backlogged(self, target: Target, change: int) -> None:
-        """A backlogged delivery has started (1), or is committed or released (-1).
+        """Counts a backlogged delivery that has started (1), or is committed or released (-1).
 
-        Failing and slow sinks cause little load, so they take no share of the backlog slots from the others.
+        Failing and slow sinks cause little load, so they take no backlog slots from the others.
         """
         slots, before = target.slots, target.slots.backlogged_load
         slots.backlogged += change
@@ -421,7 +420,7 @@ class Slots:
         self._backlogged_load += slots.backlogged_load - before
 
     def count_committing(self, target: Target, change: int) -> None:
-        """A commit that may claim that many deliveries has started, or ended (negative)."""
+        """Counts the deliveries that a started commit may claim; negative when it has ended."""
         target.slots.committing += change
 
     def occupy(self, target: Target) -> None:
@@ -452,8 +451,8 @@ class Slots:
             self._freed()
 
     def _vacate_template(self, templates: _Templates) -> None:
-        """Frees a slot of an owner's templates. A scan follows once half of them are free: each looks at all that is
-        due, and what is in flight goes on with the next of its subscription anyway."""
+        """Frees a slot of an owner's templates. Starts a scan only once half of them are free: a scan reads everything
+        due, and deliveries in flight continue with the next of their subscription without one."""
         templates.in_flight -= 1
         if templates.starved and templates.in_flight <= self._most_of(templates) // 2:
             templates.starved = False
@@ -478,7 +477,7 @@ class Slots:
             raise
 
     def close(self) -> None:
-        """Ends all waits for slots without one, and all claiming."""
+        """Ends claiming, and all waits for slots."""
         self.closed = True
         for target in self:
             while target.slots.queue:

@@ -1,10 +1,9 @@
 """Attempts deliveries: render, sign, send, decide, record. One task per slot.
 
 A request carries one delivery or, if the subscription bundles (`relay/core/bundles.py`), several: one slot, one
-response, and an attempt of each delivery. A broker (`publishing.py`) takes a message of each, and each has a response
-and an outcome of its own. Recording a single attempt also claims the next due deliveries of its
-subscription, and the task continues with those. Which deliveries start is decided in `dispatcher.py`, what follows from
-an outcome in `outcomes.py`.
+response, and an attempt for each delivery. A broker (`publishing.py`) gets a message per delivery, each with its own
+response and outcome. Recording a single attempt also claims the next due deliveries of its subscription, and the task
+continues with those. `dispatcher.py` decides which deliveries start, `outcomes.py` the consequences of an outcome.
 """
 
 import asyncio
@@ -62,15 +61,14 @@ if TYPE_CHECKING:
     from subscribers.base import Dialogue, Kind, RenderContext
 
 PROMPT_MS = 1000.0
-"""If a sink responds within this time, deliveries are claimed before slots are free: they get one before the lease is
-old."""
+"""Response time up to which deliveries are claimed before slots are free: they get one long before the lease ends."""
 DATABASE_RETRY_SECONDS = 1.0
-"""Pause before another try after a database error."""
+"""Pause before a retry after a database error."""
 REASON_CHARACTERS = 200
 PLAIN_CHARACTERS = len("http_200")
-"""A reason of this length holds no credential."""
+"""Maximum length of a reason that is too short to hold a credential."""
 TURN_PAUSE_SECONDS = 1.0
-"""Pause of a delivery that waits for another one of its key."""
+"""Pause of a delivery that waits for another delivery with the same key."""
 
 Exchange = tuple[Sent, Outcome]
 _TELLING = {"delivered": 0, "retry": 1}
@@ -84,12 +82,12 @@ class Worker:
 
     wake      makes the dispatcher scan at once
     holder    the holder name of this node's leases
-    context   what rendering may use
+    context   values for rendering
     publish   publishes to brokers
-    policy    returns the current settings and the source of randomness
+    policy    returns the current settings and source of randomness
     lease     makes a lease for an attempt of a given timeout, in seconds
     recorded  called with each event that an attempt caused, after the commit
-    recipient  reads whom the create of a job names, if that was captured
+    recipient  reads the recipient in a job's create, if it was captured
     """
 
     slots: Slots
@@ -114,17 +112,16 @@ class Worker:
 
     def __post_init__(self) -> None:
         self.answered = 0
-        """Number of attempts that have ended."""
+        """Number of completed exchanges with sinks."""
         self.undecryptable: dict[str, DecryptError] = {}
         """See `Dispatcher.undecryptable`."""
         self.turns = SharedTurns()
-        """Of the bundles that are rendered."""
+        """Turns for rendering messages without templates."""
         self.renders = OwnerTurns()
-        """Of what templates render."""
+        """Turns for rendering templates, by owner."""
 
     def start(self, target: Target, *claimed: Claimed, has_slot: bool = True) -> None:
-        """Starts a task that attempts the deliveries of a request: in its slot if it has one, otherwise as soon as one
-        is free."""
+        """Starts a task that attempts the deliveries of a request, in its slot or as soon as a slot is free."""
         self.tasks.start(self._work(target, claimed, has_slot=has_slot))
 
     async def exchange(
@@ -136,9 +133,9 @@ class Worker:
         turn: MemoryTurn | None = None,
     ) -> Sequence[Exchange]:
         """Renders, signs and sends an event, or several in one request, and classifies the response. An exception in
-        the kind of sink counts as a failed attempt; with NotRenderable the delivery is dead. Without a `turn` nothing
-        is remembered. In a dry run nothing is sent. `deliveries`: of each event the `Claimed.round_id`; None for a
-        sample. Returns what came of each event: one value for all that shared a response."""
+        the kind of sink counts as a failed attempt; with NotRenderable the delivery is dead. Without a `turn` no memory
+        is stored. A dry run sends nothing. `deliveries`: the `Claimed.round_id` of each event; None for a sample.
+        Returns an exchange per event: the same object for all events that shared a response."""
         if len(events) > 1:
             self.metrics.bundled_events.labels(kind.name).inc(len(events))
         try:
@@ -179,7 +176,7 @@ class Worker:
         )
 
     def _dry(self, subscription: Subscription, kind: "Kind", event: Event) -> Sent:
-        """The message that would be published."""
+        """The message of a dry run."""
         try:
             return self._made_up(subscription, kind, None, [event], None)
         except Exception as error:
@@ -216,11 +213,11 @@ class Worker:
         return await self._send(subscription, request, self._timeout_of(subscription))
 
     async def _in_turn(self, subscription: Subscription, compute: Callable[[], Value]) -> Value:
-        """What `compute` renders: at once, or in its owner's turn if a template does."""
+        """The result of `compute`: at once, or in its owner's turn for a template."""
         return await self.renders.step(subscription.owner, compute) if subscription.has_template else compute()
 
     async def _recipient(self, subscription: Subscription, kind: "Kind", event: Event) -> Recipient | None:
-        """Whom the create of the event's job names, if the kind asks for it and it was captured."""
+        """The recipient in the create of the event's job, if the kind wants it and it was captured."""
         if event.job_uid is None or not kind.wants_recipient(subscription):
             return None
         return await self.recipient(event.job_uid)
@@ -233,7 +230,7 @@ class Worker:
         events: Sequence[Event],
         recipient: Recipient | None,
     ) -> Sent:
-        """What would be sent, with placeholders for what only the sink knows and for whom the create names."""
+        """The requests of a dry run, with placeholders for the sink's answers and the recipient."""
         now = self.clock()
         response = Response(started_at=now, duration_ms=0.0)
         if dialogue is None:
@@ -273,7 +270,7 @@ class Worker:
         async def save(remember: Memory | None, share: Memory | None) -> bool:
             if turn is None:
                 return True
-            if share is not None and not turn.shared:  # whoever has that turn may be writing the same
+            if share is not None and not turn.shared:  # the holder of that turn may be writing the same record
                 return False
             kept = [] if remember is None else [(turn, remember)]
             kept += [] if share is None else [(one, share) for one in turn.shared]
@@ -322,7 +319,7 @@ class Worker:
     # --- one slot's task
 
     async def _work(self, target: Target, claimed: Sequence[Claimed], *, has_slot: bool) -> None:
-        """Attempts the deliveries of a request and those that their recording claims, until it claims none."""
+        """Attempts the deliveries of a request, then those claimed by recording them, until none are claimed."""
         self.metrics.deliveries_in_flight.inc()
         try:
             while following := await self._one(target, claimed, has_slot=has_slot):
@@ -370,7 +367,7 @@ class Worker:
             if first.lease_until - self.lease_clock() < self.policy().settings.timeout_of(subscription):
                 log.warning("lease_too_old", delivery=first.id)
                 return await self._release(claimed, at_once(now))
-            # since it was claimed: its sink has not consented, or has requests of one event now
+            # changed since the claim: its sink has not consented, or no longer bundles
             if subscription.state == "pending" or (len(claimed) > 1 and target.bundle is None):
                 return await self._release(claimed, at_once(now))
             if not (subscription.is_dry or target.sink.take_turn(now)):
@@ -406,11 +403,11 @@ class Worker:
         return recorded[0].next
 
     async def _turn(self, target: Target, claimed: Claimed) -> tuple[MemoryTurn | None, bool]:
-        """The turn that a delivery needs, and True if another delivery has it, or one that is shared."""
+        """The turn for a delivery, None if it needs none; True if another delivery holds it or a shared turn."""
         dialogue = None if target.subscription.is_dry else target.kind.dialogue(target.subscription)
         try:
             key = None if dialogue is None else dialogue.key(claimed.event, target.subscription)
-        except Exception:  # then the attempt fails as well, and is recorded
+        except Exception:  # the attempt fails with the same error, and is recorded
             log.exception("key_failed", delivery=claimed.id)
             key = None
         if dialogue is None or key is None:
@@ -429,8 +426,8 @@ class Worker:
         return replace(turn, shared=tuple(shared)) if shared else turn, False
 
     async def _shared_keys(self, target: Target, dialogue: "Dialogue", claimed: Claimed) -> Sequence[str]:
-        """The keys of the turns that a delivery shares with those of other subscriptions. Without them, after an
-        error, nothing is written that needs them."""
+        """The keys of turns shared with deliveries of other subscriptions. After an error there are none, and no write
+        that needs them is made."""
         if dialogue.shared is None:
             return ()
         try:
@@ -458,7 +455,7 @@ class Worker:
         """Records the results of a request, and retries while the database fails: an unrecorded attempt is sent again.
 
         If the database rejects a value, the details of the attempts are left out, then the events. Returns the results
-        as they were recorded; after a database error they claim nothing more.
+        as recorded; after a database error they claim no further deliveries.
         """
         while True:
             try:
@@ -479,7 +476,7 @@ class Worker:
             results = [replace(result, next_lease=None) for result in results]  # the lease would be old
             await asyncio.sleep(DATABASE_RETRY_SECONDS)
 
-    # --- what follows from an attempt
+    # --- consequences of an attempt
 
     def _results(
         self,
@@ -488,15 +485,15 @@ class Worker:
         exchanges: Sequence[Exchange],
         turn: MemoryTurn | None,
     ) -> Sequence[AttemptResult]:
-        """Decides what follows from a request for each of its deliveries, and pauses the sink if that is needed before
-        the commit."""
+        """Decides the result of a request for each of its deliveries, and pauses the sink, if needed, before the
+        commit."""
         now, policy = self.clock(), self.policy()
         sent, outcome = _telling(exchanges)
         if outcome.judges_sink:
             target.sink.reached(now, by_proxy=sent.response.error == PROXY_ERROR)
         prompt = outcome.verdict == "delivered" and sent.response.duration_ms <= PROMPT_MS
         next_claim = self._next_claim(target, claimed[0], now, prompt=prompt)
-        if len(claimed) > 1:  # what failed together is due together
+        if len(claimed) > 1:  # one random value, so that they are due together
             chance = policy.chance()
             policy = replace(policy, chance=lambda: chance)
         results: list[AttemptResult] = []
@@ -504,14 +501,14 @@ class Worker:
         each_its_own = exchanges[0] is not exchanges[-1]
         reached = each_its_own and outcome.verdict == "delivered"
         failing_since = None if reached else target.sink.failing_since
-        again: dict[str, float | None] = {}  # per order, when its first event that failed is due
+        again: dict[str, float | None] = {}  # due time of the first failed event, by order
         for one, (sent, outcome) in zip(claimed, exchanges, strict=True):
             if each_its_own and outcome.verdict == "delivered" and not subscription.is_dry:
                 results.append(acknowledged(one, sent, outcome, now))
                 continue
             order = order_of(one.event, subscription) if each_its_own else None
             behind = None if order is None else again.get(order)
-            if behind is None and sent.response.error == BEHIND:  # the event before it is given up
+            if behind is None and sent.response.error == BEHIND:  # the earlier event is given up
                 behind = at_once(now)
             finished = FinishedAttempt(
                 claimed=one,
@@ -526,7 +523,7 @@ class Worker:
             )
             shown = results[0].attempt if results and not each_its_own else None
             result, pause_until = attempt_result(finished, policy, now, next_claim, shown)
-            if pause_until:  # a token that cannot be had is a trouble of this subscription alone
+            if pause_until:  # without a response (no token): pauses only this subscription
                 self.slots.pause(target, pause_until, shared=sent.response.status_code is not None)
             results.append(result)
             if order is not None and result.state == "pending":
@@ -536,7 +533,7 @@ class Worker:
         return results
 
     def _next_claim(self, target: Target, claimed: Claimed, now: float, *, prompt: bool) -> NextClaim:
-        """What may be claimed with the result. After a recovery the scan claims instead: it demotes the backlog first.
+        """The deliveries to claim with the result. After a recovery the scan claims instead, and demotes the backlog.
 
         prompt  the sink responds quickly: also claims for slots that are not free yet
         """
@@ -565,8 +562,7 @@ class Worker:
         *,
         by_proxy: bool,
     ) -> None:
-        """Publishes the committed results of a request: events, subscription changes, sink health, a log line about
-        one of them."""
+        """Publishes the committed results of a request: events, subscription changes, sink health, one log line."""
         kept = True
         for made, one in zip(results, recorded, strict=True):
             kept = one.kept if made is result else kept
@@ -587,7 +583,7 @@ class Worker:
             delivery=result.claimed.id,
             event_id=result.claimed.event.id,
             type=result.claimed.event.type,
-            job=None if result.claimed.event.published else result.claimed.event.subject,  # which may name a person
+            job=None if result.claimed.event.published else result.claimed.event.subject,  # may name a person
             subscription=target.subscription.id,
             job_uid=result.claimed.event.job_uid,
             number=attempt.number,
@@ -603,8 +599,8 @@ class Worker:
             self.wake()
 
     async def _store_health(self, target: Target, outcome: Outcome, now: float, *, by_proxy: bool) -> None:
-        """Stores since when a sink has only failed, and the pause it asked for, for restarts and other nodes. Written
-        only on change, not at each attempt."""
+        """Stores the start of a sink's failures and the pause it asked for, for restarts and other nodes. Writes only
+        on change, not at each attempt."""
         change = target.sink.health_change(outcome, now, by_proxy=by_proxy)
         if change is None:
             return
@@ -630,26 +626,26 @@ class Worker:
 
 
 def _written() -> Steps:
-    """The steps of a delivery whose record is there: none."""
+    """The steps of a delivery whose record is already written: none."""
     yield from ()
     return Ended(outcome=ledger.WRITTEN)
 
 
 def _telling(exchanges: Sequence[Exchange]) -> Exchange:
-    """The exchange that tells how the sink is: one that was delivered, if any was."""
+    """The exchange that shows the sink's health: a delivered one, if there is one."""
     if exchanges[0] is exchanges[-1]:
         return exchanges[0]
     return min(exchanges, key=lambda one: (_TELLING.get(one[1].verdict, 2), one[0].response.error == RENDER_ERROR))
 
 
 def _plain(sent: Sent) -> Sent:
-    """Without what cannot be shown."""
+    """The result without headers, excerpt, detail and address, which could not be shown."""
     plain = replace(sent.response, headers=(), excerpt=b"", detail=None, remote_ip=None)
     return replace(sent, headers=(), response=plain)
 
 
 def _shown(outcome: Outcome, subscription: Subscription, kind: "Kind", sent: Sent) -> Outcome:
-    """The outcome with a reason that can be stored and shown: it may contain a code of the response."""
+    """The outcome with a reason that can be stored and shown: a reason may contain text from the response."""
     reason = storable(outcome.reason)
     if len(reason) > PLAIN_CHARACTERS:
         shown_sink = kind.redacted_url(subscription.sink)

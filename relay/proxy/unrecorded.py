@@ -1,7 +1,7 @@
-"""Jobs that the upstream has made and the database has not accepted yet: kept in memory, and recorded once it does.
+"""Keeps jobs that upstream has created but the database has not accepted in memory, and records them once it does.
 
-Their number is bounded. If the process ends first, the intent of each is in the database and marks a create of unknown
-outcome (`unknown_creates.py`); the log and the answer to its create have the job's id.
+Their number is bounded. If the process ends first, each job's intent is in the database as a create of unknown outcome
+(`unknown_creates.py`); the log and the answer to its create have the job's id.
 """
 
 import asyncio
@@ -19,13 +19,13 @@ from relay.proxy.types import Caller
 MAX_UNRECORDED = 1_000
 AGAIN_SECONDS = 1.0
 MAX_FAILED = 3
-"""After so many failures in a row the others wait, too."""
+"""Consecutive failures after which a run ends until AGAIN_SECONDS later."""
 
 log = structlog.get_logger("relay.proxy")
 
 
 class MadeJob(NamedTuple):
-    """A job that a create has made."""
+    """A job that upstream has created."""
 
     intent: Intent
     caller: Caller
@@ -33,7 +33,7 @@ class MadeJob(NamedTuple):
 
 
 class Unrecorded:
-    """Tries to record them again and again. `record` raises if it cannot."""
+    """Retries recording every AGAIN_SECONDS. `record` raises if it fails."""
 
     def __init__(self, record: Callable[[MadeJob], Awaitable[object]]) -> None:
         self._record = record
@@ -44,7 +44,7 @@ class Unrecorded:
         return len(self._waiting)
 
     def keep(self, made: MadeJob, error: Exception) -> None:
-        """Records the job as soon as the database accepts it, if there is room. `error`: why it could not be."""
+        """Keeps a job to record it once the database accepts it, if there is room. `error`: why recording failed."""
         if len(self._waiting) < MAX_UNRECORDED:
             self._waiting.append(made)
             hint = "it is recorded as soon as the database is back"
@@ -56,7 +56,7 @@ class Unrecorded:
         _say_missing(made, error=str(error), hint=hint, exc_info=unknown)
 
     async def finish(self, timeout_seconds: float) -> None:
-        """Waits until all are recorded, at most so long."""
+        """Waits until all are recorded, at most `timeout_seconds`."""
         if self._running is not None:
             await asyncio.wait([self._running], timeout=timeout_seconds)
         if self._running is not None:

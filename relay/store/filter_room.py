@@ -1,8 +1,8 @@
-"""How many distinct comparisons the filters of an owner's subscriptions make: bounded, since each of them is evaluated
-for every event that it may be about.
+"""Limits the distinct comparisons in the filters of an owner's subscriptions, because each is evaluated for every event
+that it may apply to.
 
-It is counted in the transaction that changes subscriptions, which holds the lock CHANGE: no other one adds any
-meanwhile, on this node or another.
+They are counted in the transaction that changes subscriptions. It holds the lock CHANGE, so no other transaction, on
+this node or another, adds comparisons meanwhile.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,15 +22,15 @@ _OWNER = unindexed(table_of(SubscriptionRow).c.owner)
 
 
 class FilterRoom:
-    """The comparisons of the owners that one transaction has looked at, by subscription."""
+    """The comparisons of the owners that one transaction has read, by subscription."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._keys: dict[str | None, dict[str, frozenset[str]]] = {}
 
     def change(self, owner: str | None, changes: Mapping[str, Subscription | None]) -> Conflict | None:
-        """Replaces subscriptions of an owner; None: it goes. Returns why it may not, and then has not: there would be
-        more comparisons than are allowed, and more than there are."""
+        """Replaces subscriptions of an owner; None: removes one. Returns an error, and changes nothing, if the number
+        of comparisons would exceed both the limit and the current number."""
         changed = {id: _keys(one.filters) if one is not None else frozenset() for id, one in changes.items()}
         if owner not in self._keys and not any(changed.values()):
             return None

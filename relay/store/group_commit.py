@@ -21,8 +21,8 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 Batch = Callable[[Connection, Sequence[Item]], Sequence[Result | Exception]]
-"""Processes `items` in one transaction. Returns for each its result, or the error that belongs to it alone. Database
-errors must propagate, because the transaction may be over by then."""
+"""Processes `items` in one transaction. Returns a result per item, or the error of that item alone. Database errors
+must propagate, because they may have ended the transaction."""
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -41,8 +41,8 @@ def quick(batch: Function) -> Function:
 
 
 def alone(most_items: int = 1) -> Callable[[Function], Function]:
-    """Marks a batch function that locks rows of several tables: on PostgreSQL it has a transaction of its own, with at
-    most so many items, because its locks would come between those of others. See `locks`."""
+    """Marks a batch function that locks rows of several tables. On PostgreSQL it runs in a separate transaction of at
+    most `most_items` items, because its locks would break the lock order of others. See `locks`."""
 
     def mark(batch: Function) -> Function:
         batch.most_items_alone = most_items  # type: ignore[attr-defined]
@@ -63,7 +63,7 @@ def each(one: Callable[[Connection, Item], Result | Exception]) -> Batch[Item, R
 def in_order_of(
     key: Callable[[Any], Any],
 ) -> Callable[[Callable[[Connection, Item], Result | Exception]], Batch[Item, Result]]:
-    """Like `each`, in the order of a key, so that nodes that lock the same rows never deadlock."""
+    """Like `each`, in key order, so that nodes that lock the same rows never deadlock."""
 
     def decorate(one: Callable[[Connection, Item], Result | Exception]) -> Batch[Item, Result]:
         def batch(connection: Connection, items: Sequence[Item]) -> Sequence[Result | Exception]:
@@ -89,12 +89,12 @@ class Waiting:
 
 
 def are_quick(group: Iterable[Waiting]) -> bool:
-    """Whether every batch function is `quick`."""
+    """True if every batch function is `quick`."""
     return all(getattr(waiting.batch, "is_quick", False) for waiting in group)
 
 
 def next_group(waiting: deque[Waiting]) -> list[Waiting]:
-    """Removes the next group from a queue: items of one batch function that is `alone`, or of all others."""
+    """Removes the next group from a queue: items of one `alone` batch function, or items of all others."""
     first = waiting[0].batch
     most = getattr(first, "most_items_alone", None)
     group: list[Waiting] = []
@@ -108,17 +108,17 @@ def next_group(waiting: deque[Waiting]) -> list[Waiting]:
 
 
 def collected(connection: Connection, work: Callable[[Connection, list[Any]], None]) -> list[Any]:
-    """The list of what the open transaction collects for `work`, which then runs once with it, after the statements of
-    the whole group: in the order of their names, and what one collects for a later one as well. Locks that many
-    transactions want are taken there: late, and in one order."""
+    """The open transaction's list of items for `work`, which runs once with them after the statements of the whole
+    group. Works run in the order of their names, and may collect items for later ones. They take contended locks: late,
+    and in one order."""
     found: list[Any] = connection.info.setdefault(_COLLECTED, {}).setdefault(work, [])
     return found
 
 
 def run_group(connection: Connection, group: Sequence[Waiting]) -> None:
-    """Runs each batch function with all its items in the open transaction, and stores the results. Then runs the work
-    that they have collected. The order of locks is in `locks`."""
-    connection.info.pop(_COLLECTED, None)  # of a group that failed
+    """Runs each batch function with all its items in the open transaction and stores the results, then runs the
+    collected work. The order of locks is in `locks`."""
+    connection.info.pop(_COLLECTED, None)  # left by a failed group
     by_batch: dict[Batch[Any, Any], list[Waiting]] = {}
     for waiting in group:
         by_batch.setdefault(waiting.batch, []).append(waiting)
@@ -127,7 +127,7 @@ def run_group(connection: Connection, group: Sequence[Waiting]) -> None:
         results = batch(connection, [member.item for member in members])
         for member, result in zip(members, results, strict=True):
             member.result = result
-    while works := connection.info.get(_COLLECTED):  # one may collect for the next
+    while works := connection.info.get(_COLLECTED):  # work may collect items for later work
         work = min(works, key=_place_of)
         work(connection, works.pop(work))
 
@@ -145,7 +145,7 @@ def resolve(group: Sequence[Waiting]) -> None:
     for waiting in group:
         if waiting.future.done():
             continue
-        if isinstance(waiting.result, StopIteration):  # no future takes one, and its caller would wait for ever
+        if isinstance(waiting.result, StopIteration):  # a future rejects it, and its caller would never return
             waiting.future.set_exception(RuntimeError("a batch function raised StopIteration"))
         elif isinstance(waiting.result, Exception):
             waiting.future.set_exception(waiting.result)
@@ -165,7 +165,7 @@ def as_store_error(error: Exception) -> Exception:
 
 
 def _is_of_a_value(error: Exception, original: BaseException) -> bool:
-    """Whether the value itself is refused, so that a retry is useless: SQLSTATE 22, PostgreSQL's "data exception",
+    """True if the value itself is refused, so that a retry is useless: SQLSTATE 22, PostgreSQL's "data exception",
     or asyncpg's own error for values it cannot encode."""
     state = str(getattr(original, "sqlstate", None) or "")
     message = str(original)

@@ -1,4 +1,4 @@
-"""What is left to do of a group, read for its forecast. A bounded number of rows, however large the group is."""
+"""Reads a group's remaining work for its forecast, in a bounded number of rows however large the group is."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -14,9 +14,9 @@ from relay.store.incident_recorder import open_by_connect_account
 from relay.store.statements import Sql, fetch_json, json_list, json_query, run, sql
 
 OPEN_READ = 600
-"""A group with at most this many open jobs is read whole."""
+"""Maximum open jobs of a group that is read whole."""
 EDGE_READ = 64
-"""Of a larger one, so many jobs at each end of a channel."""
+"""Jobs read at each end of a channel in a larger group."""
 OTHERS_READ = 300
 ENDED_READ = 200
 MAX_CHANNELS = 16
@@ -41,13 +41,13 @@ def _open(where: str, order: str) -> Sql:
 OPEN_OF_GROUP = _open("", "closed_at, channel, scheduled_at")
 # The next channel of a group's open jobs.
 NEXT_CHANNEL = sql(f"SELECT channel FROM jobs WHERE {_OPEN} AND channel > :after ORDER BY closed_at, channel LIMIT 1")
-# A group's open jobs of a channel that are scheduled first.
+# A group's earliest scheduled open jobs of a channel.
 FIRST_OF_CHANNEL = _open(" AND channel = :channel AND scheduled_at > 0", "closed_at, channel, scheduled_at")
-# Those that are scheduled last.
+# A group's latest scheduled open jobs of a channel.
 LAST_OF_CHANNEL = _open(
     " AND channel = :channel AND scheduled_at > 0", "closed_at DESC, channel DESC, scheduled_at DESC"
 )
-# Those without a scheduled time.
+# A group's open jobs of a channel without a scheduled time.
 UNSCHEDULED_OF_CHANNEL = _open(" AND channel = :channel AND scheduled_at IS NULL", "closed_at, channel, scheduled_at")
 # A group's open jobs without a channel.
 WITHOUT_CHANNEL = _open(" AND channel IS NULL", "closed_at, channel, scheduled_at")
@@ -61,7 +61,7 @@ ORDER BY source, account, uid LIMIT :count
 """,
     _SHOWN,
 )
-# The jobs of a group that ended last. Bounds instead of an equality: see `newest_first`.
+# The last ended jobs of a group. Bounds instead of an equality: see `newest_first`.
 ENDED_OF_GROUP = json_query(
     """
 SELECT channel, started_at, closed_at FROM jobs
@@ -72,7 +72,7 @@ ORDER BY source DESC, account DESC, group_name DESC, closed_at DESC LIMIT :count
 """,
     ("channel", "started_at", "closed_at"),
 )
-# The jobs of an account among those of all accounts that ended last.
+# An account's jobs among the last ended jobs of all accounts.
 ENDED_OF_ACCOUNT = json_query(
     """
 SELECT channel, started_at, closed_at FROM (
@@ -83,7 +83,7 @@ WHERE source = :source AND account = :account AND (group_name IS NULL OR group_n
 """,
     ("channel", "started_at", "closed_at"),
 )
-# These connect accounts.
+# Connect accounts by id.
 NEEDED = sql(
     """
 SELECT id, channel, name, state FROM connect_accounts
@@ -96,8 +96,8 @@ HEALTH = "SELECT state FROM accounts WHERE source = :source AND name = :account"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BrokenAccount:
-    """A connect account that open jobs of a group need, and that cannot send. `trouble`: the open incident that shows
-    it, perhaps before a listing does."""
+    """A connect account that a group's open jobs need and that cannot send. `trouble`: its open incident, which may be
+    newer than the last listing."""
 
     id: str
     channel: str | None
@@ -108,7 +108,7 @@ class BrokenAccount:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GroupReading:
-    """What was read of a group. `health`: of its account; `broken`: connect accounts of its jobs that cannot send."""
+    """A group's remaining work. `health`: of its account; `broken`: its jobs' connect accounts that cannot send."""
 
     health: str
     broken: tuple[BrokenAccount, ...]
@@ -118,7 +118,7 @@ class GroupReading:
 
 
 class _Part(NamedTuple):
-    """Rows of open jobs: all of them, or the first and the last ones. `is_cut`: there may be more."""
+    """Rows of open jobs: all, or the first and the last. `is_cut`: there may be more."""
 
     first: list[Any]
     last: Sequence[Any] = ()
@@ -126,13 +126,13 @@ class _Part(NamedTuple):
 
 
 class GroupWorkStore:
-    """Reads of what is left to do of a group."""
+    """Reads a group's remaining work."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     async def read(self, source: str, account: str, name: str, *, since: float) -> GroupReading:
-        """What is left to do of a group. `since`: when its round began."""
+        """A group's remaining work. `since`: start of its round, in epoch seconds."""
         return await self._database.read(_read, source, account, name, since)
 
 

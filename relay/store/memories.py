@@ -1,7 +1,7 @@
-"""What subscriptions remember of their sinks: one row per subscription and key, which one delivery at a time may use.
+"""Memories of subscriptions about their sinks: one row per subscription and key, used by one delivery at a time.
 
-The turn is taken before the first request of a delivery, and ends in the transaction that records its attempt. It ends
-with the delivery's lease if the node dies.
+A delivery takes the turn before its first request. The turn ends in the transaction that records the attempt, or with
+the delivery's lease if the node dies.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,7 +23,7 @@ from relay.store.tables import SinkMemoryRow
 
 MAX_MEMORY_BYTES = 16_384
 
-# Makes a row, with its turn taken, if there is none. Erasure waits for it, and then finds it.
+# Inserts a row with its turn taken, unless it exists. Locks the delivery: erasure waits for the row, and then finds it.
 MAKE_MEMORY = sql(
     f"""
 INSERT INTO {SinkMemoryRow.__tablename__} (subscription_id, key, data, token, held_until, updated_at)
@@ -34,18 +34,18 @@ WHERE d.id = :delivery_id $for_key_share(d)
 ON CONFLICT (subscription_id, key) DO NOTHING
 """
 )
-# Takes the turn, unless another delivery has it.
+# Takes the turn unless another delivery has it.
 TAKE_MEMORY = """
 UPDATE sink_memories SET token = :token, held_until = :until
 WHERE subscription_id = :subscription_id AND key = :key AND (token IS NULL OR held_until <= :now)
 RETURNING data
 """
-# Writes what is remembered during a turn.
+# Writes a memory during a turn.
 KEEP_MEMORY = """
 UPDATE sink_memories SET data = :data, updated_at = :at
 WHERE subscription_id = :subscription_id AND key = :key AND token = :token
 """
-# Ends turns, with what is remembered from now on. Without data: what was remembered before.
+# Ends turns and writes their memories. Without data: keeps the previous memory.
 END_TURNS = sql(
     """
 UPDATE sink_memories SET data = COALESCE(m.data, sink_memories.data), token = NULL, held_until = NULL, updated_at = m.at
@@ -56,20 +56,20 @@ WHERE sink_memories.subscription_id = m.subscription_id AND sink_memories.key = 
 )
 # Ends all turns.
 FREE_MEMORIES = "UPDATE sink_memories SET token = NULL, held_until = NULL WHERE token IS NOT NULL"
-# Forgets what a subscription remembers of its sink. What it has written of an event stays as long as the event: with
-# another sink, or declared again under its old id, it must not write it again without a word.
+# Deletes a subscription's memories of its sink, except the records of written events. Those stay as long as the event:
+# with another sink, or recreated under its old id, the subscription must not write an event again in silence.
 FORGET_SUBSCRIPTION = f"""
 DELETE FROM sink_memories WHERE subscription_id = :id AND substr(key, 1, {len(EVENT_KEY)}) <> '{EVENT_KEY}'
 """
-# Locks what every subscription remembers under some keys, in the order in which turns end.
+# Locks the memories of all subscriptions under some keys, in the order in which turns end.
 LOCK_KEYS = sql("SELECT key FROM sink_memories WHERE key IN $json_values(keys) $for_update(sink_memories)")
-# Forgets what every subscription remembers under some keys.
+# Deletes the memories of all subscriptions under some keys.
 FORGET_KEYS = sql("DELETE FROM sink_memories WHERE key IN $json_values(keys)")
-# What a subscription remembers under a key.
+# A subscription's memory under a key.
 MEMORY = sql(
     "SELECT data FROM sink_memories WHERE subscription_id = :subscription_id AND key = :key $for_update(sink_memories)"
 )
-# Writes what is remembered, without a turn.
+# Writes a memory without a turn.
 WRITE_MEMORY = """
 INSERT INTO sink_memories (subscription_id, key, data, updated_at) VALUES (:subscription_id, :key, :data, :at)
 ON CONFLICT (subscription_id, key) DO UPDATE SET data = excluded.data, updated_at = excluded.updated_at
@@ -77,7 +77,7 @@ ON CONFLICT (subscription_id, key) DO UPDATE SET data = excluded.data, updated_a
 
 
 class MemoryStore:
-    """Takes turns, and writes during them. `end_turns` ends them."""
+    """Takes turns, and writes memories during them. `end_turns` ends them."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -85,9 +85,9 @@ class MemoryStore:
     async def take(
         self, claimed: Claimed, key: str, now: float, at: float, subscription_id: str | None = None
     ) -> MemoryTurn | None:
-        """The turn of a delivery with a key, until its lease ends. None if another delivery has it, or this one is
-        gone. `now`: by the clock of leases; `at`: by that of the machine; `subscription_id`: another than the
-        delivery's, such as `SHARED`."""
+        """Takes the turn of a key for a delivery, until its lease ends. None if another delivery has it, or this one is
+        deleted. `now`: time by the lease clock; `at`: time by the machine's clock; `subscription_id`: overrides the
+        delivery's, for example with `SHARED`."""
         item = {
             "subscription_id": claimed.subscription_id if subscription_id is None else subscription_id,
             "key": key,
@@ -98,7 +98,7 @@ class MemoryStore:
         return await self._database.write(_take, {**item, "now": now, "at": at})
 
     async def keep(self, turn: MemoryTurn, memory: Memory, at: float) -> bool:
-        """Stores what is remembered, during the turn. False if the turn is over."""
+        """Stores a memory during the turn. False if the turn is over, or the memory too large."""
         return await self._database.write(_keep, (turn, memory, at))
 
     async def free(self, turns: Sequence[MemoryTurn], at: float) -> None:
@@ -112,7 +112,7 @@ class MemoryStore:
 
 
 def end_turns(connection: Connection, results: Sequence[AttemptResult]) -> None:
-    """Ends the turns of attempts. Also of those whose lease was lost: what a sink has accepted, it has accepted."""
+    """Ends the turns of attempts and stores their memories, also after a lost lease: the sink has its writes."""
     rows = [
         (turn.subscription_id, turn.key, turn.token, _written(remember), result.now)
         for result in results
@@ -123,17 +123,17 @@ def end_turns(connection: Connection, results: Sequence[AttemptResult]) -> None:
 
 
 def forget_groups(connection: Connection, groups: Iterable[Row[Any]]) -> None:
-    """Forgets what is remembered of groups that are deleted. Call it last: these rows are locked after all others."""
+    """Deletes the memories of deleted groups. Call it last: these rows are locked after all others."""
     _forget(connection, [group_key(owner_of(row.source, row.account), row.name) for row in groups])
 
 
 def forget_events(connection: Connection, ids: Iterable[str]) -> None:
-    """Forgets what was written of events that are deleted. Call it last, as `forget_groups`."""
+    """Deletes the records of what was written for deleted events. Call it last, as `forget_groups`."""
     _forget(connection, [event_key(id) for id in ids])
 
 
 def settle_event(connection: Connection, subscription_id: str, event_id: str, fate: Resolution, at: float) -> None:
-    """Notes what a person has found out about what a subscription may have written of an event. Call it last."""
+    """Records a person's finding on whether a subscription has written an event. Call it last."""
     place = {"subscription_id": subscription_id, "key": event_key(event_id)}
     row = run(connection, MEMORY, **place).one_or_none()
     memory = {} if row is None else loads(row.data.encode())
@@ -150,7 +150,7 @@ def _forget(connection: Connection, keys: Sequence[str]) -> None:
 
 
 def _written(memory: Memory | None) -> str | None:
-    """The memory as JSON. None if that is too large, which no kind of sink makes it; the one before is kept then."""
+    """The memory as JSON. None, to keep the previous one, if it exceeds MAX_MEMORY_BYTES, as no kind of sink's does."""
     if memory is None:
         return None
     written = dumps(dict(memory)).decode()

@@ -1,7 +1,7 @@
-"""Streams: what keeps the order of events without a job, as a job does for its own.
+"""Streams: keep events without a job in order, as a job does for its own events.
 
-A stream's row has the place of its last event. Its lock is held while an event takes its place, and while the head of
-its deliveries ends: see `lock_jobs` in `outbox.py`.
+A stream's row holds the place of its last event. It is locked while an event takes its place, and while the head of its
+deliveries ends: see `lock_jobs` in `outbox.py`.
 """
 
 from collections import Counter
@@ -14,9 +14,9 @@ from relay.core.events import Event
 from relay.store.statements import INTEGER, REAL, TEXT, fetch, json_list, run_rows, sql
 
 MAX_SEQUENCE = 2**31 - 1_000_000
-"""The column's limit, with room for one transaction. Behind it a stream begins anew: after two billion events, those
-that are open just then may be out of order."""
-# Takes the next places of some streams, and locks them.
+"""The column's limit, less room for one transaction. Beyond it a stream restarts its numbering: after two billion
+events, those open at that moment may be out of order."""
+# Takes the next places of some streams, and locks the streams.
 TAKE_PLACES = sql(
     f"""
 INSERT INTO streams (uid, sequence, used_at)
@@ -31,7 +31,7 @@ PLACES = sql("SELECT uid, sequence FROM streams WHERE uid IN $json_values(uids)"
 
 
 def placed(connection: Connection, events: Sequence[Event]) -> list[Event]:
-    """The events with their places in their streams, which are locked."""
+    """The events with their places in their streams. Locks the streams."""
     counts = Counter(event.stream for event in events if event.stream is not None)
     if not counts:
         return list(events)

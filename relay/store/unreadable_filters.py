@@ -1,8 +1,8 @@
-"""Subscriptions whose stored filters this version cannot read: they are paused, and their events wait.
+"""Pauses subscriptions whose stored filters this version cannot read: their events wait.
 
-Such filters let every event through, so nothing is lost while no node can say what they mean. `resume` is refused until
-they are corrected. Then it first cancels what waits and does not pass the corrected filters, slice by slice, and only
-after that enables the subscription: a crash in between leaves it paused, and the next `resume` begins again.
+Such filters pass every event, so none is lost while they are unreadable. `resume` is refused until they are corrected.
+Then it first cancels waiting deliveries that do not pass the corrected filters, slice by slice, and only then enables
+the subscription: a crash in between leaves it paused, and the next `resume` starts over.
 """
 
 from sqlalchemy.engine import Connection
@@ -19,9 +19,9 @@ from relay.store.subscription_rows import locked
 from relay.store.tables import OPEN_STATE
 
 FILTERED = "filtered"
-"""Why a delivery is cancelled that waited and does not pass the corrected filters."""
+"""Reason of a cancelled delivery: it waited, and does not pass the corrected filters."""
 SKEW_SECONDS = 600.0
-"""How long before the pause a delivery that waits for it may seem to be made: clocks of nodes differ."""
+"""Tolerance for clock differences between nodes: a waiting delivery may seem created this long before the pause."""
 SLICE = 200
 # Pauses a subscription, whatever its state.
 HOLD = """
@@ -29,15 +29,15 @@ UPDATE subscriptions SET state = 'paused', state_since = :now, state_reason = :r
   handshake_at = NULL
 WHERE id = :id
 """
-# The next deliveries of a subscription, by id. Few of them have ended: a paused subscription sends nothing.
+# The next deliveries of a subscription, by id. Few have ended: a paused subscription sends nothing.
 NEXT_OF_SUBSCRIPTION = """
 SELECT id, event_id, job_uid FROM deliveries WHERE subscription_id = :id AND id > :after ORDER BY id LIMIT :count
 """
 # The bodies of some events.
 BODIES = sql("SELECT id, body FROM events WHERE id IN $json_values(ids)")
-# Locks deliveries, before their jobs.
+# Locks deliveries. Call it before locking their jobs.
 LOCK = sql("SELECT id FROM deliveries d WHERE id IN $json_values(ids) $for_update(d)")
-# Cancels those that wait: they were never tried, and nobody has asked by hand to send them.
+# Cancels waiting deliveries: never tried, not leased, not retried by hand.
 CANCEL = sql(
     f"""
 UPDATE deliveries SET state = 'cancelled', ended_at = :now, reason = '{FILTERED}'
@@ -52,7 +52,7 @@ def is_held(subscription: Subscription) -> bool:
 
 
 def hold(connection: Connection, subscription_id: str, now: float) -> str | None:
-    """Pauses a subscription whose filters cannot be read. Returns why; None if they can be read by now."""
+    """Pauses a subscription whose filters cannot be read. Returns the reason; None if they are readable again."""
     row = locked(connection, subscription_id)
     why = None if row is None else unreadable(row.config.get("filters") or ())
     if why is not None:
@@ -61,8 +61,8 @@ def hold(connection: Connection, subscription_id: str, now: float) -> str | None
 
 
 def begin_of(subscription: Subscription) -> str | None:
-    """Where the deliveries begin that are to be filtered before a subscription is enabled; None if none are. Raises
-    Conflict if its filters cannot be read."""
+    """The id from which deliveries are filtered before a subscription is enabled; None if none are. Raises Conflict if
+    its filters cannot be read."""
     why = unreadable(subscription.filters)
     if why is not None:
         raise Conflict(f"{UNREADABLE}: {why}. Correct them, then resume it", code="filters_unreadable")
@@ -72,8 +72,8 @@ def begin_of(subscription: Subscription) -> str | None:
 
 
 def filter_waiting(connection: Connection, item: tuple[Subscription, str, float]) -> str | None:
-    """Cancels those of the next deliveries that wait and do not pass the filters. Returns the last one's id; None if
-    there are no more."""
+    """Cancels waiting deliveries of the next slice that do not pass the filters. Returns the slice's last id; None at
+    the end."""
     subscription, after, now = item
     filters = filters_of(subscription.filters)
     rows = run(connection, NEXT_OF_SUBSCRIPTION, id=subscription.id, after=after, count=SLICE).all()

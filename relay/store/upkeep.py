@@ -1,5 +1,4 @@
-"""Periodic upkeep: retention in small batches, promotion of heads that were missed, cancellation of orphaned
-deliveries."""
+"""Periodic upkeep: retention in small batches, promotion of missed heads, cancellation of orphaned deliveries."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import update_wrapper
@@ -24,20 +23,20 @@ from relay.store.subscription_cache import SubscriptionCache
 from relay.store.tables import OPEN_DELIVERY
 
 SLICE = 200
-"""Events, or jobs, read at a time."""
+"""Rows read at a time."""
 MAX_ROWS = 500
-"""Rows deleted per transaction. The rows of one event are deleted together, however many there are."""
+"""Maximum rows deleted per transaction, except that the rows of one event are always deleted together."""
 TRY_UPKEEP_LOCK = f"SELECT pg_try_advisory_xact_lock({Key.UPKEEP})"
 GIVEN_BACK_PAGES = 200
-"""Per transaction."""
+"""Maximum pages per transaction."""
 KEPT_FREE = 10
-"""A tenth of the file may stay free: it is reused tomorrow."""
+"""Divisor: a tenth of the file may stay free, for the next day's rows."""
 FIRST_EVENT = (0.0, 0)
 FIRST_JOB = (0.0, "")
 FIRST_PAIR = ("", "", -1)
-"""Where a sweep begins: before the time and key of any row."""
+"""Start of a sweep: before the time and key of any row."""
 
-# The next old events, with their rows to delete and whether a delivery is open.
+# The next old events, with their number of rows and whether a delivery is open.
 OLD_EVENTS = f"""
 SELECT id, recorded_at, position, (
   SELECT COALESCE(SUM(1 + made_count), 0) FROM deliveries WHERE event_id = events.id
@@ -54,7 +53,7 @@ LOCK_DELIVERIES = json_query(
     "SELECT id, event_id, state FROM deliveries d WHERE event_id IN $json_values(ids) $for_update(d)",
     ("id", "event_id", "state"),
 )
-# The next old jobs, with their open deliveries.
+# The next old jobs, with their number of open deliveries.
 OLD_JOBS = f"""
 SELECT uid, closed_at, (SELECT COUNT(*) FROM deliveries WHERE job_uid = jobs.uid AND {OPEN_DELIVERY}) AS open_count
 FROM jobs WHERE closed_at IS NOT NULL AND closed_at < :before AND (closed_at, uid) > (:after, :uid)
@@ -66,8 +65,7 @@ DELETE_ATTEMPTS_OF_DELIVERIES = sql("DELETE FROM attempts WHERE delivery_id IN $
 DELETE_DELIVERIES = sql("DELETE FROM deliveries WHERE id IN $json_values(ids)")
 # Deletes events.
 DELETE_EVENTS = sql("DELETE FROM events WHERE id IN $json_values(ids)")
-# Deletes the oldest attempts. Attempts are committed in time order, to within a second. The first one that is young
-# enough ends the batch.
+# Deletes the oldest attempts by position: attempts are committed in time order, to within a second.
 DELETE_OLD_ATTEMPTS = f"""
 DELETE FROM attempts WHERE position IN (
   SELECT position FROM (SELECT position, started_at FROM attempts ORDER BY position LIMIT {MAX_ROWS}) AS oldest
@@ -82,8 +80,8 @@ DELETE FROM job_callbacks WHERE job_uid IN $json_values(uids) AND NOT EXISTS (
 )
 """
 )
-# Deletes closed jobs without open deliveries. Not NOT EXISTS, here and below: PostgreSQL may answer it with a join of
-# all rows that it believes to be few, or inside of another expression with a hash of all.
+# Deletes closed jobs without open deliveries. Avoids NOT EXISTS, here and below: PostgreSQL may plan it as a join of
+# all rows if it expects few, or, inside another expression, as a hash of all.
 DELETE_JOBS = sql(
     f"""
 DELETE FROM jobs WHERE uid $among(uids) AND closed_at < :before AND (
@@ -91,13 +89,13 @@ DELETE FROM jobs WHERE uid $among(uids) AND closed_at < :before AND (
 ) IS NULL
 """
 )
-# The next groups that finished long ago.
+# The next old finished groups.
 OLD_GROUPS = f"""
 SELECT id, finished_at FROM groups
 WHERE finished_at IS NOT NULL AND finished_at < :before AND (finished_at, id) > (:after, :id)
 ORDER BY finished_at, id LIMIT {SLICE}
 """
-# Deletes finished groups without jobs. A group that has begun another round meanwhile stays.
+# Deletes finished groups without jobs. Keeps a group that has started another round meanwhile.
 DELETE_GROUPS = sql(
     f"DELETE FROM groups WHERE id IN $json_values(ids) AND finished_at < :before AND {NO_JOBS}"
     " RETURNING source, account, name"
@@ -113,26 +111,26 @@ FROM subscriptions WHERE callback = 1 AND id > :after AND id < :before ORDER BY 
 """
 # Deletes callbacks that are not needed.
 DELETE_CALLBACKS = sql(f"DELETE FROM subscriptions WHERE id IN $json_values(ids) AND NOT ({_NEEDED})")
-# Deletes a batch of old responses.
+# Deletes a batch of old idempotency keys with their responses.
 DELETE_OLD_KEYS = f"""
 DELETE FROM idempotency_keys WHERE id IN (
   SELECT id FROM idempotency_keys WHERE created_at < :before ORDER BY created_at LIMIT {MAX_ROWS}
 )
 """
-# Deletes a batch of hosts that their callers no longer name.
+# Deletes a batch of callback hosts that their callers no longer use.
 DELETE_OLD_HOSTS = f"""
 DELETE FROM callback_hosts WHERE (caller, host) IN (
   SELECT caller, host FROM callback_hosts WHERE used_at < :before ORDER BY used_at LIMIT {MAX_ROWS}
 )
 """
-# Deletes a batch of old creates.
+# Deletes a batch of old intents.
 DELETE_OLD_INTENTS = f"""
 DELETE FROM intents WHERE id IN (
   SELECT id FROM intents WHERE id < :before ORDER BY id LIMIT {MAX_ROWS}
 )
 """
-# Deletes a batch of streams that nothing was published to for long and that have nothing open. All of their events are
-# old, so one that begins anew keeps the order of all that there are.
+# Deletes a batch of long unused streams without open deliveries. All their events are old, so a stream that restarts
+# its numbering stays in order.
 DELETE_OLD_STREAMS = sql(
     f"""
 DELETE FROM streams WHERE uid IN (
@@ -159,16 +157,16 @@ DELETE FROM incidents WHERE id IN (
 )
 """
 _FIGURES = "SELECT name, label, span, began_at FROM figures WHERE span = :span AND began_at"
-# Deletes a batch of the figures of a span from before a time.
+# Deletes a batch of a span's figures before a time.
 DELETE_OLD_FIGURES = f"""
 DELETE FROM figures WHERE (name, label, span, began_at) IN ({_FIGURES} < :before ORDER BY began_at LIMIT {MAX_ROWS})
 """
-# Deletes a batch of the figures of a span from after a time, which the clock had reached by mistake.
+# Deletes a batch of a span's figures after a time, recorded while the clock was wrong.
 DELETE_FUTURE_FIGURES = f"""
 DELETE FROM figures WHERE (name, label, span, began_at) IN ({_FIGURES} > :after ORDER BY began_at LIMIT {MAX_ROWS})
 """
-# Deletes a batch of what sinks were not told of for long, unless a delivery uses it. What was written of an event, its
-# key says which, stays as long as the event: its delivery may wait for long.
+# Deletes a batch of old memories of sinks, unless a delivery uses them. The record of a written event, whose id is in
+# its key, stays as long as the event: its delivery may wait for long.
 DELETE_OLD_MEMORIES = f"""
 DELETE FROM sink_memories WHERE (subscription_id, key) IN (
   SELECT subscription_id, key FROM sink_memories
@@ -177,8 +175,7 @@ DELETE FROM sink_memories WHERE (subscription_id, key) IN (
   ORDER BY updated_at LIMIT {MAX_ROWS}
 )
 """
-# Deletes a batch of what the subscriptions to a portal remember of people and have not changed since a time, unless a
-# delivery uses it.
+# Deletes a batch of old memories about people that a portal's subscriptions share, unless a delivery uses them.
 DELETE_OLD_SHARED = f"""
 DELETE FROM sink_memories WHERE subscription_id = '{SHARED}' AND key IN (
   SELECT key FROM sink_memories
@@ -192,14 +189,14 @@ DELETE FROM replays WHERE id IN (
   SELECT id FROM replays WHERE ended_at IS NOT NULL AND ended_at < :before ORDER BY ended_at LIMIT {MAX_ROWS}
 )
 """
-# Deletes a batch of connect accounts that no listing has any more.
+# Deletes a batch of connect accounts removed from their listing.
 DELETE_REMOVED_ACCOUNTS = f"""
 DELETE FROM connect_accounts WHERE (source, account, id) IN (
   SELECT source, account, id FROM connect_accounts
   WHERE state = 'removed' AND since < :before ORDER BY since LIMIT {MAX_ROWS}
 ) AND state = 'removed'
 """
-# The next listing of accounts that were not listed for long is a new baseline.
+# Resets accounts that were not listed for long: their next listing is a new baseline.
 END_OLD_LISTINGS = "UPDATE accounts SET listed_at = NULL WHERE listed_at < :before RETURNING source, name"
 # Deletes the connect accounts of an upstream account.
 DELETE_LISTED_ACCOUNTS = "DELETE FROM connect_accounts WHERE source = :source AND account = :account"
@@ -209,7 +206,7 @@ SELECT job_uid, subscription_id, sequence, state, priority FROM deliveries
 WHERE {OPEN_DELIVERY} AND (job_uid, subscription_id, sequence) > (:job_uid, :subscription_id, :sequence)
 ORDER BY job_uid, subscription_id, sequence LIMIT 1000
 """
-# The next subscription ids with pending deliveries, and whether they no longer exist. A loose index scan, as for
+# The next subscription ids with pending deliveries, and whether the subscription is deleted. A loose index scan, as for
 # claims: one seek per subscription with pending deliveries.
 PENDING_SUBSCRIPTIONS = f"""
 WITH RECURSIVE found(id, nth) AS (
@@ -225,14 +222,14 @@ FROM found WHERE id IS NOT NULL
 """
 Pair = tuple[str, str]
 Place = tuple[float, int]
-"""The time and the position of an event."""
+"""Time and position of an event."""
 JobPlace = tuple[float, str]
-"""The time at which a job closed or a group finished, and its id."""
+"""Time at which a job closed or a group finished, and its id."""
 PairPlace = tuple[str, str, int]
 
 
 class UpkeepStore:
-    """Each call does a little, in transactions of at most MAX_ROWS, and returns how much, so that hot paths are
+    """Each call does one batch, in transactions of at most MAX_ROWS rows, and returns its size, so that hot paths are
     never delayed. If several nodes share the database, one works at a time and the others do nothing."""
 
     def __init__(self, database: Database, cache: SubscriptionCache) -> None:
@@ -263,23 +260,23 @@ class UpkeepStore:
         return count, (rows[-1][1], rows[-1][0]) if len(rows) == SLICE else None
 
     async def delete_search(self, after: str = "") -> tuple[int, str | None]:
-        """Reads the next rows by which jobs are found and deletes those whose job no longer exists: a node of a version
-        without these rows has deleted it. Returns the number deleted, and where to continue (None: at the end)."""
+        """Reads the next rows of the job search index and deletes those of deleted jobs: nodes of older versions leave
+        them behind. Returns the number deleted, and where to continue (None: at the end)."""
         uids, next_after = await self._database.read(next_gone, after)
         count = await self._database.write(_on_one_node(delete_search_of_gone), (uids,)) if uids else 0
         return count, next_after
 
     async def delete_groups(self, before: float, after: JobPlace = FIRST_JOB) -> tuple[int, JobPlace | None]:
-        """Reads the next SLICE groups that finished before a time and deletes those whose jobs are all gone. Returns
-        the number deleted, and where to continue (None: at the end)."""
+        """Reads the next SLICE groups that finished before a time and deletes those without jobs. Returns the number
+        deleted, and where to continue (None: at the end)."""
         rows = await self._database.read(_old_groups, before, after)
         ids = [row_id for row_id, _ in rows]
         count = await self._database.write(_on_one_node(_delete_groups), (ids, before)) if ids else 0
         return count, (rows[-1][1], rows[-1][0]) if len(rows) == SLICE else None
 
     async def delete_callbacks(self, before: float, after: str = "") -> tuple[int, str | None]:
-        """Reads the next SLICE callback subscriptions created before a time and deletes those that no job names and
-        that have nothing pending. Returns the number deleted, and where to continue (None: at the end)."""
+        """Reads the next SLICE callback subscriptions created before a time and deletes those without jobs or pending
+        deliveries. Returns the number deleted, and where to continue (None: at the end)."""
         rows = await self._database.read(_old_callbacks, before, after)
         ids = [row_id for row_id, needed in rows if not needed]
         count = await self._database.write(_on_one_node(_delete_callbacks), (self._subscriptions, ids)) if ids else 0
@@ -290,11 +287,11 @@ class UpkeepStore:
         return await self._database.write(_on_one_node(_delete_keys), (before,))
 
     async def delete_callback_hosts(self, before: float) -> int:
-        """Deletes a batch of hosts that their callers have not named since a time."""
+        """Deletes a batch of callback hosts that their callers have not used since a time."""
         return await self._database.write(_on_one_node(_delete_hosts), (before,))
 
     async def delete_intents(self, before: float) -> int:
-        """Deletes a batch of creates sent before a time whose fate never became known."""
+        """Deletes a batch of intents of before a time: creates whose outcome stayed unknown."""
         return await self._database.write(_on_one_node(_delete_intents), (before,))
 
     async def delete_incidents(self, before: float) -> int:
@@ -302,15 +299,15 @@ class UpkeepStore:
         return await self._database.write(_on_one_node(_delete_incidents), (before,))
 
     async def delete_figures(self, now: float) -> int:
-        """Deletes a batch of the figures of each span that are older than they are kept, or of days to come."""
+        """Deletes a batch of the figures of a span that are past their retention, or over a day in the future."""
         return await self._database.write(_on_one_node(_delete_figures), (now,))
 
     async def delete_memories(self, before: float) -> int:
-        """Deletes a batch of what subscriptions remember of their sinks and have not changed since a time."""
+        """Deletes a batch of memories of sinks that were not changed since a time."""
         return await self._database.write(_on_one_node(_delete_memories), (before,))
 
     async def delete_shared_memories(self, before: float) -> int:
-        """The same of what all subscriptions to a portal remember."""
+        """Deletes a batch of memories shared by a portal's subscriptions that were not changed since a time."""
         return await self._database.write(_on_one_node(_delete_shared_memories), (before,))
 
     async def delete_replays(self, before: float) -> int:
@@ -318,12 +315,12 @@ class UpkeepStore:
         return await self._database.write(_on_one_node(_delete_replays), (before,))
 
     async def delete_connect_accounts(self, before: float) -> int:
-        """Deletes a batch of connect accounts that were removed before a time, and all those of upstream accounts that
-        were not listed since, such as one that the settings no longer have."""
+        """Deletes a batch of connect accounts removed before a time, and all those of upstream accounts not listed
+        since, for example because they left the settings."""
         return await self._database.write(_on_one_node(_delete_connect_accounts), (before,))
 
     async def delete_streams(self, before: float) -> int:
-        """Deletes a batch of streams that nothing was published to since a time and that have nothing open."""
+        """Deletes a batch of streams without new events since a time and without open deliveries."""
         return await self._database.write(_on_one_node(_delete_streams), (before,))
 
     async def delete_secrets(self, now: float) -> int:
@@ -331,27 +328,27 @@ class UpkeepStore:
         return await self._database.write(_on_one_node(_delete_secrets), (now,))
 
     async def delete_sessions(self, now: float) -> int:
-        """Deletes a batch of expired sessions of the dashboard, and of links to it."""
+        """Deletes a batch of expired dashboard sessions and of links to the dashboard."""
         return await self._database.write(_on_one_node(_delete_sessions), (now,))
 
     async def give_back(self) -> int:
-        """SQLite: returns up to GIVEN_BACK_PAGES free pages to the disk while more than one KEPT_FREE-th of the file
-        is free. Returns the number of pages. On PostgreSQL autovacuum does this."""
+        """SQLite: returns up to GIVEN_BACK_PAGES free pages to the disk while more than 1/KEPT_FREE of the file is
+        free. Returns the number of pages. On PostgreSQL autovacuum does this."""
         if self._database.shared or not await self._database.read(_pages_to_give_back):
             return 0
         return await self._database.write(_on_one_node(_give_back), ())
 
     async def promote_heads(self, now: float, after: PairPlace = FIRST_PAIR) -> tuple[int, PairPlace | None]:
-        """Reads a slice of the open deliveries and promotes heads that are blocked behind nothing. Returns the
-        number promoted, and where to continue (None: at the end)."""
+        """Reads a slice of the open deliveries and promotes blocked heads, which have no delivery before them. Returns
+        the number promoted, and where to continue (None: at the end)."""
         heads, manual, next_after = await self._database.read(_unpromoted, after)
         if not heads and not manual:
             return 0, next_after
         return await self._database.write(_on_one_node(promote_heads), (heads, manual, now)), next_after
 
     async def cancel_orphans(self, now: float, after: str = "") -> tuple[int, str | None]:
-        """Reads the next SLICE subscription ids with pending deliveries and cancels a chunk of each that no longer
-        exists. Returns the number of heads cancelled, and where to continue (None: at the end)."""
+        """Reads the next SLICE subscription ids with pending deliveries and cancels a chunk for each deleted one.
+        Returns the number of heads cancelled, and where to continue (None: at the end)."""
         rows = await self._database.read(_pending_subscriptions, after)
         count, more = 0, False
         for subscription_id, gone in rows:
@@ -380,7 +377,7 @@ _BATCHES: dict[Any, Callable[[Connection, Sequence[Any]], Sequence[Any]]] = {}
 
 
 def _in_transactions(sizes: Iterable[tuple[str, int]]) -> Iterator[list[str]]:
-    """Ids, each with its number of rows, in groups of at most MAX_ROWS rows or one id."""
+    """Groups ids by their numbers of rows, into groups of at most MAX_ROWS rows or one id."""
     group: list[str] = []
     total = 0
     for row_id, size in sizes:
@@ -400,8 +397,8 @@ def _old_events(connection: Connection, before: float, after: Place) -> list[tup
 
 def _delete_events(connection: Connection, ids: Sequence[str]) -> int:
     if connection.dialect.name != SQLITE:
-        run(connection, LOCK_EVENTS, ids=json_list(ids))  # or a replay could send one again meanwhile
-    found = fetch_json(connection, LOCK_DELIVERIES, ids=json_list(ids))  # or a manual retry could
+        run(connection, LOCK_EVENTS, ids=json_list(ids))  # else a replay could send one again meanwhile
+    found = fetch_json(connection, LOCK_DELIVERIES, ids=json_list(ids))  # else a manual retry could
     open_again = {event_id for _, event_id, state in found if state in ("pending", "blocked")}
     deliveries = json_list([row_id for row_id, event_id, _ in found if event_id not in open_again])
     run(connection, DELETE_ATTEMPTS_OF_DELIVERIES, ids=deliveries)
@@ -442,7 +439,7 @@ def _old_callbacks(connection: Connection, before: float, after: str) -> list[tu
     return [(row.id, row.needed) for row in rows]
 
 
-# No job is registered with one of them, and no retry makes a delivery pending, after the check that they are unneeded.
+# The locks keep registrations and retries from using one of them after the check that they are unneeded.
 @locking(lambda item: [CHANGE, *map(row_of, item[1])])
 def _delete_callbacks(connection: Connection, cache: SubscriptionCache, ids: Sequence[str]) -> int:
     cache.changed(connection)
@@ -531,7 +528,7 @@ def _unpromoted(
     connection: Connection, after: tuple[str, str, int]
 ) -> tuple[list[Pair], list[Pair], tuple[str, str, int] | None]:
     """The pairs whose first delivery is blocked, the pairs whose manual deliveries are all blocked, and the end of
-    the slice. A pair that began before the slice is skipped."""
+    the slice. Skips a pair that began before the slice."""
     job_uid, subscription_id, sequence = after
     rows = run(connection, OPEN_SLICE, job_uid=job_uid, subscription_id=subscription_id, sequence=sequence).all()
     begun = (job_uid, subscription_id)
