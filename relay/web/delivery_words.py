@@ -46,7 +46,7 @@ def held_by(subscription: Answer | None) -> str | None:
 
 
 def waits_for_a_person(subscription: Answer | None) -> bool:
-    """True if a subscription's pending deliveries are known to need a person."""
+    """False only if the subscription is known to send its pending deliveries by itself."""
     return subscription is None or held_by(subscription) is not None or bool(subscription.get("failing_since"))
 
 
