@@ -12,7 +12,7 @@ from typing import Any
 
 from tests.support.group_recount import api_mismatches
 from tests.support.kill_world import is_subsequence, what_is_missing
-from tests.support.operations_world import SLACK_SECONDS, Arrival, Subscribed, Tracked, World
+from tests.support.operations_world import SLACK_SECONDS, Arrival, Subscribed, Tracked, Window, World
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,9 +116,14 @@ def _surely_wanted(known: Subscribed, event: Recorded) -> bool:
     at = event.recorded_at
     if not known.made.surely_before(at) or known.removed is not None:
         return False
-    last_sure = max(n for n, (window, _) in enumerate(known.types) if n == 0 or window.surely_before(at))
-    possible = [types for window, types in known.types[last_sure:] if not window.surely_after(at)]
+    before = [window for window, _ in known.types if window.surely_before(at)]
+    possible = [types for window, types in known.types if not (window.surely_after(at) or _replaced(window, before))]
     return all(types is None or event.type in types for types in possible)
+
+
+def _replaced(window: Window, others: Sequence[Window]) -> bool:
+    """Whether one of the others surely took effect later. Of two that overlap, either can be the later one."""
+    return any(other.sent_at > window.answered_at for other in others)
 
 
 def _complete(world: World, events: Sequence[Recorded]) -> Iterator[str]:

@@ -169,3 +169,24 @@ def test_subscription_that_may_not_have_existed_yet_owes_nothing() -> None:
     world.subscriptions[0].made.answered_at = 19.0
     drop(SINK, 1)(world, events)
     assert judge(world, events, truths) == []
+
+
+OF_ONE, OF_THE_OTHER = frozenset({"queued"}), frozenset({"succeeded"})
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "owed"),
+    [
+        (Window(2, 3), Window(4, 5), True),
+        (Window(2, 5), Window(3, 4), False),
+        (Window(2, 4), Window(3, 5), False),
+        (Window(2, 3), Window(4, 39), False),
+    ],
+    ids=["after it", "within it", "into it", "until the event"],
+)
+def test_types_are_owed_only_if_they_surely_came_last(one: Window, other: Window, owed: bool) -> None:
+    world, events, truths = perfect()
+    world.subscriptions[1].types += [(one, OF_ONE), (other, OF_THE_OTHER)]
+    drop(ROUGH, 3)(world, events)
+    found = judge(world, events, truths)
+    assert any("never got succeeded" in finding for finding in found) == owed, found
