@@ -43,7 +43,8 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
 async def relay_to(start: Start, upstream: str) -> str:
     """The URL of a relay for this upstream."""
-    process = start("serve", "--dev", "--port", "0", REVOR_BASE_URL=upstream, REVOR_API_KEY=KEY)
+    adopts = {"RELAY_PROXY__ADOPT_UNKNOWN_KEYS": "true"}  # so that requests with any key reach the upstream
+    process = start("serve", "--dev", "--port", "0", REVOR_BASE_URL=upstream, REVOR_API_KEY=KEY, **adopts)
     return await asyncio.to_thread(process.until, r"serving (http://\S+)")
 
 

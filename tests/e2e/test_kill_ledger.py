@@ -50,6 +50,7 @@ CONSTANTS = {
     "relay.delivery.dispatcher:LEASE_MARGIN_SECONDS": 0.7,
 }
 
+ACCOUNTS_PATH = "/api/v1/connect/accounts"
 JOBS_PATH = "/api/v1/outreach/jobs/"
 
 
@@ -115,6 +116,9 @@ class Crm:
             more = message.get("more_body", False)
         if scope["path"].startswith(JOBS_PATH):
             await _answer(send, 200, {}, ended(scope["path"].removeprefix(JOBS_PATH)))
+            return
+        if scope["path"] == ACCOUNTS_PATH:
+            await _answer(send, 200, {}, orjson.dumps({"ok": True, "items": []}))
             return
         is_write = scope["method"] == "POST" and scope["path"].endswith(self.vendor.writes)
         fate = self._fate() if is_write else "answered"

@@ -61,11 +61,11 @@ async def a_life(store: Store, job: str, metadata: Any, tells: str = DELIVERY_EX
     made = await store.jobs.register(registration(job, metadata=metadata, **fields))
     uid = made.job.uid
     first = await happen(store, uid, 1, "queued", metadata, job)
-    (one,) = await claim(store, "sub_all", now=NOW + 1)
+    (one,) = await claim(store, "sub_all", 1, now=NOW + 1)
     echo = attempt(response_excerpt=f"thank you for {metadata}", status_code=200)
     await store.deliveries.record_attempt(result_of(one, now=NOW + 1, attempt=echo))
     second = await happen(store, uid, 2, "running", metadata, job)
-    (one,) = await claim(store, "sub_all", now=NOW + 2)
+    (one,) = await claim(store, "sub_all", 1, now=NOW + 2)
     report = orjson.dumps(
         {"type": tells, "data": {"delivery": one.id, "event": second, "job": job, "subscription": "sub_all"}}
     )
