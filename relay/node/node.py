@@ -49,7 +49,7 @@ from relay.node.timetable import timetable
 from relay.node.token_watch import TokenWatch
 from relay.polling.poller import Poller
 from relay.polling.tracking import Tracking
-from relay.proxy.adopted_keys import Adopted, name_of, with_adopted
+from relay.proxy.adopted_keys import Adopted, can_be_adopted, name_of, with_adopted
 from relay.proxy.answer_cache import AnswerCache
 from relay.proxy.asgi import Proxy
 from relay.proxy.gateway import Gateway
@@ -434,7 +434,7 @@ class Node:
         self._add_adopted(await adopted_accounts(self.store))
 
     def _add_adopted(self, adopted: Adopted) -> None:
-        new = {place: key for place, key in adopted.items() if place not in self.pollers}
+        new = {place: key for place, key in adopted.items() if place not in self.pollers and can_be_adopted(key)}
         if new:
             self._adopted |= new
             self._set_settings(self.settings)
