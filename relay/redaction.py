@@ -102,7 +102,7 @@ _URL_PATH = re.compile(r"(https?://[^\s/?#\"'<>]+)[/?][^\s\"'<>]+", re.IGNORECAS
 _MARKS = (
     "@", "sk-", "whs", "rl_", "v1", "token", "key", "secret", "passw", "pwd", "sig", "authorization", "cookie",
     "bearer", "basic", "recipient", "address", "mail", "phone", "profile_url", "identifier", "/webhook", "linkedin",
-    "+", *HOOK_HOSTS,
+    *(f"+{digit}" for digit in "0123456789"), *HOOK_HOSTS,
 )  # fmt: skip
 
 _SECRET_KEYS = frozenset(

@@ -142,8 +142,13 @@ def _check_host(text: str) -> None:
         raise ValueError("must be {expected}, such as 127.0.0.1")
 
 
+def is_header_text(text: str) -> bool:
+    """True if a header can carry it: printable ASCII without white space and backslashes."""
+    return text.isascii() and not _UNPRINTABLE.search(text)
+
+
 def _check_header_text(text: str) -> None:
-    if _UNPRINTABLE.search(text) or not text.isascii():
+    if not is_header_text(text):
         raise ValueError("has white space or other characters that no header can carry: it must be {expected}")
 
 
@@ -211,7 +216,7 @@ def _check_proxy_url(text: str) -> None:
         usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
     except ValueError:
         usable = False
-    if _UNPRINTABLE.search(text) or not text.isascii() or not usable:
+    if not is_header_text(text) or not usable:
         raise ValueError("must be {expected}")
     if parts.path not in ("", "/") or "?" in text or "#" in text:
         raise ValueError("must end behind the port: {expected}")

@@ -6,7 +6,7 @@ from typing import Any
 from relay.core import relay_events
 from relay.core.delivery import Attempt, Claimed, OutboundRequest, Response, Shown
 from relay.core.dialogue import Memory
-from relay.core.events import CONTENT_TYPE, DELIVERY_UNCERTAIN, Event, relay_event
+from relay.core.events import DELIVERY_UNCERTAIN, Event, relay_event
 from relay.core.filters import RELAY_PREFIX
 from relay.core.subscription import Subscription
 from relay.core.text import storable
@@ -154,10 +154,7 @@ def _shown(headers: Headers, secrets: Sequence[str] = ()) -> tuple[tuple[str, st
     if sum([len(name) + len(value) for name, value in headers]) <= HEADER_CHARACTERS and len(headers) <= MAX_HEADERS:
         return tuple(
             [
-                # Each attempt sends this type, and its "+" would look like the start of a phone number.
-                (name, value)
-                if value == CONTENT_TYPE
-                else (name, REDACTED if is_credential(name) else redact_text(without(value, secrets)))
+                (name, REDACTED if is_credential(name) else redact_text(without(value, secrets)))
                 for name, value in headers
             ]
         )

@@ -21,6 +21,7 @@ from relay.api.operations import Context
 from relay.api.ports import Ports, Readiness
 from relay.bus.publishers import Publishers
 from relay.clock import Clock, wall_clock
+from relay.config.fields import is_header_text
 from relay.config.settings import Settings, effective_settings
 from relay.core.effective import EffectiveSetting
 from relay.core.events import Event
@@ -49,7 +50,7 @@ from relay.node.timetable import timetable
 from relay.node.token_watch import TokenWatch
 from relay.polling.poller import Poller
 from relay.polling.tracking import Tracking
-from relay.proxy.adopted_keys import Adopted, can_be_adopted, name_of, with_adopted
+from relay.proxy.adopted_keys import Adopted, name_of, with_adopted
 from relay.proxy.answer_cache import AnswerCache
 from relay.proxy.asgi import Proxy
 from relay.proxy.gateway import Gateway
@@ -434,7 +435,7 @@ class Node:
         self._add_adopted(await adopted_accounts(self.store))
 
     def _add_adopted(self, adopted: Adopted) -> None:
-        new = {place: key for place, key in adopted.items() if place not in self.pollers and can_be_adopted(key)}
+        new = {place: key for place, key in adopted.items() if place not in self.pollers and is_header_text(key)}
         if new:
             self._adopted |= new
             self._set_settings(self.settings)

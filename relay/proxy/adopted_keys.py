@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Mapping
 
+from relay.config.fields import is_header_text
 from relay.config.settings import AccountSettings, Settings
 
 MAX_ADOPTED = 1_000
@@ -16,16 +17,11 @@ def name_of(api_key: str) -> str:
     return f"key-{hashlib.sha256(api_key.encode()).hexdigest()[:16]}"
 
 
-def can_be_adopted(api_key: str) -> bool:
-    """False for a key that the settings of an account would refuse: its jobs could never be polled."""
-    return api_key.isascii() and api_key.isprintable() and " " not in api_key
-
-
 def with_adopted(settings: Settings, adopted: Adopted) -> Settings:
     """The settings with the adopted accounts added. Configured accounts take precedence."""
     sources = dict(settings.sources)
     for (source, name), api_key in adopted.items():
-        if source in sources and name not in sources[source].accounts and can_be_adopted(api_key):
+        if source in sources and name not in sources[source].accounts and is_header_text(api_key):
             accounts = {**sources[source].accounts, name: AccountSettings(name=name, api_key=api_key)}
             sources[source] = sources[source].replace(accounts=accounts)
     return settings.replace(sources=sources)

@@ -23,6 +23,7 @@ from relay.api.operations import READS_TRACKED, USES_UPSTREAM, Context
 from relay.api.problems import request_id_of
 from relay.api.registration import MAX_METADATA_BYTES, callback_types, url_refusal
 from relay.api.waiting import preferred_seconds
+from relay.config.fields import is_header_text
 from relay.core.forwarding import (
     CACHE_HEADER,
     CALLBACK_HEADER,
@@ -43,7 +44,6 @@ from relay.core.forwarding import (
 from relay.core.job_groups import MAX_EXPECTED
 from relay.core.jsontext import JSONDecodeError, loads
 from relay.errors import InvalidRequest, NoAnswer, RequestError, Unauthorized
-from relay.proxy.adopted_keys import can_be_adopted
 from relay.proxy.gateway import Gateway
 from relay.proxy.spool import Spool
 from relay.proxy.types import Caller, ForwardedRequest, ProxyResponse, TrackingOptions
@@ -202,7 +202,7 @@ class Proxy:
                 return caller, passed  # the upstream answers as it does without the relay
             detail = "a key is needed: send that of a configured account, or a token of this relay"
             raise Unauthorized(detail, code=KEY_UNKNOWN)
-        if not is_token and gateway.adopts_keys and can_be_adopted(key):
+        if not is_token and gateway.adopts_keys and is_header_text(key):
             return caller, passed
         detail = (
             "the key belongs to no configured account and is not a valid token of this relay: configure it as "
