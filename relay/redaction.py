@@ -31,7 +31,7 @@ _ESCAPE = re.compile(
     r"|(?P<octets>(?:%[0-9a-f]{2})+)|(?P<entity>&(?:#x?[0-9a-f]{1,7}|[a-z][a-z0-9]{1,31});)",
     re.IGNORECASE,
 )
-_ESCAPE_MARKS = "\\%&+"
+_ESCAPE_MARK = re.compile(r"[\\%&+]")
 _ESCAPE_CHARACTERS = 12
 """The longest part of an escape that can stand at the end of a truncated text."""
 _FIRST, _NEXT = "\udffe", "\udfff"
@@ -129,6 +129,13 @@ def redact_text(text: str) -> str:
     return text
 
 
+def redact_texts(texts: Sequence[str]) -> Sequence[str]:
+    """Each text as `redact_text` returns it. Searches all of them at once for signs of a secret: most have none."""
+    if not _has_mark("\n".join(texts)):
+        return texts
+    return [redact_text(one) for one in texts]
+
+
 def printable(text: str, kept: str = "") -> str:
     """The text with every character that could control a terminal, or that is invisible, as an escape (`\\x1b`).
 
@@ -212,7 +219,7 @@ def without(text: str, secrets: Sequence[str], *, cut: bool = False) -> str:
     """
     if not secrets:
         return text
-    if any(mark in text for mark in _ESCAPE_MARKS):
+    if _ESCAPE_MARK.search(text):
         return _without_escaped(text, secrets, cut=cut)
     for secret in secrets:
         text = text.replace(secret, REDACTED)

@@ -11,7 +11,7 @@ from relay.core.filters import RELAY_PREFIX
 from relay.core.subscription import Subscription
 from relay.core.text import storable
 from relay.ids import new_id
-from relay.redaction import REDACTED, is_credential, redact_text, redacted_url, without
+from relay.redaction import REDACTED, is_credential, redact_text, redact_texts, redacted_url, without
 
 EXCERPT_CHARACTERS = 1024
 READ_BYTES = 4 * EXCERPT_CHARACTERS
@@ -152,12 +152,8 @@ def _shown(headers: Headers, secrets: Sequence[str] = ()) -> tuple[tuple[str, st
     if not headers:
         return ()
     if sum([len(name) + len(value) for name, value in headers]) <= HEADER_CHARACTERS and len(headers) <= MAX_HEADERS:
-        return tuple(
-            [
-                (name, REDACTED if is_credential(name) else redact_text(without(value, secrets)))
-                for name, value in headers
-            ]
-        )
+        values = [REDACTED if is_credential(name) else without(value, secrets) for name, value in headers]
+        return tuple(zip([name for name, _ in headers], redact_texts(values), strict=True))
     shown: list[tuple[str, str]] = []
     left = HEADERS_CHARACTERS
     for name, value in headers:

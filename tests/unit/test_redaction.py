@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from relay import log, redaction
-from relay.redaction import HOOK_HOSTS, REDACTED, redact, redact_text, redacted_url
+from relay.redaction import HOOK_HOSTS, REDACTED, redact, redact_text, redact_texts, redacted_url
 from subscribers.webhook import Webhook
 
 # (text, what must not be seen of it)
@@ -90,6 +90,20 @@ def test_secrets_in_text(text: str, hidden: str) -> None:
 @pytest.mark.parametrize("text", PLAIN)
 def test_plain_text_stays(text: str) -> None:
     assert redact_text(text) == text
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        (),
+        ("nginx/1.2", "Tue, 20 May 2026 10:00:08 GMT"),
+        ("nginx/1.2", "sk-revor-a1b2c3"),
+        ("token: a", "b is a word of advice only behind a"),
+        ("secret:", "is in another text"),
+    ],
+)
+def test_several_texts_are_redacted_each_by_itself(texts: tuple[str, ...]) -> None:
+    assert list(redact_texts(texts)) == [redact_text(one) for one in texts]
 
 
 def test_text_around_a_secret_stays() -> None:
