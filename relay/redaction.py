@@ -27,8 +27,8 @@ LONG_SEGMENT_CHARACTERS = 16
 """Part of a sink's path that may be a credential although the path is shown: longer than most words."""
 
 _ESCAPE = re.compile(
-    r"\\+[ux](?P<code>(?<=u)[0-9a-f]{4}|(?<=x)[0-9a-f]{2})|\\+"
-    r"|(?P<octets>(?:%[0-9a-f]{2})+)|(?P<entity>&(?:#x?[0-9a-f]{1,7}|[a-z][a-z0-9]{1,31});)",
+    r"(?=[\\%&])(?:\\+[ux](?P<code>(?<=u)[0-9a-f]{4}|(?<=x)[0-9a-f]{2})|\\+"
+    r"|(?P<octets>(?:%[0-9a-f]{2})+)|(?P<entity>&(?:#x?[0-9a-f]{1,7}|[a-z][a-z0-9]{1,31});))",
     re.IGNORECASE,
 )
 _ESCAPE_MARK = re.compile(r"[\\%&+]")
