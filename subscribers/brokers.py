@@ -27,7 +27,7 @@ MAX_BYTES = 1024 * 1024
 FREE_PER_MINUTE = 600
 """Up to so many events a minute are published by themselves, at once; more of them share a batch."""
 ID_HEADER = "webhook-id"
-"""The relay's id of the event, as in requests to webhooks: a message that is there twice has it twice."""
+"""Header with the relay's id of the event, as in requests to webhooks. Duplicates of a message have the same id."""
 TEMPLATES = frozenset(("topicname", "partitionkeyextractor", "subject", "address"))
 """Settings that may be Liquid templates."""
 _CLIENT = re.compile(r"[A-Za-z0-9._-]{1,100}", re.ASCII)

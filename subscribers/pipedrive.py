@@ -329,8 +329,8 @@ def _same_phone(text: str) -> str:
 def _find_newest_person(
     subscription: Subscription, who: crm.Identity, people: _People, now: float
 ) -> Generator[Step, Response, str | int | Ended | None]:
-    """The person among the newest ones, whom the search finds late: the newest page or, if one may have been created,
-    all since then. None: there is none. An attempt that cannot tell waits until the search can."""
+    """Looks for the person among the newest ones, which the search finds late: in the newest page or, if one may have
+    been created, among all since then. None: there is none. If this cannot tell, the attempt waits for the search."""
     doubt = people.doubt(now)
     since = doubt or Entry(record=PERSON, portal=portal_of(subscription), at=now)
     asked = yield from _find_record(subscription, since, partial(_person_in, who), now, newest_page=doubt is None)

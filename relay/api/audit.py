@@ -21,7 +21,7 @@ class AuditItem(TypedDict):
     """One entry of the audit."""
 
     id: str
-    number: Annotated[int, Field(description="The place of the entry in the chain, from 1.")]
+    number: Annotated[int, Field(description="The number of the entry in the chain, from 1.")]
     at: Time
     action: Annotated[str, Field(description="What was done, such as `subscriptions.create`.")]
     actor: Annotated[str | None, Field(description="The name of the token; `relay` for the relay itself.")]

@@ -67,7 +67,8 @@ MAX_PLANS = 10
 MAX_SHOWN_BYTES = 500
 """Maximum size of a value that a plan shows. Of a larger one only the name is shown."""
 _NOT_SHOWN = ("sink", "protocolsettings.headers", "sinkcredential", "config.secret", "config.template", "declared")
-"""What may be a secret, also the value before: who writes a document is not who may read what is stored."""
+"""Fields whose values a plan leaves out, because they may be secrets. The author of a document may not read stored
+values."""
 _ACTIONS = {"add": "subscriptions.create", "change": "subscriptions.replace", "remove": "subscriptions.remove"}
 
 
@@ -92,8 +93,8 @@ class SubscriptionsApply(Body):
     )
     cancel_pending: bool = Field(
         default=False,
-        description="Let `prune` cancel pending deliveries. Without it a removal that would is refused with 409 "
-        "`pending_deliveries`, and nothing is changed.",
+        description="Let `prune` cancel pending deliveries. Without it, a removal that cancels some is refused with "
+        "409 `pending_deliveries`, and nothing is changed.",
     )
 
 
@@ -113,7 +114,7 @@ class SubscriptionChange(TypedDict):
     ]
     note: Annotated[str | None, Field(description="What to know about it.")]
     pending: Annotated[
-        int, Field(description="Of a removal: deliveries that are cancelled; 10,000 at most are counted.")
+        int, Field(description="The number of pending deliveries that a removal cancels, counted up to 10,000.")
     ]
 
 

@@ -173,8 +173,8 @@ class _Exchange:
         await self._send(message)
 
     def _leaves_body(self) -> bool:
-        """Whether the answer ends the connection, so that the long body of a caller who is not known is not read on.
-        Whoever sends an upstream's key is known to the upstream."""
+        """True if the answer ends the connection, so that the long body of an unknown caller is not read. A caller
+        whose key was passed to the upstream counts as known."""
         scope, passed_paths = self._scope, self._context.ports.settings.passed_paths
         is_known = scope.get("relay.identity") is not None
         if is_known or (self._status != 401 and scope["path"].startswith(passed_paths)):

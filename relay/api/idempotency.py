@@ -1,8 +1,8 @@
 """`Idempotency-Key`: a repeated POST gets the status of the first one, and nothing is done twice.
 
 Of an answer its status is stored, and what `Repeats.keep` of the operation leaves of it; the rest is made again. A
-refused request did nothing: its status and code are stored. One that was refused for its body is judged again, which
-gives the same reasons. So nothing is stored that an erasure would have to find.
+refused request did nothing: its status and code are stored. One that was refused for its body is validated again,
+which gives the same reasons. So nothing is stored that an erasure would have to find.
 
 A request holds its key by a lease that it renews. If it is cut off by a crash, or its response cannot be stored, the
 lease expires, and the same request then runs again.
@@ -128,7 +128,7 @@ async def _again(call: Call, repeats: Repeats, kept: StoredAnswer, body_digest: 
         raise Conflict(detail, code="idempotency_in_flight", headers={"Retry-After": "1"})
     found = loads(kept.body)
     if kept.status_code >= 400:
-        detail = f"refused as the first request with this {HEADER} was: to try again, use a new key"
+        detail = f"the first request with this {HEADER} was refused, and so is this one. To try again, use a new key"
         error = RequestError(detail, code=found["code"], status=kept.status_code, headers=dict(REPLAYED))
         error.title = found["title"]
         raise error
@@ -136,7 +136,7 @@ async def _again(call: Call, repeats: Repeats, kept: StoredAnswer, body_digest: 
         # An older version kept whole answers.
         document = await repeats.again(call, repeats.keep(found))
     except NotFound:
-        detail = f"the first request with this {HEADER} was carried out, and what it made or changed is gone since"
+        detail = f"the first request with this {HEADER} was carried out, but what it made or changed was removed since"
         raise Gone(detail, headers=dict(REPLAYED)) from None
     headers = {**kept.headers, **REPLAYED}
     return Response(dumps(document), kept.status_code, headers, media_type="application/json")

@@ -29,7 +29,7 @@ from relay.core.forwarding import NOT_ATTACHED_HEADER, not_attached
 from relay.core.tracking import TrackRequest
 from relay.errors import Conflict, FieldError, NotFound
 
-NOT_ATTACHED = {"Relay-Not-Attached": "What of the create the job is tracked without, if anything, with the reasons."}
+NOT_ATTACHED = {"Relay-Not-Attached": "Parts of the create that the job is tracked without, each with the reason."}
 UnknownReason = Literal["no_answer", "server_error", "unreadable", "cut_off"]
 
 

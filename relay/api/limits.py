@@ -15,7 +15,7 @@ from relay.errors import Busy, InvalidRequest, TooLarge, TooMany
 from relay.turns import SharedTurns
 
 UNREAD_BODY_BYTES = 64 << 10
-"""A longer body that comes with an answer to a caller who is not known is not read on: the connection ends."""
+"""Maximum body of an unknown caller that is still read after the answer. With a longer one the connection ends."""
 MAX_BODY_BYTES = 1 << 20
 MAX_BATCH_BODY_BYTES = 48 << 20
 MAX_DEPTH = 64
@@ -54,7 +54,7 @@ _DIGITS = frozenset("0123456789")
 
 
 def is_long_body(headers: Headers) -> bool:
-    """Whether the body of a request is, or may be, longer than what is read on after the answer to a stranger."""
+    """True if the body of a request may exceed UNREAD_BODY_BYTES."""
     declared = headers.get("content-length", "0")
     is_short = len(declared) < 18 and _DIGITS.issuperset(declared) and int(declared or 0) <= UNREAD_BODY_BYTES
     return not is_short or "transfer-encoding" in headers

@@ -191,7 +191,7 @@ class Repeats:
     """How a POST is answered again for its Idempotency-Key.
 
     keep   what is stored of its answer: ids, counts, and a secret that is shown once. Nothing that a person could ask
-           to have erased. Of what was kept it keeps all
+           to have erased. Applied to its own result, it changes nothing
     again  makes the answer from what was kept, and the rest from the row. Raises NotFound if the row is gone
     """
 
@@ -205,7 +205,7 @@ def members(*names: str) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
 
 
 def stored(keep: Callable[[Any], Any]) -> Repeats:
-    """The answer is what was kept of it."""
+    """A repeated request gets what was stored of the answer."""
 
     async def again(_call: Call, kept: Any) -> object:
         return kept

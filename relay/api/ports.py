@@ -66,8 +66,8 @@ class ApiSettings:
     """Whether the dashboard is served."""
     account: Account | None = None
     """The account that the caller is bound to; `accounts` and `origins` then hold nothing else."""
-    of_all: "ApiSettings | None" = None
-    """The settings of which these are what a bound token sees."""
+    unrestricted: "ApiSettings | None" = None
+    """The settings without limits, if these are limited to what a bound token sees; else None."""
 
     @property
     def event_sources(self) -> frozenset[str]:
@@ -82,7 +82,7 @@ class ApiSettings:
         return replace(
             self,
             account=account,
-            of_all=self.of_all or self,
+            unrestricted=self.unrestricted or self,
             accounts={source: (name,)} if known else {},
             origins={source: self.origins[source]} if source in self.origins else {},
         )

@@ -271,7 +271,7 @@ async def _read_batch(body: bytes, rules: Rules) -> list[Draft | Refused]:
 def _rules(call: Call) -> Rules:
     """What the caller's events may not say. A bound token may not speak for the sources that it does not see either."""
     settings = call.context.settings
-    every, account = settings.of_all or settings, settings.account
+    every, account = settings.unrestricted or settings, settings.account
     return Rules(
         known=known_types(origin.type_prefix for origin in every.origins.values()),
         sources=every.event_sources,

@@ -238,7 +238,7 @@ class Skipped(TypedDict):
 class RemovedSubscription(Subscription):
     """A removed subscription."""
 
-    cancelled: Annotated[int, Field(description="Its pending deliveries; 10,000 at most are counted.")]
+    cancelled: Annotated[int, Field(description="The number of deliveries that were cancelled, counted up to 10,000.")]
 
 
 class SubscriptionWithSkipped(Subscription):

@@ -83,7 +83,7 @@ def export(
     json: Json = False,
 ) -> None:
     """Write the subscriptions as a section of relay.yaml, for `relay apply`. Secrets are placeholders."""
-    from relay.cli.exporting import as_yaml, document_of, escaped, refer
+    from relay.cli.exporting import as_yaml, document_of, escaped, restore_references
 
     settings = _settings(config)
 
@@ -113,7 +113,7 @@ def export(
         for document in documents:
             for entry in settings.subscriptions:
                 if document["id"].partition("@")[0] == entry.id.partition("@")[0]:
-                    refer(document, entry)
+                    restore_references(document, entry)
     if json:
         print_json({"subscriptions": [escaped(document) for document in documents]})
         return
@@ -160,7 +160,7 @@ def _apply(settings: "Settings", *, dry_run: bool, prune: bool, cancel_pending: 
         except NoDatabase:
             if not dry_run:
                 raise
-            plan = asyncio.run(_planned_for_nothing(settings, directly))
+            plan = asyncio.run(_plan_for_empty_database(settings, directly))
         return _as_written(plan, settings.subscriptions)
 
 
@@ -195,8 +195,8 @@ def _as_written(plan: Any, entries: "Sequence[Declared]") -> Any:
     return {**plan, "changes": changes}
 
 
-async def _planned_for_nothing(settings: "Settings", directly: Callable[[Opened], Awaitable[Any]]) -> Any:
-    """The plan for an empty database, which is gone afterwards."""
+async def _plan_for_empty_database(settings: "Settings", directly: Callable[[Opened], Awaitable[Any]]) -> Any:
+    """The plan for an empty, temporary database."""
     with TemporaryDirectory() as folder:
         database = settings.database.model_copy(update={"url": f"sqlite:///{folder}/relay.db"})
         settings = settings.model_copy(update={"database": database})

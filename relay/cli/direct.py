@@ -68,7 +68,7 @@ def done(
     except DatabaseHeld:
         return through(api(own_url(settings)))
     except NoDatabase as missing:
-        return asked_instead(settings, through, missing)
+        return ask_relay_instead(settings, through, missing)
 
 
 def database_path(settings: "Settings") -> "Path":
@@ -91,7 +91,7 @@ def require_database(settings: "Settings") -> None:
         raise NoDatabase(f"there is no database at {database_path(settings)}")
 
 
-def asked_instead(settings: "Settings", through: Callable[[Api], Result], missing: NoDatabase) -> Result:
+def ask_relay_instead(settings: "Settings", through: Callable[[Api], Result], missing: NoDatabase) -> Result:
     """The result of `through` the relay at RELAY_URL, else at the address of these settings. Raises NoDatabase if none
     answers."""
     relay = api() if os.environ.get("RELAY_URL") else api(own_url(settings))

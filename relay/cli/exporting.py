@@ -67,7 +67,7 @@ def document_of(shown: Mapping[str, Any], stored: "Subscription | None", *, with
     return document
 
 
-def refer(document: dict[str, Any], entry: "Declared") -> None:
+def restore_references(document: dict[str, Any], entry: "Declared") -> None:
     """Puts the references of an entry of relay.yaml into the document of the same subscription."""
     for reference in entry.references:
         *parents, last = reference.path[:2] if reference.path[:2] == ("config", "template") else reference.path

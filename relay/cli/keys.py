@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from relay.cli.client import Api, api
-from relay.cli.direct import NoDatabase, asked_instead, own_url, recorded, require_database
+from relay.cli.direct import NoDatabase, ask_relay_instead, own_url, recorded, require_database
 from relay.cli.options import Json, given
 from relay.cli.output import note, print_json, print_result, say
 from relay.cli.serve import ConfigFile, settings_file
@@ -81,7 +81,7 @@ def rotate(
     try:
         asyncio.run(_direct(settings, what, DEFAULT_OVERLAP_SECONDS if overlap is None else overlap, json))
     except NoDatabase as missing:
-        asked_instead(settings, lambda relay: _through(relay, what, overlap, json), missing)
+        ask_relay_instead(settings, lambda relay: _through(relay, what, overlap, json), missing)
     except DatabaseHeld:
         _through(relay if os.environ.get("RELAY_URL") else api(own_url(settings)), what, overlap, json)
 

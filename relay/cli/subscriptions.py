@@ -267,7 +267,7 @@ def send_sample(
     """Send a realistic sample now. Exit code 1: the sink did not accept it."""
     tested = _send_sample(id, full_type(type), read_metadata(metadata), raising=True)
     print_result(tested, _verdict(id, tested), json=json)
-    if not json and _refuses_a_caller(tested) and _may_check_a_secret(api().get(path_of("subscriptions", id)), tested):
+    if not json and _is_refused(tested) and _may_check_a_secret(api().get(path_of("subscriptions", id)), tested):
         say(
             "If the receiver checks signatures: a subscription has a secret of its own, which was shown when it was "
             "added, not the one that `relay signing-secret` prints. Give the receiver that one, or a new one: relay "
@@ -518,14 +518,14 @@ def _is_signed(config: Mapping[str, Any]) -> bool:
     return config.get("kind", "webhook") not in {*_SERVICES, *crm.CRMS, *PROTOCOLS} and config.get("signature") != "v1a"
 
 
-def _refuses_a_caller(tested: Any) -> bool:
-    """True if a receiver that rejects a signature answers so."""
+def _is_refused(tested: Any) -> bool:
+    """True for the statuses with which receivers reject a signature."""
     return not tested["delivered"] and tested["attempt"]["status_code"] in (400, 401, 403)
 
 
 def _may_check_a_secret(subscription: Mapping[str, Any], tested: Any) -> bool:
     """True if the sample may have been refused because of its signature."""
-    return _refuses_a_caller(tested) and _is_signed(subscription.get("config") or {})
+    return _is_refused(tested) and _is_signed(subscription.get("config") or {})
 
 
 def _kept(id: str) -> str:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from relay.cli.client import Api, Items, api, path_of
-from relay.cli.direct import COMMAND_LINE, NoDatabase, asked_instead, own_url, recorded, require_database
+from relay.cli.direct import COMMAND_LINE, NoDatabase, ask_relay_instead, own_url, recorded, require_database
 from relay.cli.options import Json, Limit, given, one_of, split_names
 from relay.cli.output import note, print_json, print_list, print_result, say
 from relay.cli.serve import ConfigFile, settings_file
@@ -148,7 +148,7 @@ def _done(
     except DatabaseHeld:
         return through(relay if os.environ.get("RELAY_URL") else api(own_url(settings)))
     except NoDatabase as missing:
-        return asked_instead(settings, through, missing)
+        return ask_relay_instead(settings, through, missing)
     except InvalidRequest as error:
         raise UsageError(str(error)) from None
 

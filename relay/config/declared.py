@@ -2,7 +2,7 @@
 
 The API's models know what a subscription looks like, and this package does not know the API: it checks only that each
 entry is a mapping with an `id`, and that references stand where secrets may. Code that checks more finds the place of a
-mistake with `place_of`. What a reference stands for is never shown: `masked` gives texts as they were written.
+mistake with `place_of`. The value of a reference is never shown: `masked` gives texts as they were written.
 """
 
 from collections.abc import Iterator, Sequence
@@ -21,9 +21,9 @@ MAY_REFER = (
     ("config", "secret"),
     ("config", "template"),
 )
-"""Where a reference may stand: what is there is hidden in plans and errors."""
-SHORT = 8
-"""Characters of a value that a text may not have in common with it."""
+"""The fields that may have references. Their values are hidden in plans and errors."""
+REVEALING_LENGTH = 8
+"""A text reveals a value if it contains this many of its characters in a row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +95,8 @@ def place_of(entries: Sequence[Declared], pointer: str) -> tuple[str, str]:
 
 
 def mistake(entries: Sequence[Declared], pointer: str, detail: str) -> SettingsError:
-    """The error about one value, in the form of all mistakes in the settings. What a reference stands for is not in
-    it."""
+    """The error about one value, in the form of all mistakes in the settings. It does not contain the
+    values of references."""
     where, key = place_of(entries, pointer)
     _, _, index, *path = pointer.split("/")
     here = [
@@ -108,22 +108,22 @@ def mistake(entries: Sequence[Declared], pointer: str, detail: str) -> SettingsE
 
 
 def masked(entries: Sequence[Declared], text: str, here: Sequence[Reference] = ()) -> str:
-    """A text without what references in these entries stand for: each is as it was written. `here`: those that the
-    text is about, of which it may not have the shortest value either."""
+    """The text with the references of these entries in place of their values. `here`: the references that the text is
+    about; of these, short values are hidden too."""
     found = [one for entry in entries for one in entry.references]
     for one in sorted(found, key=lambda one: -len(one.value)):
-        if len(one.value) >= SHORT:
+        if len(one.value) >= REVEALING_LENGTH:
             text = text.replace(one.value, one.written)
-        if (one in here or len(one.value) >= SHORT) and _tells(text.replace(one.written, ""), one.value):
-            return f"what {one.written} stands for is refused; the reason would show a part of it, so correct it there"
+        if (one in here or len(one.value) >= REVEALING_LENGTH) and _reveals(text.replace(one.written, ""), one.value):
+            return f"the value of {one.written} is refused. The reason is hidden, because it has a part of that value"
     return text
 
 
-def _tells(text: str, value: str) -> bool:
-    """Whether a text has a part of a value that is not just its scheme."""
+def _reveals(text: str, value: str) -> bool:
+    """True if a text contains a part of a value other than its scheme."""
     text, value = text.casefold(), value.casefold()
     value = value.partition("://")[2] or value
-    size = min(len(value), SHORT)
+    size = min(len(value), REVEALING_LENGTH)
     return any(value[first : first + size] in text for first in range(len(value) - size + 1))
 
 

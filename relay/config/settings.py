@@ -453,7 +453,7 @@ def require_strong_access(settings: Settings) -> None:
     if settings.dev:
         if not own_address.is_loopback_host(settings.server.host):
             where = f"server.host is {settings.server.host}, which others can reach"
-            what = "--dev asks this machine for no token: listen on 127.0.0.1, or drop --dev"
+            what = "--dev needs no token from this machine: listen on 127.0.0.1, or drop --dev"
             raise SettingsError(f"{where}, and {what}")
         return
     for index, token in enumerate(settings.auth.tokens):

@@ -80,7 +80,7 @@ class Head:
 
 
 START = Head(0, b"\0" * 32)
-"""What the first entry follows."""
+"""The head of an empty chain."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,7 +109,7 @@ def target_of(text: str) -> str:
 def read_head(text: str) -> Head:
     """The head in a text such as `42:9b…`. Raises ValueError."""
     if not re.fullmatch(HEAD_PATTERN, text):
-        raise ValueError("expected is NUMBER:MAC, as an earlier verification and the log line audit_head show it")
+        raise ValueError("use NUMBER:MAC, from an earlier verification or the log line audit_head")
     number, mac = text.split(":")
     return Head(int(number), bytes.fromhex(mac))
 

@@ -15,7 +15,7 @@ MAX_STEPS = 20
 """Maximum number of requests of one delivery."""
 
 SHARED = ""
-"""Stands for the subscription in memory that all subscriptions to a portal share."""
+"""In place of a subscription's id: a memory that all subscriptions to a portal share."""
 
 Memory = Mapping[str, Any]
 """A subscription's memory of a sink under one key, as JSON; empty if there is none."""

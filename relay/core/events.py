@@ -45,7 +45,7 @@ RELAY_EVENTS = (
     *(GROUP_FINISHED, *INCIDENT_EVENTS),
 )
 _UNORDERED = frozenset((DELIVERY_EXPIRED, DELIVERY_UNCERTAIN, CREATE_UNKNOWN, "relay.test"))
-"""Events of the relay that are the only one of their subject. The others are ordered by it."""
+"""Events of the relay of which a subject has one only. The others keep the order of their subject."""
 ACCOUNT_EVENTS = ("needs_reconnect", "cannot_send", "recovered", "added", "removed")
 """Last words of the event types about a source's connect accounts, such as `ai.revor.account.recovered`."""
 
@@ -120,13 +120,13 @@ class Event:
     owner: str | None = None
     """The account it is about, as `owner_of` writes it; None if it is about none."""
     stream: str | None = None
-    """What the order of an event without a job is kept by, see `stream_of`. The event's place in it is its `sequence`,
-    once it is recorded."""
+    """The stream that keeps the order of an event without a job, see `stream_of`. The event's place in it is its
+    `sequence`, once it is recorded."""
     published: bool = False
     """True if another program has published it: its attributes, `id` included, and its data are that program's."""
     compared: dict[str, bool] = field(default_factory=dict, init=False, repr=False, compare=False)
-    """What came of comparisons with it, by their keys: see `core/comparisons.py`. So what was evaluated to reserve a
-    slot is not evaluated again when the event is recorded."""
+    """Results of comparisons with it, by their keys: see `core/comparisons.py`. Those evaluated to reserve a slot are
+    not evaluated again when the event is recorded."""
 
     @property
     def order_key(self) -> str | None:

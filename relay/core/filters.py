@@ -219,14 +219,14 @@ class _Parser:
 
     def _refuse(self, place: tuple[str | int, ...], code: str, detail: str) -> None:
         where = self._pointer.strip("/").replace("/", ".") + "".join(
-            f"[{step}]" if isinstance(step, int) else f".{_told(step)}" for step in place
+            f"[{step}]" if isinstance(step, int) else f".{_shown_step(step)}" for step in place
         )
         pointer = self._at(place)
         self._errors.append(FieldError(pointer=pointer, code=code, detail=f"{where}: {detail}"))
 
     def _at(self, place: tuple[str | int, ...]) -> str:
         """The JSON pointer (RFC 6901) to a place."""
-        return self._pointer + "".join(f"/{_told(step).replace('~', '~0').replace('/', '~1')}" for step in place)
+        return self._pointer + "".join(f"/{_shown_step(step).replace('~', '~0').replace('/', '~1')}" for step in place)
 
     def _several(self, documents: Sequence[object], place: tuple[str | int, ...], level: int) -> list[_Filter]:
         found = []
@@ -380,7 +380,7 @@ def _range_problem(
     return place, None
 
 
-def _told(step: str | int) -> str:
+def _shown_step(step: str | int) -> str:
     """A step of a place, formatted for an error."""
     return NOT_IN_ATTRIBUTES.sub("\N{REPLACEMENT CHARACTER}", str(step)[:100])
 

@@ -38,11 +38,10 @@ HOP_BY_HOP = frozenset(
 FOR_THE_RELAY = (METADATA_HEADER, CALLBACK_HEADER, CALLBACK_TYPES_HEADER, GROUP_HEADER, GROUP_SIZE_HEADER)
 """Headers of a create that say how its job is tracked. The upstream does not get them."""
 _NEVER_FORWARDED = HOP_BY_HOP | {b"host", b"expect", *FOR_THE_RELAY}
-_FROM_WHERE = re.compile(
+_ORIGIN_HEADERS = re.compile(
     rb"forwarded|x[-_]real[-_]ip|x[-_](?:original[-_])?forwarded(?:[-_].*)?|(?:.*[-_])?client[-_]ip|cf[-_].*", re.DOTALL
 )
-"""The upstream would take from these where a request comes from. It comes from the relay. Some servers read `_` as
-`-`."""
+"""Headers that name the origin of a request: for the upstream that is the relay. Some servers read `_` as `-`."""
 NODE_HEADER = b"relay-node"
 _NODE_ID = re.compile(rb"[0-9a-f]{16}")
 _ALWAYS_END_TO_END = frozenset(
@@ -79,7 +78,7 @@ def headers_to_forward(headers: Iterable[Header]) -> list[Header]:
         header
         for header in _end_to_end(headers)
         if header[0] not in _NEVER_FORWARDED
-        and _FROM_WHERE.fullmatch(header[0]) is None
+        and _ORIGIN_HEADERS.fullmatch(header[0]) is None
         and (header[0] != NODE_HEADER or _NODE_ID.fullmatch(header[1]) is not None)
     ]
 

@@ -404,7 +404,7 @@ class ListingRecord:
 
     @property
     def recovered(self) -> tuple[str, ...]:
-        """The accounts that are connected and can send again, whether an event tells it or not."""
+        """The accounts that are connected and can send again, with or without an event about it."""
         before = self.known.accounts
         return tuple(one.id for one in self.changed if one.state == OK and before.get(one.id, one).state != OK)
 

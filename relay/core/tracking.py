@@ -16,7 +16,8 @@ PARTS: Mapping[str, tuple[str, ...]] = {
     "recipient": ("recipient",),
     "details": ("request", "connect_account_id", "spacing_seconds", "seen"),
 }
-"""What belongs to a job, and can be left out if it cannot be written. Polls find the details again."""
+"""The parts of a registration that can be left out if the database refuses them, with their fields. Polls find the
+details again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +62,7 @@ class TrackRequest(NamedTuple):
     recipient: Recipient | None = None
 
     def reductions(self) -> Iterator[tuple[str, ...]]:
-        """What to leave out to find the part that cannot be written: each one alone, then all of them."""
+        """The parts to leave out, to find the one that the database refuses: each alone, then all of them."""
         present = tuple(part for part, names in PARTS.items() if any(getattr(self, name) is not None for name in names))
         yield from ((part,) for part in present)
         if len(present) > 1:

@@ -95,7 +95,7 @@ class Target:
     ready_at: float = 0.0
     known: bool = True
     portal: "Portal | None" = None
-    templates: "tuple[_Templates, ...]" = ()
+    templates: "tuple[_TemplateSlots, ...]" = ()
 
     @property
     def full(self) -> bool:
@@ -141,11 +141,11 @@ class _Host:
     name: str
     in_flight: int = 0
     targets: set[Target] = field(default_factory=set)
-    templates: "dict[str | None, _Templates]" = field(default_factory=dict)
+    templates: "dict[str | None, _TemplateSlots]" = field(default_factory=dict)
 
 
 @dataclass(slots=True, eq=False)
-class _Templates:
+class _TemplateSlots:
     """Slots in use by an owner's subscriptions with templates. `starved`: one of them got no slot because others had
     them all."""
 
@@ -216,7 +216,7 @@ class Slots:
         self._listed: dict[str, Target] = {}
         self._hosts: dict[str, _Host] = {}
         self._portals: dict[tuple[str, str, str], Portal] = {}
-        self._templates: dict[str | None, _Templates] = {}
+        self._templates: dict[str | None, _TemplateSlots] = {}
 
     def limit(self, *, concurrency: int, per_host: int) -> None:
         """Sets new limits; deliveries in flight are not affected."""
@@ -310,10 +310,10 @@ class Slots:
         if key is not None or target.portal is not None:
             self._adopt_portal(target, key)
 
-    def _templates_of(self, subscription: Subscription, host: _Host) -> tuple[_Templates, ...]:
+    def _templates_of(self, subscription: Subscription, host: _Host) -> tuple[_TemplateSlots, ...]:
         owner = subscription.owner
-        in_all = self._templates.setdefault(owner, _Templates(of_host=False))
-        return in_all, host.templates.setdefault(owner, _Templates(of_host=True))
+        in_all = self._templates.setdefault(owner, _TemplateSlots(of_host=False))
+        return in_all, host.templates.setdefault(owner, _TemplateSlots(of_host=True))
 
     # --- portals
 
@@ -390,7 +390,7 @@ class Slots:
         if not full and not target.slots.claimed:  # other subscriptions hold all the slots
             self.starved = True
 
-    def _most_of(self, templates: _Templates) -> int:
+    def _most_of(self, templates: _TemplateSlots) -> int:
         return max(1, (self.per_host if templates.of_host else self.concurrency) // 2)
 
     def backlogged_limit(self, target: Target, now: float) -> float:
@@ -450,7 +450,7 @@ class Slots:
         if self.starved:
             self._freed()
 
-    def _vacate_template(self, templates: _Templates) -> None:
+    def _vacate_template(self, templates: _TemplateSlots) -> None:
         """Frees a slot of an owner's templates. Starts a scan only once half of them are free: a scan reads everything
         due, and deliveries in flight continue with the next of their subscription without one."""
         templates.in_flight -= 1

@@ -81,7 +81,8 @@ class _Size:
         if self.tags > MAX_TAGS:
             raise Mistake(f"a template has at most {MAX_TAGS} {{{{ … }}}} and {{% … %}}", index)
         if self.words > MAX_WORDS:
-            raise Mistake(f"a template has at most {MAX_WORDS:,} names, values and signs in them", index)
+            problem = f"a template has at most {MAX_WORDS:,} names, values and signs in {{{{ … }}}} and {{% … %}}"
+            raise Mistake(problem, index)
 
 
 def _check_tags(source: str, size: _Size) -> None:

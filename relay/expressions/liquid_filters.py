@@ -283,7 +283,7 @@ _REMOVED = (
 def no_filter(name: str) -> str:
     """The error for an unknown filter: why it does not exist, and its replacement."""
     if name in _REMOVED:
-        return f"there is no filter {name!r}: those of arrays are {', '.join(_OF_ARRAYS)}"
+        return f"there is no filter {name!r}: the filters of arrays are {', '.join(_OF_ARRAYS)}"
     return f"there is no filter {name!r}{suggestion(name, tuple(FILTERS))}"
 
 

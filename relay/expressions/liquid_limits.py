@@ -10,7 +10,7 @@ MAX_TEMPLATE_BYTES = 32_768
 MAX_TAGS = 200
 """Maximum number of `{{ … }}` and `{% … %}` in a template."""
 MAX_WORDS = 1_000
-"""Maximum number of names, values and signs in them. Compiling that many takes python-liquid 7 ms."""
+"""Maximum number of names, values and signs in all of these. Compiling that many takes python-liquid 7 ms."""
 MAX_DEPTH = 20
 """Maximum nesting of arrays and objects in a template."""
 MAX_BLOCKS = 10

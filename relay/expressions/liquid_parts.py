@@ -92,7 +92,7 @@ class Work:
         """Counts work. Raises Unrenderable above the limit."""
         self.left -= work
         if self.left < 0:
-            raise Unrenderable("this is more work than a template may be: use fewer or shorter values")
+            raise Unrenderable("this takes more work than a template may: use fewer or shorter values")
 
     def count_value(self, value: object) -> None:
         """Counts a value that is read or created: its characters, and each item."""
@@ -278,7 +278,7 @@ def _contains(work: Work, left: Any, right: Any) -> bool:
         return wanted in left
     if isinstance(left, list | dict):
         return right in left
-    raise Unrenderable(f"{kind_of(left)} contains nothing")
+    raise Unrenderable(f"{kind_of(left)} cannot be searched with contains")
 
 
 # --- filters

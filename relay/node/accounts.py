@@ -27,7 +27,7 @@ from relay.sources.client import PollResult, UpstreamClient
 from relay.store.store import Store
 
 MAX_LISTINGS = 16
-"""Listings of connect accounts that a node makes at once: at a start every account asks for one."""
+"""Maximum concurrent listings of connect accounts on a node: at a start every account asks for one."""
 
 
 class Accounts:
@@ -102,7 +102,7 @@ class Accounts:
                 wake=self._dispatcher.wake,
                 metrics=self._metrics,
                 clock=self._clock,
-                turns=self._listings,
+                limiter=self._listings,
             )
         poller = Poller(
             settings,

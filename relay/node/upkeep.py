@@ -28,7 +28,7 @@ from relay.store.upkeep import UpkeepStore
 DAY_SECONDS = 86_400.0
 IDEMPOTENCY_SECONDS = 86_400.0
 SHARED_SECONDS = 3600.0
-"""Digests of addresses are kept until the search of every CRM finds the person."""
+"""Lifetime of shared digests of addresses: after it, the search of every CRM finds the person."""
 MAX_BATCHES = 100
 """Per kind of row and call: 20,000 events and jobs, 50,000 attempts."""
 SEARCH_BATCHES = 10

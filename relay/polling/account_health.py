@@ -69,9 +69,9 @@ class AccountHealth:
         self._failing_since: float | None = None
         self._forbidden: set[str] = set()
         self.is_proven = False
-        """Whether the upstream has answered a request with this key since this node polls the account."""
+        """True once the upstream has answered a request with this key since this node polls the account."""
         self._silent: AccountState | None = None
-        """What to show while it has not."""
+        """The state to show until then, if the upstream does not answer."""
 
     @property
     def key_refused(self) -> bool:
@@ -91,7 +91,7 @@ class AccountHealth:
         before, self._settings = self.key, settings
         self.key = settings.read_key()
         if self.key != before:
-            self._prove(proven=False)
+            self._set_proven(proven=False)
 
     async def probe(self, upstream: "UpstreamClient") -> bool:
         """While the key is refused: reads it again and tries one cheap call. Returns True if polling continues.
@@ -130,11 +130,11 @@ class AccountHealth:
         """Forgets the state: another node polls the account now."""
         self.state = AccountState(source=self.state.source, name=self.state.name)
         self._forget_failures()
-        self._prove(proven=False)
+        self._set_proven(proven=False)
 
-    async def tried(self, result: "PollResult", now: float) -> None:
-        """Judges a request that was made to find out whether the key works, before a job has to be polled: as a poll's
-        result, but that an upstream which does not answer is shown as down at once. Recorded is that as of polls."""
+    async def key_tried(self, result: "PollResult", now: float) -> None:
+        """Handles the result of a request that tries the key before a job needs a poll, like the result of a poll. One
+        difference: an upstream that does not answer is shown as down at once. It is recorded as down as after polls."""
         if result.kind == "unauthorized":
             await self.unauthorized(problem_of(result, now), now)
         elif result.kind == "observed":
@@ -150,15 +150,15 @@ class AccountHealth:
             self._silent = replace(self.state, state="down", since=since, problem=problem)
             await self.failed(problem, now)
         else:  # an answer: what it says is about the listing
-            self._prove(proven=True)
+            self._set_proven(proven=True)
 
-    def _prove(self, *, proven: bool) -> None:
+    def _set_proven(self, *, proven: bool) -> None:
         self.is_proven, self._silent = proven, None
 
     async def succeeded(self, now: float) -> None:
         """A poll was answered properly."""
         self._forget_failures()
-        self._prove(proven=True)
+        self._set_proven(proven=True)
         if self.state.state != "ok":
             await self.recover(now)
 
@@ -181,7 +181,7 @@ class AccountHealth:
 
     async def unauthorized(self, problem: Mapping[str, Any], now: float) -> None:
         """The upstream refuses the key. Recorded once per key."""
-        self._prove(proven=True)
+        self._set_proven(proven=True)
         if not self.key_refused:
             await self._set_state("unauthorized", {**problem, "key": fingerprint(self.key)}, now)
             self._reschedule()

@@ -1,8 +1,8 @@
 """Watch of an account's connect accounts, which it sends from: lists them now and then, and records what changed.
 
 All that a listing decides is in `relay/core/connect_accounts.py`, and when it is due in `relay/core/listing_times.py`.
-A listing that fails says nothing about the account's health, but where nothing has been answered yet since this node
-polls the account (`AccountHealth.tried`): later, polls find out about keys and outages.
+Until the upstream has answered a request since this node polls the account, a listing also tries the key
+(`AccountHealth.key_tried`). After that, polls find out about keys and outages, and a failed listing says nothing.
 """
 
 import asyncio
@@ -49,9 +49,9 @@ class AccountWatch:
         wake: Callable[[], None],
         metrics: Metrics,
         clock: Clock,
-        turns: asyncio.Semaphore | None = None,
+        limiter: asyncio.Semaphore | None = None,
     ) -> None:
-        """`wake` wakes the dispatcher. `turns` bounds the listings that all accounts of a node make at once."""
+        """`wake` wakes the dispatcher. `limiter` bounds the concurrent listings of all accounts of a node."""
         self.listed_at: float | None = None
         """When the accounts were last listed; None: never, or not since this node polls the account."""
         self.states: Mapping[str, int] = {}
@@ -63,7 +63,7 @@ class AccountWatch:
         self._wake = wake
         self._metrics = metrics
         self._clock = clock
-        self._turns = turns or asyncio.Semaphore()
+        self._limiter = limiter or asyncio.Semaphore()
         self._working = False
         self.reset()
 
@@ -134,7 +134,7 @@ class AccountWatch:
         self, planner: Callable[[], "Planner"], key: str, still_holds: Callable[[], bool]
     ) -> "PollResult | None":
         times = self._times
-        async with self._turns:
+        async with self._limiter:
             now = self._clock()
             if not still_holds() or not planner().take_other(now):
                 return None

@@ -217,7 +217,7 @@ class Poller:
         self.reschedule()
 
     def _try_key(self) -> None:
-        """Has the connect accounts listed soon, so that a wrong key, or an upstream that does not answer, is known
+        """Asks for a listing of the connect accounts soon. It shows a wrong key, or an upstream that does not answer,
         before a job is tracked."""
         if self.watch is not None:
             self.watch.ask()
@@ -306,7 +306,7 @@ class Poller:
         result = await watch.run_once(lambda: self.planner, key, holds)
         if result is not None and not self.health.is_proven and key == self.key and self._holds_since(term):
             try:
-                await self.health.tried(result, self._clock())
+                await self.health.key_tried(result, self._clock())
             except StoreError as error:
                 place = {"source": self.settings.source, "account": self.settings.account}
                 log.error("state_not_recorded", **place, error=str(error))

@@ -40,7 +40,7 @@ CALLBACKS_AT_ONCE = 100
 REGISTER_TRIES = 3
 """How often a job is registered whose callback's subscription is removed at the same time."""
 REDUCE_SECONDS = 5.0
-"""A statement that is refused is refused at once. What takes longer is a database that is away."""
+"""Time limit of the search for a refused part. A refusal comes at once; longer waits mean an unavailable database."""
 DEFAULT_LIMITS = CallbackLimits()
 FAILURES = frozenset({"failed", "cancelled", "retrying"})
 """Kinds of transitions that have a reason."""
@@ -142,8 +142,8 @@ class Tracking:
         return [result for result in results if result is not None]
 
     async def register_made(self, request: TrackRequest) -> Registered:
-        """Tracks the job that a create has made, without what cannot be written beside it; durable on return. Either
-        is one transaction.
+        """Tracks the job that a create has made, if necessary without the parts that the database refuses. One
+        transaction, durable on return.
 
         Raises RequestError for a job that cannot be tracked at all, and what the database raised if nothing can be
         written.

@@ -138,7 +138,7 @@ class Proxy:
                     untracked=partial(_require_upstream, scope, "this job is not tracked"),
                 )
                 return await _unless_left(work, receive)
-        _require_upstream(scope, "this is no read of a tracked job")
+        _require_upstream(scope, "this does not read a tracked job")
         if gateway.is_create(caller, method, path):
             scope["relay.operation"] = "create"
             options = _options(scope["headers"], caller.source, self._context)
@@ -200,7 +200,7 @@ class Proxy:
         if key is None:
             if auth.is_local(scope, Headers(raw=raw), settings):
                 return caller, passed  # the upstream answers as it does without the relay
-            detail = "a key is needed: send that of a configured account, or a token of this relay"
+            detail = "a key is needed: send the key of a configured account, or a token of this relay"
             raise Unauthorized(detail, code=KEY_UNKNOWN)
         if not is_token and gateway.adopts_keys and is_header_text(key):
             return caller, passed

@@ -63,7 +63,7 @@ class Unrecorded:
             self._running.cancel()
             await asyncio.wait([self._running])
         for made in self._waiting:
-            _say_missing(made, error="the relay ends", hint="its create will be listed as unknown")
+            _say_missing(made, error="the relay stops", hint="its create will be listed as unknown")
 
     async def _run(self) -> None:
         try:

@@ -115,7 +115,7 @@ class ConnectAccountStore(Scoped):
 
     def _close_incidents(self, connection: Connection, item: ListingRecord) -> Summary:
         """Closes the incidents of the accounts that can send again: the only place that does. An account that changes
-        often may do so without an event."""
+        often may recover without an event."""
         told = {one.account.id: one.event.id for one in item.news}
         reports = {id: told.get(id) for id in item.recovered}
         known = item.known

@@ -5,7 +5,7 @@
 3. Other rows, by key. Batch functions run in the order of their names. One that locks deliveries and then their jobs,
    or the rows of many jobs, has a transaction of its own: see `alone` in `group_commit`.
 4. Groups of jobs, by id: see `collected` in `group_commit`.
-5. Streams of the relay's own events, by uid, in the same way. The end of a head locks streams behind jobs.
+5. Streams of the relay's own events, by uid, in the same way. When a head ends, streams are locked after jobs.
 
 A batch function says with `locking` what its items need, and `run_group` takes it for the whole group. A lock that is
 taken later, because nothing but the database knows that it is needed, is correct but can deadlock. SQLite has one

@@ -203,8 +203,8 @@ class Outbox:
         return kept, ended
 
     def _told(self, connection: Connection, incident: Incident, subscription: Subscription, summary: Summary) -> bool:
-        """Whether the subscription's filters let the event through that tells of the incident. If they do not, or
-        cannot be read, it gets each failure."""
+        """True if the subscription's filters pass the event about the incident. If they do not, or cannot be read, it
+        gets each failure."""
         filters = filters_of(subscription.filters)
         if filters is None:
             return True

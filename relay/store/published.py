@@ -3,8 +3,8 @@
 The same source and id again, at any node and at the same time, gets the id of the event that is there. With a partition
 key an event takes its place in a stream, whose row is locked as a job's is.
 
-Whoever publishes also chooses the filters of its account, and a transaction holds up every other write. So one that
-would make more than MAX_COMPARED comparisons is split.
+A publisher may also choose the filters of its account, and a long transaction delays every other write. So one with
+more than MAX_COMPARED comparisons is split.
 """
 
 from collections.abc import Container, Sequence
@@ -25,7 +25,7 @@ from relay.store.tables import EventRow
 MAX_CALLS = 5
 """Calls of `record` that share a transaction."""
 MAX_COMPARED = 5_000
-"""Comparisons that one call makes in a transaction, or those of one event: 5 to 50 ms."""
+"""Maximum comparisons of one call in a transaction, unless a single event needs more: 5 to 50 ms."""
 
 _EVENT = ("id", "job_uid", "sequence", "type", "source", "subject", "time", "recorded_at", "body", "owner")
 # Writes a published event, unless it is there.
@@ -65,7 +65,8 @@ class PublishedStore(Scoped):
     def _record(
         self, connection: Connection, items: Sequence[tuple[Publication, ...]]
     ) -> list[tuple[Taken, ...] | int]:
-        """Of a call with more events than can be recorded at once nothing is recorded: the answer is how many can."""
+        """Returns the recorded events of each call. If a call has too many for one transaction, records none of them
+        and returns the number that fits."""
         before = _known(connection, [one for item in items for one in item])
         counts = [self._count_at_once(connection, item, before) for item in items]
         every = [one for item, count in zip(items, counts, strict=True) if count == len(item) for one in item]

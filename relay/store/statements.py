@@ -243,8 +243,8 @@ def _driven(
 
 
 def in_turns(connection: Connection, items: Iterable[Item]) -> Iterator[Item]:
-    """The items, each of which may take the caller some milliseconds. On PostgreSQL that is time of the event loop,
-    where others then have their turn. SQLite has a thread."""
+    """Yields the items, each of which may take the caller some milliseconds. On PostgreSQL the caller runs in the event
+    loop, so other tasks run in between. SQLite has a thread."""
     if connection.dialect.name == SQLITE:
         yield from items
         return

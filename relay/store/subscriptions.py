@@ -265,9 +265,9 @@ class SubscriptionStore(Scoped):
         return await self._database.write(self._make_callbacks, made)
 
     async def set_state(self, subscription_id: str, state: str, now: float, reason: str | None = None) -> None:
-        """Enables, pauses or disables, or makes it pending. Disabled this way, a subscription is not probed. Before one
-        is enabled whose filters could not be read, what waits is filtered. Raises NotFound, and Conflict if its filters
-        cannot be read."""
+        """Enables, pauses or disables, or makes it pending. Disabled this way, a subscription is not probed. If its
+        filters could not be read before, its waiting deliveries are filtered first. Raises NotFound, and Conflict if
+        its filters cannot be read."""
         await refuse_hidden(self._database, self._owner, subscription_id)
         if state in ("enabled", "pending"):
             await self._filter_waiting(subscription_id, now)
@@ -281,8 +281,8 @@ class SubscriptionStore(Scoped):
             after = await self._database.write(_filter_some, (found, after, now))
 
     async def hold_unreadable(self, subscriptions: Sequence[Subscription], now: float) -> list[Subscription]:
-        """These subscriptions, and those whose filters cannot be read as paused, which they then are: their events
-        wait."""
+        """Pauses those of the subscriptions whose filters cannot be read, so that their events wait. Returns all of
+        them in their new state."""
         found: list[Subscription] = []
         turns = Turns()
         for one in subscriptions:
@@ -665,10 +665,10 @@ class SubscriptionStore(Scoped):
         secrets: dict[str, list[SigningSecret]] = {}
         found: list[Subscription] = []
         for row in connection.execute(of_them.order_by(*NEWEST_SECRET)):
-            with _noting(failed, row.owner):
+            with _collecting_errors(failed, row.owner):
                 secrets.setdefault(row.owner, []).append(secret_from(self._cipher, row))
         for row in connection.execute(which):
-            with _noting(failed, row.id):
+            with _collecting_errors(failed, row.id):
                 found.append(subscription_from(self._cipher, row, tuple(secrets.get(row.id, ()))))
         return [one for one in found if one.id not in failed] if failed else found
 
@@ -690,7 +690,7 @@ class SubscriptionStore(Scoped):
 
 
 @contextmanager
-def _noting(failed: Failed | None, owner: str) -> Iterator[None]:
+def _collecting_errors(failed: Failed | None, owner: str) -> Iterator[None]:
     try:
         yield
     except DecryptError as error:

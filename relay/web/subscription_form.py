@@ -151,8 +151,8 @@ def errors_by_field(errors: Sequence[FieldError]) -> dict[str, list[str]]:
         pointer = error.pointer.removeprefix("/subscription")
         prefix, name = next((one for one in _PLACES if pointer.startswith(one[0])), ("", ""))
         place = pointer.removeprefix(prefix).lstrip("/")
-        is_told = not place or (name == "filters" and error.detail.startswith("filters["))
-        found.setdefault(name, []).append(error.detail if is_told else f"{place}: {error.detail}")
+        has_place = not place or (name == "filters" and error.detail.startswith("filters["))
+        found.setdefault(name, []).append(error.detail if has_place else f"{place}: {error.detail}")
     return found
 
 

@@ -149,7 +149,7 @@ def test_dev_mode_is_refused_on_a_socket_that_others_can_reach(start: Start) -> 
         relay = SocketHolder(start, reachable).serve("--dev")
         assert relay.close() == 2
         (line,) = relay.lines
-        assert "--dev asks this machine for no token" in line
+        assert "--dev needs no token from this machine" in line
 
 
 async def test_state_is_reported_to_the_service_manager(holder: SocketHolder, tmp_path: Path) -> None:

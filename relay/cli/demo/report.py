@@ -164,7 +164,7 @@ class Report:
 
     @property
     def problems(self) -> tuple[str, ...]:
-        """What does not hold, a few words each."""
+        """The checks that failed, in a few words each."""
         found = (
             (self.lost, "lost"),
             (self.out_of_order, "out of order"),

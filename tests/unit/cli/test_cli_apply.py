@@ -421,7 +421,7 @@ def test_error_of_the_relay_shows_a_reference_as_it_was_written(
         (ApiError("no", status=422, errors=[(pointer, f"{CANARY} is no URL")]), f"{where}{reference} is no URL\n"),
         (
             ApiError("no", status=422, errors=[(pointer, f"not {CANARY[:9]}…")]),
-            f"{where}what {reference} stands for is refused; the reason would show a part of it, so correct it there\n",
+            f"{where}the value of {reference} is refused. The reason is hidden, because it has a part of that value\n",
         ),
         (ApiError(f"{CANARY} is taken", status=409), f"relay: {reference} is taken\n"),
     ):

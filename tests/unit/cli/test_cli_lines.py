@@ -39,7 +39,7 @@ def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (["serve", "--roles", "api,dispatchr"], 2, "did you mean dispatcher?"),
         (["serve", "--roles", ","], 2, "--roles is empty"),
         (["serve", "--config", "nope.yaml"], 2, "nope.yaml"),
-        (["serve", "--host", "0.0.0.0", "--dev"], 2, "--dev asks this machine for no token"),
+        (["serve", "--host", "0.0.0.0", "--dev"], 2, "--dev needs no token from this machine"),
         (["serve", "--port", "70000"], 2, "--port"),
         (["sandbox", "--rate-limit", "3"], 2, "--rate-limit"),
         (["sandbox", "--rate-limit", "0/60"], 2, "--rate-limit"),

@@ -205,7 +205,7 @@ def test_every_missing_name_of_a_document_is_told_at_once() -> None:
         ("{% if b contains (1..3) %}{% endif %}", "", "there are no ranges"),
         ("{% case (1..3) %}{% when 1 %}{% endcase %}", "", "there are no ranges"),
         ("{{ b | join: (1..3) }}", "", "there are no ranges"),
-        ("{{ b | sort }}", "", "filter 'sort': those of arrays are join, map, first, last, size, split (line 1"),
+        ("{{ b | sort }}", "", "filter 'sort': the filters of arrays are join, map, first, last, size, split (line 1"),
         ("{{ a }}" * 201, "", "at most 200 {{ … }} and {% … %} (line 1, column 1401)"),
         (["{{ a | append: 'b' | append: 'b' }}"] * 112, "/111", "at most 1,000 names, values and signs"),
         ("a {{ b", "", "this {{ has no }} (line 1, column 3)"),
@@ -333,7 +333,7 @@ def test_work_ends_a_document_and_not_each_of_its_texts(monkeypatch: pytest.Monk
     with pytest.raises(NotRenderable) as caught:
         template.render(VARIABLES, strict=False)
     first = caught.value.errors[0]
-    assert (first.code, "more work than a template may be" in first.detail) == ("not_renderable", True)
+    assert (first.code, "more work than a template may" in first.detail) == ("not_renderable", True)
     assert 1 < int(first.pointer[1:]) < 10
 
 

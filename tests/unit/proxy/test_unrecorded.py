@@ -124,5 +124,5 @@ async def test_end_of_the_relay_waits_for_the_database_and_names_what_is_lost(sa
     database.back = True
     await ending
     assert database.has == ["a"]
-    assert [line["job"] for line in said if line.get("error") == "the relay ends"] == ["bad"]
+    assert [line["job"] for line in said if line.get("error") == "the relay stops"] == ["bad"]
     await unrecorded.finish(0)
