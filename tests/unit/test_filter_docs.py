@@ -66,7 +66,7 @@ def test_limits_are_as_documented() -> None:
     for what, limit in (
         ("comparisons of a subscription", filters.MAX_COMPARISONS),
         (
-            "distinct comparisons of all subscriptions of an [account](access.md), and of all subscriptions without an account",
+            "distinct comparisons of all subscriptions of an [account](access.md), and of all without one",
             filters.MAX_OWNER_COMPARISONS,
         ),
         ("bytes of a subscription's filters, as compact JSON", filters.MAX_FILTER_BYTES),
