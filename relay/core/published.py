@@ -303,11 +303,16 @@ def _reserved_source(source: str, sources: frozenset[str]) -> Refused | None:
         text.lstrip("/").startswith((RELAY_PREFIX, UPSTREAM_PREFIX))
         or host == UPSTREAM_HOST
         or host.endswith(f".{UPSTREAM_HOST}")
-        or any(place == own or place.startswith(f"{own}/") for own in map(_place, map(_plain, sources)))
+        or any(place == own or place.startswith(f"{own}/") for own in _places(sources))
     ):
         detail = "it can be taken for the relay or an upstream: choose a source of your own, such as /shop"
         return Refused("reserved_source", detail, "/source")
     return None
+
+
+@lru_cache(maxsize=16)
+def _places(sources: frozenset[str]) -> tuple[str, ...]:
+    return tuple(_place(_plain(one)) for one in sources)
 
 
 def _plain(text: str) -> str:
