@@ -12,7 +12,7 @@ from relay.errors import NotRenderable, Unreadable
 from relay.redaction import url_without_path
 from subscribers import registry
 from subscribers.base import RenderContext
-from subscribers.brokers import ToBroker
+from subscribers.common.brokers import ToBroker
 
 
 def api_kinds(type_prefixes: Sequence[str]) -> Kinds:

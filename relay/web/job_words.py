@@ -6,7 +6,7 @@ from typing import Any
 from relay.clock import from_rfc3339
 from relay.core.job import JOB_EVENTS, KNOWN_STATUSES
 from relay.web.texts import Texts
-from subscribers.job_wording import job_event_kind, job_sentence
+from subscribers.wording.jobs import job_event_kind, job_sentence
 
 Answer = Mapping[str, Any]
 BAD = frozenset({"failed", "not_found", "overdue", "dead"})

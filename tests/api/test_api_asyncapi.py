@@ -25,7 +25,7 @@ from relay.core.samples import sample_event
 from relay.core.subscription import Subscription
 from subscribers import registry
 from subscribers.base import RenderContext
-from subscribers.brokers import ToBroker
+from subscribers.common.brokers import ToBroker
 from subscribers.kafka import Kafka
 from subscribers.nats import Nats
 from subscribers.rabbitmq import RabbitMq

@@ -14,7 +14,7 @@ from relay.core.dialogue import MAX_STEPS, Ended, Memory, Steps
 from relay.core.recipient import Recipient
 from subscribers.base import RenderContext
 from subscribers.pipedrive import PIPEDRIVE, portal_of
-from tests.subscribers.test_pipedrive import CONTEXT, EMAIL, KIND, NOW, SINK, event, pipedrive
+from tests.subscribers.pipedrive.test_pipedrive import CONTEXT, EMAIL, KIND, NOW, SINK, event, pipedrive
 from tests.support.fuzz_kit import JSON_VALUES, TEXTS, fuzzed, raw_json
 
 NOTE = {"id": 9, "content": "x", "add_time": "2026-05-20 10:00:00"}

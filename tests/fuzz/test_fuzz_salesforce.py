@@ -13,7 +13,7 @@ from relay.core.dialogue import MAX_STEPS, Ended, Steps
 from relay.core.recipient import Recipient
 from subscribers.base import RenderContext
 from subscribers.salesforce import SALESFORCE
-from tests.subscribers.test_subscriber_salesforce import CONTEXT, EMAIL, KIND, NOW, ORIGIN, event, subscription
+from tests.subscribers.salesforce.test_salesforce import CONTEXT, EMAIL, KIND, NOW, ORIGIN, event, subscription
 from tests.support.fuzz_kit import JSON_VALUES, TEXTS, fuzzed, raw_json, written
 
 ANSWERS: list[Any] = [

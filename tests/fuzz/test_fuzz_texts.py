@@ -16,9 +16,10 @@ from relay.core.filters import known_types
 from relay.core.job import JOB_EVENTS, Job, Observation, Problem, Transition
 from relay.core.samples import sample_event
 from relay.core.subscription import Subscription
-from subscribers import slack_blocks, wording
+from subscribers import wording
 from subscribers.base import RenderContext
 from subscribers.registry import kind_named
+from subscribers.slack import render as slack_blocks
 from tests.support.fuzz_kit import JSON_VALUES, TEXTS, VALUES, fuzzed, whole, written
 
 NOW = 1_779_271_208.0

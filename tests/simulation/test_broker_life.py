@@ -16,7 +16,8 @@ from relay.core.samples import published_sample
 from relay.core.subscription import Subscription
 from relay.errors import FieldError, NotRenderable, StoreError
 from relay.ids import new_id
-from subscribers import brokers, registry
+from subscribers import registry
+from subscribers.common import brokers
 from subscribers.nats import Nats
 from tests.support.fake_broker import LOST, STORED
 from tests.support.scale import scaled

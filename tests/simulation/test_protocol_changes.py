@@ -12,7 +12,8 @@ from relay.core.delivery import Response
 from relay.delivery.pulls import Pulls
 from relay.errors import StoreError
 from relay.holder import Holder
-from subscribers import brokers, registry
+from subscribers import registry
+from subscribers.common import brokers
 from subscribers.nats import Nats
 from tests.simulation.test_broker_life import ended
 from tests.support.fake_broker import LOST, STORED

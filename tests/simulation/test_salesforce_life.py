@@ -12,7 +12,7 @@ from relay.core.recipient import Recipient
 from relay.core.subscription import Subscription
 from relay.errors import CheckFailed
 from subscribers.salesforce import Salesforce
-from subscribers.salesforce_answers import DAILY_PAUSE_SECONDS
+from subscribers.salesforce.answers import DAILY_PAUSE_SECONDS
 from tests.support.simulation_world import World, deliveries_of, end_job, open_world
 from tests.vendors.salesforce import CLIENT_ID, CLIENT_SECRET, ORIGIN, TOKEN, Fault
 from tests.vendors.salesforce import Salesforce as Org

@@ -24,7 +24,7 @@ from relay.testing import FakeClock
 from subscribers.base import Dialogue, Kind, RenderContext
 from subscribers.registry import kinds
 from subscribers.slack import Slack
-from subscribers.slack_bot import SLACK_BOT
+from subscribers.slack.dialogue import SLACK_BOT
 from tests.support.store_kit import NOW, rows
 from tests.vendors.slack_web import POST, TOKEN, SlackWeb
 

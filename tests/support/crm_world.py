@@ -17,10 +17,10 @@ from relay.core.events import Event
 from relay.core.subscription import Subscription
 from subscribers.base import Kind, RenderContext
 from subscribers.hubspot import HubSpot
-from subscribers.hubspot_records import BODIES, KEY_PROPERTY
+from subscribers.hubspot.render import BODIES, KEY_PROPERTY
 from subscribers.pipedrive import Pipedrive
 from subscribers.salesforce import Salesforce
-from tests.subscribers.test_slack_bot import job
+from tests.subscribers.slack.test_dialogue import job
 from tests.support.hubspot_account import SINK, prepare, stored
 from tests.vendors import hubspot as hubspot_vendor
 from tests.vendors import pipedrive as pipedrive_vendor

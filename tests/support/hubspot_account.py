@@ -13,7 +13,7 @@ from relay.core.subscription import Subscription
 from subscribers.base import RenderContext
 from subscribers.hubspot import HUBSPOT
 from subscribers.hubspot import HubSpot as Kind
-from subscribers.hubspot_records import KEY, OWN_PROPERTIES
+from subscribers.hubspot.render import KEY, OWN_PROPERTIES
 from tests.vendors.hubspot import TOKEN, Definition, HubSpot
 
 NOW = 1779271208.0

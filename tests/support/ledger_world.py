@@ -34,11 +34,11 @@ from relay.holder import Holder
 from relay.ids import new_id
 from relay.metrics import Metrics
 from relay.store.store import Store
-from subscribers import crm as crm_kinds
 from subscribers.base import Kind, RenderContext
+from subscribers.common import crm as crm_kinds
 from subscribers.hubspot import HubSpot
 from subscribers.pipedrive import Pipedrive
-from tests.subscribers.test_slack_bot import job
+from tests.subscribers.slack.test_dialogue import job
 from tests.support.hubspot_account import SINK, prepare
 from tests.support.store_databases import open_file
 from tests.support.store_kit import poll, track

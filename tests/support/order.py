@@ -28,7 +28,7 @@ SECONDS = {
     **{"simulation/test_planner_simulation.py": 20, "simulation/test_subscription_life.py": 12},
     **{"store/test_ledger_crashes.py": 11, "store/test_store_migrations.py": 14, "store/test_store_pages.py": 13},
     **{"store/test_store_registration.py": 20, "store/test_store_replays.py": 13},
-    **{"subscribers/test_subscriber_conformance.py": 15, "unit/http/test_sender.py": 12},
+    **{"subscribers/test_conformance.py": 15, "unit/http/test_sender.py": 12},
     **{"unit/cli/test_cli_check_postgres.py": 20, "unit/server/test_http_protocol.py": 15},
     **{"packaging/test_bench_against.py": 15, "packaging/test_deploy_nginx.py": 15},
     **{"packaging/test_deploy_systemd.py": 12, "packaging/test_wheel.py": 12},

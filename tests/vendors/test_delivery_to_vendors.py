@@ -6,7 +6,7 @@ import pytest
 
 from relay.core.delivery import OutboundRequest, Response
 from relay.core.job import JOB_EVENTS
-from tests.subscribers.test_subscriber_conformance import TYPES, sample
+from tests.subscribers.test_conformance import TYPES, sample
 from tests.support.simulation_world import World, open_world, seen
 from tests.vendors.endpoint import Answer, Endpoint, Sent
 from tests.vendors.stand_ins import VENDORS

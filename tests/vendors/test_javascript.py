@@ -12,7 +12,7 @@ from relay.core.events import Event
 from relay.core.subscription import Subscription
 from subscribers import registry
 from subscribers.base import RenderContext
-from tests.subscribers.test_subscriber_conformance import CONTEXT, TYPES, sample
+from tests.subscribers.test_conformance import CONTEXT, TYPES, sample
 from tests.support.hostile_texts import TEXTS, events_with
 from tests.support.npm import npm_folder
 from tests.support.scale import scaled

@@ -12,8 +12,8 @@ from starlette.testclient import TestClient
 
 from relay.core.credentials import NoToken, SinkCredential, Token, origin_text, read_token, token_request
 from relay.core.delivery import OutboundRequest
-from subscribers.salesforce_answers import KEY_FIELD, PEOPLE
-from subscribers.salesforce_records import names_of
+from subscribers.salesforce.answers import KEY_FIELD, PEOPLE
+from subscribers.salesforce.render import names_of
 from tests.vendors.salesforce import (
     CLIENT_ID,
     CLIENT_SECRET,

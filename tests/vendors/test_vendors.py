@@ -14,7 +14,7 @@ from relay.core.delivery import OutboundRequest, Response
 from relay.core.subscription import PROTOCOLS, Subscription
 from subscribers import registry
 from subscribers.base import RenderContext
-from tests.subscribers.test_subscriber_conformance import CONTEXT, NOW, TYPES, sample
+from tests.subscribers.test_conformance import CONTEXT, NOW, TYPES, sample
 from tests.support.hostile_texts import TEXTS, events_with
 from tests.support.scale import scaled
 from tests.vendors.endpoint import Answer, Endpoint, Sent

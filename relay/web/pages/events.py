@@ -12,7 +12,7 @@ from relay.web.pages.deliveries import allowed, full_type, name_of, short_type, 
 from relay.web.reasons import reason_words
 from relay.web.texts import english
 from relay.web.times import moment
-from subscribers.job_wording import job_event_kind, job_sentence
+from subscribers.wording.jobs import job_event_kind, job_sentence
 
 PAGES: list[Page] = []
 page = partial(Page.add, into=PAGES)

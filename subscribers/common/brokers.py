@@ -1,0 +1,260 @@
+"""What the kinds of brokers share: where an event goes, its key, and its two content modes.
+
+Sources: CloudEvents 1.0.2, Kafka binding §3, NATS binding §3 (1.0.3), AMQP binding §3; the settings are those of the
+CloudEvents Subscriptions API (`protocolsettings`). Names may be Liquid templates: `jobs.{{ event.channel }}`.
+"""
+
+import re
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
+
+from relay.core.bus import CLIENT, Broker, Login, Message, read_sink, scheme_of
+from relay.core.credentials import SinkCredential, origin_text
+from relay.core.delivery import OutboundRequest, Outcome, Response
+from relay.core.events import CONTENT_TYPE, Event, attributes_of, canonical, content_of
+from relay.core.jsontext import loads
+from relay.core.subscription import SETTINGS, Incidents, Subscription
+from relay.errors import FieldError, NotRenderable
+from relay.expressions.liquid_limits import Escape
+from relay.redaction import redacted_url
+from subscribers import base
+from subscribers.common import templates
+
+CONTENT_MODE = "content_mode"
+OPTIONS = (SETTINGS, CONTENT_MODE, templates.STRICT)
+MAX_EVENTS = 500
+MAX_BYTES = 1024 * 1024
+FREE_PER_MINUTE = 600
+"""Up to so many events a minute are published by themselves, at once; more of them share a batch."""
+ID_HEADER = "webhook-id"
+"""Header with the relay's id of the event, as in requests to webhooks. Duplicates of a message have the same id."""
+TEMPLATES = frozenset(("topicname", "partitionkeyextractor", "subject", "address"))
+"""Settings that may be Liquid templates."""
+_CLIENT = re.compile(r"[A-Za-z0-9._-]{1,100}", re.ASCII)
+_NEVER = frozenset(("too_large", "render"))
+
+
+class ToBroker(base.OneRequest):
+    """A kind that publishes to a broker.
+
+    schemes      of its sinks
+    settings     the names of its settings, and whether each is needed
+    prefix       what the names of attributes begin with, in binary mode
+    credentials  per type of credential, its fields with a name and a secret
+    client       the setting with the name that the relay gives itself
+    """
+
+    name: ClassVar[str]
+    schemes: ClassVar[tuple[str, ...]]
+    settings: ClassVar[Mapping[str, bool]]
+    prefix: ClassVar[str]
+    credentials: ClassVar[Mapping[str, tuple[str, str]]]
+    client: ClassVar[str] = ""
+    signed = False
+    rate_per_second: float | None = None
+    default_incidents: Incidents = "off"
+
+    def default_types(self, type_prefixes: Sequence[str]) -> tuple[str, ...] | None:
+        """All job events and no others."""
+        return None
+
+    def bundle(self, subscription: Subscription) -> base.Bundle | None:
+        """A lone event waits for nothing; what has gathered is published in batches."""
+        return base.Bundle(
+            max_events=MAX_EVENTS,
+            wait_seconds=0.0,
+            max_bytes=MAX_BYTES,
+            free_per_minute=FREE_PER_MINUTE,
+            own_outcomes=True,
+        )
+
+    # --- what a subscription may say
+
+    def check(self, subscription: Subscription) -> None:
+        """Refuses sinks that name no broker, settings that it does not have, and destinations that cannot be right."""
+        errors = base.option_errors(subscription, OPTIONS)
+        if read_sink(subscription.sink) is None or scheme_of(subscription.sink) not in self.schemes:
+            example = f"{self.schemes[0]}://broker.example:{_PORTS[self.name]}"
+            detail = f"this names no broker of kind {self.name}: write it like {example}"
+            errors.append(FieldError(pointer="/sink", code="sink_unsuitable", detail=detail))
+        errors += self._settings_errors(subscription) + self._credential_errors(subscription.credential)
+        if subscription.options.get(CONTENT_MODE) == "batch":
+            detail = "brokers take one event a message: structured or binary"
+            errors.append(FieldError(pointer="/config/content_mode", code="content_mode_unsuitable", detail=detail))
+        if subscription.headers or subscription.method != "POST":
+            detail = "headers and method are for HTTP"
+            errors.append(FieldError(pointer="/protocolsettings", code="unknown_field", detail=detail))
+        if subscription.handshake != "off":
+            detail = "brokers answer no handshake: their own access control says who may publish"
+            errors.append(FieldError(pointer="/config/handshake", code="handshake_unsuitable", detail=detail))
+        if subscription.incidents != "off":
+            detail = f"{subscription.incidents} is for chat kinds: a broker gets each failure"
+            errors.append(FieldError(pointer="/config/incidents", code="incidents_unsuitable", detail=detail))
+        base.refuse(errors)
+
+    def _settings_errors(self, subscription: Subscription) -> list[FieldError]:
+        given, errors = settings_of(subscription), []
+        for name in sorted(set(given) - set(self.settings)):
+            detail = f"a subscription of kind {self.name} has no {name:.60}, only {', '.join(self.settings)}"
+            errors.append(FieldError(pointer=f"/protocolsettings/{name:.60}", code="unknown_field", detail=detail))
+        for name, needed in self.settings.items():
+            if needed and not given.get(name):
+                detail = f"{name} is needed"
+                errors.append(FieldError(pointer=f"/protocolsettings/{name}", code="required", detail=detail))
+        named = {name: text for name, text in given.items() if name in self.settings}
+        marked = {name: text for name, text in named.items() if is_template(name, text)}
+        errors += templates.errors_in(marked, f"/{SETTINGS}") if marked else []
+        if not errors:
+            errors += [
+                FieldError(pointer=f"/protocolsettings/{name}", code="invalid", detail=problem)
+                for name, text in named.items()
+                if name not in marked and (problem := self._problem_of(name, text)) is not None
+            ]
+        return errors
+
+    def _credential_errors(self, credential: SinkCredential | None) -> list[FieldError]:
+        if credential is None or credential.type in self.credentials:
+            if credential is None or "accesstokenexpiresutc" not in credential.fields:
+                return []
+            pointer = "/sinkcredential/accesstokenexpiresutc"
+            detail = "leave it out: the broker itself refuses a token that has expired"
+            return [FieldError(pointer=pointer, code="credential_unsuitable", detail=detail)]
+        detail = f"kind {self.name} takes the credentials {', '.join(self.credentials)}"
+        return [FieldError(pointer="/sinkcredential/credentialtype", code="credential_unsuitable", detail=detail)]
+
+    def _problem_of(self, name: str, text: str) -> str | None:
+        if name != self.client:
+            return self.problem_of(name, text)
+        fine = _CLIENT.fullmatch(text) is not None
+        return None if fine else "a name of the relay has 1 to 100 letters, digits, dots, dashes and underscores"
+
+    @abstractmethod
+    def problem_of(self, name: str, text: str) -> str | None:
+        """Why the broker takes no such value of a setting; None if it does."""
+
+    def tidied(self, text: str) -> str:
+        """A rendered value, in which what an event lacks has left a hole."""
+        return text
+
+    # --- what is published
+
+    def broker(self, subscription: Subscription) -> Broker:
+        """The broker, and the key of the node's connection to it. Raises ValueError if the sink names none."""
+        client = settings_of(subscription).get(self.client, CLIENT)
+        found = read_sink(subscription.sink, self.login(subscription), client)
+        if found is None:
+            raise ValueError("the sink names no broker")
+        return found
+
+    def place(self, subscription: Subscription) -> Message | None:
+        """A message without content to the destination; None if that depends on the event."""
+        return None
+
+    def login(self, subscription: Subscription) -> Login | None:
+        """What the credential is for this broker; None without one, or with one that was given for another broker."""
+        credential = subscription.credential
+        if credential is None or credential.origin != origin_text(subscription.sink):
+            return None
+        name, secret = self.credentials[credential.type]
+        return Login(name=credential.fields.get(name), secret=credential.fields[secret])
+
+    @abstractmethod
+    def message(self, event: Event, subscription: Subscription, context: base.RenderContext) -> Message:
+        """The message of an event. The same arguments give the same bytes. Raises NotRenderable."""
+
+    def rendered(
+        self,
+        event: Event,
+        subscription: Subscription,
+        context: base.RenderContext,
+        clean: Callable[[str], str],
+    ) -> dict[str, str]:
+        """The settings with their templates rendered. `clean` changes each text of the event that they print.
+
+        Raises NotRenderable for a value that the broker would not take.
+        """
+        given = {name: text for name, text in settings_of(subscription).items() if name in self.settings}
+        found = {name: text for name, text in given.items() if not is_template(name, text)}
+        marked = {name: text for name, text in given.items() if name not in found}
+        if marked:
+            strict = subscription.options.get(templates.STRICT) is True
+            escape = Escape(_cleaner(clean), character_work=100)
+            made = loads(templates.render(marked, event, context, strict=strict, escape=escape, pointer=f"/{SETTINGS}"))
+            found |= {name: self.tidied(text) for name, text in made.items()}
+        errors = [
+            FieldError(pointer=f"/protocolsettings/{name}", code="invalid", detail=problem)
+            for name, text in found.items()
+            if name in marked and (problem := self.problem_of(name, text)) is not None
+        ]
+        if errors:
+            raise NotRenderable(errors)
+        return found
+
+    def content(self, event: Event, subscription: Subscription) -> tuple[str, tuple[tuple[str, str], ...], bytes]:
+        """Content type, headers and body of an event in its content mode."""
+        if subscription.options.get(CONTENT_MODE) != "binary":
+            return CONTENT_TYPE, (), event.body
+        document = event.document()
+        content_type, body = content_of(document)
+        headers = tuple((f"{self.prefix}{name}", canonical(value)) for name, value in attributes_of(document))
+        return content_type or "application/octet-stream", headers, body
+
+    def render(self, event: Event, subscription: Subscription, context: base.RenderContext) -> OutboundRequest:
+        """The message as a preview shows it."""
+        message = self.message(event, subscription, context)
+        place = "/".join(part for part in (message.exchange, message.destination) if part)
+        key = () if message.key is None else (("key", message.key),)
+        return OutboundRequest(
+            url=f"{subscription.sink.rstrip('/')}/{place}",
+            method="PUBLISH",
+            headers=(*key, ("message-id", message.id), ("content-type", message.content_type), *message.headers),
+            body=message.body,
+        )
+
+    def render_bundle(
+        self, events: Sequence[Event], subscription: Subscription, context: base.RenderContext
+    ) -> OutboundRequest:
+        """Never called: a broker takes a message per event."""
+        raise NotImplementedError
+
+    def classify(self, response: Response, now: float) -> Outcome:
+        """Delivered once the broker has acknowledged it. What it can never take is dead, all else is retried."""
+        if response.error is None:
+            return Outcome(verdict="delivered", reason="acknowledged")
+        return Outcome(verdict="dead" if response.error in _NEVER else "retry", reason=response.error)
+
+    def redacted_url(self, url: str) -> str:
+        """As it is, if it is the sink of a broker: these have no secrets."""
+        return redacted_url(url) if read_sink(url) is None else url
+
+
+_PORTS = {"kafka": 9092, "nats": 4222, "rabbitmq": 5672}
+
+
+def settings_of(subscription: Subscription) -> Mapping[str, str]:
+    """`protocolsettings`, as given."""
+    found: Mapping[str, str] = subscription.options.get(SETTINGS) or {}
+    return found
+
+
+def is_template(name: str, text: str) -> bool:
+    """True if the text of a setting may contain Liquid."""
+    return name in TEMPLATES and ("{{" in text or "{%" in text)
+
+
+def partition_key(event: Event) -> str | None:
+    """The event's attribute `partitionkey`: see its extension."""
+    found = event.document().get("partitionkey")
+    return found if isinstance(found, str) else None
+
+
+def _cleaner(clean: Callable[[str], str]) -> Callable[[object], object]:
+    def change(value: Any) -> Any:
+        if isinstance(value, str):
+            return clean(value)
+        if isinstance(value, Mapping):
+            return {name: change(one) for name, one in value.items()}
+        return [change(one) for one in value] if isinstance(value, list) else value
+
+    return change

@@ -1,0 +1,269 @@
+"""What the CRMs share: who an event is about, what a record says, and what follows if the CRM knows no such person.
+
+`Crm` is the part of a kind that all have, `common_errors` checks the settings that all have. Texts come from
+`chat.message`, as chats show them; a record may be HTML, in which everything but our own markup is escaped. Identities
+are read from the user's metadata and from what was captured of the create, never from the upstream's item.
+"""
+
+import hashlib
+import html
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from relay.core import jsontext
+from relay.core.delivery import OutboundRequest, Outcome, Response
+from relay.core.events import RELAY_EVENTS, Event, account_event_kind
+from relay.core.samples import SAMPLE_JOB_ID, SAMPLE_SUBJECT
+from relay.core.subscription import Incidents, Subscription
+from relay.errors import FieldError, NotRenderable
+from relay.redaction import redacted_url, split_url
+from subscribers import base
+from subscribers.base import RenderContext
+from subscribers.common import chat, templates
+from subscribers.wording import heading
+from subscribers.wording.jobs import job_event_kind, metadata_of
+from subscribers.wording.text import Pairs
+
+RECORD = "record"
+"""Option: what is written."""
+ATTACH = "attach"
+"""Option: what it is attached to."""
+UNMATCHED = "unmatched"
+"""Option: what follows if the CRM knows no such person."""
+OPTIONS = (UNMATCHED, chat.METADATA_KEYS, chat.TIME_ZONE, *templates.OPTIONS)
+"""What all CRMs have."""
+SKIP, CREATE, FAIL = "skip", "create", "fail"
+PLACEHOLDER = re.compile(r"\{[a-z_.]{1,40}\}")
+"""What a preview shows instead of a value that only an answer, or a create, tells."""
+
+_KEY_CHARACTERS = 12
+_KINDS = ("succeeded", "failed", "cancelled", "not_found")
+_EMAIL = re.compile(r"[^\s@<>\"(),:;\\\x00-\x1f\x7f]{1,64}@[^\s@<>\"(),:;\\\x00-\x1f\x7f]{1,190}")
+_PHONE = re.compile(r"\+?[0-9][0-9 ().-]{5,30}[0-9]")
+_URL = re.compile(r"https?://[^\s\"<>\\\x00-\x1f\x7f]{4,300}")
+_CODE = re.compile(r"[A-Za-z0-9_]{1,60}")
+
+
+class Crm(base.Single):
+    """The part of a kind that writes to a CRM, always by a dialogue. Not signed: no CRM reads a signature."""
+
+    signed = False
+    rate_per_second: float | None = 5.0
+    timeout_seconds: float | None = 30.0
+    """Of a whole dialogue. Without time for the write after slow look-ups, each attempt would end alike; and a write
+    that is cut short costs a question."""
+    default_incidents: Incidents = "off"
+
+    def default_types(self, type_prefixes: Sequence[str]) -> tuple[str, ...] | None:
+        """What became of an outreach."""
+        return tuple(f"{prefix}.{kind}" for prefix in dict.fromkeys(type_prefixes) for kind in _KINDS)
+
+    def render(self, event: Event, subscription: Subscription, context: RenderContext) -> OutboundRequest:
+        """Never called: a dialogue renders."""
+        raise NotImplementedError
+
+    def classify(self, response: Response, now: float) -> Outcome:
+        """Never called: a dialogue judges its answers."""
+        raise NotImplementedError
+
+    def wants_recipient(self, subscription: Subscription) -> bool:
+        """True: whom a create names is looked up where the metadata name no person."""
+        return True
+
+    def redacted_url(self, url: str) -> str:
+        """The URL: the address of an API holds no secret."""
+        return redacted_url(url)
+
+
+# --- who is meant
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """Whom an event is about: ids of the CRM, then what it can search by."""
+
+    ids: Mapping[str, str | int] = field(default_factory=dict, repr=False)
+    email: str | None = field(default=None, repr=False)
+    phone: str | None = field(default=None, repr=False)
+    profile_url: str | None = field(default=None, repr=False)
+
+
+def identity(event: Event, context: RenderContext, ids: Mapping[str, re.Pattern[str]]) -> Identity:
+    """Whom an event is about. `ids`: the metadata fields that hold ids of the CRM, and how these look."""
+    metadata = metadata_of(event.document())
+    found = {name: id for name, pattern in ids.items() if (id := _id(metadata.get(name), pattern)) is not None}
+    captured = context.recipient
+    address = phone = url = None
+    if captured is not None:
+        address, phone, url = captured.address, captured.phone, captured.profile_url
+    return Identity(
+        ids=found,
+        email=_fitting(_EMAIL, metadata.get("email")) or _captured(_EMAIL, address),
+        phone=_fitting(_PHONE, metadata.get("phone")) or _captured(_PHONE, phone),
+        profile_url=_fitting(_URL, metadata.get("profile_url")) or _captured(_URL, url),
+    )
+
+
+def _id(value: object, pattern: re.Pattern[str]) -> str | None:
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = str(value) if 0 < value < 10**18 else None
+    if not isinstance(value, str):
+        return None
+    text = value.strip()
+    return text if pattern.fullmatch(text) else None
+
+
+def _fitting(pattern: re.Pattern[str], value: object) -> str | None:
+    text = value.strip() if isinstance(value, str) and len(value) <= 320 else ""
+    return text if pattern.fullmatch(text) else None
+
+
+def _captured(pattern: re.Pattern[str], part: str | None) -> str | None:
+    """What is captured, or its placeholder. Those who write metadata do not choose what looks like one."""
+    return part if part is not None and PLACEHOLDER.fullmatch(part) else _fitting(pattern, part)
+
+
+def not_matched(subscription: Subscription, why: str) -> Outcome:
+    """The outcome if the CRM has no such contact, and none is created."""
+    if subscription.options.get(UNMATCHED, SKIP) == FAIL:
+        return Outcome(verdict="dead", reason=why)
+    return Outcome(verdict="skip", reason=why)
+
+
+# --- what a record says
+
+
+def key_of(event: Event, subscription: Subscription) -> str:
+    """The text by which the relay finds a record again. Two subscriptions may write about the same event to one
+    company, and one must not take the other's record for its own. Their ids may be alike, and one may begin with the
+    other, so a digest of fixed length stands for the id."""
+    digest = hashlib.sha256(subscription.id.encode("utf-8", "replace")).hexdigest()
+    return f"{event.id}-{digest[:_KEY_CHARACTERS]}"
+
+
+def message(event: Event, subscription: Subscription, context: RenderContext) -> chat.Message:
+    """The parts of a record. A sample is written about a real person, so its sentence says what it is."""
+    said = chat.message(event, subscription, context)
+    is_sample = event.subject in (SAMPLE_JOB_ID, SAMPLE_SUBJECT) and metadata_of(event.document()).get("sample") is True
+    return replace(said, sentence=f"This is a sample: {said.sentence}") if is_sample else said
+
+
+def html_of(event: Event, subscription: Subscription, context: RenderContext) -> str:
+    """An event as HTML, without the key line: the sentence in bold, advice and metadata, then place and ids."""
+    said = message(event, subscription, context)
+    title = f"<b>{html.escape(said.sentence)}</b>"
+    if heading(event):
+        title = f"<b>{html.escape(heading(event))}</b>: {html.escape(said.sentence)}"
+    lines = [title, *_lines(said.pairs)]
+    if said.link is not None:
+        lines.append(f'<a href="{html.escape(said.link)}">{html.escape(said.link)}</a>')
+    lines.append(" · ".join(_lines((*said.place, *(pair for pair in said.ids if pair[0] != "Event")))))
+    return "<br>".join(line for line in lines if line)
+
+
+def with_key(markup: str, event: Event, subscription: Subscription, most_bytes: int) -> str:
+    """HTML with the key as its last line. Raises NotRenderable if it is too long: cut markup would be shown wrongly."""
+    found = f"{markup}<br>revor-relay {html.escape(key_of(event, subscription))}"
+    if len(found.encode("utf-8", "replace")) > most_bytes:
+        detail = f"the record is longer than {most_bytes:,} bytes: make the template shorter"
+        raise NotRenderable([FieldError(pointer=f"/config/{templates.TEMPLATE}", code="too_long", detail=detail)])
+    return found
+
+
+def subject_of(event: Event, subscription: Subscription, context: RenderContext, most: int) -> str:
+    """The sentence as plain text of at most so many UTF-16 code units."""
+    return chat.fitted(message(event, subscription, context).sentence, most, lambda text: text)
+
+
+def merged(defaults: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a record: those of the template over the defaults. null removes one."""
+    return {name: value for name, value in {**defaults, **given}.items() if value is not None}
+
+
+def common_errors(subscription: Subscription, service: str, example: str, options: Sequence[str]) -> list[FieldError]:
+    """An error for each setting that CRMs do not read, and for each wrong value of those that all of them have.
+    `example`: a sink; `options`: what this kind has."""
+    read = ("/sinkcredential", "/config/handshake")
+    parts = split_url(subscription.sink)
+    others = [one for one in subscription.types or () if _is_about_no_person(one)]
+    found = (
+        (
+            parts is None or parts.path not in ("", "/") or bool(parts.query),
+            ("/sink", "sink_unsuitable", f"use the base URL of {service} alone, without a path: {example}"),
+        ),
+        (
+            subscription.handshake != "off",
+            ("/config/handshake", "handshake_unsuitable", f"{service} answers no handshake: the token proves consent"),
+        ),
+        (
+            subscription.incidents != "off",
+            (
+                "/config/incidents",
+                "incidents_unsuitable",
+                f"incidents are for chat kinds: {service} gets what became of each job",
+            ),
+        ),
+        (
+            bool(others),
+            (
+                "/types",
+                "types_unsuitable",
+                f"{', '.join(others)[:100]}: this is about no job, so about no person in {service}. Name types of "
+                "jobs, or of events that programs publish with data.metadata",
+            ),
+        ),
+    )
+    errors = base.option_errors(subscription, options)
+    errors += [error for error in base.chat_errors(subscription, service) if error.pointer not in read]
+    errors += [FieldError(pointer=at, code=code, detail=detail) for wrong, (at, code, detail) in found if wrong]
+    return errors + choice_errors(subscription, {UNMATCHED: (SKIP, CREATE, FAIL)})
+
+
+def _is_about_no_person(type: str) -> bool:
+    """True for the types of events about the relay and about connect accounts. What programs publish may name
+    somebody in its metadata."""
+    return job_event_kind(type) is None and (type in RELAY_EVENTS or account_event_kind(type) is not None)
+
+
+def template_errors(subscription: Subscription, allowed: Collection[str]) -> list[FieldError]:
+    """An error for each mistake in the template of a subscription. `allowed`: the fields that it may set."""
+    template, pointer = subscription.options.get(templates.TEMPLATE), f"/config/{templates.TEMPLATE}"
+    if template is None or isinstance(template, Mapping):
+        named = sorted(set(template or ()) - set(allowed))
+        detail = f"a template may set {', '.join(sorted(allowed))}"
+        unknown = [FieldError(pointer=f"{pointer}/{name:.60}", code="unknown_field", detail=detail) for name in named]
+        return unknown + templates.template_errors(subscription)
+    return [FieldError(pointer=pointer, code="invalid", detail="an object of the record's fields is needed")]
+
+
+def choice_errors(subscription: Subscription, choices: Mapping[str, Sequence[str]]) -> list[FieldError]:
+    """An error for each option with a value that it does not have."""
+    return [
+        FieldError(pointer=f"/config/{name}", code="invalid", detail=f"one of {', '.join(allowed)} is needed")
+        for name, allowed in choices.items()
+        if name in subscription.options and subscription.options[name] not in allowed
+    ]
+
+
+def _lines(pairs: Pairs) -> list[str]:
+    return [f"{html.escape(label)}: {html.escape(text)}" for label, text in pairs]
+
+
+# --- what it answered
+
+
+def read_object(body: bytes) -> Mapping[str, Any] | None:
+    """The JSON object in an answer; None if it is none, or was cut."""
+    try:
+        value = jsontext.loads(body)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def code_in(document: Mapping[str, Any] | None, name: str = "code") -> str:
+    """A vendor's code for a refusal; empty without one. Its sentences may quote what was sent, and are never kept."""
+    value = None if document is None else document.get(name)
+    return value if isinstance(value, str) and _CODE.fullmatch(value) else ""

@@ -1,0 +1,345 @@
+"""Several events as one message: how many of what, by account and error, with the first of each. Plain text.
+
+Incidents and groups that have finished stand for many jobs already. They are messages of their own where they come
+alone (`bundle` in `chat.py`); in a digest they come first, each in a section of its own, and an incident is told as its
+last event says.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass
+
+from relay.clock import local_time
+from relay.core.events import (
+    CREATE_UNKNOWN,
+    DELIVERY_EXPIRED,
+    DELIVERY_UNCERTAIN,
+    GROUP_FINISHED,
+    INCIDENT_EVENTS,
+    RELAY_SOURCE,
+    SUBSCRIPTION_DISABLED,
+    SUBSCRIPTION_RECOVERED,
+    Event,
+    account_event_kind,
+)
+from relay.core.sentences import counted, duration, titled
+from subscribers.base import RenderContext
+from subscribers.wording import advice, heading, link, sentence
+from subscribers.wording.jobs import SENDING_AGAIN, WITH_REASON, job_kind, reason_of, sending_account
+from subscribers.wording.published import published_words
+from subscribers.wording.summaries import REPEAT_OPEN
+from subscribers.wording.text import (
+    DEFAULT_ACCOUNT,
+    Pairs,
+    account_of,
+    data_of,
+    mapping,
+    name,
+    upstream_of,
+    word,
+    zone_of,
+)
+
+_CODE = re.compile(r"[A-Za-z0-9_.:-]{1,60}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Line:
+    """One event: a sentence without the full stop, and an http(s) URL without chat markup."""
+
+    sentence: str
+    link: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Section:
+    """An incident or a finished group, with what to do."""
+
+    heading: str
+    line: Line
+    advice: Pairs
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cluster:
+    """Events of one kind, one account and one error.
+
+    title   how many of what: `8 failed on LinkedIn account acc_17: the account needs reconnecting`
+    advice  what holds for all of them, as (label, text); with the error's code
+    lines   the first of them
+    more    how many others there are
+    """
+
+    title: str
+    advice: Pairs
+    lines: tuple[Line, ...]
+    more: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Digest:
+    """What several events say together.
+
+    heading   `12 events in 5 minutes: 8 failed, 3 overdue, 1 account trouble`
+    span      from when to when they happened, in the reader's time zone
+    sections  incidents and groups; `brief`: further ones, a line each
+    clusters  the other events, the most serious ones first, then the largest clusters
+    rest      in words, what is in no section or cluster; empty: nothing
+    """
+
+    heading: str
+    span: str
+    sections: tuple[Section, ...]
+    brief: tuple[Line, ...]
+    clusters: tuple[Cluster, ...]
+    rest: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """How much a digest tells.
+
+    sections  maximum number of incidents and groups with a section of their own, and of clusters
+    brief     maximum number of further incidents and groups, told in one line each
+    lines     maximum number of events that a cluster tells one by one
+    """
+
+    sections: int = 10
+    brief: int = 40
+    lines: int = 5
+
+
+def digest(
+    events: Sequence[Event], context: RenderContext, time_zone: str | None = None, limits: Limits = Limits()
+) -> Digest:
+    """The digest of one event or more, in their order. `time_zone`: an IANA name; None: UTC."""
+    told = [_Told(event, context) for event in events]
+    apart = _latest([one for one in told if one.is_apart])
+    clusters: dict[tuple[str, ...], list[_Told]] = {}
+    for one in told:
+        if not one.is_apart:
+            clusters.setdefault(one.cluster, []).append(one)
+    ranked = sorted(clusters.values(), key=lambda found: (_RANKS[found[0].kind], -len(found)))
+    brief_end = limits.sections + limits.brief
+    names = _names(told)
+    return Digest(
+        heading=_heading(told),
+        span=_span(events, time_zone),
+        sections=tuple(
+            Section(heading=heading(one.event), line=one.line, advice=advice(one.event))
+            for one in apart[: limits.sections]
+        ),
+        brief=tuple(one.line for one in apart[limits.sections : brief_end]),
+        clusters=tuple(_cluster(found, names, limits.lines) for found in ranked[: limits.sections]),
+        rest=_rest(apart[brief_end:], [one for found in ranked[limits.sections :] for one in found]),
+    )
+
+
+_KINDS: Mapping[str, tuple[str, str]] = {
+    "opened": ("incident opened", "incidents opened"),
+    "grew": ("incident grew", "incidents grew"),
+    "failed": ("failed", "failed"),
+    "unknown": ("create of unknown outcome", "creates of unknown outcome"),
+    "uncertain": ("record of unknown fate", "records of unknown fate"),
+    "not_found": ("not found", "not found"),
+    "overdue": ("overdue", "overdue"),
+    "account_trouble": ("account trouble", "account troubles"),
+    "source_trouble": ("upstream trouble", "upstream troubles"),
+    "sink_trouble": ("sink trouble", "sink troubles"),
+    "finished": ("group finished", "groups finished"),
+    "closed": ("incident closed", "incidents closed"),
+    "status_unknown": ("of unknown status", "of unknown status"),
+    "retrying": ("retrying", "retrying"),
+    "cancelled": ("cancelled", "cancelled"),
+    "recovered": ("recovery", "recoveries"),
+    "accounts": ("account added or removed", "accounts added or removed"),
+    "succeeded": ("accepted", "accepted"),
+    "running": ("running", "running"),
+    "scheduled": ("scheduled", "scheduled"),
+    "queued": ("queued", "queued"),
+    "published": ("published event", "published events"),
+    "other": ("other", "others"),
+}
+"""What events are counted as, in words, the most serious ones first."""
+_RANKS = {kind: rank for rank, kind in enumerate(_KINDS)}
+_RELAY_KINDS = {
+    CREATE_UNKNOWN: "unknown",
+    DELIVERY_EXPIRED: "sink_trouble",
+    DELIVERY_UNCERTAIN: "uncertain",
+    SUBSCRIPTION_DISABLED: "sink_trouble",
+    SUBSCRIPTION_RECOVERED: "recovered",
+    GROUP_FINISHED: "finished",
+    "relay.source.unauthorized": "source_trouble",
+    "relay.source.down": "source_trouble",
+    "relay.source.recovered": "recovered",
+    **{type: type.rpartition(".")[2] for type in INCIDENT_EVENTS},
+}
+_ACCOUNT_KINDS = {"needs_reconnect": "account_trouble", "cannot_send": "account_trouble", "recovered": "recovered"}
+_APART = ("opened", "grew", "closed", "finished")
+_AGAIN = {
+    "overdue": "could reach people twice: they are still open",
+    "status_unknown": "could reach people twice: they are still open",
+    "unknown": "could reach people twice: check first which of them were sent",
+    "retrying": "is not needed: they are tried again by themselves",
+}
+_MAX_COUNTED = 8
+"""Maximum number of kinds in the heading."""
+
+
+class _Told:
+    """An event, with what its digest needs to know of it."""
+
+    def __init__(self, event: Event, context: RenderContext) -> None:
+        self.event, self.context = event, context
+        document = event.document()
+        self.data = data = data_of(document)
+        self.kind = _kind(event)
+        self.is_job = job_kind(event) is not None
+        self.is_apart = self.kind in _APART
+        self.channel = titled(word(document.get("channel") or data.get("channel")))
+        self.sender = sending_account(data) if self.is_job or self.kind == "unknown" else ""
+        self.what = published_words(event.type) if event.published else ""
+        account = "" if event.published else name(document.get("account") or data.get("account"))
+        self.account = "" if account == DEFAULT_ACCOUNT else account_of(account, context)
+        code = mapping(mapping(data.get("job")).get("error")).get("code") if self.is_job else None
+        self.code = code if isinstance(code, str) and _CODE.fullmatch(code) else ""
+        self.reason = reason_of(document) if self.kind in WITH_REASON else ""
+        hint = mapping(data.get("hint"))
+        self.hint, self.repeat = (hint.get("fix"), hint.get("who")), str(hint.get("repeat"))
+
+    @property
+    def cluster(self) -> tuple[str, ...]:
+        """What the events of one cluster have in common."""
+        whose = (self.channel, self.sender) if self.sender else ()
+        return self.kind, self.what, self.account, self.code, self.reason, *whose
+
+    @property
+    def line(self) -> Line:
+        return Line(sentence=sentence(self.event, self.context), link=self._link)
+
+    @property
+    def short_line(self) -> Line:
+        """Without the reason, which is in the title of its cluster."""
+        return Line(sentence=sentence(self.event, self.context, reason=False), link=self._link)
+
+    @property
+    def _link(self) -> str | None:
+        return link(self.event, self.context)
+
+
+def _kind(event: Event) -> str:
+    """The key of _KINDS that an event counts as."""
+    if event.published:
+        return "published"
+    job, account = job_kind(event), account_event_kind(event.type)
+    if job is not None:
+        return job
+    if account is not None:
+        return _ACCOUNT_KINDS.get(account, "accounts")
+    return _RELAY_KINDS.get(event.type, "other") if event.source == RELAY_SOURCE else "other"
+
+
+def _latest(apart: Sequence[_Told]) -> list[_Told]:
+    """The last event of each incident, and each finished group, in the order in which they come first."""
+    found: dict[object, _Told] = {}
+    for one in apart:
+        found[one.event.id if one.kind == "finished" else one.event.subject] = one
+    return list(found.values())
+
+
+def _heading(told: Sequence[_Told]) -> str:
+    moments = [one.event.time for one in told]
+    within = f" in {duration(max(moments) - min(moments))}" if len(told) > 1 else ""
+    return f"{counted(len(told), 'event')}{within}: {_counts(told)}"
+
+
+def _counts(told: Sequence[_Told]) -> str:
+    """`8 failed, 3 overdue`."""
+    counts = Counter(one.kind for one in told)
+    ranked = sorted(counts, key=_RANKS.__getitem__)
+    words = [f"{counts[kind]:,} {_KINDS[kind][counts[kind] != 1]}" for kind in ranked]
+    if len(words) > _MAX_COUNTED:
+        rest = sum(counts[kind] for kind in ranked[_MAX_COUNTED - 1 :])
+        words = [*words[: _MAX_COUNTED - 1], f"{rest:,} others"]
+    return ", ".join(words)
+
+
+def _span(events: Sequence[Event], time_zone: str | None) -> str:
+    zone = zone_of(time_zone)
+    moments = [event.time for event in events]
+    first, last = local_time(min(moments), zone), local_time(max(moments), zone)
+    if first == last:
+        return first
+    date, clock, zone_name = first.split(" ", 2)
+    if not last.endswith(f" {zone_name}"):
+        return f"{first} to {last}"  # the clocks were changed
+    return f"{date} {clock} to {last.removeprefix(f'{date} ')}"
+
+
+def _cluster(found: Sequence[_Told], names: Mapping[str, str], max_lines: int) -> Cluster:
+    first, number = found[0], len(found)
+    where = f" for account {first.account}" if first.account else ""
+    if first.sender:
+        channel = f"{first.channel} account".strip()
+        where = f" on {channel} {names.get(first.sender, first.sender)}{where and f' ({first.account})'}"
+    return Cluster(
+        title=f"{number:,} {_KINDS[first.kind][number != 1]}{first.what and ': '}{first.what}{where}{first.reason}",
+        advice=_advice(found),
+        lines=tuple(one.short_line for one in found[:max_lines]),
+        more=max(number - max_lines, 0),
+    )
+
+
+def _advice(found: Sequence[_Told]) -> Pairs:
+    """What to do, where it is the same for all events of a cluster."""
+    first = found[0]
+    pairs = advice(first.event)
+    if len(found) > 1:
+        if first.is_job:  # it is made of the hint
+            same = all(one.hint == first.hint for one in found)
+            pairs = tuple(pair for pair in pairs if same and pair[0] != SENDING_AGAIN)
+        else:
+            told = [set(advice(one.event)) for one in found[1:]]
+            pairs = tuple(pair for pair in pairs if all(pair in others for others in told))
+        if first.kind == "unknown" and not pairs:
+            pairs = (
+                ("How to fix it", f"Check in {upstream_of(first.data)} which of them went out: relay intents list"),
+            )
+        if first.kind == "uncertain" and not pairs:
+            pairs = (
+                (
+                    "How to fix it",
+                    "Look which of them are there, and settle each: relay deliveries list --state uncertain",
+                ),
+            )
+        again = _again(first.kind, {one.repeat for one in found})
+        pairs += (("Sending them again", again),) if again else ()
+    return (*pairs, ("Error", first.code)) if first.code else pairs
+
+
+def _again(kind: str, repeats: Set[str]) -> str:
+    """What happens if several creates are sent again; empty if it differs, or is not known."""
+    if kind in _AGAIN:
+        return _AGAIN[kind]
+    return REPEAT_OPEN.get(next(iter(repeats)), "") if kind in ("failed", "not_found") and len(repeats) == 1 else ""
+
+
+def _names(told: Sequence[_Told]) -> Mapping[str, str]:
+    """The names of connect accounts that the events contain, by their id."""
+    found = {}
+    for one in told:
+        for id_field, name_field in (("account_id", "name"), ("connect_account_id", "connect_account_name")):
+            id, given = word(one.data.get(id_field)), name(one.data.get(name_field))
+            if id and given and not one.is_job:
+                found[id] = given
+    return found
+
+
+def _rest(unseen: Sequence[_Told], left: Sequence[_Told]) -> str:
+    said = []
+    if unseen:
+        said.append(f"{len(unseen):,} more incidents and groups: relay incidents list, relay groups list")
+    if left:
+        said.append(f"{counted(len(left), 'more event')}: {_counts(left)}")
+    return ". ".join(said)

@@ -1,0 +1,187 @@
+"""The body of a request from a template of the user's own: `config.template`, for kinds of programs.
+
+What a template can name is in VARIABLES, its language in `relay/expressions/liquid.py`, which is imported only if there
+is a template: python-liquid is an extra.
+"""
+
+import html
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
+from types import MappingProxyType, ModuleType
+from typing import Any
+
+from relay.core.delivery import UNREADABLE
+from relay.core.events import Event
+from relay.core.jsontext import loads
+from relay.core.subscription import Subscription
+from relay.errors import FieldError, InvalidRequest, NotRenderable, Unreadable
+from relay.expressions.liquid_limits import Escape
+from relay.installation import install_command
+from subscribers.base import RenderContext
+from subscribers.wording import sentence
+from subscribers.wording.jobs import metadata_of
+from subscribers.wording.text import Document, data_of
+
+TEMPLATE = "template"
+"""Option: the template, as JSON."""
+STRICT = "strict"
+"""Option: an event that lacks a name of the template is not sent."""
+OPTIONS = (TEMPLATE, STRICT)
+
+_POINTER = f"/config/{TEMPLATE}"
+
+
+def template_errors(subscription: Subscription) -> list[FieldError]:
+    """An error for each mistake in the template of a subscription."""
+    template = subscription.options.get(TEMPLATE)
+    if template is None:
+        if subscription.options.get(STRICT):
+            return [FieldError(pointer=f"/config/{STRICT}", code="template_missing", detail="strict needs a template")]
+        return []
+    return errors_in(template, _POINTER)
+
+
+def errors_in(template: Any, pointer: str) -> list[FieldError]:
+    """An error for each mistake in a template, which is at `pointer` in the body of a subscription."""
+    try:
+        _liquid().compile_template(template)
+    except InvalidRequest as error:
+        return [_placed(one, pointer) for one in error.errors]
+    return []
+
+
+def own_body(event: Event, subscription: Subscription, context: RenderContext) -> bytes | None:
+    """The body for an event from the template of a subscription; None if it has none. Raises NotRenderable."""
+    template = subscription.options.get(TEMPLATE)
+    if template is None:
+        return None
+    return render(template, event, context, strict=subscription.options.get(STRICT) is True)
+
+
+def render(
+    template: Any,
+    event: Event,
+    context: RenderContext,
+    *,
+    strict: bool,
+    escape: Escape | None = None,
+    pointer: str = _POINTER,
+) -> bytes:
+    """The JSON that a template makes of an event. The same arguments give the same bytes.
+
+    strict   a name that the event lacks is an error, as in a preview; otherwise it is empty text
+    escape   changes each value that the template names
+    pointer  where the template is in the body of a subscription
+
+    Raises NotRenderable, with a pointer to each text that cannot be rendered and the name it lacks, Unreadable for a
+    template with mistakes, as an older version may have stored, and InvalidRequest without the extra.
+    """
+    liquid = _liquid()
+    try:
+        compiled = liquid.compile_template(template)
+    except InvalidRequest as error:
+        placed = [_placed(one, pointer) for one in error.errors]
+        why = "; ".join(f"{one.pointer}: {one.detail}" for one in placed)
+        raise Unreadable(f"{UNREADABLE}the template: {why}", placed) from None
+    try:
+        body: bytes = compiled.render(_Variables(event, context), strict=strict, escape=escape)
+    except NotRenderable as error:
+        raise NotRenderable([_placed(one, pointer) for one in error.errors]) from None
+    return body
+
+
+def own_fields(
+    event: Event, subscription: Subscription, context: RenderContext, html_names: Collection[str]
+) -> dict[str, Any]:
+    """The fields that the template of a subscription, an object, makes of an event; none without a template.
+
+    html_names  fields that are HTML: what they print of the event is escaped, so that only the template has markup
+
+    Raises NotRenderable.
+    """
+    template = subscription.options.get(TEMPLATE)
+    if template is None:
+        return {}
+    strict = subscription.options.get(STRICT) is True
+    plain = {name: value for name, value in template.items() if name not in html_names}
+    marked_up = {name: value for name, value in template.items() if name in html_names}
+    return {
+        **loads(render(plain, event, context, strict=strict)),
+        **loads(render(marked_up, event, context, strict=strict, escape=HTML)),
+    }
+
+
+def escaped(value: object) -> object:
+    """The value with all of its texts, names included, escaped for HTML."""
+    if isinstance(value, str):
+        return html.escape(value)
+    if isinstance(value, Mapping):
+        return {html.escape(name): escaped(one) for name, one in value.items()}
+    return [escaped(one) for one in value] if isinstance(value, list) else value
+
+
+HTML = Escape(escaped, character_work=4)
+"""For fields that are HTML."""
+
+
+def _liquid() -> ModuleType:
+    try:
+        from relay.expressions import liquid
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "liquid":
+            raise
+        detail = f"templates need the extra templates: {install_command('templates')}"
+        missing = FieldError(pointer="", code="extra_missing", detail=detail)
+        raise InvalidRequest(detail, errors=[missing]) from None
+    return liquid
+
+
+def _placed(error: FieldError, pointer: str) -> FieldError:
+    """An error about a place in a template, as one about that place in the body of a subscription."""
+    name = error.detail.removesuffix(" is absent")
+    is_unknown = error.code == "missing_name" and name.isidentifier() and name not in VARIABLES
+    detail = f"{error.detail}: known are {', '.join(VARIABLES)}" if is_unknown else error.detail
+    return replace(error, pointer=pointer + error.pointer, detail=detail)
+
+
+class _Variables(dict[str, object]):
+    """What a template can name, made when it is first named."""
+
+    def __init__(self, event: Event, context: RenderContext) -> None:
+        super().__init__()
+        self._event = event
+        self._context = context
+        self._document = event.document()
+
+    def __missing__(self, name: str) -> object:
+        value = VARIABLES[name](self._document, self._event, self._context)
+        if value is None:
+            raise KeyError(name)
+        self[name] = value
+        return value
+
+
+def _attributes(document: Document, *_: object) -> dict[str, Any]:
+    attributes = dict(document)
+    attributes.pop("data", None)
+    attributes.pop("data_base64", None)
+    return attributes
+
+
+def _account(document: Document, _: Event, context: RenderContext) -> Mapping[str, object] | None:
+    name = document.get("account") or data_of(document).get("account")
+    return {"name": name, "display_name": context.account_names.get(name, name)} if isinstance(name, str) else None
+
+
+VARIABLES: Mapping[str, Callable[[Document, Event, RenderContext], object]] = MappingProxyType(
+    {
+        "event": _attributes,
+        "data": lambda document, event, _: document.get("data") if event.published else data_of(document),
+        "job": lambda document, *_: data_of(document).get("job"),
+        "metadata": lambda document, *_: metadata_of(document),
+        "hint": lambda document, *_: data_of(document).get("hint"),
+        "account": _account,
+        "sentence": lambda _, event, context: sentence(event, context),
+    }
+)
+"""The names that templates can use. None: the event has no such thing."""

@@ -1,0 +1,368 @@
+"""HubSpot: properties of the contact and the deal that a job is about, a note on their timeline, a task for a failure.
+
+Properties are set, which may be repeated. A note or a task is not: the ledger says that it is about to be made before
+the request is sent, and after a crash or a time-out `questions.py` asks HubSpot for it first.
+`render.py` says what is written, `requests.py` makes the requests, `answers.py` judges the
+answers.
+"""
+
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from relay.clock import from_rfc3339
+from relay.core import ledger
+from relay.core.delivery import Outcome, Response
+from relay.core.dialogue import Ended, Memory, Step, Steps
+from relay.core.events import Event
+from relay.core.ledger import Entry
+from relay.core.subscription import PORTAL, Subscription
+from relay.errors import FieldError
+from subscribers import base
+from subscribers.base import RenderContext
+from subscribers.common import crm
+from subscribers.hubspot import requests
+from subscribers.hubspot.answers import CREATE_PROPERTIES, ID, Answer, object_id, read_answer
+from subscribers.hubspot.questions import was_made
+from subscribers.hubspot.render import (
+    KEY_PROPERTY,
+    UPDATED_AT,
+    Content,
+    content_of,
+    made_of,
+    needed_properties,
+    record_errors,
+)
+from subscribers.wording.text import mapping
+
+HOSTS = r"api(-[a-z0-9]{1,10})?\.hubapi\.com"
+OPTIONS = (crm.RECORD, "create_properties", *crm.OPTIONS)
+LATE_SECONDS = 300.0
+"""An event that is older sets properties only if nothing newer has set them: a replay must not turn back the clock."""
+
+Asked = Generator[Step, Response, Answer]
+Asks = Generator[Step, Response, Outcome | None]
+"""Ends with an outcome if the delivery does."""
+
+_SINK = "https://api.hubapi.com"
+_IDS = {"contact_id": ID, "deal_id": ID}
+_METADATA = {"contacts": "contact_id", "deals": "deal_id"}
+_TOKENS = ("ACCESSTOKEN", "REFRESHTOKEN")
+
+
+class HubSpot(crm.Crm):
+    """Writes what became of a job to the contact and the deal it is about."""
+
+    name = "hubspot"
+    rate_per_second: float | None = 2.5
+    """HubSpot's lowest limit is 100 requests in 10 seconds, and an event takes up to four."""
+
+    def check(self, subscription: Subscription) -> None:
+        """Refuses URLs with a path, what HubSpot does not read, wrong options, and what is there without a token."""
+        errors = crm.common_errors(subscription, "HubSpot", _SINK, OPTIONS)
+        base.refuse([*errors, *_credential_errors(subscription), *record_errors(subscription)])
+
+    def dialogue(self, subscription: Subscription) -> base.Dialogue | None:
+        """Always."""
+        return HUBSPOT
+
+    def portal(self, subscription: Subscription) -> str | None:
+        """The account, else the token: HubSpot counts the requests of each token."""
+        return portal_of(subscription)
+
+    def greeting(self, subscription: Subscription, now: float) -> Steps | None:
+        """Reads the account, and reads or makes the properties that deliveries need."""
+        return _greeting(subscription, now)
+
+
+def portal_of(subscription: Subscription) -> str:
+    """The account that a subscription writes to, else the token."""
+    credential = subscription.credential
+    return f"hubspot/{subscription.options.get(PORTAL) or (credential.id if credential else '')}"
+
+
+# --- what is remembered
+
+
+@dataclass(kw_only=True)
+class Written:
+    """What HubSpot has of one event.
+
+    ids     of the contact, the deal, the note and the task, by the type of object
+    intent  the note or task that may have been made
+    keyed   the intent has our key in a property of its own
+    portal  the account that it is all in
+    """
+
+    portal: str
+    ids: dict[str, str] = field(default_factory=dict)
+    intent: Entry | None = None
+    keyed: bool = False
+
+    @classmethod
+    def read(cls, memory: Memory, portal: str) -> "Written":
+        """As it was remembered, as far as it makes sense."""
+        made = mapping(memory.get(ledger.MADE))
+        ids = {
+            object: id
+            for object, given in made.items()
+            if object in ("contacts", "deals", "notes", "tasks") and (id := object_id(given)) is not None
+        }
+        intent = ledger.read_entry(memory) if memory.get("state") == "intended" else None
+        before = made.get("portal")
+        return cls(
+            portal=before if isinstance(before, str) else portal,
+            ids=ids,
+            intent=intent,
+            keyed=memory.get("keyed") is True,
+        )
+
+    def memory(self) -> Memory:
+        """As it is remembered. It holds ids only, no text and no address."""
+        state = {"state": "written"} if self.intent is None else self.intent.memory()
+        return {**state, "keyed": self.keyed, ledger.MADE: {"portal": self.portal, **self.ids}}
+
+    def intends(self, object: str, now: float, *, keyed: bool) -> Memory:
+        """Remembers that an object is about to be made."""
+        target: dict[str, str | int] = {_METADATA[one]: id for one, id in self.ids.items() if one in _METADATA}
+        self.intent = Entry(record=object.removesuffix("s"), target=target, portal=self.portal, at=now)
+        self.keyed = keyed
+        return self.memory()
+
+    @property
+    def about(self) -> list[tuple[str, str]]:
+        """What a note or a task hangs on."""
+        return [(object, id) for object, id in self.ids.items() if object in _METADATA]
+
+
+def _key(event: Event, subscription: Subscription) -> str | None:
+    """None if nothing is made that must not be made twice."""
+    return ledger.event_key(event.id) if made_of(event, subscription) else None
+
+
+def _steps(event: Event, subscription: Subscription, context: RenderContext, memory: Memory, now: float) -> Steps:
+    """If a note or a task may have been made, HubSpot is asked for it. Then the contact and the deal are written, which
+    tells their ids, and the note and the task are made about them."""
+    return (yield from _Delivery(event, subscription, context, memory, now).steps())
+
+
+HUBSPOT = base.Dialogue(key=_key, steps=_steps)
+"""How an event is delivered."""
+
+
+class _Delivery:
+    """One attempt."""
+
+    def __init__(
+        self, event: Event, subscription: Subscription, context: RenderContext, memory: Memory, now: float
+    ) -> None:
+        self._event, self._subscription, self._context, self._now = event, subscription, context, now
+        self._portal = portal_of(subscription)
+        self._written = Written.read(memory, self._portal)
+        self._is_settled = "state" not in memory
+        """A person has said that what was in doubt is not there."""
+        self._key = crm.key_of(event, subscription)
+        self._pause: float | None = None
+
+    def steps(self) -> Steps:
+        made, written = made_of(self._event, self._subscription), self._written
+        if written.intent is None and made and all(object in written.ids for object in made):
+            return Ended(outcome=ledger.WRITTEN)
+        if written.portal != self._portal:
+            begun = written.intent is not None or not written.ids.keys().isdisjoint(("notes", "tasks"))
+            if begun and not self._is_settled:
+                return Ended(outcome=ledger.uncertain("written_elsewhere"))
+            written = self._written = Written(portal=self._portal)
+        if written.intent is not None:
+            outcome = yield from self._resolve(written.intent)
+            if outcome is not None:
+                return self._ended(ledger.still_in_doubt(outcome))
+        left = [object for object in made if object not in written.ids]
+        if made and not left:
+            return self._ended(ledger.WRITTEN)
+        content = content_of(self._event, self._subscription, self._context)
+        outcome = yield from self._write_targets(content)
+        if outcome is not None:
+            return self._ended(outcome)
+        for object in left:
+            outcome = yield from self._make(object, content.made[object])
+            if outcome is not None:
+                return self._ended(outcome)
+        return self._ended(Outcome(verdict="delivered", reason="ok"))
+
+    def _ended(self, outcome: Outcome) -> Ended:
+        """With the pause that the last answer asked for."""
+        if outcome.verdict == "delivered" and self._pause is not None:
+            outcome = replace(outcome, retry_after_seconds=self._pause)
+        written = self._written
+        if _key(self._event, self._subscription) is None:
+            return Ended(outcome=outcome)
+        return Ended(outcome=outcome, remember=written.memory() if written.ids or written.intent else ledger.CLEARED)
+
+    def _ask(self, step: Step, *, about_object: bool = True) -> Asked:
+        answer = read_answer((yield step), self._now, about_object=about_object)
+        self._pause = answer.outcome.retry_after_seconds
+        return answer
+
+    # --- whom it is about
+
+    def _write_targets(self, content: Content) -> Asks:
+        """Writes the contact and the deal. Returns an outcome if the delivery ends with that."""
+        who = crm.identity(self._event, self._context, _IDS)
+        contact, deal = who.ids.get("contact_id"), who.ids.get("deal_id")
+        targets: list[tuple[str, str, bool]] = []
+        if contact is not None or who.email is not None:
+            targets.append(("contacts", str(contact or who.email), contact is None))
+        if deal is not None:
+            targets.append(("deals", str(deal), False))
+        policy = self._subscription.options.get(crm.UNMATCHED)
+        for object, id, by_email in targets:
+            if object in self._written.ids:
+                continue
+            answer = yield from self._write(object, id, content.properties, by_email=by_email)
+            if answer.missing and object == "contacts" and policy == crm.CREATE and who.email is not None:
+                answer = yield from self._create_contact(who.email, content.properties)
+            if answer.id is not None:
+                self._written.ids[object] = answer.id
+            elif not answer.missing:
+                return answer.outcome
+            elif policy == crm.FAIL:
+                return crm.not_matched(self._subscription, "unmatched")
+        return None if self._written.about else crm.not_matched(self._subscription, "unmatched")
+
+    def _write(self, object: str, id: str, properties: Mapping[str, str] | None, *, by_email: bool) -> Asked:
+        """Sets properties, or reads if there are none to set or newer ones are there."""
+        if properties is None:
+            return (yield from self._ask(requests.read(self._subscription, object, id, by_email=by_email)))
+        if UPDATED_AT in properties and self._now - self._event.time > LATE_SECONDS:
+            step = requests.read(self._subscription, object, id, UPDATED_AT, by_email=by_email)
+            answer = yield from self._ask(step)
+            newest = _seconds(mapping(answer.document.get("properties")).get(UPDATED_AT))
+            if not answer.ok or (newest is not None and newest > self._event.time):
+                return answer
+        step = requests.update(self._subscription, object, id, properties, by_email=by_email)
+        return (yield from self._ask(step))
+
+    def _create_contact(self, email: str, properties: Mapping[str, str] | None) -> Asked:
+        """HubSpot has each address once, so this may be repeated: then it names the contact that there is."""
+        values = {**(properties or {}), "email": email}
+        answer = yield from self._ask(requests.create(self._subscription, "contacts", values))
+        if answer.existing is None:
+            conflict = Answer(outcome=Outcome(verdict="retry", reason="conflict"))
+            return conflict if answer.taken is not None or answer.missing else answer
+        answer = yield from self._write("contacts", answer.existing, properties, by_email=False)
+        if answer.missing:  # deleted, or merged into another one, since
+            return Answer(outcome=Outcome(verdict="retry", reason="conflict"))
+        return answer
+
+    # --- what is made once
+
+    def _resolve(self, intent: Entry) -> Asks:
+        """Asks for the note or task that may have been made. Returns None if that is known now."""
+        object, written = f"{intent.record}s", self._written
+        if object not in ("notes", "tasks"):
+            return ledger.uncertain("unreadable")
+        found = yield from was_made(
+            self._ask, self._subscription, object, self._key, intent, written.about, self._now, keyed=written.keyed
+        )
+        if isinstance(found, Outcome):
+            written.intent = replace(intent, at=min(intent.at, self._now))  # the clock may have been set back
+            return found
+        written.intent = None
+        if found is not None:
+            written.ids[object] = found
+        return None
+
+    def _make(self, object: str, properties: Mapping[str, str]) -> Asks:
+        """Makes a note or a task. Returns an outcome if the delivery ends with that."""
+        written = self._written
+        for keyed in (True, False):
+            values = {**properties, KEY_PROPERTY: self._key} if keyed else properties
+            remember = written.intends(object, self._now, keyed=keyed)
+            step = requests.create(self._subscription, object, values, written.about, remember)
+            answer = yield from self._ask(step)
+            if not (keyed and KEY_PROPERTY in answer.unknown):
+                break
+        if answer.id is None and answer.taken is not None and KEY_PROPERTY in (answer.taken or (KEY_PROPERTY,)):
+            return (yield from self._taken(object, answer))
+        if answer.id is not None:
+            written.ids[object], written.intent = answer.id, None
+            return None
+        if answer.doubtful:
+            return replace(answer.outcome, in_doubt=True)
+        written.intent = None
+        if answer.missing:  # what it is about was deleted since it was written: the next attempt finds that out
+            written.ids = {name: id for name, id in written.ids.items() if name not in _METADATA}
+            return Outcome(verdict="retry", reason="target_deleted")
+        return answer.outcome
+
+    def _taken(self, object: str, refusal: Answer) -> Asks:
+        """HubSpot has our key already: an earlier attempt made the record, and its memory is lost."""
+        answer = yield from self._ask(requests.read_by_key(self._subscription, object, self._key))
+        if answer.id is None:
+            if answer.missing:  # it is not visible yet
+                return replace(refusal.outcome, verdict="retry", in_doubt=True)
+            return ledger.still_in_doubt(answer.outcome)
+        self._written.ids[object], self._written.intent = answer.id, None
+        return None
+
+
+def _seconds(value: object) -> float | None:
+    """A time of HubSpot, in epoch seconds: milliseconds, or RFC 3339."""
+    if not isinstance(value, str) or len(value) > 40:
+        return None
+    try:
+        return int(value) / 1000 if value.isdecimal() else from_rfc3339(value)
+    except ValueError:
+        return None
+
+
+# --- when it is added
+
+
+def _greeting(subscription: Subscription, now: float) -> Steps:
+    """The account, then the properties of each type of object."""
+    create = subscription.options.get("create_properties") is True
+    answer = read_answer((yield requests.account(subscription)), now, about_object=False)
+    portal = str(answer.document.get("portalId"))
+    if answer.ok and not ID.fullmatch(portal):
+        return Ended(outcome=Outcome(verdict="retry", reason="the answer names no account"))
+    for object, definitions in needed_properties(subscription).items():
+        if answer.ok:
+            answer = yield from _properties(subscription, object, definitions, now, create=create)
+    return Ended(outcome=answer.outcome, remember={PORTAL: portal} if answer.ok else None)
+
+
+def _properties(
+    subscription: Subscription, object: str, definitions: Sequence[Mapping[str, Any]], now: float, *, create: bool
+) -> Asked:
+    """Reads or makes properties of one type of object. Two refusals are none: deliveries do without a key that HubSpot
+    does not have, or does not make unique; and without the scopes of deals, the first event that names one says so."""
+    steps = [requests.create_group(subscription, object)] if create else []
+    make = requests.create_property if create else requests.read_property
+    steps += [make(subscription, object, definition) for definition in definitions]
+    for step in steps:
+        answer = read_answer((yield step), now, about_object=False)
+        if answer.ok or answer.taken is not None:
+            continue
+        if object == "deals" and answer.forbidden:
+            break
+        if object in ("notes", "tasks") and (answer.missing or answer.outcome.verdict == "dead"):
+            continue
+        if answer.missing:
+            reason = f"{answer.outcome.reason}: could not {step.name}: {CREATE_PROPERTIES}"
+            return replace(answer, outcome=replace(answer.outcome, reason=reason))
+        return answer
+    return Answer(outcome=Outcome(verdict="delivered", reason="ok"))
+
+
+def _credential_errors(subscription: Subscription) -> list[FieldError]:
+    credential = subscription.credential
+    if credential is not None and credential.type in _TOKENS:
+        return []
+    detail = (
+        "a service key is needed (HubSpot: Development, Keys, Service keys): "
+        '{"credentialtype": "ACCESSTOKEN", "accesstoken": "pat-…"}'
+    )
+    code = "missing" if credential is None else "credential_unsuitable"
+    return [FieldError(pointer="/sinkcredential", code=code, detail=detail)]

@@ -1,0 +1,213 @@
+"""What HubSpot gets of an event: properties of the contact and the deal, a note, a task; and the properties that the
+relay needs there.
+
+Sources: HubSpot's guides to properties, notes and tasks.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from relay.core.events import Event
+from relay.core.jsontext import loads
+from relay.core.subscription import Subscription
+from relay.errors import FieldError, NotRenderable
+from subscribers.base import RenderContext
+from subscribers.common import crm, templates
+from subscribers.wording.jobs import job_kind, metadata_of
+from subscribers.wording.text import data_of, mapping, word
+
+PROPERTIES, NOTE, TASK = "properties", "note", "task"
+RECORDS = (PROPERTIES, NOTE, TASK)
+"""Values of `config.record`, and parts of a template."""
+KEY_PROPERTY = "relay_event_id"
+"""The property of notes and tasks by which the relay finds one again. Its values are unique if HubSpot allows that."""
+UPDATED_AT = "relay_updated_at"
+BODIES = {"notes": "hs_note_body", "tasks": "hs_task_body"}
+"""The property that is HTML and ends with the key."""
+MAX_BODY_BYTES = 30_000
+"""HubSpot takes 65,536 characters. The relay reads so much of an answer, which has the body with escapes."""
+MAX_TEXT = 65_536
+MAX_SUBJECT = 200
+MAX_SENTENCE = 1_000
+MAX_PROPERTIES = 50
+
+_NOTED = ("succeeded", "failed", "cancelled", "overdue", "not_found")
+_TASKED = ("failed", "overdue", "not_found")
+_GROUP = "revor_relay"
+_OWNER = re.compile(r"[1-9][0-9]{0,17}", re.ASCII)
+_OWNER_ID = "hubspot_owner_id"
+_NAME = re.compile(r"[a-z][a-z0-9_]{0,99}", re.ASCII)
+_POINTER = f"/config/{templates.TEMPLATE}"
+
+
+def records_of(subscription: Subscription) -> Sequence[Any]:
+    """What a subscription writes."""
+    given = subscription.options.get(crm.RECORD, RECORDS)
+    return given if isinstance(given, list | tuple) else (given,)
+
+
+def made_of(event: Event, subscription: Subscription) -> tuple[str, ...]:
+    """The objects that are made of an event: notes, tasks."""
+    kind, records = job_kind(event), records_of(subscription)
+    found = (("notes", NOTE, event.published or kind in _NOTED), ("tasks", TASK, kind in _TASKED))
+    return tuple(object for object, record, made in found if record in records and made)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Content:
+    """What an event says, as properties of HubSpot. `properties` None: none are set."""
+
+    properties: Mapping[str, str] | None = field(repr=False)
+    made: Mapping[str, Mapping[str, str]] = field(repr=False)
+
+
+def content_of(event: Event, subscription: Subscription, context: RenderContext) -> Content:
+    """What HubSpot gets of an event: the relay's own properties, with those of the template over them. Raises
+    NotRenderable."""
+    given = _from_template(event, subscription, context)
+    properties = None
+    if PROPERTIES in records_of(subscription):
+        own = _properties(event, subscription, context) if PROPERTIES not in given else {}
+        properties = _texts(crm.merged(own, given.get(PROPERTIES, {})), PROPERTIES)
+    made = {}
+    for object in made_of(event, subscription):
+        part = object.removesuffix("s")
+        defaults = (_note if part == NOTE else _task)(event, subscription, context)
+        values = _texts(crm.merged({**defaults, **_owner(event)}, given.get(part, {})), part)
+        body = crm.with_key(values.get(BODIES[object], ""), event, subscription, MAX_BODY_BYTES)
+        made[object] = {**values, BODIES[object]: body}
+    return Content(properties=properties, made=made)
+
+
+def _properties(event: Event, subscription: Subscription, context: RenderContext) -> dict[str, str]:
+    document = event.document()
+    return {
+        "relay_status": word(document.get("status")),
+        "relay_outcome": crm.subject_of(event, subscription, context, MAX_SENTENCE),
+        "relay_error": word(mapping(mapping(data_of(document).get("job")).get("error")).get("code")),
+        "relay_channel": word(document.get("channel")),
+        UPDATED_AT: _moment(event),
+    }
+
+
+def _note(event: Event, subscription: Subscription, context: RenderContext) -> dict[str, str]:
+    return {BODIES["notes"]: crm.html_of(event, subscription, context), "hs_timestamp": _moment(event)}
+
+
+def _task(event: Event, subscription: Subscription, context: RenderContext) -> dict[str, str]:
+    return {
+        "hs_task_subject": crm.subject_of(event, subscription, context, MAX_SUBJECT),
+        BODIES["tasks"]: crm.html_of(event, subscription, context).partition("<br>")[
+            2
+        ],  # the subject is the first line
+        "hs_task_status": "NOT_STARTED",
+        "hs_task_priority": "HIGH",
+        "hs_task_type": "TODO",
+        "hs_timestamp": _moment(event),
+    }
+
+
+def _owner(event: Event) -> dict[str, str]:
+    """Whom a note and a task belong to, if the metadata say so: a task without an owner is in nobody's queue."""
+    id = metadata_of(event.document()).get(_OWNER_ID)
+    text = str(id) if isinstance(id, int | str) and not isinstance(id, bool) else ""
+    return {_OWNER_ID: text} if _OWNER.fullmatch(text) else {}
+
+
+def _moment(event: Event) -> str:
+    """When it happened, in milliseconds."""
+    return str(max(int(event.time * 1000), 0))
+
+
+def _from_template(event: Event, subscription: Subscription, context: RenderContext) -> Mapping[str, Mapping[str, Any]]:
+    """The template's `properties`, which replace the relay's, and members of `note` and `task`, which change them. In
+    those that are HTML, what the template prints of the event is escaped."""
+    template = subscription.options.get(templates.TEMPLATE)
+    if template is None:
+        return {}
+    strict, html = subscription.options.get(templates.STRICT) is True, set(BODIES.values())
+    plain = {part: {name: one for name, one in fields.items() if name not in html} for part, fields in template.items()}
+    marked = {part: {name: one for name, one in fields.items() if name in html} for part, fields in template.items()}
+    found = loads(templates.render(plain, event, context, strict=strict))
+    escaped = loads(templates.render(marked, event, context, strict=strict, escape=templates.HTML))
+    return {part: {**fields, **escaped[part]} for part, fields in found.items()}
+
+
+def _texts(values: Mapping[str, Any], part: str) -> dict[str, str]:
+    """Values as HubSpot wants them: texts."""
+    found = {}
+    for name, value in values.items():
+        if isinstance(value, list | dict):
+            detail = "a property of HubSpot is a text, a number or true or false"
+            raise NotRenderable([FieldError(pointer=f"{_POINTER}/{part}/{name}", code="unsuitable", detail=detail)])
+        text = str(value).lower() if isinstance(value, bool) else str(value)
+        found[name] = text if name in BODIES.values() else text[:MAX_TEXT]
+    return found
+
+
+# --- what a subscription may say, and what HubSpot needs
+
+
+def record_errors(subscription: Subscription) -> list[FieldError]:
+    """An error for each mistake in `config.record` and in the template."""
+    records = records_of(subscription)
+    errors = []
+    if not records or not all(isinstance(one, str) and one in RECORDS for one in records):
+        detail = f"one or a list of {', '.join(RECORDS)} is needed"
+        errors.append(FieldError(pointer=f"/config/{crm.RECORD}", code="invalid", detail=detail))
+    template = subscription.options.get(templates.TEMPLATE)
+    errors += crm.template_errors(subscription, RECORDS)
+    for part, fields in template.items() if isinstance(template, Mapping) else ():
+        if part in RECORDS:
+            errors += _part_errors(f"{_POINTER}/{part}", fields)
+    return errors
+
+
+def _part_errors(pointer: str, fields: Any) -> list[FieldError]:
+    if not isinstance(fields, Mapping) or len(fields) > MAX_PROPERTIES:
+        detail = f"an object of at most {MAX_PROPERTIES} properties is needed"
+        return [FieldError(pointer=pointer, code="invalid", detail=detail)]
+    errors = []
+    for name, value in fields.items():
+        at = f"{pointer}/{name:.60}"
+        if name == KEY_PROPERTY:
+            detail = f"the relay sets {name} itself: leave it out"
+        elif not _NAME.fullmatch(name):
+            detail = "this is not the internal name of a property, such as jobtitle"
+        elif isinstance(value, list | Mapping):
+            detail = "a property of HubSpot is a text, a number, true or false, or null"
+        else:
+            continue
+        errors.append(FieldError(pointer=at, code="invalid", detail=detail))
+    return errors
+
+
+def needed_properties(subscription: Subscription) -> Mapping[str, Sequence[Mapping[str, Any]]]:
+    """The properties of the relay that deliveries set, by the type of object, as HubSpot wants them defined."""
+    records, template = records_of(subscription), mapping(subscription.options.get(templates.TEMPLATE))
+    found: dict[str, Sequence[Mapping[str, Any]]] = {}
+    if PROPERTIES in records and PROPERTIES not in template:
+        found |= {"contacts": OWN_PROPERTIES, "deals": OWN_PROPERTIES}
+    found |= {object: (KEY,) for object, record in (("notes", NOTE), ("tasks", TASK)) if record in records}
+    return found
+
+
+def _definition(name: str, label: str, type: str, field: str, about: str) -> dict[str, Any]:
+    return {"name": name, "label": label, "type": type, "fieldType": field, "groupName": _GROUP, "description": about}
+
+
+GROUP: Mapping[str, Any] = {"name": _GROUP, "label": "Revor Relay"}
+"""The group of the properties that the relay makes."""
+OWN_PROPERTIES = (
+    _definition("relay_status", "Outreach status", "string", "text", "Status of the latest job."),
+    _definition("relay_outcome", "Outreach outcome", "string", "textarea", "What became of it, in a sentence."),
+    _definition("relay_error", "Outreach error", "string", "text", "Code of its error; empty without one."),
+    _definition("relay_channel", "Outreach channel", "string", "text", "Channel of the latest job."),
+    _definition(UPDATED_AT, "Outreach updated", "datetime", "date", "When that happened."),
+)
+KEY: Mapping[str, Any] = {
+    **_definition(KEY_PROPERTY, "Relay event", "string", "text", "The event that this was made of."),
+    "hasUniqueValue": True,
+}

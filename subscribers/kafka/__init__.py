@@ -1,0 +1,90 @@
+"""Apache Kafka: an event is a record of a topic.
+
+Sources: CloudEvents 1.0.2, Kafka binding §3.1 (key), §3.2 (binary) and §3.3 (structured).
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import ClassVar
+
+from relay.core.bus import Login, Message, order_of
+from relay.core.events import Event
+from relay.core.subscription import Subscription
+from relay.errors import FieldError
+from subscribers import base
+from subscribers.common.brokers import ID_HEADER, ToBroker, is_template, partition_key, settings_of
+
+MAX_KEY_CHARACTERS = 1000
+MECHANISMS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
+_TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}", re.ASCII)
+_NOT_IN_TOPICS = re.compile(r"[^A-Za-z0-9._-]", re.ASCII)
+
+
+class Kafka(ToBroker):
+    """Records in the order of their keys: that of a record is the event's `partitionkey`, or what
+    `partitionkeyextractor` makes of the event."""
+
+    name = "kafka"
+    schemes = ("kafka", "kafkas")
+    settings: ClassVar[Mapping[str, bool]] = {
+        **{"topicname": True, "partitionkeyextractor": False},
+        **{"clientid": False, "saslmechanism": False, "ackmode": False},
+    }
+    client = "clientid"
+    prefix = "ce_"
+    credentials: ClassVar[Mapping[str, tuple[str, str]]] = {
+        "PLAIN": ("identifier", "secret"),
+        "ACCESSTOKEN": ("", "accesstoken"),
+    }
+
+    def login(self, subscription: Subscription) -> Login | None:
+        """A token is for OAUTHBEARER; a name and a secret for `saslmechanism`."""
+        found = super().login(subscription)
+        if found is None:
+            return None
+        mechanism = "OAUTHBEARER" if found.name is None else settings_of(subscription).get("saslmechanism", "PLAIN")
+        return replace(found, mechanism=mechanism)
+
+    def check(self, subscription: Subscription) -> None:
+        """Also refuses a secret that would be sent in the clear."""
+        super().check(subscription)
+        broker = self.broker(subscription)
+        if broker.login is not None and not broker.secure and not broker.login.mechanism.startswith("SCRAM-"):
+            mechanism = broker.login.mechanism
+            detail = f"{mechanism} would send the secret in the clear: use kafkas://, or a saslmechanism of SCRAM"
+            base.refuse([FieldError(pointer="/sinkcredential", code="credential_unsuitable", detail=detail)])
+
+    def problem_of(self, name: str, text: str) -> str | None:
+        """See `ToBroker`."""
+        match name:
+            case "topicname" if _TOPIC.fullmatch(text) is None or text in (".", ".."):
+                return "a topic has 1 to 249 letters, digits, dots, dashes and underscores"
+            case "topicname" if text.startswith("__"):
+                return "topics that begin with __ are the cluster's own: __consumer_offsets, for one"
+            case "partitionkeyextractor" if len(text) > MAX_KEY_CHARACTERS:
+                return f"a key has at most {MAX_KEY_CHARACTERS} characters"
+            case "saslmechanism" if text not in MECHANISMS:
+                return f"one of {', '.join(MECHANISMS)} is needed"
+            case "ackmode" if text != "all":
+                return "only all is possible: an event is delivered once all in-sync replicas have it"
+        return None
+
+    def place(self, subscription: Subscription) -> Message | None:
+        """See `ToBroker`."""
+        topic = settings_of(subscription)["topicname"]
+        return None if is_template("topicname", topic) else Message(destination=topic, body=b"", id="")
+
+    def message(self, event: Event, subscription: Subscription, context: base.RenderContext) -> Message:
+        """See `ToBroker`."""
+        settings = self.rendered(event, subscription, context, lambda text: _NOT_IN_TOPICS.sub("_", text))
+        content_type, headers, body = self.content(event, subscription)
+        return Message(
+            destination=settings["topicname"],
+            key=settings.get("partitionkeyextractor") or partition_key(event),
+            headers=(("content-type", content_type), (ID_HEADER, event.id), *headers),
+            body=body,
+            id=event.id,
+            content_type=content_type,
+            order=order_of(event, subscription),
+        )

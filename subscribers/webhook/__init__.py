@@ -1,0 +1,103 @@
+"""Any HTTP receiver: CloudEvents in one of the three content modes, or what a template makes of an event, signed with
+Standard Webhooks.
+
+Sources: CloudEvents 1.0.2, HTTP binding §3.1 (binary), §3.2 (structured) and §3.3 (batched); JSON format §4 (batch).
+"""
+
+from collections.abc import Sequence
+
+from relay.core.bundles import batch_limits
+from relay.core.delivery import OutboundRequest, Outcome, Response
+from relay.core.events import BATCH_CONTENT_TYPE, CONTENT_TYPE, Event, in_binary_mode
+from relay.core.retry import http_outcome
+from relay.core.subscription import Incidents, Subscription
+from relay.errors import FieldError
+from relay.redaction import redacted_url
+from subscribers import base
+from subscribers.common import templates
+
+CONTENT_MODE, BATCH = "content_mode", "batch"
+"""Options: `binary` or `batch` (structured mode is no option), and the limits of a batch."""
+MAX_BATCH_BYTES = 1024 * 1024
+"""Maximum size of a batch. It holds 16 events of the largest size."""
+
+
+class Webhook(base.OneRequest):
+    """In structured mode, the default, it sends the event's stored bytes without `ce-*` headers; with `config.template`
+    what that makes of the event, as `application/json`."""
+
+    name = "webhook"
+    signed = True
+    rate_per_second: float | None = None
+    default_incidents: Incidents = "off"
+
+    def default_types(self, type_prefixes: Sequence[str]) -> tuple[str, ...] | None:
+        """All job events and no others."""
+        return None
+
+    def check(self, subscription: Subscription) -> None:
+        """Refuses reserved headers, methods without a body, options that do not fit, and collapsed failures."""
+        errors = [
+            *base.receiver_errors(subscription),
+            *base.option_errors(subscription, (*templates.OPTIONS, CONTENT_MODE, BATCH)),
+            *templates.template_errors(subscription),
+            *_mode_errors(subscription),
+        ]
+        base.refuse(errors)
+
+    def render(self, event: Event, subscription: Subscription, context: base.RenderContext) -> OutboundRequest:
+        """The stored bytes, unchanged, or the rendered template; in binary mode the attributes as headers, and the
+        data. Of a batch: an array of one event. Raises NotRenderable."""
+        mode = subscription.options.get(CONTENT_MODE)
+        if mode == "binary":
+            attributes, data = in_binary_mode(event)
+            return _request(subscription, *attributes, body=data)
+        if mode == "batch":
+            return self.render_bundle((event,), subscription, context)
+        body = templates.own_body(event, subscription, context)
+        content_type = CONTENT_TYPE if body is None else "application/json"
+        return _request(subscription, ("Content-Type", content_type), body=event.body if body is None else body)
+
+    def bundle(self, subscription: Subscription) -> base.Bundle | None:
+        """In batch mode, with the limits of `config.batch`."""
+        limits = batch_limits(subscription.options)
+        if limits is None:
+            return None
+        return base.Bundle(
+            max_events=limits["max_events"], wait_seconds=limits["max_seconds"], max_bytes=MAX_BATCH_BYTES - 2
+        )
+
+    def render_bundle(
+        self, events: Sequence[Event], subscription: Subscription, context: base.RenderContext
+    ) -> OutboundRequest:
+        """A JSON array of the stored bytes."""
+        body = b"[" + b",".join(event.body for event in events) + b"]"
+        return _request(subscription, ("Content-Type", BATCH_CONTENT_TYPE), body=body)
+
+    def classify(self, response: Response, now: float) -> Outcome:
+        """The rules of plain HTTP."""
+        return http_outcome(response, now)
+
+    def redacted_url(self, url: str) -> str:
+        """Without userinfo and query values, and without a path that is a credential."""
+        return redacted_url(url)
+
+
+def _request(subscription: Subscription, *headers: tuple[str, str], body: bytes) -> OutboundRequest:
+    return OutboundRequest(
+        url=subscription.sink,
+        method=subscription.method,
+        headers=(*headers, *subscription.headers),
+        body=body,
+    )
+
+
+def _mode_errors(subscription: Subscription) -> list[FieldError]:
+    mode, errors = subscription.options.get(CONTENT_MODE), []
+    if BATCH in subscription.options and mode != "batch":
+        detail = "limits of a batch need content_mode batch"
+        errors.append(FieldError(pointer="/config/batch", code="batch_unsuitable", detail=detail))
+    if mode is not None and "template" in subscription.options:
+        detail = f"a template makes a document of its own, which is no CloudEvent in {mode} mode: leave one of them out"
+        errors.append(FieldError(pointer="/config/content_mode", code="content_mode_unsuitable", detail=detail))
+    return errors

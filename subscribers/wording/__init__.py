@@ -1,0 +1,131 @@
+"""An event in words: a sentence, advice, the job's metadata, and its ids. Plain text, which each chat kind escapes.
+
+Shows the event's attributes, its hint and the user's metadata. Of the upstream item only the sending account's id is
+read: the rest may hold a recipient's address or the text of a message. What happened is worded by `jobs`,
+`relay` and `summaries`, each for its events.
+"""
+
+import re
+from urllib.parse import quote
+
+from relay.clock import local_time
+from relay.core.events import RELAY_SOURCE, Event, account_event_kind
+from subscribers.base import RenderContext
+from subscribers.wording.jobs import (
+    SENDING_AGAIN,
+    job_details,
+    job_kind,
+    job_sentence,
+    metadata_link,
+    sending_again,
+)
+from subscribers.wording.published import published_sentence
+from subscribers.wording.relay import relay_fix, relay_sentence
+from subscribers.wording.summaries import incident_link, is_summary, summary_advice, summary_heading, summary_sentence
+from subscribers.wording.text import (
+    DEFAULT_ACCOUNT,
+    Pairs,
+    account_of,
+    data_of,
+    mapping,
+    name,
+    one_line,
+    without_addresses,
+    zone_of,
+)
+
+_URL = re.compile(
+    r"(https?://(?:(?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.){0,20}[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?|\[[0-9a-f:.]+\])"
+    r"(?::[0-9]{1,5})?)((?:[/?#].*)?)",
+    re.IGNORECASE,
+)
+# What RFC 3986 has no place for, brackets and quotes included.
+_NOT_IN_URLS = re.compile(r"%(?![0-9A-Fa-f]{2})|[^A-Za-z0-9._~:/?#@!$&*+,;=%-]")
+
+__all__ = ("advice", "facts", "heading", "ids", "job_details", "link", "sentence")
+
+
+def sentence(event: Event, context: RenderContext, *, reason: bool = True) -> str:
+    """What happened, in one sentence without the full stop. `reason`: with why a job failed."""
+    document = event.document()
+    if event.published:
+        return published_sentence(document)
+    kind = job_kind(event)
+    if kind is not None:
+        return job_sentence(kind, document, reason=reason)
+    if _is_summary(event):
+        return summary_sentence(event.type, data_of(document))
+    told = relay_sentence(event.type, data_of(document), context) if event.source == RELAY_SOURCE else None
+    if told is not None:
+        return told
+    about = f" about {one_line(event.subject)}" if event.subject else ""
+    return f"Event {one_line(event.type)}{about}"
+
+
+def heading(event: Event) -> str:
+    """What an incident or a group is told under, in two words; empty for other events."""
+    return summary_heading(event.type) if event.source == RELAY_SOURCE else ""
+
+
+def advice(event: Event) -> Pairs:
+    """How to fix it, who can, and whether to send again, as (label, text); empty if nothing is known."""
+    if event.published:
+        return ()
+    data = data_of(event.document())
+    if _is_summary(event):
+        return _said(summary_advice(event.type, data))
+    kind = job_kind(event)
+    hint = mapping(data.get("hint"))
+    fix = without_addresses(hint.get("fix"))
+    if not fix and event.source == RELAY_SOURCE:
+        fix = relay_fix(event.type, data)
+    return _said(
+        (
+            ("How to fix it", fix),
+            ("Who can fix it", without_addresses(hint.get("who"))),
+            (SENDING_AGAIN, sending_again(kind, data) if kind else ""),
+        )
+    )
+
+
+def facts(event: Event, context: RenderContext, time_zone: str | None = None) -> Pairs:
+    """Where and when it happened, as (label, text). `time_zone`: an IANA name; None: UTC."""
+    time = ("Time", local_time(event.time, zone_of(time_zone)))
+    if event.published:
+        return (time,)
+    document = event.document()
+    data = data_of(document)
+    account = name(document.get("account") or data.get("account"))
+    return _said(
+        (
+            ("Job", one_line(document.get("subject") if job_kind(event) else data.get("job"), 200)),
+            ("Relay account", "" if account == DEFAULT_ACCOUNT else account_of(account, context)),
+            time,
+        )
+    )
+
+
+def link(event: Event, context: RenderContext) -> str | None:
+    """Where to look: the URL in the job's metadata, or the incident in the relay's API; None without one.
+
+    A well-formed http(s) URL, because a service refuses a message with a malformed one.
+    """
+    url = metadata_link(event) or incident_link(event, context)
+    parts = None if url is None else _URL.fullmatch(url)
+    return parts and parts[1] + _NOT_IN_URLS.sub(lambda found: quote(found[0]), parts[2])
+
+
+def ids(event: Event) -> Pairs:
+    """The ids that support asks for, as (label, text): Revor's request id and the event id."""
+    data = {} if event.published else data_of(event.document())
+    return _said((("Request", one_line(data.get("request_id"))), ("Event", one_line(event.id))))
+
+
+def _is_summary(event: Event) -> bool:
+    """True for events about connect accounts, groups and incidents."""
+    of_relay = not event.published and is_summary(event.type)
+    return of_relay and (event.source == RELAY_SOURCE or account_event_kind(event.type) is not None)
+
+
+def _said(found: Pairs) -> Pairs:
+    return tuple((label, text) for label, text in found if text)

@@ -1,0 +1,185 @@
+"""Events about connect accounts, groups and incidents in words: what happened, whose turn it is, what to do."""
+
+import re
+import shlex
+
+from relay.clock import from_rfc3339
+from relay.core.events import (
+    GROUP_FINISHED,
+    INCIDENT_CLOSED,
+    INCIDENT_EVENTS,
+    INCIDENT_GREW,
+    INCIDENT_OPENED,
+    RELAY_SOURCE,
+    Event,
+    account_event_kind,
+)
+from relay.core.sentences import account_sentence, group_sentence, incident_end
+from subscribers.base import RenderContext
+from subscribers.wording.relay import subscription_of
+from subscribers.wording.text import (
+    Document,
+    Pairs,
+    command,
+    count,
+    mapping,
+    name,
+    one_line,
+    upstream_of,
+    without_addresses,
+    word,
+)
+
+_GROUP_CHARACTERS = 200
+_INCIDENT_ID = re.compile(r"inc_[0-9a-z]{26}")
+_MAX_CODES = 5
+"""Maximum number of error codes in the sentence about a group."""
+
+_HEADINGS = {
+    INCIDENT_OPENED: "Incident opened",
+    INCIDENT_GREW: "Incident grew",
+    INCIDENT_CLOSED: "Incident closed",
+    GROUP_FINISHED: "Group finished",
+}
+_ACCOUNT_FIXES = {
+    "needs_reconnect": "Reconnect it in {upstream}",
+    "cannot_send": "Check in {upstream} why it cannot send",
+    "removed": "Connect it again in {upstream} if its jobs are still wanted",
+}
+REPEAT_OPEN = {
+    "safe": "is safe once this is fixed: nothing was sent",
+    "useless": "fails again until this is fixed",
+    "may_send_twice": "could reach people twice: check first which of them were sent",
+}
+_REPEAT_CLOSED = {
+    "safe": "is safe: nothing was sent",
+    "useless": "fails again unless the cause was fixed",
+    "may_send_twice": "could reach people twice: check first which of them were sent",
+}
+
+
+def is_summary(type: str) -> bool:
+    """True for the events of this module."""
+    return type == GROUP_FINISHED or type in INCIDENT_EVENTS or account_event_kind(type) is not None
+
+
+def summary_heading(type: str) -> str:
+    """What it is about, in two words; empty for events of accounts."""
+    return _HEADINGS.get(type, "")
+
+
+def summary_sentence(type: str, data: Document) -> str:
+    """What happened, in a sentence or two without the last full stop."""
+    kind = account_event_kind(type)
+    if kind is not None:
+        who = name(data.get("name")) or word(data.get("account_id"))
+        channel = word(data.get("channel"))
+        return account_sentence(kind, channel=channel, name=who, open_jobs=count(data.get("open_jobs")))
+    return _group(data) if type == GROUP_FINISHED else _incident(type, data)
+
+
+def summary_advice(type: str, data: Document) -> Pairs:
+    """How to fix it, who can, and whether to send again, as (label, text); some texts may be empty."""
+    kind = account_event_kind(type)
+    if kind is not None:
+        return _account_advice(kind, data)
+    return _group_advice(data) if type == GROUP_FINISHED else _incident_advice(type, data)
+
+
+def _account_advice(kind: str, data: Document) -> Pairs:
+    hint = mapping(data.get("hint"))
+    fix = without_addresses(hint.get("fix"))
+    waiting = count(data.get("open_jobs")) > 0
+    if not fix and kind in _ACCOUNT_FIXES and (kind != "removed" or waiting):
+        fix = _ACCOUNT_FIXES[kind].format(upstream=upstream_of(data))
+    who = without_addresses(hint.get("who")) or ("account owner" if fix else "")
+    again = "could reach people twice: they are still open" if waiting and kind in _ACCOUNT_FIXES else ""
+    if kind == "recovered":
+        again = "is needed only for those that have failed: relay incidents list"
+    return ("How to fix it", fix), ("Who can fix it", who), ("Sending its jobs again", again)
+
+
+def _group(data: Document) -> str:
+    counts = mapping(data.get("counts"))
+    listed = data.get("failures")
+    failures = [mapping(one) for one in listed[: _MAX_CODES + 1]] if isinstance(listed, list) else []
+    codes = [(word(one.get("code")) or "unknown", count(one.get("count"))) for one in failures]
+    failed, told = count(counts.get("failed")), codes[:_MAX_CODES]
+    rest = failed - sum(number for _, number in told)
+    return group_sentence(
+        one_line(data.get("group"), _GROUP_CHARACTERS),
+        round=count(data.get("round")),
+        succeeded=count(counts.get("succeeded")),
+        failed=failed,
+        cancelled=count(counts.get("cancelled")),
+        not_found=count(counts.get("not_found")),
+        untracked=count(counts.get("untracked")),
+        skipped=count(data.get("skipped")),
+        missing=count(data.get("missing")),
+        failures=(*told, ("others", rest)) if len(codes) > _MAX_CODES and rest > 0 else told,
+    )
+
+
+def _group_advice(data: Document) -> Pairs:
+    counts = mapping(data.get("counts"))
+    failed = count(counts.get("failed"))
+    group = one_line(data.get("group"), _GROUP_CHARACTERS)
+    if not group or not (failed or count(counts.get("not_found")) or count(data.get("missing"))):
+        return ()
+    return (
+        ("What is left to do", f"See what went wrong: relay groups show {shlex.quote(group)}"),
+        ("Who can do it", "account owner"),
+        ("Sending again", "depends on the error: each failed job says whether it is safe" if failed else ""),
+    )
+
+
+def _incident(type: str, data: Document) -> str:
+    if type == INCIDENT_CLOSED:
+        return _ended(data)
+    said = one_line(data.get("what")).rstrip(".! ") or f"Incident {word(data.get('incident'))}"
+    likely = count(data.get("likely"))
+    return f"{said}. {likely:,} more {'is' if likely == 1 else 'are'} likely to fail" if likely else said
+
+
+def _ended(data: Document) -> str:
+    sender = name(data.get("connect_account_name"))
+    if not sender and (id := word(data.get("connect_account_id"))):
+        sender = f"account {id}"
+    return incident_end(
+        word(data.get("kind")),
+        because=word(data.get("closed_because")),
+        failed=count(data.get("failed")),
+        seconds=moment_of(data.get("last_failure_at")) - moment_of(data.get("first_failure_at")),
+        channel=word(data.get("channel")),
+        account=sender,
+        sink=subscription_of(data),
+    )
+
+
+def _incident_advice(type: str, data: Document) -> Pairs:
+    closed = type == INCIDENT_CLOSED
+    repeat = data.get("repeat")
+    again = (_REPEAT_CLOSED if closed else REPEAT_OPEN).get(repeat, "") if isinstance(repeat, str) else ""
+    see = command("relay incidents show", data.get("incident")) if data.get("kind") != "sink" else ""
+    return (
+        ("How to fix it", "" if closed else without_addresses(data.get("fix"))),
+        ("Who can fix it", "" if closed else without_addresses(data.get("who"))),
+        ("Sending them again", again),
+        ("See them", see),
+    )
+
+
+def incident_link(event: Event, context: RenderContext) -> str | None:
+    """The incident of an event in the relay's API, if the relay's public URL is known."""
+    if context.public_url is None or event.source != RELAY_SOURCE or event.type not in INCIDENT_EVENTS:
+        return None
+    id = _INCIDENT_ID.fullmatch(event.subject or "")
+    return None if id is None else f"{context.public_url}/v1/incidents/{id[0]}"
+
+
+def moment_of(text: object) -> float:
+    """Epoch seconds of a time in the data; 0 if it is none."""
+    try:
+        return from_rfc3339(text) if isinstance(text, str) else 0.0
+    except ValueError:
+        return 0.0

@@ -1,0 +1,125 @@
+"""The blocks of docs/integrations/templates.md, rendered for every event that they get, against the vendors' limits."""
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from relay.api.subscription_checks import options_of
+from relay.api.subscription_models import SubscriptionCreate
+from relay.core.events import Event, Origin
+from relay.core.filters import full_type, known_types
+from relay.core.samples import sample_event
+from relay.core.subscription import Subscription
+from relay.redaction import redacted_url
+from subscribers import registry
+from subscribers.base import RenderContext
+from subscribers.common import templates
+from tests.vendors import template_targets
+
+DOCUMENT = (Path(__file__).resolve().parents[3] / "docs" / "integrations" / "templates.md").read_text(encoding="utf-8")
+ORIGIN = Origin(
+    source="https://api.example/jobs", type_prefix="ai.revor.job", dataschema="http://x/schemas/job-status.v1.json"
+)
+CONTEXT = RenderContext(account_names={"default": "Sales"}, public_url="https://relay.example")
+TARGETS: dict[str, Callable[[str, dict[str, str], bytes], None]] = {
+    "Google Chat": template_targets.google_chat,
+    "Telegram": template_targets.telegram,
+    "ntfy": template_targets.ntfy,
+    "PagerDuty": template_targets.pagerduty,
+    "Opsgenie": template_targets.opsgenie,
+}
+HOSTILE = (
+    "<users/all> & <b>x</b></i>",
+    "\N{GRINNING FACE}" * 3_000,
+    "{{ data }}{% raw %}",
+    "a\n\n\x00\u202eb\ud800",
+    "<a href='https://evil.example'>here</a>",
+    "*x* _y_ `z` [a](b)",
+    '"\\u0000\\',
+)
+
+
+def recipes() -> dict[str, dict[str, Any]]:
+    return {
+        title: json.loads(block)
+        for title, block in re.findall(
+            r"^## ([^\n]+)\n(?:(?!^## ).)*?```json\n(.*?)```", DOCUMENT, re.DOTALL | re.MULTILINE
+        )
+    }
+
+
+def subscription_of(body: dict[str, Any]) -> Subscription:
+    """The subscription that the API makes of a body."""
+    given = SubscriptionCreate.model_validate(body)
+    assert given.config is not None
+    settings = given.protocolsettings
+    subscription = Subscription(
+        id="sub_1",
+        sink=given.sink,
+        kind=given.config.kind or registry.infer_kind(given.sink),
+        types=tuple(full_type(one, known_types([ORIGIN.type_prefix])) or one for one in given.types or ()),
+        headers=tuple(((settings and settings.headers) or {}).items()),
+        options=options_of(given.config),
+    )
+    registry.kind_named(subscription.kind).check(subscription)
+    return subscription
+
+
+def sample(type: str) -> Event:
+    return sample_event(
+        type, event_id="evt_01jvpq0000000000000000000e", now=1779271208.0, origin=ORIGIN, dataschema_base="http://x"
+    )
+
+
+def spoiled(value: Any, text: str) -> Any:
+    """A document with another text in place of each text below `data`."""
+    if isinstance(value, dict):
+        return {name: spoiled(one, text) for name, one in value.items()}
+    if isinstance(value, list):
+        return [spoiled(one, text) for one in value]
+    return text if isinstance(value, str) else value
+
+
+def check(subscription: Subscription, event: Event, validate: Callable[[str, dict[str, str], bytes], None]) -> None:
+    request = registry.kind_named(subscription.kind).render(event, subscription, CONTEXT)
+    assert dict(request.headers)["Content-Type"] == "application/json"
+    validate(request.url, dict(request.headers), request.body)
+
+
+def test_every_target_has_a_recipe() -> None:
+    assert set(recipes()) == set(TARGETS)
+
+
+@pytest.mark.parametrize("title", TARGETS)
+def test_recipe_keeps_the_vendors_rules_for_every_event_it_gets(title: str) -> None:
+    subscription = subscription_of(recipes()[title])
+    assert subscription.types
+    for type in subscription.types:
+        assert type in known_types([ORIGIN.type_prefix])
+        check(subscription, sample(type), TARGETS[title])
+        templates.render(subscription.options["template"], sample(type), CONTEXT, strict=True)
+
+
+@pytest.mark.parametrize("title", TARGETS)
+@pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))
+def test_recipe_keeps_the_vendors_rules_for_texts_of_strangers(title: str, text: str) -> None:
+    subscription = subscription_of(recipes()[title])
+    for type in subscription.types or ():
+        event = sample(type)
+        document = event.document()
+        document["data"] = spoiled(document["data"], text)
+        body = orjson.dumps(document) if "\ud800" not in text else json.dumps(document).encode()
+        check(subscription, replace(event, body=body), TARGETS[title])
+
+
+@pytest.mark.parametrize("title", TARGETS)
+def test_lists_and_logs_show_no_credential_of_a_recipe(title: str) -> None:
+    body = recipes()[title]
+    shown = redacted_url(body["sink"])
+    assert not re.search("KEY|TOKEN|SPACE", shown)

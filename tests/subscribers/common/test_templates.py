@@ -1,0 +1,179 @@
+"""Templates of subscriptions: what they can name, how they are sent, and what they never reach."""
+
+import sys
+from dataclasses import replace
+from typing import Any
+
+import orjson
+import pytest
+
+from relay.core.credentials import SinkCredential
+from relay.core.events import Event, Origin, relay_event
+from relay.core.filters import known_types
+from relay.core.samples import sample_event
+from relay.core.subscription import SigningSecret, Subscription
+from relay.errors import InvalidRequest, NotRenderable, Unreadable
+from relay.installation import install_command
+from subscribers.base import Kind, RenderContext
+from subscribers.common import templates
+from subscribers.flat import Flat
+from subscribers.webhook import Webhook
+
+NOW = 1779271208.0
+ORIGIN = Origin(
+    source="https://api.example/jobs", type_prefix="ai.revor.job", dataschema="http://x/schemas/job-status.v1.json"
+)
+TYPES = known_types([ORIGIN.type_prefix])
+CONTEXT = RenderContext(account_names={"default": "Sales"}, public_url="https://relay.example")
+SUBSCRIPTION = Subscription(
+    id="sub_1",
+    sink="https://receiver.example/hooks?key=sink-secret",
+    secrets=(SigningSecret(value="whsec_signing-secret"),),
+    headers=(("X-Key", "header-secret"),),
+)
+
+
+def sample(type: str) -> Event:
+    return sample_event(
+        type, event_id="evt_01jvpq0000000000000000000e", now=NOW, origin=ORIGIN, dataschema_base="http://x"
+    )
+
+
+FAILED = sample("ai.revor.job.failed")
+
+
+def rendered(template: Any, event: Event = FAILED, *, strict: bool = True) -> Any:
+    return orjson.loads(templates.render(template, event, CONTEXT, strict=strict))
+
+
+@pytest.mark.parametrize(
+    ("template", "expected"),
+    [
+        ("{{ event.type }}", "ai.revor.job.failed"),
+        ("{{ event.data }}", None),
+        ("{{ data.status }}", "failed"),
+        ("{{ job.status }}", "failed"),
+        ("{{ metadata.deal }}", "Example Ltd, renewal"),
+        ("{{ hint.who }}", "account owner"),
+        ("{{ account }}", {"name": "default", "display_name": "Sales"}),
+        ("{{ sentence }}", "LinkedIn outreach to Alex failed: the account needs reconnecting"),
+        ("{{ subscription.sink }}", None),
+    ],
+)
+def test_template_names_parts_of_the_event(template: str, expected: Any) -> None:
+    if expected is None:
+        with pytest.raises(NotRenderable) as caught:
+            rendered(template)
+        assert caught.value.errors[0].pointer == "/config/template"
+    else:
+        assert rendered(template) == expected
+
+
+@pytest.mark.parametrize("type", TYPES)
+def test_every_event_has_attributes_data_and_a_sentence(type: str) -> None:
+    event = sample(type)
+    sent = rendered({"e": "{{ event }}", "d": "{{ data }}", "t": "{{ sentence }}"}, event)
+    assert {**sent["e"], "data": sent["d"]} == event.document()
+    assert sent["t"]
+    rendered([f"{{{{ {name} }}}}" for name in templates.VARIABLES], event, strict=False)
+
+
+def test_metadata_of_the_registration_override_those_of_the_create() -> None:
+    data = {"metadata": {"a": 1}, "request": {"metadata": {"a": 2, "b": 3}}}
+    event = relay_event("evt_1", "relay.create.unknown", NOW, data, dataschema="http://x/schemas/relay-test.v1.json")
+    assert rendered("{{ metadata }}", event) == {"a": 1, "b": 3}
+
+
+@pytest.mark.parametrize(
+    "data", [{}, {"job": None, "hint": 7, "account": [], "metadata": "x", "request": {"metadata": 1}}]
+)
+def test_event_with_odd_data_is_rendered(data: dict[str, Any]) -> None:
+    event = relay_event("evt_1", "relay.test", NOW, data, dataschema="http://x/schemas/relay-test.v1.json")
+    template = ["{{ job.x }}{{ metadata.x }}{{ hint.x }}{{ account.name }}{{ sentence }}"]
+    assert isinstance(rendered(template, event, strict=False)[0], str)
+
+
+def test_webhook_sends_what_the_template_makes() -> None:
+    template = {"properties": {"revor_status": "{{ event.status }}", "deal_id": "{{ metadata.deal }}"}}
+    subscription = replace(SUBSCRIPTION, options={"template": template}, method="PATCH")
+    Webhook().check(subscription)
+    request = Webhook().render(FAILED, subscription, CONTEXT)
+    assert orjson.loads(request.body) == {"properties": {"revor_status": "failed", "deal_id": "Example Ltd, renewal"}}
+    assert request.headers == (("Content-Type", "application/json"), ("X-Key", "header-secret"))
+    assert (request.method, request.url) == ("PATCH", SUBSCRIPTION.sink)
+    assert request == Webhook().render(FAILED, subscription, CONTEXT)
+
+
+@pytest.mark.parametrize("kind", [Webhook(), Flat()], ids=lambda kind: kind.name)
+def test_kinds_of_programs_take_a_template(kind: Kind) -> None:
+    subscription = replace(SUBSCRIPTION, kind=kind.name, options={"template": {"a": "{{ event.status }}"}})
+    kind.check(subscription)
+    request = kind.render(FAILED, subscription, CONTEXT)
+    assert (request.body, dict(request.headers)["Content-Type"]) == (b'{"a":"failed"}', "application/json")
+    with pytest.raises(InvalidRequest):
+        kind.check(replace(subscription, options={"template": "{{"}))
+
+
+def test_strict_webhook_names_what_is_missing_and_another_sends_nothing_in_its_place() -> None:
+    lax = replace(SUBSCRIPTION, options={"template": {"a": {"b": "{{ metadata.nope }}"}}})
+    assert Webhook().render(FAILED, lax, CONTEXT).body == b'{"a":{"b":""}}'
+    with pytest.raises(NotRenderable) as caught:
+        Webhook().render(FAILED, replace(lax, options={**lax.options, "strict": True}), CONTEXT)
+    assert str(caught.value) == "/config/template/a/b: metadata.nope is absent"
+    misspelt = replace(lax, options={"template": "{{ metadta.deal }}", "strict": True})
+    with pytest.raises(NotRenderable, match="metadta is absent: known are event, data, job, metadata, hint, account, "):
+        Webhook().render(FAILED, misspelt, CONTEXT)
+
+
+def test_stored_template_that_is_no_longer_allowed_is_unreadable_and_its_mistakes_are_told() -> None:
+    stored = replace(SUBSCRIPTION, options={"template": ["{% assign a = 1 %}", "{{ (1..2) }}"]})
+    with pytest.raises(Unreadable) as caught:
+        Webhook().render(FAILED, stored, CONTEXT)
+    told = str(caught.value)
+    assert told.startswith("this version cannot read the template: /config/template/0: there is no tag 'assign'")
+    assert "/config/template/1: there are no ranges" in told
+
+
+def test_no_variable_has_a_secret() -> None:
+    credential = SinkCredential(id="crd_1", origin="https://receiver.example", fields={"accesstoken": "secret-too"})
+    whole = [f"{{{{ {name} }}}}" for name in (*templates.VARIABLES, "subscription", "context", "settings", "env")]
+    subscription = replace(SUBSCRIPTION, options={"template": whole}, credential=credential)
+    body = Webhook().render(FAILED, subscription, CONTEXT).body
+    assert not [word for word in (b"secret", b"crd_1", b"receiver.example", b"whsec_") if word in body]
+
+
+def test_missing_extra_names_the_command_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(sys.modules):
+        if name == "liquid" or name.startswith("liquid.") or name == "relay.expressions.liquid":
+            monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr("relay.expressions.liquid", None, raising=False)
+    monkeypatch.delattr("relay.expressions.liquid")
+    monkeypatch.setitem(sys.modules, "liquid", None)
+    with pytest.raises(InvalidRequest) as caught:
+        Webhook().check(replace(SUBSCRIPTION, options={"template": {}}))
+    [error] = caught.value.errors
+    assert (error.pointer, error.code) == ("/config/template", "extra_missing")
+    assert error.detail == f"templates need the extra templates: {install_command('templates')}"
+
+
+def test_fields_that_are_html_escape_what_they_print_and_others_do_not() -> None:
+    template = {
+        "content": ["<b>{{ metadata.deal }}</b>", "{{ metadata | json }}", "{{ sentence }}", "{{ metadata.many }}"],
+        "subject": "{{ metadata.deal }}",
+        "number": "{{ metadata.nth }}",
+    }
+    event = sample_event(
+        "ai.revor.job.failed",
+        event_id="evt_01jvpq0000000000000000000e",
+        now=NOW,
+        origin=ORIGIN,
+        dataschema_base="http://x",
+        metadata={"deal": "<i>'x' & y</i>", "<b>": 1, "nth": 7, "recipient_name": "A<u>", "many": ["<s>"]},
+    )
+    subscription = Subscription(id="sub_1", sink="https://crm.example", options={"template": template})
+    found = templates.own_fields(event, subscription, CONTEXT, ("content",))
+    assert (found["subject"], found["number"]) == ("<i>'x' & y</i>", 7)
+    first, all_of_it, said, many = found["content"]
+    assert first == "<b>&lt;i&gt;&#x27;x&#x27; &amp; y&lt;/i&gt;</b>"
+    assert not {"<", ">"} & set(f"{all_of_it}{said}{many}")
+    assert templates.own_fields(event, SUBSCRIPTION, CONTEXT, ("content",)) == {}

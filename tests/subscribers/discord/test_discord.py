@@ -1,0 +1,161 @@
+"""Discord: what an embed has, which URLs are taken, what each answer means."""
+
+from typing import Any
+
+import orjson
+import pytest
+
+from relay.core.delivery import Response
+from relay.core.events import Hint
+from relay.core.subscription import Subscription
+from relay.errors import InvalidRequest
+from subscribers import registry
+from subscribers.base import RenderContext
+from subscribers.discord import with_wait
+from tests.subscribers.slack.test_slack import RECONNECT, job_event
+
+SINK = "https://discord.com/api/webhooks/223704706495545344/3d89bb7572e0fb30d812"
+KIND = registry.kind_named("discord")
+
+
+def embed(event: Any, context: RenderContext | None = None, **options: Any) -> dict[str, Any]:
+    subscription = Subscription(id="sub_1", sink=SINK, kind="discord", options=options)
+    payload = orjson.loads(KIND.render(event, subscription, context or RenderContext()).body)
+    shown: dict[str, Any] = payload["embeds"][0]
+    return shown
+
+
+def test_embed_has_the_sentence_link_advice_metadata_place_and_ids() -> None:
+    metadata = {"recipient_name": "Alex", "deal": "Example Ltd", "url": "https://crm.example/deals/(42)"}
+    shown = embed(job_event(hint=RECONNECT, metadata=metadata))
+    assert shown["title"] == "LinkedIn outreach to Alex failed: the account needs reconnecting"
+    assert shown["description"] == "[Open in crm.example](https://crm.example/deals/%2842%29)"
+    assert [(field["name"], field["value"]) for field in shown["fields"]] == [
+        ("How to fix it", "Reconnect it"),
+        ("Who can fix it", "account owner"),
+        ("Sending it again", "is safe once this is fixed: nothing was sent"),
+        ("Deal", "Example Ltd"),
+        ("Channel", "LinkedIn"),
+    ]
+    assert shown["footer"]["text"] == (
+        "Job 3f2a9c1e-5b7d-4e8f-9a10-2b3c4d5e6f70 · Time 2026-05-20 10:00:08 UTC · Event evt_1"
+    )
+
+
+def test_long_sentence_is_in_the_description_too() -> None:
+    hint = Hint(meaning="word " * 90, fix="", who="", repeat="safe")
+    shown = embed(job_event(hint=hint, metadata={"recipient_name": "Alex", "url": "https://x.example/"}))
+    assert len(shown["title"]) <= 256
+    assert shown["title"].endswith("…")
+    sentence, link = shown["description"].split("\n")
+    assert sentence == "LinkedIn outreach to Alex failed: " + ("word " * 90).strip()
+    assert link == "[Open in x.example](https://x.example/)"
+
+
+def test_message_without_fields_and_metadata_keys() -> None:
+    assert "fields" not in embed(job_event("queued", channel=None))
+    shown = embed(job_event("queued", metadata={"deal": 42, "email": "alex@example.com"}), metadata_keys=["email"])
+    assert [field["value"] for field in shown["fields"]] == ["alex@\u2060example.com", "LinkedIn"]
+
+
+@pytest.mark.parametrize("filler", ["😀", "*", "\\", "&amp;", "x "])
+def test_embed_keeps_the_limits_of_discord(filler: str) -> None:
+    text = filler * 3000
+    hint = Hint(meaning=text, fix=text, who=text, repeat="safe")
+    metadata = {f"{filler * 50}{n}": text for n in range(5)}
+    event = job_event(hint=hint, metadata=metadata, channel=text, account=text, job_id=text[:200])
+    shown = embed(event, RenderContext(account_names={text: text}))
+    fields = [text for field in shown["fields"] for text in (field["name"], field["value"])]
+    texts = [shown["title"], shown.get("description", ""), shown["footer"]["text"], *fields]
+    assert sum(len(text.encode("utf-16-le")) // 2 for text in texts) <= 6000
+
+
+@pytest.mark.parametrize(
+    ("url", "sent"),
+    [
+        (SINK, f"{SINK}?wait=true"),
+        (f"{SINK}?thread_id=7", f"{SINK}?thread_id=7&wait=true"),
+        (f"{SINK}?wait=false&thread_id=7", f"{SINK}?thread_id=7&wait=true"),
+        (f"{SINK}?waiting=1", f"{SINK}?waiting=1&wait=true"),
+        (f"{SINK}?", f"{SINK}?wait=true"),
+    ],
+)
+def test_discord_is_asked_to_wait_for_the_message(url: str, sent: str) -> None:
+    assert with_wait(url) == with_wait(sent) == sent
+
+
+@pytest.mark.parametrize(
+    "host", ["discord.com", "discordapp.com", "ptb.discord.com", "canary.discord.com", "Discord.com."]
+)
+def test_hosts_of_discord_are_known(host: str) -> None:
+    sink = SINK.replace("discord.com", host)
+    assert registry.infer_kind(sink) == "discord"
+    KIND.check(Subscription(id="sub_1", sink=sink, kind="discord"))
+    assert "3d89bb7572e0fb30d812" not in KIND.redacted_url(sink)
+
+
+@pytest.mark.parametrize("host", ["mydiscord.com", "discord.com.evil.example", "discord.gg"])
+def test_other_hosts_are_webhooks(host: str) -> None:
+    assert registry.infer_kind(SINK.replace("discord.com", host)) == "webhook"
+
+
+@pytest.mark.parametrize(
+    ("changes", "pointer", "said"),
+    [
+        ({"headers": (("X-A", "b"),)}, "/protocolsettings/headers", "custom headers"),
+        ({"method": "PATCH"}, "/protocolsettings/method", "only POST"),
+        ({"handshake": "optional"}, "/config/handshake", "no handshake"),
+        ({"options": {"colour": "red"}}, "/config/colour", "no colour"),
+        ({"sink": "https://discord.com/channels/1/2"}, "/sink", "under Integrations, Webhooks"),
+        ({"sink": f"{SINK}/slack"}, "/sink", "leave out /slack"),
+        ({"sink": f"{SINK}/github?wait=true"}, "/sink", "leave out /github"),
+    ],
+)
+def test_unsupported_settings_are_refused(changes: dict[str, Any], pointer: str, said: str) -> None:
+    with pytest.raises(InvalidRequest, match=said) as refused:
+        KIND.check(Subscription(**{"id": "sub_1", "sink": SINK, "kind": "discord", **changes}))
+    assert [error.pointer for error in refused.value.errors] == [pointer]
+
+
+def test_stand_in_on_another_host_is_accepted() -> None:
+    KIND.check(Subscription(id="sub_1", sink="http://127.0.0.1:9000/discord", kind="discord"))
+
+
+def limited(**answer: Any) -> bytes:
+    return orjson.dumps({"message": "You are being rate limited.", "global": False, **answer})
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "headers", "verdict", "reason", "pause"),
+    [
+        (200, b'{"id": "1"}', {}, "delivered", "http_200", None),
+        (204, b"", {}, "delivered", "http_204", None),
+        (400, b'{"message": "Invalid Form Body", "code": 50035}', {}, "dead", "http_400: 50035", None),
+        (400, b'{"embeds": ["0"]}', {}, "dead", "http_400", None),
+        (400, b'{"code": true}', {}, "dead", "http_400", None),
+        (401, b'{"message": "Invalid Webhook Token", "code": 50027}', {}, "disable", "http_401: 50027", None),
+        (403, b"<html>", {}, "disable", "http_403", None),
+        (404, b'{"message": "Unknown Webhook", "code": 10015}', {}, "disable", "http_404: 10015", None),
+        (410, b"[1]", {}, "disable", "http_410", None),
+        (413, b"", {}, "dead", "http_413", None),
+        (429, limited(retry_after=64.57), {"Retry-After": "65"}, "retry", "http_429", 65.0),
+        (429, limited(retry_after=0.25), {}, "retry", "http_429", 0.25),
+        (429, limited(retry_after=9), {"Retry-After": "soon"}, "retry", "http_429", 9.0),
+        (429, limited(retry_after=1e300), {}, "retry", "http_429", 86_400.0),
+        (429, b'{"retry_after": 1%s}' % (b"0" * 300), {}, "retry", "http_429", 86_400.0),
+        (429, limited(retry_after=-1), {}, "retry", "http_429", None),
+        (429, limited(retry_after=True), {}, "retry", "http_429", None),
+        (429, limited(retry_after="5"), {}, "retry", "http_429", None),
+        (429, b"error code: 1015", {"Retry-After": "600"}, "retry", "http_429", 600.0),
+        (500, b"", {}, "retry", "http_500", None),
+        (502, b"<html>", {}, "retry", "http_502", None),
+    ],
+)  # fmt: skip
+def test_answers_of_discord(
+    status: int, body: bytes, headers: dict[str, str], verdict: str, reason: str, pause: float | None
+) -> None:
+    response = Response(
+        started_at=0.0, duration_ms=1.0, status_code=status, headers=tuple(headers.items()), excerpt=body
+    )
+    outcome = KIND.classify(response, 0.0)
+    assert (outcome.verdict, outcome.reason, outcome.retry_after_seconds) == (verdict, reason, pause)

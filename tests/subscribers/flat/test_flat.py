@@ -1,0 +1,188 @@
+"""Catch hooks: the fields of the flat object, the URLs that are known, and what each answer means."""
+
+from typing import Any
+
+import orjson
+import pytest
+
+from relay.core.delivery import Response
+from relay.core.events import Event
+from relay.core.subscription import Subscription
+from relay.core.summary_events import group_finished_data
+from relay.errors import InvalidRequest
+from subscribers import registry
+from subscribers.base import RenderContext
+from subscribers.flat import MAX_FIELDS
+from tests.subscribers.slack.test_slack import RECONNECT, about_the_relay, job_event
+
+ZAPIER = "https://hooks.zapier.com/hooks/catch/123456/abcdef/"
+KIND = registry.kind_named("flat")
+ERROR = {"code": "connect_account_reconnect_required", "message": "reconnect first", "retryable": False}
+
+
+def flat(event: Event, **settings: Any) -> dict[str, Any]:
+    subscription = Subscription(id="sub_1", sink=ZAPIER, kind="flat", **settings)
+    fields: dict[str, Any] = orjson.loads(KIND.render(event, subscription, RenderContext()).body)
+    return fields
+
+
+def test_failed_job_has_these_fields() -> None:
+    event = job_event(
+        hint=RECONNECT,
+        metadata={"recipient_name": "Alex", "deal": 42, "paid": True, "url": "https://crm.example/deals/42"},
+        upstream={"id": "1", "error": ERROR, "recipient": {"address": "alex@example.com"}},
+    )
+    assert flat(event) == {
+        "id": "evt_1",
+        "type": "ai.revor.job.failed",
+        "source": "https://revor.ai/api/v1/outreach/jobs",
+        "subject": "3f2a9c1e-5b7d-4e8f-9a10-2b3c4d5e6f70",
+        "time": "2026-05-20T10:00:08.000Z",
+        "status": "failed",
+        "previous_status": "",
+        "result_status": "",
+        "channel": "linkedin",
+        "action": "outreach.dispatch",
+        "account": "default",
+        "group": "",
+        "sequence": 1,
+        "job_id": "3f2a9c1e-5b7d-4e8f-9a10-2b3c4d5e6f70",
+        "sentence": "LinkedIn outreach to Alex failed: the account needs reconnecting",
+        "link": "https://crm.example/deals/42",
+        "connect_account_id": "",
+        "request_id": "",
+        "error_code": "connect_account_reconnect_required",
+        "error_message": "reconnect first",
+        "hint_meaning": "The account needs reconnecting",
+        "hint_fix": "Reconnect it",
+        "hint_who": "account owner",
+        "hint_repeat": "safe",
+        "metadata_recipient_name": "Alex",
+        "metadata_deal": 42,
+        "metadata_paid": True,
+        "metadata_url": "https://crm.example/deals/42",
+    }
+
+
+def test_metadata_of_any_shape_becomes_scalars() -> None:
+    metadata = {
+        "deal": {"id": 7, "stage": {"name": "won", "more": {"deep": [1]}}},
+        "tags": ["a", 1, None, True],
+        "rows": [{"a": 1}],
+        "none": None,
+        "big": 12345678901234567890,
+        "long": "x" * 5000,
+        "a b": 1,
+        "a-b": 2,
+        "größe": "L",
+        "!": "odd",
+    }
+    fields = {name: value for name, value in flat(job_event(metadata=metadata)).items() if name.startswith("metadata_")}
+    assert fields == {
+        "metadata_deal_id": 7,
+        "metadata_deal_stage_name": "won",
+        "metadata_deal_stage_more": '{"deep":[1]}',
+        "metadata_tags": "a, 1, , True",
+        "metadata_rows": '[{"a":1}]',
+        "metadata_none": "",
+        "metadata_big": "12345678901234567890",
+        "metadata_long": "x" * 1999 + "…",
+        "metadata_a_b": 1,
+        "metadata_a_b_2": 2,
+        "metadata_größe": "L",
+        "metadata_field": "odd",
+    }
+
+
+def test_number_of_fields_is_bounded() -> None:
+    assert len(flat(job_event(metadata={f"key {n}": n for n in range(1000)}))) == MAX_FIELDS
+    nested = {f"a{n}": {f"b{m}": m for m in range(30)} for n in range(30)}
+    assert len(flat(job_event(metadata=nested))) == MAX_FIELDS
+
+
+def test_event_about_no_job_has_its_data() -> None:
+    data = group_finished_data(
+        group="q4",
+        source="revor",
+        account="emea",
+        round=1,
+        counts={"succeeded": 3, "failed": 1},
+        skipped=0,
+        missing=0,
+        failures={"insufficient_credits": 1},
+        first_at=0.0,
+        finished_at=9.0,
+    )
+    fields = flat(about_the_relay("relay.group.finished", data))
+    assert (fields["account"], fields["group"], fields["job_id"], fields["sequence"]) == ("emea", "q4", "", 0)
+    assert (fields["data_counts_failed"], fields["data_round"]) == (1, 1)
+    assert fields["sentence"].startswith("Group q4 finished")
+
+
+def test_custom_headers_and_method_are_sent() -> None:
+    subscription = Subscription(id="sub_1", sink=ZAPIER, kind="flat", method="PUT", headers=(("X-Key", "k"),))
+    request = KIND.render(job_event(), subscription, RenderContext())
+    assert (request.method, request.headers) == ("PUT", (("Content-Type", "application/json"), ("X-Key", "k")))
+    assert KIND.signed
+
+
+@pytest.mark.parametrize(
+    ("sink", "kind"),
+    [
+        (ZAPIER, "flat"),
+        ("https://hook.eu1.make.com/abc", "flat"),
+        ("https://hook.make.com/abc", "flat"),
+        ("https://hook.us1.make.celonis.com/abc", "flat"),
+        ("https://hook.integromat.com/abc", "flat"),
+        ("https://acme.app.n8n.cloud/webhook/abc", "flat"),
+        ("https://acme.app.n8n.cloud/webhook-test/abc", "flat"),
+        ("https://eo1a2b3.m.pipedream.net", "flat"),
+        ("https://maker.ifttt.com/trigger/failed/json/with/key/abc", "flat"),
+        ("https://acme.app.n8n.cloud/rest/login", "webhook"),
+        ("https://www.make.com/en", "webhook"),
+        ("https://hooks.zapier.com.evil.example/hooks/catch/1/a/", "webhook"),
+        ("https://n8n.example.com/webhook/abc", "webhook"),
+        ("https://webhook.make.com.evil.example/", "webhook"),
+        ("not a url", "webhook"),
+    ],
+)
+def test_kind_inferred_from_urls_of_catch_hooks(sink: str, kind: str) -> None:
+    assert registry.infer_kind(sink) == kind
+
+
+@pytest.mark.parametrize(
+    ("changes", "pointer"),
+    [
+        ({"headers": (("Webhook-Id", "b"),)}, "/protocolsettings/headers/Webhook-Id"),
+        ({"method": "GET"}, "/protocolsettings/method"),
+        ({"incidents": "collapse"}, "/config/incidents"),
+        ({"options": {"metadata_keys": ["deal"]}}, "/config/metadata_keys"),
+        ({"sink": "https://maker.ifttt.com/trigger/failed/with/key/abc"}, "/sink"),
+    ],
+)
+def test_unsupported_settings_are_refused(changes: dict[str, Any], pointer: str) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        KIND.check(Subscription(**{"id": "sub_1", "sink": ZAPIER, "kind": "flat", **changes}))
+    assert [error.pointer for error in refused.value.errors] == [pointer]
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "verdict"),
+    [
+        (200, b'{"status": "success"}', "delivered"),  # Zapier
+        (200, b"Accepted", "delivered"),  # Make
+        (200, b'{"message": "Workflow was started"}', "delivered"),  # n8n
+        (400, b"Queue is full.", "retry"),  # Make
+        (404, b'{"code": 404, "message": "The requested webhook is not registered."}', "retry"),  # n8n
+        (410, b"", "disable"),  # Zapier and Make
+        (429, b"", "retry"),
+        (500, b"", "retry"),
+    ],
+)
+def test_answers_of_catch_hooks(status: int, body: bytes, verdict: str) -> None:
+    response = Response(started_at=0.0, duration_ms=1.0, status_code=status, excerpt=body)
+    assert KIND.classify(response, 0.0).verdict == verdict
+
+
+def test_path_is_hidden_on_every_host() -> None:
+    assert KIND.redacted_url("https://n8n.example.com/hook/secret?key=secret") == "https://n8n.example.com/…"

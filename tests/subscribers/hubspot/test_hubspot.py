@@ -1,0 +1,1085 @@
+"""HubSpot: what a job's end writes to its contact and deal, at a strict stand-in of the CRM API, and what it never
+writes twice."""
+
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from relay.core import ledger
+from relay.core.delivery import Outcome, Response
+from relay.core.dialogue import MAX_STEPS, previewed
+from relay.core.events import Event, Hint, Origin, from_transition, relay_event
+from relay.core.job import Job, Observation, Problem, Transition
+from relay.core.recipient import Recipient
+from relay.core.samples import sample_event
+from relay.errors import InvalidRequest, NotRenderable
+from subscribers.hubspot import HUBSPOT, LATE_SECONDS, HubSpot
+from subscribers.hubspot.answers import READ_BYTES, read_answer
+from subscribers.hubspot.questions import EARLIER_SECONDS, MAX_NEWEST, MAX_READ
+from subscribers.hubspot.render import KEY, KEY_PROPERTY, MAX_BODY_BYTES, MAX_PROPERTIES, MAX_TEXT, OWN_PROPERTIES
+from tests.support.hostile_texts import TEXTS
+from tests.support.hubspot_account import CONTEXT, NOW, Account, subscription
+from tests.vendors.endpoint import Fault
+from tests.vendors.hubspot import ALL_SCOPES, DEALS_WRITE, PORTAL, SCHEMAS, WRITE, Definition
+
+ORIGIN = Origin(source="https://api.example/jobs", type_prefix="ai.revor.job", dataschema="http://x/s.json")
+KIND = HubSpot()
+OK = Outcome(verdict="delivered", reason="ok")
+WRITTEN = ledger.WRITTEN
+SKIPPED = Outcome(verdict="skip", reason="unmatched")
+HINT = Hint(meaning="The account needs reconnecting", fix="Reconnect it in Revor", who="account owner", repeat="safe")
+
+
+def event(kind: str = "failed", nth: int = 1, **metadata: Any) -> Event:
+    failed = kind == "failed"
+    seen = Observation(
+        status=kind,
+        observed_at=NOW,
+        channel="linkedin",
+        action="outreach.dispatch",
+        problem=Problem(code="account_disconnected", message="Ada <ada@example.com>", retryable=False)
+        if failed
+        else None,
+        upstream={"id": f"job-{nth}", **({"error": {"code": "account_disconnected"}} if failed else {})},
+    )
+    job = Job(uid=f"job_{nth}", external_id=f"job-{nth}", source="revor", account="default", metadata=metadata)
+    step = Transition(kind=kind, status=kind, previous_status=None, sequence=1, occurred_at=NOW, detected_at=NOW)
+    id = f"evt_01jvpq00000000000000{nth:06}"
+    return from_transition(id, job, step, ORIGIN, seen=seen, hint=HINT if failed else None)
+
+
+def ready(**options: Any) -> tuple[Account, str, str]:
+    """An account with a contact and a deal, and their ids."""
+    account = Account(**options)
+    return account, account.hubspot.add("contacts", email="ada@example.com"), account.hubspot.add("deals", dealname="X")
+
+
+# --- what is written
+
+
+def test_end_of_a_job_is_on_the_contact_and_in_a_note() -> None:
+    account, contact, _ = ready()
+    assert account.deliver(event("succeeded", email="ada@example.com", company="X & Co")) == OK
+    assert account.hubspot.records["contacts"][contact].properties == {
+        "email": "ada@example.com",
+        "relay_status": "succeeded",
+        "relay_outcome": "LinkedIn outreach (job job-1) was accepted",
+        "relay_error": "",
+        "relay_channel": "linkedin",
+        "relay_updated_at": "1779271208000",
+    }
+    (note,) = account.hubspot.timeline("contacts", contact)
+    assert note.properties["hs_note_body"].startswith("<b>LinkedIn outreach (job job-1) was accepted</b><br>")
+    assert "Company: X &amp; Co" in note.properties["hs_note_body"]
+    assert note.properties["hs_note_body"].endswith(f"revor-relay {note.properties[KEY_PROPERTY]}")
+    assert note.properties["hs_timestamp"] == "1779271208000"
+    assert account.operations == ["PATCH contacts", "POST notes"]
+    (message,) = account.hubspot.messages
+    assert message.title == "LinkedIn outreach (job job-1) was accepted"
+    assert message.fields[0] == ("Company", "X & Co")
+
+
+def test_failure_makes_a_task_too_and_both_are_about_the_deal() -> None:
+    account, contact, deal = ready()
+    assert account.deliver(event(email="ada@example.com", deal_id=int(deal))) == OK
+    note, task = account.hubspot.timeline("deals", deal)
+    assert account.hubspot.timeline("contacts", contact) == [note, task]
+    assert account.hubspot.records["deals"][deal].properties["relay_error"] == "account_disconnected"
+    assert task.properties["hs_task_subject"].startswith("LinkedIn outreach (job job-1) failed: the account needs")
+    assert "Reconnect it in Revor" in task.properties["hs_task_body"]
+    assert "ada@example.com" not in orjson.dumps(note.properties).decode()
+
+
+def test_record_chooses_what_is_written() -> None:
+    account, contact, _ = ready(record="note")
+    assert account.deliver(event(contact_id=contact)) == OK
+    assert account.operations == ["GET contacts", "POST notes"]
+    account, contact, _ = ready(record=["properties"])
+    assert account.deliver(event(contact_id=int(contact))) == OK
+    assert account.operations == ["PATCH contacts"]
+    assert account.memories == {}
+
+
+def test_states_on_the_way_change_properties_only_and_remember_nothing() -> None:
+    account, contact, _ = ready()
+    running = event("running", contact_id=contact)
+    assert account.deliver(running) == account.deliver(running) == OK
+    assert account.operations == ["PATCH contacts"] * 2
+    assert HUBSPOT.key(running, account.subscription) is None
+    ends = ("succeeded", "failed", "cancelled", "not_found")
+    assert KIND.default_types(["ai.revor.job"]) == tuple(f"ai.revor.job.{kind}" for kind in ends)
+
+
+def test_note_and_task_belong_to_the_owner_that_the_metadata_name() -> None:
+    account, contact, _ = ready()
+    assert account.deliver(event(contact_id=contact, hubspot_owner_id=77)) == OK
+    assert [one.properties["hubspot_owner_id"] for one in account.hubspot.timeline("contacts", contact)] == ["77", "77"]
+    account, contact, _ = ready()
+    assert account.deliver(event(contact_id=contact, hubspot_owner_id="ada")) == OK
+    assert "hubspot_owner_id" not in account.hubspot.timeline("contacts", contact)[1].properties
+    outcome = account.deliver(event(nth=2, contact_id=contact, hubspot_owner_id=78))
+    assert (outcome.verdict, "INVALID_OWNER_ID hubspot_owner_id" in outcome.reason) == ("dead", True)
+
+
+def test_template_maps_fields_and_only_its_author_writes_markup() -> None:
+    template = {
+        "properties": {"company": "{{ metadata.company }}", "jobtitle": "{{ event.status }}"},
+        "note": {"hs_note_body": "<p>{{ sentence }} {{ metadata.company }}</p>"},
+    }
+    account, contact, _ = ready(template=template)
+    assert account.deliver(event("succeeded", contact_id=contact, company="<i>X & Co")) == OK
+    assert account.hubspot.records["contacts"][contact].properties.items() >= {"company": "<i>X & Co"}.items()
+    (note,) = account.hubspot.timeline("contacts", contact)
+    text = "<p>LinkedIn outreach (job job-1) was accepted &lt;i&gt;X &amp; Co</p><br>revor-relay evt_"
+    assert note.properties["hs_note_body"].startswith(text)
+    assert note.properties["hs_timestamp"] == "1779271208000", "what the template leaves out is the relay's"
+    account, contact, _ = ready(template={"properties": {"company": None}, "task": {"hs_task_priority": None}})
+    assert account.deliver(event(contact_id=contact)) == OK
+    assert "company" not in account.hubspot.records["contacts"][contact].properties
+    assert "hs_task_priority" not in account.hubspot.timeline("contacts", contact)[1].properties
+
+
+def test_event_that_the_template_cannot_render_is_refused_before_anything_is_written() -> None:
+    for template, at in (
+        ({"note": {"hs_note_body": "x" * 30_000}}, "/config/template"),
+        ({"note": {"hs_note_body": "{{ metadata.nothing }}"}}, "/config/template/note/hs_note_body"),
+        ({"properties": {"company": "{{ metadata.nothing }}"}}, "/config/template/properties/company"),
+    ):
+        account, contact, _ = ready(template=template, strict=True)
+        with pytest.raises(NotRenderable) as refused:
+            account.deliver(event("succeeded", contact_id=contact))
+        assert refused.value.errors[0].pointer == at
+        assert account.operations == []
+
+
+@pytest.mark.parametrize("text", TEXTS[::7])
+def test_hostile_texts_are_accepted(text: str) -> None:
+    account, contact, deal = ready()
+    hostile = {"name": text, "company": text, text[:200] or "x": text, "url": text, "hubspot_owner_id": text}
+    assert account.deliver(event(**{**hostile, "contact_id": contact, "deal_id": deal})) == OK
+    for record in account.hubspot.timeline("contacts", contact):
+        assert all(len(value) <= MAX_TEXT for value in record.properties.values())
+
+
+def test_sample_about_a_real_contact_says_that_it_is_one() -> None:
+    account, contact, _ = ready()
+    about = {"contact_id": contact}
+    sample = sample_event(
+        "ai.revor.job.failed", event_id="evt_1", now=NOW, origin=ORIGIN, dataschema_base="http://x", metadata=about
+    )
+    assert account.deliver(sample) == OK
+    note, task = account.hubspot.timeline("contacts", contact)
+    outcome = account.hubspot.records["contacts"][contact].properties["relay_outcome"]
+    texts = (outcome, task.properties["hs_task_subject"], note.properties["hs_note_body"].removeprefix("<b>"))
+    assert all(text.startswith("This is a sample: LinkedIn outreach to Alex failed") for text in texts)
+
+
+def test_late_event_does_not_turn_back_what_a_newer_one_has_set() -> None:
+    account, contact, deal = ready()
+    assert account.deliver(event("succeeded", 2, contact_id=contact, deal_id=deal)) == OK
+    account.now += LATE_SECONDS + 1
+    late = replace(event("failed", 1, email="ada@example.com", deal_id=deal), time=NOW - 60)
+    assert account.deliver(late) == OK
+    assert account.operations[-4:] == ["GET contacts", "GET deals", "POST notes", "POST tasks"]
+    assert account.hubspot.records["contacts"][contact].properties["relay_status"] == "succeeded"
+    assert account.hubspot.records["deals"][deal].properties["relay_status"] == "succeeded"
+    newer = replace(event("failed", 3, email="ada@example.com"), time=NOW + 60)
+    account.now += 120
+    assert account.deliver(newer) == OK
+    assert account.operations[-4:] == ["GET contacts", "PATCH contacts", "POST notes", "POST tasks"]
+    assert account.hubspot.records["contacts"][contact].properties["relay_status"] == "failed"
+    assert account.deliver(replace(event(nth=4, email="new@example.com"), time=NOW)) == SKIPPED
+
+
+# --- who is meant
+
+
+@pytest.mark.parametrize(
+    ("metadata", "paths"),
+    [
+        ({"email": " Ada@Example.com "}, ["/contacts/Ada%40Example.com?idProperty=email"]),
+        ({"email": "a+b/c?d#e%f@x.example"}, ["/contacts/a%2Bb%2Fc%3Fd%23e%25f%40x.example?idProperty=email"]),
+        ({"email": "nobody"}, []),
+        ({"email": "a@b\nc"}, []),
+        ({"email": "a@" + "b" * 300}, []),
+        ({"email": ["a@b.example"]}, []),
+        ({"contact_id": 7, "deal_id": "8"}, ["/contacts/7", "/deals/8"]),
+        ({"contact_id": 7, "email": "ada@example.com"}, ["/contacts/7"]),
+        ({"contact_id": True, "deal_id": 1.5}, []),
+        ({"contact_id": -7, "deal_id": "08"}, []),
+        ({"contact_id": 10**30, "deal_id": "7/../8"}, []),
+        ({"contact_id": "٧", "deal_id": "8\n"}, ["/deals/8"]),
+    ],
+    ids=str,
+)
+def test_metadata_say_who_is_meant(metadata: dict[str, Any], paths: list[str]) -> None:
+    steps = previewed(HUBSPOT.steps(event("running", **metadata), subscription(), CONTEXT, {}, NOW))
+    assert [step.request.url.partition("/2026-09")[2] for step in steps] == paths
+
+
+def test_captured_address_is_looked_up_and_remembered_nowhere() -> None:
+    account, contact, _ = ready()
+    account.context = replace(CONTEXT, recipient=Recipient(address="ada@example.com", phone="+14155552671"))
+    assert KIND.wants_recipient(account.subscription)
+    assert account.deliver(event()) == OK
+    assert len(account.hubspot.timeline("contacts", contact)) == 2
+    assert "ada" not in repr(account.memories)
+    assert account.steps[0].private
+
+
+def test_event_about_nobody_is_skipped_or_fails() -> None:
+    for one in (event(), relay_event("evt_1", "relay.test", NOW, {}, dataschema="http://x/s.json")):
+        account = Account()
+        assert account.deliver(one) == SKIPPED
+        assert Account(unmatched="fail").deliver(one).verdict == "dead"
+        assert account.operations == []
+        assert not any(account.memories.values())
+
+
+def test_unknown_contact_is_skipped_created_or_fails() -> None:
+    for policy, verdict in (("skip", "skip"), ("fail", "dead")):
+        account = Account(unmatched=policy)
+        assert account.deliver(event(email="new@example.com")) == Outcome(verdict=verdict, reason="unmatched")
+        assert account.operations == ["PATCH contacts"]
+    account = Account(unmatched="create")
+    assert account.deliver(event(email="new@example.com")) == OK
+    assert account.operations == ["PATCH contacts", "POST contacts", "POST notes", "POST tasks"]
+    ((id, contact),) = account.hubspot.records["contacts"].items()
+    assert contact.properties["relay_status"] == "failed"
+    assert len(account.hubspot.timeline("contacts", id)) == 2
+    assert Account(unmatched="create").deliver(event(contact_id="999")) == SKIPPED, "no address to create it with"
+
+
+def test_skipped_event_is_written_once_the_contact_was_added() -> None:
+    account = Account()
+    assert account.deliver(event(email="new@example.com")) == SKIPPED
+    contact = account.hubspot.add("contacts", email="new@example.com")
+    assert account.deliver(event(email="new@example.com")) == OK
+    assert len(account.hubspot.timeline("contacts", contact)) == 2
+
+
+def test_unknown_contact_does_not_keep_the_note_from_the_deal() -> None:
+    account, _, deal = ready()
+    assert account.deliver(event(email="new@example.com", deal_id=deal)) == OK
+    assert len(account.hubspot.timeline("deals", deal)) == 2
+    account, _, deal = ready(unmatched="fail")
+    assert account.deliver(event(email="new@example.com", deal_id=deal)).verdict == "dead"
+    assert account.hubspot.timeline("deals", deal) == []
+
+
+NOBODY = Fault(status=404, body=b'{"status":"error","category":"OBJECT_NOT_FOUND"}')
+
+
+def test_contact_that_somebody_else_creates_meanwhile_is_taken() -> None:
+    account, contact, _ = ready(unmatched="create")
+    account.hubspot.fail("PATCH contacts", NOBODY)
+    assert account.deliver(event(email="ada@example.com")) == OK
+    assert account.operations[:3] == ["PATCH contacts", "POST contacts", "PATCH contacts"]
+    assert len(account.hubspot.timeline("contacts", contact)) == 2
+
+
+def test_contact_that_was_merged_into_another_one_is_found_by_its_id_and_not_created_again() -> None:
+    account, contact, _ = ready(unmatched="create")
+    other = account.hubspot.add("contacts", email="ada@other.example")
+    account.hubspot.merge("contacts", contact, other)
+    assert account.deliver(event(nth=1, contact_id=contact)) == OK
+    assert account.deliver(event(nth=2, email="ada@example.com")) == OK, "the answer to the create names it"
+    assert len(account.hubspot.timeline("contacts", other)) == 4
+    assert len(account.hubspot.records["contacts"]) == 1
+
+
+# --- no doubles: each row of the table of crashes, with a key that HubSpot keeps unique and without
+
+
+UNIQUE, PLAIN, NONE = "unique", "not unique", "none"
+every_key = pytest.mark.parametrize("key", [UNIQUE, PLAIN, NONE])
+
+
+def account_with(key: str, **options: Any) -> tuple[Account, str]:
+    """An account where the key of notes and tasks is unique, a property like any other, or missing."""
+    account = Account(keyed=key == UNIQUE, **options)
+    for object in ("notes", "tasks") if key == PLAIN else ():
+        account.hubspot.definitions[object][KEY_PROPERTY] = Definition(name=KEY_PROPERTY)
+    return account, account.hubspot.add("contacts", email="ada@example.com")
+
+
+def until_over(account: Account, one: Event) -> Outcome:
+    for _ in range(6):
+        outcome = account.deliver(one)
+        if outcome.verdict != "retry":
+            return outcome
+        account.now += max(outcome.wait_seconds, 1.0)
+    raise AssertionError(outcome)
+
+
+@every_key
+@pytest.mark.parametrize("moment", range(14))
+def test_killed_delivery_makes_each_note_and_task_once(key: str, moment: int) -> None:
+    account, contact = account_with(key)
+    one = event(email="ada@example.com")
+    killed = {"dies_before" if moment % 2 else "dies_after": moment // 2}
+    for _ in range(3):
+        account.deliver(one, **killed)
+    assert until_over(account, one) in (OK, WRITTEN)
+    assert account.deliver(one) == WRITTEN, "replayed"
+    kinds = ["hs_note_body" in record.properties for record in account.hubspot.timeline("contacts", contact)]
+    assert sorted(kinds) == [False, True]
+
+
+@every_key
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault(works=True),
+        Fault(works=True, status=502),
+        Fault(works=True, status=200, body=b"<html>Log in</html>"),
+        Fault(works=True, status=200, body=b'{"id": "../../x"}'),
+        Fault(works=True, status=201, body=b'{"id": {"$oid": 7}}'),
+        Fault(works=True, status=302, headers={"Location": "https://evil.example/"}),
+        Fault(works=True, status=403, body=b"<html>blocked by a proxy"),
+        Fault(works=True, status=200, body=b"[" * READ_BYTES),
+        Fault(works=True, status=408, body=b'{"status":"error","category":"TIMEOUT"}'),
+    ],
+    ids=lambda fault: f"{fault.status} {fault.body[:12]!r}",
+)
+def test_lost_answer_is_asked_for_before_another_note(key: str, fault: Fault) -> None:
+    account, contact = account_with(key, record="note")
+    account.hubspot.fail("POST notes", *([Fault(status=400, body=UNKNOWN_KEY)] if key == NONE else []), fault)
+    one = event("succeeded", contact_id=contact)
+    outcome = account.deliver(one)
+    assert (outcome.verdict, outcome.in_doubt) == ("retry", True)
+    sent = len(account.operations)
+    assert account.deliver(one) == WRITTEN
+    assert not [name for name in account.operations[sent:] if name == "POST notes"]
+    assert len(account.hubspot.timeline("contacts", contact)) == 1
+    assert account.deliver(one) == WRITTEN
+    assert len(account.operations) == sent + {UNIQUE: 2, PLAIN: 4, NONE: 3}[key], "and a replay asks nothing"
+
+
+@every_key
+@pytest.mark.parametrize("error", ["connect", "dns", "tls", "refused", "proxy", "credential"])
+def test_request_that_never_left_is_no_doubt(key: str, error: str) -> None:
+    account, contact = account_with(key, record="note")
+    steps = HUBSPOT.steps(event("succeeded", contact_id=contact), account.subscription, CONTEXT, {}, NOW)
+    next(steps)
+    steps.send(Response(started_at=NOW, duration_ms=1.0, status_code=200, excerpt=b'{"id":"7"}'))
+    with pytest.raises(StopIteration) as end:
+        steps.send(Response(started_at=NOW, duration_ms=1.0, error=error))
+    assert (end.value.value.outcome.verdict, end.value.value.outcome.in_doubt) == ("retry", False)
+    assert end.value.value.remember["made"] == {"contacts": "7", "portal": "hubspot/crd_1"}
+    assert "record" not in end.value.value.remember
+
+
+@every_key
+def test_note_that_was_not_made_is_made_later(key: str) -> None:
+    account, contact = account_with(key, record="note")
+    refused = [Fault(status=400, body=UNKNOWN_KEY)] if key == NONE else []
+    account.hubspot.fail("POST notes", *refused, Fault(), *refused, Fault(status=503, headers={"Retry-After": "7"}))
+    one = event("succeeded", contact_id=contact)
+    assert account.deliver(one).reason == "read"
+    outcome = account.deliver(one)
+    if key != UNIQUE:
+        assert (outcome.reason, outcome.in_doubt) == ("settling", True)
+        assert outcome.retry_after_seconds is None, "it pauses nobody else"
+        account.now += outcome.wait_seconds
+        outcome = account.deliver(one)
+    assert (outcome.retry_after_seconds, outcome.in_doubt) == (7.0, True)
+    account.now += 200
+    assert account.deliver(one) == OK
+    assert len(account.hubspot.timeline("contacts", contact)) == 1
+
+
+def test_clock_that_was_set_back_begins_the_wait_anew() -> None:
+    account, contact = account_with(PLAIN, record="note")
+    account.hubspot.fail("POST notes", Fault())
+    one = event("succeeded", contact_id=contact)
+    account.deliver(one)
+    account.now -= 86_400
+    assert account.deliver(one).wait_seconds == ledger.SETTLE_SECONDS
+    account.now += ledger.SETTLE_SECONDS
+    assert account.deliver(one) == OK
+
+
+def test_lost_ledger_makes_no_second_note() -> None:
+    account, contact = account_with(UNIQUE)
+    one = event("succeeded", contact_id=contact)
+    assert account.deliver(one) == OK
+    account.memories.clear()
+    assert account.deliver(one) == OK
+    assert account.operations[-2:] == ["POST notes", "GET notes"]
+    assert len(account.hubspot.timeline("contacts", contact)) == 1
+
+
+def test_key_that_is_taken_but_not_to_be_seen_yet_stays_in_doubt() -> None:
+    account, contact = account_with(UNIQUE, record="note")
+    one = event("succeeded", contact_id=contact)
+    assert account.deliver(one) == OK
+    account.memories.clear()
+    account.hubspot.fail("GET notes", NOBODY)
+    outcome = account.deliver(one)
+    assert (outcome.verdict, outcome.in_doubt) == ("retry", True)
+    assert account.deliver(one) == WRITTEN
+    assert len(account.hubspot.timeline("contacts", contact)) == 1
+
+
+def test_value_of_another_property_that_is_not_unique_is_no_note_of_ours() -> None:
+    account, contact, _ = ready(record="note", template={"note": {"other": "same"}})
+    account.hubspot.definitions["notes"]["other"] = Definition(name="other", unique=True)
+    assert account.deliver(event("succeeded", 1, contact_id=contact)) == OK
+    outcome = account.deliver(event("succeeded", 2, contact_id=contact))
+    assert (outcome.verdict, "the value of other is not unique" in outcome.reason) == ("dead", True)
+    assert account.memories["event/evt_01jvpq00000000000000000002"]["made"] == {
+        "contacts": contact,
+        "portal": "hubspot/crd_1",
+    }
+
+
+@pytest.mark.parametrize(
+    "why",
+    ["contact deleted", "too many", "too many lately", "too long", "cut list", "another page", "cut times", "odd ids"],
+)
+def test_fate_that_hubspot_cannot_tell_is_uncertain_and_nothing_is_sent_again(why: str) -> None:
+    account, contact = account_with(PLAIN, record="note")
+    account.hubspot.fail("POST notes", Fault())
+    one = event("succeeded", contact_id=contact)
+    assert account.deliver(one).in_doubt
+    account.now += ledger.SETTLE_SECONDS
+    listed: dict[str, Any] = {"results": [{"toObjectId": "7"}], "paging": {"next": {"after": "1"}}}
+    match why:
+        case "contact deleted":
+            del account.hubspot.records["contacts"][contact]
+        case "too many":
+            add_notes(account, contact, MAX_NEWEST + 1, age=2 * EARLIER_SECONDS)
+        case "too many lately":
+            add_notes(account, contact, MAX_READ + 1)
+        case "too long":
+            add_notes(account, contact, 1, body="x" * MAX_TEXT)
+        case "cut list":
+            account.hubspot.fail("GET contacts/associations", Fault(status=200, body=b'{"results": [{"toObj'))
+        case "another page":
+            account.hubspot.fail("GET contacts/associations", Fault(status=200, body=orjson.dumps(listed)))
+        case "cut times":
+            add_notes(account, contact, 1)
+            account.hubspot.fail("POST notes/batch/read", Fault(status=200, body=b'{"status":"COMPLETE"}'))
+        case "odd ids":
+            add_notes(account, contact, 1)
+            account.hubspot.fail("POST notes/batch/read", Fault(status=200, body=b'{"results": [{"id": [{}]}]}'))
+    before = account.operations.count("POST notes")
+    outcome = account.deliver(one)
+    if why == "cut list":
+        assert (outcome.verdict, outcome.in_doubt) == ("retry", True)
+        return
+    assert (outcome.verdict, outcome.in_doubt) == ("uncertain", True)
+    assert account.operations.count("POST notes") == before
+    assert account.memories[f"event/{one.id}"].items() >= {"record": "note", "target": {"contact_id": contact}}.items()
+
+
+def add_notes(account: Account, contact: str, count: int, *, age: float = 0.0, body: str = "By a person") -> None:
+    for _ in range(count):
+        id = account.hubspot.add("notes", hs_note_body=body, hs_timestamp="1")
+        account.hubspot.records["notes"][id].about = {("contacts", contact)}
+        account.hubspot.records["notes"][id].created -= age
+
+
+@pytest.mark.parametrize("hours", [-72, -14, 14, 72])
+def test_note_is_found_although_the_machine_s_clock_is_hours_off(hours: int) -> None:
+    account, contact = account_with(PLAIN, record="note")
+    account.hubspot.fail("POST notes", Fault(works=True))
+    one = event("succeeded", contact_id=contact)
+    assert account.deliver(one).in_doubt
+    for note in account.hubspot.records["notes"].values():
+        note.created -= hours * 3600.0
+    account.now += ledger.SETTLE_SECONDS
+    assert account.deliver(one) == WRITTEN
+
+
+def test_note_is_found_among_many_and_beside_those_of_people() -> None:
+    account, contact = account_with(PLAIN, record="note")
+    add_notes(account, contact, MAX_NEWEST + 20, age=2 * EARLIER_SECONDS)
+    account.hubspot.fail("POST notes", Fault(works=True))
+    one = event("succeeded", contact_id=contact)
+    assert account.deliver(one).in_doubt
+    add_notes(account, contact, MAX_READ - 1, body="x" * MAX_TEXT)
+    assert account.deliver(one) == WRITTEN
+    assert len(account.steps) <= MAX_STEPS
+
+
+@every_key
+@pytest.mark.parametrize(
+    ("status", "verdict"), [(429, "retry"), (500, "retry"), (401, "disable"), (403, "disable"), (400, "uncertain")]
+)
+def test_question_that_fails_leaves_the_note_in_doubt(key: str, status: int, verdict: str) -> None:
+    account, contact = account_with(key, record="note")
+    account.hubspot.fail("POST notes", *([Fault(status=400, body=UNKNOWN_KEY)] if key == NONE else []), Fault())
+    one = event("succeeded", contact_id=contact)
+    account.deliver(one)
+    question = {UNIQUE: "GET notes", PLAIN: "GET contacts/associations", NONE: "GET contacts/associations"}[key]
+    account.hubspot.fail(question, Fault(status=status, body=b'{"status": "error", "category": "VALIDATION_ERROR"}'))
+    outcome = account.deliver(one)
+    assert (outcome.verdict, outcome.in_doubt) == (verdict, True)
+    assert account.memories[f"event/{one.id}"]["state"] == "intended"
+
+
+def test_two_subscriptions_make_a_note_each() -> None:
+    for key in (UNIQUE, PLAIN, NONE):
+        account, contact = account_with(key, record="note")
+        one = event("succeeded", contact_id=contact)
+        assert account.deliver(one) == OK
+        account.subscription, account.memories = replace(account.subscription, id="sub_2"), {}
+        account.hubspot.fail("POST notes", *([Fault(status=400, body=UNKNOWN_KEY)] if key == NONE else []), Fault())
+        assert account.deliver(one).in_doubt
+        account.now += ledger.SETTLE_SECONDS
+        assert account.deliver(one) == OK, "the note of the other one is not taken for its own"
+        assert len(account.hubspot.timeline("contacts", contact)) == 2
+
+
+@every_key
+def test_record_in_another_account_is_uncertain_if_it_may_be_there(key: str) -> None:
+    account, contact = account_with(key, portal="1")
+    one = event(contact_id=contact)
+    account.deliver(one, dies_after=1 if key != NONE else 2)
+    moved = replace(account.subscription, options={"portal": "2"})
+    before, account.subscription = account.subscription, moved
+    sent = len(account.operations)
+    outcome = account.deliver(one)
+    assert (outcome.verdict, outcome.reason) == ("uncertain", "written_elsewhere")
+    assert len(account.operations) == sent
+    account.subscription = before
+    assert until_over(account, one) == OK, "moved back"
+    account.subscription = moved
+    assert account.deliver(one) == WRITTEN
+    account.deliver(event(nth=2, contact_id=contact), dies_before=1)
+    account.subscription = before
+    assert account.deliver(event(nth=2, contact_id=contact)).verdict == "uncertain"
+
+
+@every_key
+def test_person_who_says_that_it_is_not_there_has_only_that_made_again(key: str) -> None:
+    account, contact = account_with(key)
+    one = event(contact_id=contact)
+    account.hubspot.fail("POST tasks", *([Fault(status=400, body=UNKNOWN_KEY)] if key == NONE else []), Fault())
+    assert account.deliver(one).in_doubt
+    place = f"event/{one.id}"
+    account.memories[place] = ledger.not_sent(account.memories[place])
+    assert account.deliver(one) == OK
+    assert [len(account.hubspot.records[object]) for object in ("notes", "tasks")] == [1, 1]
+    account.deliver(event(nth=2, contact_id=contact), dies_after=1 if key != NONE else 2)
+    account.subscription = replace(account.subscription, options={"portal": "2"})
+    two = event(nth=2, contact_id=contact)
+    assert account.deliver(two).reason == "written_elsewhere"
+    place = f"event/{two.id}"
+    account.memories[place] = ledger.not_sent(account.memories[place])
+    account.memories[place] = {"made": {**account.memories[place]["made"], "contacts": "999"}}
+    sent = len(account.steps)
+    assert account.deliver(two).verdict in ("delivered", "dead", "retry")
+    assert account.steps[sent].request.url.endswith(f"/contacts/{contact}"), "ids of the other account are not used"
+
+
+def test_ids_of_another_account_are_not_used() -> None:
+    account, contact, _ = ready(portal="1")
+    one = event("succeeded", contact_id=contact)
+    account.hubspot.fail("POST notes", Fault(status=429))
+    assert account.deliver(one).reason == "http_429"
+    account.subscription = replace(account.subscription, options={"portal": "2"})
+    assert account.deliver(one) == OK
+    assert account.operations == ["PATCH contacts", "POST notes", "PATCH contacts", "POST notes"]
+
+
+def test_contact_that_was_deleted_between_the_steps_ends_unmatched() -> None:
+    account, contact, _ = ready()
+    one = event(contact_id=contact)
+    account.deliver(one, dies_before=1)
+    account.memories[f"event/{one.id}"] = {**account.memories[f"event/{one.id}"], "state": "written"}
+    del account.hubspot.records["contacts"][contact]
+    assert account.deliver(one).reason == "target_deleted"
+    assert account.deliver(one) == SKIPPED
+    assert account.hubspot.records["notes"] == {}
+
+
+def test_deal_gets_the_task_after_the_contact_was_deleted() -> None:
+    account, contact, deal = ready()
+    one = event(contact_id=contact, deal_id=deal)
+    account.hubspot.fail("POST tasks", Fault(status=429))
+    account.deliver(one)
+    del account.hubspot.records["contacts"][contact]
+    assert account.deliver(one).reason == "target_deleted"
+    assert account.deliver(one) == OK
+    assert [len(account.hubspot.records[object]) for object in ("notes", "tasks")] == [1, 1]
+
+
+def test_ledger_holds_ids_only() -> None:
+    account, contact, deal = ready()
+    account.deliver(event(email="ada@example.com", deal_id=deal))
+    (memory,) = account.memories.values()
+    made = dict(memory["made"])
+    assert made.pop("portal") == "hubspot/crd_1"
+    assert made.keys() == {"contacts", "deals", "notes", "tasks"}
+    assert all(value.isdigit() for value in made.values())
+    assert memory.keys() == {"state", "made", "keyed"}
+    account.deliver(event(nth=2, email="ada@example.com"), dies_before=1)
+    memory = account.memories["event/evt_01jvpq00000000000000000002"]
+    assert ledger.read_entry(memory) == ledger.Entry(
+        record="note", target={"contact_id": contact}, portal="hubspot/crd_1", at=NOW
+    )
+
+
+JSON = st.recursive(st.none() | st.integers() | st.text() | st.floats(allow_nan=False), st.lists, max_leaves=5)
+
+
+@given(
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "state": st.sampled_from(["intended", "written", "done", 7]),
+            "made": JSON | st.dictionaries(st.sampled_from(["contacts", "notes", "portal", "x"]), JSON, max_size=3),
+            "portal": JSON | st.just("hubspot/crd_1"),
+            "record": JSON | st.just("note"),
+            "target": st.just({}) | JSON,
+            "at": st.just(NOW) | JSON,
+            "keyed": JSON,
+        },
+    )
+)
+def test_any_memory_is_read(memory: dict[str, Any]) -> None:
+    account, contact, _ = ready()
+    one = event(contact_id=contact)
+    account.memories[f"event/{one.id}"] = memory
+    outcome = account.deliver(one)
+    assert outcome.verdict in ("delivered", "retry", "uncertain")
+    if memory.get("state") == "intended":
+        assert outcome.verdict == "uncertain" or outcome.in_doubt or account.operations[0] == "GET notes/properties"
+
+
+# --- what answers mean
+
+
+def body(**document: Any) -> bytes:
+    return orjson.dumps({"status": "error", "message": "Ada <ada@example.com>", **document})
+
+
+def of_property(code: str, *names: str) -> dict[str, Any]:
+    return {"category": "VALIDATION_ERROR", "errors": [{"code": code, "context": {"propertyName": list(names)}}]}
+
+
+UNKNOWN_KEY = body(**of_property("PROPERTY_DOESNT_EXIST", KEY_PROPERTY))
+SCOPES = {"errors": [{"message": "", "context": {"requiredGranularScopes": [WRITE, "x"]}}]}
+IN_TEXT = (
+    'Property values were not valid: [{"isValid":false,"message":"ada@example.com","error":"PROPERTY_DOESNT_EXIST",'
+    '"name":"relay_error"}]'
+)
+NOT_HUBSPOT = "but the body is not an answer of HubSpot's API"
+ANSWERS: list[tuple[int, bytes, str, str, float | None]] = [
+    (200, b'{"id": "7"}', "delivered", "ok", None),
+    (201, b'{"id": 7}', "delivered", "ok", None),
+    (200, b"<html>", "retry", f"http_200, {NOT_HUBSPOT}", None),
+    (200, b"", "retry", f"http_200, {NOT_HUBSPOT}", None),
+    (200, b"null", "retry", f"http_200, {NOT_HUBSPOT}", None),
+    (200, b'{"id": "../x"}', "retry", f"http_200, {NOT_HUBSPOT}", None),
+    (200, b'{"id": "7/../8"}', "retry", f"http_200, {NOT_HUBSPOT}", None),
+    (200, b'{"id": "' + b"7" * 40 + b'"}', "retry", f"http_200, {NOT_HUBSPOT}", None),
+    (200, b'{"id": -7}', "retry", f"http_200, {NOT_HUBSPOT}", None),
+    (200, b'{"id": true}', "retry", f"http_200, {NOT_HUBSPOT}", None),
+    (200, b'{"id": 1e99}', "retry", f"http_200, {NOT_HUBSPOT}", None),
+    (200, b"[" * READ_BYTES, "retry", f"http_200, {NOT_HUBSPOT}", None),
+    (201, b'{"id":"7","properties":{"hs_note_body":"'.ljust(READ_BYTES, b"x"), "delivered", "ok", None),
+    (201, b'{"id":"7","properties":{"hs_note_body":"'.ljust(READ_BYTES - 1, b"x"), "retry", "http_201, but", None),
+    (207, orjson.dumps({"results": [], "errors": [{"category": "VALIDATION_ERROR"}]}), "dead", "http_400: VAL", None),
+    (207, orjson.dumps({"id": "7", "errors": [{"category": "MISSING_SCOPES", **SCOPES}]}), "disable", "http_403", None),
+    (200, orjson.dumps({"errors": ["x"]}), "dead", "http_400", None),
+    (301, b"", "retry", "http_301", None),
+    (
+        400,
+        body(**of_property("INVALID_EMAIL", "email")),
+        "dead",
+        "http_400: VALIDATION_ERROR: INVALID_EMAIL email",
+        None,
+    ),
+    (
+        400,
+        body(**of_property("PROPERTY_DOESNT_EXIST", "relay_status")),
+        "disable",
+        "http_400: VALIDATION_ERROR: HubSpo",
+        None,
+    ),
+    (
+        400,
+        body(category="VALIDATION_ERROR", message=IN_TEXT),
+        "disable",
+        "http_400: VALIDATION_ERROR: HubSpot has no",
+        None,
+    ),
+    (
+        400,
+        body(**of_property("CONFLICTING_UNIQUE_VALUE", "x")),
+        "dead",
+        "http_400: VALIDATION_ERROR: the value of x",
+        None,
+    ),
+    (
+        400,
+        body(category="VALIDATION_ERROR", errors=[None, {"code": "ada@example.com"}]),
+        "dead",
+        "http_400: VALI",
+        None,
+    ),
+    (400, b"Bad Request", "retry", "http_400", None),
+    (401, body(category="EXPIRED_AUTHENTICATION"), "disable", "http_401: EXPIRED_AUTHENTICATION: give the subs", None),
+    (403, body(category="MISSING_SCOPES", **SCOPES), "disable", "http_403: MISSING_SCOPES: give the service key", None),
+    (403, body(category="FORBIDDEN"), "disable", "http_403: FORBIDDEN: ask an administrator", None),
+    (404, body(category="OBJECT_NOT_FOUND"), "dead", "http_404: OBJECT_NOT_FOUND", None),
+    (404, b"nginx", "retry", "http_404", None),
+    (405, body(category="METHOD_NOT_ALLOWED"), "disable", "http_405: METHOD_NOT_ALLOWED: HubSpot has ended", None),
+    (409, body(category="CONFLICT"), "retry", "http_409: CONFLICT", None),
+    (409, body(category="OBJECT_ALREADY_EXISTS"), "dead", "http_409: OBJECT_ALREADY_EXISTS: the value is not", None),
+    (410, b"", "disable", "http_410", None),
+    (423, body(category="LOCKED"), "retry", "http_423: LOCKED", None),
+    (429, body(policyName="SECONDLY"), "retry", "http_429: SECONDLY", 1.0),
+    (429, body(policyName="TEN_SECONDLY_ROLLING"), "retry", "http_429: TEN_SECONDLY_ROLLING", 10.0),
+    (429, body(policyName="DAILY"), "retry", "http_429: DAILY", 3600.0),
+    (429, b"", "retry", "http_429", 10.0),
+    (477, b"", "retry", "http_477", None),
+    (500, body(category="INTERNAL"), "retry", "http_500", None),
+    (524, b"", "retry", "http_524", None),
+]
+
+
+def response(status: int, answer: bytes = b"", **headers: str) -> Response:
+    named = tuple((name.replace("_", "-"), value) for name, value in headers.items())
+    return Response(started_at=NOW, duration_ms=1.0, status_code=status, excerpt=answer, headers=named)
+
+
+@pytest.mark.parametrize(("status", "answer", "verdict", "reason", "pause"), ANSWERS, ids=lambda value: str(value)[:40])
+def test_answers_are_judged_by_status_and_body(
+    status: int, answer: bytes, verdict: str, reason: str, pause: float | None
+) -> None:
+    outcome = read_answer(response(status, answer), NOW).outcome
+    assert (outcome.verdict, outcome.retry_after_seconds) == (verdict, pause)
+    assert outcome.reason.startswith(reason)
+    assert "ada@example.com" not in outcome.reason
+
+
+def test_pause_that_hubspot_asks_for_is_obeyed() -> None:
+    for status in (429, 477, 503):
+        assert read_answer(response(status, Retry_After="90"), NOW).outcome.retry_after_seconds == 90.0
+    locked = read_answer(response(423, body(category="LOCKED")), NOW).outcome
+    assert (locked.wait_seconds, locked.retry_after_seconds) == (2.0, None), "of this object, not of the account"
+
+
+@pytest.mark.parametrize(
+    ("headers", "pause"),
+    [
+        ({"Remaining": "1", "Interval-Milliseconds": "10000"}, None),
+        ({"Remaining": "0", "Interval-Milliseconds": "10000"}, 10.0),
+        ({"Remaining": "0"}, 10.0),
+        ({"Remaining": "0", "Interval-Milliseconds": "99999999999999999999"}, 10.0),
+        ({"Remaining": "0", "Interval-Milliseconds": "999999999"}, 60.0),
+        ({"Remaining": "0", "Interval-Milliseconds": "0"}, None),
+        ({"Remaining": "0", "Interval-Milliseconds": "-5"}, 10.0),
+        ({"Remaining": "50", "Daily-Remaining": "0"}, 3600.0),
+        ({"Daily-Remaining": "-1"}, None),
+    ],
+    ids=str,
+)
+def test_last_request_of_an_interval_pauses_the_account_although_it_was_accepted(
+    headers: dict[str, str], pause: float | None
+) -> None:
+    account, contact, _ = ready(record="properties")
+    named = {f"X-HubSpot-RateLimit-{name}": value for name, value in headers.items()}
+    account.hubspot.fail("PATCH contacts", Fault(status=200, body=b'{"id": "7"}', headers=named))
+    assert account.deliver(event(contact_id=contact)) == replace(OK, retry_after_seconds=pause)
+
+
+def test_used_up_limits_of_the_stand_in_pause() -> None:
+    account, contact, _ = ready()
+    account.hubspot.daily = 3
+    assert account.deliver(event(contact_id=contact)).retry_after_seconds == 3600.0
+    outcome = account.deliver(event(nth=2, contact_id=contact))
+    assert (outcome.verdict, outcome.reason, outcome.retry_after_seconds) == ("retry", "http_429: DAILY", 3600.0)
+
+
+@given(st.integers(100, 599), st.binary() | st.recursive(st.none() | st.text(), st.lists).map(orjson.dumps))
+def test_every_answer_has_an_outcome(status: int, answer: bytes) -> None:
+    found = read_answer(response(status, answer), NOW)
+    assert found.outcome.reason
+    assert found.id is None
+    assert found.ok is False
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "Existing ID: 999",
+        "x was not valid: Contact already exists. Existing ID: 999",
+        "Contact already exists. Existing ID: 0999",
+        "Contact already exists. Existing ID: 99999999999999999999",
+        "Contact already exists. Existing ID: 9/../deals/7",
+        "Contact already exists. Existing ID: ",
+        7,
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("status", [400, 409])
+def test_contact_of_a_text_of_others_is_not_written_to(status: int, message: Any) -> None:
+    account = Account(unmatched="create")
+    victim = account.hubspot.add("contacts", email="victim@example.com")
+    account.hubspot.records["contacts"]["999"] = account.hubspot.records["contacts"][victim]
+    fault = Fault(status=status, body=orjson.dumps({"status": "error", "category": "CONFLICT", "message": message}))
+    account.hubspot.fail("POST contacts", fault)
+    outcome = account.deliver(event(email="new@example.com"))
+    if message == "Contact already exists. Existing ID: 9/../deals/7" and status == 409:
+        assert account.operations[-1] == "PATCH contacts", "9 alone: a number is all that is read"
+        assert account.steps[-1].request.url.endswith("/contacts/9")
+    else:
+        assert account.operations == ["PATCH contacts", "POST contacts"]
+    assert outcome.verdict == ("retry" if status == 409 else "dead")
+
+
+def test_answers_that_contradict_each_other_for_ever_end_each_attempt() -> None:
+    account = Account(unmatched="create")
+    exists = orjson.dumps(
+        {"status": "error", "category": "CONFLICT", "message": "Contact already exists. Existing ID: 7"}
+    )
+    account.hubspot.fail("PATCH contacts", *[NOBODY] * 40)
+    account.hubspot.fail("POST contacts", *[Fault(status=409, body=exists)] * 20)
+    for _ in range(5):
+        assert account.deliver(event(email="new@example.com")) == Outcome(verdict="retry", reason="conflict")
+    assert len(account.operations) == 15
+    account, contact, _ = ready()
+    account.hubspot.fail("POST notes", *[NOBODY] * 20)
+    for _ in range(5):
+        assert account.deliver(event(contact_id=contact)).reason == "target_deleted"
+    taken = Fault(status=400, body=body(**of_property("CONFLICTING_UNIQUE_VALUE", KEY_PROPERTY)))
+    account, contact, _ = ready()
+    account.hubspot.fail("POST notes", *[taken] * 20)
+    for _ in range(5):
+        assert account.deliver(event(contact_id=contact)).in_doubt
+    assert account.hubspot.records["notes"] == {}
+
+
+def test_id_of_another_object_in_an_answer_is_taken_as_a_number_only() -> None:
+    for id in ("7/../8", "7?x", "", "9" * 19, {"x": 1}, [7], 7.5, "٧", "{note} ", "{Note}"):
+        account, contact, _ = ready(record="note")
+        account.hubspot.fail("GET contacts", Fault(status=200, body=orjson.dumps({"id": id})))
+        assert account.deliver(event(contact_id=contact)).verdict == "retry"
+        assert account.operations == ["GET contacts"]
+
+
+def test_missing_scope_and_missing_property_disable_and_say_what_to_do() -> None:
+    account, contact, deal = ready()
+    account.hubspot.scopes -= {WRITE}
+    assert (
+        "give the service key the scope crm.objects.contacts.write" in account.deliver(event(contact_id=contact)).reason
+    )
+    account.hubspot.scopes = {WRITE}
+    outcome = account.deliver(event(contact_id=contact, deal_id=deal))
+    assert (outcome.verdict, DEALS_WRITE in outcome.reason) == ("disable", True)
+    account = Account(ready=False)
+    outcome = account.deliver(event(contact_id=account.hubspot.add("contacts")))
+    assert (outcome.verdict, "relay_status" in outcome.reason) == ("disable", True)
+    assert "--create-properties" in outcome.reason
+
+
+def test_attempt_goes_on_where_the_last_one_stopped() -> None:
+    account, contact, _ = ready()
+    account.hubspot.fail("POST tasks", Fault(status=429, body=body(policyName="SECONDLY")))
+    one = event(contact_id=contact)
+    outcome = account.deliver(one)
+    assert (outcome.retry_after_seconds, outcome.in_doubt) == (1.0, False)
+    assert account.deliver(one) == OK
+    assert account.operations == ["PATCH contacts", "POST notes", "POST tasks", "POST tasks"]
+
+
+# --- when it is added
+
+
+def test_greeting_finds_the_account_and_makes_the_properties_once() -> None:
+    account = Account(ready=False)
+    missing = account.greet()
+    assert missing.remember is None
+    assert missing.outcome.verdict == "dead"
+    assert "could not read relay_status of contacts" in missing.outcome.reason
+    assert "--create-properties" in missing.outcome.reason
+    for options in ({"create_properties": True}, {"create_properties": True}, {}):
+        account.steps.clear()
+        ended = account.greet(**options)
+        assert (ended.outcome, ended.remember) == (OK, {"portal": str(PORTAL)})
+        assert len(account.steps) == (17 if options else 13) <= MAX_STEPS
+    assert account.hubspot.definitions["notes"][KEY_PROPERTY].unique
+    contact = account.hubspot.add("contacts", email="ada@example.com")
+    assert account.deliver(event(email="ada@example.com")) == OK
+    assert len(account.hubspot.timeline("contacts", contact)) == 2
+    assert KIND.portal(account.subscription) == "hubspot/crd_1"
+    assert KIND.portal(replace(account.subscription, options=dict(ended.remember or {}))) == f"hubspot/{PORTAL}"
+
+
+def test_greeting_asks_for_what_is_written_only() -> None:
+    account = Account(ready=False)
+    assert account.greet(record="note").outcome == OK, "deliveries do without the key"
+    assert account.operations == ["GET account", "GET notes/properties"]
+    assert account.greet(record="properties", template={"properties": {"company": "x"}}).outcome == OK
+    assert account.operations[2:] == ["GET account"]
+
+
+def test_greeting_goes_on_where_hubspot_makes_no_key_unique() -> None:
+    account = Account(ready=False)
+    account.hubspot.unique -= {"notes", "tasks"}
+    assert account.greet(create_properties=True).outcome == OK
+    assert KEY_PROPERTY not in account.hubspot.definitions["notes"]
+    contact = account.hubspot.add("contacts")
+    assert account.deliver(event(contact_id=contact)) == OK
+    assert account.operations[-5:] == ["PATCH contacts", "POST notes", "POST notes", "POST tasks", "POST tasks"]
+
+
+def test_greeting_says_what_is_wrong_with_the_token() -> None:
+    account = Account(ready=False)
+    account.token = "pat-wrong"
+    assert account.greet(create_properties=True).outcome.reason.startswith("http_401: INVALID_AUTHENTICATION")
+    account.token, account.hubspot.scopes = "pat-eu1-11111111-2222-3333-4444-of-the-stand-in", {WRITE}
+    refused = account.greet(create_properties=True)
+    assert (refused.outcome.verdict, SCHEMAS in refused.outcome.reason) == ("disable", True)
+    account.hubspot.scopes = {scope for scope in ALL_SCOPES if "deals" not in scope}
+    assert account.greet(create_properties=True).outcome == OK, "an event that names a deal says it"
+    account.hubspot.scopes -= {SCHEMAS}
+    account.hubspot.definitions["notes"].pop(KEY_PROPERTY)
+    refused = account.greet(create_properties=True, record="note")
+    assert (refused.outcome.verdict, SCHEMAS in refused.outcome.reason) == ("disable", True)
+
+
+@pytest.mark.parametrize(
+    ("operation", "fault"),
+    [
+        *(
+            (operation, fault)
+            for operation in ("GET account", "GET deals/properties", "GET tasks/properties")
+            for fault in (Fault(), Fault(status=200, body=b"<html>Log in"), Fault(status=500), Fault(status=302))
+        ),
+        ("GET account", Fault(status=200, body=b"{}")),
+        ("GET account", Fault(status=200, body=b'{"portalId": "x/../y"}')),
+        ("GET account", Fault(status=200, body=b'{"portalId": "{portal}"}')),
+        ("GET account", Fault(status=200, body=b'{"portalId": 99999999999999999999}')),
+        ("GET contacts/properties", Fault(status=429)),
+    ],
+    ids=lambda value: value if isinstance(value, str) else f"{value.status} {value.body!r}",
+)
+def test_greeting_that_gets_no_answer_is_no_success(operation: str, fault: Fault) -> None:
+    account = Account()
+    account.hubspot.fail(operation, fault)
+    ended = account.greet()
+    assert (ended.outcome.verdict, ended.remember) == ("retry", None)
+
+
+# --- subscriptions
+
+
+@pytest.mark.parametrize(
+    ("fields", "pointer"),
+    [
+        ({"sink": "https://api.hubapi.com/crm/v3"}, "/sink"),
+        ({"sink": "https://api.hubapi.com/?hapikey=x"}, "/sink"),
+        ({"credential": None}, "/sinkcredential"),
+        ({"handshake": "required"}, "/config/handshake"),
+        ({"incidents": "collapse"}, "/config/incidents"),
+        ({"types": ("relay.incident.opened",)}, "/types"),
+        ({"method": "PUT"}, "/protocolsettings/method"),
+        ({"headers": (("X-A", "b"),)}, "/protocolsettings/headers"),
+        ({"options": {"record": []}}, "/config/record"),
+        ({"options": {"record": ["mail"]}}, "/config/record"),
+        ({"options": {"record": [7]}}, "/config/record"),
+        ({"options": {"unmatched": "guess"}}, "/config/unmatched"),
+        ({"options": {"template": {"email": "x"}}}, "/config/template/email"),
+        ({"options": {"template": "x"}}, "/config/template"),
+        ({"options": {"template": {"note": "x"}}}, "/config/template/note"),
+        ({"options": {"template": {"note": {"a": "{{"}}}}, "/config/template/note/a"),
+        ({"options": {"template": {"note": {"a": ["x"]}}}}, "/config/template/note/a"),
+        ({"options": {"template": {"note": {KEY_PROPERTY: "x"}}}}, f"/config/template/note/{KEY_PROPERTY}"),
+        ({"options": {"template": {"task": {"Not a name": "x"}}}}, "/config/template/task/Not a name"),
+        ({"options": {"template": {"note": {f"a{n}": 1 for n in range(MAX_PROPERTIES + 1)}}}}, "/config/template/note"),
+        ({"options": {"batch": {}}}, "/config/batch"),
+        ({"options": {"attach": "deal"}}, "/config/attach"),
+    ],
+    ids=str,
+)
+def test_wrong_subscription_is_refused_with_a_pointer(fields: dict[str, Any], pointer: str) -> None:
+    KIND.check(subscription(options={"record": ["note"], "unmatched": "create", "dry_run": True, "portal": "7"}))
+    with pytest.raises(InvalidRequest) as refused:
+        KIND.check(replace(subscription(), **fields))
+    assert [error.pointer for error in refused.value.errors] == [pointer]
+
+
+def test_preview_shows_every_request_with_placeholders() -> None:
+    one = event(email="ada+1@example.com", deal_id=7)
+    steps = previewed(HUBSPOT.steps(one, subscription(), CONTEXT, {}, NOW))
+    assert [f"{step.request.method} {step.name}" for step in steps] == [
+        "PATCH update the contact",
+        "PATCH update the deal",
+        "POST create the note",
+        "POST create the task",
+    ]
+    assert steps[0].request.url.endswith("/contacts/ada%2B1%40example.com?idProperty=email")
+    about = orjson.loads(steps[2].request.body)["associations"]
+    assert [one["to"]["id"] for one in about] == ["{contact}", "{deal}"]
+    assert [one["types"][0]["associationTypeId"] for one in about] == [202, 214]
+    assert all("Authorization" not in dict(step.request.headers) for step in steps)
+    captured = replace(CONTEXT, recipient=Recipient(address="ada@example.com").shown())
+    first, *_ = previewed(HUBSPOT.steps(event(), subscription(), captured, {}, NOW))
+    assert (
+        first.request.url == "https://api.hubapi.com/crm/objects/2026-09/contacts/{recipient.address}?idProperty=email"
+    )
+
+
+def test_value_of_a_template_that_is_no_text_is_a_text() -> None:
+    account, contact, _ = ready(template={"properties": {"company": 7, "jobtitle": True, "phone": 1.5}})
+    assert account.deliver(event(contact_id=contact)) == OK
+    values = account.hubspot.records["contacts"][contact].properties
+    assert [values[name] for name in ("company", "jobtitle", "phone")] == ["7", "true", "1.5"]
+
+
+# --- the page
+
+
+PAGE = (Path(__file__).resolve().parents[3] / "docs" / "integrations" / "hubspot.md").read_text(encoding="utf-8")
+
+
+def test_page_lists_the_properties_as_they_are_made() -> None:
+    words = {"text": "text", "textarea": "text", "date": "date and time"}
+    for one in OWN_PROPERTIES:
+        holds = one["description"][0].lower() + one["description"][1:].rstrip(".")
+        assert f"| `{one['name']}` | {words[one['fieldType']]} | {holds} |" in PAGE
+    assert f"| `{KEY['name']}` | text, unique | the event that it was made of. HubSpot refuses" in PAGE
+
+
+def test_scopes_of_the_page_are_enough() -> None:
+    scopes = set(re.findall(r"`(crm\.[a-z.]+)`", PAGE))
+    assert scopes == ALL_SCOPES
+    account = Account(ready=False)
+    account.hubspot.scopes = scopes
+    assert account.greet(create_properties=True).outcome == OK
+    account.hubspot.scopes = {scope for scope in scopes if "schemas" not in scope}
+    assert account.greet().outcome == OK, "those of schemas can be taken away"
+    contact, deal = account.hubspot.add("contacts"), account.hubspot.add("deals")
+    account.hubspot.fail("POST notes", Fault(works=True))
+    one = event(contact_id=contact, deal_id=deal)
+    assert account.deliver(one).in_doubt
+    assert account.deliver(one) == OK
+    account.hubspot.scopes = {scope for scope in account.hubspot.scopes if "deals" not in scope}
+    assert account.deliver(event(nth=2, contact_id=contact)) == OK
+
+
+def test_template_of_the_page_is_accepted() -> None:
+    (template,) = (orjson.loads(block) for block in re.findall(r"```json\n(.*?)```", PAGE, flags=re.DOTALL))
+    account = Account(template=template)
+    KIND.check(account.subscription)
+    for name, type in (("outreach", "string"), ("outreach_at", "datetime")):
+        account.hubspot.definitions["contacts"][name] = Definition(name=name, type=type)
+    contact = account.hubspot.add("contacts")
+    assert account.deliver(event(contact_id=contact, campaign="Spring", owner_id=77)) == OK
+    note, task = account.hubspot.timeline("contacts", contact)
+    assert "Campaign: Spring" in note.properties["hs_note_body"]
+    assert (task.properties["hs_task_priority"], task.properties["hubspot_owner_id"]) == ("LOW", "77")
+    assert f"at most {MAX_BODY_BYTES:,} bytes" in PAGE

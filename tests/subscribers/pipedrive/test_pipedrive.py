@@ -1,0 +1,951 @@
+"""Pipedrive: who is meant, what is written, and that nothing is written twice, at a strict stand-in."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import orjson
+import pytest
+
+from relay.core.credentials import SinkCredential, origin_text
+from relay.core.delivery import OutboundRequest, Outcome, Response
+from relay.core.dialogue import Ended, Memory, Step, previewed
+from relay.core.events import Event
+from relay.core.jsontext import dumps
+from relay.core.ledger import SETTLE_SECONDS, event_key, read_entry
+from relay.core.recipient import Recipient
+from relay.core.subscription import Subscription
+from relay.errors import InvalidRequest, NotRenderable
+from subscribers.base import RenderContext, header_errors
+from subscribers.pipedrive import INDEXED_SECONDS, PIPEDRIVE, Pipedrive, portal_of
+from subscribers.pipedrive.answers import BUDGET_PAUSE_SECONDS, READ_BYTES, read_answer
+from tests.subscribers.slack.test_dialogue import job
+from tests.support.hostile_texts import TEXTS, events_with
+from tests.support.scale import scaled
+from tests.vendors import pipedrive as stand_in
+from tests.vendors.endpoint import Fault
+from tests.vendors.pipedrive import HOST, TOKEN
+
+NOW = 1779271208.0
+SINK = f"https://{HOST}"
+KIND = Pipedrive()
+CONTEXT = RenderContext(public_url="https://relay.example")
+EMAIL = "jane@example.com"
+LEAD = "00000000-0000-4000-8000-000000000003"
+
+
+class Clock:
+    now = NOW
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def pipedrive(sink: str = SINK, type: str = "ACCESSTOKEN", **options: Any) -> Subscription:
+    tokens = {"ACCESSTOKEN": {"accesstoken": TOKEN}, "HEADER": {"name": "X-Api-Token", "value": TOKEN}}
+    fields = {"credentialtype": type, **tokens.get(type, {"refreshtoken": "x"})}
+    credential = SinkCredential(id="crd_1", origin=origin_text(sink), fields=fields)
+    return Subscription(id="sub_1", sink=sink, kind="pipedrive", credential=credential, options=options)
+
+
+def event(metadata: Mapping[str, Any], kind: str = "succeeded", nth: int = 1) -> Event:
+    made = job(kind, nth)
+    document = made.document()
+    document["data"]["metadata"] = dict(metadata)
+    return replace(made, body=orjson.dumps(document))
+
+
+class World:
+    """A company, a subscription and what it remembers. `deliver` is one attempt."""
+
+    def __init__(self, **options: Any) -> None:
+        self.clock = Clock()
+        self.company = stand_in.Pipedrive(self.clock)
+        self.company.add_person("Jane Doe", EMAIL, "+1 415 555 2671")
+        self.company.add_deal("Deal", person_id=1)
+        self.company.add_lead("Lead", person_id=1)
+        self.subscription = pipedrive(**options)
+        self.context = CONTEXT
+        self.memories: dict[str, Memory] = {}
+        self.steps: list[Step] = []
+
+    def deliver(self, about: Event, *, dies_at: int | None = None, dies_after: int | None = None) -> Outcome | None:
+        """The outcome of an attempt. It dies before a request is sent, or after its answer: then there is none."""
+        dialogue = KIND.dialogue(self.subscription)
+        assert dialogue is not None
+        key = dialogue.key(about, self.subscription)
+        assert key == event_key(about.id)
+        shared = () if dialogue.shared is None else dialogue.shared(about, self.subscription, self.context)
+        context = replace(self.context, known=[self.memories.get(one, {}) for one in shared])
+        self.steps = []
+        steps = dialogue.steps(about, self.subscription, context, self.memories.get(key, {}), self.clock.now)
+        try:
+            step = next(steps)
+            while True:
+                self._keep([key], step.remember)
+                self._keep(shared, step.share)
+                assert step.private, "the answer or the URL may say something about a person"
+                self.steps.append(step)
+                if dies_at == len(self.steps):
+                    return None
+                response = self.company.take_unsigned(step.request)
+                if dies_after == len(self.steps):
+                    return None
+                step = steps.send(response)
+        except StopIteration as end:
+            ended: Ended = end.value
+        self._keep([key], ended.remember)
+        self._keep(shared, ended.share)
+        return ended.outcome
+
+    def _keep(self, keys: Sequence[str], memory: Memory | None) -> None:
+        if memory is not None:
+            self.memories |= dict.fromkeys(keys, orjson.loads(orjson.dumps(memory)))
+
+    @property
+    def called(self) -> list[str]:
+        return [name for name, _, _ in self.company.calls]
+
+
+ABOUT_DEAL = event({"deal_id": 2})
+
+
+@pytest.mark.parametrize(
+    ("metadata", "options", "place"),
+    [
+        ({"deal_id": 2}, {}, {"deal_id": 2}),
+        ({"deal_id": "2"}, {}, {"deal_id": 2}),
+        ({"lead_id": LEAD}, {}, {"lead_id": LEAD}),
+        ({"person_id": 1}, {}, {"person_id": 1}),
+        ({"contact_id": "1"}, {}, {"person_id": 1}),
+        ({"email": EMAIL}, {}, {"person_id": 1}),
+        ({"email": EMAIL.upper()}, {}, {"person_id": 1}),
+        ({"phone": "+1 415 555 2671"}, {}, {"person_id": 1}),
+        ({"deal_id": 99, "email": EMAIL}, {}, {"person_id": 1}),
+        ({"deal_id": "2; DROP", "email": EMAIL}, {}, {"person_id": 1}),
+        ({"deal_id": 2, "email": EMAIL}, {"attach": "person"}, {"person_id": 1}),
+        ({"email": EMAIL}, {"attach": "deal"}, {"deal_id": 2}),
+        ({"email": EMAIL}, {"attach": "lead"}, {"lead_id": LEAD}),
+    ],
+)
+def test_note_is_attached_to_whom_the_metadata_names(
+    metadata: Mapping[str, Any], options: Mapping[str, Any], place: Mapping[str, Any]
+) -> None:
+    world = World(**options)
+    outcome = world.deliver(event(metadata))
+    assert outcome == Outcome(verdict="delivered", reason="http_201")
+    (note,) = world.company.notes
+    assert {name: note[name] for name in ("deal_id", "lead_id", "person_id") if name in note} == place
+    assert world.company.refused in ([], [(404, "Deal not found")])
+
+
+def test_captured_recipient_is_used_where_the_metadata_names_nobody() -> None:
+    world = World()
+    world.context = replace(CONTEXT, recipient=Recipient(address=EMAIL, profile_url="https://linkedin.com/in/jane"))
+    outcome = world.deliver(event({}))
+    assert outcome is not None
+    assert outcome.verdict == "delivered"
+    assert EMAIL not in repr(world.context), "it is in no log by accident"
+    assert EMAIL not in orjson.dumps(world.memories).decode(), "nor in what is remembered"
+
+
+def test_captured_profile_url_is_looked_up_in_fields_of_the_companys_own() -> None:
+    world = World()
+    url = "https://www.linkedin.com/in/sam?x=1&y=ü"
+    world.company.add_person("Sam")["custom_fields"] = {"d4de1c1518b4531717c676029a45911c340390a6": url}
+    world.context = replace(CONTEXT, recipient=Recipient(profile_url=url))
+    outcome = world.deliver(event({}))
+    assert outcome is not None
+    assert outcome.verdict == "delivered"
+    assert world.company.notes[0]["person_id"] == world.company.persons[-1]["id"]
+    world.subscription = pipedrive(unmatched="create")
+    world.context = replace(CONTEXT, recipient=Recipient(profile_url="https://www.linkedin.com/in/nobody"))
+    outcome = world.deliver(event({}, nth=2))
+    assert outcome == Outcome(verdict="skip", reason="unmatched"), "nobody is created without an address or a number"
+
+
+def test_note_says_what_happened_and_ends_with_the_key() -> None:
+    world = World(metadata_keys=["deal_id", "note"])
+    world.deliver(event({"deal_id": 2, "note": "<img src=x onerror=alert(1)> & co"}, "failed"))
+    content = world.company.notes[0]["content"]
+    assert content.startswith("<b>LinkedIn")
+    assert content.endswith(f"<br>revor-relay {event({}).id}-13a076fce7d1")
+    assert "Note: &lt;img src=x onerror=alert(1)&gt; &amp; co" in content
+
+
+@pytest.mark.parametrize(("kind", "done"), [("succeeded", True), ("failed", False), ("not_found", False)])
+def test_activity_of_a_failure_is_an_open_task(kind: str, done: bool) -> None:
+    world = World(record="activity")
+    outcome = world.deliver(event({"email": EMAIL}, kind))
+    assert outcome == Outcome(verdict="delivered", reason="http_200")
+    (activity,) = world.company.activities
+    assert (activity["type"], activity["done"], activity["due_date"]) == ("task", done, "2026-05-20")
+    assert activity["person_id"] == 1
+    assert activity["note"].endswith(f"{event({}).id}-13a076fce7d1")
+
+
+# --- nobody is known
+
+
+@pytest.mark.parametrize(
+    ("metadata", "options", "verdict", "reason"),
+    [
+        ({}, {}, "skip", "unmatched"),
+        ({"email": "nobody@example.com"}, {}, "skip", "unmatched"),
+        ({"email": "nobody@example.com"}, {"unmatched": "fail"}, "dead", "unmatched"),
+        ({"deal_id": 99}, {}, "skip", "unmatched"),
+        ({}, {"unmatched": "create"}, "skip", "unmatched"),
+        ({"email": "two@example.com"}, {}, "skip", "ambiguous"),
+        ({"email": "two@example.com"}, {"unmatched": "create"}, "skip", "ambiguous"),
+        ({"email": "two@example.com"}, {"unmatched": "fail"}, "dead", "ambiguous"),
+    ],
+)
+def test_nobody_known_is_skipped_or_fails(
+    metadata: Mapping[str, Any], options: Mapping[str, Any], verdict: str, reason: str
+) -> None:
+    world = World(**options)
+    world.company.add_person("One", "two@example.com")
+    world.company.add_person("Two", "two@example.com")
+    outcome = world.deliver(event(metadata))
+    assert outcome is not None
+    assert (outcome.verdict, outcome.reason) == (verdict, reason)
+    assert (world.company.notes, len(world.company.persons)) == ([], 3)
+
+
+def test_unknown_person_is_created_and_gets_the_note() -> None:
+    world = World(unmatched="create")
+    outcome = world.deliver(event({"email": "new@example.com"}))
+    assert outcome is not None
+    assert outcome.verdict == "delivered"
+    assert world.company.persons[-1]["emails"][0]["value"] == "new@example.com"
+    assert world.company.notes[0]["person_id"] == world.company.persons[-1]["id"]
+    assert "new@example.com" not in orjson.dumps(world.memories).decode()
+
+
+@pytest.mark.parametrize("index_seconds", [5.0, 1e9])
+@pytest.mark.parametrize("way", ["email", "phone"])
+def test_person_is_never_created_twice(way: str, index_seconds: float) -> None:
+    world = World(unmatched="create")
+    world.company.index_seconds = index_seconds
+    about = event({way: {"email": "new@example.com", "phone": "+1 415 555 2672"}[way]})
+    assert world.deliver(about, dies_after=3) is None
+    assert len(world.company.persons) == 2
+    outcome = world.deliver(about)
+    assert outcome is not None
+    assert outcome.verdict == "delivered", "the search does not know the person yet, but the list does"
+    assert (len(world.company.persons), len(world.company.notes)) == (2, 1)
+
+
+def test_person_who_was_not_created_is_created_once_that_is_certain() -> None:
+    world = World(unmatched="create")
+    about = event({"email": "new@example.com"})
+    world.company.fail("POST /api/v2/persons", Fault(status=0))
+    first = world.deliver(about)
+    assert first is not None
+    assert (first.verdict, first.wait_seconds, first.in_doubt) == ("retry", 0.0, False)
+    second = world.deliver(about)
+    assert second is not None
+    assert (second.reason, second.wait_seconds, second.in_doubt) == ("settling", SETTLE_SECONDS, False)
+    world.clock.now += SETTLE_SECONDS
+    outcome = world.deliver(about)
+    assert outcome is not None
+    assert outcome.verdict == "delivered"
+    assert (len(world.company.persons), len(world.company.notes)) == (2, 1)
+
+
+def test_person_behind_hundreds_of_newer_ones_is_waited_for_until_the_search_finds_them() -> None:
+    world = World(unmatched="create")
+    world.company.index_seconds = INDEXED_SECONDS - 1
+    about = event({"email": "new@example.com"})
+    world.company.fail("POST /api/v2/persons", Fault(status=0, works=True))
+    world.deliver(about)
+    for nth in range(400):
+        world.company.add_person(f"Person {nth}", f"person-{nth}@example.com")
+    world.clock.now += SETTLE_SECONDS
+    outcome = world.deliver(about)
+    assert outcome is not None
+    assert (outcome.verdict, outcome.wait_seconds) == ("retry", INDEXED_SECONDS - SETTLE_SECONDS)
+    world.clock.now += outcome.wait_seconds
+    outcome = world.deliver(about)
+    assert outcome is not None
+    assert outcome.verdict == "delivered"
+    assert sum(one["emails"][0]["value"] == "new@example.com" for one in world.company.persons) == 1
+
+
+NEW = {"email": "new@example.com", "phone": "+1 415 555 2672"}
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ({"email": "new@example.com"}, {"email": "New@Example.com"}),
+        ({"phone": "+1 415 555 2672"}, {"phone": "+1 (415) 555-2672"}),
+        (NEW, {"phone": "+1 415 555 2672"}),
+        ({"phone": "+1 415 555 2672"}, NEW),
+        (NEW, {"person_id": 99, "email": "new@example.com"}),
+    ],
+)
+@pytest.mark.parametrize("lost", [False, True], ids=["answered", "answer lost"])
+@pytest.mark.parametrize("others", [0, 40])
+def test_next_event_about_a_person_finds_whom_the_first_created(
+    first: Mapping[str, Any], second: Mapping[str, Any], lost: bool, others: int
+) -> None:
+    world = World(unmatched="create")
+    world.company.index_seconds = 1e9
+    world.company.fail("POST /api/v2/persons", *[Fault(status=502, works=True)] * lost)
+    world.deliver(event(first))
+    for nth in range(others):
+        world.company.add_person(f"Person {nth}", f"person-{nth}@example.com")
+    world.subscription = replace(world.subscription, id="sub_2")
+    outcome = world.deliver(event(second, nth=2))
+    assert outcome is not None
+    assert outcome.verdict == "delivered"
+    created = [one for one in world.company.persons if one["name"] in NEW.values()]
+    assert len(created) == 1
+    assert {one["person_id"] for one in world.company.notes} == {created[0]["id"]}
+
+
+def test_second_event_does_not_search_for_whom_the_first_created() -> None:
+    world = World(unmatched="create")
+    world.deliver(event(NEW))
+    world.company.calls.clear()
+    world.deliver(event(NEW, nth=2))
+    assert world.called == ["GET /api/v2/persons/", "POST /v1/notes"]
+    world.company.persons[-1]["is_deleted"] = True
+    world.deliver(event(NEW, nth=3))
+    assert len(world.company.persons) == 3, "whoever was deleted is created again"
+
+
+def test_person_whom_another_program_has_just_added_is_found() -> None:
+    world = World(unmatched="create")
+    world.company.add_person("New", "new@example.com")["indexed_at"] = 1e12
+    outcome = world.deliver(event({"email": "New@example.com"}))
+    assert outcome is not None
+    assert (outcome.verdict, len(world.company.persons)) == ("delivered", 2)
+
+
+@pytest.mark.parametrize("status", [500, 429, 403])
+def test_nobody_is_created_while_the_newest_cannot_be_asked(status: int) -> None:
+    world = World(unmatched="create")
+    world.company.fail("GET /api/v2/persons", Fault(status=status, body=b"{}"))
+    outcome = world.deliver(event(NEW))
+    assert outcome is not None
+    assert (outcome.verdict, outcome.in_doubt, len(world.company.persons)) == ("retry", False, 1)
+
+
+def test_person_by_a_shared_number_is_not_taken_for_the_one_by_an_address() -> None:
+    world = World(unmatched="create")
+    world.deliver(event(NEW))
+    world.company.add_person("Bob", "bob@example.com", NEW["phone"])
+    world.deliver(event({**NEW, "email": "bob@example.com"}, nth=2))
+    assert [one["person_id"] for one in world.company.notes] == [one["id"] for one in world.company.persons[1:]]
+
+
+def test_refused_person_leaves_nothing_in_doubt() -> None:
+    world = World(unmatched="create")
+    world.company.fail("POST /api/v2/persons", Fault(status=429, body=b"{}"))
+    outcome = world.deliver(event(NEW))
+    assert outcome is not None
+    assert outcome.verdict == "retry"
+    assert set(map(len, world.memories.values())) == {0}
+
+
+def test_deliveries_about_one_person_share_a_turn_that_names_nobody() -> None:
+    def keys(metadata: Mapping[str, Any], sink: str = SINK, **options: Any) -> Sequence[str]:
+        subscription = pipedrive(sink, **options)
+        dialogue = KIND.dialogue(subscription)
+        assert dialogue is not None
+        return () if dialogue.shared is None else dialogue.shared(event(metadata), subscription, CONTEXT)
+
+    both = keys(NEW, unmatched="create")
+    assert len(both) == 2
+    assert not [part for part in ("new@", "415", "acme") if part in "".join(both)]
+    assert keys({"email": " NEW@example.com"}, unmatched="create") == both[:1]
+    assert keys({"phone": "+1(415)555-2672"}, unmatched="create") == both[1:]
+    assert not set(keys(NEW, "https://other.pipedrive.com", unmatched="create")) & set(both)
+    for none in (keys(NEW), keys(NEW, unmatched="fail"), keys({"deal_id": 2}, unmatched="create")):
+        assert list(none) == []
+
+
+# --- no doubles
+
+
+LOST = (Fault(status=0, works=True), Fault(status=502, works=True), Fault(status=200, body=b"<html>", works=True))
+
+
+@pytest.mark.parametrize("record", ["note", "activity"])
+@pytest.mark.parametrize("fault", LOST, ids=["time-out", "502", "login page"])
+def test_lost_answer_is_asked_for(record: str, fault: Fault) -> None:
+    world = World(record=record)
+    name = {"note": "POST /v1/notes", "activity": "POST /api/v2/activities"}[record]
+    world.company.fail(name, fault)
+    first = world.deliver(ABOUT_DEAL)
+    assert first is not None
+    assert (first.verdict, first.in_doubt, first.wait_seconds) == ("retry", True, 0.0), "it is asked for soon"
+    second = world.deliver(ABOUT_DEAL)
+    assert second == Outcome(verdict="delivered", reason="already_written")
+    assert len(world.company.notes) + len(world.company.activities) == 1
+    assert world.called.count(name) == 1
+    calls = len(world.company.calls)
+    assert world.deliver(ABOUT_DEAL) == second, "a replay writes nothing"
+    assert len(world.company.calls) == calls
+
+
+@pytest.mark.parametrize("record", ["note", "activity"])
+def test_lost_request_is_sent_again_once_it_has_settled(record: str) -> None:
+    world = World(record=record)
+    name = {"note": "POST /v1/notes", "activity": "POST /api/v2/activities"}[record]
+    world.company.fail(name, Fault(status=0))
+    world.deliver(ABOUT_DEAL)
+    world.clock.now += 30
+    waiting = world.deliver(ABOUT_DEAL)
+    assert waiting is not None
+    assert (waiting.verdict, waiting.reason, waiting.wait_seconds) == ("retry", "settling", SETTLE_SECONDS - 30)
+    world.clock.now += SETTLE_SECONDS - 30
+    outcome = world.deliver(ABOUT_DEAL)
+    assert outcome is not None
+    assert outcome.verdict == "delivered"
+    assert len(world.company.notes) + len(world.company.activities) == 1
+
+
+@pytest.mark.parametrize("record", ["note", "activity"])
+@pytest.mark.parametrize("where", ["at", "after"])
+@pytest.mark.parametrize("step", [1, 2])
+def test_death_at_any_request_makes_no_double(record: str, where: str, step: int) -> None:
+    world = World(record=record)
+    assert world.deliver(ABOUT_DEAL, **{f"dies_{where}": step}) is None  # type: ignore[arg-type]
+    for _ in range(3):
+        outcome = world.deliver(ABOUT_DEAL)
+        assert outcome is not None
+        if outcome.verdict == "delivered":
+            break
+        world.clock.now += SETTLE_SECONDS
+    assert outcome is not None
+    assert outcome.verdict == "delivered"
+    assert len(world.company.notes) + len(world.company.activities) == 1
+
+
+@pytest.mark.parametrize("error", ["connect", "dns", "tls", "refused", "proxy", "credential"])
+def test_request_that_was_never_sent_is_simply_sent_again(error: str) -> None:
+    world = World()
+    steps = PIPEDRIVE.steps(ABOUT_DEAL, world.subscription, CONTEXT, {}, NOW)
+    steps.send(None)  # type: ignore[arg-type]
+    write = steps.send(world.company.take_unsigned(world_request(world)))
+    assert write.remember is not None
+    with pytest.raises(StopIteration) as end:
+        steps.send(Response(started_at=NOW, duration_ms=1.0, error=error))
+    assert end.value.value.remember == {}
+    assert end.value.value.outcome == Outcome(verdict="retry", reason=error)
+
+
+def world_request(world: World) -> OutboundRequest:
+    return next(PIPEDRIVE.steps(ABOUT_DEAL, world.subscription, CONTEXT, {}, NOW)).request
+
+
+def test_record_is_found_among_many_and_long_ones() -> None:
+    world = World()
+    world.company.fail("POST /v1/notes", Fault(status=0, works=True))
+    world.deliver(ABOUT_DEAL)
+    for nth in range(30):
+        long = "x" * (80_000 if nth % 10 == 0 else 2_000)
+        note = {"id": 100 + nth, "deal_id": 2, "content": long, "add_time": "2026-05-20 10:00:30"}
+        world.company.notes.append(note)
+    world.clock.now += SETTLE_SECONDS
+    outcome = world.deliver(ABOUT_DEAL)
+    assert outcome is not None
+    assert outcome.verdict in ("delivered", "uncertain")
+    assert world.called.count("POST /v1/notes") == 1, "it was written twice"
+
+
+def test_record_that_is_not_found_in_time_is_for_a_person() -> None:
+    world = World()
+    world.company.fail("POST /v1/notes", Fault(status=0))
+    world.deliver(ABOUT_DEAL)
+    for nth in range(400):
+        note = {"id": 100 + nth, "deal_id": 2, "content": "x", "add_time": "2026-05-20 10:00:30"}
+        world.company.notes.append(note)
+    world.clock.now += SETTLE_SECONDS
+    outcome = world.deliver(ABOUT_DEAL)
+    assert outcome is not None
+    assert (outcome.verdict, outcome.reason) == ("uncertain", "not_found_in_time")
+
+
+def test_old_records_end_the_search() -> None:
+    world = World()
+    for nth in range(400):
+        note = {"id": 100 + nth, "deal_id": 2, "content": "x", "add_time": "2026-01-20 10:00:30"}
+        world.company.notes.append(note)
+    world.company.fail("POST /v1/notes", Fault(status=0))
+    world.deliver(ABOUT_DEAL)
+    world.clock.now += SETTLE_SECONDS
+    outcome = world.deliver(ABOUT_DEAL)
+    assert outcome is not None
+    assert outcome.verdict == "delivered"
+    assert world.called.count("GET /v1/notes") == 1
+
+
+@pytest.mark.parametrize("broken", [b"", b"{", b"[]", b"<html>", b'{"success": true, "data"', b"x" * READ_BYTES])
+def test_answer_that_broke_off_is_no_proof(broken: bytes) -> None:
+    world = World()
+    world.company.fail("POST /v1/notes", Fault(status=0, works=True))
+    world.deliver(ABOUT_DEAL)
+    world.clock.now += SETTLE_SECONDS
+    world.company.fail("GET /v1/notes", *[Fault(status=200, body=broken)] * 12)
+    outcome = world.deliver(ABOUT_DEAL)
+    assert outcome is not None
+    assert outcome.verdict in ("retry", "uncertain")
+    assert outcome.in_doubt
+    assert len(world.company.notes) == 1
+
+
+@pytest.mark.parametrize(
+    ("fault", "verdict"),
+    [
+        (Fault(status=0), "retry"),
+        (Fault(status=500), "retry"),
+        (Fault(status=429), "retry"),
+        (Fault(status=400), "uncertain"),
+    ],
+)
+def test_failed_question_keeps_the_doubt(fault: Fault, verdict: str) -> None:
+    world = World()
+    world.company.fail("POST /v1/notes", Fault(status=0, works=True))
+    world.deliver(ABOUT_DEAL)
+    world.company.fail("GET /v1/notes", fault)
+    outcome = world.deliver(ABOUT_DEAL)
+    assert outcome is not None
+    assert (outcome.verdict, outcome.in_doubt) == (verdict, True)
+    entry = read_entry(world.memories[event_key(ABOUT_DEAL.id)])
+    assert entry is not None
+    assert entry.state == "intended"
+
+
+def test_two_subscriptions_of_a_company_write_a_record_each() -> None:
+    world = World()
+    world.deliver(ABOUT_DEAL)
+    world.memories.clear()
+    world.subscription = replace(world.subscription, id="sub_2")
+    world.company.fail("POST /v1/notes", Fault(status=0))
+    world.deliver(ABOUT_DEAL)
+    world.clock.now += SETTLE_SECONDS
+    outcome = world.deliver(ABOUT_DEAL)
+    assert outcome == Outcome(verdict="delivered", reason="http_201")
+    assert len(world.company.notes) == 2
+
+
+def test_another_portal_cannot_answer_for_the_first() -> None:
+    world = World()
+    world.company.fail("POST /v1/notes", Fault(status=0, works=True))
+    world.deliver(ABOUT_DEAL)
+    world.subscription = pipedrive("https://other.pipedrive.com")
+    outcome = world.deliver(ABOUT_DEAL)
+    assert outcome is not None
+    assert (outcome.verdict, outcome.reason) == ("uncertain", "written_elsewhere")
+
+
+# --- answers that lie
+
+
+NOTES: Mapping[str, Any] = {
+    "record gone": {"success": False, "error": "Deal not found"},
+    "not a list": {"success": True, "data": {"id": 1}},
+    "more, but none": {
+        "success": True,
+        "data": [],
+        "additional_data": {"pagination": {"more_items_in_collection": True}},
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("status", "answer", "verdict", "reason"),
+    [
+        (404, NOTES["record gone"], "uncertain", "target_gone"),
+        (403, NOTES["record gone"], "uncertain", "target_gone"),
+        (200, NOTES["not a list"], "retry", "not_readable"),
+        (200, NOTES["more, but none"], "retry", "not_readable"),
+    ],
+)
+def test_list_that_proves_nothing_allows_no_second_write(status: int, answer: Any, verdict: str, reason: str) -> None:
+    world = World()
+    world.company.fail("POST /v1/notes", Fault(status=0, works=True))
+    world.deliver(ABOUT_DEAL)
+    world.clock.now += SETTLE_SECONDS
+    world.company.fail("GET /v1/notes", Fault(status=status, body=orjson.dumps(answer)))
+    outcome = world.deliver(ABOUT_DEAL)
+    assert outcome is not None
+    assert (outcome.verdict, outcome.reason, outcome.in_doubt) == (verdict, reason, True)
+    assert world.called.count("POST /v1/notes") == 1
+
+
+def listed(record: str, ids: list[int], more: Mapping[str, Any], add_time: str = "2026-01-20 10:00:30") -> bytes:
+    rows = [{"id": id, record: "x", "add_time": add_time} for id in ids]
+    return orjson.dumps({"success": True, "data": rows, "additional_data": more})
+
+
+@pytest.mark.parametrize(
+    ("record", "pages"),
+    [
+        ("note", [listed("content", [1, 2, 3], {"pagination": {"more_items_in_collection": True}})]),
+        ("note", [listed("content", [7], {"pagination": {"more_items_in_collection": True, "next_start": 10**9}})]),
+        ("activity", [listed("note", [1, 2], {"next_cursor": "a"}), listed("note", [3, 4], {"next_cursor": "b"})]),
+        ("activity", [listed("note", [2, 1], {"next_cursor": "a"}, "soon"), listed("note", [2], {"next_cursor": "a"})]),
+        ("activity", [listed("note", [2, 1], {"next_cursor": 7}, "soon")]),
+        ("activity", [listed("note", [2, 1], {"next_cursor": "x" * 5000}, "soon")]),
+    ],
+    ids=["not the newest first", "far next page", "cursors in a circle", "one cursor", "no text", "long"],
+)
+def test_list_in_another_order_or_without_an_end_is_no_proof(record: str, pages: list[bytes]) -> None:
+    world = World(record=record)
+    name = {"note": "/v1/notes", "activity": "/api/v2/activities"}[record]
+    world.company.fail(f"POST {name}", Fault(status=0, works=True))
+    world.deliver(ABOUT_DEAL)
+    world.clock.now += SETTLE_SECONDS
+    world.company.fail(f"GET {name}", *[Fault(status=200, body=body) for body in pages * 12])
+    outcome = world.deliver(ABOUT_DEAL)
+    assert outcome is not None
+    assert (outcome.verdict in ("retry", "uncertain"), outcome.in_doubt) == (True, True)
+    assert world.called.count(f"POST {name}") == 1
+    assert world.called.count(f"GET {name}") <= 12
+    starts = [int(query.get("start", 0)) for call, query, _ in world.company.calls if call == "GET /v1/notes"]
+    assert starts == sorted(starts)
+    assert max(starts, default=0) <= 3 * 12, "a page that the list did not have was skipped"
+
+
+def test_person_with_another_address_is_not_meant() -> None:
+    world = World()
+    other = {"items": [{"item": {"id": 1, "emails": ["someone@example.com"]}}]}
+    world.company.fail("GET /api/v2/persons/search", Fault(status=200, body=dumps({"success": True, "data": other})))
+    assert world.deliver(event({"email": EMAIL})) == Outcome(verdict="skip", reason="unmatched")
+    assert world.company.notes == []
+
+
+@pytest.mark.parametrize("data", [None, [], {}, {"id": "2"}, {"id": True}, {"id": 10**300}, {"id": -2}, "x"])
+def test_answer_about_no_deal_is_not_taken_for_the_deal(data: Any) -> None:
+    world = World()
+    body = dumps({"success": True, "data": data})
+    world.company.fail("GET /api/v2/deals/", Fault(status=200, body=body))
+    assert world.deliver(ABOUT_DEAL) == Outcome(verdict="retry", reason="not_readable")
+    assert "POST /v1/notes" not in world.called
+
+
+@pytest.mark.parametrize(
+    ("status", "document", "verdict"),
+    [
+        (403, {"success": False, "error": "no"}, "dead"),
+        (404, {"success": False, "error": "Unknown method ."}, "dead"),
+        (302, {}, "retry"),
+    ],
+)
+def test_refused_write_is_told_and_not_skipped(status: int, document: Any, verdict: str) -> None:
+    world = World()
+    world.company.fail("POST /v1/notes", Fault(status=status, body=orjson.dumps(document)))
+    outcome = world.deliver(ABOUT_DEAL)
+    assert outcome is not None
+    assert (outcome.verdict, outcome.reason, outcome.in_doubt) == (verdict, f"http_{status}", status == 302)
+
+
+@pytest.mark.parametrize(
+    ("fault", "verdict", "reason"),
+    [
+        (None, "delivered", "http_200"),
+        (Fault(status=401), "disable", "http_401: give the subscription a valid API token"),
+        (Fault(status=200, body=b"<html>"), "retry", "http_200, not an answer of Pipedrive's API"),
+        (Fault(status=200, body=b'{"success": true, "data": null}'), "retry", "not_readable"),
+        (Fault(status=0), "retry", "timeout"),
+    ],
+)
+def test_greeting_asks_whose_token_it_is(fault: Fault | None, verdict: str, reason: str) -> None:
+    world = World()
+    if fault is not None:
+        world.company.fail("GET /v1/users/me", fault)
+    steps = KIND.greeting(world.subscription, NOW)
+    assert steps is not None
+    with pytest.raises(StopIteration) as end:
+        steps.send(world.company.take_unsigned(next(steps).request))
+    outcome, facts = end.value.value.outcome, end.value.value.remember
+    assert (outcome.verdict, outcome.in_doubt) == (verdict, False)
+    assert outcome.reason.startswith(reason)
+    assert facts == ({"portal": HOST} if verdict == "delivered" else None)
+
+
+# --- their rules
+
+
+def answered(status: int, document: Any = None, **headers: str) -> Response:
+    body = document if isinstance(document, bytes) else orjson.dumps(document)
+    shown = tuple((name.replace("_", "-"), value) for name, value in headers.items())
+    return Response(started_at=NOW, duration_ms=1.0, status_code=status, headers=shown, excerpt=body)
+
+
+NO = {"success": False, "error": "it quotes jane@example.com", "error_info": "x", "data": None}
+
+
+@pytest.mark.parametrize(
+    ("response", "verdict", "reason"),
+    [
+        (answered(201, {"success": True, "data": {"id": 1}}), "delivered", "http_201"),
+        (answered(200, NO), "retry", "http_200, not_successful"),
+        (answered(200, b"<html>"), "retry", "http_200, not an answer of Pipedrive's API"),
+        (answered(400, {**NO, "code": "ERR_BAD_REQUEST"}), "dead", "http_400: ERR_BAD_REQUEST"),
+        (answered(400, {**NO, "code": "jane@example.com"}), "dead", "http_400"),
+        (answered(401, NO), "disable", "http_401: give the subscription a valid API token"),
+        (answered(402, NO), "disable", "http_402: the company account is not open"),
+        (answered(403, {**NO, "code": "feature_capping_notes"}), "dead", "http_403: feature_capping_notes"),
+        (
+            answered(403, {"success": False, "error": "Scope and URL mismatch"}),
+            "disable",
+            "missing_scope: give the app",
+        ),
+        (answered(403, b"<html>Cloudflare"), "retry", "blocked"),
+        (answered(404, NO), "dead", "http_404"),
+        (answered(408, NO), "retry", "http_408"),
+        (answered(410, NO), "disable", "http_410"),
+        (answered(302, b""), "retry", "http_302"),
+        (answered(500, NO), "retry", "http_500"),
+        (answered(501, NO), "disable", "http_501"),
+        (answered(503, b"", retry_after="7"), "retry", "http_503"),
+    ],
+)
+def test_answer_is_judged_by_status_and_body(response: Response, verdict: str, reason: str) -> None:
+    outcome = read_answer(response, NOW, scope="deals:full").outcome
+    assert outcome.verdict == verdict
+    assert outcome.reason.startswith(reason)
+    assert "jane" not in outcome.reason
+
+
+@pytest.mark.parametrize(
+    ("headers", "pause"),
+    [
+        ({"x_ratelimit_remaining": "0", "x_ratelimit_reset": "2"}, 2.0),
+        ({"x_ratelimit_remaining": "0", "x_ratelimit_reset": "0.4"}, 1.0),
+        ({"x_ratelimit_remaining": "0", "x_ratelimit_reset": "soon"}, 2.0),
+        ({"x_ratelimit_remaining": "17"}, BUDGET_PAUSE_SECONDS),
+        ({"x_ratelimit_remaining": "0", "x_daily_requests_left": "0"}, BUDGET_PAUSE_SECONDS),
+        ({"retry_after": "5", "x_ratelimit_remaining": "17"}, 5.0),
+        ({}, 30.0),
+    ],
+)
+def test_pause_after_429_is_that_of_the_limit(headers: dict[str, str], pause: float) -> None:
+    outcome = read_answer(answered(429, NO, **headers), NOW, scope="").outcome
+    assert (outcome.verdict, outcome.retry_after_seconds) == ("retry", pause)
+
+
+def test_last_request_of_a_window_asks_for_a_pause() -> None:
+    answer = answered(200, {"success": True}, x_ratelimit_remaining="0", x_ratelimit_reset="2")
+    assert read_answer(answer, NOW, scope="").outcome.retry_after_seconds == 2
+
+
+@pytest.mark.parametrize(
+    ("metadata", "scopes", "named"),
+    [
+        ({"deal_id": 2}, {"deals:read"}, "deals:full or contacts:full"),
+        ({"deal_id": 2}, {"contacts:full"}, "deals:read"),
+        ({"email": EMAIL}, {"deals:full"}, "contacts:read or search:read"),
+        ({"lead_id": LEAD}, {"deals:full"}, "leads:read"),
+    ],
+)
+def test_missing_scope_is_named(metadata: Mapping[str, Any], scopes: set[str], named: str) -> None:
+    world = World(type="REFRESHTOKEN")
+    world.company.scopes = scopes
+    steps = PIPEDRIVE.steps(event(metadata), world.subscription, CONTEXT, {}, NOW)
+    step = next(steps)
+    outcome: Outcome | None = None
+    while outcome is None:
+        headers = (*step.request.headers, ("Authorization", f"Bearer {stand_in.BEARER}"))
+        try:
+            step = steps.send(world.company.take(replace(step.request, headers=headers)))
+        except StopIteration as end:
+            outcome = end.value.outcome
+    assert (outcome.verdict, outcome.in_doubt) == ("disable", False)
+    assert f"the scope {named}, " in outcome.reason
+
+
+def test_token_of_an_app_is_a_bearer_token_and_a_personal_one_is_not() -> None:
+    for type, names in (("ACCESSTOKEN", {"x-api-token"}), ("REFRESHTOKEN", set()), ("HEADER", set())):
+        request = next(PIPEDRIVE.steps(ABOUT_DEAL, pipedrive(type=type), CONTEXT, {}, NOW)).request
+        assert {name for name, _ in request.headers} & {"x-api-token", "Authorization"} == names
+        assert TOKEN not in repr(request.headers)
+
+
+def test_subscriptions_of_a_company_share_its_limits() -> None:
+    assert portal_of(pipedrive()) == portal_of(pipedrive("https://ACME.pipedrive.com/", "REFRESHTOKEN"))
+    assert portal_of(pipedrive("https://api.pipedrive.com")) == "api.pipedrive.com/crd_1"
+    assert KIND.portal(pipedrive("https://api.pipedrive.com", portal=HOST)) == portal_of(pipedrive())
+
+
+# --- settings, preview, texts
+
+
+@pytest.mark.parametrize(
+    ("changes", "pointer"),
+    [
+        ({"sink": f"{SINK}/v1"}, "/sink"),
+        ({"sink": f"{SINK}?api_token=x"}, "/sink"),
+        ({"sink": "https://oauth.pipedrive.com"}, "/sink"),
+        ({"sink": "https://www.pipedrive.com"}, "/sink"),
+        ({"credential": None}, "/sinkcredential"),
+        ({"credential": pipedrive(type="CLIENTCREDENTIALS").credential}, "/sinkcredential"),
+        ({"headers": (("X-A", "b"),)}, "/protocolsettings/headers"),
+        ({"method": "PUT"}, "/protocolsettings/method"),
+        ({"handshake": "required"}, "/config/handshake"),
+        ({"incidents": "collapse"}, "/config/incidents"),
+        ({"types": ("ai.revor.job.failed", "relay.incident.opened")}, "/types"),
+        ({"options": {"record": "task"}}, "/config/record"),
+        ({"options": {"attach": "organization"}}, "/config/attach"),
+        ({"options": {"unmatched": "guess"}}, "/config/unmatched"),
+        ({"options": {"channel": "#x"}}, "/config/channel"),
+        ({"options": {"template": "x"}}, "/config/template"),
+        ({"options": {"template": {"deal_id": 7}}}, "/config/template/deal_id"),
+        ({"options": {"template": {"content": "{{ event.id"}}}, "/config/template/content"),
+        ({"options": {"record": "activity", "template": {"content": "x"}}}, "/config/template/content"),
+    ],
+)
+def test_setting_that_does_not_fit_is_refused_where_it_is(changes: dict[str, Any], pointer: str) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        KIND.check(replace(pipedrive(), **changes))
+    assert pointer in [error.pointer for error in refused.value.errors]
+
+
+@pytest.mark.parametrize(
+    "subscription",
+    [
+        pipedrive(),
+        pipedrive(f"{SINK}/"),
+        pipedrive("https://api.pipedrive.com"),
+        pipedrive("https://crm.example:8443"),
+        pipedrive(type="REFRESHTOKEN"),
+        pipedrive(type="HEADER"),
+        pipedrive(record="activity", attach="deal", unmatched="create", dry_run=True, time_zone="Europe/Berlin"),
+        replace(pipedrive(), types=("ai.revor.job.failed",)),
+    ],
+)
+def test_usual_subscriptions_are_accepted(subscription: Subscription) -> None:
+    KIND.check(subscription)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "options", "names"),
+    [
+        ({"deal_id": 7}, {}, ["deal", "note"]),
+        ({"email": EMAIL}, {}, ["persons/search", "note"]),
+        (
+            {"email": EMAIL},
+            {"attach": "deal", "record": "activity"},
+            ["persons/search", "deals of the person", "activity"],
+        ),
+        ({"email": EMAIL}, {"attach": "lead"}, ["persons/search", "leads of the person", "note"]),
+    ],
+)
+def test_preview_shows_look_ups_and_a_placeholder(
+    metadata: Mapping[str, Any], options: Mapping[str, Any], names: list[str]
+) -> None:
+    steps = previewed(PIPEDRIVE.steps(event(metadata), pipedrive(**options), CONTEXT, {}, NOW))
+    assert [step.name for step in steps] == names
+    assert [step.request.method for step in steps] == ["GET"] * (len(names) - 1) + ["POST"]
+    written = orjson.loads(steps[-1].request.body)
+    place = metadata.get("deal_id") or re.search(r"\{(person|deal|lead)\}", steps[-1].request.body.decode())
+    assert place, written
+
+
+def test_template_is_merged_over_the_defaults_and_escapes_what_it_prints() -> None:
+    template = {"content": "<i>{{ metadata.note }}</i> {{ metadata.deal_id | plus: 1 }}", "pinned_to_deal_flag": 1}
+    world = World(template=template)
+    outcome = world.deliver(event({"deal_id": 2, "note": "<a href='x'>{{ x }}</a>"}))
+    assert outcome is not None
+    assert outcome.verdict == "delivered"
+    (note,) = world.company.notes
+    expected = f"<i>&lt;a href=&#x27;x&#x27;&gt;{{{{ x }}}}&lt;/a&gt;</i> 3<br>revor-relay {event({}).id}-13a076fce7d1"
+    assert note["content"] == expected
+    (request,) = [step.request for step in world.steps if step.request.method == "POST"]
+    assert orjson.loads(request.body)["pinned_to_deal_flag"] == 1
+
+
+def test_template_that_is_strict_or_too_long_is_dead_and_says_why() -> None:
+    for options, said in (
+        ({"template": {"content": "{{ metadata.absent }}"}, "strict": True}, "absent"),
+        (
+            {"template": {"content": "x" * 30_000 + "{{ metadata.long }}" * 4}},
+            "longer than",
+        ),
+    ):
+        subscription = pipedrive(**options)
+        with pytest.raises(NotRenderable, match=said):
+            previewed(PIPEDRIVE.steps(event({"deal_id": 2, "long": "y" * 20_000}), subscription, CONTEXT, {}, NOW))
+
+
+@pytest.mark.parametrize("record", ["note", "activity"])
+def test_long_record_is_known_by_its_answer_and_found_again(record: str) -> None:
+    name = {"note": "content", "activity": "note"}[record]
+    template = {name: "{{ metadata.long }}" * 9}
+    about = event({"deal_id": 2, "long": "&" * 400})
+    for fault in (None, Fault(status=0, works=True)):
+        world = World(record=record, template=template)
+        if fault is not None:
+            world.company.fail({"note": "POST /v1/notes", "activity": "POST /api/v2/activities"}[record], fault)
+            world.deliver(about)
+        for nth in range(2):
+            long = {"id": 100 + nth, "deal_id": 2, name: "x" * 90_000, "add_time": "2026-05-20 10:00:30"}
+            (world.company.notes if record == "note" else world.company.activities).append(long)
+        outcome = world.deliver(about)
+        assert outcome is not None
+        assert outcome.verdict == "delivered" or (record, outcome.reason) == ("activity", "not_readable")
+
+
+def test_answer_that_is_cut_tells_the_id_at_its_beginning() -> None:
+    long = b'{"success": true, "data": {"id": 7, "content": "' + b"x" * READ_BYTES
+    answer = read_answer(answered(201, long[:READ_BYTES]), NOW, scope="")
+    assert (answer.ok, answer.data) == (True, {"id": 7})
+    for other in (long[:1000], b"[" + long, b'{"success": true, "data": [' + long, long.replace(b"true", b"false")):
+        assert not read_answer(answered(201, other[:READ_BYTES]), NOW, scope="").ok
+
+
+@pytest.mark.parametrize("text", TEXTS[:: scaled(20, 1)])
+def test_hostile_text_makes_a_record_that_is_accepted_and_has_no_markup(text: str) -> None:
+    made = next(one for one in events_with(text) if ".job." in one.type)
+    document = made.document()
+    document["data"]["metadata"] = {"deal_id": 2, "company": text, "email": text, "url": text}
+    for record in ("note", "activity"):
+        world = World(record=record)
+        outcome = world.deliver(replace(made, body=dumps(document)))
+        assert outcome is not None
+        assert outcome.verdict == "delivered", world.company.refused
+        (row,) = world.company.notes or world.company.activities
+        assert set(re.findall(r"</?([a-z]+)", row.get("content") or row["note"])) <= {"b", "br", "a"}
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"success": True, "data": None},
+        {"success": True, "data": []},
+        {"success": True, "data": {"id": True}},
+        {"success": True, "data": {"id": -1}},
+        {"success": True, "data": {"id": "../../x"}},
+        {"success": True, "data": {"items": "x"}},
+        {"success": True, "data": {"items": [None, {"item": None}, {"item": {"id": "1"}}]}},
+        {"success": "true", "data": {"id": 1}},
+        [],
+        b"",
+        b"\xff\xfe",
+        b"[" * 60_000,
+        b'{"success": true, "data": {"id": 1e999}}',
+    ],
+)
+@pytest.mark.parametrize("metadata", [{"deal_id": 2}, {"email": EMAIL}])
+def test_hostile_answers_neither_raise_nor_count_as_written(answer: Any, metadata: Mapping[str, Any]) -> None:
+    body = answer if isinstance(answer, bytes) else orjson.dumps(answer)
+    world = World(attach="deal")
+    world.company.fail("*", *[Fault(status=200, body=body)] * 40)
+    outcome = world.deliver(event(metadata))
+    assert outcome is not None
+    if outcome.verdict == "delivered":
+        entry = read_entry(world.memories[event_key(ABOUT_DEAL.id)])
+        assert entry is not None
+        assert entry.id is not None
+
+
+def test_custom_header_cannot_stand_for_the_token() -> None:
+    (error,) = header_errors((("X-A", "{token}"), ("X-B", "{tokens}")))
+    assert (error.pointer, error.code) == ("/protocolsettings/headers/X-A", "invalid_header")

@@ -1,0 +1,921 @@
+"""Salesforce: one record per event, whatever breaks, at a strict stand-in of an org."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import orjson
+import pytest
+
+from relay.core.credentials import SinkCredential, origin_text
+from relay.core.delivery import OutboundRequest, Outcome, Response
+from relay.core.dialogue import Ended, Step, Steps, previewed
+from relay.core.events import Event, Origin
+from relay.core.recipient import Recipient
+from relay.core.samples import sample_event
+from relay.core.subscription import Subscription
+from relay.errors import InvalidRequest
+from subscribers.base import RenderContext
+from subscribers.common import crm
+from subscribers.salesforce import SALESFORCE, Salesforce
+from subscribers.salesforce.answers import (
+    BUSY_PAUSE_SECONDS,
+    DAILY_PAUSE_SECONDS,
+    NEWEST_VERSION,
+    newest_version,
+    read_answer,
+    usage_of,
+)
+from subscribers.salesforce.render import meant_by, names_of, phone_forms
+from subscribers.salesforce.requests import soql_text
+from tests.support.hostile_texts import TEXTS, events_with
+from tests.support.scale import scaled
+from tests.vendors.endpoint import Answer
+from tests.vendors.salesforce import CLIENT_ID, CLIENT_SECRET, ORIGIN, TOKEN, Fault
+from tests.vendors.salesforce import Salesforce as Org
+
+NOW = 1779271208.0
+JOBS = Origin(source="https://api.example/jobs", type_prefix="ai.revor.job", dataschema="http://x/s.json")
+CONTEXT = RenderContext(public_url="https://relay.example")
+KIND = Salesforce()
+EMAIL = "o'neil@example.com"
+EVENT_ID = "evt_01jvpq0000000000000000000e"
+TOKEN_URL = f"{ORIGIN}/services/oauth2/token"
+LOGIN = "https://login.salesforce.com"
+ELSEWHERE = f"{LOGIN}/services/oauth2/token"
+APP = {
+    "credentialtype": "CLIENTCREDENTIALS",
+    "token_url": TOKEN_URL,
+    "client_id": CLIENT_ID,
+    "client_secret": CLIENT_SECRET,
+}
+GIVEN = {"credentialtype": "ACCESSTOKEN", "accesstoken": TOKEN}
+
+
+def subscription(sink: str = ORIGIN, given: dict[str, str] | None = APP, **options: Any) -> Subscription:
+    credential = given and SinkCredential(id="crd_1", origin=origin_text(sink), fields=given)
+    return Subscription(id="sub_1", sink=sink, kind="salesforce", credential=credential or None, options=options)
+
+
+def event(kind: str = "failed", **metadata: Any) -> Event:
+    return sample_event(
+        f"ai.revor.job.{kind}",
+        event_id=EVENT_ID,
+        now=NOW,
+        origin=JOBS,
+        dataschema_base="http://x",
+        metadata=metadata,
+    )
+
+
+def deliver(
+    org: Org, one: Event, of: Subscription, *, break_at: int = -1, context: RenderContext = CONTEXT
+) -> tuple[Outcome, list[Step]]:
+    """What becomes of a delivery, and the steps that were sent. `break_at`: the step whose answer is lost."""
+    ended, sent = converse(org, SALESFORCE.steps(one, of, context, {}, NOW), break_at)
+    assert ended.remember is None
+    assert all(step.private and step.remember is None for step in sent)
+    return ended.outcome, sent
+
+
+def converse(org: Org, steps: Steps, break_at: int = -1) -> tuple[Ended, list[Step]]:
+    sent: list[Step] = []
+    response: Response | None = None
+    while True:
+        try:
+            step = next(steps) if response is None else steps.send(response)
+        except StopIteration as end:
+            ended: Ended = end.value
+            return ended, sent
+        if len(sent) == break_at:
+            org.faults.append(Fault(works=True))
+        sent.append(step)
+        response = org.take(step.request)
+
+
+KEY = crm.key_of(event(), subscription())
+
+
+def names(sent: list[Step]) -> list[str]:
+    return [step.name for step in sent]
+
+
+# --- the records
+
+
+def test_event_becomes_a_record_that_is_linked_to_the_contact_with_the_address() -> None:
+    org = Org()
+    contact = org.add("Contact", LastName="Ng", Email=EMAIL)
+    outcome, sent = deliver(org, event(email=EMAIL), subscription())
+    assert (outcome.verdict, outcome.reason) == ("delivered", "http_201")
+    assert names(sent) == ["versions", "look-up of the contact", "Job_Event__c by Event_Id__c"]
+    [row] = org.rows()
+    assert (row["Event_Id__c"], row["Contact__c"], row["Status__c"]) == (KEY, contact, "failed")
+    assert row["Sentence__c"] == "This is a sample: LinkedIn outreach to Alex failed: the account needs reconnecting"
+    assert row["Details__c"].startswith("How to fix it: Reconnect it in Revor")
+    assert (row["Sequence__c"], row["Occurred_At__c"]) == (4, "2026-05-20T10:00:07.000Z")
+    assert (row["Error_Code__c"], row["Request_Id__c"], row["Link__c"]) == (
+        "sample_error",
+        "req_sample",
+        "https://crm.example/deals/42",
+    )
+    assert EMAIL not in str(org.rows()), "the address is not written into the record"
+
+
+def test_lead_is_linked_if_there_is_no_contact_and_a_converted_one_is_not() -> None:
+    org = Org()
+    org.add("Lead", LastName="Ng", Company="x", Email=EMAIL, IsConverted=True)
+    lead = org.add("Lead", LastName="Ng", Company="x", Email=EMAIL)
+    outcome, sent = deliver(org, event(email=EMAIL), subscription(api_version="60.0"))
+    assert (outcome.verdict, names(sent)[:2]) == ("delivered", ["look-up of the contact", "look-up of the lead"])
+    assert org.rows()[0]["Lead__c"] == lead
+
+
+def test_ids_need_no_look_up() -> None:
+    org = Org()
+    contact, deal = org.add("Contact", LastName="Ng"), org.add("Opportunity", Name="Example Ltd")
+    one = event(contact_id=contact, deal_id=deal[:15], email=EMAIL)
+    _, sent = deliver(org, one, subscription(api_version="60.0"))
+    assert names(sent) == ["Job_Event__c by Event_Id__c"]
+    assert (org.rows()[0]["Contact__c"], org.rows()[0]["Opportunity__c"]) == (contact, deal[:15])
+
+
+@pytest.mark.parametrize("object", ["Job_Event__c", "Task"])
+def test_records_can_be_read_by_people(object: str) -> None:
+    org = Org()
+    deal = org.add("Opportunity", Name="x")
+    deliver(org, event(deal_id=deal), subscription(api_version="60.0", object=object))
+    [message] = org.messages
+    assert message.title.endswith("LinkedIn outreach to Alex failed: the account needs reconnecting")
+    assert ("How to fix it", "Reconnect it in Revor") in message.fields
+    assert message.footer.endswith(f"{deal} · {KEY}")
+
+
+@pytest.mark.parametrize("kind", ["failed", "succeeded"])
+def test_task_has_the_sentence_the_advice_and_the_links(kind: str) -> None:
+    org = Org()
+    person, deal = org.add("Contact", LastName="Ng"), org.add("Opportunity", Name="x")
+    of = subscription(api_version="60.0", object="Task")
+    for _ in range(2):
+        assert deliver(org, event(kind, contact_id=person, deal_id=deal), of)[0].verdict == "delivered"
+    [row] = org.rows("Task")
+    assert (row["WhoId"], row["WhatId"], row["ActivityDate"]) == (person, deal, "2026-05-20")
+    expected = {"failed": ("Not Started", "High"), "succeeded": ("Completed", "Normal")}
+    assert (row["Status"], row["Priority"]) == expected[kind]
+    assert "Event evt_01jvpq" in row["Description"].replace(": ", " ")
+    assert "delivered" not in row["Subject"]
+
+
+def test_template_changes_and_removes_fields() -> None:
+    pytest.importorskip("liquid")
+    org = Org()
+    contact = org.add("Contact", LastName="Ng")
+    template = {"Status__c": "lost: {{ job.error.code }}", "Details__c": None, "Account__c": "{{ metadata.owner }}"}
+    of = subscription(api_version="60.0", template=template)
+    KIND.check(of)
+    deliver(org, event(contact_id=contact), of)
+    [row] = org.rows()
+    assert (row["Status__c"], row["Account__c"], "Details__c" in row) == ("lost: sample_error", "Kim", False)
+
+
+def test_hostile_texts_are_accepted() -> None:
+    org = Org()
+    for object in ("Job_Event__c", "Task"):
+        of = subscription(api_version="60.0", unmatched="create", object=object)
+        for turn, text in enumerate(TEXTS[:: scaled(9, 1)]):
+            for one in events_with(text, part=turn, parts=scaled(14, 1)):
+                org.api_used = 0
+                outcome, _ = deliver(org, replace(one, id=EVENT_ID), of)  # ids are the relay's own
+                assert outcome.verdict == "delivered", org.refused
+    assert org.refused == []
+
+
+# --- nobody
+
+UNMATCHED = Outcome(verdict="skip", reason="unmatched")
+
+
+@pytest.mark.parametrize(
+    "metadata", [{}, {"contact_id": "12345"}, {"email": "no address"}, {"email": 7}, {"deal_id": "003xx0000000001"}]
+)
+def test_event_that_names_nobody_is_skipped_without_a_request(metadata: dict[str, Any]) -> None:
+    org = Org()
+    assert deliver(org, event(**metadata), subscription()) == (UNMATCHED, [])
+    outcome, sent = deliver(org, event(**metadata), subscription(unmatched="fail"))
+    assert (outcome, sent) == (Outcome(verdict="dead", reason="unmatched"), [])
+    assert org.calls == []
+
+
+@pytest.mark.parametrize("metadata", [{"email": EMAIL}, {"contact_id": "003xx0000000009"}])
+@pytest.mark.parametrize(
+    ("unmatched", "verdict", "records"), [("skip", "skip", 0), ("fail", "dead", 0), ("create", "delivered", 1)]
+)
+def test_person_who_is_not_there_is_treated_as_the_subscription_says(
+    metadata: dict[str, Any], unmatched: str, verdict: str, records: int
+) -> None:
+    org = Org()
+    outcome, _ = deliver(org, event(**metadata), subscription(api_version="60.0", unmatched=unmatched))
+    assert (outcome.verdict, len(org.rows())) == (verdict, records)
+    assert records == 0 or "Contact__c" not in org.rows()[0]
+
+
+def test_org_without_leads_is_searched_for_contacts_only() -> None:
+    org = Org()
+    del org.objects["Lead"]
+    outcome, _ = deliver(org, event(email=EMAIL), subscription(api_version="60.0"))
+    assert outcome == UNMATCHED
+
+
+def test_several_people_with_one_address_are_told_apart_by_nobody() -> None:
+    org = Org()
+    people = [org.add("Contact", LastName="Ng", Email=EMAIL) for _ in range(2)]
+    of = subscription(api_version="60.0")
+    assert deliver(org, event(email=EMAIL), of)[0] == Outcome(verdict="skip", reason="ambiguous")
+    assert org.rows() == []
+    deal = org.add("Opportunity", Name="x")
+    assert deliver(org, event(email=EMAIL, deal_id=deal), of)[0].verdict == "delivered"
+    [row] = org.rows()
+    assert row["Opportunity__c"] == deal
+    assert not any(id in str(row) for id in people)
+    alone = subscription(api_version="60.0", unmatched="create")
+    assert deliver(org, replace(event(email=EMAIL), id="evt_2"), alone)[0].verdict == "delivered"
+    assert len(org.rows()) == 2
+    assert not any(id in str(org.rows()[1]) for id in people)
+
+
+# --- who is meant
+
+
+def captured(address: str | None = None, phone: str | None = None) -> RenderContext:
+    return replace(CONTEXT, recipient=Recipient(address=address, phone=phone))
+
+
+@pytest.mark.parametrize(
+    ("metadata", "context"),
+    [
+        ({}, captured(address=EMAIL)),
+        ({}, captured(phone="+1 415-555-0100")),
+        ({"email": EMAIL}, captured(address="other@example.com")),
+        ({"phone": "415.555.0100"}, CONTEXT),
+        ({"email": "nobody@example.com"}, captured(phone="+14155550100")),
+    ],
+)
+def test_person_is_found_by_metadata_first_then_by_what_was_captured(
+    metadata: dict[str, Any], context: RenderContext
+) -> None:
+    org = Org()
+    contact = org.add("Contact", LastName="Ng", Email=EMAIL, Phone="(415) 555-0100")
+    org.add("Contact", LastName="Lee", Email="other@example.com")
+    outcome, _ = deliver(org, event(**metadata), subscription(api_version="60.0"), context=context)
+    assert (outcome.verdict, org.rows()[0]["Contact__c"]) == ("delivered", contact)
+    assert KIND.wants_recipient(subscription())
+
+
+@pytest.mark.parametrize(
+    ("phone", "forms"),
+    [
+        ("+1 415-555-0100", ("+1 415-555-0100", "+14155550100", "14155550100", "(415) 555-0100")),
+        ("(415) 555-0100", ("(415) 555-0100", "+4155550100", "4155550100")),
+        ("+49 30 1234567", ("+49 30 1234567", "+49301234567", "49301234567")),
+        ("030 123456", ("030 123456", "+030123456", "030123456")),
+        ("{recipient.phone}", ("{recipient.phone}",)),
+    ],
+)
+def test_number_is_searched_in_each_form_that_salesforce_may_hold(phone: str, forms: tuple[str, ...]) -> None:
+    assert phone_forms(phone) == forms
+
+
+def test_preview_of_a_captured_recipient_shows_placeholders() -> None:
+    context = captured("{recipient.address}", "{recipient.phone}")
+    steps = previewed(SALESFORCE.steps(event(), subscription(api_version="60.0"), context, {}, NOW))
+    assert names(list(steps)) == ["look-up of the contact", "Job_Event__c by Event_Id__c"]
+    assert "Email%20%3D%20%27{recipient.address}%27" in steps[0].request.url
+
+
+@pytest.mark.parametrize("gone", ["deal", "person", "both", "lead"])
+@pytest.mark.parametrize("object", ["Job_Event__c", "Task"])
+def test_link_that_is_refused_does_not_cost_the_others(gone: str, object: str) -> None:
+    org = Org()
+    contact, deal = org.add("Contact", LastName="Ng"), org.add("Opportunity", Name="x")
+    given = {"contact_id": contact, "deal_id": deal}
+    if gone in ("deal", "both"):
+        given["deal_id"] = "006xx0000000099"
+    if gone in ("person", "both"):
+        given["contact_id"] = "003xx0000000099"
+    if gone == "lead":
+        given = {"lead_id": "00Qxx0000000099", "deal_id": deal}
+    outcome, sent = deliver(org, event(**given), subscription(api_version="60.0", object=object))
+    if gone == "both":
+        assert (outcome, len(sent)) == (UNMATCHED, 5)
+        return
+    [row] = org.rows(object)
+    person, place = ("WhoId", "WhatId") if object == "Task" else ("Contact__c", "Opportunity__c")
+    assert (row.get(person), row.get(place)) == ((contact, None) if gone == "deal" else (None, deal))
+    assert outcome.verdict == "delivered"
+
+
+def test_person_whose_id_is_gone_is_found_by_the_address() -> None:
+    org = Org()
+    merged = org.add("Contact", LastName="Ng", Email=EMAIL)
+    one = event(contact_id="003xx0000000099", email=EMAIL)
+    outcome, sent = deliver(org, one, subscription(api_version="60.0"))
+    assert (outcome.verdict, org.rows()[0]["Contact__c"], len(sent)) == ("delivered", merged, 4)
+
+
+@pytest.mark.parametrize("object", ["Job_Event__c", "Task"])
+def test_lead_and_deal_are_linked_as_far_as_salesforce_lets_them(object: str) -> None:
+    org = Org()
+    lead, deal = org.add("Lead", LastName="Ng", Company="x"), org.add("Opportunity", Name="x")
+    one = event(lead_id=lead, deal_id=deal)
+    assert deliver(org, one, subscription(api_version="60.0", object=object))[0].verdict == "delivered"
+    [row] = org.rows(object)
+    linked = (row.get("WhoId"), row.get("WhatId")) if object == "Task" else (row["Lead__c"], row["Opportunity__c"])
+    assert linked == ((None, deal) if object == "Task" else (lead, deal)), "a task of a lead has no deal"
+    assert org.refused == []
+
+
+def test_lead_that_was_converted_is_nobody_and_its_contact_is_found_by_the_address() -> None:
+    org = Org()
+    lead = org.add("Lead", LastName="Ng", Company="x", Email=EMAIL, IsConverted=True)
+    of = subscription(api_version="60.0")
+    assert deliver(org, event(contact_id=lead), of)[0] == UNMATCHED
+    contact = org.add("Contact", LastName="Ng", Email=EMAIL)
+    assert deliver(org, event(contact_id=lead, email=EMAIL), of)[0].verdict == "delivered"
+    assert org.rows()[0]["Contact__c"] == contact
+
+
+@pytest.mark.parametrize("metadata", ["contact", "deal", "email"])
+def test_reference_of_the_template_that_is_refused_is_told_and_not_skipped(metadata: str) -> None:
+    pytest.importorskip("liquid")
+    org = Org()
+    org.objects["Job_Event__c"]["Owner__c"] = org.objects["Job_Event__c"]["Lead__c"]
+    contact, deal = org.add("Contact", LastName="Ng", Email=EMAIL), org.add("Opportunity", Name="x")
+    given = {"contact": {"contact_id": contact}, "deal": {"deal_id": deal}, "email": {"email": EMAIL}}[metadata]
+    of = subscription(api_version="60.0", template={"Owner__c": "00Qxx0000000099"})
+    outcome, _ = deliver(org, event(**given), of)
+    assert outcome == Outcome(verdict="dead", reason="INVALID_CROSS_REFERENCE_KEY")
+    outcome, _ = deliver(org, event(**given), replace(of, options={**of.options, "unmatched": "create"}))
+    assert outcome == Outcome(verdict="dead", reason="INVALID_CROSS_REFERENCE_KEY")
+
+
+@pytest.mark.parametrize("at", [1, 2])
+def test_question_whether_a_person_is_there_that_fails_is_asked_again(at: int) -> None:
+    org = Org()
+    one = event(contact_id="003xx0000000099")
+    steps = SALESFORCE.steps(one, subscription(api_version="60.0"), CONTEXT, {}, NOW)
+    assert steps.send(org.take(next(steps).request)).name == "look-up of the contact"
+    with pytest.raises(StopIteration) as end:
+        steps.send(told(503, "SERVER_UNAVAILABLE") if at == 1 else response(200, b"<html>"))
+    assert end.value.value.outcome.verdict == "retry"
+
+
+@pytest.mark.parametrize("used", [9_000, 9_500])
+def test_little_left_of_the_day_pauses_after_an_event_about_nobody_too(used: int) -> None:
+    org = Org(api_limit=10_000, api_used=used)
+    outcome, _ = deliver(org, event(email=EMAIL), subscription(api_version="60.0"))
+    assert (outcome.verdict, outcome.retry_after_seconds) == ("skip", DAILY_PAUSE_SECONDS if used > 9_000 else None)
+
+
+def test_reference_of_the_template_that_salesforce_names_is_no_unmatched_event() -> None:
+    steps = SALESFORCE.steps(event(contact_id="003xx0000000001"), subscription(api_version="60.0"), CONTEXT, {}, NOW)
+    next(steps)
+    with pytest.raises(StopIteration) as end:
+        steps.send(told(400, "INVALID_CROSS_REFERENCE_KEY", "s3cr3t", ("OwnerId",)))
+    assert end.value.value.outcome == Outcome(verdict="dead", reason="INVALID_CROSS_REFERENCE_KEY: OwnerId")
+
+
+# --- no doubles
+
+
+@pytest.mark.parametrize("object", ["Job_Event__c", "Task", "acme__Job_Event__c"])
+def test_two_subscriptions_of_one_org_write_a_record_each(object: str) -> None:
+    org = Org()
+    org.objects["acme__Job_Event__c"] = dict(org.objects["Job_Event__c"])
+    deal = org.add("Opportunity", Name="x")
+    both = [replace(subscription(api_version="60.0", object=object), id=id) for id in ("won-deals", "lost-deals")]
+    for of in (*both, *both):
+        assert deliver(org, event(deal_id=deal), of)[0].verdict == "delivered"
+    keys = {row["Event_Id__c"] for row in org.rows(object)}
+    assert keys == {crm.key_of(event(), of) for of in both}
+    assert (len(org.rows(object)), len(keys)) == (2, 2)
+
+
+@pytest.mark.parametrize("object", ["Job_Event__c", "Task"])
+@pytest.mark.parametrize("broken_at", range(4))
+def test_connection_that_breaks_after_any_request_makes_no_second_record(object: str, broken_at: int) -> None:
+    org = Org()
+    org.add("Lead", LastName="Ng", Company="x", Email=EMAIL)
+    of = subscription(object=object)
+    outcome, sent = deliver(org, event(email=EMAIL), of, break_at=broken_at)
+    assert (outcome, len(sent)) == (Outcome(verdict="retry", reason="read"), broken_at + 1)
+    assert deliver(org, event(email=EMAIL), of)[0].verdict == "delivered"
+    assert len(org.rows(object)) == 1
+
+
+def test_bytes_are_the_same_at_each_attempt() -> None:
+    first, second = (previewed(SALESFORCE.steps(event(email=EMAIL), subscription(), CONTEXT, {}, NOW)) for _ in "ab")
+    assert first == second
+    path = urlsplit(first[-1].request.url).path
+    assert path == f"/services/data/v{NEWEST_VERSION}.0/sobjects/Job_Event__c/Event_Id__c/{KEY}"
+    assert SALESFORCE.key(event(), subscription()) is None
+
+
+def test_preview_shows_the_look_ups_and_the_record_with_placeholders() -> None:
+    steps = previewed(SALESFORCE.steps(event(email=EMAIL), subscription(), CONTEXT, {}, NOW))
+    assert names(list(steps)) == ["versions", "look-up of the contact", "Job_Event__c by Event_Id__c"]
+    asked = parse_qs(urlsplit(steps[1].request.url).query)["q"][0]
+    assert asked == r"SELECT Id FROM Contact WHERE Email = 'o\'neil@example.com' LIMIT 2"
+    assert orjson.loads(steps[2].request.body)["Contact__c"] == "{contact}"
+    assert not any(EMAIL in step.name for step in steps)
+
+
+def test_texts_in_queries_cannot_end_them() -> None:
+    assert soql_text("a' OR Name = 'b\\\n\"") == r"'a\' OR Name = \'b\\\n\"'"
+
+
+# --- what answers mean
+
+
+def told(status: int, code: str, message: str = "", fields: tuple[str, ...] = ()) -> Response:
+    return response(status, [{"errorCode": code, "message": message, "fields": list(fields)}])
+
+
+def response(status: int, document: Any = None, **headers: str) -> Response:
+    body = document if isinstance(document, bytes) else b"" if document is None else orjson.dumps(document)
+    given = tuple((name.replace("_", "-"), value) for name, value in headers.items())
+    return Response(started_at=NOW, duration_ms=1.0, status_code=status, headers=given, excerpt=body)
+
+
+EVENT = {"statusCode": "OPERATION_ENQUEUED", "message": "232fd30e", "fields": []}
+COLUMN = "No such column 'X__c' on sobject of type Job_Event__c"
+CASES: list[tuple[Response, str, str]] = [
+    (response(201, {"id": "a", "success": True, "errors": []}), "delivered", "http_201"),
+    (response(200, {"id": "a", "success": True, "errors": [], "created": False}), "delivered", "http_200"),
+    (response(201, {"id": "e", "success": True, "errors": [EVENT]}), "delivered", "http_201"),
+    (response(204), "delivered", "http_204"),
+    (
+        response(200, {"id": None, "success": False, "errors": [{**EVENT, "statusCode": "STRING_TOO_LONG"}]}),
+        "dead",
+        "S",
+    ),
+    (response(200, {"success": False, "errors": []}), "retry", "not an answer"),
+    (response(200, b"<html>"), "retry", "not an answer"),
+    (response(200), "retry", "not an answer"),
+    (response(200, {"ok": True}), "retry", "not an answer"),
+    (response(300, ["/services/data/v60.0/sobjects/Job_Event__c/a00"]), "dead", "Event_Id__c"),
+    (told(401, "INVALID_SESSION_ID"), "retry", "INVALID_SESSION_ID"),
+    (response(401), "retry", "http_401"),
+    (told(403, "REQUEST_LIMIT_EXCEEDED", "TotalRequests Limit exceeded."), "retry", "REQUEST_LIMIT_EXCEEDED"),
+    (told(403, "API_CURRENTLY_DISABLED"), "disable", "API Enabled"),
+    (told(403, "API_DISABLED_FOR_ORG"), "disable", "edition"),
+    (told(403, "INSUFFICIENT_ACCESS"), "disable", "Create and Edit on Job_Event__c"),
+    (told(400, "INSUFFICIENT_ACCESS_OR_READONLY"), "disable", "Create and Edit on Job_Event__c"),
+    (told(400, "CANNOT_INSERT_UPDATE_ACTIVATE_ENTITY", "entity type cannot be inserted: x"), "disable", "Create"),
+    (told(400, "CANNOT_INSERT_UPDATE_ACTIVATE_ENTITY", "Trigger: s3cr3t"), "dead", "CANNOT_INSERT"),
+    (told(404, "NOT_FOUND", "The requested resource does not exist"), "disable", "deploy Job_Event__c"),
+    (told(410, "GONE"), "disable", "config.api_version"),
+    (told(400, "INVALID_FIELD", COLUMN), "disable", "the field X__c"),
+    (told(400, "INVALID_FIELD", "s3cr3t"), "disable", "config.template"),
+    (told(400, "INVALID_FIELD_FOR_INSERT_UPDATE", "s3cr3t", ("A__c", "B__c")), "disable", "edit A__c, B__c"),
+    (told(400, "INVALID_FIELD_FOR_INSERT_UPDATE"), "disable", "the fields of Job_Event__c"),
+    (told(400, "STRING_TOO_LONG", "s3cr3t", ("Status__c", "<b>", "A" * 99)), "dead", "STRING_TOO_LONG: Status__c"),
+    (told(400, "DUPLICATES_DETECTED", "s3cr3t"), "dead", "DUPLICATES_DETECTED"),
+    (told(400, "DUPLICATE_VALUE", "duplicate value found: Event_Id__c duplicates"), "retry", "DUPLICATE_VALUE"),
+    (told(400, "DUPLICATE_VALUE", "duplicate value found: Other__c duplicates"), "dead", "DUPLICATE_VALUE"),
+    (told(400, "INVALID_CROSS_REFERENCE_KEY"), "dead", "INVALID_CROSS_REFERENCE_KEY"),
+    (told(400, "UNABLE_TO_LOCK_ROW"), "retry", "UNABLE_TO_LOCK_ROW"),
+    (told(400, "STORAGE_LIMIT_EXCEEDED"), "retry", "STORAGE_LIMIT_EXCEEDED"),
+    (told(400, "NEVER_HEARD_OF"), "retry", "NEVER_HEARD_OF"),
+    (told(400, "s3cr3t"), "retry", "http_400"),
+    (told(503, "SERVER_UNAVAILABLE"), "retry", "http_503"),
+    (response(404, b"<html>"), "retry", "http_404"),
+    (response(400, [7, {"errorCode": 7}, {"errorCode": "A_CODE", "message": 7, "fields": 7}]), "retry", "A_CODE"),
+    (response(400, b"[" * 100_000), "retry", "http_400"),
+    (Response(started_at=NOW, duration_ms=1.0, error="timeout"), "retry", "timeout"),
+]
+
+
+@pytest.mark.parametrize(("given", "verdict", "reason"), CASES, ids=[f"{row[1]} {row[2]}" for row in CASES])
+def test_answers_are_judged_by_their_code(given: Response, verdict: str, reason: str) -> None:
+    outcome = read_answer(given, NOW, subscription(), "Job_Event__c").outcome
+    assert outcome.verdict == verdict
+    assert reason in outcome.reason
+    assert "s3cr3t" not in outcome.reason
+
+
+VERDICTS: dict[str, tuple[str, ...]] = {
+    "dead": (
+        *("REQUIRED_FIELD_MISSING", "STRING_TOO_LONG", "JSON_PARSER_ERROR", "NUMBER_OUTSIDE_VALID_RANGE"),
+        *("FIELD_CUSTOM_VALIDATION_EXCEPTION", "FIELD_INTEGRITY_EXCEPTION", "INVALID_TYPE_ON_FIELD_IN_RECORD"),
+        *("INVALID_OR_NULL_FOR_RESTRICTED_PICKLIST", "INVALID_EMAIL_ADDRESS", "CANNOT_EXECUTE_FLOW_TRIGGER"),
+        *("DUPLICATES_DETECTED", "INVALID_CROSS_REFERENCE_KEY", "INSUFFICIENT_ACCESS_ON_CROSS_REFERENCE_ENTITY"),
+        *("MALFORMED_ID", "ENTITY_IS_DELETED", "CANNOT_UPDATE_CONVERTED_LEAD"),
+    ),
+    "disable": (
+        *("API_DISABLED_FOR_ORG", "API_CURRENTLY_DISABLED", "FUNCTIONALITY_NOT_ENABLED", "INSUFFICIENT_ACCESS"),
+        *("INSUFFICIENT_ACCESS_OR_READONLY", "NOT_FOUND", "INVALID_TYPE", "INVALID_FIELD", "GONE"),
+        *("INVALID_FIELD_FOR_INSERT_UPDATE", "UNSUPPORTED_APIVERSION", "UNSUPPORTED_API_VERSION"),
+    ),
+    "retry": (
+        *("UNABLE_TO_LOCK_ROW", "SERVER_UNAVAILABLE", "REQUEST_RUNNING_TOO_LONG", "QUERY_TIMEOUT"),
+        *("REQUEST_LIMIT_EXCEEDED", "STORAGE_LIMIT_EXCEEDED", "INVALID_SESSION_ID", "UNKNOWN_EXCEPTION"),
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("verdict", "code"), [(verdict, code) for verdict, codes in VERDICTS.items() for code in codes]
+)
+def test_code_decides_whatever_the_status(verdict: str, code: str) -> None:
+    for status in (400, 401, 403, 404, 409, 410, 429):
+        outcome = read_answer(told(status, code, "s3cr3t", ("Status__c",)), NOW, subscription(), "Task").outcome
+        assert (outcome.verdict, "s3cr3t" in outcome.reason, outcome.in_doubt) == (verdict, False, False)
+    partial = {"id": None, "success": False, "errors": [{"statusCode": code, "message": "s3cr3t", "fields": []}]}
+    for status in (200, 201):
+        outcome = read_answer(response(status, partial), NOW, subscription(), "Task").outcome
+        assert (outcome.verdict, code in outcome.reason) == (verdict, True)
+
+
+def test_token_that_was_given_is_disabled_once_it_is_refused() -> None:
+    for given in (told(401, "INVALID_SESSION_ID"), response(401)):
+        outcome = read_answer(given, NOW, subscription(given=GIVEN), "Task").outcome
+        assert (outcome.verdict, "sinkcredential" in outcome.reason) == ("disable", True)
+
+
+@pytest.mark.parametrize(
+    ("code", "object", "reason"),
+    [
+        ("INVALID_TYPE", "Contact", "Read on Contact"),
+        ("INSUFFICIENT_ACCESS", "Lead", "Read on Lead"),
+        ("INSUFFICIENT_ACCESS", "", "“API Enabled”"),
+        ("NOT_FOUND", "", "no org with a REST API"),
+        ("NOT_FOUND", "Task", "deploy Task with the field Event_Id__c"),
+    ],
+)
+def test_permission_that_is_missing_is_named_for_each_object(code: str, object: str, reason: str) -> None:
+    outcome = read_answer(told(400, code), NOW, subscription(), object).outcome
+    assert (outcome.verdict, reason in outcome.reason) == ("disable", True)
+
+
+@pytest.mark.parametrize(
+    ("message", "seconds"),
+    [("TotalRequests Limit exceeded.", DAILY_PAUSE_SECONDS), ("ConcurrentRequests (…)", BUSY_PAUSE_SECONDS)],
+)
+def test_limits_pause_the_subscription(message: str, seconds: float) -> None:
+    outcome = read_answer(told(403, "REQUEST_LIMIT_EXCEEDED", message), NOW, subscription(), "Task").outcome
+    assert outcome.retry_after_seconds == seconds
+
+
+@pytest.mark.parametrize(
+    ("header", "usage", "pause"),
+    [
+        ("api-usage=10018/100000", (10018, 100000), None),
+        ("api-usage=94999/100000; api-bursts=1/750", (94999, 100000), None),
+        ("api-usage=95000/100000; api-bursts=1/750", (95000, 100000), DAILY_PAUSE_SECONDS),
+        ("api-usage=100000/100000", (100000, 100000), DAILY_PAUSE_SECONDS),
+        ("per-app-api-usage=17/17(appName=x); api-usage=1/50", (1, 50), None),
+        ("per-app-api-usage=17/17(appName=x)", None, None),
+        ("api-usage=1/0", None, None),
+        ("api-usage=" + "9" * 400 + "/1", None, None),
+        ("", None, None),
+    ],
+)
+def test_requests_of_the_day_are_read_and_some_are_left_to_others(
+    header: str, usage: tuple[int, int] | None, pause: float | None
+) -> None:
+    given = response(201, {"success": True}, Sforce_Limit_Info=header)
+    assert usage_of(given) == usage
+    assert read_answer(given, NOW, subscription(), "Task").outcome.retry_after_seconds == pause
+
+
+@pytest.mark.parametrize(
+    ("listed", "newest"),
+    [
+        (["31.0", "60.0", "62.0"], "62.0"),
+        (["62.0", "60.0"], "62.0"),
+        (["62.0", "999.0"], "62.0"),
+        (["45.0"], None),
+        (["x", 7, None, "62.0.0"], None),
+    ],
+)
+def test_newest_version_that_both_know_is_used(listed: list[Any], newest: str | None) -> None:
+    assert newest_version([{"version": one} for one in listed]) == newest
+    assert newest_version({"version": "62.0"}) is None
+
+
+def test_instance_without_a_usable_version_and_one_that_is_down_are_tried_again() -> None:
+    assert deliver(Org(versions=("31.0",)), event(email=EMAIL), subscription())[0].reason.startswith(
+        "the instance lists"
+    )
+    org = Org(faults=[Fault(status=503)])
+    assert deliver(org, event(email=EMAIL), subscription())[0] == Outcome(verdict="retry", reason="http_503")
+
+
+@pytest.mark.parametrize("change", ["hidden", "read_only", "object", "field"])
+def test_missing_permission_or_definition_disables_and_says_what_to_do(change: str) -> None:
+    org = Org()
+    contact = org.add("Contact", LastName="Ng")
+    match change:
+        case "hidden":
+            org.hidden.add("Job_Event__c.Details__c")
+        case "read_only":
+            org.read_only.add("Job_Event__c")
+        case "object":
+            del org.objects["Job_Event__c"]
+        case "field":
+            del org.objects["Job_Event__c"]["Details__c"]
+    outcome, _ = deliver(org, event(contact_id=contact), subscription(api_version="60.0"))
+    assert outcome.verdict == "disable"
+    assert ("Details__c" if change in ("hidden", "field") else "Job_Event__c") in outcome.reason
+
+
+@pytest.mark.parametrize("id", ["", "x", 7, None, "00Qxx0000000001", {"a": 1}])
+def test_answers_of_look_ups_are_not_trusted(id: Any) -> None:
+    steps = SALESFORCE.steps(event(email=EMAIL), subscription(api_version="60.0"), CONTEXT, {}, NOW)
+    next(steps)
+    step = steps.send(response(200, {"totalSize": 1, "done": True, "records": [{"Id": id}]}))
+    assert step.name == "look-up of the lead", "nobody was found"
+
+
+# --- before a subscription is stored
+
+
+def greet(org: Org, of: Subscription) -> tuple[Ended, list[str]]:
+    steps = KIND.greeting(of, NOW)
+    assert steps is not None
+    ended, sent = converse(org, steps)
+    assert all(step.private and step.request.method == "GET" for step in sent), "nothing is written"
+    return ended, names(sent)
+
+
+@pytest.mark.parametrize(
+    ("object", "steps"),
+    [
+        ("Job_Event__c", ["versions", "description of Job_Event__c", "look-up of the contact"]),
+        ("job_event", ["versions", "description of Job_Event__c", "look-up of the contact"]),
+        ("Task", ["versions", "summary of Task", "fields of Task", "look-up of the contact"]),
+        ("task", ["versions", "summary of Task", "fields of Task", "look-up of the contact"]),
+    ],
+)
+def test_greeting_checks_what_deliveries_need_and_finds_the_version(object: str, steps: list[str]) -> None:
+    org = Org()
+    ended, sent = greet(org, subscription(object=object))
+    assert (ended.outcome.verdict, sent, org.refused) == ("delivered", steps, [])
+    assert ended.remember == {"portal": "acme.my.salesforce.com", "api_version": f"{NEWEST_VERSION}.0"}
+    assert KIND.portal(subscription()) == "acme.my.salesforce.com"
+    assert org.records == {}
+
+
+def test_greeting_keeps_a_version_that_was_given_if_the_instance_has_it() -> None:
+    ended, _ = greet(Org(), subscription(api_version="60.0"))
+    assert (ended.remember or {})["api_version"] == "60.0"
+    ended, sent = greet(Org(versions=("62.0",)), subscription(api_version="60.0"))
+    assert (ended.outcome.reason, sent) == ("the instance lists no API version 60.0", ["versions"])
+
+
+def _lacks(object: str, field: str) -> Callable[[Org], object]:
+    return lambda org: org.objects[object].pop(field)
+
+
+def _changed(field: str, **values: Any) -> Callable[[Org], object]:
+    return lambda org: org.objects["Job_Event__c"].update(
+        {field: org.objects["Job_Event__c"][field]._replace(**values)}
+    )
+
+
+MISSING: list[tuple[str, Callable[[Org], object], str]] = [
+    ("Job_Event__c", lambda org: org.objects.pop("Job_Event__c"), "deploy Job_Event__c with the field Event_Id__c"),
+    ("Job_Event__c", lambda org: org.read_only.add("Job_Event__c"), "Create and Edit on Job_Event__c"),
+    ("Job_Event__c", _lacks("Job_Event__c", "Event_Id__c"), "may not see, Event_Id__c"),
+    ("Job_Event__c", _changed("Event_Id__c", unique=False), "Event_Id__c a unique external id"),
+    ("Job_Event__c", _lacks("Job_Event__c", "Lead__c"), "may not see, Lead__c"),
+    ("Job_Event__c", lambda org: org.hidden.add("Job_Event__c.Details__c"), "may not see, Details__c"),
+    ("Job_Event__c", _lacks("Job_Event__c", "Owner__c"), "may not see, Owner__c"),
+    ("Task", lambda org: org.objects.pop("Task"), "deploy Task"),
+    ("Task", lambda org: org.read_only.add("Task"), "Create and Edit on Task"),
+    ("Task", _lacks("Task", "Event_Id__c"), "the field Event_Id__c"),
+    ("Task", _lacks("Task", "Owner__c"), "the field Owner__c"),
+    ("Task", lambda org: org.objects.pop("Contact"), "Read on Contact"),
+    ("Task", lambda org: org.hidden.add("Contact.Email"), "read the field Email of Contact"),
+    ("Task", lambda org: setattr(org, "versions", ("31.0",)), "lists no API version from 46.0"),
+    ("Task", lambda org: org.tokens.clear(), "INVALID_SESSION_ID"),
+    ("Task", lambda org: org.faults.append(Fault(status=403, code="API_CURRENTLY_DISABLED")), "“API Enabled”"),
+]
+
+
+@pytest.mark.parametrize(("object", "prepare", "reason"), MISSING, ids=[f"{row[0]} {row[2]}" for row in MISSING])
+def test_greeting_names_the_object_the_field_or_the_permission_that_is_missing(
+    object: str, prepare: Callable[[Org], object], reason: str
+) -> None:
+    org = Org()
+    for name in ("Job_Event__c", "Task"):
+        org.objects[name]["Owner__c"] = org.objects["Job_Event__c"]["Status__c"]
+    prepare(org)
+    ended, _ = greet(org, subscription(object=object, given=GIVEN, template={"Owner__c": "x", "Lost__c": None}))
+    assert (ended.outcome.verdict, ended.remember) == ("disable", None)
+    assert reason in ended.outcome.reason
+    assert "resume" not in ended.outcome.reason, "there is nothing to resume yet"
+
+
+def test_greeting_of_a_field_that_may_only_be_read_names_it() -> None:
+    steps = KIND.greeting(subscription(api_version="60.0"), NOW)
+    assert steps is not None
+    next(steps)
+    steps.send(response(200, [{"version": "60.0"}]))
+    writable = {"createable": True, "updateable": True}
+    known = [{"name": name, **writable} for name in names_of("Job_Event__c") if name != "Link__c"]
+    known += [{"name": "Event_Id__c", "externalId": True, "unique": True, **writable}, {"name": 7}, "x"]
+    known += [{"name": "Link__c", "createable": True, "updateable": False}]
+    with pytest.raises(StopIteration) as end:
+        steps.send(response(200, {**writable, "fields": known}))
+    assert end.value.value.outcome.reason == "let the user that the app runs as edit Link__c"
+
+
+def test_description_that_is_too_long_to_read_is_replaced_by_questions() -> None:
+    org = Org()
+    org.faults = [Fault(status=200, body=b'[{"version": "60.0"}]'), Fault(status=200, body=b'{"fields": [' + b" " * 99)]
+    ended, sent = greet(org, subscription())
+    assert ended.outcome.verdict == "delivered"
+    assert sent[1:4] == ["description of Job_Event__c", "summary of Job_Event__c", "fields of Job_Event__c"]
+
+
+@pytest.mark.parametrize("at", range(4))
+@pytest.mark.parametrize(("status", "body"), [(0, b""), (503, b""), (200, b"<html>login"), (302, b"")])
+def test_sink_that_fails_while_it_is_greeted_says_nothing_about_permissions(at: int, status: int, body: bytes) -> None:
+    org = Org()
+    of = subscription(object="Task")
+    steps = KIND.greeting(of, NOW)
+    assert steps is not None
+    step = next(steps)
+    for _ in range(at):
+        step = steps.send(org.take(step.request))
+    with pytest.raises(StopIteration) as end:
+        steps.send(Org.response_of(Answer(status, body)))
+    assert (end.value.value.outcome.verdict, end.value.value.remember) == ("retry", None)
+
+
+# --- hostile orgs
+
+RECORD_SHAPED = {"id": "a00xx0000000001", "success": True, "errors": []}
+OTHER_BODIES: list[Any] = [
+    *([], {}, None, 7, "x", {"records": []}, {"fields": []}, {"objectDescribe": {}}, [RECORD_SHAPED], b"<html>"),
+    *({"success": 1}, {"success": "true"}, {"success": None}, b"\xff\xfe", b"[" * 70_000, b"9" * 70_000, b"1e999"),
+    *({"success": False}, {"success": False, "errors": {}}, {"success": False, "errors": [{"statusCode": "<b>"}]}),
+]
+
+
+@pytest.mark.parametrize("body", OTHER_BODIES, ids=[str(one)[:40] for one in OTHER_BODIES])
+@pytest.mark.parametrize("status", [200, 201, 202])
+def test_only_an_answer_in_the_shape_of_a_written_record_counts(status: int, body: Any) -> None:
+    outcome = read_answer(response(status, body), NOW, subscription(), "Task").outcome
+    assert (outcome.verdict, "not an answer" in outcome.reason) == ("retry", True)
+
+
+@pytest.mark.parametrize("body", [*OTHER_BODIES, RECORD_SHAPED], ids=str)
+def test_answers_in_another_shape_end_no_look_up_and_no_delivery(body: Any) -> None:
+    for options, asked in (({}, 0), ({"api_version": "60.0"}, 0), ({"api_version": "60.0"}, 1)):
+        steps = SALESFORCE.steps(event(email=EMAIL), subscription(**options), CONTEXT, {}, NOW)
+        next(steps)
+        if asked:
+            steps.send(response(200, {"records": []}))
+        if (options and body == {"records": []}) or (not options and isinstance(body, list)):
+            continue  # this is the shape that was asked for
+        with pytest.raises(StopIteration) as end:
+            steps.send(response(200, body))
+        assert end.value.value.outcome.verdict == "retry"
+
+
+IDS_OF_OTHERS = [
+    *("003" + "x" * 12 + "/..", "003/../../../x", "003" + "x" * 60_000, "003xx000000000\n", "003xx00000000é1", ""),
+    *(3, 10**400, True, None, [], {"Id": "003xx0000000001"}, "006xx0000000001", "{lead}", "003xx0000000001 "),
+]
+
+
+@pytest.mark.parametrize("id", IDS_OF_OTHERS, ids=[str(one)[:30] for one in IDS_OF_OTHERS])
+def test_ids_in_answers_and_in_metadata_are_ids_of_salesforce_or_nothing(id: Any) -> None:
+    body = b'{"records": [{"Id": %d}]}' % id if id == 10**400 else {"records": [{"Id": id}]}
+    steps = SALESFORCE.steps(event(email=EMAIL), subscription(api_version="60.0"), CONTEXT, {}, NOW)
+    next(steps)
+    assert steps.send(response(200, body)).name == "look-up of the lead"
+    if id == "003xx0000000001 " or id == 10**400:
+        return  # blanks around an id are forgiven in metadata
+    assert deliver(Org(), event(contact_id=id, deal_id=id if id != "006xx0000000001" else ""), subscription())[1] == []
+
+
+INJECTIONS = [
+    *("x' OR Name LIKE '%'@example.com", "a'--@example.com", "a\\'@example.com", "a\\@example.com", "a'@b'.com"),
+    *("a\n@example.com", "a'\u2019@example.com", "ä'ö@exämple.com", "a%27@example.com", "a+'&q=x@example.com"),
+    *("a'\u0085@example.com", "a{b}'@example.com", "'@" + "'" * 70, "a\x00'@example.com"),
+]
+
+
+@pytest.mark.parametrize("email", INJECTIONS, ids=[ascii(one)[:40] for one in INJECTIONS])
+@pytest.mark.parametrize("way", ["metadata", "captured"])
+def test_no_address_changes_a_query(email: str, way: str) -> None:
+    org = Org()
+    org.add("Contact", LastName="Ng", Email="other@example.com")
+    one, context = (event(email=email), CONTEXT) if way == "metadata" else (event(), captured(address=email))
+    outcome, sent = deliver(org, one, subscription(api_version="60.0"), context=context)
+    assert (outcome, org.refused, org.rows()) == (UNMATCHED, [], []), "a query is refused, or found somebody else"
+    for step in sent:
+        asked = parse_qs(urlsplit(step.request.url).query, strict_parsing=True)
+        assert list(asked) == ["q"]
+        assert len(step.request.url) < 2_000
+        assert asked["q"][0].count("'") - asked["q"][0].count("\\'") == 2, "one text"
+
+
+def test_texts_of_16_kib_make_no_long_request() -> None:
+    long = "x" * 16_000
+    metadata = {"email": f"{long}@example.com", "phone": "1" * 16_000, "contact_id": long, "deal_id": long}
+    assert deliver(Org(), event(**metadata), subscription()) == (UNMATCHED, [])
+    metadata = {"deal_id": "006xx0000000001", "url": f"https://crm.example/{long}", "owner": long, "deal": long}
+    for object in ("Job_Event__c", "Task"):
+        _, sent = deliver(Org(), event(**metadata), subscription(api_version="60.0", object=object))
+        assert all(len(step.request.url) < 300 and len(step.request.body) < 20_000 for step in sent)
+
+
+def test_description_of_a_hostile_org_is_read_as_values() -> None:
+    names_of_fields = [{"name": "Event_Id__c\u202e"}, {"name": ["x"]}, {}, None, {"name": "a" * 60_000}]
+    for document in (
+        {"createable": True, "updateable": True, "fields": names_of_fields},
+        {"createable": "yes", "updateable": 1, "fields": []},
+        {"fields": [[]]},
+    ):
+        steps = KIND.greeting(subscription(), NOW)
+        assert steps is not None
+        next(steps)
+        steps.send(response(200, [{"version": "60.0"}]))
+        with pytest.raises(StopIteration) as end:
+            steps.send(response(200, document))
+        assert end.value.value.outcome.verdict == "disable"
+        assert len(end.value.value.outcome.reason) < 1_000
+
+
+# --- subscriptions
+
+
+def test_subscriptions_are_accepted() -> None:
+    KIND.check(subscription())
+    KIND.check(subscription(given=GIVEN))
+    KIND.check(subscription(f"{ORIGIN}/", object="acme__Job_Event__c", unmatched="create", api_version="62.0"))
+    assert KIND.default_types(["ai.revor.job"]) == tuple(
+        f"ai.revor.job.{kind}" for kind in ("succeeded", "failed", "cancelled", "not_found")
+    )
+    assert KIND.redacted_url(f"{ORIGIN}/") == f"{ORIGIN}/"
+    assert KIND.bundle(subscription()) is None
+    assert KIND.dialogue(subscription()) is SALESFORCE
+
+
+MISTAKES: list[tuple[Subscription, str]] = [
+    (subscription(f"{ORIGIN}/services/data"), "/sink"),
+    (subscription(f"{ORIGIN}?a=b"), "/sink"),
+    (subscription(LOGIN, {**APP, "token_url": ELSEWHERE}), "/sink"),
+    (subscription("https://acme.lightning.force.com", GIVEN), "/sink"),
+    (subscription(given=None), "/sinkcredential"),
+    (subscription(given={"credentialtype": "PLAIN", "identifier": "a", "secret": "b"}), "/sinkcredential"),
+    (subscription(given={**APP, "token_url": ELSEWHERE}), "/sinkcredential/token_url"),
+    (subscription(given={**APP, "token_url": f"{ORIGIN}/other"}), "/sinkcredential/token_url"),
+    (subscription(channel="x"), "/config/channel"),
+    (subscription(object="Account"), "/config/object"),
+    (subscription(object="a/b__c"), "/config/object"),
+    (subscription(object=7), "/config/object"),
+    (subscription(unmatched="drop"), "/config/unmatched"),
+    (subscription(unmatched=["skip"]), "/config/unmatched"),
+    (subscription(api_version="45.0"), "/config/api_version"),
+    (subscription(api_version="999.0"), "/config/api_version"),
+    (subscription(api_version=62.0), "/config/api_version"),
+    (subscription(template={"Contact__c": "x"}), "/config/template/Contact__c"),
+    (subscription(object="task", template={"WhoId": "x"}), "/config/template/WhoId"),
+    (replace(subscription(), types=("relay.delivery.expired",)), "/types"),
+    (subscription(template="text"), "/config/template"),
+    (subscription(template={"Id": "x"}), "/config/template/Id"),
+    (subscription(template={"Event_Id__c": "x"}), "/config/template/Event_Id__c"),
+    (subscription(template={"a/b": "x"}), "/config/template/a~1b"),
+    (subscription(template={"Status__c": ["x"]}), "/config/template/Status__c"),
+    (replace(subscription(), method="PUT"), "/protocolsettings/method"),
+    (replace(subscription(), headers=(("X-A", "b"),)), "/protocolsettings/headers"),
+    (replace(subscription(), handshake="required"), "/config/handshake"),
+    (replace(subscription(), incidents="collapse"), "/config/incidents"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("given", "pointer"), MISTAKES, ids=[f"{at} {index}" for index, (_, at) in enumerate(MISTAKES)]
+)
+def test_mistakes_are_named_with_their_place(given: Subscription, pointer: str) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        KIND.check(given)
+    assert [error.pointer for error in refused.value.errors] == [pointer]
+
+
+def test_only_metadata_say_whom_an_event_is_about() -> None:
+    meant = meant_by(event(email="a@example.com", contact_id="003xx0000000001"), CONTEXT)
+    assert (meant.email, meant.ids, meant.is_empty) == ("a@example.com", {"Contact": "003xx0000000001"}, False)
+
+
+def test_request_is_json_without_a_credential() -> None:
+    of = subscription(unmatched="create")
+    request: OutboundRequest = previewed(SALESFORCE.steps(event(), of, CONTEXT, {}, NOW))[-1].request
+    assert dict(request.headers) == {"Accept": "application/json", "Content-Type": "application/json"}
+    assert request.method == "PATCH"

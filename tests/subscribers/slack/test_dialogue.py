@@ -1,0 +1,670 @@
+"""Slack with a bot token: one message per incident and group, edited in place, at a strict stand-in of the Web API."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from relay.core.credentials import SinkCredential, origin_text
+from relay.core.delivery import OutboundRequest, Outcome, Response
+from relay.core.dialogue import Ended, Memory, previewed
+from relay.core.events import Event, Origin, from_transition, relay_event
+from relay.core.job import JOB_EVENTS, Job, Observation, Problem, Transition
+from relay.core.jsontext import dumps
+from relay.core.subscription import Subscription
+from relay.core.summary_events import group_finished_data, incident_data
+from relay.errors import InvalidRequest
+from subscribers import registry
+from subscribers.base import RenderContext
+from subscribers.common.edited_messages import MAX_CODES, MAX_SEEN, message_key
+from subscribers.slack.dialogue import SLACK_BOT, read_answer
+from tests.support.hostile_texts import TEXTS, events_with
+from tests.support.scale import scaled
+from tests.support.slack_check import check_message
+from tests.vendors.slack_web import POST, TOKEN, UPDATE, Fault, Post, SlackWeb
+
+NOW = 1779271208.0
+SINK = "https://slack.com/api/chat.postMessage"
+ORIGIN = Origin(source="https://api.example/jobs", type_prefix="ai.revor.job", dataschema="http://x/s.json")
+CONTEXT = RenderContext(public_url="https://relay.example")
+BOT = SLACK_BOT
+SLACK = registry.kind_named("slack")
+
+
+def bot(sink: str = SINK, channel: Any = "#campaigns", token: str = TOKEN, **fields: Any) -> Subscription:
+    credential = SinkCredential(
+        id="crd_1", origin=origin_text(sink), fields={"credentialtype": "ACCESSTOKEN", "accesstoken": token}
+    )
+    values: dict[str, Any] = {"kind": "slack", "credential": credential, "options": {"channel": channel}}
+    return Subscription(id="sub_1", sink=sink, **{**values, **fields})
+
+
+def job(
+    kind: str,
+    nth: int,
+    group: str | None = "spring",
+    *,
+    at: float = NOW,
+    code: str = "proxy",
+    result: str | None = None,
+) -> Event:
+    problem = Problem(code=code, message="", retryable=False) if kind == "failed" else None
+    seen = Observation(
+        status=kind,
+        observed_at=at,
+        channel="linkedin",
+        result_status=result,
+        problem=problem,
+        upstream={"id": f"job-{nth}", **({"error": {"code": code}} if problem else {})},
+    )
+    one = Job(uid=f"job_{nth}", external_id=f"job-{nth}", source="revor", account="default", metadata={}, group=group)
+    step = Transition(kind=kind, status=kind, previous_status=None, sequence=1, occurred_at=at, detected_at=at)
+    return from_transition(f"evt_01jvpq00000000000000{nth:06}", one, step, ORIGIN, seen=seen)
+
+
+def finished(nth: int = 900, *, at: float = NOW + 100, round: int = 1, group: str = "spring") -> Event:
+    data = group_finished_data(
+        group=group,
+        source="revor",
+        account="default",
+        round=round,
+        counts={"succeeded": 3, "failed": 2},
+        skipped=0,
+        missing=0,
+        failures={"proxy": 2},
+        first_at=at - 60,
+        finished_at=at,
+    )
+    id = f"evt_01jvpq00000000000000{nth:06}"
+    return relay_event(
+        id,
+        "relay.group.finished",
+        at,
+        data,
+        dataschema="http://x/s.json",
+        subject=group,
+        owner="revor/default",
+    )
+
+
+def incident(kind: str, nth: int, failed: int, *, at: float | None = None, id: str = "inc_01jvpq") -> Event:
+    moment = NOW + nth if at is None else at
+    data = incident_data(
+        incident=id,
+        kind="jobs",
+        state="closed" if kind == "closed" else "open",
+        source="revor",
+        account="default",
+        channel="linkedin",
+        connect_account_id="acc_1",
+        connect_account_name="Ada",
+        subscription=None,
+        sink=None,
+        code="proxy",
+        hint=None,
+        failed=failed,
+        likely=None,
+        first_failure_at=NOW,
+        last_failure_at=moment,
+        opened_at=NOW,
+        closed_at=moment if kind == "closed" else None,
+        closed_because="succeeded" if kind == "closed" else None,
+    )
+    return relay_event(
+        f"evt_01jvpq00000000000000{nth:06}",
+        f"relay.incident.{kind}",
+        moment,
+        data,
+        dataschema="http://x/s.json",
+        subject=id,
+        owner="revor/default",
+    )
+
+
+class Channel:
+    """A subscription to the stand-in, which remembers as the store does."""
+
+    def __init__(self, **fields: Any) -> None:
+        self.slack = SlackWeb()
+        self.subscription = bot(**fields)
+        self.memories: dict[str, Memory] = {}
+        self.requests: list[OutboundRequest] = []
+
+    def deliver(self, event: Event, *, dies_before: int | None = None) -> Outcome:
+        """One attempt. `dies_before`: the process is killed before this request, from 0; nothing more is remembered."""
+        key = BOT.key(event, self.subscription)
+        memory = self.memories.get(key or "", {})
+        steps = BOT.steps(event, self.subscription, CONTEXT, memory, NOW)
+        sent = 0
+        try:
+            step = next(steps)
+            while True:
+                if step.remember is not None and key is not None:
+                    self.memories[key] = self._stored(step.remember)
+                if sent == dies_before:
+                    return Outcome(verdict="retry", reason="killed")
+                sent += 1
+                self.requests.append(step.request)
+                headers = (*step.request.headers, ("Authorization", f"Bearer {TOKEN}"))
+                step = steps.send(self.slack.take(replace(step.request, headers=headers)))
+        except StopIteration as end:
+            ended = end.value
+        assert isinstance(ended, Ended)
+        if sent == dies_before:
+            return Outcome(verdict="retry", reason="killed")
+        if ended.remember is not None:
+            assert key is not None
+            self.memories[key] = self._stored(ended.remember)
+        return ended.outcome
+
+    def _stored(self, memory: Memory) -> Memory:
+        body = orjson.dumps(memory)
+        assert len(body) <= 16_384
+        stored: Memory = orjson.loads(body)
+        return stored
+
+    def posts(self) -> list[Post]:
+        return self.slack.channel()
+
+    def calls(self) -> list[str]:
+        return [
+            method if "thread_ts" not in arguments else f"{method} in thread" for method, arguments in self.slack.calls
+        ]
+
+
+def delivered(channel: Channel, *events: Event) -> None:
+    for event in events:
+        assert channel.deliver(event) == Outcome(verdict="delivered", reason="ok")
+
+
+# --- incidents
+
+
+def test_incident_is_one_message_that_shows_its_present_state() -> None:
+    channel = Channel()
+    delivered(channel, incident("opened", 1, 3))
+    (head,) = channel.posts()
+    assert head.text.startswith("3 LinkedIn jobs of Ada failed")
+    assert [reply.text for reply in head.replies] == ["Incident inc_01jvpq"]
+    delivered(channel, incident("grew", 2, 10), incident("closed", 3, 12))
+    (head,) = channel.posts()
+    assert head.text.startswith("LinkedIn jobs of Ada work again: 12 failed")
+    assert [text[:22] for text in head.edits] == ["3 LinkedIn jobs of Ada", "10 LinkedIn jobs of Ad"]
+    assert [reply.text[:15] for reply in head.replies] == ["Incident inc_01", "10 LinkedIn job", "LinkedIn jobs o"]
+    assert channel.calls() == [POST, f"{POST} in thread", UPDATE, f"{POST} in thread", UPDATE, f"{POST} in thread"]
+
+
+def test_times_in_the_thread_are_the_readers() -> None:
+    channel = Channel(options={"channel": "#campaigns", "time_zone": "Europe/Paris"})
+    delivered(channel, incident("opened", 1, 3))
+    detail = orjson.dumps(channel.posts()[0].replies[0].blocks).decode()
+    assert "First failure" in detail
+    assert "12:00:08 CEST" in detail
+    assert "12:00:09 CEST" in detail
+
+
+def test_event_that_comes_late_does_not_turn_the_message_back() -> None:
+    channel = Channel()
+    delivered(channel, incident("opened", 1, 3), incident("closed", 3, 12), incident("grew", 2, 10))
+    (head,) = channel.posts()
+    assert head.text.startswith("LinkedIn jobs of Ada work again")
+    assert [reply.text[:2] for reply in head.replies] == ["In", "Li", "10"]
+
+
+def test_incident_that_is_first_heard_of_when_it_grows_is_one_message() -> None:
+    channel = Channel()
+    delivered(channel, incident("grew", 2, 10))
+    (head,) = channel.posts()
+    assert (head.text[:10], head.replies) == ("10 LinkedI", [])
+
+
+def test_two_incidents_are_two_messages() -> None:
+    channel = Channel()
+    delivered(channel, incident("opened", 1, 3, id="inc_a"), incident("opened", 2, 3, id="inc_b"))
+    assert len(channel.posts()) == 2
+
+
+# --- groups
+
+
+def test_group_is_one_message_with_counts_and_failures_in_its_thread() -> None:
+    channel = Channel()
+    delivered(
+        channel,
+        job("running", 1),
+        job("succeeded", 2, result="accepted"),
+        job("succeeded", 3, result="skipped"),
+        job("failed", 4),
+        job("failed", 5, code="invalid_phone"),
+        job("failed", 6),
+        job("overdue", 7),
+    )
+    (head,) = channel.posts()
+    assert head.text == "Group spring so far: 1 accepted, 1 skipped, 3 failed, 1 overdue, 1 started"
+    assert head.edits[0] == "Group spring so far: 1 started"
+    assert "proxy 2, invalid_phone 1" in orjson.dumps(head.blocks).decode()
+    assert [reply.text for reply in head.replies] == [
+        "LinkedIn job (job job-4) failed",
+        "LinkedIn job (job job-5) failed",
+        "LinkedIn job (job job-6) failed",
+        "LinkedIn job (job job-7) has not ended by its deadline: the relay goes on polling, less often",
+    ]
+    delivered(channel, finished())
+    (head,) = channel.posts()
+    assert head.text == "Group spring finished: 3 of 5 accepted, 2 failed (proxy 2)"
+    assert head.replies[-1].text == head.text
+    assert not any(arguments.get("reply_broadcast") for _, arguments in channel.slack.calls)
+
+
+def test_group_without_failures_is_one_message_when_it_has_finished() -> None:
+    channel = Channel()
+    delivered(channel, finished())
+    (head,) = channel.posts()
+    assert head.text.startswith("Group spring finished")
+    assert (head.replies, channel.calls()) == ([], [POST])
+
+
+def test_event_of_a_finished_round_goes_into_its_thread_and_the_next_round_is_a_new_message() -> None:
+    channel = Channel()
+    delivered(channel, job("failed", 1), finished(), job("failed", 2, at=NOW + 50), job("succeeded", 3, at=NOW + 60))
+    (first,) = channel.posts()
+    assert first.text.startswith("Group spring finished")
+    assert len(first.replies) == 4
+    delivered(channel, job("failed", 4, at=NOW + 200), finished(901, at=NOW + 300, round=2))
+    _, second = channel.posts()
+    assert second.edits == ["Group spring so far: 1 failed"]
+    assert second.text.startswith("Group spring finished round 2")
+    delivered(channel, finished(902, at=NOW + 400, round=3))
+    assert len(channel.posts()) == 3
+
+
+def test_end_of_an_earlier_round_that_comes_late_changes_nothing_of_the_next() -> None:
+    channel = Channel()
+    delivered(channel, job("failed", 1, at=NOW + 200), finished(at=NOW + 100))
+    (head,) = channel.posts()
+    assert head.text == "Group spring so far: 1 failed"
+    assert [reply.text[:21] for reply in head.replies][-1] == "Group spring finished"
+
+
+def test_groups_of_two_accounts_are_two_messages() -> None:
+    channel = Channel()
+    other = replace(job("failed", 2), owner="revor/other")
+    delivered(channel, job("failed", 1), other)
+    assert len(channel.posts()) == 2
+
+
+def test_event_that_is_sent_again_counts_once() -> None:
+    channel = Channel()
+    delivered(channel, job("failed", 1), job("failed", 1), job("succeeded", 2), job("succeeded", 2))
+    (head,) = channel.posts()
+    assert head.text == "Group spring so far: 1 accepted, 1 failed"
+    assert len(head.replies) == 2, "whoever replays wants to see it again"
+
+
+def test_large_group_is_remembered_within_bounds() -> None:
+    channel = Channel()
+    for nth in range(MAX_SEEN + 50):
+        delivered(channel, job("failed", nth, code=f"{'long' * 14}_{nth}"))
+    (memory,) = channel.memories.values()
+    assert len(memory["message"]["seen"]) == MAX_SEEN
+    assert len(memory["message"]["codes"]) <= MAX_CODES + 1
+    assert channel.posts()[0].text == f"Group spring so far: {MAX_SEEN + 50} failed"
+
+
+def test_nothing_of_a_job_is_remembered() -> None:
+    channel = Channel()
+    delivered(channel, job("failed", 1), incident("opened", 2, 3))
+    said = orjson.dumps(channel.memories).decode()
+    assert "job-1" not in said
+    assert "Ada" not in said
+
+
+# --- other events
+
+
+@pytest.mark.parametrize("kind", JOB_EVENTS)
+def test_event_without_a_story_is_a_plain_message(kind: str) -> None:
+    channel = Channel()
+    delivered(channel, job(kind, 1, group=None))
+    assert channel.calls() == [POST]
+    assert channel.memories == {}
+
+
+def test_event_of_no_known_account_is_a_plain_message() -> None:
+    assert message_key(replace(job("failed", 1), owner=None)) is None
+    assert message_key(replace(incident("opened", 1, 3), subject="inc_1/../x")) is None
+    assert message_key(replace(incident("opened", 1, 3), source="https://other.example")) is None
+
+
+def test_no_hostile_text_breaks_a_message_or_changes_its_address() -> None:
+    keyed = 0
+    for turn, text in enumerate(TEXTS):
+        for event in events_with(text, part=turn, parts=scaled(28, 1)):
+            event = replace(event, owner="revor/default")
+            keyed += message_key(event) is not None
+            for step in previewed(BOT.steps(event, bot(), CONTEXT, {}, NOW)):
+                payload = orjson.loads(step.request.body)
+                assert payload["channel"] in ("#campaigns", "{channel}")
+                shown = {"text": payload["text"], "blocks": payload["blocks"]}
+                check_message(orjson.dumps({**shown, "unfurl_links": False, "unfurl_media": False}))
+    assert keyed > 100
+
+
+# --- failures between the requests
+
+
+def test_message_that_somebody_deleted_is_posted_anew() -> None:
+    channel = Channel()
+    delivered(channel, job("failed", 1))
+    channel.slack.delete(channel.posts()[0])
+    delivered(channel, job("failed", 2))
+    (head,) = channel.posts()
+    assert (head.text, len(head.replies)) == ("Group spring so far: 2 failed", 1)
+    channel.slack.delete(head)
+    delivered(channel, job("failed", 2))
+    assert [len(post.replies) for post in channel.posts()] == [1]
+    channel.slack.delete(channel.posts()[0])
+    delivered(channel, finished())
+    assert channel.posts()[0].text.startswith("Group spring finished")
+
+
+@pytest.mark.parametrize(
+    "error", ["cant_update_message", "channel_not_found", "edit_window_closed", "message_not_found"]
+)
+def test_message_that_cannot_be_edited_gets_a_successor(error: str) -> None:
+    channel = Channel()
+    delivered(channel, incident("opened", 1, 3))
+    channel.slack.fail(UPDATE, Fault(error=error))
+    delivered(channel, incident("grew", 2, 10), incident("closed", 3, 12))
+    old, new = channel.posts()
+    assert old.text.startswith("3 LinkedIn")
+    assert new.text.startswith("LinkedIn jobs of Ada work again")
+
+
+def test_message_that_can_never_be_answered_is_retried_and_bounded() -> None:
+    channel = Channel()
+    channel.slack.fail(POST, *(Fault(error=None, works=True), Fault(error="thread_not_found")) * 3)
+    assert channel.deliver(job("failed", 1)) == Outcome(verdict="retry", reason="thread_not_found")
+    assert len(channel.requests) == 4
+
+
+def test_retry_after_a_lost_detail_counts_nothing_twice() -> None:
+    channel = Channel()
+    delivered(channel, job("failed", 1))
+    channel.slack.fail(POST, Fault(status=503), Fault(status=0))
+    for _ in range(2):
+        assert channel.deliver(job("failed", 2)).verdict == "retry"
+    delivered(channel, job("failed", 3), job("failed", 2))
+    (head,) = channel.posts()
+    assert head.text == "Group spring so far: 3 failed"
+    assert [reply.text for reply in head.replies] == [f"LinkedIn job (job job-{nth}) failed" for nth in (1, 3, 2)]
+    assert channel.calls().count(UPDATE) == 2
+
+
+def test_refused_edit_changes_nothing_that_is_remembered() -> None:
+    channel = Channel()
+    delivered(channel, job("failed", 1))
+    before = dict(channel.memories)
+    channel.slack.fail(UPDATE, Fault(error="ratelimited", status=429, headers={"Retry-After": "7"}))
+    assert channel.deliver(job("failed", 2)) == Outcome(verdict="retry", reason="ratelimited", retry_after_seconds=7.0)
+    assert channel.memories == before
+    delivered(channel, job("failed", 2))
+    assert channel.posts()[0].text == "Group spring so far: 2 failed"
+
+
+STORY: tuple[Callable[[], Event], ...] = (
+    lambda: job("failed", 1),
+    lambda: job("failed", 2),
+    lambda: job("succeeded", 3),
+    lambda: finished(),
+)
+
+
+@pytest.mark.parametrize("request_number", [0, 1])
+@pytest.mark.parametrize("nth", range(len(STORY)))
+def test_kill_between_any_two_requests_doubles_at_most_one_message(nth: int, request_number: int) -> None:
+    channel = Channel()
+    for place, event in enumerate(STORY):
+        if place == nth:
+            channel.deliver(event(), dies_before=request_number)
+        delivered(channel, event())
+    last = channel.posts()[-1]
+    assert last.text.startswith("Group spring finished"), "edits follow the message that is remembered"
+    replies = [reply.text for post in channel.posts() for reply in post.replies]
+    assert len(channel.posts()) == 1, "the message is remembered before its first detail is sent"
+    assert len(replies) == 3
+
+
+def test_kill_before_the_new_message_is_remembered_doubles_it_once() -> None:
+    channel = Channel()
+    steps = BOT.steps(job("failed", 1), channel.subscription, CONTEXT, {}, NOW)
+    request = next(steps).request
+    channel.slack.take(replace(request, headers=(*request.headers, ("Authorization", f"Bearer {TOKEN}"))))
+    for event in STORY:
+        delivered(channel, event())
+    orphan, head = channel.posts()
+    assert (orphan.text, orphan.edits, orphan.replies) == ("Group spring so far: 1 failed", [], [])
+    assert head.text.startswith("Group spring finished")
+
+
+def test_another_channel_begins_anew() -> None:
+    channel = Channel()
+    delivered(channel, job("failed", 1))
+    channel.slack.member.add("G0PRIVATE01")
+    channel.subscription = replace(channel.subscription, options={"channel": "G0PRIVATE01"})
+    delivered(channel, job("failed", 2))
+    assert channel.posts()[0].text == "Group spring so far: 1 failed"
+    assert channel.slack.channel("G0PRIVATE01")[0].text == "Group spring so far: 1 failed"
+
+
+# --- answers
+
+
+def answer(body: Any, status: int = 200, **headers: str) -> Response:
+    raw = body if isinstance(body, bytes) else orjson.dumps(body)
+    given = tuple((name.replace("_", "-"), value) for name, value in headers.items())
+    return Response(started_at=NOW, duration_ms=1.0, status_code=status, excerpt=raw, headers=given)
+
+
+def no(error: Any, **more: Any) -> dict[str, Any]:
+    return {"ok": False, "error": error, **more}
+
+
+@pytest.mark.parametrize(
+    ("error", "verdict", "says"),
+    [
+        *((code, "disable", "bot token") for code in ("invalid_auth", "not_authed", "token_revoked")),
+        *((code, "disable", "bot token") for code in ("account_inactive", "token_expired")),
+        ("not_in_channel", "disable", "invite the app"),
+        ("channel_not_found", "disable", "config.channel"),
+        ("is_archived", "disable", "unarchive"),
+        ("is_inactive", "disable", "unarchive"),
+        ("restricted_action", "disable", "administrator"),
+        *((code, "dead", code) for code in ("msg_too_long", "invalid_blocks", "invalid_arguments", "no_text")),
+        *((code, "retry", code) for code in ("fatal_error", "internal_error", "service_unavailable")),
+        *((code, "retry", code) for code in ("request_timeout", "team_added_to_org", "never_heard_of")),
+        *((code, "retry", code) for code in ("message_not_found", "cant_update_message", "edit_window_closed")),
+    ],
+)
+def test_error_says_what_happens_and_what_to_do(error: str, verdict: str, says: str) -> None:
+    for status in (200, 400, 403, 404, 410):
+        outcome = read_answer(answer(no(error), status), NOW).outcome
+        assert (outcome.verdict, outcome.retry_after_seconds) == (verdict, None)
+        assert outcome.reason.startswith(error)
+        assert says in outcome.reason
+        assert len(outcome.reason) <= 200
+
+
+def test_missing_scope_names_the_scope() -> None:
+    outcome = read_answer(answer(no("missing_scope", needed="chat:write.public", provided="chat:write")), NOW).outcome
+    assert outcome == Outcome(
+        verdict="disable",
+        reason="missing_scope: add the scope chat:write.public to the app, install it again, then resume",
+    )
+    for needed in (None, 7, "<!channel>", "x" * 1000, "\ud800"):
+        body = (
+            b'{"ok":false,"error":"missing_scope","needed":"\\ud800"}'
+            if needed == "\ud800"
+            else no("missing_scope", needed=needed)
+        )
+        assert "add the scope chat:write to" in read_answer(answer(body), NOW).outcome.reason
+
+
+@pytest.mark.parametrize("error", ["ratelimited", "rate_limited", "message_limit_exceeded", "unknown"])
+def test_limit_pauses_as_long_as_slack_says(error: str) -> None:
+    outcome = read_answer(answer(no(error), 429, Retry_After="42"), NOW).outcome
+    assert outcome == Outcome(verdict="retry", reason=error, retry_after_seconds=42.0)
+    assert read_answer(answer(no("ratelimited")), NOW).outcome.retry_after_seconds == 30.0
+    assert read_answer(answer(b"", 429, Retry_After="42"), NOW).outcome.retry_after_seconds == 42.0
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        *(b"", b"ok", b"<html>", b"\xff\xfe", b"[]", b"null", b'{"ok":true}', b'{"ok":"true","channel":"C1","ts":"1"}'),
+        *(b'{"ok":true,"channel":7,"ts":[]}', b'{"ok":true,"channel":"C1","ts":"\\ud800"}', b'{"ok":1}'),
+        *(b'{"ok":true,"channel":"C1","ts":""}', b'{"ok":true,"channel":"C1","ts":"1 2"}'),
+        *(b'{"ok":false}', b'{"ok":false,"error":7}', b'{"ok":false,"error":"\\u0000"}', b'{"ok":false,"error":{}}'),
+        *(b"[" * 60_000, b'{"ok":true,"ts":"' + b"1" * 60_000 + b'"}', b'{"error":"invalid auth"}'),
+    ],
+    ids=lambda body: repr(body[:40]),
+)
+def test_answer_that_is_not_slacks_is_retried(body: bytes) -> None:
+    for status in (200, 201, 204):
+        found = read_answer(answer(body, status), NOW)
+        assert (found.outcome.verdict, found.gone, found.place) == ("retry", False, None)
+        assert found.outcome.reason
+
+
+def test_status_counts_where_no_error_is_named() -> None:
+    assert read_answer(answer(b"", 410), NOW).outcome.verdict == "disable"
+    assert read_answer(answer(no("invalid_auth"), 503, Retry_After="9"), NOW).outcome == Outcome(
+        verdict="retry", reason="http_503", retry_after_seconds=9.0
+    )
+    assert read_answer(answer({"ok": True, "channel": "C1", "ts": "1"}, 302), NOW).outcome.verdict == "retry"
+    timeout = Response(started_at=NOW, duration_ms=1.0, error="timeout", excerpt=b'{"ok":true}')
+    assert read_answer(timeout, NOW).outcome == Outcome(verdict="retry", reason="timeout")
+
+
+@given(
+    body=st.binary(max_size=200)
+    | st.dictionaries(
+        st.sampled_from(["ok", "error", "channel", "ts", "needed"]),
+        st.booleans() | st.integers() | st.text(max_size=70) | st.none(),
+    ).map(dumps),
+    status=st.integers(100, 599),
+)
+def test_every_answer_has_an_outcome(body: bytes, status: int) -> None:
+    found = read_answer(answer(body, status), NOW)
+    assert found.outcome.reason.isprintable()
+    assert found.ok == (found.place is not None)
+
+
+@given(
+    memory=st.recursive(
+        st.none() | st.booleans() | st.integers() | st.text(max_size=8),
+        lambda inner: (
+            st.lists(inner, max_size=3)
+            | st.dictionaries(
+                st.sampled_from(
+                    [
+                        "asked",
+                        "channel",
+                        "ts",
+                        "message",
+                        "counts",
+                        "codes",
+                        "seen",
+                        "at",
+                        "event",
+                        "finished_at",
+                        "begun_at",
+                        "failed",
+                    ]
+                ),
+                inner,
+                max_size=6,
+            )
+        ),
+        max_leaves=12,
+    ).filter(lambda value: isinstance(value, dict))
+)
+def test_any_memory_can_be_continued(memory: Mapping[str, Any]) -> None:
+    memory = {"asked": "#campaigns", "channel": "C0CAMPAIGNS", "ts": "1780000000.000001", **memory}
+    for event in (job("failed", 1), finished(), incident("grew", 2, 10)):
+        assert previewed(BOT.steps(event, bot(), CONTEXT, memory, NOW))
+
+
+# --- the subscription
+
+
+def test_preview_shows_every_request_with_placeholders() -> None:
+    steps = previewed(BOT.steps(incident("opened", 1, 3), bot(), CONTEXT, {}, NOW))
+    assert [step.name for step in steps] == ["chat.postMessage", "chat.postMessage in the thread"]
+    first, second = (orjson.loads(step.request.body) for step in steps)
+    assert first["channel"] == "#campaigns"
+    assert (second["channel"], second["thread_ts"]) == ("{channel}", "{ts-of-the-message}")
+
+
+def problems(subscription: Subscription) -> list[tuple[str, str]]:
+    try:
+        SLACK.check(subscription)
+    except InvalidRequest as error:
+        return [(one.pointer, one.code) for one in error.errors]
+    return []
+
+
+@pytest.mark.parametrize(
+    "channel", ["C0123456789", "G01", "D0123", "U0123", "#general", "general", "sales-emea_2", "équipe", "営業"]
+)
+def test_channel_is_an_id_or_a_name(channel: str) -> None:
+    assert problems(bot(channel=channel)) == []
+
+
+@pytest.mark.parametrize(
+    "channel", ["", "#", "C0123 4567", "General", "a b", "a.b", "x" * 81, "<!channel>", "a\n", 7, ["C0123456789"]]
+)
+def test_channel_of_another_form_is_refused(channel: Any) -> None:
+    assert problems(bot(channel=channel)) == [("/config/channel", "invalid")]
+
+
+def test_bot_needs_a_channel_and_a_bot_token() -> None:
+    plain = bot(options={}, credential=None)
+    assert problems(plain) == [("/sinkcredential", "missing"), ("/config/channel", "missing")]
+    basic = SinkCredential(
+        id="crd_1", origin="", fields={"credentialtype": "PLAIN", "identifier": "a", "secret": "xoxb-1-2"}
+    )
+    assert problems(bot(credential=basic)) == [("/sinkcredential", "missing")]
+    for token in ("xoxp-1-2", "xapp-1-2", "xoxb-", "hooks"):
+        assert problems(bot(token=token)) == [("/sinkcredential/accesstoken", "credential_unsuitable")]
+    assert problems(bot(token="xoxe.xoxb-1-abc")) == []
+
+
+def test_bot_takes_no_headers_other_methods_or_handshake() -> None:
+    odd = bot(headers=(("X-A", "b"),), method="PUT", handshake="required", sink=SINK + "?token=xoxb-1")
+    assert problems(odd) == [
+        ("/protocolsettings/headers", "invalid_header"),
+        ("/protocolsettings/method", "invalid_method"),
+        ("/sink", "sink_unsuitable"),
+        ("/config/handshake", "handshake_unsuitable"),
+    ]
+
+
+def test_urls_of_slack_say_which_kind_of_subscription_they_are() -> None:
+    for host in ("slack.com", "slack-gov.com"):
+        assert registry.infer_kind(f"https://{host}/api/chat.postMessage") == "slack"
+        assert problems(bot(sink=f"https://{host}/api/chat.update")) != []
+    assert registry.infer_kind("https://example.slack.com.evil.example/api/chat.postMessage") == "webhook"
+    webhook = Subscription(id="sub_1", sink="https://hooks.slack.com/services/T/B/X", kind="slack")
+    assert problems(replace(webhook, options={"channel": "C0123456789"})) == [("/config/channel", "unknown_option")]
+    assert problems(replace(webhook, sink="https://slack.com/services/T/B/X")) == [("/sink", "sink_unsuitable")]
+    assert SLACK.dialogue(webhook) is None
+
+
+def test_url_of_the_method_is_shown_and_of_a_webhook_is_not() -> None:
+    assert SLACK.redacted_url(SINK) == SINK
+    assert SLACK.redacted_url("https://hooks.slack.com/services/T0/B0/secret") == "https://hooks.slack.com/…"

@@ -1,0 +1,255 @@
+"""Every Slack message as people read it, and every hint in a sentence, compared with two reviewed files.
+
+`UPDATE_MESSAGES=1 pytest tests/subscribers/slack/test_messages.py` writes them anew; read the
+difference before you commit it.
+"""
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from relay.core import relay_events
+from relay.core.events import Event, Origin, from_transition, relay_event
+from relay.core.filters import known_types
+from relay.core.job import JOB_EVENTS, POLL, Job, Observation, Problem, Transition
+from relay.core.samples import sample_event
+from relay.core.subscription import Subscription
+from relay.sources.definition import load_definition
+from subscribers import registry
+from subscribers.base import RenderContext
+
+FIXTURES = Path(__file__).resolve().parents[2] / "fixtures"
+MESSAGES = FIXTURES / "slack-messages.txt"
+HINTS = FIXTURES / "hints.txt"
+NOW = 1779271208.0
+REVOR = load_definition("revor")
+ORIGIN = Origin(
+    source="https://revor.ai/api/v1/outreach/jobs", type_prefix=REVOR.type_prefix, dataschema="http://x/schemas/a.json"
+)
+SUBSCRIPTION = Subscription(id="sub_1", sink="https://hooks.slack.com/services/T0/B0/secret", kind="slack")
+METADATA = {
+    "recipient_name": "Alex",
+    "email": "alex@example.com",
+    "phone": "+1 415 555 2671",
+    "deal": "Example Ltd, renewal",
+    "deal_id": "12345678901",
+    "owner": "Kim",
+    "amount": 12000,
+    "forecast": True,
+    "lines": [1, 2],
+    "stage": "proposal",
+    "region": "the sixth scalar",
+    "url": "https://crm.example/deals/42?tab=activity&view=all",
+}
+CREDITS = Problem(code="insufficient_credits", message="", retryable=False)
+WORKER = Problem(code="external_api_worker_unavailable", message="", retryable=True)
+RECONNECT = Problem(code="connect_account_reconnect_required", message="", retryable=False)
+
+
+def job_event(
+    kind: str,
+    *,
+    status: str | None = None,
+    problem: Problem | None = None,
+    channel: str = "linkedin",
+    action: str = "outreach.dispatch",
+    metadata: dict[str, Any] | None = None,
+    result: dict[str, Any] | None = None,
+    inferred: bool = False,
+    account: str = "default",
+) -> Event:
+    job_id = "3f2a9c1e-5b7d-4e8f-9a10-2b3c4d5e6f70"
+    job = Job(
+        uid="job_1",
+        external_id=job_id,
+        source="revor",
+        account=account,
+        channel=channel,
+        action=action,
+        metadata=METADATA if metadata is None else metadata,
+    )
+    seen = Observation(
+        status=status or kind,
+        observed_at=NOW,
+        channel=channel,
+        action=action,
+        problem=problem,
+        result_status=None if result is None else result["status"],
+        upstream={
+            "id": job_id,
+            "recipient": {"name": "Robin Recipient", "address": "robin@example.com"},
+            "content": {"text": "Hello Robin"},
+            "result": result,
+        },
+        request_id="req_5f1c",
+    )
+    transition = Transition(
+        kind=kind,
+        status=status or kind,
+        previous_status="running",
+        sequence=3,
+        occurred_at=NOW,
+        detected_at=NOW,
+        inferred=inferred,
+    )
+    hint = None if inferred else REVOR.hint_for(problem, kind, channel=channel)
+    unseen = kind in ("overdue", "not_found")
+    return from_transition("evt_1", job, transition, ORIGIN, seen=None if unseen else seen, hint=hint)
+
+
+def about_the_relay(type: str, data: dict[str, Any]) -> Event:
+    return relay_event("evt_1", type, NOW, data, dataschema="http://x/schemas/a.json")
+
+
+def samples() -> Iterator[tuple[str, Event]]:
+    """A sample of each event type."""
+    for type in known_types([REVOR.type_prefix]):
+        yield (
+            f"sample of {type}",
+            sample_event(type, event_id="evt_1", now=NOW, origin=ORIGIN, dataschema_base="http://x", source="revor"),
+        )
+
+
+def stories() -> Iterator[tuple[str, Event]]:
+    """Events with several wordings, or that show or hide parts of the job."""
+    accepted = {"status": "accepted", "account_id": "acc_17"}
+    yield "a job that failed: metadata, a link", job_event("failed", problem=RECONNECT)
+    yield "a failure that passes by itself", job_event("failed", problem=WORKER, channel="email", metadata={})
+    yield "a failure without a reason", job_event("failed", metadata={})
+    yield "a retry that was seen", job_event("retrying", status="queued", problem=WORKER, metadata={"deal": 42})
+    yield "a retry that is over", job_event("retrying", status="queued", inferred=True, metadata={})
+    yield "another account of the relay", job_event("failed", problem=CREDITS, account="emea", metadata={})
+    yield "accepted, with the account that sent it", job_event("succeeded", result=accepted, metadata={"deal": 42})
+    like = {"action": "outreach.linkedin.post_like", "metadata": {}}
+    yield "a post-like", job_event("succeeded", result=accepted, **like)
+    yield "a post-like that was skipped", job_event("succeeded", result={**accepted, "status": "skipped"}, **like)
+    yield (
+        "hostile metadata",
+        job_event(
+            "failed",
+            problem=RECONNECT,
+            metadata={
+                "deal": "<!channel> & *Acme* <now>",
+                "<@U1>": ":tada: @here",
+                "token": "s3cr3t",
+                "url": "https://crm.example/a|b>c",
+            },
+        ),
+    )
+    yield (
+        "a key that was refused",
+        about_the_relay(
+            "relay.source.unauthorized",
+            relay_events.source_trouble_data(
+                source="revor",
+                account="default",
+                since=NOW,
+                reason="Revor refuses the API key of account default: polling waits for one that works",
+                code="api_key_expired",
+                open_jobs=2,
+                hint=REVOR.hint_for(Problem(code="api_key_expired", message=""), POLL),
+            ),
+        ),
+    )
+
+
+def shown(event: Event, subscription: Subscription = SUBSCRIPTION) -> str:
+    """A message as text: its blocks from top to bottom, as Slack shows them."""
+    payload = orjson.loads(registry.kind_named("slack").render(event, subscription, RenderContext()).body)
+    lines = []
+    for block in payload["blocks"]:
+        if block["type"] == "header":
+            lines.append(f"# {block['text']['text']}")
+        elif block["type"] == "section":
+            lines.append(block["text"]["text"])
+            lines += ["  " + field["text"].replace("\n", " ", 1) for field in block.get("fields", [])]
+        else:
+            lines.append("  (" + " · ".join(element["text"] for element in block["elements"]) + ")")
+    return "\n".join(lines).replace("\u2060", "").replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&")
+
+
+def messages() -> str:
+    parts = [f"== {title}\n{shown(event)}\n" for title, event in (*stories(), *samples())]
+    return "\n".join(parts)
+
+
+def plain(event: Event) -> str:
+    """Sentence, fix and advice of a message, on one line."""
+    section, *rest = shown(event).split("\n")
+    advice = [line.strip() for line in rest if re.match(r"  \*(How|Who|Sending)", line)]
+    return " | ".join([section, *(re.sub(r"^\*(.*?)\*", r"\1", line) for line in advice)])
+
+
+def hint_lines() -> Iterator[tuple[str, str, bool | None, str]]:
+    """(kind, code, retryable, line) of every hint."""
+    codes = (*REVOR.hints.codes, *REVOR.hints.patterns, "never_heard_of")
+    for kind in ("failed", "retrying"):
+        for code in codes:
+            for retryable in (True, False, None):
+                problem = Problem(code=code, message="", retryable=retryable)
+                status = "queued" if kind == "retrying" else kind
+                line = plain(job_event(kind, status=status, problem=problem, metadata={"name": "Alex"}))
+                yield kind, code, retryable, line.replace("LinkedIn outreach to Alex ", "")
+    for kind in (kind for kind in REVOR.hints.kinds if kind in JOB_EVENTS):
+        yield kind, "", None, plain(job_event(kind, metadata={"name": "Alex"}))
+
+
+def hint_table() -> str:
+    """The lines of every hint, without duplicates where `retryable` makes no difference."""
+    groups: dict[tuple[str, str, str], list[str]] = {}
+    for kind, code, retryable, line in hint_lines():
+        said = {True: "retryable", False: "final", None: "unsaid"}[retryable]
+        groups.setdefault((kind, code, line), []).append(said)
+    return "".join(
+        f"{kind} {code}{'' if len(said) == 3 or not code else ' (' + ', '.join(said) + ')'}\n    {line}\n"
+        for (kind, code, line), said in groups.items()
+    )
+
+
+@pytest.mark.parametrize(("path", "made"), [(MESSAGES, messages), (HINTS, hint_table)], ids=["messages", "hints"])
+def test_messages_match_the_reviewed_files(path: Path, made: Any) -> None:
+    text = made()
+    if os.environ.get("UPDATE_MESSAGES"):
+        path.write_text(text, encoding="utf-8")
+    assert text == path.read_text(encoding="utf-8")
+
+
+def test_no_message_shows_a_recipient_or_message_text() -> None:
+    text = messages()
+    for private in ("Robin", "robin@", "Hello", "alex@example.com", "555", "s3cr3t"):
+        assert private not in text
+
+
+def test_no_sentence_contradicts_itself() -> None:
+    for kind, code, retryable, line in hint_lines():
+        what = f"{kind} {code} {retryable}: {line}"
+        again = [
+            word for word in ("is not needed", "is safe", "fails again", "could reach the person twice") if word in line
+        ]
+        assert len(again) == 1, what
+        assert ("tried again" in line) == (kind == "retrying"), what
+        assert (again == ["is not needed"]) == (kind == "retrying"), what
+        if retryable:
+            assert again != ["fails again"], what
+        assert not re.search(r"\b(nobody|mend|can not|the upstream|look)\b", line, re.IGNORECASE), what
+
+
+def test_subscription_selects_the_metadata_shown() -> None:
+    chosen = Subscription(
+        id="sub_1",
+        sink=SUBSCRIPTION.sink,
+        kind="slack",
+        options={"metadata_keys": ["email", "absent", "lines", "owner"]},
+    )
+    text = shown(job_event("failed", problem=RECONNECT), chosen)
+    assert "*Email* alex@example.com" in text
+    assert "*Owner* Kim" in text
+    assert "*Deal*" not in text
+    assert "Lines" not in text
+    nothing = Subscription(id="sub_1", sink=SUBSCRIPTION.sink, kind="slack", options={"metadata_keys": []})
+    assert "*Deal*" not in shown(job_event("failed", problem=RECONNECT), nothing)

@@ -1,0 +1,116 @@
+"""Slack's workflow triggers: the variables, the URLs that are known, and what each answer means."""
+
+from typing import Any
+
+import orjson
+import pytest
+
+from relay.core.delivery import Response
+from relay.core.events import Event
+from relay.core.subscription import Subscription
+from relay.errors import InvalidRequest
+from subscribers import registry
+from subscribers.base import RenderContext
+from tests.subscribers.slack.test_slack import RECONNECT, job_event
+
+SINK = "https://hooks.slack.com/triggers/T0123456789/3141592653589/c6e6c0d868b3054ca0f4611a5dbadaf"
+KIND = registry.kind_named("slack_workflow")
+
+
+def variables(event: Event, **options: Any) -> dict[str, str]:
+    subscription = Subscription(id="sub_1", sink=SINK, kind="slack_workflow", options=options)
+    found: dict[str, str] = orjson.loads(KIND.render(event, subscription, RenderContext()).body)
+    return found
+
+
+def test_failed_job_sets_these_variables() -> None:
+    metadata = {"recipient_name": "Alex", "deal": 42, "url": "https://crm.example/deals/42"}
+    upstream = {"id": "1", "error": {"code": "connect_account_reconnect_required"}}
+    assert variables(job_event(hint=RECONNECT, metadata=metadata, upstream=upstream)) == {
+        "sentence": "LinkedIn outreach to Alex failed: the account needs reconnecting",
+        "what_to_do": (
+            "How to fix it: Reconnect it\nWho can fix it: account owner\n"
+            "Sending it again: is safe once this is fixed: nothing was sent"
+        ),
+        "details": "Deal: 42\nChannel: LinkedIn",
+        "type": "ai.revor.job.failed",
+        "status": "failed",
+        "job_id": "3f2a9c1e-5b7d-4e8f-9a10-2b3c4d5e6f70",
+        "channel": "linkedin",
+        "account": "default",
+        "group": "-",
+        "error_code": "connect_account_reconnect_required",
+        "time": "2026-05-20 10:00:08 UTC",
+        "request_id": "-",
+        "event_id": "evt_1",
+        "link": "https://crm.example/deals/42",
+    }
+
+
+def test_metadata_keys_select_the_details() -> None:
+    event = job_event(metadata={"deal": 42, "owner": "Kim"})
+    assert variables(event, metadata_keys=["owner"])["details"] == "Owner: Kim\nChannel: LinkedIn"
+
+
+def test_variables_mention_nobody_where_a_workflow_puts_them_into_a_message() -> None:
+    event = job_event(metadata={"deal": "<!channel> *pay* @here :tada: https://evil.example"})
+    found = variables(event, metadata_keys=["deal"])
+    deal = found["details"].split("\n")[0]
+    assert deal.replace("\u2060", "") == "Deal: <!channel> *pay* @here :tada: https://evil.example"
+    for mark in ("<!", "*p", "@h", ":t", "://"):
+        assert mark not in deal
+
+
+@pytest.mark.parametrize(
+    ("sink", "kind"),
+    [
+        (SINK, "slack_workflow"),
+        (SINK.replace("slack.com", "slack-gov.com"), "slack_workflow"),
+        ("https://hooks.slack.com/workflows/T0/A0/1/secret", "slack_workflow"),
+        ("https://hooks.slack.com/services/T0/B0/secret", "slack"),
+    ],
+)
+def test_kind_is_inferred_from_the_path(sink: str, kind: str) -> None:
+    assert registry.infer_kind(sink) == kind
+    registry.kind_named(kind).check(Subscription(id="sub_1", sink=sink, kind=kind))
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "pointer", "said"),
+    [
+        ("slack_workflow", {"sink": "https://hooks.slack.com/services/T0/B0/x"}, "/sink", "use the kind slack$"),
+        ("slack", {"sink": SINK}, "/sink", "use the kind slack_workflow"),
+        ("slack_workflow", {"method": "PUT"}, "/protocolsettings/method", "only POST"),
+        ("slack_workflow", {"headers": (("X-A", "b"),)}, "/protocolsettings/headers", "headers"),
+        ("slack_workflow", {"options": {"colour": "red"}}, "/config/colour", "no colour"),
+    ],
+)
+def test_unsupported_settings_are_refused(kind: str, changes: dict[str, Any], pointer: str, said: str) -> None:
+    with pytest.raises(InvalidRequest, match=said) as refused:
+        registry.kind_named(kind).check(Subscription(**{"id": "sub_1", "sink": SINK, "kind": kind, **changes}))
+    assert [error.pointer for error in refused.value.errors] == [pointer]
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "verdict", "reason"),
+    [
+        (200, b'{"ok":true}', "delivered", "http_200"),
+        (200, b"", "delivered", "http_200"),
+        (200, b"[]", "delivered", "http_200"),
+        (200, b'{"ok":false,"error":"invalid_workflow_input"}', "dead", "http_200: invalid_workflow_input"),
+        (200, b'{"ok":false}', "dead", "http_200: not ok"),
+        (400, b'{"ok":false,"error":"parameter_validation_failed"}', "dead", "http_400: parameter_validation_failed"),
+        (400, b'{"error":"<b>"}', "dead", "http_400"),
+        (404, b'{"ok":false,"error":"trigger_not_found"}', "disable", "http_404: trigger_not_found"),
+        (401, b"", "disable", "http_401"),
+        (403, b"", "disable", "http_403"),
+        (410, b"", "disable", "http_410"),
+        (413, b"", "dead", "http_413"),
+        (429, b'{"ok":false,"error":"ratelimited"}', "retry", "http_429"),
+        (500, b"", "retry", "http_500"),
+    ],
+)
+def test_answers_of_triggers(status: int, body: bytes, verdict: str, reason: str) -> None:
+    response = Response(started_at=0.0, duration_ms=1.0, status_code=status, excerpt=body)
+    outcome = KIND.classify(response, 0.0)
+    assert (outcome.verdict, outcome.reason) == (verdict, reason)

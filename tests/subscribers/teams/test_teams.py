@@ -1,0 +1,191 @@
+"""Microsoft Teams: what a card has, which URLs are taken, what each answer means."""
+
+from typing import Any
+
+import orjson
+import pytest
+
+from relay.core.delivery import Response
+from relay.core.events import Hint
+from relay.core.netguard import GuardPolicy, refusal_of_url
+from relay.core.subscription import Subscription
+from relay.errors import InvalidRequest
+from subscribers import registry
+from subscribers.base import RenderContext
+from tests.subscribers.slack.test_slack import RECONNECT, about_the_relay, job_event
+
+WORKFLOW = "/workflows/0123456789abcdef/triggers/manual/paths/invoke"
+QUERY = "?api-version=1&sp=%2Ftriggers%2Fmanual%2Frun&sv=1.0&sig=secret"
+SINK = f"https://0123.4a.environment.api.powerplatform.com:443/powerautomate/automations/direct{WORKFLOW}{QUERY}"
+KIND = registry.kind_named("teams")
+
+
+def card(event: Any, context: RenderContext | None = None, **options: Any) -> dict[str, Any]:
+    subscription = Subscription(id="sub_1", sink=SINK, kind="teams", options=options)
+    request = KIND.render(event, subscription, context or RenderContext())
+    assert request.url == SINK
+    assert dict(request.headers) == {"Content-Type": "application/json; charset=utf-8"}
+    content: dict[str, Any] = orjson.loads(request.body)["attachments"][0]["content"]
+    return content
+
+
+def test_card_has_the_sentence_advice_metadata_place_and_ids() -> None:
+    metadata = {"recipient_name": "Alex", "deal": "Example Ltd", "url": "https://crm.example/deals/42"}
+    shown = card(job_event(hint=RECONNECT, metadata=metadata))
+    box, facts, place, ids = shown["body"]
+    assert (box["style"], box["items"][0]["weight"]) == ("attention", "Bolder")
+    assert box["items"][0]["text"] == "LinkedIn outreach to Alex failed: the account needs reconnecting"
+    assert [(fact["title"], fact["value"]) for fact in facts["facts"]] == [
+        ("How to fix it", "Reconnect it"),
+        ("Who can fix it", "account owner"),
+        ("Sending it again", "is safe once this is fixed: nothing was sent"),
+        ("Deal", "Example Ltd"),
+        ("Channel", "LinkedIn"),
+    ]
+    assert place["text"] == "Job 3f2a9c1e-5b7d-4e8f-9a10-2b3c4d5e6f70 · Time 2026-05-20 10:00:08 UTC"
+    assert ids["text"] == "Event evt\\_1"
+    open_deal = {"type": "Action.OpenUrl", "title": "Open in crm.example", "url": "https://crm.example/deals/42"}
+    assert shown["actions"] == [open_deal]
+
+
+def test_metadata_keys_select_what_is_shown() -> None:
+    event = job_event(metadata={"recipient_name": "Alex", "deal": 42, "email": "alex@example.com"})
+    facts = card(event, metadata_keys=["email"])["body"][1]["facts"]
+    assert facts == [
+        {"title": "Email", "value": "alex@\u2060example.com"},
+        {"title": "Channel", "value": "LinkedIn"},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("kind", "style"),
+    [("failed", "attention"), ("succeeded", "good"), ("overdue", "warning"), ("queued", "emphasis")],
+)
+def test_colour_says_how_it_went(kind: str, style: str) -> None:
+    assert card(job_event(kind))["body"][0]["style"] == style
+
+
+@pytest.mark.parametrize(
+    ("url", "opened"),
+    [
+        ("https://crm.example/a(b)\"'[c]`{d}\\^", "https://crm.example/a%28b%29%22%27%5Bc%5D%60%7Bd%7D%5C%5E"),
+        ("https://crm.example/100%", "https://crm.example/100%25"),
+        ("https://crm.example/%20?q=a&b=c#d", "https://crm.example/%20?q=a&b=c#d"),
+        ("https://[2001:db8::1]:8443/x", "https://[2001:db8::1]:8443/x"),
+        ("http://localhost", "http://localhost"),
+        ("https://a..b/x", None),
+        ("https://-a.example/x", None),
+        ("https://a_b.example/x", None),
+    ],
+)
+def test_link_is_well_formed_or_left_out(url: str, opened: str | None) -> None:
+    actions = card(job_event(metadata={"url": url})).get("actions", [])
+    assert [action["url"] for action in actions] == ([] if opened is None else [opened])
+
+
+def test_incident_links_to_the_relay() -> None:
+    event = about_the_relay("relay.incident.opened", {"incident": "inc_1"})
+    assert "actions" not in card(event, RenderContext(public_url="https://relay.example"))
+
+
+@pytest.mark.parametrize("filler", ["😀", "*", "\\", "&amp;", "x"])
+def test_message_stays_below_28_kb(filler: str) -> None:
+    text = filler * 3000
+    hint = Hint(meaning=text, fix=text, who=text, repeat="safe")
+    metadata = {"recipient_name": text[:80], **{f"{filler * 50}{n}": text for n in range(5)}}
+    event = job_event(hint=hint, metadata=metadata, channel=text, account=text, job_id=text[:200])
+    context = RenderContext(account_names={text: text})
+    subscription = Subscription(id="sub_1", sink=SINK, kind="teams")
+    assert len(KIND.render(event, subscription, context).body) <= 28_000
+
+
+@pytest.mark.parametrize(
+    "sink",
+    [
+        SINK,
+        f"https://prod-05.switzerlandnorth.logic.azure.com:443{WORKFLOW}{QUERY}",
+        f"https://prod-05.usgovtexas.logic.azure.us{WORKFLOW}",
+        f"https://0123.environment.api.gov.powerplatform.microsoft.us/powerautomate{WORKFLOW}",
+    ],
+)
+def test_urls_of_workflows_are_known(sink: str) -> None:
+    assert registry.infer_kind(sink) == "teams"
+    assert refusal_of_url(sink, GuardPolicy()) is None
+    KIND.check(Subscription(id="sub_1", sink=sink, kind="teams"))
+    shown = KIND.redacted_url(sink)
+    assert shown.endswith("/…")
+    assert "0123456789abcdef" not in shown
+
+
+@pytest.mark.parametrize(
+    "sink",
+    [
+        "https://logic.azure.com.evil.example" + WORKFLOW,
+        "https://prod-05.westeurope.logic.azure.com/subscriptions/1",
+        "https://mylogic.azure.com.example/",
+    ],
+)
+def test_other_urls_are_webhooks(sink: str) -> None:
+    assert registry.infer_kind(sink) == "webhook"
+
+
+@pytest.mark.parametrize(
+    ("changes", "pointer"),
+    [
+        ({"headers": (("X-A", "b"),)}, "/protocolsettings/headers"),
+        ({"method": "PUT"}, "/protocolsettings/method"),
+        ({"handshake": "required"}, "/config/handshake"),
+        ({"options": {"colour": "red"}}, "/config/colour"),
+        ({"sink": "https://acme.webhook.office.com/webhookb2/a/IncomingWebhook/b/c"}, "/sink"),
+        ({"sink": "https://outlook.office.com/webhook/a/IncomingWebhook/b/c"}, "/sink"),
+    ],
+)
+def test_unsupported_settings_are_refused(changes: dict[str, Any], pointer: str) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        KIND.check(Subscription(**{"id": "sub_1", "sink": SINK, "kind": "teams", **changes}))
+    assert [error.pointer for error in refused.value.errors] == [pointer]
+
+
+def test_retired_connector_is_refused_with_what_to_do() -> None:
+    sink = "https://acme.webhook.office.com/webhookb2/a/IncomingWebhook/b/c"
+    assert registry.infer_kind(sink) == "teams"
+    with pytest.raises(InvalidRequest, match="create a workflow in Teams"):
+        KIND.check(Subscription(id="sub_1", sink=sink, kind="teams"))
+
+
+def error(code: object) -> bytes:
+    return orjson.dumps({"error": {"code": code, "message": "…"}})
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "headers", "verdict", "reason", "pause"),
+    [
+        (202, b"", {}, "delivered", "http_202", None),
+        (200, b"1", {}, "delivered", "http_200", None),
+        (400, error("TriggerInputSchemaMismatch"), {}, "dead", "http_400: TriggerInputSchemaMismatch", None),
+        (400, error("WorkflowTriggerIsNotEnabled"), {}, "disable", "http_400: WorkflowTriggerIsNotEnabled", None),
+        (400, error("<b>"), {}, "dead", "http_400", None),
+        (400, error(7), {}, "dead", "http_400", None),
+        (400, b"[]", {}, "dead", "http_400", None),
+        (400, b"{", {}, "dead", "http_400", None),
+        (401, error("DirectApiAuthorizationRequired"), {}, "disable", "http_401: DirectApiAuthorizationRequired", None),
+        (403, b"", {}, "disable", "http_403", None),
+        (404, error("WorkflowNotFound"), {}, "disable", "http_404: WorkflowNotFound", None),
+        (410, b"", {}, "disable", "http_410", None),
+        (413, b"", {}, "dead", "http_413", None),
+        (429, error("WorkflowTriggerRateLimit"), {"Retry-After": "30"}, "retry", "http_429", 30.0),
+        (429, b"", {}, "retry", "http_429", None),
+        (500, error("InternalServerError"), {}, "retry", "http_500", None),
+        (502, error("NoResponse"), {}, "retry", "http_502", None),
+        (503, b"", {"Retry-After": "5"}, "retry", "http_503", 5.0),
+        (302, b"", {}, "retry", "http_302", None),
+    ],
+)
+def test_answers_of_workflows(
+    status: int, body: bytes, headers: dict[str, str], verdict: str, reason: str, pause: float | None
+) -> None:
+    response = Response(
+        started_at=0.0, duration_ms=1.0, status_code=status, headers=tuple(headers.items()), excerpt=body
+    )
+    outcome = KIND.classify(response, 0.0)
+    assert (outcome.verdict, outcome.reason, outcome.retry_after_seconds) == (verdict, reason, pause)
