@@ -26,6 +26,8 @@ from relay.api import (
     system,
     tokens,
 )
+from relay.api.operations import models_of
+from relay.api.shown import example_of
 
 _RESOURCES = (
     jobs,
@@ -54,9 +56,13 @@ _RESOURCES = (
 
 OPERATIONS = tuple(operation for resource in _RESOURCES for operation in resource.OPERATIONS)
 
-EXAMPLES = {
+_DICTS = {
     name: example
     for module in (*_RESOURCES, registration, subscription_models)
-    for name, example in module.EXAMPLES.items()
+    for name, example in getattr(module, "EXAMPLES", {}).items()
+}
+EXAMPLES = {
+    model.__name__: _DICTS[model.__name__] if model.__name__ in _DICTS else example_of(model)
+    for model in models_of(OPERATIONS)
 }
 """One example of each body and answer, by the name of its model."""

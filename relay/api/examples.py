@@ -1,9 +1,4 @@
-"""Values that the examples of several resources share, and the header schemas of the OpenAPI description."""
-
-from typing import Any
-
-from relay.api.idempotency import KEY_PATTERN, MAX_KEY_CHARACTERS
-from relay.api.stream import EVENT_ID_PATTERN
+"""Values that the examples of several resources share."""
 
 JOB_ID = "3f2a9c1e-5b7d-4e8f-9a10-2b3c4d5e6f70"
 JOB_UID = "job_01jvpq3m8n0000000000000001"
@@ -30,9 +25,3 @@ PATHS = {
     "System": "job-status.v1",
 }
 """The example of `{id}`, by tag."""
-
-HEADER_SCHEMAS: dict[str, dict[str, Any]] = {
-    "Idempotency-Key": {"type": "string", "minLength": 1, "maxLength": MAX_KEY_CHARACTERS, "pattern": KEY_PATTERN},
-    "Prefer": {"type": "string", "examples": ["wait=1"]},
-    "Last-Event-ID": {"type": "string", "pattern": EVENT_ID_PATTERN},
-}

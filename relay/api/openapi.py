@@ -10,10 +10,12 @@ from pydantic_core import core_schema
 
 from relay.api.catalogue import EXAMPLES
 from relay.api.event_schemas import PUBLISHED, REF, SIGNED, component_of, event_schemas, ref
-from relay.api.examples import HEADER_SCHEMAS, PATHS
-from relay.api.operations import PUBLIC, Answer, Operation, Parameter
+from relay.api.examples import PATHS
+from relay.api.idempotency import KEY_PATTERN, MAX_KEY_CHARACTERS
+from relay.api.operations import PUBLIC, Answer, Operation, Parameter, models_of
 from relay.api.ports import ApiSettings
 from relay.api.problems import MEDIA_TYPE, Problem
+from relay.api.stream import EVENT_ID_PATTERN
 from relay.core.events import BATCH_CONTENT_TYPE, CONTENT_TYPE
 from relay.core.filters import known_types
 from relay.core.relay_events import SCHEMA_NAMES
@@ -24,6 +26,11 @@ _REPLAYED = {"Idempotency-Replayed": {"$ref": "#/components/headers/IdempotencyR
 _LIMITS = {
     "RateLimit": {"$ref": "#/components/headers/RateLimit"},
     "RateLimit-Policy": {"$ref": "#/components/headers/RateLimitPolicy"},
+}
+_HEADER_SCHEMAS: Mapping[str, Mapping[str, Any]] = {
+    "Idempotency-Key": {"type": "string", "minLength": 1, "maxLength": MAX_KEY_CHARACTERS, "pattern": KEY_PATTERN},
+    "Prefer": {"type": "string", "examples": ["wait=1"]},
+    "Last-Event-ID": {"type": "string", "pattern": EVENT_ID_PATTERN},
 }
 _BY_PATH_ID = re.compile(r"\{(\w+)\}")
 
@@ -39,7 +46,7 @@ with `relay serve --dev`, callers on the same machine need none."""
 def document_of(operations: Sequence[Operation], settings: ApiSettings, kinds: Sequence[str]) -> dict[str, Any]:
     """The description as JSON. It lists the event types and kinds; with `--dev` also the configured sources and
     accounts, whose names are not public."""
-    refs, schemas = schemas_of(_models(operations))
+    refs, schemas = schemas_of([Problem, *models_of(operations)])
     _fill_in_names(schemas, operations, settings, kinds)
     schemas |= event_schemas()
     paths: dict[str, dict[str, Any]] = {}
@@ -66,7 +73,11 @@ def schemas_of(models: Sequence[type]) -> tuple[Mapping[type, Mapping[str, Any]]
         ref_template=REF,
         schema_generator=_Schemas,
     )
-    return {model: names[(model, "validation")] for model in models}, definitions["$defs"]
+    schemas: dict[str, Any] = definitions["$defs"]
+    for schema in schemas.values():
+        for field in schema.get("properties", {}).values():
+            field.pop("examples", None)  # the example of the whole has them
+    return {model: names[(model, "validation")] for model in models}, schemas
 
 
 def _asks_for_tokens(settings: ApiSettings) -> bool:
@@ -106,15 +117,6 @@ class _Schemas(GenerateJsonSchema):
         return {"additionalProperties": False, **super().typed_dict_schema(schema)}
 
 
-def _models(operations: Sequence[Operation]) -> list[type]:
-    found: dict[type, None] = {Problem: None}
-    for operation in operations:
-        for model in (operation.body, *operation.also_bodies, *(answer.model for answer in operation.answers.values())):
-            if model is not None:
-                found[model] = None
-    return list(found)
-
-
 def _fill_in_names(
     schemas: dict[str, Any], operations: Sequence[Operation], settings: ApiSettings, kinds: Sequence[str]
 ) -> None:
@@ -136,9 +138,8 @@ def _fill_in_names(
     for name in ("TestRequest", "SubscriptionPreview"):
         schemas[name]["properties"]["type"]["anyOf"][0] |= types
     for operation in operations:
-        for model in (operation.body, *operation.also_bodies):
-            if model is not None:
-                schemas[model.__name__]["examples"] = [EXAMPLES[model.__name__]]
+        for model in operation.bodies:
+            schemas[model.__name__]["examples"] = [EXAMPLES[model.__name__]]
 
 
 def _operation(operation: Operation, refs: Mapping[type, Mapping[str, Any]], settings: ApiSettings) -> dict[str, Any]:
@@ -160,15 +161,14 @@ def _operation(operation: Operation, refs: Mapping[type, Mapping[str, Any]], set
 
 def _bodies(operation: Operation, refs: Mapping[type, Mapping[str, Any]]) -> dict[str, Any]:
     """What a request can contain, by its media type."""
-    models = [model for model in (operation.body, *operation.also_bodies) if model is not None]
     if operation.media_types:
         return {
             media_type: {"schema": refs[model], "example": EXAMPLES[model.__name__]}
-            for media_type, model in zip(operation.media_types, models, strict=True)
+            for media_type, model in zip(operation.media_types, operation.bodies, strict=True)
         }
-    schemas = [refs[model] for model in models]
+    schemas = [refs[model] for model in operation.bodies]
     schema = schemas[0] if len(schemas) == 1 else {"anyOf": schemas}
-    return {"application/json": {"schema": schema, "example": EXAMPLES[models[0].__name__]}}
+    return {"application/json": {"schema": schema, "example": EXAMPLES[operation.bodies[0].__name__]}}
 
 
 def _parameters(operation: Operation) -> list[dict[str, Any]]:
@@ -193,7 +193,7 @@ def _parameters(operation: Operation) -> list[dict[str, Any]]:
             "answered with the first status; nothing is done twice."
         )
     return found + [
-        {"name": name, "in": "header", "description": description, "schema": HEADER_SCHEMAS[name]}
+        {"name": name, "in": "header", "description": description, "schema": _HEADER_SCHEMAS[name]}
         for name, description in headers.items()
     ]
 

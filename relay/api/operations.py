@@ -1,7 +1,7 @@
 """The API's operations as values. An Operation gives its route, its checks and its documentation."""
 
 import inspect
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import Any
 
@@ -280,6 +280,11 @@ class Operation:
         return self.audited(query) if callable(self.audited) else self.audited
 
     @property
+    def bodies(self) -> tuple[type[BaseModel], ...]:
+        """The models of its bodies."""
+        return () if self.body is None else (self.body, *self.also_bodies)
+
+    @property
     def is_plain_read(self) -> bool:
         """Whether it has no body, and no place in the audit."""
         return self.method == "GET" and self.audited is None
@@ -294,3 +299,12 @@ class Operation:
         self.summary, self.description = summary.rstrip("."), " ".join(description.split("\n"))
         self.into.append(self)
         return handler
+
+
+def models_of(operations: Iterable[Operation]) -> list[type[BaseModel]]:
+    """The models of all bodies and answers."""
+    found: dict[Any, None] = {}
+    for operation in operations:
+        found |= dict.fromkeys(operation.bodies)
+        found |= dict.fromkeys(answer.model for answer in operation.answers.values() if answer.model is not None)
+    return list(found)

@@ -1,14 +1,13 @@
 """`/v1/replays`: send events again, and follow the progress."""
 
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Literal
 
 from pydantic import Field
 from starlette.responses import Response
-from typing_extensions import TypedDict
 
-from relay.api.examples import REPLAY_ID, SUBSCRIPTION_ID, TIME
-from relay.api.fields import ID_PATTERN, MAX_TYPES, Body, Moment, Time
+from relay.api.examples import REPLAY_ID, SUBSCRIPTION_ID
+from relay.api.fields import ID_PATTERN, MAX_TYPES, Body, Moment
 from relay.api.names import event_type, event_types
 from relay.api.operations import (
     LOCATION,
@@ -21,8 +20,9 @@ from relay.api.operations import (
 )
 from relay.api.params import boolean
 from relay.api.resource import json_response
+from relay.api.shown import Shown, Time
 from relay.api.validation import invalid, pointer_of, validate
-from relay.clock import from_rfc3339, optional_rfc3339, to_rfc3339
+from relay.clock import from_rfc3339
 from relay.core import replay as core
 from relay.core.filters import matches
 from relay.core.replay import Only, ReplayState
@@ -34,29 +34,37 @@ from relay.ids import new_id
 class ReplayCreate(Body):
     """The events to send again."""
 
-    since: Moment = Field(description="Events recorded at or after this time.")
+    since: Moment = Field(description="Events recorded at or after this time.", examples=["2026-05-19T00:00:00Z"])
     until: Moment | None = Field(
-        default=None, description="Events recorded before this time. Default and maximum: now."
+        default=None,
+        description="Events recorded before this time. Default and maximum: now.",
+        examples=["2026-05-20T00:00:00Z"],
     )
     types: list[str] | None = Field(
         default=None, min_length=1, max_length=MAX_TYPES, description="Default: all types of the subscription."
     )
     only: Literal["undelivered", "all"] = Field(
-        default="undelivered", description="`all` includes delivered events, which receivers recognise by `id`."
+        default="undelivered",
+        description="`all` includes delivered events, which receivers recognise by `id`.",
+        examples=["undelivered"],
     )
 
 
 class DeliveryFilter(Body):
     """Deliveries that match all of these conditions."""
 
-    subscription: str | None = Field(default=None, pattern=ID_PATTERN, description="Deliveries to this subscription.")
+    subscription: str | None = Field(
+        default=None, pattern=ID_PATTERN, description="Deliveries to this subscription.", examples=[SUBSCRIPTION_ID]
+    )
     state: Literal["pending", "dead", "cancelled", "uncertain", "delivered"] = Field(
         default="dead", description="Their state. With `pending`, deliveries that wait for a retry are tried now."
     )
     type: str | None = Field(default=None, description="Events of this type, full or short.")
     since: Moment | None = Field(default=None, description="Events recorded at or after this time.")
     until: Moment | None = Field(default=None, description="Events recorded before this time.")
-    reason: str | None = Field(default=None, pattern=ID_PATTERN, description="Deliveries with exactly this `reason`.")
+    reason: str | None = Field(
+        default=None, pattern=ID_PATTERN, description="Deliveries with exactly this `reason`.", examples=["http_500"]
+    )
 
 
 class DeliveriesRetry(Body):
@@ -65,61 +73,40 @@ class DeliveriesRetry(Body):
     filter: DeliveryFilter
 
 
-class ReplayStarted(TypedDict):
+class ReplayStarted(Shown):
     """A replay that has started."""
 
-    replay_id: str
-    matched: Annotated[int, Field(description="The number of events to send.")]
+    replay_id: str = Field(examples=[REPLAY_ID])
+    matched: int = Field(description="The number of events to send.", examples=[12840])
 
 
-class ReplayCounted(TypedDict):
+class ReplayCounted(Shown):
     """What a dry run has counted."""
 
-    matched: Annotated[int, Field(description="The number of events that would be sent.")]
-    complete: Annotated[
-        bool, Field(description="False if the range was too large to count all of it: there may be more.")
-    ]
+    matched: int = Field(description="The number of events that would be sent.", examples=[12840])
+    complete: bool = Field(
+        description="False if the range was too large to count all of it: there may be more.", examples=[True]
+    )
 
 
-class Replay(TypedDict):
+class Replay(Shown):
     """The progress of a replay."""
 
-    id: str
-    subscription_id: Annotated[str | None, Field(description="null: all subscriptions.")]
+    id: str = Field(examples=[REPLAY_ID])
+    subscription_id: str | None = Field(description="null: all subscriptions.", examples=[SUBSCRIPTION_ID])
     state: ReplayState
-    matched: Annotated[int, Field(description="The number of events to send, counted at the start.")]
-    queued: Annotated[int, Field(description="How many of them have been queued for delivery.")]
-    delivered: int
+    matched: int = Field(description="The number of events to send, counted at the start.", examples=[12840])
+    queued: int = Field(description="How many of them have been queued for delivery.", examples=[1000])
+    delivered: int = Field(examples=[612])
     dead: int
-    left: Annotated[int, Field(description="How many have not ended yet.")]
-    since: Time
+    left: int = Field(description="How many have not ended yet.", examples=[12228])
+    since: Time = Field(examples=["2026-05-19T00:00:00.000Z"])
     until: Time
     types: list[str] | None
-    only: Annotated[Only, Field(description="undelivered, all, or the previous state of the deliveries.")]
-    reason: Annotated[str | None, Field(description="Only deliveries that ended with this reason.")]
+    only: Only = Field(description="undelivered, all, or the previous state of the deliveries.")
+    reason: str | None = Field(description="Only deliveries that ended with this reason.")
     created_at: Time
     ended_at: Time | None
-
-
-def replay_view(replay: core.Replay) -> Replay:
-    """The progress of a replay."""
-    return {
-        "id": replay.id,
-        "subscription_id": replay.subscription_id,
-        "state": replay.state,
-        "matched": replay.matched,
-        "queued": replay.queued,
-        "delivered": replay.delivered,
-        "dead": replay.dead,
-        "left": replay.left,
-        "since": to_rfc3339(replay.since),
-        "until": to_rfc3339(replay.until),
-        "types": None if replay.types is None else list(replay.types),
-        "only": replay.only,
-        "reason": replay.reason,
-        "created_at": to_rfc3339(replay.created_at),
-        "ended_at": optional_rfc3339(replay.ended_at),
-    }
 
 
 OPERATIONS: list[Operation] = []
@@ -218,7 +205,7 @@ async def get_replay(call: Call) -> Response:
     found = await call.ports.store.replays.get(call.id)
     if found is None:
         raise NotFound(f"there is no replay {call.id[:200]!r}", code="replay_not_found")
-    return json_response(replay_view(found))
+    return json_response(Replay.of(found))
 
 
 @operation(
@@ -236,17 +223,15 @@ async def stop_replay(call: Call) -> Response:
     """
     stopped = await call.ports.store.replays.stop(call.id, call.ports.clock())
     call.ports.dispatcher.wake()
-    return json_response(replay_view(stopped))
+    return json_response(Replay.of(stopped))
 
 
 async def _answer(call: Call, request: core.ReplayRequest) -> Response:
     """Starts a replay, or counts what it would send."""
     if call.query["dry_run"]:
-        found = await call.ports.store.replays.count(request)
-        counted: ReplayCounted = {"matched": found.matched, "complete": found.complete}
-        return json_response(counted)
+        return json_response(ReplayCounted.of(await call.ports.store.replays.count(request)))
     made = await call.ports.store.replays.create(request)
-    answer: ReplayStarted = {"replay_id": made.id, "matched": made.matched}
+    answer = ReplayStarted.of(made, replay_id=made.id)
     return json_response(answer, 202, {"Location": f"/v1/replays/{made.id}"})
 
 
@@ -276,29 +261,3 @@ def _not_sent(call: Call, subscription: Subscription, name: str) -> str | None:
     ):
         return None
     return f"subscription {subscription.id} does not get events of the type {name!r}"
-
-
-_REPLAY: Replay = {
-    "id": REPLAY_ID,
-    "subscription_id": SUBSCRIPTION_ID,
-    "state": "running",
-    "matched": 12840,
-    "queued": 1000,
-    "delivered": 612,
-    "dead": 0,
-    "left": 12228,
-    "since": "2026-05-19T00:00:00.000Z",
-    "until": "2026-05-20T00:00:00.000Z",
-    "types": None,
-    "only": "undelivered",
-    "reason": None,
-    "created_at": TIME,
-    "ended_at": None,
-}
-EXAMPLES: dict[str, Any] = {
-    "ReplayCreate": {"since": "2026-05-19T00:00:00Z", "until": "2026-05-20T00:00:00Z", "only": "undelivered"},
-    "DeliveriesRetry": {"filter": {"subscription": SUBSCRIPTION_ID, "reason": "http_500"}},
-    "ReplayCounted": {"matched": 12840, "complete": True},
-    "ReplayStarted": {"replay_id": REPLAY_ID, "matched": 12840},
-    "Replay": _REPLAY,
-}

@@ -1,0 +1,104 @@
+"""What the API shows: a resource is one model, whose fields have their types, words and examples.
+
+`Shown.of` makes an answer from a value of the core, as a dict: instances of the models would make a list of deliveries
+dearer by a fifth, dicts make it dearer by a twentieth. The tests compare every answer with its model.
+"""
+
+from collections.abc import Callable
+from datetime import datetime
+from functools import cache
+from types import NoneType
+from typing import Any, Literal, get_args, get_origin
+
+from pydantic import BaseModel, ConfigDict, RootModel, create_model
+from pydantic.fields import FieldInfo
+
+from relay.api.examples import TIME
+from relay.api.fields import NextCursor
+from relay.clock import to_rfc3339
+
+Time = datetime
+"""RFC 3339 text in an answer, made from epoch seconds."""
+Convert = Callable[[Any], Any]
+
+_EXAMPLES: dict[Any, Any] = {Time: TIME, bool: False, int: 0, float: 0.0, list: [], dict: {}}
+"""Of fields that have none of their own, by type. What can be null is null."""
+
+
+class Shown(BaseModel):
+    """Base of all answers. A field with a default is in some answers only."""
+
+    model_config = ConfigDict(extra="forbid", defer_build=True)
+
+    @classmethod
+    def of(cls, value: object, **given: Any) -> dict[str, Any]:
+        """An answer. Each field is one of `given`, else the value's attribute of this name; times are epoch seconds in
+        both. A field with a default is left out unless it is given."""
+        shown: dict[str, Any] = {}
+        for name, is_required, convert in _fields(cls):
+            if name in given:
+                found = given[name]
+            elif is_required:
+                found = getattr(value, name)
+            else:
+                continue
+            shown[name] = found if convert is None or found is None else convert(found)
+        return shown
+
+
+def page_of(item: type[Shown], words: str, name: str = "") -> type[Shown]:
+    """The model of one page of `words`, these items."""
+    fields: dict[str, Any] = {"items": list[item], "next_cursor": NextCursor}  # type: ignore[valid-type]
+    return create_model(name or f"{item.__name__}Page", __base__=Shown, __doc__=f"One page of {words}.", **fields)
+
+
+def example_of(model: type[BaseModel]) -> Any:
+    """The example of a body or an answer: what its fields have as theirs, and of others those that it needs."""
+    if issubclass(model, RootModel):
+        return _example(model.model_fields["root"])
+    fields = model.model_fields.items()
+    return {name: _example(field) for name, field in fields if field.examples or field.is_required()}
+
+
+def _example(field: FieldInfo) -> Any:
+    if field.examples:
+        return field.examples[0]
+    if NoneType in get_args(field.annotation):
+        return None
+    return _example_of_type(field.annotation)
+
+
+def _example_of_type(type_: Any) -> Any:
+    args = get_args(type_)
+    if get_origin(type_) is list and _is_model(args[0]):
+        return [example_of(args[0])]
+    if get_origin(type_) is Literal:
+        return args[0]
+    return example_of(type_) if _is_model(type_) else _EXAMPLES[get_origin(type_) or type_]
+
+
+def _is_model(type_: Any) -> bool:
+    return isinstance(type_, type) and issubclass(type_, BaseModel)
+
+
+@cache
+def _fields(model: type[Shown]) -> tuple[tuple[str, bool, Convert | None], ...]:
+    """Of each field its name, whether all answers have it, and how its value is shown; None: as it is."""
+    fields = model.model_fields.items()
+    return tuple((name, field.is_required(), _conversion(_without_null(field.annotation))) for name, field in fields)
+
+
+def _without_null(annotation: Any) -> Any:
+    args = get_args(annotation)
+    return next(one for one in args if one is not NoneType) if NoneType in args else annotation
+
+
+def _conversion(type_: Any) -> Convert | None:
+    if type_ is Time:
+        return to_rfc3339
+    if get_origin(type_) is list:
+        convert = _conversion(get_args(type_)[0])
+        return list if convert is None else lambda values: [convert(one) for one in values]
+    if isinstance(type_, type) and issubclass(type_, Shown):
+        return lambda value: value if isinstance(value, dict) else type_.of(value)
+    return None
