@@ -2,7 +2,7 @@
 # make demo-campaign  a campaign in Slack, with an account that breaks: 1 minute
 # make demo-wired the same events through every kind of subscription, into a stand-in of each service: 30 s
 # make demo-bus   events of jobs and of another program at a real NATS server: 20 s
-# make lint       format, faults, types, imports: 1 minute, 10 s when little has changed
+# make lint       format, faults, types, imports, and how large it is: 1 minute, 10 s when little has changed
 # make test-fast  what to run before each commit: format, imports, units, the store on SQLite, the API: 2 minutes
 # make test       every check that a change has to pass: 14 minutes on two cores
 # make bench      the measurements: 15 minutes

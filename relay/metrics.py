@@ -123,7 +123,7 @@ class Metrics:
         )
         self.deliveries_uncertain = Gauge(
             "relay_deliveries_uncertain",
-            "Deliveries that may or may not have been written, at the last upkeep",
+            "Deliveries that may or may not have been written, at the last upkeep; alert on it",
             registry=self.registry,
         )
         self.deliveries_skipped = Counter(
@@ -169,7 +169,9 @@ class Metrics:
             registry=self.registry,
         )
         self.intents_unknown = Gauge(
-            "relay_intents_unknown", "Creates with unknown outcome, at the last upkeep", registry=self.registry
+            "relay_intents_unknown",
+            "Creates with unknown outcome, at the last upkeep; alert on it",
+            registry=self.registry,
         )
         self.incidents_open = Gauge(
             "relay_incidents_open", "Open incidents by kind, at the last upkeep", ("kind",), registry=self.registry

@@ -1,0 +1,387 @@
+#!/usr/bin/env python3
+"""Writes the generated parts of the documents: the tables of settings, commands, metrics and the API.
+
+A part stands between `<!-- begin generated: NAME … -->` and `<!-- end generated -->`. tests/unit/test_docs.py fails
+while a committed part differs from what this program would write. `--check` only names the files that differ.
+"""
+
+import json
+import re
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCUMENTS = sorted((ROOT / "docs").rglob("*.md"))
+_PART = re.compile(r"(<!-- begin generated: ([^>]+?) -->\n).*?(<!-- end generated -->)", re.DOTALL)
+_OF_ANY_OPERATION = 10
+"""A sentence about an error that this many operations share is in the list of common errors."""
+_SHARED_OPTIONS = 10
+"""A command that has this many options of an earlier one refers to it."""
+_VALUES: Mapping[Any, str] = {int: "NUMBER", float: "NUMBER", str: "TEXT"}
+_METHODS = ("get", "post", "put", "delete")
+
+Json = Mapping[str, Any]
+
+
+def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """A Markdown table. A bar in a cell is escaped."""
+    lines = [[cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in (list(head), *map(list, rows))]
+    lines.insert(1, ["---"] * len(lines[0]))
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+# settings and metrics
+
+
+def settings() -> str:
+    """Every setting, a table for each section."""
+    from relay.config.settings import describe_settings
+
+    sections: dict[str, list[list[str]]] = {}
+    for doc in describe_settings():
+        default = "needed" if doc.default == "(needed)" else f"`{doc.default}`"
+        row = [f"`{doc.key}`", doc.type, default, doc.meaning, "yes" if doc.reloaded else ""]
+        sections.setdefault(doc.key.partition(".")[0], []).append(row)
+    head = ("key", "value", "default", "meaning", "SIGHUP")
+    return "\n\n".join(f"### {section}\n\n{table(head, rows)}" for section, rows in sections.items())
+
+
+def metrics() -> str:
+    """Every metric with its labels."""
+    from relay.metrics import Metrics
+
+    node = Metrics()
+    labels = {one._name: one._labelnames for one in vars(node).values() if hasattr(one, "_labelnames")}
+    rows = []
+    for metric in node.registry.collect():
+        name = f"{metric.name}_total" if metric.type == "counter" else metric.name
+        names = ", ".join(f"`{label}`" for label in labels[metric.name])
+        rows.append([f"`{name}`", metric.type, names, metric.documentation])
+    return table(("metric", "type", "labels", "meaning"), rows)
+
+
+# commands
+
+
+@cache
+def _commands() -> Mapping[str, Any]:
+    """Every command that is not hidden, such as `jobs add`."""
+    from typer.main import get_command
+
+    import relay.cli
+
+    def walk(command: Any, words: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
+        children = getattr(command, "commands", {})
+        if not children or (words and command.invoke_without_command):
+            yield " ".join(words), command
+        for name, child in children.items():
+            if not child.hidden:
+                yield from walk(child, (*words, name))
+
+    return dict(walk(get_command(relay.cli.app), ()))
+
+
+def _options(command: Any) -> dict[str, str]:
+    """The options of a command with their help, in order."""
+    found = {}
+    for param in command.params:
+        if param.param_type_name == "option" and not param.hidden and "--help" not in param.opts:
+            long = [name for name in (*param.opts, *param.secondary_opts) if name.startswith("--")]
+            value = (
+                "" if param.is_flag else f" {param.metavar or _VALUES.get(param.type_descriptor.annotation, 'TEXT')}"
+            )
+            default = f" Default: {param.default}." if type(param.default) in _VALUES else ""
+            found[", ".join(f"`{name}{value}`" for name in long)] = f"{param.help or ''}{default}"
+    return found
+
+
+def commands(*groups: str) -> str:
+    """The commands of these names, or of groups with these names: what each does, and its options."""
+    chosen = [name for group in groups for name in _commands() if name == group or name.startswith(f"{group} ")]
+    parts = []
+    for place, name in enumerate(chosen):
+        command = _commands()[name]
+        arguments = [
+            f"{param.name.upper() if not param.metavar else param.metavar}".strip("{}")
+            for param in command.params
+            if param.param_type_name == "argument"
+        ]
+        paragraphs = re.split(r"\n\s*\n", (command.help or "").replace("\b", ""))
+        text = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
+        options = _options(command)
+        same = ""
+        for earlier in chosen[:place]:
+            shared = {key for key, help in _options(_commands()[earlier]).items() if options.get(key) == help}
+            if len(shared) >= _SHARED_OPTIONS:
+                options = {key: help for key, help in options.items() if key not in shared}
+                same = f"Options as of [relay {earlier}](#{anchor(f'relay {earlier}')}): {', '.join(sorted(shared))}."
+                break
+        usage = f"`relay {' '.join((name, *arguments))}`" if arguments else ""
+        part = [f"#### relay {name}", usage, text, same]
+        if options:
+            part.append(table(("option", "meaning"), options.items()))
+        parts.append("\n\n".join(filter(None, part)))
+    return "\n\n".join(parts)
+
+
+# the API
+
+
+@cache
+def document() -> Json:
+    """The OpenAPI document of a relay with default settings."""
+    import orjson
+
+    from relay.api.app import openapi_json
+    from relay.api.ports import ApiSettings
+    from relay.core.events import Origin
+    from relay.core.netguard import GuardPolicy
+    from subscribers.registry import kinds
+
+    origin = Origin(source="", type_prefix="ai.revor.job", dataschema="", account_source="")
+    settings = ApiSettings(
+        host="127.0.0.1",
+        port=8080,
+        public_url=None,
+        tokens=(),
+        accounts={"revor": ("default",)},
+        origins={"revor": origin},
+        guard=GuardPolicy(),
+        default_timeout_seconds=15.0,
+        default_retry_schedule_seconds=(),
+        version="",
+        node_id="",
+    )
+    found: Json = orjson.loads(openapi_json(settings, kinds()))
+    return found
+
+
+@cache
+def _operations() -> list[tuple[str, Json]]:
+    """Each operation with its method and path, by tag."""
+    paths = document()["paths"].items()
+    found = [(f"{one.upper()} {path}", methods[one]) for path, methods in paths for one in _METHODS if one in methods]
+    tags = [tag["name"] for tag in document()["tags"]]
+    return sorted(found, key=lambda operation: tags.index(operation[1]["tags"][0]))
+
+
+def _schemas() -> Json:
+    found: Json = document()["components"]["schemas"]
+    return found
+
+
+def api(*tags: str) -> str:
+    """The operations of some tags, one a line, with the answers of success and a link to the details."""
+    tag = " ".join(tags)
+    rows = []
+    for route, operation in _operations():
+        if operation["tags"] == [tag]:
+            answers = ", ".join(code for code in operation["responses"] if code < "4")
+            text = f"[{operation['summary']}](http-reference.md#{anchor(route)})"
+            rows.append([f"`{route}`", answers, text])
+    return table(("operation", "status", "what it does"), rows)
+
+
+def anchor(heading: str) -> str:
+    """The anchor of a heading, as GitHub makes it."""
+    return re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
+
+
+def api_reference() -> str:
+    """Every operation with its parameters, body and answers, and every object with its fields."""
+    common = _common_errors()
+    codes = dict.fromkeys(code for code, _ in common)
+    shown = ([code, " ".join(text for one, text in common if one == code)] for code in codes)
+    parts = ["## Errors of most operations", table(("status", "when"), shown)]
+    tag = None
+    for route, operation in _operations():
+        if operation["tags"] != tag:
+            tag = operation["tags"]
+            parts.append(f"## {tag[0]}: operations")
+        parts.append(_operation(route, operation, {text for _, text in common}))
+    parts.append("## Objects")
+    of_bodies = _reached(_bodies())
+    names = sorted(name for name in _reached([*_bodies(), *_answers()]) if not _page_of(name))
+    parts += [_object(name, of_request=name in of_bodies) for name in names]
+    return "\n\n".join(filter(None, parts))
+
+
+def _sentences(text: str) -> list[str]:
+    return re.split(r"(?<=\.) (?=[A-Z])", text)
+
+
+def _common_errors() -> list[tuple[str, str]]:
+    """Status and sentence of each error that many operations share."""
+    counts = Counter(
+        (code, sentence)
+        for _, operation in _operations()
+        for code, answer in operation["responses"].items()
+        for sentence in _sentences(answer["description"])
+        if code >= "4"
+    )
+    return sorted(pair for pair, count in counts.items() if count >= _OF_ANY_OPERATION)
+
+
+def _operation(route: str, operation: Json, common: set[str]) -> str:
+    scopes = [scope for one in operation.get("security", []) for scope in one["bearer"] if scope != "admin"]
+    needs = f"Scopes: {', '.join(f'`{scope}`' for scope in scopes) or '`admin`'}." if "security" in operation else ""
+    text = " ".join(filter(None, (f"{operation['summary']}.", operation.get("description", ""), needs)))
+    parts = [f"### {route}", text]
+    rows = [
+        [f"`{one['name']}`", one["in"], _type(one["schema"]), one["description"]]
+        for one in operation.get("parameters", [])
+        if one["name"] != "Idempotency-Key" and not (one["in"] == "path" and one["name"] == "id")
+    ]
+    if rows:
+        parts.append(table(("parameter", "in", "value", "meaning"), rows))
+    content = operation.get("requestBody", {}).get("content", {})
+    bodies = list(dict.fromkeys(_type(one["schema"]) for one in content.values() if _fields(one["schema"])))
+    lines = [f"- Body: {' or '.join(bodies)}."] if bodies else []
+    for code, answer in operation["responses"].items():
+        sentences = [one for one in _sentences(answer["description"]) if code < "4" or one not in common]
+        if sentences:
+            kinds = [_type(one["schema"]) for one in answer.get("content", {}).values()] if code < "4" else []
+            shown = [f" ({kind})" for kind in kinds if kind.startswith(("[", "a page"))]
+            lines.append(f"- {code}{''.join(shown[:1])}: {' '.join(sentences)}")
+    parts.append("\n".join(lines))
+    return "\n\n".join(parts)
+
+
+def _fields(schema: Json) -> bool:
+    """Whether a body of this schema can have anything in it."""
+    name = schema.get("$ref", "").rpartition("/")[2]
+    return not name or not {"properties", "anyOf", "oneOf", "items"}.isdisjoint(_schemas()[name])
+
+
+def _object(name: str, *, of_request: bool) -> str:
+    schema = _schemas()[name]
+    text = " ".join(schema.get("description", "").split())
+    needed = schema.get("required", ()) if of_request else ()
+    rows = []
+    for field, one in schema.get("properties", {}).items():
+        default = one.get("default") if of_request else None
+        notes = [one.get("description"), f"Default: `{json.dumps(default)}`." if default is not None else None]
+        rows.append([f"`{field}`", _type(one) + (", needed" if field in needed else ""), " ".join(filter(None, notes))])
+    shown = table(("field", "value", "meaning"), rows) if rows else _type(schema, whole=True)
+    return "\n\n".join(filter(None, (f"### {name}", text, shown)))
+
+
+def _bodies() -> Iterator[Any]:
+    for _, operation in _operations():
+        yield operation.get("requestBody", {})
+
+
+def _answers() -> Iterator[Any]:
+    for _, operation in _operations():
+        yield operation["responses"]
+
+
+def _reached(values: Iterable[Any]) -> set[str]:
+    """The names of the schemas that these values refer to, directly or not."""
+    found: set[str] = set()
+    waiting = list(values)
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, dict):
+            _, at, name = value.get("$ref", "").rpartition("/schemas/")
+            if at and name not in found and _fields(value):
+                found.add(name)
+                waiting.append(_schemas()[name])
+            waiting.extend(value.values())
+        elif isinstance(value, list):
+            waiting.extend(value)
+    return found
+
+
+def _page_of(name: str) -> str | None:
+    """The type of the items, if this is one page of a list."""
+    properties = _schemas()[name].get("properties", {})
+    if set(properties) != {"items", "next_cursor"}:
+        return None
+    return _type(properties["items"]["items"])
+
+
+def number(value: float) -> str:
+    """A bound, with commas."""
+    return f"{int(value) if value == int(value) else value:,}"
+
+
+def _type(schema: Json, *, whole: bool = False) -> str:
+    """What a value is, in words."""
+    if "$ref" in schema:
+        name = schema["$ref"].rpartition("/")[2]
+        item = _page_of(name)
+        return f"a page of {item}" if item else f"[{name}](#{anchor(name)})"
+    options = schema.get("anyOf") or schema.get("oneOf")
+    if options:
+        if any("ai.revor.job.failed" in option.get("enum", ()) for option in options):
+            return "event type"
+        names = list(dict.fromkeys(_type(option) for option in options if option.get("type") != "null"))
+        null = [] if len(names) == len(options) or not any(one.get("type") == "null" for one in options) else ["null"]
+        return " or ".join((*names, *null))
+    if "const" in schema:
+        return f"`{schema['const']}`"
+    if "enum" in schema:
+        return ", ".join(f"`{value}`" for value in schema["enum"])
+    kind = schema.get("type")
+    if kind == "array":
+        most = f", at most {schema['maxItems']:,}" if "maxItems" in schema else ""
+        return f"list of {_type(schema.get('items', {}))}{most}"
+    if kind in ("integer", "number"):
+        least = schema.get("minimum", schema.get("exclusiveMinimum", schema.get("ge")))
+        most = schema.get("maximum", schema.get("exclusiveMaximum", schema.get("le")))
+        return kind + (f" from {number(least)}" if least else "") + (f" to {number(most)}" if most else "")
+    if kind == "string":
+        if schema.get("format") == "date-time":
+            return "time"
+        return "text" + (f", at most {schema['maxLength']:,} characters" if "maxLength" in schema else "")
+    if kind == "boolean":
+        return "boolean"
+    if kind == "object":
+        values = schema.get("additionalProperties")
+        return f"object of {_type(values)}" if isinstance(values, dict) and values else "object"
+    return "any JSON"
+
+
+PARTS = {
+    "settings": settings,
+    "metrics": metrics,
+    "commands": commands,
+    "api": api,
+    "api-reference": api_reference,
+}
+
+
+def with_parts(text: str) -> str:
+    """A document with its generated parts made anew."""
+
+    def part(found: "re.Match[str]") -> str:
+        name, *arguments = found[2].split()
+        return f"{found[1]}\n{PARTS[name](*arguments)}\n\n{found[3]}"
+
+    return _PART.sub(part, text)
+
+
+def stale() -> dict[Path, str]:
+    """The documents whose generated parts differ, with their right text."""
+    texts = {path: path.read_text(encoding="utf-8") for path in DOCUMENTS}
+    return {path: made for path, text in texts.items() if (made := with_parts(text)) != text}
+
+
+def main() -> int:
+    """Writes what differs. Returns 1 if something does and `--check` was given."""
+    found = stale()
+    for path, text in found.items():
+        print(path.relative_to(ROOT))
+        if "--check" not in sys.argv:
+            path.write_text(text, encoding="utf-8")
+    return int(bool(found) and "--check" in sys.argv)
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(ROOT))
+    sys.exit(main())
