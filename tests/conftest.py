@@ -11,6 +11,7 @@ import structlog
 from hypothesis import settings
 
 from tests.support.order import folders_from, sort_items
+from tests.support.process_world import Start, processes
 from tests.support.scale import scaled
 
 # A shell starts what runs in the background with Ctrl-C ignored, and the programs that we start would inherit that.
@@ -21,21 +22,46 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 gc.disable()
 
 
+TESTS = Path(__file__).parent
+OF_VERIFY = ("browser", "bus", "e2e", "fuzz", "packaging")
+"""Folders that `make verify` runs. Of the others it runs what is marked `verify`, and `make test` the rest."""
+
+
 def pytest_configure(config: pytest.Config) -> None:
     worker = getattr(config, "workerinput", None)
     if worker is not None and config.args == config.getini("testpaths"):
         number, workers = int(worker["workerid"].removeprefix("gw")), worker["workercount"]
-        config.args = [str(folder) for folder in folders_from(Path(__file__).parent.iterdir(), number, workers)]
+        config.args = [str(folder) for folder in folders_from(TESTS.iterdir(), number, workers)]
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """What `make test` deselects need not be imported."""
+    return True if config.option.markexpr == "not verify" and _is_of_verify(collection_path) else None
+
+
+@pytest.hookimpl(tryfirst=True)  # before the markers are asked for
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    for item in items:
+        if _is_of_verify(item.path):
+            item.add_marker("verify")
     if hasattr(config, "workerinput"):
-        sort_items(items, Path(__file__).parent)
+        sort_items(items, TESTS)
 
 
 def pytest_collection_finish() -> None:
     gc.freeze()
     gc.enable()
+
+
+def _is_of_verify(path: Path) -> bool:
+    return path.is_relative_to(TESTS) and path.relative_to(TESTS).parts[:1] in {(name,) for name in OF_VERIFY}
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """Starts `relay` with these arguments and variables, in the test's folder."""
+    with processes(tmp_path) as begin:
+        yield begin
 
 
 @pytest.fixture(autouse=True)

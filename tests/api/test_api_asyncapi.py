@@ -58,7 +58,7 @@ console.log(JSON.stringify(told));
 
 
 @soak_only
-@pytest.mark.slow
+@pytest.mark.verify
 def test_parser_of_asyncapi_accepts_it_without_a_warning(tmp_path: Path) -> None:
     folder = npm_folder(tmp_path, NPM_PACKAGES)
     broken = {key: DOCUMENT[key] for key in ("asyncapi", "info")} | {"channels": {"nats": {"messages": {"a": 1}}}}

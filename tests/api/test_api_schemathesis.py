@@ -209,7 +209,7 @@ def check(case, answer):
         case.validate_response(answer, checks=CHECKS)
 
 
-@pytest.mark.slow
+@pytest.mark.verify
 @pytest.mark.parametrize(
     ("operation", "mode", "varied"),
     CASES,

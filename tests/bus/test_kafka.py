@@ -164,7 +164,6 @@ async def test_connection_that_fails_says_why(kafka, publishers, sink, login, er
 # --- faults
 
 
-@pytest.mark.slow
 async def test_no_event_is_lost_or_out_of_order_while_kafka_is_killed_and_cut_off(kafka, tmp_path):
     await asyncio.to_thread(create_topic, kafka.process.port, "orders")
     async with Cut(kafka.cut, kafka.other) as port:

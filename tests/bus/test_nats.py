@@ -294,7 +294,6 @@ async def test_second_address_is_used_while_the_first_is_down(tmp_path):
 # --- faults
 
 
-@pytest.mark.slow
 async def test_no_event_is_lost_or_out_of_order_while_nats_is_killed_and_cut_off(tmp_path, request):
     folder = tmp_path / "nats"
     folder.mkdir()

@@ -287,7 +287,6 @@ async def test_blocked_broker_loses_and_repeats_nothing(node):
     assert len(numbers) <= 1 + 20 + 20, "what waited in the sockets of the broker is not stored once more"
 
 
-@pytest.mark.slow
 async def test_no_event_is_lost_or_out_of_order_while_rabbitmq_is_killed_and_cut_off(node, tmp_path):
     async with Cut(free_port(), node.port) as port:
 

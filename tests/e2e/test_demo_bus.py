@@ -11,7 +11,6 @@ from tests.stories.bus import open_bus
 from tests.stories.bus_report import by_subject
 
 
-@pytest.mark.slow
 async def test_every_event_is_at_nats_once_and_nothing_is_left_behind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -21,7 +21,6 @@ def watched_closely(*given: Any, **options: Any) -> Settings:
 
 
 @soak_only
-@pytest.mark.slow
 async def test_a_campaign_whose_account_breaks_is_told_in_few_messages(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(group_finish, "FRESH_SECONDS", 0.2)
     monkeypatch.setattr(scenario, "demo_settings", watched_closely)

@@ -12,7 +12,6 @@ PATIENCE_SECONDS = 600.0
 """Far beyond what the events and the last digest of ten seconds take. The demo ends when all has come."""
 
 
-@pytest.mark.slow
 async def test_every_target_gets_exactly_its_events_and_refuses_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(story, "patience_seconds", lambda _plan: PATIENCE_SECONDS)
     async with open_wired(Plan(jobs=MIN_JOBS, speed=120.0, seed=3)) as wired:

@@ -46,7 +46,6 @@ async def one_world(folder: Path, database: str, seed: str, count: int) -> Creat
         return await check_the_ledgers(callers)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("database", DATABASES)
 async def test_kills_during_creates_lose_and_repeat_none(tmp_path: Path, database: str) -> None:
     print(f"KILL_TEST_SEED={SEED}")

@@ -289,7 +289,6 @@ VENDORS = {vendor.kind: vendor for vendor in (Pipedrive, HubSpot)}
 WORLDS = [(kind, database) for kind in VENDORS for database in scaled(["sqlite"], list(DATABASES))]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "database"), WORLDS)
 async def test_kills_write_no_note_twice_and_lose_none_in_silence(tmp_path: Path, kind: str, database: str) -> None:
     print(f"KILL_TEST_SEED={SEED}")

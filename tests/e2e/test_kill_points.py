@@ -2,7 +2,7 @@
 One subscription gets its events one by one, another one in batches.
 
 Each point of `tests/support/kill_points.py` is reached twice: the first time, and the n-th time. Then the relay runs
-without a stop, and every promise is checked. `make soak` gives each point its own world on each database. `make test`
+without a stop, and every promise is checked. `make soak` gives each point its own world on each database. `make verify`
 stops at many points of one world, at each of them on one database and at one of the two passages.
 """
 

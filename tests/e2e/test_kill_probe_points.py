@@ -34,7 +34,7 @@ async def count(world: World, type: str) -> int:
 
 
 POINTS = [one for place, one in enumerate(in_turns(PROBE_POINTS)) if scaled(place // 2 % 2 == 0, True)]
-"""In `make test` six of them, on both databases."""
+"""In `make verify` six of them, on both databases."""
 
 
 @pytest.mark.parametrize(("database", "point"), POINTS)

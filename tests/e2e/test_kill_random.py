@@ -86,7 +86,6 @@ async def kills(folder: Path, database: str, seed: str, count: int, seconds: flo
     return report
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("number", range(len(TESTS)))
 @pytest.mark.parametrize("database", [*DATABASES] if SOAK else ["sqlite"])
 async def test_kills_at_random_moments_lose_and_invent_nothing(tmp_path: Path, database: str, number: int) -> None:

@@ -10,8 +10,6 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
-import pytest
-
 from tests.support.kill_world import CONCURRENCY, DATABASES, Relay, World, check_the_promise, judged, open_world
 
 LONG_LEASES = {
@@ -44,7 +42,6 @@ async def delivered_after(world: World, seconds: float) -> float:
     return found[0] - seconds
 
 
-@pytest.mark.slow
 async def test_only_node_continues_as_soon_as_it_is_restarted(tmp_path: Path) -> None:
     async with busy(tmp_path, "alone") as world:
         done = asyncio.Event()
@@ -60,7 +57,6 @@ async def test_only_node_continues_as_soon_as_it_is_restarted(tmp_path: Path) ->
         print(await check_the_promise(world))
 
 
-@pytest.mark.slow
 async def test_other_node_continues_when_one_is_killed(tmp_path: Path) -> None:
     async with busy(tmp_path, "one of two") as world:
         folder = tmp_path / "other"

@@ -28,8 +28,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import pytest
-
 from tests.support.forks import fork_server
 from tests.support.kill_world import KILL_COUNT, SEED, Relay, World, check_the_promise, open_world
 from tests.support.wal_file import Wal, read_wal
@@ -185,7 +183,6 @@ def check_what_was_promised(folder: Path, files: Files) -> None:
     assert files.arrived - set(rows) == set()
 
 
-@pytest.mark.slow
 async def test_acknowledged_data_survives_power_loss(tmp_path: Path) -> None:
     began = time.monotonic()
     seed = f"{SEED}:power"
@@ -218,7 +215,6 @@ async def test_acknowledged_data_survives_power_loss(tmp_path: Path) -> None:
         check_integrity(tmp_path)
 
 
-@pytest.mark.slow
 async def test_copy_at_any_moment_has_everything_acknowledged_before(tmp_path: Path) -> None:
     began = time.monotonic()
     seed = f"{SEED}:copies"

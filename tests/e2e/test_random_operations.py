@@ -19,7 +19,6 @@ PAUSE_SECONDS = (1.0, 4.0)
 SHOWN = 20
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("database", [*DATABASES] if SOAK else ["postgresql"])
 async def test_random_operations_keep_every_promise(tmp_path: Path, database: str) -> None:
     print(f"OPERATIONS_TEST_SEED={SEED}")

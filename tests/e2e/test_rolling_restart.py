@@ -60,7 +60,6 @@ async def world(tmp_path: Path) -> AsyncIterator[RelayWorld]:
         yield world
 
 
-@pytest.mark.slow
 async def test_nodes_are_restarted_in_turn_without_losing_a_request_or_an_event(
     world: RelayWorld, database_url: str
 ) -> None:

@@ -51,7 +51,6 @@ def registration(number: int) -> bytes:
     return request("POST", "/v1/jobs", [BEARER, ("Content-Type", "application/json")], body)
 
 
-@pytest.mark.slow
 async def test_restarts_under_load_refuse_and_drop_no_request(holder: SocketHolder) -> None:
     statuses: dict[int, int] = {}
 

@@ -24,7 +24,7 @@ from tests.support.wire import Answer, Call, Client, Stub, answer, open_stub, re
 
 MEBIBYTE = 1 << 20
 LARGEST = scaled(2, 48) * MEBIBYTE
-"""A body as large as one may be; `make test` sends smaller ones of the same kinds."""
+"""A body as large as one may be; `make verify` sends smaller ones of the same kinds."""
 LISTS = max(LARGEST, 4 * MEBIBYTE)
 """More lists than a body may have."""
 LARGEST_CREATE = scaled(8, 64) * MEBIBYTE
@@ -429,7 +429,6 @@ async def watched(url: str) -> AsyncIterator[list[float]]:
         await task
 
 
-@pytest.mark.slow
 async def test_no_request_stalls_the_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wire, "PATIENCE_SECONDS", 120.0)
     failed = []
@@ -452,7 +451,6 @@ async def test_no_request_stalls_the_process(tmp_path: Path, monkeypatch: pytest
     assert not failed, "\n".join(failed)
 
 
-@pytest.mark.slow
 async def test_costly_templates_of_one_account_hold_up_no_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -25,7 +25,6 @@ def lacking(_world: World, _count: int) -> Figures:
     raise Lacks("POST /v1/wishes")
 
 
-@pytest.mark.slow
 def test_a_version_is_compared_with_itself_on_two_lines() -> None:
     found = Found(versions=[replace(head(), name="REF"), head()])
     said: list[str] = []

@@ -389,7 +389,6 @@ async def test_events_and_long_polls_and_the_drop_in_pass(start: Start) -> None:
         assert (await world.ask("POST", "/v1/jobs/batch", BEARER, JSON, body=large)).json["created"] == 10_000
 
 
-@pytest.mark.slow
 async def test_restarts_behind_nginx_fail_no_request(start: Start) -> None:
     """nginx keeps connections to the relay, and repeats no POST: none may be closed under it."""
     statuses: dict[int, int] = {}

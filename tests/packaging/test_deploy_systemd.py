@@ -16,7 +16,7 @@ from relay.config.keyring import new_key
 from relay.config.settings import Settings
 from relay.core.heartbeat import TURN_SECONDS
 from tests.support.peer import open_peer
-from tests.support.process_world import Start, processes
+from tests.support.process_world import Start
 from tests.support.systemd_unit import CREDENTIALS, ROOT, SERVICE, SOCKET, UnitRunner, below, can_confine, directives
 from tests.support.wire import Client, answer, read_head, request
 
@@ -74,12 +74,6 @@ def test_files_in_deploy_agree_with_each_other() -> None:
     assert "server_name relay.example.com;" in nginx
     assert "public_url: https://relay.example.com\n" in settings
     assert f"{service['WorkingDirectory'][0]}/relay.db" in settings
-
-
-@pytest.fixture
-def start(tmp_path: Path) -> Iterator[Start]:
-    with processes(tmp_path) as begin:
-        yield begin
 
 
 @pytest.fixture

@@ -34,7 +34,6 @@ STUBS = {
 }
 
 pytestmark = [
-    pytest.mark.slow,
     pytest.mark.xdist_group("wheel"),
     pytest.mark.skipif(
         not can_confine(), reason="PRODUCTION GUIDE NOT RUN: systemd-analyze and libseccomp are not both here"

@@ -1,6 +1,6 @@
 """The wheel as a user gets it: what is inside, what it brings along, and that it runs with no source tree in sight.
 
-`make test` links the dependencies from this environment, which has the same pinned versions, and needs no index.
+`make verify` links the dependencies from this environment, which has the same pinned versions, and needs no index.
 `make soak` has pip resolve, download and install them.
 """
 
@@ -29,7 +29,7 @@ MAX_DISTRIBUTIONS = 55
 MAX_BYTES = 110_000_000
 NOT_OURS = {"pip", "setuptools", "wheel"}
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("wheel")]
+pytestmark = pytest.mark.xdist_group("wheel")
 
 
 def run(*command: str | Path, cwd: Path = ROOT, timeout_seconds: float = 300) -> str:

@@ -1,4 +1,4 @@
-"""The server accepts every statement of the store. `make test` runs this on the oldest supported version too."""
+"""The server accepts every statement of the store. `make verify` runs this on the oldest supported version too."""
 
 import asyncpg
 import pytest

@@ -91,7 +91,7 @@ DATABASES: Mapping[str, Database] = {
 
 
 def in_turns(points: Iterable[str]) -> list[tuple[str, str]]:
-    """Database and point: each point on every database in `make soak`, on one of them in turn in `make test`."""
+    """Database and point: each point on every database in `make soak`, on one of them in turn in `make verify`."""
     names = list(DATABASES)
     return [
         (name, point) for number, point in enumerate(points) for name in scaled(names[number % len(names) :][:1], names)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-WAITING = ("browser", "bus", "e2e", "packaging")
+WAITING = ("browser", "bus", "e2e", "packaging", "paths")
 """Folders whose tests mostly wait for processes. The others compute."""
 SECONDS = {
     **{"api/test_api_accounts.py": 20, "api/test_api_bad_input.py": 15, "api/test_api_brokers.py": 15},

@@ -1,4 +1,4 @@
-"""How much the long tests do: `make test` runs a short version of each, `make soak` sets SOAK=1 and runs all of it."""
+"""How much the long tests do: a short version of each, or with SOAK=1, which `make soak` sets, all of it."""
 
 import os
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ def scaled(short: Size, long: Size) -> Size:
 
 
 def combined(*factors: Sequence[Any]) -> list[tuple[Any, ...]]:
-    """All combinations of these values; in `make test` half of them, in which any two values of three factors meet."""
+    """With SOAK=1 all combinations of these values, else half: any two values of three factors meet."""
     numbered = product(*(enumerate(values) for values in factors))
     return [
         tuple(value for _, value in combination)

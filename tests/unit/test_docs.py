@@ -44,7 +44,7 @@ DOCUMENTS = sorted((ROOT / "README.md", *DOCS.rglob("*.md")))
 OF_THE_CODE = (ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", DOCS / "architecture.md", DOCS / "developing.md")
 CODE = sorted(path for folder in ("relay", "subscribers") for path in (ROOT / folder).rglob("*.py"))
 OF_THE_SANDBOX = ROOT / "relay" / "sandbox"  # speaks the upstream's codes, not ours
-ON_REAL_GROUND = (ROOT / "tests" / "e2e", ROOT / "tests" / "packaging")
+ON_REAL_GROUND = tuple(ROOT / "tests" / name for name in ("e2e", "packaging", "paths"))
 REAL_GROUND = r"from tests\.support\.(process_world|relay_world|e2e_world|postgres_server)|subprocess\.(Popen|run)"
 OF_SAMPLES = ROOT / "relay" / "core" / "samples.py"
 

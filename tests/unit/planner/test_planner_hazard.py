@@ -25,7 +25,7 @@ from relay.core.planner.hazard import (
     lomax,
 )
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.verify
 uncovered = pytest.mark.no_cover  # which makes it twice as slow; smaller tests take the same branches
 
 FLAT = (0.1,) * BINS

@@ -14,7 +14,7 @@ from relay.core.planner.hazard import BINS, EDGES, WIDTHS, Hazard, bin_of, lomax
 from relay.core.planner.inspection import JUMP_BINS, START_WEIGHT, Table, run_table, wait_table
 from tests.support.scale import scaled
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.verify
 uncovered = pytest.mark.no_cover  # which makes it twice as slow; smaller tests take the same branches
 
 Rates = tuple[float, ...]

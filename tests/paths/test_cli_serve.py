@@ -57,7 +57,6 @@ async def jobs_of(upstream: str, **script: Any) -> list[str]:
         return [item["id"] for item in document["items"]]
 
 
-@pytest.mark.slow
 async def test_commands_against_a_served_relay_and_sandbox(start: Start) -> None:
     world = World(start, "--dev", **AS_TYPED)
     world.relay.until(r"signing secret: (whsec_\S+)")
